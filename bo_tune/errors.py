@@ -1,0 +1,56 @@
+"""Exceptions of the package.
+
+::
+
+    BoTuneError
+    ├── InputError            what the user gave cannot be used: one line, exit code 2
+    │   ├── StudyFileError    a study file's key or value
+    │   ├── ModelError        a model's config.json or an impossible sharding of it
+    │   ├── TableError        an existing JSON or the output folder
+    │   ├── RecordingError    a recorded grid
+    │   ├── StorageError      the studies' database
+    │   └── DeviceError       no usable GPU
+    └── WorkerError           a compile or GPU process failed beyond one trial
+"""
+
+
+class BoTuneError(Exception):
+    """Base of everything this package raises on purpose."""
+
+
+class InputError(BoTuneError):
+    """What the user gave cannot be used; the message is one line that says how to mend it."""
+
+
+class StudyFileError(InputError):
+    """A study file that cannot be read or holds a wrong key or value."""
+
+
+class ModelError(InputError):
+    """A model config without the needed fields, or a sharding that does not divide."""
+
+
+class TableError(InputError):
+    """A tuned JSON that is malformed, or an output folder that cannot be written."""
+
+
+class RecordingError(InputError):
+    """A recorded grid that is truncated, malformed, or of another kernel."""
+
+
+class StorageError(InputError):
+    """A database that cannot be opened, or of another schema version."""
+
+
+class DeviceError(InputError):
+    """No GPU, a GPU of another vendor, or one that cannot be reached."""
+
+
+class WorkerError(BoTuneError):
+    """A compile or GPU process failed in a way that concerns more than one trial."""
+
+
+def one_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or its type where it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0].strip() if lines else type(error).__name__

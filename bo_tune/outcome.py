@@ -1,0 +1,113 @@
+"""What came of trying one config: a measurement, or the reason there is none. Pure data.
+
+A config that cannot run has no time. It is never given a bad one instead: samplers are told *invalid*
+and why, and the two never mix.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import numpy as np
+
+
+class InvalidReason(StrEnum):
+    """Why a config has no measurement. The values are shown to people and stored."""
+
+    CONSTRAINT = "static constraint"
+    COMPILE_TIMEOUT = "compile timeout"
+    COMPILE_ERROR = "compile error"
+    OUT_OF_SHARED_MEMORY = "out of shared memory"
+    WRONG_RESULT = "wrong result"
+    LAUNCH_ERROR = "launch error"
+    HANG = "launch timeout"
+    GPU_PROCESS_DIED = "gpu process died"
+    NOT_RECORDED = "not recorded"
+
+
+SLOW = "slow"
+"""Reason of a pruned trial that ran, but clearly slower than the incumbent."""
+
+
+class LaunchPurpose(StrEnum):
+    """What a launch was for. Every launch is counted under one of these."""
+
+    CHECK = "check"
+    WARM_UP = "warm-up"
+    TIMING = "timing"
+    FINALISTS = "finalists"
+
+
+Launches = Counter[LaunchPurpose]
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What the compiled binary of a config uses, as far as it is known."""
+
+    shared_memory_bytes: int | None = None
+    registers_per_thread: int | None = None
+    spilled_registers: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Compilation:
+    """Cost of having the binary: seconds of one core, and whether it was there already."""
+
+    compile_s: float = 0.0
+    cached: bool = False
+
+
+def estimate_us(runtimes_us: Sequence[float]) -> float:
+    """Estimate the time of a kernel from raw repetitions, in us.
+
+    Noise is one-sided: a late launch adds its gap to a repetition, nothing makes a kernel faster than
+    it is. So the estimate is the median of the repetitions within 1.25 × their lower quartile, which
+    half of the repetitions being late cannot move.
+
+    Raises:
+        ValueError: without repetitions.
+    """
+    if not len(runtimes_us):
+        raise ValueError("no repetitions to estimate from")
+    runtimes = np.asarray(runtimes_us, dtype=float)
+    quartile = float(np.quantile(runtimes, 0.25))
+    return float(np.median(runtimes[runtimes <= 1.25 * quartile]))
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Raw repetition times of one config, with the resources of its binary.
+
+    Attributes:
+        runtimes_us: every timed repetition, in us, in the order taken.
+        stopped: whether the repetitions ended early because the config was clearly slow.
+        relative_error: Frobenius norm of the difference from the reference over its norm.
+    """
+
+    runtimes_us: tuple[float, ...]
+    stopped: bool = False
+    launches: Launches = field(default_factory=Counter)
+    compilation: Compilation = Compilation()
+    resources: Resources = Resources()
+    relative_error: float | None = None
+
+    @property
+    def time_us(self) -> float:
+        """The estimate of the kernel's time, in us."""
+        return estimate_us(self.runtimes_us)
+
+
+@dataclass(frozen=True, slots=True)
+class Invalid:
+    """A config without a measurement: the reason, and a line of detail for people."""
+
+    reason: InvalidReason
+    detail: str = ""
+    launches: Launches = field(default_factory=Counter)
+    compilation: Compilation = Compilation()
+    resources: Resources = Resources()
+
+
+Outcome = Measurement | Invalid

@@ -1,0 +1,105 @@
+"""Problems: what a kernel is asked to do, and on which GPU. Pure data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+DTYPES = ("bfloat16", "float16")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One kernel asked to do one thing.
+
+    Attributes:
+        kernel: name of the kernel, for example ``lora_shrink``.
+        max_loras: the *engine's* number of adapter slots (``--max-loras``). The key under which the
+            engine looks a config up may differ: see ``KernelSpec.table_key``.
+        num_slices: fused output slices (3 for qkv, 2 for gate/up, 1 otherwise).
+        m: tokens in the step.
+        k: length of the product: hidden size for shrink, rank for expand.
+        n: width of the product: rank for shrink, widest slice for expand.
+        i: MoE intermediate size as sharded; None for dense kernels.
+        dtype: element type of activations and weights.
+        slice_sizes: width of each slice, in elements; their maximum is n.
+        add_inputs: whether expand adds to its output; None where it has no meaning.
+    """
+
+    kernel: str
+    max_loras: int
+    num_slices: int
+    m: int
+    k: int
+    n: int
+    i: int | None = None
+    dtype: str = "bfloat16"
+    slice_sizes: tuple[int, ...] = ()
+    add_inputs: bool | None = None
+
+    def __post_init__(self) -> None:
+        if not self.slice_sizes:
+            object.__setattr__(self, "slice_sizes", (self.n,) * self.num_slices)
+        sizes = (self.max_loras, self.num_slices, self.m, self.k, self.n, *self.slice_sizes)
+        if min(sizes) < 1 or (self.i is not None and self.i < 1):
+            raise ValueError(f"sizes of a problem must be positive: {self}")
+        if len(self.slice_sizes) != self.num_slices or max(self.slice_sizes) != self.n:
+            raise ValueError(f"slice_sizes must hold num_slices widths, the widest being n: {self}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}: {self.dtype!r}")
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Problem":
+        """Read what ``dataclasses.asdict`` and JSON made of a problem."""
+        return cls(**{**stored, "slice_sizes": tuple(stored.get("slice_sizes") or ())})
+
+    @property
+    def shape_label(self) -> str:
+        """Short name of the shape, as in the names of recordings: ``L4.s1.m16.k4096.n16``."""
+        label = f"L{self.max_loras}.s{self.num_slices}.m{self.m}.k{self.k}.n{self.n}"
+        return label if self.i is None else f"{label}.i{self.i}"
+
+    @property
+    def label(self) -> str:
+        """Name of the problem without its kernel; equal only for equal problems of a kernel."""
+        parts = [self.shape_label, self.dtype]
+        if len(set(self.slice_sizes)) > 1:
+            parts.append("w" + "-".join(map(str, self.slice_sizes)))
+        if self.add_inputs is False:
+            parts.append("overwrite")
+        return ".".join(parts)
+
+    def __str__(self) -> str:
+        return f"{self.kernel} {self.label}"
+
+
+@dataclass(frozen=True, slots=True)
+class GpuInfo:
+    """What is asked of a GPU before anything is measured on it.
+
+    Attributes:
+        name: as ``torch.cuda.get_device_name`` gives it.
+        capability: compute capability, (major, minor).
+        sm_count: multiprocessors.
+        shared_memory_bytes: most shared memory one block may use.
+        registers_per_sm: 32-bit registers of a multiprocessor.
+        threads_per_sm: most resident threads of a multiprocessor.
+        l2_bytes: size of the L2 cache.
+    """
+
+    name: str
+    capability: tuple[int, int]
+    sm_count: int
+    shared_memory_bytes: int
+    registers_per_sm: int = 65536
+    threads_per_sm: int = 2048
+    l2_bytes: int = 50 * 2**20
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "GpuInfo":
+        """Read what ``dataclasses.asdict`` and JSON made of a GPU."""
+        return cls(**{**stored, "capability": tuple(stored["capability"])})
+
+    @property
+    def file_name(self) -> str:
+        """The name as vLLM writes it in file names."""
+        return self.name.replace(" ", "_").replace("-", "_")

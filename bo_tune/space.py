@@ -1,0 +1,92 @@
+"""Search spaces: finite, ordered grids of configs. Pure data."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from types import MappingProxyType
+
+Config = Mapping[str, int]
+"""One point of a search space: parameter name to value."""
+
+ConfigKey = tuple[tuple[str, int], ...]
+"""A hashable config, sorted by parameter name."""
+
+
+def config_key(config: Config) -> ConfigKey:
+    """Return the config as a hashable value that does not depend on the order of its names."""
+    return tuple(sorted(config.items()))
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One dimension: its name and its values, ascending and without repeats."""
+
+    name: str
+    values: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise ValueError(f"{self.name}: no values")
+        if list(self.values) != sorted(set(self.values)):
+            raise ValueError(f"{self.name}: values must ascend without repeats: {self.values}")
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The product of its parameters, enumerated with the last parameter running fastest."""
+
+    parameters: tuple[Parameter, ...]
+
+    @classmethod
+    def of(cls, ranges: Mapping[str, tuple[int, ...]]) -> "SearchSpace":
+        """Build a space from names and values."""
+        return cls(tuple(Parameter(name, tuple(values)) for name, values in ranges.items()))
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Names of the parameters in order."""
+        return tuple(p.name for p in self.parameters)
+
+    @cached_property
+    def ranges(self) -> Mapping[str, tuple[int, ...]]:
+        """Names to values, in order."""
+        return MappingProxyType({p.name: p.values for p in self.parameters})
+
+    def __len__(self) -> int:
+        return prod(len(p.values) for p in self.parameters)
+
+    def __iter__(self) -> Iterator[dict[str, int]]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> dict[str, int]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        digits = []
+        for parameter in reversed(self.parameters):
+            index, digit = divmod(index, len(parameter.values))
+            digits.append((parameter.name, parameter.values[digit]))
+        return dict(reversed(digits))
+
+    def __contains__(self, config: object) -> bool:
+        return (
+            isinstance(config, Mapping)
+            and set(config) == set(self.names)
+            and all(config[p.name] in p.values for p in self.parameters)
+        )
+
+    def index(self, config: Config) -> int:
+        """Return the position of a config. Raises KeyError for one outside the space."""
+        if config not in self:
+            raise KeyError(dict(config))
+        position = 0
+        for parameter in self.parameters:
+            position = position * len(parameter.values) + parameter.values.index(config[parameter.name])
+        return position
+
+    def override(self, ranges: Mapping[str, tuple[int, ...]]) -> "SearchSpace":
+        """Return the space with some ranges replaced. Raises KeyError for an unknown parameter."""
+        unknown = set(ranges) - set(self.names)
+        if unknown:
+            raise KeyError(sorted(unknown)[0])
+        return SearchSpace.of({**self.ranges, **ranges})
