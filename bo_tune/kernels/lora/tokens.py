@@ -1,0 +1,66 @@
+"""Which token belongs to which adapter, in the form the kernels read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True, slots=True)
+class TokenGroups:
+    """Tokens grouped by adapter. T tokens, L adapter slots of the engine; all int32.
+
+    Attributes:
+        assignment: adapter of each token ``[T]``; -1 for none.
+        tokens: token numbers sorted by adapter ``[T]``.
+        rows: tokens of each group ``[L + 1]``; 0 beyond the groups in use.
+        starts: first position of each group in ``tokens`` ``[L + 2]``.
+        adapters: adapter of each group ``[L + 1]``; -1 for the tokens without one and beyond the groups in use.
+    """
+
+    assignment: torch.Tensor
+    tokens: torch.Tensor
+    rows: torch.Tensor
+    starts: torch.Tensor
+    adapters: torch.Tensor
+
+    @classmethod
+    def of(cls, assignment: torch.Tensor, max_loras: int, *, empty: Sequence[int] = ()) -> "TokenGroups":
+        """Group tokens.
+
+        Args:
+            assignment: adapter of each token ``[T]``, -1 for none.
+            max_loras: adapter slots of the engine, L.
+            empty: adapters that get a group though no token uses them.
+
+        Raises:
+            ValueError: for an adapter outside -1 … L - 1.
+        """
+        if len(assignment) and not -1 <= int(assignment.min()) <= int(assignment.max()) < max_loras:
+            raise ValueError(f"adapters must lie in -1 … {max_loras - 1}")
+        used = sorted({*assignment.tolist(), *empty})
+        counts = [int((assignment == adapter).sum()) for adapter in used]
+        rows = torch.zeros(max_loras + 1, dtype=torch.int32)
+        rows[: len(used)] = torch.tensor(counts, dtype=torch.int32)
+        adapters = torch.full((max_loras + 1,), -1, dtype=torch.int32)
+        adapters[: len(used)] = torch.tensor(used, dtype=torch.int32)
+        starts = torch.zeros(max_loras + 2, dtype=torch.int32)
+        starts[1:] = rows.cumsum(0)
+        device = assignment.device
+        return cls(
+            assignment=assignment.to(torch.int32),
+            tokens=assignment.sort(stable=True).indices.to(torch.int32),
+            rows=rows.to(device),
+            starts=starts.to(device),
+            adapters=adapters.to(device),
+        )
+
+    @property
+    def arguments(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The tensors in the order the kernels take them."""
+        return self.tokens, self.rows, self.starts, self.adapters
+
+
+def draw_assignment(tokens: int, max_loras: int, generator: torch.Generator, device: torch.device) -> torch.Tensor:
+    """Give every token an adapter, each equally likely. int32 ``[tokens]``."""
+    return torch.randint(max_loras, (tokens,), generator=generator, device=device, dtype=torch.int32)

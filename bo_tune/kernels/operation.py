@@ -1,0 +1,84 @@
+"""How a kernel is run: inputs, launch, compile, reference. The side of a kernel that needs torch and triton.
+
+The measuring processes know kernels through this interface alone, so a kernel of this project, one of an
+installed vLLM and one of a user are measured by the same code.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import torch
+
+from bo_tune.problem import GpuInfo, Problem
+from bo_tune.space import Config
+
+Inputs = TypeVar("Inputs")
+
+
+@dataclass(frozen=True, slots=True)
+class CompiledInfo:
+    """What a compiled, not yet loaded binary says of itself."""
+
+    shared_memory_bytes: int
+    binary_id: str
+
+
+class Operation(ABC, Generic[Inputs]):
+    """One kernel as it is launched. Stateless: everything of one problem lives in its inputs."""
+
+    @property
+    @abstractmethod
+    def source(self) -> str:
+        """Which code this is, for example ``bo_tune 3f2a9c1e``: results of different sources never mix."""
+
+    @abstractmethod
+    def make_inputs(self, problem: Problem, *, seed: int, device: torch.device) -> Inputs:
+        """Draw inputs of the problem's size, tokens spread over its adapters."""
+
+    @abstractmethod
+    def inputs_bytes(self, inputs: Inputs) -> int:
+        """Device memory the inputs hold, in bytes."""
+
+    @abstractmethod
+    def reset(self, inputs: Inputs) -> None:
+        """Bring the output into the state a launch expects. Not part of the timed region."""
+
+    @abstractmethod
+    def poison(self, inputs: Inputs) -> None:
+        """Like ``reset``, with NaN wherever a correct launch must write, so that a skipped element shows."""
+
+    @abstractmethod
+    def launch(self, inputs: Inputs, config: Config) -> None:
+        """Launch once on the current stream, with nothing but the kernel on the GPU's timeline."""
+
+    @abstractmethod
+    def warmup(self, problem: Problem, config: Config) -> Any:
+        """Compile for the active Triton target without launching and without tensors.
+
+        The binary is the one ``launch`` finds in Triton's cache for inputs of the problem.
+
+        Returns:
+            Triton's compiled kernel.
+        """
+
+    @abstractmethod
+    def output(self, inputs: Inputs) -> torch.Tensor:
+        """The output tensor, as launched last."""
+
+    @abstractmethod
+    def reference(self, inputs: Inputs) -> torch.Tensor:
+        """The right output, computed naively in float32."""
+
+    @abstractmethod
+    def tolerance(self, problem: Problem) -> float:
+        """Largest relative error (Frobenius norm) of a right result."""
+
+    @abstractmethod
+    def effective_config(self, problem: Problem, config: Config, gpu: GpuInfo) -> dict[str, int]:
+        """The config that runs when this one is asked for. Configs with equal effective configs are one config."""
+
+    @abstractmethod
+    def compile_key(self, problem: Problem, config: Config, gpu: GpuInfo) -> Hashable:
+        """Equal for launches that share one binary: kernel, specialisation and effective config."""

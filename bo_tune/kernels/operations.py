@@ -1,0 +1,22 @@
+"""The kernels' operations by name. Imports torch and triton; ``registry`` holds what needs neither."""
+
+from functools import cache
+from typing import Any
+
+from bo_tune.kernels.lora_expand.op import LoraExpand
+from bo_tune.kernels.lora_shrink.op import LoraShrink
+from bo_tune.kernels.operation import Operation
+from bo_tune.kernels.registry import kernel_spec
+
+_OPERATIONS: dict[str, type[Operation[Any]]] = {operation.name: operation for operation in (LoraShrink, LoraExpand)}
+
+
+@cache
+def operation(name: str) -> Operation[Any]:
+    """Return how a kernel is compiled and launched.
+
+    Raises:
+        InputError: for an unknown name.
+    """
+    kernel_spec(name)
+    return _OPERATIONS[name]()
