@@ -1,0 +1,54 @@
+"""Writing files so that a reader never sees half of one."""
+
+import os
+import secrets
+from pathlib import Path
+
+_TEMPORARY_SUFFIX = ".tmp"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Put content at path in one step: a temporary file in the same folder, flushed to disk, then renamed.
+
+    Killing the process at any instant leaves either the old file or the new one. A file that was there keeps
+    its permissions, a new one follows the umask; a symbolic link is followed, not replaced.
+
+    Raises:
+        OSError: the folder cannot be written or is full. The temporary file is removed, the old file is as it was.
+    """
+    target = path.resolve()
+    temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY_SUFFIX}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        with os.fdopen(descriptor, "wb") as file:
+            if target.exists():
+                os.fchmod(file.fileno(), target.stat().st_mode & 0o7777)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _flush_folder(target.parent)
+
+
+def remove_stale_temporaries(path: Path) -> None:
+    """Remove what killed processes left of writing this file. Call it under the file's lock."""
+    target = path.resolve()
+    for other in target.parent.iterdir():
+        if other.name.startswith(f".{target.name}.") and other.name.endswith(_TEMPORARY_SUFFIX):
+            other.unlink(missing_ok=True)
+
+
+def os_error_text(error: OSError) -> str:
+    """Return what the system says of an error, without numbers and paths: ``No space left on device``."""
+    return error.strerror or type(error).__name__
+
+
+def _flush_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,373 @@
+"""Recordings: exhaustive grids in the autotuning community's T4 results format, read and written.
+
+A recording file is JSON, gzip-compressed when its name ends in ``.gz``: ``schema_version``, a ``metadata`` object that
+names kernel, problem and GPU, and ``results`` with one entry per config. Times are us, except for
+``compilation_time``, which the format wants in ms.
+"""
+
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from math import inf
+from pathlib import Path
+from typing import Any
+
+from bo_tune.errors import RecordingError
+from bo_tune.files import os_error_text, write_atomically
+from bo_tune.kernels.registry import KERNELS, kernel_spec
+from bo_tune.outcome import Invalid, InvalidReason, Outcome, Resources
+from bo_tune.problem import GpuInfo, Problem
+from bo_tune.recording_format import (
+    SCHEMA_VERSION,
+    MalformedError,
+    check_units,
+    expect,
+    gpu_of,
+    invalidity_of,
+    metadata_of,
+    number,
+    parse_json,
+    problem_of,
+    reason_of,
+)
+from bo_tune.space import Config, ConfigKey, SearchSpace, config_key
+
+SUFFIXES = (".t4.json.gz", ".t4.json")
+"""Endings of the names of recording files."""
+
+_RESOURCES = {"shared_memory": "B", "registers_per_thread": "", "spilled_registers": ""}
+"""Measurements of a compiled binary, and their units."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedConfig:
+    """What was recorded of one config.
+
+    Attributes:
+        runtimes_us: every raw repetition, in us; empty for an invalid config.
+        time_us: the recorded time, in us, which for the fastest may be a re-measured one; None for an invalid config.
+        reason: why there is no time, or None.
+        detail: the recorded line of detail of an invalid config.
+        compile_s: seconds of one core that compiling took.
+        relative_error: Frobenius norm of the difference from the reference over its norm.
+    """
+
+    runtimes_us: tuple[float, ...] = ()
+    time_us: float | None = None
+    reason: InvalidReason | None = None
+    detail: str = ""
+    compile_s: float = 0.0
+    resources: Resources = Resources()
+    relative_error: float | None = None
+
+    @classmethod
+    def of(cls, outcome: Outcome, time_us: float | None = None) -> "RecordedConfig":
+        """Take over an outcome, with a re-measured time where there is one."""
+        compile_s = outcome.compilation.compile_s
+        if isinstance(outcome, Invalid):
+            return cls((), None, outcome.reason, outcome.detail, compile_s, outcome.resources)
+        time_us = outcome.time_us if time_us is None else time_us
+        return cls(outcome.runtimes_us, time_us, None, "", compile_s, outcome.resources, outcome.relative_error)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A recorded grid.
+
+    Attributes:
+        path: the file it was read from, or will be written to.
+        kernel_source: which code was measured, for example ``vllm 0.33.0``.
+        space: product of the recorded values, parameters in recorded order.
+        default_time_us: time of the kernel's default config on the same problem, if recorded.
+        entries: what was recorded, by ``config_key``, in recorded order. May hold less than the whole space.
+        metadata: the file's ``metadata`` object, with what this program does not know of.
+    """
+
+    path: Path
+    problem: Problem
+    gpu: GpuInfo
+    kernel_source: str
+    space: SearchSpace
+    default_time_us: float | None
+    entries: Mapping[ConfigKey, RecordedConfig]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        path: Path,
+        problem: Problem,
+        gpu: GpuInfo,
+        outcomes: Iterable[tuple[Config, Outcome]],
+        *,
+        kernel_source: str,
+        space: SearchSpace,
+        default_time_us: float | None = None,
+        times_us: Mapping[ConfigKey, float] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> "Recording":
+        """Build a recording from outcomes.
+
+        Args:
+            times_us: re-measured times by ``config_key``, where they are better than the outcomes' own.
+            metadata: more to say of the run: ``triton``, ``torch``, ``timing``, …
+        """
+        times_us = times_us or {}
+        entries = {}
+        for config, outcome in outcomes:
+            key = config_key(config)
+            entries[key] = RecordedConfig.of(outcome, times_us.get(key))
+        return cls(path, problem, gpu, kernel_source, space, default_time_us, entries, metadata or {})
+
+    def entry(self, config: Config) -> RecordedConfig | None:
+        """Return what was recorded of a config, or None."""
+        return self.entries.get(config_key(config))
+
+    @cached_property
+    def best(self) -> dict[str, int]:
+        """The correct config with the smallest recorded time. Raises RecordingError where none is correct."""
+        times = [(entry.time_us, key) for key, entry in self.entries.items() if entry.time_us is not None]
+        if not times:
+            raise RecordingError(f"{self.path}: no config of this recording has a time")
+        return self._in_order(dict(min(times)[1]))
+
+    @cached_property
+    def best_time_us(self) -> float:
+        """Recorded time of ``best``, in us."""
+        time_us = self.entries[config_key(self.best)].time_us
+        assert time_us is not None
+        return time_us
+
+    def configs(self) -> list[dict[str, int]]:
+        """Return the recorded configs in recorded order, parameters in the space's order."""
+        return [self._in_order(dict(key)) for key in self.entries]
+
+    def _in_order(self, config: Config) -> dict[str, int]:
+        return {name: config[name] for name in self.space.names}
+
+
+_NUMBERS = frozenset((int, float))
+
+
+def recording_file_name(gpu: GpuInfo, problem: Problem) -> str:
+    """Return the usual name of a recording's file: ``h100.lora_shrink.L4.s1.m16.k4096.n16.t4.json.gz``.
+
+    The shape is followed by what is not as usual: another dtype than bfloat16, expand without adding to its output.
+    """
+    words = [word for word in re.split(r"[^a-z0-9]+", gpu.name.lower()) if word not in ("", "nvidia", "geforce", "rtx")]
+    parts = [words[0] if words else "gpu", problem.kernel, problem.shape_label]
+    if problem.dtype != "bfloat16":
+        parts.append(problem.dtype)
+    if problem.add_inputs is False:
+        parts.append("overwrite")
+    return ".".join(parts) + SUFFIXES[0]
+
+
+def read_recordings(folder: Path) -> list[Recording]:
+    """Read every recording directly in a folder, sorted by file name.
+
+    Raises:
+        RecordingError: the folder is missing or holds no recording, or one of them cannot be read.
+    """
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.name.endswith(SUFFIXES))
+    except OSError as error:
+        raise RecordingError(f"{folder}: {os_error_text(error)}") from None
+    if not paths:
+        raise RecordingError(f"{folder}: no recordings (*{SUFFIXES[0]}) in this folder")
+    return [read_recording(path) for path in paths]
+
+
+def read_recording(path: Path, *, any_kernel: bool = False) -> Recording:
+    """Read a recording.
+
+    Args:
+        any_kernel: whether to read recordings of kernels that this program does not know.
+
+    Raises:
+        RecordingError: the file cannot be read, is truncated or malformed, or is of another kernel. One line, with
+            the file's name and the place in it.
+    """
+    try:
+        return _parse(path, parse_json(_content(path)), any_kernel=any_kernel)
+    except MalformedError as error:
+        raise RecordingError(f"{path}: {error}") from None
+
+
+def write_recording(path: Path, recording: Recording) -> None:
+    """Write a recording, atomically; the folder is created.
+
+    Raises:
+        RecordingError: the file cannot be written.
+        ValueError: an entry's reason cannot be recorded, like ``NOT_RECORDED``.
+    """
+    metadata = metadata_of(
+        recording.problem, recording.gpu, recording.kernel_source, recording.default_time_us, recording.metadata
+    )
+    results = [
+        _result_json(config, entry)
+        for config, entry in zip(recording.configs(), recording.entries.values(), strict=True)
+    ]
+    document = {"schema_version": SCHEMA_VERSION, "metadata": metadata, "results": results}
+    content = json.dumps(document, separators=(",", ":"), allow_nan=False).encode()
+    if path.name.endswith(".gz"):
+        content = gzip.compress(content, mtime=0)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, content)
+    except OSError as error:
+        raise RecordingError(f"{path}: cannot be written: {os_error_text(error)}") from None
+
+
+def _content(path: Path) -> bytes:
+    """Return the JSON text of a recording file. Raises RecordingError, or MalformedError for broken compression."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise RecordingError(f"{path}: {os_error_text(error)}") from None
+    if not path.name.endswith(".gz"):
+        return content
+    try:
+        return gzip.decompress(content)
+    except EOFError:
+        raise MalformedError("truncated: the compressed data ends early") from None
+    except (gzip.BadGzipFile, zlib.error):
+        raise MalformedError("not gzip, or damaged") from None
+
+
+def _parse(path: Path, document: Any, *, any_kernel: bool) -> Recording:
+    if type(document) is not dict:
+        raise MalformedError("expected a T4 results object")
+    version = expect(document, "schema_version", str)
+    if version != SCHEMA_VERSION:
+        raise MalformedError(f"schema_version: expected {SCHEMA_VERSION}, got {version}")
+    metadata = expect(document, "metadata", dict)
+    problem = problem_of(metadata)
+    if not any_kernel and problem.kernel not in KERNELS:
+        raise MalformedError(f"recording of another kernel: {problem.kernel} (this program knows {', '.join(KERNELS)})")
+    check_units(metadata)
+    entries, names = _parse_results(expect(document, "results", list))
+    if not any_kernel:
+        _check_names(problem.kernel, names)
+    columns = {pairs[0][0]: sorted({value for _, value in pairs}) for pairs in zip(*entries, strict=True)}
+    return Recording(
+        path=path,
+        problem=problem,
+        gpu=gpu_of(metadata),
+        kernel_source=expect(metadata, "kernel_source", str, "metadata"),
+        space=SearchSpace.of({name: tuple(columns[name]) for name in names}),
+        default_time_us=number(metadata, "vllm_default_time_us", "metadata", positive=True),
+        entries=entries,
+        metadata=metadata,
+    )
+
+
+def _check_names(kernel: str, names: tuple[str, ...]) -> None:
+    expected = kernel_spec(kernel).search_space.names
+    if set(names) != set(expected):
+        raise MalformedError(f"configs have {', '.join(names)}; those of {kernel} have {', '.join(expected)}")
+
+
+def _parse_results(results: list[Any]) -> tuple[dict[ConfigKey, RecordedConfig], tuple[str, ...]]:
+    """Return the entries by config, and the parameters' names in recorded order."""
+    if not results:
+        raise MalformedError("results: expected at least one config")
+    names: tuple[str, ...] = ()
+    entries: dict[ConfigKey, RecordedConfig] = {}
+    for position, result in enumerate(results):
+        try:
+            if type(result) is not dict:
+                raise MalformedError("expected an object")
+            configuration = expect(result, "configuration", dict)
+            names = names or tuple(configuration)
+            key = _parse_configuration(configuration, names)
+            if key in entries:
+                raise MalformedError("configuration: this config was recorded before")
+            entries[key] = _parse_result(result)
+        except MalformedError as error:
+            raise MalformedError(f"results[{position}]: {error}") from None
+    return entries, names
+
+
+def _parse_configuration(configuration: dict[str, Any], names: tuple[str, ...]) -> ConfigKey:
+    if len(configuration) != len(names) or not all(name in configuration for name in names) or not names:
+        raise MalformedError(f"configuration: expected the parameters {', '.join(names)}")
+    values = configuration.values()
+    if set(map(type, values)) != {int} or min(values) < 1:
+        raise MalformedError(f"configuration: expected positive integers, got {configuration}")
+    return config_key(configuration)
+
+
+def _parse_result(result: dict[str, Any]) -> RecordedConfig:
+    times = expect(result, "times", dict)
+    values = _measurements(expect(result, "measurements", list))
+    detail = values.get("invalid_reason") or ""
+    if type(detail) is not str:
+        raise MalformedError("measurements.invalid_reason: expected a string")
+    reason = reason_of(expect(result, "invalidity", str), detail)
+    runtimes = expect(times, "runtimes", list)
+    if not _NUMBERS.issuperset(map(type, runtimes)) or (runtimes and not 0 < min(runtimes) <= max(runtimes) < inf):
+        raise MalformedError("times.runtimes: expected positive numbers")
+    time_us = number(values, "time", "measurements", positive=True)
+    if reason is None and (time_us is None or not runtimes):
+        raise MalformedError("a correct config needs times.runtimes and the measurement time")
+    return RecordedConfig(
+        runtimes_us=tuple(map(float, runtimes)),
+        time_us=time_us if reason is None else None,
+        reason=reason,
+        detail=detail,
+        compile_s=(number(times, "compilation_time", "times", positive=False) or 0.0) / 1000,
+        resources=_resources(values),
+        relative_error=number(values, "relative_error", "measurements", positive=False),
+    )
+
+
+def _measurements(measurements: list[Any]) -> dict[str, Any]:
+    """Return the values of an entry's measurements by name."""
+    values = {}
+    for measurement in measurements:
+        name = measurement.get("name") if type(measurement) is dict else None
+        if type(name) is not str:
+            raise MalformedError("measurements: expected objects with a name")
+        if name == "time" and measurement.get("unit") != "us":
+            raise MalformedError(f"measurements.time: expected the unit us, got {measurement.get('unit')!r}")
+        values[name] = measurement.get("value")
+    return values
+
+
+def _resources(values: Mapping[str, Any]) -> Resources:
+    """Return what the binary uses; the format writes 0 registers and shared memory where that is not known."""
+    counts = []
+    for name in _RESOURCES:
+        value = values.get(name)
+        if value is not None and (type(value) is not int or value < 0):
+            raise MalformedError(f"measurements.{name}: expected a non-negative integer, got {value!r}")
+        counts.append(value)
+    shared, registers, spilled = counts
+    return Resources(shared or None, registers or None, spilled if registers else None)
+
+
+def _result_json(config: Config, entry: RecordedConfig) -> dict[str, Any]:
+    invalidity, detail = invalidity_of(entry.reason, entry.detail)
+    resources = entry.resources
+    counts = (resources.shared_memory_bytes, resources.registers_per_thread, resources.spilled_registers)
+    measurements: list[tuple[str, object, str]] = []
+    if entry.time_us is not None:
+        measurements.append(("time", entry.time_us, "us"))
+    measurements += [(name, count or 0, unit) for (name, unit), count in zip(_RESOURCES.items(), counts, strict=True)]
+    if entry.relative_error is not None:
+        measurements.append(("relative_error", entry.relative_error, ""))
+    if entry.reason is not None:
+        measurements.append(("invalid_reason", detail, ""))
+    return {
+        "configuration": dict(config),
+        "times": {"compilation_time": round(entry.compile_s * 1000, 3), "runtimes": list(entry.runtimes_us)},
+        "invalidity": invalidity,
+        "correctness": int(entry.reason is None),
+        "measurements": [{"name": name, "value": value, "unit": unit} for name, value, unit in measurements],
+        "objectives": ["time"],
+    }

@@ -1,0 +1,192 @@
+"""The T4 results format in pieces: metadata to problem and GPU, invalidity to reason, and back.
+
+Functions here raise ``MalformedError`` with the place inside the file; ``recording`` adds the file's name.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from math import isfinite
+from typing import Any, NoReturn, TypeVar
+
+from bo_tune.gpus import gpu_by_name
+from bo_tune.outcome import InvalidReason
+from bo_tune.problem import GpuInfo, Problem
+
+SCHEMA_VERSION = "1.0.0"
+UNITS = {"compilation_time": "ms", "runtimes": "us"}
+
+_INVALIDITY = {
+    InvalidReason.CONSTRAINT: "constraints",
+    InvalidReason.COMPILE_TIMEOUT: "timeout",
+    InvalidReason.COMPILE_ERROR: "compile",
+    InvalidReason.WRONG_RESULT: "correctness",
+    InvalidReason.OUT_OF_SHARED_MEMORY: "runtime",
+    InvalidReason.HANG: "runtime",
+    InvalidReason.GPU_PROCESS_DIED: "runtime",
+    InvalidReason.LAUNCH_ERROR: "runtime",
+}
+"""What the format calls each reason. Those of one name are told apart by how the line of detail begins."""
+
+_JSON_NAMES = {dict: "an object", list: "an array", str: "a string", int: "an integer", float: "a number"}
+
+Kind = TypeVar("Kind", dict[str, Any], list[Any], str, int)
+
+
+class MalformedError(ValueError):
+    """Something in a recording is not as the format says; the message holds the place."""
+
+
+def parse_json(text: bytes) -> Any:
+    """Parse JSON without its non-standard numbers. Raises MalformedError."""
+    try:
+        return json.loads(text, parse_constant=_reject_constant)
+    except MalformedError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise MalformedError(f"not JSON: {error}") from None
+
+
+def expect(owner: Mapping[str, Any], name: str, kind: type[Kind], place: str = "") -> Kind:
+    """Return ``owner[name]`` if it is exactly of this JSON kind. Raises MalformedError otherwise."""
+    where = f"{place}.{name}" if place else name
+    if name not in owner:
+        raise MalformedError(f"{where} is missing")
+    value = owner[name]
+    if type(value) is not kind:
+        raise MalformedError(f"{where}: expected {_JSON_NAMES[kind]}, got {_shown(value)}")
+    return value
+
+
+def number(owner: Mapping[str, Any], name: str, place: str, *, positive: bool) -> float | None:
+    """Return ``owner[name]`` as a finite number, or None where it is missing or null. Raises MalformedError."""
+    value = owner.get(name)
+    if value is None:
+        return None
+    if type(value) not in (int, float) or not isfinite(value) or value < 0 or (positive and value == 0):
+        raise MalformedError(f"{place}.{name}: expected a {'positive' if positive else 'non-negative'} number, "
+                             f"got {_shown(value)}")  # fmt: skip
+    return float(value)
+
+
+def invalidity_of(reason: InvalidReason | None, detail: str) -> tuple[str, str]:
+    """Return the format's name of a reason, and its line of detail, from which ``reason_of`` tells the reason.
+
+    Raises:
+        ValueError: for a reason that says nothing of the config, like ``NOT_RECORDED``.
+    """
+    if reason is None:
+        return "correct", ""
+    if reason not in _INVALIDITY:
+        raise ValueError(f"{reason.value} cannot be recorded")
+    if not detail:
+        return _INVALIDITY[reason], reason.value
+    if _INVALIDITY[reason] != "runtime" or _runtime_reason(detail) is reason:
+        return _INVALIDITY[reason], detail
+    return "runtime", f"{reason.value}: {detail}"
+
+
+def reason_of(invalidity: str, detail: str) -> InvalidReason | None:
+    """Return the reason that an ``invalidity`` and its detail stand for; None for ``correct``."""
+    if invalidity == "correct":
+        return None
+    if invalidity == "runtime":
+        return _runtime_reason(detail)
+    for reason, name in _INVALIDITY.items():
+        if name == invalidity:
+            return reason
+    names = ", ".join(sorted({"correct", *_INVALIDITY.values()}))
+    raise MalformedError(f"invalidity: expected one of {names}, got {_shown(invalidity)}")
+
+
+def problem_of(metadata: Mapping[str, Any]) -> Problem:
+    """Return the problem that a ``metadata`` object names. Raises MalformedError."""
+    place = "metadata.shape"
+    shape = expect(metadata, "shape", dict, "metadata")
+    slice_sizes = shape.get("slice_sizes") or []
+    if type(slice_sizes) is not list or any(type(size) is not int for size in slice_sizes):
+        raise MalformedError(f"{place}.slice_sizes: expected an array of integers, got {_shown(slice_sizes)}")
+    add_inputs = metadata.get("add_inputs")
+    if add_inputs is not None and type(add_inputs) is not bool:
+        raise MalformedError(f"metadata.add_inputs: expected true, false or null, got {_shown(add_inputs)}")
+    sizes = {name: expect(shape, name, int, place) for name in ("max_loras", "num_slices", "m", "k", "n")}
+    try:
+        return Problem(
+            kernel=expect(metadata, "kernel", str, "metadata"),
+            **sizes,
+            i=expect(shape, "i", int, place) if shape.get("i") is not None else None,
+            dtype=expect(metadata, "dtype", str, "metadata"),
+            slice_sizes=tuple(slice_sizes),
+            add_inputs=add_inputs,
+        )
+    except MalformedError:
+        raise
+    except ValueError as error:
+        raise MalformedError(f"metadata: {error}") from None
+
+
+def gpu_of(metadata: Mapping[str, Any]) -> GpuInfo:
+    """Return the GPU of a ``metadata`` object: as recorded in ``gpu_info``, else by its name. Raises MalformedError."""
+    name = expect(metadata, "gpu", str, "metadata")
+    if "gpu_info" not in metadata:
+        return gpu_by_name(name)
+    place = "metadata.gpu_info"
+    info = expect(metadata, "gpu_info", dict, "metadata")
+    capability = expect(info, "capability", list, place)
+    if len(capability) != 2 or any(type(part) is not int for part in capability):
+        raise MalformedError(f"{place}.capability: expected two integers, got {_shown(capability)}")
+    facts = ("sm_count", "shared_memory_bytes", "registers_per_sm", "threads_per_sm", "l2_bytes")
+    return GpuInfo(name, (capability[0], capability[1]), **{fact: expect(info, fact, int, place) for fact in facts})
+
+
+def metadata_of(
+    problem: Problem, gpu: GpuInfo, kernel_source: str, default_time_us: float | None, more: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the ``metadata`` object of a recording; ``more`` is kept where it does not contradict."""
+    shape: dict[str, Any] = {name: getattr(problem, name) for name in ("max_loras", "num_slices", "m", "k", "n")}
+    if problem.i is None:
+        shape["slice_sizes"] = list(problem.slice_sizes)
+    else:
+        shape["i"] = problem.i
+    info = asdict(gpu)
+    info["capability"] = list(gpu.capability)
+    del info["name"]
+    metadata: dict[str, Any] = {
+        "kernel": problem.kernel,
+        "kernel_source": kernel_source,
+        "dtype": problem.dtype,
+        "gpu": gpu.name,
+        **{name: value for name, value in more.items() if name in ("triton", "torch")},
+        "shape": {**shape, **more.get("shape", {}), **shape},
+    }
+    if problem.i is None:
+        metadata["add_inputs"] = problem.add_inputs
+    metadata |= {"units": dict(UNITS), "gpu_info": info}
+    known = {*metadata, "vllm_default_time_us"}
+    metadata |= {name: value for name, value in more.items() if name not in known}
+    if default_time_us is not None:
+        metadata["vllm_default_time_us"] = default_time_us
+    return metadata
+
+
+def check_units(metadata: Mapping[str, Any]) -> None:
+    """Raise MalformedError where a recording says that its times are in other units than the format's usual ones."""
+    units = metadata.get("units", UNITS)
+    if type(units) is not dict or any(units.get(name, unit) != unit for name, unit in UNITS.items()):
+        raise MalformedError(f"metadata.units: expected {_shown(UNITS)}, got {_shown(units)}")
+
+
+def _runtime_reason(detail: str) -> InvalidReason:
+    for reason, name in _INVALIDITY.items():
+        if name == "runtime" and detail.startswith(reason.value):
+            return reason
+    return InvalidReason.LAUNCH_ERROR
+
+
+def _reject_constant(name: str) -> NoReturn:
+    raise MalformedError(f"not JSON: {name} is no number")
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."

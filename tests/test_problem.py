@@ -1,0 +1,57 @@
+"""Problems and GPUs: validation, labels, file names."""
+
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+
+from bo_tune.problem import GpuInfo, Problem
+
+PROBLEM = Problem("lora_expand", 4, 3, 16, 64, 4096, slice_sizes=(4096, 1024, 1024), add_inputs=True)
+
+
+def test_slices_default_to_equal_widths() -> None:
+    assert Problem("lora_shrink", 4, 3, 16, 4096, 16).slice_sizes == (16, 16, 16)
+
+
+@pytest.mark.parametrize("name", ["max_loras", "num_slices", "m", "k", "n", "i"])
+def test_sizes_must_be_positive(name: str) -> None:
+    sizes = {"max_loras": 1, "num_slices": 1, "m": 1, "k": 1, "n": 1, name: 0}
+    with pytest.raises(ValueError, match="must be positive"):
+        Problem("lora_shrink", **sizes)
+
+
+def test_slices_must_be_positive() -> None:
+    with pytest.raises(ValueError, match="must be positive"):
+        replace(PROBLEM, slice_sizes=(4096, 0, 0))
+
+
+@pytest.mark.parametrize("slice_sizes", [(4096,), (1024, 1024, 1024), (4096, 1024, 8192)])
+def test_slice_sizes_must_fit(slice_sizes: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="slice_sizes"):
+        replace(PROBLEM, slice_sizes=slice_sizes)
+
+
+def test_dtype_must_be_known() -> None:
+    with pytest.raises(ValueError, match="bfloat16"):
+        replace(PROBLEM, dtype="float32")
+
+
+def test_labels() -> None:
+    assert PROBLEM.shape_label == "L4.s3.m16.k64.n4096"
+    assert str(PROBLEM) == "lora_expand L4.s3.m16.k64.n4096.bfloat16.w4096-1024-1024"
+    assert replace(PROBLEM, i=768).shape_label.endswith(".i768")
+
+
+def test_different_problems_have_different_labels() -> None:
+    changes: list[dict[str, object]] = [
+        {}, {"max_loras": 5}, {"m": 17}, {"k": 65}, {"i": 8}, {"dtype": "float16"}, {"add_inputs": False},
+        {"slice_sizes": (4096, 1024, 512)}, {"slice_sizes": (4096, 4096, 4096)},
+        {"n": 8192, "slice_sizes": (8192, 1, 1)},
+    ]  # fmt: skip
+    labels = [replace(PROBLEM, **change).label for change in changes]  # type: ignore[arg-type]
+    assert all(a != b for a, b in combinations(labels, 2))
+
+
+def test_file_name_of_a_gpu() -> None:
+    assert GpuInfo("NVIDIA A100-SXM4-80GB", (8, 0), 108, 1).file_name == "NVIDIA_A100_SXM4_80GB"
