@@ -1,0 +1,302 @@
+"""Study files: which problems to tune, over which ranges, at what cost. TOML, checked with the place of each error.
+
+::
+
+    name = "llama-3.1-8b"
+    kernels = ["lora_shrink", "lora_expand"]     # the default
+
+    [model]                                      # the LoRA layers of a model …
+    config = "models/llama-3.1-8b/config.json"   # relative to this file
+    tensor_parallel = 1
+    ranks = [16]                                 # the engine's --max-lora-rank
+    max_loras = [4]                              # the engine's --max-loras
+    m = [1, 16, 64, 256]                         # tokens in a step
+
+    [[problem]]                                  # … or, and, explicit problems
+    kernel = "lora_shrink"
+    max_loras = 4
+    num_slices = 1
+    m = [16, 32]
+    k = 4096
+    n = 16
+
+    [space.lora_shrink]                          # ranges that replace the kernel's own
+    block_m = [16, 32]
+
+    [budget]
+    launched_configs = 40
+
+    [search]
+    sampler = "grid-gp"
+    seed = 0
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from bo_tune.errors import StudyFileError
+from bo_tune.files import os_error_text
+from bo_tune.kernels.registry import KERNELS, kernel_spec
+from bo_tune.kernels.spec import KernelSpec
+from bo_tune.models import DENSE_KERNELS, EXPAND, ModelShape, lookup_of, problems_by_layer
+from bo_tune.problem import Problem
+from bo_tune.space import SearchSpace
+from bo_tune.study_schema import ModelTable, ProblemTable, StudyTables, describe, shown, suggestion
+
+Ranges = Mapping[str, Mapping[str, tuple[int, ...]]]
+"""Kernel to parameter to values, ascending."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStudy:
+    """A model with its sharding and the engine's settings.
+
+    Attributes:
+        ranks: values of the engine's ``--max-lora-rank``.
+        max_loras: values of the engine's ``--max-loras``.
+        ms: tokens in a step.
+        dtype: element type; None for the one the model is served in.
+        add_inputs: whether expand adds to its output; serving uses True.
+    """
+
+    shape: ModelShape
+    tensor_parallel: int
+    ranks: tuple[int, ...]
+    max_loras: tuple[int, ...]
+    ms: tuple[int, ...]
+    dtype: str | None = None
+    add_inputs: tuple[bool, ...] = (True,)
+
+    def problems_by_layer(self, kernels: Sequence[str]) -> dict[Problem, tuple[str, ...]]:
+        """Return the model's problems, each once, with the layers it serves. Raises ModelError."""
+        return problems_by_layer(
+            self.shape.layers(self.tensor_parallel),
+            ranks=self.ranks,
+            max_loras=self.max_loras,
+            ms=self.ms,
+            kernels=[kernel for kernel in kernels if kernel in DENSE_KERNELS],
+            dtype=self.dtype or self.shape.dtype,
+            add_inputs=self.add_inputs,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What one study may cost; None where the file leaves it to the program.
+
+    Attributes:
+        launched_configs: configs that reach the GPU, the default config included.
+        finalists: configs re-measured in turn at the end.
+        compile_deadline_s: seconds after which a compile is killed.
+    """
+
+    launched_configs: int | None = None
+    finalists: int | None = None
+    compile_deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFile:
+    """A study file, checked; also what the command line's ``--model`` builds. Change it with ``dataclasses.replace``.
+
+    Attributes:
+        source: the file it was read from, if any.
+        kernels: kernels to tune; problems of others are passed over.
+        explicit: the ``[[problem]]`` entries, m by m.
+        space: ranges that replace those of the kernels' own search spaces.
+    """
+
+    name: str
+    source: Path | None = None
+    kernels: tuple[str, ...] = DENSE_KERNELS
+    model: ModelStudy | None = None
+    explicit: tuple[Problem, ...] = ()
+    space: Ranges = field(default_factory=dict)
+    budget: Budget = Budget()
+    sampler: str = "grid-gp"
+    seed: int = 0
+
+    @classmethod
+    def from_model(
+        cls,
+        config: Path,
+        *,
+        tensor_parallel: int,
+        ranks: Sequence[int],
+        max_loras: Sequence[int],
+        ms: Sequence[int],
+        kernels: Sequence[str] = DENSE_KERNELS,
+        dtype: str | None = None,
+        add_inputs: Sequence[bool] = (True,),
+        budget: Budget | None = None,
+        sampler: str = "grid-gp",
+        seed: int = 0,
+    ) -> "StudyFile":
+        """Build the study of a model without a file, named after the model.
+
+        Raises:
+            ModelError: the model's config cannot be used, or not sharded like this.
+        """
+        shape = ModelShape.from_file(config)
+        model = ModelStudy(shape, tensor_parallel, tuple(ranks), tuple(max_loras), tuple(ms), dtype, tuple(add_inputs))
+        shape.layers(tensor_parallel)
+        return cls(shape.name, None, tuple(kernels), model, budget=budget or Budget(), sampler=sampler, seed=seed)
+
+    def problems(self) -> list[Problem]:
+        """Return the problems to tune, each once."""
+        return list(self.problems_by_layer())
+
+    def problems_by_layer(self) -> dict[Problem, tuple[str, ...]]:
+        """Return the problems to tune, each once, with the model's layers they serve (none for explicit ones)."""
+        served = self.model.problems_by_layer(self.kernels) if self.model else {}
+        known = {lookup_of(problem) for problem in served}
+        more = [problem for problem in self.explicit if problem.kernel in self.kernels]
+        return served | {problem: () for problem in more if lookup_of(problem) not in known}
+
+    @property
+    def layer_problem_count(self) -> int:
+        """How many problems there would be if layers shared none."""
+        return sum(max(1, len(layers)) for layers in self.problems_by_layer().values())
+
+    def search_space(self, spec: KernelSpec) -> SearchSpace:
+        """Return the kernel's search space with this study's ranges."""
+        return spec.search_space.override(self.space.get(spec.name, {}))
+
+
+def load_study_file(path: Path) -> StudyFile:
+    """Read and check a study file.
+
+    Raises:
+        StudyFileError: it cannot be read or holds something wrong. One line, with the file and the key.
+        ModelError: the model's config that it names cannot be used, or not sharded like this.
+    """
+    text = ""
+    try:
+        text = path.read_bytes().decode()
+        data = tomllib.loads(text)
+    except OSError as error:
+        raise StudyFileError(f"{path}: {os_error_text(error)}") from None
+    except UnicodeDecodeError:
+        raise StudyFileError(f"{path}: expected UTF-8 text") from None
+    except (ValueError, RecursionError) as error:
+        end = f"at line {len(text.splitlines())}, the end"
+        reason = " ".join(str(error).split()).replace("at end of document", end)
+        raise StudyFileError(f"{path}: not TOML: {reason}") from None
+    return parse_study(data, path)
+
+
+def parse_study(data: Mapping[str, Any], source: Path) -> StudyFile:
+    """Check a parsed study file. Raises like ``load_study_file``.
+
+    Args:
+        source: the file's path, for messages and relative paths.
+    """
+    try:
+        return _build(StudyTables.model_validate(data), source)
+    except ValidationError as error:
+        raise StudyFileError(f"{source}: {describe(error, data)}") from None
+    except _KeyError as error:
+        raise StudyFileError(f"{source}: {error}") from None
+
+
+class _KeyError(ValueError):
+    """A key holds something wrong that one table alone could not tell; the message begins with the key."""
+
+
+def _build(tables: StudyTables, source: Path) -> StudyFile:
+    if tables.model is None and not tables.problem:
+        raise _KeyError("expected a [model] table or at least one [[problem]]")
+    for index, kernel in enumerate(tables.kernels or ()):
+        _check_kernel(kernel, f"kernels[{index}]")
+    kernels = tuple(tables.kernels or _kernels_of(tables))
+    study = StudyFile(
+        name=tables.name or source.stem,
+        source=source,
+        kernels=kernels,
+        model=_model(tables.model, source) if tables.model else None,
+        explicit=_explicit(tables.problem),
+        space=_space(tables.space),
+        budget=Budget(**tables.budget.model_dump()),
+        sampler=tables.search.sampler,
+        seed=tables.search.seed,
+    )
+    if not study.problems():
+        raise _KeyError(f"kernels: no problem of this file is one of {', '.join(kernels)}")
+    return study
+
+
+def _kernels_of(tables: StudyTables) -> tuple[str, ...]:
+    """Return the kernels of a file that names none: those of a model, and those of its problems."""
+    named = [problem.kernel for problem in tables.problem]
+    return tuple(dict.fromkeys([*(DENSE_KERNELS if tables.model else ()), *named]))
+
+
+def _model(table: ModelTable, source: Path) -> ModelStudy:
+    shape = ModelShape.from_file(source.parent / table.config)
+    shape.layers(table.tensor_parallel)
+    return ModelStudy(
+        shape=shape,
+        tensor_parallel=table.tensor_parallel,
+        ranks=tuple(table.ranks),
+        max_loras=tuple(table.max_loras),
+        ms=tuple(table.m),
+        dtype=table.dtype,
+        add_inputs=tuple(table.add_inputs),
+    )
+
+
+def _explicit(tables: Sequence[ProblemTable]) -> tuple[Problem, ...]:
+    found: dict[tuple[object, ...], int] = {}
+    problems = []
+    for index, table in enumerate(tables):
+        _check_kernel(table.kernel, f"problem[{index}].kernel")
+        for problem in _problems_of(table, f"problem[{index}]"):
+            first = found.setdefault(lookup_of(problem), index)
+            if first != index:
+                raise _KeyError(f"problem[{index}]: {problem} is looked up like problem[{first}]")
+            problems.append(problem)
+    return tuple(problems)
+
+
+def _problems_of(table: ProblemTable, place: str) -> list[Problem]:
+    """Return the problems of one entry, one for each m."""
+    if (table.i is not None) != kernel_spec(table.kernel).table_level_i:
+        raise _KeyError(f"{place}.i: expected {'no i' if table.i else 'an integer >= 1'} for {table.kernel}")
+    if table.slice_sizes and (len(table.slice_sizes), max(table.slice_sizes)) != (table.num_slices, table.n):
+        raise _KeyError(
+            f"{place}.slice_sizes: expected {table.num_slices} widths, the widest being n {table.n}, "
+            f"got {shown(table.slice_sizes)}"
+        )
+    add_inputs = table.add_inputs
+    if table.kernel == EXPAND:
+        add_inputs = add_inputs is not False
+    elif add_inputs is not None:
+        raise _KeyError(f"{place}.add_inputs: has no meaning for {table.kernel}")
+    sizes = table.model_dump(exclude={"m", "slice_sizes", "add_inputs"})
+    return [Problem(**sizes, m=m, slice_sizes=tuple(table.slice_sizes), add_inputs=add_inputs) for m in table.m]
+
+
+def _space(tables: Mapping[str, Mapping[str, Sequence[int]]]) -> Ranges:
+    space = {}
+    for kernel, ranges in tables.items():
+        _check_kernel(kernel, f"space.{kernel}")
+        spec = kernel_spec(kernel)
+        for name, values in ranges.items():
+            place = f"space.{kernel}.{name}"
+            if name not in spec.search_space.names:
+                raise _KeyError(f"{place}: unknown parameter; {suggestion(name, list(spec.search_space.names))}")
+            odd = [value for value in values if value & (value - 1)]
+            if odd and name in spec.power_of_two:
+                raise _KeyError(f"{place}: expected powers of two, got {shown(odd[0])}")
+        space[kernel] = {name: tuple(sorted(values)) for name, values in ranges.items()}
+    return space
+
+
+def _check_kernel(kernel: str, place: str) -> None:
+    if kernel not in KERNELS:
+        raise _KeyError(f"{place}: unknown kernel {shown(kernel)}; {suggestion(kernel, list(KERNELS))}")
