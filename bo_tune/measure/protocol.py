@@ -1,0 +1,56 @@
+"""How one config is timed, whatever measures it: the same rules on a GPU and on a recording. Pure."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bo_tune.outcome import estimate_us
+
+Draw = Callable[[int], Sequence[float]]
+"""Takes a number of repetitions and returns their times in us."""
+
+
+@dataclass(frozen=True, slots=True)
+class TimingProtocol:
+    """How many repetitions a config gets, and when it is given up.
+
+    Attributes:
+        first: repetitions after which a config is judged against the incumbent.
+        repetitions: repetitions of a config that is not given up.
+        slow_factor: a config is clearly slow when its fastest repetition is above the incumbent by
+            this factor. Noise only ever adds time, so the fastest repetition is what cannot lie.
+        finalist_rounds: repetitions of each finalist, taken in turn.
+        check: whether the result is compared with the reference.
+    """
+
+    first: int = 3
+    repetitions: int = 10
+    slow_factor: float = 1.5
+    finalist_rounds: int = 20
+    check: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Repetitions:
+    """Raw times in us, and whether they ended early."""
+
+    runtimes_us: tuple[float, ...]
+    stopped: bool
+
+
+def take_repetitions(draw: Draw, protocol: TimingProtocol, stop_above_us: float | None) -> Repetitions:
+    """Time one config: a few repetitions, then the rest unless it is clearly slower than the incumbent.
+
+    Args:
+        stop_above_us: the incumbent's time in us; None to take every repetition.
+    """
+    runtimes = tuple(draw(min(protocol.first, protocol.repetitions)))
+    if stop_above_us is not None and min(runtimes) > protocol.slow_factor * stop_above_us:
+        return Repetitions(runtimes, stopped=True)
+    rest = protocol.repetitions - len(runtimes)
+    return Repetitions(runtimes + tuple(draw(rest)) if rest > 0 else runtimes, stopped=False)
+
+
+def fastest(times: Sequence[Sequence[float]]) -> int:
+    """Return the index of the lowest estimate among several configs' repetitions."""
+    estimates = [estimate_us(runtimes) for runtimes in times]
+    return estimates.index(min(estimates))
