@@ -1,0 +1,30 @@
+"""Search over finite grids: samplers, the surrogate behind the project's own, priors from other studies, stop rule."""
+
+from bo_tune.search.base import GridExhaustedError, GridSampler
+from bo_tune.search.baselines import CoordinateSampler, ExhaustiveSampler, RandomSampler, WrappedSampler
+from bo_tune.search.factory import make_sampler
+from bo_tune.search.grid import Grid, distributions
+from bo_tune.search.prior import Prior, StudyHistory, TreesPrior, nearest_winners
+from bo_tune.search.sampler import FiniteGridSampler
+from bo_tune.search.stopping import Certificate, StopRule, certify, should_stop
+
+__all__ = [
+    "Certificate",
+    "CoordinateSampler",
+    "ExhaustiveSampler",
+    "FiniteGridSampler",
+    "Grid",
+    "GridExhaustedError",
+    "GridSampler",
+    "Prior",
+    "RandomSampler",
+    "StopRule",
+    "StudyHistory",
+    "TreesPrior",
+    "WrappedSampler",
+    "certify",
+    "distributions",
+    "make_sampler",
+    "nearest_winners",
+    "should_stop",
+]

@@ -1,0 +1,129 @@
+"""The project's sampler: Bayesian optimisation over a finite, ordered grid."""
+
+import weakref
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from optuna.study import Study, StudyDirection
+from optuna.trial import FrozenTrial
+
+from bo_tune.search.acquisition import log_expected_improvement
+from bo_tune.search.base import GridSampler
+from bo_tune.search.grid import Grid, Params, Value
+from bo_tune.search.model import Array, Features, GridModel
+from bo_tune.search.prior import Prior
+from bo_tune.search.study_log import Observation, StudyLog
+from bo_tune.search.validity import ValidityModel
+
+Cost = Callable[[Sequence[Params]], Array]
+
+MAX_CANDIDATES = 20_000
+"""More free configs than this are scored in a random part only."""
+
+
+class FiniteGridSampler(GridSampler):
+    """Proposes the config of a grid with the best expected improvement per cost.
+
+    A Gaussian process on log time (or on the objective, where it is not positive or is maximised) over the grid's
+    dimensions and the caller's features is conditioned on the study's trials: complete ones by their value; pruned ones
+    by the last value they reported; pruned ones without a value are invalid and teach where configs do not run. Failed
+    trials teach nothing. A trial's user attribute ``runtimes_us``, its raw repetitions, tells how far to trust it.
+
+    Args:
+        grid: parameter name to values, in order.
+        valid: predicate of configs; those it refuses are never proposed.
+        features: ``configs -> [n, F]``, further columns for the surrogate; needed with a prior.
+        prior: guess at log(time / best time) from these features.
+        first: configs to propose before any other, in order; those off the grid are skipped.
+        cost: ``configs -> [n]``, relative cost of trying each (1 = must be compiled); asked at every proposal.
+        log: whether the objective is modelled in logarithms; None decides by the sign of the values.
+        startup: trials to have a value before the model decides, the first ones included. Without a prior.
+        seed: of all random choices.
+    """
+
+    def __init__(
+        self,
+        grid: Mapping[str, Sequence[Value]] | Grid,
+        *,
+        valid: Callable[[dict[str, Value]], bool] | None = None,
+        features: Features | None = None,
+        prior: Prior | None = None,
+        first: Sequence[Params] = (),
+        cost: Cost | None = None,
+        log: bool | None = None,
+        startup: int = 3,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(grid, valid=valid, seed=seed)
+        if prior is not None and features is None:
+            raise ValueError("a prior needs the features it was learnt from")
+        self._features, self._prior, self._cost, self._log = features, prior, cost, log
+        self._startup = startup
+        self._first = [index for index in map(self.grid.index, first) if index is not None]
+        self._models: weakref.WeakKeyDictionary[Study, GridModel] = weakref.WeakKeyDictionary()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = super().__getstate__()
+        del state["_models"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._models = weakref.WeakKeyDictionary()
+
+    def model(self, study: Study) -> GridModel:
+        """Return the surrogate of a study."""
+        model = self._models.get(study)
+        if model is None:
+            minimise = study.direction != StudyDirection.MAXIMIZE
+            model = GridModel(self.grid, features=self._features, prior=self._prior, minimise=minimise, log=self._log)
+            self._models[study] = model
+        return model
+
+    def choose(self, study: Study, trial: FrozenTrial, log: StudyLog, free: NDArray[np.bool_]) -> int:
+        """Return the first given config still free, a start-up config, or the one of most expected improvement."""
+        for index in self._first:
+            if free[index]:
+                return index
+        known = [o for o in log.observations if o.value is not None]
+        candidates = self._candidates(trial, free)
+        if len(known) < (1 if self._prior is not None else self._startup):
+            return self._start(study, trial, log, candidates)
+        model = self.model(study)
+        posterior, _ = model.posterior(known, log.pending)
+        mean, deviation = model.predict(posterior, candidates)
+        score = log_expected_improvement(mean, deviation, float(posterior.data.targets[: len(known)].min()))
+        score += np.log(self._validity(model, log.observations, candidates))
+        if self._cost is not None:
+            score -= np.log(np.maximum(self._cost([self.grid.configs[i] for i in candidates]), 1e-6))
+        return int(candidates[np.argmax(score)])
+
+    def _candidates(self, trial: FrozenTrial, free: NDArray[np.bool_]) -> NDArray[np.intp]:
+        candidates = np.flatnonzero(free)
+        if len(candidates) > MAX_CANDIDATES:
+            candidates = np.sort(self.rng(trial, 1).choice(candidates, MAX_CANDIDATES, replace=False))
+        return candidates
+
+    def _start(self, study: Study, trial: FrozenTrial, log: StudyLog, candidates: NDArray[np.intp]) -> int:
+        """The best config by the prior; without one the candidate farthest from a random few of all that is known."""
+        model = self.model(study)
+        if self._prior is not None:
+            return int(candidates[np.argmin(model.mean[candidates])])
+        rng = self.rng(trial, 2)
+        few = rng.choice(candidates, min(len(candidates), 16), replace=False)
+        known = [*log.observations]
+        if not known and not log.pending:
+            return int(few[0])
+        there = np.concatenate([model.inputs.of([o.params for o in known]), model.inputs.all[log.pending]])
+        apart = ((model.inputs.all[few][:, None] - there[None]) ** 2).sum(axis=2).min(axis=1)
+        return int(few[np.argmax(apart)])
+
+    def _validity(self, model: GridModel, observations: Sequence[Observation], candidates: NDArray[np.intp]) -> Array:
+        """Probability of each candidate to be valid."""
+        invalid = np.array([o.value is None for o in observations], dtype=bool)
+        if not invalid.any():
+            return np.ones(len(candidates))
+        inputs = model.inputs.of([o.params for o in observations])
+        return ValidityModel(inputs, ~invalid).probability(model.inputs.all[candidates])
