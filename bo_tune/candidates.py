@@ -1,0 +1,62 @@
+"""Which configs of a search space a study may try, and why the others are left out."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bo_tune.kernels.spec import KernelSpec
+from bo_tune.measure.device import Device
+from bo_tune.problem import Problem
+from bo_tune.space import ConfigKey, SearchSpace, config_key
+
+IDENTICAL = "identical to another config"
+IMPOSSIBLE = "cannot run on this GPU"
+HOPELESS = "not worth compiling"
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The configs a study may try, in the order of the grid.
+
+    Attributes:
+        excluded: how many configs were left out before any trial, by reason.
+        twins: configs left out as identical, each with the candidate that stands for it.
+    """
+
+    space: SearchSpace
+    configs: Sequence[dict[str, int]]
+    excluded: Mapping[str, int]
+    twins: Mapping[ConfigKey, ConfigKey]
+    keys: frozenset[ConfigKey] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "keys", frozenset(config_key(c) for c in self.configs))
+
+    def __contains__(self, config: object) -> bool:
+        return isinstance(config, Mapping) and config_key(config) in self.keys
+
+    def __len__(self) -> int:
+        return len(self.configs)
+
+
+def candidates(
+    spec: KernelSpec, problem: Problem, space: SearchSpace, device: Device, *, exhaustive: bool
+) -> Candidates:
+    """Drop what cannot run, what the target makes identical to another config and, unless the search is
+    exhaustive, what is not worth compiling."""
+    excluded: Counter[str] = Counter()
+    twins: dict[ConfigKey, ConfigKey] = {}
+    chosen: dict[ConfigKey, dict[str, int]] = {}
+    configs = list(space)
+    for config, effective in zip(configs, device.effective_configs(problem, configs), strict=True):
+        runs = config_key(effective)
+        if runs in chosen:
+            excluded[IDENTICAL] += 1
+            twins[config_key(config)] = config_key(chosen[runs])
+        elif spec.impossible(config, problem, device.gpu):
+            excluded[IMPOSSIBLE] += 1
+        elif not exhaustive and spec.hopeless(config):
+            excluded[HOPELESS] += 1
+        else:
+            chosen[runs] = config
+    return Candidates(space, tuple(chosen.values()), dict(excluded), twins)

@@ -1,0 +1,161 @@
+"""A tuned folder against an exhaustive one: regret of each entry, and what each cost."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import exp, log
+from pathlib import Path
+from typing import Any
+
+from bo_tune.kernels.registry import kernel_spec
+from bo_tune.provenance import Provenance
+from bo_tune.recording import Recording
+from bo_tune.space import Config
+from bo_tune.tables import Keys, flat_configs, read_folder, read_provenance, table_file_name
+
+Entry = tuple[str, Keys]
+"""File name and keys of one config."""
+
+TOTALS = ("launched_configs", "launches", "compiles", "compile_s")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One entry in both folders. Times in us; None where not known.
+
+    Attributes:
+        tuned_us: time of the tuned config: recorded where there is a recording, else as its search measured it.
+        grid_us: time of the exhaustive search's config, likewise.
+        best_us: the smallest recorded time of the grid, where there is a recording.
+        regret_percent: tuned over the best of the grid (over ``grid_us`` without a recording), minus one.
+    """
+
+    file: str
+    keys: Keys
+    tuned: Config | None
+    grid: Config | None
+    tuned_us: float | None
+    grid_us: float | None
+    best_us: float | None
+    default_us: float | None
+    regret_percent: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparisons:
+    """All entries, and the totals of both searches by figure."""
+
+    entries: Sequence[Comparison]
+    tuned: Mapping[str, float]
+    grid: Mapping[str, float]
+
+    @property
+    def ratios(self) -> dict[str, float]:
+        """The exhaustive search's figures over the tuned one's, where both are known."""
+        return {name: self.grid[name] / n for name, n in self.tuned.items() if n and name in self.grid}
+
+    @property
+    def regrets(self) -> list[float]:
+        """Regrets of the entries that have one, in percent."""
+        return [e.regret_percent for e in self.entries if e.regret_percent is not None]
+
+    @property
+    def speed_up(self) -> float | None:
+        """Geometric mean over entries of default time over tuned time."""
+        logs = [log(e.default_us / e.tuned_us) for e in self.entries if e.default_us and e.tuned_us]
+        return exp(sum(logs) / len(logs)) if logs else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON."""
+        regrets = self.regrets
+        return {
+            "entries": [{**asdict(entry), "keys": list(entry.keys)} for entry in self.entries],
+            "totals": {"tuned": dict(self.tuned), "grid": dict(self.grid), "grid_over_tuned": self.ratios},
+            "mean_regret_percent": sum(regrets) / len(regrets) if regrets else None,
+            "max_regret_percent": max(regrets, default=None),
+            "geomean_speed_up_over_default": self.speed_up,
+        }
+
+
+def compare(tuned_folder: Path, grid_folder: Path, recordings: Iterable[Recording] = ()) -> Comparisons:
+    """Compare two folders of tuned JSON, entry by entry.
+
+    Raises:
+        TableError: a folder holds no table, or a malformed one.
+    """
+    tuned, grid = _Folder.read(tuned_folder), _Folder.read(grid_folder)
+    recorded = {_entry_of(recording): recording for recording in recordings}
+    keys = {**grid.configs, **tuned.configs}
+    entries = [_compare(entry, tuned, grid, recorded.get(entry)) for entry in sorted(keys, key=_numeric)]
+    return Comparisons(entries, tuned.totals(), grid.totals())
+
+
+@dataclass(frozen=True, slots=True)
+class _Folder:
+    """The configs of a folder, and where they came from as far as its sidecars tell."""
+
+    configs: Mapping[Entry, Config]
+    origins: Mapping[Entry, Provenance]
+
+    @classmethod
+    def read(cls, folder: Path) -> "_Folder":
+        tables = read_folder(folder)
+        origins = {(name, keys): o for name in tables for keys, o in read_provenance(folder / name).items()}
+        return cls(flat_configs(tables), origins)
+
+    def time_us(self, entry: Entry) -> float | None:
+        origin = self.origins.get(entry)
+        return origin.time_us if origin and dict(origin.config) == dict(self.configs[entry]) else None
+
+    def totals(self) -> dict[str, float]:
+        """Sum costs over entries; wall time once for each session, whose studies run side by side."""
+        origins = self.origins.values()
+        if not origins:
+            return {}
+        totals = {name: sum(o.costs.get(name, 0) for o in origins) for name in TOTALS}
+        sessions = {o.session: o.costs.get("session_wall_s", 0.0) for o in origins}
+        return {**totals, "wall_s": sum(sessions.values())}
+
+
+def _entry_of(recording: Recording) -> Entry:
+    spec = kernel_spec(recording.problem.kernel)
+    name = table_file_name(recording.gpu.file_name, spec.file_stem(recording.problem))
+    return name, spec.table_key(recording.problem)
+
+
+def _recorded_us(recording: Recording, config: Config) -> float | None:
+    entry = recording.entry(config)
+    if entry is not None:
+        return entry.time_us
+    default = kernel_spec(recording.problem.kernel).default_config(recording.problem)
+    return recording.default_time_us if dict(config) == default else None
+
+
+def _compare(entry: Entry, tuned: _Folder, grid: _Folder, recording: Recording | None) -> Comparison:
+    def time_us(folder: _Folder) -> float | None:
+        config = folder.configs.get(entry)
+        if config is None:
+            return None
+        return _recorded_us(recording, config) if recording else folder.time_us(entry)
+
+    tuned_us, grid_us = time_us(tuned), time_us(grid)
+    best_us = recording.best_time_us if recording else None
+    against = best_us or grid_us
+    origin = tuned.origins.get(entry)
+    default_us = recording.default_time_us if recording else origin.default_time_us if origin else None
+    same = tuned.configs.get(entry) == grid.configs.get(entry) and best_us is None
+    regret = 100.0 * (tuned_us / against - 1.0) if tuned_us and against else None
+    return Comparison(
+        entry[0],
+        entry[1],
+        tuned.configs.get(entry),
+        grid.configs.get(entry),
+        tuned_us,
+        grid_us,
+        best_us,
+        default_us,
+        0.0 if same and regret is not None else regret,
+    )
+
+
+def _numeric(entry: Entry) -> tuple[str, tuple[int, ...]]:
+    return entry[0], tuple(map(int, entry[1]))

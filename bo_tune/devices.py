@@ -1,0 +1,74 @@
+"""From what the user named as device to problems that can be measured."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bo_tune.errors import RecordingError
+from bo_tune.kernels.registry import kernel_spec
+from bo_tune.measure.device import Device
+from bo_tune.measure.protocol import TimingProtocol
+from bo_tune.measure.replay import ReplayDevice
+from bo_tune.problem import Problem
+from bo_tune.recording import Recording, read_recordings
+
+if TYPE_CHECKING:
+    from bo_tune.measure.cuda import CudaDevice
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A problem and the device that measures it."""
+
+    problem: Problem
+    device: Device
+
+
+def replay_job(recording: Recording, *, seed: int = 0, protocol: TimingProtocol | None = None) -> Job:
+    """Return the job that replays one recording."""
+    default = kernel_spec(recording.problem.kernel).default_config(recording.problem)
+    return Job(recording.problem, ReplayDevice(recording, default, seed=seed, protocol=protocol))
+
+
+def replay_jobs(
+    folder: Path, *, problems: Sequence[Problem] | None = None, kernels: Collection[str] = (), seed: int = 0
+) -> list[Job]:
+    """Return the jobs that replay the recordings of a folder.
+
+    Args:
+        problems: which ones, on every GPU they are recorded for; None for every recording.
+        kernels: keep these kernels only; empty for all.
+
+    Raises:
+        RecordingError: a recording cannot be read, or a problem is not recorded, or twice for one GPU.
+    """
+    recordings = [r for r in read_recordings(folder) if not kernels or r.problem.kernel in kernels]
+    seen: dict[tuple[Problem, str, str], Recording] = {}
+    for recording in recordings:
+        twin = seen.setdefault((recording.problem, recording.gpu.name, recording.kernel_source), recording)
+        if twin is not recording:
+            raise RecordingError(f"{recording.path}: records the same problem as {twin.path.name}")
+    if problems is not None:
+        wanted = [p for p in problems if not kernels or p.kernel in kernels]
+        recorded = {r.problem for r in recordings}
+        missing = [p for p in wanted if p not in recorded]
+        if missing:
+            raise RecordingError(
+                f"{folder}: {len(missing)} of {len(wanted)} problems are not recorded, the first is {missing[0]}"
+            )
+        recordings = [r for p in wanted for r in recordings if r.problem == p]
+    if not recordings:
+        raise RecordingError(f"{folder}: no recording of {', '.join(sorted(kernels))}")
+    return [replay_job(r, seed=seed) for r in recordings]
+
+
+def cuda_device(
+    index: int, *, compile_workers: int | None = None, compile_deadline_s: float | None = None
+) -> "CudaDevice":
+    """Open an NVIDIA GPU of this host. Raises DeviceError."""
+    # The only import of torch in this process, which takes seconds: replaying does without.
+    from bo_tune.measure.cuda import COMPILE_DEADLINE_S, CudaDevice  # noqa: PLC0415
+
+    deadline_s = COMPILE_DEADLINE_S if compile_deadline_s is None else compile_deadline_s
+    return CudaDevice(index, compile_workers=compile_workers, compile_deadline_s=deadline_s)

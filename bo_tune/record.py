@@ -1,0 +1,50 @@
+"""An exhaustive study as a T4 recording."""
+
+from pathlib import Path
+
+from bo_tune.candidates import Candidates
+from bo_tune.outcome import Invalid, InvalidReason, Outcome
+from bo_tune.recording import Recording, recording_file_name, write_recording
+from bo_tune.session import Tuned
+from bo_tune.space import ConfigKey, config_key
+from bo_tune.trials import outcome_of
+
+TIMING = (
+    "CUDA events around one launch, 256 MB written to L2 before each; 'time' is the median of the repetitions within "
+    "1.25 x their lower quartile, and for the finalists that of their interleaved re-measurements"
+)
+
+
+def grid_outcomes(candidates: Candidates, tried: dict[ConfigKey, Outcome]) -> list[tuple[dict[str, int], Outcome]]:
+    """Return the outcome of every config of the grid, in its order.
+
+    A config identical to another has the other's outcome; one excluded before any trial is invalid.
+    """
+    excluded = Invalid(InvalidReason.CONSTRAINT)
+    outcomes = []
+    for config in candidates.space:
+        key = config_key(config)
+        outcomes.append((config, tried.get(candidates.twins.get(key, key), excluded)))
+    return outcomes
+
+
+def record(tuned: Tuned, folder: Path) -> Path:
+    """Write one recording of an exhaustive study into a folder; returns its path."""
+    job, tuner, result = tuned.job, tuned.tuner, tuned.result
+    tried = {config_key(trial.params): outcome_of(trial) for trial in tuner.trials}
+    times = {config_key(config): time_us for config, time_us in result.finalists} if result else {}
+    twins = {config: times[stand_in] for config, stand_in in tuner.candidates.twins.items() if stand_in in times}
+    path = folder / recording_file_name(job.device.gpu, job.problem)
+    recording = Recording.of(
+        path,
+        job.problem,
+        job.device.gpu,
+        grid_outcomes(tuner.candidates, tried),
+        kernel_source=tuned.name.kernel_source,
+        space=tuner.candidates.space,
+        default_time_us=result.default_time_us if result else None,
+        times_us={**times, **twins},
+        metadata={**job.device.provenance, "timing": TIMING},
+    )
+    write_recording(path, recording)
+    return path

@@ -1,0 +1,280 @@
+"""Progress and tables in the terminal; plain lines where the output is none."""
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from statistics import fmean, geometric_mean
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from bo_tune.compare import Comparison, Comparisons
+from bo_tune.events import Event, StudyFailed, StudyFinished, StudyStarted, TrialRecorded
+from bo_tune.listing import StudyListing
+from bo_tune.outcome import Invalid, Measurement
+from bo_tune.session import Tuned, session_wall_s
+from bo_tune.space import Config
+
+WIDTH_OF_FILES = 160
+"""Columns of tables that go to a file or a pipe."""
+
+TIMES = ("default us", "us", "speed-up")
+
+SHORT_NAMES = {"block_m": "m", "block_n": "n", "block_k": "k", "num_warps": "w", "num_stages": "s", "split_k": "sk"}
+"""Of parameters, in one line that shows a config; num_ctas, which is always 1, is left out."""
+
+
+def us(time_us: float | None) -> str:
+    """Show a time in us."""
+    return "-" if time_us is None else f"{time_us:.2f}"
+
+
+def percent(value: float | None) -> str:
+    """Show a percentage."""
+    return "-" if value is None else f"{value:.2f} %"
+
+
+def speed_up(default_us: float | None, time_us: float | None) -> str:
+    """Show how much faster than the default a config is."""
+    return f"{default_us / time_us:.2f}x" if default_us and time_us else "-"
+
+
+def short_config(config: Config | None) -> str:
+    """Show a config in one word: ``m16 n32 k64 w4 s2 sk8``."""
+    if config is None:
+        return "-"
+    return " ".join(f"{short}{config[name]}" for name, short in SHORT_NAMES.items() if name in config)
+
+
+class Progressing:
+    """Shows a session while it runs. A listener of its events, and a context manager.
+
+    Args:
+        verbose: whether each recorded trial gets a line.
+    """
+
+    def __init__(self, console: Console, studies: int, *, verbose: bool = False) -> None:
+        self._console = console
+        self._verbose = verbose
+        self._lock = threading.Lock()
+        self._done = 0
+        self._studies = studies
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._task = self._progress.add_task("studies", total=studies, note="")
+        self._trials = 0
+
+    def __enter__(self) -> "Progressing":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def __call__(self, event: Event) -> None:
+        """Show one event."""
+        with self._lock:
+            match event:
+                case StudyStarted():
+                    if event.recorded:
+                        self._line(f"resumed  {event.problem}: {event.recorded} trials were recorded before")
+                case TrialRecorded():
+                    self._trials += 1
+                    self._progress.update(self._task, note=f"{self._trials} trials")
+                    if self._verbose:
+                        self._line(f"recorded {event.name} {short_config(event.config)}: {_outcome(event)}")
+                case StudyFinished():
+                    self._done += 1
+                    self._progress.advance(self._task)
+                    self._line(self._finished(event))
+                case StudyFailed():
+                    self._done += 1
+                    self._progress.advance(self._task)
+                    self._line(f"failed   {event.problem}: {event.message}")
+
+    def interrupted(self) -> None:
+        """Say what is kept."""
+        with self._lock:
+            self._line(
+                f"interrupted: {self._done} of {self._studies} studies finished, {self._trials} trials recorded by "
+                "this run; the same command goes on from here"
+            )
+
+    def _finished(self, event: StudyFinished) -> str:
+        what = "kept   " if event.reused else "tuned  "
+        return (
+            f"[{self._done}/{self._studies}] {what} {event.problem}: {us(event.time_us)} us, "
+            f"{speed_up(event.default_time_us, event.time_us)} of the default, "
+            f"{event.launched_configs} configs launched"
+        )
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _outcome(event: TrialRecorded) -> str:
+    match event.outcome:
+        case Measurement(stopped=stopped) as measurement:
+            return f"{us(measurement.time_us)} us{', stopped as slow' if stopped else ''}"
+        case Invalid(reason=reason, detail=detail):
+            return f"{reason}{f' ({detail})' if detail else ''}"
+
+
+def terminal() -> Console:
+    """Return the console to print on; wide where the output is no terminal, so that a log is never folded."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDTH_OF_FILES)
+
+
+def _table(title: str, text: Sequence[str], figures: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for name in text:
+        table.add_column(name, overflow="fold")
+    for name in figures:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def results_tables(tuned: Iterable[Tuned]) -> Iterator[Table]:
+    """Return what a session chose: a table for each kernel, GPU and kernel source, a problem a row."""
+
+    def group(study: Tuned) -> tuple[str, str, str]:
+        return study.job.problem.kernel, study.name.gpu, study.name.kernel_source
+
+    for title, studies in groupby(sorted(tuned, key=group), group):
+        table = _table(" on ".join(title[:2]) + f" ({title[2]})", ("problem", "config"), TIMES)
+        for study in studies:
+            result, shape = study.result, study.job.problem.shape_label
+            if result is None:
+                table.add_row(shape, "nothing could be measured")
+                continue
+            times = result.default_time_us, result.time_us
+            table.add_row(shape, short_config(result.config), *map(us, times), speed_up(*times))
+        yield table
+
+
+def session_lines(tuned: Sequence[Tuned]) -> list[str]:
+    """Return the lines below the tables: what the studies cost, and what they gained."""
+    results = [study.result for study in tuned if study.result is not None]
+    costs = [result.costs for result in results]
+    lines = [
+        f"{len(results)} studies: {sum(c.launched_configs for c in costs):,} configs launched, "
+        f"{sum(c.launches for c in costs):,} launches, {sum(c.compiles for c in costs):,} compiles, "
+        f"{session_wall_s(tuned):.1f} s"
+    ]
+    gains = [result.default_time_us / result.time_us for result in results if result.default_time_us]
+    if gains:
+        lines.append(f"tuned against default: {geometric_mean(gains):.2f}x faster (geometric mean of {len(gains)})")
+    return lines
+
+
+def comparison_tables(comparisons: Comparisons) -> Iterator[Table]:
+    """Return a comparison: a table for each file, an entry a row."""
+    for file, entries in groupby(comparisons.entries, key=lambda entry: entry.file):
+        figures = ("default us", "tuned us", "grid us", "regret")
+        table = _table(f"{file}: tuned against exhaustive", ("keys", "tuned config", "grid config"), figures)
+        for entry in entries:
+            table.add_row(*_comparison_row(entry))
+        yield table
+
+
+def _comparison_row(entry: Comparison) -> list[str]:
+    return [
+        "/".join(entry.keys),
+        short_config(entry.tuned),
+        "same" if entry.tuned == entry.grid else short_config(entry.grid),
+        us(entry.default_us),
+        us(entry.tuned_us),
+        us(entry.grid_us),
+        percent(entry.regret_percent),
+    ]
+
+
+def comparison_lines(comparisons: Comparisons) -> list[str]:
+    """Return the lines below the table: totals of both, ratios, regret."""
+    lines = []
+    for name, totals in (("tuned", comparisons.tuned), ("grid", comparisons.grid)):
+        if totals:
+            lines.append(
+                f"{name}: {totals['launched_configs']:,.0f} configs launched, {totals['launches']:,.0f} launches, "
+                f"{totals['compiles']:,.0f} compiles, {totals['wall_s']:.1f} s"
+            )
+    ratios = comparisons.ratios
+    if ratios:
+        shown = [f"{ratio:.1f}x {name.replace('_', ' ')}" for name, ratio in ratios.items() if name != "compile_s"]
+        lines.append(f"grid / tuned: {', '.join(shown)}")
+    regrets = comparisons.regrets
+    if regrets:
+        lines.append(f"regret: mean {percent(fmean(regrets))}, worst {percent(max(regrets))} of {len(regrets)} entries")
+    if comparisons.speed_up:
+        lines.append(f"tuned against default: {comparisons.speed_up:.2f}x faster (geometric mean)")
+    return lines
+
+
+def simulation_table(summary: Mapping[str, Any]) -> Table:
+    """Return the table of a simulation's summary, a checkpoint a row."""
+    figures = ("runs", "mean", "median", "p90", "within 1 %", "within 5 %")
+    table = _table("Regret after launched configs", ("launched",), figures)
+    for checkpoint, row in summary.items():
+        if not isinstance(row, Mapping):
+            continue
+        regrets = [percent(row[f"{name}_regret_percent"]) for name in ("mean", "median", "p90")]
+        shares = [f"{100 * row[f'within_{x}_percent']:.0f} %" for x in (1, 5)]
+        table.add_row(checkpoint, str(row["runs"]), *regrets, *shares)
+    return table
+
+
+def studies_tables(studies: Iterable[StudyListing]) -> Iterator[Table]:
+    """Return the studies of a database: a table for each kernel, GPU, kernel source and kind, a study a row."""
+
+    def group(study: StudyListing) -> tuple[str, str, str, str]:
+        name = study.name
+        return name.problem.kernel, name.gpu, name.kernel_source, "exhaustive" if name.exhaustive else "search"
+
+    for (kernel, gpu, source, kind), group_studies in groupby(sorted(studies, key=group), group):
+        figures = ("trials", "complete", "pruned", *TIMES)
+        table = _table(f"{kernel} on {gpu} ({source}), {kind}", ("problem", "pruned because"), figures)
+        for study in group_studies:
+            table.add_row(
+                study.name.problem.shape_label + ("" if study.finished else " *"),
+                _counted(study.reasons),
+                str(sum(study.states.values())),
+                str(study.states.get("COMPLETE", 0)),
+                str(study.states.get("PRUNED", 0)),
+                us(study.default_us),
+                us(study.best_us),
+                speed_up(study.default_us, study.best_us),
+            )
+        yield table
+
+
+def studies_lines(studies: Sequence[StudyListing]) -> list[str]:
+    """Return the lines below the tables: totals, and what was never tried."""
+    excluded: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    for study in studies:
+        excluded.update(study.excluded)
+        reasons.update(study.reasons)
+    unfinished = sum(not study.finished for study in studies)
+    return [
+        f"{len(studies)} studies, {unfinished} unfinished{' (*)' if unfinished else ''}",
+        f"trials pruned: {_counted(reasons)}",
+        f"configs left out before any trial: {_counted(excluded)}",
+    ]
+
+
+def _counted(reasons: Mapping[str, int]) -> str:
+    return ", ".join(f"{reason} {count}" for reason, count in reasons.items()) or "-"

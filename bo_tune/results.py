@@ -1,0 +1,113 @@
+"""What came of studies and sessions, and what finding it cost. Pure data, to and from JSON."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from bo_tune.outcome import Launches, LaunchPurpose
+from bo_tune.trials import launched, outcome_of
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What searching cost. Summed over all the processes that worked on it, killed ones included.
+
+    Attributes:
+        configs: configs tried, invalid ones included.
+        launched_configs: configs launched at least once.
+        launches: kernel launches of whatever purpose.
+        launches_by_purpose: the same, apart.
+        compiles: binaries compiled; those found in a cache are not counted.
+        compile_s: seconds of one core spent compiling.
+        wall_s: seconds during which a trial was under way.
+    """
+
+    configs: int
+    launched_configs: int
+    launches: int
+    launches_by_purpose: Mapping[str, int]
+    compiles: int
+    compile_s: float
+    wall_s: float
+
+    def flat(self) -> dict[str, float]:
+        """Return all figures in one flat mapping, as sidecars hold them."""
+        figures: dict[str, float] = {k: v for k, v in asdict(self).items() if k != "launches_by_purpose"}
+        return {**figures, **{f"launches_{p.replace('-', '_')}": n for p, n in self.launches_by_purpose.items()}}
+
+
+def covered_s(intervals: Iterable[tuple[datetime, datetime]]) -> float:
+    """Return the seconds covered by any of the intervals; overlaps count once."""
+    total = 0.0
+    reached: datetime | None = None
+    for start, end in sorted(intervals):
+        if reached is None or start > reached:
+            total += (end - start).total_seconds()
+            reached = end
+        elif end > reached:
+            total += (end - reached).total_seconds()
+            reached = end
+    return total
+
+
+def intervals_of(trials: Iterable[FrozenTrial]) -> list[tuple[datetime, datetime]]:
+    """Return when each finished trial was under way."""
+    return [(t.datetime_start, t.datetime_complete) for t in trials if t.datetime_start and t.datetime_complete]
+
+
+def costs_of(trials: Sequence[FrozenTrial], finalist_launches: int) -> Costs:
+    """Add up what the trials of a study cost."""
+    launches: Launches = Counter()
+    compiles, compile_s = 0, 0.0
+    for trial in trials:
+        outcome = outcome_of(trial)
+        launches.update(outcome.launches)
+        compiles += not outcome.compilation.cached and outcome.compilation.compile_s > 0
+        compile_s += 0.0 if outcome.compilation.cached else outcome.compilation.compile_s
+    launches[LaunchPurpose.FINALISTS] += finalist_launches
+    return Costs(
+        configs=len(trials),
+        launched_configs=sum(map(launched, trials)),
+        launches=launches.total(),
+        launches_by_purpose={purpose.value: launches[purpose] for purpose in LaunchPurpose},
+        compiles=compiles,
+        compile_s=round(compile_s, 3),
+        wall_s=round(covered_s(intervals_of(trials)), 3),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class StudyResult:
+    """What a study ended with.
+
+    Attributes:
+        config: the config to write.
+        time_us: its re-measured time, in us.
+        default_time_us: the default config's, measured in turn with it; None if the default cannot run.
+        finalists: every config re-measured at the end, the default first, with its time in us.
+        trials: how many trials the study held when it was chosen.
+        date: when, ISO 8601 in UTC.
+    """
+
+    config: Mapping[str, int]
+    time_us: float
+    default_time_us: float | None
+    finalists: Sequence[tuple[Mapping[str, int], float]]
+    trials: int
+    sampler: str
+    date: str
+    costs: Costs
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as a study attribute holds it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "StudyResult":
+        """Read a stored result."""
+        finalists = [(config, time_us) for config, time_us in stored["finalists"]]
+        return cls(**{**stored, "finalists": finalists, "costs": Costs(**stored["costs"])})

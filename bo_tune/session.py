@@ -1,0 +1,251 @@
+"""Many studies tuned together, over shared devices and one database."""
+
+import threading
+import uuid
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import cast
+
+from bo_tune.candidates import Candidates, candidates
+from bo_tune.devices import Job
+from bo_tune.errors import DeviceError
+from bo_tune.events import Listener, StudyFailed, StudyFinished, StudyStarted, ignore
+from bo_tune.history import descriptor, histories
+from bo_tune.kernels.registry import kernel_spec
+from bo_tune.kernels.spec import KernelSpec
+from bo_tune.measure.device import Device
+from bo_tune.problem import Problem
+from bo_tune.provenance import Provenance
+from bo_tune.results import StudyResult, costs_of, covered_s, intervals_of
+from bo_tune.sampler_names import GRID, GRID_GP
+from bo_tune.search import TreesPrior, make_sampler, nearest_winners
+from bo_tune.space import Config
+from bo_tune.storage import RESULT_ATTR, SPACE_ATTR, StoredStudy, StudyName, StudyStore
+from bo_tune.tables import TunedEntry
+from bo_tune.tuner import InterruptedSearch, Tuner, TunerSettings
+
+LEARNING = (GRID_GP,)
+"""Samplers that learn from other studies."""
+
+EXHAUSTIVE_FINALISTS = 48
+EXHAUSTIVE_LOOKAHEAD = 64
+"""An exhaustive search compiles this many configs ahead: it knows them all beforehand."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """How the studies of a session are searched.
+
+    Attributes:
+        sampler: name of a sampler; ``grid`` searches exhaustively.
+        budget: configs to launch in each study; None for every candidate.
+        seed: of samplers; with the study's content it determines every proposal.
+        in_flight: studies worked on at once.
+        lookahead: configs of a study compiling or waiting at once.
+        spaces: ranges that replace the kernels' own, by kernel.
+    """
+
+    sampler: str = GRID_GP
+    budget: int | None = 40
+    seed: int = 0
+    finalists: int = 4
+    in_flight: int = 1
+    lookahead: int = 1
+    spaces: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
+
+    @property
+    def exhaustive(self) -> bool:
+        """Whether every candidate is tried."""
+        return self.sampler == GRID
+
+    def tuner(self) -> TunerSettings:
+        """Return the settings of each study's tuner."""
+        if self.exhaustive:
+            return TunerSettings(self.budget, EXHAUSTIVE_FINALISTS, EXHAUSTIVE_LOOKAHEAD, stop_slow=False)
+        return TunerSettings(self.budget, self.finalists, self.lookahead)
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """One finished study of a session: its result, and the tuner that holds its trials."""
+
+    job: Job
+    name: StudyName
+    result: StudyResult | None
+    tuner: Tuner
+
+
+class Session:
+    """Tunes problems, several at a time.
+
+    Args:
+        history: where finished studies teach the sampler from; the same database by default.
+        listener: is told of every study and trial, from several threads.
+    """
+
+    def __init__(
+        self,
+        store: StudyStore,
+        settings: SessionSettings,
+        *,
+        history: StudyStore | None = None,
+        listener: Listener = ignore,
+    ) -> None:
+        self.id = uuid.uuid4().hex[:12]
+        self.settings = settings
+        self._store = store
+        self._history = history or store
+        self._listener = listener
+        self._stop = threading.Event()
+
+    def run(self, jobs: Sequence[Job]) -> list[Tuned]:
+        """Tune the problems and return them in the order given.
+
+        Raises:
+            InterruptedSearch: after ``stop``; everything recorded stays in the database.
+        """
+        with ThreadPoolExecutor(max(1, self.settings.in_flight), thread_name_prefix="study") as threads:
+            futures: list[Future[Tuned]] = [threads.submit(self._tune, job) for job in jobs]
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                if not all(f.done() and not f.cancelled() and f.exception() is None for f in futures):
+                    self.stop()
+                    threads.shutdown(wait=True, cancel_futures=True)
+        failed = [e for f in futures if not f.cancelled() and (e := f.exception()) is not None]
+        for error in failed:
+            if not isinstance(error, InterruptedSearch):
+                raise error
+        if failed:
+            raise failed[0]
+        return [future.result() for future in futures]
+
+    def stop(self) -> None:
+        """Ask every study to end after the trial under way."""
+        self._stop.set()
+
+    def prepare(self, job: Job) -> tuple[StudyName, Tuner]:
+        """Open or resume the study of a problem."""
+        problem, device = job.problem, job.device
+        spec = kernel_spec(problem.kernel)
+        name = StudyName(problem, device.gpu.name, device.kernel_source(problem.kernel), self.settings.exhaustive)
+        found = self._candidates(spec, problem, device)
+        stored = self._store.open(name, device.gpu)
+        stored.fail_running()
+        _note_space(stored, found)
+        default = spec.default_config(problem)
+        learns = self.settings.sampler in LEARNING
+        known = histories(self._history, spec, problem, device.gpu) if learns else []
+        sampler = make_sampler(
+            self.settings.sampler,
+            found.space.ranges,
+            default=default,
+            valid=found.__contains__,
+            features=lambda configs: spec.features(cast(Sequence[Config], configs), problem, device.gpu),
+            prior=TreesPrior(known, seed=self.settings.seed) if known else None,
+            first=nearest_winners(known, descriptor(problem, device.gpu)),
+            seed=self.settings.seed,
+        )
+        tuner = Tuner(
+            problem,
+            device,
+            stored,
+            found,
+            default,
+            sampler,
+            self.settings.tuner(),
+            listener=self._listener,
+            stop=self._stop,
+        )
+        return name, tuner
+
+    def _candidates(self, spec: KernelSpec, problem: Problem, device: Device) -> Candidates:
+        space = device.search_space(spec, problem).override(self.settings.spaces.get(problem.kernel, {}))
+        return candidates(spec, problem, space, device, exhaustive=self.settings.exhaustive)
+
+    def _tune(self, job: Job) -> Tuned:
+        if self._stop.is_set():
+            raise InterruptedSearch
+        name, tuner = self.prepare(job)
+        self._listener(StudyStarted(str(name), job.problem, len(tuner.trials), len(tuner.candidates)))
+        try:
+            tuner.search()
+            result, reused = self._finish(tuner)
+        except DeviceError as error:  # this problem cannot be measured; the others may
+            self._listener(StudyFailed(str(name), job.problem, str(error)))
+            return Tuned(job, name, None, tuner)
+        self._listener(
+            StudyFinished(
+                str(name),
+                job.problem,
+                result.time_us if result else None,
+                result.default_time_us if result else None,
+                len(tuner.trials),
+                tuner.launched_configs,
+                reused,
+            )
+        )
+        return Tuned(job, name, result, tuner)
+
+    def _finish(self, tuner: Tuner) -> tuple[StudyResult | None, bool]:
+        """Choose the result, or take the stored one where no trial came after it."""
+        stored = tuner.stored.attribute(RESULT_ATTR)
+        if stored is not None and stored["trials"] == len(tuner.trials):
+            return StudyResult.from_json(stored), True
+        choice = tuner.choose()
+        if choice is None:
+            return None, False
+        result = StudyResult(
+            config=choice.config,
+            time_us=choice.time_us,
+            default_time_us=choice.default_time_us,
+            finalists=[(dict(key), time_us) for key, time_us in choice.times_us.items()],
+            trials=len(tuner.trials),
+            sampler=self.settings.sampler,
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            costs=costs_of(tuner.trials, choice.launches),
+        )
+        tuner.stored.set_attribute(RESULT_ATTR, result.to_json())
+        return result, False
+
+    def entries(self, tuned: Sequence[Tuned]) -> list[TunedEntry]:
+        """Return the table entries of the studies that have a result."""
+        wall_s = session_wall_s(tuned)
+        return [self._entry(t, t.result, wall_s) for t in tuned if t.result is not None]
+
+    def _entry(self, tuned: Tuned, result: StudyResult, wall_s: float) -> TunedEntry:
+        problem, device = tuned.job.problem, tuned.job.device
+        versions = device.provenance
+        provenance = Provenance(
+            problem=problem,
+            config=result.config,
+            time_us=result.time_us,
+            default_time_us=result.default_time_us,
+            gpu=device.gpu.name,
+            driver=versions.get("driver", ""),
+            torch=versions.get("torch", ""),
+            triton=versions.get("triton", ""),
+            kernel_source=tuned.name.kernel_source,
+            date=result.date,
+            study=str(tuned.name),
+            sampler=result.sampler,
+            session=self.id,
+            costs={**result.costs.flat(), "session_wall_s": wall_s},
+        )
+        spec = kernel_spec(problem.kernel)
+        stem, keys = spec.file_stem(problem), spec.table_key(problem)
+        return TunedEntry(device.gpu.file_name, stem, keys, result.config, provenance)
+
+
+def session_wall_s(tuned: Sequence[Tuned]) -> float:
+    """Return the seconds during which any trial of the studies was under way, those of earlier sessions included."""
+    return round(covered_s(interval for t in tuned for interval in intervals_of(t.tuner.trials)), 3)
+
+
+def _note_space(stored: StoredStudy, found: Candidates) -> None:
+    """Keep with the study what was left out before any trial, for those who read it later."""
+    note = {"size": len(found.space), "candidates": len(found), "excluded": dict(found.excluded)}
+    if stored.attribute(SPACE_ATTR) != note:
+        stored.set_attribute(SPACE_ATTR, note)

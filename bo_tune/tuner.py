@@ -1,0 +1,193 @@
+"""One study: propose → compile → measure → record, until the budget is spent; then choose among the finalists."""
+
+import threading
+import time
+from collections import deque
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import datetime
+
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from bo_tune.candidates import Candidates
+from bo_tune.events import Listener, TrialRecorded, ignore
+from bo_tune.finalists import Choice, choose
+from bo_tune.measure.device import Build, Device
+from bo_tune.outcome import Invalid, Measurement, Outcome
+from bo_tune.problem import Problem
+from bo_tune.search import distributions
+from bo_tune.space import Config, ConfigKey, config_key
+from bo_tune.storage import StoredStudy
+from bo_tune.trials import attributes, launched, state_of, to_trial, with_distributions
+
+MOST_INVALID_PER_LAUNCHED = 4
+"""A study also ends when this many times its budget of launched configs proved invalid."""
+
+
+class InterruptedSearch(Exception):  # noqa: N818 - not an error: the user asked for it
+    """The search was asked to stop; everything recorded so far stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class TunerSettings:
+    """How one study is searched.
+
+    Attributes:
+        budget: configs to launch, the default one included; None for every candidate.
+        finalists: how many of the best are re-measured at the end, besides the default.
+        lookahead: configs compiling or waiting at once. More than one only pays where compilers would idle.
+        stop_slow: whether a clearly slow config ends after its first repetitions.
+    """
+
+    budget: int | None
+    finalists: int = 4
+    lookahead: int = 1
+    stop_slow: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A proposal on its way through the compiler."""
+
+    config: dict[str, int]
+    trial: Trial | None  # None for the default config, which no sampler proposed
+    build: Future[Build]
+    start: datetime
+
+
+class Tuner:
+    """Searches the best config of one problem.
+
+    The sampler works on a study in memory that mirrors the stored one, so proposing costs no database time
+    and any Optuna sampler serves; each finished trial is stored in one transaction before it counts.
+
+    Args:
+        stop: set by whoever wants the search to end after the trial under way.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        device: Device,
+        stored: StoredStudy,
+        candidates: Candidates,
+        default: dict[str, int],
+        sampler: BaseSampler,
+        settings: TunerSettings,
+        *,
+        listener: Listener = ignore,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self.problem = problem
+        self.candidates = candidates
+        self.trials: list[FrozenTrial] = []
+        self._measured: dict[ConfigKey, float] = {}
+        self._tried: set[ConfigKey] = set()
+        self._untried = set(candidates.keys)
+        self._device = device
+        self.stored = stored
+        self._default = default
+        self._settings = settings
+        self._listener = listener
+        self._stop = stop or threading.Event()
+        self._pending: deque[_Pending] = deque()
+        self._distributions = distributions(candidates.space.ranges)
+        self._memory = optuna.create_study(sampler=sampler)
+        self.launched_configs = 0
+        self.propose_s = 0.0
+        for trial in stored.trials():
+            self._memory.add_trial(with_distributions(trial, self._distributions))
+            self._remember(trial)
+
+    @property
+    def best_us(self) -> float | None:
+        """Time of the best complete trial so far, in us."""
+        return min(self._measured.values(), default=None)
+
+    def search(self, budget: int | None = None) -> None:
+        """Try configs until ``budget`` (the settings' by default) are launched or none is left.
+
+        Raises:
+            InterruptedSearch: when asked to stop.
+        """
+        budget = self._settings.budget if budget is None else budget
+        while True:
+            if self._stop.is_set():
+                raise InterruptedSearch
+            while self._wants_more(budget):
+                self._pending.append(self._propose())
+            if not self._pending:
+                return
+            pending = self._pending.popleft()
+            self._record(pending, self._evaluate(pending))
+
+    def choose(self) -> Choice | None:
+        """Re-measure the finalists and the default config; None where nothing was measured."""
+        return choose(self._device, self.problem, self._measured, self._default, self._settings.finalists)
+
+    def _wants_more(self, budget: int | None) -> bool:
+        under_way = len(self._pending)
+        if under_way >= self._settings.lookahead:
+            return False
+        if budget is not None:
+            done = self.launched_configs
+            invalid = len(self.trials) - done
+            if done + under_way >= budget or invalid >= MOST_INVALID_PER_LAUNCHED * budget:
+                return False
+        return not self._default_is_tried or bool(self._untried)
+
+    @property
+    def _default_is_tried(self) -> bool:
+        return config_key(self._default) in self._tried
+
+    def _mark_tried(self, config: Config) -> None:
+        key = config_key(config)
+        self._tried.add(key)
+        self._untried.discard(key)
+
+    def _propose(self) -> _Pending:
+        start = datetime.now()
+        trial = None
+        config = self._default
+        if self._default_is_tried:
+            before = time.perf_counter()
+            trial = self._memory.ask(self._distributions)
+            self.propose_s += time.perf_counter() - before
+            config = dict(trial.params)
+        self._mark_tried(config)
+        return _Pending(config, trial, self._device.compile(self.problem, config), start)
+
+    def _evaluate(self, pending: _Pending) -> Outcome:
+        build = pending.build.result()
+        if isinstance(build, Invalid):
+            return build
+        incumbent = self.best_us if self._settings.stop_slow else None
+        return self._device.measure(self.problem, pending.config, build, stop_above_us=incumbent)
+
+    def _record(self, pending: _Pending, outcome: Outcome) -> None:
+        trial = to_trial(pending.config, outcome, start=pending.start, end=datetime.now())
+        self.stored.add(trial)
+        if pending.trial is None:
+            self._memory.add_trial(with_distributions(trial, self._distributions))
+        else:
+            self._tell(pending.trial, outcome)
+        self._remember(trial)
+        self._listener(TrialRecorded(self.stored.name, self.problem, pending.config, outcome, self.best_us))
+
+    def _tell(self, trial: Trial, outcome: Outcome) -> None:
+        for name, value in attributes(outcome).items():
+            trial.set_user_attr(name, value)
+        state = state_of(outcome)
+        time_us = outcome.time_us if isinstance(outcome, Measurement) else None
+        if state is TrialState.PRUNED and time_us is not None:
+            trial.report(time_us, step=0)
+        self._memory.tell(trial, time_us if state is TrialState.COMPLETE else None, state=state)
+
+    def _remember(self, trial: FrozenTrial) -> None:
+        self.trials.append(trial)
+        self.launched_configs += launched(trial)
+        self._mark_tried(trial.params)
+        if trial.value is not None:
+            self._measured[config_key(trial.params)] = trial.value
