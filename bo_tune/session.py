@@ -2,11 +2,14 @@
 
 import threading
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import cast
+
+from threadpoolctl import threadpool_limits
 
 from bo_tune.candidates import Candidates, candidates
 from bo_tune.devices import Job
@@ -33,6 +36,9 @@ EXHAUSTIVE_FINALISTS = 48
 EXHAUSTIVE_LOOKAHEAD = 64
 """An exhaustive search compiles this many configs ahead: it knows them all beforehand."""
 
+MOST_LOOKAHEAD = 8
+"""A search that learns proposes at most this many configs at once, however many compilers idle."""
+
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
@@ -43,7 +49,7 @@ class SessionSettings:
         budget: configs to launch in each study; None for every candidate.
         seed: of samplers; with the study's content it determines every proposal.
         in_flight: studies worked on at once.
-        lookahead: configs of a study compiling or waiting at once.
+        compilers: compile processes that the studies share.
         spaces: ranges that replace the kernels' own, by kernel.
     """
 
@@ -52,7 +58,7 @@ class SessionSettings:
     seed: int = 0
     finalists: int = 4
     in_flight: int = 1
-    lookahead: int = 1
+    compilers: int = 1
     spaces: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
 
     @property
@@ -63,8 +69,8 @@ class SessionSettings:
     def tuner(self) -> TunerSettings:
         """Return the settings of each study's tuner."""
         if self.exhaustive:
-            return TunerSettings(self.budget, EXHAUSTIVE_FINALISTS, EXHAUSTIVE_LOOKAHEAD, stop_slow=False)
-        return TunerSettings(self.budget, self.finalists, self.lookahead)
+            return TunerSettings(self.budget, EXHAUSTIVE_FINALISTS, stop_slow=False)
+        return TunerSettings(self.budget, self.finalists)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +105,8 @@ class Session:
         self._history = history or store
         self._listener = listener
         self._stop = threading.Event()
+        self._active = 0
+        self._active_lock = threading.Lock()
 
     def run(self, jobs: Sequence[Job]) -> list[Tuned]:
         """Tune the problems and return them in the order given.
@@ -106,7 +114,8 @@ class Session:
         Raises:
             InterruptedSearch: after ``stop``; everything recorded stays in the database.
         """
-        with ThreadPoolExecutor(max(1, self.settings.in_flight), thread_name_prefix="study") as threads:
+        in_flight = max(1, self.settings.in_flight)
+        with one_blas_thread(), ThreadPoolExecutor(in_flight, thread_name_prefix="study") as threads:
             futures: list[Future[Tuned]] = [threads.submit(self._tune, job) for job in jobs]
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
@@ -125,6 +134,22 @@ class Session:
     def stop(self) -> None:
         """Ask every study to end after the trial under way."""
         self._stop.set()
+
+    def _lookahead(self) -> int:
+        """Share the compilers among the studies under way."""
+        if self.settings.exhaustive:
+            return EXHAUSTIVE_LOOKAHEAD
+        return max(1, min(MOST_LOOKAHEAD, self.settings.compilers // max(1, self._active)))
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        with self._active_lock:
+            self._active += 1
+        try:
+            yield
+        finally:
+            with self._active_lock:
+                self._active -= 1
 
     def prepare(self, job: Job) -> tuple[StudyName, Tuner]:
         """Open or resume the study of a problem."""
@@ -156,6 +181,7 @@ class Session:
             default,
             sampler,
             self.settings.tuner(),
+            lookahead=self._lookahead,
             listener=self._listener,
             stop=self._stop,
         )
@@ -171,7 +197,8 @@ class Session:
         name, tuner = self.prepare(job)
         self._listener(StudyStarted(str(name), job.problem, len(tuner.trials), len(tuner.candidates)))
         try:
-            tuner.search()
+            with self._counted():
+                tuner.search()
             result, reused = self._finish(tuner)
         except DeviceError as error:  # this problem cannot be measured; the others may
             self._listener(StudyFailed(str(name), job.problem, str(error)))
@@ -237,6 +264,13 @@ class Session:
         spec = kernel_spec(problem.kernel)
         stem, keys = spec.file_stem(problem), spec.table_key(problem)
         return TunedEntry(device.gpu.file_name, stem, keys, result.config, provenance)
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """Keep linear algebra on the caller's core while it lasts: studies are the parallelism, and the other cores
+    compile. A surrogate's matrices are small."""
+    limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
+    return limits
 
 
 def session_wall_s(tuned: Sequence[Tuned]) -> float:

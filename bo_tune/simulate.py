@@ -1,6 +1,6 @@
 """Tuning recordings as if they were GPUs, to compare samplers by the regret of what they would have written."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -10,7 +10,7 @@ from bo_tune.devices import replay_job
 from bo_tune.finalists import Choice
 from bo_tune.outcome import Invalid
 from bo_tune.recording import Recording
-from bo_tune.session import Session, SessionSettings
+from bo_tune.session import Session, SessionSettings, one_blas_thread
 from bo_tune.storage import MEMORY, StudyStore
 from bo_tune.trials import outcome_of
 from bo_tune.tuner import Tuner
@@ -51,7 +51,7 @@ def simulate(
     budget: int | None,
     seeds: Iterable[int],
     history: Sequence[Recording] = (),
-) -> Iterable[Run]:
+) -> Iterator[Run]:
     """Tune every recording with every seed, one after the other.
 
     Args:
@@ -59,14 +59,18 @@ def simulate(
             recording of the same problem and GPU as the one tuned is never learnt from, so the same folder may
             be given for both.
     """
-    for seed in seeds:
-        settings = SessionSettings(sampler=sampler, budget=budget, seed=seed)
-        taught = StudyStore(MEMORY)
-        if history:
-            Session(taught, settings).run([replay_job(r, seed=seed) for r in history])
-        for recording in recordings:
-            session = Session(StudyStore(MEMORY), settings, history=taught)
-            yield _run(recording, session, seed)
+    with one_blas_thread():
+        for seed in seeds:
+            yield from _seed(recordings, SessionSettings(sampler=sampler, budget=budget, seed=seed), history)
+
+
+def _seed(recordings: Sequence[Recording], settings: SessionSettings, history: Sequence[Recording]) -> Iterator[Run]:
+    seed = settings.seed
+    taught = StudyStore(MEMORY)
+    if history:
+        Session(taught, settings).run([replay_job(r, seed=seed) for r in history])
+    for recording in recordings:
+        yield _run(recording, Session(StudyStore(MEMORY), settings, history=taught), seed)
 
 
 def _run(recording: Recording, session: Session, seed: int) -> Run:

@@ -85,7 +85,7 @@ def _check_database(url: str, *, create: bool) -> None:
     """Refuse what is not a studies' database before Optuna would create its tables in it."""
     parsed = make_url(url)
     file = parsed.database if parsed.get_backend_name() == "sqlite" else None
-    if file and file != ":memory:" and not Path(file).exists():
+    if file and not file.startswith((":memory:", "file:")) and not Path(file).exists():
         if not create:
             raise StorageError(f"{url}: no such database")
         if not Path(file).absolute().parent.is_dir():
@@ -148,7 +148,7 @@ class StoredStudy:
     def fail_running(self) -> int:
         """End the trials that a killed process left RUNNING; return how many there were."""
         stuck = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        with self._lock:
+        with self._lock, _storage_errors(self.name):
             for trial in stuck:
                 self._study.tell(trial.number, state=TrialState.FAIL)
         return len(stuck)
@@ -193,7 +193,7 @@ class StudyStore:
         Raises:
             StorageError: if the study was written under another version of this package's schema.
         """
-        with self._lock:
+        with self._lock, _storage_errors(self.url):
             study = optuna.create_study(
                 storage=self._storage, study_name=str(name), direction=StudyDirection.MINIMIZE, load_if_exists=True
             )

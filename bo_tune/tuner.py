@@ -3,6 +3,7 @@
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
@@ -37,13 +38,11 @@ class TunerSettings:
     Attributes:
         budget: configs to launch, the default one included; None for every candidate.
         finalists: how many of the best are re-measured at the end, besides the default.
-        lookahead: configs compiling or waiting at once. More than one only pays where compilers would idle.
         stop_slow: whether a clearly slow config ends after its first repetitions.
     """
 
     budget: int | None
     finalists: int = 4
-    lookahead: int = 1
     stop_slow: bool = True
 
 
@@ -64,6 +63,8 @@ class Tuner:
     and any Optuna sampler serves; each finished trial is stored in one transaction before it counts.
 
     Args:
+        lookahead: says, asked before each proposal, how many configs may be compiling or waiting at once. More than
+            one only pays where compilers would idle: proposals made together know less.
         stop: set by whoever wants the search to end after the trial under way.
     """
 
@@ -77,6 +78,7 @@ class Tuner:
         sampler: BaseSampler,
         settings: TunerSettings,
         *,
+        lookahead: Callable[[], int] = lambda: 1,
         listener: Listener = ignore,
         stop: threading.Event | None = None,
     ) -> None:
@@ -90,6 +92,7 @@ class Tuner:
         self.stored = stored
         self._default = default
         self._settings = settings
+        self._lookahead = lookahead
         self._listener = listener
         self._stop = stop or threading.Event()
         self._pending: deque[_Pending] = deque()
@@ -129,7 +132,7 @@ class Tuner:
 
     def _wants_more(self, budget: int | None) -> bool:
         under_way = len(self._pending)
-        if under_way >= self._settings.lookahead:
+        if under_way >= self._lookahead():
             return False
         if budget is not None:
             done = self.launched_configs

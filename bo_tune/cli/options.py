@@ -61,7 +61,7 @@ Sampler = Annotated[
     str | None, typer.Option(metavar="|".join(SAMPLERS), help="How configs are proposed.", show_default=False)
 ]
 Jobs = Annotated[
-    int | None, typer.Option(min=1, help="Compile processes; one less than the cores by default.", show_default=False)
+    int | None, typer.Option(min=1, help="Compile processes; two less than the cores by default.", show_default=False)
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print every recorded trial.")]
 Recordings = Annotated[Path, typer.Option(metavar="DIR", help="Folder of recorded grids.")]

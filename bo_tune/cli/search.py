@@ -23,10 +23,6 @@ from bo_tune.tables import check_writable, missing_lookups, read_table, table_fi
 from bo_tune.tuner import InterruptedSearch
 
 DEFAULT_BUDGET = 40
-STUDIES_PER_COMPILER = 3
-"""Studies in flight for each compile process on a GPU: while some wait for a compiler, others measure."""
-
-MOST_LOOKAHEAD = 4
 M_LADDER = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192)
 """Tokens in a step where none are named: decode batches and prefill chunks."""
 
@@ -186,9 +182,9 @@ def _jobs(arguments: Arguments) -> Iterator[tuple[list[Job], SessionSettings]]:
             int(place or 0), compile_workers=arguments.jobs, compile_deadline_s=arguments.compile_deadline_s
         )
         try:
-            in_flight = min(len(problems), STUDIES_PER_COMPILER * device.compile_workers)
-            lookahead = max(1, min(MOST_LOOKAHEAD, device.compile_workers // len(problems)))
-            yield [Job(p, device) for p in problems], replace(settings, in_flight=in_flight, lookahead=lookahead)
+            compilers = device.compile_workers
+            in_flight = min(len(problems), compilers + compilers // 2)
+            yield [Job(p, device) for p in problems], replace(settings, in_flight=in_flight, compilers=compilers)
         finally:
             device.close()
     else:

@@ -28,6 +28,9 @@ from bo_tune.space import Config, SearchSpace
 
 GPU_MODULE = "bo_tune.measure.gpu_process"
 
+CORES_KEPT = 2
+"""Cores without a compiler: one for the GPU process, whose launches must not wait, and one for the tuner itself."""
+
 COMPILE_DEADLINE_S = 8.0
 PREPARE_DEADLINE_S = 180.0
 MEASURE_DEADLINE_S = 20.0
@@ -60,7 +63,7 @@ class CudaDevice(Device):
             raise DeviceError(f"CUDA device {index} cannot be used: {error}; {advice}") from error
         self.gpu: GpuInfo = hello.gpu
         self._versions = hello.versions
-        self.compile_workers = compile_workers or max(1, (os.cpu_count() or 2) - 1)
+        self.compile_workers = compile_workers or max(1, (os.cpu_count() or 1) - CORES_KEPT)
         self._farm = CompileFarm(self.gpu, workers=self.compile_workers, deadline_s=compile_deadline_s)
 
     @property

@@ -14,7 +14,7 @@ from bo_tune.search.baselines import (
 )
 from bo_tune.search.grid import Grid, Params, Value
 from bo_tune.search.model import Features
-from bo_tune.search.prior import Prior
+from bo_tune.search.prior import HistoryPrior
 from bo_tune.search.sampler import Cost, FiniteGridSampler
 
 
@@ -25,7 +25,7 @@ def make_sampler(
     default: Params | None = None,
     valid: Callable[[dict[str, Value]], bool] | None = None,
     features: Features | None = None,
-    prior: Prior | None = None,
+    prior: HistoryPrior | None = None,
     first: Sequence[Params] = (),
     cost: Cost | None = None,
     seed: int = 0,

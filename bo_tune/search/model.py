@@ -6,85 +6,28 @@ are fitted to the first c observations, for c on a fixed ladder, and kept until 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bo_tune.search.grid import Grid, Params
-from bo_tune.search.prior import Prior
+from bo_tune.search.prior import HistoryPrior, SharedPart, squeeze
 from bo_tune.search.study_log import Observation
-from bo_tune.search.surrogate import Data, GaussianProcess, Posterior, Priors
+from bo_tune.search.surrogate import Data, Hyperpriors, Indices, Posterior, Surrogate
 
 Array = NDArray[np.float64]
 Features = Callable[[Sequence[Params]], Array]
-
-WITHOUT_PRIOR = Priors()
-WITH_PRIOR = Priors(amplitude=0.25, offset=0.3)
 
 STOPPED_SPREAD = 0.05
 """Standard deviation of log time of a trial that was stopped early as slow."""
 
 
 def rung(count: int) -> int:
-    """The largest rung of the ladder 1, 2, … 8, 9, 10, 12, 14, … (steps of an eighth) that is at most count."""
+    """The largest rung of the ladder 1, 2, … 16, 18, … 32, 36, … that is at most count."""
     step = 1
     while step * 16 <= count:
         step *= 2
     return count - count % step
-
-
-class Inputs:
-    """Configs as the surrogate's inputs: the grid's encoding and the caller's features, standardised.
-
-    Args:
-        grid: the grid.
-        features: ``configs -> [n, F]``, or None.
-    """
-
-    def __init__(self, grid: Grid, features: Features | None) -> None:
-        self._grid = grid
-        self._features = features
-
-    @cached_property
-    def features(self) -> Array:
-        """The caller's features of all configs, ``[C, F]``."""
-        return self.features_of(self._grid.configs)
-
-    def features_of(self, configs: Sequence[Params]) -> Array:
-        """The caller's features, ``[n, F]``; no columns without a function."""
-        if self._features is None or not configs:
-            width = 0 if self._features is None else self.features.shape[1]
-            return np.zeros((len(configs), width))
-        return np.asarray(self._features(configs), dtype=float)
-
-    @cached_property
-    def _raw(self) -> Array:
-        return np.concatenate([self._grid.encode(self._grid.configs), self.features], axis=1)
-
-    @cached_property
-    def _scaling(self) -> tuple[Array, Array, NDArray[np.intp]]:
-        """Centre, spread and the columns worth keeping: not constant, and not copies of an earlier one."""
-        rows = self._raw[self._grid.valid] if self._grid.valid.any() else self._raw
-        centre, spread = rows.mean(axis=0), rows.std(axis=0)
-        alive = np.flatnonzero(spread > 1e-9 * (1.0 + np.abs(centre)))
-        unit = (rows[:, alive] - centre[alive]) / spread[alive]
-        alike = np.abs(unit.T @ unit) / max(len(rows), 1) > 1.0 - 1e-9
-        first = [j for j in range(len(alive)) if not alike[j, :j].any()]
-        return centre, spread, alive[first]
-
-    @cached_property
-    def all(self) -> Array:
-        """Inputs of all configs, ``[C, D]``."""
-        return self._standardise(self._raw)
-
-    def of(self, configs: Sequence[Params]) -> Array:
-        """Inputs of any configs, on the grid or not, ``[n, D]``."""
-        return self._standardise(np.concatenate([self._grid.encode(configs), self.features_of(configs)], axis=1))
-
-    def _standardise(self, raw: Array) -> Array:
-        centre, spread, keep = self._scaling
-        return np.asarray((raw[:, keep] - centre[keep]) / spread[keep], dtype=float)
 
 
 def noise_variance(runtimes: Sequence[float]) -> float:
@@ -102,9 +45,9 @@ def noise_variance(runtimes: Sequence[float]) -> float:
     return 0.5 * np.pi * spread / len(near) + float(0.5 * (median - quartile)) ** 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Scale:
-    """How objective values become the surrogate's targets: sign, logarithm, shift and unit."""
+    """How objective values become the surrogate's targets, of which smaller is better."""
 
     sign: float
     log: bool
@@ -116,12 +59,68 @@ class Scale:
         """Choose shift and unit from observed values: the incumbent at 0; times in natural logarithms."""
         sign = 1.0 if minimise else -1.0
         raw = sign * (np.log(values) if log else values)
-        spread = float(np.quantile(raw, 0.75) - raw.min()) if len(raw) else 0.0
-        return cls(sign, log, float(raw.min()) if len(raw) else 0.0, 1.0 if log else (spread or 1.0))
+        spread = float(raw.std()) if len(raw) else 0.0
+        return cls(sign, log, float(raw.min()) if len(raw) else 0.0, 1.0 if log else (2.0 * spread or 1.0))
 
     def targets(self, values: Array) -> Array:
-        """Targets, smaller is better."""
-        return (self.sign * (np.log(values) if self.log else values) - self.shift) / self.unit
+        """Turn values into targets; far above the incumbent they are squeezed."""
+        return squeeze((self.sign * (np.log(values) if self.log else values) - self.shift) / self.unit)
+
+
+class Points:
+    """The configs a surrogate speaks of, as inputs: those of the grid, then the few that were tried off it.
+
+    Args:
+        grid: the grid.
+        strange: configs off the grid.
+        features: ``configs -> [n, F]``, or None.
+        prior: from other studies, or None.
+    """
+
+    def __init__(
+        self, grid: Grid, strange: Sequence[Params], features: Features | None, prior: HistoryPrior | None
+    ) -> None:
+        configs = [*grid.configs, *strange]
+        raw = _columns(grid, configs, None if features is None else np.asarray(features(configs), dtype=float))
+        scaled = raw[: len(grid)][grid.valid] if grid.valid.any() else raw[: len(grid)]
+        past = None if prior is None else _columns(grid, prior.configs, prior.features)
+        if past is not None:
+            scaled = np.concatenate([scaled, past])
+        centre, spread, keep = _scaling(scaled)
+        self.inputs = np.asarray((raw[:, keep] - centre) / spread)
+        self.position = {_key(grid, config): len(grid) + i for i, config in enumerate(strange)}
+        self.shared: SharedPart | None = None
+        if prior is not None and past is not None:
+            self.shared = prior.learn(np.asarray((past[:, keep] - centre) / spread), self.inputs)
+        priors = Hyperpriors.vague(len(keep)) if self.shared is None else self.shared.priors()
+        self.surrogate = Surrogate(self.inputs, priors, self.shared)
+        self._grid = grid
+
+    def index(self, observation: Observation) -> int:
+        """The point of an observation."""
+        if observation.index is not None:
+            return observation.index
+        return self.position[_key(self._grid, observation.params)]
+
+
+def _key(grid: Grid, config: Params) -> tuple[object, ...]:
+    return tuple(config[name] for name in grid.names)
+
+
+def _columns(grid: Grid, configs: Sequence[Params], features: Array | None) -> Array:
+    """The grid's encoding and the caller's features, side by side."""
+    encoded = grid.encode(configs)
+    return encoded if features is None else np.concatenate([encoded, features], axis=1)
+
+
+def _scaling(rows: Array) -> tuple[Array, Array, Indices]:
+    """Centre, spread and positions of the columns worth keeping: not constant, nor copies of an earlier one."""
+    centre, spread = rows.mean(axis=0), rows.std(axis=0)
+    alive = np.flatnonzero(spread > 1e-9 * (1.0 + np.abs(centre)))
+    unit = (rows[:, alive] - centre[alive]) / spread[alive]
+    alike = np.abs(unit.T @ unit) / max(len(rows), 1) > 1.0 - 1e-9
+    keep = alive[[j for j in range(len(alive)) if not alike[j, :j].any()]]
+    return centre[keep], spread[keep], keep
 
 
 class GridModel:
@@ -130,7 +129,7 @@ class GridModel:
     Args:
         grid: the grid.
         features: of configs, or None.
-        prior: guess at log(time / best), or None.
+        prior: from other studies, or None.
         minimise: direction of the study.
         log: whether values are modelled in logarithms; None decides by their sign.
     """
@@ -139,56 +138,36 @@ class GridModel:
         self,
         grid: Grid,
         *,
-        features: Features | None,
-        prior: Prior | None,
+        features: Features | None = None,
+        prior: HistoryPrior | None = None,
         minimise: bool = True,
         log: bool | None = None,
     ) -> None:
         self.grid = grid
-        self.inputs = Inputs(grid, features)
-        self._prior = prior
+        self._features, self._prior = features, prior
         self._minimise, self._log = minimise, log
-        self._fitted: tuple[bytes, GaussianProcess] | None = None
+        self._points: Points | None = None
+        self._fitted: tuple[bytes, Surrogate] | None = None
 
-    @cached_property
-    def mean(self) -> Array:
-        """The prior's prediction of every config, ``[C]``, 0 for the best one; zeros without a prior."""
-        if self._prior is None:
-            return np.zeros(len(self.grid))
-        mean = np.asarray(self._prior.predict(self.inputs.features), dtype=float)
-        return mean - self._lowest(mean)
-
-    def _lowest(self, mean: Array) -> float:
-        return float(mean[self.grid.valid].min()) if self.grid.valid.any() else 0.0
-
-    def mean_of(self, configs: Sequence[Params]) -> Array:
-        """The prior's prediction of any configs, ``[n]``."""
-        if self._prior is None or not configs:
-            return np.zeros(len(configs))
-        best = self._lowest(np.asarray(self._prior.predict(self.inputs.features), dtype=float))
-        return np.asarray(self._prior.predict(self.inputs.features_of(configs)), dtype=float) - best
+    def points(self, observations: Sequence[Observation]) -> Points:
+        """The points of the grid and of the observations."""
+        strange = {_key(self.grid, o.params): o.params for o in observations if o.index is None}
+        if self._points is None or not strange.keys() <= self._points.position.keys():
+            self._points = Points(self.grid, list(strange.values()), self._features, self._prior)
+            self._fitted = None
+        return self._points
 
     def data(self, observations: Sequence[Observation]) -> tuple[Data, Scale]:
-        """Turn valid observations into data."""
+        """Turn observations with a value into data."""
         known = [o for o in observations if o.value is not None]
+        points = self.points(observations)
         values = np.array([o.value for o in known], dtype=float)
         log = bool((values > 0).all()) if self._log is None else self._log
         scale = Scale.of(values, minimise=self._minimise, log=log and self._minimise)
-        noise = np.array([noise_variance(o.runtimes) for o in known]) if scale.log else np.zeros(len(known))
-        noise += np.array([STOPPED_SPREAD**2 if o.stopped else 0.0 for o in known])
-        return Data(self._inputs(known), scale.targets(values), noise, self._means(known)), scale
-
-    def _inputs(self, known: Sequence[Observation]) -> Array:
-        rows = np.empty((len(known), self.inputs.all.shape[1]))
-        for row, observation in enumerate(known):
-            on_grid = observation.index is not None
-            rows[row] = self.inputs.all[observation.index] if on_grid else self.inputs.of([observation.params])[0]
-        return rows
-
-    def _means(self, known: Sequence[Observation]) -> Array:
-        return np.array(
-            [self.mean[o.index] if o.index is not None else self.mean_of([o.params])[0] for o in known], dtype=float
-        )
+        noise = np.array([noise_variance(o.runtimes) if scale.log else 0.0 for o in known], dtype=float)
+        noise += np.array([STOPPED_SPREAD**2 if o.stopped else 0.0 for o in known], dtype=float)
+        where = np.array([points.index(o) for o in known], dtype=np.intp)
+        return Data(where, scale.targets(values), noise), scale
 
     def posterior(self, observations: Sequence[Observation], pending: Sequence[int] = ()) -> tuple[Posterior, Scale]:
         """Condition on observations; running trials are taken to come out as predicted (a kriging believer)."""
@@ -196,20 +175,15 @@ class GridModel:
         process = self._process(data)
         posterior = process.condition(data)
         if pending:
-            inputs, mean = self.inputs.all[list(pending)], self.mean[list(pending)]
-            believed, _ = posterior.predict(inputs, mean)
-            posterior = process.condition(data.with_fantasies(inputs, believed, mean))
+            running = np.array(pending, dtype=np.intp)
+            believed, _ = posterior.predict(running)
+            posterior = process.condition(data.extended(running, believed))
         return posterior, scale
 
-    def _process(self, data: Data) -> GaussianProcess:
-        head = data.head(rung(len(data.targets)))
-        key = head.inputs.tobytes() + head.targets.tobytes() + head.noise.tobytes()
+    def _process(self, data: Data) -> Surrogate:
+        head = data.head(rung(len(data.points)))
+        key = head.points.tobytes() + head.targets.tobytes() + head.noise.tobytes()
         if self._fitted is None or self._fitted[0] != key:
-            process = GaussianProcess(head.inputs.shape[1], WITHOUT_PRIOR if self._prior is None else WITH_PRIOR)
-            process.fit(head)
-            self._fitted = key, process
+            assert self._points is not None
+            self._fitted = key, self._points.surrogate.fit(head)
         return self._fitted[1]
-
-    def predict(self, posterior: Posterior, indices: NDArray[np.intp]) -> tuple[Array, Array]:
-        """Mean and standard deviation of the targets of configs."""
-        return posterior.predict(self.inputs.all[indices], self.mean[indices])

@@ -1,90 +1,251 @@
 """What other studies of a kernel teach about a new one.
 
-Times of different problems are not comparable, ratios are: a prior predicts log(time / best time of its problem) of a
-config from its features, which describe config, problem and GPU together. A surrogate takes the prediction as its mean
-and keeps the right to disagree (see ``surrogate``).
+Notation
+    H           rows of the histories: trials of other problems, of the same kernel
+    q           the problem of a row
+    X, D        their inputs, in the columns of the new study's
+    y           log(time / best time of the row's problem), squeezed above 1 (what is far off is hopeless alike)
+
+Model (a multi-task Gaussian process with one shared and one own part; Bonilla, Chai & Williams, NIPS 2007)
+    y = b_q + g(x) + f_q(x) + e
+    g ~ GP(0, a_g² M(r) + c² x·z / D)        shared by all problems; the linear part carries trends beyond the data
+    f_q ~ GP(0, a² M(r))                     a problem's own, independent of the others'
+    b_q ~ N(0, 1/4), e ~ N(0, s²)
+    log a_g, log a, log s, log c, log l_d are set to the maximum of their posterior.
+
+The new study takes g given y as its shared part, and a, s, l as the medians of its own hyperparameters: it starts with
+how such problems vary, not only with where their optimum lies.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.ensemble import ExtraTreesRegressor
+from scipy.linalg.lapack import dpotrf, dtrtrs
+from scipy.optimize import minimize
 
 from bo_tune.search.grid import Params
+from bo_tune.search.surrogate import (
+    FAILED,
+    JITTER,
+    Hyperpriors,
+    Indices,
+    invert,
+    length_gradient,
+    matern,
+    squared_differences,
+    squared_distances,
+)
 
 Array = NDArray[np.float64]
 
-CLIP = 2.0
-"""log(time / best) above this is not told apart: it is all hopeless."""
+MOST_ROWS = 240
+"""Trials of other studies that are looked at; the fit takes their number cubed."""
+
+MOST_STUDIES = 12
+"""Other studies that are looked at, the nearest ones."""
+
+SQUEEZE = 1.0
+"""log(time / best) above which differences count logarithmically."""
+
+_OFFSET_VARIANCE = 0.25
+_STEPS = 30
+_SCALARS = 4
 
 
 @dataclass(frozen=True)
 class StudyHistory:
-    """A finished study of the same kernel: another problem, or another GPU.
+    """A study of the same kernel: another problem, or another GPU.
 
     Attributes:
         features: ``[n, F]``, of its configs on its problem and GPU, by the function that the new study uses.
-        times: ``[n]``, in any unit (us); all above 0.
+        times: ``[n]``, in any unit (us); all above 0. Slow configs teach as much as fast ones.
         configs: its configs, ``n`` of them.
         descriptor: what tells problems apart, name to number, on a scale where a difference of 1 matters alike
-            (log2 of m, k, n, …). Studies with a nearer descriptor count more when winners are picked.
+            (log2 of m, k, n, …).
     """
 
     features: Array
     times: Array
-    configs: Sequence[Params] = ()
+    configs: Sequence[Params]
     descriptor: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if len(self.features) != len(self.times):
-            raise ValueError(f"{len(self.features)} rows of features for {len(self.times)} times")
+        if not len(self.features) == len(self.times) == len(self.configs):
+            sizes = f"{len(self.features)}, {len(self.times)} and {len(self.configs)}"
+            raise ValueError(f"features, times and configs of a history must be as many: {sizes}")
         if len(self.times) == 0 or not (np.asarray(self.times) > 0).all():
             raise ValueError("a study's history needs times, all above 0")
 
+    def sample(self, count: int) -> "StudyHistory":
+        """At most count of its trials, denser among the fast ones."""
+        if len(self.times) <= count:
+            return self
+        ranks = np.unique(np.round((len(self.times) - 1) * np.linspace(0.0, 1.0, count) ** 1.5).astype(int))
+        rows = np.sort(np.argsort(self.times, kind="stable")[ranks])
+        configs = [self.configs[row] for row in rows]
+        return StudyHistory(self.features[rows], self.times[rows], configs, self.descriptor)
 
-class Prior(Protocol):
-    """A guess at log(time / best time) from features."""
 
-    def predict(self, features: Array) -> Array:
-        """Return ``[C]`` for features ``[C, F]``."""
+def squeeze(targets: Array) -> Array:
+    """Keep y up to ``SQUEEZE``; grow logarithmically above it."""
+    over = np.maximum(targets - SQUEEZE, 0.0)
+    return np.where(over > 0, SQUEEZE + SQUEEZE * np.log1p(over / SQUEEZE), targets)
 
 
-class TreesPrior:
-    """Extremely randomised trees (Geurts, Ernst & Wehenkel 2006) over the ratios of all histories.
+def distance(descriptor: Mapping[str, float], other: Mapping[str, float]) -> float:
+    """Squared distance of two problems; a name that one lacks counts as 0."""
+    names = set(descriptor) | set(other)
+    return sum((descriptor.get(name, 0.0) - other.get(name, 0.0)) ** 2 for name in names)
+
+
+class HistoryPrior:
+    """A prior from other studies, to be given to a sampler.
 
     Args:
         histories: at least one.
-        seed: of the trees.
+        descriptor: of the new problem, to tell the nearest histories where there are many.
     """
 
-    def __init__(self, histories: Sequence[StudyHistory], *, seed: int = 0, trees: int = 60) -> None:
+    def __init__(self, histories: Sequence[StudyHistory], *, descriptor: Mapping[str, float] | None = None) -> None:
         if not histories:
             raise ValueError("a prior needs at least one history")
-        targets = [np.minimum(np.log(h.times / h.times.min()), CLIP) for h in histories]
-        weights = [np.full(len(h.times), 1.0 / len(h.times)) for h in histories]
-        self._trees = ExtraTreesRegressor(n_estimators=trees, min_samples_leaf=1, random_state=seed, n_jobs=1)
-        self._trees.fit(
-            np.concatenate([h.features for h in histories]), np.concatenate(targets), np.concatenate(weights)
+        near = sorted(histories, key=lambda h: distance(h.descriptor, descriptor)) if descriptor else histories
+        kept = near[:MOST_STUDIES]
+        self.histories = [history.sample(max(8, MOST_ROWS // len(kept))) for history in kept]
+        self.configs = [config for history in self.histories for config in history.configs]
+        self.features = np.concatenate([history.features for history in self.histories])
+        ratios = [np.log(np.asarray(history.times) / np.min(history.times)) for history in self.histories]
+        self.targets = squeeze(np.concatenate(ratios))
+        self.problems = np.concatenate([np.full(len(y), q) for q, y in enumerate(ratios)])
+
+    def learn(self, inputs: Array, points: Array) -> "SharedPart":
+        """Fit the model of the histories.
+
+        Args:
+            inputs: of the histories' trials, ``[H, D]``.
+            points: inputs of the new study's points, ``[P, D]``, where the shared part will be asked for.
+        """
+        return SharedPart(inputs, self.targets, self.problems, points)
+
+
+class SharedPart:
+    """g given the histories, at the points of a new study. See the notation at the head of the module.
+
+    Args:
+        inputs: X ``[H, D]``.
+        targets: y ``[H]``.
+        problems: q ``[H]``.
+        points: inputs of the new study's points, ``[P, D]``.
+    """
+
+    def __init__(self, inputs: Array, targets: Array, problems: NDArray[np.intp], points: Array) -> None:
+        self._points = points
+        self._columns = max(inputs.shape[1], 1)
+        same = (problems[:, None] == problems).astype(float)
+        products = inputs @ inputs.T / self._columns
+        vague = Hyperpriors.vague(inputs.shape[1])
+        self._centre = np.concatenate([np.log([0.6, 0.3, vague.noise, 0.5]), np.log(vague.lengths)])
+        self._spread = np.concatenate([np.ones(_SCALARS), np.full(len(vague.lengths), vague.spread_lengths)])
+        self.theta = self._fit(squared_differences(inputs), same, products, targets)
+        self._shared2, own2, noise2, self._linear2 = np.exp(2.0 * self.theta[:_SCALARS])
+        self.own, self.noise = float(np.sqrt(own2)), float(np.sqrt(noise2))
+        self.lengths = np.exp(self.theta[_SCALARS:])
+        kernel = matern(squared_distances(inputs, inputs, self.lengths))
+        covariance = (self._shared2 + own2 * same) * kernel + self._linear2 * products + _OFFSET_VARIANCE * same
+        covariance[np.diag_indices_from(covariance)] += noise2 + JITTER
+        lower, _ = dpotrf(covariance, lower=1)
+        white, _ = dtrtrs(lower, targets, lower=1)
+        self._solved, _ = dtrtrs(lower, self._covariance(inputs, points), lower=1)
+        self.mean: Array = white @ self._solved
+        norms = np.einsum("ij,ij->i", points, points) / self._columns
+        known = np.einsum("ij,ij->j", self._solved, self._solved)
+        self.variance: Array = np.maximum(self._shared2 + self._linear2 * norms - known, 0.0)
+        self._rows: dict[int, Array] = {}
+
+    def _covariance(self, X: Array, Z: Array) -> Array:
+        """Covariance of g before the histories."""
+        kernel = matern(squared_distances(X, Z, self.lengths))
+        return np.asarray(self._shared2 * kernel + (self._linear2 / self._columns) * (X @ Z.T))
+
+    def rows(self, points: Indices) -> Array:
+        """Rows of the covariance of g given the histories, ``[len(points), P]``; each is computed once."""
+        for point in map(int, points):
+            if point not in self._rows:
+                row = self._covariance(self._points[[point]], self._points)[0]
+                self._rows[point] = row - self._solved[:, point] @ self._solved
+        return np.stack([self._rows[int(point)] for point in points])
+
+    def priors(self) -> Hyperpriors:
+        """What a new study may expect of its own hyperparameters."""
+        return Hyperpriors(
+            self.lengths,
+            amplitude=self.own,
+            noise=self.noise,
+            spread_lengths=0.3,
+            spread_amplitude=0.7,
+            spread_noise=0.5,
         )
 
-    def predict(self, features: Array) -> Array:
-        """Return the mean of the trees, ``[C]``."""
-        return np.asarray(self._trees.predict(features), dtype=float)
+    def _fit(self, flat: Array, same: Array, products: Array, targets: Array) -> Array:
+        found = minimize(
+            self._objective,
+            self._centre,
+            args=(flat, same, products, targets),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(centre - 6.0, centre + 6.0) for centre in self._centre],
+            options={"maxiter": _STEPS},
+        )
+        return np.asarray(found.x)
+
+    def _objective(
+        self, theta: Array, flat: Array, same: Array, products: Array, targets: Array
+    ) -> tuple[float, Array]:
+        """Negative log posterior of log a_g, log a, log s, log c, log l, and its gradient."""
+        n = len(targets)
+        shared2, own2, noise2, linear2 = np.exp(2.0 * theta[:_SCALARS])
+        weights = np.exp(-2.0 * theta[_SCALARS:])
+        squared = (weights @ flat).reshape(n, n)
+        root = np.sqrt(5.0 * squared)
+        decay = np.exp(-root)
+        kernel = (1.0 + root + (5.0 / 3.0) * squared) * decay
+        amplitude2 = shared2 + own2 * same
+        covariance = amplitude2 * kernel + linear2 * products + _OFFSET_VARIANCE * same
+        covariance[np.diag_indices(n)] += noise2 + JITTER
+        solved = invert(covariance)
+        if solved is None:
+            return FAILED, np.zeros_like(theta)
+        inverse, log_root = solved
+        alpha = inverse @ targets
+        outer = inverse - np.outer(alpha, alpha)
+        weighted = outer * kernel
+        gradient = np.empty_like(theta)
+        gradient[0] = shared2 * weighted.sum()
+        gradient[1] = own2 * (weighted * same).sum()
+        gradient[2] = noise2 * np.trace(outer)
+        gradient[3] = linear2 * (outer * products).sum()
+        slope = outer * amplitude2 * decay * (5.0 / 3.0) * (1.0 + root)
+        gradient[_SCALARS:] = length_gradient(slope, flat, weights)
+        apart = (theta - self._centre) / self._spread
+        value = 0.5 * float(targets @ alpha) + log_root + 0.5 * float(apart @ apart)
+        return value, gradient + apart / self._spread
 
 
 def nearest_winners(histories: Sequence[StudyHistory], descriptor: Mapping[str, float], count: int = 2) -> list[Params]:
     """Best configs of the histories whose problems are nearest, nearest first, without repeats."""
-
-    def distance(history: StudyHistory) -> float:
-        names = set(history.descriptor) | set(descriptor)
-        return sum((history.descriptor.get(name, 0.0) - descriptor.get(name, 0.0)) ** 2 for name in names)
-
     winners: list[Params] = []
-    for history in sorted((h for h in histories if len(h.configs)), key=distance):
+    for history in sorted(histories, key=lambda h: distance(h.descriptor, descriptor)):
         best = dict(history.configs[int(np.argmin(history.times))])
         if best not in winners:
             winners.append(best)
     return winners[:count]
+
+
+class TreesPrior(HistoryPrior):
+    """The prior by its first name."""
+
+    def __init__(self, histories: Sequence[StudyHistory], *, seed: int = 0) -> None:
+        super().__init__(histories)
+        self.seed = seed

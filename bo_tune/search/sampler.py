@@ -13,11 +13,15 @@ from bo_tune.search.acquisition import log_expected_improvement
 from bo_tune.search.base import GridSampler
 from bo_tune.search.grid import Grid, Params, Value
 from bo_tune.search.model import Array, Features, GridModel
-from bo_tune.search.prior import Prior
+from bo_tune.search.prior import HistoryPrior
 from bo_tune.search.study_log import Observation, StudyLog
+from bo_tune.search.surrogate import Indices, squared_distances
 from bo_tune.search.validity import ValidityModel
 
 Cost = Callable[[Sequence[Params]], Array]
+
+STARTERS = 16
+"""Random configs of which a start-up trial takes the one farthest from what is known."""
 
 MAX_CANDIDATES = 20_000
 """More free configs than this are scored in a random part only."""
@@ -35,7 +39,7 @@ class FiniteGridSampler(GridSampler):
         grid: parameter name to values, in order.
         valid: predicate of configs; those it refuses are never proposed.
         features: ``configs -> [n, F]``, further columns for the surrogate; needed with a prior.
-        prior: guess at log(time / best time) from these features.
+        prior: what other studies taught; its histories' features must be by the same function.
         first: configs to propose before any other, in order; those off the grid are skipped.
         cost: ``configs -> [n]``, relative cost of trying each (1 = must be compiled); asked at every proposal.
         log: whether the objective is modelled in logarithms; None decides by the sign of the values.
@@ -49,7 +53,7 @@ class FiniteGridSampler(GridSampler):
         *,
         valid: Callable[[dict[str, Value]], bool] | None = None,
         features: Features | None = None,
-        prior: Prior | None = None,
+        prior: HistoryPrior | None = None,
         first: Sequence[Params] = (),
         cost: Cost | None = None,
         log: bool | None = None,
@@ -92,38 +96,38 @@ class FiniteGridSampler(GridSampler):
         if len(known) < (1 if self._prior is not None else self._startup):
             return self._start(study, trial, log, candidates)
         model = self.model(study)
-        posterior, _ = model.posterior(known, log.pending)
-        mean, deviation = model.predict(posterior, candidates)
+        posterior, _ = model.posterior(log.observations, log.pending)
+        mean, deviation = posterior.predict(candidates)
         score = log_expected_improvement(mean, deviation, float(posterior.data.targets[: len(known)].min()))
         score += np.log(self._validity(model, log.observations, candidates))
         if self._cost is not None:
             score -= np.log(np.maximum(self._cost([self.grid.configs[i] for i in candidates]), 1e-6))
         return int(candidates[np.argmax(score)])
 
-    def _candidates(self, trial: FrozenTrial, free: NDArray[np.bool_]) -> NDArray[np.intp]:
+    def _candidates(self, trial: FrozenTrial, free: NDArray[np.bool_]) -> Indices:
         candidates = np.flatnonzero(free)
         if len(candidates) > MAX_CANDIDATES:
             candidates = np.sort(self.rng(trial, 1).choice(candidates, MAX_CANDIDATES, replace=False))
         return candidates
 
-    def _start(self, study: Study, trial: FrozenTrial, log: StudyLog, candidates: NDArray[np.intp]) -> int:
-        """The best config by the prior; without one the candidate farthest from a random few of all that is known."""
-        model = self.model(study)
-        if self._prior is not None:
-            return int(candidates[np.argmin(model.mean[candidates])])
-        rng = self.rng(trial, 2)
-        few = rng.choice(candidates, min(len(candidates), 16), replace=False)
-        known = [*log.observations]
-        if not known and not log.pending:
+    def _start(self, study: Study, trial: FrozenTrial, log: StudyLog, candidates: Indices) -> int:
+        """The best config by the prior; without one, of a random few, the farthest from all that is known."""
+        points = self.model(study).points(log.observations)
+        if points.shared is not None:
+            return int(candidates[np.argmin(points.shared.mean[candidates])])
+        few = self.rng(trial, 2).choice(candidates, min(len(candidates), STARTERS), replace=False)
+        known = [*map(points.index, log.observations), *log.pending]
+        if not known:
             return int(few[0])
-        there = np.concatenate([model.inputs.of([o.params for o in known]), model.inputs.all[log.pending]])
-        apart = ((model.inputs.all[few][:, None] - there[None]) ** 2).sum(axis=2).min(axis=1)
-        return int(few[np.argmax(apart)])
+        apart = squared_distances(points.inputs[few], points.inputs[known], np.ones(points.inputs.shape[1]))
+        return int(few[np.argmax(apart.min(axis=1))])
 
-    def _validity(self, model: GridModel, observations: Sequence[Observation], candidates: NDArray[np.intp]) -> Array:
+    @staticmethod
+    def _validity(model: GridModel, observations: Sequence[Observation], candidates: Indices) -> Array:
         """Probability of each candidate to be valid."""
         invalid = np.array([o.value is None for o in observations], dtype=bool)
         if not invalid.any():
             return np.ones(len(candidates))
-        inputs = model.inputs.of([o.params for o in observations])
-        return ValidityModel(inputs, ~invalid).probability(model.inputs.all[candidates])
+        points = model.points(observations)
+        where = [points.index(o) for o in observations]
+        return ValidityModel(points.inputs[where], ~invalid).probability(points.inputs[candidates])

@@ -64,10 +64,10 @@ def certify(sampler: FiniteGridSampler, study: Study, tolerance: float = 0.01) -
     if not known:
         return Certificate(tolerance, 0.0, 0)
     model = sampler.model(study)
-    posterior, scale = model.posterior(known)
-    at_known, _ = posterior.predict(posterior.data.inputs, posterior.data.mean)
+    posterior, scale = model.posterior(log.observations)
+    at_known, _ = posterior.predict(posterior.data.points)
     target = float(at_known.min()) + np.log1p(-tolerance) / scale.unit
-    mean, deviation = model.predict(posterior, candidates)
+    mean, deviation = posterior.predict(candidates)
     probability = float(np.exp(log_ndtr((mean - target) / deviation).sum()))
     return Certificate(tolerance, probability, len(known))
 

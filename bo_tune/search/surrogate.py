@@ -1,27 +1,30 @@
-"""A small Gaussian process over the configs of a grid.
+"""A small Gaussian process over the configs of a grid, on its own or on top of what other studies taught.
 
 Notation
-    n, C, D     observations, candidates, columns of the inputs
-    X, Z        [n, D] and [C, D], inputs standardised over the valid grid
+    P, D        points (the configs of the grid, and the few tried off it), columns of their inputs
+    X           [P, D], inputs, standardised
+    n           observations; I [n], the points they were made at
     y           [n], log time (or the objective itself), shifted so that the incumbent is near 0
-    m           [n] or [C], mean the prior from other studies predicts; zeros without one
-    a           amplitude; s noise (standard deviations, in units of y)
+    a, s        amplitude of f; noise (standard deviations, in units of y)
     l           [D], length scales
     r²          Σ_d (x_d - z_d)² / l_d²
 
 Model
-    y = b + w·m(x) + f(x) + e,   f ~ GP(0, a² M(r)),   e_i ~ N(0, s² + v_i)
-    M(r) = (1 + √5 r + 5/3 r²) exp(-√5 r)                        Matérn-5/2, Rasmussen & Williams 2006, eq. 4.17
-    b ~ N(0, B²) and w ~ N(w₀, W²) are integrated out: they add B² + W² m(x) m(z) to the covariance
-    (R & W, section 2.7), so a misleading m loses its weight as the data speak against it.
-    v_i is the variance that the repetitions of a trial show.
+    y_i = b + w·g(x_i) + f(x_i) + e_i
+    f ~ GP(0, a² M(r)),   M(r) = (1 + √5 r + 5/3 r²) exp(-√5 r)     Matérn-5/2, Rasmussen & Williams 2006, eq. 4.17
+    b ~ N(0, B²), integrated out: it adds B² to the covariance (R & W, section 2.7)
+    e_i ~ N(0, s² + v_i), v_i the variance that the repetitions of a trial show
+    g ~ GP(m, S), what all problems of the kernel share, as other studies left it (see ``prior``); absent without them.
+    w scales it: a g that misleads loses its weight, and f takes over.
 
-    log a, log s, log l_d have independent normal priors, and are set to the maximum of the posterior (R & W, section
-    5.4.1) by a bounded number of L-BFGS steps. The priors of the length scales grow with √D, as Hvarfner et al.
-    ("Vanilla Bayesian optimization performs great in high dimensions", ICML 2024) advise.
+    log a, log s, log w, log l_d have independent normal priors and are set to the maximum of the posterior (R & W,
+    section 5.4.1) by a bounded number of L-BFGS steps. Without other studies the medians of l grow with √D, as Hvarfner
+    et al. ("Vanilla Bayesian optimization performs great in high dimensions", ICML 2024) advise; with them they are
+    those found best for them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,72 +32,16 @@ from scipy.linalg.lapack import dpotrf, dpotri, dtrtrs
 from scipy.optimize import minimize
 
 Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
 
-_SQRT5 = np.sqrt(5.0)
-_JITTER = 1e-8
-_FAILED = 1e10
-
-
-@dataclass(frozen=True, slots=True)
-class Priors:
-    """Normal priors of the logarithms of the hyperparameters, and of the linear part.
-
-    Attributes:
-        amplitude: median of a.
-        noise: median of s.
-        length: median of l, over √D.
-        spread_amplitude: standard deviation of log a.
-        spread_noise: standard deviation of log s.
-        spread_length: standard deviation of log l_d.
-        offset: B.
-        weight: w₀.
-        spread_weight: W.
-    """
-
-    amplitude: float = 0.5
-    noise: float = 0.02
-    length: float = 2.0
-    spread_amplitude: float = 1.0
-    spread_noise: float = 1.0
-    spread_length: float = 0.8
-    offset: float = 0.4
-    weight: float = 1.0
-    spread_weight: float = 0.4
+JITTER = 1e-8
+FAILED = 1e10
+"""Value of a negative log posterior where the covariance is not positive definite."""
 
 
-@dataclass(frozen=True, slots=True)
-class Data:
-    """Observations.
-
-    Attributes:
-        inputs: X ``[n, D]``.
-        targets: y ``[n]``.
-        noise: v ``[n]``, variances known beforehand.
-        mean: m ``[n]``.
-    """
-
-    inputs: Array
-    targets: Array
-    noise: Array
-    mean: Array
-
-    def head(self, count: int) -> "Data":
-        """The first observations."""
-        return Data(self.inputs[:count], self.targets[:count], self.noise[:count], self.mean[:count])
-
-    def with_fantasies(self, inputs: Array, targets: Array, mean: Array) -> "Data":
-        """The observations and made-up ones without noise of their own."""
-        return Data(
-            np.concatenate([self.inputs, inputs]),
-            np.concatenate([self.targets, targets]),
-            np.concatenate([self.noise, np.zeros(len(targets))]),
-            np.concatenate([self.mean, mean]),
-        )
-
-
-def squared_distances(X: Array, Z: Array, scales: Array) -> Array:
-    """``[len(X), len(Z)]`` of r², with length scales ``[D]``."""
-    Xs, Zs = X / scales, Z / scales
+def squared_distances(X: Array, Z: Array, lengths: Array) -> Array:
+    """``[len(X), len(Z)]`` of r², for length scales ``[D]``."""
+    Xs, Zs = X / lengths, Z / lengths
     products = Xs @ Zs.T
     products *= -2.0
     products += (Xs * Xs).sum(axis=1)[:, None]
@@ -112,94 +59,225 @@ def matern(squared: Array) -> Array:
     return root
 
 
-class GaussianProcess:
-    """The process with its hyperparameters; see the notation at the head of the module.
+def squared_differences(X: Array) -> Array:
+    """``[D, n·n]`` of (x_d - z_d)² between the rows of X ``[n, D]``."""
+    columns = X.T
+    return np.asarray(((columns[:, :, None] - columns[:, None, :]) ** 2).reshape(len(columns), -1))
+
+
+def length_gradient(slope: Array, flat: Array, weights: Array) -> Array:
+    """Gradient of a negative log likelihood by log l_d.
 
     Args:
-        columns: D.
-        priors: of the hyperparameters.
+        slope: ``[n, n]``, (K⁻¹ - α αᵀ) times a² 5/3 (1 + √5 r) exp(-√5 r), elementwise.
+        flat: ``[D, n·n]``, squared differences.
+        weights: ``[D]``, 1 / l².
+    """
+    return np.asarray(0.5 * weights * (flat @ slope.ravel()))
+
+
+def invert(covariance: Array) -> tuple[Array, float] | None:
+    """Inverse and half log determinant of a covariance; None where it is not positive definite."""
+    lower, failed = dpotrf(covariance, lower=1)
+    if failed:
+        return None
+    inverse, _ = dpotri(lower, lower=1)
+    inverse = np.tril(inverse) + np.tril(inverse, -1).T
+    return inverse, float(np.log(np.diag(lower)).sum())
+
+
+class Shared(Protocol):
+    """g as other studies left it, at the points of a surrogate."""
+
+    mean: Array
+    """m ``[P]``."""
+    variance: Array
+    """Diagonal of S ``[P]``."""
+
+    def rows(self, points: Indices) -> Array:
+        """Rows of S, ``[len(points), P]``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hyperpriors:
+    """Normal priors of the logarithms of the hyperparameters: medians, and standard deviations of the logarithms.
+
+    Attributes:
+        lengths: of l ``[D]``.
+        amplitude: of a.
+        noise: of s.
+        offset: B, fixed.
     """
 
-    def __init__(self, columns: int, priors: Priors = Priors()) -> None:
-        self.priors = priors
-        self._centre = np.concatenate(
-            [
-                np.log([priors.amplitude, priors.noise]),
-                np.full(columns, np.log(priors.length * np.sqrt(max(columns, 1)))),
-            ]
-        )
-        self._spread = np.concatenate(
-            [[priors.spread_amplitude, priors.spread_noise], np.full(columns, priors.spread_length)]
-        )
-        self.theta = self._centre.copy()
+    lengths: Array
+    amplitude: float = 1.0
+    noise: float = 0.02
+    offset: float = 1.0
+    spread_lengths: float = 0.8
+    spread_amplitude: float = 1.0
+    spread_noise: float = 1.0
+    spread_weight: float = 0.5
+
+    @classmethod
+    def vague(cls, columns: int) -> "Hyperpriors":
+        """What is assumed of a study without others to learn from."""
+        return cls(np.full(columns, 2.0 * np.sqrt(max(columns, 1))))
+
+    @property
+    def centre(self) -> Array:
+        """Medians of log a, log s, log w, log l."""
+        return np.concatenate([np.log([self.amplitude, self.noise, 1.0]), np.log(self.lengths)])
+
+    @property
+    def spread(self) -> Array:
+        """Standard deviations of the same."""
+        scalars = [self.spread_amplitude, self.spread_noise, self.spread_weight]
+        return np.concatenate([scalars, np.full(len(self.lengths), self.spread_lengths)])
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Observations.
+
+    Attributes:
+        points: I ``[n]``.
+        targets: y ``[n]``.
+        noise: v ``[n]``.
+    """
+
+    points: Indices
+    targets: Array
+    noise: Array
+
+    def head(self, count: int) -> "Data":
+        """The first observations."""
+        return Data(self.points[:count], self.targets[:count], self.noise[:count])
+
+    def extended(self, points: Indices, targets: Array) -> "Data":
+        """These observations and made-up ones without noise of their own."""
+        noise = np.concatenate([self.noise, np.zeros(len(points))])
+        return Data(np.concatenate([self.points, points]), np.concatenate([self.targets, targets]), noise)
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """The process with its hyperparameters.
+
+    Attributes:
+        inputs: X.
+        priors: of the hyperparameters.
+        shared: g, or None.
+        theta: log a, log s, log w, log l.
+    """
+
+    inputs: Array
+    priors: Hyperpriors
+    shared: Shared | None = None
+    theta: Array | None = None
+
+    @property
+    def _theta(self) -> Array:
+        return self.priors.centre if self.theta is None else self.theta
 
     @property
     def amplitude(self) -> float:
         """a."""
-        return float(np.exp(self.theta[0]))
+        return float(np.exp(self._theta[0]))
 
     @property
     def noise(self) -> float:
         """s."""
-        return float(np.exp(self.theta[1]))
+        return float(np.exp(self._theta[1]))
+
+    @property
+    def weight(self) -> float:
+        """w; 0 without g."""
+        return 0.0 if self.shared is None else float(np.exp(self._theta[2]))
 
     @property
     def lengths(self) -> Array:
         """l ``[D]``."""
-        return np.asarray(np.exp(self.theta[2:]), dtype=float)
+        return np.asarray(np.exp(self._theta[3:]))
 
-    def linear(self, mean: Array, other: Array) -> Array:
-        """Covariance of the linear part: B² + W² m mᵀ."""
-        return self.priors.offset**2 + self.priors.spread_weight**2 * np.outer(mean, other)
-
-    def fit(self, data: Data, steps: int = 12) -> None:
-        """Set the hyperparameters to the maximum of their posterior, from the centre of their priors."""
-        differences = (data.inputs.T[:, :, None] - data.inputs.T[:, None, :]) ** 2
-        flat = differences.reshape(len(differences), -1)
-        linear = self.linear(data.mean, data.mean)
-        residual = data.targets - self.priors.weight * data.mean
+    def fit(self, data: Data, steps: int = 12) -> "Surrogate":
+        """Return the process with the hyperparameters at the maximum of their posterior, sought from their medians."""
+        points = data.points
+        flat = squared_differences(self.inputs[points])
+        common = np.zeros((len(points), len(points))) if self.shared is None else self.shared.rows(points)[:, points]
+        mean = np.zeros(len(points)) if self.shared is None else self.shared.mean[points]
         found = minimize(
             self._objective,
-            self._centre,
-            args=(flat, linear, residual, data.noise),
+            self.priors.centre,
+            args=(flat, common, mean, data),
             jac=True,
             method="L-BFGS-B",
+            bounds=[(centre - 6.0, centre + 6.0) for centre in self.priors.centre],
             options={"maxiter": steps},
         )
-        self.theta = found.x
+        return replace(self, theta=np.asarray(found.x))
 
-    def _objective(self, theta: Array, flat: Array, linear: Array, y: Array, noise: Array) -> tuple[float, Array]:
-        """Negative log posterior of the hyperparameters and its gradient. flat: ``[D, n·n]`` squared differences."""
-        n = len(y)
+    def _objective(self, theta: Array, flat: Array, common: Array, mean: Array, data: Data) -> tuple[float, Array]:
+        """Negative log posterior of the hyperparameters and its gradient.
+
+        Args:
+            theta: log a, log s, log w, log l.
+            flat: ``[D, n·n]``, squared differences.
+            common: S between the observations, ``[n, n]``.
+            mean: m at the observations, ``[n]``.
+            data: the observations.
+        """
+        n = len(mean)
         a2, s2 = np.exp(2.0 * theta[:2])
-        weights = np.exp(-2.0 * theta[2:])
-        squared = (weights @ flat).reshape(n, n) if len(weights) else np.zeros((n, n))
+        w = float(np.exp(theta[2]))
+        weights = np.exp(-2.0 * theta[3:])
+        squared = (weights @ flat).reshape(n, n)
         root = np.sqrt(5.0 * squared)
         decay = a2 * np.exp(-root)
         kernel = decay * (1.0 + root + (5.0 / 3.0) * squared)
-        lower, failed = dpotrf(kernel + linear + np.diag(noise + s2 + _JITTER), lower=1)
-        if failed:
-            return _FAILED, np.zeros_like(theta)
-        inverse, _ = dpotri(lower, lower=1)
-        inverse = np.tril(inverse) + np.tril(inverse, -1).T
-        alpha = inverse @ y
+        covariance = kernel + w * w * common + self.priors.offset**2
+        covariance[np.diag_indices(n)] += data.noise + s2 + JITTER
+        solved = invert(covariance)
+        if solved is None:
+            return FAILED, np.zeros_like(theta)
+        inverse, log_root = solved
+        residual = data.targets - w * mean
+        alpha = inverse @ residual
         outer = inverse - np.outer(alpha, alpha)
-        slope = outer * decay * (5.0 / 3.0) * (1.0 + root)
         gradient = np.empty_like(theta)
         gradient[0] = (outer * kernel).sum()
         gradient[1] = s2 * np.trace(outer)
-        gradient[2:] = 0.5 * weights * (flat @ slope.ravel())
-        apart = (theta - self._centre) / self._spread
-        value = 0.5 * float(y @ alpha) + float(np.log(np.diag(lower)).sum()) + 0.5 * float(apart @ apart)
-        return value, gradient + apart / self._spread
+        gradient[2] = w * w * (outer * common).sum() - w * float(alpha @ mean)
+        gradient[3:] = length_gradient(outer * decay * (5.0 / 3.0) * (1.0 + root), flat, weights)
+        apart = (theta - self.priors.centre) / self.priors.spread
+        value = 0.5 * float(residual @ alpha) + log_root + 0.5 * float(apart @ apart)
+        return value, gradient + apart / self.priors.spread
+
+    def covariance(self, points: Indices, others: Indices) -> Array:
+        """Covariance of the noiseless values at points and at others, ``[len(points), len(others)]``."""
+        kernel = matern(squared_distances(self.inputs[points], self.inputs[others], self.lengths))
+        kernel *= self.amplitude**2
+        kernel += self.priors.offset**2
+        if self.shared is not None:
+            kernel += self.weight**2 * self.shared.rows(points)[:, others]
+        return kernel
+
+    def variance(self, points: Indices) -> Array:
+        """Variance of the noiseless values at points before any observation."""
+        flat = self.amplitude**2 + self.priors.offset**2
+        if self.shared is None:
+            return np.full(len(points), flat)
+        return np.asarray(flat + self.weight**2 * self.shared.variance[points])
+
+    def mean(self, points: Indices) -> Array:
+        """Mean of the values at points before any observation."""
+        return np.zeros(len(points)) if self.shared is None else self.weight * self.shared.mean[points]
 
     def condition(self, data: Data) -> "Posterior":
         """Condition the process on observations."""
-        kernel = self.amplitude**2 * matern(squared_distances(data.inputs, data.inputs, self.lengths))
-        kernel += self.linear(data.mean, data.mean)
-        kernel[np.diag_indices_from(kernel)] += data.noise + self.noise**2 + _JITTER
-        lower, _ = dpotrf(kernel, lower=1)
-        white, _ = dtrtrs(lower, data.targets - self.priors.weight * data.mean, lower=1)
+        covariance = self.covariance(data.points, data.points)
+        covariance[np.diag_indices_from(covariance)] += data.noise + self.noise**2 + JITTER
+        lower, _ = dpotrf(covariance, lower=1)
+        white, _ = dtrtrs(lower, data.targets - self.mean(data.points), lower=1)
         return Posterior(self, data, lower, white)
 
 
@@ -214,25 +292,19 @@ class Posterior:
         white: whitened residuals, ``[n]``.
     """
 
-    process: GaussianProcess
+    process: Surrogate
     data: Data
     lower: Array
     white: Array
 
-    def predict(self, Z: Array, mean: Array) -> tuple[Array, Array]:
-        """Predict the noiseless value at candidates.
+    def predict(self, points: Indices) -> tuple[Array, Array]:
+        """Mean and standard deviation of the noiseless values at points."""
+        solved, _ = dtrtrs(self.lower, self.process.covariance(self.data.points, points), lower=1)
+        variance = self.process.variance(points) - np.einsum("ij,ij->j", solved, solved)
+        return self.process.mean(points) + self.white @ solved, np.sqrt(np.maximum(variance, 1e-12))
 
-        Args:
-            Z: ``[C, D]``.
-            mean: m of the candidates, ``[C]``.
-
-        Returns:
-            Mean and standard deviation, ``[C]`` each.
-        """
-        process = self.process
-        cross = process.amplitude**2 * matern(squared_distances(self.data.inputs, Z, process.lengths))
-        cross += process.linear(self.data.mean, mean)
-        solved, _ = dtrtrs(self.lower, cross, lower=1)
-        prior = process.amplitude**2 + process.priors.offset**2 + (process.priors.spread_weight * mean) ** 2
-        variance = prior - np.einsum("ij,ij->j", solved, solved)
-        return process.priors.weight * mean + self.white @ solved, np.sqrt(np.maximum(variance, 1e-12))
+    def joint(self, points: Indices) -> tuple[Array, Array]:
+        """Mean and covariance of the noiseless values at points."""
+        solved, _ = dtrtrs(self.lower, self.process.covariance(self.data.points, points), lower=1)
+        covariance = self.process.covariance(points, points) - solved.T @ solved
+        return self.process.mean(points) + self.white @ solved, covariance

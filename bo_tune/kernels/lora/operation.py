@@ -14,16 +14,15 @@ from bo_tune.kernels.lora import jit
 from bo_tune.kernels.lora.tokens import TokenGroups, draw_assignment
 from bo_tune.kernels.operation import Operation
 from bo_tune.problem import GpuInfo, Problem
-from bo_tune.space import Config, config_key
+from bo_tune.space import Config, ConfigKey, config_key
 
 LARGEST_INT32 = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedLaunch:
-    """A launch with nothing left to decide: the config it is of, the loaded kernel on its grid, all arguments."""
+    """A launch with nothing left to decide: the loaded kernel on its grid, and all arguments."""
 
-    config: dict[str, int]
     run: Callable[..., None]
     arguments: tuple[Any, ...]
 
@@ -37,7 +36,7 @@ class LoraInputs:
     weights: tuple[torch.Tensor, ...]
     groups: TokenGroups
     out: torch.Tensor
-    prepared: PreparedLaunch | None = field(default=None, init=False, repr=False)
+    prepared: dict[ConfigKey, PreparedLaunch] = field(default_factory=dict, init=False, repr=False)
 
 
 AnyInputs = TypeVar("AnyInputs", bound=LoraInputs)
@@ -73,8 +72,8 @@ class LoraOperation(Operation[AnyInputs]):
         return sum(t.nbytes for t in tensors) + (0 if initial is None else initial.nbytes)
 
     def launch(self, inputs: AnyInputs, config: Config) -> None:
-        prepared = inputs.prepared
-        if prepared is None or prepared.config != config:
+        prepared = inputs.prepared.get(config_key(config))
+        if prepared is None:
             self._first_launch(inputs, config)
         else:
             prepared.run(*prepared.arguments)
@@ -87,7 +86,7 @@ class LoraOperation(Operation[AnyInputs]):
         arguments = (*self.arguments(inputs), *self.constants(problem, effective))
         compiled = self.kernel[grid](*arguments, **_options(effective))
         if compiled is not None:  # None under the interpreter
-            inputs.prepared = PreparedLaunch(dict(config), compiled[grid], arguments)
+            inputs.prepared[config_key(config)] = PreparedLaunch(compiled[grid], arguments)
 
     def warmup(self, problem: Problem, config: Config) -> Any:
         effective = self._effective(problem, config)

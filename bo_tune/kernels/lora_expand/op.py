@@ -80,10 +80,11 @@ def lora_expand_kernel(
     token = token_rows(tokens_by_adapter, start, rows, first_row, BLOCK_M)
     column = first_column + tl.arange(0, BLOCK_N)
     k = tl.arange(0, BLOCK_K)
-    # 64 bits where tokens * sum of N_s or adapters * N_s * R may pass 2**31; tokens * R does not.
+    # 64 bits where tokens * sum of N_s or adapters * N_s * R may pass 2**31. The rest does not:
+    # summed in 32 bits before it meets a pointer it takes fewer registers.
     x_tile = x + slice_index.to(tl.int64) * M * K + token[:, None] * K + k[None, :]
     adapter_weights = slice_weights(weights, slice_index, element, POINTER_TABLE) + adapter.to(tl.int64) * width * K
-    w_tile = adapter_weights + tl.minimum(column, width - 1)[None, :] * K + k[:, None]
+    w_tile = adapter_weights + (tl.minimum(column, width - 1)[None, :] * K + k[:, None])
     product = multiply(x_tile, w_tile, 0, K, BLOCK_K, BLOCK_M, BLOCK_N, BLOCK_K, EVEN_K, element).to(element)
 
     # A table even for slices of equal width: its entries' alignment is unknown to the compiler, as in the engine.

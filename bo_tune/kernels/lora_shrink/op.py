@@ -83,10 +83,11 @@ def lora_shrink_kernel(
     column = tile % band_tiles // band_height * BLOCK_N + tl.arange(0, BLOCK_N)
     first_k = share * BLOCK_K
     k = first_k + tl.arange(0, BLOCK_K)
-    # 64 bits where tokens * H or adapters * R * H may pass 2**31; tokens * R does not, and 32 bits save registers.
+    # 64 bits where tokens * H or adapters * R * H may pass 2**31. The rest does not:
+    # summed in 32 bits before it meets a pointer it takes fewer registers.
     x_tile = x + token[:, None].to(tl.int64) * K + k[None, :]
     adapter_weights = slice_weights(weights, slice_index, element, POINTER_TABLE) + adapter.to(tl.int64) * N * K
-    w_tile = adapter_weights + tl.minimum(column, N - 1)[None, :] * K + k[:, None]
+    w_tile = adapter_weights + (tl.minimum(column, N - 1)[None, :] * K + k[:, None])
     product = multiply(x_tile, w_tile, first_k, K, SPLIT_K * BLOCK_K, BLOCK_M, BLOCK_N, BLOCK_K, EVEN_K, element)
     product *= scale
 
