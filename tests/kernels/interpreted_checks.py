@@ -11,8 +11,8 @@ import pytest
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("runs in a process with TRITON_INTERPRET=1", allow_module_level=True)
 
-from lora_cases import assemble, check, launches
 from hypothesis import HealthCheck, given, settings
+from lora_cases import assemble, check, launches
 
 from bo_tune.problem import Problem
 

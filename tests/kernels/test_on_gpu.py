@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from lora_cases import assemble, check, launches
 
 from bo_tune.kernels.operations import operation
