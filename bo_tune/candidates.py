@@ -43,14 +43,21 @@ def candidates(
     spec: KernelSpec, problem: Problem, space: SearchSpace, device: Device, *, exhaustive: bool
 ) -> Candidates:
     """Drop what cannot run, what the target makes identical to another config and, unless the search is
-    exhaustive, what is not worth compiling."""
+    exhaustive, what is not worth compiling.
+
+    Of identical configs the first stands for all, or the default config, on the grid or off it: it is tried anyway.
+    """
     excluded: Counter[str] = Counter()
     twins: dict[ConfigKey, ConfigKey] = {}
     chosen: dict[ConfigKey, dict[str, int]] = {}
+    default = spec.default_config(problem)
     configs = list(space)
-    for config, effective in zip(configs, device.effective_configs(problem, configs), strict=True):
-        runs = config_key(effective)
-        if runs in chosen:
+    default_runs, *all_run = map(config_key, device.effective_configs(problem, [default, *configs]))
+    for config, runs in zip(configs, all_run, strict=True):
+        if runs == default_runs and config != default:
+            excluded[IDENTICAL] += 1
+            twins[config_key(config)] = config_key(default)
+        elif runs in chosen:
             excluded[IDENTICAL] += 1
             twins[config_key(config)] = config_key(chosen[runs])
         elif spec.impossible(config, problem, device.gpu):

@@ -18,14 +18,15 @@ TIMING = (
 def grid_outcomes(candidates: Candidates, tried: dict[ConfigKey, Outcome]) -> list[tuple[dict[str, int], Outcome]]:
     """Return the outcome of every config of the grid, in its order.
 
-    A config identical to another has the other's outcome; one excluded before any trial is invalid.
+    A config identical to another has the other's outcome; one excluded before any trial is invalid. Of one that a
+    budget left untried, or that a replayed recording does not hold, nothing is known: it is left out.
     """
-    excluded = Invalid(InvalidReason.CONSTRAINT)
     outcomes = []
     for config in candidates.space:
-        key = config_key(config)
-        outcomes.append((config, tried.get(candidates.twins.get(key, key), excluded)))
-    return outcomes
+        key = candidates.twins.get(config_key(config), config_key(config))
+        unknown = Invalid(InvalidReason.NOT_RECORDED if key in candidates.keys else InvalidReason.CONSTRAINT)
+        outcomes.append((config, tried.get(key, unknown)))
+    return [(c, o) for c, o in outcomes if not (isinstance(o, Invalid) and o.reason is InvalidReason.NOT_RECORDED)]
 
 
 def record(tuned: Tuned, folder: Path) -> Path:

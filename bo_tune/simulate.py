@@ -76,7 +76,7 @@ def _seed(recordings: Sequence[Recording], settings: SessionSettings, history: S
 def _run(recording: Recording, session: Session, seed: int) -> Run:
     _, tuner = session.prepare(replay_job(recording, seed=seed))
     settings = session.settings
-    regrets: dict[str, float] = {}
+    regrets: dict[str, float | None] = {}
     for checkpoint in CHECKPOINTS:
         if settings.budget is not None and checkpoint > settings.budget:
             break
@@ -96,7 +96,7 @@ def _run(recording: Recording, session: Session, seed: int) -> Run:
         launches=launches,
         invalid_proposed=sum(isinstance(outcome, Invalid) for outcome in outcomes),
         sampler_ms_per_trial=_proposal_ms(tuner),
-        regret_percent=regrets,
+        regret_percent={at: regret for at, regret in regrets.items() if regret is not None},
     )
 
 
@@ -104,14 +104,17 @@ def _proposal_ms(tuner: Tuner) -> float:
     return round(1e3 * tuner.propose_s / max(1, len(tuner.trials) - 1), 3)  # nobody proposes the default
 
 
-def regret_percent(recording: Recording, choice: Choice | None) -> float:
-    """Return the recorded time of the chosen config over the grid's smallest, minus one, in percent."""
+def regret_percent(recording: Recording, choice: Choice | None) -> float | None:
+    """Return the recorded time of the chosen config over the grid's smallest, minus one, in percent.
+
+    None where nothing could be measured, or the chosen default has no recorded time.
+    """
     if choice is None:
-        return float("nan")
+        return None
     entry = recording.entry(choice.config)
     time_us = recording.default_time_us if entry is None else entry.time_us
     if time_us is None:
-        return float("nan")
+        return None
     return 100.0 * (time_us / recording.best_time_us - 1.0)
 
 

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection
-from typing import Any
+from typing import IO, Any
 
 from bo_tune.errors import WorkerError
 
@@ -44,7 +44,8 @@ class Worker:
         self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection | None = None
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the worker
+        self._stderr: IO[bytes] | None = None
+        self._last_words = ""
         self.starts = 0
 
     def request(self, message: object, timeout_s: float) -> Any:
@@ -68,8 +69,7 @@ class Worker:
         if self._process is not None:
             return
         ours, theirs = socket.socketpair()
-        self._stderr.seek(0)
-        self._stderr.truncate()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         self._process = subprocess.Popen(
             [*self._command, str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
@@ -99,12 +99,7 @@ class Worker:
             return self._pipe.recv()
         except (EOFError, OSError) as error:
             self.kill()
-            raise WorkerDiedError(self._last_words()) from error
-
-    def _last_words(self) -> str:
-        self._stderr.seek(0)
-        lines = self._stderr.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "the process ended without a word"
+            raise WorkerDiedError(self._last_words) from error
 
     def interrupt(self) -> None:
         """End the child from another thread than the one that waits for it; the request ends as died."""
@@ -122,6 +117,16 @@ class Worker:
             self.interrupt()
             self._process.wait()
             self._process = None
+        if self._stderr is not None:
+            self._last_words = _last_line(self._stderr)
+            self._stderr.close()
+            self._stderr = None
+
+
+def _last_line(file: IO[bytes]) -> str:
+    file.seek(0)
+    lines = file.read().decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "the process ended without a word"
 
 
 def serve(fd: int, handler: Callable[[Any], object]) -> None:

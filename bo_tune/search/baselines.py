@@ -13,9 +13,6 @@ from bo_tune.search.base import GridSampler
 from bo_tune.search.grid import Grid, Params, Value
 from bo_tune.search.study_log import StudyLog
 
-TRIES = 10
-"""Suggestions asked of a wrapped sampler before the nearest untried config is taken."""
-
 
 class ExhaustiveSampler(GridSampler):
     """Every valid config in the grid's order."""
@@ -39,6 +36,7 @@ class WrappedSampler(GridSampler):
     Args:
         grid: parameter name to values.
         make: builds the wrapped sampler from a seed.
+        tries: suggestions asked of it before the config nearest to the last one is taken.
         valid: predicate of configs.
         seed: of all random choices.
     """
@@ -48,19 +46,20 @@ class WrappedSampler(GridSampler):
         grid: Mapping[str, Sequence[Value]] | Grid,
         make: Callable[[int], BaseSampler],
         *,
+        tries: int = 1,
         valid: Callable[[dict[str, Value]], bool] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(grid, valid=valid, seed=seed)
         self._make = make
+        self._tries = tries
 
     def choose(self, study: Study, trial: FrozenTrial, log: StudyLog, free: NDArray[np.bool_]) -> int:
         """Return the first new suggestion, or the free config nearest to the last one."""
         inner = self._make(int(self.rng(trial).integers(2**31)))
         space = {name: d for name, d in self._space.items() if not d.single()}
-        seen: set[int] = set()
         index = 0
-        for _ in range(TRIES):
+        for _ in range(self._tries):
             params = inner.sample_relative(study, trial, space) if log.observations else {}
             for name, distribution in space.items():
                 if name not in params:
@@ -68,9 +67,6 @@ class WrappedSampler(GridSampler):
             index = self.grid.nearest(params)
             if free[index]:
                 return index
-            if index in seen:
-                break
-            seen.add(index)
         return nearest_free(self.grid, index, free)
 
 

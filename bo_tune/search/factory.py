@@ -50,7 +50,7 @@ def make_sampler(
         case "random":
             return RandomSampler(shared, seed=seed)
         case "tpe":
-            return WrappedSampler(shared, tpe, seed=seed)
+            return WrappedSampler(shared, tpe, tries=10, seed=seed)
         case "gp":
             return WrappedSampler(shared, gaussian_process, seed=seed)
         case "coordinate" | "coordinate-restarts":

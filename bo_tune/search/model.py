@@ -30,21 +30,6 @@ def rung(count: int) -> int:
     return count - count % step
 
 
-def noise_variance(runtimes: Sequence[float]) -> float:
-    """Variance of log time that the repetitions of a trial show.
-
-    Late launches inflate repetitions and nothing deflates one, so the spread is taken from the repetitions near the
-    lower quartile; where few of them agree, the estimate itself is doubtful and the gap to the median counts.
-    """
-    times = np.log(np.asarray(runtimes, dtype=float))
-    if len(times) < 2:
-        return 0.0
-    quartile, median = np.quantile(times, [0.25, 0.5])
-    near = times[times <= quartile + np.log(1.25)]
-    spread = float(near.var(ddof=1)) if len(near) > 1 else float(quartile - times.min() + 0.1) ** 2
-    return 0.5 * np.pi * spread / len(near) + float(0.5 * (median - quartile)) ** 2
-
-
 @dataclass(frozen=True, slots=True)
 class Scale:
     """How objective values become the surrogate's targets, of which smaller is better."""
@@ -164,7 +149,7 @@ class GridModel:
         values = np.array([o.value for o in known], dtype=float)
         log = bool((values > 0).all()) if self._log is None else self._log
         scale = Scale.of(values, minimise=self._minimise, log=log and self._minimise)
-        noise = np.array([noise_variance(o.runtimes) if scale.log else 0.0 for o in known], dtype=float)
+        noise = np.array([o.noise if scale.log else 0.0 for o in known], dtype=float)
         noise += np.array([STOPPED_SPREAD**2 if o.stopped else 0.0 for o in known], dtype=float)
         where = np.array([points.index(o) for o in known], dtype=np.intp)
         return Data(where, scale.targets(values), noise), scale

@@ -66,16 +66,15 @@ class FiniteGridSampler(GridSampler):
         self._features, self._prior, self._cost, self._log = features, prior, cost, log
         self._startup = startup
         self._first = [index for index in map(self.grid.index, first) if index is not None]
+
+    def _forget(self) -> None:
+        super()._forget()
         self._models: weakref.WeakKeyDictionary[Study, GridModel] = weakref.WeakKeyDictionary()
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
         del state["_models"]
         return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._models = weakref.WeakKeyDictionary()
 
     def model(self, study: Study) -> GridModel:
         """Return the surrogate of a study."""

@@ -1,16 +1,37 @@
 """When to stop: a certificate that nothing much better is left.
 
-Notation: μ, Σ posterior of log time of the untried configs, t log time of the incumbent, x the tolerance.
-The certificate is P(no untried config has y < t + log(1 - x)), estimated from draws of the posterior.
+Notation
+    f           noiseless log time, jointly normal over tried and untried configs given the study (see ``surrogate``)
+    x           tolerance: a config better by a smaller fraction is not worth looking for
+    certificate P(min over untried f ≥ min over tried f + log(1 - x))
+
+The probability is estimated from draws of the joint posterior of the likeliest untried configs and the best tried ones,
+so configs that are alike are not counted twice. The posterior's deviations are widened by ``CAUTION`` first: the
+hyperparameters are a point estimate, which makes any Gaussian process surer than it should be.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.study import Study
-from scipy.special import log_ndtr
 
 from bo_tune.search.sampler import FiniteGridSampler
+from bo_tune.search.surrogate import Posterior
+
+Array = NDArray[np.float64]
+
+CAUTION = 1.5
+"""Factor on the posterior's standard deviations, from the calibration on replayed grids."""
+
+LIKELIEST = 128
+"""Untried configs that are drawn."""
+
+BEST = 6
+"""Tried configs that are drawn."""
+
+DRAWS = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +39,8 @@ class StopRule:
     """When a study has done enough.
 
     Attributes:
-        tolerance: x, a config better by a smaller fraction is not worth looking for.
-        risk: stop when the probability of a better one falls under it.
+        tolerance: x.
+        risk: stop when the probability of a better config falls under it.
         least: trials to have a value before any stop.
         most: trials with a value at which the study stops anyhow; None for no limit.
     """
@@ -29,14 +50,20 @@ class StopRule:
     least: int = 8
     most: int | None = None
 
+    def done(self, certificate: "Certificate") -> bool:
+        """Whether a study with this certificate is done."""
+        if certificate.exhausted or (self.most is not None and certificate.tried >= self.most):
+            return True
+        return certificate.tried >= self.least and 1.0 - certificate.probability < self.risk
+
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What is known when a study stops.
+    """What is known of a study as it stands.
 
     Attributes:
         tolerance: x.
-        probability: that no untried config is better than the incumbent by more than x.
+        probability: that no untried config is better than the best tried one by more than x.
         tried: trials with a value.
         exhausted: whether nothing was left to try.
     """
@@ -47,33 +74,50 @@ class Certificate:
     exhausted: bool = False
 
     def __str__(self) -> str:
-        return f"within {self.tolerance:.0%} of the grid's best with probability {self.probability:.2f}"
+        return f"within {100 * self.tolerance:.3g} % of the grid's best with probability {self.probability:.2f}"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a database or a sidecar stores."""
+        return {
+            "tolerance": self.tolerance,
+            "probability": round(self.probability, 4),
+            "tried": self.tried,
+            "exhausted": self.exhausted,
+        }
 
 
 def certify(sampler: FiniteGridSampler, study: Study, tolerance: float = 0.01) -> Certificate:
-    """Compute the certificate of a study as it stands.
+    """Compute the certificate of a study as it stands; it depends on the seed and the study's content alone.
 
-    The untried configs are taken one by one, P(none better) = Π P(y_i ≥ t'): configs that are alike are counted as if
-    they were independent, which errs towards caution.
+    Running trials count as untried.
     """
     log = sampler.log(study)
-    known = [o for o in log.observations if o.value is not None]
-    candidates = np.flatnonzero(sampler.grid.valid & ~log.taken)
-    if not len(candidates):
-        return Certificate(tolerance, 1.0, len(known), exhausted=True)
-    if not known:
+    tried = [o for o in log.observations if o.value is not None]
+    untried = np.flatnonzero(sampler.grid.valid & ~log.finished)
+    if not len(untried):
+        return Certificate(tolerance, 1.0, len(tried), exhausted=True)
+    if not tried:
         return Certificate(tolerance, 0.0, 0)
-    model = sampler.model(study)
-    posterior, scale = model.posterior(log.observations)
-    at_known, _ = posterior.predict(posterior.data.points)
-    target = float(at_known.min()) + np.log1p(-tolerance) / scale.unit
-    mean, deviation = posterior.predict(candidates)
-    probability = float(np.exp(log_ndtr((mean - target) / deviation).sum()))
-    return Certificate(tolerance, probability, len(known))
+    posterior, scale = sampler.model(study).posterior(log.observations)
+    rng = np.random.default_rng([sampler.seed, len(tried)])
+    step = float(-np.log1p(-tolerance)) / scale.unit
+    return Certificate(tolerance, none_better(posterior, untried, step, rng), len(tried))
+
+
+def none_better(posterior: Posterior, untried: NDArray[np.intp], step: float, rng: np.random.Generator) -> float:
+    """P(no untried point is lower than the best observed one by more than step), from draws."""
+    mean, _ = posterior.predict(posterior.data.points)
+    best = posterior.data.points[np.argsort(mean, kind="stable")[:BEST]]
+    lowest = float(mean.min()) - step
+    mean, deviation = posterior.predict(untried)
+    likeliest = untried[np.argsort((mean - lowest) / deviation, kind="stable")[:LIKELIEST]]
+    mean, covariance = posterior.joint(np.concatenate([best, likeliest]))
+    covariance[np.diag_indices_from(covariance)] += 1e-6 * float(covariance.diagonal().max())
+    root = np.linalg.cholesky(CAUTION**2 * covariance)
+    draws = mean + rng.standard_normal((DRAWS, len(mean))) @ root.T
+    return float(np.mean(draws[:, len(best) :].min(axis=1) >= draws[:, : len(best)].min(axis=1) - step))
 
 
 def should_stop(rule: StopRule, certificate: Certificate) -> bool:
     """Whether a study with this certificate is done."""
-    if certificate.exhausted or (rule.most is not None and certificate.tried >= rule.most):
-        return True
-    return certificate.tried >= rule.least and 1.0 - certificate.probability < rule.risk
+    return rule.done(certificate)

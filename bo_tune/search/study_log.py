@@ -16,6 +16,12 @@ PROPOSAL_ATTR = "bo_tune:proposal"
 RUNTIMES_ATTR = "runtimes_us"
 """User attribute of a trial: its raw repetitions, optional."""
 
+LATE = 0.22
+"""log 1.25: a repetition that much above the lower quartile was launched late."""
+
+DOUBT = 0.1
+"""Standard deviation of log time where no two repetitions agree."""
+
 MAX_FAILURES = 2
 """A config whose trial failed this often is not proposed again; before that a failure counts as no trial."""
 
@@ -30,7 +36,7 @@ class Observation:
         params: the config.
         value: the objective, or the last intermediate value of a stopped trial; None for an invalid config.
         stopped: whether the trial was pruned after it had reported a value.
-        runtimes: raw repetitions, where the trial carries them.
+        noise: variance of the logarithm of value that the trial's repetitions show; 0 without any.
     """
 
     number: int
@@ -38,7 +44,23 @@ class Observation:
     params: Params
     value: float | None
     stopped: bool = False
-    runtimes: Sequence[float] = ()
+    noise: float = 0.0
+
+
+def noise_variance(runtimes: Sequence[float]) -> float:
+    """Variance of log time that the repetitions of a trial show.
+
+    Late launches inflate repetitions and nothing deflates one, so the spread is taken from the repetitions within
+    1.25 × the lower quartile; where few of them agree, the estimate is doubtful and the gap to the median counts.
+    """
+    positive = np.asarray([runtime for runtime in runtimes if runtime > 0], dtype=float)
+    times = np.sort(np.log(positive))
+    if len(times) < 2:
+        return 0.0
+    quartile, median = float(times[(len(times) - 1) // 4]), float(times[len(times) // 2])
+    near = times[times <= quartile + LATE]
+    spread = float(np.sum((near - near.mean()) ** 2)) / (len(near) - 1) if len(near) > 1 else DOUBT**2
+    return 0.5 * np.pi * spread / len(near) + (0.5 * (median - quartile)) ** 2
 
 
 @dataclass
@@ -64,6 +86,11 @@ class StudyLog:
         self._failures: dict[int, int] = {}
         self._open: list[int] = []
         self._seen = 0
+
+    @property
+    def finished(self) -> NDArray[np.bool_]:
+        """``[C]``, configs that were tried."""
+        return self._finished
 
     @property
     def remaining(self) -> int:
@@ -111,9 +138,9 @@ class StudyLog:
             return
         value = _value(trial)
         stopped = trial.state == TrialState.PRUNED
-        runtimes = trial.user_attrs.get(RUNTIMES_ATTR, ())
+        noise = noise_variance(trial.user_attrs.get(RUNTIMES_ATTR, ()))
         config = {name: params[name] for name in self.grid.names}
-        self.observations.append(Observation(trial.number, index, config, value, stopped, runtimes))
+        self.observations.append(Observation(trial.number, index, config, value, stopped, noise))
         if index is not None:
             self._finish(index)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ from bo_tune.space import Config
 
 Column = NDArray[np.float64]
 
+TILE_AND_LAUNCH = ("block_m", "block_n", "block_k", "num_warps", "num_stages")
 WEIGHT_BYTES = 2
 LEAST_ASYNC_BYTES = 4
 HOPPER = 9
@@ -73,12 +74,21 @@ class Columns:
     @classmethod
     def of(cls, configs: Sequence[Config], k: int, *, split: bool) -> "Columns":
         """Transpose configs; ``split`` says whether they have a split_k."""
-        names = ("block_m", "block_n", "block_k", "num_warps", "num_stages", *(("split_k",) if split else ()))
+        names = (*TILE_AND_LAUNCH, "split_k") if split else TILE_AND_LAUNCH
         values: Iterable[int] = chain.from_iterable(map(itemgetter(*names), configs))
         table = np.fromiter(values, dtype=np.float64, count=len(configs) * len(names)).reshape(-1, len(names))
         split_k = table[:, 5] if split else np.ones(len(configs))
         even_k = k % (table[:, 2] * split_k) == 0
         return cls(table[:, 0], table[:, 1], table[:, 2], table[:, 3], table[:, 4], split_k, even_k)
+
+    @classmethod
+    def one(cls, config: Config, k: int) -> "Columns":
+        """Take one config, with numbers for columns: a hundred times faster where no more are asked for."""
+        split_k = config.get("split_k", 1)
+        values: list[Any] = [config[name] for name in TILE_AND_LAUNCH]
+        values += [split_k, k % (config["block_k"] * split_k) == 0]
+        columns: Columns = cast(Any, cls)(*values)
+        return columns
 
 
 class LoraSpec(KernelSpec):
@@ -105,8 +115,7 @@ class LoraSpec(KernelSpec):
         return None
 
     def _shared_memory_bytes(self, config: Config, problem: Problem, gpu: GpuInfo | None) -> int:
-        columns = Columns.of([{"split_k": 1, **config}], problem.k, split=self.has_split_k)
-        return int(self.shared_memory(columns, problem, gpu)[0]) // config.get("num_ctas", 1)
+        return int(self.shared_memory(Columns.one(config, problem.k), problem, gpu)) // config.get("num_ctas", 1)
 
     def shared_memory(self, c: Columns, problem: Problem, gpu: GpuInfo | None) -> Column:
         """Return a lower bound of the shared memory of each config, in bytes; without a GPU one that holds on all.
@@ -115,18 +124,16 @@ class LoraSpec(KernelSpec):
         one too, unless it passes through registers to be rounded. An operand that is not pipelined has one tile.
         """
         rounded = self.activation_bytes != WEIGHT_BYTES
-        in_flight = np.maximum(c.num_stages - 1, 1)
-        in_place = np.maximum(c.num_stages - 1 + uses_wgmma(c, gpu), 1)
+        staged = c.num_stages > 1
+        in_place = c.num_stages - staged * (1 - uses_wgmma(c, gpu))
         x_pipelined = c.even_k & asynchronous(c.block_m * c.block_k, c, self.activation_bytes)
         # Addresses read from a table are of unknown alignment, and nothing wider than an element is copied.
         w_pipelined = c.even_k & asynchronous(c.block_n * c.block_k, c, WEIGHT_BYTES) & (problem.num_slices == 1)
-        x_tiles = np.where(x_pipelined, in_flight if rounded else in_place, 1)
-        w_tiles = np.where(w_pipelined, in_place, 1)
         # Later GPUs can take a rounded operand that is not pipelined from elsewhere than shared memory.
         x_stays = not rounded or (gpu is not None and gpu.capability[0] <= HOPPER)
-        x_tiles = np.where(x_stays | (x_pipelined & (c.num_stages > 1)), x_tiles, 0)
-        x_bytes = c.block_m * x_tiles * self.activation_bytes
-        w_bytes = c.block_n * w_tiles * WEIGHT_BYTES
+        x_tiles = 1 + x_pipelined * ((c.num_stages - staged if rounded else in_place) - 1)
+        x_bytes = c.block_m * x_tiles * (x_stays | (x_pipelined & staged)) * self.activation_bytes
+        w_bytes = c.block_n * (1 + w_pipelined * (in_place - 1)) * WEIGHT_BYTES
         return (x_bytes + w_bytes) * c.block_k
 
     @property
@@ -195,9 +202,8 @@ def asynchronous(elements: Column, c: Columns, element_bytes: int) -> NDArray[np
 
 def uses_wgmma(c: Columns, gpu: GpuInfo | None) -> NDArray[np.bool_]:
     """Say where tiles are multiplied straight from shared memory: on Hopper, by whole warp groups."""
-    hopper = gpu is not None and gpu.capability[0] == HOPPER
     by_groups: NDArray[np.bool_] = (c.block_m >= WGMMA_ROWS) & (c.num_warps % WARPS_OF_A_GROUP == 0)
-    return by_groups & hopper
+    return by_groups & (gpu is not None and gpu.capability[0] == HOPPER)
 
 
 def register_demand(c: Columns, accumulators: Column, *, table: bool) -> Column:

@@ -1,0 +1,13 @@
+"""Settings of all tests. Being here also lets tests in subfolders import ``helpers``."""
+
+import os
+
+from hypothesis import settings
+
+# Tests run side by side: threads of BLAS would only wait for each other, for minutes on a loaded machine.
+for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(name, "1")
+
+# On shared cores an example may take any time, and a failure in CI must be the same on the next run.
+settings.register_profile("bo_tune", deadline=None, derandomize=True)
+settings.load_profile("bo_tune")

@@ -1,0 +1,148 @@
+"""The Gaussian process: gradients, exactness, and what a misleading prior does to it."""
+
+import numpy as np
+import pytest
+from scipy.optimize import check_grad
+
+from bo_tune.search.acquisition import log_expected_improvement
+from bo_tune.search.prior import HistoryPrior, SharedPart, StudyHistory, nearest_winners, squeeze
+from bo_tune.search.surrogate import Data, Hyperpriors, Surrogate, matern, squared_differences, squared_distances
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((60, 3))
+Y = np.sin(X[:, 0]) + 0.3 * X[:, 1]
+
+
+def data(count: int) -> Data:
+    return Data(np.arange(count), Y[:count], np.full(count, 1e-4))
+
+
+def shared_part() -> SharedPart:
+    problems = np.repeat([0, 1], 20)
+    return SharedPart(X[:40] + 0.1, Y[:40], problems, X)
+
+
+@pytest.mark.parametrize("with_shared", [False, True])
+def test_gradient_of_the_posterior(with_shared: bool) -> None:
+    shared = shared_part() if with_shared else None
+    process = Surrogate(X, Hyperpriors.vague(3), shared)
+    seen = data(12)
+    flat = squared_differences(X[:12])
+    common = shared.rows(seen.points)[:, :12] if shared else np.zeros((12, 12))
+    mean = shared.mean[:12] if shared else np.zeros(12)
+    theta = process.priors.centre + 0.2
+
+    def value(at: np.ndarray) -> float:
+        return process._objective(at, flat, common, mean, seen)[0]
+
+    def slope(at: np.ndarray) -> np.ndarray:
+        return process._objective(at, flat, common, mean, seen)[1]
+
+    assert check_grad(value, slope, theta) < 1e-4 * np.linalg.norm(slope(theta))
+
+
+def test_gradient_of_the_histories() -> None:
+    part = shared_part()
+    problems = np.repeat([0, 1], 20)
+    inputs = X[:40] + 0.1
+    given = (squared_differences(inputs), (problems[:, None] == problems) * 1.0, inputs @ inputs.T / 3, Y[:40])
+    theta = part._centre + 0.1
+    error = check_grad(lambda at: part._objective(at, *given)[0], lambda at: part._objective(at, *given)[1], theta)
+    assert error < 1e-4 * np.linalg.norm(part._objective(theta, *given)[1])
+
+
+def test_kernel_against_its_definition() -> None:
+    lengths = np.array([0.5, 1.0, 2.0])
+    r = np.sqrt((((X[:5, None] - X[None, :4]) / lengths) ** 2).sum(axis=2))
+    expected = (1 + np.sqrt(5) * r + 5 / 3 * r**2) * np.exp(-np.sqrt(5) * r)
+    np.testing.assert_allclose(matern(squared_distances(X[:5], X[:4], lengths)), expected, atol=1e-7)
+
+
+def test_learns_a_smooth_function() -> None:
+    posterior = Surrogate(X, Hyperpriors.vague(3)).fit(data(40)).condition(data(40))
+    mean, deviation = posterior.predict(np.arange(40, 60))
+    assert np.abs(mean - Y[40:]).max() < 0.25
+    assert (np.abs(mean - Y[40:]) < 4 * deviation).mean() > 0.9
+
+
+def test_joint_agrees_with_the_marginals() -> None:
+    posterior = Surrogate(X, Hyperpriors.vague(3), shared_part()).fit(data(15)).condition(data(15))
+    points = np.arange(15, 30)
+    mean, deviation = posterior.predict(points)
+    same, covariance = posterior.joint(points)
+    np.testing.assert_allclose(same, mean)
+    np.testing.assert_allclose(np.sqrt(np.diag(covariance)), deviation, rtol=1e-6)
+
+
+def test_noisy_observations_pull_less() -> None:
+    far = Data(np.array([0]), np.array([3.0]), np.array([4.0]))
+    near = Data(np.array([0]), np.array([3.0]), np.array([1e-4]))
+    process = Surrogate(X, Hyperpriors.vague(3))
+    assert process.condition(far).predict(np.array([0]))[0] < 0.6 * process.condition(near).predict(np.array([0]))[0]
+
+
+def history(inputs: np.ndarray, log_times: np.ndarray) -> StudyHistory:
+    configs = [{"x": i} for i in range(len(inputs))]
+    return StudyHistory(inputs, np.exp(log_times), configs, {"m": 1.0})
+
+
+@pytest.mark.parametrize(("sign", "better"), [(1.0, True), (-1.0, False)])
+def test_good_history_helps_and_bad_is_let_go(sign: float, better: bool) -> None:
+    part = HistoryPrior([history(X[:30], sign * Y[:30]), history(X[30:50], sign * Y[30:50])]).learn(X[:50], X)
+    untaught = Surrogate(X, Hyperpriors.vague(3))
+    taught = Surrogate(X, part.priors(), part)
+    rest = np.arange(50, 60)
+
+    def error(process: Surrogate, count: int) -> float:
+        seen = Data(np.arange(count), Y[:count] - Y[:count].min(), np.full(count, 1e-4))
+        mean, _ = process.fit(seen).condition(seen).predict(rest)
+        return float(np.sqrt(np.mean((mean - (Y[rest] - Y[:count].min())) ** 2)))
+
+    assert (error(taught, 4) < 0.7 * error(untaught, 4)) is better
+    assert error(taught, 30) < max(1.5 * error(untaught, 30), 0.1)
+
+
+def test_samples_of_histories_keep_the_extremes() -> None:
+    whole = history(X, Y)
+    part = whole.sample(10)
+    assert len(part.times) == len(part.configs) == len(part.features) <= 10
+    assert part.times.min() == whole.times.min()
+    assert part.times.max() == whole.times.max()
+    assert whole.sample(100) is whole
+
+
+def test_histories_are_checked() -> None:
+    with pytest.raises(ValueError, match="as many"):
+        StudyHistory(X[:3], np.ones(2), [{}, {}])
+    with pytest.raises(ValueError, match="above 0"):
+        StudyHistory(X[:1], np.zeros(1), [{}])
+    with pytest.raises(ValueError, match="at least one"):
+        HistoryPrior([])
+
+
+def test_winners_of_the_nearest_problems_first() -> None:
+    def study(m: float, best: int) -> StudyHistory:
+        return StudyHistory(X[:2], np.array([2.0, 1.0]), [{"x": -1}, {"x": best}], {"m": m})
+
+    histories = [study(1.0, 10), study(4.0, 40), study(3.9, 10)]
+    assert nearest_winners(histories, {"m": 4.0}) == [{"x": 40}, {"x": 10}]
+    assert nearest_winners(histories, {"m": 1.0}, 1) == [{"x": 10}]
+
+
+def test_squeezing_keeps_order_and_what_is_near() -> None:
+    y = np.linspace(-1, 5, 50)
+    squeezed = squeeze(y)
+    assert (np.diff(squeezed) > 0).all()
+    np.testing.assert_array_equal(squeezed[y <= 1], y[y <= 1])
+
+
+def test_log_expected_improvement() -> None:
+    draws = np.random.default_rng(1).standard_normal(400_000)
+    for mean, deviation in [(0.0, 1.0), (1.0, 0.5), (-1.0, 0.3)]:
+        expected = np.log(np.maximum(0.2 - (mean + deviation * draws), 0).mean())
+        found = log_expected_improvement(np.array([mean]), np.array([deviation]), 0.2)[0]
+        assert found == pytest.approx(expected, abs=0.03)
+    u = np.linspace(-40, 2, 2000)
+    curve = log_expected_improvement(-u, np.ones_like(u), 0.0)
+    assert np.isfinite(curve).all()
+    assert (np.diff(curve) > 0).all()
