@@ -54,7 +54,7 @@ def _listing(store: StudyStore, summary: StudySummary) -> StudyListing:
     best = min(measured, key=measured.__getitem__, default=None)
     return StudyListing(
         name=summary.name,
-        states=Counter(t.state.name for t in trials),
+        states=dict(Counter(t.state.name for t in trials)),
         reasons=dict(Counter(t.user_attrs[REASON] for t in trials if REASON in t.user_attrs).most_common()),
         excluded=summary.attributes.get(SPACE_ATTR, {}).get("excluded", {}),
         best_us=result["time_us"] if result else measured.get(best) if best else None,

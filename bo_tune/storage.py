@@ -20,6 +20,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from bo_tune.errors import StorageError, one_line
 from bo_tune.problem import GpuInfo, Problem
+from bo_tune.trial_writer import insert_trial, is_known_schema
 from bo_tune.trials import COST
 
 DEFAULT_STORAGE = "sqlite:///bo_tune.db"
@@ -117,8 +118,9 @@ def _open_rdb(url: str, *, create: bool) -> RDBStorage:
 class StoredStudy:
     """One study in the database. Safe to use from several threads."""
 
-    def __init__(self, study: optuna.Study, lock: threading.Lock) -> None:
+    def __init__(self, study: optuna.Study, storage: BaseStorage, lock: threading.Lock) -> None:
         self._study = study
+        self._storage = storage
         self._lock = lock
 
     @property
@@ -134,7 +136,10 @@ class StoredStudy:
     def add(self, trial: FrozenTrial) -> None:
         """Record a finished trial in one transaction. Raises StorageError if the database cannot take it."""
         with self._lock, _storage_errors(self.name):
-            self._study.add_trial(trial)
+            if isinstance(self._storage, RDBStorage) and is_known_schema():
+                insert_trial(self._storage, self._study._study_id, trial)
+            else:
+                self._study.add_trial(trial)
 
     def attribute(self, key: str) -> Any:
         """Return a user attribute, or None."""
@@ -185,7 +190,7 @@ class StudyStore:
 
     def load(self, name: StudyName) -> StoredStudy:
         """Open an existing study by its name."""
-        return StoredStudy(optuna.load_study(study_name=str(name), storage=self._storage), self._lock)
+        return StoredStudy(optuna.load_study(study_name=str(name), storage=self._storage), self._storage, self._lock)
 
     def open(self, name: StudyName, gpu: GpuInfo) -> StoredStudy:
         """Open a study, creating it where it is new.
@@ -204,7 +209,7 @@ class StudyStore:
                     study.set_user_attr(key, value)
             elif found != SCHEMA_VERSION:
                 raise StorageError(f"{self.url}: study {name} has schema {found}, this version reads {SCHEMA_VERSION}")
-        return StoredStudy(study, self._lock)
+        return StoredStudy(study, self._storage, self._lock)
 
     def close(self) -> None:
         """Give back the connections."""

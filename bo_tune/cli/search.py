@@ -115,6 +115,9 @@ def _study(
         loaded = load_study_file(study)
         return _with_tokens(loaded, o.integers(m, "--m")) if m else loaded
     if model is None:
+        given = [name for name, value in (("--max-loras", max_loras), ("--rank", rank), ("--m", m)) if value]
+        if given:
+            raise InputError(f"{given[0]}: needs a model; name one with --model")
         return None
     for name, value in (("--max-loras", max_loras), ("--rank", rank)):
         if not value:
@@ -193,11 +196,11 @@ def _jobs(arguments: Arguments) -> Iterator[tuple[list[Job], SessionSettings]]:
 
 def _run(arguments: Arguments) -> None:
     console = terminal()
-    store = StudyStore(arguments.storage)
     with _jobs(arguments) as (jobs, settings):
         check_writable(arguments.out, {_file_name(job) for job in jobs})
         if arguments.record is not None:
             check_writable(arguments.record)
+        store = StudyStore(arguments.storage)  # the last: what is wrong above leaves no database behind
         _announce(console, jobs, arguments)
         with Progressing(console, len(jobs), verbose=arguments.verbose) as progress:
             session = Session(store, settings, listener=progress)

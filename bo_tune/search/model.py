@@ -21,6 +21,12 @@ Features = Callable[[Sequence[Params]], Array]
 STOPPED_SPREAD = 0.05
 """Standard deviation of log time of a trial that was stopped early as slow."""
 
+FEWEST_TO_DOUBT = 4
+"""Observations before the prior from other studies is doubted."""
+
+TRUST = 2.0
+"""Log odds for the prior from other studies, before any observation."""
+
 
 def rung(count: int) -> int:
     """The largest rung of the ladder 1, 2, … 16, 18, … 32, 36, … that is at most count."""
@@ -80,6 +86,14 @@ class Points:
         priors = Hyperpriors.vague(len(keep)) if self.shared is None else self.shared.priors()
         self.surrogate = Surrogate(self.inputs, priors, self.shared)
         self._grid = grid
+
+    def fit(self, data: Data) -> Surrogate:
+        """Fit the surrogate; the prior is left aside where the data are likelier without it."""
+        fitted = self.surrogate.fit(data)
+        if self.shared is None or len(data.points) < FEWEST_TO_DOUBT:
+            return fitted
+        untaught = Surrogate(self.inputs, Hyperpriors.vague(self.inputs.shape[1])).fit(data)
+        return untaught if untaught.evidence > fitted.evidence + TRUST else fitted
 
     def index(self, observation: Observation) -> int:
         """The point of an observation."""
@@ -170,5 +184,5 @@ class GridModel:
         key = head.points.tobytes() + head.targets.tobytes() + head.noise.tobytes()
         if self._fitted is None or self._fitted[0] != key:
             assert self._points is not None
-            self._fitted = key, self._points.surrogate.fit(head)
+            self._fitted = key, self._points.fit(head)
         return self._fitted[1]

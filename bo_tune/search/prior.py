@@ -40,14 +40,20 @@ from bo_tune.search.surrogate import (
 
 Array = NDArray[np.float64]
 
-MOST_ROWS = 240
-"""Trials of other studies that are looked at; the fit takes their number cubed."""
+ROWS_PER_STUDY = 30
+"""Trials of another study that are looked at: late ones are near its optimum and much alike."""
 
-MOST_STUDIES = 12
-"""Other studies that are looked at, the nearest ones."""
+MOST_STUDIES = 8
+"""Other studies that are looked at, the nearest ones; the fit takes the number of all rows cubed."""
+
+DENSER = 1.5
+"""How much denser fast trials are sampled than slow ones; 1 is evenly by rank."""
 
 SQUEEZE = 1.0
 """log(time / best) above which differences count logarithmically."""
+
+MEDIANS = (0.6, 0.3, 0.02, 0.5)
+"""Of a_g, a, s and c."""
 
 _OFFSET_VARIANCE = 0.25
 _STEPS = 30
@@ -82,7 +88,7 @@ class StudyHistory:
         """At most count of its trials, denser among the fast ones."""
         if len(self.times) <= count:
             return self
-        ranks = np.unique(np.round((len(self.times) - 1) * np.linspace(0.0, 1.0, count) ** 1.5).astype(int))
+        ranks = np.unique(np.round((len(self.times) - 1) * np.linspace(0.0, 1.0, count) ** DENSER).astype(int))
         rows = np.sort(np.argsort(self.times, kind="stable")[ranks])
         configs = [self.configs[row] for row in rows]
         return StudyHistory(self.features[rows], self.times[rows], configs, self.descriptor)
@@ -113,7 +119,7 @@ class HistoryPrior:
             raise ValueError("a prior needs at least one history")
         near = sorted(histories, key=lambda h: distance(h.descriptor, descriptor)) if descriptor else histories
         kept = near[:MOST_STUDIES]
-        self.histories = [history.sample(max(8, MOST_ROWS // len(kept))) for history in kept]
+        self.histories = [history.sample(ROWS_PER_STUDY) for history in kept]
         self.configs = [config for history in self.histories for config in history.configs]
         self.features = np.concatenate([history.features for history in self.histories])
         ratios = [np.log(np.asarray(history.times) / np.min(history.times)) for history in self.histories]
@@ -146,7 +152,7 @@ class SharedPart:
         same = (problems[:, None] == problems).astype(float)
         products = inputs @ inputs.T / self._columns
         vague = Hyperpriors.vague(inputs.shape[1])
-        self._centre = np.concatenate([np.log([0.6, 0.3, vague.noise, 0.5]), np.log(vague.lengths)])
+        self._centre = np.concatenate([np.log(MEDIANS), np.log(vague.lengths)])
         self._spread = np.concatenate([np.ones(_SCALARS), np.full(len(vague.lengths), vague.spread_lengths)])
         self.theta = self._fit(squared_differences(inputs), same, products, targets)
         self._shared2, own2, noise2, self._linear2 = np.exp(2.0 * self.theta[:_SCALARS])

@@ -167,13 +167,15 @@ class Surrogate:
         inputs: X.
         priors: of the hyperparameters.
         shared: g, or None.
-        theta: log a, log s, log w, log l.
+        theta: log a, log s, log w, log l; the medians of their priors before a fit.
+        evidence: log posterior of theta, up to a constant, given the data it was fitted to.
     """
 
     inputs: Array
     priors: Hyperpriors
     shared: Shared | None = None
     theta: Array | None = None
+    evidence: float = 0.0
 
     @property
     def _theta(self) -> Array:
@@ -214,7 +216,7 @@ class Surrogate:
             bounds=[(centre - 6.0, centre + 6.0) for centre in self.priors.centre],
             options={"maxiter": steps},
         )
-        return replace(self, theta=np.asarray(found.x))
+        return replace(self, theta=np.asarray(found.x), evidence=-float(found.fun))
 
     def _objective(self, theta: Array, flat: Array, common: Array, mean: Array, data: Data) -> tuple[float, Array]:
         """Negative log posterior of the hyperparameters and its gradient.
