@@ -72,12 +72,16 @@ def _insert_row(connection: Connection, study_id: int, trial: FrozenTrial) -> in
 def _insert_values(connection: Connection, trial_id: int, trial: FrozenTrial) -> None:
     if trial.value is not None:
         value, kind = models.TrialValueModel.value_to_stored_repr(trial.value)
-        row = {"trial_id": trial_id, "objective": 0, "value": value, "value_type": kind}
-        connection.execute(insert(models.TrialValueModel), row)
+        connection.execute(
+            insert(models.TrialValueModel).values(trial_id=trial_id, objective=0, value=value, value_type=kind)
+        )
     for step, intermediate in trial.intermediate_values.items():
-        between, its_kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(intermediate)
-        row = {"trial_id": trial_id, "step": step, "intermediate_value": between, "intermediate_value_type": its_kind}
-        connection.execute(insert(models.TrialIntermediateValueModel), row)
+        between, between_kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(intermediate)
+        connection.execute(
+            insert(models.TrialIntermediateValueModel).values(
+                trial_id=trial_id, step=step, intermediate_value=between, intermediate_value_type=between_kind
+            )
+        )
 
 
 def _utc(moment: datetime | None) -> datetime | None:

@@ -149,8 +149,8 @@ class FakeDevice(Device):
         space: the search space of every kernel.
         times: time of a config, or how compiling or measuring it fails.
         retimed: times when re-measured, where they differ.
-        fails_at: launch errors of a kind that concerns the whole problem, by number of measurements before them.
         effective: what a config really runs as.
+        on_measure: is called before each measurement.
     """
 
     times: Times

@@ -226,7 +226,7 @@ def comparison_lines(comparisons: Comparisons) -> list[str]:
 
 def simulation_table(summary: Mapping[str, Any]) -> Table:
     """Return the table of a simulation's summary, a checkpoint a row."""
-    figures = ("runs", "mean", "median", "p90", "within 1 %", "within 5 %")
+    figures = ("runs", "mean", "median", "p90", "within\n1 %", "within\n5 %")
     table = _table("Regret after launched configs", ("launched",), figures)
     for checkpoint, row in summary.items():
         if not isinstance(row, Mapping):
