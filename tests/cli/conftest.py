@@ -1,0 +1,35 @@
+"""The command line as a fixture."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pytest
+from helpers import Cli, Ran
+
+from bo_tune.cli import main
+
+
+@pytest.fixture
+def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Cli]:
+    """The command line in this process, in an empty folder, its output a pipe."""
+    empty = tmp_path / "cwd"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    handler, verbosity = signal.getsignal(signal.SIGTERM), optuna.logging.get_verbosity()
+
+    def run(*arguments: object) -> Ran:
+        monkeypatch.setattr("sys.argv", ["bo-tune", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as end:
+            code = int(end.code or 0)
+        out, err = capsys.readouterr()
+        return Ran(code, out, err)
+
+    yield run
+    signal.signal(signal.SIGTERM, handler)
+    optuna.logging.set_verbosity(verbosity)

@@ -1,0 +1,54 @@
+"""A GPU process without a GPU for ``test_cuda_device``: answers as the real one, and misbehaves by block_m."""
+
+import os
+import sys
+import time
+
+from bo_tune.measure.messages import (
+    Hello,
+    HelloRequest,
+    MeasureAnswer,
+    MeasureRequest,
+    PrepareRequest,
+    RemeasureRequest,
+)
+from bo_tune.measure.worker import serve
+from bo_tune.outcome import Invalid, InvalidReason, LaunchPurpose, Measurement, Resources
+from bo_tune.problem import GpuInfo
+
+GPU = GpuInfo("NVIDIA Fake 1", (9, 0), sm_count=1, shared_memory_bytes=100_000)
+LAUNCHES = {LaunchPurpose.CHECK: 1, LaunchPurpose.TIMING: 3}
+
+
+def handle(request: object) -> object:
+    """Answer one request."""
+    match request:
+        case HelloRequest():
+            return Hello(GPU, {"driver": "1", "torch": "2", "triton": "3", "pid": str(os.getpid())})
+        case PrepareRequest(problem):
+            if problem.m == 13:
+                raise MemoryError("out of memory")
+            return None
+        case RemeasureRequest(_, configs, rounds):
+            if any(config["block_m"] == 64 for config in configs):
+                os._exit(1)
+            return [(float(config["block_m"]),) * rounds for config in configs]
+        case MeasureRequest(_, config, _, stop_above_us):
+            return _measure(config["block_m"], stop_above_us)
+    raise TypeError(request)
+
+
+def _measure(block_m: int, stop_above_us: float | None) -> MeasureAnswer:
+    if block_m == 32:
+        time.sleep(600)
+    if block_m == 64:
+        sys.stderr.write("CUDA error: an illegal memory access was encountered\n")
+        os._exit(1)
+    if block_m == 128:
+        return MeasureAnswer(Invalid(InvalidReason.LAUNCH_ERROR, "unspecified launch failure"), healthy=False)
+    times = (float(os.getpid()), 1.0 if stop_above_us is None else stop_above_us)
+    return MeasureAnswer(Measurement(times, resources=Resources(1000, 32, 0)))
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[-1]), handle)

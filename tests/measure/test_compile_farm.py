@@ -1,0 +1,135 @@
+"""Compile workers that really compile for sm_90, on a machine without a GPU."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+
+import pytest
+from helpers import H100
+
+from bo_tune.measure.compile_farm import CompileFarm
+from bo_tune.measure.device import Build, Compiled
+from bo_tune.outcome import Invalid, InvalidReason
+from bo_tune.problem import Problem
+
+PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
+SMALL = {
+    "block_m": 16, "block_n": 32, "block_k": 32, "num_warps": 4, "num_stages": 2, "split_k": 8, "num_ctas": 1
+}  # fmt: skip
+LARGE = {**SMALL, "block_m": 256, "block_n": 256, "block_k": 256, "num_stages": 5}
+LONG_S = 120.0
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Triton's cache, in a folder of these tests."""
+    folder = tmp_path_factory.mktemp("triton")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_CACHE_DIR", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def farm(cache: Path) -> Iterator[CompileFarm]:
+    """A farm of one worker, started."""
+    made = CompileFarm(H100, workers=1, deadline_s=LONG_S)
+    yield made
+    made.close()
+
+
+def submit(on: CompileFarm, config: dict[str, int]) -> Future[Build]:
+    return on.submit(tuple(config.items()), PROBLEM, config)
+
+
+def compiled(on: CompileFarm, config: dict[str, int]) -> Compiled:
+    build = submit(on, config).result(LONG_S)
+    assert isinstance(build, Compiled), build
+    return build
+
+
+def test_it_compiles_for_a_gpu_that_is_not_there(farm: CompileFarm, cache: Path) -> None:
+    build = compiled(farm, SMALL)
+    assert not build.compilation.cached
+    assert build.compilation.compile_s > 0
+    assert build.resources.shared_memory_bytes is not None
+    assert 0 < build.resources.shared_memory_bytes < H100.shared_memory_bytes
+    assert [path for path in cache.rglob("*.cubin") if path.read_bytes().startswith(b"\x7fELF")]
+
+
+def test_equal_keys_are_compiled_once(farm: CompileFarm) -> None:
+    config = {**SMALL, "num_stages": 3}
+    builds = [submit(farm, config) for _ in range(4)]
+    first, *others = [build.result(LONG_S) for build in builds]
+    assert isinstance(first, Compiled)
+    assert not first.compilation.cached
+    for other in others:
+        assert isinstance(other, Compiled)
+        assert other.compilation.cached
+        assert other.compilation.compile_s == 0
+        assert other.resources == first.resources
+
+
+def test_a_binary_of_an_earlier_process_is_found_in_the_cache(farm: CompileFarm) -> None:
+    config = {**SMALL, "num_stages": 4}
+    assert not compiled(farm, config).compilation.cached
+    farm._workers[0].kill()
+    build = farm.submit("another key", PROBLEM, config).result(LONG_S)
+    assert isinstance(build, Compiled)
+    assert build.compilation.cached
+
+
+def test_what_cannot_be_compiled_has_a_reason_and_the_worker_goes_on(farm: CompileFarm) -> None:
+    build = submit(farm, {**SMALL, "block_m": 17}).result(LONG_S)
+    assert isinstance(build, Invalid)
+    assert build.reason is InvalidReason.COMPILE_ERROR
+    assert build.detail
+    assert "\n" not in build.detail
+    assert isinstance(compiled(farm, {**SMALL, "split_k": 16}), Compiled)
+
+
+def test_a_killed_compiler_costs_one_config(farm: CompileFarm) -> None:
+    farm._workers[0].start()
+    starts = farm._workers[0].starts
+    process = farm._workers[0]._process
+    assert process is not None
+    build = submit(farm, LARGE)
+    time.sleep(0.3)
+    os.kill(process.pid, signal.SIGKILL)
+    lost = build.result(LONG_S)
+    assert isinstance(lost, Invalid)
+    assert lost.reason is InvalidReason.COMPILE_ERROR
+    assert "died" in lost.detail
+    assert isinstance(compiled(farm, {**SMALL, "split_k": 32}), Compiled)
+    assert farm._workers[0].starts == starts + 1
+
+
+def test_a_compile_over_its_deadline_is_given_up(cache: Path) -> None:
+    farm = CompileFarm(H100, workers=1, deadline_s=0.05)
+    try:
+        first, second = submit(farm, LARGE), submit(farm, LARGE)
+        for build in (first.result(LONG_S), second.result(LONG_S)):
+            assert isinstance(build, Invalid)
+            assert build.reason is InvalidReason.COMPILE_TIMEOUT
+            assert build.detail == "compile took longer than 0.05 s"
+        assert first.result().compilation.compile_s == 0.05
+        assert second.result().compilation.cached
+        assert farm._workers[0]._process is None
+        farm.deadline_s = LONG_S
+        assert isinstance(compiled(farm, {**SMALL, "split_k": 64}), Compiled)
+    finally:
+        farm.close()
+
+
+def test_closing_ends_what_is_under_way(cache: Path) -> None:
+    farm = CompileFarm(H100, workers=1, deadline_s=LONG_S)
+    farm._workers[0].start()
+    builds = [submit(farm, {**LARGE, "split_k": split_k}) for split_k in (4, 8, 16)]
+    time.sleep(0.3)
+    start = time.monotonic()
+    farm.close()
+    assert time.monotonic() - start < 10
+    assert all(build.done() for build in builds)
+    assert farm._workers[0]._process is None

@@ -1,0 +1,119 @@
+"""The CUDA device around a GPU process that hangs, dies and breaks its context, all without a GPU."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from bo_tune.devices import cuda_device
+from bo_tune.errors import DeviceError
+from bo_tune.kernels.registry import kernel_spec
+from bo_tune.measure import cuda
+from bo_tune.measure.cuda import CudaDevice
+from bo_tune.measure.device import Compiled
+from bo_tune.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome, Resources
+from bo_tune.problem import Problem
+
+PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
+CONFIG = {
+    "block_m": 16, "block_n": 32, "block_k": 64, "num_warps": 4, "num_stages": 2, "split_k": 8, "num_ctas": 1
+}  # fmt: skip
+BUILD = Compiled(Compilation(1.5), Resources(shared_memory_bytes=50_000))
+HANGS, DIES, BREAKS = 32, 64, 128
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[CudaDevice]:
+    """A CUDA device on the fake GPU process."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setattr(cuda, "GPU_MODULE", "fake_gpu")
+    monkeypatch.setattr(cuda, "MEASURE_DEADLINE_S", 0.5)
+    made = CudaDevice(compile_workers=1)
+    yield made
+    made.close()
+
+
+def measure(on: CudaDevice, block_m: int, build: Compiled = BUILD, incumbent: float | None = None) -> Outcome:
+    return on.measure(PROBLEM, {**CONFIG, "block_m": block_m}, build, stop_above_us=incumbent)
+
+
+def test_it_is_what_the_gpu_process_says(device: CudaDevice) -> None:
+    assert device.gpu.name == "NVIDIA Fake 1"
+    assert device.provenance["driver"] == "1"
+    assert device.kernel_source("lora_shrink").startswith("bo_tune ")
+    spec = kernel_spec("lora_shrink")
+    assert device.search_space(spec, PROBLEM) == spec.search_space
+
+
+def test_a_measurement_has_the_cost_of_its_compile_and_the_resources_of_its_binary(device: CudaDevice) -> None:
+    outcome = measure(device, 16, incumbent=7.5)
+    assert isinstance(outcome, Measurement)
+    assert outcome.runtimes_us[1] == 7.5
+    assert outcome.compilation == Compilation(1.5)
+    assert outcome.resources == Resources(1000, 32, 0)
+
+
+@pytest.mark.parametrize(
+    ("block_m", "reason", "detail"),
+    [
+        (HANGS, InvalidReason.HANG, "no answer within 0.5 s"),
+        (DIES, InvalidReason.GPU_PROCESS_DIED, "CUDA error: an illegal memory access was encountered"),
+        (BREAKS, InvalidReason.LAUNCH_ERROR, "unspecified launch failure"),
+    ],
+)
+def test_a_config_that_breaks_the_process_costs_its_own_trial(
+    device: CudaDevice, block_m: int, reason: InvalidReason, detail: str
+) -> None:
+    before = measure(device, 16)
+    outcome = measure(device, block_m)
+    assert isinstance(outcome, Invalid)
+    assert (outcome.reason, outcome.detail) == (reason, detail)
+    assert outcome.compilation == Compilation(1.5)
+    assert outcome.resources == BUILD.resources
+    after = measure(device, 16)
+    assert isinstance(before, Measurement)
+    assert isinstance(after, Measurement)
+    assert before.runtimes_us[0] != after.runtimes_us[0]  # another process
+    assert device.gpu_process_restarts == 1
+
+
+@pytest.mark.parametrize("block_m", [HANGS, DIES])
+def test_a_launch_that_never_came_back_is_counted(device: CudaDevice, block_m: int) -> None:
+    assert measure(device, block_m).launches == {LaunchPurpose.CHECK: 1}
+
+
+def test_shared_memory_over_the_limit_is_known_before_loading(device: CudaDevice) -> None:
+    over = Compiled(Compilation(1.0), Resources(shared_memory_bytes=device.gpu.shared_memory_bytes + 1))
+    outcome = measure(device, DIES, over)
+    assert isinstance(outcome, Invalid)
+    assert outcome.reason is InvalidReason.OUT_OF_SHARED_MEMORY
+    assert outcome.launches.total() == 0
+    assert outcome.compilation == Compilation(1.0)
+    assert device.gpu_process_restarts == 0
+    exactly = Compiled(Compilation(1.0), Resources(shared_memory_bytes=device.gpu.shared_memory_bytes))
+    assert isinstance(measure(device, 16, exactly), Measurement)
+
+
+def test_finalists_are_re_measured_together(device: CudaDevice) -> None:
+    configs = [{**CONFIG, "block_m": block_m} for block_m in (16, 256)]
+    assert device.remeasure(PROBLEM, configs) == [(16.0,) * 20, (256.0,) * 20]
+
+
+def test_what_concerns_the_whole_problem_is_a_device_error(device: CudaDevice) -> None:
+    unprepared = Problem("lora_shrink", 4, 1, 13, 4096, 16)
+    with pytest.raises(DeviceError, match=r"lora_shrink L4\.s1\.m13.*MemoryError: out of memory"):
+        device.measure(unprepared, CONFIG, BUILD, stop_above_us=None)
+    with pytest.raises(DeviceError, match="finalists"):
+        device.remeasure(PROBLEM, [{**CONFIG, "block_m": DIES}])
+    assert isinstance(measure(device, 16), Measurement)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_there_is_one_clear_line() -> None:
+    with pytest.raises(DeviceError) as caught:
+        cuda_device(0)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert "CUDA device 0 cannot be used" in message
+    assert "GPU" in message or "CUDA" in message

@@ -1,0 +1,38 @@
+"""A child process for ``test_worker``: does what the parent says, badly where asked to."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from bo_tune.measure.worker import serve
+
+
+def handle(message: tuple[str, Any]) -> object:
+    """Answer one request."""
+    kind, value = message
+    match kind:
+        case "echo":
+            return value
+        case "pid":
+            return os.getpid(), os.getpgid(0)
+        case "sleep":
+            time.sleep(value)
+        case "raise":
+            raise ValueError(value)
+        case "exit":
+            os._exit(value)
+        case "signal":
+            os.kill(os.getpid(), getattr(signal, value))
+        case "grandchild":
+            child = subprocess.Popen(["sleep", "600"])
+            Path(value).write_text(str(child.pid))
+            time.sleep(600)
+    return None
+
+
+if __name__ == "__main__":
+    serve(int(sys.argv[-1]), handle)

@@ -1,0 +1,69 @@
+"""The last step of a study: who is re-measured, and who wins."""
+
+import pytest
+from helpers import FakeDevice
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bo_tune.finalists import choose
+from bo_tune.problem import Problem
+from bo_tune.space import SearchSpace, config_key
+
+PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
+SPACE = SearchSpace.of({"num_warps": (4, 8), "block_m": (16, 32, 64, 128, 256)})
+DEFAULT = {"block_m": 16, "num_warps": 4}
+KEYS = [config_key(config) for config in SPACE]
+TIMES = st.sampled_from([1.0, 2.0, 2.5, 3.0, 10.0])
+
+
+def device(retimed: dict) -> FakeDevice:  # type: ignore[type-arg]
+    return FakeDevice(times=lambda config: 5.0, space=SPACE, retimed=retimed)
+
+
+@given(
+    measured=st.dictionaries(st.sampled_from(KEYS), TIMES),
+    retimed=st.fixed_dictionaries(dict.fromkeys(KEYS, TIMES)),
+    count=st.integers(1, 12),
+)
+def test_the_default_and_the_best_few_run_and_the_fastest_wins(measured: dict, retimed: dict, count: int) -> None:  # type: ignore[type-arg]
+    on = device(retimed)
+    choice = choose(on, PROBLEM, measured, DEFAULT, count)
+    if not measured:
+        assert choice is None
+        assert on.remeasured == []
+        return
+    assert choice is not None
+    (finalists,) = on.remeasured
+    default = config_key(DEFAULT)
+    others = [config_key(c) for c in finalists if config_key(c) != default]
+    left_out = set(measured) - set(others) - {default}
+    assert len(others) == min(count, len(set(measured) - {default}))
+    assert max((measured[key] for key in others), default=0) <= min((measured[key] for key in left_out), default=99)
+    assert (default in map(config_key, finalists)) == (default in measured)
+    assert choice.time_us == min(retimed[config_key(c)] for c in finalists)
+    assert retimed[config_key(choice.config)] == choice.time_us
+    assert choice.default_time_us == (retimed[default] if default in measured else None)
+    if choice.default_time_us == choice.time_us:
+        assert choice.config == DEFAULT
+    assert choice.launches == on.protocol.finalist_rounds * len(finalists)
+    assert dict(choice.times_us) == {config_key(c): retimed[config_key(c)] for c in finalists}
+
+
+@pytest.mark.parametrize(
+    ("default_us", "other_us", "winner"), [(2.0, 2.0, DEFAULT), (2.0, 1.9, SPACE[7]), (2.0, 2.1, DEFAULT)]
+)
+def test_the_default_wins_ties_and_never_loses_to_a_slower_one(
+    default_us: float, other_us: float, winner: dict[str, int]
+) -> None:
+    other = config_key(SPACE[7])
+    on = device({config_key(DEFAULT): default_us, other: other_us})
+    choice = choose(on, PROBLEM, {config_key(DEFAULT): 9.0, other: 1.0}, DEFAULT, 4)
+    assert choice is not None
+    assert choice.config == winner
+    assert list(choice.config) == list(DEFAULT)
+
+
+def test_without_a_default_that_runs_there_is_still_a_winner() -> None:
+    choice = choose(device({}), PROBLEM, {KEYS[3]: 1.0}, DEFAULT, 4)
+    assert choice is not None
+    assert (config_key(choice.config), choice.default_time_us) == (KEYS[3], None)

@@ -1,0 +1,78 @@
+"""What the database already holds on a kernel."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from helpers import EXPAND, H100, SHRINK, SHRINK_BIG, sliced
+
+from bo_tune.devices import replay_job
+from bo_tune.history import FEWEST_TRIALS, descriptor, histories
+from bo_tune.kernels.registry import kernel_spec
+from bo_tune.recording import Recording
+from bo_tune.session import Session, SessionSettings
+from bo_tune.storage import MEMORY, StudyStore
+
+SHRINKS = kernel_spec("lora_shrink")
+TARGET = sliced(SHRINK)
+
+
+@pytest.fixture
+def store() -> StudyStore:
+    return StudyStore(MEMORY)
+
+
+def tune(store: StudyStore, recording: Recording, *, budget: int | None = 30, sampler: str = "random") -> None:
+    Session(store, SessionSettings(sampler=sampler, budget=budget)).run([replay_job(recording)])
+
+
+def sizes(store: StudyStore, recording: Recording = TARGET) -> list[int]:
+    return [len(h.times) for h in histories(store, SHRINKS, recording.problem, recording.gpu)]
+
+
+def test_finished_studies_of_the_kernel_on_other_problems_teach(store: StudyStore) -> None:
+    tune(store, sliced(SHRINK_BIG))
+    (history,) = histories(store, SHRINKS, TARGET.problem, TARGET.gpu)
+    trials = [t for t in store.load(store.summaries()[0].name).trials() if t.value is not None]
+    assert history.times.tolist() == [t.value for t in trials]
+    assert [dict(c) for c in history.configs] == [t.params for t in trials]
+    assert history.features.shape == (len(trials), len(SHRINKS.feature_names))
+    assert np.isfinite(history.features).all()
+    assert history.descriptor == descriptor(sliced(SHRINK_BIG).problem, H100)
+
+
+@pytest.mark.parametrize(
+    ("recording", "expected"),
+    [
+        (TARGET, 0),  # the problem itself
+        (sliced(EXPAND), 0),  # another kernel
+        (sliced(SHRINK, m=32), 1),
+        (sliced(SHRINK, gpu="NVIDIA H200"), 1),
+        (replace(TARGET, problem=replace(TARGET.problem, dtype="float16")), 1),
+        (replace(TARGET, kernel_source="vllm 0.34.0"), 0),  # the problem itself, whatever the source
+    ],
+)
+def test_who_teaches(store: StudyStore, recording: Recording, expected: int) -> None:
+    tune(store, recording)
+    assert len(sizes(store)) == expected
+
+
+def test_an_exhaustive_study_of_the_problem_itself_gives_nothing_away(store: StudyStore) -> None:
+    tune(store, TARGET, sampler="grid", budget=None)
+    assert sizes(store) == []
+    assert len(sizes(store, sliced(SHRINK_BIG))) == 1
+
+
+def test_a_study_without_result_or_with_few_trials_teaches_nothing(store: StudyStore) -> None:
+    tune(store, sliced(SHRINK, m=2), budget=FEWEST_TRIALS - 1)
+    session = Session(store, SessionSettings(sampler="random", budget=30))
+    _, unfinished = session.prepare(replay_job(sliced(SHRINK, m=4)))
+    unfinished.search()
+    assert sizes(store) == []
+
+
+def test_a_descriptor_moves_by_one_for_each_doubling() -> None:
+    problem = TARGET.problem
+    there = descriptor(replace(problem, m=2 * problem.m), H100)
+    here = descriptor(problem, H100)
+    assert {name: there[name] - here[name] for name in here if there[name] != here[name]} == {"m": 1.0}

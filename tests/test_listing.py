@@ -1,0 +1,76 @@
+"""What ``bo-tune show`` says, against the database itself."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from helpers import EXPAND, SHRINK, sliced, sqlite_url, stored_trials
+
+from bo_tune.devices import replay_job
+from bo_tune.listing import StudyListing, list_studies
+from bo_tune.session import Session, SessionSettings
+from bo_tune.storage import StudyStore
+from bo_tune.trials import outcome_of
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with an exhaustive study, a search, and an unfinished one."""
+    path = tmp_path_factory.mktemp("listing") / "x.db"
+    store = StudyStore(sqlite_url(path))
+    Session(store, SessionSettings(sampler="grid", budget=None)).run([replay_job(sliced(EXPAND))])
+    search = Session(store, SessionSettings(sampler="random", budget=20))
+    search.run([replay_job(sliced(SHRINK))])
+    _, unfinished = search.prepare(replay_job(sliced(SHRINK, m=32)))
+    unfinished.search(5)
+    search.prepare(replay_job(sliced(SHRINK, m=64)))
+    store.close()
+    return path
+
+
+@pytest.fixture(scope="module")
+def listed(file: Path) -> dict[str, StudyListing]:
+    store = StudyStore(sqlite_url(file), create=False)
+    found = list_studies(store)
+    store.close()
+    assert [str(study.name) for study in found] == sorted(str(study.name) for study in found)
+    return {str(study.name): study for study in found}
+
+
+def test_states_and_reasons_are_those_of_the_database(file: Path, listed: dict[str, StudyListing]) -> None:
+    stored = stored_trials(file)
+    assert set(listed) == set(stored)
+    for name, study in listed.items():
+        trials = stored[name]
+        assert study.states == Counter(t.state.name for t in trials)
+        assert study.reasons == Counter(t.user_attrs["reason"] for t in trials if "reason" in t.user_attrs)
+        assert sum(study.reasons.values()) == study.states.get("PRUNED", 0)
+        assert study.costs.configs == len(trials)
+        assert study.costs.launches - study.costs.launches_by_purpose["finalists"] == sum(
+            outcome_of(t).launches.total() for t in trials
+        )
+    assert any(study.reasons.get("compile timeout") for study in listed.values())
+    assert any(study.reasons.get("slow") for study in listed.values())
+
+
+def test_times_are_the_results_or_the_best_so_far(file: Path, listed: dict[str, StudyListing]) -> None:
+    stored = stored_trials(file)
+    finished = [study for study in listed.values() if study.finished]
+    assert len(finished) == 2
+    for study in finished:
+        assert study.best_us is not None
+        assert study.default_us is not None
+        assert study.best_us <= study.default_us
+        assert study.config is not None
+    (started,) = [s for s in listed.values() if not s.finished and s.states]
+    values = [t.value for t in stored[str(started.name)] if t.value is not None]
+    assert started.best_us == min(values)
+    assert started.default_us == stored[str(started.name)][0].value
+    (empty,) = [s for s in listed.values() if not s.states]
+    assert (empty.best_us, empty.default_us, empty.config) == (None, None, None)
+
+
+def test_what_was_never_tried_is_told(listed: dict[str, StudyListing]) -> None:
+    for study in listed.values():
+        assert ("not worth compiling" in study.excluded) == (not study.name.exhaustive)
+        assert study.excluded["cannot run on this GPU"] > 0
