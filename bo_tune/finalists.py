@@ -10,6 +10,14 @@ from bo_tune.space import Config, ConfigKey, config_key
 
 
 @dataclass(frozen=True, slots=True)
+class Finalists:
+    """How many of the best configs are re-measured besides the default, and how often each."""
+
+    count: int = 4
+    rounds: int = 20
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """The config a study ends with.
 
@@ -28,9 +36,9 @@ class Choice:
 
 
 def choose(
-    device: Device, problem: Problem, measured: Mapping[ConfigKey, float], default: Config, count: int
+    device: Device, problem: Problem, measured: Mapping[ConfigKey, float], default: Config, finalists: Finalists
 ) -> Choice | None:
-    """Re-measure the ``count`` best configs and the default one; the fastest wins, the default wins ties.
+    """Re-measure the best configs and the default one; the fastest wins, the default wins ties.
 
     Args:
         measured: time of every complete trial, in us.
@@ -40,13 +48,13 @@ def choose(
     """
     default_key = config_key(default)
     best: Sequence[ConfigKey] = sorted((key for key in measured if key != default_key), key=measured.__getitem__)
-    finalists = [default_key] if default_key in measured else []
-    finalists += best[:count]
-    if not finalists:
+    chosen = [default_key] if default_key in measured else []
+    chosen += best[: finalists.count]
+    if not chosen:
         return None
-    repetitions = device.remeasure(problem, [dict(key) for key in finalists])
-    times = {key: estimate_us(runtimes) for key, runtimes in zip(finalists, repetitions, strict=True)}
-    winner = min(finalists, key=times.__getitem__)  # the first of equals: the default, then the best so far
+    repetitions = device.remeasure(problem, [dict(key) for key in chosen], finalists.rounds)
+    times = {key: estimate_us(runtimes) for key, runtimes in zip(chosen, repetitions, strict=True)}
+    winner = min(chosen, key=times.__getitem__)  # the first of equals: the default, then the best so far
     return Choice(
         config={name: dict(winner)[name] for name in default},
         time_us=times[winner],

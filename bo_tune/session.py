@@ -15,6 +15,7 @@ from bo_tune.candidates import Candidates, candidates
 from bo_tune.devices import Job
 from bo_tune.errors import DeviceError
 from bo_tune.events import Listener, StudyFailed, StudyFinished, StudyStarted, ignore
+from bo_tune.finalists import Finalists
 from bo_tune.history import descriptor, histories
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.spec import KernelSpec
@@ -32,7 +33,9 @@ from bo_tune.tuner import InterruptedSearch, Tuner, TunerSettings
 LEARNING = (GRID_GP,)
 """Samplers that learn from other studies."""
 
-EXHAUSTIVE_FINALISTS = 48
+EXHAUSTIVE_FINALISTS = Finalists(count=48, rounds=60)
+"""The best of thousands is partly the luckiest: more of them are looked at again, and for longer."""
+
 EXHAUSTIVE_LOOKAHEAD = 64
 """An exhaustive search compiles this many configs ahead: it knows them all beforehand."""
 
@@ -56,7 +59,7 @@ class SessionSettings:
     sampler: str = GRID_GP
     budget: int | None = 40
     seed: int = 0
-    finalists: int = 4
+    finalists: Finalists = Finalists()
     in_flight: int = 1
     compilers: int = 1
     spaces: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)

@@ -63,8 +63,7 @@ class StudyName:
 
 
 def _configure_sqlite(connection: sqlite3.Connection, _: object) -> None:
-    # In WAL mode a killed process loses no committed transaction, and readers never wait for the writer.
-    connection.execute("PRAGMA journal_mode=WAL")
+    # Enough in WAL mode for a killed process to lose nothing; only a power cut may take the last transactions.
     connection.execute("PRAGMA synchronous=NORMAL")
 
 
@@ -108,7 +107,12 @@ def _open_rdb(url: str, *, create: bool) -> RDBStorage:
             if make_url(url).get_backend_name() == "sqlite":
                 kwargs["connect_args"] = {"timeout": SQLITE_BUSY_TIMEOUT_S}
                 kwargs["pool_events"] = [(_configure_sqlite, "connect")]
-            return RDBStorage(url, engine_kwargs=kwargs)
+            storage = RDBStorage(url, engine_kwargs=kwargs)
+            if storage.engine.dialect.name == "sqlite":
+                with storage.engine.connect() as connection:
+                    # Readers never wait for the writer. Only now: a database that is refused stays as it was.
+                    connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            return storage
     except (RuntimeError, ImportError) as error:  # another schema version; no driver for this kind of database
         raise StorageError(f"{url}: {one_line(error)}") from error
     except CommandError as error:  # alembic, of a revision it does not know

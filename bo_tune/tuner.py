@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from bo_tune.candidates import Candidates
 from bo_tune.events import Listener, TrialRecorded, ignore
-from bo_tune.finalists import Choice, choose
+from bo_tune.finalists import Choice, Finalists, choose
 from bo_tune.measure.device import Build, Device
 from bo_tune.outcome import Invalid, Measurement, Outcome
 from bo_tune.problem import Problem
@@ -37,12 +37,12 @@ class TunerSettings:
 
     Attributes:
         budget: configs to launch, the default one included; None for every candidate.
-        finalists: how many of the best are re-measured at the end, besides the default.
+        finalists: what is re-measured at the end.
         stop_slow: whether a clearly slow config ends after its first repetitions.
     """
 
     budget: int | None
-    finalists: int = 4
+    finalists: Finalists = Finalists()
     stop_slow: bool = True
 
 

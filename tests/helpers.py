@@ -202,9 +202,8 @@ class FakeDevice(Device):
         launches = Counter({LaunchPurpose.CHECK: 1, LaunchPurpose.TIMING: len(taken.runtimes_us)})
         return Measurement(taken.runtimes_us, taken.stopped, launches, compiled.compilation, compiled.resources, 1e-6)
 
-    def remeasure(self, problem: Problem, configs: Sequence[Config]) -> list[tuple[float, ...]]:
+    def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int) -> list[tuple[float, ...]]:
         self.remeasured.append([dict(config) for config in configs])
-        rounds = self.protocol.finalist_rounds
         return [(self.retimed.get(config_key(c), self.times(c)),) * rounds for c in configs]  # type: ignore[list-item]
 
 

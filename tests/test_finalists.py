@@ -5,7 +5,7 @@ from helpers import FakeDevice
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bo_tune.finalists import choose
+from bo_tune.finalists import Finalists, choose
 from bo_tune.problem import Problem
 from bo_tune.space import SearchSpace, config_key
 
@@ -27,7 +27,7 @@ def device(retimed: dict) -> FakeDevice:  # type: ignore[type-arg]
 )
 def test_the_default_and_the_best_few_run_and_the_fastest_wins(measured: dict, retimed: dict, count: int) -> None:  # type: ignore[type-arg]
     on = device(retimed)
-    choice = choose(on, PROBLEM, measured, DEFAULT, count)
+    choice = choose(on, PROBLEM, measured, DEFAULT, Finalists(count))
     if not measured:
         assert choice is None
         assert on.remeasured == []
@@ -45,7 +45,7 @@ def test_the_default_and_the_best_few_run_and_the_fastest_wins(measured: dict, r
     assert choice.default_time_us == (retimed[default] if default in measured else None)
     if choice.default_time_us == choice.time_us:
         assert choice.config == DEFAULT
-    assert choice.launches == on.protocol.finalist_rounds * len(finalists)
+    assert choice.launches == Finalists().rounds * len(finalists)
     assert dict(choice.times_us) == {config_key(c): retimed[config_key(c)] for c in finalists}
 
 
@@ -57,13 +57,13 @@ def test_the_default_wins_ties_and_never_loses_to_a_slower_one(
 ) -> None:
     other = config_key(SPACE[7])
     on = device({config_key(DEFAULT): default_us, other: other_us})
-    choice = choose(on, PROBLEM, {config_key(DEFAULT): 9.0, other: 1.0}, DEFAULT, 4)
+    choice = choose(on, PROBLEM, {config_key(DEFAULT): 9.0, other: 1.0}, DEFAULT, Finalists(4))
     assert choice is not None
     assert choice.config == winner
     assert list(choice.config) == list(DEFAULT)
 
 
 def test_without_a_default_that_runs_there_is_still_a_winner() -> None:
-    choice = choose(device({}), PROBLEM, {KEYS[3]: 1.0}, DEFAULT, 4)
+    choice = choose(device({}), PROBLEM, {KEYS[3]: 1.0}, DEFAULT, Finalists(4))
     assert choice is not None
     assert (config_key(choice.config), choice.default_time_us) == (KEYS[3], None)

@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 
 from bo_tune.candidates import Candidates
 from bo_tune.events import Event, TrialRecorded
+from bo_tune.finalists import Finalists
 from bo_tune.outcome import Invalid, InvalidReason, Measurement
 from bo_tune.problem import Problem
 from bo_tune.search import make_sampler
@@ -70,7 +71,7 @@ def tuner(
         found,
         default,
         proposer,
-        TunerSettings(budget, finalists=3, stop_slow=stop_slow),
+        TunerSettings(budget, finalists=Finalists(3), stop_slow=stop_slow),
         lookahead=lambda: lookahead,
         listener=listener,
         stop=stop,

@@ -32,7 +32,9 @@ def sampler_name(name: str) -> str:
 
 Study = Annotated[Path | None, typer.Argument(metavar="[STUDY.toml]", help="Study file.", show_default=False)]
 Model = Annotated[Path | None, typer.Option(help="Hugging Face config.json, or its folder, instead of a study file.")]
-TensorParallel = Annotated[int, typer.Option("--tp", min=1, help="Tensor-parallel size of the served model.")]
+TensorParallel = Annotated[
+    int | None, typer.Option("--tp", min=1, help="Tensor-parallel size of the served model: 1.", show_default=False)
+]
 MaxLoras = Annotated[
     list[str] | None, typer.Option(metavar="N,…", help="The engine's --max-loras.", show_default=False)
 ]

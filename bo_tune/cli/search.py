@@ -46,7 +46,7 @@ class Arguments:
 def tune_command(
     study: o.Study = None,
     model: o.Model = None,
-    tp: o.TensorParallel = 1,
+    tp: o.TensorParallel = None,
     max_loras: o.MaxLoras = None,
     rank: o.Rank = None,
     m: o.Tokens = None,
@@ -72,7 +72,7 @@ def tune_command(
 def grid_command(
     study: o.Study = None,
     model: o.Model = None,
-    tp: o.TensorParallel = 1,
+    tp: o.TensorParallel = None,
     max_loras: o.MaxLoras = None,
     rank: o.Rank = None,
     m: o.Tokens = None,
@@ -102,20 +102,21 @@ def grid_command(
 def _study(
     study: Path | None,
     model: Path | None,
-    tp: int,
+    tp: int | None,
     max_loras: list[str] | None,
     rank: list[str] | None,
     m: list[str] | None,
 ) -> StudyFile | None:
     """Return the study of the file, or of the model, or None where neither is named."""
+    engine = {"--tp": tp, "--max-loras": max_loras, "--rank": rank}
     if study is not None:
-        given = [name for name, value in (("--model", model), ("--max-loras", max_loras), ("--rank", rank)) if value]
+        given = [name for name, value in {"--model": model, **engine}.items() if value]
         if given:
             raise InputError(f"{given[0]}: give a study file or a model, not both")
         loaded = load_study_file(study)
         return _with_tokens(loaded, o.integers(m, "--m")) if m else loaded
     if model is None:
-        given = [name for name, value in (("--max-loras", max_loras), ("--rank", rank), ("--m", m)) if value]
+        given = [name for name, value in {**engine, "--m": m}.items() if value]
         if given:
             raise InputError(f"{given[0]}: needs a model; name one with --model")
         return None
@@ -124,7 +125,7 @@ def _study(
             raise InputError(f"{name}: needed with --model")
     return StudyFile.from_model(
         model,
-        tensor_parallel=tp,
+        tensor_parallel=tp or 1,
         ranks=o.integers(rank, "--rank"),
         max_loras=o.integers(max_loras, "--max-loras"),
         ms=o.integers(m, "--m") or M_LADDER,
@@ -161,7 +162,7 @@ def _arguments(
         spaces=study.space if study else {},
     )
     if limits.finalists is not None:
-        settings = replace(settings, finalists=limits.finalists)
+        settings = replace(settings, finalists=replace(settings.finalists, count=limits.finalists))
     deadline = limits.compile_deadline_s
     return Arguments(study, kernels or (), device, storage, out, settings, deadline, jobs, record, verbose)
 
@@ -220,7 +221,8 @@ def _run(arguments: Arguments) -> None:
         console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
     for path in paths:
         for lookup in missing_lookups(read_table(path)):
-            console.print(f"note: {path.name}: {lookup}: an engine that asks for it stops", soft_wrap=True)
+            note = f"note: {path.name}: {lookup}: an engine that asks for it stops"
+            console.print(note, markup=False, highlight=False, soft_wrap=True)
     if any(t.result is None for t in tuned):
         raise typer.Exit(1)
 

@@ -125,9 +125,9 @@ class CudaDevice(Device):
         except (WorkerDiedError, WorkerTimeoutError) as error:
             raise DeviceError(f"the inputs of {problem} cannot be made on {self.gpu.name}: {error}") from error
 
-    def remeasure(self, problem: Problem, configs: Sequence[Config]) -> list[tuple[float, ...]]:
+    def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int) -> list[tuple[float, ...]]:
         """Time the configs in turn in the GPU process."""
-        request = RemeasureRequest(problem, tuple(dict(c) for c in configs), self._protocol.finalist_rounds)
+        request = RemeasureRequest(problem, tuple(dict(c) for c in configs), rounds)
         with self._lock:
             self._prepare(problem)
             try:

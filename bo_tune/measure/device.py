@@ -54,8 +54,8 @@ class Device(ABC):
         """Check and time a compiled config; ``stop_above_us`` is the incumbent's time."""
 
     @abstractmethod
-    def remeasure(self, problem: Problem, configs: Sequence[Config]) -> list[tuple[float, ...]]:
-        """Time configs in turn, round by round; returns each one's repetitions in us."""
+    def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int) -> list[tuple[float, ...]]:
+        """Time configs in turn, ``rounds`` times; returns each one's repetitions in us."""
 
     def close(self) -> None:
         """Give back processes and memory."""

@@ -18,14 +18,12 @@ class TimingProtocol:
         repetitions: repetitions of a config that is not given up.
         slow_factor: a config is clearly slow when its fastest repetition is above the incumbent by
             this factor. Noise only ever adds time, so the fastest repetition is what cannot lie.
-        finalist_rounds: repetitions of each finalist, taken in turn.
         check: whether the result is compared with the reference.
     """
 
     first: int = 3
     repetitions: int = 10
     slow_factor: float = 1.5
-    finalist_rounds: int = 20
     check: bool = True
 
 

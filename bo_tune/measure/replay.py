@@ -110,9 +110,8 @@ class ReplayDevice(Device):
             recorded.relative_error,
         )
 
-    def remeasure(self, problem: Problem, configs: Sequence[Config]) -> list[tuple[float, ...]]:
+    def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int) -> list[tuple[float, ...]]:
         """Draw each config's repetitions anew, with replacement."""
-        rounds = self._protocol.finalist_rounds
         return [
             tuple(
                 self._draws(problem, config, LaunchPurpose.FINALISTS)

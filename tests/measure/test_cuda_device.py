@@ -97,7 +97,7 @@ def test_shared_memory_over_the_limit_is_known_before_loading(device: CudaDevice
 
 def test_finalists_are_re_measured_together(device: CudaDevice) -> None:
     configs = [{**CONFIG, "block_m": block_m} for block_m in (16, 256)]
-    assert device.remeasure(PROBLEM, configs) == [(16.0,) * 20, (256.0,) * 20]
+    assert device.remeasure(PROBLEM, configs, 20) == [(16.0,) * 20, (256.0,) * 20]
 
 
 def test_what_concerns_the_whole_problem_is_a_device_error(device: CudaDevice) -> None:
@@ -105,7 +105,7 @@ def test_what_concerns_the_whole_problem_is_a_device_error(device: CudaDevice) -
     with pytest.raises(DeviceError, match=r"lora_shrink L4\.s1\.m13.*MemoryError: out of memory"):
         device.measure(unprepared, CONFIG, BUILD, stop_above_us=None)
     with pytest.raises(DeviceError, match="finalists"):
-        device.remeasure(PROBLEM, [{**CONFIG, "block_m": DIES}])
+        device.remeasure(PROBLEM, [{**CONFIG, "block_m": DIES}], 20)
     assert isinstance(measure(device, 16), Measurement)
 
 

@@ -85,7 +85,7 @@ def test_the_default_off_the_grid_takes_its_recorded_time() -> None:
     outcome = measure(on, default)
     assert set(outcome.runtimes_us) == {RECORDING.default_time_us}
     assert len(outcome.runtimes_us) == 10
-    assert set(on.remeasure(RECORDING.problem, [default])[0]) == {RECORDING.default_time_us}
+    assert set(on.remeasure(RECORDING.problem, [default], 20)[0]) == {RECORDING.default_time_us}
 
 
 def test_without_a_recorded_time_the_default_is_invalid() -> None:
@@ -105,9 +105,9 @@ def test_a_default_on_the_grid_is_measured_like_any_other() -> None:
 
 def test_finalists_are_drawn_anew_each_by_itself() -> None:
     on = device(seed=4)
-    alone = [on.remeasure(RECORDING.problem, [config])[0] for config in VALID[:3]]
-    assert on.remeasure(RECORDING.problem, VALID[:3]) == alone
-    assert all(len(times) == TimingProtocol().finalist_rounds for times in alone)
+    alone = [on.remeasure(RECORDING.problem, [config], 20)[0] for config in VALID[:3]]
+    assert on.remeasure(RECORDING.problem, VALID[:3], 20) == alone
+    assert all(len(times) == 20 for times in alone)
     for config, times in zip(VALID, alone, strict=False):
         assert set(times) <= set(RECORDING.entries[config_key(config)].runtimes_us)
 

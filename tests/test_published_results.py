@@ -1,0 +1,30 @@
+"""The files published in benchmarks/results are what an engine would look up, entry by entry."""
+
+from pathlib import Path
+
+from bo_tune.kernels.registry import kernel_spec
+from bo_tune.study_file import load_study_file
+from bo_tune.tables import missing_lookups, read_folder, read_provenance, table_file_name
+
+ROOT = Path(__file__).parents[1]
+TUNED = ROOT / "benchmarks" / "results" / "llama-3.1-8b.h200"
+STUDY = ROOT / "studies" / "llama-3.1-8b.toml"
+
+
+def test_llama_on_h200_key_by_key() -> None:
+    tables = read_folder(TUNED)
+    expected: dict[str, set[tuple[str, ...]]] = {name: set() for name in tables}
+    for problem in load_study_file(STUDY).problems():
+        spec = kernel_spec(problem.kernel)
+        name = table_file_name("NVIDIA_H200", spec.file_stem(problem))
+        keys = spec.table_key(problem)
+        expected[name].add(keys)
+        config = tables[name].configs[keys]
+        assert config in spec.search_space or config == spec.default_config(problem)
+        origin = read_provenance(TUNED / name)[keys]
+        assert origin.problem == problem
+        assert dict(origin.config) == config
+        assert origin.default_time_us is not None
+        assert origin.time_us <= origin.default_time_us
+    assert {name: set(table.configs) for name, table in tables.items()} == expected
+    assert not [lookup for table in tables.values() for lookup in missing_lookups(table, (1, 2, 3))]
