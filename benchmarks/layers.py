@@ -1,6 +1,6 @@
 """Print a Markdown table of a model study's results: default time / tuned time (us), a layer a row, an m a column.
 
-    python benchmarks/layers.py studies/llama-3.1-8b.toml sqlite:///bo_tune.db
+Usage: ``python benchmarks/layers.py studies/llama-3.1-8b.toml sqlite:///bo_tune.db``
 """
 
 import sys

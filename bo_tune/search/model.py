@@ -14,6 +14,7 @@ from bo_tune.search.grid import Grid, Params
 from bo_tune.search.prior import HistoryPrior, SharedPart, squeeze
 from bo_tune.search.study_log import Observation
 from bo_tune.search.surrogate import Data, Hyperpriors, Indices, Posterior, Surrogate
+from bo_tune.search.validity import label_data, label_model, log_probability_valid
 
 Array = NDArray[np.float64]
 Features = Callable[[Sequence[Params]], Array]
@@ -147,13 +148,14 @@ class GridModel:
         self._minimise, self._log = minimise, log
         self._points: Points | None = None
         self._fitted: tuple[bytes, Surrogate] | None = None
+        self._labels: tuple[bytes, Surrogate] | None = None
 
     def points(self, observations: Sequence[Observation]) -> Points:
         """The points of the grid and of the observations."""
         strange = {_key(self.grid, o.params): o.params for o in observations if o.index is None}
         if self._points is None or not strange.keys() <= self._points.position.keys():
             self._points = Points(self.grid, list(strange.values()), self._features, self._prior)
-            self._fitted = None
+            self._fitted = self._labels = None
         return self._points
 
     def data(self, observations: Sequence[Observation]) -> tuple[Data, Scale]:
@@ -186,3 +188,16 @@ class GridModel:
             assert self._points is not None
             self._fitted = key, self._points.fit(head)
         return self._fitted[1]
+
+    def log_valid(self, observations: Sequence[Observation], candidates: Indices) -> Array:
+        """Log probability of each candidate to be valid, ``[C]``; 0 while no trial was invalid."""
+        invalid = np.array([o.value is None for o in observations], dtype=bool)
+        if not invalid.any():
+            return np.zeros(len(candidates))
+        points = self.points(observations)
+        where = np.array([points.index(o) for o in observations], dtype=np.intp)
+        count = rung(len(where))
+        key = where[:count].tobytes() + invalid[:count].tobytes()
+        if self._labels is None or self._labels[0] != key:
+            self._labels = key, label_model(points.inputs, where[:count], invalid[:count])
+        return log_probability_valid(self._labels[1], label_data(where, invalid), candidates)

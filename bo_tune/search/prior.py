@@ -4,7 +4,7 @@ Notation
     H           rows of the histories: trials of other problems, of the same kernel
     q           the problem of a row
     X, D        their inputs, in the columns of the new study's
-    y           log(time / best time of the row's problem), squeezed above 1 (what is far off is hopeless alike)
+    y           log(time / best time of the row's problem), squeezed above 0.6 (what is far off is hopeless alike)
 
 Model (a multi-task Gaussian process with one shared and one own part; Bonilla, Chai & Williams, NIPS 2007)
     y = b_q + g(x) + f_q(x) + e
@@ -49,11 +49,14 @@ MOST_STUDIES = 8
 DENSER = 1.5
 """How much denser fast trials are sampled than slow ones; 1 is evenly by rank."""
 
-SQUEEZE = 1.0
+SQUEEZE = 0.6
 """log(time / best) above which differences count logarithmically."""
 
-MEDIANS = (0.6, 0.3, 0.02, 0.5)
+MEDIANS = (0.6, 0.5, 0.02, 0.2)
 """Of a_g, a, s and c."""
+
+FEW = 4
+"""Fewer than one in so many points are few."""
 
 _OFFSET_VARIANCE = 0.25
 _STEPS = 30
@@ -175,13 +178,19 @@ class SharedPart:
         kernel = matern(squared_distances(X, Z, self.lengths))
         return np.asarray(self._shared2 * kernel + (self._linear2 / self._columns) * (X @ Z.T))
 
-    def rows(self, points: Indices) -> Array:
-        """Rows of the covariance of g given the histories, ``[len(points), P]``; each is computed once."""
+    def between(self, points: Indices, others: Indices) -> Array:
+        """Covariance of g given the histories, ``[len(points), len(others)]``.
+
+        Tried points are asked for again and again with all that is untried: their rows are computed once.
+        """
+        if len(others) * FEW < len(self._points):
+            block = self._covariance(self._points[points], self._points[others])
+            return np.asarray(block - self._solved[:, points].T @ self._solved[:, others])
         for point in map(int, points):
             if point not in self._rows:
                 row = self._covariance(self._points[[point]], self._points)[0]
                 self._rows[point] = row - self._solved[:, point] @ self._solved
-        return np.stack([self._rows[int(point)] for point in points])
+        return np.stack([self._rows[int(point)][others] for point in points])
 
     def priors(self) -> Hyperpriors:
         """What a new study may expect of its own hyperparameters."""
@@ -250,7 +259,7 @@ def nearest_winners(histories: Sequence[StudyHistory], descriptor: Mapping[str, 
 
 
 class TreesPrior(HistoryPrior):
-    """The prior by its first name."""
+    """``HistoryPrior`` by its first name; the seed is not needed any more."""
 
     def __init__(self, histories: Sequence[StudyHistory], *, seed: int = 0) -> None:
         super().__init__(histories)

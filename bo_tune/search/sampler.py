@@ -14,9 +14,8 @@ from bo_tune.search.base import GridSampler
 from bo_tune.search.grid import Grid, Params, Value
 from bo_tune.search.model import Array, Features, GridModel
 from bo_tune.search.prior import HistoryPrior
-from bo_tune.search.study_log import Observation, StudyLog
+from bo_tune.search.study_log import StudyLog
 from bo_tune.search.surrogate import Indices, squared_distances
-from bo_tune.search.validity import ValidityModel
 
 Cost = Callable[[Sequence[Params]], Array]
 
@@ -98,7 +97,7 @@ class FiniteGridSampler(GridSampler):
         posterior, _ = model.posterior(log.observations, log.pending)
         mean, deviation = posterior.predict(candidates)
         score = log_expected_improvement(mean, deviation, float(posterior.data.targets[: len(known)].min()))
-        score += np.log(self._validity(model, log.observations, candidates))
+        score += model.log_valid(log.observations, candidates)
         if self._cost is not None:
             score -= np.log(np.maximum(self._cost([self.grid.configs[i] for i in candidates]), 1e-6))
         return int(candidates[np.argmax(score)])
@@ -120,13 +119,3 @@ class FiniteGridSampler(GridSampler):
             return int(few[0])
         apart = squared_distances(points.inputs[few], points.inputs[known], np.ones(points.inputs.shape[1]))
         return int(few[np.argmax(apart.min(axis=1))])
-
-    @staticmethod
-    def _validity(model: GridModel, observations: Sequence[Observation], candidates: Indices) -> Array:
-        """Probability of each candidate to be valid."""
-        invalid = np.array([o.value is None for o in observations], dtype=bool)
-        if not invalid.any():
-            return np.ones(len(candidates))
-        points = model.points(observations)
-        where = [points.index(o) for o in observations]
-        return ValidityModel(points.inputs[where], ~invalid).probability(points.inputs[candidates])

@@ -6,8 +6,8 @@ Notation
     certificate P(min over untried f ≥ min over tried f + log(1 - x))
 
 The probability is estimated from draws of the joint posterior of the likeliest untried configs and the best tried ones,
-so configs that are alike are not counted twice. The posterior's deviations are widened by ``CAUTION`` first: the
-hyperparameters are a point estimate, which makes any Gaussian process surer than it should be.
+so configs that are alike are not counted twice. The posterior's deviations are widened first: the hyperparameters are a
+point estimate, which makes any Gaussian process surer than it should be, less so where other studies taught them.
 """
 
 from dataclasses import dataclass
@@ -22,8 +22,9 @@ from bo_tune.search.surrogate import Posterior
 
 Array = NDArray[np.float64]
 
-CAUTION = 1.5
-"""Factor on the posterior's standard deviations, from the calibration on replayed grids."""
+CAUTION_TAUGHT = 1.1
+CAUTION = 1.4
+"""Factors on the posterior's standard deviations, with other studies and without, calibrated on replayed grids."""
 
 LIKELIEST = 128
 """Untried configs that are drawn."""
@@ -113,7 +114,8 @@ def none_better(posterior: Posterior, untried: NDArray[np.intp], step: float, rn
     likeliest = untried[np.argsort((mean - lowest) / deviation, kind="stable")[:LIKELIEST]]
     mean, covariance = posterior.joint(np.concatenate([best, likeliest]))
     covariance[np.diag_indices_from(covariance)] += 1e-6 * float(covariance.diagonal().max())
-    root = np.linalg.cholesky(CAUTION**2 * covariance)
+    caution = CAUTION if posterior.process.shared is None else CAUTION_TAUGHT
+    root = np.linalg.cholesky(caution**2 * covariance)
     draws = mean + rng.standard_normal((DRAWS, len(mean))) @ root.T
     return float(np.mean(draws[:, len(best) :].min(axis=1) >= draws[:, : len(best)].min(axis=1) - step))
 

@@ -94,8 +94,8 @@ class Shared(Protocol):
     variance: Array
     """Diagonal of S ``[P]``."""
 
-    def rows(self, points: Indices) -> Array:
-        """Rows of S, ``[len(points), P]``."""
+    def between(self, points: Indices, others: Indices) -> Array:
+        """S between points and others, ``[len(points), len(others)]``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +205,7 @@ class Surrogate:
         """Return the process with the hyperparameters at the maximum of their posterior, sought from their medians."""
         points = data.points
         flat = squared_differences(self.inputs[points])
-        common = np.zeros((len(points), len(points))) if self.shared is None else self.shared.rows(points)[:, points]
+        common = np.zeros((len(points), len(points))) if self.shared is None else self.shared.between(points, points)
         mean = np.zeros(len(points)) if self.shared is None else self.shared.mean[points]
         found = minimize(
             self._objective,
@@ -260,7 +260,7 @@ class Surrogate:
         kernel *= self.amplitude**2
         kernel += self.priors.offset**2
         if self.shared is not None:
-            kernel += self.weight**2 * self.shared.rows(points)[:, others]
+            kernel += self.weight**2 * self.shared.between(points, others)
         return kernel
 
     def variance(self, points: Indices) -> Array:

@@ -28,7 +28,7 @@ def test_gradient_of_the_posterior(with_shared: bool) -> None:
     process = Surrogate(X, Hyperpriors.vague(3), shared)
     seen = data(12)
     flat = squared_differences(X[:12])
-    common = shared.rows(seen.points)[:, :12] if shared else np.zeros((12, 12))
+    common = shared.between(seen.points, seen.points) if shared else np.zeros((12, 12))
     mean = shared.mean[:12] if shared else np.zeros(12)
     theta = process.priors.centre + 0.2
 
@@ -49,6 +49,14 @@ def test_gradient_of_the_histories() -> None:
     theta = part._centre + 0.1
     error = check_grad(lambda at: part._objective(at, *given)[0], lambda at: part._objective(at, *given)[1], theta)
     assert error < 1e-4 * np.linalg.norm(part._objective(theta, *given)[1])
+
+
+def test_shared_part_by_rows_and_by_blocks() -> None:
+    part = shared_part()
+    points, everything = np.array([3, 50, 7]), np.arange(60)
+    whole = part.between(points, everything)
+    np.testing.assert_allclose(part.between(points, np.array([1, 50])), whole[:, [1, 50]], atol=1e-10)
+    np.testing.assert_allclose(np.diag(part.between(everything, everything)), part.variance, atol=1e-8)
 
 
 def test_kernel_against_its_definition() -> None:
@@ -98,7 +106,7 @@ def test_good_history_helps_and_bad_is_let_go(sign: float, better: bool) -> None
         mean, _ = process.fit(seen).condition(seen).predict(rest)
         return float(np.sqrt(np.mean((mean - (Y[rest] - Y[:count].min())) ** 2)))
 
-    assert (error(taught, 4) < 0.7 * error(untaught, 4)) is better
+    assert (error(taught, 2) < 0.7 * error(untaught, 2)) is better
     assert error(taught, 30) < max(1.5 * error(untaught, 30), 0.1)
 
 
@@ -133,7 +141,7 @@ def test_squeezing_keeps_order_and_what_is_near() -> None:
     y = np.linspace(-1, 5, 50)
     squeezed = squeeze(y)
     assert (np.diff(squeezed) > 0).all()
-    np.testing.assert_array_equal(squeezed[y <= 1], y[y <= 1])
+    np.testing.assert_array_equal(squeezed[y <= 0.6], y[y <= 0.6])
 
 
 def test_log_expected_improvement() -> None:
