@@ -1,0 +1,66 @@
+"""The stop rule and its certificate."""
+
+import numpy as np
+import optuna
+import pytest
+
+from bo_tune.search import Certificate, FiniteGridSampler, StopRule, certify, distributions
+
+GRID = {"x": tuple(range(12)), "y": tuple(range(12))}
+
+
+def time_us(x: int, y: int) -> float:
+    return float(10 * np.exp(0.02 * (x - 7) ** 2 + 0.03 * (y - 3) ** 2))
+
+
+def step(study: optuna.Study) -> None:
+    trial = study.ask(distributions(GRID))
+    study.tell(trial, time_us(**trial.params))
+
+
+def test_certainty_grows_until_the_study_stops_at_the_best() -> None:
+    sampler = FiniteGridSampler(GRID)
+    study = optuna.create_study(sampler=sampler)
+    rule = StopRule()
+    assert certify(sampler, study).probability == 0.0
+    while not rule.done(certify(sampler, study)):
+        step(study)
+    certificate = certify(sampler, study)
+    assert 8 <= certificate.tried <= 40
+    assert certificate.probability > 0.9
+    assert study.best_value <= 1.01 * time_us(7, 3)
+    assert certify(sampler, study) == certificate
+
+
+def test_a_study_far_from_the_best_is_not_certified() -> None:
+    sampler = FiniteGridSampler(GRID)
+    study = optuna.create_study(sampler=sampler)
+    for x in range(8):
+        params = {"x": x, "y": 11}
+        trial = optuna.create_trial(params=params, distributions=distributions(GRID), value=time_us(**params))
+        study.add_trial(trial)
+    assert certify(sampler, study).probability < 0.5
+
+
+def test_exhausted_grids_are_certain() -> None:
+    grid = {"x": (1, 2, 3)}
+    sampler = FiniteGridSampler(grid)
+    study = optuna.create_study(sampler=sampler)
+    study.optimize(lambda trial: trial.suggest_int("x", 1, 3), n_trials=10)
+    certificate = certify(sampler, study)
+    assert certificate == Certificate(0.01, 1.0, 3, exhausted=True)
+    assert StopRule().done(certificate)
+
+
+@pytest.mark.parametrize(
+    ("tried", "probability", "most", "done"),
+    [(7, 0.99, None, False), (8, 0.95, None, True), (8, 0.85, None, False), (20, 0.1, 20, True), (19, 0.1, 20, False)],
+)
+def test_rule(tried: int, probability: float, most: int | None, done: bool) -> None:
+    assert StopRule(most=most).done(Certificate(0.01, probability, tried)) is done
+
+
+def test_certificate_for_people_and_for_the_database() -> None:
+    certificate = Certificate(0.01, 0.93, 17)
+    assert str(certificate) == "within 1 % of the grid's best with probability 0.93"
+    assert certificate.to_json() == {"tolerance": 0.01, "probability": 0.93, "tried": 17, "exhausted": False}
