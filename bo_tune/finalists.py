@@ -13,7 +13,7 @@ from bo_tune.space import Config, ConfigKey, config_key
 class Finalists:
     """How many of the best configs are re-measured besides the default, and how often each."""
 
-    count: int = 4
+    count: int = 8
     rounds: int = 20
 
 

@@ -8,9 +8,10 @@ from bo_tune.kernels.spec import KernelSpec
 from bo_tune.problem import GpuInfo, Problem
 from bo_tune.search import StudyHistory
 from bo_tune.storage import GPU_ATTR, RESULT_ATTR, StudyStore, StudySummary
+from bo_tune.trials import time_us
 
 FEWEST_TRIALS = 5
-"""A study with fewer complete trials teaches nothing."""
+"""A study with fewer trials that have a time teaches nothing."""
 
 
 def descriptor(problem: Problem, gpu: GpuInfo) -> dict[str, float]:
@@ -41,9 +42,10 @@ def histories(store: StudyStore, spec: KernelSpec, problem: Problem, gpu: GpuInf
 
 def _load(store: StudyStore, summary: StudySummary, spec: KernelSpec) -> StudyHistory | None:
     problem, gpu = summary.name.problem, GpuInfo.from_json(summary.attributes[GPU_ATTR])
-    trials = [t for t in store.load(summary.name).trials() if t.value is not None]
-    if len(trials) < FEWEST_TRIALS:
+    timed = [(t, time_us(t)) for t in store.load(summary.name).trials()]
+    known = [(dict(t.params), time) for t, time in timed if time is not None]
+    if len(known) < FEWEST_TRIALS:
         return None
-    configs = [dict(t.params) for t in trials]
-    times = np.array([t.value for t in trials], dtype=float)
+    configs = [config for config, _ in known]
+    times = np.array([time for _, time in known], dtype=float)
     return StudyHistory(spec.features(configs, problem, gpu), times, configs, descriptor(problem, gpu))

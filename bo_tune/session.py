@@ -24,7 +24,7 @@ from bo_tune.problem import Problem
 from bo_tune.provenance import Provenance
 from bo_tune.results import StudyResult, costs_of, covered_s, intervals_of
 from bo_tune.sampler_names import GRID, GRID_GP
-from bo_tune.search import TreesPrior, make_sampler, nearest_winners
+from bo_tune.search import HistoryPrior, make_sampler
 from bo_tune.space import Config
 from bo_tune.storage import RESULT_ATTR, SPACE_ATTR, StoredStudy, StudyName, StudyStore
 from bo_tune.tables import TunedEntry
@@ -172,8 +172,7 @@ class Session:
             default=default,
             valid=found.__contains__,
             features=lambda configs: spec.features(cast(Sequence[Config], configs), problem, device.gpu),
-            prior=TreesPrior(known, seed=self.settings.seed) if known else None,
-            first=nearest_winners(known, descriptor(problem, device.gpu)),
+            prior=HistoryPrior(known, descriptor=descriptor(problem, device.gpu)) if known else None,
             seed=self.settings.seed,
         )
         tuner = Tuner(

@@ -137,3 +137,8 @@ def with_distributions(trial: FrozenTrial, distributions: Mapping[str, BaseDistr
     copied = copy(trial)
     copied.distributions = fitting
     return copied
+
+
+def time_us(trial: FrozenTrial) -> float | None:
+    """Return the time of a trial in us: its value, or its estimate when it was stopped as slow."""
+    return trial.value if trial.value is not None else trial.intermediate_values.get(0)

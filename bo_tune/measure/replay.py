@@ -2,7 +2,7 @@
 
 import zlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from itertools import cycle, islice
 from typing import NamedTuple
@@ -90,15 +90,16 @@ class ReplayDevice(Device):
         future.set_result(self._recorded(config).compiled)
         return future
 
-    def _draws(self, problem: Problem, config: Config, purpose: LaunchPurpose) -> np.random.Generator:
+    def _stream(self, problem: Problem, config: Config, purpose: LaunchPurpose) -> Iterator[float]:
+        """The recorded repetitions in a random order, over and over: as much as was recorded, and not more."""
         text = f"{problem}|{config_key(config)}|{purpose}"
-        return np.random.default_rng([self._seed, zlib.crc32(text.encode())])
+        rng = np.random.default_rng([self._seed, zlib.crc32(text.encode())])
+        return cycle(rng.permutation(self._recorded(config).runtimes_us).tolist())
 
     def measure(self, problem: Problem, config: Config, compiled: Compiled, *, stop_above_us: float | None) -> Outcome:
         """Draw repetitions without replacement, as many as the protocol would have taken."""
         recorded = self._recorded(config)
-        shuffled = self._draws(problem, config, LaunchPurpose.TIMING).permutation(recorded.runtimes_us).tolist()
-        stream = cycle(shuffled)
+        stream = self._stream(problem, config, LaunchPurpose.TIMING)
         taken = take_repetitions(lambda count: list(islice(stream, count)), self._protocol, stop_above_us)
         launches: Launches = Counter({LaunchPurpose.CHECK: 1, LaunchPurpose.TIMING: len(taken.runtimes_us)})
         return Measurement(
@@ -111,12 +112,5 @@ class ReplayDevice(Device):
         )
 
     def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int) -> list[tuple[float, ...]]:
-        """Draw each config's repetitions anew, with replacement."""
-        return [
-            tuple(
-                self._draws(problem, config, LaunchPurpose.FINALISTS)
-                .choice(self._recorded(config).runtimes_us, size=rounds)
-                .tolist()
-            )
-            for config in configs
-        ]
+        """Draw each config's repetitions in another order."""
+        return [tuple(islice(self._stream(problem, c, LaunchPurpose.FINALISTS), rounds)) for c in configs]
