@@ -22,6 +22,7 @@ class StudyListing:
         excluded: configs left out before any trial, by reason.
         best_us: time of the result, or of the best trial so far; us.
         default_us: time of the kernel's default config; us.
+        certificate: how sure the sampler's model was that nothing better was left.
         finished: whether the study has a result.
     """
 
@@ -33,6 +34,7 @@ class StudyListing:
     default_us: float | None
     config: Mapping[str, int] | None
     finished: bool
+    certificate: Mapping[str, Any] | None
     costs: Costs
 
     def to_json(self) -> dict[str, Any]:
@@ -61,5 +63,6 @@ def _listing(store: StudyStore, summary: StudySummary) -> StudyListing:
         default_us=result["default_time_us"] if result else measured.get(default),
         config=result["config"] if result else dict(best) if best else None,
         finished=result is not None,
+        certificate=result.get("certificate") if result else None,
         costs=costs_of(trials, 0),
     )

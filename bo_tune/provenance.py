@@ -36,6 +36,7 @@ _FITS: Mapping[str, Callable[[object], bool]] = {
     "time_us": _is_number,
     "default_time_us": lambda value: value is None or _is_number(value),
     "costs": _is_numbers,
+    "certificate": lambda value: value is None or isinstance(value, dict),
 }
 """Checks of the fields that are no text."""
 
@@ -52,6 +53,7 @@ class Provenance:
         kernel_source: which code was measured.
         date: ISO 8601, UTC.
         session: identifies the session that chose it; its studies ran side by side.
+        certificate: how sure the search was that nothing better was left; None for a search without a model.
         costs: what finding it cost: launched configs, launches by purpose, compiles, seconds, …; units in the names.
     """
 
@@ -69,15 +71,17 @@ class Provenance:
     sampler: str
     session: str
     costs: Mapping[str, float]
+    certificate: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry as it is written."""
-        names = [name for name in self.__slots__ if name not in ("problem", "config", "costs")]
+        names = [name for name in self.__slots__ if name not in ("problem", "config", "costs", "certificate")]
         return {
             "problem": asdict(self.problem),
             "config": dict(self.config),
             **{name: getattr(self, name) for name in names},
             "costs": dict(self.costs),
+            "certificate": self.certificate if self.certificate is None else dict(self.certificate),
         }
 
     @classmethod
@@ -87,6 +91,7 @@ class Provenance:
         Raises:
             ValueError: something is missing or of the wrong type.
         """
+        entry = {"certificate": None, **entry}
         missing = [name for name in cls.__slots__ if name not in entry]
         if missing:
             raise ValueError(f"{missing[0]} is missing")

@@ -127,6 +127,14 @@ class Recording:
         """Return what was recorded of a config, or None."""
         return self.entries.get(config_key(config))
 
+    def time_us(self, config: Config) -> float | None:
+        """Return the recorded time of a config, in us: that of the default, off the grid, for any config off it.
+
+        None for an invalid config, and where the default's time is not recorded.
+        """
+        entry = self.entry(config)
+        return self.default_time_us if entry is None else entry.time_us
+
     @cached_property
     def best(self) -> dict[str, int]:
         """The correct config with the smallest recorded time. Raises RecordingError where none is correct."""

@@ -91,6 +91,7 @@ class StudyResult:
         finalists: every config re-measured at the end, the default first, with its time in us.
         trials: how many trials the study held when it was chosen.
         date: when, ISO 8601 in UTC.
+        certificate: how sure the sampler's model was that nothing better was left (``search.Certificate``).
     """
 
     config: Mapping[str, int]
@@ -100,6 +101,7 @@ class StudyResult:
     trials: int
     sampler: str
     date: str
+    certificate: Mapping[str, Any] | None
     costs: Costs
 
     def to_json(self) -> dict[str, Any]:

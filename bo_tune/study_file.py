@@ -29,6 +29,9 @@
     [search]
     sampler = "grid-gp"
     seed = 0
+    stop = true                                  # end early, when with a probability of at least 1 - risk …
+    risk = 0.1
+    tolerance = 0.01                             # … nothing untried is better by more than this share
 """
 
 import tomllib
@@ -101,6 +104,14 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True)
+class Stop:
+    """When a study may end before its budget: nothing better by more than tolerance is left but with this risk."""
+
+    tolerance: float = 0.01
+    risk: float = 0.10
+
+
+@dataclass(frozen=True, slots=True)
 class StudyFile:
     """A study file, checked; also what the command line's ``--model`` builds. Change it with ``dataclasses.replace``.
 
@@ -108,6 +119,7 @@ class StudyFile:
         source: the file it was read from, if any.
         kernels: kernels to tune; problems of others are passed over.
         explicit: the ``[[problem]]`` entries, m by m.
+        stop: when a study may end before its budget; None for never.
         space: ranges that replace those of the kernels' own search spaces.
     """
 
@@ -120,6 +132,7 @@ class StudyFile:
     budget: Budget = Budget()
     sampler: str = "grid-gp"
     seed: int = 0
+    stop: Stop | None = Stop()
 
     @classmethod
     def from_model(
@@ -224,6 +237,7 @@ def _build(tables: StudyTables, source: Path) -> StudyFile:
         budget=Budget(**tables.budget.model_dump()),
         sampler=tables.search.sampler,
         seed=tables.search.seed,
+        stop=Stop(**tables.search.model_dump(include={"tolerance", "risk"})) if tables.search.stop else None,
     )
     if not study.problems():
         raise _KeyError(f"kernels: no problem of this file is one of {', '.join(kernels)}")

@@ -43,6 +43,10 @@ def _is_seed(value: object) -> bool:
     return type(value) is int and 0 <= value < 2**32
 
 
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1
+
+
 def _is_seconds(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 86400
 
@@ -65,6 +69,7 @@ def _distinct(values: list[_Value]) -> list[_Value]:
 
 Size = Annotated[int, PlainValidator(_size)]
 Seed = Annotated[int, _checked(_is_seed, "an integer >= 0 and < 2^32")]
+Share = Annotated[float, _checked(_is_share, "a number > 0 and < 1")]
 Seconds = Annotated[float, _checked(_is_seconds, "a number of seconds > 0 and <= 86400")]
 Flag = Annotated[bool, _checked(lambda value: isinstance(value, bool), "true or false")]
 Text = Annotated[str, _checked(_is_text, "a line of text")]
@@ -120,6 +125,9 @@ class SearchTable(Table):
 
     sampler: Sampler = GRID_GP
     seed: Seed = 0
+    stop: Flag = True
+    tolerance: Share = 0.01
+    risk: Share = 0.10
 
 
 class StudyTables(Table):

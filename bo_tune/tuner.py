@@ -18,7 +18,7 @@ from bo_tune.finalists import Choice, Finalists, choose
 from bo_tune.measure.device import Build, Device
 from bo_tune.outcome import Invalid, Measurement, Outcome
 from bo_tune.problem import Problem
-from bo_tune.search import distributions
+from bo_tune.search import Certificate, FiniteGridSampler, StopRule, certify, distributions
 from bo_tune.space import Config, ConfigKey, config_key
 from bo_tune.storage import StoredStudy
 from bo_tune.trials import attributes, launched, state_of, to_trial, with_distributions
@@ -39,11 +39,13 @@ class TunerSettings:
         budget: configs to launch, the default one included; None for every candidate.
         finalists: what is re-measured at the end.
         stop_slow: whether a clearly slow config ends after its first repetitions.
+        stop_rule: when the sampler's model is sure enough to end before the budget; None for never.
     """
 
     budget: int | None
     finalists: Finalists = Finalists()
     stop_slow: bool = True
+    stop_rule: StopRule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,9 @@ class Tuner:
         self._stop = stop or threading.Event()
         self._pending: deque[_Pending] = deque()
         self._distributions = distributions(candidates.space.ranges)
+        self._sampler = sampler
         self._memory = optuna.create_study(sampler=sampler)
+        self._certified: tuple[int, Certificate] | None = None
         self.launched_configs = 0
         self.propose_s = 0.0
         for trial in stored.trials():
@@ -130,6 +134,23 @@ class Tuner:
         """Re-measure the finalists and the default config; None where nothing was measured."""
         return choose(self._device, self.problem, self._measured, self._default, self._settings.finalists)
 
+    @property
+    def certificate(self) -> Certificate | None:
+        """How sure the sampler's model is that nothing better is left; None for a sampler without one."""
+        if not isinstance(self._sampler, FiniteGridSampler):
+            return None
+        if self._certified is None or self._certified[0] != len(self.trials):
+            rule = self._settings.stop_rule or StopRule()
+            self._certified = len(self.trials), certify(self._sampler, self._memory, rule.tolerance)
+        return self._certified[1]
+
+    def _is_sure(self) -> bool:
+        rule = self._settings.stop_rule
+        if rule is None or self.launched_configs < rule.least:
+            return False
+        certificate = self.certificate
+        return certificate is not None and rule.done(certificate)
+
     def _wants_more(self, budget: int | None) -> bool:
         under_way = len(self._pending)
         if under_way >= self._lookahead():
@@ -139,7 +160,9 @@ class Tuner:
             invalid = len(self.trials) - done
             if done + under_way >= budget or invalid >= MOST_INVALID_PER_LAUNCHED * budget:
                 return False
-        return not self._default_is_tried or bool(self._untried)
+        if self._default_is_tried and not self._untried:
+            return False
+        return not self._is_sure()
 
     @property
     def _default_is_tried(self) -> bool:

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import optuna
+from numpy.typing import NDArray
 from optuna.trial import FrozenTrial
 
 from bo_tune.gpus import gpu_by_name
@@ -151,6 +153,7 @@ class FakeDevice(Device):
         retimed: times when re-measured, where they differ.
         effective: what a config really runs as.
         on_measure: is called before each measurement.
+        binaries: keys of the configs whose binary exists from the start.
     """
 
     times: Times
@@ -160,6 +163,7 @@ class FakeDevice(Device):
     on_measure: Callable[[Config], None] = lambda config: None
     protocol: TimingProtocol = field(default_factory=TimingProtocol)
     gpu: GpuInfo = H100
+    binaries: frozenset[tuple[tuple[str, int], ...]] = frozenset()
 
     def __post_init__(self) -> None:
         self.lock = threading.Lock()
@@ -201,6 +205,9 @@ class FakeDevice(Device):
         taken = take_repetitions(lambda count: [time_us] * count, self.protocol, stop_above_us)
         launches = Counter({LaunchPurpose.CHECK: 1, LaunchPurpose.TIMING: len(taken.runtimes_us)})
         return Measurement(taken.runtimes_us, taken.stopped, launches, compiled.compilation, compiled.resources, 1e-6)
+
+    def has_binary(self, problem: Problem, configs: Sequence[Config]) -> NDArray[np.bool_]:
+        return np.array([config_key(config) in self.binaries for config in configs], dtype=bool)
 
     def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int) -> list[tuple[float, ...]]:
         self.remeasured.append([dict(config) for config in configs])

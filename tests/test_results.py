@@ -87,6 +87,7 @@ def test_a_result_survives_json() -> None:
         trials=40,
         sampler="grid-gp",
         date="2026-01-02T03:04:05+00:00",
+        certificate={"tolerance": 0.01, "probability": 0.93, "tried": 40, "exhausted": False},
         costs=costs_of([trial(Measurement((1.0,)))], 7),
     )
     assert StudyResult.from_json(json.loads(json.dumps(result.to_json()))) == result

@@ -18,6 +18,8 @@ from bo_tune.storage import MEMORY, StudyStore
 
 RECORDING = sliced(SHRINK)
 FIELDS = {
+    "found_percent",
+    "certificate",
     "recording", "sampler", "seed", "launched_configs", "launches", "invalid_proposed", "sampler_ms_per_trial",
     "regret_percent",
 }  # fmt: skip
@@ -31,7 +33,7 @@ def runs(
     seeds: Sequence[int] = (0,),
     history: Sequence[Recording] = (),
 ) -> list[Run]:
-    return list(simulate(recordings, sampler=sampler, budget=budget, seeds=seeds, history=history))
+    return list(simulate(recordings, SessionSettings(sampler, budget), seeds=seeds, history=history))
 
 
 def stable(run: Run) -> Run:
@@ -126,7 +128,9 @@ def test_the_document_is_json_even_where_nothing_was_found() -> None:
 
 def test_the_summary_is_over_the_runs_that_reached_a_checkpoint() -> None:
     def run(launched: int, **regrets: float) -> Run:
-        return Run("r", "random", 0, launched, 100, 1, 2.0, {name.strip("_"): x for name, x in regrets.items()})
+        return Run(
+            "r", "random", 0, launched, 100, 1, 2.0, {name.strip("_"): x for name, x in regrets.items()}, {}, None
+        )
 
     summary = summarise([run(10, _10=0.5, final=0.5), run(20, _10=10.0, _20=3.0, final=3.0), run(5, final=1.0)])
     assert summary["runs"] == 3

@@ -23,6 +23,8 @@ from bo_tune.report.console import (
     terminal,
 )
 from bo_tune.sampler_names import GRID, GRID_GP
+from bo_tune.search import StopRule
+from bo_tune.session import SessionSettings
 from bo_tune.simulate import document, simulate
 from bo_tune.storage import StudyStore
 
@@ -64,6 +66,7 @@ def simulate_command(
     ] = None,
     sampler: Annotated[str, typer.Option(metavar="NAME")] = GRID_GP,
     budget: Annotated[int, typer.Option(min=1, help="Configs to launch in each study.")] = 40,
+    stop: Annotated[bool, typer.Option("--stop/--no-stop", help="Let the stop rule end studies early.")] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Number of seeds: 0, 1, …")] = 1,
     json_file: o.JsonFile = None,
 ) -> None:
@@ -75,7 +78,8 @@ def simulate_command(
     grids = read_recordings(recordings)
     taught = read_recordings(history) if history else []
     console = terminal()
-    runs = simulate(grids, sampler=name, budget=None if name == GRID else budget, seeds=range(seeds), history=taught)
+    settings = SessionSettings(name, None if name == GRID else budget, stop_rule=StopRule() if stop else None)
+    runs = simulate(grids, settings, seeds=range(seeds), history=taught)
     total = len(grids) * seeds
     done = list(
         track(runs, "simulating", total=total, console=console, transient=True, disable=not console.is_terminal)

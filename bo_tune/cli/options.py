@@ -62,6 +62,14 @@ Seed = Annotated[
 Sampler = Annotated[
     str | None, typer.Option(metavar="|".join(SAMPLERS), help="How configs are proposed.", show_default=False)
 ]
+Stop = Annotated[
+    bool | None,
+    typer.Option(
+        "--stop/--no-stop",
+        help="End a study once its model is sure that nothing much better is left; on unless the study file says no.",
+        show_default=False,
+    ),
+]
 Jobs = Annotated[
     int | None, typer.Option(min=1, help="Compile processes; two less than the cores by default.", show_default=False)
 ]

@@ -16,9 +16,10 @@ from bo_tune.kernels.registry import kernel_spec
 from bo_tune.record import record
 from bo_tune.report.console import Progressing, results_tables, session_lines, terminal
 from bo_tune.sampler_names import GRID, GRID_GP
+from bo_tune.search import StopRule
 from bo_tune.session import Session, SessionSettings
 from bo_tune.storage import StudyStore
-from bo_tune.study_file import Budget, StudyFile, load_study_file
+from bo_tune.study_file import Budget, Stop, StudyFile, load_study_file
 from bo_tune.tables import check_writable, missing_lookups, read_table, table_file_name, write_tables
 from bo_tune.tuner import InterruptedSearch
 
@@ -57,6 +58,7 @@ def tune_command(
     budget: o.Budget = None,
     seed: o.Seed = None,
     sampler: o.Sampler = None,
+    stop: o.Stop = None,
     jobs: o.Jobs = None,
     verbose: o.Verbose = False,
 ) -> None:
@@ -66,7 +68,7 @@ def tune_command(
     """
     loaded = _study(study, model, tp, max_loras, rank, m)
     name = o.sampler_name(sampler or (loaded.sampler if loaded else GRID_GP))
-    _run(_arguments(loaded, name, kernel, device, storage, out, budget, seed, jobs, None, verbose))
+    _run(_arguments(loaded, name, kernel, device, storage, out, budget, seed, stop, jobs, None, verbose))
 
 
 def grid_command(
@@ -96,7 +98,7 @@ def grid_command(
     if sampler not in (None, GRID):
         raise InputError(f"--sampler: an exhaustive search takes no other than {GRID!r}, got {sampler!r}")
     loaded = _study(study, model, tp, max_loras, rank, m)
-    _run(_arguments(loaded, GRID, kernel, device, storage, out, budget, seed, jobs, record, verbose))
+    _run(_arguments(loaded, GRID, kernel, device, storage, out, budget, seed, None, jobs, record, verbose))
 
 
 def _study(
@@ -147,6 +149,7 @@ def _arguments(
     out: Path,
     budget: int | None,
     seed: int | None,
+    stop: bool | None,
     jobs: int | None,
     record: Path | None,
     verbose: bool,
@@ -159,12 +162,21 @@ def _arguments(
         sampler=sampler,
         budget=chosen,
         seed=seed if seed is not None else study.seed if study else 0,
+        stop_rule=_stop_rule(study, stop),
         spaces=study.space if study else {},
     )
     if limits.finalists is not None:
         settings = replace(settings, finalists=replace(settings.finalists, count=limits.finalists))
     deadline = limits.compile_deadline_s
     return Arguments(study, kernels or (), device, storage, out, settings, deadline, jobs, record, verbose)
+
+
+def _stop_rule(study: StudyFile | None, wanted: bool | None) -> StopRule | None:
+    """Return the rule of the study file, unless the command line says that there be none, or one after all."""
+    stop = study.stop if study else Stop()
+    if wanted is not None:
+        stop = (stop or Stop()) if wanted else None
+    return StopRule(tolerance=stop.tolerance, risk=stop.risk) if stop else None
 
 
 @contextmanager

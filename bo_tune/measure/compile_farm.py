@@ -47,6 +47,11 @@ class CompileFarm:
                 return known
         return _as_cached(known)
 
+    def has(self, key: Hashable) -> bool:
+        """Say whether the binary of a key is there."""
+        known = self._known.get(key)
+        return known is not None and known.done()
+
     def _compile(self, request: CompileRequest) -> Build:
         worker = self._idle.get()
         try:

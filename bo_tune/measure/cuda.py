@@ -2,10 +2,13 @@
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.operations import operation
@@ -24,7 +27,7 @@ from bo_tune.measure.protocol import TimingProtocol
 from bo_tune.measure.worker import Worker, WorkerDiedError, WorkerTimeoutError
 from bo_tune.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Outcome
 from bo_tune.problem import GpuInfo, Problem
-from bo_tune.space import Config, SearchSpace
+from bo_tune.space import Config, ConfigKey, SearchSpace
 
 GPU_MODULE = "bo_tune.measure.gpu_process"
 
@@ -54,6 +57,7 @@ class CudaDevice(Device):
     ) -> None:
         self._protocol = protocol or TimingProtocol()
         self._lock = threading.Lock()
+        self._keys: dict[Problem, dict[ConfigKey, Hashable]] = {}
         self._worker = Worker(GPU_MODULE, [str(index)])
         try:
             hello: Hello = self._worker.request(HelloRequest(), PREPARE_DEADLINE_S)
@@ -88,6 +92,18 @@ class CudaDevice(Device):
         """Ask the kernel what it makes of each config on this GPU."""
         kernel = operation(problem.kernel)
         return [kernel.effective_config(problem, config, self.gpu) for config in configs]
+
+    def has_binary(self, problem: Problem, configs: Sequence[Config]) -> NDArray[np.bool_]:
+        """Ask the compile farm."""
+        keys = self._keys.setdefault(problem, {})
+        return np.fromiter((self._farm.has(self._key(problem, c, keys)) for c in configs), bool, len(configs))
+
+    def _key(self, problem: Problem, config: Config, keys: dict[ConfigKey, Hashable]) -> Hashable:
+        name = tuple(config.items())  # of the grid's configs, thousands of which are asked for at each proposal
+        key = keys.get(name)
+        if key is None:
+            key = keys[name] = operation(problem.kernel).compile_key(problem, config, self.gpu)
+        return key
 
     def compile(self, problem: Problem, config: Config) -> Future[Build]:
         """Hand the config to the compile farm."""

@@ -5,6 +5,9 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.outcome import Compilation, Invalid, Outcome, Resources
 from bo_tune.problem import GpuInfo, Problem
@@ -44,6 +47,10 @@ class Device(ABC):
     @abstractmethod
     def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[dict[str, int]]:
         """Return for each config the one that really runs. Equal ones are measured once."""
+
+    @abstractmethod
+    def has_binary(self, problem: Problem, configs: Sequence[Config]) -> NDArray[np.bool_]:
+        """Say of each config whether its binary exists already, ``[len(configs)]``."""
 
     @abstractmethod
     def compile(self, problem: Problem, config: Config) -> Future[Build]:

@@ -8,6 +8,7 @@ from itertools import cycle, islice
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.measure.device import Build, Compiled, Device
@@ -71,6 +72,10 @@ class ReplayDevice(Device):
     def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[dict[str, int]]:
         """Every recorded config ran as it was asked for."""
         return [dict(config) for config in configs]
+
+    def has_binary(self, problem: Problem, configs: Sequence[Config]) -> NDArray[np.bool_]:
+        """Nothing has to be compiled: all configs cost the same."""
+        return np.ones(len(configs), dtype=bool)
 
     def _recorded(self, config: Config) -> _Recorded:
         entry = self.recording.entry(config)

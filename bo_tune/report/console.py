@@ -43,6 +43,11 @@ def speed_up(default_us: float | None, time_us: float | None) -> str:
     return f"{default_us / time_us:.2f}x" if default_us and time_us else "-"
 
 
+def sure(certificate: Mapping[str, Any] | None) -> str:
+    """Show a certificate in short: ``1 % 0.93``, within 1 % of the grid's best with probability 0.93."""
+    return f"{100 * certificate['tolerance']:.3g} % {certificate['probability']:.2f}" if certificate else "-"
+
+
 def short_config(config: Config | None) -> str:
     """Show a config in one word: ``m16 n32 k64 w4 s2 sk8``."""
     if config is None:
@@ -245,18 +250,18 @@ def studies_tables(studies: Iterable[StudyListing]) -> Iterator[Table]:
         return name.problem.kernel, name.gpu, name.kernel_source, "exhaustive" if name.exhaustive else "search"
 
     for (kernel, gpu, source, kind), group_studies in groupby(sorted(studies, key=group), group):
-        figures = ("trials", "complete", "pruned", *TIMES)
+        figures = ("complete", "pruned", *TIMES, "sure")
         table = _table(f"{kernel} on {gpu} ({source}), {kind}", ("problem", "pruned because"), figures)
         for study in group_studies:
             table.add_row(
                 study.name.problem.shape_label + ("" if study.finished else " *"),
                 _counted(study.reasons),
-                str(sum(study.states.values())),
                 str(study.states.get("COMPLETE", 0)),
                 str(study.states.get("PRUNED", 0)),
                 us(study.default_us),
                 us(study.best_us),
                 speed_up(study.default_us, study.best_us),
+                sure(study.certificate),
             )
         yield table
 
@@ -270,7 +275,8 @@ def studies_lines(studies: Sequence[StudyListing]) -> list[str]:
         reasons.update(study.reasons)
     unfinished = sum(not study.finished for study in studies)
     return [
-        f"{len(studies)} studies, {unfinished} unfinished{' (*)' if unfinished else ''}",
+        f"{len(studies)} studies, {unfinished} unfinished{' (*)' if unfinished else ''}; sure: within so much of the "
+        "grid's best with that probability",
         f"trials pruned: {_counted(reasons)}",
         f"configs left out before any trial: {_counted(excluded)}",
     ]

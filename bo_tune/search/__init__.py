@@ -4,7 +4,7 @@ from bo_tune.search.base import GridExhaustedError, GridSampler
 from bo_tune.search.baselines import CoordinateSampler, ExhaustiveSampler, RandomSampler, WrappedSampler
 from bo_tune.search.factory import make_sampler
 from bo_tune.search.grid import Grid, distributions
-from bo_tune.search.prior import HistoryPrior, StudyHistory, TreesPrior, nearest_winners
+from bo_tune.search.prior import HistoryPrior, StudyHistory
 from bo_tune.search.sampler import FiniteGridSampler
 from bo_tune.search.stopping import Certificate, StopRule, certify, should_stop
 
@@ -20,11 +20,9 @@ __all__ = [
     "RandomSampler",
     "StopRule",
     "StudyHistory",
-    "TreesPrior",
     "WrappedSampler",
     "certify",
     "distributions",
     "make_sampler",
-    "nearest_winners",
     "should_stop",
 ]

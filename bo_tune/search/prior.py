@@ -246,21 +246,3 @@ class SharedPart:
         apart = (theta - self._centre) / self._spread
         value = 0.5 * float(targets @ alpha) + log_root + 0.5 * float(apart @ apart)
         return value, gradient + apart / self._spread
-
-
-def nearest_winners(histories: Sequence[StudyHistory], descriptor: Mapping[str, float], count: int = 2) -> list[Params]:
-    """Best configs of the histories whose problems are nearest, nearest first, without repeats."""
-    winners: list[Params] = []
-    for history in sorted(histories, key=lambda h: distance(h.descriptor, descriptor)):
-        best = dict(history.configs[int(np.argmin(history.times))])
-        if best not in winners:
-            winners.append(best)
-    return winners[:count]
-
-
-class TreesPrior(HistoryPrior):
-    """``HistoryPrior`` by its first name; the seed is not needed any more."""
-
-    def __init__(self, histories: Sequence[StudyHistory], *, seed: int = 0) -> None:
-        super().__init__(histories)
-        self.seed = seed

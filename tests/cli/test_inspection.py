@@ -10,7 +10,7 @@ from helpers import EXPAND, SHRINK, SHRINK_BIG, Cli, sliced, sqlite_url, stored_
 
 RUN_FIELDS = {
     "recording", "sampler", "seed", "launched_configs", "launches", "invalid_proposed", "sampler_ms_per_trial",
-    "regret_percent",
+    "found_percent", "certificate", "regret_percent",
 }  # fmt: skip
 
 

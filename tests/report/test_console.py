@@ -113,7 +113,7 @@ def test_the_lines_below_a_comparison(done: Done) -> None:
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_studies_of_a_database(done: Done, width: int) -> None:
     text = rendered(report.studies_tables(done.listings), width)
-    counts = [str(sum(study.states.values())) for study in done.listings]
+    counts = [str(study.states["COMPLETE"]) for study in done.listings]
     times = [us(time_us) for study in done.listings for time_us in (study.best_us, study.default_us)]
     figures_are_whole(text, counts + times)
     joined = words(text)
@@ -126,7 +126,7 @@ def test_the_studies_of_a_database(done: Done, width: int) -> None:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_simulation(width: int) -> None:
-    runs = list(simulate(RECORDINGS[:2], sampler="random", budget=20, seeds=[0, 1]))
+    runs = list(simulate(RECORDINGS[:2], SessionSettings("random", 20), seeds=[0, 1]))
     summary = document(runs)["summary"]
     text = rendered([report.simulation_table(summary)], width)
     rows = [summary[checkpoint] for checkpoint in ("10", "20", "final")]

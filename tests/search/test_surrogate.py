@@ -5,7 +5,7 @@ import pytest
 from scipy.optimize import check_grad
 
 from bo_tune.search.acquisition import log_expected_improvement
-from bo_tune.search.prior import HistoryPrior, SharedPart, StudyHistory, nearest_winners, squeeze
+from bo_tune.search.prior import HistoryPrior, SharedPart, StudyHistory, squeeze
 from bo_tune.search.surrogate import Data, Hyperpriors, Surrogate, matern, squared_differences, squared_distances
 
 RNG = np.random.default_rng(0)
@@ -126,15 +126,6 @@ def test_histories_are_checked() -> None:
         StudyHistory(X[:1], np.zeros(1), [{}])
     with pytest.raises(ValueError, match="at least one"):
         HistoryPrior([])
-
-
-def test_winners_of_the_nearest_problems_first() -> None:
-    def study(m: float, best: int) -> StudyHistory:
-        return StudyHistory(X[:2], np.array([2.0, 1.0]), [{"x": -1}, {"x": best}], {"m": m})
-
-    histories = [study(1.0, 10), study(4.0, 40), study(3.9, 10)]
-    assert nearest_winners(histories, {"m": 4.0}) == [{"x": 40}, {"x": 10}]
-    assert nearest_winners(histories, {"m": 1.0}, 1) == [{"x": 10}]
 
 
 def test_squeezing_keeps_order_and_what_is_near() -> None:
