@@ -41,11 +41,11 @@ from triton.backends.compiler import GPUTarget
 
 from bo_tune.kernels.operations import operation
 from bo_tune.measure.offline_driver import activate
+from bo_tune.measure.timing import ColdTimer
 from bo_tune.outcome import estimate_us
 from bo_tune.problem import Problem
 
 RECORDINGS = Path(__file__).parents[1] / "studies" / "recordings"
-L2_CLEARING_BYTES = 256 * 2**20
 DEFAULT_GROUP_SIZE_M = 8
 LATE = "not reached before the deadline"
 
@@ -241,21 +241,6 @@ def prepared(kernel: Any, grid: tuple[int, int, int], arguments: tuple[Any, ...]
     return compiled, lambda: run(*complete)
 
 
-def time_in_turn(runs: Sequence[Callable[[], None]], repetitions: int, clearing: torch.Tensor) -> list[float]:
-    """Time launches in turn, L2 cleared before each, all queued before the first is waited for. Estimates in us."""
-    events: list[list[tuple[Any, Any]]] = [[] for _ in runs]
-    for _ in range(repetitions):
-        for run, pairs in zip(runs, events, strict=True):
-            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-            clearing.zero_()
-            start.record()
-            run()
-            end.record()
-            pairs.append((start, end))
-    torch.cuda.synchronize()
-    return [estimate_us([1e3 * start.elapsed_time(end) for start, end in pairs]) for pairs in events]
-
-
 def measure(case: Case, vllm: VllmKernels | None, inputs: Any, reference: torch.Tensor, setup: SimpleNamespace) -> None:
     """Check ours, then time both."""
     op = operation(case.problem.kernel)
@@ -277,7 +262,7 @@ def measure(case: Case, vllm: VllmKernels | None, inputs: Any, reference: torch.
         case.vllm_shared_bytes = binary.metadata.shared
         runs.append(run)
     op.reset(inputs)
-    case.ours_us, *others = time_in_turn(runs, setup.repetitions, setup.clearing)
+    case.ours_us, *others = map(estimate_us, setup.timer.time_in_turn(runs, setup.repetitions))
     case.vllm_us = others[0] if others else None
 
 
@@ -286,7 +271,7 @@ def measure_all(cases: list[Case], vllm: VllmKernels | None, options: argparse.N
     device = torch.device("cuda")
     setup = SimpleNamespace(
         repetitions=options.repetitions,
-        clearing=torch.empty(L2_CLEARING_BYTES // 4, dtype=torch.int32, device=device),
+        timer=ColdTimer(device),
     )
     for problem in dict.fromkeys(case.problem for case in cases):
         op = operation(problem.kernel)

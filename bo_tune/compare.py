@@ -123,11 +123,9 @@ def _entry_of(recording: Recording) -> Entry:
 
 
 def _recorded_us(recording: Recording, config: Config) -> float | None:
-    entry = recording.entry(config)
-    if entry is not None:
-        return entry.time_us
     default = kernel_spec(recording.problem.kernel).default_config(recording.problem)
-    return recording.default_time_us if dict(config) == default else None
+    known = recording.entry(config) is not None or dict(config) == default
+    return recording.time_us(config) if known else None
 
 
 def _compare(entry: Entry, tuned: _Folder, grid: _Folder, recording: Recording | None) -> Comparison:

@@ -6,7 +6,7 @@ from bo_tune.search.factory import make_sampler
 from bo_tune.search.grid import Grid, distributions
 from bo_tune.search.prior import HistoryPrior, StudyHistory
 from bo_tune.search.sampler import FiniteGridSampler
-from bo_tune.search.stopping import Certificate, StopRule, certify, should_stop
+from bo_tune.search.stopping import Certificate, StopRule, certify
 
 __all__ = [
     "Certificate",
@@ -24,5 +24,4 @@ __all__ = [
     "certify",
     "distributions",
     "make_sampler",
-    "should_stop",
 ]

@@ -118,8 +118,3 @@ def none_better(posterior: Posterior, untried: NDArray[np.intp], step: float, rn
     root = np.linalg.cholesky(caution**2 * covariance)
     draws = mean + rng.standard_normal((DRAWS, len(mean))) @ root.T
     return float(np.mean(draws[:, len(best) :].min(axis=1) >= draws[:, : len(best)].min(axis=1) - step))
-
-
-def should_stop(rule: StopRule, certificate: Certificate) -> bool:
-    """Whether a study with this certificate is done."""
-    return rule.done(certificate)
