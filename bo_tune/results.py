@@ -92,6 +92,7 @@ class StudyResult:
         trials: how many trials the study held when it was chosen.
         date: when, ISO 8601 in UTC.
         certificate: how sure the sampler's model was that nothing better was left (``search.Certificate``).
+        ended_by: the stop rule that ended the search (``search.StopRule``); None if something else did.
     """
 
     config: Mapping[str, int]
@@ -102,6 +103,7 @@ class StudyResult:
     sampler: str
     date: str
     certificate: Mapping[str, Any] | None
+    ended_by: Mapping[str, Any] | None
     costs: Costs
 
     def to_json(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import cast
 
@@ -207,8 +207,9 @@ class Session:
         name, tuner = self.prepare(job)
         self._listener(StudyStarted(str(name), job.problem, len(tuner.trials), len(tuner.candidates)))
         try:
-            with self._counted():
-                tuner.search()
+            if not self._has_ended(tuner):
+                with self._counted():
+                    tuner.search()
             result, reused = self._finish(tuner)
         except DeviceError as error:  # this problem cannot be measured; the others may
             self._listener(StudyFailed(str(name), job.problem, str(error)))
@@ -226,6 +227,14 @@ class Session:
         )
         return Tuned(job, name, result, tuner)
 
+    def _has_ended(self, tuner: Tuner) -> bool:
+        """Say whether the stop rule in force ended the study before. What other studies have taught since might make
+        its model less sure; that does not open it again."""
+        stored, rule = tuner.stored.attribute(RESULT_ATTR), self.settings.stop_rule
+        if stored is None or rule is None or stored["trials"] != len(tuner.trials):
+            return False
+        return bool(stored["ended_by"] == asdict(rule))
+
     def _finish(self, tuner: Tuner) -> tuple[StudyResult | None, bool]:
         """Choose the result, or take the stored one where no trial came after it."""
         stored = tuner.stored.attribute(RESULT_ATTR)
@@ -234,7 +243,7 @@ class Session:
         choice = tuner.choose()
         if choice is None:
             return None, False
-        certificate = tuner.certificate
+        certificate, rule = tuner.certificate, self.settings.stop_rule
         result = StudyResult(
             config=choice.config,
             time_us=choice.time_us,
@@ -244,6 +253,7 @@ class Session:
             sampler=self.settings.sampler,
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             certificate=certificate.to_json() if certificate else None,
+            ended_by=asdict(rule) if rule is not None and tuner.is_sure() else None,
             costs=costs_of(tuner.trials, choice.launches),
         )
         tuner.stored.set_attribute(RESULT_ATTR, result.to_json())

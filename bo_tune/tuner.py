@@ -144,7 +144,8 @@ class Tuner:
             self._certified = len(self.trials), certify(self._sampler, self._memory, rule.tolerance)
         return self._certified[1]
 
-    def _is_sure(self) -> bool:
+    def is_sure(self) -> bool:
+        """Say whether the stop rule ends the search here."""
         rule = self._settings.stop_rule
         if rule is None or self.launched_configs < rule.least:
             return False
@@ -162,7 +163,7 @@ class Tuner:
                 return False
         if self._default_is_tried and not self._untried:
             return False
-        return not self._is_sure()
+        return not self.is_sure()
 
     @property
     def _default_is_tried(self) -> bool:

@@ -88,6 +88,7 @@ def test_a_result_survives_json() -> None:
         sampler="grid-gp",
         date="2026-01-02T03:04:05+00:00",
         certificate={"tolerance": 0.01, "probability": 0.93, "tried": 40, "exhausted": False},
+        ended_by={"tolerance": 0.01, "risk": 0.1, "least": 8, "most": None},
         costs=costs_of([trial(Measurement((1.0,)))], 7),
     )
     assert StudyResult.from_json(json.loads(json.dumps(result.to_json()))) == result

@@ -96,3 +96,20 @@ def test_a_replayed_grid_is_certified_within_what_was_found() -> None:
     time_us = recording.time_us(tuned.result.config)
     assert time_us is not None
     assert time_us <= 1.05 * recording.best_time_us
+
+
+def test_what_others_teach_later_does_not_open_an_ended_study_again(tmp_path: Path) -> None:
+    store = StudyStore(f"sqlite:///{tmp_path}/studies.db")
+    settings = SessionSettings(budget=60, stop_rule=StopRule())
+    recording = read_recording(BUNDLED / EXPAND)
+    (first,) = Session(store, settings).run([replay_job(recording)])
+    assert first.result is not None
+    assert first.result.ended_by is not None
+    others = [read_recording(path) for path in sorted(BUNDLED.glob("h100.lora_expand.*")) if path.name != EXPAND]
+    Session(store, settings).run([replay_job(other) for other in others])
+    (again,) = Session(store, settings).run([replay_job(recording)])
+    assert len(again.tuner.trials) == len(first.tuner.trials)
+    assert again.result == first.result
+    (more,) = Session(store, SessionSettings(budget=60)).run([replay_job(recording)])
+    assert more.tuner.launched_configs == 60
+    store.close()
