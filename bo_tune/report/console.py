@@ -178,7 +178,7 @@ def session_lines(tuned: Sequence[Tuned]) -> list[str]:
     lines = [
         f"{len(results)} studies: {sum(c.launched_configs for c in costs):,} configs launched, "
         f"{sum(c.launches for c in costs):,} launches, {sum(c.compiles for c in costs):,} compiles, "
-        f"{session_wall_s(tuned):.1f} s"
+        f"trials under way for {session_wall_s(tuned):.1f} s"
     ]
     gains = [result.default_time_us / result.time_us for result in results if result.default_time_us]
     if gains:
@@ -215,7 +215,7 @@ def comparison_lines(comparisons: Comparisons) -> list[str]:
         if totals:
             lines.append(
                 f"{name}: {totals['launched_configs']:,.0f} configs launched, {totals['launches']:,.0f} launches, "
-                f"{totals['compiles']:,.0f} compiles, {totals['wall_s']:.1f} s"
+                f"{totals['compiles']:,.0f} compiles, trials under way for {totals['wall_s']:.1f} s"
             )
     ratios = comparisons.ratios
     if ratios:
