@@ -67,6 +67,11 @@ def _configure_sqlite(connection: sqlite3.Connection, _: object) -> None:
     connection.execute("PRAGMA synchronous=NORMAL")
 
 
+def silence_optuna() -> None:
+    """Keep Optuna from announcing every study and trial; for programs that say it in their own way."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+
+
 @contextmanager
 def _storage_errors(place: str) -> Iterator[None]:
     """Turn the database's errors into one line that names the place."""

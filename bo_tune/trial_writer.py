@@ -1,7 +1,7 @@
 """Adding a finished trial to Optuna's tables in a handful of statements.
 
 ``Study.add_trial`` looks each parameter and attribute up before it writes it: 10 to 20 ms of Python for one trial, most
-of what a trial costs besides its compile. The rows themselves take a millisecond. The tables are Optuna's own and the
+of what a trial costs besides its compile. The rows themselves take one or two. The tables are Optuna's own and the
 rows are the ones it would have written, which a test compares; for a schema this module does not know, ``add_trial``
 serves.
 """

@@ -68,6 +68,11 @@ class Tuner:
         lookahead: says, asked before each proposal, how many configs may be compiling or waiting at once. More than
             one only pays where compilers would idle: proposals made together know less.
         stop: set by whoever wants the search to end after the trial under way.
+
+    Attributes:
+        launched_configs: configs launched at least once.
+        best_us: time of the best complete trial so far, in us.
+        propose_s: seconds spent in the sampler.
     """
 
     def __init__(
@@ -103,15 +108,11 @@ class Tuner:
         self._memory = optuna.create_study(sampler=sampler)
         self._certified: tuple[int, Certificate] | None = None
         self.launched_configs = 0
+        self.best_us: float | None = None
         self.propose_s = 0.0
         for trial in stored.trials():
             self._memory.add_trial(with_distributions(trial, self._distributions))
             self._remember(trial)
-
-    @property
-    def best_us(self) -> float | None:
-        """Time of the best complete trial so far, in us."""
-        return min(self._measured.values(), default=None)
 
     def search(self, budget: int | None = None) -> None:
         """Try configs until ``budget`` (the settings' by default) are launched or none is left.
@@ -218,3 +219,4 @@ class Tuner:
         self._mark_tried(trial.params)
         if trial.value is not None:
             self._measured[config_key(trial.params)] = trial.value
+            self.best_us = trial.value if self.best_us is None else min(self.best_us, trial.value)

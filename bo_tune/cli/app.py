@@ -4,12 +4,12 @@ import signal
 import sys
 from types import FrameType
 
-import optuna
 import typer
 
 from bo_tune.cli.inspection import compare_command, show_command, simulate_command
 from bo_tune.cli.search import grid_command, tune_command
 from bo_tune.errors import BoTuneError, InputError, one_line
+from bo_tune.storage import silence_optuna
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2
@@ -35,7 +35,7 @@ def _interrupt(_signum: int, _frame: FrameType | None) -> None:
 
 def main() -> None:
     """Run the command line and exit: 0 done, 1 a study failed, 2 bad input, 130 interrupted."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    silence_optuna()
     signal.signal(signal.SIGTERM, _interrupt)
     try:
         app()

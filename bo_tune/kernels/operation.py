@@ -6,7 +6,6 @@ installed vLLM and one of a user are measured by the same code.
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
-from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -15,14 +14,6 @@ from bo_tune.problem import GpuInfo, Problem
 from bo_tune.space import Config
 
 Inputs = TypeVar("Inputs")
-
-
-@dataclass(frozen=True, slots=True)
-class CompiledInfo:
-    """What a compiled, not yet loaded binary says of itself."""
-
-    shared_memory_bytes: int
-    binary_id: str
 
 
 class Operation(ABC, Generic[Inputs]):

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bo_tune.outcome import estimate_us
-
 Draw = Callable[[int], Sequence[float]]
 """Takes a number of repetitions and returns their times in us."""
 
@@ -46,9 +44,3 @@ def take_repetitions(draw: Draw, protocol: TimingProtocol, stop_above_us: float 
         return Repetitions(runtimes, stopped=True)
     rest = protocol.repetitions - len(runtimes)
     return Repetitions(runtimes + tuple(draw(rest)) if rest > 0 else runtimes, stopped=False)
-
-
-def fastest(times: Sequence[Sequence[float]]) -> int:
-    """Return the index of the lowest estimate among several configs' repetitions."""
-    estimates = [estimate_us(runtimes) for runtimes in times]
-    return estimates.index(min(estimates))

@@ -5,7 +5,7 @@ Notation: μ, σ predicted mean and standard deviation of a candidate, t the val
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_ndtr, ndtr
+from scipy.special import ndtr
 
 Array = NDArray[np.float64]
 
@@ -25,8 +25,3 @@ def log_expected_improvement(mean: Array, deviation: Array, target: float) -> Ar
     tail = -0.5 * far * far - _LOG_SQRT_2PI - 2.0 * np.log(-far) + np.log1p(-3.0 / (far * far))
     ratio = np.where(u > -5.0, np.log(np.maximum(near * ndtr(near) + density, 1e-300)), tail)
     return np.asarray(ratio + np.log(deviation), dtype=float)
-
-
-def log_probability_below(mean: Array, deviation: Array, target: float) -> Array:
-    """log P(y < t) for y ~ N(μ, σ²)."""
-    return np.asarray(log_ndtr((target - mean) / deviation), dtype=float)

@@ -1,11 +1,9 @@
 """How one config is timed: how many repetitions, and when it is given up."""
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bo_tune.measure.protocol import TimingProtocol, fastest, take_repetitions
-from bo_tune.outcome import estimate_us
+from bo_tune.measure.protocol import TimingProtocol, take_repetitions
 
 TIMES = st.lists(st.floats(0.5, 1e4), min_size=30, max_size=30)
 
@@ -28,11 +26,3 @@ def test_repetitions_end_early_only_where_even_the_fastest_is_clearly_slow(
     slow = incumbent is not None and min(times[:least]) > protocol.slow_factor * incumbent
     assert taken.stopped == slow
     assert len(taken.runtimes_us) == (least if slow else repetitions)
-
-
-@pytest.mark.parametrize(
-    ("times", "index"), [([[5.0, 5.1], [4.0, 9.0], [4.5, 4.5]], 1), ([[3.0], [3.0]], 0), ([[1.0]], 0)]
-)
-def test_the_fastest_is_the_first_of_the_lowest_estimates(times: list[list[float]], index: int) -> None:
-    assert fastest(times) == index
-    assert estimate_us(times[index]) == min(map(estimate_us, times))
