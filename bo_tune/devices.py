@@ -5,16 +5,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bo_tune.errors import RecordingError
+from bo_tune.conditions import Conditions
+from bo_tune.errors import DeviceError, RecordingError
 from bo_tune.kernels.registry import kernel_spec
+from bo_tune.kernels.vllm.installed import unavailable
 from bo_tune.measure.device import Device
 from bo_tune.measure.protocol import TimingProtocol
 from bo_tune.measure.replay import ReplayDevice
+from bo_tune.measure.source import BUILTIN, VLLM
 from bo_tune.problem import Problem
 from bo_tune.recording import Recording, read_recordings
 
 if TYPE_CHECKING:
     from bo_tune.measure.cuda import CudaDevice
+
+
+KERNEL_SOURCES = ("auto", "vllm", "builtin")
+"""Whose kernels are measured: those of the installed vLLM, the project's own, or the first of these there is."""
+
+
+def kernel_source(choice: str) -> str:
+    """Return the module of a choice of ``KERNEL_SOURCES``. Raises DeviceError where vLLM's kernels cannot be had."""
+    if choice == "builtin":
+        return BUILTIN
+    missing = unavailable()
+    if missing is None:
+        return VLLM
+    if choice == "auto":
+        return BUILTIN
+    raise DeviceError(f"--kernels vllm: {missing}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +83,16 @@ def replay_jobs(
 
 
 def cuda_device(
-    index: int, *, compile_workers: int | None = None, compile_deadline_s: float | None = None
+    index: int,
+    *,
+    source: str = BUILTIN,
+    conditions: Conditions | None = None,
+    compile_workers: int | None = None,
+    compile_deadline_s: float | None = None,
 ) -> "CudaDevice":
     """Open an NVIDIA GPU of this host. Raises DeviceError."""
     # The only import of torch in this process, which takes seconds: replaying does without.
-    from bo_tune.measure.cuda import COMPILE_DEADLINE_S, CudaDevice  # noqa: PLC0415
+    from bo_tune.measure.cuda import CudaDevice, Deadlines  # noqa: PLC0415
 
-    deadline_s = COMPILE_DEADLINE_S if compile_deadline_s is None else compile_deadline_s
-    return CudaDevice(index, compile_workers=compile_workers, compile_deadline_s=deadline_s)
+    deadlines = Deadlines() if compile_deadline_s is None else Deadlines(compile_s=compile_deadline_s)
+    return CudaDevice(index, source=source, conditions=conditions, compile_workers=compile_workers, deadlines=deadlines)

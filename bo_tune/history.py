@@ -1,17 +1,25 @@
 """What the database already holds on a kernel: the histories a sampler's prior learns from."""
 
+import threading
+import time
+from collections.abc import Iterable
 from math import log2
+from operator import itemgetter
 
 import numpy as np
+from optuna.trial import FrozenTrial
 
-from bo_tune.kernels.spec import KernelSpec
+from bo_tune.kernels.registry import KERNELS, kernel_spec
 from bo_tune.problem import GpuInfo, Problem
 from bo_tune.search import StudyHistory
-from bo_tune.storage import GPU_ATTR, RESULT_ATTR, StudyStore, StudySummary
+from bo_tune.storage import GPU_ATTR, RESULT_ATTR, StudyName, StudyStore
 from bo_tune.trials import time_us
 
 FEWEST_TRIALS = 5
 """A study with fewer trials that have a time teaches nothing."""
+
+LISTED_FOR_S = 5.0
+"""For how long a listing of the database serves."""
 
 
 def descriptor(problem: Problem, gpu: GpuInfo) -> dict[str, float]:
@@ -21,31 +29,59 @@ def descriptor(problem: Problem, gpu: GpuInfo) -> dict[str, float]:
     return {**described, "num_slices": float(problem.num_slices), "sm_count": log2(gpu.sm_count)}
 
 
-def histories(store: StudyStore, spec: KernelSpec, problem: Problem, gpu: GpuInfo) -> list[StudyHistory]:
-    """Load the finished studies of the same kernel on other problems, or on other GPUs.
+class Histories:
+    """The finished studies of a database. Safe to use from several threads.
 
-    A study of this very problem on this GPU is left out, whatever measured it: an exhaustive one would give
-    away what a search is to find.
+    Each study is read once: loading the trials of hundreds of studies anew for each that begins would take longer than
+    tuning.
     """
-    found = []
-    for summary in store.summaries():
-        other = summary.name
-        if other.problem.kernel != problem.kernel or RESULT_ATTR not in summary.attributes:
-            continue
-        if (other.problem, other.gpu) == (problem, gpu.name):
-            continue
-        history = _load(store, summary, spec)
-        if history is not None:
-            found.append(history)
-    return found
+
+    def __init__(self, store: StudyStore) -> None:
+        self._store = store
+        self._known: dict[StudyName, StudyHistory | None] = {}
+        self._listed_at: float | None = None
+        self._lock = threading.Lock()
+
+    def of(self, problem: Problem, gpu: GpuInfo) -> list[StudyHistory]:
+        """Return the finished studies of the same kernel on other problems, or on other GPUs, in order of name.
+
+        A study of this very problem on this GPU is left out, whatever measured it: an exhaustive one would give
+        away what a search is to find. A study that another process finished is found after a few seconds.
+        """
+        with self._lock:
+            self._read_new()
+            found = [
+                (str(name), history)
+                for name, history in self._known.items()
+                if name.problem.kernel == problem.kernel and (name.problem, name.gpu) != (problem, gpu.name)
+            ]
+        return [history for _, history in sorted(found, key=itemgetter(0)) if history is not None]
+
+    def learn(self, name: StudyName, gpu: GpuInfo, trials: Iterable[FrozenTrial]) -> None:
+        """Take in a study that has just finished, without reading it."""
+        history = history_of(trials, name.problem, gpu)
+        with self._lock:
+            self._known[name] = history
+
+    def _read_new(self) -> None:
+        now = time.monotonic()
+        if self._listed_at is not None and now - self._listed_at < LISTED_FOR_S:
+            return
+        for summary in self._store.summaries():
+            name = summary.name
+            if RESULT_ATTR in summary.attributes and name not in self._known and name.problem.kernel in KERNELS:
+                gpu = GpuInfo.from_json(summary.attributes[GPU_ATTR])
+                self._known[name] = history_of(self._store.load(name).trials(), name.problem, gpu)
+        self._listed_at = now
 
 
-def _load(store: StudyStore, summary: StudySummary, spec: KernelSpec) -> StudyHistory | None:
-    problem, gpu = summary.name.problem, GpuInfo.from_json(summary.attributes[GPU_ATTR])
-    timed = [(t, time_us(t)) for t in store.load(summary.name).trials()]
-    known = [(dict(t.params), time) for t, time in timed if time is not None]
+def history_of(trials: Iterable[FrozenTrial], problem: Problem, gpu: GpuInfo) -> StudyHistory | None:
+    """Return what the trials of a study teach, or None where they are too few."""
+    timed = [(t, time_us(t)) for t in trials]
+    known = [(dict(t.params), took) for t, took in timed if took is not None]
     if len(known) < FEWEST_TRIALS:
         return None
     configs = [config for config, _ in known]
-    times = np.array([time for _, time in known], dtype=float)
-    return StudyHistory(spec.features(configs, problem, gpu), times, configs, descriptor(problem, gpu))
+    times = np.array([took for _, took in known], dtype=float)
+    features = kernel_spec(problem.kernel).features(configs, problem, gpu)
+    return StudyHistory(features, times, configs, descriptor(problem, gpu))

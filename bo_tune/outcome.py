@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class InvalidReason(StrEnum):
@@ -34,8 +35,9 @@ class LaunchPurpose(StrEnum):
     """What a launch was for. Every launch is counted under one of these."""
 
     CHECK = "check"
-    WARM_UP = "warm-up"
     TIMING = "timing"
+    LATE = "late"
+    """A repetition whose launch was queued too late to tell the kernel's time; it was taken again."""
     FINALISTS = "finalists"
 
 
@@ -59,12 +61,15 @@ class Compilation:
     cached: bool = False
 
 
-def estimate_us(runtimes_us: Sequence[float]) -> float:
-    """Estimate the time of a kernel from raw repetitions, in us.
+LATE_FACTOR = 1.25
+"""A repetition this much above the lower quartile of its config was launched late."""
 
-    Noise is one-sided: a late launch adds its gap to a repetition, nothing makes a kernel faster than
-    it is. So the estimate is the median of the repetitions within 1.25 × their lower quartile, which
-    half of the repetitions being late cannot move.
+
+def on_time(runtimes_us: Sequence[float]) -> NDArray[np.float64]:
+    """Return the repetitions that were not launched late, in us, in their order.
+
+    Noise is one-sided: a late launch adds its gap to a repetition, nothing makes a kernel faster than it is. So what
+    counts are the repetitions within 1.25 × their lower quartile, which half of them being late cannot move.
 
     Raises:
         ValueError: without repetitions.
@@ -72,8 +77,16 @@ def estimate_us(runtimes_us: Sequence[float]) -> float:
     if not len(runtimes_us):
         raise ValueError("no repetitions to estimate from")
     runtimes = np.asarray(runtimes_us, dtype=float)
-    quartile = float(np.quantile(runtimes, 0.25))
-    return float(np.median(runtimes[runtimes <= 1.25 * quartile]))
+    return np.asarray(runtimes[runtimes <= LATE_FACTOR * np.quantile(runtimes, 0.25)])
+
+
+def estimate_us(runtimes_us: Sequence[float]) -> float:
+    """Estimate the time of a kernel from raw repetitions, in us: the median of those launched ``on_time``.
+
+    Raises:
+        ValueError: without repetitions.
+    """
+    return float(np.median(on_time(runtimes_us)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
 """Many studies tuned together, over shared devices and one database."""
 
 import threading
+import time
 import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
@@ -10,23 +12,24 @@ from datetime import UTC, datetime
 from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
+from bo_tune.activity import DeviceActivity, SessionActivity
 from bo_tune.candidates import Candidates, candidates
 from bo_tune.devices import Job
 from bo_tune.errors import DeviceError
 from bo_tune.events import Listener, StudyFailed, StudyFinished, StudyStarted, ignore
 from bo_tune.finalists import Finalists
-from bo_tune.history import descriptor, histories
+from bo_tune.history import Histories, descriptor
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.measure.device import Device
+from bo_tune.outcome import Launches
 from bo_tune.problem import Problem
 from bo_tune.provenance import Provenance
 from bo_tune.results import StudyResult, costs_of, covered_s, intervals_of
 from bo_tune.sampler_names import GRID, GRID_GP
-from bo_tune.search import HistoryPrior, StopRule, make_sampler
+from bo_tune.search import Cost, HistoryPrior, StopRule, make_sampler
 from bo_tune.space import Config
 from bo_tune.storage import RESULT_ATTR, SPACE_ATTR, StoredStudy, StudyName, StudyStore
 from bo_tune.tables import TunedEntry
@@ -112,9 +115,14 @@ class Session:
         self.id = uuid.uuid4().hex[:12]
         self.settings = settings
         self._store = store
-        self._history = history or store
+        self._histories = Histories(history or store)
+        self._teaches_itself = history is None
         self._listener = listener
         self._stop = threading.Event()
+        self._jobs: Sequence[Job] = ()
+        self._begun_at = time.perf_counter()
+        self._tuners: list[Tuner] = []
+        self._done = 0
         self._active = 0
         self._active_lock = threading.Lock()
 
@@ -125,6 +133,7 @@ class Session:
             InterruptedSearch: after ``stop``; everything recorded stays in the database.
         """
         in_flight = max(1, self.settings.in_flight)
+        self._jobs, self._begun_at = jobs, time.perf_counter()
         with one_blas_thread(), ThreadPoolExecutor(in_flight, thread_name_prefix="study") as threads:
             futures: list[Future[Tuned]] = [threads.submit(self._tune, job) for job in jobs]
             try:
@@ -144,6 +153,25 @@ class Session:
     def stop(self) -> None:
         """Ask every study to end after the trial under way."""
         self._stop.set()
+
+    @property
+    def activity(self) -> SessionActivity:
+        """What the session has done so far; may be asked for at any time, from any thread."""
+        tuners = list(self._tuners)
+        devices = {id(job.device): job.device for job in self._jobs}.values()
+        found = {device.gpu.name: device.activity for device in devices}
+        launches: Launches = sum((tuner.launches for tuner in tuners), Counter())
+        return SessionActivity(
+            wall_s=round(time.perf_counter() - self._begun_at, 3),
+            studies=len(self._jobs),
+            studies_done=self._done,
+            studies_begun=len(tuners),
+            trials=sum(len(tuner.trials) - tuner.resumed for tuner in tuners),
+            launches={purpose.value: count for purpose, count in launches.items()},
+            tuner_s=sum(tuner.tuner_s for tuner in tuners),
+            store_s=self._store.busy_s,
+            devices={name: activity for name, activity in found.items() if activity != DeviceActivity()},
+        )
 
     def _lookahead(self) -> int:
         """Share the compilers among the studies under way."""
@@ -165,21 +193,22 @@ class Session:
         """Open or resume the study of a problem."""
         problem, device = job.problem, job.device
         spec = kernel_spec(problem.kernel)
-        name = StudyName(problem, device.gpu.name, device.kernel_source(problem.kernel), self.settings.exhaustive)
+        source, conditions = device.kernel_source(problem.kernel), device.conditions.label
+        name = StudyName(problem, device.gpu.name, source, self.settings.exhaustive, conditions)
         found = self._candidates(spec, problem, device)
         stored = self._store.open(name, device.gpu)
         stored.fail_running()
         _note_space(stored, found)
         default = spec.default_config(problem)
         learns = self.settings.sampler in LEARNING
-        known = histories(self._history, spec, problem, device.gpu) if learns else []
+        known = self._histories.of(problem, device.gpu) if learns else []
         sampler = make_sampler(
             self.settings.sampler,
             found.space.ranges,
             default=default,
             valid=found.__contains__,
             features=lambda configs: spec.features(cast(Sequence[Config], configs), problem, device.gpu),
-            cost=lambda configs: _relative_cost(device, problem, cast(Sequence[Config], configs)),
+            cost=_cost(device, problem, list(found.space)),
             prior=HistoryPrior(known, descriptor=descriptor(problem, device.gpu)) if known else None,
             seed=self.settings.seed,
         )
@@ -205,6 +234,7 @@ class Session:
         if self._stop.is_set():
             raise InterruptedSearch
         name, tuner = self.prepare(job)
+        self._tuners.append(tuner)
         self._listener(StudyStarted(str(name), job.problem, len(tuner.trials), len(tuner.candidates)))
         try:
             if not self._has_ended(tuner):
@@ -212,8 +242,12 @@ class Session:
                     tuner.search()
             result, reused = self._finish(tuner)
         except DeviceError as error:  # this problem cannot be measured; the others may
+            self._done += 1
             self._listener(StudyFailed(str(name), job.problem, str(error)))
             return Tuned(job, name, None, tuner)
+        if result is not None and self._teaches_itself:
+            self._histories.learn(name, job.device.gpu, tuner.trials)
+        self._done += 1
         self._listener(
             StudyFinished(
                 str(name),
@@ -301,9 +335,10 @@ def session_wall_s(tuned: Sequence[Tuned]) -> float:
     return round(covered_s(interval for t in tuned for interval in intervals_of(t.tuner.trials)), 3)
 
 
-def _relative_cost(device: Device, problem: Problem, configs: Sequence[Config]) -> NDArray[np.float64]:
-    """Return what trying each config costs, as a share of one that must be compiled."""
-    return np.where(device.has_binary(problem, configs), COST_OF_COMPILED, 1.0)
+def _cost(device: Device, problem: Problem, configs: Sequence[Config]) -> Cost:
+    """Return what says of configs, by index, what trying each costs, as a share of one that must be compiled."""
+    have = device.binaries(problem, configs)
+    return lambda indices: np.where(have()[indices], COST_OF_COMPILED, 1.0)
 
 
 def _note_space(stored: StoredStudy, found: Candidates) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
+from itertools import product
 from types import MappingProxyType
 
 Config = Mapping[str, int]
@@ -53,20 +53,22 @@ class SearchSpace:
         """Names to values, in order."""
         return MappingProxyType({p.name: p.values for p in self.parameters})
 
+    @cached_property
+    def _points(self) -> tuple[tuple[int, ...], ...]:
+        """Values of every config, in order."""
+        return tuple(product(*(p.values for p in self.parameters)))
+
     def __len__(self) -> int:
-        return prod(len(p.values) for p in self.parameters)
+        return len(self._points)
 
     def __iter__(self) -> Iterator[dict[str, int]]:
-        return (self[index] for index in range(len(self)))
+        names = self.names
+        return (dict(zip(names, point, strict=True)) for point in self._points)
 
     def __getitem__(self, index: int) -> dict[str, int]:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        digits = []
-        for parameter in reversed(self.parameters):
-            index, digit = divmod(index, len(parameter.values))
-            digits.append((parameter.name, parameter.values[digit]))
-        return dict(reversed(digits))
+        return dict(zip(self.names, self._points[index], strict=True))
 
     def __contains__(self, config: object) -> bool:
         return (
@@ -86,6 +88,8 @@ class SearchSpace:
 
     def override(self, ranges: Mapping[str, tuple[int, ...]]) -> "SearchSpace":
         """Return the space with some ranges replaced. Raises KeyError for an unknown parameter."""
+        if not ranges:
+            return self
         unknown = set(ranges) - set(self.names)
         if unknown:
             raise KeyError(sorted(unknown)[0])

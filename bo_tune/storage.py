@@ -2,7 +2,7 @@
 
 import sqlite3
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +20,8 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from bo_tune.errors import StorageError, one_line
 from bo_tune.problem import GpuInfo, Problem
-from bo_tune.trial_writer import insert_trial, is_known_schema
+from bo_tune.trial_queue import Numbered, TrialQueue
+from bo_tune.trial_writer import insert_trials, is_known_schema
 from bo_tune.trials import COST
 
 DEFAULT_STORAGE = "sqlite:///bo_tune.db"
@@ -41,7 +42,7 @@ SQLITE_BUSY_TIMEOUT_S = 60
 
 @dataclass(frozen=True, slots=True)
 class StudyName:
-    """What one study is about. Measurements of different GPUs or kernel sources never share a study.
+    """What one study is about. Measurements of different GPUs, kernel sources or conditions never share a study.
 
     An exhaustive search is a study of its own, so that a grid never hands its result to a search it is
     compared with.
@@ -51,6 +52,7 @@ class StudyName:
     gpu: str
     kernel_source: str
     exhaustive: bool = False
+    conditions: str = ""
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "StudyName":
@@ -59,7 +61,8 @@ class StudyName:
 
     def __str__(self) -> str:
         parts = [self.problem.kernel, self.problem.label, self.gpu, self.kernel_source]
-        return " | ".join([*parts, "grid"] if self.exhaustive else parts)
+        more = [self.conditions, "grid" if self.exhaustive else ""]
+        return " | ".join([*parts, *filter(None, more)])
 
 
 def _configure_sqlite(connection: sqlite3.Connection, _: object) -> None:
@@ -127,9 +130,9 @@ def _open_rdb(url: str, *, create: bool) -> RDBStorage:
 class StoredStudy:
     """One study in the database. Safe to use from several threads."""
 
-    def __init__(self, study: optuna.Study, storage: BaseStorage, lock: threading.Lock) -> None:
+    def __init__(self, study: optuna.Study, queue: TrialQueue, lock: threading.Lock) -> None:
         self._study = study
-        self._storage = storage
+        self._queue = queue
         self._lock = lock
 
     @property
@@ -138,17 +141,29 @@ class StoredStudy:
         return self._study.study_name
 
     def trials(self) -> list[FrozenTrial]:
-        """Return the finished trials this package recorded, oldest first."""
+        """Return the finished trials this package recorded, oldest first; none of those still to be stored."""
         states = (TrialState.COMPLETE, TrialState.PRUNED)
         return [t for t in self._study.get_trials(deepcopy=False, states=states) if COST in t.user_attrs]
 
     def add(self, trial: FrozenTrial) -> None:
-        """Record a finished trial in one transaction. Raises StorageError if the database cannot take it."""
-        with self._lock, _storage_errors(self.name):
-            if isinstance(self._storage, RDBStorage) and is_known_schema():
-                insert_trial(self._storage, self._study._study_id, trial)
-            else:
-                self._study.add_trial(trial)
+        """Record a finished trial. Raises StorageError if the database cannot take it."""
+        self.add_soon(trial, lambda: None)
+        self.flush()
+
+    def add_soon(self, trial: FrozenTrial, then: Callable[[], None]) -> None:
+        """Record a finished trial within a second, without waiting for it; see ``trial_queue``.
+
+        Args:
+            then: is called when the trial is stored, before ``flush`` returns.
+
+        Raises:
+            StorageError: the database could not take one of the trials before it.
+        """
+        self._queue.put(self._study._study_id, trial, then)
+
+    def flush(self) -> None:
+        """Wait until every trial is stored. Raises StorageError if the database cannot take one."""
+        self._queue.flush()
 
     def attribute(self, key: str) -> Any:
         """Return a user attribute, or None."""
@@ -187,6 +202,20 @@ class StudyStore:
         self.url = url
         self._storage: BaseStorage = InMemoryStorage() if url == MEMORY else _open_rdb(url, create=create)
         self._lock = threading.Lock()
+        self._queue = TrialQueue(self._insert)
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds spent storing trials."""
+        return self._queue.busy_s
+
+    def _insert(self, trials: Sequence[Numbered]) -> None:
+        with self._lock, _storage_errors(self.url):
+            if isinstance(self._storage, RDBStorage) and is_known_schema():
+                insert_trials(self._storage, trials)
+            else:
+                for study_id, trial in trials:
+                    self._storage.create_new_trial(study_id, template_trial=trial)
 
     def summaries(self) -> list[StudySummary]:
         """List the studies of this package, in order of name, without loading trials."""
@@ -199,7 +228,7 @@ class StudyStore:
 
     def load(self, name: StudyName) -> StoredStudy:
         """Open an existing study by its name."""
-        return StoredStudy(optuna.load_study(study_name=str(name), storage=self._storage), self._storage, self._lock)
+        return StoredStudy(optuna.load_study(study_name=str(name), storage=self._storage), self._queue, self._lock)
 
     def open(self, name: StudyName, gpu: GpuInfo) -> StoredStudy:
         """Open a study, creating it where it is new.
@@ -218,10 +247,11 @@ class StudyStore:
                     study.set_user_attr(key, value)
             elif found != SCHEMA_VERSION:
                 raise StorageError(f"{self.url}: study {name} has schema {found}, this version reads {SCHEMA_VERSION}")
-        return StoredStudy(study, self._storage, self._lock)
+        return StoredStudy(study, self._queue, self._lock)
 
     def close(self) -> None:
-        """Give back the connections."""
+        """Store what is left and give back the connections."""
+        self._queue.close()
         if isinstance(self._storage, RDBStorage):
             self._storage.remove_session()
             self._storage.engine.dispose()

@@ -2,11 +2,13 @@
 
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 import optuna
 from optuna.samplers import BaseSampler
@@ -16,7 +18,7 @@ from bo_tune.candidates import Candidates
 from bo_tune.events import Listener, TrialRecorded, ignore
 from bo_tune.finalists import Choice, Finalists, choose
 from bo_tune.measure.device import Build, Device
-from bo_tune.outcome import Invalid, Measurement, Outcome
+from bo_tune.outcome import Invalid, Launches, LaunchPurpose, Measurement, Outcome
 from bo_tune.problem import Problem
 from bo_tune.search import Certificate, FiniteGridSampler, StopRule, certify, distributions
 from bo_tune.space import Config, ConfigKey, config_key
@@ -62,7 +64,7 @@ class Tuner:
     """Searches the best config of one problem.
 
     The sampler works on a study in memory that mirrors the stored one, so proposing costs no database time
-    and any Optuna sampler serves; each finished trial is stored in one transaction before it counts.
+    and any Optuna sampler serves; finished trials are stored behind its back, within a second of being measured.
 
     Args:
         lookahead: says, asked before each proposal, how many configs may be compiling or waiting at once. More than
@@ -72,7 +74,10 @@ class Tuner:
     Attributes:
         launched_configs: configs launched at least once.
         best_us: time of the best complete trial so far, in us.
+        resumed: trials that were recorded before.
+        launches: launches since, by purpose.
         propose_s: seconds spent in the sampler.
+        tuner_s: seconds spent on deciding and recording: all but waiting for compilers and the device.
     """
 
     def __init__(
@@ -109,10 +114,13 @@ class Tuner:
         self._certified: tuple[int, Certificate] | None = None
         self.launched_configs = 0
         self.best_us: float | None = None
+        self.launches: Launches = Counter()
         self.propose_s = 0.0
+        self.tuner_s = 0.0
         for trial in stored.trials():
             self._memory.add_trial(with_distributions(trial, self._distributions))
             self._remember(trial)
+        self.resumed = len(self.trials)
 
     def search(self, budget: int | None = None) -> None:
         """Try configs until ``budget`` (the settings' by default) are launched or none is left.
@@ -121,19 +129,36 @@ class Tuner:
             InterruptedSearch: when asked to stop.
         """
         budget = self._settings.budget if budget is None else budget
+        try:
+            self._search(budget)
+        finally:
+            self.stored.flush()
+
+    def _search(self, budget: int | None) -> None:
         while True:
             if self._stop.is_set():
                 raise InterruptedSearch
-            while self._wants_more(budget):
-                self._pending.append(self._propose())
+            with self._timed():
+                while self._wants_more(budget):
+                    self._pending.append(self._propose())
             if not self._pending:
                 return
             pending = self._pending.popleft()
-            self._record(pending, self._evaluate(pending))
+            outcome = self._evaluate(pending)
+            with self._timed():
+                self._record(pending, outcome)
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.tuner_s += time.perf_counter() - start
 
     def choose(self) -> Choice | None:
         """Re-measure the finalists and the default config; None where nothing was measured."""
-        return choose(self._device, self.problem, self._measured, self._default, self._settings.finalists)
+        choice = choose(self._device, self.problem, self._measured, self._default, self._settings.finalists)
+        self.launches[LaunchPurpose.FINALISTS] += choice.launches if choice else 0
+        return choice
 
     @property
     def certificate(self) -> Certificate | None:
@@ -196,13 +221,14 @@ class Tuner:
 
     def _record(self, pending: _Pending, outcome: Outcome) -> None:
         trial = to_trial(pending.config, outcome, start=pending.start, end=datetime.now())
-        self.stored.add(trial)
         if pending.trial is None:
             self._memory.add_trial(with_distributions(trial, self._distributions))
         else:
             self._tell(pending.trial, outcome)
         self._remember(trial)
-        self._listener(TrialRecorded(self.stored.name, self.problem, pending.config, outcome, self.best_us))
+        self.launches += outcome.launches
+        recorded = TrialRecorded(self.stored.name, self.problem, pending.config, outcome, self.best_us)
+        self.stored.add_soon(trial, partial(self._listener, recorded))
 
     def _tell(self, trial: Trial, outcome: Outcome) -> None:
         for name, value in attributes(outcome).items():

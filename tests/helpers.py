@@ -14,12 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import optuna
-from numpy.typing import NDArray
 from optuna.trial import FrozenTrial
 
 from bo_tune.gpus import gpu_by_name
 from bo_tune.kernels.spec import KernelSpec
-from bo_tune.measure.device import Build, Compiled, Device
+from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries
 from bo_tune.measure.protocol import TimingProtocol, take_repetitions
 from bo_tune.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome, Resources
 from bo_tune.problem import GpuInfo, Problem
@@ -153,7 +152,7 @@ class FakeDevice(Device):
         retimed: times when re-measured, where they differ.
         effective: what a config really runs as.
         on_measure: is called before each measurement.
-        binaries: keys of the configs whose binary exists from the start.
+        there: keys of the configs whose binary exists from the start.
     """
 
     times: Times
@@ -163,7 +162,7 @@ class FakeDevice(Device):
     on_measure: Callable[[Config], None] = lambda config: None
     protocol: TimingProtocol = field(default_factory=TimingProtocol)
     gpu: GpuInfo = H100
-    binaries: frozenset[tuple[tuple[str, int], ...]] = frozenset()
+    there: frozenset[tuple[tuple[str, int], ...]] = frozenset()
 
     def __post_init__(self) -> None:
         self.lock = threading.Lock()
@@ -206,10 +205,13 @@ class FakeDevice(Device):
         launches = Counter({LaunchPurpose.CHECK: 1, LaunchPurpose.TIMING: len(taken.runtimes_us)})
         return Measurement(taken.runtimes_us, taken.stopped, launches, compiled.compilation, compiled.resources, 1e-6)
 
-    def has_binary(self, problem: Problem, configs: Sequence[Config]) -> NDArray[np.bool_]:
-        return np.array([config_key(config) in self.binaries for config in configs], dtype=bool)
+    def binaries(self, problem: Problem, configs: Sequence[Config]) -> HaveBinaries:
+        there = np.array([config_key(config) in self.there for config in configs], dtype=bool)
+        return lambda: there
 
-    def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int) -> list[tuple[float, ...]]:
+    def remeasure(
+        self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0
+    ) -> list[tuple[float, ...]]:
         self.remeasured.append([dict(config) for config in configs])
         return [(self.retimed.get(config_key(c), self.times(c)),) * rounds for c in configs]  # type: ignore[list-item]
 

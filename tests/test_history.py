@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from helpers import EXPAND, H100, SHRINK, SHRINK_BIG, sliced
 
+from bo_tune import history
 from bo_tune.devices import replay_job
-from bo_tune.history import FEWEST_TRIALS, descriptor, histories
+from bo_tune.history import FEWEST_TRIALS, Histories, descriptor
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.recording import Recording
 from bo_tune.session import Session, SessionSettings
@@ -28,19 +29,19 @@ def tune(store: StudyStore, recording: Recording, *, budget: int | None = 30, sa
 
 
 def sizes(store: StudyStore, recording: Recording = TARGET) -> list[int]:
-    return [len(h.times) for h in histories(store, SHRINKS, recording.problem, recording.gpu)]
+    return [len(h.times) for h in Histories(store).of(recording.problem, recording.gpu)]
 
 
 def test_finished_studies_of_the_kernel_on_other_problems_teach(store: StudyStore) -> None:
     tune(store, sliced(SHRINK_BIG))
-    (history,) = histories(store, SHRINKS, TARGET.problem, TARGET.gpu)
+    (found,) = Histories(store).of(TARGET.problem, TARGET.gpu)
     trials = [t for t in store.load(store.summaries()[0].name).trials() if time_us(t) is not None]
     assert any(t.value is None for t in trials), "slow ones teach as much"
-    assert history.times.tolist() == [time_us(t) for t in trials]
-    assert [dict(c) for c in history.configs] == [t.params for t in trials]
-    assert history.features.shape == (len(trials), len(SHRINKS.feature_names))
-    assert np.isfinite(history.features).all()
-    assert history.descriptor == descriptor(sliced(SHRINK_BIG).problem, H100)
+    assert found.times.tolist() == [time_us(t) for t in trials]
+    assert [dict(c) for c in found.configs] == [t.params for t in trials]
+    assert found.features.shape == (len(trials), len(SHRINKS.feature_names))
+    assert np.isfinite(found.features).all()
+    assert found.descriptor == descriptor(sliced(SHRINK_BIG).problem, H100)
 
 
 @pytest.mark.parametrize(
@@ -78,3 +79,29 @@ def test_a_descriptor_moves_by_one_for_each_doubling() -> None:
     there = descriptor(replace(problem, m=2 * problem.m), H100)
     here = descriptor(problem, H100)
     assert {name: there[name] - here[name] for name in here if there[name] != here[name]} == {"m": 1.0}
+
+
+def test_a_study_is_read_once_and_a_finished_one_not_at_all(store: StudyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(history, "LISTED_FOR_S", 0.0)
+    tune(store, sliced(SHRINK_BIG))
+    loaded: list[object] = []
+    load = store.load
+    monkeypatch.setattr(store, "load", lambda name: (loaded.append(name), load(name))[1])
+    known = Histories(store)
+    (first,) = known.of(TARGET.problem, TARGET.gpu)
+    assert known.of(TARGET.problem, TARGET.gpu) == [first]
+    assert len(loaded) == 1
+    tune(store, sliced(SHRINK, m=32))
+    (name,) = {s.name for s in store.summaries()} - set(loaded)
+    known.learn(name, TARGET.gpu, load(name).trials())
+    assert len(known.of(TARGET.problem, TARGET.gpu)) == 2
+    assert len(loaded) == 1
+
+
+def test_a_study_that_another_process_finishes_is_found_later(store: StudyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Histories(store)
+    assert known.of(TARGET.problem, TARGET.gpu) == []
+    tune(store, sliced(SHRINK_BIG))
+    assert known.of(TARGET.problem, TARGET.gpu) == []
+    monkeypatch.setattr(history, "LISTED_FOR_S", 0.0)
+    assert len(known.of(TARGET.problem, TARGET.gpu)) == 1

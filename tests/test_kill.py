@@ -159,7 +159,8 @@ def test_killed_at_random_instants(tuning: Tuning, reference: Tuning) -> None:
     assert 0 < told.total() < reference.stored().total()
     told += printed(tuning.finish())
     assert_nothing_lost_and_nothing_twice(tuning, told)
-    assert (tuning.stored() - told).total() <= KILLS_EACH  # killed between storing and printing
+    untold = tuning.stored() - told  # killed between storing a batch of trials and printing them
+    assert untold.total() < 0.1 * tuning.stored().total()
     assert_same_end(tuning, reference)
     everything = [t for trials in read_trials(tuning.database).values() for t in trials]
     assert Counter(t.state for t in everything)[TrialState.FAIL] == stuck

@@ -47,23 +47,23 @@ def test_time_covered_is_the_measure_of_the_union(pairs: list[tuple[int, int]]) 
 
 
 def test_costs_add_up() -> None:
-    check, timing, warm_up = LaunchPurpose.CHECK, LaunchPurpose.TIMING, LaunchPurpose.WARM_UP
+    check, timing, late = LaunchPurpose.CHECK, LaunchPurpose.TIMING, LaunchPurpose.LATE
     trials = [
         trial(Measurement((1.0,), False, Counter({check: 1, timing: 10}), Compilation(2.0)), 0, 2),
         trial(
-            Measurement((9.0,), True, Counter({check: 1, timing: 3, warm_up: 2}), Compilation(0.5, cached=True)), 1, 3
+            Measurement((9.0,), True, Counter({check: 1, timing: 3, late: 2}), Compilation(0.5, cached=True)), 1, 3
         ),
         trial(Invalid(InvalidReason.WRONG_RESULT, "", Counter({check: 1}), Compilation(1.0)), 3, 4),
         trial(Invalid(InvalidReason.COMPILE_TIMEOUT, "", Counter(), Compilation(8.0)), 10, 18),
         trial(Invalid(InvalidReason.CONSTRAINT), 18, 18),
     ]
     costs = costs_of(trials, finalist_launches=40)
-    by_purpose = {"check": 3, "warm-up": 2, "timing": 13, "finalists": 40}
+    by_purpose = {"check": 3, "timing": 13, "late": 2, "finalists": 40}
     assert costs == Costs(5, 3, 58, by_purpose, compiles=3, compile_s=11.0, wall_s=12.0)
     flat = costs.flat()
     assert flat["launches"] == 58
     assert sum(n for name, n in flat.items() if name.startswith("launches_")) == 58
-    assert flat["launches_warm_up"] == 2
+    assert flat["launches_late"] == 2
     assert all(isinstance(value, int | float) for value in flat.values())
 
 

@@ -82,7 +82,7 @@ def test_binaries_that_exist_are_preferred() -> None:
     compiled = frozenset(config_key(config) for config in SPACE if config["num_stages"] == 3)
     shares = []
     for binaries in (frozenset(), compiled):
-        device = FakeDevice(smooth_us, SPACE, binaries=binaries)
+        device = FakeDevice(smooth_us, SPACE, there=binaries)
         (tuned,) = Session(StudyStore(MEMORY), SessionSettings(budget=25)).run([Job(PROBLEM, device)])
         shares.append(sum(config_key(trial.params) in compiled for trial in tuned.tuner.trials))
     assert shares[1] > shares[0]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from bo_tune.errors import InputError, ModelError, StudyFileError
 from bo_tune.kernels.registry import kernel_spec
+from bo_tune.models import ModelStudy
 from bo_tune.problem import Problem
 from bo_tune.recording import read_recordings
 from bo_tune.study_file import Budget, StudyFile, load_study_file, parse_study
@@ -52,7 +53,7 @@ def test_shipped_studies_load(path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "lookups", "layer_problems"),
-    [("llama-3.1-8b", 42, 48), ("llama-3.1-8b-96", 84, 96), ("qwen2.5-14b", 42, 48), ("llama-3.3-70b-tp4", 42, 48)],
+    [("llama-3.1-8b", 47, 64), ("llama-3.1-8b-96", 84, 96), ("qwen2.5-14b", 42, 48), ("llama-3.3-70b-tp4", 52, 64)],
 )
 def test_shipped_models_share_lookups_between_layers(name: str, lookups: int, layer_problems: int) -> None:
     study = load_study_file(STUDIES / f"{name}.toml")
@@ -93,6 +94,7 @@ def test_everything_at_once(tmp_path: Path) -> None:
     max_loras = 2
     dtype = "float16"
     add_inputs = [true, false]
+    target_modules = ["q_proj", "o_proj", "gate_up_proj", "down_proj"]
     {PROBLEM}
     [space.lora_shrink]
     block_m = [64, 16]
@@ -144,11 +146,66 @@ def test_a_problem_of_the_model_is_not_tuned_twice(tmp_path: Path) -> None:
 
 def test_the_command_line_builds_the_same(tmp_path: Path) -> None:
     study = load(tmp_path, MODEL)
-    built = StudyFile.from_model(LLAMA, tensor_parallel=1, ranks=[16], max_loras=[4], ms=[16, 64])
+    built = StudyFile.from_model(ModelStudy.of(str(LLAMA), tensor_parallel=1, ranks=[16], max_loras=[4], ms=[16, 64]))
     assert built.problems_by_layer() == study.problems_by_layer()
     assert built.name == "llama-3.1-8b"
     with pytest.raises(ModelError, match="num_attention_heads"):
-        StudyFile.from_model(LLAMA, tensor_parallel=3, ranks=[16], max_loras=[4], ms=[16])
+        ModelStudy.of(str(LLAMA), tensor_parallel=3, ranks=[16], max_loras=[4], ms=[16])
+
+
+def write_adapter(folder: Path, **fields: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({"r": 24, "target_modules": ["q_proj", "o_proj"], **fields}))
+    return folder
+
+
+def test_an_adapter_gives_rank_and_target_modules(tmp_path: Path) -> None:
+    write_adapter(tmp_path / "adapter")
+    study = load(tmp_path, with_model('adapter = "adapter"'))
+    assert study.model is not None
+    assert (study.model.ranks, study.model.target_modules) == ((32,), ("q_proj", "o_proj"))
+    assert {layer for layers in study.problems_by_layer().values() for layer in layers} == {"qkv_proj", "o_proj"}
+    assert study.model.note is not None
+    assert "--lora-target-modules q_proj o_proj" in study.model.note
+    wider = load(tmp_path, with_model('adapter = "adapter"\nranks = [64]\ntarget_modules = "down_proj"'))
+    assert wider.model is not None
+    assert (wider.model.ranks, wider.model.target_modules) == ((64,), ("down_proj",))
+
+
+def test_fully_sharded_adapters(tmp_path: Path) -> None:
+    study = load(tmp_path, with_model("fully_sharded = true\ntensor_parallel = 2"))
+    assert {p.n for p in study.problems() if p.kernel == "lora_shrink"} == {8, 16}
+
+
+@pytest.mark.parametrize(
+    ("fields", "line", "message"),
+    [
+        ({"r": 24}, "ranks = [16]", "r: expected at most the rank 16 that is served, got 24"),
+        ({"r": 513}, "", "r: expected at most 512, got 513"),
+        ({"r": "x"}, "", "r: expected an integer >= 1, got 'x'"),
+        ({"r": None}, "", "r is missing"),
+        ({"target_modules": ".*_proj"}, "", "target_modules: expected a list of names, got the pattern '.*_proj'"),
+        ({"target_modules": [1]}, "", "target_modules: expected a list of names, got [1]"),
+        ({"target_modules": []}, "", "target_modules: expected a list of names, got []"),
+        ({"target_modules": ["c_attn"]}, "", "target modules: no layer takes adapters as 'c_attn'"),
+    ],
+)
+def test_adapters_that_cannot_be_served(tmp_path: Path, fields: dict[str, Any], line: str, message: str) -> None:
+    write_adapter(tmp_path / "adapter", **fields)
+    with pytest.raises(ModelError) as caught:
+        load(tmp_path, with_model(f'adapter = "adapter"\n{line}'))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["all-linear", None])
+def test_an_adapter_of_everything(tmp_path: Path, value: str | None) -> None:
+    write_adapter(tmp_path / "adapter", target_modules=value)
+    study = load(tmp_path, with_model('adapter = "adapter/adapter_config.json"'))
+    assert study.model is not None
+    assert study.model.target_modules is None
+    assert study.model.note is None
 
 
 def with_model(line: str) -> str:
@@ -172,6 +229,10 @@ def with_model(line: str) -> str:
         (with_model("ranks = [16, 16]"), "model.ranks: expected values without repeats, got [16, 16]"),
         (with_model("max_loras = -1"), "model.max_loras: expected an integer >= 1, got -1"),
         (with_model("max_loras = 4294967296"), "model.max_loras: expected an integer <= 2147483647"),
+        (with_model("fully_sharded = 1"), "model.fully_sharded: expected true or false, got 1"),
+        (with_model("target_modules = []"), "model.target_modules: expected at least one value, got []"),
+        (with_model("target_modules = [3]"), "model.target_modules[0]: expected a line of text, got 3"),
+        (with_model("adapter = 3"), "model.adapter: expected a line of text, got 3"),
         (with_model('dtype = "float32"'), 'model.dtype: expected bfloat16 or float16, got "float32"'),
         (with_model("add_inputs = [1]"), "model.add_inputs[0]: expected true or false, got 1"),
         ('[model]\nconfig = "x"', "model.m is missing"),

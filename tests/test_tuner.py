@@ -193,16 +193,19 @@ def test_a_slow_default_is_no_incumbent_to_beat_but_the_best_is() -> None:
 
 def test_a_trial_is_stored_before_anyone_hears_of_it() -> None:
     stored = new_study()
-    heard: list[int] = []
+    heard: list[Config] = []
 
     def listen(event: Event) -> None:
         assert isinstance(event, TrialRecorded)
-        heard.append(len(stored.trials()))
-        assert stored.trials()[-1].params == event.config
-        assert outcome_of(stored.trials()[-1]) == event.outcome
+        trial = stored.trials()[len(heard)]
+        assert trial.params == event.config
+        assert outcome_of(trial) == event.outcome
+        heard.append(event.config)
 
-    tuner(device(), budget=6, stored=stored, listener=listen).search()
-    assert heard == [1, 2, 3, 4, 5, 6]
+    on = device()
+    tuner(on, budget=6, stored=stored, listener=listen).search()
+    assert heard == on.measured
+    assert len(heard) == 6
 
 
 @pytest.mark.parametrize("sampler", ["grid-gp", "random", "coordinate", "tpe", "grid"])
@@ -267,12 +270,9 @@ def test_trials_left_running_by_others_do_not_count() -> None:
 
 def test_a_search_asked_to_stop_keeps_what_it_has() -> None:
     stop, stored = threading.Event(), new_study()
-
-    def listen(event: Event) -> None:
-        if len(stored.trials()) == 4:
-            stop.set()
-
-    search = tuner(device(), stored=stored, listener=listen, stop=stop, lookahead=3)
+    on = device()
+    on.on_measure = lambda config: stop.set() if len(on.measured) == 3 else None
+    search = tuner(on, stored=stored, stop=stop, lookahead=3)
     with pytest.raises(InterruptedSearch):
         search.search()
     assert len(stored.trials()) == 4

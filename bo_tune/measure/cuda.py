@@ -2,19 +2,24 @@
 
 import os
 import threading
-from collections.abc import Hashable, Mapping, Sequence
+import time
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from bo_tune.activity import DeviceActivity, GpuActivity
+from bo_tune.conditions import Conditions
 from bo_tune.errors import DeviceError
-from bo_tune.kernels.operations import operation
+from bo_tune.kernels.operation import Operation
 from bo_tune.kernels.spec import KernelSpec
-from bo_tune.measure.compile_farm import CompileFarm
-from bo_tune.measure.device import Build, Compiled, Device
+from bo_tune.measure.compile_farm import CompileFarm, Deadline
+from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries
 from bo_tune.measure.messages import (
     Hello,
     HelloRequest,
@@ -24,24 +29,44 @@ from bo_tune.measure.messages import (
     RemeasureRequest,
 )
 from bo_tune.measure.protocol import TimingProtocol
-from bo_tune.measure.worker import Worker, WorkerDiedError, WorkerTimeoutError
+from bo_tune.measure.source import BUILTIN, operations_of
 from bo_tune.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Outcome
 from bo_tune.problem import GpuInfo, Problem
-from bo_tune.space import Config, ConfigKey, SearchSpace
+from bo_tune.processes.fork_server import ForkServer
+from bo_tune.processes.worker import Worker, WorkerDiedError, WorkerTimeoutError
+from bo_tune.space import Config, SearchSpace
 
 GPU_MODULE = "bo_tune.measure.gpu_process"
+COMPILE_MODULE = "bo_tune.measure.compile_worker"
 
 CORES_KEPT = 2
 """Cores without a compiler: one for the GPU process, whose launches must not wait, and one for the tuner itself."""
 
-COMPILE_DEADLINE_S = 8.0
-PREPARE_DEADLINE_S = 180.0
-MEASURE_DEADLINE_S = 20.0
-"""A config's check and repetitions take milliseconds; what takes this long hangs."""
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """Seconds after which what a device waits for is given up.
+
+    Attributes:
+        compile_s: of a compile, at most; it adapts to what compiles take (``compile_farm.Deadline``).
+        prepare_s: of a problem's inputs and of re-measuring finalists.
+        first_s: of the first measurement in a fresh GPU process, which finds its caches cold.
+        measure_s: of any other. A config's check and repetitions take milliseconds; what takes this long hangs.
+    """
+
+    compile_s: float = 8.0
+    prepare_s: float = 180.0
+    first_s: float = 30.0
+    measure_s: float = 10.0
 
 
 class CudaDevice(Device):
     """Compiles on this host's cores and measures on one of its NVIDIA GPUs.
+
+    Args:
+        index: which GPU.
+        source: the kernel source, see ``measure.source``.
+        compile_workers: processes that compile; two less than the cores by default.
 
     Raises:
         DeviceError: if the GPU cannot be used.
@@ -51,24 +76,45 @@ class CudaDevice(Device):
         self,
         index: int = 0,
         *,
+        source: str = BUILTIN,
+        conditions: Conditions | None = None,
         compile_workers: int | None = None,
-        compile_deadline_s: float = COMPILE_DEADLINE_S,
+        deadlines: Deadlines | None = None,
         protocol: TimingProtocol | None = None,
     ) -> None:
+        self._deadlines = deadlines or Deadlines()
         self._protocol = protocol or TimingProtocol()
+        self.conditions = conditions or Conditions()
         self._lock = threading.Lock()
-        self._keys: dict[Problem, dict[ConfigKey, Hashable]] = {}
-        self._worker = Worker(GPU_MODULE, [str(index)])
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._measured_by = 0  # which start of the GPU process has measured before
+        self._server = ForkServer([GPU_MODULE, COMPILE_MODULE, source])
+        words = [str(index), source, self.conditions.timing, self.conditions.tokens]
+        self._worker = Worker(self._server, GPU_MODULE, words)
+        self._operations = operations_of(source)  # imports torch while the server does
         try:
-            hello: Hello = self._worker.request(HelloRequest(), PREPARE_DEADLINE_S)
+            with self._at_work("start"):
+                hello: Hello = self._worker.request(HelloRequest(), self._deadlines.prepare_s)
         except (WorkerDiedError, WorkerTimeoutError) as error:
             self._worker.kill()
+            self._server.close()
             advice = "replay recorded grids with --device replay:DIR"
             raise DeviceError(f"CUDA device {index} cannot be used: {error}; {advice}") from error
         self.gpu: GpuInfo = hello.gpu
         self._versions = hello.versions
         self.compile_workers = compile_workers or max(1, (os.cpu_count() or 1) - CORES_KEPT)
-        self._farm = CompileFarm(self.gpu, workers=self.compile_workers, deadline_s=compile_deadline_s)
+        deadline = Deadline(self._deadlines.compile_s)
+        self._farm = CompileFarm(self._server, self.gpu, source, workers=self.compile_workers, deadline=deadline)
+        self._farm.start()
+
+    @contextmanager
+    def _at_work(self, what: str) -> Iterator[None]:
+        """Count the seconds of the GPU process."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[what] += time.perf_counter() - start
 
     @property
     def provenance(self) -> Mapping[str, str]:
@@ -76,13 +122,16 @@ class CudaDevice(Device):
         return self._versions
 
     @property
-    def gpu_process_restarts(self) -> int:
-        """How often the GPU process had to be started anew."""
-        return max(0, self._worker.starts - 1)
+    def activity(self) -> DeviceActivity:
+        """What the compilers and the GPU process have done so far."""
+        return DeviceActivity(self._farm.activity, GpuActivity(max(0, self._worker.starts - 1), dict(self._seconds)))
+
+    def _operation(self, problem: Problem) -> Operation[Any]:
+        return self._operations(problem.kernel)
 
     def kernel_source(self, kernel: str) -> str:
         """Which code of a kernel is measured."""
-        return operation(kernel).source
+        return self._operations(kernel).source
 
     def search_space(self, spec: KernelSpec, problem: Problem) -> SearchSpace:
         """The kernel's default grid."""
@@ -90,31 +139,25 @@ class CudaDevice(Device):
 
     def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[dict[str, int]]:
         """Ask the kernel what it makes of each config on this GPU."""
-        kernel = operation(problem.kernel)
+        kernel = self._operation(problem)
         return [kernel.effective_config(problem, config, self.gpu) for config in configs]
 
-    def has_binary(self, problem: Problem, configs: Sequence[Config]) -> NDArray[np.bool_]:
-        """Ask the compile farm."""
-        keys = self._keys.setdefault(problem, {})
-        return np.fromiter((self._farm.has(self._key(problem, c, keys)) for c in configs), bool, len(configs))
+    def binaries(self, problem: Problem, configs: Sequence[Config]) -> HaveBinaries:
+        """Ask the compile farm, which knows binaries by number."""
+        numbers = np.array([self._farm.number(self._key(problem, config)) for config in configs], dtype=np.intp)
+        return partial(self._farm.has, numbers)
 
-    def _key(self, problem: Problem, config: Config, keys: dict[ConfigKey, Hashable]) -> Hashable:
-        name = tuple(config.items())  # of the grid's configs, thousands of which are asked for at each proposal
-        key = keys.get(name)
-        if key is None:
-            key = keys[name] = operation(problem.kernel).compile_key(problem, config, self.gpu)
-        return key
+    def _key(self, problem: Problem, config: Config) -> Hashable:
+        return self._operation(problem).compile_key(problem, config, self.gpu)
 
     def compile(self, problem: Problem, config: Config) -> Future[Build]:
         """Hand the config to the compile farm."""
-        key = operation(problem.kernel).compile_key(problem, config, self.gpu)
-        return self._farm.submit(key, problem, config)
+        return self._farm.submit(self._farm.number(self._key(problem, config)), problem, config)
 
     def measure(self, problem: Problem, config: Config, compiled: Compiled, *, stop_above_us: float | None) -> Outcome:
         """Measure in the GPU process. Shared memory over the GPU's limit is known before loading."""
         outcome = self._measure(problem, config, compiled, stop_above_us)
-        resources = outcome.resources if outcome.resources.registers_per_thread else compiled.resources
-        return replace(outcome, compilation=compiled.compilation, resources=resources)
+        return replace(outcome, compilation=compiled.compilation, resources=compiled.resources)
 
     def _measure(self, problem: Problem, config: Config, compiled: Compiled, stop_above_us: float | None) -> Outcome:
         needed, limit = compiled.resources.shared_memory_bytes, self.gpu.shared_memory_bytes
@@ -125,29 +168,40 @@ class CudaDevice(Device):
         with self._lock:
             self._prepare(problem)
             try:
-                answer: MeasureAnswer = self._worker.request(request, MEASURE_DEADLINE_S)
+                with self._at_work("measure"):
+                    answer: MeasureAnswer = self._worker.request(request, self._measure_deadline_s)
             except WorkerTimeoutError as error:
                 return Invalid(InvalidReason.HANG, str(error), launched)
             except WorkerDiedError as error:
                 return Invalid(InvalidReason.GPU_PROCESS_DIED, str(error), launched)
+            self._measured_by = self._worker.starts
             if not answer.healthy:
                 self._worker.kill()
         return answer.outcome
 
+    @property
+    def _measure_deadline_s(self) -> float:
+        fresh = self._measured_by != self._worker.starts
+        return self._deadlines.first_s if fresh else self._deadlines.measure_s
+
     def _prepare(self, problem: Problem) -> None:
         """Have the problem's inputs ready, on its own time: they take seconds where a config takes milliseconds."""
         try:
-            self._worker.request(PrepareRequest(problem), PREPARE_DEADLINE_S)
+            with self._at_work("prepare"):
+                self._worker.request(PrepareRequest(problem), self._deadlines.prepare_s)
         except (WorkerDiedError, WorkerTimeoutError) as error:
             raise DeviceError(f"the inputs of {problem} cannot be made on {self.gpu.name}: {error}") from error
 
-    def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int) -> list[tuple[float, ...]]:
-        """Time the configs in turn in the GPU process."""
+    def remeasure(
+        self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0
+    ) -> list[tuple[float, ...]]:
+        """Check the configs and time them in turn in the GPU process."""
         request = RemeasureRequest(problem, tuple(dict(c) for c in configs), rounds)
         with self._lock:
             self._prepare(problem)
             try:
-                times: Any = self._worker.request(request, PREPARE_DEADLINE_S)
+                with self._at_work("finalists"):
+                    times: Any = self._worker.request(request, self._deadlines.prepare_s)
             except (WorkerDiedError, WorkerTimeoutError) as error:
                 raise DeviceError(f"the finalists of {problem} cannot be re-measured: {error}") from error
         return list(times)
@@ -156,3 +210,4 @@ class CudaDevice(Device):
         """End the compile workers and the GPU process."""
         self._farm.close()
         self._worker.kill()
+        self._server.close()

@@ -1,13 +1,15 @@
 """What measures: a CUDA device or a recording, behind one small interface."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bo_tune.activity import DeviceActivity
+from bo_tune.conditions import Conditions
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.outcome import Compilation, Invalid, Outcome, Resources
 from bo_tune.problem import GpuInfo, Problem
@@ -25,11 +27,20 @@ class Compiled:
 Build = Compiled | Invalid
 """What came of compiling a config."""
 
+HaveBinaries = Callable[[], NDArray[np.bool_]]
+"""Says of some configs which of them need no compiling any more, ``[number of configs]``."""
+
 
 class Device(ABC):
     """Compiles and measures configs of the problems of one GPU. Safe to use from several threads."""
 
     gpu: GpuInfo
+    conditions: Conditions = Conditions()
+
+    @property
+    def activity(self) -> DeviceActivity:
+        """What it has done so far."""
+        return DeviceActivity()
 
     @property
     @abstractmethod
@@ -49,8 +60,8 @@ class Device(ABC):
         """Return for each config the one that really runs. Equal ones are measured once."""
 
     @abstractmethod
-    def has_binary(self, problem: Problem, configs: Sequence[Config]) -> NDArray[np.bool_]:
-        """Say of each config whether its binary exists already, ``[len(configs)]``."""
+    def binaries(self, problem: Problem, configs: Sequence[Config]) -> HaveBinaries:
+        """Return what says, whenever it is called, which of these configs' binaries exist by then."""
 
     @abstractmethod
     def compile(self, problem: Problem, config: Config) -> Future[Build]:
@@ -61,8 +72,18 @@ class Device(ABC):
         """Check and time a compiled config; ``stop_above_us`` is the incumbent's time."""
 
     @abstractmethod
-    def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int) -> list[tuple[float, ...]]:
-        """Time configs in turn, ``rounds`` times; returns each one's repetitions in us."""
+    def remeasure(
+        self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0
+    ) -> list[tuple[float, ...]]:
+        """Time configs in turn.
+
+        Args:
+            rounds: repetitions of each config.
+            taken: rounds already taken of these configs, by earlier calls.
+
+        Returns:
+            Each config's repetitions in us; none for one whose result turned out wrong.
+        """
 
     def close(self) -> None:
         """Give back processes and memory."""

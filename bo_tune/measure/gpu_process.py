@@ -1,4 +1,4 @@
-"""The child process that owns the CUDA context: ``python -m bo_tune.measure.gpu_process INDEX FD``.
+"""The child process that owns the CUDA context.
 
 It checks and times configs, and nothing else. A config that breaks the context, hangs or kills the process
 costs its own trial: the parent starts another.
@@ -16,9 +16,9 @@ import torch
 import triton
 from triton.runtime.errors import OutOfResources
 
+from bo_tune.conditions import Timing, Tokens
 from bo_tune.errors import one_line
 from bo_tune.kernels.operation import Operation
-from bo_tune.kernels.operations import operation
 from bo_tune.measure.messages import (
     Hello,
     HelloRequest,
@@ -28,10 +28,11 @@ from bo_tune.measure.messages import (
     RemeasureRequest,
 )
 from bo_tune.measure.protocol import take_repetitions
-from bo_tune.measure.timing import ColdTimer
-from bo_tune.measure.worker import serve
-from bo_tune.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Measurement, Outcome, Resources
+from bo_tune.measure.source import operations_of
+from bo_tune.measure.timing import timer
+from bo_tune.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Measurement, Outcome
 from bo_tune.problem import GpuInfo, Problem
+from bo_tune.processes.worker import serve
 
 INPUTS_MEMORY_SHARE = 0.5
 """Of the GPU's free memory, for the inputs of problems in flight."""
@@ -50,6 +51,15 @@ class Prepared:
         """Device memory held."""
         return self.operation.inputs_bytes(self.inputs) + self.reference.nbytes
 
+    def error_of(self, config: Mapping[str, int]) -> float:
+        """Launch a config once and return how far its result is from the right one; leaves the output reset."""
+        self.operation.poison(self.inputs)
+        self.operation.launch(self.inputs, config)
+        torch.cuda.synchronize()
+        error = relative_error(self.operation.output(self.inputs), self.reference)
+        self.operation.reset(self.inputs)
+        return error
+
 
 def relative_error(output: torch.Tensor, reference: torch.Tensor) -> float:
     """Frobenius norm of the difference over the reference's; NaN where the output holds one."""
@@ -60,10 +70,12 @@ def relative_error(output: torch.Tensor, reference: torch.Tensor) -> float:
 class GpuServer:
     """Answers the parent's requests on one CUDA device."""
 
-    def __init__(self, index: int, *, seed: int = 0) -> None:
+    def __init__(self, index: int, source: str, timing: Timing, tokens: Tokens, *, seed: int = 0) -> None:
         self._device = torch.device("cuda", index)
         torch.cuda.set_device(self._device)
-        self._timer = ColdTimer(self._device)
+        self._operation = operations_of(source)
+        self._timer = timer(timing, self._device)
+        self._tokens = tokens
         self._seed = seed
         self._budget = INPUTS_MEMORY_SHARE * torch.cuda.mem_get_info()[0]
         self._prepared: OrderedDict[Problem, Prepared] = OrderedDict()
@@ -101,8 +113,8 @@ class GpuServer:
     def _prepare(self, problem: Problem) -> Prepared:
         prepared = self._prepared.pop(problem, None)
         if prepared is None:
-            kernel = operation(problem.kernel)
-            inputs = kernel.make_inputs(problem, seed=self._seed, device=self._device)
+            kernel = self._operation(problem.kernel)
+            inputs = kernel.make_inputs(problem, seed=self._seed, device=self._device, tokens=self._tokens)
             prepared = Prepared(kernel, inputs, kernel.reference(inputs).to(kernel.output(inputs).dtype))
             while self._prepared and prepared.bytes + sum(p.bytes for p in self._prepared.values()) > self._budget:
                 self._prepared.popitem(last=False)
@@ -121,36 +133,40 @@ class GpuServer:
         return MeasureAnswer(outcome, _context_is_healthy())
 
     def _check_and_time(self, prepared: Prepared, request: MeasureRequest, launches: Launches) -> Outcome:
-        kernel, inputs, config = prepared.operation, prepared.inputs, request.config
-        kernel.poison(inputs)
-        kernel.launch(inputs, config)
-        torch.cuda.synchronize()
-        launches[LaunchPurpose.CHECK] += 1
-        error = relative_error(kernel.output(inputs), prepared.reference)
-        if request.protocol.check and not error <= kernel.tolerance(request.problem):
-            return Invalid(InvalidReason.WRONG_RESULT, f"relative error {error:.3g}", launches)
-        kernel.reset(inputs)
+        error, wrong = self._check(prepared, request, launches)
+        if wrong is not None:
+            return wrong
+        launch = partial(prepared.operation.launch, prepared.inputs, request.config)
 
         def draw(count: int) -> list[float]:
-            launches[LaunchPurpose.TIMING] += count
-            return self._timer.time_in_turn([partial(kernel.launch, inputs, config)], count)[0]
+            timed = self._timer.time_in_turn([launch], count)
+            launches[LaunchPurpose.TIMING] += count * self._timer.launches_each
+            launches[LaunchPurpose.LATE] += timed.late * self._timer.launches_each
+            return timed.runtimes_us[0]
 
         taken = take_repetitions(draw, request.protocol, request.stop_above_us)
-        resources = _resources(kernel, request)
-        return Measurement(taken.runtimes_us, taken.stopped, launches, resources=resources, relative_error=error)
+        measurement = Measurement(taken.runtimes_us, taken.stopped, launches, relative_error=error)
+        if request.stop_above_us is not None and measurement.time_us < request.stop_above_us:
+            _, wrong = self._check(prepared, request, launches)  # a new incumbent: right once could have been luck
+        return measurement if wrong is None else wrong
+
+    def _check(self, prepared: Prepared, request: MeasureRequest, launches: Launches) -> tuple[float, Invalid | None]:
+        """Launch once and compare with the reference; leaves the inputs ready to be timed."""
+        error = prepared.error_of(request.config)
+        launches[LaunchPurpose.CHECK] += 1
+        if request.protocol.check and not error <= prepared.operation.tolerance(request.problem):
+            return error, Invalid(InvalidReason.WRONG_RESULT, f"relative error {error:.3g}", launches)
+        return error, None
 
     def _remeasure(
         self, problem: Problem, configs: Sequence[Mapping[str, int]], rounds: int
     ) -> list[tuple[float, ...]]:
         prepared = self._prepare(problem)
-        prepared.operation.reset(prepared.inputs)
-        launches = [partial(prepared.operation.launch, prepared.inputs, config) for config in configs]
-        return [tuple(times) for times in self._timer.time_in_turn(launches, rounds)]
-
-
-def _resources(kernel: Operation[Any], request: MeasureRequest) -> Resources:
-    compiled = kernel.warmup(request.problem, request.config)  # found in this process's cache: it has just run
-    return Resources(compiled.metadata.shared, compiled.n_regs, compiled.n_spills)
+        tolerance = prepared.operation.tolerance(problem)
+        right = [config for config in configs if prepared.error_of(config) <= tolerance]
+        launches = [partial(prepared.operation.launch, prepared.inputs, config) for config in right]
+        times = iter(self._timer.time_in_turn(launches, rounds).runtimes_us)
+        return [tuple(next(times)) if config in right else () for config in configs]
 
 
 def _context_is_healthy() -> bool:
@@ -189,14 +205,16 @@ def refusal(index: int, torch_version: Any, cuda: Any) -> str | None:
     return None
 
 
-def main() -> None:
-    """Serve one CUDA device until the parent is gone."""
-    index, fd = map(int, sys.argv[1:])
+def main(arguments: list[str], fd: int) -> None:
+    """Serve one CUDA device until the parent is gone.
+
+    Args:
+        arguments: index of the device, kernel source, kind of timing, spread of tokens.
+        fd: where the parent is.
+    """
+    number, source, timing, tokens = arguments
+    index = int(number)
     refused = refusal(index, torch.version, torch.cuda)
     if refused is not None:
         sys.exit(refused)
-    serve(fd, GpuServer(index).answer)
-
-
-if __name__ == "__main__":
-    main()
+    serve(fd, GpuServer(index, source, Timing(timing), Tokens(tokens)).answer)

@@ -48,7 +48,7 @@ class MeasureRequest:
 
 @dataclass(frozen=True, slots=True)
 class RemeasureRequest:
-    """Time several configs in turn."""
+    """Check several configs and time them in turn; answered by the repetitions of each, none where it is wrong."""
 
     problem: Problem
     configs: tuple[dict[str, int], ...]

@@ -2,16 +2,15 @@
 
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from itertools import cycle, islice
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bo_tune.kernels.spec import KernelSpec
-from bo_tune.measure.device import Build, Compiled, Device
+from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries
 from bo_tune.measure.protocol import TimingProtocol, take_repetitions
 from bo_tune.outcome import (
     Compilation,
@@ -22,6 +21,8 @@ from bo_tune.outcome import (
     Measurement,
     Outcome,
     Resources,
+    estimate_us,
+    on_time,
 )
 from bo_tune.problem import GpuInfo, Problem
 from bo_tune.recording import Recording
@@ -41,6 +42,11 @@ class _Recorded(NamedTuple):
 
 class ReplayDevice(Device):
     """Measures one recorded problem: repetitions are drawn from the recorded ones.
+
+    A trial replays the raw repetitions of the recording's first passes. A re-measurement replays the same repetitions
+    at the level of the recorded time, which for the fastest configs is what *they* came to when the recording
+    re-measured them in turn: it sees what an interleaved re-measurement saw. What is not replayed is the noise of that
+    recorded time itself (one median of many repetitions, taken for the truth), nor the passes' noise in common.
 
     The draw depends on the seed, the problem, the config and the purpose alone, so that a resumed
     study sees what an uninterrupted one would have seen. The kernel's default config, where it lies
@@ -73,9 +79,10 @@ class ReplayDevice(Device):
         """Every recorded config ran as it was asked for."""
         return [dict(config) for config in configs]
 
-    def has_binary(self, problem: Problem, configs: Sequence[Config]) -> NDArray[np.bool_]:
+    def binaries(self, problem: Problem, configs: Sequence[Config]) -> HaveBinaries:
         """Nothing has to be compiled: all configs cost the same."""
-        return np.ones(len(configs), dtype=bool)
+        there = np.ones(len(configs), dtype=bool)
+        return lambda: there
 
     def _recorded(self, config: Config) -> _Recorded:
         entry = self.recording.entry(config)
@@ -95,16 +102,17 @@ class ReplayDevice(Device):
         future.set_result(self._recorded(config).compiled)
         return future
 
-    def _stream(self, problem: Problem, config: Config, purpose: LaunchPurpose) -> Iterator[float]:
-        """The recorded repetitions in a random order, over and over: as much as was recorded, and not more."""
+    def _shuffled(self, problem: Problem, config: Config, purpose: LaunchPurpose) -> list[float]:
+        """The recorded repetitions in a random order."""
         text = f"{problem}|{config_key(config)}|{purpose}"
         rng = np.random.default_rng([self._seed, zlib.crc32(text.encode())])
-        return cycle(rng.permutation(self._recorded(config).runtimes_us).tolist())
+        shuffled: list[float] = rng.permutation(self._recorded(config).runtimes_us).tolist()
+        return shuffled
 
     def measure(self, problem: Problem, config: Config, compiled: Compiled, *, stop_above_us: float | None) -> Outcome:
-        """Draw repetitions without replacement, as many as the protocol would have taken."""
+        """Draw repetitions, as many as the protocol would have taken; again from the first when there are no more."""
         recorded = self._recorded(config)
-        stream = self._stream(problem, config, LaunchPurpose.TIMING)
+        stream = cycle(self._shuffled(problem, config, LaunchPurpose.TIMING))
         taken = take_repetitions(lambda count: list(islice(stream, count)), self._protocol, stop_above_us)
         launches: Launches = Counter({LaunchPurpose.CHECK: 1, LaunchPurpose.TIMING: len(taken.runtimes_us)})
         return Measurement(
@@ -116,6 +124,23 @@ class ReplayDevice(Device):
             recorded.relative_error,
         )
 
-    def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int) -> list[tuple[float, ...]]:
-        """Draw each config's repetitions in another order."""
-        return [tuple(islice(self._stream(problem, c, LaunchPurpose.FINALISTS), rounds)) for c in configs]
+    def remeasure(
+        self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0
+    ) -> list[tuple[float, ...]]:
+        """Draw each config's repetitions in another order, over and over, at the level of its recorded time.
+
+        Those that were launched late are left out: a device takes them again.
+        """
+        return [self._redrawn(problem, config, taken, rounds) for config in configs]
+
+    def _redrawn(self, problem: Problem, config: Config, taken: int, rounds: int) -> tuple[float, ...]:
+        entry = self.recording.entry(config)
+        if entry is None:
+            return self._recorded(config).runtimes_us * rounds  # the default, off the grid: only its time is recorded
+        clean = on_time(self._shuffled(problem, config, LaunchPurpose.FINALISTS))
+        return tuple((self._level(config) * clean.take(range(taken, taken + rounds), mode="wrap")).tolist())
+
+    def _level(self, config: Config) -> float:
+        """The recorded time over what the raw repetitions come to: not 1 where the recording re-measured the config."""
+        entry = self.recording.entry(config)
+        return 1.0 if entry is None or entry.time_us is None else entry.time_us / estimate_us(entry.runtimes_us)

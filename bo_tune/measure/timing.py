@@ -1,38 +1,142 @@
-"""Timing launches on a CUDA device: events round each launch, a cold L2, and a queue that hides Python."""
+"""Timing launches on a CUDA device: events round each launch, behind work that hides Python, late launches found out.
 
+A kernel of 6 us is over before Python has queued the next one. So each timed launch is queued behind work of about
+90 us (the clearing of the L2 cache, or a wait): by the time the GPU reaches the start event, the kernel stands behind
+it, and the events time the kernel alone. Where Python was held up all the same, the gap would count as time of the
+kernel. Such a launch is recognised for certain: once it is queued, its start event has passed already. It is taken
+again.
+"""
+
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 
+from bo_tune.conditions import Timing
+
 L2_CLEAR_BYTES = 256 * 2**20
-"""Written before each timed launch: several times any L2, and long enough (about 90 us on an H100) for Python
-to queue the next launch meanwhile, so that events time the kernel and not its launch."""
+"""Written before each cold launch: several times any L2, and about 90 us of an H100."""
+
+WAIT_CYCLES = 150_000
+"""Waited before each warm launch: 80 us at 1.9 GHz."""
+
+GRAPH_LAUNCHES = 20
+"""Launches in one CUDA graph."""
+
+MOST_PASSES = 4
+"""How often late launches are taken again; on a host that is always late the last ones count."""
+
+Launch = Callable[[], None]
 
 
-class ColdTimer:
-    """Times single launches with the L2 cache cleared before each."""
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """What timing launches came to.
+
+    Attributes:
+        runtimes_us: of each launch, its repetitions in us.
+        late: repetitions that were taken again, because they had been queued too late.
+    """
+
+    runtimes_us: list[list[float]]
+    late: int
+
+
+class Timer(ABC):
+    """Times launches in turn. The subclasses know what stands before a repetition and what it is.
+
+    Attributes:
+        launches_each: launches of the kernel in one repetition.
+    """
+
+    launches_each = 1
+
+    def time_in_turn(self, launches: Sequence[Launch], rounds: int) -> Timed:
+        """Time several launches in turn, round by round, ``rounds`` repetitions each."""
+        repeated = [self.repeated(launch) for launch in launches]
+        runtimes: list[list[float]] = [[] for _ in launches]
+        wanted = list(range(len(launches))) * rounds
+        late = 0
+        for attempt in range(MOST_PASSES):
+            self.hide()  # one more than there are repetitions: from the first on the GPU is behind Python
+            taken = [(index, *self._take(repeated[index])) for index in wanted]
+            torch.cuda.synchronize()
+            again = []
+            for index, start, end, was_late in taken:
+                if was_late and attempt < MOST_PASSES - 1:
+                    again.append(index)
+                else:
+                    runtimes[index].append(1e3 * start.elapsed_time(end) / self.launches_each)
+            late += len(again)
+            if not again:
+                break
+            wanted = again
+        return Timed(runtimes, late)
+
+    def _take(self, launch: Launch) -> tuple[torch.cuda.Event, torch.cuda.Event, bool]:
+        start, end = _event(), _event()
+        self.hide()
+        start.record()
+        launch()
+        was_late: bool = start.query()  # type: ignore[no-untyped-call]
+        end.record()
+        return start, end, was_late
+
+    @abstractmethod
+    def hide(self) -> None:
+        """Queue work that lasts longer than Python takes to queue a repetition."""
+
+    def repeated(self, launch: Launch) -> Launch:
+        """Return what one repetition runs."""
+        return launch
+
+
+class ColdTimer(Timer):
+    """Single launches with the L2 cache cleared before each."""
 
     def __init__(self, device: torch.device) -> None:
         self._clear = torch.empty(L2_CLEAR_BYTES // 4, dtype=torch.int32, device=device)
 
-    def time_in_turn(self, launches: Sequence[Callable[[], None]], rounds: int) -> list[list[float]]:
-        """Time several launches in turn, round by round.
-
-        Returns:
-            For each launch its ``rounds`` times, in us.
-        """
-        events = [[(_event(), _event()) for _ in range(rounds)] for _ in launches]
-        # One clear more than there are launches: from the first launch on the GPU is behind Python.
+    def hide(self) -> None:
         self._clear.zero_()
-        for turn in range(rounds):
-            for launch, pairs in zip(launches, events, strict=True):
-                start, end = pairs[turn]
-                self._clear.zero_()
-                start.record()
-                launch()
-                end.record()
+
+
+class WarmTimer(Timer):
+    """Single launches with whatever the launch before left in the L2 cache."""
+
+    def hide(self) -> None:
+        torch.cuda._sleep(WAIT_CYCLES)  # type: ignore[no-untyped-call]
+
+    def repeated(self, launch: Launch) -> Launch:
+        launch()
+        return launch
+
+
+class GraphTimer(WarmTimer):
+    """Many launches replayed in one CUDA graph, as an engine replays its decode steps."""
+
+    launches_each = GRAPH_LAUNCHES
+
+    def repeated(self, launch: Launch) -> Launch:
+        launch()
         torch.cuda.synchronize()
-        return [[1e3 * start.elapsed_time(end) for start, end in pairs] for pairs in events]
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(self.launches_each):
+                launch()
+        return graph.replay
+
+
+def timer(timing: Timing, device: torch.device) -> Timer:
+    """Return the timer of a kind of timing."""
+    match timing:
+        case Timing.COLD:
+            return ColdTimer(device)
+        case Timing.WARM:
+            return WarmTimer()
+        case Timing.GRAPH:
+            return GraphTimer()
 
 
 def _event() -> torch.cuda.Event:

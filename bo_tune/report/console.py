@@ -1,6 +1,5 @@
 """Progress and tables in the terminal; plain lines where the output is none."""
 
-import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -9,13 +8,11 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from bo_tune.activity import SessionActivity
 from bo_tune.compare import Comparison, Comparisons
-from bo_tune.events import Event, StudyFailed, StudyFinished, StudyStarted, TrialRecorded
 from bo_tune.listing import StudyListing
-from bo_tune.outcome import Invalid, Measurement
 from bo_tune.session import Tuned, session_wall_s
 from bo_tune.space import Config
 
@@ -53,89 +50,6 @@ def short_config(config: Config | None) -> str:
     if config is None:
         return "-"
     return " ".join(f"{short}{config[name]}" for name, short in SHORT_NAMES.items() if name in config)
-
-
-class Progressing:
-    """Shows a session while it runs. A listener of its events, and a context manager.
-
-    Args:
-        verbose: whether each recorded trial gets a line.
-    """
-
-    def __init__(self, console: Console, studies: int, *, verbose: bool = False) -> None:
-        self._console = console
-        self._verbose = verbose
-        self._lock = threading.Lock()
-        self._done = 0
-        self._studies = studies
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
-        self._task = self._progress.add_task("studies", total=studies, note="")
-        self._trials = 0
-
-    def __enter__(self) -> "Progressing":
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def __call__(self, event: Event) -> None:
-        """Show one event."""
-        with self._lock:
-            match event:
-                case StudyStarted():
-                    if event.recorded:
-                        self._line(f"resumed  {event.problem}: {event.recorded} trials were recorded before")
-                case TrialRecorded():
-                    self._trials += 1
-                    self._progress.update(self._task, note=f"{self._trials} trials")
-                    if self._verbose:
-                        self._line(f"recorded {event.name} {short_config(event.config)}: {_outcome(event)}")
-                case StudyFinished():
-                    self._done += 1
-                    self._progress.advance(self._task)
-                    self._line(self._finished(event))
-                case StudyFailed():
-                    self._done += 1
-                    self._progress.advance(self._task)
-                    self._line(f"failed   {event.problem}: {event.message}")
-
-    def interrupted(self) -> None:
-        """Say what is kept."""
-        with self._lock:
-            self._line(
-                f"interrupted: {self._done} of {self._studies} studies finished, {self._trials} trials recorded by "
-                "this run; the same command goes on from here"
-            )
-
-    def _finished(self, event: StudyFinished) -> str:
-        what = "kept   " if event.reused else "tuned  "
-        return (
-            f"[{self._done}/{self._studies}] {what} {event.problem}: {us(event.time_us)} us, "
-            f"{speed_up(event.default_time_us, event.time_us)} of the default, "
-            f"{event.launched_configs} configs launched"
-        )
-
-    def _line(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def _outcome(event: TrialRecorded) -> str:
-    match event.outcome:
-        case Measurement(stopped=stopped) as measurement:
-            return f"{us(measurement.time_us)} us{', stopped as slow' if stopped else ''}"
-        case Invalid(reason=reason, detail=detail):
-            return f"{reason}{f' ({detail})' if detail else ''}"
 
 
 def terminal() -> Console:
@@ -183,6 +97,30 @@ def session_lines(tuned: Sequence[Tuned]) -> list[str]:
     gains = [result.default_time_us / result.time_us for result in results if result.default_time_us]
     if gains:
         lines.append(f"tuned against default: {geometric_mean(gains):.2f}x faster (geometric mean of {len(gains)})")
+    return lines
+
+
+def activity_lines(activity: SessionActivity) -> list[str]:
+    """Return the lines that say where a session's time went; none of a replay, which has no devices at work."""
+    lines = []
+    for name, device in activity.devices.items():
+        if device.gpu is not None:
+            seconds = ", ".join(f"{what} {s:.1f} s" for what, s in sorted(device.gpu.seconds.items()))
+            lines.append(f"{name}: {seconds}; {device.gpu.restarts} restarts of the GPU process")
+        if device.farm is not None:
+            farm = device.farm
+            lines.append(
+                f"compilers: {farm.busy_s:.0f} s of {farm.workers} processes, {farm.compiles:,} compiles, "
+                f"{farm.cached:,} found in the cache, {farm.shared:,} shared, {farm.timeouts} timeouts, "
+                f"{farm.crashes} crashes"
+            )
+    if lines:
+        lines.insert(
+            0,
+            f"session: {activity.wall_s:.1f} s, GPU at work {activity.gpu_share or 0:.0%}, compilers "
+            f"{activity.compiler_share or 0:.0%}, tuner {activity.tuner_ms_per_trial or 0:.1f} ms a trial, "
+            f"database {activity.store_s:.1f} s beside",
+        )
     return lines
 
 

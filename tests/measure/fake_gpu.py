@@ -12,9 +12,9 @@ from bo_tune.measure.messages import (
     PrepareRequest,
     RemeasureRequest,
 )
-from bo_tune.measure.worker import serve
-from bo_tune.outcome import Invalid, InvalidReason, LaunchPurpose, Measurement, Resources
+from bo_tune.outcome import Invalid, InvalidReason, LaunchPurpose, Measurement
 from bo_tune.problem import GpuInfo
+from bo_tune.processes.worker import serve
 
 GPU = GpuInfo("NVIDIA Fake 1", (9, 0), sm_count=1, shared_memory_bytes=100_000)
 LAUNCHES = {LaunchPurpose.CHECK: 1, LaunchPurpose.TIMING: 3}
@@ -43,12 +43,14 @@ def _measure(block_m: int, stop_above_us: float | None) -> MeasureAnswer:
         time.sleep(600)
     if block_m == 64:
         sys.stderr.write("CUDA error: an illegal memory access was encountered\n")
+        sys.stderr.flush()
         os._exit(1)
     if block_m == 128:
         return MeasureAnswer(Invalid(InvalidReason.LAUNCH_ERROR, "unspecified launch failure"), healthy=False)
     times = (float(os.getpid()), 1.0 if stop_above_us is None else stop_above_us)
-    return MeasureAnswer(Measurement(times, resources=Resources(1000, 32, 0)))
+    return MeasureAnswer(Measurement(times))
 
 
-if __name__ == "__main__":
-    serve(int(sys.argv[-1]), handle)
+def main(arguments: list[str], fd: int) -> None:
+    """Serve the parent."""
+    serve(fd, handle)

@@ -7,13 +7,18 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers import H100
+from hypothesis import given
+from hypothesis import strategies as st
 
-from bo_tune.measure.compile_farm import CompileFarm
+from bo_tune.measure.compile_farm import CompileFarm, Deadline
 from bo_tune.measure.device import Build, Compiled
+from bo_tune.measure.source import BUILTIN
 from bo_tune.outcome import Invalid, InvalidReason
 from bo_tune.problem import Problem
+from bo_tune.processes.fork_server import ForkServer
 
 PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
 SMALL = {
@@ -21,6 +26,10 @@ SMALL = {
 }  # fmt: skip
 LARGE = {**SMALL, "block_m": 256, "block_n": 256, "block_k": 256, "num_stages": 5}
 LONG_S = 120.0
+
+
+def new_farm(server: ForkServer, deadline_s: float) -> CompileFarm:
+    return CompileFarm(server, H100, BUILTIN, workers=1, deadline=Deadline(deadline_s))
 
 
 @pytest.fixture(scope="module")
@@ -33,15 +42,23 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def farm(cache: Path) -> Iterator[CompileFarm]:
+def server(cache: Path) -> Iterator[ForkServer]:
+    """Forks compile workers that use the cache above."""
+    made = ForkServer(["bo_tune.measure.compile_worker", BUILTIN])
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def farm(server: ForkServer) -> Iterator[CompileFarm]:
     """A farm of one worker, started."""
-    made = CompileFarm(H100, workers=1, deadline_s=LONG_S)
+    made = new_farm(server, LONG_S)
     yield made
     made.close()
 
 
 def submit(on: CompileFarm, config: dict[str, int]) -> Future[Build]:
-    return on.submit(tuple(config.items()), PROBLEM, config)
+    return on.submit(on.number(tuple(config.items())), PROBLEM, config)
 
 
 def compiled(on: CompileFarm, config: dict[str, int]) -> Compiled:
@@ -76,7 +93,7 @@ def test_a_binary_of_an_earlier_process_is_found_in_the_cache(farm: CompileFarm)
     config = {**SMALL, "num_stages": 4}
     assert not compiled(farm, config).compilation.cached
     farm._workers[0].kill()
-    build = farm.submit("another key", PROBLEM, config).result(LONG_S)
+    build = farm.submit(farm.number("another key"), PROBLEM, config).result(LONG_S)
     assert isinstance(build, Compiled)
     assert build.compilation.cached
 
@@ -93,11 +110,11 @@ def test_what_cannot_be_compiled_has_a_reason_and_the_worker_goes_on(farm: Compi
 def test_a_killed_compiler_costs_one_config(farm: CompileFarm) -> None:
     farm._workers[0].start()
     starts = farm._workers[0].starts
-    process = farm._workers[0]._process
-    assert process is not None
+    pid = farm._workers[0].pid
+    assert pid is not None
     build = submit(farm, LARGE)
     time.sleep(0.3)
-    os.kill(process.pid, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
     lost = build.result(LONG_S)
     assert isinstance(lost, Invalid)
     assert lost.reason is InvalidReason.COMPILE_ERROR
@@ -106,8 +123,8 @@ def test_a_killed_compiler_costs_one_config(farm: CompileFarm) -> None:
     assert farm._workers[0].starts == starts + 1
 
 
-def test_a_compile_over_its_deadline_is_given_up(cache: Path) -> None:
-    farm = CompileFarm(H100, workers=1, deadline_s=0.05)
+def test_a_compile_over_its_deadline_is_given_up(server: ForkServer) -> None:
+    farm = new_farm(server, 0.05)
     try:
         first, second = submit(farm, LARGE), submit(farm, LARGE)
         for build in (first.result(LONG_S), second.result(LONG_S)):
@@ -116,15 +133,15 @@ def test_a_compile_over_its_deadline_is_given_up(cache: Path) -> None:
             assert build.detail == "compile took longer than 0.05 s"
         assert first.result().compilation.compile_s == 0.05
         assert second.result().compilation.cached
-        assert farm._workers[0]._process is None
-        farm.deadline_s = LONG_S
+        assert farm._workers[0].pid is None
+        farm._deadline = Deadline(LONG_S)
         assert isinstance(compiled(farm, {**SMALL, "split_k": 64}), Compiled)
     finally:
         farm.close()
 
 
-def test_closing_ends_what_is_under_way(cache: Path) -> None:
-    farm = CompileFarm(H100, workers=1, deadline_s=LONG_S)
+def test_closing_ends_what_is_under_way(server: ForkServer) -> None:
+    farm = new_farm(server, LONG_S)
     farm._workers[0].start()
     builds = [submit(farm, {**LARGE, "split_k": split_k}) for split_k in (4, 8, 16)]
     time.sleep(0.3)
@@ -132,4 +149,49 @@ def test_closing_ends_what_is_under_way(cache: Path) -> None:
     farm.close()
     assert time.monotonic() - start < 10
     assert all(build.done() for build in builds)
-    assert farm._workers[0]._process is None
+    assert farm._workers[0].pid is None
+
+
+def test_what_a_binary_takes_is_known_before_it_is_loaded(farm: CompileFarm) -> None:
+    lean, spilling = compiled(farm, SMALL).resources, compiled(farm, {**LARGE, "block_k": 32, "num_stages": 2}).resources
+    for resources in (lean, spilling):
+        assert resources.shared_memory_bytes is not None
+        assert resources.registers_per_thread is not None
+        assert 16 <= resources.registers_per_thread <= 255
+    assert lean.spilled_registers == 0
+    assert spilling.registers_per_thread == 255
+    assert spilling.spilled_registers is not None
+    assert spilling.spilled_registers > 0
+
+
+def test_what_the_farm_did_is_counted(server: ForkServer) -> None:
+    farm = new_farm(server, LONG_S)
+    config = {**SMALL, "num_warps": 8}
+    for build in [submit(farm, config), submit(farm, config), submit(farm, {**SMALL, "block_m": 17})]:
+        build.result(LONG_S)
+    activity = farm.activity
+    assert (activity.compiles, activity.shared, activity.cached, activity.waiting) == (2, 1, 0, 0)
+    assert activity.busy_s > 0
+    assert farm.has(np.array([farm.number(tuple(config.items())), farm.number("never asked for")])).tolist() == [
+        True,
+        False,
+    ]
+    farm.close()
+
+
+@given(st.lists(st.floats(0.01, 100.0), max_size=60), st.floats(0.5, 20.0))
+def test_a_deadline_adapts_within_its_bounds(seconds: list[float], most_s: float) -> None:
+    deadline = Deadline(most_s)
+    assert deadline.seconds == most_s
+    for took in seconds:
+        deadline.learn(took)
+        assert min(3.0, most_s) <= deadline.seconds <= most_s
+    if len(seconds) < Deadline.KNOWN:
+        assert deadline.seconds == most_s
+
+
+def test_a_deadline_follows_what_compiles_take() -> None:
+    deadline = Deadline(60.0)
+    for _ in range(Deadline.KNOWN):
+        deadline.learn(1.0)
+    assert deadline.seconds == Deadline.FACTOR

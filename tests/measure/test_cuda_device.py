@@ -10,7 +10,7 @@ from bo_tune.devices import cuda_device
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure import cuda
-from bo_tune.measure.cuda import CudaDevice
+from bo_tune.measure.cuda import CudaDevice, Deadlines
 from bo_tune.measure.device import Compiled
 from bo_tune.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome, Resources
 from bo_tune.problem import Problem
@@ -19,7 +19,7 @@ PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
 CONFIG = {
     "block_m": 16, "block_n": 32, "block_k": 64, "num_warps": 4, "num_stages": 2, "split_k": 8, "num_ctas": 1
 }  # fmt: skip
-BUILD = Compiled(Compilation(1.5), Resources(shared_memory_bytes=50_000))
+BUILD = Compiled(Compilation(1.5), Resources(50_000, 32, 0))
 HANGS, DIES, BREAKS = 32, 64, 128
 
 
@@ -28,14 +28,19 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[CudaDevice]:
     """A CUDA device on the fake GPU process."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     monkeypatch.setattr(cuda, "GPU_MODULE", "fake_gpu")
-    monkeypatch.setattr(cuda, "MEASURE_DEADLINE_S", 0.5)
-    made = CudaDevice(compile_workers=1)
+    made = CudaDevice(compile_workers=1, deadlines=Deadlines(first_s=0.5, measure_s=0.5))
     yield made
     made.close()
 
 
 def measure(on: CudaDevice, block_m: int, build: Compiled = BUILD, incumbent: float | None = None) -> Outcome:
     return on.measure(PROBLEM, {**CONFIG, "block_m": block_m}, build, stop_above_us=incumbent)
+
+
+def restarts(of: CudaDevice) -> int:
+    gpu = of.activity.gpu
+    assert gpu is not None
+    return gpu.restarts
 
 
 def test_it_is_what_the_gpu_process_says(device: CudaDevice) -> None:
@@ -51,7 +56,7 @@ def test_a_measurement_has_the_cost_of_its_compile_and_the_resources_of_its_bina
     assert isinstance(outcome, Measurement)
     assert outcome.runtimes_us[1] == 7.5
     assert outcome.compilation == Compilation(1.5)
-    assert outcome.resources == Resources(1000, 32, 0)
+    assert outcome.resources == BUILD.resources
 
 
 @pytest.mark.parametrize(
@@ -75,7 +80,7 @@ def test_a_config_that_breaks_the_process_costs_its_own_trial(
     assert isinstance(before, Measurement)
     assert isinstance(after, Measurement)
     assert before.runtimes_us[0] != after.runtimes_us[0]  # another process
-    assert device.gpu_process_restarts == 1
+    assert restarts(device) == 1
 
 
 @pytest.mark.parametrize("block_m", [HANGS, DIES])
@@ -90,7 +95,7 @@ def test_shared_memory_over_the_limit_is_known_before_loading(device: CudaDevice
     assert outcome.reason is InvalidReason.OUT_OF_SHARED_MEMORY
     assert outcome.launches.total() == 0
     assert outcome.compilation == Compilation(1.0)
-    assert device.gpu_process_restarts == 0
+    assert restarts(device) == 0
     exactly = Compiled(Compilation(1.0), Resources(shared_memory_bytes=device.gpu.shared_memory_bytes))
     assert isinstance(measure(device, 16, exactly), Measurement)
 
@@ -117,3 +122,19 @@ def test_without_a_gpu_there_is_one_clear_line() -> None:
     assert "\n" not in message
     assert "CUDA device 0 cannot be used" in message
     assert "GPU" in message or "CUDA" in message
+
+
+def test_seconds_and_binaries_are_told(device: CudaDevice) -> None:
+    configs = [{**CONFIG, "block_m": block_m} for block_m in (16, 32)]
+    have = device.binaries(PROBLEM, configs)
+    assert have().tolist() == [False, False]
+    device.compile(PROBLEM, configs[1]).result(120)
+    assert have().tolist() == [False, True]
+    measure(device, 16)
+    gpu, farm = device.activity.gpu, device.activity.farm
+    assert gpu is not None
+    assert farm is not None
+    assert gpu.busy_s >= gpu.measuring_s > 0
+    assert set(gpu.seconds) == {"start", "prepare", "measure"}
+    assert (farm.workers, farm.compiles + farm.cached, farm.waiting) == (1, 1, 0)
+    assert farm.busy_s > 0

@@ -4,8 +4,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bo_tune.measure.protocol import TimingProtocol, take_repetitions
+from bo_tune.outcome import estimate_us
 
-TIMES = st.lists(st.floats(0.5, 1e4), min_size=30, max_size=30)
+TIMES = st.lists(st.floats(0.5, 1e4), min_size=40, max_size=40)
 
 
 @given(TIMES, st.integers(1, 12), st.integers(1, 20), st.none() | st.floats(0.5, 1e4))
@@ -25,4 +26,14 @@ def test_repetitions_end_early_only_where_even_the_fastest_is_clearly_slow(
     least = min(first, repetitions)
     slow = incumbent is not None and min(times[:least]) > protocol.slow_factor * incumbent
     assert taken.stopped == slow
-    assert len(taken.runtimes_us) == (least if slow else repetitions)
+    all_of_them = max(least, repetitions)
+    suspicious = incumbent is not None and protocol.confirm_factor * estimate_us(times[:all_of_them]) < incumbent
+    assert len(taken.runtimes_us) == (least if slow else 2 * all_of_them if suspicious else all_of_them)
+
+
+def test_what_seems_much_faster_than_the_incumbent_is_timed_again() -> None:
+    def timed(time_us: float, incumbent: float | None) -> int:
+        return len(take_repetitions(lambda count: [time_us] * count, TimingProtocol(), incumbent).runtimes_us)
+
+    assert timed(10.0, None) == timed(10.0, 10.0) == timed(9.0, 10.0) == TimingProtocol().repetitions
+    assert timed(7.9, 10.0) == 2 * TimingProtocol().repetitions

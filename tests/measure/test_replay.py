@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
-from helpers import EXPAND, EXPAND_DECODE, SHRINK, sliced
+from helpers import EXPAND, EXPAND_DECODE, SHRINK, bundled, sliced
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +12,7 @@ from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.device import Compiled
 from bo_tune.measure.protocol import TimingProtocol
 from bo_tune.measure.replay import ReplayDevice
-from bo_tune.outcome import Invalid, InvalidReason, LaunchPurpose, Measurement
+from bo_tune.outcome import Invalid, InvalidReason, LaunchPurpose, Measurement, estimate_us, on_time
 from bo_tune.recording import Recording
 from bo_tune.space import Config, config_key
 
@@ -108,8 +109,36 @@ def test_finalists_are_drawn_anew_each_by_itself() -> None:
     alone = [on.remeasure(RECORDING.problem, [config], 20)[0] for config in VALID[:3]]
     assert on.remeasure(RECORDING.problem, VALID[:3], 20) == alone
     assert all(len(times) == 20 for times in alone)
-    for config, times in zip(VALID, alone, strict=False):
-        assert set(times) <= set(RECORDING.entries[config_key(config)].runtimes_us)
+
+
+@given(st.sampled_from(VALID), st.integers(0, 50), st.integers(1, 30))
+def test_re_measured_repetitions_are_the_recorded_ones_at_the_level_of_the_recorded_time(
+    config: dict[str, int], seed: int, rounds: int
+) -> None:
+    entry = RECORDING.entries[config_key(config)]
+    assert entry.time_us is not None
+    level = entry.time_us / estimate_us(entry.runtimes_us)
+    (times,) = device(seed=seed).remeasure(RECORDING.problem, [config], rounds)
+    assert set(times) <= {level * runtime for runtime in entry.runtimes_us}
+
+
+def test_a_whole_re_measurement_comes_to_the_recorded_time_whatever_the_trial_saw() -> None:
+    """The fastest configs were re-measured when they were recorded, some to another level than their first passes."""
+    whole = bundled(SHRINK)
+    timed = [(estimate_us(e.runtimes_us), dict(key), e) for key, e in whole.entries.items() if e.runtimes_us]
+    fastest = sorted(timed, key=lambda found: found[0])[:30]
+    on = device(whole)
+    for _, config, entry in fastest:
+        (times,) = on.remeasure(whole.problem, [config], len(on_time(entry.runtimes_us)))
+        assert np.median(times) == pytest.approx(entry.time_us)
+    assert max(abs(entry.time_us / raw_us - 1) for raw_us, _, entry in fastest if entry.time_us) > 0.05
+
+
+def test_rounds_taken_before_are_gone_on_from() -> None:
+    on = device(seed=2)
+    (whole,) = on.remeasure(RECORDING.problem, VALID[:1], 12)
+    (first,), (rest,) = (on.remeasure(RECORDING.problem, VALID[:1], n, taken=taken) for n, taken in ((5, 0), (7, 5)))
+    assert first + rest == whole
 
 
 def test_it_says_what_measured_it() -> None:

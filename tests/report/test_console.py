@@ -18,7 +18,8 @@ from bo_tune.listing import StudyListing, list_studies
 from bo_tune.outcome import Invalid, InvalidReason, Measurement
 from bo_tune.problem import Problem
 from bo_tune.report import console as report
-from bo_tune.report.console import Progressing, percent, short_config, speed_up, us
+from bo_tune.report.console import percent, short_config, speed_up, us
+from bo_tune.report.progress import Progressing
 from bo_tune.session import Session, SessionSettings, Tuned
 from bo_tune.simulate import document, simulate
 from bo_tune.storage import MEMORY, StudyStore

@@ -3,12 +3,15 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from bo_tune.measure.worker import serve
+from bo_tune.processes.worker import serve
+
+
+ARGUMENTS: list[str] = []
+"""Those it was started with."""
 
 
 def handle(message: tuple[str, Any]) -> object:
@@ -27,6 +30,8 @@ def handle(message: tuple[str, Any]) -> object:
             os._exit(value)
         case "signal":
             os.kill(os.getpid(), getattr(signal, value))
+        case "arguments":
+            return ARGUMENTS
         case "grandchild":
             child = subprocess.Popen(["sleep", "600"])
             Path(value).write_text(str(child.pid))
@@ -34,5 +39,8 @@ def handle(message: tuple[str, Any]) -> object:
     return None
 
 
-if __name__ == "__main__":
-    serve(int(sys.argv[-1]), handle)
+
+def main(arguments: list[str], fd: int) -> None:
+    """Serve the parent."""
+    ARGUMENTS.extend(arguments)
+    serve(fd, handle)

@@ -12,16 +12,27 @@ from pathlib import Path
 import pytest
 
 from bo_tune.errors import WorkerError
-from bo_tune.measure.worker import Worker, WorkerDiedError, WorkerTimeoutError
+from bo_tune.processes.fork_server import ForkServer
+from bo_tune.processes.worker import Worker, WorkerDiedError, WorkerTimeoutError
 
 HERE = str(Path(__file__).parent)
 LONG_S = 30.0
 
 
+@pytest.fixture(scope="module")
+def server() -> Iterator[ForkServer]:
+    """A fork server that knows the child's module."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", HERE)
+        made = ForkServer(["worker_child"])
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def worker() -> Iterator[Worker]:
+def worker(server: ForkServer) -> Iterator[Worker]:
     """A worker whose child does what it is told."""
-    made = Worker("worker_child", [], environment={"PYTHONPATH": HERE})
+    made = Worker(server, "worker_child", [])
     yield made
     made.kill()
 
@@ -90,7 +101,7 @@ def test_a_child_that_does_not_answer_is_killed(worker: Worker) -> None:
     with pytest.raises(WorkerTimeoutError, match=r"no answer within 0\.3 s"):
         worker.request(("sleep", 600), 0.3)
     assert time.monotonic() - start < 5
-    assert not alive(pid)
+    assert wait_until_dead(pid, 1.0)
     assert worker.request(("echo", 1), LONG_S) == 1
     assert worker.starts == 2
 
@@ -131,25 +142,67 @@ def test_an_idle_or_ended_worker_can_be_interrupted_and_killed_again(worker: Wor
     worker.kill()
     worker.kill()
     worker.interrupt()
-    assert not alive(pid)
+    assert wait_until_dead(pid, 1.0)
     assert worker.starts == 1
 
 
-def test_a_module_that_cannot_start_says_why() -> None:
-    broken = Worker("no_such_module", [])
-    with pytest.raises(WorkerDiedError, match="No module named no_such_module"):
-        broken.request(("echo", 1), LONG_S)
+def test_a_server_that_cannot_start_says_why() -> None:
+    server = ForkServer(["no_such_module"])
+    broken = Worker(server, "no_such_module", [])
+    for _ in range(2):
+        with pytest.raises(WorkerDiedError, match="No module named 'no_such_module'"):
+            broken.request(("echo", 1), LONG_S)
+    server.close()
 
 
-def test_a_module_that_is_no_worker_is_an_error() -> None:
-    with pytest.raises(WorkerError):
-        Worker("this", []).request(("echo", 1), LONG_S)
+def test_a_child_that_cannot_start_says_why(server: ForkServer) -> None:
+    with pytest.raises(WorkerDiedError, match="No module named 'no_such_module'"):
+        Worker(server, "no_such_module", []).request(("echo", 1), LONG_S)
 
 
-def test_arguments_and_environment_reach_the_child() -> None:
-    made = Worker("worker_child", ["some", "arguments"], environment={"PYTHONPATH": HERE})
-    assert made.request(("echo", 1), LONG_S) == 1
+def test_a_module_that_is_no_worker_is_an_error(server: ForkServer) -> None:
+    with pytest.raises(WorkerDiedError, match="has no attribute 'main'"):
+        Worker(server, "json", []).request(("echo", 1), LONG_S)
+
+
+def test_arguments_reach_the_child(server: ForkServer) -> None:
+    made = Worker(server, "worker_child", ["some", "arguments"])
+    assert made.request(("arguments", None), LONG_S) == ["some", "arguments"]
     made.kill()
+
+
+def test_a_child_starts_in_milliseconds(worker: Worker) -> None:
+    worker.start()
+    begun = time.monotonic()
+    for _ in range(10):
+        worker.kill()
+        worker.start()
+    assert time.monotonic() - begun < 5
+
+
+def test_workers_of_one_server_are_apart(server: ForkServer) -> None:
+    workers = [Worker(server, "worker_child", []) for _ in range(3)]
+    pids = [pid_of(made) for made in workers]
+    assert len(set(pids)) == 3
+    workers[0].kill()
+    assert wait_until_dead(pids[0], 1.0)
+    assert [pid_of(made) for made in workers[1:]] == pids[1:]
+    for made in workers:
+        made.kill()
+
+
+def test_children_end_with_their_server(server: ForkServer) -> None:
+    own = ForkServer(["json"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", HERE)
+        own.close()
+        own = ForkServer(["worker_child"])
+    child = Worker(own, "worker_child", [])
+    pid = pid_of(child)
+    own.close()
+    assert wait_until_dead(pid)
+    with pytest.raises(WorkerDiedError):
+        child.request(("echo", 1), LONG_S)
 
 
 def test_restarts_leak_no_descriptors(worker: Worker) -> None:

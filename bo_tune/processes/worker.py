@@ -1,25 +1,25 @@
 """A child process that answers one request at a time and can be killed: the base of compilers and of the GPU process.
 
-The parent holds a ``Worker``; the child runs ``python -m MODULE``, whose main calls ``serve``. A child is a
-process group of its own, so that killing it also ends what it started (ptxas), and so that Ctrl-C in the
-terminal reaches the parent alone.
+The parent holds a ``Worker``; the child runs a module's ``main(arguments, fd)``, which calls ``serve``.
 """
 
 import contextlib
 import os
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
 from typing import IO, Any
 
 from bo_tune.errors import WorkerError
+from bo_tune.processes.fork_server import ForkServer, last_line
 
 START_TIMEOUT_S = 120.0
-"""For a child to import torch and triton and to say that it is ready, on a loaded machine."""
+"""For a child to say that it is ready, on a loaded machine."""
+
+DEATH_TIMEOUT_S = 30.0
+"""For a killed child to be gone: the driver takes a moment to end what a GPU is doing."""
 
 READY = "ready"
 
@@ -39,10 +39,10 @@ class Worker:
         starts: how often a child has been started.
     """
 
-    def __init__(self, module: str, arguments: list[str], *, environment: Mapping[str, str] | None = None) -> None:
-        self._command = [sys.executable, "-m", module, *arguments]
-        self._environment = {**os.environ, **(environment or {})}
-        self._process: subprocess.Popen[bytes] | None = None
+    def __init__(self, server: ForkServer, module: str, arguments: Sequence[str]) -> None:
+        self._server = server
+        self._module, self._arguments = module, list(arguments)
+        self._pid: int | None = None
         self._connection: Connection | None = None
         self._stderr: IO[bytes] | None = None
         self._last_words = ""
@@ -66,24 +66,26 @@ class Worker:
 
     def start(self) -> None:
         """Start the child if there is none and wait until it is ready."""
-        if self._process is not None:
+        if self._pid is not None:
             return
         ours, theirs = socket.socketpair()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
-        self._process = subprocess.Popen(
-            [*self._command, str(theirs.fileno())],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=self._stderr,
-            start_new_session=True,
-            env=self._environment,
-        )
-        theirs.close()
         self._connection = Connection(ours.detach())
+        try:
+            self._pid = self._server.fork(self._module, self._arguments, theirs.fileno(), self._stderr.fileno())
+        except WorkerError as error:
+            self.kill()
+            raise WorkerDiedError(str(error)) from error
+        finally:
+            theirs.close()
         self.starts += 1
         if self._answer(START_TIMEOUT_S) != READY:
-            raise WorkerError(f"{self._command[2]} did not start properly")
+            raise WorkerError(f"{self._module} did not start properly")
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the child, if there is one."""
+        return self._pid
 
     @property
     def _pipe(self) -> Connection:
@@ -103,30 +105,30 @@ class Worker:
 
     def interrupt(self) -> None:
         """End the child from another thread than the one that waits for it; the request ends as died."""
-        process = self._process
-        if process is not None:
+        pid = self._pid
+        if pid is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+                os.killpg(pid, signal.SIGKILL)
 
     def kill(self) -> None:
         """End the child and everything it started, at once. The next request starts a new one."""
+        if self._pid is not None:
+            self.interrupt()
+            self._wait_for_death()
+            self._pid = None
         if self._connection is not None:
             self._connection.close()
             self._connection = None
-        if self._process is not None:
-            self.interrupt()
-            self._process.wait()
-            self._process = None
         if self._stderr is not None:
-            self._last_words = _last_line(self._stderr)
+            self._last_words = last_line(self._stderr)
             self._stderr.close()
             self._stderr = None
 
-
-def _last_line(file: IO[bytes]) -> str:
-    file.seek(0)
-    lines = file.read().decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "the process ended without a word"
+    def _wait_for_death(self) -> None:
+        """Wait for the end of the child's side of the socket: the process is the server's child, not this one's."""
+        with contextlib.suppress(EOFError, OSError):
+            while self._pipe.poll(DEATH_TIMEOUT_S):
+                self._pipe.recv_bytes()
 
 
 def serve(fd: int, handler: Callable[[Any], object]) -> None:

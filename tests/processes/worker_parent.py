@@ -3,9 +3,10 @@
 import sys
 import time
 
-from bo_tune.measure.worker import Worker
+from bo_tune.processes.fork_server import ForkServer
+from bo_tune.processes.worker import Worker
 
-worker = Worker("worker_child", [])
+worker = Worker(ForkServer(["worker_child"]), "worker_child", [])
 pid, _ = worker.request(("pid", None), 30.0)
 sys.stdout.write(f"{pid}\n")
 sys.stdout.flush()

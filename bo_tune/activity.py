@@ -1,0 +1,111 @@
+"""Where the time of a session goes: counts and seconds of everything, as they stand at a moment. Pure data."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class FarmActivity:
+    """What compilers have done so far.
+
+    Attributes:
+        workers: compile processes.
+        compiles: compiles done, failed ones included.
+        cached: binaries found in Triton's cache.
+        shared: requests answered by a compile that another request had asked for.
+        timeouts: compiles that passed their deadline.
+        crashes: compilers that died.
+        busy_s: seconds that workers were compiling, summed over workers.
+        waiting: compiles that no worker has begun.
+    """
+
+    workers: int
+    compiles: int = 0
+    cached: int = 0
+    shared: int = 0
+    timeouts: int = 0
+    crashes: int = 0
+    busy_s: float = 0.0
+    waiting: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class GpuActivity:
+    """What a GPU process has done so far.
+
+    Attributes:
+        restarts: how often it had to be started anew.
+        seconds: seconds it was at work, by what it did: ``start``, ``prepare`` (inputs and reference), ``measure``,
+            ``finalists``.
+    """
+
+    restarts: int = 0
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def measuring_s(self) -> float:
+        """Seconds of checking and timing configs."""
+        return self.seconds.get("measure", 0.0) + self.seconds.get("finalists", 0.0)
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds of work since the process was up."""
+        return self.measuring_s + self.seconds.get("prepare", 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceActivity:
+    """What a device has done so far; None for what a replay has none of."""
+
+    farm: FarmActivity | None = None
+    gpu: GpuActivity | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SessionActivity:
+    """What a session has done so far.
+
+    Attributes:
+        wall_s: seconds since it began.
+        studies: studies to do, those done, and those that have begun.
+        trials: trials recorded by this session.
+        launches: launches of this session by purpose.
+        tuner_s: seconds that studies spent on deciding and recording, summed over studies: what is neither waiting for
+            a compile nor for the GPU.
+        store_s: seconds of the database, off every study's path.
+        devices: of each device by name.
+    """
+
+    wall_s: float
+    studies: int
+    studies_done: int
+    studies_begun: int
+    trials: int
+    launches: Mapping[str, int]
+    tuner_s: float
+    store_s: float
+    devices: Mapping[str, DeviceActivity]
+
+    @property
+    def tuner_ms_per_trial(self) -> float | None:
+        """What the tuner itself adds to a trial, in ms."""
+        return 1e3 * self.tuner_s / self.trials if self.trials else None
+
+    @property
+    def gpu_share(self) -> float | None:
+        """Share of the time that GPUs were at work; None without GPUs."""
+        return self._share([d.gpu.busy_s for d in self.devices.values() if d.gpu])
+
+    @property
+    def compiler_share(self) -> float | None:
+        """Share of the time that compilers were at work; None without compilers."""
+        return self._share([d.farm.busy_s / d.farm.workers for d in self.devices.values() if d.farm])
+
+    def _share(self, seconds: list[float]) -> float | None:
+        return sum(seconds) / (self.wall_s * len(seconds)) if seconds and self.wall_s > 0 else None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return all figures, the derived ones included."""
+        shares = {"gpu_share": self.gpu_share, "compiler_share": self.compiler_share}
+        return {**asdict(self), **shares, "tuner_ms_per_trial": self.tuner_ms_per_trial}

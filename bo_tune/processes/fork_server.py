@@ -1,0 +1,154 @@
+"""Starts child processes in milliseconds: one process imports the heavy modules once and forks whatever is asked for.
+
+A compiler or GPU process imports torch and triton, which takes seconds. It is killed whenever a config hangs or breaks
+it, so those seconds would be paid again and again. ``ForkServer`` is the parent's side; ``python -m
+bo_tune.processes.fork_server MODULES FD`` is the server, which never touches a GPU, so that a child that does finds
+nothing of CUDA inherited.
+
+Every child is a process group of its own: killing it also ends what it started (ptxas), and Ctrl-C in the terminal
+reaches the parent alone. The server ends when the parent's end of its socket is closed, and its children with it.
+"""
+
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import IO
+
+from bo_tune.errors import WorkerError
+
+READY = b"ready"
+LARGEST_MESSAGE = 65536
+_PR_SET_PDEATHSIG = 1
+
+
+class ForkServer:
+    """Forks children that have ``modules`` imported already. Safe to use from several threads.
+
+    Args:
+        modules: what the server imports. A child runs the function ``main(arguments, fd)`` of any module.
+    """
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bo_tune.processes.fork_server", ",".join(modules), str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self._stderr,
+            start_new_session=True,
+        )
+        theirs.close()
+        self._control = ours
+        self._lock = threading.Lock()
+        self._ready = False
+
+    def fork(self, module: str, arguments: Sequence[str], channel: int, stderr: int) -> int:
+        """Start ``module.main(arguments, channel)`` in a child and return its process id.
+
+        Waits for the server's imports where it has just been started.
+
+        Raises:
+            WorkerError: the server has ended; the message is its last word.
+        """
+        request = json.dumps([module, list(arguments)]).encode()
+        with self._lock:
+            try:
+                if not self._ready:
+                    self._ready = self._control.recv(LARGEST_MESSAGE) == READY
+                if self._ready:
+                    socket.send_fds(self._control, [request], [channel, stderr])
+                    answer = self._control.recv(LARGEST_MESSAGE)
+                    if answer:
+                        return int(answer)
+            except OSError as error:
+                raise WorkerError(f"the fork server has ended: {error}") from error
+        raise WorkerError(self._last_words())
+
+    def _last_words(self) -> str:
+        self._process.wait()
+        return last_line(self._stderr)
+
+    def close(self) -> None:
+        """End the server and its children."""
+        self._control.close()
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+        self._process.wait()
+        self._stderr.close()
+
+
+def last_line(file: IO[bytes]) -> str:
+    """Return the last line of what a process wrote, or say that it wrote nothing."""
+    file.seek(0)
+    lines = file.read().decode(errors="replace").strip().splitlines()
+    return lines[-1] if lines else "the process ended without a word"
+
+
+@dataclass(frozen=True, slots=True)
+class _Child:
+    """What a child is to run, and where it talks to the parent."""
+
+    module: str
+    arguments: list[str]
+    channel: int
+    stderr: int
+
+
+def _serve(control: socket.socket) -> _Child | None:
+    """Fork children. Returns in each child what it is to run, and in the server None once the parent is gone."""
+    control.send(READY)
+    while True:
+        request, fds, _, _ = socket.recv_fds(control, LARGEST_MESSAGE, 2)
+        if not request:
+            return None
+        channel, stderr = fds
+        child = os.fork()
+        if child == 0:
+            control.close()
+            module, arguments = json.loads(request)
+            return _Child(module, arguments, channel, stderr)
+        with contextlib.suppress(ProcessLookupError):
+            os.setpgid(child, child)  # here too, so that the group can be killed as soon as its number is known
+        os.close(channel)
+        os.close(stderr)
+        control.send(str(child).encode())
+
+
+def _run(child: _Child) -> None:
+    with contextlib.suppress(PermissionError):
+        os.setpgid(0, 0)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ptxas is waited for
+    os.dup2(child.stderr, 2)
+    os.close(child.stderr)
+    os.set_inheritable(child.channel, False)
+    importlib.import_module(child.module).main(child.arguments, child.channel)
+
+
+def main() -> None:
+    """Import what was asked for, then fork children until the parent is gone."""
+    modules, fd = sys.argv[1:]
+    for module in modules.split(","):
+        importlib.import_module(module)
+    gc.freeze()  # what is here will be shared by all children; collecting it would copy it
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are not waited for: the kernel buries them
+    child = _serve(socket.socket(fileno=int(fd)))
+    if child is not None:
+        _run(child)
+
+
+if __name__ == "__main__":
+    main()
