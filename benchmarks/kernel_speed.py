@@ -3,18 +3,17 @@
 Draws configs that ran in the bundled recordings, compiles both kernels for each in parallel, checks ours against
 the reference, and times the two in turn, L2 cleared before each launch. Writes every figure as JSON.
 
-    PYTHONPATH=. python benchmarks/kernel_speed.py --vllm .vllm --out kernel_speed.json
+    PYTHONPATH=.:.vllm python benchmarks/kernel_speed.py --vllm --out kernel_speed.json
 
-``--vllm`` names a folder that holds vLLM's ``vllm/lora/ops/triton_ops``; without it ours alone is timed. vLLM 0.33
-launches expand with num_stages 1 on compute capability 9.0 whatever the config says. Here its jit functions are
-launched directly, below that decision, so that both kernels run the config as it is written.
+With ``--vllm`` the kernels of the vLLM that can be imported are timed too, an installed one or what
+``vllm_standins.py`` wrote. vLLM 0.33 launches expand with num_stages 1 on compute capability 9.0 whatever the config
+says. Here that one option is put back, so that both kernels run the config as it is written.
 
 With ``--offline`` nothing is launched: registers and shared memory of both are compared on a machine without a GPU.
 """
 
 import argparse
 import gzip
-import importlib.util
 import json
 import multiprocessing
 import os
@@ -27,26 +26,27 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from multiprocessing.connection import wait
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
-from bo_tune.kernels.operations import operation
+from bo_tune.kernels import operations as builtin
+from bo_tune.kernels.vllm import operations as vllm
+from bo_tune.kernels.vllm.kernel_call import KernelCall
 from bo_tune.measure.offline_driver import activate
 from bo_tune.measure.timing import ColdTimer
 from bo_tune.outcome import estimate_us
 from bo_tune.problem import Problem
 
 RECORDINGS = Path(__file__).parents[1] / "studies" / "recordings"
-DEFAULT_GROUP_SIZE_M = 8
 LATE = "not reached before the deadline"
 
 
@@ -87,115 +87,25 @@ def draw_cases(count: int, seed: int) -> list[Case]:
     return cases
 
 
-class VllmKernels:
-    """vLLM's two jit functions, loaded without vLLM's own package, and their arguments."""
-
-    def __init__(self, root: Path) -> None:
-        folder = next(
-            (f for f in (root / "vllm/lora/ops/triton_ops", root) if (f / "lora_shrink_op.py").exists()), None
-        )
-        if folder is None:
-            raise SystemExit(f"{root}: no lora_shrink_op.py, neither there nor in vllm/lora/ops/triton_ops")
-        self._stand_in_for_the_rest()
-        self._load(folder, "kernel_utils")
-        self.shrink = self._load(folder, "lora_shrink_op")._lora_shrink_kernel
-        self.expand = self._load(folder, "lora_expand_op")._lora_expand_kernel
-
-    @staticmethod
-    def _stand_in_for_the_rest() -> None:
-        """Modules the two files import by name; nothing of them is used by the jit functions."""
-
-        def refuse(**_: Any) -> None:
-            raise AttributeError("no custom ops here")
-
-        contents: dict[str, dict[str, Any]] = {
-            "vllm": {"envs": SimpleNamespace()},
-            "vllm.triton_utils": {"tl": triton.language, "triton": triton},
-            "vllm.platforms": {"current_platform": SimpleNamespace()},
-            "vllm.utils": {},
-            "vllm.utils.torch_utils": {"direct_register_custom_op": refuse},
-            "vllm.lora": {},
-            "vllm.lora.ops": {},
-            "vllm.lora.ops.triton_ops": {},
-            "vllm.lora.ops.triton_ops.utils": {
-                **dict.fromkeys(("_get_lora_a_ptr", "_get_lora_b_ptr", "get_lora_op_configs", "supports_pdl")),
-                "is_batch_invariant": False,
-            },
-        }
-        for name, content in contents.items():
-            module = ModuleType(name)
-            module.__path__ = []
-            module.__dict__.update(content)
-            sys.modules[name] = module
-
-    @staticmethod
-    def _load(folder: Path, name: str) -> ModuleType:
-        qualified = f"vllm.lora.ops.triton_ops.{name}"
-        spec = importlib.util.spec_from_file_location(qualified, folder / f"{name}.py")
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[qualified] = module
-        spec.loader.exec_module(module)
-        return module
-
-    def launchable(self, problem: Problem, config: dict[str, int], inputs: Any | None) -> tuple[Any, tuple[Any, ...]]:
-        """Return the jit function and all its arguments; without inputs, dtypes in place of tensors."""
-        arguments = self._shrink if problem.kernel == "lora_shrink" else self._expand
-        return self.shrink if problem.kernel == "lora_shrink" else self.expand, arguments(problem, config, inputs)
-
-    @staticmethod
-    def _shrink(p: Problem, config: dict[str, int], inputs: Any | None) -> tuple[Any, ...]:
-        op = operation(p.kernel)
-        x, weights, out, *groups = (op.argument_types(p) if inputs is None else op.arguments(inputs))[:7]
-        scale = 1.0 if inputs is None else inputs.scale
-        strides = (p.k, 1, p.n * p.k, p.k, 1, p.m * p.n, p.n, 1)
-        blocks = (config["block_m"], config["block_n"], config["block_k"])
-        even = p.k % (config["block_k"] * config["split_k"]) == 0
-        constants = (*blocks, even, config["split_k"], DEFAULT_GROUP_SIZE_M, p.num_slices, False, False)
-        return (x, weights, out, p.m, p.n, p.k, *groups, scale, *strides, *constants)
-
-    @staticmethod
-    def _expand(p: Problem, config: dict[str, int], inputs: Any | None) -> tuple[Any, ...]:
-        op = operation(p.kernel)
-        x, weights, out, *groups = (op.argument_types(p) if inputs is None else op.arguments(inputs))[:7]
-
-        def table(values: Sequence[int], dtype: torch.dtype = torch.int64) -> Any:
-            return dtype if inputs is None else torch.tensor(values, dtype=dtype).to(inputs.x.device)
-
-        widths = p.slice_sizes
-        same = len(set(widths)) == 1
-        starts = [sum(widths[:index]) for index in range(len(widths))]
-        strides = ([width * p.k for width in widths], [p.k] * len(widths), [1] * len(widths))
-        weight_strides = [values[0] if same else table(values) for values in strides]
-        constants = (config["block_m"], config["block_n"], config["block_k"], p.k % config["block_k"] == 0)
-        flags = (p.add_inputs is not False, True, p.num_slices, same, False, False)
-        return (
-            *(x, weights, out, p.m, p.n, p.k, *groups),
-            table(starts, torch.uint64) if len(widths) > 1 else 0,
-            *(p.m * p.k, p.k, 1),
-            *weight_strides,
-            *(sum(widths), 1),
-            p.n if same else table(widths),
-            *constants,
-            *flags,
-        )
+def vllm_call(problem: Problem, config: dict[str, int], capability: tuple[int, int], inputs: Any = None) -> KernelCall:
+    """Return vLLM's launch, with the options of ours: the number of stages as the config says, and fused rounding."""
+    op = vllm.operation(problem.kernel)
+    if inputs is None:
+        call = op.capture_without_inputs(problem, config, capability)
+    else:
+        call = op.capture(inputs, config, capability)
+    return replace(call, options={**call.options, "num_stages": config["num_stages"], "enable_fp_fusion": True})
 
 
-def options_of(config: dict[str, int]) -> dict[str, Any]:
-    """Launch options, as both kernels get them."""
-    return {**{name: config[name] for name in ("num_warps", "num_stages", "num_ctas")}, "enable_fp_fusion": True}
-
-
-def compile_both(case: Case, vllm: VllmKernels | None) -> tuple[Any, Any]:
+def compile_both(case: Case, options: argparse.Namespace) -> tuple[Any, Any]:
     """Compile for the active target without launching."""
-    ours = operation(case.problem.kernel).warmup(case.problem, case.config)
-    if vllm is None:
+    ours = builtin.operation(case.problem.kernel).warmup(case.problem, case.config)
+    if not options.vllm:
         return ours, None
-    kernel, arguments = vllm.launchable(case.problem, case.config, None)
-    return ours, kernel.warmup(*arguments, grid=(1,), **options_of(case.config))
+    return ours, vllm_call(case.problem, case.config, divmod(options.capability, 10)).warmup()
 
 
-def compile_all(cases: list[Case], vllm: VllmKernels | None, options: argparse.Namespace, stop_at: float) -> None:
+def compile_all(cases: list[Case], options: argparse.Namespace, stop_at: float) -> None:
     """Compile every case in a process of its own, several at once; each is killed at its deadline.
 
     The processes are forks, so that none imports torch again. Nothing of CUDA has been touched before.
@@ -205,7 +115,7 @@ def compile_all(cases: list[Case], vllm: VllmKernels | None, options: argparse.N
     def work(case: Case) -> None:
         os.setsid()  # so that ptxas, a child, is killed with it
         activate(GPUTarget("cuda", options.capability, 32))
-        compile_both(case, vllm)
+        compile_both(case, options)
 
     waiting, running = list(cases), {}
     while waiting or running:
@@ -231,19 +141,9 @@ def compile_all(cases: list[Case], vllm: VllmKernels | None, options: argparse.N
                 case.failure = f"compiler ended with {process.exitcode}"
 
 
-def prepared(kernel: Any, grid: tuple[int, int, int], arguments: tuple[Any, ...], config: dict[str, int]) -> Any:
-    """Launch once and return the loaded kernel and a call that launches it again with little Python."""
-    compiled = kernel[grid](*arguments, **options_of(config))
-    run = compiled[grid]
-    bound = kernel.signature.bind(*arguments)
-    bound.apply_defaults()  # a loaded kernel wants every argument, the constants with defaults included
-    complete = tuple(bound.arguments.values())
-    return compiled, lambda: run(*complete)
-
-
-def measure(case: Case, vllm: VllmKernels | None, inputs: Any, reference: torch.Tensor, setup: SimpleNamespace) -> None:
+def measure(case: Case, inputs: Any, reference: torch.Tensor, setup: SimpleNamespace) -> None:
     """Check ours, then time both."""
-    op = operation(case.problem.kernel)
+    op = builtin.operation(case.problem.kernel)
     op.poison(inputs)
     op.launch(inputs, case.config)
     difference = torch.linalg.vector_norm(op.output(inputs).float() - reference)
@@ -255,26 +155,28 @@ def measure(case: Case, vllm: VllmKernels | None, inputs: Any, reference: torch.
     case.ours_registers = (binary.n_regs, binary.n_spills)
     case.ours_shared_bytes = binary.metadata.shared
     runs: list[Callable[[], None]] = [lambda: op.launch(inputs, case.config)]
-    if vllm is not None:
-        kernel, arguments = vllm.launchable(case.problem, case.config, inputs)
-        binary, run = prepared(kernel, op.grid(case.problem, case.config), arguments, case.config)
+    if setup.vllm:
+        call = vllm_call(case.problem, case.config, vllm.target_capability(), inputs)
+        launch = call.launch()
+        binary = call.warmup()
         case.vllm_registers = (binary.n_regs, binary.n_spills)
         case.vllm_shared_bytes = binary.metadata.shared
-        runs.append(run)
+        runs.append(lambda: launch.run(*launch.arguments))
     op.reset(inputs)
-    case.ours_us, *others = map(estimate_us, setup.timer.time_in_turn(runs, setup.repetitions))
+    case.ours_us, *others = map(estimate_us, setup.timer.time_in_turn(runs, setup.repetitions).runtimes_us)
     case.vllm_us = others[0] if others else None
 
 
-def measure_all(cases: list[Case], vllm: VllmKernels | None, options: argparse.Namespace, stop_at: float) -> None:
+def measure_all(cases: list[Case], options: argparse.Namespace, stop_at: float) -> None:
     """Measure all cases, those of one problem after another with the same inputs, until the deadline."""
     device = torch.device("cuda")
     setup = SimpleNamespace(
         repetitions=options.repetitions,
         timer=ColdTimer(device),
+        vllm=options.vllm,
     )
     for problem in dict.fromkeys(case.problem for case in cases):
-        op = operation(problem.kernel)
+        op = builtin.operation(problem.kernel)
         inputs = op.make_inputs(problem, seed=options.seed, device=device)
         reference = op.reference(inputs)
         for case in cases:
@@ -284,7 +186,7 @@ def measure_all(cases: list[Case], vllm: VllmKernels | None, options: argparse.N
                 case.failure = LATE
                 continue
             try:
-                measure(case, vllm, inputs, reference, setup)
+                measure(case, inputs, reference, setup)
             except (RuntimeError, triton.runtime.errors.OutOfResources) as error:
                 case.failure = f"{type(error).__name__}: {str(error).splitlines()[0]}"
 
@@ -300,12 +202,12 @@ def resources(binary: Any) -> tuple[int, int]:
     return tuple(map(int, re.findall(r"REG:(\d+) STACK:(\d+)", text)[0]))
 
 
-def inspect_all(cases: list[Case], vllm: VllmKernels | None, options: argparse.Namespace) -> None:
+def inspect_all(cases: list[Case], options: argparse.Namespace) -> None:
     """Read registers and shared memory of binaries that are in the cache by now."""
     activate(GPUTarget("cuda", options.capability, 32))
     for case in cases:
         if case.failure is None:
-            ours, theirs = compile_both(case, vllm)
+            ours, theirs = compile_both(case, options)
             case.ours_registers, case.ours_shared_bytes = resources(ours), ours.metadata.shared
             if theirs is not None:
                 case.vllm_registers, case.vllm_shared_bytes = resources(theirs), theirs.metadata.shared
@@ -322,6 +224,7 @@ def ratios(cases: list[Case]) -> Iterator[tuple[str, list[float]]]:
 
 def report(cases: list[Case], options: argparse.Namespace) -> dict[str, Any]:
     """Gather everything measured, with where and how."""
+    sources = [builtin, vllm] if options.vllm else [builtin]
     summary = {
         name: {
             "configs": len(values),
@@ -336,7 +239,7 @@ def report(cases: list[Case], options: argparse.Namespace) -> dict[str, Any]:
         "what": "registers per thread, ours / vLLM" if options.offline else "kernel time, ours / vLLM",
         "gpu": None if options.offline else torch.cuda.get_device_name(),
         "versions": {"triton": triton.__version__, "torch": torch.__version__, "python": sys.version.split()[0]},
-        "sources": sorted({operation(case.problem.kernel).source for case in cases}),
+        "sources": sorted({s.operation(case.problem.kernel).source for case in cases for s in sources}),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": shlex.join(sys.argv),
         "timing": f"{options.repetitions} interleaved repetitions each, 256 MB written before each launch",
@@ -348,7 +251,7 @@ def report(cases: list[Case], options: argparse.Namespace) -> dict[str, Any]:
 def parse() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--vllm", type=Path, help="folder with vLLM's sources")
+    parser.add_argument("--vllm", action="store_true", help="time vLLM's kernels too")
     parser.add_argument("--out", type=Path, required=True, help="JSON to write")
     parser.add_argument("--configs", type=int, default=240)
     parser.add_argument("--seed", type=int, default=0)
@@ -366,19 +269,18 @@ def main() -> None:
     options = parse()
     stop_at = time.monotonic() + options.deadline
     os.environ.setdefault("TRITON_CACHE_DIR", tempfile.mkdtemp(prefix="kernel_speed."))
-    vllm = None if options.vllm is None else VllmKernels(options.vllm)
     cases = draw_cases(options.configs, options.seed)
     start = time.monotonic()
-    compile_all(cases, vllm, options, stop_at)
+    compile_all(cases, options, stop_at)
     print(f"compiled {len(cases)} cases in {time.monotonic() - start:.0f} s")
     if options.offline:
-        inspect_all(cases, vllm, options)
+        inspect_all(cases, options)
     else:
-        measure_all(cases, vllm, options, stop_at)
+        measure_all(cases, options, stop_at)
     result = report(cases, options)
     options.out.write_text(json.dumps(result, indent=1) + "\n")
     for name, row in result["summary"].items():
-        low, *_, high = row["quartiles"]
+        low, high = row["quartiles"][0], row["quartiles"][-1]
         print(f"{name:48} {row['configs']:4} {row['median_ratio']:6.3f}  quartiles {low:.3f} … {high:.3f}")
     failures = [case for case in cases if case.failure]
     print(f"{len(failures)} without a figure: {sorted({case.failure or '' for case in failures})}")

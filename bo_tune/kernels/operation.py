@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from bo_tune.conditions import Tokens
 from bo_tune.problem import GpuInfo, Problem
 from bo_tune.space import Config
 
@@ -25,8 +26,10 @@ class Operation(ABC, Generic[Inputs]):
         """Which code this is, for example ``bo_tune 3f2a9c1e``: results of different sources never mix."""
 
     @abstractmethod
-    def make_inputs(self, problem: Problem, *, seed: int, device: torch.device) -> Inputs:
-        """Draw inputs of the problem's size, tokens spread over its adapters."""
+    def make_inputs(
+        self, problem: Problem, *, seed: int, device: torch.device, tokens: Tokens = Tokens.UNIFORM
+    ) -> Inputs:
+        """Draw inputs of the problem's size, its tokens spread over the adapters as said."""
 
     @abstractmethod
     def inputs_bytes(self, inputs: Inputs) -> int:

@@ -1,7 +1,8 @@
 """What is known of a kernel without a GPU: its search space, default config, constraints, features and keys.
 
-A kernel is a package of three files: ``spec.py`` (this interface; imports neither torch nor triton),
-``op.py`` (the Triton code and how it is launched, see ``kernels.operation``) and ``naive.py`` (the reference).
+A kernel is a package of four files: ``spec.py`` (this interface; imports neither torch nor triton), ``inputs.py``
+(tensors, reference, tolerance), ``naive.py`` (the reference's arithmetic) and ``op.py`` (the project's own Triton code
+and how it is launched, see ``kernels.operation``). ``kernels.vllm`` launches an installed vLLM's code instead.
 """
 
 from abc import ABC, abstractmethod

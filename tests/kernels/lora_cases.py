@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
+from bo_tune.kernels import operations as builtin
 from bo_tune.kernels.lora.tokens import TokenGroups
-from bo_tune.kernels.operations import operation
 from bo_tune.problem import Problem
 
 GUARD = 64
@@ -16,15 +16,15 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
 def assemble(problem: Problem, assignment: list[int], *, empty: tuple[int, ...] = (), device: str = "cpu") -> Any:
-    """Inputs of a problem whose tokens are assigned by hand."""
+    """Inputs of a problem whose tokens are assigned by hand: the same for every kernel source."""
     place = torch.device(device)
     groups = TokenGroups.of(torch.tensor(assignment, device=place), problem.max_loras, empty=empty)
-    return operation(problem.kernel).assemble(problem, groups, torch.Generator(place).manual_seed(7), place)
+    return builtin.operation(problem.kernel).assemble(problem, groups, torch.Generator(place).manual_seed(7), place)
 
 
-def check(inputs: Any, config: dict[str, int]) -> None:
+def check(inputs: Any, config: dict[str, int], source: Any = builtin) -> None:
     """Launch on a poisoned output and compare with the reference; nothing outside the output may change."""
-    op = operation(inputs.problem.kernel)
+    op = source.operation(inputs.problem.kernel)
     guarded = torch.full((inputs.out.numel() + 2 * GUARD,), 3.0, dtype=inputs.out.dtype, device=inputs.out.device)
     inputs = dataclasses.replace(inputs, out=guarded[GUARD:-GUARD].view(inputs.out.shape))
     reference = op.reference(inputs)

@@ -1,4 +1,4 @@
-"""Runs ``interpreted_checks.py`` under Triton's interpreter, on any machine."""
+"""Runs the checks under Triton's interpreter, on any machine."""
 
 import os
 import subprocess
@@ -6,17 +6,29 @@ import sys
 from pathlib import Path
 
 import pytest
+from vllm_wheel import vllm_folder
 
 HERE = Path(__file__).parent
 PASSED = 0
 
 
-@pytest.mark.parametrize("kernel", ["shrink", "expand"])
-def test_kernel_is_right_under_the_interpreter(kernel):
+def run_interpreted(checks: str, which: str, *more_path: Path) -> None:
+    """Run a file of checks in a process of its own: Triton decides on its interpreter when a kernel is defined."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    command += [str(HERE / "interpreted_checks.py"), "-k", kernel]
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
+    command += [str(HERE / checks), "-k", which]
+    path = os.pathsep.join([*map(str, more_path), str(HERE), *sys.path])
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path}
     result = subprocess.run(
         command, env=environment, cwd=HERE.parents[1], capture_output=True, text=True, check=False, timeout=600
     )
     assert result.returncode == PASSED, result.stdout[-6000:] + result.stderr[-2000:]
+
+
+@pytest.mark.parametrize("kernel", ["shrink", "expand"])
+def test_kernel_is_right_under_the_interpreter(kernel):
+    run_interpreted("interpreted_checks.py", kernel)
+
+
+@pytest.mark.parametrize("kernel", ["shrink", "expand"])
+def test_vllm_kernel_is_right_under_the_interpreter(kernel):
+    run_interpreted("interpreted_vllm_checks.py", kernel, vllm_folder())

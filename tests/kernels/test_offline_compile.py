@@ -4,6 +4,7 @@ import pytest
 import triton
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from lora_variants import SMALL, variants
 from triton.backends.compiler import GPUTarget
 
 from bo_tune.kernels.operations import operation
@@ -12,7 +13,6 @@ from bo_tune.measure.offline_driver import activate
 from bo_tune.problem import GpuInfo, Problem
 
 H100 = GpuInfo("NVIDIA H100 80GB HBM3", (9, 0), sm_count=132, shared_memory_bytes=232448)
-SMALL = {"block_m": 16, "block_n": 32, "block_k": 32, "num_warps": 4, "num_stages": 3, "num_ctas": 1}
 
 
 @pytest.fixture(autouse=True)
@@ -73,28 +73,6 @@ def test_effective_config_completes_and_drops_only_inert_stages():
     assert expand.effective_config(Problem("lora_expand", 4, 1, 16, 32, 4096), SMALL, H100) == SMALL
     without_ctas = {name: value for name, value in SMALL.items() if name != "num_ctas"}
     assert expand.effective_config(Problem("lora_expand", 4, 1, 16, 64, 4096), without_ctas, H100) == SMALL
-
-
-@st.composite
-def variants(draw: st.DrawFn) -> tuple[Problem, dict[str, int]]:
-    kernel = draw(st.sampled_from(["lora_shrink", "lora_expand"]))
-    slices = draw(st.sampled_from([1, 2, 3]))
-    width = draw(st.sampled_from([16, 64, 24]))
-    shrink = kernel == "lora_shrink"
-    widths = (width,) * slices if shrink or draw(st.booleans()) else (width, *[16] * (slices - 1))
-    problem = Problem(
-        kernel,
-        draw(st.sampled_from([1, 4])),
-        slices,
-        draw(st.sampled_from([1, 16, 24, 160])),
-        draw(st.sampled_from([128, 64, 100])),
-        width,
-        dtype=draw(st.sampled_from(["bfloat16", "float16"])),
-        slice_sizes=widths,
-        add_inputs=None if shrink else draw(st.sampled_from([None, True])),
-    )
-    config = {**SMALL, "num_stages": draw(st.sampled_from([2, 3]))}
-    return problem, config | ({"split_k": 4} if shrink else {})
 
 
 @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))

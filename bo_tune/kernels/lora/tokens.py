@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import torch
 
+from bo_tune.conditions import Tokens
+
 
 @dataclass(frozen=True, slots=True)
 class TokenGroups:
@@ -61,6 +63,15 @@ class TokenGroups:
         return self.tokens, self.rows, self.starts, self.adapters
 
 
-def draw_assignment(tokens: int, max_loras: int, generator: torch.Generator, device: torch.device) -> torch.Tensor:
-    """Give every token an adapter, each equally likely. int32 ``[tokens]``."""
-    return torch.randint(max_loras, (tokens,), generator=generator, device=device, dtype=torch.int32)
+def draw_assignment(
+    tokens: int, max_loras: int, generator: torch.Generator, device: torch.device, spread: Tokens = Tokens.UNIFORM
+) -> torch.Tensor:
+    """Give every token an adapter. int32 ``[tokens]``."""
+    match spread:
+        case Tokens.UNIFORM:
+            return torch.randint(max_loras, (tokens,), generator=generator, device=device, dtype=torch.int32)
+        case Tokens.ONE:
+            return torch.zeros(tokens, dtype=torch.int32, device=device)
+        case Tokens.ZIPF:
+            weights = 1.0 / torch.arange(1, max_loras + 1, dtype=torch.float32, device=device)
+            return torch.multinomial(weights, tokens, replacement=True, generator=generator).to(torch.int32)

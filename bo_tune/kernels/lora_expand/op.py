@@ -8,7 +8,6 @@ kernel M = T, K = R and N = the widest slice.
 """
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -18,24 +17,11 @@ import triton
 import triton.language as tl
 
 from bo_tune.kernels.lora.jit import multiply, slice_weights, token_rows
-from bo_tune.kernels.lora.operation import (
-    LoraInputs,
-    LoraOperation,
-    cdiv,
-    draw,
-    dtype_of,
-    int_specialisation,
-    source_digest,
-    weights_argument,
-    weights_dtype,
-)
-from bo_tune.kernels.lora.tokens import TokenGroups
-from bo_tune.kernels.lora_expand import naive
+from bo_tune.kernels.lora.operation import dtype_of, int_specialisation
+from bo_tune.kernels.lora.own import OwnLoraOperation, cdiv, source_digest, weights_argument, weights_dtype
+from bo_tune.kernels.lora_expand.inputs import ExpandInputs, ExpandOperation, adds_inputs
 from bo_tune.problem import Problem
 from bo_tune.space import Config
-
-RELATIVE_TOLERANCE = {"bfloat16": 1e-2, "float16": 2e-3}
-"""The output is rounded twice to the weights' type: up to 2**-8 (bfloat16) or 2**-11 each time."""
 
 
 @triton.jit
@@ -96,62 +82,12 @@ def lora_expand_kernel(
     tl.store(target, product, mask=mask)
 
 
-@dataclass(slots=True)
-class ExpandInputs(LoraInputs):
-    """Inputs of one expand problem: ``x`` float32 [S, T, R], ``weights`` S × [L, 1, N_s, R], ``out`` [T, sum of N_s].
-
-    ``initial`` is what the output holds before each launch.
-    """
-
-    initial: torch.Tensor
-
-
-class LoraExpand(LoraOperation[ExpandInputs]):
+class LoraExpand(ExpandOperation, OwnLoraOperation[ExpandInputs]):
     """The project's own expand kernel."""
 
-    name = "lora_expand"
     kernel = lora_expand_kernel
     optional_constants: ClassVar[Mapping[str, int]] = MappingProxyType({})
     digest = source_digest(Path(__file__))
-
-    def assemble(
-        self, problem: Problem, groups: TokenGroups, generator: torch.Generator, device: torch.device
-    ) -> ExpandInputs:
-        dtype = dtype_of(problem)
-        weights = tuple(
-            draw((problem.max_loras, 1, width, problem.k), dtype, generator, device, scale=problem.k**-0.5)
-            for width in problem.slice_sizes
-        )
-        initial = draw((problem.m, sum(problem.slice_sizes)), dtype, generator, device)
-        return ExpandInputs(
-            problem=problem,
-            x=draw((problem.num_slices, problem.m, problem.k), torch.float32, generator, device),
-            weights=weights,
-            groups=groups,
-            out=initial.clone(),
-            initial=initial,
-        )
-
-    def reset(self, inputs: ExpandInputs) -> None:
-        inputs.out.copy_(inputs.initial)
-
-    def poison(self, inputs: ExpandInputs) -> None:
-        """As ``reset``, with NaN in the rows to overwrite; where the kernel adds, a skipped element keeps its value."""
-        inputs.out.copy_(inputs.initial)
-        if not adds_inputs(inputs.problem):
-            inputs.out[inputs.groups.assignment >= 0] = torch.nan
-
-    def reference(self, inputs: ExpandInputs) -> torch.Tensor:
-        return naive.lora_expand(
-            inputs.x,
-            inputs.weights,
-            inputs.groups.assignment,
-            inputs.initial,
-            add_inputs=adds_inputs(inputs.problem),
-        )
-
-    def tolerance(self, problem: Problem) -> float:
-        return RELATIVE_TOLERANCE[problem.dtype]
 
     def even_k(self, problem: Problem, config: Config) -> bool:
         return problem.k % config["block_k"] == 0
@@ -212,11 +148,6 @@ class LoraExpand(LoraOperation[ExpandInputs]):
             varying_widths(problem),
             *map(int_specialisation, sizes),
         )
-
-
-def adds_inputs(problem: Problem) -> bool:
-    """Whether the kernel adds to its output; it does unless the problem says otherwise, as in serving."""
-    return problem.add_inputs is not False
 
 
 def varying_widths(problem: Problem) -> bool:

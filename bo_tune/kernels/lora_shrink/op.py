@@ -8,7 +8,6 @@ M = T, N = R, K = H.
 """
 
 from collections.abc import Hashable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -18,25 +17,12 @@ import triton
 import triton.language as tl
 
 from bo_tune.kernels.lora.jit import multiply, slice_weights, token_rows
-from bo_tune.kernels.lora.operation import (
-    LoraInputs,
-    LoraOperation,
-    cdiv,
-    draw,
-    dtype_of,
-    int_specialisation,
-    source_digest,
-    weights_argument,
-    weights_dtype,
-)
-from bo_tune.kernels.lora.tokens import TokenGroups
-from bo_tune.kernels.lora_shrink import naive
+from bo_tune.kernels.lora.operation import dtype_of, int_specialisation
+from bo_tune.kernels.lora.own import OwnLoraOperation, cdiv, source_digest, weights_argument, weights_dtype
+from bo_tune.kernels.lora_shrink.inputs import ShrinkInputs, ShrinkOperation
 from bo_tune.kernels.lora_shrink.spec import DEFAULT_GROUP_SIZE_M
 from bo_tune.problem import Problem
 from bo_tune.space import Config
-
-RELATIVE_TOLERANCE = 1e-4
-"""float32 sums in another order differ by 1e-6; one lost tile of 1,000 would differ by 3e-2."""
 
 
 @triton.jit
@@ -99,51 +85,14 @@ def lora_shrink_kernel(
         tl.atomic_add(target, product, mask=mask, sem="relaxed")
 
 
-@dataclass(slots=True)
-class ShrinkInputs(LoraInputs):
-    """Inputs of one shrink problem: ``x`` [T, H], ``weights`` S × [L, 1, R, H], ``out`` float32 [S, T, R]."""
-
-    scale: float = 0.5
-
-
-class LoraShrink(LoraOperation[ShrinkInputs]):
+class LoraShrink(ShrinkOperation, OwnLoraOperation[ShrinkInputs]):
     """The project's own shrink kernel."""
 
-    name = "lora_shrink"
     kernel = lora_shrink_kernel
     optional_constants: ClassVar[Mapping[str, int]] = MappingProxyType(
         {"group_size_m": DEFAULT_GROUP_SIZE_M, "split_k": 1}
     )
     digest = source_digest(Path(__file__))
-
-    def assemble(
-        self, problem: Problem, groups: TokenGroups, generator: torch.Generator, device: torch.device
-    ) -> ShrinkInputs:
-        dtype = dtype_of(problem)
-        weights = tuple(
-            draw((problem.max_loras, 1, width, problem.k), dtype, generator, device, scale=problem.k**-0.5)
-            for width in problem.slice_sizes
-        )
-        return ShrinkInputs(
-            problem=problem,
-            x=draw((problem.m, problem.k), dtype, generator, device),
-            weights=weights,
-            groups=groups,
-            out=torch.zeros((problem.num_slices, problem.m, problem.n), dtype=torch.float32, device=device),
-        )
-
-    def reset(self, inputs: ShrinkInputs) -> None:
-        inputs.out.zero_()
-
-    def poison(self, inputs: ShrinkInputs) -> None:
-        """As ``reset``: the kernel adds to its output, so that a skipped element shows as zero."""
-        inputs.out.zero_()
-
-    def reference(self, inputs: ShrinkInputs) -> torch.Tensor:
-        return naive.lora_shrink(inputs.x, inputs.weights, inputs.groups.assignment, inputs.scale)
-
-    def tolerance(self, problem: Problem) -> float:
-        return RELATIVE_TOLERANCE
 
     def even_k(self, problem: Problem, config: Config) -> bool:
         return problem.k % (config["block_k"] * config.get("split_k", 1)) == 0

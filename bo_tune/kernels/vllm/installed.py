@@ -1,0 +1,68 @@
+"""Which vLLM is installed, and whether its LoRA kernels can be tuned. Imports neither torch nor vLLM."""
+
+import importlib.util
+import re
+import sys
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from types import MappingProxyType
+
+from bo_tune.errors import InputError
+
+KERNELS_PACKAGE = "vllm.lora.ops.triton_ops"
+
+LAUNCHERS: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "lora_shrink": (f"{KERNELS_PACKAGE}.lora_shrink_op", "_lora_shrink"),
+        "lora_expand": (f"{KERNELS_PACKAGE}.lora_expand_op", "_lora_expand"),
+    }
+)
+"""Module and name of the function with which vLLM launches each kernel."""
+
+_NO_VERSION = "dev"
+"""What vLLM calls itself where its build did not write a version."""
+
+
+class VllmError(InputError):
+    """The installed vLLM's kernels cannot be tuned; the message names its version and what is missing or differs."""
+
+
+def unavailable() -> str | None:
+    """Say why the installed vLLM's kernels cannot be tuned, or None where nothing speaks against it.
+
+    Looks for files and imports nothing: what breaks on import shows only when ``operations.operation`` is called.
+    """
+    spec = importlib.util.find_spec("vllm")
+    if spec is None or spec.submodule_search_locations is None:
+        return "vLLM is not installed"
+    folders = [Path(folder) for folder in spec.submodule_search_locations]
+    for module, _ in LAUNCHERS.values():
+        file = Path(*module.split(".")[1:]).with_suffix(".py")
+        if not any((folder / file).is_file() for folder in folders):
+            return f"{described()} has no module {module}"
+    return None
+
+
+def version() -> str | None:
+    """Return the version of the vLLM that is imported, else of the one installed; None where neither says.
+
+    The suffix that names a CUDA build is left out: the kernels' text is the same.
+    """
+    text = getattr(sys.modules.get("vllm"), "__version__", None)
+    if text is None:
+        try:
+            text = metadata.version("vllm")
+        except metadata.PackageNotFoundError:
+            return None
+    return None if text == _NO_VERSION else re.sub(r"\+(cu|cpu|rocm)\w*$", "", text)
+
+
+def described() -> str:
+    """Name the installed vLLM in a message."""
+    return f"vllm {version() or '(version unknown)'}"
+
+
+def refusal(problem: str) -> VllmError:
+    """Return the error for something that the installed vLLM lacks or does differently."""
+    return VllmError(f"{described()}: {problem}; --kernels builtin tunes the project's own kernels instead")

@@ -1,0 +1,217 @@
+"""vLLM's own Python launcher of one kernel, asked what it launches for a config.
+
+The launcher runs in a namespace of its own, in which its lookup of configs gives the chosen one, its platform is
+the GPU that is compiled for, and its kernel notes the launch instead of starting it. So nothing of what vLLM makes of
+a config is copied here: arguments, strides, pointer tables, constants and forced options are its own.
+"""
+
+import hashlib
+import importlib
+import inspect
+import threading
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from triton.runtime.autotuner import Autotuner, Heuristics
+
+from bo_tune.errors import one_line
+from bo_tune.kernels.vllm.installed import KERNELS_PACKAGE, LAUNCHERS, VllmError, refusal
+from bo_tune.kernels.vllm.kernel_call import KernelCall
+from bo_tune.kernels.vllm.private_copy import PrivateCopy
+from bo_tune.space import Config
+
+LOOKUP = "get_lora_op_configs"
+"""vLLM's function that finds the config of a problem."""
+
+NOT_IN_ALL_VERSIONS = frozenset({"no_lora_flag_cpu", "num_active_loras"})
+"""Arguments that a launcher may do without."""
+
+UNPIPELINED_WHERE_RAGGED = frozenset({"31f0f3846633393c25d36c5b6fdd8513051d2318e3b75c2a53ee837b87333f17"})
+"""SHA-256 of the ``kernel_utils.py`` whose product loop was seen to compile to one binary for all ``num_stages`` where
+the tiles do not cover k (``tests/kernels/test_vllm_offline.py``): vLLM 0.33.0. Of any other text nothing is claimed."""
+
+
+class TargetPlatform:
+    """Stands in for vLLM's platform: answers for the GPU that is compiled for, which need not be at hand.
+
+    What it does not know it refuses with an AttributeError, so that nothing is answered for the wrong GPU.
+    """
+
+    capability: tuple[int, int] = (0, 0)
+
+    def is_cuda(self) -> bool:
+        """Only NVIDIA GPUs are tuned on."""
+        return True
+
+    def is_cuda_alike(self) -> bool:
+        """Only NVIDIA GPUs are tuned on."""
+        return True
+
+    def is_rocm(self) -> bool:
+        """Only NVIDIA GPUs are tuned on."""
+        return False
+
+    def is_device_capability(self, capability: int | tuple[int, int], device_id: int = 0) -> bool:
+        """Say whether the GPU has just this compute capability, 90 or (9, 0)."""
+        return self.capability == _pair(capability)
+
+    def has_device_capability(self, capability: int | tuple[int, int], device_id: int = 0) -> bool:
+        """Say whether the GPU has this compute capability or a later one."""
+        return self.capability >= _pair(capability)
+
+
+class Launcher:
+    """What vLLM launches for one kernel. Safe to use from several threads.
+
+    Args:
+        kernel: name of the kernel.
+        given: names of the arguments that ``capture`` will give the launcher.
+
+    Raises:
+        VllmError: the installed vLLM lacks something, or wants what is not known here.
+    """
+
+    def __init__(self, kernel: str, given: frozenset[str]) -> None:
+        module_name, name = LAUNCHERS[kernel]
+        module = _import(module_name)
+        self._module, self._name = module_name, name
+        self._original = _attribute(module, name)
+        lookup = _attribute(module, LOOKUP)
+        self._lookup_names = tuple(inspect.signature(inspect.unwrap(lookup)).parameters)
+        self._platform = TargetPlatform()
+        self._config = _ReadConfig({})
+        self._asked: list[dict[str, Any]] = []
+        self._calls: list[KernelCall] = []
+        self._lock = threading.Lock()
+        replacements = {LOOKUP: self._look_up, "current_platform": self._platform, "async_tensor_h2d": _to_device}
+        self._private = PrivateCopy(replacements, self._recorder)
+        try:
+            self._function = self._private.function(self._original)
+        except TypeError as error:
+            raise self._refusal(str(error)) from error
+        self._accepted = given & self._check_parameters(given)
+        texts = {name: file.read_bytes() for name, file in _source_files(inspect.unwrap(self._original)).items()}
+        self.digest = hashlib.sha256(b"".join(texts[name] for name in sorted(texts))).hexdigest()[:10]
+        product = hashlib.sha256(texts.get(f"{KERNELS_PACKAGE}.kernel_utils", b"")).hexdigest()
+        self.unpipelined_where_ragged = product in UNPIPELINED_WHERE_RAGGED
+
+    def capture(
+        self, arguments: Mapping[str, Any], config: Config, capability: tuple[int, int], key: Mapping[str, Any]
+    ) -> KernelCall:
+        """Run the launcher and return what it would have launched.
+
+        Args:
+            arguments: what the engine passes, by name; tensors on any device, the meta device included.
+            config: what the launcher's lookup gives it.
+            capability: compute capability of the GPU, which decides some options.
+            key: what the launcher must look the config up under, by the lookup's parameters.
+
+        Raises:
+            VllmError: the launcher does something else than look one config up and launch one kernel.
+        """
+        passed = {name: value for name, value in arguments.items() if name in self._accepted}
+        with self._lock:
+            self._private.forget()
+            self._asked.clear()
+            self._calls.clear()
+            self._config, self._platform.capability = _ReadConfig(config), capability
+            try:
+                self._function(**passed)
+            except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+                raise self._refusal(f"it fails with {type(error).__name__}: {one_line(error)}") from error
+            return self._checked(key)
+
+    def _checked(self, key: Mapping[str, Any]) -> KernelCall:
+        if len(self._calls) != 1:
+            hint = "; VLLM_BATCH_INVARIANT ignores tuned files and must not be set" if len(self._calls) > 1 else ""
+            raise self._refusal(f"it launches {len(self._calls)} kernels instead of one{hint}")
+        found = [{name: asked.get(name) for name in key} for asked in self._asked]
+        if found != [dict(key)]:
+            raise self._refusal(f"it looks its config up under {found}, not once under {dict(key)}")
+        return self._calls[0]
+
+    def _check_parameters(self, given: frozenset[str]) -> frozenset[str]:
+        parameters = inspect.signature(self._function).parameters
+        required = {name for name, p in parameters.items() if p.default is inspect.Parameter.empty}
+        unknown = sorted(required - given)
+        missing = sorted(given - parameters.keys() - NOT_IN_ALL_VERSIONS)
+        if unknown or missing:
+            wants = f"wants {', '.join(unknown)}" if unknown else f"has no parameter {', '.join(missing)}"
+            raise self._refusal(f"it {wants}")
+        return frozenset(parameters)
+
+    def _look_up(self, *arguments: Any, **named: Any) -> dict[str, int]:
+        self._asked.append({**dict(zip(self._lookup_names, arguments, strict=False)), **named})
+        return self._config
+
+    def _recorder(self, kernel: Any) -> "_Recorder":
+        return _Recorder(kernel, self._note)
+
+    def _note(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
+        self._calls.append(KernelCall(kernel, grid, arguments, options, dict(self._config.read)))
+
+    def _refusal(self, problem: str) -> VllmError:
+        return refusal(f"{self._module}.{self._name} cannot be used: {problem}")
+
+
+class _ReadConfig(dict[str, int]):
+    """A config that notes what is read of it."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        self.read: dict[str, int] = {}
+
+    def __getitem__(self, name: str) -> int:
+        value = self.read[name] = super().__getitem__(name)
+        return value
+
+    def get(self, name: str, default: Any = None) -> Any:
+        if name not in self:
+            return default
+        return self[name]
+
+
+class _Recorder:
+    """Stands in for a kernel and hands on what it is launched with."""
+
+    def __init__(self, kernel: Any, note: Callable[..., None]) -> None:
+        self._kernel = kernel
+        self._note = note
+
+    def __getitem__(self, grid: tuple[Any, ...]) -> Callable[..., None]:
+        if isinstance(self._kernel, (Autotuner, Heuristics)):
+            raise TypeError("its kernel picks its config itself")
+        return partial(self._note, self._kernel, tuple(map(int, grid)))
+
+
+def _pair(capability: int | tuple[int, int]) -> tuple[int, int]:
+    return divmod(capability, 10) if isinstance(capability, int) else (capability[0], capability[1])
+
+
+def _to_device(data: Any, device: torch.device | None = None, dtype: torch.dtype | None = None) -> torch.Tensor:
+    """Stands in for vLLM's copy through pinned memory, which would need a CUDA context in processes without one."""
+    return torch.tensor(data, dtype=dtype).to(device)
+
+
+def _import(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except (ImportError, OSError, RuntimeError) as error:
+        raise refusal(f"{module} cannot be imported: {one_line(error)}") from error
+
+
+def _attribute(module: Any, name: str) -> Any:
+    try:
+        return getattr(module, name)
+    except AttributeError:
+        raise refusal(f"{module.__name__} has no {name}") from None
+
+
+def _source_files(launcher: Any) -> dict[str, Path]:
+    """Files of the launcher's module and of the kernel modules that it takes something from, by module."""
+    names = {launcher.__module__, *(getattr(value, "__module__", None) for value in launcher.__globals__.values())}
+    modules = [name for name in names if isinstance(name, str) and name.startswith(KERNELS_PACKAGE)]
+    return {name: Path(inspect.getfile(importlib.import_module(name))) for name in modules}

@@ -1,0 +1,45 @@
+"""vLLM's kernels through the adapter, under Triton's interpreter. Run by ``test_interpreted.py`` as its sibling is."""
+
+import os
+
+import pytest
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("runs in a process with TRITON_INTERPRET=1", allow_module_level=True)
+
+import triton
+from lora_cases import assemble, check
+from triton.backends.compiler import GPUTarget
+
+from bo_tune.kernels.vllm import operations
+from bo_tune.measure.offline_driver import activate
+from bo_tune.problem import Problem
+
+CONFIG = {"block_m": 16, "block_n": 32, "block_k": 16, "num_warps": 4, "num_stages": 2, "num_ctas": 1}
+
+
+@pytest.fixture(autouse=True)
+def _hopper(monkeypatch):
+    monkeypatch.setattr(triton.runtime.driver, "_active", triton.runtime.driver._active)
+    activate(GPUTarget("cuda", 90, 32))
+
+
+def adapters(problem):
+    return [(5 * token // 3) % (problem.max_loras + 1) - 1 for token in range(problem.m)]
+
+
+@pytest.mark.parametrize("split_k", [1, 8])
+@pytest.mark.parametrize("num_slices", [1, 3])
+@pytest.mark.parametrize("k", [128, 100])
+def test_shrink_is_right(k, num_slices, split_k):
+    problem = Problem("lora_shrink", 3, num_slices, 20, k, 24, dtype="float16")
+    check(assemble(problem, adapters(problem)), {**CONFIG, "split_k": split_k}, operations)
+
+
+@pytest.mark.parametrize("add_inputs", [True, False])
+@pytest.mark.parametrize("slice_sizes", [(100,), (64, 64), (100, 33, 33)])
+@pytest.mark.parametrize("k", [32, 24])
+def test_expand_is_right(k, slice_sizes, add_inputs):
+    sizes = {"slice_sizes": slice_sizes, "add_inputs": add_inputs, "dtype": "float16"}
+    problem = Problem("lora_expand", 3, len(slice_sizes), 20, k, max(slice_sizes), **sizes)
+    check(assemble(problem, adapters(problem)), CONFIG, operations)
