@@ -6,11 +6,14 @@
     kernels = ["lora_shrink", "lora_expand"]     # the default
 
     [model]                                      # the LoRA layers of a model …
-    config = "models/llama-3.1-8b/config.json"   # relative to this file
+    config = "models/llama-3.1-8b/config.json"   # relative to this file, or an id of the Hugging Face hub
     tensor_parallel = 1
     ranks = [16]                                 # the engine's --max-lora-rank
     max_loras = [4]                              # the engine's --max-loras
     m = [1, 16, 64, 256]                         # tokens in a step
+    fully_sharded = false                        # the engine's --fully-sharded-loras
+    target_modules = ["qkv_proj", "o_proj"]      # the engine's --lora-target-modules; left out: all that vLLM supports
+    adapter = "adapter"                          # gives rank and target modules where they are left out
 
     [[problem]]                                  # … or, and, explicit problems
     kernel = "lora_shrink"
@@ -46,46 +49,16 @@ from bo_tune.errors import StudyFileError
 from bo_tune.files import os_error_text
 from bo_tune.kernels.registry import KERNELS, kernel_spec
 from bo_tune.kernels.spec import KernelSpec
-from bo_tune.models import DENSE_KERNELS, EXPAND, ModelShape, lookup_of, problems_by_layer
+from bo_tune.models import DENSE_KERNELS, EXPAND, ModelStudy, lookup_of
 from bo_tune.problem import Problem
 from bo_tune.space import SearchSpace
 from bo_tune.study_schema import ModelTable, ProblemTable, StudyTables, describe, shown, suggestion
 
+DEFAULT_RANKS = (16,)
+"""vLLM's own default of ``--max-lora-rank``."""
+
 Ranges = Mapping[str, Mapping[str, tuple[int, ...]]]
 """Kernel to parameter to values, ascending."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelStudy:
-    """A model with its sharding and the engine's settings.
-
-    Attributes:
-        ranks: values of the engine's ``--max-lora-rank``.
-        max_loras: values of the engine's ``--max-loras``.
-        ms: tokens in a step.
-        dtype: element type; None for the one the model is served in.
-        add_inputs: whether expand adds to its output; serving uses True.
-    """
-
-    shape: ModelShape
-    tensor_parallel: int
-    ranks: tuple[int, ...]
-    max_loras: tuple[int, ...]
-    ms: tuple[int, ...]
-    dtype: str | None = None
-    add_inputs: tuple[bool, ...] = (True,)
-
-    def problems_by_layer(self, kernels: Sequence[str]) -> dict[Problem, tuple[str, ...]]:
-        """Return the model's problems, each once, with the layers it serves. Raises ModelError."""
-        return problems_by_layer(
-            self.shape.layers(self.tensor_parallel),
-            ranks=self.ranks,
-            max_loras=self.max_loras,
-            ms=self.ms,
-            kernels=[kernel for kernel in kernels if kernel in DENSE_KERNELS],
-            dtype=self.dtype or self.shape.dtype,
-            add_inputs=self.add_inputs,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,30 +108,9 @@ class StudyFile:
     stop: Stop | None = Stop()
 
     @classmethod
-    def from_model(
-        cls,
-        config: Path,
-        *,
-        tensor_parallel: int,
-        ranks: Sequence[int],
-        max_loras: Sequence[int],
-        ms: Sequence[int],
-        kernels: Sequence[str] = DENSE_KERNELS,
-        dtype: str | None = None,
-        add_inputs: Sequence[bool] = (True,),
-        budget: Budget | None = None,
-        sampler: str = "grid-gp",
-        seed: int = 0,
-    ) -> "StudyFile":
-        """Build the study of a model without a file, named after the model.
-
-        Raises:
-            ModelError: the model's config cannot be used, or not sharded like this.
-        """
-        shape = ModelShape.from_file(config)
-        model = ModelStudy(shape, tensor_parallel, tuple(ranks), tuple(max_loras), tuple(ms), dtype, tuple(add_inputs))
-        shape.layers(tensor_parallel)
-        return cls(shape.name, None, tuple(kernels), model, budget=budget or Budget(), sampler=sampler, seed=seed)
+    def from_model(cls, model: ModelStudy) -> "StudyFile":
+        """Return the study of a model without a file, named after the model."""
+        return cls(model.shape.name, model=model)
 
     def problems(self) -> list[Problem]:
         """Return the problems to tune, each once."""
@@ -251,16 +203,18 @@ def _kernels_of(tables: StudyTables) -> tuple[str, ...]:
 
 
 def _model(table: ModelTable, source: Path) -> ModelStudy:
-    shape = ModelShape.from_file(source.parent / table.config)
-    shape.layers(table.tensor_parallel)
-    return ModelStudy(
-        shape=shape,
+    return ModelStudy.of(
+        table.config,
         tensor_parallel=table.tensor_parallel,
-        ranks=tuple(table.ranks),
-        max_loras=tuple(table.max_loras),
-        ms=tuple(table.m),
+        ranks=table.ranks or (() if table.adapter else DEFAULT_RANKS),
+        max_loras=table.max_loras,
+        ms=table.m,
         dtype=table.dtype,
-        add_inputs=tuple(table.add_inputs),
+        add_inputs=table.add_inputs,
+        fully_sharded=table.fully_sharded,
+        target_modules=table.target_modules,
+        adapter=table.adapter,
+        relative_to=source.parent,
     )
 
 

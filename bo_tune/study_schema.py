@@ -77,6 +77,7 @@ Dtype = Annotated[str, _checked(lambda value: value in DTYPES, " or ".join(DTYPE
 Sampler = Annotated[str, _checked(lambda value: value in SAMPLERS, f"one of {', '.join(SAMPLERS)}")]
 Sizes = Annotated[list[Size], BeforeValidator(_listed), AfterValidator(_distinct)]
 Flags = Annotated[list[Flag], BeforeValidator(_listed), AfterValidator(_distinct)]
+Texts = Annotated[list[Text], BeforeValidator(_listed), AfterValidator(_distinct)]
 
 
 class Table(BaseModel):
@@ -86,15 +87,18 @@ class Table(BaseModel):
 
 
 class ModelTable(Table):
-    """``[model]``: the LoRA layers of a model. ``config`` is relative to the study file."""
+    """``[model]``: the LoRA layers of a model. ``config`` and ``adapter`` are relative to the study file."""
 
     config: Text
     tensor_parallel: Size = 1
-    ranks: Sizes = [16]
+    ranks: Sizes | None = None
     max_loras: Sizes = [4]
     m: Sizes
     dtype: Dtype | None = None
     add_inputs: Flags = [True]
+    fully_sharded: Flag = False
+    target_modules: Texts | None = None
+    adapter: Text | None = None
 
 
 class ProblemTable(Table):

@@ -6,6 +6,7 @@ from types import FrameType
 
 import typer
 
+from bo_tune.cli.check import check_command
 from bo_tune.cli.inspection import compare_command, show_command, simulate_command
 from bo_tune.cli.search import grid_command, tune_command
 from bo_tune.errors import BoTuneError, InputError, one_line
@@ -24,6 +25,7 @@ app = typer.Typer(
 )
 app.command("tune")(tune_command)
 app.command("grid")(grid_command)
+app.command("check")(check_command)
 app.command("compare")(compare_command)
 app.command("simulate")(simulate_command)
 app.command("show")(show_command)
@@ -34,7 +36,7 @@ def _interrupt(_signum: int, _frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 1 a study failed, 2 bad input, 130 interrupted."""
+    """Run the command line and exit: 0 done, 1 a study or a check failed, 2 bad input, 130 interrupted."""
     silence_optuna()
     signal.signal(signal.SIGTERM, _interrupt)
     try:

@@ -1,12 +1,19 @@
 """Options that several commands share."""
 
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from bo_tune.conditions import Timing
+from bo_tune.conditions import Tokens as Spread
+from bo_tune.devices import KERNEL_SOURCES
 from bo_tune.errors import InputError
+from bo_tune.files import os_error_text, write_atomically
+from bo_tune.models import ModelStudy
 from bo_tune.sampler_names import SAMPLERS
 from bo_tune.storage import DEFAULT_STORAGE, MEMORY
 
@@ -23,6 +30,21 @@ def integers(texts: Iterable[str] | None, option: str) -> list[int]:
     return list(dict.fromkeys(int(word) for word in words))
 
 
+def names(texts: Iterable[str] | None) -> list[str] | None:
+    """Read an option that takes names, comma-separated, given once or several times; None where it was not given."""
+    words = [word.strip() for text in texts or () for word in text.split(",")]
+    return [word for word in dict.fromkeys(words) if word] or None
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write what ``--json`` asks for. Raises InputError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {os_error_text(error)}") from None
+
+
 def sampler_name(name: str) -> str:
     """Check a sampler's name. Raises InputError."""
     if name not in SAMPLERS:
@@ -30,8 +52,61 @@ def sampler_name(name: str) -> str:
     return name
 
 
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What the command line says of a model and the engine that serves it; empty where it says nothing."""
+
+    model: str | None
+    tensor_parallel: int | None
+    max_loras: list[str] | None
+    rank: list[str] | None
+    fully_sharded: bool
+    target_modules: list[str] | None
+    adapter: str | None
+
+    def given(self) -> list[str]:
+        """Return the options that were given."""
+        values = {
+            "--model": self.model,
+            "--tp": self.tensor_parallel,
+            "--max-loras": self.max_loras,
+            "--rank": self.rank,
+            "--fully-sharded": self.fully_sharded,
+            "--target-modules": self.target_modules,
+            "--adapter": self.adapter,
+        }
+        return [name for name, value in values.items() if value]
+
+    def study(self, ms: Sequence[int]) -> ModelStudy:
+        """Return the model as it is served.
+
+        Raises:
+            InputError: an option is missing or wrong, or the model cannot be served like this.
+        """
+        if not self.model:
+            raise InputError("--model: name a config.json, its folder, or the id of a model")
+        for name, value in {"--max-loras": self.max_loras, "--rank": self.rank or self.adapter}.items():
+            if not value:
+                raise InputError(f"{name}: needed with --model")
+        return ModelStudy.of(
+            self.model,
+            tensor_parallel=self.tensor_parallel or 1,
+            ranks=integers(self.rank, "--rank"),
+            max_loras=integers(self.max_loras, "--max-loras"),
+            ms=ms,
+            fully_sharded=self.fully_sharded,
+            target_modules=names(self.target_modules),
+            adapter=self.adapter,
+        )
+
+
 Study = Annotated[Path | None, typer.Argument(metavar="[STUDY.toml]", help="Study file.", show_default=False)]
-Model = Annotated[Path | None, typer.Option(help="Hugging Face config.json, or its folder, instead of a study file.")]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="PATH|ID", help="Hugging Face config.json, its folder, or a model's id, instead of a study file."
+    ),
+]
 TensorParallel = Annotated[
     int | None, typer.Option("--tp", min=1, help="Tensor-parallel size of the served model: 1.", show_default=False)
 ]
@@ -41,15 +116,43 @@ MaxLoras = Annotated[
 Rank = Annotated[
     list[str] | None, typer.Option(metavar="N,…", help="The engine's --max-lora-rank.", show_default=False)
 ]
+FullySharded = Annotated[bool, typer.Option("--fully-sharded", help="The engine's --fully-sharded-loras.")]
+TargetModules = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME,…",
+        help="The engine's --lora-target-modules. All that vLLM supports by default.",
+        show_default=False,
+    ),
+]
+AdapterPath = Annotated[
+    str | None,
+    typer.Option(
+        "--adapter",
+        metavar="PATH",
+        help="An adapter's adapter_config.json, or its folder: gives rank and target modules where they are left out.",
+    ),
+]
 Tokens = Annotated[
     list[str] | None,
     typer.Option(
-        "--m", metavar="N,…", help="Tokens in a step. Decode and prefill sizes by default.", show_default=False
+        "--m",
+        metavar="N,…",
+        help="Tokens in a step; powers of two by default. 'auto' has tune add those that are worth it.",
+        show_default=False,
     ),
 ]
 Kernel = Annotated[
     list[str] | None, typer.Option(metavar="NAME", help="Only this kernel; may be repeated.", show_default=False)
 ]
+KernelSource = Annotated[
+    str,
+    typer.Option("--kernels", metavar="|".join(KERNEL_SOURCES), help="Whose kernels; auto: vLLM's if installed."),
+]
+TimingKind = Annotated[
+    Timing, typer.Option("--timing", help="L2 cache cleared before each launch, as left, or launches in a CUDA graph.")
+]
+TokenSpread = Annotated[Spread, typer.Option("--tokens", help="How tokens are spread over the adapters.")]
 DeviceName = Annotated[
     str, typer.Option("--device", metavar="cuda[:N]|replay:DIR", help="What measures: a GPU, or recorded grids.")
 ]

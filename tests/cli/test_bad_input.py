@@ -81,6 +81,13 @@ class Inputs:
         options = ("--model", self.folder / "config.json", "--max-loras", 4, "--rank", 16, "--m", 16)
         return self.tune(*options, study=False)
 
+    def served(self, *more: object, config: object = MODEL) -> list[object]:
+        return self.tune("--model", config, "--max-loras", 4, "--rank", 16, "--m", 16, *more, study=False)
+
+    def with_adapter(self, **fields: object) -> list[object]:
+        (self.folder / "adapter_config.json").write_text(json.dumps({"r": 16, "target_modules": ["q_proj"], **fields}))
+        return self.served("--adapter", self.folder)
+
     def with_table(self, name: str, content: str) -> list[object]:
         self.out.mkdir()
         (self.out / name).write_text(content)
@@ -130,6 +137,17 @@ MODELS: dict[str, Case] = {
     "a study and a model": (lambda i: i.tune("--model", MODEL), "not both"),
     "no rank": (lambda i: i.tune("--model", MODEL, "--max-loras", 4, study=False), "--rank: needed"),
     "no max_loras": (lambda i: i.tune("--model", MODEL, "--rank", 16, study=False), "--max-loras: needed"),
+    "neither a file nor an id": (lambda i: i.served(config="no/such/model"), "no/such/model: No such file"),
+    "a vocabulary too large for lm_head": (lambda i: i.with_model(lambda c: c.update(vocab_size=300000)), "vocab_size"),
+    "an unknown target module": (lambda i: i.served("--target-modules", "q_porj"), "did you mean q_proj"),
+    "a rank that cannot be shared": (lambda i: i.served("--fully-sharded", "--tp", 32), "a multiple of .* 32, got 16"),
+    "no adapter": (lambda i: i.served("--adapter", i.folder / "none"), "none: No such file"),
+    "a malformed adapter": (lambda i: i.served("--adapter", i.study), "study.toml: not JSON"),
+    "an adapter without rank": (lambda i: i.with_adapter(r=None), "r is missing"),
+    "an adapter of a larger rank": (lambda i: i.with_adapter(r=17), "at most the rank 16 that is served, got 17"),
+    "an adapter with a pattern": (lambda i: i.with_adapter(target_modules=".*"), "got the pattern"),
+    "an adapter of a study file": (lambda i: i.tune("--adapter", i.folder), "--adapter: give a study file or a model"),
+    "shards without a model": (lambda i: i.tune("--fully-sharded", study=False), "--fully-sharded: needs a model"),
     "a sharding that does not divide": (
         lambda i: i.tune("--model", MODEL, "--rank", 16, "--max-loras", 4, "--tp", 7, study=False), "7"
     ),
@@ -146,6 +164,9 @@ OPTIONS: dict[str, Case] = {
     "kernel of no problem": (lambda i: i.tune("--kernel", "lora_expand"), "--kernel: the study has no problem"),
     "m of explicit problems": (lambda i: i.tune("--m", "32"), "--m"),
     "m without a study": (lambda i: i.tune("--m", "32", study=False), "--m"),
+    "m to choose on recordings": (lambda i: i.tune("--m", "auto", study=False), "--m auto: needs a GPU"),
+    "m to choose and more": (lambda i: i.served("--m", "auto"), "--m: expected integers"),
+    "m to choose of a grid": (lambda i: ["grid", *i.served("--m", "auto")[1:]], "--m: expected integers"),
     "nothing to tune": (lambda i: ["tune"], "nothing to tune"),
     "simulate's sampler": (lambda i: ["simulate", "--recordings", i.recordings, "--sampler", "x"], "--sampler"),
     "simulate's recordings": (lambda i: ["simulate", "--recordings", i.folder / "none"], "none"),

@@ -1,4 +1,4 @@
-"""Models to problems: the shapes of VLLM_CONTRACT.md, sharing of lookups, and configs that cannot be used."""
+"""Model configs: the shapes of VLLM_CONTRACT.md, and configs that cannot be used."""
 
 import json
 from pathlib import Path
@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 
 from bo_tune.errors import ModelError
-from bo_tune.models import LoraLayer, ModelShape, lookup_of, problems_by_layer
-from bo_tune.problem import Problem
+from bo_tune.models import LoraLayer, ModelShape
 
 LLAMA: dict[str, Any] = {
     "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
-    "num_key_value_heads": 8, "head_dim": 128, "torch_dtype": "bfloat16",
+    "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128256, "torch_dtype": "bfloat16",
 }  # fmt: skip
 
 
@@ -27,11 +26,13 @@ def test_llama_on_one_gpu() -> None:
         LoraLayer("o_proj", 4096, (4096,)),
         LoraLayer("gate_up_proj", 4096, (14336, 14336)),
         LoraLayer("down_proj", 14336, (4096,)),
+        LoraLayer("embed_tokens", None, (4096,)),
+        LoraLayer("lm_head", 4096, (128256,), per_sequence=True),
     ]
 
 
 def test_sharding_divides_columns_then_rows() -> None:
-    qkv, o, gate_up, down = shape_of(hidden_size=8192, intermediate_size=28672, num_attention_heads=64).layers(4)
+    qkv, o, gate_up, down, *_ = shape_of(hidden_size=8192, intermediate_size=28672, num_attention_heads=64).layers(4)
     assert (qkv.shrink_k, qkv.slice_sizes) == (8192, (2048, 256, 256))
     assert (o.shrink_k, o.slice_sizes) == (2048, (8192,))
     assert (gate_up.shrink_k, gate_up.slice_sizes) == (8192, (7168, 7168))
@@ -64,7 +65,7 @@ def test_dimensions_under_text_config() -> None:
 
 
 def test_checkpoints_with_fused_projections_have_one_slice() -> None:
-    qkv, _, gate_up, _ = shape_of(model_type="phi3").layers(2)
+    qkv, _, gate_up, *_ = shape_of(model_type="phi3").layers(2)
     assert qkv.slice_sizes == (3072,)
     assert gate_up.slice_sizes == (14336,)
 
@@ -135,43 +136,3 @@ def test_a_file_that_is_no_config(tmp_path: Path, content: bytes) -> None:
 def test_a_missing_file() -> None:
     with pytest.raises(ModelError, match="nowhere: No such file"):
         ModelShape.from_file(Path("nowhere"))
-
-
-def served(**changes: Any) -> dict[Problem, tuple[str, ...]]:
-    arguments: dict[str, Any] = {"ranks": [16], "max_loras": [4], "ms": [1, 64], **changes}
-    return problems_by_layer(shape_of().layers(), **arguments)
-
-
-def test_equal_lookups_are_one_problem_that_knows_its_layers() -> None:
-    problems = served()
-    assert len(problems) == (4 + 3) * 2
-    assert sum(map(len, problems.values())) == 4 * 2 * 2
-    shared = Problem("lora_expand", 4, 1, 64, 16, 4096, add_inputs=True)
-    assert problems[shared] == ("o_proj", "down_proj")
-    assert len({lookup_of(problem) for problem in problems}) == len(problems)
-
-
-def test_shapes_are_what_the_engine_looks_up() -> None:
-    problems = list(served(ms=[64]))
-    shrink = {(p.num_slices, p.k, p.n) for p in problems if p.kernel == "lora_shrink"}
-    expand = {(p.num_slices, p.k, p.n) for p in problems if p.kernel == "lora_expand"}
-    assert shrink == {(3, 4096, 16), (1, 4096, 16), (2, 4096, 16), (1, 14336, 16)}
-    assert expand == {(3, 16, 4096), (1, 16, 4096), (2, 16, 14336)}
-    assert all(p.add_inputs is (True if p.kernel == "lora_expand" else None) for p in problems)
-
-
-def test_every_combination_of_settings() -> None:
-    problems = served(ranks=[16, 64], max_loras=[1, 4], add_inputs=[True, False], dtype="float16")
-    assert len(problems) == 2 * 2 * 2 * (4 + 3 * 2)
-    assert {p.dtype for p in problems} == {"float16"}
-
-
-def test_square_models_share_more() -> None:
-    layers = shape_of(intermediate_size=4096).layers()
-    problems = problems_by_layer(layers, ranks=[16], max_loras=[4], ms=[1], kernels=["lora_shrink"])
-    assert ("o_proj", "down_proj") in problems.values()
-
-
-def test_kernels_without_a_rule_are_refused() -> None:
-    with pytest.raises(ModelError, match="fused_moe_lora_w2_shrink"):
-        served(kernels=["fused_moe_lora_w2_shrink"])

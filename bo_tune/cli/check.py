@@ -1,0 +1,60 @@
+"""``bo-tune check``: what an engine would make of a folder of tuned JSON."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bo_tune.check import check_folder
+from bo_tune.cli import options as o
+from bo_tune.models.engine import MAX_BATCHED_TOKENS, MAX_SEQUENCES
+from bo_tune.report.check import check_lines, check_tables
+from bo_tune.report.console import terminal
+
+
+def check_command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of JSON files, whoever wrote them.")],
+    model: o.Model = None,
+    tp: o.TensorParallel = None,
+    max_loras: o.MaxLoras = None,
+    rank: o.Rank = None,
+    fully_sharded: o.FullySharded = False,
+    target_modules: o.TargetModules = None,
+    adapter: o.AdapterPath = None,
+    m: Annotated[
+        list[str] | None,
+        typer.Option("--m", metavar="N,…", help="Tokens in a step. All sizes by default.", show_default=False),
+    ] = None,
+    max_num_seqs: Annotated[int, typer.Option(min=1, help="The engine's --max-num-seqs.")] = MAX_SEQUENCES,
+    max_num_batched_tokens: Annotated[
+        int, typer.Option(min=1, help="The engine's --max-num-batched-tokens.")
+    ] = MAX_BATCHED_TOKENS,
+    gpu: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="As torch.cuda.get_device_name gives it. Told from the folder by default."),
+    ] = None,
+    json_file: o.JsonFile = None,
+) -> None:
+    """Walk every lookup of an engine start through tuned JSON; exit code 1 if any fails or takes a wrong entry.
+
+    Example: bo-tune check tuned --model Llama-3.1-8B --tp 1 --max-loras 4 --rank 16
+    """
+    served = o.Served(model, tp, max_loras, rank, fully_sharded, target_modules, adapter)
+    sizes = o.integers(m, "--m")
+    report = check_folder(
+        folder,
+        replace(served.study(sizes or (1,)), max_sequences=max_num_seqs),
+        gpu=gpu,
+        ms=sizes,
+        max_batched_tokens=max_num_batched_tokens,
+    )
+    console = terminal()
+    for table in check_tables(report):
+        console.print(table)
+    for line in check_lines(report):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if json_file is not None:
+        o.write_json(json_file, report.to_json())
+    if report.faults:
+        raise typer.Exit(1)

@@ -1,0 +1,99 @@
+"""How vLLM finds a config in a tuned file, restated. Pure functions on parsed JSON.
+
+Each level is looked up exactly, and otherwise by the nearest key: the first of those at the least absolute difference,
+in the order in which they stand in the file. Only num_slices has to be there. An exact key that holds nothing counts
+as missing. Keys are turned into numbers only where the nearest is looked for, so a key that is no number stops
+the engine at some problems and not at others.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+EXACT_LEVEL = "num_slices"
+"""The level whose key must be there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The entry a lookup ends at.
+
+    Attributes:
+        keys: the keys as they stand in the file, outermost first.
+        nearest: the levels, by name, where a neighbour's key was taken.
+        config: what is stored there, of whatever type.
+    """
+
+    keys: tuple[str, ...]
+    nearest: tuple[str, ...]
+    config: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """A lookup that raises inside the engine.
+
+    Attributes:
+        level: name of the level at which it does.
+        reason: why, in a line.
+        keys: the keys that lead there, up to the offending one where a key is at fault.
+    """
+
+    level: str
+    reason: str
+    keys: tuple[str, ...] = ()
+
+
+def lookup(table: Mapping[str, Any], asked: Mapping[str, int]) -> Found | Crash:
+    """Return what vLLM finds in a file, or how it fails.
+
+    Args:
+        table: the parsed file.
+        asked: the number asked for at each level, by name, outermost first.
+    """
+    level: Any = table
+    keys: tuple[str, ...] = ()
+    nearest: tuple[str, ...] = ()
+    for name, number in asked.items():
+        if not isinstance(level, Mapping):
+            return Crash(name, f"holds no {name} keys", keys)
+        key = str(number)
+        if name == EXACT_LEVEL:
+            if key not in level:
+                return Crash(name, f"no entry for {name} {number}: a KeyError in the engine", (*keys, key))
+        elif not level.get(key):
+            odd = first_odd_key(level)
+            if odd is not None:
+                return Crash(name, no_number(name, odd), (*keys, odd))
+            if not level:
+                return Crash(name, f"holds no {name} keys", keys)
+            key = min(level, key=lambda candidate: abs(int(candidate) - number))
+            if key != str(number):
+                nearest = (*nearest, name)
+        level = level[key]
+        keys = (*keys, key)
+    return Found(keys, nearest, level)
+
+
+def no_number(level: str, key: str) -> str:
+    """Return what to say of a key that ``int()`` does not take."""
+    return f"the {level} key {key!r} is no number: int() fails in the engine"
+
+
+def first_odd_key(keys: Iterable[str]) -> str | None:
+    """Return the first key that ``int()`` does not take, or None."""
+    for key in keys:
+        try:
+            int(key)
+        except ValueError:
+            return key
+    return None
+
+
+def nearest_of(keys: Sequence[int], number: int) -> int:
+    """Return the key of a file that a number is looked up under; the keys in the order of the file.
+
+    Raises:
+        ValueError: without keys.
+    """
+    return min(keys, key=lambda key: abs(key - number))

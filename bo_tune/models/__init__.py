@@ -1,0 +1,22 @@
+"""From a model's Hugging Face ``config.json`` and its sharding to the problems that its LoRA layers pose.
+
+``shape`` reads the config, ``layers`` shards it, ``problems`` poses the problems; ``engine`` holds what vLLM asks for,
+``families`` how it builds each ``model_type``.
+"""
+
+from bo_tune.models.layers import LoraLayer
+from bo_tune.models.problems import DENSE_KERNELS, EXPAND, SHRINK, lookup_of, problems_by_layer
+from bo_tune.models.serving import ModelStudy
+from bo_tune.models.shape import ModelShape, MoeShape
+
+__all__ = [
+    "DENSE_KERNELS",
+    "EXPAND",
+    "SHRINK",
+    "LoraLayer",
+    "ModelShape",
+    "ModelStudy",
+    "MoeShape",
+    "lookup_of",
+    "problems_by_layer",
+]

@@ -1,0 +1,74 @@
+"""What ``bo-tune check`` shows: the lookups of a model, and what is wrong with them."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from bo_tune.check import Lookup, Report
+
+MOST_SHOWN = 6
+"""Values of m in a cell; the others are counted."""
+
+
+def check_tables(report: Report) -> Iterator[Table]:
+    """Return the lookups, a table for each file with a shape a row, and the faults."""
+
+    def keys(item: Lookup) -> tuple[int, ...]:
+        return tuple(number for level, number in item.asked.items() if level != "m")
+
+    for file, items in groupby(report.lookups, lambda item: item.file):
+        table = _table(f"{file}: lookups", ("keys", "layers", "farthest m"), ("exact", "near m", "faults"))
+        for asked, group in groupby(sorted(items, key=keys), keys):
+            found = list(group)
+            counts = [sum(item.status == status for item in found) for status in ("exact", "nearest m", "fault")]
+            layers = dict.fromkeys(layer for item in found for layer in item.layers)
+            place = "/".join(map(str, (*asked[:2], "*", *asked[2:])))
+            table.add_row(place, ", ".join(layers), _farthest(found), *map(str, counts))
+        yield table
+    if report.faults:
+        table = _table("Faults", ("file", "keys", "fault", "m"), ())
+        for fault, met in report.faults.items():
+            table.add_row(fault.file, fault.place or "-", fault.reason, _some(sorted({i.problem.m for i in met})))
+        yield table
+
+
+def check_lines(report: Report) -> list[str]:
+    """Return the lines below the tables: totals, and what was not looked at."""
+    lines = [
+        f"{len(report.lookups)} lookups: {report.count('exact')} find their entry, {report.count('nearest m')} that of "
+        f"the nearest m, {report.count('fault')} fail or take another layer's; {len(report.faults)} faults"
+    ]
+    if report.gpu is None:
+        lines.append("shared memory was not checked: name the GPU with --gpu")
+    if report.note:
+        lines.append(report.note)
+    if report.has_experts:
+        lines.append("the lookups of the experts (fused MoE LoRA) were not walked, only those of the dense layers")
+    return lines
+
+
+def _table(title: str, text: Sequence[str], figures: Sequence[str]) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for name in text:
+        table.add_column(name, overflow="fold")
+    for name in figures:
+        table.add_column(name, justify="right", no_wrap=True)
+    return table
+
+
+def _farthest(items: Sequence[Lookup]) -> str:
+    """Show the m whose neighbour is relatively farthest: ``6144 takes 8192``."""
+    pairs = [(item.problem.m, item.nearest_m) for item in items if item.nearest_m is not None]
+    if not pairs:
+        return "-"
+    m, key = max(pairs, key=lambda pair: max(pair) / min(pair))
+    return f"{m} takes {key}"
+
+
+def _some(values: Sequence[int]) -> str:
+    if not values:
+        return "-"
+    more = f" … ({len(values)})" if len(values) > MOST_SHOWN else ""
+    return ", ".join(map(str, values[:MOST_SHOWN])) + more

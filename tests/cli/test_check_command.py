@@ -1,0 +1,103 @@
+"""``bo-tune check`` through the real command line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import H100, ROOT, SHRINK_TABLE, Cli, run_command
+
+from bo_tune.kernels.registry import kernel_spec
+from bo_tune.models import ModelStudy
+from bo_tune.tables import table_file_name
+
+LLAMA = ROOT / "studies" / "models" / "llama-3.1-8b"
+OPTIONS = ("--model", LLAMA, "--tp", 1, "--max-loras", 4, "--rank", 16, "--gpu", H100.name)
+
+
+@pytest.fixture
+def tuned(tmp_path: Path) -> Path:
+    """A folder that holds every entry of a Llama-3.1-8B."""
+    model = ModelStudy.of(str(LLAMA), tensor_parallel=1, ranks=[16], max_loras=[4], ms=[1, 64, 1024, 8192])
+    files: dict[str, dict[str, Any]] = {}
+    for problem in model.problems_by_layer():
+        spec = kernel_spec(problem.kernel)
+        level = files.setdefault(table_file_name(H100.file_name, spec.file_stem(problem)), {})
+        *above, last = spec.table_key(problem)
+        for key in above:
+            level = level.setdefault(key, {})
+        level[last] = spec.default_config(problem)
+    folder = tmp_path / "tuned"
+    folder.mkdir()
+    for name, document in files.items():
+        (folder / name).write_text(json.dumps(document))
+    return folder
+
+
+def spoil(folder: Path) -> None:
+    path = folder / SHRINK_TABLE
+    document = json.loads(path.read_text())
+    del document["5"]["2"]
+    path.write_text(json.dumps(document))
+
+
+def test_a_good_folder(cli: Cli, tuned: Path, tmp_path: Path) -> None:
+    report = tmp_path / "new" / "check.json"
+    ran = cli("check", tuned, *OPTIONS, "--json", report)
+    assert (ran.code, ran.err) == (0, "")
+    assert "0 fail or take another layer's; 0 faults" in ran.out
+    document = json.loads(report.read_text())
+    assert document["faults"] == []
+    assert document["counts"]["fault"] == 0
+    assert sum(document["counts"].values()) == len(document["lookups"])
+    head = [item for item in document["lookups"] if item["layers"] == ["lm_head"] and item["asked"]["m"] == 1024]
+    assert [(item["asked"]["n"], item["status"]) for item in head] == [(128256, "exact")]
+
+
+def test_a_fault_is_exit_code_1_and_a_line(tuned: Path, tmp_path: Path) -> None:
+    spoil(tuned)
+    report = tmp_path / "check.json"
+    ran = run_command("check", tuned, *OPTIONS, "--json", report, cwd=tmp_path)
+    assert (ran.code, ran.err) == (1, "")
+    assert "no entry for num_slices 2: a KeyError in the engine" in ran.out
+    assert f"{SHRINK_TABLE}: lookups" in ran.out
+    (fault,) = json.loads(report.read_text())["faults"]
+    assert (fault["file"], fault["place"], fault["layers"]) == (SHRINK_TABLE, "5/2", ["gate_up_proj"])
+
+
+def test_the_engines_settings_decide(cli: Cli, tuned: Path, tmp_path: Path) -> None:
+    assert cli("check", tuned, *OPTIONS, "--m", "7,8", "--max-num-seqs", 64).code == 0
+    assert cli("check", tuned, *OPTIONS, "--max-num-batched-tokens", 2048, "--kernel", "x").code == 2
+    spoil(tuned)
+    ran = cli("check", tuned, *OPTIONS, "--target-modules", "o_proj,lm_head")
+    assert ran.code == 0
+    assert "an engine started with --lora-target-modules o_proj lm_head" in ran.out
+    assert cli("check", tuned, *OPTIONS, "--fully-sharded").code == 1
+    adapter = tmp_path / "adapter_config.json"
+    adapter.write_text(json.dumps({"r": 9, "target_modules": ["down_proj"]}))
+    model = ("--model", LLAMA, "--max-loras", 4)
+    assert cli("check", tuned, *model, "--adapter", adapter, "--gpu", H100.name).code == 0
+    unknown = cli("check", tuned, *model, "--adapter", adapter)
+    assert unknown.code == 0
+    assert "shared memory was not checked" in unknown.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere", *OPTIONS], "nowhere: No such file"),
+        ([".", *OPTIONS[:-2]], "name the GPU with --gpu"),
+        ([".", "--max-loras", 4, "--rank", 16], "--model: name a config.json"),
+        ([".", "--model", LLAMA, "--rank", 16], "--max-loras: needed"),
+        ([".", "--model", LLAMA, "--max-loras", 4], "--rank: needed"),
+        ([".", *OPTIONS, "--rank", "x"], "--rank: expected integers"),
+        ([".", *OPTIONS, "--m", "auto"], "--m: expected integers"),
+        ([".", *OPTIONS, "--tp", 3], "num_attention_heads: expected a multiple"),
+        ([".", *OPTIONS, "--target-modules", "c_attn"], "no layer takes adapters as 'c_attn'"),
+        ([".", *OPTIONS, "--adapter", "nowhere"], "nowhere: No such file"),
+        ([".", *OPTIONS, "--tp", 32, "--fully-sharded"], "multiple of the tensor-parallel size 32, got 16"),
+        ([".", *OPTIONS, "--json", "/proc/x"], "/proc/x: cannot be written"),
+    ],
+)
+def test_bad_input_is_one_line(cli: Cli, arguments: list[object], message: str) -> None:
+    assert message in cli("check", *arguments).error
