@@ -60,7 +60,7 @@ def candidates(
         elif runs in chosen:
             excluded[IDENTICAL] += 1
             twins[config_key(config)] = config_key(chosen[runs])
-        elif spec.impossible(config, problem, device.gpu):
+        elif spec.impossible(dict(runs), problem, device.gpu):
             excluded[IMPOSSIBLE] += 1
         elif not exhaustive and spec.hopeless(config):
             excluded[HOPELESS] += 1

@@ -9,7 +9,8 @@
     │   ├── TableError        an existing JSON or the output folder
     │   ├── RecordingError    a recorded grid
     │   ├── StorageError      the studies' database
-    │   └── DeviceError       no usable GPU
+    │   ├── DeviceError       no usable GPU
+    │   └── VllmError         kernels of the installed vLLM that cannot be tuned (in ``kernels.vllm``)
     └── WorkerError           a compile or GPU process failed beyond one trial
 """
 

@@ -39,6 +39,10 @@ from bo_tune.space import Config, SearchSpace
 GPU_MODULE = "bo_tune.measure.gpu_process"
 COMPILE_MODULE = "bo_tune.measure.compile_worker"
 
+ASK_WITHOUT_A_CONTEXT = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+"""Has torch ask the driver's management library whether there is a GPU: a source that asks on import, as vLLM does,
+must leave no CUDA context behind for children to inherit."""
+
 CORES_KEPT = 2
 """Cores without a compiler: one for the GPU process, whose launches must not wait, and one for the tuner itself."""
 
@@ -88,7 +92,7 @@ class CudaDevice(Device):
         self._lock = threading.Lock()
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._measured_by = 0  # which start of the GPU process has measured before
-        self._server = ForkServer([GPU_MODULE, COMPILE_MODULE, source])
+        self._server = ForkServer([GPU_MODULE, COMPILE_MODULE, source], ASK_WITHOUT_A_CONTEXT)
         words = [str(index), source, self.conditions.timing, self.conditions.tokens]
         self._worker = Worker(self._server, GPU_MODULE, words)
         self._operations = operations_of(source)  # imports torch while the server does

@@ -21,8 +21,9 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import IO
 
 from bo_tune.errors import WorkerError
@@ -37,9 +38,10 @@ class ForkServer:
 
     Args:
         modules: what the server imports. A child runs the function ``main(arguments, fd)`` of any module.
+        environment: variables that the server and its children have besides this process's own.
     """
 
-    def __init__(self, modules: Sequence[str]) -> None:
+    def __init__(self, modules: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
         self._process = subprocess.Popen(
@@ -49,6 +51,7 @@ class ForkServer:
             stdout=subprocess.DEVNULL,
             stderr=self._stderr,
             start_new_session=True,
+            env={**os.environ, **environment},
         )
         theirs.close()
         self._control = ours

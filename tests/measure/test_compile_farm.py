@@ -153,7 +153,10 @@ def test_closing_ends_what_is_under_way(server: ForkServer) -> None:
 
 
 def test_what_a_binary_takes_is_known_before_it_is_loaded(farm: CompileFarm) -> None:
-    lean, spilling = compiled(farm, SMALL).resources, compiled(farm, {**LARGE, "block_k": 32, "num_stages": 2}).resources
+    lean, spilling = (
+        compiled(farm, SMALL).resources,
+        compiled(farm, {**LARGE, "block_k": 32, "num_stages": 2}).resources,
+    )
     for resources in (lean, spilling):
         assert resources.shared_memory_bytes is not None
         assert resources.registers_per_thread is not None

@@ -39,7 +39,6 @@ def handle(message: tuple[str, Any]) -> object:
     return None
 
 
-
 def main(arguments: list[str], fd: int) -> None:
     """Serve the parent."""
     ARGUMENTS.extend(arguments)
