@@ -7,6 +7,7 @@ from bisect import insort
 from collections.abc import Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,9 @@ from bo_tune.processes.worker import Worker, WorkerDiedError, WorkerTimeoutError
 from bo_tune.space import Config
 
 MODULE = "bo_tune.measure.compile_worker"
+
+COMPILER_DIED = "the compiler died"
+"""How the detail of a compile begins whose process ended: killed, perhaps, which says nothing of the config."""
 
 
 class Deadline:
@@ -66,6 +70,7 @@ class CompileFarm:
 
     def __init__(self, server: ForkServer, gpu: GpuInfo, source: str, *, workers: int, deadline: Deadline) -> None:
         self._deadline = deadline
+        self.source = source
         major, minor = gpu.capability
         self._workers = [Worker(server, MODULE, [str(10 * major + minor), source]) for _ in range(workers)]
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
@@ -74,6 +79,7 @@ class CompileFarm:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="compile")
         self._numbers: dict[Hashable, int] = {}
         self._futures: dict[int, Future[Build]] = {}
+        self._packed_s: dict[int, float] = {}
         self._done = np.zeros(1024, dtype=bool)
         self._activity = FarmActivity(workers)
         self._lock = threading.Lock()
@@ -105,8 +111,35 @@ class CompileFarm:
                 self._count(waiting=1)
                 known = self._futures[number] = self._threads.submit(self._compile, number, request)
                 return known
-            self._count(shared=1)
+            packed_s = self._packed_s.pop(number, None)
+            self._count(shared=1) if packed_s is None else self._count(packed=1, packed_s=packed_s)
         return _as_cached(known)
+
+    def know(self, number: int, build: Build, compile_s: float) -> None:
+        """Take a binary for done that is there already, unless it is known.
+
+        Args:
+            build: what is answered when it is asked for.
+            compile_s: what it once took to compile.
+        """
+        with self._lock:
+            if number not in self._futures:
+                self._futures[number] = Future()
+                self._futures[number].set_result(build)
+                self._packed_s[number] = compile_s
+                self._done[number] = True
+
+    def ask(self, request: object, timeout_s: float) -> Any:
+        """Have a worker answer a request of another kind, or a compile that is none of the farm's.
+
+        Raises:
+            WorkerError: it took longer, or the worker died of it.
+        """
+        worker = self._idle.get()
+        try:
+            return worker.request(request, timeout_s)
+        finally:
+            self._idle.put(worker)
 
     @property
     def activity(self) -> FarmActivity:
@@ -145,7 +178,7 @@ class CompileFarm:
         except WorkerDiedError as error:
             with self._lock:
                 self._count(compiles=1, crashes=1)
-            return Invalid(InvalidReason.COMPILE_ERROR, f"the compiler died: {error}")
+            return Invalid(InvalidReason.COMPILE_ERROR, f"{COMPILER_DIED}: {error}")
         cached = build.compilation.cached
         with self._lock:
             self._count(cached=cached, compiles=not cached)

@@ -1,5 +1,7 @@
 """The child process that compiles. Has no CUDA context."""
 
+import base64
+import os
 import time
 from typing import Any
 
@@ -8,16 +10,30 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler.errors import CompilationError
 from triton.runtime.errors import PTXASError
 
-from bo_tune.errors import one_line
+from bo_tune.errors import InputError, one_line
 from bo_tune.measure.cubin import resources_of
 from bo_tune.measure.device import Build, Compiled
-from bo_tune.measure.messages import CompileRequest
+from bo_tune.measure.facts import binary_name
+from bo_tune.measure.identity import kernel_text, toolchain
+from bo_tune.measure.messages import (
+    CompileRequest,
+    FactsAnswer,
+    FactsRequest,
+    IdentityAnswer,
+    IdentityRequest,
+    Refused,
+    SourceRequest,
+)
 from bo_tune.measure.offline_driver import activate
 from bo_tune.measure.source import operations_of
 from bo_tune.outcome import Compilation, Invalid, InvalidReason
 from bo_tune.processes.worker import serve
+from bo_tune.space import config_key
 
 WARP_SIZE = 32
+
+NICENESS = 10
+"""Compilers give way to the GPU process, whose launches are timed, and to the tuner, which feeds it."""
 
 COMPILER_ERRORS = (CompilationError, PTXASError, RuntimeError, ValueError, AssertionError)
 """What Triton, its passes and ptxas raise for a config that cannot be compiled. Anything else ends the process,
@@ -36,7 +52,34 @@ class Compiler:
         """Learn from Triton whether the last compile was found in its cache."""
         self._cached = cache_hit
 
-    def answer(self, request: CompileRequest) -> Build:
+    def answer(self, request: object) -> object:
+        """Answer one request of any kind."""
+        match request:
+            case CompileRequest():
+                return self._compile(request)
+            case FactsRequest() | SourceRequest() | IdentityRequest():
+                return self._tell(request)
+            case _:
+                raise TypeError(f"not a request: {request!r}")
+
+    def _tell(
+        self, request: FactsRequest | SourceRequest | IdentityRequest
+    ) -> FactsAnswer | str | IdentityAnswer | Refused:
+        try:
+            if isinstance(request, SourceRequest):
+                return self._operation(request.kernel).source
+            if isinstance(request, IdentityRequest):
+                texts = {name: kernel_text(self._operation(name), *asked) for name, asked in request.examples.items()}
+                return IdentityAnswer(toolchain(triton.runtime.driver.active.get_current_target()), texts)
+            kernel, problem, gpu = self._operation(request.problem.kernel), request.problem, request.gpu
+            effective = tuple(config_key(kernel.effective_config(problem, c, gpu)) for c in request.configs)
+            return FactsAnswer(
+                effective, tuple(binary_name(kernel.compile_key(problem, c, gpu)) for c in request.configs)
+            )
+        except InputError as error:  # of an installed vLLM, say, that is not as it should be
+            return Refused(one_line(error))
+
+    def _compile(self, request: CompileRequest) -> Build:
         """Compile one config."""
         self._cached = True  # Triton says nothing of a kernel that this process has already compiled
         start = time.perf_counter()
@@ -47,11 +90,18 @@ class Compiler:
             detail = f"{type(error).__name__}: {one_line(error)}"
             return Invalid(InvalidReason.COMPILE_ERROR, detail, compilation=elapsed)
         compilation = Compilation(time.perf_counter() - start, self._cached)
-        return Compiled(compilation, resources_of(kernel.asm["cubin"], kernel.metadata.shared))
+        resources = resources_of(kernel.asm["cubin"], kernel.metadata.shared)
+        return Compiled(compilation, resources, entry_of(kernel.hash))
+
+
+def entry_of(digest: str) -> str:
+    """Return the name that Triton gives to a folder of its cache: a digest in base 32."""
+    return base64.b32encode(bytes.fromhex(digest)).decode().rstrip("=")
 
 
 def main(arguments: list[str], fd: int) -> None:
     """Compile for one compute capability (``90``) the kernels of one source until the parent is gone."""
     capability, source = arguments
+    os.nice(NICENESS)
     activate(GPUTarget("cuda", int(capability), WARP_SIZE))
     serve(fd, Compiler(source).answer)

@@ -1,24 +1,24 @@
 """The CUDA device: a compile farm and a GPU process behind the ``Device`` interface."""
 
-import os
+import json
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bo_tune.activity import DeviceActivity, GpuActivity
 from bo_tune.conditions import Conditions
-from bo_tune.errors import DeviceError
-from bo_tune.kernels.operation import Operation
+from bo_tune.errors import DeviceError, PackError
 from bo_tune.kernels.spec import KernelSpec
-from bo_tune.measure.compile_farm import CompileFarm, Deadline
+from bo_tune.measure.compile_host import CompileHost, cores
 from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries
 from bo_tune.measure.messages import (
     Hello,
@@ -29,7 +29,7 @@ from bo_tune.measure.messages import (
     RemeasureRequest,
 )
 from bo_tune.measure.protocol import TimingProtocol
-from bo_tune.measure.source import BUILTIN, operations_of
+from bo_tune.measure.source import BUILTIN
 from bo_tune.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Outcome
 from bo_tune.problem import GpuInfo, Problem
 from bo_tune.processes.fork_server import ForkServer
@@ -37,14 +37,16 @@ from bo_tune.processes.worker import Worker, WorkerDiedError, WorkerTimeoutError
 from bo_tune.space import Config, SearchSpace
 
 GPU_MODULE = "bo_tune.measure.gpu_process"
+COUNT_MODULE = "bo_tune.measure.gpu_count"
 COMPILE_MODULE = "bo_tune.measure.compile_worker"
 
 ASK_WITHOUT_A_CONTEXT = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 """Has torch ask the driver's management library whether there is a GPU: a source that asks on import, as vLLM does,
 must leave no CUDA context behind for children to inherit."""
 
-CORES_KEPT = 2
-"""Cores without a compiler: one for the GPU process, whose launches must not wait, and one for the tuner itself."""
+CORES_KEPT = 1
+"""Cores without a compiler. The GPU process, whose launches must not wait, the tuner and its searches come before the
+compilers on all cores."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +73,12 @@ class CudaDevice(Device):
         index: which GPU.
         source: the kernel source, see ``measure.source``.
         compile_workers: processes that compile; two less than the cores by default.
+        packs: files of binaries that need no compiling here.
+        host: what GPUs share; by default one for this GPU alone, of which the three before it are told.
 
     Raises:
         DeviceError: if the GPU cannot be used.
+        PackError: if a pack is damaged, or was made for something else.
     """
 
     def __init__(
@@ -85,31 +90,38 @@ class CudaDevice(Device):
         compile_workers: int | None = None,
         deadlines: Deadlines | None = None,
         protocol: TimingProtocol | None = None,
+        packs: Sequence[Path] = (),
+        host: CompileHost | None = None,
     ) -> None:
         self._deadlines = deadlines or Deadlines()
         self._protocol = protocol or TimingProtocol()
         self.conditions = conditions or Conditions()
         self._lock = threading.Lock()
         self._seconds: defaultdict[str, float] = defaultdict(float)
-        self._measured_by = 0  # which start of the GPU process has measured before
-        self._server = ForkServer([GPU_MODULE, COMPILE_MODULE, source], ASK_WITHOUT_A_CONTEXT)
-        words = [str(index), source, self.conditions.timing, self.conditions.tokens]
-        self._worker = Worker(self._server, GPU_MODULE, words)
-        self._operations = operations_of(source)  # imports torch while the server does
+        self._prepared: set[Problem] = set()
+        self._prepared_by = 0  # which start of the GPU process prepared those
+        self._measured_by = 0  # which start has measured before
+        own = None if host else compile_host(source, compile_workers, self._deadlines, packs)
+        self._own_host = own
+        host = host or own
+        assert host is not None
+        words = [str(index), source, json.dumps(self.conditions.to_json())]
+        self._worker = Worker(host.server, GPU_MODULE, words)
         try:
             with self._at_work("start"):
                 hello: Hello = self._worker.request(HelloRequest(), self._deadlines.prepare_s)
         except (WorkerDiedError, WorkerTimeoutError) as error:
-            self._worker.kill()
-            self._server.close()
+            self._close_processes()
             advice = "replay recorded grids with --device replay:DIR"
             raise DeviceError(f"CUDA device {index} cannot be used: {error}; {advice}") from error
         self.gpu: GpuInfo = hello.gpu
         self._versions = hello.versions
-        self.compile_workers = compile_workers or max(1, (os.cpu_count() or 1) - CORES_KEPT)
-        deadline = Deadline(self._deadlines.compile_s)
-        self._farm = CompileFarm(self._server, self.gpu, source, workers=self.compile_workers, deadline=deadline)
-        self._farm.start()
+        self.compile_workers = host.workers
+        try:
+            self._farm, self._facts = host.compilers(self.gpu)
+        except PackError:
+            self._close_processes()
+            raise
 
     @contextmanager
     def _at_work(self, what: str) -> Iterator[None]:
@@ -130,12 +142,9 @@ class CudaDevice(Device):
         """What the compilers and the GPU process have done so far."""
         return DeviceActivity(self._farm.activity, GpuActivity(max(0, self._worker.starts - 1), dict(self._seconds)))
 
-    def _operation(self, problem: Problem) -> Operation[Any]:
-        return self._operations(problem.kernel)
-
     def kernel_source(self, kernel: str) -> str:
         """Which code of a kernel is measured."""
-        return self._operations(kernel).source
+        return self._facts.source(kernel)
 
     def search_space(self, spec: KernelSpec, problem: Problem) -> SearchSpace:
         """The kernel's default grid."""
@@ -143,20 +152,17 @@ class CudaDevice(Device):
 
     def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[dict[str, int]]:
         """Ask the kernel what it makes of each config on this GPU."""
-        kernel = self._operation(problem)
-        return [kernel.effective_config(problem, config, self.gpu) for config in configs]
+        return self._facts.effective_configs(problem, configs)
 
     def binaries(self, problem: Problem, configs: Sequence[Config]) -> HaveBinaries:
         """Ask the compile farm, which knows binaries by number."""
-        numbers = np.array([self._farm.number(self._key(problem, config)) for config in configs], dtype=np.intp)
+        numbers = np.array(self._facts.numbers(problem, configs), dtype=np.intp)
         return partial(self._farm.has, numbers)
-
-    def _key(self, problem: Problem, config: Config) -> Hashable:
-        return self._operation(problem).compile_key(problem, config, self.gpu)
 
     def compile(self, problem: Problem, config: Config) -> Future[Build]:
         """Hand the config to the compile farm."""
-        return self._farm.submit(self._farm.number(self._key(problem, config)), problem, config)
+        (number,) = self._facts.numbers(problem, [config])
+        return self._farm.submit(number, problem, config)
 
     def measure(self, problem: Problem, config: Config, compiled: Compiled, *, stop_above_us: float | None) -> Outcome:
         """Measure in the GPU process. Shared memory over the GPU's limit is known before loading."""
@@ -189,12 +195,26 @@ class CudaDevice(Device):
         return self._deadlines.first_s if fresh else self._deadlines.measure_s
 
     def _prepare(self, problem: Problem) -> None:
-        """Have the problem's inputs ready, on its own time: they take seconds where a config takes milliseconds."""
+        """Have the problem's inputs ready, on its own time: they take seconds where a config takes milliseconds.
+
+        Inputs that had to make room for others are made again by the process itself.
+        """
+        if self._worker.pid is None or self._prepared_by != self._worker.starts:
+            self._prepared.clear()
+        if problem in self._prepared:
+            return
         try:
             with self._at_work("prepare"):
                 self._worker.request(PrepareRequest(problem), self._deadlines.prepare_s)
         except (WorkerDiedError, WorkerTimeoutError) as error:
             raise DeviceError(f"the inputs of {problem} cannot be made on {self.gpu.name}: {error}") from error
+        self._prepared.add(problem)
+        self._prepared_by = self._worker.starts
+
+    def restart_gpu_process(self) -> None:
+        """End the GPU process; the next measurement starts another."""
+        with self._lock:
+            self._worker.kill()
 
     def remeasure(
         self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0
@@ -211,7 +231,74 @@ class CudaDevice(Device):
         return list(times)
 
     def close(self) -> None:
-        """End the compile workers and the GPU process."""
-        self._farm.close()
+        """End the GPU process, and the compile workers that no other GPU uses."""
+        self._close_processes()
+
+    def _close_processes(self) -> None:
         self._worker.kill()
-        self._server.close()
+        if self._own_host is not None:
+            self._own_host.close()
+
+
+def compile_host(source: str, workers: int | None, deadlines: Deadlines, packs: Sequence[Path]) -> CompileHost:
+    """Start what GPUs of this host may share; ``workers`` compile processes, by default all cores but one.
+
+    Raises:
+        PackError: if a pack is damaged.
+    """
+    modules = [GPU_MODULE, COMPILE_MODULE, source]
+    workers = workers or cores(CORES_KEPT)
+    return CompileHost(
+        modules, ASK_WITHOUT_A_CONTEXT, source, workers=workers, deadline_s=deadlines.compile_s, packs=packs
+    )
+
+
+def gpu_count(server: ForkServer) -> int:
+    """Return how many NVIDIA GPUs this host has, as torch counts them. Raises DeviceError."""
+    counter = Worker(server, COUNT_MODULE, [])
+    try:
+        count: int = counter.request(None, Deadlines().prepare_s)
+    except (WorkerDiedError, WorkerTimeoutError) as error:
+        raise DeviceError(f"the GPUs of this host cannot be counted: {error}") from error
+    finally:
+        counter.kill()
+    return count
+
+
+@contextmanager
+def cuda_devices(
+    indices: Sequence[int] | None,
+    *,
+    source: str,
+    conditions: Conditions | None = None,
+    compile_workers: int | None = None,
+    deadlines: Deadlines | None = None,
+    packs: Sequence[Path] = (),
+) -> Iterator[list[CudaDevice]]:
+    """Open GPUs of this host while it lasts, with compilers in common.
+
+    Args:
+        indices: which; None for all.
+
+    Raises:
+        DeviceError: if one cannot be used, or there is none.
+        PackError: if a pack is damaged, or was made for something else.
+    """
+    deadlines = deadlines or Deadlines()
+    host = compile_host(source, compile_workers, deadlines, packs)
+    opened: list[CudaDevice] = []
+    try:
+        chosen = range(gpu_count(host.server)) if indices is None else indices
+        if not chosen:
+            raise DeviceError("no NVIDIA GPU found; replay recorded grids with --device replay:DIR")
+        with ThreadPoolExecutor(len(chosen)) as threads:  # each takes seconds to start
+            one = partial(CudaDevice, source=source, conditions=conditions, deadlines=deadlines, host=host)
+            futures = [threads.submit(one, index) for index in chosen]
+        opened += [future.result() for future in futures if future.exception() is None]
+        for future in futures:
+            future.result()
+        yield opened
+    finally:
+        for device in opened:
+            device.close()
+        host.close()

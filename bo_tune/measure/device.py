@@ -18,10 +18,15 @@ from bo_tune.space import Config, SearchSpace
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A config whose binary exists, not yet loaded."""
+    """A config whose binary exists, not yet loaded.
+
+    Attributes:
+        entry: its folder in Triton's cache; None where nothing compiles.
+    """
 
     compilation: Compilation
     resources: Resources
+    entry: str | None = None
 
 
 Build = Compiled | Invalid

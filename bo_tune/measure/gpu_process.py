@@ -4,8 +4,8 @@ It checks and times configs, and nothing else. A config that breaks the context,
 costs its own trial: the parent starts another.
 """
 
+import json
 import subprocess
-import sys
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ import torch
 import triton
 from triton.runtime.errors import OutOfResources
 
-from bo_tune.conditions import Timing, Tokens
+from bo_tune.conditions import Conditions
 from bo_tune.errors import one_line
 from bo_tune.kernels.operation import Operation
 from bo_tune.measure.messages import (
@@ -32,6 +32,7 @@ from bo_tune.measure.source import operations_of
 from bo_tune.measure.timing import timer
 from bo_tune.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Measurement, Outcome
 from bo_tune.problem import GpuInfo, Problem
+from bo_tune.processes.fork_server import leave
 from bo_tune.processes.worker import serve
 
 INPUTS_MEMORY_SHARE = 0.5
@@ -70,12 +71,12 @@ def relative_error(output: torch.Tensor, reference: torch.Tensor) -> float:
 class GpuServer:
     """Answers the parent's requests on one CUDA device."""
 
-    def __init__(self, index: int, source: str, timing: Timing, tokens: Tokens, *, seed: int = 0) -> None:
+    def __init__(self, index: int, source: str, conditions: Conditions, *, seed: int = 0) -> None:
         self._device = torch.device("cuda", index)
         torch.cuda.set_device(self._device)
         self._operation = operations_of(source)
-        self._timer = timer(timing, self._device)
-        self._tokens = tokens
+        self._timer = timer(conditions.timing, self._device)
+        self._conditions = conditions
         self._seed = seed
         self._budget = INPUTS_MEMORY_SHARE * torch.cuda.mem_get_info()[0]
         self._prepared: OrderedDict[Problem, Prepared] = OrderedDict()
@@ -114,7 +115,7 @@ class GpuServer:
         prepared = self._prepared.pop(problem, None)
         if prepared is None:
             kernel = self._operation(problem.kernel)
-            inputs = kernel.make_inputs(problem, seed=self._seed, device=self._device, tokens=self._tokens)
+            inputs = kernel.make_inputs(problem, seed=self._seed, device=self._device, conditions=self._conditions)
             prepared = Prepared(kernel, inputs, kernel.reference(inputs).to(kernel.output(inputs).dtype))
             while self._prepared and prepared.bytes + sum(p.bytes for p in self._prepared.values()) > self._budget:
                 self._prepared.popitem(last=False)
@@ -152,8 +153,8 @@ class GpuServer:
 
     def _check(self, prepared: Prepared, request: MeasureRequest, launches: Launches) -> tuple[float, Invalid | None]:
         """Launch once and compare with the reference; leaves the inputs ready to be timed."""
-        error = prepared.error_of(request.config)
         launches[LaunchPurpose.CHECK] += 1
+        error = prepared.error_of(request.config)
         if request.protocol.check and not error <= prepared.operation.tolerance(request.problem):
             return error, Invalid(InvalidReason.WRONG_RESULT, f"relative error {error:.3g}", launches)
         return error, None
@@ -209,12 +210,12 @@ def main(arguments: list[str], fd: int) -> None:
     """Serve one CUDA device until the parent is gone.
 
     Args:
-        arguments: index of the device, kernel source, kind of timing, spread of tokens.
+        arguments: index of the device, kernel source, conditions.
         fd: where the parent is.
     """
-    number, source, timing, tokens = arguments
+    number, source, conditions = arguments
     index = int(number)
     refused = refusal(index, torch.version, torch.cuda)
     if refused is not None:
-        sys.exit(refused)
-    serve(fd, GpuServer(index, source, Timing(timing), Tokens(tokens)).answer)
+        leave(refused)
+    serve(fd, GpuServer(index, source, Conditions.from_json(json.loads(conditions))).answer)

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 
 from bo_tune.measure.protocol import TimingProtocol
 from bo_tune.outcome import Outcome
+from bo_tune.pack.contents import KernelText, Toolchain
 from bo_tune.problem import GpuInfo, Problem
+from bo_tune.space import ConfigKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +16,25 @@ class CompileRequest:
 
     problem: Problem
     config: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityRequest:
+    """Ask a compiler what its binaries depend on; answered by ``IdentityAnswer``.
+
+    Attributes:
+        examples: of each kernel that is asked about, a problem and a config.
+    """
+
+    examples: Mapping[str, tuple[Problem, dict[str, int]]]
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityAnswer:
+    """What a compiler's binaries depend on, besides problem and config."""
+
+    toolchain: Toolchain
+    kernels: Mapping[str, KernelText]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,3 +82,34 @@ class MeasureAnswer:
 
     outcome: Outcome
     healthy: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRequest:
+    """Ask which code of a kernel is compiled; answered by a text, or ``Refused``."""
+
+    kernel: str
+
+
+@dataclass(frozen=True, slots=True)
+class FactsRequest:
+    """Ask what a kernel makes of configs on a GPU; answered by ``FactsAnswer``, or ``Refused``."""
+
+    problem: Problem
+    configs: tuple[dict[str, int], ...]
+    gpu: GpuInfo
+
+
+@dataclass(frozen=True, slots=True)
+class FactsAnswer:
+    """Of each config, the one that really runs, and the name of its binary (``facts.binary_name``)."""
+
+    effective: tuple[ConfigKey, ...]
+    binaries: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The kernel source cannot serve; one line that says why."""
+
+    message: str

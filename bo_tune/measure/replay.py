@@ -138,7 +138,8 @@ class ReplayDevice(Device):
         if entry is None:
             return self._recorded(config).runtimes_us * rounds  # the default, off the grid: only its time is recorded
         clean = on_time(self._shuffled(problem, config, LaunchPurpose.FINALISTS))
-        return tuple((self._level(config) * clean.take(range(taken, taken + rounds), mode="wrap")).tolist())
+        level = self._level(config)
+        return tuple(level * time for time in islice(cycle(clean), taken, taken + rounds))
 
     def _level(self, config: Config) -> float:
         """The recorded time over what the raw repetitions come to: not 1 where the recording re-measured the config."""

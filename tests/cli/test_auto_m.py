@@ -4,13 +4,14 @@ import json
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import H100, ROOT, SHRINK_TABLE, Cli, FakeDevice
 
-from bo_tune.cli import search
+from bo_tune.cli import measuring
 from bo_tune.measure.device import Build, Compiled
 from bo_tune.outcome import Compilation, Outcome, Resources
 from bo_tune.problem import Problem
@@ -55,7 +56,8 @@ class OverM(FakeDevice):
 
 
 def run(cli: Cli, monkeypatch: pytest.MonkeyPatch, out: Path, *more: object) -> tuple[str, dict[str, Any]]:
-    monkeypatch.setattr(search, "cuda_device", lambda *_, **__: OverM(times=lambda config: 1.0, space=SPACE))
+    gpu = OverM(times=lambda config: 1.0, space=SPACE)
+    monkeypatch.setattr(measuring, "cuda_devices", lambda *_, **__: nullcontext([gpu]))
     options = ("--model", LLAMA, "--max-loras", 4, "--rank", 16, "--kernel", "lora_shrink", "--storage", "memory")
     ran = cli("tune", *options, "--out", out, "--target-modules", "o_proj,down_proj", "--sampler", "random", *more)
     assert (ran.code, ran.err) == (0, "")

@@ -1,0 +1,219 @@
+"""``bo-tune compile``: binaries for a GPU elsewhere, into a pack."""
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bo_tune.cli import options as o
+from bo_tune.cli.search import problems_of, study_of
+from bo_tune.devices import compile_target, kernel_source
+from bo_tune.errors import InputError, PackError
+from bo_tune.experience import Experience
+from bo_tune.gpus import gpu_of_capability, known_gpu
+from bo_tune.kernels.registry import kernel_spec
+from bo_tune.likely import Likely
+from bo_tune.measure.messages import IdentityRequest
+from bo_tune.pack.contents import PackedBinary
+from bo_tune.packing import PackBudget, Packed, Workbench, build
+from bo_tune.problem import GpuInfo, Problem
+from bo_tune.recording import SUFFIXES, read_recordings
+from bo_tune.report.console import terminal
+from bo_tune.report.packing import PackProgress, pack_line
+from bo_tune.session import one_blas_thread
+from bo_tune.storage import StudyStore
+from bo_tune.study_file import StudyFile
+
+BUNDLED = Path(__file__).parents[2] / "studies" / "recordings"
+"""Recordings of the project, where it is not installed without them."""
+
+COMPILE_DEADLINE_S = 30.0
+"""At most, for one compile: no GPU waits for it. It adapts to what compiles take."""
+
+EXIT_INTERRUPTED = 130
+
+TargetName = Annotated[str, typer.Option("--target", metavar="cuda:CC", help="Compute capability to compile for.")]
+GpuName = Annotated[
+    str | None,
+    typer.Option("--gpu", metavar="NAME", help="GPU to choose configs for; one of the target's by default."),
+]
+PackFile = Annotated[Path, typer.Option("--out", metavar="PACK", help="File to write, or to go on with.")]
+Configs = Annotated[int | None, typer.Option(min=1, help="Binaries in the pack, at most.", show_default=False)]
+Minutes = Annotated[float | None, typer.Option(min=0.0, help="Time to compile.", show_default=False)]
+Whole = Annotated[bool, typer.Option("--all", help="Every valid config, however unlikely.")]
+Teacher = Annotated[
+    str | None,
+    typer.Option("--storage", metavar="URL", help="Database of studies to learn from.", show_default=False),
+]
+History = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--history", metavar="DIR", help="Recordings to learn from; the project's by default.", show_default=False
+    ),
+]
+CompileJobs = Annotated[
+    int | None, typer.Option(min=1, help="Compile processes; one for each core by default.", show_default=False)
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be compiled, for what, and how much of it.
+
+    Attributes:
+        whole: whether every valid config is wanted.
+    """
+
+    study: StudyFile
+    problems: Sequence[Problem]
+    gpu: GpuInfo
+    source: str
+    budget: PackBudget
+    whole: bool
+    jobs: int
+    seed: int
+
+
+def compile_command(
+    study: o.Study = None,
+    model: o.Model = None,
+    tp: o.TensorParallel = None,
+    max_loras: o.MaxLoras = None,
+    rank: o.Rank = None,
+    m: o.Tokens = None,
+    fully_sharded: o.FullySharded = False,
+    target_modules: o.TargetModules = None,
+    adapter: o.AdapterPath = None,
+    expert_parallel: o.ExpertParallel = False,
+    kernel: o.Kernel = None,
+    target: TargetName = "cuda:90",
+    gpu: GpuName = None,
+    kernels: o.KernelSource = "auto",
+    out: PackFile = Path("study.pack"),
+    configs: Configs = None,
+    minutes: Minutes = None,
+    whole: Whole = False,
+    storage: Teacher = None,
+    history: History = None,
+    seed: o.Seed = None,
+    jobs: CompileJobs = None,
+    json_file: o.JsonFile = None,
+) -> None:
+    """Compile ahead of tuning, on any host: the configs that a study will likely want, best first, into one file.
+
+    Example: bo-tune compile studies/llama-3.1-8b.toml --target cuda:90 --configs 500 --out llama.pack
+    """
+    served = o.Served(model, tp, max_loras, rank, fully_sharded, target_modules, adapter, expert_parallel)
+    loaded = study_of(study, served, m)
+    if loaded is None:
+        raise InputError("nothing to compile: name a study file, or a model with --model")
+    if configs is None and minutes is None and not whole:
+        raise InputError("--configs: say how much to compile, with --configs, --minutes or --all")
+    if not out.parent.is_dir():
+        raise PackError(f"{out}: there is no folder {out.parent}")
+    plan = Plan(
+        loaded,
+        problems_of(loaded, kernel or ()),
+        _gpu(target, gpu),
+        kernel_source(kernels),
+        PackBudget(configs, minutes),
+        whole,
+        jobs or os.cpu_count() or 1,
+        seed if seed is not None else loaded.seed,
+    )
+    _run(plan, experience(storage, history), out, json_file)
+
+
+def _gpu(target: str, name: str | None) -> GpuInfo:
+    """Return the GPU that is compiled for."""
+    backend, _, number = target.partition(":")
+    if backend != "cuda" or not number.isdecimal():
+        raise InputError(f"--target: expected cuda:CC with a compute capability, like cuda:90, got {target!r}")
+    capability = divmod(int(number), 10)
+    gpu = gpu_of_capability(capability) if name is None else known_gpu(name)
+    if gpu is None:
+        raise InputError(
+            f"--target: no GPU of {target} is known here" if name is None else f"--gpu: {name!r} is not known here"
+        )
+    if gpu.capability != capability:
+        raise InputError(f"--gpu: {gpu.name} is no GPU of {target}")
+    return gpu
+
+
+def experience(storage: str | None, history: Sequence[Path] | None) -> Experience:
+    """Gather what tells which configs are likely."""
+    found = Experience()
+    if storage is not None:
+        store = StudyStore(storage, create=False)
+        found.learn_studies(store)
+        store.close()
+    bundled = sorted({path.parent for path in BUNDLED.rglob("*") if path.name.endswith(SUFFIXES)})
+    for folder in bundled if history is None else history:
+        found.learn_recordings(read_recordings(folder))
+    return found
+
+
+def _run(plan: Plan, experience: Experience, out: Path, json_file: Path | None) -> None:
+    console = terminal()
+    with Workbench(out) as bench, PackProgress(console) as progress:
+        packed, interrupted = _compile(plan, experience, bench, progress)
+    lines = [pack_line(bench.binaries, packed, out.stat().st_size), f"wrote {out}"]
+    if interrupted:
+        lines.insert(0, "interrupted: the same command goes on from here")
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if json_file is not None:
+        o.write_json(json_file, figures(packed, bench.binaries, plan))
+    if interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED)
+
+
+def _compile(plan: Plan, experience: Experience, bench: Workbench, progress: PackProgress) -> tuple[Packed, bool]:
+    """Fill a pack; returns how far it came, and whether that was as far as someone let it."""
+    deadline_s = plan.study.budget.compile_deadline_s or COMPILE_DEADLINE_S
+    target = compile_target(plan.gpu, plan.source, cache=bench.cache, workers=plan.jobs, deadline_s=deadline_s)
+    latest = Packed.nothing(plan.budget)
+    interrupted = False
+
+    def show(packed: Packed) -> None:
+        nonlocal latest
+        latest = packed
+        progress(packed)
+
+    try:
+        examples = {p.kernel: (p, kernel_spec(p.kernel).default_config(p)) for p in plan.problems}
+        identity = target.identity(IdentityRequest(examples))
+        bench.resume(identity)
+        try:
+            wanted = Likely(target, experience.of, spaces=plan.study.space, exhaustive=plan.whole, seed=plan.seed)
+            with one_blas_thread():
+                for number, problem in enumerate(plan.problems, 1):
+                    wanted.add(problem)
+                    progress.choosing(number, len(plan.problems))
+                build(bench, target, wanted, plan.budget, show)
+        except KeyboardInterrupt:
+            interrupted = True
+    finally:
+        target.close()
+    bench.finish(identity, plan.gpu, plan.study.name)
+    return latest, interrupted
+
+
+def figures(packed: Packed, binaries: Sequence[PackedBinary], plan: Plan) -> dict[str, Any]:
+    """Return what ``--json`` writes."""
+    there = [b for b in binaries if b.entry is not None]
+    return {
+        "gpu": plan.gpu.name,
+        "kernel_source": plan.source,
+        "binaries": len(there),
+        "impossible": dict(Counter(b.reason for b in binaries if b.reason is not None)),
+        "compile_s": sum(b.compile_s for b in binaries),
+        "cubin_bytes": sum(b.cubin_bytes for b in there),
+        "spilling": sum(bool(b.resources.spilled_registers) for b in there),
+        "compiled_now": packed.compiled,
+        "elapsed_s": packed.elapsed_s,
+    }

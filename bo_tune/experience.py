@@ -1,0 +1,58 @@
+"""What earlier studies and recordings know of a kernel, to tell which of its binaries will be wanted.
+
+Unlike ``history``, from which searches learn, this leaves out nothing: where the very problem was tuned before, no
+other study says as much, and nothing is measured by it.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from bo_tune.history import FEWEST_TRIALS, descriptor, history_of
+from bo_tune.kernels.registry import KERNELS, kernel_spec
+from bo_tune.problem import GpuInfo, Problem
+from bo_tune.recording import Recording
+from bo_tune.search import StudyHistory
+from bo_tune.storage import GPU_ATTR, StudyStore
+
+
+class Experience:
+    """Histories by kernel."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, list[StudyHistory]] = {}
+
+    def of(self, problem: Problem) -> Sequence[StudyHistory]:
+        """Return what is known of the problem's kernel."""
+        return self._known.get(problem.kernel, [])
+
+    def __len__(self) -> int:
+        return sum(map(len, self._known.values()))
+
+    def learn_studies(self, store: StudyStore) -> None:
+        """Take in the studies of a database, finished or not."""
+        for summary in store.summaries():
+            problem = summary.name.problem
+            if problem.kernel in KERNELS and GPU_ATTR in summary.attributes:
+                gpu = GpuInfo.from_json(summary.attributes[GPU_ATTR])
+                self._note(problem, history_of(store.load(summary.name).trials(), problem, gpu))
+
+    def learn_recordings(self, recordings: Iterable[Recording]) -> None:
+        """Take in recorded grids."""
+        for recording in recordings:
+            self._note(recording.problem, recorded_history(recording))
+
+    def _note(self, problem: Problem, history: StudyHistory | None) -> None:
+        if history is not None:
+            self._known.setdefault(problem.kernel, []).append(history)
+
+
+def recorded_history(recording: Recording) -> StudyHistory | None:
+    """Return what a recorded grid teaches, or None where it has too few times."""
+    timed = [(c, t) for c in recording.configs() if (t := recording.time_us(c)) is not None]
+    if len(timed) < FEWEST_TRIALS:
+        return None
+    configs = [config for config, _ in timed]
+    features = kernel_spec(recording.problem.kernel).features(configs, recording.problem, recording.gpu)
+    times = np.array([time_us for _, time_us in timed], dtype=float)
+    return StudyHistory(features, times, configs, descriptor(recording.problem, recording.gpu))

@@ -1,0 +1,79 @@
+"""What the GPUs of one host share: the fork server, packs of binaries, and the compilers."""
+
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bo_tune.errors import PackError
+from bo_tune.measure.compile_farm import CompileFarm, Deadline
+from bo_tune.measure.facts import KernelFacts
+from bo_tune.measure.packed import PackedBinaries
+from bo_tune.problem import GpuInfo
+from bo_tune.processes.fork_server import ForkServer
+
+
+class CompileHost:
+    """Forks the processes of all GPUs, and compiles once for those that run the same binaries.
+
+    Args:
+        modules: what the fork server imports.
+        environment: variables of its children.
+        source: the kernel source, see ``measure.source``.
+        workers: compile processes for each compute capability.
+        deadline_s: seconds after which a compile is given up, at most.
+        packs: files of binaries that need no compiling here.
+
+    Raises:
+        PackError: if a pack is damaged.
+    """
+
+    def __init__(
+        self,
+        modules: Sequence[str],
+        environment: Mapping[str, str],
+        source: str,
+        *,
+        workers: int,
+        deadline_s: float,
+        packs: Sequence[Path] = (),
+    ) -> None:
+        self._source, self.workers, self._deadline_s = source, workers, deadline_s
+        self._packs = PackedBinaries(packs, source)
+        self.server = ForkServer(modules, {**environment, **self._packs.environment})
+        self._farms: dict[tuple[int, int], CompileFarm] = {}
+        self._lock = threading.Lock()
+        try:
+            self._packs.unpack()  # while the server imports
+        except PackError:
+            self.close()
+            raise
+
+    def compilers(self, gpu: GpuInfo) -> tuple[CompileFarm, KernelFacts]:
+        """Return what compiles for a GPU, and what it knows of kernels; started now if it is the first of its
+        capability.
+
+        Raises:
+            PackError: if a pack was made for something else.
+        """
+        with self._lock:
+            farm = self._farms.get(gpu.capability)
+            if farm is None:
+                deadline = Deadline(self._deadline_s)
+                farm = CompileFarm(self.server, gpu, self._source, workers=self.workers, deadline=deadline)
+                self._farms[gpu.capability] = farm
+                farm.start()
+                self._packs.teach(farm, gpu, KernelFacts(farm, gpu))
+            return farm, KernelFacts(farm, gpu)
+
+    def close(self) -> None:
+        """End the compilers and the fork server, with every process it forked."""
+        for farm in self._farms.values():
+            farm.close()
+        self.server.close()
+        self._packs.close()
+
+
+def cores(kept: int) -> int:
+    """Return how many compile processes this host should have: its cores but for those kept."""
+    return max(1, (os.cpu_count() or 1) - kept)

@@ -1,0 +1,80 @@
+"""A GPU that is elsewhere: known by its description, measured by the workers that have it."""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+
+from bo_tune.conditions import Conditions
+from bo_tune.errors import DeviceError
+from bo_tune.kernels.spec import KernelSpec
+from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries
+from bo_tune.outcome import Outcome
+from bo_tune.problem import GpuInfo, Problem
+from bo_tune.space import Config, SearchSpace
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a worker says of the GPU it has.
+
+    Attributes:
+        sources: which code of each kernel it measures.
+    """
+
+    gpu: GpuInfo
+    sources: Mapping[str, str]
+    conditions: Conditions
+    provenance: Mapping[str, str]
+
+    @classmethod
+    def of(cls, device: Device, kernels: Sequence[str]) -> "Description":
+        """Describe a device."""
+        sources = {kernel: device.kernel_source(kernel) for kernel in kernels}
+        return cls(device.gpu, sources, device.conditions, dict(device.provenance))
+
+
+class DescribedDevice(Device):
+    """Stands for a GPU of other workers: names its studies and collects their results, and measures nothing."""
+
+    def __init__(self, description: Description) -> None:
+        self._description = description
+        self.gpu = description.gpu
+        self.conditions = description.conditions
+
+    @property
+    def provenance(self) -> Mapping[str, str]:
+        """Versions as described."""
+        return self._description.provenance
+
+    def kernel_source(self, kernel: str) -> str:
+        """The source as described."""
+        return self._description.sources[kernel]
+
+    def search_space(self, spec: KernelSpec, problem: Problem) -> SearchSpace:
+        """The kernel's default grid."""
+        return spec.search_space
+
+    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[dict[str, int]]:
+        """Which configs are equal, the workers know."""
+        return [dict(config) for config in configs]
+
+    def binaries(self, problem: Problem, configs: Sequence[Config]) -> HaveBinaries:
+        """What is compiled, the workers know."""
+        none = np.zeros(len(configs), dtype=bool)
+        return lambda: none
+
+    def compile(self, problem: Problem, config: Config) -> Future[Build]:
+        """Nothing is compiled here."""
+        raise DeviceError(f"{self.gpu.name} is not a GPU of this host")
+
+    def measure(self, problem: Problem, config: Config, compiled: Compiled, *, stop_above_us: float | None) -> Outcome:
+        """Nothing is measured here."""
+        raise DeviceError(f"{self.gpu.name} is not a GPU of this host")
+
+    def remeasure(
+        self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0
+    ) -> list[tuple[float, ...]]:
+        """Nothing is measured here."""
+        raise DeviceError(f"{self.gpu.name} is not a GPU of this host")

@@ -1,0 +1,72 @@
+"""What kernels make of configs on a GPU, asked from the compilers: this process loads neither torch nor triton.
+
+Asking a kernel about thousands of configs takes a third of a second where an engine's own launcher has to be run for
+each. The compilers do it side by side, and before the first compile they have nothing else to do.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Hashable, Sequence
+from functools import cache
+from typing import Any
+
+from bo_tune.errors import DeviceError, WorkerError
+from bo_tune.measure.compile_farm import CompileFarm
+from bo_tune.measure.messages import FactsAnswer, FactsRequest, Refused, SourceRequest
+from bo_tune.problem import GpuInfo, Problem
+from bo_tune.space import Config
+
+ANSWER_TIMEOUT_S = 120.0
+
+
+def binary_name(key: Hashable) -> str:
+    """Return a short name of a compile key (``Operation.compile_key``), the same in every process."""
+    return hashlib.blake2b(repr(key).encode(), digest_size=16).hexdigest()
+
+
+class KernelFacts:
+    """What the kernels of one source make of configs on one GPU. Safe to use from several threads.
+
+    Args:
+        farm: whose compilers are asked; it numbers the binaries.
+    """
+
+    def __init__(self, farm: CompileFarm, gpu: GpuInfo) -> None:
+        self._farm, self._gpu = farm, gpu
+        self._numbers: defaultdict[Problem, dict[tuple[int, ...], int]] = defaultdict(dict)
+        self.source = cache(self._source)
+
+    def _source(self, kernel: str) -> str:
+        """Which code of a kernel is compiled. Raises DeviceError."""
+        answer: str = self._ask(SourceRequest(kernel))
+        return answer
+
+    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[dict[str, int]]:
+        """Return for each config the one that really runs. Raises DeviceError."""
+        answer: FactsAnswer = self._ask(FactsRequest(problem, tuple(dict(c) for c in configs), self._gpu))
+        known = self._numbers[problem]
+        for config, binary in zip(configs, answer.binaries, strict=True):
+            known[_values(config)] = self._farm.number(binary)
+        return [dict(effective) for effective in answer.effective]
+
+    def numbers(self, problem: Problem, configs: Sequence[Config]) -> list[int]:
+        """Return the number in the farm of each config's binary. Raises DeviceError."""
+        known = self._numbers[problem]
+        unknown = [config for config in configs if _values(config) not in known]
+        if unknown:
+            self.effective_configs(problem, unknown)
+        return [known[_values(config)] for config in configs]
+
+    def _ask(self, request: object) -> Any:
+        try:
+            answer = self._farm.ask(request, ANSWER_TIMEOUT_S)
+        except WorkerError as error:
+            raise DeviceError(f"the kernels of {self._farm.source} cannot be asked: {error}") from error
+        if isinstance(answer, Refused):
+            raise DeviceError(answer.message)
+        return answer
+
+
+def _values(config: Config) -> tuple[int, ...]:
+    """The values of a config by name; the names are the same for all configs of a kernel."""
+    return tuple(value for _, value in sorted(config.items()))

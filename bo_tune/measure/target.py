@@ -1,0 +1,67 @@
+"""A GPU to compile for, there or not: its kernels, their keys, and a compile farm into a cache folder of one's own."""
+
+from collections.abc import Hashable, Sequence
+from concurrent.futures import Future
+from pathlib import Path
+
+from bo_tune.activity import FarmActivity
+from bo_tune.measure.compile_farm import CompileFarm, Deadline
+from bo_tune.measure.cuda import ASK_WITHOUT_A_CONTEXT, COMPILE_MODULE
+from bo_tune.measure.device import Build
+from bo_tune.measure.facts import KernelFacts
+from bo_tune.measure.messages import IdentityRequest
+from bo_tune.measure.packed import identity
+from bo_tune.pack.contents import Identity
+from bo_tune.problem import GpuInfo, Problem
+from bo_tune.processes.fork_server import ForkServer
+from bo_tune.space import Config
+
+STORE_THE_BINARY_ONLY = {"TRITON_STORE_BINARY_ONLY": "1"}
+"""Has Triton keep machine code without what came before it. It does not change the cache's keys."""
+
+
+class CompileTarget:
+    """Compiles for a GPU that is known by its data alone.
+
+    Args:
+        source: the kernel source, see ``measure.source``.
+        cache: folder for Triton's cache.
+        workers: compile processes.
+        deadline_s: seconds after which a compile is given up.
+    """
+
+    def __init__(self, gpu: GpuInfo, source: str, *, cache: Path, workers: int, deadline_s: float) -> None:
+        self.gpu, self.workers = gpu, workers
+        self._source = source
+        environment = {**ASK_WITHOUT_A_CONTEXT, **STORE_THE_BINARY_ONLY, "TRITON_CACHE_DIR": str(cache.resolve())}
+        self._server = ForkServer([COMPILE_MODULE, source], environment)
+        self._farm = CompileFarm(self._server, gpu, source, workers=workers, deadline=Deadline(deadline_s))
+        self._facts = KernelFacts(self._farm, gpu)
+
+    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[dict[str, int]]:
+        """Ask the kernel what it makes of each config on this GPU."""
+        return self._facts.effective_configs(problem, configs)
+
+    def key(self, problem: Problem, config: Config) -> Hashable:
+        """Return what is equal for configs that share one binary."""
+        (number,) = self._facts.numbers(problem, [config])
+        return number
+
+    def compile(self, problem: Problem, config: Config) -> Future[Build]:
+        """Start compiling."""
+        (number,) = self._facts.numbers(problem, [config])
+        return self._farm.submit(number, problem, config)
+
+    def identity(self, examples: IdentityRequest) -> Identity:
+        """Return what the binaries depend on. Raises DeviceError and WorkerError."""
+        return identity(self._farm, self.gpu, self._source, examples)
+
+    @property
+    def activity(self) -> FarmActivity:
+        """What the compilers have done so far."""
+        return self._farm.activity
+
+    def close(self) -> None:
+        """End the compilers; compiles under way end as invalid."""
+        self._farm.close()
+        self._server.close()

@@ -1,0 +1,1 @@
+"""Packs: files of binaries compiled ahead, on any host, for a GPU elsewhere."""

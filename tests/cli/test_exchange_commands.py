@@ -1,0 +1,79 @@
+"""``bo-tune export``, ``import`` and ``merge`` from one end to the other."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from helpers import EXPAND, EXPAND_TABLE, SHRINK, SHRINK_TABLE, Cli, sliced, sqlite_url, write_all
+
+from bo_tune.devices import replay_job
+from bo_tune.recording import read_recordings
+from bo_tune.session import Session, SessionSettings
+from bo_tune.storage import MEMORY, StudyStore
+from bo_tune.tables import read_folder
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two finished searches, an exhaustive study, and one that has just begun."""
+    path = tmp_path_factory.mktemp("exchange") / "x.db"
+    store = StudyStore(sqlite_url(path))
+    search = Session(store, SessionSettings(sampler="random", budget=12))
+    search.run([replay_job(sliced(SHRINK)), replay_job(sliced(EXPAND))])
+    Session(store, SessionSettings(sampler="grid", budget=None)).run([replay_job(sliced(EXPAND, m=32))])
+    _, begun = search.prepare(replay_job(sliced(SHRINK, m=32)))
+    begun.search(5)
+    search.prepare(replay_job(sliced(SHRINK, m=64)))
+    store.close()
+    return path
+
+
+def test_export_and_import_on_the_command_line(cli: Cli, database: Path, tmp_path: Path) -> None:
+    there = sqlite_url(tmp_path / "there.db")
+    ran = cli("export", "--storage", sqlite_url(database), "--out", tmp_path / "files")
+    assert ran.code == 0, ran
+    assert "wrote 4 studies" in ran.out
+    assert "1 without a trial" in ran.out
+    ran = cli("import", tmp_path / "files", "--storage", there)
+    assert ran.code == 0, ran
+    assert ran.out.count("with its result") == 3
+    assert ran.out.count("no result yet") == 1
+    shown, expected = (cli("show", "--storage", url).out for url in (there, sqlite_url(database)))
+    assert "4 studies, 1 unfinished" in shown
+    assert "5 studies, 2 unfinished" in expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("export", "--kernel", "lora_none"), "no such study"),
+        (("export", "--gpu", "MI300"), "no such study"),
+        (("import", "missing"), "missing"),
+        (("import", "files", "--storage", MEMORY), "--storage"),
+        (("merge", "missing"), "missing"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_a_line(
+    cli: Cli, database: Path, arguments: tuple[str, ...], expected: str
+) -> None:
+    where = () if "--storage" in arguments or arguments[0] == "merge" else ("--storage", sqlite_url(database))
+    assert expected in cli(*arguments, *where).error
+
+
+def test_exported_studies_replay(cli: Cli, database: Path, tmp_path: Path) -> None:
+    assert cli("export", "--storage", sqlite_url(database), "--out", tmp_path / "files").code == 0
+    ran = cli("grid", "--device", f"replay:{tmp_path / 'files'}", "--storage", MEMORY, "--out", tmp_path / "out")
+    assert ran.code == 0, ran
+    assert len(read_recordings(tmp_path / "files")) == 4
+
+
+def test_json_of_two_hosts_is_merged(cli: Cli, tmp_path: Path) -> None:
+    for host, recordings in {"one": [sliced(SHRINK), sliced(EXPAND)], "two": [sliced(SHRINK, m=32)]}.items():
+        folder = write_all(tmp_path / host / "recordings", *(replace(r) for r in recordings))
+        where = ("--device", f"replay:{folder}", "--storage", MEMORY, "--out", tmp_path / host / "tuned")
+        assert cli("tune", *where, "--sampler", "random", "--budget", 6).code == 0
+    ran = cli("merge", tmp_path / "one" / "tuned", tmp_path / "two" / "tuned", "--out", tmp_path / "all")
+    assert ran.code == 0, ran
+    assert ran.out.count("wrote ") == 2
+    merged = read_folder(tmp_path / "all")
+    assert {name: len(table.entries) for name, table in merged.items()} == {SHRINK_TABLE: 2, EXPAND_TABLE: 1}

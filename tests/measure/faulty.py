@@ -1,0 +1,78 @@
+"""A kernel source whose shrink kernel fails on purpose: the five ways in which a config can take a GPU process down.
+
+A config's block_m, block_n, … decide (``fault_of``), so that a fault belongs to its config like a real one.
+"""
+
+import os
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+
+from bo_tune.kernels.lora_shrink.inputs import ShrinkInputs
+from bo_tune.kernels.lora_shrink.op import LoraShrink
+from bo_tune.kernels.operation import Operation
+from bo_tune.problem import Problem
+from bo_tune.space import Config
+
+FAULTS = ("illegal address", "infinite loop", "device assert", "exit", "out of memory")
+PERCENT_EACH = 5
+
+
+@triton.jit
+def store_far_away(target, offset):  # type: ignore[no-untyped-def]
+    """Write where no memory is."""
+    tl.store(target + offset, 1.0)
+
+
+@triton.jit
+def wait_for_ever(flag):  # type: ignore[no-untyped-def]
+    """Wait for a flag that nobody sets."""
+    while tl.load(flag, volatile=True) == 0.0:
+        pass
+
+
+def fault_of(problem: Problem, config: Mapping[str, int]) -> str | None:
+    """Say how a config fails, or None: ``PERCENT_EACH`` of all configs in each way."""
+    text = f"{problem.m} {sorted(config.items())}"
+    drawn = zlib.crc32(text.encode()) % 100 // PERCENT_EACH
+    return FAULTS[drawn] if drawn < len(FAULTS) else None
+
+
+def commit(fault: str) -> None:
+    """Do what takes a GPU process down."""
+    memory = torch.zeros(1, device="cuda")
+    match fault:
+        case "illegal address":
+            store_far_away[(1,)](memory, 1 << 40)
+        case "infinite loop":
+            wait_for_ever[(1,)](memory)
+        case "device assert":
+            torch._assert_async(memory)
+        case "exit":
+            os._exit(3)
+        case "out of memory":
+            torch.empty(1 << 45, dtype=torch.uint8, device="cuda")
+
+
+class FaultyShrink(LoraShrink):
+    """The project's shrink kernel, with faults."""
+
+    @property
+    def source(self) -> str:
+        return "faulty"
+
+    def launch(self, inputs: ShrinkInputs, config: Config) -> None:
+        fault = fault_of(inputs.problem, config)
+        if fault is not None:
+            commit(fault)
+        super().launch(inputs, config)
+
+
+def operation(name: str) -> Operation[Any]:
+    """Return the one kernel of this source."""
+    assert name == "lora_shrink"
+    return FaultyShrink()

@@ -1,0 +1,69 @@
+"""A GPU process without a GPU that fails as one can, for ``test_faults``: by its config, 5 % of all in each way."""
+
+import os
+import sys
+import time
+import zlib
+
+from fake_gpu import GPU, LAUNCHES
+
+from bo_tune.measure.messages import (
+    Hello,
+    HelloRequest,
+    MeasureAnswer,
+    MeasureRequest,
+    PrepareRequest,
+    RemeasureRequest,
+)
+from bo_tune.outcome import Invalid, InvalidReason, Measurement
+from bo_tune.problem import Problem
+from bo_tune.processes.worker import serve
+from bo_tune.space import Config
+
+FAULTS = ("illegal address", "infinite loop", "device assert", "exit", "out of memory")
+PERCENT_EACH = 5
+
+
+def fault_of(problem: Problem, config: Config) -> str | None:
+    """Say how a config fails, or None."""
+    drawn = zlib.crc32(f"{problem.m} {sorted(config.items())}".encode()) % 100 // PERCENT_EACH
+    return FAULTS[drawn] if drawn < len(FAULTS) else None
+
+
+def time_us(config: Config) -> float:
+    """Time of a config, in us."""
+    return 5.0 + zlib.crc32(str(sorted(config.items())).encode()) % 1000 / 100
+
+
+def handle(request: object) -> object:
+    """Answer one request."""
+    match request:
+        case HelloRequest():
+            return Hello(GPU, {"driver": "1"})
+        case PrepareRequest():
+            return None
+        case RemeasureRequest(_, configs, rounds):
+            return [(time_us(config),) * rounds for config in configs]
+        case MeasureRequest(problem, config, _, _):
+            return _measure(config, fault_of(problem, config))
+    raise TypeError(request)
+
+
+def _measure(config: Config, fault: str | None) -> MeasureAnswer:
+    match fault:
+        case None:
+            return MeasureAnswer(Measurement((time_us(config),) * 3, launches=LAUNCHES))
+        case "illegal address" | "device assert":
+            return MeasureAnswer(Invalid(InvalidReason.LAUNCH_ERROR, f"CUDA error: {fault}"), healthy=False)
+        case "infinite loop":
+            time.sleep(600)
+        case "exit":
+            sys.stderr.write("the kernel's last words\n")
+            sys.stderr.flush()
+            os._exit(3)
+    return MeasureAnswer(Invalid(InvalidReason.LAUNCH_ERROR, "CUDA out of memory"))
+
+
+def main(arguments: list[str], fd: int) -> None:
+    """Serve the parent."""
+    serve(fd, handle)

@@ -1,0 +1,76 @@
+"""What compilers tell of kernels, to a process that loads neither torch nor triton."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers import H100
+
+from bo_tune.errors import DeviceError
+from bo_tune.kernels.registry import kernel_spec
+from bo_tune.measure.compile_farm import CompileFarm, Deadline
+from bo_tune.measure.facts import KernelFacts, binary_name
+from bo_tune.measure.source import BUILTIN, operations_of
+from bo_tune.problem import Problem
+from bo_tune.processes.fork_server import ForkServer
+from bo_tune.space import config_key
+
+PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
+CONFIGS = list(kernel_spec("lora_shrink").search_space)[::97]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[ForkServer]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        made = ForkServer(["bo_tune.measure.compile_worker", BUILTIN])
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def farm(server: ForkServer) -> Iterator[CompileFarm]:
+    made = CompileFarm(server, H100, BUILTIN, workers=1, deadline=Deadline(60.0))
+    yield made
+    made.close()
+
+
+def test_they_are_what_the_kernel_itself_says(farm: CompileFarm) -> None:
+    kernel, facts = operations_of(BUILTIN)("lora_shrink"), KernelFacts(farm, H100)
+    assert facts.source("lora_shrink") == kernel.source
+    told = facts.effective_configs(PROBLEM, CONFIGS)
+    assert list(map(config_key, told)) == [config_key(kernel.effective_config(PROBLEM, c, H100)) for c in CONFIGS]
+    names = [binary_name(kernel.compile_key(PROBLEM, config, H100)) for config in CONFIGS]
+    assert facts.numbers(PROBLEM, CONFIGS) == [farm.number(name) for name in names]
+
+
+def test_configs_are_asked_about_once(farm: CompileFarm, monkeypatch: pytest.MonkeyPatch) -> None:
+    facts, asked = KernelFacts(farm, H100), []
+    ask = farm.ask
+    monkeypatch.setattr(farm, "ask", lambda request, timeout_s: (asked.append(request), ask(request, timeout_s))[1])
+    first = facts.numbers(PROBLEM, CONFIGS[:3])
+    assert facts.numbers(PROBLEM, [dict(reversed(c.items())) for c in CONFIGS[:3]]) == first
+    assert len(asked) == 1
+    facts.numbers(PROBLEM, CONFIGS[:4])
+    assert [len(request.configs) for request in asked] == [3, 1]
+
+
+def test_a_source_that_refuses_says_why_in_a_line(server: ForkServer) -> None:
+    farm = CompileFarm(server, H100, "refusing", workers=1, deadline=Deadline(60.0))
+    with pytest.raises(DeviceError, match=r"^this source is of another time$"):
+        KernelFacts(farm, H100).source("lora_shrink")
+    farm.close()
+
+
+def test_a_source_that_fails_is_named(server: ForkServer) -> None:
+    farm = CompileFarm(server, H100, "no_such_source", workers=1, deadline=Deadline(60.0))
+    with pytest.raises(DeviceError, match=r"the kernels of no_such_source cannot be asked: .*No module named"):
+        KernelFacts(farm, H100).source("lora_shrink")
+    farm.close()
+
+
+def test_the_parent_loads_no_torch() -> None:
+    code = "import sys, bo_tune.cli, bo_tune.measure.cuda, bo_tune.devices; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

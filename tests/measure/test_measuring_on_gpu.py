@@ -1,0 +1,134 @@
+"""Measuring on a real GPU: faults that cost one trial, timers, and what is known of a binary before it is loaded."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from faulty import FAULTS, fault_of
+
+from bo_tune.conditions import Conditions, Timing, Tokens
+from bo_tune.kernels.registry import kernel_spec
+from bo_tune.measure.cuda import CudaDevice, Deadlines
+from bo_tune.measure.device import Compiled
+from bo_tune.measure.source import BUILTIN, operations_of
+from bo_tune.measure.timing import ColdTimer, timer
+from bo_tune.outcome import Invalid, InvalidReason, Measurement, Outcome
+from bo_tune.problem import Problem
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
+
+PROBLEM = Problem("lora_shrink", 4, 1, 256, 4096, 16)
+SPEC = kernel_spec("lora_shrink")
+SMALL = {
+    "block_m": 16, "block_n": 32, "block_k": 64, "num_warps": 4, "num_stages": 2, "split_k": 8, "num_ctas": 1
+}  # fmt: skip
+
+
+def measure(device: CudaDevice, config: dict[str, int], problem: Problem = PROBLEM) -> Outcome:
+    build = device.compile(problem, config).result(120)
+    assert isinstance(build, Compiled), build
+    return device.measure(problem, config, build, stop_above_us=None)
+
+
+@pytest.fixture(scope="module")
+def faulty() -> Iterator[CudaDevice]:
+    """A GPU whose kernels fail on purpose."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=":")
+        made = CudaDevice(source="faulty", compile_workers=2, deadlines=Deadlines(first_s=15.0, measure_s=2.0))
+    yield made
+    made.close()
+
+
+def config_with(fault: str | None) -> dict[str, int]:
+    runnable = (c for c in SPEC.search_space if c["block_m"] <= 64 and c["block_n"] == 32 and c["block_k"] <= 64)
+    return next(config for config in runnable if fault_of(PROBLEM, config) == fault)
+
+
+REASONS = {
+    "illegal address": {InvalidReason.LAUNCH_ERROR},
+    "infinite loop": {InvalidReason.HANG},
+    "device assert": {InvalidReason.LAUNCH_ERROR, InvalidReason.GPU_PROCESS_DIED},
+    "exit": {InvalidReason.GPU_PROCESS_DIED},
+    "out of memory": {InvalidReason.LAUNCH_ERROR},
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_costs_one_trial(faulty: CudaDevice, fault: str) -> None:
+    healthy = config_with(None)
+    assert isinstance(measure(faulty, healthy), Measurement)
+    gpu = faulty.activity.gpu
+    assert gpu is not None
+    outcome = measure(faulty, config_with(fault))
+    assert isinstance(outcome, Invalid)
+    assert outcome.reason in REASONS[fault]
+    assert "\n" not in outcome.detail
+    begun = time.monotonic()
+    assert isinstance(measure(faulty, healthy), Measurement)
+    assert time.monotonic() - begun < 10, "a restart takes a second or two"
+    after = faulty.activity.gpu
+    assert after is not None
+    assert after.restarts - gpu.restarts == (fault != "out of memory")
+
+
+@pytest.mark.parametrize("timing", list(Timing))
+@pytest.mark.parametrize("tokens", list(Tokens))
+def test_every_condition_gives_a_plausible_time(timing: Timing, tokens: Tokens) -> None:
+    device = CudaDevice(conditions=Conditions(timing, tokens), compile_workers=1)
+    try:
+        outcome = measure(device, SMALL)
+        assert isinstance(outcome, Measurement)
+        assert 1 < outcome.time_us < 200
+        (times,) = device.remeasure(PROBLEM, [SMALL], 20)
+        assert len(times) == 20
+    finally:
+        device.close()
+
+
+def test_resources_read_from_the_cubin_are_those_of_the_loaded_binary() -> None:
+    device = CudaDevice(compile_workers=1)
+    kernel = operations_of(BUILTIN)("lora_shrink")
+    try:
+        for config in (SMALL, {**SMALL, "block_m": 128, "block_n": 128, "num_stages": 3}):
+            build = device.compile(PROBLEM, config).result(120)
+            assert isinstance(build, Compiled)
+            loaded = kernel.warmup(PROBLEM, config)
+            loaded._init_handles()
+            known = build.resources
+            assert (known.registers_per_thread, known.spilled_registers) == (loaded.n_regs, loaded.n_spills)
+            assert known.shared_memory_bytes == loaded.metadata.shared
+    finally:
+        device.close()
+
+
+def test_a_late_launch_is_found_out_and_taken_again() -> None:
+    """A launch that Python holds up by a millisecond, once in a while."""
+    device = torch.device("cuda")
+    memory = torch.zeros(1 << 20, device=device)
+    calls = 0
+
+    def launch() -> None:
+        nonlocal calls
+        calls += 1
+        if calls % 5 == 0:
+            time.sleep(0.001)
+        memory.add_(1.0)
+
+    clock = ColdTimer(device)
+    clock.time_in_turn([lambda: memory.add_(1.0)], 5)
+    timed = clock.time_in_turn([launch], 20)
+    assert timed.late >= 4
+    assert len(timed.runtimes_us[0]) == 20
+    assert max(timed.runtimes_us[0]) < 500
+
+
+def test_a_graph_repetition_is_the_mean_of_many_launches() -> None:
+    device = torch.device("cuda")
+    memory = torch.zeros(1 << 24, device=device)
+    launch = lambda: memory.add_(1.0)  # noqa: E731 - a kernel of 30 us or so
+    warm = timer(Timing.WARM, device).time_in_turn([launch], 20).runtimes_us[0]
+    graph = timer(Timing.GRAPH, device).time_in_turn([launch], 20).runtimes_us[0]
+    assert sorted(graph)[10] == pytest.approx(sorted(warm)[10], rel=0.3)
