@@ -11,13 +11,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from bo_tune.agreement import as_read, disagreements
 from bo_tune.errors import TableError
 from bo_tune.files import os_error_text
-from bo_tune.gpus import gpu_by_name
+from bo_tune.gpus import gpu_by_file_name, gpu_by_name
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.lookup import Crash, Found, first_odd_key, lookup, no_number
-from bo_tune.models import EXPAND, ModelStudy
+from bo_tune.models import DENSE_KERNELS, EXPAND, ModelStudy
 from bo_tune.models.engine import MAX_BATCHED_TOKENS, step_sizes
 from bo_tune.problem import GpuInfo, Problem
 from bo_tune.provenance import provenance_path
@@ -97,7 +98,7 @@ class Report:
         gpu_file_name: the GPU's name as in the files' names.
         gpu: what is known of the GPU; None where its name is not, and shared memory was not checked.
         structure: what is wrong with the files whatever is asked of them.
-        has_experts: whether the model has experts, whose lookups are not walked.
+        has_experts: whether the model has experts whose lookups are not walked, there being no file of theirs.
         note: what the engine must be told for these to be all lookups.
     """
 
@@ -163,9 +164,11 @@ def check_folder(
         ModelError: the model poses no such problems.
     """
     names = _table_names(folder)
+    walked = model.has_experts and any("_FUSED_MOE_LORA_" in name for name in names)
+    kernels = model.kernels if walked else DENSE_KERNELS
     file_name = gpu_by_name(gpu).file_name if gpu else _only_gpu(folder, names)
     info = _gpu_info(folder, names, file_name, gpu)
-    wanted = {_file_of(problem, file_name) for problem in replace(model, ms=(1,)).problems_by_layer()}
+    wanted = {_file_of(problem, file_name) for problem in replace(model, ms=(1,)).problems_by_layer(kernels)}
     present = {name for name in names if _gpu_of(name) == file_name}
     files = {name: _read(folder / name) for name in sorted(present | wanted)}
     structure = [fault for name, content in files.items() for fault in structure_faults(name, content)]
@@ -174,7 +177,7 @@ def check_folder(
         content = files[name]
         table = content if isinstance(content, dict) and content else None
         sizes = ms or _sizes(table or {}, max_batched_tokens)
-        served = replace(model, ms=tuple(sizes)).problems_by_layer()
+        served = replace(model, ms=tuple(sizes)).problems_by_layer(kernels)
         asked = {problem: layers for problem, layers in served.items() if _file_of(problem, file_name) == name}
         if table is None:
             fault = next(structure_faults(name, content))
@@ -183,7 +186,24 @@ def check_folder(
             ]
         else:
             lookups += [_look_up(problem, layers, name, table, info) for problem, layers in asked.items()]
-    return Report(folder, file_name, info, tuple(lookups), tuple(structure), model.shape.moe is not None, model.note)
+    left_out = model.has_experts and not walked
+    return Report(folder, file_name, info, _agreeing(lookups), tuple(structure), left_out, model.note)
+
+
+def _agreeing(lookups: Sequence[Lookup]) -> tuple[Lookup, ...]:
+    """Return the lookups, with the fault of those whose configs do not go with another kernel's."""
+    found = {
+        item.problem: as_read(kernel_spec(item.problem.kernel), item.found.config)
+        for item in lookups
+        if item.fault is None and isinstance(item.found, Found) and kernel_spec(item.problem.kernel).table_level_i
+    }
+    reasons = disagreements(found)
+    return tuple(
+        replace(item, fault=Fault(item.file, _place(item.found.keys), reasons[item.problem]))
+        if item.problem in reasons and isinstance(item.found, Found)
+        else item
+        for item in lookups
+    )
 
 
 def structure_faults(name: str, content: object) -> Iterator[Fault]:
@@ -261,6 +281,8 @@ def _unusable(file: str, found: Found, spec: KernelSpec, problem: Problem, gpu: 
     config, place = found.config, _place(found.keys)
     if not isinstance(config, dict):
         return Fault(file, place, f"expected a config, got {_shown(config)}")
+    if spec.table_level_i:
+        config = as_read(spec, config)
     for name in spec.search_space.names:
         if name not in config:
             upper = [other for other in config if other != other.lower()]
@@ -296,14 +318,14 @@ def _only_gpu(folder: Path, names: Iterable[str]) -> str:
 
 
 def _gpu_info(folder: Path, names: Iterable[str], file_name: str, gpu: str | None) -> GpuInfo | None:
-    """Return what is known of the GPU that is named, here or in the sidecar of a file."""
+    """Return what is known of the GPU that is named, here, in the sidecar of a file or in the files' names."""
     if gpu is not None:
         return gpu_by_name(gpu)
     for name in names:
         if _gpu_of(name) == file_name and provenance_path(folder / name).exists():
             for entry in read_provenance(folder / name).values():
                 return gpu_by_name(entry.gpu)
-    return None
+    return gpu_by_file_name(file_name)
 
 
 def _gpu_of(name: str) -> str | None:

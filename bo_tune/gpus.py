@@ -50,6 +50,21 @@ _KNOWN = {
 }
 
 
+def gpu_of_capability(capability: tuple[int, int]) -> GpuInfo | None:
+    """Return the first GPU here of a compute capability, or None."""
+    return next((gpu for gpu in _KNOWN.values() if gpu.capability == capability), None)
+
+
+def known_gpu(name: str) -> GpuInfo | None:
+    """Return what is known of a GPU of this name, or None."""
+    return _KNOWN.get(name)
+
+
+def gpu_by_file_name(name: str) -> GpuInfo | None:
+    """Return what is known of a GPU by its name as vLLM writes it in file names, or None."""
+    return next((gpu for gpu in _KNOWN.values() if gpu.file_name == name), None)
+
+
 def gpu_by_name(name: str) -> GpuInfo:
     """Return what is known of a GPU of this name (as ``torch.cuda.get_device_name`` gives it).
 

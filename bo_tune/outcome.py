@@ -8,9 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-
-import numpy as np
-from numpy.typing import NDArray
+from statistics import median
 
 
 class InvalidReason(StrEnum):
@@ -65,7 +63,7 @@ LATE_FACTOR = 1.25
 """A repetition this much above the lower quartile of its config was launched late."""
 
 
-def on_time(runtimes_us: Sequence[float]) -> NDArray[np.float64]:
+def on_time(runtimes_us: Sequence[float]) -> list[float]:
     """Return the repetitions that were not launched late, in us, in their order.
 
     Noise is one-sided: a late launch adds its gap to a repetition, nothing makes a kernel faster than it is. So what
@@ -74,10 +72,8 @@ def on_time(runtimes_us: Sequence[float]) -> NDArray[np.float64]:
     Raises:
         ValueError: without repetitions.
     """
-    if not len(runtimes_us):
-        raise ValueError("no repetitions to estimate from")
-    runtimes = np.asarray(runtimes_us, dtype=float)
-    return np.asarray(runtimes[runtimes <= LATE_FACTOR * np.quantile(runtimes, 0.25)])
+    limit = LATE_FACTOR * _lower_quartile(sorted(runtimes_us))
+    return [runtime for runtime in runtimes_us if runtime <= limit]
 
 
 def estimate_us(runtimes_us: Sequence[float]) -> float:
@@ -86,7 +82,16 @@ def estimate_us(runtimes_us: Sequence[float]) -> float:
     Raises:
         ValueError: without repetitions.
     """
-    return float(np.median(on_time(runtimes_us)))
+    return float(median(on_time(runtimes_us)))
+
+
+def _lower_quartile(ascending: Sequence[float]) -> float:
+    """Interpolate linearly. In plain Python: it is asked for at every trial, of a dozen values."""
+    if not ascending:
+        raise ValueError("no repetitions to estimate from")
+    below, part = divmod(0.25 * (len(ascending) - 1), 1.0)
+    low, high = ascending[int(below)], ascending[min(int(below) + 1, len(ascending) - 1)]
+    return low + part * (high - low)
 
 
 @dataclass(frozen=True, slots=True)

@@ -204,11 +204,17 @@ def test_the_files_own_m_are_tried(tmp_path: Path) -> None:
 
 def test_the_gpu_is_told_from_the_folder(tmp_path: Path) -> None:
     report = checked(tmp_path, gpu=None)
-    assert (report.gpu_file_name, report.gpu) == (H100.file_name, None)
+    assert (report.gpu_file_name, report.gpu) == (H100.file_name, H100)
     write(tmp_path, documents(gpu="NVIDIA_H100_80GB_HBM3_MIG"))
     assert not checked(tmp_path).faults
     with pytest.raises(TableError, match="files of NVIDIA_H100_80GB_HBM3, NVIDIA_H100_80GB_HBM3_MIG in this folder"):
         checked(tmp_path, gpu=None)
+
+
+def test_of_a_gpu_that_is_not_known_no_limit_is_assumed(tmp_path: Path) -> None:
+    write(tmp_path, documents(gpu="NVIDIA_Z1"))
+    report = check_folder(tmp_path, MODEL)
+    assert (report.gpu_file_name, report.gpu) == ("NVIDIA_Z1", None)
 
 
 def test_a_folder_without_tables(tmp_path: Path) -> None:
@@ -264,6 +270,57 @@ def test_experts_are_said_not_to_be_walked(tmp_path: Path) -> None:
     mixtral = ModelStudy.of(
         str(ROOT / "studies" / "models" / "mixtral-8x7b"), tensor_parallel=2, ranks=[16], max_loras=[2], ms=[64]
     )
-    report = check_folder(write(tmp_path, documents(mixtral)), mixtral, gpu=H100.name)
+    dense = {name: content for name, content in documents(mixtral).items() if "MOE" not in name}
+    report = check_folder(write(tmp_path, dense), mixtral, gpu=H100.name)
     assert report.has_experts
     assert not report.faults
+
+
+QWEN_3 = ModelStudy.of(
+    str(ROOT / "studies" / "models" / "qwen3-30b-a3b"),
+    tensor_parallel=1,
+    ranks=[16],
+    max_loras=[4],
+    ms=[16, 256],
+    target_modules=["o_proj", "experts"],
+)
+W2_EXPAND = f"{H100.file_name}_FUSED_MOE_LORA_W2_EXPAND.json"
+
+
+def checked_experts(tmp_path: Path, change: Callable[[Documents], object] = lambda files: None) -> Report:
+    files = documents(QWEN_3)
+    change(files)
+    return check_folder(write(tmp_path, files), QWEN_3, gpu=H100.name)
+
+
+def test_lookups_of_experts_are_walked_where_there_are_files_of_theirs(tmp_path: Path) -> None:
+    report = checked_experts(tmp_path)
+    assert not report.has_experts
+    assert not report.faults
+    walked = {item.problem.kernel for item in report.lookups}
+    assert len([kernel for kernel in walked if "moe" in kernel]) == 4
+    assert {len(item.asked) for item in report.lookups if "moe" in item.problem.kernel} == {6}
+
+
+def test_another_block_m_than_the_first_kernels_is_a_fault(tmp_path: Path) -> None:
+    def change(files: Documents) -> None:
+        files[W2_EXPAND]["4"]["1"]["256"]["16"]["2048"]["768"]["block_m"] = 16
+
+    report = checked_experts(tmp_path, change)
+    (fault,) = report.faults
+    assert fault.file == W2_EXPAND
+    assert fault.place == "4/1/256/16/2048/768"
+    assert fault.reason.startswith("block_m 16, where fused_moe_lora_w13_shrink has 64")
+
+
+def test_names_in_capitals_and_names_left_out_are_read_as_the_engine_does(tmp_path: Path) -> None:
+    def change(files: Documents) -> None:
+        for m in ("16", "256"):
+            files[W2_EXPAND]["4"]["1"][m]["16"]["2048"]["768"] = {"BLOCK_SIZE_M": 64, "NUM_WARPS": 8}
+
+    assert not checked_experts(tmp_path, change).faults
+
+
+def test_a_file_of_three_or_fewer_kernels_leaves_the_others_without(tmp_path: Path) -> None:
+    report = checked_experts(tmp_path, lambda files: files.pop(W2_EXPAND))
+    assert [fault.reason for fault in report.faults] == ["no such file: the engine takes its default configs"]

@@ -7,16 +7,16 @@ from bo_tune.study_file import load_study_file
 from bo_tune.tables import missing_lookups, read_folder, read_provenance, table_file_name
 
 ROOT = Path(__file__).parents[1]
-TUNED = ROOT / "benchmarks" / "results" / "llama-3.1-8b.h200"
-STUDY = ROOT / "studies" / "llama-3.1-8b.toml"
+TUNED = ROOT / "benchmarks" / "results" / "llama-3.1-8b-96.h100"
+STUDY = ROOT / "studies" / "llama-3.1-8b-96.toml"
 
 
-def test_llama_on_h200_key_by_key() -> None:
+def test_llama_on_h100_key_by_key() -> None:
     tables = read_folder(TUNED)
     expected: dict[str, set[tuple[str, ...]]] = {name: set() for name in tables}
     for problem in load_study_file(STUDY).problems():
         spec = kernel_spec(problem.kernel)
-        name = table_file_name("NVIDIA_H200", spec.file_stem(problem))
+        name = table_file_name("NVIDIA_H100_80GB_HBM3", spec.file_stem(problem))
         keys = spec.table_key(problem)
         expected[name].add(keys)
         config = tables[name].configs[keys]

@@ -45,7 +45,7 @@ def check_lines(report: Report) -> list[str]:
     if report.note:
         lines.append(report.note)
     if report.has_experts:
-        lines.append("the lookups of the experts (fused MoE LoRA) were not walked, only those of the dense layers")
+        lines.append("there is no file of the experts (fused MoE LoRA): their layers take the engine's default configs")
     return lines
 
 

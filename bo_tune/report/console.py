@@ -12,6 +12,8 @@ from rich.table import Table
 
 from bo_tune.activity import SessionActivity
 from bo_tune.compare import Comparison, Comparisons
+from bo_tune.kernels.registry import kernel_spec
+from bo_tune.kernels.spec import SHARED
 from bo_tune.listing import StudyListing
 from bo_tune.session import Tuned, session_wall_s
 from bo_tune.space import Config
@@ -97,7 +99,24 @@ def session_lines(tuned: Sequence[Tuned]) -> list[str]:
     gains = [result.default_time_us / result.time_us for result in results if result.default_time_us]
     if gains:
         lines.append(f"tuned against default: {geometric_mean(gains):.2f}x faster (geometric mean of {len(gains)})")
-    return lines
+    return [*lines, *joint_lines(tuned)]
+
+
+def joint_lines(tuned: Sequence[Tuned]) -> list[str]:
+    """Return a line on the sums of kernels that had to agree; none where there are none."""
+    sums: dict[tuple[object, ...], Mapping[str, Any]] = {}
+    for study in tuned:
+        problem, gpu = study.job.problem, study.job.device.gpu.name
+        group = kernel_spec(problem.kernel).joint_group(problem)
+        if group is not None and study.result is not None and study.result.joint is not None:
+            sums[gpu, study.name.kernel_source, group] = study.result.joint
+    gains = [joint["default_time_us"] / joint["time_us"] for joint in sums.values() if joint["default_time_us"]]
+    if not gains:
+        return []
+    return [
+        f"kernels that agree on {SHARED}: their sum is {geometric_mean(gains):.2f}x faster than that of the defaults "
+        f"(geometric mean of {len(gains)}); one of them may be slower than its own"
+    ]
 
 
 def activity_lines(activity: SessionActivity) -> list[str]:
@@ -114,6 +133,11 @@ def activity_lines(activity: SessionActivity) -> list[str]:
                 f"{farm.cached:,} found in the cache, {farm.shared:,} shared, {farm.timeouts} timeouts, "
                 f"{farm.crashes} crashes"
             )
+            if farm.packed:
+                lines.append(
+                    f"packs: {farm.packed:,} compiles avoided, which took {farm.packed_s:.0f} s where the packs were "
+                    f"made: about {farm.packed_s / farm.workers:.0f} s less for these processes"
+                )
     if lines:
         lines.insert(
             0,
@@ -212,7 +236,12 @@ def studies_lines(studies: Sequence[StudyListing]) -> list[str]:
         excluded.update(study.excluded)
         reasons.update(study.reasons)
     unfinished = sum(not study.finished for study in studies)
+    held = [(study, study.holder) for study in studies if study.holder is not None]
     return [
+        *(
+            f"under way: {study.name}: {holder.host}, process {holder.pid}, heard of {holder.age_s:.0f} s ago"
+            for study, holder in held
+        ),
         f"{len(studies)} studies, {unfinished} unfinished{' (*)' if unfinished else ''}; sure: within so much of the "
         "grid's best with that probability",
         f"trials pruned: {_counted(reasons)}",

@@ -8,7 +8,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bo_tune.activity import SessionActivity
-from bo_tune.events import Event, StudyFailed, StudyFinished, StudyStarted, TrialRecorded
+from bo_tune.events import (
+    Event,
+    StudyElsewhere,
+    StudyFailed,
+    StudyFinished,
+    StudyLost,
+    StudyStarted,
+    TrialRecorded,
+)
 from bo_tune.outcome import Invalid, Measurement
 from bo_tune.report.console import short_config, speed_up, us
 
@@ -23,10 +31,11 @@ class Progressing:
     """Shows a session while it runs. A listener of its events, and a context manager.
 
     Args:
+        studies: how many there are to do; None where that is not known.
         verbose: whether each recorded trial gets a line.
     """
 
-    def __init__(self, console: Console, studies: int, *, verbose: bool = False) -> None:
+    def __init__(self, console: Console, studies: int | None, *, verbose: bool = False) -> None:
         self._console = console
         self._verbose = verbose
         self._lock = threading.Lock()
@@ -46,7 +55,7 @@ class Progressing:
         self._trials = 0
         self._gains: list[float] = []
         self._trials_each: list[int] = []
-        self._activity: Callable[[], SessionActivity] | None = None
+        self._activity: Callable[[], SessionActivity | None] = lambda: None
         self._ended = threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="progress", daemon=True)
 
@@ -60,22 +69,22 @@ class Progressing:
         self._ticker.join()
         self._progress.stop()
 
-    def watch(self, activity: Callable[[], SessionActivity]) -> None:
+    def watch(self, activity: Callable[[], SessionActivity | None]) -> None:
         """Show the figures of a session from now on."""
         self._activity = activity
 
     def _tick(self) -> None:
         in_terminal = self._console.is_terminal
         while not self._ended.wait(REFRESH_S if in_terminal else LINE_EVERY_S):
-            activity = self._activity
+            activity = self._activity()
             if activity is None:
                 continue
             with self._lock:
-                figures = ", ".join(self.figures(activity()))
+                figures = ", ".join(self.figures(activity))
                 if in_terminal:
                     self._progress.update(self._task, note=figures)
                 else:
-                    self._line(f"progress {self._done}/{self._studies} studies, {figures}")
+                    self._line(f"progress {self._count} studies, {figures}")
 
     def figures(self, activity: SessionActivity) -> list[str]:
         """Return what there is to say of a session under way, most important first."""
@@ -118,23 +127,41 @@ class Progressing:
                         self._gains.append(event.default_time_us / event.time_us)
                     self._progress.advance(self._task)
                     self._line(self._finished(event))
+                case StudyElsewhere():
+                    self._line(f"waiting  {event.problem}: {event.host}, process {event.pid}, works on it")
+                case StudyLost():
+                    self._line(f"lost     {event.problem}: {event.message}")
                 case StudyFailed():
                     self._done += 1
                     self._progress.advance(self._task)
                     self._line(f"failed   {event.problem}: {event.message}")
 
+    def note(self, text: str) -> None:
+        """Print a line."""
+        with self._lock:
+            self._line(text)
+
     def interrupted(self) -> None:
         """Say what is kept."""
         with self._lock:
+            done = self._done if self._studies is None else f"{self._done} of {self._studies}"
             self._line(
-                f"interrupted: {self._done} of {self._studies} studies finished, {self._trials} trials recorded by "
+                f"interrupted: {done} studies finished, {self._trials} trials recorded by "
                 "this run; the same command goes on from here"
             )
+
+    def summary(self) -> str:
+        """Say what was done, for one who does not know what there was to do."""
+        return f"nothing left to do: {self._done} studies finished, {self._trials} trials recorded by this run"
+
+    @property
+    def _count(self) -> str:
+        return str(self._done) if self._studies is None else f"{self._done}/{self._studies}"
 
     def _finished(self, event: StudyFinished) -> str:
         what = "kept   " if event.reused else "tuned  "
         return (
-            f"[{self._done}/{self._studies}] {what} {event.problem}: {us(event.time_us)} us, "
+            f"[{self._count}] {what} {event.problem}: {us(event.time_us)} us, "
             f"{speed_up(event.default_time_us, event.time_us)} of the default, "
             f"{event.launched_configs} configs launched"
         )

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from bo_tune.errors import WorkerError
 from bo_tune.processes.fork_server import ForkServer
 from bo_tune.processes.worker import Worker, WorkerDiedError, WorkerTimeoutError
 

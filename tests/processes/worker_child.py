@@ -9,7 +9,6 @@ from typing import Any
 
 from bo_tune.processes.worker import serve
 
-
 ARGUMENTS: list[str] = []
 """Those it was started with."""
 

@@ -1,6 +1,7 @@
 """What ``bo-tune check`` prints: every fact at every width."""
 
 import json
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -47,6 +48,9 @@ def test_totals_and_what_was_left_out(tmp_path: Path) -> None:
     assert lines[0] == (
         "28 lookups: 1 find their entry, 6 that of the nearest m, 21 fail or take another layer's; 2 faults"
     )
-    assert any("shared memory was not checked" in line for line in lines)
+    unknown = check_lines(replace(report(tmp_path), gpu=None))
+    assert any("shared memory was not checked" in line for line in unknown)
     assert any("--lora-target-modules q_proj o_proj" in line for line in lines)
-    assert any("experts" in line for line in lines)
+    assert not any("experts" in line for line in lines)
+    without_files = check_lines(replace(report(tmp_path), has_experts=True))
+    assert any("no file of the experts" in line for line in without_files)

@@ -1,0 +1,256 @@
+"""Proposals computed in processes of their own.
+
+A session on a GPU has dozens of studies in flight. Their surrogates, all computed under one interpreter lock, would
+hold up the threads that feed the compilers and the GPU. So each study's sampler lives in one of a few search processes;
+the tuner's own sampler, ``OffloadedSampler``, tells it what is new and asks for the next config. What it answers is
+what the same sampler would have answered here: it depends on the seed and the study's content alone.
+"""
+
+import itertools
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import singledispatchmethod
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
+from threadpoolctl import threadpool_limits
+
+from bo_tune.kernels.registry import kernel_spec
+from bo_tune.problem import GpuInfo, Problem
+from bo_tune.processes.fork_server import ForkServer
+from bo_tune.processes.worker import Worker, serve
+from bo_tune.search import (
+    Certificate,
+    Cost,
+    FiniteGridSampler,
+    Grid,
+    GridSampler,
+    HistoryPrior,
+    StudyHistory,
+    certify,
+    make_sampler,
+)
+from bo_tune.search.study_log import Observation, StudyLog
+
+MODULE = "bo_tune.offload"
+
+ANSWER_TIMEOUT_S = 300.0
+"""A proposal takes milliseconds; a machine that is this slow is not tuning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All it takes to build a study's sampler, here or in another process.
+
+    Attributes:
+        ranges: parameter name to values: the grid.
+        valid: ``[C]``, the configs of the grid that may be proposed.
+        default: the kernel's default config.
+        histories: what other studies taught; empty for a sampler that does not learn.
+        descriptor: of the problem, to tell the nearest histories.
+    """
+
+    sampler: str
+    ranges: Mapping[str, tuple[int, ...]]
+    valid: NDArray[np.bool_]
+    default: Mapping[str, int]
+    problem: Problem
+    gpu: GpuInfo
+    histories: Sequence[StudyHistory]
+    descriptor: Mapping[str, float]
+    seed: int
+
+    def build(self, cost: Cost) -> GridSampler:
+        """Build the sampler."""
+        spec = kernel_spec(self.problem.kernel)
+        return make_sampler(
+            self.sampler,
+            Grid(self.ranges, self.valid),
+            default=self.default,
+            features=lambda configs: spec.features(configs, self.problem, self.gpu),  # type: ignore[arg-type]
+            prior=HistoryPrior(self.histories, descriptor=self.descriptor) if self.histories else None,
+            cost=cost,
+            seed=self.seed,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    study: int
+    recipe: Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class _News:
+    """What a study holds that its search process has not heard of."""
+
+    study: int
+    observations: tuple[Observation, ...]
+    pending: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Choose:
+    """Ask for the next config. ``free`` and ``cost`` are of the whole grid, ``[C]``."""
+
+    news: _News
+    trial_number: int
+    free: NDArray[np.bool_]
+    cost: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class _Certify:
+    news: _News
+    tolerance: float
+
+
+@dataclass(frozen=True, slots=True)
+class _Close:
+    study: int
+
+
+class SearchPool:
+    """A few search processes.
+
+    Args:
+        processes: how many.
+    """
+
+    def __init__(self, processes: int) -> None:
+        self._server = ForkServer([MODULE])
+        self._workers = [Worker(self._server, MODULE, []) for _ in range(processes)]
+        self._locks = [threading.Lock() for _ in range(processes)]
+        self._numbers = itertools.count()
+
+    def sampler(self, recipe: Recipe, cost: Cost) -> "OffloadedSampler":
+        """Open a study in the next process, in turn, and return the sampler that speaks for it."""
+        number = next(self._numbers)
+        self.ask(number, _Open(number, recipe))
+        return OffloadedSampler(self, number, recipe, cost)
+
+    def ask(self, study: int, message: object) -> object:
+        """Send a message to the process of a study and return its answer. Raises WorkerError."""
+        place = study % len(self._workers)
+        with self._locks[place]:
+            return self._workers[place].request(message, ANSWER_TIMEOUT_S)
+
+    def close(self) -> None:
+        """End the processes."""
+        for worker in self._workers:
+            worker.kill()
+        self._server.close()
+
+
+class OffloadedSampler(GridSampler):
+    """Speaks for a ``FiniteGridSampler`` in another process."""
+
+    def __init__(self, pool: SearchPool, number: int, recipe: Recipe, cost: Cost) -> None:
+        super().__init__(Grid(recipe.ranges, recipe.valid), seed=recipe.seed)
+        self._pool, self._number, self._cost = pool, number, cost
+        self._all = np.arange(len(self.grid))
+        self._told: set[int] = set()
+
+    def choose(self, study: Study, trial: FrozenTrial, log: StudyLog, free: NDArray[np.bool_]) -> int:
+        """Ask the other process."""
+        cost = self._cost(self._all).astype(np.float32)
+        answer = self._pool.ask(self._number, _Choose(self._news(log), trial.number, free, cost))
+        assert isinstance(answer, int)
+        return answer
+
+    def certificate(self, study: Study, tolerance: float) -> Certificate:
+        """As ``certify`` of the sampler that this one speaks for."""
+        answer = self._pool.ask(self._number, _Certify(self._news(self.log(study)), tolerance))
+        assert isinstance(answer, Certificate)
+        return answer
+
+    def close(self) -> None:
+        """Have the other process forget the study."""
+        self._pool.ask(self._number, _Close(self._number))
+
+    def _news(self, log: StudyLog) -> _News:
+        fresh = tuple(o for o in log.observations if o.number not in self._told)
+        self._told.update(o.number for o in fresh)
+        return _News(self._number, fresh, tuple(log.pending))
+
+
+def certificate_of(sampler: object, study: Study, tolerance: float) -> Certificate | None:
+    """Return how sure a sampler's model is that nothing better is left; None for one without a model."""
+    match sampler:
+        case FiniteGridSampler():
+            return certify(sampler, study, tolerance)
+        case OffloadedSampler():
+            return sampler.certificate(study, tolerance)
+        case _:
+            return None
+
+
+@dataclass
+class _Served:
+    """A study in its search process."""
+
+    recipe: Recipe
+    study: Study = field(default_factory=optuna.create_study)
+
+    def __post_init__(self) -> None:
+        self._cost_of_all = np.ones(len(self.recipe.valid), dtype=np.float32)
+        self._sampler = self.recipe.build(lambda indices: self._cost_of_all[indices].astype(float))
+        self._log = self._sampler.adopt(self.study)
+
+    def take(self, news: _News) -> None:
+        """Take in what is new."""
+        self._log.adopt(news.observations, news.pending)
+
+    def choose(self, request: _Choose) -> int:
+        """Return the index of the config to try next."""
+        self._cost_of_all = request.cost
+        trial = optuna.trial.create_trial(state=TrialState.RUNNING)
+        trial.number = request.trial_number
+        return self._sampler.choose(self.study, trial, self._log, request.free)
+
+    def certificate(self, tolerance: float) -> Certificate | None:
+        """Return how sure the model is."""
+        return certificate_of(self._sampler, self.study, tolerance)
+
+
+class _Server:
+    """Answers the requests of a search process."""
+
+    def __init__(self) -> None:
+        self._studies: dict[int, _Served] = {}
+
+    @singledispatchmethod
+    def answer(self, request: object) -> object:
+        """Answer one request."""
+        raise TypeError(f"not a request: {request!r}")
+
+    @answer.register
+    def _(self, request: _Open) -> None:
+        self._studies[request.study] = _Served(request.recipe)
+
+    @answer.register
+    def _(self, request: _Choose) -> int:
+        served = self._studies[request.news.study]
+        served.take(request.news)
+        return served.choose(request)
+
+    @answer.register
+    def _(self, request: _Certify) -> Certificate | None:
+        served = self._studies[request.news.study]
+        served.take(request.news)
+        return served.certificate(request.tolerance)
+
+    @answer.register
+    def _(self, request: _Close) -> None:
+        del self._studies[request.study]
+
+
+def main(_arguments: list[str], fd: int) -> None:
+    """Serve one parent; its linear algebra keeps to one core, the others compile."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with threadpool_limits(limits=1, user_api="blas"):
+        serve(fd, _Server().answer)
