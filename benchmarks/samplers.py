@@ -3,7 +3,8 @@
 Runs what ``bo-tune simulate`` runs. Each (sampler, history, stop rule) is a variant; every variant tunes every
 recording with the same seeds, so that variants are compared pair by pair (Wilcoxon's signed-rank test, one-sided).
 ``python benchmarks/samplers.py --recordings studies/recordings --seeds 10 --out benchmarks/results/samplers`` writes
-samplers.json (all runs), samplers.md and samplers.png. Needs matplotlib (``pip install -e '.[bench]'``).
+samplers.json (all runs), samplers.md and samplers.png; what is run later with the same --out is added. Needs matplotlib
+(``pip install -e '.[bench]'``).
 """
 
 import argparse
@@ -11,10 +12,12 @@ import json
 import os
 import shlex
 import sys
+import time
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,13 +25,20 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import optuna
+from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
-from bo_tune.recording import read_recordings
+from bo_tune.devices import replay_job
+from bo_tune.kernels.registry import kernel_spec
+from bo_tune.kernels.spec import KernelSpec
+from bo_tune.problem import GpuInfo, Problem
+from bo_tune.recording import Recording, read_recordings
 from bo_tune.sampler_names import GRID_GP
 from bo_tune.search import StopRule
-from bo_tune.session import SessionSettings
+from bo_tune.session import Session, SessionSettings, one_blas_thread
 from bo_tune.simulate import CHECKPOINTS, Run, simulate
+from bo_tune.space import Config, ConfigKey, config_key
+from bo_tune.storage import MEMORY, StudyStore
 
 SLOW = {"gp": 40}
 """Largest budget of samplers that take a second a proposal."""
@@ -36,14 +46,34 @@ SLOW = {"gp": 40}
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to search."""
+    """One way to search.
+
+    Attributes:
+        history: whether the studies of the other recordings teach it.
+        stop: whether the stop rule ends it.
+        whole: whether the studies that teach it are searched to the whole budget all the same.
+        elsewhere: a folder of other recordings whose studies teach it.
+        resources: whether an oracle tells it what the binary of every config uses, compiled or not.
+    """
 
     sampler: str
     history: bool = False
     stop: bool = False
+    whole: bool = False
+    elsewhere: str = ""
+    resources: bool = False
 
     def __str__(self) -> str:
-        return self.sampler + (" + history" if self.history else "") + (" + stop rule" if self.stop else "")
+        parts = [self.sampler]
+        if self.history:
+            parts.append("whole history" if self.whole else "history")
+        if self.elsewhere:
+            parts.append(f"history from {self.elsewhere}")
+        if self.resources:
+            parts.append("resources")
+        if self.stop:
+            parts.append("stop rule")
+        return " + ".join(parts)
 
 
 VARIANTS = (
@@ -51,22 +81,83 @@ VARIANTS = (
     Variant(GRID_GP, history=True),
     Variant(GRID_GP, stop=True),
     Variant(GRID_GP, history=True, stop=True),
+    Variant(GRID_GP, history=True, stop=True, whole=True),
     Variant("coordinate"),
     Variant("coordinate-restarts"),
     Variant("tpe"),
     Variant("gp"),
     Variant("random"),
 )
+ORACLES = (Variant(GRID_GP, resources=True), Variant(GRID_GP, history=True, resources=True))
 
 
 def run(variant: Variant, folder: Path, budget: int, seed: int) -> list[Run]:
     """Tune all recordings with one variant and one seed. With history, the other problems' studies come first."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     recordings = read_recordings(folder)
-    settings = SessionSettings(
-        variant.sampler, min(budget, SLOW.get(variant.sampler, budget)), stop_rule=StopRule() if variant.stop else None
-    )
-    return list(simulate(recordings, settings, seeds=[seed], history=recordings if variant.history else ()))
+    whole = SessionSettings(variant.sampler, min(budget, SLOW.get(variant.sampler, budget)))
+    settings = replace(whole, stop_rule=StopRule()) if variant.stop else whole
+    history = recordings if variant.history else []
+    if variant.elsewhere:
+        history = [*history, *read_recordings(Path(variant.elsewhere))]
+    teaching = whole if variant.whole else settings
+    with resources_known([*recordings, *history]) if variant.resources else nullcontext():
+        return list(simulate(recordings, settings, seeds=[seed], history=history, history_settings=teaching))
+
+
+@contextmanager
+def resources_known(recordings: Sequence[Recording]) -> Iterator[None]:
+    """Add to the features of every recorded config what its binary uses: what no sampler knows before compiling."""
+    known = {(r.problem, r.gpu.name): _resources(r) for r in recordings}
+    specs = {type(kernel_spec(r.problem.kernel)) for r in recordings}
+    before = {spec: spec.features for spec in specs}
+
+    def features(spec: KernelSpec, configs: Sequence[Config], problem: Problem, gpu: GpuInfo) -> NDArray[np.float64]:
+        rows = known[problem, gpu.name]
+        mean = np.mean(list(rows.values()), axis=0)
+        used = np.array([rows.get(config_key(config), mean) for config in configs])
+        return np.column_stack([before[type(spec)](spec, configs, problem, gpu), used])
+
+    for spec in specs:
+        spec.features = features  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        for spec, original in before.items():
+            spec.features = original  # type: ignore[method-assign]
+
+
+def _resources(recording: Recording) -> dict[ConfigKey, NDArray[np.float64]]:
+    """Logarithms of shared memory, registers and spills of the configs that compiled."""
+    rows = {}
+    for key, entry in recording.entries.items():
+        used = entry.resources
+        if used.registers_per_thread:
+            figures = [used.shared_memory_bytes or 0, used.registers_per_thread, used.spilled_registers or 0]
+            rows[key] = np.log2(1.0 + np.array(figures, dtype=float))
+    return rows
+
+
+def latency_ms(folder: Path, *, taught: bool, last: int = 48) -> tuple[float, float]:
+    """Return the median ms of a proposal with the certificate after it, at 28 to ``last`` trials on the largest grids,
+    and their mean from the second trial on."""
+    largest = max(map(len, (r.space for r in read_recordings(folder))))
+    recordings = [r for r in read_recordings(folder) if len(r.space) == largest]
+    teachers, times = StudyStore(MEMORY), []
+    with one_blas_thread():
+        if taught:
+            Session(teachers, SessionSettings(GRID_GP, 40)).run([replay_job(r) for r in recordings])
+        for recording in recordings:
+            session = Session(StudyStore(MEMORY), SessionSettings(GRID_GP, last), history=teachers)
+            _, tuner = session.prepare(replay_job(recording))
+            for budget in range(2, last + 1):
+                proposing = tuner.propose_s
+                tuner.search(budget)
+                searched = time.perf_counter()
+                assert tuner.certificate is not None
+                times.append((budget, tuner.propose_s - proposing + time.perf_counter() - searched))
+    late = [seconds for budget, seconds in times if budget >= 28]
+    return 1e3 * float(np.median(late)), 1e3 * float(np.mean([seconds for _, seconds in times]))
 
 
 def regrets(runs: Iterable[Run], at: str, figure: str = "regret_percent") -> dict[tuple[str, int], float]:
@@ -122,39 +213,64 @@ def calibration(runs: Sequence[Run]) -> list[str]:
     return lines
 
 
-def report(results: Mapping[str, Sequence[Run]], heading: str) -> str:
-    """Return the Markdown report."""
-    at = " | ".join([*map(str, CHECKPOINTS), "final"])
+def comparison(ours: str, others: Iterable[str], results: Mapping[str, Sequence[Run]]) -> list[str]:
+    """Return the table of what one variant saves over others."""
     lines = [
-        heading,
         "",
-        "Regret in %: median / **mean** / p90; mean of the best launched config, whether or not it was",
-    ]
-    lines += ["chosen; share of runs within 1 % / 5 %.", ""]
-    lines += [f"| variant | {at} | launched | ms/proposal |", "|---|" + "---|" * (len(CHECKPOINTS) + 3)]
-    lines += [row(name, runs) for name, runs in results.items()]
-    lines += [
-        "",
-        "Mean regret that grid-gp (no history) saves over the other in paired runs, in points (p, Wilcoxon):",
+        f"Mean regret that {ours} saves over the other in paired runs, in points (p, Wilcoxon, one-sided):",
         "",
     ]
     lines += [f"| against | {' | '.join(map(str, CHECKPOINTS))} |", "|---|" + "---|" * len(CHECKPOINTS)]
-    ours = results.get(GRID_GP, ())
-    lines += [f"| {name} | {paired(ours, runs)} |" for name, runs in results.items() if not name.startswith(GRID_GP)]
-    lines += ["", "Certificates at the stop (problem and seed a run):", ""]
-    lines += [
-        "| probability | runs | mean probability | best launched within 1 % | written within 1 % |",
-        "|---|---|---|---|---|",
-    ]
+    return lines + [f"| {name} | {paired(results[ours], results[name])} |" for name in others if name in results]
+
+
+def certificates(results: Mapping[str, Sequence[Run]]) -> list[str]:
+    """Return the table of how often certificates are right."""
+    lines = ["", "Certificates at the stop (problem and seed a run):", ""]
+    lines += ["| probability | runs | mean probability | best launched within 1 % | written within 1 % |"]
+    lines += ["|---|---|---|---|---|"]
     for name, runs in results.items():
         if "stop" in name:
             lines += [f"| {name} | | | | |", *calibration(runs)]
-    by_recording: dict[str, list[float]] = defaultdict(list)
-    for r in ours:
-        if "40" in r.regret_percent:
-            by_recording[r.recording].append(r.regret_percent["40"])
-    lines += ["", "grid-gp, no history, at 40, by recording (mean / worst):", ""]
-    lines += [f"- {name}: {np.mean(v):.2f} / {np.max(v):.2f}" for name, v in sorted(by_recording.items())]
+    return lines
+
+
+def by_recording(name: str, runs: Sequence[Run], at: str = "40") -> list[str]:
+    """Return the regrets of one variant, recording by recording."""
+    found: dict[str, list[float]] = defaultdict(list)
+    for r in runs:
+        if at in r.regret_percent:
+            found[r.recording].append(r.regret_percent[at])
+    lines = ["", f"{name} at {at}, by recording (mean / worst):", ""]
+    return lines + [f"- {recording}: {np.mean(v):.2f} / {np.max(v):.2f}" for recording, v in sorted(found.items())]
+
+
+def report(results: Mapping[str, Sequence[Run]], heading: str) -> str:
+    """Return the Markdown report."""
+    at = " | ".join([*map(str, CHECKPOINTS), "final"])
+    lines = [heading, ""]
+    lines += ["Regret in %: median / **mean** / p90; mean of the best launched config, whether or not it was"]
+    lines += ["chosen; share of runs within 1 % / 5 %.", ""]
+    lines += [f"| variant | {at} | launched | ms/proposal |", "|---|" + "---|" * (len(CHECKPOINTS) + 3)]
+    lines += [row(name, runs) for name, runs in results.items()]
+    baselines = [name for name in results if not name.startswith(GRID_GP)]
+    for ours in (str(VARIANTS[0]), str(VARIANTS[1])):
+        if ours in results and baselines:
+            lines += comparison(ours, baselines, results)
+    if any(str(oracle) in results for oracle in ORACLES):
+        lines += [
+            "",
+            "What features from binaries could give at most: an oracle that tells shared memory, registers and",
+        ]
+        lines += ["spills of every config, compiled or not. Positive where it helps."]
+    for oracle, plain in zip(ORACLES, VARIANTS[:2], strict=True):
+        if str(oracle) in results and str(plain) in results:
+            lines += comparison(str(oracle), [str(plain)], results)
+    if any("stop" in name for name in results):
+        lines += certificates(results)
+    for name, runs in results.items():
+        if name in map(str, VARIANTS[:2]) or "history from" in name:
+            lines += by_recording(name, runs)
     return "\n".join(lines) + "\n"
 
 
@@ -162,7 +278,7 @@ def plot(results: Mapping[str, Sequence[Run]], path: Path) -> None:
     """Draw mean regret over launched configs, a line for each variant without a stop rule."""
     figure, axes = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
     for name, runs in results.items():
-        if "stop" in name:
+        if "stop" in name or "resources" in name:
             continue
         points = [(c, np.mean(list(found.values()))) for c in CHECKPOINTS if (found := regrets(runs, str(c)))]
         style = {"linewidth": 2.5} if name.startswith(GRID_GP) else {"linewidth": 1.2, "linestyle": "--"}
@@ -170,7 +286,7 @@ def plot(results: Mapping[str, Sequence[Run]], path: Path) -> None:
     axes.set(xscale="log", yscale="log", xlabel="launched configs", ylabel="mean regret, %")
     axes.set_xticks(CHECKPOINTS, [str(c) for c in CHECKPOINTS])
     axes.set_xticks([], minor=True)
-    axes.set_yticks([0.3, 1, 3, 10, 30], ["0.3", "1", "3", "10", "30"])
+    axes.set_yticks([0.1, 0.3, 1, 3, 10, 30], ["0.1", "0.3", "1", "3", "10", "30"])
     axes.grid(alpha=0.3, which="both")
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=130)
@@ -183,13 +299,29 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--budget", type=int, default=80)
     parser.add_argument("--samplers", nargs="*", help="only these samplers; the others' runs in OUT.json are kept")
+    parser.add_argument("--oracle", action="store_true", help="only grid-gp told the resources of every binary")
+    parser.add_argument("--elsewhere", default="", help="only grid-gp taught by the studies of this folder")
+    parser.add_argument("--latency", action="store_true", help="print ms of a proposal with its certificate")
+    parser.add_argument("--note", help="a paragraph for the head of the report; kept until replaced")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/samplers"))
     options = parser.parse_args()
-    path = options.out.with_suffix(".json")
-    kept: dict[str, Any] = json.loads(path.read_text())["runs"] if path.exists() else {}
-    results = {name: [Run(**r) for r in runs] for name, runs in kept.items()}
-    chosen = [v for v in VARIANTS if not options.samplers or v.sampler in options.samplers]
+    if options.latency:
+        for taught in (False, True):
+            median, mean = latency_ms(options.recordings, taught=taught)
+            print(f"{'with' if taught else 'no'} history: median {median:.2f} ms at 28-48 trials, mean {mean:.2f} ms")
+        return
+    elsewhere = (Variant(GRID_GP, elsewhere=options.elsewhere),) if options.elsewhere else ()
+    only = elsewhere or (ORACLES if options.oracle else ())
+    chosen = only or [v for v in VARIANTS if not options.samplers or v.sampler in options.samplers]
+    write(chosen, options)
+
+
+def write(chosen: Sequence[Variant], options: argparse.Namespace) -> None:
+    """Run variants, and write them with those run before."""
+    path = _beside(options.out, ".json")
+    before: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    results = {name: [Run(**r) for r in runs] for name, runs in before.get("runs", {}).items()}
     with ProcessPoolExecutor(options.jobs) as pool:
         futures = {
             v: [pool.submit(run, v, options.recordings, options.budget, s) for s in range(options.seeds)]
@@ -198,13 +330,27 @@ def main() -> None:
         for variant, parts in futures.items():
             results[str(variant)] = [r for part in parts for r in part.result()]
             print(row(str(variant), results[str(variant)]), flush=True)
-    results = {str(v): results[str(v)] for v in VARIANTS if str(v) in results}
-    command = "python " + shlex.join(sys.argv)
-    heading = f"# Samplers on {options.recordings}\n\n`{command}`, {datetime.now(UTC):%Y-%m-%d}, {options.seeds} seeds."
-    document = {"command": command, "runs": {name: [asdict(r) for r in runs] for name, runs in results.items()}}
+    order = [str(v) for v in (*VARIANTS, *ORACLES)]
+    known = [*(n for n in order if n in results), *(n for n in results if n not in order)]
+    results = {name: results[name] for name in known}
+    command = f"python {shlex.join(sys.argv)}, {datetime.now(UTC):%Y-%m-%d}"
+    commands = [*before.get("commands", []), *([command] if chosen else [])]
+    note = before.get("note", "") if options.note is None else options.note
+    heading = f"# Samplers on {options.recordings}\n\n" + "\n".join(f"- `{c}`" for c in commands)
+    heading += f"\n\n{note}" if note else ""
+    document = {
+        "commands": commands,
+        "note": note,
+        "runs": {name: [asdict(r) for r in runs] for name, runs in results.items()},
+    }
     path.write_text(json.dumps(document) + "\n")
-    options.out.with_suffix(".md").write_text(report(results, heading))
-    plot(results, options.out.with_suffix(".png"))
+    _beside(options.out, ".md").write_text(report(results, heading))
+    plot(results, _beside(options.out, ".png"))
+
+
+def _beside(out: Path, suffix: str) -> Path:
+    """The path with an ending more; the name may have dots of its own."""
+    return out.with_name(out.name + suffix)
 
 
 if __name__ == "__main__":

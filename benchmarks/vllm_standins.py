@@ -4,7 +4,7 @@
     python benchmarks/vllm_standins.py WHEELS/vllm-0.33.0-*.whl .vllm
     PYTHONPATH=.vllm bo-tune ...
 
-Copies the pure-Python modules of the two kernels from the wheel into a folder that git ignores, and writes stand-ins
+Copies the pure-Python modules of the kernels from the wheel into a folder that git ignores, and writes stand-ins
 for what those import of vLLM: its environment variables, logger, platform and helpers. With a full installation
 of vLLM none of this is needed. Used by the tests too, and on GPU hosts that have torch and triton but no vLLM.
 """
@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 
 PACKAGE = "vllm/lora/ops/triton_ops"
-COPIED = ("kernel_utils", "lora_expand_op", "lora_kernel_metadata", "lora_shrink_op", "utils")
+COPIED = ("fused_moe_lora_op", "kernel_utils", "lora_expand_op", "lora_kernel_metadata", "lora_shrink_op", "utils")
 
 STAND_INS = {
     "vllm/__init__.py": "__version__ = {version!r}\n",
@@ -61,6 +61,15 @@ class _Platform:
     def is_device_capability(self, capability, device_id=0):
         return _number(torch.cuda.get_device_capability(device_id)) == _number(capability)
 
+    def is_cuda_alike(self):
+        return torch.cuda.is_available()
+
+    def is_xpu(self):
+        return False
+
+    def num_compute_units(self, device_id=0):
+        return torch.cuda.get_device_properties(device_id).multi_processor_count
+
     def has_device_capability(self, capability, device_id=0):
         return _number(torch.cuda.get_device_capability(device_id)) >= _number(capability)
 
@@ -71,7 +80,25 @@ def _number(capability):
 
 current_platform = _Platform()
 ''',
-    "vllm/triton_utils.py": "import triton\nimport triton.language as tl\n",
+    "vllm/triton_utils/__init__.py": "import triton\nimport triton.language as tl\n",
+    "vllm/triton_utils/allocation.py": """
+def set_triton_allocator(device):
+    raise NotImplementedError("no tensor descriptors made by kernels without vLLM")
+""",
+    "vllm/distributed.py": """
+def tensor_model_parallel_all_gather(tensor):
+    raise NotImplementedError("one rank only without vLLM")
+
+
+tensor_model_parallel_all_reduce = tensor_model_parallel_all_gather
+""",
+    "vllm/utils/mem_utils.py": """
+import torch
+
+
+def get_max_shared_memory_bytes(device=0):
+    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+""",
     "vllm/utils/__init__.py": "",
     "vllm/utils/math_utils.py": "def next_power_of_2(n):\n    return 1 << max(0, n - 1).bit_length()\n",
     "vllm/utils/torch_utils.py": """
