@@ -12,7 +12,8 @@ from optuna.trial import FrozenTrial
 from bo_tune.kernels.registry import KERNELS, kernel_spec
 from bo_tune.problem import GpuInfo, Problem
 from bo_tune.search import StudyHistory
-from bo_tune.storage import GPU_ATTR, RESULT_ATTR, StudyName, StudyStore
+from bo_tune.storage import RESULT_ATTR, StudyStore
+from bo_tune.study_name import StudyName
 from bo_tune.trials import time_us
 
 FEWEST_TRIALS = 5
@@ -67,11 +68,16 @@ class Histories:
         now = time.monotonic()
         if self._listed_at is not None and now - self._listed_at < LISTED_FOR_S:
             return
-        for summary in self._store.summaries():
-            name = summary.name
-            if RESULT_ATTR in summary.attributes and name not in self._known and name.problem.kernel in KERNELS:
-                gpu = GpuInfo.from_json(summary.attributes[GPU_ATTR])
-                self._known[name] = history_of(self._store.load(name).trials(), name.problem, gpu)
+        new = [
+            summary
+            for summary in self._store.summaries()
+            if RESULT_ATTR in summary.attributes
+            and summary.name not in self._known
+            and summary.name.problem.kernel in KERNELS
+        ]
+        trials = self._store.trials_of(new)
+        for summary in new:
+            self._known[summary.name] = history_of(trials[summary.name], summary.name.problem, summary.gpu)
         self._listed_at = now
 
 

@@ -6,5 +6,8 @@ GRID_GP = "grid-gp"
 GRID = "grid"
 """The one that makes a search exhaustive."""
 
-SAMPLERS = (GRID_GP, "random", "tpe", "gp", "coordinate", "coordinate-restarts", GRID)
+RANDOM = "random"
+"""The one that needs nothing."""
+
+SAMPLERS = (GRID_GP, RANDOM, "tpe", "gp", "coordinate", "coordinate-restarts", GRID)
 """All names, as study files and the command line take them."""

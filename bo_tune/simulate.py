@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from bo_tune.devices import replay_job
+from bo_tune.devices import Job, replay_job, together
 from bo_tune.finalists import Choice
+from bo_tune.joint import JointTuner
+from bo_tune.joint_choice import best_recorded_us, best_together
 from bo_tune.outcome import Invalid
 from bo_tune.recording import Recording
 from bo_tune.session import Session, SessionSettings, one_blas_thread
@@ -23,10 +25,12 @@ FINAL = "final"
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One recording tuned with one seed.
+    """One recording tuned with one seed, or several together whose kernels must agree.
+
+    Of several, times are sums, and the grid's smallest time is the smallest sum under one value of what they agree on.
 
     Attributes:
-        launched_configs: configs launched at least once.
+        launched_configs: configs launched at least once; of several kernels, of the one that launched most.
         launches: launches of whatever purpose, the finalists' included.
         invalid_proposed: proposals that proved invalid.
         sampler_ms_per_trial: mean time of a proposal.
@@ -55,6 +59,7 @@ def simulate(
     *,
     seeds: Iterable[int],
     history: Sequence[Recording] = (),
+    history_settings: SessionSettings | None = None,
 ) -> Iterator[Run]:
     """Tune every recording with every seed, one after the other.
 
@@ -63,74 +68,109 @@ def simulate(
         history: recordings tuned first, with the same seed and settings; their studies teach the sampler. A
             recording of the same problem and GPU as the one tuned is never learnt from, so the same folder may
             be given for both.
+        history_settings: of the studies that teach, where not the same; the seed is replaced.
     """
     with one_blas_thread():
         for seed in seeds:
-            yield from _seed(recordings, replace(settings, seed=seed), history)
+            taught = _teach(history, replace(history_settings or settings, seed=seed))
+            yield from _seed(recordings, replace(settings, seed=seed), taught)
 
 
-def _seed(recordings: Sequence[Recording], settings: SessionSettings, history: Sequence[Recording]) -> Iterator[Run]:
-    seed = settings.seed
+def _teach(history: Sequence[Recording], settings: SessionSettings) -> StudyStore:
+    """Tune recordings into a store of their own."""
     taught = StudyStore(MEMORY)
     if history:
-        Session(taught, settings).run([replay_job(r, seed=seed) for r in history])
-    for recording in recordings:
-        yield _run(recording, Session(StudyStore(MEMORY), settings, history=taught), seed)
+        Session(taught, settings).run([replay_job(r, seed=settings.seed) for r in history])
+    return taught
 
 
-def _run(recording: Recording, session: Session, seed: int) -> Run:
-    _, tuner = session.prepare(replay_job(recording, seed=seed))
+def _seed(recordings: Sequence[Recording], settings: SessionSettings, taught: StudyStore) -> Iterator[Run]:
+    seed = settings.seed
+    jobs = [replay_job(recording, seed=seed) for recording in recordings]
+    of_job = {id(job): recording for job, recording in zip(jobs, recordings, strict=True)}
+    for group in together(jobs):
+        session = Session(StudyStore(MEMORY), settings, history=taught)
+        yield _run(group, [of_job[id(job)] for job in group], session)
+
+
+def _run(jobs: Sequence[Job], recordings: Sequence[Recording], session: Session) -> Run:
+    prepared, search = session.prepare_all(jobs)
+    tuners = [tuner for _, tuner in prepared]
     settings = session.settings
     regrets: dict[str, float | None] = {}
     found: dict[str, float | None] = {}
     for checkpoint in CHECKPOINTS:
         if settings.budget is not None and checkpoint > settings.budget:
             break
-        tuner.search(checkpoint)
-        if tuner.launched_configs >= checkpoint:
-            regrets[str(checkpoint)] = regret_percent(recording, tuner.choose())
-            found[str(checkpoint)] = found_percent(recording, tuner)
-    tuner.search()
-    choice = tuner.choose()
-    regrets[FINAL] = regret_percent(recording, choice)
-    found[FINAL] = found_percent(recording, tuner)
-    certificate = tuner.certificate
-    outcomes = [outcome_of(trial) for trial in tuner.trials]
-    launches = sum(outcome.launches.total() for outcome in outcomes) + (choice.launches if choice else 0)
+        search.search(checkpoint)
+        if min(tuner.launched_configs for tuner in tuners) >= checkpoint:
+            regrets[str(checkpoint)] = regret_percent(recordings, choices_of(search))
+            found[str(checkpoint)] = found_percent(recordings, tuners)
+    search.search()
+    choices = choices_of(search)
+    regrets[FINAL] = regret_percent(recordings, choices)
+    found[FINAL] = found_percent(recordings, tuners)
+    certificate = search.certificate
+    outcomes = [outcome_of(trial) for tuner in tuners for trial in tuner.trials]
     return Run(
-        recording=recording.path.name,
+        recording=name_of(recordings),
         sampler=settings.sampler,
-        seed=seed,
-        launched_configs=tuner.launched_configs,
-        launches=launches,
+        seed=settings.seed,
+        launched_configs=max(tuner.launched_configs for tuner in tuners),
+        launches=sum(o.launches.total() for o in outcomes) + sum(choice.launches for choice in choices or ()),
         invalid_proposed=sum(isinstance(outcome, Invalid) for outcome in outcomes),
-        sampler_ms_per_trial=_proposal_ms(tuner),
+        sampler_ms_per_trial=_proposal_ms(tuners),
         regret_percent={at: regret for at, regret in regrets.items() if regret is not None},
         found_percent={at: regret for at, regret in found.items() if regret is not None},
         certificate=certificate.to_json() if certificate else None,
     )
 
 
-def _proposal_ms(tuner: Tuner) -> float:
-    return round(1e3 * tuner.propose_s / max(1, len(tuner.trials) - 1), 3)  # nobody proposes the default
+def _proposal_ms(tuners: Sequence[Tuner]) -> float:
+    proposed = sum(len(tuner.trials) - 1 for tuner in tuners)  # nobody proposes the default
+    return round(1e3 * sum(tuner.propose_s for tuner in tuners) / max(1, proposed), 3)
 
 
-def regret_percent(recording: Recording, choice: Choice | None) -> float | None:
-    """Return the recorded time of the chosen config over the grid's smallest, minus one, in percent.
+def choices_of(search: Tuner | JointTuner) -> Sequence[Choice] | None:
+    """Return what would be written of each kernel now; None where nothing was measured."""
+    choice = search.choose()
+    if choice is None:
+        return None
+    return [choice] if isinstance(choice, Choice) else choice.choices
+
+
+def name_of(recordings: Sequence[Recording]) -> str:
+    """Return the name of a recording's file, or one for several that are tuned together."""
+    if len(recordings) == 1:
+        return recordings[0].path.name
+    problem, count = recordings[0].problem, len(recordings)
+    gpu = recordings[0].path.name.partition(".")[0]
+    return f"{gpu}.{count} kernels.L{problem.max_loras}.m{problem.m}.k{problem.k}.n{problem.n}.i{problem.i}"
+
+
+def regret_percent(recordings: Sequence[Recording], choices: Sequence[Choice] | None) -> float | None:
+    """Return the recorded time of the chosen configs over the grids' smallest, minus one, in percent.
 
     None where nothing could be measured, or the chosen default has no recorded time.
     """
-    return None if choice is None else _over_best(recording, recording.time_us(choice.config))
+    if choices is None:
+        return None
+    times = [r.time_us(choice.config) for r, choice in zip(recordings, choices, strict=True)]
+    known = [time for time in times if time is not None]
+    return _over_best(recordings, sum(known)) if len(known) == len(times) else None
 
 
-def found_percent(recording: Recording, tuner: Tuner) -> float | None:
-    """Return the smallest recorded time of the configs launched so far over the grid's, minus one, in percent."""
-    times = [recording.time_us(trial.params) for trial in tuner.trials if launched(trial)]
-    return _over_best(recording, min((t for t in times if t is not None), default=None))
+def found_percent(recordings: Sequence[Recording], tuners: Sequence[Tuner]) -> float | None:
+    """Return the smallest recorded time of the configs launched so far over the grids', minus one, in percent."""
+    tried = []
+    for recording, tuner in zip(recordings, tuners, strict=True):
+        configs = [trial.params for trial in tuner.trials if launched(trial)]
+        tried.append([(config, time) for config in configs if (time := recording.time_us(config)) is not None])
+    return _over_best(recordings, best_together(tried))
 
 
-def _over_best(recording: Recording, time_us: float | None) -> float | None:
-    return None if time_us is None else 100.0 * (time_us / recording.best_time_us - 1.0)
+def _over_best(recordings: Sequence[Recording], time_us: float | None) -> float | None:
+    return None if time_us is None else 100.0 * (time_us / best_recorded_us(recordings) - 1.0)
 
 
 def summarise(runs: Sequence[Run]) -> dict[str, Any]:

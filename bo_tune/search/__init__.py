@@ -5,12 +5,13 @@ from bo_tune.search.baselines import CoordinateSampler, ExhaustiveSampler, Rando
 from bo_tune.search.factory import make_sampler
 from bo_tune.search.grid import Grid, distributions
 from bo_tune.search.prior import HistoryPrior, StudyHistory
-from bo_tune.search.sampler import FiniteGridSampler
+from bo_tune.search.sampler import Cost, FiniteGridSampler
 from bo_tune.search.stopping import Certificate, StopRule, certify
 
 __all__ = [
     "Certificate",
     "CoordinateSampler",
+    "Cost",
     "ExhaustiveSampler",
     "FiniteGridSampler",
     "Grid",

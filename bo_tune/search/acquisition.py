@@ -12,7 +12,7 @@ Array = NDArray[np.float64]
 _LOG_SQRT_2PI = 0.5 * np.log(2.0 * np.pi)
 
 
-def log_expected_improvement(mean: Array, deviation: Array, target: float) -> Array:
+def log_expected_improvement(mean: Array, deviation: Array, target: float | Array) -> Array:
     """log E[max(t - y, 0)] for y ~ N(μ, σ²), stable where the improvement is hopeless.
 
     Jones, Schonlau & Welch 1998, eq. 15, in logarithms as Ament et al. ("Unexpected improvements to expected

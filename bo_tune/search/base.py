@@ -86,6 +86,11 @@ class GridSampler(BaseSampler):
         log.update(study, current)
         return log
 
+    def adopt(self, study: Study) -> StudyLog:
+        """Return a log for a study that lives in another process; ``StudyLog.adopt`` fills it."""
+        log = self._logs[study] = StudyLog(self.grid)
+        return log
+
     def remaining(self, study: Study) -> int:
         """Valid configs that are neither tried nor running nor queued."""
         with self._lock:

@@ -87,14 +87,16 @@ class Grid:
 
     Args:
         dimensions: parameter name to values, without repeats.
-        valid: predicate; configs it refuses are never proposed.
+        valid: predicate, or ``[C]``; configs it refuses are never proposed.
 
     Raises:
         ValueError: for an empty dimension, repeated values or more than ``MAX_CONFIGS`` configs.
     """
 
     def __init__(
-        self, dimensions: Mapping[str, Sequence[Value]], valid: Callable[[dict[str, Value]], bool] | None = None
+        self,
+        dimensions: Mapping[str, Sequence[Value]],
+        valid: Callable[[dict[str, Value]], bool] | NDArray[np.bool_] | None = None,
     ) -> None:
         self.dimensions = {name: tuple(values) for name, values in dimensions.items()}
         for name, values in self.dimensions.items():
@@ -137,6 +139,8 @@ class Grid:
         """``[C]``, whether the predicate accepts each config."""
         if self._valid is None:
             return np.ones(len(self), dtype=bool)
+        if isinstance(self._valid, np.ndarray):
+            return self._valid
         return np.fromiter((self._valid(dict(config)) for config in self.configs), dtype=bool, count=len(self))
 
     def index(self, config: Params) -> int | None:

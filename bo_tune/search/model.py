@@ -8,15 +8,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bo_tune.search.grid import Grid, Params
+from bo_tune.search.posterior import Array, Indices, Posterior, Tables
 from bo_tune.search.prior import HistoryPrior, SharedPart, squeeze
 from bo_tune.search.study_log import Observation
-from bo_tune.search.surrogate import Data, Hyperpriors, Indices, Posterior, Surrogate
-from bo_tune.search.validity import label_data, label_model, log_probability_valid
+from bo_tune.search.surrogate import Data, Hyperpriors, Surrogate, rung
+from bo_tune.search.validity import Validity
 
-Array = NDArray[np.float64]
 Features = Callable[[Sequence[Params]], Array]
 
 STOPPED_SPREAD = 0.05
@@ -25,16 +24,11 @@ STOPPED_SPREAD = 0.05
 FEWEST_TO_DOUBT = 4
 """Observations before the prior from other studies is doubted."""
 
+MOST_KEPT = 20_000
+"""Of a grid with more configs, predictions are made for the candidates of the moment only."""
+
 TRUST = 2.0
 """Log odds for the prior from other studies, before any observation."""
-
-
-def rung(count: int) -> int:
-    """The largest rung of the ladder 1, 2, … 16, 18, … 32, 36, … that is at most count."""
-    step = 1
-    while step * 16 <= count:
-        step *= 2
-    return count - count % step
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,57 +141,66 @@ class GridModel:
         self._features, self._prior = features, prior
         self._minimise, self._log = minimise, log
         self._points: Points | None = None
+        self._forget()
+
+    def _forget(self) -> None:
         self._fitted: tuple[bytes, Surrogate] | None = None
-        self._labels: tuple[bytes, Surrogate] | None = None
+        self._tables = Tables()
+        self._validity: Validity | None = None
 
     def points(self, observations: Sequence[Observation]) -> Points:
         """The points of the grid and of the observations."""
         strange = {_key(self.grid, o.params): o.params for o in observations if o.index is None}
         if self._points is None or not strange.keys() <= self._points.position.keys():
             self._points = Points(self.grid, list(strange.values()), self._features, self._prior)
-            self._fitted = self._labels = None
+            self._forget()
         return self._points
 
-    def data(self, observations: Sequence[Observation]) -> tuple[Data, Scale]:
-        """Turn observations with a value into data."""
+    def scale(self, values: Array) -> Scale:
+        """How these observed values become targets."""
+        log = bool((values > 0).all()) if self._log is None else self._log
+        return Scale.of(values, minimise=self._minimise, log=log and self._minimise)
+
+    def posterior(
+        self, observations: Sequence[Observation], candidates: Indices, pending: Sequence[int] = ()
+    ) -> tuple[Posterior, Scale]:
+        """Condition on observations; running trials are taken to come out as predicted."""
         known = [o for o in observations if o.value is not None]
         points = self.points(observations)
         values = np.array([o.value for o in known], dtype=float)
-        log = bool((values > 0).all()) if self._log is None else self._log
-        scale = Scale.of(values, minimise=self._minimise, log=log and self._minimise)
+        scale = self.scale(values)
         noise = np.array([o.noise if scale.log else 0.0 for o in known], dtype=float)
         noise += np.array([STOPPED_SPREAD**2 if o.stopped else 0.0 for o in known], dtype=float)
         where = np.array([points.index(o) for o in known], dtype=np.intp)
-        return Data(where, scale.targets(values), noise), scale
+        running = np.array(pending, dtype=np.intp)
+        asked = self._asked(candidates, where, running)
+        head = rung(len(where))
+        process = self._process(where[:head], values[:head], noise[:head])
+        posterior = self._tables.table(process, asked, where, noise, head).given(scale.targets(values))
+        return posterior.believing(running) if len(running) else posterior, scale
 
-    def posterior(self, observations: Sequence[Observation], pending: Sequence[int] = ()) -> tuple[Posterior, Scale]:
-        """Condition on observations; running trials are taken to come out as predicted (a kriging believer)."""
-        data, scale = self.data(observations)
-        process = self._process(data)
-        posterior = process.condition(data)
-        if pending:
-            running = np.array(pending, dtype=np.intp)
-            believed, _ = posterior.predict(running)
-            posterior = process.condition(data.extended(running, believed))
-        return posterior, scale
+    def _asked(self, candidates: Indices, *more: Indices) -> Indices:
+        """The points whose predictions are kept: all, or of a huge grid those wanted now."""
+        assert self._points is not None
+        total = len(self._points.inputs)
+        return np.arange(total) if total <= MOST_KEPT else np.unique(np.concatenate([candidates, *more]))
 
-    def _process(self, data: Data) -> Surrogate:
-        head = data.head(rung(len(data.points)))
-        key = head.points.tobytes() + head.targets.tobytes() + head.noise.tobytes()
+    def _process(self, where: Indices, values: Array, noise: Array) -> Surrogate:
+        key = where.tobytes() + values.tobytes() + noise.tobytes()
         if self._fitted is None or self._fitted[0] != key:
             assert self._points is not None
-            self._fitted = key, self._points.fit(head)
+            self._fitted = key, self._points.fit(Data(where, self.scale(values).targets(values), noise))
         return self._fitted[1]
 
     def log_valid(self, observations: Sequence[Observation], candidates: Indices) -> Array:
-        """Log probability of each candidate to be valid, ``[C]``; 0 while no trial was invalid."""
+        """Log probability of each candidate to be valid, ``[len(candidates)]``; 0 while no trial was invalid."""
         invalid = np.array([o.value is None for o in observations], dtype=bool)
         if not invalid.any():
             return np.zeros(len(candidates))
         points = self.points(observations)
         where = np.array([points.index(o) for o in observations], dtype=np.intp)
-        count = rung(len(where))
-        key = where[:count].tobytes() + invalid[:count].tobytes()
-        if self._labels is None or self._labels[0] != key:
-            self._labels = key, label_model(points.inputs, where[:count], invalid[:count])
-        return log_probability_valid(self._labels[1], label_data(where, invalid), candidates)
+        asked = self._asked(candidates, where)
+        if self._validity is None:
+            self._validity = Validity(points.inputs)
+        known = self._validity.log_probability(where, invalid, asked)
+        return np.asarray(known[np.searchsorted(asked, candidates)])

@@ -8,8 +8,8 @@ Notation
 
 Model (a multi-task Gaussian process with one shared and one own part; Bonilla, Chai & Williams, NIPS 2007)
     y = b_q + g(x) + f_q(x) + e
-    g ~ GP(0, a_g² M(r) + c² x·z / D)        shared by all problems; the linear part carries trends beyond the data
-    f_q ~ GP(0, a² M(r))                     a problem's own, independent of the others'
+    g ~ GP(0, a_g² κ + c² x·z / D)           shared by all problems; the linear part carries trends beyond the data
+    f_q ~ GP(0, a² κ)                        a problem's own, independent of the others'
     b_q ~ N(0, 1/4), e ~ N(0, s²)
     log a_g, log a, log s, log c, log l_d are set to the maximum of their posterior.
 
@@ -25,22 +25,16 @@ from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dtrtrs
 from scipy.optimize import minimize
 
+from bo_tune.search.correlation import Differences, correlation
 from bo_tune.search.grid import Params
+from bo_tune.search.posterior import JITTER, Array, Indices
 from bo_tune.search.surrogate import (
     FAILED,
-    JITTER,
     Hyperpriors,
-    Indices,
     invert,
-    length_gradient,
-    matern,
-    squared_differences,
-    squared_distances,
 )
 
-Array = NDArray[np.float64]
-
-ROWS_PER_STUDY = 30
+ROWS_PER_STUDY = 45
 """Trials of another study that are looked at: late ones are near its optimum and much alike."""
 
 MOST_STUDIES = 8
@@ -54,6 +48,9 @@ SQUEEZE = 0.6
 
 MEDIANS = (0.6, 0.5, 0.02, 0.2)
 """Of a_g, a, s and c."""
+
+ROUGH_TAUGHT = 0.6
+"""ρ (see ``correlation``) where others teach: with the trends known, what is left to learn is rougher."""
 
 FEW = 4
 """Fewer than one in so many points are few."""
@@ -157,11 +154,11 @@ class SharedPart:
         vague = Hyperpriors.vague(inputs.shape[1])
         self._centre = np.concatenate([np.log(MEDIANS), np.log(vague.lengths)])
         self._spread = np.concatenate([np.ones(_SCALARS), np.full(len(vague.lengths), vague.spread_lengths)])
-        self.theta = self._fit(squared_differences(inputs), same, products, targets)
+        self.theta = self._fit(Differences(inputs, ROUGH_TAUGHT), same, products, targets)
         self._shared2, own2, noise2, self._linear2 = np.exp(2.0 * self.theta[:_SCALARS])
         self.own, self.noise = float(np.sqrt(own2)), float(np.sqrt(noise2))
         self.lengths = np.exp(self.theta[_SCALARS:])
-        kernel = matern(squared_distances(inputs, inputs, self.lengths))
+        kernel = correlation(inputs, inputs, self.lengths, ROUGH_TAUGHT)
         covariance = (self._shared2 + own2 * same) * kernel + self._linear2 * products + _OFFSET_VARIANCE * same
         covariance[np.diag_indices_from(covariance)] += noise2 + JITTER
         lower, _ = dpotrf(covariance, lower=1)
@@ -175,7 +172,7 @@ class SharedPart:
 
     def _covariance(self, X: Array, Z: Array) -> Array:
         """Covariance of g before the histories."""
-        kernel = matern(squared_distances(X, Z, self.lengths))
+        kernel = correlation(X, Z, self.lengths, ROUGH_TAUGHT)
         return np.asarray(self._shared2 * kernel + (self._linear2 / self._columns) * (X @ Z.T))
 
     def between(self, points: Indices, others: Indices) -> Array:
@@ -198,16 +195,17 @@ class SharedPart:
             self.lengths,
             amplitude=self.own,
             noise=self.noise,
+            rough=ROUGH_TAUGHT,
             spread_lengths=0.3,
             spread_amplitude=0.7,
             spread_noise=0.5,
         )
 
-    def _fit(self, flat: Array, same: Array, products: Array, targets: Array) -> Array:
+    def _fit(self, apart: Differences, same: Array, products: Array, targets: Array) -> Array:
         found = minimize(
             self._objective,
             self._centre,
-            args=(flat, same, products, targets),
+            args=(apart, same, products, targets),
             jac=True,
             method="L-BFGS-B",
             bounds=[(centre - 6.0, centre + 6.0) for centre in self._centre],
@@ -216,16 +214,14 @@ class SharedPart:
         return np.asarray(found.x)
 
     def _objective(
-        self, theta: Array, flat: Array, same: Array, products: Array, targets: Array
+        self, theta: Array, apart: Differences, same: Array, products: Array, targets: Array
     ) -> tuple[float, Array]:
         """Negative log posterior of log a_g, log a, log s, log c, log l, and its gradient."""
         n = len(targets)
         shared2, own2, noise2, linear2 = np.exp(2.0 * theta[:_SCALARS])
-        weights = np.exp(-2.0 * theta[_SCALARS:])
-        squared = (weights @ flat).reshape(n, n)
-        root = np.sqrt(5.0 * squared)
-        decay = np.exp(-root)
-        kernel = (1.0 + root + (5.0 / 3.0) * squared) * decay
+        lengths = np.exp(theta[_SCALARS:])
+        correlated = apart.correlate(lengths)
+        kernel = correlated.kernel
         amplitude2 = shared2 + own2 * same
         covariance = amplitude2 * kernel + linear2 * products + _OFFSET_VARIANCE * same
         covariance[np.diag_indices(n)] += noise2 + JITTER
@@ -241,8 +237,7 @@ class SharedPart:
         gradient[1] = own2 * (weighted * same).sum()
         gradient[2] = noise2 * np.trace(outer)
         gradient[3] = linear2 * (outer * products).sum()
-        slope = outer * amplitude2 * decay * (5.0 / 3.0) * (1.0 + root)
-        gradient[_SCALARS:] = length_gradient(slope, flat, weights)
-        apart = (theta - self._centre) / self._spread
-        value = 0.5 * float(targets @ alpha) + log_root + 0.5 * float(apart @ apart)
-        return value, gradient + apart / self._spread
+        gradient[_SCALARS:] = apart.gradient(outer * amplitude2, correlated, lengths)
+        beyond = (theta - self._centre) / self._spread
+        value = 0.5 * float(targets @ alpha) + log_root + 0.5 * float(beyond @ beyond)
+        return value, gradient + beyond / self._spread

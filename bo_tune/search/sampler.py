@@ -8,22 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
+from scipy.spatial.distance import cdist
 
 from bo_tune.search.acquisition import log_expected_improvement
 from bo_tune.search.base import GridSampler
 from bo_tune.search.grid import Grid, Params, Value
-from bo_tune.search.model import Array, Features, GridModel
+from bo_tune.search.model import MOST_KEPT, Features, GridModel
+from bo_tune.search.posterior import Array, Indices
 from bo_tune.search.prior import HistoryPrior
 from bo_tune.search.study_log import StudyLog
-from bo_tune.search.surrogate import Indices, squared_distances
 
-Cost = Callable[[Sequence[Params]], Array]
+Cost = Callable[[Indices], Array]
 
 STARTERS = 16
 """Random configs of which a start-up trial takes the one farthest from what is known."""
-
-MAX_CANDIDATES = 20_000
-"""More free configs than this are scored in a random part only."""
 
 
 class FiniteGridSampler(GridSampler):
@@ -40,7 +38,7 @@ class FiniteGridSampler(GridSampler):
         features: ``configs -> [n, F]``, further columns for the surrogate; needed with a prior.
         prior: what other studies taught; its histories' features must be by the same function.
         first: configs to propose before any other, in order; those off the grid are skipped.
-        cost: ``configs -> [n]``, relative cost of trying each (1 = must be compiled); asked at every proposal.
+        cost: ``grid indices -> [n]``, relative cost of trying each (1 = must be compiled); asked at every proposal.
         log: whether the objective is modelled in logarithms; None decides by the sign of the values.
         startup: trials to have a value before the model decides, the first ones included. Without a prior.
         seed: of all random choices.
@@ -75,6 +73,11 @@ class FiniteGridSampler(GridSampler):
         del state["_models"]
         return state
 
+    @property
+    def taught(self) -> bool:
+        """Whether there are other studies to learn from."""
+        return self._prior is not None
+
     def model(self, study: Study) -> GridModel:
         """Return the surrogate of a study."""
         model = self._models.get(study)
@@ -91,25 +94,40 @@ class FiniteGridSampler(GridSampler):
                 return index
         known = [o for o in log.observations if o.value is not None]
         candidates = self._candidates(trial, free)
-        if len(known) < (1 if self._prior is not None else self._startup):
+        if self.is_starting(len(known)):
             return self._start(study, trial, log, candidates)
         model = self.model(study)
-        posterior, _ = model.posterior(log.observations, log.pending)
+        posterior, _ = model.posterior(log.observations, candidates, log.pending)
         mean, deviation = posterior.predict(candidates)
-        score = log_expected_improvement(mean, deviation, float(posterior.data.targets[: len(known)].min()))
+        score = log_expected_improvement(mean, deviation, float(posterior.targets[: len(known)].min()))
         score += model.log_valid(log.observations, candidates)
-        if self._cost is not None:
-            score -= np.log(np.maximum(self._cost([self.grid.configs[i] for i in candidates]), 1e-6))
+        score -= self.log_price(candidates)
         return int(candidates[np.argmax(score)])
+
+    def log_price(self, candidates: Indices) -> Array:
+        """Logarithm of what trying each of some configs costs."""
+        if self._cost is None:
+            return np.zeros(len(candidates))
+        return np.asarray(np.log(np.maximum(self._cost(candidates), 1e-6)))
+
+    def is_starting(self, known: int) -> bool:
+        """Say whether the model has no say yet, with so many trials that have a value."""
+        return known < (1 if self._prior is not None else self._startup)
 
     def _candidates(self, trial: FrozenTrial, free: NDArray[np.bool_]) -> Indices:
         candidates = np.flatnonzero(free)
-        if len(candidates) > MAX_CANDIDATES:
-            candidates = np.sort(self.rng(trial, 1).choice(candidates, MAX_CANDIDATES, replace=False))
+        if len(candidates) > MOST_KEPT:
+            candidates = np.sort(self.rng(trial, 1).choice(candidates, MOST_KEPT, replace=False))
         return candidates
 
     def _start(self, study: Study, trial: FrozenTrial, log: StudyLog, candidates: Indices) -> int:
-        """The best config by the prior; without one, of a random few, the farthest from all that is known."""
+        """The best config by the prior; without one, of a random few, the farthest from all that is known.
+
+        Of the cheapest configs, where there are enough: nothing is known yet that would be worth paying for.
+        """
+        price = self.log_price(candidates)
+        cheapest = candidates[price <= price.min()]
+        candidates = cheapest if len(cheapest) >= STARTERS else candidates
         points = self.model(study).points(log.observations)
         if points.shared is not None:
             return int(candidates[np.argmin(points.shared.mean[candidates])])
@@ -117,5 +135,5 @@ class FiniteGridSampler(GridSampler):
         known = [*map(points.index, log.observations), *log.pending]
         if not known:
             return int(few[0])
-        apart = squared_distances(points.inputs[few], points.inputs[known], np.ones(points.inputs.shape[1]))
+        apart = cdist(points.inputs[few], points.inputs[known])
         return int(few[np.argmax(apart.min(axis=1))])

@@ -115,6 +115,24 @@ class StudyLog:
                     self._reserve(trial)
         if late and len(self.observations) > count:
             self.observations.sort(key=lambda observation: observation.number)
+        self._mark_taken()
+
+    def adopt(self, observations: Sequence[Observation], pending: Sequence[int]) -> None:
+        """Take in what the log of the same study in another process has come to hold.
+
+        Args:
+            observations: those that are new.
+            pending: grid indices of all running trials.
+        """
+        self.observations.extend(observations)
+        self.observations.sort(key=lambda observation: observation.number)
+        for observation in observations:
+            if observation.index is not None:
+                self._finish(observation.index)
+        self.pending = list(pending)
+        self._mark_taken()
+
+    def _mark_taken(self) -> None:
         self.taken = self._finished
         if self.pending:
             self.taken = self._finished.copy()

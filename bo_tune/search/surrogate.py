@@ -7,11 +7,11 @@ Notation
     y           [n], log time (or the objective itself), shifted so that the incumbent is near 0
     a, s        amplitude of f; noise (standard deviations, in units of y)
     l           [D], length scales
-    r²          Σ_d (x_d - z_d)² / l_d²
+    κ, ρ        correlation of f; share of its rough part, fixed
 
 Model
     y_i = b + w·g(x_i) + f(x_i) + e_i
-    f ~ GP(0, a² M(r)),   M(r) = (1 + √5 r + 5/3 r²) exp(-√5 r)     Matérn-5/2, Rasmussen & Williams 2006, eq. 4.17
+    f ~ GP(0, a² κ)          κ partly smooth and partly rough: see ``correlation``
     b ~ N(0, B²), integrated out: it adds B² to the covariance (R & W, section 2.7)
     e_i ~ N(0, s² + v_i), v_i the variance that the repetitions of a trial show
     g ~ GP(m, S), what all problems of the kernel share, as other studies left it (see ``prior``); absent without them.
@@ -27,53 +27,25 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.linalg.lapack import dpotrf, dpotri, dtrtrs
+from scipy.linalg.lapack import dpotrf, dpotri
 from scipy.optimize import minimize
 
-Array = NDArray[np.float64]
-Indices = NDArray[np.intp]
+from bo_tune.search.correlation import Differences, correlation
+from bo_tune.search.posterior import JITTER, Array, Indices, Posterior, Table
 
-JITTER = 1e-8
+ROUGH = 0.4
+"""ρ of a study without others to learn from."""
+
 FAILED = 1e10
 """Value of a negative log posterior where the covariance is not positive definite."""
 
 
-def squared_distances(X: Array, Z: Array, lengths: Array) -> Array:
-    """``[len(X), len(Z)]`` of r², for length scales ``[D]``."""
-    Xs, Zs = X / lengths, Z / lengths
-    products = Xs @ Zs.T
-    products *= -2.0
-    products += (Xs * Xs).sum(axis=1)[:, None]
-    products += (Zs * Zs).sum(axis=1)
-    return np.maximum(products, 0.0, out=products)
-
-
-def matern(squared: Array) -> Array:
-    """M(r) from r²."""
-    root = np.sqrt(5.0 * squared)
-    decay = np.exp(-root)
-    root += 1.0
-    root += (5.0 / 3.0) * squared
-    root *= decay
-    return root
-
-
-def squared_differences(X: Array) -> Array:
-    """``[D, n·n]`` of (x_d - z_d)² between the rows of X ``[n, D]``."""
-    columns = X.T
-    return np.asarray(((columns[:, :, None] - columns[:, None, :]) ** 2).reshape(len(columns), -1))
-
-
-def length_gradient(slope: Array, flat: Array, weights: Array) -> Array:
-    """Gradient of a negative log likelihood by log l_d.
-
-    Args:
-        slope: ``[n, n]``, (K⁻¹ - α αᵀ) times a² 5/3 (1 + √5 r) exp(-√5 r), elementwise.
-        flat: ``[D, n·n]``, squared differences.
-        weights: ``[D]``, 1 / l².
-    """
-    return np.asarray(0.5 * weights * (flat @ slope.ravel()))
+def rung(count: int) -> int:
+    """The largest rung of the ladder 1, 2, … 16, 18, … 32, 36, … that is at most count."""
+    step = 1
+    while step * 16 <= count:
+        step *= 2
+    return count - count % step
 
 
 def invert(covariance: Array) -> tuple[Array, float] | None:
@@ -107,12 +79,14 @@ class Hyperpriors:
         amplitude: of a.
         noise: of s.
         offset: B, fixed.
+        rough: ρ, fixed.
     """
 
     lengths: Array
     amplitude: float = 1.0
     noise: float = 0.02
     offset: float = 1.0
+    rough: float = ROUGH
     spread_lengths: float = 0.8
     spread_amplitude: float = 1.0
     spread_noise: float = 1.0
@@ -149,15 +123,6 @@ class Data:
     targets: Array
     noise: Array
 
-    def head(self, count: int) -> "Data":
-        """The first observations."""
-        return Data(self.points[:count], self.targets[:count], self.noise[:count])
-
-    def extended(self, points: Indices, targets: Array) -> "Data":
-        """These observations and made-up ones without noise of their own."""
-        noise = np.concatenate([self.noise, np.zeros(len(points))])
-        return Data(np.concatenate([self.points, points]), np.concatenate([self.targets, targets]), noise)
-
 
 @dataclass(frozen=True)
 class Surrogate:
@@ -192,6 +157,11 @@ class Surrogate:
         return float(np.exp(self._theta[1]))
 
     @property
+    def taught(self) -> bool:
+        """Whether g is there."""
+        return self.shared is not None
+
+    @property
     def weight(self) -> float:
         """w; 0 without g."""
         return 0.0 if self.shared is None else float(np.exp(self._theta[2]))
@@ -204,13 +174,13 @@ class Surrogate:
     def fit(self, data: Data, steps: int = 12) -> "Surrogate":
         """Return the process with the hyperparameters at the maximum of their posterior, sought from their medians."""
         points = data.points
-        flat = squared_differences(self.inputs[points])
+        apart = Differences(self.inputs[points], self.priors.rough)
         common = np.zeros((len(points), len(points))) if self.shared is None else self.shared.between(points, points)
         mean = np.zeros(len(points)) if self.shared is None else self.shared.mean[points]
         found = minimize(
             self._objective,
             self.priors.centre,
-            args=(flat, common, mean, data),
+            args=(apart, common, mean, data),
             jac=True,
             method="L-BFGS-B",
             bounds=[(centre - 6.0, centre + 6.0) for centre in self.priors.centre],
@@ -218,12 +188,14 @@ class Surrogate:
         )
         return replace(self, theta=np.asarray(found.x), evidence=-float(found.fun))
 
-    def _objective(self, theta: Array, flat: Array, common: Array, mean: Array, data: Data) -> tuple[float, Array]:
+    def _objective(
+        self, theta: Array, apart: Differences, common: Array, mean: Array, data: Data
+    ) -> tuple[float, Array]:
         """Negative log posterior of the hyperparameters and its gradient.
 
         Args:
             theta: log a, log s, log w, log l.
-            flat: ``[D, n·n]``, squared differences.
+            apart: differences between the observations.
             common: S between the observations, ``[n, n]``.
             mean: m at the observations, ``[n]``.
             data: the observations.
@@ -231,11 +203,9 @@ class Surrogate:
         n = len(mean)
         a2, s2 = np.exp(2.0 * theta[:2])
         w = float(np.exp(theta[2]))
-        weights = np.exp(-2.0 * theta[3:])
-        squared = (weights @ flat).reshape(n, n)
-        root = np.sqrt(5.0 * squared)
-        decay = a2 * np.exp(-root)
-        kernel = decay * (1.0 + root + (5.0 / 3.0) * squared)
+        lengths = np.exp(theta[3:])
+        correlated = apart.correlate(lengths)
+        kernel = a2 * correlated.kernel
         covariance = kernel + w * w * common + self.priors.offset**2
         covariance[np.diag_indices(n)] += data.noise + s2 + JITTER
         solved = invert(covariance)
@@ -249,14 +219,14 @@ class Surrogate:
         gradient[0] = (outer * kernel).sum()
         gradient[1] = s2 * np.trace(outer)
         gradient[2] = w * w * (outer * common).sum() - w * float(alpha @ mean)
-        gradient[3:] = length_gradient(outer * decay * (5.0 / 3.0) * (1.0 + root), flat, weights)
-        apart = (theta - self.priors.centre) / self.priors.spread
-        value = 0.5 * float(residual @ alpha) + log_root + 0.5 * float(apart @ apart)
-        return value, gradient + apart / self.priors.spread
+        gradient[3:] = apart.gradient(a2 * outer, correlated, lengths)
+        beyond = (theta - self.priors.centre) / self.priors.spread
+        value = 0.5 * float(residual @ alpha) + log_root + 0.5 * float(beyond @ beyond)
+        return value, gradient + beyond / self.priors.spread
 
     def covariance(self, points: Indices, others: Indices) -> Array:
         """Covariance of the noiseless values at points and at others, ``[len(points), len(others)]``."""
-        kernel = matern(squared_distances(self.inputs[points], self.inputs[others], self.lengths))
+        kernel = correlation(self.inputs[points], self.inputs[others], self.lengths, self.priors.rough)
         kernel *= self.amplitude**2
         kernel += self.priors.offset**2
         if self.shared is not None:
@@ -274,39 +244,7 @@ class Surrogate:
         """Mean of the values at points before any observation."""
         return np.zeros(len(points)) if self.shared is None else self.weight * self.shared.mean[points]
 
-    def condition(self, data: Data) -> "Posterior":
-        """Condition the process on observations."""
-        covariance = self.covariance(data.points, data.points)
-        covariance[np.diag_indices_from(covariance)] += data.noise + self.noise**2 + JITTER
-        lower, _ = dpotrf(covariance, lower=1)
-        white, _ = dtrtrs(lower, data.targets - self.mean(data.points), lower=1)
-        return Posterior(self, data, lower, white)
-
-
-@dataclass(frozen=True, slots=True)
-class Posterior:
-    """A process conditioned on observations.
-
-    Attributes:
-        process: the process.
-        data: the observations.
-        lower: Cholesky factor of their covariance, ``[n, n]``.
-        white: whitened residuals, ``[n]``.
-    """
-
-    process: Surrogate
-    data: Data
-    lower: Array
-    white: Array
-
-    def predict(self, points: Indices) -> tuple[Array, Array]:
-        """Mean and standard deviation of the noiseless values at points."""
-        solved, _ = dtrtrs(self.lower, self.process.covariance(self.data.points, points), lower=1)
-        variance = self.process.variance(points) - np.einsum("ij,ij->j", solved, solved)
-        return self.process.mean(points) + self.white @ solved, np.sqrt(np.maximum(variance, 1e-12))
-
-    def joint(self, points: Indices) -> tuple[Array, Array]:
-        """Mean and covariance of the noiseless values at points."""
-        solved, _ = dtrtrs(self.lower, self.process.covariance(self.data.points, points), lower=1)
-        covariance = self.process.covariance(points, points) - solved.T @ solved
-        return self.process.mean(points) + self.white @ solved, covariance
+    def condition(self, data: Data, asked: Indices | None = None) -> Posterior:
+        """Condition the process on observations, to ask about some points, ascending (all by default)."""
+        asked = np.arange(len(self.inputs)) if asked is None else asked
+        return Table.empty(self, asked).extended(data.points, data.noise).given(data.targets)

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_ndtr
 
-from bo_tune.search.surrogate import Data, Hyperpriors, Indices, Surrogate
-
-Array = NDArray[np.float64]
+from bo_tune.search.posterior import Array, Indices, Tables
+from bo_tune.search.surrogate import Data, Hyperpriors, Surrogate, rung
 
 SHARPNESS = 0.1
 """Standard deviation of the label at which a prediction is taken for certain."""
@@ -23,24 +22,32 @@ FEW_INVALID = 0.25
 """Standard deviation of a label before any is seen: most configs are valid."""
 
 
-def label_model(inputs: Array, points: Indices, invalid: NDArray[np.bool_]) -> Surrogate:
-    """Fit the labels of trials.
+class Validity:
+    """What the trials of a study say of where configs run.
 
     Args:
         inputs: of all points, ``[P, D]``.
-        points: of the trials, ``[n]``.
-        invalid: their labels, ``[n]``.
     """
-    priors = replace(Hyperpriors.vague(inputs.shape[1]), amplitude=FEW_INVALID, offset=FEW_INVALID)
-    return Surrogate(inputs, priors).fit(label_data(points, invalid))
 
+    def __init__(self, inputs: Array) -> None:
+        priors = replace(Hyperpriors.vague(inputs.shape[1]), amplitude=FEW_INVALID, offset=FEW_INVALID)
+        self._vague = Surrogate(inputs, priors)
+        self._fitted: tuple[bytes, Surrogate] | None = None
+        self._tables = Tables()
 
-def label_data(points: Indices, invalid: NDArray[np.bool_]) -> Data:
-    """Labels as targets of a surrogate."""
-    return Data(points, invalid.astype(float), np.zeros(len(points)))
+    def log_probability(self, points: Indices, invalid: NDArray[np.bool_], asked: Indices) -> Array:
+        """Log of the probability that each point asked about is valid, ``[len(asked)]``.
 
-
-def log_probability_valid(model: Surrogate, data: Data, candidates: Indices) -> Array:
-    """Log of the probability that each candidate is valid, ``[C]``."""
-    mean, deviation = model.condition(data).predict(candidates)
-    return np.asarray(log_ndtr((0.5 - mean) / np.hypot(deviation, SHARPNESS)), dtype=float)
+        Args:
+            points: of the trials, ``[n]``; all of them asked about.
+            invalid: their labels, ``[n]``.
+            asked: ascending.
+        """
+        count = rung(len(points))
+        key = points[:count].tobytes() + invalid[:count].tobytes()
+        labels, silent = invalid.astype(float), np.zeros(len(points))
+        if self._fitted is None or self._fitted[0] != key:
+            self._fitted = key, self._vague.fit(Data(points[:count], labels[:count], silent[:count]))
+        posterior = self._tables.table(self._fitted[1], asked, points, silent, count).given(labels)
+        margin = (0.5 - posterior.mean) / np.hypot(posterior.deviation, SHARPNESS)
+        return np.asarray(log_ndtr(margin), dtype=float)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from bo_tune.search import FiniteGridSampler, HistoryPrior, StudyHistory, distributions
-from bo_tune.search.grid import Params
+from bo_tune.search.grid import Grid, Params
 from bo_tune.search.study_log import noise_variance
 
 GRID = {"m": (16, 32, 64, 128, 256), "n": (32, 64, 128, 256), "k": (32, 64, 128, 256), "w": (4, 8), "s": (2, 3, 4, 5)}
@@ -113,8 +113,10 @@ def test_stopped_trials_teach_by_their_estimate() -> None:
 
 
 def test_cheap_configs_are_preferred() -> None:
-    def cost(configs: Sequence[Params]) -> np.ndarray:
-        return np.array([0.1 if config["w"] == 8 else 1.0 for config in configs])
+    whole = Grid(GRID)
+
+    def cost(indices: np.ndarray) -> np.ndarray:
+        return np.array([0.1 if whole[int(index)]["w"] == 8 else 1.0 for index in indices])
 
     def count(given: FiniteGridSampler) -> int:
         return sum(trial.params["w"] == 8 for trial in run(given, 20).trials)

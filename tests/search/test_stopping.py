@@ -60,6 +60,16 @@ def test_rule(tried: int, probability: float, most: int | None, done: bool) -> N
     assert StopRule(most=most).done(Certificate(0.01, probability, tried)) is done
 
 
+@pytest.mark.parametrize(
+    ("tried", "taught", "most_taught", "done"),
+    [(20, True, 20, True), (19, True, 20, False), (60, False, 20, False), (60, True, None, False)],
+)
+def test_taught_studies_have_a_limit_of_their_own(
+    tried: int, taught: bool, most_taught: int | None, done: bool
+) -> None:
+    assert StopRule(most_taught=most_taught).done(Certificate(0.01, 0.5, tried, taught=taught)) is done
+
+
 def test_certificate_for_people_and_for_the_database() -> None:
     certificate = Certificate(0.01, 0.93, 17)
     assert str(certificate) == "within 1 % of the grid's best with probability 0.93"

@@ -5,8 +5,10 @@ import pytest
 from scipy.optimize import check_grad
 
 from bo_tune.search.acquisition import log_expected_improvement
-from bo_tune.search.prior import HistoryPrior, SharedPart, StudyHistory, squeeze
-from bo_tune.search.surrogate import Data, Hyperpriors, Surrogate, matern, squared_differences, squared_distances
+from bo_tune.search.correlation import CITY, Differences, correlation
+from bo_tune.search.posterior import Tables
+from bo_tune.search.prior import ROUGH_TAUGHT, HistoryPrior, SharedPart, StudyHistory, squeeze
+from bo_tune.search.surrogate import Data, Hyperpriors, Surrogate
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((60, 3))
@@ -27,16 +29,16 @@ def test_gradient_of_the_posterior(with_shared: bool) -> None:
     shared = shared_part() if with_shared else None
     process = Surrogate(X, Hyperpriors.vague(3), shared)
     seen = data(12)
-    flat = squared_differences(X[:12])
+    apart = Differences(X[:12], process.priors.rough)
     common = shared.between(seen.points, seen.points) if shared else np.zeros((12, 12))
     mean = shared.mean[:12] if shared else np.zeros(12)
     theta = process.priors.centre + 0.2
 
     def value(at: np.ndarray) -> float:
-        return process._objective(at, flat, common, mean, seen)[0]
+        return process._objective(at, apart, common, mean, seen)[0]
 
     def slope(at: np.ndarray) -> np.ndarray:
-        return process._objective(at, flat, common, mean, seen)[1]
+        return process._objective(at, apart, common, mean, seen)[1]
 
     assert check_grad(value, slope, theta) < 1e-4 * np.linalg.norm(slope(theta))
 
@@ -45,7 +47,8 @@ def test_gradient_of_the_histories() -> None:
     part = shared_part()
     problems = np.repeat([0, 1], 20)
     inputs = X[:40] + 0.1
-    given = (squared_differences(inputs), (problems[:, None] == problems) * 1.0, inputs @ inputs.T / 3, Y[:40])
+    apart = Differences(inputs, ROUGH_TAUGHT)
+    given = (apart, (problems[:, None] == problems) * 1.0, inputs @ inputs.T / 3, Y[:40])
     theta = part._centre + 0.1
     error = check_grad(lambda at: part._objective(at, *given)[0], lambda at: part._objective(at, *given)[1], theta)
     assert error < 1e-4 * np.linalg.norm(part._objective(theta, *given)[1])
@@ -59,11 +62,21 @@ def test_shared_part_by_rows_and_by_blocks() -> None:
     np.testing.assert_allclose(np.diag(part.between(everything, everything)), part.variance, atol=1e-8)
 
 
-def test_kernel_against_its_definition() -> None:
+def test_correlation_against_its_definition() -> None:
     lengths = np.array([0.5, 1.0, 2.0])
-    r = np.sqrt((((X[:5, None] - X[None, :4]) / lengths) ** 2).sum(axis=2))
-    expected = (1 + np.sqrt(5) * r + 5 / 3 * r**2) * np.exp(-np.sqrt(5) * r)
-    np.testing.assert_allclose(matern(squared_distances(X[:5], X[:4], lengths)), expected, atol=1e-7)
+    scaled = (X[:5, None] - X[None, :4]) / lengths
+    r = np.sqrt((scaled**2).sum(axis=2))
+    smooth = (1 + np.sqrt(5) * r + 5 / 3 * r**2) * np.exp(-np.sqrt(5) * r)
+    rough = np.exp(-np.abs(scaled).sum(axis=2) / (CITY * np.sqrt(3)))
+    np.testing.assert_allclose(correlation(X[:5], X[:4], lengths, 0.0), smooth, atol=1e-7)
+    np.testing.assert_allclose(correlation(X[:5], X[:4], lengths, 1.0), rough, atol=1e-7)
+    np.testing.assert_allclose(correlation(X[:5], X[:4], lengths, 0.3), 0.7 * smooth + 0.3 * rough, atol=1e-7)
+
+
+def test_the_correlations_of_the_fit_are_those_of_the_predictions() -> None:
+    lengths = np.array([0.5, 1.0, 2.0])
+    expected = correlation(X[:7], X[:7], lengths, 0.4)
+    np.testing.assert_allclose(Differences(X[:7], 0.4).correlate(lengths).kernel, expected, atol=1e-7)
 
 
 def test_learns_a_smooth_function() -> None:
@@ -80,6 +93,53 @@ def test_joint_agrees_with_the_marginals() -> None:
     same, covariance = posterior.joint(points)
     np.testing.assert_allclose(same, mean)
     np.testing.assert_allclose(np.sqrt(np.diag(covariance)), deviation, rtol=1e-6)
+
+
+def test_a_table_grown_row_by_row_says_what_a_fresh_one_says() -> None:
+    process = Surrogate(X, Hyperpriors.vague(3), shared_part())
+    asked, seen = np.arange(60), data(20)
+    grown = Tables()
+    for count in (8, 9, 13, 20):
+        table = grown.table(process, asked, seen.points[:count], seen.noise[:count], head=8)
+    whole, rows = process.condition(seen), table.given(seen.targets)
+    np.testing.assert_allclose(rows.mean, whole.mean, atol=1e-8)
+    np.testing.assert_allclose(rows.deviation, whole.deviation, rtol=1e-6)
+
+
+def test_a_table_does_not_depend_on_where_it_was_taken_up() -> None:
+    """A resumed study starts with all observations at once, an uninterrupted one with the first."""
+    process = Surrogate(X, Hyperpriors.vague(3))
+    asked, seen = np.arange(60), data(20)
+    grown, fresh = Tables(), Tables()
+    for count in range(8, 21):
+        one = grown.table(process, asked, seen.points[:count], seen.noise[:count], head=8)
+    other = fresh.table(process, asked, seen.points, seen.noise, head=8)
+    np.testing.assert_array_equal(one.solved, other.solved)
+    np.testing.assert_array_equal(one.lower, other.lower)
+
+
+def test_other_observations_start_another_table() -> None:
+    process = Surrogate(X, Hyperpriors.vague(3))
+    tables, asked, seen = Tables(), np.arange(60), data(10)
+    tables.table(process, asked, seen.points, seen.noise, head=8)
+    turned = tables.table(process, asked, seen.points[::-1], seen.noise, head=8).given(seen.targets[::-1])
+    np.testing.assert_allclose(turned.mean, process.condition(seen).mean, atol=1e-8)
+
+
+def test_only_what_is_asked_about_is_kept() -> None:
+    process = Surrogate(X, Hyperpriors.vague(3))
+    asked = np.array([0, 1, 2, 3, 4, 30, 50])
+    mean, deviation = process.condition(data(5), asked).predict(np.array([30, 50]))
+    whole = process.condition(data(5)).predict(np.array([30, 50]))
+    np.testing.assert_allclose((mean, deviation), whole)
+
+
+def test_believing_a_prediction_changes_no_mean_and_makes_it_surer() -> None:
+    posterior = Surrogate(X, Hyperpriors.vague(3)).condition(data(10))
+    believed = posterior.believing(np.array([40, 41]))
+    np.testing.assert_allclose(believed.mean, posterior.mean, atol=1e-6)
+    assert (believed.deviation <= posterior.deviation + 1e-9).all()
+    assert (believed.deviation[[40, 41]] < 0.5 * posterior.deviation[[40, 41]]).all()
 
 
 def test_noisy_observations_pull_less() -> None:

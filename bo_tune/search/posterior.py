@@ -1,0 +1,180 @@
+"""A process conditioned on observations, kept up to date from trial to trial.
+
+Notation
+    C, n        points asked about; observations, at points I [n] among them
+    K, s²       covariance of the noiseless values (see ``surrogate``); variance of the noise, v_i of an observation
+    L           [n, n], lower Cholesky factor of K(I, I) + s² 1 + diag(v)
+    T           [n, C] = L⁻¹ K(I, ·), the table: with it, for residuals r and z = L⁻¹ r,
+                mean = m + zᵀ T,  covariance = K - Tᵀ T  (Rasmussen & Williams 2006, algorithm 2.1)
+
+A further observation adds a row to L and to T, which costs n·C instead of the n²·C (and n·C covariances) of starting
+again: the proposal and the certificate of a trial share one table, and the next trial's is that with one row more.
+Neither L nor T depends on the observed values, so those may be rescaled freely.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg.lapack import dpotrf, dtrtrs
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
+
+JITTER = 1e-8
+SMALLEST_VARIANCE = 1e-12
+
+
+class Process(Protocol):
+    """What is conditioned: a Gaussian process over points known by their index."""
+
+    @property
+    def noise(self) -> float:
+        """s."""
+
+    @property
+    def taught(self) -> bool:
+        """Whether other studies have a say in it."""
+
+    def covariance(self, points: Indices, others: Indices) -> Array:
+        """K, ``[len(points), len(others)]``."""
+
+    def variance(self, points: Indices) -> Array:
+        """Diagonal of K."""
+
+    def mean(self, points: Indices) -> Array:
+        """m."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """What observing some points says of others, whatever is observed.
+
+    Attributes:
+        process: the process.
+        asked: the points asked about, ascending, ``[C]``.
+        points: I; every one of them is asked about.
+        noise: v ``[n]``.
+        lower: L.
+        solved: T.
+        variance: of the noiseless values at the points asked about, ``[C]``.
+    """
+
+    process: Process
+    asked: Indices
+    points: Indices
+    noise: Array
+    lower: Array
+    solved: Array
+    variance: Array
+
+    @classmethod
+    def empty(cls, process: Process, asked: Indices) -> "Table":
+        """The table of no observation."""
+        none = np.zeros(0)
+        variance = process.variance(asked)
+        return cls(process, asked, none.astype(np.intp), none, np.zeros((0, 0)), np.zeros((0, len(asked))), variance)
+
+    def position(self, points: Indices) -> Indices:
+        """Where points stand among those asked about."""
+        return np.searchsorted(self.asked, points)
+
+    def extended(self, points: Indices, noise: Array) -> "Table":
+        """The table with further observations."""
+        at = self.position(points)
+        cross = self.process.covariance(points, self.asked)
+        carried = self.solved[:, at]
+        own = cross[:, at] - carried.T @ carried
+        own[np.diag_indices_from(own)] += noise + self.process.noise**2 + JITTER
+        factor, _ = dpotrf(own, lower=1, clean=1)
+        rows, _ = dtrtrs(factor, cross - carried.T @ self.solved, lower=1)
+        count = len(self.points)
+        lower = np.zeros((count + len(points), count + len(points)))
+        lower[:count, :count], lower[count:, :count], lower[count:, count:] = self.lower, carried.T, factor
+        variance = self.variance - np.einsum("ij,ij->j", rows, rows)
+        return Table(
+            self.process,
+            self.asked,
+            np.concatenate([self.points, points]),
+            np.concatenate([self.noise, noise]),
+            lower,
+            np.concatenate([self.solved, rows]),
+            variance,
+        )
+
+    def given(self, targets: Array) -> "Posterior":
+        """Condition on observed values ``[n]``."""
+        white, _ = dtrtrs(self.lower, targets - self.process.mean(self.points), lower=1)
+        mean = self.process.mean(self.asked) + white @ self.solved
+        return Posterior(self, targets, mean, np.sqrt(np.maximum(self.variance, SMALLEST_VARIANCE)))
+
+
+@dataclass(frozen=True, slots=True)
+class Posterior:
+    """A process conditioned on observations.
+
+    Attributes:
+        table: what was observed where.
+        targets: observed values ``[n]``.
+        mean: of the noiseless values at the points asked about, ``[C]``.
+        deviation: standard deviation of the same.
+    """
+
+    table: Table
+    targets: Array
+    mean: Array
+    deviation: Array
+
+    def predict(self, points: Indices) -> tuple[Array, Array]:
+        """Mean and standard deviation of the noiseless values at points."""
+        at = self.table.position(points)
+        return self.mean[at], self.deviation[at]
+
+    def joint(self, points: Indices) -> tuple[Array, Array]:
+        """Mean and covariance of the noiseless values at points."""
+        at = self.table.position(points)
+        known = self.table.solved[:, at]
+        return self.mean[at], self.table.process.covariance(points, points) - known.T @ known
+
+    def believing(self, points: Indices) -> "Posterior":
+        """Condition on further points, taken to come out as predicted (a kriging believer)."""
+        believed, _ = self.predict(points)
+        return self.table.extended(points, np.zeros(len(points))).given(np.concatenate([self.targets, believed]))
+
+
+class Tables:
+    """Keeps the table of a growing study: the first observations at once, the others one by one.
+
+    That order depends on the observations alone, so that a resumed study computes the very same numbers.
+    """
+
+    def __init__(self) -> None:
+        self._last: Table | None = None
+        self._head = 0
+
+    def table(self, process: Process, asked: Indices, points: Indices, noise: Array, head: int) -> Table:
+        """Return the table of observations.
+
+        Args:
+            asked: the points asked about, ascending; the observed ones among them.
+            head: how many observations are taken at once.
+        """
+        last = self._last
+        if last is None or self._head != head or not _continues(last, process, asked, points, noise):
+            last = Table.empty(process, asked).extended(points[:head], noise[:head])
+        for row in range(len(last.points), len(points)):
+            last = last.extended(points[row : row + 1], noise[row : row + 1])
+        self._last, self._head = last, head
+        return last
+
+
+def _continues(table: Table, process: Process, asked: Indices, points: Indices, noise: Array) -> bool:
+    """Whether a table is that of the first of these observations."""
+    count = len(table.points)
+    return (
+        table.process is process
+        and np.array_equal(table.asked, asked)
+        and np.array_equal(table.points, points[:count])
+        and np.array_equal(table.noise, noise[:count])
+    )
