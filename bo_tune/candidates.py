@@ -3,15 +3,26 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from bo_tune.kernels.spec import KernelSpec
-from bo_tune.measure.device import Device
-from bo_tune.problem import Problem
-from bo_tune.space import ConfigKey, SearchSpace, config_key
+from bo_tune.problem import GpuInfo, Problem
+from bo_tune.space import Config, ConfigKey, SearchSpace, config_key
 
 IDENTICAL = "identical to another config"
 IMPOSSIBLE = "cannot run on this GPU"
 HOPELESS = "not worth compiling"
+
+
+class Asked(Protocol):
+    """What is asked about configs: a device, or a GPU that is only compiled for."""
+
+    @property
+    def gpu(self) -> GpuInfo:
+        """The GPU."""
+
+    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[dict[str, int]]:
+        """Return for each config the one that really runs."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +51,7 @@ class Candidates:
 
 
 def candidates(
-    spec: KernelSpec, problem: Problem, space: SearchSpace, device: Device, *, exhaustive: bool
+    spec: KernelSpec, problem: Problem, space: SearchSpace, device: Asked, *, exhaustive: bool
 ) -> Candidates:
     """Drop what cannot run, what the target makes identical to another config and, unless the search is
     exhaustive, what is not worth compiling.

@@ -1,16 +1,19 @@
 """A tuned folder against an exhaustive one: regret of each entry, and what each cost."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from math import exp, log
 from pathlib import Path
 from typing import Any
 
+from bo_tune.joint_choice import best_recorded_us
 from bo_tune.kernels.registry import kernel_spec
+from bo_tune.kernels.spec import SHARED
+from bo_tune.problem import Problem
 from bo_tune.provenance import Provenance
 from bo_tune.recording import Recording
 from bo_tune.space import Config
-from bo_tune.tables import Keys, flat_configs, read_folder, read_provenance, table_file_name
+from bo_tune.tables import Keys, flat_configs, read_folder, read_provenance, split_file_name, table_file_name
 
 Entry = tuple[str, Keys]
 """File name and keys of one config."""
@@ -27,6 +30,8 @@ class Comparison:
         grid_us: time of the exhaustive search's config, likewise.
         best_us: the smallest recorded time of the grid, where there is a recording.
         regret_percent: tuned over the best of the grid (over ``grid_us`` without a recording), minus one.
+        counted_in: what the entry is called that adds up this one and others, of kernels that must agree: that one has
+            the regret, and a ``best_us`` of configs that agree.
     """
 
     file: str
@@ -38,6 +43,7 @@ class Comparison:
     best_us: float | None
     default_us: float | None
     regret_percent: float | None
+    counted_in: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +66,9 @@ class Comparisons:
 
     @property
     def speed_up(self) -> float | None:
-        """Geometric mean over entries of default time over tuned time."""
-        logs = [log(e.default_us / e.tuned_us) for e in self.entries if e.default_us and e.tuned_us]
+        """Geometric mean over entries, of sums where kernels must agree, of default time over tuned time."""
+        known = [e for e in self.entries if e.default_us and e.tuned_us and e.counted_in is None]
+        logs = [log(e.default_us / e.tuned_us) for e in known if e.default_us and e.tuned_us]
         return exp(sum(logs) / len(logs)) if logs else None
 
     def to_json(self) -> dict[str, Any]:
@@ -86,7 +93,56 @@ def compare(tuned_folder: Path, grid_folder: Path, recordings: Iterable[Recordin
     recorded = {_entry_of(recording): recording for recording in recordings}
     keys = {**grid.configs, **tuned.configs}
     entries = [_compare(entry, tuned, grid, recorded.get(entry)) for entry in sorted(keys, key=_numeric)]
-    return Comparisons(entries, tuned.totals(), grid.totals())
+    problems = {entry: origin.problem for origins in (tuned.origins, grid.origins) for entry, origin in origins.items()}
+    problems |= {entry: recording.problem for entry, recording in recorded.items()}
+    return Comparisons(_with_sums(entries, problems, recorded), tuned.totals(), grid.totals())
+
+
+def _with_sums(
+    entries: Sequence[Comparison], problems: Mapping[Entry, Problem], recorded: Mapping[Entry, Recording]
+) -> list[Comparison]:
+    """Add, where kernels must agree, an entry of the sum of their times."""
+    groups: dict[Hashable, list[Comparison]] = {}
+    for entry in entries:
+        problem = problems.get((entry.file, entry.keys))
+        group = kernel_spec(problem.kernel).joint_group(problem) if problem else None
+        if group is not None:
+            groups.setdefault((gpu_of(entry.file), group), []).append(entry)
+    parts: dict[Entry, str] = {}
+    sums = []
+    for members in groups.values():
+        if len(members) > 1:
+            recordings = [recorded.get((entry.file, entry.keys)) for entry in members]
+            sums.append(_sum_of(members, [r for r in recordings if r is not None]))
+            parts |= {(entry.file, entry.keys): sums[-1].file for entry in members}
+    counted = [
+        replace(entry, counted_in=file, regret_percent=None) if (file := parts.get((entry.file, entry.keys))) else entry
+        for entry in entries
+    ]
+    return counted + sums
+
+
+def _sum_of(group: Sequence[Comparison], recordings: Sequence[Recording]) -> Comparison:
+    """Add up entries of kernels that must agree; their recordings, if all are there, tell the best that agree."""
+    tuned_us, grid_us, default_us = (
+        sum(times) if all(times := [getattr(entry, name) for entry in group]) else None
+        for name in ("tuned_us", "grid_us", "default_us")
+    )
+    best_us = best_recorded_us(recordings) if len(recordings) == len(group) else None
+    against = best_us or grid_us
+    shared: list[Config | None] = []
+    for configs in ([entry.tuned for entry in group], [entry.grid for entry in group]):
+        values = {config[SHARED] for config in configs if config is not None}
+        shared.append({SHARED: values.pop()} if len(values) == 1 and None not in configs else None)
+    name = f"{gpu_of(group[0].file)}, sum of {len(group)} kernels"
+    regret = 100.0 * (tuned_us / against - 1.0) if tuned_us and against else None
+    return Comparison(name, group[0].keys, shared[0], shared[1], tuned_us, grid_us, best_us, default_us, regret)
+
+
+def gpu_of(file: str) -> str:
+    """Return the GPU that a table's file name begins with."""
+    names = split_file_name(file)
+    return names[0] if names else file
 
 
 @dataclass(frozen=True, slots=True)

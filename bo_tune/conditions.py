@@ -1,7 +1,10 @@
 """Under which conditions a problem is measured. Pure data."""
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from enum import StrEnum
+from typing import Any
 
 
 class Timing(StrEnum):
@@ -26,15 +29,57 @@ class Tokens(StrEnum):
     """The r-th adapter is 1 / r as likely as the first."""
 
 
+class Routing(StrEnum):
+    """How likely experts are to be chosen. Each token visits different ones, whatever the spread."""
+
+    UNIFORM = "uniform"
+    """All alike."""
+    ZIPF = "zipf"
+    """The r-th expert is 1 / r as likely as the first."""
+    RECORDED = "recorded"
+    """In proportion to how often each was hit, as an engine recorded it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """Measurements under different conditions never share a study."""
+    """Measurements under different conditions never share a study.
+
+    Attributes:
+        adapters: how many adapters the tokens of a step use; None for all that the engine has slots for.
+        routing: how tokens choose experts; of no meaning for dense kernels.
+        hits: how often each expert was hit, for ``Routing.RECORDED``; empty else.
+    """
 
     timing: Timing = Timing.COLD
     tokens: Tokens = Tokens.UNIFORM
+    adapters: int | None = None
+    routing: Routing = Routing.UNIFORM
+    hits: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.routing is Routing.RECORDED) != bool(self.hits) or min(self.hits, default=0) < 0:
+            raise ValueError("recorded routing needs how often each expert was hit, and no other does")
+        if self.adapters is not None and self.adapters < 1:
+            raise ValueError("a step uses at least one adapter")
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Conditions":
+        """Read what ``to_json`` wrote."""
+        enums = {"timing": Timing(stored["timing"]), "tokens": Tokens(stored["tokens"])}
+        return cls(**{**stored, **enums, "routing": Routing(stored["routing"]), "hits": tuple(stored["hits"])})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the conditions as plain values."""
+        return asdict(self)
 
     @property
     def label(self) -> str:
         """What is not as usual, in a word; empty where nothing is."""
         unusual = (self.timing, Conditions().timing), (self.tokens, Conditions().tokens)
-        return ".".join(value for value, usual in unusual if value is not usual)
+        parts = [str(value) for value, usual in unusual if value is not usual]
+        if self.adapters is not None:
+            parts.append(f"{self.adapters} adapters")
+        if self.routing is not Routing.UNIFORM:
+            digest = hashlib.sha256(repr(self.hits).encode()).hexdigest()[:8] if self.hits else ""
+            parts.append(f"experts {self.routing} {digest}".strip())
+        return ".".join(parts)

@@ -12,7 +12,7 @@ leader is alone, when all that stay are as good as equal to it, or when the roun
 timed to the end, and is what the study ends with unless the leader beats it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,7 +76,7 @@ def choose(
     best: Sequence[ConfigKey] = sorted((key for key in measured if key != default_key), key=measured.__getitem__)
     chosen = [default_key] if default_key in measured else []
     chosen += best[: finalists.count]
-    race = _Race(device, problem, finalists, chosen, kept=default_key)
+    race = Race(device, problem, finalists, chosen, kept=default_key)
     race.run()
     times = race.times_us
     if not times:
@@ -107,14 +107,26 @@ def beats(a: Sequence[float], b: Sequence[float], risk: float) -> bool:
     return faster > 0 and float(bdtrc(faster - 1, differing, 0.5)) < risk
 
 
-class _Race:
-    """Finalists timed round by round, losers leaving on the way."""
+class Race:
+    """Finalists timed round by round, losers leaving on the way.
+
+    Args:
+        chosen: the finalists.
+        kept: the one that is timed to the end.
+        group: says of a finalist whom it races against: those of an equal group. All against all by default.
+    """
 
     def __init__(
-        self, device: Device, problem: Problem, finalists: Finalists, chosen: Sequence[ConfigKey], kept: ConfigKey
+        self,
+        device: Device,
+        problem: Problem,
+        finalists: Finalists,
+        chosen: Sequence[ConfigKey],
+        kept: ConfigKey,
+        group: Callable[[ConfigKey], Hashable] = lambda _: None,
     ) -> None:
         self._device, self._problem, self._finalists = device, problem, finalists
-        self._kept = kept
+        self._kept, self._group = kept, group
         self._running = list(chosen)
         self._runtimes: dict[ConfigKey, tuple[float, ...]] = dict.fromkeys(chosen, ())
         self._risk = (1.0 - finalists.confidence) / max(1, len(chosen))
@@ -132,16 +144,18 @@ class _Race:
             self._running = [k for k, runtimes in zip(self._running, batch, strict=True) if runtimes and self._stays(k)]
 
     def _stays(self, key: ConfigKey) -> bool:
-        return key == self._kept or not self.beats(self.leader, key)
+        return key == self._kept or not self.beats(self.leader_of(self._group(key)), key)
 
     def _settled(self, taken: int) -> bool:
         """Say whether more rounds would change nothing worth having."""
         if taken == 0:
             return False
-        times, leader = self.times_us, self.leader
-        rivals = [key for key in self._running if key != leader]
-        within = 1.0 + self._finalists.equal_within
-        return all(self.beats(leader, key) or times[key] <= within * times[leader] for key in rivals)
+        times, within = self.times_us, 1.0 + self._finalists.equal_within
+        leaders = {key: self.leader_of(self._group(key)) for key in self._running}
+        return all(
+            key == leader or self.beats(leader, key) or times[key] <= within * times[leader]
+            for key, leader in leaders.items()
+        )
 
     def beats(self, a: ConfigKey, b: ConfigKey) -> bool:
         """Say whether one finalist is certainly faster than another."""
@@ -153,9 +167,19 @@ class _Race:
         return {key: estimate_us(runtimes) for key, runtimes in self._runtimes.items() if runtimes}
 
     @property
+    def runtimes_us(self) -> Mapping[ConfigKey, tuple[float, ...]]:
+        """The repetitions of each finalist, round by round; fewer of those that left."""
+        return self._runtimes
+
+    @property
     def leader(self) -> ConfigKey:
-        """The fastest: of equals the default, then the best so far."""
+        """The fastest of all: of equals the default, then the best so far."""
         times = self.times_us
+        return min(times, key=times.__getitem__)
+
+    def leader_of(self, group: Hashable) -> ConfigKey:
+        """The fastest of a group."""
+        times = {key: time for key, time in self.times_us.items() if self._group(key) == group}
         return min(times, key=times.__getitem__)
 
     @property

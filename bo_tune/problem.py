@@ -8,6 +8,37 @@ DTYPES = ("bfloat16", "float16")
 
 
 @dataclass(frozen=True, slots=True, order=True)
+class Experts:
+    """The experts of a fused MoE problem. They decide on its tensors, and no engine looks anything up under them.
+
+    Attributes:
+        count: experts that a token may be routed to, on all ranks.
+        top_k: experts that each token visits.
+        local: experts whose weights this rank holds; 0 for all.
+        shards: tensor-parallel ranks that share an adapter's rank and w2's output (fully sharded LoRAs); else 1.
+    """
+
+    count: int
+    top_k: int
+    local: int = 0
+    shards: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "local", self.local or self.count)
+        if min(self.count, self.top_k, self.local, self.shards) < 1:
+            raise ValueError(f"numbers of experts must be positive: {self}")
+        if self.top_k > self.count or self.local > self.count:
+            raise ValueError(f"no more experts than there are can be visited or held: {self}")
+
+    @property
+    def label(self) -> str:
+        """Short name: ``e128.top8``."""
+        parts = [f"e{self.count}.top{self.top_k}"]
+        parts += [f"local{self.local}"] * (self.local != self.count) + [f"shards{self.shards}"] * (self.shards > 1)
+        return ".".join(parts)
+
+
+@dataclass(frozen=True, slots=True, order=True)
 class Problem:
     """One kernel asked to do one thing.
 
@@ -17,12 +48,13 @@ class Problem:
             engine looks a config up may differ: see ``KernelSpec.table_key``.
         num_slices: fused output slices (3 for qkv, 2 for gate/up, 1 otherwise).
         m: tokens in the step.
-        k: length of the product: hidden size for shrink, rank for expand.
-        n: width of the product: rank for shrink, widest slice for expand.
+        k: length of the product: hidden size for shrink, rank for expand. Rank for all MoE kernels.
+        n: width of the product: rank for shrink, widest slice for expand. Hidden size for all MoE kernels.
         i: MoE intermediate size as sharded; None for dense kernels.
         dtype: element type of activations and weights.
         slice_sizes: width of each slice, in elements; their maximum is n.
         add_inputs: whether expand adds to its output; None where it has no meaning.
+        experts: of a MoE kernel; None for dense ones.
     """
 
     kernel: str
@@ -35,6 +67,7 @@ class Problem:
     dtype: str = "bfloat16"
     slice_sizes: tuple[int, ...] = ()
     add_inputs: bool | None = None
+    experts: Experts | None = None
 
     def __post_init__(self) -> None:
         if not self.slice_sizes:
@@ -50,7 +83,14 @@ class Problem:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Problem":
         """Read what ``dataclasses.asdict`` and JSON made of a problem."""
-        return cls(**{**stored, "slice_sizes": tuple(stored.get("slice_sizes") or ())})
+        experts = stored.get("experts")
+        return cls(
+            **{
+                **stored,
+                "slice_sizes": tuple(stored.get("slice_sizes") or ()),
+                "experts": None if experts is None else Experts(**experts),
+            }
+        )
 
     @property
     def shape_label(self) -> str:
@@ -66,6 +106,8 @@ class Problem:
             parts.append("w" + "-".join(map(str, self.slice_sizes)))
         if self.add_inputs is False:
             parts.append("overwrite")
+        if self.experts is not None:
+            parts.append(self.experts.label)
         return ".".join(parts)
 
     def __str__(self) -> str:

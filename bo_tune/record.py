@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from bo_tune.candidates import Candidates
+from bo_tune.kernels.registry import kernel_spec
 from bo_tune.outcome import Invalid, InvalidReason, Outcome
 from bo_tune.recording import Recording, recording_file_name, write_recording
 from bo_tune.session import Tuned
@@ -45,7 +46,11 @@ def record(tuned: Tuned, folder: Path) -> Path:
         space=tuner.candidates.space,
         default_time_us=result.default_time_us if result else None,
         times_us={**times, **twins},
-        metadata={**job.device.provenance, "timing": TIMING},
+        metadata={
+            **job.device.provenance,
+            "timing": TIMING,
+            "shape": kernel_spec(job.problem.kernel).product_sizes(job.problem, job.device.conditions),
+        },
     )
     write_recording(path, recording)
     return path

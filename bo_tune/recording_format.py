@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 from bo_tune.gpus import gpu_by_name
 from bo_tune.outcome import InvalidReason
-from bo_tune.problem import GpuInfo, Problem
+from bo_tune.problem import Experts, GpuInfo, Problem
 
 SCHEMA_VERSION = "1.0.0"
 UNITS = {"compilation_time": "ms", "runtimes": "us"}
@@ -27,6 +27,9 @@ _INVALIDITY = {
     InvalidReason.LAUNCH_ERROR: "runtime",
 }
 """What the format calls each reason. Those of one name are told apart by how the line of detail begins."""
+
+_EXPERT_SHARES = {"local": "local_experts", "shards": "rank_shards"}
+"""What of ``Experts`` need not be recorded, by the names in a shape."""
 
 _JSON_NAMES = {dict: "an object", list: "an array", str: "a string", int: "an integer", float: "a number"}
 
@@ -118,11 +121,36 @@ def problem_of(metadata: Mapping[str, Any]) -> Problem:
             dtype=expect(metadata, "dtype", str, "metadata"),
             slice_sizes=tuple(slice_sizes),
             add_inputs=add_inputs,
+            experts=_experts_of(shape, place),
         )
     except MalformedError:
         raise
     except ValueError as error:
         raise MalformedError(f"metadata: {error}") from None
+
+
+def _experts_of(shape: Mapping[str, Any], place: str) -> Experts | None:
+    """Return the experts that a shape names; None where it names none."""
+    if shape.get("num_experts") is None:
+        return None
+    optional = {name: expect(shape, key, int, place) for name, key in _EXPERT_SHARES.items() if key in shape}
+    return Experts(expect(shape, "num_experts", int, place), expect(shape, "top_k", int, place), **optional)
+
+
+def _shape_of(problem: Problem) -> dict[str, Any]:
+    """Return the sizes of a problem as recorded."""
+    shape: dict[str, Any] = {name: getattr(problem, name) for name in ("max_loras", "num_slices", "m", "k", "n")}
+    if problem.i is None:
+        shape["slice_sizes"] = list(problem.slice_sizes)
+    else:
+        shape["i"] = problem.i
+    if problem.experts is not None:
+        experts = problem.experts
+        shape |= {"num_experts": experts.count, "top_k": experts.top_k}
+        usual = Experts(experts.count, experts.top_k)
+        shares = {key: (getattr(experts, name), getattr(usual, name)) for name, key in _EXPERT_SHARES.items()}
+        shape |= {key: value for key, (value, default) in shares.items() if value != default}
+    return shape
 
 
 def gpu_of(metadata: Mapping[str, Any]) -> GpuInfo:
@@ -143,11 +171,7 @@ def metadata_of(
     problem: Problem, gpu: GpuInfo, kernel_source: str, default_time_us: float | None, more: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the ``metadata`` object of a recording; ``more`` is kept where it does not contradict."""
-    shape: dict[str, Any] = {name: getattr(problem, name) for name in ("max_loras", "num_slices", "m", "k", "n")}
-    if problem.i is None:
-        shape["slice_sizes"] = list(problem.slice_sizes)
-    else:
-        shape["i"] = problem.i
+    shape = _shape_of(problem)
     info = asdict(gpu)
     info["capability"] = list(gpu.capability)
     del info["name"]

@@ -18,9 +18,10 @@ from bo_tune.candidates import Candidates
 from bo_tune.events import Listener, TrialRecorded, ignore
 from bo_tune.finalists import Choice, Finalists, choose
 from bo_tune.measure.device import Build, Device
+from bo_tune.offload import certificate_of
 from bo_tune.outcome import Invalid, Launches, LaunchPurpose, Measurement, Outcome
 from bo_tune.problem import Problem
-from bo_tune.search import Certificate, FiniteGridSampler, StopRule, certify, distributions
+from bo_tune.search import Certificate, StopRule, distributions
 from bo_tune.space import Config, ConfigKey, config_key
 from bo_tune.storage import StoredStudy
 from bo_tune.trials import attributes, launched, state_of, to_trial, with_distributions
@@ -51,7 +52,7 @@ class TunerSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class _Pending:
+class Pending:
     """A proposal on its way through the compiler."""
 
     config: dict[str, int]
@@ -67,6 +68,8 @@ class Tuner:
     and any Optuna sampler serves; finished trials are stored behind its back, within a second of being measured.
 
     Args:
+        apart: parameter whose values are searched side by side: a config is given up when it is clearly slower than the
+            best of its own value, not than the best of all.
         lookahead: says, asked before each proposal, how many configs may be compiling or waiting at once. More than
             one only pays where compilers would idle: proposals made together know less.
         stop: set by whoever wants the search to end after the trial under way.
@@ -90,6 +93,7 @@ class Tuner:
         sampler: BaseSampler,
         settings: TunerSettings,
         *,
+        apart: str | None = None,
         lookahead: Callable[[], int] = lambda: 1,
         listener: Listener = ignore,
         stop: threading.Event | None = None,
@@ -97,28 +101,29 @@ class Tuner:
         self.problem = problem
         self.candidates = candidates
         self.trials: list[FrozenTrial] = []
-        self._measured: dict[ConfigKey, float] = {}
+        self.measured: dict[ConfigKey, float] = {}
         self._tried: set[ConfigKey] = set()
         self._untried = set(candidates.keys)
-        self._device = device
+        self.device = device
         self.stored = stored
-        self._default = default
+        self.default = default
         self._settings = settings
+        self._apart = apart
         self._lookahead = lookahead
         self._listener = listener
         self._stop = stop or threading.Event()
-        self._pending: deque[_Pending] = deque()
+        self._pending: deque[Pending] = deque()
         self._distributions = distributions(candidates.space.ranges)
-        self._sampler = sampler
-        self._memory = optuna.create_study(sampler=sampler)
-        self._certified: tuple[int, Certificate] | None = None
+        self.sampler = sampler
+        self.memory = optuna.create_study(sampler=sampler)
+        self._certified: tuple[int, Certificate | None] | None = None
         self.launched_configs = 0
         self.best_us: float | None = None
         self.launches: Launches = Counter()
         self.propose_s = 0.0
         self.tuner_s = 0.0
         for trial in stored.trials():
-            self._memory.add_trial(with_distributions(trial, self._distributions))
+            self.memory.add_trial(with_distributions(trial, self._distributions))
             self._remember(trial)
         self.resumed = len(self.trials)
 
@@ -138,36 +143,38 @@ class Tuner:
         while True:
             if self._stop.is_set():
                 raise InterruptedSearch
-            with self._timed():
+            with self.timed():
                 while self._wants_more(budget):
-                    self._pending.append(self._propose())
+                    self._pending.append(self.start())
             if not self._pending:
                 return
-            pending = self._pending.popleft()
-            outcome = self._evaluate(pending)
-            with self._timed():
-                self._record(pending, outcome)
+            self.finish(self._pending.popleft())
+
+    def finish(self, pending: Pending) -> None:
+        """Wait for a config that was started, measure and record it."""
+        outcome = self._evaluate(pending)
+        with self.timed():
+            self._record(pending, outcome)
 
     @contextmanager
-    def _timed(self) -> Iterator[None]:
+    def timed(self) -> Iterator[None]:
+        """Count what happens meanwhile as deciding and recording."""
         start = time.perf_counter()
         yield
         self.tuner_s += time.perf_counter() - start
 
     def choose(self) -> Choice | None:
         """Re-measure the finalists and the default config; None where nothing was measured."""
-        choice = choose(self._device, self.problem, self._measured, self._default, self._settings.finalists)
+        choice = choose(self.device, self.problem, self.measured, self.default, self._settings.finalists)
         self.launches[LaunchPurpose.FINALISTS] += choice.launches if choice else 0
         return choice
 
     @property
     def certificate(self) -> Certificate | None:
         """How sure the sampler's model is that nothing better is left; None for a sampler without one."""
-        if not isinstance(self._sampler, FiniteGridSampler):
-            return None
         if self._certified is None or self._certified[0] != len(self.trials):
             rule = self._settings.stop_rule or StopRule()
-            self._certified = len(self.trials), certify(self._sampler, self._memory, rule.tolerance)
+            self._certified = len(self.trials), certificate_of(self.sampler, self.memory, rule.tolerance)
         return self._certified[1]
 
     def is_sure(self) -> bool:
@@ -180,49 +187,60 @@ class Tuner:
 
     def _wants_more(self, budget: int | None) -> bool:
         under_way = len(self._pending)
-        if under_way >= self._lookahead():
-            return False
+        return under_way < self._lookahead() and self.may_start(budget, under_way) and not self.is_sure()
+
+    def may_start(self, budget: int | None, under_way: int) -> bool:
+        """Say whether budget and candidates allow another config, besides those under way."""
         if budget is not None:
             done = self.launched_configs
             invalid = len(self.trials) - done
             if done + under_way >= budget or invalid >= MOST_INVALID_PER_LAUNCHED * budget:
                 return False
-        if self._default_is_tried and not self._untried:
-            return False
-        return not self.is_sure()
+        return not self.default_is_tried or bool(self._untried)
 
     @property
-    def _default_is_tried(self) -> bool:
-        return config_key(self._default) in self._tried
+    def default_is_tried(self) -> bool:
+        """Whether the default config was tried or is under way."""
+        return config_key(self.default) in self._tried
 
     def _mark_tried(self, config: Config) -> None:
         key = config_key(config)
         self._tried.add(key)
         self._untried.discard(key)
 
-    def _propose(self) -> _Pending:
+    def start(self, config: dict[str, int] | None = None) -> Pending:
+        """Start a config: the default if it is new, or else the one named, or else what the sampler proposes."""
         start = datetime.now()
         trial = None
-        config = self._default
-        if self._default_is_tried:
+        if not self.default_is_tried:
+            config = self.default
+        else:
+            if config is not None:
+                self.memory.enqueue_trial(dict(config))
             before = time.perf_counter()
-            trial = self._memory.ask(self._distributions)
+            trial = self.memory.ask(self._distributions)
             self.propose_s += time.perf_counter() - before
             config = dict(trial.params)
         self._mark_tried(config)
-        return _Pending(config, trial, self._device.compile(self.problem, config), start)
+        return Pending(config, trial, self.device.compile(self.problem, config), start)
 
-    def _evaluate(self, pending: _Pending) -> Outcome:
+    def _evaluate(self, pending: Pending) -> Outcome:
         build = pending.build.result()
         if isinstance(build, Invalid):
             return build
-        incumbent = self.best_us if self._settings.stop_slow else None
-        return self._device.measure(self.problem, pending.config, build, stop_above_us=incumbent)
+        incumbent = self._incumbent_us(pending.config) if self._settings.stop_slow else None
+        return self.device.measure(self.problem, pending.config, build, stop_above_us=incumbent)
 
-    def _record(self, pending: _Pending, outcome: Outcome) -> None:
+    def _incumbent_us(self, config: Config) -> float | None:
+        if self._apart is None:
+            return self.best_us
+        value = (self._apart, config[self._apart])
+        return min((time for key, time in self.measured.items() if value in key), default=None)
+
+    def _record(self, pending: Pending, outcome: Outcome) -> None:
         trial = to_trial(pending.config, outcome, start=pending.start, end=datetime.now())
         if pending.trial is None:
-            self._memory.add_trial(with_distributions(trial, self._distributions))
+            self.memory.add_trial(with_distributions(trial, self._distributions))
         else:
             self._tell(pending.trial, outcome)
         self._remember(trial)
@@ -237,12 +255,12 @@ class Tuner:
         time_us = outcome.time_us if isinstance(outcome, Measurement) else None
         if state is TrialState.PRUNED and time_us is not None:
             trial.report(time_us, step=0)
-        self._memory.tell(trial, time_us if state is TrialState.COMPLETE else None, state=state)
+        self.memory.tell(trial, time_us if state is TrialState.COMPLETE else None, state=state)
 
     def _remember(self, trial: FrozenTrial) -> None:
         self.trials.append(trial)
         self.launched_configs += launched(trial)
         self._mark_tried(trial.params)
         if trial.value is not None:
-            self._measured[config_key(trial.params)] = trial.value
+            self.measured[config_key(trial.params)] = trial.value
             self.best_us = trial.value if self.best_us is None else min(self.best_us, trial.value)

@@ -10,11 +10,13 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
-from bo_tune.conditions import Tokens
+from bo_tune.conditions import Conditions
 from bo_tune.problem import GpuInfo, Problem
 from bo_tune.space import Config
 
 Inputs = TypeVar("Inputs")
+
+DEFAULT_CONDITIONS = Conditions()
 
 
 class Operation(ABC, Generic[Inputs]):
@@ -25,11 +27,15 @@ class Operation(ABC, Generic[Inputs]):
     def source(self) -> str:
         """Which code this is, for example ``bo_tune 3f2a9c1e``: results of different sources never mix."""
 
+    def note(self, problem: Problem, gpu: GpuInfo) -> str | None:
+        """Say in a line what its engine makes of this kernel's configs, where it may be something else; or None."""
+        return None
+
     @abstractmethod
     def make_inputs(
-        self, problem: Problem, *, seed: int, device: torch.device, tokens: Tokens = Tokens.UNIFORM
+        self, problem: Problem, *, seed: int, device: torch.device, conditions: Conditions = DEFAULT_CONDITIONS
     ) -> Inputs:
-        """Draw inputs of the problem's size, its tokens spread over the adapters as said."""
+        """Draw inputs of the problem's size, its tokens spread over adapters and experts as said."""
 
     @abstractmethod
     def inputs_bytes(self, inputs: Inputs) -> int:

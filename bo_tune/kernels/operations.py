@@ -5,10 +5,13 @@ from typing import Any
 
 from bo_tune.kernels.lora_expand.op import LoraExpand
 from bo_tune.kernels.lora_shrink.op import LoraShrink
+from bo_tune.kernels.moe.op import MOE_OPERATIONS
 from bo_tune.kernels.operation import Operation
 from bo_tune.kernels.registry import kernel_spec
 
-_OPERATIONS: dict[str, type[Operation[Any]]] = {operation.name: operation for operation in (LoraShrink, LoraExpand)}
+_OPERATIONS: dict[str, type[Operation[Any]]] = {
+    operation.name: operation for operation in (LoraShrink, LoraExpand, *MOE_OPERATIONS)
+}
 
 
 @cache

@@ -12,12 +12,17 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from bo_tune.conditions import Conditions
 from bo_tune.problem import GpuInfo, Problem
 from bo_tune.space import Config, SearchSpace
 
 MAX_ACCUMULATORS_PER_THREAD = 256
 """At this many float32 accumulators per thread a config was never within 1.9x of the best (18 recorded grids),
 and nearly every compile timeout lies there."""
+
+
+SHARED = "block_m"
+"""The parameter that the kernels of a joint group must agree on: tokens are sorted into blocks once for all of them."""
 
 
 class KernelSpec(ABC):
@@ -29,6 +34,17 @@ class KernelSpec(ABC):
 
     table_level_i: ClassVar[bool] = False
     """Whether the kernel's JSON has the sixth level, i."""
+
+    def product_sizes(self, problem: Problem, conditions: Conditions) -> dict[str, int | str]:
+        """Return what a recording says of the shape of the product beyond the problem; nothing where that says all."""
+        return {}
+
+    def joint_group(self, problem: Problem) -> tuple[object, ...] | None:
+        """Equal for the problems of kernels that are launched one after the other and must agree on ``SHARED``.
+
+        None for a kernel that stands alone.
+        """
+        return None
 
     @property
     @abstractmethod

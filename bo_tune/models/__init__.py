@@ -4,6 +4,7 @@
 ``families`` how it builds each ``model_type``.
 """
 
+from bo_tune.models.experts import MOE_KERNELS
 from bo_tune.models.layers import LoraLayer
 from bo_tune.models.problems import DENSE_KERNELS, EXPAND, SHRINK, lookup_of, problems_by_layer
 from bo_tune.models.serving import ModelStudy
@@ -12,6 +13,7 @@ from bo_tune.models.shape import ModelShape, MoeShape
 __all__ = [
     "DENSE_KERNELS",
     "EXPAND",
+    "MOE_KERNELS",
     "SHRINK",
     "LoraLayer",
     "ModelShape",

@@ -40,6 +40,7 @@ class Family:
         fused: whether the checkpoint itself holds qkv, and gate and up, as one projection each: one slice of the sum.
         embeddings: what takes adapters besides the linear layers, unless target modules say otherwise.
         embedding: name of the input embedding's module.
+        dense_known: whether the dense layers are those of ``layers``; where not, only the experts pose problems.
         router: name of the module that chooses experts.
         experts: where the experts are described; None for dense models.
         defaults: fields that a config may leave out, with what ``transformers`` takes for them.
@@ -48,6 +49,7 @@ class Family:
     fused: bool = False
     embeddings: tuple[str, ...] = ()
     embedding: str = EMBED_TOKENS
+    dense_known: bool = True
     router: str = "gate"
     experts: ExpertFields | None = None
     defaults: Mapping[str, int] = field(default_factory=dict)
@@ -70,7 +72,14 @@ _QWEN_MOE = ExpertFields(
     sparse_only=False,
 )
 
+_DEEPSEEK = Family(
+    dense_known=False,  # multi-head latent attention
+    experts=ExpertFields(("n_routed_experts",), intermediate="moe_intermediate_size"),
+)
+
 FAMILIES: Mapping[str, Family] = {
+    "deepseek_v2": _DEEPSEEK,
+    "deepseek_v3": _DEEPSEEK,
     "gemma": _GEMMA,
     "gemma2": _GEMMA,
     "gemma3": _GEMMA_3,

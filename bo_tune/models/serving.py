@@ -7,6 +7,8 @@ from pathlib import Path
 from bo_tune.errors import ModelError
 from bo_tune.models.adapter import Adapter
 from bo_tune.models.engine import MAX_SEQUENCES
+from bo_tune.models.experts import MOE_KERNELS, ExpertSharding, expert_problems
+from bo_tune.models.families import EXPERT_MODULES
 from bo_tune.models.hub import model_shape
 from bo_tune.models.layers import LoraLayer
 from bo_tune.models.problems import DENSE_KERNELS, problems_by_layer
@@ -28,6 +30,7 @@ class ModelStudy:
         target_modules: the engine's ``--lora-target-modules``; None for every layer that takes adapters, which
             an engine without that option looks up whatever its adapters change.
         max_sequences: the engine's ``--max-num-seqs``.
+        expert_parallel: the engine's ``--enable-expert-parallel``.
     """
 
     shape: ModelShape
@@ -40,6 +43,7 @@ class ModelStudy:
     fully_sharded: bool = False
     target_modules: tuple[str, ...] | None = None
     max_sequences: int = MAX_SEQUENCES
+    expert_parallel: bool = False
 
     @classmethod
     def of(
@@ -54,6 +58,7 @@ class ModelStudy:
         add_inputs: Sequence[bool] = (True,),
         fully_sharded: bool = False,
         target_modules: Sequence[str] | None = None,
+        expert_parallel: bool = False,
         adapter: str | None = None,
         relative_to: Path = Path(),
     ) -> "ModelStudy":
@@ -79,10 +84,13 @@ class ModelStudy:
             add_inputs=tuple(add_inputs),
             fully_sharded=fully_sharded,
             target_modules=_targets(told, target_modules),
+            expert_parallel=expert_parallel,
         )
         for layer in model.layers:
             for rank in model.ranks:
                 layer.shrink_n(rank)
+        if model.has_experts:
+            model.expert_problems(MOE_KERNELS)
         return model
 
     @property
@@ -93,16 +101,50 @@ class ModelStudy:
         )
 
     @property
+    def has_experts(self) -> bool:
+        """Whether experts take adapters."""
+        if self.shape.moe is None:
+            return False
+        return self.target_modules is None or any(
+            name.rpartition(".")[2] in EXPERT_MODULES for name in self.target_modules
+        )
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The kernels that serve it."""
+        return (*DENSE_KERNELS, *MOE_KERNELS) if self.has_experts else DENSE_KERNELS
+
+    def expert_problems(self, kernels: Sequence[str]) -> dict[Problem, tuple[str, ...]]:
+        """Return the problems of the experts for some kernels. Raises ModelError."""
+        return expert_problems(
+            self.shape,
+            ExpertSharding(self.tensor_parallel, self.expert_parallel, self.fully_sharded),
+            ranks=self.ranks,
+            max_loras=self.max_loras,
+            ms=self.ms,
+            kernels=kernels,
+            dtype=self.dtype or self.shape.dtype,
+        )
+
+    @property
     def note(self) -> str | None:
         """What the engine must be told for these to be all of its problems; None for nothing."""
+        if not self.shape.family.dense_known:
+            return "these are the lookups of the experts: which dense layers this model has is not known here"
         if self.target_modules is None:
             return None
         names = " ".join(self.target_modules)
         return f"these are all lookups of an engine started with --lora-target-modules {names}, and not of any other"
 
-    def problems_by_layer(self, kernels: Sequence[str] = DENSE_KERNELS) -> dict[Problem, tuple[str, ...]]:
-        """Return the model's problems, each once, with the layers it serves. Raises ModelError."""
-        return problems_by_layer(
+    def problems_by_layer(self, kernels: Sequence[str] | None = None) -> dict[Problem, tuple[str, ...]]:
+        """Return the model's problems, each once, with the layers it serves. Raises ModelError.
+
+        Args:
+            kernels: problems of these alone; None for all that serve the model.
+        """
+        kernels = self.kernels if kernels is None else kernels
+        experts = [kernel for kernel in kernels if kernel in MOE_KERNELS] if self.has_experts else []
+        dense = problems_by_layer(
             self.layers,
             ranks=self.ranks,
             max_loras=self.max_loras,
@@ -112,6 +154,7 @@ class ModelStudy:
             add_inputs=self.add_inputs,
             max_sequences=self.max_sequences,
         )
+        return dense | (self.expert_problems(experts) if experts else {})
 
 
 def _ranks(adapter: Adapter | None, ranks: Sequence[int]) -> tuple[int, ...]:

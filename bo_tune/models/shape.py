@@ -105,6 +105,8 @@ class ModelShape:
     ) -> list[LoraLayer]:
         """Return the dense layers that take adapters, as one of ``tensor_parallel`` ranks holds them.
 
+        There are none of a family whose dense layers are not known.
+
         Args:
             fully_sharded: the engine's ``--fully-sharded-loras``.
             target_modules: the engine's ``--lora-target-modules``; None for all that vLLM supports.
@@ -112,6 +114,8 @@ class ModelShape:
         Raises:
             ModelError: a dimension is missing or does not divide, or a target module is unknown.
         """
+        if not self.family.dense_known:
+            return []
         self._check_sharding(tensor_parallel, fully_sharded)
         sharding = Sharding(tensor_parallel, fully_sharded)
         linear = [*self._attention(sharding), *self._mlps(sharding), *self._router()]

@@ -7,6 +7,7 @@ import pytest
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("runs in a process with TRITON_INTERPRET=1", allow_module_level=True)
 
+import moe_cases
 import triton
 from lora_cases import assemble, check
 from triton.backends.compiler import GPUTarget
@@ -43,3 +44,12 @@ def test_expand_is_right(k, slice_sizes, add_inputs):
     sizes = {"slice_sizes": slice_sizes, "add_inputs": add_inputs, "dtype": "float16"}
     problem = Problem("lora_expand", 3, len(slice_sizes), 20, k, max(slice_sizes), **sizes)
     check(assemble(problem, adapters(problem)), CONFIG, operations)
+
+
+@pytest.mark.parametrize("block_m", [16, 32])
+@pytest.mark.parametrize("sizes", [{}, {"k": 16, "n": 64, "i": 32}], ids=["ragged", "even"])
+@pytest.mark.parametrize("kernel", moe_cases.KERNELS)
+def test_moe_kernel_is_right(kernel, sizes, block_m):
+    problem = moe_cases.moe_problem(kernel, **sizes)
+    config = {**CONFIG, "block_m": block_m, "group_size_m": 8, **({"split_k": 4} if "shrink" in kernel else {})}
+    moe_cases.check(moe_cases.assemble(problem, adapters(problem)), config, operations)

@@ -29,6 +29,10 @@ def test_kernel_is_right_under_the_interpreter(kernel):
     run_interpreted("interpreted_checks.py", kernel)
 
 
-@pytest.mark.parametrize("kernel", ["shrink", "expand"])
+@pytest.mark.parametrize("kernel", ["test_shrink", "test_expand", "test_moe"])
 def test_vllm_kernel_is_right_under_the_interpreter(kernel):
     run_interpreted("interpreted_vllm_checks.py", kernel, vllm_folder())
+
+
+def test_moe_kernels_are_right_under_the_interpreter():
+    run_interpreted("interpreted_moe_checks.py", "test")

@@ -13,10 +13,10 @@ from triton.backends.compiler import GPUTarget
 from vllm_wheel import VERSION
 
 from bo_tune.kernels import operations as builtin
-from bo_tune.kernels.registry import KERNELS
 from bo_tune.kernels.vllm.installed import unavailable
 from bo_tune.kernels.vllm.operations import operation
 from bo_tune.measure.offline_driver import activate
+from bo_tune.models import DENSE_KERNELS
 from bo_tune.problem import GpuInfo, Problem
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")
@@ -43,7 +43,7 @@ def config_of(problem, **changes):
 
 def test_the_source_is_named_as_in_recordings():
     assert unavailable() is None
-    assert {operation(kernel).source for kernel in KERNELS} == {f"vllm {VERSION}"}
+    assert {operation(kernel).source for kernel in DENSE_KERNELS} == {f"vllm {VERSION}"}
 
 
 def test_expand_runs_with_one_stage_on_hopper_alone():

@@ -9,7 +9,7 @@ from helpers import ROOT
 
 from bo_tune.errors import ModelError
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.models import ModelShape, ModelStudy, MoeShape
+from bo_tune.models import DENSE_KERNELS, ModelShape, ModelStudy, MoeShape
 
 MODELS = ROOT / "studies" / "models"
 
@@ -25,7 +25,7 @@ def served(name: str, tensor_parallel: int = 1, **more: Any) -> ModelStudy:
 def lookups(model: ModelStudy) -> tuple[Lookups, Lookups]:
     """Return what shrink and expand are looked up with, by the keys of the files."""
     found: dict[str, Lookups] = {"lora_shrink": set(), "lora_expand": set()}
-    for problem in model.problems_by_layer():
+    for problem in model.problems_by_layer(DENSE_KERNELS):
         max_loras, slices, m, k, n = map(int, kernel_spec(problem.kernel).table_key(problem))
         assert (max_loras, m) == (5, 16)
         found[problem.kernel].add((slices, k, n))
@@ -169,7 +169,7 @@ def test_dense_layers_that_vllm_does_not_know_of_are_packed_by_none() -> None:
         ("mixtral-8x7b", {"num_local_experts": None}, 1, "num_local_experts is missing"),
         ("gpt-oss-20b", {"num_experts_per_tok": None}, 1, "num_experts_per_tok is missing"),
         ("qwen3-30b-a3b", {"moe_intermediate_size": 1.5}, 1, "moe_intermediate_size: expected an integer"),
-        ("qwen3-30b-a3b", {"model_type": "deepseek_v3"}, 1, "num_experts: a mixture of experts of model_type"),
+        ("qwen3-30b-a3b", {"model_type": "dbrx"}, 1, "num_experts: a mixture of experts of model_type"),
         ("llama-3.1-8b", {"vocab_size": None}, 1, "vocab_size is missing, and lm_head takes adapters"),
         ("llama-3.1-8b", {"vocab_size": 262144}, 1, "vocab_size: expected at most 258048"),
     ],

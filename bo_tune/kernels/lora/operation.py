@@ -8,9 +8,9 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 
-from bo_tune.conditions import Tokens
+from bo_tune.conditions import Conditions
 from bo_tune.kernels.lora.tokens import TokenGroups, draw_assignment
-from bo_tune.kernels.operation import Operation
+from bo_tune.kernels.operation import DEFAULT_CONDITIONS, Operation
 from bo_tune.problem import Problem
 from bo_tune.space import Config, ConfigKey, config_key
 
@@ -46,10 +46,10 @@ class LoraOperation(Operation[AnyInputs]):
     name: ClassVar[str]
 
     def make_inputs(
-        self, problem: Problem, *, seed: int, device: torch.device, tokens: Tokens = Tokens.UNIFORM
+        self, problem: Problem, *, seed: int, device: torch.device, conditions: Conditions = DEFAULT_CONDITIONS
     ) -> AnyInputs:
         generator = torch.Generator(device).manual_seed(seed)
-        assignment = draw_assignment(problem.m, problem.max_loras, generator, device, tokens)
+        assignment = draw_assignment(problem.m, problem.max_loras, generator, device, conditions)
         return self.assemble(problem, TokenGroups.of(assignment, problem.max_loras), generator, device)
 
     @abstractmethod

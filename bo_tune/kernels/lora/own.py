@@ -30,7 +30,7 @@ class OwnLoraOperation(LoraOperation[AnyInputs]):
         problem = inputs.problem
         effective = self._effective(problem, config)
         grid = self.grid(problem, effective)
-        arguments = (*self.arguments(inputs), *self.constants(problem, effective))
+        arguments = (*self.arguments(inputs, effective), *self.constants(problem, effective))
         compiled = self.kernel[grid](*arguments, **_options(effective))
         return None if compiled is None else PreparedLaunch(compiled[grid], arguments)
 
@@ -63,7 +63,7 @@ class OwnLoraOperation(LoraOperation[AnyInputs]):
         """Programs to launch, with one group slot more than the engine has adapters, as it launches by default."""
 
     @abstractmethod
-    def arguments(self, inputs: AnyInputs) -> tuple[Any, ...]:
+    def arguments(self, inputs: AnyInputs, effective: Config) -> tuple[Any, ...]:
         """The kernel's run-time arguments."""
 
     @abstractmethod
@@ -90,7 +90,7 @@ def _options(effective: Config) -> dict[str, Any]:
 
 
 def source_digest(op_file: Path) -> str:
-    """Return ten hex digits over a kernel's file and the jit functions it shares."""
+    """Return ten hex digits over a kernel's file and the jit functions that kernels share."""
     text = op_file.read_bytes() + Path(jit.__file__).read_bytes()
     return hashlib.sha256(text).hexdigest()[:10]
 
@@ -107,7 +107,10 @@ def weights_dtype(problem: Problem) -> torch.dtype:
 
 def weights_argument(weights: tuple[torch.Tensor, ...]) -> torch.Tensor:
     """Return the weights of a single slice, or a table of the slices' addresses, uint64 ``[S]``."""
-    if len(weights) == 1:
-        return weights[0]
+    return weights[0] if len(weights) == 1 else address_table(weights)
+
+
+def address_table(weights: tuple[torch.Tensor, ...]) -> torch.Tensor:
+    """Return a table of the slices' addresses, uint64 ``[S]``."""
     addresses = [weight.data_ptr() for weight in weights]
     return torch.tensor(addresses, dtype=torch.uint64).to(weights[0].device)

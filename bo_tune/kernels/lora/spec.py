@@ -115,7 +115,23 @@ class LoraSpec(KernelSpec):
         return None
 
     def _shared_memory_bytes(self, config: Config, problem: Problem, gpu: GpuInfo | None) -> int:
-        return int(self.shared_memory(Columns.one(config, problem.k), problem, gpu)) // config.get("num_ctas", 1)
+        columns = Columns.one(config, self.product_length(problem))
+        return int(self.shared_memory(columns, problem, gpu)) // config.get("num_ctas", 1)
+
+    def product_length(self, problem: Problem) -> int:
+        """Return the length of the product, in elements."""
+        return problem.k
+
+    def behind_table(self, problem: Problem) -> bool:
+        """Say whether the weights' address is read from a table, which leaves their alignment unknown."""
+        return problem.num_slices > 1
+
+    def pipelined(self, c: Columns, problem: Problem) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Say where tiles of activations, and of weights, are copied while others are multiplied."""
+        x = c.even_k & asynchronous(c.block_m * c.block_k, c, self.activation_bytes)
+        # Of unknown alignment, nothing wider than an element is copied.
+        w = c.even_k & asynchronous(c.block_n * c.block_k, c, WEIGHT_BYTES) & (not self.behind_table(problem))
+        return x, w
 
     def shared_memory(self, c: Columns, problem: Problem, gpu: GpuInfo | None) -> Column:
         """Return a lower bound of the shared memory of each config, in bytes; without a GPU one that holds on all.
@@ -126,9 +142,7 @@ class LoraSpec(KernelSpec):
         rounded = self.activation_bytes != WEIGHT_BYTES
         staged = c.num_stages > 1
         in_place = c.num_stages - staged * (1 - uses_wgmma(c, gpu))
-        x_pipelined = c.even_k & asynchronous(c.block_m * c.block_k, c, self.activation_bytes)
-        # Addresses read from a table are of unknown alignment, and nothing wider than an element is copied.
-        w_pipelined = c.even_k & asynchronous(c.block_n * c.block_k, c, WEIGHT_BYTES) & (problem.num_slices == 1)
+        x_pipelined, w_pipelined = self.pipelined(c, problem)
         # Later GPUs can take a rounded operand that is not pipelined from elsewhere than shared memory.
         x_stays = not rounded or (gpu is not None and gpu.capability[0] <= HOPPER)
         x_tiles = 1 + x_pipelined * ((c.num_stages - staged if rounded else in_place) - 1)
@@ -141,14 +155,15 @@ class LoraSpec(KernelSpec):
         return FEATURE_NAMES
 
     def features(self, configs: Sequence[Config], problem: Problem, gpu: GpuInfo) -> NDArray[np.float64]:
-        c = Columns.of(configs, problem.k, split=self.has_split_k)
-        work = self._work(c, problem)
+        length = self.product_length(problem)
+        c = Columns.of(configs, length, split=self.has_split_k)
+        work = self.work(c, problem)
         accumulators = c.block_m * c.block_n / (32 * c.num_warps)
-        demand = register_demand(c, accumulators, table=problem.num_slices > 1)
+        demand = register_demand(c, accumulators, table=self.behind_table(problem))
         shared = self.shared_memory(c, problem, gpu)
         occupancy = blocks_per_sm(c, shared, demand, gpu)
         waves = work.programs / (gpu.sm_count * occupancy)
-        iterations = k_iterations(c, problem)
+        iterations = k_iterations(c, length)
         flops = 2 * c.block_m * c.block_n * c.block_k * iterations
         tile_bytes = (c.block_m * self.activation_bytes + c.block_n * WEIGHT_BYTES) * c.block_k * iterations
         output_bytes = c.block_m * c.block_n * self.output_bytes_per_element
@@ -158,7 +173,7 @@ class LoraSpec(KernelSpec):
         logarithmic += [flops, tile_bytes + output_bytes, flops / (tile_bytes + output_bytes)]
         logarithmic += [per_sm * (tile_bytes + output_bytes), per_sm * output_bytes, per_sm * flops]
         m, n, k, split, warps, acc, need, iters, share, blocks, resident, programs, wave, *rest = np.log2(logarithmic)
-        k_padding = 1 - problem.k / (c.split_k * c.block_k * iterations)
+        k_padding = 1 - length / (c.split_k * c.block_k * iterations)
         even = c.even_k.astype(np.float64)
         tile = [m, n, k, split, c.num_stages, warps, acc, need, even, iters]
         padding = [k_padding, work.m_padding, work.n_padding]
@@ -166,7 +181,7 @@ class LoraSpec(KernelSpec):
             [*tile, *padding, share, blocks, resident, programs, wave, waves / np.ceil(waves), *rest]
         )
 
-    def _work(self, c: Columns, problem: Problem) -> "Work":
+    def work(self, c: Columns, problem: Problem) -> "Work":
         """Count the programs that find work, for tokens spread uniformly over the adapters."""
         loras = problem.max_loras
         groups = loras * (1 - (1 - 1 / loras) ** problem.m)
@@ -190,9 +205,9 @@ class Work:
     n_padding: Column
 
 
-def k_iterations(c: Columns, problem: Problem) -> Column:
+def k_iterations(c: Columns, length: int) -> Column:
     """Return the tiles along k that the busiest program multiplies."""
-    return np.ceil(problem.k / (c.block_k * c.split_k))
+    return np.ceil(length / (c.block_k * c.split_k))
 
 
 def asynchronous(elements: Column, c: Columns, element_bytes: int) -> NDArray[np.bool_]:

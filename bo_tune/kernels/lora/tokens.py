@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bo_tune.conditions import Tokens
+from bo_tune.conditions import Conditions, Tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +64,15 @@ class TokenGroups:
 
 
 def draw_assignment(
-    tokens: int, max_loras: int, generator: torch.Generator, device: torch.device, spread: Tokens = Tokens.UNIFORM
+    tokens: int, max_loras: int, generator: torch.Generator, device: torch.device, conditions: Conditions
 ) -> torch.Tensor:
-    """Give every token an adapter. int32 ``[tokens]``."""
-    match spread:
+    """Give every token one of the adapters in use. int32 ``[tokens]``."""
+    adapters = min(max_loras, conditions.adapters or max_loras)
+    match conditions.tokens:
         case Tokens.UNIFORM:
-            return torch.randint(max_loras, (tokens,), generator=generator, device=device, dtype=torch.int32)
+            return torch.randint(adapters, (tokens,), generator=generator, device=device, dtype=torch.int32)
         case Tokens.ONE:
             return torch.zeros(tokens, dtype=torch.int32, device=device)
         case Tokens.ZIPF:
-            weights = 1.0 / torch.arange(1, max_loras + 1, dtype=torch.float32, device=device)
+            weights = 1.0 / torch.arange(1, adapters + 1, dtype=torch.float32, device=device)
             return torch.multinomial(weights, tokens, replacement=True, generator=generator).to(torch.int32)

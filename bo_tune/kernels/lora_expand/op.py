@@ -96,7 +96,7 @@ class LoraExpand(ExpandOperation, OwnLoraOperation[ExpandInputs]):
         tiles = cdiv(problem.m, config["block_m"]) * cdiv(problem.n, config["block_n"])
         return tiles, problem.num_slices, problem.max_loras + 1
 
-    def arguments(self, inputs: ExpandInputs) -> tuple[Any, ...]:
+    def arguments(self, inputs: ExpandInputs, effective: Config) -> tuple[Any, ...]:
         problem, groups = inputs.problem, inputs.groups
         sizes = torch.tensor(problem.slice_sizes, dtype=torch.int32)
         widths = sizes.to(inputs.x.device) if varying_widths(problem) else None

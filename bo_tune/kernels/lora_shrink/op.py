@@ -101,7 +101,7 @@ class LoraShrink(ShrinkOperation, OwnLoraOperation[ShrinkInputs]):
         tiles = cdiv(problem.m, config["block_m"]) * cdiv(problem.n, config["block_n"])
         return config.get("split_k", 1) * tiles, problem.num_slices, problem.max_loras + 1
 
-    def arguments(self, inputs: ShrinkInputs) -> tuple[Any, ...]:
+    def arguments(self, inputs: ShrinkInputs, effective: Config) -> tuple[Any, ...]:
         problem, groups = inputs.problem, inputs.groups
         weights = weights_argument(inputs.weights)
         sizes = (problem.m, problem.n, problem.k)

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from bo_tune.errors import InputError
+from bo_tune.kernels.moe.spec import MOE
 
 KERNELS_PACKAGE = "vllm.lora.ops.triton_ops"
 
@@ -16,9 +17,17 @@ LAUNCHERS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "lora_shrink": (f"{KERNELS_PACKAGE}.lora_shrink_op", "_lora_shrink"),
         "lora_expand": (f"{KERNELS_PACKAGE}.lora_expand_op", "_lora_expand"),
+        **{
+            f"{MOE}_{part}_{half}": (f"{KERNELS_PACKAGE}.fused_moe_lora_op", f"_{MOE}_{half}")
+            for part in ("w13", "w2")
+            for half in ("shrink", "expand")
+        },
     }
 )
 """Module and name of the function with which vLLM launches each kernel."""
+
+NEEDED = ("lora_shrink", "lora_expand")
+"""Kernels that every vLLM with LoRA has."""
 
 _NO_VERSION = "dev"
 """What vLLM calls itself where its build did not write a version."""
@@ -37,7 +46,7 @@ def unavailable() -> str | None:
     if spec is None or spec.submodule_search_locations is None:
         return "vLLM is not installed"
     folders = [Path(folder) for folder in spec.submodule_search_locations]
-    for module, _ in LAUNCHERS.values():
+    for module, _ in (LAUNCHERS[name] for name in NEEDED):
         file = Path(*module.split(".")[1:]).with_suffix(".py")
         if not any((folder / file).is_file() for folder in folders):
             return f"{described()} has no module {module}"

@@ -20,7 +20,7 @@ CONFIG_NAMES = (
     "num_stages",
     "num_ctas",
 )
-"""What a config can decide, by the names in the tuned files. Kernels know blocks and splits in capitals."""
+"""What a config can decide, by the names in the tuned files; see ``_named`` for those in kernels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class KernelCall:
         What was read and went where it is not seen counts as asked for; what was not read does not count.
         """
         values = {**self.parameters, **self.options}
-        found = ((name, values.get(name, values.get(name.upper()))) for name in CONFIG_NAMES)
+        found = ((name, _named(values, name)) for name in CONFIG_NAMES)
         return {**self.read, **{name: int(value) for name, value in found if value is not None}}
 
     def specialisation(self) -> Hashable:
@@ -83,7 +83,14 @@ class KernelCall:
             value if parameter.is_constexpr else _kind(value, parameter.do_not_specialize)
             for parameter, value in zip(self.kernel.params, self.parameters.values(), strict=True)
         ]
-        return self.kernel.__name__, tuple(parts), tuple(sorted(self.options.items()))
+        options = ((name, value) for name, value in self.options.items() if name not in self.parameters)
+        return self.kernel.__name__, tuple(parts), tuple(sorted(options))
+
+
+def _named(values: Mapping[str, Any], name: str) -> Any:
+    """Return the value that a kernel has under one of the names it may go by: block_m, BLOCK_M or BLOCK_SIZE_M."""
+    names = (name, name.upper(), name.upper().replace("BLOCK_", "BLOCK_SIZE_"))
+    return next((values[known] for known in names if known in values), None)
 
 
 @lru_cache(maxsize=64)

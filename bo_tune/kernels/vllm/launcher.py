@@ -26,7 +26,7 @@ from bo_tune.space import Config
 LOOKUP = "get_lora_op_configs"
 """vLLM's function that finds the config of a problem."""
 
-NOT_IN_ALL_VERSIONS = frozenset({"no_lora_flag_cpu", "num_active_loras"})
+NOT_IN_ALL_VERSIONS = frozenset({"no_lora_flag_cpu", "num_active_loras", "use_gdc", "use_tma", "add_inputs"})
 """Arguments that a launcher may do without."""
 
 UNPIPELINED_WHERE_RAGGED = frozenset({"31f0f3846633393c25d36c5b6fdd8513051d2318e3b75c2a53ee837b87333f17"})
@@ -69,18 +69,21 @@ class Launcher:
     Args:
         kernel: name of the kernel.
         given: names of the arguments that ``capture`` will give the launcher.
+        looks_up: whether it looks its config up; a launcher that does not is given the config as arguments.
 
     Raises:
         VllmError: the installed vLLM lacks something, or wants what is not known here.
     """
 
-    def __init__(self, kernel: str, given: frozenset[str]) -> None:
+    def __init__(self, kernel: str, given: frozenset[str], *, looks_up: bool = True) -> None:
         module_name, name = LAUNCHERS[kernel]
-        module = _import(module_name)
+        module = import_module(module_name)
         self._module, self._name = module_name, name
-        self._original = _attribute(module, name)
-        lookup = _attribute(module, LOOKUP)
-        self._lookup_names = tuple(inspect.signature(inspect.unwrap(lookup)).parameters)
+        self._original = attribute(module, name)
+        self._lookup_names: tuple[str, ...] = ()
+        if looks_up:
+            lookup = attribute(module, LOOKUP)
+            self._lookup_names = tuple(inspect.signature(inspect.unwrap(lookup)).parameters)
         self._platform = TargetPlatform()
         self._config = _ReadConfig({})
         self._asked: list[dict[str, Any]] = []
@@ -99,7 +102,11 @@ class Launcher:
         self.unpipelined_where_ragged = product in UNPIPELINED_WHERE_RAGGED
 
     def capture(
-        self, arguments: Mapping[str, Any], config: Config, capability: tuple[int, int], key: Mapping[str, Any]
+        self,
+        arguments: Mapping[str, Any],
+        config: Config,
+        capability: tuple[int, int],
+        key: Mapping[str, Any] | None,
     ) -> KernelCall:
         """Run the launcher and return what it would have launched.
 
@@ -107,7 +114,7 @@ class Launcher:
             arguments: what the engine passes, by name; tensors on any device, the meta device included.
             config: what the launcher's lookup gives it.
             capability: compute capability of the GPU, which decides some options.
-            key: what the launcher must look the config up under, by the lookup's parameters.
+            key: what the launcher must look the config up under, by the lookup's parameters; None where it must not.
 
         Raises:
             VllmError: the launcher does something else than look one config up and launch one kernel.
@@ -124,12 +131,14 @@ class Launcher:
                 raise self._refusal(f"it fails with {type(error).__name__}: {one_line(error)}") from error
             return self._checked(key)
 
-    def _checked(self, key: Mapping[str, Any]) -> KernelCall:
+    def _checked(self, key: Mapping[str, Any] | None) -> KernelCall:
         if len(self._calls) != 1:
             hint = "; VLLM_BATCH_INVARIANT ignores tuned files and must not be set" if len(self._calls) > 1 else ""
             raise self._refusal(f"it launches {len(self._calls)} kernels instead of one{hint}")
-        found = [{name: asked.get(name) for name in key} for asked in self._asked]
-        if found != [dict(key)]:
+        found = [{name: asked.get(name) for name in key or ()} for asked in self._asked]
+        if key is None and found:
+            raise self._refusal(f"it looks its config up under {found}, and was given one")
+        if key is not None and found != [dict(key)]:
             raise self._refusal(f"it looks its config up under {found}, not once under {dict(key)}")
         return self._calls[0]
 
@@ -150,8 +159,9 @@ class Launcher:
     def _recorder(self, kernel: Any) -> "_Recorder":
         return _Recorder(kernel, self._note)
 
-    def _note(self, kernel: Any, grid: tuple[int, ...], *arguments: Any, **options: Any) -> None:
-        self._calls.append(KernelCall(kernel, grid, arguments, options, dict(self._config.read)))
+    def _note(self, kernel: Any, grid: Any, *arguments: Any, **options: Any) -> None:
+        programs = tuple(map(int, grid(options) if callable(grid) else grid))
+        self._calls.append(KernelCall(kernel, programs, arguments, options, dict(self._config.read)))
 
     def _refusal(self, problem: str) -> VllmError:
         return refusal(f"{self._module}.{self._name} cannot be used: {problem}")
@@ -181,10 +191,10 @@ class _Recorder:
         self._kernel = kernel
         self._note = note
 
-    def __getitem__(self, grid: tuple[Any, ...]) -> Callable[..., None]:
+    def __getitem__(self, grid: Any) -> Callable[..., None]:
         if isinstance(self._kernel, (Autotuner, Heuristics)):
             raise TypeError("its kernel picks its config itself")
-        return partial(self._note, self._kernel, tuple(map(int, grid)))
+        return partial(self._note, self._kernel, grid)
 
 
 def _pair(capability: int | tuple[int, int]) -> tuple[int, int]:
@@ -196,14 +206,14 @@ def _to_device(data: Any, device: torch.device | None = None, dtype: torch.dtype
     return torch.tensor(data, dtype=dtype).to(device)
 
 
-def _import(module: str) -> Any:
+def import_module(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except (ImportError, OSError, RuntimeError) as error:
         raise refusal(f"{module} cannot be imported: {one_line(error)}") from error
 
 
-def _attribute(module: Any, name: str) -> Any:
+def attribute(module: Any, name: str) -> Any:
     try:
         return getattr(module, name)
     except AttributeError:

@@ -1,0 +1,228 @@
+"""The four fused MoE LoRA kernels before anything is compiled.
+
+Each multiplies tiles of tokens of one adapter and one expert with that pair's weights. What a *problem* calls k, n and
+i are the numbers under which the engine looks its config up: the rank as w13's A holds it, the hidden size, and the
+intermediate size as sharded, the same for all four. The sizes of the product itself follow from them:
+
+=========  ====================  =================
+kernel     length of product     width of a slice
+=========  ====================  =================
+w13 shrink hidden                rank
+w13 expand rank, of all shards   i
+w2 shrink  i                     rank
+w2 expand  rank                  hidden / shards
+=========  ====================  =================
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import pdtrc
+
+from bo_tune.conditions import Conditions
+from bo_tune.kernels.lora.spec import FEATURE_NAMES, Columns, LoraSpec, Work, asynchronous
+from bo_tune.problem import Experts, GpuInfo, Problem
+from bo_tune.space import Config, SearchSpace
+
+MOE = "fused_moe_lora"
+"""What the names of the kernels have in common."""
+
+DEFAULT_BLOCK_M = 64
+LARGEST_DEFAULT_BLOCK_N = 64
+SMALLEST_DOT = 16
+"""Fewest elements along k that a tile of a product may have."""
+
+
+class MoeLoraSpec(LoraSpec):
+    """One of the four kernels."""
+
+    table_level_i: ClassVar[bool] = True
+    activation_bytes: ClassVar[int] = 2
+    output_bytes_per_element: ClassVar[float] = 2.0
+
+    widths: ClassVar[tuple[int, ...]]
+    """Values of block_n."""
+    lengths: ClassVar[tuple[int, ...]]
+    """Values of block_k."""
+
+    @property
+    def search_space(self) -> SearchSpace:
+        return self._space
+
+    @cached_property
+    def _space(self) -> SearchSpace:
+        tile = {"block_m": (16, 32, 64, 128), "block_n": self.widths, "block_k": self.lengths}
+        launch = {"group_size_m": (1, 8), "num_warps": (4, 8), "num_stages": (2, 3, 4)}
+        return SearchSpace.of({**tile, **launch, **({"split_k": (1, 4, 8)} if self.has_split_k else {})})
+
+    def rank(self, problem: Problem) -> int:
+        """Return the whole rank of the adapters."""
+        return problem.k
+
+    def joint_group(self, problem: Problem) -> tuple[object, ...]:
+        sizes = (problem.max_loras, problem.m, self.rank(problem), problem.n, problem.i)
+        return (MOE, *sizes, problem.dtype, problem.experts)
+
+    def product_sizes(self, problem: Problem, conditions: Conditions) -> dict[str, int | str]:
+        sizes = {"gemm_n": self.product_width(problem), "gemm_k": self.product_length(problem)}
+        return {**sizes, "routing": str(conditions.routing)}
+
+    def file_stem(self, problem: Problem) -> str:
+        return self.name.upper()
+
+    def table_key(self, problem: Problem) -> tuple[str, ...]:
+        # Unlike the dense kernels these are passed the engine's own max_loras.
+        sizes = (problem.max_loras, problem.num_slices, problem.m, problem.k, problem.n, problem.i)
+        return tuple(map(str, sizes))
+
+    def behind_table(self, problem: Problem) -> bool:
+        return True
+
+    def product_width(self, problem: Problem) -> int:
+        """Return the width of a slice of the product, in elements."""
+        raise NotImplementedError
+
+    def features(self, configs: Sequence[Config], problem: Problem, gpu: GpuInfo) -> NDArray[np.float64]:
+        described = super().features(configs, problem, gpu)
+        c = Columns.of(configs, self.product_length(problem), split=self.has_split_k)
+        experts = experts_of(problem)
+        pairs = problem.m * experts.top_k
+        blocks = np.ceil((pairs + experts.count * (c.block_m - 1)) / c.block_m)
+        tiles = np.ceil(self.product_width(problem) / c.block_n) * problem.num_slices * c.split_k
+        return np.column_stack([described, np.log2(blocks * tiles * (problem.max_loras + 1))])
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        return (*FEATURE_NAMES, "log2 launched programs")
+
+    def work(self, c: Columns, problem: Problem) -> Work:
+        """Count the programs that find work, for tokens spread uniformly over adapters and experts.
+
+        With λ tokens expected of an adapter at an expert, their number X is nearly a Poisson variable, and they fill
+        E⌈X / b⌉ = Σ_j P(X > j b) blocks of b.
+        """
+        experts = experts_of(problem)
+        groups = problem.max_loras * experts.local
+        expected = problem.m * experts.top_k / (problem.max_loras * experts.count)
+        most = expected + 8 * np.sqrt(expected) + 8
+        full = np.arange(np.ceil(most / c.block_m.min()))
+        blocks = groups * pdtrc(full * c.block_m[:, None], expected).sum(axis=1)
+        width = self.product_width(problem)
+        tiles = np.ceil(width / c.block_n)
+        return Work(
+            programs=blocks * tiles * problem.num_slices * c.split_k,
+            m_padding=1 - groups * expected / (blocks * c.block_m),
+            n_padding=1 - width / (tiles * c.block_n),
+        )
+
+
+class _Shrink(MoeLoraSpec):
+    """Shrink: the result is rounded before its partial sums are joined."""
+
+    has_split_k: ClassVar[bool] = True
+    widths: ClassVar[tuple[int, ...]] = (16, 32, 64, 128)
+    lengths: ClassVar[tuple[int, ...]] = (32, 64, 128, 256)
+
+    def product_width(self, problem: Problem) -> int:
+        return problem.k
+
+    def pipelined(self, c: Columns, problem: Problem) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        x = asynchronous(c.block_m * c.block_k, c, self.activation_bytes)
+        return x, np.zeros_like(x)
+
+    def default_config(self, problem: Problem) -> dict[str, int]:
+        block_n = min(LARGEST_DEFAULT_BLOCK_N, next_power_of_two(problem.k))
+        return {**_default_config(block_n, 32), "split_k": 1}
+
+
+class _Expand(MoeLoraSpec):
+    """Expand: adds to its output."""
+
+    has_split_k: ClassVar[bool] = False
+    output_bytes_per_element: ClassVar[float] = 4.0  # read and written
+    widths: ClassVar[tuple[int, ...]] = (16, 32, 64, 128, 256, 512)
+    lengths: ClassVar[tuple[int, ...]] = (16, 32, 64)
+
+    def pipelined(self, c: Columns, problem: Problem) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        # Where the activations of further slices begin is an argument of unknown alignment.
+        x = asynchronous(c.block_m * c.block_k, c, self.activation_bytes) & (problem.num_slices == 1)
+        return x, np.zeros_like(x)
+
+    def default_config(self, problem: Problem) -> dict[str, int]:
+        return _default_config(64, max(SMALLEST_DOT, min(32, next_power_of_two(problem.k))))
+
+
+class MoeW13ShrinkSpec(_Shrink):
+    """Gate and up, shrink: hidden states times A."""
+
+    name = "fused_moe_lora_w13_shrink"
+
+    def rank(self, problem: Problem) -> int:
+        return problem.k * experts_of(problem).shards
+
+    def product_length(self, problem: Problem) -> int:
+        return problem.n
+
+
+class MoeW13ExpandSpec(_Expand):
+    """Gate and up, expand: shrunk hidden states times B."""
+
+    name = "fused_moe_lora_w13_expand"
+
+    def rank(self, problem: Problem) -> int:
+        return problem.k * experts_of(problem).shards
+
+    def product_length(self, problem: Problem) -> int:
+        return self.rank(problem)
+
+    def product_width(self, problem: Problem) -> int:
+        return intermediate_of(problem)
+
+
+class MoeW2ShrinkSpec(_Shrink):
+    """Down, shrink: each expert's activations times A."""
+
+    name = "fused_moe_lora_w2_shrink"
+
+    def product_length(self, problem: Problem) -> int:
+        return intermediate_of(problem)
+
+
+class MoeW2ExpandSpec(_Expand):
+    """Down, expand: shrunk activations times B, weighted by the routing."""
+
+    name = "fused_moe_lora_w2_expand"
+
+    def product_width(self, problem: Problem) -> int:
+        return problem.n // experts_of(problem).shards
+
+
+MOE_SPECS = (MoeW13ShrinkSpec(), MoeW13ExpandSpec(), MoeW2ShrinkSpec(), MoeW2ExpandSpec())
+"""In the order a layer runs them."""
+
+
+def experts_of(problem: Problem) -> Experts:
+    """Return the experts of a problem. Raises ValueError where it does not tell."""
+    if problem.experts is None:
+        raise ValueError(f"a fused MoE problem needs its numbers of experts: {problem}")
+    return problem.experts
+
+
+def intermediate_of(problem: Problem) -> int:
+    """Return the intermediate size of a problem. Raises ValueError where it does not tell."""
+    if problem.i is None:
+        raise ValueError(f"a fused MoE problem needs its intermediate size i: {problem}")
+    return problem.i
+
+
+def next_power_of_two(value: int) -> int:
+    """Return the least power of two that is not smaller."""
+    return 1 << (value - 1).bit_length()
+
+
+def _default_config(block_n: int, block_k: int) -> dict[str, int]:
+    tile = {"block_m": DEFAULT_BLOCK_M, "block_n": block_n, "block_k": block_k}
+    return {**tile, "group_size_m": 8, "num_warps": 4, "num_stages": 3}

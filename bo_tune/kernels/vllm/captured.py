@@ -1,0 +1,110 @@
+"""One of vLLM's kernels as an operation: what its own launcher launches, captured."""
+
+from abc import abstractmethod
+from collections.abc import Hashable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, ClassVar
+
+import torch
+import triton
+
+from bo_tune.kernels.lora.operation import AnyInputs, LoraOperation, PreparedLaunch
+from bo_tune.kernels.lora.tokens import TokenGroups
+from bo_tune.kernels.registry import kernel_spec
+from bo_tune.kernels.vllm.installed import version
+from bo_tune.kernels.vllm.kernel_call import KernelCall
+from bo_tune.kernels.vllm.launcher import Launcher
+from bo_tune.problem import GpuInfo, Problem
+from bo_tune.space import Config, ConfigKey, config_key
+
+META = torch.device("meta")
+
+
+class VllmOperation(LoraOperation[AnyInputs]):
+    """One of vLLM's kernels as vLLM launches it. The subclasses know the launcher's arguments.
+
+    Raises:
+        VllmError: the installed vLLM does not have the kernel in a form that is known here.
+    """
+
+    path: ClassVar[str] = ""
+    """Which of several ways to compute the same this is, where there are several."""
+
+    def __init__(self) -> None:
+        self._stand_ins = lru_cache(maxsize=16)(self._made_of_nothing)
+        least = self.least_problem
+        given = self.arguments(self._stand_ins(least), kernel_spec(self.name).default_config(least))
+        self._launcher = Launcher(self.name, frozenset(given), looks_up=self.lookup(least) is not None)
+        self._cached_facts = lru_cache(maxsize=2**16)(self._facts)
+        self._keys: dict[Hashable, Hashable] = {}
+
+    @cached_property
+    def source(self) -> str:
+        """``vllm`` and its version, as in recordings; a digest of its files where it does not know its version."""
+        return f"vllm {version() or self._launcher.digest}{self.path}"
+
+    @property
+    def least_problem(self) -> Problem:
+        """A problem to learn from what the launcher is given."""
+        return Problem(self.name, 1, 1, 1, 1, 1)
+
+    @abstractmethod
+    def arguments(self, inputs: AnyInputs, config: Config) -> dict[str, Any]:
+        """What the engine passes to the launcher, by name; the config itself only where it is not looked up."""
+
+    @abstractmethod
+    def lookup(self, problem: Problem) -> dict[str, Any] | None:
+        """What the launcher must look its config up under for the tuned file's entry to be found; None for nothing."""
+
+    def capture(self, inputs: AnyInputs, config: Config, capability: tuple[int, int]) -> KernelCall:
+        """Return what vLLM launches for these inputs on a GPU of this compute capability.
+
+        Raises:
+            VllmError: vLLM's launcher does something that is not known here.
+        """
+        return self._launcher.capture(self.arguments(inputs, config), config, capability, self.lookup(inputs.problem))
+
+    def capture_without_inputs(self, problem: Problem, config: Config, capability: tuple[int, int]) -> KernelCall:
+        """As ``capture``, with tensors on the meta device, which hold nothing and need no GPU."""
+        return self.capture(self._stand_ins(problem), config, capability)
+
+    def first_launch(self, inputs: AnyInputs, config: Config) -> PreparedLaunch | None:
+        return self.capture(inputs, config, target_capability()).launch()
+
+    def warmup(self, problem: Problem, config: Config) -> Any:
+        return self.capture_without_inputs(problem, config, target_capability()).warmup()
+
+    def effective_config(self, problem: Problem, config: Config, gpu: GpuInfo) -> dict[str, int]:
+        return dict(self._cached_facts(problem, config_key(config), gpu.capability).effective)
+
+    def compile_key(self, problem: Problem, config: Config, gpu: GpuInfo) -> Hashable:
+        return self._cached_facts(problem, config_key(config), gpu.capability).compile_key
+
+    def _facts(self, problem: Problem, config: ConfigKey, capability: tuple[int, int]) -> "_Facts":
+        call = self.capture_without_inputs(problem, dict(config), capability)
+        effective = call.config()
+        if call.parameters.get("EVEN_K") is False and self._launcher.unpipelined_where_ragged:
+            effective["num_stages"] = 1
+        key = (capability, call.specialisation())
+        # Thousands of a model's calls share a binary: their keys share memory.
+        return _Facts(tuple(effective.items()), self._keys.setdefault(key, key))
+
+    def _made_of_nothing(self, problem: Problem) -> AnyInputs:
+        tokens, slots = problem.m, problem.max_loras + 1
+        sizes = (tokens, tokens, slots, slots + 1, slots)
+        groups = TokenGroups(*(torch.empty(size, dtype=torch.int32, device=META) for size in sizes))
+        return self.assemble(problem, groups, None, META)
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What was learnt of a config by asking vLLM's launcher."""
+
+    effective: ConfigKey
+    compile_key: Hashable
+
+
+def target_capability() -> tuple[int, int]:
+    """Compute capability of the GPU that Triton compiles for in this process."""
+    return divmod(int(triton.runtime.driver.active.get_current_target().arch), 10)

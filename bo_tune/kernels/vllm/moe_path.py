@@ -1,0 +1,130 @@
+"""Which of its ways vLLM takes for a fused MoE LoRA layer, asked of its own dispatching function.
+
+Some ways run both halves in one launch, for which the tuned files decide on block_m alone.
+"""
+
+import inspect
+from collections.abc import Callable
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from bo_tune.errors import one_line
+from bo_tune.kernels.moe.blocks import room
+from bo_tune.kernels.moe.inputs import SPECS
+from bo_tune.kernels.moe.spec import MOE, experts_of, intermediate_of
+from bo_tune.kernels.vllm.captured import META
+from bo_tune.kernels.vllm.installed import KERNELS_PACKAGE, described, refusal
+from bo_tune.kernels.vllm.launcher import TargetPlatform, attribute, import_module
+from bo_tune.kernels.vllm.private_copy import PrivateCopy
+from bo_tune.problem import Problem
+
+MODULE = f"{KERNELS_PACKAGE}.fused_moe_lora_op"
+DISPATCH = f"_{MOE}"
+BLOCK_M = 64
+
+
+class MoePath(StrEnum):
+    """A way to compute a layer."""
+
+    ONE_LAUNCH = "one launch"
+    TWO_KERNELS = "two kernels"
+    TWO_KERNELS_TMA = "two kernels with tensor descriptors"
+
+
+_LAUNCHERS = {
+    "_run_fused_moe_lora_one_shot": MoePath.ONE_LAUNCH,
+    "_run_fused_moe_lora_small_batch": MoePath.ONE_LAUNCH,
+    "_fused_moe_lora_shrink": MoePath.TWO_KERNELS,
+}
+"""What vLLM calls on each way; the names that it does not have are passed over."""
+
+
+@lru_cache(maxsize=1024)
+def engine_path(problem: Problem, capability: tuple[int, int]) -> MoePath:
+    """Return the way that the installed vLLM takes for a problem's layer, on a GPU of this compute capability.
+
+    Adapters are taken to be fully sharded where tensor-parallel ranks share them.
+
+    Raises:
+        VllmError: vLLM's function does something that is not known here.
+    """
+    dispatch = attribute(import_module(MODULE), DISPATCH)
+    taken: list[MoePath] = []
+
+    def note(way: MoePath) -> Callable[..., None]:
+        def launched(*_: Any, use_tma: bool = False, **__: Any) -> None:
+            taken.append(MoePath.TWO_KERNELS_TMA if use_tma else way)
+
+        return launched
+
+    platform = TargetPlatform()
+    platform.capability = capability
+    stand_ins: dict[str, object] = {name: note(way) for name, way in _LAUNCHERS.items()}
+    stand_ins |= {"_fused_moe_lora_expand": _ignore, "set_triton_allocator": _ignore, "current_platform": platform}
+    stand_ins |= {"tensor_model_parallel_all_gather": _same, "tensor_model_parallel_all_reduce": _same}
+    function = PrivateCopy(stand_ins, lambda kernel: kernel).function(dispatch)
+    try:
+        inspect.signature(function).bind(**(arguments := _arguments(problem)))
+        function(**arguments)
+    except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise refusal(f"{MODULE}.{DISPATCH} does not tell which way it takes: {reason}") from error
+    if len(taken) != 1:
+        raise refusal(f"{MODULE}.{DISPATCH} does not tell which way it takes: {taken}")
+    return taken[0]
+
+
+def path_note(problem: Problem, capability: tuple[int, int]) -> str:
+    """Say in a line which way vLLM takes, and what it makes of tuned files."""
+    path, rank = engine_path(problem, capability), SPECS[problem.kernel].rank(problem)
+    shared = "fully sharded" if experts_of(problem).shards > 1 else "not fully sharded"
+    what = f"{described()} runs MoE LoRA of rank {rank}, {shared}, as {path}"
+    match path:
+        case MoePath.ONE_LAUNCH:
+            return f"{what}: of these files it takes block_m alone; what is tuned are the two kernels"
+        case MoePath.TWO_KERNELS:
+            return f"{what}: those that are tuned"
+        case MoePath.TWO_KERNELS_TMA:
+            return f"{what}: they are tuned without"
+
+
+def _ignore(*_: Any, **__: Any) -> None:
+    return
+
+
+def _same(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor
+
+
+def _arguments(problem: Problem) -> dict[str, Any]:
+    """What a layer passes for gate and up, on the meta device."""
+    experts, n, i = experts_of(problem), problem.n, intermediate_of(problem)
+    rank, slots, slices = SPECS[problem.kernel].rank(problem), problem.max_loras, 2
+    width = room(problem.m * experts.top_k, experts.count, BLOCK_M)
+    config = {"block_size_m": BLOCK_M, "block_size_n": 64, "block_size_k": 32, "group_size_m": 8, "num_warps": 4}
+    config |= {"num_stages": 3, "split_k": 1}
+    return {
+        "output": _empty(problem.m, experts.top_k, slices * i),
+        "qcurr_hidden_states": _empty(problem.m, n),
+        "lora_a_stacked": [_empty(slots, experts.local, rank // experts.shards, n)] * slices,
+        "lora_b_stacked": [_empty(slots, experts.local, i, rank)] * slices,
+        "topk_weights": _empty(problem.m, experts.top_k, dtype=torch.float32),
+        "sorted_token_ids": _empty(slots, width, dtype=torch.int32),
+        "expert_ids": _empty(slots, -(-width // BLOCK_M), dtype=torch.int32),
+        "num_tokens_post_padded": _empty(slots, dtype=torch.int32),
+        "token_lora_mapping": _empty(problem.m, dtype=torch.int32),
+        "max_lora_rank": rank // experts.shards,
+        "top_k_num": experts.top_k,
+        "lora_ids": _empty(slots + 1, dtype=torch.int32),
+        "num_active_loras": torch.tensor([slots + 1], dtype=torch.int32),
+        "adapter_enabled": _empty(slots + 1, dtype=torch.int32),
+        **{f"{half}_{name}": value for half in ("shrink", "expand") for name, value in config.items()},
+        "fully_sharded": experts.shards > 1,
+    }
+
+
+def _empty(*shape: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return torch.empty(shape, dtype=dtype, device=META)

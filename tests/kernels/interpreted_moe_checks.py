@@ -1,0 +1,73 @@
+"""The fused MoE kernels under Triton's interpreter. Run by ``test_interpreted.py`` as its siblings are."""
+
+import os
+
+import pytest
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("runs in a process with TRITON_INTERPRET=1", allow_module_level=True)
+
+from hypothesis import HealthCheck, given, settings
+from moe_cases import KERNELS, assemble, check, launches, moe_problem
+
+from bo_tune.problem import Experts
+
+CONFIG = {"block_m": 16, "block_n": 32, "block_k": 16, "group_size_m": 8, "num_warps": 4, "num_stages": 2}
+each_kernel = pytest.mark.parametrize("kernel", KERNELS)
+
+
+def adapters(problem):
+    return [(5 * token // 3) % (problem.max_loras + 1) - 1 for token in range(problem.m)]
+
+
+@each_kernel
+@pytest.mark.parametrize("block_m", [16, 32])
+@pytest.mark.parametrize("sizes", [{}, {"k": 16, "n": 64, "i": 32}], ids=["ragged", "even"])
+def test_each_kernel_is_right(kernel, sizes, block_m):
+    problem = moe_problem(kernel, **sizes)
+    check(assemble(problem, adapters(problem)), {**CONFIG, "block_m": block_m})
+
+
+@pytest.mark.parametrize("kernel", [name for name in KERNELS if "shrink" in name])
+@pytest.mark.parametrize("split_k", [4, 8])
+def test_shrink_joins_the_shares_of_k(kernel, split_k):
+    problem = moe_problem(kernel)
+    check(assemble(problem, adapters(problem)), {**CONFIG, "split_k": split_k})
+
+
+@each_kernel
+@pytest.mark.parametrize(
+    ("assignment", "chosen"),
+    [
+        ([0], [[5, 0]]),
+        ([-1], [[1, 2]]),
+        ([1] * 20, [[0, 1]] * 20),
+        ([-1] * 10 + [2] * 10, [[3, 4]] * 20),
+        ([0, 1, 2, -1] * 10, [[token % 6, (token + 1) % 6] for token in range(40)]),
+    ],
+    ids=["one token", "no adapter", "one adapter, two experts", "half without", "all mixed"],
+)
+def test_any_grouping_is_right(kernel, assignment, chosen):
+    check(assemble(moe_problem(kernel, m=len(assignment)), assignment, chosen), CONFIG)
+
+
+@each_kernel
+def test_experts_of_other_ranks_are_left_alone(kernel):
+    problem = moe_problem(kernel, experts=Experts(6, 3, local=2))
+    check(assemble(problem, adapters(problem)), CONFIG)
+
+
+@each_kernel
+def test_shares_of_a_rank_are_multiplied_whole(kernel):
+    problem = moe_problem(kernel, k=8 if "w13" in kernel else 16, experts=Experts(6, 2, shards=2))
+    check(assemble(problem, adapters(problem)), CONFIG)
+
+
+SMALL = {"dtypes": ("float16",), "most_tokens": 20, "most_k": 40, "most_n": 48, "most_block": 32}
+
+
+@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(launches(**SMALL))
+def test_any_launch_matches_the_reference(case):
+    problem, config, assignment = case
+    check(assemble(problem, assignment), config)
