@@ -1,6 +1,7 @@
 """Where the time of a session goes: counts and seconds of everything, as they stand at a moment. Pure data."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -14,6 +15,8 @@ class FarmActivity:
         compiles: compiles done, failed ones included.
         cached: binaries found in Triton's cache.
         shared: requests answered by a compile that another request had asked for.
+        packed: binaries asked for that a pack had: compiles avoided.
+        packed_s: seconds of one core that compiling those took where the pack was made.
         timeouts: compiles that passed their deadline.
         crashes: compilers that died.
         busy_s: seconds that workers were compiling, summed over workers.
@@ -24,6 +27,8 @@ class FarmActivity:
     compiles: int = 0
     cached: int = 0
     shared: int = 0
+    packed: int = 0
+    packed_s: float = 0.0
     timeouts: int = 0
     crashes: int = 0
     busy_s: float = 0.0
@@ -60,6 +65,17 @@ class DeviceActivity:
 
     farm: FarmActivity | None = None
     gpu: GpuActivity | None = None
+
+
+def by_gpu(found: Iterable[tuple[str, DeviceActivity]]) -> dict[str, DeviceActivity]:
+    """Return what devices have done by the names of their GPUs, numbered where several are equal; no idle ones."""
+    named: dict[str, DeviceActivity] = {}
+    seen: Counter[str] = Counter()
+    for name, activity in found:
+        seen[name] += 1
+        if activity != DeviceActivity():
+            named[name if seen[name] == 1 else f"{name} #{seen[name]}"] = activity
+    return named
 
 
 @dataclass(frozen=True, slots=True)

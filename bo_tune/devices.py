@@ -1,23 +1,25 @@
 """From what the user named as device to problems that can be measured."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Hashable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bo_tune.conditions import Conditions
 from bo_tune.errors import DeviceError, RecordingError
-from bo_tune.kernels.registry import kernel_spec
+from bo_tune.kernels.registry import KERNELS, kernel_spec
 from bo_tune.kernels.vllm.installed import unavailable
 from bo_tune.measure.device import Device
 from bo_tune.measure.protocol import TimingProtocol
 from bo_tune.measure.replay import ReplayDevice
 from bo_tune.measure.source import BUILTIN, VLLM
-from bo_tune.problem import Problem
+from bo_tune.problem import GpuInfo, Problem
 from bo_tune.recording import Recording, read_recordings
 
 if TYPE_CHECKING:
     from bo_tune.measure.cuda import CudaDevice
+    from bo_tune.measure.target import CompileTarget
 
 
 KERNEL_SOURCES = ("auto", "vllm", "builtin")
@@ -38,10 +40,38 @@ def kernel_source(choice: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A problem and the device that measures it."""
+    """A problem and the device that measures it.
+
+    Attributes:
+        twins: equal devices that could measure it just as well.
+    """
 
     problem: Problem
     device: Device
+    twins: tuple[Device, ...] = ()
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """Every device that could measure it."""
+        return (self.device, *self.twins)
+
+    def on(self, lane: int) -> "Job":
+        """Return the job for one of its devices, the same for the same lane."""
+        return replace(self, device=self.devices[lane % len(self.devices)], twins=()) if self.twins else self
+
+
+def together(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Return the jobs in groups whose kernels must agree (``KernelSpec.joint_group``), most of them single jobs.
+
+    Groups stand in the order of their first jobs, and the jobs of a group in the order in which a layer runs them.
+    """
+    groups: dict[Hashable, list[Job]] = {}
+    for job in jobs:
+        group = kernel_spec(job.problem.kernel).joint_group(job.problem)
+        place = (job.device.gpu.name, job.device.kernel_source(job.problem.kernel))
+        groups.setdefault(id(job) if group is None else (group, place), []).append(job)
+    order = list(KERNELS)
+    return [sorted(group, key=lambda job: order.index(job.problem.kernel)) for group in groups.values()]
 
 
 def replay_job(recording: Recording, *, seed: int = 0, protocol: TimingProtocol | None = None) -> Job:
@@ -89,10 +119,57 @@ def cuda_device(
     conditions: Conditions | None = None,
     compile_workers: int | None = None,
     compile_deadline_s: float | None = None,
+    packs: Sequence[Path] = (),
 ) -> "CudaDevice":
-    """Open an NVIDIA GPU of this host. Raises DeviceError."""
+    """Open an NVIDIA GPU of this host. Raises DeviceError and PackError."""
     # The only import of torch in this process, which takes seconds: replaying does without.
     from bo_tune.measure.cuda import CudaDevice, Deadlines  # noqa: PLC0415
 
     deadlines = Deadlines() if compile_deadline_s is None else Deadlines(compile_s=compile_deadline_s)
-    return CudaDevice(index, source=source, conditions=conditions, compile_workers=compile_workers, deadlines=deadlines)
+    return CudaDevice(
+        index,
+        source=source,
+        conditions=conditions,
+        compile_workers=compile_workers,
+        deadlines=deadlines,
+        packs=packs,
+    )
+
+
+def engine_notes(jobs: Sequence[Job]) -> list[str]:
+    """Return what the kernels have to say of being tuned, each line once."""
+    together = [job for job in jobs if kernel_spec(job.problem.kernel).joint_group(job.problem) is not None]
+    notes = dict.fromkeys(job.device.note(job.problem) for job in together)
+    return [note for note in notes if note is not None]
+
+
+def cuda_devices(
+    indices: Sequence[int] | None,
+    *,
+    source: str = BUILTIN,
+    conditions: Conditions | None = None,
+    compile_workers: int | None = None,
+    compile_deadline_s: float | None = None,
+    packs: Sequence[Path] = (),
+) -> "AbstractContextManager[list[CudaDevice]]":
+    """Open NVIDIA GPUs of this host, None for all, while it lasts. Raises DeviceError and PackError on entry."""
+    # The only import of torch in this process, which takes seconds: replaying does without.
+    from bo_tune.measure import cuda  # noqa: PLC0415
+
+    deadlines = cuda.Deadlines() if compile_deadline_s is None else cuda.Deadlines(compile_s=compile_deadline_s)
+    return cuda.cuda_devices(
+        indices,
+        source=source,
+        conditions=conditions,
+        compile_workers=compile_workers,
+        deadlines=deadlines,
+        packs=packs,
+    )
+
+
+def compile_target(gpu: GpuInfo, source: str, *, cache: Path, workers: int, deadline_s: float) -> "CompileTarget":
+    """Return what compiles for a GPU that is known by its data alone, into a folder of Triton's cache."""
+    # Imports torch, like ``cuda_device``.
+    from bo_tune.measure.target import CompileTarget  # noqa: PLC0415
+
+    return CompileTarget(gpu, source, cache=cache, workers=workers, deadline_s=deadline_s)

@@ -8,10 +8,12 @@
     │   ├── ModelError        a model's config.json or an impossible sharding of it
     │   ├── TableError        an existing JSON or the output folder
     │   ├── RecordingError    a recorded grid
+    │   ├── PackError         a pack of binaries: damaged, or made for something else
     │   ├── StorageError      the studies' database
     │   ├── DeviceError       no usable GPU
     │   └── VllmError         kernels of the installed vLLM that cannot be tuned (in ``kernels.vllm``)
-    └── WorkerError           a compile or GPU process failed beyond one trial
+    ├── WorkerError           a compile or GPU process failed beyond one trial
+    └── LeaseLostError        another worker took over a study: nothing more is written to it from here
 """
 
 
@@ -39,6 +41,10 @@ class RecordingError(InputError):
     """A recorded grid that is truncated, malformed, or of another kernel."""
 
 
+class PackError(InputError):
+    """A pack of binaries that is damaged, or was made for another GPU, Triton or kernel text."""
+
+
 class StorageError(InputError):
     """A database that cannot be opened, or of another schema version."""
 
@@ -49,6 +55,10 @@ class DeviceError(InputError):
 
 class WorkerError(BoTuneError):
     """A compile or GPU process failed in a way that concerns more than one trial."""
+
+
+class LeaseLostError(BoTuneError):
+    """Another worker took over a study, or may at any moment; what was not yet stored of it is dropped."""
 
 
 def one_line(error: BaseException) -> str:

@@ -50,7 +50,26 @@ class StudyFailed:
     message: str
 
 
-Event = StudyStarted | TrialRecorded | StudyFinished | StudyFailed
+@dataclass(frozen=True, slots=True)
+class StudyElsewhere:
+    """Another worker has a study; the session takes what comes of it, or the study itself once it is free."""
+
+    name: str
+    problem: Problem
+    host: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class StudyLost:
+    """Another worker took a study over, because this one was not heard of for too long; the others go on."""
+
+    name: str
+    problem: Problem
+    message: str
+
+
+Event = StudyStarted | TrialRecorded | StudyFinished | StudyFailed | StudyElsewhere | StudyLost
 Listener = Callable[[Event], None]
 
 

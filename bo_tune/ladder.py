@@ -13,6 +13,7 @@ from itertools import pairwise
 
 from bo_tune.devices import Job
 from bo_tune.errors import DeviceError
+from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.device import Compiled, Device
 from bo_tune.models.engine import is_sampled
 from bo_tune.outcome import Measurement, estimate_us
@@ -121,6 +122,9 @@ class Line:
     def file_level(self) -> tuple[object, ...]:
         """What a line shares with those whose keys m stand beside its own."""
         problem = self.problem
+        together = kernel_spec(problem.kernel).joint_group(problem)
+        if together is not None:  # kernels that agree at every key have the same keys
+            return self.device.gpu.name, together[0], problem.max_loras
         return self.device.gpu.name, problem.kernel, problem.add_inputs, problem.max_loras, problem.num_slices
 
     def at(self, m: int) -> Problem:

@@ -37,6 +37,7 @@ _FITS: Mapping[str, Callable[[object], bool]] = {
     "default_time_us": lambda value: value is None or _is_number(value),
     "costs": _is_numbers,
     "certificate": lambda value: value is None or isinstance(value, dict),
+    "joint": lambda value: value is None or isinstance(value, dict),
 }
 """Checks of the fields that are no text."""
 
@@ -54,6 +55,8 @@ class Provenance:
         date: ISO 8601, UTC.
         session: identifies the session that chose it; its studies ran side by side.
         certificate: how sure the search was that nothing better was left; None for a search without a model.
+        joint: where kernels had to agree: which, on what, the sum of their times and that of their defaults' in us; one
+            kernel alone may be slower than its default. None for a kernel that stands alone.
         costs: what finding it cost: launched configs, launches by purpose, compiles, seconds, …; units in the names.
     """
 
@@ -72,16 +75,18 @@ class Provenance:
     session: str
     costs: Mapping[str, float]
     certificate: Mapping[str, Any] | None = None
+    joint: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry as it is written."""
-        names = [name for name in self.__slots__ if name not in ("problem", "config", "costs", "certificate")]
+        names = [name for name in self.__slots__ if name not in ("problem", "config", "costs", "certificate", "joint")]
         return {
             "problem": asdict(self.problem),
             "config": dict(self.config),
             **{name: getattr(self, name) for name in names},
             "costs": dict(self.costs),
             "certificate": self.certificate if self.certificate is None else dict(self.certificate),
+            **({} if self.joint is None else {"joint": dict(self.joint)}),
         }
 
     @classmethod
@@ -91,7 +96,7 @@ class Provenance:
         Raises:
             ValueError: something is missing or of the wrong type.
         """
-        entry = {"certificate": None, **entry}
+        entry = {"certificate": None, "joint": None, **entry}
         missing = [name for name in cls.__slots__ if name not in entry]
         if missing:
             raise ValueError(f"{missing[0]} is missing")

@@ -9,7 +9,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from bo_tune.outcome import Launches, LaunchPurpose
-from bo_tune.trials import launched, outcome_of
+from bo_tune.trials import REASON, launched, outcome_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,13 @@ def costs_of(trials: Sequence[FrozenTrial], finalist_launches: int) -> Costs:
     )
 
 
+def figures_of(trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+    """Count the trials of a study, so that listing it need not read them: all, by state, and pruned ones by reason."""
+    reasons = Counter(t.user_attrs[REASON] for t in trials if REASON in t.user_attrs)
+    states = Counter(t.state.name for t in trials)
+    return {"trials": len(trials), "states": dict(states), "reasons": dict(reasons.most_common())}
+
+
 @dataclass(frozen=True, slots=True)
 class StudyResult:
     """What a study ended with.
@@ -93,6 +100,8 @@ class StudyResult:
         date: when, ISO 8601 in UTC.
         certificate: how sure the sampler's model was that nothing better was left (``search.Certificate``).
         ended_by: the stop rule that ended the search (``search.StopRule``); None if something else did.
+        joint: where kernels had to agree: which (``kernels``), the value they agree on, the sum of their times and that
+            of their defaults' (``joint_choice.JointChoice``).
     """
 
     config: Mapping[str, int]
@@ -105,6 +114,7 @@ class StudyResult:
     certificate: Mapping[str, Any] | None
     ended_by: Mapping[str, Any] | None
     costs: Costs
+    joint: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as a study attribute holds it."""

@@ -1,48 +1,51 @@
 """Many studies tuned together, over shared devices and one database."""
 
+import secrets
 import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from typing import cast
 
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from bo_tune.activity import DeviceActivity, SessionActivity
+from bo_tune.activity import SessionActivity, by_gpu
 from bo_tune.candidates import Candidates, candidates
-from bo_tune.devices import Job
-from bo_tune.errors import DeviceError
-from bo_tune.events import Listener, StudyFailed, StudyFinished, StudyStarted, ignore
-from bo_tune.finalists import Finalists
+from bo_tune.claims import Claims
+from bo_tune.devices import Job, together
+from bo_tune.ending import choose_results, current_results, have_ended
+from bo_tune.errors import DeviceError, LeaseLostError
+from bo_tune.events import Listener, StudyFailed, StudyFinished, StudyLost, StudyStarted, ignore
 from bo_tune.history import Histories, descriptor
+from bo_tune.joint import JointTuner
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.kernels.spec import KernelSpec
+from bo_tune.kernels.spec import SHARED, KernelSpec
 from bo_tune.measure.device import Device
+from bo_tune.offload import OffloadedSampler, Recipe, SearchPool
 from bo_tune.outcome import Launches
+from bo_tune.pending import Pending
 from bo_tune.problem import Problem
-from bo_tune.provenance import Provenance
-from bo_tune.results import StudyResult, costs_of, covered_s, intervals_of
-from bo_tune.sampler_names import GRID, GRID_GP
-from bo_tune.search import Cost, HistoryPrior, StopRule, make_sampler
+from bo_tune.results import StudyResult, figures_of
+from bo_tune.sampler_names import GRID_GP, RANDOM
+from bo_tune.search import Cost
+from bo_tune.session_settings import SessionSettings
 from bo_tune.space import Config
-from bo_tune.storage import RESULT_ATTR, SPACE_ATTR, StoredStudy, StudyName, StudyStore
+from bo_tune.storage import FIGURES_ATTR, ORIGIN_ATTR, RESULT_ATTR, SPACE_ATTR, StoredStudy, StudyStore
+from bo_tune.study_name import StudyName
 from bo_tune.tables import TunedEntry
-from bo_tune.tuner import InterruptedSearch, Tuner, TunerSettings
+from bo_tune.tuned import Tuned, session_wall_s, table_entries
+from bo_tune.tuner import InterruptedSearch, Tuner
+
+__all__ = ["Session", "SessionSettings", "Tuned", "one_blas_thread", "session_wall_s"]
 
 LEARNING = (GRID_GP,)
 """Samplers that learn from other studies."""
 
 COST_OF_COMPILED = 0.1
 """Cost of a config whose binary exists over one to be compiled: 2 to 5 ms of GPU against 40 to 70 ms of compilers."""
-
-EXHAUSTIVE_FINALISTS = Finalists(count=48, rounds=60)
-"""The best of thousands is partly the luckiest: more of them are looked at again, and for longer."""
 
 EXHAUSTIVE_LOOKAHEAD = 64
 """An exhaustive search compiles this many configs ahead: it knows them all beforehand."""
@@ -51,56 +54,12 @@ MOST_LOOKAHEAD = 8
 """A search that learns proposes at most this many configs at once, however many compilers idle."""
 
 
-@dataclass(frozen=True, slots=True)
-class SessionSettings:
-    """How the studies of a session are searched.
-
-    Attributes:
-        sampler: name of a sampler; ``grid`` searches exhaustively.
-        budget: configs to launch in each study; None for every candidate.
-        seed: of samplers; with the study's content it determines every proposal.
-        in_flight: studies worked on at once.
-        compilers: compile processes that the studies share.
-        stop_rule: when a study may end before its budget; None for never.
-        spaces: ranges that replace the kernels' own, by kernel.
-    """
-
-    sampler: str = GRID_GP
-    budget: int | None = 40
-    seed: int = 0
-    finalists: Finalists = Finalists()
-    in_flight: int = 1
-    compilers: int = 1
-    stop_rule: StopRule | None = None
-    spaces: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
-
-    @property
-    def exhaustive(self) -> bool:
-        """Whether every candidate is tried."""
-        return self.sampler == GRID
-
-    def tuner(self) -> TunerSettings:
-        """Return the settings of each study's tuner."""
-        if self.exhaustive:
-            return TunerSettings(self.budget, EXHAUSTIVE_FINALISTS, stop_slow=False)
-        return TunerSettings(self.budget, self.finalists, stop_rule=self.stop_rule)
-
-
-@dataclass(frozen=True, slots=True)
-class Tuned:
-    """One finished study of a session: its result, and the tuner that holds its trials."""
-
-    job: Job
-    name: StudyName
-    result: StudyResult | None
-    tuner: Tuner
-
-
 class Session:
     """Tunes problems, several at a time.
 
     Args:
         history: where finished studies teach the sampler from; the same database by default.
+        joins: whether it does what other sessions want, and leaves it to them to collect what is done.
         listener: is told of every study and trial, from several threads.
     """
 
@@ -111,6 +70,7 @@ class Session:
         *,
         history: StudyStore | None = None,
         listener: Listener = ignore,
+        joins: bool = False,
     ) -> None:
         self.id = uuid.uuid4().hex[:12]
         self.settings = settings
@@ -118,37 +78,69 @@ class Session:
         self._histories = Histories(history or store)
         self._teaches_itself = history is None
         self._listener = listener
+        self._claims = Claims(store, listener)
+        self._joins = joins
+        self._elsewhere: threading.Event | None = None
         self._stop = threading.Event()
         self._jobs: Sequence[Job] = ()
         self._begun_at = time.perf_counter()
         self._tuners: list[Tuner] = []
         self._done = 0
+        self._search: SearchPool | None = None
         self._active = 0
         self._active_lock = threading.Lock()
 
-    def run(self, jobs: Sequence[Job]) -> list[Tuned]:
-        """Tune the problems and return them in the order given.
+    def run(self, jobs: Sequence[Job], *, elsewhere: threading.Event | None = None) -> list[Tuned]:
+        """Tune the problems and return them in the order given; unless it joins, those too that others finished.
+
+        Args:
+            elsewhere: other workers do it all; set once they have ended: what is not done by then cannot be.
 
         Raises:
             InterruptedSearch: after ``stop``; everything recorded stays in the database.
         """
-        in_flight = max(1, self.settings.in_flight)
-        self._jobs, self._begun_at = jobs, time.perf_counter()
-        with one_blas_thread(), ThreadPoolExecutor(in_flight, thread_name_prefix="study") as threads:
-            futures: list[Future[Tuned]] = [threads.submit(self._tune, job) for job in jobs]
+        self._jobs, self._begun_at, self._elsewhere = jobs, time.perf_counter(), elsewhere
+        self.register(jobs)
+        groups = together(jobs)
+        first = secrets.randbelow(len(groups)) if self._joins and groups else 0
+        pending = Pending(len(groups), self._stop.is_set, first=first)
+        tuned: dict[int, Tuned] = {}
+        lanes = max(1, min(self.settings.in_flight, len(groups)))
+        with self._searching(), one_blas_thread(), ThreadPoolExecutor(lanes, thread_name_prefix="study") as threads:
+            futures = [threads.submit(self._work, lane, groups, pending, tuned) for lane in range(lanes)]
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
             finally:
-                if not all(f.done() and not f.cancelled() and f.exception() is None for f in futures):
+                if not all(f.done() and f.exception() is None for f in futures):
                     self.stop()
-                    threads.shutdown(wait=True, cancel_futures=True)
-        failed = [e for f in futures if not f.cancelled() and (e := f.exception()) is not None]
+        failed = [e for f in futures if (e := f.exception()) is not None]
         for error in failed:
             if not isinstance(error, InterruptedSearch):
                 raise error
-        if failed:
-            raise failed[0]
-        return [future.result() for future in futures]
+        if pending.left:
+            raise InterruptedSearch
+        return [tuned[id(job)] for job in jobs if id(job) in tuned]
+
+    def register(self, jobs: Sequence[Job]) -> None:
+        """Have the studies in the database, and how they are to be searched, for workers that may join."""
+        gpus, wanted = {}, {}
+        for group in together(jobs):
+            kernels = [job.problem.kernel for job in group]
+            for job in group:
+                name = self._name(job)
+                gpus[name] = job.device.gpu
+                wanted[name] = self.settings.job(job.problem.kernel, together=kernels)
+        self._claims.register(gpus, wanted, write=not self._joins)
+
+    def _work(self, lane: int, groups: Sequence[Sequence[Job]], pending: Pending, tuned: dict[int, Tuned]) -> None:
+        """Tune what nobody else does until all is done. Each lane keeps to one of several equal GPUs."""
+        while (piece := pending.take()) is not None:
+            found = self._tune([job.on(lane) for job in groups[piece]])
+            if found is None:
+                pending.put_back(piece)
+            else:
+                tuned.update((id(job), one) for job, one in zip(groups[piece], found, strict=not self._joins))
+                pending.done()
 
     def stop(self) -> None:
         """Ask every study to end after the trial under way."""
@@ -158,8 +150,7 @@ class Session:
     def activity(self) -> SessionActivity:
         """What the session has done so far; may be asked for at any time, from any thread."""
         tuners = list(self._tuners)
-        devices = {id(job.device): job.device for job in self._jobs}.values()
-        found = {device.gpu.name: device.activity for device in devices}
+        devices = {id(device): device for job in self._jobs for device in job.devices}.values()
         launches: Launches = sum((tuner.launches for tuner in tuners), Counter())
         return SessionActivity(
             wall_s=round(time.perf_counter() - self._begun_at, 3),
@@ -170,7 +161,7 @@ class Session:
             launches={purpose.value: count for purpose, count in launches.items()},
             tuner_s=sum(tuner.tuner_s for tuner in tuners),
             store_s=self._store.busy_s,
-            devices={name: activity for name, activity in found.items() if activity != DeviceActivity()},
+            devices=by_gpu((device.gpu.name, device.activity) for device in devices),
         )
 
     def _lookahead(self) -> int:
@@ -178,6 +169,17 @@ class Session:
         if self.settings.exhaustive:
             return EXHAUSTIVE_LOOKAHEAD
         return max(1, min(MOST_LOOKAHEAD, self.settings.compilers // max(1, self._active)))
+
+    @contextmanager
+    def _searching(self) -> Iterator[None]:
+        """Have search processes while the session runs, where it is to have any."""
+        self._search = SearchPool(self.settings.searchers) if self.settings.searchers else None
+        try:
+            yield
+        finally:
+            if self._search is not None:
+                self._search.close()
+                self._search = None
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -189,29 +191,42 @@ class Session:
             with self._active_lock:
                 self._active -= 1
 
-    def prepare(self, job: Job) -> tuple[StudyName, Tuner]:
-        """Open or resume the study of a problem."""
+    def _name(self, job: Job) -> StudyName:
         problem, device = job.problem, job.device
-        spec = kernel_spec(problem.kernel)
         source, conditions = device.kernel_source(problem.kernel), device.conditions.label
-        name = StudyName(problem, device.gpu.name, source, self.settings.exhaustive, conditions)
+        return StudyName(problem, device.gpu.name, source, self.settings.exhaustive, conditions)
+
+    def prepare(self, job: Job, *, joint: bool = False, done: bool = False) -> tuple[StudyName, Tuner]:
+        """Open or resume the study of a problem.
+
+        Args:
+            joint: whether it is one of a ``JointTuner``'s.
+            done: whether it is only looked at, and not written to.
+        """
+        problem, device = job.problem, job.device
+        spec, name = kernel_spec(problem.kernel), self._name(job)
         found = self._candidates(spec, problem, device)
-        stored = self._store.open(name, device.gpu)
-        stored.fail_running()
-        _note_space(stored, found)
+        stored = self._claims.stored(name, device.gpu)
+        if not done:
+            if stored.has_running():
+                stored.fail_running()
+            _note_space(stored, found)
         default = spec.default_config(problem)
-        learns = self.settings.sampler in LEARNING
+        learns = self.settings.sampler in LEARNING and not done
         known = self._histories.of(problem, device.gpu) if learns else []
-        sampler = make_sampler(
-            self.settings.sampler,
-            found.space.ranges,
+        recipe = Recipe(
+            sampler=RANDOM if done else self.settings.sampler,
+            ranges=dict(found.space.ranges),
+            valid=np.array([config in found for config in found.space]),
             default=default,
-            valid=found.__contains__,
-            features=lambda configs: spec.features(cast(Sequence[Config], configs), problem, device.gpu),
-            cost=_cost(device, problem, list(found.space)),
-            prior=HistoryPrior(known, descriptor=descriptor(problem, device.gpu)) if known else None,
+            problem=problem,
+            gpu=device.gpu,
+            histories=known,
+            descriptor=descriptor(problem, device.gpu),
             seed=self.settings.seed,
         )
+        cost = _cost(device, problem, list(found.space))
+        sampler = self._search.sampler(recipe, cost) if self._search and learns and not joint else recipe.build(cost)
         tuner = Tuner(
             problem,
             device,
@@ -220,6 +235,7 @@ class Session:
             default,
             sampler,
             self.settings.tuner(),
+            apart=SHARED if joint else None,
             lookahead=self._lookahead,
             listener=self._listener,
             stop=self._stop,
@@ -230,28 +246,111 @@ class Session:
         space = device.search_space(spec, problem).override(self.settings.spaces.get(problem.kernel, {}))
         return candidates(spec, problem, space, device, exhaustive=self.settings.exhaustive)
 
-    def _tune(self, job: Job) -> Tuned:
+    def prepare_all(self, jobs: Sequence[Job]) -> tuple[list[tuple[StudyName, Tuner]], Tuner | JointTuner]:
+        """Open or resume the studies of problems that must agree, or of a single one; and what searches them."""
+        prepared = [self.prepare(job, joint=len(jobs) > 1) for job in jobs]
+        tuners = [tuner for _, tuner in prepared]
+        if len(jobs) == 1:
+            return prepared, tuners[0]
+        return prepared, JointTuner(tuners, self.settings.tuner(), lookahead=self._lookahead, stop=self._stop)
+
+    def _tune(self, jobs: Sequence[Job]) -> list[Tuned] | None:
+        """Bring studies to their end, or take what another worker made of them; None while another has them."""
         if self._stop.is_set():
             raise InterruptedSearch
-        name, tuner = self.prepare(job)
-        self._tuners.append(tuner)
-        self._listener(StudyStarted(str(name), job.problem, len(tuner.trials), len(tuner.candidates)))
+        names = [self._name(job) for job in jobs]
+        ended = self._elsewhere is not None and self._elsewhere.is_set()
+        is_done = self._claims.are_done(names)
+        if is_done:
+            done = [] if self._joins else self._collect(jobs)
+            if done is not None:
+                return done
+        if self._elsewhere is not None:
+            return self._fail(jobs, "no worker could measure it") if ended else None
+        if not self._claims.take(names, done_too=is_done):
+            return None
         try:
-            if not self._has_ended(tuner):
+            return self._search_all(jobs)
+        except LeaseLostError as error:
+            for name in names:
+                self._listener(StudyLost(str(name), name.problem, str(error)))
+            return None
+        finally:
+            self._claims.release(names)
+
+    def _collect(self, jobs: Sequence[Job]) -> list[Tuned] | None:
+        """Return studies that are done; None where a trial came after their results, or seems to be under way."""
+        prepared = [self.prepare(job, done=True) for job in jobs]
+        tuners = [tuner for _, tuner in prepared]
+        if any(tuner.stored.has_running() for tuner in tuners):
+            return None
+        attributes = [tuner.stored.attributes() for tuner in tuners]
+        results: Sequence[StudyResult | None] | None = current_results(tuners)
+        if results is None:
+            if any(RESULT_ATTR in found for found in attributes):
+                return None
+            results = [None] * len(jobs)
+        self._begin(prepared)
+        origins = [found.get(ORIGIN_ATTR, {}) for found in attributes]
+        tuned = [
+            Tuned(job, name, result, tuner, origin)
+            for job, (name, tuner), result, origin in zip(jobs, prepared, results, origins, strict=True)
+        ]
+        for one in tuned:
+            self._end(one, True)
+        return tuned
+
+    def _begin(self, prepared: Sequence[tuple[StudyName, Tuner]]) -> None:
+        for name, tuner in prepared:
+            self._tuners.append(tuner)
+            self._listener(StudyStarted(str(name), tuner.problem, len(tuner.trials), len(tuner.candidates)))
+
+    def _search_all(self, jobs: Sequence[Job]) -> list[Tuned]:
+        prepared, search = self.prepare_all(jobs)
+        tuners = [tuner for _, tuner in prepared]
+        self._begin(prepared)
+        try:
+            if not have_ended(tuners, self.settings.stop_rule):
                 with self._counted():
-                    tuner.search()
-            result, reused = self._finish(tuner)
-        except DeviceError as error:  # this problem cannot be measured; the others may
-            self._done += 1
-            self._listener(StudyFailed(str(name), job.problem, str(error)))
-            return Tuned(job, name, None, tuner)
+                    search.search()
+            reused = current_results(tuners)
+            results = reused or choose_results(search, tuners, self.settings.sampler, self.settings.stop_rule)
+        except DeviceError as error:  # these problems cannot be measured; the others may
+            return self._fail(jobs, str(error))
+        found: Sequence[StudyResult | None] = results or [None] * len(jobs)
+        tuned = [Tuned(job, name, r, t) for job, (name, t), r in zip(jobs, prepared, found, strict=True)]
+        for one in tuned:
+            self._note_end(one, reused is not None)
+            self._end(one, reused is not None)
+        return tuned
+
+    def _fail(self, jobs: Sequence[Job], message: str) -> list[Tuned]:
+        """Let it be known that problems cannot be measured."""
+        self._done += len(jobs)
+        failed = []
+        for job in jobs:
+            name, tuner = self.prepare(job, done=True)
+            failed.append(Tuned(job, name, None, tuner, done=False))
+            self._listener(StudyFailed(str(name), job.problem, message))
+        return failed
+
+    def _note_end(self, tuned: Tuned, reused: bool) -> None:
+        """Have it in the database that a study is done, with what is to be known of it without its trials."""
+        origin = {} if reused else {ORIGIN_ATTR: {**tuned.job.device.provenance, "session": self.id}}
+        self._claims.finish(tuned.name, {FIGURES_ATTR: figures_of(tuned.tuner.trials), **origin})
+
+    def _end(self, tuned: Tuned, reused: bool) -> None:
+        """Let others learn from a finished study, and of it."""
+        tuner, result = tuned.tuner, tuned.result
+        if isinstance(tuner.sampler, OffloadedSampler):
+            tuner.sampler.close()
         if result is not None and self._teaches_itself:
-            self._histories.learn(name, job.device.gpu, tuner.trials)
+            self._histories.learn(tuned.name, tuned.job.device.gpu, tuner.trials)
         self._done += 1
         self._listener(
             StudyFinished(
-                str(name),
-                job.problem,
+                str(tuned.name),
+                tuner.problem,
                 result.time_us if result else None,
                 result.default_time_us if result else None,
                 len(tuner.trials),
@@ -259,68 +358,10 @@ class Session:
                 reused,
             )
         )
-        return Tuned(job, name, result, tuner)
-
-    def _has_ended(self, tuner: Tuner) -> bool:
-        """Say whether the stop rule in force ended the study before. What other studies have taught since might make
-        its model less sure; that does not open it again."""
-        stored, rule = tuner.stored.attribute(RESULT_ATTR), self.settings.stop_rule
-        if stored is None or rule is None or stored["trials"] != len(tuner.trials):
-            return False
-        return bool(stored["ended_by"] == asdict(rule))
-
-    def _finish(self, tuner: Tuner) -> tuple[StudyResult | None, bool]:
-        """Choose the result, or take the stored one where no trial came after it."""
-        stored = tuner.stored.attribute(RESULT_ATTR)
-        if stored is not None and stored["trials"] == len(tuner.trials):
-            return StudyResult.from_json(stored), True
-        choice = tuner.choose()
-        if choice is None:
-            return None, False
-        certificate, rule = tuner.certificate, self.settings.stop_rule
-        result = StudyResult(
-            config=choice.config,
-            time_us=choice.time_us,
-            default_time_us=choice.default_time_us,
-            finalists=[(dict(key), time_us) for key, time_us in choice.times_us.items()],
-            trials=len(tuner.trials),
-            sampler=self.settings.sampler,
-            date=datetime.now(UTC).isoformat(timespec="seconds"),
-            certificate=certificate.to_json() if certificate else None,
-            ended_by=asdict(rule) if rule is not None and tuner.is_sure() else None,
-            costs=costs_of(tuner.trials, choice.launches),
-        )
-        tuner.stored.set_attribute(RESULT_ATTR, result.to_json())
-        return result, False
 
     def entries(self, tuned: Sequence[Tuned]) -> list[TunedEntry]:
         """Return the table entries of the studies that have a result."""
-        wall_s = session_wall_s(tuned)
-        return [self._entry(t, t.result, wall_s) for t in tuned if t.result is not None]
-
-    def _entry(self, tuned: Tuned, result: StudyResult, wall_s: float) -> TunedEntry:
-        problem, device = tuned.job.problem, tuned.job.device
-        versions = device.provenance
-        provenance = Provenance(
-            problem=problem,
-            config=result.config,
-            time_us=result.time_us,
-            default_time_us=result.default_time_us,
-            gpu=device.gpu.name,
-            driver=versions.get("driver", ""),
-            torch=versions.get("torch", ""),
-            triton=versions.get("triton", ""),
-            kernel_source=tuned.name.kernel_source,
-            date=result.date,
-            study=str(tuned.name),
-            sampler=result.sampler,
-            session=self.id,
-            certificate=result.certificate,
-            costs={**result.costs.flat(), "session_wall_s": wall_s},
-        )
-        spec = kernel_spec(problem.kernel)
-        stem, keys = spec.file_stem(problem), spec.table_key(problem)
-        return TunedEntry(device.gpu.file_name, stem, keys, result.config, provenance)
+        return table_entries(tuned, self.id)
 
 
 def one_blas_thread() -> AbstractContextManager[object]:
@@ -328,11 +369,6 @@ def one_blas_thread() -> AbstractContextManager[object]:
     compile. A surrogate's matrices are small."""
     limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
     return limits
-
-
-def session_wall_s(tuned: Sequence[Tuned]) -> float:
-    """Return the seconds during which any trial of the studies was under way, those of earlier sessions included."""
-    return round(covered_s(interval for t in tuned for interval in intervals_of(t.tuner.trials)), 3)
 
 
 def _cost(device: Device, problem: Problem, configs: Sequence[Config]) -> Cost:

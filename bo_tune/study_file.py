@@ -3,7 +3,7 @@
 ::
 
     name = "llama-3.1-8b"
-    kernels = ["lora_shrink", "lora_expand"]     # the default
+    kernels = ["lora_shrink", "lora_expand"]     # those of the model and of the problems by default
 
     [model]                                      # the LoRA layers of a model …
     config = "models/llama-3.1-8b/config.json"   # relative to this file, or an id of the Hugging Face hub
@@ -13,6 +13,7 @@
     m = [1, 16, 64, 256]                         # tokens in a step
     fully_sharded = false                        # the engine's --fully-sharded-loras
     target_modules = ["qkv_proj", "o_proj"]      # the engine's --lora-target-modules; left out: all that vLLM supports
+    expert_parallel = false                      # the engine's --enable-expert-parallel
     adapter = "adapter"                          # gives rank and target modules where they are left out
 
     [[problem]]                                  # … or, and, explicit problems
@@ -50,7 +51,7 @@ from bo_tune.files import os_error_text
 from bo_tune.kernels.registry import KERNELS, kernel_spec
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.models import DENSE_KERNELS, EXPAND, ModelStudy, lookup_of
-from bo_tune.problem import Problem
+from bo_tune.problem import Experts, Problem
 from bo_tune.space import SearchSpace
 from bo_tune.study_schema import ModelTable, ProblemTable, StudyTables, describe, shown, suggestion
 
@@ -110,7 +111,7 @@ class StudyFile:
     @classmethod
     def from_model(cls, model: ModelStudy) -> "StudyFile":
         """Return the study of a model without a file, named after the model."""
-        return cls(model.shape.name, model=model)
+        return cls(model.shape.name, model=model, kernels=model.kernels)
 
     def problems(self) -> list[Problem]:
         """Return the problems to tune, each once."""
@@ -178,12 +179,13 @@ def _build(tables: StudyTables, source: Path) -> StudyFile:
         raise _KeyError("expected a [model] table or at least one [[problem]]")
     for index, kernel in enumerate(tables.kernels or ()):
         _check_kernel(kernel, f"kernels[{index}]")
-    kernels = tuple(tables.kernels or _kernels_of(tables))
+    model = _model(tables.model, source) if tables.model else None
+    kernels = tuple(tables.kernels or _kernels_of(tables, model))
     study = StudyFile(
         name=tables.name or source.stem,
         source=source,
         kernels=kernels,
-        model=_model(tables.model, source) if tables.model else None,
+        model=model,
         explicit=_explicit(tables.problem),
         space=_space(tables.space),
         budget=Budget(**tables.budget.model_dump()),
@@ -196,10 +198,10 @@ def _build(tables: StudyTables, source: Path) -> StudyFile:
     return study
 
 
-def _kernels_of(tables: StudyTables) -> tuple[str, ...]:
+def _kernels_of(tables: StudyTables, model: ModelStudy | None) -> tuple[str, ...]:
     """Return the kernels of a file that names none: those of a model, and those of its problems."""
     named = [problem.kernel for problem in tables.problem]
-    return tuple(dict.fromkeys([*(DENSE_KERNELS if tables.model else ()), *named]))
+    return tuple(dict.fromkeys([*(model.kernels if model else ()), *named]))
 
 
 def _model(table: ModelTable, source: Path) -> ModelStudy:
@@ -213,6 +215,7 @@ def _model(table: ModelTable, source: Path) -> ModelStudy:
         add_inputs=table.add_inputs,
         fully_sharded=table.fully_sharded,
         target_modules=table.target_modules,
+        expert_parallel=table.expert_parallel,
         adapter=table.adapter,
         relative_to=source.parent,
     )
@@ -245,8 +248,26 @@ def _problems_of(table: ProblemTable, place: str) -> list[Problem]:
         add_inputs = add_inputs is not False
     elif add_inputs is not None:
         raise _KeyError(f"{place}.add_inputs: has no meaning for {table.kernel}")
-    sizes = table.model_dump(exclude={"m", "slice_sizes", "add_inputs"})
-    return [Problem(**sizes, m=m, slice_sizes=tuple(table.slice_sizes), add_inputs=add_inputs) for m in table.m]
+    sizes = table.model_dump(include={"kernel", "max_loras", "num_slices", "k", "n", "i", "dtype"})
+    widths, experts = tuple(table.slice_sizes), _experts(table, place)
+    return [Problem(**sizes, m=m, slice_sizes=widths, add_inputs=add_inputs, experts=experts) for m in table.m]
+
+
+def _experts(table: ProblemTable, place: str) -> Experts | None:
+    """Return the experts of an entry; None for a dense kernel."""
+    given = {name: getattr(table, name) for name in ("num_experts", "top_k", "local_experts", "rank_shards")}
+    if table.i is None:
+        named = [name for name, value in given.items() if value is not None]
+        if named:
+            raise _KeyError(f"{place}.{named[0]}: has no meaning for {table.kernel}")
+        return None
+    for name in ("num_experts", "top_k"):
+        if given[name] is None:
+            raise _KeyError(f"{place}.{name}: expected an integer >= 1 for {table.kernel}")
+    try:
+        return Experts(given["num_experts"], given["top_k"], given["local_experts"] or 0, given["rank_shards"] or 1)
+    except ValueError as error:
+        raise _KeyError(f"{place}: {error}") from None
 
 
 def _space(tables: Mapping[str, Mapping[str, Sequence[int]]]) -> Ranges:

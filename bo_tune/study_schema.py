@@ -98,6 +98,7 @@ class ModelTable(Table):
     add_inputs: Flags = [True]
     fully_sharded: Flag = False
     target_modules: Texts | None = None
+    expert_parallel: Flag = False
     adapter: Text | None = None
 
 
@@ -114,6 +115,10 @@ class ProblemTable(Table):
     dtype: Dtype = "bfloat16"
     slice_sizes: list[Size] = []
     add_inputs: Flag | None = None
+    num_experts: Size | None = None
+    top_k: Size | None = None
+    local_experts: Size | None = None
+    rank_shards: Size | None = None
 
 
 class BudgetTable(Table):

@@ -87,13 +87,14 @@ class TunedEntry:
         gpu_file_name: the GPU's name as in file names (``GpuInfo.file_name``).
         file_stem: what follows it, for example ``SHRINK`` (``KernelSpec.file_stem``).
         keys: where the engine will look (``KernelSpec.table_key``).
+        provenance: where it came from; None where nobody knows.
     """
 
     gpu_file_name: str
     file_stem: str
     keys: Keys
     config: Config
-    provenance: Provenance
+    provenance: Provenance | None
 
     @property
     def file_name(self) -> str:
@@ -246,7 +247,9 @@ def _merge_file(path: Path, results: Mapping[Keys, TunedEntry]) -> None:
     (levels,) = {len(keys) for keys in results}
     table = _read_existing(path, levels).merged({keys: result.config for keys, result in results.items()})
     sidecar = provenance_path(path)
-    origins = {**_read_sidecar(sidecar), **{keys: result.provenance.to_json() for keys, result in results.items()}}
+    known = {keys: result.provenance.to_json() for keys, result in results.items() if result.provenance}
+    others = {keys: entry for keys, entry in _read_sidecar(sidecar).items() if keys not in results}
+    origins = {**others, **known}
     for written in (sidecar, path):
         remove_stale_temporaries(written)
     write_atomically(sidecar, _json_bytes(document_of({keys: origins[keys] for keys in sorted(origins, key=_numeric)})))

@@ -7,14 +7,13 @@ serves.
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
 from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.exceptions import StorageInternalError
-from optuna.storages import RDBStorage
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
 from sqlalchemy import Connection, func, insert, select
@@ -28,24 +27,23 @@ def is_known_schema() -> bool:
     return bool(models.SCHEMA_VERSION == KNOWN_SCHEMA)
 
 
-def insert_trials(storage: RDBStorage, trials: Sequence[tuple[int, FrozenTrial]]) -> None:
-    """Add finished trials with finite values in one transaction.
+def insert_trials(connection: Connection, trials: Iterable[tuple[int, FrozenTrial]]) -> None:
+    """Add finished trials with finite values, in the transaction of the caller.
 
     Args:
         trials: each after the number of its study in the database, in the order in which they are to be numbered.
 
     Raises:
-        SQLAlchemyError: the database cannot take them; nothing was written.
+        SQLAlchemyError: the database cannot take them.
     """
-    with storage.engine.begin() as connection:
-        rows: dict[Any, list[dict[str, Any]]] = {model: [] for model in _MODELS}
-        for study_id, trial in trials:
-            trial_id = _insert_row(connection, study_id, trial)
-            for model, row in _rows(trial_id, trial):
-                rows[model].append(row)
-        for model, found in rows.items():
-            if found:
-                connection.execute(insert(model), found)
+    rows: dict[Any, list[dict[str, Any]]] = {model: [] for model in _MODELS}
+    for study_id, trial in trials:
+        trial_id = _insert_row(connection, study_id, trial)
+        for model, row in _rows(trial_id, trial):
+            rows[model].append(row)
+    for model, found in rows.items():
+        if found:
+            connection.execute(insert(model), found)
 
 
 _MODELS = (

@@ -1,8 +1,12 @@
 """Settings of all tests. Being here also lets tests in subfolders import ``helpers``."""
 
 import os
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
+from mariadb import Mariadb, running_mariadb, server
+from postgres import Postgres, running_postgres
 
 # Tests run side by side: threads of BLAS would only wait for each other, for minutes on a loaded machine.
 for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -11,3 +15,19 @@ for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 # On shared cores an example may take any time, and a failure in CI must be the same on the next run.
 settings.register_profile("bo_tune", deadline=None, derandomize=True)
 settings.load_profile("bo_tune")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server of this run's own."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def mariadb() -> Iterator[Mariadb]:
+    """A MariaDB server of this run's own, where the machine has the program: no package of Python brings one."""
+    if server() is None:
+        pytest.skip("no MariaDB server on this machine (Debian's mariadb-server)")
+    with running_mariadb() as started:
+        yield started

@@ -72,7 +72,7 @@ def test_every_config_is_a_candidate_or_has_a_reason(
     assert len(found.keys) == len(found)
     effective = Counter(config_key(on.effective(c)) for c in found.configs)
     assert max(effective.values(), default=1) == 1
-    assert [c for c in found.configs if SPEC.impossible(c, PROBLEM, H100)] == []
+    assert [c for c in found.configs if SPEC.impossible(on.effective(c), PROBLEM, H100)] == []
 
 
 def test_a_candidate_is_asked_for_by_config() -> None:

@@ -127,7 +127,8 @@ def test_the_json_holds_everything(tuned: Path, grid: Path) -> None:
     comparisons = compare(tuned, grid, RECORDINGS)
     document = json.loads(json.dumps(comparisons.to_json(), allow_nan=False))
     assert set(document["entries"][0]) == {
-        "file", "keys", "tuned", "grid", "tuned_us", "grid_us", "best_us", "default_us", "regret_percent"
+        "file", "keys", "tuned", "grid", "tuned_us", "grid_us", "best_us", "default_us", "regret_percent",
+        "counted_in",
     }  # fmt: skip
     assert set(document["totals"]) == {"tuned", "grid", "grid_over_tuned"}
     for side in ("tuned", "grid"):

@@ -85,20 +85,22 @@ def test_a_study_is_read_once_and_a_finished_one_not_at_all(store: StudyStore, m
     monkeypatch.setattr(history, "LISTED_FOR_S", 0.0)
     tune(store, sliced(SHRINK_BIG))
     loaded: list[object] = []
-    load = store.load
-    monkeypatch.setattr(store, "load", lambda name: (loaded.append(name), load(name))[1])
+    read = store.trials_of
+    monkeypatch.setattr(store, "trials_of", lambda some: (loaded.extend(s.name for s in some), read(some))[1])
     known = Histories(store)
     (first,) = known.of(TARGET.problem, TARGET.gpu)
     assert known.of(TARGET.problem, TARGET.gpu) == [first]
     assert len(loaded) == 1
     tune(store, sliced(SHRINK, m=32))
     (name,) = {s.name for s in store.summaries()} - set(loaded)
-    known.learn(name, TARGET.gpu, load(name).trials())
+    known.learn(name, TARGET.gpu, store.load(name).trials())
     assert len(known.of(TARGET.problem, TARGET.gpu)) == 2
     assert len(loaded) == 1
 
 
-def test_a_study_that_another_process_finishes_is_found_later(store: StudyStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_study_that_another_process_finishes_is_found_later(
+    store: StudyStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     known = Histories(store)
     assert known.of(TARGET.problem, TARGET.gpu) == []
     tune(store, sliced(SHRINK_BIG))

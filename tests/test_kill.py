@@ -111,7 +111,7 @@ def assert_nothing_lost_and_nothing_twice(tuning: Tuning, told: Recorded) -> Non
         assert [t.number for t in trials] == list(range(len(trials)))
     for name, trials in tuning.trials().items():
         counts = Counter(config_key(t.params) for t in trials)
-        assert max(counts.values()) == 1, name
+        assert max(counts.values(), default=1) == 1, name
 
 
 def assert_same_end(tuning: Tuning, reference: Tuning) -> None:

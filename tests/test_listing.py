@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from helpers import EXPAND, SHRINK, sliced, sqlite_url, stored_trials
+from sqlalchemy import event
 
 from bo_tune.devices import replay_job
 from bo_tune.listing import StudyListing, list_studies
@@ -74,3 +75,22 @@ def test_what_was_never_tried_is_told(listed: dict[str, StudyListing]) -> None:
     for study in listed.values():
         assert ("not worth compiling" in study.excluded) == (not study.name.exhaustive)
         assert study.excluded["cannot run on this GPU"] > 0
+
+
+def test_listing_reads_no_trials_of_finished_studies(file: Path, listed: dict[str, StudyListing]) -> None:
+    """A thousand of them are listed in as many statements as ten."""
+    store = StudyStore(sqlite_url(file), create=False)
+    statements: list[str] = []
+    engine = store._storage.engine  # type: ignore[attr-defined]
+    event.listen(engine, "before_cursor_execute", lambda _c, _u, statement, *_: statements.append(statement))
+    found = list_studies(store)
+    store.close()
+    assert found == list(listed.values())
+    selects = [statement for statement in statements if statement.startswith("SELECT")]
+    assert len(selects) < 12
+    read = store_reads(statements)
+    assert len(read) == 1, "the trials of the study under way, and of no other"
+
+
+def store_reads(statements: list[str]) -> list[str]:
+    return [statement for statement in statements if "FROM trial_params" in statement]

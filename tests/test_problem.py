@@ -1,11 +1,12 @@
 """Problems and GPUs: validation, labels, file names."""
 
-from dataclasses import replace
+import json
+from dataclasses import asdict, replace
 from itertools import combinations
 
 import pytest
 
-from bo_tune.problem import GpuInfo, Problem
+from bo_tune.problem import Experts, GpuInfo, Problem
 
 PROBLEM = Problem("lora_expand", 4, 3, 16, 64, 4096, slice_sizes=(4096, 1024, 1024), add_inputs=True)
 
@@ -55,3 +56,33 @@ def test_different_problems_have_different_labels() -> None:
 
 def test_file_name_of_a_gpu() -> None:
     assert GpuInfo("NVIDIA A100-SXM4-80GB", (8, 0), 108, 1).file_name == "NVIDIA_A100_SXM4_80GB"
+
+
+EXPERTS = Experts(128, 8)
+QWEN_3 = Problem("fused_moe_lora_w13_shrink", 4, 2, 16, 16, 2048, 768, experts=EXPERTS)
+
+
+def test_experts_are_part_of_the_label_where_there_are_any() -> None:
+    assert QWEN_3.label == "L4.s2.m16.k16.n2048.i768.bfloat16.e128.top8"
+    assert QWEN_3.shape_label == "L4.s2.m16.k16.n2048.i768"
+    assert Experts(128, 8, local=32, shards=1).label == "e128.top8.local32"
+    assert Experts(128, 8, shards=4).label == "e128.top8.shards4"
+    assert "e128" not in replace(QWEN_3, experts=None).label
+
+
+def test_without_a_word_all_experts_are_here() -> None:
+    assert Experts(128, 8) == Experts(128, 8, 128, 1)
+
+
+@pytest.mark.parametrize("sizes", [(0, 1), (8, 0), (8, 9), (8, 2, 9), (8, 2, -1), (8, 2, 4, 0)])
+def test_impossible_numbers_of_experts_are_refused(sizes: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="experts"):
+        Experts(*sizes)
+
+
+def test_problems_survive_json_with_and_without_experts() -> None:
+    for problem in (QWEN_3, PROBLEM, replace(QWEN_3, experts=Experts(64, 4, 16))):
+        assert Problem.from_json(json.loads(json.dumps(asdict(problem)))) == problem
+    older = asdict(PROBLEM)
+    del older["experts"]
+    assert Problem.from_json(older) == PROBLEM

@@ -83,10 +83,10 @@ def test_reading_a_large_grid_is_fast() -> None:
 
 
 def moe_document() -> dict[str, Any]:
-    """Return a recording of another kernel, with the fields a fused MoE one has: ``i``, no ``slice_sizes``."""
+    """Return a recording of another kernel, with the fields of a fused MoE one: ``i`` and no ``slice_sizes``."""
     raw = document(EXPAND)
     raw["results"] = raw["results"][:8]
-    raw["metadata"]["kernel"] = "fused_moe_lora_w13_expand"
+    raw["metadata"]["kernel"] = "fused_moe_lora_w4_expand"
     raw["metadata"]["shape"] = {
         "max_loras": 4, "num_slices": 2, "m": 16, "k": 16, "n": 2048, "i": 768, "num_experts": 128, "top_k": 8,
         "routing": "uniform", "gemm_n": 768, "gemm_k": 16,
@@ -98,12 +98,12 @@ def moe_document() -> dict[str, Any]:
 def test_other_kernels_are_read_only_when_asked_for(tmp_path: Path) -> None:
     path = tmp_path / "moe.t4.json"
     path.write_text(json.dumps(moe_document()))
-    with pytest.raises(RecordingError, match="recording of another kernel: fused_moe_lora_w13_expand"):
+    with pytest.raises(RecordingError, match="recording of another kernel: fused_moe_lora_w4_expand"):
         read_recording(path)
     recording = read_recording(path, any_kernel=True)
     assert recording.problem.shape_label == "L4.s2.m16.k16.n2048.i768"
     assert recording_file_name(recording.gpu, recording.problem) == (
-        "h100.fused_moe_lora_w13_expand.L4.s2.m16.k16.n2048.i768.t4.json.gz"
+        "h100.fused_moe_lora_w4_expand.L4.s2.m16.k16.n2048.i768.t4.json.gz"
     )
     copy = tmp_path / "copy.t4.json"
     write_recording(copy, recording)

@@ -315,3 +315,21 @@ def test_studies_share_the_compilers(compilers: int, studies: int, expected: int
     assert len(compiled_at) == studies
     assert min(compiled_at) == expected or studies > 1
     assert all(1 <= count <= 8 for count in compiled_at)
+
+
+def test_equal_gpus_share_the_studies_each_of_which_keeps_to_one() -> None:
+    gpus = [fake(), fake()]
+    together = threading.Barrier(2)
+
+    def meet(config: Config) -> None:
+        if config == SPEC.default_config(problems(1)[0]) and min(len(gpu.measured) for gpu in gpus) == 0:
+            together.wait(10)
+
+    for gpu in gpus:
+        gpu.on_measure = meet
+    work = [Job(problem, gpus[0], (gpus[1],)) for problem in problems(6)]
+    tuned = run(replace(RANDOM, in_flight=2), work)
+    assert [t.job.problem for t in tuned] == problems(6)
+    assert {id(t.job.device) for t in tuned} == {id(gpu) for gpu in gpus}
+    for gpu in gpus:
+        assert len(gpu.measured) == sum(len(t.tuner.trials) for t in tuned if t.job.device is gpu)

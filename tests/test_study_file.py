@@ -223,7 +223,7 @@ def with_model(line: str) -> str:
         (with_model('tensor_parallel = "two"'), 'model.tensor_parallel: expected an integer >= 1, got "two"'),
         (with_model("tensor_parallel = 1.0"), "model.tensor_parallel: expected an integer >= 1, got 1.0"),
         (with_model("tensor_parallel = true"), "model.tensor_parallel: expected an integer >= 1, got true"),
-        (with_model("tensor_paralel = 2"), "model.tensor_paralel: unknown key; did you mean tensor_parallel?"),
+        (with_model("tensor_paralel = 2"), "model.tensor_paralel: unknown key; did you mean tensor_parallel"),
         (with_model("ranks = []"), "model.ranks: expected at least one value, got []"),
         (with_model("ranks = [16, 0]"), "model.ranks[1]: expected an integer >= 1, got 0"),
         (with_model("ranks = [16, 16]"), "model.ranks: expected values without repeats, got [16, 16]"),

@@ -95,3 +95,34 @@ def test_without_files_the_client_takes_the_default_config(client: ModuleType) -
         assert found.pop("max_nreg") is None
         assert found.pop("group_size_m", 8) == 8
         assert found == kernel_spec(problem.kernel).default_config(problem), problem
+
+
+QWEN_3 = load_study_file(ROOT / "studies" / "qwen3-30b-a3b-moe.toml").problems()
+
+
+def test_the_client_finds_every_entry_of_a_models_experts(client: ModuleType, tmp_path: Path) -> None:
+    """As ``punica_gpu`` asks: max_loras as the engine has it, w2 with one slice, and the intermediate size."""
+    configs = {problem: numbered_config(problem, number) for number, problem in enumerate(QWEN_3)}
+    write_tables(tmp_path, [entry(problem, config) for problem, config in configs.items()])
+    assert len(list(tmp_path.glob("*_FUSED_MOE_LORA_*.json"))) == 2 * 4  # each with its sidecar
+    for problem, config in configs.items():
+        assert experts_asked(client, problem) == config, problem
+
+
+def test_without_files_the_clients_experts_take_the_default_config(client: ModuleType) -> None:
+    for problem in QWEN_3:
+        default = kernel_spec(problem.kernel).default_config(problem)
+        assert experts_asked(client, problem) == {"split_k": 1, **default}
+
+
+def experts_asked(client: ModuleType, problem: Problem) -> dict[str, int]:
+    found: dict[str, int] = client.get_lora_op_configs(
+        op_type=problem.kernel,
+        max_loras=problem.max_loras,
+        batch=problem.m,
+        hidden_size=problem.n,
+        rank=problem.k,
+        num_slices=problem.num_slices,
+        moe_intermediate_size=problem.i,
+    )
+    return found

@@ -7,8 +7,11 @@ from types import FrameType
 import typer
 
 from bo_tune.cli.check import check_command
+from bo_tune.cli.compile import compile_command
+from bo_tune.cli.exchange import export_command, import_command, merge_command
 from bo_tune.cli.inspection import compare_command, show_command, simulate_command
 from bo_tune.cli.search import grid_command, tune_command
+from bo_tune.cli.worker import worker_command
 from bo_tune.errors import BoTuneError, InputError, one_line
 from bo_tune.storage import silence_optuna
 
@@ -25,10 +28,15 @@ app = typer.Typer(
 )
 app.command("tune")(tune_command)
 app.command("grid")(grid_command)
+app.command("worker")(worker_command)
+app.command("compile")(compile_command)
 app.command("check")(check_command)
 app.command("compare")(compare_command)
 app.command("simulate")(simulate_command)
 app.command("show")(show_command)
+app.command("export")(export_command)
+app.command("import")(import_command)
+app.command("merge")(merge_command)
 
 
 def _interrupt(_signum: int, _frame: FrameType | None) -> None:

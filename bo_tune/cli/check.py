@@ -22,6 +22,7 @@ def check_command(
     fully_sharded: o.FullySharded = False,
     target_modules: o.TargetModules = None,
     adapter: o.AdapterPath = None,
+    expert_parallel: o.ExpertParallel = False,
     m: Annotated[
         list[str] | None,
         typer.Option("--m", metavar="N,…", help="Tokens in a step. All sizes by default.", show_default=False),
@@ -40,7 +41,7 @@ def check_command(
 
     Example: bo-tune check tuned --model Llama-3.1-8B --tp 1 --max-loras 4 --rank 16
     """
-    served = o.Served(model, tp, max_loras, rank, fully_sharded, target_modules, adapter)
+    served = o.Served(model, tp, max_loras, rank, fully_sharded, target_modules, adapter, expert_parallel)
     sizes = o.integers(m, "--m")
     report = check_folder(
         folder,

@@ -1,17 +1,13 @@
 """``bo-tune compare``, ``simulate`` and ``show``: what only reads, or keeps nothing."""
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.progress import track
 
 from bo_tune.cli import options as o
 from bo_tune.compare import compare
-from bo_tune.errors import InputError
-from bo_tune.files import os_error_text, write_atomically
 from bo_tune.listing import list_studies
 from bo_tune.recording import read_recordings
 from bo_tune.report.console import (
@@ -27,14 +23,6 @@ from bo_tune.search import StopRule
 from bo_tune.session import SessionSettings
 from bo_tune.simulate import document, simulate
 from bo_tune.storage import StudyStore
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {os_error_text(error)}") from None
 
 
 def compare_command(
@@ -56,7 +44,7 @@ def compare_command(
     for line in comparison_lines(comparisons):
         console.print(line, highlight=False, soft_wrap=True)
     if json_file is not None:
-        _write_json(json_file, comparisons.to_json())
+        o.write_json(json_file, comparisons.to_json())
 
 
 def simulate_command(
@@ -95,7 +83,7 @@ def simulate_command(
         soft_wrap=True,
     )
     if json_file is not None:
-        _write_json(json_file, result)
+        o.write_json(json_file, result)
 
 
 def show_command(storage: o.Storage = o.DEFAULT_STORAGE, json_file: o.JsonFile = None) -> None:
@@ -112,4 +100,4 @@ def show_command(storage: o.Storage = o.DEFAULT_STORAGE, json_file: o.JsonFile =
     for line in studies_lines(studies):
         console.print(line, highlight=False, soft_wrap=True)
     if json_file is not None:
-        _write_json(json_file, {"studies": [study.to_json() for study in studies]})
+        o.write_json(json_file, {"studies": [study.to_json() for study in studies]})

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bo_tune.conditions import Timing
+from bo_tune.conditions import Conditions, Routing, Timing
 from bo_tune.conditions import Tokens as Spread
 from bo_tune.devices import KERNEL_SOURCES
 from bo_tune.errors import InputError
@@ -63,6 +63,7 @@ class Served:
     fully_sharded: bool
     target_modules: list[str] | None
     adapter: str | None
+    expert_parallel: bool = False
 
     def given(self) -> list[str]:
         """Return the options that were given."""
@@ -74,6 +75,7 @@ class Served:
             "--fully-sharded": self.fully_sharded,
             "--target-modules": self.target_modules,
             "--adapter": self.adapter,
+            "--expert-parallel": self.expert_parallel,
         }
         return [name for name, value in values.items() if value]
 
@@ -97,7 +99,27 @@ class Served:
             fully_sharded=self.fully_sharded,
             target_modules=names(self.target_modules),
             adapter=self.adapter,
+            expert_parallel=self.expert_parallel,
         )
+
+
+def conditions(timing: Timing, tokens: Spread, adapters: int | None, experts: str) -> Conditions:
+    """Return the conditions that the command line names.
+
+    Raises:
+        InputError: the experts' spread is neither one by name nor a readable file of hits.
+    """
+    if experts in (Routing.UNIFORM, Routing.ZIPF):
+        return Conditions(timing, tokens, adapters, Routing(experts))
+    try:
+        hits = json.loads(Path(experts).read_bytes())
+    except OSError as error:
+        raise InputError(f"--experts: {experts}: {os_error_text(error)}") from None
+    except ValueError as error:
+        raise InputError(f"--experts: {experts}: not JSON: {error}") from None
+    if not isinstance(hits, list) or not hits or not all(type(count) is int and count >= 0 for count in hits):
+        raise InputError(f"--experts: {experts}: expected a list of how often each expert was hit")
+    return Conditions(timing, tokens, adapters, Routing.RECORDED, tuple(hits))
 
 
 Study = Annotated[Path | None, typer.Argument(metavar="[STUDY.toml]", help="Study file.", show_default=False)]
@@ -152,11 +174,47 @@ KernelSource = Annotated[
 TimingKind = Annotated[
     Timing, typer.Option("--timing", help="L2 cache cleared before each launch, as left, or launches in a CUDA graph.")
 ]
+ExpertParallel = Annotated[bool, typer.Option("--expert-parallel", help="The engine's --enable-expert-parallel.")]
+ActiveLoras = Annotated[
+    int | None,
+    typer.Option(min=1, help="Adapters that a step uses. As many as there are slots by default.", show_default=False),
+]
+ExpertSpread = Annotated[
+    str,
+    typer.Option(
+        "--experts",
+        metavar="uniform|zipf|FILE",
+        help="How tokens choose experts; FILE: a JSON list of how often each expert was hit.",
+    ),
+]
 TokenSpread = Annotated[Spread, typer.Option("--tokens", help="How tokens are spread over the adapters.")]
 DeviceName = Annotated[
     str, typer.Option("--device", metavar="cuda[:N]|replay:DIR", help="What measures: a GPU, or recorded grids.")
 ]
+Gpus = Annotated[
+    str | None,
+    typer.Option("--gpus", metavar="all|N,…", help="GPUs of this host, tuned side by side.", show_default=False),
+]
+Ray = Annotated[
+    str | None,
+    typer.Option(
+        "--ray",
+        metavar="ADDRESS",
+        help="Have workers on a Ray cluster do it, one on each GPU; 'local' starts one here.",
+        show_default=False,
+    ),
+]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Workers on the Ray cluster, where not all its GPUs.", show_default=False)
+]
+Lease = Annotated[
+    float,
+    typer.Option(
+        min=1.0, metavar="SECONDS", help="After so long without a word from a worker its studies go to others."
+    ),
+]
 Storage = Annotated[str, typer.Option(metavar="URL", help=f"Database of the studies; '{MEMORY}' keeps none.")]
+ExportOut = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the exported studies.")]
 Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the JSON files.")]
 Budget = Annotated[int | None, typer.Option(min=1, help="Configs to launch in each study.", show_default=False)]
 Seed = Annotated[
@@ -174,7 +232,16 @@ Stop = Annotated[
     ),
 ]
 Jobs = Annotated[
-    int | None, typer.Option(min=1, help="Compile processes; two less than the cores by default.", show_default=False)
+    int | None, typer.Option(min=1, help="Compile processes; one less than the cores by default.", show_default=False)
+]
+Packs = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--pack",
+        metavar="FILE",
+        help="Binaries of bo-tune compile, which need no compiling here; may be repeated.",
+        show_default=False,
+    ),
 ]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print every recorded trial.")]
 Recordings = Annotated[Path, typer.Option(metavar="DIR", help="Folder of recorded grids.")]

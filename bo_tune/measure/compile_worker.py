@@ -21,6 +21,7 @@ from bo_tune.measure.messages import (
     FactsRequest,
     IdentityAnswer,
     IdentityRequest,
+    NoteRequest,
     Refused,
     SourceRequest,
 )
@@ -57,17 +58,19 @@ class Compiler:
         match request:
             case CompileRequest():
                 return self._compile(request)
-            case FactsRequest() | SourceRequest() | IdentityRequest():
+            case FactsRequest() | SourceRequest() | IdentityRequest() | NoteRequest():
                 return self._tell(request)
             case _:
                 raise TypeError(f"not a request: {request!r}")
 
     def _tell(
-        self, request: FactsRequest | SourceRequest | IdentityRequest
-    ) -> FactsAnswer | str | IdentityAnswer | Refused:
+        self, request: FactsRequest | SourceRequest | IdentityRequest | NoteRequest
+    ) -> FactsAnswer | str | IdentityAnswer | Refused | None:
         try:
             if isinstance(request, SourceRequest):
                 return self._operation(request.kernel).source
+            if isinstance(request, NoteRequest):
+                return self._operation(request.problem.kernel).note(request.problem, request.gpu)
             if isinstance(request, IdentityRequest):
                 texts = {name: kernel_text(self._operation(name), *asked) for name, asked in request.examples.items()}
                 return IdentityAnswer(toolchain(triton.runtime.driver.active.get_current_target()), texts)

@@ -72,7 +72,7 @@ class CudaDevice(Device):
     Args:
         index: which GPU.
         source: the kernel source, see ``measure.source``.
-        compile_workers: processes that compile; two less than the cores by default.
+        compile_workers: processes that compile; one less than the cores by default.
         packs: files of binaries that need no compiling here.
         host: what GPUs share; by default one for this GPU alone, of which the three before it are told.
 
@@ -145,6 +145,10 @@ class CudaDevice(Device):
     def kernel_source(self, kernel: str) -> str:
         """Which code of a kernel is measured."""
         return self._facts.source(kernel)
+
+    def note(self, problem: Problem) -> str | None:
+        """Ask the kernel, which may be run otherwise by its engine."""
+        return self._facts.note(problem)
 
     def search_space(self, spec: KernelSpec, problem: Problem) -> SearchSpace:
         """The kernel's default grid."""

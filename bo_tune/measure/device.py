@@ -56,6 +56,10 @@ class Device(ABC):
     def kernel_source(self, kernel: str) -> str:
         """Which code of a kernel is measured."""
 
+    def note(self, problem: Problem) -> str | None:
+        """Return a line on what tuning a problem's kernel is good for, if there is anything to say."""
+        return None
+
     @abstractmethod
     def search_space(self, spec: KernelSpec, problem: Problem) -> SearchSpace:
         """The grid when the user changes nothing."""

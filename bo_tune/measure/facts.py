@@ -12,7 +12,7 @@ from typing import Any
 
 from bo_tune.errors import DeviceError, WorkerError
 from bo_tune.measure.compile_farm import CompileFarm
-from bo_tune.measure.messages import FactsAnswer, FactsRequest, Refused, SourceRequest
+from bo_tune.measure.messages import FactsAnswer, FactsRequest, NoteRequest, Refused, SourceRequest
 from bo_tune.problem import GpuInfo, Problem
 from bo_tune.space import Config
 
@@ -48,6 +48,11 @@ class KernelFacts:
         for config, binary in zip(configs, answer.binaries, strict=True):
             known[_values(config)] = self._farm.number(binary)
         return [dict(effective) for effective in answer.effective]
+
+    def note(self, problem: Problem) -> str | None:
+        """Return a line on what tuning a kernel is good for, if there is anything to say. Raises DeviceError."""
+        answer: str | None = self._ask(NoteRequest(problem, self._gpu))
+        return answer
 
     def numbers(self, problem: Problem, configs: Sequence[Config]) -> list[int]:
         """Return the number in the farm of each config's binary. Raises DeviceError."""

@@ -92,6 +92,14 @@ class SourceRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class NoteRequest:
+    """Ask what there is to say of tuning a problem's kernel; answered by a line, None, or ``Refused``."""
+
+    problem: Problem
+    gpu: GpuInfo
+
+
+@dataclass(frozen=True, slots=True)
 class FactsRequest:
     """Ask what a kernel makes of configs on a GPU; answered by ``FactsAnswer``, or ``Refused``."""
 

@@ -1,0 +1,311 @@
+"""Opening the relational database below the studies, safe for several processes at once.
+
+SQLite: a transaction that may write takes the write lock when it begins (``BEGIN IMMEDIATE``), so that none fails
+half-way because another process was faster; waiting for it is bounded by a busy timeout. A new database appears in its
+folder complete, in one step. PostgreSQL and MySQL: the tables are created under a lock of the server's own, and a
+client that stops in the middle of a transaction is cut off by the server (PostgreSQL), so that it holds nobody up.
+"""
+
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from alembic.util import CommandError
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy import Connection, create_engine, event, inspect
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+
+from bo_tune.errors import StorageError, one_line
+from bo_tune.leases import LEASES
+
+DEFAULT_STORAGE = "sqlite:///bo_tune.db"
+
+SQLITE_BUSY_TIMEOUT_S = 60
+
+OUTAGE_S = 60.0
+"""How long a database server may be away before a session gives up."""
+
+READS = "bo_tune_reads"
+"""Execution option of a connection that only reads: on SQLite it takes no lock that others wait for."""
+
+NETWORK_FILESYSTEMS = frozenset(
+    [
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb",
+        "smb2",
+        "smb3",
+        "smbfs",
+        "ncpfs",
+        "afs",
+        "coda",
+        "ceph",
+        "lustre",
+        "gpfs",
+        "beegfs",
+        "glusterfs",
+        "orangefs",
+        "pvfs2",
+        "fuse.sshfs",
+        "fuse.glusterfs",
+        "fuse.ceph",
+        "fuse.ceph-fuse",
+        "fuse.s3fs",
+        "fuse.gcsfuse",
+        "fuse.rclone",
+        "fuse.juicefs",
+        "fuse.smbnetfs",
+        "davfs",
+        "fuse.davfs2",
+    ]
+)
+"""File systems that several hosts may share, as the kernel names them: SQLite's locks do not hold there."""
+
+_MOUNTS = Path("/proc/mounts")
+_SCHEMA_LOCK = 0x626F5F74756E65  # "bo_tune"
+
+Result = TypeVar("Result")
+
+
+@contextmanager
+def storage_errors(place: str) -> Iterator[None]:
+    """Turn the database's errors into one line that names the place."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise StorageError(f"{place}: not a database URL (expected for example {DEFAULT_STORAGE})") from error
+    except (SQLAlchemyError, StorageInternalError) as error:
+        cause: BaseException = error
+        while (below := getattr(cause, "orig", None) or cause.__cause__) is not None:
+            cause = below
+        raise StorageError(f"{place}: the database failed: {one_line(cause)}") from error
+
+
+def through_outages(storage: RDBStorage, work: Callable[[int], Result]) -> Result:
+    """Do something with the database, again where the server was away.
+
+    Args:
+        work: is told which attempt it is, from 0. What came of the one before is not known where it was cut off.
+
+    Raises:
+        SQLAlchemyError, StorageInternalError: the server stays away, or the database failed otherwise.
+    """
+    give_up_at = time.monotonic() + OUTAGE_S
+    attempt = 0
+    while True:
+        try:
+            return work(attempt)
+        except (SQLAlchemyError, StorageInternalError) as error:
+            if storage.engine.dialect.name == "sqlite" or not _is_outage(error) or time.monotonic() > give_up_at:
+                raise
+        attempt += 1
+        time.sleep(min(1.0, 0.05 * 2**attempt))
+
+
+def _is_outage(error: BaseException) -> bool:
+    if isinstance(error, StorageInternalError) and error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, OperationalError | InterfaceError):
+        return True
+    return isinstance(error, DBAPIError) and error.connection_invalidated
+
+
+def without_password(url: str) -> str:
+    """Return a URL as it may be shown."""
+    try:
+        return make_url(url).render_as_string(hide_password=True)
+    except ArgumentError:  # not a URL: it is refused elsewhere
+        return url
+
+
+def open_database(url: str, *, create: bool, lease_s: float) -> RDBStorage:
+    """Open a database of studies, creating it or its tables where they are missing and ``create`` says so.
+
+    Args:
+        lease_s: for how long leases hold: a server need not wait longer for a client that stopped half-way.
+
+    Raises:
+        StorageError: it cannot be opened, is none of studies, or of another schema version.
+    """
+    place = without_password(url)
+    try:
+        with storage_errors(place):
+            parsed = make_url(url)
+            file = _sqlite_file(parsed)
+            if file is not None:
+                _refuse_network(place, file)
+            _check_database(url, place, file, create=create)
+            if file is not None and not file.exists():
+                _create_sqlite(parsed, file)
+            return _open(url, parsed, create=create, lease_s=lease_s)
+    except (RuntimeError, ImportError) as error:  # another schema version; no driver for this kind of database
+        raise StorageError(f"{place}: {one_line(error)}") from error
+    except CommandError as error:  # alembic, of a revision it does not know
+        raise StorageError(f"{place}: {one_line(error)}") from error
+
+
+def network_filesystem(path: Path, mounts: str) -> str | None:
+    """Return the kind of file system that holds a path if it is one that hosts share, else None.
+
+    Args:
+        mounts: what ``/proc/mounts`` says.
+    """
+    best, found = -1, None
+    for line in mounts.splitlines():
+        words = line.split()
+        if len(words) < 3:
+            continue
+        point = Path(words[1].replace("\\040", " "))
+        if path.is_relative_to(point) and len(point.parts) >= best:
+            best, found = len(point.parts), words[2]
+    return found if found in NETWORK_FILESYSTEMS else None
+
+
+def _refuse_network(place: str, file: Path) -> None:
+    try:
+        mounts = _MOUNTS.read_text()
+    except OSError:  # not Linux: nothing is known
+        return
+    kind = network_filesystem(file.resolve(), mounts)
+    if kind is not None:
+        raise StorageError(
+            f"{place}: SQLite is not safe on a network file system ({kind}); "
+            "keep it on a local disk, or use a server: postgresql+psycopg://USER@HOST/DATABASE"
+        )
+
+
+def _sqlite_file(parsed: URL) -> Path | None:
+    file = parsed.database if parsed.get_backend_name() == "sqlite" else None
+    return Path(file).absolute() if file and not file.startswith((":memory:", "file:")) else None
+
+
+def _check_database(url: str, place: str, file: Path | None, *, create: bool) -> None:
+    """Refuse what is not a studies' database before Optuna would create its tables in it."""
+    if file is not None and not file.exists():
+        if not create:
+            raise StorageError(f"{place}: no such database")
+        if not file.parent.is_dir():
+            raise StorageError(f"{place}: the folder {file.parent} does not exist")
+        return
+    engine = create_engine(url)
+    try:
+        tables = set(inspect(engine).get_table_names())
+    finally:
+        engine.dispose()
+    if tables and "studies" not in tables:
+        raise StorageError(f"{place}: a database of something else (it has no table of studies)")
+
+
+def _create_sqlite(parsed: URL, file: Path) -> None:
+    """Create a database beside its place, then put it there unless another process was faster."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        storage = RDBStorage(parsed.set(database=str(temporary)).render_as_string(hide_password=False))
+        try:
+            LEASES.metadata.create_all(storage.engine)
+            with storage.engine.connect() as connection:
+                # Readers never wait for the writer.
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
+        if not file.exists():
+            try:
+                os.link(temporary, file)
+            except FileExistsError:
+                return
+            except OSError:  # a file system without links
+                temporary.rename(file)
+    finally:
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            with suppress(OSError):  # nothing could be written there in the first place
+                temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
+
+
+def _open(url: str, parsed: URL, *, create: bool, lease_s: float) -> RDBStorage:
+    backend = parsed.get_backend_name()
+    if backend == "sqlite":
+        storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_BUSY_TIMEOUT_S}})
+        with storage.engine.connect() as connection:
+            # Readers never wait for the writer. Only now: a database that is refused stays as it was.
+            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        storage.engine.dispose()  # the connections so far begin transactions in their own way
+        event.listen(storage.engine, "connect", _configure_sqlite)
+        event.listen(storage.engine, "begin", _begin_sqlite)
+        if create:
+            _create_leases(storage)
+        return storage
+    with _alone(url):
+        storage = RDBStorage(url)
+        if create:
+            _create_leases(storage)
+    if backend == "postgresql":
+        event.listen(storage.engine, "connect", _cut_off_after(lease_s))
+        storage.engine.dispose()
+    return storage
+
+
+def _create_leases(storage: RDBStorage) -> None:
+    with storage.engine.connect().execution_options(**{READS: True}) as connection:
+        missing = not inspect(connection).has_table(LEASES.name)
+    if missing:
+        with storage.engine.begin() as connection:  # on SQLite no other process comes between looking and creating
+            LEASES.metadata.create_all(connection)
+
+
+@contextmanager
+def _alone(url: str) -> Iterator[None]:
+    """Keep other processes from creating the tables on a server at the same time."""
+    engine = create_engine(url)
+    held = {
+        "postgresql": (f"SELECT pg_advisory_lock({_SCHEMA_LOCK})", f"SELECT pg_advisory_unlock({_SCHEMA_LOCK})"),
+        "mysql": ("SELECT GET_LOCK('bo_tune', 60)", "SELECT RELEASE_LOCK('bo_tune')"),
+    }
+    take, give_back = held.get(engine.dialect.name.replace("mariadb", "mysql"), ("SELECT 1", "SELECT 1"))
+    try:
+        with engine.connect() as connection:
+            connection.exec_driver_sql(take)
+            try:
+                yield
+            finally:
+                connection.exec_driver_sql(give_back)
+    finally:
+        engine.dispose()
+
+
+def _configure_sqlite(connection: sqlite3.Connection, _: object) -> None:
+    connection.isolation_level = None  # transactions begin as ``_begin_sqlite`` says
+    # Enough in WAL mode for a killed process to lose nothing; only a power cut may take the last transactions.
+    connection.execute("PRAGMA synchronous=NORMAL")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    if connection.get_execution_options().get(READS):
+        connection.exec_driver_sql("BEGIN")
+        return
+    try:
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+    except OperationalError as error:
+        code = getattr(error.orig, "sqlite_errorcode", 0)
+        if code & 0xFF != sqlite3.SQLITE_READONLY:
+            raise
+        connection.exec_driver_sql("BEGIN")  # reading is all that can be done here; writing says why it cannot
+
+
+def _cut_off_after(seconds: float) -> Callable[[Any, object], None]:
+    """Have PostgreSQL end a session that stops in the middle of a transaction: it may hold a lease's row."""
+
+    def configure(connection: Any, _: object) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(f"SET idle_in_transaction_session_timeout = {max(1000, int(1000 * seconds))}")
+        connection.commit()
+
+    return configure

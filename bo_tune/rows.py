@@ -1,0 +1,152 @@
+"""What is read from and written to the database of studies, in its two ways.
+
+``FastRows`` runs statements of its own in one transaction, for the schema of Optuna's tables that it knows.
+``PlainRows`` goes through Optuna's storage, call by call: for studies in memory, and for any other schema.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial, TrialState
+from sqlalchemy import Connection
+
+from bo_tune import study_rows
+from bo_tune.study_rows import StudyRow
+from bo_tune.trial_reader import read_trials
+from bo_tune.trial_writer import insert_trials
+
+
+class Rows(Protocol):
+    """The studies of a database and their trials."""
+
+    def studies(self, names: Sequence[str] | None = None) -> list[StudyRow]:
+        """Return studies with their attributes: those of these names that there are, or all."""
+
+    def add_studies(self, studies: Mapping[str, Mapping[str, Any]]) -> None:
+        """Add studies by name, with their attributes. Raises IntegrityError where one is there already."""
+
+    def attributes(self, study_id: int) -> Mapping[str, Any]:
+        """Return a study's attributes."""
+
+    def attribute_of_all(self, key: str) -> dict[int, Any]:
+        """Return an attribute of all studies that have it, by their numbers."""
+
+    def set_attributes(self, study_id: int, attributes: Mapping[str, Any]) -> None:
+        """Set attributes of a study."""
+
+    def trials(self, study_ids: Sequence[int], states: Sequence[TrialState]) -> dict[int, list[FrozenTrial]]:
+        """Return the trials of studies that are in one of these states, oldest first."""
+
+    def counts(self) -> dict[int, dict[TrialState, int]]:
+        """Return how many trials studies have, by state; of one without trials nothing."""
+
+    def insert(self, trials: Iterable[tuple[int, FrozenTrial]]) -> None:
+        """Add finished trials, each after the number of its study."""
+
+    def fail_running(self, study_id: int) -> int:
+        """End the trials of a study that are RUNNING, and return how many there were."""
+
+
+class FastRows:
+    """Statements in the transaction of a connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def studies(self, names: Sequence[str] | None = None) -> list[StudyRow]:
+        """See ``Rows``."""
+        return study_rows.read_studies(self._connection, names)
+
+    def add_studies(self, studies: Mapping[str, Mapping[str, Any]]) -> None:
+        """See ``Rows``."""
+        study_rows.add_studies(self._connection, studies)
+
+    def attributes(self, study_id: int) -> Mapping[str, Any]:
+        """See ``Rows``."""
+        return study_rows.attributes_of(self._connection, study_id)
+
+    def attribute_of_all(self, key: str) -> dict[int, Any]:
+        """See ``Rows``."""
+        return study_rows.attribute_of_all(self._connection, key)
+
+    def set_attributes(self, study_id: int, attributes: Mapping[str, Any]) -> None:
+        """See ``Rows``."""
+        study_rows.set_attributes(self._connection, study_id, attributes)
+
+    def trials(self, study_ids: Sequence[int], states: Sequence[TrialState]) -> dict[int, list[FrozenTrial]]:
+        """See ``Rows``."""
+        return read_trials(self._connection, study_ids, states)
+
+    def counts(self) -> dict[int, dict[TrialState, int]]:
+        """See ``Rows``."""
+        return study_rows.trial_counts(self._connection)
+
+    def insert(self, trials: Iterable[tuple[int, FrozenTrial]]) -> None:
+        """See ``Rows``."""
+        insert_trials(self._connection, trials)
+
+    def fail_running(self, study_id: int) -> int:
+        """See ``Rows``."""
+        return study_rows.fail_running(self._connection, study_id)
+
+
+class PlainRows:
+    """Calls of an Optuna storage, each a transaction of its own."""
+
+    def __init__(self, storage: BaseStorage) -> None:
+        self._storage = storage
+
+    def studies(self, names: Sequence[str] | None = None) -> list[StudyRow]:
+        """See ``Rows``."""
+        wanted = None if names is None else set(names)
+        return [
+            StudyRow(study._study_id, study.study_name, dict(study.user_attrs))
+            for study in self._storage.get_all_studies()
+            if wanted is None or study.study_name in wanted
+        ]
+
+    def add_studies(self, studies: Mapping[str, Mapping[str, Any]]) -> None:
+        """See ``Rows``."""
+        for name, attributes in studies.items():
+            self.set_attributes(self._storage.create_new_study([StudyDirection.MINIMIZE], name), attributes)
+
+    def attributes(self, study_id: int) -> Mapping[str, Any]:
+        """See ``Rows``."""
+        return self._storage.get_study_user_attrs(study_id)
+
+    def attribute_of_all(self, key: str) -> dict[int, Any]:
+        """See ``Rows``."""
+        studies = self._storage.get_all_studies()
+        return {study._study_id: study.user_attrs[key] for study in studies if key in study.user_attrs}
+
+    def set_attributes(self, study_id: int, attributes: Mapping[str, Any]) -> None:
+        """See ``Rows``."""
+        for key, value in attributes.items():
+            self._storage.set_study_user_attr(study_id, key, value)
+
+    def trials(self, study_ids: Sequence[int], states: Sequence[TrialState]) -> dict[int, list[FrozenTrial]]:
+        """See ``Rows``."""
+        return {i: self._storage.get_all_trials(i, deepcopy=False, states=tuple(states)) for i in study_ids}
+
+    def counts(self) -> dict[int, dict[TrialState, int]]:
+        """See ``Rows``."""
+        found: dict[int, dict[TrialState, int]] = {}
+        for study in self._storage.get_all_studies():
+            for trial in self._storage.get_all_trials(study._study_id, deepcopy=False):
+                states = found.setdefault(study._study_id, {})
+                states[trial.state] = states.get(trial.state, 0) + 1
+        return found
+
+    def insert(self, trials: Iterable[tuple[int, FrozenTrial]]) -> None:
+        """See ``Rows``."""
+        for study_id, trial in trials:
+            self._storage.create_new_trial(study_id, template_trial=trial)
+
+    def fail_running(self, study_id: int) -> int:
+        """See ``Rows``."""
+        stuck = self._storage.get_all_trials(study_id, deepcopy=False, states=(TrialState.RUNNING,))
+        for trial in stuck:
+            self._storage.set_trial_state_values(trial._trial_id, state=TrialState.FAIL)
+        return len(stuck)

@@ -1,0 +1,82 @@
+"""How the studies of a session are searched; what of it travels with each study, for other workers."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from bo_tune.finalists import Finalists
+from bo_tune.sampler_names import GRID, GRID_GP
+from bo_tune.search import StopRule
+from bo_tune.tuner import TunerSettings
+
+EXHAUSTIVE_FINALISTS = Finalists(count=48, rounds=60)
+"""The best of thousands is partly the luckiest: more of them are looked at again, and for longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """How the studies of a session are searched.
+
+    Attributes:
+        sampler: name of a sampler; ``grid`` searches exhaustively.
+        budget: configs to launch in each study; None for every candidate.
+        seed: of samplers; with the study's content it determines every proposal.
+        in_flight: studies worked on at once.
+        compilers: compile processes that the studies share.
+        searchers: processes that compute proposals; 0 to compute them in the studies' own threads.
+        stop_rule: when a study may end before its budget; None for never.
+        spaces: ranges that replace the kernels' own, by kernel.
+    """
+
+    sampler: str = GRID_GP
+    budget: int | None = 40
+    seed: int = 0
+    finalists: Finalists = Finalists()
+    in_flight: int = 1
+    compilers: int = 1
+    searchers: int = 0
+    stop_rule: StopRule | None = None
+    spaces: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
+
+    @property
+    def exhaustive(self) -> bool:
+        """Whether every candidate is tried."""
+        return self.sampler == GRID
+
+    def tuner(self) -> TunerSettings:
+        """Return the settings of each study's tuner."""
+        if self.exhaustive:
+            return TunerSettings(self.budget, EXHAUSTIVE_FINALISTS, stop_slow=False)
+        return TunerSettings(self.budget, self.finalists, stop_rule=self.stop_rule)
+
+    def job(self, kernel: str, together: Sequence[str] = ()) -> dict[str, Any]:
+        """Return what another worker must know to search a study of a kernel as this session would, as JSON.
+
+        Args:
+            together: the kernels whose studies are searched together with it.
+        """
+        job = {
+            "sampler": self.sampler,
+            "budget": self.budget,
+            "seed": self.seed,
+            "finalists": asdict(self.finalists),
+            "stop_rule": asdict(self.stop_rule) if self.stop_rule else None,
+            "together": list(together) if len(together) > 1 else None,
+            "space": self.spaces.get(kernel, {}),
+        }
+        normal: dict[str, Any] = json.loads(json.dumps(job))
+        return normal
+
+    @classmethod
+    def of_job(cls, kernel: str, job: Mapping[str, Any]) -> "SessionSettings":
+        """Return the settings of a study, from what ``job`` made of them."""
+        space = {name: tuple(values) for name, values in job["space"].items()}
+        return cls(
+            sampler=job["sampler"],
+            budget=job["budget"],
+            seed=job["seed"],
+            finalists=Finalists(**job["finalists"]),
+            stop_rule=StopRule(**job["stop_rule"]) if job["stop_rule"] else None,
+            spaces={kernel: space} if space else {},
+        )

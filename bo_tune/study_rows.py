@@ -1,0 +1,128 @@
+"""Studies and their attributes in Optuna's tables, read and written many at a time.
+
+Like ``trial_writer``: the rows are the ones Optuna would have written, for a schema that module knows, and all of what
+belongs together comes in the transaction of the caller.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple, TypeVar
+
+from optuna.storages._rdb import models
+from optuna.study import StudyDirection
+from optuna.trial import TrialState
+from sqlalchemy import Connection, func, insert, select, update
+
+IN_ONE_QUERY = 500
+"""Values of one IN list: every database takes as many."""
+
+Value = TypeVar("Value")
+
+_STUDIES: Any = models.StudyModel.__table__
+_DIRECTIONS: Any = models.StudyDirectionModel.__table__
+_ATTRIBUTES: Any = models.StudyUserAttributeModel.__table__
+_TRIALS: Any = models.TrialModel.__table__
+
+
+class StudyRow(NamedTuple):
+    """A study: its number in the database, its name, its user attributes."""
+
+    study_id: int
+    name: str
+    attributes: dict[str, Any]
+
+
+def read_studies(connection: Connection, names: Sequence[str] | None = None) -> list[StudyRow]:
+    """Return studies with their attributes: those of these names that there are, or all."""
+    columns = (_STUDIES.c.study_id, _STUDIES.c.study_name)
+    attributes = select(_ATTRIBUTES.c.study_id, _ATTRIBUTES.c.key, _ATTRIBUTES.c.value_json)
+    found: dict[int, StudyRow] = {}
+    if names is None:
+        found.update((i, StudyRow(i, name, {})) for i, name in connection.execute(select(*columns)))
+        rows = iter(connection.execute(attributes))
+    else:
+        for some in chunks(names):
+            statement = select(*columns).where(_STUDIES.c.study_name.in_(some))
+            found.update((i, StudyRow(i, name, {})) for i, name in connection.execute(statement))
+        rows = _of_studies(connection, attributes, _ATTRIBUTES.c.study_id, list(found))
+    for study_id, key, value in rows:
+        if study_id in found:
+            found[study_id].attributes[key] = json.loads(value)
+    return list(found.values())
+
+
+def chunks(values: Sequence[Value]) -> Iterator[Sequence[Value]]:
+    """Split values into lists that every database takes in one IN."""
+    for start in range(0, len(values), IN_ONE_QUERY):
+        yield values[start : start + IN_ONE_QUERY]
+
+
+def _of_studies(connection: Connection, statement: Any, column: Any, study_ids: Sequence[int]) -> Iterator[Any]:
+    for some in chunks(study_ids):
+        yield from connection.execute(statement.where(column.in_(some)))
+
+
+def add_studies(connection: Connection, studies: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add studies by name, with their attributes.
+
+    Raises:
+        IntegrityError: one of them is there already; nothing was written.
+    """
+    if not studies:
+        return
+    connection.execute(insert(_STUDIES), [{"study_name": name} for name in studies])
+    ids = {row.name: row.study_id for row in read_studies(connection, list(studies))}
+    connection.execute(
+        insert(_DIRECTIONS),
+        [{"study_id": ids[name], "direction": StudyDirection.MINIMIZE, "objective": 0} for name in studies],
+    )
+    rows = [_attribute(ids[name], key, value) for name, some in studies.items() for key, value in some.items()]
+    if rows:
+        connection.execute(insert(_ATTRIBUTES), rows)
+
+
+def set_attributes(connection: Connection, study_id: int, attributes: Mapping[str, Any]) -> None:
+    """Set attributes of a study. The caller keeps others from setting the same ones for the first time."""
+    mine = _ATTRIBUTES.c.study_id == study_id
+    there = set(connection.scalars(select(_ATTRIBUTES.c.key).where(mine, _ATTRIBUTES.c.key.in_(list(attributes)))))
+    new = [_attribute(study_id, key, value) for key, value in attributes.items() if key not in there]
+    for key in there:
+        value = _attribute(study_id, key, attributes[key])["value_json"]
+        connection.execute(update(_ATTRIBUTES).where(mine, _ATTRIBUTES.c.key == key).values(value_json=value))
+    if new:
+        connection.execute(insert(_ATTRIBUTES), new)
+
+
+def attributes_of(connection: Connection, study_id: int) -> dict[str, Any]:
+    """Return a study's attributes."""
+    statement = select(_ATTRIBUTES.c.key, _ATTRIBUTES.c.value_json).where(_ATTRIBUTES.c.study_id == study_id)
+    return {key: json.loads(value) for key, value in connection.execute(statement)}
+
+
+def attribute_of_all(connection: Connection, key: str) -> dict[int, Any]:
+    """Return an attribute of all studies that have it, by their numbers."""
+    statement = select(_ATTRIBUTES.c.study_id, _ATTRIBUTES.c.value_json).where(_ATTRIBUTES.c.key == key)
+    return {study_id: json.loads(value) for study_id, value in connection.execute(statement)}
+
+
+def trial_counts(connection: Connection) -> dict[int, dict[TrialState, int]]:
+    """Return how many trials each study has, by state."""
+    found: defaultdict[int, dict[TrialState, int]] = defaultdict(dict)
+    statement = select(_TRIALS.c.study_id, _TRIALS.c.state, func.count()).group_by(_TRIALS.c.study_id, _TRIALS.c.state)
+    for study_id, state, count in connection.execute(statement):
+        found[study_id][state] = count
+    return dict(found)
+
+
+def fail_running(connection: Connection, study_id: int) -> int:
+    """End the trials of a study that are RUNNING, and return how many there were."""
+    running = (_TRIALS.c.study_id == study_id, _TRIALS.c.state == TrialState.RUNNING)
+    now = datetime.now(UTC).replace(tzinfo=None)
+    values = {_TRIALS.c.state: TrialState.FAIL, _TRIALS.c.datetime_complete: now}
+    return int(connection.execute(update(_TRIALS).where(*running).values(values)).rowcount)
+
+
+def _attribute(study_id: int, key: str, value: Any) -> dict[str, Any]:
+    return {"study_id": study_id, "key": key, "value_json": json.dumps(value)}

@@ -1,0 +1,138 @@
+"""A worker: searches the studies that sessions left in a database, as those sessions want them searched.
+
+It takes whatever is free and fits what it measures with (GPU, kernel source, conditions), until nothing is left to do.
+Which worker does what is settled by the leases alone.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bo_tune.devices import Job, together
+from bo_tune.events import Listener, ignore
+from bo_tune.kernels.registry import KERNELS
+from bo_tune.session import Session
+from bo_tune.session_settings import SessionSettings
+from bo_tune.storage import DONE_ATTR, JOB_ATTR, StudyStore, StudySummary
+from bo_tune.study_name import StudyName
+from bo_tune.tuner import InterruptedSearch
+
+Fitting = Callable[[StudyName], Job | None]
+"""Returns the job of a study, or None where it cannot be measured here."""
+
+
+def fitting(jobs: Sequence[Job]) -> Fitting:
+    """Return what finds the jobs of studies among those there are: the recorded ones, for a replay."""
+    found = {
+        (
+            job.problem,
+            job.device.gpu.name,
+            job.device.kernel_source(job.problem.kernel),
+            job.device.conditions.label,
+        ): job
+        for job in jobs
+    }
+    return lambda name: found.get((name.problem, name.gpu, name.kernel_source, name.conditions))
+
+
+def _alike(name: StudyName, wants: Mapping[str, Any]) -> str:
+    """Return what studies of one session have in common. Those searched together may each have ranges of their own."""
+    ranges = None if wants["together"] or not wants["space"] else [name.problem.kernel, wants["space"]]
+    return json.dumps({**wants, "space": ranges, "together": None}, sort_keys=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Todo:
+    """Studies to be searched with the same settings."""
+
+    settings: SessionSettings
+    jobs: Sequence[Job]
+
+
+class StudyWorker:
+    """Searches studies of a database until none is left that fits.
+
+    Args:
+        fitting: finds the jobs it can measure.
+        settings: of this host: studies in flight, compilers, searchers; the rest comes with each study.
+        listener: is told of every study and trial, from several threads.
+
+    Attributes:
+        session: the session under way, or the last.
+    """
+
+    def __init__(
+        self, store: StudyStore, fitting: Fitting, settings: SessionSettings, *, listener: Listener = ignore
+    ) -> None:
+        self._store, self._fitting, self._settings, self._listener = store, fitting, settings, listener
+        self._tried: dict[StudyName, Any] = {}
+        self.session: Session | None = None
+        self._stopped = False
+
+    def run(self) -> int:
+        """Work until nothing is left to do, and return how many studies could not be measured here.
+
+        Raises:
+            InterruptedSearch: after ``stop``; everything recorded stays in the database.
+        """
+        failed = 0
+        while todo := self._todo():
+            for part in todo:
+                if self._stopped:
+                    raise InterruptedSearch
+                self.session = Session(self._store, part.settings, listener=self._listener, joins=True)
+                failed += sum(not tuned.done for tuned in self.session.run(part.jobs))
+        return failed
+
+    def stop(self) -> None:
+        """Ask for an end after the trials under way."""
+        self._stopped = True
+        if self.session is not None:
+            self.session.stop()
+
+    def _todo(self) -> list[_Todo]:
+        """Return what is neither done nor was tried here before."""
+        wanted: dict[StudyName, tuple[Job, Mapping[str, Any], bool]] = {}
+        for summary in self._store.summaries():
+            job, wants = self._job(summary), summary.attributes.get(JOB_ATTR)
+            if job is not None and wants is not None:
+                is_open = summary.attributes.get(DONE_ATTR) != wants and self._tried.get(summary.name) != wants
+                wanted[summary.name] = job, wants, is_open
+        open_jobs = self._open_groups(wanted)
+        self._tried |= {name: wanted[name][1] for name, _ in open_jobs}
+        parts: defaultdict[str, list[tuple[StudyName, Job]]] = defaultdict(list)
+        for name, job in open_jobs:
+            parts[_alike(name, wanted[name][1])].append((name, job))
+        return [_Todo(self._merged(part, wanted), [job for _, job in part]) for part in parts.values()]
+
+    def _job(self, summary: StudySummary) -> Job | None:
+        return self._fitting(summary.name) if summary.name.problem.kernel in KERNELS else None
+
+    def _open_groups(
+        self, wanted: Mapping[StudyName, tuple[Job, Mapping[str, Any], bool]]
+    ) -> list[tuple[StudyName, Job]]:
+        """Return the studies that are open, with those searched together with them; no groups that are not whole."""
+        names = {id(job): name for name, (job, _, _) in wanted.items()}
+        found = []
+        for group in together([job for job, _, _ in wanted.values()]):
+            members = [names[id(job)] for job in group]
+            expected = wanted[members[0]][1]["together"] or [job.problem.kernel for job in group[:1]]
+            whole = [job.problem.kernel for job in group] == expected
+            if whole and any(wanted[name][2] for name in members):
+                found += list(zip(members, group, strict=True))
+        return found
+
+    def _merged(
+        self,
+        part: Sequence[tuple[StudyName, Job]],
+        wanted: Mapping[StudyName, tuple[Job, Mapping[str, Any], bool]],
+    ) -> SessionSettings:
+        """Return the settings of studies that differ by the ranges of their kernels at most."""
+        each = [SessionSettings.of_job(name.problem.kernel, wanted[name][1]) for name, _ in part]
+        spaces = {kernel: space for settings in each for kernel, space in settings.spaces.items()}
+        mine = self._settings
+        return replace(
+            each[0], spaces=spaces, in_flight=mine.in_flight, compilers=mine.compilers, searchers=mine.searchers
+        )

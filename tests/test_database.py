@@ -1,0 +1,140 @@
+"""Opening databases: created once however many come at once, and refused where locks do not hold."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from pathlib import Path
+
+import optuna
+import pytest
+from helpers import H100, sqlite_url
+from mariadb import Mariadb
+from postgres import Postgres
+from sqlalchemy import text
+
+from bo_tune import database
+from bo_tune.database import network_filesystem
+from bo_tune.errors import StorageError
+from bo_tune.problem import Problem
+from bo_tune.storage import StudyStore
+from bo_tune.study_name import StudyName
+
+MOUNTS = """\
+overlay / overlay rw,relatime 0 0
+/dev/vda /home ext4 rw 0 0
+server:/export /home/shared nfs4 rw,vers=4.2 0 0
+//nas/x /mnt/with\\040space cifs rw 0 0
+me@host:/x /home/me/there fuse.sshfs rw 0 0
+tmpfs /home/shared/scratch tmpfs rw 0 0
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/home/x.db", None),
+        ("/home/shared/x.db", "nfs4"),
+        ("/home/shared/deep/er/x.db", "nfs4"),
+        ("/home/sharedx/x.db", None),
+        ("/home/shared/scratch/x.db", None),
+        ("/mnt/with space/x.db", "cifs"),
+        ("/home/me/there/x.db", "fuse.sshfs"),
+        ("/elsewhere/x.db", None),
+    ],
+)
+def test_file_systems_that_hosts_share_are_known(path: str, expected: str | None) -> None:
+    assert network_filesystem(Path(path), MOUNTS) == expected
+
+
+def test_sqlite_on_a_network_share_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mounts = tmp_path / "mounts"
+    mounts.write_text(f"overlay / overlay rw 0 0\nserver:/x {tmp_path.resolve()} nfs rw 0 0\n")
+    monkeypatch.setattr(database, "_MOUNTS", mounts)
+    with pytest.raises(StorageError, match=r"network file system \(nfs\); .*postgresql") as caught:
+        StudyStore(sqlite_url(tmp_path / "x.db"))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "x.db").exists()
+
+
+def test_processes_that_create_a_database_at_once_all_find_it(tmp_path: Path) -> None:
+    program = (
+        "import sys; from bo_tune.storage import StudyStore\nsys.stdin.read()\n"
+        "store = StudyStore(sys.argv[1]); store.summaries(); store.close()"
+    )
+    url = sqlite_url(tmp_path / "x.db")
+    ready, go = os.pipe()
+    processes = [
+        subprocess.Popen([sys.executable, "-c", program, url], stdin=ready, stderr=subprocess.PIPE, text=True)
+        for _ in range(5)
+    ]
+    os.close(ready)
+    os.close(go)
+    for process in processes:
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == 0, error
+    assert {p.name.removesuffix("-wal").removesuffix("-shm") for p in tmp_path.iterdir()} == {"x.db"}
+
+
+@pytest.mark.parametrize("fixture", ["postgres", "mariadb"])
+def test_tables_on_a_server_are_created_once(fixture: str, request: pytest.FixtureRequest) -> None:
+    server: Postgres | Mariadb = request.getfixturevalue(fixture)
+    url = server.new_database()
+    together = threading.Barrier(6)
+
+    def open_it(_: int) -> StudyStore:
+        together.wait()
+        return StudyStore(url)
+
+    with ThreadPoolExecutor(6) as threads:
+        stores = list(threads.map(open_it, range(6)))
+    name = StudyName(Problem("lora_shrink", 4, 1, 16, 4096, 16), H100.name, "x")
+    with ThreadPoolExecutor(6) as threads:
+        studies = list(threads.map(lambda store: store.open(name, H100), stores))
+    assert len({study.study_id for study in studies}) == 1
+    for store in stores:
+        store.close()
+
+
+def test_a_database_of_before_there_were_leases_gets_them(tmp_path: Path) -> None:
+    file = tmp_path / "old.db"
+    storage = optuna.storages.RDBStorage(sqlite_url(file))
+    storage.engine.dispose()
+    reading = StudyStore(sqlite_url(file), create=False)
+    assert reading.holders() == {}
+    reading.close()
+    store = StudyStore(sqlite_url(file))
+    name = StudyName(Problem("lora_shrink", 4, 1, 16, 4096, 16), H100.name, "x")
+    assert store.open(name, H100).take()
+    store.close()
+
+
+def test_writers_on_sqlite_wait_from_the_start_of_a_transaction(tmp_path: Path) -> None:
+    """None fails half-way because another wrote after it had read."""
+    stores = [StudyStore(sqlite_url(tmp_path / "x.db")) for _ in range(2)]
+    engines = [store._storage.engine for store in stores]  # type: ignore[attr-defined]
+
+    def count(engine: object) -> None:
+        for _ in range(20):
+            with engine.begin() as connection:  # type: ignore[attr-defined]
+                value = connection.execute(text("SELECT COUNT(*) FROM studies")).scalar_one()
+                connection.execute(text(f"INSERT INTO studies (study_name) VALUES ('{value}')"))
+
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(count, engines))
+    for store in stores:
+        store.close()
+    with closing(sqlite3.connect(tmp_path / "x.db")) as connection:
+        names = [int(row[0]) for row in connection.execute("SELECT study_name FROM studies ORDER BY study_id")]
+    assert names == list(range(40))
+
+
+def test_passwords_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database, "OUTAGE_S", 0.0)
+    with pytest.raises(StorageError) as caught:
+        StudyStore("postgresql+psycopg://tuner:secret@127.0.0.1:1/studies")
+    assert "secret" not in str(caught.value)
+    assert "tuner" in str(caught.value)
