@@ -24,8 +24,8 @@ from bo_tune.measure.cuda import CudaDevice, Deadlines
 from bo_tune.problem import Problem
 from bo_tune.session import Session, SessionSettings
 from bo_tune.space import config_key
-from bo_tune.storage import StudyStore
-from bo_tune.trials import outcome_of
+from bo_tune.store.storage import StudyStore
+from bo_tune.store.trials import outcome_of
 
 STUDIES = 25
 TRIALS = 40

@@ -38,7 +38,7 @@ from bo_tune.search import StopRule
 from bo_tune.session import Session, SessionSettings, one_blas_thread
 from bo_tune.simulate import CHECKPOINTS, Run, simulate
 from bo_tune.space import Config, ConfigKey, config_key
-from bo_tune.storage import MEMORY, StudyStore
+from bo_tune.store.storage import MEMORY, StudyStore
 
 SLOW = {"gp": 40}
 """Largest budget of samplers that take a second a proposal."""

@@ -25,7 +25,7 @@ from postgres import running_postgres
 from bo_tune.devices import Job, replay_job
 from bo_tune.listing import list_studies
 from bo_tune.session import Session, SessionSettings
-from bo_tune.storage import StudyStore, silence_optuna
+from bo_tune.store.storage import StudyStore, silence_optuna
 from bo_tune.worker import StudyWorker, fitting
 
 SETTINGS = SessionSettings(sampler="random", budget=6)

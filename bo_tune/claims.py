@@ -7,8 +7,8 @@ from typing import Any
 
 from bo_tune.events import Listener, StudyElsewhere
 from bo_tune.problem import GpuInfo
-from bo_tune.storage import DONE_ATTR, StoredStudy, StudyStore
-from bo_tune.study_name import StudyName
+from bo_tune.store.storage import DONE_ATTR, StoredStudy, StudyStore
+from bo_tune.store.study_name import StudyName
 
 DONE_KNOWN_FOR_S = 0.5
 """For how long a list of what is done serves: one question for hundreds of studies that others have."""

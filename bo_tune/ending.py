@@ -8,7 +8,7 @@ from bo_tune.finalists import Choice
 from bo_tune.joint import JointTuner
 from bo_tune.results import StudyResult, costs_of
 from bo_tune.search import StopRule
-from bo_tune.storage import RESULT_ATTR
+from bo_tune.store.storage import RESULT_ATTR
 from bo_tune.tuner import Tuner
 
 

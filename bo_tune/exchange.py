@@ -19,7 +19,7 @@ from bo_tune.outcome import Invalid, InvalidReason
 from bo_tune.recording import SUFFIXES, Recording, recording_file_name, write_recording
 from bo_tune.recording_format import MalformedError, expect
 from bo_tune.space import ConfigKey, SearchSpace, config_key
-from bo_tune.storage import (
+from bo_tune.store.storage import (
     DONE_ATTR,
     FIGURES_ATTR,
     JOB_ATTR,
@@ -29,8 +29,8 @@ from bo_tune.storage import (
     StudyStore,
     StudySummary,
 )
-from bo_tune.study_name import StudyName
-from bo_tune.trials import LARGEST_VALUE, RUNTIMES_US, outcome_of
+from bo_tune.store.study_name import StudyName
+from bo_tune.store.trials import LARGEST_VALUE, RUNTIMES_US, outcome_of
 
 SECTION = "bo_tune"
 """Name of the object in ``metadata``."""

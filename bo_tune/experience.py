@@ -13,7 +13,7 @@ from bo_tune.kernels.registry import KERNELS, kernel_spec
 from bo_tune.problem import GpuInfo, Problem
 from bo_tune.recording import Recording
 from bo_tune.search import StudyHistory
-from bo_tune.storage import GPU_ATTR, StudyStore
+from bo_tune.store.storage import GPU_ATTR, StudyStore
 
 
 class Experience:

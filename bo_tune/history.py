@@ -12,9 +12,9 @@ from optuna.trial import FrozenTrial
 from bo_tune.kernels.registry import KERNELS, kernel_spec
 from bo_tune.problem import GpuInfo, Problem
 from bo_tune.search import StudyHistory
-from bo_tune.storage import RESULT_ATTR, StudyStore
-from bo_tune.study_name import StudyName
-from bo_tune.trials import time_us
+from bo_tune.store.storage import RESULT_ATTR, StudyStore
+from bo_tune.store.study_name import StudyName
+from bo_tune.store.trials import time_us
 
 FEWEST_TRIALS = 5
 """A study with fewer trials that have a time teaches nothing."""

@@ -10,7 +10,7 @@ from bo_tune.kernels.spec import SHARED
 from bo_tune.outcome import LaunchPurpose
 from bo_tune.search import Certificate, FiniteGridSampler, StopRule
 from bo_tune.search.joint import Member, certify_jointly, next_config
-from bo_tune.trials import time_us
+from bo_tune.store.trials import time_us
 from bo_tune.tuner import InterruptedSearch, Pending, Tuner, TunerSettings
 
 

@@ -7,11 +7,11 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.leases import Holder
 from bo_tune.results import Costs, StudyResult, costs_of, figures_of
 from bo_tune.space import config_key
-from bo_tune.storage import FIGURES_ATTR, FINISHED, RESULT_ATTR, SPACE_ATTR, StudyStore, StudySummary
-from bo_tune.study_name import StudyName
+from bo_tune.store.leases import Holder
+from bo_tune.store.storage import FIGURES_ATTR, FINISHED, RESULT_ATTR, SPACE_ATTR, StudyStore, StudySummary
+from bo_tune.store.study_name import StudyName
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from bo_tune.outcome import Invalid, InvalidReason, Outcome
 from bo_tune.recording import Recording, recording_file_name, write_recording
 from bo_tune.session import Tuned
 from bo_tune.space import ConfigKey, config_key
-from bo_tune.trials import outcome_of
+from bo_tune.store.trials import outcome_of
 
 TIMING = (
     "CUDA events around one launch, 256 MB written to L2 before each; 'time' is the median of the repetitions within "

@@ -9,7 +9,7 @@ from typing import Any
 from optuna.trial import FrozenTrial
 
 from bo_tune.outcome import Launches, LaunchPurpose
-from bo_tune.trials import REASON, launched, outcome_of
+from bo_tune.store.trials import REASON, launched, outcome_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,8 +33,8 @@ from bo_tune.sampler_names import GRID_GP, RANDOM
 from bo_tune.search import Cost
 from bo_tune.session_settings import SessionSettings
 from bo_tune.space import Config
-from bo_tune.storage import FIGURES_ATTR, ORIGIN_ATTR, RESULT_ATTR, SPACE_ATTR, StoredStudy, StudyStore
-from bo_tune.study_name import StudyName
+from bo_tune.store.storage import FIGURES_ATTR, ORIGIN_ATTR, RESULT_ATTR, SPACE_ATTR, StoredStudy, StudyStore
+from bo_tune.store.study_name import StudyName
 from bo_tune.tables import TunedEntry
 from bo_tune.tuned import Tuned, session_wall_s, table_entries
 from bo_tune.tuner import InterruptedSearch, Tuner

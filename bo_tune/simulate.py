@@ -13,8 +13,8 @@ from bo_tune.joint_choice import best_recorded_us, best_together
 from bo_tune.outcome import Invalid
 from bo_tune.recording import Recording
 from bo_tune.session import Session, SessionSettings, one_blas_thread
-from bo_tune.storage import MEMORY, StudyStore
-from bo_tune.trials import launched, outcome_of
+from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.store.trials import launched, outcome_of
 from bo_tune.tuner import Tuner
 
 CHECKPOINTS = (10, 20, 40, 80)

@@ -8,7 +8,7 @@ from bo_tune.devices import Job
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.provenance import Provenance
 from bo_tune.results import StudyResult, covered_s, intervals_of
-from bo_tune.study_name import StudyName
+from bo_tune.store.study_name import StudyName
 from bo_tune.tables import TunedEntry
 from bo_tune.tuner import Tuner
 

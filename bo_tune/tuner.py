@@ -23,8 +23,8 @@ from bo_tune.outcome import Invalid, Launches, LaunchPurpose, Measurement, Outco
 from bo_tune.problem import Problem
 from bo_tune.search import Certificate, StopRule, distributions
 from bo_tune.space import Config, ConfigKey, config_key
-from bo_tune.storage import StoredStudy
-from bo_tune.trials import attributes, launched, state_of, to_trial, with_distributions
+from bo_tune.store.storage import StoredStudy
+from bo_tune.store.trials import attributes, launched, state_of, to_trial, with_distributions
 
 MOST_INVALID_PER_LAUNCHED = 4
 """A study also ends when this many times its budget of launched configs proved invalid."""

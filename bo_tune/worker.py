@@ -15,8 +15,8 @@ from bo_tune.events import Listener, ignore
 from bo_tune.kernels.registry import KERNELS
 from bo_tune.session import Session
 from bo_tune.session_settings import SessionSettings
-from bo_tune.storage import DONE_ATTR, JOB_ATTR, StudyStore, StudySummary
-from bo_tune.study_name import StudyName
+from bo_tune.store.storage import DONE_ATTR, JOB_ATTR, StudyStore, StudySummary
+from bo_tune.store.study_name import StudyName
 from bo_tune.tuner import InterruptedSearch
 
 Fitting = Callable[[StudyName], Job | None]

@@ -16,10 +16,10 @@ from helpers import command
 from optuna.trial import FrozenTrial
 from sqlalchemy import create_engine, make_url, select
 
-from bo_tune.leases import LEASES, DatabaseNow
 from bo_tune.report.console import short_config
-from bo_tune.storage import DONE_ATTR, StudyStore, StudySummary
-from bo_tune.study_rows import attribute_of_all
+from bo_tune.store.leases import LEASES, DatabaseNow
+from bo_tune.store.storage import DONE_ATTR, StudyStore, StudySummary
+from bo_tune.store.study_rows import attribute_of_all
 
 Recorded = Counter[tuple[str, str]]
 """Trials by study and config, as runs print them."""

@@ -11,7 +11,7 @@ from bo_tune.devices import replay_job
 from bo_tune.errors import TableError
 from bo_tune.recording import Recording
 from bo_tune.session import Session, SessionSettings
-from bo_tune.storage import MEMORY, StudyStore
+from bo_tune.store.storage import MEMORY, StudyStore
 from bo_tune.tables import provenance_path, write_tables
 
 RECORDINGS = [sliced(SHRINK), sliced(SHRINK_BIG), sliced(EXPAND)]

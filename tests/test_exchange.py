@@ -14,7 +14,7 @@ from bo_tune.errors import RecordingError, StorageError
 from bo_tune.exchange import export_study, import_study
 from bo_tune.recording import read_recording, write_recording
 from bo_tune.session import Session, SessionSettings
-from bo_tune.storage import RESULT_ATTR, StudyStore
+from bo_tune.store.storage import RESULT_ATTR, StudyStore
 
 SETTINGS = SessionSettings(sampler="random", budget=12)
 

@@ -8,7 +8,7 @@ from helpers import EXPAND, SHRINK, sliced, sqlite_url
 from bo_tune.devices import replay_job
 from bo_tune.experience import Experience
 from bo_tune.session import Session, SessionSettings
-from bo_tune.storage import StudyStore
+from bo_tune.store.storage import StudyStore
 
 
 def test_studies_and_recordings_teach_by_kernel_the_very_problem_included(tmp_path: Path) -> None:

@@ -18,8 +18,8 @@ from bo_tune.outcome import Invalid, InvalidReason
 from bo_tune.problem import Problem
 from bo_tune.session import Session, SessionSettings
 from bo_tune.space import config_key
-from bo_tune.storage import StudyStore
-from bo_tune.trials import outcome_of
+from bo_tune.store.storage import StudyStore
+from bo_tune.store.trials import outcome_of
 
 MEASURE = str(Path(__file__).parent / "measure")
 STUDIES, CONFIGS = 126, 8

@@ -12,8 +12,8 @@ from bo_tune.history import FEWEST_TRIALS, Histories, descriptor
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.recording import Recording
 from bo_tune.session import Session, SessionSettings
-from bo_tune.storage import MEMORY, StudyStore
-from bo_tune.trials import time_us
+from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.store.trials import time_us
 
 SHRINKS = kernel_spec("lora_shrink")
 TARGET = sliced(SHRINK)

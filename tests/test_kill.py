@@ -19,7 +19,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bo_tune.report.console import short_config
 from bo_tune.space import config_key
-from bo_tune.trials import launched
+from bo_tune.store.trials import launched
 
 KILLS_EACH = 10
 """In each of the two scenarios below."""

@@ -10,8 +10,8 @@ from sqlalchemy import event
 from bo_tune.devices import replay_job
 from bo_tune.listing import StudyListing, list_studies
 from bo_tune.session import Session, SessionSettings
-from bo_tune.storage import StudyStore
-from bo_tune.trials import outcome_of
+from bo_tune.store.storage import StudyStore
+from bo_tune.store.trials import outcome_of
 
 
 @pytest.fixture(scope="module")

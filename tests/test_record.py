@@ -14,7 +14,7 @@ from bo_tune.record import record
 from bo_tune.recording import Recording, read_recording
 from bo_tune.session import Session, SessionSettings, Tuned
 from bo_tune.space import Config, SearchSpace, config_key
-from bo_tune.storage import MEMORY, StudyStore
+from bo_tune.store.storage import MEMORY, StudyStore
 
 GRID = SessionSettings(sampler="grid", budget=None)
 

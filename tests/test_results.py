@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 
 from bo_tune.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome
 from bo_tune.results import Costs, StudyResult, costs_of, covered_s, intervals_of
-from bo_tune.trials import to_trial
+from bo_tune.store.trials import to_trial
 
 START = datetime(2026, 1, 2, 3, 4, 5)
 
@@ -50,9 +50,7 @@ def test_costs_add_up() -> None:
     check, timing, late = LaunchPurpose.CHECK, LaunchPurpose.TIMING, LaunchPurpose.LATE
     trials = [
         trial(Measurement((1.0,), False, Counter({check: 1, timing: 10}), Compilation(2.0)), 0, 2),
-        trial(
-            Measurement((9.0,), True, Counter({check: 1, timing: 3, late: 2}), Compilation(0.5, cached=True)), 1, 3
-        ),
+        trial(Measurement((9.0,), True, Counter({check: 1, timing: 3, late: 2}), Compilation(0.5, cached=True)), 1, 3),
         trial(Invalid(InvalidReason.WRONG_RESULT, "", Counter({check: 1}), Compilation(1.0)), 3, 4),
         trial(Invalid(InvalidReason.COMPILE_TIMEOUT, "", Counter(), Compilation(8.0)), 10, 18),
         trial(Invalid(InvalidReason.CONSTRAINT), 18, 18),

@@ -14,7 +14,7 @@ from bo_tune.sampler_names import SAMPLERS
 from bo_tune.session import Session, SessionSettings
 from bo_tune.simulate import Run, document, simulate, summarise
 from bo_tune.space import config_key
-from bo_tune.storage import MEMORY, StudyStore
+from bo_tune.store.storage import MEMORY, StudyStore
 
 RECORDING = sliced(SHRINK)
 FIELDS = {

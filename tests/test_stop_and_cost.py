@@ -13,7 +13,7 @@ from bo_tune.recording import read_recording
 from bo_tune.search import StopRule
 from bo_tune.session import Session, SessionSettings
 from bo_tune.space import Config, SearchSpace, config_key
-from bo_tune.storage import MEMORY, StudyStore
+from bo_tune.store.storage import MEMORY, StudyStore
 from bo_tune.tables import read_provenance, write_tables
 
 PROBLEM = Problem("lora_expand", 4, 1, 64, 16, 4096, add_inputs=True)

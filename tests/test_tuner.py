@@ -20,8 +20,8 @@ from bo_tune.outcome import Invalid, InvalidReason, Measurement
 from bo_tune.problem import Problem
 from bo_tune.search import make_sampler
 from bo_tune.space import Config, SearchSpace, config_key
-from bo_tune.storage import MEMORY, StoredStudy, StudyName, StudyStore
-from bo_tune.trials import REASON, outcome_of
+from bo_tune.store.storage import MEMORY, StoredStudy, StudyName, StudyStore
+from bo_tune.store.trials import REASON, outcome_of
 from bo_tune.tuner import MOST_INVALID_PER_LAUNCHED, InterruptedSearch, Tuner, TunerSettings
 
 PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)

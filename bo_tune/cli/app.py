@@ -13,7 +13,7 @@ from bo_tune.cli.inspection import compare_command, show_command, simulate_comma
 from bo_tune.cli.search import grid_command, tune_command
 from bo_tune.cli.worker import worker_command
 from bo_tune.errors import BoTuneError, InputError, one_line
-from bo_tune.storage import silence_optuna
+from bo_tune.store.storage import silence_optuna
 
 EXIT_FAILED = 1
 EXIT_BAD_INPUT = 2

@@ -25,7 +25,7 @@ from bo_tune.recording import SUFFIXES, read_recordings
 from bo_tune.report.console import terminal
 from bo_tune.report.packing import PackProgress, pack_line
 from bo_tune.session import one_blas_thread
-from bo_tune.storage import StudyStore
+from bo_tune.store.storage import StudyStore
 from bo_tune.study_file import StudyFile
 
 BUNDLED = Path(__file__).parents[2] / "studies" / "recordings"

@@ -11,7 +11,7 @@ from bo_tune.exchange import export_study, import_study
 from bo_tune.merge import merge_tables
 from bo_tune.recording import read_recording, read_recordings
 from bo_tune.report.console import terminal
-from bo_tune.storage import MEMORY, StudyStore
+from bo_tune.store.storage import MEMORY, StudyStore
 from bo_tune.tables import check_writable
 
 

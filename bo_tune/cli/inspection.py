@@ -22,7 +22,7 @@ from bo_tune.sampler_names import GRID, GRID_GP
 from bo_tune.search import StopRule
 from bo_tune.session import SessionSettings
 from bo_tune.simulate import document, simulate
-from bo_tune.storage import StudyStore
+from bo_tune.store.storage import StudyStore
 
 
 def compare_command(

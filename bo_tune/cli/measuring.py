@@ -11,7 +11,7 @@ from bo_tune.devices import Job, cuda_devices, kernel_source, replay_jobs
 from bo_tune.errors import InputError
 from bo_tune.problem import Problem
 from bo_tune.session import SessionSettings
-from bo_tune.study_name import StudyName
+from bo_tune.store.study_name import StudyName
 from bo_tune.worker import Fitting, fitting
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from bo_tune.errors import InputError
 from bo_tune.files import os_error_text, write_atomically
 from bo_tune.models import ModelStudy
 from bo_tune.sampler_names import SAMPLERS
-from bo_tune.storage import DEFAULT_STORAGE, MEMORY
+from bo_tune.store.storage import DEFAULT_STORAGE, MEMORY
 
 
 def integers(texts: Iterable[str] | None, option: str) -> list[int]:

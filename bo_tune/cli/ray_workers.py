@@ -11,7 +11,7 @@ from bo_tune.cli.measuring import Measured, fitting_of, opened
 from bo_tune.errors import InputError, one_line
 from bo_tune.kernels.registry import KERNELS
 from bo_tune.measure.described import Description
-from bo_tune.storage import StudyStore, silence_optuna
+from bo_tune.store.storage import StudyStore, silence_optuna
 from bo_tune.worker import StudyWorker
 
 RESTARTS = 3

@@ -13,12 +13,10 @@ from bo_tune.cli import options as o
 from bo_tune.cli.measuring import Measured, at_once, jobs_on, opened
 from bo_tune.cli.ray_workers import RayCluster
 from bo_tune.conditions import Routing, Timing, Tokens
-from bo_tune.database import without_password
 from bo_tune.devices import Job, engine_notes, replay_jobs
 from bo_tune.errors import InputError
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.ladder import Ladder, refine
-from bo_tune.leases import LEASE_S
 from bo_tune.measure.described import DescribedDevice
 from bo_tune.models.engine import M_LADDER
 from bo_tune.problem import Problem
@@ -29,7 +27,9 @@ from bo_tune.report.progress import Progressing
 from bo_tune.sampler_names import GRID, GRID_GP
 from bo_tune.search import StopRule
 from bo_tune.session import Session, SessionSettings, Tuned
-from bo_tune.storage import MEMORY, StudyStore
+from bo_tune.store.database import without_password
+from bo_tune.store.leases import LEASE_S
+from bo_tune.store.storage import MEMORY, StudyStore
 from bo_tune.study_file import Budget, Stop, StudyFile, load_study_file
 from bo_tune.tables import check_writable, missing_lookups, read_table, table_file_name, write_tables
 from bo_tune.tuner import InterruptedSearch

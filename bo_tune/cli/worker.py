@@ -6,10 +6,10 @@ from bo_tune.cli import options as o
 from bo_tune.cli.measuring import Measured, fitting_of
 from bo_tune.conditions import Routing, Timing, Tokens
 from bo_tune.errors import InputError
-from bo_tune.leases import LEASE_S
 from bo_tune.report.console import terminal
 from bo_tune.report.progress import Progressing
-from bo_tune.storage import MEMORY, StudyStore
+from bo_tune.store.leases import LEASE_S
+from bo_tune.store.storage import MEMORY, StudyStore
 from bo_tune.tuner import InterruptedSearch
 from bo_tune.worker import StudyWorker
 

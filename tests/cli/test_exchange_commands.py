@@ -9,7 +9,7 @@ from helpers import EXPAND, EXPAND_TABLE, SHRINK, SHRINK_TABLE, Cli, sliced, sql
 from bo_tune.devices import replay_job
 from bo_tune.recording import read_recordings
 from bo_tune.session import Session, SessionSettings
-from bo_tune.storage import MEMORY, StudyStore
+from bo_tune.store.storage import MEMORY, StudyStore
 from bo_tune.tables import read_folder
 
 

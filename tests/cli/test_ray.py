@@ -13,7 +13,7 @@ from bo_tune.devices import replay_job
 from bo_tune.errors import DeviceError
 from bo_tune.measure.described import DescribedDevice, Description
 from bo_tune.space import config_key
-from bo_tune.storage import DONE_ATTR, JOB_ATTR, MEMORY, ORIGIN_ATTR, StudyStore
+from bo_tune.store.storage import DONE_ATTR, JOB_ATTR, MEMORY, ORIGIN_ATTR, StudyStore
 
 BUDGET = 6
 

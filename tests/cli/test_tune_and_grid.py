@@ -28,7 +28,7 @@ from helpers import (
 from bo_tune.recording import read_recording, read_recordings
 from bo_tune.sampler_names import SAMPLERS
 from bo_tune.space import config_key
-from bo_tune.trials import launched
+from bo_tune.store.trials import launched
 
 TABLES = (SHRINK_TABLE, EXPAND_TABLE)
 

@@ -22,7 +22,7 @@ from bo_tune.report.console import percent, short_config, speed_up, us
 from bo_tune.report.progress import Progressing
 from bo_tune.session import Session, SessionSettings, Tuned
 from bo_tune.simulate import document, simulate
-from bo_tune.storage import MEMORY, StudyStore
+from bo_tune.store.storage import MEMORY, StudyStore
 from bo_tune.tables import write_tables
 
 WIDTHS = (60, 80, 200)

@@ -5,9 +5,9 @@ from collections.abc import Callable, Collection
 from optuna.storages import RDBStorage
 from sqlalchemy import Connection
 
-from bo_tune.leases import Held, Leases
-from bo_tune.rows import FastRows, PlainRows, Rows
-from bo_tune.trial_queue import Writer
+from bo_tune.store.leases import Held, Leases
+from bo_tune.store.rows import FastRows, PlainRows, Rows
+from bo_tune.store.trial_queue import Writer
 
 
 class FencedWrite:

@@ -12,9 +12,9 @@ from postgres import Postgres
 
 from bo_tune.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome, Resources
 from bo_tune.problem import Problem
-from bo_tune.storage import FINISHED, StudyStore
-from bo_tune.study_name import StudyName
-from bo_tune.trials import to_trial
+from bo_tune.store.storage import FINISHED, StudyStore
+from bo_tune.store.study_name import StudyName
+from bo_tune.store.trials import to_trial
 
 OUTCOMES: list[Outcome] = [
     Measurement((7.5, 7.25), False, Counter({LaunchPurpose.CHECK: 1}), Compilation(0.5), Resources(1024, 40, 0), 1e-6),

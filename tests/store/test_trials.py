@@ -23,7 +23,7 @@ from bo_tune.outcome import (
     Resources,
 )
 from bo_tune.space import Config
-from bo_tune.trials import REASON, launched, outcome_of, state_of, to_trial, with_distributions
+from bo_tune.store.trials import REASON, launched, outcome_of, state_of, to_trial, with_distributions
 
 START = datetime(2026, 1, 2, 3, 4, 5)
 END = START + timedelta(seconds=1)

@@ -12,10 +12,10 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection
 
-from bo_tune import study_rows
-from bo_tune.study_rows import StudyRow
-from bo_tune.trial_reader import read_trials
-from bo_tune.trial_writer import insert_trials
+from bo_tune.store import study_rows
+from bo_tune.store.study_rows import StudyRow
+from bo_tune.store.trial_reader import read_trials
+from bo_tune.store.trial_writer import insert_trials
 
 
 class Rows(Protocol):

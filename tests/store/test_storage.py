@@ -17,8 +17,8 @@ from sqlalchemy import event
 from bo_tune.errors import StorageError
 from bo_tune.outcome import Measurement
 from bo_tune.problem import Problem
-from bo_tune.storage import MEMORY, RESULT_ATTR, SCHEMA_ATTR, StoredStudy, StudyName, StudyStore
-from bo_tune.trials import to_trial
+from bo_tune.store.storage import MEMORY, RESULT_ATTR, SCHEMA_ATTR, StoredStudy, StudyName, StudyStore
+from bo_tune.store.trials import to_trial
 
 PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
 NAME = StudyName(PROBLEM, H100.name, "vllm 0.33.0")

@@ -9,9 +9,9 @@ from optuna.storages import RDBStorage
 from sqlalchemy import inspect
 from sqlalchemy.exc import IntegrityError
 
-from bo_tune.database import READS, storage_errors, through_outages
 from bo_tune.errors import StorageError
-from bo_tune.leases import LEASES, Held, Holder, Leases
+from bo_tune.store.database import READS, storage_errors, through_outages
+from bo_tune.store.leases import LEASES, Held, Holder, Leases
 
 BEATS_PER_LEASE = 3
 """How often a lease is renewed while it lasts."""

@@ -23,7 +23,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
 from bo_tune.errors import StorageError, one_line
-from bo_tune.leases import LEASES
+from bo_tune.store.leases import LEASES
 
 DEFAULT_STORAGE = "sqlite:///bo_tune.db"
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from sqlalchemy import MetaData, create_engine, select
 
-import bo_tune.storage
+import bo_tune.store.storage
 from bo_tune.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome, Resources
 from bo_tune.problem import GpuInfo, Problem
-from bo_tune.storage import StudyName, StudyStore
-from bo_tune.trial_writer import is_known_schema
-from bo_tune.trials import to_trial
+from bo_tune.store.storage import StudyName, StudyStore
+from bo_tune.store.trial_writer import is_known_schema
+from bo_tune.store.trials import to_trial
 
 CONFIG = {"block_m": 16, "block_n": 32, "num_warps": 4}
 LAUNCHES = Counter({LaunchPurpose.CHECK: 1, LaunchPurpose.TIMING: 3})
@@ -51,7 +51,7 @@ def _rows(path: Path) -> dict[str, list[tuple[Any, ...]]]:
 def test_rows_equal_those_of_optuna(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert is_known_schema(), "another schema of Optuna: look at trial_writer before raising KNOWN_SCHEMA"
     _fill(tmp_path / "fast.db")
-    monkeypatch.setattr(bo_tune.storage, "is_known_schema", lambda: False)
+    monkeypatch.setattr(bo_tune.store.storage, "is_known_schema", lambda: False)
     _fill(tmp_path / "own.db")
     fast, own = _rows(tmp_path / "fast.db"), _rows(tmp_path / "own.db")
     assert len(fast["trials"]) == len(OUTCOMES)

@@ -17,7 +17,9 @@ from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError
 
-from bo_tune.database import (
+from bo_tune.errors import LeaseLostError, StorageError
+from bo_tune.problem import GpuInfo
+from bo_tune.store.database import (
     DEFAULT_STORAGE,
     READS,
     open_database,
@@ -25,16 +27,14 @@ from bo_tune.database import (
     through_outages,
     without_password,
 )
-from bo_tune.errors import LeaseLostError, StorageError
-from bo_tune.fenced import FencedWrite
-from bo_tune.lease_keeper import LeaseKeeper
-from bo_tune.leases import LEASE_S, Holder
-from bo_tune.problem import GpuInfo
-from bo_tune.rows import FastRows, PlainRows, Rows
-from bo_tune.study_name import StudyName
-from bo_tune.trial_queue import LOST, TrialQueue, Writer, Written
-from bo_tune.trial_writer import is_known_schema
-from bo_tune.trials import COST
+from bo_tune.store.fenced import FencedWrite
+from bo_tune.store.lease_keeper import LeaseKeeper
+from bo_tune.store.leases import LEASE_S, Holder
+from bo_tune.store.rows import FastRows, PlainRows, Rows
+from bo_tune.store.study_name import StudyName
+from bo_tune.store.trial_queue import LOST, TrialQueue, Writer, Written
+from bo_tune.store.trial_writer import is_known_schema
+from bo_tune.store.trials import COST
 
 __all__ = ["DEFAULT_STORAGE", "MEMORY", "StoredStudy", "StudyName", "StudyStore", "StudySummary"]
 

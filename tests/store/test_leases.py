@@ -22,13 +22,13 @@ from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
 from bo_tune.errors import LeaseLostError, StorageError
-from bo_tune.leases import LEASES, DatabaseNow, Leases
 from bo_tune.outcome import Measurement
 from bo_tune.problem import Problem
 from bo_tune.processes.identity import is_gone, process_name, this_process
-from bo_tune.storage import RESULT_ATTR, StoredStudy, StudyStore
-from bo_tune.study_name import StudyName
-from bo_tune.trials import to_trial
+from bo_tune.store.leases import LEASES, DatabaseNow, Leases
+from bo_tune.store.storage import RESULT_ATTR, StoredStudy, StudyStore
+from bo_tune.store.study_name import StudyName
+from bo_tune.store.trials import to_trial
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 LONG, SHORT = 60.0, 0.4
@@ -219,7 +219,7 @@ def test_who_works_on_what_is_told(connect: Callable[..., StudyStore]) -> None:
 
 def test_the_lease_of_a_process_that_died_here_is_free_at_once(connect: Callable[..., StudyStore], url: str) -> None:
     program = (
-        "import sys, time; from bo_tune.storage import StudyStore; from bo_tune.study_name import StudyName\n"
+        "import sys, time\nfrom bo_tune.store.storage import StudyStore\n"
         "store = StudyStore(sys.argv[1]); (summary,) = store.summaries()\n"
         "assert store.load(summary.name).take(); print('taken', flush=True); time.sleep(60)"
     )
@@ -259,7 +259,7 @@ def test_a_server_that_was_away_is_waited_for(postgres: Postgres) -> None:
 
 
 def test_a_server_that_stays_away_is_an_error(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bo_tune.database.OUTAGE_S", 0.3)
+    monkeypatch.setattr("bo_tune.store.database.OUTAGE_S", 0.3)
     store = StudyStore(postgres.new_database())
     study = store.open(name(), H100)
     postgres.stop()
@@ -297,7 +297,7 @@ def test_a_server_cuts_off_who_stops_in_the_middle_of_a_transaction(postgres: Po
 def test_under_a_schema_that_is_not_known_a_lost_lease_is_noticed_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bo_tune.storage.is_known_schema", lambda: False)
+    monkeypatch.setattr("bo_tune.store.storage.is_known_schema", lambda: False)
     stores = [StudyStore(sqlite_url(tmp_path / "x.db"), lease_s=seconds) for seconds in (SHORT, LONG)]
     study, other = (store.open(name(), H100) for store in stores)
     assert study.take()

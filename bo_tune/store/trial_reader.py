@@ -17,7 +17,7 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection, select
 
-from bo_tune.study_rows import chunks
+from bo_tune.store.study_rows import chunks
 
 _TRIALS: Any = models.TrialModel.__table__
 

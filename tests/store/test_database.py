@@ -16,12 +16,12 @@ from mariadb import Mariadb
 from postgres import Postgres
 from sqlalchemy import text
 
-from bo_tune import database
-from bo_tune.database import network_filesystem
 from bo_tune.errors import StorageError
 from bo_tune.problem import Problem
-from bo_tune.storage import StudyStore
-from bo_tune.study_name import StudyName
+from bo_tune.store import database
+from bo_tune.store.database import network_filesystem
+from bo_tune.store.storage import StudyStore
+from bo_tune.store.study_name import StudyName
 
 MOUNTS = """\
 overlay / overlay rw,relatime 0 0
@@ -62,7 +62,7 @@ def test_sqlite_on_a_network_share_is_refused(tmp_path: Path, monkeypatch: pytes
 
 def test_processes_that_create_a_database_at_once_all_find_it(tmp_path: Path) -> None:
     program = (
-        "import sys; from bo_tune.storage import StudyStore\nsys.stdin.read()\n"
+        "import sys; from bo_tune.store.storage import StudyStore\nsys.stdin.read()\n"
         "store = StudyStore(sys.argv[1]); store.summaries(); store.close()"
     )
     url = sqlite_url(tmp_path / "x.db")
