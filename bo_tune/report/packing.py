@@ -5,11 +5,10 @@ from collections import Counter
 from collections.abc import Sequence
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from bo_tune.pack.contents import PackedBinary
 from bo_tune.packing import Packed
-from bo_tune.report.progress import LINE_EVERY_S
+from bo_tune.report.progress import LINE_EVERY_S, progress_bar
 
 MEGABYTE = 1e6
 
@@ -19,16 +18,7 @@ class PackProgress:
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(20),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
+        self._progress = progress_bar(console)
         self._task = self._progress.add_task("choosing", total=None, note="")
         self._printed_at = time.monotonic()
 

@@ -27,6 +27,20 @@ LINE_EVERY_S = 10.0
 """How often a line of figures is printed where the output is no terminal."""
 
 
+def progress_bar(console: Console) -> Progress:
+    """Return a bar whose tasks have a note behind it; nothing is drawn where the output is no terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(20),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+
+
 class Progressing:
     """Shows a session while it runs. A listener of its events, and a context manager.
 
@@ -41,16 +55,7 @@ class Progressing:
         self._lock = threading.Lock()
         self._done = 0
         self._studies = studies
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(20),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[note]}"),
-            console=console,
-            disable=not console.is_terminal,
-            transient=True,
-        )
+        self._progress = progress_bar(console)
         self._task = self._progress.add_task("studies", total=studies, note="")
         self._trials = 0
         self._gains: list[float] = []

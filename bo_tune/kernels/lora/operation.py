@@ -106,3 +106,11 @@ def draw(
     """Draw normally distributed values."""
     values = torch.randn(shape, generator=generator, device=device, dtype=torch.float32)
     return values.mul_(scale).to(dtype)
+
+
+def draw_weights(problem: Problem, generator: torch.Generator | None, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Draw the weights of each slice, ``[L, 1, N_s, k]``, such that products have the size of activations."""
+    return tuple(
+        draw((problem.max_loras, 1, width, problem.k), dtype_of(problem), generator, device, scale=problem.k**-0.5)
+        for width in problem.slice_sizes
+    )

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bo_tune.kernels.lora.operation import LoraInputs, LoraOperation, draw, dtype_of
+from bo_tune.kernels.lora.operation import LoraInputs, LoraOperation, draw, draw_weights, dtype_of
 from bo_tune.kernels.lora.tokens import TokenGroups
 from bo_tune.kernels.lora_expand import naive
 from bo_tune.problem import Problem
@@ -32,15 +32,11 @@ class ExpandOperation(LoraOperation[ExpandInputs]):
         self, problem: Problem, groups: TokenGroups, generator: torch.Generator | None, device: torch.device
     ) -> ExpandInputs:
         dtype = dtype_of(problem)
-        weights = tuple(
-            draw((problem.max_loras, 1, width, problem.k), dtype, generator, device, scale=problem.k**-0.5)
-            for width in problem.slice_sizes
-        )
         initial = draw((problem.m, sum(problem.slice_sizes)), dtype, generator, device)
         return ExpandInputs(
             problem=problem,
             x=draw((problem.num_slices, problem.m, problem.k), torch.float32, generator, device),
-            weights=weights,
+            weights=draw_weights(problem, generator, device),
             groups=groups,
             out=initial.clone(),
             initial=initial,

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bo_tune.kernels.lora.operation import LoraInputs, LoraOperation, draw, dtype_of
+from bo_tune.kernels.lora.operation import LoraInputs, LoraOperation, draw, draw_weights, dtype_of
 from bo_tune.kernels.lora.tokens import TokenGroups
 from bo_tune.kernels.lora_shrink import naive
 from bo_tune.problem import Problem
@@ -29,14 +29,10 @@ class ShrinkOperation(LoraOperation[ShrinkInputs]):
         self, problem: Problem, groups: TokenGroups, generator: torch.Generator | None, device: torch.device
     ) -> ShrinkInputs:
         dtype = dtype_of(problem)
-        weights = tuple(
-            draw((problem.max_loras, 1, width, problem.k), dtype, generator, device, scale=problem.k**-0.5)
-            for width in problem.slice_sizes
-        )
         return ShrinkInputs(
             problem=problem,
             x=draw((problem.m, problem.k), dtype, generator, device),
-            weights=weights,
+            weights=draw_weights(problem, generator, device),
             groups=groups,
             out=torch.zeros((problem.num_slices, problem.m, problem.n), dtype=torch.float32, device=device),
         )

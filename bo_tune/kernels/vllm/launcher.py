@@ -207,6 +207,7 @@ def _to_device(data: Any, device: torch.device | None = None, dtype: torch.dtype
 
 
 def import_module(module: str) -> Any:
+    """Import a module of the installed vLLM. Raises VllmError where it cannot be."""
     try:
         return importlib.import_module(module)
     except (ImportError, OSError, RuntimeError) as error:
@@ -214,6 +215,7 @@ def import_module(module: str) -> Any:
 
 
 def attribute(module: Any, name: str) -> Any:
+    """Return what a module of the installed vLLM calls by this name. Raises VllmError where there is none."""
     try:
         return getattr(module, name)
     except AttributeError:
