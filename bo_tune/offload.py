@@ -246,7 +246,7 @@ class _Server:
 
     @answer.register
     def _(self, request: _Close) -> None:
-        del self._studies[request.study]
+        self._studies.pop(request.study, None)
 
 
 def main(_arguments: list[str], fd: int) -> None:

@@ -317,6 +317,10 @@ class Session:
             results = reused or choose_results(search, tuners, self.settings.sampler, self.settings.stop_rule)
         except DeviceError as error:  # these problems cannot be measured; the others may
             return self._fail(jobs, str(error))
+        finally:  # also where the lease was lost: the study is opened anew when it is taken again
+            for tuner in tuners:
+                if isinstance(tuner.sampler, OffloadedSampler):
+                    tuner.sampler.close()
         found: Sequence[StudyResult | None] = results or [None] * len(jobs)
         tuned = [Tuned(job, name, r, t) for job, (name, t), r in zip(jobs, prepared, found, strict=True)]
         for one in tuned:
@@ -342,8 +346,6 @@ class Session:
     def _end(self, tuned: Tuned, reused: bool) -> None:
         """Let others learn from a finished study, and of it."""
         tuner, result = tuned.tuner, tuned.result
-        if isinstance(tuner.sampler, OffloadedSampler):
-            tuner.sampler.close()
         if result is not None and self._teaches_itself:
             self._histories.learn(tuned.name, tuned.job.device.gpu, tuner.trials)
         self._done += 1
