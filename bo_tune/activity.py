@@ -40,13 +40,22 @@ class GpuActivity:
     """What a GPU process has done so far.
 
     Attributes:
-        restarts: how often it had to be started anew.
+        restarts: how often another had to take its place.
         seconds: seconds it was at work, by what it did: ``start``, ``prepare`` (inputs and reference), ``measure``,
-            ``finalists``.
+            ``finalists``, ``restart`` (ending one and having another).
+        standby_starts: processes that were started ahead of need, in the background.
+        standby_s: seconds that starting those took, summed over processes.
+        warm_ups: launches with which fresh processes were warmed up.
+        held_up_s: seconds in which it had nothing to do, nor had one of its compilers, while a study was deciding or
+            recording (``measure.occupancy``).
     """
 
     restarts: int = 0
     seconds: Mapping[str, float] = field(default_factory=dict)
+    standby_starts: int = 0
+    standby_s: float = 0.0
+    warm_ups: int = 0
+    held_up_s: float = 0.0
 
     @property
     def measuring_s(self) -> float:
@@ -88,7 +97,7 @@ class SessionActivity:
         trials: trials recorded by this session.
         launches: launches of this session by purpose.
         tuner_s: seconds that studies spent on deciding and recording, summed over studies: what is neither waiting for
-            a compile nor for the GPU.
+            a compile nor for the GPU. Most of it passes while other studies keep both at work.
         store_s: seconds of the database, off every study's path.
         devices: of each device by name.
     """
@@ -105,8 +114,15 @@ class SessionActivity:
 
     @property
     def tuner_ms_per_trial(self) -> float | None:
-        """What the tuner itself adds to a trial, in ms."""
+        """What deciding on a trial and recording it takes in its study, in ms."""
         return 1e3 * self.tuner_s / self.trials if self.trials else None
+
+    @property
+    def held_up_ms_per_trial(self) -> float | None:
+        """What the tuner adds to a session, in ms a trial: when GPU and compilers had to wait for it. None without
+        GPUs."""
+        seconds = [d.gpu.held_up_s for d in self.devices.values() if d.gpu]
+        return 1e3 * sum(seconds) / self.trials if seconds and self.trials else None
 
     @property
     def gpu_share(self) -> float | None:
@@ -124,4 +140,8 @@ class SessionActivity:
     def to_json(self) -> dict[str, Any]:
         """Return all figures, the derived ones included."""
         shares = {"gpu_share": self.gpu_share, "compiler_share": self.compiler_share}
-        return {**asdict(self), **shares, "tuner_ms_per_trial": self.tuner_ms_per_trial}
+        per_trial = {
+            "tuner_ms_per_trial": self.tuner_ms_per_trial,
+            "held_up_ms_per_trial": self.held_up_ms_per_trial,
+        }
+        return {**asdict(self), **shares, **per_trial}

@@ -4,7 +4,7 @@ import json
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,10 +16,10 @@ import numpy as np
 
 from bo_tune.activity import DeviceActivity, GpuActivity
 from bo_tune.conditions import Conditions
-from bo_tune.errors import DeviceError, PackError
+from bo_tune.errors import DeviceError, PackError, WorkerError
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.measure.compile_host import CompileHost, cores
-from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries
+from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured
 from bo_tune.measure.messages import (
     Hello,
     HelloRequest,
@@ -28,12 +28,15 @@ from bo_tune.measure.messages import (
     PrepareRequest,
     RemeasureRequest,
 )
+from bo_tune.measure.occupancy import Occupancy
 from bo_tune.measure.protocol import TimingProtocol
-from bo_tune.measure.source import BUILTIN
-from bo_tune.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Outcome
-from bo_tune.problem import GpuInfo, Problem
+from bo_tune.measure.relief import Relief
+from bo_tune.measure.source import BUILTIN, VLLM
+from bo_tune.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Measurement, Outcome
+from bo_tune.problem import AnyProblem, GpuInfo
 from bo_tune.processes.fork_server import ForkServer
-from bo_tune.processes.worker import Worker, WorkerDiedError, WorkerTimeoutError
+from bo_tune.processes.pipeline import NotStartedError, Pipeline
+from bo_tune.processes.worker import Child, Worker, WorkerDiedError, WorkerTimeoutError
 from bo_tune.space import Config, SearchSpace
 
 GPU_MODULE = "bo_tune.measure.gpu_process"
@@ -49,6 +52,11 @@ CORES_KEPT = 1
 compilers on all cores."""
 
 
+STANDBYS = 4
+"""GPU processes that stand ready at most. One serves a config that breaks its process now and then; four, started in a
+second or two each, a fault in every third config."""
+
+
 @dataclass(frozen=True, slots=True)
 class Deadlines:
     """Seconds after which what a device waits for is given up.
@@ -56,7 +64,7 @@ class Deadlines:
     Attributes:
         compile_s: of a compile, at most; it adapts to what compiles take (``compile_farm.Deadline``).
         prepare_s: of a problem's inputs and of re-measuring finalists.
-        first_s: of the first measurement in a fresh GPU process, which finds its caches cold.
+        first_s: of the first measurement in a GPU process that could not be warmed up, and finds its caches cold.
         measure_s: of any other. A config's check and repetitions take milliseconds; what takes this long hangs.
     """
 
@@ -64,6 +72,10 @@ class Deadlines:
     prepare_s: float = 180.0
     first_s: float = 30.0
     measure_s: float = 10.0
+
+
+class _NotPreparedError(WorkerError):
+    """The GPU process was lost before it was asked about a config."""
 
 
 class CudaDevice(Device):
@@ -74,7 +86,9 @@ class CudaDevice(Device):
         source: the kernel source, see ``measure.source``.
         compile_workers: processes that compile; one less than the cores by default.
         packs: files of binaries that need no compiling here.
-        host: what GPUs share; by default one for this GPU alone, of which the three before it are told.
+        standbys: GPU processes that stand ready at most, once one was lost (``processes.standby``); each holds a CUDA
+            context and the memory that clears the L2 cache, 0.8 GB or so.
+        host: what GPUs share; by default one for this GPU alone, which then compiles and has the packs.
 
     Raises:
         DeviceError: if the GPU cannot be used.
@@ -91,6 +105,7 @@ class CudaDevice(Device):
         deadlines: Deadlines | None = None,
         protocol: TimingProtocol | None = None,
         packs: Sequence[Path] = (),
+        standbys: int = STANDBYS,
         host: CompileHost | None = None,
     ) -> None:
         self._deadlines = deadlines or Deadlines()
@@ -98,27 +113,32 @@ class CudaDevice(Device):
         self.conditions = conditions or Conditions()
         self._lock = threading.Lock()
         self._seconds: defaultdict[str, float] = defaultdict(float)
-        self._prepared: set[Problem] = set()
+        self._prepared: set[AnyProblem] = set()
         self._prepared_by = 0  # which start of the GPU process prepared those
         self._measured_by = 0  # which start has measured before
         own = None if host else compile_host(source, compile_workers, self._deadlines, packs)
         self._own_host = own
         host = host or own
         assert host is not None
+        self.occupancy = Occupancy(host.workers)
         words = [str(index), source, json.dumps(self.conditions.to_json())]
-        self._worker = Worker(host.server, GPU_MODULE, words)
+        self._relief = Relief(partial(Child, host.server, GPU_MODULE, words), self._deadlines.first_s, most=standbys)
+        self._worker = Worker(host.server, GPU_MODULE, words, relief=self._relief.standbys.relieve)
+        self._pipeline = Pipeline(self._worker, partial(self._at_work, "restart"))
         try:
             with self._at_work("start"):
-                hello: Hello = self._worker.request(HelloRequest(), self._deadlines.prepare_s)
+                self._worker.start()
+                hello: Hello = self._pipeline.request(HelloRequest(), lambda: self._deadlines.prepare_s)
         except (WorkerDiedError, WorkerTimeoutError) as error:
             self._close_processes()
-            advice = "replay recorded grids with --device replay:DIR"
-            raise DeviceError(f"CUDA device {index} cannot be used: {error}; {advice}") from error
+            advice = "; replay recorded grids with --device replay:DIR" if source in (BUILTIN, VLLM) else ""
+            raise DeviceError(f"CUDA device {index} cannot be used: {error}{advice}") from error
         self.gpu: GpuInfo = hello.gpu
         self._versions = hello.versions
         self.compile_workers = host.workers
         try:
             self._farm, self._facts = host.compilers(self.gpu)
+            self._farm.watched_by(self.occupancy)
         except PackError:
             self._close_processes()
             raise
@@ -128,7 +148,8 @@ class CudaDevice(Device):
         """Count the seconds of the GPU process."""
         start = time.perf_counter()
         try:
-            yield
+            with self.occupancy.at("measuring"):
+                yield
         finally:
             self._seconds[what] += time.perf_counter() - start
 
@@ -140,105 +161,149 @@ class CudaDevice(Device):
     @property
     def activity(self) -> DeviceActivity:
         """What the compilers and the GPU process have done so far."""
-        return DeviceActivity(self._farm.activity, GpuActivity(max(0, self._worker.starts - 1), dict(self._seconds)))
+        standbys = self._relief.standbys.activity
+        gpu = GpuActivity(
+            restarts=max(0, self._worker.starts - 1),
+            seconds=dict(self._seconds),
+            standby_starts=standbys.starts,
+            standby_s=standbys.start_s,
+            warm_ups=self._relief.launches,
+            held_up_s=self.occupancy.held_up_s,
+        )
+        return DeviceActivity(self._farm.activity, gpu)
 
     def kernel_source(self, kernel: str) -> str:
         """Which code of a kernel is measured."""
         return self._facts.source(kernel)
 
-    def note(self, problem: Problem) -> str | None:
+    def note(self, problem: AnyProblem) -> str | None:
         """Ask the kernel, which may be run otherwise by its engine."""
         return self._facts.note(problem)
 
-    def search_space(self, spec: KernelSpec, problem: Problem) -> SearchSpace:
+    def decided_by(self, problem: AnyProblem) -> tuple[str, ...]:
+        """Ask the kernel, which may be run otherwise by its engine."""
+        return self._facts.decided_by(problem)
+
+    def search_space(self, spec: KernelSpec, problem: AnyProblem) -> SearchSpace:
         """The kernel's default grid."""
         return spec.search_space
 
-    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[dict[str, int]]:
+    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[dict[str, int]]:
         """Ask the kernel what it makes of each config on this GPU."""
         return self._facts.effective_configs(problem, configs)
 
-    def binaries(self, problem: Problem, configs: Sequence[Config]) -> HaveBinaries:
+    def binaries(self, problem: AnyProblem, configs: Sequence[Config]) -> HaveBinaries:
         """Ask the compile farm, which knows binaries by number."""
         numbers = np.array(self._facts.numbers(problem, configs), dtype=np.intp)
         return partial(self._farm.has, numbers)
 
-    def compile(self, problem: Problem, config: Config) -> Future[Build]:
+    def compile(self, problem: AnyProblem, config: Config) -> Future[Build]:
         """Hand the config to the compile farm."""
         (number,) = self._facts.numbers(problem, [config])
         return self._farm.submit(number, problem, config)
 
-    def measure(self, problem: Problem, config: Config, compiled: Compiled, *, stop_above_us: float | None) -> Outcome:
+    def measure(
+        self, problem: AnyProblem, config: Config, compiled: Compiled, *, stop_above_us: float | None
+    ) -> Outcome:
         """Measure in the GPU process. Shared memory over the GPU's limit is known before loading."""
         outcome = self._measure(problem, config, compiled, stop_above_us)
         return replace(outcome, compilation=compiled.compilation, resources=compiled.resources)
 
-    def _measure(self, problem: Problem, config: Config, compiled: Compiled, stop_above_us: float | None) -> Outcome:
+    def _measure(self, problem: AnyProblem, config: Config, compiled: Compiled, stop_above_us: float | None) -> Outcome:
         needed, limit = compiled.resources.shared_memory_bytes, self.gpu.shared_memory_bytes
         if needed is not None and needed > limit:
             return Invalid(InvalidReason.OUT_OF_SHARED_MEMORY, f"needs {needed} B of {limit} B")
         request = MeasureRequest(problem, dict(config), self._protocol, stop_above_us)
         launched: Launches = Launches({LaunchPurpose.CHECK: 1})
-        with self._lock:
-            self._prepare(problem)
-            try:
-                with self._at_work("measure"):
-                    answer: MeasureAnswer = self._worker.request(request, self._measure_deadline_s)
-            except WorkerTimeoutError as error:
-                return Invalid(InvalidReason.HANG, str(error), launched)
-            except WorkerDiedError as error:
-                return Invalid(InvalidReason.GPU_PROCESS_DIED, str(error), launched)
-            self._measured_by = self._worker.starts
-            if not answer.healthy:
-                self._worker.kill()
+        try:
+            answer: MeasureAnswer = self._ask(problem, request, self._measure_deadline_s, "measure", self._is_unfit)
+        except WorkerTimeoutError as error:
+            return Invalid(InvalidReason.HANG, str(error), launched)
+        except WorkerDiedError as error:
+            return Invalid(InvalidReason.GPU_PROCESS_DIED, str(error), launched)
+        if answer.healthy and isinstance(answer.outcome, Measurement):
+            self._relief.learn(request)
         return answer.outcome
 
-    @property
-    def _measure_deadline_s(self) -> float:
-        fresh = self._measured_by != self._worker.starts
-        return self._deadlines.first_s if fresh else self._deadlines.measure_s
+    def _ask(
+        self,
+        problem: AnyProblem,
+        request: object,
+        deadline_s: Callable[[], float],
+        what: str,
+        breaks: Callable[[Any], bool] | None = None,
+    ) -> Any:
+        """Ask the GPU process about a problem whose inputs it has ready by then.
 
-    def _prepare(self, problem: Problem) -> None:
-        """Have the problem's inputs ready, on its own time: they take seconds where a config takes milliseconds.
-
-        Inputs that had to make room for others are made again by the process itself.
+        Raises:
+            DeviceError: they cannot be made.
+            WorkerTimeoutError, WorkerDiedError: see ``Pipeline.request``.
         """
-        if self._worker.pid is None or self._prepared_by != self._worker.starts:
-            self._prepared.clear()
-        if problem in self._prepared:
-            return
+        ask = partial(
+            self._pipeline.request,
+            request,
+            deadline_s,
+            at_work=partial(self._at_work, what),
+            breaks=breaks,
+            is_prepared=lambda: problem in self._prepared_now,
+            prepare=partial(self._prepare, problem),
+        )
+        try:
+            try:
+                return ask()
+            except _NotPreparedError:  # one that died while it stood ready may be found out only now
+                return ask()
+        except (_NotPreparedError, NotStartedError) as error:
+            raise DeviceError(f"the inputs of {problem} cannot be made on {self.gpu.name}: {error}") from error
+
+    def _prepare(self, problem: AnyProblem, child: Child) -> None:
+        """Have a child make the problem's inputs, on their own time: they take seconds where a config takes
+        milliseconds. Inputs that had to make room for others are made again by the process itself.
+        """
         try:
             with self._at_work("prepare"):
-                self._worker.request(PrepareRequest(problem), self._deadlines.prepare_s)
+                child.request(PrepareRequest(problem), self._deadlines.prepare_s)
         except (WorkerDiedError, WorkerTimeoutError) as error:
-            raise DeviceError(f"the inputs of {problem} cannot be made on {self.gpu.name}: {error}") from error
-        self._prepared.add(problem)
-        self._prepared_by = self._worker.starts
+            raise _NotPreparedError(str(error)) from error
+        self._prepared_now.add(problem)
+
+    @property
+    def _prepared_now(self) -> set[AnyProblem]:
+        """What the GPU process that there is has prepared."""
+        with self._lock:
+            if self._prepared_by != self._worker.starts:
+                self._prepared, self._prepared_by = set(), self._worker.starts
+            return self._prepared
+
+    def _is_unfit(self, answer: MeasureAnswer) -> bool:
+        """Say whether the GPU process cannot go on after an answer, and note that it has measured."""
+        self._measured_by = self._worker.starts
+        return not answer.healthy
+
+    def _measure_deadline_s(self) -> float:
+        """Return the deadline of a measurement whose turn it is."""
+        fresh = self._measured_by != self._worker.starts and not self._relief.is_warm(self._worker.pid)
+        return self._deadlines.first_s if fresh else self._deadlines.measure_s
 
     def restart_gpu_process(self) -> None:
         """End the GPU process; the next measurement starts another."""
-        with self._lock:
-            self._worker.kill()
+        self._pipeline.end_child()
 
-    def remeasure(
-        self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0
-    ) -> list[tuple[float, ...]]:
+    def remeasure(self, problem: AnyProblem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
         """Check the configs and time them in turn in the GPU process."""
         request = RemeasureRequest(problem, tuple(dict(c) for c in configs), rounds)
-        with self._lock:
-            self._prepare(problem)
-            try:
-                with self._at_work("finalists"):
-                    times: Any = self._worker.request(request, self._deadlines.prepare_s)
-            except (WorkerDiedError, WorkerTimeoutError) as error:
-                raise DeviceError(f"the finalists of {problem} cannot be re-measured: {error}") from error
-        return list(times)
+        try:
+            answer: Remeasured = self._ask(problem, request, lambda: self._deadlines.prepare_s, "finalists")
+        except (WorkerDiedError, WorkerTimeoutError) as error:
+            raise DeviceError(f"the finalists of {problem} cannot be re-measured: {error}") from error
+        return answer
 
     def close(self) -> None:
         """End the GPU process, and the compile workers that no other GPU uses."""
         self._close_processes()
 
     def _close_processes(self) -> None:
+        self._relief.standbys.close()
         self._worker.kill()
         if self._own_host is not None:
             self._own_host.close()

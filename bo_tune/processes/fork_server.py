@@ -2,7 +2,7 @@
 
 A compiler or GPU process imports torch and triton, which takes seconds. It is killed whenever a config hangs or breaks
 it, so those seconds would be paid again and again. ``ForkServer`` is the parent's side; ``python -m
-bo_tune.processes.fork_server MODULES FD`` is the server, which never touches a GPU, so that a child that does finds
+bo_tune.processes.fork_server IMPORTS FD`` is the server, which never touches a GPU, so that a child that does finds
 nothing of CUDA inherited.
 
 Every child is a process group of its own: killing it also ends what it started (ptxas), and Ctrl-C in the terminal
@@ -28,6 +28,7 @@ from types import MappingProxyType, TracebackType
 from typing import IO, NoReturn
 
 from bo_tune.errors import WorkerError
+from bo_tune.processes.importing import import_source
 
 READY = b"ready"
 LARGEST_MESSAGE = 65536
@@ -38,7 +39,9 @@ class ForkServer:
     """Forks children that have ``modules`` imported already. Safe to use from several threads.
 
     Args:
-        modules: what the server imports. A child runs the function ``main(arguments, fd)`` of any module.
+        modules: what the server imports, by name or by file (``importing``). A child runs the function
+            ``main(arguments, fd)`` of any module. What each child would do anew and the server can do once, a module
+            does in a function ``before_forking()``.
         environment: variables that the server and its children have besides this process's own.
     """
 
@@ -46,7 +49,7 @@ class ForkServer:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bo_tune.processes.fork_server", ",".join(modules), str(theirs.fileno())],
+            [sys.executable, "-m", "bo_tune.processes.fork_server", _imports(modules), str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -92,6 +95,11 @@ class ForkServer:
             self._process.kill()
         self._process.wait()
         self._stderr.close()
+
+
+def _imports(modules: Sequence[str]) -> str:
+    """Return what a server is to import, and that it finds it where this process would: next to a script, say."""
+    return json.dumps({"modules": list(modules), "path": sys.path})
 
 
 def last_line(file: IO[bytes]) -> str:
@@ -154,11 +162,17 @@ def _run(child: _Child) -> None:
     importlib.import_module(child.module).main(child.arguments, child.channel)
 
 
+def _nothing() -> None:
+    return
+
+
 def main() -> None:
     """Import what was asked for, then fork children until the parent is gone."""
-    modules, fd = sys.argv[1:]
-    for module in modules.split(","):
-        importlib.import_module(module)
+    imports, fd = sys.argv[1:]
+    wanted = json.loads(imports)
+    sys.path[:] = wanted["path"]
+    for module in wanted["modules"]:
+        getattr(import_source(module), "before_forking", _nothing)()
     gc.freeze()  # what is here will be shared by all children; collecting it would copy it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are not waited for: the kernel buries them
     child = _serve(socket.socket(fileno=int(fd)))

@@ -1,16 +1,18 @@
 """A child process that answers one request at a time and can be killed: the base of compilers and of the GPU process.
 
-The parent holds a ``Worker``; the child runs a module's ``main(arguments, fd)``, which calls ``serve``.
+The parent holds a ``Worker``, which has a child whenever one is needed (``Child``: one process, from its start to its
+end). The child runs a module's ``main(arguments, fd)``, which calls ``serve``.
 """
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import tempfile
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection
-from typing import IO, Any
+from typing import Any
 
 from bo_tune.errors import WorkerError
 from bo_tune.processes.fork_server import ForkServer, last_line
@@ -32,20 +34,132 @@ class WorkerDiedError(WorkerError):
     """The child ended while it was answering; the message holds the end of what it wrote to stderr."""
 
 
-class Worker:
-    """One child process. Not safe for several threads; not started before the first request.
+class Child:
+    """One child process. Not safe for several threads, but for ``interrupt``.
 
     Attributes:
-        starts: how often a child has been started.
+        pid: its process id, and that of its process group.
+
+    Raises:
+        WorkerDiedError: it cannot be forked.
     """
 
     def __init__(self, server: ForkServer, module: str, arguments: Sequence[str]) -> None:
+        ours, theirs = socket.socketpair()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
+        self._connection = Connection(ours.detach())
+        self._module = module
+        self._last_words = ""
+        self._ended = False
+        self._process: int | None = None  # descriptor of it
+        try:
+            self.pid = server.fork(module, list(arguments), theirs.fileno(), self._stderr.fileno())
+        except WorkerError as error:
+            self._connection.close()
+            self._stderr.close()
+            raise WorkerDiedError(str(error)) from error
+        finally:
+            theirs.close()
+        with contextlib.suppress(OSError):  # it ended at once, or the system has no such descriptors
+            self._process = os.pidfd_open(self.pid)
+
+    def wait_until_ready(self) -> None:
+        """Wait for the end of its start. Raises as ``answer``."""
+        if self.answer(START_TIMEOUT_S) != READY:
+            self.kill()
+            raise WorkerError(f"{self._module} did not start properly")
+
+    def send(self, message: object) -> None:
+        """Send a request. Raises OSError where the child is gone."""
+        self._connection.send(message)
+
+    def answer(self, timeout_s: float) -> Any:
+        """Return what the child says next.
+
+        Raises:
+            WorkerTimeoutError: it says nothing for ``timeout_s``; it and its children are dead then.
+            WorkerDiedError: it ended before it answered.
+        """
+        try:
+            if not self._connection.poll(timeout_s):
+                self.interrupt()
+                self._wait_until_gone()
+                self.kill()
+                raise WorkerTimeoutError(f"no answer within {timeout_s:g} s")
+            return self._connection.recv()
+        except (EOFError, OSError) as error:
+            self.kill()
+            raise WorkerDiedError(self._last_words) from error
+
+    def request(self, message: object, timeout_s: float) -> Any:
+        """Send a request and return its answer. Raises as ``answer``."""
+        with contextlib.suppress(OSError):  # told by the answer, with the child's last words
+            self.send(message)
+        return self.answer(timeout_s)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it is there and has nothing to answer; one that ended closed its side, which reads as news."""
+        try:
+            return not self._ended and not self._connection.poll()
+        except OSError:
+            return False
+
+    def interrupt(self) -> None:
+        """End it from another thread than the one that waits for it; the request ends as died."""
+        if not self._ended:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.pid, signal.SIGKILL)
+
+    def kill(self) -> None:
+        """End it and everything it started, at once; return when it is gone."""
+        if self._ended:
+            return
+        self.interrupt()
+        self._ended = True
+        self._wait_for_death()
+        self._connection.close()
+        self._last_words = last_line(self._stderr)
+        self._stderr.close()
+        if self._process is not None:
+            os.close(self._process)
+            self._process = None
+
+    def _wait_for_death(self) -> None:
+        """Wait for the end of the child's side of the socket: the process is the server's child, not this one's."""
+        with contextlib.suppress(EOFError, OSError):
+            while self._connection.poll(DEATH_TIMEOUT_S):
+                self._connection.recv_bytes()
+
+    def _wait_until_gone(self) -> None:
+        """Wait until nothing of it is left: what it had the GPU do goes on until the driver has cleared up after it,
+        which a process that stands ready should not be measured beside."""
+        if self._process is not None:
+            select.select([self._process], [], [], DEATH_TIMEOUT_S)
+
+
+class Worker:
+    """A child process whenever one is needed. Not safe for several threads; not started before the first request.
+
+    Args:
+        relief: returns the child that takes the place of one that ended; by default a new one is started.
+
+    Attributes:
+        starts: how often a child has taken up work.
+    """
+
+    def __init__(
+        self,
+        server: ForkServer,
+        module: str,
+        arguments: Sequence[str],
+        *,
+        relief: Callable[[], Child] | None = None,
+    ) -> None:
         self._server = server
         self._module, self._arguments = module, list(arguments)
-        self._pid: int | None = None
-        self._connection: Connection | None = None
-        self._stderr: IO[bytes] | None = None
-        self._last_words = ""
+        self._relief = relief
+        self._child: Child | None = None
         self.starts = 0
 
     def request(self, message: object, timeout_s: float) -> Any:
@@ -55,80 +169,59 @@ class Worker:
             WorkerTimeoutError: after ``timeout_s``; the child and its children are dead then.
             WorkerDiedError: the child ended before it answered.
         """
-        self.start()
+        child = self.start()
         try:
-            self._pipe.send(message)
-        except (BrokenPipeError, ConnectionResetError):  # died idle: nothing was lost, so one more try
+            child.send(message)
+        except OSError:  # died idle: nothing was lost, so one more try
             self.kill()
-            self.start()
-            self._pipe.send(message)
-        return self._answer(timeout_s)
+            child = self.start()
+            child.send(message)
+        try:
+            return child.answer(timeout_s)
+        except (WorkerTimeoutError, WorkerDiedError):
+            self._child = None
+            raise
 
-    def start(self) -> None:
-        """Start the child if there is none and wait until it is ready."""
-        if self._pid is not None:
-            return
-        ours, theirs = socket.socketpair()
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
-        self._connection = Connection(ours.detach())
-        try:
-            self._pid = self._server.fork(self._module, self._arguments, theirs.fileno(), self._stderr.fileno())
-        except WorkerError as error:
-            self.kill()
-            raise WorkerDiedError(str(error)) from error
-        finally:
-            theirs.close()
-        self.starts += 1
-        if self._answer(START_TIMEOUT_S) != READY:
-            raise WorkerError(f"{self._module} did not start properly")
+    def start(self) -> Child:
+        """Start a child if there is none, wait until it is ready, and return it. Raises as ``request``."""
+        if self._child is None:
+            if self.starts and self._relief is not None:
+                child = self._relief()
+                self.starts += 1
+            else:
+                child = Child(self._server, self._module, self._arguments)
+                self.starts += 1
+                self._child = child  # may be interrupted while it starts
+                try:
+                    child.wait_until_ready()
+                except WorkerError:
+                    self._child = None
+                    raise
+            self._child = child
+        return self._child
+
+    @property
+    def child(self) -> Child | None:
+        """The child, if there is one."""
+        return self._child
 
     @property
     def pid(self) -> int | None:
         """Process id of the child, if there is one."""
-        return self._pid
-
-    @property
-    def _pipe(self) -> Connection:
-        if self._connection is None:
-            raise WorkerError("the worker was closed while it was in use")
-        return self._connection
-
-    def _answer(self, timeout_s: float) -> Any:
-        try:
-            if not self._pipe.poll(timeout_s):
-                self.kill()
-                raise WorkerTimeoutError(f"no answer within {timeout_s:g} s")
-            return self._pipe.recv()
-        except (EOFError, OSError) as error:
-            self.kill()
-            raise WorkerDiedError(self._last_words) from error
+        child = self._child
+        return None if child is None else child.pid
 
     def interrupt(self) -> None:
         """End the child from another thread than the one that waits for it; the request ends as died."""
-        pid = self._pid
-        if pid is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(pid, signal.SIGKILL)
+        child = self._child
+        if child is not None:
+            child.interrupt()
 
     def kill(self) -> None:
         """End the child and everything it started, at once. The next request starts a new one."""
-        if self._pid is not None:
-            self.interrupt()
-            self._wait_for_death()
-            self._pid = None
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
-        if self._stderr is not None:
-            self._last_words = last_line(self._stderr)
-            self._stderr.close()
-            self._stderr = None
-
-    def _wait_for_death(self) -> None:
-        """Wait for the end of the child's side of the socket: the process is the server's child, not this one's."""
-        with contextlib.suppress(EOFError, OSError):
-            while self._pipe.poll(DEATH_TIMEOUT_S):
-                self._pipe.recv_bytes()
+        child, self._child = self._child, None
+        if child is not None:
+            child.kill()
 
 
 def serve(fd: int, handler: Callable[[Any], object]) -> None:

@@ -4,6 +4,7 @@ import os
 import sys
 import time
 
+from bo_tune.measure.device import Remeasured
 from bo_tune.measure.messages import (
     Hello,
     HelloRequest,
@@ -12,12 +13,12 @@ from bo_tune.measure.messages import (
     PrepareRequest,
     RemeasureRequest,
 )
-from bo_tune.outcome import Invalid, InvalidReason, LaunchPurpose, Measurement
+from bo_tune.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Measurement
 from bo_tune.problem import GpuInfo
 from bo_tune.processes.worker import serve
 
 GPU = GpuInfo("NVIDIA Fake 1", (9, 0), sm_count=1, shared_memory_bytes=100_000)
-LAUNCHES = {LaunchPurpose.CHECK: 1, LaunchPurpose.TIMING: 3}
+LAUNCHES: Launches = Launches({LaunchPurpose.CHECK: 1, LaunchPurpose.TIMING: 3})
 
 
 def handle(request: object) -> object:
@@ -32,7 +33,8 @@ def handle(request: object) -> object:
         case RemeasureRequest(_, configs, rounds):
             if any(config["block_m"] == 64 for config in configs):
                 os._exit(1)
-            return [(float(config["block_m"]),) * rounds for config in configs]
+            times = [(float(config["block_m"]),) * rounds for config in configs]
+            return Remeasured(times, Launches({LaunchPurpose.FINALISTS: rounds * len(configs)}))
         case MeasureRequest(_, config, _, stop_above_us):
             return _measure(config["block_m"], stop_above_us)
     raise TypeError(request)
@@ -48,7 +50,7 @@ def _measure(block_m: int, stop_above_us: float | None) -> MeasureAnswer:
     if block_m == 128:
         return MeasureAnswer(Invalid(InvalidReason.LAUNCH_ERROR, "unspecified launch failure"), healthy=False)
     times = (float(os.getpid()), 1.0 if stop_above_us is None else stop_above_us)
-    return MeasureAnswer(Measurement(times))
+    return MeasureAnswer(Measurement(times, launches=LAUNCHES))
 
 
 def main(arguments: list[str], fd: int) -> None:

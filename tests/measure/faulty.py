@@ -6,15 +6,17 @@ A config's block_m, block_n, … decide (``fault_of``), so that a fault belongs 
 import os
 import zlib
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 
+from bo_tune.conditions import Conditions
 from bo_tune.kernels.lora_shrink.inputs import ShrinkInputs
 from bo_tune.kernels.lora_shrink.op import LoraShrink
-from bo_tune.kernels.operation import Operation
+from bo_tune.kernels.operation import DEFAULT_CONDITIONS, Operation
 from bo_tune.problem import Problem
 from bo_tune.space import Config
 
@@ -24,8 +26,8 @@ PERCENT_EACH = 5
 
 @triton.jit
 def store_far_away(target, offset):  # type: ignore[no-untyped-def]
-    """Write where no memory is."""
-    tl.store(target + offset, 1.0)
+    """Write where no memory is, if the offset read is large enough."""
+    tl.store(target + tl.load(offset), 1.0)
 
 
 @triton.jit
@@ -42,12 +44,25 @@ def fault_of(problem: Problem, config: Mapping[str, int]) -> str | None:
     return FAULTS[drawn] if drawn < len(FAULTS) else None
 
 
+def offset_of(elements: int) -> torch.Tensor:
+    """Return an offset for ``store_far_away``."""
+    return torch.full((1,), elements, dtype=torch.int64, device="cuda")
+
+
+@cache
+def load_kernels() -> None:
+    """Compile and launch the kernels once, harmlessly: a fault should cost what it costs, and no compile."""
+    store_far_away[(1,)](torch.zeros(1, device="cuda"), offset_of(0))
+    wait_for_ever[(1,)](torch.ones(1, device="cuda"))
+    torch.cuda.synchronize()
+
+
 def commit(fault: str) -> None:
     """Do what takes a GPU process down."""
     memory = torch.zeros(1, device="cuda")
     match fault:
         case "illegal address":
-            store_far_away[(1,)](memory, 1 << 40)
+            store_far_away[(1,)](memory, offset_of(1 << 40))
         case "infinite loop":
             wait_for_ever[(1,)](memory)
         case "device assert":
@@ -64,6 +79,12 @@ class FaultyShrink(LoraShrink):
     @property
     def source(self) -> str:
         return "faulty"
+
+    def make_inputs(
+        self, problem: Problem, *, seed: int, device: torch.device, conditions: Conditions = DEFAULT_CONDITIONS
+    ) -> ShrinkInputs:
+        load_kernels()
+        return super().make_inputs(problem, seed=seed, device=device, conditions=conditions)
 
     def launch(self, inputs: ShrinkInputs, config: Config) -> None:
         fault = fault_of(inputs.problem, config)

@@ -7,6 +7,7 @@ import zlib
 
 from fake_gpu import GPU, LAUNCHES
 
+from bo_tune.measure.device import Remeasured
 from bo_tune.measure.messages import (
     Hello,
     HelloRequest,
@@ -15,7 +16,7 @@ from bo_tune.measure.messages import (
     PrepareRequest,
     RemeasureRequest,
 )
-from bo_tune.outcome import Invalid, InvalidReason, Measurement
+from bo_tune.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Measurement
 from bo_tune.problem import Problem
 from bo_tune.processes.worker import serve
 from bo_tune.space import Config
@@ -43,7 +44,8 @@ def handle(request: object) -> object:
         case PrepareRequest():
             return None
         case RemeasureRequest(_, configs, rounds):
-            return [(time_us(config),) * rounds for config in configs]
+            times = [(time_us(config),) * rounds for config in configs]
+            return Remeasured(times, Launches({LaunchPurpose.FINALISTS: rounds * len(configs)}))
         case MeasureRequest(problem, config, _, _):
             return _measure(config, fault_of(problem, config))
     raise TypeError(request)

@@ -1,5 +1,8 @@
 """The CUDA device around a GPU process that hangs, dies and breaks its context, all without a GPU."""
 
+import os
+import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +13,10 @@ from bo_tune.devices import cuda_device
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure import cuda
-from bo_tune.measure.cuda import CudaDevice, Deadlines
+from bo_tune.measure.compile_host import CompileHost
+from bo_tune.measure.cuda import CudaDevice, Deadlines, compile_host
 from bo_tune.measure.device import Compiled
+from bo_tune.measure.source import BUILTIN
 from bo_tune.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome, Resources
 from bo_tune.problem import Problem
 
@@ -21,14 +26,26 @@ CONFIG = {
 }  # fmt: skip
 BUILD = Compiled(Compilation(1.5), Resources(50_000, 32, 0))
 HANGS, DIES, BREAKS = 32, 64, 128
+LAUNCHES_EACH = 4
+"""Of a measurement of the fake GPU process."""
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[CompileHost]:
+    """What forks the processes of every test's device."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        patch.setattr(cuda, "GPU_MODULE", "fake_gpu")
+        made = compile_host(BUILTIN, 1, Deadlines(), ())
+    yield made
+    made.close()
 
 
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[CudaDevice]:
+def device(host: CompileHost, monkeypatch: pytest.MonkeyPatch) -> Iterator[CudaDevice]:
     """A CUDA device on the fake GPU process."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     monkeypatch.setattr(cuda, "GPU_MODULE", "fake_gpu")
-    made = CudaDevice(compile_workers=1, deadlines=Deadlines(first_s=0.5, measure_s=0.5))
+    made = CudaDevice(host=host, deadlines=Deadlines(first_s=0.5, measure_s=0.5))
     yield made
     made.close()
 
@@ -102,7 +119,9 @@ def test_shared_memory_over_the_limit_is_known_before_loading(device: CudaDevice
 
 def test_finalists_are_re_measured_together(device: CudaDevice) -> None:
     configs = [{**CONFIG, "block_m": block_m} for block_m in (16, 256)]
-    assert device.remeasure(PROBLEM, configs, 20) == [(16.0,) * 20, (256.0,) * 20]
+    timed = device.remeasure(PROBLEM, configs, 20)
+    assert timed.runtimes_us == [(16.0,) * 20, (256.0,) * 20]
+    assert timed.launches == {LaunchPurpose.FINALISTS: 40}
 
 
 def test_what_concerns_the_whole_problem_is_a_device_error(device: CudaDevice) -> None:
@@ -138,3 +157,89 @@ def test_seconds_and_binaries_are_told(device: CudaDevice) -> None:
     assert set(gpu.seconds) == {"start", "prepare", "measure"}
     assert (farm.workers, farm.compiles + farm.cached, farm.waiting) == (1, 1, 0)
     assert farm.busy_s > 0
+
+
+def standing_ready(of: CudaDevice, count: int = 1) -> list[int]:
+    standbys = of._relief.standbys
+    end = time.monotonic() + 30
+    while len(standbys.pids) < count and time.monotonic() < end:
+        time.sleep(0.01)
+    return standbys.pids
+
+
+def is_there(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")")[-1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def gone(pid: int) -> bool:
+    end = time.monotonic() + 10
+    while is_there(pid) and time.monotonic() < end:
+        time.sleep(0.01)
+    return not is_there(pid)
+
+
+def process_of(outcome: Outcome) -> int:
+    assert isinstance(outcome, Measurement)
+    return int(outcome.runtimes_us[0])
+
+
+@pytest.mark.parametrize("fault", [HANGS, DIES, BREAKS])
+def test_a_process_that_stands_ready_and_warm_takes_over(device: CudaDevice, fault: int) -> None:
+    measure(device, 16)
+    measure(device, DIES)
+    measure(device, 16)
+    (ready,) = standing_ready(device)
+    gpu = device.activity.gpu
+    assert gpu is not None
+    assert gpu.warm_ups == 2 * LAUNCHES_EACH, "each fresh process measured once"
+    assert isinstance(measure(device, fault), Invalid)
+    assert process_of(measure(device, 16)) == ready
+    after = device.activity.gpu
+    assert after is not None
+    assert after.restarts == 2
+    assert after.standby_starts >= 2
+    assert after.standby_s > 0
+    assert after.seconds["restart"] > 0
+
+
+def test_no_process_stands_ready_while_nothing_is_lost(device: CudaDevice) -> None:
+    measure(device, 16)
+    assert device._relief.standbys.pids == []
+    gpu = device.activity.gpu
+    assert gpu is not None
+    assert (gpu.standby_starts, gpu.warm_ups) == (0, 0)
+
+
+def test_a_standby_that_was_killed_costs_no_trial(device: CudaDevice) -> None:
+    measure(device, 16)
+    measure(device, DIES)
+    measure(device, 16)
+    (ready,) = standing_ready(device)
+    os.kill(ready, signal.SIGKILL)
+    assert gone(ready)
+    measure(device, DIES)
+    assert process_of(measure(device, 16)) != ready
+    assert restarts(device) == 2
+
+
+def test_a_hang_right_after_a_restart_costs_no_more_than_any_other(device: CudaDevice) -> None:
+    measure(device, 16)
+    device._deadlines = Deadlines(first_s=60.0, measure_s=0.5)
+    measure(device, DIES)
+    outcome = measure(device, HANGS)
+    assert isinstance(outcome, Invalid)
+    assert outcome.detail == "no answer within 0.5 s"
+
+
+def test_closing_leaves_no_process(device: CudaDevice) -> None:
+    measure(device, 16)
+    for _ in range(3):
+        measure(device, DIES)
+        serving = process_of(measure(device, 16))
+    ready = standing_ready(device, 3)
+    assert all(map(is_there, (*ready, serving)))
+    device.close()
+    assert all(map(gone, (*ready, serving)))

@@ -1,10 +1,18 @@
-"""Whom the GPU process refuses, before it touches a GPU."""
+"""What the GPU process does short of touching a GPU: whom it refuses, what it checks."""
 
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from bo_tune.measure.gpu_process import refusal
+from bo_tune.measure.device import Remeasured
+from bo_tune.measure.gpu_process import GpuServer, Prepared, refusal
+from bo_tune.measure.messages import RemeasureRequest
+from bo_tune.measure.timing import Timed
+from bo_tune.outcome import LaunchPurpose
+from bo_tune.problem import Problem
 
 NVIDIA = {"hip": None, "xpu": None, "cuda": "12.8"}
 
@@ -41,3 +49,48 @@ def test_a_gpu_that_is_not_there_is_refused(index: int, available: bool, expecte
     reason = refusal(index, SimpleNamespace(**NVIDIA), cuda(available=available))
     assert reason is not None
     assert expected in reason
+
+
+class CountedKernel:
+    """An operation that launches nothing, right or wrong by its config."""
+
+    def __init__(self) -> None:
+        self.launched: list[int] = []
+
+    def launch(self, inputs: torch.Tensor, config: Mapping[str, int]) -> None:
+        self.launched.append(config["block_m"])
+        inputs.fill_(1.0 if config["block_m"] < 64 else 2.0)
+
+    def poison(self, inputs: torch.Tensor) -> None:
+        inputs.fill_(torch.nan)
+
+    reset = poison
+
+    def output(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs
+
+    def tolerance(self, problem: Problem) -> float:
+        return 0.01
+
+
+class CountedTimer:
+    def time_in_turn(self, launches: Sequence[Callable[[], None]], rounds: int) -> Timed:
+        return Timed([[5.0] * rounds for _ in launches], 2 * rounds * len(launches), 1)
+
+
+def test_a_finalist_is_checked_once_and_one_that_is_wrong_has_no_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    problem, kernel = Problem("lora_shrink", 4, 1, 16, 4096, 16), CountedKernel()
+    server = GpuServer.__new__(GpuServer)  # its constructor wants a GPU
+    server._timer = CountedTimer()  # type: ignore[assignment]
+    server._prepared = OrderedDict({problem: Prepared(kernel, torch.zeros(4), torch.ones(4))})  # type: ignore[arg-type]
+    configs = tuple({"block_m": block_m} for block_m in (16, 64, 32))
+    first = server.answer(RemeasureRequest(problem, configs, 3))
+    assert isinstance(first, Remeasured)
+    assert first.runtimes_us == [(5.0,) * 3, (), (5.0,) * 3]
+    assert first.launches == {LaunchPurpose.CHECK: 3, LaunchPurpose.FINALISTS: 12, LaunchPurpose.LATE: 1}
+    again = server.answer(RemeasureRequest(problem, configs, 3))
+    assert isinstance(again, Remeasured)
+    assert again.runtimes_us == first.runtimes_us
+    assert again.launches == {LaunchPurpose.FINALISTS: 12, LaunchPurpose.LATE: 1}
+    assert kernel.launched == [16, 64, 32]

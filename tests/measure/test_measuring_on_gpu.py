@@ -1,5 +1,6 @@
 """Measuring on a real GPU: faults that cost one trial, timers, and what is known of a binary before it is loaded."""
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from bo_tune.measure.cuda import CudaDevice, Deadlines
 from bo_tune.measure.device import Compiled
 from bo_tune.measure.source import BUILTIN, operations_of
 from bo_tune.measure.timing import ColdTimer, timer
-from bo_tune.outcome import Invalid, InvalidReason, Measurement, Outcome
+from bo_tune.outcome import Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome, estimate_us
 from bo_tune.problem import Problem
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
@@ -24,6 +25,8 @@ SPEC = kernel_spec("lora_shrink")
 SMALL = {
     "block_m": 16, "block_n": 32, "block_k": 64, "num_warps": 4, "num_stages": 2, "split_k": 8, "num_ctas": 1
 }  # fmt: skip
+
+OTHER = {**SMALL, "block_k": 128}
 
 
 def measure(device: CudaDevice, config: dict[str, int], problem: Problem = PROBLEM) -> Outcome:
@@ -74,6 +77,58 @@ def test_a_fault_costs_one_trial(faulty: CudaDevice, fault: str) -> None:
     assert after.restarts - gpu.restarts == (fault != "out of memory")
 
 
+def wait_for_standby(device: CudaDevice) -> None:
+    end = time.monotonic() + 30
+    while not device._relief.standbys.pids and time.monotonic() < end:
+        time.sleep(0.01)
+    assert device._relief.standbys.pids
+
+
+def test_a_process_that_stands_ready_takes_over_in_a_moment(faulty: CudaDevice) -> None:
+    healthy = config_with(None)
+    for _ in range(2):
+        assert isinstance(measure(faulty, healthy), Measurement)
+        measure(faulty, config_with("exit"))
+        begun = time.monotonic()
+        assert isinstance(measure(faulty, healthy), Measurement)
+        took = time.monotonic() - begun
+        wait_for_standby(faulty)
+    assert took < 0.5
+
+
+def test_standbys_that_start_meanwhile_do_not_change_what_is_measured() -> None:
+    device = CudaDevice(compile_workers=1)
+    over = threading.Event()
+
+    def start_standbys() -> None:
+        while not over.is_set():
+            device._relief.standbys.relieve().kill()
+
+    def times_us(count: int) -> list[float]:
+        outcomes = [measure(device, SMALL) for _ in range(count)]
+        return [outcome.time_us for outcome in outcomes if isinstance(outcome, Measurement)]
+
+    try:
+        quiet = times_us(100)
+        thread = threading.Thread(target=start_standbys)
+        thread.start()
+        try:
+            started = device._relief.standbys.activity.starts
+            beside: list[float] = []
+            while device._relief.standbys.activity.starts < started + 5:
+                beside += times_us(10)
+        finally:
+            over.set()
+            thread.join()
+    finally:
+        device.close()
+    quiet_us, beside_us = sorted(quiet)[len(quiet) // 2], sorted(beside)[len(beside) // 2]
+    figures = (
+        f"p90 {sorted(quiet)[9 * len(quiet) // 10]:.2f} us, {sorted(beside)[9 * len(beside) // 10]:.2f} beside starts"
+    )
+    assert beside_us == pytest.approx(quiet_us, rel=0.05), figures
+
+
 @pytest.mark.parametrize("timing", list(Timing))
 @pytest.mark.parametrize("tokens", list(Tokens))
 def test_every_condition_gives_a_plausible_time(timing: Timing, tokens: Tokens) -> None:
@@ -82,8 +137,16 @@ def test_every_condition_gives_a_plausible_time(timing: Timing, tokens: Tokens) 
         outcome = measure(device, SMALL)
         assert isinstance(outcome, Measurement)
         assert 1 < outcome.time_us < 200
-        (times,) = device.remeasure(PROBLEM, [SMALL], 20)
-        assert len(times) == 20
+        alone = device.remeasure(PROBLEM, [SMALL], 20)
+        assert [len(times) for times in alone.runtimes_us] == [20]
+        each = 20 if timing is Timing.GRAPH else 1
+        before = 0 if timing is Timing.COLD else 1
+        assert alone.launches[LaunchPurpose.FINALISTS] == 20 * each + before
+        assert alone.launches[LaunchPurpose.CHECK] == 1
+        both = device.remeasure(PROBLEM, [SMALL, OTHER], 20)
+        led = 20 if timing is not Timing.GRAPH else 0
+        assert both.launches[LaunchPurpose.FINALISTS] >= 2 * (20 * each + before + led)
+        assert both.launches[LaunchPurpose.CHECK] == 1, "the first was checked before"
     finally:
         device.close()
 
@@ -123,6 +186,20 @@ def test_a_late_launch_is_found_out_and_taken_again() -> None:
     assert timed.late >= 4
     assert len(timed.runtimes_us[0]) == 20
     assert max(timed.runtimes_us[0]) < 500
+
+
+def test_a_config_takes_as_long_in_a_race_as_in_a_trial() -> None:
+    """In turn with others' its code would be cold: 0.65 us more, on a kernel of 6 us a tenth."""
+    device = CudaDevice(compile_workers=2)
+    configs = [{**SMALL, "block_k": block_k, "num_stages": stages} for block_k in (64, 128, 256) for stages in (2, 3)]
+    try:
+        trials = [measure(device, config) for config in configs]
+        timed = device.remeasure(PROBLEM, configs, 60)
+    finally:
+        device.close()
+    for outcome, runtimes_us in zip(trials, timed.runtimes_us, strict=True):
+        assert isinstance(outcome, Measurement)
+        assert estimate_us(runtimes_us) == pytest.approx(outcome.time_us, abs=0.35)
 
 
 def test_a_graph_repetition_is_the_mean_of_many_launches() -> None:

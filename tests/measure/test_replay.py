@@ -86,7 +86,7 @@ def test_the_default_off_the_grid_takes_its_recorded_time() -> None:
     outcome = measure(on, default)
     assert set(outcome.runtimes_us) == {RECORDING.default_time_us}
     assert len(outcome.runtimes_us) == 10
-    assert set(on.remeasure(RECORDING.problem, [default], 20)[0]) == {RECORDING.default_time_us}
+    assert set(on.remeasure(RECORDING.problem, [default], 20).runtimes_us[0]) == {RECORDING.default_time_us}
 
 
 def test_without_a_recorded_time_the_default_is_invalid() -> None:
@@ -106,8 +106,8 @@ def test_a_default_on_the_grid_is_measured_like_any_other() -> None:
 
 def test_finalists_are_drawn_anew_each_by_itself() -> None:
     on = device(seed=4)
-    alone = [on.remeasure(RECORDING.problem, [config], 20)[0] for config in VALID[:3]]
-    assert on.remeasure(RECORDING.problem, VALID[:3], 20) == alone
+    alone = [on.remeasure(RECORDING.problem, [config], 20).runtimes_us[0] for config in VALID[:3]]
+    assert on.remeasure(RECORDING.problem, VALID[:3], 20).runtimes_us == alone
     assert all(len(times) == 20 for times in alone)
 
 
@@ -118,7 +118,7 @@ def test_re_measured_repetitions_are_the_recorded_ones_at_the_level_of_the_recor
     entry = RECORDING.entries[config_key(config)]
     assert entry.time_us is not None
     level = entry.time_us / estimate_us(entry.runtimes_us)
-    (times,) = device(seed=seed).remeasure(RECORDING.problem, [config], rounds)
+    (times,) = device(seed=seed).remeasure(RECORDING.problem, [config], rounds).runtimes_us
     assert set(times) <= {level * runtime for runtime in entry.runtimes_us}
 
 
@@ -129,15 +129,17 @@ def test_a_whole_re_measurement_comes_to_the_recorded_time_whatever_the_trial_sa
     fastest = sorted(timed, key=lambda found: found[0])[:30]
     on = device(whole)
     for _, config, entry in fastest:
-        (times,) = on.remeasure(whole.problem, [config], len(on_time(entry.runtimes_us)))
+        (times,) = on.remeasure(whole.problem, [config], len(on_time(entry.runtimes_us))).runtimes_us
         assert np.median(times) == pytest.approx(entry.time_us)
     assert max(abs(entry.time_us / raw_us - 1) for raw_us, _, entry in fastest if entry.time_us) > 0.05
 
 
 def test_rounds_taken_before_are_gone_on_from() -> None:
     on = device(seed=2)
-    (whole,) = on.remeasure(RECORDING.problem, VALID[:1], 12)
-    (first,), (rest,) = (on.remeasure(RECORDING.problem, VALID[:1], n, taken=taken) for n, taken in ((5, 0), (7, 5)))
+    (whole,) = on.remeasure(RECORDING.problem, VALID[:1], 12).runtimes_us
+    (first,), (rest,) = (
+        on.remeasure(RECORDING.problem, VALID[:1], n, taken=taken).runtimes_us for n, taken in ((5, 0), (7, 5))
+    )
     assert first + rest == whole
 
 
@@ -149,3 +151,13 @@ def test_it_says_what_measured_it() -> None:
     assert on.search_space(kernel_spec("lora_shrink"), RECORDING.problem) == RECORDING.space
     assert on.effective_configs(RECORDING.problem, VALID) == VALID
     on.close()
+
+
+def test_launches_of_a_re_measurement_are_those_a_gpu_would_have_made() -> None:
+    on = device()
+    alone = on.remeasure(RECORDING.problem, VALID[:1], 20).launches
+    assert alone == {LaunchPurpose.CHECK: 1, LaunchPurpose.FINALISTS: 20}
+    together = on.remeasure(RECORDING.problem, VALID[:3], 20).launches
+    assert together == {LaunchPurpose.CHECK: 3, LaunchPurpose.FINALISTS: 3 * 2 * 20}
+    more = on.remeasure(RECORDING.problem, VALID[:3], 20, taken=20).launches
+    assert more == {LaunchPurpose.FINALISTS: 3 * 2 * 20}

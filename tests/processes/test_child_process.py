@@ -62,6 +62,13 @@ def test_one_child_answers_every_request(worker: Worker) -> None:
     assert worker.starts == 1
 
 
+def test_what_children_have_in_common_is_done_once_before_they_are_forked(worker: Worker) -> None:
+    done_in, server = worker.request(("forked from", None), LONG_S)
+    assert done_in == [server]
+    worker.kill()
+    assert worker.request(("forked from", None), LONG_S) == (done_in, server)
+
+
 def test_the_child_is_a_group_of_its_own(worker: Worker) -> None:
     pid, group = worker.request(("pid", None), LONG_S)
     assert pid == group != os.getpgid(0)

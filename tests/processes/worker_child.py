@@ -13,6 +13,10 @@ ARGUMENTS: list[str] = []
 """Those it was started with."""
 
 
+FORKED_FROM: list[int] = []
+"""The processes in which ``before_forking`` was called."""
+
+
 def handle(message: tuple[str, Any]) -> object:
     """Answer one request."""
     kind, value = message
@@ -21,6 +25,8 @@ def handle(message: tuple[str, Any]) -> object:
             return value
         case "pid":
             return os.getpid(), os.getpgid(0)
+        case "time":
+            return time.monotonic()
         case "sleep":
             time.sleep(value)
         case "raise":
@@ -29,6 +35,8 @@ def handle(message: tuple[str, Any]) -> object:
             os._exit(value)
         case "signal":
             os.kill(os.getpid(), getattr(signal, value))
+        case "forked from":
+            return FORKED_FROM, os.getppid()
         case "arguments":
             return ARGUMENTS
         case "grandchild":
@@ -36,6 +44,11 @@ def handle(message: tuple[str, Any]) -> object:
             Path(value).write_text(str(child.pid))
             time.sleep(600)
     return None
+
+
+def before_forking() -> None:
+    """Be called once, by the server."""
+    FORKED_FROM.append(os.getpid())
 
 
 def main(arguments: list[str], fd: int) -> None:

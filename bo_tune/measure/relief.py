@@ -1,0 +1,57 @@
+"""What takes the place of a lost GPU process: standbys, warmed up with a config that is known to be well."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from bo_tune.errors import WorkerError
+from bo_tune.measure.messages import MeasureAnswer, MeasureRequest
+from bo_tune.processes.standby import Standbys
+from bo_tune.processes.worker import Child
+
+
+class Relief:
+    """Starts GPU processes that are warm when they take over.
+
+    A fresh process would spend a second on its first config: on inputs, on torch's and Triton's modules. So it measures
+    once what another has measured before. The answer is thrown away.
+
+    Args:
+        fork: starts a GPU process.
+        warm_up_s: seconds after which warming up is given up.
+        most: processes that stand ready at most.
+
+    Attributes:
+        standbys: the processes.
+        launches: launches with which they were warmed up.
+    """
+
+    def __init__(self, fork: Callable[[], Child], warm_up_s: float, *, most: int) -> None:
+        self._warm_up_s = warm_up_s
+        self._request: MeasureRequest | None = None
+        self._warm: set[int] = set()
+        self.launches = 0
+        self.standbys = Standbys(fork, self._make_ready, most=most)
+
+    def learn(self, request: MeasureRequest) -> None:
+        """Take note of a config that was measured and did no harm."""
+        self._request = request
+
+    def is_warm(self, pid: int | None) -> bool:
+        """Say whether a process was warmed up."""
+        return pid in self._warm
+
+    def _make_ready(self, child: Child) -> None:
+        child.wait_until_ready()
+        known = self._request
+        if known is None:
+            return
+        once = replace(known.protocol, first=1, repetitions=1)
+        try:
+            answer: MeasureAnswer = child.request(replace(known, protocol=once, stop_above_us=None), self._warm_up_s)
+            if not answer.healthy:
+                raise WorkerError("a config that did no harm before broke a fresh GPU process")
+        except WorkerError:
+            self._request = None  # the next is not warmed up by it
+            raise
+        self.launches += answer.outcome.launches.total()
+        self._warm.add(child.pid)

@@ -1,0 +1,152 @@
+"""A child that always has its next request at hand.
+
+Between an answer and the next request threads wake up and the interpreter lock changes hands. Where dozens of studies
+are at work that takes milliseconds, as long as measuring a config does, and the child would idle meanwhile. So while
+it works on one request another is with it already.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+from bo_tune.errors import WorkerError
+from bo_tune.processes.worker import Child, Worker, WorkerDiedError
+
+AT_HAND = 2
+"""Requests that a child has at most: the one it works on and the next."""
+
+
+class NotStartedError(WorkerError):
+    """No child could be started: nothing was asked."""
+
+
+@dataclass(eq=False, slots=True)
+class _Request:
+    """A request that waits for its answer, and the child that has it."""
+
+    message: object
+    is_prepared: Callable[[], bool]
+    sent_to: Child | None = None
+
+
+class Pipeline:
+    """Asks a worker on behalf of several threads, in the order in which they come.
+
+    A child that is lost takes with it the request that it was working on. The one behind is sent to the next child.
+
+    Args:
+        worker: nobody else may ask it.
+        restarting: entered while a child is ended, or started in the place of one.
+    """
+
+    def __init__(self, worker: Worker, restarting: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
+        self._worker = worker
+        self._restarting = restarting
+        self._queue: deque[_Request] = deque()
+        self._turn = threading.Condition()
+
+    def request(
+        self,
+        message: object,
+        timeout_s: Callable[[], float],
+        *,
+        at_work: Callable[[], AbstractContextManager[object]] = nullcontext,
+        breaks: Callable[[Any], bool] | None = None,
+        is_prepared: Callable[[], bool] = lambda: True,
+        prepare: Callable[[Child], None] | None = None,
+    ) -> Any:
+        """Return the child's answer to a message.
+
+        Args:
+            timeout_s: the deadline, asked for when the child turns to the message.
+            at_work: entered then, and left with the answer.
+            breaks: whether an answer leaves the child unfit for others. It is ended then.
+            is_prepared: whether the child that there is can be sent the message already.
+            prepare: asks the child for what must come before, where it is not prepared when it turns to the message.
+                Its errors are raised.
+
+        Raises:
+            WorkerTimeoutError: after the deadline; the child and its children are dead then.
+            WorkerDiedError: the child ended before it answered.
+            NotStartedError: there was none, and none could be started.
+        """
+        mine = _Request(message, is_prepared)
+        with self._turn:
+            self._queue.append(mine)
+            self._send_ahead()
+            while self._queue[0] is not mine:
+                self._turn.wait()
+        ends = True  # unless it is known to be well
+        try:
+            child = self._have(mine, prepare)
+            with at_work():
+                answer = child.answer(timeout_s())
+            ends = breaks is not None and breaks(answer)
+            return answer
+        finally:
+            with self._turn:
+                if ends:
+                    self._end()
+                self._queue.popleft()
+                self._send_ahead()
+                self._turn.notify_all()
+
+    def end_child(self) -> None:
+        """End the child once it has nothing to answer; the next request has another started."""
+        with self._turn:
+            while self._queue:
+                self._turn.wait()
+            self._end()
+
+    def _have(self, first: _Request, prepare: Callable[[Child], None] | None) -> Child:
+        """Return the child that has the first request, started now if there is none.
+
+        A child that is found dead before it could be asked anything is replaced once.
+        """
+        for last in (False, True):
+            with self._turn:
+                child = self._start()
+            if first.sent_to is not child and prepare is not None and not first.is_prepared():
+                prepare(child)
+            with self._turn:
+                if first.sent_to is child or self._send(first, child):
+                    self._send_ahead()
+                    return child
+                if not last:
+                    self._end()
+        raise WorkerDiedError("ended before it was asked")
+
+    def _start(self) -> Child:
+        child = self._worker.child
+        if child is None:
+            try:
+                with self._restarting():
+                    child = self._worker.start()
+            except WorkerError as error:
+                raise NotStartedError(str(error)) from error
+        return child
+
+    def _end(self) -> None:
+        with self._restarting():
+            self._worker.kill()
+
+    def _send_ahead(self) -> None:
+        """Have the child have what is next. The caller holds the lock."""
+        child = self._worker.child
+        if child is not None:
+            for request in islice(self._queue, AT_HAND):
+                if request.sent_to is not child and not (request.is_prepared() and self._send(request, child)):
+                    return  # seen to when it is its turn
+
+    @staticmethod
+    def _send(request: _Request, child: Child) -> bool:
+        try:
+            child.send(request.message)
+        except (OSError, WorkerError):
+            return False
+        request.sent_to = child
+        return True
