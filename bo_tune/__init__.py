@@ -1,0 +1,36 @@
+"""Bayesian optimisation of Triton kernels.
+
+``Kernel``, ``tune`` and ``grid`` tune a kernel of one's own (``docs/own-kernel.md``); the command line ``bo-tune``
+tunes vLLM's LoRA kernels. Importing this loads nothing: names are looked up when they are asked for, because the
+processes that compile and measure import the package too.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bo_tune.api import Best, grid, tune
+    from bo_tune.errors import InputError
+    from bo_tune.kernels.user.kernel import Kernel
+    from bo_tune.search import StopRule
+
+__all__ = ["Best", "InputError", "Kernel", "StopRule", "grid", "tune"]
+
+_HOMES = {
+    "Best": "bo_tune.api",
+    "InputError": "bo_tune.errors",
+    "Kernel": "bo_tune.kernels.user.kernel",
+    "StopRule": "bo_tune.search",
+    "grid": "bo_tune.api",
+    "tune": "bo_tune.api",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,10 +1,49 @@
-"""Problems: what a kernel is asked to do, and on which GPU. Pure data."""
+"""Problems: what a kernel is asked to do, and on which GPU. Pure data.
 
+There are two kinds: ``Problem``, of the multi-LoRA kernels, and ``SizedProblem``, of any other kernel. Whoever
+searches, measures or stores takes either (``AnyProblem``) and asks it for its kernel, its names and its numbers alone.
+"""
+
+import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import log2
 from typing import Any
 
 DTYPES = ("bfloat16", "float16")
+
+Size = bool | int | float | str
+"""What a size of a ``SizedProblem`` may be."""
+
+
+class AnyProblem(ABC):
+    """One kernel asked to do one thing: hashable, ordered among its kind, named the same in every process.
+
+    Attributes:
+        kernel: name of the kernel.
+    """
+
+    __slots__ = ()
+    kernel: str
+
+    @property
+    @abstractmethod
+    def shape_label(self) -> str:
+        """Short name of the shape, as tables show it."""
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """Name of the problem without its kernel; equal only for equal problems of a kernel."""
+
+    @property
+    @abstractmethod
+    def numbers(self) -> dict[str, float]:
+        """What tells problems of a kernel apart, on scales where a difference of 1 matters alike: log2 of sizes."""
+
+    def __str__(self) -> str:
+        return f"{self.kernel} {self.label}"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -39,8 +78,8 @@ class Experts:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Problem:
-    """One kernel asked to do one thing.
+class Problem(AnyProblem):
+    """One multi-LoRA kernel asked to do one thing.
 
     Attributes:
         kernel: name of the kernel, for example ``lora_shrink``.
@@ -110,8 +149,69 @@ class Problem:
             parts.append(self.experts.label)
         return ".".join(parts)
 
-    def __str__(self) -> str:
-        return f"{self.kernel} {self.label}"
+    @property
+    def numbers(self) -> dict[str, float]:
+        """See the base class."""
+        sizes = {"m": self.m, "k": self.k, "n": self.n, "i": self.i or 1, "max_loras": self.max_loras}
+        return {**{name: log2(size) for name, size in sizes.items()}, "num_slices": float(self.num_slices)}
+
+
+KindOfProblem = Any
+"""In what all kernels have in common: a problem of the kind that the kernel takes. Its subclasses say which."""
+
+_WORD = re.compile(r"[\w-]+")
+"""A text that may be a size: it stands in names."""
+
+
+@dataclass(frozen=True, slots=True)
+class SizedProblem(AnyProblem):
+    """One kernel of a user asked to do one thing.
+
+    Attributes:
+        sizes: names and values, in the order given; numbers, truth values and words (a dtype, say).
+    """
+
+    kernel: str
+    sizes: tuple[tuple[str, Size], ...]
+
+    def __post_init__(self) -> None:
+        for name, value in self.sizes:
+            if not name.isidentifier():
+                raise ValueError(f"sizes of a problem need names: {name!r}")
+            if not isinstance(value, (bool, int, float)) and not (isinstance(value, str) and _WORD.fullmatch(value)):
+                raise ValueError(f"a size is a number, a truth value or a word: {name} is {value!r}")
+        if not self.sizes or len(dict(self.sizes)) < len(self.sizes):
+            raise ValueError(f"a problem needs sizes, each name once: {self.sizes}")
+
+    @property
+    def shape_label(self) -> str:
+        """As ``label``: ``rows=4096.cols=1024``."""
+        return self.label
+
+    @property
+    def label(self) -> str:
+        """See the base class."""
+        return ".".join(f"{name}={value}" for name, value in self.sizes)
+
+    @property
+    def numbers(self) -> dict[str, float]:
+        """See the base class. Words tell nothing here."""
+        given = {name: float(value) for name, value in self.sizes if not isinstance(value, str)}
+        return {name: log2(value) if value > 0 else value for name, value in given.items()}
+
+
+def lora(problem: AnyProblem) -> Problem:
+    """Return a problem that is of a multi-LoRA kernel. Raises TypeError for one of another."""
+    if not isinstance(problem, Problem):
+        raise TypeError(f"not a problem of a multi-LoRA kernel: {problem}")
+    return problem
+
+
+def problem_from_json(stored: Mapping[str, Any]) -> AnyProblem:
+    """Read what ``dataclasses.asdict`` and JSON made of a problem of either kind."""
+    if "sizes" not in stored:
+        return Problem.from_json(stored)
+    return SizedProblem(stored["kernel"], tuple((name, value) for name, value in stored["sizes"]))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import pytest
 
-from bo_tune.problem import Experts, GpuInfo, Problem
+from bo_tune.problem import AnyProblem, Experts, GpuInfo, Problem, SizedProblem, lora, problem_from_json
 
 PROBLEM = Problem("lora_expand", 4, 3, 16, 64, 4096, slice_sizes=(4096, 1024, 1024), add_inputs=True)
 
@@ -86,3 +86,47 @@ def test_problems_survive_json_with_and_without_experts() -> None:
     older = asdict(PROBLEM)
     del older["experts"]
     assert Problem.from_json(older) == PROBLEM
+
+
+SOFTMAX = SizedProblem("softmax", (("rows", 4096), ("cols", 1000), ("dtype", "float16"), ("causal", True), ("p", 0.5)))
+
+
+def test_a_sized_problem_is_named_by_its_sizes() -> None:
+    assert str(SOFTMAX) == "softmax rows=4096.cols=1000.dtype=float16.causal=True.p=0.5"
+    assert SOFTMAX.shape_label == SOFTMAX.label
+    assert SOFTMAX.numbers == {"rows": 12, "cols": pytest.approx(9.9658, abs=1e-4), "causal": 0, "p": -1}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ((), "a problem needs sizes"),
+        ((("n", 1), ("n", 2)), "each name once"),
+        ((("a.b", 1),), "sizes of a problem need names"),
+        ((("n", "a b"),), "a number, a truth value or a word"),
+        ((("n", "a.b"),), "a number, a truth value or a word"),
+        ((("n", None),), "a number, a truth value or a word"),
+    ],
+)
+def test_sizes_must_be_fit_for_names(sizes: tuple[tuple[str, object], ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        SizedProblem("softmax", sizes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("problem", [PROBLEM, QWEN_3, SOFTMAX], ids=str)
+def test_a_problem_of_either_kind_survives_json(problem: AnyProblem) -> None:
+    stored = json.loads(json.dumps(asdict(problem)))  # type: ignore[call-overload]
+    read = problem_from_json(stored)
+    assert read == problem
+    assert hash(read) == hash(problem)
+    assert type(read) is type(problem)
+
+
+def test_numbers_of_a_lora_problem_are_those_that_tell_its_problems_apart() -> None:
+    assert PROBLEM.numbers == {"m": 4, "k": 6, "n": 12, "i": 0, "max_loras": 2, "num_slices": 3}
+
+
+def test_only_a_lora_problem_is_one() -> None:
+    assert lora(PROBLEM) is PROBLEM
+    with pytest.raises(TypeError, match="not a problem of a multi-LoRA kernel: softmax rows=4096"):
+        lora(SOFTMAX)

@@ -11,7 +11,7 @@ from typing import Any, Generic, TypeVar
 import torch
 
 from bo_tune.conditions import Conditions
-from bo_tune.problem import GpuInfo, Problem
+from bo_tune.problem import GpuInfo, KindOfProblem
 from bo_tune.space import Config
 
 Inputs = TypeVar("Inputs")
@@ -27,13 +27,19 @@ class Operation(ABC, Generic[Inputs]):
     def source(self) -> str:
         """Which code this is, for example ``bo_tune 3f2a9c1e``: results of different sources never mix."""
 
-    def note(self, problem: Problem, gpu: GpuInfo) -> str | None:
+    def note(self, problem: KindOfProblem, gpu: GpuInfo) -> str | None:
         """Say in a line what its engine makes of this kernel's configs, where it may be something else; or None."""
         return None
 
+    def decided_by(self, problem: KindOfProblem, gpu: GpuInfo) -> tuple[str, ...]:
+        """Name the kernels that its engine launches in place of this one and those it must agree with, and that decide
+        on what they agree on (``KernelSpec.decides``); none where it launches this one, or what there is to decide has
+        no effect."""
+        return ()
+
     @abstractmethod
     def make_inputs(
-        self, problem: Problem, *, seed: int, device: torch.device, conditions: Conditions = DEFAULT_CONDITIONS
+        self, problem: KindOfProblem, *, seed: int, device: torch.device, conditions: Conditions = DEFAULT_CONDITIONS
     ) -> Inputs:
         """Draw inputs of the problem's size, its tokens spread over adapters and experts as said."""
 
@@ -54,7 +60,7 @@ class Operation(ABC, Generic[Inputs]):
         """Launch once on the current stream, with nothing but the kernel on the GPU's timeline."""
 
     @abstractmethod
-    def warmup(self, problem: Problem, config: Config) -> Any:
+    def warmup(self, problem: KindOfProblem, config: Config) -> Any:
         """Compile for the active Triton target without launching and without tensors.
 
         The binary is the one ``launch`` finds in Triton's cache for inputs of the problem.
@@ -72,13 +78,13 @@ class Operation(ABC, Generic[Inputs]):
         """The right output, computed naively in float32."""
 
     @abstractmethod
-    def tolerance(self, problem: Problem) -> float:
+    def tolerance(self, problem: KindOfProblem) -> float:
         """Largest relative error (Frobenius norm) of a right result."""
 
     @abstractmethod
-    def effective_config(self, problem: Problem, config: Config, gpu: GpuInfo) -> dict[str, int]:
+    def effective_config(self, problem: KindOfProblem, config: Config, gpu: GpuInfo) -> dict[str, int]:
         """The config that runs when this one is asked for. Configs with equal effective configs are one config."""
 
     @abstractmethod
-    def compile_key(self, problem: Problem, config: Config, gpu: GpuInfo) -> Hashable:
+    def compile_key(self, problem: KindOfProblem, config: Config, gpu: GpuInfo) -> Hashable:
         """Equal for launches that share one binary: kernel, specialisation and effective config."""

@@ -3,6 +3,7 @@
 from functools import cache
 from typing import Any
 
+from bo_tune.errors import InputError
 from bo_tune.kernels.lora_expand.op import LoraExpand
 from bo_tune.kernels.lora_shrink.op import LoraShrink
 from bo_tune.kernels.moe.op import MOE_OPERATIONS
@@ -19,7 +20,9 @@ def operation(name: str) -> Operation[Any]:
     """Return how a kernel is compiled and launched.
 
     Raises:
-        InputError: for an unknown name.
+        InputError: for an unknown name, or that of a kernel that only an engine has.
     """
     kernel_spec(name)
+    if name not in _OPERATIONS:
+        raise InputError(f"the project has no {name} of its own, only {', '.join(_OPERATIONS)}")
     return _OPERATIONS[name]()

@@ -1,22 +1,56 @@
-"""The kernels by name, without torch or triton."""
+"""The kernels by name, without torch or triton: the project's, and those that a program defined itself."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from bo_tune.errors import InputError
 from bo_tune.kernels.lora_expand.spec import LoraExpandSpec
 from bo_tune.kernels.lora_shrink.spec import LoraShrinkSpec
+from bo_tune.kernels.moe.one_launch import ONE_LAUNCH_SPECS
 from bo_tune.kernels.moe.spec import MOE_SPECS
-from bo_tune.kernels.spec import KernelSpec
+from bo_tune.kernels.spec import EngineSpec, KernelSpec
 
-KERNELS: Mapping[str, KernelSpec] = MappingProxyType(
+KERNELS: Mapping[str, EngineSpec] = MappingProxyType(
     {spec.name: spec for spec in (LoraShrinkSpec(), LoraExpandSpec(), *MOE_SPECS)}
 )
-"""All kernels, in the order a layer runs them."""
+"""The kernels that engines look configs up for, in the order a layer runs them."""
+
+DECIDING: Mapping[str, KernelSpec] = MappingProxyType({spec.name: spec for spec in ONE_LAUNCH_SPECS})
+"""The kernels that engines launch in place of some of ``KERNELS``, and that have no files (``KernelSpec.decides``)."""
+
+IN_ORDER: Sequence[str] = (*DECIDING, *KERNELS)
+"""All kernels of engines, in the order in which they are searched and shown: those that decide come first."""
+
+_DEFINED: dict[str, KernelSpec] = {}
+
+
+def define(spec: KernelSpec) -> None:
+    """Let a kernel of the program be known by its name in this process, in place of an earlier one of that name.
+
+    Raises:
+        InputError: the name is one of ``KERNELS`` or ``DECIDING``.
+    """
+    if spec.name in IN_ORDER:
+        raise InputError(f"a kernel cannot be named {spec.name!r}: that is one of bo_tune's own")
+    _DEFINED[spec.name] = spec
+
+
+def is_known(name: str) -> bool:
+    """Say whether this process knows a kernel: a database may hold studies of others."""
+    return name in IN_ORDER or name in _DEFINED
 
 
 def kernel_spec(name: str) -> KernelSpec:
-    """Return what is known of a kernel.
+    """Return what a search knows of a kernel.
+
+    Raises:
+        InputError: for an unknown name.
+    """
+    return _DEFINED.get(name) or DECIDING.get(name) or engine_spec(name)
+
+
+def engine_spec(name: str) -> EngineSpec:
+    """Return what is known of a kernel that engines look configs up for.
 
     Raises:
         InputError: for an unknown name.

@@ -1,8 +1,12 @@
 """What is known of a kernel without a GPU: its search space, default config, constraints, features and keys.
 
-A kernel is a package of four files: ``spec.py`` (this interface; imports neither torch nor triton), ``inputs.py``
-(tensors, reference, tolerance), ``naive.py`` (the reference's arithmetic) and ``op.py`` (the project's own Triton code
-and how it is launched, see ``kernels.operation``). ``kernels.vllm`` launches an installed vLLM's code instead.
+``KernelSpec`` is what a search needs of any kernel, ``EngineSpec`` what more there is to a kernel whose configs an
+engine looks up in tuned files.
+
+A kernel of the project is a package of four files: ``spec.py`` (this interface; imports neither torch nor triton),
+``inputs.py`` (tensors, reference, tolerance), ``naive.py`` (the reference's arithmetic) and ``op.py`` (the project's
+own Triton code and how it is launched, see ``kernels.operation``). ``kernels.vllm`` launches an installed vLLM's code
+instead, ``kernels.user`` a user's.
 """
 
 from abc import ABC, abstractmethod
@@ -13,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bo_tune.conditions import Conditions
-from bo_tune.problem import GpuInfo, Problem
+from bo_tune.problem import GpuInfo, KindOfProblem, Problem
 from bo_tune.space import Config, SearchSpace
 
 MAX_ACCUMULATORS_PER_THREAD = 256
@@ -26,20 +30,15 @@ SHARED = "block_m"
 
 
 class KernelSpec(ABC):
-    """What is known of one kernel before anything is compiled."""
+    """What a search knows of one kernel before anything is compiled."""
 
     name: ClassVar[str]
-    power_of_two: ClassVar[frozenset[str]] = frozenset({"block_m", "block_n", "block_k", "num_warps", "num_ctas"})
-    """Parameters whose values Triton needs to be powers of two."""
 
-    table_level_i: ClassVar[bool] = False
-    """Whether the kernel's JSON has the sixth level, i."""
+    decides: ClassVar[bool] = False
+    """Whether an engine launches it in place of the others of its joint group: what it measures decides on ``SHARED``
+    for all of them."""
 
-    def product_sizes(self, problem: Problem, conditions: Conditions) -> dict[str, int | str]:
-        """Return what a recording says of the shape of the product beyond the problem; nothing where that says all."""
-        return {}
-
-    def joint_group(self, problem: Problem) -> tuple[object, ...] | None:
+    def joint_group(self, problem: KindOfProblem) -> tuple[object, ...] | None:
         """Equal for the problems of kernels that are launched one after the other and must agree on ``SHARED``.
 
         None for a kernel that stands alone.
@@ -51,9 +50,60 @@ class KernelSpec(ABC):
     def search_space(self) -> SearchSpace:
         """The default grid."""
 
+    def product_sizes(self, problem: KindOfProblem, conditions: Conditions) -> dict[str, int | str]:
+        """Return what a recording says of the shape of the product beyond the problem; nothing where that says all."""
+        return {}
+
     @abstractmethod
-    def default_config(self, problem: Problem) -> dict[str, int]:
-        """The config vLLM takes when no file is found: the baseline. It need not lie on the grid."""
+    def default_config(self, problem: KindOfProblem) -> dict[str, int]:
+        """The baseline: what runs where nothing was tuned. It need not lie on the grid."""
+
+    @property
+    @abstractmethod
+    def feature_names(self) -> tuple[str, ...]:
+        """Names of the columns of ``features``."""
+
+    @abstractmethod
+    def features(self, configs: Sequence[Config], problem: KindOfProblem, gpu: GpuInfo) -> NDArray[np.float64]:
+        """Describe configs by what can be computed before compiling.
+
+        Returns:
+            Array ``[len(configs), len(feature_names)]``, comparable across problems and GPUs of this kernel.
+        """
+
+    def speaks_of(self, config: Config, problem: KindOfProblem) -> bool:
+        """Say whether a stored trial is of the kernel as it is known here, so that its features can be computed."""
+        return True
+
+    def allows(self, config: Config, problem: KindOfProblem) -> bool:
+        """Say whether the kernel's author allows a config. Holds for exhaustive searches too."""
+        return True
+
+    def impossible(self, config: Config, problem: KindOfProblem, gpu: GpuInfo) -> str | None:
+        """Say why a config cannot run on this GPU, or None. Holds for exhaustive searches too."""
+        return None
+
+    def runnable(self, configs: Sequence[Config], problem: KindOfProblem, gpu: GpuInfo) -> NDArray[np.bool_]:
+        """Say of each config whether nothing makes it ``impossible``: of thousands at once, for kernels that can.
+
+        Returns:
+            Array ``[len(configs)]``.
+        """
+        return np.array([self.impossible(config, problem, gpu) is None for config in configs], dtype=bool)
+
+    def hopeless(self, config: Config) -> str | None:
+        """Say why a config is not worth compiling though it may run, or None. A search skips it, a grid does not."""
+        return None
+
+
+class EngineSpec(KernelSpec):
+    """A kernel that multiplies tiles, and whose config an engine looks up in tuned files."""
+
+    power_of_two: ClassVar[frozenset[str]] = frozenset({"block_m", "block_n", "block_k", "num_warps", "num_ctas"})
+    """Parameters whose values Triton needs to be powers of two."""
+
+    table_level_i: ClassVar[bool] = False
+    """Whether the kernel's JSON has the sixth level, i."""
 
     @abstractmethod
     def file_stem(self, problem: Problem) -> str:
@@ -67,32 +117,17 @@ class KernelSpec(ABC):
     def shared_memory_bytes(self, config: Config, problem: Problem) -> int:
         """Shared memory the binary needs, in bytes, as far as it can be told before compiling: a lower bound."""
 
-    @property
-    @abstractmethod
-    def feature_names(self) -> tuple[str, ...]:
-        """Names of the columns of ``features``."""
-
-    @abstractmethod
-    def features(self, configs: Sequence[Config], problem: Problem, gpu: GpuInfo) -> NDArray[np.float64]:
-        """Describe configs by what can be computed before compiling.
-
-        Returns:
-            Array ``[len(configs), len(feature_names)]``, comparable across problems and GPUs of this kernel.
-        """
-
     def accumulators_per_thread(self, config: Config) -> float:
         """Float32 accumulators each thread holds."""
         return config["block_m"] * config["block_n"] / (32 * config["num_warps"])
 
     def impossible(self, config: Config, problem: Problem, gpu: GpuInfo) -> str | None:
-        """Say why a config cannot run on this GPU, or None. Holds for exhaustive searches too."""
         needed = self.shared_memory_bytes(config, problem)
         if needed > gpu.shared_memory_bytes:
             return f"needs {needed} B of shared memory of {gpu.shared_memory_bytes} B"
         return None
 
     def hopeless(self, config: Config) -> str | None:
-        """Say why a config is not worth compiling though it may run, or None. A search skips it, a grid does not."""
         accumulators = self.accumulators_per_thread(config)
         if accumulators >= MAX_ACCUMULATORS_PER_THREAD:
             return f"{accumulators:.0f} accumulators per thread"

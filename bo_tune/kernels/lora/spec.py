@@ -13,7 +13,7 @@ from typing import Any, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from bo_tune.kernels.spec import KernelSpec
+from bo_tune.kernels.spec import EngineSpec
 from bo_tune.problem import GpuInfo, Problem
 from bo_tune.space import Config
 
@@ -91,7 +91,7 @@ class Columns:
         return columns
 
 
-class LoraSpec(KernelSpec):
+class LoraSpec(EngineSpec):
     """A LoRA kernel before anything is compiled."""
 
     has_split_k: ClassVar[bool]
@@ -113,6 +113,13 @@ class LoraSpec(KernelSpec):
         if needed > gpu.shared_memory_bytes:
             return f"needs {needed} B of shared memory of {gpu.shared_memory_bytes} B"
         return None
+
+    def runnable(self, configs: Sequence[Config], problem: Problem, gpu: GpuInfo) -> NDArray[np.bool_]:
+        columns = Columns.of(configs, self.product_length(problem), split=self.has_split_k)
+        clusters = np.array([config.get("num_ctas", 1) for config in configs])
+        needed = self.shared_memory(columns, problem, gpu) // clusters
+        within: NDArray[np.bool_] = needed <= gpu.shared_memory_bytes
+        return within
 
     def _shared_memory_bytes(self, config: Config, problem: Problem, gpu: GpuInfo | None) -> int:
         columns = Columns.one(config, self.product_length(problem))

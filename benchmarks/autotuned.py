@@ -1,0 +1,123 @@
+"""``triton.autotune`` over the grid of an example's kernel, for ``own_kernels``: a process of its own, with a deadline.
+
+    python benchmarks/autotuned.py REQUEST.json ANSWER.json
+
+The request names the example, the kernel, the problems, ranges that replace those of the kernel, and the seconds. The
+answer is rewritten after each problem, so that one that was killed is worth something. Configs are timed by
+autotune's own ``do_bench``; what it launches is counted on its way.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+import triton
+from triton.compiler.errors import CompilationError
+
+from bo_tune import Kernel
+from bo_tune.kernels.user.kernel import LAUNCH_OPTIONS
+from bo_tune.problem import SizedProblem
+from bo_tune.processes.importing import import_source
+
+NO_TIME = [float("inf")] * 3
+"""What autotune takes for a config that cannot run."""
+
+
+class Counted:
+    """Autotune's ``do_bench`` with launches, compiles and failures counted; nothing runs past the deadline."""
+
+    def __init__(self, do_bench: Callable[..., Any], deadline: float) -> None:
+        self._do_bench, self._deadline = do_bench, deadline
+        self.launches = self.launched = self.failed = self.left_out = self.compiles = 0
+        triton.knobs.compilation.listener = self._compiled
+
+    def _compiled(self, *, cache_hit: bool, **_: Any) -> None:
+        self.compiles += not cache_hit
+
+    def __call__(self, kernel_call: Callable[[], None], quantiles: Sequence[float]) -> Any:
+        """Time one config."""
+        if time.perf_counter() > self._deadline:
+            self.left_out += 1
+            return NO_TIME
+
+        def counted() -> None:
+            kernel_call()
+            self.launches += 1
+
+        before = self.launches
+        try:
+            return self._do_bench(counted, quantiles=quantiles)
+        except (CompilationError, RuntimeError, ValueError) as error:  # goes on whatever a config does
+            print(f"{type(error).__name__}: {str(error).splitlines()[:1]}", file=sys.stderr)
+            self.failed += 1
+            return NO_TIME
+        finally:
+            self.launched += self.launches > before
+
+    def figures(self) -> dict[str, int]:
+        """Return what was counted so far."""
+        names = ("launches", "launched", "failed", "left_out", "compiles")
+        return {name: getattr(self, name) for name in names}
+
+
+def configs_of(kernel: Kernel, problem: SizedProblem, space: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Return the configs of the grid that the kernel allows, in order."""
+    ranges = {**kernel.space, **space}
+    every = [dict(zip(ranges, values, strict=True)) for values in product(*ranges.values())]
+    return [params for params in every if kernel.allows(problem, params)]
+
+
+def autotuned(kernel: Kernel, problem: SizedProblem, configs: Sequence[Mapping[str, Any]], counted: Counted) -> Any:
+    """Autotune the kernel on one problem; return autotune's own choice."""
+    given = kernel.inputs(dict(problem.sizes), torch.device("cuda"))
+    triton_configs = [
+        triton.Config(
+            {name: value for name, value in params.items() if name not in LAUNCH_OPTIONS},
+            **{name: value for name, value in params.items() if name in LAUNCH_OPTIONS},
+        )
+        for params in configs
+    ]
+    key = [name for name, value in given.items() if isinstance(value, int)]
+    tuner = triton.autotune(configs=triton_configs, key=key, do_bench=counted)(kernel.function)
+    options = {name for params in configs for name in params if name in LAUNCH_OPTIONS}
+
+    def grid(meta: Mapping[str, Any]) -> tuple[int, ...]:
+        # Of launch options, autotune tells the grid nothing.
+        return kernel.programs(
+            problem, {**dict.fromkeys(options, 1), **{n: meta[n] for n in meta if n in kernel.space}}
+        )
+
+    tuner[grid](**given)
+    torch.cuda.synchronize()
+    return tuner.best_config.all_kwargs()
+
+
+def main() -> None:
+    """Answer one request."""
+    request = json.loads(Path(sys.argv[1]).read_text())
+    start = time.perf_counter()
+    deadline = start + request["seconds"]
+    module = import_source(request["example"])
+    kernel = next(v for v in vars(module).values() if isinstance(v, Kernel) and v.name == request["kernel"])
+    torch.zeros(1, device="cuda")  # the context is no part of tuning
+    counted = Counted(triton.runtime.driver.active.get_benchmarker(), deadline)
+    answers: list[dict[str, Any]] = []
+    for sizes in request["problems"]:
+        problem = SizedProblem(kernel.name, tuple(sizes.items()))
+        configs = configs_of(kernel, problem, request["space"])
+        before, began = counted.figures(), time.perf_counter()
+        chosen = autotuned(kernel, problem, configs, counted)
+        done = {name: count - before[name] for name, count in counted.figures().items()}
+        wall_s = round(time.perf_counter() - began, 2)
+        config = {name: chosen[name] for name in kernel.space}
+        answers.append({"problem": sizes, "config": config, "grid": len(configs), "wall_s": wall_s, **done})
+        Path(sys.argv[2]).write_text(json.dumps(answers))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,353 @@
+"""Tuning one's own Triton kernel from Python; what ``import bo_tune`` offers. ``docs/own-kernel.md`` is its manual."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+
+from bo_tune.conditions import Conditions, Timing
+from bo_tune.devices import Job, cuda_devices, replay_jobs
+from bo_tune.errors import DeviceError, InputError, one_line
+from bo_tune.events import Event, Listener, StudyFailed
+from bo_tune.kernels.registry import define
+from bo_tune.kernels.user.home import MAIN, home_of
+from bo_tune.kernels.user.kernel import Kernel, Sizes
+from bo_tune.kernels.user.spec import UserSpec
+from bo_tune.kernels.user.values import Value
+from bo_tune.measure.device import Device
+from bo_tune.outcome import Invalid
+from bo_tune.problem import Size, SizedProblem
+from bo_tune.processes.importing import is_importing
+from bo_tune.record import record as write_recording_of
+from bo_tune.report.progress import Progressing
+from bo_tune.sampler_names import GRID, GRID_GP, SAMPLERS
+from bo_tune.search import StopRule
+from bo_tune.session import Session, SessionSettings, Tuned
+from bo_tune.store.storage import MEMORY, StudyStore, silence_optuna
+from bo_tune.store.trials import outcome_of
+from bo_tune.tuner import InterruptedSearch
+
+BUDGET = 40
+"""Configs to launch for each problem, at most, where nothing is said."""
+
+EXIT_BAD_INPUT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Best:
+    """What tuning a kernel on one problem came to.
+
+    Attributes:
+        kernel: its name.
+        problem: the sizes.
+        config: the config to use: the default one unless another is faster beyond the noise.
+        time_us: its time, measured in turn with the default config's at the end; us.
+        default_time_us: the default config's; None if that cannot run.
+        certificate: probability that no other config of the space is faster by more than ``tolerance``
+            (``{"tolerance": 0.01, "probability": 0.93, …}``), by the sampler's model; None for a sampler without one.
+        configs: configs tried, those that proved invalid included.
+        launched_configs: configs launched at least once.
+        launches: launches of the kernel, for whatever purpose.
+        compiles: binaries compiled; those found in Triton's cache are not counted.
+        compile_s: seconds of one core spent compiling.
+        wall_s: seconds during which this problem was worked on, in all runs of the program.
+        gpu: name of the GPU.
+        study: name of the study in the database.
+    """
+
+    kernel: str
+    problem: Mapping[str, Size]
+    config: Mapping[str, Value]
+    time_us: float
+    default_time_us: float | None
+    certificate: Mapping[str, Any] | None
+    configs: int
+    launched_configs: int
+    launches: int
+    compiles: int
+    compile_s: float
+    wall_s: float
+    gpu: str
+    study: str
+
+    @property
+    def speed_up(self) -> float | None:
+        """Time of the default config over that of the best; None if the default cannot run."""
+        return self.default_time_us / self.time_us if self.default_time_us else None
+
+    def __str__(self) -> str:
+        problem, config = (" ".join(f"{k}={v}" for k, v in some.items()) for some in (self.problem, self.config))
+        gain = f", {self.speed_up:.2f}x the default" if self.speed_up else ""
+        return f"{self.kernel} {problem}: {config}: {self.time_us:.2f} us{gain}, {self.launched_configs} launched"
+
+
+def tune(
+    kernel: Kernel,
+    problems: Sequence[Sizes],
+    *,
+    storage: str = MEMORY,
+    device: str | Device = "cuda",
+    budget: int | None = BUDGET,
+    sampler: str = GRID_GP,
+    stop: bool | StopRule = True,
+    seed: int = 0,
+    space: Mapping[str, Sequence[Value]] | None = None,
+    timing: str = Timing.COLD.value,
+    jobs: int | None = None,
+    compile_deadline_s: float | None = None,
+    progress: bool | None = None,
+) -> list[Best]:
+    """Find the best config of a kernel for each of some problems, and return them in the order given.
+
+    In a script this must be called below ``if __name__ == "__main__":``, because the processes that compile and measure
+    import the script.
+
+    Args:
+        problems: sizes by name, the same names for all; numbers, truth values or words.
+        storage: URL of the database that keeps every trial (``sqlite:///softmax.db``): the same call goes on where it
+            was interrupted, and what is finished is not measured again. ``memory`` keeps nothing.
+        device: ``cuda`` or ``cuda:N``; ``replay:DIR`` for what ``grid`` recorded; or a device of one's own
+            (``measure.device.Device``).
+        budget: configs to launch for each problem, at most; None for all.
+        sampler: what proposes configs: ``grid-gp``, ``random``, ``tpe``, ``gp``, ``coordinate`` or
+            ``coordinate-restarts``. For every config there is ``grid``.
+        stop: whether a problem ends before its budget, once it is unlikely that a config is left that is faster by
+            more than 1 %; or the rule by which it does.
+        seed: of the sampler.
+        space: values that replace those of the kernel for some of its parameters.
+        timing: what a launch finds in the L2 cache: ``cold`` (nothing), ``warm``, or ``graph`` (as warm, replayed in
+            CUDA graphs).
+        jobs: compile processes; by default as many as there are cores but one.
+        compile_deadline_s: seconds after which a compile is given up.
+        progress: whether progress is shown on stderr; by default where that is a terminal.
+
+    Raises:
+        InputError: what was given does not fit together, there is no GPU, the database cannot be used, or nothing could
+            be measured of a problem. In a script, if nobody catches it, the message is printed in a line, and the exit
+            code is 2.
+        KeyboardInterrupt: Ctrl-C; what was measured is kept.
+    """
+    searching = [name for name in SAMPLERS if name != GRID]
+    if sampler not in searching:
+        raise InputError(f"sampler: expected one of {', '.join(searching)}, got {sampler!r}")
+    rule = stop if isinstance(stop, StopRule) else StopRule() if stop else None
+    settings = SessionSettings(sampler, budget, seed, stop_rule=rule)
+    measured = _Measured(kernel, problems, device, timing, jobs, compile_deadline_s)
+    return [_best(kernel, one) for one in _run(measured, settings, space, storage, progress)]
+
+
+def grid(
+    kernel: Kernel,
+    problems: Sequence[Sizes],
+    *,
+    storage: str = MEMORY,
+    device: str | Device = "cuda",
+    budget: int | None = None,
+    record: str | Path | None = None,
+    space: Mapping[str, Sequence[Value]] | None = None,
+    timing: str = Timing.COLD.value,
+    jobs: int | None = None,
+    compile_deadline_s: float | None = None,
+    progress: bool | None = None,
+) -> list[Best]:
+    """Try every config of the space: what ``tune`` is to be compared with. Takes and raises what it does.
+
+    It is a study of its own in the database: what one finds the other never sees.
+
+    Args:
+        budget: configs to launch for each problem, in the order of the space; None for all.
+        record: folder for a recording of each problem (T4 format), which ``tune`` replays where there is no GPU.
+    """
+    settings = SessionSettings(GRID, budget)
+    measured = _Measured(kernel, problems, device, timing, jobs, compile_deadline_s)
+    found = _run(measured, settings, space, storage, progress)
+    if record is not None:
+        for one in found:
+            write_recording_of(one, Path(record))
+    return [_best(kernel, one) for one in found]
+
+
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """What is measured, and by what."""
+
+    kernel: Kernel
+    problems: Sequence[Sizes]
+    device: str | Device
+    timing: str
+    jobs: int | None
+    compile_deadline_s: float | None
+
+    @contextmanager
+    def opened(self, seed: int) -> Iterator[list[Job]]:
+        """Open the device, while it lasts. Raises InputError."""
+        asked = _problems(self.kernel, self.problems)
+        define(UserSpec(self.kernel, frozenset(self.problems[0])))
+        if isinstance(self.device, Device):
+            yield [Job(problem, self.device) for problem in asked]
+            return
+        name, _, place = self.device.partition(":")
+        if name == "replay" and place:
+            yield replay_jobs(Path(place), problems=asked, kernels={self.kernel.name}, seed=seed)
+            return
+        if name != "cuda" or (place and not place.isdecimal()):
+            raise InputError(f"device: expected cuda, cuda:N or replay:DIR, got {self.device!r}")
+        with self._gpu(int(place or 0)) as gpu:
+            yield [Job(problem, gpu) for problem in asked]
+
+    @contextmanager
+    def _gpu(self, index: int) -> Iterator[Device]:
+        if self.timing not in list(Timing):
+            raise InputError(f"timing: expected one of {', '.join(Timing)}, got {self.timing!r}")
+        with cuda_devices(
+            [index],
+            source=home_of(self.kernel),
+            conditions=Conditions(timing=Timing(self.timing)),
+            compile_workers=self.jobs,
+            compile_deadline_s=self.compile_deadline_s,
+        ) as (gpu,):
+            yield gpu
+
+
+def _run(
+    measured: _Measured,
+    settings: SessionSettings,
+    space: Mapping[str, Sequence[Value]] | None,
+    storage: str,
+    progress: bool | None,
+) -> list[Tuned]:
+    """Search the studies of all problems."""
+    kernel = measured.kernel
+    _end_scripts_in_one_line(kernel)
+    spaces = {kernel.name: _ranges(kernel, space)} if space else {}
+    with measured.opened(settings.seed) as jobs:
+        silence_optuna()
+        store = StudyStore(storage)  # the last: what is wrong above leaves no database behind
+        try:
+            return _search(store, replace(settings, spaces=spaces), jobs, progress)
+        finally:
+            store.close()
+
+
+def _problems(kernel: Kernel, problems: Sequence[Sizes]) -> list[SizedProblem]:
+    if is_importing():
+        raise InputError('bo_tune.tune belongs below `if __name__ == "__main__":`: this module is imported to measure')
+    if not problems:
+        raise InputError(f"{kernel.name}: no problems to tune it on")
+    names = set(problems[0])
+    for sizes in problems:
+        if set(sizes) != names:
+            raise InputError(f"{kernel.name}: problems must have the same sizes: {problems[0]} and {sizes}")
+    try:
+        asked = [SizedProblem(kernel.name, tuple((name, sizes[name]) for name in problems[0])) for sizes in problems]
+    except ValueError as error:
+        raise InputError(f"{kernel.name}: {error}") from error
+    if len(set(asked)) < len(asked):
+        raise InputError(f"{kernel.name}: a problem is there twice")
+    return asked
+
+
+def _ranges(kernel: Kernel, space: Mapping[str, Sequence[Value]]) -> dict[str, tuple[int, ...]]:
+    """Return what replaces the values of some parameters, as the numbers that stand for them."""
+    for name, values in space.items():
+        if name not in kernel.values:
+            raise InputError(f"{kernel.name}: space: {name!r} is not in the kernel's, of {', '.join(kernel.values)}")
+        if not values or len(set(values)) < len(values):
+            raise InputError(f"{kernel.name}: space: {name}: expected values, each once, got {values!r}")
+    return {name: tuple(sorted(map(kernel.values[name].number, values))) for name, values in space.items()}
+
+
+def _search(store: StudyStore, settings: SessionSettings, jobs: Sequence[Job], progress: bool | None) -> list[Tuned]:
+    compilers = getattr(jobs[0].device, "compile_workers", 0)
+    console = Console(stderr=True)
+    failures: list[StudyFailed] = []
+
+    def note(event: Event) -> None:
+        if isinstance(event, StudyFailed):
+            failures.append(event)
+
+    with _shown(console, len(jobs), console.is_terminal if progress is None else progress) as (listener, watch):
+        session = Session(store, settings.on(compilers, len(jobs)), listener=_both(note, listener))
+        watch(session)
+        try:
+            found = session.run(jobs)
+        except InterruptedSearch:
+            raise KeyboardInterrupt from None
+    if failures:
+        raise DeviceError(failures[0].message)
+    return found
+
+
+def _both(first: Listener, second: Listener | None) -> Listener:
+    if second is None:
+        return first
+
+    def both(event: Event) -> None:
+        first(event)
+        second(event)
+
+    return both
+
+
+@contextmanager
+def _shown(
+    console: Console, studies: int, progress: bool
+) -> Iterator[tuple[Listener | None, Callable[[Session], None]]]:
+    """Show a session while it runs, where it is to be shown; yields who listens to it, and what is told of it."""
+    if not progress:
+        yield None, lambda _: None
+        return
+    with Progressing(console, studies) as shown:
+        yield shown, lambda session: shown.watch(lambda: session)
+
+
+def _best(kernel: Kernel, tuned: Tuned) -> Best:
+    result, problem = tuned.result, tuned.job.problem
+    assert isinstance(problem, SizedProblem)
+    if result is None:
+        raise InputError(f"{problem}: no config could be measured{_why(tuned)}")
+    costs = result.costs
+    return Best(
+        kernel=kernel.name,
+        problem=dict(problem.sizes),
+        config=kernel.decode(result.config),
+        time_us=result.time_us,
+        default_time_us=result.default_time_us,
+        certificate=result.certificate,
+        configs=costs.configs,
+        launched_configs=costs.launched_configs,
+        launches=costs.launches,
+        compiles=costs.compiles,
+        compile_s=costs.compile_s,
+        wall_s=costs.wall_s,
+        gpu=tuned.job.device.gpu.name,
+        study=str(tuned.name),
+    )
+
+
+def _why(tuned: Tuned) -> str:
+    """Say what became of the first config."""
+    outcomes = map(outcome_of, tuned.tuner.trials)
+    first = next((outcome for outcome in outcomes if isinstance(outcome, Invalid)), None)
+    return "" if first is None else f": {first.reason}" + (f": {first.detail}" if first.detail else "")
+
+
+def _end_scripts_in_one_line(kernel: Kernel) -> None:
+    """Have errors that the user can mend end a script in one line, unless something else shows its errors already."""
+    script = getattr(sys.modules.get(MAIN), "__dict__", {})
+    here = any(value is kernel for value in list(script.values()))
+    if here and script.get("__file__") and sys.excepthook is sys.__excepthook__:
+        sys.excepthook = _one_line_for_input_errors
+
+
+def _one_line_for_input_errors(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    if not isinstance(error, InputError):
+        sys.__excepthook__(kind, error, trace)
+        return
+    sys.stderr.write(f"bo_tune: {one_line(error)}\n")
+    raise SystemExit(EXIT_BAD_INPUT)

@@ -1,0 +1,161 @@
+"""A Triton kernel with all that is needed to tune it, as its author says it. Imports neither torch nor triton."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import product
+from math import isfinite
+from numbers import Integral
+from typing import Any
+
+from bo_tune.errors import InputError, one_line
+from bo_tune.kernels.user.values import Value, Values, values_of
+from bo_tune.problem import Size, SizedProblem
+from bo_tune.space import Config
+
+Sizes = Mapping[str, Size]
+"""A problem: its sizes by name."""
+
+Params = Mapping[str, Value]
+"""A config, with the values that its author gave the parameters."""
+
+LAUNCH_OPTIONS = ("num_warps", "num_stages", "num_ctas", "maxnreg")
+"""What a config may set besides the kernel's own parameters."""
+
+TOLERANCE = 0.01
+"""Relative error (Frobenius norm): roundings of 16 bits come to less, one lost tile of ten thousand to as much."""
+
+JIT_TYPES = ("JITFunction", "InterpretedFunction")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Kernel:
+    """A Triton kernel to tune. It must be a global of the module or script that defines it: the processes that compile
+    and measure import it from there.
+
+    Args:
+        function: the kernel, under ``@triton.jit``.
+        space: the values to choose among, of parameters of the kernel and of launch options (``num_warps``,
+            ``num_stages``, ``num_ctas``, ``maxnreg``). Their product is the search space.
+        inputs: ``(sizes, device) -> arguments``: the kernel's other arguments by name. Called with the GPU, and with
+            torch's ``meta`` device, whose tensors hold nothing, to compile ahead.
+        grid: ``(sizes, config) -> programs``: a number, or a tuple of up to three.
+        output: name of the argument that the kernel writes.
+        reference: ``arguments -> tensor``: what the output must be. Every config is checked against it.
+        default: the config to beat: one for all problems, or ``sizes -> config``. By default the middle of the space.
+        valid: ``(sizes, config) -> bool``: whether a config may be tried at all.
+        features: what else may tell fast configs from slow ones before they are compiled: numbers by name, each
+            ``(sizes, config) -> float``.
+        tolerance: largest relative error (Frobenius norm) of a right result.
+        in_place: whether the kernel reads its output (adds to it, say). It is then what ``inputs`` made of it before
+            every check, and else filled with NaN, so that an element that is not written shows.
+        name: of the kernel in databases and reports; the function's by default.
+
+    Raises:
+        InputError: these do not fit together.
+    """
+
+    function: Any = field(kw_only=False)
+    space: Mapping[str, Sequence[Value]]
+    inputs: Callable[[Sizes, Any], Mapping[str, Any]]
+    grid: Callable[[Sizes, Params], int | tuple[int, ...]]
+    output: str
+    reference: Callable[[Mapping[str, Any]], Any]
+    default: Params | Callable[[Sizes], Params] | None = None
+    valid: Callable[[Sizes, Params], bool] | None = None
+    features: Mapping[str, Callable[[Sizes, Params], float]] = field(default_factory=dict)
+    tolerance: float = TOLERANCE
+    in_place: bool = False
+    name: str = ""
+
+    def __post_init__(self) -> None:
+        kind = type(self.function).__name__
+        if kind not in JIT_TYPES:
+            more = "; the decorators around it, @triton.autotune or @triton.heuristics, cannot be tuned"
+            raise InputError(f"expected a function under @triton.jit, got {kind}{more * hasattr(self.function, 'fn')}")
+        object.__setattr__(self, "name", self.name or self.function.fn.__name__)
+        if "|" in self.name or not self.name.strip():
+            raise InputError(f"a kernel's name goes before a | in the names of studies: {self.name!r}")
+        known = (*self.parameters, *LAUNCH_OPTIONS)
+        for name in self.values:
+            if name not in known:
+                raise InputError(f"{self.name}: space: no parameter {name!r}; expected some of {', '.join(known)}")
+        if self.output not in self.parameters or self.output in self.values:
+            raise InputError(f"{self.name}: output: expected one of the kernel's arguments, got {self.output!r}")
+        if isinstance(self.default, Mapping):
+            self.encode(self.default, "default")
+
+    @cached_property
+    def parameters(self) -> Mapping[str, Any]:
+        """The kernel's parameters in order, with their defaults (``inspect.Parameter.empty`` where there is none)."""
+        signature = inspect.signature(self.function.fn)
+        return {name: parameter.default for name, parameter in signature.parameters.items()}
+
+    @cached_property
+    def values(self) -> Mapping[str, Values]:
+        """The parameters of the search space, with what stands for their values."""
+        return values_of(self.space)
+
+    def encode(self, params: Params, place: str) -> dict[str, int]:
+        """Return a config as it is searched and stored. Raises InputError for one of another kernel."""
+        unknown = [name for name in params if name not in self.values]
+        if unknown:
+            raise InputError(f"{self.name}: {place}: {unknown[0]} is not in the space of {', '.join(self.values)}")
+        missing = [name for name in self.values if name not in params]
+        if missing:
+            raise InputError(f"{self.name}: {place}: no value for {missing[0]}")
+        return {name: values.number(params[name]) for name, values in self.values.items()}
+
+    def decode(self, config: Config) -> dict[str, Value]:
+        """Return a config with the values that its author gave the parameters."""
+        return {name: values.value(config[name]) for name, values in self.values.items()}
+
+    def allows(self, problem: SizedProblem, params: Params) -> bool:
+        """Say whether the author allows a config. Raises InputError where that cannot be said."""
+        return self.valid is None or bool(self._ask("valid", self.valid, dict(problem.sizes), dict(params)))
+
+    def programs(self, problem: SizedProblem, params: Params) -> tuple[int, int, int]:
+        """Return the grid of programs along three axes. Raises InputError for what is no grid."""
+        said = self._ask("grid", self.grid, dict(problem.sizes), dict(params))
+        axes = said if isinstance(said, tuple) else (said,)
+        if not 1 <= len(axes) <= 3 or not all(isinstance(n, Integral) and int(n) > 0 for n in axes):
+            raise InputError(f"{self.name}: grid: expected up to three positive numbers, got {said!r} for {problem}")
+        first, second, third = map(int, (*axes, 1, 1)[:3])
+        return first, second, third
+
+    def feature(self, name: str, problem: SizedProblem, params: Params) -> float:
+        """Return one of the author's features of a config. Raises InputError for what is no number."""
+        what = f"features[{name!r}]"
+        said = self._ask(what, self.features[name], dict(problem.sizes), dict(params))
+        if not isinstance(said, (int, float)) or not isfinite(said):
+            raise InputError(f"{self.name}: {what}: expected a finite number, got {said!r} for {problem}")
+        return float(said)
+
+    def default_params(self, problem: SizedProblem) -> Params:
+        """Return the config to beat. Raises InputError where the space has none for the problem."""
+        if callable(self.default):
+            said: Params = self._ask("default", self.default, dict(problem.sizes))
+            return said
+        return self.default if self.default is not None else self._middle(problem)
+
+    def _middle(self, problem: SizedProblem) -> Params:
+        """The allowed config nearest to the middle of the space, counted in places."""
+        each = [values.values for values in self.values.values()]
+        by_distance = sorted(
+            product(*(range(len(values)) for values in each)),
+            key=lambda places: sum(abs(2 * p + 1 - len(v)) / len(v) for p, v in zip(places, each, strict=True)),
+        )
+        for places in by_distance:
+            params = {name: values[place] for name, values, place in zip(self.values, each, places, strict=True)}
+            if self.allows(problem, params):
+                return params
+        raise InputError(f"{self.name}: valid: allows no config of the space for {problem}")
+
+    def _ask(self, what: str, function: Callable[..., Any], *given: Any) -> Any:
+        """Call a function of the author's; what it raises is told with its name."""
+        try:
+            return function(*given)
+        except Exception as error:  # whatever the author's code raises
+            shown = ", ".join(map(str, given))
+            raise InputError(f"{self.name}: {what}({shown}): {type(error).__name__}: {one_line(error)}") from error

@@ -1,0 +1,108 @@
+"""What a search knows of a user's kernel before anything is compiled."""
+
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bo_tune.errors import InputError
+from bo_tune.kernels.spec import KernelSpec
+from bo_tune.kernels.user.kernel import LAUNCH_OPTIONS, Kernel, Params
+from bo_tune.kernels.user.values import Values
+from bo_tune.problem import AnyProblem, GpuInfo, SizedProblem
+from bo_tune.space import Config, ConfigKey, SearchSpace
+
+THREADS_OF_A_WARP = 32
+DEFAULT_WARPS = 4
+"""What Triton launches where nothing is said."""
+
+TILE_WORDS = ("BLOCK", "TILE")
+"""In the names of parameters that are sides of a tile."""
+
+COMMON_FEATURES = (
+    "log2 programs",
+    "log2 waves",
+    "last wave fill",
+    "log2 tile",
+    "log2 tile per thread",
+    "log2 staged tile",
+)
+
+
+class UserSpec(KernelSpec):
+    """A user's kernel, tuned on problems with sizes of these names."""
+
+    def __init__(self, kernel: Kernel, sizes: frozenset[str]) -> None:
+        self.name = kernel.name  # type: ignore[misc]  # a class has no kernel of its own here
+        self.kernel, self._sizes = kernel, sizes
+        self._default = lru_cache(maxsize=1024)(self._default_config)
+
+    @cached_property
+    def _space(self) -> SearchSpace:
+        return SearchSpace.of({name: tuple(v.numbers.values()) for name, v in self.kernel.values.items()})
+
+    @property
+    def search_space(self) -> SearchSpace:
+        return self._space
+
+    def default_config(self, problem: SizedProblem) -> dict[str, int]:
+        return dict(self._default(problem))
+
+    def _default_config(self, problem: SizedProblem) -> ConfigKey:
+        params = self.kernel.default_params(problem)
+        if not self.kernel.allows(problem, params):
+            raise InputError(f"{self.name}: the default config is not valid for {problem}: {dict(params)}")
+        config = self.kernel.encode(params, "default")
+        return tuple(config.items())
+
+    def allows(self, config: Config, problem: SizedProblem) -> bool:
+        return self.kernel.allows(problem, self.kernel.decode(config))
+
+    def speaks_of(self, config: Config, problem: AnyProblem) -> bool:
+        known = self.kernel.values
+        alike = isinstance(problem, SizedProblem) and {name for name, _ in problem.sizes} == self._sizes
+        return alike and set(config) == set(known) and all(known[name].has(n) for name, n in config.items())
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        of_values = [name for values in self.kernel.values.values() for name in _column_names(values)]
+        return (*of_values, *COMMON_FEATURES, *self.kernel.features)
+
+    def features(self, configs: Sequence[Config], problem: SizedProblem, gpu: GpuInfo) -> NDArray[np.float64]:
+        rows = [self._row(self.kernel.decode(config), problem, gpu) for config in configs]
+        return np.array(rows, dtype=np.float64).reshape(len(configs), len(self.feature_names))
+
+    def _row(self, params: Params, problem: SizedProblem, gpu: GpuInfo) -> list[float]:
+        row = [column for name, values in self.kernel.values.items() for column in _columns(values, params[name])]
+        programs = float(np.prod(self.kernel.programs(problem, params)))
+        waves = programs / gpu.sm_count
+        tile = float(np.prod([float(params[name]) for name in self._tile_sides]))
+        threads = THREADS_OF_A_WARP * float(params.get("num_warps", DEFAULT_WARPS))
+        staged = tile * float(params.get("num_stages", 1))
+        row += [np.log2(programs), np.log2(waves), waves / np.ceil(waves)]
+        row += [np.log2(tile), np.log2(tile / threads), np.log2(staged)]
+        row += [self.kernel.feature(name, problem, params) for name in self.kernel.features]
+        return row
+
+    @cached_property
+    def _tile_sides(self) -> tuple[str, ...]:
+        """Parameters that are sides of a tile: by their names, or else all integers that are no launch options."""
+        whole = [
+            name for name, values in self.kernel.values.items() if not values.is_coded and name not in LAUNCH_OPTIONS
+        ]
+        named = [name for name in whole if any(word in name.upper() for word in TILE_WORDS)]
+        return tuple(named or whole)
+
+
+def _column_names(values: Values) -> list[str]:
+    return [values.name] if values.is_ordered else [f"{values.name} {value}" for value in values.values]
+
+
+def _columns(values: Values, value: object) -> list[float]:
+    """Describe a value: numbers by themselves, in logarithms where all are positive; others by a 1 in their column."""
+    if not values.is_ordered:
+        return [float(value == other and type(value) is type(other)) for other in values.values]
+    assert isinstance(value, (int, float))
+    logarithmic = value > 0 and all(isinstance(v, (int, float)) and v > 0 for v in values.values)
+    return [float(np.log2(value)) if logarithmic else float(value)]

@@ -1,0 +1,68 @@
+"""The values of a parameter, and the positive integers that stand for them wherever configs are searched and stored."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from bo_tune.errors import InputError
+
+Value = bool | int | float | str
+"""What a parameter of a kernel may be set to."""
+
+
+@dataclass(frozen=True)
+class Values:
+    """The values of one parameter.
+
+    Positive integers stand for themselves. For other values (a truth value, a word, a fraction) their places stand, in
+    ascending order from 1, or in the order given where they have none.
+
+    Raises:
+        InputError: there are no values, or one twice, or one of another type.
+    """
+
+    name: str
+    values: tuple[Value, ...]
+    numbers: Mapping[Value, int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for value in self.values:
+            if not isinstance(value, (bool, int, float, str)):
+                raise InputError(f"space: {self.name}: a value is a number, a truth value or a text, got {value!r}")
+        if not self.values or len(set(self.values)) < len(self.values):
+            raise InputError(f"space: {self.name}: expected values, each once, got {self.values!r}")
+        object.__setattr__(self, "values", tuple(sorted(self.values)) if self.is_ordered else self.values)
+        places = {value: place for place, value in enumerate(self.values, 1)}
+        object.__setattr__(self, "numbers", places if self.is_coded else {value: value for value in self.values})
+
+    @property
+    def is_ordered(self) -> bool:
+        """Whether the values are numbers."""
+        return all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in self.values)
+
+    @property
+    def is_coded(self) -> bool:
+        """Whether places stand for the values."""
+        return not all(type(value) is int and value > 0 for value in self.values)
+
+    def number(self, value: Value) -> int:
+        """Return what stands for a value. Raises InputError for a value that nothing stands for."""
+        if value in self.numbers:
+            return self.numbers[value]
+        if self.is_coded or type(value) is not int or value < 1:
+            raise InputError(f"{self.name}: expected one of {', '.join(map(repr, self.values))}, got {value!r}")
+        return value  # off the grid, as a default config may be
+
+    def value(self, number: int) -> Value:
+        """Return what a number stands for."""
+        return self.values[number - 1] if self.is_coded else number
+
+    def has(self, number: int) -> bool:
+        """Say whether a number stands for a value; one off the grid may stand for itself."""
+        return not self.is_coded or 1 <= number <= len(self.values)
+
+
+def values_of(space: Mapping[str, Sequence[Value]]) -> dict[str, Values]:
+    """Return the parameters of a search space as it was given. Raises InputError."""
+    if not space:
+        raise InputError("space: expected the kernel's parameters and their values, got none")
+    return {name: Values(name, tuple(values)) for name, values in space.items()}

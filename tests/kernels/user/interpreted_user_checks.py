@@ -1,0 +1,63 @@
+"""Users' kernels under Triton's interpreter, checked as the GPU process checks them. Run by ``test_user_interpreted``.
+
+Triton decides on its interpreter when a kernel is defined, so TRITON_INTERPRET must be set before anything of the
+package is imported.
+"""
+
+import os
+from pathlib import Path
+
+import pytest
+
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("runs in a process with TRITON_INTERPRET=1", allow_module_level=True)
+
+import torch
+from helpers import ROOT
+from user_kernels import add_scaled
+
+import bo_tune
+from bo_tune.kernels.user.operation import UserOperation
+from bo_tune.measure.gpu_process import relative_error
+from bo_tune.problem import SizedProblem
+from bo_tune.processes.importing import import_source
+
+
+def error_of(kernel: bo_tune.Kernel, sizes: dict[str, object], params: dict[str, object]) -> float:
+    problem = SizedProblem(kernel.name, tuple(sizes.items()))  # type: ignore[arg-type]
+    operation = UserOperation(kernel, Path(__file__))
+    inputs = operation.make_inputs(problem, seed=0, device=torch.device("cpu"))
+    reference = operation.reference(inputs).to(operation.output(inputs).dtype)
+    for _ in range(2):  # the second time as the first, whatever the first left
+        operation.poison(inputs)
+        operation.launch(inputs, kernel.encode(params, "here"))  # type: ignore[arg-type]
+        error = relative_error(operation.output(inputs), reference)
+    return error
+
+
+def example(name: str) -> bo_tune.Kernel:
+    kernel: bo_tune.Kernel = getattr(import_source(str(ROOT / "examples" / f"{name}.py")), name)
+    return kernel
+
+
+@pytest.mark.parametrize(("rows", "cols"), [(4, 64), (8, 1000), (4, 1500)])
+@pytest.mark.parametrize("block", [512, 2048])
+def test_softmax(rows: int, cols: int, block: int) -> None:
+    params = {"ROWS": 2, "BLOCK": block, "num_warps": 4, "num_stages": 1}
+    assert error_of(example("softmax"), {"rows": rows, "cols": cols}, params) <= 1e-3
+
+
+@pytest.mark.parametrize("sizes", [(64, 64, 64), (70, 50, 40), (200, 33, 100)])
+def test_matmul(sizes: tuple[int, int, int]) -> None:
+    params = {"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 32, "GROUP_M": 4, "num_warps": 4, "num_stages": 2}
+    named = {**dict(zip("MNK", sizes, strict=True)), "dtype": "float16"}
+    assert error_of(example("matmul"), named, params) <= 1e-3
+
+
+@pytest.mark.parametrize("skip", [0, 1])
+def test_a_kernel_that_adds_to_its_output(skip: int) -> None:
+    params = {"BLOCK": 64, "CLAMP": False, "MODE": "single", "num_warps": 4, "OFF": 0}
+    sizes = {"n": 100, "skip": skip, "dtype": "float32"}
+    assert error_of(add_scaled, sizes, params) <= 1e-6
+    assert error_of(add_scaled, sizes, {**params, "MODE": "double"}) > add_scaled.tolerance
+    assert error_of(add_scaled, sizes, {**params, "OFF": -1}) > add_scaled.tolerance

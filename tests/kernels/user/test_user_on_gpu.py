@@ -1,0 +1,78 @@
+"""Users' kernels tuned on the GPU at hand: results are right, and what was compiled ahead is what is launched."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import ROOT, sqlite_url, stored_trials
+from user_kernels import add_scaled
+
+import bo_tune
+from bo_tune.devices import cuda_device
+from bo_tune.kernels.user.home import home_of
+from bo_tune.measure.device import Compiled
+from bo_tune.outcome import InvalidReason, Measurement
+from bo_tune.problem import SizedProblem
+from bo_tune.processes.importing import import_source
+from bo_tune.store.trials import REASON
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
+
+CASES = {
+    "softmax": ([{"rows": 1024, "cols": 1024}, {"rows": 64, "cols": 5000}], {}),
+    "matmul": (
+        [{"M": 512, "N": 512, "K": 512, "dtype": "float16"}, {"M": 100, "N": 300, "K": 200, "dtype": "bfloat16"}],
+        {"BLOCK_M": (32, 64, 128), "BLOCK_N": (32, 64, 128)},
+    ),
+}
+
+
+def kernel_of(example: str) -> bo_tune.Kernel:
+    kernel: bo_tune.Kernel = getattr(import_source(str(ROOT / "examples" / f"{example}.py")), example)
+    return kernel
+
+
+@pytest.mark.parametrize("example", CASES)
+def test_an_example_is_tuned_and_every_config_is_right(
+    example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
+    problems, space = CASES[example]
+    url = sqlite_url(tmp_path / "own.db")
+    found = bo_tune.tune(kernel_of(example), problems, storage=url, budget=10, space=space)
+    assert [best.problem for best in found] == problems
+    for best in found:
+        assert best.launched_configs <= 10
+        assert best.default_time_us is not None
+        assert 0 < best.time_us <= best.default_time_us
+    trials = [trial for some in stored_trials(tmp_path / "own.db").values() for trial in some]
+    reasons = {trial.user_attrs.get(REASON) for trial in trials}
+    assert not reasons & {InvalidReason.WRONG_RESULT, InvalidReason.LAUNCH_ERROR, InvalidReason.COMPILE_ERROR}
+    again = bo_tune.tune(kernel_of(example), problems, storage=url, budget=10, space=space)
+    assert again == found
+
+
+@pytest.mark.parametrize("skip", [0, 1], ids=["aligned", "a view off alignment"])
+def test_what_was_compiled_ahead_is_what_is_launched(
+    skip: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "triton"
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(cache))
+    problem = SizedProblem("add_scaled", (("n", 1000), ("skip", skip), ("dtype", "float32")))
+    device = cuda_device(0, source=home_of(add_scaled), compile_workers=1)
+    try:
+        for clamp, mode in ((True, "double"), (False, "single")):
+            params = {"BLOCK": 128, "CLAMP": clamp, "MODE": mode, "num_warps": 4, "OFF": 0}
+            config = add_scaled.encode(params, "here")
+            build = device.compile(problem, config).result(120)
+            assert isinstance(build, Compiled)
+            before = set(cache.rglob("*.cubin"))
+            assert build.entry in {path.parent.name for path in before}
+            outcome = device.measure(problem, config, build, stop_above_us=None)
+            assert set(cache.rglob("*.cubin")) == before  # nothing was compiled for the launch
+            if mode == "single":
+                assert isinstance(outcome, Measurement), outcome
+            else:  # twice the reference's share: found out by the check
+                assert getattr(outcome, "reason", None) is InvalidReason.WRONG_RESULT
+    finally:
+        device.close()
