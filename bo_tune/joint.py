@@ -2,16 +2,15 @@
 
 import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from bo_tune.joint_choice import JointChoice, choose_jointly
 from bo_tune.kernels.spec import SHARED
-from bo_tune.outcome import LaunchPurpose
 from bo_tune.search import Certificate, FiniteGridSampler, StopRule
 from bo_tune.search.joint import Member, certify_jointly, next_config
 from bo_tune.store.trials import time_us
-from bo_tune.tuner import InterruptedSearch, Pending, Tuner, TunerSettings
+from bo_tune.tuner import InterruptedSearch, Pending, Tuner, TunerSettings, take_ready
 
 
 class JointTuner:
@@ -64,7 +63,7 @@ class JointTuner:
                 pass
             if not self._pending:
                 return
-            tuner, pending = self._pending.popleft()
+            tuner, pending = take_ready(self._pending, lambda one: one[1].build)
             tuner.finish(pending)
 
     def _start_one(self, budget: int | None) -> bool:
@@ -114,6 +113,8 @@ class JointTuner:
             tolerance = (self._settings.stop_rule or StopRule()).tolerance
             members = [self._member(tuner) for tuner in self.tuners]
             self._certified = trials, certify_jointly(members, tolerance)
+            for tuner in self.tuners:
+                tuner.sure = self._certified[1].probability
         return self._certified[1]
 
     def is_sure(self) -> bool:
@@ -129,7 +130,7 @@ class JointTuner:
         choice = choose_jointly(self.tuners, self._settings.finalists)
         if choice is not None:
             for tuner, one in zip(self.tuners, choice.choices, strict=True):
-                tuner.launches += Counter({LaunchPurpose.FINALISTS: one.launches})
+                tuner.launches += one.launches
         return choice
 
 

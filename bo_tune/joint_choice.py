@@ -4,6 +4,9 @@ Of each kernel the best few configs of the best one or two values are re-measure
 within their value. The value of the least sum of times is taken, if that sum is certainly less than the defaults':
 otherwise the defaults are. Rounds of different kernels have nothing in common, so they may be added up in any pairing:
 a round of the sum is the sum of one round of each.
+
+Where other kernels have decided on the value (``joint_decision``), each kernel's best config of that value is taken,
+its default only if that has the value.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +17,7 @@ from typing import Any, Protocol
 from bo_tune.finalists import Choice, Finalists, Race, beats
 from bo_tune.kernels.spec import SHARED
 from bo_tune.measure.device import Device
-from bo_tune.problem import Problem
+from bo_tune.problem import AnyProblem
 from bo_tune.recording import Recording
 from bo_tune.space import Config, ConfigKey, config_key
 
@@ -28,7 +31,7 @@ NEAR = 1.05
 class Studied(Protocol):
     """What is asked of the study of one kernel."""
 
-    problem: Problem
+    problem: AnyProblem
     device: Device
     default: dict[str, int]
     measured: dict[ConfigKey, float]
@@ -43,6 +46,8 @@ class JointChoice:
         value: that value.
         time_us: sum of their times, in us.
         default_time_us: sum of the defaults', measured in turn with them; None if one cannot run.
+        decided_by: which other kernels decided on the value, with their times (``Decision.to_json``); None where these
+            did.
     """
 
     kernels: tuple[str, ...]
@@ -50,20 +55,25 @@ class JointChoice:
     value: int
     time_us: float
     default_time_us: float | None
+    decided_by: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what each of the studies stores of it."""
         times = {"time_us": self.time_us, "default_time_us": self.default_time_us}
-        return {"kernels": list(self.kernels), SHARED: self.value, **times}
+        decided = {} if self.decided_by is None else {"decided_by": dict(self.decided_by)}
+        return {"kernels": list(self.kernels), SHARED: self.value, **times, **decided}
 
 
-def choose_jointly(studies: Sequence[Studied], finalists: Finalists) -> JointChoice | None:
+def choose_jointly(studies: Sequence[Studied], finalists: Finalists, decided: int | None = None) -> JointChoice | None:
     """Re-measure and choose.
 
+    Args:
+        decided: the value, where it is not to be chosen: then the defaults are no way out unless they have it.
+
     Returns:
-        None where no value was measured of every kernel.
+        None where no value, or not the one decided on, was measured of every kernel.
     """
-    values = _best_values(studies)
+    values = _best_values(studies, decided)
     if not values:
         return None
     races = [_race(study, values, finalists) for study in studies]
@@ -79,7 +89,8 @@ def choose_jointly(studies: Sequence[Studied], finalists: Finalists) -> JointCho
     value = min(sums, key=sums.__getitem__)
     chosen = _present(winners[value])
     assert chosen is not None
-    if defaults is not None and not _beat(races, chosen, defaults, 1.0 - finalists.confidence):
+    free = decided is None or (defaults is not None and all(dict(key)[SHARED] == decided for key in defaults))
+    if defaults is not None and free and not _beat(races, chosen, defaults, 1.0 - finalists.confidence):
         chosen = defaults
     choices = tuple(
         _choice(study, race, key, defaults is not None) for study, race, key in zip(studies, races, chosen, strict=True)
@@ -102,11 +113,16 @@ def sums_by_value(best: Sequence[Mapping[int, float]]) -> dict[int, float]:
     return {value: sum(one[value] for one in best) for value in sorted(set.intersection(*map(set, best)))}
 
 
-def best_recorded_us(recordings: Sequence[Recording]) -> float:
-    """Return the smallest recorded time, in us; of several kernels the smallest sum of those that agree."""
+def best_recorded_us(recordings: Sequence[Recording], decided: int | None = None) -> float:
+    """Return the smallest recorded time, in us; of several kernels the smallest sum of those that agree.
+
+    Args:
+        decided: the value on which they agree, where it is not to be chosen.
+    """
     if len(recordings) == 1:
         return recordings[0].best_time_us
     entries = [[(dict(key), e.time_us) for key, e in r.entries.items() if e.time_us is not None] for r in recordings]
+    entries = [[(c, time) for c, time in timed if decided in (None, c[SHARED])] for timed in entries]
     best = best_together(entries)
     assert best is not None
     return best
@@ -119,9 +135,11 @@ def best_together(timed: Sequence[Sequence[tuple[Mapping[str, int], float]]]) ->
     return min(sums_by_value([best_by_value(configs) for configs in timed]).values(), default=None)
 
 
-def _best_values(studies: Sequence[Studied]) -> list[int]:
-    """Return the values of least sum of measured times, the best first."""
+def _best_values(studies: Sequence[Studied], decided: int | None) -> list[int]:
+    """Return the values of least sum of measured times, the best first; only the one decided on, if one was."""
     sums = sums_by_value([best_by_value((dict(key), time) for key, time in s.measured.items()) for s in studies])
+    if decided is not None:
+        return [decided] if decided in sums else []
     ordered = sorted(sums, key=sums.__getitem__)
     return [value for value in ordered[:MOST_VALUES] if sums[value] <= NEAR * sums[ordered[0]]]
 

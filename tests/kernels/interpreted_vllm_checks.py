@@ -9,20 +9,22 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 import moe_cases
 import triton
+from hypothesis import HealthCheck, given, settings
 from lora_cases import assemble, check
 from triton.backends.compiler import GPUTarget
 
 from bo_tune.kernels.vllm import operations
 from bo_tune.measure.offline_driver import activate
-from bo_tune.problem import Problem
+from bo_tune.problem import Experts, GpuInfo, Problem
 
+H100 = GpuInfo("NVIDIA H100 80GB HBM3", (9, 0), sm_count=132, shared_memory_bytes=232448)
 CONFIG = {"block_m": 16, "block_n": 32, "block_k": 16, "num_warps": 4, "num_stages": 2, "num_ctas": 1}
 
 
 @pytest.fixture(autouse=True)
 def _hopper(monkeypatch):
     monkeypatch.setattr(triton.runtime.driver, "_active", triton.runtime.driver._active)
-    activate(GPUTarget("cuda", 90, 32))
+    activate(GPUTarget("cuda", 90, 32), H100)
 
 
 def adapters(problem):
@@ -53,3 +55,23 @@ def test_moe_kernel_is_right(kernel, sizes, block_m):
     problem = moe_cases.moe_problem(kernel, **sizes)
     config = {**CONFIG, "block_m": block_m, "group_size_m": 8, **({"split_k": 4} if "shrink" in kernel else {})}
     moe_cases.check(moe_cases.assemble(problem, adapters(problem)), config, operations)
+
+
+@pytest.mark.parametrize("experts", [Experts(6, 2), Experts(6, 3, local=2)], ids=["all", "some"])
+@pytest.mark.parametrize("block_m", [16, 32])
+@pytest.mark.parametrize("sizes", [{}, {"k": 16, "n": 128, "i": 128}], ids=["ragged", "even"])
+@pytest.mark.parametrize("kernel", moe_cases.ONE_LAUNCH)
+def test_one_launch_is_right(kernel, sizes, block_m, experts):
+    problem = moe_cases.moe_problem(kernel, experts=experts, **sizes)
+    inputs = moe_cases.assemble(problem, adapters(problem), source=operations)
+    moe_cases.check(inputs, {"block_m": block_m}, operations)
+
+
+SMALL = {"dtypes": ("float16",), "most_tokens": 20, "most_k": 40, "most_n": 48, "most_block": 32}
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(moe_cases.launches(**SMALL, kernels=moe_cases.ONE_LAUNCH))
+def test_one_launch_of_anything_is_right(case):
+    problem, config, assignment = case
+    moe_cases.check(moe_cases.assemble(problem, assignment, source=operations), config, operations)

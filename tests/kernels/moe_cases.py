@@ -14,6 +14,8 @@ from bo_tune.problem import Experts, Problem
 GUARD = 64
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 KERNELS = tuple(f"fused_moe_lora_{part}_{half}" for part in ("w13", "w2") for half in ("shrink", "expand"))
+ONE_LAUNCH = ("fused_moe_lora_w13", "fused_moe_lora_w2")
+"""Those that run shrink and expand at once, which vLLM alone has."""
 
 
 def moe_problem(kernel: str, **changes: Any) -> Problem:
@@ -23,16 +25,21 @@ def moe_problem(kernel: str, **changes: Any) -> Problem:
 
 
 def assemble(
-    problem: Problem, assignment: list[int], chosen: list[list[int]] | None = None, *, device: str = "cpu"
+    problem: Problem,
+    assignment: list[int],
+    chosen: list[list[int]] | None = None,
+    *,
+    device: str = "cpu",
+    source: Any = builtin,
 ) -> Any:
     """Inputs of a problem whose tokens have adapters, and experts, assigned by hand."""
     place = torch.device(device)
     groups = TokenGroups.of(torch.tensor(assignment, device=place), problem.max_loras)
-    op, generator = builtin.operation(problem.kernel), torch.Generator(place).manual_seed(7)
+    op, generator = source.operation(problem.kernel), torch.Generator(place).manual_seed(7)
     if chosen is None:
         return op.assemble(problem, groups, generator, place)
     experts = torch.tensor(chosen, dtype=torch.int32, device=place)
-    return op.assemble_routed(problem, groups, experts, generator, place)  # type: ignore[attr-defined]
+    return op.assemble_routed(problem, groups, experts, generator, place)
 
 
 def check(inputs: Any, config: dict[str, int], source: Any = builtin) -> None:
@@ -62,10 +69,17 @@ def check(inputs: Any, config: dict[str, int], source: Any = builtin) -> None:
 
 @st.composite
 def launches(
-    draw: st.DrawFn, *, dtypes: tuple[str, ...], most_tokens: int, most_k: int, most_n: int, most_block: int
+    draw: st.DrawFn,
+    *,
+    dtypes: tuple[str, ...],
+    most_tokens: int,
+    most_k: int,
+    most_n: int,
+    most_block: int,
+    kernels: tuple[str, ...] = KERNELS,
 ) -> tuple[Problem, dict[str, int], list[int]]:
     """A problem, a config and the tokens' adapters."""
-    kernel = draw(st.sampled_from(KERNELS))
+    kernel = draw(st.sampled_from(kernels))
     count = draw(st.integers(1, 9))
     experts = Experts(count, draw(st.integers(1, count)), draw(st.integers(1, count)))
     max_loras, tokens = draw(st.integers(1, 4)), draw(st.integers(1, most_tokens))
@@ -81,6 +95,9 @@ def launches(
         experts=experts,
     )
     blocks = st.sampled_from([size for size in (16, 32, 64, 128) if size <= most_block])
+    if kernel in ONE_LAUNCH:
+        config = {"block_m": draw(blocks)}
+        return problem, config, draw(st.lists(st.integers(-1, max_loras - 1), min_size=tokens, max_size=tokens))
     config = {"block_m": draw(blocks), "block_n": draw(blocks), "block_k": draw(blocks)}
     config |= {"group_size_m": draw(st.sampled_from([1, 8])), "num_warps": draw(st.sampled_from([4, 8]))}
     config |= {"num_stages": draw(st.integers(2, 4))}

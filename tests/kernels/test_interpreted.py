@@ -29,7 +29,7 @@ def test_kernel_is_right_under_the_interpreter(kernel):
     run_interpreted("interpreted_checks.py", kernel)
 
 
-@pytest.mark.parametrize("kernel", ["test_shrink", "test_expand", "test_moe"])
+@pytest.mark.parametrize("kernel", ["test_shrink", "test_expand", "test_moe", "test_one_launch"])
 def test_vllm_kernel_is_right_under_the_interpreter(kernel):
     run_interpreted("interpreted_vllm_checks.py", kernel, vllm_folder())
 

@@ -7,17 +7,17 @@ import pytest
 import triton
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from moe_cases import KERNELS, moe_problem
+from moe_cases import KERNELS, ONE_LAUNCH, moe_problem
 from triton.backends.compiler import GPUTarget
 from vllm_wheel import VERSION
 
 from bo_tune.kernels import operations as builtin
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.vllm.installed import VllmError
-from bo_tune.kernels.vllm.moe_path import MODULE, MoePath, engine_path, path_note
+from bo_tune.kernels.vllm.moe_path import MODULE, MoePath, deciding_kernels, engine_path, path_note
 from bo_tune.kernels.vllm.operations import operation
 from bo_tune.measure.compile_worker import Compiler
-from bo_tune.measure.messages import NoteRequest
+from bo_tune.measure.messages import DecidedByRequest, NoteRequest
 from bo_tune.measure.offline_driver import activate
 from bo_tune.problem import Experts, GpuInfo
 
@@ -33,7 +33,7 @@ def _sm_90(vllm, monkeypatch, tmp_path_factory):
     """Compile for sm_90 into a cache of the test session, and leave Triton's driver as it was."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "triton"))
     monkeypatch.setattr(triton.runtime.driver, "_active", triton.runtime.driver._active)
-    activate(GPUTarget("cuda", 90, 32))
+    activate(GPUTarget("cuda", 90, 32), H100)
     engine_path.cache_clear()
 
 
@@ -100,9 +100,63 @@ def test_the_way_the_engine_takes_depends_on_rank_and_sharding():
     assert engine_path(replace(problem, k=8, experts=Experts(128, 8, shards=2)), (9, 0)) is MoePath.TWO_KERNELS
 
 
+def test_few_tokens_are_not_sorted_into_blocks_so_that_nothing_is_to_be_decided():
+    problem = moe_problem(KERNELS[0], **SERVED)
+    ways = {m: engine_path(replace(problem, m=m), (9, 0)) for m in (1, 8, 9)}
+    assert ways == {1: MoePath.ONE_LAUNCH_UNSORTED, 8: MoePath.ONE_LAUNCH_UNSORTED, 9: MoePath.ONE_LAUNCH}
+    assert deciding_kernels(replace(problem, m=8), (9, 0)) == ()
+    assert deciding_kernels(replace(problem, m=9), (9, 0)) == ONE_LAUNCH
+    on_one_rank_of_two = replace(problem, m=1, experts=Experts(128, 8, local=64))
+    assert engine_path(on_one_rank_of_two, (9, 0)) is MoePath.ONE_LAUNCH
+
+
 def test_the_way_is_said_in_a_line():
-    note = path_note(moe_problem(KERNELS[2], **SERVED), (9, 0))
-    assert note.startswith(f"vllm {VERSION} runs MoE LoRA of rank 16, not fully sharded, as one launch: of these files")
+    problem = moe_problem(KERNELS[2], **SERVED)
+    what = f"vllm {VERSION} runs MoE LoRA of rank 16, not fully sharded, as one launch"
+    assert path_note(problem, (9, 0)).startswith(f"{what}: of these files it takes block_m alone")
+    few = path_note(replace(problem, m=4), (9, 0))
+    assert few.startswith(f"{what} over tokens that are not sorted into blocks for at most 8 of them: it takes nothing")
+
+
+@pytest.mark.parametrize("kernel", ONE_LAUNCH)
+@pytest.mark.parametrize(("m", "rank", "block_m"), [(16, 64, 16), (2048, 16, 64)])
+def test_one_launch_is_compiled_for_a_gpu_that_is_not_there(kernel, m, rank, block_m):
+    problem = moe_problem(kernel, **{**SERVED, "m": m, "k": rank})
+    op = operation(kernel)
+    assert op.source == f"vllm {VERSION} (one-launch path)"
+    assert op.effective_config(problem, {"block_m": block_m}, H100)["block_m"] == block_m
+    assert op.warmup(problem, {"block_m": block_m}).metadata.shared > 0
+
+
+def test_one_launch_shares_out_its_columns_by_the_multiprocessors_of_the_gpu():
+    problem = moe_problem(ONE_LAUNCH[1], **{**SERVED, "m": 1, "max_loras": 1})
+    op, config = operation(problem.kernel), {"block_m": 16}
+    gpus = replace(H100, sm_count=16), H100
+    shares = [op.capture_without_inputs(problem, config, (9, 0), gpu).parameters["NPID_FACTOR"] for gpu in gpus]
+    assert shares[0] < shares[1]
+    assert len({op.compile_key(problem, config, gpu) for gpu in gpus}) == 2
+
+
+@pytest.mark.parametrize("kernel", ONE_LAUNCH)
+def test_one_launch_keys_are_equal_exactly_for_the_same_binary(kernel):
+    op, config = operation(kernel), {"block_m": 16}
+    problems = [moe_problem(kernel, **{**SERVED, **changes}) for changes in ({}, {"m": 2048}, {"k": 8}, {"i": 760})]
+    keys = [op.compile_key(problem, config, H100) for problem in problems]
+    binaries = [op.warmup(problem, config).hash for problem in problems]
+    assert [[a == b for a in keys] for b in keys] == [[a == b for a in binaries] for b in binaries]
+    assert keys[0] == keys[1]
+
+
+def test_without_more_of_the_gpu_than_its_capability_one_launch_is_refused():
+    activate(GPUTarget("cuda", 90, 32))
+    with pytest.raises(VllmError, match="only the compute capability is known"):
+        operation(ONE_LAUNCH[0]).warmup(moe_problem(ONE_LAUNCH[0], **SERVED), {"block_m": 16})
+
+
+def test_compilers_are_asked_who_decides():
+    problem = moe_problem(KERNELS[0], **SERVED)
+    for source, expected in (("vllm.operations", ONE_LAUNCH), ("operations", ())):
+        assert Compiler(f"bo_tune.kernels.{source}").answer(DecidedByRequest(problem, H100)) == expected
 
 
 def test_a_dispatch_that_launches_something_else_is_refused_and_noted(monkeypatch):
@@ -118,7 +172,10 @@ def test_compilers_are_asked_for_the_note():
     problem = moe_problem(KERNELS[0], **SERVED)
     compiler = Compiler("bo_tune.kernels.vllm.operations")
     assert compiler.answer(NoteRequest(problem, H100)) == path_note(problem, H100.capability)
-    assert Compiler("bo_tune.kernels.operations").answer(NoteRequest(problem, H100)) is None
+    own = Compiler("bo_tune.kernels.operations").answer(NoteRequest(problem, H100))
+    assert (
+        own == "the project's own fused MoE kernels have no one-launch path: block_m is chosen by the two-kernel path"
+    )
 
 
 def test_a_launcher_with_other_parameters_is_refused(monkeypatch):

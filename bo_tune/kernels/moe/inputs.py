@@ -34,12 +34,14 @@ class MoeInputs(LoraInputs):
         chosen: experts that each token visits, of all ranks, int32 ``[T, K]``.
         routing: weight of each pair, float32 ``[T, K]``.
         initial: what the output holds before each launch.
+        expanding: weights of the second product, of a kernel that runs both in one launch.
         blocks: the pairs in blocks, by block_m: made when they are first asked for.
     """
 
     chosen: torch.Tensor
     routing: torch.Tensor
     initial: torch.Tensor
+    expanding: tuple[torch.Tensor, ...] = ()
     blocks: dict[int, MoeBlocks] = field(default_factory=dict, init=False, repr=False)
 
     def in_blocks(self, block_m: int) -> MoeBlocks:
@@ -122,8 +124,8 @@ class MoeOperation(LoraOperation[MoeInputs]):
         """What the output holds before a launch."""
 
     def inputs_bytes(self, inputs: MoeInputs) -> int:
-        more = inputs.chosen.nbytes + inputs.routing.nbytes + sum(b.nbytes for b in inputs.blocks.values())
-        return LoraOperation.inputs_bytes(self, inputs) + more
+        more = sum(tensor.nbytes for tensor in (inputs.chosen, inputs.routing, *inputs.expanding))
+        return LoraOperation.inputs_bytes(self, inputs) + more + sum(b.nbytes for b in inputs.blocks.values())
 
     def reset(self, inputs: MoeInputs) -> None:
         inputs.out.copy_(inputs.initial)

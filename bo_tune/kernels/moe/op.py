@@ -25,7 +25,8 @@ from bo_tune.kernels.lora.own import OwnLoraOperation, address_table, cdiv, sour
 from bo_tune.kernels.moe.blocks import room
 from bo_tune.kernels.moe.inputs import MoeExpandOperation, MoeInputs, MoeOperation, MoeShrinkOperation
 from bo_tune.kernels.moe.spec import experts_of
-from bo_tune.problem import Problem
+from bo_tune.kernels.spec import SHARED
+from bo_tune.problem import GpuInfo, Problem
 from bo_tune.space import Config
 
 UNSPECIALISED = ["PAIRS", "ROOM", "pairs_stride", "experts_stride", "x_slice", "out_slice"]
@@ -121,6 +122,9 @@ class OwnMoeOperation(MoeOperation, OwnLoraOperation[MoeInputs]):
     optional_constants: ClassVar[Mapping[str, int]] = MappingProxyType({"group_size_m": 8, "split_k": 1})
     digest = source_digest(Path(__file__))
     adds: ClassVar[bool]
+
+    def note(self, problem: Problem, gpu: GpuInfo) -> str | None:
+        return f"the project's own fused MoE kernels have no one-launch path: {SHARED} is chosen by the two-kernel path"
 
     def even_k(self, problem: Problem, config: Config) -> bool:
         """Always: the ragged end is masked in a loop that is pipelined all the same."""

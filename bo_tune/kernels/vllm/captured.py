@@ -57,17 +57,25 @@ class VllmOperation(LoraOperation[AnyInputs]):
     def lookup(self, problem: Problem) -> dict[str, Any] | None:
         """What the launcher must look its config up under for the tuned file's entry to be found; None for nothing."""
 
-    def capture(self, inputs: AnyInputs, config: Config, capability: tuple[int, int]) -> KernelCall:
+    def capture(
+        self, inputs: AnyInputs, config: Config, capability: tuple[int, int], gpu: GpuInfo | None = None
+    ) -> KernelCall:
         """Return what vLLM launches for these inputs on a GPU of this compute capability.
+
+        Args:
+            gpu: the GPU, where it is not the one that Triton compiles for in this process.
 
         Raises:
             VllmError: vLLM's launcher does something that is not known here.
         """
-        return self._launcher.capture(self.arguments(inputs, config), config, capability, self.lookup(inputs.problem))
+        arguments, key = self.arguments(inputs, config), self.lookup(inputs.problem)
+        return self._launcher.capture(arguments, config, capability, key, gpu)
 
-    def capture_without_inputs(self, problem: Problem, config: Config, capability: tuple[int, int]) -> KernelCall:
+    def capture_without_inputs(
+        self, problem: Problem, config: Config, capability: tuple[int, int], gpu: GpuInfo | None = None
+    ) -> KernelCall:
         """As ``capture``, with tensors on the meta device, which hold nothing and need no GPU."""
-        return self.capture(self._stand_ins(problem), config, capability)
+        return self.capture(self._stand_ins(problem), config, capability, gpu)
 
     def first_launch(self, inputs: AnyInputs, config: Config) -> PreparedLaunch | None:
         return self.capture(inputs, config, target_capability()).launch()
@@ -76,17 +84,17 @@ class VllmOperation(LoraOperation[AnyInputs]):
         return self.capture_without_inputs(problem, config, target_capability()).warmup()
 
     def effective_config(self, problem: Problem, config: Config, gpu: GpuInfo) -> dict[str, int]:
-        return dict(self._cached_facts(problem, config_key(config), gpu.capability).effective)
+        return dict(self._cached_facts(problem, config_key(config), gpu).effective)
 
     def compile_key(self, problem: Problem, config: Config, gpu: GpuInfo) -> Hashable:
-        return self._cached_facts(problem, config_key(config), gpu.capability).compile_key
+        return self._cached_facts(problem, config_key(config), gpu).compile_key
 
-    def _facts(self, problem: Problem, config: ConfigKey, capability: tuple[int, int]) -> "_Facts":
-        call = self.capture_without_inputs(problem, dict(config), capability)
+    def _facts(self, problem: Problem, config: ConfigKey, gpu: GpuInfo) -> "_Facts":
+        call = self.capture_without_inputs(problem, dict(config), gpu.capability, gpu)
         effective = call.config()
         if call.parameters.get("EVEN_K") is False and self._launcher.unpipelined_where_ragged:
             effective["num_stages"] = 1
-        key = (capability, call.specialisation())
+        key = (gpu.capability, call.specialisation())
         # Thousands of a model's calls share a binary: their keys share memory.
         return _Facts(tuple(effective.items()), self._keys.setdefault(key, key))
 

@@ -22,6 +22,7 @@ LAUNCHERS: Mapping[str, tuple[str, str]] = MappingProxyType(
             for part in ("w13", "w2")
             for half in ("shrink", "expand")
         },
+        **{f"{MOE}_{part}": (f"{KERNELS_PACKAGE}.fused_moe_lora_op", f"_run_{MOE}_one_shot") for part in ("w13", "w2")},
     }
 )
 """Module and name of the function with which vLLM launches each kernel."""

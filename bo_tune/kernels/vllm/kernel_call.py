@@ -87,10 +87,18 @@ class KernelCall:
         return self.kernel.__name__, tuple(parts), tuple(sorted(options))
 
 
+def _names(name: str) -> tuple[str, ...]:
+    """The names that a parameter of a config may go by in a kernel: block_m, BLOCK_M or BLOCK_SIZE_M."""
+    return name, name.upper(), name.upper().replace("BLOCK_", "BLOCK_SIZE_")
+
+
+CONFIG_PARAMETERS = frozenset(known for name in CONFIG_NAMES for known in _names(name))
+"""What a config can decide, by all names that kernels have for it."""
+
+
 def _named(values: Mapping[str, Any], name: str) -> Any:
-    """Return the value that a kernel has under one of the names it may go by: block_m, BLOCK_M or BLOCK_SIZE_M."""
-    names = (name, name.upper(), name.upper().replace("BLOCK_", "BLOCK_SIZE_"))
-    return next((values[known] for known in names if known in values), None)
+    """Return the value that a kernel has under one of the names it may go by."""
+    return next((values[known] for known in _names(name) if known in values), None)
 
 
 @lru_cache(maxsize=64)

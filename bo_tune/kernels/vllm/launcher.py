@@ -18,9 +18,11 @@ import torch
 from triton.runtime.autotuner import Autotuner, Heuristics
 
 from bo_tune.errors import one_line
+from bo_tune.kernels.vllm.compiled_for import compiled_for
 from bo_tune.kernels.vllm.installed import KERNELS_PACKAGE, LAUNCHERS, VllmError, refusal
-from bo_tune.kernels.vllm.kernel_call import KernelCall
+from bo_tune.kernels.vllm.kernel_call import CONFIG_PARAMETERS, KernelCall
 from bo_tune.kernels.vllm.private_copy import PrivateCopy
+from bo_tune.problem import GpuInfo
 from bo_tune.space import Config
 
 LOOKUP = "get_lora_op_configs"
@@ -38,9 +40,13 @@ class TargetPlatform:
     """Stands in for vLLM's platform: answers for the GPU that is compiled for, which need not be at hand.
 
     What it does not know it refuses with an AttributeError, so that nothing is answered for the wrong GPU.
+
+    Attributes:
+        gpu: where more than the capability is known; else Triton is asked, if it comes to that.
     """
 
     capability: tuple[int, int] = (0, 0)
+    gpu: GpuInfo | None = None
 
     def is_cuda(self) -> bool:
         """Only NVIDIA GPUs are tuned on."""
@@ -53,6 +59,18 @@ class TargetPlatform:
     def is_rocm(self) -> bool:
         """Only NVIDIA GPUs are tuned on."""
         return False
+
+    def is_xpu(self) -> bool:
+        """Only NVIDIA GPUs are tuned on."""
+        return False
+
+    def num_compute_units(self, device_id: int | None = 0) -> int:
+        """Return the number of multiprocessors."""
+        return self.gpu.sm_count if self.gpu is not None else compiled_for().sm_count
+
+    def max_shared_memory_bytes(self, device_id: int | None = 0) -> int:
+        """Return the most shared memory that a block may use. No method of vLLM's platform: a function beside it."""
+        return self.gpu.shared_memory_bytes if self.gpu is not None else compiled_for().shared_memory_bytes
 
     def is_device_capability(self, capability: int | tuple[int, int], device_id: int = 0) -> bool:
         """Say whether the GPU has just this compute capability, 90 or (9, 0)."""
@@ -89,7 +107,12 @@ class Launcher:
         self._asked: list[dict[str, Any]] = []
         self._calls: list[KernelCall] = []
         self._lock = threading.Lock()
-        replacements = {LOOKUP: self._look_up, "current_platform": self._platform, "async_tensor_h2d": _to_device}
+        replacements = {
+            LOOKUP: self._look_up,
+            "current_platform": self._platform,
+            "async_tensor_h2d": _to_device,
+            "get_max_shared_memory_bytes": self._platform.max_shared_memory_bytes,
+        }
         self._private = PrivateCopy(replacements, self._recorder)
         try:
             self._function = self._private.function(self._original)
@@ -107,6 +130,7 @@ class Launcher:
         config: Config,
         capability: tuple[int, int],
         key: Mapping[str, Any] | None,
+        gpu: GpuInfo | None = None,
     ) -> KernelCall:
         """Run the launcher and return what it would have launched.
 
@@ -115,6 +139,7 @@ class Launcher:
             config: what the launcher's lookup gives it.
             capability: compute capability of the GPU, which decides some options.
             key: what the launcher must look the config up under, by the lookup's parameters; None where it must not.
+            gpu: the whole GPU, where it is not the one that Triton compiles for in this process.
 
         Raises:
             VllmError: the launcher does something else than look one config up and launch one kernel.
@@ -124,7 +149,7 @@ class Launcher:
             self._private.forget()
             self._asked.clear()
             self._calls.clear()
-            self._config, self._platform.capability = _ReadConfig(config), capability
+            self._config, self._platform.capability, self._platform.gpu = _ReadConfig(config), capability, gpu
             try:
                 self._function(**passed)
             except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
@@ -192,9 +217,20 @@ class _Recorder:
         self._note = note
 
     def __getitem__(self, grid: Any) -> Callable[..., None]:
-        if isinstance(self._kernel, (Autotuner, Heuristics)):
+        if isinstance(self._kernel, Autotuner):
             raise TypeError("its kernel picks its config itself")
+        if isinstance(self._kernel, Heuristics):
+            return partial(self._note_with_heuristics, grid)
         return partial(self._note, self._kernel, grid)
+
+    def _note_with_heuristics(self, grid: Any, *arguments: Any, **options: Any) -> None:
+        """Do what Triton does where some parameters follow from others: work them out, and launch what lies below."""
+        kernel = self._kernel
+        for name, value in kernel.values.items():
+            if name in CONFIG_PARAMETERS:
+                raise TypeError("its kernel picks its config itself")
+            options[name] = value({**dict(zip(kernel.arg_names, arguments, strict=False)), **options})
+        self._note(kernel.fn, grid, *arguments, **options)
 
 
 def _pair(capability: int | tuple[int, int]) -> tuple[int, int]:

@@ -1,6 +1,6 @@
 """Which of its ways vLLM takes for a fused MoE LoRA layer, asked of its own dispatching function.
 
-Some ways run both halves in one launch, for which the tuned files decide on block_m alone.
+Some ways run shrink and expand in one launch, for which the tuned files decide on block_m alone, or on nothing.
 """
 
 import inspect
@@ -14,6 +14,7 @@ import torch
 from bo_tune.errors import one_line
 from bo_tune.kernels.moe.blocks import room
 from bo_tune.kernels.moe.inputs import SPECS
+from bo_tune.kernels.moe.one_launch import ONE_LAUNCH_SPECS
 from bo_tune.kernels.moe.spec import MOE, experts_of, intermediate_of
 from bo_tune.kernels.vllm.captured import META
 from bo_tune.kernels.vllm.installed import KERNELS_PACKAGE, described, refusal
@@ -24,12 +25,16 @@ from bo_tune.problem import Problem
 MODULE = f"{KERNELS_PACKAGE}.fused_moe_lora_op"
 DISPATCH = f"_{MOE}"
 BLOCK_M = 64
+SPARSITY = 8
+"""Times the pairs of a step that a layer must have slots, adapters times experts, for vLLM 0.33.0 not to sort tokens
+into blocks (``SPARSITY_FACTOR`` in ``punica_gpu``): each pair is then a block of its own, whatever block_m is."""
 
 
 class MoePath(StrEnum):
     """A way to compute a layer."""
 
     ONE_LAUNCH = "one launch"
+    ONE_LAUNCH_UNSORTED = "one launch over tokens that are not sorted into blocks"
     TWO_KERNELS = "two kernels"
     TWO_KERNELS_TMA = "two kernels with tensor descriptors"
 
@@ -54,6 +59,8 @@ def engine_path(problem: Problem, capability: tuple[int, int]) -> MoePath:
     dispatch = attribute(import_module(MODULE), DISPATCH)
     taken: list[MoePath] = []
 
+    unsorted = is_unsorted(problem)
+
     def note(way: MoePath) -> Callable[..., None]:
         def launched(*_: Any, use_tma: bool = False, **__: Any) -> None:
             taken.append(MoePath.TWO_KERNELS_TMA if use_tma else way)
@@ -74,7 +81,27 @@ def engine_path(problem: Problem, capability: tuple[int, int]) -> MoePath:
         raise refusal(f"{MODULE}.{DISPATCH} does not tell which way it takes: {reason}") from error
     if len(taken) != 1:
         raise refusal(f"{MODULE}.{DISPATCH} does not tell which way it takes: {taken}")
-    return taken[0]
+    return MoePath.ONE_LAUNCH_UNSORTED if unsorted and taken[0] is MoePath.ONE_LAUNCH else taken[0]
+
+
+def largest_unsorted(problem: Problem) -> int:
+    """Return the most tokens in a step that are not sorted into blocks; 0 where all are. As vLLM 0.33.0 reckons."""
+    experts = experts_of(problem)
+    if experts.shards > 1 or experts.local < experts.count:
+        return 0
+    return experts.local * problem.max_loras // (SPARSITY * experts.top_k)
+
+
+def is_unsorted(problem: Problem) -> bool:
+    """Say whether a step's tokens are so few that they are not sorted into blocks."""
+    return problem.m <= largest_unsorted(problem)
+
+
+def deciding_kernels(problem: Problem, capability: tuple[int, int]) -> tuple[str, ...]:
+    """Return the kernels that vLLM launches for a problem's layer and that block_m matters to, if not the two-kernel
+    path's; raises like ``engine_path``."""
+    sorted_at_once = engine_path(problem, capability) is MoePath.ONE_LAUNCH
+    return tuple(spec.name for spec in ONE_LAUNCH_SPECS) if sorted_at_once else ()
 
 
 def path_note(problem: Problem, capability: tuple[int, int]) -> str:
@@ -84,7 +111,15 @@ def path_note(problem: Problem, capability: tuple[int, int]) -> str:
     what = f"{described()} runs MoE LoRA of rank {rank}, {shared}, as {path}"
     match path:
         case MoePath.ONE_LAUNCH:
-            return f"{what}: of these files it takes block_m alone; what is tuned are the two kernels"
+            return (
+                f"{what}: of these files it takes block_m alone, which that launch decides on unless --moe-path says "
+                "otherwise; the rest is tuned for the two-kernel path under that block_m, and used by it alone"
+            )
+        case MoePath.ONE_LAUNCH_UNSORTED:
+            return (
+                f"{what} for at most {largest_unsorted(problem)} of them: it takes nothing of these files, and what is "
+                "tuned are the two kernels"
+            )
         case MoePath.TWO_KERNELS:
             return f"{what}: those that are tuned"
         case MoePath.TWO_KERNELS_TMA:
@@ -103,7 +138,18 @@ def _arguments(problem: Problem) -> dict[str, Any]:
     """What a layer passes for gate and up, on the meta device."""
     experts, n, i = experts_of(problem), problem.n, intermediate_of(problem)
     rank, slots, slices = SPECS[problem.kernel].rank(problem), problem.max_loras, 2
-    width = room(problem.m * experts.top_k, experts.count, BLOCK_M)
+    pairs = problem.m * experts.top_k
+    width = room(pairs, experts.count, BLOCK_M)
+    blocks = {
+        "sorted_token_ids": _empty(slots, width, dtype=torch.int32),
+        "expert_ids": _empty(slots, -(-width // BLOCK_M), dtype=torch.int32),
+        "num_tokens_post_padded": _empty(slots, dtype=torch.int32),
+    }
+    unsorted = {
+        "sorted_token_ids": None,
+        "expert_ids": _empty(pairs, dtype=torch.int32),
+        "num_tokens_post_padded": None,
+    }
     config = {"block_size_m": BLOCK_M, "block_size_n": 64, "block_size_k": 32, "group_size_m": 8, "num_warps": 4}
     config |= {"num_stages": 3, "split_k": 1}
     return {
@@ -112,9 +158,7 @@ def _arguments(problem: Problem) -> dict[str, Any]:
         "lora_a_stacked": [_empty(slots, experts.local, rank // experts.shards, n)] * slices,
         "lora_b_stacked": [_empty(slots, experts.local, i, rank)] * slices,
         "topk_weights": _empty(problem.m, experts.top_k, dtype=torch.float32),
-        "sorted_token_ids": _empty(slots, width, dtype=torch.int32),
-        "expert_ids": _empty(slots, -(-width // BLOCK_M), dtype=torch.int32),
-        "num_tokens_post_padded": _empty(slots, dtype=torch.int32),
+        **(unsorted if is_unsorted(problem) else blocks),
         "token_lora_mapping": _empty(problem.m, dtype=torch.int32),
         "max_lora_rank": rank // experts.shards,
         "top_k_num": experts.top_k,

@@ -11,7 +11,7 @@ from bo_tune.kernels.lora.operation import LoraInputs
 from bo_tune.kernels.lora_expand.inputs import ExpandInputs, ExpandOperation, adds_inputs
 from bo_tune.kernels.lora_shrink.inputs import ShrinkInputs, ShrinkOperation
 from bo_tune.kernels.operation import Operation
-from bo_tune.kernels.registry import kernel_spec
+from bo_tune.kernels.registry import engine_spec, kernel_spec
 from bo_tune.kernels.vllm.captured import VllmOperation
 from bo_tune.kernels.vllm.installed import VllmError, refusal
 from bo_tune.kernels.vllm.moe import VLLM_MOE_OPERATIONS
@@ -59,7 +59,7 @@ def _common_arguments(inputs: LoraInputs) -> dict[str, Any]:
 
 
 def _lookup_sizes(problem: Problem, *, hidden_size: int, rank: int) -> dict[str, int]:
-    max_loras = int(kernel_spec(problem.kernel).table_key(problem)[0])
+    max_loras = int(engine_spec(problem.kernel).table_key(problem)[0])
     sizes = {"max_loras": max_loras, "batch": problem.m, "num_slices": problem.num_slices}
     return {**sizes, "hidden_size": hidden_size, "rank": rank}
 

@@ -1,0 +1,48 @@
+"""A GPU process without a GPU for ``test_vllm_moe_session``.
+
+One launch is fastest under block_m 32, the two kernels are under 16.
+"""
+
+from bo_tune.measure.device import Remeasured
+from bo_tune.measure.messages import (
+    Hello,
+    HelloRequest,
+    MeasureAnswer,
+    MeasureRequest,
+    PrepareRequest,
+    RemeasureRequest,
+)
+from bo_tune.outcome import Launches, LaunchPurpose, Measurement
+from bo_tune.problem import GpuInfo, Problem
+from bo_tune.processes.worker import serve
+from bo_tune.space import Config
+
+GPU = GpuInfo("NVIDIA H100 80GB HBM3", (9, 0), sm_count=132, shared_memory_bytes=232448)
+
+
+def time_us(problem: Problem, config: Config) -> float:
+    """Time of a config, in us."""
+    if problem.kernel in ("fused_moe_lora_w13", "fused_moe_lora_w2"):
+        return 10.0 + abs(config["block_m"] - 32) / 10
+    return 5.0 + config["block_m"] / 100
+
+
+def handle(request: object) -> object:
+    """Answer one request."""
+    match request:
+        case HelloRequest():
+            return Hello(GPU, {"driver": "1", "torch": "2", "triton": "3"})
+        case PrepareRequest():
+            return None
+        case RemeasureRequest(problem, configs, rounds):
+            times = [(time_us(problem, config),) * rounds for config in configs]
+            return Remeasured(times, Launches({LaunchPurpose.FINALISTS: rounds * len(configs)}))
+        case MeasureRequest(problem, config, _, _):
+            launches = Launches({LaunchPurpose.CHECK: 1, LaunchPurpose.TIMING: 3})
+            return MeasureAnswer(Measurement((time_us(problem, config),) * 3, launches=launches))
+    raise TypeError(request)
+
+
+def main(arguments: list[str], fd: int) -> None:
+    """Serve the parent."""
+    serve(fd, handle)
