@@ -1,7 +1,9 @@
 """What a pack takes off a tuning session: the same study without and with it, then both sets of configs in turn.
 
 ``python benchmarks/pack.py STUDY.toml PACK --out DIR`` needs the GPU that the pack was made for. Each session starts
-from nothing: an empty database, an empty cache of Triton, processes of its own.
+from nothing: an empty database, an empty cache of Triton, processes of its own. ``--again`` runs the study without a
+pack a second time, with another seed: two searches that differ in nothing else tell what of a difference is chance.
+``--compare`` takes the sessions that an earlier run left in DIR, and only times what they chose.
 """
 
 import argparse
@@ -12,22 +14,41 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from agreement import compared
 
 from bo_tune.devices import cuda_device, kernel_source
-from bo_tune.kernels.registry import kernel_spec
+from bo_tune.kernels.registry import engine_spec
+from bo_tune.measure.cuda import CudaDevice
+from bo_tune.measure.device import Compiled
+from bo_tune.outcome import estimate_us
 from bo_tune.pack.archive import read_manifest
-from bo_tune.problem import GpuInfo
+from bo_tune.problem import GpuInfo, Problem
 from bo_tune.study_file import StudyFile, load_study_file
 from bo_tune.tables import flat_configs, read_folder, table_file_name
 
 TIMEOUT_S = 200.0
 """For one session."""
+
+PROCESSES = 4
+"""GPU processes in which configs are compared. Between two of them a pair of kernels of 6 to 8 us moves by several
+percent: where their inputs lie in memory matters."""
+
+ROUNDS = 50
+"""Of each order: which of two kernels comes first may matter too."""
+
+Pair = tuple[str, Problem]
+"""A session's name, and a problem."""
+
+Times = tuple[float, float]
+"""Of the config chosen without a pack, and of the other, in us."""
+
+PLAIN, PACK, AGAIN = "plain", "pack", "again"
+"""Names of the sessions."""
 
 
 def tuned(name: str, options: argparse.Namespace, more: list[str]) -> dict[str, Any]:
@@ -47,7 +68,7 @@ def tuned(name: str, options: argparse.Namespace, more: list[str]) -> dict[str, 
         wall_s = time.perf_counter() - start
     if done.returncode != 0:
         sys.exit(f"{name}: exit code {done.returncode}: {log.read_text()[-2000:]}")
-    activity = json.loads(figures.read_text())
+    activity = json.loads(figures.read_text())["session"]
     (device,) = activity["devices"].values()
     farm = device["farm"]
     return {
@@ -66,42 +87,86 @@ def tuned(name: str, options: argparse.Namespace, more: list[str]) -> dict[str, 
     }
 
 
-def differences(study: StudyFile, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Time what both sessions chose, in turn, problem by problem."""
-    plain, packed = (flat_configs(read_folder(options.out / name)) for name in ("plain", "pack"))
+def differences(study: StudyFile, names: Sequence[str], options: argparse.Namespace) -> dict[str, list[dict[str, Any]]]:
+    """Time what each session chose and what the one without a pack did, in turn, problem by problem.
+
+    In several GPU processes, in both orders; a difference is the geometric mean of what they say.
+    """
+    tables = {name: flat_configs(read_folder(options.out / name)) for name in (PLAIN, *names)}
     device = cuda_device(0, source=kernel_source(options.kernels), packs=[options.pack])
     try:
         keys = {p: key_of(p, device.gpu) for p in study.problems()}
-        apart = [p for p, key in keys.items() if plain[key] != packed[key]]
-        for problem in apart:  # all at once; they are waited for below
-            for chosen in (plain, packed):
-                device.compile(problem, chosen[keys[problem]])
-        rows = {p: compared(device, p, plain[keys[p]], packed[keys[p]]) for p in apart}
+        pairs = {
+            (name, p): (tables[PLAIN][key], tables[name][key])
+            for name in names
+            for p, key in keys.items()
+            if tables[PLAIN][key] != tables[name][key]
+        }
+        packed = {pair: [bool(device.binaries(pair[1], [c])()[0]) for c in chosen] for pair, chosen in pairs.items()}
+        builds = [device.compile(p, config) for (_, p), chosen in pairs.items() for config in chosen]
+        if not all(isinstance(build.result(), Compiled) for build in builds):
+            sys.exit("a chosen config does not compile")
+        times = timed(device, pairs)
     finally:
         device.close()
-    same = {"difference_percent": 0.0}
-    return [{"problem": str(p), "same": p not in rows, **rows.get(p, same)} for p in keys]
+    return {
+        name: [{"problem": str(p), **row(times.get((name, p), []), packed.get((name, p)))} for p in keys]
+        for name in names
+    }
 
 
-def key_of(problem: Any, gpu: GpuInfo) -> tuple[str, tuple[str, ...]]:
+def timed(device: CudaDevice, pairs: Mapping[Pair, tuple[dict[str, int], dict[str, int]]]) -> dict[Pair, list[Times]]:
+    """Return the times of pairs of configs, in us, from one GPU process after another."""
+    times: dict[Pair, list[Times]] = {pair: [] for pair in pairs}
+    for process in range(PROCESSES):
+        if process:
+            device.restart_gpu_process()
+        for pair, (one, other) in pairs.items():
+            there = device.remeasure(pair[1], [one, other], ROUNDS).runtimes_us
+            back = device.remeasure(pair[1], [other, one], ROUNDS).runtimes_us
+            times[pair].append((estimate_us([*there[0], *back[1]]), estimate_us([*there[1], *back[0]])))
+    return times
+
+
+def row(times: Sequence[Times], packed: Sequence[bool] | None) -> dict[str, Any]:
+    """Return what is written of a problem; without times both sessions chose the same config."""
+    if not times:
+        return {"same": True, "difference_percent": 0.0}
+    ratios = np.log([other / one for one, other in times])
+    return {
+        "same": False,
+        "in_pack": packed,
+        "times_us": times,
+        "differences_percent": (100 * np.expm1(ratios)).tolist(),
+        "difference_percent": float(100 * np.expm1(ratios.mean())),
+    }
+
+
+def key_of(problem: Problem, gpu: GpuInfo) -> tuple[str, tuple[str, ...]]:
     """Return where a problem's config lies among the tables of a folder."""
-    spec = kernel_spec(problem.kernel)
+    spec = engine_spec(problem.kernel)
     return table_file_name(gpu.file_name, spec.file_stem(problem)), spec.table_key(problem)
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return how far apart the chosen configs are; positive where the pack's is slower."""
+    """Return how far apart the chosen configs are; positive where the session without a pack chose the faster."""
     apart = np.array([row["difference_percent"] for row in rows])
+    different = [row for row in rows if not row["same"]]
+    by_process = np.array([row["differences_percent"] for row in different])
     return {
         "problems": len(rows),
-        "same_config": sum(row["same"] for row in rows),
+        "same_config": len(rows) - len(different),
         "mean_difference_percent": float(apart.mean()),
+        "standard_error_percent": float(apart.std(ddof=1) / np.sqrt(len(apart))),
+        "mean_difference_by_process_percent": (by_process.sum(axis=0) / len(rows)).tolist() if different else [],
+        "spread_between_processes_percent": float(by_process.std(axis=1, ddof=1).mean()) if different else 0.0,
+        "chosen_without_and_not_in_the_pack": sum(not row["in_pack"][0] for row in different),
         "median_difference_percent": float(np.median(apart)),
         "largest_percent": float(apart.max()),
         "smallest_percent": float(apart.min()),
         "within_1_percent": int((np.abs(apart) < 1).sum()),
-        "pack_slower_by_1_percent": int((apart >= 1).sum()),
-        "pack_faster_by_1_percent": int((apart <= -1).sum()),
+        "slower_by_1_percent": int((apart >= 1).sum()),
+        "faster_by_1_percent": int((apart <= -1).sum()),
     }
 
 
@@ -111,6 +176,8 @@ def main() -> None:
     parser.add_argument("study", type=Path)
     parser.add_argument("pack", type=Path)
     parser.add_argument("--kernels", default="builtin")
+    parser.add_argument("--again", action="store_true", help="a second session without a pack, for comparison")
+    parser.add_argument("--compare", action="store_true", help="only compare what sessions in DIR chose")
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -125,17 +192,24 @@ def main() -> None:
             "triton": manifest.identity.toolchain.triton,
         },
     }
-    sessions = {name: tuned(name, options, more) for name, more in sessions_of(options).items()}
-    found = {**head, "sessions": sessions}
-    write(options.out / "pack.json", found)
-    rows = differences(load_study_file(options.study), options)
-    write(options.out / "pack.json", {**found, "difference": summary(rows), "problems": rows})
-    print(json.dumps({"sessions": sessions, "difference": summary(rows)}, indent=1))
+    path = options.out / "pack.json"
+    if options.compare:
+        found = {**json.loads(path.read_text()), "compared": {key: head[key] for key in ("command", "date")}}
+    else:
+        sessions = {name: tuned(name, options, more) for name, more in sessions_of(options).items()}
+        found = {**head, "sessions": sessions}
+        write(path, found)
+    names = [name for name in found["sessions"] if name != PLAIN]
+    rows = differences(load_study_file(options.study), names, options)
+    found["differences"] = {name: summary(rows[name]) for name in names}
+    write(path, {**found, "problems": rows})
+    print(json.dumps({"sessions": found["sessions"], "differences": found["differences"]}, indent=1))
 
 
 def sessions_of(options: argparse.Namespace) -> dict[str, list[str]]:
     """Return the options of each session by its name."""
-    return {"plain": [], "pack": ["--pack", str(options.pack)]}
+    again = {AGAIN: ["--seed", "1"]} if options.again else {}
+    return {PLAIN: [], PACK: ["--pack", str(options.pack)], **again}
 
 
 def write(path: Path, content: dict[str, Any]) -> None:

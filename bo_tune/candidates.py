@@ -3,12 +3,17 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bo_tune.kernels.spec import KernelSpec
-from bo_tune.problem import GpuInfo, Problem
+from bo_tune.problem import AnyProblem, GpuInfo
 from bo_tune.space import Config, ConfigKey, SearchSpace, config_key
 
+NOT_ALLOWED = "not allowed by the kernel"
 IDENTICAL = "identical to another config"
 IMPOSSIBLE = "cannot run on this GPU"
 HOPELESS = "not worth compiling"
@@ -21,7 +26,7 @@ class Asked(Protocol):
     def gpu(self) -> GpuInfo:
         """The GPU."""
 
-    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[dict[str, int]]:
+    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[dict[str, int]]:
         """Return for each config the one that really runs."""
 
 
@@ -30,17 +35,20 @@ class Candidates:
     """The configs a study may try, in the order of the grid.
 
     Attributes:
+        mask: which configs of the space they are, ``[len(space)]``.
         excluded: how many configs were left out before any trial, by reason.
         twins: configs left out as identical, each with the candidate that stands for it.
     """
 
     space: SearchSpace
-    configs: Sequence[dict[str, int]]
+    mask: NDArray[np.bool_]
     excluded: Mapping[str, int]
     twins: Mapping[ConfigKey, ConfigKey]
+    configs: Sequence[dict[str, int]] = field(init=False)
     keys: frozenset[ConfigKey] = field(init=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "configs", tuple(compress(self.space, self.mask.tolist())))
         object.__setattr__(self, "keys", frozenset(config_key(c) for c in self.configs))
 
     def __contains__(self, config: object) -> bool:
@@ -51,30 +59,36 @@ class Candidates:
 
 
 def candidates(
-    spec: KernelSpec, problem: Problem, space: SearchSpace, device: Asked, *, exhaustive: bool
+    spec: KernelSpec, problem: AnyProblem, space: SearchSpace, device: Asked, *, exhaustive: bool
 ) -> Candidates:
-    """Drop what cannot run, what the target makes identical to another config and, unless the search is
-    exhaustive, what is not worth compiling.
+    """Drop what the kernel does not allow, what cannot run, what the target makes identical to another config and,
+    unless the search is exhaustive, what is not worth compiling.
 
     Of identical configs the first stands for all, or the default config, on the grid or off it: it is tried anyway.
     """
     excluded: Counter[str] = Counter()
     twins: dict[ConfigKey, ConfigKey] = {}
-    chosen: dict[ConfigKey, dict[str, int]] = {}
+    chosen: dict[ConfigKey, int] = {}
     default = spec.default_config(problem)
-    configs = list(space)
-    default_runs, *all_run = map(config_key, device.effective_configs(problem, [default, *configs]))
-    for config, runs in zip(configs, all_run, strict=True):
+    allowed = [(index, config) for index, config in enumerate(space) if spec.allows(config, problem)]
+    excluded.update({NOT_ALLOWED: len(space) - len(allowed)} if len(allowed) < len(space) else {})
+    default_effective, *effective = device.effective_configs(problem, [default, *(config for _, config in allowed)])
+    default_runs = config_key(default_effective)
+    runnable = spec.runnable(effective, problem, device.gpu)
+    for (index, config), found, can_run in zip(allowed, effective, runnable, strict=True):
+        runs = config_key(found)
         if runs == default_runs and config != default:
             excluded[IDENTICAL] += 1
             twins[config_key(config)] = config_key(default)
         elif runs in chosen:
             excluded[IDENTICAL] += 1
-            twins[config_key(config)] = config_key(chosen[runs])
-        elif spec.impossible(dict(runs), problem, device.gpu):
+            twins[config_key(config)] = config_key(space[chosen[runs]])
+        elif not can_run:
             excluded[IMPOSSIBLE] += 1
         elif not exhaustive and spec.hopeless(config):
             excluded[HOPELESS] += 1
         else:
-            chosen[runs] = config
-    return Candidates(space, tuple(chosen.values()), dict(excluded), twins)
+            chosen[runs] = index
+    mask = np.zeros(len(space), dtype=bool)
+    mask[list(chosen.values())] = True
+    return Candidates(space, mask, dict(excluded), twins)

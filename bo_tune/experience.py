@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from bo_tune.history import FEWEST_TRIALS, descriptor, history_of
-from bo_tune.kernels.registry import KERNELS, kernel_spec
-from bo_tune.problem import GpuInfo, Problem
+from bo_tune.kernels.registry import IN_ORDER, kernel_spec
+from bo_tune.problem import AnyProblem, GpuInfo
 from bo_tune.recording import Recording
 from bo_tune.search import StudyHistory
 from bo_tune.store.storage import GPU_ATTR, StudyStore
@@ -22,7 +22,7 @@ class Experience:
     def __init__(self) -> None:
         self._known: dict[str, list[StudyHistory]] = {}
 
-    def of(self, problem: Problem) -> Sequence[StudyHistory]:
+    def of(self, problem: AnyProblem) -> Sequence[StudyHistory]:
         """Return what is known of the problem's kernel."""
         return self._known.get(problem.kernel, [])
 
@@ -33,7 +33,7 @@ class Experience:
         """Take in the studies of a database, finished or not."""
         for summary in store.summaries():
             problem = summary.name.problem
-            if problem.kernel in KERNELS and GPU_ATTR in summary.attributes:
+            if problem.kernel in IN_ORDER and GPU_ATTR in summary.attributes:
                 gpu = GpuInfo.from_json(summary.attributes[GPU_ATTR])
                 self._note(problem, history_of(store.load(summary.name).trials(), problem, gpu))
 
@@ -42,7 +42,7 @@ class Experience:
         for recording in recordings:
             self._note(recording.problem, recorded_history(recording))
 
-    def _note(self, problem: Problem, history: StudyHistory | None) -> None:
+    def _note(self, problem: AnyProblem, history: StudyHistory | None) -> None:
         if history is not None:
             self._known.setdefault(problem.kernel, []).append(history)
 

@@ -87,6 +87,8 @@ class _Draws:
 class Likely:
     """Orders the binaries of many problems.
 
+    Those that are sure to be wanted come first: of the default configs, and all of kernels that decide for others.
+
     Args:
         target: what is compiled for.
         histories: of a problem, what is known of its kernel on it and on others.
@@ -135,6 +137,8 @@ class Likely:
         default = spec.default_config(problem)
         self._defaults[self._note(problem, default)] = None
         keys = [self._note(problem, config) for config in found.configs]
+        if spec.decides:  # searched exhaustively
+            self._defaults |= dict.fromkeys(keys)
         if not keys:
             return
         grid = Grid(space.ranges, found.__contains__)

@@ -3,7 +3,7 @@
 A session on a GPU has dozens of studies in flight. Their surrogates, all computed under one interpreter lock, would
 hold up the threads that feed the compilers and the GPU. So each study's sampler lives in one of a few search processes;
 the tuner's own sampler, ``OffloadedSampler``, tells it what is new and asks for the next config. What it answers is
-what the same sampler would have answered here: it depends on the seed and the study's content alone.
+what the same sampler would have answered here: it depends on the seed, the study's content and the prices alone.
 """
 
 import itertools
@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from threadpoolctl import threadpool_limits
 
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.problem import GpuInfo, Problem
+from bo_tune.problem import AnyProblem, GpuInfo
 from bo_tune.processes.fork_server import ForkServer
 from bo_tune.processes.worker import Worker, serve
 from bo_tune.search import (
@@ -58,7 +58,7 @@ class Recipe:
     ranges: Mapping[str, tuple[int, ...]]
     valid: NDArray[np.bool_]
     default: Mapping[str, int]
-    problem: Problem
+    problem: AnyProblem
     gpu: GpuInfo
     histories: Sequence[StudyHistory]
     descriptor: Mapping[str, float]

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
 
-import numpy as np
 from threadpoolctl import threadpool_limits
 
 from bo_tune.activity import SessionActivity, by_gpu
@@ -21,18 +20,16 @@ from bo_tune.errors import DeviceError, LeaseLostError
 from bo_tune.events import Listener, StudyFailed, StudyFinished, StudyLost, StudyStarted, ignore
 from bo_tune.history import Histories, descriptor
 from bo_tune.joint import JointTuner
+from bo_tune.joint_decision import DecidedTuner, Decision, parted
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.kernels.spec import SHARED, KernelSpec
-from bo_tune.measure.device import Device
+from bo_tune.kernels.spec import SHARED
 from bo_tune.offload import OffloadedSampler, Recipe, SearchPool
 from bo_tune.outcome import Launches
 from bo_tune.pending import Pending
-from bo_tune.problem import Problem
+from bo_tune.price import cost
 from bo_tune.results import StudyResult, figures_of
 from bo_tune.sampler_names import GRID_GP, RANDOM
-from bo_tune.search import Cost
 from bo_tune.session_settings import SessionSettings
-from bo_tune.space import Config
 from bo_tune.store.storage import FIGURES_ATTR, ORIGIN_ATTR, RESULT_ATTR, SPACE_ATTR, StoredStudy, StudyStore
 from bo_tune.store.study_name import StudyName
 from bo_tune.tables import TunedEntry
@@ -44,11 +41,12 @@ __all__ = ["Session", "SessionSettings", "Tuned", "one_blas_thread", "session_wa
 LEARNING = (GRID_GP,)
 """Samplers that learn from other studies."""
 
-COST_OF_COMPILED = 0.1
-"""Cost of a config whose binary exists over one to be compiled: 2 to 5 ms of GPU against 40 to 70 ms of compilers."""
-
 EXHAUSTIVE_LOOKAHEAD = 64
 """An exhaustive search compiles this many configs ahead: it knows them all beforehand."""
+
+CONFIGS_PER_COMPILER = 3
+"""Configs under way in all studies for each compile process: some are being proposed, some wait for the GPU. On the
+bundled recordings a search that has three configs under way leaves no more regret than one that waits for each."""
 
 MOST_LOOKAHEAD = 8
 """A search that learns proposes at most this many configs at once, however many compilers idle."""
@@ -147,6 +145,11 @@ class Session:
         self._stop.set()
 
     @property
+    def stopping(self) -> bool:
+        """Whether it was asked to stop."""
+        return self._stop.is_set()
+
+    @property
     def activity(self) -> SessionActivity:
         """What the session has done so far; may be asked for at any time, from any thread."""
         tuners = list(self._tuners)
@@ -168,7 +171,7 @@ class Session:
         """Share the compilers among the studies under way."""
         if self.settings.exhaustive:
             return EXHAUSTIVE_LOOKAHEAD
-        return max(1, min(MOST_LOOKAHEAD, self.settings.compilers // max(1, self._active)))
+        return max(1, min(MOST_LOOKAHEAD, CONFIGS_PER_COMPILER * self.settings.compilers // max(1, self._active)))
 
     @contextmanager
     def _searching(self) -> Iterator[None]:
@@ -196,28 +199,32 @@ class Session:
         source, conditions = device.kernel_source(problem.kernel), device.conditions.label
         return StudyName(problem, device.gpu.name, source, self.settings.exhaustive, conditions)
 
-    def prepare(self, job: Job, *, joint: bool = False, done: bool = False) -> tuple[StudyName, Tuner]:
+    def prepare(
+        self, job: Job, *, joint: bool = False, decision: Decision | None = None, done: bool = False
+    ) -> tuple[StudyName, Tuner]:
         """Open or resume the study of a problem.
 
         Args:
-            joint: whether it is one of a ``JointTuner``'s.
+            joint: whether its kernel must agree with others: on what was decided, or else in a ``JointTuner``.
             done: whether it is only looked at, and not written to.
         """
         problem, device = job.problem, job.device
+        settings = self.settings.of_study(problem, decision)
         spec, name = kernel_spec(problem.kernel), self._name(job)
-        found = self._candidates(spec, problem, device)
+        space = device.search_space(spec, problem).override(settings.spaces.get(problem.kernel, {}))
+        found = candidates(spec, problem, space, device, exhaustive=settings.exhaustive)
         stored = self._claims.stored(name, device.gpu)
         if not done:
             if stored.has_running():
                 stored.fail_running()
             _note_space(stored, found)
         default = spec.default_config(problem)
-        learns = self.settings.sampler in LEARNING and not done
+        learns = settings.sampler in LEARNING and not done
         known = self._histories.of(problem, device.gpu) if learns else []
         recipe = Recipe(
-            sampler=RANDOM if done else self.settings.sampler,
+            sampler=RANDOM if done else settings.sampler,
             ranges=dict(found.space.ranges),
-            valid=np.array([config in found for config in found.space]),
+            valid=found.mask,
             default=default,
             problem=problem,
             gpu=device.gpu,
@@ -225,34 +232,35 @@ class Session:
             descriptor=descriptor(problem, device.gpu),
             seed=self.settings.seed,
         )
-        cost = _cost(device, problem, list(found.space))
-        sampler = self._search.sampler(recipe, cost) if self._search and learns and not joint else recipe.build(cost)
-        tuner = Tuner(
+        price = cost(device, problem, list(found.space))
+        pool = self._search if learns and (decision or not joint) else None
+        sampler = pool.sampler(recipe, price) if pool else recipe.build(price)
+        return name, Tuner(
             problem,
             device,
             stored,
             found,
             default,
             sampler,
-            self.settings.tuner(),
+            settings.tuner(),
             apart=SHARED if joint else None,
             lookahead=self._lookahead,
             listener=self._listener,
             stop=self._stop,
         )
-        return name, tuner
 
-    def _candidates(self, spec: KernelSpec, problem: Problem, device: Device) -> Candidates:
-        space = device.search_space(spec, problem).override(self.settings.spaces.get(problem.kernel, {}))
-        return candidates(spec, problem, space, device, exhaustive=self.settings.exhaustive)
-
-    def prepare_all(self, jobs: Sequence[Job]) -> tuple[list[tuple[StudyName, Tuner]], Tuner | JointTuner]:
+    def prepare_all(
+        self, jobs: Sequence[Job], decision: Decision | None = None
+    ) -> tuple[list[tuple[StudyName, Tuner]], Tuner | JointTuner | DecidedTuner]:
         """Open or resume the studies of problems that must agree, or of a single one; and what searches them."""
-        prepared = [self.prepare(job, joint=len(jobs) > 1) for job in jobs]
+        prepared = [self.prepare(job, joint=len(jobs) > 1, decision=decision) for job in jobs]
         tuners = [tuner for _, tuner in prepared]
+        settings = self.settings.of_study(jobs[0].problem, decision).tuner()
+        if decision is not None:
+            return prepared, DecidedTuner(tuners, settings, decision)
         if len(jobs) == 1:
             return prepared, tuners[0]
-        return prepared, JointTuner(tuners, self.settings.tuner(), lookahead=self._lookahead, stop=self._stop)
+        return prepared, JointTuner(tuners, settings, lookahead=self._lookahead, stop=self._stop)
 
     def _tune(self, jobs: Sequence[Job]) -> list[Tuned] | None:
         """Bring studies to their end, or take what another worker made of them; None while another has them."""
@@ -303,18 +311,26 @@ class Session:
     def _begin(self, prepared: Sequence[tuple[StudyName, Tuner]]) -> None:
         for name, tuner in prepared:
             self._tuners.append(tuner)
-            self._listener(StudyStarted(str(name), tuner.problem, len(tuner.trials), len(tuner.candidates)))
+            counts, times = (len(tuner.trials), len(tuner.candidates)), (tuner.best_us, tuner.default_us)
+            self._listener(StudyStarted(str(name), tuner.problem, *counts, *times))
 
     def _search_all(self, jobs: Sequence[Job]) -> list[Tuned]:
-        prepared, search = self.prepare_all(jobs)
+        """Search studies together; first those of kernels that decide for the others, if there are any."""
+        deciding, others = parted(jobs, [job.problem for job in jobs])
+        first = self._search_group(deciding) if deciding else []
+        return [*first, *self._search_group(others, Decision.of([one.result for one in first]))]
+
+    def _search_group(self, jobs: Sequence[Job], decision: Decision | None = None) -> list[Tuned]:
+        settings = self.settings.of_study(jobs[0].problem, decision)
+        prepared, search = self.prepare_all(jobs, decision)
         tuners = [tuner for _, tuner in prepared]
         self._begin(prepared)
         try:
-            if not have_ended(tuners, self.settings.stop_rule):
+            if not have_ended(tuners, settings.stop_rule, decision):
                 with self._counted():
                     search.search()
-            reused = current_results(tuners)
-            results = reused or choose_results(search, tuners, self.settings.sampler, self.settings.stop_rule)
+            reused = current_results(tuners, decision)
+            results = reused or choose_results(search, tuners, settings.sampler, settings.stop_rule)
         except DeviceError as error:  # these problems cannot be measured; the others may
             return self._fail(jobs, str(error))
         finally:  # also where the lease was lost: the study is opened anew when it is taken again
@@ -371,12 +387,6 @@ def one_blas_thread() -> AbstractContextManager[object]:
     compile. A surrogate's matrices are small."""
     limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
     return limits
-
-
-def _cost(device: Device, problem: Problem, configs: Sequence[Config]) -> Cost:
-    """Return what says of configs, by index, what trying each costs, as a share of one that must be compiled."""
-    have = device.binaries(problem, configs)
-    return lambda indices: np.where(have()[indices], COST_OF_COMPILED, 1.0)
 
 
 def _note_space(stored: StoredStudy, found: Candidates) -> None:

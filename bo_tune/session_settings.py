@@ -2,13 +2,20 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from bo_tune.finalists import Finalists
+from bo_tune.joint_decision import Decision, decides
+from bo_tune.kernels.registry import kernel_spec
+from bo_tune.kernels.spec import SHARED
+from bo_tune.problem import AnyProblem
 from bo_tune.sampler_names import GRID, GRID_GP
 from bo_tune.search import StopRule
 from bo_tune.tuner import TunerSettings
+
+STUDIES_PER_COMPILER = 1
+"""Studies in flight for each compile process. The fewer, the more of a session's studies learn from others."""
 
 EXHAUSTIVE_FINALISTS = Finalists(count=48, rounds=60)
 """The best of thousands is partly the luckiest: more of them are looked at again, and for longer."""
@@ -23,7 +30,7 @@ class SessionSettings:
         budget: configs to launch in each study; None for every candidate.
         seed: of samplers; with the study's content it determines every proposal.
         in_flight: studies worked on at once.
-        compilers: compile processes that the studies share.
+        compilers: compile processes that the studies share; 0 where nothing is compiled.
         searchers: processes that compute proposals; 0 to compute them in the studies' own threads.
         stop_rule: when a study may end before its budget; None for never.
         spaces: ranges that replace the kernels' own, by kernel.
@@ -34,7 +41,7 @@ class SessionSettings:
     seed: int = 0
     finalists: Finalists = Finalists()
     in_flight: int = 1
-    compilers: int = 1
+    compilers: int = 0
     searchers: int = 0
     stop_rule: StopRule | None = None
     spaces: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
@@ -43,6 +50,28 @@ class SessionSettings:
     def exhaustive(self) -> bool:
         """Whether every candidate is tried."""
         return self.sampler == GRID
+
+    def on(self, compilers: int, studies: int, devices: int = 1) -> "SessionSettings":
+        """Return the settings with what a host can do at once."""
+        in_flight = max(1, min(studies, max(devices, STUDIES_PER_COMPILER * compilers)))
+        return replace(self, in_flight=in_flight, compilers=compilers)
+
+    def of_study(self, problem: AnyProblem, decision: Decision | None) -> "SessionSettings":
+        """Return how a problem's study is searched, where kernels decide for others or are decided for.
+
+        One of a kernel that decides is searched exhaustively, for there are few values. One of another is searched
+        under the value that was decided on, unless the session is exhaustive and every config is wanted.
+        """
+        kernel = problem.kernel
+        if decides(problem):
+            wanted = [set(ranges[SHARED]) for ranges in self.spaces.values() if SHARED in ranges]
+            known = kernel_spec(kernel).search_space.ranges[SHARED]
+            values = tuple(value for value in known if all(value in one for one in wanted))
+            spaces = {kernel: {SHARED: values}} if values else {}
+            return replace(self, sampler=GRID, budget=None, stop_rule=None, spaces=spaces)
+        if decision is None or self.exhaustive:
+            return self
+        return replace(self, spaces={**self.spaces, kernel: {**self.spaces.get(kernel, {}), SHARED: (decision.value,)}})
 
     def tuner(self) -> TunerSettings:
         """Return the settings of each study's tuner."""

@@ -4,11 +4,12 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from typing import TypeVar
 
 import optuna
 from optuna.samplers import BaseSampler
@@ -19,12 +20,14 @@ from bo_tune.events import Listener, TrialRecorded, ignore
 from bo_tune.finalists import Choice, Finalists, choose
 from bo_tune.measure.device import Build, Device
 from bo_tune.offload import certificate_of
-from bo_tune.outcome import Invalid, Launches, LaunchPurpose, Measurement, Outcome
-from bo_tune.problem import Problem
+from bo_tune.outcome import Invalid, Launches, Measurement, Outcome
+from bo_tune.problem import AnyProblem
 from bo_tune.search import Certificate, StopRule, distributions
 from bo_tune.space import Config, ConfigKey, config_key
 from bo_tune.store.storage import StoredStudy
 from bo_tune.store.trials import attributes, launched, state_of, to_trial, with_distributions
+
+UnderWay = TypeVar("UnderWay")
 
 MOST_INVALID_PER_LAUNCHED = 4
 """A study also ends when this many times its budget of launched configs proved invalid."""
@@ -61,6 +64,17 @@ class Pending:
     start: datetime
 
 
+def take_ready(under_way: deque[UnderWay], build: Callable[[UnderWay], Future[Build]]) -> UnderWay:
+    """Take out the oldest that is compiled, waiting for one: a long compile holds up none but itself."""
+    builds = [build(one) for one in under_way]
+    if len(builds) > 1:
+        wait(builds, return_when=FIRST_COMPLETED)
+    place = next((place for place, future in enumerate(builds) if future.done()), 0)
+    taken = under_way[place]
+    del under_way[place]
+    return taken
+
+
 class Tuner:
     """Searches the best config of one problem.
 
@@ -77,6 +91,7 @@ class Tuner:
     Attributes:
         launched_configs: configs launched at least once.
         best_us: time of the best complete trial so far, in us.
+        sure: probability of the certificate as last computed; None before.
         resumed: trials that were recorded before.
         launches: launches since, by purpose.
         propose_s: seconds spent in the sampler.
@@ -85,7 +100,7 @@ class Tuner:
 
     def __init__(
         self,
-        problem: Problem,
+        problem: AnyProblem,
         device: Device,
         stored: StoredStudy,
         candidates: Candidates,
@@ -119,6 +134,7 @@ class Tuner:
         self._certified: tuple[int, Certificate | None] | None = None
         self.launched_configs = 0
         self.best_us: float | None = None
+        self.sure: float | None = None
         self.launches: Launches = Counter()
         self.propose_s = 0.0
         self.tuner_s = 0.0
@@ -148,7 +164,7 @@ class Tuner:
                     self._pending.append(self.start())
             if not self._pending:
                 return
-            self.finish(self._pending.popleft())
+            self.finish(take_ready(self._pending, lambda pending: pending.build))
 
     def finish(self, pending: Pending) -> None:
         """Wait for a config that was started, measure and record it."""
@@ -160,13 +176,15 @@ class Tuner:
     def timed(self) -> Iterator[None]:
         """Count what happens meanwhile as deciding and recording."""
         start = time.perf_counter()
-        yield
+        with self.device.occupancy.at("deciding"):
+            yield
         self.tuner_s += time.perf_counter() - start
 
     def choose(self) -> Choice | None:
         """Re-measure the finalists and the default config; None where nothing was measured."""
         choice = choose(self.device, self.problem, self.measured, self.default, self._settings.finalists)
-        self.launches[LaunchPurpose.FINALISTS] += choice.launches if choice else 0
+        if choice is not None:
+            self.launches += choice.launches
         return choice
 
     @property
@@ -175,7 +193,13 @@ class Tuner:
         if self._certified is None or self._certified[0] != len(self.trials):
             rule = self._settings.stop_rule or StopRule()
             self._certified = len(self.trials), certificate_of(self.sampler, self.memory, rule.tolerance)
+            self.sure = self._certified[1].probability if self._certified[1] else None
         return self._certified[1]
+
+    @property
+    def default_us(self) -> float | None:
+        """Time of the default config in us; None before it was measured, and where it cannot run."""
+        return self.measured.get(config_key(self.default))
 
     def is_sure(self) -> bool:
         """Say whether the stop rule ends the search here."""
@@ -211,10 +235,9 @@ class Tuner:
     def start(self, config: dict[str, int] | None = None) -> Pending:
         """Start a config: the default if it is new, or else the one named, or else what the sampler proposes."""
         start = datetime.now()
-        trial = None
-        if not self.default_is_tried:
-            config = self.default
-        else:
+        trial: Trial | None = None
+        config = config if self.default_is_tried else self.default
+        if config is None or config in self.candidates:  # else no sampler could have proposed it
             if config is not None:
                 self.memory.enqueue_trial(dict(config))
             before = time.perf_counter()
@@ -245,7 +268,8 @@ class Tuner:
             self._tell(pending.trial, outcome)
         self._remember(trial)
         self.launches += outcome.launches
-        recorded = TrialRecorded(self.stored.name, self.problem, pending.config, outcome, self.best_us)
+        so_far = self.best_us, self.default_us, self.sure
+        recorded = TrialRecorded(self.stored.name, self.problem, pending.config, outcome, *so_far)
         self.stored.add_soon(trial, partial(self._listener, recorded))
 
     def _tell(self, trial: Trial, outcome: Outcome) -> None:

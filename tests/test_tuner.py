@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 
+import numpy as np
 import optuna
 import pytest
 from helpers import H100, FakeDevice, Times
@@ -41,7 +42,8 @@ def device(times: Times = bowl, **more: object) -> FakeDevice:
 
 
 def all_candidates(configs: Sequence[Config] | None = None) -> Candidates:
-    return Candidates(SPACE, tuple(dict(c) for c in (SPACE if configs is None else configs)), {}, {})
+    mask = np.array([configs is None or config in configs for config in SPACE])
+    return Candidates(SPACE, mask, {}, {})
 
 
 def new_study() -> StoredStudy:
@@ -89,6 +91,15 @@ def test_the_default_is_trial_0_even_off_the_grid() -> None:
     assert on.measured[0] == DEFAULT
     assert search.trials[0].params == DEFAULT
     assert len(on.measured) == search.launched_configs == 5
+
+
+@pytest.mark.parametrize("sampler", ["grid-gp", "random", "coordinate", "grid"])
+def test_a_default_on_the_grid_is_tried_once_however_many_configs_are_under_way(sampler: str) -> None:
+    on, default = device(), {"block_m": 64, "num_stages": 3, "split_k": 8}
+    tuner(on, sampler=sampler, lookahead=5, default=default).search()
+    assert len(on.measured) == len(SPACE)
+    assert len(set(keys(on.measured))) == len(SPACE)
+    assert on.measured[0] == default
 
 
 @pytest.mark.parametrize("sampler", ["grid-gp", "random", "coordinate", "grid"])
@@ -168,7 +179,7 @@ def test_a_clearly_slow_config_stops_after_the_first_repetitions() -> None:
         outcome = outcome_of(trial)
         assert isinstance(outcome, Measurement)
         assert len(outcome.runtimes_us) == on.protocol.first
-        assert trial.intermediate_values == {0: 100.0}
+        assert trial.intermediate_values == {on.protocol.first: 100.0}
     assert on.incumbents[0] is None
     assert set(on.incumbents[1:]) == {10.0}
 
@@ -245,7 +256,7 @@ def test_a_study_goes_on_over_changed_ranges(ranges: dict[str, tuple[int, ...]],
     tuner(device(), budget=8, stored=stored).search()
     before = keys([t.params for t in stored.trials()])
     space = SPACE.override(ranges)
-    found = Candidates(space, tuple(space), {}, {})
+    found = Candidates(space, np.ones(len(space), dtype=bool), {}, {})
     on = device()
     proposer = make_sampler(sampler, space.ranges, default=DEFAULT, valid=found.__contains__)
     changed = Tuner(PROBLEM, on, stored, found, DEFAULT, proposer, TunerSettings(None))

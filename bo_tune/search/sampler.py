@@ -38,7 +38,8 @@ class FiniteGridSampler(GridSampler):
         features: ``configs -> [n, F]``, further columns for the surrogate; needed with a prior.
         prior: what other studies taught; its histories' features must be by the same function.
         first: configs to propose before any other, in order; those off the grid are skipped.
-        cost: ``grid indices -> [n]``, relative cost of trying each (1 = must be compiled); asked at every proposal.
+        cost: ``grid indices -> [n]``, relative cost of trying each (1 = must be compiled); asked at every proposal,
+            which then depends on the answer besides the seed and the study's content.
         log: whether the objective is modelled in logarithms; None decides by the sign of the values.
         startup: trials to have a value before the model decides, the first ones included. Without a prior.
         seed: of all random choices.

@@ -46,7 +46,9 @@ class StopRule:
         most: trials with a value at which the study stops anyhow; None for no limit.
         most_taught: the same where other studies teach. On replayed grids that many leave less regret than any
             threshold on the certificate that launches as many on average: what keeps a certificate low is mostly noise
-            and rough ground, not a better config.
+            and rough ground, not a better config. Nor is a threshold on the improvement to be expected of all that is
+            untried, per launch so far, certain to be better: with 19.4 launches on average of the 19 dense grids
+            (10 seeds) it left 0.08 ± 0.08 points less than 20 of each.
     """
 
     tolerance: float = 0.01

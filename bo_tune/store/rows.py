@@ -110,7 +110,9 @@ class PlainRows:
     def add_studies(self, studies: Mapping[str, Mapping[str, Any]]) -> None:
         """See ``Rows``."""
         for name, attributes in studies.items():
-            self.set_attributes(self._storage.create_new_study([StudyDirection.MINIMIZE], name), attributes)
+            study_id = self._storage.create_new_study([StudyDirection.MINIMIZE], name)
+            self._storage.set_study_system_attr(study_id, study_rows.METRIC_NAMES_ATTR, study_rows.METRIC_NAMES)
+            self.set_attributes(study_id, attributes)
 
     def attributes(self, study_id: int) -> Mapping[str, Any]:
         """See ``Rows``."""

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bo_tune.problem import Problem
+from bo_tune.problem import AnyProblem, problem_from_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class StudyName:
     compared with.
     """
 
-    problem: Problem
+    problem: AnyProblem
     gpu: str
     kernel_source: str
     exhaustive: bool = False
@@ -24,7 +24,7 @@ class StudyName:
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "StudyName":
         """Read what ``dataclasses.asdict`` and JSON made of a name."""
-        return cls(**{**stored, "problem": Problem.from_json(stored["problem"])})
+        return cls(**{**stored, "problem": problem_from_json(stored["problem"])})
 
     def __str__(self) -> str:
         parts = [self.problem.kernel, self.problem.label, self.gpu, self.kernel_source]

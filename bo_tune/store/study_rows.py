@@ -23,7 +23,14 @@ Value = TypeVar("Value")
 _STUDIES: Any = models.StudyModel.__table__
 _DIRECTIONS: Any = models.StudyDirectionModel.__table__
 _ATTRIBUTES: Any = models.StudyUserAttributeModel.__table__
+_SYSTEM_ATTRIBUTES: Any = models.StudySystemAttributeModel.__table__
 _TRIALS: Any = models.TrialModel.__table__
+
+METRIC_NAMES_ATTR = "study:metric_names"
+"""Key of what ``Study.set_metric_names`` stores."""
+
+METRIC_NAMES = ["time us"]
+"""What a study's values are, for those who look at it with Optuna's tools."""
 
 
 class StudyRow(NamedTuple):
@@ -77,6 +84,9 @@ def add_studies(connection: Connection, studies: Mapping[str, Mapping[str, Any]]
     connection.execute(
         insert(_DIRECTIONS),
         [{"study_id": ids[name], "direction": StudyDirection.MINIMIZE, "objective": 0} for name in studies],
+    )
+    connection.execute(
+        insert(_SYSTEM_ATTRIBUTES), [_attribute(ids[name], METRIC_NAMES_ATTR, METRIC_NAMES) for name in studies]
     )
     rows = [_attribute(ids[name], key, value) for name, some in studies.items() for key, value in some.items()]
     if rows:

@@ -7,13 +7,12 @@ serves.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cache
 from typing import Any
 
 from optuna.distributions import BaseDistribution, distribution_to_json
-from optuna.exceptions import StorageInternalError
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
 from sqlalchemy import Connection, func, insert, select
@@ -28,7 +27,7 @@ def is_known_schema() -> bool:
 
 
 def insert_trials(connection: Connection, trials: Iterable[tuple[int, FrozenTrial]]) -> None:
-    """Add finished trials with finite values, in the transaction of the caller.
+    """Add finished trials with finite values, in the transaction of the caller, which has the write lock.
 
     Args:
         trials: each after the number of its study in the database, in the order in which they are to be numbered.
@@ -36,14 +35,16 @@ def insert_trials(connection: Connection, trials: Iterable[tuple[int, FrozenTria
     Raises:
         SQLAlchemyError: the database cannot take them.
     """
+    new = list(trials)
+    if not new:
+        return
     rows: dict[Any, list[dict[str, Any]]] = {model: [] for model in _MODELS}
-    for study_id, trial in trials:
-        trial_id = _insert_row(connection, study_id, trial)
+    for trial_id, (_, trial) in zip(_insert_trial_rows(connection, new), new, strict=True):
         for model, row in _rows(trial_id, trial):
             rows[model].append(row)
     for model, found in rows.items():
         if found:
-            connection.execute(insert(model), found)
+            _insert_rows(connection, model.__table__, found)
 
 
 _MODELS = (
@@ -75,21 +76,43 @@ def _rows(trial_id: int, trial: FrozenTrial) -> Iterator[tuple[Any, dict[str, An
         }  # fmt: skip
 
 
-def _insert_row(connection: Connection, study_id: int, trial: FrozenTrial) -> int:
-    # A first statement that writes takes SQLite's write lock at once; one that reads could lose it to another writer.
-    number = select(func.count()).where(models.TrialModel.study_id == study_id).scalar_subquery()
+def _insert_trial_rows(connection: Connection, trials: Sequence[tuple[int, FrozenTrial]]) -> list[int]:
+    """Add the trials' own rows, numbered on in each study, and return under which ids."""
     table = models.TrialModel.__table__
-    row = {
-        table.c.study_id: study_id,
-        table.c.number: number,
-        table.c.state: trial.state,
-        table.c.datetime_start: _utc(trial.datetime_start),
-        table.c.datetime_complete: _utc(trial.datetime_complete),
-    }
-    key = connection.execute(insert(table).values(row)).inserted_primary_key
-    if key is None:
-        raise StorageInternalError("the database did not say under which id it stored the trial")
-    return int(key[0])
+    studies = {study_id for study_id, _ in trials}
+    counted = select(table.c.study_id, func.count()).where(table.c.study_id.in_(studies)).group_by(table.c.study_id)
+    next_number = dict.fromkeys(studies, 0) | {row[0]: row[1] for row in connection.execute(counted)}
+    rows, places = [], []
+    for study_id, trial in trials:
+        places.append((study_id, next_number[study_id]))
+        rows.append(
+            {
+                "study_id": study_id,
+                "number": next_number[study_id],
+                "state": trial.state,
+                "datetime_start": _utc(trial.datetime_start),
+                "datetime_complete": _utc(trial.datetime_complete),
+            }
+        )
+        next_number[study_id] += 1
+    _insert_rows(connection, table, rows)
+    fresh = select(table.c.study_id, table.c.number, table.c.trial_id).where(
+        table.c.study_id.in_(next_number), table.c.number >= min(number for _, number in places)
+    )
+    ids = {(study_id, number): trial_id for study_id, number, trial_id in connection.execute(fresh)}
+    return [ids[place] for place in places]
+
+
+def _insert_rows(connection: Connection, table: Any, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert rows, many in each statement where the database can return what it inserted.
+
+    SQLite's driver gives up the interpreter lock for every statement, and where dozens of studies are at work it takes
+    milliseconds to come by again.
+    """
+    statement = insert(table)
+    if connection.dialect.insert_executemany_returning:
+        statement = statement.returning(*table.primary_key)
+    connection.execute(statement, rows)
 
 
 def _utc(moment: datetime | None) -> datetime | None:

@@ -3,17 +3,20 @@
 =====================  ==========================  =====================================================
 outcome                state                       holds
 =====================  ==========================  =====================================================
-measured               COMPLETE                    value = time in us
-measured, clearly slow PRUNED                      intermediate value 0 = the estimate so far, in us
+measured               COMPLETE                    value = time in us; intermediate values
+measured, clearly slow PRUNED                      intermediate values, the last one the estimate it ended with
 invalid                PRUNED                      no value at all
 =====================  ==========================  =====================================================
+
+An intermediate value is the estimate of the time, in us, after as many repetitions as its step says: those after which
+a config is judged, and the last. (Earlier versions stored the estimate of a slow config at step 0, and no others.)
 
 User attributes: ``reason`` (pruned only), ``runtimes_us`` (raw repetitions; measured only) and ``cost``
 (launches by purpose, compile seconds, resources).
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from datetime import datetime
 from typing import Any
@@ -21,6 +24,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
+from bo_tune.measure.protocol import TimingProtocol
 from bo_tune.outcome import (
     SLOW,
     Compilation,
@@ -30,11 +34,15 @@ from bo_tune.outcome import (
     Measurement,
     Outcome,
     Resources,
+    estimate_us,
 )
 from bo_tune.space import Config
 
 LARGEST_VALUE = 1024
 """Upper end of a stored parameter's range, above the values in use."""
+
+JUDGED_AFTER = (TimingProtocol().first, TimingProtocol().repetitions)
+"""Repetitions after which a config is judged, as intermediate values show it."""
 
 REASON = "reason"
 RUNTIMES_US = "runtimes_us"
@@ -96,8 +104,14 @@ def to_trial(config: Config, outcome: Outcome, *, number: int = 0, start: dateti
         distributions={name: IntDistribution(1, max(LARGEST_VALUE, value)) for name, value in config.items()},
         user_attrs=attributes(outcome),
         system_attrs={},
-        intermediate_values={0: time_us} if slow and time_us is not None else {},
+        intermediate_values=estimates(outcome.runtimes_us if isinstance(outcome, Measurement) else ()),
     )
+
+
+def estimates(runtimes_us: Sequence[float]) -> dict[int, float]:
+    """Return the estimates of a config's time along its repetitions, by their number; none without repetitions."""
+    after = [count for count in JUDGED_AFTER if count < len(runtimes_us)]
+    return {count: estimate_us(runtimes_us[:count]) for count in [*after, len(runtimes_us)] if count}
 
 
 def outcome_of(trial: FrozenTrial) -> Outcome:
@@ -141,4 +155,5 @@ def with_distributions(trial: FrozenTrial, distributions: Mapping[str, BaseDistr
 
 def time_us(trial: FrozenTrial) -> float | None:
     """Return the time of a trial in us: its value, or its estimate when it was stopped as slow."""
-    return trial.value if trial.value is not None else trial.intermediate_values.get(0)
+    between = trial.intermediate_values
+    return trial.value if trial.value is not None or not between else between[max(between)]

@@ -21,9 +21,10 @@ from bo_tune.outcome import (
     Measurement,
     Outcome,
     Resources,
+    estimate_us,
 )
 from bo_tune.space import Config
-from bo_tune.store.trials import REASON, launched, outcome_of, state_of, to_trial, with_distributions
+from bo_tune.store.trials import REASON, launched, outcome_of, state_of, time_us, to_trial, with_distributions
 
 START = datetime(2026, 1, 2, 3, 4, 5)
 END = START + timedelta(seconds=1)
@@ -64,10 +65,22 @@ def test_only_complete_trials_have_a_value_and_only_pruned_ones_a_reason(outcome
     assert (trial.value is not None) == complete
     assert (REASON not in trial.user_attrs) == complete
     if isinstance(outcome, Measurement):
-        shown = trial.value if complete else trial.intermediate_values[0]
-        assert shown == outcome.time_us
+        between = trial.intermediate_values
+        shown = trial.value if complete else between[max(between)]
+        assert shown == outcome.time_us == time_us(trial)
+        assert between == {
+            count: estimate_us(outcome.runtimes_us[:count])
+            for count in {3, 10, len(outcome.runtimes_us)}
+            if count <= len(outcome.runtimes_us)
+        }
     else:
         assert not trial.intermediate_values
+
+
+def test_slow_trials_of_earlier_versions_keep_their_estimate() -> None:
+    trial = to_trial(CONFIG, Measurement((3.0, 2.0, 1.0), stopped=True), start=START, end=END)
+    trial.intermediate_values = {0: 2.5}
+    assert time_us(trial) == 2.5
 
 
 @pytest.mark.parametrize(
