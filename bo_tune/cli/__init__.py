@@ -1,5 +1,18 @@
 """The ``bo-tune`` command: parses, calls, prints."""
 
-from bo_tune.cli.app import main
+import sys
+
+from bo_tune.cli import exit_codes
 
 __all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line and exit with one of ``exit_codes``."""
+    try:
+        # Takes a second or more, during which Ctrl-C must do no worse than later.
+        from bo_tune.cli.app import main as run  # noqa: PLC0415
+
+        run()
+    except KeyboardInterrupt:
+        sys.exit(exit_codes.INTERRUPTED)

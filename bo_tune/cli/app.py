@@ -1,42 +1,75 @@
-"""The command line's entry: commands, and what becomes of errors."""
+"""The command line's entry: commands, their help, and what becomes of errors."""
 
+import inspect
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
+from typing import Annotated
 
 import typer
 
+from bo_tune.cli import exit_codes
+from bo_tune.cli import options as o
 from bo_tune.cli.check import check_command
 from bo_tune.cli.compile import compile_command
 from bo_tune.cli.exchange import export_command, import_command, merge_command
 from bo_tune.cli.inspection import compare_command, show_command, simulate_command
+from bo_tune.cli.output import program_version
+from bo_tune.cli.report import report_command
 from bo_tune.cli.search import grid_command, tune_command
+from bo_tune.cli.usage import UsageError, usage_line
 from bo_tune.cli.worker import worker_command
 from bo_tune.errors import BoTuneError, InputError, one_line
 from bo_tune.store.storage import silence_optuna
 
-EXIT_FAILED = 1
-EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
+EXAMPLES = "\n\nExamples:\n"
+"""What stands between a command's description and its examples, in its docstring."""
+
+TUNING, LOOKING, MOVING = "Tune", "Look at what was found", "Move it elsewhere"
 
 app = typer.Typer(
     name="bo-tune",
-    help="Tune Triton kernels with Bayesian optimisation and write the JSON that vLLM loads.",
-    no_args_is_help=True,
+    no_args_is_help=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes:\n" + "\n".join(f"  {code:>3}  {text}" for code, text in exit_codes.MEANINGS.items()),
 )
-app.command("tune")(tune_command)
-app.command("grid")(grid_command)
-app.command("worker")(worker_command)
-app.command("compile")(compile_command)
-app.command("check")(check_command)
-app.command("compare")(compare_command)
-app.command("simulate")(simulate_command)
-app.command("show")(show_command)
-app.command("export")(export_command)
-app.command("import")(import_command)
-app.command("merge")(merge_command)
+
+
+def add(name: str, command: Callable[..., None], panel: str) -> None:
+    """Add a command. The examples of its docstring come last in its help, as they are written."""
+    text, _, examples = (inspect.getdoc(command) or "").partition(EXAMPLES)
+    epilog = f"Examples:\n{examples}" if examples else None
+    app.command(name, help=text, epilog=epilog, rich_help_panel=panel)(command)
+
+
+add("tune", tune_command, TUNING)
+add("grid", grid_command, TUNING)
+add("worker", worker_command, TUNING)
+add("compile", compile_command, TUNING)
+add("simulate", simulate_command, TUNING)
+add("show", show_command, LOOKING)
+add("report", report_command, LOOKING)
+add("check", check_command, LOOKING)
+add("compare", compare_command, LOOKING)
+add("export", export_command, MOVING)
+add("import", import_command, MOVING)
+add("merge", merge_command, MOVING)
+
+
+@app.callback(invoke_without_command=True)
+def without_command(
+    context: typer.Context,
+    show_version: Annotated[bool, typer.Option("--version", metavar=o.FLAG, help="Show the version and exit.")] = False,
+) -> None:
+    """Tune Triton kernels with Bayesian optimisation and write the JSON that vLLM loads."""
+    if show_version:
+        sys.stdout.write(f"bo-tune {program_version()}\n")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        sys.stdout.write(context.get_help())
 
 
 def _interrupt(_signum: int, _frame: FrameType | None) -> None:
@@ -44,19 +77,26 @@ def _interrupt(_signum: int, _frame: FrameType | None) -> None:
 
 
 def main() -> None:
-    """Run the command line and exit: 0 done, 1 a study or a check failed, 2 bad input, 130 interrupted."""
+    """Run the command line and exit with one of ``exit_codes``."""
     silence_optuna()
     signal.signal(signal.SIGTERM, _interrupt)
+    sys.exit(_run())
+
+
+def _run() -> int:
     try:
-        app()
+        code: int | None = app(standalone_mode=False)
+    except UsageError as error:
+        return _fail(usage_line(error), exit_codes.BAD_INPUT)
     except InputError as error:
-        sys.exit(_fail(error, EXIT_BAD_INPUT))
+        return _fail(one_line(error), exit_codes.BAD_INPUT)
     except BoTuneError as error:
-        sys.exit(_fail(error, EXIT_FAILED))
+        return _fail(one_line(error), exit_codes.FAILED)
     except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
+        return exit_codes.INTERRUPTED
+    return code or exit_codes.DONE
 
 
-def _fail(error: BoTuneError, code: int) -> int:
-    sys.stderr.write(f"bo-tune: {one_line(error)}\n")
+def _fail(message: str, code: int) -> int:
+    sys.stderr.write(f"bo-tune: {message}\n")
     return code

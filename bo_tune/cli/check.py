@@ -7,10 +7,11 @@ from typing import Annotated
 import typer
 
 from bo_tune.check import check_folder
+from bo_tune.cli import exit_codes
 from bo_tune.cli import options as o
+from bo_tune.cli.output import Output
 from bo_tune.models.engine import MAX_BATCHED_TOKENS, MAX_SEQUENCES
 from bo_tune.report.check import check_lines, check_tables
-from bo_tune.report.console import terminal
 
 
 def check_command(
@@ -25,22 +26,37 @@ def check_command(
     expert_parallel: o.ExpertParallel = False,
     m: Annotated[
         list[str] | None,
-        typer.Option("--m", metavar="N,…", help="Tokens in a step. All sizes by default.", show_default=False),
+        typer.Option(
+            "--m",
+            metavar="N,…",
+            help="Tokens in a step. All sizes by default.",
+            show_default=False,
+            rich_help_panel=o.PROBLEM,
+        ),
     ] = None,
-    max_num_seqs: Annotated[int, typer.Option(min=1, help="The engine's --max-num-seqs.")] = MAX_SEQUENCES,
+    max_num_seqs: Annotated[
+        int, typer.Option(min=1, metavar="N", help="The engine's --max-num-seqs.", rich_help_panel=o.PROBLEM)
+    ] = MAX_SEQUENCES,
     max_num_batched_tokens: Annotated[
-        int, typer.Option(min=1, help="The engine's --max-num-batched-tokens.")
+        int, typer.Option(min=1, metavar="N", help="The engine's --max-num-batched-tokens.", rich_help_panel=o.PROBLEM)
     ] = MAX_BATCHED_TOKENS,
     gpu: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="As torch.cuda.get_device_name gives it. Told from the folder by default."),
+        typer.Option(
+            metavar="NAME",
+            help="As torch.cuda.get_device_name gives it. Told from the folder by default.",
+            rich_help_panel=o.PROBLEM,
+        ),
     ] = None,
     json_file: o.JsonFile = None,
+    quiet: o.Quiet = False,
 ) -> None:
     """Walk every lookup of an engine start through tuned JSON; exit code 1 if any fails or takes a wrong entry.
 
-    Example: bo-tune check tuned --model Llama-3.1-8B --tp 1 --max-loras 4 --rank 16
+    Examples:
+      bo-tune check tuned --model Llama-3.1-8B/config.json --max-loras 4 --rank 16
     """
+    output = Output("check", json_file, quiet=quiet)
     served = o.Served(model, tp, max_loras, rank, fully_sharded, target_modules, adapter, expert_parallel)
     sizes = o.integers(m, "--m")
     report = check_folder(
@@ -50,12 +66,8 @@ def check_command(
         ms=sizes,
         max_batched_tokens=max_num_batched_tokens,
     )
-    console = terminal()
-    for table in check_tables(report):
-        console.print(table)
-    for line in check_lines(report):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    if json_file is not None:
-        o.write_json(json_file, report.to_json())
+    output.tables(*check_tables(report))
+    output.lines(*check_lines(report))
+    output.json(report.to_json())
     if report.faults:
-        raise typer.Exit(1)
+        raise typer.Exit(exit_codes.FAILED)

@@ -1,6 +1,7 @@
 """``bo-tune compile``: binaries for a GPU elsewhere, into a pack."""
 
 import os
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
+from bo_tune.cli import completion, exit_codes
 from bo_tune.cli import options as o
-from bo_tune.cli.search import problems_of, study_of
-from bo_tune.devices import compile_target, kernel_source
+from bo_tune.cli.output import Output
+from bo_tune.cli.resume import command_line
+from bo_tune.cli.search import study_of
+from bo_tune.cli.tuning import problems_of
+from bo_tune.devices import compile_target, deciding_problems, kernel_source
 from bo_tune.errors import InputError, PackError
 from bo_tune.experience import Experience
 from bo_tune.gpus import gpu_of_capability, known_gpu
@@ -22,7 +27,6 @@ from bo_tune.pack.contents import PackedBinary
 from bo_tune.packing import PackBudget, Packed, Workbench, build
 from bo_tune.problem import GpuInfo, Problem
 from bo_tune.recording import SUFFIXES, read_recordings
-from bo_tune.report.console import terminal
 from bo_tune.report.packing import PackProgress, pack_line
 from bo_tune.session import one_blas_thread
 from bo_tune.store.storage import StudyStore
@@ -34,29 +38,71 @@ BUNDLED = Path(__file__).parents[2] / "studies" / "recordings"
 COMPILE_DEADLINE_S = 30.0
 """At most, for one compile: no GPU waits for it. It adapts to what compiles take."""
 
-EXIT_INTERRUPTED = 130
-
-TargetName = Annotated[str, typer.Option("--target", metavar="cuda:CC", help="Compute capability to compile for.")]
+TargetName = Annotated[
+    str,
+    typer.Option(
+        "--target",
+        metavar="cuda:CC",
+        help="Compute capability to compile for.",
+        rich_help_panel=o.DEVICE,
+        autocompletion=completion.targets,
+    ),
+]
 GpuName = Annotated[
     str | None,
-    typer.Option("--gpu", metavar="NAME", help="GPU to choose configs for; one of the target's by default."),
+    typer.Option(
+        "--gpu",
+        metavar="NAME",
+        help="GPU to choose configs for; one of the target's by default.",
+        rich_help_panel=o.DEVICE,
+    ),
 ]
-PackFile = Annotated[Path, typer.Option("--out", metavar="PACK", help="File to write, or to go on with.")]
-Configs = Annotated[int | None, typer.Option(min=1, help="Binaries in the pack, at most.", show_default=False)]
-Minutes = Annotated[float | None, typer.Option(min=0.0, help="Time to compile.", show_default=False)]
-Whole = Annotated[bool, typer.Option("--all", help="Every valid config, however unlikely.")]
+PackFile = Annotated[
+    Path, typer.Option("--out", metavar="PACK", help="File to write, or to go on with.", rich_help_panel=o.OUTPUT)
+]
+Configs = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Binaries in the pack, at most.", show_default=False, rich_help_panel=o.SEARCH
+    ),
+]
+Minutes = Annotated[
+    float | None,
+    typer.Option(min=0.0, metavar="MINUTES", help="Time to compile.", show_default=False, rich_help_panel=o.SEARCH),
+]
+Whole = Annotated[
+    bool, typer.Option("--all", metavar=o.FLAG, help="Every valid config, however unlikely.", rich_help_panel=o.SEARCH)
+]
 Teacher = Annotated[
     str | None,
-    typer.Option("--storage", metavar="URL", help="Database of studies to learn from.", show_default=False),
+    typer.Option(
+        "--storage",
+        metavar="URL",
+        help="Database of studies to learn from.",
+        show_default=False,
+        rich_help_panel=o.SEARCH,
+        autocompletion=completion.storages,
+    ),
 ]
 History = Annotated[
     list[Path] | None,
     typer.Option(
-        "--history", metavar="DIR", help="Recordings to learn from; the project's by default.", show_default=False
+        "--history",
+        metavar="DIR",
+        help="Recordings to learn from; the project's by default.",
+        show_default=False,
+        rich_help_panel=o.SEARCH,
     ),
 ]
 CompileJobs = Annotated[
-    int | None, typer.Option(min=1, help="Compile processes; one for each core by default.", show_default=False)
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Compile processes; one for each core by default.",
+        show_default=False,
+        rich_help_panel=o.DEVICE,
+    ),
 ]
 
 
@@ -90,23 +136,27 @@ def compile_command(
     adapter: o.AdapterPath = None,
     expert_parallel: o.ExpertParallel = False,
     kernel: o.Kernel = None,
-    target: TargetName = "cuda:90",
-    gpu: GpuName = None,
-    kernels: o.KernelSource = "auto",
-    out: PackFile = Path("study.pack"),
     configs: Configs = None,
     minutes: Minutes = None,
     whole: Whole = False,
     storage: Teacher = None,
     history: History = None,
     seed: o.Seed = None,
+    target: TargetName = "cuda:90",
+    gpu: GpuName = None,
+    kernels: o.KernelSource = "auto",
     jobs: CompileJobs = None,
+    out: PackFile = Path("study.pack"),
     json_file: o.JsonFile = None,
+    quiet: o.Quiet = False,
 ) -> None:
     """Compile ahead of tuning, on any host: the configs that a study will likely want, best first, into one file.
 
-    Example: bo-tune compile studies/llama-3.1-8b.toml --target cuda:90 --configs 500 --out llama.pack
+    Examples:
+      bo-tune compile studies/llama-3.1-8b.toml --target cuda:90 --configs 500
+      bo-tune compile studies/llama-3.1-8b.toml --minutes 10 --out llama.pack
     """
+    output = Output("compile", json_file, quiet=quiet)
     served = o.Served(model, tp, max_loras, rank, fully_sharded, target_modules, adapter, expert_parallel)
     loaded = study_of(study, served, m)
     if loaded is None:
@@ -125,7 +175,7 @@ def compile_command(
         jobs or os.cpu_count() or 1,
         seed if seed is not None else loaded.seed,
     )
-    _run(plan, experience(storage, history), out, json_file)
+    _run(plan, experience(storage, history), out, output)
 
 
 def _gpu(target: str, name: str | None) -> GpuInfo:
@@ -157,19 +207,17 @@ def experience(storage: str | None, history: Sequence[Path] | None) -> Experienc
     return found
 
 
-def _run(plan: Plan, experience: Experience, out: Path, json_file: Path | None) -> None:
-    console = terminal()
-    with Workbench(out) as bench, PackProgress(console) as progress:
+def _run(plan: Plan, experience: Experience, out: Path, output: Output) -> None:
+    with Workbench(out) as bench, PackProgress(output.console) as progress:
         packed, interrupted = _compile(plan, experience, bench, progress)
-    lines = [pack_line(bench.binaries, packed, out.stat().st_size), f"wrote {out}"]
     if interrupted:
-        lines.insert(0, "interrupted: the same command goes on from here")
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    if json_file is not None:
-        o.write_json(json_file, figures(packed, bench.binaries, plan))
+        command, _ = command_line(sys.argv)
+        output.say("interrupted: the pack keeps what was compiled; to go on from there:", f"  {command}")
+    output.lines(pack_line(bench.binaries, packed, out.stat().st_size))
+    output.notes(f"wrote {out}")
+    output.json({**figures(packed, bench.binaries, plan), "written": [str(out)], "interrupted": interrupted})
     if interrupted:
-        raise typer.Exit(EXIT_INTERRUPTED)
+        raise typer.Exit(exit_codes.INTERRUPTED)
 
 
 def _compile(plan: Plan, experience: Experience, bench: Workbench, progress: PackProgress) -> tuple[Packed, bool]:
@@ -185,15 +233,16 @@ def _compile(plan: Plan, experience: Experience, bench: Workbench, progress: Pac
         progress(packed)
 
     try:
-        examples = {p.kernel: (p, kernel_spec(p.kernel).default_config(p)) for p in plan.problems}
+        problems = [*plan.problems, *deciding_problems(plan.problems, target.decided_by)]
+        examples = {p.kernel: (p, kernel_spec(p.kernel).default_config(p)) for p in problems}
         identity = target.identity(IdentityRequest(examples))
         bench.resume(identity)
         try:
             wanted = Likely(target, experience.of, spaces=plan.study.space, exhaustive=plan.whole, seed=plan.seed)
             with one_blas_thread():
-                for number, problem in enumerate(plan.problems, 1):
+                for number, problem in enumerate(problems, 1):
                     wanted.add(problem)
-                    progress.choosing(number, len(plan.problems))
+                    progress.choosing(number, len(problems))
                 build(bench, target, wanted, plan.budget, show)
         except KeyboardInterrupt:
             interrupted = True

@@ -6,11 +6,11 @@ from typing import Annotated
 import typer
 
 from bo_tune.cli import options as o
+from bo_tune.cli.output import Output
 from bo_tune.errors import InputError, RecordingError
 from bo_tune.exchange import export_study, import_study
 from bo_tune.merge import merge_tables
 from bo_tune.recording import read_recording, read_recordings
-from bo_tune.report.console import terminal
 from bo_tune.store.storage import MEMORY, StudyStore
 from bo_tune.tables import check_writable
 
@@ -20,13 +20,18 @@ def export_command(
     out: o.ExportOut = Path("studies"),
     kernel: o.Kernel = None,
     gpu: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Only studies of GPUs with this in their names.")
+        str | None,
+        typer.Option(metavar="NAME", help="Only studies of GPUs with this in their names.", rich_help_panel=o.PROBLEM),
     ] = None,
+    json_file: o.JsonFile = None,
+    quiet: o.Quiet = False,
 ) -> None:
     """Write each study of a database into a T4 file, whole enough to be imported elsewhere.
 
-    Example: bo-tune export --storage sqlite:///bo_tune.db --out studies
+    Examples:
+      bo-tune export --storage sqlite:///bo_tune.db --out exported
     """
+    output = Output("export", json_file, quiet=quiet)
     store = StudyStore(storage, create=False)
     chosen = [
         s
@@ -39,24 +44,37 @@ def export_command(
     trials = store.trials_of(chosen)
     paths = [export_study(summary, trials[summary.name], out) for summary in chosen]
     store.close()
-    written = [path for path in paths if path is not None]
+    written = [(s, path) for s, path in zip(chosen, paths, strict=True) if path is not None]
     empty = len(paths) - len(written)
     note = f"; {empty} without a trial left out" if empty else ""
-    terminal().print(f"wrote {len(written)} studies to {out}{note}", markup=False, highlight=False, soft_wrap=True)
+    output.lines(f"wrote {len(written)} studies to {out}{note}")
+    output.json(
+        {"studies": [{"study": str(s.name), "file": str(path)} for s, path in written], "without_trials": empty}
+    )
 
 
 def import_command(
     files: Annotated[list[Path], typer.Argument(metavar="FILE|DIR…", help="Exported studies, or folders of them.")],
     storage: o.Storage = o.DEFAULT_STORAGE,
+    json_file: o.JsonFile = None,
+    quiet: o.Quiet = False,
 ) -> None:
     """Add exported studies to a database: their trials, and their results where nothing else was tried there.
 
-    Example: bo-tune import studies --storage postgresql+psycopg://tuner@db/studies
+    Examples:
+      bo-tune import exported --storage sqlite:///all.db
+      bo-tune import exported --storage postgresql+psycopg://tuner@db/studies
     """
+    output = Output("import", json_file, quiet=quiet)
     if storage == MEMORY:
         raise InputError("--storage: name a database to import into")
-    recordings = [r for path in files for r in (read_recordings(path) if path.is_dir() else [read_recording(path)])]
-    console, store = terminal(), StudyStore(storage)
+    recordings = [
+        r
+        for path in files
+        for r in (read_recordings(path, any_kernel=True) if path.is_dir() else [read_recording(path, any_kernel=True)])
+    ]
+    store = StudyStore(storage)
+    studies = []
     for recording in recordings:
         try:
             done = import_study(store, recording)
@@ -64,20 +82,24 @@ def import_command(
             store.close()
             raise
         result = "with its result" if done.has_result else "no result yet"
-        console.print(
-            f"{done.name}: {done.added} trials added, {result}", markup=False, highlight=False, soft_wrap=True
-        )
+        output.lines(f"{done.name}: {done.added} trials added, {result}")
+        studies.append({"study": str(done.name), "trials_added": done.added, "finished": done.has_result})
     store.close()
+    output.json({"studies": studies})
 
 
 def merge_command(
     folders: Annotated[list[Path], typer.Argument(metavar="DIR…", help="Folders of tuned JSON.")],
     out: o.Out = Path("merged"),
+    json_file: o.JsonFile = None,
+    quiet: o.Quiet = False,
 ) -> None:
     """Merge the tuned JSON of several hosts; of equal keys the entry measured last counts.
 
-    Example: bo-tune merge host1/tuned host2/tuned --out tuned
+    Examples:
+      bo-tune merge host1/tuned host2/tuned --out merged
     """
-    console = terminal()
-    for path in merge_tables(folders, out):
-        console.print(f"wrote {path}", markup=False, highlight=False, soft_wrap=True)
+    output = Output("merge", json_file, quiet=quiet)
+    paths = merge_tables(folders, out)
+    output.lines(*(f"wrote {path}" for path in paths))
+    output.json({"written": [str(path) for path in paths]})

@@ -6,18 +6,23 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
+from bo_tune.cli import completion
 from bo_tune.cli import options as o
+from bo_tune.cli.output import Output
 from bo_tune.compare import compare
-from bo_tune.listing import list_studies
+from bo_tune.errors import InputError
+from bo_tune.listing import list_studies, matching, study_detail
 from bo_tune.recording import read_recordings
 from bo_tune.report.console import (
     comparison_lines,
     comparison_tables,
+    is_live,
+    simulation_line,
     simulation_table,
     studies_lines,
     studies_tables,
-    terminal,
 )
+from bo_tune.report.study import study_lines, study_tables
 from bo_tune.sampler_names import GRID, GRID_GP
 from bo_tune.search import StopRule
 from bo_tune.session import SessionSettings
@@ -26,78 +31,110 @@ from bo_tune.store.storage import StudyStore
 
 
 def compare_command(
-    tuned_dir: Annotated[Path, typer.Argument(help="Folder that bo-tune tune wrote.")],
-    grid_dir: Annotated[Path, typer.Argument(help="Folder that bo-tune grid wrote.")],
+    tuned_dir: Annotated[Path, typer.Argument(metavar="TUNED", help="Folder that bo-tune tune wrote.")],
+    grid_dir: Annotated[Path, typer.Argument(metavar="GRID", help="Folder that bo-tune grid wrote.")],
     recordings: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Recorded grids: their times settle both.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Recorded grids: their times settle both.", rich_help_panel=o.PROBLEM),
     ] = None,
     json_file: o.JsonFile = None,
+    quiet: o.Quiet = False,
 ) -> None:
     """Compare tuned JSON with an exhaustive search's, entry by entry: regret, and what each cost.
 
-    Example: bo-tune compare tuned grid --recordings studies/recordings
+    Examples:
+      bo-tune compare tuned grid
+      bo-tune compare tuned grid --recordings studies/recordings --json compared.json
     """
+    output = Output("compare", json_file, quiet=quiet)
     comparisons = compare(tuned_dir, grid_dir, read_recordings(recordings) if recordings else ())
-    console = terminal()
-    for table in comparison_tables(comparisons):
-        console.print(table)
-    for line in comparison_lines(comparisons):
-        console.print(line, highlight=False, soft_wrap=True)
-    if json_file is not None:
-        o.write_json(json_file, comparisons.to_json())
+    output.tables(*comparison_tables(comparisons))
+    output.lines(*comparison_lines(comparisons))
+    output.json(comparisons.to_json())
 
 
 def simulate_command(
     recordings: o.Recordings,
     history: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Recorded grids tuned first, to learn from.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Recorded grids tuned first, to learn from.", rich_help_panel=o.SEARCH),
     ] = None,
-    sampler: Annotated[str, typer.Option(metavar="NAME")] = GRID_GP,
-    budget: Annotated[int, typer.Option(min=1, help="Configs to launch in each study.")] = 40,
-    stop: Annotated[bool, typer.Option("--stop/--no-stop", help="Let the stop rule end studies early.")] = False,
-    seeds: Annotated[int, typer.Option(min=1, help="Number of seeds: 0, 1, …")] = 1,
+    sampler: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="How configs are proposed.",
+            rich_help_panel=o.SEARCH,
+            autocompletion=completion.samplers,
+        ),
+    ] = GRID_GP,
+    budget: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Configs to launch in each study.", rich_help_panel=o.SEARCH)
+    ] = 40,
+    stop: Annotated[
+        bool,
+        typer.Option(
+            "--stop/--no-stop", metavar=o.FLAG, help="Let the stop rule end studies early.", rich_help_panel=o.SEARCH
+        ),
+    ] = False,
+    seeds: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Number of seeds: 0, 1, …", rich_help_panel=o.SEARCH)
+    ] = 1,
     json_file: o.JsonFile = None,
+    quiet: o.Quiet = False,
 ) -> None:
     """Tune recorded grids as if they were GPUs, and tell the regret of what would be written.
 
-    Example: bo-tune simulate --recordings studies/recordings --sampler grid-gp --budget 40 --seeds 3
+    Examples:
+      bo-tune simulate --recordings studies/recordings --budget 20
+      bo-tune simulate --recordings studies/recordings --sampler random --seeds 3
     """
+    output = Output("simulate", json_file, quiet=quiet)
     name = o.sampler_name(sampler)
     grids = read_recordings(recordings)
     taught = read_recordings(history) if history else []
-    console = terminal()
     settings = SessionSettings(name, None if name == GRID else budget, stop_rule=StopRule() if stop else None)
     runs = simulate(grids, settings, seeds=range(seeds), history=taught)
+    hidden = not is_live(output.console)
     total = len(grids) * seeds
-    done = list(
-        track(runs, "simulating", total=total, console=console, transient=True, disable=not console.is_terminal)
-    )
+    done = list(track(runs, "simulating", total=total, console=output.console, transient=True, disable=hidden))
     result = document(done)
-    console.print(simulation_table(result["summary"]))
-    mean = result["summary"]
-    console.print(
-        f"{name}, mean over {len(done)} runs: {mean['mean_launched_configs']:.1f} configs launched, "
-        f"{mean['mean_launches']:.0f} launches, {mean['mean_invalid_proposed']:.1f} invalid proposals, "
-        f"{mean['mean_sampler_ms_per_trial']:.2f} ms per proposal",
-        highlight=False,
-        soft_wrap=True,
-    )
-    if json_file is not None:
-        o.write_json(json_file, result)
+    output.tables(simulation_table(result["summary"]))
+    output.lines(simulation_line(name, result["summary"]))
+    output.json(result)
 
 
-def show_command(storage: o.Storage = o.DEFAULT_STORAGE, json_file: o.JsonFile = None) -> None:
-    """Show the studies of a database: trials by state and reason, best and default time.
+def show_command(
+    study: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="STUDY",
+            help="Only studies with these words in their names; of a single one everything is shown.",
+            show_default=False,
+        ),
+    ] = None,
+    storage: o.Storage = o.DEFAULT_STORAGE,
+    json_file: o.JsonFile = None,
+    quiet: o.Quiet = False,
+) -> None:
+    """Show the studies of a database: trials by state and reason, best and default time; or one study in full.
 
-    Example: bo-tune show --storage sqlite:///bo_tune.db
+    Examples:
+      bo-tune show --storage sqlite:///bo_tune.db
+      bo-tune show lora_shrink m16. k4096
     """
+    output = Output("show", json_file, quiet=quiet)
     store = StudyStore(storage, create=False)
-    studies = list_studies(store)
+    words = study or []
+    studies = matching(list_studies(store), words)
+    if words and not studies:
+        raise InputError(f"{store.url}: no study with {' and '.join(map(repr, words))} in its name")
+    detail = study_detail(store, studies[0]) if words and len(studies) == 1 else None
     store.close()
-    console = terminal()
-    for table in studies_tables(studies):
-        console.print(table)
-    for line in studies_lines(studies):
-        console.print(line, highlight=False, soft_wrap=True)
-    if json_file is not None:
-        o.write_json(json_file, {"studies": [study.to_json() for study in studies]})
+    if detail is not None:
+        output.tables(*study_tables(detail))
+        output.lines(*study_lines(detail))
+    else:
+        output.tables(*studies_tables(studies))
+        output.lines(*studies_lines(studies))
+    output.json({"studies": [detail.to_json()] if detail else [one.to_json() for one in studies]})

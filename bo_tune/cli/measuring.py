@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bo_tune.conditions import Conditions
-from bo_tune.devices import Job, cuda_devices, kernel_source, replay_jobs
-from bo_tune.errors import InputError
+from bo_tune.devices import Job, MoePathChoice, cuda_devices, kernel_source, replay_jobs
+from bo_tune.errors import DeviceError, InputError
 from bo_tune.problem import Problem
 from bo_tune.session import SessionSettings
 from bo_tune.store.study_name import StudyName
@@ -17,11 +17,9 @@ from bo_tune.worker import Fitting, fitting
 if TYPE_CHECKING:
     from bo_tune.measure.cuda import CudaDevice
 
-STUDIES_PER_COMPILER = 2
-"""Studies in flight for each compile process: while one waits for the GPU or thinks, another has work for it."""
-
-SEARCHES = 4
-"""Compile processes for each process that computes proposals: a proposal takes a hundredth of a compile's time."""
+SEARCHES = 2
+"""Compile processes for each process that computes proposals. Proposals take a tenth of the compilers' time; with fewer
+processes they would wait for each other while compilers idle."""
 
 MOST_STUDIES = 10_000
 """Studies in flight are bounded by the compilers alone: how many there will be is not known."""
@@ -36,6 +34,7 @@ class Measured:
 
     Attributes:
         gpus: which GPUs of this host, or ``all``; None for the device's own.
+        path: which way an engine goes through the experts' adapters.
     """
 
     device: str
@@ -44,6 +43,7 @@ class Measured:
     jobs: int | None
     packs: tuple[Path, ...] = ()
     gpus: str | None = None
+    path: MoePathChoice = MoePathChoice.AUTO
 
     @property
     def recordings(self) -> Path | None:
@@ -95,8 +95,15 @@ def jobs_on(problems: Sequence[Problem], devices: "Sequence[CudaDevice]") -> lis
 def at_once(settings: SessionSettings, devices: "Sequence[CudaDevice]", studies: int) -> SessionSettings:
     """Return the settings with what this host can do at once."""
     compilers = max(device.compile_workers for device in devices)
-    in_flight = max(1, min(studies, max(len(devices), STUDIES_PER_COMPILER * compilers)))
-    return replace(settings, in_flight=in_flight, compilers=compilers, searchers=1 + compilers // SEARCHES)
+    return replace(settings.on(compilers, studies, len(devices)), searchers=1 + compilers // SEARCHES)
+
+
+def _source(device: "CudaDevice", kernel: str) -> str | None:
+    """Return which code of a kernel a device measures; None where its kernel source does not have the kernel."""
+    try:
+        return device.kernel_source(kernel)
+    except DeviceError:
+        return None
 
 
 @contextmanager
@@ -112,7 +119,7 @@ def fitting_of(measured: Measured, seed: int) -> Iterator[tuple[Fitting, Session
             equal = [device for device in devices if device.gpu.name == name.gpu]
             if not equal or name.conditions != equal[0].conditions.label:
                 return None
-            if name.kernel_source != equal[0].kernel_source(name.problem.kernel):
+            if name.kernel_source != _source(equal[0], name.problem.kernel):
                 return None
             return Job(name.problem, equal[0], tuple(equal[1:]))
 

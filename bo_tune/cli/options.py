@@ -1,18 +1,19 @@
 """Options that several commands share."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from bo_tune.cli import completion
 from bo_tune.conditions import Conditions, Routing, Timing
 from bo_tune.conditions import Tokens as Spread
 from bo_tune.devices import KERNEL_SOURCES
 from bo_tune.errors import InputError
-from bo_tune.files import os_error_text, write_atomically
+from bo_tune.files import os_error_text
 from bo_tune.models import ModelStudy
 from bo_tune.sampler_names import SAMPLERS
 from bo_tune.store.storage import DEFAULT_STORAGE, MEMORY
@@ -34,15 +35,6 @@ def names(texts: Iterable[str] | None) -> list[str] | None:
     """Read an option that takes names, comma-separated, given once or several times; None where it was not given."""
     words = [word.strip() for text in texts or () for word in text.split(",")]
     return [word for word in dict.fromkeys(words) if word] or None
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write what ``--json`` asks for. Raises InputError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, (json.dumps(content, indent=1) + "\n").encode())
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {os_error_text(error)}") from None
 
 
 def sampler_name(name: str) -> str:
@@ -122,29 +114,63 @@ def conditions(timing: Timing, tokens: Spread, adapters: int | None, experts: st
     return Conditions(timing, tokens, adapters, Routing.RECORDED, tuple(hits))
 
 
-Study = Annotated[Path | None, typer.Argument(metavar="[STUDY.toml]", help="Study file.", show_default=False)]
+PROBLEM = "Problem"
+SEARCH = "Search"
+DEVICE = "Device"
+DATABASE = "Database"
+OUTPUT = "Output"
+"""Panels of ``--help``."""
+
+FLAG = ""
+"""What ``--help`` shows as the value of an option that takes none."""
+
+Study = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="STUDY.toml",
+        help="Study file; or name a model with --model.",
+        show_default=False,
+        autocompletion=completion.study_files,
+    ),
+]
 Model = Annotated[
     str | None,
     typer.Option(
-        metavar="PATH|ID", help="Hugging Face config.json, its folder, or a model's id, instead of a study file."
+        metavar="PATH|ID",
+        help="Hugging Face config.json, its folder, or a model's id, instead of a study file.",
+        rich_help_panel=PROBLEM,
     ),
 ]
 TensorParallel = Annotated[
-    int | None, typer.Option("--tp", min=1, help="Tensor-parallel size of the served model: 1.", show_default=False)
+    int | None,
+    typer.Option(
+        "--tp",
+        min=1,
+        metavar="N",
+        help="Tensor-parallel size of the served model: 1.",
+        show_default=False,
+        rich_help_panel=PROBLEM,
+    ),
 ]
 MaxLoras = Annotated[
-    list[str] | None, typer.Option(metavar="N,…", help="The engine's --max-loras.", show_default=False)
+    list[str] | None,
+    typer.Option(metavar="N,…", help="The engine's --max-loras.", show_default=False, rich_help_panel=PROBLEM),
 ]
 Rank = Annotated[
-    list[str] | None, typer.Option(metavar="N,…", help="The engine's --max-lora-rank.", show_default=False)
+    list[str] | None,
+    typer.Option(metavar="N,…", help="The engine's --max-lora-rank.", show_default=False, rich_help_panel=PROBLEM),
 ]
-FullySharded = Annotated[bool, typer.Option("--fully-sharded", help="The engine's --fully-sharded-loras.")]
+FullySharded = Annotated[
+    bool,
+    typer.Option("--fully-sharded", metavar=FLAG, help="The engine's --fully-sharded-loras.", rich_help_panel=PROBLEM),
+]
 TargetModules = Annotated[
     list[str] | None,
     typer.Option(
         metavar="NAME,…",
         help="The engine's --lora-target-modules. All that vLLM supports by default.",
         show_default=False,
+        rich_help_panel=PROBLEM,
     ),
 ]
 AdapterPath = Annotated[
@@ -153,6 +179,13 @@ AdapterPath = Annotated[
         "--adapter",
         metavar="PATH",
         help="An adapter's adapter_config.json, or its folder: gives rank and target modules where they are left out.",
+        rich_help_panel=PROBLEM,
+    ),
+]
+ExpertParallel = Annotated[
+    bool,
+    typer.Option(
+        "--expert-parallel", metavar=FLAG, help="The engine's --enable-expert-parallel.", rich_help_panel=PROBLEM
     ),
 ]
 Tokens = Annotated[
@@ -162,22 +195,47 @@ Tokens = Annotated[
         metavar="N,…",
         help="Tokens in a step; powers of two by default. 'auto' has tune add those that are worth it.",
         show_default=False,
+        rich_help_panel=PROBLEM,
     ),
 ]
 Kernel = Annotated[
-    list[str] | None, typer.Option(metavar="NAME", help="Only this kernel; may be repeated.", show_default=False)
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        help="Only this kernel; may be repeated.",
+        show_default=False,
+        rich_help_panel=PROBLEM,
+        autocompletion=completion.kernels,
+    ),
 ]
 KernelSource = Annotated[
     str,
-    typer.Option("--kernels", metavar="|".join(KERNEL_SOURCES), help="Whose kernels; auto: vLLM's if installed."),
+    typer.Option(
+        "--kernels",
+        metavar="|".join(KERNEL_SOURCES),
+        help="Whose kernels; auto: vLLM's if installed.",
+        rich_help_panel=DEVICE,
+        autocompletion=completion.kernel_sources,
+    ),
 ]
 TimingKind = Annotated[
-    Timing, typer.Option("--timing", help="L2 cache cleared before each launch, as left, or launches in a CUDA graph.")
+    Timing,
+    typer.Option(
+        "--timing",
+        metavar="|".join(Timing),
+        help="L2 cache cleared before each launch, as left, or launches in a CUDA graph.",
+        rich_help_panel=DEVICE,
+    ),
 ]
-ExpertParallel = Annotated[bool, typer.Option("--expert-parallel", help="The engine's --enable-expert-parallel.")]
 ActiveLoras = Annotated[
     int | None,
-    typer.Option(min=1, help="Adapters that a step uses. As many as there are slots by default.", show_default=False),
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Adapters that a step uses. As many as there are slots by default.",
+        show_default=False,
+        rich_help_panel=DEVICE,
+    ),
 ]
 ExpertSpread = Annotated[
     str,
@@ -185,15 +243,38 @@ ExpertSpread = Annotated[
         "--experts",
         metavar="uniform|zipf|FILE",
         help="How tokens choose experts; FILE: a JSON list of how often each expert was hit.",
+        rich_help_panel=DEVICE,
+        autocompletion=completion.routings,
     ),
 ]
-TokenSpread = Annotated[Spread, typer.Option("--tokens", help="How tokens are spread over the adapters.")]
+TokenSpread = Annotated[
+    Spread,
+    typer.Option(
+        "--tokens",
+        metavar="|".join(Spread),
+        help="How tokens are spread over the adapters.",
+        rich_help_panel=DEVICE,
+    ),
+]
 DeviceName = Annotated[
-    str, typer.Option("--device", metavar="cuda[:N]|replay:DIR", help="What measures: a GPU, or recorded grids.")
+    str,
+    typer.Option(
+        "--device",
+        metavar="cuda[:N]|replay:DIR",
+        help="What measures: a GPU, or recorded grids.",
+        rich_help_panel=DEVICE,
+        autocompletion=completion.devices,
+    ),
 ]
 Gpus = Annotated[
     str | None,
-    typer.Option("--gpus", metavar="all|N,…", help="GPUs of this host, tuned side by side.", show_default=False),
+    typer.Option(
+        "--gpus",
+        metavar="all|N,…",
+        help="GPUs of this host, tuned side by side.",
+        show_default=False,
+        rich_help_panel=DEVICE,
+    ),
 ]
 Ray = Annotated[
     str | None,
@@ -202,37 +283,28 @@ Ray = Annotated[
         metavar="ADDRESS",
         help="Have workers on a Ray cluster do it, one on each GPU; 'local' starts one here.",
         show_default=False,
+        rich_help_panel=DEVICE,
     ),
 ]
 Workers = Annotated[
-    int | None, typer.Option(min=1, help="Workers on the Ray cluster, where not all its GPUs.", show_default=False)
-]
-Lease = Annotated[
-    float,
+    int | None,
     typer.Option(
-        min=1.0, metavar="SECONDS", help="After so long without a word from a worker its studies go to others."
-    ),
-]
-Storage = Annotated[str, typer.Option(metavar="URL", help=f"Database of the studies; '{MEMORY}' keeps none.")]
-ExportOut = Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder of the exported studies.")]
-Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the JSON files.")]
-Budget = Annotated[int | None, typer.Option(min=1, help="Configs to launch in each study.", show_default=False)]
-Seed = Annotated[
-    int | None, typer.Option(min=0, help="Of the samplers, and of replayed measurements.", show_default=False)
-]
-Sampler = Annotated[
-    str | None, typer.Option(metavar="|".join(SAMPLERS), help="How configs are proposed.", show_default=False)
-]
-Stop = Annotated[
-    bool | None,
-    typer.Option(
-        "--stop/--no-stop",
-        help="End a study once its model is sure that nothing much better is left; on unless the study file says no.",
+        min=1,
+        metavar="N",
+        help="Workers on the Ray cluster, where not all its GPUs.",
         show_default=False,
+        rich_help_panel=DEVICE,
     ),
 ]
 Jobs = Annotated[
-    int | None, typer.Option(min=1, help="Compile processes; one less than the cores by default.", show_default=False)
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Compile processes; one less than the cores by default.",
+        show_default=False,
+        rich_help_panel=DEVICE,
+    ),
 ]
 Packs = Annotated[
     list[Path] | None,
@@ -241,11 +313,83 @@ Packs = Annotated[
         metavar="FILE",
         help="Binaries of bo-tune compile, which need no compiling here; may be repeated.",
         show_default=False,
+        rich_help_panel=DEVICE,
     ),
 ]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print every recorded trial.")]
-Recordings = Annotated[Path, typer.Option(metavar="DIR", help="Folder of recorded grids.")]
-JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write the result as JSON too.")]
+Lease = Annotated[
+    float,
+    typer.Option(
+        min=1.0,
+        metavar="SECONDS",
+        help="After so long without a word from a worker its studies go to others.",
+        rich_help_panel=DATABASE,
+    ),
+]
+Storage = Annotated[
+    str,
+    typer.Option(
+        metavar="URL",
+        help=f"Database of the studies; '{MEMORY}' keeps none.",
+        rich_help_panel=DATABASE,
+        autocompletion=completion.storages,
+    ),
+]
+Budget = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Configs to launch in each study.", show_default=False, rich_help_panel=SEARCH
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help="Of the samplers, and of replayed measurements.",
+        show_default=False,
+        rich_help_panel=SEARCH,
+    ),
+]
+Sampler = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=f"How configs are proposed: {', '.join(SAMPLERS)}.",
+        show_default=False,
+        rich_help_panel=SEARCH,
+        autocompletion=completion.samplers,
+    ),
+]
+Stop = Annotated[
+    bool | None,
+    typer.Option(
+        "--stop/--no-stop",
+        metavar=FLAG,
+        help="End a study once its model is sure that nothing much better is left; on unless the study file says no.",
+        show_default=False,
+        rich_help_panel=SEARCH,
+    ),
+]
+Recordings = Annotated[Path, typer.Option(metavar="DIR", help="Folder of recorded grids.", rich_help_panel=PROBLEM)]
+ExportOut = Annotated[
+    Path, typer.Option("--out", metavar="DIR", help="Folder of the exported studies.", rich_help_panel=OUTPUT)
+]
+Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the JSON files.", rich_help_panel=OUTPUT)]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        metavar="FILE",
+        help="Write the result as JSON too; '-' writes it to stdout, and nothing else.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", metavar=FLAG, help="Print every recorded trial.", rich_help_panel=OUTPUT)
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", metavar=FLAG, help="Print nothing but what went wrong.", rich_help_panel=OUTPUT)
+]
 
 DEFAULT_DEVICE = "cuda"
 

@@ -1,12 +1,17 @@
 """``bo-tune worker``: joins the sessions of a database."""
 
+from typing import Any
+
 import typer
 
+from bo_tune.cli import exit_codes
 from bo_tune.cli import options as o
 from bo_tune.cli.measuring import Measured, fitting_of
+from bo_tune.cli.output import Output
+from bo_tune.cli.resume import kept_lines
 from bo_tune.conditions import Routing, Timing, Tokens
 from bo_tune.errors import InputError
-from bo_tune.report.console import terminal
+from bo_tune.events import Event, StudyFailed, StudyFinished
 from bo_tune.report.progress import Progressing
 from bo_tune.store.leases import LEASE_S
 from bo_tune.store.storage import MEMORY, StudyStore
@@ -16,6 +21,7 @@ from bo_tune.worker import StudyWorker
 
 def worker_command(
     storage: o.Storage = o.DEFAULT_STORAGE,
+    lease: o.Lease = LEASE_S,
     device: o.DeviceName = o.DEFAULT_DEVICE,
     gpus: o.Gpus = None,
     kernels: o.KernelSource = "auto",
@@ -26,30 +32,55 @@ def worker_command(
     seed: o.Seed = None,
     jobs: o.Jobs = None,
     pack: o.Packs = None,
-    lease: o.Lease = LEASE_S,
+    json_file: o.JsonFile = None,
     verbose: o.Verbose = False,
+    quiet: o.Quiet = False,
 ) -> None:
     """Join the sessions of a database: search the studies that are free and fit this GPU, until none is left.
 
-    Example: bo-tune worker --storage postgresql+psycopg://tuner@db/studies --device cuda:0
+    Examples:
+      bo-tune worker --storage sqlite:///bo_tune.db --device replay:studies/recordings
+      bo-tune worker --storage postgresql+psycopg://tuner@db/studies --device cuda:0
     """
+    output, ended = Output("worker", json_file, quiet=quiet), list[StudyFinished | StudyFailed]()
     if storage == MEMORY:
         raise InputError("--storage: a worker needs a database that sessions share")
     conditions = o.conditions(timing, tokens, active_loras, experts)
     measured = Measured(device, kernels, conditions, jobs, tuple(pack or ()), gpus)
     store = StudyStore(storage, create=False, lease_s=lease)
-    console = terminal()
-    with fitting_of(measured, seed or 0) as (fits, settings), Progressing(console, None, verbose=verbose) as progress:
-        worker = StudyWorker(store, fits, settings, listener=progress)
-        progress.watch(lambda: worker.session.activity if worker.session else None)
+    shown = Progressing(output.console, None, verbose=verbose, urgent=output.urgent)
+    with fitting_of(measured, seed or 0) as (fits, settings), shown as progress:
+
+        def listen(event: Event) -> None:
+            if isinstance(event, StudyFinished | StudyFailed):
+                ended.append(event)
+            progress(event)
+
+        worker = StudyWorker(store, fits, settings, listener=listen)
+        progress.watch(lambda: worker.session)
         try:
             failed = worker.run()
         except (InterruptedSearch, KeyboardInterrupt):
             worker.stop()
-            progress.interrupted()
-            raise typer.Exit(130) from None
+            progress.interrupted(kept_lines(storage))
+            raise typer.Exit(exit_codes.INTERRUPTED) from None
         finally:
             store.close()
-    console.print(progress.summary(), markup=False, highlight=False, soft_wrap=True)
+    output.lines(progress.summary())
+    output.json({"studies": [_figures(event) for event in ended], "trials": progress.trials})
     if failed:
-        raise typer.Exit(1)
+        raise typer.Exit(exit_codes.FAILED)
+
+
+def _figures(event: StudyFinished | StudyFailed) -> dict[str, Any]:
+    """Return what the worker knows of a study that has ended; ``bo-tune show`` knows more."""
+    finished = event if isinstance(event, StudyFinished) else None
+    return {
+        "study": event.name,
+        "kernel": event.problem.kernel,
+        "problem": event.problem.label,
+        "finished": finished is not None,
+        "best_us": finished.time_us if finished else None,
+        "default_us": finished.default_time_us if finished else None,
+        "message": None if isinstance(event, StudyFinished) else event.message,
+    }

@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from bo_tune.check import Lookup, Report
+from bo_tune.report.console import plain_table
 
 MOST_SHOWN = 6
 """Values of m in a cell; the others are counted."""
@@ -19,7 +19,7 @@ def check_tables(report: Report) -> Iterator[Table]:
         return tuple(number for level, number in item.asked.items() if level != "m")
 
     for file, items in groupby(report.lookups, lambda item: item.file):
-        table = _table(f"{file}: lookups", ("keys", "layers", "farthest m"), ("exact", "near m", "faults"))
+        table = plain_table(f"{file}: lookups", ("keys", "layers", "farthest m"), ("exact", "near m", "faults"))
         for asked, group in groupby(sorted(items, key=keys), keys):
             found = list(group)
             counts = [sum(item.status == status for item in found) for status in ("exact", "nearest m", "fault")]
@@ -28,7 +28,7 @@ def check_tables(report: Report) -> Iterator[Table]:
             table.add_row(place, ", ".join(layers), _farthest(found), *map(str, counts))
         yield table
     if report.faults:
-        table = _table("Faults", ("file", "keys", "fault", "m"), ())
+        table = plain_table("Faults", ("file", "keys", "fault", "m"), ())
         for fault, met in report.faults.items():
             table.add_row(fault.file, fault.place or "-", fault.reason, _some(sorted({i.problem.m for i in met})))
         yield table
@@ -47,15 +47,6 @@ def check_lines(report: Report) -> list[str]:
     if report.has_experts:
         lines.append("there is no file of the experts (fused MoE LoRA): their layers take the engine's default configs")
     return lines
-
-
-def _table(title: str, text: Sequence[str], figures: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
-    for name in text:
-        table.add_column(name, overflow="fold")
-    for name in figures:
-        table.add_column(name, justify="right", no_wrap=True)
-    return table
 
 
 def _farthest(items: Sequence[Lookup]) -> str:

@@ -1,5 +1,6 @@
 """Progress and tables in the terminal; plain lines where the output is none."""
 
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
@@ -12,7 +13,7 @@ from rich.table import Table
 
 from bo_tune.activity import SessionActivity
 from bo_tune.compare import Comparison, Comparisons
-from bo_tune.kernels.registry import kernel_spec
+from bo_tune.kernels.registry import DECIDING, kernel_spec
 from bo_tune.kernels.spec import SHARED
 from bo_tune.listing import StudyListing
 from bo_tune.session import Tuned, session_wall_s
@@ -54,13 +55,46 @@ def short_config(config: Config | None) -> str:
     return " ".join(f"{short}{config[name]}" for name, short in SHORT_NAMES.items() if name in config)
 
 
-def terminal() -> Console:
-    """Return the console to print on; wide where the output is no terminal, so that a log is never folded."""
-    console = Console()
-    return console if console.is_terminal else Console(width=WIDTH_OF_FILES)
+def duration(seconds: float) -> str:
+    """Show a time in one or two units: ``12 s``, ``3 min 05 s``, ``2 h 10 min``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
-def _table(title: str, text: Sequence[str], figures: Sequence[str]) -> Table:
+def terminal(*, stderr: bool = False, quiet: bool = False) -> Console:
+    """Return the console to print on; wide where the output is no terminal, so that a log is never folded.
+
+    Colours may be asked for in a pipe (``FORCE_COLOR``); a display that moves the cursor never is.
+
+    Args:
+        stderr: whether it prints to stderr.
+        quiet: whether it prints nothing.
+    """
+    is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    if is_terminal:
+        return Console(stderr=stderr, quiet=quiet)
+    return Console(stderr=stderr, quiet=quiet, width=WIDTH_OF_FILES, force_interactive=False)
+
+
+def print_line(console: Console, line: str, *, whole: bool = False) -> None:
+    """Print a line as it is: folded between words in a terminal, never folded elsewhere.
+
+    Args:
+        whole: whether it is to be copied, and must not be folded in a terminal either.
+    """
+    console.print(line, markup=False, highlight=False, soft_wrap=whole or not console.is_terminal)
+
+
+def is_live(console: Console) -> bool:
+    """Say whether a console can have a display that moves the cursor: not a dumb terminal (``TERM=dumb``)."""
+    return console.is_interactive and not console.quiet
+
+
+def plain_table(title: str, text: Sequence[str], figures: Sequence[str]) -> Table:
+    """Return an empty table with columns of text, which may be folded, and of figures, which may not."""
     table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     for name in text:
         table.add_column(name, overflow="fold")
@@ -76,7 +110,7 @@ def results_tables(tuned: Iterable[Tuned]) -> Iterator[Table]:
         return study.job.problem.kernel, study.name.gpu, study.name.kernel_source
 
     for title, studies in groupby(sorted(tuned, key=group), group):
-        table = _table(" on ".join(title[:2]) + f" ({title[2]})", ("problem", "config"), TIMES)
+        table = plain_table(" on ".join(title[:2]) + f" ({title[2]})", ("problem", "config"), TIMES)
         for study in studies:
             result, shape = study.result, study.job.problem.shape_label
             if result is None:
@@ -96,27 +130,51 @@ def session_lines(tuned: Sequence[Tuned]) -> list[str]:
         f"{sum(c.launches for c in costs):,} launches, {sum(c.compiles for c in costs):,} compiles, "
         f"trials under way for {session_wall_s(tuned):.1f} s"
     ]
-    gains = [result.default_time_us / result.time_us for result in results if result.default_time_us]
+    run = [result for result in results if "decided_by" not in (result.joint or {})]
+    gains = [result.default_time_us / result.time_us for result in run if result.default_time_us]
     if gains:
         lines.append(f"tuned against default: {geometric_mean(gains):.2f}x faster (geometric mean of {len(gains)})")
     return [*lines, *joint_lines(tuned)]
 
 
 def joint_lines(tuned: Sequence[Tuned]) -> list[str]:
-    """Return a line on the sums of kernels that had to agree; none where there are none."""
+    """Return lines on the sums of kernels that had to agree, and on who decided; none where there are none."""
     sums: dict[tuple[object, ...], Mapping[str, Any]] = {}
     for study in tuned:
         problem, gpu = study.job.problem, study.job.device.gpu.name
         group = kernel_spec(problem.kernel).joint_group(problem)
         if group is not None and study.result is not None and study.result.joint is not None:
             sums[gpu, study.name.kernel_source, group] = study.result.joint
-    gains = [joint["default_time_us"] / joint["time_us"] for joint in sums.values() if joint["default_time_us"]]
+    decided = [joint["decided_by"] for joint in sums.values() if "decided_by" in joint]
+    deciding = {tuple(joint["kernels"]) for joint in decided}
+    free = [joint for joint in sums.values() if "decided_by" not in joint and tuple(joint["kernels"]) not in deciding]
+    return [*_decided_lines(decided), *_agreed_lines(free)]
+
+
+def _agreed_lines(joint: Sequence[Mapping[str, Any]]) -> list[str]:
+    gains = [one["default_time_us"] / one["time_us"] for one in joint if one["default_time_us"]]
     if not gains:
         return []
     return [
         f"kernels that agree on {SHARED}: their sum is {geometric_mean(gains):.2f}x faster than that of the defaults "
         f"(geometric mean of {len(gains)}); one of them may be slower than its own"
     ]
+
+
+def _decided_lines(decided: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say what the kernels that an engine launches in place of others came to."""
+    if not decided:
+        return []
+    kernels = " and ".join(decided[0]["kernels"])
+    line = f"{SHARED} of {len(decided)} problems is decided by {kernels}, which the engine launches"
+    gains = [one["default_time_us"] / one["time_us"] for one in decided if one["default_time_us"]]
+    if gains:
+        sums = [sum(one[name] for one in decided if one["default_time_us"]) for name in ("default_time_us", "time_us")]
+        line += (
+            f": {us(sums[0])} us by default, {us(sums[1])} us tuned in all, {geometric_mean(gains):.2f}x faster "
+            f"(geometric mean of {len(gains)})"
+        )
+    return [f"{line}; what the other kernels are tuned to beyond {SHARED} is used on the two-kernel path alone"]
 
 
 def activity_lines(activity: SessionActivity) -> list[str]:
@@ -152,7 +210,7 @@ def comparison_tables(comparisons: Comparisons) -> Iterator[Table]:
     """Return a comparison: a table for each file, an entry a row."""
     for file, entries in groupby(comparisons.entries, key=lambda entry: entry.file):
         figures = ("default us", "tuned us", "grid us", "regret")
-        table = _table(f"{file}: tuned against exhaustive", ("keys", "tuned config", "grid config"), figures)
+        table = plain_table(f"{file}: tuned against exhaustive", ("keys", "tuned config", "grid config"), figures)
         for entry in entries:
             table.add_row(*_comparison_row(entry))
         yield table
@@ -194,7 +252,7 @@ def comparison_lines(comparisons: Comparisons) -> list[str]:
 def simulation_table(summary: Mapping[str, Any]) -> Table:
     """Return the table of a simulation's summary, a checkpoint a row."""
     figures = ("runs", "mean", "median", "p90", "within\n1 %", "within\n5 %")
-    table = _table("Regret after launched configs", ("launched",), figures)
+    table = plain_table("Regret after launched configs", ("launched",), figures)
     for checkpoint, row in summary.items():
         if not isinstance(row, Mapping):
             continue
@@ -202,6 +260,15 @@ def simulation_table(summary: Mapping[str, Any]) -> Table:
         shares = [f"{100 * row[f'within_{x}_percent']:.0f} %" for x in (1, 5)]
         table.add_row(checkpoint, str(row["runs"]), *regrets, *shares)
     return table
+
+
+def simulation_line(sampler: str, summary: Mapping[str, Any]) -> str:
+    """Return the line below the table of a simulation: what it cost."""
+    return (
+        f"{sampler}, mean over {summary['runs']} runs: {summary['mean_launched_configs']:.1f} configs launched, "
+        f"{summary['mean_launches']:.0f} launches, {summary['mean_invalid_proposed']:.1f} invalid proposals, "
+        f"{summary['mean_sampler_ms_per_trial']:.2f} ms per proposal"
+    )
 
 
 def studies_tables(studies: Iterable[StudyListing]) -> Iterator[Table]:
@@ -213,7 +280,7 @@ def studies_tables(studies: Iterable[StudyListing]) -> Iterator[Table]:
 
     for (kernel, gpu, source, kind), group_studies in groupby(sorted(studies, key=group), group):
         figures = ("complete", "pruned", *TIMES, "sure")
-        table = _table(f"{kernel} on {gpu} ({source}), {kind}", ("problem", "pruned because"), figures)
+        table = plain_table(f"{kernel} on {gpu} ({source}), {kind}", ("problem", "pruned because"), figures)
         for study in group_studies:
             table.add_row(
                 study.name.problem.shape_label + ("" if study.finished else " *"),
@@ -236,6 +303,7 @@ def studies_lines(studies: Sequence[StudyListing]) -> list[str]:
         excluded.update(study.excluded)
         reasons.update(study.reasons)
     unfinished = sum(not study.finished for study in studies)
+    deciding = [kernel for kernel in DECIDING if any(study.name.problem.kernel == kernel for study in studies)]
     held = [(study, study.holder) for study in studies if study.holder is not None]
     return [
         *(
@@ -244,6 +312,10 @@ def studies_lines(studies: Sequence[StudyListing]) -> list[str]:
         ),
         f"{len(studies)} studies, {unfinished} unfinished{' (*)' if unfinished else ''}; sure: within so much of the "
         "grid's best with that probability",
+        *(
+            f"{kernel}: what an engine launches in place of shrink and expand; decides on {SHARED} for them"
+            for kernel in deciding
+        ),
         f"trials pruned: {_counted(reasons)}",
         f"configs left out before any trial: {_counted(excluded)}",
     ]

@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from bo_tune.ladder import Gap, Ladder
 from bo_tune.problem import Problem
+from bo_tune.report.console import plain_table
 
 
 def ladder_table(ladder: Ladder, layers: Mapping[Problem, Sequence[str]]) -> Table:
@@ -17,13 +17,8 @@ def ladder_table(ladder: Ladder, layers: Mapping[Problem, Sequence[str]]) -> Tab
         layers: names of the layers by problem, of any m.
     """
     names = {replace(problem, m=1): served for problem, served in layers.items()}
-    table = Table(
-        title="Loss between keys m", title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
-    )
-    for name in ("problem", "layers", "keys added"):
-        table.add_column(name, overflow="fold")
-    for name in ("before", "at m", "now", "at m"):
-        table.add_column(name, justify="right", no_wrap=True)
+    figures = ("before", "at m", "now", "at m")
+    table = plain_table("Loss between keys m", ("problem", "layers", "keys added"), figures)
     for problem in dict.fromkeys(_line(gap) for gap in ladder.coarse):
         coarse, now = (_worst(gaps, problem) for gaps in (ladder.coarse, ladder.gaps))
         added = sorted({m for line, m in ladder.added if line == problem})

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from bo_tune.pack.contents import PackedBinary
 from bo_tune.packing import Packed
+from bo_tune.report.console import is_live
 from bo_tune.report.progress import LINE_EVERY_S, progress_bar
 
 MEGABYTE = 1e6
@@ -42,7 +43,7 @@ class PackProgress:
     def _show(self, what: str, done: int, of: int, note: str) -> None:
         self._progress.update(self._task, description=what, completed=done, total=of, note=note)
         now = time.monotonic()
-        if not self._console.is_terminal and now - self._printed_at >= LINE_EVERY_S:
+        if not is_live(self._console) and now - self._printed_at >= LINE_EVERY_S:
             self._printed_at = now
             text = f"progress {done}/{of} {what}" + (f", {note}" if note else "")
             self._console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,27 +1,20 @@
-"""A session while it runs: a bar and a line of figures in a terminal, plain lines where the output is none."""
+"""A session while it runs: a live display in a terminal, plain lines where the output is none."""
 
 import threading
-from collections.abc import Callable
-from statistics import fmean, geometric_mean
+from collections.abc import Callable, Sequence
 
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bo_tune.activity import SessionActivity
-from bo_tune.events import (
-    Event,
-    StudyElsewhere,
-    StudyFailed,
-    StudyFinished,
-    StudyLost,
-    StudyStarted,
-    TrialRecorded,
-)
+from bo_tune.events import Event, TrialRecorded
 from bo_tune.outcome import Invalid, Measurement
-from bo_tune.report.console import short_config, speed_up, us
+from bo_tune.report.console import is_live, print_line, short_config, us
+from bo_tune.report.live import screen
+from bo_tune.report.watched import URGENT, Happening, Watchable, Watched, summed_up
 
-REFRESH_S = 0.5
-"""How often figures change in a terminal."""
+REFRESHES_PER_S = 2
+"""How often the display of a terminal changes."""
 
 LINE_EVERY_S = 10.0
 """How often a line of figures is printed where the output is no terminal."""
@@ -36,7 +29,7 @@ def progress_bar(console: Console) -> Progress:
         TimeElapsedColumn(),
         TextColumn("{task.fields[note]}"),
         console=console,
-        disable=not console.is_terminal,
+        disable=not is_live(console),
         transient=True,
     )
 
@@ -44,135 +37,121 @@ def progress_bar(console: Console) -> Progress:
 class Progressing:
     """Shows a session while it runs. A listener of its events, and a context manager.
 
+    In a terminal there is a live display that is gone at the end; what a person should find there afterwards (failures,
+    an interruption) is printed then. Elsewhere everything gets a line of its own, as it happens.
+
     Args:
         studies: how many there are to do; None where that is not known.
         verbose: whether each recorded trial gets a line.
+        urgent: where failures and interruptions are printed; the same console by default.
     """
 
-    def __init__(self, console: Console, studies: int | None, *, verbose: bool = False) -> None:
+    def __init__(
+        self, console: Console, studies: int | None, *, verbose: bool = False, urgent: Console | None = None
+    ) -> None:
         self._console = console
+        self._urgent = urgent or console
         self._verbose = verbose
-        self._lock = threading.Lock()
-        self._done = 0
         self._studies = studies
-        self._progress = progress_bar(console)
-        self._task = self._progress.add_task("studies", total=studies, note="")
-        self._trials = 0
-        self._gains: list[float] = []
-        self._trials_each: list[int] = []
-        self._activity: Callable[[], SessionActivity | None] = lambda: None
+        self._watched = Watched(studies, self._say)
+        self._afterwards: list[Happening] = []
+        self._lock = threading.Lock()
+        self._live = self._display() if is_live(console) else None
         self._ended = threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="progress", daemon=True)
 
+    def _display(self) -> Live:
+        return Live(
+            get_renderable=self._screen,
+            console=self._console,
+            refresh_per_second=REFRESHES_PER_S,
+            transient=True,
+            vertical_overflow="crop",
+        )
+
     def __enter__(self) -> "Progressing":
-        self._progress.start()
-        self._ticker.start()
+        if self._live is not None:
+            self._live.start()
+        else:
+            self._ticker.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._ticker.join()
-        self._progress.stop()
+        self._end()
 
-    def watch(self, activity: Callable[[], SessionActivity | None]) -> None:
+    def _end(self) -> None:
+        """End the display, and print what is to be found there afterwards."""
+        if self._live is not None:
+            self._live.stop()
+        elif self._ticker.is_alive():
+            self._ended.set()
+            self._ticker.join()
+        with self._lock:
+            afterwards, self._afterwards = self._afterwards, []
+        for happening in afterwards:
+            self._line(happening.line, self._urgent)
+
+    def watch(self, session: Callable[[], Watchable | None]) -> None:
         """Show the figures of a session from now on."""
-        self._activity = activity
+        self._watched.watch(session)
+
+    def _screen(self) -> RenderableType:
+        size = self._console.size
+        return screen(self._watched.view(), size.width, size.height - 1)
 
     def _tick(self) -> None:
-        in_terminal = self._console.is_terminal
-        while not self._ended.wait(REFRESH_S if in_terminal else LINE_EVERY_S):
-            activity = self._activity()
-            if activity is None:
-                continue
-            with self._lock:
-                figures = ", ".join(self.figures(activity))
-                if in_terminal:
-                    self._progress.update(self._task, note=figures)
-                else:
-                    self._line(f"progress {self._count} studies, {figures}")
-
-    def figures(self, activity: SessionActivity) -> list[str]:
-        """Return what there is to say of a session under way, most important first."""
-        found = [f"{activity.trials} trials"]
-        if self._gains:
-            found.append(f"{geometric_mean(self._gains):.2f}x of the default")
-        left_s = self.seconds_left(activity)
-        if left_s is not None:
-            found.append(f"about {left_s:.0f} s left")
-        if activity.gpu_share is not None:
-            found.append(f"GPU {activity.gpu_share:.0%}")
-        if activity.compiler_share is not None:
-            waiting = sum(d.farm.waiting for d in activity.devices.values() if d.farm)
-            found.append(f"compilers {activity.compiler_share:.0%} ({waiting} waiting)")
-        return found
-
-    def seconds_left(self, activity: SessionActivity) -> float | None:
-        """Estimate the time left: the trials that studies took so far, at the pace of trials so far."""
-        if not self._trials_each or not activity.trials:
-            return None
-        expected = fmean(self._trials_each) * activity.studies
-        return max(0.0, expected - activity.trials) * activity.wall_s / activity.trials
+        while not self._ended.wait(LINE_EVERY_S):
+            if self._watched.is_under_way:
+                self._line(f"progress {summed_up(self._watched.view())}")
 
     def __call__(self, event: Event) -> None:
         """Show one event."""
-        with self._lock:
-            match event:
-                case StudyStarted():
-                    if event.recorded:
-                        self._line(f"resumed  {event.problem}: {event.recorded} trials were recorded before")
-                case TrialRecorded():
-                    self._trials += 1
-                    if self._verbose:
-                        self._line(f"recorded {event.name} {short_config(event.config)}: {_outcome(event)}")
-                case StudyFinished():
-                    self._done += 1
-                    if not event.reused:
-                        self._trials_each.append(event.trials)
-                    if event.time_us and event.default_time_us:
-                        self._gains.append(event.default_time_us / event.time_us)
-                    self._progress.advance(self._task)
-                    self._line(self._finished(event))
-                case StudyElsewhere():
-                    self._line(f"waiting  {event.problem}: {event.host}, process {event.pid}, works on it")
-                case StudyLost():
-                    self._line(f"lost     {event.problem}: {event.message}")
-                case StudyFailed():
-                    self._done += 1
-                    self._progress.advance(self._task)
-                    self._line(f"failed   {event.problem}: {event.message}")
+        happening = self._watched.take(event)
+        if self._verbose and isinstance(event, TrialRecorded):
+            self._line(f"recorded {event.name} {short_config(event.config)}: {_outcome(event)}")
+        if happening is not None:
+            self._say(happening)
+
+    def _say(self, happening: Happening) -> None:
+        is_urgent = happening.kind in URGENT
+        if self._live is not None or (is_urgent and self._urgent is not self._console):
+            if is_urgent:
+                with self._lock:
+                    self._afterwards.append(happening)
+            return
+        self._line(happening.line)
 
     def note(self, text: str) -> None:
         """Print a line."""
-        with self._lock:
-            self._line(text)
+        self._watched.note(text)
 
-    def interrupted(self) -> None:
-        """Say what is kept."""
-        with self._lock:
-            done = self._done if self._studies is None else f"{self._done} of {self._studies}"
-            self._line(
-                f"interrupted: {done} studies finished, {self._trials} trials recorded by "
-                "this run; the same command goes on from here"
-            )
+    def interrupted(self, then: Sequence[str] = ()) -> None:
+        """Say what is kept.
+
+        Args:
+            then: more lines: where it is kept, and how to go on. Indented ones are to be copied, and never folded.
+        """
+        self._end()
+        done = self._watched.view().done
+        of = done if self._studies is None else f"{done} of {self._studies}"
+        self._line(
+            f"interrupted: {of} studies finished, {self._watched.trials} trials recorded by this run", self._urgent
+        )
+        for line in then:
+            print_line(self._urgent, line, whole=line.startswith(" "))
+
+    @property
+    def trials(self) -> int:
+        """Trials recorded by this run."""
+        return self._watched.trials
 
     def summary(self) -> str:
         """Say what was done, for one who does not know what there was to do."""
-        return f"nothing left to do: {self._done} studies finished, {self._trials} trials recorded by this run"
+        done = self._watched.view().done
+        return f"nothing left to do: {done} studies finished, {self._watched.trials} trials recorded by this run"
 
-    @property
-    def _count(self) -> str:
-        return str(self._done) if self._studies is None else f"{self._done}/{self._studies}"
-
-    def _finished(self, event: StudyFinished) -> str:
-        what = "kept   " if event.reused else "tuned  "
-        return (
-            f"[{self._count}] {what} {event.problem}: {us(event.time_us)} us, "
-            f"{speed_up(event.default_time_us, event.time_us)} of the default, "
-            f"{event.launched_configs} configs launched"
-        )
-
-    def _line(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+    def _line(self, text: str, console: Console | None = None) -> None:
+        print_line(console or self._console, text)
 
 
 def _outcome(event: TrialRecorded) -> str:

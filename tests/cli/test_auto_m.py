@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext
@@ -12,8 +13,8 @@ import pytest
 from helpers import H100, ROOT, SHRINK_TABLE, Cli, FakeDevice
 
 from bo_tune.cli import measuring
-from bo_tune.measure.device import Build, Compiled
-from bo_tune.outcome import Compilation, Outcome, Resources
+from bo_tune.measure.device import Build, Compiled, Remeasured
+from bo_tune.outcome import Compilation, LaunchPurpose, Outcome, Resources
 from bo_tune.problem import Problem
 from bo_tune.space import Config, SearchSpace
 
@@ -49,10 +50,9 @@ class OverM(FakeDevice):
             self.times = lambda config: self.time_us(problem, config)
             return super().measure(problem, config, compiled, stop_above_us=stop_above_us)
 
-    def remeasure(
-        self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0
-    ) -> list[tuple[float, ...]]:
-        return [(self.time_us(problem, config),) * rounds for config in configs]
+    def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
+        times = [(self.time_us(problem, config),) * rounds for config in configs]
+        return Remeasured(times, Counter({LaunchPurpose.FINALISTS: rounds * len(configs)}))
 
 
 def run(cli: Cli, monkeypatch: pytest.MonkeyPatch, out: Path, *more: object) -> tuple[str, dict[str, Any]]:

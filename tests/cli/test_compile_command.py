@@ -127,7 +127,7 @@ def test_an_interrupted_compile_leaves_a_pack(cli: Cli, study: Path, tmp_path: P
     process.send_signal(number)
     out, _ = process.communicate(timeout=LONG_S)
     assert process.returncode == 130
-    assert "interrupted: the same command goes on from here" in out
+    assert "interrupted: the pack keeps what was compiled; to go on from there:\n  bo-tune compile " in out
     before = len(read_manifest(pack).binaries)
     assert 2 <= before <= BINARIES
     assert f"{BINARIES - before} compiled in" in compile_all(cli, study, pack)
@@ -167,6 +167,7 @@ def _fake_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """The GPU process is ``measure/fake_gpu``."""
     place = Path(__file__).parents[1] / "measure"
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(place), os.environ.get("PYTHONPATH", "")]))
+    monkeypatch.syspath_prepend(place)  # what children are given
     monkeypatch.setattr(cuda, "GPU_MODULE", "fake_gpu")
 
 
@@ -189,7 +190,7 @@ def test_a_session_with_a_pack_compiles_nothing_that_is_in_it(
     study.write_text(STUDY.replace("split_k = [4, 8]", "split_k = [4, 8, 16]"))
     ran = cli(*tune(study, pack, name=name))
     assert ran.code == 0, (ran.out, ran.err)
-    farm = json.loads((tmp_path / "figures.json").read_text())["devices"]["NVIDIA Fake 1"]["farm"]
+    farm = json.loads((tmp_path / "figures.json").read_text())["session"]["devices"]["NVIDIA Fake 1"]["farm"]
     assert farm["packed"] == BINARIES
     assert farm["packed_s"] > 0
     assert farm["compiles"] <= 3

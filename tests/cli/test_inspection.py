@@ -8,6 +8,11 @@ from typing import Any
 import pytest
 from helpers import EXPAND, SHRINK, SHRINK_BIG, Cli, sliced, sqlite_url, stored_trials, write_all
 
+from bo_tune.devices import replay_jobs
+from bo_tune.report.console import short_config
+from bo_tune.session import Session, SessionSettings
+from bo_tune.store.storage import StudyStore
+
 RUN_FIELDS = {
     "recording", "sampler", "seed", "launched_configs", "launches", "invalid_proposed", "sampler_ms_per_trial",
     "found_percent", "certificate", "regret_percent",
@@ -62,7 +67,7 @@ def test_simulate(cli: Cli, tmp_path: Path, recordings: Path, budget: int, check
     ran = cli("simulate", "--recordings", recordings, *options)
     assert (ran.code, ran.err) == (0, "")
     document = strict(report)
-    assert set(document) == {"runs", "summary"}
+    assert set(document) == {"command", "version", "runs", "summary"}
     runs = document["runs"]
     assert all(set(run) == RUN_FIELDS for run in runs)
     names = {path.name for path in recordings.iterdir()}
@@ -128,8 +133,42 @@ def test_show_of_an_empty_database(cli: Cli, tmp_path: Path, recordings: Path) -
     assert ran.out.startswith("0 studies")
 
 
-@pytest.mark.parametrize("command", ["tune", "grid", "compare", "simulate", "show"])
-def test_every_command_has_help_with_an_example(cli: Cli, command: str) -> None:
-    ran = cli(command, "--help")
-    assert ran.code == 0
-    assert f"Example: bo-tune {command}" in " ".join(ran.out.replace("│", " ").split())
+def test_show_of_some_studies_and_of_one(cli: Cli, tmp_path: Path, recordings: Path) -> None:
+    database, url = tmp_path / "x.db", sqlite_url(tmp_path / "x.db")
+    common = ("--device", f"replay:{recordings}", "--storage", url, "--out", tmp_path / "out")
+    assert cli("tune", *common, "--sampler", "random", "--budget", 30).code == 0
+    both = cli("show", "lora", "--storage", url)
+    assert both.out.splitlines()[-3].startswith("2 studies, 0 unfinished")
+    one = cli("show", "SHRINK", "m16.", "--storage", url, "--json", tmp_path / "one.json")
+    assert (one.code, one.err) == (0, "")
+    (study,) = strict(tmp_path / "one.json")["studies"]
+    assert study["kernel"] == "lora_shrink"
+    trials = stored_trials(database)[study["study"]]
+    assert len(study["trials"]) == len(trials)
+    assert study["study"] in one.out
+    assert f"chosen: {short_config(study['config'])}: {study['best_us']:.2f} us" in one.out
+    for config, time_us in study["result"]["finalists"]:
+        assert f"{short_config(config)}" in one.out
+        assert f"{time_us:.2f}" in one.out
+    assert "(default)" in one.out
+    fastest = sorted((t for t in study["trials"] if t["time_us"] is not None), key=lambda t: t["time_us"])
+    assert f"{fastest[0]['time_us']:.2f}" in one.out
+    for reason, count in study["reasons"].items():
+        said = sum(
+            int(line.split()[1]) for line in one.out.splitlines() if line.startswith("pruned: ") and reason in line
+        )
+        assert said == count
+    assert "no study with 'm17.' in its name" in cli("show", "m17.", "--storage", url).error
+
+
+def test_show_of_a_study_that_has_just_begun(cli: Cli, tmp_path: Path, recordings: Path) -> None:
+    store = StudyStore(sqlite_url(tmp_path / "x.db"))
+    session = Session(store, SessionSettings(sampler="random", budget=4))
+    jobs = replay_jobs(recordings, kernels=["lora_expand"])
+    session.register(jobs)
+    ran = cli("show", "lora_expand", "--storage", sqlite_url(tmp_path / "x.db"))
+    assert (ran.code, ran.err) == (0, "")
+    assert "best so far: -: - us" in ran.out
+    session.prepare(jobs[0])[1].search(2)
+    assert "2 trials: 2 configs launched" in cli("show", "lora_expand", "--storage", sqlite_url(tmp_path / "x.db")).out
+    store.close()

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, Cli, write_all
 from moe_recordings import GPU_FILES, MOE, MOE_KERNELS, best_sum_us, small
+from one_launch_recordings import one_launch
 
 from bo_tune.compare import compare
 from bo_tune.recording import read_recordings
@@ -104,3 +105,50 @@ def test_one_kernel_of_four_may_be_tuned_alone(cli: Cli, tmp_path: Path) -> None
     ran = cli("tune", "--device", place, "--storage", "memory", "--out", tmp_path, "--kernel", only, "--budget", 5)
     assert ran.code == 0, ran.err
     assert sorted(path.name for path in tmp_path.glob("*HBM3_FUSED*_SHRINK.json")) == [GPU_FILES[0]]
+
+
+def test_the_launch_that_runs_decides_on_block_m(cli: Cli, tmp_path: Path) -> None:
+    times_us = {16: (30.0, 20.0), 32: (29.0, 18.0), 64: (35.0, 22.0), 128: (60.0, 40.0)}
+    folder = write_all(tmp_path / "recorded", *small(16), *one_launch(16, times_us))
+    place = ("--device", f"replay:{folder}", "--storage", f"sqlite:///{tmp_path}/studies.db", "--budget", 6)
+    for path in ("auto", "two-kernels", "one-launch"):
+        ran = cli("tune", *place, "--moe-path", path, "--out", tmp_path / path)
+        assert ran.code == 0, ran.err
+        assert ("block_m of 1 problems is decided by" in ran.out) == (path != "two-kernels")
+        assert "4 problems on" in ran.out
+        for name in GPU_FILES:
+            (config,) = read_table(tmp_path / path / name).configs.values()
+            assert config["block_m"] == 32 or path == "two-kernels"
+            (origin,) = read_provenance(tmp_path / path / name).values()
+            assert origin.joint is not None
+            assert ("decided_by" in origin.joint) == (path != "two-kernels")
+    assert {path.name for path in (tmp_path / "auto").glob("NVIDIA*_[SE]*[KD].json")} == set(GPU_FILES)
+    shown = cli("show", "--storage", f"sqlite:///{tmp_path}/studies.db").out
+    assert "fused_moe_lora_w13 on NVIDIA H100 80GB HBM3 (vllm 0.33.0 (one-launch path)), search" in shown
+    assert "fused_moe_lora_w2: what an engine launches in place of shrink and expand; decides on block_m" in shown
+
+
+def test_a_grid_is_recorded_whole_with_who_decides_and_compared_under_what_was_decided(
+    cli: Cli, tmp_path: Path
+) -> None:
+    times_us = {16: (30.0, 20.0), 32: (29.0, 18.0), 64: (35.0, 22.0), 128: (60.0, 40.0)}
+    recordings = [*small(16), *one_launch(16, times_us)]
+    folder = write_all(tmp_path / "recorded", *recordings)
+    place = ("--device", f"replay:{folder}", "--storage", "memory")
+    assert cli("grid", *place, "--out", tmp_path / "grid", "--record", tmp_path / "again").code == 0
+    again = {recording.problem: recording for recording in read_recordings(tmp_path / "again")}
+    assert {problem: recording.space for problem, recording in again.items()} == {
+        r.problem: r.space for r in recordings
+    }
+    assert cli("tune", *place, "--out", tmp_path / "tuned", "--budget", 8).code == 0
+    compared = compare(tmp_path / "tuned", tmp_path / "grid", again.values())
+    (total,) = [entry for entry in compared.entries if entry.counted_in is None]
+    under = [min(e.time_us for k, e in r.entries.items() if dict(k)["block_m"] == 32) for r in small(16)]
+    assert total.best_us == pytest.approx(sum(under), rel=0.05)
+    assert total.tuned == {"block_m": 32}
+
+
+def test_the_path_in_one_launch_is_refused_where_it_is_not_recorded(cli: Cli, tmp_path: Path) -> None:
+    folder = write_all(tmp_path / "recorded", *small(16))
+    error = cli("tune", "--device", f"replay:{folder}", "--storage", "memory", "--moe-path", "one-launch").error
+    assert error.startswith("--moe-path one-launch: not recorded")

@@ -1,12 +1,15 @@
 """``bo-tune worker`` as a command, and the options of several GPUs."""
 
+import json
 from pathlib import Path
 
 import pytest
 from helpers import EXPAND, SHRINK, Cli, sliced, sqlite_url, write_all
 
 from bo_tune.devices import replay_jobs
+from bo_tune.errors import DeviceError
 from bo_tune.listing import list_studies
+from bo_tune.measure.replay import ReplayDevice
 from bo_tune.session import Session, SessionSettings
 from bo_tune.store.leases import LEASE_S
 from bo_tune.store.storage import MEMORY, StudyStore
@@ -70,3 +73,20 @@ def test_show_tells_who_works_on_what(cli: Cli, url: str) -> None:
 def test_what_cannot_be_used_is_said_in_a_line(cli: Cli, url: str, arguments: tuple[str, ...], expected: str) -> None:
     where = () if "--storage" in arguments or arguments[0] == "tune" else ("--storage", url)
     assert expected in cli(*arguments, *where).error
+
+
+def test_a_study_that_cannot_be_measured_here_is_exit_code_1(
+    cli: Cli, recordings: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: ReplayDevice, *_: object, **__: object) -> None:
+        raise DeviceError("the inputs cannot be made")
+
+    monkeypatch.setattr(ReplayDevice, "measure", fail)
+    ran = cli("worker", "--storage", url, "--device", f"replay:{recordings}", "--json", "x.json")
+    assert (ran.code, ran.err) == (1, "")
+    assert ran.out.count("the inputs cannot be made") == 3
+    studies = json.loads(Path("x.json").read_text())["studies"]
+    assert [(study["finished"], study["message"]) for study in studies] == 3 * [(False, "the inputs cannot be made")]
+    quiet = cli("tune", "--device", f"replay:{recordings}", "--storage", "memory", "--quiet")
+    assert (quiet.code, quiet.out) == (1, "")
+    assert quiet.err.count("failed   lora_") == 3

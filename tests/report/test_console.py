@@ -2,8 +2,7 @@
 
 import io
 import re
-from collections.abc import Callable, Iterable
-from pathlib import Path
+from collections.abc import Iterable
 
 import pytest
 from helpers import EXPAND, SHRINK, SHRINK_BIG, sliced
@@ -13,13 +12,9 @@ from rich.console import Console, RenderableType
 
 from bo_tune.compare import Comparisons, compare
 from bo_tune.devices import replay_job
-from bo_tune.events import StudyFailed, StudyFinished, StudyStarted, TrialRecorded
 from bo_tune.listing import StudyListing, list_studies
-from bo_tune.outcome import Invalid, InvalidReason, Measurement
-from bo_tune.problem import Problem
 from bo_tune.report import console as report
-from bo_tune.report.console import percent, short_config, speed_up, us
-from bo_tune.report.progress import Progressing
+from bo_tune.report.console import duration, is_live, percent, short_config, speed_up, terminal, us
 from bo_tune.session import Session, SessionSettings, Tuned
 from bo_tune.simulate import document, simulate
 from bo_tune.store.storage import MEMORY, StudyStore
@@ -27,7 +22,6 @@ from bo_tune.tables import write_tables
 
 WIDTHS = (60, 80, 200)
 RECORDINGS = [sliced(SHRINK), sliced(SHRINK_BIG), sliced(EXPAND)]
-PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
 CONFIG = {"block_m": 16, "block_n": 32, "block_k": 64, "num_warps": 4, "num_stages": 2, "split_k": 8, "num_ctas": 1}
 
 
@@ -143,72 +137,6 @@ def test_a_problem_of_which_nothing_runs_is_listed(done: Done) -> None:
     assert "0 studies" in report.session_lines([nothing])[0]
 
 
-# Progress
-
-
-Events = Callable[[Progressing], None]
-
-
-def played(play: Events, *, terminal: bool, verbose: bool = False, width: int = 60) -> str:
-    file = io.StringIO()
-    console = Console(file=file, width=width, force_terminal=terminal, color_system=None)
-    with Progressing(console, 2, verbose=verbose) as progress:
-        play(progress)
-    return file.getvalue()
-
-
-def a_session(progress: Progressing) -> None:
-    progress(StudyStarted("study one", PROBLEM, 7, 40))
-    progress(TrialRecorded("study one", PROBLEM, CONFIG, Measurement((5.25, 5.25)), 5.25))
-    progress(TrialRecorded("study one", PROBLEM, CONFIG, Measurement((50.0,), stopped=True), 5.25))
-    progress(TrialRecorded("study one", PROBLEM, CONFIG, Invalid(InvalidReason.COMPILE_TIMEOUT, "took 8 s"), 5.25))
-    progress(StudyFinished("study one", PROBLEM, 5.25, 10.5, 10, 9, reused=False))
-    progress(StudyFailed("study two", PROBLEM, "no memory"))
-
-
-def test_without_a_terminal_there_are_plain_lines() -> None:
-    text = played(a_session, terminal=False)
-    assert "\x1b" not in text
-    assert "\r" not in text
-    assert text.splitlines() == [
-        "resumed  lora_shrink L4.s1.m16.k4096.n16.bfloat16: 7 trials were recorded before",
-        "[1/2] tuned   lora_shrink L4.s1.m16.k4096.n16.bfloat16: 5.25 us, 2.00x of the default, 9 configs launched",
-        "failed   lora_shrink L4.s1.m16.k4096.n16.bfloat16: no memory",
-    ]
-
-
-def test_verbose_prints_each_recorded_trial() -> None:
-    lines = [line for line in played(a_session, terminal=False, verbose=True).splitlines() if "recorded study" in line]
-    assert lines == [
-        "recorded study one m16 n32 k64 w4 s2 sk8: 5.25 us",
-        "recorded study one m16 n32 k64 w4 s2 sk8: 50.00 us, stopped as slow",
-        "recorded study one m16 n32 k64 w4 s2 sk8: compile timeout (took 8 s)",
-    ]
-
-
-def test_a_terminal_has_a_bar_and_the_same_lines() -> None:
-    text = played(a_session, terminal=True, width=200)
-    assert "\x1b[" in text
-    assert "2.00x of the default, 9 configs launched" in text
-
-
-def test_an_interruption_says_what_is_kept() -> None:
-    def interrupted(progress: Progressing) -> None:
-        a_session(progress)
-        progress.interrupted()
-
-    last = played(interrupted, terminal=False).splitlines()[-1]
-    assert last.startswith("interrupted: ")
-    assert "of 2 studies finished, 3 trials recorded by this run; the same command goes on from here" in last
-
-
-def test_a_kept_study_says_so() -> None:
-    text = played(lambda p: p(StudyFinished("s", PROBLEM, None, None, 0, 0, reused=True)), terminal=False)
-    assert (
-        text == "[1/2] kept    lora_shrink L4.s1.m16.k4096.n16.bfloat16: - us, - of the default, 0 configs launched\n"
-    )
-
-
 # Words
 
 
@@ -235,6 +163,27 @@ def test_words(shown: str, expected: str) -> None:
     assert shown == expected
 
 
-def test_markup_in_names_is_not_interpreted(tmp_path: Path) -> None:
-    text = played(lambda p: p(StudyFailed("s", PROBLEM, "[bold]x[/bold] [/oops]")), terminal=False)
-    assert "[bold]x[/bold] [/oops]" in text
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (185, "3 min 05 s"), (3600, "1 h 00 min"), (7805, "2 h 10 min")],
+)
+def test_durations(seconds: float, expected: str) -> None:
+    assert duration(seconds) == expected
+
+
+def test_colours_may_be_had_in_a_pipe_but_nothing_that_moves_the_cursor(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    console = terminal()
+    assert not is_live(console)
+    assert console.width == report.WIDTH_OF_FILES
+    console.print("x", style="red")
+    assert capsys.readouterr().out == "\x1b[31mx\x1b[0m\n"
+
+
+def test_a_quiet_console_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal(quiet=True).print("x")
+    assert capsys.readouterr() == ("", "")
+    terminal(stderr=True).print("x")
+    assert capsys.readouterr() == ("", "x\n")

@@ -1,0 +1,80 @@
+"""What a shell is offered for values of options, where TAB is pressed."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from bo_tune.devices import KERNEL_SOURCES
+from bo_tune.kernels.registry import KERNELS
+from bo_tune.recording import SUFFIXES
+from bo_tune.sampler_names import SAMPLERS
+from bo_tune.store.storage import MEMORY
+
+DEPTH = 3
+"""Folders below this one that are looked into."""
+
+MOST_FOLDERS = 2000
+"""Folders that are looked at, for TAB to answer at once."""
+
+Complete = Callable[[str], list[str]]
+
+
+def _among(values: Iterable[str]) -> Complete:
+    known = list(values)
+
+    def complete(incomplete: str) -> list[str]:
+        return [value for value in known if value.startswith(incomplete)]
+
+    return complete
+
+
+kernels = _among(KERNELS)
+kernel_sources = _among(KERNEL_SOURCES)
+samplers = _among(SAMPLERS)
+routings = _among(["uniform", "zipf"])
+targets = _among(["cuda:80", "cuda:89", "cuda:90", "cuda:100"])
+
+
+def devices(incomplete: str) -> list[str]:
+    """Return ``cuda`` and the folders of recordings hereabouts."""
+    folders = [f"replay:{folder}" for folder in _folders() if any(map(_is_recording, _entries(folder)))]
+    return _among(["cuda", "cuda:0", "cuda:1", *folders])(incomplete)
+
+
+def storages(incomplete: str) -> list[str]:
+    """Return the SQLite databases of this folder, and what stands for none."""
+    return _among([MEMORY, *(f"sqlite:///{path}" for path in sorted(Path().glob("*.db")))])(incomplete)
+
+
+def study_files(incomplete: str) -> list[str]:
+    """Return the study files hereabouts, and the folders on the way to what is being typed."""
+    found = [
+        str(path) for folder in _folders() for path in sorted(folder.glob("*.toml")) if path.name != "pyproject.toml"
+    ]
+    return _among(found)(incomplete)
+
+
+def _is_recording(path: Path) -> bool:
+    return path.name.endswith(SUFFIXES)
+
+
+def _folders() -> list[Path]:
+    """Return this folder and those below it, hidden ones apart."""
+    level, found = [Path()], [Path()]
+    for _ in range(DEPTH):
+        level = [child for folder in level for child in _children(folder)]
+        found += level
+        if len(found) > MOST_FOLDERS:
+            break
+    return found[:MOST_FOLDERS]
+
+
+def _children(folder: Path) -> list[Path]:
+    return [entry for entry in _entries(folder) if entry.is_dir() and not entry.name.startswith((".", "_"))]
+
+
+def _entries(folder: Path) -> list[Path]:
+    """Return what is in a folder; nothing where it cannot be read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []

@@ -1,0 +1,13 @@
+"""What a command's exit code says, the same for all of them."""
+
+DONE = 0
+FAILED = 1
+BAD_INPUT = 2
+INTERRUPTED = 130
+
+MEANINGS = {
+    DONE: "done",
+    FAILED: "done, but a study could not be measured, or check found faults",
+    BAD_INPUT: "bad input, or no usable GPU: one line on stderr says what",
+    INTERRUPTED: "interrupted: what was recorded is kept, the same command goes on",
+}

@@ -1,0 +1,100 @@
+"""Where a command prints: tables and lines for people, one JSON document for programs."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+
+from bo_tune.errors import InputError
+from bo_tune.files import os_error_text, write_atomically
+from bo_tune.report.console import print_line, terminal
+
+STDOUT = Path("-")
+"""Value of ``--json`` for standard output."""
+
+DISTRIBUTION = "bo_tune"
+
+
+class Output:
+    """Prints what a command has to say.
+
+    Results (tables and the lines below them) go to stdout, progress and notes too. With ``--json -`` stdout is the
+    document's alone: progress and notes go to stderr, and results, which the document holds, are not printed. A quiet
+    command prints nothing but what went wrong, to stderr.
+
+    Args:
+        command: the command's name.
+        json_file: the file of ``--json``, or ``STDOUT``; None without one.
+        quiet: see above.
+
+    Attributes:
+        console: for progress and notes.
+        urgent: for what must be said.
+
+    Raises:
+        InputError: there is no such folder to write into, nor can one be made.
+    """
+
+    def __init__(self, command: str, json_file: Path | None = None, *, quiet: bool = False) -> None:
+        self._command, self._json_file = command, json_file
+        on_stdout = json_file == STDOUT
+        self.console = terminal(stderr=on_stdout, quiet=quiet)
+        self.urgent = terminal(stderr=True) if quiet else self.console
+        self._results = terminal(quiet=quiet or on_stdout)
+        if json_file is not None and not on_stdout:
+            _writing(json_file, lambda: json_file.parent.mkdir(parents=True, exist_ok=True))
+
+    def tables(self, *tables: RenderableType) -> None:
+        """Print tables of results."""
+        for table in tables:
+            self._results.print(table)
+
+    def lines(self, *lines: str) -> None:
+        """Print lines of results, as they are."""
+        for line in lines:
+            print_line(self._results, line)
+
+    def notes(self, *lines: str) -> None:
+        """Print lines on what happens."""
+        for line in lines:
+            print_line(self.console, line)
+
+    def say(self, *lines: str) -> None:
+        """Print lines that must be said. Indented ones are to be copied, and never folded."""
+        for line in lines:
+            print_line(self.urgent, line, whole=line.startswith(" "))
+
+    def json(self, content: Mapping[str, Any]) -> None:
+        """Write what ``--json`` asks for, if it was given: the command's name, the program's version, and the content.
+
+        Raises:
+            InputError: the file cannot be written.
+        """
+        file = self._json_file
+        if file is None:
+            return
+        document = {"command": self._command, "version": program_version(), **content}
+        text = json.dumps(document, indent=1) + "\n"
+        if file == STDOUT:
+            sys.stdout.write(text)
+        else:
+            _writing(file, lambda: write_atomically(file, text.encode()))
+
+
+def program_version() -> str:
+    """Return the installed version; of a source tree that is not installed, what it is."""
+    try:
+        return version(DISTRIBUTION)
+    except PackageNotFoundError:
+        return "of a source tree"
+
+
+def _writing(path: Path, write: Callable[[], object]) -> None:
+    try:
+        write()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {os_error_text(error)}") from None

@@ -1,0 +1,75 @@
+"""``bo-tune report``: a page about the searches of a database."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bo_tune.cli import options as o
+from bo_tune.cli.output import Output
+from bo_tune.errors import InputError
+from bo_tune.files import os_error_text, write_atomically
+from bo_tune.recording import read_recordings
+from bo_tune.review import document, review
+from bo_tune.store.storage import StudyStore
+
+
+def report_command(
+    storage: o.Storage = o.DEFAULT_STORAGE,
+    out: Annotated[Path, typer.Option(metavar="FILE.html", help="The page.")] = Path("report.html"),
+    title: Annotated[
+        str, typer.Option(metavar="TEXT", help="The page's title: the model, say, and how it is served.")
+    ] = "Tuned kernels",
+    recordings: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="DIR", help="Recorded grids, whose best is drawn; may be repeated.", show_default=False),
+    ] = None,
+    session: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="What tune --json wrote: adds seconds of the GPU by purpose.", show_default=False
+        ),
+    ] = None,
+    json_file: o.JsonFile = None,
+    quiet: o.Quiet = False,
+) -> None:
+    """Write an HTML page about the searches of a database. It fetches nothing, and can be sent as it is.
+
+    Examples:
+      bo-tune report --storage sqlite:///bo_tune.db --out report.html
+      bo-tune report --storage sqlite:///bo_tune.db --recordings studies/recordings --title "Llama-3.1-8B, TP 1"
+    """
+    output = Output("report", json_file, quiet=quiet)
+    grids = [recording for folder in recordings or () for recording in read_recordings(folder)]
+    figures = _figures(session) if session else None
+    store = StudyStore(storage, create=False)
+    found = review(store, grids, figures)
+    store.close()
+    if not found.cases:
+        raise InputError(f"{store.url}: no searches in this database")
+    from bo_tune.report.page import render  # noqa: PLC0415 - 80 MB that no other command needs
+
+    page = render(found, title=title, storage=store.url).encode()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(out, page)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written: {os_error_text(error)}") from None
+    output.lines(f"wrote {out}: {len(found.studies)} studies, {len(page) / 1e6:.1f} MB")
+    output.json(document(found))
+
+
+def _figures(path: Path) -> dict[str, Any]:
+    """Read what ``tune --json`` wrote. Raises InputError."""
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise InputError(f"--session: {path}: {os_error_text(error)}") from None
+    except ValueError as error:
+        raise InputError(f"--session: {path}: not JSON: {error}") from None
+    # Earlier versions wrote the figures of the session alone.
+    session = content.get("session", content) if isinstance(content, dict) else None
+    if not isinstance(session, dict) or not isinstance(session.get("devices"), dict):
+        raise InputError(f"--session: {path}: expected what tune --json writes")
+    return session

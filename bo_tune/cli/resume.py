@@ -1,0 +1,40 @@
+"""How a command that was interrupted goes on: the command itself, as a shell takes it."""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bo_tune.store.database import without_password
+from bo_tune.store.storage import MEMORY
+
+PROGRAM = "bo-tune"
+
+
+def kept_lines(storage: str, argv: Sequence[str] | None = None) -> list[str]:
+    """Say where trials are kept and how to go on from there.
+
+    Args:
+        argv: how this program was called; by default as it was.
+    """
+    if storage == MEMORY:
+        return [f"nothing is kept: --storage {MEMORY} ends with the session"]
+    command, hidden = command_line(sys.argv if argv is None else argv)
+    lines = [f"kept in {without_password(storage)}; to go on from there, in the same folder:", f"  {command}"]
+    return [*lines, "  (*** stands for the password, which is not shown)"] if hidden else lines
+
+
+def command_line(argv: Sequence[str]) -> tuple[str, bool]:
+    """Return a command as a shell takes it, and whether a password was left out of it."""
+    shown = [_without_password(word) for word in argv[1:]]
+    program = [PROGRAM] if Path(argv[0]).stem != "__main__" else [Path(sys.executable).name, "-m", "bo_tune"]
+    return shlex.join([*program, *shown]), shown != list(argv[1:])
+
+
+def _without_password(word: str) -> str:
+    """Return a word of the command line, or the value of an option, without the password of a database's URL."""
+    if "://" not in word:
+        return word
+    option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
+    shown = without_password(value)
+    return f"{option}{equals}{shown}" if "***" in shown else word

@@ -1,0 +1,230 @@
+"""Tuning as the command line asks for it: jobs opened, a session shown while it runs, results written and told."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+
+from bo_tune.cli import exit_codes
+from bo_tune.cli.measuring import Measured, at_once, jobs_on, opened
+from bo_tune.cli.output import Output
+from bo_tune.cli.ray_workers import RayCluster
+from bo_tune.cli.resume import kept_lines
+from bo_tune.devices import Job, MoePathChoice, engine_notes, replay_jobs, with_deciding
+from bo_tune.errors import InputError
+from bo_tune.joint_decision import decides
+from bo_tune.kernels.registry import engine_spec, kernel_spec
+from bo_tune.ladder import Ladder, refine
+from bo_tune.listing import study_figures
+from bo_tune.measure.described import DescribedDevice
+from bo_tune.problem import Problem, lora
+from bo_tune.record import record
+from bo_tune.report.console import activity_lines, results_tables, session_lines
+from bo_tune.report.ladder import ladder_lines, ladder_table
+from bo_tune.report.progress import Progressing
+from bo_tune.session import Session, SessionSettings, Tuned
+from bo_tune.store.database import without_password
+from bo_tune.store.leases import LEASE_S
+from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.study_file import StudyFile
+from bo_tune.tables import check_writable, missing_lookups, read_table, table_file_name, write_tables
+from bo_tune.tuner import InterruptedSearch
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Where results go: the folder of the JSON files, and that of recordings."""
+
+    tables: Path
+    recordings: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """What the command line said, the same for both commands."""
+
+    study: StudyFile | None
+    kernels: Sequence[str]
+    measured: Measured
+    storage: str
+    written: Written
+    settings: SessionSettings
+    compile_deadline_s: float | None
+    verbose: bool
+    choose_m: bool = False
+    lease_s: float = LEASE_S
+    ray: str | None = None
+    workers: int | None = None
+
+
+def problems_of(study: StudyFile, kernels: Sequence[str]) -> list[Problem]:
+    """Return a study's problems of some kernels, of all where none is named. Raises InputError where there are none."""
+    for name in kernels:
+        kernel_spec(name)
+    problems = [p for p in study.problems() if not kernels or p.kernel in kernels]
+    if not problems:
+        raise InputError(f"--kernel: the study has no problem of {', '.join(kernels)}")
+    return problems
+
+
+@contextmanager
+def _cluster(arguments: Arguments) -> Iterator[RayCluster | None]:
+    """Have workers on the Ray cluster that was named, if one was."""
+    if arguments.ray is None:
+        yield None
+        return
+    if arguments.choose_m:
+        raise InputError("--m auto: not with --ray")
+    if arguments.storage == MEMORY:
+        raise InputError("--storage: Ray's workers need a database that they all reach")
+    settings = arguments.settings
+    cluster = RayCluster(
+        arguments.ray, arguments.workers, arguments.measured, arguments.storage, arguments.lease_s, settings.seed
+    )
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
+@contextmanager
+def _jobs(arguments: Arguments, cluster: RayCluster | None) -> Iterator[tuple[list[Job], SessionSettings]]:
+    """Open what measures, and settle how many studies it can have in flight."""
+    problems = problems_of(arguments.study, arguments.kernels) if arguments.study else None
+    measured, settings = arguments.measured, arguments.settings
+    folder = measured.recordings
+    if folder is not None:
+        _check_replay(arguments)
+        kernels, path = arguments.kernels, measured.path
+        yield replay_jobs(folder, problems=problems, kernels=kernels, seed=settings.seed, path=path), settings
+        return
+    measured.indices()
+    if problems is None:
+        raise InputError("nothing to tune: name a study file, or a model with --model")
+    _check_hits(problems, len(measured.conditions.hits))
+    if cluster is not None:
+        elsewhere = [DescribedDevice(description) for description in cluster.descriptions()]
+        yield [Job(p, device) for device in elsewhere for p in problems], settings
+        return
+    with opened(measured, arguments.compile_deadline_s) as devices:
+        jobs = jobs_on(problems, devices)
+        jobs = jobs if arguments.choose_m else with_deciding(jobs, measured.path)
+        yield jobs, at_once(settings, devices, len(jobs))
+
+
+def _check_hits(problems: Sequence[Problem], recorded: int) -> None:
+    """Refuse recorded numbers of hits that are of other experts. Raises InputError."""
+    counts = sorted({p.experts.count for p in problems if p.experts is not None and recorded})
+    wrong = [count for count in counts if count != recorded]
+    if wrong:
+        raise InputError(f"--experts: expected how often each of {wrong[0]} experts was hit, got {recorded} numbers")
+
+
+def _check_replay(arguments: Arguments) -> None:
+    """Refuse what recordings cannot do. Raises InputError."""
+    if arguments.choose_m:
+        raise InputError("--m auto: needs a GPU; recordings hold no other m than their own")
+    if arguments.measured.packs:
+        raise InputError("--pack: needs a GPU; nothing is compiled for a recording")
+    if arguments.measured.gpus is not None:
+        raise InputError("--gpus: recordings need no GPU")
+
+
+def tune(arguments: Arguments, output: Output) -> None:
+    """Tune, write what came of it, and say so. Raises typer.Exit where not everything could be done."""
+    written = arguments.written
+    with _cluster(arguments) as cluster, _jobs(arguments, cluster) as (jobs, settings):
+        check_writable(written.tables, {_file_name(job) for job in jobs if not decides(job.problem)})
+        if written.recordings is not None:
+            check_writable(written.recordings)
+        # The last: what is wrong above leaves no database behind.
+        store = StudyStore(arguments.storage, lease_s=arguments.lease_s)
+        _announce(output, jobs, arguments)
+        shown = Progressing(output.console, len(jobs), verbose=arguments.verbose, urgent=output.urgent)
+        with shown as progress:
+            session = Session(store, settings, listener=progress)
+            progress.watch(lambda: session)
+            try:
+                deciding = _Deciding(session, arguments.measured.path)
+                ladder = refine(deciding.run, jobs) if arguments.choose_m else None
+                tuned = [*ladder.tuned, *deciding.tuned] if ladder else _tuned(session, jobs, cluster, progress)
+            except (InterruptedSearch, KeyboardInterrupt):
+                progress.interrupted(kept_lines(arguments.storage))
+                raise typer.Exit(exit_codes.INTERRUPTED) from None
+        activity = session.activity
+        paths = write_tables(written.tables, session.entries(tuned))
+        recorded = [record(t, written.recordings) for t in tuned] if written.recordings is not None else []
+    store.close()
+    _show(output, tuned, ladder, arguments.study)
+    output.lines(*activity_lines(activity))
+    output.notes(*(f"wrote {path}" for path in [*paths, *recorded]), *_missing(paths))
+    output.json(
+        {
+            "studies": [study_figures(one) for one in tuned],
+            "session": activity.to_json(),
+            "written": [str(path) for path in [*paths, *recorded]],
+        }
+    )
+    if any(t.result is None for t in tuned):
+        raise typer.Exit(exit_codes.FAILED)
+
+
+def _missing(paths: Sequence[Path]) -> list[str]:
+    """Return a note on each lookup that the tables leave without an entry."""
+    return [
+        f"note: {path.name}: {lookup}: an engine that asks for it stops"
+        for path in paths
+        for lookup in missing_lookups(read_table(path))
+    ]
+
+
+class _Deciding:
+    """Runs problems together with those of the kernels that decide for them.
+
+    Attributes:
+        tuned: what came of the latter.
+    """
+
+    def __init__(self, session: Session, path: MoePathChoice) -> None:
+        self._session, self._path = session, path
+        self.tuned: list[Tuned] = []
+
+    def run(self, jobs: Sequence[Job]) -> list[Tuned]:
+        """Return what came of the problems themselves."""
+        tuned = self._session.run(with_deciding(jobs, self._path))
+        self.tuned += [one for one in tuned if decides(one.job.problem)]
+        return [one for one in tuned if not decides(one.job.problem)]
+
+
+def _tuned(session: Session, jobs: Sequence[Job], cluster: RayCluster | None, progress: Progressing) -> list[Tuned]:
+    if cluster is None:
+        return session.run(jobs)
+    session.register(jobs)
+    with cluster.at_work(progress.note) as ended:
+        return session.run(jobs, elsewhere=ended)
+
+
+def _show(output: Output, tuned: Sequence[Tuned], ladder: Ladder | None, study: StudyFile | None) -> None:
+    output.tables(*results_tables(tuned))
+    if ladder is not None:
+        output.tables(ladder_table(ladder, study.problems_by_layer() if study else {}))
+    output.lines(*session_lines(tuned), *(ladder_lines(ladder) if ladder else []))
+    if study and study.model and study.model.note:
+        output.lines(f"note: {study.model.note}")
+
+
+def _announce(output: Output, jobs: Sequence[Job], arguments: Arguments) -> None:
+    sources = {f"{job.device.gpu.name}, {job.device.kernel_source(job.problem.kernel)}" for job in jobs}
+    problems = sum(not decides(job.problem) for job in jobs)
+    layers = f" ({arguments.study.layer_problem_count} with layers apart)" if arguments.study else ""
+    output.notes(
+        f"{problems} problems{layers} on {'; '.join(sorted(sources))}; sampler {arguments.settings.sampler}; "
+        f"studies in {without_password(arguments.storage)}",
+        *(f"note: {note}" for note in engine_notes(jobs)),
+    )
+
+
+def _file_name(job: Job) -> str:
+    return table_file_name(job.device.gpu.file_name, engine_spec(job.problem.kernel).file_stem(lora(job.problem)))

@@ -1,0 +1,189 @@
+"""Writes ``docs/cli.md`` from the command line itself: its help texts, options and exit codes.
+
+``make docs`` runs it. A test compares the committed page with what this makes, another one the keys of JSON named here
+with what commands write.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from bo_tune.cli import exit_codes
+from bo_tune.cli.app import app
+
+PAGE = Path(__file__).parent / "cli.md"
+
+HEAD = """\
+<!-- Made by docs/generate_cli.py from bo_tune/cli: edit there, then run `make docs`. -->
+
+# Command line
+
+`bo-tune --help` lists the commands, `bo-tune COMMAND --help` says the same as this page. `bo-tune --version` shows the
+version. Input that cannot be used ends a command with one line on stderr.
+
+## Exit codes
+
+| code | |
+|---|---|
+"""
+
+AFTER_CODES = """
+## In a terminal
+
+`tune`, `grid` and `worker` draw a live display: studies done and the time left, speed-up over the default so far, the
+shares of time that GPU and compilers were at work, compiles waiting, the studies under way, and what happened last.
+`sure` is the certificate so far: how likely it is that nothing untried is better by more than 1 %; there is none before
+the eighth config, and none with `--no-stop`. Narrow terminals get fewer columns, low ones fewer rows.
+
+![The live display](images/console.svg)
+
+Where the output is no terminal, in a dumb one (`TERM=dumb`), or with `TTY_INTERACTIVE=0`, every event is a line of its
+own. `NO_COLOR` takes the colours away. `--quiet` prints nothing but what went wrong.
+
+Ctrl-C (or SIGTERM) ends a session after the trials under way. It says what is kept, where, and the command that goes on
+from there; a password in a database URL is shown as `***`.
+
+## Completion
+
+`bo-tune --install-completion` has bash, zsh or fish complete commands, options and values: kernels, samplers, study
+files, folders of recordings, databases. It takes effect in the next shell. `--show-completion` prints the script.
+
+## JSON
+
+`--json FILE` writes what a command found as one JSON object; `--json -` writes it to stdout and nothing else there:
+progress and notes go to stderr. Two keys are in all of them: `command`, and `version` of the program. Times are in us
+(`_us`) or seconds (`_s`), null where there is none. Keys are added in later versions, and none changes its meaning. An
+interrupted command writes none; `compile`, which keeps what it has, does.
+
+| command | keys |
+|---|---|
+"""
+
+JSON = {
+    "tune": {
+        "studies": "study, kernel, problem, gpu, kernel_source, exhaustive, finished, best_us, default_us, config, "
+        "certificate, costs",
+        "session": "wall_s, trials, launches, tuner_s, store_s, gpu_share, compiler_share, devices, …",
+        "written": "paths of the files",
+    },
+    "grid": {"studies": "as of `tune`", "session": "as of `tune`", "written": "as of `tune`"},
+    "worker": {
+        "studies": "study, kernel, problem, finished, best_us, default_us, message (why it could not be measured)",
+        "trials": "recorded by this run",
+    },
+    "compile": {
+        "gpu": "",
+        "kernel_source": "",
+        "binaries": "in the pack",
+        "impossible": "configs that cannot be compiled, by reason",
+        "compile_s": "seconds of one core",
+        "cubin_bytes": "",
+        "spilling": "binaries that spill registers",
+        "compiled_now": "by this run",
+        "elapsed_s": "",
+        "written": "paths of the files",
+        "interrupted": "",
+    },
+    "simulate": {
+        "runs": "recording, sampler, seed, launched_configs, launches, regret_percent, …",
+        "summary": "by checkpoint: runs, mean_, median_ and p90_regret_percent, …",
+    },
+    "show": {
+        "studies": "as of `tune`, and states, reasons, excluded, holder; of a single study result and trials too",
+    },
+    "report": {
+        "gpus": "",
+        "replayed": "whether recordings were tuned",
+        "geomean_speed_up_over_default": "",
+        "mean_regret_percent": "",
+        "costs": "of the searches",
+        "grid_costs": "of the exhaustive ones",
+        "pruned": "trials by reason",
+        "excluded": "configs left out before any trial, by reason",
+        "cases": "default_us, time_us, speed_up, grid_best_us, regret_percent, steps, studies",
+    },
+    "check": {
+        "folder": "",
+        "gpu": "",
+        "counts": "lookups by status: exact, nearest m, fault",
+        "faults": "file, place, reason, m, layers",
+        "lookups": "kernel, layers, file, asked, status, keys, fault",
+    },
+    "compare": {
+        "entries": "file, keys, tuned, grid, tuned_us, grid_us, best_us, default_us, regret_percent, counted_in",
+        "totals": "of tuned, grid and grid_over_tuned",
+        "mean_regret_percent": "",
+        "max_regret_percent": "",
+        "geomean_speed_up_over_default": "",
+    },
+    "export": {"studies": "study, file", "without_trials": "studies left out"},
+    "import": {"studies": "study, trials_added, finished"},
+    "merge": {"written": "paths of the files"},
+}
+"""Keys of the document that each command writes, besides the two of all: what is in them."""
+
+
+def page() -> str:
+    """Return the whole page."""
+    codes = [f"| {code} | {meaning} |" for code, meaning in exit_codes.MEANINGS.items()]
+    keys = [f"| `{name}` | {'; '.join(_keys(entries))} |" for name, entries in JSON.items()]
+    parts = [HEAD, "\n".join(codes), "\n", AFTER_CODES, "\n".join(keys), "\n"]
+    return "".join([*parts, *(f"\n{text}" for text in map(_command, commands().values()))])
+
+
+def commands() -> dict[str, Any]:
+    """Return the commands by their names."""
+    group: Any = typer.main.get_command(app)
+    found: dict[str, Any] = group.commands
+    return found
+
+
+def examples(command: Any) -> list[str]:
+    """Return the examples of a command, each in one line."""
+    text = (command.epilog or "").partition("\n")[2]
+    return [" ".join(line.split()) for line in text.replace("\\\n", " ").splitlines() if line.strip()]
+
+
+def _keys(entries: dict[str, str]) -> Iterator[str]:
+    for key, meaning in entries.items():
+        yield f"`{key}`" + (f" ({meaning})" if meaning else "")
+
+
+def _command(command: Any) -> str:
+    arguments = [p for p in command.params if p.param_type_name == "argument"]
+    usage = " ".join(["bo-tune", command.name, *(_usage(argument) for argument in arguments), "[OPTIONS]"])
+    lines = [f"## {command.name}", "", command.help, "", f"`{usage}`", ""]
+    lines += ["```text", *(command.epilog or "").splitlines()[1:], "```", ""]
+    panels: dict[str, list[Any]] = {}
+    for parameter in command.params:
+        if parameter.name != "help":
+            panel = "Argument" if parameter in arguments else parameter.rich_help_panel or "Options"
+            panels.setdefault(panel, []).append(parameter)
+    for panel, parameters in panels.items():
+        lines += [f"| {panel} | |", "|---|---|"]
+        lines += [f"| {_name(p)} | {_text(p)} |" for p in parameters]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _usage(argument: Any) -> str:
+    return argument.metavar if argument.required else f"[{argument.metavar}]"
+
+
+def _name(parameter: Any) -> str:
+    names = ["/".join([*parameter.opts, *parameter.secondary_opts])]
+    if parameter.param_type_name == "argument":
+        return f"`{parameter.metavar}`"
+    return "`" + " ".join([*names, *([parameter.metavar] if parameter.metavar else [])]).replace("|", "\\|") + "`"
+
+
+def _text(parameter: Any) -> str:
+    default = parameter.default
+    shown = default not in (None, False, True) and parameter.show_default
+    return parameter.help + (f" Default: `{default}`." if shown else "")
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())

@@ -1,0 +1,67 @@
+"""``bo-tune report``: the page and the document, and what stops it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers import BUNDLED, EXPAND, SHRINK, Cli, sliced, sqlite_url, write_all
+
+
+@pytest.fixture
+def storage(cli: Cli, tmp_path: Path) -> str:
+    """A database of two searches, and beside it what ``tune --json`` wrote."""
+    folder = write_all(tmp_path / "recorded", sliced(SHRINK), sliced(EXPAND))
+    url = sqlite_url(tmp_path / "x.db")
+    figures = tmp_path / "session.json"
+    ran = cli("tune", "--device", f"replay:{folder}", "--storage", url, "--out", tmp_path / "o", "--json", figures)
+    assert ran.code == 0, ran.err
+    return url
+
+
+def test_a_page_and_a_document_are_written(cli: Cli, storage: str, tmp_path: Path) -> None:
+    page, document = tmp_path / "new" / "report.html", tmp_path / "report.json"
+    recorded, session = tmp_path / "recorded", tmp_path / "session.json"
+    ran = cli(
+        "report", "--storage", storage, "--out", page, "--title", "Two <grids>", "--recordings", recorded,
+        "--session", session, "--json", document,
+    )  # fmt: skip
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith(f"wrote {page}: 2 studies, ")
+    html = page.read_text()
+    assert html.startswith("<!doctype html>")
+    assert "<title>Two &lt;grids&gt;</title>" in html
+    content = json.loads(document.read_text())
+    assert content["command"] == "report"
+    assert [case["grid_from"] for case in content["cases"]] == [sliced(name).path.name for name in (EXPAND, SHRINK)]
+    assert all(case["regret_percent"] >= 0 for case in content["cases"])
+    assert f"{content['geomean_speed_up_over_default']:.2f}×" in html
+
+
+def test_recordings_of_other_problems_tell_nothing(cli: Cli, storage: str, tmp_path: Path) -> None:
+    document = tmp_path / "report.json"
+    ran = cli("report", "--storage", storage, "--recordings", BUNDLED / "h200", "--json", document, "--quiet")
+    assert (ran.code, ran.out) == (0, "")
+    assert Path("report.html").exists()
+    assert [case["grid_from"] for case in json.loads(document.read_text())["cases"]] == [None, None]
+
+
+def test_what_cannot_be_reported_is_bad_input(cli: Cli, storage: str, tmp_path: Path) -> None:
+    assert "no such database" in cli("report", "--storage", sqlite_url(tmp_path / "none.db")).error
+    unreadable, wrong = tmp_path / "broken.json", tmp_path / "wrong.json"
+    unreadable.write_text("{")
+    wrong.write_text('{"devices": 3}')
+    for path, what in ((tmp_path / "missing.json", ""), (unreadable, "not JSON"), (wrong, "what tune --json writes")):
+        error = cli("report", "--storage", storage, "--session", path).error
+        assert str(path) in error
+        assert what in error
+    (tmp_path / "file").write_text("")
+    assert "cannot be written" in cli("report", "--storage", storage, "--out", tmp_path / "file" / "x.html").error
+    assert "no recordings" in cli("report", "--storage", storage, "--recordings", tmp_path / "o").error
+
+
+def test_a_database_of_grids_alone_has_no_searches(cli: Cli, tmp_path: Path) -> None:
+    folder = write_all(tmp_path / "recorded", sliced(EXPAND))
+    url = sqlite_url(tmp_path / "x.db")
+    ran = cli("grid", "--device", f"replay:{folder}", "--storage", url, "--out", tmp_path / "o")
+    assert ran.code == 0, ran.err
+    assert "no searches in this database" in cli("report", "--storage", url).error

@@ -1,0 +1,28 @@
+"""A folder in which the examples of ``--help`` work, without a GPU: small recordings under the names they use."""
+
+import shutil
+from pathlib import Path
+
+from helpers import EXPAND, ROOT, SHRINK, Cli, sliced, write_all
+
+RECORDINGS = "studies/recordings"
+TUNE = ("tune", "--device", f"replay:{RECORDINGS}")
+GRID = ("grid", "--device", f"replay:{RECORDINGS}", "--storage", "memory")
+
+
+def furnish(folder: Path, cli: Cli) -> Path:
+    """Make the folder and go there: study files, a model, recordings; tuned and grid JSON, a database, exports.
+
+    The fixture ``cli`` must be in the folder already.
+    """
+    (folder / RECORDINGS).mkdir(parents=True)
+    write_all(folder / RECORDINGS, sliced(SHRINK), sliced(EXPAND))
+    shutil.copy(ROOT / "studies" / "llama-3.1-8b.toml", folder / "studies")
+    shutil.copytree(ROOT / "studies" / "models", folder / "studies" / "models")
+    shutil.copytree(ROOT / "studies" / "models" / "llama-3.1-8b", folder / "Llama-3.1-8B")
+    for arguments in ((*TUNE, "--budget", 8), GRID, ("export", "--out", "exported")):
+        ran = cli(*arguments)
+        assert (ran.code, ran.err) == (0, ""), ran
+    for host in ("host1", "host2"):
+        shutil.copytree(folder / "tuned", folder / host / "tuned")
+    return folder
