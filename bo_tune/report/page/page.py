@@ -1,0 +1,88 @@
+"""The page: what the template is given, and what is inlined, so that nothing is ever fetched."""
+
+import json
+from importlib.resources import files
+from math import log
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from bo_tune.report.page import charts, words
+from bo_tune.report.page.content import Page
+from bo_tune.review import Review
+from bo_tune.review.family import Family
+
+FULL_COLOUR = 4.0
+"""Speed-up, or slow-down, from which the colour of a heat map's cell does not deepen any more."""
+
+LEGEND = (0.8, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0)
+"""Speed-ups whose colours are shown below heat maps."""
+
+
+def render(review: Review, *, title: str, storage: str) -> str:
+    """Return the page.
+
+    Args:
+        title: of the page; what was tuned.
+        storage: URL of the database, without a password.
+    """
+    environment = Environment(
+        loader=PackageLoader("bo_tune.report.page", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(
+        {
+            name: getattr(words, name)
+            for name in ("us", "times", "percent", "share", "count", "seconds", "config", "problems", "ratio")
+        },
+        certificate=words.certificate,
+        depth=depth,
+    )
+    page = Page(review)
+    return environment.get_template("page.html.jinja").render(
+        page=page,
+        review=review,
+        title=title,
+        storage=storage,
+        legend=LEGEND,
+        style=_asset("style.css"),
+        scripts=[*map(_script, _scripts(page))],
+        convergence=_convergence,
+        noise_chart=Markup(charts.svg(charts.noise(page.noise))) if page.noise else "",
+        data=_json(page.data()),
+        detail=_json(charts.detail()),
+    )
+
+
+def depth(speed_up: float | None) -> float:
+    """Return how deep the colour of a speed-up is, from 0 at 1 to 1 at ``FULL_COLOUR``; slow-downs count alike."""
+    return 0.0 if not speed_up else min(1.0, abs(log(speed_up)) / log(FULL_COLOUR))
+
+
+def _convergence(family: Family) -> Markup:
+    spec = charts.convergence(family.cases)
+    return Markup(charts.svg(spec) if spec else "")
+
+
+def _scripts(page: Page) -> list[str]:
+    """Return what runs on the page; what draws only where there is a curve to draw."""
+    sort = [_asset("vendor/sortable.min.js"), _asset("vendor/sortable.a11y.min.js")]
+    return [*sort, *([charts.bundle(), _asset("page.js")] if page.drawn else [])]
+
+
+def _asset(name: str) -> str:
+    return files("bo_tune.report.page").joinpath(name).read_text(encoding="utf-8")
+
+
+def _script(text: str) -> Markup:
+    """Return a script as it may stand in HTML, where its own ``</script`` would end it."""
+    return Markup(text.replace("</script", r"<\/script").replace("<!--", r"<\!--"))
+
+
+def _json(content: Any) -> Markup:
+    """Return JSON as it may stand in HTML."""
+    return Markup(json.dumps(content, separators=(",", ":")).replace("<", "\\u003c"))

@@ -1,0 +1,82 @@
+"""All searches of a database looked back on."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, geometric_mean
+from typing import Any
+
+from bo_tune.recording import Recording
+from bo_tune.review.case import Case, cases_of
+from bo_tune.review.effort import Effort, GridEffort, effort_of, grid_effort, reasons_of
+from bo_tune.review.study import StudyReview, review_study
+from bo_tune.review.truth import truths_of
+from bo_tune.session import one_blas_thread
+from bo_tune.store.storage import StudyStore
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """What a database holds of searches.
+
+    Attributes:
+        cases: what was tuned, each problem, or the problems that must agree, as one.
+        grids: exhaustive studies, which are no search: what they measured tells how good the searches are.
+        pruned, excluded: pruned trials, and configs left out before any trial, by reason.
+    """
+
+    cases: Sequence[Case]
+    grids: Sequence[StudyReview]
+    effort: Effort
+    grid_effort: GridEffort | None
+    pruned: Mapping[str, int]
+    excluded: Mapping[str, int]
+
+    @property
+    def studies(self) -> list[StudyReview]:
+        """The searches, study by study."""
+        return [study for case in self.cases for study in case.studies]
+
+    @property
+    def gpus(self) -> list[str]:
+        """Names of the GPUs."""
+        return list(dict.fromkeys(study.name.gpu for study in self.studies))
+
+    @property
+    def replayed(self) -> bool:
+        """Whether any study replayed a recording."""
+        return any(study.replayed for study in self.studies)
+
+    @property
+    def speed_up(self) -> float | None:
+        """Geometric mean over the cases that count of default time over chosen time; None without any."""
+        gains = [case.speed_up for case in self.cases if case.counts and case.speed_up]
+        return geometric_mean(gains) if gains else None
+
+    @property
+    def mean_regret_percent(self) -> float | None:
+        """Mean regret of the cases that count and whose grid's best is known; None without any."""
+        regrets = [c.regret_percent for c in self.cases if c.counts and c.regret_percent is not None]
+        return fmean(regrets) if regrets else None
+
+
+def review(store: StudyStore, recordings: Iterable[Recording] = (), session: Mapping[str, Any] | None = None) -> Review:
+    """Look back on every study of a database.
+
+    Args:
+        recordings: whole grids, to tell how far from the best the searches ended.
+        session: the figures that ``tune --json`` wrote: seconds of the GPU and the number of compilers.
+
+    Raises:
+        StorageError: the database fails.
+    """
+    summaries = store.summaries()
+    trials = store.trials_of(summaries)
+    with one_blas_thread():
+        studies = [review_study(summary, trials[summary.name]) for summary in summaries]
+    grids = [study for study in studies if study.name.exhaustive]
+    truths = truths_of(grids, recordings)
+    cases = cases_of([s for s in studies if not s.name.exhaustive], truths)
+    searches = [study for case in cases for study in case.studies]
+    effort = effort_of(searches, session)
+    pruned, excluded = reasons_of(searches)
+    return Review(cases, grids, effort, grid_effort(searches, truths, effort), pruned, excluded)
