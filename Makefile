@@ -3,26 +3,36 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
-RECORDINGS := studies/recordings
 CPU_TORCH := 2.13.0
 
-.PHONY: demo test lint clean
+.PHONY: demo browser test lint docs figures clean
 
 # A host's own torch is used where it has one, so that a GPU machine keeps the build made for it. Where there is
 # none, this version comes first: plain "torch" would pull several GB of CUDA packages that nothing here needs.
-$(READY): pyproject.toml
+$(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, not " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
+	@echo "Setting up $(VENV): a minute or two."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $$($(PYTHON) -c 'import torch' 2>/dev/null && echo --system-site-packages) $(VENV)
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet torch==$(CPU_TORCH)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --editable .
+	@touch $@
+
+$(READY): $(INSTALLED)
+	@echo "Adding what the tests need to $(VENV): a few minutes, 3 GB in all."
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
 # On the GPU if there is one, else on the bundled recordings: tune, search exhaustively, compare.
-demo: $(READY)
+demo: $(INSTALLED)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" sh benchmarks/demo.sh
 
-test: lint
+# A Chromium for the tests that look at pages, unless the machine has one.
+browser: $(READY)
+	@$(BIN)/python tests/browser.py
+
+test: lint browser
 	$(BIN)/python -m pytest -n auto
 
 lint: $(READY)
@@ -30,6 +40,16 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The references of study files and of the command line, and what the pages' commands print, as they are today.
+docs: $(READY)
+	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/generate_cli.py
+	$(BIN)/python -m pytest tests/docs/test_pages.py --update-docs
+
+figures: $(READY)
+	$(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python docs/figures.py
 
 clean:
 	rm -rf $(VENV) demo
