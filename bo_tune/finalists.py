@@ -12,6 +12,7 @@ leader is alone, when all that stay are as good as equal to it, or when the roun
 timed to the end, and is what the study ends with unless the leader beats it.
 """
 
+from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,8 +20,8 @@ import numpy as np
 from scipy.special import bdtrc
 
 from bo_tune.measure.device import Device
-from bo_tune.outcome import estimate_us
-from bo_tune.problem import Problem
+from bo_tune.outcome import Launches, estimate_us
+from bo_tune.problem import AnyProblem
 from bo_tune.space import Config, ConfigKey, config_key
 
 
@@ -51,18 +52,18 @@ class Choice:
         time_us: its re-measured time, in us.
         default_time_us: the default config's, re-measured with it; None if the default cannot run.
         times_us: re-measured time of every finalist, in us.
-        launches: launches spent on re-measuring.
+        launches: launches spent on it, by purpose.
     """
 
     config: dict[str, int]
     time_us: float
     default_time_us: float | None
     times_us: Mapping[ConfigKey, float]
-    launches: int
+    launches: Launches
 
 
 def choose(
-    device: Device, problem: Problem, measured: Mapping[ConfigKey, float], default: Config, finalists: Finalists
+    device: Device, problem: AnyProblem, measured: Mapping[ConfigKey, float], default: Config, finalists: Finalists
 ) -> Choice | None:
     """Re-measure the best configs and the default one; the fastest wins, the default unless it is beaten.
 
@@ -114,12 +115,15 @@ class Race:
         chosen: the finalists.
         kept: the one that is timed to the end.
         group: says of a finalist whom it races against: those of an equal group. All against all by default.
+
+    Attributes:
+        launches: launches so far, by purpose.
     """
 
     def __init__(
         self,
         device: Device,
-        problem: Problem,
+        problem: AnyProblem,
         finalists: Finalists,
         chosen: Sequence[ConfigKey],
         kept: ConfigKey,
@@ -129,6 +133,7 @@ class Race:
         self._kept, self._group = kept, group
         self._running = list(chosen)
         self._runtimes: dict[ConfigKey, tuple[float, ...]] = dict.fromkeys(chosen, ())
+        self.launches: Launches = Counter()
         self._risk = (1.0 - finalists.confidence) / max(1, len(chosen))
 
     def run(self) -> None:
@@ -137,11 +142,13 @@ class Race:
         while self._running and taken < self._finalists.most_rounds and not self._settled(taken):
             rounds = min(self._finalists.rounds, self._finalists.most_rounds - taken)
             batch = self._device.remeasure(self._problem, [dict(k) for k in self._running], rounds, taken=taken)
-            for key, runtimes in zip(self._running, batch, strict=True):
+            for key, runtimes in zip(self._running, batch.runtimes_us, strict=True):
                 self._runtimes[key] += runtimes
+            self.launches += batch.launches
             taken += rounds
             # One whose result is wrong has no times.
-            self._running = [k for k, runtimes in zip(self._running, batch, strict=True) if runtimes and self._stays(k)]
+            timed = [key for key, times in zip(self._running, batch.runtimes_us, strict=True) if times]
+            self._running = [key for key in timed if self._stays(key)]
 
     def _stays(self, key: ConfigKey) -> bool:
         return key == self._kept or not self.beats(self.leader_of(self._group(key)), key)
@@ -181,8 +188,3 @@ class Race:
         """The fastest of a group."""
         times = {key: time for key, time in self.times_us.items() if self._group(key) == group}
         return min(times, key=times.__getitem__)
-
-    @property
-    def launches(self) -> int:
-        """Timed launches so far."""
-        return sum(map(len, self._runtimes.values()))

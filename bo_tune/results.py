@@ -59,8 +59,8 @@ def intervals_of(trials: Iterable[FrozenTrial]) -> list[tuple[datetime, datetime
     return [(t.datetime_start, t.datetime_complete) for t in trials if t.datetime_start and t.datetime_complete]
 
 
-def costs_of(trials: Sequence[FrozenTrial], finalist_launches: int) -> Costs:
-    """Add up what the trials of a study cost."""
+def costs_of(trials: Sequence[FrozenTrial], race: Launches | None = None) -> Costs:
+    """Add up what the trials of a study cost, and the race of its finalists (its launches)."""
     launches: Launches = Counter()
     compiles, compile_s = 0, 0.0
     for trial in trials:
@@ -68,7 +68,7 @@ def costs_of(trials: Sequence[FrozenTrial], finalist_launches: int) -> Costs:
         launches.update(outcome.launches)
         compiles += not outcome.compilation.cached and outcome.compilation.compile_s > 0
         compile_s += 0.0 if outcome.compilation.cached else outcome.compilation.compile_s
-    launches[LaunchPurpose.FINALISTS] += finalist_launches
+    launches.update(race or {})
     return Costs(
         configs=len(trials),
         launched_configs=sum(map(launched, trials)),

@@ -1,13 +1,18 @@
 """The last step of a study: who is re-measured, and who wins."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 import pytest
 from helpers import FakeDevice
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bo_tune.finalists import Finalists, choose
+from bo_tune.measure.device import Remeasured
+from bo_tune.outcome import LaunchPurpose
 from bo_tune.problem import Problem
-from bo_tune.space import SearchSpace, config_key
+from bo_tune.space import Config, SearchSpace, config_key
 
 PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
 SPACE = SearchSpace.of({"num_warps": (4, 8), "block_m": (16, 32, 64, 128, 256)})
@@ -45,7 +50,7 @@ def test_the_default_and_the_best_few_run_and_the_fastest_wins(measured: dict, r
     assert choice.default_time_us == (retimed[default] if default in measured else None)
     if choice.default_time_us == choice.time_us:
         assert choice.config == DEFAULT
-    assert choice.launches == Finalists().rounds * len(finalists)
+    assert choice.launches == {LaunchPurpose.FINALISTS: Finalists().rounds * len(finalists)}
     assert dict(choice.times_us) == {config_key(c): retimed[config_key(c)] for c in finalists}
 
 
@@ -67,3 +72,22 @@ def test_without_a_default_that_runs_there_is_still_a_winner() -> None:
     choice = choose(device({}), PROBLEM, {KEYS[3]: 1.0}, DEFAULT, Finalists(4))
     assert choice is not None
     assert (config_key(choice.config), choice.default_time_us) == (KEYS[3], None)
+
+
+def test_every_launch_of_every_batch_is_counted_by_purpose() -> None:
+    class Late(FakeDevice):
+        def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
+            answer = super().remeasure(problem, configs, rounds, taken=taken)
+            checks = {LaunchPurpose.CHECK: 0 if taken else len(configs), LaunchPurpose.LATE: 3}
+            return Remeasured(answer.runtimes_us, answer.launches + Counter(checks))
+
+    keys = [config_key(DEFAULT), *KEYS[5:7]]
+    on = Late(times=lambda config: 5.0, space=SPACE, retimed=dict(zip(keys, (5.0, 1.0, 1.1), strict=True)))
+    finalists = Finalists(rounds=2, most_rounds=20)
+    choice = choose(on, PROBLEM, dict.fromkeys(keys, 1.0), DEFAULT, finalists)
+    assert choice is not None
+    timed = sum(len(batch) for batch in on.remeasured)
+    assert len(on.remeasured) > 1
+    assert choice.launches == {
+        LaunchPurpose.FINALISTS: 2 * timed, LaunchPurpose.CHECK: 3, LaunchPurpose.LATE: 3 * len(on.remeasured)
+    }  # fmt: skip

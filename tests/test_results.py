@@ -55,18 +55,18 @@ def test_costs_add_up() -> None:
         trial(Invalid(InvalidReason.COMPILE_TIMEOUT, "", Counter(), Compilation(8.0)), 10, 18),
         trial(Invalid(InvalidReason.CONSTRAINT), 18, 18),
     ]
-    costs = costs_of(trials, finalist_launches=40)
-    by_purpose = {"check": 3, "timing": 13, "late": 2, "finalists": 40}
-    assert costs == Costs(5, 3, 58, by_purpose, compiles=3, compile_s=11.0, wall_s=12.0)
+    costs = costs_of(trials, Counter({LaunchPurpose.FINALISTS: 40, LaunchPurpose.CHECK: 2}))
+    by_purpose = {"check": 5, "timing": 13, "late": 2, "finalists": 40}
+    assert costs == Costs(5, 3, 60, by_purpose, compiles=3, compile_s=11.0, wall_s=12.0)
     flat = costs.flat()
-    assert flat["launches"] == 58
-    assert sum(n for name, n in flat.items() if name.startswith("launches_")) == 58
+    assert flat["launches"] == 60
+    assert sum(n for name, n in flat.items() if name.startswith("launches_")) == 60
     assert flat["launches_late"] == 2
     assert all(isinstance(value, int | float) for value in flat.values())
 
 
 def test_no_trials_cost_nothing() -> None:
-    costs = costs_of([], 0)
+    costs = costs_of([])
     assert (costs.configs, costs.launched_configs, costs.launches, costs.wall_s) == (0, 0, 0, 0)
 
 
@@ -87,6 +87,6 @@ def test_a_result_survives_json() -> None:
         date="2026-01-02T03:04:05+00:00",
         certificate={"tolerance": 0.01, "probability": 0.93, "tried": 40, "exhausted": False},
         ended_by={"tolerance": 0.01, "risk": 0.1, "least": 8, "most": None},
-        costs=costs_of([trial(Measurement((1.0,)))], 7),
+        costs=costs_of([trial(Measurement((1.0,)))], Counter({LaunchPurpose.FINALISTS: 7})),
     )
     assert StudyResult.from_json(json.loads(json.dumps(result.to_json()))) == result

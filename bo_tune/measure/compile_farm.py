@@ -1,12 +1,14 @@
 """Worker processes that compile ahead of the GPU, each compile under a deadline."""
 
+import json
 import queue
 import threading
 import time
 from bisect import insort
 from collections.abc import Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import ExitStack
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,9 @@ from numpy.typing import NDArray
 from bo_tune.activity import FarmActivity
 from bo_tune.measure.device import Build, Compiled
 from bo_tune.measure.messages import CompileRequest
+from bo_tune.measure.occupancy import Occupancy
 from bo_tune.outcome import Compilation, Invalid, InvalidReason
-from bo_tune.problem import GpuInfo, Problem
+from bo_tune.problem import AnyProblem, GpuInfo
 from bo_tune.processes.fork_server import ForkServer
 from bo_tune.processes.worker import Worker, WorkerDiedError, WorkerTimeoutError
 from bo_tune.space import Config
@@ -71,8 +74,7 @@ class CompileFarm:
     def __init__(self, server: ForkServer, gpu: GpuInfo, source: str, *, workers: int, deadline: Deadline) -> None:
         self._deadline = deadline
         self.source = source
-        major, minor = gpu.capability
-        self._workers = [Worker(server, MODULE, [str(10 * major + minor), source]) for _ in range(workers)]
+        self._workers = [Worker(server, MODULE, [json.dumps(asdict(gpu)), source]) for _ in range(workers)]
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)
@@ -82,6 +84,7 @@ class CompileFarm:
         self._packed_s: dict[int, float] = {}
         self._done = np.zeros(1024, dtype=bool)
         self._activity = FarmActivity(workers)
+        self._watchers: list[Occupancy] = []
         self._lock = threading.Lock()
 
     def number(self, key: Hashable) -> int:
@@ -99,7 +102,7 @@ class CompileFarm:
         """Say of each binary whether it is there, or known to be impossible."""
         return self._done[numbers]
 
-    def submit(self, number: int, problem: Problem, config: Config) -> Future[Build]:
+    def submit(self, number: int, problem: AnyProblem, config: Config) -> Future[Build]:
         """Start compiling, unless a binary of the same number is there or on its way.
 
         The second to ask for a binary is told that it was cached.
@@ -141,6 +144,10 @@ class CompileFarm:
         finally:
             self._idle.put(worker)
 
+    def watched_by(self, occupancy: Occupancy) -> None:
+        """Have a GPU that compiles here know from now on how many workers are at work."""
+        self._watchers = [*self._watchers, occupancy]
+
     @property
     def activity(self) -> FarmActivity:
         """What the farm has done so far."""
@@ -157,7 +164,10 @@ class CompileFarm:
             self._count(waiting=-1)
         start = time.perf_counter()
         try:
-            build = self._ask(worker, request)
+            with ExitStack() as stack:
+                for occupancy in self._watchers:
+                    stack.enter_context(occupancy.at("compiling"))
+                build = self._ask(worker, request)
         finally:
             self._idle.put(worker)
             with self._lock:

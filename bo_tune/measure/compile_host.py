@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 from bo_tune.errors import PackError
@@ -20,7 +20,7 @@ class CompileHost:
         modules: what the fork server imports.
         environment: variables of its children.
         source: the kernel source, see ``measure.source``.
-        workers: compile processes for each compute capability.
+        workers: compile processes for each kind of GPU.
         deadline_s: seconds after which a compile is given up, at most.
         packs: files of binaries that need no compiling here.
 
@@ -41,7 +41,7 @@ class CompileHost:
         self._source, self.workers, self._deadline_s = source, workers, deadline_s
         self._packs = PackedBinaries(packs, source)
         self.server = ForkServer(modules, {**environment, **self._packs.environment})
-        self._farms: dict[tuple[int, int], CompileFarm] = {}
+        self._farms: dict[Hashable, CompileFarm] = {}
         self._lock = threading.Lock()
         try:
             self._packs.unpack()  # while the server imports
@@ -50,18 +50,20 @@ class CompileHost:
             raise
 
     def compilers(self, gpu: GpuInfo) -> tuple[CompileFarm, KernelFacts]:
-        """Return what compiles for a GPU, and what it knows of kernels; started now if it is the first of its
-        capability.
+        """Return what compiles for a GPU, and what it knows of kernels; started now if it is the first of its kind.
+
+        Of one kind are GPUs of one capability that kernels cannot tell apart: launchers may count multiprocessors.
 
         Raises:
             PackError: if a pack was made for something else.
         """
+        kind = (gpu.capability, gpu.sm_count, gpu.shared_memory_bytes)
         with self._lock:
-            farm = self._farms.get(gpu.capability)
+            farm = self._farms.get(kind)
             if farm is None:
                 deadline = Deadline(self._deadline_s)
                 farm = CompileFarm(self.server, gpu, self._source, workers=self.workers, deadline=deadline)
-                self._farms[gpu.capability] = farm
+                self._farms[kind] = farm
                 farm.start()
                 self._packs.teach(farm, gpu, KernelFacts(farm, gpu))
             return farm, KernelFacts(farm, gpu)

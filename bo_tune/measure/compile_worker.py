@@ -1,13 +1,16 @@
 """The child process that compiles. Has no CUDA context."""
 
 import base64
+import json
 import os
 import time
 from typing import Any
 
 import triton
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.driver import CudaLauncher
 from triton.compiler.errors import CompilationError
+from triton.runtime.cache import triton_key
 from triton.runtime.errors import PTXASError
 
 from bo_tune.errors import InputError, one_line
@@ -17,6 +20,7 @@ from bo_tune.measure.facts import binary_name
 from bo_tune.measure.identity import kernel_text, toolchain
 from bo_tune.measure.messages import (
     CompileRequest,
+    DecidedByRequest,
     FactsAnswer,
     FactsRequest,
     IdentityAnswer,
@@ -28,6 +32,7 @@ from bo_tune.measure.messages import (
 from bo_tune.measure.offline_driver import activate
 from bo_tune.measure.source import operations_of
 from bo_tune.outcome import Compilation, Invalid, InvalidReason
+from bo_tune.problem import GpuInfo
 from bo_tune.processes.worker import serve
 from bo_tune.space import config_key
 
@@ -47,6 +52,7 @@ class Compiler:
     def __init__(self, source: str) -> None:
         self._operation = operations_of(source)
         self._cached = True
+        self._launchers = True
         triton.knobs.compilation.listener = self._listen
 
     def _listen(self, *, cache_hit: bool, **_: Any) -> None:
@@ -58,19 +64,21 @@ class Compiler:
         match request:
             case CompileRequest():
                 return self._compile(request)
-            case FactsRequest() | SourceRequest() | IdentityRequest() | NoteRequest():
+            case FactsRequest() | SourceRequest() | IdentityRequest() | NoteRequest() | DecidedByRequest():
                 return self._tell(request)
             case _:
                 raise TypeError(f"not a request: {request!r}")
 
     def _tell(
-        self, request: FactsRequest | SourceRequest | IdentityRequest | NoteRequest
-    ) -> FactsAnswer | str | IdentityAnswer | Refused | None:
+        self, request: FactsRequest | SourceRequest | IdentityRequest | NoteRequest | DecidedByRequest
+    ) -> FactsAnswer | str | IdentityAnswer | Refused | tuple[str, ...] | None:
         try:
             if isinstance(request, SourceRequest):
                 return self._operation(request.kernel).source
             if isinstance(request, NoteRequest):
                 return self._operation(request.problem.kernel).note(request.problem, request.gpu)
+            if isinstance(request, DecidedByRequest):
+                return self._operation(request.problem.kernel).decided_by(request.problem, request.gpu)
             if isinstance(request, IdentityRequest):
                 texts = {name: kernel_text(self._operation(name), *asked) for name, asked in request.examples.items()}
                 return IdentityAnswer(toolchain(triton.runtime.driver.active.get_current_target()), texts)
@@ -93,8 +101,22 @@ class Compiler:
             detail = f"{type(error).__name__}: {one_line(error)}"
             return Invalid(InvalidReason.COMPILE_ERROR, detail, compilation=elapsed)
         compilation = Compilation(time.perf_counter() - start, self._cached)
+        self._build_launcher(kernel)
         resources = resources_of(kernel.asm["cubin"], kernel.metadata.shared)
         return Compiled(compilation, resources, entry_of(kernel.hash))
+
+    def _build_launcher(self, kernel: Any) -> None:
+        """Have in Triton's cache what launches a kernel, too.
+
+        Triton 3.6 needs a C module for each signature: half a second of a C compiler, for which the GPU process would
+        be held up at the first launch. Where none can be built, for want of a GPU driver to link with, or none is
+        needed, nothing is lost.
+        """
+        if self._launchers:
+            try:
+                CudaLauncher(kernel.src, kernel.metadata)
+            except Exception:  # noqa: BLE001 - of Triton's inner workings, which differ from version to version
+                self._launchers = False
 
 
 def entry_of(digest: str) -> str:
@@ -102,9 +124,22 @@ def entry_of(digest: str) -> str:
     return base64.b32encode(bytes.fromhex(digest)).decode().rstrip("=")
 
 
+def before_forking() -> None:
+    """Have Triton hash itself, as it does before the first compile of each process: some tenths of a second of reading
+    and hashing, for each child at the same time."""
+    triton_key()
+
+
 def main(arguments: list[str], fd: int) -> None:
-    """Compile for one compute capability (``90``) the kernels of one source until the parent is gone."""
-    capability, source = arguments
+    """Compile for one GPU the kernels of one source until the parent is gone.
+
+    Args:
+        arguments: the GPU (``GpuInfo``) in JSON, and the kernel source.
+        fd: where the parent is.
+    """
+    description, source = arguments
+    gpu = GpuInfo.from_json(json.loads(description))
+    major, minor = gpu.capability
     os.nice(NICENESS)
-    activate(GPUTarget("cuda", int(capability), WARP_SIZE))
+    activate(GPUTarget("cuda", 10 * major + minor, WARP_SIZE), gpu)
     serve(fd, Compiler(source).answer)

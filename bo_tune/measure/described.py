@@ -9,9 +9,9 @@ import numpy as np
 from bo_tune.conditions import Conditions
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.spec import KernelSpec
-from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries
+from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured
 from bo_tune.outcome import Outcome
-from bo_tune.problem import GpuInfo, Problem
+from bo_tune.problem import AnyProblem, GpuInfo
 from bo_tune.space import Config, SearchSpace
 
 
@@ -52,29 +52,29 @@ class DescribedDevice(Device):
         """The source as described."""
         return self._description.sources[kernel]
 
-    def search_space(self, spec: KernelSpec, problem: Problem) -> SearchSpace:
+    def search_space(self, spec: KernelSpec, problem: AnyProblem) -> SearchSpace:
         """The kernel's default grid."""
         return spec.search_space
 
-    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[dict[str, int]]:
+    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[dict[str, int]]:
         """Which configs are equal, the workers know."""
         return [dict(config) for config in configs]
 
-    def binaries(self, problem: Problem, configs: Sequence[Config]) -> HaveBinaries:
+    def binaries(self, problem: AnyProblem, configs: Sequence[Config]) -> HaveBinaries:
         """What is compiled, the workers know."""
         none = np.zeros(len(configs), dtype=bool)
         return lambda: none
 
-    def compile(self, problem: Problem, config: Config) -> Future[Build]:
+    def compile(self, problem: AnyProblem, config: Config) -> Future[Build]:
         """Nothing is compiled here."""
         raise DeviceError(f"{self.gpu.name} is not a GPU of this host")
 
-    def measure(self, problem: Problem, config: Config, compiled: Compiled, *, stop_above_us: float | None) -> Outcome:
+    def measure(
+        self, problem: AnyProblem, config: Config, compiled: Compiled, *, stop_above_us: float | None
+    ) -> Outcome:
         """Nothing is measured here."""
         raise DeviceError(f"{self.gpu.name} is not a GPU of this host")
 
-    def remeasure(
-        self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0
-    ) -> list[tuple[float, ...]]:
+    def remeasure(self, problem: AnyProblem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
         """Nothing is measured here."""
         raise DeviceError(f"{self.gpu.name} is not a GPU of this host")

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from bo_tune.activity import DeviceActivity
 from bo_tune.conditions import Conditions
 from bo_tune.kernels.spec import KernelSpec
-from bo_tune.outcome import Compilation, Invalid, Outcome, Resources
-from bo_tune.problem import GpuInfo, Problem
+from bo_tune.measure.occupancy import Occupancy
+from bo_tune.outcome import Compilation, Invalid, Launches, Outcome, Resources
+from bo_tune.problem import AnyProblem, GpuInfo
 from bo_tune.space import Config, SearchSpace
 
 
@@ -32,6 +33,20 @@ class Compiled:
 Build = Compiled | Invalid
 """What came of compiling a config."""
 
+
+@dataclass(frozen=True, slots=True)
+class Remeasured:
+    """What timing configs in turn came to.
+
+    Attributes:
+        runtimes_us: each config's repetitions in us; none for one whose result turned out wrong.
+        launches: every launch it took, by purpose.
+    """
+
+    runtimes_us: list[tuple[float, ...]]
+    launches: Launches
+
+
 HaveBinaries = Callable[[], NDArray[np.bool_]]
 """Says of some configs which of them need no compiling any more, ``[number of configs]``."""
 
@@ -41,6 +56,7 @@ class Device(ABC):
 
     gpu: GpuInfo
     conditions: Conditions = Conditions()
+    occupancy = Occupancy(0)  # of devices that have neither compilers nor a GPU process, which nothing holds up
 
     @property
     def activity(self) -> DeviceActivity:
@@ -56,42 +72,43 @@ class Device(ABC):
     def kernel_source(self, kernel: str) -> str:
         """Which code of a kernel is measured."""
 
-    def note(self, problem: Problem) -> str | None:
+    def note(self, problem: AnyProblem) -> str | None:
         """Return a line on what tuning a problem's kernel is good for, if there is anything to say."""
         return None
 
+    def decided_by(self, problem: AnyProblem) -> tuple[str, ...]:
+        """Name the kernels that decide for a problem's, because its engine launches them in its place."""
+        return ()
+
     @abstractmethod
-    def search_space(self, spec: KernelSpec, problem: Problem) -> SearchSpace:
+    def search_space(self, spec: KernelSpec, problem: AnyProblem) -> SearchSpace:
         """The grid when the user changes nothing."""
 
     @abstractmethod
-    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[dict[str, int]]:
+    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[dict[str, int]]:
         """Return for each config the one that really runs. Equal ones are measured once."""
 
     @abstractmethod
-    def binaries(self, problem: Problem, configs: Sequence[Config]) -> HaveBinaries:
+    def binaries(self, problem: AnyProblem, configs: Sequence[Config]) -> HaveBinaries:
         """Return what says, whenever it is called, which of these configs' binaries exist by then."""
 
     @abstractmethod
-    def compile(self, problem: Problem, config: Config) -> Future[Build]:
+    def compile(self, problem: AnyProblem, config: Config) -> Future[Build]:
         """Start compiling; the result says whether there is something to measure."""
 
     @abstractmethod
-    def measure(self, problem: Problem, config: Config, compiled: Compiled, *, stop_above_us: float | None) -> Outcome:
+    def measure(
+        self, problem: AnyProblem, config: Config, compiled: Compiled, *, stop_above_us: float | None
+    ) -> Outcome:
         """Check and time a compiled config; ``stop_above_us`` is the incumbent's time."""
 
     @abstractmethod
-    def remeasure(
-        self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0
-    ) -> list[tuple[float, ...]]:
-        """Time configs in turn.
+    def remeasure(self, problem: AnyProblem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
+        """Time configs in turn, each checked before.
 
         Args:
             rounds: repetitions of each config.
             taken: rounds already taken of these configs, by earlier calls.
-
-        Returns:
-            Each config's repetitions in us; none for one whose result turned out wrong.
         """
 
     def close(self) -> None:

@@ -8,12 +8,13 @@ import hashlib
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from functools import cache
+from operator import itemgetter
 from typing import Any
 
 from bo_tune.errors import DeviceError, WorkerError
 from bo_tune.measure.compile_farm import CompileFarm
-from bo_tune.measure.messages import FactsAnswer, FactsRequest, NoteRequest, Refused, SourceRequest
-from bo_tune.problem import GpuInfo, Problem
+from bo_tune.measure.messages import DecidedByRequest, FactsAnswer, FactsRequest, NoteRequest, Refused, SourceRequest
+from bo_tune.problem import AnyProblem, GpuInfo
 from bo_tune.space import Config
 
 ANSWER_TIMEOUT_S = 120.0
@@ -33,7 +34,7 @@ class KernelFacts:
 
     def __init__(self, farm: CompileFarm, gpu: GpuInfo) -> None:
         self._farm, self._gpu = farm, gpu
-        self._numbers: defaultdict[Problem, dict[tuple[int, ...], int]] = defaultdict(dict)
+        self._numbers: defaultdict[AnyProblem, dict[Hashable, int]] = defaultdict(dict)
         self.source = cache(self._source)
 
     def _source(self, kernel: str) -> str:
@@ -41,26 +42,30 @@ class KernelFacts:
         answer: str = self._ask(SourceRequest(kernel))
         return answer
 
-    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[dict[str, int]]:
+    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[dict[str, int]]:
         """Return for each config the one that really runs. Raises DeviceError."""
         answer: FactsAnswer = self._ask(FactsRequest(problem, tuple(dict(c) for c in configs), self._gpu))
         known = self._numbers[problem]
-        for config, binary in zip(configs, answer.binaries, strict=True):
-            known[_values(config)] = self._farm.number(binary)
+        known.update(zip(_keys(configs), map(self._farm.number, answer.binaries), strict=True))
         return [dict(effective) for effective in answer.effective]
 
-    def note(self, problem: Problem) -> str | None:
+    def note(self, problem: AnyProblem) -> str | None:
         """Return a line on what tuning a kernel is good for, if there is anything to say. Raises DeviceError."""
         answer: str | None = self._ask(NoteRequest(problem, self._gpu))
         return answer
 
-    def numbers(self, problem: Problem, configs: Sequence[Config]) -> list[int]:
+    def decided_by(self, problem: AnyProblem) -> tuple[str, ...]:
+        """Name the kernels that decide for a problem's (``Operation.decided_by``). Raises DeviceError."""
+        answer: tuple[str, ...] = self._ask(DecidedByRequest(problem, self._gpu))
+        return answer
+
+    def numbers(self, problem: AnyProblem, configs: Sequence[Config]) -> list[int]:
         """Return the number in the farm of each config's binary. Raises DeviceError."""
-        known = self._numbers[problem]
-        unknown = [config for config in configs if _values(config) not in known]
+        known, keys = self._numbers[problem], _keys(configs)
+        unknown = [config for config, key in zip(configs, keys, strict=True) if key not in known]
         if unknown:
             self.effective_configs(problem, unknown)
-        return [known[_values(config)] for config in configs]
+        return [known[key] for key in keys]
 
     def _ask(self, request: object) -> Any:
         try:
@@ -72,6 +77,6 @@ class KernelFacts:
         return answer
 
 
-def _values(config: Config) -> tuple[int, ...]:
-    """The values of a config by name; the names are the same for all configs of a kernel."""
-    return tuple(value for _, value in sorted(config.items()))
+def _keys(configs: Sequence[Config]) -> list[Hashable]:
+    """The values of configs in the order of their names, which are the same for all configs of a kernel."""
+    return list(map(itemgetter(*sorted(configs[0])), configs)) if configs else []

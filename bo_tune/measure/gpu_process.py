@@ -8,7 +8,7 @@ import json
 import subprocess
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from triton.runtime.errors import OutOfResources
 from bo_tune.conditions import Conditions
 from bo_tune.errors import one_line
 from bo_tune.kernels.operation import Operation
+from bo_tune.measure.device import Remeasured
 from bo_tune.measure.messages import (
     Hello,
     HelloRequest,
@@ -31,9 +32,10 @@ from bo_tune.measure.protocol import take_repetitions
 from bo_tune.measure.source import operations_of
 from bo_tune.measure.timing import timer
 from bo_tune.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Measurement, Outcome
-from bo_tune.problem import GpuInfo, Problem
+from bo_tune.problem import AnyProblem, GpuInfo
 from bo_tune.processes.fork_server import leave
 from bo_tune.processes.worker import serve
+from bo_tune.space import ConfigKey, config_key
 
 INPUTS_MEMORY_SHARE = 0.5
 """Of the GPU's free memory, for the inputs of problems in flight."""
@@ -41,11 +43,16 @@ INPUTS_MEMORY_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A problem with its inputs and right output on the GPU."""
+    """A problem with its inputs and right output on the GPU.
+
+    Attributes:
+        right: of the finalists checked so far, whether their results are right.
+    """
 
     operation: Operation[Any]
     inputs: Any
     reference: torch.Tensor
+    right: dict[ConfigKey, bool] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
@@ -79,7 +86,7 @@ class GpuServer:
         self._conditions = conditions
         self._seed = seed
         self._budget = INPUTS_MEMORY_SHARE * torch.cuda.mem_get_info()[0]
-        self._prepared: OrderedDict[Problem, Prepared] = OrderedDict()
+        self._prepared: OrderedDict[AnyProblem, Prepared] = OrderedDict()
 
     def answer(self, request: object) -> object:
         """Answer one request of any kind."""
@@ -111,7 +118,7 @@ class GpuServer:
         versions = {"driver": _driver_version(), "torch": torch.__version__, "triton": triton.__version__}
         return Hello(gpu, versions)
 
-    def _prepare(self, problem: Problem) -> Prepared:
+    def _prepare(self, problem: AnyProblem) -> Prepared:
         prepared = self._prepared.pop(problem, None)
         if prepared is None:
             kernel = self._operation(problem.kernel)
@@ -141,8 +148,8 @@ class GpuServer:
 
         def draw(count: int) -> list[float]:
             timed = self._timer.time_in_turn([launch], count)
-            launches[LaunchPurpose.TIMING] += count * self._timer.launches_each
-            launches[LaunchPurpose.LATE] += timed.late * self._timer.launches_each
+            launches[LaunchPurpose.TIMING] += timed.launches
+            launches[LaunchPurpose.LATE] += timed.late
             return timed.runtimes_us[0]
 
         taken = take_repetitions(draw, request.protocol, request.stop_above_us)
@@ -159,15 +166,25 @@ class GpuServer:
             return error, Invalid(InvalidReason.WRONG_RESULT, f"relative error {error:.3g}", launches)
         return error, None
 
-    def _remeasure(
-        self, problem: Problem, configs: Sequence[Mapping[str, int]], rounds: int
-    ) -> list[tuple[float, ...]]:
+    def _remeasure(self, problem: AnyProblem, configs: Sequence[Mapping[str, int]], rounds: int) -> Remeasured:
         prepared = self._prepare(problem)
-        tolerance = prepared.operation.tolerance(problem)
-        right = [config for config in configs if prepared.error_of(config) <= tolerance]
-        launches = [partial(prepared.operation.launch, prepared.inputs, config) for config in right]
-        times = iter(self._timer.time_in_turn(launches, rounds).runtimes_us)
-        return [tuple(next(times)) if config in right else () for config in configs]
+        launches: Launches = Counter()
+        right = [config for config in configs if self._is_right(prepared, problem, config, launches)]
+        timed = self._timer.time_in_turn(
+            [partial(prepared.operation.launch, prepared.inputs, c) for c in right], rounds
+        )
+        launches[LaunchPurpose.FINALISTS] += timed.launches
+        launches[LaunchPurpose.LATE] += timed.late
+        times = iter(timed.runtimes_us)
+        return Remeasured([tuple(next(times)) if config in right else () for config in configs], launches)
+
+    def _is_right(self, prepared: Prepared, problem: AnyProblem, config: Mapping[str, int], launches: Launches) -> bool:
+        """Check a finalist before it is timed for the first time: it is timed in many batches."""
+        key = config_key(config)
+        if key not in prepared.right:
+            launches[LaunchPurpose.CHECK] += 1
+            prepared.right[key] = prepared.error_of(config) <= prepared.operation.tolerance(problem)
+        return prepared.right[key]
 
 
 def _context_is_healthy() -> bool:

@@ -12,7 +12,7 @@ from triton.runtime.cache import triton_key
 
 from bo_tune.kernels.operation import Operation
 from bo_tune.pack.contents import KernelText, Toolchain
-from bo_tune.problem import Problem
+from bo_tune.problem import AnyProblem
 from bo_tune.space import Config
 
 DIGITS = 16
@@ -32,7 +32,7 @@ def toolchain(target: GPUTarget) -> Toolchain:
     )
 
 
-def kernel_text(operation: Operation[Any], problem: Problem, config: Config) -> KernelText:
+def kernel_text(operation: Operation[Any], problem: AnyProblem, config: Config) -> KernelText:
     """Return which text an operation compiles, told by what it asks Triton for; nothing is compiled."""
     digests: list[str] = []
 

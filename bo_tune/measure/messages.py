@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from bo_tune.measure.protocol import TimingProtocol
 from bo_tune.outcome import Outcome
 from bo_tune.pack.contents import KernelText, Toolchain
-from bo_tune.problem import GpuInfo, Problem
+from bo_tune.problem import AnyProblem, GpuInfo
 from bo_tune.space import ConfigKey
 
 
@@ -14,7 +14,7 @@ from bo_tune.space import ConfigKey
 class CompileRequest:
     """A config of a problem to compile; answered by a ``Build``."""
 
-    problem: Problem
+    problem: AnyProblem
     config: dict[str, int]
 
 
@@ -26,7 +26,7 @@ class IdentityRequest:
         examples: of each kernel that is asked about, a problem and a config.
     """
 
-    examples: Mapping[str, tuple[Problem, dict[str, int]]]
+    examples: Mapping[str, tuple[AnyProblem, dict[str, int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,14 +54,14 @@ class Hello:
 class PrepareRequest:
     """Have the inputs and the reference of a problem ready."""
 
-    problem: Problem
+    problem: AnyProblem
 
 
 @dataclass(frozen=True, slots=True)
 class MeasureRequest:
     """Check and time one config."""
 
-    problem: Problem
+    problem: AnyProblem
     config: dict[str, int]
     protocol: TimingProtocol
     stop_above_us: float | None
@@ -69,9 +69,9 @@ class MeasureRequest:
 
 @dataclass(frozen=True, slots=True)
 class RemeasureRequest:
-    """Check several configs and time them in turn; answered by the repetitions of each, none where it is wrong."""
+    """Check several configs and time them in turn; answered by ``Remeasured``."""
 
-    problem: Problem
+    problem: AnyProblem
     configs: tuple[dict[str, int], ...]
     rounds: int
 
@@ -95,7 +95,15 @@ class SourceRequest:
 class NoteRequest:
     """Ask what there is to say of tuning a problem's kernel; answered by a line, None, or ``Refused``."""
 
-    problem: Problem
+    problem: AnyProblem
+    gpu: GpuInfo
+
+
+@dataclass(frozen=True, slots=True)
+class DecidedByRequest:
+    """Ask which kernels decide for a problem's (``Operation.decided_by``); answered by their names, or ``Refused``."""
+
+    problem: AnyProblem
     gpu: GpuInfo
 
 
@@ -103,7 +111,7 @@ class NoteRequest:
 class FactsRequest:
     """Ask what a kernel makes of configs on a GPU; answered by ``FactsAnswer``, or ``Refused``."""
 
-    problem: Problem
+    problem: AnyProblem
     configs: tuple[dict[str, int], ...]
     gpu: GpuInfo
 

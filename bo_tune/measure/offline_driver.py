@@ -3,6 +3,8 @@
 import triton
 from triton.backends.compiler import GPUTarget
 
+from bo_tune.problem import GpuInfo
+
 FIRST_DEVICE = 1_000
 """Devices are numbered from here, where no machine has GPUs."""
 
@@ -13,10 +15,14 @@ class OfflineDriver:
     """Answers what Triton's compiler asks of a driver.
 
     Each target gets a device number of its own, because a jit function keeps one target for each number it has seen.
+
+    Attributes:
+        gpu: the GPU to compile for, for launchers that ask for more than the target; None where it is not known.
     """
 
-    def __init__(self, target: GPUTarget) -> None:
+    def __init__(self, target: GPUTarget, gpu: GpuInfo | None = None) -> None:
         self.target = target
+        self.gpu = gpu
         if target not in _seen:
             _seen.append(target)
         self._device = FIRST_DEVICE + _seen.index(target)
@@ -38,9 +44,9 @@ class OfflineDriver:
         return True
 
 
-def activate(target: GPUTarget) -> None:
+def activate(target: GPUTarget, gpu: GpuInfo | None = None) -> None:
     """Make Triton compile for this target in this process, with or without a GPU.
 
     ``JITFunction.warmup`` then fills Triton's cache with the very binaries that a launch on such a GPU looks up.
     """
-    triton.runtime.driver.set_active(OfflineDriver(target))
+    triton.runtime.driver.set_active(OfflineDriver(target, gpu))

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from bo_tune.kernels.spec import KernelSpec
-from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries
+from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured
 from bo_tune.measure.protocol import TimingProtocol, take_repetitions
 from bo_tune.outcome import (
     Compilation,
@@ -24,7 +24,7 @@ from bo_tune.outcome import (
     estimate_us,
     on_time,
 )
-from bo_tune.problem import GpuInfo, Problem
+from bo_tune.problem import AnyProblem, GpuInfo
 from bo_tune.recording import Recording
 from bo_tune.space import Config, SearchSpace, config_key
 
@@ -71,15 +71,15 @@ class ReplayDevice(Device):
         """The recorded kernel source."""
         return self.recording.kernel_source
 
-    def search_space(self, spec: KernelSpec, problem: Problem) -> SearchSpace:
+    def search_space(self, spec: KernelSpec, problem: AnyProblem) -> SearchSpace:
         """The recorded grid."""
         return self.recording.space
 
-    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[dict[str, int]]:
+    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[dict[str, int]]:
         """Every recorded config ran as it was asked for."""
         return [dict(config) for config in configs]
 
-    def binaries(self, problem: Problem, configs: Sequence[Config]) -> HaveBinaries:
+    def binaries(self, problem: AnyProblem, configs: Sequence[Config]) -> HaveBinaries:
         """Nothing has to be compiled: all configs cost the same."""
         there = np.ones(len(configs), dtype=bool)
         return lambda: there
@@ -96,20 +96,22 @@ class ReplayDevice(Device):
             return _Recorded(invalid, (), None)
         return _Recorded(Compiled(compilation, entry.resources), entry.runtimes_us, entry.relative_error)
 
-    def compile(self, problem: Problem, config: Config) -> Future[Build]:
+    def compile(self, problem: AnyProblem, config: Config) -> Future[Build]:
         """What the recorded compile came to, at once."""
         future: Future[Build] = Future()
         future.set_result(self._recorded(config).compiled)
         return future
 
-    def _shuffled(self, problem: Problem, config: Config, purpose: LaunchPurpose) -> list[float]:
+    def _shuffled(self, problem: AnyProblem, config: Config, purpose: LaunchPurpose) -> list[float]:
         """The recorded repetitions in a random order."""
         text = f"{problem}|{config_key(config)}|{purpose}"
         rng = np.random.default_rng([self._seed, zlib.crc32(text.encode())])
         shuffled: list[float] = rng.permutation(self._recorded(config).runtimes_us).tolist()
         return shuffled
 
-    def measure(self, problem: Problem, config: Config, compiled: Compiled, *, stop_above_us: float | None) -> Outcome:
+    def measure(
+        self, problem: AnyProblem, config: Config, compiled: Compiled, *, stop_above_us: float | None
+    ) -> Outcome:
         """Draw repetitions, as many as the protocol would have taken; again from the first when there are no more."""
         recorded = self._recorded(config)
         stream = cycle(self._shuffled(problem, config, LaunchPurpose.TIMING))
@@ -124,16 +126,19 @@ class ReplayDevice(Device):
             recorded.relative_error,
         )
 
-    def remeasure(
-        self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0
-    ) -> list[tuple[float, ...]]:
+    def remeasure(self, problem: AnyProblem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
         """Draw each config's repetitions in another order, over and over, at the level of its recorded time.
 
         Those that were launched late are left out: a device takes them again.
         """
-        return [self._redrawn(problem, config, taken, rounds) for config in configs]
+        runtimes_us = [self._redrawn(problem, config, taken, rounds) for config in configs]
+        led = 2 if len(configs) > 1 else 1  # a device launches each once more before it is timed
+        launches = {LaunchPurpose.FINALISTS: led * sum(map(len, runtimes_us))}
+        if taken == 0:
+            launches[LaunchPurpose.CHECK] = len(configs)
+        return Remeasured(runtimes_us, Counter(launches))
 
-    def _redrawn(self, problem: Problem, config: Config, taken: int, rounds: int) -> tuple[float, ...]:
+    def _redrawn(self, problem: AnyProblem, config: Config, taken: int, rounds: int) -> tuple[float, ...]:
         entry = self.recording.entry(config)
         if entry is None:
             return self._recorded(config).runtimes_us * rounds  # the default, off the grid: only its time is recorded

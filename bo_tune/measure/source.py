@@ -1,13 +1,14 @@
 """Where the code of the kernels comes from.
 
-A *kernel source* is a module with a function ``operation(name)`` that returns a kernel's ``Operation``: the project's
-own kernels, those of an installed vLLM, a user's. Worker processes are told its name and import it themselves; only
-then are torch and triton loaded.
+A *kernel source* is a module with a function ``operation(name)`` that returns a kernel's ``Operation`` (the project's
+own kernels, those of an installed vLLM), or a module or script of a user that holds ``Kernel`` objects. Worker
+processes are told its name, or a script's path, and import it themselves; only then are torch and triton loaded.
 """
 
 from collections.abc import Callable
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, cast
+
+from bo_tune.processes.importing import import_source
 
 if TYPE_CHECKING:
     from bo_tune.kernels.operation import Operation
@@ -20,5 +21,11 @@ VLLM = "bo_tune.kernels.vllm.operations"
 
 
 def operations_of(source: str) -> "Callable[[str], Operation[Any]]":
-    """Return the function ``operation`` of a kernel source, by the name of its module."""
-    return cast("Callable[[str], Operation[Any]]", import_module(source).operation)
+    """Return what finds the operations of a kernel source by name; see ``processes.importing``."""
+    module = import_source(source)
+    if hasattr(module, "operation"):
+        return cast("Callable[[str], Operation[Any]]", module.operation)
+    # Imports torch and triton, as the sources above do.
+    from bo_tune.kernels.user.operation import operations_in  # noqa: PLC0415
+
+    return operations_in(module)

@@ -12,7 +12,7 @@ from bo_tune.measure.facts import KernelFacts
 from bo_tune.measure.messages import IdentityRequest
 from bo_tune.measure.packed import identity
 from bo_tune.pack.contents import Identity
-from bo_tune.problem import GpuInfo, Problem
+from bo_tune.problem import AnyProblem, GpuInfo
 from bo_tune.processes.fork_server import ForkServer
 from bo_tune.space import Config
 
@@ -38,16 +38,20 @@ class CompileTarget:
         self._farm = CompileFarm(self._server, gpu, source, workers=workers, deadline=Deadline(deadline_s))
         self._facts = KernelFacts(self._farm, gpu)
 
-    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[dict[str, int]]:
+    def decided_by(self, problem: AnyProblem) -> tuple[str, ...]:
+        """Name the kernels that decide for a problem's, because its engine launches them in its place."""
+        return self._facts.decided_by(problem)
+
+    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[dict[str, int]]:
         """Ask the kernel what it makes of each config on this GPU."""
         return self._facts.effective_configs(problem, configs)
 
-    def key(self, problem: Problem, config: Config) -> Hashable:
+    def key(self, problem: AnyProblem, config: Config) -> Hashable:
         """Return what is equal for configs that share one binary."""
         (number,) = self._facts.numbers(problem, [config])
         return number
 
-    def compile(self, problem: Problem, config: Config) -> Future[Build]:
+    def compile(self, problem: AnyProblem, config: Config) -> Future[Build]:
         """Start compiling."""
         (number,) = self._facts.numbers(problem, [config])
         return self._farm.submit(number, problem, config)

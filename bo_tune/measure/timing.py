@@ -5,6 +5,11 @@ A kernel of 6 us is over before Python has queued the next one. So each timed la
 it, and the events time the kernel alone. Where Python was held up all the same, the gap would count as time of the
 kernel. Such a launch is recognised for certain: once it is queued, its start event has passed already. It is taken
 again.
+
+Configs timed in turn push each other's code out of the instruction caches. A kernel whose code is cold takes 0.65 us
+more, give or take 0.2 us, and how much depends on where the process happens to have its code, not on the config. So
+before each launch that is timed in turn with others' the same kernel is launched once, untimed: it finds its code as it
+does in a trial.
 """
 
 from abc import ABC, abstractmethod
@@ -36,10 +41,12 @@ class Timed:
 
     Attributes:
         runtimes_us: of each launch, its repetitions in us.
-        late: repetitions that were taken again, because they had been queued too late.
+        launches: launches of the kernels, but for the late ones.
+        late: launches whose repetitions were taken again, because they had been queued too late.
     """
 
     runtimes_us: list[list[float]]
+    launches: int
     late: int
 
 
@@ -48,19 +55,26 @@ class Timer(ABC):
 
     Attributes:
         launches_each: launches of the kernel in one repetition.
+        launches_before: launches of each kernel before its first repetition.
+        is_led: whether a repetition in turn with others' is led by an untimed launch.
     """
 
     launches_each = 1
+    launches_before = 0
+    is_led = True
 
     def time_in_turn(self, launches: Sequence[Launch], rounds: int) -> Timed:
         """Time several launches in turn, round by round, ``rounds`` repetitions each."""
         repeated = [self.repeated(launch) for launch in launches]
         runtimes: list[list[float]] = [[] for _ in launches]
         wanted = list(range(len(launches))) * rounds
-        late = 0
+        is_led = self.is_led and len(launches) > 1
+        count, late = self.launches_before * len(launches), 0
+        stream = torch.cuda.current_stream()  # asking anew for each event takes Python longer than all the rest
         for attempt in range(MOST_PASSES):
             self.hide()  # one more than there are repetitions: from the first on the GPU is behind Python
-            taken = [(index, *self._take(repeated[index])) for index in wanted]
+            taken = [(index, *self._take(repeated[index], is_led, stream)) for index in wanted]
+            count += is_led * len(taken)
             torch.cuda.synchronize()
             again = []
             for index, start, end, was_late in taken:
@@ -72,15 +86,20 @@ class Timer(ABC):
             if not again:
                 break
             wanted = again
-        return Timed(runtimes, late)
+        count += rounds * len(launches) * self.launches_each
+        return Timed(runtimes, count, late * self.launches_each)
 
-    def _take(self, launch: Launch) -> tuple[torch.cuda.Event, torch.cuda.Event, bool]:
+    def _take(
+        self, launch: Launch, is_led: bool, stream: torch.cuda.Stream
+    ) -> tuple[torch.cuda.Event, torch.cuda.Event, bool]:
         start, end = _event(), _event()
+        if is_led:
+            launch()
         self.hide()
-        start.record()
+        start.record(stream)
         launch()
         was_late: bool = start.query()  # type: ignore[no-untyped-call]
-        end.record()
+        end.record(stream)
         return start, end, was_late
 
     @abstractmethod
@@ -105,6 +124,8 @@ class ColdTimer(Timer):
 class WarmTimer(Timer):
     """Single launches with whatever the launch before left in the L2 cache."""
 
+    launches_before = 1
+
     def hide(self) -> None:
         torch.cuda._sleep(WAIT_CYCLES)  # type: ignore[no-untyped-call]
 
@@ -117,6 +138,7 @@ class GraphTimer(WarmTimer):
     """Many launches replayed in one CUDA graph, as an engine replays its decode steps."""
 
     launches_each = GRAPH_LAUNCHES
+    is_led = False  # of a repetition's launches all but the first find their code
 
     def repeated(self, launch: Launch) -> Launch:
         launch()
