@@ -20,7 +20,7 @@ fi
 
 bo-tune tune $study --device "$device" --storage "sqlite:///$out/bo_tune.db" --out "$out/tuned"
 echo
-echo "The same problems, exhaustively:"
+echo "The same problems, exhaustively (half a minute or more without a word):"
 bo-tune grid $study --device "$device" --storage memory --out "$out/grid" | tail -n 20
 echo
 bo-tune compare "$out/tuned" "$out/grid" "$@"

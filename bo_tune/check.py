@@ -15,8 +15,8 @@ from bo_tune.agreement import as_read, disagreements
 from bo_tune.errors import TableError
 from bo_tune.files import os_error_text
 from bo_tune.gpus import gpu_by_file_name, gpu_by_name
-from bo_tune.kernels.registry import kernel_spec
-from bo_tune.kernels.spec import KernelSpec
+from bo_tune.kernels.registry import engine_spec
+from bo_tune.kernels.spec import EngineSpec
 from bo_tune.lookup import Crash, Found, first_odd_key, lookup, no_number
 from bo_tune.models import DENSE_KERNELS, EXPAND, ModelStudy
 from bo_tune.models.engine import MAX_BATCHED_TOKENS, step_sizes
@@ -193,9 +193,9 @@ def check_folder(
 def _agreeing(lookups: Sequence[Lookup]) -> tuple[Lookup, ...]:
     """Return the lookups, with the fault of those whose configs do not go with another kernel's."""
     found = {
-        item.problem: as_read(kernel_spec(item.problem.kernel), item.found.config)
+        item.problem: as_read(engine_spec(item.problem.kernel), item.found.config)
         for item in lookups
-        if item.fault is None and isinstance(item.found, Found) and kernel_spec(item.problem.kernel).table_level_i
+        if item.fault is None and isinstance(item.found, Found) and engine_spec(item.problem.kernel).table_level_i
     }
     reasons = disagreements(found)
     return tuple(
@@ -240,7 +240,7 @@ def _level_faults(name: str, level: Mapping[str, Any], levels: Sequence[str], ke
 def _look_up(
     problem: Problem, layers: tuple[str, ...], file: str, table: Mapping[str, Any], gpu: GpuInfo | None
 ) -> Lookup:
-    spec, asked = kernel_spec(problem.kernel), _asked(problem)
+    spec, asked = engine_spec(problem.kernel), _asked(problem)
     found = lookup(table, asked)
     if isinstance(found, Crash):
         fault: Fault | None = Fault(file, _place(found.keys), found.reason)
@@ -251,7 +251,7 @@ def _look_up(
 
 def _asked(problem: Problem) -> dict[str, int]:
     """Return the numbers that the engine looks a problem up with, by level."""
-    return dict(zip(LEVELS, map(int, kernel_spec(problem.kernel).table_key(problem)), strict=False))
+    return dict(zip(LEVELS, map(int, engine_spec(problem.kernel).table_key(problem)), strict=False))
 
 
 def _wrong_neighbour(file: str, table: Mapping[str, Any], asked: Mapping[str, int], found: Found) -> Fault | None:
@@ -276,7 +276,7 @@ def _swapped(table: Mapping[str, Any], asked: Mapping[str, int], found: Found, p
     return position >= list(asked).index("k") and str(asked["k"]) in level.get(str(asked["n"]), {})
 
 
-def _unusable(file: str, found: Found, spec: KernelSpec, problem: Problem, gpu: GpuInfo | None) -> Fault | None:
+def _unusable(file: str, found: Found, spec: EngineSpec, problem: Problem, gpu: GpuInfo | None) -> Fault | None:
     """Return why the config found cannot be launched, if so."""
     config, place = found.config, _place(found.keys)
     if not isinstance(config, dict):
@@ -335,7 +335,7 @@ def _gpu_of(name: str) -> str | None:
 
 
 def _file_of(problem: Problem, gpu_file_name: str) -> str:
-    return table_file_name(gpu_file_name, kernel_spec(problem.kernel).file_stem(problem))
+    return table_file_name(gpu_file_name, engine_spec(problem.kernel).file_stem(problem))
 
 
 def _read(path: Path) -> object:

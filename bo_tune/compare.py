@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from bo_tune.joint_choice import best_recorded_us
-from bo_tune.kernels.registry import kernel_spec
+from bo_tune.kernels.registry import KERNELS, engine_spec
 from bo_tune.kernels.spec import SHARED
-from bo_tune.problem import Problem
+from bo_tune.problem import Problem, lora
 from bo_tune.provenance import Provenance
 from bo_tune.recording import Recording
 from bo_tune.space import Config
@@ -90,22 +90,32 @@ def compare(tuned_folder: Path, grid_folder: Path, recordings: Iterable[Recordin
         TableError: a folder holds no table, or a malformed one.
     """
     tuned, grid = _Folder.read(tuned_folder), _Folder.read(grid_folder)
-    recorded = {_entry_of(recording): recording for recording in recordings}
+    recorded = {_entry_of(r): r for r in recordings if r.problem.kernel in KERNELS}
     keys = {**grid.configs, **tuned.configs}
     entries = [_compare(entry, tuned, grid, recorded.get(entry)) for entry in sorted(keys, key=_numeric)]
     problems = {entry: origin.problem for origins in (tuned.origins, grid.origins) for entry, origin in origins.items()}
-    problems |= {entry: recording.problem for entry, recording in recorded.items()}
-    return Comparisons(_with_sums(entries, problems, recorded), tuned.totals(), grid.totals())
+    problems |= {entry: lora(recording.problem) for entry, recording in recorded.items()}
+    decided = {entry: value for entry, origin in tuned.origins.items() if (value := _decided(origin)) is not None}
+    return Comparisons(_with_sums(entries, problems, recorded, decided), tuned.totals(), grid.totals())
+
+
+def _decided(origin: Provenance) -> int | None:
+    """Return the value of ``SHARED`` that other kernels decided on for an entry; None where none did."""
+    decided_by = (origin.joint or {}).get("decided_by")
+    return decided_by["value"] if decided_by else None
 
 
 def _with_sums(
-    entries: Sequence[Comparison], problems: Mapping[Entry, Problem], recorded: Mapping[Entry, Recording]
+    entries: Sequence[Comparison],
+    problems: Mapping[Entry, Problem],
+    recorded: Mapping[Entry, Recording],
+    decided: Mapping[Entry, int],
 ) -> list[Comparison]:
     """Add, where kernels must agree, an entry of the sum of their times."""
     groups: dict[Hashable, list[Comparison]] = {}
     for entry in entries:
         problem = problems.get((entry.file, entry.keys))
-        group = kernel_spec(problem.kernel).joint_group(problem) if problem else None
+        group = engine_spec(problem.kernel).joint_group(problem) if problem else None
         if group is not None:
             groups.setdefault((gpu_of(entry.file), group), []).append(entry)
     parts: dict[Entry, str] = {}
@@ -113,7 +123,8 @@ def _with_sums(
     for members in groups.values():
         if len(members) > 1:
             recordings = [recorded.get((entry.file, entry.keys)) for entry in members]
-            sums.append(_sum_of(members, [r for r in recordings if r is not None]))
+            value = decided.get((members[0].file, members[0].keys))
+            sums.append(_sum_of(members, [r for r in recordings if r is not None], value))
             parts |= {(entry.file, entry.keys): sums[-1].file for entry in members}
     counted = [
         replace(entry, counted_in=file, regret_percent=None) if (file := parts.get((entry.file, entry.keys))) else entry
@@ -122,13 +133,14 @@ def _with_sums(
     return counted + sums
 
 
-def _sum_of(group: Sequence[Comparison], recordings: Sequence[Recording]) -> Comparison:
-    """Add up entries of kernels that must agree; their recordings, if all are there, tell the best that agree."""
+def _sum_of(group: Sequence[Comparison], recordings: Sequence[Recording], decided: int | None) -> Comparison:
+    """Add up entries of kernels that must agree; their recordings, if all are there, tell the best that agree: under
+    the value that other kernels decided on, where they did."""
     tuned_us, grid_us, default_us = (
         sum(times) if all(times := [getattr(entry, name) for entry in group]) else None
         for name in ("tuned_us", "grid_us", "default_us")
     )
-    best_us = best_recorded_us(recordings) if len(recordings) == len(group) else None
+    best_us = best_recorded_us(recordings, decided) if len(recordings) == len(group) else None
     against = best_us or grid_us
     shared: list[Config | None] = []
     for configs in ([entry.tuned for entry in group], [entry.grid for entry in group]):
@@ -173,13 +185,13 @@ class _Folder:
 
 
 def _entry_of(recording: Recording) -> Entry:
-    spec = kernel_spec(recording.problem.kernel)
-    name = table_file_name(recording.gpu.file_name, spec.file_stem(recording.problem))
-    return name, spec.table_key(recording.problem)
+    problem = lora(recording.problem)
+    spec = engine_spec(problem.kernel)
+    return table_file_name(recording.gpu.file_name, spec.file_stem(problem)), spec.table_key(problem)
 
 
 def _recorded_us(recording: Recording, config: Config) -> float | None:
-    default = kernel_spec(recording.problem.kernel).default_config(recording.problem)
+    default = engine_spec(recording.problem.kernel).default_config(recording.problem)
     known = recording.entry(config) is not None or dict(config) == default
     return recording.time_us(config) if known else None
 

@@ -1,20 +1,22 @@
 """From what the user named as device to problems that can be measured."""
 
-from collections.abc import Collection, Hashable, Sequence
+from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bo_tune.conditions import Conditions
-from bo_tune.errors import DeviceError, RecordingError
-from bo_tune.kernels.registry import KERNELS, kernel_spec
+from bo_tune.errors import DeviceError, InputError, RecordingError
+from bo_tune.kernels.moe.one_launch import one_launch_problems
+from bo_tune.kernels.registry import IN_ORDER, kernel_spec
 from bo_tune.kernels.vllm.installed import unavailable
 from bo_tune.measure.device import Device
 from bo_tune.measure.protocol import TimingProtocol
 from bo_tune.measure.replay import ReplayDevice
 from bo_tune.measure.source import BUILTIN, VLLM
-from bo_tune.problem import GpuInfo, Problem
+from bo_tune.problem import AnyProblem, GpuInfo, Problem
 from bo_tune.recording import Recording, read_recordings
 
 if TYPE_CHECKING:
@@ -38,6 +40,14 @@ def kernel_source(choice: str) -> str:
     raise DeviceError(f"--kernels vllm: {missing}")
 
 
+class MoePathChoice(StrEnum):
+    """Which way an engine goes through the experts' adapters is tuned for."""
+
+    AUTO = "auto"
+    ONE_LAUNCH = "one-launch"
+    TWO_KERNELS = "two-kernels"
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """A problem and the device that measures it.
@@ -46,7 +56,7 @@ class Job:
         twins: equal devices that could measure it just as well.
     """
 
-    problem: Problem
+    problem: AnyProblem
     device: Device
     twins: tuple[Device, ...] = ()
 
@@ -63,15 +73,75 @@ class Job:
 def together(jobs: Sequence[Job]) -> list[list[Job]]:
     """Return the jobs in groups whose kernels must agree (``KernelSpec.joint_group``), most of them single jobs.
 
-    Groups stand in the order of their first jobs, and the jobs of a group in the order in which a layer runs them.
+    Groups stand in the order of their first jobs, and the jobs of a group in the order in which a layer runs them;
+    those that decide for the others come before them.
     """
     groups: dict[Hashable, list[Job]] = {}
     for job in jobs:
         group = kernel_spec(job.problem.kernel).joint_group(job.problem)
-        place = (job.device.gpu.name, job.device.kernel_source(job.problem.kernel))
-        groups.setdefault(id(job) if group is None else (group, place), []).append(job)
-    order = list(KERNELS)
-    return [sorted(group, key=lambda job: order.index(job.problem.kernel)) for group in groups.values()]
+        groups.setdefault(id(job) if group is None else (group, _place(job)), []).append(job)
+    order = {name: place for place, name in enumerate(IN_ORDER)}
+    return [sorted(group, key=lambda job: order.get(job.problem.kernel, 0)) for group in groups.values()]
+
+
+def _place(job: Job) -> tuple[str, str]:
+    """Return the GPU of a job and the code that is measured, whichever of several ways through it."""
+    return job.device.gpu.name, job.device.kernel_source(job.problem.kernel).partition(" (")[0]
+
+
+def with_deciding(jobs: Sequence[Job], path: MoePathChoice = MoePathChoice.AUTO) -> list[Job]:
+    """Return the jobs, with those of the kernels that decide for some of them.
+
+    Args:
+        path: which way the engine is taken to go; ``AUTO`` asks the devices.
+
+    Raises:
+        InputError: that way is not there for the problems.
+    """
+    if path is MoePathChoice.TWO_KERNELS:
+        return list(jobs)
+    added = []
+    for group in together(jobs):
+        first, problems = group[0], _engine_problems(group)
+        if path is MoePathChoice.ONE_LAUNCH:
+            deciding = list(one_launch_problems(problems))
+            _check_one_launch(first, deciding)
+            for problem in deciding:  # raises where the kernel source has none
+                first.device.kernel_source(problem.kernel)
+        else:
+            deciding = deciding_problems(problems, first.device.decided_by)
+        added += [replace(first, problem=problem) for problem in deciding]
+    return [*jobs, *added]
+
+
+def deciding_problems(problems: Sequence[Problem], decided_by: Callable[[Problem], Collection[str]]) -> list[Problem]:
+    """Return the problems of the kernels that decide for some of these.
+
+    Args:
+        decided_by: names the kernels that decide for a problem's (``Device.decided_by``).
+    """
+    groups: dict[Hashable, list[Problem]] = {}
+    for problem in problems:
+        groups.setdefault(kernel_spec(problem.kernel).joint_group(problem), []).append(problem)
+    found: list[Problem] = []
+    for key, group in groups.items():
+        deciding = one_launch_problems(group) if key is not None else ()
+        names = decided_by(group[0]) if deciding else ()
+        found += [problem for problem in deciding if problem.kernel in names]
+    return found
+
+
+def _engine_problems(jobs: Sequence[Job]) -> list[Problem]:
+    return [problem for job in jobs if isinstance(problem := job.problem, Problem)]
+
+
+def _check_one_launch(job: Job, deciding: Sequence[Problem]) -> None:
+    """Refuse what has no one-launch path. Raises InputError."""
+    if kernel_spec(job.problem.kernel).joint_group(job.problem) is not None and not deciding:
+        raise InputError(
+            f"--moe-path {MoePathChoice.ONE_LAUNCH}: all four kernels of a layer with adapters not fully sharded are "
+            f"needed: {job.problem}"
+        )
 
 
 def replay_job(recording: Recording, *, seed: int = 0, protocol: TimingProtocol | None = None) -> Job:
@@ -81,19 +151,26 @@ def replay_job(recording: Recording, *, seed: int = 0, protocol: TimingProtocol 
 
 
 def replay_jobs(
-    folder: Path, *, problems: Sequence[Problem] | None = None, kernels: Collection[str] = (), seed: int = 0
+    folder: Path,
+    *,
+    problems: Sequence[AnyProblem] | None = None,
+    kernels: Collection[str] = (),
+    seed: int = 0,
+    path: MoePathChoice = MoePathChoice.AUTO,
 ) -> list[Job]:
     """Return the jobs that replay the recordings of a folder.
 
     Args:
         problems: which ones, on every GPU they are recorded for; None for every recording.
-        kernels: keep these kernels only; empty for all.
+        kernels: keep these kernels only, with those that decide for them; empty for all.
+        path: which way an engine goes: kernels that decide are left out, taken as they are recorded, or needed.
 
     Raises:
         RecordingError: a recording cannot be read, or a problem is not recorded, or twice for one GPU.
     """
-    recordings = [r for r in read_recordings(folder) if not kernels or r.problem.kernel in kernels]
-    seen: dict[tuple[Problem, str, str], Recording] = {}
+    found = read_recordings(folder)
+    recordings = [r for r in found if not kernels or r.problem.kernel in kernels]
+    seen: dict[tuple[AnyProblem, str, str], Recording] = {}
     for recording in recordings:
         twin = seen.setdefault((recording.problem, recording.gpu.name, recording.kernel_source), recording)
         if twin is not recording:
@@ -109,7 +186,23 @@ def replay_jobs(
         recordings = [r for p in wanted for r in recordings if r.problem == p]
     if not recordings:
         raise RecordingError(f"{folder}: no recording of {', '.join(sorted(kernels))}")
-    return [replay_job(r, seed=seed) for r in recordings]
+    jobs = [replay_job(r, seed=seed) for r in recordings]
+    deciding = [replay_job(r, seed=seed) for r in found if kernel_spec(r.problem.kernel).decides]
+    return _with_recorded(jobs, deciding, path)
+
+
+def _with_recorded(jobs: Sequence[Job], deciding: Sequence[Job], path: MoePathChoice) -> list[Job]:
+    """Return the jobs with the recorded ones that decide for some of them, and without any others that decide."""
+    chosen = [job for job in jobs if not kernel_spec(job.problem.kernel).decides]
+    for group in together(chosen) if path is not MoePathChoice.TWO_KERNELS else []:
+        wanted = one_launch_problems(_engine_problems(group))
+        found = [job for job in deciding if job.problem in wanted and _place(job) == _place(group[0])]
+        if path is MoePathChoice.ONE_LAUNCH:
+            _check_one_launch(group[0], wanted)
+            if len(found) < len(wanted):
+                raise RecordingError(f"--moe-path {path}: not recorded for {group[0].problem}")
+        chosen += found
+    return chosen
 
 
 def cuda_device(

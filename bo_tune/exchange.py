@@ -30,7 +30,7 @@ from bo_tune.store.storage import (
     StudySummary,
 )
 from bo_tune.store.study_name import StudyName
-from bo_tune.store.trials import LARGEST_VALUE, RUNTIMES_US, outcome_of
+from bo_tune.store.trials import LARGEST_VALUE, RUNTIMES_US, estimates, outcome_of, time_us
 
 SECTION = "bo_tune"
 """Name of the object in ``metadata``."""
@@ -126,7 +126,8 @@ def import_study(store: StudyStore, recording: Recording) -> Imported:
 def _file_name(summary: StudySummary) -> str:
     """The usual name of the problem's recording, and what tells studies of one problem apart."""
     digest = hashlib.sha256(str(summary.name).encode()).hexdigest()[:8]
-    return recording_file_name(summary.gpu, summary.name.problem).removesuffix(SUFFIXES[0]) + f".{digest}{SUFFIXES[0]}"
+    usual = recording_file_name(summary.gpu, summary.name.problem).removesuffix(SUFFIXES[0])
+    return usual + f".{digest}{SUFFIXES[0]}"
 
 
 def _trial_json(trial: FrozenTrial) -> dict[str, Any]:
@@ -136,7 +137,7 @@ def _trial_json(trial: FrozenTrial) -> dict[str, Any]:
         "start": _utc_text(trial.datetime_start),
         "complete": _utc_text(trial.datetime_complete),
         "value": trial.value,
-        "estimate": trial.intermediate_values.get(0),
+        "estimate": time_us(trial) if trial.value is None else None,
         "attributes": {key: value for key, value in trial.user_attrs.items() if key != RUNTIMES_US},
     }
 
@@ -177,7 +178,6 @@ def _trial(stored: Mapping[str, Any], runtimes: Mapping[ConfigKey, list[float]])
     measured = runtimes.get(config_key(config))
     if measured:
         attributes = {**attributes, RUNTIMES_US: measured}
-    estimate = stored["estimate"]
     return FrozenTrial(
         number=0,
         trial_id=-1,
@@ -189,5 +189,5 @@ def _trial(stored: Mapping[str, Any], runtimes: Mapping[ConfigKey, list[float]])
         distributions={name: IntDistribution(1, max(LARGEST_VALUE, value)) for name, value in config.items()},
         user_attrs=attributes,
         system_attrs={},
-        intermediate_values={} if estimate is None else {0: estimate},
+        intermediate_values=estimates(measured or ()),
     )

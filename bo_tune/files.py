@@ -11,12 +11,16 @@ def write_atomically(path: Path, content: bytes) -> None:
     """Put content at path in one step: a temporary file in the same folder, flushed to disk, then renamed.
 
     Killing the process at any instant leaves either the old file or the new one. A file that was there keeps
-    its permissions, a new one follows the umask; a symbolic link is followed, not replaced.
+    its permissions, a new one follows the umask; a symbolic link is followed, not replaced. What is no file, as a
+    pipe or /dev/null, is written to: renaming would put a file in its place.
 
     Raises:
         OSError: the folder cannot be written or is full. The temporary file is removed, the old file is as it was.
     """
     target = path.resolve()
+    if target.exists() and not target.is_file():
+        target.write_bytes(content)
+        return
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY_SUFFIX}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)

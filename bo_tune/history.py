@@ -9,8 +9,8 @@ from operator import itemgetter
 import numpy as np
 from optuna.trial import FrozenTrial
 
-from bo_tune.kernels.registry import KERNELS, kernel_spec
-from bo_tune.problem import GpuInfo, Problem
+from bo_tune.kernels.registry import is_known, kernel_spec
+from bo_tune.problem import AnyProblem, GpuInfo
 from bo_tune.search import StudyHistory
 from bo_tune.store.storage import RESULT_ATTR, StudyStore
 from bo_tune.store.study_name import StudyName
@@ -23,11 +23,9 @@ LISTED_FOR_S = 5.0
 """For how long a listing of the database serves."""
 
 
-def descriptor(problem: Problem, gpu: GpuInfo) -> dict[str, float]:
+def descriptor(problem: AnyProblem, gpu: GpuInfo) -> dict[str, float]:
     """Describe a problem by numbers of which a difference of 1 matters alike: log2 of its sizes and of the GPU's."""
-    sizes = {"m": problem.m, "k": problem.k, "n": problem.n, "i": problem.i or 1, "max_loras": problem.max_loras}
-    described = {name: log2(size) for name, size in sizes.items()}
-    return {**described, "num_slices": float(problem.num_slices), "sm_count": log2(gpu.sm_count)}
+    return {**problem.numbers, "sm_count": log2(gpu.sm_count)}
 
 
 class Histories:
@@ -43,7 +41,7 @@ class Histories:
         self._listed_at: float | None = None
         self._lock = threading.Lock()
 
-    def of(self, problem: Problem, gpu: GpuInfo) -> list[StudyHistory]:
+    def of(self, problem: AnyProblem, gpu: GpuInfo) -> list[StudyHistory]:
         """Return the finished studies of the same kernel on other problems, or on other GPUs, in order of name.
 
         A study of this very problem on this GPU is left out, whatever measured it: an exhaustive one would give
@@ -73,7 +71,7 @@ class Histories:
             for summary in self._store.summaries()
             if RESULT_ATTR in summary.attributes
             and summary.name not in self._known
-            and summary.name.problem.kernel in KERNELS
+            and is_known(summary.name.problem.kernel)
         ]
         trials = self._store.trials_of(new)
         for summary in new:
@@ -81,13 +79,14 @@ class Histories:
         self._listed_at = now
 
 
-def history_of(trials: Iterable[FrozenTrial], problem: Problem, gpu: GpuInfo) -> StudyHistory | None:
+def history_of(trials: Iterable[FrozenTrial], problem: AnyProblem, gpu: GpuInfo) -> StudyHistory | None:
     """Return what the trials of a study teach, or None where they are too few."""
-    timed = [(t, time_us(t)) for t in trials]
+    spec = kernel_spec(problem.kernel)
+    timed = [(t, time_us(t)) for t in trials if spec.speaks_of(t.params, problem)]
     known = [(dict(t.params), took) for t, took in timed if took is not None]
     if len(known) < FEWEST_TRIALS:
         return None
     configs = [config for config, _ in known]
     times = np.array([took for _, took in known], dtype=float)
-    features = kernel_spec(problem.kernel).features(configs, problem, gpu)
+    features = spec.features(configs, problem, gpu)
     return StudyHistory(features, times, configs, descriptor(problem, gpu))

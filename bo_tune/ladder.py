@@ -17,7 +17,7 @@ from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.device import Compiled, Device
 from bo_tune.models.engine import is_sampled
 from bo_tune.outcome import Measurement, estimate_us
-from bo_tune.problem import Problem
+from bo_tune.problem import Problem, lora
 from bo_tune.session import Tuned
 from bo_tune.space import Config, config_key
 
@@ -173,7 +173,7 @@ class _Refinement:
         gaps = coarse
         added: list[tuple[Problem, int]] = []
         while more := self._additions(gaps, left - len(added)):
-            added += [(replace(job.problem, m=1), job.problem.m) for job in more]
+            added += [(replace(lora(job.problem), m=1), lora(job.problem).m) for job in more]
             self._add(more)
             gaps = self._measure_gaps()
         first, measured = ([gap for gap in found if gap is not None] for found in (coarse, gaps))
@@ -182,14 +182,16 @@ class _Refinement:
 
     def _add(self, jobs: Sequence[Job]) -> None:
         for job in jobs:
-            problem = replace(job.problem, m=1)
+            asked = lora(job.problem)
+            problem = replace(asked, m=1)
             line = self._lines.setdefault((problem, job.device.gpu.name), Line(problem, job.device))
-            line.tried.add(job.problem.m)
+            line.tried.add(asked.m)
         for study in self._tune(jobs):
             self._tuned.append(study)
             if study.result is not None:
-                key = replace(study.job.problem, m=1), study.job.device.gpu.name
-                self._lines[key].configs[study.job.problem.m] = study.result.config
+                asked = lora(study.job.problem)
+                key = replace(asked, m=1), study.job.device.gpu.name
+                self._lines[key].configs[asked.m] = study.result.config
 
     def _measure_gaps(self) -> list[Gap | None]:
         """Return the gaps between neighbouring keys that some m falls into, each measured once."""
@@ -246,8 +248,9 @@ class _Refinement:
                     sound.append(config)
         if not sound:
             return
-        for config, runtimes_us in zip(sound, device.remeasure(problem, sound, rounds), strict=True):
-            self._launches += len(runtimes_us)
+        timed = device.remeasure(problem, sound, rounds)
+        self._launches += timed.launches.total()
+        for config, runtimes_us in zip(sound, timed.runtimes_us, strict=True):
             if runtimes_us:
                 yield config, estimate_us(runtimes_us)
 

@@ -1,4 +1,4 @@
-"""What ``bo-tune show`` says of the studies in a database."""
+"""What ``bo-tune show`` says of the studies in a database, and how studies appear in JSON."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -6,12 +6,14 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from bo_tune.kernels.registry import kernel_spec
+from bo_tune.kernels.registry import is_known, kernel_spec
 from bo_tune.results import Costs, StudyResult, costs_of, figures_of
 from bo_tune.space import config_key
 from bo_tune.store.leases import Holder
 from bo_tune.store.storage import FIGURES_ATTR, FINISHED, RESULT_ATTR, SPACE_ATTR, StudyStore, StudySummary
 from bo_tune.store.study_name import StudyName
+from bo_tune.store.trials import REASON, outcome_of, time_us
+from bo_tune.tuned import Tuned
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,114 @@ class StudyListing:
     holder: Holder | None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the listing as JSON, the study by its full name."""
-        return {"study": str(self.name), **{k: v for k, v in asdict(self).items() if k != "name"}}
+        """Return the listing as JSON, the study by its full name and by its parts."""
+        return {**_named(self.name), **{k: v for k, v in asdict(self).items() if k != "name"}}
+
+
+def _named(name: StudyName) -> dict[str, Any]:
+    return {
+        "study": str(name),
+        "kernel": name.problem.kernel,
+        "problem": name.problem.label,
+        "gpu": name.gpu,
+        "kernel_source": name.kernel_source,
+        "exhaustive": name.exhaustive,
+    }
+
+
+def study_figures(tuned: Tuned) -> dict[str, Any]:
+    """Return a study of a session as JSON, with the keys that ``StudyListing.to_json`` has for them."""
+    result = tuned.result
+    return {
+        **_named(tuned.name),
+        "finished": result is not None,
+        "best_us": result.time_us if result else None,
+        "default_us": result.default_time_us if result else None,
+        "config": dict(result.config) if result else None,
+        "certificate": result.certificate if result else None,
+        "costs": asdict(result.costs) if result else None,
+    }
+
+
+def matching(studies: Sequence[StudyListing], words: Sequence[str]) -> list[StudyListing]:
+    """Return the studies with all of some words in their names, in whatever case.
+
+    A study of exactly that name comes alone, whatever else has it in its name.
+    """
+    exact = [study for study in studies if [str(study.name)] == list(words)]
+    return exact or [study for study in studies if all(word.lower() in str(study.name).lower() for word in words)]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialListing:
+    """One trial. Times in us; None for a config that could not be measured.
+
+    Attributes:
+        reason: why it was pruned; None for a complete one.
+        detail: what was said of an invalid config.
+    """
+
+    number: int
+    config: Mapping[str, int]
+    state: str
+    time_us: float | None
+    reason: str | None
+    detail: str | None
+    launches: int
+    compile_s: float
+    shared_memory_bytes: int | None
+    registers_per_thread: int | None
+    spilled_registers: int | None
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> "TrialListing":
+        """Read a stored trial."""
+        outcome = outcome_of(trial)
+        return cls(
+            number=trial.number,
+            config=dict(trial.params),
+            state=trial.state.name,
+            time_us=time_us(trial),
+            reason=trial.user_attrs.get(REASON),
+            detail=getattr(outcome, "detail", None) or None,
+            launches=outcome.launches.total(),
+            compile_s=outcome.compilation.compile_s,
+            shared_memory_bytes=outcome.resources.shared_memory_bytes,
+            registers_per_thread=outcome.resources.registers_per_thread,
+            spilled_registers=outcome.resources.spilled_registers,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StudyDetail:
+    """One study with all that is known of it.
+
+    Attributes:
+        trials: in the order in which they were recorded.
+        result: what it ended with, if it has.
+    """
+
+    listing: StudyListing
+    trials: Sequence[TrialListing]
+    result: StudyResult | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON: the listing's keys, and ``trials`` and ``result``."""
+        return {
+            **self.listing.to_json(),
+            "result": self.result.to_json() if self.result else None,
+            "trials": [asdict(trial) for trial in self.trials],
+        }
+
+
+def study_detail(store: StudyStore, listing: StudyListing) -> StudyDetail:
+    """Read all that is known of a study."""
+    (summary,) = [one for one in store.summaries() if one.name == listing.name]
+    trials = store.trials_of([summary]).get(summary.name, [])
+    result = summary.attributes.get(RESULT_ATTR)
+    return StudyDetail(
+        listing, [TrialListing.of(trial) for trial in trials], StudyResult.from_json(result) if result else None
+    )
 
 
 def list_studies(store: StudyStore) -> list[StudyListing]:
@@ -96,7 +204,8 @@ def _excluded(summary: StudySummary) -> Mapping[str, int]:
 def _under_way(summary: StudySummary, trials: Sequence[FrozenTrial], holder: Holder | None) -> StudyListing:
     result = summary.attributes.get(RESULT_ATTR)
     problem = summary.name.problem
-    default = config_key(kernel_spec(problem.kernel).default_config(problem))
+    known = is_known(problem.kernel)  # not a kernel that some script defined
+    default = config_key(kernel_spec(problem.kernel).default_config(problem)) if known else None
     measured = {config_key(t.params): t.value for t in trials if t.value is not None}
     best = min(measured, key=measured.__getitem__, default=None)
     figures = figures_of(trials)
@@ -106,10 +215,10 @@ def _under_way(summary: StudySummary, trials: Sequence[FrozenTrial], holder: Hol
         reasons=figures["reasons"],
         excluded=_excluded(summary),
         best_us=result["time_us"] if result else measured.get(best) if best else None,
-        default_us=result["default_time_us"] if result else measured.get(default),
+        default_us=result["default_time_us"] if result else measured.get(default) if default else None,
         config=result["config"] if result else dict(best) if best else None,
         finished=result is not None,
         certificate=result.get("certificate") if result else None,
-        costs=costs_of(trials, 0),
+        costs=costs_of(trials),
         holder=holder,
     )

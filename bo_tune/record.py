@@ -32,14 +32,14 @@ def grid_outcomes(candidates: Candidates, tried: dict[ConfigKey, Outcome]) -> li
 
 def record(tuned: Tuned, folder: Path) -> Path:
     """Write one recording of an exhaustive study into a folder; returns its path."""
-    job, tuner, result = tuned.job, tuned.tuner, tuned.result
+    job, problem, tuner, result = tuned.job, tuned.job.problem, tuned.tuner, tuned.result
     tried = {config_key(trial.params): outcome_of(trial) for trial in tuner.trials}
     times = {config_key(config): time_us for config, time_us in result.finalists} if result else {}
     twins = {config: times[stand_in] for config, stand_in in tuner.candidates.twins.items() if stand_in in times}
-    path = folder / recording_file_name(job.device.gpu, job.problem)
+    path = folder / recording_file_name(job.device.gpu, problem)
     recording = Recording.of(
         path,
-        job.problem,
+        problem,
         job.device.gpu,
         grid_outcomes(tuner.candidates, tried),
         kernel_source=tuned.name.kernel_source,
@@ -49,7 +49,7 @@ def record(tuned: Tuned, folder: Path) -> Path:
         metadata={
             **job.device.provenance,
             "timing": TIMING,
-            "shape": kernel_spec(job.problem.kernel).product_sizes(job.problem, job.device.conditions),
+            "shape": kernel_spec(problem.kernel).product_sizes(problem, job.device.conditions),
         },
     )
     write_recording(path, recording)

@@ -18,9 +18,9 @@ from typing import Any
 
 from bo_tune.errors import RecordingError
 from bo_tune.files import os_error_text, write_atomically
-from bo_tune.kernels.registry import KERNELS, kernel_spec
+from bo_tune.kernels.registry import KERNELS, is_known, kernel_spec
 from bo_tune.outcome import Invalid, InvalidReason, Outcome, Resources
-from bo_tune.problem import GpuInfo, Problem
+from bo_tune.problem import AnyProblem, GpuInfo, Problem
 from bo_tune.recording_format import (
     SCHEMA_VERSION,
     MalformedError,
@@ -88,7 +88,7 @@ class Recording:
     """
 
     path: Path
-    problem: Problem
+    problem: AnyProblem
     gpu: GpuInfo
     kernel_source: str
     space: SearchSpace
@@ -100,7 +100,7 @@ class Recording:
     def of(
         cls,
         path: Path,
-        problem: Problem,
+        problem: AnyProblem,
         gpu: GpuInfo,
         outcomes: Iterable[tuple[Config, Outcome]],
         *,
@@ -161,22 +161,25 @@ class Recording:
 _NUMBERS = frozenset((int, float))
 
 
-def recording_file_name(gpu: GpuInfo, problem: Problem) -> str:
+def recording_file_name(gpu: GpuInfo, problem: AnyProblem) -> str:
     """Return the usual name of a recording's file: ``h100.lora_shrink.L4.s1.m16.k4096.n16.t4.json.gz``.
 
     The shape is followed by what is not as usual: another dtype than bfloat16, expand without adding to its output.
     """
     words = [word for word in re.split(r"[^a-z0-9]+", gpu.name.lower()) if word not in ("", "nvidia", "geforce", "rtx")]
     parts = [words[0] if words else "gpu", problem.kernel, problem.shape_label]
-    if problem.dtype != "bfloat16":
+    if isinstance(problem, Problem) and problem.dtype != "bfloat16":
         parts.append(problem.dtype)
-    if problem.add_inputs is False:
+    if isinstance(problem, Problem) and problem.add_inputs is False:
         parts.append("overwrite")
     return ".".join(parts) + SUFFIXES[0]
 
 
-def read_recordings(folder: Path) -> list[Recording]:
+def read_recordings(folder: Path, *, any_kernel: bool = False) -> list[Recording]:
     """Read every recording directly in a folder, sorted by file name.
+
+    Args:
+        any_kernel: whether to read recordings of kernels that this program does not know.
 
     Raises:
         RecordingError: the folder is missing or holds no recording, or one of them cannot be read.
@@ -187,7 +190,7 @@ def read_recordings(folder: Path) -> list[Recording]:
         raise RecordingError(f"{folder}: {os_error_text(error)}") from None
     if not paths:
         raise RecordingError(f"{folder}: no recordings (*{SUFFIXES[0]}) in this folder")
-    return [read_recording(path) for path in paths]
+    return [read_recording(path, any_kernel=any_kernel) for path in paths]
 
 
 def read_recording(path: Path, *, any_kernel: bool = False) -> Recording:
@@ -255,7 +258,7 @@ def _parse(path: Path, document: Any, *, any_kernel: bool) -> Recording:
         raise MalformedError(f"schema_version: expected {SCHEMA_VERSION}, got {version}")
     metadata = expect(document, "metadata", dict)
     problem = problem_of(metadata)
-    if not any_kernel and problem.kernel not in KERNELS:
+    if not any_kernel and not is_known(problem.kernel):
         raise MalformedError(f"recording of another kernel: {problem.kernel} (this program knows {', '.join(KERNELS)})")
     check_units(metadata)
     entries, names = _parse_results(expect(document, "results", list))

@@ -11,7 +11,7 @@ from typing import Any, NoReturn, TypeVar
 
 from bo_tune.gpus import gpu_by_name
 from bo_tune.outcome import InvalidReason
-from bo_tune.problem import Experts, GpuInfo, Problem
+from bo_tune.problem import AnyProblem, Experts, GpuInfo, Problem, SizedProblem, lora
 
 SCHEMA_VERSION = "1.0.0"
 UNITS = {"compilation_time": "ms", "runtimes": "us"}
@@ -102,10 +102,20 @@ def reason_of(invalidity: str, detail: str) -> InvalidReason | None:
     raise MalformedError(f"invalidity: expected one of {names}, got {_shown(invalidity)}")
 
 
-def problem_of(metadata: Mapping[str, Any]) -> Problem:
+def problem_of(metadata: Mapping[str, Any]) -> AnyProblem:
     """Return the problem that a ``metadata`` object names. Raises MalformedError."""
-    place = "metadata.shape"
     shape = expect(metadata, "shape", dict, "metadata")
+    if "sizes" not in shape:
+        return _lora_problem_of(metadata, shape)
+    sizes = expect(shape, "sizes", dict, "metadata.shape")
+    try:
+        return SizedProblem(expect(metadata, "kernel", str, "metadata"), tuple(sizes.items()))
+    except ValueError as error:
+        raise MalformedError(f"metadata.shape.sizes: {error}") from None
+
+
+def _lora_problem_of(metadata: Mapping[str, Any], shape: Mapping[str, Any]) -> Problem:
+    place = "metadata.shape"
     slice_sizes = shape.get("slice_sizes") or []
     if type(slice_sizes) is not list or any(type(size) is not int for size in slice_sizes):
         raise MalformedError(f"{place}.slice_sizes: expected an array of integers, got {_shown(slice_sizes)}")
@@ -137,8 +147,14 @@ def _experts_of(shape: Mapping[str, Any], place: str) -> Experts | None:
     return Experts(expect(shape, "num_experts", int, place), expect(shape, "top_k", int, place), **optional)
 
 
-def _shape_of(problem: Problem) -> dict[str, Any]:
+def _shape_of(problem: AnyProblem) -> dict[str, Any]:
     """Return the sizes of a problem as recorded."""
+    if isinstance(problem, SizedProblem):
+        return {"sizes": dict(problem.sizes)}
+    return _lora_shape_of(lora(problem))
+
+
+def _lora_shape_of(problem: Problem) -> dict[str, Any]:
     shape: dict[str, Any] = {name: getattr(problem, name) for name in ("max_loras", "num_slices", "m", "k", "n")}
     if problem.i is None:
         shape["slice_sizes"] = list(problem.slice_sizes)
@@ -168,7 +184,7 @@ def gpu_of(metadata: Mapping[str, Any]) -> GpuInfo:
 
 
 def metadata_of(
-    problem: Problem, gpu: GpuInfo, kernel_source: str, default_time_us: float | None, more: Mapping[str, Any]
+    problem: AnyProblem, gpu: GpuInfo, kernel_source: str, default_time_us: float | None, more: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the ``metadata`` object of a recording; ``more`` is kept where it does not contradict."""
     shape = _shape_of(problem)
@@ -178,12 +194,12 @@ def metadata_of(
     metadata: dict[str, Any] = {
         "kernel": problem.kernel,
         "kernel_source": kernel_source,
-        "dtype": problem.dtype,
+        **({"dtype": problem.dtype} if isinstance(problem, Problem) else {}),
         "gpu": gpu.name,
         **{name: value for name, value in more.items() if name in ("triton", "torch")},
         "shape": {**shape, **more.get("shape", {}), **shape},
     }
-    if problem.i is None:
+    if isinstance(problem, Problem) and problem.i is None:
         metadata["add_inputs"] = problem.add_inputs
     metadata |= {"units": dict(UNITS), "gpu_info": info}
     known = {*metadata, "vllm_default_time_us"}

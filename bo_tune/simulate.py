@@ -10,7 +10,9 @@ from bo_tune.devices import Job, replay_job, together
 from bo_tune.finalists import Choice
 from bo_tune.joint import JointTuner
 from bo_tune.joint_choice import best_recorded_us, best_together
+from bo_tune.joint_decision import DecidedTuner, decides
 from bo_tune.outcome import Invalid
+from bo_tune.problem import lora
 from bo_tune.recording import Recording
 from bo_tune.session import Session, SessionSettings, one_blas_thread
 from bo_tune.store.storage import MEMORY, StudyStore
@@ -63,6 +65,8 @@ def simulate(
 ) -> Iterator[Run]:
     """Tune every recording with every seed, one after the other.
 
+    Those of kernels that decide for others are left out: they are searched exhaustively, whatever the sampler.
+
     Args:
         settings: of the studies; the seed is replaced.
         history: recordings tuned first, with the same seed and settings; their studies teach the sampler. A
@@ -70,6 +74,7 @@ def simulate(
             be given for both.
         history_settings: of the studies that teach, where not the same; the seed is replaced.
     """
+    recordings, history = ([r for r in some if not decides(r.problem)] for some in (recordings, history))
     with one_blas_thread():
         for seed in seeds:
             taught = _teach(history, replace(history_settings or settings, seed=seed))
@@ -117,7 +122,7 @@ def _run(jobs: Sequence[Job], recordings: Sequence[Recording], session: Session)
         sampler=settings.sampler,
         seed=settings.seed,
         launched_configs=max(tuner.launched_configs for tuner in tuners),
-        launches=sum(o.launches.total() for o in outcomes) + sum(choice.launches for choice in choices or ()),
+        launches=sum(o.launches.total() for o in outcomes) + sum(choice.launches.total() for choice in choices or ()),
         invalid_proposed=sum(isinstance(outcome, Invalid) for outcome in outcomes),
         sampler_ms_per_trial=_proposal_ms(tuners),
         regret_percent={at: regret for at, regret in regrets.items() if regret is not None},
@@ -131,7 +136,7 @@ def _proposal_ms(tuners: Sequence[Tuner]) -> float:
     return round(1e3 * sum(tuner.propose_s for tuner in tuners) / max(1, proposed), 3)
 
 
-def choices_of(search: Tuner | JointTuner) -> Sequence[Choice] | None:
+def choices_of(search: Tuner | JointTuner | DecidedTuner) -> Sequence[Choice] | None:
     """Return what would be written of each kernel now; None where nothing was measured."""
     choice = search.choose()
     if choice is None:
@@ -143,7 +148,7 @@ def name_of(recordings: Sequence[Recording]) -> str:
     """Return the name of a recording's file, or one for several that are tuned together."""
     if len(recordings) == 1:
         return recordings[0].path.name
-    problem, count = recordings[0].problem, len(recordings)
+    problem, count = lora(recordings[0].problem), len(recordings)
     gpu = recordings[0].path.name.partition(".")[0]
     return f"{gpu}.{count} kernels.L{problem.max_loras}.m{problem.m}.k{problem.k}.n{problem.n}.i{problem.i}"
 

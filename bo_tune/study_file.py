@@ -48,7 +48,7 @@ from pydantic import ValidationError
 
 from bo_tune.errors import StudyFileError
 from bo_tune.files import os_error_text
-from bo_tune.kernels.registry import KERNELS, kernel_spec
+from bo_tune.kernels.registry import KERNELS, engine_spec
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.models import DENSE_KERNELS, EXPAND, ModelStudy, lookup_of
 from bo_tune.problem import Experts, Problem
@@ -236,7 +236,7 @@ def _explicit(tables: Sequence[ProblemTable]) -> tuple[Problem, ...]:
 
 def _problems_of(table: ProblemTable, place: str) -> list[Problem]:
     """Return the problems of one entry, one for each m."""
-    if (table.i is not None) != kernel_spec(table.kernel).table_level_i:
+    if (table.i is not None) != engine_spec(table.kernel).table_level_i:
         raise _KeyError(f"{place}.i: expected {'no i' if table.i else 'an integer >= 1'} for {table.kernel}")
     if table.slice_sizes and (len(table.slice_sizes), max(table.slice_sizes)) != (table.num_slices, table.n):
         raise _KeyError(
@@ -274,7 +274,7 @@ def _space(tables: Mapping[str, Mapping[str, Sequence[int]]]) -> Ranges:
     space = {}
     for kernel, ranges in tables.items():
         _check_kernel(kernel, f"space.{kernel}")
-        spec = kernel_spec(kernel)
+        spec = engine_spec(kernel)
         for name, values in ranges.items():
             place = f"space.{kernel}.{name}"
             if name not in spec.search_space.names:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bo_tune.devices import Job
-from bo_tune.kernels.registry import kernel_spec
+from bo_tune.kernels.registry import engine_spec, kernel_spec
+from bo_tune.problem import lora
 from bo_tune.provenance import Provenance
 from bo_tune.results import StudyResult, covered_s, intervals_of
 from bo_tune.store.study_name import StudyName
@@ -36,17 +37,21 @@ def session_wall_s(tuned: Sequence[Tuned]) -> float:
 
 
 def table_entries(tuned: Sequence[Tuned], session: str) -> list[TunedEntry]:
-    """Return the table entries of the studies that have a result.
+    """Return the table entries of the studies that have a result; kernels that decide for others have none.
 
     Args:
         session: which session found those that do not say it themselves.
     """
     wall_s = session_wall_s(tuned)
-    return [_entry(one, one.result, session, wall_s) for one in tuned if one.result is not None]
+    return [
+        _entry(one, one.result, session, wall_s)
+        for one in tuned
+        if one.result is not None and not kernel_spec(one.job.problem.kernel).decides
+    ]
 
 
 def _entry(tuned: Tuned, result: StudyResult, session: str, wall_s: float) -> TunedEntry:
-    problem, device = tuned.job.problem, tuned.job.device
+    problem, device = lora(tuned.job.problem), tuned.job.device
     versions = tuned.origin or device.provenance
     provenance = Provenance(
         problem=problem,
@@ -66,6 +71,6 @@ def _entry(tuned: Tuned, result: StudyResult, session: str, wall_s: float) -> Tu
         joint=result.joint,
         costs={**result.costs.flat(), "session_wall_s": wall_s},
     )
-    spec = kernel_spec(problem.kernel)
+    spec = engine_spec(problem.kernel)
     stem, keys = spec.file_stem(problem), spec.table_key(problem)
     return TunedEntry(device.gpu.file_name, stem, keys, result.config, provenance)

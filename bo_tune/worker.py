@@ -12,7 +12,7 @@ from typing import Any
 
 from bo_tune.devices import Job, together
 from bo_tune.events import Listener, ignore
-from bo_tune.kernels.registry import KERNELS
+from bo_tune.kernels.registry import IN_ORDER
 from bo_tune.session import Session
 from bo_tune.session_settings import SessionSettings
 from bo_tune.store.storage import DONE_ATTR, JOB_ATTR, StudyStore, StudySummary
@@ -108,7 +108,7 @@ class StudyWorker:
         return [_Todo(self._merged(part, wanted), [job for _, job in part]) for part in parts.values()]
 
     def _job(self, summary: StudySummary) -> Job | None:
-        return self._fitting(summary.name) if summary.name.problem.kernel in KERNELS else None
+        return self._fitting(summary.name) if summary.name.problem.kernel in IN_ORDER else None
 
     def _open_groups(
         self, wanted: Mapping[StudyName, tuple[Job, Mapping[str, Any], bool]]

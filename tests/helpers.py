@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial
 
 from bo_tune.gpus import gpu_by_name
 from bo_tune.kernels.spec import KernelSpec
-from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries
+from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured
 from bo_tune.measure.protocol import TimingProtocol, take_repetitions
 from bo_tune.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome, Resources
 from bo_tune.problem import GpuInfo, Problem
@@ -209,11 +209,11 @@ class FakeDevice(Device):
         there = np.array([config_key(config) in self.there for config in configs], dtype=bool)
         return lambda: there
 
-    def remeasure(
-        self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0
-    ) -> list[tuple[float, ...]]:
+    def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
         self.remeasured.append([dict(config) for config in configs])
-        return [(self.retimed.get(config_key(c), self.times(c)),) * rounds for c in configs]  # type: ignore[list-item]
+        times = [(self.retimed.get(config_key(c), self.times(c)),) * rounds for c in configs]
+        launches = Counter({LaunchPurpose.FINALISTS: rounds * len(configs)})
+        return Remeasured(times, launches)  # type: ignore[arg-type]
 
 
 COMPILE_TIME = (InvalidReason.COMPILE_TIMEOUT, InvalidReason.COMPILE_ERROR, InvalidReason.CONSTRAINT)

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import shlex
 import signal
 import subprocess
 import time
@@ -179,12 +180,12 @@ def test_asked_to_stop_it_says_what_is_kept_and_goes_on(tuning: Tuning, referenc
     assert process.wait(30) == 130
     output = tuning.output()
     told = printed(output)
-    last = output.splitlines()[-1]
+    said, where, again = output.splitlines()[-3:]
     assert re.fullmatch(
-        rf"interrupted: [1-8] of {PROBLEMS} studies finished, {told.total()} trials recorded by this run; "
-        "the same command goes on from here",
-        last,
-    ), last
+        rf"interrupted: [1-8] of {PROBLEMS} studies finished, {told.total()} trials recorded by this run", said
+    ), said
+    assert where == f"kept in {sqlite_url(tuning.database)}; to go on from there, in the same folder:"
+    assert shlex.split(again) == ["bo-tune", *tuning.command[1:]]
     assert "Traceback" not in output
     assert told == tuning.stored()
     assert not (tuning.out / SHRINK_TABLE).exists()

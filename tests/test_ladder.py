@@ -1,5 +1,6 @@
 """Choosing m on a device whose times over m are known, so that the switch from one config to another is."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -16,10 +17,10 @@ from bo_tune.devices import Job
 from bo_tune.errors import DeviceError
 from bo_tune.ladder import Gap, Ladder, LadderSettings, refine
 from bo_tune.lookup import nearest_of
-from bo_tune.measure.device import Build, Compiled
+from bo_tune.measure.device import Build, Compiled, Remeasured
 from bo_tune.models import SHRINK
 from bo_tune.models.engine import M_LADDER, is_sampled
-from bo_tune.outcome import Compilation, Invalid, InvalidReason, Outcome, Resources
+from bo_tune.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Outcome, Resources
 from bo_tune.problem import Problem
 from bo_tune.report.ladder import ladder_lines, ladder_table
 from bo_tune.session import Tuned
@@ -52,11 +53,10 @@ class OverM(FakeDevice):
         self.times = lambda config: self.times_of(problem, config)
         return super().measure(problem, config, compiled, stop_above_us=stop_above_us)
 
-    def remeasure(
-        self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0
-    ) -> list[tuple[float, ...]]:
+    def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
         self.probed.append((problem, problem.m))
-        return [(self.times_of(problem, config),) * rounds for config in configs]
+        times = [(self.times_of(problem, config),) * rounds for config in configs]
+        return Remeasured(times, Counter({LaunchPurpose.FINALISTS: rounds * len(configs)}))
 
 
 def device(**more: Any) -> OverM:
@@ -175,9 +175,7 @@ def test_a_config_that_cannot_run_between_keys_gets_a_key() -> None:
 
 def test_what_cannot_be_measured_is_counted() -> None:
     class Small(OverM):
-        def remeasure(
-            self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0
-        ) -> list[tuple[float, ...]]:
+        def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
             raise DeviceError("out of memory")
 
     ladder, _ = refined(problem(512), problem(4096), on=Small(times=lambda config: 1.0, space=SPACE))

@@ -1,5 +1,6 @@
 """What ``bo-tune show`` says, against the database itself."""
 
+import json
 from collections import Counter
 from pathlib import Path
 
@@ -8,7 +9,8 @@ from helpers import EXPAND, SHRINK, sliced, sqlite_url, stored_trials
 from sqlalchemy import event
 
 from bo_tune.devices import replay_job
-from bo_tune.listing import StudyListing, list_studies
+from bo_tune.listing import StudyListing, list_studies, matching, study_detail
+from bo_tune.outcome import LaunchPurpose, estimate_us
 from bo_tune.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
 from bo_tune.store.trials import outcome_of
@@ -47,8 +49,8 @@ def test_states_and_reasons_are_those_of_the_database(file: Path, listed: dict[s
         assert study.reasons == Counter(t.user_attrs["reason"] for t in trials if "reason" in t.user_attrs)
         assert sum(study.reasons.values()) == study.states.get("PRUNED", 0)
         assert study.costs.configs == len(trials)
-        assert study.costs.launches - study.costs.launches_by_purpose["finalists"] == sum(
-            outcome_of(t).launches.total() for t in trials
+        assert study.costs.launches_by_purpose["timing"] == sum(
+            outcome_of(t).launches[LaunchPurpose.TIMING] for t in trials
         )
     assert any(study.reasons.get("compile timeout") for study in listed.values())
     assert any(study.reasons.get("slow") for study in listed.values())
@@ -94,3 +96,33 @@ def test_listing_reads_no_trials_of_finished_studies(file: Path, listed: dict[st
 
 def store_reads(statements: list[str]) -> list[str]:
     return [statement for statement in statements if "FROM trial_params" in statement]
+
+
+def test_studies_are_found_by_words_of_their_names(listed: dict[str, StudyListing]) -> None:
+    studies = list(listed.values())
+    assert matching(studies, []) == studies
+    assert {study.name.problem.m for study in matching(studies, ["LORA_SHRINK", "m32."])} == {32}
+    assert not matching(studies, ["lora_shrink", "m7."])
+    (grid,) = matching(studies, ["| grid"])
+    assert grid.name.exhaustive
+    for name, study in listed.items():
+        assert matching(studies, [name]) == [study]
+
+
+def test_a_study_in_full_is_every_trial_and_the_result(file: Path, listed: dict[str, StudyListing]) -> None:
+    stored = stored_trials(file)
+    store = StudyStore(sqlite_url(file), create=False)
+    for name, study in listed.items():
+        detail = study_detail(store, study)
+        assert [trial.number for trial in detail.trials] == [t.number for t in stored[name]]
+        assert [trial.config for trial in detail.trials] == [t.params for t in stored[name]]
+        assert [trial.reason for trial in detail.trials] == [t.user_attrs.get("reason") for t in stored[name]]
+        for trial, kept in zip(detail.trials, stored[name], strict=True):
+            runtimes = kept.user_attrs.get("runtimes_us")
+            assert trial.time_us == (pytest.approx(estimate_us(runtimes)) if runtimes else None)
+            assert trial.launches == outcome_of(kept).launches.total()
+        assert (detail.result is not None) == study.finished
+        document = detail.to_json()
+        assert json.loads(json.dumps(document))["study"] == name
+        assert set(study.to_json()) | {"trials", "result"} == set(document)
+    store.close()

@@ -16,7 +16,7 @@ from bo_tune.errors import RecordingError
 from bo_tune.gpus import gpu_by_name
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.outcome import Compilation, Invalid, InvalidReason, Measurement, Outcome, Resources
-from bo_tune.problem import GpuInfo, Problem
+from bo_tune.problem import GpuInfo, Problem, SizedProblem
 from bo_tune.recording import Recording, read_recording, read_recordings, recording_file_name, write_recording
 from bo_tune.recording_format import invalidity_of, reason_of
 from bo_tune.space import SearchSpace, config_key
@@ -295,3 +295,23 @@ def test_an_unknown_gpu_rules_nothing_out() -> None:
     gpu = gpu_by_name("Some GPU 9000")
     assert gpu.name == "Some GPU 9000"
     assert gpu.shared_memory_bytes == H100.shared_memory_bytes
+
+
+def test_a_recording_of_another_kernel_is_read_where_any_is_wanted(tmp_path: Path) -> None:
+    problem = SizedProblem("softmax", (("rows", 4096), ("dtype", "float16")))
+    whole = read_recording(EXPAND)
+    path = tmp_path / recording_file_name(whole.gpu, problem)
+    assert path.name == "h100.softmax.rows=4096.dtype=float16.t4.json.gz"
+    write_recording(path, replace(whole, path=path, problem=problem, metadata={}))
+    with pytest.raises(RecordingError, match="recording of another kernel: softmax"):
+        read_recordings(tmp_path)
+    (read,) = read_recordings(tmp_path, any_kernel=True)
+    assert read.problem == problem
+    assert read.entries == whole.entries
+    assert not {"dtype", "add_inputs"} & set(read.metadata)
+    raw = json.loads(gzip.decompress(path.read_bytes()))
+    raw["metadata"]["shape"]["sizes"]["rows"] = [4096]
+    bad = tmp_path / "bad.t4.json"
+    bad.write_text(json.dumps(raw))
+    with pytest.raises(RecordingError, match=r"bad.t4.json: metadata.shape.sizes: a size is a number"):
+        read_recording(bad, any_kernel=True)
