@@ -38,7 +38,8 @@ def test_a_path_is_a_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("model", ["nowhere", "/no/where", "./no/where", "a/b/c", "../x"])
-def test_what_cannot_be_an_id_is_a_missing_file(model: str) -> None:
+def test_what_cannot_be_an_id_is_a_missing_file(model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # whose neighbours are known
     with pytest.raises(ModelError, match="No such file"):
         model_shape(model)
 
