@@ -1,6 +1,6 @@
 """Two kernels that are not LoRA, tuned through the public API, against ``triton.autotune`` over the very same grid.
 
-    python benchmarks/own_kernels.py --out own-kernels.json --seconds 200
+    python benchmarks/own_kernels.py --out own-kernels.json --seconds 300
 
 Each of the two starts with an empty Triton cache. ``bo_tune`` comes first, then autotune, in a process of its own, in
 what is left of the seconds: configs that it does not come to are said to be left out. At the end the configs that each
@@ -35,7 +35,7 @@ ROUNDS = 100
 SHARES = (0.4,)
 """Of the seconds left, for each case but the last."""
 
-COMPARING_S = 25.0
+COMPARING_S = 45.0
 """Kept of the seconds for comparing the choices of one example."""
 
 
@@ -198,7 +198,7 @@ def main() -> None:
     """Run every case, write figures as they come, print them last."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seconds", type=float, default=200.0)
+    parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--grid", choices=GRIDS, default="small")
     parser.add_argument("--only", choices=[case.example for case in CASES], help="one of the examples")
     arguments = parser.parse_args()
