@@ -190,6 +190,11 @@ def _entry_of(recording: Recording) -> Entry:
     return table_file_name(recording.gpu.file_name, spec.file_stem(problem)), spec.table_key(problem)
 
 
+def _default_us(recording: Recording) -> float | None:
+    """Time of the default config: as the grid has it, where it does, whose late repetitions count for nothing."""
+    return recording.time_us(engine_spec(recording.problem.kernel).default_config(recording.problem))
+
+
 def _recorded_us(recording: Recording, config: Config) -> float | None:
     default = engine_spec(recording.problem.kernel).default_config(recording.problem)
     known = recording.entry(config) is not None or dict(config) == default
@@ -207,7 +212,7 @@ def _compare(entry: Entry, tuned: _Folder, grid: _Folder, recording: Recording |
     best_us = recording.best_time_us if recording else None
     against = best_us or grid_us
     origin = tuned.origins.get(entry)
-    default_us = recording.default_time_us if recording else origin.default_time_us if origin else None
+    default_us = _default_us(recording) if recording else origin.default_time_us if origin else None
     same = tuned.configs.get(entry) == grid.configs.get(entry) and best_us is None
     regret = 100.0 * (tuned_us / against - 1.0) if tuned_us and against else None
     return Comparison(

@@ -16,6 +16,12 @@ import pyte
 
 DEADLINE_S = 60.0
 
+QUIET_S = 0.02
+"""A command that writes nothing for so long has drawn what it was drawing."""
+
+NEXT_SCREEN = b"\r\x1b[2K\x1b[1A"
+"""How rich begins to draw over what it has drawn before."""
+
 
 def _with_controlling_terminal() -> None:
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
@@ -37,6 +43,8 @@ class Terminal:
         self.screen = pyte.HistoryScreen(columns, rows, history=10_000)
         self._stream = pyte.ByteStream(self.screen)
         self.output = b""
+        self._ahead = b""  # of it, what the screen does not show yet
+        self._ended = False
         unset = {"COLUMNS", "LINES", "NO_COLOR", "FORCE_COLOR", "GITHUB_ACTIONS", "TTY_COMPATIBLE", "TTY_INTERACTIVE"}
         inherited = {name: value for name, value in os.environ.items() if name not in unset}
         self._master, slave = os.openpty()
@@ -56,17 +64,29 @@ class Terminal:
             os.close(slave)
 
     def read(self, timeout_s: float = 0.05) -> bool:
-        """Take in what was written; returns whether more may come."""
-        ready, _, _ = select.select([self._master], [], [], timeout_s)
-        if not ready:
-            return True
-        try:
-            chunk = os.read(self._master, 65536)
-        except OSError:  # the other end is closed: Linux says so with an error
-            return False
-        self.output += chunk
-        self._stream.feed(chunk)
-        return bool(chunk)
+        """Take in what was written, one screen at a time, however far ahead the command is; returns whether more may
+        come."""
+        if NEXT_SCREEN not in self._ahead[1:]:
+            self._ahead += self._written(timeout_s)
+        at = self._ahead.find(NEXT_SCREEN, 1)
+        one, self._ahead = (self._ahead, b"") if at < 0 else (self._ahead[:at], self._ahead[at:])
+        self._stream.feed(one)
+        return bool(one) or not self._ended
+
+    def _written(self, timeout_s: float) -> bytes:
+        """Return what the command writes until it pauses."""
+        written = b""
+        while not self._ended and select.select([self._master], [], [], QUIET_S if written else timeout_s)[0]:
+            try:
+                chunk = os.read(self._master, 65536)
+            except OSError:  # the other end is closed: Linux says so with an error
+                chunk = b""
+            self._ended = not chunk
+            written += chunk
+            if len(written) > 2**20:
+                break
+        self.output += written
+        return written
 
     @property
     def display(self) -> list[str]:

@@ -9,6 +9,7 @@ from helpers import EXPAND, EXPAND_TABLE, SHRINK, SHRINK_BIG, SHRINK_TABLE, slic
 from bo_tune.compare import Comparisons, compare
 from bo_tune.devices import replay_job
 from bo_tune.errors import TableError
+from bo_tune.kernels.registry import engine_spec
 from bo_tune.recording import Recording
 from bo_tune.session import Session, SessionSettings
 from bo_tune.store.storage import MEMORY, StudyStore
@@ -42,7 +43,7 @@ def test_recorded_times_settle_both(tuned: Path, grid: Path) -> None:
     assert len(comparisons.entries) == 3
     for recording in RECORDINGS:
         entry = by_keys(comparisons)[_keys(recording)]
-        default_us = recording.default_time_us
+        default_us = recording.time_us(engine_spec(recording.problem.kernel).default_config(recording.problem))
         for config, time_us in ((entry.tuned, entry.tuned_us), (entry.grid, entry.grid_us)):  # type: ignore[attr-defined]
             recorded = recording.entry(config)
             assert time_us == (recorded.time_us if recorded else default_us)

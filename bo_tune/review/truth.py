@@ -91,11 +91,12 @@ def truths_of(grids: Iterable[StudyReview], recordings: Iterable[Recording]) -> 
         times = {key: entry.time_us for key, entry in recording.entries.items() if entry.time_us is not None}
         if times:
             place = (recording.problem, recording.gpu.name, recording.kernel_source, "")
+            default = _default(recording.problem)
             found[place] = Truth(
                 recording.path.name,
                 times,
-                recording.default_time_us,
-                _default(recording.problem),
+                times.get(default, recording.default_time_us) if default else recording.default_time_us,
+                default,
                 _cost_of_recording(recording),
             )
     return found
