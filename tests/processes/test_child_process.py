@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,24 +15,6 @@ from bo_tune.processes.worker import Worker, WorkerDiedError, WorkerTimeoutError
 
 HERE = str(Path(__file__).parent)
 LONG_S = 30.0
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ForkServer]:
-    """A fork server that knows the child's module."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", HERE)
-        made = ForkServer(["worker_child"])
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def worker(server: ForkServer) -> Iterator[Worker]:
-    """A worker whose child does what it is told."""
-    made = Worker(server, "worker_child", [])
-    yield made
-    made.kill()
 
 
 def alive(pid: int) -> bool:

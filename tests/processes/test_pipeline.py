@@ -8,37 +8,17 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 
-from bo_tune.processes.fork_server import ForkServer
 from bo_tune.processes.pipeline import Pipeline
 from bo_tune.processes.worker import Worker, WorkerDiedError, WorkerTimeoutError
-
-HERE = str(Path(__file__).parent)
 
 
 def long() -> float:
     return 30.0
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ForkServer]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", HERE)
-        made = ForkServer(["worker_child"])
-    yield made
-    made.close()
-
-
-@pytest.fixture
-def worker(server: ForkServer) -> Iterator[Worker]:
-    made = Worker(server, "worker_child", [])
-    yield made
-    made.kill()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from test_child_process import HERE, LONG_S, alive, pid_of, wait_until_dead
+from test_child_process import LONG_S, alive, pid_of, wait_until_dead
 
 from bo_tune.errors import WorkerError
 from bo_tune.processes.fork_server import ForkServer
@@ -16,15 +16,6 @@ from bo_tune.processes.standby import Standbys
 from bo_tune.processes.worker import Child, Worker, WorkerDiedError
 
 MOST = 2
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[ForkServer]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", HERE)
-        made = ForkServer(["worker_child"])
-    yield made
-    made.close()
 
 
 class Crew:
@@ -99,6 +90,7 @@ def test_one_stands_ready_where_losses_are_far_between(crew: Crew, monkeypatch: 
         lose(crew.worker)
         pid_of(crew.worker)
         crew.wait_for_ready(1)
+        assert len(crew.standbys.pids) == 1
 
 
 def test_one_that_died_while_it_stood_ready_is_passed_over(crew: Crew) -> None:
