@@ -7,14 +7,14 @@ import sqlite3
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from helpers import command
+from helpers import PATIENCE_S, command
 from optuna.trial import FrozenTrial
-from sqlalchemy import create_engine, make_url, select
+from sqlalchemy import Connection, create_engine, make_url, select
 
 from bo_tune.report.console import short_config
 from bo_tune.store.leases import LEASES, DatabaseNow
@@ -68,50 +68,60 @@ class Crew:
 
     def at_work(self) -> set[int]:
         """Return the processes that hold a study which is not done."""
-        engine = create_engine(self.url)
-        try:
-            with engine.connect() as connection:
-                held = select(LEASES.c.study_id, LEASES.c.pid).where(LEASES.c.expires_at > DatabaseNow())
-                done = attribute_of_all(connection, DONE_ATTR)
-                return {row.pid for row in connection.execute(held) if row.study_id not in done}
-        finally:
-            engine.dispose()
+        with self._connected() as connection:
+            held = select(LEASES.c.study_id, LEASES.c.pid).where(LEASES.c.expires_at > DatabaseNow())
+            done = attribute_of_all(connection, DONE_ATTR)
+            return {row.pid for row in connection.execute(held) if row.study_id not in done}
 
     def tokens(self) -> list[int]:
         """Return how often each study was taken."""
-        engine = create_engine(self.url)
-        try:
-            with engine.connect() as connection:
-                return list(connection.scalars(select(LEASES.c.token)))
-        finally:
-            engine.dispose()
+        with self._connected() as connection:
+            return list(connection.scalars(select(LEASES.c.token)))
 
-    def stop_one_at_work(self, *but: Member, timeout_s: float = 30.0) -> Member:
+    def stop_one_at_work(self, *but: Member, give_work: Callable[[], None] = lambda: None) -> Member:
         """Stop a member that has a study under way, with SIGSTOP; none of these.
 
         On SQLite not in the middle of a transaction: that would hold up everyone until it goes on.
+
+        Args:
+            give_work: is called whenever nobody has any.
         """
-        end = time.monotonic() + timeout_s
+        end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end:
-            for member in self.members:
-                if member in but or member.process.poll() is not None:
-                    continue
-                os.kill(member.process.pid, signal.SIGSTOP)
-                while member.process.poll() is None and not is_stopped(member.process.pid):
-                    time.sleep(0.001)
-                if member.process.pid in self.at_work() and not self._is_locked():
+            at_work = self.at_work()
+            busy = [m for m in self.members if m not in but and m.process.pid in at_work]
+            if not busy:
+                give_work()
+            for member in busy:
+                if self._stop(member) and member.process.pid in self.at_work() and not self._is_locked():
                     return member
-                os.kill(member.process.pid, signal.SIGCONT)
-            time.sleep(0.05)
+                if member.process.poll() is None:
+                    os.kill(member.process.pid, signal.SIGCONT)
+            time.sleep(0.02)
         said = [f"{m.process.pid} {m.process.poll()}: {m.output()[-200:]}" for m in self.members]
         raise AssertionError(f"nobody works; held: {self._leases()}; said: {said}")
 
+    @staticmethod
+    def _stop(member: Member) -> bool:
+        """Say whether a member stands still now; one that had just ended does not."""
+        while member.process.poll() is None:
+            os.kill(member.process.pid, signal.SIGSTOP)
+            if is_stopped(member.process.pid):
+                return True
+            time.sleep(0.001)
+        return False
+
     def _leases(self) -> list[tuple[object, ...]]:
+        with self._connected() as connection:
+            held = select(LEASES, DatabaseNow()).where(LEASES.c.expires_at > DatabaseNow())
+            return [tuple(row) for row in connection.execute(held)]
+
+    @contextmanager
+    def _connected(self) -> Iterator[Connection]:
         engine = create_engine(self.url)
         try:
             with engine.connect() as connection:
-                held = select(LEASES, DatabaseNow()).where(LEASES.c.expires_at > DatabaseNow())
-                return [tuple(row) for row in connection.execute(held)]
+                yield connection
         finally:
             engine.dispose()
 

@@ -26,6 +26,8 @@ from bo_tune.recording import Recording, read_recording, recording_file_name, wr
 from bo_tune.space import Config, SearchSpace, config_key
 
 ROOT = Path(__file__).parent.parent
+PATIENCE_S = 300.0
+"""How long tests wait for what must come: far longer than it takes on a loaded machine."""
 BUNDLED = ROOT / "studies" / "recordings"
 H100 = gpu_by_name("NVIDIA H100 80GB HBM3")
 SHRINK = "h100.lora_shrink.L4.s1.m16.k4096.n16.t4.json.gz"
@@ -111,7 +113,7 @@ def run_command(*arguments: object, cwd: Path, **more: object) -> Ran:
     """Run the console script in a process of its own."""
     environment = {**os.environ, "COLUMNS": "200"}
     done = subprocess.run(
-        command(*arguments), cwd=cwd, env=environment, capture_output=True, text=True, timeout=120, **more
+        command(*arguments), cwd=cwd, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, **more
     )
     return Ran(done.returncode, done.stdout, done.stderr)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 USER = "nobody"
-STARTS_WITHIN_S = 60.0
+STARTS_WITHIN_S = 180.0
 
 
 class Mariadb:

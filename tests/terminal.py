@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pyte
 
-DEADLINE_S = 60.0
+DEADLINE_S = 180.0
 
 QUIET_S = 0.02
 """A command that writes nothing for so long has drawn what it was drawing."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
-from helpers import EXPAND, H100, ROOT, SHRINK, FakeDevice, bundled, sqlite_url, stored_trials
+from helpers import EXPAND, H100, PATIENCE_S, ROOT, SHRINK, FakeDevice, bundled, sqlite_url, stored_trials
 
 import bo_tune
 from bo_tune.history import Histories
@@ -103,7 +103,7 @@ def test_studies_of_users_kernels_travel_as_files(tmp_path: Path) -> None:
     here, there = sqlite_url(tmp_path / "here.db"), sqlite_url(tmp_path / "there.db")
     found = bo_tune.tune(softmax, PROBLEMS, device=device(), storage=here)
     for words in (["export", "--storage", here, "--out", "out"], ["import", "out", "--storage", there]):
-        subprocess.run([sys.executable, "-m", "bo_tune", *words], cwd=tmp_path, check=True, timeout=60)
+        subprocess.run([sys.executable, "-m", "bo_tune", *words], cwd=tmp_path, check=True, timeout=PATIENCE_S)
     assert bo_tune.tune(softmax, PROBLEMS, device=(idle := device()), storage=there) == found
     assert not idle.measured
 
@@ -145,7 +145,7 @@ def test_studies_of_users_kernels_are_listed_by_whoever_opens_the_database(tmp_p
     url = sqlite_url(tmp_path / "own.db")
     bo_tune.tune(softmax, PROBLEMS, device=device(), storage=url)
     command = [sys.executable, "-m", "bo_tune", "show", "--storage", url]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True).stdout
     assert "softmax_kernel on NVIDIA H100 80GB HBM3 (fake softmax_kernel), search" in shown
     assert "rows=4096.cols=1024" in shown
     store = StudyStore(url)
@@ -164,7 +164,7 @@ def test_an_unfinished_study_of_an_unknown_kernel_is_listed_too(tmp_path: Path) 
     with pytest.raises(EnoughError):
         bo_tune.tune(softmax, PROBLEMS[:1], device=interrupted, storage=url)
     command = [sys.executable, "-m", "bo_tune", "show", "--storage", url]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True).stdout
     assert "1 unfinished" in shown
 
 
@@ -273,12 +273,16 @@ def _jit_like(names: tuple[str, ...]) -> JITFunction:
 def test_importing_the_package_loads_nothing() -> None:
     code = "import sys, bo_tune; print(sorted(m for m in sys.modules if m.split('.')[0] in HEAVY)); print(dir(bo_tune))"
     code = code.replace("HEAVY", "('torch', 'triton', 'optuna', 'numpy', 'rich', 'sqlalchemy')")
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=True
+    ).stdout
     first, second = shown.splitlines()
     assert first == "[]"
     assert "'tune'" in second
     code = "import sys, bo_tune; bo_tune.tune; print('torch' in sys.modules or 'triton' in sys.modules)"
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True).stdout
+    shown = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=True
+    ).stdout
     assert shown == "False\n"
 
 

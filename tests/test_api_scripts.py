@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from helpers import ROOT, Ran, stored_trials
+from helpers import PATIENCE_S, ROOT, Ran, stored_trials
 
 SCRIPT = """
 import bo_tune
@@ -35,7 +35,7 @@ def run(path: Path, folder: Path, **environment: str) -> Ran:
         env={**os.environ, "TRITON_CACHE_DIR": str(folder / "triton"), **environment},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=PATIENCE_S,
     )
     return Ran(done.returncode, done.stdout, done.stderr)
 

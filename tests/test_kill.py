@@ -9,12 +9,24 @@ import signal
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import optuna
 import pytest
-from helpers import EXPAND, EXPAND_TABLE, SHRINK, SHRINK_BIG, SHRINK_TABLE, command, sliced, sqlite_url, write_all
+from helpers import (
+    EXPAND,
+    EXPAND_TABLE,
+    PATIENCE_S,
+    SHRINK,
+    SHRINK_BIG,
+    SHRINK_TABLE,
+    command,
+    sliced,
+    sqlite_url,
+    write_all,
+)
 from helpers import stored_trials as read_trials
 from optuna.trial import FrozenTrial, TrialState
 
@@ -24,6 +36,9 @@ from bo_tune.store.trials import launched
 
 KILLS_EACH = 10
 """In each of the two scenarios below."""
+
+UNTOLD_FOR = timedelta(seconds=3)
+"""A trial is stored within a second, and printed when it is; a loaded machine may take longer for either."""
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 PROBLEMS = 9
@@ -59,7 +74,7 @@ class Tuning:
         text = self._log.read_text()
         return text[: text.rfind("\n") + 1]
 
-    def wait_for(self, process: "subprocess.Popen[bytes]", pattern: str, timeout_s: float = 60.0) -> None:
+    def wait_for(self, process: "subprocess.Popen[bytes]", pattern: str, timeout_s: float = PATIENCE_S) -> None:
         """Wait until the run has printed something, or has ended."""
         end = time.monotonic() + timeout_s
         while process.poll() is None and not re.search(pattern, self.output(), re.MULTILINE):
@@ -68,7 +83,7 @@ class Tuning:
 
     def finish(self) -> str:
         process = self.start()
-        assert process.wait(120) == 0, self.output()
+        assert process.wait(PATIENCE_S) == 0, self.output()
         return self.output()
 
     def trials(self) -> dict[str, list[FrozenTrial]]:
@@ -125,6 +140,17 @@ def assert_same_end(tuning: Tuning, reference: Tuning) -> None:
     assert tuning.tables() == reference.tables()
 
 
+def untold(tuning: Tuning, told: Recorded) -> list[FrozenTrial]:
+    """Return the trials that are stored and that no run printed."""
+    return [t for name, trials in tuning.trials().items() for t in trials if (name, short_config(t.params)) not in told]
+
+
+def was_under_way(trial: FrozenTrial, killed: Sequence[datetime]) -> bool:
+    """Say whether a run was killed so soon after a trial that it was stored, and had not been printed yet."""
+    assert trial.datetime_complete is not None
+    return any(timedelta(0) <= at - trial.datetime_complete <= UNTOLD_FOR for at in killed)
+
+
 def leave_running_trials(database: Path) -> int:
     """Leave in each study a trial that seems to be under way, as other programs on the database may."""
     storage = optuna.storages.RDBStorage(sqlite_url(database))
@@ -139,6 +165,7 @@ def leave_running_trials(database: Path) -> int:
 def test_killed_at_random_instants(tuning: Tuning, reference: Tuning) -> None:
     chance = random.Random(KILLS_EACH)
     told: Recorded = Counter()
+    killed: list[datetime] = []
     interrupted, stuck = 0, 0
     for kill in range(KILLS_EACH):
         process = tuning.start()
@@ -149,6 +176,7 @@ def test_killed_at_random_instants(tuning: Tuning, reference: Tuning) -> None:
             time.sleep(chance.uniform(0.2, 1.2))  # while it starts
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
+        killed.append(datetime.now())
         interrupted += process.wait() == -signal.SIGKILL
         told += printed(tuning.output())
         if tuning.database.exists() and kill == KILLS_EACH // 2:
@@ -160,8 +188,7 @@ def test_killed_at_random_instants(tuning: Tuning, reference: Tuning) -> None:
     assert 0 < told.total() < reference.stored().total()
     told += printed(tuning.finish())
     assert_nothing_lost_and_nothing_twice(tuning, told)
-    untold = tuning.stored() - told  # killed between storing a batch of trials and printing them
-    assert untold.total() < 0.1 * tuning.stored().total()
+    assert all(was_under_way(trial, killed) for trial in untold(tuning, told))
     assert_same_end(tuning, reference)
     everything = [t for trials in read_trials(tuning.database).values() for t in trials]
     assert Counter(t.state for t in everything)[TrialState.FAIL] == stuck
@@ -177,7 +204,7 @@ def test_asked_to_stop_it_says_what_is_kept_and_goes_on(tuning: Tuning, referenc
     process = tuning.start()
     tuning.wait_for(process, "tuned ")
     process.send_signal(how)
-    assert process.wait(30) == 130
+    assert process.wait(PATIENCE_S) == 130
     output = tuning.output()
     told = printed(output)
     said, where, again = output.splitlines()[-3:]

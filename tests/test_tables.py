@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import PATIENCE_S
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -395,7 +396,7 @@ def start_writer(folder: Path, slices: int, first: int, last: int) -> "subproces
 def test_eight_processes_lose_nothing(tmp_path: Path) -> None:
     writers = [start_writer(tmp_path, slices, 1, 13) for slices in range(1, 9)]
     for writer in writers:
-        _, errors = writer.communicate(timeout=60)
+        _, errors = writer.communicate(timeout=PATIENCE_S)
         assert writer.returncode == 0, errors
     table = read_table(tmp_path / "GPU_SHRINK.json")
     expected = {("5", str(slices), str(m), "4096", "16") for slices, m in product(range(1, 9), range(1, 13))}
@@ -417,7 +418,7 @@ def test_killed_writers_leave_whole_files_and_what_they_reported(tmp_path: Path)
         reported.add(writer.stdout.readline().strip())
         time.sleep(rng.uniform(0.0, 0.06))
         os.kill(writer.pid, signal.SIGKILL)
-        rest, _ = writer.communicate(timeout=60)
+        rest, _ = writer.communicate(timeout=PATIENCE_S)
         reported.update(line for line in rest.split("\n")[:-1])
         entries = read_table(path).entries
         assert reported <= {keys[2] for keys in entries if keys[1] == "1"}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from crew import Crew, Member, Recorded, crew, stored
-from helpers import EXPAND, EXPAND_TABLE, SHRINK, SHRINK_TABLE, sliced, sqlite_url, write_all
+from helpers import EXPAND, EXPAND_TABLE, PATIENCE_S, SHRINK, SHRINK_TABLE, sliced, sqlite_url, write_all
 from postgres import Postgres
 
 from bo_tune.session_settings import SessionSettings
@@ -40,29 +40,45 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_all(folder, *shrinks, *(sliced(EXPAND, m=m, num_warps=(4,)) for m in each))
 
 
-def start(team: Crew) -> Member:
-    """Start a session, stop it once it has left something to do, and have workers do it."""
+class Gate:
+    """Holds the studies that nobody has, until it lets some go."""
+
+    def __init__(self, url: str) -> None:
+        self._store = StudyStore(url)
+        studies = [self._store.load(summary.name) for summary in self._store.summaries()]
+        self._held = [study for study in studies if study.take()]
+
+    def open_a_little(self) -> None:
+        """Let go of a study for each worker."""
+        assert len(self._held) > WORKERS, "work must be left for later"
+        for _ in range(WORKERS):
+            self._held.pop().release()
+
+    def open(self) -> None:
+        """Let go of all."""
+        self._store.close()
+
+
+def start(team: Crew) -> tuple[Member, Gate]:
+    """Start a session, stop it once it has left something to do, and workers, for whom nothing is to be had yet."""
     options = ("--sampler", "random", "--budget", BUDGET, "--out", team.folder / "out")
     session = team.start("tune", *options)
     wait_until(lambda: "recorded" in session.output())
     team.stop_one_at_work()
-    gate = StudyStore(team.url)
-    for summary in gate.summaries():
-        gate.load(summary.name).take()  # nothing is to be had before all are there
+    gate = Gate(team.url)
     workers = [team.start("worker") for _ in range(WORKERS)]
     wait_until(lambda: all("waiting " in worker.output() for worker in workers))
-    gate.close()
-    return session
+    return session, gate
 
 
-def wait_until(true: Callable[[], bool], timeout_s: float = 60.0) -> None:
-    end = time.monotonic() + timeout_s
+def wait_until(true: Callable[[], bool]) -> None:
+    end = time.monotonic() + PATIENCE_S
     while not true():
         assert time.monotonic() < end
         time.sleep(0.02)
 
 
-def disturb(team: Crew, session: Member, in_the_middle: Callable[[], None]) -> list[Member]:
+def disturb(team: Crew, session: Member, gate: Gate, in_the_middle: Callable[[], None]) -> list[Member]:
     """Kill workers and start others, stop some past their lease, and resume them and the session.
 
     Returns those that were stopped.
@@ -70,8 +86,9 @@ def disturb(team: Crew, session: Member, in_the_middle: Callable[[], None]) -> l
     chance = random.Random(7)
     stopped = [session]
     for _ in range(STOPS):
-        stopped.append(team.stop_one_at_work(*stopped))
+        stopped.append(team.stop_one_at_work(*stopped, give_work=gate.open_a_little))
     stopped_at = time.monotonic()
+    gate.open()
     for kill in range(KILLS):
         time.sleep(chance.uniform(0.1, 0.4))
         alive = [m for m in team.members if m.process.poll() is None and m not in stopped]
@@ -116,11 +133,11 @@ def _leaves(node: object) -> list[object]:
 
 def run(url: str, recordings: Path, folder: Path, in_the_middle: Callable[[], None]) -> None:
     with crew(url, recordings, folder, lease_s=LEASE_S) as team:
-        session = start(team)
-        stopped = disturb(team, session, in_the_middle)
-        assert session.process.wait(120) == 0, session.output()
+        session, gate = start(team)
+        stopped = disturb(team, session, gate, in_the_middle)
+        assert session.process.wait(PATIENCE_S) == 0, session.output()
         for member in team.members:
-            code = member.process.wait(60)
+            code = member.process.wait(PATIENCE_S)
             assert code in (0, -signal.SIGKILL), (code, member.output()[-2000:])
         lost = [member for member in stopped if re.search("^lost ", member.output(), re.MULTILINE)]
         # One that had only just taken a study finds it done, and has nothing to lose.

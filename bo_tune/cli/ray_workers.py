@@ -1,5 +1,6 @@
 """Workers on a Ray cluster, one GPU each (extra ``ray``). Ray places them; what each does the leases settle."""
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -69,6 +70,7 @@ class RayCluster:
         on_gpu = measured.recordings is None
         if measured.recordings is not None:
             measured = replace(measured, device=f"replay:{measured.recordings.resolve()}")
+        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray gives way to whatever else runs; what measures must not
         try:
             self._ray.init(address, log_to_driver=False, logging_level="error", include_dashboard=False)
         except (ConnectionError, RuntimeError, ValueError) as error:

@@ -3,7 +3,8 @@
 SQLite: a transaction that may write takes the write lock when it begins (``BEGIN IMMEDIATE``), so that none fails
 half-way because another process was faster; waiting for it is bounded by a busy timeout. A new database appears in its
 folder complete, in one step. PostgreSQL and MySQL: the tables are created under a lock of the server's own, and a
-client that stops in the middle of a transaction is cut off by the server (PostgreSQL), so that it holds nobody up.
+client that stops in the middle of a transaction is cut off by the server (PostgreSQL, MariaDB), so that it holds nobody
+up; MySQL has no such limit.
 """
 
 import os
@@ -12,13 +13,14 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from math import ceil
 from pathlib import Path
 from typing import Any, TypeVar
 
 from alembic.util import CommandError
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import Connection, create_engine, event, inspect
+from sqlalchemy import Connection, Engine, create_engine, event, inspect
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
 
@@ -247,8 +249,9 @@ def _open(url: str, parsed: URL, *, create: bool, lease_s: float) -> RDBStorage:
         storage = RDBStorage(url)
         if create:
             _create_leases(storage)
-    if backend == "postgresql":
-        event.listen(storage.engine, "connect", _cut_off_after(lease_s))
+    limit = _idle_limit(storage.engine, lease_s)
+    if limit is not None:
+        event.listen(storage.engine, "connect", _configured(limit))
         storage.engine.dispose()
     return storage
 
@@ -300,12 +303,24 @@ def _begin_sqlite(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN")  # reading is all that can be done here; writing says why it cannot
 
 
-def _cut_off_after(seconds: float) -> Callable[[Any, object], None]:
-    """Have PostgreSQL end a session that stops in the middle of a transaction: it may hold a lease's row."""
+def _idle_limit(engine: Engine, seconds: float) -> str | None:
+    """The statement that has a server end a session that stops in the middle of a transaction: it may hold a lease's
+    row. At least a second; None where there is none."""
+    if engine.dialect.name == "postgresql":
+        return f"SET idle_in_transaction_session_timeout = {max(1000, int(1000 * seconds))}"
+    return (
+        f"SET idle_transaction_timeout = {max(1, ceil(seconds))}"
+        if getattr(engine.dialect, "is_mariadb", False)
+        else None
+    )
+
+
+def _configured(statement: str) -> Callable[[Any, object], None]:
+    """Return what runs a statement on every new connection."""
 
     def configure(connection: Any, _: object) -> None:
         with connection.cursor() as cursor:
-            cursor.execute(f"SET idle_in_transaction_session_timeout = {max(1000, int(1000 * seconds))}")
+            cursor.execute(statement)
         connection.commit()
 
     return configure

@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from helpers import EXPAND, SHRINK, command, sliced, write_all
+from helpers import EXPAND, PATIENCE_S, SHRINK, command, sliced, write_all
 from terminal import terminal
 
 from bo_tune.cli import completion
@@ -46,7 +46,7 @@ def offered(words: str, cwd: Path, shell: str = "fish") -> list[str]:
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert done.stderr == ""
     return [line.partition("\t")[0] for line in done.stdout.splitlines()]
@@ -104,7 +104,7 @@ def test_a_real_shell_completes(here: Path, shell: str) -> None:
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE_S,
     )
     assert "bo-tune" in shown.stdout, shown
     script.write_text(shown.stdout)

@@ -12,6 +12,7 @@ from helpers import (
     BUNDLED,
     EXPAND,
     EXPAND_TABLE,
+    PATIENCE_S,
     ROOT,
     SHRINK,
     SHRINK_BIG,
@@ -268,7 +269,7 @@ def test_without_storage_options_the_database_is_in_this_folder(cli: Cli, record
 def test_both_ways_to_start_it(program: list[str], tmp_path: Path, recordings: Path) -> None:
     arguments = ["tune", "--device", f"replay:{recordings}", "--storage", "memory", "--budget", "2"]
     done = subprocess.run(
-        [*program, *arguments, "--sampler", "random"], cwd=tmp_path, capture_output=True, text=True, timeout=60
+        [*program, *arguments, "--sampler", "random"], cwd=tmp_path, capture_output=True, text=True, timeout=PATIENCE_S
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert (tmp_path / "tuned" / SHRINK_TABLE).exists()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 import typer
-from helpers import ROOT
+from helpers import PATIENCE_S, ROOT
 from pages import Block
 
 from bo_tune.cli import main
@@ -145,7 +145,7 @@ def run(command: Command, folder: Path) -> tuple[int, str]:
         return _in_process(words)
     done = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", command.text],
-        cwd=folder, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120,
+        cwd=folder, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=PATIENCE_S,
     )  # fmt: skip
     return done.returncode, done.stdout
 
@@ -185,7 +185,7 @@ def _interrupted(command: Command, folder: Path) -> tuple[int, str]:
             assert before[-1], "".join(before)
         process.send_signal(signal.SIGINT)
         after = process.stdout.read()
-        return process.wait(timeout=60), "".join(before) + _INTERRUPT + "\n" + after
+        return process.wait(timeout=PATIENCE_S), "".join(before) + _INTERRUPT + "\n" + after
 
 
 def _words(line: str) -> str:

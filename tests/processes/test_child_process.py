@@ -14,7 +14,7 @@ from bo_tune.processes.fork_server import ForkServer
 from bo_tune.processes.worker import Worker, WorkerDiedError, WorkerTimeoutError
 
 HERE = str(Path(__file__).parent)
-LONG_S = 30.0
+LONG_S = 120.0
 
 
 def alive(pid: int) -> bool:

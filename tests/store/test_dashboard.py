@@ -14,13 +14,13 @@ from typing import Any
 
 import browser as chromium
 import pytest
-from helpers import EXPAND, SHRINK, sliced, sqlite_url, stored_trials
+from helpers import EXPAND, PATIENCE_S, SHRINK, sliced, sqlite_url, stored_trials
 
 from bo_tune.devices import replay_job
 from bo_tune.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
 
-STARTS_WITHIN_S = 60
+STARTS_WITHIN_S = 180
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Dashboard:
 
     def get(self, path: str) -> Any:
         """Return what it answers."""
-        with urllib.request.urlopen(f"{self.url}/api/{path}", timeout=30) as answer:
+        with urllib.request.urlopen(f"{self.url}/api/{path}", timeout=PATIENCE_S) as answer:
             return json.load(answer)
 
     def study(self, kernel: str) -> Any:
@@ -63,7 +63,7 @@ def dashboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dashboard]:
         yield found
     finally:
         process.terminate()
-        process.wait(timeout=30)
+        process.wait(timeout=PATIENCE_S)
 
 
 def _wait(dashboard: Dashboard, process: subprocess.Popen[bytes]) -> None:

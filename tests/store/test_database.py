@@ -11,7 +11,7 @@ from pathlib import Path
 
 import optuna
 import pytest
-from helpers import H100, sqlite_url
+from helpers import H100, PATIENCE_S, sqlite_url
 from mariadb import Mariadb
 from postgres import Postgres
 from sqlalchemy import text
@@ -74,7 +74,7 @@ def test_processes_that_create_a_database_at_once_all_find_it(tmp_path: Path) ->
     os.close(ready)
     os.close(go)
     for process in processes:
-        _, error = process.communicate(timeout=60)
+        _, error = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 0, error
     assert {p.name.removesuffix("-wal").removesuffix("-shm") for p in tmp_path.iterdir()} == {"x.db"}
 
