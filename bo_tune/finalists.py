@@ -143,12 +143,11 @@ class Race:
             rounds = min(self._finalists.rounds, self._finalists.most_rounds - taken)
             batch = self._device.remeasure(self._problem, [dict(k) for k in self._running], rounds, taken=taken)
             for key, runtimes in zip(self._running, batch.runtimes_us, strict=True):
-                self._runtimes[key] += runtimes
+                # One whose result is wrong, or that breaks the device, is out, whatever it took before.
+                self._runtimes[key] = self._runtimes[key] + runtimes if runtimes else ()
             self.launches += batch.launches
             taken += rounds
-            # One whose result is wrong has no times.
-            timed = [key for key, times in zip(self._running, batch.runtimes_us, strict=True) if times]
-            self._running = [key for key in timed if self._stays(key)]
+            self._running = [key for key in self._running if self._runtimes[key] and self._stays(key)]
 
     def _stays(self, key: ConfigKey) -> bool:
         return key == self._kept or not self.beats(self.leader_of(self._group(key)), key)

@@ -74,6 +74,23 @@ def test_without_a_default_that_runs_there_is_still_a_winner() -> None:
     assert (config_key(choice.config), choice.default_time_us) == (KEYS[3], None)
 
 
+def test_one_that_proves_wrong_in_a_later_batch_is_out() -> None:
+    keys = [config_key(DEFAULT), *KEYS[5:8]]
+
+    class Wrong(FakeDevice):
+        def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
+            answer = super().remeasure(problem, configs, rounds, taken=taken)
+            wrong = [taken > 0 and config_key(config) == keys[1] for config in configs]
+            times = [() if out else t for t, out in zip(answer.runtimes_us, wrong, strict=True)]
+            return Remeasured(times, answer.launches)
+
+    on = Wrong(times=lambda config: 5.0, space=SPACE, retimed=dict(zip(keys, (5.0, 1.0, 1.1, 1.2), strict=True)))
+    choice = choose(on, PROBLEM, dict.fromkeys(keys, 1.0), DEFAULT, Finalists(rounds=4, most_rounds=40))
+    assert choice is not None
+    assert keys[1] not in choice.times_us
+    assert config_key(choice.config) == keys[2]
+
+
 def test_every_launch_of_every_batch_is_counted_by_purpose() -> None:
     class Late(FakeDevice):
         def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:

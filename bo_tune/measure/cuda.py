@@ -63,8 +63,9 @@ class Deadlines:
 
     Attributes:
         compile_s: of a compile, at most; it adapts to what compiles take (``compile_farm.Deadline``).
-        prepare_s: of a problem's inputs and of re-measuring finalists.
-        first_s: of the first measurement in a GPU process that could not be warmed up, and finds its caches cold.
+        prepare_s: of a problem's inputs.
+        first_s: of the first measurement in a GPU process that could not be warmed up, and finds its caches cold; and
+            of a batch of re-measuring finalists.
         measure_s: of any other. A config's check and repetitions take milliseconds; what takes this long hangs.
     """
 
@@ -290,13 +291,36 @@ class CudaDevice(Device):
         self._pipeline.end_child()
 
     def remeasure(self, problem: AnyProblem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
-        """Check the configs and time them in turn in the GPU process."""
-        request = RemeasureRequest(problem, tuple(dict(c) for c in configs), rounds)
+        """Check the configs and time them in turn in the GPU process.
+
+        A process lost meanwhile costs none of them but those that break it on their own too: these have no times.
+
+        Raises:
+            DeviceError: it is lost again when the others are timed in turn.
+        """
         try:
-            answer: Remeasured = self._ask(problem, request, lambda: self._deadlines.prepare_s, "finalists")
+            return self._remeasure(problem, configs, rounds)
+        except (WorkerDiedError, WorkerTimeoutError):
+            sound = [config for config in configs if self._survives(problem, config)]
+        try:
+            timed = self._remeasure(problem, sound, rounds)
         except (WorkerDiedError, WorkerTimeoutError) as error:
             raise DeviceError(f"the finalists of {problem} cannot be re-measured: {error}") from error
+        times = iter(timed.runtimes_us)
+        return Remeasured([next(times) if config in sound else () for config in configs], timed.launches)
+
+    def _remeasure(self, problem: AnyProblem, configs: Sequence[Config], rounds: int) -> Remeasured:
+        request = RemeasureRequest(problem, tuple(dict(c) for c in configs), rounds)
+        answer: Remeasured = self._ask(problem, request, lambda: self._deadlines.first_s, "finalists")
         return answer
+
+    def _survives(self, problem: AnyProblem, config: Config) -> bool:
+        """Say whether the GPU process lives through timing one config."""
+        try:
+            self._remeasure(problem, [config], 1)
+        except (WorkerDiedError, WorkerTimeoutError):
+            return False
+        return True
 
     def close(self) -> None:
         """End the GPU process, and the compile workers that no other GPU uses."""

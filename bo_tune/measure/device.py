@@ -104,7 +104,7 @@ class Device(ABC):
 
     @abstractmethod
     def remeasure(self, problem: AnyProblem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
-        """Time configs in turn, each checked before.
+        """Time configs in turn, each checked before. A wrong one, or one that breaks the device, has no times.
 
         Args:
             rounds: repetitions of each config.

@@ -124,12 +124,28 @@ def test_finalists_are_re_measured_together(device: CudaDevice) -> None:
     assert timed.launches == {LaunchPurpose.FINALISTS: 40}
 
 
+@pytest.mark.parametrize("breaks", [HANGS, DIES])
+def test_a_finalist_that_breaks_the_process_costs_no_other(device: CudaDevice, breaks: int) -> None:
+    configs = [{**CONFIG, "block_m": block_m} for block_m in (16, breaks, 256)]
+    assert device.remeasure(PROBLEM, configs, 20).runtimes_us == [(16.0,) * 20, (), (256.0,) * 20]
+    assert restarts(device) == 2, "by all of them, then by the one alone"
+    assert device.remeasure(PROBLEM, configs[1:2], 20).runtimes_us == [()]
+
+
+def test_a_process_lost_between_batches_of_a_race_costs_nothing(device: CudaDevice) -> None:
+    first = device.remeasure(PROBLEM, [CONFIG], 20)
+    pid = device._worker.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    assert device.remeasure(PROBLEM, [CONFIG], 20, taken=20) == first
+
+
 def test_what_concerns_the_whole_problem_is_a_device_error(device: CudaDevice) -> None:
     unprepared = Problem("lora_shrink", 4, 1, 13, 4096, 16)
     with pytest.raises(DeviceError, match=r"lora_shrink L4\.s1\.m13.*MemoryError: out of memory"):
         device.measure(unprepared, CONFIG, BUILD, stop_above_us=None)
     with pytest.raises(DeviceError, match="finalists"):
-        device.remeasure(PROBLEM, [{**CONFIG, "block_m": DIES}], 20)
+        device.remeasure(PROBLEM, [{**CONFIG, "block_m": 16, "num_warps": warps} for warps in (1, 2, 4, 8)], 20)
     assert isinstance(measure(device, 16), Measurement)
 
 
