@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 from bo_tune.conditions import Conditions
 from bo_tune.devices import Job, MoePathChoice, cuda_devices, kernel_source, replay_jobs
-from bo_tune.errors import DeviceError, InputError
+from bo_tune.errors import InputError
+from bo_tune.measure.described import source_of
 from bo_tune.problem import Problem
 from bo_tune.session import SessionSettings
 from bo_tune.store.study_name import StudyName
@@ -98,14 +99,6 @@ def at_once(settings: SessionSettings, devices: "Sequence[CudaDevice]", studies:
     return replace(settings.on(compilers, studies, len(devices)), searchers=1 + compilers // SEARCHES)
 
 
-def _source(device: "CudaDevice", kernel: str) -> str | None:
-    """Return which code of a kernel a device measures; None where its kernel source does not have the kernel."""
-    try:
-        return device.kernel_source(kernel)
-    except DeviceError:
-        return None
-
-
 @contextmanager
 def fitting_of(measured: Measured, seed: int) -> Iterator[tuple[Fitting, SessionSettings]]:
     """Open what measures while it lasts; returns what finds the jobs of studies, and what this host does at once."""
@@ -119,7 +112,7 @@ def fitting_of(measured: Measured, seed: int) -> Iterator[tuple[Fitting, Session
             equal = [device for device in devices if device.gpu.name == name.gpu]
             if not equal or name.conditions != equal[0].conditions.label:
                 return None
-            if name.kernel_source != _source(equal[0], name.problem.kernel):
+            if name.kernel_source != source_of(equal[0], name.problem.kernel):
                 return None
             return Job(name.problem, equal[0], tuple(equal[1:]))
 

@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib import import_module
@@ -10,8 +10,8 @@ from typing import Any
 
 from bo_tune.cli.measuring import Measured, fitting_of, opened
 from bo_tune.errors import InputError, one_line
-from bo_tune.kernels.registry import KERNELS
 from bo_tune.measure.described import Description
+from bo_tune.problem import Problem
 from bo_tune.store.storage import StudyStore, silence_optuna
 from bo_tune.worker import StudyWorker
 
@@ -34,10 +34,10 @@ class RayWorker:
         silence_optuna()
         self._measured, self._storage, self._lease_s, self._seed = measured, storage, lease_s, seed
 
-    def describe(self) -> Description:
-        """Return what GPU this worker has. Raises DeviceError."""
+    def describe(self, problems: Sequence[Problem]) -> Description:
+        """Return what GPU this worker has, and what its kernels say of problems. Raises DeviceError."""
         with opened(self._measured) as (device,):
-            return Description.of(device, list(KERNELS))
+            return Description.of(device, problems)
 
     def work(self) -> int:
         """Search studies until none is left that fits; returns how many could not be measured."""
@@ -92,10 +92,10 @@ class RayCluster:
         actor = self._ray.remote(**options, max_restarts=RESTARTS, max_task_retries=RESTARTS)(RayWorker)
         self._actors = [actor.remote(measured, storage, lease_s, seed) for _ in range(count)]
 
-    def descriptions(self) -> list[Description]:
-        """Return what GPUs the workers have, each type once. Raises InputError."""
+    def descriptions(self, problems: Sequence[Problem]) -> list[Description]:
+        """Return what GPUs the workers have, each type once, for these problems. Raises InputError."""
         try:
-            found: list[Description] = self._ray.get([actor.describe.remote() for actor in self._actors])
+            found: list[Description] = self._ray.get([actor.describe.remote(problems) for actor in self._actors])
         except self._ray.exceptions.RayError as error:
             raise InputError(f"--ray: a worker cannot use its GPU: {_last_line(error)}") from None
         return [one for i, one in enumerate(found) if one.gpu.name not in {other.gpu.name for other in found[:i]}]

@@ -105,8 +105,8 @@ def _jobs(arguments: Arguments, cluster: RayCluster | None) -> Iterator[tuple[li
         raise InputError("nothing to tune: name a study file, or a model with --model")
     _check_hits(problems, len(measured.conditions.hits))
     if cluster is not None:
-        elsewhere = [DescribedDevice(description) for description in cluster.descriptions()]
-        yield [Job(p, device) for device in elsewhere for p in problems], settings
+        elsewhere = [DescribedDevice(description) for description in cluster.descriptions(problems)]
+        yield with_deciding([Job(p, device) for device in elsewhere for p in problems], measured.path), settings
         return
     with opened(measured, arguments.compile_deadline_s) as devices:
         jobs = jobs_on(problems, devices)

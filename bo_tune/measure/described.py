@@ -8,6 +8,7 @@ import numpy as np
 
 from bo_tune.conditions import Conditions
 from bo_tune.errors import DeviceError
+from bo_tune.kernels.registry import IN_ORDER, kernel_spec
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured
 from bo_tune.outcome import Outcome
@@ -20,19 +21,39 @@ class Description:
     """What a worker says of the GPU it has.
 
     Attributes:
-        sources: which code of each kernel it measures.
+        sources: which code of each kernel it measures; none of those that its kernel source does not have.
+        decided_by: which kernels decide for a problem's, see ``Device``.
+        notes: what there is to say of tuning a problem's kernel.
     """
 
     gpu: GpuInfo
     sources: Mapping[str, str]
     conditions: Conditions
     provenance: Mapping[str, str]
+    decided_by: Mapping[AnyProblem, tuple[str, ...]]
+    notes: Mapping[AnyProblem, str | None]
 
     @classmethod
-    def of(cls, device: Device, kernels: Sequence[str]) -> "Description":
-        """Describe a device."""
-        sources = {kernel: device.kernel_source(kernel) for kernel in kernels}
-        return cls(device.gpu, sources, device.conditions, dict(device.provenance))
+    def of(cls, device: Device, problems: Sequence[AnyProblem]) -> "Description":
+        """Describe a device, as far as these problems go. Raises DeviceError."""
+        sources = {kernel: source for kernel in IN_ORDER if (source := source_of(device, kernel)) is not None}
+        joint = [problem for problem in problems if kernel_spec(problem.kernel).joint_group(problem) is not None]
+        return cls(
+            device.gpu,
+            sources,
+            device.conditions,
+            dict(device.provenance),
+            {problem: device.decided_by(problem) for problem in joint},
+            {problem: device.note(problem) for problem in joint},
+        )
+
+
+def source_of(device: Device, kernel: str) -> str | None:
+    """Return which code of a kernel a device measures; None where its kernel source does not have the kernel."""
+    try:
+        return device.kernel_source(kernel)
+    except DeviceError:
+        return None
 
 
 class DescribedDevice(Device):
@@ -49,8 +70,18 @@ class DescribedDevice(Device):
         return self._description.provenance
 
     def kernel_source(self, kernel: str) -> str:
-        """The source as described."""
+        """The source as described. Raises DeviceError where there is none."""
+        if kernel not in self._description.sources:
+            raise DeviceError(f"{self.gpu.name}: the kernel source of its worker has no {kernel}")
         return self._description.sources[kernel]
+
+    def note(self, problem: AnyProblem) -> str | None:
+        """What the worker had to say."""
+        return self._description.notes.get(problem)
+
+    def decided_by(self, problem: AnyProblem) -> tuple[str, ...]:
+        """What the worker found the engine to launch."""
+        return self._description.decided_by.get(problem, ())
 
     def search_space(self, spec: KernelSpec, problem: AnyProblem) -> SearchSpace:
         """The kernel's default grid."""

@@ -1,16 +1,19 @@
 """``bo-tune tune --ray`` on a cluster of this machine alone, with recordings in place of GPUs."""
 
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from helpers import EXPAND, EXPAND_TABLE, ROOT, SHRINK, SHRINK_TABLE, Cli, run_command, sliced, sqlite_url, write_all
+from moe_recordings import small
 
 from bo_tune.cli import ray_workers
 from bo_tune.conditions import Conditions
-from bo_tune.devices import replay_job
+from bo_tune.devices import replay_job, together, with_deciding
 from bo_tune.errors import DeviceError
+from bo_tune.kernels.registry import DECIDING
 from bo_tune.measure.described import DescribedDevice, Description
 from bo_tune.space import config_key
 from bo_tune.store.storage import DONE_ATTR, JOB_ATTR, MEMORY, ORIGIN_ATTR, StudyStore
@@ -66,7 +69,7 @@ def test_what_cannot_be_done_is_said_in_a_line(
 def test_a_gpu_elsewhere_has_the_names_of_its_studies_and_measures_nothing() -> None:
     job = replay_job(sliced(SHRINK))
     kernel = job.problem.kernel
-    described = DescribedDevice(Description.of(job.device, [kernel]))
+    described = DescribedDevice(Description.of(job.device, [job.problem]))
     assert (described.gpu, described.conditions) == (job.device.gpu, Conditions())
     assert described.kernel_source(kernel) == job.device.kernel_source(kernel)
     assert described.provenance == job.device.provenance
@@ -74,3 +77,22 @@ def test_a_gpu_elsewhere_has_the_names_of_its_studies_and_measures_nothing() -> 
         described.compile(job.problem, {})
     with pytest.raises(DeviceError, match="not a GPU of this host"):
         described.remeasure(job.problem, [], 1)
+
+
+def test_a_gpu_elsewhere_says_which_kernels_decide_and_which_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [replay_job(recording) for recording in small(16)]
+    (group,) = together(jobs)
+    device = group[0].device
+    monkeypatch.setattr(type(device), "decided_by", lambda _, problem: tuple(DECIDING))
+    monkeypatch.setattr(type(device), "note", lambda _, problem: f"of {problem.kernel}")
+    described = DescribedDevice(Description.of(device, [job.problem for job in group]))
+    added = with_deciding([replace(job, device=described) for job in group])[len(group) :]
+    assert [job.problem.kernel for job in added] == list(DECIDING)
+    assert all(job.device is described for job in added)
+    assert described.note(group[0].problem) == f"of {group[0].problem.kernel}"
+    dense = replay_job(sliced(SHRINK))
+    plain = Description.of(dense.device, [dense.problem])
+    assert not plain.decided_by
+    without = replace(plain, sources={})
+    with pytest.raises(DeviceError, match="has no lora_shrink"):
+        DescribedDevice(without).kernel_source("lora_shrink")
