@@ -6,14 +6,13 @@ other study says as much, and nothing is measured by it.
 
 from collections.abc import Iterable, Sequence
 
-import numpy as np
-
-from bo_tune.history import FEWEST_TRIALS, descriptor, history_of
-from bo_tune.kernels.registry import IN_ORDER, kernel_spec
+from bo_tune.history import bundled_histories, history_from, history_of
+from bo_tune.kernels.registry import IN_ORDER
 from bo_tune.problem import AnyProblem, GpuInfo
 from bo_tune.recording import Recording
 from bo_tune.search import StudyHistory
 from bo_tune.store.storage import GPU_ATTR, StudyStore
+from bo_tune.store.study_name import StudyName
 
 
 class Experience:
@@ -35,7 +34,12 @@ class Experience:
             problem = summary.name.problem
             if problem.kernel in IN_ORDER and GPU_ATTR in summary.attributes:
                 gpu = GpuInfo.from_json(summary.attributes[GPU_ATTR])
-                self._note(problem, history_of(store.load(summary.name).trials(), problem, gpu))
+                self._note(problem, history_of(store.load(summary.name).trials(), summary.name, gpu))
+
+    def learn_bundled(self) -> None:
+        """Take in the grids that come with the package."""
+        for name, history in bundled_histories().items():
+            self._note(name.problem, history)
 
     def learn_recordings(self, recordings: Iterable[Recording]) -> None:
         """Take in recorded grids."""
@@ -47,12 +51,12 @@ class Experience:
             self._known.setdefault(problem.kernel, []).append(history)
 
 
+def recorded_name(recording: Recording) -> StudyName:
+    """Return the name that the study of a recorded grid would have."""
+    return StudyName(recording.problem, recording.gpu.name, recording.kernel_source, exhaustive=True)
+
+
 def recorded_history(recording: Recording) -> StudyHistory | None:
     """Return what a recorded grid teaches, or None where it has too few times."""
     timed = [(c, t) for c in recording.configs() if (t := recording.time_us(c)) is not None]
-    if len(timed) < FEWEST_TRIALS:
-        return None
-    configs = [config for config, _ in timed]
-    features = kernel_spec(recording.problem.kernel).features(configs, recording.problem, recording.gpu)
-    times = np.array([time_us for _, time_us in timed], dtype=float)
-    return StudyHistory(features, times, configs, descriptor(recording.problem, recording.gpu))
+    return history_from(timed, recorded_name(recording), recording.gpu)

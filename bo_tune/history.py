@@ -1,17 +1,21 @@
-"""What the database already holds on a kernel: the histories a sampler's prior learns from."""
+"""What is known of a kernel already, in the database and from grids that come with the package: the histories that a
+sampler's prior learns from."""
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from functools import cache
 from math import log2
 from operator import itemgetter
 
 import numpy as np
 from optuna.trial import FrozenTrial
 
+from bo_tune.bundled import bundled_grids
 from bo_tune.kernels.registry import is_known, kernel_spec
 from bo_tune.problem import AnyProblem, GpuInfo
 from bo_tune.search import StudyHistory
+from bo_tune.space import Config
 from bo_tune.store.storage import RESULT_ATTR, StudyStore
 from bo_tune.store.study_name import StudyName
 from bo_tune.store.trials import time_us
@@ -29,20 +33,20 @@ def descriptor(problem: AnyProblem, gpu: GpuInfo) -> dict[str, float]:
 
 
 class Histories:
-    """The finished studies of a database. Safe to use from several threads.
+    """The finished studies of a database, and the grids that come with the package. Safe to use from several threads.
 
     Each study is read once: loading the trials of hundreds of studies anew for each that begins would take longer than
     tuning.
     """
 
-    def __init__(self, store: StudyStore) -> None:
+    def __init__(self, store: StudyStore, *, bundled: bool) -> None:
         self._store = store
-        self._known: dict[StudyName, StudyHistory | None] = {}
+        self._known: dict[StudyName, StudyHistory | None] = dict(bundled_histories()) if bundled else {}
         self._listed_at: float | None = None
         self._lock = threading.Lock()
 
     def of(self, problem: AnyProblem, gpu: GpuInfo) -> list[StudyHistory]:
-        """Return the finished studies of the same kernel on other problems, or on other GPUs, in order of name.
+        """Return what is known of the same kernel on other problems, or on other GPUs, in order of name.
 
         A study of this very problem on this GPU is left out, whatever measured it: an exhaustive one would give
         away what a search is to find. A study that another process finished is found after a few seconds.
@@ -58,7 +62,7 @@ class Histories:
 
     def learn(self, name: StudyName, gpu: GpuInfo, trials: Iterable[FrozenTrial]) -> None:
         """Take in a study that has just finished, without reading it."""
-        history = history_of(trials, name.problem, gpu)
+        history = history_of(trials, name, gpu)
         with self._lock:
             self._known[name] = history
 
@@ -75,18 +79,30 @@ class Histories:
         ]
         trials = self._store.trials_of(new)
         for summary in new:
-            self._known[summary.name] = history_of(trials[summary.name], summary.name.problem, summary.gpu)
+            self._known[summary.name] = history_of(trials[summary.name], summary.name, summary.gpu)
         self._listed_at = now
 
 
-def history_of(trials: Iterable[FrozenTrial], problem: AnyProblem, gpu: GpuInfo) -> StudyHistory | None:
+def history_of(trials: Iterable[FrozenTrial], name: StudyName, gpu: GpuInfo) -> StudyHistory | None:
     """Return what the trials of a study teach, or None where they are too few."""
-    spec = kernel_spec(problem.kernel)
-    timed = [(t, time_us(t)) for t in trials if spec.speaks_of(t.params, problem)]
-    known = [(dict(t.params), took) for t, took in timed if took is not None]
+    timed = [(dict(t.params), time_us(t)) for t in trials]
+    return history_from([(config, took) for config, took in timed if took is not None], name, gpu)
+
+
+def history_from(timed: Iterable[tuple[Config, float]], name: StudyName, gpu: GpuInfo) -> StudyHistory | None:
+    """Return what configs and their times in us teach, or None where they are too few."""
+    spec = kernel_spec(name.problem.kernel)
+    known = [(config, took) for config, took in timed if spec.speaks_of(config, name.problem)]
     if len(known) < FEWEST_TRIALS:
         return None
     configs = [config for config, _ in known]
+    features = spec.features(configs, name.problem, gpu)
     times = np.array([took for _, took in known], dtype=float)
-    features = spec.features(configs, problem, gpu)
-    return StudyHistory(features, times, configs, descriptor(problem, gpu))
+    return StudyHistory(features, times, configs, descriptor(name.problem, gpu), name.place)
+
+
+@cache
+def bundled_histories() -> Mapping[StudyName, StudyHistory | None]:
+    """Return what the grids that come with the package teach."""
+    grids = bundled_grids()
+    return {g.name: history_from(zip(g.configs, g.times_us, strict=True), g.name, g.gpu) for g in grids}

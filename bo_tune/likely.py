@@ -37,6 +37,7 @@ from bo_tune.problem import Problem
 from bo_tune.search import Grid, HistoryPrior, StudyHistory
 from bo_tune.search.model import Points
 from bo_tune.space import Config
+from bo_tune.store.study_name import StudyName
 
 DRAWS = 48
 """R: of each problem's times."""
@@ -55,6 +56,9 @@ Indices = NDArray[np.intp]
 
 class Compiling(Asked, Protocol):
     """What is compiled for."""
+
+    def kernel_source(self, kernel: str) -> str:
+        """Return which code of a kernel is compiled."""
 
     def key(self, problem: Problem, config: Config) -> Hashable:
         """Return the compile key: equal for what shares one binary."""
@@ -161,11 +165,12 @@ class Likely:
         """The model that a sampler of this problem starts with, at every config of the grid and at the default."""
         gpu = self._target.gpu
         known = self._histories(problem)
+        place = StudyName(problem, gpu.name, self._target.kernel_source(problem.kernel)).place
         return Points(
             grid,
             [] if grid.index(default) is not None else [dict(default)],
             lambda configs: kernel_spec(problem.kernel).features(cast(Sequence[Config], configs), problem, gpu),
-            HistoryPrior(known, descriptor=descriptor(problem, gpu)) if known else None,
+            HistoryPrior(known, descriptor=descriptor(problem, gpu), place=place) if known else None,
         )
 
     def _draw(self, keys: Sequence[Hashable], promise: Array, points: Points, places: Indices, default: int) -> None:

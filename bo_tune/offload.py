@@ -8,7 +8,7 @@ what the same sampler would have answered here: it depends on the seed, the stud
 
 import itertools
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatchmethod
 
@@ -52,6 +52,7 @@ class Recipe:
         default: the kernel's default config.
         histories: what other studies taught; empty for a sampler that does not learn.
         descriptor: of the problem, to tell the nearest histories.
+        place: of the study, see ``StudyHistory``.
     """
 
     sampler: str
@@ -62,6 +63,7 @@ class Recipe:
     gpu: GpuInfo
     histories: Sequence[StudyHistory]
     descriptor: Mapping[str, float]
+    place: Hashable
     seed: int
 
     def build(self, cost: Cost) -> GridSampler:
@@ -72,10 +74,15 @@ class Recipe:
             Grid(self.ranges, self.valid),
             default=self.default,
             features=lambda configs: spec.features(configs, self.problem, self.gpu),  # type: ignore[arg-type]
-            prior=HistoryPrior(self.histories, descriptor=self.descriptor) if self.histories else None,
+            prior=self._prior(),
             cost=cost,
             seed=self.seed,
         )
+
+    def _prior(self) -> HistoryPrior | None:
+        if not self.histories:
+            return None
+        return HistoryPrior(self.histories, descriptor=self.descriptor, place=self.place)
 
 
 @dataclass(frozen=True, slots=True)

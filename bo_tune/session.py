@@ -73,7 +73,7 @@ class Session:
         self.id = uuid.uuid4().hex[:12]
         self.settings = settings
         self._store = store
-        self._histories = Histories(history or store)
+        self._histories = Histories(history or store, bundled=settings.bundled)
         self._teaches_itself = history is None
         self._listener = listener
         self._claims = Claims(store, listener)
@@ -230,6 +230,7 @@ class Session:
             gpu=device.gpu,
             histories=known,
             descriptor=descriptor(problem, device.gpu),
+            place=name.place,
             seed=self.settings.seed,
         )
         price = cost(device, problem, list(found.space))

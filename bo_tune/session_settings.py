@@ -33,6 +33,7 @@ class SessionSettings:
         compilers: compile processes that the studies share; 0 where nothing is compiled.
         searchers: processes that compute proposals; 0 to compute them in the studies' own threads.
         stop_rule: when a study may end before its budget; None for never.
+        bundled: whether the grids that come with the package teach them too.
         spaces: ranges that replace the kernels' own, by kernel.
     """
 
@@ -44,6 +45,7 @@ class SessionSettings:
     compilers: int = 0
     searchers: int = 0
     stop_rule: StopRule | None = None
+    bundled: bool = True
     spaces: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
 
     @property
@@ -91,6 +93,7 @@ class SessionSettings:
             "seed": self.seed,
             "finalists": asdict(self.finalists),
             "stop_rule": asdict(self.stop_rule) if self.stop_rule else None,
+            "bundled": self.bundled,
             "together": list(together) if len(together) > 1 else None,
             "space": self.spaces.get(kernel, {}),
         }
@@ -107,5 +110,6 @@ class SessionSettings:
             seed=job["seed"],
             finalists=Finalists(**job["finalists"]),
             stop_rule=StopRule(**job["stop_rule"]) if job["stop_rule"] else None,
+            bundled=job.get("bundled", True),
             spaces={kernel: space} if space else {},
         )

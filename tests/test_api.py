@@ -173,8 +173,8 @@ def test_other_problems_of_the_kernel_teach(tmp_path: Path) -> None:
     bo_tune.tune(softmax, PROBLEMS[:1], device=device(), storage=url, budget=20)
     store = StudyStore(url)
     same, other = (SizedProblem("softmax_kernel", tuple(sizes.items())) for sizes in PROBLEMS)
-    assert Histories(store).of(same, H100) == []
-    (history,) = Histories(store).of(other, H100)
+    assert Histories(store, bundled=True).of(same, H100) == []
+    (history,) = Histories(store, bundled=True).of(other, H100)
     assert history.features.shape == (len(history.times), len(SPEC.feature_names))
     assert history.descriptor["rows"] == 12
     store.close()

@@ -29,12 +29,12 @@ def tune(store: StudyStore, recording: Recording, *, budget: int | None = 30, sa
 
 
 def sizes(store: StudyStore, recording: Recording = TARGET) -> list[int]:
-    return [len(h.times) for h in Histories(store).of(recording.problem, recording.gpu)]
+    return [len(h.times) for h in Histories(store, bundled=False).of(recording.problem, recording.gpu)]
 
 
 def test_finished_studies_of_the_kernel_on_other_problems_teach(store: StudyStore) -> None:
     tune(store, sliced(SHRINK_BIG))
-    (found,) = Histories(store).of(TARGET.problem, TARGET.gpu)
+    (found,) = Histories(store, bundled=False).of(TARGET.problem, TARGET.gpu)
     trials = [t for t in store.load(store.summaries()[0].name).trials() if time_us(t) is not None]
     assert any(t.value is None for t in trials), "slow ones teach as much"
     assert found.times.tolist() == [time_us(t) for t in trials]
@@ -87,7 +87,7 @@ def test_a_study_is_read_once_and_a_finished_one_not_at_all(store: StudyStore, m
     loaded: list[object] = []
     read = store.trials_of
     monkeypatch.setattr(store, "trials_of", lambda some: (loaded.extend(s.name for s in some), read(some))[1])
-    known = Histories(store)
+    known = Histories(store, bundled=False)
     (first,) = known.of(TARGET.problem, TARGET.gpu)
     assert known.of(TARGET.problem, TARGET.gpu) == [first]
     assert len(loaded) == 1
@@ -101,7 +101,7 @@ def test_a_study_is_read_once_and_a_finished_one_not_at_all(store: StudyStore, m
 def test_a_study_that_another_process_finishes_is_found_later(
     store: StudyStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = Histories(store)
+    known = Histories(store, bundled=False)
     assert known.of(TARGET.problem, TARGET.gpu) == []
     tune(store, sliced(SHRINK_BIG))
     assert known.of(TARGET.problem, TARGET.gpu) == []

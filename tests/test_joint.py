@@ -79,7 +79,8 @@ def test_thirty_configs_of_each_kernel_come_within_a_few_percent(m: int) -> None
 
 
 def test_the_seed_and_the_studies_content_decide_every_proposal() -> None:
-    first, same, other = (joint_tuner(small(16), budget=9, seed=seed) for seed in (1, 1, 2))
+    # A study that is taught begins with what others found good, whatever the seed.
+    first, same, other = (joint_tuner(small(16), budget=9, seed=seed, bundled=False) for seed in (1, 1, 2))
     for search in (first, same, other):
         search.search()
     tried = [[[trial.params for trial in tuner.trials] for tuner in s.tuners] for s in (first, same, other)]

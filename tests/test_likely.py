@@ -28,6 +28,9 @@ class FakeTarget:
     def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[dict[str, int]]:
         return [dict(config) for config in configs]
 
+    def kernel_source(self, kernel: str) -> str:
+        return "some code"
+
     def key(self, problem: Problem, config: Config) -> Hashable:
         return problem.kernel, problem.k, config_key(config)
 

@@ -26,14 +26,11 @@ from bo_tune.measure.messages import IdentityRequest
 from bo_tune.pack.contents import PackedBinary
 from bo_tune.packing import PackBudget, Packed, Workbench, build
 from bo_tune.problem import GpuInfo, Problem
-from bo_tune.recording import SUFFIXES, read_recordings
+from bo_tune.recording import read_recordings
 from bo_tune.report.packing import PackProgress, pack_line
 from bo_tune.session import one_blas_thread
 from bo_tune.store.storage import StudyStore
 from bo_tune.study_file import StudyFile
-
-BUNDLED = Path(__file__).parents[2] / "studies" / "recordings"
-"""Recordings of the project, where it is not installed without them."""
 
 COMPILE_DEADLINE_S = 30.0
 """At most, for one compile: no GPU waits for it. It adapts to what compiles take."""
@@ -201,8 +198,9 @@ def experience(storage: str | None, history: Sequence[Path] | None) -> Experienc
         store = StudyStore(storage, create=False)
         found.learn_studies(store)
         store.close()
-    bundled = sorted({path.parent for path in BUNDLED.rglob("*") if path.name.endswith(SUFFIXES)})
-    for folder in bundled if history is None else history:
+    if history is None:
+        found.learn_bundled()
+    for folder in history or ():
         found.learn_recordings(read_recordings(folder))
     return found
 

@@ -77,6 +77,7 @@ def simulate_command(
             "--stop/--no-stop", metavar=o.FLAG, help="Let the stop rule end studies early.", rich_help_panel=o.SEARCH
         ),
     ] = False,
+    bundled: o.Bundled = True,
     seeds: Annotated[
         int, typer.Option(min=1, metavar="N", help="Number of seeds: 0, 1, …", rich_help_panel=o.SEARCH)
     ] = 1,
@@ -93,7 +94,8 @@ def simulate_command(
     name = o.sampler_name(sampler)
     grids = read_recordings(recordings)
     taught = read_recordings(history) if history else []
-    settings = SessionSettings(name, None if name == GRID else budget, stop_rule=StopRule() if stop else None)
+    rule = StopRule() if stop else None
+    settings = SessionSettings(name, None if name == GRID else budget, stop_rule=rule, bundled=bundled)
     runs = simulate(grids, settings, seeds=range(seeds), history=taught)
     hidden = not is_live(output.console)
     total = len(grids) * seeds

@@ -370,6 +370,15 @@ Stop = Annotated[
         rich_help_panel=SEARCH,
     ),
 ]
+Bundled = Annotated[
+    bool,
+    typer.Option(
+        "--bundled/--no-bundled",
+        metavar=FLAG,
+        help="Let the recorded grids that come with bo-tune teach studies, too.",
+        rich_help_panel=SEARCH,
+    ),
+]
 Recordings = Annotated[Path, typer.Option(metavar="DIR", help="Folder of recorded grids.", rich_help_panel=PROBLEM)]
 ExportOut = Annotated[
     Path, typer.Option("--out", metavar="DIR", help="Folder of the exported studies.", rich_help_panel=OUTPUT)

@@ -52,6 +52,7 @@ def tune_command(
     sampler: o.Sampler = None,
     budget: o.Budget = None,
     stop: o.Stop = None,
+    bundled: o.Bundled = True,
     seed: o.Seed = None,
     device: o.DeviceName = o.DEFAULT_DEVICE,
     gpus: o.Gpus = None,
@@ -87,7 +88,8 @@ def tune_command(
     conditions = o.conditions(timing, tokens, active_loras, experts)
     measured = Measured(device, kernels, conditions, jobs, tuple(pack or ()), gpus, moe_path)
     arguments = _arguments(loaded, name, kernel, measured, storage, Written(out), budget, seed, stop, verbose)
-    arguments = replace(arguments, choose_m=choose_m, lease_s=lease, ray=ray, workers=workers)
+    settings = replace(arguments.settings, bundled=bundled)
+    arguments = replace(arguments, settings=settings, choose_m=choose_m, lease_s=lease, ray=ray, workers=workers)
     tune(arguments, Output("tune", json_file, quiet=quiet))
 
 

@@ -38,6 +38,10 @@ class CompileTarget:
         self._farm = CompileFarm(self._server, gpu, source, workers=workers, deadline=Deadline(deadline_s))
         self._facts = KernelFacts(self._farm, gpu)
 
+    def kernel_source(self, kernel: str) -> str:
+        """Which code of a kernel is compiled."""
+        return self._facts.source(kernel)
+
     def decided_by(self, problem: AnyProblem) -> tuple[str, ...]:
         """Name the kernels that decide for a problem's, because its engine launches them in its place."""
         return self._facts.decided_by(problem)

@@ -11,7 +11,8 @@ import numpy as np
 
 from bo_tune.search.grid import Grid, Params
 from bo_tune.search.posterior import Array, Indices, Posterior, Tables
-from bo_tune.search.prior import HistoryPrior, SharedPart, squeeze
+from bo_tune.search.prior import HistoryPrior, squeeze
+from bo_tune.search.shared import SharedPart
 from bo_tune.search.study_log import Observation
 from bo_tune.search.surrogate import Data, Hyperpriors, Surrogate, rung
 from bo_tune.search.validity import Validity

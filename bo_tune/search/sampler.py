@@ -76,8 +76,8 @@ class FiniteGridSampler(GridSampler):
 
     @property
     def taught(self) -> bool:
-        """Whether there are other studies to learn from."""
-        return self._prior is not None
+        """Whether there are other studies of the same place to learn from."""
+        return self._prior is not None and self._prior.at_home
 
     def model(self, study: Study) -> GridModel:
         """Return the surrogate of a study."""

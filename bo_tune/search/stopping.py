@@ -44,11 +44,11 @@ class StopRule:
         risk: stop when the probability of a better config falls under it.
         least: trials to have a value before any stop.
         most: trials with a value at which the study stops anyhow; None for no limit.
-        most_taught: the same where other studies teach. On replayed grids that many leave less regret than any
-            threshold on the certificate that launches as many on average: what keeps a certificate low is mostly noise
-            and rough ground, not a better config. Nor is a threshold on the improvement to be expected of all that is
-            untried, per launch so far, certain to be better: with 19.4 launches on average of the 19 dense grids
-            (10 seeds) it left 0.08 ± 0.08 points less than 20 of each.
+        most_taught: the same where other studies of the same place teach. On replayed grids that many leave less
+            regret than any threshold on the certificate that launches as many on average: what keeps a certificate low
+            is mostly noise and rough ground, not a better config. Nor is a threshold on the improvement to be expected
+            of all that is untried, per launch so far, certain to be better: with 19.4 launches on average of the 19
+            dense grids (10 seeds) it left 0.08 ± 0.08 points less than 20 of each.
     """
 
     tolerance: float = 0.01
@@ -74,7 +74,7 @@ class Certificate:
         probability: that no untried config is better than the best tried one by more than x.
         tried: trials with a value.
         exhausted: whether nothing was left to try.
-        taught: whether the study was given others to learn from.
+        taught: whether the study was given others of its place to learn from.
     """
 
     tolerance: float

@@ -26,6 +26,12 @@ class StudyName:
         """Read what ``dataclasses.asdict`` and JSON made of a name."""
         return cls(**{**stored, "problem": problem_from_json(stored["problem"])})
 
+    @property
+    def place(self) -> tuple[str, str, str]:
+        """What studies have in common that were measured on the same GPU type, of the same code, under the same
+        conditions."""
+        return self.gpu, self.kernel_source, self.conditions
+
     def __str__(self) -> str:
         parts = [self.problem.kernel, self.problem.label, self.gpu, self.kernel_source]
         more = [self.conditions, "grid" if self.exhaustive else ""]

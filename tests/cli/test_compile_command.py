@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from helpers import SHRINK, Cli, command, sliced, sqlite_url, write_all
 
-from bo_tune.cli.compile import BUNDLED, experience
+from bo_tune.bundled import bundled_grids
+from bo_tune.cli.compile import experience
 from bo_tune.measure import cuda
 from bo_tune.pack.archive import read_manifest, unpack, write_pack
-from bo_tune.recording import SUFFIXES
 
 STUDY = """
 name = "small"
@@ -226,7 +226,6 @@ def test_recordings_need_no_pack(cli: Cli, tmp_path: Path) -> None:
     assert "--pack: needs a GPU" in cli("tune", "--device", "replay:x", "--pack", tmp_path / "x.pack").error
 
 
-def test_the_projects_recordings_teach_unless_others_are_named(study: Path) -> None:
-    everything = [path for path in BUNDLED.rglob("*") if path.name.endswith(SUFFIXES)]
-    assert len(experience(None, None)) == len(everything) > 10
+def test_the_bundled_grids_teach_unless_others_are_named(study: Path) -> None:
+    assert len(experience(None, None)) == len(bundled_grids())
     assert len(experience(None, [study.parent])) == 1

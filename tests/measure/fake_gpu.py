@@ -18,8 +18,6 @@ from bo_tune.problem import GpuInfo
 from bo_tune.processes.worker import serve
 
 GPU = GpuInfo("NVIDIA Fake 1", (9, 0), sm_count=1, shared_memory_bytes=100_000)
-TOGETHER = 3
-"""Configs that can be timed in turn."""
 LAUNCHES: Launches = Launches({LaunchPurpose.CHECK: 1, LaunchPurpose.TIMING: 3})
 
 
@@ -33,7 +31,8 @@ def handle(request: object) -> object:
                 raise MemoryError("out of memory")
             return None
         case RemeasureRequest(_, configs, rounds):
-            if any(config["block_m"] == 64 for config in configs) or len(configs) > TOGETHER:
+            alone = len(configs) == 1
+            if any(config["block_m"] == 64 or (config["num_warps"] == 1 and not alone) for config in configs):
                 os._exit(1)
             if any(config["block_m"] == 32 for config in configs):
                 time.sleep(600)

@@ -7,7 +7,8 @@ from scipy.optimize import check_grad
 from bo_tune.search.acquisition import log_expected_improvement
 from bo_tune.search.correlation import CITY, Differences, correlation
 from bo_tune.search.posterior import Tables
-from bo_tune.search.prior import ROUGH_TAUGHT, HistoryPrior, SharedPart, StudyHistory, squeeze
+from bo_tune.search.prior import HistoryPrior, StudyHistory, squeeze
+from bo_tune.search.shared import HERE, Likelihood, Rows, SharedPart
 from bo_tune.search.surrogate import Data, Hyperpriors, Surrogate
 
 RNG = np.random.default_rng(0)
@@ -19,9 +20,13 @@ def data(count: int) -> Data:
     return Data(np.arange(count), Y[:count], np.full(count, 1e-4))
 
 
-def shared_part() -> SharedPart:
-    problems = np.repeat([0, 1], 20)
-    return SharedPart(X[:40] + 0.1, Y[:40], problems, X)
+def shared_part(*places: int) -> SharedPart:
+    """What two problems taught, of these places."""
+    return SharedPart(rows(*places), X)
+
+
+def rows(*places: int) -> Rows:
+    return Rows(X[:40] + 0.1, Y[:40], np.repeat([0, 1], 20), np.repeat(places or (HERE, HERE), 20))
 
 
 @pytest.mark.parametrize("with_shared", [False, True])
@@ -43,19 +48,17 @@ def test_gradient_of_the_posterior(with_shared: bool) -> None:
     assert check_grad(value, slope, theta) < 1e-4 * np.linalg.norm(slope(theta))
 
 
-def test_gradient_of_the_histories() -> None:
-    part = shared_part()
-    problems = np.repeat([0, 1], 20)
-    inputs = X[:40] + 0.1
-    apart = Differences(inputs, ROUGH_TAUGHT)
-    given = (apart, (problems[:, None] == problems) * 1.0, inputs @ inputs.T / 3, Y[:40])
-    theta = part._centre + 0.1
-    error = check_grad(lambda at: part._objective(at, *given)[0], lambda at: part._objective(at, *given)[1], theta)
-    assert error < 1e-4 * np.linalg.norm(part._objective(theta, *given)[1])
+@pytest.mark.parametrize("places", [(0, 0), (0, 1), (1, 1), (1, 2)])
+def test_gradient_of_the_histories(places: tuple[int, int]) -> None:
+    likelihood = Likelihood(rows(*places))
+    theta = likelihood.centre + 0.1
+    error = check_grad(lambda at: likelihood.objective(at)[0], lambda at: likelihood.objective(at)[1], theta)
+    assert error < 1e-4 * np.linalg.norm(likelihood.objective(theta)[1])
 
 
-def test_shared_part_by_rows_and_by_blocks() -> None:
-    part = shared_part()
+@pytest.mark.parametrize("places", [(0, 0), (0, 1), (1, 1)])
+def test_shared_part_by_rows_and_by_blocks(places: tuple[int, int]) -> None:
+    part = shared_part(*places)
     points, everything = np.array([3, 50, 7]), np.arange(60)
     whole = part.between(points, everything)
     np.testing.assert_allclose(part.between(points, np.array([1, 50])), whole[:, [1, 50]], atol=1e-10)

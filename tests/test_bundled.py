@@ -1,0 +1,70 @@
+"""The grids that come with the package: those of the recordings, and what studies learn from them."""
+
+import importlib.util
+from dataclasses import replace
+from types import ModuleType
+
+import pytest
+from helpers import EXPAND_DECODE, H100, ROOT, SHRINK, bundled
+
+from bo_tune.bundled import FILE, bundled_grids, packed
+from bo_tune.devices import replay_job
+from bo_tune.history import Histories
+from bo_tune.recording import Recording
+from bo_tune.search.prior import ROWS_PER_STUDY
+from bo_tune.session import Session, SessionSettings
+from bo_tune.store.storage import MEMORY, StudyStore
+
+
+@pytest.fixture(scope="module")
+def bundle() -> ModuleType:
+    """The script that writes them."""
+    spec = importlib.util.spec_from_file_location("bundle", ROOT / "studies" / "bundle.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_they_are_those_of_the_recordings(bundle: ModuleType) -> None:
+    recordings = bundle.grids()
+    kept = [bundle.bundled(recording) for recording in recordings]
+    assert packed(kept) == (ROOT / "bo_tune" / FILE).read_bytes(), "run python studies/bundle.py"
+    assert packed(bundled_grids()) == packed(kept)
+    for recording, grid in zip(recordings, kept, strict=True):
+        assert 5 <= len(grid.times_us) <= ROWS_PER_STUDY
+        fastest = min(t for config in recording.configs() if (t := recording.time_us(config)) is not None)
+        assert min(grid.times_us) == pytest.approx(fastest, abs=1e-3)
+
+
+@pytest.mark.parametrize("recording", [bundled(SHRINK), bundled(EXPAND_DECODE)], ids=["shrink", "expand"])
+def test_they_teach_all_but_their_own_problem_on_their_own_gpu(recording: Recording) -> None:
+    known = Histories(StudyStore(MEMORY), bundled=True)
+    same_kernel = [g for g in bundled_grids() if g.name.problem.kernel == recording.problem.kernel]
+    own = [g for g in same_kernel if (g.name.problem, g.gpu.name) == (recording.problem, H100.name)]
+    assert len(own) == 1
+    assert len(known.of(recording.problem, H100)) == len(same_kernel) - 1
+    assert len(known.of(recording.problem, replace(H100, name="another"))) == len(same_kernel)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_a_session_learns_from_them_unless_told_not_to(wanted: bool) -> None:
+    recording = bundled(SHRINK)
+    session = Session(StudyStore(MEMORY), SessionSettings(budget=12, bundled=wanted))
+    _, tuner = session.prepare(replay_job(recording))
+    tuner.search()
+    assert tuner.certificate is not None
+    assert tuner.certificate.taught == wanted
+    proposed = [dict(trial.params) for trial in tuner.trials[1:4]]  # the first is the default, which nobody proposes
+    times = [recording.time_us(config) for config in proposed]
+    best = min(t for config in recording.configs() if (t := recording.time_us(config)) is not None)
+    assert (min(t for t in times if t is not None) < 1.05 * best) == wanted
+
+
+def test_other_workers_are_told_whether_they_teach() -> None:
+    for wanted in (True, False):
+        job = SessionSettings(bundled=wanted).job("lora_shrink")
+        assert SessionSettings.of_job("lora_shrink", job).bundled == wanted
+    del job["bundled"]  # as sessions before there were any left it
+    assert SessionSettings.of_job("lora_shrink", job).bundled
