@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class Variant:
     Attributes:
         history: whether the studies of the other recordings teach it.
         stop: whether the stop rule ends it.
-        whole: whether the studies that teach it are searched to the whole budget all the same.
+        bundled: whether the grids that come with the package teach it, but for that of the very problem on that GPU.
         elsewhere: a folder of other recordings whose studies teach it.
         resources: whether an oracle tells it what the binary of every config uses, compiled or not.
     """
@@ -59,14 +59,16 @@ class Variant:
     sampler: str
     history: bool = False
     stop: bool = False
-    whole: bool = False
+    bundled: bool = False
     elsewhere: str = ""
     resources: bool = False
 
     def __str__(self) -> str:
         parts = [self.sampler]
+        if self.bundled:
+            parts.append("bundled")
         if self.history:
-            parts.append("whole history" if self.whole else "history")
+            parts.append("history")
         if self.elsewhere:
             parts.append(f"history from {self.elsewhere}")
         if self.resources:
@@ -79,9 +81,12 @@ class Variant:
 VARIANTS = (
     Variant(GRID_GP),
     Variant(GRID_GP, history=True),
+    Variant(GRID_GP, bundled=True),
+    Variant(GRID_GP, bundled=True, history=True),
     Variant(GRID_GP, stop=True),
     Variant(GRID_GP, history=True, stop=True),
-    Variant(GRID_GP, history=True, stop=True, whole=True),
+    Variant(GRID_GP, bundled=True, stop=True),
+    Variant(GRID_GP, bundled=True, history=True, stop=True),
     Variant("coordinate"),
     Variant("coordinate-restarts"),
     Variant("tpe"),
@@ -95,14 +100,14 @@ def run(variant: Variant, folder: Path, budget: int, seed: int) -> list[Run]:
     """Tune all recordings with one variant and one seed. With history, the other problems' studies come first."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     recordings = read_recordings(folder)
-    whole = SessionSettings(variant.sampler, min(budget, SLOW.get(variant.sampler, budget)))
-    settings = replace(whole, stop_rule=StopRule()) if variant.stop else whole
+    budget = min(budget, SLOW.get(variant.sampler, budget))
+    rule = StopRule() if variant.stop else None
+    settings = SessionSettings(variant.sampler, budget, stop_rule=rule, bundled=variant.bundled)
     history = recordings if variant.history else []
     if variant.elsewhere:
         history = [*history, *read_recordings(Path(variant.elsewhere))]
-    teaching = whole if variant.whole else settings
     with resources_known([*recordings, *history]) if variant.resources else nullcontext():
-        return list(simulate(recordings, settings, seeds=[seed], history=history, history_settings=teaching))
+        return list(simulate(recordings, settings, seeds=[seed], history=history))
 
 
 @contextmanager
@@ -148,7 +153,8 @@ def latency_ms(folder: Path, *, taught: bool, last: int = 48) -> tuple[float, fl
         if taught:
             Session(teachers, SessionSettings(GRID_GP, 40)).run([replay_job(r) for r in recordings])
         for recording in recordings:
-            session = Session(StudyStore(MEMORY), SessionSettings(GRID_GP, last), history=teachers)
+            settings = SessionSettings(GRID_GP, last, bundled=taught)
+            session = Session(StudyStore(MEMORY), settings, history=teachers)
             _, tuner = session.prepare(replay_job(recording))
             for budget in range(2, last + 1):
                 proposing = tuner.propose_s
@@ -254,7 +260,7 @@ def report(results: Mapping[str, Sequence[Run]], heading: str) -> str:
     lines += [f"| variant | {at} | launched | ms/proposal |", "|---|" + "---|" * (len(CHECKPOINTS) + 3)]
     lines += [row(name, runs) for name, runs in results.items()]
     baselines = [name for name in results if not name.startswith(GRID_GP)]
-    for ours in (str(VARIANTS[0]), str(VARIANTS[1])):
+    for ours in map(str, VARIANTS[:4]):
         if ours in results and baselines:
             lines += comparison(ours, baselines, results)
     if any(str(oracle) in results for oracle in ORACLES):
@@ -269,7 +275,7 @@ def report(results: Mapping[str, Sequence[Run]], heading: str) -> str:
     if any("stop" in name for name in results):
         lines += certificates(results)
     for name, runs in results.items():
-        if name in map(str, VARIANTS[:2]) or "history from" in name:
+        if name in map(str, VARIANTS[:4]) or "history from" in name:
             lines += by_recording(name, runs)
     return "\n".join(lines) + "\n"
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from bo_tune.history import bundled_histories, history_from, history_of
 from bo_tune.kernels.registry import IN_ORDER
+from bo_tune.outcome import estimate_us
 from bo_tune.problem import AnyProblem, GpuInfo
 from bo_tune.recording import Recording
 from bo_tune.search import StudyHistory
@@ -57,6 +58,11 @@ def recorded_name(recording: Recording) -> StudyName:
 
 
 def recorded_history(recording: Recording) -> StudyHistory | None:
-    """Return what a recorded grid teaches, or None where it has too few times."""
-    timed = [(c, t) for c in recording.configs() if (t := recording.time_us(c)) is not None]
+    """Return what a recorded grid teaches, or None where it has too few times.
+
+    Its times are those of the repetitions, as a trial's are: the recorded times of the fastest come from re-measuring
+    them, and may be of another level than the others'.
+    """
+    entries = ((config, recording.entry(config)) for config in recording.configs())
+    timed = [(config, estimate_us(e.runtimes_us)) for config, e in entries if e is not None and e.runtimes_us]
     return history_from(timed, recorded_name(recording), recording.gpu)

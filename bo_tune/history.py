@@ -3,10 +3,9 @@ sampler's prior learns from."""
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from functools import cache
 from math import log2
-from operator import itemgetter
 
 import numpy as np
 from optuna.trial import FrozenTrial
@@ -49,16 +48,22 @@ class Histories:
         """Return what is known of the same kernel on other problems, or on other GPUs, in order of name.
 
         A study of this very problem on this GPU is left out, whatever measured it: an exhaustive one would give
-        away what a search is to find. A study that another process finished is found after a few seconds.
+        away what a search is to find. Of several of one problem and place the one that knows most is taken. A study
+        that another process finished is found after a few seconds.
         """
         with self._lock:
             self._read_new()
             found = [
-                (str(name), history)
+                (name, history)
                 for name, history in self._known.items()
-                if name.problem.kernel == problem.kernel and (name.problem, name.gpu) != (problem, gpu.name)
+                if history is not None
+                and name.problem.kernel == problem.kernel
+                and (name.problem, name.gpu) != (problem, gpu.name)
             ]
-        return [history for _, history in sorted(found, key=itemgetter(0)) if history is not None]
+        best: dict[Hashable, tuple[StudyName, StudyHistory]] = {}
+        for name, history in sorted(found, key=lambda one: (one[0].exhaustive, len(one[1].times), str(one[0]))):
+            best[name.problem, name.place] = name, history
+        return [history for _, history in sorted(best.values(), key=lambda one: str(one[0]))]
 
     def learn(self, name: StudyName, gpu: GpuInfo, trials: Iterable[FrozenTrial]) -> None:
         """Take in a study that has just finished, without reading it."""

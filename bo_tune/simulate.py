@@ -61,7 +61,6 @@ def simulate(
     *,
     seeds: Iterable[int],
     history: Sequence[Recording] = (),
-    history_settings: SessionSettings | None = None,
 ) -> Iterator[Run]:
     """Tune every recording with every seed, one after the other.
 
@@ -72,12 +71,11 @@ def simulate(
         history: recordings tuned first, with the same seed and settings; their studies teach the sampler. A
             recording of the same problem and GPU as the one tuned is never learnt from, so the same folder may
             be given for both.
-        history_settings: of the studies that teach, where not the same; the seed is replaced.
     """
     recordings, history = ([r for r in some if not decides(r.problem)] for some in (recordings, history))
     with one_blas_thread():
         for seed in seeds:
-            taught = _teach(history, replace(history_settings or settings, seed=seed))
+            taught = _teach(history, replace(settings, seed=seed))
             yield from _seed(recordings, replace(settings, seed=seed), taught)
 
 

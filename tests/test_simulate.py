@@ -103,18 +103,6 @@ def test_history_is_learnt_from_and_not_reported() -> None:
     assert stable(taught[0]) != stable(runs(sampler="grid-gp")[0])
 
 
-def test_the_studies_that_teach_may_be_searched_differently() -> None:
-    history, settings = [sliced(SHRINK_BIG)], SessionSettings("grid-gp", 12)
-
-    def tuned(teaching: SessionSettings | None) -> Run:
-        (run,) = simulate([RECORDING], settings, seeds=[0], history=history, history_settings=teaching)
-        return stable(run)
-
-    assert tuned(None) == tuned(settings)
-    assert tuned(replace(settings, budget=30)) != tuned(None)
-    assert tuned(replace(settings, budget=30)).launched_configs == 12
-
-
 def test_a_recording_never_teaches_itself() -> None:
     """The same folder may be given for both."""
     own, without = runs(sampler="grid-gp", history=[RECORDING]), runs(sampler="grid-gp")

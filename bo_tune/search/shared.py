@@ -38,8 +38,8 @@ MEDIANS = (0.6, 0.3, 0.5, 0.02, 0.2)
 ROUGH_TAUGHT = 0.6
 """ρ (see ``correlation``) where others teach: with the trends known, what is left to learn is rougher."""
 
-ROWS_FITTED = 20
-"""Rows of each problem that the hyperparameters are fitted to: a fit takes the cube of all of them, again and again."""
+ROWS_FITTED = 200
+"""Rows that the hyperparameters are fitted to: a fit takes the cube of their number, again and again."""
 
 FEW = 4
 """Fewer than one in so many points are few."""
@@ -66,12 +66,13 @@ class Rows:
     places: NDArray[np.intp]
 
     def thinned(self, count: int) -> "Rows":
-        """At most count rows of each problem, evenly from its fastest to its slowest."""
-        kept = []
-        for problem in np.unique(self.problems):
+        """At most count rows, as many of each problem, evenly from its fastest to its slowest."""
+        kept, problems = [], np.unique(self.problems)
+        for problem in problems:
             rows = np.flatnonzero(self.problems == problem)
             in_order = rows[np.argsort(self.targets[rows], kind="stable")]
-            kept.append(in_order[np.unique(np.linspace(0, len(rows) - 1, count).round().astype(int))])
+            of_each = np.linspace(0, len(rows) - 1, count // len(problems))
+            kept.append(in_order[np.unique(of_each.round().astype(int))])
         chosen = np.sort(np.concatenate(kept))
         return Rows(self.inputs[chosen], self.targets[chosen], self.problems[chosen], self.places[chosen])
 

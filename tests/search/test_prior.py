@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 
 from bo_tune.search import HistoryPrior, StudyHistory
 from bo_tune.search.prior import MOST_STUDIES, ROWS_PER_STUDY
-from bo_tune.search.shared import HERE, ROWS_FITTED, Rows, SharedPart
+from bo_tune.search.shared import HERE, Rows, SharedPart
 
 RNG = np.random.default_rng(0)
 POINTS = np.linspace(-1.5, 1.5, 60)[:, None]
@@ -69,8 +69,8 @@ def test_the_rows_of_a_fit_reach_from_the_fastest_to_the_slowest_of_each_problem
     rows = Rows(
         RNG.standard_normal((130, 2)), targets, np.repeat([0, 1, 2], [100, 25, 5]), np.zeros(130, dtype=np.intp)
     )
-    thin = rows.thinned(ROWS_FITTED)
-    assert [int((thin.problems == q).sum()) for q in range(3)] == [ROWS_FITTED, ROWS_FITTED, 5]
+    thin = rows.thinned(60)
+    assert [int((thin.problems == q).sum()) for q in range(3)] == [20, 20, 5]
     for problem in range(3):
         kept, whole = (part.targets[part.problems == problem] for part in (thin, rows))
         assert (kept.min(), kept.max()) == (whole.min(), whole.max())
