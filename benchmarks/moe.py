@@ -3,8 +3,8 @@
     python benchmarks/moe.py --recordings studies/recordings/moe --seeds 20 --out benchmarks/results/moe.md
 
 Runs what ``bo-tune simulate`` runs, without and with history (the studies of the other m, tuned first with the same
-seed), to a budget and with the stop rule. Regret is that of the four times' sum, over the least sum of recorded times
-under one block_m.
+seed) and the grids that come with the package (of the other m), to a budget and with the stop rule. Regret is that of
+the four times' sum, over the least sum of recorded times under one block_m.
 """
 
 import argparse
@@ -39,15 +39,19 @@ class Variant:
     budget: int = 30
     history: bool = False
     stop: bool = False
+    bundled: bool = False
 
     def __str__(self) -> str:
-        more = (" + history" if self.history else "") + (" + stop rule" if self.stop else "")
+        parts = {"bundled": self.bundled, "history": self.history, "stop rule": self.stop}
+        more = "".join(f" + {name}" for name, there in parts.items() if there)
         return f"{self.sampler}, ≤ {self.budget} per kernel{more}"
 
 
 VARIANTS = (
     *(Variant(budget=budget, history=history) for budget in BUDGETS for history in (False, True)),
+    *(Variant(budget=budget, bundled=True) for budget in BUDGETS),
     *(Variant(history=history, stop=True) for history in (False, True)),
+    Variant(bundled=True, stop=True),
     Variant("coordinate"),
     Variant("random"),
 )
@@ -57,7 +61,8 @@ def run(variant: Variant, folder: Path, seed: int) -> list[Run]:
     """Tune all problems with one variant and one seed."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     recordings = read_recordings(folder)
-    settings = SessionSettings(variant.sampler, variant.budget, stop_rule=StopRule() if variant.stop else None)
+    rule = StopRule() if variant.stop else None
+    settings = SessionSettings(variant.sampler, variant.budget, stop_rule=rule, bundled=variant.bundled)
     return list(simulate(recordings, settings, seeds=[seed], history=recordings if variant.history else ()))
 
 

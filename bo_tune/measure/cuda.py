@@ -63,9 +63,9 @@ class Deadlines:
 
     Attributes:
         compile_s: of a compile, at most; it adapts to what compiles take (``compile_farm.Deadline``).
-        prepare_s: of a problem's inputs.
+        prepare_s: of a problem's inputs, and of a batch of re-measuring finalists.
         first_s: of the first measurement in a GPU process that could not be warmed up, and finds its caches cold; and
-            of a batch of re-measuring finalists.
+            of a finalist alone, where one of several broke the process.
         measure_s: of any other. A config's check and repetitions take milliseconds; what takes this long hangs.
     """
 
@@ -299,25 +299,25 @@ class CudaDevice(Device):
             DeviceError: it is lost again when the others are timed in turn.
         """
         try:
-            return self._remeasure(problem, configs, rounds)
+            return self._remeasure(problem, configs, rounds, self._deadlines.prepare_s)
         except (WorkerDiedError, WorkerTimeoutError):
             sound = [config for config in configs if self._survives(problem, config)]
         try:
-            timed = self._remeasure(problem, sound, rounds)
+            timed = self._remeasure(problem, sound, rounds, self._deadlines.prepare_s)
         except (WorkerDiedError, WorkerTimeoutError) as error:
             raise DeviceError(f"the finalists of {problem} cannot be re-measured: {error}") from error
         times = iter(timed.runtimes_us)
         return Remeasured([next(times) if config in sound else () for config in configs], timed.launches)
 
-    def _remeasure(self, problem: AnyProblem, configs: Sequence[Config], rounds: int) -> Remeasured:
+    def _remeasure(self, problem: AnyProblem, configs: Sequence[Config], rounds: int, deadline_s: float) -> Remeasured:
         request = RemeasureRequest(problem, tuple(dict(c) for c in configs), rounds)
-        answer: Remeasured = self._ask(problem, request, lambda: self._deadlines.first_s, "finalists")
+        answer: Remeasured = self._ask(problem, request, lambda: deadline_s, "finalists")
         return answer
 
     def _survives(self, problem: AnyProblem, config: Config) -> bool:
         """Say whether the GPU process lives through timing one config."""
         try:
-            self._remeasure(problem, [config], 1)
+            self._remeasure(problem, [config], 1, self._deadlines.first_s)
         except (WorkerDiedError, WorkerTimeoutError):
             return False
         return True

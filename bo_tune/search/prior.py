@@ -13,8 +13,8 @@ from bo_tune.search.shared import HERE, Rows, SharedPart
 ROWS_PER_STUDY = 45
 """Trials of another study that are looked at: late ones are near its optimum and much alike."""
 
-MOST_STUDIES = 8
-"""Other studies that are looked at."""
+MOST_STUDIES = 6
+"""Other studies that are looked at: a proposal takes the number of all rows times that of the configs."""
 
 SQUEEZE = 0.6
 """log(time / best) above which differences count logarithmically: what is far off is hopeless alike."""

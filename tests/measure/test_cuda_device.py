@@ -45,7 +45,7 @@ def host() -> Iterator[CompileHost]:
 def device(host: CompileHost, monkeypatch: pytest.MonkeyPatch) -> Iterator[CudaDevice]:
     """A CUDA device on the fake GPU process."""
     monkeypatch.setattr(cuda, "GPU_MODULE", "fake_gpu")
-    made = CudaDevice(host=host, deadlines=Deadlines(first_s=0.5, measure_s=0.5))
+    made = CudaDevice(host=host, deadlines=Deadlines(prepare_s=8.0, first_s=0.5, measure_s=0.5))
     yield made
     made.close()
 
