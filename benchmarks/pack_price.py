@@ -32,10 +32,11 @@ from bo_tune.measure.device import HaveBinaries
 from bo_tune.measure.replay import ReplayDevice
 from bo_tune.problem import AnyProblem, Problem
 from bo_tune.recording import Recording, read_recordings
-from bo_tune.session import Session, SessionSettings, one_blas_thread
+from bo_tune.session import Session, SessionSettings
 from bo_tune.simulate import choices_of, regret_percent
 from bo_tune.space import Config, ConfigKey, config_key
 from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.threads import one_blas_thread
 from bo_tune.tuner import Tuner
 
 FOLDERS = (Path("studies/recordings"), Path("studies/recordings/h200"))

@@ -35,10 +35,11 @@ from bo_tune.problem import GpuInfo, Problem
 from bo_tune.recording import Recording, read_recordings
 from bo_tune.sampler_names import GRID_GP
 from bo_tune.search import StopRule
-from bo_tune.session import Session, SessionSettings, one_blas_thread
+from bo_tune.session import Session, SessionSettings
 from bo_tune.simulate import CHECKPOINTS, Run, simulate
 from bo_tune.space import Config, ConfigKey, config_key
 from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.threads import one_blas_thread
 
 SLOW = {"gp": 40}
 """Largest budget of samplers that take a second a proposal."""
@@ -52,6 +53,7 @@ class Variant:
         history: whether the studies of the other recordings teach it.
         stop: whether the stop rule ends it.
         bundled: whether the grids that come with the package teach it, but for that of the very problem on that GPU.
+            They are of the same recordings, and know more than the studies of ``history`` do.
         elsewhere: a folder of other recordings whose studies teach it.
         resources: whether an oracle tells it what the binary of every config uses, compiled or not.
     """
@@ -82,11 +84,9 @@ VARIANTS = (
     Variant(GRID_GP),
     Variant(GRID_GP, history=True),
     Variant(GRID_GP, bundled=True),
-    Variant(GRID_GP, bundled=True, history=True),
     Variant(GRID_GP, stop=True),
     Variant(GRID_GP, history=True, stop=True),
     Variant(GRID_GP, bundled=True, stop=True),
-    Variant(GRID_GP, bundled=True, history=True, stop=True),
     Variant("coordinate"),
     Variant("coordinate-restarts"),
     Variant("tpe"),
@@ -260,7 +260,7 @@ def report(results: Mapping[str, Sequence[Run]], heading: str) -> str:
     lines += [f"| variant | {at} | launched | ms/proposal |", "|---|" + "---|" * (len(CHECKPOINTS) + 3)]
     lines += [row(name, runs) for name, runs in results.items()]
     baselines = [name for name in results if not name.startswith(GRID_GP)]
-    for ours in map(str, VARIANTS[:4]):
+    for ours in map(str, VARIANTS[:3]):
         if ours in results and baselines:
             lines += comparison(ours, baselines, results)
     if any(str(oracle) in results for oracle in ORACLES):
@@ -275,7 +275,7 @@ def report(results: Mapping[str, Sequence[Run]], heading: str) -> str:
     if any("stop" in name for name in results):
         lines += certificates(results)
     for name, runs in results.items():
-        if name in map(str, VARIANTS[:4]) or "history from" in name:
+        if name in map(str, VARIANTS[:3]) or "history from" in name:
             lines += by_recording(name, runs)
     return "\n".join(lines) + "\n"
 

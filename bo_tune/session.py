@@ -7,9 +7,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, contextmanager
-
-from threadpoolctl import threadpool_limits
+from contextlib import contextmanager
 
 from bo_tune.activity import SessionActivity, by_gpu
 from bo_tune.candidates import Candidates, candidates
@@ -33,10 +31,11 @@ from bo_tune.session_settings import SessionSettings
 from bo_tune.store.storage import FIGURES_ATTR, ORIGIN_ATTR, RESULT_ATTR, SPACE_ATTR, StoredStudy, StudyStore
 from bo_tune.store.study_name import StudyName
 from bo_tune.tables import TunedEntry
+from bo_tune.threads import one_blas_thread, turns_taken_fast
 from bo_tune.tuned import Tuned, session_wall_s, table_entries
 from bo_tune.tuner import InterruptedSearch, Tuner
 
-__all__ = ["Session", "SessionSettings", "Tuned", "one_blas_thread", "session_wall_s"]
+__all__ = ["Session", "SessionSettings", "Tuned", "session_wall_s"]
 
 LEARNING = (GRID_GP,)
 """Samplers that learn from other studies."""
@@ -104,7 +103,8 @@ class Session:
         pending = Pending(len(groups), self._stop.is_set, first=first)
         tuned: dict[int, Tuned] = {}
         lanes = max(1, min(self.settings.in_flight, len(groups)))
-        with self._searching(), one_blas_thread(), ThreadPoolExecutor(lanes, thread_name_prefix="study") as threads:
+        threads = ThreadPoolExecutor(lanes, thread_name_prefix="study")
+        with self._searching(), one_blas_thread(), turns_taken_fast(), threads:
             futures = [threads.submit(self._work, lane, groups, pending, tuned) for lane in range(lanes)]
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
@@ -381,13 +381,6 @@ class Session:
     def entries(self, tuned: Sequence[Tuned]) -> list[TunedEntry]:
         """Return the table entries of the studies that have a result."""
         return table_entries(tuned, self.id)
-
-
-def one_blas_thread() -> AbstractContextManager[object]:
-    """Keep linear algebra on the caller's core while it lasts: studies are the parallelism, and the other cores
-    compile. A surrogate's matrices are small."""
-    limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
-    return limits
 
 
 def _note_space(stored: StoredStudy, found: Candidates) -> None:

@@ -14,9 +14,10 @@ from bo_tune.joint_decision import DecidedTuner, decides
 from bo_tune.outcome import Invalid
 from bo_tune.problem import lora
 from bo_tune.recording import Recording
-from bo_tune.session import Session, SessionSettings, one_blas_thread
+from bo_tune.session import Session, SessionSettings
 from bo_tune.store.storage import MEMORY, StudyStore
 from bo_tune.store.trials import launched, outcome_of
+from bo_tune.threads import one_blas_thread
 from bo_tune.tuner import Tuner
 
 CHECKPOINTS = (10, 20, 40, 80)

@@ -24,10 +24,11 @@ from bo_tune.recording import Recording, read_recording, read_recordings
 from bo_tune.sampler_names import GRID_GP
 from bo_tune.search.prior import SQUEEZE
 from bo_tune.search.sampler import FiniteGridSampler
-from bo_tune.session import Session, SessionSettings, one_blas_thread
+from bo_tune.session import Session, SessionSettings
 from bo_tune.simulate import CHECKPOINTS, found_percent
 from bo_tune.space import config_key
 from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.threads import one_blas_thread
 from bo_tune.tuner import Tuner
 
 ROOT = Path(__file__).parents[1]

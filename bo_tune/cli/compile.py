@@ -28,9 +28,9 @@ from bo_tune.packing import PackBudget, Packed, Workbench, build
 from bo_tune.problem import GpuInfo, Problem
 from bo_tune.recording import read_recordings
 from bo_tune.report.packing import PackProgress, pack_line
-from bo_tune.session import one_blas_thread
 from bo_tune.store.storage import StudyStore
 from bo_tune.study_file import StudyFile
+from bo_tune.threads import one_blas_thread
 
 COMPILE_DEADLINE_S = 30.0
 """At most, for one compile: no GPU waits for it. It adapts to what compiles take."""

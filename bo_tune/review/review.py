@@ -10,8 +10,8 @@ from bo_tune.review.case import Case, cases_of
 from bo_tune.review.effort import Effort, GridEffort, effort_of, grid_effort, reasons_of
 from bo_tune.review.study import StudyReview, review_study
 from bo_tune.review.truth import truths_of
-from bo_tune.session import one_blas_thread
 from bo_tune.store.storage import StudyStore
+from bo_tune.threads import one_blas_thread
 
 
 @dataclass(frozen=True, slots=True)

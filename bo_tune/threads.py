@@ -1,0 +1,32 @@
+"""How the threads of a session share the cores and the interpreter."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+from threadpoolctl import threadpool_limits
+
+SWITCH_INTERVAL_S = 0.0005
+"""After how long a thread that computes gives way to others."""
+
+
+def one_blas_thread() -> AbstractContextManager[object]:
+    """Keep linear algebra on the caller's core while it lasts: studies are the parallelism, and the other cores
+    compile. A surrogate's matrices are small."""
+    limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
+    return limits
+
+
+@contextmanager
+def turns_taken_fast() -> Iterator[None]:
+    """Let threads have the interpreter soon after they need it, while it lasts.
+
+    Whoever stores or answers a child needs it for some hundred microseconds, often. By default it would wait 5 ms each
+    time for a thread that computes, and the GPU or a compiler with it.
+    """
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
