@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,6 +30,7 @@ from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
 from bo_tune.devices import replay_job
+from bo_tune.history import bundled_histories
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.problem import GpuInfo, Problem
@@ -54,6 +56,8 @@ class Variant:
         stop: whether the stop rule ends it.
         bundled: whether the grids that come with the package teach it, but for that of the very problem on that GPU.
             They are of the same recordings, and know more than the studies of ``history`` do.
+        abroad: whether of these grids only those of other GPUs do, which are also of other kernel sources: what a GPU
+            that is not among them can expect.
         elsewhere: a folder of other recordings whose studies teach it.
         resources: whether an oracle tells it what the binary of every config uses, compiled or not.
     """
@@ -62,13 +66,14 @@ class Variant:
     history: bool = False
     stop: bool = False
     bundled: bool = False
+    abroad: bool = False
     elsewhere: str = ""
     resources: bool = False
 
     def __str__(self) -> str:
         parts = [self.sampler]
         if self.bundled:
-            parts.append("bundled")
+            parts.append("bundled, other GPUs" if self.abroad else "bundled")
         if self.history:
             parts.append("history")
         if self.elsewhere:
@@ -84,9 +89,11 @@ VARIANTS = (
     Variant(GRID_GP),
     Variant(GRID_GP, history=True),
     Variant(GRID_GP, bundled=True),
+    Variant(GRID_GP, bundled=True, abroad=True),
     Variant(GRID_GP, stop=True),
     Variant(GRID_GP, history=True, stop=True),
     Variant(GRID_GP, bundled=True, stop=True),
+    Variant(GRID_GP, bundled=True, abroad=True, stop=True),
     Variant("coordinate"),
     Variant("coordinate-restarts"),
     Variant("tpe"),
@@ -106,7 +113,10 @@ def run(variant: Variant, folder: Path, budget: int, seed: int) -> list[Run]:
     history = recordings if variant.history else []
     if variant.elsewhere:
         history = [*history, *read_recordings(Path(variant.elsewhere))]
-    with resources_known([*recordings, *history]) if variant.resources else nullcontext():
+    with (
+        resources_known([*recordings, *history]) if variant.resources else nullcontext(),
+        of_other_gpus(recordings) if variant.abroad else nullcontext(),
+    ):
         return list(simulate(recordings, settings, seeds=[seed], history=history))
 
 
@@ -130,6 +140,15 @@ def resources_known(recordings: Sequence[Recording]) -> Iterator[None]:
     finally:
         for spec, original in before.items():
             spec.features = original  # type: ignore[method-assign]
+
+
+@contextmanager
+def of_other_gpus(recordings: Sequence[Recording]) -> Iterator[None]:
+    """Leave out the bundled grids of these recordings' GPUs."""
+    own = {recording.gpu.name for recording in recordings}
+    kept = {name: history for name, history in bundled_histories().items() if name.gpu not in own}
+    with patch("bo_tune.history.bundled_histories", lambda: kept):
+        yield
 
 
 def _resources(recording: Recording) -> dict[ConfigKey, NDArray[np.float64]]:
@@ -260,7 +279,7 @@ def report(results: Mapping[str, Sequence[Run]], heading: str) -> str:
     lines += [f"| variant | {at} | launched | ms/proposal |", "|---|" + "---|" * (len(CHECKPOINTS) + 3)]
     lines += [row(name, runs) for name, runs in results.items()]
     baselines = [name for name in results if not name.startswith(GRID_GP)]
-    for ours in map(str, VARIANTS[:3]):
+    for ours in map(str, VARIANTS[:4]):
         if ours in results and baselines:
             lines += comparison(ours, baselines, results)
     if any(str(oracle) in results for oracle in ORACLES):
@@ -275,7 +294,7 @@ def report(results: Mapping[str, Sequence[Run]], heading: str) -> str:
     if any("stop" in name for name in results):
         lines += certificates(results)
     for name, runs in results.items():
-        if name in map(str, VARIANTS[:3]) or "history from" in name:
+        if name in map(str, VARIANTS[:4]) or "history from" in name:
             lines += by_recording(name, runs)
     return "\n".join(lines) + "\n"
 
@@ -305,6 +324,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--budget", type=int, default=80)
     parser.add_argument("--samplers", nargs="*", help="only these samplers; the others' runs in OUT.json are kept")
+    parser.add_argument("--abroad", action="store_true", help="only grid-gp taught by the bundled grids of other GPUs")
     parser.add_argument("--oracle", action="store_true", help="only grid-gp told the resources of every binary")
     parser.add_argument("--elsewhere", default="", help="only grid-gp taught by the studies of this folder")
     parser.add_argument("--latency", action="store_true", help="print ms of a proposal with its certificate")
@@ -318,7 +338,8 @@ def main() -> None:
             print(f"{'with' if taught else 'no'} history: median {median:.2f} ms at 28-48 trials, mean {mean:.2f} ms")
         return
     elsewhere = (Variant(GRID_GP, elsewhere=options.elsewhere),) if options.elsewhere else ()
-    only = elsewhere or (ORACLES if options.oracle else ())
+    abroad = tuple(v for v in VARIANTS if v.abroad and options.abroad)
+    only = elsewhere or abroad or (ORACLES if options.oracle else ())
     chosen = only or [v for v in VARIANTS if not options.samplers or v.sampler in options.samplers]
     write(chosen, options)
 
