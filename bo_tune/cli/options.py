@@ -373,10 +373,7 @@ Stop = Annotated[
 Bundled = Annotated[
     bool,
     typer.Option(
-        "--bundled/--no-bundled",
-        metavar=FLAG,
-        help="Let the recorded grids that come with bo-tune teach studies, too.",
-        rich_help_panel=SEARCH,
+        "--bundled/--no-bundled", metavar=FLAG, help="Learn from the bundled grids, too.", rich_help_panel=SEARCH
     ),
 ]
 Recordings = Annotated[Path, typer.Option(metavar="DIR", help="Folder of recorded grids.", rich_help_panel=PROBLEM)]
