@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from functools import cache
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import optuna
@@ -98,6 +100,16 @@ class Ran:
         assert self.code == 2, (self.code, self.out, self.err)
         assert re.fullmatch(r"bo-tune: [^\n]+\n", self.err), self.err
         return self.err.removeprefix("bo-tune: ").strip()
+
+
+def script(path: Path) -> ModuleType:
+    """Load a script that is no module of the package, without running its main."""
+    spec = spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 Cli = Callable[..., Ran]

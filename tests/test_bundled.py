@@ -1,11 +1,10 @@
 """The grids that come with the package: those of the recordings, and what studies learn from them."""
 
-import importlib.util
 from dataclasses import replace
 from types import ModuleType
 
 import pytest
-from helpers import EXPAND_DECODE, H100, ROOT, SHRINK
+from helpers import EXPAND_DECODE, H100, ROOT, SHRINK, script
 from helpers import bundled as recorded
 
 from bo_tune.bundled import FILE, bundled_grids, packed
@@ -21,12 +20,7 @@ from bo_tune.store.storage import MEMORY, StudyStore
 @pytest.fixture(scope="module")
 def bundle() -> ModuleType:
     """The script that writes them."""
-    spec = importlib.util.spec_from_file_location("bundle", ROOT / "studies" / "bundle.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(ROOT / "studies" / "bundle.py")
 
 
 def test_they_are_those_of_the_recordings(bundle: ModuleType) -> None:

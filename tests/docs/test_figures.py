@@ -1,11 +1,10 @@
 """The figures that the pages show are those that the script draws."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, script
 
 PNG = b"\x89PNG"
 
@@ -13,12 +12,7 @@ PNG = b"\x89PNG"
 @pytest.fixture
 def figures() -> ModuleType:
     pytest.importorskip("matplotlib", reason="figures need matplotlib: the extra 'bench'")
-    spec = importlib.util.spec_from_file_location("figures", ROOT / "docs" / "figures.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(ROOT / "docs" / "figures.py")
 
 
 def test_every_figure_is_there(figures: ModuleType) -> None:

@@ -1,11 +1,10 @@
 """The reference of study files is what the schema says, and what it says of defaults is so."""
 
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from helpers import ROOT
+from helpers import ROOT, script
 
 from bo_tune.cli.search import DEFAULT_BUDGET
 from bo_tune.finalists import Finalists
@@ -16,12 +15,7 @@ STUDIES = sorted((ROOT / "studies").glob("*.toml"))
 
 
 def generator() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script(ROOT / "docs" / "generate.py")
 
 
 def test_the_page_is_what_the_generator_makes() -> None:
