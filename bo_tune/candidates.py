@@ -49,7 +49,7 @@ class Candidates:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "configs", tuple(compress(self.space, self.mask.tolist())))
-        object.__setattr__(self, "keys", frozenset(config_key(c) for c in self.configs))
+        object.__setattr__(self, "keys", frozenset(compress(self.space.keys, self.mask.tolist())))
 
     def __contains__(self, config: object) -> bool:
         return isinstance(config, Mapping) and config_key(config) in self.keys
@@ -75,14 +75,15 @@ def candidates(
     default_effective, *effective = device.effective_configs(problem, [default, *(config for _, config in allowed)])
     default_runs = config_key(default_effective)
     runnable = spec.runnable(effective, problem, device.gpu)
+    keys, default_key = space.keys, config_key(default)
     for (index, config), found, can_run in zip(allowed, effective, runnable, strict=True):
-        runs = config_key(found)
-        if runs == default_runs and config != default:
+        runs = keys[index] if found == config else config_key(found)
+        if runs == default_runs and keys[index] != default_key:
             excluded[IDENTICAL] += 1
-            twins[config_key(config)] = config_key(default)
+            twins[keys[index]] = default_key
         elif runs in chosen:
             excluded[IDENTICAL] += 1
-            twins[config_key(config)] = config_key(space[chosen[runs]])
+            twins[keys[index]] = keys[chosen[runs]]
         elif not can_run:
             excluded[IMPOSSIBLE] += 1
         elif not exhaustive and spec.hopeless(config):
