@@ -83,9 +83,10 @@ class Compiler:
                 texts = {name: kernel_text(self._operation(name), *asked) for name, asked in request.examples.items()}
                 return IdentityAnswer(toolchain(triton.runtime.driver.active.get_current_target()), texts)
             kernel, problem, gpu = self._operation(request.problem.kernel), request.problem, request.gpu
-            effective = tuple(config_key(kernel.effective_config(problem, c, gpu)) for c in request.configs)
+            runs = [(config, kernel.effective_config(problem, config, gpu)) for config in request.configs]
             return FactsAnswer(
-                effective, tuple(binary_name(kernel.compile_key(problem, c, gpu)) for c in request.configs)
+                tuple(None if found == config else config_key(found) for config, found in runs),
+                tuple(binary_name(kernel.compile_key(problem, config, gpu)) for config in request.configs),
             )
         except InputError as error:  # of an installed vLLM, say, that is not as it should be
             return Refused(one_line(error))

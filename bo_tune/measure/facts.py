@@ -47,7 +47,8 @@ class KernelFacts:
         answer: FactsAnswer = self._ask(FactsRequest(problem, tuple(dict(c) for c in configs), self._gpu))
         known = self._numbers[problem]
         known.update(zip(_keys(configs), map(self._farm.number, answer.binaries), strict=True))
-        return [dict(effective) for effective in answer.effective]
+        pairs = zip(configs, answer.effective, strict=True)
+        return [dict(config if effective is None else effective) for config, effective in pairs]
 
     def note(self, problem: AnyProblem) -> str | None:
         """Return a line on what tuning a kernel is good for, if there is anything to say. Raises DeviceError."""

@@ -118,9 +118,10 @@ class FactsRequest:
 
 @dataclass(frozen=True, slots=True)
 class FactsAnswer:
-    """Of each config, the one that really runs, and the name of its binary (``facts.binary_name``)."""
+    """Of each config, the one that really runs, None where it is itself; and the name of its binary
+    (``facts.binary_name``)."""
 
-    effective: tuple[ConfigKey, ...]
+    effective: tuple[ConfigKey | None, ...]
     binaries: tuple[str, ...]
 
 
