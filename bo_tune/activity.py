@@ -99,6 +99,8 @@ class SessionActivity:
         tuner_s: seconds that studies spent on deciding and recording, summed over studies: what is neither waiting for
             a compile nor for the GPU. Most of it passes while other studies keep both at work.
         store_s: seconds of the database, off every study's path.
+        cpu_s: seconds of a core that this process took, with all its threads: near ``wall_s``, its one interpreter is
+            what the session waits for.
         devices: of each device by name.
     """
 
@@ -110,6 +112,7 @@ class SessionActivity:
     launches: Mapping[str, int]
     tuner_s: float
     store_s: float
+    cpu_s: float
     devices: Mapping[str, DeviceActivity]
 
     @property

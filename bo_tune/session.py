@@ -80,7 +80,7 @@ class Session:
         self._elsewhere: threading.Event | None = None
         self._stop = threading.Event()
         self._jobs: Sequence[Job] = ()
-        self._begun_at = time.perf_counter()
+        self._begun_at, self._begun_cpu_s = time.perf_counter(), time.process_time()
         self._tuners: list[Tuner] = []
         self._done = 0
         self._search: SearchPool | None = None
@@ -96,7 +96,8 @@ class Session:
         Raises:
             InterruptedSearch: after ``stop``; everything recorded stays in the database.
         """
-        self._jobs, self._begun_at, self._elsewhere = jobs, time.perf_counter(), elsewhere
+        self._jobs, self._elsewhere = jobs, elsewhere
+        self._begun_at, self._begun_cpu_s = time.perf_counter(), time.process_time()
         self.register(jobs)
         groups = together(jobs)
         first = secrets.randbelow(len(groups)) if self._joins and groups else 0
@@ -164,6 +165,7 @@ class Session:
             launches={purpose.value: count for purpose, count in launches.items()},
             tuner_s=sum(tuner.tuner_s for tuner in tuners),
             store_s=self._store.busy_s,
+            cpu_s=round(time.process_time() - self._begun_cpu_s, 3),
             devices=by_gpu((device.gpu.name, device.activity) for device in devices),
         )
 

@@ -65,7 +65,7 @@ JSON = {
     "tune": {
         "studies": "study, kernel, problem, gpu, kernel_source, exhaustive, finished, best_us, default_us, config, "
         "certificate, costs",
-        "session": "wall_s, trials, launches, tuner_s, store_s, gpu_share, compiler_share, devices, …",
+        "session": "wall_s, trials, launches, tuner_s, store_s, cpu_s, gpu_share, compiler_share, devices, …",
         "written": "paths of the files",
     },
     "grid": {"studies": "as of `tune`", "session": "as of `tune`", "written": "as of `tune`"},

@@ -39,6 +39,7 @@ ACTIVITY = SessionActivity(
     launches={"check": 20},
     tuner_s=1.0,
     store_s=0.5,
+    cpu_s=4.0,
     devices={
         "H100": DeviceActivity(
             FarmActivity(workers=4, busy_s=30.0, waiting=7, timeouts=1, crashes=1), GpuActivity(0, {"measure": 5.0})
