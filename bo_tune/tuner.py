@@ -162,9 +162,19 @@ class Tuner:
             with self.timed():
                 while self._wants_more(budget):
                     self._pending.append(self.start())
+                if self.is_sure():
+                    self._leave_to_compilers()
             if not self._pending:
                 return
             self.finish(take_ready(self._pending, lambda pending: pending.build))
+
+    def _leave_to_compilers(self) -> None:
+        """Forget configs that are still being compiled: enough is known without them, and it may take seconds."""
+        default = config_key(self.default)
+        for pending in list(self._pending):
+            if pending.trial and not pending.build.done() and config_key(pending.config) != default:
+                self._pending.remove(pending)
+                self.memory.tell(pending.trial, state=TrialState.FAIL)
 
     def finish(self, pending: Pending) -> None:
         """Wait for a config that was started, measure and record it."""
@@ -201,17 +211,17 @@ class Tuner:
         """Time of the default config in us; None before it was measured, and where it cannot run."""
         return self.measured.get(config_key(self.default))
 
-    def is_sure(self) -> bool:
-        """Say whether the stop rule ends the search here."""
+    def is_sure(self, under_way: int = 0) -> bool:
+        """Say whether the stop rule ends the search here, or will once so many more configs have a time."""
         rule = self._settings.stop_rule
-        if rule is None or self.launched_configs < rule.least:
+        if rule is None or self.launched_configs + under_way < rule.least:
             return False
         certificate = self.certificate
-        return certificate is not None and rule.done(certificate)
+        return certificate is not None and rule.done(certificate, under_way)
 
     def _wants_more(self, budget: int | None) -> bool:
         under_way = len(self._pending)
-        return under_way < self._lookahead() and self.may_start(budget, under_way) and not self.is_sure()
+        return under_way < self._lookahead() and self.may_start(budget, under_way) and not self.is_sure(under_way)
 
     def may_start(self, budget: int | None, under_way: int) -> bool:
         """Say whether budget and candidates allow another config, besides those under way."""

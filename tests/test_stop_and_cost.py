@@ -1,6 +1,7 @@
 """The stop rule's certificate and the price of compiling, from the sampler to the table."""
 
 import json
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from helpers import BUNDLED, EXPAND, FakeDevice
 
 from bo_tune.devices import Job, replay_job
 from bo_tune.listing import list_studies
+from bo_tune.measure.device import Build
 from bo_tune.problem import Problem
 from bo_tune.recording import read_recording
 from bo_tune.search import StopRule
@@ -62,6 +64,33 @@ def test_a_study_that_ended_by_the_rule_stays_ended(tmp_path: Path) -> None:
     (first, measured), (second, measured_again) = trials
     assert first == second == measured
     assert measured_again == 0
+
+
+def test_no_more_is_started_than_the_rule_will_have_measured() -> None:
+    on = FakeDevice(smooth_us, SPACE)
+    settings = SessionSettings(budget=60, stop_rule=StopRule(most=12, risk=0.0), in_flight=1, compilers=8)
+    (tuned,) = Session(StudyStore(MEMORY), settings).run([Job(PROBLEM, on)])
+    assert len(tuned.tuner.trials) == len(on.compiled) == 12
+
+
+class Slow(FakeDevice):
+    """Never done compiling the third and the fifth config."""
+
+    def compile(self, problem: Problem, config: Config) -> Future[Build]:
+        build = super().compile(problem, config)
+        return Future() if len(self.compiled) in (3, 5) else build
+
+
+def test_a_study_that_is_sure_waits_for_no_compile() -> None:
+    on = Slow(smooth_us, SPACE)
+    settings = SessionSettings(budget=200, stop_rule=StopRule(), in_flight=1, compilers=1)
+    (tuned,) = Session(StudyStore(MEMORY), settings).run([Job(PROBLEM, on)])
+    assert tuned.result is not None
+    assert tuned.result.ended_by is not None
+    assert len(on.compiled) == len(tuned.tuner.trials) + 2
+    assert not [trial for trial in tuned.tuner.trials if trial.params in (on.compiled[2], on.compiled[4])]
+    assert tuned.result.certificate is not None
+    assert tuned.result.certificate["tried"] == len(tuned.tuner.trials)
 
 
 def test_without_a_rule_the_budget_is_spent() -> None:

@@ -57,10 +57,11 @@ class StopRule:
     most: int | None = None
     most_taught: int | None = 20
 
-    def done(self, certificate: "Certificate") -> bool:
-        """Whether a study with this certificate is done."""
+    def done(self, certificate: "Certificate", under_way: int = 0) -> bool:
+        """Whether a study with this certificate is done, or will be once so many more trials have a value."""
         limits = [self.most, self.most_taught if certificate.taught else None]
-        if certificate.exhausted or any(limit is not None and certificate.tried >= limit for limit in limits):
+        tried = certificate.tried + under_way
+        if certificate.exhausted or any(limit is not None and tried >= limit for limit in limits):
             return True
         return certificate.tried >= self.least and 1.0 - certificate.probability < self.risk
 
