@@ -2,7 +2,8 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import compress
 from typing import Protocol
 
@@ -44,18 +45,22 @@ class Candidates:
     mask: NDArray[np.bool_]
     excluded: Mapping[str, int]
     twins: Mapping[ConfigKey, ConfigKey]
-    configs: Sequence[dict[str, int]] = field(init=False)
-    keys: frozenset[ConfigKey] = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "configs", tuple(compress(self.space, self.mask.tolist())))
-        object.__setattr__(self, "keys", frozenset(compress(self.space.keys, self.mask.tolist())))
+    @cached_property
+    def keys(self) -> frozenset[ConfigKey]:
+        """Their keys."""
+        return frozenset(compress(self.space.keys, self.mask.tolist()))
+
+    @property
+    def configs(self) -> tuple[dict[str, int], ...]:
+        """The configs themselves, made anew each time: a session has dozens of studies, of thousands each."""
+        return tuple(compress(self.space, self.mask.tolist()))
 
     def __contains__(self, config: object) -> bool:
         return isinstance(config, Mapping) and config_key(config) in self.keys
 
     def __len__(self) -> int:
-        return len(self.configs)
+        return len(self.keys)
 
 
 def candidates(

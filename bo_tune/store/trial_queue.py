@@ -1,8 +1,9 @@
 """Trials on their way into the database: stored by a thread of their own, many in one transaction.
 
-A study goes on while its trials are being stored, but never far ahead: once the oldest trial not yet stored has waited
-for a second, whoever brings another waits too. So a kill loses at most what was measured in the last second, and a
-trial is reported only once it cannot be lost.
+A transaction has its price, whether it holds one trial or twenty. So what comes within a tenth of a second is stored
+together, at once where someone waits for it. A study goes on meanwhile, but never far ahead: once the oldest trial not
+yet stored has waited for a second, whoever brings another waits too. So a kill loses at most what was measured in the
+last second, and a trial is reported only once it cannot be lost.
 
 A study whose lease was lost takes no trials any more: those still waiting are dropped, untold, and whoever brings
 another learns of it. The trials of other studies are stored all the same.
@@ -11,7 +12,7 @@ another learns of it. The trials of other studies are stored all the same.
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from optuna.trial import FrozenTrial
@@ -20,6 +21,9 @@ from bo_tune.errors import LeaseLostError
 
 MOST_BEHIND_S = 1.0
 """How long a trial may wait before others have to wait for it."""
+
+GATHERED_S = 0.1
+"""How long a trial waits for others to be stored with."""
 
 LOST = "another worker has taken the study over"
 
@@ -53,9 +57,11 @@ class TrialQueue:
         self._store = store
         self._lost: set[Writer] = set()
         self._waiting: list[_Item] = []
-        self._since: float | None = None
-        self._draining: Future[None] | None = None
-        self._lock = threading.Lock()
+        self._storing: list[_Item] = []
+        self._given = self._settled = self._wanted = 0  # numbers of trials, in the order given
+        self._is_draining = self._is_closing = False
+        self._failure: Exception | None = None
+        self._changed = threading.Condition()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="trials")
         self.busy_s = 0.0
 
@@ -66,23 +72,24 @@ class TrialQueue:
             LeaseLostError: the study is another's by now.
         """
         self._check(writer)
-        draining = self._draining
-        if draining is not None and (draining.done() or self._is_behind()):
-            draining.result()
-        with self._lock:
+        with self._changed:
+            self._wait_for(lambda: not self._is_behind())
             self._waiting.append(_Item(writer, trial, then))
-            if self._draining is None:
-                self._draining = self._thread.submit(self._drain)
+            self._given += 1
+            if not self._is_draining:
+                self._is_draining = True
+                self._thread.submit(self._drain)
 
     def flush(self, writer: Writer | None = None) -> None:
-        """Wait until everything handed over is stored, and told.
+        """Wait until everything handed over so far is stored, and told.
 
         Raises:
             LeaseLostError: the study of this writer is another's by now.
         """
-        draining = self._draining
-        if draining is not None:
-            draining.result()
+        with self._changed:
+            upto = self._wanted = self._given
+            self._changed.notify_all()
+            self._wait_for(lambda: self._settled >= upto)
         self._check(writer)
 
     def lose(self, writer: Writer) -> None:
@@ -95,24 +102,49 @@ class TrialQueue:
 
     def close(self) -> None:
         """Store what is left and end the thread."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
         self._thread.shutdown()
 
+    def _wait_for(self, ready: Callable[[], bool]) -> None:
+        """Wait, holding the lock before and after, and raise what storing raised."""
+        self._changed.wait_for(lambda: self._failure is not None or ready())
+        if self._failure is not None:
+            raise self._failure
+
     def _is_behind(self) -> bool:
-        since = self._since
-        return since is not None and time.monotonic() - since > MOST_BEHIND_S
+        oldest = [*self._storing[:1], *self._waiting[:1]]
+        return bool(oldest) and time.monotonic() - oldest[0].since > MOST_BEHIND_S
 
     def _drain(self) -> None:
-        """Store all that is waiting, and what comes meanwhile. Where it fails it stays the last that was tried."""
-        while True:
-            with self._lock:
-                batch, self._waiting = self._waiting, []
-                if not batch:
-                    self._draining = self._since = None
-                    return
-            self._since = batch[0].since
-            start = time.perf_counter()
-            self._lost |= self._store([(item.writer, item.trial) for item in batch])
-            self.busy_s += time.perf_counter() - start
-            for item in batch:
-                if item.writer not in self._lost:
-                    item.then()
+        """Store all that is waiting, and what comes meanwhile."""
+        try:
+            while self._gather():
+                self._store_gathered()
+        except Exception as error:  # noqa: BLE001 - raised again by whoever comes next
+            with self._changed:
+                self._failure = error
+                self._changed.notify_all()
+
+    def _gather(self) -> bool:
+        """Take what is to be stored together; say whether there is anything."""
+        with self._changed:
+            if not self._waiting:
+                self._is_draining = False
+                return False
+            self._changed.wait_for(lambda: self._is_closing or self._wanted > self._settled, GATHERED_S)
+            self._storing, self._waiting = self._waiting, []
+            return True
+
+    def _store_gathered(self) -> None:
+        start = time.perf_counter()
+        self._lost |= self._store([(item.writer, item.trial) for item in self._storing])
+        self.busy_s += time.perf_counter() - start
+        for item in self._storing:
+            if item.writer not in self._lost:
+                item.then()
+        with self._changed:
+            self._settled += len(self._storing)
+            self._storing = []
+            self._changed.notify_all()

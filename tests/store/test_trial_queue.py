@@ -33,7 +33,8 @@ class Database:
         return self.lost
 
 
-def test_what_comes_while_it_stores_is_stored_together_and_told_in_order() -> None:
+def test_what_comes_while_it_stores_is_stored_together_and_told_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial_queue, "GATHERED_S", 0.0)
     database, told = Database(), []
     queue = TrialQueue(database.store)
     queue.put(ONE, trial(0.0), lambda: told.append(0))
@@ -49,8 +50,60 @@ def test_what_comes_while_it_stores_is_stored_together_and_told_in_order() -> No
     queue.close()
 
 
+def test_what_comes_in_a_moment_is_stored_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial_queue, "GATHERED_S", 1.0)
+    database, told = Database(), threading.Event()
+    database.open.set()
+    queue = TrialQueue(database.store)
+    for number in range(4):
+        queue.put(ONE, trial(float(number)), told.set if number == 3 else lambda: None)
+        time.sleep(0.01)
+    assert told.wait(30), "nobody waits for them, and they are stored all the same"
+    assert database.batches == [[0.0, 1.0, 2.0, 3.0]]
+    queue.close()
+
+
+def test_who_waits_is_not_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial_queue, "GATHERED_S", 60.0)
+    database = Database()
+    database.open.set()
+    queue = TrialQueue(database.store)
+    begun = time.monotonic()
+    queue.put(ONE, trial(0.0), lambda: None)
+    queue.flush()
+    queue.put(ONE, trial(1.0), lambda: None)
+    queue.close()
+    assert time.monotonic() - begun < 30
+    assert database.batches == [[0.0], [1.0]]
+
+
+def test_who_waits_does_so_for_what_was_given_before_alone() -> None:
+    """Dozens of studies bring trials all the time: a study that ends must not wait for the others' to end."""
+    database, ended = Database(), threading.Event()
+    database.open.set()
+    queue = TrialQueue(database.store)
+
+    def others() -> None:
+        while not ended.wait(0.002):
+            queue.put(OTHER, trial(1.0), lambda: None)
+
+    stream = threading.Thread(target=others)
+    stream.start()
+    told: list[int] = []
+    try:
+        for number in range(20):
+            queue.put(ONE, trial(0.0), lambda number=number: told.append(number))  # type: ignore[misc]
+            queue.flush(ONE)
+            assert told[-1] == number
+    finally:
+        ended.set()
+        stream.join()
+    queue.close()
+
+
 def test_who_brings_a_trial_waits_once_the_oldest_has_waited_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trial_queue, "MOST_BEHIND_S", 0.1)
+    monkeypatch.setattr(trial_queue, "GATHERED_S", 0.0)
     database = Database()
     queue = TrialQueue(database.store)
     queue.put(ONE, trial(0.0), lambda: None)
