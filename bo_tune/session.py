@@ -31,7 +31,7 @@ from bo_tune.session_settings import SessionSettings
 from bo_tune.store.storage import FIGURES_ATTR, ORIGIN_ATTR, RESULT_ATTR, SPACE_ATTR, StoredStudy, StudyStore
 from bo_tune.store.study_name import StudyName
 from bo_tune.tables import TunedEntry
-from bo_tune.threads import one_blas_thread, turns_taken_fast
+from bo_tune.threads import garbage_sought_seldom, one_blas_thread, turns_taken_fast
 from bo_tune.tuned import Tuned, session_wall_s, table_entries
 from bo_tune.tuner import InterruptedSearch, Tuner
 
@@ -105,7 +105,7 @@ class Session:
         tuned: dict[int, Tuned] = {}
         lanes = max(1, min(self.settings.in_flight, len(groups)))
         threads = ThreadPoolExecutor(lanes, thread_name_prefix="study")
-        with self._searching(), one_blas_thread(), turns_taken_fast(), threads:
+        with self._searching(), one_blas_thread(), turns_taken_fast(), garbage_sought_seldom(), threads:
             futures = [threads.submit(self._work, lane, groups, pending, tuned) for lane in range(lanes)]
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)

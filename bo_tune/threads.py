@@ -1,5 +1,6 @@
 """How the threads of a session share the cores and the interpreter."""
 
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -8,6 +9,9 @@ from threadpoolctl import threadpool_limits
 
 SWITCH_INTERVAL_S = 0.0005
 """After how long a thread that computes gives way to others."""
+
+YOUNG_OBJECTS = 50_000
+"""After how many new objects those in cycles are looked for; 700 by default."""
 
 
 def one_blas_thread() -> AbstractContextManager[object]:
@@ -30,3 +34,18 @@ def turns_taken_fast() -> Iterator[None]:
         yield
     finally:
         sys.setswitchinterval(before)
+
+
+@contextmanager
+def garbage_sought_seldom() -> Iterator[None]:
+    """Look for objects in cycles seldom while it lasts.
+
+    A session holds a million objects for as long as it lasts, and leaves few in cycles. Looking through all of them
+    holds up every thread for a tenth of a second or so, time and again.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(YOUNG_OBJECTS, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
