@@ -8,6 +8,7 @@ what the same sampler would have answered here: it depends on the seed, the stud
 
 import itertools
 import threading
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import singledispatchmethod
@@ -132,19 +133,28 @@ class SearchPool:
         self._server = ForkServer([MODULE])
         self._workers = [Worker(self._server, MODULE, []) for _ in range(processes)]
         self._locks = [threading.Lock() for _ in range(processes)]
+        self._places: dict[int, int] = {}
         self._numbers = itertools.count()
+        self._lock = threading.Lock()
 
     def sampler(self, recipe: Recipe, cost: Cost) -> "OffloadedSampler":
-        """Open a study in the next process, in turn, and return the sampler that speaks for it."""
-        number = next(self._numbers)
+        """Open a study in the process that has the fewest, and return the sampler that speaks for it."""
+        with self._lock:
+            number, busy = next(self._numbers), Counter(self._places.values())
+            self._places[number] = min(range(len(self._workers)), key=lambda place: busy[place])
         self.ask(number, _Open(number, recipe))
         return OffloadedSampler(self, number, recipe, cost)
 
     def ask(self, study: int, message: object) -> object:
         """Send a message to the process of a study and return its answer. Raises WorkerError."""
-        place = study % len(self._workers)
+        place = self._places[study]
         with self._locks[place]:
             return self._workers[place].request(message, ANSWER_TIMEOUT_S)
+
+    def forget(self, study: int) -> None:
+        """Have the process of a study forget it. Raises WorkerError."""
+        self.ask(study, _Close(study))
+        del self._places[study]
 
     def close(self) -> None:
         """End the processes."""
@@ -177,7 +187,7 @@ class OffloadedSampler(GridSampler):
 
     def close(self) -> None:
         """Have the other process forget the study."""
-        self._pool.ask(self._number, _Close(self._number))
+        self._pool.forget(self._number)
 
     def _news(self, log: StudyLog) -> _News:
         fresh = tuple(o for o in log.observations if o.number not in self._told)

@@ -18,10 +18,6 @@ from bo_tune.worker import Fitting, fitting
 if TYPE_CHECKING:
     from bo_tune.measure.cuda import CudaDevice
 
-SEARCHES = 2
-"""Compile processes for each process that computes proposals. Proposals take a tenth of the compilers' time; with fewer
-processes they would wait for each other while compilers idle."""
-
 MOST_STUDIES = 10_000
 """Studies in flight are bounded by the compilers alone: how many there will be is not known."""
 
@@ -94,9 +90,14 @@ def jobs_on(problems: Sequence[Problem], devices: "Sequence[CudaDevice]") -> lis
 
 
 def at_once(settings: SessionSettings, devices: "Sequence[CudaDevice]", studies: int) -> SessionSettings:
-    """Return the settings with what this host can do at once."""
+    """Return the settings with what this host can do at once.
+
+    Every study under way has a process that computes its proposals: they take a tenth of the compilers' time, but in
+    bursts, for which GPU and compilers would wait.
+    """
     compilers = max(device.compile_workers for device in devices)
-    return replace(settings.on(compilers, studies, len(devices)), searchers=1 + compilers // SEARCHES)
+    settings = settings.on(compilers, studies, len(devices))
+    return replace(settings, searchers=settings.in_flight)
 
 
 @contextmanager

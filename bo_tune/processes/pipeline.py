@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -26,11 +26,16 @@ class NotStartedError(WorkerError):
 
 @dataclass(eq=False, slots=True)
 class _Request:
-    """A request that waits for its answer, and the child that has it."""
+    """A request that waits for its answer, and the child that has it.
+
+    Attributes:
+        turn: set when it is the first. An event of its own: of dozens that wait, one has to wake up for each answer.
+    """
 
     message: object
     is_prepared: Callable[[], bool]
     sent_to: Child | None = None
+    turn: threading.Event = field(default_factory=threading.Event)
 
 
 class Pipeline:
@@ -47,7 +52,8 @@ class Pipeline:
         self._worker = worker
         self._restarting = restarting
         self._queue: deque[_Request] = deque()
-        self._turn = threading.Condition()
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
 
     def request(
         self,
@@ -75,11 +81,11 @@ class Pipeline:
             NotStartedError: there was none, and none could be started.
         """
         mine = _Request(message, is_prepared)
-        with self._turn:
+        with self._lock:
             self._queue.append(mine)
             self._send_ahead()
-            while self._queue[0] is not mine:
-                self._turn.wait()
+            self._call_first()
+        mine.turn.wait()
         ends = True  # unless it is known to be well
         try:
             child = self._have(mine, prepare)
@@ -88,19 +94,25 @@ class Pipeline:
             ends = breaks is not None and breaks(answer)
             return answer
         finally:
-            with self._turn:
+            with self._lock:
                 if ends:
                     self._end()
                 self._queue.popleft()
                 self._send_ahead()
-                self._turn.notify_all()
+                self._call_first()
 
     def end_child(self) -> None:
         """End the child once it has nothing to answer; the next request has another started."""
-        with self._turn:
-            while self._queue:
-                self._turn.wait()
+        with self._idle:
+            self._idle.wait_for(lambda: not self._queue)
             self._end()
+
+    def _call_first(self) -> None:
+        """Let who asked first know, or that nobody asks. The caller holds the lock."""
+        if self._queue:
+            self._queue[0].turn.set()
+        else:
+            self._idle.notify_all()
 
     def _have(self, first: _Request, prepare: Callable[[Child], None] | None) -> Child:
         """Return the child that has the first request, started now if there is none.
@@ -108,11 +120,11 @@ class Pipeline:
         A child that is found dead before it could be asked anything is replaced once.
         """
         for last in (False, True):
-            with self._turn:
+            with self._lock:
                 child = self._start()
             if first.sent_to is not child and prepare is not None and not first.is_prepared():
                 prepare(child)
-            with self._turn:
+            with self._lock:
                 if first.sent_to is child or self._send(first, child):
                     self._send_ahead()
                     return child

@@ -326,7 +326,7 @@ def test_no_room_for_the_json_at_the_end(inputs: Inputs) -> None:
 
 
 def test_no_room_for_the_database(inputs: Inputs) -> None:
-    options = ("--storage", sqlite_url(inputs.database), "--budget", 30, "--sampler", "random", "--verbose")
+    options = ("--storage", sqlite_url(inputs.database), "--budget", 200, "--sampler", "random", "--verbose")
     ran = run_command(*inputs.tune(*options, study=False), cwd=inputs.folder, preexec_fn=limited(300_000))
     assert "database failed" in ran.error
     told = ran.out.count("\nrecorded ")
