@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial
 from bo_tune.bundled import bundled_grids
 from bo_tune.kernels.registry import is_known, kernel_spec
 from bo_tune.problem import AnyProblem, GpuInfo
-from bo_tune.search import StudyHistory
+from bo_tune.search import HistoryPrior, StudyHistory
 from bo_tune.space import Config
 from bo_tune.store.storage import RESULT_ATTR, StudyStore
 from bo_tune.store.study_name import StudyName
@@ -64,6 +64,11 @@ class Histories:
         for name, history in sorted(found, key=lambda one: (one[0].exhaustive, len(one[1].times), str(one[0]))):
             best[name.problem, name.place] = name, history
         return [history for _, history in sorted(best.values(), key=lambda one: str(one[0]))]
+
+    def prior(self, name: StudyName, gpu: GpuInfo) -> HistoryPrior | None:
+        """Return what a new study is taught; None where nothing is known of its kernel."""
+        known = self.of(name.problem, gpu)
+        return HistoryPrior(known, descriptor=descriptor(name.problem, gpu), place=name.place) if known else None
 
     def learn(self, name: StudyName, gpu: GpuInfo, trials: Iterable[FrozenTrial]) -> None:
         """Take in a study that has just finished, without reading it."""

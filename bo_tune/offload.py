@@ -9,7 +9,7 @@ what the same sampler would have answered here: it depends on the seed, the stud
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import singledispatchmethod
 
@@ -31,7 +31,6 @@ from bo_tune.search import (
     Grid,
     GridSampler,
     HistoryPrior,
-    StudyHistory,
     certify,
     make_sampler,
 )
@@ -51,9 +50,7 @@ class Recipe:
         ranges: parameter name to values: the grid.
         valid: ``[C]``, the configs of the grid that may be proposed.
         default: the kernel's default config.
-        histories: what other studies taught; empty for a sampler that does not learn.
-        descriptor: of the problem, to tell the nearest histories.
-        place: of the study, see ``StudyHistory``.
+        prior: what other studies teach; None for a sampler that does not learn, or where there are none.
     """
 
     sampler: str
@@ -62,9 +59,7 @@ class Recipe:
     default: Mapping[str, int]
     problem: AnyProblem
     gpu: GpuInfo
-    histories: Sequence[StudyHistory]
-    descriptor: Mapping[str, float]
-    place: Hashable
+    prior: HistoryPrior | None
     seed: int
 
     def build(self, cost: Cost) -> GridSampler:
@@ -75,15 +70,10 @@ class Recipe:
             Grid(self.ranges, self.valid),
             default=self.default,
             features=lambda configs: spec.features(configs, self.problem, self.gpu),  # type: ignore[arg-type]
-            prior=self._prior(),
+            prior=self.prior,
             cost=cost,
             seed=self.seed,
         )
-
-    def _prior(self) -> HistoryPrior | None:
-        if not self.histories:
-            return None
-        return HistoryPrior(self.histories, descriptor=self.descriptor, place=self.place)
 
 
 @dataclass(frozen=True, slots=True)

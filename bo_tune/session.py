@@ -16,7 +16,7 @@ from bo_tune.devices import Job, together
 from bo_tune.ending import choose_results, current_results, have_ended
 from bo_tune.errors import DeviceError, LeaseLostError
 from bo_tune.events import Listener, StudyFailed, StudyFinished, StudyLost, StudyStarted, ignore
-from bo_tune.history import Histories, descriptor
+from bo_tune.history import Histories
 from bo_tune.joint import JointTuner
 from bo_tune.joint_decision import DecidedTuner, Decision, parted
 from bo_tune.kernels.registry import kernel_spec
@@ -222,7 +222,7 @@ class Session:
             _note_space(stored, found)
         default = spec.default_config(problem)
         learns = settings.sampler in LEARNING and not done
-        known = self._histories.of(problem, device.gpu) if learns else []
+        prior = self._histories.prior(name, device.gpu) if learns else None
         recipe = Recipe(
             sampler=RANDOM if done else settings.sampler,
             ranges=dict(found.space.ranges),
@@ -230,9 +230,7 @@ class Session:
             default=default,
             problem=problem,
             gpu=device.gpu,
-            histories=known,
-            descriptor=descriptor(problem, device.gpu),
-            place=name.place,
+            prior=prior,
             seed=self.settings.seed,
         )
         price = cost(device, problem, list(found.space))

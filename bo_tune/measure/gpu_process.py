@@ -115,8 +115,7 @@ class GpuServer:
             threads_per_sm=properties.max_threads_per_multi_processor,
             l2_bytes=properties.L2_cache_size,
         )
-        versions = {"driver": _driver_version(), "torch": torch.__version__, "triton": triton.__version__}
-        return Hello(gpu, versions)
+        return Hello(gpu, versions())
 
     def _prepare(self, problem: AnyProblem) -> Prepared:
         prepared = self._prepared.pop(problem, None)
@@ -193,6 +192,14 @@ def _context_is_healthy() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of driver, torch and Triton.
+
+    As plain text: torch's own is an object of a class of torch, and whoever unpickled it would import torch.
+    """
+    return {"driver": _driver_version(), "torch": str(torch.__version__), "triton": triton.__version__}
 
 
 def _driver_version() -> str:

@@ -1,5 +1,8 @@
 """What the GPU process does short of touching a GPU: whom it refuses, what it checks."""
 
+import pickle
+import subprocess
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
@@ -8,7 +11,7 @@ import pytest
 import torch
 
 from bo_tune.measure.device import Remeasured
-from bo_tune.measure.gpu_process import GpuServer, Prepared, refusal
+from bo_tune.measure.gpu_process import GpuServer, Prepared, refusal, versions
 from bo_tune.measure.messages import RemeasureRequest
 from bo_tune.measure.timing import Timed
 from bo_tune.outcome import LaunchPurpose
@@ -49,6 +52,16 @@ def test_a_gpu_that_is_not_there_is_refused(index: int, available: bool, expecte
     reason = refusal(index, SimpleNamespace(**NVIDIA), cuda(available=available))
     assert reason is not None
     assert expected in reason
+
+
+def test_the_tuning_process_can_read_the_versions_without_torch() -> None:
+    script = (
+        "import pickle, sys; print(pickle.loads(sys.stdin.buffer.read())['torch']); assert 'torch' not in sys.modules"
+    )
+    read = subprocess.run(
+        [sys.executable, "-c", script], input=pickle.dumps(versions()), capture_output=True, check=True
+    )
+    assert read.stdout.decode().strip() == torch.__version__
 
 
 class CountedKernel:
