@@ -18,7 +18,6 @@ import optuna
 from numpy.typing import NDArray
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
-from threadpoolctl import threadpool_limits
 
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.problem import AnyProblem, GpuInfo
@@ -35,6 +34,7 @@ from bo_tune.search import (
     make_sampler,
 )
 from bo_tune.search.study_log import Observation, StudyLog
+from bo_tune.threads import ONE_BLAS_THREAD
 
 MODULE = "bo_tune.offload"
 
@@ -120,7 +120,7 @@ class SearchPool:
     """
 
     def __init__(self, processes: int) -> None:
-        self._server = ForkServer([MODULE])
+        self._server = ForkServer([MODULE], ONE_BLAS_THREAD)
         self._workers = [Worker(self._server, MODULE, []) for _ in range(processes)]
         self._locks = [threading.Lock() for _ in range(processes)]
         self._places: dict[int, int] = {}
@@ -257,7 +257,6 @@ class _Server:
 
 
 def main(_arguments: list[str], fd: int) -> None:
-    """Serve one parent; its linear algebra keeps to one core, the others compile."""
+    """Serve one parent."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with threadpool_limits(limits=1, user_api="blas"):
-        serve(fd, _Server().answer)
+    serve(fd, _Server().answer)

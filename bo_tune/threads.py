@@ -4,11 +4,19 @@ import gc
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from types import MappingProxyType
 
 from threadpoolctl import threadpool_limits
 
 SWITCH_INTERVAL_S = 0.0005
 """After how long a thread that computes gives way to others."""
+
+ONE_BLAS_THREAD = MappingProxyType(
+    dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
+)
+"""Variables that keep linear algebra on one core in processes that are forked from one that has imported it. Limiting
+it there comes too late: OpenBLAS starts a thread for each core first, which spin, and thirty such processes on 32 cores
+held up all others for a second or two."""
 
 YOUNG_OBJECTS = 50_000
 """After how many new objects those in cycles are looked for; 700 by default."""

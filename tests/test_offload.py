@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import optuna
 import pytest
@@ -50,6 +51,19 @@ def test_a_study_is_forgotten_when_it_ends_however_it_ends(monkeypatch: pytest.M
     tuned = run(1)
     assert len(closed) == len(RECORDINGS)
     assert [t.result is None for t in tuned] == [fails] * len(RECORDINGS)
+
+
+def test_a_search_process_keeps_to_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[int] = []
+    close = SearchPool.close
+
+    def counted(self: SearchPool) -> None:
+        threads.extend(len(list(Path(f"/proc/{worker.pid}/task").iterdir())) for worker in self._workers)
+        close(self)
+
+    monkeypatch.setattr(SearchPool, "close", counted)
+    run(2)
+    assert threads == [1, 1]
 
 
 def test_threads_that_share_a_process_wait_for_each_other() -> None:
