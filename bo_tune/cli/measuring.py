@@ -18,6 +18,9 @@ from bo_tune.worker import Fitting, fitting
 if TYPE_CHECKING:
     from bo_tune.measure.cuda import CudaDevice
 
+STUDIES_PER_SEARCHER = 2
+"""Studies under way for each process that computes proposals: a tenth of the compilers' time, but in bursts."""
+
 MOST_STUDIES = 10_000
 """Studies in flight are bounded by the compilers alone: how many there will be is not known."""
 
@@ -90,14 +93,10 @@ def jobs_on(problems: Sequence[Problem], devices: "Sequence[CudaDevice]") -> lis
 
 
 def at_once(settings: SessionSettings, devices: "Sequence[CudaDevice]", studies: int) -> SessionSettings:
-    """Return the settings with what this host can do at once.
-
-    Every study under way has a process that computes its proposals: they take a tenth of the compilers' time, but in
-    bursts, for which GPU and compilers would wait.
-    """
+    """Return the settings with what this host can do at once."""
     compilers = max(device.compile_workers for device in devices)
     settings = settings.on(compilers, studies, len(devices))
-    return replace(settings, searchers=settings.in_flight)
+    return replace(settings, searchers=1 + settings.in_flight // STUDIES_PER_SEARCHER)
 
 
 @contextmanager
