@@ -6,10 +6,9 @@ it, and the events time the kernel alone. Where Python was held up all the same,
 kernel. Such a launch is recognised for certain: once it is queued, its start event has passed already. It is taken
 again.
 
-Configs timed in turn push each other's code out of the instruction caches. A kernel whose code is cold takes 0.65 us
-more, give or take 0.2 us, and how much depends on where the process happens to have its code, not on the config. So
-before each launch that is timed in turn with others' the same kernel is launched once, untimed: it finds its code as it
-does in a trial.
+Configs timed in turn push each other's code out of the caches: on an H100 kernels of 7 us took up to 0.2 us more than
+timed alone, and spread a fifth wider from run to run. So before each launch that is timed in turn with others' the same
+kernel is launched once, untimed (``benchmarks/results/in-turn.h100.md``).
 """
 
 from abc import ABC, abstractmethod
