@@ -1,8 +1,8 @@
 """Where the time of a session goes: counts and seconds of everything, as they stand at a moment. Pure data."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 
@@ -99,8 +99,8 @@ class SessionActivity:
         tuner_s: seconds that studies spent on deciding and recording, summed over studies: what is neither waiting for
             a compile nor for the GPU. Most of it passes while other studies keep both at work.
         store_s: seconds of the database, off every study's path.
-        cpu_s: seconds of a core that this process took, with all its threads: near ``wall_s``, its one interpreter is
-            what the session waits for.
+        cpu_s: seconds of a core that the tuning process took, with all its threads; of several the one that took most.
+            Near ``wall_s``, its one interpreter is what the session waits for.
         devices: of each device by name.
     """
 
@@ -148,3 +148,27 @@ class SessionActivity:
             "held_up_ms_per_trial": self.held_up_ms_per_trial,
         }
         return {**asdict(self), **shares, **per_trial}
+
+
+def with_workers(session: SessionActivity, workers: Sequence[Sequence[SessionActivity]]) -> SessionActivity:
+    """Return what a session has done together with workers in processes of their own.
+
+    Args:
+        workers: what each has done, session by session; a device counts on from one to the next.
+    """
+    every = [session, *(one for sessions in workers for one in sessions)]
+    last = [sessions[-1] for sessions in workers if sessions]
+    launches: Counter[str] = Counter()
+    for one in every:
+        launches.update(one.launches)
+    found = ((name.partition(" #")[0], device) for one in last for name, device in one.devices.items())
+    return replace(
+        session,
+        studies_begun=max(session.studies_begun, sum(one.studies_begun for one in every[1:])),  # it collects the others'
+        trials=sum(one.trials for one in every),
+        launches=dict(launches),
+        tuner_s=sum(one.tuner_s for one in every),
+        store_s=sum(one.store_s for one in every),
+        cpu_s=max([session.cpu_s, *(sum(one.cpu_s for one in sessions) for sessions in workers)]),
+        devices=by_gpu([*session.devices.items(), *found]),
+    )

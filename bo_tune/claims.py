@@ -46,12 +46,15 @@ class Claims:
         found = self._opened.get(name)
         return self._store.open(name, gpu) if found is None else found
 
-    def are_done(self, names: Sequence[StudyName]) -> bool:
-        """Say whether studies were brought to their end as the session wants it; one that has just been may be said
-        not to be. Raises StorageError."""
+    def are_done(self, names: Sequence[StudyName], *, as_of_now: bool = False) -> bool:
+        """Say whether studies were brought to their end as the session wants it. Raises StorageError.
+
+        Args:
+            as_of_now: else one that has just been may be said not to be.
+        """
         with self._lock:
             now = time.monotonic()
-            if now - self._done_at > DONE_KNOWN_FOR_S:
+            if as_of_now or now - self._done_at > DONE_KNOWN_FOR_S:
                 self._done, self._done_at = self._store.attribute_of_all(DONE_ATTR), now
             return all(self._done.get(self._opened[name].study_id) == self._jobs[name] for name in names)
 

@@ -5,11 +5,11 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
-from bo_tune.activity import SessionActivity, by_gpu
+from bo_tune.activity import SessionActivity, by_gpu, with_workers
 from bo_tune.candidates import Candidates, candidates
 from bo_tune.claims import Claims
 from bo_tune.devices import Job, together
@@ -57,6 +57,9 @@ class Session:
     Args:
         history: where finished studies teach the sampler from; the same database by default.
         joins: whether it does what other sessions want, and leaves it to them to collect what is done.
+        begins_at: where among the studies it begins, 0 to 1; anywhere by default where it joins, so that workers do not
+            get in each other's way, and else at the first.
+        workers: says what workers that do its studies elsewhere have done so far.
         listener: is told of every study and trial, from several threads.
     """
 
@@ -68,6 +71,8 @@ class Session:
         history: StudyStore | None = None,
         listener: Listener = ignore,
         joins: bool = False,
+        begins_at: float | None = None,
+        workers: Callable[[], Sequence[Sequence[SessionActivity]]] = list,
     ) -> None:
         self.id = uuid.uuid4().hex[:12]
         self.settings = settings
@@ -77,6 +82,8 @@ class Session:
         self._listener = listener
         self._claims = Claims(store, listener)
         self._joins = joins
+        self._workers = workers
+        self._begins_at = (secrets.SystemRandom().random() if joins else 0.0) if begins_at is None else begins_at
         self._elsewhere: threading.Event | None = None
         self._stop = threading.Event()
         self._jobs: Sequence[Job] = ()
@@ -100,8 +107,7 @@ class Session:
         self._begun_at, self._begun_cpu_s = time.perf_counter(), time.process_time()
         self.register(jobs)
         groups = together(jobs)
-        first = secrets.randbelow(len(groups)) if self._joins and groups else 0
-        pending = Pending(len(groups), self._stop.is_set, first=first)
+        pending = Pending(len(groups), self._stop.is_set, first=int(self._begins_at * len(groups)))
         tuned: dict[int, Tuned] = {}
         lanes = max(1, min(self.settings.in_flight, len(groups)))
         threads = ThreadPoolExecutor(lanes, thread_name_prefix="study")
@@ -152,7 +158,11 @@ class Session:
 
     @property
     def activity(self) -> SessionActivity:
-        """What the session has done so far; may be asked for at any time, from any thread."""
+        """What the session and its workers have done so far; may be asked for at any time, from any thread."""
+        return with_workers(self._own_activity, self._workers())
+
+    @property
+    def _own_activity(self) -> SessionActivity:
         tuners = list(self._tuners)
         devices = {id(device): device for job in self._jobs for device in job.devices}.values()
         launches: Launches = sum((tuner.launches for tuner in tuners), Counter())
@@ -269,7 +279,7 @@ class Session:
             raise InterruptedSearch
         names = [self._name(job) for job in jobs]
         ended = self._elsewhere is not None and self._elsewhere.is_set()
-        is_done = self._claims.are_done(names)
+        is_done = self._claims.are_done(names, as_of_now=ended)
         if is_done:
             done = [] if self._joins else self._collect(jobs)
             if done is not None:

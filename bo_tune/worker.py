@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from bo_tune.activity import SessionActivity
 from bo_tune.devices import Job, together
 from bo_tune.events import Listener, ignore
 from bo_tune.kernels.registry import IN_ORDER
@@ -58,16 +59,25 @@ class StudyWorker:
         fitting: finds the jobs it can measure.
         settings: of this host: studies in flight, compilers, searchers; the rest comes with each study.
         listener: is told of every study and trial, from several threads.
+        begins_at: where among the studies it begins, see ``Session``.
 
     Attributes:
         session: the session under way, or the last.
     """
 
     def __init__(
-        self, store: StudyStore, fitting: Fitting, settings: SessionSettings, *, listener: Listener = ignore
+        self,
+        store: StudyStore,
+        fitting: Fitting,
+        settings: SessionSettings,
+        *,
+        listener: Listener = ignore,
+        begins_at: float | None = None,
     ) -> None:
         self._store, self._fitting, self._settings, self._listener = store, fitting, settings, listener
+        self._begins_at = begins_at
         self._tried: dict[StudyName, Any] = {}
+        self._before: tuple[SessionActivity, ...] = ()
         self.session: Session | None = None
         self._stopped = False
 
@@ -82,9 +92,18 @@ class StudyWorker:
             for part in todo:
                 if self._stopped:
                     raise InterruptedSearch
-                self.session = Session(self._store, part.settings, listener=self._listener, joins=True)
+                self._before = self.activities
+                self.session = Session(
+                    self._store, part.settings, listener=self._listener, joins=True, begins_at=self._begins_at
+                )
                 failed += sum(not tuned.done for tuned in self.session.run(part.jobs))
         return failed
+
+    @property
+    def activities(self) -> tuple[SessionActivity, ...]:
+        """What it has done so far, session by session; may be asked for at any time, from any thread."""
+        before, session = self._before, self.session
+        return (*before, session.activity) if session is not None else before
 
     def stop(self) -> None:
         """Ask for an end after the trials under way."""

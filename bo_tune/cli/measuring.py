@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bo_tune.conditions import Conditions
 from bo_tune.devices import Job, MoePathChoice, cuda_devices, kernel_source, replay_jobs
 from bo_tune.errors import InputError
+from bo_tune.measure.cuda import host_gpu_count
 from bo_tune.measure.described import source_of
 from bo_tune.problem import Problem
 from bo_tune.session import SessionSettings
@@ -84,6 +85,12 @@ def opened(measured: Measured, compile_deadline_s: float | None = None) -> "Abst
     )
 
 
+def host_gpus(measured: Measured) -> list[int]:
+    """Return which of this host's GPUs measure. Raises InputError."""
+    indices = measured.indices()
+    return list(range(host_gpu_count())) if indices is None else indices
+
+
 def jobs_on(problems: Sequence[Problem], devices: "Sequence[CudaDevice]") -> list[Job]:
     """Return the jobs of problems: one for each type of GPU, which any GPU of that type may do."""
     by_type: dict[str, list[CudaDevice]] = {}
@@ -100,11 +107,12 @@ def at_once(settings: SessionSettings, devices: "Sequence[CudaDevice]", studies:
 
 
 @contextmanager
-def fitting_of(measured: Measured, seed: int) -> Iterator[tuple[Fitting, SessionSettings]]:
-    """Open what measures while it lasts; returns what finds the jobs of studies, and what this host does at once."""
+def fitting_of(measured: Measured, seed: int) -> "Iterator[tuple[Sequence[CudaDevice], Fitting, SessionSettings]]":
+    """Open what measures while it lasts; returns the GPUs, what finds the jobs of studies, and what this host does at
+    once."""
     folder = measured.recordings
     if folder is not None:
-        yield fitting(replay_jobs(folder, seed=seed)), SessionSettings()
+        yield [], fitting(replay_jobs(folder, seed=seed)), SessionSettings()
         return
     with opened(measured) as devices:
 
@@ -116,4 +124,4 @@ def fitting_of(measured: Measured, seed: int) -> Iterator[tuple[Fitting, Session
                 return None
             return Job(name.problem, equal[0], tuple(equal[1:]))
 
-        yield fits, at_once(SessionSettings(), devices, MOST_STUDIES)
+        yield devices, fits, at_once(SessionSettings(), devices, MOST_STUDIES)

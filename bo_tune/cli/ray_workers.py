@@ -8,8 +8,10 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
+from bo_tune.activity import SessionActivity
 from bo_tune.cli.measuring import Measured, fitting_of, opened
 from bo_tune.errors import InputError, one_line
+from bo_tune.events import Listener
 from bo_tune.measure.described import Description
 from bo_tune.problem import Problem
 from bo_tune.store.storage import StudyStore, silence_optuna
@@ -43,7 +45,7 @@ class RayWorker:
         """Search studies until none is left that fits; returns how many could not be measured."""
         store = StudyStore(self._storage, create=False, lease_s=self._lease_s)
         try:
-            with fitting_of(self._measured, self._seed) as (fits, settings):
+            with fitting_of(self._measured, self._seed) as (_, fits, settings):
                 return StudyWorker(store, fits, settings).run()
         finally:
             store.close()
@@ -100,12 +102,21 @@ class RayCluster:
             raise InputError(f"--ray: a worker cannot use its GPU: {_last_line(error)}") from None
         return [one for i, one in enumerate(found) if one.gpu.name not in {other.gpu.name for other in found[:i]}]
 
+    def listener(self, listen: Listener) -> Listener:
+        """Return the listener as it is: workers of other hosts tell nothing."""
+        return listen
+
+    def activities(self) -> Sequence[Sequence[SessionActivity]]:
+        """Nothing is known of what they do."""
+        return ()
+
     @contextmanager
-    def at_work(self, note: Callable[[str], None]) -> Iterator[threading.Event]:
+    def at_work(self, note: Callable[[str], None], listen: Listener) -> Iterator[threading.Event]:
         """Have the workers work while it lasts; yields what is set once they have all ended.
 
         Args:
             note: is told of a worker that failed.
+            listen: is told nothing.
         """
         ended, over = threading.Event(), threading.Event()
         waiting = [actor.work.remote() for actor in self._actors]

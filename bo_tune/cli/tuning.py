@@ -1,24 +1,29 @@
 """Tuning as the command line asks for it: jobs opened, a session shown while it runs, results written and told."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import typer
 
+from bo_tune.activity import SessionActivity
 from bo_tune.cli import exit_codes
+from bo_tune.cli.host_workers import HostWorkers
 from bo_tune.cli.measuring import Measured, at_once, jobs_on, opened
 from bo_tune.cli.output import Output
 from bo_tune.cli.ray_workers import RayCluster
 from bo_tune.cli.resume import kept_lines
 from bo_tune.devices import Job, MoePathChoice, engine_notes, replay_jobs, with_deciding
 from bo_tune.errors import InputError
+from bo_tune.events import Listener
 from bo_tune.joint_decision import decides
 from bo_tune.kernels.registry import engine_spec, kernel_spec
 from bo_tune.ladder import Ladder, refine
 from bo_tune.listing import study_figures
-from bo_tune.measure.described import DescribedDevice
+from bo_tune.measure.described import DescribedDevice, Description
 from bo_tune.problem import Problem, lora
 from bo_tune.record import record
 from bo_tune.report.console import activity_lines, results_tables, session_lines
@@ -69,28 +74,49 @@ def problems_of(study: StudyFile, kernels: Sequence[str]) -> list[Problem]:
     return problems
 
 
+class Workers(Protocol):
+    """Who does a session's studies in its place."""
+
+    def descriptions(self, problems: Sequence[Problem]) -> list[Description]:
+        """Return what GPUs they have, each type once. Raises InputError."""
+
+    def listener(self, listen: Listener) -> Listener:
+        """Return the session's own listener, that tells nothing of what workers tell."""
+
+    def activities(self) -> Sequence[Sequence[SessionActivity]]:
+        """What each worker has done so far, session by session, as far as it tells."""
+
+    def at_work(self, note: Callable[[str], None], listen: Listener) -> AbstractContextManager[threading.Event]:
+        """Have them work while it lasts; yields what is set once they have all ended."""
+
+    def close(self) -> None:
+        """End them."""
+
+
 @contextmanager
-def _cluster(arguments: Arguments) -> Iterator[RayCluster | None]:
-    """Have workers on the Ray cluster that was named, if one was."""
-    if arguments.ray is None:
+def _workers(arguments: Arguments) -> Iterator[Workers | None]:
+    """Have workers on the Ray cluster that was named, or processes of this host, if any are wanted."""
+    if arguments.ray is None and (arguments.workers or 1) == 1:
         yield None
         return
     if arguments.choose_m:
-        raise InputError("--m auto: not with --ray")
+        raise InputError("--m auto: not with workers")
     if arguments.storage == MEMORY:
-        raise InputError("--storage: Ray's workers need a database that they all reach")
-    settings = arguments.settings
-    cluster = RayCluster(
-        arguments.ray, arguments.workers, arguments.measured, arguments.storage, arguments.lease_s, settings.seed
+        raise InputError("--storage: workers need a database that they all reach")
+    common = arguments.measured, arguments.storage, arguments.lease_s, arguments.settings.seed
+    workers: Workers = (
+        HostWorkers(arguments.workers or 1, *common)
+        if arguments.ray is None
+        else RayCluster(arguments.ray, arguments.workers, *common)
     )
     try:
-        yield cluster
+        yield workers
     finally:
-        cluster.close()
+        workers.close()
 
 
 @contextmanager
-def _jobs(arguments: Arguments, cluster: RayCluster | None) -> Iterator[tuple[list[Job], SessionSettings]]:
+def _jobs(arguments: Arguments, workers: Workers | None) -> Iterator[tuple[list[Job], SessionSettings]]:
     """Open what measures, and settle how many studies it can have in flight."""
     problems = problems_of(arguments.study, arguments.kernels) if arguments.study else None
     measured, settings = arguments.measured, arguments.settings
@@ -104,8 +130,8 @@ def _jobs(arguments: Arguments, cluster: RayCluster | None) -> Iterator[tuple[li
     if problems is None:
         raise InputError("nothing to tune: name a study file, or a model with --model")
     _check_hits(problems, len(measured.conditions.hits))
-    if cluster is not None:
-        elsewhere = [DescribedDevice(description) for description in cluster.descriptions(problems)]
+    if workers is not None:
+        elsewhere = [DescribedDevice(description) for description in workers.descriptions(problems)]
         yield with_deciding([Job(p, device) for device in elsewhere for p in problems], measured.path), settings
         return
     with opened(measured, arguments.compile_deadline_s) as devices:
@@ -135,7 +161,7 @@ def _check_replay(arguments: Arguments) -> None:
 def tune(arguments: Arguments, output: Output) -> None:
     """Tune, write what came of it, and say so. Raises typer.Exit where not everything could be done."""
     written = arguments.written
-    with _cluster(arguments) as cluster, _jobs(arguments, cluster) as (jobs, settings):
+    with _workers(arguments) as workers, _jobs(arguments, workers) as (jobs, settings):
         check_writable(written.tables, {_file_name(job) for job in jobs if not decides(job.problem)})
         if written.recordings is not None:
             check_writable(written.recordings)
@@ -144,12 +170,16 @@ def tune(arguments: Arguments, output: Output) -> None:
         _announce(output, jobs, arguments)
         shown = Progressing(output.console, len(jobs), verbose=arguments.verbose, urgent=output.urgent)
         with shown as progress:
-            session = Session(store, settings, listener=progress)
+            session = (
+                Session(store, settings, listener=progress)
+                if workers is None
+                else Session(store, settings, listener=workers.listener(progress), workers=workers.activities)
+            )
             progress.watch(lambda: session)
             try:
                 deciding = _Deciding(session, arguments.measured.path)
                 ladder = refine(deciding.run, jobs) if arguments.choose_m else None
-                tuned = [*ladder.tuned, *deciding.tuned] if ladder else _tuned(session, jobs, cluster, progress)
+                tuned = [*ladder.tuned, *deciding.tuned] if ladder else _tuned(session, jobs, workers, progress)
             except (InterruptedSearch, KeyboardInterrupt):
                 progress.interrupted(kept_lines(arguments.storage))
                 raise typer.Exit(exit_codes.INTERRUPTED) from None
@@ -198,11 +228,11 @@ class _Deciding:
         return [one for one in tuned if not decides(one.job.problem)]
 
 
-def _tuned(session: Session, jobs: Sequence[Job], cluster: RayCluster | None, progress: Progressing) -> list[Tuned]:
-    if cluster is None:
+def _tuned(session: Session, jobs: Sequence[Job], workers: Workers | None, progress: Progressing) -> list[Tuned]:
+    if workers is None:
         return session.run(jobs)
     session.register(jobs)
-    with cluster.at_work(progress.note) as ended:
+    with workers.at_work(progress.note, progress) as ended:
         return session.run(jobs, elsewhere=ended)
 
 

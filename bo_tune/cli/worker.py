@@ -49,7 +49,7 @@ def worker_command(
     measured = Measured(device, kernels, conditions, jobs, tuple(pack or ()), gpus)
     store = StudyStore(storage, create=False, lease_s=lease)
     shown = Progressing(output.console, None, verbose=verbose, urgent=output.urgent)
-    with fitting_of(measured, seed or 0) as (fits, settings), shown as progress:
+    with fitting_of(measured, seed or 0) as (_, fits, settings), shown as progress:
 
         def listen(event: Event) -> None:
             if isinstance(event, StudyFinished | StudyFailed):

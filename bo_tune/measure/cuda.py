@@ -358,6 +358,15 @@ def gpu_count(server: ForkServer) -> int:
     return count
 
 
+def host_gpu_count() -> int:
+    """Return how many NVIDIA GPUs this host has, where none is open. Raises DeviceError."""
+    server = ForkServer([COUNT_MODULE], ASK_WITHOUT_A_CONTEXT)
+    try:
+        return gpu_count(server)
+    finally:
+        server.close()
+
+
 @contextmanager
 def cuda_devices(
     indices: Sequence[int] | None,

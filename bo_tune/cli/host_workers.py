@@ -1,0 +1,269 @@
+"""Workers on this host: tuning processes that share its GPUs among them. What each does the leases settle.
+
+One tuning process feeds one GPU; two wait for its interpreter. Workers have an interpreter each. The session that has
+them opens no GPU: it shows what they tell, and collects from the database what they have done.
+"""
+
+import multiprocessing
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from typing import Any
+
+from bo_tune.activity import SessionActivity
+from bo_tune.cli.measuring import Measured, fitting_of, host_gpus
+from bo_tune.errors import BoTuneError, InputError, one_line
+from bo_tune.events import Event, Listener, StudyElsewhere, StudyFailed, StudyFinished, StudyStarted
+from bo_tune.measure.compile_host import cores
+from bo_tune.measure.cuda import CORES_KEPT
+from bo_tune.measure.described import Description
+from bo_tune.problem import Problem
+from bo_tune.store.storage import StudyStore, silence_optuna
+from bo_tune.tuner import InterruptedSearch
+from bo_tune.worker import StudyWorker
+
+TELL_EVERY_S = 0.5
+"""How often a worker tells its figures."""
+
+GO, STOP = "go", "stop"
+
+STOPPED_WITHIN_S = 60.0
+"""How long a worker that was asked to stop may take before it is ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """What a worker is to do.
+
+    Attributes:
+        begins_at: where among the studies it begins, 0 to 1: neighbours share binaries, and each should have its own.
+        problems: what to describe its GPUs for.
+    """
+
+    measured: Measured
+    storage: str
+    lease_s: float
+    seed: int
+    begins_at: float
+    problems: Sequence[Problem]
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    message: str
+
+
+class _Told:
+    """A worker's side: tells the session what happens. A session that is gone is told nothing."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._lock = threading.Lock()
+
+    def __call__(self, message: object) -> None:
+        with self._lock, suppress(OSError):
+            self._connection.send(message)
+
+    @contextmanager
+    def figures_of(self, worker: StudyWorker) -> Iterator[None]:
+        """Tell a worker's figures while it lasts, and have it stop when the session says so or is gone."""
+        over = threading.Event()
+
+        def watch() -> None:
+            while not over.wait(TELL_EVERY_S):
+                self(worker.activities)
+                if self._connection.poll():  # whatever comes, or the end
+                    worker.stop()
+                    return
+
+        watcher = threading.Thread(target=watch, name="figures")
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
+            self(worker.activities)
+
+
+def work(connection: Connection, order: _Order) -> None:
+    """Be a worker: open GPUs, describe them, wait to be let go, and search until nothing is left."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a whole terminal: the session says what is to be done
+    silence_optuna()
+    told = _Told(connection)
+    try:
+        with fitting_of(order.measured, order.seed) as (devices, fits, settings):
+            told([Description.of(device, order.problems) for device in devices])
+            if _let_go(connection):
+                store = StudyStore(order.storage, create=False, lease_s=order.lease_s)
+                try:
+                    worker = StudyWorker(store, fits, settings, listener=told, begins_at=order.begins_at)
+                    with told.figures_of(worker), suppress(InterruptedSearch):
+                        worker.run()
+                finally:
+                    store.close()
+    except BoTuneError as error:
+        told(_Failed(one_line(error)))
+
+
+def _let_go(connection: Connection) -> bool:
+    """Wait for the session; say whether it wants the work done."""
+    try:
+        return bool(connection.recv() == GO)
+    except EOFError:
+        return False
+
+
+class _Member:
+    """The session's side of a worker.
+
+    Attributes:
+        activities: what it has done, session by session.
+    """
+
+    def __init__(self, order: _Order) -> None:
+        ours, theirs = multiprocessing.get_context("spawn").Pipe()
+        self.connection: Connection = ours
+        self.process = multiprocessing.get_context("spawn").Process(target=work, args=(theirs, order))
+        self.process.start()
+        theirs.close()
+        self.activities: Sequence[SessionActivity] = ()
+
+    def descriptions(self) -> Sequence[Description]:
+        """Wait for what it says of its GPUs. Raises InputError."""
+        try:
+            said = self.connection.recv()
+        except EOFError:
+            said = _Failed("it ended before it had said anything")
+        if isinstance(said, _Failed):
+            raise InputError(f"--workers: {said.message}")
+        found: Sequence[Description] = said
+        return found
+
+    def say(self, word: str) -> None:
+        """Tell it something; one that has ended is told nothing."""
+        with suppress(OSError):
+            self.connection.send(word)
+
+    def end(self) -> None:
+        """Have it stop, and wait until it is gone."""
+        self.say(STOP)
+        self.process.join(STOPPED_WITHIN_S)
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+
+
+class HostWorkers:
+    """The workers of a session on this host. Their GPUs are open once ``descriptions`` has returned.
+
+    Args:
+        count: how many processes.
+
+    Raises:
+        InputError: there are fewer GPUs than workers, or one cannot be used.
+    """
+
+    def __init__(self, count: int, measured: Measured, storage: str, lease_s: float, seed: int) -> None:
+        self._count, self._measured = count, measured
+        self._storage, self._lease_s, self._seed = storage, lease_s, seed
+        self._members: list[_Member] = []
+        self._begun: set[str] = set()
+        self._failed: set[str] = set()
+
+    def descriptions(self, problems: Sequence[Problem]) -> list[Description]:
+        """Start the workers and return what GPUs they have, each type once, for these problems. Raises InputError."""
+        for number, measured in enumerate(self._shares()):
+            order = _Order(measured, self._storage, self._lease_s, self._seed, number / self._count, problems)
+            self._members.append(_Member(order))
+        found = {one.gpu.name: one for member in self._members for one in member.descriptions()}
+        return list(found.values())
+
+    def _shares(self) -> list[Measured]:
+        """What each worker measures with: its GPUs, and its share of the compilers."""
+        measured = self._measured
+        if measured.recordings is not None:
+            return [measured] * self._count
+        gpus = host_gpus(measured)
+        if len(gpus) < self._count:
+            raise InputError(f"--workers: {self._count} workers for {len(gpus)} of this host's GPUs")
+        jobs = max(1, (measured.jobs or cores(CORES_KEPT)) // self._count)
+        shares = (gpus[number :: self._count] for number in range(self._count))
+        return [replace(measured, gpus=",".join(map(str, share)), jobs=jobs) for share in shares]
+
+    def activities(self) -> Sequence[Sequence[SessionActivity]]:
+        """What each worker has done so far, session by session; half a second old at most."""
+        return [member.activities for member in self._members]
+
+    def listener(self, listen: Listener) -> Listener:
+        """Return the session's own listener: what becomes of a study that a worker has begun, the worker tells."""
+
+        def others(event: Event) -> None:
+            begun = isinstance(event, StudyStarted | StudyFinished) and event.name in self._begun
+            if not begun and not (isinstance(event, StudyFailed) and event.name in self._failed):
+                listen(event)
+
+        return others
+
+    @contextmanager
+    def at_work(self, note: Callable[[str], None], listen: Listener) -> Iterator[threading.Event]:
+        """Have the workers work while it lasts; yields what is set once they have all ended.
+
+        Args:
+            note: is told of a worker that failed.
+            listen: is told what happens to studies, from several threads.
+        """
+        if not self._members:
+            self.descriptions(())
+        ended = threading.Event()
+        threads = [
+            threading.Thread(target=self._hear, args=(member, note, listen), name="worker") for member in self._members
+        ]
+
+        def wait() -> None:
+            for thread in threads:
+                thread.join()
+            ended.set()
+
+        waiting = threading.Thread(target=wait, name="workers")
+        for member in self._members:
+            member.say(GO)
+        for thread in (*threads, waiting):
+            thread.start()
+        try:
+            yield ended
+        finally:
+            for member in self._members:
+                member.say(STOP)
+            waiting.join()
+
+    def _hear(self, member: _Member, note: Callable[[str], None], listen: Listener) -> None:
+        with suppress(EOFError, OSError):
+            while True:
+                self._take(member, member.connection.recv(), note, listen)
+        member.process.join()
+        if member.process.exitcode:
+            note(f"a worker was lost: exit code {member.process.exitcode}")
+
+    def _take(self, member: _Member, said: Any, note: Callable[[str], None], listen: Listener) -> None:
+        match said:
+            case tuple():
+                member.activities = said
+            case _Failed(message):
+                note(f"a worker failed: {message}")
+            case StudyElsewhere():  # with another of these
+                pass
+            case _:
+                if isinstance(said, StudyStarted):
+                    self._begun.add(said.name)
+                if isinstance(said, StudyFailed):
+                    self._failed.add(said.name)
+                listen(said)
+
+    def close(self) -> None:
+        """End the workers."""
+        for member in self._members:
+            member.end()

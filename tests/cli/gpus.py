@@ -1,0 +1,75 @@
+"""``bo-tune`` on GPUs that are not there, for ``test_host_workers``: ``python gpus.py tune … --gpus 0,1``.
+
+The kernels, the compile farm and the GPU processes' protocol are the real ones; nothing is compiled, and a time follows
+from the config. Workers are started anew from this file, and find the same GPUs.
+"""
+
+import math
+import sys
+from typing import ClassVar
+
+from bo_tune.cli import main as bo_tune
+from bo_tune.measure import compile_farm, compile_worker, cuda
+from bo_tune.measure.device import Build, Compiled, Remeasured
+from bo_tune.measure.messages import (
+    CompileRequest,
+    Hello,
+    HelloRequest,
+    MeasureAnswer,
+    MeasureRequest,
+    PrepareRequest,
+    RemeasureRequest,
+)
+from bo_tune.outcome import Compilation, Launches, LaunchPurpose, Measurement, Resources
+from bo_tune.problem import GpuInfo
+from bo_tune.processes.worker import serve
+from bo_tune.space import Config
+
+NAME = "gpus"
+GPU = GpuInfo("NVIDIA Fake 9", (9, 0), sm_count=100, shared_memory_bytes=200_000)
+BEST = {"block_m": 32, "block_n": 64, "block_k": 64, "num_warps": 4}
+
+
+def time_us(config: Config) -> float:
+    """Farther from the best by a factor of two, slower by a tenth."""
+    return 10.0 + sum(abs(math.log2(config[name] / best)) for name, best in BEST.items())
+
+
+class NoCompiler(compile_worker.Compiler):
+    """Knows the kernels, and compiles none."""
+
+    resources: ClassVar = Resources(1024, 32, 0)
+
+    def _compile(self, request: CompileRequest) -> Build:
+        return Compiled(Compilation(0.01), self.resources, "")
+
+
+def gpu(request: object) -> object:
+    """Answer as a GPU process."""
+    match request:
+        case HelloRequest():
+            return Hello(GPU, {"driver": "1", "torch": "2", "triton": "3"})
+        case PrepareRequest():
+            return None
+        case RemeasureRequest(_, configs, rounds):
+            times = [(time_us(config),) * rounds for config in configs]
+            return Remeasured(times, Launches({LaunchPurpose.FINALISTS: rounds * len(configs)}))
+        case MeasureRequest(_, config):
+            launches = Launches({LaunchPurpose.CHECK: 1, LaunchPurpose.TIMING: 10})
+            return MeasureAnswer(Measurement((time_us(config),) * 10, launches=launches))
+    raise TypeError(request)
+
+
+def main(arguments: list[str], fd: int) -> None:
+    """Serve as a GPU process, which is told its number, or else as a compiler."""
+    if arguments[0].isdecimal():
+        serve(fd, gpu)
+    compile_worker.Compiler = NoCompiler  # type: ignore[misc]
+    compile_worker.main(arguments, fd)
+
+
+cuda.GPU_MODULE = cuda.COMPILE_MODULE = compile_farm.MODULE = NAME
+
+if __name__ == "__main__":
+    sys.argv[0] = "bo-tune"
+    bo_tune()

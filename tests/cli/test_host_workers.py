@@ -1,0 +1,198 @@
+"""``bo-tune tune --workers``: tuning processes of this host, on recordings and on GPUs that are not there."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import (
+    EXPAND,
+    EXPAND_TABLE,
+    PATIENCE_S,
+    ROOT,
+    SHRINK,
+    SHRINK_TABLE,
+    Cli,
+    command,
+    run_command,
+    sliced,
+    sqlite_url,
+    stored_trials,
+    write_all,
+)
+
+from bo_tune.activity import DeviceActivity, GpuActivity, SessionActivity, with_workers
+from bo_tune.listing import list_studies
+from bo_tune.space import config_key
+from bo_tune.store.storage import DONE_ATTR, JOB_ATTR, MEMORY, StudyStore
+
+HERE = Path(__file__).parent
+BUDGET, LONG = 6, 50
+STUDY = 'name = "two"\n' + "".join(
+    f'[[problem]]\nkernel = "{kernel}"\nmax_loras = {max_loras}\nnum_slices = 1\nm = {m}\nk = {k}\nn = {n}\n'
+    for kernel, k, n in (("lora_shrink", 4096, 16), ("lora_expand", 16, 4096))
+    for max_loras in (1, 4)
+    for m in (16, 256)
+)
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> Path:
+    return write_all(
+        tmp_path / "recordings", *(sliced(SHRINK, m=m) for m in (16, 32, 64)), *(sliced(EXPAND, m=m) for m in (1, 2))
+    )
+
+
+def assert_whole(database: Path, studies: int, budget: int) -> None:
+    """Every study is done, and has no config twice."""
+    store = StudyStore(sqlite_url(database), create=False)
+    found = store.summaries()
+    trials = store.trials_of(found)
+    store.close()
+    assert len(found) == studies
+    for study in found:
+        assert study.attributes[DONE_ATTR] == study.attributes[JOB_ATTR]
+        assert len({config_key(t.params) for t in trials[study.name]}) == len(trials[study.name]) >= budget
+
+
+def test_workers_do_it_all_and_the_session_shows_it(recordings: Path, tmp_path: Path) -> None:
+    out, figures = tmp_path / "out", tmp_path / "figures.json"
+    where = ("--device", f"replay:{recordings}", "--storage", sqlite_url(tmp_path / "x.db"), "--out", out)
+    search = ("--sampler", "random", "--budget", BUDGET, "--verbose", "--workers", 2, "--json", figures)
+    ran = run_command("tune", *where, *search, cwd=tmp_path)
+    assert (ran.code, ran.err) == (0, "")
+    assert [f"[{number}/5] tuned" in ran.out for number in range(1, 6)] == [True] * 5
+    assert "resumed" not in ran.out
+    assert ran.out.count("\nrecorded ") == 5 * BUDGET
+    assert_whole(tmp_path / "x.db", 5, BUDGET)
+    session = json.loads(figures.read_text())["session"]
+    assert (session["studies"], session["studies_done"], session["studies_begun"]) == (5, 5, 5)
+    assert session["trials"] == 5 * BUDGET
+    assert session["launches"]["check"] >= 5 * BUDGET
+    tables = [json.loads((out / name).read_text()) for name in (SHRINK_TABLE, EXPAND_TABLE)]
+    assert [len(table["5"][slices]) for table, slices in zip(tables, "12", strict=True)] == [3, 2]
+    again = run_command("tune", *where, *search, cwd=tmp_path)
+    assert (again.code, again.out.count("\nrecorded ")) == (0, 0)
+    assert again.out.count(" kept ") == 5
+
+
+def test_each_has_its_gpus_and_its_share_of_the_compilers(tmp_path: Path) -> None:
+    study, figures = tmp_path / "study.toml", tmp_path / "figures.json"
+    study.write_text(STUDY)
+    where = ("--gpus", "0,1", "--workers", 2, "--jobs", 4, "--kernels", "builtin", "--budget", BUDGET, "--no-bundled")
+    words = ["tune", study, *where, "--storage", sqlite_url(tmp_path / "x.db"), "--out", tmp_path, "--json", figures]
+    path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, HERE / "gpus.py", *map(str, words)],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_whole(tmp_path / "x.db", 8, BUDGET)
+    session = json.loads(figures.read_text())["session"]
+    assert session["trials"] == 8 * BUDGET
+    assert list(session["devices"]) == ["NVIDIA Fake 9", "NVIDIA Fake 9 #2"]
+    for device in session["devices"].values():
+        assert device["farm"]["workers"] == 2
+        assert device["gpu"]["seconds"]["measure"] > 0
+    for name in ("SHRINK", "EXPAND_TRUE"):
+        assert json.loads((tmp_path / f"NVIDIA_Fake_9_{name}.json").read_text()).keys() == {"2", "5"}
+
+
+def test_what_a_killed_worker_had_the_others_do(recordings: Path, tmp_path: Path) -> None:
+    database = tmp_path / "x.db"
+    where = ("--device", f"replay:{recordings}", "--storage", sqlite_url(database), "--lease", 1)
+    search = ("--budget", LONG, "--no-stop", "--workers", 2)
+    with started(tmp_path, "tune", *where, *search, "--out", tmp_path / "out") as tuning:
+        os.kill(workers_of(tuning, 2, database)[1], signal.SIGKILL)
+        said, error = tuning.communicate(timeout=PATIENCE_S)
+    assert tuning.returncode == 0, (said, error)
+    assert "a worker was lost: exit code -9" in said + error
+    assert_whole(database, 5, LONG)
+
+
+def test_an_interruption_ends_them_all_and_keeps_what_was_recorded(recordings: Path, tmp_path: Path) -> None:
+    where = ("--device", f"replay:{recordings}", "--storage", sqlite_url(tmp_path / "x.db"), "--workers", 2)
+    search = ("--budget", LONG, "--no-stop", "--out", tmp_path / "out")
+    with started(tmp_path, "tune", *where, *search) as tuning:
+        pids = workers_of(tuning, 2, tmp_path / "x.db")
+        os.killpg(tuning.pid, signal.SIGINT)  # as the terminal does
+        said, error = tuning.communicate(timeout=PATIENCE_S)
+    assert tuning.returncode == 130, (said, error)
+    assert "interrupted: " in said + error
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    store = StudyStore(sqlite_url(tmp_path / "x.db"), create=False)
+    assert not [study for study in list_studies(store) if study.holder]
+    store.close()
+    again = run_command("tune", *where, *search, cwd=tmp_path)
+    assert again.code == 0
+    assert_whole(tmp_path / "x.db", 5, LONG)
+
+
+def test_workers_whose_session_was_killed_stop(recordings: Path, tmp_path: Path) -> None:
+    where = ("--device", f"replay:{recordings}", "--storage", sqlite_url(tmp_path / "x.db"), "--workers", 2)
+    with started(tmp_path, "tune", *where, "--budget", LONG, "--no-stop", "--out", tmp_path / "out") as tuning:
+        pids = workers_of(tuning, 2, tmp_path / "x.db")
+        tuning.kill()
+        tuning.communicate(timeout=PATIENCE_S)
+    deadline = time.monotonic() + PATIENCE_S
+    while [pid for pid in pids if Path(f"/proc/{pid}").exists()]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def started(folder: Path, *arguments: object) -> "subprocess.Popen[str]":
+    """Start a command in a process group of its own."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen(
+        command(*arguments), cwd=folder, stdout=pipe, stderr=pipe, text=True, start_new_session=True
+    )
+
+
+def workers_of(tuning: "subprocess.Popen[str]", count: int, database: Path) -> list[int]:
+    """Wait until workers have recorded something, and return their process ids."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not (database.exists() and any(stored_trials(database).values())):
+        assert tuning.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    children = Path(f"/proc/{tuning.pid}/task/{tuning.pid}/children").read_text().split()
+    pids = [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    assert len(pids) == count
+    return pids
+
+
+def test_what_cannot_be_done_is_said_in_a_line(cli: Cli, recordings: Path, tmp_path: Path) -> None:
+    where = ("--device", f"replay:{recordings}", "--workers", 2)
+    assert "--storage" in cli("tune", *where, "--storage", MEMORY).error
+    model = ("--model", ROOT / "studies" / "models" / "llama-3.1-8b", "--max-loras", 1, "--rank", 8)
+    assert "--m auto" in cli("tune", *where, "--m", "auto", *model).error
+    url = sqlite_url(tmp_path / "x.db")
+    study = ROOT / "studies" / "demo-gpu.toml"
+    assert "2 workers for 1" in cli("tune", study, "--workers", 2, "--device", "cuda:0", "--storage", url).error
+    assert not (tmp_path / "x.db").exists()
+
+
+def activity(**figures: Any) -> SessionActivity:
+    counts = {"wall_s": 1.0, "studies": 2, "studies_done": 1, "studies_begun": 1, "trials": 3}
+    seconds = {"tuner_s": 0.5, "store_s": 0.25, "cpu_s": 0.5}
+    return SessionActivity(**{"launches": {"check": 3}, "devices": {}, **counts, **seconds, **figures})
+
+
+def test_figures_of_workers_are_added_up() -> None:
+    session = activity(trials=0, launches={}, studies_begun=0, cpu_s=0.1, wall_s=9.0)
+    gpu = DeviceActivity(gpu=GpuActivity(held_up_s=1.0))
+    two = [activity(devices={"G": DeviceActivity(gpu=GpuActivity(held_up_s=0.5))}), activity(devices={"G": gpu})]
+    whole = with_workers(session, [two, [], [activity(devices={"G": gpu})]])
+    assert (whole.wall_s, whole.studies, whole.studies_begun) == (9.0, 2, 3)
+    assert (whole.trials, whole.launches) == (9, {"check": 9})
+    assert whole.cpu_s == 1.0, "of the worker that took most"
+    assert whole.devices == {"G": gpu, "G #2": gpu}
+    assert with_workers(session, []) == session
