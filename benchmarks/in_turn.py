@@ -1,7 +1,7 @@
 """What timing configs in turn does to their times: trials, races, one config alone, on an idle host and a busy one.
 
-``python benchmarks/in_turn.py`` needs a GPU. All of it happens in one GPU process, whose requests are made here:
-configs of one shrink problem that take 10 to 13 us, each loaded beforehand. It prints a row of times in us for each way.
+``python benchmarks/in_turn.py`` needs a GPU. All of it happens in one GPU process, whose requests are made here: of
+configs of one shrink problem that take 10 to 13 us, each loaded beforehand. It prints times in us, a row for each way.
 """
 
 import subprocess

@@ -164,7 +164,8 @@ def with_workers(session: SessionActivity, workers: Sequence[Sequence[SessionAct
     found = ((name.partition(" #")[0], device) for one in last for name, device in one.devices.items())
     return replace(
         session,
-        studies_begun=max(session.studies_begun, sum(one.studies_begun for one in every[1:])),  # it collects the others'
+        # The session itself opens what workers have done, to collect it.
+        studies_begun=max(session.studies_begun, sum(one.studies_begun for one in every[1:])),
         trials=sum(one.trials for one in every),
         launches=dict(launches),
         tuner_s=sum(one.tuner_s for one in every),

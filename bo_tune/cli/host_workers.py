@@ -216,7 +216,7 @@ class HostWorkers:
             note: is told of a worker that failed.
             listen: is told what happens to studies, from several threads.
         """
-        if not self._members:
+        if not self._members:  # nobody had to ask what recordings are of
             self.descriptions(())
         ended = threading.Event()
         threads = [
