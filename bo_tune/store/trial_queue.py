@@ -1,9 +1,9 @@
 """Trials on their way into the database: stored by a thread of their own, many in one transaction.
 
-A transaction has its price, whether it holds one trial or twenty. So what comes within a tenth of a second is stored
-together, at once where someone waits for it. A study goes on meanwhile, but never far ahead: once the oldest trial not
-yet stored has waited for a second, whoever brings another waits too. So a kill loses at most what was measured in the
-last second, and a trial is reported only once it cannot be lost.
+A transaction has its price, whether it holds one trial or twenty. So there is one in a tenth of a second at most,
+unless someone waits for it, and what comes meanwhile is stored together. A study goes on, but never far ahead: once the
+oldest trial not yet stored has waited for a second, whoever brings another waits too. So a kill loses at most what was
+measured in the last second, and a trial is reported only once it cannot be lost.
 
 A study whose lease was lost takes no trials any more: those still waiting are dropped, untold, and whoever brings
 another learns of it. The trials of other studies are stored all the same.
@@ -23,7 +23,7 @@ MOST_BEHIND_S = 1.0
 """How long a trial may wait before others have to wait for it."""
 
 GATHERED_S = 0.1
-"""How long a trial waits for others to be stored with."""
+"""After how long trials are stored again, where nobody waits for them."""
 
 LOST = "another worker has taken the study over"
 
@@ -60,6 +60,7 @@ class TrialQueue:
         self._storing: list[_Item] = []
         self._given = self._settled = self._wanted = 0  # numbers of trials, in the order given
         self._is_draining = self._is_closing = False
+        self._stored_at = float("-inf")
         self._failure: Exception | None = None
         self._changed = threading.Condition()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="trials")
@@ -133,7 +134,10 @@ class TrialQueue:
             if not self._waiting:
                 self._is_draining = False
                 return False
-            self._changed.wait_for(lambda: self._is_closing or self._wanted > self._settled, GATHERED_S)
+            wait_s = self._stored_at + GATHERED_S - time.monotonic()
+            hurried = self._changed.wait_for(lambda: self._is_closing or self._wanted > self._settled, max(0.0, wait_s))
+            if not hurried:  # who waited has brought its last; what the next study brings first is stored at once
+                self._stored_at = time.monotonic()
             self._storing, self._waiting = self._waiting, []
             return True
 

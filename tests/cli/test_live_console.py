@@ -12,6 +12,7 @@ from helpers import (
     EXPAND_TABLE,
     SHRINK,
     SHRINK_BIG,
+    bundled,
     command,
     run_command,
     sliced,
@@ -21,16 +22,24 @@ from helpers import (
 )
 from terminal import Terminal, terminal
 
+from bo_tune.recording import Recording
+
 PROBLEMS = 40
 CTRL_C = "\x03"
 
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Enough problems for a session of some seconds."""
+    """Enough problems for a session of some seconds, of grids so large that each can be seen at work."""
     folder = tmp_path_factory.mktemp("recordings")
-    shrinks = [sliced(SHRINK_BIG), *(sliced(SHRINK, m=m) for m in range(1, PROBLEMS // 2))]
-    return write_all(folder, *shrinks, *(sliced(EXPAND, m=m) for m in range(1, PROBLEMS // 2 + 1)))
+    shrinks = [sliced(SHRINK_BIG), *(larger(SHRINK, m) for m in range(1, PROBLEMS // 2))]
+    return write_all(folder, *shrinks, *(larger(EXPAND, m) for m in range(1, PROBLEMS // 2 + 1)))
+
+
+def larger(name: str, m: int) -> Recording:
+    """A larger part of a bundled recording."""
+    ranges = bundled(name).space.ranges
+    return sliced(name, m=m, **{parameter: ranges[parameter] for parameter in ("block_m", "block_k", "num_stages")})
 
 
 class Session:
@@ -89,7 +98,7 @@ def test_at_the_end_the_display_is_gone_and_the_results_are_there(session: Sessi
         assert shown.finish() == 0
         assert "━" not in shown.text
         assert f"wrote{session.folder / 'out'}" in "".join(shown.text.split())
-        assert shown.text.count("m16 n128 k32") == PROBLEMS // 2
+        assert len(re.findall(r"^ L4\.s2\.m\d+\.k32\.n14336 +m", shown.text, re.MULTILINE)) == PROBLEMS // 2
 
 
 @pytest.mark.parametrize(("environment", "live"), [({"TERM": "dumb"}, False), ({"NO_COLOR": "1"}, True)])

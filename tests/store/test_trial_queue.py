@@ -59,7 +59,10 @@ def test_what_comes_in_a_moment_is_stored_together(monkeypatch: pytest.MonkeyPat
         queue.put(ONE, trial(float(number)), told.set if number == 3 else lambda: None)
         time.sleep(0.01)
     assert told.wait(30), "nobody waits for them, and they are stored all the same"
-    assert database.batches == [[0.0, 1.0, 2.0, 3.0]]
+    first, *others = database.batches
+    assert first[0] == 0.0, "the first is stored at once"
+    assert len(others) == 1, "and those that come soon after it together"
+    assert [*first, *others[0]] == [0.0, 1.0, 2.0, 3.0]
     queue.close()
 
 
@@ -69,12 +72,13 @@ def test_who_waits_is_not_kept_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     database.open.set()
     queue = TrialQueue(database.store)
     begun = time.monotonic()
-    queue.put(ONE, trial(0.0), lambda: None)
-    queue.flush()
-    queue.put(ONE, trial(1.0), lambda: None)
+    for value in (0.0, 1.0):
+        queue.put(ONE, trial(value), lambda: None)
+        queue.flush()
+    queue.put(ONE, trial(2.0), lambda: None)
     queue.close()
     assert time.monotonic() - begun < 30
-    assert database.batches == [[0.0], [1.0]]
+    assert database.batches == [[0.0], [1.0], [2.0]]
 
 
 def test_who_waits_does_so_for_what_was_given_before_alone() -> None:
