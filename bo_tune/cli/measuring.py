@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from bo_tune.conditions import Conditions
 from bo_tune.devices import Job, MoePathChoice, cuda_devices, kernel_source, replay_jobs
 from bo_tune.errors import InputError
-from bo_tune.measure.cuda import host_gpu_count
 from bo_tune.measure.described import source_of
+from bo_tune.measure.host_gpus import host_gpu_count
 from bo_tune.problem import Problem
 from bo_tune.session import SessionSettings
 from bo_tune.store.study_name import StudyName

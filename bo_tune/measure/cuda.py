@@ -20,6 +20,7 @@ from bo_tune.errors import DeviceError, PackError, WorkerError
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.measure.compile_host import CompileHost, cores
 from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured
+from bo_tune.measure.host_gpus import ASK_WITHOUT_A_CONTEXT, gpu_count
 from bo_tune.measure.messages import (
     Hello,
     HelloRequest,
@@ -34,18 +35,12 @@ from bo_tune.measure.relief import Relief
 from bo_tune.measure.source import BUILTIN, VLLM
 from bo_tune.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Measurement, Outcome
 from bo_tune.problem import AnyProblem, GpuInfo
-from bo_tune.processes.fork_server import ForkServer
 from bo_tune.processes.pipeline import NotStartedError, Pipeline
 from bo_tune.processes.worker import Child, Worker, WorkerDiedError, WorkerTimeoutError
 from bo_tune.space import Config, SearchSpace
 
 GPU_MODULE = "bo_tune.measure.gpu_process"
-COUNT_MODULE = "bo_tune.measure.gpu_count"
 COMPILE_MODULE = "bo_tune.measure.compile_worker"
-
-ASK_WITHOUT_A_CONTEXT = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-"""Has torch ask the driver's management library whether there is a GPU: a source that asks on import, as vLLM does,
-must leave no CUDA context behind for children to inherit."""
 
 CORES_KEPT = 1
 """Cores without a compiler. The GPU process, whose launches must not wait, the tuner and its searches come before the
@@ -344,27 +339,6 @@ def compile_host(source: str, workers: int | None, deadlines: Deadlines, packs: 
     return CompileHost(
         modules, ASK_WITHOUT_A_CONTEXT, source, workers=workers, deadline_s=deadlines.compile_s, packs=packs
     )
-
-
-def gpu_count(server: ForkServer) -> int:
-    """Return how many NVIDIA GPUs this host has, as torch counts them. Raises DeviceError."""
-    counter = Worker(server, COUNT_MODULE, [])
-    try:
-        count: int = counter.request(None, Deadlines().prepare_s)
-    except (WorkerDiedError, WorkerTimeoutError) as error:
-        raise DeviceError(f"the GPUs of this host cannot be counted: {error}") from error
-    finally:
-        counter.kill()
-    return count
-
-
-def host_gpu_count() -> int:
-    """Return how many NVIDIA GPUs this host has, where none is open. Raises DeviceError."""
-    server = ForkServer([COUNT_MODULE], ASK_WITHOUT_A_CONTEXT)
-    try:
-        return gpu_count(server)
-    finally:
-        server.close()
 
 
 @contextmanager

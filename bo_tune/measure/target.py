@@ -6,9 +6,10 @@ from pathlib import Path
 
 from bo_tune.activity import FarmActivity
 from bo_tune.measure.compile_farm import CompileFarm, Deadline
-from bo_tune.measure.cuda import ASK_WITHOUT_A_CONTEXT, COMPILE_MODULE
+from bo_tune.measure.cuda import COMPILE_MODULE
 from bo_tune.measure.device import Build
 from bo_tune.measure.facts import KernelFacts
+from bo_tune.measure.host_gpus import ASK_WITHOUT_A_CONTEXT
 from bo_tune.measure.messages import IdentityRequest
 from bo_tune.measure.packed import identity
 from bo_tune.pack.contents import Identity
