@@ -7,8 +7,8 @@ kernel. Such a launch is recognised for certain: once it is queued, its start ev
 again.
 
 Configs timed in turn push each other's code out of the caches: on an H100 kernels of 7 us took up to 0.2 us more than
-timed alone, and spread a quarter wider from run to run. So before each launch that is timed in turn with others' the same
-kernel is launched once, untimed (``benchmarks/results/in-turn.h100.md``).
+timed alone, and spread a quarter wider from run to run. So before each launch that is timed in turn with others' the
+same kernel is launched once, untimed (``benchmarks/results/in-turn.h100.md``).
 """
 
 from abc import ABC, abstractmethod
