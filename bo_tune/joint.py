@@ -5,8 +5,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
+from optuna.study import Study
+
 from bo_tune.joint_choice import JointChoice, choose_jointly
 from bo_tune.kernels.spec import SHARED
+from bo_tune.proposer import SamplerProposer
 from bo_tune.search import Certificate, FiniteGridSampler, StopRule
 from bo_tune.search.joint import Member, certify_jointly, next_config
 from bo_tune.store.trials import time_us
@@ -92,15 +95,16 @@ class JointTuner:
 
     @property
     def _has_models(self) -> bool:
-        return all(isinstance(tuner.sampler, FiniteGridSampler) and _known(tuner) for tuner in self.tuners)
+        return all(_model(tuner) and _known(tuner) for tuner in self.tuners)
 
     def _member(self, tuner: Tuner) -> Member:
         """What a study knows; read again only where it has changed."""
-        assert isinstance(tuner.sampler, FiniteGridSampler)
+        model = _model(tuner)
+        assert model is not None
         state = len(tuner.trials), self._under_way(tuner)
         known = self._members.get(id(tuner))
         if known is None or known[0] != state:
-            known = self._members[id(tuner)] = state, Member.of(tuner.sampler, tuner.memory, SHARED)
+            known = self._members[id(tuner)] = state, Member.of(*model, SHARED)
         return known[1]
 
     @property
@@ -139,4 +143,13 @@ def _known(tuner: Tuner) -> int:
 
 
 def _is_starting(tuner: Tuner) -> bool:
-    return isinstance(tuner.sampler, FiniteGridSampler) and tuner.sampler.is_starting(_known(tuner))
+    model = _model(tuner)
+    return model is not None and model[0].is_starting(_known(tuner))
+
+
+def _model(tuner: Tuner) -> tuple[FiniteGridSampler, Study] | None:
+    """Return the sampler whose model can be asked about any config, and the study it sees; None without one."""
+    proposer = tuner.proposer
+    if isinstance(proposer, SamplerProposer) and isinstance(proposer.sampler, FiniteGridSampler):
+        return proposer.sampler, proposer.study
+    return None

@@ -21,10 +21,11 @@ from bo_tune.joint import JointTuner
 from bo_tune.joint_decision import DecidedTuner, Decision, parted
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.spec import SHARED
-from bo_tune.offload import OffloadedSampler, Recipe, SearchPool
+from bo_tune.offload import Recipe, SearchPool
 from bo_tune.outcome import Launches
 from bo_tune.pending import Pending
 from bo_tune.price import cost
+from bo_tune.proposer import SamplerProposer
 from bo_tune.results import StudyResult, figures_of
 from bo_tune.sampler_names import GRID_GP, RANDOM
 from bo_tune.session_settings import SessionSettings
@@ -245,14 +246,14 @@ class Session:
         )
         price = cost(device, problem, list(found.space))
         pool = self._search if learns and (decision or not joint) else None
-        sampler = pool.sampler(recipe, price) if pool else recipe.build(price)
+        proposer = pool.proposer(recipe, price) if pool else SamplerProposer(recipe.build(price), recipe.ranges)
         return name, Tuner(
             problem,
             device,
             stored,
             found,
             default,
-            sampler,
+            proposer,
             settings.tuner(),
             apart=SHARED if joint else None,
             lookahead=self._lookahead,
@@ -346,8 +347,7 @@ class Session:
             return self._fail(jobs, str(error))
         finally:  # also where the lease was lost: the study is opened anew when it is taken again
             for tuner in tuners:
-                if isinstance(tuner.sampler, OffloadedSampler):
-                    tuner.sampler.close()
+                tuner.proposer.close()
         found: Sequence[StudyResult | None] = results or [None] * len(jobs)
         tuned = [Tuned(job, name, r, t) for job, (name, t), r in zip(jobs, prepared, found, strict=True)]
         for one in tuned:

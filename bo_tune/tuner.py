@@ -11,21 +11,19 @@ from datetime import datetime
 from functools import partial
 from typing import TypeVar
 
-import optuna
-from optuna.samplers import BaseSampler
-from optuna.trial import FrozenTrial, Trial, TrialState
+from optuna.trial import FrozenTrial
 
 from bo_tune.candidates import Candidates
 from bo_tune.events import Listener, TrialRecorded, ignore
 from bo_tune.finalists import Choice, Finalists, choose
 from bo_tune.measure.device import Build, Device
-from bo_tune.offload import certificate_of
-from bo_tune.outcome import Invalid, Launches, Measurement, Outcome
+from bo_tune.outcome import Invalid, Launches, Outcome
 from bo_tune.problem import AnyProblem
-from bo_tune.search import Certificate, StopRule, distributions
+from bo_tune.proposer import Proposal, Proposer
+from bo_tune.search import Certificate, StopRule
 from bo_tune.space import Config, ConfigKey, config_key
 from bo_tune.store.storage import StoredStudy
-from bo_tune.store.trials import attributes, launched, state_of, to_trial, with_distributions
+from bo_tune.store.trials import launched, to_trial
 
 UnderWay = TypeVar("UnderWay")
 
@@ -56,10 +54,14 @@ class TunerSettings:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """A proposal on its way through the compiler."""
+    """A config on its way through the compiler.
+
+    Attributes:
+        proposal: None for a default config that is no candidate, which could not be proposed.
+    """
 
     config: dict[str, int]
-    trial: Trial | None  # None for the default config, which no sampler proposed
+    proposal: Proposal | None
     build: Future[Build]
     start: datetime
 
@@ -78,8 +80,8 @@ def take_ready(under_way: deque[UnderWay], build: Callable[[UnderWay], Future[Bu
 class Tuner:
     """Searches the best config of one problem.
 
-    The sampler works on a study in memory that mirrors the stored one, so proposing costs no database time
-    and any Optuna sampler serves; finished trials are stored behind its back, within a second of being measured.
+    What proposes its configs is told of every trial in memory, so proposing costs no database time; finished trials are
+    stored behind its back, within a second of being measured.
 
     Args:
         apart: parameter whose values are searched side by side: a config is given up when it is clearly slower than the
@@ -94,7 +96,7 @@ class Tuner:
         sure: probability of the certificate as last computed; None before.
         resumed: trials that were recorded before.
         launches: launches since, by purpose.
-        propose_s: seconds spent in the sampler.
+        propose_s: seconds spent on proposals.
         tuner_s: seconds spent on deciding and recording: all but waiting for compilers and the device.
     """
 
@@ -105,7 +107,7 @@ class Tuner:
         stored: StoredStudy,
         candidates: Candidates,
         default: dict[str, int],
-        sampler: BaseSampler,
+        proposer: Proposer,
         settings: TunerSettings,
         *,
         apart: str | None = None,
@@ -128,9 +130,7 @@ class Tuner:
         self._listener = listener
         self._stop = stop or threading.Event()
         self._pending: deque[Pending] = deque()
-        self._distributions = distributions(candidates.space.ranges)
-        self.sampler = sampler
-        self.memory = optuna.create_study(sampler=sampler)
+        self.proposer = proposer
         self._certified: tuple[int, Certificate | None] | None = None
         self.launched_configs = 0
         self.best_us: float | None = None
@@ -139,7 +139,7 @@ class Tuner:
         self.propose_s = 0.0
         self.tuner_s = 0.0
         for trial in stored.trials():
-            self.memory.add_trial(with_distributions(trial, self._distributions))
+            proposer.learn(trial)
             self._remember(trial)
         self.resumed = len(self.trials)
 
@@ -172,9 +172,9 @@ class Tuner:
         """Forget configs that are still being compiled: enough is known without them, and it may take seconds."""
         default = config_key(self.default)
         for pending in list(self._pending):
-            if pending.trial and not pending.build.done() and config_key(pending.config) != default:
+            if pending.proposal and not pending.build.done() and config_key(pending.config) != default:
                 self._pending.remove(pending)
-                self.memory.tell(pending.trial, state=TrialState.FAIL)
+                self.proposer.forget(pending.proposal)
 
     def finish(self, pending: Pending) -> None:
         """Wait for a config that was started, measure and record it."""
@@ -202,7 +202,7 @@ class Tuner:
         """How sure the sampler's model is that nothing better is left; None for a sampler without one."""
         if self._certified is None or self._certified[0] != len(self.trials):
             rule = self._settings.stop_rule or StopRule()
-            self._certified = len(self.trials), certificate_of(self.sampler, self.memory, rule.tolerance)
+            self._certified = len(self.trials), self.proposer.certificate(rule.tolerance)
             self.sure = self._certified[1].probability if self._certified[1] else None
         return self._certified[1]
 
@@ -244,26 +244,28 @@ class Tuner:
         self._untried.discard(key)
 
     def start(self, config: dict[str, int] | None = None) -> Pending:
-        """Start a config: the default if it is new, or else the one named, or else what the sampler proposes."""
+        """Start a config: the default if it is new, or else the one named, or else what is proposed."""
         start = datetime.now()
-        trial: Trial | None = None
+        proposal: Proposal | None = None
         config = config if self.default_is_tried else self.default
-        if config is None or config in self.candidates:  # else no sampler could have proposed it
-            if config is not None:
-                self.memory.enqueue_trial(dict(config))
+        if config is None or config in self.candidates:
             before = time.perf_counter()
-            trial = self.memory.ask(self._distributions)
+            proposal = self.proposer.propose(config)
             self.propose_s += time.perf_counter() - before
-            config = dict(trial.params)
+            config = proposal.config
         self._mark_tried(config)
-        return Pending(config, trial, self.device.compile(self.problem, config), start)
+        return Pending(config, proposal, self.device.compile(self.problem, config), start)
 
     def _evaluate(self, pending: Pending) -> Outcome:
         build = pending.build.result()
         if isinstance(build, Invalid):
             return build
-        incumbent = self._incumbent_us(pending.config) if self._settings.stop_slow else None
+        incumbent = self._incumbent_us(pending.config) if self._may_be_given_up(pending.config) else None
         return self.device.measure(self.problem, pending.config, build, stop_above_us=incumbent)
+
+    def _may_be_given_up(self, config: Config) -> bool:
+        """Say whether a slow config ends early: never the default, which every result is compared with."""
+        return self._settings.stop_slow and config_key(config) != config_key(self.default)
 
     def _incumbent_us(self, config: Config) -> float | None:
         if self._apart is None:
@@ -273,24 +275,15 @@ class Tuner:
 
     def _record(self, pending: Pending, outcome: Outcome) -> None:
         trial = to_trial(pending.config, outcome, start=pending.start, end=datetime.now())
-        if pending.trial is None:
-            self.memory.add_trial(with_distributions(trial, self._distributions))
+        if pending.proposal is None:
+            self.proposer.learn(trial)
         else:
-            self._tell(pending.trial, outcome)
+            self.proposer.finish(pending.proposal, trial)
         self._remember(trial)
         self.launches += outcome.launches
         so_far = self.best_us, self.default_us, self.sure
         recorded = TrialRecorded(self.stored.name, self.problem, pending.config, outcome, *so_far)
         self.stored.add_soon(trial, partial(self._listener, recorded))
-
-    def _tell(self, trial: Trial, outcome: Outcome) -> None:
-        for name, value in attributes(outcome).items():
-            trial.set_user_attr(name, value)
-        state = state_of(outcome)
-        time_us = outcome.time_us if isinstance(outcome, Measurement) else None
-        if state is TrialState.PRUNED and time_us is not None:
-            trial.report(time_us, step=0)
-        self.memory.tell(trial, time_us if state is TrialState.COMPLETE else None, state=state)
 
     def _remember(self, trial: FrozenTrial) -> None:
         self.trials.append(trial)

@@ -11,7 +11,7 @@ from helpers import EXPAND, SHRINK, SHRINK_BIG, sliced
 from bo_tune.devices import replay_job
 from bo_tune.errors import DeviceError
 from bo_tune.measure.replay import ReplayDevice
-from bo_tune.offload import OffloadedSampler, SearchPool
+from bo_tune.offload import OffloadedProposer, SearchPool
 from bo_tune.outcome import Outcome
 from bo_tune.search import StopRule
 from bo_tune.session import Session, SessionSettings, Tuned
@@ -29,7 +29,7 @@ def run(searchers: int, stop: StopRule | None = None) -> list[Tuned]:
 def test_a_search_process_proposes_what_the_sampler_would_here(stop: StopRule | None) -> None:
     here, there = run(0, stop), run(2, stop)
     for one, other in zip(here, there, strict=True):
-        assert isinstance(other.tuner.sampler, OffloadedSampler)
+        assert isinstance(other.tuner.proposer, OffloadedProposer)
         assert [t.params for t in other.tuner.trials] == [t.params for t in one.tuner.trials]
         assert one.result is not None
         assert other.result is not None
@@ -39,9 +39,9 @@ def test_a_search_process_proposes_what_the_sampler_would_here(stop: StopRule | 
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_study_is_forgotten_when_it_ends_however_it_ends(monkeypatch: pytest.MonkeyPatch, fails: bool) -> None:
-    closed: list[OffloadedSampler] = []
-    close = OffloadedSampler.close
-    monkeypatch.setattr(OffloadedSampler, "close", lambda self: (closed.append(self), close(self))[1])
+    closed: list[OffloadedProposer] = []
+    close = OffloadedProposer.close
+    monkeypatch.setattr(OffloadedProposer, "close", lambda self: (closed.append(self), close(self))[1])
     if fails:
 
         def measure(*_: object, **__: object) -> Outcome:

@@ -19,6 +19,7 @@ from bo_tune.events import Event, TrialRecorded
 from bo_tune.finalists import Finalists
 from bo_tune.outcome import Invalid, InvalidReason, Measurement
 from bo_tune.problem import Problem
+from bo_tune.proposer import SamplerProposer
 from bo_tune.search import make_sampler
 from bo_tune.space import Config, SearchSpace, config_key
 from bo_tune.store.storage import MEMORY, StoredStudy, StudyName, StudyStore
@@ -65,14 +66,14 @@ def tuner(
     stop: threading.Event | None = None,
 ) -> Tuner:
     found = all_candidates(configs)
-    proposer = make_sampler(sampler, SPACE.ranges, default=default, valid=found.__contains__, seed=seed)
+    sampling = make_sampler(sampler, SPACE.ranges, default=default, valid=found.__contains__, seed=seed)
     return Tuner(
         PROBLEM,
         on,
         stored or new_study(),
         found,
         default,
-        proposer,
+        SamplerProposer(sampling, SPACE.ranges),
         TunerSettings(budget, finalists=Finalists(3), stop_slow=stop_slow),
         lookahead=lambda: lookahead,
         listener=listener,
@@ -258,7 +259,8 @@ def test_a_study_goes_on_over_changed_ranges(ranges: dict[str, tuple[int, ...]],
     space = SPACE.override(ranges)
     found = Candidates(space, np.ones(len(space), dtype=bool), {}, {})
     on = device()
-    proposer = make_sampler(sampler, space.ranges, default=DEFAULT, valid=found.__contains__)
+    sampling = make_sampler(sampler, space.ranges, default=DEFAULT, valid=found.__contains__)
+    proposer = SamplerProposer(sampling, space.ranges)
     changed = Tuner(PROBLEM, on, stored, found, DEFAULT, proposer, TunerSettings(None))
     changed.search()
     assert set(keys(on.measured)) == set(keys(list(space))) - set(before)

@@ -144,28 +144,35 @@ class StudyLog:
             self.pending.append(index)
 
     def _add(self, trial: FrozenTrial) -> None:
-        params = trial.params
-        if any(name not in params for name in self.grid.names):
+        if any(name not in trial.params for name in self.grid.names):
             return
-        index = self.grid.index(params)
         if trial.state == TrialState.FAIL:
-            if index is not None:
-                self._failures[index] = self._failures.get(index, 0) + 1
-                if self._failures[index] >= MAX_FAILURES:
-                    self._finish(index)
+            self.fail(self.grid.index(trial.params))
             return
-        value = _value(trial)
-        stopped = trial.state == TrialState.PRUNED
-        noise = noise_variance(trial.user_attrs.get(RUNTIMES_ATTR, ()))
-        config = {name: params[name] for name in self.grid.names}
-        self.observations.append(Observation(trial.number, index, config, value, stopped, noise))
+        observation = observed(self.grid, trial.number, trial)
+        self.observations.append(observation)
+        if observation.index is not None:
+            self._finish(observation.index)
+
+    def fail(self, index: int | None) -> None:
+        """Take note that a trial of a config came to nothing."""
         if index is not None:
-            self._finish(index)
+            self._failures[index] = self._failures.get(index, 0) + 1
+            if self._failures[index] >= MAX_FAILURES:
+                self._finish(index)
 
     def _finish(self, index: int) -> None:
         if not self._finished[index]:
             self._finished[index] = True
             self._free_left -= int(self.grid.valid[index])
+
+
+def observed(grid: Grid, number: int, trial: FrozenTrial) -> Observation:
+    """Return what a finished trial with all the grid's parameters says, under a number that may not be its own."""
+    config = {name: trial.params[name] for name in grid.names}
+    stopped = trial.state == TrialState.PRUNED
+    noise = noise_variance(trial.user_attrs.get(RUNTIMES_ATTR, ()))
+    return Observation(number, grid.index(config), config, _value(trial), stopped, noise)
 
 
 def _value(trial: FrozenTrial) -> float | None:
