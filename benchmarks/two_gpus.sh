@@ -11,18 +11,17 @@ mkdir -p "$out"
 place=$(mktemp -d)
 trap 'rm -rf "$place"' EXIT
 nvidia-smi --query-gpu=index,name,driver_version --format=csv,noheader >"$out/gpus.txt"
-tune() { # GPUS WORKERS
-    run=gpus-$1-workers-$2
-    gpus=$1 workers=$2
-    shift 2
+tune() { # NAME GPUS WORKERS
+    run=$1 gpus=$2 workers=$3
+    shift 3
     # Binaries are compiled anew each time: Triton's cache would give the second run the first one's work.
     TRITON_CACHE_DIR="$place/cache-$run" bo-tune tune "$study" --gpus "$gpus" --workers "$workers" --seed 0 \
         --storage "sqlite:///$place/$run.db" --out "$place/tuned-$run" --json "$out/$run.json" "$@"
 }
-tune 0 1 "$@"
-tune 0,1 1 "$@"
-tune 0,1 2 "$@"
-python - "$out/gpus-0-workers-1.json" "$out/gpus-0,1-workers-1.json" "$out/gpus-0,1-workers-2.json" <<'END'
+tune one 0 1 "$@"
+tune two 0,1 1 "$@"
+tune two-workers 0,1 2 "$@"
+python - "$out/one.json" "$out/two.json" "$out/two-workers.json" <<'END'
 import json
 import sys
 

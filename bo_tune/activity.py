@@ -92,7 +92,7 @@ class SessionActivity:
     """What a session has done so far.
 
     Attributes:
-        wall_s: seconds since it began.
+        wall_s: seconds since it began, until it ended.
         studies: studies to do, those done, and those that have begun.
         trials: trials recorded by this session.
         launches: launches of this session by purpose.

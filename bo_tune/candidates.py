@@ -27,7 +27,7 @@ class Asked(Protocol):
     def gpu(self) -> GpuInfo:
         """The GPU."""
 
-    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[dict[str, int]]:
+    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[Config]:
         """Return for each config the one that really runs."""
 
 
@@ -81,14 +81,15 @@ def candidates(
     default_runs = config_key(default_effective)
     runnable = spec.runnable(effective, problem, device.gpu)
     keys, default_key = space.keys, config_key(default)
-    for (index, config), found, can_run in zip(allowed, effective, runnable, strict=True):
-        runs = keys[index] if found == config else config_key(found)
-        if runs == default_runs and keys[index] != default_key:
+    for (index, config), found, can_run in zip(allowed, effective, runnable.tolist(), strict=True):
+        key = keys[index]
+        runs = key if found is config else config_key(found)
+        if runs == default_runs and key != default_key:
             excluded[IDENTICAL] += 1
-            twins[keys[index]] = default_key
+            twins[key] = default_key
         elif runs in chosen:
             excluded[IDENTICAL] += 1
-            twins[keys[index]] = keys[chosen[runs]]
+            twins[key] = keys[chosen[runs]]
         elif not can_run:
             excluded[IMPOSSIBLE] += 1
         elif not exhaustive and spec.hopeless(config):

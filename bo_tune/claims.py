@@ -10,7 +10,7 @@ from bo_tune.problem import GpuInfo
 from bo_tune.store.storage import DONE_ATTR, StoredStudy, StudyStore
 from bo_tune.store.study_name import StudyName
 
-DONE_KNOWN_FOR_S = 0.5
+DONE_KNOWN_FOR_S = 0.1
 """For how long a list of what is done serves: one question for hundreds of studies that others have."""
 
 

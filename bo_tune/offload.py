@@ -114,16 +114,24 @@ class _Close:
     study: int
 
 
+def search_server() -> ForkServer:
+    """Start what forks search processes. It imports for a second, which may pass while GPUs are opened."""
+    return ForkServer([MODULE], ONE_BLAS_THREAD)
+
+
 class SearchPool:
     """A few search processes.
 
     Args:
         processes: how many.
+        server: forks them; the pool has its own by default.
     """
 
-    def __init__(self, processes: int) -> None:
-        self._server = ForkServer([MODULE], ONE_BLAS_THREAD)
-        self._workers = [Worker(self._server, MODULE, []) for _ in range(processes)]
+    def __init__(self, processes: int, server: ForkServer | None = None) -> None:
+        self._own_server = search_server() if server is None else None
+        server = server or self._own_server
+        assert server is not None
+        self._workers = [Worker(server, MODULE, []) for _ in range(processes)]
         self._locks = [threading.Lock() for _ in range(processes)]
         self._places: dict[int, int] = {}
         self._numbers = itertools.count()
@@ -152,7 +160,8 @@ class SearchPool:
         """End the processes."""
         for worker in self._workers:
             worker.kill()
-        self._server.close()
+        if self._own_server is not None:
+            self._own_server.close()
 
 
 class OffloadedProposer:

@@ -1,12 +1,18 @@
 """The work of a session that is not done: each piece handed out once, again where another worker had it."""
 
+import heapq
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 
 RETRY_S = 0.5
-"""After how long a piece of work that another worker had is looked at again."""
+"""After how long a piece of work that another worker had is looked at again, at most."""
+
+RETRY_EACH_S = 0.005
+"""The same for each piece that waits: the last ones are looked at often, of a thousand none is too often."""
+
+SOONEST_RETRY_S = 0.05
 
 
 class Pending:
@@ -21,7 +27,7 @@ class Pending:
     def __init__(self, count: int, stopped: Callable[[], bool], *, first: int = 0) -> None:
         self._stopped = stopped
         self._new: deque[int] = deque([*range(first, count), *range(first)])
-        self._later: deque[tuple[float, int]] = deque()
+        self._later: list[tuple[float, int]] = []  # a heap
         self._handed_out = 0
         self._changed = threading.Condition()
 
@@ -48,7 +54,8 @@ class Pending:
         """Give back a piece that another worker has: it is handed out again after a while."""
         with self._changed:
             self._handed_out -= 1
-            self._later.append((time.monotonic() + RETRY_S, piece))
+            wait_s = min(RETRY_S, max(SOONEST_RETRY_S, RETRY_EACH_S * len(self._later)))
+            heapq.heappush(self._later, (time.monotonic() + wait_s, piece))
             self._changed.notify_all()
 
     def done(self) -> None:
@@ -61,7 +68,7 @@ class Pending:
         if self._new:
             return self._new.popleft()
         if self._later and self._later[0][0] <= time.monotonic():
-            return self._later.popleft()[1]
+            return heapq.heappop(self._later)[1]
         return None
 
     def _wait_s(self) -> float:

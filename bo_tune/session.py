@@ -25,6 +25,7 @@ from bo_tune.offload import Recipe, SearchPool
 from bo_tune.outcome import Launches
 from bo_tune.pending import Pending
 from bo_tune.price import cost
+from bo_tune.processes.fork_server import ForkServer
 from bo_tune.proposer import SamplerProposer
 from bo_tune.results import StudyResult, figures_of
 from bo_tune.sampler_names import GRID_GP, RANDOM
@@ -61,6 +62,7 @@ class Session:
         begins_at: where among the studies it begins, 0 to 1; anywhere by default where it joins, so that workers do not
             get in each other's way, and else at the first.
         workers: says what workers that do its studies elsewhere have done so far.
+        searches: forks its search processes (``offload.search_server``); by default it starts one when it runs.
         listener: is told of every study and trial, from several threads.
     """
 
@@ -74,6 +76,7 @@ class Session:
         joins: bool = False,
         begins_at: float | None = None,
         workers: Callable[[], Sequence[Sequence[SessionActivity]]] = list,
+        searches: ForkServer | None = None,
     ) -> None:
         self.id = uuid.uuid4().hex[:12]
         self.settings = settings
@@ -83,12 +86,13 @@ class Session:
         self._listener = listener
         self._claims = Claims(store, listener)
         self._joins = joins
-        self._workers = workers
+        self._workers, self._searches = workers, searches
         self._begins_at = (secrets.SystemRandom().random() if joins else 0.0) if begins_at is None else begins_at
         self._elsewhere: threading.Event | None = None
         self._stop = threading.Event()
         self._jobs: Sequence[Job] = ()
         self._begun_at, self._begun_cpu_s = time.perf_counter(), time.process_time()
+        self._ended_at: float | None = None
         self._tuners: list[Tuner] = []
         self._done = 0
         self._search: SearchPool | None = None
@@ -104,8 +108,7 @@ class Session:
         Raises:
             InterruptedSearch: after ``stop``; everything recorded stays in the database.
         """
-        self._jobs, self._elsewhere = jobs, elsewhere
-        self._begun_at, self._begun_cpu_s = time.perf_counter(), time.process_time()
+        self._jobs, self._elsewhere, self._ended_at = jobs, elsewhere, None
         self.register(jobs)
         groups = together(jobs)
         pending = Pending(len(groups), self._stop.is_set, first=int(self._begins_at * len(groups)))
@@ -119,6 +122,7 @@ class Session:
             finally:
                 if not all(f.done() and f.exception() is None for f in futures):
                     self.stop()
+        self._ended_at = time.perf_counter()
         failed = [e for f in futures if (e := f.exception()) is not None]
         for error in failed:
             if not isinstance(error, InterruptedSearch):
@@ -168,7 +172,7 @@ class Session:
         devices = {id(device): device for job in self._jobs for device in job.devices}.values()
         launches: Launches = sum((tuner.launches for tuner in tuners), Counter())
         return SessionActivity(
-            wall_s=round(time.perf_counter() - self._begun_at, 3),
+            wall_s=round((self._ended_at or time.perf_counter()) - self._begun_at, 3),
             studies=len(self._jobs),
             studies_done=self._done,
             studies_begun=len(tuners),
@@ -189,7 +193,8 @@ class Session:
     @contextmanager
     def _searching(self) -> Iterator[None]:
         """Have search processes while the session runs, where it is to have any."""
-        self._search = SearchPool(self.settings.searchers) if self.settings.searchers else None
+        count = self.settings.searchers
+        self._search = SearchPool(count, self._searches) if count else None
         try:
             yield
         finally:

@@ -14,6 +14,7 @@ from bo_tune.activity import SessionActivity
 from bo_tune.devices import Job, together
 from bo_tune.events import Listener, ignore
 from bo_tune.kernels.registry import IN_ORDER
+from bo_tune.processes.fork_server import ForkServer
 from bo_tune.session import Session
 from bo_tune.session_settings import SessionSettings
 from bo_tune.store.storage import DONE_ATTR, JOB_ATTR, StudyStore, StudySummary
@@ -60,6 +61,7 @@ class StudyWorker:
         settings: of this host: studies in flight, compilers, searchers; the rest comes with each study.
         listener: is told of every study and trial, from several threads.
         begins_at: where among the studies it begins, see ``Session``.
+        searches: forks its search processes, see ``Session``.
 
     Attributes:
         session: the session under way, or the last.
@@ -73,9 +75,10 @@ class StudyWorker:
         *,
         listener: Listener = ignore,
         begins_at: float | None = None,
+        searches: ForkServer | None = None,
     ) -> None:
         self._store, self._fitting, self._settings, self._listener = store, fitting, settings, listener
-        self._begins_at = begins_at
+        self._begins_at, self._searches = begins_at, searches
         self._tried: dict[StudyName, Any] = {}
         self._before: tuple[SessionActivity, ...] = ()
         self.session: Session | None = None
@@ -94,7 +97,12 @@ class StudyWorker:
                     raise InterruptedSearch
                 self._before = self.activities
                 self.session = Session(
-                    self._store, part.settings, listener=self._listener, joins=True, begins_at=self._begins_at
+                    self._store,
+                    part.settings,
+                    listener=self._listener,
+                    joins=True,
+                    begins_at=self._begins_at,
+                    searches=self._searches,
                 )
                 failed += sum(not tuned.done for tuned in self.session.run(part.jobs))
         return failed

@@ -195,7 +195,7 @@ class FakeDevice(Device):
     def search_space(self, spec: KernelSpec, problem: Problem) -> SearchSpace:
         return self.space
 
-    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[dict[str, int]]:
+    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:
         return [self.effective(config) for config in configs]
 
     def compile(self, problem: Problem, config: Config) -> Future[Build]:

@@ -25,7 +25,7 @@ class FakeTarget:
 
     gpu: GpuInfo = H100
 
-    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[dict[str, int]]:
+    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:
         return [dict(config) for config in configs]
 
     def kernel_source(self, kernel: str) -> str:

@@ -49,7 +49,7 @@ class FakeTarget:
     workers: int = 2
     compiled: list[Config] = field(default_factory=list)
 
-    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[dict[str, int]]:
+    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:
         return [dict(config) for config in configs]
 
     def kernel_source(self, kernel: str) -> str:

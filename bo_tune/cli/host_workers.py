@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from bo_tune.activity import SessionActivity
-from bo_tune.cli.measuring import Measured, fitting_of, host_gpus
+from bo_tune.cli.measuring import Measured, fitting_of, host_gpus, searching
 from bo_tune.errors import BoTuneError, InputError, one_line
 from bo_tune.events import Event, Listener, StudyElsewhere, StudyFailed, StudyFinished, StudyStarted
 from bo_tune.measure.compile_host import cores
@@ -29,6 +29,10 @@ TELL_EVERY_S = 0.5
 """How often a worker tells its figures."""
 
 GO, STOP = "go", "stop"
+"""What the session says to a worker."""
+
+LEFT = "left"
+"""What a worker says last: its work is done, and nothing of it is still on its way."""
 
 STOPPED_WITHIN_S = 60.0
 """How long a worker that was asked to stop may take before it is ended."""
@@ -95,16 +99,19 @@ def work(connection: Connection, order: _Order) -> None:
     silence_optuna()
     told = _Told(connection)
     try:
-        with fitting_of(order.measured, order.seed) as (devices, fits, settings):
+        with searching(order.measured) as searches, fitting_of(order.measured, order.seed) as (devices, fits, settings):
             told([Description.of(device, order.problems) for device in devices])
             if _let_go(connection):
                 store = StudyStore(order.storage, create=False, lease_s=order.lease_s)
                 try:
-                    worker = StudyWorker(store, fits, settings, listener=told, begins_at=order.begins_at)
+                    worker = StudyWorker(
+                        store, fits, settings, listener=told, begins_at=order.begins_at, searches=searches
+                    )
                     with told.figures_of(worker), suppress(InterruptedSearch):
                         worker.run()
                 finally:
                     store.close()
+                told(LEFT)  # closing GPUs takes a second, for which nobody need wait
     except BoTuneError as error:
         told(_Failed(one_line(error)))
 
@@ -242,8 +249,9 @@ class HostWorkers:
 
     def _hear(self, member: _Member, note: Callable[[str], None], listen: Listener) -> None:
         with suppress(EOFError, OSError):
-            while True:
-                self._take(member, member.connection.recv(), note, listen)
+            while (said := member.connection.recv()) != LEFT:
+                self._take(member, said, note, listen)
+            return
         member.process.join()
         if member.process.exitcode:
             note(f"a worker was lost: exit code {member.process.exitcode}")

@@ -11,7 +11,9 @@ from bo_tune.devices import Job, MoePathChoice, cuda_devices, kernel_source, rep
 from bo_tune.errors import InputError
 from bo_tune.measure.described import source_of
 from bo_tune.measure.host_gpus import host_gpu_count
+from bo_tune.offload import search_server
 from bo_tune.problem import Problem
+from bo_tune.processes.fork_server import ForkServer
 from bo_tune.session import SessionSettings
 from bo_tune.store.study_name import StudyName
 from bo_tune.worker import Fitting, fitting
@@ -83,6 +85,17 @@ def opened(measured: Measured, compile_deadline_s: float | None = None) -> "Abst
         compile_deadline_s=compile_deadline_s,
         packs=measured.packs,
     )
+
+
+@contextmanager
+def searching(measured: Measured) -> Iterator[ForkServer | None]:
+    """Have what forks search processes start, before GPUs are opened; None for recordings, which need none."""
+    server = search_server() if measured.recordings is None else None
+    try:
+        yield server
+    finally:
+        if server is not None:
+            server.close()
 
 
 def host_gpus(measured: Measured) -> list[int]:

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from bo_tune.activity import SessionActivity
-from bo_tune.cli.measuring import Measured, fitting_of, opened
+from bo_tune.cli.measuring import Measured, fitting_of, opened, searching
 from bo_tune.errors import InputError, one_line
 from bo_tune.events import Listener
 from bo_tune.measure.described import Description
@@ -45,8 +45,8 @@ class RayWorker:
         """Search studies until none is left that fits; returns how many could not be measured."""
         store = StudyStore(self._storage, create=False, lease_s=self._lease_s)
         try:
-            with fitting_of(self._measured, self._seed) as (_, fits, settings):
-                return StudyWorker(store, fits, settings).run()
+            with searching(self._measured) as searches, fitting_of(self._measured, self._seed) as (_, fits, settings):
+                return StudyWorker(store, fits, settings, searches=searches).run()
         finally:
             store.close()
 

@@ -12,7 +12,7 @@ import typer
 from bo_tune.activity import SessionActivity
 from bo_tune.cli import exit_codes
 from bo_tune.cli.host_workers import HostWorkers
-from bo_tune.cli.measuring import Measured, at_once, jobs_on, opened
+from bo_tune.cli.measuring import Measured, at_once, jobs_on, opened, searching
 from bo_tune.cli.output import Output
 from bo_tune.cli.ray_workers import RayCluster
 from bo_tune.cli.resume import kept_lines
@@ -25,6 +25,7 @@ from bo_tune.ladder import Ladder, refine
 from bo_tune.listing import study_figures
 from bo_tune.measure.described import DescribedDevice, Description
 from bo_tune.problem import Problem, lora
+from bo_tune.processes.fork_server import ForkServer
 from bo_tune.record import record
 from bo_tune.report.console import activity_lines, results_tables, session_lines
 from bo_tune.report.ladder import ladder_lines, ladder_table
@@ -116,15 +117,18 @@ def _workers(arguments: Arguments) -> Iterator[Workers | None]:
 
 
 @contextmanager
-def _jobs(arguments: Arguments, workers: Workers | None) -> Iterator[tuple[list[Job], SessionSettings]]:
-    """Open what measures, and settle how many studies it can have in flight."""
+def _jobs(
+    arguments: Arguments, workers: Workers | None
+) -> Iterator[tuple[list[Job], SessionSettings, ForkServer | None]]:
+    """Open what measures, settle how many studies it can have in flight, and have what forks search processes, if the
+    session will have any."""
     problems = problems_of(arguments.study, arguments.kernels) if arguments.study else None
     measured, settings = arguments.measured, arguments.settings
     folder = measured.recordings
     if folder is not None:
         _check_replay(arguments)
         kernels, path = arguments.kernels, measured.path
-        yield replay_jobs(folder, problems=problems, kernels=kernels, seed=settings.seed, path=path), settings
+        yield replay_jobs(folder, problems=problems, kernels=kernels, seed=settings.seed, path=path), settings, None
         return
     measured.indices()
     if problems is None:
@@ -132,12 +136,12 @@ def _jobs(arguments: Arguments, workers: Workers | None) -> Iterator[tuple[list[
     _check_hits(problems, len(measured.conditions.hits))
     if workers is not None:
         elsewhere = [DescribedDevice(description) for description in workers.descriptions(problems)]
-        yield with_deciding([Job(p, device) for device in elsewhere for p in problems], measured.path), settings
+        yield with_deciding([Job(p, device) for device in elsewhere for p in problems], measured.path), settings, None
         return
-    with opened(measured, arguments.compile_deadline_s) as devices:
+    with searching(measured) as searches, opened(measured, arguments.compile_deadline_s) as devices:
         jobs = jobs_on(problems, devices)
         jobs = jobs if arguments.choose_m else with_deciding(jobs, measured.path)
-        yield jobs, at_once(settings, devices, len(jobs))
+        yield jobs, at_once(settings, devices, len(jobs)), searches
 
 
 def _check_hits(problems: Sequence[Problem], recorded: int) -> None:
@@ -161,7 +165,7 @@ def _check_replay(arguments: Arguments) -> None:
 def tune(arguments: Arguments, output: Output) -> None:
     """Tune, write what came of it, and say so. Raises typer.Exit where not everything could be done."""
     written = arguments.written
-    with _workers(arguments) as workers, _jobs(arguments, workers) as (jobs, settings):
+    with _workers(arguments) as workers, _jobs(arguments, workers) as (jobs, settings, searches):
         check_writable(written.tables, {_file_name(job) for job in jobs if not decides(job.problem)})
         if written.recordings is not None:
             check_writable(written.recordings)
@@ -170,10 +174,12 @@ def tune(arguments: Arguments, output: Output) -> None:
         _announce(output, jobs, arguments)
         shown = Progressing(output.console, len(jobs), verbose=arguments.verbose, urgent=output.urgent)
         with shown as progress:
-            session = (
-                Session(store, settings, listener=progress)
-                if workers is None
-                else Session(store, settings, listener=workers.listener(progress), workers=workers.activities)
+            session = Session(
+                store,
+                settings,
+                listener=workers.listener(progress) if workers else progress,
+                workers=workers.activities if workers else list,
+                searches=searches,
             )
             progress.watch(lambda: session)
             try:

@@ -6,7 +6,7 @@ import typer
 
 from bo_tune.cli import exit_codes
 from bo_tune.cli import options as o
-from bo_tune.cli.measuring import Measured, fitting_of
+from bo_tune.cli.measuring import Measured, fitting_of, searching
 from bo_tune.cli.output import Output
 from bo_tune.cli.resume import kept_lines
 from bo_tune.conditions import Routing, Timing, Tokens
@@ -49,14 +49,14 @@ def worker_command(
     measured = Measured(device, kernels, conditions, jobs, tuple(pack or ()), gpus)
     store = StudyStore(storage, create=False, lease_s=lease)
     shown = Progressing(output.console, None, verbose=verbose, urgent=output.urgent)
-    with fitting_of(measured, seed or 0) as (_, fits, settings), shown as progress:
+    with searching(measured) as searches, fitting_of(measured, seed or 0) as (_, fits, settings), shown as progress:
 
         def listen(event: Event) -> None:
             if isinstance(event, StudyFinished | StudyFailed):
                 ended.append(event)
             progress(event)
 
-        worker = StudyWorker(store, fits, settings, listener=listen)
+        worker = StudyWorker(store, fits, settings, listener=listen, searches=searches)
         progress.watch(lambda: worker.session)
         try:
             failed = worker.run()

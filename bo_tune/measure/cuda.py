@@ -184,7 +184,7 @@ class CudaDevice(Device):
         """The kernel's default grid."""
         return spec.search_space
 
-    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[dict[str, int]]:
+    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[Config]:
         """Ask the kernel what it makes of each config on this GPU."""
         return self._facts.effective_configs(problem, configs)
 

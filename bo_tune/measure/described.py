@@ -87,9 +87,9 @@ class DescribedDevice(Device):
         """The kernel's default grid."""
         return spec.search_space
 
-    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[dict[str, int]]:
+    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[Config]:
         """Which configs are equal, the workers know."""
-        return [dict(config) for config in configs]
+        return list(configs)
 
     def binaries(self, problem: AnyProblem, configs: Sequence[Config]) -> HaveBinaries:
         """What is compiled, the workers know."""

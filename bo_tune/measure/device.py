@@ -85,7 +85,7 @@ class Device(ABC):
         """The grid when the user changes nothing."""
 
     @abstractmethod
-    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[dict[str, int]]:
+    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[Config]:
         """Return for each config the one that really runs. Equal ones are measured once."""
 
     @abstractmethod

@@ -42,13 +42,13 @@ class KernelFacts:
         answer: str = self._ask(SourceRequest(kernel))
         return answer
 
-    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[dict[str, int]]:
-        """Return for each config the one that really runs. Raises DeviceError."""
-        answer: FactsAnswer = self._ask(FactsRequest(problem, tuple(dict(c) for c in configs), self._gpu))
+    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[Config]:
+        """Return for each config the one that really runs: itself, or another. Raises DeviceError."""
+        answer: FactsAnswer = self._ask(FactsRequest(problem, tuple(configs), self._gpu))
         known = self._numbers[problem]
         known.update(zip(_keys(configs), map(self._farm.number, answer.binaries), strict=True))
         pairs = zip(configs, answer.effective, strict=True)
-        return [dict(config if effective is None else effective) for config, effective in pairs]
+        return [config if effective is None else dict(effective) for config, effective in pairs]
 
     def note(self, problem: AnyProblem) -> str | None:
         """Return a line on what tuning a kernel is good for, if there is anything to say. Raises DeviceError."""

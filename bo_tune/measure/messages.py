@@ -7,7 +7,7 @@ from bo_tune.measure.protocol import TimingProtocol
 from bo_tune.outcome import Outcome
 from bo_tune.pack.contents import KernelText, Toolchain
 from bo_tune.problem import AnyProblem, GpuInfo
-from bo_tune.space import ConfigKey
+from bo_tune.space import Config, ConfigKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ class FactsRequest:
     """Ask what a kernel makes of configs on a GPU; answered by ``FactsAnswer``, or ``Refused``."""
 
     problem: AnyProblem
-    configs: tuple[dict[str, int], ...]
+    configs: tuple[Config, ...]
     gpu: GpuInfo
 
 

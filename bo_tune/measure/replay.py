@@ -75,9 +75,9 @@ class ReplayDevice(Device):
         """The recorded grid."""
         return self.recording.space
 
-    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[dict[str, int]]:
+    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[Config]:
         """Every recorded config ran as it was asked for."""
-        return [dict(config) for config in configs]
+        return list(configs)
 
     def binaries(self, problem: AnyProblem, configs: Sequence[Config]) -> HaveBinaries:
         """Nothing has to be compiled: all configs cost the same."""

@@ -47,7 +47,7 @@ class CompileTarget:
         """Name the kernels that decide for a problem's, because its engine launches them in its place."""
         return self._facts.decided_by(problem)
 
-    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[dict[str, int]]:
+    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[Config]:
         """Ask the kernel what it makes of each config on this GPU."""
         return self._facts.effective_configs(problem, configs)
 

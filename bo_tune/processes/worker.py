@@ -48,6 +48,8 @@ class Child:
         ours, theirs = socket.socketpair()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         self._connection = Connection(ours.detach())
+        self._news = select.poll()  # ``Connection.poll`` makes one anew for each of some thousand answers
+        self._news.register(self._connection.fileno(), select.POLLIN)
         self._module = module
         self._last_words = ""
         self._ended = False
@@ -81,7 +83,7 @@ class Child:
             WorkerDiedError: it ended before it answered.
         """
         try:
-            if not self._connection.poll(timeout_s):
+            if not self._news.poll(1e3 * timeout_s):
                 self.interrupt()
                 self._wait_until_gone()
                 self.kill()
