@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import compress
 from typing import Protocol
 
@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.problem import AnyProblem, GpuInfo
-from bo_tune.space import Config, ConfigKey, SearchSpace, config_key
+from bo_tune.space import Config, ConfigKey, ConfigRow, SearchSpace, config_key, rows_of
 
 NOT_ALLOWED = "not allowed by the kernel"
 IDENTICAL = "identical to another config"
 IMPOSSIBLE = "cannot run on this GPU"
 HOPELESS = "not worth compiling"
+
+DISTINCT_CANDIDATES = 32
+"""Candidates that are remembered. The problems of a session differ by few of what decides on them."""
 
 
 class Asked(Protocol):
@@ -71,31 +74,54 @@ def candidates(
 
     Of identical configs the first stands for all, or the default config, on the grid or off it: it is tried anyway.
     """
+    configs, default = list(space), spec.default_config(problem)
+    allowed = np.array([spec.allows(config, problem) for config in configs], dtype=bool)
+    running = device.effective_configs(problem, [default, *compress(configs, allowed.tolist())])
+    runnable = np.zeros(len(configs), dtype=bool)
+    runnable[allowed] = spec.runnable(running[1:], problem, device.gpu)
+    hopeless = [not exhaustive and spec.hopeless(config) is not None for config in configs]
+    masks = allowed.tobytes(), runnable.tobytes(), bytes(hopeless)
+    return _sifted(space, config_key(default), tuple(rows_of(running)), *masks)
+
+
+@lru_cache(DISTINCT_CANDIDATES)
+def _sifted(
+    space: SearchSpace,
+    default: ConfigKey,
+    running: Sequence[ConfigRow],
+    allowed: bytes,
+    runnable: bytes,
+    hopeless: bytes,
+) -> Candidates:
+    """Return the candidates by what is known of each config of the space.
+
+    Args:
+        default: the default config.
+        running: what really runs, first of the default config, then of each config that the kernel allows.
+        allowed: 1 for each config that it allows, ``[len(space)]``; so with the others.
+    """
     excluded: Counter[str] = Counter()
     twins: dict[ConfigKey, ConfigKey] = {}
-    chosen: dict[ConfigKey, int] = {}
-    default = spec.default_config(problem)
-    allowed = [(index, config) for index, config in enumerate(space) if spec.allows(config, problem)]
-    excluded.update({NOT_ALLOWED: len(space) - len(allowed)} if len(allowed) < len(space) else {})
-    default_effective, *effective = device.effective_configs(problem, [default, *(config for _, config in allowed)])
-    default_runs = config_key(default_effective)
-    runnable = spec.runnable(effective, problem, device.gpu)
-    keys, default_key = space.keys, config_key(default)
-    for (index, config), found, can_run in zip(allowed, effective, runnable.tolist(), strict=True):
-        key = keys[index]
-        runs = key if found is config else config_key(found)
-        if runs == default_runs and key != default_key:
+    chosen: dict[ConfigRow, int] = {}
+    keys, left = space.keys, iter(running)
+    default_runs = next(left)
+    for place, key in enumerate(keys):
+        if not allowed[place]:
+            excluded[NOT_ALLOWED] += 1
+            continue
+        runs = next(left)
+        if runs == default_runs and key != default:
             excluded[IDENTICAL] += 1
-            twins[key] = default_key
+            twins[key] = default
         elif runs in chosen:
             excluded[IDENTICAL] += 1
             twins[key] = keys[chosen[runs]]
-        elif not can_run:
+        elif not runnable[place]:
             excluded[IMPOSSIBLE] += 1
-        elif not exhaustive and spec.hopeless(config):
+        elif hopeless[place]:
             excluded[HOPELESS] += 1
         else:
-            chosen[runs] = index
+            chosen[runs] = place
     mask = np.zeros(len(space), dtype=bool)
     mask[list(chosen.values())] = True
     return Candidates(space, mask, dict(excluded), twins)

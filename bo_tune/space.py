@@ -1,9 +1,10 @@
 """Search spaces: finite, ordered grids of configs. Pure data."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from operator import itemgetter
 from types import MappingProxyType
 
 Config = Mapping[str, int]
@@ -13,9 +14,21 @@ ConfigKey = tuple[tuple[str, int], ...]
 """A hashable config, sorted by parameter name."""
 
 
+ConfigRow = tuple[int, ...]
+"""The values of a config, in the order of its parameters' names."""
+
+
 def config_key(config: Config) -> ConfigKey:
     """Return the config as a hashable value that does not depend on the order of its names."""
     return tuple(sorted(config.items()))
+
+
+def rows_of(configs: Sequence[Config]) -> list[ConfigRow]:
+    """Return configs that have the same parameters, as all of a kernel do, by their values alone."""
+    names = sorted(configs[0]) if configs else []
+    if len(names) < 2:
+        return [tuple(config[name] for name in names) for config in configs]
+    return list(map(itemgetter(*names), configs))
 
 
 @dataclass(frozen=True, slots=True)

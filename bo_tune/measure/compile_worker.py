@@ -6,6 +6,7 @@ import os
 import time
 from typing import Any
 
+import numpy as np
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.backends.nvidia.driver import CudaLauncher
@@ -34,7 +35,6 @@ from bo_tune.measure.source import operations_of
 from bo_tune.outcome import Compilation, Invalid, InvalidReason
 from bo_tune.problem import GpuInfo
 from bo_tune.processes.worker import serve
-from bo_tune.space import config_key
 
 WARP_SIZE = 32
 
@@ -83,10 +83,14 @@ class Compiler:
                 texts = {name: kernel_text(self._operation(name), *asked) for name, asked in request.examples.items()}
                 return IdentityAnswer(toolchain(triton.runtime.driver.active.get_current_target()), texts)
             kernel, problem, gpu = self._operation(request.problem.kernel), request.problem, request.gpu
-            runs = [(config, kernel.effective_config(problem, config, gpu)) for config in request.configs]
+            configs = request.configs
+            runs = [kernel.effective_config(problem, config, gpu) for config in configs]
+            names = tuple(sorted(runs[0]))
+            rows = [[found[name] for name in names] for found in runs] if runs != configs else []
             return FactsAnswer(
-                tuple(None if found == config else config_key(found) for config, found in runs),
-                tuple(binary_name(kernel.compile_key(problem, config, gpu)) for config in request.configs),
+                names,
+                np.array(rows, dtype=np.int64).tobytes(),
+                b"".join(binary_name(kernel.compile_key(problem, config, gpu)) for config in configs),
             )
         except InputError as error:  # of an installed vLLM, say, that is not as it should be
             return Refused(one_line(error))

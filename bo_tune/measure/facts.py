@@ -7,22 +7,35 @@ each. The compilers do it side by side, and before the first compile they have n
 import hashlib
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
-from functools import cache
-from operator import itemgetter
+from functools import cache, lru_cache
 from typing import Any
+
+import numpy as np
 
 from bo_tune.errors import DeviceError, WorkerError
 from bo_tune.measure.compile_farm import CompileFarm
-from bo_tune.measure.messages import DecidedByRequest, FactsAnswer, FactsRequest, NoteRequest, Refused, SourceRequest
+from bo_tune.measure.messages import (
+    NAME_BYTES,
+    DecidedByRequest,
+    FactsAnswer,
+    FactsRequest,
+    NoteRequest,
+    Refused,
+    SourceRequest,
+)
 from bo_tune.problem import AnyProblem, GpuInfo
-from bo_tune.space import Config
+from bo_tune.space import Config, ConfigRow, rows_of
 
 ANSWER_TIMEOUT_S = 120.0
 
 
-def binary_name(key: Hashable) -> str:
+DISTINCT_ANSWERS = 64
+"""Answers that are remembered. The problems of a session share most of theirs."""
+
+
+def binary_name(key: Hashable) -> bytes:
     """Return a short name of a compile key (``Operation.compile_key``), the same in every process."""
-    return hashlib.blake2b(repr(key).encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(repr(key).encode(), digest_size=NAME_BYTES).digest()
 
 
 class KernelFacts:
@@ -34,7 +47,9 @@ class KernelFacts:
 
     def __init__(self, farm: CompileFarm, gpu: GpuInfo) -> None:
         self._farm, self._gpu = farm, gpu
-        self._numbers: defaultdict[AnyProblem, dict[Hashable, int]] = defaultdict(dict)
+        self._numbers: defaultdict[AnyProblem, dict[ConfigRow, int]] = defaultdict(dict)
+        self._numbers_of = lru_cache(DISTINCT_ANSWERS)(self._number_all)
+        self._configs_of = lru_cache(DISTINCT_ANSWERS)(_configs)
         self.source = cache(self._source)
 
     def _source(self, kernel: str) -> str:
@@ -44,11 +59,14 @@ class KernelFacts:
 
     def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[Config]:
         """Return for each config the one that really runs: itself, or another. Raises DeviceError."""
-        answer: FactsAnswer = self._ask(FactsRequest(problem, tuple(configs), self._gpu))
-        known = self._numbers[problem]
-        known.update(zip(_keys(configs), map(self._farm.number, answer.binaries), strict=True))
-        pairs = zip(configs, answer.effective, strict=True)
-        return [config if effective is None else dict(effective) for config, effective in pairs]
+        names, rows = tuple(sorted(configs[0])), rows_of(configs)
+        answer: FactsAnswer = self._ask(FactsRequest(problem, names, tuple(rows), self._gpu))
+        self._numbers[problem].update(zip(rows, self._numbers_of(answer.binaries), strict=True))
+        return list(self._configs_of(answer.names, answer.runs) if answer.runs else configs)
+
+    def _number_all(self, names: bytes) -> list[int]:
+        """Return the numbers in the farm of binaries whose names stand one after the other."""
+        return [self._farm.number(names[at : at + NAME_BYTES]) for at in range(0, len(names), NAME_BYTES)]
 
     def note(self, problem: AnyProblem) -> str | None:
         """Return a line on what tuning a kernel is good for, if there is anything to say. Raises DeviceError."""
@@ -62,11 +80,13 @@ class KernelFacts:
 
     def numbers(self, problem: AnyProblem, configs: Sequence[Config]) -> list[int]:
         """Return the number in the farm of each config's binary. Raises DeviceError."""
-        known, keys = self._numbers[problem], _keys(configs)
-        unknown = [config for config, key in zip(configs, keys, strict=True) if key not in known]
+        if not configs:
+            return []
+        known, rows = self._numbers[problem], rows_of(configs)
+        unknown = [config for config, row in zip(configs, rows, strict=True) if row not in known]
         if unknown:
             self.effective_configs(problem, unknown)
-        return [known[key] for key in keys]
+        return [known[row] for row in rows]
 
     def _ask(self, request: object) -> Any:
         try:
@@ -78,6 +98,7 @@ class KernelFacts:
         return answer
 
 
-def _keys(configs: Sequence[Config]) -> list[Hashable]:
-    """The values of configs in the order of their names, which are the same for all configs of a kernel."""
-    return list(map(itemgetter(*sorted(configs[0])), configs)) if configs else []
+def _configs(names: Sequence[str], values: bytes) -> list[Config]:
+    """Return configs from their values, one after the other."""
+    rows = np.frombuffer(values, dtype=np.int64).reshape(-1, len(names)).tolist()
+    return [dict(zip(names, row, strict=True)) for row in rows]

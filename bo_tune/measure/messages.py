@@ -7,7 +7,7 @@ from bo_tune.measure.protocol import TimingProtocol
 from bo_tune.outcome import Outcome
 from bo_tune.pack.contents import KernelText, Toolchain
 from bo_tune.problem import AnyProblem, GpuInfo
-from bo_tune.space import Config, ConfigKey
+from bo_tune.space import Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,20 +109,43 @@ class DecidedByRequest:
 
 @dataclass(frozen=True, slots=True)
 class FactsRequest:
-    """Ask what a kernel makes of configs on a GPU; answered by ``FactsAnswer``, or ``Refused``."""
+    """Ask what a kernel makes of configs on a GPU; answered by ``FactsAnswer``, or ``Refused``.
+
+    Thousands of configs go there and back for each problem, so what they have in common is said once.
+
+    Attributes:
+        names: of the parameters.
+        rows: of each config, its values in that order.
+    """
 
     problem: AnyProblem
-    configs: tuple[Config, ...]
+    names: tuple[str, ...]
+    rows: tuple[tuple[int, ...], ...]
     gpu: GpuInfo
+
+    @property
+    def configs(self) -> list[Config]:
+        """The configs themselves."""
+        return [dict(zip(self.names, row, strict=True)) for row in self.rows]
+
+
+NAME_BYTES = 16
+"""Length of the name of a binary (``facts.binary_name``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class FactsAnswer:
-    """Of each config, the one that really runs, None where it is itself; and the name of its binary
-    (``facts.binary_name``)."""
+    """What a kernel makes of configs.
 
-    effective: tuple[ConfigKey | None, ...]
-    binaries: tuple[str, ...]
+    Attributes:
+        names: parameters of what really runs of each, which may be more than were asked about.
+        runs: its values in that order, as 64-bit integers, one config after the other; empty where all run as they are.
+        binaries: the names of the binaries of all, one after the other.
+    """
+
+    names: tuple[str, ...]
+    runs: bytes
+    binaries: bytes
 
 
 @dataclass(frozen=True, slots=True)

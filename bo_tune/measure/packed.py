@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -127,8 +128,12 @@ def _check(farm: CompileFarm, manifest: Manifest, gpu: GpuInfo, source: str) -> 
         difference = made_for.difference(identity(farm, gpu, source, IdentityRequest(first)))
     if difference is not None:
         raise PackError(difference)
-    for binary in _probes(manifest):
-        build: Build = farm.ask(CompileRequest(binary.problem, dict(binary.config)), CHECK_TIMEOUT_S)
+    probes = list(_probes(manifest))
+    requests = [CompileRequest(binary.problem, dict(binary.config)) for binary in probes]
+    # Side by side: the first compile of each process takes it some tenths of a second.
+    with ThreadPoolExecutor(max(1, len(probes))) as threads:
+        builds: list[Build] = list(threads.map(lambda request: farm.ask(request, CHECK_TIMEOUT_S), requests))
+    for binary, build in zip(probes, builds, strict=True):
         if not (isinstance(build, Compiled) and build.compilation.cached):
             raise PackError(f"its binary of {binary.problem} is not what Triton looks for here, for a reason unknown")
 
