@@ -115,6 +115,19 @@ def test_a_small_grid_is_exhausted_once_and_no_more(sampler: str, lookahead: int
     assert search.best_us == 10.0
 
 
+def test_the_default_is_not_given_up_however_slow_it_is() -> None:
+    stored, slow = new_study(), {"block_m": 16, "num_stages": 2, "split_k": 4}
+    tuner(device(), budget=5, stored=stored).search()
+    on = device(lambda config: 100.0 if config == slow else bowl(config))
+    search = tuner(on, budget=7, stored=stored, default=slow)
+    search.search()
+    trial = next(t for t in search.trials if t.params == slow)
+    assert (trial.state, trial.value) == (TrialState.COMPLETE, 100.0)
+    choice = search.choose()
+    assert choice is not None
+    assert choice.default_time_us == 100.0
+
+
 def test_the_budget_counts_launched_configs_only() -> None:
     on = device(lambda config: TIMED_OUT if config["num_stages"] == 4 else bowl(config))
     search = tuner(on, budget=12, sampler="grid")

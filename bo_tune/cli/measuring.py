@@ -10,7 +10,7 @@ from bo_tune.conditions import Conditions
 from bo_tune.devices import Job, MoePathChoice, cuda_devices, kernel_source, replay_jobs
 from bo_tune.errors import InputError
 from bo_tune.measure.described import source_of
-from bo_tune.measure.host_gpus import host_gpu_count
+from bo_tune.measure.host_gpus import gpu_count
 from bo_tune.offload import search_server
 from bo_tune.problem import Problem
 from bo_tune.processes.fork_server import ForkServer
@@ -38,6 +38,7 @@ class Measured:
     Attributes:
         gpus: which GPUs of this host, or ``all``; None for the device's own.
         path: which way an engine goes through the experts' adapters.
+        compile_deadline_s: after how long a compile is given up, at most; None for the device's own.
     """
 
     device: str
@@ -47,6 +48,7 @@ class Measured:
     packs: tuple[Path, ...] = ()
     gpus: str | None = None
     path: MoePathChoice = MoePathChoice.AUTO
+    compile_deadline_s: float | None = None
 
     @property
     def recordings(self) -> Path | None:
@@ -75,14 +77,14 @@ class Measured:
         return [int(word) for word in words]
 
 
-def opened(measured: Measured, compile_deadline_s: float | None = None) -> "AbstractContextManager[list[CudaDevice]]":
+def opened(measured: Measured) -> "AbstractContextManager[list[CudaDevice]]":
     """Open this host's GPUs while it lasts. Raises InputError, on entry too."""
     return cuda_devices(
         measured.indices(),
         source=kernel_source(measured.source),
         conditions=measured.conditions,
         compile_workers=measured.jobs,
-        compile_deadline_s=compile_deadline_s,
+        compile_deadline_s=measured.compile_deadline_s,
         packs=measured.packs,
     )
 
@@ -101,7 +103,7 @@ def searching(measured: Measured) -> Iterator[ForkServer | None]:
 def host_gpus(measured: Measured) -> list[int]:
     """Return which of this host's GPUs measure. Raises InputError."""
     indices = measured.indices()
-    return list(range(host_gpu_count())) if indices is None else indices
+    return list(range(gpu_count())) if indices is None else indices
 
 
 def jobs_on(problems: Sequence[Problem], devices: "Sequence[CudaDevice]") -> list[Job]:

@@ -291,7 +291,7 @@ Workers = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="Tuning processes that share this host's GPUs; with --ray workers on the cluster, where not all its GPUs.",
+        help="Tuning processes, by default one for each GPU; with --ray workers on the cluster.",
         show_default=False,
         rich_help_panel=DEVICE,
     ),

@@ -193,8 +193,8 @@ def _arguments(
     )
     if limits.finalists is not None:
         settings = replace(settings, finalists=replace(settings.finalists, count=limits.finalists))
-    deadline = limits.compile_deadline_s
-    return Arguments(study, kernels or (), measured, storage, written, settings, deadline, verbose)
+    measured = replace(measured, compile_deadline_s=limits.compile_deadline_s)
+    return Arguments(study, kernels or (), measured, storage, written, settings, verbose)
 
 
 def _stop_rule(study: StudyFile | None, wanted: bool | None) -> StopRule | None:

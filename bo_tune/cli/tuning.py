@@ -12,7 +12,7 @@ import typer
 from bo_tune.activity import SessionActivity
 from bo_tune.cli import exit_codes
 from bo_tune.cli.host_workers import HostWorkers
-from bo_tune.cli.measuring import Measured, at_once, jobs_on, opened, searching
+from bo_tune.cli.measuring import Measured, at_once, host_gpus, jobs_on, opened, searching
 from bo_tune.cli.output import Output
 from bo_tune.cli.ray_workers import RayCluster
 from bo_tune.cli.resume import kept_lines
@@ -57,7 +57,6 @@ class Arguments:
     storage: str
     written: Written
     settings: SessionSettings
-    compile_deadline_s: float | None
     verbose: bool
     choose_m: bool = False
     lease_s: float = LEASE_S
@@ -94,10 +93,28 @@ class Workers(Protocol):
         """End them."""
 
 
+def _worker_count(arguments: Arguments) -> int:
+    """Return how many processes of this host tune: as the command line says, or one for each of several GPUs.
+
+    Two GPUs of one process wait for its interpreter. But each process has only its share of the compilers, so one has
+    all GPUs where there are fewer problems than GPUs, and where an exhaustive search compiles all there is; and where
+    results of several cannot be brought together.
+    """
+    if arguments.workers is not None:
+        return arguments.workers
+    measured, alone = arguments.measured, arguments.settings.exhaustive or arguments.choose_m
+    if alone or measured.gpus is None or measured.recordings is not None or arguments.storage == MEMORY:
+        return 1
+    gpus = len(host_gpus(measured))
+    problems = problems_of(arguments.study, arguments.kernels) if arguments.study else ()
+    return gpus if 1 < gpus <= len(problems) else 1
+
+
 @contextmanager
 def _workers(arguments: Arguments) -> Iterator[Workers | None]:
     """Have workers on the Ray cluster that was named, or processes of this host, if any are wanted."""
-    if arguments.ray is None and (arguments.workers or 1) == 1:
+    count = _worker_count(arguments) if arguments.ray is None else arguments.workers
+    if arguments.ray is None and count == 1:
         yield None
         return
     if arguments.choose_m:
@@ -106,9 +123,7 @@ def _workers(arguments: Arguments) -> Iterator[Workers | None]:
         raise InputError("--storage: workers need a database that they all reach")
     common = arguments.measured, arguments.storage, arguments.lease_s, arguments.settings.seed
     workers: Workers = (
-        HostWorkers(arguments.workers or 1, *common)
-        if arguments.ray is None
-        else RayCluster(arguments.ray, arguments.workers, *common)
+        HostWorkers(count or 1, *common) if arguments.ray is None else RayCluster(arguments.ray, count, *common)
     )
     try:
         yield workers
@@ -138,7 +153,7 @@ def _jobs(
         elsewhere = [DescribedDevice(description) for description in workers.descriptions(problems)]
         yield with_deciding([Job(p, device) for device in elsewhere for p in problems], measured.path), settings, None
         return
-    with searching(measured) as searches, opened(measured, arguments.compile_deadline_s) as devices:
+    with searching(measured) as searches, opened(measured) as devices:
         jobs = jobs_on(problems, devices)
         jobs = jobs if arguments.choose_m else with_deciding(jobs, measured.path)
         yield jobs, at_once(settings, devices, len(jobs)), searches

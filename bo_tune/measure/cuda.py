@@ -364,7 +364,7 @@ def cuda_devices(
     host = compile_host(source, compile_workers, deadlines, packs)
     opened: list[CudaDevice] = []
     try:
-        chosen = range(gpu_count(host.server)) if indices is None else indices
+        chosen = range(gpu_count()) if indices is None else indices
         if not chosen:
             raise DeviceError("no NVIDIA GPU found; replay recorded grids with --device replay:DIR")
         with ThreadPoolExecutor(len(chosen)) as threads:  # each takes seconds to start

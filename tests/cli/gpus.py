@@ -1,11 +1,14 @@
 """``bo-tune`` on GPUs that are not there, for ``test_host_workers``: ``python gpus.py tune … --gpus 0,1``.
 
-The kernels, the compile farm and the GPU processes' protocol are the real ones; nothing is compiled, and a time follows
-from the config. Workers are started anew from this file, and find the same GPUs.
+The kernels, the compile farm and the GPU processes' protocol are the real ones; nothing is compiled, though it may take
+a while all the same (``FAKE_COMPILE_S``), and a time follows from the config. Workers are started anew from this file,
+and find the same GPUs.
 """
 
 import math
+import os
 import sys
+import time
 from typing import ClassVar
 
 from bo_tune.cli import main as bo_tune
@@ -41,6 +44,7 @@ class NoCompiler(compile_worker.Compiler):
     resources: ClassVar = Resources(1024, 32, 0)
 
     def _compile(self, request: CompileRequest) -> Build:
+        time.sleep(float(os.environ.get("FAKE_COMPILE_S", "0")))
         return Compiled(Compilation(0.01), self.resources, "")
 
 

@@ -28,8 +28,10 @@ from helpers import (
 
 from bo_tune.activity import DeviceActivity, GpuActivity, SessionActivity, with_workers
 from bo_tune.listing import list_studies
+from bo_tune.outcome import InvalidReason
 from bo_tune.space import config_key
 from bo_tune.store.storage import DONE_ATTR, JOB_ATTR, MEMORY, StudyStore
+from bo_tune.store.trials import REASON
 
 HERE = Path(__file__).parent
 BUDGET, LONG = 6, 50
@@ -81,22 +83,29 @@ def test_workers_do_it_all_and_the_session_shows_it(recordings: Path, tmp_path: 
     assert again.out.count(" kept ") == 5
 
 
-def test_each_has_its_gpus_and_its_share_of_the_compilers(tmp_path: Path) -> None:
-    study, figures = tmp_path / "study.toml", tmp_path / "figures.json"
-    study.write_text(STUDY)
-    where = ("--gpus", "0,1", "--workers", 2, "--jobs", 4, "--kernels", "builtin", "--budget", BUDGET, "--no-bundled")
-    words = ["tune", study, *where, "--storage", sqlite_url(tmp_path / "x.db"), "--out", tmp_path, "--json", figures]
+def tune_on_two_gpus(folder: Path, study: str, *words: object, **variables: str) -> dict[str, Any]:
+    """Tune on GPUs that are not there, and return the session's figures."""
+    file, figures, url = folder / "study.toml", folder / "figures.json", sqlite_url(folder / "x.db")
+    file.write_text(study)
+    where = ("--gpus", "0,1", "--jobs", 4, "--kernels", "builtin", "--storage", url, "--out", folder, "--json", figures)
+    everything = ["tune", file, *where, "--no-bundled", *words]
     path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        [sys.executable, HERE / "gpus.py", *map(str, words)],
-        env={**os.environ, "PYTHONPATH": path},
+        [sys.executable, HERE / "gpus.py", *map(str, everything)],
+        env={**os.environ, **variables, "PYTHONPATH": path},
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stderr == ""
+    session: dict[str, Any] = json.loads(figures.read_text())["session"]
+    return session
+
+
+@pytest.mark.parametrize("workers", [(), ("--workers", 2)], ids=["by default", "as said"])
+def test_each_has_its_gpus_and_its_share_of_the_compilers(workers: tuple[object, ...], tmp_path: Path) -> None:
+    session = tune_on_two_gpus(tmp_path, STUDY, "--budget", BUDGET, *workers)
     assert_whole(tmp_path / "x.db", 8, BUDGET)
-    session = json.loads(figures.read_text())["session"]
     assert session["trials"] == 8 * BUDGET
     assert list(session["devices"]) == ["NVIDIA Fake 9", "NVIDIA Fake 9 #2"]
     for device in session["devices"].values():
@@ -104,6 +113,27 @@ def test_each_has_its_gpus_and_its_share_of_the_compilers(tmp_path: Path) -> Non
         assert device["gpu"]["seconds"]["measure"] > 0
     for name in ("SHRINK", "EXPAND_TRUE"):
         assert json.loads((tmp_path / f"NVIDIA_Fake_9_{name}.json").read_text()).keys() == {"2", "5"}
+
+
+ONE = STUDY[: STUDY.index("[[problem]]", STUDY.index("[[problem]]") + 1)]
+
+
+@pytest.mark.parametrize(
+    ("study", "words"),
+    [(STUDY, ("--workers", 1)), (STUDY, ("--storage", MEMORY)), (ONE, ())],
+    ids=["as said", "with no database", "for one problem"],
+)
+def test_one_process_has_all_gpus(study: str, words: tuple[object, ...], tmp_path: Path) -> None:
+    session = tune_on_two_gpus(tmp_path, study, "--budget", BUDGET, *words)
+    assert session["trials"] == session["studies"] * BUDGET
+    assert [device["farm"]["workers"] for device in session["devices"].values()] == [4, 4]
+
+
+def test_workers_know_the_compile_deadline_of_the_study(tmp_path: Path) -> None:
+    study = STUDY + "[budget]\nlaunched_configs = 1\ncompile_deadline_s = 0.2\n"
+    tune_on_two_gpus(tmp_path, study, FAKE_COMPILE_S="1")
+    trials = [trial for some in stored_trials(tmp_path / "x.db").values() for trial in some]
+    assert {trial.user_attrs[REASON] for trial in trials} == {InvalidReason.COMPILE_TIMEOUT}
 
 
 def test_what_a_killed_worker_had_the_others_do(recordings: Path, tmp_path: Path) -> None:
