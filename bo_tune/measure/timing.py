@@ -12,7 +12,7 @@ same kernel is launched once, untimed (``benchmarks/results/in-turn.h100.md``).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +27,11 @@ WAIT_CYCLES = 150_000
 
 GRAPH_LAUNCHES = 20
 """Launches in one CUDA graph."""
+
+MOST_QUEUED = 10
+"""Repetitions that are queued at once, before the GPU is waited for. While it runs one and is being sent more, the one
+takes up to 0.6 us longer (``benchmarks/results/in-turn.h100.md``): so a config takes more the more are queued. A trial
+queues as many at most, and what is timed in turn is timed alike."""
 
 MOST_PASSES = 4
 """How often late launches are taken again; on a host that is always late the last ones count."""
@@ -71,10 +76,12 @@ class Timer(ABC):
         count, late = self.launches_before * len(launches), 0
         stream = torch.cuda.current_stream()  # asking anew for each event takes Python longer than all the rest
         for attempt in range(MOST_PASSES):
-            self.hide()  # one more than there are repetitions: from the first on the GPU is behind Python
-            taken = [(index, *self._take(repeated[index], is_led, stream)) for index in wanted]
+            taken = []
+            for batch in batched(wanted, MOST_QUEUED):
+                self.hide()  # one more than there are repetitions: from the first on the GPU is behind Python
+                taken += [(index, *self._take(repeated[index], is_led, stream)) for index in batch]
+                torch.cuda.synchronize()
             count += is_led * len(taken)
-            torch.cuda.synchronize()
             again = []
             for index, start, end, was_late in taken:
                 if was_late and attempt < MOST_PASSES - 1:
@@ -158,6 +165,11 @@ def timer(timing: Timing, device: torch.device) -> Timer:
             return WarmTimer()
         case Timing.GRAPH:
             return GraphTimer()
+
+
+def batched(ones: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    """Yield them in order, so many at a time."""
+    return (ones[at : at + size] for at in range(0, len(ones), size))
 
 
 def _event() -> torch.cuda.Event:
