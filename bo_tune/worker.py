@@ -120,9 +120,9 @@ class StudyWorker:
             self.session.stop()
 
     def _todo(self) -> list[_Todo]:
-        """Return what is neither done nor was tried here before."""
+        """Return what is neither done nor was tried here before, in the order in which sessions want it."""
         wanted: dict[StudyName, tuple[Job, Mapping[str, Any], bool]] = {}
-        for summary in self._store.summaries():
+        for summary in sorted(self._store.summaries(), key=lambda summary: summary.study_id):
             job, wants = self._job(summary), summary.attributes.get(JOB_ATTR)
             if job is not None and wants is not None:
                 is_open = summary.attributes.get(DONE_ATTR) != wants and self._tried.get(summary.name) != wants

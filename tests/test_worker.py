@@ -9,7 +9,7 @@ from helpers import BUNDLED, EXPAND, SHRINK, SHRINK_BIG, FakeDevice, sliced, sql
 
 from bo_tune.devices import Job, replay_job, replay_jobs
 from bo_tune.errors import DeviceError
-from bo_tune.events import Event, StudyElsewhere, StudyFinished, StudyLost
+from bo_tune.events import Event, StudyElsewhere, StudyFinished, StudyLost, StudyStarted
 from bo_tune.problem import Problem
 from bo_tune.recording import read_recording
 from bo_tune.session import Session, SessionSettings, Tuned
@@ -59,6 +59,16 @@ def test_it_searches_as_the_session_would_have(store: StudyStore, url: str, tmp_
     assert [t.result.config for t in collected if t.result] == [t.result.config for t in alone if t.result]
     assert all(not t.tuner.launches for t in collected)
     assert sum(isinstance(event, StudyFinished) for event in heard) == 3
+
+
+def test_studies_are_begun_in_the_order_of_the_session(store: StudyStore, url: str) -> None:
+    """Which of them teach the others depends on it."""
+    jobs = [replay_job(sliced(SHRINK, m=m)) for m in (32, 128, 16, 64)]
+    Session(store, RANDOM).register(jobs)
+    heard: list[Event] = []
+    settings = SessionSettings(in_flight=1)
+    StudyWorker(StudyStore(url), fitting(jobs), settings, listener=heard.append, begins_at=0.5).run()
+    assert [e.problem.m for e in heard if isinstance(e, StudyStarted)] == [16, 64, 32, 128]  # type: ignore[union-attr]
 
 
 def test_kernels_that_must_agree_are_taken_together(store: StudyStore, url: str) -> None:

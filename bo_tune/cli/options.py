@@ -291,7 +291,7 @@ Workers = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="Tuning processes, by default one for each GPU; with --ray workers on the cluster.",
+        help="Tuning processes that share the GPUs, by default one for each that has a pack; with --ray workers there.",
         show_default=False,
         rich_help_panel=DEVICE,
     ),

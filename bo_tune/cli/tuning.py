@@ -93,17 +93,19 @@ class Workers(Protocol):
         """End them."""
 
 
-def _worker_count(arguments: Arguments) -> int:
-    """Return how many processes of this host tune: as the command line says, or one for each of several GPUs.
+def worker_count(arguments: Arguments) -> int:
+    """Return how many processes of this host tune: as the command line says, or one for each of several GPUs that have
+    a pack.
 
-    Two GPUs of one process wait for its interpreter. But each process has only its share of the compilers, so one has
-    all GPUs where there are fewer problems than GPUs, and where an exhaustive search compiles all there is; and where
-    results of several cannot be brought together.
+    Two GPUs of one process wait for its interpreter. But each process has only its share of the compilers, and compiles
+    some of what the others have compiled, too. So one has all GPUs where it is compilers that they wait for: without a
+    pack, in an exhaustive search, and where there are fewer problems than GPUs; and where results of several processes
+    cannot be brought together.
     """
     if arguments.workers is not None:
         return arguments.workers
     measured, alone = arguments.measured, arguments.settings.exhaustive or arguments.choose_m
-    if alone or measured.gpus is None or measured.recordings is not None or arguments.storage == MEMORY:
+    if alone or measured.gpus is None or not measured.packs or arguments.storage == MEMORY:
         return 1
     gpus = len(host_gpus(measured))
     problems = problems_of(arguments.study, arguments.kernels) if arguments.study else ()
@@ -113,7 +115,7 @@ def _worker_count(arguments: Arguments) -> int:
 @contextmanager
 def _workers(arguments: Arguments) -> Iterator[Workers | None]:
     """Have workers on the Ray cluster that was named, or processes of this host, if any are wanted."""
-    count = _worker_count(arguments) if arguments.ray is None else arguments.workers
+    count = worker_count(arguments) if arguments.ray is None else arguments.workers
     if arguments.ray is None and count == 1:
         yield None
         return

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,16 @@ from helpers import (
 )
 
 from bo_tune.activity import DeviceActivity, GpuActivity, SessionActivity, with_workers
+from bo_tune.cli.measuring import Measured
+from bo_tune.cli.tuning import Arguments, Written, worker_count
+from bo_tune.conditions import Conditions
 from bo_tune.listing import list_studies
 from bo_tune.outcome import InvalidReason
+from bo_tune.session import SessionSettings
 from bo_tune.space import config_key
 from bo_tune.store.storage import DONE_ATTR, JOB_ATTR, MEMORY, StudyStore
 from bo_tune.store.trials import REASON
+from bo_tune.study_file import load_study_file
 
 HERE = Path(__file__).parent
 BUDGET, LONG = 6, 50
@@ -102,9 +108,8 @@ def tune_on_two_gpus(folder: Path, study: str, *words: object, **variables: str)
     return session
 
 
-@pytest.mark.parametrize("workers", [(), ("--workers", 2)], ids=["by default", "as said"])
-def test_each_has_its_gpus_and_its_share_of_the_compilers(workers: tuple[object, ...], tmp_path: Path) -> None:
-    session = tune_on_two_gpus(tmp_path, STUDY, "--budget", BUDGET, *workers)
+def test_each_has_its_gpus_and_its_share_of_the_compilers(tmp_path: Path) -> None:
+    session = tune_on_two_gpus(tmp_path, STUDY, "--budget", BUDGET, "--workers", 2)
     assert_whole(tmp_path / "x.db", 8, BUDGET)
     assert session["trials"] == 8 * BUDGET
     assert list(session["devices"]) == ["NVIDIA Fake 9", "NVIDIA Fake 9 #2"]
@@ -119,19 +124,42 @@ ONE = STUDY[: STUDY.index("[[problem]]", STUDY.index("[[problem]]") + 1)]
 
 
 @pytest.mark.parametrize(
-    ("study", "words"),
-    [(STUDY, ("--workers", 1)), (STUDY, ("--storage", MEMORY)), (ONE, ())],
-    ids=["as said", "with no database", "for one problem"],
+    ("changed", "count"),
+    [
+        ({}, 2),
+        ({"workers": 1}, 1),
+        ({"workers": 3}, 3),
+        ({"storage": MEMORY}, 1),
+        ({"choose_m": True}, 1),
+        ({"gpus": "0"}, 1),
+        ({"gpus": None}, 1),
+        ({"packs": ()}, 1),
+        ({"settings": SessionSettings(sampler="grid")}, 1),
+        ({"study": ONE}, 1),
+        ({"study": ONE, "workers": 2}, 2),
+    ],
 )
-def test_one_process_has_all_gpus(study: str, words: tuple[object, ...], tmp_path: Path) -> None:
-    session = tune_on_two_gpus(tmp_path, study, "--budget", BUDGET, *words)
-    assert session["trials"] == session["studies"] * BUDGET
+def test_there_is_one_for_each_gpu_that_has_a_pack(changed: dict[str, Any], count: int, tmp_path: Path) -> None:
+    given = {"study": STUDY, "gpus": "0,1", "packs": (Path("x.pack"),), "storage": "sqlite:///x.db", **changed}
+    measured = Measured("cuda", "builtin", Conditions(), None, given.pop("packs"), given.pop("gpus"))
+    file = tmp_path / "study.toml"
+    file.write_text(given.pop("study"))
+    settings = given.pop("settings", SessionSettings())
+    written = Written(tmp_path)
+    arguments = Arguments(load_study_file(file), (), measured, given.pop("storage"), written, settings, verbose=False)
+    assert worker_count(replace(arguments, **given)) == count
+
+
+@pytest.mark.parametrize("words", [(), ("--storage", MEMORY)], ids=["without a pack", "without a database"])
+def test_one_process_has_all_gpus(words: tuple[object, ...], tmp_path: Path) -> None:
+    session = tune_on_two_gpus(tmp_path, STUDY, "--budget", BUDGET, *words)
+    assert session["trials"] == 8 * BUDGET
     assert [device["farm"]["workers"] for device in session["devices"].values()] == [4, 4]
 
 
 def test_workers_know_the_compile_deadline_of_the_study(tmp_path: Path) -> None:
     study = STUDY + "[budget]\nlaunched_configs = 1\ncompile_deadline_s = 0.2\n"
-    tune_on_two_gpus(tmp_path, study, FAKE_COMPILE_S="1")
+    tune_on_two_gpus(tmp_path, study, "--workers", 2, FAKE_COMPILE_S="1")
     trials = [trial for some in stored_trials(tmp_path / "x.db").values() for trial in some]
     assert {trial.user_attrs[REASON] for trial in trials} == {InvalidReason.COMPILE_TIMEOUT}
 
