@@ -42,16 +42,6 @@ __all__ = ["Session", "SessionSettings", "Tuned", "session_wall_s"]
 LEARNING = (GRID_GP,)
 """Samplers that learn from other studies."""
 
-EXHAUSTIVE_LOOKAHEAD = 64
-"""An exhaustive search compiles this many configs ahead: it knows them all beforehand."""
-
-CONFIGS_PER_COMPILER = 3
-"""Configs under way in all studies for each compile process: some are being proposed, some wait for the GPU. On the
-bundled recordings a search that has three configs under way leaves no more regret than one that waits for each."""
-
-MOST_LOOKAHEAD = 8
-"""A search that learns proposes at most this many configs at once, however many compilers idle."""
-
 
 class Session:
     """Tunes problems, several at a time.
@@ -185,10 +175,7 @@ class Session:
         )
 
     def _lookahead(self) -> int:
-        """Share the compilers among the studies under way."""
-        if self.settings.exhaustive:
-            return EXHAUSTIVE_LOOKAHEAD
-        return max(1, min(MOST_LOOKAHEAD, CONFIGS_PER_COMPILER * self.settings.compilers // max(1, self._active)))
+        return self.settings.lookahead(self._active)
 
     @contextmanager
     def _searching(self) -> Iterator[None]:

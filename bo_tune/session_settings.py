@@ -17,6 +17,16 @@ from bo_tune.tuner import TunerSettings
 STUDIES_PER_COMPILER = 1
 """Studies in flight for each compile process. The fewer, the more of a session's studies learn from others."""
 
+EXHAUSTIVE_LOOKAHEAD = 64
+"""An exhaustive search compiles this many configs ahead: it knows them all beforehand."""
+
+CONFIGS_PER_COMPILER = 3
+"""Configs under way in all studies for each compile process: some are being proposed, some wait for the GPU. On the
+bundled recordings a search that has three configs under way leaves no more regret than one that waits for each."""
+
+MOST_LOOKAHEAD = 8
+"""A search that learns proposes at most this many configs at once, however many compilers idle."""
+
 EXHAUSTIVE_FINALISTS = Finalists(count=48, rounds=60)
 """The best of thousands is partly the luckiest: more of them are looked at again, and for longer."""
 
@@ -57,6 +67,12 @@ class SessionSettings:
         """Return the settings with what a host can do at once."""
         in_flight = max(1, min(studies, max(devices, STUDIES_PER_COMPILER * compilers)))
         return replace(self, in_flight=in_flight, compilers=compilers)
+
+    def lookahead(self, studies: int) -> int:
+        """Return how many configs each of so many studies under way may have under way: they share the compilers."""
+        if self.exhaustive:
+            return EXHAUSTIVE_LOOKAHEAD
+        return max(1, min(MOST_LOOKAHEAD, CONFIGS_PER_COMPILER * self.compilers // max(1, studies)))
 
     def of_study(self, problem: AnyProblem, decision: Decision | None) -> "SessionSettings":
         """Return how a problem's study is searched, where kernels decide for others or are decided for.
