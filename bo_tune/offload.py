@@ -186,15 +186,15 @@ class OffloadedProposer:
 
     def propose(self, config: Config | None = None) -> Proposal:
         """See ``Proposer``."""
-        number, free = next(self._numbers), self._grid.valid & ~self._log.taken
-        index = None if config is None else self._grid.index(config)
-        if index is None or not free[index]:
-            index = self._choose(number, free)
+        number = next(self._numbers)
+        index = self._choose(number) if config is None else self._grid.index(config)
+        assert index is not None
         self._under_way[number] = index
         self._log.adopt((), tuple(self._under_way.values()))
         return Proposal(number, cast("dict[str, int]", self._grid[index]))
 
-    def _choose(self, number: int, free: NDArray[np.bool_]) -> int:
+    def _choose(self, number: int) -> int:
+        free = self._grid.valid & ~self._log.taken
         if not free.any():
             raise GridExhaustedError("all candidates have been tried")
         cost = self._cost(self._all).astype(np.float32)

@@ -29,7 +29,10 @@ class Proposer(Protocol):
         """Take in a finished trial that it did not propose."""
 
     def propose(self, config: Config | None = None) -> Proposal:
-        """Return the config to try next: the one named, if it is free, or else its own choice.
+        """Return the config to try next.
+
+        Args:
+            config: a candidate that is neither tried nor under way; by default it chooses one.
 
         Raises:
             GridExhaustedError: none is left.

@@ -291,7 +291,7 @@ Workers = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="Tuning processes that share the GPUs, by default one for each that has a pack; with --ray workers there.",
+        help="Tuning processes: with a pack one for each GPU by default, else one. With --ray: workers on the cluster.",
         show_default=False,
         rich_help_panel=DEVICE,
     ),

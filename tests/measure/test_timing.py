@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 import torch
 
-from bo_tune.measure.timing import MOST_PASSES, ColdTimer, GraphTimer, Timer, WarmTimer
+from bo_tune.measure.timing import MOST_PASSES, MOST_QUEUED, ColdTimer, GraphTimer, Timer, WarmTimer
 
 
 @dataclass
@@ -72,6 +72,16 @@ def test_in_turn_each_timed_launch_is_led_by_one_of_the_same_kernel(gpu: FakeGpu
     assert "".join(gpu.done) == "-" + 2 * "a-|a|b-|b|"
     assert [len(runtimes) for runtimes in timed.runtimes_us] == [2, 2]
     assert (timed.launches, timed.late) == (8, 0)
+
+
+def test_no_more_are_queued_than_ten_before_the_gpu_is_waited_for(
+    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: gpu.done.append("!"))
+    timed = Cold(gpu).time_in_turn([gpu.launch("a")], 2 * MOST_QUEUED + 1)
+    whole = "-" + MOST_QUEUED * "-|a|" + "!"
+    assert "".join(gpu.done) == 2 * whole + "--|a|!"
+    assert (len(timed.runtimes_us[0]), timed.launches) == (21, 21)
 
 
 @pytest.mark.parametrize("kind", [Cold, Warm])
