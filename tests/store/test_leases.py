@@ -77,10 +77,10 @@ def stop_renewing(store: StudyStore) -> None:
     store._keeper._heart.join()
 
 
-def sleep_through_lease(store: StudyStore) -> None:
+def sleep_through_lease(store: StudyStore, lease_s: float = SHORT) -> None:
     """Have a worker with a short lease sleep through it, as SIGSTOP would."""
     stop_renewing(store)
-    time.sleep(1.2 * SHORT)
+    time.sleep(1.2 * lease_s)
 
 
 def params(study: StoredStudy) -> list[int]:
@@ -162,11 +162,12 @@ def test_an_expired_lease_writes_nothing_even_if_nobody_took_it(connect: Callabl
 
 def test_trials_of_an_earlier_lease_are_not_stored_under_a_later_one(connect: Callable[..., StudyStore]) -> None:
     """A worker that lost a study and took it again has trials of before still on their way."""
-    first, second = connect(SHORT), connect(LONG)
+    lease_s = 3 * SHORT  # the second one, not renewed either, must outlast a write on a busy host
+    first, second = connect(lease_s), connect(LONG)
     study, other = first.open(name(), H100), second.open(name(), H100)
     assert study.take()
     late = study._writer
-    sleep_through_lease(first)
+    sleep_through_lease(first, lease_s)
     assert other.take()
     other.add(trial(32))
     other.release()
