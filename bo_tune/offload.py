@@ -128,10 +128,9 @@ class SearchPool:
     """
 
     def __init__(self, processes: int, server: ForkServer | None = None) -> None:
-        self._own_server = search_server() if server is None else None
-        server = server or self._own_server
-        assert server is not None
-        self._workers = [Worker(server, MODULE, []) for _ in range(processes)]
+        forks = server or search_server()
+        self._own_server = None if server else forks
+        self._workers = [Worker(forks, MODULE, []) for _ in range(processes)]
         self._locks = [threading.Lock() for _ in range(processes)]
         self._places: dict[int, int] = {}
         self._numbers = itertools.count()
@@ -168,7 +167,7 @@ class OffloadedProposer:
     """A study's proposals, made in another process.
 
     It keeps a log of the study, and no study of Optuna's: asking one for a config and telling it what came of it took
-    a third of the tuning process's time.
+    a quarter of the core that a study takes here.
     """
 
     def __init__(self, pool: SearchPool, study: int, recipe: Recipe, cost: Cost) -> None:

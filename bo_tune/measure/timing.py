@@ -12,7 +12,7 @@ same kernel is launched once, untimed (``benchmarks/results/in-turn.h100.md``).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,7 +77,8 @@ class Timer(ABC):
         stream = torch.cuda.current_stream()  # asking anew for each event takes Python longer than all the rest
         for attempt in range(MOST_PASSES):
             taken = []
-            for batch in batched(wanted, MOST_QUEUED):
+            for at in range(0, len(wanted), MOST_QUEUED):
+                batch = wanted[at : at + MOST_QUEUED]
                 self.hide()  # one more than there are repetitions: from the first on the GPU is behind Python
                 taken += [(index, *self._take(repeated[index], is_led, stream)) for index in batch]
                 torch.cuda.synchronize()
@@ -165,11 +166,6 @@ def timer(timing: Timing, device: torch.device) -> Timer:
             return WarmTimer()
         case Timing.GRAPH:
             return GraphTimer()
-
-
-def batched(ones: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    """Yield them in order, so many at a time."""
-    return (ones[at : at + size] for at in range(0, len(ones), size))
 
 
 def _event() -> torch.cuda.Event:
