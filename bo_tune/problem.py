@@ -55,12 +55,15 @@ class Experts:
         top_k: experts that each token visits.
         local: experts whose weights this rank holds; 0 for all.
         shards: tensor-parallel ranks that share an adapter's rank and w2's output (fully sharded LoRAs); else 1.
+        packed: whether gate and up are one tensor (weights in three dimensions). w13 then has one slice, and its i is
+            that of both: twice w2's.
     """
 
     count: int
     top_k: int
     local: int = 0
     shards: int = 1
+    packed: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "local", self.local or self.count)
@@ -74,6 +77,7 @@ class Experts:
         """Short name: ``e128.top8``."""
         parts = [f"e{self.count}.top{self.top_k}"]
         parts += [f"local{self.local}"] * (self.local != self.count) + [f"shards{self.shards}"] * (self.shards > 1)
+        parts += ["packed"] * self.packed
         return ".".join(parts)
 
 

@@ -31,9 +31,19 @@ _INVALIDITY = {
 _EXPERT_SHARES = {"local": "local_experts", "shards": "rank_shards"}
 """What of ``Experts`` need not be recorded, by the names in a shape."""
 
-_JSON_NAMES = {dict: "an object", list: "an array", str: "a string", int: "an integer", float: "a number"}
+_PACKED = "packed_gate_up"
+"""Name in a shape of ``Experts.packed``."""
 
-Kind = TypeVar("Kind", dict[str, Any], list[Any], str, int)
+_JSON_NAMES = {
+    bool: "true or false",
+    dict: "an object",
+    list: "an array",
+    str: "a string",
+    int: "an integer",
+    float: "a number",
+}
+
+Kind = TypeVar("Kind", dict[str, Any], list[Any], str, int, bool)
 
 
 class MalformedError(ValueError):
@@ -143,7 +153,11 @@ def _experts_of(shape: Mapping[str, Any], place: str) -> Experts | None:
     """Return the experts that a shape names; None where it names none."""
     if shape.get("num_experts") is None:
         return None
-    optional = {name: expect(shape, key, int, place) for name, key in _EXPERT_SHARES.items() if key in shape}
+    optional: dict[str, Any] = {
+        name: expect(shape, key, int, place) for name, key in _EXPERT_SHARES.items() if key in shape
+    }
+    if _PACKED in shape:
+        optional["packed"] = expect(shape, _PACKED, bool, place)
     return Experts(expect(shape, "num_experts", int, place), expect(shape, "top_k", int, place), **optional)
 
 
@@ -166,6 +180,7 @@ def _lora_shape_of(problem: Problem) -> dict[str, Any]:
         usual = Experts(experts.count, experts.top_k)
         shares = {key: (getattr(experts, name), getattr(usual, name)) for name, key in _EXPERT_SHARES.items()}
         shape |= {key: value for key, (value, default) in shares.items() if value != default}
+        shape |= {_PACKED: True} if experts.packed else {}
     return shape
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from bo_tune.errors import InputError
+from bo_tune.kernels.moe.spec import MOE_SPECS
 from bo_tune.kernels.registry import KERNELS, kernel_spec
 from bo_tune.problem import Experts, GpuInfo, Problem
 from bo_tune.recording_format import problem_of
@@ -238,3 +239,14 @@ def test_unknown_kernel_is_answered_with_the_known_ones():
 def test_specs_need_neither_torch_nor_triton():
     code = "import sys, bo_tune.kernels.registry; sys.exit(bool({'torch', 'triton'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_kernels_of_packed_experts_are_of_one_group_though_their_i_differ() -> None:
+    experts = Experts(32, 4, packed=True)
+    problems = [
+        Problem(name, 4, 1, 16, 16, 2880, 5760 if "w13" in name else 2880, experts=experts)
+        for name in (spec.name for spec in MOE_SPECS)
+    ]
+    assert len({kernel_spec(problem.kernel).joint_group(problem) for problem in problems}) == 1
+    assert [spec.product_width(p) for spec, p in zip(MOE_SPECS, problems, strict=True)] == [16, 5760, 16, 2880]
+    assert [spec.product_length(p) for spec, p in zip(MOE_SPECS, problems, strict=True)] == [2880, 16, 2880, 16]

@@ -2,7 +2,8 @@
 
 Each multiplies tiles of tokens of one adapter and one expert with that pair's weights. What a *problem* calls k, n and
 i are the numbers under which the engine looks its config up: the rank as w13's A holds it, the hidden size, and the
-intermediate size as sharded, the same for all four. The sizes of the product itself follow from them:
+width of a slice of w13's result or the length of w2's input. The latter two are the intermediate size as sharded, but
+twice that for w13 where gate and up are one slice (``Experts.packed``). The sizes of the product follow from them:
 
 =========  ====================  =================
 kernel     length of product     width of a slice
@@ -62,8 +63,12 @@ class MoeLoraSpec(LoraSpec):
         """Return the whole rank of the adapters."""
         return problem.k
 
+    def intermediate(self, problem: Problem) -> int:
+        """Return the intermediate size of an expert, as sharded."""
+        return intermediate_of(problem)
+
     def joint_group(self, problem: Problem) -> tuple[object, ...]:
-        sizes = (problem.max_loras, problem.m, self.rank(problem), problem.n, problem.i)
+        sizes = (problem.max_loras, problem.m, self.rank(problem), problem.n, self.intermediate(problem))
         return (MOE, *sizes, problem.dtype, problem.experts)
 
     def product_sizes(self, problem: Problem, conditions: Conditions) -> dict[str, int | str]:
@@ -155,25 +160,29 @@ class _Expand(MoeLoraSpec):
         return _default_config(64, max(SMALLEST_DOT, min(32, next_power_of_two(problem.k))))
 
 
-class MoeW13ShrinkSpec(_Shrink):
-    """Gate and up, shrink: hidden states times A."""
-
-    name = "fused_moe_lora_w13_shrink"
+class _W13(MoeLoraSpec):
+    """Gate and up."""
 
     def rank(self, problem: Problem) -> int:
         return problem.k * experts_of(problem).shards
+
+    def intermediate(self, problem: Problem) -> int:
+        return intermediate_of(problem) // (2 if experts_of(problem).packed else 1)
+
+
+class MoeW13ShrinkSpec(_W13, _Shrink):
+    """Gate and up, shrink: hidden states times A."""
+
+    name = "fused_moe_lora_w13_shrink"
 
     def product_length(self, problem: Problem) -> int:
         return problem.n
 
 
-class MoeW13ExpandSpec(_Expand):
+class MoeW13ExpandSpec(_W13, _Expand):
     """Gate and up, expand: shrunk hidden states times B."""
 
     name = "fused_moe_lora_w13_expand"
-
-    def rank(self, problem: Problem) -> int:
-        return problem.k * experts_of(problem).shards
 
     def product_length(self, problem: Problem) -> int:
         return self.rank(problem)
