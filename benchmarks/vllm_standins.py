@@ -5,7 +5,8 @@
     PYTHONPATH=.vllm bo-tune ...
 
 Copies the pure-Python modules of the kernels from the wheel into a folder that git ignores, and writes stand-ins
-for what those import of vLLM: its environment variables, logger, platform and helpers. With a full installation
+for what those import of vLLM: its environment variables, logger, platform and helpers. The modules and files that say
+what an engine without tuned files runs are copied too, to be read, not imported. With a full installation
 of vLLM none of this is needed. Used by the tests too, and on GPU hosts that have torch and triton but no vLLM.
 """
 
@@ -16,6 +17,14 @@ from pathlib import Path
 
 PACKAGE = "vllm/lora/ops/triton_ops"
 COPIED = ("fused_moe_lora_op", "kernel_utils", "lora_expand_op", "lora_kernel_metadata", "lora_shrink_op", "utils")
+
+READ = (
+    "vllm/model_executor/layers/fused_moe/fused_moe.py",
+    "vllm/lora/layers/utils.py",
+    "vllm/utils/platform_utils.py",
+)
+SHIPPED = "vllm/model_executor/layers/fused_moe/configs/"
+"""Where vLLM keeps the configs of the base model's experts."""
 
 STAND_INS = {
     "vllm/__init__.py": "__version__ = {version!r}\n",
@@ -131,7 +140,9 @@ def build(wheel: Path, folder: Path) -> None:
     """
     version = wheel.name.split("-")[1]
     with zipfile.ZipFile(wheel) as archive:
-        copied = {f"{PACKAGE}/{name}.py": archive.read(f"{PACKAGE}/{name}.py") for name in COPIED}
+        shipped = [name for name in archive.namelist() if name.startswith(SHIPPED) and name.endswith(".json")]
+        kernels = [f"{PACKAGE}/{name}.py" for name in COPIED]
+        copied = {name: archive.read(name) for name in (*kernels, *READ, *shipped)}
     written = {name: text.format(version=version).lstrip().encode() for name, text in STAND_INS.items()}
     for name, content in {**written, **copied}.items():
         path = folder / name

@@ -30,6 +30,9 @@ class Asked(Protocol):
     def gpu(self) -> GpuInfo:
         """The GPU."""
 
+    def default_config(self, spec: KernelSpec, problem: AnyProblem) -> dict[str, int]:
+        """Return the baseline: what runs on the GPU where nothing was tuned."""
+
     def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[Config]:
         """Return for each config the one that really runs."""
 
@@ -74,7 +77,7 @@ def candidates(
 
     Of identical configs the first stands for all, or the default config, on the grid or off it: it is tried anyway.
     """
-    configs, default = list(space), spec.default_config(problem)
+    configs, default = list(space), device.default_config(spec, problem)
     allowed = np.array([spec.allows(config, problem) for config in configs], dtype=bool)
     running = device.effective_configs(problem, [default, *compress(configs, allowed.tolist())])
     runnable = np.zeros(len(configs), dtype=bool)

@@ -192,12 +192,11 @@ def _entry_of(recording: Recording) -> Entry:
 
 def _default_us(recording: Recording) -> float | None:
     """Time of the default config: as the grid has it, where it does, whose late repetitions count for nothing."""
-    return recording.time_us(engine_spec(recording.problem.kernel).default_config(recording.problem))
+    return recording.time_us(recording.default_config)
 
 
 def _recorded_us(recording: Recording, config: Config) -> float | None:
-    default = engine_spec(recording.problem.kernel).default_config(recording.problem)
-    known = recording.entry(config) is not None or dict(config) == default
+    known = recording.entry(config) is not None or dict(config) == recording.default_config
     return recording.time_us(config) if known else None
 
 

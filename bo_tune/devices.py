@@ -146,8 +146,7 @@ def _check_one_launch(job: Job, deciding: Sequence[Problem]) -> None:
 
 def replay_job(recording: Recording, *, seed: int = 0, protocol: TimingProtocol | None = None) -> Job:
     """Return the job that replays one recording."""
-    default = kernel_spec(recording.problem.kernel).default_config(recording.problem)
-    return Job(recording.problem, ReplayDevice(recording, default, seed=seed, protocol=protocol))
+    return Job(recording.problem, ReplayDevice(recording, recording.default_config, seed=seed, protocol=protocol))
 
 
 def replay_jobs(

@@ -138,7 +138,7 @@ class Likely:
         spec = kernel_spec(problem.kernel)
         space = spec.search_space.override(self._spaces.get(problem.kernel, {}))
         found = candidates(spec, problem, space, self._target, exhaustive=self._exhaustive)
-        default = spec.default_config(problem)
+        default = self._target.default_config(spec, problem)
         self._defaults[self._note(problem, default)] = None
         keys = [self._note(problem, config) for config in found.configs]
         if spec.decides:  # searched exhaustively

@@ -6,8 +6,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from bo_tune.kernels.registry import is_known, kernel_spec
-from bo_tune.results import Costs, StudyResult, costs_of, figures_of
+from bo_tune.results import Costs, StudyResult, costs_of, default_of, figures_of
 from bo_tune.space import config_key
 from bo_tune.store.leases import Holder
 from bo_tune.store.storage import FIGURES_ATTR, FINISHED, RESULT_ATTR, SPACE_ATTR, StudyStore, StudySummary
@@ -203,9 +202,7 @@ def _excluded(summary: StudySummary) -> Mapping[str, int]:
 
 def _under_way(summary: StudySummary, trials: Sequence[FrozenTrial], holder: Holder | None) -> StudyListing:
     result = summary.attributes.get(RESULT_ATTR)
-    problem = summary.name.problem
-    known = is_known(problem.kernel)  # not a kernel that some script defined
-    default = config_key(kernel_spec(problem.kernel).default_config(problem)) if known else None
+    default = default_of(summary.name.problem, summary.attributes)
     measured = {config_key(t.params): t.value for t in trials if t.value is not None}
     best = min(measured, key=measured.__getitem__, default=None)
     figures = figures_of(trials)

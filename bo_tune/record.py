@@ -6,6 +6,7 @@ from bo_tune.candidates import Candidates
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.outcome import Invalid, InvalidReason, Outcome
 from bo_tune.recording import Recording, recording_file_name, write_recording
+from bo_tune.recording_format import DEFAULT_CONFIG
 from bo_tune.session import Tuned
 from bo_tune.space import ConfigKey, config_key
 from bo_tune.store.trials import outcome_of
@@ -49,6 +50,7 @@ def record(tuned: Tuned, folder: Path) -> Path:
         metadata={
             **job.device.provenance,
             "timing": TIMING,
+            DEFAULT_CONFIG: dict(tuner.default),
             "shape": kernel_spec(problem.kernel).product_sizes(problem, job.device.conditions),
         },
     )

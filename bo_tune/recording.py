@@ -22,6 +22,7 @@ from bo_tune.kernels.registry import KERNELS, is_known, kernel_spec
 from bo_tune.outcome import Invalid, InvalidReason, Outcome, Resources
 from bo_tune.problem import AnyProblem, GpuInfo, Problem
 from bo_tune.recording_format import (
+    DEFAULT_CONFIG,
     SCHEMA_VERSION,
     MalformedError,
     check_units,
@@ -122,6 +123,12 @@ class Recording:
             key = config_key(config)
             entries[key] = RecordedConfig.of(outcome, times_us.get(key))
         return cls(path, problem, gpu, kernel_source, space, default_time_us, entries, metadata or {})
+
+    @property
+    def default_config(self) -> dict[str, int]:
+        """What was the kernel's default where it was recorded, or the one that is known of the kernel."""
+        recorded: dict[str, int] | None = self.metadata.get(DEFAULT_CONFIG)
+        return dict(recorded) if recorded else kernel_spec(self.problem.kernel).default_config(self.problem)
 
     def entry(self, config: Config) -> RecordedConfig | None:
         """Return what was recorded of a config, or None."""
@@ -271,10 +278,26 @@ def _parse(path: Path, document: Any, *, any_kernel: bool) -> Recording:
         gpu=gpu_of(metadata),
         kernel_source=expect(metadata, "kernel_source", str, "metadata"),
         space=SearchSpace.of({name: tuple(columns[name]) for name in names}),
-        default_time_us=number(metadata, "vllm_default_time_us", "metadata", positive=True),
+        default_time_us=_default_time_us(problem, metadata),
         entries=entries,
         metadata=metadata,
     )
+
+
+def _default_time_us(problem: AnyProblem, metadata: Mapping[str, Any]) -> float | None:
+    """Return the time of the default config, if recorded; None where it was the time of what is no default today.
+
+    Recordings of the experts' kernels that do not name the default were made when it was that of a tuned engine.
+    """
+    time_us = number(metadata, "vllm_default_time_us", "metadata", positive=True)
+    if DEFAULT_CONFIG not in metadata:
+        return None if isinstance(problem, Problem) and problem.experts is not None else time_us
+    config = expect(metadata, DEFAULT_CONFIG, dict, "metadata")
+    for name in config:
+        expect(config, name, int, f"metadata.{DEFAULT_CONFIG}")
+    if is_known(problem.kernel):
+        _check_names(problem.kernel, tuple(config))
+    return time_us
 
 
 def _check_names(kernel: str, names: tuple[str, ...]) -> None:

@@ -31,6 +31,9 @@ _INVALIDITY = {
 _EXPERT_SHARES = {"local": "local_experts", "shards": "rank_shards"}
 """What of ``Experts`` need not be recorded, by the names in a shape."""
 
+DEFAULT_CONFIG = "default_config"
+"""Name in the metadata of the kernel's default config where the recording was made."""
+
 _PACKED = "packed_gate_up"
 """Name in a shape of ``Experts.packed``."""
 
@@ -217,8 +220,7 @@ def metadata_of(
     if isinstance(problem, Problem) and problem.i is None:
         metadata["add_inputs"] = problem.add_inputs
     metadata |= {"units": dict(UNITS), "gpu_info": info}
-    known = {*metadata, "vllm_default_time_us"}
-    metadata |= {name: value for name, value in more.items() if name not in known}
+    metadata |= {name: value for name, value in more.items() if name not in metadata}
     if default_time_us is not None:
         metadata["vllm_default_time_us"] = default_time_us
     return metadata

@@ -8,7 +8,11 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from bo_tune.kernels.registry import is_known, kernel_spec
 from bo_tune.outcome import Launches, LaunchPurpose
+from bo_tune.problem import AnyProblem
+from bo_tune.space import ConfigKey, config_key
+from bo_tune.store.storage import SPACE_ATTR
 from bo_tune.store.trials import REASON, launched, outcome_of
 
 
@@ -38,6 +42,18 @@ class Costs:
         """Return all figures in one flat mapping, as sidecars hold them."""
         figures: dict[str, float] = {k: v for k, v in asdict(self).items() if k != "launches_by_purpose"}
         return {**figures, **{f"launches_{p.replace('-', '_')}": n for p, n in self.launches_by_purpose.items()}}
+
+
+def default_of(problem: AnyProblem, attributes: Mapping[str, Any]) -> ConfigKey | None:
+    """Return the default config of a stored study; None of a kernel that this process does not know.
+
+    Args:
+        attributes: what is stored with the study. Studies of before hold no default: theirs was that of the kernel.
+    """
+    noted = attributes.get(SPACE_ATTR, {}).get("default")
+    if noted is not None:
+        return config_key(noted)
+    return config_key(kernel_spec(problem.kernel).default_config(problem)) if is_known(problem.kernel) else None
 
 
 def covered_s(intervals: Iterable[tuple[datetime, datetime]]) -> float:

@@ -30,6 +30,7 @@ from bo_tune.proposer import SamplerProposer
 from bo_tune.results import StudyResult, figures_of
 from bo_tune.sampler_names import GRID_GP, RANDOM
 from bo_tune.session_settings import SessionSettings
+from bo_tune.space import Config
 from bo_tune.store.storage import FIGURES_ATTR, ORIGIN_ATTR, RESULT_ATTR, SPACE_ATTR, StoredStudy, StudyStore
 from bo_tune.store.study_name import StudyName
 from bo_tune.tables import TunedEntry
@@ -219,11 +220,11 @@ class Session:
         space = device.search_space(spec, problem).override(settings.spaces.get(problem.kernel, {}))
         found = candidates(spec, problem, space, device, exhaustive=settings.exhaustive)
         stored = self._claims.stored(name, device.gpu)
+        default = device.default_config(spec, problem)
         if not done:
             if stored.has_running():
                 stored.fail_running()
-            _note_space(stored, found)
-        default = spec.default_config(problem)
+            _note_space(stored, found, default)
         learns = settings.sampler in LEARNING and not done
         prior = self._histories.prior(name, device.gpu) if learns else None
         recipe = Recipe(
@@ -385,8 +386,9 @@ class Session:
         return table_entries(tuned, self.id)
 
 
-def _note_space(stored: StoredStudy, found: Candidates) -> None:
-    """Keep with the study what was left out before any trial, for those who read it later."""
-    note = {"size": len(found.space), "candidates": len(found), "excluded": dict(found.excluded)}
+def _note_space(stored: StoredStudy, found: Candidates, default: Config) -> None:
+    """Keep with the study what was left out before any trial, and the default, for those who read it later."""
+    sizes = {"size": len(found.space), "candidates": len(found)}
+    note = {**sizes, "excluded": dict(found.excluded), "default": dict(default)}
     if stored.attribute(SPACE_ATTR) != note:
         stored.set_attribute(SPACE_ATTR, note)

@@ -9,6 +9,7 @@ from helpers import BUNDLED
 
 from bo_tune.kernels.registry import KERNELS
 from bo_tune.recording import Recording, read_recordings, recording_file_name
+from bo_tune.recording_format import DEFAULT_CONFIG
 from bo_tune.space import SearchSpace, config_key
 
 MOE = BUNDLED / "moe"
@@ -17,6 +18,13 @@ GPU_FILES = tuple(f"NVIDIA_H100_80GB_HBM3_{kernel.upper()}.json" for kernel in M
 
 CORNERS = {"block_n": (16, 64), "group_size_m": (8,), "num_warps": (4, 8), "num_stages": (2, 3)}
 """With block_m 16, 32, 64 and 128: 64 configs of expand, 128 of shrink."""
+
+TILE = {"block_m": 64, "group_size_m": 8, "num_warps": 4, "num_stages": 3}
+DEFAULTS = {
+    "shrink": {**TILE, "block_n": 16, "block_k": 32, "split_k": 1},
+    "expand": {**TILE, "block_n": 64, "block_k": 16},
+}
+"""The default configs where the small recordings are taken to have been made."""
 
 
 @cache
@@ -38,7 +46,11 @@ def _sliced(recording: Recording) -> Recording:
     entries = {config_key(config): recording.entries[config_key(config)] for config in space}
     path = Path(recording_file_name(recording.gpu, recording.problem))
     metadata = {name: value for name, value in recording.metadata.items() if name != "gpu_info"}
-    return replace(recording, path=path, space=space, entries=entries, metadata=metadata)
+    metadata[DEFAULT_CONFIG] = DEFAULTS["shrink" if "shrink" in recording.problem.kernel else "expand"]
+    default_time_us = entries[config_key(metadata[DEFAULT_CONFIG])].time_us
+    return replace(
+        recording, path=path, space=space, entries=entries, metadata=metadata, default_time_us=default_time_us
+    )
 
 
 def best_sum_us(recordings: list[Recording] | tuple[Recording, ...]) -> float:

@@ -7,6 +7,7 @@ from moe_recordings import small
 from bo_tune.kernels.moe.one_launch import one_launch_problems
 from bo_tune.outcome import Launches, LaunchPurpose, Measurement
 from bo_tune.recording import Recording, recording_file_name
+from bo_tune.recording_format import DEFAULT_CONFIG
 from bo_tune.space import SearchSpace
 
 SOURCE = "vllm 0.33.0 (one-launch path)"
@@ -25,7 +26,8 @@ def one_launch(m: int, times_us: dict[int, tuple[float, float]]) -> list[Recordi
         outcomes = [({"block_m": block_m}, _measured(both[part])) for block_m, both in times_us.items()]
         space = SearchSpace.of({"block_m": tuple(times_us)})
         gpu = recordings[0].gpu
-        made.append(Recording.of(path, problem, gpu, outcomes, kernel_source=SOURCE, space=space))
+        default = {DEFAULT_CONFIG: {"block_m": 64}}
+        made.append(Recording.of(path, problem, gpu, outcomes, kernel_source=SOURCE, space=space, metadata=default))
     return made
 
 

@@ -10,7 +10,6 @@ from moe_recordings import MOE_KERNELS, best_sum_us, small, whole
 from bo_tune.devices import replay_job, together
 from bo_tune.events import Event, StudyFinished
 from bo_tune.joint import JointTuner
-from bo_tune.kernels.registry import kernel_spec
 from bo_tune.ladder import Line
 from bo_tune.recording import Recording
 from bo_tune.results import StudyResult
@@ -107,8 +106,7 @@ def test_the_defaults_come_first_and_no_config_twice() -> None:
     search = joint_tuner(small(2048), budget=12)
     search.search()
     for tuner in search.tuners:
-        default = kernel_spec(tuner.problem.kernel).default_config(tuner.problem)
-        assert dict(tuner.trials[0].params) == default
+        assert dict(tuner.trials[0].params) == tuner.default
         tried = [tuple(sorted(trial.params.items())) for trial in tuner.trials]
         assert len(set(tried)) == len(tried) == 12
 
@@ -191,13 +189,13 @@ def test_a_sum_that_is_no_faster_leaves_the_defaults() -> None:
     """All configs as slow as the default, but for noise that is none: nothing beats it."""
     recordings = []
     for recording in small(16):
-        default = kernel_spec(recording.problem.kernel).default_config(recording.problem)
+        default = recording.default_config
         known = recording.entry(default)
         assert known is not None
         recordings.append(replace(recording, entries=dict.fromkeys(recording.entries, known)))
     for one in tune(recordings, budget=8):
         assert one.result is not None
-        assert one.result.config == kernel_spec(one.job.problem.kernel).default_config(one.job.problem)
+        assert one.result.config == one.tuner.default
 
 
 def test_keys_of_m_that_are_added_are_added_for_all_four() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from bo_tune.experience import Experience, recorded_history
 from bo_tune.kernels.registry import kernel_spec
+from bo_tune.kernels.spec import KernelSpec
 from bo_tune.likely import Likely, _Chosen, _Draws
 from bo_tune.problem import GpuInfo, Problem
 from bo_tune.recording import read_recordings
@@ -30,6 +31,9 @@ class FakeTarget:
 
     def kernel_source(self, kernel: str) -> str:
         return "some code"
+
+    def default_config(self, spec: KernelSpec, problem: Problem) -> dict[str, int]:
+        return spec.default_config(problem)
 
     def key(self, problem: Problem, config: Config) -> Hashable:
         return problem.kernel, problem.k, config_key(config)

@@ -65,7 +65,7 @@ def _find_or_fetch() -> tuple[Path | None, str]:
 
 def _is_complete(folder: Path) -> bool:
     modules = standins()
-    names = [*modules.STAND_INS, *(f"{modules.PACKAGE}/{name}.py" for name in modules.COPIED)]
+    names = [*modules.STAND_INS, *(f"{modules.PACKAGE}/{name}.py" for name in modules.COPIED), *modules.READ]
     return all((folder / name).is_file() for name in names) and VERSION in (folder / "vllm/__init__.py").read_text()
 
 

@@ -32,7 +32,7 @@ from bo_tune.measure.messages import (
 from bo_tune.measure.occupancy import Occupancy
 from bo_tune.measure.protocol import TimingProtocol
 from bo_tune.measure.relief import Relief
-from bo_tune.measure.source import BUILTIN, VLLM
+from bo_tune.measure.source import BUILTIN, VLLM, default_config
 from bo_tune.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Measurement, Outcome
 from bo_tune.problem import AnyProblem, GpuInfo
 from bo_tune.processes.pipeline import NotStartedError, Pipeline
@@ -107,6 +107,7 @@ class CudaDevice(Device):
         self._deadlines = deadlines or Deadlines()
         self._protocol = protocol or TimingProtocol()
         self.conditions = conditions or Conditions()
+        self._source = source
         self._lock = threading.Lock()
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._prepared: set[AnyProblem] = set()
@@ -179,6 +180,10 @@ class CudaDevice(Device):
     def decided_by(self, problem: AnyProblem) -> tuple[str, ...]:
         """Ask the kernel, which may be run otherwise by its engine."""
         return self._facts.decided_by(problem)
+
+    def default_config(self, spec: KernelSpec, problem: AnyProblem) -> dict[str, int]:
+        """Ask the kernel's engine, where it has one: what it runs without tuned files may depend on the GPU."""
+        return default_config(self._source, spec, problem, self.gpu)
 
     def search_space(self, spec: KernelSpec, problem: AnyProblem) -> SearchSpace:
         """The kernel's default grid."""

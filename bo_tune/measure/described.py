@@ -24,6 +24,7 @@ class Description:
         sources: which code of each kernel it measures; none of those that its kernel source does not have.
         decided_by: which kernels decide for a problem's, see ``Device``.
         notes: what there is to say of tuning a problem's kernel.
+        defaults: what runs on the GPU where nothing was tuned, of kernels of which the spec alone does not know.
     """
 
     gpu: GpuInfo
@@ -32,6 +33,7 @@ class Description:
     provenance: Mapping[str, str]
     decided_by: Mapping[AnyProblem, tuple[str, ...]]
     notes: Mapping[AnyProblem, str | None]
+    defaults: Mapping[AnyProblem, dict[str, int]]
 
     @classmethod
     def of(cls, device: Device, problems: Sequence[AnyProblem]) -> "Description":
@@ -45,6 +47,7 @@ class Description:
             dict(device.provenance),
             {problem: device.decided_by(problem) for problem in joint},
             {problem: device.note(problem) for problem in joint},
+            {problem: device.default_config(kernel_spec(problem.kernel), problem) for problem in joint},
         )
 
 
@@ -82,6 +85,10 @@ class DescribedDevice(Device):
     def decided_by(self, problem: AnyProblem) -> tuple[str, ...]:
         """What the worker found the engine to launch."""
         return self._description.decided_by.get(problem, ())
+
+    def default_config(self, spec: KernelSpec, problem: AnyProblem) -> dict[str, int]:
+        """The default as described."""
+        return self._description.defaults.get(problem) or spec.default_config(problem)
 
     def search_space(self, spec: KernelSpec, problem: AnyProblem) -> SearchSpace:
         """The kernel's default grid."""

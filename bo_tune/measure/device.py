@@ -80,6 +80,10 @@ class Device(ABC):
         """Name the kernels that decide for a problem's, because its engine launches them in its place."""
         return ()
 
+    def default_config(self, spec: KernelSpec, problem: AnyProblem) -> dict[str, int]:
+        """Return the baseline of a problem: the config that runs on this GPU where nothing was tuned."""
+        return spec.default_config(problem)
+
     @abstractmethod
     def search_space(self, spec: KernelSpec, problem: AnyProblem) -> SearchSpace:
         """The grid when the user changes nothing."""

@@ -71,6 +71,10 @@ class ReplayDevice(Device):
         """The recorded kernel source."""
         return self.recording.kernel_source
 
+    def default_config(self, spec: KernelSpec, problem: AnyProblem) -> dict[str, int]:
+        """What was the default where the recording was made."""
+        return dict(self._default)
+
     def search_space(self, spec: KernelSpec, problem: AnyProblem) -> SearchSpace:
         """The recorded grid."""
         return self.recording.space

@@ -8,6 +8,9 @@ processes are told its name, or a script's path, and import it themselves; only 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
+from bo_tune.kernels.spec import KernelSpec
+from bo_tune.kernels.vllm.untuned import untuned_config
+from bo_tune.problem import AnyProblem, GpuInfo
 from bo_tune.processes.importing import import_source
 
 if TYPE_CHECKING:
@@ -18,6 +21,11 @@ BUILTIN = "bo_tune.kernels.operations"
 
 VLLM = "bo_tune.kernels.vllm.operations"
 """Those of the installed vLLM."""
+
+
+def default_config(source: str, spec: KernelSpec, problem: AnyProblem, gpu: GpuInfo) -> dict[str, int]:
+    """Return the config that a kernel of a source runs with where nothing was tuned. Raises VllmError."""
+    return untuned_config(spec, problem, gpu) if source == VLLM else spec.default_config(problem)
 
 
 def operations_of(source: str) -> "Callable[[str], Operation[Any]]":

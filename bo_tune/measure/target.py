@@ -5,6 +5,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from bo_tune.activity import FarmActivity
+from bo_tune.kernels.spec import KernelSpec
 from bo_tune.measure.compile_farm import CompileFarm, Deadline
 from bo_tune.measure.cuda import COMPILE_MODULE
 from bo_tune.measure.device import Build
@@ -12,6 +13,7 @@ from bo_tune.measure.facts import KernelFacts
 from bo_tune.measure.host_gpus import ASK_WITHOUT_A_CONTEXT
 from bo_tune.measure.messages import IdentityRequest
 from bo_tune.measure.packed import identity
+from bo_tune.measure.source import default_config
 from bo_tune.pack.contents import Identity
 from bo_tune.problem import AnyProblem, GpuInfo
 from bo_tune.processes.fork_server import ForkServer
@@ -46,6 +48,10 @@ class CompileTarget:
     def decided_by(self, problem: AnyProblem) -> tuple[str, ...]:
         """Name the kernels that decide for a problem's, because its engine launches them in its place."""
         return self._facts.decided_by(problem)
+
+    def default_config(self, spec: KernelSpec, problem: AnyProblem) -> dict[str, int]:
+        """Return the config that runs on this GPU where nothing was tuned."""
+        return default_config(self._source, spec, problem, self.gpu)
 
     def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[Config]:
         """Ask the kernel what it makes of each config on this GPU."""

@@ -7,12 +7,11 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from bo_tune.kernels.registry import is_known, kernel_spec
 from bo_tune.outcome import Measurement
-from bo_tune.results import Costs, StudyResult, costs_of, figures_of, intervals_of
+from bo_tune.results import Costs, StudyResult, costs_of, default_of, figures_of, intervals_of
 from bo_tune.review.importance import modelled_losses
 from bo_tune.review.noise import late_share, spread
-from bo_tune.space import config_key
+from bo_tune.space import ConfigKey, config_key
 from bo_tune.store.storage import GPU_ATTR, ORIGIN_ATTR, RESULT_ATTR, SPACE_ATTR, StudySummary
 from bo_tune.store.study_name import StudyName
 from bo_tune.store.trials import REASON, RUNTIMES_US, launched, outcome_of
@@ -51,7 +50,8 @@ class StudyReview:
         trials: its trials, in the order they were recorded.
         config: what it ended with; of an unfinished study the best so far, None where nothing was measured.
         time_us: time of that config, re-measured where the study is finished; us.
-        default_us: the default config's, likewise.
+        default: the default config; None of a kernel that this process does not know.
+        default_us: its time, likewise.
         finalists: configs re-measured at the end, the default first, with their times in us.
         grid_size: configs of the search space.
         excluded: configs left out before any trial, by reason.
@@ -69,6 +69,7 @@ class StudyReview:
     trials: Sequence[TrialPoint]
     config: Mapping[str, int] | None
     time_us: float | None
+    default: ConfigKey | None
     default_us: float | None
     finalists: Sequence[tuple[Mapping[str, int], float]]
     finished: bool
@@ -111,12 +112,14 @@ def review_study(summary: StudySummary, trials: Sequence[FrozenTrial]) -> StudyR
     costs = result.costs if result and result.trials == len(trials) else costs_of(trials)
     under_way = intervals_of(trials)
     space, figures = attributes.get(SPACE_ATTR, {}), figures_of(trials)
+    default = default_of(summary.name.problem, attributes)
     return StudyReview(
         name=summary.name,
+        default=default,
         trials=points,
         config=result.config if result else best.config if best else None,
         time_us=result.time_us if result else best.time_us if best else None,
-        default_us=result.default_time_us if result else _default_us(summary.name, points),
+        default_us=result.default_time_us if result else _default_us(default, points),
         finalists=result.finalists if result else [],
         finished=result is not None,
         sampler=result.sampler if result else None,
@@ -162,8 +165,5 @@ def _is_replay(compile_s: float, under_way: Sequence[tuple[datetime, datetime]])
     return compile_s > sum((end - start).total_seconds() for start, end in under_way)
 
 
-def _default_us(name: StudyName, points: Sequence[TrialPoint]) -> float | None:
-    if not is_known(name.problem.kernel):
-        return None
-    default = config_key(kernel_spec(name.problem.kernel).default_config(name.problem))
+def _default_us(default: ConfigKey | None, points: Sequence[TrialPoint]) -> float | None:
     return next((p.time_us for p in points if config_key(p.config) == default and p.complete), None)

@@ -6,7 +6,7 @@ from datetime import datetime
 from functools import cached_property
 
 from bo_tune.joint_choice import best_together
-from bo_tune.kernels.registry import is_known, kernel_spec
+from bo_tune.kernels.registry import is_known
 from bo_tune.kernels.spec import SHARED
 from bo_tune.problem import AnyProblem
 from bo_tune.recording import Recording
@@ -85,13 +85,14 @@ def truths_of(grids: Iterable[StudyReview], recordings: Iterable[Recording]) -> 
         times = {config_key(p.config): p.time_us for p in study.trials if p.complete and p.time_us is not None}
         if study.finished and times:
             found[place_of(study.name)] = Truth(
-                "exhaustive study", times, study.default_us, _default(study.name.problem), _cost_of_study(study)
+                "exhaustive study", times, study.default_us, study.default, _cost_of_study(study)
             )
     for recording in recordings:
         times = {key: entry.time_us for key, entry in recording.entries.items() if entry.time_us is not None}
         if times:
             place = (recording.problem, recording.gpu.name, recording.kernel_source, "")
-            default = _default(recording.problem)
+            known = is_known(recording.problem.kernel)
+            default = config_key(recording.default_config) if known else None
             found[place] = Truth(
                 recording.path.name,
                 times,
@@ -115,10 +116,6 @@ def _cost_of_recording(recording: Recording) -> GridCost:
     compiled = [entry.compile_s for entry in entries if entry.compile_s > 0]
     launches = sum(1 + len(entry.runtimes_us) for entry in launched)
     return GridCost(len(entries), launches, len(compiled), sum(compiled))
-
-
-def _default(problem: AnyProblem) -> ConfigKey | None:
-    return config_key(kernel_spec(problem.kernel).default_config(problem)) if is_known(problem.kernel) else None
 
 
 def best_sum_us(truths: Sequence[Truth], decided: int | None = None) -> float | None:

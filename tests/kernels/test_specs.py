@@ -167,21 +167,28 @@ def test_keys_and_files_are_those_the_engine_looks_up():
 
 QWEN_3 = {"max_loras": 4, "m": 16, "k": 16, "n": 2048, "i": 768, "experts": Experts(128, 8)}
 MOE = [name for name in KERNELS if "moe" in name]
+MS = (16, 256, 2048)
 
 
 def moe_problem(kernel, **changes):
     return Problem(kernel, **{**QWEN_3, "num_slices": 2 if "w13" in kernel else 1, **changes})
 
 
-def test_default_configs_of_the_moe_kernels_are_those_of_the_engine():
-    rest = {"block_m": 64, "group_size_m": 8, "num_warps": 4, "num_stages": 3}
-    for rank, narrow, short in ((8, 8, 16), (16, 16, 16), (24, 32, 32), (256, 64, 32)):
-        for part in ("w13", "w2"):
+def test_default_configs_of_the_moe_kernels_are_those_of_an_engine_without_tuned_files():
+    """What vLLM 0.33.0 runs of the base model's experts where it ships no file, bounded by the rank."""
+    small = {"block_m": 16, "group_size_m": 1, "num_warps": 4, "num_stages": 4}
+    large = {"block_m": 128, "group_size_m": 1, "num_warps": 8, "num_stages": 3}
+    for part in ("w13", "w2"):
+        for rank, narrow, short in ((8, 8, 16), (16, 16, 16), (24, 32, 32), (256, 64, 128)):
             shrink = moe_problem(f"fused_moe_lora_{part}_shrink", k=rank)
             default = kernel_spec(shrink.kernel).default_config(shrink)
-            assert default == {**rest, "block_n": narrow, "block_k": 32, "split_k": 1}
+            assert default == {**small, "block_n": narrow, "block_k": 128, "split_k": 1}
             expand = moe_problem(f"fused_moe_lora_{part}_expand", k=rank)
-            assert kernel_spec(expand.kernel).default_config(expand) == {**rest, "block_n": 64, "block_k": short}
+            assert kernel_spec(expand.kernel).default_config(expand) == {**small, "block_n": 64, "block_k": short}
+        wide = moe_problem(f"fused_moe_lora_{part}_expand", m=2048, k=256)
+        assert kernel_spec(wide.kernel).default_config(wide) == {**large, "block_n": 128, "block_k": 64}
+    decided = {m: kernel_spec("fused_moe_lora_w13").default_config(moe_problem("fused_moe_lora_w13", m=m)) for m in MS}
+    assert decided == {16: {"block_m": 16}, 256: {"block_m": 64}, 2048: {"block_m": 128}}
 
 
 @pytest.mark.parametrize("kernel", MOE)

@@ -48,5 +48,5 @@ def test_what_vllm_launches_decides_where_it_sorts_tokens_into_blocks(device: Cu
         "kernels": list(ONE_LAUNCH),
         "value": 32,
         "time_us": pytest.approx(20.0),
-        "default_time_us": pytest.approx(26.4),
+        "default_time_us": pytest.approx(23.2),  # an untuned engine runs block_m 16 at this m
     }

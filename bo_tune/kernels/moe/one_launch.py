@@ -23,7 +23,6 @@ from numpy.typing import NDArray
 
 from bo_tune.conditions import Conditions
 from bo_tune.kernels.moe.spec import (
-    DEFAULT_BLOCK_M,
     MOE,
     MOE_SPECS,
     MoeLoraSpec,
@@ -57,7 +56,7 @@ class MoeOneLaunchSpec(KernelSpec):
         return self.parts[0].joint_group(problem)
 
     def default_config(self, problem: Problem) -> dict[str, int]:
-        return {SHARED: DEFAULT_BLOCK_M}
+        return {SHARED: self.parts[0].default_config(problem)[SHARED]}
 
     def product_sizes(self, problem: Problem, conditions: Conditions) -> dict[str, int | str]:
         sizes = {"gemm_n": self.width(problem), "gemm_k": self.length(problem), "rank": problem.k}

@@ -25,16 +25,12 @@ from scipy.special import pdtrc
 
 from bo_tune.conditions import Conditions
 from bo_tune.kernels.lora.spec import FEATURE_NAMES, Columns, LoraSpec, Work, asynchronous
+from bo_tune.kernels.moe.untuned import bounded, general_config
 from bo_tune.problem import Experts, GpuInfo, Problem
 from bo_tune.space import Config, SearchSpace
 
 MOE = "fused_moe_lora"
 """What the names of the kernels have in common."""
-
-DEFAULT_BLOCK_M = 64
-LARGEST_DEFAULT_BLOCK_N = 64
-SMALLEST_DOT = 16
-"""Fewest elements along k that a tile of a product may have."""
 
 
 class MoeLoraSpec(LoraSpec):
@@ -70,6 +66,14 @@ class MoeLoraSpec(LoraSpec):
     def joint_group(self, problem: Problem) -> tuple[object, ...]:
         sizes = (problem.max_loras, problem.m, self.rank(problem), problem.n, self.intermediate(problem))
         return (MOE, *sizes, problem.dtype, problem.experts)
+
+    def default_config(self, problem: Problem) -> dict[str, int]:
+        return self.as_taken(general_config(problem.m, experts_of(problem).local), problem)
+
+    def as_taken(self, config: Config, problem: Problem) -> dict[str, int]:
+        """Return what this kernel takes of a config of the base model's experts."""
+        taken = bounded(config, problem.k, shrinks=self.has_split_k)
+        return {name: taken[name] for name in self.search_space.names}
 
     def product_sizes(self, problem: Problem, conditions: Conditions) -> dict[str, int | str]:
         sizes = {"gemm_n": self.product_width(problem), "gemm_k": self.product_length(problem)}
@@ -138,10 +142,6 @@ class _Shrink(MoeLoraSpec):
         x = asynchronous(c.block_m * c.block_k, c, self.activation_bytes)
         return x, np.zeros_like(x)
 
-    def default_config(self, problem: Problem) -> dict[str, int]:
-        block_n = min(LARGEST_DEFAULT_BLOCK_N, next_power_of_two(problem.k))
-        return {**_default_config(block_n, 32), "split_k": 1}
-
 
 class _Expand(MoeLoraSpec):
     """Expand: adds to its output."""
@@ -155,9 +155,6 @@ class _Expand(MoeLoraSpec):
         # Where the activations of further slices begin is an argument of unknown alignment.
         x = asynchronous(c.block_m * c.block_k, c, self.activation_bytes) & (problem.num_slices == 1)
         return x, np.zeros_like(x)
-
-    def default_config(self, problem: Problem) -> dict[str, int]:
-        return _default_config(64, max(SMALLEST_DOT, min(32, next_power_of_two(problem.k))))
 
 
 class _W13(MoeLoraSpec):
@@ -225,13 +222,3 @@ def intermediate_of(problem: Problem) -> int:
     if problem.i is None:
         raise ValueError(f"a fused MoE problem needs its intermediate size i: {problem}")
     return problem.i
-
-
-def next_power_of_two(value: int) -> int:
-    """Return the least power of two that is not smaller."""
-    return 1 << (value - 1).bit_length()
-
-
-def _default_config(block_n: int, block_k: int) -> dict[str, int]:
-    tile = {"block_m": DEFAULT_BLOCK_M, "block_n": block_n, "block_k": block_k}
-    return {**tile, "group_size_m": 8, "num_warps": 4, "num_stages": 3}

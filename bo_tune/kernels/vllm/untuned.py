@@ -1,0 +1,147 @@
+"""What the installed vLLM runs of the fused MoE LoRA kernels without tuned files, asked of its own functions.
+
+Which files it ships, and what it does without one, is decided by a few plain functions among modules that take seconds
+to import and want torch. Their text alone is run here, in a namespace that answers for the GPU in question.
+"""
+
+import __future__
+
+import ast
+import builtins
+import functools
+import importlib.util
+import json
+import os
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from types import CodeType, SimpleNamespace
+from typing import Any
+
+from bo_tune.errors import one_line
+from bo_tune.kernels.moe.one_launch import MoeOneLaunchSpec
+from bo_tune.kernels.moe.spec import MoeLoraSpec, experts_of
+from bo_tune.kernels.moe.untuned import as_read
+from bo_tune.kernels.spec import SHARED, KernelSpec
+from bo_tune.kernels.vllm.installed import refusal
+from bo_tune.problem import AnyProblem, GpuInfo, Problem
+
+ASKED = "try_get_optimal_moe_lora_config"
+"""vLLM's function that the LoRA layers call where ``VLLM_TUNED_CONFIG_FOLDER`` is not set."""
+
+MODULES = ("model_executor/layers/fused_moe/fused_moe.py", "lora/layers/utils.py", "utils/platform_utils.py")
+"""Where it and what it calls are defined; the first holds the shipped files in a folder beside it."""
+
+
+NOT_UNDERSTOOD = (ArithmeticError, AttributeError, ImportError, LookupError, NameError, OSError, TypeError, ValueError)
+"""What functions of another vLLM may raise here."""
+
+
+def untuned_config(spec: KernelSpec, problem: AnyProblem, gpu: GpuInfo) -> dict[str, int]:
+    """Return the config with which an engine without tuned files launches a kernel.
+
+    That of a fused MoE kernel is asked of the installed vLLM; its general rule counts where vLLM's kernel modules alone
+    are installed, which do not hold the files that it ships.
+
+    Raises:
+        VllmError: the installed vLLM tells nothing that is understood here.
+    """
+    functions = _functions()
+    if functions is None or not isinstance(problem, Problem):
+        return spec.default_config(problem)
+    if isinstance(spec, MoeOneLaunchSpec):
+        return {SHARED: _moe_config(functions, spec.parts[0], problem, gpu)[SHARED]}
+    if isinstance(spec, MoeLoraSpec):
+        return _moe_config(functions, spec, problem, gpu)
+    return spec.default_config(problem)
+
+
+def knows_shipped_files() -> bool:
+    """Say whether the installed vLLM holds the files that it ships for the base model's experts."""
+    return _functions() is not None
+
+
+def _moe_config(functions: tuple[CodeType, Path], spec: MoeLoraSpec, problem: Problem, gpu: GpuInfo) -> dict[str, int]:
+    experts, i = experts_of(problem), spec.intermediate(problem)
+    try:
+        found = _asked(functions, gpu.name)(
+            op_type=spec.name,
+            w1_shape=(experts.local, 2 * i, problem.n),
+            w2_shape=(experts.local, problem.n, i),
+            rank=problem.k,
+            top_k=experts.top_k,
+            dtype=None,  # whatever the base model's weights are
+            M=problem.m,
+        )
+        config = as_read(found)
+        return {name: int(config[name]) for name in spec.search_space.names}
+    except NOT_UNDERSTOOD as error:
+        reason = f"{type(error).__name__}: {one_line(error)}"
+        raise refusal(f"{ASKED} does not tell what an engine without tuned files runs: {reason}") from error
+
+
+def _functions() -> tuple[CodeType, Path] | None:
+    """Return the code that defines the functions, and the file beside which shipped files lie."""
+    spec = importlib.util.find_spec("vllm")
+    folders = [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
+    files = [next((folder / name for folder in folders if (folder / name).is_file()), None) for name in MODULES]
+    if files[0] is None or files[1] is None:
+        return None
+    return _compiled(tuple(filter(None, files))), files[0]
+
+
+@lru_cache(maxsize=4)
+def _compiled(files: Sequence[Path]) -> CodeType:
+    """Return the code that defines the function that is asked, and what it calls of these files."""
+    defined: dict[str, ast.FunctionDef] = {}
+    for file in files:
+        nodes = ast.parse(file.read_text(encoding="utf-8"), str(file)).body
+        defined |= {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
+    wanted = _reached(defined)
+    for node in wanted:
+        node.decorator_list = []  # caches would mix up GPUs
+    flags = __future__.annotations.compiler_flag  # so that nothing is asked for the names of types
+    return compile(ast.Module(list(wanted), []), str(files[0]), "exec", flags)
+
+
+def _reached(defined: Mapping[str, ast.FunctionDef]) -> list[ast.FunctionDef]:
+    """Return the function that is asked, and those of these that it calls or that they call."""
+    reached: dict[str, ast.FunctionDef] = {}
+    names = [ASKED]
+    while names:
+        name = names.pop()
+        if name in defined and name not in reached:
+            reached[name] = defined[name]
+            names += [node.id for node in ast.walk(defined[name]) if isinstance(node, ast.Name)]
+    return list(reached.values())
+
+
+@lru_cache(maxsize=16)
+def _asked(functions: tuple[CodeType, Path], gpu_name: str) -> Any:
+    """Return vLLM's function, answering for a GPU."""
+    code, file = functions
+    platform = SimpleNamespace(
+        get_device_name=lambda _=0: gpu_name, is_rocm=lambda: False, is_cuda=lambda: True,
+        is_cuda_alike=lambda: True, is_xpu=lambda: False, is_cpu=lambda: False,
+    )  # fmt: skip
+    environment = SimpleNamespace(VLLM_BATCH_INVARIANT=False, VLLM_TUNED_CONFIG_FOLDER=None)
+    quiet = SimpleNamespace(info_once=_ignore, warning_once=_ignore, info=_ignore, warning=_ignore, debug=_ignore)
+    stand_ins = {"current_platform": platform, "get_config": lambda: None}
+
+    def imported(name: str, *arguments: Any) -> Any:
+        return SimpleNamespace(**stand_ins) if name.startswith("vllm") else builtins.__import__(name, *arguments)
+
+    namespace: dict[str, Any] = {
+        "__builtins__": {**vars(builtins), "__import__": imported},
+        "__file__": str(file),
+        "os": os, "re": re, "json": json, "functools": functools,
+        "envs": environment, "logger": quiet, "current_platform": platform,
+        "next_power_of_2": lambda value: 1 << (value - 1).bit_length(),
+    }  # fmt: skip
+    exec(code, namespace)
+    return lru_cache(maxsize=2**14)(namespace[ASKED])
+
+
+def _ignore(*_: Any, **__: Any) -> None:
+    return
