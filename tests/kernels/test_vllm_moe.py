@@ -4,6 +4,7 @@ import importlib
 from dataclasses import replace
 
 import pytest
+import torch
 import triton
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -12,9 +13,10 @@ from triton.backends.compiler import GPUTarget
 from vllm_wheel import VERSION
 
 from bo_tune.kernels import operations as builtin
+from bo_tune.kernels.moe.blocks import MoeBlocks
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.vllm.installed import VllmError
-from bo_tune.kernels.vllm.moe_path import MODULE, MoePath, deciding_kernels, engine_path, path_note
+from bo_tune.kernels.vllm.moe_path import MODULE, MoePath, deciding_kernels, engine_path, engine_way, path_note
 from bo_tune.kernels.vllm.operations import operation
 from bo_tune.measure.compile_worker import Compiler
 from bo_tune.measure.messages import DecidedByRequest, NoteRequest
@@ -34,7 +36,7 @@ def _sm_90(vllm, monkeypatch, tmp_path_factory):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "triton"))
     monkeypatch.setattr(triton.runtime.driver, "_active", triton.runtime.driver._active)
     activate(GPUTarget("cuda", 90, 32), H100)
-    engine_path.cache_clear()
+    engine_way.cache_clear()
 
 
 def config_of(problem, **changes):
@@ -43,7 +45,7 @@ def config_of(problem, **changes):
 
 @each_kernel
 def test_the_source_is_named_as_in_recordings(kernel):
-    assert operation(kernel).source == f"vllm {VERSION} (two-kernel path: no TMA, no PDL)"
+    assert operation(kernel).source == f"vllm {VERSION} (two-kernel path)"
 
 
 @each_kernel
@@ -74,12 +76,14 @@ def variants(draw):
     problem = moe_problem(
         draw(st.sampled_from(KERNELS)),
         m=draw(st.sampled_from([1, 16, 24])),
-        k=draw(st.sampled_from([16, 24])),
+        k=draw(st.sampled_from([16, 24, 256])),
         n=draw(st.sampled_from([64, 100])),
         i=draw(st.sampled_from([32, 50])),
         experts=draw(st.sampled_from([Experts(6, 2), Experts(16, 4)])),
     )
-    return problem, config_of(problem, block_m=16, block_n=16, num_stages=draw(st.sampled_from([2, 3])))
+    if problem.k == 256:  # descriptors, for which the engine too needs sizes that are multiples of 16 bytes
+        problem = replace(problem, n=64, i=32, slice_sizes=())
+    return problem, config_of(problem, block_m=16, block_n=16, block_k=32, num_stages=draw(st.sampled_from([2, 3])))
 
 
 @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -98,6 +102,49 @@ def test_the_way_the_engine_takes_depends_on_rank_and_sharding():
     assert engine_path(replace(problem, k=256), (9, 0)) is MoePath.TWO_KERNELS_TMA
     assert engine_path(replace(problem, k=256), (8, 0)) is MoePath.TWO_KERNELS
     assert engine_path(replace(problem, k=8, experts=Experts(128, 8, shards=2)), (9, 0)) is MoePath.TWO_KERNELS
+
+
+LARGE_RANK = {**SERVED, "k": 256}
+
+
+@each_kernel
+@pytest.mark.parametrize(("m", "is_sorted"), [(256, True), (8, False)])
+def test_large_ranks_are_launched_with_descriptors_and_overlapping_as_the_engine_does(kernel, m, is_sorted):
+    problem = moe_problem(kernel, **{**LARGE_RANK, "m": m})
+    config = config_of(problem, block_m=16, block_n=32, block_k=64)
+    call = operation(kernel).capture_without_inputs(problem, config, (9, 0))
+    assert (call.parameters["USE_TMA"], call.parameters["USE_GDC"], call.options["launch_pdl"]) == (True, True, True)
+    assert (call.parameters["sorted_token_ids_ptr"] is not None) == is_sorted
+    assert call.grid[2] == (5 if is_sorted else 1)
+    host_descriptors = [call.parameters[name] is not None for name in ("a_desc", "b_desc")]
+    assert host_descriptors == ["expand" in kernel and is_sorted, "w2" in kernel], "two slices make theirs on the GPU"
+    assert call.parameters["sort_c"] == ("shrink" in kernel and is_sorted)
+    binary = operation(kernel).warmup(problem, config)
+    assert "griddepcontrol" in binary.asm["ptx"]
+    older = operation(kernel).capture_without_inputs(problem, config, (8, 0))
+    assert (older.parameters["USE_TMA"], older.parameters["USE_GDC"]) == (False, False)
+    sharded = replace(problem, k=128 if "w13" in kernel else 256, experts=Experts(128, 8, shards=2))
+    alone = operation(kernel).capture_without_inputs(sharded, config, (9, 0))
+    assert (alone.parameters["USE_TMA"], alone.parameters["USE_GDC"]) == (False, False)
+
+
+@given(
+    tokens=st.lists(st.integers(-1, 2), min_size=1, max_size=40),
+    block_m=st.sampled_from([16, 32]),
+    seed=st.integers(0, 9),
+)
+def test_pairs_are_found_again_in_the_order_of_the_blocks(tokens, block_m, seed):
+    generator = torch.Generator().manual_seed(seed)
+    experts = Experts(5, 2, local=4)
+    chosen = torch.stack([torch.randperm(5, generator=generator)[:2] for _ in tokens]).int()
+    blocks = MoeBlocks.of(torch.tensor(tokens), chosen, 3, experts, block_m)
+    places, pairs = blocks.places(chosen.numel())
+    assert sorted(pairs.tolist()) == [p for p in range(chosen.numel()) if tokens[p // 2] >= 0]
+    for place, pair in zip(places.tolist(), pairs.tolist(), strict=True):
+        adapter, within = divmod(place, blocks.pairs.shape[1])
+        assert adapter == tokens[pair // 2]
+        expert = int(chosen.flatten()[pair])
+        assert int(blocks.experts[adapter, within // block_m]) == (expert if expert < experts.local else -1)
 
 
 def test_few_tokens_are_not_sorted_into_blocks_so_that_nothing_is_to_be_decided():

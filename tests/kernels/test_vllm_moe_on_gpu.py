@@ -36,6 +36,17 @@ def test_a_layer_as_served_is_right(kernel, m):
         check(inputs, {**kernel_spec(kernel).default_config(problem), "block_m": block_m}, operations)
 
 
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("m", [1, 8, 64, 1000])
+def test_large_ranks_are_right_with_tensor_descriptors(kernel, m):
+    """Sorted and not; unsorted up to m 8."""
+    problem = moe_problem(kernel, m=m, **{**QWEN_3, "k": 256})
+    inputs = assemble(problem, [token % 5 - 1 for token in range(m)], device="cuda", source=operations)
+    default = kernel_spec(kernel).default_config(problem)
+    for changes in ({}, {"block_m": 32, "block_n": 32, "block_k": 32}, {"block_m": 64, "split_k": 4}):
+        check(inputs, {**default, **{name: value for name, value in changes.items() if name in default}}, operations)
+
+
 @settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(launches(dtypes=("bfloat16", "float16"), most_tokens=100, most_k=128, most_n=256, most_block=128))
 def test_any_launch_matches_the_reference(case):

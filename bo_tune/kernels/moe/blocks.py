@@ -60,6 +60,15 @@ class MoeBlocks:
             padded[adapter] = filled.sum() * block_m
         return cls(pairs, blocks, padded)
 
+    def places(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the places that hold one of ``count`` pairs, numbered through all adapters, and the pair in each.
+
+        Returns:
+            Two int64 tensors, with an element for each pair that has an adapter.
+        """
+        places = (self.pairs.flatten() < count).nonzero().flatten()
+        return places, self.pairs.flatten()[places].long()
+
     @property
     def nbytes(self) -> int:
         """Device memory held, in bytes."""

@@ -36,6 +36,9 @@ class MoeInputs(LoraInputs):
         initial: what the output holds before each launch.
         expanding: weights of the second product, of a kernel that runs both in one launch.
         blocks: the pairs in blocks, by block_m: made when they are first asked for.
+        ordered: what one kernel hands to the next in the order of the blocks, for launches that want it so, by block_m:
+            S × L × room × R.
+        launched: the block_m that was launched last.
     """
 
     chosen: torch.Tensor
@@ -43,6 +46,8 @@ class MoeInputs(LoraInputs):
     initial: torch.Tensor
     expanding: tuple[torch.Tensor, ...] = ()
     blocks: dict[int, MoeBlocks] = field(default_factory=dict, init=False, repr=False)
+    ordered: dict[int, torch.Tensor] = field(default_factory=dict, init=False, repr=False)
+    launched: int = field(default=0, init=False, repr=False)
 
     def in_blocks(self, block_m: int) -> MoeBlocks:
         """Return the pairs in blocks."""
@@ -125,7 +130,9 @@ class MoeOperation(LoraOperation[MoeInputs]):
 
     def inputs_bytes(self, inputs: MoeInputs) -> int:
         more = sum(tensor.nbytes for tensor in (inputs.chosen, inputs.routing, *inputs.expanding))
-        return LoraOperation.inputs_bytes(self, inputs) + more + sum(b.nbytes for b in inputs.blocks.values())
+        made = sum(blocks.nbytes for blocks in inputs.blocks.values())
+        made += sum(tensor.nbytes for tensor in inputs.ordered.values())
+        return LoraOperation.inputs_bytes(self, inputs) + more + made
 
     def reset(self, inputs: MoeInputs) -> None:
         inputs.out.copy_(inputs.initial)

@@ -20,6 +20,9 @@ from bo_tune.space import Config, ConfigKey, config_key
 
 META = torch.device("meta")
 
+LEAST_CAPABILITY = (8, 0)
+"""A compute capability to learn from what a launcher is given."""
+
 
 class VllmOperation(LoraOperation[AnyInputs]):
     """One of vLLM's kernels as vLLM launches it. The subclasses know the launcher's arguments.
@@ -34,7 +37,7 @@ class VllmOperation(LoraOperation[AnyInputs]):
     def __init__(self) -> None:
         self._stand_ins = lru_cache(maxsize=16)(self._made_of_nothing)
         least = self.least_problem
-        given = self.arguments(self._stand_ins(least), kernel_spec(self.name).default_config(least))
+        given = self.arguments(self._stand_ins(least), kernel_spec(self.name).default_config(least), LEAST_CAPABILITY)
         self._launcher = Launcher(self.name, frozenset(given), looks_up=self.lookup(least) is not None)
         self._cached_facts = lru_cache(maxsize=2**16)(self._facts)
         self._keys: dict[Hashable, Hashable] = {}
@@ -50,8 +53,9 @@ class VllmOperation(LoraOperation[AnyInputs]):
         return Problem(self.name, 1, 1, 1, 1, 1)
 
     @abstractmethod
-    def arguments(self, inputs: AnyInputs, config: Config) -> dict[str, Any]:
-        """What the engine passes to the launcher, by name; the config itself only where it is not looked up."""
+    def arguments(self, inputs: AnyInputs, config: Config, capability: tuple[int, int]) -> dict[str, Any]:
+        """What the engine passes to the launcher on a GPU of a compute capability, by name; the config itself only
+        where it is not looked up."""
 
     @abstractmethod
     def lookup(self, problem: Problem) -> dict[str, Any] | None:
@@ -68,7 +72,7 @@ class VllmOperation(LoraOperation[AnyInputs]):
         Raises:
             VllmError: vLLM's launcher does something that is not known here.
         """
-        arguments, key = self.arguments(inputs, config), self.lookup(inputs.problem)
+        arguments, key = self.arguments(inputs, config, capability), self.lookup(inputs.problem)
         return self._launcher.capture(arguments, config, capability, key, gpu)
 
     def capture_without_inputs(

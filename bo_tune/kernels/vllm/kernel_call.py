@@ -7,6 +7,7 @@ from functools import lru_cache
 from typing import Any
 
 import torch
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from bo_tune.kernels.lora.operation import PreparedLaunch, int_specialisation
 
@@ -111,6 +112,8 @@ def _kind(value: Any, unspecialised: bool) -> Hashable:
     """How Triton tells run-time arguments apart: tensors by their type, integers by what divides them."""
     if isinstance(value, torch.Tensor):
         return value.dtype
+    if isinstance(value, TensorDescriptor):
+        return value.base.dtype, tuple(value.block_shape)
     if isinstance(value, int) and not isinstance(value, bool):
         return int_specialisation(value) if not unspecialised else "int"
     return type(value).__name__

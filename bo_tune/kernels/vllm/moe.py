@@ -1,20 +1,48 @@
-"""vLLM's fused MoE LoRA kernels: the two-kernel path without TMA, as fully sharded LoRAs run, and the one-launch path.
+"""vLLM's fused MoE LoRA kernels: the two-kernel path and the one-launch path.
 
-Sorting tokens into blocks, which comes before either, is no part of what is launched here, nor timed.
+The two kernels are launched as vLLM's own dispatching function launches them for the layer: with tensor descriptors
+(TMA) and overlapping launches (PDL) where it uses those, and over tokens that are not sorted where it sorts none. With
+descriptors, what shrink hands to expand stands in the order of the blocks. Where vLLM would launch one kernel instead
+of two, the two are launched without either.
+
+Sorting tokens into blocks, which comes before any of them, is no part of what is launched here, nor timed.
 """
 
 from typing import Any, ClassVar
 
 import torch
+import triton
 
+from bo_tune.kernels.lora.operation import PreparedLaunch
 from bo_tune.kernels.moe.inputs import MoeExpandOperation, MoeInputs, MoeOperation, MoeShrinkOperation
 from bo_tune.kernels.moe.one_launch_inputs import MoeOneLaunchOperation
 from bo_tune.kernels.moe.spec import experts_of
 from bo_tune.kernels.vllm.captured import VllmOperation
 from bo_tune.kernels.vllm.installed import VllmError
-from bo_tune.kernels.vllm.moe_path import deciding_kernels, path_note
+from bo_tune.kernels.vllm.moe_path import (
+    MoePath,
+    Way,
+    deciding_kernels,
+    engine_way,
+    is_unsorted,
+    path_note,
+)
 from bo_tune.problem import Experts, GpuInfo, Problem
 from bo_tune.space import Config
+
+
+def two_kernel_way(problem: Problem, capability: tuple[int, int]) -> Way | None:
+    """Return how vLLM launches the two kernels of a layer; None where it launches others, or does not tell."""
+    try:
+        way = engine_way(problem, capability)
+    except VllmError:  # which the note says
+        return None
+    return way if way.path in (MoePath.TWO_KERNELS, MoePath.TWO_KERNELS_TMA) else None
+
+
+def allocated(size: int, _alignment: int, _stream: int | None) -> torch.Tensor:
+    """Give Triton device memory for descriptors."""
+    return torch.empty(size, dtype=torch.int8, device="cuda")
 
 
 class VllmMoeLaunch(MoeOperation, VllmOperation[MoeInputs]):
@@ -29,14 +57,20 @@ class VllmMoeLaunch(MoeOperation, VllmOperation[MoeInputs]):
 
     def tokens_in_blocks(self, inputs: MoeInputs, config: Config) -> dict[str, Any]:
         """What every kernel is given of tokens, experts and adapters."""
-        problem, experts = inputs.problem, experts_of(inputs.problem)
         blocks = inputs.in_blocks(config["block_m"])
         return {
-            "block_size_m": config["block_m"],
-            "topk_weights": inputs.routing,
+            **self.tokens(inputs, config),
             "sorted_token_ids": blocks.pairs,
             "expert_ids": blocks.experts,
             "num_tokens_post_padded": blocks.padded,
+        }
+
+    def tokens(self, inputs: MoeInputs, config: Config) -> dict[str, Any]:
+        """What every kernel is given of tokens and adapters, whether the tokens are sorted or not."""
+        problem, experts = inputs.problem, experts_of(inputs.problem)
+        return {
+            "block_size_m": config["block_m"],
+            "topk_weights": inputs.routing,
             "token_lora_mapping": inputs.groups.assignment,
             "top_k_num": experts.top_k,
             "lora_ids": inputs.groups.adapters,
@@ -55,7 +89,7 @@ class VllmMoeLaunch(MoeOperation, VllmOperation[MoeInputs]):
 class VllmMoeOperation(VllmMoeLaunch):
     """One of the four kernels of the two-kernel path."""
 
-    path: ClassVar[str] = " (two-kernel path: no TMA, no PDL)"
+    path: ClassVar[str] = " (two-kernel path)"
 
     def note(self, problem: Problem, gpu: GpuInfo) -> str | None:
         try:
@@ -69,10 +103,21 @@ class VllmMoeOperation(VllmMoeLaunch):
         except VllmError:  # which ``note`` says
             return ()
 
-    def shared_arguments(self, inputs: MoeInputs, config: Config) -> dict[str, Any]:
+    def first_launch(self, inputs: MoeInputs, config: Config) -> PreparedLaunch | None:
+        triton.set_allocator(allocated)  # for descriptors that a kernel makes itself, as vLLM does before it launches
+        return VllmOperation.first_launch(self, inputs, config)
+
+    def shared_arguments(self, inputs: MoeInputs, config: Config, capability: tuple[int, int]) -> dict[str, Any]:
         """What both shrink and expand are given."""
-        given = self.tokens_in_blocks(inputs, config)
         problem, experts = inputs.problem, experts_of(inputs.problem)
+        way, pairs = two_kernel_way(problem, capability), problem.m * experts.top_k
+        if way and is_unsorted(problem):
+            sorted_none = {"sorted_token_ids": None, "num_tokens_post_padded": None}
+            given = {**self.tokens(inputs, config), **sorted_none, "expert_ids": inputs.chosen.flatten()}
+            width = pairs * config["block_m"]
+        else:
+            given = self.tokens_in_blocks(inputs, config)
+            width = given["sorted_token_ids"].shape[1]
         return {
             **given,
             **{f"block_size_{axis}": config[f"block_{axis}"] for axis in "nk"},
@@ -81,41 +126,76 @@ class VllmMoeOperation(VllmMoeLaunch):
             "split_k": config.get("split_k", 1),
             "device": inputs.x.device,
             "M": problem.m,
-            "EM": given["sorted_token_ids"].shape[1],
-            "num_tokens": problem.m * experts.top_k,
+            "EM": width,
+            "num_tokens": pairs,
             "num_experts": experts.local,
             "num_slices": problem.num_slices,
-            "use_gdc": False,
-            "use_tma": False,
+            "use_gdc": way is not None and way.pdl,
+            "use_tma": way is not None and way.path is MoePath.TWO_KERNELS_TMA,
         }
+
+    def is_ordered(self, problem: Problem, capability: tuple[int, int]) -> bool:
+        """Say whether what shrink hands to expand stands in the order of the blocks."""
+        way = two_kernel_way(problem, capability)
+        return way is not None and way.path is MoePath.TWO_KERNELS_TMA and not is_unsorted(problem)
+
+    def ordered(self, inputs: MoeInputs, block_m: int, rank: int) -> torch.Tensor:
+        """Return what shrink hands to expand in the order of the blocks: ``[S, L, room, R]``, zero at first."""
+        if block_m not in inputs.ordered:
+            problem, pairs = inputs.problem, inputs.in_blocks(block_m).pairs
+            shape = (problem.num_slices, *pairs.shape, rank)
+            inputs.ordered[block_m] = torch.zeros(shape, dtype=inputs.out.dtype, device=inputs.out.device)
+        return inputs.ordered[block_m]
 
 
 class VllmMoeShrink(MoeShrinkOperation, VllmMoeOperation):
     """vLLM's shrink."""
 
-    def arguments(self, inputs: MoeInputs, config: Config) -> dict[str, Any]:
-        problem = inputs.problem
-        shape = (problem.num_slices, problem.m, experts_of(problem).top_k, -1)
+    def arguments(self, inputs: MoeInputs, config: Config, capability: tuple[int, int]) -> dict[str, Any]:
+        problem, rank = inputs.problem, self.spec.product_width(inputs.problem)
+        if self.is_ordered(problem, capability):
+            shrunk = self.ordered(inputs, config["block_m"], rank)
+        else:
+            shrunk = inputs.out.view(problem.num_slices, problem.m, experts_of(problem).top_k, -1)
         return {
-            **self.shared_arguments(inputs, config),
-            "a_intermediate_cache1": inputs.out.view(shape),
+            **self.shared_arguments(inputs, config, capability),
+            "a_intermediate_cache1": shrunk,
             "qcurr_hidden_states": inputs.x,
             "lora_a_stacked": list(inputs.weights),
-            "N": self.spec.product_width(problem),
+            "N": rank,
             "K": self.spec.product_length(problem),
         }
+
+    def launch(self, inputs: MoeInputs, config: Config) -> None:
+        inputs.launched = config["block_m"]
+        super().launch(inputs, config)
+
+    def reset(self, inputs: MoeInputs) -> None:
+        super().reset(inputs)
+        if inputs.launched in inputs.ordered:  # the only one that is not zero
+            inputs.ordered[inputs.launched].zero_()
+
+    def poison(self, inputs: MoeInputs) -> None:
+        self.reset(inputs)
+
+    def output(self, inputs: MoeInputs) -> torch.Tensor:
+        """The result of each pair, wherever the kernel put it."""
+        if inputs.launched in inputs.ordered:
+            places, pairs = inputs.in_blocks(inputs.launched).places(inputs.chosen.numel())
+            inputs.out[:, pairs] = inputs.ordered[inputs.launched].flatten(1, 2)[:, places]
+        return inputs.out
 
 
 class VllmMoeExpand(MoeExpandOperation, VllmMoeOperation):
     """vLLM's expand."""
 
-    def arguments(self, inputs: MoeInputs, config: Config) -> dict[str, Any]:
+    def arguments(self, inputs: MoeInputs, config: Config, capability: tuple[int, int]) -> dict[str, Any]:
         problem = inputs.problem
         width, rank = self.spec.product_width(problem), self.spec.product_length(problem)
         return {
-            **self.shared_arguments(inputs, config),
+            **self.shared_arguments(inputs, config, capability),
             "output": inputs.out.view(problem.m, experts_of(problem).top_k, -1),
-            "a_intermediate_cache1": inputs.x,
+            "a_intermediate_cache1": self._shrunk(inputs, config["block_m"], rank, capability),
             "lora_b_stacked": list(inputs.weights),
             "N": width,
             "K": rank,
@@ -124,6 +204,15 @@ class VllmMoeExpand(MoeExpandOperation, VllmMoeOperation):
             "offset": 0,
             "add_inputs": True,
         }
+
+    def _shrunk(self, inputs: MoeInputs, block_m: int, rank: int, capability: tuple[int, int]) -> torch.Tensor:
+        """What shrink handed on, in the order in which it does."""
+        if not self.is_ordered(inputs.problem, capability):
+            return inputs.x
+        if block_m not in inputs.ordered and not inputs.x.is_meta:
+            places, pairs = inputs.in_blocks(block_m).places(inputs.chosen.numel())
+            self.ordered(inputs, block_m, rank).flatten(1, 2)[:, places] = inputs.x[:, pairs]
+        return self.ordered(inputs, block_m, rank)
 
 
 class VllmMoeW13Shrink(VllmMoeShrink):
@@ -157,7 +246,7 @@ class VllmMoeOneLaunch(MoeOneLaunchOperation, VllmMoeLaunch):
 
     path: ClassVar[str] = " (one-launch path)"
 
-    def arguments(self, inputs: MoeInputs, config: Config) -> dict[str, Any]:
+    def arguments(self, inputs: MoeInputs, config: Config, capability: tuple[int, int]) -> dict[str, Any]:
         problem = inputs.problem
         return {
             **self.tokens_in_blocks(inputs, config),

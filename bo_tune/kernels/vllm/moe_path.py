@@ -5,6 +5,7 @@ Some ways run shrink and expand in one launch, for which the tuned files decide 
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 from typing import Any
@@ -47,8 +48,25 @@ _LAUNCHERS = {
 """What vLLM calls on each way; the names that it does not have are passed over."""
 
 
-@lru_cache(maxsize=1024)
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a layer is computed.
+
+    Attributes:
+        pdl: whether its launches overlap (programmatic dependent launch).
+    """
+
+    path: MoePath
+    pdl: bool = False
+
+
 def engine_path(problem: Problem, capability: tuple[int, int]) -> MoePath:
+    """Return the path of ``engine_way``."""
+    return engine_way(problem, capability).path
+
+
+@lru_cache(maxsize=1024)
+def engine_way(problem: Problem, capability: tuple[int, int]) -> Way:
     """Return the way that the installed vLLM takes for a problem's layer, on a GPU of this compute capability.
 
     Adapters are taken to be fully sharded where tensor-parallel ranks share them.
@@ -57,13 +75,13 @@ def engine_path(problem: Problem, capability: tuple[int, int]) -> MoePath:
         VllmError: vLLM's function does something that is not known here.
     """
     dispatch = attribute(import_module(MODULE), DISPATCH)
-    taken: list[MoePath] = []
+    taken: list[Way] = []
 
     unsorted = is_unsorted(problem)
 
-    def note(way: MoePath) -> Callable[..., None]:
-        def launched(*_: Any, use_tma: bool = False, **__: Any) -> None:
-            taken.append(MoePath.TWO_KERNELS_TMA if use_tma else way)
+    def note(path: MoePath) -> Callable[..., None]:
+        def launched(*_: Any, use_tma: bool = False, use_gdc: bool = False, **__: Any) -> None:
+            taken.append(Way(MoePath.TWO_KERNELS_TMA if use_tma else path, use_gdc))
 
         return launched
 
@@ -81,7 +99,7 @@ def engine_path(problem: Problem, capability: tuple[int, int]) -> MoePath:
         raise refusal(f"{MODULE}.{DISPATCH} does not tell which way it takes: {reason}") from error
     if len(taken) != 1:
         raise refusal(f"{MODULE}.{DISPATCH} does not tell which way it takes: {taken}")
-    return MoePath.ONE_LAUNCH_UNSORTED if unsorted and taken[0] is MoePath.ONE_LAUNCH else taken[0]
+    return Way(MoePath.ONE_LAUNCH_UNSORTED) if unsorted and taken[0].path is MoePath.ONE_LAUNCH else taken[0]
 
 
 def largest_unsorted(problem: Problem) -> int:
@@ -120,10 +138,8 @@ def path_note(problem: Problem, capability: tuple[int, int]) -> str:
                 f"{what} for at most {largest_unsorted(problem)} of them: it takes nothing of these files, and what is "
                 "tuned are the two kernels"
             )
-        case MoePath.TWO_KERNELS:
+        case MoePath.TWO_KERNELS | MoePath.TWO_KERNELS_TMA:
             return f"{what}: those that are tuned"
-        case MoePath.TWO_KERNELS_TMA:
-            return f"{what}: they are tuned without"
 
 
 def _ignore(*_: Any, **__: Any) -> None:
@@ -137,7 +153,7 @@ def _same(tensor: torch.Tensor) -> torch.Tensor:
 def _arguments(problem: Problem) -> dict[str, Any]:
     """What a layer passes for gate and up, on the meta device."""
     experts, n, i = experts_of(problem), problem.n, intermediate_of(problem)
-    rank, slots, slices = SPECS[problem.kernel].rank(problem), problem.max_loras, 2
+    rank, slots, slices = SPECS[problem.kernel].rank(problem), problem.max_loras, 1 if experts.packed else 2
     pairs = problem.m * experts.top_k
     width = room(pairs, experts.count, BLOCK_M)
     blocks = {

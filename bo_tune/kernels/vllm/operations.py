@@ -22,7 +22,7 @@ from bo_tune.space import Config
 class VllmShrink(ShrinkOperation, VllmOperation[ShrinkInputs]):
     """vLLM's shrink."""
 
-    def arguments(self, inputs: ShrinkInputs, config: Config) -> dict[str, Any]:
+    def arguments(self, inputs: ShrinkInputs, config: Config, capability: tuple[int, int]) -> dict[str, Any]:
         weights = list(inputs.weights)
         return {**_common_arguments(inputs), "lora_a_weights": weights, "scaling": inputs.scale}
 
@@ -33,7 +33,7 @@ class VllmShrink(ShrinkOperation, VllmOperation[ShrinkInputs]):
 class VllmExpand(ExpandOperation, VllmOperation[ExpandInputs]):
     """vLLM's expand."""
 
-    def arguments(self, inputs: ExpandInputs, config: Config) -> dict[str, Any]:
+    def arguments(self, inputs: ExpandInputs, config: Config, capability: tuple[int, int]) -> dict[str, Any]:
         weights, adds = list(inputs.weights), adds_inputs(inputs.problem)
         return {**_common_arguments(inputs), "lora_b_weights": weights, "offset_start": 0, "add_inputs": adds}
 

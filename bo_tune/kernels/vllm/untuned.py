@@ -102,7 +102,8 @@ def _compiled(files: Sequence[Path]) -> CodeType:
     for node in wanted:
         node.decorator_list = []  # caches would mix up GPUs
     flags = __future__.annotations.compiler_flag  # so that nothing is asked for the names of types
-    return compile(ast.Module(list(wanted), []), str(files[0]), "exec", flags)
+    code: CodeType = compile(ast.Module(list(wanted), []), str(files[0]), "exec", flags)
+    return code
 
 
 def _reached(defined: Mapping[str, ast.FunctionDef]) -> list[ast.FunctionDef]:
