@@ -78,7 +78,7 @@ def agreement(recordings: Sequence[Recording]) -> Iterable[str]:
     yield "| m | default, us | best apart, us | best that agree, us | block_m | cost of agreeing | against default |"
     yield "|---|---|---|---|---|---|---|"
     for group in groups(recordings):
-        default = sum(recording.default_time_us or np.nan for recording in group)
+        default = sum(recording.time_us(recording.default_config) or np.nan for recording in group)
         apart = sum(recording.best_time_us for recording in group)
         times = [((dict(k), e.time_us) for k, e in r.entries.items() if e.time_us is not None) for r in group]
         sums = sums_by_value([best_by_value(of_kernel) for of_kernel in times])

@@ -13,7 +13,7 @@ import importlib.util
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from types import CodeType, SimpleNamespace
@@ -22,13 +22,16 @@ from typing import Any
 from bo_tune.errors import one_line
 from bo_tune.kernels.moe.one_launch import MoeOneLaunchSpec
 from bo_tune.kernels.moe.spec import MoeLoraSpec, experts_of
-from bo_tune.kernels.moe.untuned import as_read
+from bo_tune.kernels.moe.untuned import as_read, general_config
 from bo_tune.kernels.spec import SHARED, KernelSpec
 from bo_tune.kernels.vllm.installed import refusal
 from bo_tune.problem import AnyProblem, GpuInfo, Problem
 
 ASKED = "try_get_optimal_moe_lora_config"
 """vLLM's function that the LoRA layers call where ``VLLM_TUNED_CONFIG_FOLDER`` is not set."""
+
+READS_FILES = "get_moe_configs"
+"""vLLM's function that reads a shipped file."""
 
 MODULES = ("model_executor/layers/fused_moe/fused_moe.py", "lora/layers/utils.py", "utils/platform_utils.py")
 """Where it and what it calls are defined; the first holds the shipped files in a folder beside it."""
@@ -47,38 +50,42 @@ def untuned_config(spec: KernelSpec, problem: AnyProblem, gpu: GpuInfo) -> dict[
     Raises:
         VllmError: the installed vLLM tells nothing that is understood here.
     """
-    functions = _functions()
-    if functions is None or not isinstance(problem, Problem):
+    if not isinstance(problem, Problem) or not isinstance(spec, MoeLoraSpec | MoeOneLaunchSpec):
         return spec.default_config(problem)
-    if isinstance(spec, MoeOneLaunchSpec):
-        return {SHARED: _moe_config(functions, spec.parts[0], problem, gpu)[SHARED]}
-    if isinstance(spec, MoeLoraSpec):
-        return _moe_config(functions, spec, problem, gpu)
-    return spec.default_config(problem)
+    part = spec.parts[0] if isinstance(spec, MoeOneLaunchSpec) else spec
+    config = untuned_configs(part, problem, gpu)(problem.m)
+    return config if part is spec else {SHARED: config[SHARED]}
+
+
+def untuned_configs(spec: MoeLoraSpec, problem: Problem, gpu: GpuInfo) -> Callable[[int], dict[str, int]]:
+    """Return what tells the untuned config of a fused MoE kernel for any number of tokens; raises ``VllmError``, too.
+
+    Args:
+        problem: the kernel's, of whatever m.
+    """
+    functions, experts = _functions(), experts_of(problem)
+    if functions is None:
+        return lambda m: spec.as_taken(general_config(m, experts.local), problem)
+    i = spec.intermediate(problem)
+    layer = {"w1_shape": (experts.local, 2 * i, problem.n), "w2_shape": (experts.local, problem.n, i)}
+
+    def ask(m: int) -> dict[str, int]:
+        try:
+            # Whatever the base model's weights are, the LoRA layers name no type of theirs.
+            asked = _asked(functions, gpu.name)
+            found = asked(op_type=spec.name, rank=problem.k, top_k=experts.top_k, dtype=None, M=m, **layer)
+            config = as_read(found)
+            return {name: int(config[name]) for name in spec.search_space.names}
+        except NOT_UNDERSTOOD as error:
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise refusal(f"{ASKED} does not tell what an engine without tuned files runs: {reason}") from error
+
+    return ask
 
 
 def knows_shipped_files() -> bool:
     """Say whether the installed vLLM holds the files that it ships for the base model's experts."""
     return _functions() is not None
-
-
-def _moe_config(functions: tuple[CodeType, Path], spec: MoeLoraSpec, problem: Problem, gpu: GpuInfo) -> dict[str, int]:
-    experts, i = experts_of(problem), spec.intermediate(problem)
-    try:
-        found = _asked(functions, gpu.name)(
-            op_type=spec.name,
-            w1_shape=(experts.local, 2 * i, problem.n),
-            w2_shape=(experts.local, problem.n, i),
-            rank=problem.k,
-            top_k=experts.top_k,
-            dtype=None,  # whatever the base model's weights are
-            M=problem.m,
-        )
-        config = as_read(found)
-        return {name: int(config[name]) for name in spec.search_space.names}
-    except NOT_UNDERSTOOD as error:
-        reason = f"{type(error).__name__}: {one_line(error)}"
-        raise refusal(f"{ASKED} does not tell what an engine without tuned files runs: {reason}") from error
 
 
 def _functions() -> tuple[CodeType, Path] | None:
@@ -100,7 +107,7 @@ def _compiled(files: Sequence[Path]) -> CodeType:
         defined |= {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
     wanted = _reached(defined)
     for node in wanted:
-        node.decorator_list = []  # caches would mix up GPUs
+        node.decorator_list = []  # what they need is not here; files are remembered below
     flags = __future__.annotations.compiler_flag  # so that nothing is asked for the names of types
     code: CodeType = compile(ast.Module(list(wanted), []), str(files[0]), "exec", flags)
     return code
@@ -141,6 +148,8 @@ def _asked(functions: tuple[CodeType, Path], gpu_name: str) -> Any:
         "next_power_of_2": lambda value: 1 << (value - 1).bit_length(),
     }  # fmt: skip
     exec(code, namespace)
+    if READS_FILES in namespace:
+        namespace[READS_FILES] = functools.cache(namespace[READS_FILES])
     return lru_cache(maxsize=2**14)(namespace[ASKED])
 
 
