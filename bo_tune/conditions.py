@@ -48,6 +48,8 @@ class Conditions:
         adapters: how many adapters the tokens of a step use; None for all that the engine has slots for.
         routing: how tokens choose experts; of no meaning for dense kernels.
         hits: how often each expert was hit, for ``Routing.RECORDED``; empty else.
+        dual_stream: whether launches are those of an engine that runs adapters on a stream of their own: vLLM's dense
+            kernels then overlap with the one before (programmatic dependent launch), which is another binary.
     """
 
     timing: Timing = Timing.COLD
@@ -55,6 +57,7 @@ class Conditions:
     adapters: int | None = None
     routing: Routing = Routing.UNIFORM
     hits: tuple[int, ...] = ()
+    dual_stream: bool = False
 
     def __post_init__(self) -> None:
         if (self.routing is Routing.RECORDED) != bool(self.hits) or min(self.hits, default=0) < 0:
@@ -73,6 +76,11 @@ class Conditions:
         return asdict(self)
 
     @property
+    def environment(self) -> dict[str, str]:
+        """Variables that make vLLM's launchers launch as such an engine does."""
+        return {"VLLM_LORA_ENABLE_DUAL_STREAM": str(int(self.dual_stream))}
+
+    @property
     def label(self) -> str:
         """What is not as usual, in a word; empty where nothing is."""
         unusual = (self.timing, Conditions().timing), (self.tokens, Conditions().tokens)
@@ -82,4 +90,6 @@ class Conditions:
         if self.routing is not Routing.UNIFORM:
             digest = hashlib.sha256(repr(self.hits).encode()).hexdigest()[:8] if self.hits else ""
             parts.append(f"experts {self.routing} {digest}".strip())
+        if self.dual_stream:
+            parts.append("two streams")
         return ".".join(parts)

@@ -15,6 +15,7 @@ UNUSUAL = (
     Conditions(routing=Routing.RECORDED, hits=(1, 2)),
     Conditions(routing=Routing.RECORDED, hits=(2, 1)),
     Conditions(Timing.GRAPH, Tokens.ONE, 1, Routing.ZIPF),
+    Conditions(dual_stream=True),
 )
 
 

@@ -113,7 +113,7 @@ class CudaDevice(Device):
         self._prepared: set[AnyProblem] = set()
         self._prepared_by = 0  # which start of the GPU process prepared those
         self._measured_by = 0  # which start has measured before
-        own = None if host else compile_host(source, compile_workers, self._deadlines, packs)
+        own = None if host else compile_host(source, self.conditions, compile_workers, self._deadlines, packs)
         self._own_host = own
         host = host or own
         assert host is not None
@@ -333,7 +333,9 @@ class CudaDevice(Device):
             self._own_host.close()
 
 
-def compile_host(source: str, workers: int | None, deadlines: Deadlines, packs: Sequence[Path]) -> CompileHost:
+def compile_host(
+    source: str, conditions: Conditions, workers: int | None, deadlines: Deadlines, packs: Sequence[Path]
+) -> CompileHost:
     """Start what GPUs of this host may share; ``workers`` compile processes, by default all cores but one.
 
     Raises:
@@ -341,9 +343,8 @@ def compile_host(source: str, workers: int | None, deadlines: Deadlines, packs: 
     """
     modules = [GPU_MODULE, COMPILE_MODULE, source]
     workers = workers or cores(CORES_KEPT)
-    return CompileHost(
-        modules, ASK_WITHOUT_A_CONTEXT, source, workers=workers, deadline_s=deadlines.compile_s, packs=packs
-    )
+    environment = {**ASK_WITHOUT_A_CONTEXT, **conditions.environment}
+    return CompileHost(modules, environment, source, workers=workers, deadline_s=deadlines.compile_s, packs=packs)
 
 
 @contextmanager
@@ -366,7 +367,7 @@ def cuda_devices(
         PackError: if a pack is damaged, or was made for something else.
     """
     deadlines = deadlines or Deadlines()
-    host = compile_host(source, compile_workers, deadlines, packs)
+    host = compile_host(source, conditions or Conditions(), compile_workers, deadlines, packs)
     opened: list[CudaDevice] = []
     try:
         chosen = range(gpu_count()) if indices is None else indices

@@ -12,7 +12,9 @@ from lora_variants import SMALL, variants
 from triton.backends.compiler import GPUTarget
 from vllm_wheel import VERSION
 
+from bo_tune.conditions import Conditions
 from bo_tune.kernels import operations as builtin
+from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.vllm.installed import unavailable
 from bo_tune.kernels.vllm.operations import operation
 from bo_tune.measure.offline_driver import activate
@@ -157,3 +159,17 @@ def test_captures_in_many_threads_do_not_mix():
     for thread in threads:
         thread.join()
     assert mixed == []
+
+
+@pytest.mark.parametrize("problem", [SHRINK, EXPAND], ids=["shrink", "expand"])
+def test_an_engine_of_two_streams_launches_another_binary(monkeypatch, problem):
+    config = kernel_spec(problem.kernel).default_config(problem)
+    found = {}
+    for two in (False, True):
+        for name, value in Conditions(dual_stream=two).environment.items():
+            monkeypatch.setenv(name, value)
+        call = operation(problem.kernel).capture_without_inputs(problem, config, (9, 0))
+        found[two] = call.specialisation()
+        assert (call.parameters["USE_GDC"], call.options["launch_pdl"]) == (two, two)
+        assert operation(problem.kernel).capture_without_inputs(problem, config, (8, 0)).parameters["USE_GDC"] is False
+    assert found[False] != found[True]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from bo_tune.conditions import Conditions
 from bo_tune.devices import cuda_device
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import kernel_spec
@@ -36,7 +37,7 @@ def host() -> Iterator[CompileHost]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
         patch.setattr(cuda, "GPU_MODULE", "fake_gpu")
-        made = compile_host(BUILTIN, 1, Deadlines(), ())
+        made = compile_host(BUILTIN, Conditions(), 1, Deadlines(), ())
     yield made
     made.close()
 
