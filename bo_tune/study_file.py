@@ -255,7 +255,8 @@ def _problems_of(table: ProblemTable, place: str) -> list[Problem]:
 
 def _experts(table: ProblemTable, place: str) -> Experts | None:
     """Return the experts of an entry; None for a dense kernel."""
-    given = {name: getattr(table, name) for name in ("num_experts", "top_k", "local_experts", "rank_shards")}
+    names = ("num_experts", "top_k", "local_experts", "rank_shards", "packed_gate_up")
+    given = {name: getattr(table, name) for name in names}
     if table.i is None:
         named = [name for name, value in given.items() if value is not None]
         if named:
@@ -264,10 +265,25 @@ def _experts(table: ProblemTable, place: str) -> Experts | None:
     for name in ("num_experts", "top_k"):
         if given[name] is None:
             raise _KeyError(f"{place}.{name}: expected an integer >= 1 for {table.kernel}")
+    packed = bool(given["packed_gate_up"])
+    _check_slices(table, place, packed=packed)
+    counts = given["num_experts"], given["top_k"], given["local_experts"] or 0, given["rank_shards"] or 1
     try:
-        return Experts(given["num_experts"], given["top_k"], given["local_experts"] or 0, given["rank_shards"] or 1)
+        return Experts(*counts, packed=packed)
     except ValueError as error:
         raise _KeyError(f"{place}: {error}") from None
+
+
+def _check_slices(table: ProblemTable, place: str, *, packed: bool) -> None:
+    """Refuse slices of experts that no engine looks up."""
+    gate_up = "w13" in table.kernel
+    most = 2 if gate_up and not packed else 1
+    if table.num_slices > most:
+        why = " with packed_gate_up" if packed and gate_up else ""
+        allowed = "1 or 2" if most > 1 else "1"
+        raise _KeyError(f"{place}.num_slices: expected {allowed} for {table.kernel}{why}, got {table.num_slices}")
+    if packed and gate_up and table.i is not None and table.i % 2:
+        raise _KeyError(f"{place}.i: expected an even integer, of gate and up, with packed_gate_up, got {table.i}")
 
 
 def _space(tables: Mapping[str, Mapping[str, Sequence[int]]]) -> Ranges:

@@ -163,7 +163,8 @@ class ProblemTable(Table):
     """The engine's `--max-loras`. The JSON key of the two dense kernels is one more: what the engine looks up."""
 
     num_slices: Size
-    """Layers fused into one: 3 for qkv_proj, 2 for gate_up_proj, 1 for the others. 2 or 1 for w13, 1 for w2."""
+    """Layers fused into one: 3 for qkv_proj, 2 for gate_up_proj, 1 for the others. Of experts: 2 for w13, 1
+    where it has no gate or `packed_gate_up` is set; 1 for w2."""
 
     m: Sizes
     """Tokens in a step."""
@@ -175,7 +176,8 @@ class ProblemTable(Table):
     """Width of the product: the rank for shrink, the widest slice for expand, the model's hidden size for experts."""
 
     i: Size | None = None
-    """Experts only, and needed there: the intermediate size of an expert, as sharded."""
+    """Experts only, and needed there: the intermediate size of an expert, as sharded. Twice that for w13 where
+    `packed_gate_up` is set."""
 
     dtype: Dtype = "bfloat16"
     """Element type of activations and weights."""
@@ -197,6 +199,10 @@ class ProblemTable(Table):
 
     rank_shards: Size | None = None
     """Experts only: tensor-parallel ranks that share an adapter's rank, with fully sharded adapters. Left out: 1."""
+
+    packed_gate_up: Flag | None = None
+    """Experts only: whether gate and up are one tensor (weights in three dimensions, as of GPT-OSS). w13 then has one
+    slice, and its `i` is that of both. Left out: false."""
 
 
 class BudgetTable(Table):

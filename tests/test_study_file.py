@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bo_tune.errors import InputError, ModelError, StudyFileError
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.models import ModelStudy
-from bo_tune.problem import Problem
+from bo_tune.problem import Experts, Problem
 from bo_tune.recording import read_recordings
 from bo_tune.study_file import Budget, StudyFile, load_study_file, parse_study
 
@@ -379,3 +379,49 @@ def test_any_bytes_are_refused_in_one_line(tmp_path_factory: pytest.TempPathFact
     with pytest.raises(StudyFileError) as caught:
         load_study_file(path)
     assert "\n" not in str(caught.value)
+
+
+PACKED: dict[str, Any] = {
+    "kernel": "fused_moe_lora_w13_shrink", "max_loras": 4, "num_slices": 1, "m": 16, "k": 16, "n": 3072, "i": 5888,
+    "num_experts": 32, "top_k": 4, "packed_gate_up": True,
+}  # fmt: skip
+
+
+def test_experts_whose_gate_and_up_are_one_tensor() -> None:
+    down = {**PACKED, "kernel": "fused_moe_lora_w2_shrink", "i": 2944}
+    w13, w2 = parse_study({"problem": [PACKED, down]}, Path("s.toml")).problems()
+    assert w13.experts == w2.experts == Experts(32, 4, packed=True)
+    assert kernel_spec(w13.kernel).joint_group(w13) == kernel_spec(w2.kernel).joint_group(w2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"i": 2881}, "problem[0].i: expected an even integer, of gate and up, with packed_gate_up, got 2881"),
+        (
+            {"num_slices": 2},
+            "problem[0].num_slices: expected 1 for fused_moe_lora_w13_shrink with packed_gate_up, got 2",
+        ),
+        ({"num_slices": 3, "packed_gate_up": False}, "problem[0].num_slices: expected 1 or 2 for fused_moe"),
+        ({"num_slices": 2, "kernel": "fused_moe_lora_w2_expand"}, "problem[0].num_slices: expected 1 for fused_moe"),
+        ({"packed_gate_up": 1}, "problem[0].packed_gate_up: expected true or false, got 1"),
+    ],
+)
+def test_slices_of_experts_that_no_engine_asks_for(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(StudyFileError) as caught:
+        parse_study({"problem": [{**PACKED, **changes}]}, Path("s.toml"))
+    assert message in str(caught.value)
+
+
+def test_a_dense_problem_has_no_experts_to_pack() -> None:
+    dense = {
+        "kernel": "lora_shrink",
+        "max_loras": 4,
+        "num_slices": 1,
+        "m": 16,
+        "k": 64,
+        "n": 16,
+        "packed_gate_up": True,
+    }
+    with pytest.raises(StudyFileError, match="packed_gate_up: has no meaning for lora_shrink"):
+        parse_study({"problem": [dense]}, Path("s.toml"))

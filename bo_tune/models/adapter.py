@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bo_tune.errors import ModelError
 from bo_tune.models.engine import LORA_RANKS, serving_rank
-from bo_tune.models.shape import Fields, read_object
+from bo_tune.models.fields import Fields, read_object
 
 ADAPTER_FILE = "adapter_config.json"
 

@@ -8,7 +8,6 @@ from bo_tune.errors import ModelError
 from bo_tune.models.adapter import Adapter
 from bo_tune.models.engine import MAX_SEQUENCES
 from bo_tune.models.experts import MOE_KERNELS, ExpertSharding, expert_problems
-from bo_tune.models.families import EXPERT_MODULES
 from bo_tune.models.hub import model_shape
 from bo_tune.models.layers import LoraLayer
 from bo_tune.models.problems import DENSE_KERNELS, problems_by_layer
@@ -103,11 +102,7 @@ class ModelStudy:
     @property
     def has_experts(self) -> bool:
         """Whether experts take adapters."""
-        if self.shape.moe is None:
-            return False
-        return self.target_modules is None or any(
-            name.rpartition(".")[2] in EXPERT_MODULES for name in self.target_modules
-        )
+        return self.shape.wraps_experts(self.target_modules)
 
     @property
     def kernels(self) -> tuple[str, ...]:
@@ -129,8 +124,6 @@ class ModelStudy:
     @property
     def note(self) -> str | None:
         """What the engine must be told for these to be all of its problems; None for nothing."""
-        if not self.shape.family.dense_known:
-            return "these are the lookups of the experts: which dense layers this model has is not known here"
         if self.target_modules is None:
             return None
         names = " ".join(self.target_modules)
