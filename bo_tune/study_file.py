@@ -14,7 +14,9 @@
     fully_sharded = false                        # the engine's --fully-sharded-loras
     target_modules = ["qkv_proj", "o_proj"]      # the engine's --lora-target-modules; left out: all that vLLM supports
     expert_parallel = false                      # the engine's --enable-expert-parallel
-    adapter = "adapter"                          # gives rank and target modules where they are left out
+    adapter = "adapter"                          # gives rank and target modules where they are left out; or a list
+    max_num_seqs = 1024                          # the engine's --max-num-seqs
+    dual_stream = false                          # the engine's VLLM_LORA_ENABLE_DUAL_STREAM
 
     [[problem]]                                  # … or, and, explicit problems
     kernel = "lora_shrink"
@@ -51,6 +53,7 @@ from bo_tune.files import os_error_text
 from bo_tune.kernels.registry import KERNELS, engine_spec
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.models import DENSE_KERNELS, EXPAND, ModelStudy, lookup_of
+from bo_tune.models.engine import MAX_SEQUENCES
 from bo_tune.problem import Experts, Problem
 from bo_tune.space import SearchSpace
 from bo_tune.study_schema import ModelTable, ProblemTable, StudyTables, describe, shown, suggestion
@@ -205,6 +208,8 @@ def _kernels_of(tables: StudyTables, model: ModelStudy | None) -> tuple[str, ...
 
 
 def _model(table: ModelTable, source: Path) -> ModelStudy:
+    if table.dual_stream and table.add_inputs is not None:
+        raise _KeyError("model.add_inputs: has no meaning with dual_stream, which decides by layer")
     return ModelStudy.of(
         table.config,
         tensor_parallel=table.tensor_parallel,
@@ -216,7 +221,9 @@ def _model(table: ModelTable, source: Path) -> ModelStudy:
         fully_sharded=table.fully_sharded,
         target_modules=table.target_modules,
         expert_parallel=table.expert_parallel,
-        adapter=table.adapter,
+        adapters=table.adapter or (),
+        max_sequences=table.max_num_seqs or MAX_SEQUENCES,
+        dual_stream=table.dual_stream,
         relative_to=source.parent,
     )
 

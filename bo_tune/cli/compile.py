@@ -130,8 +130,10 @@ def compile_command(
     m: o.Tokens = None,
     fully_sharded: o.FullySharded = False,
     target_modules: o.TargetModules = None,
-    adapter: o.AdapterPath = None,
+    adapter: o.AdapterPaths = None,
     expert_parallel: o.ExpertParallel = False,
+    max_num_seqs: o.MaxNumSeqs = None,
+    dual_stream: o.DualStream = False,
     kernel: o.Kernel = None,
     configs: Configs = None,
     minutes: Minutes = None,
@@ -154,7 +156,9 @@ def compile_command(
       bo-tune compile studies/llama-3.1-8b.toml --minutes 10 --out llama.pack
     """
     output = Output("compile", json_file, quiet=quiet)
-    served = o.Served(model, tp, max_loras, rank, fully_sharded, target_modules, adapter, expert_parallel)
+    served = o.Served(
+        model, tp, max_loras, rank, fully_sharded, target_modules, adapter, expert_parallel, max_num_seqs, dual_stream
+    )
     loaded = study_of(study, served, m)
     if loaded is None:
         raise InputError("nothing to compile: name a study file, or a model with --model")

@@ -15,6 +15,7 @@ from bo_tune.devices import KERNEL_SOURCES
 from bo_tune.errors import InputError
 from bo_tune.files import os_error_text
 from bo_tune.models import ModelStudy
+from bo_tune.models.engine import MAX_SEQUENCES
 from bo_tune.sampler_names import SAMPLERS
 from bo_tune.store.storage import DEFAULT_STORAGE, MEMORY
 
@@ -54,8 +55,10 @@ class Served:
     rank: list[str] | None
     fully_sharded: bool
     target_modules: list[str] | None
-    adapter: str | None
+    adapters: list[str] | None
     expert_parallel: bool = False
+    max_num_seqs: int | None = None
+    dual_stream: bool = False
 
     def given(self) -> list[str]:
         """Return the options that were given."""
@@ -66,8 +69,10 @@ class Served:
             "--rank": self.rank,
             "--fully-sharded": self.fully_sharded,
             "--target-modules": self.target_modules,
-            "--adapter": self.adapter,
+            "--adapter": self.adapters,
             "--expert-parallel": self.expert_parallel,
+            "--max-num-seqs": self.max_num_seqs,
+            "--dual-stream": self.dual_stream,
         }
         return [name for name, value in values.items() if value]
 
@@ -79,7 +84,7 @@ class Served:
         """
         if not self.model:
             raise InputError("--model: name a config.json, its folder, or the id of a model")
-        for name, value in {"--max-loras": self.max_loras, "--rank": self.rank or self.adapter}.items():
+        for name, value in {"--max-loras": self.max_loras, "--rank": self.rank or self.adapters}.items():
             if not value:
                 raise InputError(f"{name}: needed with --model")
         return ModelStudy.of(
@@ -90,8 +95,10 @@ class Served:
             ms=ms,
             fully_sharded=self.fully_sharded,
             target_modules=names(self.target_modules),
-            adapter=self.adapter,
+            adapters=self.adapters or (),
             expert_parallel=self.expert_parallel,
+            max_sequences=self.max_num_seqs or MAX_SEQUENCES,
+            dual_stream=self.dual_stream,
         )
 
 
@@ -173,12 +180,14 @@ TargetModules = Annotated[
         rich_help_panel=PROBLEM,
     ),
 ]
-AdapterPath = Annotated[
-    str | None,
+AdapterPaths = Annotated[
+    list[str] | None,
     typer.Option(
         "--adapter",
         metavar="PATH",
-        help="An adapter's adapter_config.json, or its folder: gives rank and target modules where they are left out.",
+        help="An adapter's adapter_config.json, or its folder: gives rank and target modules where they are left out. "
+        "May be repeated: the largest rank and all their modules count.",
+        show_default=False,
         rich_help_panel=PROBLEM,
     ),
 ]
@@ -186,6 +195,25 @@ ExpertParallel = Annotated[
     bool,
     typer.Option(
         "--expert-parallel", metavar=FLAG, help="The engine's --enable-expert-parallel.", rich_help_panel=PROBLEM
+    ),
+]
+MaxNumSeqs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help=f"The engine's --max-num-seqs, the most rows that lm_head gets: {MAX_SEQUENCES}.",
+        show_default=False,
+        rich_help_panel=PROBLEM,
+    ),
+]
+DualStream = Annotated[
+    bool,
+    typer.Option(
+        "--dual-stream",
+        metavar=FLAG,
+        help="For an engine with VLLM_LORA_ENABLE_DUAL_STREAM=1.",
+        rich_help_panel=PROBLEM,
     ),
 ]
 Tokens = Annotated[

@@ -46,8 +46,10 @@ def tune_command(
     m: o.Tokens = None,
     fully_sharded: o.FullySharded = False,
     target_modules: o.TargetModules = None,
-    adapter: o.AdapterPath = None,
+    adapter: o.AdapterPaths = None,
     expert_parallel: o.ExpertParallel = False,
+    max_num_seqs: o.MaxNumSeqs = None,
+    dual_stream: o.DualStream = False,
     kernel: o.Kernel = None,
     sampler: o.Sampler = None,
     budget: o.Budget = None,
@@ -81,7 +83,9 @@ def tune_command(
       bo-tune tune --model Llama-3.1-8B/config.json --tp 1 --max-loras 4 \\
           --rank 16 --m 1,16,256
     """
-    served = o.Served(model, tp, max_loras, rank, fully_sharded, target_modules, adapter, expert_parallel)
+    served = o.Served(
+        model, tp, max_loras, rank, fully_sharded, target_modules, adapter, expert_parallel, max_num_seqs, dual_stream
+    )
     choose_m = m == [AUTO]
     loaded = study_of(study, served, None if choose_m else m)
     name = o.sampler_name(sampler or (loaded.sampler if loaded else GRID_GP))
@@ -102,8 +106,10 @@ def grid_command(
     m: o.Tokens = None,
     fully_sharded: o.FullySharded = False,
     target_modules: o.TargetModules = None,
-    adapter: o.AdapterPath = None,
+    adapter: o.AdapterPaths = None,
     expert_parallel: o.ExpertParallel = False,
+    max_num_seqs: o.MaxNumSeqs = None,
+    dual_stream: o.DualStream = False,
     kernel: o.Kernel = None,
     budget: o.Budget = None,
     sampler: o.Sampler = None,
@@ -137,7 +143,9 @@ def grid_command(
     """
     if sampler not in (None, GRID):
         raise InputError(f"--sampler: an exhaustive search takes no other than {GRID!r}, got {sampler!r}")
-    served = o.Served(model, tp, max_loras, rank, fully_sharded, target_modules, adapter, expert_parallel)
+    served = o.Served(
+        model, tp, max_loras, rank, fully_sharded, target_modules, adapter, expert_parallel, max_num_seqs, dual_stream
+    )
     loaded = study_of(study, served, m)
     conditions = o.conditions(timing, tokens, active_loras, experts)
     measured = Measured(device, kernels, conditions, jobs, tuple(pack or ()), gpus, moe_path)

@@ -17,8 +17,8 @@ Shrink asks for (k, n = R), expand for (k = R, n = the widest slice). Fully shar
 shares of the rank before it expands, a row-parallel one sums them and expands to its share of the output.
 
 Whether expand adds to its output decides on the file that is asked (``…_EXPAND_TRUE.json`` or ``…_EXPAND_FALSE.json``).
-On one stream it always adds. On two streams the first three expand beside the base layer, into zeros. Those that are fully
-sharded add all the same, and so do merged ones of which each rank holds all and that bring a forward of their own.
+On one stream it always adds. On two streams the first three expand beside the base layer, into zeros. Those that are
+fully sharded add all the same. So do merged ones of which each rank holds all, and which bring a forward of their own.
 """
 
 from dataclasses import dataclass

@@ -71,10 +71,12 @@ def test_the_engines_settings_decide(cli: Cli, tuned: Path, tmp_path: Path) -> N
     spoil(tuned)
     ran = cli("check", tuned, *OPTIONS, "--target-modules", "o_proj,lm_head")
     assert ran.code == 0
-    assert "an engine started with --lora-target-modules o_proj lm_head" in ran.out
+    told = " ".join(ran.out.split())
+    assert "note: start the engine with --lora-target-modules o_proj lm_head, or it stops with a KeyError" in told
+    assert "asks …_SHRINK.json for num_slices 2 and 3" in told
     assert cli("check", tuned, *OPTIONS, "--fully-sharded").code == 1
     adapter = tmp_path / "adapter_config.json"
-    adapter.write_text(json.dumps({"r": 9, "target_modules": ["down_proj"]}))
+    adapter.write_text(json.dumps({"r": 9, "lora_alpha": 16, "target_modules": ["down_proj"]}))
     model = ("--model", LLAMA, "--max-loras", 4)
     assert cli("check", tuned, *model, "--adapter", adapter, "--gpu", H100.name).code == 0
     from_the_files = cli("check", tuned, *model, "--adapter", adapter)
