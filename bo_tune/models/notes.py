@@ -48,9 +48,9 @@ def restricted_note(
     start = f"start the engine with --lora-target-modules {' '.join(names)}"
     if lacking:
         return f"{start}, {_STOPS}: without it, it adapts {shown} too, and asks {lacking}"
-    harm = [f"{shown} with other layers' configs"] if others else []
-    harm += ["the experts with its defaults"] if experts else []
-    return f"{start}: without it, it runs {' and '.join(harm)}" if harm else start
+    harm = [f"takes other layers' configs for {shown} where theirs are not there"] if others else []
+    harm += ["runs the experts with its defaults"] if experts else []
+    return f"{start}: without it, it {' and '.join(harm)}" if harm else start
 
 
 def dual_stream_note(lacking: str) -> str:

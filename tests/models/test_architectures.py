@@ -246,3 +246,27 @@ def test_a_language_model_that_is_not_known_within_another(kind: object) -> None
     text = {**COMMAND_R, "model_type": kind}
     with pytest.raises(ModelError, match=r"m: text_config\.model_type: expected one of llama, mistral"):
         ModelShape.from_config({"architectures": ["LlavaForConditionalGeneration"], "text_config": text}, Path("m"))
+
+
+ASKED: dict[str, Any] = json.loads((Path(__file__).parent / "lookups.json").read_text())
+"""By architecture: the fields of one model's config that matter, and what vLLM 0.33.0's own LoRA manager wraps of it at
+rank 16: of dense layers slices, k and n of shrink (0 where nothing shrinks) and the width of each slice of expand; of
+experts slices of w13, keys k of w13 and w2, hidden size, keys i of w13 and w2. Not quantised. ``tp4`` is a
+tensor-parallel size of 4, ``fs4`` the same with fully sharded adapters."""
+
+
+@pytest.mark.parametrize(("name", "sharding"), [(name, case) for name in ASKED for case in ASKED[name]["lookups"]])
+def test_the_engine_wraps_the_same(name: str, sharding: str) -> None:
+    shape = ModelShape.from_config(ASKED[name]["config"], Path("m/config.json"))
+    model = ModelStudy(shape, int(sharding[2:]), (16,), (4,), (16,), fully_sharded=sharding.startswith("fs"))
+    dense = {
+        (len(layer.slice_sizes), layer.shrink_k or 0, layer.shrink_n(16) if layer.shrink_k else 0, *layer.slice_sizes)
+        for layer in model.layers
+    }
+    expected = ASKED[name]["lookups"][sharding]
+    assert dense == set(map(tuple, expected["dense"]))
+    assert model.has_experts is ("experts" in expected)
+    if model.has_experts:
+        w13, w2 = model.expert_problems(["fused_moe_lora_w13_expand", "fused_moe_lora_w2_expand"])
+        assert [w13.num_slices, w13.k, w2.k, w13.n, w13.i, w2.i] == expected["experts"]
+        assert (w2.num_slices, w2.n) == (1, w13.n)
