@@ -15,6 +15,7 @@ from bo_tune.cli import options as o
 from bo_tune.cli.output import Output
 from bo_tune.cli.resume import command_line
 from bo_tune.cli.search import study_of
+from bo_tune.cli.served import Served
 from bo_tune.cli.tuning import problems_of
 from bo_tune.devices import compile_target, deciding_problems, kernel_source
 from bo_tune.errors import InputError, PackError
@@ -156,7 +157,7 @@ def compile_command(
       bo-tune compile studies/llama-3.1-8b.toml --minutes 10 --out llama.pack
     """
     output = Output("compile", json_file, quiet=quiet)
-    served = o.Served(
+    served = Served(
         model, tp, max_loras, rank, fully_sharded, target_modules, adapter, expert_parallel, max_num_seqs, dual_stream
     )
     loaded = study_of(study, served, m)

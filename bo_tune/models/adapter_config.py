@@ -4,13 +4,14 @@ vLLM refuses an adapter whose fields ask for what it does not do; so does this, 
 nothing of an adapter's shape (``use_rslora``, ``alpha_pattern``, …) and ones that vLLM does not know are passed over.
 """
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticCustomError
+
+from bo_tune.models.fields import shown
 
 HEADS = ("classifier", "score")
 """Modules that may be saved whole."""
@@ -43,7 +44,7 @@ def _positive(value: int) -> int:
 def _pattern(value: str) -> str:
     try:
         re.compile(value)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         raise _refused(f"not a regular expression: {error}") from None
     return value
 
@@ -64,7 +65,7 @@ def _plain_init(value: Any) -> Any:
 def _heads_only(value: list[str] | None) -> list[str] | None:
     others = [name for name in value or () if name not in HEADS]
     if others:
-        raise _refused(f"vLLM takes no modules but {' and '.join(HEADS)} whole, and refuses {', '.join(others)}")
+        raise _refused(f"vLLM takes no modules but {' and '.join(HEADS)} whole, and refuses {shown(others)}")
     return value
 
 
@@ -113,7 +114,7 @@ class AdapterConfig(BaseModel):
     trainable_token_indices: Annotated[Any, _unsupported("trained tokens of the embedding")] = None
     exclude_modules: list[str] | Pattern | None = None
     layers_to_transform: list[int] | int | None = None
-    layers_pattern: list[str] | str | None = None
+    layers_pattern: list[Pattern] | Pattern | None = None
     target_parameters: list[str] | None = None
 
     @property
@@ -142,24 +143,19 @@ def _first(error: ValidationError, values: Mapping[str, Any]) -> str:
         return f"{field} is missing: vLLM refuses an adapter without it"
     own = [one for one in errors if one["loc"][0] == field]
     told = next((one for one in own if one["type"] == _REASON), None)
-    reason = told["msg"] if told else "expected " + " or ".join(_EXPECTED.get(field, ["another type"]))
-    return f"{field}: {reason}, got {_shown(values.get(field))}"
+    reason = told["msg"] if told else f"expected {_EXPECTED.get(field, 'another type')}"
+    return f"{field}: {reason}, got {shown(values.get(field))}"
 
 
 _EXPECTED = {
-    "r": ["an integer >= 1"],
-    "lora_alpha": ["a number"],
-    "target_modules": ["a list of names", "a regular expression", "'all-linear'"],
-    "rank_pattern": ["ranks by name"],
-    "modules_to_save": ["a list of names"],
-    "exclude_modules": ["a list of names", "a regular expression"],
-    "layers_to_transform": ["numbers of layers"],
-    "layers_pattern": ["names of lists of layers"],
-    "target_parameters": ["a list of names"],
+    "r": "an integer >= 1",
+    "lora_alpha": "a number",
+    "target_modules": "a list of names, a regular expression or 'all-linear'",
+    "rank_pattern": "ranks by name",
+    "modules_to_save": "a list of names",
+    "exclude_modules": "a list of names or a regular expression",
+    "layers_to_transform": "numbers of layers",
+    "layers_pattern": "names of lists of layers",
+    "target_parameters": "a list of names",
 }
 """Types in words, of the fields that have one."""
-
-
-def _shown(value: object) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."

@@ -22,7 +22,7 @@ from bo_tune.models.blocks import (
     qwen_moe_mlps,
     router,
 )
-from bo_tune.models.fields import Fields
+from bo_tune.models.fields import Fields, shown
 from bo_tune.models.hybrid_blocks import MIXTURE, gated_delta_net, layer_kinds, nemotron_h
 from bo_tune.models.modules import Naming
 from bo_tune.models.moe import MoeShape, Routed, routed_experts
@@ -216,7 +216,7 @@ def architecture_of(config: Mapping[str, Any], text: Mapping[str, Any], source: 
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ModelError(
             f"{source}: architectures: expected the list of the model's classes, which decides what vLLM makes of it, "
-            f"got {names!r}; known are {', '.join(ARCHITECTURES)}"
+            f"got {shown(names)}; known are {', '.join(ARCHITECTURES)}"
         )
     for name in names:
         if name in WITHOUT_ADAPTERS:
@@ -224,7 +224,7 @@ def architecture_of(config: Mapping[str, Any], text: Mapping[str, Any], source: 
         if name in ARCHITECTURES:
             return name, _with_inner(name, text, source)
     raise ModelError(
-        f"{source}: architectures: expected one of {', '.join(ARCHITECTURES)}, got {', '.join(names)}; "
+        f"{source}: architectures: expected one of {', '.join(ARCHITECTURES)}, got {shown(names)}; "
         "other models can be given as [[problem]] entries of a study file"
     )
 
@@ -238,6 +238,6 @@ def _with_inner(name: str, text: Mapping[str, Any], source: Path) -> Architectur
     if inner is None:
         raise ModelError(
             f"{source}: text_config.model_type: expected one of {', '.join(outer.inner)} in a model of {name}, "
-            f"got {kind!r}"
+            f"got {shown(kind)}"
         )
     return replace(ARCHITECTURES[inner], naming=outer.naming)

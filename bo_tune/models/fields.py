@@ -9,6 +9,12 @@ from typing import Any
 from bo_tune.errors import ModelError
 from bo_tune.files import os_error_text
 
+LONGEST_SHOWN = 60
+"""Characters of a value in a message."""
+
+MOST = 2**31 - 1
+"""Largest size of a kernel: its arguments are 32-bit."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fields:
@@ -21,24 +27,32 @@ class Fields:
         """Say whether a field is absent or null."""
         return self.values.get(field) is None
 
-    def size(self, field: str, default: int | None = None, least: int = 1) -> int:
-        """Return an integer. Raises ModelError where it is missing without a default, or none."""
+    def size(self, field: str, default: int | None = None, least: int = 1, most: int = MOST) -> int:
+        """Return an integer. Raises ModelError where it is missing without a default, or none that may be."""
         value = self.values.get(field)
         if value is None:
             if default is None:
                 raise ModelError(f"{self.source}: {field} is missing")
             return default
         if type(value) is not int or value < least:
-            raise ModelError(f"{self.source}: {field}: expected an integer >= {least}, got {value!r}")
+            raise ModelError(f"{self.source}: {field}: expected an integer >= {least}, got {shown(value)}")
+        if value > most:
+            raise ModelError(f"{self.source}: {field}: expected an integer <= {most}, got {shown(value)}")
         return value
 
-    def first_size(self, fields: Sequence[str]) -> int:
+    def first_size(self, fields: Sequence[str], most: int = MOST) -> int:
         """Return the integer of the first field that is there. Raises like ``size``."""
-        return self.size(next((field for field in fields if not self.missing(field)), fields[0]))
+        return self.size(next((field for field in fields if not self.missing(field)), fields[0]), most=most)
 
     def product(self, field: str, other: str) -> int:
         """Return the product of two integers. Raises like ``size``."""
         return self.size(field) * self.size(other)
+
+
+def shown(value: object) -> str:
+    """Return a value of a file as it stands in a message: in one line, without control characters, not too long."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
 
 
 def read_object(file: Path, expected: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from bo_tune.errors import ModelError
 from bo_tune.models.blocks import QKV_PARTS, head_dim_of
-from bo_tune.models.fields import Fields
+from bo_tune.models.fields import Fields, shown
 from bo_tune.models.modules import LAYER_INDEX, Kind, Module
 
 PATTERN = "hybrid_override_pattern"
@@ -56,7 +56,7 @@ def layer_kinds(fields: Fields) -> frozenset[str]:
     if not isinstance(pattern, str) or not pattern or set(pattern) - {MAMBA, DENSE, ATTENTION, MIXTURE}:
         raise ModelError(
             f"{fields.source}: {PATTERN}: expected a text of {MAMBA}, {DENSE}, {ATTENTION} and {MIXTURE}, "
-            f"got {pattern!r}"
+            f"got {shown(pattern)}"
         )
     return frozenset(pattern)
 

@@ -11,6 +11,9 @@ GATED_PARTS = ("gate_proj", "up_proj", "down_proj")
 FUSED_PARAMETERS = ("gate_up_proj", "down_proj")
 """Names of the two tensors where all experts are one module (``target_parameters`` of adapters)."""
 
+MOST_EXPERTS = 16_384
+"""Experts of a layer: more than any model has."""
+
 EXPERTS = "experts"
 """Name by which engines and tables call them."""
 
@@ -125,7 +128,7 @@ def routed_experts(
             return None
         hidden = fields.size("hidden_size")
         return MoeShape(
-            num_experts=fields.first_size(count),
+            num_experts=fields.first_size(count, most=MOST_EXPERTS),
             top_k=fields.first_size(top_k),
             intermediate=fields.size(intermediate),
             hidden=fields.size(latent, default=hidden) if latent else hidden,

@@ -96,12 +96,16 @@ class ModelStudy:
             expert_parallel=expert_parallel,
             dual_stream=dual_stream,
         )
-        for layer in model.layers:
-            for rank in model.ranks:
-                layer.shrink_n(rank)
-        if model.has_experts:
-            model.expert_problems(MOE_KERNELS)
+        model.check()
         return model
+
+    def check(self) -> None:
+        """Refuse what no engine serves like this. Raises ModelError."""
+        for layer in self.layers:
+            for rank in self.ranks:
+                layer.shrink_n(rank)
+        if self.has_experts:
+            self.expert_problems(MOE_KERNELS)
 
     @property
     def layers(self) -> list[LoraLayer]:

@@ -10,13 +10,16 @@ from bo_tune.errors import ModelError
 from bo_tune.models.architectures import Architecture, architecture_of
 from bo_tune.models.blocks import LM_HEAD
 from bo_tune.models.engine import MOST_LOGITS
-from bo_tune.models.fields import Fields, read_object
+from bo_tune.models.fields import Fields, read_object, shown
 from bo_tune.models.layers import LoraLayer, Sharding
 from bo_tune.models.modules import Kind, Module, Naming, is_named
 from bo_tune.models.moe import EXPERTS, MoeShape, padding_of
 from bo_tune.problem import DTYPES
 
 CONFIG_FILE = "config.json"
+
+MOST_LAYERS = 10_000
+"""Decoder layers of a model: more than any has, and few enough to go through all names of modules."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,7 @@ class ModelShape:
             linear=tuple(module for block in architecture.blocks for module in block(fields)),
             outer=tuple(_outer(architecture, fields)),
             asked_outer=architecture.embeddings,
-            layer_count=fields.size("num_hidden_layers", default=1),
+            layer_count=fields.size("num_hidden_layers", default=1, most=MOST_LAYERS),
             naming=architecture.naming,
             dtype=_dtype(text, config),
             moe=replace(moe, padding=padding_of(fields.values)) if moe else None,
@@ -196,7 +199,7 @@ def _text_config(config: Mapping[str, Any], source: Path) -> Mapping[str, Any]:
     if text is None:
         return config
     if not isinstance(text, dict):
-        raise ModelError(f"{source}: text_config: expected an object, got {text!r}")
+        raise ModelError(f"{source}: text_config: expected an object, got {shown(text)}")
     return text if "hidden_size" in text else config
 
 

@@ -6,10 +6,13 @@ from typing import Any
 
 import pytest
 from helpers import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bo_tune.errors import ModelError
 from bo_tune.models import ModelShape, ModelStudy
 from bo_tune.models.adapter import Adapter, joint_rank, joint_targets
+from bo_tune.models.adapter_config import AdapterConfig, read_config
 
 MODELS = ROOT / "studies" / "models"
 SHAPES = {path.parent.name: ModelShape.from_file(path) for path in MODELS.glob("*/config.json")}
@@ -102,17 +105,20 @@ def test_names_are_those_of_the_model_that_was_trained(
         ({"rank_pattern": {"q_proj": "8"}}, "rank_pattern: expected ranks by name, got"),
         (
             {"target_modules": [1]},
-            "target_modules: expected a list of names or a regular expression or 'all-linear'",
+            "target_modules: expected a list of names, a regular expression or 'all-linear'",
         ),
         ({"target_modules": "(q_proj"}, "target_modules: not a regular expression: missing )"),
         ({"exclude_modules": "*"}, "exclude_modules: not a regular expression"),
         ({"layers_to_transform": "1"}, "layers_to_transform: expected numbers of layers"),
+        ({"layers_pattern": ["(h"]}, "layers_pattern: not a regular expression"),
+        ({"target_modules": "a{99999999999999}"}, "target_modules: not a regular expression"),
+        ({"modules_to_save": ["a\n\x1b[31m"]}, r'refuses ["a\n\u001b[31m"]'),
         ({"bias": "lora_only"}, "bias: vLLM does not support the biases of adapters"),
         ({"use_dora": True}, "use_dora: vLLM does not support DoRA, got true"),
         ({"lora_bias": True}, "lora_bias: vLLM does not support biases of B"),
         (
             {"modules_to_save": ["lm_head", "score"]},
-            "but classifier and score whole, and refuses lm_head",
+            'but classifier and score whole, and refuses ["lm_head"]',
         ),
         ({"init_lora_weights": "pissa_niter_16"}, "init_lora_weights: it changes the base model"),
         ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens: vLLM does not support activated LoRA"),
@@ -161,6 +167,29 @@ def test_what_the_model_does_not_have(tmp_path: Path, model: str, fields: dict[s
         changed(tmp_path, SHAPES[model], **fields)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 600) | st.floats() | st.text(max_size=8) | st.just("all-linear"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=4,
+)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.sampled_from(sorted(AdapterConfig.model_fields)), VALUES))
+def test_any_fields_are_read_or_refused_in_one_line(fields: dict[str, Any]) -> None:
+    names: tuple[str, ...] | None = ()
+    refused = ""
+    try:
+        config = read_config({**PLAIN, **fields})
+        assert config.largest_rank >= 1
+        names = Adapter(Path("a.json"), config).target_modules(LLAMA)
+    except (ValueError, ModelError) as error:
+        refused = str(error)
+    assert refused.isprintable()
+    assert names is None or set(names) <= set(LLAMA.target_names)
+    assert bool(refused) is (names == ())
 
 
 def several(folder: Path, *configs: dict[str, Any]) -> list[Adapter]:

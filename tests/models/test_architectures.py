@@ -241,6 +241,35 @@ def test_the_first_known_architecture_decides() -> None:
     assert not ARCHITECTURES.keys() & WITHOUT_ADAPTERS
 
 
+def test_what_vllm_does_not_wrap_fully_sharded() -> None:
+    shape = ModelShape.from_config(ASKED["NemotronHForCausalLM"]["config"], Path("m/config.json"))
+    names = [layer.name for layer in shape.layers(4)]
+    assert set(names) - {layer.name for layer in shape.layers(4, fully_sharded=True)} == {"in_proj"}
+    with pytest.raises(ModelError, match="cannot wrap in_proj with --fully-sharded-loras"):
+        shape.layers(4, fully_sharded=True, target_modules=["q_proj", "in_proj"])
+    qwen = ModelShape.from_config(ASKED["Qwen3_5ForConditionalGeneration"]["config"], Path("m/config.json"))
+    (in_proj,) = qwen.layers(4, fully_sharded=True, target_modules=["in_proj_z"])
+    assert (in_proj.shrink_n(16), in_proj.slice_sizes) == (4, (512, 512, 1536, 1536))
+
+
+def test_adapters_that_are_never_called_pose_no_problems() -> None:
+    qwen = served("qwen1.5-moe-a2.7b").shape
+    assert "shared_expert_gate" not in {layer.name for layer in qwen.layers()}
+    assert [layer.name for layer in qwen.layers(target_modules=["o_proj", "shared_expert_gate"])] == ["o_proj"]
+    with pytest.raises(ModelError, match="the adapters of shared_expert_gate are never called"):
+        qwen.layers(target_modules=["shared_expert_gate"])
+
+
+def test_quantizations_for_which_a_projection_is_whole_on_each_rank() -> None:
+    config = ASKED["Qwen3_5ForConditionalGeneration"]["config"]
+    for method, width in (("fp8", 12), ("awq", 48)):
+        shape = ModelShape.from_config(
+            {**config, "quantization_config": {"quant_method": method}}, Path("m/config.json")
+        )
+        (layer,) = shape.layers(4, target_modules=["in_proj_b"])
+        assert layer.slice_sizes == (width, width)
+
+
 @pytest.mark.parametrize("kind", [None, "gpt2", 3])
 def test_a_language_model_that_is_not_known_within_another(kind: object) -> None:
     text = {**COMMAND_R, "model_type": kind}

@@ -101,7 +101,7 @@ def test_file_and_folder(tmp_path: Path) -> None:
     [
         ({"hidden_size": "absent"}, "hidden_size is missing"),
         ({"num_attention_heads": None}, "num_attention_heads is missing"),
-        ({"intermediate_size": "x"}, "intermediate_size: expected an integer >= 1, got 'x'"),
+        ({"intermediate_size": "x"}, 'intermediate_size: expected an integer >= 1, got "x"'),
         ({"num_key_value_heads": True}, "num_key_value_heads: expected an integer >= 1"),
         ({"head_dim": None, "num_attention_heads": 30}, "head_dim is missing"),
         ({"architectures": "absent"}, "architectures: expected the list of the model's classes"),
@@ -110,6 +110,9 @@ def test_file_and_folder(tmp_path: Path) -> None:
         ({"architectures": "LlamaForCausalLM"}, "architectures: expected the list of the model's classes"),
         ({"architectures": ["GPTNeoXForCausalLM"]}, "architectures: expected one of Cohere2ForCausalLM, "),
         ({"architectures": ["MixtralForCausalLM"]}, "num_local_experts is missing"),
+        ({"hidden_size": 2**31}, "hidden_size: expected an integer <= 2147483647, got 2147483648"),
+        ({"num_hidden_layers": 10**400}, "num_hidden_layers: expected an integer <= 10000, got 1000"),
+        ({"architectures": ["\x1b[31m\n"]}, "architectures: expected one of"),
         ({"text_config": 3}, "text_config: expected an object"),
     ],
 )
