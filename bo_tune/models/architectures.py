@@ -132,6 +132,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         naming=_AROUND, inner={"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
     ),
     "Ministral3ForCausalLM": _MISTRAL,
+    "MinistralForCausalLM": _TRANSFORMERS,
     "Mistral3ForConditionalGeneration": Architecture(
         naming=_AROUND, inner={"ministral3": "Ministral3ForCausalLM", "mistral": "MistralForCausalLM"}
     ),
