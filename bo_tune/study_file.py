@@ -14,7 +14,9 @@
     fully_sharded = false                        # the engine's --fully-sharded-loras
     target_modules = ["qkv_proj", "o_proj"]      # the engine's --lora-target-modules; left out: all that vLLM supports
     expert_parallel = false                      # the engine's --enable-expert-parallel
-    adapter = "adapter"                          # gives rank and target modules where they are left out
+    adapter = "adapter"                          # gives rank and target modules where they are left out; or a list
+    max_num_seqs = 1024                          # the engine's --max-num-seqs
+    dual_stream = false                          # the engine's VLLM_LORA_ENABLE_DUAL_STREAM
 
     [[problem]]                                  # … or, and, explicit problems
     kernel = "lora_shrink"
@@ -51,6 +53,7 @@ from bo_tune.files import os_error_text
 from bo_tune.kernels.registry import KERNELS, engine_spec
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.models import DENSE_KERNELS, EXPAND, ModelStudy, lookup_of
+from bo_tune.models.engine import MAX_SEQUENCES
 from bo_tune.problem import Experts, Problem
 from bo_tune.space import SearchSpace
 from bo_tune.study_schema import ModelTable, ProblemTable, StudyTables, describe, shown, suggestion
@@ -205,6 +208,8 @@ def _kernels_of(tables: StudyTables, model: ModelStudy | None) -> tuple[str, ...
 
 
 def _model(table: ModelTable, source: Path) -> ModelStudy:
+    if table.dual_stream and table.add_inputs is not None:
+        raise _KeyError("model.add_inputs: has no meaning with dual_stream, which decides by layer")
     return ModelStudy.of(
         table.config,
         tensor_parallel=table.tensor_parallel,
@@ -216,7 +221,9 @@ def _model(table: ModelTable, source: Path) -> ModelStudy:
         fully_sharded=table.fully_sharded,
         target_modules=table.target_modules,
         expert_parallel=table.expert_parallel,
-        adapter=table.adapter,
+        adapters=table.adapter or (),
+        max_sequences=table.max_num_seqs or MAX_SEQUENCES,
+        dual_stream=table.dual_stream,
         relative_to=source.parent,
     )
 
@@ -255,7 +262,8 @@ def _problems_of(table: ProblemTable, place: str) -> list[Problem]:
 
 def _experts(table: ProblemTable, place: str) -> Experts | None:
     """Return the experts of an entry; None for a dense kernel."""
-    given = {name: getattr(table, name) for name in ("num_experts", "top_k", "local_experts", "rank_shards")}
+    names = ("num_experts", "top_k", "local_experts", "rank_shards", "packed_gate_up")
+    given = {name: getattr(table, name) for name in names}
     if table.i is None:
         named = [name for name, value in given.items() if value is not None]
         if named:
@@ -264,10 +272,25 @@ def _experts(table: ProblemTable, place: str) -> Experts | None:
     for name in ("num_experts", "top_k"):
         if given[name] is None:
             raise _KeyError(f"{place}.{name}: expected an integer >= 1 for {table.kernel}")
+    packed = bool(given["packed_gate_up"])
+    _check_slices(table, place, packed=packed)
+    counts = given["num_experts"], given["top_k"], given["local_experts"] or 0, given["rank_shards"] or 1
     try:
-        return Experts(given["num_experts"], given["top_k"], given["local_experts"] or 0, given["rank_shards"] or 1)
+        return Experts(*counts, packed=packed)
     except ValueError as error:
         raise _KeyError(f"{place}: {error}") from None
+
+
+def _check_slices(table: ProblemTable, place: str, *, packed: bool) -> None:
+    """Refuse slices of experts that no engine looks up."""
+    gate_up = "w13" in table.kernel
+    most = 2 if gate_up and not packed else 1
+    if table.num_slices > most:
+        why = " with packed_gate_up" if packed and gate_up else ""
+        allowed = "1 or 2" if most > 1 else "1"
+        raise _KeyError(f"{place}.num_slices: expected {allowed} for {table.kernel}{why}, got {table.num_slices}")
+    if packed and gate_up and table.i is not None and table.i % 2:
+        raise _KeyError(f"{place}.i: expected an even integer, of gate and up, with packed_gate_up, got {table.i}")
 
 
 def _space(tables: Mapping[str, Mapping[str, Sequence[int]]]) -> Ranges:

@@ -136,8 +136,9 @@ class ModelTable(Table):
     dtype: Dtype | None = None
     """Element type of activations and weights. Left out: the one that vLLM serves the model in."""
 
-    add_inputs: Flags = [True]
-    """Whether expand adds to its output. Serving does; `false` writes the file that the engine does not ask for."""
+    add_inputs: Flags | None = None
+    """Whether expand adds to its output, for all layers alike. Left out: what the engine asks for, true, or with
+    `dual_stream` by layer."""
 
     fully_sharded: Flag = False
     """The engine's `--fully-sharded-loras`."""
@@ -148,9 +149,17 @@ class ModelTable(Table):
     expert_parallel: Flag = False
     """The engine's `--enable-expert-parallel`."""
 
-    adapter: Text | None = None
-    """An adapter's `adapter_config.json`, or its folder: gives `ranks` and `target_modules` where they are left out.
-    Relative to the study file."""
+    adapter: Texts | None = None
+    """One or more adapters, each an `adapter_config.json` or its folder. They give `ranks` and `target_modules` where
+    these are left out: the least rank that serves all, and the modules of all. Relative to the study file."""
+
+    max_num_seqs: Size | None = None
+    """The engine's `--max-num-seqs`: the most rows that lm_head is looked up with. Left out: 1024."""
+
+    dual_stream: Flag = False
+    """Whether the engine runs with `VLLM_LORA_ENABLE_DUAL_STREAM=1`. It then asks for two files of expand:
+    `…_EXPAND_FALSE.json` for the layers that are spread over ranks, `…_EXPAND_TRUE.json` for embeddings, lm_head,
+    routers and whatever else each rank holds whole."""
 
 
 class ProblemTable(Table):
@@ -163,7 +172,8 @@ class ProblemTable(Table):
     """The engine's `--max-loras`. The JSON key of the two dense kernels is one more: what the engine looks up."""
 
     num_slices: Size
-    """Layers fused into one: 3 for qkv_proj, 2 for gate_up_proj, 1 for the others. 2 or 1 for w13, 1 for w2."""
+    """Layers fused into one: 3 for qkv_proj, 2 for gate_up_proj, 1 for the others. Of experts: 2 for w13, 1
+    where it has no gate or `packed_gate_up` is set; 1 for w2."""
 
     m: Sizes
     """Tokens in a step."""
@@ -175,7 +185,8 @@ class ProblemTable(Table):
     """Width of the product: the rank for shrink, the widest slice for expand, the model's hidden size for experts."""
 
     i: Size | None = None
-    """Experts only, and needed there: the intermediate size of an expert, as sharded."""
+    """Experts only, and needed there: the intermediate size of an expert, as sharded. Twice that for w13 where
+    `packed_gate_up` is set."""
 
     dtype: Dtype = "bfloat16"
     """Element type of activations and weights."""
@@ -197,6 +208,10 @@ class ProblemTable(Table):
 
     rank_shards: Size | None = None
     """Experts only: tensor-parallel ranks that share an adapter's rank, with fully sharded adapters. Left out: 1."""
+
+    packed_gate_up: Flag | None = None
+    """Experts only: whether gate and up are one tensor (weights in three dimensions, as of GPT-OSS). w13 then has one
+    slice, and its `i` is that of both. Left out: false."""
 
 
 class BudgetTable(Table):

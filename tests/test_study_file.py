@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from bo_tune.errors import InputError, ModelError, StudyFileError
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.models import ModelStudy
-from bo_tune.problem import Problem
+from bo_tune.problem import Experts, Problem
 from bo_tune.recording import read_recordings
 from bo_tune.study_file import Budget, StudyFile, load_study_file, parse_study
 
@@ -156,7 +156,7 @@ def test_the_command_line_builds_the_same(tmp_path: Path) -> None:
 def write_adapter(folder: Path, **fields: Any) -> Path:
     folder.mkdir(exist_ok=True)
     path = folder / "adapter_config.json"
-    path.write_text(json.dumps({"r": 24, "target_modules": ["q_proj", "o_proj"], **fields}))
+    path.write_text(json.dumps({"r": 24, "lora_alpha": 32, "target_modules": ["q_proj", "o_proj"], **fields}))
     return folder
 
 
@@ -164,10 +164,10 @@ def test_an_adapter_gives_rank_and_target_modules(tmp_path: Path) -> None:
     write_adapter(tmp_path / "adapter")
     study = load(tmp_path, with_model('adapter = "adapter"'))
     assert study.model is not None
-    assert (study.model.ranks, study.model.target_modules) == ((32,), ("q_proj", "o_proj"))
+    assert (study.model.ranks, study.model.target_modules) == ((32,), ("qkv_proj", "o_proj"))
     assert {layer for layers in study.problems_by_layer().values() for layer in layers} == {"qkv_proj", "o_proj"}
     assert study.model.note is not None
-    assert "--lora-target-modules q_proj o_proj" in study.model.note
+    assert "--lora-target-modules qkv_proj o_proj, or it stops with a KeyError" in study.model.note
     wider = load(tmp_path, with_model('adapter = "adapter"\nranks = [64]\ntarget_modules = "down_proj"'))
     assert wider.model is not None
     assert (wider.model.ranks, wider.model.target_modules) == ((64,), ("down_proj",))
@@ -182,13 +182,9 @@ def test_fully_sharded_adapters(tmp_path: Path) -> None:
     ("fields", "line", "message"),
     [
         ({"r": 24}, "ranks = [16]", "r: expected at most the rank 16 that is served, got 24"),
-        ({"r": 513}, "", "r: expected at most 512, got 513"),
-        ({"r": "x"}, "", "r: expected an integer >= 1, got 'x'"),
-        ({"r": None}, "", "r is missing"),
-        ({"target_modules": ".*_proj"}, "", "target_modules: expected a list of names, got the pattern '.*_proj'"),
-        ({"target_modules": [1]}, "", "target_modules: expected a list of names, got [1]"),
-        ({"target_modules": []}, "", "target_modules: expected a list of names, got []"),
-        ({"target_modules": ["c_attn"]}, "", "target modules: no layer takes adapters as 'c_attn'"),
+        ({"target_modules": ["c_attn"]}, "", "target_modules: no module of llama-3.1-8b that takes adapters goes by"),
+        ({"use_dora": True}, "", "use_dora: vLLM does not support DoRA, got true"),
+        ({}, "ranks = [48]", "rank: an engine's --max-lora-rank is one of 1, 8, 16,"),
     ],
 )
 def test_adapters_that_cannot_be_served(tmp_path: Path, fields: dict[str, Any], line: str, message: str) -> None:
@@ -197,6 +193,24 @@ def test_adapters_that_cannot_be_served(tmp_path: Path, fields: dict[str, Any], 
         load(tmp_path, with_model(f'adapter = "adapter"\n{line}'))
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_all_adapters_count(tmp_path: Path) -> None:
+    write_adapter(tmp_path / "a", target_modules=["v_proj"], r=8)
+    write_adapter(tmp_path / "b", target_modules=["down_proj"], r=8, rank_pattern={"down_proj": 64})
+    model = load(tmp_path, with_model('adapter = ["a", "b/adapter_config.json"]')).model
+    assert model is not None
+    assert (model.ranks, model.target_modules) == ((64,), ("qkv_proj", "down_proj"))
+
+
+def test_an_engine_of_two_streams(tmp_path: Path) -> None:
+    study = load(tmp_path, with_model("dual_stream = true\nmax_num_seqs = 16"))
+    asked = {problem: layers for problem, layers in study.problems_by_layer().items() if problem.add_inputs is not None}
+    adding = {layer for problem, layers in asked.items() if problem.add_inputs for layer in layers}
+    assert adding == {"embed_tokens", "lm_head"}
+    assert {problem.m for problem, layers in asked.items() if "lm_head" in layers} == {16}
+    both = load(tmp_path, with_model("add_inputs = [true, false]"))
+    assert {problem.add_inputs for problem in both.problems()} == {None, True, False}
 
 
 @pytest.mark.parametrize("value", ["all-linear", None])
@@ -233,6 +247,11 @@ def with_model(line: str) -> str:
         (with_model("target_modules = []"), "model.target_modules: expected at least one value, got []"),
         (with_model("target_modules = [3]"), "model.target_modules[0]: expected a line of text, got 3"),
         (with_model("adapter = 3"), "model.adapter: expected a line of text, got 3"),
+        (with_model("adapter = []"), "model.adapter: expected at least one value"),
+        (
+            with_model("dual_stream = true\nadd_inputs = true"),
+            "model.add_inputs: has no meaning with dual_stream, which decides by layer",
+        ),
         (with_model('dtype = "float32"'), 'model.dtype: expected bfloat16 or float16, got "float32"'),
         (with_model("add_inputs = [1]"), "model.add_inputs[0]: expected true or false, got 1"),
         ('[model]\nconfig = "x"', "model.m is missing"),
@@ -379,3 +398,49 @@ def test_any_bytes_are_refused_in_one_line(tmp_path_factory: pytest.TempPathFact
     with pytest.raises(StudyFileError) as caught:
         load_study_file(path)
     assert "\n" not in str(caught.value)
+
+
+PACKED: dict[str, Any] = {
+    "kernel": "fused_moe_lora_w13_shrink", "max_loras": 4, "num_slices": 1, "m": 16, "k": 16, "n": 3072, "i": 5888,
+    "num_experts": 32, "top_k": 4, "packed_gate_up": True,
+}  # fmt: skip
+
+
+def test_experts_whose_gate_and_up_are_one_tensor() -> None:
+    down = {**PACKED, "kernel": "fused_moe_lora_w2_shrink", "i": 2944}
+    w13, w2 = parse_study({"problem": [PACKED, down]}, Path("s.toml")).problems()
+    assert w13.experts == w2.experts == Experts(32, 4, packed=True)
+    assert kernel_spec(w13.kernel).joint_group(w13) == kernel_spec(w2.kernel).joint_group(w2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"i": 2881}, "problem[0].i: expected an even integer, of gate and up, with packed_gate_up, got 2881"),
+        (
+            {"num_slices": 2},
+            "problem[0].num_slices: expected 1 for fused_moe_lora_w13_shrink with packed_gate_up, got 2",
+        ),
+        ({"num_slices": 3, "packed_gate_up": False}, "problem[0].num_slices: expected 1 or 2 for fused_moe"),
+        ({"num_slices": 2, "kernel": "fused_moe_lora_w2_expand"}, "problem[0].num_slices: expected 1 for fused_moe"),
+        ({"packed_gate_up": 1}, "problem[0].packed_gate_up: expected true or false, got 1"),
+    ],
+)
+def test_slices_of_experts_that_no_engine_asks_for(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(StudyFileError) as caught:
+        parse_study({"problem": [{**PACKED, **changes}]}, Path("s.toml"))
+    assert message in str(caught.value)
+
+
+def test_a_dense_problem_has_no_experts_to_pack() -> None:
+    dense = {
+        "kernel": "lora_shrink",
+        "max_loras": 4,
+        "num_slices": 1,
+        "m": 16,
+        "k": 64,
+        "n": 16,
+        "packed_gate_up": True,
+    }
+    with pytest.raises(StudyFileError, match="packed_gate_up: has no meaning for lora_shrink"):
+        parse_study({"problem": [dense]}, Path("s.toml"))

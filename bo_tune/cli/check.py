@@ -1,6 +1,5 @@
 """``bo-tune check``: what an engine would make of a folder of tuned JSON."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +9,8 @@ from bo_tune.check import check_folder
 from bo_tune.cli import exit_codes
 from bo_tune.cli import options as o
 from bo_tune.cli.output import Output
-from bo_tune.models.engine import MAX_BATCHED_TOKENS, MAX_SEQUENCES
+from bo_tune.cli.served import Served
+from bo_tune.models.engine import MAX_BATCHED_TOKENS
 from bo_tune.report.check import check_lines, check_tables
 
 
@@ -22,8 +22,9 @@ def check_command(
     rank: o.Rank = None,
     fully_sharded: o.FullySharded = False,
     target_modules: o.TargetModules = None,
-    adapter: o.AdapterPath = None,
+    adapter: o.AdapterPaths = None,
     expert_parallel: o.ExpertParallel = False,
+    dual_stream: o.DualStream = False,
     m: Annotated[
         list[str] | None,
         typer.Option(
@@ -34,9 +35,7 @@ def check_command(
             rich_help_panel=o.PROBLEM,
         ),
     ] = None,
-    max_num_seqs: Annotated[
-        int, typer.Option(min=1, metavar="N", help="The engine's --max-num-seqs.", rich_help_panel=o.PROBLEM)
-    ] = MAX_SEQUENCES,
+    max_num_seqs: o.MaxNumSeqs = None,
     max_num_batched_tokens: Annotated[
         int, typer.Option(min=1, metavar="N", help="The engine's --max-num-batched-tokens.", rich_help_panel=o.PROBLEM)
     ] = MAX_BATCHED_TOKENS,
@@ -57,11 +56,13 @@ def check_command(
       bo-tune check tuned --model Llama-3.1-8B/config.json --max-loras 4 --rank 16
     """
     output = Output("check", json_file, quiet=quiet)
-    served = o.Served(model, tp, max_loras, rank, fully_sharded, target_modules, adapter, expert_parallel)
+    served = Served(
+        model, tp, max_loras, rank, fully_sharded, target_modules, adapter, expert_parallel, max_num_seqs, dual_stream
+    )
     sizes = o.integers(m, "--m")
     report = check_folder(
         folder,
-        replace(served.study(sizes or (1,)), max_sequences=max_num_seqs),
+        served.study(sizes or (1,)),
         gpu=gpu,
         ms=sizes,
         max_batched_tokens=max_num_batched_tokens,

@@ -15,6 +15,7 @@ from bo_tune.cli import options as o
 from bo_tune.cli.output import Output
 from bo_tune.cli.resume import command_line
 from bo_tune.cli.search import study_of
+from bo_tune.cli.served import Served
 from bo_tune.cli.tuning import problems_of
 from bo_tune.devices import compile_target, deciding_problems, kernel_source
 from bo_tune.errors import InputError, PackError
@@ -130,8 +131,10 @@ def compile_command(
     m: o.Tokens = None,
     fully_sharded: o.FullySharded = False,
     target_modules: o.TargetModules = None,
-    adapter: o.AdapterPath = None,
+    adapter: o.AdapterPaths = None,
     expert_parallel: o.ExpertParallel = False,
+    max_num_seqs: o.MaxNumSeqs = None,
+    dual_stream: o.DualStream = False,
     kernel: o.Kernel = None,
     configs: Configs = None,
     minutes: Minutes = None,
@@ -154,7 +157,9 @@ def compile_command(
       bo-tune compile studies/llama-3.1-8b.toml --minutes 10 --out llama.pack
     """
     output = Output("compile", json_file, quiet=quiet)
-    served = o.Served(model, tp, max_loras, rank, fully_sharded, target_modules, adapter, expert_parallel)
+    served = Served(
+        model, tp, max_loras, rank, fully_sharded, target_modules, adapter, expert_parallel, max_num_seqs, dual_stream
+    )
     loaded = study_of(study, served, m)
     if loaded is None:
         raise InputError("nothing to compile: name a study file, or a model with --model")

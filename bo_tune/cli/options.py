@@ -1,8 +1,7 @@
 """Options that several commands share."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +13,7 @@ from bo_tune.conditions import Tokens as Spread
 from bo_tune.devices import KERNEL_SOURCES
 from bo_tune.errors import InputError
 from bo_tune.files import os_error_text
-from bo_tune.models import ModelStudy
+from bo_tune.models.engine import MAX_SEQUENCES
 from bo_tune.sampler_names import SAMPLERS
 from bo_tune.store.storage import DEFAULT_STORAGE, MEMORY
 
@@ -42,57 +41,6 @@ def sampler_name(name: str) -> str:
     if name not in SAMPLERS:
         raise InputError(f"--sampler: expected one of {', '.join(SAMPLERS)}, got {name!r}")
     return name
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """What the command line says of a model and the engine that serves it; empty where it says nothing."""
-
-    model: str | None
-    tensor_parallel: int | None
-    max_loras: list[str] | None
-    rank: list[str] | None
-    fully_sharded: bool
-    target_modules: list[str] | None
-    adapter: str | None
-    expert_parallel: bool = False
-
-    def given(self) -> list[str]:
-        """Return the options that were given."""
-        values = {
-            "--model": self.model,
-            "--tp": self.tensor_parallel,
-            "--max-loras": self.max_loras,
-            "--rank": self.rank,
-            "--fully-sharded": self.fully_sharded,
-            "--target-modules": self.target_modules,
-            "--adapter": self.adapter,
-            "--expert-parallel": self.expert_parallel,
-        }
-        return [name for name, value in values.items() if value]
-
-    def study(self, ms: Sequence[int]) -> ModelStudy:
-        """Return the model as it is served.
-
-        Raises:
-            InputError: an option is missing or wrong, or the model cannot be served like this.
-        """
-        if not self.model:
-            raise InputError("--model: name a config.json, its folder, or the id of a model")
-        for name, value in {"--max-loras": self.max_loras, "--rank": self.rank or self.adapter}.items():
-            if not value:
-                raise InputError(f"{name}: needed with --model")
-        return ModelStudy.of(
-            self.model,
-            tensor_parallel=self.tensor_parallel or 1,
-            ranks=integers(self.rank, "--rank"),
-            max_loras=integers(self.max_loras, "--max-loras"),
-            ms=ms,
-            fully_sharded=self.fully_sharded,
-            target_modules=names(self.target_modules),
-            adapter=self.adapter,
-            expert_parallel=self.expert_parallel,
-        )
 
 
 def conditions(timing: Timing, tokens: Spread, adapters: int | None, experts: str) -> Conditions:
@@ -173,12 +121,14 @@ TargetModules = Annotated[
         rich_help_panel=PROBLEM,
     ),
 ]
-AdapterPath = Annotated[
-    str | None,
+AdapterPaths = Annotated[
+    list[str] | None,
     typer.Option(
         "--adapter",
         metavar="PATH",
-        help="An adapter's adapter_config.json, or its folder: gives rank and target modules where they are left out.",
+        help="An adapter's adapter_config.json, or its folder: gives rank and target modules where they are left out. "
+        "May be repeated: the largest rank and all their modules count.",
+        show_default=False,
         rich_help_panel=PROBLEM,
     ),
 ]
@@ -186,6 +136,25 @@ ExpertParallel = Annotated[
     bool,
     typer.Option(
         "--expert-parallel", metavar=FLAG, help="The engine's --enable-expert-parallel.", rich_help_panel=PROBLEM
+    ),
+]
+MaxNumSeqs = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help=f"The engine's --max-num-seqs, the most rows that lm_head gets: {MAX_SEQUENCES}.",
+        show_default=False,
+        rich_help_panel=PROBLEM,
+    ),
+]
+DualStream = Annotated[
+    bool,
+    typer.Option(
+        "--dual-stream",
+        metavar=FLAG,
+        help="For an engine with VLLM_LORA_ENABLE_DUAL_STREAM=1.",
+        rich_help_panel=PROBLEM,
     ),
 ]
 Tokens = Annotated[

@@ -9,6 +9,7 @@ import typer
 from bo_tune.cli import options as o
 from bo_tune.cli.measuring import Measured
 from bo_tune.cli.output import Output
+from bo_tune.cli.served import Served
 from bo_tune.cli.tuning import Arguments, Written, tune
 from bo_tune.conditions import Routing, Timing, Tokens
 from bo_tune.devices import MoePathChoice
@@ -46,8 +47,10 @@ def tune_command(
     m: o.Tokens = None,
     fully_sharded: o.FullySharded = False,
     target_modules: o.TargetModules = None,
-    adapter: o.AdapterPath = None,
+    adapter: o.AdapterPaths = None,
     expert_parallel: o.ExpertParallel = False,
+    max_num_seqs: o.MaxNumSeqs = None,
+    dual_stream: o.DualStream = False,
     kernel: o.Kernel = None,
     sampler: o.Sampler = None,
     budget: o.Budget = None,
@@ -81,7 +84,9 @@ def tune_command(
       bo-tune tune --model Llama-3.1-8B/config.json --tp 1 --max-loras 4 \\
           --rank 16 --m 1,16,256
     """
-    served = o.Served(model, tp, max_loras, rank, fully_sharded, target_modules, adapter, expert_parallel)
+    served = Served(
+        model, tp, max_loras, rank, fully_sharded, target_modules, adapter, expert_parallel, max_num_seqs, dual_stream
+    )
     choose_m = m == [AUTO]
     loaded = study_of(study, served, None if choose_m else m)
     name = o.sampler_name(sampler or (loaded.sampler if loaded else GRID_GP))
@@ -102,8 +107,10 @@ def grid_command(
     m: o.Tokens = None,
     fully_sharded: o.FullySharded = False,
     target_modules: o.TargetModules = None,
-    adapter: o.AdapterPath = None,
+    adapter: o.AdapterPaths = None,
     expert_parallel: o.ExpertParallel = False,
+    max_num_seqs: o.MaxNumSeqs = None,
+    dual_stream: o.DualStream = False,
     kernel: o.Kernel = None,
     budget: o.Budget = None,
     sampler: o.Sampler = None,
@@ -137,7 +144,9 @@ def grid_command(
     """
     if sampler not in (None, GRID):
         raise InputError(f"--sampler: an exhaustive search takes no other than {GRID!r}, got {sampler!r}")
-    served = o.Served(model, tp, max_loras, rank, fully_sharded, target_modules, adapter, expert_parallel)
+    served = Served(
+        model, tp, max_loras, rank, fully_sharded, target_modules, adapter, expert_parallel, max_num_seqs, dual_stream
+    )
     loaded = study_of(study, served, m)
     conditions = o.conditions(timing, tokens, active_loras, experts)
     measured = Measured(device, kernels, conditions, jobs, tuple(pack or ()), gpus, moe_path)
@@ -146,7 +155,7 @@ def grid_command(
     tune(replace(arguments, lease_s=lease), Output("grid", json_file, quiet=quiet))
 
 
-def study_of(study: Path | None, served: o.Served, m: list[str] | None) -> StudyFile | None:
+def study_of(study: Path | None, served: Served, m: list[str] | None) -> StudyFile | None:
     """Return the study of the file, or of the model, or None where neither is named."""
     if study is not None:
         given = served.given()

@@ -2,28 +2,32 @@
 
 Notation: P tensor-parallel size, R rank.
 
-============ ================ ====== ======================================================== ===================
-layer        shrink k         slices expand n per slice                                       fully sharded
-============ ================ ====== ======================================================== ===================
-qkv_proj     hidden           3      heads·head_dim/P, then max(1, kv_heads/P)·head_dim twice shrink n = R/P
-gate_up_proj hidden           2      intermediate/P each                                      shrink n = R/P
-o_proj       heads·head_dim/P 1      hidden                                                   expand n = hidden/P
-down_proj    intermediate/P   1      hidden                                                   expand n = hidden/P
-router       hidden           1      number of experts                                        the same
-embed_tokens none: rows of A  1      hidden                                                   the same
-lm_head      hidden           1      vocabulary, on every rank                                the same
-============ ================ ====== ======================================================== ===================
+=========== =================== ====== ============================== ================== ===========
+module      shrink k            slices expand n per slice             fully sharded      two streams
+=========== =================== ====== ============================== ================== ===========
+column      input               1      output/P                       shrink n = R/P     overwrites
+merged, qkv input               parts  output/P, a head at least      shrink n = R/P     overwrites
+row         input/P             1      output                         expand n: output/P overwrites
+replicated  input               1      output                         the same           adds
+embedding   none: rows of A     1      width                          the same           adds
+lm_head     hidden              1      vocabulary, on every rank      the same           adds
+=========== =================== ====== ============================== ================== ===========
 
 Shrink asks for (k, n = R), expand for (k = R, n = the widest slice). Fully sharded, a column-parallel layer gathers the
 shares of the rank before it expands, a row-parallel one sums them and expands to its share of the output.
+
+Whether expand adds to its output decides on the file that is asked (``…_EXPAND_TRUE.json`` or ``…_EXPAND_FALSE.json``).
+On one stream it always adds. On two streams the first three expand beside the base layer, into zeros. Those that are
+fully sharded add all the same. So do merged ones of which each rank holds all, and which bring a forward of their own.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 from bo_tune.errors import ModelError
-from bo_tune.models.families import PACKED
+from bo_tune.models.modules import Kind, Module
+
+_SPREAD = frozenset({Kind.COLUMN, Kind.MERGED, Kind.QKV, Kind.ROW})
+"""Kinds whose base layer and adapters run side by side on two streams."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +35,13 @@ class LoraLayer:
     """One layer that takes adapters, on one tensor-parallel rank.
 
     Attributes:
-        name: the module's name, below ``mlp`` for a part of it: ``shared_expert.down_proj``.
+        name: as tables show it: the module's name, below ``mlp`` for a part of it: ``shared_expert.down_proj``.
         shrink_k: input width of the layer, in elements; None where A is a table of rows, and nothing shrinks.
         slice_sizes: output widths of its fused slices, in elements.
         shrink_shards: tensor-parallel ranks that share the rank of shrink.
         per_sequence: whether it runs once for each sequence of a step, not for each token.
-        fused: whether adapters too know it as one projection.
+        dual_stream_adds: whether its expand adds to its output in an engine of two streams; both where that depends on
+            how the engine was started.
     """
 
     name: str
@@ -44,18 +49,7 @@ class LoraLayer:
     slice_sizes: tuple[int, ...]
     shrink_shards: int = 1
     per_sequence: bool = False
-    fused: bool = False
-
-    @property
-    def module(self) -> str:
-        """The last part of the name."""
-        return self.name.rpartition(".")[2]
-
-    @property
-    def adapted_by(self) -> frozenset[str]:
-        """Names of target modules that make this layer take adapters."""
-        packed = () if self.fused else PACKED.get(self.module, ())
-        return frozenset({self.module, *packed})
+    dual_stream_adds: tuple[bool, ...] = (True,)
 
     def shrink_n(self, rank: int) -> int:
         """Return the rank that one tensor-parallel rank shrinks to.
@@ -83,35 +77,68 @@ class Sharding:
     tensor_parallel: int = 1
     fully_sharded: bool = False
 
-    def column(self, name: str, k: int, slice_sizes: tuple[int, ...], *, fused: bool = False) -> LoraLayer:
-        """Return a layer whose output is split; the sizes are those of one rank. Fused ones are one slice."""
-        sizes = (sum(slice_sizes),) if fused else slice_sizes
-        return LoraLayer(name, k, sizes, self.tensor_parallel if self.fully_sharded else 1, fused=fused)
+    def layer(self, module: Module) -> LoraLayer:
+        """Return what one rank holds of a module.
 
-    def row(self, name: str, k: int, n: int) -> LoraLayer:
-        """Return a layer whose input is split; k is that of one rank, n the whole."""
-        return LoraLayer(name, k, (n // self.tensor_parallel if self.fully_sharded else n,))
-
-
-def targeted(layers: Sequence[LoraLayer], target_modules: Sequence[str], others: frozenset[str]) -> list[LoraLayer]:
-    """Return the layers that target modules name, themselves or one of the projections packed into them.
-
-    Args:
-        others: names that are known to name something else.
-
-    Raises:
-        ModelError: a name is unknown, or no layer is left.
-    """
-    wanted = {name.rpartition(".")[2] for name in target_modules}
-    known = frozenset().union(*(layer.adapted_by for layer in layers))
-    for name in sorted(wanted - known - others):
-        near = get_close_matches(name, sorted(known), n=1)
-        advice = f"did you mean {near[0]}?" if near else f"expected some of {', '.join(sorted(known))}"
-        raise ModelError(f"target modules: no layer takes adapters as {name!r}; {advice}")
-    found = [layer for layer in layers if layer.adapted_by & wanted]
-    if not found:
-        raise ModelError(
-            f"target modules: {', '.join(sorted(wanted))} name no dense layer of this model; "
-            f"expected some of {', '.join(sorted(known))}"
+        Raises:
+            ModelError: it cannot be spread like this.
+        """
+        self.check(module)
+        shares = self._shares(module)
+        return LoraLayer(
+            module.label,
+            self._input(module),
+            self._outputs(module),
+            shrink_shards=self.tensor_parallel if shares and module.kind is not Kind.ROW else 1,
+            per_sequence=module.kind is Kind.HEAD,
+            dual_stream_adds=self._adds(module),
         )
-    return found
+
+    def _shares(self, module: Module) -> bool:
+        """Whether ranks share the adapters of a module, too."""
+        return self.fully_sharded and module.kind in _SPREAD and not module.replicated
+
+    def _input(self, module: Module) -> int | None:
+        return module.inputs // (self.tensor_parallel if module.kind is Kind.ROW else 1) or None
+
+    def _outputs(self, module: Module) -> tuple[int, ...]:
+        p = self.tensor_parallel
+        if module.kind is Kind.ROW:
+            return tuple(size // p if self.fully_sharded else size for size in module.outputs)
+        if module.replicated or module.kind not in _SPREAD:
+            return module.outputs
+        if module.kind is Kind.QKV:
+            query, *others = module.outputs
+            sizes = (query // p, *(size // min(p, module.kv_heads) for size in others))
+        else:
+            sizes = tuple(size // p for size in module.outputs)
+        return sizes if module.slices > 1 else (sum(sizes),)
+
+    def _adds(self, module: Module) -> tuple[bool, ...]:
+        if module.kind not in _SPREAD or module.own_forward:
+            return (True,)
+        if not self.fully_sharded:
+            return (False,)
+        alone = self.tensor_parallel == 1 or module.replicated
+        if alone and module.kind is Kind.MERGED and len(module.parts) == 2:
+            # Takes the class that is not sharded. vLLM turns the second stream off together with fully sharded
+            # adapters, but not in engine processes that are spawned.
+            return (True, False)
+        return (True,)
+
+    def check(self, module: Module) -> None:
+        """Refuse a module that cannot be spread like this. Raises ModelError."""
+        p = self.tensor_parallel
+        fields = module.multiples
+        if self.fully_sharded and module.kind is Kind.ROW:
+            fields = (*fields, ("hidden_size", module.outputs[0]))
+        for field, value in fields:
+            if value % p:
+                raise ModelError(f"{field}: expected a multiple of the tensor-parallel size {p}, got {value}")
+        heads = module.kv_heads
+        if heads >= p and heads % p:
+            raise ModelError(f"num_key_value_heads: expected a multiple of the tensor-parallel size {p}, got {heads}")
+        if 0 < heads < p and p % heads:
+            raise ModelError(
+                f"num_key_value_heads: expected a divisor or a multiple of the tensor-parallel size {p}, got {heads}"
+            )

@@ -22,8 +22,9 @@ def problems_by_layer(
     ms: Sequence[int],
     kernels: Sequence[str] = DENSE_KERNELS,
     dtype: str = "bfloat16",
-    add_inputs: Sequence[bool] = (True,),
+    add_inputs: Sequence[bool] | None = None,
     max_sequences: int = MAX_SEQUENCES,
+    dual_stream: bool = False,
 ) -> dict[Problem, tuple[str, ...]]:
     """Return the problems that layers pose, each once, with the names of the layers it serves.
 
@@ -34,8 +35,9 @@ def problems_by_layer(
         ranks: values of the engine's ``--max-lora-rank``.
         max_loras: values of the engine's ``--max-loras``.
         ms: tokens in a step.
-        add_inputs: whether expand adds to its output.
+        add_inputs: whether expand adds to its output, for all layers; None for what the engine asks of each.
         max_sequences: the engine's ``--max-num-seqs``; what runs once for each sequence has no larger m.
+        dual_stream: whether the engine runs adapters on a stream of their own.
 
     Raises:
         ModelError: a kernel is none of ``DENSE_KERNELS``, or a rank does not divide among the ranks that share it.
@@ -48,8 +50,9 @@ def problems_by_layer(
         for slots in max_loras:
             for rank in ranks:
                 for layer in layers:
+                    adds = add_inputs or (layer.dual_stream_adds if dual_stream else (True,))
                     for m in _asked(layer, ms, max_sequences):
-                        for problem in _layer_problems(kernel, layer, slots, rank, m, dtype, add_inputs):
+                        for problem in _layer_problems(kernel, layer, slots, rank, m, dtype, adds):
                             problem = first.setdefault(lookup_of(problem), problem)
                             names = served.get(problem, ())
                             served[problem] = names if layer.name in names else (*names, layer.name)

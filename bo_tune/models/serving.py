@@ -1,16 +1,16 @@
 """A model as it is served: its shape, its sharding, and the settings of the engine that decide on its problems."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bo_tune.errors import ModelError
-from bo_tune.models.adapter import Adapter
-from bo_tune.models.engine import MAX_SEQUENCES
+from bo_tune.models.adapter import Adapter, joint_rank, joint_targets
+from bo_tune.models.engine import LORA_RANKS, MAX_SEQUENCES, serving_rank
 from bo_tune.models.experts import MOE_KERNELS, ExpertSharding, expert_problems
-from bo_tune.models.families import EXPERT_MODULES
 from bo_tune.models.hub import model_shape
 from bo_tune.models.layers import LoraLayer
+from bo_tune.models.notes import dual_stream_note, files_of, missing_slices, restricted_note
 from bo_tune.models.problems import DENSE_KERNELS, problems_by_layer
 from bo_tune.models.shape import ModelShape
 from bo_tune.problem import Problem
@@ -25,12 +25,13 @@ class ModelStudy:
         max_loras: values of the engine's ``--max-loras``.
         ms: tokens in a step.
         dtype: element type; None for the one the model is served in.
-        add_inputs: whether expand adds to its output; serving uses True.
+        add_inputs: whether expand adds to its output, for all layers; None for what the engine asks for.
         fully_sharded: the engine's ``--fully-sharded-loras``.
         target_modules: the engine's ``--lora-target-modules``; None for every layer that takes adapters, which
             an engine without that option looks up whatever its adapters change.
         max_sequences: the engine's ``--max-num-seqs``.
         expert_parallel: the engine's ``--enable-expert-parallel``.
+        dual_stream: whether it runs with ``VLLM_LORA_ENABLE_DUAL_STREAM=1``.
     """
 
     shape: ModelShape
@@ -39,11 +40,12 @@ class ModelStudy:
     max_loras: tuple[int, ...]
     ms: tuple[int, ...]
     dtype: str | None = None
-    add_inputs: tuple[bool, ...] = (True,)
+    add_inputs: tuple[bool, ...] | None = None
     fully_sharded: bool = False
     target_modules: tuple[str, ...] | None = None
     max_sequences: int = MAX_SEQUENCES
     expert_parallel: bool = False
+    dual_stream: bool = False
 
     @classmethod
     def of(
@@ -55,43 +57,55 @@ class ModelStudy:
         max_loras: Sequence[int],
         ms: Sequence[int],
         dtype: str | None = None,
-        add_inputs: Sequence[bool] = (True,),
+        add_inputs: Sequence[bool] | None = None,
         fully_sharded: bool = False,
         target_modules: Sequence[str] | None = None,
         expert_parallel: bool = False,
-        adapter: str | None = None,
+        adapters: Sequence[str] = (),
+        max_sequences: int = MAX_SEQUENCES,
+        dual_stream: bool = False,
         relative_to: Path = Path(),
     ) -> "ModelStudy":
-        """Read the model, and the adapter where one is named, and check that they pose problems.
+        """Read the model, and adapters where some are named, and check that they pose problems.
 
         Args:
             config: a ``config.json``, its folder, or an id of the Hugging Face hub.
-            ranks: values of the engine's ``--max-lora-rank``; empty for the least that serves the adapter.
-            adapter: an ``adapter_config.json`` or its folder; gives rank and target modules where they are left out.
+            ranks: values of the engine's ``--max-lora-rank``; empty for the least that serves the adapters.
+            adapters: files ``adapter_config.json`` or their folders; give rank and target modules where these are left
+                out: those of all of them.
             relative_to: folder that relative paths start from.
 
         Raises:
-            ModelError: the model's config or the adapter's cannot be used, or the model not sharded like this.
+            ModelError: the model's config or an adapter's cannot be used, or the model not served like this.
         """
-        told = Adapter.from_file(relative_to / adapter) if adapter else None
+        shape = model_shape(config, relative_to)
+        told = [Adapter.from_file(relative_to / adapter) for adapter in adapters]
+        _check_ranks(ranks)
+        changed = joint_targets(told, shape)
         model = cls(
-            shape=model_shape(config, relative_to),
+            shape=shape,
             tensor_parallel=tensor_parallel,
-            ranks=_ranks(told, ranks),
+            ranks=joint_rank(told, ranks),
             max_loras=tuple(max_loras),
             ms=tuple(ms),
             dtype=dtype,
-            add_inputs=tuple(add_inputs),
+            add_inputs=None if add_inputs is None else tuple(add_inputs),
             fully_sharded=fully_sharded,
-            target_modules=_targets(told, target_modules),
+            target_modules=changed if target_modules is None else tuple(target_modules),
+            max_sequences=max_sequences,
             expert_parallel=expert_parallel,
+            dual_stream=dual_stream,
         )
-        for layer in model.layers:
-            for rank in model.ranks:
-                layer.shrink_n(rank)
-        if model.has_experts:
-            model.expert_problems(MOE_KERNELS)
+        model.check()
         return model
+
+    def check(self) -> None:
+        """Refuse what no engine serves like this. Raises ModelError."""
+        for layer in self.layers:
+            for rank in self.ranks:
+                layer.shrink_n(rank)
+        if self.has_experts:
+            self.expert_problems(MOE_KERNELS)
 
     @property
     def layers(self) -> list[LoraLayer]:
@@ -103,11 +117,7 @@ class ModelStudy:
     @property
     def has_experts(self) -> bool:
         """Whether experts take adapters."""
-        if self.shape.moe is None:
-            return False
-        return self.target_modules is None or any(
-            name.rpartition(".")[2] in EXPERT_MODULES for name in self.target_modules
-        )
+        return self.shape.wraps_experts(self.target_modules)
 
     @property
     def kernels(self) -> tuple[str, ...]:
@@ -128,13 +138,18 @@ class ModelStudy:
 
     @property
     def note(self) -> str | None:
-        """What the engine must be told for these to be all of its problems; None for nothing."""
-        if not self.shape.family.dense_known:
-            return "these are the lookups of the experts: which dense layers this model has is not known here"
-        if self.target_modules is None:
-            return None
-        names = " ".join(self.target_modules)
-        return f"these are all lookups of an engine started with --lora-target-modules {names}, and not of any other"
+        """How the engine must be started for these to be its lookups, and what happens else; None for as usual."""
+        notes = []
+        layers = self.layers
+        tuned = files_of(layers, dual_stream=self.dual_stream)
+        if self.target_modules is not None:
+            all_layers = replace(self, target_modules=None).layers
+            lacking = missing_slices(tuned, files_of(all_layers, dual_stream=self.dual_stream))
+            experts = self.shape.moe is not None and not self.has_experts
+            notes.append(restricted_note(self.target_modules, layers, all_layers, lacking, experts=experts))
+        if self.dual_stream:
+            notes.append(dual_stream_note(missing_slices(tuned, files_of(layers, dual_stream=False))))
+        return "; ".join(notes) or None
 
     def problems_by_layer(self, kernels: Sequence[str] | None = None) -> dict[Problem, tuple[str, ...]]:
         """Return the model's problems, each once, with the layers it serves. Raises ModelError.
@@ -153,24 +168,17 @@ class ModelStudy:
             dtype=self.dtype or self.shape.dtype,
             add_inputs=self.add_inputs,
             max_sequences=self.max_sequences,
+            dual_stream=self.dual_stream,
         )
         return dense | (self.expert_problems(experts) if experts else {})
 
 
-def _ranks(adapter: Adapter | None, ranks: Sequence[int]) -> tuple[int, ...]:
-    """Return the values of ``--max-lora-rank``: those named, or else the least that serves the adapter."""
-    if adapter is None:
-        return tuple(ranks)
-    small = [rank for rank in ranks if rank < adapter.rank]
-    if small:
-        raise ModelError(
-            f"{adapter.source}: r: expected at most the rank {small[0]} that is served, got {adapter.rank}"
-        )
-    return tuple(ranks) or (adapter.serving_rank,)
-
-
-def _targets(adapter: Adapter | None, target_modules: Sequence[str] | None) -> tuple[str, ...] | None:
-    """Return the target modules: those named, or else the adapter's."""
-    if target_modules is not None:
-        return tuple(target_modules)
-    return adapter.target_modules if adapter else None
+def _check_ranks(ranks: Sequence[int]) -> None:
+    """Refuse what no engine's ``--max-lora-rank`` may be."""
+    for rank in ranks:
+        if rank not in LORA_RANKS:
+            least = serving_rank(rank)
+            advice = f"the next is {least}" if least else f"the largest is {LORA_RANKS[-1]}"
+            raise ModelError(
+                f"rank: an engine's --max-lora-rank is one of {', '.join(map(str, LORA_RANKS))}, got {rank}; {advice}"
+            )

@@ -43,7 +43,7 @@ def check_lines(report: Report) -> list[str]:
     if report.gpu is None:
         lines.append("shared memory was not checked: name the GPU with --gpu")
     if report.note:
-        lines.append(report.note)
+        lines.append(f"note: {report.note}")
     if report.has_experts:
         lines.append("there is no file of the experts (fused MoE LoRA): their layers take the engine's default configs")
     return lines

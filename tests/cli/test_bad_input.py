@@ -41,6 +41,7 @@ k = 4096
 n = 16
 """
 MODEL = ROOT / "studies" / "models" / "llama-3.1-8b" / "config.json"
+ADAPTER = {"r": 16, "lora_alpha": 16, "target_modules": ["q_proj"]}
 RECORDED = recording_file_name(sliced(SHRINK).gpu, sliced(SHRINK).problem)
 
 
@@ -85,7 +86,7 @@ class Inputs:
         return self.tune("--model", config, "--max-loras", 4, "--rank", 16, "--m", 16, *more, study=False)
 
     def with_adapter(self, **fields: object) -> list[object]:
-        (self.folder / "adapter_config.json").write_text(json.dumps({"r": 16, "target_modules": ["q_proj"], **fields}))
+        (self.folder / "adapter_config.json").write_text(json.dumps({**ADAPTER, **fields}))
         return self.served("--adapter", self.folder)
 
     def with_table(self, name: str, content: str) -> list[object]:
@@ -139,13 +140,19 @@ MODELS: dict[str, Case] = {
     "no max_loras": (lambda i: i.tune("--model", MODEL, "--rank", 16, study=False), "--max-loras: needed"),
     "neither a file nor an id": (lambda i: i.served(config="no/such/model"), "no/such/model: No such file"),
     "a vocabulary too large for lm_head": (lambda i: i.with_model(lambda c: c.update(vocab_size=300000)), "vocab_size"),
+    "no architectures": (lambda i: i.with_model(lambda c: c.pop("architectures")), "architectures: expected the list"),
+    "a model without adapters": (
+        lambda i: i.with_model(lambda c: c.update(architectures=["KimiK25ForConditionalGeneration"])), "no SupportsLoRA"
+    ),
+    "a rank that no engine takes": (lambda i: i.served("--rank", 17), "one of 1, 8, .*, got 17; the next is 32"),
     "an unknown target module": (lambda i: i.served("--target-modules", "q_porj"), "did you mean q_proj"),
     "a rank that cannot be shared": (lambda i: i.served("--fully-sharded", "--tp", 32), "a multiple of .* 32, got 16"),
     "no adapter": (lambda i: i.served("--adapter", i.folder / "none"), "none: No such file"),
     "a malformed adapter": (lambda i: i.served("--adapter", i.study), "study.toml: not JSON"),
-    "an adapter without rank": (lambda i: i.with_adapter(r=None), "r is missing"),
+    "an adapter without rank": (lambda i: i.with_adapter(r=None), "r: expected an integer"),
+    "an adapter that vLLM refuses": (lambda i: i.with_adapter(use_dora=True), "use_dora: vLLM does not support DoRA"),
     "an adapter of a larger rank": (lambda i: i.with_adapter(r=17), "at most the rank 16 that is served, got 17"),
-    "an adapter with a pattern": (lambda i: i.with_adapter(target_modules=".*"), "got the pattern"),
+    "an adapter with a broken pattern": (lambda i: i.with_adapter(target_modules="("), "not a regular expression"),
     "an adapter of a study file": (lambda i: i.tune("--adapter", i.folder), "--adapter: give a study file or a model"),
     "shards without a model": (lambda i: i.tune("--fully-sharded", study=False), "--fully-sharded: needs a model"),
     "a sharding that does not divide": (

@@ -71,10 +71,12 @@ def test_the_engines_settings_decide(cli: Cli, tuned: Path, tmp_path: Path) -> N
     spoil(tuned)
     ran = cli("check", tuned, *OPTIONS, "--target-modules", "o_proj,lm_head")
     assert ran.code == 0
-    assert "an engine started with --lora-target-modules o_proj lm_head" in ran.out
+    told = " ".join(ran.out.split())
+    assert "note: start the engine with --lora-target-modules o_proj lm_head, or it stops with a KeyError" in told
+    assert "asks …_SHRINK.json for num_slices 2 and 3" in told
     assert cli("check", tuned, *OPTIONS, "--fully-sharded").code == 1
     adapter = tmp_path / "adapter_config.json"
-    adapter.write_text(json.dumps({"r": 9, "target_modules": ["down_proj"]}))
+    adapter.write_text(json.dumps({"r": 9, "lora_alpha": 16, "target_modules": ["down_proj"]}))
     model = ("--model", LLAMA, "--max-loras", 4)
     assert cli("check", tuned, *model, "--adapter", adapter, "--gpu", H100.name).code == 0
     from_the_files = cli("check", tuned, *model, "--adapter", adapter)
@@ -101,3 +103,20 @@ def test_the_engines_settings_decide(cli: Cli, tuned: Path, tmp_path: Path) -> N
 )
 def test_bad_input_is_one_line(cli: Cli, arguments: list[object], message: str) -> None:
     assert message in cli("check", *arguments).error
+
+
+def test_all_adapters_and_both_streams(cli: Cli, tuned: Path, tmp_path: Path) -> None:
+    adapters: list[object] = []
+    for name, rank in (("down_proj", 16), ("o_proj", 4)):
+        (tmp_path / name).mkdir()
+        config = {"r": rank, "lora_alpha": 16, "target_modules": [name]}
+        (tmp_path / name / "adapter_config.json").write_text(json.dumps(config))
+        adapters += ["--adapter", tmp_path / name]
+    model = ("--model", LLAMA, "--max-loras", 4, "--gpu", H100.name, "--m", 64)
+    ran = cli("check", tuned, *model, *adapters, "--json", "-")
+    assert {layer for lookup in json.loads(ran.out)["lookups"] for layer in lookup["layers"]} == {"o_proj", "down_proj"}
+    both = cli("check", tuned, *model, *adapters, "--dual-stream", "--json", "-")
+    assert both.code == 1
+    (fault,) = json.loads(both.out)["faults"]
+    assert fault["file"].endswith("_EXPAND_FALSE.json")
+    assert fault["reason"].startswith("no such file")

@@ -1,5 +1,6 @@
 """The problems of a model's experts, worked out by hand."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,12 +17,17 @@ from bo_tune.study_file import load_study_file
 MODELS = ROOT / "studies" / "models"
 
 DEEPSEEK_V3 = {
-    "model_type": "deepseek_v3",
+    "architectures": ["DeepseekV3ForCausalLM"],
     "hidden_size": 7168,
     "intermediate_size": 18432,
     "moe_intermediate_size": 2048,
     "num_attention_heads": 128,
     "num_key_value_heads": 128,
+    "q_lora_rank": 1536,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
     "n_routed_experts": 256,
     "n_shared_experts": 1,
     "num_experts_per_tok": 8,
@@ -51,7 +57,7 @@ def four(w13: tuple[int, ...], w2: tuple[int, ...]) -> Mapping[str, tuple[int, .
     [
         ("qwen3-30b-a3b", {}, four((2, 16, 2048, 768), (1, 16, 2048, 768)), Experts(128, 8)),
         ("mixtral-8x7b", {}, four((2, 16, 4096, 14336), (1, 16, 4096, 14336)), Experts(8, 2)),
-        ("gpt-oss-20b", {}, four((2, 16, 2880, 2880), (1, 16, 2880, 2880)), Experts(32, 4)),
+        ("gpt-oss-20b", {}, four((1, 16, 3072, 5888), (1, 16, 3072, 2944)), Experts(32, 4, packed=True)),
         (
             "mixtral-8x7b",
             {"tensor_parallel": 4},
@@ -87,24 +93,56 @@ def test_all_kernels_serve_a_model_with_experts() -> None:
     assert served("llama-3.1-8b").kernels == DENSE_KERNELS
 
 
-@pytest.mark.parametrize(("modules", "there"), [(["q_proj"], False), (["down_proj"], True), (["experts"], True)])
+@pytest.mark.parametrize(
+    ("modules", "there"), [(["q_proj"], False), (["experts", "o_proj"], True), (["experts"], True)]
+)
 def test_target_modules_decide_whether_experts_take_adapters(modules: list[str], there: bool) -> None:
-    if modules == ["experts"]:
-        modules = ["experts", "o_proj"]
-    model = served("mixtral-8x7b", target_modules=[*modules, "o_proj"])
+    model = served("mixtral-8x7b", target_modules=modules)
     assert model.has_experts is there
     assert bool(model.problems_by_layer(MOE_KERNELS)) is there
 
 
-def test_of_deepseek_the_experts_alone_are_known() -> None:
+GPT_OSS = json.loads((MODELS / "gpt-oss-20b" / "config.json").read_text())
+
+
+@pytest.mark.parametrize(("p", "i13"), [(1, 5888), (2, 3072), (4, 1536), (8, 768)])
+def test_experts_of_gpt_oss_are_padded_as_marlin_pads_them(p: int, i13: int) -> None:
+    model = served("gpt-oss-20b", tensor_parallel=p)
+    assert asked(model) == four((1, 16, 3072, i13), (1, 16, 3072, i13 // 2))
+
+
+def test_what_is_not_quantised_is_not_padded() -> None:
+    config = {name: value for name, value in GPT_OSS.items() if name != "quantization_config"}
+    shape = ModelShape.from_config(config, MODELS / "config.json")
+    assert asked(ModelStudy(shape, 4, (16,), (4,), (16,))) == four((1, 16, 2880, 1440), (1, 16, 2880, 720))
+    fully = ModelStudy(shape, 4, (16,), (4,), (16,), fully_sharded=True)
+    assert asked(fully) == four((1, 4, 2880, 1440), (1, 16, 2880, 720))
+
+
+NEMOTRON_SUPER = {
+    "architectures": ["NemotronHForCausalLM"], "hybrid_override_pattern": "ME*E", "hidden_size": 4096,
+    "num_attention_heads": 32, "num_key_value_heads": 2, "head_dim": 128, "mamba_num_heads": 128, "mamba_head_dim": 64,
+    "n_groups": 8, "ssm_state_size": 128, "conv_kernel": 4, "n_routed_experts": 512, "num_experts_per_tok": 22,
+    "moe_intermediate_size": 2688, "moe_latent_size": 1024, "n_shared_experts": 1,
+    "moe_shared_expert_intermediate_size": 5376, "vocab_size": 131072,
+}  # fmt: skip
+
+
+def test_experts_without_a_gate_have_one_slice_of_the_usual_width() -> None:
+    shape = ModelShape.from_config(NEMOTRON_SUPER, MODELS / "config.json")
+    model = ModelStudy(shape, 2, (16,), (4,), (16,))
+    assert asked(model) == four((1, 16, 1024, 1344), (1, 16, 1024, 1344))
+    assert {problem.experts for problem in model.problems_by_layer(MOE_KERNELS)} == {Experts(512, 22)}
+    with pytest.raises(ModelError, match="n_groups: expected a multiple of the tensor-parallel size 16, got 8"):
+        ModelStudy(shape, 16, (16,), (4,), (16,)).problems_by_layer()
+
+
+def test_experts_of_deepseek() -> None:
     shape = ModelShape.from_config(DEEPSEEK_V3, MODELS / "config.json")
     model = ModelStudy(shape, 8, (16,), (4,), (16,), expert_parallel=True)
-    assert model.layers == []
-    assert {problem.kernel for problem in model.problems_by_layer()} == set(MOE_KERNELS)
+    assert {problem.kernel for problem in model.problems_by_layer()} == {*DENSE_KERNELS, *MOE_KERNELS}
     assert asked(model) == four((2, 16, 7168, 2048), (1, 16, 7168, 2048))
     assert asked(replace(model, expert_parallel=False))["w2_expand"] == (1, 16, 7168, 256)
-    assert model.note is not None
-    assert "dense layers" in model.note
 
 
 @pytest.mark.parametrize(
@@ -122,9 +160,9 @@ def test_what_cannot_be_spread_is_one_line(name: str, more: dict[str, Any], mess
 
 
 def test_an_intermediate_size_that_does_not_divide_is_refused() -> None:
-    shape = ModelShape.from_config(DEEPSEEK_V3, MODELS / "config.json")
+    shape = ModelShape.from_config({**GPT_OSS, "intermediate_size": 2882}, MODELS / "config.json")
     with pytest.raises(ModelError, match="intermediate size of the experts: expected a multiple"):
-        ModelStudy(shape, 3, (16,), (4,), (16,)).problems_by_layer()
+        ModelStudy(shape, 4, (16,), (4,), (16,)).problems_by_layer()
 
 
 def test_the_shipped_studies_pose_the_problems_of_qwen_3() -> None:

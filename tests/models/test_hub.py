@@ -60,7 +60,7 @@ def test_an_id_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
     install(monkeypatch, download)
     shape = model_shape("meta-llama/Llama-3.1-8B")
     assert asked == [("meta-llama/Llama-3.1-8B", "config.json")]
-    assert (shape.name, shape.hidden) == ("Llama-3.1-8B", 4096)
+    assert (shape.name, shape.layers()[0].shrink_k) == ("Llama-3.1-8B", 4096)
 
 
 @pytest.mark.parametrize("error", [HubError("401 Client Error\n\nCannot access gated repo"), OSError("offline")])

@@ -13,7 +13,7 @@ from bo_tune.models import LoraLayer, ModelShape, lookup_of, problems_by_layer
 from bo_tune.problem import Problem
 
 LLAMA: dict[str, Any] = {
-    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
+    "architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
     "num_key_value_heads": 8, "vocab_size": 128256,
 }  # fmt: skip
 SHAPE = ModelShape.from_config(LLAMA, Path("m/config.json"))
@@ -73,24 +73,33 @@ def test_target_modules_select_layers() -> None:
     assert names(("q_proj", "k_proj", "down_proj")) == ["qkv_proj", "down_proj"]
     assert names(("model.layers.0.self_attn.o_proj",)) == ["o_proj"]
     assert names(("lm_head",)) == ["lm_head"]
-    mistral = ModelShape.from_config({**LLAMA, "model_type": "mistral"}, Path("m"))
+    mistral = ModelShape.from_config({**LLAMA, "architectures": ["MistralForCausalLM"]}, Path("m"))
     assert names(None, mistral) == list(PROJECTIONS)
     assert names(("o_proj", "lm_head"), mistral) == ["o_proj", "lm_head"]
 
 
 def test_fused_checkpoints_know_no_parts() -> None:
-    phi = ModelShape.from_config({**LLAMA, "model_type": "phi3"}, Path("m"))
+    phi = ModelShape.from_config({**LLAMA, "architectures": ["Phi3ForCausalLM"]}, Path("m"))
     assert names(("qkv_proj",), phi) == ["qkv_proj"]
     with pytest.raises(ModelError, match="no layer takes adapters as 'q_proj'"):
         names(("q_proj",), phi)
 
 
-def test_names_of_experts_pose_no_dense_problem() -> None:
-    config = {**LLAMA, "model_type": "mixtral", "num_local_experts": 8, "num_experts_per_tok": 2}
+def test_experts_go_by_the_name_of_their_module_alone() -> None:
+    config = {**LLAMA, "architectures": ["MixtralForCausalLM"], "num_local_experts": 8, "num_experts_per_tok": 2}
     mixtral = ModelShape.from_config(config, Path("m"))
-    assert names(("q_proj", "w1", "w2", "experts"), mixtral) == ["qkv_proj"]
-    with pytest.raises(ModelError, match="w1 name no dense layer of this model"):
-        names(("w1",), mixtral)
+    assert names(("q_proj", "experts"), mixtral) == ["qkv_proj"]
+    assert mixtral.wraps_experts(["q_proj", "experts"])
+    assert mixtral.wraps_experts(["model.layers.3.block_sparse_moe.experts"])
+    assert not mixtral.wraps_experts(["q_proj", "gate"])
+    assert names(("experts",), mixtral) == []
+    with pytest.raises(ModelError, match=r"no layer takes adapters as 'w1'; expected some of .*experts"):
+        names(("q_proj", "w1"), mixtral)
+
+
+def test_a_dotted_name_is_a_full_one() -> None:
+    with pytest.raises(ModelError, match=r"no layer takes adapters as 'self_attn\.o_proj'; did you mean o_proj\?"):
+        names(("self_attn.o_proj",))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from bo_tune.errors import ModelError
 from bo_tune.models import LoraLayer, ModelShape
 
 LLAMA: dict[str, Any] = {
-    "model_type": "llama", "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
+    "architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,
     "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 128256, "torch_dtype": "bfloat16",
 }  # fmt: skip
 
@@ -22,10 +22,10 @@ def shape_of(**changes: Any) -> ModelShape:
 
 def test_llama_on_one_gpu() -> None:
     assert shape_of().layers() == [
-        LoraLayer("qkv_proj", 4096, (4096, 1024, 1024)),
-        LoraLayer("o_proj", 4096, (4096,)),
-        LoraLayer("gate_up_proj", 4096, (14336, 14336)),
-        LoraLayer("down_proj", 14336, (4096,)),
+        LoraLayer("qkv_proj", 4096, (4096, 1024, 1024), dual_stream_adds=(False,)),
+        LoraLayer("o_proj", 4096, (4096,), dual_stream_adds=(False,)),
+        LoraLayer("gate_up_proj", 4096, (14336, 14336), dual_stream_adds=(False,)),
+        LoraLayer("down_proj", 14336, (4096,), dual_stream_adds=(False,)),
         LoraLayer("embed_tokens", None, (4096,)),
         LoraLayer("lm_head", 4096, (128256,), per_sequence=True),
     ]
@@ -45,13 +45,18 @@ def test_more_ranks_than_kv_heads_share_them() -> None:
 
 @pytest.mark.parametrize("head_dim", ["absent", None])
 def test_head_dim_follows_from_hidden_and_heads(head_dim: str | None) -> None:
-    assert shape_of(head_dim=head_dim).head_dim == 128
+    assert shape_of(head_dim=head_dim).layers() == shape_of(head_dim=128).layers()
+
+
+def test_a_head_dim_that_the_engine_ignores() -> None:
+    qwen = shape_of(architectures=["Qwen2ForCausalLM"], head_dim=64)
+    assert qwen.layers()[0].slice_sizes == (4096, 1024, 1024)
 
 
 def test_head_dim_may_make_attention_wider_than_hidden() -> None:
     qkv, o, *_ = shape_of(hidden_size=1024, num_attention_heads=16, num_key_value_heads=8).layers()
     assert qkv.slice_sizes == (2048, 1024, 1024)
-    assert o == LoraLayer("o_proj", 2048, (1024,))
+    assert (o.shrink_k, o.slice_sizes) == (2048, (1024,))
 
 
 def test_without_kv_heads_every_head_has_its_own() -> None:
@@ -59,13 +64,15 @@ def test_without_kv_heads_every_head_has_its_own() -> None:
 
 
 def test_dimensions_under_text_config() -> None:
-    config = {"model_type": "mistral3", "text_config": {**LLAMA, "model_type": "mistral"}, "torch_dtype": "float16"}
+    text = {**LLAMA, "model_type": "mistral", "architectures": None}
+    config = {"architectures": ["Mistral3ForConditionalGeneration"], "text_config": text, "torch_dtype": "float16"}
     shape = ModelShape.from_config(config, Path("m/config.json"))
-    assert (shape.hidden, shape.name, shape.dtype) == (4096, "m", "bfloat16")
+    assert (shape.layers()[3].shrink_k, shape.name, shape.dtype) == (14336, "m", "bfloat16")
+    assert shape.modules(["language_model.model.layers.7.mlp.down_proj"]) == shape.modules(["down_proj"])
 
 
 def test_checkpoints_with_fused_projections_have_one_slice() -> None:
-    qkv, _, gate_up, *_ = shape_of(model_type="phi3").layers(2)
+    qkv, _, gate_up, *_ = shape_of(architectures=["Phi3ForCausalLM"]).layers(2)
     assert qkv.slice_sizes == (3072,)
     assert gate_up.slice_sizes == (14336,)
 
@@ -94,12 +101,18 @@ def test_file_and_folder(tmp_path: Path) -> None:
     [
         ({"hidden_size": "absent"}, "hidden_size is missing"),
         ({"num_attention_heads": None}, "num_attention_heads is missing"),
-        ({"intermediate_size": "x"}, "intermediate_size: expected an integer >= 1, got 'x'"),
+        ({"intermediate_size": "x"}, 'intermediate_size: expected an integer >= 1, got "x"'),
         ({"num_key_value_heads": True}, "num_key_value_heads: expected an integer >= 1"),
         ({"head_dim": None, "num_attention_heads": 30}, "head_dim is missing"),
-        ({"num_local_experts": 8}, "num_local_experts: a mixture of experts"),
-        ({"model_type": "gpt_neox"}, "model_type: expected one of"),
-        ({"model_type": ["llama"]}, "model_type: expected one of"),
+        ({"architectures": "absent"}, "architectures: expected the list of the model's classes"),
+        ({"architectures": None}, "architectures: expected the list of the model's classes"),
+        ({"architectures": []}, "architectures: expected the list of the model's classes"),
+        ({"architectures": "LlamaForCausalLM"}, "architectures: expected the list of the model's classes"),
+        ({"architectures": ["GPTNeoXForCausalLM"]}, "architectures: expected one of Cohere2ForCausalLM, "),
+        ({"architectures": ["MixtralForCausalLM"]}, "num_local_experts is missing"),
+        ({"hidden_size": 2**31}, "hidden_size: expected an integer <= 2147483647, got 2147483648"),
+        ({"num_hidden_layers": 10**400}, "num_hidden_layers: expected an integer <= 10000, got 1000"),
+        ({"architectures": ["\x1b[31m\n"]}, "architectures: expected one of"),
         ({"text_config": 3}, "text_config: expected an object"),
     ],
 )

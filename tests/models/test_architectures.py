@@ -9,7 +9,8 @@ from helpers import ROOT
 
 from bo_tune.errors import ModelError
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.models import DENSE_KERNELS, ModelShape, ModelStudy, MoeShape
+from bo_tune.models import DENSE_KERNELS, ModelShape, ModelStudy
+from bo_tune.models.architectures import ARCHITECTURES, WITHOUT_ADAPTERS
 
 MODELS = ROOT / "studies" / "models"
 
@@ -133,13 +134,16 @@ def test_one_gpu_shares_nothing() -> None:
     assert lookups(served("llama-3.1-8b", fully_sharded=True)) == CASES["llama-3.1-8b"]
 
 
-def test_what_the_experts_will_need_is_kept() -> None:
+def test_experts_are_read() -> None:
     shapes = {name: served(name).shape.moe for name in CASES}
     assert shapes["llama-3.1-8b"] is None
-    assert shapes["mixtral-8x7b"] == MoeShape(8, 2, 14336)
-    assert shapes["gpt-oss-20b"] == MoeShape(32, 4, 2880)
-    assert shapes["qwen3-30b-a3b"] == MoeShape(128, 8, 768)
-    assert shapes["qwen1.5-moe-a2.7b"] == MoeShape(60, 4, 1408, 5632, True)
+    kept = {name: (moe.num_experts, moe.top_k, moe.intermediate, moe.packed) for name, moe in shapes.items() if moe}
+    assert kept == {
+        "mixtral-8x7b": (8, 2, 14336, False),
+        "gpt-oss-20b": (32, 4, 2880, True),
+        "qwen3-30b-a3b": (128, 8, 768, False),
+        "qwen1.5-moe-a2.7b": (60, 4, 1408, False),
+    }
 
 
 def changed(name: str, **changes: Any) -> ModelShape:
@@ -169,7 +173,12 @@ def test_dense_layers_that_vllm_does_not_know_of_are_packed_by_none() -> None:
         ("mixtral-8x7b", {"num_local_experts": None}, 1, "num_local_experts is missing"),
         ("gpt-oss-20b", {"num_experts_per_tok": None}, 1, "num_experts_per_tok is missing"),
         ("qwen3-30b-a3b", {"moe_intermediate_size": 1.5}, 1, "moe_intermediate_size: expected an integer"),
-        ("qwen3-30b-a3b", {"model_type": "dbrx"}, 1, "num_experts: a mixture of experts of model_type"),
+        (
+            "qwen3-30b-a3b",
+            {"architectures": ["DbrxForCausalLM"]},
+            1,
+            "architectures: DbrxForCausalLM takes no adapters",
+        ),
         ("llama-3.1-8b", {"vocab_size": None}, 1, "vocab_size is missing, and lm_head takes adapters"),
         ("llama-3.1-8b", {"vocab_size": 262144}, 1, "vocab_size: expected at most 258048"),
     ],
@@ -184,8 +193,109 @@ def test_what_cannot_be_served_is_one_line(
 
 
 def test_fields_that_transformers_would_fill_in() -> None:
-    gemma = changed("gemma-3-4b")
-    assert (gemma.heads, gemma.kv_heads, gemma.head_dim) == (8, 4, 256)
-    assert changed("mistral-nemo-12b", num_key_value_heads=None).kv_heads == 8
-    assert changed("qwen3-8b", head_dim=None, hidden_size=2560).head_dim == 128
-    assert changed("gpt-oss-20b", num_experts_per_tok=None, experts_per_token=4).moe == MoeShape(32, 4, 2880)
+    qkv = {name: changed(name, **change).layers()[0].slice_sizes for name, change in FILLED_IN.items()}
+    assert qkv == {
+        "gemma-3-4b": (2048, 1024, 1024),
+        "mistral-nemo-12b": (4096, 1024, 1024),
+        "qwen3-8b": (4096, 1024, 1024),
+    }
+    moe = changed("gpt-oss-20b", num_experts_per_tok=None, experts_per_token=2).moe
+    assert moe is not None
+    assert moe.top_k == 2
+
+
+FILLED_IN: dict[str, dict[str, Any]] = {
+    "gemma-3-4b": {},
+    "mistral-nemo-12b": {"num_key_value_heads": None},
+    "qwen3-8b": {"head_dim": None, "hidden_size": 2560},
+}
+
+
+COMMAND_R: dict[str, Any] = {
+    "hidden_size": 8192, "intermediate_size": 22528, "num_attention_heads": 64, "num_key_value_heads": 64,
+    "vocab_size": 256000,
+}  # fmt: skip
+
+
+def test_command_r_has_no_lm_head() -> None:
+    shape = ModelShape.from_config({"architectures": ["CohereForCausalLM"], **COMMAND_R}, Path("m/config.json"))
+    assert [layer.name for layer in shape.layers()] == [
+        "qkv_proj", "o_proj", "gate_up_proj", "down_proj", "embed_tokens",
+    ]  # fmt: skip
+    with pytest.raises(ModelError, match="no layer takes adapters as 'lm_head'"):
+        shape.layers(target_modules=["lm_head"])
+
+
+@pytest.mark.parametrize("name", ["KimiK25ForConditionalGeneration", "MiMoV2FlashForCausalLM"])
+def test_what_takes_no_adapters_is_refused_with_the_reason(name: str) -> None:
+    config = {"architectures": [name], "text_config": COMMAND_R}
+    with pytest.raises(ModelError) as caught:
+        ModelShape.from_config(config, Path("m/config.json"))
+    assert str(caught.value) == f"m/config.json: architectures: {name} takes no adapters in vLLM 0.33: no SupportsLoRA"
+
+
+def test_the_first_known_architecture_decides() -> None:
+    config = {"architectures": ["MyForCausalLM", "MistralForCausalLM", "LlamaForCausalLM"], **COMMAND_R}
+    shape = ModelShape.from_config(config, Path("m/config.json"))
+    assert shape.architecture == "MistralForCausalLM"
+    assert not ARCHITECTURES.keys() & WITHOUT_ADAPTERS
+
+
+def test_what_vllm_does_not_wrap_fully_sharded() -> None:
+    shape = ModelShape.from_config(ASKED["NemotronHForCausalLM"]["config"], Path("m/config.json"))
+    names = [layer.name for layer in shape.layers(4)]
+    assert set(names) - {layer.name for layer in shape.layers(4, fully_sharded=True)} == {"in_proj"}
+    with pytest.raises(ModelError, match="cannot wrap in_proj with --fully-sharded-loras"):
+        shape.layers(4, fully_sharded=True, target_modules=["q_proj", "in_proj"])
+    qwen = ModelShape.from_config(ASKED["Qwen3_5ForConditionalGeneration"]["config"], Path("m/config.json"))
+    (in_proj,) = qwen.layers(4, fully_sharded=True, target_modules=["in_proj_z"])
+    assert (in_proj.shrink_n(16), in_proj.slice_sizes) == (4, (512, 512, 1536, 1536))
+
+
+def test_adapters_that_are_never_called_pose_no_problems() -> None:
+    qwen = served("qwen1.5-moe-a2.7b").shape
+    assert "shared_expert_gate" not in {layer.name for layer in qwen.layers()}
+    assert [layer.name for layer in qwen.layers(target_modules=["o_proj", "shared_expert_gate"])] == ["o_proj"]
+    with pytest.raises(ModelError, match="the adapters of shared_expert_gate are never called"):
+        qwen.layers(target_modules=["shared_expert_gate"])
+
+
+def test_quantizations_for_which_a_projection_is_whole_on_each_rank() -> None:
+    config = ASKED["Qwen3_5ForConditionalGeneration"]["config"]
+    for method, width in (("fp8", 12), ("awq", 48)):
+        shape = ModelShape.from_config(
+            {**config, "quantization_config": {"quant_method": method}}, Path("m/config.json")
+        )
+        (layer,) = shape.layers(4, target_modules=["in_proj_b"])
+        assert layer.slice_sizes == (width, width)
+
+
+@pytest.mark.parametrize("kind", [None, "gpt2", 3])
+def test_a_language_model_that_is_not_known_within_another(kind: object) -> None:
+    text = {**COMMAND_R, "model_type": kind}
+    with pytest.raises(ModelError, match=r"m: text_config\.model_type: expected one of llama, mistral"):
+        ModelShape.from_config({"architectures": ["LlavaForConditionalGeneration"], "text_config": text}, Path("m"))
+
+
+ASKED: dict[str, Any] = json.loads((Path(__file__).parent / "lookups.json").read_text())
+"""By architecture: the fields of one model's config that matter, and what vLLM 0.33.0's own LoRA manager wraps of it at
+rank 16: of dense layers slices, k and n of shrink (0 where nothing shrinks) and the width of each slice of expand; of
+experts slices of w13, keys k of w13 and w2, hidden size, keys i of w13 and w2. Not quantised. ``tp4`` is a
+tensor-parallel size of 4, ``fs4`` the same with fully sharded adapters."""
+
+
+@pytest.mark.parametrize(("name", "sharding"), [(name, case) for name in ASKED for case in ASKED[name]["lookups"]])
+def test_the_engine_wraps_the_same(name: str, sharding: str) -> None:
+    shape = ModelShape.from_config(ASKED[name]["config"], Path("m/config.json"))
+    model = ModelStudy(shape, int(sharding[2:]), (16,), (4,), (16,), fully_sharded=sharding.startswith("fs"))
+    dense = {
+        (len(layer.slice_sizes), layer.shrink_k or 0, layer.shrink_n(16) if layer.shrink_k else 0, *layer.slice_sizes)
+        for layer in model.layers
+    }
+    expected = ASKED[name]["lookups"][sharding]
+    assert dense == set(map(tuple, expected["dense"]))
+    assert model.has_experts is ("experts" in expected)
+    if model.has_experts:
+        w13, w2 = model.expert_problems(["fused_moe_lora_w13_expand", "fused_moe_lora_w2_expand"])
+        assert [w13.num_slices, w13.k, w2.k, w13.n, w13.i, w2.i] == expected["experts"]
+        assert (w2.num_slices, w2.n) == (1, w13.n)
