@@ -16,5 +16,6 @@ def gpu_count() -> int:
     return count.value if found else 0
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Print it."""
     sys.stdout.write(str(gpu_count()))

@@ -1,9 +1,9 @@
 """How many GPUs this host has, for a process that loads neither torch nor the driver."""
 
 import subprocess
-import sys
 
 from bo_tune.errors import DeviceError, one_line
+from bo_tune.processes.interpreter import python_command
 
 COUNT_MODULE = "bo_tune.measure.gpu_count"
 
@@ -17,7 +17,7 @@ must leave no CUDA context behind for children to inherit."""
 
 def gpu_count() -> int:
     """Return how many of this host's NVIDIA GPUs can be used. Raises DeviceError where that cannot be told."""
-    command = [sys.executable, "-m", COUNT_MODULE]
+    command = python_command(COUNT_MODULE)
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_TIMEOUT_S, check=True)
     except (OSError, subprocess.SubprocessError) as error:

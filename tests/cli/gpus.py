@@ -11,6 +11,7 @@ import sys
 import time
 from typing import ClassVar
 
+from bo_tune.cli import host_workers
 from bo_tune.cli import main as bo_tune
 from bo_tune.measure import compile_farm, compile_worker, cuda
 from bo_tune.measure.device import Build, Compiled, Remeasured
@@ -64,15 +65,18 @@ def gpu(request: object) -> object:
     raise TypeError(request)
 
 
-def main(arguments: list[str], fd: int) -> None:
-    """Serve as a GPU process, which is told its number, or else as a compiler."""
+def main(arguments: list[str] | None = None, fd: int = -1) -> None:
+    """Serve as a GPU process, which is told its number, or as a compiler; or be a worker, which is told nothing."""
+    if arguments is None:
+        host_workers.main()
+        return
     if arguments[0].isdecimal():
         serve(fd, gpu)
     compile_worker.Compiler = NoCompiler  # type: ignore[misc]
     compile_worker.main(arguments, fd)
 
 
-cuda.GPU_MODULE = cuda.COMPILE_MODULE = compile_farm.MODULE = NAME
+cuda.GPU_MODULE = cuda.COMPILE_MODULE = compile_farm.MODULE = host_workers.MODULE = NAME
 
 if __name__ == "__main__":
     sys.argv[0] = "bo-tune"
