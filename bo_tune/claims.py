@@ -5,9 +5,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bo_tune.candidates import Candidates
 from bo_tune.events import Listener, StudyElsewhere
 from bo_tune.problem import GpuInfo
-from bo_tune.store.storage import DONE_ATTR, StoredStudy, StudyStore
+from bo_tune.store.storage import DONE_ATTR, SPACE_ATTR, StoredStudy, StudyStore
 from bo_tune.store.study_name import StudyName
 
 DONE_KNOWN_FOR_S = 0.1
@@ -91,3 +92,10 @@ class Claims:
     def finish(self, name: StudyName, attributes: Mapping[str, Any]) -> None:
         """Note that a study is done. Raises LeaseLostError, StorageError."""
         self._opened[name].set_attributes({**attributes, DONE_ATTR: self._jobs[name]})
+
+
+def note_space(stored: StoredStudy, found: Candidates) -> None:
+    """Keep with the study what was left out before any trial, for those who read it later."""
+    note = {"size": len(found.space), "candidates": len(found), "excluded": dict(found.excluded)}
+    if stored.attribute(SPACE_ATTR) != note:
+        stored.set_attribute(SPACE_ATTR, note)

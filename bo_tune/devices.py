@@ -12,6 +12,7 @@ from bo_tune.errors import DeviceError, InputError, RecordingError
 from bo_tune.kernels.moe.one_launch import one_launch_problems
 from bo_tune.kernels.registry import IN_ORDER, kernel_spec
 from bo_tune.kernels.vllm.installed import unavailable
+from bo_tune.measure.deadlines import Deadlines
 from bo_tune.measure.device import Device
 from bo_tune.measure.protocol import TimingProtocol
 from bo_tune.measure.replay import ReplayDevice
@@ -216,7 +217,7 @@ def cuda_device(
 ) -> "CudaDevice":
     """Open an NVIDIA GPU of this host. Raises DeviceError and PackError."""
     # The only import of torch in this process, which takes seconds: replaying does without.
-    from bo_tune.measure.cuda import CudaDevice, Deadlines  # noqa: PLC0415
+    from bo_tune.measure.cuda import CudaDevice  # noqa: PLC0415
 
     deadlines = Deadlines() if compile_deadline_s is None else Deadlines(compile_s=compile_deadline_s)
     return CudaDevice(
@@ -244,12 +245,17 @@ def cuda_devices(
     compile_workers: int | None = None,
     compile_deadline_s: float | None = None,
     packs: Sequence[Path] = (),
+    require_idle: bool = False,
 ) -> "AbstractContextManager[list[CudaDevice]]":
-    """Open NVIDIA GPUs of this host, None for all, while it lasts. Raises DeviceError and PackError on entry."""
+    """Open NVIDIA GPUs of this host, None for all, while it lasts. Raises DeviceError and PackError on entry.
+
+    Args:
+        require_idle: whether GPUs that others use are refused.
+    """
     # The only import of torch in this process, which takes seconds: replaying does without.
     from bo_tune.measure import cuda  # noqa: PLC0415
 
-    deadlines = cuda.Deadlines() if compile_deadline_s is None else cuda.Deadlines(compile_s=compile_deadline_s)
+    deadlines = Deadlines() if compile_deadline_s is None else Deadlines(compile_s=compile_deadline_s)
     return cuda.cuda_devices(
         indices,
         source=source,
@@ -257,6 +263,7 @@ def cuda_devices(
         compile_workers=compile_workers,
         deadlines=deadlines,
         packs=packs,
+        require_idle=require_idle,
     )
 
 

@@ -10,7 +10,15 @@ from bo_tune.kernels.registry import is_known, kernel_spec
 from bo_tune.results import Costs, StudyResult, costs_of, figures_of
 from bo_tune.space import config_key
 from bo_tune.store.leases import Holder
-from bo_tune.store.storage import FIGURES_ATTR, FINISHED, RESULT_ATTR, SPACE_ATTR, StudyStore, StudySummary
+from bo_tune.store.storage import (
+    DISTURBED_ATTR,
+    FIGURES_ATTR,
+    FINISHED,
+    RESULT_ATTR,
+    SPACE_ATTR,
+    StudyStore,
+    StudySummary,
+)
 from bo_tune.store.study_name import StudyName
 from bo_tune.store.trials import REASON, outcome_of, time_us
 from bo_tune.tuned import Tuned
@@ -29,6 +37,7 @@ class StudyListing:
         certificate: how sure the sampler's model was that nothing better was left.
         finished: whether the study has a result.
         holder: who works on it now, if anyone.
+        disturbed: what disturbed measuring it; None where it is not known that nothing did.
     """
 
     name: StudyName
@@ -42,6 +51,7 @@ class StudyListing:
     certificate: Mapping[str, Any] | None
     costs: Costs
     holder: Holder | None
+    disturbed: Sequence[str] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the listing as JSON, the study by its full name and by its parts."""
@@ -70,6 +80,7 @@ def study_figures(tuned: Tuned) -> dict[str, Any]:
         "config": dict(result.config) if result else None,
         "certificate": result.certificate if result else None,
         "costs": asdict(result.costs) if result else None,
+        "disturbed": tuned.disturbed,
     }
 
 
@@ -193,6 +204,7 @@ def _finished(summary: StudySummary, holder: Holder | None) -> StudyListing:
         certificate=result.certificate,
         costs=result.costs,
         holder=holder,
+        disturbed=summary.attributes.get(DISTURBED_ATTR),
     )
 
 
@@ -221,4 +233,5 @@ def _under_way(summary: StudySummary, trials: Sequence[FrozenTrial], holder: Hol
         certificate=result.get("certificate") if result else None,
         costs=costs_of(trials),
         holder=holder,
+        disturbed=summary.attributes.get(DISTURBED_ATTR),
     )

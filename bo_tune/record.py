@@ -49,6 +49,7 @@ def record(tuned: Tuned, folder: Path) -> Path:
         metadata={
             **job.device.provenance,
             "timing": TIMING,
+            **({} if tuned.disturbed is None else {"disturbed": list(tuned.disturbed)}),
             "shape": kernel_spec(problem.kernel).product_sizes(problem, job.device.conditions),
         },
     )

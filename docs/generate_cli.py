@@ -64,7 +64,7 @@ interrupted command writes none; `compile`, which keeps what it has, does.
 JSON = {
     "tune": {
         "studies": "study, kernel, problem, gpu, kernel_source, exhaustive, finished, best_us, default_us, config, "
-        "certificate, costs",
+        "certificate, costs, disturbed",
         "session": "wall_s, trials, launches, tuner_s, store_s, cpu_s, gpu_share, compiler_share, devices, …",
         "written": "paths of the files",
     },

@@ -177,6 +177,8 @@ def _check_replay(arguments: Arguments) -> None:
         raise InputError("--pack: needs a GPU; nothing is compiled for a recording")
     if arguments.measured.gpus is not None:
         raise InputError("--gpus: recordings need no GPU")
+    if arguments.measured.require_idle:
+        raise InputError("--require-idle: recordings need no GPU")
 
 
 def tune(arguments: Arguments, output: Output) -> None:

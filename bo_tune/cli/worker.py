@@ -24,6 +24,7 @@ def worker_command(
     lease: o.Lease = LEASE_S,
     device: o.DeviceName = o.DEFAULT_DEVICE,
     gpus: o.Gpus = None,
+    require_idle: o.RequireIdle = False,
     kernels: o.KernelSource = "auto",
     timing: o.TimingKind = Timing.COLD,
     tokens: o.TokenSpread = Tokens.UNIFORM,
@@ -46,7 +47,7 @@ def worker_command(
     if storage == MEMORY:
         raise InputError("--storage: a worker needs a database that sessions share")
     conditions = o.conditions(timing, tokens, active_loras, experts)
-    measured = Measured(device, kernels, conditions, jobs, tuple(pack or ()), gpus)
+    measured = Measured(device, kernels, conditions, jobs, tuple(pack or ()), gpus, require_idle=require_idle)
     store = StudyStore(storage, create=False, lease_s=lease)
     shown = Progressing(output.console, None, verbose=verbose, urgent=output.urgent)
     with searching(measured) as searches, fitting_of(measured, seed or 0) as (_, fits, settings), shown as progress:

@@ -43,6 +43,9 @@ class ForkServer:
             ``main(arguments, fd)`` of any module. What each child would do anew and the server can do once, a module
             does in a function ``before_forking()``.
         environment: variables that the server and its children have besides this process's own.
+
+    Attributes:
+        forked: process ids of every child so far, ended ones included.
     """
 
     def __init__(self, modules: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})) -> None:
@@ -61,6 +64,7 @@ class ForkServer:
         self._control = ours
         self._lock = threading.Lock()
         self._ready = False
+        self.forked: set[int] = set()
 
     def fork(self, module: str, arguments: Sequence[str], channel: int, stderr: int) -> int:
         """Start ``module.main(arguments, channel)`` in a child and return its process id.
@@ -79,7 +83,9 @@ class ForkServer:
                     socket.send_fds(self._control, [request], [channel, stderr])
                     answer = self._control.recv(LARGEST_MESSAGE)
                     if answer:
-                        return int(answer)
+                        child = int(answer)
+                        self.forked.add(child)
+                        return child
             except OSError as error:
                 raise WorkerError(f"the fork server has ended: {error}") from error
         raise WorkerError(self._last_words())
