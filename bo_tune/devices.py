@@ -29,6 +29,11 @@ KERNEL_SOURCES = ("auto", "vllm", "builtin")
 """Whose kernels are measured: those of the installed vLLM, the project's own, or the first of these there is."""
 
 
+OWN_INSTEAD = (
+    "bo_tune's own kernels are tuned instead, which no engine runs; --kernels builtin says that this is wanted"
+)
+
+
 def kernel_source(choice: str) -> str:
     """Return the module of a choice of ``KERNEL_SOURCES``. Raises DeviceError where vLLM's kernels cannot be had."""
     if choice == "builtin":
@@ -39,6 +44,12 @@ def kernel_source(choice: str) -> str:
     if choice == "auto":
         return BUILTIN
     raise DeviceError(f"--kernels vllm: {missing}")
+
+
+def fallen_back(choice: str) -> str | None:
+    """Return what to warn of where a choice left open stands for the project's own kernels here; None where not."""
+    missing = unavailable() if choice == "auto" else None
+    return None if missing is None else f"{missing}: {OWN_INSTEAD}"
 
 
 class MoePathChoice(StrEnum):

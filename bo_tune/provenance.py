@@ -17,6 +17,9 @@ PROVENANCE_SUFFIX = ".provenance.json"
 PROVENANCE_SCHEMA_VERSION = 1
 KEY_SEPARATOR = "/"
 
+OWN_KERNELS = "bo_tune"
+"""How the sources of the project's own kernels begin."""
+
 
 def _is_text(value: object) -> bool:
     return isinstance(value, str)
@@ -89,6 +92,7 @@ class Provenance:
             "problem": asdict(self.problem),
             "config": dict(self.config),
             **{name: getattr(self, name) for name in names},
+            "kernels": "bo_tune (not an engine's)" if is_own(self.kernel_source) else self.kernel_source,
             "costs": dict(self.costs),
             "certificate": self.certificate if self.certificate is None else dict(self.certificate),
             **({} if self.joint is None else {"joint": dict(self.joint)}),
@@ -115,6 +119,11 @@ class Provenance:
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"problem: {error}") from None
         return cls(**values)
+
+
+def is_own(kernel_source: str) -> bool:
+    """Say whether this is the project's own code, which no engine runs."""
+    return kernel_source.partition(" ")[0] == OWN_KERNELS
 
 
 def provenance_path(table: Path) -> Path:

@@ -110,6 +110,7 @@ JSON = {
         "counts": "lookups by status: exact, nearest m, fault",
         "faults": "file, place, reason, m, layers",
         "lookups": "kernel, layers, file, asked, status, keys, fault",
+        "kernels": "by file, how many entries were tuned with which kernel source",
     },
     "compare": {
         "entries": "file, keys, tuned, grid, tuned_us, grid_us, best_us, default_us, regret_percent, counted_in",
