@@ -5,9 +5,11 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bo_tune.candidates import Candidates
 from bo_tune.events import Listener, StudyElsewhere
 from bo_tune.problem import GpuInfo
-from bo_tune.store.storage import DONE_ATTR, StoredStudy, StudyStore
+from bo_tune.space import Config
+from bo_tune.store.storage import DONE_ATTR, SPACE_ATTR, StoredStudy, StudyStore
 from bo_tune.store.study_name import StudyName
 
 DONE_KNOWN_FOR_S = 0.1
@@ -91,3 +93,11 @@ class Claims:
     def finish(self, name: StudyName, attributes: Mapping[str, Any]) -> None:
         """Note that a study is done. Raises LeaseLostError, StorageError."""
         self._opened[name].set_attributes({**attributes, DONE_ATTR: self._jobs[name]})
+
+
+def note_space(stored: StoredStudy, found: Candidates, default: Config) -> None:
+    """Keep with the study what was left out before any trial, and the default, for those who read it later."""
+    sizes = {"size": len(found.space), "candidates": len(found)}
+    note = {**sizes, "excluded": dict(found.excluded), "default": dict(default)}
+    if stored.attribute(SPACE_ATTR) != note:
+        stored.set_attribute(SPACE_ATTR, note)

@@ -12,6 +12,7 @@ from bo_tune.errors import DeviceError, InputError, RecordingError
 from bo_tune.kernels.moe.one_launch import one_launch_problems
 from bo_tune.kernels.registry import IN_ORDER, kernel_spec
 from bo_tune.kernels.vllm.installed import unavailable
+from bo_tune.measure.deadlines import Deadlines
 from bo_tune.measure.device import Device
 from bo_tune.measure.protocol import TimingProtocol
 from bo_tune.measure.replay import ReplayDevice
@@ -28,6 +29,11 @@ KERNEL_SOURCES = ("auto", "vllm", "builtin")
 """Whose kernels are measured: those of the installed vLLM, the project's own, or the first of these there is."""
 
 
+OWN_INSTEAD = (
+    "bo_tune's own kernels are tuned instead, which no engine runs; --kernels builtin says that this is wanted"
+)
+
+
 def kernel_source(choice: str) -> str:
     """Return the module of a choice of ``KERNEL_SOURCES``. Raises DeviceError where vLLM's kernels cannot be had."""
     if choice == "builtin":
@@ -38,6 +44,12 @@ def kernel_source(choice: str) -> str:
     if choice == "auto":
         return BUILTIN
     raise DeviceError(f"--kernels vllm: {missing}")
+
+
+def fallen_back(choice: str) -> str | None:
+    """Return what to warn of where a choice left open stands for the project's own kernels here; None where not."""
+    missing = unavailable() if choice == "auto" else None
+    return None if missing is None else f"{missing}: {OWN_INSTEAD}"
 
 
 class MoePathChoice(StrEnum):
@@ -215,7 +227,7 @@ def cuda_device(
 ) -> "CudaDevice":
     """Open an NVIDIA GPU of this host. Raises DeviceError and PackError."""
     # The only import of torch in this process, which takes seconds: replaying does without.
-    from bo_tune.measure.cuda import CudaDevice, Deadlines  # noqa: PLC0415
+    from bo_tune.measure.cuda import CudaDevice  # noqa: PLC0415
 
     deadlines = Deadlines() if compile_deadline_s is None else Deadlines(compile_s=compile_deadline_s)
     return CudaDevice(
@@ -243,12 +255,17 @@ def cuda_devices(
     compile_workers: int | None = None,
     compile_deadline_s: float | None = None,
     packs: Sequence[Path] = (),
+    require_idle: bool = False,
 ) -> "AbstractContextManager[list[CudaDevice]]":
-    """Open NVIDIA GPUs of this host, None for all, while it lasts. Raises DeviceError and PackError on entry."""
+    """Open NVIDIA GPUs of this host, None for all, while it lasts. Raises DeviceError and PackError on entry.
+
+    Args:
+        require_idle: whether GPUs that others use are refused.
+    """
     # The only import of torch in this process, which takes seconds: replaying does without.
     from bo_tune.measure import cuda  # noqa: PLC0415
 
-    deadlines = cuda.Deadlines() if compile_deadline_s is None else cuda.Deadlines(compile_s=compile_deadline_s)
+    deadlines = Deadlines() if compile_deadline_s is None else Deadlines(compile_s=compile_deadline_s)
     return cuda.cuda_devices(
         indices,
         source=source,
@@ -256,6 +273,7 @@ def cuda_devices(
         compile_workers=compile_workers,
         deadlines=deadlines,
         packs=packs,
+        require_idle=require_idle,
     )
 
 

@@ -80,7 +80,19 @@ class StudyLost:
     message: str
 
 
-Event = StudyStarted | TrialRecorded | StudyFinished | StudyFailed | StudyElsewhere | StudyLost
+@dataclass(frozen=True, slots=True)
+class GpuNoticed:
+    """Something about a GPU that whoever trusts its times should know.
+
+    Attributes:
+        spoils: whether times are spoilt by it; else that would not be noticed.
+    """
+
+    text: str
+    spoils: bool
+
+
+Event = StudyStarted | TrialRecorded | StudyFinished | StudyFailed | StudyElsewhere | StudyLost | GpuNoticed
 Listener = Callable[[Event], None]
 
 

@@ -20,6 +20,7 @@ from bo_tune.recording import SUFFIXES, Recording, recording_file_name, write_re
 from bo_tune.recording_format import MalformedError, expect
 from bo_tune.space import ConfigKey, SearchSpace, config_key
 from bo_tune.store.storage import (
+    DISTURBED_ATTR,
     DONE_ATTR,
     FIGURES_ATTR,
     JOB_ATTR,
@@ -37,7 +38,7 @@ SECTION = "bo_tune"
 
 SECTION_VERSION = 1
 
-ENDING = (RESULT_ATTR, FIGURES_ATTR, ORIGIN_ATTR, JOB_ATTR, DONE_ATTR)
+ENDING = (RESULT_ATTR, FIGURES_ATTR, ORIGIN_ATTR, JOB_ATTR, DONE_ATTR, DISTURBED_ATTR)
 """Attributes that hold for a study with exactly these trials."""
 
 

@@ -9,7 +9,15 @@ from optuna.trial import FrozenTrial, TrialState
 from bo_tune.results import Costs, StudyResult, costs_of, default_of, figures_of
 from bo_tune.space import config_key
 from bo_tune.store.leases import Holder
-from bo_tune.store.storage import FIGURES_ATTR, FINISHED, RESULT_ATTR, SPACE_ATTR, StudyStore, StudySummary
+from bo_tune.store.storage import (
+    DISTURBED_ATTR,
+    FIGURES_ATTR,
+    FINISHED,
+    RESULT_ATTR,
+    SPACE_ATTR,
+    StudyStore,
+    StudySummary,
+)
 from bo_tune.store.study_name import StudyName
 from bo_tune.store.trials import REASON, outcome_of, time_us
 from bo_tune.tuned import Tuned
@@ -28,6 +36,7 @@ class StudyListing:
         certificate: how sure the sampler's model was that nothing better was left.
         finished: whether the study has a result.
         holder: who works on it now, if anyone.
+        disturbed: what disturbed measuring it; None where it is not known that nothing did.
     """
 
     name: StudyName
@@ -41,6 +50,7 @@ class StudyListing:
     certificate: Mapping[str, Any] | None
     costs: Costs
     holder: Holder | None
+    disturbed: Sequence[str] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the listing as JSON, the study by its full name and by its parts."""
@@ -69,6 +79,7 @@ def study_figures(tuned: Tuned) -> dict[str, Any]:
         "config": dict(result.config) if result else None,
         "certificate": result.certificate if result else None,
         "costs": asdict(result.costs) if result else None,
+        "disturbed": tuned.disturbed,
     }
 
 
@@ -192,6 +203,7 @@ def _finished(summary: StudySummary, holder: Holder | None) -> StudyListing:
         certificate=result.certificate,
         costs=result.costs,
         holder=holder,
+        disturbed=summary.attributes.get(DISTURBED_ATTR),
     )
 
 
@@ -218,4 +230,5 @@ def _under_way(summary: StudySummary, trials: Sequence[FrozenTrial], holder: Hol
         certificate=result.get("certificate") if result else None,
         costs=costs_of(trials),
         holder=holder,
+        disturbed=summary.attributes.get(DISTURBED_ATTR),
     )

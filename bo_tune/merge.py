@@ -5,12 +5,14 @@ from pathlib import Path
 
 from bo_tune.errors import TableError
 from bo_tune.tables import Keys, TunedEntry, check_writable, read_folder, read_provenance, split_file_name, write_tables
+from bo_tune.tuned_with import engine_first
 
 
 def merge_tables(folders: Sequence[Path], out: Path) -> list[Path]:
     """Merge the tables of folders into those of another, and return the paths of what was written.
 
-    Of entries with equal keys the one measured last counts; of those that do not say when, that of the last folder.
+    Of entries with equal keys an engine's count before those of the project's own kernels, and then the one measured
+    last; of those that do not say when, that of the last folder.
     What the other folder holds already counts as an entry of the first folder.
 
     Raises:
@@ -27,11 +29,7 @@ def merge_tables(folders: Sequence[Path], out: Path) -> list[Path]:
             for keys, config in table.configs.items():
                 entry = TunedEntry(*names, keys, config, origins.get(keys))
                 before = chosen.get((name, keys))
-                if before is None or _date(entry) >= _date(before):
+                if before is None or engine_first(entry) >= engine_first(before):
                     chosen[name, keys] = entry
     check_writable(out, {name for name, _ in chosen})
     return write_tables(out, list(chosen.values()))
-
-
-def _date(entry: TunedEntry) -> str:
-    return entry.provenance.date if entry.provenance else ""

@@ -4,7 +4,7 @@
 {...}}}``, one entry per path of keys. The figures cannot live in the table itself: vLLM turns every key into a number.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from bo_tune.space import Config
 PROVENANCE_SUFFIX = ".provenance.json"
 PROVENANCE_SCHEMA_VERSION = 1
 KEY_SEPARATOR = "/"
+
+OWN_KERNELS = "bo_tune"
+"""How the sources of the project's own kernels begin."""
 
 
 def _is_text(value: object) -> bool:
@@ -38,6 +41,7 @@ _FITS: Mapping[str, Callable[[object], bool]] = {
     "costs": _is_numbers,
     "certificate": lambda value: value is None or isinstance(value, dict),
     "joint": lambda value: value is None or isinstance(value, dict),
+    "disturbed": lambda value: value is None or (isinstance(value, list) and all(map(_is_text, value))),
 }
 """Checks of the fields that are no text."""
 
@@ -57,6 +61,8 @@ class Provenance:
         certificate: how sure the search was that nothing better was left; None for a search without a model.
         joint: where kernels had to agree: which, on what, the sum of their times and that of their defaults' in us; one
             kernel alone may be slower than its default. None for a kernel that stands alone.
+        disturbed: what disturbed measuring its study, other processes on the GPU for example; empty where nothing did,
+            None where that is not known.
         costs: what finding it cost: launched configs, launches by purpose, compiles, seconds, …; units in the names.
     """
 
@@ -76,17 +82,21 @@ class Provenance:
     costs: Mapping[str, float]
     certificate: Mapping[str, Any] | None = None
     joint: Mapping[str, Any] | None = None
+    disturbed: Sequence[str] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry as it is written."""
-        names = [name for name in self.__slots__ if name not in ("problem", "config", "costs", "certificate", "joint")]
+        apart = ("problem", "config", "costs", "certificate", "joint", "disturbed")
+        names = [name for name in self.__slots__ if name not in apart]
         return {
             "problem": asdict(self.problem),
             "config": dict(self.config),
             **{name: getattr(self, name) for name in names},
+            "kernels": "bo_tune (not an engine's)" if is_own(self.kernel_source) else self.kernel_source,
             "costs": dict(self.costs),
             "certificate": self.certificate if self.certificate is None else dict(self.certificate),
             **({} if self.joint is None else {"joint": dict(self.joint)}),
+            **({} if self.disturbed is None else {"disturbed": list(self.disturbed)}),
         }
 
     @classmethod
@@ -96,7 +106,7 @@ class Provenance:
         Raises:
             ValueError: something is missing or of the wrong type.
         """
-        entry = {"certificate": None, "joint": None, **entry}
+        entry = {"certificate": None, "joint": None, "disturbed": None, **entry}
         missing = [name for name in cls.__slots__ if name not in entry]
         if missing:
             raise ValueError(f"{missing[0]} is missing")
@@ -109,6 +119,11 @@ class Provenance:
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"problem: {error}") from None
         return cls(**values)
+
+
+def is_own(kernel_source: str) -> bool:
+    """Say whether this is the project's own code, which no engine runs."""
+    return kernel_source.partition(" ")[0] == OWN_KERNELS
 
 
 def provenance_path(table: Path) -> Path:

@@ -51,6 +51,7 @@ def record(tuned: Tuned, folder: Path) -> Path:
             **job.device.provenance,
             "timing": TIMING,
             DEFAULT_CONFIG: dict(tuner.default),
+            **({} if tuned.disturbed is None else {"disturbed": list(tuned.disturbed)}),
             "shape": kernel_spec(problem.kernel).product_sizes(problem, job.device.conditions),
         },
     )

@@ -10,9 +10,10 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 
 from bo_tune.activity import SessionActivity, by_gpu, with_workers
-from bo_tune.candidates import Candidates, candidates
-from bo_tune.claims import Claims
+from bo_tune.candidates import candidates
+from bo_tune.claims import Claims, note_space
 from bo_tune.devices import Job, together
+from bo_tune.disturbed import Disturbed
 from bo_tune.ending import choose_results, current_results, have_ended
 from bo_tune.errors import DeviceError, LeaseLostError
 from bo_tune.events import Listener, StudyFailed, StudyFinished, StudyLost, StudyStarted, ignore
@@ -30,8 +31,7 @@ from bo_tune.proposer import SamplerProposer
 from bo_tune.results import StudyResult, figures_of
 from bo_tune.sampler_names import GRID_GP, RANDOM
 from bo_tune.session_settings import SessionSettings
-from bo_tune.space import Config
-from bo_tune.store.storage import FIGURES_ATTR, ORIGIN_ATTR, RESULT_ATTR, SPACE_ATTR, StoredStudy, StudyStore
+from bo_tune.store.storage import DISTURBED_ATTR, FIGURES_ATTR, ORIGIN_ATTR, RESULT_ATTR, StudyStore
 from bo_tune.store.study_name import StudyName
 from bo_tune.tables import TunedEntry
 from bo_tune.threads import garbage_sought_seldom, one_blas_thread, turns_taken_fast
@@ -76,6 +76,7 @@ class Session:
         self._teaches_itself = history is None
         self._listener = listener
         self._claims = Claims(store, listener)
+        self._disturbed = Disturbed(listener)
         self._joins = joins
         self._workers, self._searches = workers, searches
         self._begins_at = (secrets.SystemRandom().random() if joins else 0.0) if begins_at is None else begins_at
@@ -101,6 +102,7 @@ class Session:
         """
         self._jobs, self._elsewhere, self._ended_at = jobs, elsewhere, None
         self.register(jobs)
+        self._disturbed.begin(device for job in jobs for device in job.devices)
         groups = together(jobs)
         pending = Pending(len(groups), self._stop.is_set, first=int(self._begins_at * len(groups)))
         tuned: dict[int, Tuned] = {}
@@ -224,7 +226,7 @@ class Session:
         if not done:
             if stored.has_running():
                 stored.fail_running()
-            _note_space(stored, found, default)
+            note_space(stored, found, default)
         learns = settings.sampler in LEARNING and not done
         prior = self._histories.prior(name, device.gpu) if learns else None
         recipe = Recipe(
@@ -304,10 +306,9 @@ class Session:
                 return None
             results = [None] * len(jobs)
         self._begin(prepared)
-        origins = [found.get(ORIGIN_ATTR, {}) for found in attributes]
         tuned = [
-            Tuned(job, name, result, tuner, origin)
-            for job, (name, tuner), result, origin in zip(jobs, prepared, results, origins, strict=True)
+            Tuned(job, name, result, tuner, found.get(ORIGIN_ATTR, {}), disturbed=found.get(DISTURBED_ATTR))
+            for job, (name, tuner), result, found in zip(jobs, prepared, results, attributes, strict=True)
         ]
         for one in tuned:
             self._end(one, True)
@@ -331,18 +332,22 @@ class Session:
         tuners = [tuner for _, tuner in prepared]
         self._begin(prepared)
         try:
-            if not have_ended(tuners, settings.stop_rule, decision):
-                with self._counted():
-                    search.search()
-            reused = current_results(tuners, decision)
-            results = reused or choose_results(search, tuners, settings.sampler, settings.stop_rule)
+            with self._disturbed.noting(jobs[0].device, tuners) as disturbed:
+                if not have_ended(tuners, settings.stop_rule, decision):
+                    with self._counted():
+                        search.search()
+                reused = current_results(tuners, decision)
+                results = reused or choose_results(search, tuners, settings.sampler, settings.stop_rule)
         except DeviceError as error:  # these problems cannot be measured; the others may
             return self._fail(jobs, str(error))
         finally:  # also where the lease was lost: the study is opened anew when it is taken again
             for tuner in tuners:
                 tuner.proposer.close()
         found: Sequence[StudyResult | None] = results or [None] * len(jobs)
-        tuned = [Tuned(job, name, r, t) for job, (name, t), r in zip(jobs, prepared, found, strict=True)]
+        tuned = [
+            Tuned(job, name, r, t, disturbed=disturbed[t.stored.name])
+            for job, (name, t), r in zip(jobs, prepared, found, strict=True)
+        ]
         for one in tuned:
             self._note_end(one, reused is not None)
             self._end(one, reused is not None)
@@ -384,11 +389,3 @@ class Session:
     def entries(self, tuned: Sequence[Tuned]) -> list[TunedEntry]:
         """Return the table entries of the studies that have a result."""
         return table_entries(tuned, self.id)
-
-
-def _note_space(stored: StoredStudy, found: Candidates, default: Config) -> None:
-    """Keep with the study what was left out before any trial, and the default, for those who read it later."""
-    sizes = {"size": len(found.space), "candidates": len(found)}
-    note = {**sizes, "excluded": dict(found.excluded), "default": dict(default)}
-    if stored.attribute(SPACE_ATTR) != note:
-        stored.set_attribute(SPACE_ATTR, note)

@@ -195,6 +195,12 @@ def read_provenance(table: Path) -> dict[Keys, Provenance]:
     return found
 
 
+def kernel_sources(table: Path) -> dict[Keys, str]:
+    """Return which code the entries of a table were tuned with, as far as its sidecar tells. Raises TableError."""
+    entries = _read_sidecar(provenance_path(table))
+    return {keys: source for keys, entry in entries.items() if isinstance(source := entry.get("kernel_source"), str)}
+
+
 def check_writable(folder: Path, file_names: Iterable[str] = ()) -> None:
     """Find out before tuning whether its results can be written. The folder is created.
 

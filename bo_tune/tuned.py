@@ -21,6 +21,7 @@ class Tuned:
     Attributes:
         origin: what measured it, and in which session, where another one finished it.
         done: whether it was brought to its end; not where it could not be measured at all.
+        disturbed: what disturbed measuring it; None where it is not known that nothing did.
     """
 
     job: Job
@@ -29,6 +30,7 @@ class Tuned:
     tuner: Tuner
     origin: Mapping[str, Any] = field(default_factory=dict)
     done: bool = True
+    disturbed: Sequence[str] | None = None
 
 
 def session_wall_s(tuned: Sequence[Tuned]) -> float:
@@ -69,6 +71,7 @@ def _entry(tuned: Tuned, result: StudyResult, session: str, wall_s: float) -> Tu
         session=versions.get("session", session),
         certificate=result.certificate,
         joint=result.joint,
+        disturbed=tuned.disturbed,
         costs={**result.costs.flat(), "session_wall_s": wall_s},
     )
     spec = engine_spec(problem.kernel)

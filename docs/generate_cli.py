@@ -64,7 +64,7 @@ interrupted command writes none; `compile`, which keeps what it has, does.
 JSON = {
     "tune": {
         "studies": "study, kernel, problem, gpu, kernel_source, exhaustive, finished, best_us, default_us, config, "
-        "certificate, costs",
+        "certificate, costs, disturbed",
         "session": "wall_s, trials, launches, tuner_s, store_s, cpu_s, gpu_share, compiler_share, devices, …",
         "written": "paths of the files",
     },
@@ -110,6 +110,7 @@ JSON = {
         "counts": "lookups by status: exact, nearest m, fault",
         "faults": "file, place, reason, m, layers",
         "lookups": "kernel, layers, file, asked, status, keys, fault",
+        "kernels": "by file, how many entries were tuned with which kernel source",
     },
     "compare": {
         "entries": "file, keys, tuned, grid, tuned_us, grid_us, best_us, default_us, regret_percent, counted_in",

@@ -21,6 +21,7 @@ from optuna.trial import FrozenTrial
 from bo_tune.gpus import gpu_by_name
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured
+from bo_tune.measure.gpu_monitor import GpuMonitor
 from bo_tune.measure.protocol import TimingProtocol, take_repetitions
 from bo_tune.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome, Resources
 from bo_tune.problem import GpuInfo, Problem
@@ -177,6 +178,7 @@ class FakeDevice(Device):
     protocol: TimingProtocol = field(default_factory=TimingProtocol)
     gpu: GpuInfo = H100
     there: frozenset[tuple[tuple[str, int], ...]] = frozenset()
+    monitor: GpuMonitor | None = None
 
     def __post_init__(self) -> None:
         self.lock = threading.Lock()

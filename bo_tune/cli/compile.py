@@ -17,7 +17,7 @@ from bo_tune.cli.resume import command_line
 from bo_tune.cli.search import study_of
 from bo_tune.cli.served import Served
 from bo_tune.cli.tuning import problems_of
-from bo_tune.devices import compile_target, deciding_problems, kernel_source
+from bo_tune.devices import compile_target, deciding_problems, fallen_back, kernel_source
 from bo_tune.errors import InputError, PackError
 from bo_tune.experience import Experience
 from bo_tune.gpus import gpu_of_capability, known_gpu
@@ -177,6 +177,7 @@ def compile_command(
         jobs or os.cpu_count() or 1,
         seed if seed is not None else loaded.seed,
     )
+    output.warn(*filter(None, [fallen_back(kernels)]))
     _run(plan, experience(storage, history), out, output)
 
 

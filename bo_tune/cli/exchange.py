@@ -13,6 +13,7 @@ from bo_tune.merge import merge_tables
 from bo_tune.recording import read_recording, read_recordings
 from bo_tune.store.storage import MEMORY, StudyStore
 from bo_tune.tables import check_writable
+from bo_tune.tuned_with import folder_lines
 
 
 def export_command(
@@ -94,7 +95,7 @@ def merge_command(
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Merge the tuned JSON of several hosts; of equal keys the entry measured last counts.
+    """Merge the tuned JSON of several hosts; of equal keys the entry measured last counts, an engine's before others.
 
     Examples:
       bo-tune merge host1/tuned host2/tuned --out merged
@@ -102,4 +103,5 @@ def merge_command(
     output = Output("merge", json_file, quiet=quiet)
     paths = merge_tables(folders, out)
     output.lines(*(f"wrote {path}" for path in paths))
+    output.warn(*folder_lines(out)[1:])
     output.json({"written": [str(path) for path in paths]})

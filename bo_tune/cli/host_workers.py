@@ -4,8 +4,10 @@ One tuning process feeds one GPU; two wait for its interpreter. Workers have an 
 them opens no GPU: it shows what they tell, and collects from the database what they have done.
 """
 
-import multiprocessing
 import signal
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -21,9 +23,13 @@ from bo_tune.measure.compile_host import cores
 from bo_tune.measure.cuda import CORES_KEPT
 from bo_tune.measure.described import Description
 from bo_tune.problem import Problem
+from bo_tune.processes.interpreter import python_command
 from bo_tune.store.storage import StudyStore, silence_optuna
 from bo_tune.tuner import InterruptedSearch
 from bo_tune.worker import StudyWorker
+
+MODULE = "bo_tune.cli.host_workers"
+"""What a worker runs."""
 
 TELL_EVERY_S = 0.5
 """How often a worker tells its figures."""
@@ -116,6 +122,13 @@ def work(connection: Connection, order: _Order) -> None:
         told(_Failed(one_line(error)))
 
 
+def main() -> None:
+    """Be a worker of the session at the other end of a socket, whose number is the argument."""
+    connection = Connection(int(sys.argv[1]))
+    with suppress(EOFError):  # a session that is gone
+        work(connection, connection.recv())
+
+
 def _let_go(connection: Connection) -> bool:
     """Wait for the session; say whether it wants the work done."""
     try:
@@ -132,11 +145,13 @@ class _Member:
     """
 
     def __init__(self, order: _Order) -> None:
-        ours, theirs = multiprocessing.get_context("spawn").Pipe()
-        self.connection: Connection = ours
-        self.process = multiprocessing.get_context("spawn").Process(target=work, args=(theirs, order))
-        self.process.start()
-        theirs.close()
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.process = subprocess.Popen(
+                python_command(MODULE, str(theirs.fileno())), pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+            )
+        self.connection: Connection = Connection(ours.detach())
+        self.say(order)
         self.activities: Sequence[SessionActivity] = ()
 
     def descriptions(self) -> Sequence[Description]:
@@ -150,7 +165,7 @@ class _Member:
         found: Sequence[Description] = said
         return found
 
-    def say(self, word: str) -> None:
+    def say(self, word: object) -> None:
         """Tell it something; one that has ended is told nothing."""
         with suppress(OSError):
             self.connection.send(word)
@@ -158,9 +173,10 @@ class _Member:
     def end(self) -> None:
         """Have it stop, and wait until it is gone."""
         self.say(STOP)
-        self.process.join(STOPPED_WITHIN_S)
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(STOPPED_WITHIN_S)
         self.process.kill()
-        self.process.join()
+        self.process.wait()
         self.connection.close()
 
 
@@ -252,9 +268,9 @@ class HostWorkers:
             while (said := member.connection.recv()) != LEFT:
                 self._take(member, said, note, listen)
             return
-        member.process.join()
-        if member.process.exitcode:
-            note(f"a worker was lost: exit code {member.process.exitcode}")
+        code = member.process.wait()
+        if code:
+            note(f"a worker was lost: exit code {code}")
 
     def _take(self, member: _Member, said: Any, note: Callable[[str], None], listen: Listener) -> None:
         match said:

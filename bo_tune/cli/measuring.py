@@ -38,6 +38,7 @@ class Measured:
     Attributes:
         gpus: which GPUs of this host, or ``all``; None for the device's own.
         path: which way an engine goes through the experts' adapters.
+        require_idle: whether a GPU that others use is refused.
         compile_deadline_s: after how long a compile is given up, at most; None for the device's own.
     """
 
@@ -48,6 +49,7 @@ class Measured:
     packs: tuple[Path, ...] = ()
     gpus: str | None = None
     path: MoePathChoice = MoePathChoice.AUTO
+    require_idle: bool = False
     compile_deadline_s: float | None = None
 
     @property
@@ -86,6 +88,7 @@ def opened(measured: Measured) -> "AbstractContextManager[list[CudaDevice]]":
         compile_workers=measured.jobs,
         compile_deadline_s=measured.compile_deadline_s,
         packs=measured.packs,
+        require_idle=measured.require_idle,
     )
 
 

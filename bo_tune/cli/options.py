@@ -245,6 +245,15 @@ Gpus = Annotated[
         rich_help_panel=DEVICE,
     ),
 ]
+RequireIdle = Annotated[
+    bool,
+    typer.Option(
+        "--require-idle",
+        metavar=FLAG,
+        help="Measure on no GPU that others use, or of which that is not known.",
+        rich_help_panel=DEVICE,
+    ),
+]
 Ray = Annotated[
     str | None,
     typer.Option(

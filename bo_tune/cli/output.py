@@ -45,6 +45,7 @@ class Output:
         self.console = terminal(stderr=on_stdout, quiet=quiet)
         self.urgent = terminal(stderr=True) if quiet else self.console
         self._results = terminal(quiet=quiet or on_stdout)
+        self._warnings = terminal(stderr=True, quiet=quiet)
         if json_file is not None and not on_stdout:
             _writing(json_file, lambda: json_file.parent.mkdir(parents=True, exist_ok=True))
 
@@ -62,6 +63,11 @@ class Output:
         """Print lines on what happens."""
         for line in lines:
             print_line(self.console, line)
+
+    def warn(self, *lines: str) -> None:
+        """Print lines on what may mislead, to stderr."""
+        for line in lines:
+            print_line(self._warnings, f"warning: {line}")
 
     def say(self, *lines: str) -> None:
         """Print lines that must be said. Indented ones are to be copied, and never folded."""

@@ -3,9 +3,10 @@
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import replace
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from bo_tune.activity import SessionActivity
@@ -22,6 +23,10 @@ RESTARTS = 3
 
 POLL_S = 0.5
 
+ROOT = os.sep
+"""Where a session is while it joins a cluster: Ray puts the current folder first on its workers' path, from where they
+would import whatever lies in it under the name of a module."""
+
 
 class RayWorker:
     """One worker: what runs in an actor.
@@ -30,10 +35,13 @@ class RayWorker:
         storage: the database, which every host must reach.
         lease_s: see ``StudyStore``.
         seed: of replayed measurements.
+        folder: where the session runs, which paths of its command line are relative to.
     """
 
-    def __init__(self, measured: Measured, storage: str, lease_s: float, seed: int) -> None:
+    def __init__(self, measured: Measured, storage: str, lease_s: float, seed: int, folder: str) -> None:
         silence_optuna()
+        with suppress(OSError):  # a host may lack it
+            os.chdir(folder)
         self._measured, self._storage, self._lease_s, self._seed = measured, storage, lease_s, seed
 
     def describe(self, problems: Sequence[Problem]) -> Description:
@@ -74,7 +82,8 @@ class RayCluster:
             measured = replace(measured, device=f"replay:{measured.recordings.resolve()}")
         os.environ.setdefault("RAY_worker_niceness", "0")  # Ray gives way to whatever else runs; what measures must not
         try:
-            self._ray.init(address, log_to_driver=False, logging_level="error", include_dashboard=False)
+            with chdir(ROOT):
+                self._ray.init(address, log_to_driver=False, logging_level="error", include_dashboard=False)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise InputError(f"--ray {address}: {one_line(error)}") from None
         if storage.startswith("sqlite") and len(self._ray.nodes()) > 1:
@@ -92,7 +101,8 @@ class RayCluster:
             measured = replace(measured, device="cuda", jobs=measured.jobs or max(1, cores // gpus - 1))
         options = {"num_gpus": 1} if on_gpu else {"num_cpus": 1}
         actor = self._ray.remote(**options, max_restarts=RESTARTS, max_task_retries=RESTARTS)(RayWorker)
-        self._actors = [actor.remote(measured, storage, lease_s, seed) for _ in range(count)]
+        folder = str(Path.cwd())
+        self._actors = [actor.remote(measured, storage, lease_s, seed, folder) for _ in range(count)]
 
     def descriptions(self, problems: Sequence[Problem]) -> list[Description]:
         """Return what GPUs the workers have, each type once, for these problems. Raises InputError."""

@@ -59,6 +59,7 @@ def tune_command(
     seed: o.Seed = None,
     device: o.DeviceName = o.DEFAULT_DEVICE,
     gpus: o.Gpus = None,
+    require_idle: o.RequireIdle = False,
     ray: o.Ray = None,
     workers: o.Workers = None,
     kernels: o.KernelSource = "auto",
@@ -91,7 +92,7 @@ def tune_command(
     loaded = study_of(study, served, None if choose_m else m)
     name = o.sampler_name(sampler or (loaded.sampler if loaded else GRID_GP))
     conditions = o.conditions(timing, tokens, active_loras, experts)
-    measured = Measured(device, kernels, conditions, jobs, tuple(pack or ()), gpus, moe_path)
+    measured = Measured(device, kernels, conditions, jobs, tuple(pack or ()), gpus, moe_path, require_idle=require_idle)
     arguments = _arguments(loaded, name, kernel, measured, storage, Written(out), budget, seed, stop, verbose)
     settings = replace(arguments.settings, bundled=bundled)
     arguments = replace(arguments, settings=settings, choose_m=choose_m, lease_s=lease, ray=ray, workers=workers)
@@ -117,6 +118,7 @@ def grid_command(
     seed: o.Seed = None,
     device: o.DeviceName = o.DEFAULT_DEVICE,
     gpus: o.Gpus = None,
+    require_idle: o.RequireIdle = False,
     kernels: o.KernelSource = "auto",
     moe_path: MoePath = MoePathChoice.AUTO,
     timing: o.TimingKind = Timing.COLD,
@@ -149,7 +151,7 @@ def grid_command(
     )
     loaded = study_of(study, served, m)
     conditions = o.conditions(timing, tokens, active_loras, experts)
-    measured = Measured(device, kernels, conditions, jobs, tuple(pack or ()), gpus, moe_path)
+    measured = Measured(device, kernels, conditions, jobs, tuple(pack or ()), gpus, moe_path, require_idle=require_idle)
     written = Written(out, record)
     arguments = _arguments(loaded, GRID, kernel, measured, storage, written, budget, seed, None, verbose)
     tune(replace(arguments, lease_s=lease), Output("grid", json_file, quiet=quiet))

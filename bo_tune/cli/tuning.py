@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -16,7 +17,15 @@ from bo_tune.cli.measuring import Measured, at_once, host_gpus, jobs_on, opened,
 from bo_tune.cli.output import Output
 from bo_tune.cli.ray_workers import RayCluster
 from bo_tune.cli.resume import kept_lines
-from bo_tune.devices import Job, MoePathChoice, engine_notes, replay_jobs, with_deciding
+from bo_tune.devices import (
+    OWN_INSTEAD,
+    Job,
+    MoePathChoice,
+    engine_notes,
+    fallen_back,
+    replay_jobs,
+    with_deciding,
+)
 from bo_tune.errors import InputError
 from bo_tune.events import Listener
 from bo_tune.joint_decision import decides
@@ -26,6 +35,7 @@ from bo_tune.listing import study_figures
 from bo_tune.measure.described import DescribedDevice, Description
 from bo_tune.problem import Problem, lora
 from bo_tune.processes.fork_server import ForkServer
+from bo_tune.provenance import is_own
 from bo_tune.record import record
 from bo_tune.report.console import activity_lines, results_tables, session_lines
 from bo_tune.report.ladder import ladder_lines, ladder_table
@@ -36,6 +46,7 @@ from bo_tune.store.leases import LEASE_S
 from bo_tune.store.storage import MEMORY, StudyStore
 from bo_tune.study_file import StudyFile
 from bo_tune.tables import check_writable, missing_lookups, read_table, table_file_name, write_tables
+from bo_tune.tuned_with import check_mix
 from bo_tune.tuner import InterruptedSearch
 
 
@@ -177,6 +188,8 @@ def _check_replay(arguments: Arguments) -> None:
         raise InputError("--pack: needs a GPU; nothing is compiled for a recording")
     if arguments.measured.gpus is not None:
         raise InputError("--gpus: recordings need no GPU")
+    if arguments.measured.require_idle:
+        raise InputError("--require-idle: recordings need no GPU")
 
 
 def tune(arguments: Arguments, output: Output) -> None:
@@ -184,6 +197,8 @@ def tune(arguments: Arguments, output: Output) -> None:
     written = arguments.written
     with _workers(arguments) as workers, _jobs(arguments, workers) as (jobs, settings, searches):
         check_writable(written.tables, {_file_name(job) for job in jobs if not decides(job.problem)})
+        mix = partial(check_mix, written.tables, _sources(jobs), own_wanted=arguments.measured.source == "builtin")
+        output.warn(*_fallen_back(jobs, arguments), *mix())
         if written.recordings is not None:
             check_writable(written.recordings)
         # The last: what is wrong above leaves no database behind.
@@ -207,6 +222,7 @@ def tune(arguments: Arguments, output: Output) -> None:
                 progress.interrupted(kept_lines(arguments.storage))
                 raise typer.Exit(exit_codes.INTERRUPTED) from None
         activity = session.activity
+        mix()  # what others have written meanwhile
         paths = write_tables(written.tables, session.entries(tuned))
         recorded = [record(t, written.recordings) for t in tuned] if written.recordings is not None else []
     store.close()
@@ -277,6 +293,24 @@ def _announce(output: Output, jobs: Sequence[Job], arguments: Arguments) -> None
         f"studies in {without_password(arguments.storage)}",
         *(f"note: {note}" for note in engine_notes(jobs)),
     )
+
+
+def _sources(jobs: Sequence[Job]) -> dict[str, set[str]]:
+    """Return whose kernels are tuned for each file."""
+    found: dict[str, set[str]] = {}
+    for job in jobs:
+        if not decides(job.problem):
+            found.setdefault(_file_name(job), set()).add(job.device.kernel_source(job.problem.kernel))
+    return found
+
+
+def _fallen_back(jobs: Sequence[Job], arguments: Arguments) -> list[str]:
+    """Return a warning where nobody chose the project's own kernels, and they are tuned all the same."""
+    measured = arguments.measured
+    own = any(is_own(source) for sources in _sources(jobs).values() for source in sources)
+    if not own or measured.recordings is not None or measured.source != "auto":
+        return []
+    return [fallen_back(measured.source) or f"no vLLM that can be tuned where the GPU is: {OWN_INSTEAD}"]
 
 
 def _file_name(job: Job) -> str:

@@ -10,6 +10,7 @@ from bo_tune.cli.measuring import Measured, fitting_of, searching
 from bo_tune.cli.output import Output
 from bo_tune.cli.resume import kept_lines
 from bo_tune.conditions import Routing, Timing, Tokens
+from bo_tune.devices import fallen_back
 from bo_tune.errors import InputError
 from bo_tune.events import Event, StudyFailed, StudyFinished
 from bo_tune.report.progress import Progressing
@@ -24,6 +25,7 @@ def worker_command(
     lease: o.Lease = LEASE_S,
     device: o.DeviceName = o.DEFAULT_DEVICE,
     gpus: o.Gpus = None,
+    require_idle: o.RequireIdle = False,
     kernels: o.KernelSource = "auto",
     timing: o.TimingKind = Timing.COLD,
     tokens: o.TokenSpread = Tokens.UNIFORM,
@@ -46,8 +48,9 @@ def worker_command(
     if storage == MEMORY:
         raise InputError("--storage: a worker needs a database that sessions share")
     conditions = o.conditions(timing, tokens, active_loras, experts)
-    measured = Measured(device, kernels, conditions, jobs, tuple(pack or ()), gpus)
+    measured = Measured(device, kernels, conditions, jobs, tuple(pack or ()), gpus, require_idle=require_idle)
     store = StudyStore(storage, create=False, lease_s=lease)
+    output.warn(*filter(None, [fallen_back(kernels) if measured.recordings is None else None]))
     shown = Progressing(output.console, None, verbose=verbose, urgent=output.urgent)
     with searching(measured) as searches, fitting_of(measured, seed or 0) as (_, fits, settings), shown as progress:
 

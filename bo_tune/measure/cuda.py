@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ from bo_tune.conditions import Conditions
 from bo_tune.errors import DeviceError, PackError, WorkerError
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.measure.compile_host import CompileHost, cores
+from bo_tune.measure.deadlines import Deadlines
 from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured
-from bo_tune.measure.host_gpus import ASK_WITHOUT_A_CONTEXT, gpu_count
+from bo_tune.measure.gpu_monitor import monitored
+from bo_tune.measure.host_gpus import ASK_WITHOUT_A_CONTEXT, GpuIdentity, known_identities
 from bo_tune.measure.messages import (
     Hello,
     HelloRequest,
@@ -52,22 +54,8 @@ STANDBYS = 4
 second or two each, a fault in every third config."""
 
 
-@dataclass(frozen=True, slots=True)
-class Deadlines:
-    """Seconds after which what a device waits for is given up.
-
-    Attributes:
-        compile_s: of a compile, at most; it adapts to what compiles take (``compile_farm.Deadline``).
-        prepare_s: of a problem's inputs, and of a batch of re-measuring finalists.
-        first_s: of the first measurement in a GPU process that could not be warmed up, and finds its caches cold; and
-            of a finalist alone, where one of several broke the process.
-        measure_s: of any other. A config's check and repetitions take milliseconds; what takes this long hangs.
-    """
-
-    compile_s: float = 8.0
-    prepare_s: float = 180.0
-    first_s: float = 30.0
-    measure_s: float = 10.0
+MOST_IN_TURN = 2
+"""GPU processes that are in each other's place, once one was lost: the one at work, and the one that is going."""
 
 
 class _NotPreparedError(WorkerError):
@@ -85,6 +73,8 @@ class CudaDevice(Device):
         standbys: GPU processes that stand ready at most, once one was lost (``processes.standby``); each holds a CUDA
             context and the memory that clears the L2 cache, 0.8 GB or so.
         host: what GPUs share; by default one for this GPU alone, which then compiles and has the packs.
+        identity: of the GPU, by which the driver is asked who else uses it; None where that is not known.
+        require_idle: whether a GPU that others use is refused, or of which that is not known.
 
     Raises:
         DeviceError: if the GPU cannot be used.
@@ -103,6 +93,8 @@ class CudaDevice(Device):
         packs: Sequence[Path] = (),
         standbys: int = STANDBYS,
         host: CompileHost | None = None,
+        identity: GpuIdentity | None = None,
+        require_idle: bool = False,
     ) -> None:
         self._deadlines = deadlines or Deadlines()
         self._protocol = protocol or TimingProtocol()
@@ -123,6 +115,17 @@ class CudaDevice(Device):
         self._worker = Worker(host.server, GPU_MODULE, words, relief=self._relief.standbys.relieve)
         self._pipeline = Pipeline(self._worker, partial(self._at_work, "restart"))
         try:
+            self.monitor, self.unwatched = monitored(
+                f"GPU {index}",
+                identity,
+                lambda: host.server.forked,
+                lambda: 1 if self._worker.starts <= 1 else MOST_IN_TURN + standbys,
+                require_idle=require_idle,
+            )
+        except DeviceError:
+            self._close_processes()
+            raise
+        try:
             with self._at_work("start"):
                 self._worker.start()
                 hello: Hello = self._pipeline.request(HelloRequest(), lambda: self._deadlines.prepare_s)
@@ -130,6 +133,8 @@ class CudaDevice(Device):
             self._close_processes()
             advice = "; replay recorded grids with --device replay:DIR" if source in (BUILTIN, VLLM) else ""
             raise DeviceError(f"CUDA device {index} cannot be used: {error}{advice}") from error
+        if self.monitor is not None:
+            self.monitor.begin()
         self.gpu: GpuInfo = hello.gpu
         self._versions = hello.versions
         self.compile_workers = host.workers
@@ -327,6 +332,8 @@ class CudaDevice(Device):
         self._close_processes()
 
     def _close_processes(self) -> None:
+        if self.monitor is not None:
+            self.monitor.close()
         self._relief.standbys.close()
         self._worker.kill()
         if self._own_host is not None:
@@ -356,11 +363,13 @@ def cuda_devices(
     compile_workers: int | None = None,
     deadlines: Deadlines | None = None,
     packs: Sequence[Path] = (),
+    require_idle: bool = False,
 ) -> Iterator[list[CudaDevice]]:
     """Open GPUs of this host while it lasts, with compilers in common.
 
     Args:
         indices: which; None for all.
+        require_idle: whether GPUs that others use are refused.
 
     Raises:
         DeviceError: if one cannot be used, or there is none.
@@ -370,12 +379,14 @@ def cuda_devices(
     host = compile_host(source, conditions or Conditions(), compile_workers, deadlines, packs)
     opened: list[CudaDevice] = []
     try:
-        chosen = range(gpu_count()) if indices is None else indices
+        identities = dict(enumerate(known_identities(required=indices is None)))
+        chosen = identities.keys() if indices is None else indices
         if not chosen:
             raise DeviceError("no NVIDIA GPU found; replay recorded grids with --device replay:DIR")
         with ThreadPoolExecutor(len(chosen)) as threads:  # each takes seconds to start
             one = partial(CudaDevice, source=source, conditions=conditions, deadlines=deadlines, host=host)
-            futures = [threads.submit(one, index) for index in chosen]
+            one = partial(one, require_idle=require_idle)
+            futures = [threads.submit(one, index, identity=identities.get(index)) for index in chosen]
         opened += [future.result() for future in futures if future.exception() is None]
         for future in futures:
             future.result()

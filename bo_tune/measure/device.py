@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bo_tune.activity import DeviceActivity
 from bo_tune.conditions import Conditions
 from bo_tune.kernels.spec import KernelSpec
+from bo_tune.measure.gpu_monitor import GpuMonitor
 from bo_tune.measure.occupancy import Occupancy
 from bo_tune.outcome import Compilation, Invalid, Launches, Outcome, Resources
 from bo_tune.problem import AnyProblem, GpuInfo
@@ -57,6 +58,9 @@ class Device(ABC):
     gpu: GpuInfo
     conditions: Conditions = Conditions()
     occupancy = Occupancy(0)  # of devices that have neither compilers nor a GPU process, which nothing holds up
+    monitor: GpuMonitor | None = None
+    """Notices what disturbs measurements; None where nothing is measured, or ``unwatched`` says why."""
+    unwatched: str | None = None
 
     @property
     def activity(self) -> DeviceActivity:

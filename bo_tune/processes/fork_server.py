@@ -1,9 +1,8 @@
 """Starts child processes in milliseconds: one process imports the heavy modules once and forks whatever is asked for.
 
 A compiler or GPU process imports torch and triton, which takes seconds. It is killed whenever a config hangs or breaks
-it, so those seconds would be paid again and again. ``ForkServer`` is the parent's side; ``python -m
-bo_tune.processes.fork_server IMPORTS FD`` is the server, which never touches a GPU, so that a child that does finds
-nothing of CUDA inherited.
+it, so those seconds would be paid again and again. ``ForkServer`` is the parent's side; ``main`` is the server's, which
+never touches a GPU, so that a child that does finds nothing of CUDA inherited.
 
 Every child is a process group of its own: killing it also ends what it started (ptxas), and Ctrl-C in the terminal
 reaches the parent alone. The server ends when the parent's end of its socket is closed, and its children with it.
@@ -29,6 +28,7 @@ from typing import IO, NoReturn
 
 from bo_tune.errors import WorkerError
 from bo_tune.processes.importing import import_source
+from bo_tune.processes.interpreter import python_command
 
 READY = b"ready"
 LARGEST_MESSAGE = 65536
@@ -43,13 +43,16 @@ class ForkServer:
             ``main(arguments, fd)`` of any module. What each child would do anew and the server can do once, a module
             does in a function ``before_forking()``.
         environment: variables that the server and its children have besides this process's own.
+
+    Attributes:
+        forked: process ids of every child so far, ended ones included.
     """
 
     def __init__(self, modules: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})) -> None:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "bo_tune.processes.fork_server", _imports(modules), str(theirs.fileno())],
+            python_command(__name__, json.dumps(list(modules)), str(theirs.fileno())),
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -61,6 +64,7 @@ class ForkServer:
         self._control = ours
         self._lock = threading.Lock()
         self._ready = False
+        self.forked: set[int] = set()
 
     def fork(self, module: str, arguments: Sequence[str], channel: int, stderr: int) -> int:
         """Start ``module.main(arguments, channel)`` in a child and return its process id.
@@ -79,7 +83,9 @@ class ForkServer:
                     socket.send_fds(self._control, [request], [channel, stderr])
                     answer = self._control.recv(LARGEST_MESSAGE)
                     if answer:
-                        return int(answer)
+                        child = int(answer)
+                        self.forked.add(child)
+                        return child
             except OSError as error:
                 raise WorkerError(f"the fork server has ended: {error}") from error
         raise WorkerError(self._last_words())
@@ -95,11 +101,6 @@ class ForkServer:
             self._process.kill()
         self._process.wait()
         self._stderr.close()
-
-
-def _imports(modules: Sequence[str]) -> str:
-    """Return what a server is to import, and that it finds it where this process would: next to a script, say."""
-    return json.dumps({"modules": list(modules), "path": sys.path})
 
 
 def last_line(file: IO[bytes]) -> str:
@@ -168,17 +169,11 @@ def _nothing() -> None:
 
 def main() -> None:
     """Import what was asked for, then fork children until the parent is gone."""
-    imports, fd = sys.argv[1:]
-    wanted = json.loads(imports)
-    sys.path[:] = wanted["path"]
-    for module in wanted["modules"]:
+    modules, fd = sys.argv[1:]
+    for module in json.loads(modules):
         getattr(import_source(module), "before_forking", _nothing)()
     gc.freeze()  # what is here will be shared by all children; collecting it would copy it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are not waited for: the kernel buries them
     child = _serve(socket.socket(fileno=int(fd)))
     if child is not None:
         _run(child)
-
-
-if __name__ == "__main__":
-    main()

@@ -22,6 +22,9 @@ from bo_tune.space import Config
 WIDTH_OF_FILES = 160
 """Columns of tables that go to a file or a pipe."""
 
+DISTURBED = " !"
+"""Mark of studies that were disturbed while they were measured."""
+
 TIMES = ("default us", "us", "speed-up")
 
 SHORT_NAMES = {"block_m": "m", "block_n": "n", "block_k": "k", "num_warps": "w", "num_stages": "s", "split_k": "sk"}
@@ -53,6 +56,20 @@ def short_config(config: Config | None) -> str:
     if config is None:
         return "-"
     return " ".join(f"{short}{config[name]}" for name, short in SHORT_NAMES.items() if name in config)
+
+
+def marked(disturbed: Sequence[str] | None) -> str:
+    """Return the mark of a study that was disturbed while it was measured."""
+    return DISTURBED if disturbed else ""
+
+
+def disturbed_lines(studies: Iterable[Sequence[str] | None]) -> list[str]:
+    """Return a line on the studies that were disturbed, from what disturbed each; none where none was."""
+    found = [disturbances for disturbances in studies if disturbances]
+    if not found:
+        return []
+    what = ", ".join(sorted({one for disturbances in found for one in disturbances}))
+    return [f"{len(found)} marked{DISTURBED}: their times are spoilt ({what}); measure them again on an idle GPU"]
 
 
 def duration(seconds: float) -> str:
@@ -112,7 +129,7 @@ def results_tables(tuned: Iterable[Tuned]) -> Iterator[Table]:
     for title, studies in groupby(sorted(tuned, key=group), group):
         table = plain_table(" on ".join(title[:2]) + f" ({title[2]})", ("problem", "config"), TIMES)
         for study in studies:
-            result, shape = study.result, study.job.problem.shape_label
+            result, shape = study.result, study.job.problem.shape_label + marked(study.disturbed)
             if result is None:
                 table.add_row(shape, "nothing could be measured")
                 continue
@@ -134,7 +151,7 @@ def session_lines(tuned: Sequence[Tuned]) -> list[str]:
     gains = [result.default_time_us / result.time_us for result in run if result.default_time_us]
     if gains:
         lines.append(f"tuned against default: {geometric_mean(gains):.2f}x faster (geometric mean of {len(gains)})")
-    return [*lines, *joint_lines(tuned)]
+    return [*lines, *joint_lines(tuned), *disturbed_lines(study.disturbed for study in tuned)]
 
 
 def joint_lines(tuned: Sequence[Tuned]) -> list[str]:
@@ -283,7 +300,7 @@ def studies_tables(studies: Iterable[StudyListing]) -> Iterator[Table]:
         table = plain_table(f"{kernel} on {gpu} ({source}), {kind}", ("problem", "pruned because"), figures)
         for study in group_studies:
             table.add_row(
-                study.name.problem.shape_label + ("" if study.finished else " *"),
+                study.name.problem.shape_label + ("" if study.finished else " *") + marked(study.disturbed),
                 _counted(study.reasons),
                 str(study.states.get("COMPLETE", 0)),
                 str(study.states.get("PRUNED", 0)),
@@ -318,6 +335,7 @@ def studies_lines(studies: Sequence[StudyListing]) -> list[str]:
         ),
         f"trials pruned: {_counted(reasons)}",
         f"configs left out before any trial: {_counted(excluded)}",
+        *disturbed_lines(study.disturbed for study in studies),
     ]
 
 

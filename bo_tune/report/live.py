@@ -27,7 +27,15 @@ PREFIXES = ("fused_moe_lora_", "lora_")
 RESULTS = ("tuned", "kept")
 """Kinds of happenings whose last figures are left out where there is no room."""
 
-STYLES = {"failed": "red", "lost": "red", "restart": "yellow", "note": "yellow", "tuned": "", "kept": "dim"}
+STYLES = {
+    "failed": "red",
+    "lost": "red",
+    "restart": "yellow",
+    "note": "yellow",
+    "warning": "red",
+    "tuned": "",
+    "kept": "dim",
+}
 
 
 @dataclass(frozen=True, slots=True)

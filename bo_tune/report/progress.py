@@ -11,7 +11,7 @@ from bo_tune.events import Event, TrialRecorded
 from bo_tune.outcome import Invalid, Measurement
 from bo_tune.report.console import is_live, print_line, short_config, us
 from bo_tune.report.live import screen
-from bo_tune.report.watched import URGENT, Happening, Watchable, Watched, summed_up
+from bo_tune.report.watched import URGENT, WARNING, Happening, Watchable, Watched, summed_up
 
 REFRESHES_PER_S = 2
 """How often the display of a terminal changes."""
@@ -113,7 +113,7 @@ class Progressing:
             self._say(happening)
 
     def _say(self, happening: Happening) -> None:
-        is_urgent = happening.kind in URGENT
+        is_urgent = happening.kind in URGENT and not (happening.kind == WARNING and self._console.quiet)
         if self._live is not None or (is_urgent and self._urgent is not self._console):
             if is_urgent:
                 with self._lock:

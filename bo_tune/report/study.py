@@ -63,6 +63,8 @@ def study_lines(detail: StudyDetail) -> list[str]:
     ]
     if listing.certificate is not None:
         lines.append(f"sure: {sure(listing.certificate)} (within so much of the grid's best with that probability)")
+    if listing.disturbed:
+        lines.append(f"times are spoilt: {', '.join(listing.disturbed)}")
     lines.append(
         f"{len(detail.trials)} trials: {costs.launched_configs:,} configs launched, {costs.launches:,} launches, "
         f"{costs.compiles:,} compiles of {costs.compile_s:.1f} s, under way for {duration(costs.wall_s)}"

@@ -11,6 +11,7 @@ from typing import Protocol
 from bo_tune.activity import SessionActivity
 from bo_tune.events import (
     Event,
+    GpuNoticed,
     StudyElsewhere,
     StudyFailed,
     StudyFinished,
@@ -24,7 +25,10 @@ from bo_tune.report.console import duration, speed_up, us
 MOST_KEPT = 20
 """Happenings that are remembered."""
 
-URGENT = ("failed", "lost", "restart", "note")
+WARNING = "warning"
+"""Kind of what spoils times."""
+
+URGENT = ("failed", "lost", "restart", "note", WARNING)
 """Kinds of happenings that a person should find in the terminal afterwards."""
 
 
@@ -56,7 +60,8 @@ class Happening:
     """Something worth a line.
 
     Attributes:
-        kind: a word: ``tuned``, ``kept``, ``failed``, ``lost``, ``resumed``, ``waiting``, ``restart`` or ``note``.
+        kind: a word: ``tuned``, ``kept``, ``failed``, ``lost``, ``resumed``, ``waiting``, ``restart``, ``warning`` or
+            ``note``, which needs attention, or ``info``, which does not.
         at: when, as ``time.time`` gives it.
         count: studies done by then, of how many, where one has just ended.
     """
@@ -130,6 +135,7 @@ class Watched:
         self._in_flight: dict[str, InFlight] = {}
         self._happenings: deque[Happening] = deque(maxlen=MOST_KEPT)
         self._restarts = 0
+        self._noticed: set[str] = set()
         self._session: Callable[[], Watchable | None] = lambda: None
 
     def watch(self, session: Callable[[], Watchable | None]) -> None:
@@ -172,6 +178,10 @@ class Watched:
             case StudyLost():
                 self._in_flight.pop(event.name, None)
                 return self._happening("lost", event.problem, event.message)
+            case GpuNoticed():
+                if event.text not in self._noticed:  # workers may tell of the same
+                    self._noticed.add(event.text)
+                    return Happening(WARNING if event.spoils else "info", None, event.text, time.time())
             case StudyFailed():
                 self._in_flight.pop(event.name, None)
                 self._done, self._failed = self._done + 1, self._failed + 1

@@ -59,6 +59,9 @@ FIGURES_ATTR = "bo_tune:figures"
 ORIGIN_ATTR = "bo_tune:origin"
 """What measured the result, and in which session: versions of driver, torch and triton."""
 
+DISTURBED_ATTR = "bo_tune:disturbed"
+"""What disturbed measuring the study, ``gpu_watch``'s words; not there where it is not known that nothing did."""
+
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 OPENING_ATTEMPTS = 10

@@ -5,15 +5,20 @@ a while all the same (``FAKE_COMPILE_S``), and a time follows from the config. W
 and find the same GPUs.
 """
 
+import json
 import math
 import os
 import sys
 import time
+from pathlib import Path
 from typing import ClassVar
 
+from bo_tune.cli import host_workers
 from bo_tune.cli import main as bo_tune
-from bo_tune.measure import compile_farm, compile_worker, cuda
+from bo_tune.measure import compile_farm, compile_worker, cuda, gpu_monitor
 from bo_tune.measure.device import Build, Compiled, Remeasured
+from bo_tune.measure.gpu_watch import Reading, WatchError
+from bo_tune.measure.host_gpus import GpuIdentity
 from bo_tune.measure.messages import (
     CompileRequest,
     Hello,
@@ -64,15 +69,44 @@ def gpu(request: object) -> object:
     raise TypeError(request)
 
 
-def main(arguments: list[str], fd: int) -> None:
-    """Serve as a GPU process, which is told its number, or else as a compiler."""
+class Watch:
+    """What the driver says of the GPUs: what the file ``FAKE_WATCH`` holds, read anew every time."""
+
+    is_slice = False
+
+    def __init__(self, identity: GpuIdentity) -> None:
+        self.read()
+
+    def read(self) -> Reading:
+        """Read it. Raises WatchError where there is no such file."""
+        file = os.environ.get("FAKE_WATCH")
+        if file is None:
+            raise WatchError("there is no FAKE_WATCH")
+        said = json.loads(Path(file).read_text())
+        return Reading(frozenset(said["processes"]), utilisation_percent=said["utilisation_percent"])
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def identities(*, required: bool) -> list[GpuIdentity]:
+    """Return the GPUs."""
+    return [GpuIdentity(str(number), "") for number in range(2)]
+
+
+def main(arguments: list[str] | None = None, fd: int = -1) -> None:
+    """Serve as a GPU process, which is told its number, or as a compiler; or be a worker, which is told nothing."""
+    if arguments is None:
+        host_workers.main()
+        return
     if arguments[0].isdecimal():
         serve(fd, gpu)
     compile_worker.Compiler = NoCompiler  # type: ignore[misc]
     compile_worker.main(arguments, fd)
 
 
-cuda.GPU_MODULE = cuda.COMPILE_MODULE = compile_farm.MODULE = NAME
+gpu_monitor.NvmlWatch, cuda.known_identities = Watch, identities  # type: ignore[assignment,misc]
+cuda.GPU_MODULE = cuda.COMPILE_MODULE = compile_farm.MODULE = host_workers.MODULE = NAME
 
 if __name__ == "__main__":
     sys.argv[0] = "bo-tune"

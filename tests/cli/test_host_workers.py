@@ -28,6 +28,7 @@ from helpers import (
 )
 
 from bo_tune.activity import DeviceActivity, GpuActivity, SessionActivity, with_workers
+from bo_tune.cli import host_workers
 from bo_tune.cli.measuring import Measured
 from bo_tune.cli.tuning import Arguments, Written, worker_count
 from bo_tune.conditions import Conditions
@@ -222,7 +223,8 @@ def workers_of(tuning: "subprocess.Popen[str]", count: int, database: Path) -> l
         assert time.monotonic() < deadline
         time.sleep(0.05)
     children = Path(f"/proc/{tuning.pid}/task/{tuning.pid}/children").read_text().split()
-    pids = [int(pid) for pid in children if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    module = host_workers.MODULE.encode()
+    pids = [int(pid) for pid in children if module in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
     assert len(pids) == count
     return pids
 

@@ -65,7 +65,7 @@ def test_every_command_has_it() -> None:
 
 STUDY_KEYS = {
     "study", "kernel", "problem", "gpu", "kernel_source", "exhaustive", "finished", "best_us", "default_us", "config",
-    "certificate", "costs",
+    "certificate", "costs", "disturbed",
 }  # fmt: skip
 
 

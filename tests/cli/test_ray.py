@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from helpers import EXPAND, EXPAND_TABLE, ROOT, SHRINK, SHRINK_TABLE, Cli, run_command, sliced, sqlite_url, write_all
 from moe_recordings import small
+from planted import Planted
 
 from bo_tune.cli import ray_workers
 from bo_tune.conditions import Conditions
@@ -31,10 +32,12 @@ def recordings(tmp_path: Path) -> Path:
 @pytest.mark.skipif(find_spec("ray") is None, reason="Ray has no release for this Python")
 def test_workers_of_a_local_cluster_do_it_all(recordings: Path, tmp_path: Path) -> None:
     database, out = tmp_path / "x.db", tmp_path / "out"
-    where = ("--device", f"replay:{recordings}", "--storage", sqlite_url(database), "--out", out)
+    # The database is named from where the session runs.
+    where = ("--device", f"replay:{recordings}", "--storage", f"sqlite:///{database.name}", "--out", out)
     search = ("--sampler", "random", "--budget", BUDGET, "--verbose")
+    planted = Planted(tmp_path)
     ran = run_command("tune", *where, *search, "--ray", "local", "--workers", 2, cwd=tmp_path)
-    assert ran.code == 0, ran
+    assert (ran.code, planted.ran) == (0, []), ran
     assert "[5/5]" in ran.out
     assert "\nrecorded " not in ran.out, "nothing is measured by the session itself"
     store = StudyStore(sqlite_url(database), create=False)

@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 
 from bo_tune.errors import DeviceError
-from bo_tune.measure.host_gpus import gpu_count
+from bo_tune.measure.host_gpus import GpuIdentity, gpu_count, gpu_identities, known_identities
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 
-Driver = Callable[[str, str], None]
+Driver = Callable[..., None]
 
 
 @pytest.fixture
 def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Driver:
-    def make(on_start: str, on_count: str) -> None:
+    def make(on_start: str, on_count: str, more: str = "") -> None:
         source = tmp_path / "cuda.c"
         source.write_text(
-            f"#include <stdlib.h>\nint cuInit(unsigned f) {{ {on_start} }}\n"
+            f"#include <stdlib.h>\n#include <string.h>\n{more}\nint cuInit(unsigned f) {{ {on_start} }}\n"
             f"int cuDeviceGetCount(int *n) {{ {on_count} }}\n"
         )
         subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "libcuda.so.1", source], check=True)
@@ -51,3 +51,34 @@ def test_a_driver_that_breaks_is_told(driver: Driver) -> None:
     driver("abort();", "return 0;")
     with pytest.raises(DeviceError, match=r"the GPUs of this host cannot be counted: .*died with"):
         gpu_count()
+
+
+UUID = """
+int {name}(unsigned char *uuid, int gpu) {{ for (int i = 0; i < 16; i++) uuid[i] = i + 16 * gpu; return 0; }}
+"""
+BUS_ID = """
+int cuDeviceGetPCIBusId(char *text, int room, int gpu) {
+  strcpy(text, gpu ? "0000:AA:00.0" : "0000:3B:00.0");
+  return 0;
+}
+"""
+FIRST, SECOND = "00010203-0405-0607-0809-0a0b0c0d0e0f", "10111213-1415-1617-1819-1a1b1c1d1e1f"
+
+
+@pytest.mark.parametrize("name", ["cuDeviceGetUuid_v2", "cuDeviceGetUuid"])
+def test_gpus_are_told_by_what_they_are_in_the_order_of_cuda(driver: Driver, name: str) -> None:
+    driver("return 0;", "*n = 2; return 0;", UUID.format(name=name) + BUS_ID)
+    assert gpu_identities() == [GpuIdentity(FIRST, "0000:3B:00.0"), GpuIdentity(SECOND, "0000:AA:00.0")]
+
+
+def test_instances_are_asked_for_themselves(driver: Driver) -> None:
+    whole = "int cuDeviceGetUuid(unsigned char *uuid, int gpu) { abort(); }"
+    driver("return 0;", "*n = 1; return 0;", whole + UUID.format(name="cuDeviceGetUuid_v2"))
+    assert gpu_identities() == [GpuIdentity(FIRST, "")]
+
+
+def test_gpus_that_cannot_be_told_are_only_an_error_where_they_are_needed(driver: Driver) -> None:
+    driver("abort();", "return 0;")
+    assert known_identities(required=False) == []
+    with pytest.raises(DeviceError):
+        known_identities(required=True)

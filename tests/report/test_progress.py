@@ -8,7 +8,15 @@ import pytest
 from rich.console import Console
 
 from bo_tune.activity import DeviceActivity, FarmActivity, GpuActivity, SessionActivity
-from bo_tune.events import StudyElsewhere, StudyFailed, StudyFinished, StudyLost, StudyStarted, TrialRecorded
+from bo_tune.events import (
+    GpuNoticed,
+    StudyElsewhere,
+    StudyFailed,
+    StudyFinished,
+    StudyLost,
+    StudyStarted,
+    TrialRecorded,
+)
 from bo_tune.outcome import Invalid, InvalidReason, Measurement
 from bo_tune.problem import Problem
 from bo_tune.report import progress as module
@@ -102,6 +110,27 @@ def test_failures_of_a_quiet_session_are_told_elsewhere() -> None:
     with Progressing(quiet, 2, urgent=Console(file=urgent, width=200)) as progress:
         a_session(progress)
     assert urgent.getvalue().splitlines() == LINES[2:]
+
+
+def noticed(progress: Progressing) -> None:
+    for _ in range(2):  # workers may tell of the same
+        progress(GpuNoticed("GPU 0 is busy: 87 % utilisation", spoils=True))
+        progress(GpuNoticed("what others do is not noticed", spoils=False))
+
+
+def test_what_spoils_times_is_a_warning_told_once_and_found_afterwards() -> None:
+    warning = "warning  GPU 0 is busy: 87 % utilisation"
+    assert played(noticed, terminal=False).splitlines() == [warning, "info     what others do is not noticed"]
+    left = played(noticed, terminal=True).rpartition("\x1b[")[2]
+    assert warning in left
+    assert "not noticed" not in left
+
+
+def test_a_quiet_session_warns_of_nothing() -> None:
+    told = io.StringIO()
+    with Progressing(Console(file=io.StringIO(), quiet=True), 2, urgent=Console(file=told)) as progress:
+        noticed(progress)
+    assert told.getvalue() == ""
 
 
 def test_an_interruption_says_what_is_kept_and_how_to_go_on() -> None:

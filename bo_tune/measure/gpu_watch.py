@@ -1,0 +1,127 @@
+"""Whether a GPU is at work for others: what a driver says of it, and what that means. Pure, but for the protocol.
+
+A driver tells which processes have a GPU open. Which of them are this session's own is known by their numbers, except
+in a container whose driver counts processes as its host does: there what was open before is another's, and so is what
+is more than the session can have itself.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from bo_tune.errors import BoTuneError
+
+BUSY_PERCENT = 5
+"""Utilisation from which on a GPU that nobody here uses counts as busy."""
+
+UNSEEN_BYTES = 2**30
+"""Memory that is in use while no process is to be seen, from which on there must be one. Less is the driver's own, or
+what a desktop draws with."""
+
+AT_WORK = "other processes at work on the GPU"
+PRESENT = "other processes on the GPU, at work or not"
+LOST = "the driver stopped telling who uses the GPU"
+"""What may disturb a measurement, besides ``slowed_text``."""
+
+
+class WatchError(BoTuneError):
+    """A GPU cannot be watched; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a driver says of a GPU at one moment. Everything but ``slowed`` is None where it does not tell.
+
+    Attributes:
+        processes: numbers of the processes that can compute on it.
+        working_percent: of those that worked since the last reading, by number, the share of its multiprocessors' time.
+        utilisation_percent: share of the last fraction of a second in which any kernel ran, whoever's.
+        used_bytes: memory in use, but for what the driver keeps for itself.
+        slowed: why its clocks are lower than they would be, as far as that is not as in everyday service.
+    """
+
+    processes: frozenset[int] | None = None
+    working_percent: Mapping[int, int] | None = None
+    utilisation_percent: int | None = None
+    used_bytes: int | None = None
+    slowed: tuple[str, ...] = ()
+
+
+class GpuWatch(Protocol):
+    """Tells how a GPU is used. Asking it touches no CUDA, and takes milliseconds."""
+
+    is_slice: bool
+    """Whether it is an instance of a partitioned GPU, on whose other instances it knows nothing."""
+
+    def read(self) -> Reading:
+        """Ask now. Raises WatchError."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
+def slowed_text(reason: str) -> str:
+    """Say why clocks were lowered, as something that disturbs a measurement."""
+    return f"clocks lowered: {reason}"
+
+
+def use_by_others(reading: Reading) -> str | None:
+    """Say how a GPU is used that this session does not use yet; None where nothing speaks against measuring on it."""
+    others, percent = len(reading.processes or ()), reading.utilisation_percent or 0
+    unseen = not others and (reading.used_bytes or 0) >= UNSEEN_BYTES
+    if not others and not unseen and percent < BUSY_PERCENT and not reading.slowed:
+        return None
+    found = [f"{others} other process{'es' if others > 1 else ''}"] * (others > 0)
+    if unseen and reading.used_bytes is not None:
+        found.append(f"{reading.used_bytes / 2**30:.1f} GiB in use by processes that cannot be seen from here")
+    if reading.utilisation_percent is not None:
+        found.append(f"{percent} % utilisation")
+    found += map(slowed_text, reading.slowed)
+    spoilt = "times will be spoilt" if percent >= BUSY_PERCENT or reading.slowed else "times are spoilt while they work"
+    return f"{', '.join(found)}: {spoilt}"
+
+
+class Neighbours:
+    """Tells other processes on a GPU from this session's own.
+
+    Args:
+        before: what was read before the session had the GPU open.
+    """
+
+    def __init__(self, before: Reading) -> None:
+        self._before = before.processes or frozenset()
+        self._same_numbers = False
+        self._tells_work = False
+
+    def others(self, reading: Reading, ours: Collection[int], most: int) -> int | None:
+        """Return how many other processes have the GPU open; None where the driver shows none that can be told apart.
+
+        Args:
+            ours: every process of the session that has had it open, ended ones included: a driver takes a moment to
+                forget them. One of them has it open now.
+            most: how many of them can have it open at once.
+        """
+        seen = reading.processes
+        if seen is None:
+            return None
+        self._same_numbers |= not seen.isdisjoint(ours)
+        if self._same_numbers:
+            return len(seen.difference(ours))
+        if not seen:
+            return None
+        return len(seen & self._before) + max(0, len(seen - self._before) - most)
+
+    def disturbances(self, reading: Reading, ours: Collection[int], most: int) -> frozenset[str]:
+        """Return what disturbs measurements now."""
+        found = set(map(slowed_text, reading.slowed))
+        if self.others(reading, ours, most):
+            found |= self._by_others(reading, ours)
+        return frozenset(found)
+
+    def _by_others(self, reading: Reading, ours: Collection[int]) -> set[str]:
+        """Say whether other processes work, where the driver is known to tell who does."""
+        working = {pid: percent for pid, percent in (reading.working_percent or {}).items() if percent > 0}
+        self._tells_work |= bool(working) and self._same_numbers
+        if not self._tells_work or reading.working_percent is None:
+            return {PRESENT}
+        return {AT_WORK} if any(pid not in ours for pid in working) else set()

@@ -1,0 +1,22 @@
+"""Prints what NVML says of a GPU, for ``test_nvml``; the second time, who worked since the first."""
+
+import json
+import sys
+from dataclasses import asdict
+
+from bo_tune.measure.gpu_watch import WatchError
+from bo_tune.measure.host_gpus import GpuIdentity
+from bo_tune.measure.nvml import NvmlWatch
+
+
+def main() -> None:
+    """Print it, or the message of what went wrong."""
+    try:
+        watch = NvmlWatch(GpuIdentity(*sys.argv[1:]))
+        first, then = watch.read(), watch.read()
+    except WatchError as error:
+        json.dump(str(error), sys.stdout)
+        return
+    watch.close()
+    read = {"is_slice": watch.is_slice, "first": asdict(first), "then": then.working_percent}
+    json.dump(read, sys.stdout, default=sorted)
