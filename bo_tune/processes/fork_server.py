@@ -27,8 +27,8 @@ from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
 from typing import IO, NoReturn
 
-from bo_tune.errors import WorkerError
-from bo_tune.processes.importing import import_source
+from bo_tune.errors import InputError, WorkerError, one_line
+from bo_tune.processes.importing import import_to_fork
 
 READY = b"ready"
 LARGEST_MESSAGE = 65536
@@ -171,8 +171,11 @@ def main() -> None:
     imports, fd = sys.argv[1:]
     wanted = json.loads(imports)
     sys.path[:] = wanted["path"]
-    for module in wanted["modules"]:
-        getattr(import_source(module), "before_forking", _nothing)()
+    try:
+        for module in wanted["modules"]:
+            getattr(import_to_fork(module), "before_forking", _nothing)()
+    except InputError as error:
+        leave(one_line(error))
     gc.freeze()  # what is here will be shared by all children; collecting it would copy it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are not waited for: the kernel buries them
     child = _serve(socket.socket(fileno=int(fd)))

@@ -17,22 +17,36 @@ from helpers import ROOT
 from user_kernels import add_scaled
 
 import bo_tune
+from bo_tune.kernels.operation import Verdict
 from bo_tune.kernels.user.operation import UserOperation
-from bo_tune.measure.gpu_process import relative_error
 from bo_tune.problem import SizedProblem
 from bo_tune.processes.importing import import_source
 
 
-def error_of(kernel: bo_tune.Kernel, sizes: dict[str, object], params: dict[str, object]) -> float:
+def checked(kernel: bo_tune.Kernel, sizes: dict[str, object], params: dict[str, object]) -> Verdict:
+    """Check a config as the GPU process does, before and after launches that are timed."""
     problem = SizedProblem(kernel.name, tuple(sizes.items()))  # type: ignore[arg-type]
-    operation = UserOperation(kernel, Path(__file__))
+    operation, config = UserOperation(kernel, Path(__file__)), kernel.encode(params, "here")  # type: ignore[arg-type]
     inputs = operation.make_inputs(problem, seed=0, device=torch.device("cpu"))
-    reference = operation.reference(inputs).to(operation.output(inputs).dtype)
+    right = operation.right(inputs)
+    verdicts = set()
     for _ in range(2):  # the second time as the first, whatever the first left
         operation.poison(inputs)
-        operation.launch(inputs, kernel.encode(params, "here"))  # type: ignore[arg-type]
-        error = relative_error(operation.output(inputs), reference)
-    return error
+        operation.launch(inputs, config)
+        verdicts.add(operation.judge(inputs, right))
+        operation.reset(inputs)
+        for _ in range(2):
+            operation.restore(inputs)
+            operation.launch(inputs, config)
+    (verdict,) = verdicts
+    return verdict
+
+
+def error_of(kernel: bo_tune.Kernel, sizes: dict[str, object], params: dict[str, object]) -> float:
+    verdict = checked(kernel, sizes, params)
+    assert not verdict.wrong
+    assert verdict.error is not None
+    return verdict.error
 
 
 def example(name: str) -> bo_tune.Kernel:
@@ -59,5 +73,5 @@ def test_a_kernel_that_adds_to_its_output(skip: int) -> None:
     params = {"BLOCK": 64, "CLAMP": False, "MODE": "single", "num_warps": 4, "OFF": 0}
     sizes = {"n": 100, "skip": skip, "dtype": "float32"}
     assert error_of(add_scaled, sizes, params) <= 1e-6
-    assert error_of(add_scaled, sizes, {**params, "MODE": "double"}) > add_scaled.tolerance
-    assert error_of(add_scaled, sizes, {**params, "OFF": -1}) > add_scaled.tolerance
+    assert "elements wrong" in checked(add_scaled, sizes, {**params, "MODE": "double"}).wrong
+    assert "elements wrong" in checked(add_scaled, sizes, {**params, "OFF": -1}).wrong

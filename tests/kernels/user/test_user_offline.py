@@ -14,7 +14,7 @@ from user_kernels import add_scaled
 
 from bo_tune import InputError, Kernel
 from bo_tune.kernels.user.call import Call, StandIn
-from bo_tune.kernels.user.operation import UserOperation, operations_in
+from bo_tune.kernels.user.operation import UserInputs, UserOperation, operations_in
 from bo_tune.measure.offline_driver import activate
 from bo_tune.measure.source import operations_of
 from bo_tune.problem import SizedProblem
@@ -136,16 +136,23 @@ def test_tensors_must_be_on_the_device_that_was_asked_for() -> None:
         UserOperation(elsewhere, HERE).compile_key(problem(), config(), H100)
 
 
+def output_of(inputs: UserInputs) -> torch.Tensor:
+    output: torch.Tensor = inputs.arguments["y"]
+    return output
+
+
 def test_an_output_that_is_read_is_brought_back_and_another_is_filled_with_nan() -> None:
     inputs = OPERATION.make_inputs(problem(), seed=0, device=CPU)
-    output = OPERATION.output(inputs)
-    output.fill_(7)
+    output_of(inputs).fill_(7)
+    OPERATION.reset(inputs)
+    assert bool((output_of(inputs) == 1).all())
+    output_of(inputs).fill_(7)
     OPERATION.poison(inputs)
-    assert bool((output == 1).all())
+    assert bool((output_of(inputs) == 1).all())
     plain = UserOperation(replace(add_scaled, in_place=False), HERE)
     inputs = plain.make_inputs(problem(), seed=0, device=CPU)
     plain.poison(inputs)
-    assert bool(plain.output(inputs).isnan().all())
+    assert bool(output_of(inputs).isnan().all())
 
 
 @pytest.mark.parametrize(("dtype", "filled"), [(torch.int8, 127), (torch.bool, True), (torch.complex64, None)])
@@ -155,7 +162,7 @@ def test_outputs_of_other_types_are_filled_with_what_shows(dtype: torch.dtype, f
     operation = UserOperation(made, HERE)
     inputs = operation.make_inputs(problem(), seed=0, device=CPU)
     operation.poison(inputs)
-    output = operation.output(inputs)
+    output = output_of(inputs)
     assert bool(output.isnan().all() if filled is None else (output == filled).all())
 
 
@@ -163,15 +170,9 @@ def test_inputs_depend_on_the_seed_alone_and_their_memory_is_counted() -> None:
     first, second, other = (OPERATION.make_inputs(problem(), seed=seed, device=CPU) for seed in (1, 1, 2))
     assert torch.equal(first.arguments["x"], second.arguments["x"])
     assert not torch.equal(first.arguments["x"], other.arguments["x"])
-    assert OPERATION.inputs_bytes(first) == 3 * 4 * 1024
-
-
-def test_a_reference_of_another_shape_is_refused() -> None:
-    operation = UserOperation(replace(add_scaled, reference=lambda arguments: arguments["x"][:2]), HERE)
-    with pytest.raises(InputError, match=r"reference: expected a tensor of shape \(1024,\), got \(2,\)"):
-        operation.reference(operation.make_inputs(problem(), seed=0, device=CPU))
-    assert torch.equal(OPERATION.reference(made := OPERATION.make_inputs(problem(), seed=0, device=CPU)),
-                       1 + 0.5 * made.arguments["x"])  # fmt: skip
+    assert OPERATION.inputs_bytes(first) == 2 * 2 * 4 * 1024  # both arguments, and both as they were at first
+    plain = UserOperation(replace(add_scaled, in_place=False), HERE)
+    assert plain.inputs_bytes(plain.make_inputs(problem(), seed=0, device=CPU)) == (2 + 1) * 4 * 1024
 
 
 def test_operations_are_found_by_the_kernels_names() -> None:
