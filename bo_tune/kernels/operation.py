@@ -33,8 +33,8 @@ class Verdict:
     """Whether a result is right.
 
     Attributes:
-        error: how far it is from the right one (Frobenius norms); of several outputs the largest; None where the right
-            one is all zero.
+        error: how far it is from the right one (Frobenius norms); of several outputs the largest; None where that is
+            no number, or the right one is all zero.
         wrong: a line that says what is wrong; nothing where nothing is.
     """
 

@@ -11,6 +11,7 @@ Notation: r is the reference, o the output, both as the output's type holds them
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 
@@ -131,7 +132,7 @@ class Close(Right):
         bad = ~(difference <= self.allowed.unsqueeze(-1)) & ~same
         norm = _norm(difference)
         error = _ratio(norm, self.norm)
-        if not bool(bad.any()) and not norm <= self.relative * self.norm + self.spare:
+        if error is not None and norm > self.relative * self.norm + self.spare and not bool(bad.any()):
             return Verdict(error, f"{self.name}: relative error {error:.3g}, more than {self.relative:.3g}")
         return self._verdict(output, self.values, bad.any(dim=-1), error)
 
@@ -248,10 +249,10 @@ def _norm(values: torch.Tensor) -> float:
 
 
 def _ratio(error: float, norm: float) -> float | None:
-    """Return a relative error; None where there is nothing that it could be relative to."""
+    """Return a relative error; None where it is no number, or there is nothing that it could be relative to."""
     if error == 0.0:
         return 0.0
-    return error / norm if norm else None
+    return error / norm if norm and isfinite(error) else None
 
 
 def _named(dtype: torch.dtype) -> str:

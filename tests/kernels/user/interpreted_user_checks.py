@@ -13,6 +13,9 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("runs in a process with TRITON_INTERPRET=1", allow_module_level=True)
 
 import torch
+import triton
+import triton.language as tl
+import tutorial_softmax
 from helpers import ROOT
 from user_kernels import add_scaled
 
@@ -66,6 +69,40 @@ def test_matmul(sizes: tuple[int, int, int]) -> None:
     params = {"BLOCK_M": 32, "BLOCK_N": 32, "BLOCK_K": 32, "GROUP_M": 4, "num_warps": 4, "num_stages": 2}
     named = {**dict(zip("MNK", sizes, strict=True)), "dtype": "float16"}
     assert error_of(example("matmul"), named, params) <= 1e-3
+
+
+@pytest.mark.parametrize("stages", [2, 4])
+def test_a_kernel_with_a_parameter_called_num_stages(stages: int) -> None:
+    params = {"num_stages": stages, "num_warps": 4}
+    assert error_of(tutorial_softmax.softmax, {"rows": 9, "cols": 100}, params) <= 1e-6
+    assert "elements wrong" in checked(tutorial_softmax.loose, {"rows": 9, "cols": 100}, params).wrong
+
+
+@triton.jit
+def step_kernel(x, y, count, BLOCK: tl.constexpr):
+    place = tl.arange(0, BLOCK)
+    tl.store(y + place, tl.load(x + place))
+    tl.store(x + place, tl.load(x + place) + 1)
+    tl.store(count, tl.load(count) + 1)
+
+
+step = bo_tune.Kernel(
+    step_kernel,
+    space={"BLOCK": (64,)},
+    inputs=lambda sizes, device: {
+        "x": torch.randn(64, device=device),
+        "y": torch.empty(64, device=device),
+        "count": torch.zeros(1, dtype=torch.int32, device=device),
+    },
+    grid=lambda sizes, config: 1,
+    output=("y", "count"),
+    in_place="count",
+    reference=lambda arguments: (arguments["x"].clone(), arguments["count"].add_(1)),
+)
+
+
+def test_a_kernel_that_writes_what_it_reads() -> None:
+    assert checked(step, {"n": 64}, {"BLOCK": 64}) == Verdict(0.0)
 
 
 @pytest.mark.parametrize("skip", [0, 1])

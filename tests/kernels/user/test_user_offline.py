@@ -8,6 +8,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+import tutorial_softmax
 from helpers import H100, ROOT
 from triton.backends.compiler import GPUTarget
 from user_kernels import add_scaled
@@ -180,6 +181,59 @@ def test_operations_are_found_by_the_kernels_names() -> None:
     assert find("add_scaled").source.startswith("user_kernels.py ")
     with pytest.raises(InputError, match="no kernel 'listed'; there are add_scaled"):
         find("listed")
+
+
+TUTORIAL_SIZES = (("rows", 8), ("cols", 1000))
+
+
+def test_a_parameter_called_as_a_launch_option_is_given_as_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``triton.Config`` does: what it is given by name goes to the kernel and to the compiler."""
+    asked = SizedProblem("softmax_kernel", TUTORIAL_SIZES)
+    kernel = tutorial_softmax.softmax
+    operation = UserOperation(kernel, HERE)
+    every = [{"num_stages": stages, "num_warps": warps} for stages in (2, 4) for warps in (4, 8)]
+    compiled = {}
+    for params in every:
+        binary = operation.warmup(asked, params)
+        assert (binary.metadata.num_stages, binary.metadata.num_warps) == (params["num_stages"], params["num_warps"])
+        compiled[operation.compile_key(asked, params, H100)] = binary.hash
+    for params in every:
+        ahead = operation._call(asked, params)
+        on_a_gpu = Call.of(kernel, asked, operation.make_inputs(asked, seed=0, device=CPU).arguments, params)
+        assert asked_for(ahead, monkeypatch, launched=False) == asked_for(on_a_gpu, monkeypatch, launched=True)
+    assert len(set(compiled.values())) == len(compiled) == 4
+
+
+@triton.jit
+def warps_by_default_kernel(x, num_warps: tl.constexpr = 8, BLOCK: tl.constexpr = 16, num_stages: tl.constexpr = 2):
+    tl.store(x + tl.arange(0, BLOCK), num_warps + num_stages)
+
+
+@pytest.mark.parametrize(("more", "warps", "stages"), [({}, 4, 5), ({"num_warps": 2}, 2, 5)])
+def test_a_parameter_called_as_a_launch_option_that_has_its_default_says_nothing_of_the_launch(
+    more: dict[str, int], warps: int, stages: int
+) -> None:
+    made = Kernel(
+        warps_by_default_kernel,
+        space={"BLOCK": (16, 32), "num_stages": (5,)},
+        inputs=lambda sizes, device: {"x": torch.empty(64, device=device), **more},
+        grid=lambda sizes, config: 1,
+        output="x",
+        reference=lambda arguments: arguments["x"],
+    )
+    binary = UserOperation(made, HERE).warmup(SizedProblem(made.name, (("n", 1),)), {"BLOCK": 32, "num_stages": 5})
+    assert (binary.metadata.num_warps, binary.metadata.num_stages) == (warps, stages)
+
+
+def test_two_kernels_over_one_function_are_found_by_their_globals() -> None:
+    find = operations_in(tutorial_softmax)
+    for name in ("softmax", "loose"):
+        operation = find(name)
+        assert operation.kernel.name == name
+        assert operation.kernel.space is getattr(tutorial_softmax, name).space
+    assert find("loose").source != find("softmax").source
+    with pytest.raises(InputError, match="no kernel 'softmax_kernel'; there are softmax_kernel, softmax_kernel"):
+        find("softmax_kernel")
 
 
 @triton.jit
