@@ -49,7 +49,7 @@ class FakeGpu:
 
 def time_us(config: Config) -> float:
     """The best has the largest block and 4 warps."""
-    return 1000.0 / config["BLOCK"] + abs(config["num_warps"] - 4) + (config.get("CLAMP", 1) - 1) / 4
+    return 1000.0 / config.get("BLOCK", 64) + abs(config["num_warps"] - 4) + (config.get("CLAMP", 1) - 1) / 4
 
 
 def main(arguments: list[str], fd: int) -> None:
