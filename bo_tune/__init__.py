@@ -12,15 +12,17 @@ if TYPE_CHECKING:
     from bo_tune.api import Best, grid, tune
     from bo_tune.errors import InputError
     from bo_tune.kernels.user.kernel import Kernel
+    from bo_tune.kernels.user.tolerance import Tolerance
     from bo_tune.search import StopRule
 
-__all__ = ["Best", "InputError", "Kernel", "StopRule", "grid", "tune"]
+__all__ = ["Best", "InputError", "Kernel", "StopRule", "Tolerance", "grid", "tune"]
 
 _HOMES = {
     "Best": "bo_tune.api",
     "InputError": "bo_tune.errors",
     "Kernel": "bo_tune.kernels.user.kernel",
     "StopRule": "bo_tune.search",
+    "Tolerance": "bo_tune.kernels.user.tolerance",
     "grid": "bo_tune.api",
     "tune": "bo_tune.api",
 }

@@ -15,7 +15,7 @@ from bo_tune.devices import Job, cuda_devices, replay_jobs
 from bo_tune.errors import DeviceError, InputError, one_line
 from bo_tune.events import Event, Listener, StudyFailed
 from bo_tune.kernels.registry import define
-from bo_tune.kernels.user.home import MAIN, home_of
+from bo_tune.kernels.user.home import MAIN, home_of, told_apart
 from bo_tune.kernels.user.kernel import Kernel, Sizes
 from bo_tune.kernels.user.spec import UserSpec
 from bo_tune.kernels.user.values import Value
@@ -186,14 +186,15 @@ class _Measured:
     @contextmanager
     def opened(self, seed: int) -> Iterator[list[Job]]:
         """Open the device, while it lasts. Raises InputError."""
-        asked = _problems(self.kernel, self.problems)
-        define(UserSpec(self.kernel, frozenset(self.problems[0])))
+        kernel = told_apart(self.kernel)
+        asked = _problems(kernel, self.problems)
+        define(UserSpec(kernel, frozenset(self.problems[0])))
         if isinstance(self.device, Device):
             yield [Job(problem, self.device) for problem in asked]
             return
         name, _, place = self.device.partition(":")
         if name == "replay" and place:
-            yield replay_jobs(Path(place), problems=asked, kernels={self.kernel.name}, seed=seed)
+            yield replay_jobs(Path(place), problems=asked, kernels={kernel.name}, seed=seed)
             return
         if name != "cuda" or (place and not place.isdecimal()):
             raise InputError(f"device: expected cuda, cuda:N or replay:DIR, got {self.device!r}")
@@ -222,8 +223,8 @@ def _run(
     progress: bool | None,
 ) -> list[Tuned]:
     """Search the studies of all problems."""
-    kernel = measured.kernel
-    _end_scripts_in_one_line(kernel)
+    _end_scripts_in_one_line(measured.kernel)
+    kernel = told_apart(measured.kernel)
     spaces = {kernel.name: _ranges(kernel, space)} if space else {}
     with measured.opened(settings.seed) as jobs:
         silence_optuna()
@@ -313,7 +314,7 @@ def _best(kernel: Kernel, tuned: Tuned) -> Best:
         raise InputError(f"{problem}: no config could be measured{_why(tuned)}")
     costs = result.costs
     return Best(
-        kernel=kernel.name,
+        kernel=problem.kernel,
         problem=dict(problem.sizes),
         config=kernel.decode(result.config),
         time_us=result.time_us,

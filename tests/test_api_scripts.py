@@ -77,6 +77,15 @@ def test_a_script_that_tunes_while_it_is_imported_is_told_where_that_belongs(tmp
     assert 'bo_tune.tune belongs below `if __name__ == "__main__":`' in ran.err
 
 
+def test_a_script_that_uses_the_gpu_while_it_is_imported_is_told_in_one_line(tmp_path: Path) -> None:
+    used = 'import torch\nif __name__ != "__main__":\n    torch.cuda.is_initialized = lambda: True\n'
+    ran = script(tmp_path, used + SCRIPT)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err.startswith("bo_tune: CUDA device 0 cannot be used: ")
+    assert "my script.py uses the GPU while it is imported" in ran.err
+    assert ran.err.count("\n") == 1
+
+
 def test_other_errors_of_a_script_are_shown_as_usual_and_its_own_may_be_caught(tmp_path: Path) -> None:
     lines = ("try:", "    bo_tune.tune(mine, [])", "except bo_tune.InputError as error:", "    print(error)", "1 / 0")
     main = "".join(f"    {line}\n" for line in lines)

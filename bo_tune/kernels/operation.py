@@ -6,17 +6,40 @@ installed vLLM and one of a user are measured by the same code.
 
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
-from typing import Any, Generic, TypeVar
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
 from bo_tune.conditions import Conditions
-from bo_tune.problem import GpuInfo, KindOfProblem
+from bo_tune.problem import GpuInfo, KindOfProblem, Problem
 from bo_tune.space import Config
 
 Inputs = TypeVar("Inputs")
 
 DEFAULT_CONDITIONS = Conditions()
+
+
+class Right(Protocol):
+    """What results are compared with."""
+
+    @property
+    def nbytes(self) -> int:
+        """Device memory held."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a result is right.
+
+    Attributes:
+        error: how far it is from the right one (Frobenius norms); of several outputs the largest; None where that is
+            no number, or the right one is all zero.
+        wrong: a line that says what is wrong; nothing where nothing is.
+    """
+
+    error: float | None
+    wrong: str = ""
 
 
 class Operation(ABC, Generic[Inputs]):
@@ -69,17 +92,16 @@ class Operation(ABC, Generic[Inputs]):
             Triton's compiled kernel.
         """
 
-    @abstractmethod
-    def output(self, inputs: Inputs) -> torch.Tensor:
-        """The output tensor, as launched last."""
+    def restore(self, inputs: Inputs) -> None:
+        """Bring back what launches have changed of what they read. Comes before each that is timed, untimed."""
 
     @abstractmethod
-    def reference(self, inputs: Inputs) -> torch.Tensor:
-        """The right output, computed naively in float32."""
+    def right(self, inputs: Inputs) -> Right:
+        """What is right for these inputs, which nothing has been launched with so far."""
 
     @abstractmethod
-    def tolerance(self, problem: KindOfProblem) -> float:
-        """Largest relative error (Frobenius norm) of a right result."""
+    def judge(self, inputs: Inputs, right: Any) -> Verdict:
+        """Compare what was launched last with what is right."""
 
     @abstractmethod
     def effective_config(self, problem: KindOfProblem, config: Config, gpu: GpuInfo) -> dict[str, int]:
@@ -88,3 +110,44 @@ class Operation(ABC, Generic[Inputs]):
     @abstractmethod
     def compile_key(self, problem: KindOfProblem, config: Config, gpu: GpuInfo) -> Hashable:
         """Equal for launches that share one binary: kernel, specialisation and effective config."""
+
+
+class OfAProblem(Protocol):
+    """Inputs that know what they are for."""
+
+    @property
+    def problem(self) -> Problem:
+        """Their problem."""
+
+
+ProblemInputs = TypeVar("ProblemInputs", bound=OfAProblem)
+
+
+class OneOutput(Operation[ProblemInputs]):
+    """A kernel with one output, whose results are compared with a reference by their norm."""
+
+    @abstractmethod
+    def output(self, inputs: ProblemInputs) -> torch.Tensor:
+        """The output tensor, as launched last."""
+
+    @abstractmethod
+    def reference(self, inputs: ProblemInputs) -> torch.Tensor:
+        """The right output, computed naively in float32."""
+
+    @abstractmethod
+    def tolerance(self, problem: KindOfProblem) -> float:
+        """Largest relative error (Frobenius norm) of a right result."""
+
+    def right(self, inputs: ProblemInputs) -> torch.Tensor:
+        return self.reference(inputs).to(self.output(inputs).dtype)
+
+    def judge(self, inputs: ProblemInputs, right: torch.Tensor) -> Verdict:
+        error = relative_error(self.output(inputs), right)
+        is_right = error <= self.tolerance(inputs.problem)
+        return Verdict(error, "" if is_right else f"relative error {error:.3g}")
+
+
+def relative_error(output: torch.Tensor, reference: torch.Tensor) -> float:
+    """Frobenius norm of the difference over the reference's; NaN where the output holds one."""
+    reference = reference.float()
+    return float(torch.linalg.vector_norm(output.float() - reference) / torch.linalg.vector_norm(reference))

@@ -18,7 +18,7 @@ from triton.runtime.errors import OutOfResources
 
 from bo_tune.conditions import Conditions
 from bo_tune.errors import one_line
-from bo_tune.kernels.operation import Operation
+from bo_tune.kernels.operation import Operation, Right, Verdict
 from bo_tune.measure.device import Remeasured
 from bo_tune.measure.messages import (
     Hello,
@@ -43,36 +43,34 @@ INPUTS_MEMORY_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A problem with its inputs and right output on the GPU.
+    """A problem with its inputs and what is right for them on the GPU.
 
     Attributes:
-        right: of the finalists checked so far, whether their results are right.
+        checked: of the finalists checked so far, whether their results are right.
     """
 
     operation: Operation[Any]
     inputs: Any
-    reference: torch.Tensor
-    right: dict[ConfigKey, bool] = field(default_factory=dict)
+    right: Right
+    checked: dict[ConfigKey, bool] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
         """Device memory held."""
-        return self.operation.inputs_bytes(self.inputs) + self.reference.nbytes
+        return self.operation.inputs_bytes(self.inputs) + self.right.nbytes
 
-    def error_of(self, config: Mapping[str, int]) -> float:
-        """Launch a config once and return how far its result is from the right one; leaves the output reset."""
+    def verdict_on(self, config: Mapping[str, int]) -> Verdict:
+        """Launch a config once and say whether its result is right; leaves the output reset."""
         self.operation.poison(self.inputs)
         self.operation.launch(self.inputs, config)
         torch.cuda.synchronize()
-        error = relative_error(self.operation.output(self.inputs), self.reference)
+        verdict = self.operation.judge(self.inputs, self.right)
         self.operation.reset(self.inputs)
-        return error
+        return verdict
 
-
-def relative_error(output: torch.Tensor, reference: torch.Tensor) -> float:
-    """Frobenius norm of the difference over the reference's; NaN where the output holds one."""
-    reference = reference.float()
-    return float(torch.linalg.vector_norm(output.float() - reference) / torch.linalg.vector_norm(reference))
+    def restore(self) -> None:
+        """Bring the inputs back before a launch that is timed."""
+        self.operation.restore(self.inputs)
 
 
 class GpuServer:
@@ -122,7 +120,7 @@ class GpuServer:
         if prepared is None:
             kernel = self._operation(problem.kernel)
             inputs = kernel.make_inputs(problem, seed=self._seed, device=self._device, conditions=self._conditions)
-            prepared = Prepared(kernel, inputs, kernel.reference(inputs).to(kernel.output(inputs).dtype))
+            prepared = Prepared(kernel, inputs, kernel.right(inputs))
             while self._prepared and prepared.bytes + sum(p.bytes for p in self._prepared.values()) > self._budget:
                 self._prepared.popitem(last=False)
         self._prepared[problem] = prepared  # the last used is the last to go
@@ -146,7 +144,7 @@ class GpuServer:
         launch = partial(prepared.operation.launch, prepared.inputs, request.config)
 
         def draw(count: int) -> list[float]:
-            timed = self._timer.time_in_turn([launch], count)
+            timed = self._timer.time_in_turn([launch], count, prepared.restore)
             launches[LaunchPurpose.TIMING] += timed.launches
             launches[LaunchPurpose.LATE] += timed.late
             return timed.runtimes_us[0]
@@ -157,33 +155,35 @@ class GpuServer:
             _, wrong = self._check(prepared, request, launches)  # a new incumbent: right once could have been luck
         return measurement if wrong is None else wrong
 
-    def _check(self, prepared: Prepared, request: MeasureRequest, launches: Launches) -> tuple[float, Invalid | None]:
-        """Launch once and compare with the reference; leaves the inputs ready to be timed."""
+    def _check(
+        self, prepared: Prepared, request: MeasureRequest, launches: Launches
+    ) -> tuple[float | None, Invalid | None]:
+        """Launch once and compare with what is right; leaves the inputs ready to be timed."""
         launches[LaunchPurpose.CHECK] += 1
-        error = prepared.error_of(request.config)
-        if request.protocol.check and not error <= prepared.operation.tolerance(request.problem):
-            return error, Invalid(InvalidReason.WRONG_RESULT, f"relative error {error:.3g}", launches)
-        return error, None
+        verdict = prepared.verdict_on(request.config)
+        if request.protocol.check and verdict.wrong:
+            return verdict.error, Invalid(InvalidReason.WRONG_RESULT, verdict.wrong, launches)
+        return verdict.error, None
 
     def _remeasure(self, problem: AnyProblem, configs: Sequence[Mapping[str, int]], rounds: int) -> Remeasured:
         prepared = self._prepare(problem)
         launches: Launches = Counter()
-        right = [config for config in configs if self._is_right(prepared, problem, config, launches)]
+        right = [config for config in configs if self._is_right(prepared, config, launches)]
         timed = self._timer.time_in_turn(
-            [partial(prepared.operation.launch, prepared.inputs, c) for c in right], rounds
+            [partial(prepared.operation.launch, prepared.inputs, c) for c in right], rounds, prepared.restore
         )
         launches[LaunchPurpose.FINALISTS] += timed.launches
         launches[LaunchPurpose.LATE] += timed.late
         times = iter(timed.runtimes_us)
         return Remeasured([tuple(next(times)) if config in right else () for config in configs], launches)
 
-    def _is_right(self, prepared: Prepared, problem: AnyProblem, config: Mapping[str, int], launches: Launches) -> bool:
+    def _is_right(self, prepared: Prepared, config: Mapping[str, int], launches: Launches) -> bool:
         """Check a finalist before it is timed for the first time: it is timed in many batches."""
         key = config_key(config)
-        if key not in prepared.right:
+        if key not in prepared.checked:
             launches[LaunchPurpose.CHECK] += 1
-            prepared.right[key] = prepared.error_of(config) <= prepared.operation.tolerance(problem)
-        return prepared.right[key]
+            prepared.checked[key] = not prepared.verdict_on(config).wrong
+        return prepared.checked[key]
 
 
 def _context_is_healthy() -> bool:

@@ -39,6 +39,10 @@ MOST_PASSES = 4
 Launch = Callable[[], None]
 
 
+def nothing() -> None:
+    """Do nothing: what comes before a launch of a kernel that changes nothing that it reads."""
+
+
 @dataclass(frozen=True, slots=True)
 class Timed:
     """What timing launches came to.
@@ -67,9 +71,17 @@ class Timer(ABC):
     launches_before = 0
     is_led = True
 
-    def time_in_turn(self, launches: Sequence[Launch], rounds: int) -> Timed:
-        """Time several launches in turn, round by round, ``rounds`` repetitions each."""
-        repeated = [self.repeated(launch) for launch in launches]
+    def time_in_turn(self, launches: Sequence[Launch], rounds: int, restore: Launch = nothing) -> Timed:
+        """Time several launches in turn, round by round, ``rounds`` repetitions each.
+
+        Args:
+            restore: queues what brings the kernels' inputs back, before each repetition and outside of it; before the
+                first of the launches that are one graph.
+        """
+        repeated = []
+        for launch in launches:
+            restore()
+            repeated.append(self.repeated(launch))
         runtimes: list[list[float]] = [[] for _ in launches]
         wanted = list(range(len(launches))) * rounds
         is_led = self.is_led and len(launches) > 1
@@ -80,7 +92,7 @@ class Timer(ABC):
             for at in range(0, len(wanted), MOST_QUEUED):
                 batch = wanted[at : at + MOST_QUEUED]
                 self.hide()  # one more than there are repetitions: from the first on the GPU is behind Python
-                taken += [(index, *self._take(repeated[index], is_led, stream)) for index in batch]
+                taken += [(index, *self._take(repeated[index], is_led, stream, restore)) for index in batch]
                 torch.cuda.synchronize()
             count += is_led * len(taken)
             again = []
@@ -97,11 +109,13 @@ class Timer(ABC):
         return Timed(runtimes, count, late * self.launches_each)
 
     def _take(
-        self, launch: Launch, is_led: bool, stream: torch.cuda.Stream
+        self, launch: Launch, is_led: bool, stream: torch.cuda.Stream, restore: Launch
     ) -> tuple[torch.cuda.Event, torch.cuda.Event, bool]:
         start, end = _event(), _event()
         if is_led:
+            restore()
             launch()
+        restore()
         self.hide()
         start.record(stream)
         launch()

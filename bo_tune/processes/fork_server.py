@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
 from typing import IO, NoReturn
 
-from bo_tune.errors import WorkerError
-from bo_tune.processes.importing import import_source
+from bo_tune.errors import InputError, WorkerError, one_line
+from bo_tune.processes.importing import import_to_fork
 from bo_tune.processes.interpreter import python_command
 
 READY = b"ready"
@@ -170,8 +170,11 @@ def _nothing() -> None:
 def main() -> None:
     """Import what was asked for, then fork children until the parent is gone."""
     modules, fd = sys.argv[1:]
-    for module in json.loads(modules):
-        getattr(import_source(module), "before_forking", _nothing)()
+    try:
+        for module in json.loads(modules):
+            getattr(import_to_fork(module), "before_forking", _nothing)()
+    except InputError as error:
+        leave(one_line(error))
     gc.freeze()  # what is here will be shared by all children; collecting it would copy it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are not waited for: the kernel buries them
     child = _serve(socket.socket(fileno=int(fd)))

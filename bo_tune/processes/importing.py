@@ -4,18 +4,28 @@ A script is imported as ``multiprocessing`` does when it spawns: under another n
 ``if __name__ == "__main__"`` is not run.
 """
 
+import ctypes
 import importlib
 import importlib.util
+import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-from bo_tune.errors import InputError
+from bo_tune.errors import InputError, one_line
 
 _BY_FILE = "__script_"
 """How the names of modules begin that were imported by their file."""
+
+_GPU_MODULES = ("torch.cuda", "triton.runtime.driver", "triton.backends")
+"""What code runs through that asks for a GPU."""
+
+_WHERE_IT_BELONGS = (
+    'make what needs a GPU in the kernel\'s `inputs`, which is given the device, or below `if __name__ == "__main__":`'
+)
 
 _under_way: list[str] = []
 
@@ -24,10 +34,32 @@ def import_source(source: str) -> ModuleType:
     """Import a module by its name, or the Python file of a path; each once in a process.
 
     Raises:
-        InputError: there is no such file.
+        InputError: there is no such file, or it wants a GPU and there is none.
     """
     with _noted(source):
-        return _import_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
+        try:
+            return _import_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
+        except Exception as error:
+            if not _asked_for_a_gpu(error):
+                raise
+            why = f"{type(error).__name__}: {one_line(error)}"
+            raise InputError(
+                f"{source} wants a GPU while it is imported, and gets none ({why}): {_WHERE_IT_BELONGS}"
+            ) from error
+
+
+def import_to_fork(source: str) -> ModuleType:
+    """Import a source where other processes will be forked. What of CUDA is in use there they cannot use.
+
+    Raises:
+        InputError: as ``import_source``, or it uses the GPU while it is imported.
+    """
+    module = import_source(source)
+    if _gpu_is_in_use():
+        raise InputError(
+            f"{source} uses the GPU while it is imported, so those that measure cannot: {_WHERE_IT_BELONGS}"
+        )
+    return module
 
 
 def is_importing() -> bool:
@@ -65,3 +97,21 @@ def _import_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _asked_for_a_gpu(error: BaseException) -> bool:
+    """Say whether an error comes from code that asks for a GPU."""
+    names = (frame.f_globals.get("__name__") or "" for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(name.startswith(_GPU_MODULES) for name in names)
+
+
+def _gpu_is_in_use() -> bool:
+    """Say whether this process has begun to use CUDA, through torch or without it. Loads neither."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        return True
+    try:
+        driver = ctypes.CDLL("libcuda.so.1", mode=os.RTLD_NOLOAD)
+    except OSError:  # not loaded
+        return False
+    return bool(driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int())) == 0)  # else it is not initialised

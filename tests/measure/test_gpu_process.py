@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from bo_tune.kernels.operation import Verdict
 from bo_tune.measure.device import Remeasured
 from bo_tune.measure.gpu_process import GpuServer, Prepared, refusal, versions
 from bo_tune.measure.messages import RemeasureRequest
@@ -69,6 +70,7 @@ class CountedKernel:
 
     def __init__(self) -> None:
         self.launched: list[int] = []
+        self.restored = 0
 
     def launch(self, inputs: torch.Tensor, config: Mapping[str, int]) -> None:
         self.launched.append(config["block_m"])
@@ -79,15 +81,16 @@ class CountedKernel:
 
     reset = poison
 
-    def output(self, inputs: torch.Tensor) -> torch.Tensor:
-        return inputs
+    def restore(self, inputs: torch.Tensor) -> None:
+        self.restored += 1
 
-    def tolerance(self, problem: Problem) -> float:
-        return 0.01
+    def judge(self, inputs: torch.Tensor, right: torch.Tensor) -> Verdict:
+        return Verdict(0.0, "" if torch.equal(inputs, right) else "wrong")
 
 
 class CountedTimer:
-    def time_in_turn(self, launches: Sequence[Callable[[], None]], rounds: int) -> Timed:
+    def time_in_turn(self, launches: Sequence[Callable[[], None]], rounds: int, restore: Callable[[], None]) -> Timed:
+        restore()
         return Timed([[5.0] * rounds for _ in launches], 2 * rounds * len(launches), 1)
 
 
@@ -107,3 +110,4 @@ def test_a_finalist_is_checked_once_and_one_that_is_wrong_has_no_times(monkeypat
     assert again.runtimes_us == first.runtimes_us
     assert again.launches == {LaunchPurpose.FINALISTS: 12, LaunchPurpose.LATE: 1}
     assert kernel.launched == [16, 64, 32]
+    assert kernel.restored == 2

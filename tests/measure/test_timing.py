@@ -74,6 +74,21 @@ def test_in_turn_each_timed_launch_is_led_by_one_of_the_same_kernel(gpu: FakeGpu
     assert (timed.launches, timed.late) == (8, 0)
 
 
+@pytest.mark.parametrize(
+    ("kind", "names", "expected"),
+    [
+        (Cold, "a", "r" + "-" + 2 * "r-|a|"),
+        (Cold, "ab", "rr" + "-" + 2 * "rar-|a|rbr-|b|"),
+        (Warm, "ab", "rarb" + "-" + 2 * "rar-|a|rbr-|b|"),
+    ],
+)
+def test_what_launches_change_is_brought_back_before_each_and_outside_of_what_is_timed(
+    gpu: FakeGpu, kind: Callable[[FakeGpu], Timer], names: str, expected: str
+) -> None:
+    kind(gpu).time_in_turn([gpu.launch(name) for name in names], 2, gpu.launch("r"))
+    assert "".join(gpu.done) == expected
+
+
 def test_no_more_are_queued_than_ten_before_the_gpu_is_waited_for(
     gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from bo_tune.conditions import Conditions
 from bo_tune.kernels.lora.tokens import TokenGroups, draw_assignment
-from bo_tune.kernels.operation import DEFAULT_CONDITIONS, Operation
+from bo_tune.kernels.operation import DEFAULT_CONDITIONS, OneOutput
 from bo_tune.problem import Problem
 from bo_tune.space import Config, ConfigKey, config_key
 
@@ -40,7 +40,7 @@ class LoraInputs:
 AnyInputs = TypeVar("AnyInputs", bound=LoraInputs)
 
 
-class LoraOperation(Operation[AnyInputs]):
+class LoraOperation(OneOutput[AnyInputs]):
     """A LoRA kernel with its inputs. The subclasses know what it computes, and those of these how it is launched."""
 
     name: ClassVar[str]

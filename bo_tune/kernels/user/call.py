@@ -40,13 +40,15 @@ class Call:
         grid: programs along three axes.
         parameters: every parameter of the kernel with its value, in the kernel's order; tensors on the meta device
             where nothing is to be launched.
-        options: launch options.
+        options: launch options that are no parameters of the kernel.
+        named: parameters that are given by their names: launch options too, as for ``triton.Config``.
     """
 
     function: Any
     grid: tuple[int, int, int]
     parameters: Mapping[str, Any]
     options: Mapping[str, Any]
+    named: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, kernel: Kernel, problem: SizedProblem, arguments: Mapping[str, Any], config: Config) -> "Call":
@@ -58,20 +60,33 @@ class Call:
         params = kernel.decode(config)
         check_arguments(kernel, arguments)
         values = {**kernel.parameters, **arguments, **params}
-        options = {name: value for name, value in params.items() if name in LAUNCH_OPTIONS}
-        ordered = {name: values[name] for name in kernel.parameters}
-        return cls(kernel.function, kernel.programs(problem, params), ordered, options)
+        own = kernel.parameters
+        options = {name: value for name, value in params.items() if name in LAUNCH_OPTIONS and name not in own}
+        named = frozenset(name for name in LAUNCH_OPTIONS if name in own and (name in params or name in arguments))
+        ordered = {name: values[name] for name in own}
+        return cls(kernel.function, kernel.programs(problem, params), ordered, options, named)
 
     def launch(self) -> PreparedLaunch | None:
         """Launch through Triton's cache; return the launches that follow, or None under the interpreter."""
-        arguments = tuple(self.parameters.values())
-        compiled = self.function[self.grid](*arguments, **self.options)
-        return None if compiled is None else PreparedLaunch(compiled[self.grid], arguments)
+        first, rest = self._split(self.parameters)
+        compiled = self.function[self.grid](*first, **rest, **self.options)
+        return None if compiled is None else PreparedLaunch(compiled[self.grid], tuple(self.parameters.values()))
 
     def warmup(self) -> Any:
         """Compile for the active Triton target without launching, and return Triton's compiled kernel."""
-        arguments = map(_without_memory, self.parameters.values())
-        return self.function.warmup(*arguments, grid=self.grid, **self.options)
+        first, rest = self._split({name: _without_memory(value) for name, value in self.parameters.items()})
+        return self.function.warmup(*first, grid=self.grid, **rest, **self.options)
+
+    def _split(self, arguments: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        """Return arguments by their places, and from the first that must have its name on, by their names.
+
+        Triton takes launch options from what it is given by name, the kernel's parameters among it.
+        """
+        names = list(arguments)
+        first = min((names.index(name) for name in self.named), default=len(names))
+        by_name = {name: arguments[name] for name in names[first:]}
+        silent = [name for name in LAUNCH_OPTIONS if name in by_name and name not in self.named]  # has its default
+        return [arguments[name] for name in names[:first]], {n: v for n, v in by_name.items() if n not in silent}
 
     def specialisation(self) -> Hashable:
         """Return what is compiled in: equal for calls that share one binary, on one GPU."""
@@ -79,7 +94,8 @@ class Call:
             value if parameter.is_constexpr else _kind(value)
             for parameter, value in zip(self.function.params, self.parameters.values(), strict=True)
         ]
-        return self.function.__name__, tuple(map(repr, parts)), tuple(sorted(self.options.items()))
+        options = {**self.options, **{name: self.parameters[name] for name in self.named}}
+        return self.function.__name__, tuple(map(repr, parts)), tuple(sorted(options.items()))
 
 
 def check_arguments(kernel: Kernel, arguments: Mapping[str, Any]) -> None:
@@ -94,8 +110,9 @@ def check_arguments(kernel: Kernel, arguments: Mapping[str, Any]) -> None:
     missing = [n for n, default in kernel.parameters.items() if n not in given and default is inspect.Parameter.empty]
     if missing:
         raise InputError(f"{kernel.name}: inputs: no value for {', '.join(missing)}, in the search space neither")
-    if not isinstance(arguments[kernel.output], torch.Tensor):
-        raise InputError(f"{kernel.name}: output: {kernel.output!r} is no tensor")
+    for name in kernel.outputs:
+        if not isinstance(arguments.get(name), torch.Tensor):
+            raise InputError(f"{kernel.name}: output: {name!r} is no tensor")
 
 
 def _without_memory(value: Any) -> Any:

@@ -1,6 +1,8 @@
-"""Where other processes find a user's kernel: the module that holds it, or the script that is run."""
+"""Where other processes find a user's kernel, and by which name: in the module that holds it, or the script."""
 
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -14,24 +16,78 @@ MAIN = "__main__"
 def home_of(kernel: Kernel) -> str:
     """Return the module whose global the kernel is, by its name, or by its file (``processes.importing``).
 
-    Where several hold it, that is the module that defines its ``inputs``, or else the first that was imported.
-
     Raises:
         InputError: no module holds it, or one that no other process could import.
     """
-    holding = {
-        name: module
-        for name, module in list(sys.modules.items())
-        if any(value is kernel for value in list(getattr(module, "__dict__", {}).values()))
-    }
-    if not holding:
+    name = _home_name(kernel)
+    if name is None:
         raise InputError(
             f"{kernel.name}: the kernel must be a global of a module or script: the processes that compile and "
             "measure import it from there"
         )
-    defined_in = getattr(kernel.inputs, "__module__", None)
-    name = defined_in if defined_in in holding else next(iter(holding))
-    return _importable(name, holding[name], kernel)
+    return _importable(name, sys.modules[name], kernel)
+
+
+def told_apart(kernel: Kernel) -> Kernel:
+    """Return a kernel by the name that it has in its module (``kernel_in``); one of no module as it is.
+
+    Raises:
+        InputError: another kernel there has the very same name.
+    """
+    home = _home_name(kernel)
+    if home is None:
+        return kernel
+    return replace(kernel, name=_name_in(kernel, _globals_of(sys.modules[home])))
+
+
+def kernel_in(module: ModuleType, name: str) -> Kernel:
+    """Return the kernel of a module that has a name, or is a global of that name.
+
+    Several over one function share its name where they have none of their own. Then each is called as its global.
+
+    Raises:
+        InputError: there is none.
+    """
+    held = _globals_of(module)
+    named = [kernel for kernel in held.values() if kernel.name == name]
+    if len(named) == 1:
+        return named[0]
+    if name in held:
+        return replace(held[name], name=name)
+    known = ", ".join(kernel.name for kernel in held.values()) or "none"
+    raise InputError(f"{module.__file__}: no kernel {name!r}; there are {known}")
+
+
+def _globals_of(module: ModuleType) -> dict[str, Kernel]:
+    """Return the kernels that are globals of a module, each once, by its first global."""
+    found: dict[str, Kernel] = {}
+    for name, value in list(getattr(module, "__dict__", {}).items()):
+        if issubclass(type(value), Kernel) and all(value is not kernel for kernel in found.values()):
+            found[name] = value
+    return found
+
+
+def _name_in(kernel: Kernel, held: Mapping[str, Kernel]) -> str:
+    alike = [other for other in held.values() if other.name == kernel.name and other is not kernel]
+    if not alike:
+        return kernel.name
+    own = next(name for name, value in held.items() if value is kernel)
+    taken = any(other.name == own for other in held.values())
+    if kernel.name != kernel.function.fn.__name__ or taken:
+        raise InputError(
+            f"two kernels of a module are called {own if taken else kernel.name!r}: give one another name="
+        )
+    return own
+
+
+def _home_name(kernel: Kernel) -> str | None:
+    """Name the module that holds a kernel; of several the one that defines it, whichever was imported first."""
+    holding = [
+        name for name, module in list(sys.modules.items()) if any(k is kernel for k in _globals_of(module).values())
+    ]
+    wanted = (kernel.defined_in, getattr(kernel.inputs, "__module__", None), kernel.function.fn.__module__)
+    others = [name for name in holding if name != MAIN]
+    return next((name for name in (*wanted, *others, *holding) if name in holding), None)
 
 
 def _importable(name: str, module: ModuleType, kernel: Kernel) -> str:

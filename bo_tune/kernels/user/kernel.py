@@ -1,6 +1,7 @@
 """A Triton kernel with all that is needed to tune it, as its author says it. Imports neither torch nor triton."""
 
 import inspect
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,6 +11,7 @@ from numbers import Integral
 from typing import Any
 
 from bo_tune.errors import InputError, one_line
+from bo_tune.kernels.user.tolerance import Tolerance, Tolerances, tolerances_of
 from bo_tune.kernels.user.values import Value, Values, values_of
 from bo_tune.problem import Size, SizedProblem
 from bo_tune.space import Config
@@ -22,9 +24,6 @@ Params = Mapping[str, Value]
 
 LAUNCH_OPTIONS = ("num_warps", "num_stages", "num_ctas", "maxnreg")
 """What a config may set besides the kernel's own parameters."""
-
-TOLERANCE = 0.01
-"""Relative error (Frobenius norm): roundings of 16 bits come to less, one lost tile of ten thousand to as much."""
 
 JIT_TYPES = ("JITFunction", "InterpretedFunction")
 
@@ -41,16 +40,24 @@ class Kernel:
         inputs: ``(sizes, device) -> arguments``: the kernel's other arguments by name. Called with the GPU, and with
             torch's ``meta`` device, whose tensors hold nothing, to compile ahead.
         grid: ``(sizes, config) -> programs``: a number, or a tuple of up to three.
-        output: name of the argument that the kernel writes.
-        reference: ``arguments -> tensor``: what the output must be. Every config is checked against it.
+        output: name of the argument that the kernel writes, or several names.
+        reference: ``arguments -> tensor``: what the output must be; of several outputs a tensor each, by name or in
+            their order; or None where it has written them into its arguments. These are copies, with the outputs as
+            the kernel finds them. What it leaves as it was there, the kernel may leave, or fill with anything.
         default: the config to beat: one for all problems, or ``sizes -> config``. By default the middle of the space.
         valid: ``(sizes, config) -> bool``: whether a config may be tried at all.
         features: what else may tell fast configs from slow ones before they are compiled: numbers by name, each
             ``(sizes, config) -> float``.
-        tolerance: largest relative error (Frobenius norm) of a right result.
-        in_place: whether the kernel reads its output (adds to it, say). It is then what ``inputs`` made of it before
-            every check, and else filled with NaN, so that an element that is not written shows.
-        name: of the kernel in databases and reports; the function's by default.
+        tolerance: how far a right result may be from the reference (``Tolerance``, or a number: its ``relative``), for
+            all outputs or by their names. By default what the output's type allows.
+        in_place: whether the kernel reads its output (adds to it, say), or which of several. It is then what
+            ``inputs`` made of it before every launch, and else filled with NaN before a check, so that an element
+            that is not written shows.
+        name: of the kernel in databases and reports. By default the function's; where several kernels of a module
+            would share that, each is called as the global that it is.
+
+    Attributes:
+        defined_in: the module whose own code made it.
 
     Raises:
         InputError: these do not fit together.
@@ -60,14 +67,15 @@ class Kernel:
     space: Mapping[str, Sequence[Value]]
     inputs: Callable[[Sizes, Any], Mapping[str, Any]]
     grid: Callable[[Sizes, Params], int | tuple[int, ...]]
-    output: str
+    output: str | Sequence[str]
     reference: Callable[[Mapping[str, Any]], Any]
     default: Params | Callable[[Sizes], Params] | None = None
     valid: Callable[[Sizes, Params], bool] | None = None
     features: Mapping[str, Callable[[Sizes, Params], float]] = field(default_factory=dict)
-    tolerance: float = TOLERANCE
-    in_place: bool = False
+    tolerance: Tolerances = None
+    in_place: bool | str | Sequence[str] = False
     name: str = ""
+    defined_in: str = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         kind = type(self.function).__name__
@@ -81,16 +89,47 @@ class Kernel:
         for name in self.values:
             if name not in known:
                 raise InputError(f"{self.name}: space: no parameter {name!r}; expected some of {', '.join(known)}")
-        if self.output not in self.parameters or self.output in self.values:
-            raise InputError(f"{self.name}: output: expected one of the kernel's arguments, got {self.output!r}")
+        self._check_outputs()
         if isinstance(self.default, Mapping):
             self.encode(self.default, "default")
+        object.__setattr__(self, "defined_in", _module_being_run())
+
+    def _check_outputs(self) -> None:
+        for name in self.outputs:
+            if name not in self.parameters or name in self.values:
+                raise InputError(f"{self.name}: output: expected one of the kernel's arguments, got {name!r}")
+        if not self.outputs or len(set(self.outputs)) < len(self.outputs):
+            raise InputError(f"{self.name}: output: expected names of arguments, each once, got {self.output!r}")
+        for name in self.read_outputs:
+            if name not in self.outputs:
+                raise InputError(f"{self.name}: in_place: {name!r} is no output; there are {', '.join(self.outputs)}")
+        try:
+            _ = self.tolerances
+        except InputError as error:
+            raise InputError(f"{self.name}: {error}") from error
 
     @cached_property
     def parameters(self) -> Mapping[str, Any]:
         """The kernel's parameters in order, with their defaults (``inspect.Parameter.empty`` where there is none)."""
         signature = inspect.signature(self.function.fn)
         return {name: parameter.default for name, parameter in signature.parameters.items()}
+
+    @cached_property
+    def outputs(self) -> tuple[str, ...]:
+        """The arguments that the kernel writes."""
+        return (self.output,) if isinstance(self.output, str) else tuple(self.output)
+
+    @cached_property
+    def read_outputs(self) -> tuple[str, ...]:
+        """Those of them that it reads as well."""
+        if isinstance(self.in_place, bool):
+            return self.outputs if self.in_place else ()
+        return (self.in_place,) if isinstance(self.in_place, str) else tuple(self.in_place)
+
+    @cached_property
+    def tolerances(self) -> Mapping[str, Tolerance]:
+        """How far each output may be from its reference."""
+        return tolerances_of(self.tolerance, self.outputs)
 
     @cached_property
     def values(self) -> Mapping[str, Values]:
@@ -159,3 +198,11 @@ class Kernel:
         except Exception as error:  # whatever the author's code raises
             shown = ", ".join(map(str, given))
             raise InputError(f"{self.name}: {what}({shown}): {type(error).__name__}: {one_line(error)}") from error
+
+
+def _module_being_run() -> str:
+    """Name the module whose own code, outside of any function, is being run just now."""
+    frame = sys._getframe(1)
+    while frame.f_code.co_name != "<module>" and frame.f_back is not None:
+        frame = frame.f_back
+    return str(frame.f_globals.get("__name__", ""))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,10 +12,13 @@ import torch
 from bo_tune.conditions import Conditions
 from bo_tune.errors import InputError, one_line
 from bo_tune.kernels.lora.operation import PreparedLaunch
-from bo_tune.kernels.operation import DEFAULT_CONDITIONS, Operation
+from bo_tune.kernels.operation import DEFAULT_CONDITIONS, Operation, Verdict
 from bo_tune.kernels.user.call import Call, check_arguments
 from bo_tune.kernels.user.digest import source_of
+from bo_tune.kernels.user.home import kernel_in
 from bo_tune.kernels.user.kernel import Kernel
+from bo_tune.kernels.user.memory import Memory, bytes_of
+from bo_tune.kernels.user.reference import RightOutputs, poison, right_outputs
 from bo_tune.problem import GpuInfo, SizedProblem
 from bo_tune.space import Config, ConfigKey, config_key
 
@@ -28,13 +31,13 @@ class UserInputs:
 
     Attributes:
         arguments: by name.
-        initial: of a kernel that reads its output, what stood there at first.
+        memory: theirs, to bring back what launches change; none of it where nothing is launched.
         prepared: launches with nothing left to decide, by config.
     """
 
     problem: SizedProblem
     arguments: Mapping[str, Any]
-    initial: torch.Tensor | None
+    memory: Memory
     prepared: dict[ConfigKey, PreparedLaunch] = field(default_factory=dict, repr=False)
 
 
@@ -62,8 +65,9 @@ class UserOperation(Operation[UserInputs]):
         for name, value in arguments.items():
             if isinstance(value, torch.Tensor) and value.device.type != device.type:
                 raise InputError(f"{self.kernel.name}: inputs: {name!r} is on {value.device}, not on {device} as asked")
-        initial = arguments[self.kernel.output].clone() if self.kernel.in_place else None
-        return UserInputs(problem, arguments, initial)
+        written_only = [name for name in self.kernel.outputs if name not in self.kernel.read_outputs]
+        memory = Memory([]) if device == META else Memory.of(arguments, written_only)
+        return UserInputs(problem, arguments, memory)
 
     def _made_of_nothing(self, problem: SizedProblem) -> UserInputs:
         try:
@@ -77,21 +81,20 @@ class UserOperation(Operation[UserInputs]):
             ) from error
 
     def inputs_bytes(self, inputs: UserInputs) -> int:
-        tensors = [value for value in inputs.arguments.values() if isinstance(value, torch.Tensor)]
-        return sum(t.nbytes for t in tensors) + (0 if inputs.initial is None else inputs.initial.nbytes)
+        return bytes_of(inputs.arguments) + inputs.memory.nbytes
 
     def reset(self, inputs: UserInputs) -> None:
-        if inputs.initial is not None:
-            self.output(inputs).copy_(inputs.initial)
+        """Bring back everything that the launches so far have changed, found out now."""
+        inputs.memory.note_changes()
+        inputs.memory.restore()
+
+    def restore(self, inputs: UserInputs) -> None:
+        inputs.memory.restore()
 
     def poison(self, inputs: UserInputs) -> None:
         """See the base class. Integers have no NaN: their largest value stands for it."""
-        if inputs.initial is not None:
-            self.reset(inputs)
-            return
-        output = self.output(inputs)
-        number = output.is_floating_point() or output.is_complex()
-        output.fill_(float("nan") if number else True if output.dtype == torch.bool else torch.iinfo(output.dtype).max)
+        inputs.memory.restore()
+        poison(self.kernel, inputs.arguments)
 
     def launch(self, inputs: UserInputs, config: Config) -> None:
         key = config_key(config)
@@ -109,21 +112,11 @@ class UserOperation(Operation[UserInputs]):
     def warmup(self, problem: SizedProblem, config: Config) -> Any:
         return self._call(problem, config).warmup()
 
-    def output(self, inputs: UserInputs) -> torch.Tensor:
-        output: torch.Tensor = inputs.arguments[self.kernel.output]
-        return output
+    def right(self, inputs: UserInputs) -> RightOutputs:
+        return right_outputs(self.kernel, inputs.arguments)
 
-    def reference(self, inputs: UserInputs) -> torch.Tensor:
-        self.reset(inputs)
-        reference = self.kernel.reference(inputs.arguments)
-        shape = tuple(self.output(inputs).shape)
-        if not isinstance(reference, torch.Tensor) or tuple(reference.shape) != shape:
-            got = tuple(reference.shape) if isinstance(reference, torch.Tensor) else type(reference).__name__
-            raise InputError(f"{self.kernel.name}: reference: expected a tensor of shape {shape}, got {got}")
-        return reference
-
-    def tolerance(self, problem: SizedProblem) -> float:
-        return self.kernel.tolerance
+    def judge(self, inputs: UserInputs, right: RightOutputs) -> Verdict:
+        return right.judge(inputs.arguments)
 
     def effective_config(self, problem: SizedProblem, config: Config, gpu: GpuInfo) -> dict[str, int]:
         return dict(config)
@@ -134,12 +127,9 @@ class UserOperation(Operation[UserInputs]):
 
 def operations_in(module: ModuleType) -> Callable[[str], Operation[Any]]:
     """Return what finds the operation of a kernel that is a global of a module, by the kernel's name."""
-    kernels = {value.name: value for value in vars(module).values() if isinstance(value, Kernel)}
-    known = {name: UserOperation(kernel, Path(str(module.__file__))) for name, kernel in kernels.items()}
 
+    @cache
     def operation(name: str) -> Operation[Any]:
-        if name not in known:
-            raise InputError(f"{module.__file__}: no kernel {name!r}; there are {', '.join(known) or 'none'}")
-        return known[name]
+        return UserOperation(kernel_in(module, name), Path(str(module.__file__)))
 
     return operation

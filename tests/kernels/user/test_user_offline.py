@@ -8,13 +8,14 @@ import pytest
 import torch
 import triton
 import triton.language as tl
+import tutorial_softmax
 from helpers import H100, ROOT
 from triton.backends.compiler import GPUTarget
 from user_kernels import add_scaled
 
 from bo_tune import InputError, Kernel
 from bo_tune.kernels.user.call import Call, StandIn
-from bo_tune.kernels.user.operation import UserOperation, operations_in
+from bo_tune.kernels.user.operation import UserInputs, UserOperation, operations_in
 from bo_tune.measure.offline_driver import activate
 from bo_tune.measure.source import operations_of
 from bo_tune.problem import SizedProblem
@@ -136,16 +137,23 @@ def test_tensors_must_be_on_the_device_that_was_asked_for() -> None:
         UserOperation(elsewhere, HERE).compile_key(problem(), config(), H100)
 
 
+def output_of(inputs: UserInputs) -> torch.Tensor:
+    output: torch.Tensor = inputs.arguments["y"]
+    return output
+
+
 def test_an_output_that_is_read_is_brought_back_and_another_is_filled_with_nan() -> None:
     inputs = OPERATION.make_inputs(problem(), seed=0, device=CPU)
-    output = OPERATION.output(inputs)
-    output.fill_(7)
+    output_of(inputs).fill_(7)
+    OPERATION.reset(inputs)
+    assert bool((output_of(inputs) == 1).all())
+    output_of(inputs).fill_(7)
     OPERATION.poison(inputs)
-    assert bool((output == 1).all())
+    assert bool((output_of(inputs) == 1).all())
     plain = UserOperation(replace(add_scaled, in_place=False), HERE)
     inputs = plain.make_inputs(problem(), seed=0, device=CPU)
     plain.poison(inputs)
-    assert bool(plain.output(inputs).isnan().all())
+    assert bool(output_of(inputs).isnan().all())
 
 
 @pytest.mark.parametrize(("dtype", "filled"), [(torch.int8, 127), (torch.bool, True), (torch.complex64, None)])
@@ -155,7 +163,7 @@ def test_outputs_of_other_types_are_filled_with_what_shows(dtype: torch.dtype, f
     operation = UserOperation(made, HERE)
     inputs = operation.make_inputs(problem(), seed=0, device=CPU)
     operation.poison(inputs)
-    output = operation.output(inputs)
+    output = output_of(inputs)
     assert bool(output.isnan().all() if filled is None else (output == filled).all())
 
 
@@ -163,15 +171,9 @@ def test_inputs_depend_on_the_seed_alone_and_their_memory_is_counted() -> None:
     first, second, other = (OPERATION.make_inputs(problem(), seed=seed, device=CPU) for seed in (1, 1, 2))
     assert torch.equal(first.arguments["x"], second.arguments["x"])
     assert not torch.equal(first.arguments["x"], other.arguments["x"])
-    assert OPERATION.inputs_bytes(first) == 3 * 4 * 1024
-
-
-def test_a_reference_of_another_shape_is_refused() -> None:
-    operation = UserOperation(replace(add_scaled, reference=lambda arguments: arguments["x"][:2]), HERE)
-    with pytest.raises(InputError, match=r"reference: expected a tensor of shape \(1024,\), got \(2,\)"):
-        operation.reference(operation.make_inputs(problem(), seed=0, device=CPU))
-    assert torch.equal(OPERATION.reference(made := OPERATION.make_inputs(problem(), seed=0, device=CPU)),
-                       1 + 0.5 * made.arguments["x"])  # fmt: skip
+    assert OPERATION.inputs_bytes(first) == 2 * 2 * 4 * 1024  # both arguments, and both as they were at first
+    plain = UserOperation(replace(add_scaled, in_place=False), HERE)
+    assert plain.inputs_bytes(plain.make_inputs(problem(), seed=0, device=CPU)) == (2 + 1) * 4 * 1024
 
 
 def test_operations_are_found_by_the_kernels_names() -> None:
@@ -179,6 +181,59 @@ def test_operations_are_found_by_the_kernels_names() -> None:
     assert find("add_scaled").source.startswith("user_kernels.py ")
     with pytest.raises(InputError, match="no kernel 'listed'; there are add_scaled"):
         find("listed")
+
+
+TUTORIAL_SIZES = (("rows", 8), ("cols", 1000))
+
+
+def test_a_parameter_called_as_a_launch_option_is_given_as_both(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As ``triton.Config`` does: what it is given by name goes to the kernel and to the compiler."""
+    asked = SizedProblem("softmax_kernel", TUTORIAL_SIZES)
+    kernel = tutorial_softmax.softmax
+    operation = UserOperation(kernel, HERE)
+    every = [{"num_stages": stages, "num_warps": warps} for stages in (2, 4) for warps in (4, 8)]
+    compiled = {}
+    for params in every:
+        binary = operation.warmup(asked, params)
+        assert (binary.metadata.num_stages, binary.metadata.num_warps) == (params["num_stages"], params["num_warps"])
+        compiled[operation.compile_key(asked, params, H100)] = binary.hash
+    for params in every:
+        ahead = operation._call(asked, params)
+        on_a_gpu = Call.of(kernel, asked, operation.make_inputs(asked, seed=0, device=CPU).arguments, params)
+        assert asked_for(ahead, monkeypatch, launched=False) == asked_for(on_a_gpu, monkeypatch, launched=True)
+    assert len(set(compiled.values())) == len(compiled) == 4
+
+
+@triton.jit
+def warps_by_default_kernel(x, num_warps: tl.constexpr = 8, BLOCK: tl.constexpr = 16, num_stages: tl.constexpr = 2):
+    tl.store(x + tl.arange(0, BLOCK), num_warps + num_stages)
+
+
+@pytest.mark.parametrize(("more", "warps", "stages"), [({}, 4, 5), ({"num_warps": 2}, 2, 5)])
+def test_a_parameter_called_as_a_launch_option_that_has_its_default_says_nothing_of_the_launch(
+    more: dict[str, int], warps: int, stages: int
+) -> None:
+    made = Kernel(
+        warps_by_default_kernel,
+        space={"BLOCK": (16, 32), "num_stages": (5,)},
+        inputs=lambda sizes, device: {"x": torch.empty(64, device=device), **more},
+        grid=lambda sizes, config: 1,
+        output="x",
+        reference=lambda arguments: arguments["x"],
+    )
+    binary = UserOperation(made, HERE).warmup(SizedProblem(made.name, (("n", 1),)), {"BLOCK": 32, "num_stages": 5})
+    assert (binary.metadata.num_warps, binary.metadata.num_stages) == (warps, stages)
+
+
+def test_two_kernels_over_one_function_are_found_by_their_globals() -> None:
+    find = operations_in(tutorial_softmax)
+    for name in ("softmax", "loose"):
+        operation = find(name)
+        assert operation.kernel.name == name
+        assert operation.kernel.space is getattr(tutorial_softmax, name).space
+    assert find("loose").source != find("softmax").source
+    with pytest.raises(InputError, match="no kernel 'softmax_kernel'; there are softmax_kernel, softmax_kernel"):
+        find("softmax_kernel")
 
 
 @triton.jit

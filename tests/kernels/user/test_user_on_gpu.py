@@ -1,9 +1,12 @@
 """Users' kernels tuned on the GPU at hand: results are right, and what was compiled ahead is what is launched."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 from helpers import ROOT, sqlite_url, stored_trials
 from user_kernels import add_scaled
 
@@ -50,6 +53,58 @@ def test_an_example_is_tuned_and_every_config_is_right(
     assert not reasons & {InvalidReason.WRONG_RESULT, InvalidReason.LAUNCH_ERROR, InvalidReason.COMPILE_ERROR}
     again = bo_tune.tune(kernel_of(example), problems, storage=url, budget=10, space=space)
     assert again == found
+
+
+@triton.jit
+def step_kernel(x, y, count, n, BLOCK: tl.constexpr):
+    place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    values = tl.load(x + place, mask=place < n)
+    tl.store(y + place, values, mask=place < n)
+    tl.store(x + place, values + 1, mask=place < n)
+    tl.atomic_add(count + place, 1, mask=place < 1)
+
+
+def stepped(arguments: dict[str, Any]) -> None:
+    arguments["count"] += 1
+    arguments["y"][: arguments["n"]] = arguments["x"]
+
+
+step = bo_tune.Kernel(
+    step_kernel,
+    space={"BLOCK": (64, 128, 256), "num_warps": (1, 4)},
+    inputs=lambda sizes, device: {
+        "x": torch.randn(sizes["n"], device=device),
+        "y": torch.empty(sizes["n"] + 64, device=device),
+        "count": torch.zeros(1, dtype=torch.int32, device=device),
+        "n": sizes["n"],
+    },
+    grid=lambda sizes, config: triton.cdiv(sizes["n"], config["BLOCK"]),
+    output=("y", "count"),
+    in_place="count",
+    reference=stepped,
+)
+
+
+@pytest.mark.parametrize("timing", ["cold", "warm", "graph"])
+def test_a_kernel_that_writes_what_it_reads_and_leaves_padding_is_right_with_every_config(timing: str) -> None:
+    (best,) = bo_tune.grid(step, [{"n": 5000}], timing=timing)
+    assert best.configs == best.launched_configs == 6
+    assert best.default_time_us is not None
+
+
+@pytest.mark.parametrize(
+    "used",
+    [
+        "triton.runtime.driver.active.get_active_torch_device()",
+        "triton.runtime.driver.active.utils.get_device_properties(0)",
+    ],
+    ids=["through torch", "without torch"],
+)
+def test_a_module_that_uses_the_gpu_at_import_is_told(used: str, tmp_path: Path) -> None:
+    path = tmp_path / "tutorial.py"
+    path.write_text(f"import triton\nUSED = {used}\n")
+    with pytest.raises(bo_tune.InputError, match=r"tutorial\.py uses the GPU while it is imported"):
+        cuda_device(0, source=str(path), compile_workers=1)
 
 
 @pytest.mark.parametrize("skip", [0, 1], ids=["aligned", "a view off alignment"])

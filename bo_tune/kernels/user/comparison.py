@@ -1,0 +1,259 @@
+"""Whether a result is right: truth values and integers exactly, other numbers by element and by norm, NaN and inf in
+their places.
+
+Notation: r is the reference, o the output, both as the output's type holds them; e = |o - r|; t the relative tolerance.
+
+- overall: norm(e) <= t norm(r);
+- each element: e <= 5 t max(|r|, mean |r| of its neighbours, median |r| / 1000). Noise is a share of what was added up,
+  which an element that came out small by chance tells nothing of, and its neighbours do. They are those of its block
+  along each axis, of which the least counts: so a row, a column or a tile of small numbers is judged by itself.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from math import isfinite
+
+import torch
+
+from bo_tune.errors import InputError
+from bo_tune.kernels.operation import Verdict
+from bo_tune.kernels.user.tolerance import Tolerance
+
+RELATIVE = {torch.float64: 1e-9, torch.float32: 2e-3, torch.float16: 4e-3, torch.bfloat16: 1e-2}
+"""By type. Of 32 bits TF32 is the worst that is honest: 1.1e-3 with truncated operands. Of 16 bits it is the rounding
+of what is stored, and of what lies between two products."""
+
+ROUNDINGS = 1.25
+"""Of types with fewer digits: so many units in the last place."""
+
+ELEMENT = 5.0
+"""An element may be off by so many times the share of the whole: the largest of a million normal deviates is."""
+
+BLOCK = 16
+"""Elements of a block along an axis, at least. Fewer may all come out small by chance."""
+
+FAINT = 1e-3
+"""Of the usual size: where whole blocks cancel out, what is left is noise."""
+
+
+class Right(ABC):
+    """What one output must be.
+
+    Attributes:
+        ignored: where it may be anything; None for nowhere.
+    """
+
+    name: str
+    ignored: torch.Tensor | None
+
+    @abstractmethod
+    def judge(self, output: torch.Tensor) -> Verdict:
+        """Say whether an output is right, and how far it is from that."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Device memory held."""
+
+    def _verdict(self, output: torch.Tensor, right: torch.Tensor, bad: torch.Tensor, error: float | None) -> Verdict:
+        """Say which elements are wrong, if any."""
+        count = int(bad.count_nonzero())
+        if not count:
+            return Verdict(error)
+        place = tuple(bad.nonzero()[0].tolist())
+        got, want = output[place].item(), right[place].item()
+        where = f" at {list(place)}" if place else ""
+        return Verdict(
+            error, f"{self.name}: {count} of {bad.numel()} elements wrong, the first{where}: {got}, not {want}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Exact(Right):
+    """Truth values, or integers.
+
+    Attributes:
+        values: what the output must be, of its type.
+        absolute: by how much integers may be off.
+    """
+
+    name: str
+    values: torch.Tensor
+    ignored: torch.Tensor | None
+    absolute: float
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes + (0 if self.ignored is None else self.ignored.nbytes)
+
+    def judge(self, output: torch.Tensor) -> Verdict:
+        right = self.values
+        bad = _bits(output) != _bits(right)
+        if self.ignored is not None:
+            bad &= ~self.ignored
+        if not bool(bad.any()):
+            return Verdict(0.0)
+        difference = torch.where(bad, output.double() - right.double(), 0.0).abs()
+        if self.absolute:
+            bad &= difference > self.absolute
+        return self._verdict(output, right, bad, _ratio(_norm(difference), _norm(right.double())))
+
+
+@dataclass(frozen=True, slots=True)
+class Close(Right):
+    """Floating-point numbers.
+
+    Attributes:
+        values: what the output must be, of its type.
+        allowed: by how much each element may be off; of complex numbers, each part.
+        relative: the largest norm of the difference over the norm of what is right.
+        spare: norm of the difference that is allowed besides.
+        norm: of what is right.
+    """
+
+    name: str
+    values: torch.Tensor
+    ignored: torch.Tensor | None
+    allowed: torch.Tensor
+    relative: float
+    spare: float
+    norm: float
+
+    @property
+    def nbytes(self) -> int:
+        return self.values.nbytes + self.allowed.nbytes + (0 if self.ignored is None else self.ignored.nbytes)
+
+    def judge(self, output: torch.Tensor) -> Verdict:
+        got, want = _parts(output), _parts(self.values)
+        same = (got == want) | (got.isnan() & want.isnan())
+        if self.ignored is not None:
+            same |= self.ignored.unsqueeze(-1)
+        difference = torch.where(same, 0.0, got - want).abs_()
+        bad = ~(difference <= self.allowed.unsqueeze(-1)) & ~same
+        norm = _norm(difference)
+        error = _ratio(norm, self.norm)
+        if error is not None and norm > self.relative * self.norm + self.spare and not bool(bad.any()):
+            return Verdict(error, f"{self.name}: relative error {error:.3g}, more than {self.relative:.3g}")
+        return self._verdict(output, self.values, bad.any(dim=-1), error)
+
+
+def right_output(
+    name: str, output: torch.Tensor, reference: torch.Tensor, ignored: torch.Tensor | None, tolerance: Tolerance
+) -> Right:
+    """Return what an output must be.
+
+    Args:
+        output: any of its type and shape.
+        reference: of the same shape.
+        ignored: where it may be anything.
+
+    Raises:
+        InputError: the output's type cannot hold the reference.
+    """
+    held = reference.to(output.dtype) if output.dtype.is_complex or not reference.dtype.is_complex else None
+    if held is None or not (_is_inexact(output.dtype) or _holds(held, reference, ignored)):
+        kinds = f"{_named(output.dtype)}, the reference {_named(reference.dtype)} that it cannot hold"
+        raise InputError(f"reference: {name!r} is {kinds}; let it return what the kernel stores")
+    if not _is_inexact(output.dtype):
+        return Exact(name, held, ignored, 0.0 if output.dtype == torch.bool else tolerance.absolute)
+    inexact = [dtype for dtype in (output.dtype, reference.dtype) if _is_inexact(dtype)]
+    relative = max(map(relative_of, inexact)) if tolerance.relative is None else tolerance.relative
+    return _close(name, held, ignored, relative, tolerance.absolute)
+
+
+def relative_of(dtype: torch.dtype) -> float:
+    """Return the largest relative error of a right result of a floating-point type."""
+    real = dtype.to_real() if dtype.is_complex else dtype
+    return RELATIVE.get(real, ROUNDINGS * torch.finfo(real).eps)
+
+
+def _close(name: str, held: torch.Tensor, ignored: torch.Tensor | None, relative: float, absolute: float) -> Close:
+    """Work out once what every result is compared with."""
+    parts = _parts(held)
+    counted = parts.isfinite()
+    if ignored is not None:
+        counted &= ~ignored.unsqueeze(-1)
+    parts = torch.where(counted, parts, 0.0)
+    sizes = parts.abs()[..., 0] if parts.shape[-1] == 1 else torch.linalg.vector_norm(parts, dim=-1)
+    there = sizes[sizes > 0]
+    usual = float(there.median()) if there.numel() else 0.0
+    least = ELEMENT * relative * FAINT * usual + absolute + _least(held.dtype)
+    scale = torch.maximum(sizes, _neighbourhood(sizes, counted.any(dim=-1)))
+    return Close(
+        name,
+        held,
+        ignored,
+        allowed=(ELEMENT * relative * scale).add_(least),
+        relative=relative,
+        spare=least * parts.numel() ** 0.5,
+        norm=_norm(parts),
+    )
+
+
+def _neighbourhood(sizes: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
+    """Return the mean of each element's block along an axis, of that axis where it is least.
+
+    Where no axis has a block of enough elements that count, all that count are one.
+    """
+    weights = counted.to(sizes.dtype)
+    least = torch.full_like(sizes, torch.inf)
+    for axis, length in enumerate(sizes.shape):
+        if length >= BLOCK:
+            block = torch.arange(length, device=sizes.device) * (length // BLOCK) // length
+            none = sizes.new_zeros((*sizes.shape[:axis], length // BLOCK, *sizes.shape[axis + 1 :]))
+            counts = none.index_add(axis, block, weights)
+            means = none.index_add(axis, block, sizes / BLOCK).mul_(BLOCK / counts)  # a sum may exceed the type
+            means[counts < BLOCK] = torch.inf
+            torch.minimum(least, means.index_select(axis, block), out=least)
+    share = sizes.double().sum() / max(1, int(counted.count_nonzero()))
+    return torch.where(least.isinf(), share.to(sizes.dtype), least)
+
+
+def _parts(values: torch.Tensor) -> torch.Tensor:
+    """Return numbers of 32 or 64 bits with an axis more: of complex numbers both parts."""
+    if values.is_complex():
+        values = values if values.dtype == torch.complex128 else values.to(torch.complex64)
+        return torch.view_as_real(values.resolve_conj())
+    return (values if values.dtype == torch.float64 else values.float()).unsqueeze(-1)
+
+
+def _bits(values: torch.Tensor) -> torch.Tensor:
+    """Return truth values, or integers as others of their width, which can be compared whatever the type."""
+    if values.dtype == torch.bool:
+        return values.contiguous().view(torch.uint8) != 0
+    of_width = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return values.contiguous().view(of_width[values.element_size()])
+
+
+def _holds(held: torch.Tensor, reference: torch.Tensor, ignored: torch.Tensor | None) -> bool:
+    """Say whether truth values or integers are the numbers that they were made of."""
+    differs = held.to(reference.dtype) != reference
+    if reference.dtype.is_floating_point or reference.dtype.is_signed != held.dtype.is_signed:
+        differs |= held.double() != reference.double()
+    return not bool((differs if ignored is None else differs & ~ignored).any())
+
+
+def _is_inexact(dtype: torch.dtype) -> bool:
+    return dtype.is_floating_point or dtype.is_complex
+
+
+def _least(dtype: torch.dtype) -> float:
+    """Return what is as good as nothing: what a GPU flushes to zero, or two steps of the numbers near it."""
+    info = torch.finfo(dtype.to_real() if dtype.is_complex else dtype)
+    flushed = dtype in (torch.float32, torch.bfloat16, torch.complex64)
+    return info.smallest_normal * (1.0 if flushed else 2.0 * info.eps)
+
+
+def _norm(values: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(values, dtype=torch.float64))
+
+
+def _ratio(error: float, norm: float) -> float | None:
+    """Return a relative error; None where it is no number, or there is nothing that it could be relative to."""
+    if error == 0.0:
+        return 0.0
+    return error / norm if norm and isfinite(error) else None
+
+
+def _named(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

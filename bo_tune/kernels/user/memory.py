@@ -1,0 +1,97 @@
+"""The memory of a kernel's arguments: what launches change of it is found out, and brought back."""
+
+import copy
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+
+def tensors_in(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+    """Find the tensors among arguments, and in tuples and lists of them."""
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (tuple, list)):
+            yield from tensors_in(value)
+
+
+def bytes_of(arguments: Mapping[str, Any]) -> int:
+    """Return the device memory that arguments hold, in bytes; what several share counts once."""
+    return sum(memory.nbytes for memory in _memory_of(tensors_in(arguments.values())).values())
+
+
+def copied(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Copy arguments with their tensors; tensors that share memory do so in the copy."""
+    memo: dict[int, Any] = {}
+    return {name: _copied(value, memo) for name, value in arguments.items()}
+
+
+def _copied(value: Any, memo: dict[int, Any]) -> Any:
+    if isinstance(value, torch.Tensor):
+        return copy.deepcopy(value.detach(), memo)
+    if isinstance(value, list):
+        return [_copied(one, memo) for one in value]
+    if isinstance(value, tuple):
+        parts = [_copied(one, memo) for one in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    return value
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Kept:
+    """A piece of memory as kernels are given it, and as it was at first; both flat."""
+
+    live: torch.Tensor
+    first: torch.Tensor
+
+
+@dataclass(slots=True)
+class Memory:
+    """The memory that launches may read, as it was at first.
+
+    Attributes:
+        unchanged: what no launch has changed so far.
+        changed: what one has: it is brought back before every launch.
+    """
+
+    unchanged: list[_Kept]
+    changed: list[_Kept] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, arguments: Mapping[str, Any], written_only: Iterable[str]) -> "Memory":
+        """Copy the memory of arguments, but for those that a kernel writes and does not read."""
+        without = set(written_only)
+        read = tensors_in(value for name, value in arguments.items() if name not in without)
+        return cls([_Kept(live, live.clone()) for live in _memory_of(read).values()])
+
+    @property
+    def nbytes(self) -> int:
+        """Device memory held besides the arguments' own."""
+        return sum(kept.first.nbytes for kept in (*self.unchanged, *self.changed))
+
+    def note_changes(self) -> None:
+        """Find out what launches have changed. They must have ended."""
+        for kept in [kept for kept in self.unchanged if not torch.equal(kept.live, kept.first)]:
+            self.unchanged.remove(kept)
+            self.changed.append(kept)
+
+    def restore(self) -> None:
+        """Bring back what launches are known to change, on the current stream."""
+        for kept in self.changed:
+            kept.live.copy_(kept.first)
+
+
+def _memory_of(tensors: Iterable[torch.Tensor]) -> dict[int, torch.Tensor]:
+    """Return the memory below tensors by its address, each piece once and as one flat tensor.
+
+    A view has no memory of its own, an expanded tensor less than its size, and a kernel is given an address.
+    """
+    found = {}
+    for tensor in tensors:
+        storage = tensor.untyped_storage()
+        if storage.nbytes() and storage.data_ptr() not in found:
+            flat = torch.empty(0, dtype=torch.uint8, device=tensor.device).set_(storage)
+            found[storage.data_ptr()] = flat.view(torch.int64) if flat.numel() % 8 == 0 else flat
+    return found
