@@ -14,13 +14,13 @@ from typing import Any
 from bo_tune.agreement import as_read, disagreements
 from bo_tune.errors import TableError
 from bo_tune.files import os_error_text
-from bo_tune.gpus import gpu_by_file_name, gpu_by_name
+from bo_tune.gpus import gpu_by_file_name, known_gpu
 from bo_tune.kernels.registry import engine_spec
 from bo_tune.kernels.spec import EngineSpec
 from bo_tune.lookup import Crash, Found, first_odd_key, lookup, no_number
 from bo_tune.models import DENSE_KERNELS, EXPAND, ModelStudy
 from bo_tune.models.engine import MAX_BATCHED_TOKENS, step_sizes
-from bo_tune.problem import GpuInfo, Problem
+from bo_tune.problem import GpuInfo, Problem, lora_file_name
 from bo_tune.provenance import provenance_path
 from bo_tune.tables import FILE_STEMS, LEVELS, read_provenance, split_file_name, table_file_name
 
@@ -166,7 +166,7 @@ def check_folder(
     names = _table_names(folder)
     walked = model.has_experts and any("_FUSED_MOE_LORA_" in name for name in names)
     kernels = model.kernels if walked else DENSE_KERNELS
-    file_name = gpu_by_name(gpu).file_name if gpu else _only_gpu(folder, names)
+    file_name = lora_file_name(gpu) if gpu else _only_gpu(folder, names)
     info = _gpu_info(folder, names, file_name, gpu)
     wanted = {_file_of(problem, file_name) for problem in replace(model, ms=(1,)).problems_by_layer(kernels)}
     present = {name for name in names if _gpu_of(name) == file_name}
@@ -320,11 +320,11 @@ def _only_gpu(folder: Path, names: Iterable[str]) -> str:
 def _gpu_info(folder: Path, names: Iterable[str], file_name: str, gpu: str | None) -> GpuInfo | None:
     """Return what is known of the GPU that is named, here, in the sidecar of a file or in the files' names."""
     if gpu is not None:
-        return gpu_by_name(gpu)
+        return known_gpu(gpu)
     for name in names:
         if _gpu_of(name) == file_name and provenance_path(folder / name).exists():
             for entry in read_provenance(folder / name).values():
-                return gpu_by_name(entry.gpu)
+                return known_gpu(entry.gpu)
     return gpu_by_file_name(file_name)
 
 
