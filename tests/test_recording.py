@@ -291,6 +291,14 @@ def test_names_of_files_tell_unusual_problems_apart() -> None:
     ]
 
 
+def test_a_kernel_whose_name_leads_elsewhere_names_no_file() -> None:
+    gpu = stand_in_for("../../x")
+    assert recording_file_name(gpu, SizedProblem("softmax", (("rows", 1),))) == "x.softmax.rows=1.t4.json.gz"
+    for kernel in ("../../x", "/abs/x", "a\nb"):
+        with pytest.raises(RecordingError, match="cannot be the name of a file"):
+            recording_file_name(gpu, SizedProblem(kernel, (("rows", 1),)))
+
+
 def test_an_unknown_gpu_rules_nothing_out() -> None:
     gpu = stand_in_for("Some GPU 9000")
     assert gpu.name == "Some GPU 9000"
