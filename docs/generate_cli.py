@@ -107,6 +107,7 @@ JSON = {
     "check": {
         "folder": "",
         "gpu": "",
+        "kernels": "with which the configs were measured",
         "counts": "lookups by status: exact, nearest m, fault",
         "faults": "file, place, reason, m, layers",
         "lookups": "kernel, layers, file, asked, status, keys, fault",

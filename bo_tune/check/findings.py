@@ -77,6 +77,7 @@ class Report:
         gpu: what is known of the GPU; None where its name is not, and shared memory was not checked.
         general: what is wrong with the files, or with the folder, whatever is asked of them.
         note: what the engine must be told for these to be all lookups.
+        kernels: with which kernels the configs were measured, as far as sidecars tell.
     """
 
     folder: Path
@@ -85,6 +86,7 @@ class Report:
     lookups: tuple[Lookup, ...]
     general: tuple[Fault, ...]
     note: str | None = None
+    kernels: tuple[str, ...] = ()
 
     @cached_property
     def faults(self) -> dict[Fault, tuple[Lookup, ...]]:
@@ -104,6 +106,7 @@ class Report:
         return {
             "folder": str(self.folder),
             "gpu": self.gpu.name if self.gpu else None,
+            "kernels": list(self.kernels),
             "counts": {status: self.count(status) for status in ("exact", "nearest m", "fault")},
             "faults": [
                 {

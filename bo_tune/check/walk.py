@@ -4,7 +4,7 @@ Files are looked up at the sizes of steps that an engine has, and at every numbe
 becomes another one: so what is found holds for every step, whatever its size.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,13 @@ class _Gpu:
         file_name: its name as in the names of LoRA files.
         name: as ``torch.cuda.get_device_name`` gives it; None where nothing tells.
         info: what is known of it, or None.
+        kernels: with which kernels its files' configs were measured, as far as sidecars tell.
     """
 
     file_name: str
     name: str | None
     info: GpuInfo | None
+    kernels: tuple[str, ...]
 
 
 def check_folder(
@@ -83,7 +85,7 @@ def check_folder(
     ]
     if not lookups:
         general.append(Fault("", "", NOTHING_LOOKED_UP))
-    return Report(folder, checked.file_name, checked.info, tuple(lookups), tuple(general), model.note)
+    return Report(folder, checked.file_name, checked.info, tuple(lookups), tuple(general), model.note, checked.kernels)
 
 
 def _read_together(wanted: Iterable[str]) -> list[list[str]]:
@@ -190,20 +192,19 @@ def _names(folder: Path) -> list[str]:
 def _gpu(folder: Path, tables: Sequence[str], name: str | None) -> _Gpu:
     """Return the GPU that is named, here, in the sidecar of a file or in the files' names."""
     file_name = lora_file_name(name) if name else _only_gpu(folder, tables)
-    told = name or next(_told(folder, tables, file_name), None)
+    origins = [
+        origin
+        for table in tables
+        if _gpu_of(table) == file_name
+        for origin in read_provenance(folder / table).values()
+        if lora_file_name(origin.gpu) == file_name
+    ]
+    kernels = tuple(sorted({origin.kernel_source for origin in origins}))
+    told = name or next((origin.gpu for origin in origins), None)
     if told is not None:
-        return _Gpu(file_name, told, known_gpu(told))
+        return _Gpu(file_name, told, known_gpu(told), kernels)
     info = gpu_by_file_name(file_name)
-    return _Gpu(file_name, info.name if info else None, info)
-
-
-def _told(folder: Path, tables: Iterable[str], file_name: str) -> Iterator[str]:
-    """Yield the GPU's name as sidecars of its files tell it."""
-    for table in tables:
-        if _gpu_of(table) == file_name:
-            for entry in read_provenance(folder / table).values():
-                if lora_file_name(entry.gpu) == file_name:
-                    yield entry.gpu
+    return _Gpu(file_name, info.name if info else None, info, kernels)
 
 
 def _only_gpu(folder: Path, tables: Iterable[str]) -> str:

@@ -44,6 +44,10 @@ def check_lines(report: Report) -> list[str]:
     ]
     if report.gpu is None:
         lines.append(f"shared memory was not checked: nothing is known here of {report.gpu_file_name}")
+    if report.kernels:
+        others = any(not kernel.startswith("vllm ") for kernel in report.kernels)
+        warning = ": not all of these are the engine's own, whose best configs may differ" if others else ""
+        lines.append(f"measured with {', '.join(report.kernels)}{warning}")
     if report.note:
         lines.append(report.note)
     return lines

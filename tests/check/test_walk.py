@@ -291,3 +291,11 @@ def test_shared_memory_is_never_borrowed(tmp_path: Path) -> None:
             [True] if faulty else []
         )
         assert (report.gpu is None) is not faulty
+
+
+def test_the_kernels_are_named_as_sidecars_tell(tmp_path: Path) -> None:
+    folder = ROOT / "benchmarks" / "results" / "llama-3.1-8b-96.h100"
+    report = check_folder(folder, MODEL)
+    assert [kernel.split()[0] for kernel in report.kernels] == ["vllm"]
+    assert report.to_json()["kernels"] == list(report.kernels)
+    assert checked(tmp_path).kernels == ()

@@ -60,3 +60,24 @@ def test_a_fault_of_the_whole_folder_has_a_row(tmp_path: Path) -> None:
     Console(file=file, width=100).print(table)
     assert "nothing was looked up" in file.getvalue()
     assert check_lines(whole)[0].endswith("1 faults")
+
+
+@pytest.mark.parametrize(
+    ("kernels", "expected"),
+    [
+        ((), []),
+        (("vllm 0.33.0",), ["measured with vllm 0.33.0"]),
+        (
+            ("bo_tune 3f2a9c1e", "vllm 0.33.0"),
+            [
+                "measured with bo_tune 3f2a9c1e, vllm 0.33.0: not all of these are the engine's own, whose best "
+                "configs may differ"
+            ],
+        ),
+    ],
+)
+def test_with_which_kernels_configs_were_measured(
+    tmp_path: Path, kernels: tuple[str, ...], expected: list[str]
+) -> None:
+    lines = check_lines(replace(report(tmp_path), kernels=kernels))
+    assert [line for line in lines if line.startswith("measured with")] == expected
