@@ -330,7 +330,7 @@ def _unexpected(older: int, origins: Iterable[Mapping[str, Any]]) -> Iterator[st
         older: how many results gave way to what was there.
     """
     if older:
-        yield f"{older} entries that are there were measured later than these, and stay"
+        yield f"entries that were measured later than the new ones stay: {older}"
     kernels = sorted({str(origin.get("kernel_source")).partition(" ")[0] for origin in origins if origin})
     if len(kernels) > 1:
         yield f"holds configs of different kernels: {', '.join(kernels)}"

@@ -359,7 +359,7 @@ def test_what_was_measured_last_stays_whatever_the_order(tmp_path: Path, old: st
             write_tables(folder, written, lines.append)
         assert read_table(folder / SHRINK).entries[older.keys]["split_k"] == 64
         assert read_provenance(folder / SHRINK)[older.keys].date == new
-        assert lines == [f"{SHRINK}: 1 entries that are there were measured later than these, and stay"] * (number == 1)
+        assert lines == [f"{SHRINK}: entries that were measured later than the new ones stay: 1"] * (number == 1)
 
 
 def test_provenance_of_another_config_goes(tmp_path: Path) -> None:

@@ -38,9 +38,10 @@ def check_tables(report: Report) -> Iterator[Table]:
 
 def check_lines(report: Report) -> list[str]:
     """Return the lines below the tables: totals, and what was not looked at."""
+    faults = len(report.faults)
     lines = [
         f"{len(report.lookups)} lookups: {report.count('exact')} find their entry, {report.count('nearest m')} that of "
-        f"the nearest m, {report.count('fault')} fail or take what is not theirs; {len(report.faults)} faults"
+        f"the nearest m, {report.count('fault')} fail or take what is not theirs; {faults} fault{'s' * (faults != 1)}"
     ]
     if report.gpu is None:
         lines.append(f"shared memory was not checked: nothing is known here of {report.gpu_file_name}")

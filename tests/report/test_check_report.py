@@ -59,7 +59,7 @@ def test_a_fault_of_the_whole_folder_has_a_row(tmp_path: Path) -> None:
     file = StringIO()
     Console(file=file, width=100).print(table)
     assert "nothing was looked up" in file.getvalue()
-    assert check_lines(whole)[0].endswith("1 faults")
+    assert check_lines(whole)[0].endswith("; 1 fault")
 
 
 @pytest.mark.parametrize(
