@@ -1,50 +1,81 @@
-"""What the fused MoE kernels make of configs found in files: other names for the parameters, and one block_m for all.
+"""Whether the fused MoE kernels' configs that are found in files go together.
 
-Their engine takes ``block_m`` and ``BLOCK_SIZE_M`` alike, and a default for what is missing. It sorts a step's tokens
-into blocks once, by the block_m of the first of the four kernels.
+Their engine sorts a step's tokens into blocks once, by the block_m of the first of the four kernels. Facts of vLLM
+0.33.0.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
-from bo_tune.kernels.registry import KERNELS, kernel_spec
-from bo_tune.kernels.spec import SHARED, KernelSpec
+from bo_tune.kernels.moe.spec import MoeLoraSpec, experts_of
+from bo_tune.kernels.registry import KERNELS
+from bo_tune.kernels.spec import SHARED
 from bo_tune.problem import Problem
 
-USUAL = {"block_m": 64, "block_n": 64, "block_k": 32, "group_size_m": 8, "num_warps": 4, "num_stages": 3, "split_k": 1}
-"""What the engine takes where a config says nothing."""
+LARGEST_RANK_AT_ONCE = 128
+"""Up to this rank the engine runs shrink and expand in one launch, unless adapters are fully sharded."""
 
 
-def as_read(spec: KernelSpec, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config of a fused MoE kernel by the names of its search space; None counts as nothing said."""
-    said = {_name(name): value for name, value in config.items() if value is not None}
-    return {name: said.get(name, USUAL[name]) for name in spec.search_space.names}
+def runs_at_once(problem: Problem) -> bool:
+    """Say whether the engine runs a fused MoE problem's shrink and expand in one launch.
+
+    Of the files that launch takes the shrink kernels' block_m alone.
+    """
+    spec = _spec_of(problem)
+    if spec is None:
+        return False
+    return experts_of(problem).shards == 1 and spec.rank(problem) <= LARGEST_RANK_AT_ONCE
 
 
-def _name(name: str) -> str:
-    return name.lower().replace("block_size_", "block_")
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """A kernel's block_m that does not go with the first kernel's.
+
+    Attributes:
+        first: name of the first kernel, by whose block_m tokens are sorted.
+        expected: that block_m.
+        consequence: what the engine does, in a line.
+    """
+
+    value: int
+    first: str
+    expected: int
+    consequence: str
 
 
-def disagreements(found: Mapping[Problem, Mapping[str, Any]]) -> dict[Problem, str]:
-    """Say of which problems' configs the engine can make nothing, because the first kernel's is of another block_m.
+def disagreements(found: Mapping[Problem, int]) -> dict[Problem, Disagreement]:
+    """Say of which problems' block_m the engine can make nothing, because the first kernel's is another.
 
     Args:
-        found: the configs of problems, as ``as_read`` gives them; those of kernels that stand alone are passed over.
+        found: block_m by problem; kernels that stand alone are passed over.
     """
-    groups: dict[object, list[Problem]] = {}
+    groups: dict[object, dict[str, Problem]] = {}
     for problem in found:
-        group = kernel_spec(problem.kernel).joint_group(problem)
-        if group is not None:
-            groups.setdefault(group, []).append(problem)
-    order, reasons = list(KERNELS), {}
-    for problems in groups.values():
-        first = min(problems, key=lambda problem: order.index(problem.kernel))
-        value = found[first].get(SHARED)
-        for problem in problems:
-            own = found[problem].get(SHARED)
-            if own != value:
-                reasons[problem] = (
-                    f"{SHARED} {own}, where {first.kernel} has {value}: tokens are sorted by the latter, "
-                    "and the engine stops or computes something else"
-                )
-    return reasons
+        spec = _spec_of(problem)
+        if spec is not None:
+            groups.setdefault(spec.joint_group(problem), {})[problem.kernel] = problem
+    wrong = {}
+    for group in groups.values():
+        ordered = [group[kernel] for kernel in KERNELS if kernel in group]
+        first = ordered[0]
+        for problem in ordered[1:]:
+            if found[problem] != found[first]:
+                shrink = group.get(problem.kernel.replace("expand", "shrink"), first)
+                apart = found[problem] != found[shrink]
+                consequence = _consequence(problem, apart_from_shrink=apart)
+                wrong[problem] = Disagreement(found[problem], first.kernel, found[first], consequence)
+    return wrong
+
+
+def _consequence(problem: Problem, *, apart_from_shrink: bool) -> str:
+    if not apart_from_shrink:
+        return "tokens are sorted by the latter, and the output is wrong in silence"
+    if runs_at_once(problem):
+        return f"an engine that runs shrink and expand apart stops; one launch takes the shrink kernel's {SHARED} alone"
+    return "the engine stops"
+
+
+def _spec_of(problem: Problem) -> MoeLoraSpec | None:
+    """Return the spec of a fused MoE kernel, or None for another kernel."""
+    spec = KERNELS[problem.kernel]
+    return spec if isinstance(spec, MoeLoraSpec) else None

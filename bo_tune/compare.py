@@ -1,7 +1,7 @@
-"""A tuned folder against an exhaustive one: regret of each entry, and what each cost."""
+"""A tuned folder against another, as an exhaustive search's: regret of each entry, and what each search cost."""
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
+from dataclasses import asdict, dataclass, field, replace
 from math import exp, log
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from bo_tune.kernels.spec import SHARED
 from bo_tune.problem import Problem, lora
 from bo_tune.provenance import Provenance
 from bo_tune.recording import Recording
+from bo_tune.sampler_names import GRID
 from bo_tune.space import Config
 from bo_tune.tables import Keys, flat_configs, read_folder, read_provenance, split_file_name, table_file_name
 
@@ -47,17 +48,56 @@ class Comparison:
 
 
 @dataclass(frozen=True, slots=True)
+class Side:
+    """One of the folders, as far as its sidecars tell of the entries that both have.
+
+    Attributes:
+        samplers: what proposed their configs, by name; empty where nothing tells.
+        totals: what finding them cost, by figure. Without ``wall_s`` where sessions found other entries too.
+    """
+
+    samplers: tuple[str, ...] = ()
+    totals: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def exhaustive(self) -> bool:
+        """Whether all of them were found by trying every config."""
+        return self.samplers == (GRID,)
+
+    def __str__(self) -> str:
+        if not self.samplers:
+            return "search of unknown origin"
+        return "exhaustive search" if self.exhaustive else f"search by {', '.join(self.samplers)}"
+
+
+@dataclass(frozen=True, slots=True)
 class Comparisons:
-    """All entries, and the totals of both searches by figure."""
+    """All entries, and both searches.
+
+    Attributes:
+        entries: of either folder.
+        common: how many both folders have.
+    """
 
     entries: Sequence[Comparison]
-    tuned: Mapping[str, float]
-    grid: Mapping[str, float]
+    tuned: Side
+    grid: Side
+    common: int
+
+    @property
+    def is_regret(self) -> bool:
+        """Whether what is compared with is the best of all configs: as recorded, or as an exhaustive search found it.
+
+        It is that of another search else, which may have missed it too.
+        """
+        settled = [entry.best_us is not None for entry in self.entries if entry.regret_percent is not None]
+        return self.grid.exhaustive or (bool(settled) and all(settled))
 
     @property
     def ratios(self) -> dict[str, float]:
-        """The exhaustive search's figures over the tuned one's, where both are known."""
-        return {name: self.grid[name] / n for name, n in self.tuned.items() if n and name in self.grid}
+        """The second search's figures over the first's, for the entries that both have, where both are known."""
+        grid = self.grid.totals
+        return {name: grid[name] / n for name, n in self.tuned.totals.items() if n and name in grid}
 
     @property
     def regrets(self) -> list[float]:
@@ -65,10 +105,14 @@ class Comparisons:
         return [e.regret_percent for e in self.entries if e.regret_percent is not None]
 
     @property
+    def gains(self) -> list[float]:
+        """Default time over tuned time of the entries of the first folder, of sums where kernels must agree."""
+        return [e.default_us / e.tuned_us for e in self.entries if e.default_us and e.tuned_us and not e.counted_in]
+
+    @property
     def speed_up(self) -> float | None:
-        """Geometric mean over entries, of sums where kernels must agree, of default time over tuned time."""
-        known = [e for e in self.entries if e.default_us and e.tuned_us and e.counted_in is None]
-        logs = [log(e.default_us / e.tuned_us) for e in known if e.default_us and e.tuned_us]
+        """Geometric mean of the gains."""
+        logs = list(map(log, self.gains))
         return exp(sum(logs) / len(logs)) if logs else None
 
     def to_json(self) -> dict[str, Any]:
@@ -76,7 +120,13 @@ class Comparisons:
         regrets = self.regrets
         return {
             "entries": [{**asdict(entry), "keys": list(entry.keys)} for entry in self.entries],
-            "totals": {"tuned": dict(self.tuned), "grid": dict(self.grid), "grid_over_tuned": self.ratios},
+            "common_entries": self.common,
+            "searches": {"tuned": str(self.tuned), "grid": str(self.grid)},
+            "totals": {
+                "tuned": dict(self.tuned.totals),
+                "grid": dict(self.grid.totals),
+                "grid_over_tuned": self.ratios,
+            },
             "mean_regret_percent": sum(regrets) / len(regrets) if regrets else None,
             "max_regret_percent": max(regrets, default=None),
             "geomean_speed_up_over_default": self.speed_up,
@@ -96,7 +146,10 @@ def compare(tuned_folder: Path, grid_folder: Path, recordings: Iterable[Recordin
     problems = {entry: origin.problem for origins in (tuned.origins, grid.origins) for entry, origin in origins.items()}
     problems |= {entry: lora(recording.problem) for entry, recording in recorded.items()}
     decided = {entry: value for entry, origin in tuned.origins.items() if (value := _decided(origin)) is not None}
-    return Comparisons(_with_sums(entries, problems, recorded, decided), tuned.totals(), grid.totals())
+    common = tuned.configs.keys() & grid.configs.keys()
+    return Comparisons(
+        _with_sums(entries, problems, recorded, decided), tuned.side(common), grid.side(common), len(common)
+    )
 
 
 def _decided(origin: Provenance) -> int | None:
@@ -167,21 +220,26 @@ class _Folder:
     @classmethod
     def read(cls, folder: Path) -> "_Folder":
         tables = read_folder(folder)
+        configs = flat_configs(tables)
         origins = {(name, keys): o for name in tables for keys, o in read_provenance(folder / name).items()}
-        return cls(flat_configs(tables), origins)
+        return cls(configs, {entry: o for entry, o in origins.items() if dict(o.config) == configs.get(entry)})
 
     def time_us(self, entry: Entry) -> float | None:
         origin = self.origins.get(entry)
-        return origin.time_us if origin and dict(origin.config) == dict(self.configs[entry]) else None
+        return origin.time_us if origin else None
 
-    def totals(self) -> dict[str, float]:
-        """Sum costs over entries; wall time once for each session, whose studies run side by side."""
-        origins = self.origins.values()
+    def side(self, entries: Set[Entry]) -> Side:
+        """Return what some of the entries tell of their search, each search of all of them counted once."""
+        origins = [origin for entry, origin in self.origins.items() if entry in entries]
         if not origins:
-            return {}
+            return Side()
         totals = {name: sum(o.costs.get(name, 0) for o in origins) for name in TOTALS}
         sessions = {o.session: o.costs.get("session_wall_s", 0.0) for o in origins}
-        return {**totals, "wall_s": sum(sessions.values())}
+        others = {origin.session for entry, origin in self.origins.items() if entry not in entries}
+        if not others & sessions.keys():
+            # Studies run side by side: only that of a whole session is what these entries took.
+            totals["wall_s"] = sum(sessions.values())
+        return Side(tuple(sorted({origin.sampler for origin in origins})), totals)
 
 
 def _entry_of(recording: Recording) -> Entry:

@@ -1,10 +1,44 @@
-"""Writing files so that a reader never sees half of one."""
+"""Writing files so that a reader never sees half of one, and only where they are meant to be."""
 
+import errno
 import os
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock
+
 _TEMPORARY_SUFFIX = ".tmp"
+
+
+def plain_name(name: str) -> str:
+    """Return a name that is to become the last part of a path, if it can be that and nothing else.
+
+    What stands in files that others wrote (a GPU's name, a kernel's) goes through here before a file is named by it.
+
+    Raises:
+        ValueError: it is empty, leads to another folder, or holds what cannot be shown.
+    """
+    if name in ("", ".", "..") or "/" in name or "\\" in name or not name.isprintable():
+        raise ValueError(f"{name!r} cannot be the name of a file")
+    return name
+
+
+@contextmanager
+def locked(path: Path, timeout_s: float) -> Iterator[None]:
+    """Hold the lock of a file while it lasts: that of the file behind a link, and never one that is itself a link.
+
+    Raises:
+        TimeoutError: another process held it for ``timeout_s``.
+        OSError: the lock cannot be made, or is a link.
+    """
+    target = path.resolve()
+    lock = target.with_name(f".{target.name}.lock")
+    if lock.is_symlink():  # The lock would not follow it either, but with words that tell nobody what to do.
+        raise OSError(errno.ELOOP, f"its lock {lock.name} is a link; remove it")
+    with FileLock(lock, timeout=timeout_s):
+        yield
 
 
 def write_atomically(path: Path, content: bytes) -> None:

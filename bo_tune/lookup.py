@@ -8,6 +8,7 @@ the engine at some problems and not at others.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 EXACT_LEVEL = "num_slices"
@@ -88,6 +89,21 @@ def first_odd_key(keys: Iterable[str]) -> str | None:
         except ValueError:
             return key
     return None
+
+
+def switch_points(keys: Iterable[str], largest: int) -> list[int]:
+    """Return the numbers at which a lookup may begin to take another entry, ascending; the first is 1.
+
+    From each of them to the next all numbers find the same entry, or fail alike: looking these up is looking up every
+    number from 1 to ``largest``.
+
+    Args:
+        keys: of the level of a file; those that are no numbers play no part.
+    """
+    numbers = sorted({int(key) for key in keys if first_odd_key((key,)) is None})
+    middles = [(low + high) // 2 for low, high in pairwise(numbers)]
+    points = {1, *(point + step for point in (*numbers, *middles) for step in (0, 1))}
+    return sorted(point for point in points if 1 <= point <= largest)
 
 
 def nearest_of(keys: Sequence[int], number: int) -> int:

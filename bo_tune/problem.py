@@ -160,6 +160,8 @@ class Problem(AnyProblem):
         return {**{name: log2(size) for name, size in sizes.items()}, "num_slices": float(self.num_slices)}
 
 
+_SPACES_AND_SLASHES = re.compile(r"[\s/]+")
+
 KindOfProblem = Any
 """In what all kernels have in common: a problem of the kind that the kernel takes. Its subclasses say which."""
 
@@ -218,6 +220,16 @@ def problem_from_json(stored: Mapping[str, Any]) -> AnyProblem:
     return SizedProblem(stored["kernel"], tuple((name, value) for name, value in stored["sizes"]))
 
 
+def lora_file_name(gpu: str) -> str:
+    """Return a GPU's name as vLLM writes it in the names of LoRA files. A slash stays."""
+    return gpu.replace(" ", "_").replace("-", "_")
+
+
+def device_file_name(gpu: str) -> str:
+    """Return a GPU's name as vLLM writes it in the names of its other tuned files: hyphens stay."""
+    return _SPACES_AND_SLASHES.sub("_", gpu)
+
+
 @dataclass(frozen=True, slots=True)
 class GpuInfo:
     """What is asked of a GPU before anything is measured on it.
@@ -247,5 +259,5 @@ class GpuInfo:
 
     @property
     def file_name(self) -> str:
-        """The name as vLLM writes it in file names."""
-        return self.name.replace(" ", "_").replace("-", "_")
+        """The name as vLLM writes it in the names of LoRA files."""
+        return lora_file_name(self.name)

@@ -6,6 +6,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -126,8 +127,21 @@ def is_own(kernel_source: str) -> bool:
     return kernel_source.partition(" ")[0] == OWN_KERNELS
 
 
+def moment_of(date: object) -> datetime | None:
+    """Return the moment that a date in a sidecar says, or None where it says none. Without a time zone it is UTC."""
+    try:
+        moment = datetime.fromisoformat(date) if isinstance(date, str) else None
+    except ValueError:
+        return None
+    return moment if moment is None or moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
 def provenance_path(table: Path) -> Path:
-    """Return the sidecar of a table: ``X_SHRINK.json`` → ``X_SHRINK.provenance.json``."""
+    """Return the sidecar of a table: ``X_SHRINK.json`` → ``X_SHRINK.provenance.json``.
+
+    That of a link is beside the file that it leads to, which other links may lead to as well.
+    """
+    table = table.resolve() if table.is_symlink() else table
     return table.with_name(table.name.removesuffix(".json") + PROVENANCE_SUFFIX)
 
 

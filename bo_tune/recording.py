@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bo_tune.errors import RecordingError
-from bo_tune.files import os_error_text, write_atomically
+from bo_tune.files import os_error_text, plain_name, write_atomically
 from bo_tune.kernels.registry import KERNELS, is_known, kernel_spec
 from bo_tune.outcome import Invalid, InvalidReason, Outcome, Resources
 from bo_tune.problem import AnyProblem, GpuInfo, Problem
@@ -172,6 +172,9 @@ def recording_file_name(gpu: GpuInfo, problem: AnyProblem) -> str:
     """Return the usual name of a recording's file: ``h100.lora_shrink.L4.s1.m16.k4096.n16.t4.json.gz``.
 
     The shape is followed by what is not as usual: another dtype than bfloat16, expand without adding to its output.
+
+    Raises:
+        RecordingError: the kernel's name cannot stand in the name of a file.
     """
     words = [word for word in re.split(r"[^a-z0-9]+", gpu.name.lower()) if word not in ("", "nvidia", "geforce", "rtx")]
     parts = [words[0] if words else "gpu", problem.kernel, problem.shape_label]
@@ -179,7 +182,10 @@ def recording_file_name(gpu: GpuInfo, problem: AnyProblem) -> str:
         parts.append(problem.dtype)
     if isinstance(problem, Problem) and problem.add_inputs is False:
         parts.append("overwrite")
-    return ".".join(parts) + SUFFIXES[0]
+    try:
+        return plain_name(".".join(parts) + SUFFIXES[0])
+    except ValueError as error:
+        raise RecordingError(f"a recording of {problem.kernel!r}: {error}") from None
 
 
 def read_recordings(folder: Path, *, any_kernel: bool = False) -> list[Recording]:

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from math import isfinite
 from typing import Any, NoReturn, TypeVar
 
-from bo_tune.gpus import gpu_by_name
+from bo_tune.gpus import stand_in_for
 from bo_tune.outcome import InvalidReason
 from bo_tune.problem import AnyProblem, Experts, GpuInfo, Problem, SizedProblem, lora
 
@@ -191,7 +191,7 @@ def gpu_of(metadata: Mapping[str, Any]) -> GpuInfo:
     """Return the GPU of a ``metadata`` object: as recorded in ``gpu_info``, else by its name. Raises MalformedError."""
     name = expect(metadata, "gpu", str, "metadata")
     if "gpu_info" not in metadata:
-        return gpu_by_name(name)
+        return stand_in_for(name)
     place = "metadata.gpu_info"
     info = expect(metadata, "gpu_info", dict, "metadata")
     capability = expect(info, "capability", list, place)

@@ -4,24 +4,25 @@
 are decimal strings. One file per GPU, kernel and, for expand, value of add_inputs: ``{gpu}_SHRINK.json``.
 """
 
-import json
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from bo_tune.errors import TableError
-from bo_tune.files import os_error_text, remove_stale_temporaries, write_atomically
-from bo_tune.provenance import Provenance, document_of, entries_of, provenance_path
-from bo_tune.space import Config
+from bo_tune.files import locked, os_error_text, plain_name, remove_stale_temporaries, write_atomically
+from bo_tune.provenance import Provenance, document_of, entries_of, moment_of, provenance_path
+from bo_tune.table_format import by_number, flatten, json_bytes, kind_of, read_json
 
 Keys = tuple[str, ...]
 """The decimal strings under which a config is found, outermost first."""
+
+WrittenConfig = Mapping[str, int | None]
+"""A config as it stands in a table; null for a parameter left open."""
 
 LEVELS = ("max_loras", "num_slices", "m", "k", "n", "i")
 """What the keys are, outermost first. Dense kernels have no i."""
@@ -41,7 +42,8 @@ CONFIG_ORDER = ("block_m", "block_n", "block_k", "split_k", "group_size_m", "num
 """Order in which a config's parameters are written; others follow by name."""
 
 _LOCK_TIMEOUT_S = 60.0
-_DECIMAL = re.compile(r"0|[1-9][0-9]{0,17}")
+_READS = 4
+_READ_AGAIN_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,24 +56,21 @@ class Table:
     """
 
     levels: int
-    entries: Mapping[Keys, Mapping[str, int | None]]
+    entries: Mapping[Keys, WrittenConfig]
 
     @property
     def configs(self) -> dict[Keys, dict[str, int]]:
         """The configs by keys, without parameters left open."""
-        return {
-            keys: {name: value for name, value in entry.items() if value is not None}
-            for keys, entry in self.entries.items()
-        }
+        return {keys: without_open(entry) for keys, entry in self.entries.items()}
 
-    def merged(self, entries: Mapping[Keys, Config]) -> "Table":
+    def merged(self, entries: Mapping[Keys, WrittenConfig]) -> "Table":
         """Return the table with entries replaced or added; all others stay as they are."""
         return Table(self.levels, {**self.entries, **{keys: in_order(config) for keys, config in entries.items()}})
 
     def nested(self) -> dict[str, Any]:
         """Return the nested object that is written, each level sorted by number."""
         root: dict[str, Any] = {}
-        for keys in sorted(self.entries, key=_numeric):
+        for keys in sorted(self.entries, key=by_number):
             level = root
             for key in keys[:-1]:
                 level = level.setdefault(key, {})
@@ -93,7 +92,7 @@ class TunedEntry:
     gpu_file_name: str
     file_stem: str
     keys: Keys
-    config: Config
+    config: WrittenConfig
     provenance: Provenance | None
 
     @property
@@ -116,10 +115,15 @@ def split_file_name(name: str) -> tuple[str, str] | None:
     return None
 
 
-def in_order(config: Config) -> dict[str, int]:
+def in_order(config: WrittenConfig) -> dict[str, int | None]:
     """Return the config with its parameters in the order in which they are written."""
     names = sorted(config, key=lambda name: (CONFIG_ORDER.index(name) if name in CONFIG_ORDER else 99, name))
-    return {name: int(config[name]) for name in names}
+    return {name: None if (value := config[name]) is None else int(value) for name in names}
+
+
+def without_open(config: WrittenConfig) -> dict[str, int]:
+    """Return the config without parameters left open."""
+    return {name: value for name, value in config.items() if value is not None}
 
 
 def missing_lookups(table: Table, num_slices: Iterable[int] = ()) -> list[str]:
@@ -153,17 +157,17 @@ def read_table(path: Path, levels: int | None = None) -> Table:
     if levels is None:
         names = split_file_name(path.name)
         levels = FILE_STEMS[names[1]] if names else 5
-    document = _read_json(path)
+    document = read_json(path)
     if not isinstance(document, dict):
-        raise TableError(f"{path}: expected an object of max_loras keys, got {_kind(document)}")
-    return Table(levels, dict(_flatten(document, levels, (), path)))
+        raise TableError(f"{path}: expected an object of max_loras keys, got {kind_of(document)}")
+    return Table(levels, dict(flatten(document, LEVELS[:levels], (), path)))
 
 
-def read_folder(folder: Path) -> dict[str, Table]:
-    """Read every table directly in a folder, by file name, sorted. Other files are passed over.
+def table_paths(folder: Path) -> list[Path]:
+    """Return the paths of the tables directly in a folder, sorted. Other files are passed over.
 
     Raises:
-        TableError: the folder cannot be read or holds no table, or one of them is malformed.
+        TableError: the folder cannot be read or holds no table.
     """
     try:
         paths = sorted(path for path in folder.iterdir() if split_file_name(path.name))
@@ -171,7 +175,16 @@ def read_folder(folder: Path) -> dict[str, Table]:
         raise TableError(f"{folder}: {os_error_text(error)}") from None
     if not paths:
         raise TableError(f"{folder}: no tuned JSON (*_SHRINK.json, *_EXPAND_TRUE.json, …) in this folder")
-    return {path.name: read_table(path) for path in paths}
+    return paths
+
+
+def read_folder(folder: Path) -> dict[str, Table]:
+    """Read every table directly in a folder, by file name, sorted.
+
+    Raises:
+        TableError: the folder cannot be read or holds no table, or one of them is malformed.
+    """
+    return {path.name: read_table(path) for path in table_paths(folder)}
 
 
 def flat_configs(tables: Mapping[str, Table]) -> dict[tuple[str, Keys], dict[str, int]]:
@@ -201,6 +214,29 @@ def kernel_sources(table: Path) -> dict[Keys, str]:
     return {keys: source for keys, entry in entries.items() if isinstance(source := entry.get("kernel_source"), str)}
 
 
+def read_entries(path: Path) -> list[TunedEntry]:
+    """Read a table with where each entry came from, while others may be writing it.
+
+    What the sidecar says of another config than the table's says nothing of this one. Both files are replaced one after
+    the other, so where they differ they are read again.
+
+    Raises:
+        TableError: one of them cannot be read or is malformed, or the name is none of a table.
+    """
+    names = split_file_name(path.name)
+    if names is None:
+        raise TableError(f"{path}: not the name of a table")
+    for _ in range(_READS):
+        # The table first: the sidecar is written before it, so it knows of every entry that is found here.
+        table, origins = read_table(path), read_provenance(path)
+        configs = table.configs
+        fitting = {keys: o for keys, o in origins.items() if dict(o.config) == configs.get(keys, o.config)}
+        if len(fitting) == len(origins):
+            break
+        time.sleep(_READ_AGAIN_S)
+    return [TunedEntry(*names, keys, config, fitting.get(keys)) for keys, config in table.entries.items()]
+
+
 def check_writable(folder: Path, file_names: Iterable[str] = ()) -> None:
     """Find out before tuning whether its results can be written. The folder is created.
 
@@ -208,27 +244,42 @@ def check_writable(folder: Path, file_names: Iterable[str] = ()) -> None:
         file_names: tables that will be merged into: those that exist must be well-formed, with their sidecars.
 
     Raises:
-        TableError: the folder cannot be created or written, or a table is malformed.
+        TableError: the folder cannot be created or written, a name cannot be that of a file, or a table is malformed.
     """
-    probe = folder / ".bo_tune-probe"
+    paths = [_path_in(folder, name) for name in file_names]
     if folder.exists() and not folder.is_dir():
         raise TableError(f"{folder}: is a file, expected a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(probe, b"\n" * 4096)
-        probe.unlink(missing_ok=True)
+        for place in {folder, *(path.resolve().parent for path in paths if path.is_symlink())}:
+            with tempfile.NamedTemporaryFile(dir=place, prefix=".bo_tune-probe-") as probe:
+                probe.write(b"\n" * 4096)
+                probe.flush()
     except OSError as error:
         raise TableError(f"{folder}: cannot be written: {os_error_text(error)}") from None
-    for name in file_names:
-        _read_existing(folder / name, None)
-        _read_sidecar(provenance_path(folder / name))
+    for path in paths:
+        _read_existing(path, None)
+        _read_sidecar(provenance_path(path))
 
 
-def write_tables(folder: Path, results: Sequence[TunedEntry]) -> list[Path]:
+def write_tables(
+    folder: Path,
+    results: Sequence[TunedEntry],
+    note: Callable[[str], None] | None = None,
+    *,
+    rank: Callable[[Mapping[str, Any]], Any] | None = None,
+) -> list[Path]:
     """Merge results into the tables of a folder, with their provenance.
 
-    Each file is read, merged and replaced in one step under a lock, the sidecar before the table, so that concurrent
-    sessions lose nothing and a killed one leaves every file whole. Of results with equal keys the last counts.
+    Of entries with equal keys, in the table and among the results, the one measured last stays: of equally old ones the
+    last of the results, and one whose time nobody knows only where there is no other. Each file is read, decided on and
+    replaced in one step under a lock, the sidecar before the table, so that concurrent sessions lose nothing and a
+    killed one leaves every file whole.
+
+    Args:
+        note: is told, in a line each, of what a reader of the files would not expect.
+        rank: what entries with equal keys are compared by, told from what the sidecar says of one; by default when it
+            was measured.
 
     Returns:
         The paths of the tables, sorted.
@@ -238,41 +289,57 @@ def write_tables(folder: Path, results: Sequence[TunedEntry]) -> list[Path]:
     """
     paths = []
     for name, group in groupby(sorted(results, key=lambda result: result.file_name), lambda result: result.file_name):
-        path = folder / name
+        path = _path_in(folder, name)
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            with _locked(path):
-                _merge_file(path, {result.keys: result for result in group})
+            with locked(path, _LOCK_TIMEOUT_S):
+                _merge_file(path, list(group), note, rank or measured)
+        except TimeoutError:
+            raise TableError(f"{path}: another process has been writing it for {_LOCK_TIMEOUT_S:.0f} s") from None
         except OSError as error:
             raise TableError(f"{path}: cannot be written: {os_error_text(error)}") from None
         paths.append(path)
     return paths
 
 
-def _merge_file(path: Path, results: Mapping[Keys, TunedEntry]) -> None:
-    (levels,) = {len(keys) for keys in results}
-    table = _read_existing(path, levels).merged({keys: result.config for keys, result in results.items()})
-    sidecar = provenance_path(path)
-    known = {keys: result.provenance.to_json() for keys, result in results.items() if result.provenance}
-    others = {keys: entry for keys, entry in _read_sidecar(sidecar).items() if keys not in results}
-    origins = {**others, **known}
+def _path_in(folder: Path, name: str) -> Path:
+    try:
+        return folder / plain_name(name)
+    except ValueError as error:
+        raise TableError(f"{folder}: {error}: an engine would look for it in another folder") from None
+
+
+def _merge_file(
+    path: Path,
+    results: Sequence[TunedEntry],
+    note: Callable[[str], None] | None,
+    rank: Callable[[Mapping[str, Any]], Any],
+) -> None:
+    (levels,) = {len(result.keys) for result in results}
+    table, sidecar = _read_existing(path, levels), provenance_path(path)
+    configs, known = table.configs, _read_sidecar(sidecar)
+    origins = {keys: origin for keys, origin in known.items() if origin.get("config") == configs.get(keys)}
+    chosen: dict[Keys, WrittenConfig] = {}
+    older = set()
+    for result in results:
+        origin = result.provenance.to_json() if result.provenance else {}
+        if rank(origin) >= rank(origins.get(result.keys, {})):
+            chosen[result.keys], origins[result.keys] = result.config, origin
+        else:
+            older.add(result.keys)
+    document = document_of({keys: origins[keys] for keys in sorted(origins, key=by_number) if origins[keys]})
     for written in (sidecar, path):
         remove_stale_temporaries(written)
-    write_atomically(sidecar, _json_bytes(document_of({keys: origins[keys] for keys in sorted(origins, key=_numeric)})))
-    write_atomically(path, _json_bytes(table.nested()))
+    write_atomically(sidecar, json_bytes(document))
+    write_atomically(path, json_bytes(table.merged(chosen).nested()))
+    left = len(older - chosen.keys())
+    if note is not None and left:
+        note(f"{path.name}: entries that were measured later than the new ones stay: {left}")
 
 
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=_LOCK_TIMEOUT_S)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise TableError(f"{path}: another process has been writing it for {_LOCK_TIMEOUT_S:.0f} s") from None
-    try:
-        yield
-    finally:
-        lock.release()
+def measured(origin: Mapping[str, Any]) -> datetime:
+    """Return when an entry was measured; where nobody knows, long ago."""
+    return moment_of(origin.get("date")) or datetime.min.replace(tzinfo=UTC)
 
 
 def _read_existing(path: Path, levels: int | None) -> Table:
@@ -282,64 +349,4 @@ def _read_existing(path: Path, levels: int | None) -> Table:
 
 
 def _read_sidecar(path: Path) -> dict[Keys, dict[str, Any]]:
-    return entries_of(_read_json(path), path) if path.exists() else {}
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes(), object_pairs_hook=_without_repeats, parse_constant=_reject_constant)
-    except OSError as error:
-        raise TableError(f"{path}: {os_error_text(error)}") from None
-    except (ValueError, RecursionError) as error:
-        raise TableError(f"{path}: not JSON: {error}") from None
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {key!r} stands twice in one object")
-        found[key] = value
-    return found
-
-
-def _reject_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
-
-
-def _flatten(
-    level: Mapping[str, Any], levels: int, above: Keys, path: Path
-) -> Iterator[tuple[Keys, dict[str, int | None]]]:
-    name = LEVELS[len(above)]
-    for key, value in level.items():
-        keys = (*above, key)
-        place = f"{path}: {'/'.join(keys)}"
-        if not _DECIMAL.fullmatch(key):
-            raise TableError(f"{place}: expected a decimal number as {name} key, got {key!r}")
-        if not isinstance(value, dict) or not value:
-            raise TableError(f"{place}: expected a non-empty object, got {_kind(value)}")
-        if len(keys) < levels:
-            yield from _flatten(value, levels, keys, path)
-        else:
-            _check_config(value, place)
-            yield keys, value
-
-
-def _check_config(config: Mapping[str, Any], place: str) -> None:
-    for name, value in config.items():
-        if value is not None and type(value) is not int:
-            raise TableError(f"{place}: {name}: expected an integer, got {_kind(value)}")
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, dict):
-        return "an object" if value else "an empty object"
-    return "an array" if isinstance(value, list) else json.dumps(value)[:60]
-
-
-def _numeric(keys: Keys) -> tuple[tuple[int, str], ...]:
-    return tuple((int(key) if key.isdecimal() else 0, key) for key in keys)
-
-
-def _json_bytes(document: Mapping[str, Any]) -> bytes:
-    return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
+    return entries_of(read_json(path), path) if path.exists() else {}

@@ -7,11 +7,13 @@ somebody asks for that.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from bo_tune.errors import TableError
 from bo_tune.provenance import is_own
-from bo_tune.tables import TunedEntry, kernel_sources, read_table, split_file_name
+from bo_tune.tables import kernel_sources, measured, read_table, split_file_name
 
 NOT_AN_ENGINES = "bo_tune's own kernels, which no engine runs"
 
@@ -85,10 +87,14 @@ def own_lines(found: Mapping[str, Mapping[str, int]]) -> list[str]:
     return lines
 
 
-def engine_first(entry: TunedEntry) -> tuple[bool, str]:
-    """Return by what entries with equal keys are ranked: an engine's before all others, later before earlier ones."""
-    origin = entry.provenance
-    return (not is_own(origin.kernel_source), origin.date) if origin else (False, "")
+def engine_first(origin: Mapping[str, Any]) -> tuple[bool, datetime]:
+    """Return by what entries with equal keys are ranked: an engine's before all others, later before earlier ones.
+
+    Args:
+        origin: what the sidecar says of an entry; empty where it says nothing.
+    """
+    source = origin.get("kernel_source")
+    return isinstance(source, str) and not is_own(source), measured(origin)
 
 
 def _told(folder: Path) -> tuple[dict[str, dict[str, int]], list[str]]:

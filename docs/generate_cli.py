@@ -114,7 +114,9 @@ JSON = {
     },
     "compare": {
         "entries": "file, keys, tuned, grid, tuned_us, grid_us, best_us, default_us, regret_percent, counted_in",
-        "totals": "of tuned, grid and grid_over_tuned",
+        "common_entries": "how many both folders have",
+        "searches": "what tuned and grid are",
+        "totals": "of tuned, grid and grid_over_tuned, for the common entries",
         "mean_regret_percent": "",
         "max_regret_percent": "",
         "geomean_speed_up_over_default": "",

@@ -18,7 +18,7 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
 
-from bo_tune.gpus import gpu_by_name
+from bo_tune.gpus import stand_in_for
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured
 from bo_tune.measure.gpu_monitor import GpuMonitor
@@ -32,7 +32,7 @@ ROOT = Path(__file__).parent.parent
 PATIENCE_S = 300.0
 """How long tests wait for what must come: far longer than it takes on a loaded machine."""
 BUNDLED = ROOT / "studies" / "recordings"
-H100 = gpu_by_name("NVIDIA H100 80GB HBM3")
+H100 = stand_in_for("NVIDIA H100 80GB HBM3")
 SHRINK = "h100.lora_shrink.L4.s1.m16.k4096.n16.t4.json.gz"
 SHRINK_BIG = "h100.lora_shrink.L8.s1.m4096.k4096.n16.t4.json.gz"
 EXPAND = "h100.lora_expand.L4.s2.m64.k32.n14336.t4.json.gz"

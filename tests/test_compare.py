@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from helpers import EXPAND, EXPAND_TABLE, SHRINK, SHRINK_BIG, SHRINK_TABLE, sliced
 
-from bo_tune.compare import Comparisons, compare
+from bo_tune.compare import Comparisons, Side, compare
 from bo_tune.devices import replay_job
 from bo_tune.errors import TableError
 from bo_tune.kernels.registry import engine_spec
@@ -73,7 +73,7 @@ def test_without_recordings_the_searches_own_times_are_used(tuned: Path, grid: P
 
 def test_totals_and_ratios_are_those_of_the_sidecars(tuned: Path, grid: Path) -> None:
     comparisons = compare(tuned, grid, RECORDINGS)
-    for folder, totals in ((tuned, comparisons.tuned), (grid, comparisons.grid)):
+    for folder, totals in ((tuned, comparisons.tuned.totals), (grid, comparisons.grid.totals)):
         origins = [
             origin
             for file in (SHRINK_TABLE, EXPAND_TABLE)
@@ -82,9 +82,9 @@ def test_totals_and_ratios_are_those_of_the_sidecars(tuned: Path, grid: Path) ->
         for name in ("launched_configs", "launches", "compiles"):
             assert totals[name] == sum(origin["costs"][name] for origin in origins) > 0
         assert totals["wall_s"] == origins[0]["costs"]["session_wall_s"]  # one session, not three
-    assert comparisons.tuned["launched_configs"] == 18
+    assert comparisons.tuned.totals["launched_configs"] == 18
     for name, ratio in comparisons.ratios.items():
-        assert ratio == comparisons.grid[name] / comparisons.tuned[name]
+        assert ratio == comparisons.grid.totals[name] / comparisons.tuned.totals[name]
     assert comparisons.ratios["launched_configs"] > 10
 
 
@@ -106,12 +106,38 @@ def test_an_entry_of_one_folder_only_is_listed_without_regret(tmp_path: Path, gr
     assert only_grid.grid_us is not None  # type: ignore[attr-defined]
 
 
+def test_costs_are_those_of_the_entries_that_both_have(tmp_path: Path, grid: Path) -> None:
+    both = search(tmp_path / "both", [sliced(SHRINK), sliced(SHRINK, m=32)], sampler="random", budget=6)
+    comparisons = compare(both, grid)
+    assert comparisons.common == 1
+    for folder, totals in ((both, comparisons.tuned.totals), (grid, comparisons.grid.totals)):
+        origin = json.loads(provenance_path(folder / SHRINK_TABLE).read_text())["entries"][
+            "/".join(_keys(sliced(SHRINK)))
+        ]
+        for name in ("launched_configs", "launches", "compiles"):
+            assert totals[name] == origin["costs"][name]
+        # The sessions found other entries beside: how long they took is not what this one took.
+        assert "wall_s" not in totals
+    assert set(comparisons.ratios) <= {"launched_configs", "launches", "compiles", "compile_s"}
+
+
+def test_what_each_side_is_is_told_by_its_sidecars(tuned: Path, grid: Path) -> None:
+    comparisons = compare(tuned, grid)
+    assert (str(comparisons.tuned), str(comparisons.grid)) == ("search by random", "exhaustive search")
+    assert comparisons.is_regret
+    other = compare(grid, tuned)
+    assert not other.is_regret
+    assert compare(grid, tuned, RECORDINGS).is_regret
+    assert other.to_json()["searches"] == {"tuned": "exhaustive search", "grid": "search by random"}
+
+
 def test_tables_without_sidecars_are_compared_by_their_configs(tmp_path: Path, tuned: Path, grid: Path) -> None:
     for path in tuned.glob("*.provenance.json"):
         path.unlink()
     comparisons = compare(tuned, grid)
     assert [entry.tuned_us for entry in comparisons.entries] == [None] * 3
-    assert (comparisons.tuned, comparisons.ratios) == ({}, {})
+    assert (comparisons.tuned, comparisons.ratios) == (Side(), {})
+    assert str(comparisons.tuned) == "search of unknown origin"
     assert len(compare(tuned, grid, RECORDINGS).regrets) == 3
 
 
@@ -131,6 +157,7 @@ def test_the_json_holds_everything(tuned: Path, grid: Path) -> None:
         "file", "keys", "tuned", "grid", "tuned_us", "grid_us", "best_us", "default_us", "regret_percent",
         "counted_in",
     }  # fmt: skip
+    assert document["common_entries"] == 3
     assert set(document["totals"]) == {"tuned", "grid", "grid_over_tuned"}
     for side in ("tuned", "grid"):
         assert {"launched_configs", "launches", "compiles", "wall_s"} <= set(document["totals"][side])

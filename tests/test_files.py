@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bo_tune.files import write_atomically
+from bo_tune.files import locked, plain_name, write_atomically
 
 
 def test_a_file_is_replaced_and_keeps_its_permissions(tmp_path: Path) -> None:
@@ -43,3 +43,24 @@ def test_what_is_no_file_is_written_to_and_stays_what_it_is(tmp_path: Path) -> N
 def test_a_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError):
         write_atomically(tmp_path, b"new")
+
+
+@pytest.mark.parametrize("name", ["NVIDIA_H100_80GB_HBM3_SHRINK.json", "Intel(R) Arc(TM)", "ä", "...", " x"])
+def test_plain_names_stay(name: str) -> None:
+    assert plain_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../x", "/x", "a/b", "a\\b", "a\nb", "\x1b[31m", "\0", "\udcff"])
+def test_other_names_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="cannot be the name of a file"):
+        plain_name(name)
+
+
+def test_a_lock_is_waited_for_and_is_that_of_the_file_behind_a_link(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    with locked(tmp_path / "link", 1.0):
+        assert (tmp_path / ".file.lock").exists()
+        with pytest.raises(TimeoutError), locked(tmp_path / "file", 0.05):
+            pass
+    with locked(tmp_path / "file", 0.05):
+        pass

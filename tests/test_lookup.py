@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bo_tune.lookup import Crash, Found, lookup, nearest_of
+from bo_tune.lookup import Crash, Found, lookup, nearest_of, switch_points
 
 LEVELS = ("max_loras", "num_slices", "m", "k", "n")
 
@@ -104,3 +104,20 @@ def test_where_it_crashes(table: dict[str, Any], level: str, reason: str, keys: 
 def test_an_odd_key_beside_an_exact_one_is_never_read() -> None:
     table = {**nested("5", "1", "16", "4096", "32"), "version": 3}
     assert isinstance(lookup(table, ASKED), Found)
+
+
+KEYS_OF_M = st.lists(st.one_of(st.integers(-3, 60).map(str), st.sampled_from(("x", "07", " 9"))), unique=True)
+
+
+@given(KEYS_OF_M, st.data())
+def test_between_switch_points_every_number_takes_the_same_entry(keys: list[str], data: st.DataObject) -> None:
+    level = {key: data.draw(st.sampled_from(({}, {"16": {"16": {"block_m": 1}}}))) for key in keys}
+    points = switch_points(level, 50)
+    assert points[0] == 1
+    assert points[-1] <= 50
+    for m in range(1, 51):
+        start = max(point for point in points if point <= m)
+        asked = {"max_loras": 4, "num_slices": 1, "m": m, "k": 16, "n": 16}
+        table = {"4": {"1": level}}
+        found, first = lookup(table, asked), lookup(table, {**asked, "m": start})
+        assert (type(found), found.keys) == (type(first), first.keys)

@@ -1,10 +1,13 @@
 """Tuned JSON of several hosts in one folder."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from helpers import PATIENCE_S, ROOT
 
 from bo_tune.errors import TableError
 from bo_tune.merge import merge_tables
@@ -67,3 +70,60 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(TableError, match="broken"):
         merge_tables([tmp_path / "broken"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("config", [{"block_m": 16, "max_nreg": None}, {"max_nreg": None}])
+def test_parameters_left_open_are_kept(tmp_path: Path, config: dict[str, int | None]) -> None:
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / NAME).write_text(json.dumps({"5": {"1": {"16": {"4096": {"16": config}}}}}))
+    for _ in range(2):
+        merge_tables([tmp_path / "1"], tmp_path / "out")
+        assert read_table(tmp_path / "out" / NAME).entries == {("5", "1", "16", "4096", "16"): config}
+
+
+WORKER = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+from bo_tune.merge import merge_tables
+from bo_tune.tables import read_entries, write_tables
+
+kind, own, out, rounds = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
+sys.stdout.write("ready\\n")
+sys.stdout.flush()
+sys.stdin.readline()
+for number in range(rounds):
+    if kind == "merge":
+        merge_tables([own], out / str(number))
+    else:
+        write_tables(out / str(number), [entry for path in own.glob("*_SHRINK.json") for entry in read_entries(path)])
+"""
+
+
+def test_many_merges_and_sessions_at_once(tmp_path: Path) -> None:
+    """Whoever comes last to a folder, the entry measured last stays, and its sidecar tells of it."""
+    rounds, workers = 12, []
+    for number in range(8):
+        own = tmp_path / "in" / str(number)
+        write_tables(
+            own, [entry(1, number + 1, f"2026-01-01T00:00:0{number}+00:00"), entry(number + 2, 1, "2026-01-01")]
+        )
+        kind = "merge" if number % 2 else "tune"
+        command = [sys.executable, "-c", WORKER, kind, str(own), str(tmp_path / "out"), str(rounds)]
+        workers.append(subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+    for worker in workers:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("\n")
+        worker.stdin.flush()
+    for worker in workers:
+        worker.communicate(timeout=PATIENCE_S)
+        assert worker.returncode == 0
+    for number in range(rounds):
+        path = tmp_path / "out" / str(number) / NAME
+        table, origins = read_table(path), read_provenance(path)
+        assert table.entries[("5", "1", "1", "4096", "16")]["split_k"] == 8
+        assert len(table.entries) == 9
+        assert {keys: origin.config for keys, origin in origins.items()} == table.entries

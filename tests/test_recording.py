@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bo_tune.errors import RecordingError
-from bo_tune.gpus import gpu_by_name
+from bo_tune.gpus import stand_in_for
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.outcome import Compilation, Invalid, InvalidReason, Measurement, Outcome, Resources
 from bo_tune.problem import GpuInfo, Problem, SizedProblem
@@ -24,7 +24,7 @@ from bo_tune.space import SearchSpace, config_key
 BUNDLED = Path(__file__).parent.parent / "studies" / "recordings"
 PATHS = sorted(BUNDLED.glob("*.t4.json.gz"))
 EXPAND = BUNDLED / "h100.lora_expand.L4.s3.m4096.k64.n4096.t4.json.gz"
-H100 = gpu_by_name("NVIDIA H100 80GB HBM3")
+H100 = stand_in_for("NVIDIA H100 80GB HBM3")
 RECORDABLE = [reason for reason in InvalidReason if reason is not InvalidReason.NOT_RECORDED]
 
 
@@ -278,7 +278,7 @@ def test_re_measured_times_replace_the_estimate() -> None:
 
 def test_names_of_files_tell_unusual_problems_apart() -> None:
     problem = Problem("lora_expand", 4, 1, 16, 16, 4096, add_inputs=True)
-    gpu = gpu_by_name("NVIDIA A100-SXM4-80GB")
+    gpu = stand_in_for("NVIDIA A100-SXM4-80GB")
     names = [
         recording_file_name(gpu, problem),
         recording_file_name(gpu, replace(problem, add_inputs=False)),
@@ -291,8 +291,16 @@ def test_names_of_files_tell_unusual_problems_apart() -> None:
     ]
 
 
+def test_a_kernel_whose_name_leads_elsewhere_names_no_file() -> None:
+    gpu = stand_in_for("../../x")
+    assert recording_file_name(gpu, SizedProblem("softmax", (("rows", 1),))) == "x.softmax.rows=1.t4.json.gz"
+    for kernel in ("../../x", "/abs/x", "a\nb"):
+        with pytest.raises(RecordingError, match="cannot be the name of a file"):
+            recording_file_name(gpu, SizedProblem(kernel, (("rows", 1),)))
+
+
 def test_an_unknown_gpu_rules_nothing_out() -> None:
-    gpu = gpu_by_name("Some GPU 9000")
+    gpu = stand_in_for("Some GPU 9000")
     assert gpu.name == "Some GPU 9000"
     assert gpu.shared_memory_bytes == H100.shared_memory_bytes
 

@@ -292,6 +292,88 @@ def test_a_link_is_followed_not_replaced(tmp_path: Path) -> None:
     assert "5" in json.loads(target.read_text())
 
 
+def test_what_a_link_leads_to_is_locked_and_has_the_sidecar(tmp_path: Path) -> None:
+    """Two folders share a file by links: whoever writes through either takes the same lock, and tells of it once."""
+    folders = [tmp_path / "a", tmp_path / "b"]
+    target = tmp_path / "real" / "shared.json"
+    for folder in (target.parent, *folders):
+        folder.mkdir()
+    for folder in folders:
+        (folder / "GPU_SHRINK.json").symlink_to(target)
+    writers = [start_writer(folders[slices % 2], slices, 1, 9) for slices in range(1, 5)]
+    for writer in writers:
+        _, errors = writer.communicate(timeout=PATIENCE_S)
+        assert writer.returncode == 0, errors
+    expected = {("5", str(slices), str(m), "4096", "16") for slices, m in product(range(1, 5), range(1, 9))}
+    assert set(read_table(folders[0] / "GPU_SHRINK.json").entries) == expected
+    assert set(read_provenance(folders[1] / "GPU_SHRINK.json")) == expected
+    assert (target.parent / "shared.provenance.json").is_file()
+    assert not list(tmp_path.glob("[ab]/*.provenance.json"))
+
+
+def test_planted_links_are_not_followed(tmp_path: Path) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    folder = tmp_path / "out"
+    folder.mkdir()
+    for name in (".bo_tune-probe", f".{SHRINK}.lock"):
+        (folder / name).symlink_to(victim)
+    check_writable(folder, [SHRINK])
+    with pytest.raises(TableError, match=r"its lock .*SHRINK\.json\.lock is a link; remove it"):
+        write_tables(folder, [entry(5, 1, 16, 4096, 16)])
+    assert victim.read_text() == "precious"
+    (folder / f".{SHRINK}.lock").unlink()
+    write_tables(folder, [entry(5, 1, 16, 4096, 16)])
+
+
+@pytest.mark.parametrize("gpu", ["../../x", "/abs/x", "AMD Instinct MI300X/MI300A", "..\\x", "a\nb", "\ud800"])
+def test_a_gpu_whose_name_leads_elsewhere_is_refused(tmp_path: Path, gpu: str) -> None:
+    result = replace(entry(5, 1, 16, 4096, 16), gpu_file_name=gpu)
+    folder = tmp_path / "a" / "b" / "c"
+    for attempt in (lambda: check_writable(folder, [result.file_name]), lambda: write_tables(folder, [result])):
+        with pytest.raises(TableError, match="cannot be the name of a file") as caught:
+            attempt()
+        assert str(caught.value).isprintable()
+    assert not list(tmp_path.iterdir())
+
+
+def dated(date: str, **config: int) -> TunedEntry:
+    origin = replace(PROVENANCE, config={**CONFIG, **config}, date=date)
+    return replace(entry(5, 1, 16, 4096, 16, **config), provenance=origin)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("2026-01-05T10:00:00+00:00", "2026-01-06T10:00:00+00:00"),
+        ("2026-01-05T10:00:00+02:00", "2026-01-05T09:00:00+00:00"),
+        ("2026-01-05T10:00:00", "2026-01-05T10:00:00.5Z"),
+        ("some day", "2020-01-01"),
+    ],
+)
+def test_what_was_measured_last_stays_whatever_the_order(tmp_path: Path, old: str, new: str) -> None:
+    older, newer = dated(old, split_k=4), dated(new, split_k=64)
+    for number, results in enumerate(([[older], [newer]], [[newer], [older]], [[older, newer]], [[newer, older]])):
+        folder, lines = tmp_path / str(number), []  # type: ignore[var-annotated]
+        for written in results:
+            write_tables(folder, written, lines.append)
+        assert read_table(folder / SHRINK).entries[older.keys]["split_k"] == 64
+        assert read_provenance(folder / SHRINK)[older.keys].date == new
+        assert lines == [f"{SHRINK}: entries that were measured later than the new ones stay: 1"] * (number == 1)
+
+
+def test_provenance_of_another_config_goes(tmp_path: Path) -> None:
+    """A table edited by hand: what was measured was not this."""
+    write_tables(tmp_path, [dated("2026-01-05", split_k=4)])
+    table = json.loads((tmp_path / SHRINK).read_text())
+    table["5"]["1"]["16"]["4096"]["16"]["split_k"] = 32
+    (tmp_path / SHRINK).write_text(json.dumps(table))
+    write_tables(tmp_path, [entry(5, 3, 16, 4096, 16)])
+    assert set(read_provenance(tmp_path / SHRINK)) == {("5", "3", "16", "4096", "16")}
+    write_tables(tmp_path, [dated("2026-01-04", split_k=8)])
+    assert read_table(tmp_path / SHRINK).entries[("5", "1", "16", "4096", "16")]["split_k"] == 8
+
+
 def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for folder in (tmp_path / "file", tmp_path / "file" / "inner", Path("/proc/bo_tune")):

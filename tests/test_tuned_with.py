@@ -8,12 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bo_tune import devices
-from bo_tune.devices import fallen_back
 from bo_tune.errors import TableError
 from bo_tune.problem import Problem
 from bo_tune.provenance import Provenance, is_own, provenance_path
-from bo_tune.tables import TunedEntry, read_table, write_tables
+from bo_tune.tables import TunedEntry, write_tables
 from bo_tune.tuned_with import UNKNOWN, check_mix, engine_first, folder_lines, source_counts
 
 NAME = "GPU_SHRINK.json"
@@ -106,23 +104,14 @@ def test_a_sidecar_that_cannot_be_read_is_no_more_than_a_line(folder: Path) -> N
 DATES = st.sampled_from(["2026-01-01", "2026-01-02", "2026-01-03"])
 
 
+def origin(source: str, date: str) -> dict[str, str]:
+    """What of a sidecar's entry decides."""
+    return {"kernel_source": source, "date": date}
+
+
 @given(own=DATES, engine=DATES, later=DATES)
 def test_an_engines_entry_outranks_every_own_one_and_then_the_later_counts(own: str, engine: str, later: str) -> None:
-    assert engine_first(entry(1, VLLM, engine)) > engine_first(entry(1, OWN, own))
-    assert (engine_first(entry(1, VLLM, later)) >= engine_first(entry(1, NEWER, engine))) == (later >= engine)
-    assert (engine_first(entry(1, OWN, later)) >= engine_first(entry(1, OWN, own))) == (later >= own)
-    assert engine_first(replace(entry(1, OWN), provenance=None)) < engine_first(entry(1, OWN, own))
-
-
-def test_what_auto_falls_back_to_is_said_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "unavailable", lambda: "vLLM is not installed")
-    said = fallen_back("auto")
-    assert said is not None
-    assert said.startswith("vLLM is not installed: bo_tune's own kernels are tuned instead, which no engine runs")
-    assert fallen_back("builtin") is None
-    monkeypatch.setattr(devices, "unavailable", lambda: None)
-    assert fallen_back("auto") is None
-
-
-def test_tables_themselves_are_what_they_were(folder: Path) -> None:
-    assert read_table(folder / NAME).configs[("5", "1", "1", "4096", "16")] == CONFIG
+    assert engine_first(origin(VLLM, engine)) > engine_first(origin(OWN, own))
+    assert (engine_first(origin(VLLM, later)) >= engine_first(origin(NEWER, engine))) == (later >= engine)
+    assert (engine_first(origin(OWN, later)) >= engine_first(origin(OWN, own))) == (later >= own)
+    assert engine_first({}) < engine_first(origin(OWN, own))

@@ -109,12 +109,6 @@ def test_the_client_finds_every_entry_of_a_models_experts(client: ModuleType, tm
         assert experts_asked(client, problem) == config, problem
 
 
-def test_without_files_the_clients_experts_take_the_default_config(client: ModuleType) -> None:
-    for problem in QWEN_3:
-        default = kernel_spec(problem.kernel).default_config(problem)
-        assert experts_asked(client, problem) == {"split_k": 1, **default}
-
-
 def experts_asked(client: ModuleType, problem: Problem) -> dict[str, int]:
     found: dict[str, int] = client.get_lora_op_configs(
         op_type=problem.kernel,

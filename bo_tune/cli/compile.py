@@ -1,6 +1,7 @@
 """``bo-tune compile``: binaries for a GPU elsewhere, into a pack."""
 
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +21,7 @@ from bo_tune.cli.tuning import problems_of
 from bo_tune.devices import compile_target, deciding_problems, fallen_back, kernel_source
 from bo_tune.errors import InputError, PackError
 from bo_tune.experience import Experience
-from bo_tune.gpus import gpu_of_capability, known_gpu
+from bo_tune.gpus import TargetGpu, known_gpu, target_gpu
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.likely import Likely
 from bo_tune.measure.messages import IdentityRequest
@@ -35,6 +36,8 @@ from bo_tune.threads import one_blas_thread
 
 COMPILE_DEADLINE_S = 30.0
 """At most, for one compile: no GPU waits for it. It adapts to what compiles take."""
+
+_CAPABILITY = re.compile(r"[1-9][0-9]{1,2}")
 
 TargetName = Annotated[
     str,
@@ -167,10 +170,12 @@ def compile_command(
         raise InputError("--configs: say how much to compile, with --configs, --minutes or --all")
     if not out.parent.is_dir():
         raise PackError(f"{out}: there is no folder {out.parent}")
+    chosen = _gpu(target, gpu)
+    output.notes(*(f"note: {line}" for line in chosen.assumed))
     plan = Plan(
         loaded,
         problems_of(loaded, kernel or ()),
-        _gpu(target, gpu),
+        chosen.gpu,
         kernel_source(kernels),
         PackBudget(configs, minutes),
         whole,
@@ -181,20 +186,16 @@ def compile_command(
     _run(plan, experience(storage, history), out, output)
 
 
-def _gpu(target: str, name: str | None) -> GpuInfo:
+def _gpu(target: str, name: str | None) -> TargetGpu:
     """Return the GPU that is compiled for."""
     backend, _, number = target.partition(":")
-    if backend != "cuda" or not number.isdecimal():
+    if backend != "cuda" or not _CAPABILITY.fullmatch(number):
         raise InputError(f"--target: expected cuda:CC with a compute capability, like cuda:90, got {target!r}")
     capability = divmod(int(number), 10)
-    gpu = gpu_of_capability(capability) if name is None else known_gpu(name)
-    if gpu is None:
-        raise InputError(
-            f"--target: no GPU of {target} is known here" if name is None else f"--gpu: {name!r} is not known here"
-        )
-    if gpu.capability != capability:
-        raise InputError(f"--gpu: {gpu.name} is no GPU of {target}")
-    return gpu
+    known = known_gpu(name) if name is not None else None
+    if known is not None and known.capability != capability:
+        raise InputError(f"--gpu: {known.name} is no GPU of {target}")
+    return target_gpu(capability, name)
 
 
 def experience(storage: str | None, history: Sequence[Path] | None) -> Experience:
@@ -222,6 +223,9 @@ def _run(plan: Plan, experience: Experience, out: Path, output: Output) -> None:
     output.json({**figures(packed, bench.binaries, plan), "written": [str(out)], "interrupted": interrupted})
     if interrupted:
         raise typer.Exit(exit_codes.INTERRUPTED)
+    if bench.binaries and all(binary.entry is None for binary in bench.binaries):
+        output.say(f"nothing could be compiled: {bench.binaries[0].reason}: {bench.binaries[0].detail}")
+        raise typer.Exit(exit_codes.FAILED)
 
 
 def _compile(plan: Plan, experience: Experience, bench: Workbench, progress: PackProgress) -> tuple[Packed, bool]:

@@ -31,7 +31,7 @@ kernels = _among(KERNELS)
 kernel_sources = _among(KERNEL_SOURCES)
 samplers = _among(SAMPLERS)
 routings = _among(["uniform", "zipf"])
-targets = _among(["cuda:80", "cuda:89", "cuda:90", "cuda:100"])
+targets = _among(["cuda:80", "cuda:86", "cuda:89", "cuda:90", "cuda:100", "cuda:103", "cuda:120"])
 
 
 def devices(incomplete: str) -> list[str]:

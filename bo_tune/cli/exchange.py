@@ -101,7 +101,7 @@ def merge_command(
       bo-tune merge host1/tuned host2/tuned --out merged
     """
     output = Output("merge", json_file, quiet=quiet)
-    paths = merge_tables(folders, out)
+    paths = merge_tables(folders, out, lambda line: output.notes(f"note: {line}"))
     output.lines(*(f"wrote {path}" for path in paths))
     output.warn(*folder_lines(out)[1:])
     output.json({"written": [str(path) for path in paths]})

@@ -7,7 +7,7 @@ INTERRUPTED = 130
 
 MEANINGS = {
     DONE: "done",
-    FAILED: "done, but a study could not be measured, or check found faults",
+    FAILED: "a study could not be measured, faults found, nothing to compare",
     BAD_INPUT: "bad input, or no usable GPU: one line on stderr says what",
     INTERRUPTED: "interrupted: what was recorded is kept, the same command goes on",
 }

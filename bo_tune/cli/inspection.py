@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 from rich.progress import track
 
-from bo_tune.cli import completion
+from bo_tune.cli import completion, exit_codes
 from bo_tune.cli import options as o
 from bo_tune.cli.output import Output
 from bo_tune.compare import compare
@@ -32,7 +32,9 @@ from bo_tune.store.storage import StudyStore
 
 def compare_command(
     tuned_dir: Annotated[Path, typer.Argument(metavar="TUNED", help="Folder that bo-tune tune wrote.")],
-    grid_dir: Annotated[Path, typer.Argument(metavar="GRID", help="Folder that bo-tune grid wrote.")],
+    grid_dir: Annotated[
+        Path, typer.Argument(metavar="GRID", help="Folder that bo-tune grid wrote, or another search.")
+    ],
     recordings: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Recorded grids: their times settle both.", rich_help_panel=o.PROBLEM),
@@ -40,7 +42,9 @@ def compare_command(
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Compare tuned JSON with an exhaustive search's, entry by entry: regret, and what each cost.
+    """Compare tuned JSON with another search's, as an exhaustive one's, entry by entry: regret, and what each cost.
+
+    Exit code 1 if the two have no entry in common.
 
     Examples:
       bo-tune compare tuned grid
@@ -48,6 +52,10 @@ def compare_command(
     """
     output = Output("compare", json_file, quiet=quiet)
     comparisons = compare(tuned_dir, grid_dir, read_recordings(recordings) if recordings else ())
+    if not comparisons.common:
+        output.say(f"{tuned_dir} and {grid_dir} have no entry in common: there is nothing to compare")
+        output.json(comparisons.to_json())
+        raise typer.Exit(exit_codes.FAILED)
     output.tables(*comparison_tables(comparisons))
     output.lines(*comparison_lines(comparisons))
     output.json(comparisons.to_json())

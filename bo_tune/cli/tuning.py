@@ -223,7 +223,7 @@ def tune(arguments: Arguments, output: Output) -> None:
                 raise typer.Exit(exit_codes.INTERRUPTED) from None
         activity = session.activity
         mix()  # what others have written meanwhile
-        paths = write_tables(written.tables, session.entries(tuned))
+        paths = write_tables(written.tables, session.entries(tuned), lambda line: output.notes(f"note: {line}"))
         recorded = [record(t, written.recordings) for t in tuned] if written.recordings is not None else []
     store.close()
     _show(output, tuned, ladder, arguments.study)

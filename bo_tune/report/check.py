@@ -30,22 +30,23 @@ def check_tables(report: Report) -> Iterator[Table]:
     if report.faults:
         table = plain_table("Faults", ("file", "keys", "fault", "m"), ())
         for fault, met in report.faults.items():
-            table.add_row(fault.file, fault.place or "-", fault.reason, _some(sorted({i.problem.m for i in met})))
+            table.add_row(
+                fault.file or "-", fault.place or "-", fault.reason, _some(sorted({i.problem.m for i in met}))
+            )
         yield table
 
 
 def check_lines(report: Report) -> list[str]:
     """Return the lines below the tables: totals, and what was not looked at."""
+    faults = len(report.faults)
     lines = [
         f"{len(report.lookups)} lookups: {report.count('exact')} find their entry, {report.count('nearest m')} that of "
-        f"the nearest m, {report.count('fault')} fail or take another layer's; {len(report.faults)} faults"
+        f"the nearest m, {report.count('fault')} fail or take what is not theirs; {faults} fault{'s' * (faults != 1)}"
     ]
     if report.gpu is None:
-        lines.append("shared memory was not checked: name the GPU with --gpu")
+        lines.append(f"shared memory was not checked: nothing is known here of {report.gpu_file_name}")
     if report.note:
         lines.append(f"note: {report.note}")
-    if report.has_experts:
-        lines.append("there is no file of the experts (fused MoE LoRA): their layers take the engine's default configs")
     return lines
 
 

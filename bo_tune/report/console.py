@@ -225,9 +225,10 @@ def activity_lines(activity: SessionActivity) -> list[str]:
 
 def comparison_tables(comparisons: Comparisons) -> Iterator[Table]:
     """Return a comparison: a table for each file, an entry a row."""
+    searches = f"{comparisons.tuned} against {comparisons.grid}"
     for file, entries in groupby(comparisons.entries, key=lambda entry: entry.file):
-        figures = ("default us", "tuned us", "grid us", "regret")
-        table = plain_table(f"{file}: tuned against exhaustive", ("keys", "tuned config", "grid config"), figures)
+        figures = ("default us", "tuned us", "grid us", "regret" if comparisons.is_regret else "slower")
+        table = plain_table(f"{file}: {searches}", ("keys", "tuned config", "grid config"), figures)
         for entry in entries:
             table.add_row(*_comparison_row(entry))
         yield table
@@ -246,13 +247,15 @@ def _comparison_row(entry: Comparison) -> list[str]:
 
 
 def comparison_lines(comparisons: Comparisons) -> list[str]:
-    """Return the lines below the table: totals of both, ratios, regret."""
-    lines = []
-    for name, totals in (("tuned", comparisons.tuned), ("grid", comparisons.grid)):
+    """Return the lines below the table: what the entries that both have cost either search, ratios, regret."""
+    lines = [f"{comparisons.common} entries stand in both; what a search cost is counted for these alone"]
+    for name, side in (("tuned", comparisons.tuned), ("grid", comparisons.grid)):
+        totals = side.totals
         if totals:
+            wall = f", trials under way for {totals['wall_s']:.1f} s" if "wall_s" in totals else ""
             lines.append(
-                f"{name}: {totals['launched_configs']:,.0f} configs launched, {totals['launches']:,.0f} launches, "
-                f"{totals['compiles']:,.0f} compiles, trials under way for {totals['wall_s']:.1f} s"
+                f"{name}, {side}: {totals['launched_configs']:,.0f} configs launched, {totals['launches']:,.0f} "
+                f"launches, {totals['compiles']:,.0f} compiles{wall}"
             )
     ratios = comparisons.ratios
     if ratios:
@@ -260,9 +263,11 @@ def comparison_lines(comparisons: Comparisons) -> list[str]:
         lines.append(f"grid / tuned: {', '.join(shown)}")
     regrets = comparisons.regrets
     if regrets:
-        lines.append(f"regret: mean {percent(fmean(regrets))}, worst {percent(max(regrets))} of {len(regrets)} entries")
+        what = "regret" if comparisons.is_regret else "tuned slower than grid by"
+        lines.append(f"{what}: mean {percent(fmean(regrets))}, worst {percent(max(regrets))} of {len(regrets)} entries")
     if comparisons.speed_up:
-        lines.append(f"tuned against default: {comparisons.speed_up:.2f}x faster (geometric mean)")
+        gains = f"geometric mean of {len(comparisons.gains)}"
+        lines.append(f"tuned against default: {comparisons.speed_up:.2f}x faster ({gains})")
     return lines
 
 

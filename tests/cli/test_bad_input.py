@@ -198,6 +198,13 @@ RECORDINGS: dict[str, Case] = {
     "of another kernel": (
         lambda i: i.with_recording(lambda d: d["metadata"].update(kernel="matmul")), "another kernel: matmul"
     ),
+    "of a GPU whose name is a path": (
+        lambda i: i.with_recording(lambda d: d["metadata"].update(gpu="../../x")),
+        r"'../../x_SHRINK.json' cannot be the name of a file",
+    ),
+    "of a GPU whose name is an absolute path": (
+        lambda i: i.with_recording(lambda d: d["metadata"].update(gpu=str(i.folder / "x"))), "cannot be the name of a"
+    ),
     "without results": (lambda i: i.with_recording(lambda d: d.update(results=[])), "results"),
     "without times": (lambda i: i.with_recording(lambda d: d["results"][0].update(times={})), r"results\[0\]"),
 }  # fmt: skip

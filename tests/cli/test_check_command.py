@@ -45,7 +45,7 @@ def test_a_good_folder(cli: Cli, tuned: Path, tmp_path: Path) -> None:
     report = tmp_path / "new" / "check.json"
     ran = cli("check", tuned, *OPTIONS, "--json", report)
     assert (ran.code, ran.err) == (0, "")
-    assert "0 fail or take another layer's; 0 faults" in ran.out
+    assert "0 fail or take what is not theirs; 0 faults" in ran.out
     document = json.loads(report.read_text())
     assert document["faults"] == []
     assert document["counts"]["fault"] == 0
@@ -120,3 +120,13 @@ def test_all_adapters_and_both_streams(cli: Cli, tuned: Path, tmp_path: Path) ->
     (fault,) = json.loads(both.out)["faults"]
     assert fault["file"].endswith("_EXPAND_FALSE.json")
     assert fault["reason"].startswith("no such file")
+
+
+def test_experts_without_files_are_faults(cli: Cli, tuned: Path, tmp_path: Path) -> None:
+    options = ("--model", ROOT / "studies" / "models" / "mixtral-8x7b", "--max-loras", 4, "--rank", 16)
+    found = tmp_path / "check.json"
+    ran = cli("check", tuned, *options, "--target-modules", "o_proj,experts", "--gpu", H100.name, "--json", found)
+    assert ran.code == 1
+    faults = json.loads(found.read_text())["faults"]
+    assert len(faults) == 4
+    assert all("the folder alone makes the experts run block_m 64 at every m" in fault["reason"] for fault in faults)

@@ -146,8 +146,8 @@ def test_an_earlier_study_is_learnt_from(cli: Cli, study: Path, tmp_path: Path) 
         ((), "--configs: say how much to compile"),
         (("--all", "--target", "cuda"), "--target: expected cuda:CC"),
         (("--all", "--target", "rocm:90"), "--target: expected cuda:CC"),
-        (("--all", "--target", "cuda:10"), "--target: no GPU of cuda:10 is known here"),
-        (("--all", "--gpu", "NVIDIA X"), "--gpu: 'NVIDIA X' is not known here"),
+        (("--all", "--target", "cuda:9"), "--target: expected cuda:CC"),
+        (("--all", "--target", "cuda:90a"), "--target: expected cuda:CC"),
         (("--all", "--gpu", "NVIDIA L4"), "--gpu: NVIDIA L4 is no GPU of cuda:90"),
         (("--all", "--kernel", "lora_expand"), "--kernel: the study has no problem of lora_expand"),
         (("--all", "--kernel", "lora"), "unknown kernel 'lora'"),
@@ -156,6 +156,46 @@ def test_an_earlier_study_is_learnt_from(cli: Cli, study: Path, tmp_path: Path) 
 )
 def test_bad_input_is_one_line(cli: Cli, study: Path, arguments: tuple[str, ...], words: str) -> None:
     assert words in cli("compile", study, *arguments).error
+
+
+@pytest.mark.parametrize(
+    ("options", "gpu", "target", "assumed"),
+    [
+        (("--target", "cuda:120"), "NVIDIA GeForce RTX 5090", "cuda:120", []),
+        (("--gpu", "NVIDIA H20-3e"), "NVIDIA H20-3e", "cuda:90", []),
+        (
+            ("--gpu", "NVIDIA X"),
+            "NVIDIA X",
+            "cuda:90",
+            ["NVIDIA X is not known here: it is taken to have 132 multiprocessors"],
+        ),
+        (
+            ("--target", "cuda:110"),
+            "GPU of cuda:110",
+            "cuda:110",
+            ["GPU of cuda:110 is not known here", "the shared memory of cuda:110 is not known here"],
+        ),
+    ],
+)
+def test_any_target_that_triton_compiles_for(
+    cli: Cli, study: Path, tmp_path: Path, options: tuple[str, ...], gpu: str, target: str, assumed: list[str]
+) -> None:
+    pack = tmp_path / "x.pack"
+    out = compile_all(cli, study, pack, "--configs", 1, *options)
+    manifest = read_manifest(pack)
+    assert (manifest.gpu.name, manifest.identity.target) == (gpu, target)
+    assert [binary.reason for binary in manifest.binaries] == [None]
+    assert out.count("note: ") == len(assumed)
+    assert all(f"note: {line}" in out for line in assumed)
+
+
+def test_a_target_that_nothing_compiles_for_is_said(cli: Cli, study: Path, tmp_path: Path) -> None:
+    ran = cli(
+        "compile", study, *COMMON, "--history", study.parent, "--configs", 1, "--target", "cuda:10", "--out",
+        tmp_path / "x.pack",
+    )  # fmt: skip
+    assert ran.code == 1
+    assert "nothing could be compiled: compile_error" in ran.out.replace("compile error", "compile_error")
 
 
 def test_without_a_study_there_is_nothing_to_compile(cli: Cli) -> None:

@@ -51,13 +51,24 @@ def test_compare(cli: Cli, tmp_path: Path, recordings: Path) -> None:
     assert document["max_regret_percent"] >= document["mean_regret_percent"] >= 0
 
 
+def test_nothing_in_common_is_exit_code_1_and_a_line(cli: Cli, tmp_path: Path, recordings: Path) -> None:
+    common = ("--device", f"replay:{recordings}", "--storage", "memory", "--budget", 4, "--sampler", "random")
+    for kernel in ("lora_shrink", "lora_expand"):
+        assert cli("tune", *common, "--kernel", kernel, "--out", tmp_path / kernel).code == 0
+    report = tmp_path / "x.json"
+    ran = cli("compare", tmp_path / "lora_shrink", tmp_path / "lora_expand", "--json", report)
+    assert ran.code == 1
+    assert "have no entry in common: there is nothing to compare" in " ".join(ran.out.split())
+    assert strict(report)["common_entries"] == 0
+
+
 def test_compare_without_recordings_or_json(cli: Cli, tmp_path: Path, recordings: Path) -> None:
     common = ("--device", f"replay:{recordings}", "--storage", "memory", "--budget", 4, "--sampler", "random")
     assert cli("tune", *common, "--out", tmp_path / "tuned").code == 0
     ran = cli("compare", tmp_path / "tuned", tmp_path / "tuned")
     assert ran.code == 0
     assert "0.00 %" in ran.out
-    assert "regret: mean 0.00 %, worst 0.00 % of 2 entries" in ran.out
+    assert "tuned slower than grid by: mean 0.00 %, worst 0.00 % of 2 entries" in ran.out
 
 
 @pytest.mark.parametrize(("budget", "checkpoints"), [(5, []), (12, ["10"]), (40, ["10", "20", "40"])])

@@ -87,7 +87,7 @@ def test_other_kernels_and_other_sources_have_the_default_of_their_spec(vllm: No
     ("config", "read"),
     [
         ({"BLOCK_SIZE_M": 16, "num_warps": 8}, {"block_m": 16, "num_warps": 8}),
-        ({"block_n": 32, "split_k": None}, {"block_n": 32}),
+        ({"block_n": 32, "Block_m": 16}, {"block_n": 32}),
         ({"NUM_STAGES": 2}, {"num_stages": 2}),
     ],
 )

@@ -9,7 +9,7 @@ import pytest
 from helpers import ROOT, SHRINK_TABLE
 from rich.console import Console
 
-from bo_tune.check import Report, check_folder
+from bo_tune.check import Fault, Report, check_folder
 from bo_tune.models import ModelStudy
 from bo_tune.report.check import check_lines, check_tables
 
@@ -46,11 +46,17 @@ def test_every_fact_is_there(tmp_path: Path, width: int) -> None:
 def test_totals_and_what_was_left_out(tmp_path: Path) -> None:
     lines = check_lines(report(tmp_path))
     assert lines[0] == (
-        "28 lookups: 1 find their entry, 6 that of the nearest m, 21 fail or take another layer's; 2 faults"
+        "28 lookups: 1 find their entry, 6 that of the nearest m, 21 fail or take what is not theirs; 2 faults"
     )
     unknown = check_lines(replace(report(tmp_path), gpu=None))
-    assert any("shared memory was not checked" in line for line in unknown)
+    assert "shared memory was not checked: nothing is known here of NVIDIA_H100_80GB_HBM3" in unknown
     assert any("--lora-target-modules q_proj o_proj" in line for line in lines)
-    assert not any("no file of the experts" in line for line in lines)
-    without_files = check_lines(replace(report(tmp_path), has_experts=True))
-    assert any("no file of the experts" in line for line in without_files)
+
+
+def test_a_fault_of_the_whole_folder_has_a_row(tmp_path: Path) -> None:
+    whole = replace(report(tmp_path), lookups=(), general=(Fault("", "", "nothing was looked up"),))
+    (table,) = check_tables(whole)
+    file = StringIO()
+    Console(file=file, width=100).print(table)
+    assert "nothing was looked up" in file.getvalue()
+    assert check_lines(whole)[0].endswith("; 1 fault")

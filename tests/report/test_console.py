@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 import pytest
 from helpers import EXPAND, SHRINK, SHRINK_BIG, sliced
@@ -97,12 +98,26 @@ def test_a_comparison(done: Done, width: int) -> None:
 
 def test_the_lines_below_a_comparison(done: Done) -> None:
     lines = "\n".join(report.comparison_lines(done.comparisons))
-    for side in (done.comparisons.tuned, done.comparisons.grid):
+    for side in (done.comparisons.tuned.totals, done.comparisons.grid.totals):
         figures_are_whole(lines, [f"{side[name]:,.0f}" for name in ("launched_configs", "launches", "compiles")])
         assert f"{side['wall_s']:.1f} s" in lines
     for name, ratio in done.comparisons.ratios.items():
         assert name == "compile_s" or f"{ratio:.1f}x {name.replace('_', ' ')}" in lines
     assert "of 3 entries" in lines
+    assert "regret: mean" in lines
+    assert "grid, exhaustive search: " in lines
+    assert "3 entries stand in both" in lines
+
+
+def test_another_search_is_not_called_exhaustive(done: Done) -> None:
+    tuned = done.comparisons.tuned
+    unsettled = [replace(entry, best_us=None) for entry in done.comparisons.entries]
+    comparisons = replace(done.comparisons, entries=unsettled, grid=tuned)
+    text = rendered(report.comparison_tables(comparisons), 200) + "\n".join(report.comparison_lines(comparisons))
+    assert "exhaustive" not in text
+    assert "regret" not in text
+    assert f"{tuned} against {tuned}" in text
+    assert "tuned slower than grid by: mean" in text
 
 
 @pytest.mark.parametrize("width", WIDTHS)

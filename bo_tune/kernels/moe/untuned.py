@@ -12,17 +12,27 @@ from typing import Any
 SMALLEST_DOT = 16
 """Fewest elements along k that a tile of a product may have."""
 
-UNSAID = {"block_m": 64, "block_n": 64, "block_k": 32, "group_size_m": 8, "num_warps": 4, "num_stages": 3, "split_k": 1}
+USUAL = {"block_m": 64, "block_n": 64, "block_k": 32, "group_size_m": 8, "num_warps": 4, "num_stages": 3, "split_k": 1}
 """What the engine takes where a config says nothing."""
 
 
 def as_read(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config by the names of this project, whichever of the engine's two ways of writing them it uses.
+    """Return a config of a fused MoE kernel by the names of ``USUAL``, as the engine reads it.
 
-    What it leaves open, or gives as None, is as the engine takes it.
+    It takes ``block_m`` and ``BLOCK_SIZE_M`` alike; of two spellings the last counts. It has a default for a name that
+    is missing.
+
+    A null is no missing name: the engine passes it on, and stops.
     """
-    said = {name.lower().replace("block_size_", "block_"): value for name, value in config.items() if value is not None}
-    return {**UNSAID, **said}
+    said = {_as_engine_names(name): value for name, value in config.items()}
+    return {name: said.get(_as_engine_names(name), usual) for name, usual in USUAL.items()}
+
+
+def _as_engine_names(name: str) -> str:
+    """Return a name as the engine reads it: those in small letters are turned into others, the rest stays."""
+    if not name.islower():
+        return name
+    return f"BLOCK_SIZE_{name.rpartition('_')[2].upper()}" if name.startswith("block_") else name.upper()
 
 
 def general_config(m: int, experts: int) -> dict[str, int]:

@@ -1,65 +1,19 @@
 """Checking tuned JSON: every planted fault is found and named, and nothing else is."""
 
-import copy
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from helpers import EXPAND_TABLE, H100, ROOT, SHRINK_TABLE
+from tuned_folder import MODEL, Documents, checked, documents, qwen, reasons, shrink, write
 
-from bo_tune.check import Report, check_folder, structure_faults
+from bo_tune.check import check_folder
 from bo_tune.errors import TableError
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.models import ModelStudy
 from bo_tune.models.engine import CAPTURE_SIZES, MAX_SEQUENCES
 from bo_tune.problem import Problem
-from bo_tune.tables import table_file_name
-
-LLAMA = ROOT / "studies" / "models" / "llama-3.1-8b"
-MODEL = ModelStudy.of(str(LLAMA), tensor_parallel=1, ranks=[16], max_loras=[4], ms=[1, 16, 256, 1024, 8192])
-Documents = dict[str, dict[str, Any]]
-
-
-def documents(model: ModelStudy = MODEL, gpu: str = H100.file_name) -> Documents:
-    """Return the files that hold a good entry for every problem of a model."""
-    files: Documents = {}
-    for problem in model.problems_by_layer():
-        spec = kernel_spec(problem.kernel)
-        level = files.setdefault(table_file_name(gpu, spec.file_stem(problem)), {})
-        *above, last = spec.table_key(problem)
-        for key in above:
-            level = level.setdefault(key, {})
-        level[last] = spec.default_config(problem)
-    return files
-
-
-def write(folder: Path, files: dict[str, Any]) -> Path:
-    for name, document in files.items():
-        (folder / name).write_text(document if isinstance(document, str) else json.dumps(document))
-    return folder
-
-
-def checked(folder: Path, change: Callable[[Documents], object] = lambda files: None, **more: Any) -> Report:
-    files = copy.deepcopy(documents())
-    change(files)
-    return check_folder(write(folder, files), MODEL, **{"gpu": H100.name, **more})
-
-
-def reasons(report: Report) -> list[str]:
-    return [f"{fault.file} {fault.place}: {fault.reason}" for fault in report.faults]
-
-
-def shrink(*keys: str) -> Callable[[Documents], dict[str, Any]]:
-    def level(files: Documents) -> dict[str, Any]:
-        found: dict[str, Any] = files[SHRINK_TABLE]
-        for key in keys:
-            found = found[key]
-        return found
-
-    return level
 
 
 def test_what_bo_tune_writes_passes(tmp_path: Path) -> None:
@@ -114,6 +68,7 @@ PLANTED: dict[str, tuple[Callable[[Documents], object], list[str]]] = {
             f"{SHRINK_TABLE} 5/1/version: the m key 'version' is no number: int() fails in the engine",
             f"{SHRINK_TABLE} 5/1/version/torch: the k key 'torch' is no number: int() fails in the engine",
             f"{SHRINK_TABLE} 5/1/version/torch/x: the n key 'x' is no number: int() fails in the engine",
+            f"{SHRINK_TABLE} 5/1/version/torch/x: no block_n: a KeyError in the engine",
         ],
     ),
     "metadata beside the keys": (
@@ -143,7 +98,6 @@ PLANTED: dict[str, tuple[Callable[[Documents], object], list[str]]] = {
     "another tool's values": (
         lambda files: shrink("5", "3", "1", "4096", "16")(files).update(num_warps="4"),
         [
-            f'{SHRINK_TABLE} 5/3/1/4096/16: num_warps: expected an integer, got "4"',
             f'{SHRINK_TABLE} 5/3/1/4096/16: num_warps: expected an integer >= 1, got "4"',
         ],
     ),
@@ -188,7 +142,8 @@ def test_an_entry_missing_at_one_m_is_a_fault_at_the_m_near_it(tmp_path: Path) -
     report = checked(tmp_path, lambda files: shrink("5", "1", "256")(files).pop("14336"))
     ((fault, met),) = report.faults.items()
     assert fault.reason == "no entry for k 14336: takes the one for k 4096"
-    assert {item.problem.m for item in met} == {m for m in CAPTURE_SIZES if m > 136}
+    assert {item.problem.m for item in met} >= {137, *(m for m in CAPTURE_SIZES if m > 136)}
+    assert min(item.problem.m for item in met) == 137
 
 
 def test_only_the_m_that_are_named(tmp_path: Path) -> None:
@@ -247,80 +202,92 @@ def test_stages_that_expand_does_not_use_cost_no_shared_memory(tmp_path: Path) -
     assert not checked(tmp_path, many_stages).faults
 
 
-MOE = "NVIDIA_H100_80GB_HBM3_FUSED_MOE_LORA_W13_SHRINK.json"
+def test_nothing_looked_up_is_a_fault(tmp_path: Path) -> None:
+    report = check_folder(write(tmp_path, documents()), replace(MODEL, max_loras=()), gpu=H100.name)
+    assert not report.lookups
+    ((fault, met),) = report.faults.items()
+    assert (fault.file, fault.place, met) == ("", "", ())
+    assert fault.reason.startswith("nothing was looked up: ")
 
 
-@pytest.mark.parametrize(
-    ("document", "expected"),
-    [
-        ({"4": {"2": {"16": {"16": {"2048": {"768": {"BLOCK_SIZE_M": 64}}}}}}}, []),
-        ({"4": {"2": {"16": {"16": {"2048": {"BLOCK_SIZE_M": 64}}}}}}, ["the i key 'BLOCK_SIZE_M' is no number"]),
-        ({"4": {"2": {"16": {"16": {"2048": {"x": {"block_m": 64}}}}}}}, ["the i key 'x' is no number"]),
-        ({"4": {"2": {}}}, ["expected an object below the num_slices key, got {}"]),
-        ({"4": {"2": {"16": {"16": {"2048": {"768": {"block_m": {}}}}}}}}, ["block_m: expected an integer, got {}"]),
-    ],
-)
-def test_the_structure_of_files_with_another_level(document: dict[str, Any], expected: list[str]) -> None:
-    found = [fault.reason for fault in structure_faults(MOE, document)]
-    assert len(found) == len(expected)
-    assert all(reason.startswith(start) for reason, start in zip(found, expected, strict=True))
-
-
-def test_experts_are_said_not_to_be_walked(tmp_path: Path) -> None:
+def test_a_folder_for_dense_kernels_alone_changes_what_experts_run(tmp_path: Path) -> None:
     mixtral = ModelStudy.of(
         str(ROOT / "studies" / "models" / "mixtral-8x7b"), tensor_parallel=2, ranks=[16], max_loras=[2], ms=[64]
     )
     dense = {name: content for name, content in documents(mixtral).items() if "MOE" not in name}
     report = check_folder(write(tmp_path, dense), mixtral, gpu=H100.name)
-    assert report.has_experts
-    assert not report.faults
+    assert [fault.file.removeprefix(f"{H100.file_name}_") for fault in report.faults] == [
+        f"FUSED_MOE_LORA_{half}_{part}.json" for half in ("W13", "W2") for part in ("EXPAND", "SHRINK")
+    ]
+    assert {fault.reason for fault in report.faults} == {
+        "no such file: the folder alone makes the experts run block_m 64 at every m, not what they run without a folder"
+    }
+    assert not check_folder(tmp_path, replace(mixtral, target_modules=("o_proj",)), gpu=H100.name).faults
 
 
-QWEN_3 = ModelStudy.of(
-    str(ROOT / "studies" / "models" / "qwen3-30b-a3b"),
-    tensor_parallel=1,
-    ranks=[16],
-    max_loras=[4],
-    ms=[16, 256],
-    target_modules=["o_proj", "experts"],
-)
-W2_EXPAND = f"{H100.file_name}_FUSED_MOE_LORA_W2_EXPAND.json"
-
-
-def checked_experts(tmp_path: Path, change: Callable[[Documents], object] = lambda files: None) -> Report:
-    files = documents(QWEN_3)
-    change(files)
-    return check_folder(write(tmp_path, files), QWEN_3, gpu=H100.name)
-
-
-def test_lookups_of_experts_are_walked_where_there_are_files_of_theirs(tmp_path: Path) -> None:
-    report = checked_experts(tmp_path)
-    assert not report.has_experts
+def test_lookups_of_experts_are_walked(tmp_path: Path) -> None:
+    report = checked(tmp_path, model=qwen())
     assert not report.faults
     walked = {item.problem.kernel for item in report.lookups}
     assert len([kernel for kernel in walked if "moe" in kernel]) == 4
     assert {len(item.asked) for item in report.lookups if "moe" in item.problem.kernel} == {6}
 
 
-def test_another_block_m_than_the_first_kernels_is_a_fault(tmp_path: Path) -> None:
-    def change(files: Documents) -> None:
-        files[W2_EXPAND]["4"]["1"]["256"]["16"]["2048"]["768"]["block_m"] = 16
-
-    report = checked_experts(tmp_path, change)
-    (fault,) = report.faults
-    assert fault.file == W2_EXPAND
-    assert fault.place == "4/1/256/16/2048/768"
-    assert fault.reason.startswith("block_m 16, where fused_moe_lora_w13_shrink has 64")
-
-
-def test_names_in_capitals_and_names_left_out_are_read_as_the_engine_does(tmp_path: Path) -> None:
-    def change(files: Documents) -> None:
-        for m in ("16", "256"):
-            files[W2_EXPAND]["4"]["1"][m]["16"]["2048"]["768"] = {"BLOCK_SIZE_M": 64, "NUM_WARPS": 8}
-
-    assert not checked_experts(tmp_path, change).faults
+def test_both_files_of_expand_are_walked_where_an_engine_asks_for_both(tmp_path: Path) -> None:
+    both = replace(MODEL, add_inputs=(True, False))
+    assert not checked(tmp_path, model=both).faults
+    overwriting = EXPAND_TABLE.replace("TRUE", "FALSE")
+    assert {item.file for item in checked(tmp_path, model=both).lookups} == {SHRINK_TABLE, EXPAND_TABLE, overwriting}
+    (tmp_path / overwriting).unlink()
+    (fault,) = check_folder(tmp_path, both, gpu=H100.name).faults
+    assert (fault.file, fault.reason) == (overwriting, "no such file: the engine takes its default configs")
 
 
-def test_a_file_of_three_or_fewer_kernels_leaves_the_others_without(tmp_path: Path) -> None:
-    report = checked_experts(tmp_path, lambda files: files.pop(W2_EXPAND))
-    assert [fault.reason for fault in report.faults] == ["no such file: the engine takes its default configs"]
+W13_SHRINK = f"{H100.file_name}_FUSED_MOE_LORA_W13_SHRINK.json"
+MOE_STEPS = ("16", "256")
+
+
+def expert_entries(files: Documents, rank: int, **values: object) -> None:
+    for m in MOE_STEPS:
+        files[W13_SHRINK]["4"]["2"][m][str(rank)]["2048"]["768"].update(values)
+
+
+@pytest.mark.parametrize(("rank", "stops"), [(16, True), (128, True), (256, False)])
+def test_one_launch_needs_blocks_of_16_rows(tmp_path: Path, rank: int, stops: bool) -> None:
+    def eight(files: Documents) -> None:
+        for document in files.values():
+            for level in document.get("4", {}).values():
+                for m in MOE_STEPS:
+                    level[m][str(rank)]["2048"]["768"]["block_m"] = 8
+
+    found = reasons(checked(tmp_path, eight, qwen(rank)))
+    assert bool(found) is stops
+    assert all(
+        "SHRINK.json" in line and "block_m: expected at least 16, got 8: the engine stops" in line for line in found
+    )
+
+
+@pytest.mark.parametrize(("rank", "fails"), [(64, False), (256, True)])
+def test_shared_memory_counts_where_the_files_configs_are_launched(tmp_path: Path, rank: int, fails: bool) -> None:
+    large = {"block_k": 256, "num_stages": 16}
+    report = checked(tmp_path, lambda files: expert_entries(files, rank, **large), qwen(rank))
+    assert any("of shared memory of" in line for line in reasons(report)) is fails
+
+
+def test_shared_memory_is_never_borrowed(tmp_path: Path) -> None:
+    """What fits an H100 may be too much for an RTX 5090; of a GPU that is not known nothing is said."""
+
+    def large(files: Documents) -> None:
+        shrink("5", "1", "16", "4096", "16")(files).update(block_m=256, block_k=64, num_stages=4, split_k=4)
+
+    assert not checked(tmp_path, large).faults
+    for gpu, faulty in (("NVIDIA GeForce RTX 5090", True), ("AMD Instinct MI300X", False)):
+        folder = tmp_path / gpu
+        folder.mkdir()
+        files = documents(gpu=gpu.replace(" ", "_"))
+        large({SHRINK_TABLE: files[f"{gpu.replace(' ', '_')}_SHRINK.json"]})
+        report = check_folder(write(folder, files), MODEL, gpu=gpu)
+        assert [f"of shared memory of 101376 B: the launch fails on {gpu}" in line for line in reasons(report)] == (
+            [True] if faulty else []
+        )
+        assert (report.gpu is None) is not faulty
