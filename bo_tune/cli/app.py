@@ -22,6 +22,7 @@ from bo_tune.cli.usage import UsageError, usage_line
 from bo_tune.cli.worker import worker_command
 from bo_tune.errors import BoTuneError, InputError, one_line
 from bo_tune.store.storage import silence_optuna
+from bo_tune.store.url import urls_shown
 
 EXAMPLES = "\n\nExamples:\n"
 """What stands between a command's description and its examples, in its docstring."""
@@ -98,5 +99,5 @@ def _run() -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"bo-tune: {message}\n")
+    sys.stderr.write(f"bo-tune: {urls_shown(message)}\n")  # a URL that stands where a file is expected, say
     return code

@@ -32,18 +32,17 @@ def export_command(
       bo-tune export --storage sqlite:///bo_tune.db --out exported
     """
     output = Output("export", json_file, quiet=quiet)
-    store = StudyStore(storage, create=False)
-    chosen = [
-        s
-        for s in store.summaries()
-        if (not kernel or s.name.problem.kernel in kernel) and (gpu or "").lower() in s.name.gpu.lower()
-    ]
-    if not chosen:
-        raise InputError(f"{store.url}: no such study in this database")
-    check_writable(out)
-    trials = store.trials_of(chosen)
-    paths = [export_study(summary, trials[summary.name], out) for summary in chosen]
-    store.close()
+    with StudyStore(storage, create=False) as store:
+        chosen = [
+            s
+            for s in store.summaries()
+            if (not kernel or s.name.problem.kernel in kernel) and (gpu or "").lower() in s.name.gpu.lower()
+        ]
+        if not chosen:
+            raise InputError(f"{store.url}: no such study in this database")
+        check_writable(out)
+        trials = store.trials_of(chosen)
+        paths = [export_study(summary, trials[summary.name], out) for summary in chosen]
     written = [(s, path) for s, path in zip(chosen, paths, strict=True) if path is not None]
     empty = len(paths) - len(written)
     note = f"; {empty} without a trial left out" if empty else ""

@@ -126,13 +126,12 @@ def show_command(
       bo-tune show lora_shrink m16. k4096
     """
     output = Output("show", json_file, quiet=quiet)
-    store = StudyStore(storage, create=False)
     words = study or []
-    studies = matching(list_studies(store), words)
-    if words and not studies:
-        raise InputError(f"{store.url}: no study with {' and '.join(map(repr, words))} in its name")
-    detail = study_detail(store, studies[0]) if words and len(studies) == 1 else None
-    store.close()
+    with StudyStore(storage, create=False) as store:
+        studies = matching(list_studies(store), words)
+        if words and not studies:
+            raise InputError(f"{store.url}: no study with {' and '.join(map(repr, words))} in its name")
+        detail = study_detail(store, studies[0]) if words and len(studies) == 1 else None
     if detail is not None:
         output.tables(*study_tables(detail))
         output.lines(*study_lines(detail))

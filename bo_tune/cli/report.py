@@ -43,9 +43,8 @@ def report_command(
     output = Output("report", json_file, quiet=quiet)
     grids = [recording for folder in recordings or () for recording in read_recordings(folder)]
     figures = _figures(session) if session else None
-    store = StudyStore(storage, create=False)
-    found = review(store, grids, figures)
-    store.close()
+    with StudyStore(storage, create=False) as store:
+        found = review(store, grids, figures)
     if not found.cases:
         raise InputError(f"{store.url}: no searches in this database")
     from bo_tune.report.page import render  # noqa: PLC0415 - 80 MB that no other command needs

@@ -31,9 +31,9 @@ from bo_tune.report.console import activity_lines, results_tables, session_lines
 from bo_tune.report.ladder import ladder_lines, ladder_table
 from bo_tune.report.progress import Progressing
 from bo_tune.session import Session, SessionSettings, Tuned
-from bo_tune.store.database import without_password
 from bo_tune.store.leases import LEASE_S
 from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.store.url import shown as shown_url
 from bo_tune.study_file import StudyFile
 from bo_tune.tables import check_writable, missing_lookups, read_table, table_file_name, write_tables
 from bo_tune.tuner import InterruptedSearch
@@ -274,7 +274,7 @@ def _announce(output: Output, jobs: Sequence[Job], arguments: Arguments) -> None
     layers = f" ({arguments.study.layer_problem_count} with layers apart)" if arguments.study else ""
     output.notes(
         f"{problems} problems{layers} on {'; '.join(sorted(sources))}; sampler {arguments.settings.sampler}; "
-        f"studies in {without_password(arguments.storage)}",
+        f"studies in {shown_url(arguments.storage)}",
         *(f"note: {note}" for note in engine_notes(jobs)),
     )
 

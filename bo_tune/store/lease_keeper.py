@@ -24,7 +24,7 @@ class LeaseKeeper:
     """Takes leases and keeps them. Safe to use from several threads.
 
     Args:
-        place: names the database in errors.
+        url: of the database; shown in errors without its secrets.
         lasting_s: for how long a lease holds without being renewed.
         lock: held while this process writes to the database: rows of leases are then never locked in two orders.
         lose: is told of a lease that turned out to be lost.
@@ -37,12 +37,12 @@ class LeaseKeeper:
     def __init__(
         self,
         storage: RDBStorage,
-        place: str,
+        url: str,
         lasting_s: float,
         lock: threading.Lock,
         lose: Callable[[Held], None],
     ) -> None:
-        self._storage, self._place, self._lock, self._tell = storage, place, lock, lose
+        self._storage, self._url, self._lock, self._tell = storage, url, lock, lose
         self.leases = Leases(lasting_s)
         self.busy_s = 0.0
         self._held: set[Held] = set()
@@ -92,7 +92,7 @@ class LeaseKeeper:
                 with self._storage.engine.connect().execution_options(**{READS: True}) as connection:
                     return self.leases.holders(connection) if inspect(connection).has_table(LEASES.name) else []
 
-            with storage_errors(self._place), self._timed():
+            with storage_errors(self._url), self._timed():
                 self._holders = now, through_outages(self._storage, read)
         return {holder.study_id: holder for holder in self._holders[1]}
 
@@ -107,7 +107,7 @@ class LeaseKeeper:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        with storage_errors(self._place), self._timed(), self._lock:
+        with storage_errors(self._url), self._timed(), self._lock:
             yield
 
     @contextmanager

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError
@@ -25,7 +25,6 @@ from bo_tune.store.database import (
     open_database,
     storage_errors,
     through_outages,
-    without_password,
 )
 from bo_tune.store.fenced import FencedWrite
 from bo_tune.store.lease_keeper import LeaseKeeper
@@ -35,6 +34,7 @@ from bo_tune.store.study_name import StudyName
 from bo_tune.store.trial_queue import LOST, TrialQueue, Writer, Written
 from bo_tune.store.trial_writer import is_known_schema
 from bo_tune.store.trials import COST
+from bo_tune.store.url import shown
 
 __all__ = ["DEFAULT_STORAGE", "MEMORY", "StoredStudy", "StudyName", "StudyStore", "StudySummary"]
 
@@ -201,7 +201,8 @@ class StudyStore:
     """
 
     def __init__(self, url: str = DEFAULT_STORAGE, *, create: bool = True, lease_s: float = LEASE_S) -> None:
-        self.url = without_password(url)
+        self.url = shown(url)
+        self._url = url
         self._storage: BaseStorage = (
             InMemoryStorage() if url == MEMORY else open_database(url, create=create, lease_s=lease_s)
         )
@@ -211,7 +212,7 @@ class StudyStore:
         self._queue = TrialQueue(self._insert)
         self._keeper: LeaseKeeper | None = None
         if isinstance(self._storage, RDBStorage):
-            self._keeper = LeaseKeeper(self._storage, self.url, lease_s, self._lock, self._queue.lose)
+            self._keeper = LeaseKeeper(self._storage, url, lease_s, self._lock, self._queue.lose)
 
     @property
     def shared(self) -> bool:
@@ -324,6 +325,12 @@ class StudyStore:
         """Return who works on which study, by the study's number; known for half a second."""
         return self._keeper.holders() if self._keeper else {}
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def close(self) -> None:
         """Store what is left, give leases and connections back."""
         self._queue.close()
@@ -350,7 +357,7 @@ class StudyStore:
                     return work(FastRows(connection))
             return work(PlainRows(storage))
 
-        with storage_errors(self.url), self._timed():
+        with storage_errors(self._url), self._timed():
             return through_outages(storage, attempt) if isinstance(storage, RDBStorage) else attempt(0)
 
     def _write(self, writers: Collection[Writer], work: Callable[[Rows, set[Writer]], object]) -> set[Writer]:
@@ -360,7 +367,7 @@ class StudyStore:
             work: is told who may write.
         """
         storage = self._storage
-        with self._lock, storage_errors(self.url), self._timed():
+        with self._lock, storage_errors(self._url), self._timed():
             if self._keeper is None or not isinstance(storage, RDBStorage):
                 work(PlainRows(storage), set(writers))
                 return set()
