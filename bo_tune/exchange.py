@@ -6,7 +6,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,7 @@ def export_study(summary: StudySummary, trials: Sequence[FrozenTrial], folder: P
     result = attributes.get(RESULT_ATTR)
     section = {
         "version": SECTION_VERSION,
-        "study": asdict(name),
+        "study": name.to_json(),
         "attributes": {key: attributes[key] for key in (SPACE_ATTR, *ENDING) if key in attributes},
         "trials": [_trial_json(trial) for trial in trials],
     }

@@ -48,6 +48,10 @@ class StudyListing:
         return {**_named(self.name), **{k: v for k, v in asdict(self).items() if k != "name"}}
 
 
+UNKNOWN = "toolchain unknown"
+"""What is said of the toolchain of studies whose names do not tell it: those of schema 1."""
+
+
 def _named(name: StudyName) -> dict[str, Any]:
     return {
         "study": str(name),
@@ -55,7 +59,10 @@ def _named(name: StudyName) -> dict[str, Any]:
         "problem": name.problem.label,
         "gpu": name.gpu,
         "kernel_source": name.kernel_source,
+        "toolchain": name.toolchain or UNKNOWN,
+        "search": name.search,
         "exhaustive": name.exhaustive,
+        "set_aside": name.set_aside or None,
     }
 
 
@@ -70,6 +77,9 @@ def study_figures(tuned: Tuned) -> dict[str, Any]:
         "config": dict(result.config) if result else None,
         "certificate": result.certificate if result else None,
         "costs": asdict(result.costs) if result else None,
+        "kept": tuned.kept,
+        "measured_at": result.date if result else None,
+        "asked": result.asked if result else None,
     }
 
 

@@ -63,6 +63,20 @@ class SessionSettings:
         """Whether every candidate is tried."""
         return self.sampler == GRID
 
+    @property
+    def search(self) -> str:
+        """What is not as usual of who proposes configs; such a search has studies of its own. "" where all is usual,
+        and for an exhaustive search, which proposes nothing."""
+        if self.exhaustive:
+            return ""
+        usual = SessionSettings()
+        unusual = {
+            self.sampler: self.sampler != usual.sampler,
+            f"seed {self.seed}": self.seed != usual.seed,
+            "not bundled": self.sampler == GRID_GP and not self.bundled,
+        }
+        return ", ".join(word for word, is_unusual in unusual.items() if is_unusual)
+
     def on(self, compilers: int, studies: int, devices: int = 1) -> "SessionSettings":
         """Return the settings with what a host can do at once."""
         in_flight = max(1, min(studies, max(devices, STUDIES_PER_COMPILER * compilers)))
@@ -97,12 +111,8 @@ class SessionSettings:
             return TunerSettings(self.budget, EXHAUSTIVE_FINALISTS, stop_slow=False)
         return TunerSettings(self.budget, self.finalists, stop_rule=self.stop_rule)
 
-    def job(self, kernel: str, together: Sequence[str] = ()) -> dict[str, Any]:
-        """Return what another worker must know to search a study of a kernel as this session would, as JSON.
-
-        Args:
-            together: the kernels whose studies are searched together with it.
-        """
+    def asked(self, kernel: str) -> dict[str, Any]:
+        """Return what was asked of the search of a kernel's study, as JSON: a result is that of one such search."""
         job = {
             "sampler": self.sampler,
             "budget": self.budget,
@@ -110,11 +120,18 @@ class SessionSettings:
             "finalists": asdict(self.finalists),
             "stop_rule": asdict(self.stop_rule) if self.stop_rule else None,
             "bundled": self.bundled,
-            "together": list(together) if len(together) > 1 else None,
             "space": self.spaces.get(kernel, {}),
         }
         normal: dict[str, Any] = json.loads(json.dumps(job))
         return normal
+
+    def job(self, kernel: str, together: Sequence[str] = ()) -> dict[str, Any]:
+        """Return what another worker must know to search a study of a kernel as this session would, as JSON.
+
+        Args:
+            together: the kernels whose studies are searched together with it.
+        """
+        return {**self.asked(kernel), "together": list(together) if len(together) > 1 else None}
 
     @classmethod
     def of_job(cls, kernel: str, job: Mapping[str, Any]) -> "SessionSettings":

@@ -21,6 +21,7 @@ class Tuned:
     Attributes:
         origin: what measured it, and in which session, where another one finished it.
         done: whether it was brought to its end; not where it could not be measured at all.
+        kept: whether it had its result before the session began.
     """
 
     job: Job
@@ -29,6 +30,7 @@ class Tuned:
     tuner: Tuner
     origin: Mapping[str, Any] = field(default_factory=dict)
     done: bool = True
+    kept: bool = False
 
 
 def session_wall_s(tuned: Sequence[Tuned]) -> float:

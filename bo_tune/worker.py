@@ -1,7 +1,7 @@
 """A worker: searches the studies that sessions left in a database, as those sessions want them searched.
 
-It takes whatever is free and fits what it measures with (GPU, kernel source, conditions), until nothing is left to do.
-Which worker does what is settled by the leases alone.
+It takes whatever is free and fits what it measures with (GPU, kernel source, conditions, toolchain), until nothing is
+left to do. Which worker does what is settled by the leases alone.
 """
 
 import json
@@ -33,10 +33,11 @@ def fitting(jobs: Sequence[Job]) -> Fitting:
             job.device.gpu.name,
             job.device.kernel_source(job.problem.kernel),
             job.device.conditions.label,
+            job.device.toolchain,
         ): job
         for job in jobs
     }
-    return lambda name: found.get((name.problem, name.gpu, name.kernel_source, name.conditions))
+    return lambda name: found.get((name.problem, name.gpu, name.kernel_source, name.conditions, name.toolchain))
 
 
 def _alike(name: StudyName, wants: Mapping[str, Any]) -> str:
@@ -141,14 +142,17 @@ class StudyWorker:
         self, wanted: Mapping[StudyName, tuple[Job, Mapping[str, Any], bool]]
     ) -> list[tuple[StudyName, Job]]:
         """Return the studies that are open, with those searched together with them; no groups that are not whole."""
-        names = {id(job): name for name, (job, _, _) in wanted.items()}
+        searches: defaultdict[tuple[str, bool], dict[int, StudyName]] = defaultdict(dict)
+        for name, (job, _, _) in wanted.items():  # several searches may want the same problem
+            searches[name.search, name.exhaustive][id(job)] = name
         found = []
-        for group in together([job for job, _, _ in wanted.values()]):
-            members = [names[id(job)] for job in group]
-            expected = wanted[members[0]][1]["together"] or [job.problem.kernel for job in group[:1]]
-            whole = [job.problem.kernel for job in group] == expected
-            if whole and any(wanted[name][2] for name in members):
-                found += list(zip(members, group, strict=True))
+        for names in searches.values():
+            for group in together([wanted[name][0] for name in names.values()]):
+                members = [names[id(job)] for job in group]
+                expected = wanted[members[0]][1]["together"] or [job.problem.kernel for job in group[:1]]
+                whole = [job.problem.kernel for job in group] == expected
+                if whole and any(wanted[name][2] for name in members):
+                    found += list(zip(members, group, strict=True))
         return found
 
     def _merged(

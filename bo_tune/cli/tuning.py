@@ -30,6 +30,7 @@ from bo_tune.record import record
 from bo_tune.report.console import activity_lines, results_tables, session_lines
 from bo_tune.report.ladder import ladder_lines, ladder_table
 from bo_tune.report.progress import Progressing
+from bo_tune.report.reuse import reuse_lines, unreadable_lines
 from bo_tune.session import Session, SessionSettings, Tuned
 from bo_tune.store.leases import LEASE_S
 from bo_tune.store.storage import MEMORY, StudyStore
@@ -59,6 +60,7 @@ class Arguments:
     settings: SessionSettings
     verbose: bool
     choose_m: bool = False
+    fresh: bool = False
     lease_s: float = LEASE_S
     ray: str | None = None
     workers: int | None = None
@@ -195,6 +197,7 @@ def tune(arguments: Arguments, output: Output) -> None:
                 store,
                 settings,
                 listener=workers.listener(progress) if workers else progress,
+                fresh=arguments.fresh,
                 workers=workers.activities if workers else list,
                 searches=searches,
             )
@@ -209,8 +212,11 @@ def tune(arguments: Arguments, output: Output) -> None:
         activity = session.activity
         paths = write_tables(written.tables, session.entries(tuned))
         recorded = [record(t, written.recordings) for t in tuned] if written.recordings is not None else []
+        session.settle()
     store.close()
     _show(output, tuned, ladder, arguments.study)
+    output.lines(*reuse_lines(tuned))
+    output.say(*unreadable_lines(store.unreadable))
     output.lines(*activity_lines(activity))
     output.notes(*(f"wrote {path}" for path in [*paths, *recorded]), *_missing(paths))
     output.json(
@@ -218,6 +224,7 @@ def tune(arguments: Arguments, output: Output) -> None:
             "studies": [study_figures(one) for one in tuned],
             "session": activity.to_json(),
             "written": [str(path) for path in [*paths, *recorded]],
+            "unreadable": dict(store.unreadable),
         }
     )
     if any(t.result is None for t in tuned):

@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from bo_tune.errors import StorageError
 from bo_tune.store.database import READS, storage_errors, through_outages
 from bo_tune.store.leases import LEASES, Held, Holder, Leases
+from bo_tune.store.study_rows import name_of
 
 BEATS_PER_LEASE = 3
 """How often a lease is renewed while it lasts."""
@@ -50,12 +51,19 @@ class LeaseKeeper:
         self._closing = threading.Event()
         self._heart: threading.Thread | None = None
 
-    def take(self, study_id: int) -> int | None:
-        """Take a lease and return its token, or None where another worker holds it. Raises StorageError."""
+    def take(self, study_id: int, name: str) -> int | None:
+        """Take a lease and return its token, or None where another worker holds it.
+
+        Raises:
+            StorageError: the study does not have this name (any more), or the database fails.
+        """
 
         def attempt(_number: int) -> int | None:
             with self._storage.engine.begin() as connection:
-                return self.leases.take(connection, study_id)
+                token = self.leases.take(connection, study_id)
+                if token is not None and name_of(connection, study_id) != name:
+                    raise StorageError(f"{name}: was deleted or set aside meanwhile; start again")
+                return token
 
         with self._writing():
             try:
