@@ -1,6 +1,6 @@
 """What ``bo-tune show`` says of the studies in a database, and how studies appear in JSON."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -88,8 +88,14 @@ def matching(studies: Sequence[StudyListing], words: Sequence[str]) -> list[Stud
 
     A study of exactly that name comes alone, whatever else has it in its name.
     """
-    exact = [study for study in studies if [str(study.name)] == list(words)]
-    return exact or [study for study in studies if all(word.lower() in str(study.name).lower() for word in words)]
+    found = named([str(study.name) for study in studies], words)
+    return [study for study in studies if str(study.name) in found]
+
+
+def named(names: Collection[str], words: Sequence[str]) -> list[str]:
+    """Return the names with all of some words in them, in whatever case; one that is exactly the words comes alone."""
+    exact = [name for name in names if [name] == list(words)]
+    return exact or [name for name in names if all(word.lower() in name.lower() for word in words)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +161,9 @@ class StudyDetail:
 
 
 def study_detail(store: StudyStore, listing: StudyListing) -> StudyDetail:
-    """Read all that is known of a study."""
-    (summary,) = [one for one in store.summaries() if one.name == listing.name]
-    trials = store.trials_of([summary]).get(summary.name, [])
+    """Read all that is known of a study. Raises UnreadableStudyError."""
+    (summary,) = [one for one in store.summaries(set_aside=True) if one.name == listing.name]
+    trials = store.load(summary.name).trials()
     result = summary.attributes.get(RESULT_ATTR)
     return StudyDetail(
         listing, [TrialListing.of(trial) for trial in trials], StudyResult.from_json(result) if result else None
@@ -165,12 +171,12 @@ def study_detail(store: StudyStore, listing: StudyListing) -> StudyDetail:
 
 
 def list_studies(store: StudyStore) -> list[StudyListing]:
-    """List every study of the database, in order of name.
+    """List every study of the database that can be read, in order of name; those too that were set aside.
 
     Trials are read of those studies alone whose figures are not stored with them: the ones under way. A thousand
     finished studies are listed in a fraction of a second.
     """
-    summaries, counts, holders = store.summaries(), store.counts(), store.holders()
+    summaries, counts, holders = store.summaries(set_aside=True), store.counts(), store.holders()
     current = {s.name for s in summaries if _is_current(s, counts.get(s.study_id, {}))}
     read = store.trials_of([s for s in summaries if s.name not in current and s.study_id in counts])
     return [
@@ -178,6 +184,7 @@ def list_studies(store: StudyStore) -> list[StudyListing]:
         if summary.name in current
         else _under_way(summary, read.get(summary.name, []), holders.get(summary.study_id))
         for summary in summaries
+        if str(summary.name) not in store.unreadable
     ]
 
 

@@ -3,15 +3,19 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from bo_tune.finalists import Finalists
 from bo_tune.joint_decision import Decision, decides
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.spec import SHARED
 from bo_tune.problem import AnyProblem
-from bo_tune.sampler_names import GRID, GRID_GP
+from bo_tune.sampler_names import GRID, GRID_GP, SAMPLERS
 from bo_tune.search import StopRule
+from bo_tune.store.fields import Count, Flag, Line, Parameter, Setting, Share, first_error
 from bo_tune.tuner import TunerSettings
 
 STUDIES_PER_COMPILER = 1
@@ -29,6 +33,41 @@ MOST_LOOKAHEAD = 8
 
 EXHAUSTIVE_FINALISTS = Finalists(count=48, rounds=60)
 """The best of thousands is partly the luckiest: more of them are looked at again, and for longer."""
+
+
+def _known(sampler: str) -> str:
+    if sampler not in SAMPLERS:
+        raise PydanticCustomError("sampler", "expected one of {known}", {"known": ", ".join(SAMPLERS)})
+    return sampler
+
+
+class _Finalists(BaseModel):
+    count: Setting
+    rounds: Setting
+    most_rounds: Setting
+    confidence: Share
+    equal_within: Share
+
+
+class _StopRule(BaseModel):
+    tolerance: Share
+    risk: Share
+    least: Count
+    most: Count | None
+    most_taught: Count | None
+
+
+class _Job(BaseModel):
+    """What another process says of a search: its types and bounds."""
+
+    sampler: Annotated[Line, AfterValidator(_known)]
+    budget: Setting | None
+    seed: Count
+    finalists: _Finalists
+    stop_rule: _StopRule | None
+    bundled: Flag = True
+    together: list[Line] | None = None
+    space: Mapping[Parameter, Annotated[list[Setting], Field(min_length=1, max_length=10_000)]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +174,15 @@ class SessionSettings:
 
     @classmethod
     def of_job(cls, kernel: str, job: Mapping[str, Any]) -> "SessionSettings":
-        """Return the settings of a study, from what ``job`` made of them."""
+        """Return the settings of a study, from what ``job`` or ``asked`` made of them.
+
+        Raises:
+            ValueError: they cannot be that; one line that names the place.
+        """
+        try:
+            _Job.model_validate(job)
+        except ValidationError as error:
+            raise ValueError(first_error(error)) from None
         space = {name: tuple(values) for name, values in job["space"].items()}
         return cls(
             sampler=job["sampler"],

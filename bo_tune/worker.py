@@ -125,7 +125,7 @@ class StudyWorker:
         wanted: dict[StudyName, tuple[Job, Mapping[str, Any], bool]] = {}
         for summary in sorted(self._store.summaries(), key=lambda summary: summary.study_id):
             job, wants = self._job(summary), summary.attributes.get(JOB_ATTR)
-            if job is not None and wants is not None:
+            if job is not None and wants is not None and self._is_sound(summary.name, wants):
                 is_open = summary.attributes.get(DONE_ATTR) != wants and self._tried.get(summary.name) != wants
                 wanted[summary.name] = job, wants, is_open
         open_jobs = self._open_groups(wanted)
@@ -134,6 +134,17 @@ class StudyWorker:
         for name, job in open_jobs:
             parts[_alike(name, wanted[name][1])].append((name, job))
         return [_Todo(self._merged(part, wanted), [job for _, job in part]) for part in parts.values()]
+
+    def _is_sound(self, name: StudyName, wants: Mapping[str, Any]) -> bool:
+        """Say whether a study is wanted in a way that can be."""
+        try:
+            settings = SessionSettings.of_job(name.problem.kernel, wants)
+            if (settings.search, settings.exhaustive) != (name.search, name.exhaustive):
+                raise ValueError("expected the search that the study is named by")
+        except ValueError as error:
+            self._store.leave_out(name, f"{JOB_ATTR}: {error}")
+            return False
+        return True
 
     def _job(self, summary: StudySummary) -> Job | None:
         return self._fitting(summary.name) if summary.name.problem.kernel in IN_ORDER else None

@@ -13,7 +13,7 @@ from bo_tune.cli import exit_codes
 from bo_tune.cli import options as o
 from bo_tune.cli.check import check_command
 from bo_tune.cli.compile import compile_command
-from bo_tune.cli.exchange import export_command, import_command, merge_command
+from bo_tune.cli.exchange import delete_command, export_command, import_command, merge_command
 from bo_tune.cli.inspection import compare_command, show_command, simulate_command
 from bo_tune.cli.output import program_version
 from bo_tune.cli.report import report_command
@@ -58,6 +58,7 @@ add("compare", compare_command, LOOKING)
 add("export", export_command, MOVING)
 add("import", import_command, MOVING)
 add("merge", merge_command, MOVING)
+add("delete", delete_command, MOVING)
 
 
 @app.callback(invoke_without_command=True)

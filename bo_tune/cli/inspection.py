@@ -22,6 +22,7 @@ from bo_tune.report.console import (
     studies_lines,
     studies_tables,
 )
+from bo_tune.report.reuse import unreadable_lines
 from bo_tune.report.study import study_lines, study_tables
 from bo_tune.sampler_names import GRID, GRID_GP
 from bo_tune.search import StopRule
@@ -132,10 +133,13 @@ def show_command(
         if words and not studies:
             raise InputError(f"{store.url}: no study with {' and '.join(map(repr, words))} in its name")
         detail = study_detail(store, studies[0]) if words and len(studies) == 1 else None
+        unreadable = dict(store.unreadable)
     if detail is not None:
         output.tables(*study_tables(detail))
         output.lines(*study_lines(detail))
     else:
         output.tables(*studies_tables(studies))
         output.lines(*studies_lines(studies))
-    output.json({"studies": [detail.to_json()] if detail else [one.to_json() for one in studies]})
+    output.say(*unreadable_lines(unreadable))
+    found = [detail.to_json()] if detail else [one.to_json() for one in studies]
+    output.json({"studies": found, "unreadable": unreadable})

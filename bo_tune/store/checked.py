@@ -121,22 +121,22 @@ class _Trial(_Stored):
 _PART: TypeAdapter[str] = TypeAdapter(Part)
 
 
-def name_of(stored: object) -> StudyName:
-    """Read a study's name. Raises NotOursError."""
+def name_of(stored: object, place: str) -> StudyName:
+    """Read a study's name, which stands in this place. Raises NotOursError."""
     if not isinstance(stored, dict):
-        raise NotOursError(f"{NAME_ATTR}: expected an object")
+        raise NotOursError(f"{place}: expected an object")
     try:
         _Name.model_validate(stored)
         name = StudyName.from_json(stored)
     except ValidationError as error:
-        raise NotOursError(f"{NAME_ATTR}.{first_error(error)}") from None
+        raise NotOursError(f"{place}.{first_error(error)}") from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise NotOursError(f"{NAME_ATTR}: {type(error).__name__}: {error}") from None
-    _check_problem(name.problem)
+        raise NotOursError(f"{place}: {type(error).__name__}: {error}") from None
+    _check_problem(name.problem, place)
     return name
 
 
-def _check_problem(problem: AnyProblem) -> None:
+def _check_problem(problem: AnyProblem, place: str) -> None:
     """Refuse what only looks like a problem: dataclasses take values of any type."""
     if isinstance(problem, Problem):
         experts, flags = problem.experts, [problem.add_inputs]
@@ -152,17 +152,17 @@ def _check_problem(problem: AnyProblem) -> None:
         assert isinstance(problem, SizedProblem)
         right = all(isinstance(size, str) or abs(size) <= MOST for _, size in problem.sizes)  # nor is a NaN
     if not right:
-        raise NotOursError(f"{NAME_ATTR}.problem: expected sizes up to {MOST} and flags, got {problem.shape_label}")
+        raise NotOursError(f"{place}.problem: expected sizes up to {MOST} and flags, got {problem.shape_label}")
     try:
         for text in (problem.kernel, problem.label):
             _PART.validate_python(text)
     except ValidationError as error:
-        raise NotOursError(f"{NAME_ATTR}.problem: {first_error(error)}") from None
+        raise NotOursError(f"{place}.problem: {first_error(error)}") from None
 
 
 def check_attributes(attributes: Mapping[str, Any]) -> StudyName:
     """Return a study's name if its attributes can be what this package stored. Raises NotOursError."""
-    name = name_of(attributes.get(NAME_ATTR))
+    name = name_of(attributes.get(NAME_ATTR), NAME_ATTR)
     try:
         _Attributes.model_validate({key.removeprefix(PREFIX): value for key, value in attributes.items()})
     except ValidationError as error:

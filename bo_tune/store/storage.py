@@ -174,6 +174,10 @@ class StudyStore:
             names[i]: ours for i, trials in found.items() if (ours := self._sieve.trials(names[i], trials)) is not None
         }
 
+    def leave_out(self, name: StudyName, why: str) -> None:
+        """Note that a study cannot be used, and why."""
+        self._sieve.leave_out(str(name), why)
+
     def attribute_of_all(self, key: str) -> dict[int, Any]:
         """Return a user attribute of all studies that have it, by their numbers."""
         return self._read(lambda rows: rows.attribute_of_all(key))

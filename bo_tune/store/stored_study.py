@@ -1,6 +1,6 @@
 """One study in the database: its trials and attributes in and out, under a lease."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
@@ -80,6 +80,20 @@ class StoredStudy:
         """
         self.add_soon(trial, lambda: None)
         self.flush()
+
+    def add_all(self, trials: Sequence[FrozenTrial], attributes: Mapping[str, Any]) -> None:
+        """Record finished trials and set attributes, all in one transaction.
+
+        Raises:
+            LeaseLostError: another worker has the study by now.
+            StorageError: the database cannot take them.
+        """
+
+        def add(rows: Rows) -> None:
+            rows.insert((self.study_id, trial) for trial in trials)
+            rows.set_attributes(self.study_id, attributes)
+
+        self._write(add)
 
     def add_soon(self, trial: FrozenTrial, then: Callable[[], None]) -> None:
         """Record a finished trial within a second, without waiting for it; see ``trial_queue``.
