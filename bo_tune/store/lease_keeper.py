@@ -91,10 +91,14 @@ class LeaseKeeper:
         self._held.discard(held)
         self._tell(held)
 
-    def holders(self) -> dict[int, Holder]:
-        """Return who works on which study, by the study's number; known for half a second. Raises StorageError."""
+    def holders(self, *, as_of_now: bool = False) -> dict[int, Holder]:
+        """Return who works on which study, by the study's number; known for half a second. Raises StorageError.
+
+        Args:
+            as_of_now: whether to look again in any case.
+        """
         now = time.monotonic()
-        if now - self._holders[0] > HOLDERS_KNOWN_FOR_S:
+        if as_of_now or now - self._holders[0] > HOLDERS_KNOWN_FOR_S:
 
             def read(_attempt: int) -> list[Holder]:
                 with self._storage.engine.connect().execution_options(**{READS: True}) as connection:

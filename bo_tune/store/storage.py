@@ -240,7 +240,8 @@ class StudyStore:
 
     def _set_aside(self, names: Iterable[StudyName]) -> None:
         """Give studies other names, in one transaction."""
-        by_name, held, moment = {str(name): name for name in names}, self.holders(), _now()
+        by_name, moment = {str(name): name for name in names}, _now()
+        held = self._keeper.holders(as_of_now=True) if self._keeper else {}
 
         def rename(rows: Rows, _: set[Writer]) -> None:
             for row in rows.studies(list(by_name)):
