@@ -77,10 +77,23 @@ def study_figures(tuned: Tuned) -> dict[str, Any]:
         "config": dict(result.config) if result else None,
         "certificate": result.certificate if result else None,
         "costs": asdict(result.costs) if result else None,
-        "kept": tuned.kept,
-        "measured_at": result.date if result else None,
-        "asked": result.asked if result else None,
     }
+
+
+def reused_figures(tuned: Sequence[Tuned]) -> list[dict[str, Any]]:
+    """Return as JSON what a session did not measure itself: of each study that had a result or trials before, which."""
+    return [
+        {
+            "study": str(one.name),
+            "kept": one.kept,
+            "trials": one.tuner.resumed,
+            "measured_at": one.result.date if one.kept and one.result else None,
+            "toolchain": one.name.toolchain or UNKNOWN,
+            "asked": one.result.asked if one.kept and one.result else None,
+        }
+        for one in tuned
+        if one.kept or one.tuner.resumed
+    ]
 
 
 def matching(studies: Sequence[StudyListing], words: Sequence[str]) -> list[StudyListing]:

@@ -22,7 +22,7 @@ from bo_tune.events import Listener
 from bo_tune.joint_decision import decides
 from bo_tune.kernels.registry import engine_spec, kernel_spec
 from bo_tune.ladder import Ladder, refine
-from bo_tune.listing import study_figures
+from bo_tune.listing import reused_figures, study_figures
 from bo_tune.measure.described import DescribedDevice, Description
 from bo_tune.problem import Problem, lora
 from bo_tune.processes.fork_server import ForkServer
@@ -223,6 +223,7 @@ def tune(arguments: Arguments, output: Output) -> None:
         {
             "studies": [study_figures(one) for one in tuned],
             "session": activity.to_json(),
+            "reused": reused_figures(tuned),
             "written": [str(path) for path in [*paths, *recorded]],
             "unreadable": dict(store.unreadable),
         }
