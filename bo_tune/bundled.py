@@ -38,7 +38,7 @@ class BundledGrid:
         """Return what the file holds of it."""
         names = sorted(self.configs[0])
         return {
-            "name": asdict(self.name),
+            "name": self.name.to_json(),
             "gpu": asdict(self.gpu),
             "parameters": names,
             "configs": [[config[name] for name in names] for config in self.configs],

@@ -28,20 +28,38 @@ class Claims:
         self._opened: dict[StudyName, StoredStudy] = {}
         self._jobs: dict[StudyName, Mapping[str, Any]] = {}
         self._told: set[StudyName] = set()
+        self._before: set[StudyName] = set()
         self._done: Mapping[int, Any] = {}
         self._done_at = float("-inf")
         self._lock = threading.Lock()
 
     def register(
-        self, gpus: Mapping[StudyName, GpuInfo], jobs: Mapping[StudyName, Mapping[str, Any]], *, write: bool = True
+        self,
+        gpus: Mapping[StudyName, GpuInfo],
+        jobs: Mapping[StudyName, Mapping[str, Any]],
+        *,
+        write: bool = True,
+        fresh: bool = False,
     ) -> None:
         """Have studies in the database, and how they are to be searched, for whoever joins. Raises StorageError.
 
         Args:
             write: whether to say so in the database; not where another session has said it.
+            fresh: whether to begin them anew, see ``StudyStore.open_all``.
         """
-        self._opened |= self._store.open_all(gpus, jobs if write else None)
+        new = jobs.keys() - self._jobs.keys()
+        self._opened |= self._store.open_all(gpus, jobs if write else None, fresh=fresh)
         self._jobs |= jobs
+        done = self._store.attribute_of_all(DONE_ATTR) if new else {}
+        self._before |= {name for name in new if done.get(self._opened[name].study_id) == jobs[name]}
+
+    def were_done(self, name: StudyName) -> bool:
+        """Say whether a study was brought to its end, as the session wants it, before the session began."""
+        return name in self._before
+
+    def settle(self) -> None:
+        """Note that the session has come to its end. Raises StorageError."""
+        self._store.settle(self._opened)
 
     def stored(self, name: StudyName, gpu: GpuInfo) -> StoredStudy:
         """Return a study, opened now if it is none of the session's. Raises StorageError."""

@@ -1,10 +1,32 @@
-"""Under which conditions a problem is measured. Pure data."""
+"""Under which conditions a problem is measured, and by what toolchain. Pure data."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
+
+TOOLCHAIN = ("triton", "ptxas", "torch")
+"""What makes a kernel's binary and launches it; another version of one may change every time."""
+
+NO_VERSIONS = "versions not recorded"
+"""Toolchain of what says nothing of it, as a recording may."""
+
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_~()/ -]{0,59}")
+
+
+def toolchain_label(versions: Mapping[str, str]) -> str:
+    """Return what names a toolchain: ``triton 3.6.0, ptxas 12.8.35583870, torch 2.11.0``, as far as it is known.
+
+    A version that is no plain word (a recording's may be anything) is named by its digest.
+    """
+    known = [f"{name} {_plain(versions[name])}" for name in TOOLCHAIN if versions.get(name)]
+    return ", ".join(known) or NO_VERSIONS
+
+
+def _plain(version: str) -> str:
+    return version if _VERSION.fullmatch(version) else hashlib.sha256(version.encode(errors="replace")).hexdigest()[:8]
 
 
 class Timing(StrEnum):

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from bo_tune.errors import LeaseLostError, StorageError
 from bo_tune.events import GpuNoticed, Listener
 from bo_tune.measure.device import Device
-from bo_tune.store.storage import DISTURBED_ATTR
+from bo_tune.store.attributes import DISTURBED_ATTR
 from bo_tune.tuner import Tuner
 
 Disturbances = Mapping[str, Sequence[str] | None]

@@ -1,8 +1,9 @@
 """How studies end, alone or together: by the results they have already, or by new ones, chosen and stored."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from typing import Any
 
 from bo_tune.finalists import Choice
 from bo_tune.joint import JointTuner
@@ -12,42 +13,56 @@ from bo_tune.search import StopRule
 from bo_tune.store.storage import RESULT_ATTR
 from bo_tune.tuner import Tuner
 
+Asked = Callable[[str], Mapping[str, Any]]
+"""What is asked of the search of a kernel's studies (``SessionSettings.asked``)."""
 
-def current_results(tuners: Sequence[Tuner], decision: Decision | None = None) -> list[StudyResult] | None:
-    """Return the stored results of studies, if all were chosen together and no trial came after them.
+
+def current_results(
+    tuners: Sequence[Tuner], asked: Asked, decision: Decision | None = None
+) -> list[StudyResult] | None:
+    """Return the stored results of studies, if they are those of the search that is asked for, with its budget, stop
+    rule and ranges, all chosen together, and no trial came after them.
 
     Args:
+        asked: what is asked for.
         decision: what they had to be chosen under, where other kernels decided.
     """
     deciding, others = parted(tuners, [tuner.problem for tuner in tuners])
     if deciding:
-        first = current_results(deciding)
-        rest = current_results(others, Decision.of(first)) if first else None
+        first = current_results(deciding, asked)
+        rest = current_results(others, asked, Decision.of(first)) if first else None
         return [*first, *rest] if first and rest else None
-    stored = [tuner.stored.attribute(RESULT_ATTR) for tuner in tuners]
-    if any(one is None or one["trials"] != len(t.trials) for one, t in zip(stored, tuners, strict=True)):
+    results = [result for tuner in tuners if (result := tuner.stored.result()) is not None]
+    if len(results) < len(tuners) or any(
+        result.trials != len(tuner.trials) or result.asked != asked(tuner.problem.kernel)
+        for result, tuner in zip(results, tuners, strict=True)
+    ):
         return None
-    results = [StudyResult.from_json(one) for one in stored]
     together = [tuner.problem.kernel for tuner in tuners] if len(tuners) > 1 else None
     expected = together, decision.to_json() if decision else None
     found = [result.joint or {} for result in results]
     return results if all((one.get("kernels"), one.get("decided_by")) == expected for one in found) else None
 
 
-def have_ended(tuners: Sequence[Tuner], rule: StopRule | None, decision: Decision | None = None) -> bool:
+def have_ended(tuners: Sequence[Tuner], asked: Asked, rule: StopRule | None, decision: Decision | None = None) -> bool:
     """Say whether a stop rule ended the studies before. What other studies have taught since might make a model less
     sure; that does not open them again."""
-    results = current_results(tuners, decision)
+    results = current_results(tuners, asked, decision)
     return rule is not None and results is not None and all(r.ended_by == asdict(rule) for r in results)
 
 
 def choose_results(
-    search: Tuner | JointTuner | DecidedTuner, tuners: Sequence[Tuner], sampler: str, rule: StopRule | None
+    search: Tuner | JointTuner | DecidedTuner,
+    tuners: Sequence[Tuner],
+    asked: Asked,
+    sampler: str,
+    rule: StopRule | None,
 ) -> list[StudyResult] | None:
     """Choose and store the results of studies; None where nothing was measured.
 
     Args:
         search: what searched them: the tuner itself of a single study.
+        asked: what was asked for.
         sampler: name of the sampler.
         rule: the stop rule in force.
     """
@@ -69,6 +84,7 @@ def choose_results(
             ended_by=asdict(rule) if rule is not None and search.is_sure() else None,
             costs=costs_of(tuner.trials, one.launches),
             joint=joint,
+            asked=asked(tuner.problem.kernel),
         )
         for tuner, one, certificate in zip(tuners, choices, certificates, strict=True)
     ]

@@ -10,6 +10,7 @@
     │   ├── RecordingError    a recorded grid
     │   ├── PackError         a pack of binaries: damaged, or made for something else
     │   ├── StorageError      the studies' database
+    │   │   └── UnreadableStudyError  one study in it
     │   ├── DeviceError       no usable GPU
     │   └── VllmError         kernels of the installed vLLM that cannot be tuned (in ``kernels.vllm``)
     ├── WorkerError           a compile or GPU process failed beyond one trial
@@ -47,6 +48,10 @@ class PackError(InputError):
 
 class StorageError(InputError):
     """A database that cannot be opened, or of another schema version."""
+
+
+class UnreadableStudyError(StorageError):
+    """A study in the database that holds what this package cannot have stored."""
 
 
 class DeviceError(InputError):

@@ -2,44 +2,27 @@
 
 ``results`` holds what was measured of each config, as any reader of the format expects; what it has no words for
 (which study it was, in what order and when its trials ran, what they cost, the result) is in ``metadata.bo_tune``.
+What comes back in is checked in ``exported``.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from optuna.distributions import IntDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from bo_tune.errors import RecordingError, StorageError
+from bo_tune.exported import ENDING, SECTION, SECTION_VERSION, ExportedStudy
 from bo_tune.outcome import Invalid, InvalidReason
 from bo_tune.recording import SUFFIXES, Recording, recording_file_name, write_recording
-from bo_tune.recording_format import MalformedError, expect
-from bo_tune.space import ConfigKey, SearchSpace, config_key
-from bo_tune.store.storage import (
-    DISTURBED_ATTR,
-    DONE_ATTR,
-    FIGURES_ATTR,
-    JOB_ATTR,
-    ORIGIN_ATTR,
-    RESULT_ATTR,
-    SPACE_ATTR,
-    StudyStore,
-    StudySummary,
-)
+from bo_tune.space import SearchSpace, config_key
+from bo_tune.store.checked import NotOursError, check_trials
+from bo_tune.store.storage import ORIGIN_ATTR, RESULT_ATTR, SPACE_ATTR, StudyStore, StudySummary
 from bo_tune.store.study_name import StudyName
-from bo_tune.store.trials import LARGEST_VALUE, RUNTIMES_US, estimates, outcome_of, time_us
-
-SECTION = "bo_tune"
-"""Name of the object in ``metadata``."""
-
-SECTION_VERSION = 1
-
-ENDING = (RESULT_ATTR, FIGURES_ATTR, ORIGIN_ATTR, JOB_ATTR, DONE_ATTR, DISTURBED_ATTR)
-"""Attributes that hold for a study with exactly these trials."""
+from bo_tune.store.trials import RUNTIMES_US, outcome_of, time_us
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +53,7 @@ def export_study(summary: StudySummary, trials: Sequence[FrozenTrial], folder: P
     result = attributes.get(RESULT_ATTR)
     section = {
         "version": SECTION_VERSION,
-        "study": asdict(name),
+        "study": name.to_json(),
         "attributes": {key: attributes[key] for key in (SPACE_ATTR, *ENDING) if key in attributes},
         "trials": [_trial_json(trial) for trial in trials],
     }
@@ -91,34 +74,31 @@ def export_study(summary: StudySummary, trials: Sequence[FrozenTrial], folder: P
     return path
 
 
-def import_study(store: StudyStore, recording: Recording) -> Imported:
+def import_study(store: StudyStore, exported: ExportedStudy) -> Imported:
     """Add what a file holds to the study of its name; a trial of a config that is there already is left out.
 
     The result comes along if the study then holds the trials it was chosen from, and no others. Else the next session
-    chooses anew.
+    chooses anew. Nothing of a file is added unless all of it is.
 
     Raises:
-        RecordingError: the file is no exported study.
-        StorageError: another worker has the study, or the database fails.
+        RecordingError: its trials do not go together with those of the study.
+        StorageError: another worker has the study, it cannot be read, or the database fails.
     """
-    try:
-        section = expect(recording.metadata, SECTION, dict, "metadata")
-        name, attributes, trials = _parse(section, recording)
-    except MalformedError as error:
-        raise RecordingError(f"{recording.path}: no study that bo-tune exported: {error}") from None
-    study = store.open(name, recording.gpu)
+    name, attributes = exported.name, exported.attributes
+    study = store.open(name, exported.gpu)
     if not study.take():
         raise StorageError(f"{store.url}: {name} is being worked on; import it once that is done")
     try:
-        there = {config_key(trial.params) for trial in study.trials()}
-        new = [trial for trial in trials if config_key(trial.params) not in there]
-        for trial in new:
-            study.add_soon(trial, lambda: None)
-        study.flush()
-        complete = len(there) + len(new) == len(trials)
+        before = study.trials()
+        there = {config_key(trial.params) for trial in before}
+        new = [trial for trial in exported.trials if config_key(trial.params) not in there]
+        try:
+            check_trials(name.problem, [*before, *new])
+        except NotOursError as error:
+            raise RecordingError(f"{exported.path}: does not go together with the study of its name: {error}") from None
+        complete = len(there) + len(new) == len(exported.trials)
         kept = {key: value for key, value in attributes.items() if key == SPACE_ATTR or complete}
-        if kept and (new or RESULT_ATTR not in study.attributes()):
-            study.set_attributes(kept)
+        study.add_all(new, kept if new or RESULT_ATTR not in study.attributes() else {})
         return Imported(name, len(new), complete and RESULT_ATTR in attributes)
     finally:
         study.release()
@@ -127,7 +107,7 @@ def import_study(store: StudyStore, recording: Recording) -> Imported:
 def _file_name(summary: StudySummary) -> str:
     """The usual name of the problem's recording, and what tells studies of one problem apart."""
     digest = hashlib.sha256(str(summary.name).encode()).hexdigest()[:8]
-    usual = recording_file_name(summary.gpu, summary.name.problem).removesuffix(SUFFIXES[0])
+    usual = recording_file_name(summary.gpu, summary.name.problem).removesuffix(SUFFIXES[0]).replace("/", "_")
     return usual + f".{digest}{SUFFIXES[0]}"
 
 
@@ -145,50 +125,3 @@ def _trial_json(trial: FrozenTrial) -> dict[str, Any]:
 
 def _utc_text(moment: datetime | None) -> str | None:
     return None if moment is None else moment.astimezone(UTC).isoformat()
-
-
-def _moment(text: str | None) -> datetime | None:
-    """Return a moment as trials hold it: local time, without saying so."""
-    return None if text is None else datetime.fromisoformat(text).astimezone().replace(tzinfo=None)
-
-
-def _parse(section: Mapping[str, Any], recording: Recording) -> tuple[StudyName, Mapping[str, Any], list[FrozenTrial]]:
-    version = expect(section, "version", int, SECTION)
-    if version != SECTION_VERSION:
-        raise MalformedError(f"{SECTION}.version: expected {SECTION_VERSION}, got {version}")
-    attributes = expect(section, "attributes", dict, SECTION)
-    runtimes = {key: list(entry.runtimes_us) for key, entry in recording.entries.items()}
-    try:
-        name = StudyName.from_json(expect(section, "study", dict, SECTION))
-        trials = [_trial(stored, runtimes) for stored in expect(section, "trials", list, SECTION)]
-    except MalformedError:
-        raise
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise MalformedError(f"{SECTION}: {type(error).__name__}: {error}") from None
-    if (name.problem, name.gpu, name.kernel_source) != (
-        recording.problem,
-        recording.gpu.name,
-        recording.kernel_source,
-    ):
-        raise MalformedError(f"{SECTION}.study: names another problem, GPU or kernel source than the file")
-    return name, attributes, trials
-
-
-def _trial(stored: Mapping[str, Any], runtimes: Mapping[ConfigKey, list[float]]) -> FrozenTrial:
-    config, attributes = dict(stored["config"]), dict(stored["attributes"])
-    measured = runtimes.get(config_key(config))
-    if measured:
-        attributes = {**attributes, RUNTIMES_US: measured}
-    return FrozenTrial(
-        number=0,
-        trial_id=-1,
-        state=TrialState[stored["state"]],
-        value=stored["value"],
-        datetime_start=_moment(stored["start"]),
-        datetime_complete=_moment(stored["complete"]),
-        params=config,
-        distributions={name: IntDistribution(1, max(LARGEST_VALUE, value)) for name, value in config.items()},
-        user_attrs=attributes,
-        system_attrs={},
-        intermediate_values=estimates(measured or ()),
-    )

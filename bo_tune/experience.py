@@ -35,7 +35,8 @@ class Experience:
             problem = summary.name.problem
             if problem.kernel in IN_ORDER and GPU_ATTR in summary.attributes:
                 gpu = GpuInfo.from_json(summary.attributes[GPU_ATTR])
-                self._note(problem, history_of(store.load(summary.name).trials(), summary.name, gpu))
+                trials = store.trials_of([summary]).get(summary.name)
+                self._note(problem, None if trials is None else history_of(trials, summary.name, gpu))
 
     def learn_bundled(self) -> None:
         """Take in the grids that come with the package."""

@@ -89,7 +89,9 @@ class Histories:
         ]
         trials = self._store.trials_of(new)
         for summary in new:
-            self._known[summary.name] = history_of(trials[summary.name], summary.name, summary.gpu)
+            readable = trials.get(summary.name)
+            known = None if readable is None else history_of(readable, summary.name, summary.gpu)
+            self._known[summary.name] = known
         self._listed_at = now
 
 

@@ -1,6 +1,6 @@
 """What ``bo-tune show`` says of the studies in a database, and how studies appear in JSON."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -8,16 +8,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bo_tune.results import Costs, StudyResult, costs_of, default_of, figures_of
 from bo_tune.space import config_key
+from bo_tune.store.attributes import DISTURBED_ATTR, FIGURES_ATTR, RESULT_ATTR, SPACE_ATTR
 from bo_tune.store.leases import Holder
-from bo_tune.store.storage import (
-    DISTURBED_ATTR,
-    FIGURES_ATTR,
-    FINISHED,
-    RESULT_ATTR,
-    SPACE_ATTR,
-    StudyStore,
-    StudySummary,
-)
+from bo_tune.store.storage import FINISHED, StudyStore, StudySummary
 from bo_tune.store.study_name import StudyName
 from bo_tune.store.trials import REASON, outcome_of, time_us
 from bo_tune.tuned import Tuned
@@ -57,6 +50,10 @@ class StudyListing:
         return {**_named(self.name), **{k: v for k, v in asdict(self).items() if k != "name"}}
 
 
+UNKNOWN = "toolchain unknown"
+"""What is said of the toolchain of studies whose names do not tell it: those of schema 1."""
+
+
 def _named(name: StudyName) -> dict[str, Any]:
     return {
         "study": str(name),
@@ -64,7 +61,10 @@ def _named(name: StudyName) -> dict[str, Any]:
         "problem": name.problem.label,
         "gpu": name.gpu,
         "kernel_source": name.kernel_source,
+        "toolchain": name.toolchain or UNKNOWN,
+        "search": name.search,
         "exhaustive": name.exhaustive,
+        "set_aside": name.set_aside or None,
     }
 
 
@@ -83,13 +83,35 @@ def study_figures(tuned: Tuned) -> dict[str, Any]:
     }
 
 
+def reused_figures(tuned: Sequence[Tuned]) -> list[dict[str, Any]]:
+    """Return as JSON what a session did not measure itself: of each study that had a result or trials before, which."""
+    return [
+        {
+            "study": str(one.name),
+            "kept": one.kept,
+            "trials": one.tuner.resumed,
+            "measured_at": one.result.date if one.kept and one.result else None,
+            "toolchain": one.name.toolchain or UNKNOWN,
+            "asked": one.result.asked if one.kept and one.result else None,
+        }
+        for one in tuned
+        if one.kept or one.tuner.resumed
+    ]
+
+
 def matching(studies: Sequence[StudyListing], words: Sequence[str]) -> list[StudyListing]:
     """Return the studies with all of some words in their names, in whatever case.
 
     A study of exactly that name comes alone, whatever else has it in its name.
     """
-    exact = [study for study in studies if [str(study.name)] == list(words)]
-    return exact or [study for study in studies if all(word.lower() in str(study.name).lower() for word in words)]
+    found = named([str(study.name) for study in studies], words)
+    return [study for study in studies if str(study.name) in found]
+
+
+def named(names: Collection[str], words: Sequence[str]) -> list[str]:
+    """Return the names with all of some words in them, in whatever case; one that is exactly the words comes alone."""
+    exact = [name for name in names if [name] == list(words)]
+    return exact or [name for name in names if all(word.lower() in name.lower() for word in words)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,9 +177,9 @@ class StudyDetail:
 
 
 def study_detail(store: StudyStore, listing: StudyListing) -> StudyDetail:
-    """Read all that is known of a study."""
-    (summary,) = [one for one in store.summaries() if one.name == listing.name]
-    trials = store.trials_of([summary]).get(summary.name, [])
+    """Read all that is known of a study. Raises UnreadableStudyError."""
+    (summary,) = [one for one in store.summaries(set_aside=True) if one.name == listing.name]
+    trials = store.load(summary.name).trials()
     result = summary.attributes.get(RESULT_ATTR)
     return StudyDetail(
         listing, [TrialListing.of(trial) for trial in trials], StudyResult.from_json(result) if result else None
@@ -165,12 +187,12 @@ def study_detail(store: StudyStore, listing: StudyListing) -> StudyDetail:
 
 
 def list_studies(store: StudyStore) -> list[StudyListing]:
-    """List every study of the database, in order of name.
+    """List every study of the database that can be read, in order of name; those too that were set aside.
 
     Trials are read of those studies alone whose figures are not stored with them: the ones under way. A thousand
     finished studies are listed in a fraction of a second.
     """
-    summaries, counts, holders = store.summaries(), store.counts(), store.holders()
+    summaries, counts, holders = store.summaries(set_aside=True), store.counts(), store.holders()
     current = {s.name for s in summaries if _is_current(s, counts.get(s.study_id, {}))}
     read = store.trials_of([s for s in summaries if s.name not in current and s.study_id in counts])
     return [
@@ -178,6 +200,7 @@ def list_studies(store: StudyStore) -> list[StudyListing]:
         if summary.name in current
         else _under_way(summary, read.get(summary.name, []), holders.get(summary.study_id))
         for summary in summaries
+        if str(summary.name) not in store.unreadable
     ]
 
 

@@ -220,6 +220,8 @@ def read_recording(path: Path, *, any_kernel: bool = False) -> Recording:
         return _parse(path, parse_json(_content(path)), any_kernel=any_kernel)
     except MalformedError as error:
         raise RecordingError(f"{path}: {error}") from None
+    except OverflowError:
+        raise RecordingError(f"{path}: a number is beyond all bounds") from None
 
 
 def write_recording(path: Path, recording: Recording) -> None:

@@ -1,8 +1,7 @@
-"""What came of studies and sessions, and what finding it cost. Pure data, to and from JSON."""
+"""What came of studies and sessions, and what finding it cost."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -12,36 +11,11 @@ from bo_tune.kernels.registry import is_known, kernel_spec
 from bo_tune.outcome import Launches, LaunchPurpose
 from bo_tune.problem import AnyProblem
 from bo_tune.space import ConfigKey, config_key
-from bo_tune.store.storage import SPACE_ATTR
+from bo_tune.store.attributes import SPACE_ATTR
+from bo_tune.store.result import Costs, StudyResult
 from bo_tune.store.trials import REASON, launched, outcome_of
 
-
-@dataclass(frozen=True, slots=True)
-class Costs:
-    """What searching cost. Summed over all the processes that worked on it, killed ones included.
-
-    Attributes:
-        configs: configs tried, invalid ones included.
-        launched_configs: configs launched at least once.
-        launches: kernel launches of whatever purpose.
-        launches_by_purpose: the same, apart.
-        compiles: binaries compiled; those found in a cache are not counted.
-        compile_s: seconds of one core spent compiling.
-        wall_s: seconds during which a trial was under way.
-    """
-
-    configs: int
-    launched_configs: int
-    launches: int
-    launches_by_purpose: Mapping[str, int]
-    compiles: int
-    compile_s: float
-    wall_s: float
-
-    def flat(self) -> dict[str, float]:
-        """Return all figures in one flat mapping, as sidecars hold them."""
-        figures: dict[str, float] = {k: v for k, v in asdict(self).items() if k != "launches_by_purpose"}
-        return {**figures, **{f"launches_{p.replace('-', '_')}": n for p, n in self.launches_by_purpose.items()}}
+__all__ = ["Costs", "StudyResult", "costs_of", "covered_s", "figures_of", "intervals_of"]
 
 
 def default_of(problem: AnyProblem, attributes: Mapping[str, Any]) -> ConfigKey | None:
@@ -101,43 +75,3 @@ def figures_of(trials: Sequence[FrozenTrial]) -> dict[str, Any]:
     reasons = Counter(t.user_attrs[REASON] for t in trials if REASON in t.user_attrs)
     states = Counter(t.state.name for t in trials)
     return {"trials": len(trials), "states": dict(states), "reasons": dict(reasons.most_common())}
-
-
-@dataclass(frozen=True, slots=True)
-class StudyResult:
-    """What a study ended with.
-
-    Attributes:
-        config: the config to write.
-        time_us: its re-measured time, in us.
-        default_time_us: the default config's, measured in turn with it; None if the default cannot run.
-        finalists: every config re-measured at the end, the default first, with its time in us.
-        trials: how many trials the study held when it was chosen.
-        date: when, ISO 8601 in UTC.
-        certificate: how sure the sampler's model was that nothing better was left (``search.Certificate``).
-        ended_by: the stop rule that ended the search (``search.StopRule``); None if something else did.
-        joint: where kernels had to agree: which (``kernels``), the value they agree on, the sum of their times and that
-            of their defaults' (``joint_choice.JointChoice``).
-    """
-
-    config: Mapping[str, int]
-    time_us: float
-    default_time_us: float | None
-    finalists: Sequence[tuple[Mapping[str, int], float]]
-    trials: int
-    sampler: str
-    date: str
-    certificate: Mapping[str, Any] | None
-    ended_by: Mapping[str, Any] | None
-    costs: Costs
-    joint: Mapping[str, Any] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the result as a study attribute holds it."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "StudyResult":
-        """Read a stored result."""
-        finalists = [(config, time_us) for config, time_us in stored["finalists"]]
-        return cls(**{**stored, "finalists": finalists, "costs": Costs(**stored["costs"])})

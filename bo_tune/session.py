@@ -15,7 +15,7 @@ from bo_tune.claims import Claims, note_space
 from bo_tune.devices import Job, together
 from bo_tune.disturbed import Disturbed
 from bo_tune.ending import choose_results, current_results, have_ended
-from bo_tune.errors import DeviceError, LeaseLostError
+from bo_tune.errors import DeviceError, LeaseLostError, UnreadableStudyError
 from bo_tune.events import Listener, StudyFailed, StudyFinished, StudyLost, StudyStarted, ignore
 from bo_tune.history import Histories
 from bo_tune.joint import JointTuner
@@ -31,7 +31,8 @@ from bo_tune.proposer import SamplerProposer
 from bo_tune.results import StudyResult, figures_of
 from bo_tune.sampler_names import GRID_GP, RANDOM
 from bo_tune.session_settings import SessionSettings
-from bo_tune.store.storage import DISTURBED_ATTR, FIGURES_ATTR, ORIGIN_ATTR, RESULT_ATTR, StudyStore
+from bo_tune.store.attributes import DISTURBED_ATTR, FIGURES_ATTR, ORIGIN_ATTR, RESULT_ATTR
+from bo_tune.store.storage import MEMORY, StoredStudy, StudyStore
 from bo_tune.store.study_name import StudyName
 from bo_tune.tables import TunedEntry
 from bo_tune.threads import garbage_sought_seldom, one_blas_thread, turns_taken_fast
@@ -49,6 +50,8 @@ class Session:
 
     Args:
         history: where finished studies teach the sampler from; the same database by default.
+        fresh: whether it begins its studies anew: those that are there are set aside. Studies that a session like this
+            began, and that was interrupted, are its own and go on.
         joins: whether it does what other sessions want, and leaves it to them to collect what is done.
         begins_at: where among the studies it begins, 0 to 1; anywhere by default where it joins, so that workers do not
             get in each other's way, and else at the first.
@@ -64,6 +67,7 @@ class Session:
         *,
         history: StudyStore | None = None,
         listener: Listener = ignore,
+        fresh: bool = False,
         joins: bool = False,
         begins_at: float | None = None,
         workers: Callable[[], Sequence[Sequence[SessionActivity]]] = list,
@@ -77,7 +81,7 @@ class Session:
         self._listener = listener
         self._claims = Claims(store, listener)
         self._disturbed = Disturbed(listener)
-        self._joins = joins
+        self._joins, self._fresh = joins, fresh
         self._workers, self._searches = workers, searches
         self._begins_at = (secrets.SystemRandom().random() if joins else 0.0) if begins_at is None else begins_at
         self._elsewhere: threading.Event | None = None
@@ -133,7 +137,11 @@ class Session:
                 name = self._name(job)
                 gpus[name] = job.device.gpu
                 wanted[name] = self.settings.job(job.problem.kernel, together=kernels)
-        self._claims.register(gpus, wanted, write=not self._joins)
+        self._claims.register(gpus, wanted, write=not self._joins, fresh=self._fresh)
+
+    def settle(self) -> None:
+        """Note that all is done and written: who begins these studies anew from here on begins from nothing."""
+        self._claims.settle()
 
     def _work(self, lane: int, groups: Sequence[Sequence[Job]], pending: Pending, tuned: dict[int, Tuned]) -> None:
         """Tune what nobody else does until all is done. Each lane keeps to one of several equal GPUs."""
@@ -204,24 +212,38 @@ class Session:
 
     def _name(self, job: Job) -> StudyName:
         problem, device = job.problem, job.device
-        source, conditions = device.kernel_source(problem.kernel), device.conditions.label
-        return StudyName(problem, device.gpu.name, source, self.settings.exhaustive, conditions)
+        return StudyName(
+            problem,
+            device.gpu.name,
+            device.kernel_source(problem.kernel),
+            self.settings.exhaustive,
+            device.conditions.label,
+            device.toolchain,
+            self.settings.search,
+        )
 
     def prepare(
-        self, job: Job, *, joint: bool = False, decision: Decision | None = None, done: bool = False
+        self,
+        job: Job,
+        *,
+        joint: bool = False,
+        decision: Decision | None = None,
+        done: bool = False,
+        stored: StoredStudy | None = None,
     ) -> tuple[StudyName, Tuner]:
         """Open or resume the study of a problem.
 
         Args:
             joint: whether its kernel must agree with others: on what was decided, or else in a ``JointTuner``.
             done: whether it is only looked at, and not written to.
+            stored: the study, where it is not the one of the problem's name.
         """
         problem, device = job.problem, job.device
         settings = self.settings.of_study(problem, decision)
         spec, name = kernel_spec(problem.kernel), self._name(job)
         space = device.search_space(spec, problem).override(settings.spaces.get(problem.kernel, {}))
         found = candidates(spec, problem, space, device, exhaustive=settings.exhaustive)
-        stored = self._claims.stored(name, device.gpu)
+        stored = stored or self._claims.stored(name, device.gpu)
         default = device.default_config(spec, problem)
         if not done:
             if stored.has_running():
@@ -273,7 +295,12 @@ class Session:
         """Bring studies to their end, or take what another worker made of them; None while another has them."""
         if self._stop.is_set():
             raise InterruptedSearch
-        names = [self._name(job) for job in jobs]
+        try:
+            return self._tune_these(jobs, [self._name(job) for job in jobs])
+        except UnreadableStudyError as error:  # it costs these studies, and no others
+            return self._fail(jobs, str(error))
+
+    def _tune_these(self, jobs: Sequence[Job], names: Sequence[StudyName]) -> list[Tuned] | None:
         ended = self._elsewhere is not None and self._elsewhere.is_set()
         is_done = self._claims.are_done(names, as_of_now=ended)
         if is_done:
@@ -300,14 +327,22 @@ class Session:
         if any(tuner.stored.has_running() for tuner in tuners):
             return None
         attributes = [tuner.stored.attributes() for tuner in tuners]
-        results: Sequence[StudyResult | None] | None = current_results(tuners)
+        results: Sequence[StudyResult | None] | None = current_results(tuners, self.settings.asked)
         if results is None:
             if any(RESULT_ATTR in found for found in attributes):
                 return None
             results = [None] * len(jobs)
         self._begin(prepared)
         tuned = [
-            Tuned(job, name, result, tuner, found.get(ORIGIN_ATTR, {}), disturbed=found.get(DISTURBED_ATTR))
+            Tuned(
+                job,
+                name,
+                result,
+                tuner,
+                found.get(ORIGIN_ATTR, {}),
+                disturbed=found.get(DISTURBED_ATTR),
+                kept=self._claims.were_done(name),
+            )
             for job, (name, tuner), result, found in zip(jobs, prepared, results, attributes, strict=True)
         ]
         for one in tuned:
@@ -332,25 +367,27 @@ class Session:
         tuners = [tuner for _, tuner in prepared]
         self._begin(prepared)
         try:
+            asked = self.settings.asked
             with self._disturbed.noting(jobs[0].device, tuners) as disturbed:
-                if not have_ended(tuners, settings.stop_rule, decision):
+                if not have_ended(tuners, asked, settings.stop_rule, decision):
                     with self._counted():
                         search.search()
-                reused = current_results(tuners, decision)
-                results = reused or choose_results(search, tuners, settings.sampler, settings.stop_rule)
+                reused = current_results(tuners, asked, decision)
+                results = reused or choose_results(search, tuners, asked, settings.sampler, settings.stop_rule)
         except DeviceError as error:  # these problems cannot be measured; the others may
             return self._fail(jobs, str(error))
         finally:  # also where the lease was lost: the study is opened anew when it is taken again
             for tuner in tuners:
                 tuner.proposer.close()
         found: Sequence[StudyResult | None] = results or [None] * len(jobs)
+        kept = reused is not None
         tuned = [
-            Tuned(job, name, r, t, disturbed=disturbed[t.stored.name])
+            Tuned(job, name, r, t, disturbed=disturbed[t.stored.name], kept=kept)
             for job, (name, t), r in zip(jobs, prepared, found, strict=True)
         ]
         for one in tuned:
-            self._note_end(one, reused is not None)
-            self._end(one, reused is not None)
+            self._note_end(one, kept)
+            self._end(one, kept)
         return tuned
 
     def _fail(self, jobs: Sequence[Job], message: str) -> list[Tuned]:
@@ -358,7 +395,11 @@ class Session:
         self._done += len(jobs)
         failed = []
         for job in jobs:
-            name, tuner = self.prepare(job, done=True)
+            try:
+                name, tuner = self.prepare(job, done=True)
+            except UnreadableStudyError:
+                nothing = StudyStore(MEMORY).open(self._name(job), job.device.gpu)
+                name, tuner = self.prepare(job, done=True, stored=nothing)
             failed.append(Tuned(job, name, None, tuner, done=False))
             self._listener(StudyFailed(str(name), job.problem, message))
         return failed

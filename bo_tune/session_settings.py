@@ -3,15 +3,19 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from bo_tune.finalists import Finalists
 from bo_tune.joint_decision import Decision, decides
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.spec import SHARED
 from bo_tune.problem import AnyProblem
-from bo_tune.sampler_names import GRID, GRID_GP
+from bo_tune.sampler_names import GRID, GRID_GP, SAMPLERS
 from bo_tune.search import StopRule
+from bo_tune.store.fields import Count, Flag, Line, Parameter, Setting, Share, first_error
 from bo_tune.tuner import TunerSettings
 
 STUDIES_PER_COMPILER = 1
@@ -29,6 +33,41 @@ MOST_LOOKAHEAD = 8
 
 EXHAUSTIVE_FINALISTS = Finalists(count=48, rounds=60)
 """The best of thousands is partly the luckiest: more of them are looked at again, and for longer."""
+
+
+def _known(sampler: str) -> str:
+    if sampler not in SAMPLERS:
+        raise PydanticCustomError("sampler", "expected one of {known}", {"known": ", ".join(SAMPLERS)})
+    return sampler
+
+
+class _Finalists(BaseModel):
+    count: Setting
+    rounds: Setting
+    most_rounds: Setting
+    confidence: Share
+    equal_within: Share
+
+
+class _StopRule(BaseModel):
+    tolerance: Share
+    risk: Share
+    least: Count
+    most: Count | None
+    most_taught: Count | None
+
+
+class _Job(BaseModel):
+    """What another process says of a search: its types and bounds."""
+
+    sampler: Annotated[Line, AfterValidator(_known)]
+    budget: Setting | None
+    seed: Count
+    finalists: _Finalists
+    stop_rule: _StopRule | None
+    bundled: Flag = True
+    together: list[Line] | None = None
+    space: Mapping[Parameter, Annotated[list[Setting], Field(min_length=1, max_length=10_000)]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +101,20 @@ class SessionSettings:
     def exhaustive(self) -> bool:
         """Whether every candidate is tried."""
         return self.sampler == GRID
+
+    @property
+    def search(self) -> str:
+        """What is not as usual of who proposes configs; such a search has studies of its own. "" where all is usual,
+        and for an exhaustive search, which proposes nothing."""
+        if self.exhaustive:
+            return ""
+        usual = SessionSettings()
+        unusual = {
+            self.sampler: self.sampler != usual.sampler,
+            f"seed {self.seed}": self.seed != usual.seed,
+            "not bundled": self.sampler == GRID_GP and not self.bundled,
+        }
+        return ", ".join(word for word, is_unusual in unusual.items() if is_unusual)
 
     def on(self, compilers: int, studies: int, devices: int = 1) -> "SessionSettings":
         """Return the settings with what a host can do at once."""
@@ -97,12 +150,8 @@ class SessionSettings:
             return TunerSettings(self.budget, EXHAUSTIVE_FINALISTS, stop_slow=False)
         return TunerSettings(self.budget, self.finalists, stop_rule=self.stop_rule)
 
-    def job(self, kernel: str, together: Sequence[str] = ()) -> dict[str, Any]:
-        """Return what another worker must know to search a study of a kernel as this session would, as JSON.
-
-        Args:
-            together: the kernels whose studies are searched together with it.
-        """
+    def asked(self, kernel: str) -> dict[str, Any]:
+        """Return what was asked of the search of a kernel's study, as JSON: a result is that of one such search."""
         job = {
             "sampler": self.sampler,
             "budget": self.budget,
@@ -110,15 +159,30 @@ class SessionSettings:
             "finalists": asdict(self.finalists),
             "stop_rule": asdict(self.stop_rule) if self.stop_rule else None,
             "bundled": self.bundled,
-            "together": list(together) if len(together) > 1 else None,
             "space": self.spaces.get(kernel, {}),
         }
         normal: dict[str, Any] = json.loads(json.dumps(job))
         return normal
 
+    def job(self, kernel: str, together: Sequence[str] = ()) -> dict[str, Any]:
+        """Return what another worker must know to search a study of a kernel as this session would, as JSON.
+
+        Args:
+            together: the kernels whose studies are searched together with it.
+        """
+        return {**self.asked(kernel), "together": list(together) if len(together) > 1 else None}
+
     @classmethod
     def of_job(cls, kernel: str, job: Mapping[str, Any]) -> "SessionSettings":
-        """Return the settings of a study, from what ``job`` made of them."""
+        """Return the settings of a study, from what ``job`` or ``asked`` made of them.
+
+        Raises:
+            ValueError: they cannot be that; one line that names the place.
+        """
+        try:
+            _Job.model_validate(job)
+        except ValidationError as error:
+            raise ValueError(first_error(error)) from None
         space = {name: tuple(values) for name, values in job["space"].items()}
         return cls(
             sampler=job["sampler"],

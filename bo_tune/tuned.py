@@ -22,6 +22,7 @@ class Tuned:
         origin: what measured it, and in which session, where another one finished it.
         done: whether it was brought to its end; not where it could not be measured at all.
         disturbed: what disturbed measuring it; None where it is not known that nothing did.
+        kept: whether it had its result before the session began.
     """
 
     job: Job
@@ -31,6 +32,7 @@ class Tuned:
     origin: Mapping[str, Any] = field(default_factory=dict)
     done: bool = True
     disturbed: Sequence[str] | None = None
+    kept: bool = False
 
 
 def session_wall_s(tuned: Sequence[Tuned]) -> float:

@@ -1,7 +1,7 @@
 """A worker: searches the studies that sessions left in a database, as those sessions want them searched.
 
-It takes whatever is free and fits what it measures with (GPU, kernel source, conditions), until nothing is left to do.
-Which worker does what is settled by the leases alone.
+It takes whatever is free and fits what it measures with (GPU, kernel source, conditions, toolchain), until nothing is
+left to do. Which worker does what is settled by the leases alone.
 """
 
 import json
@@ -33,10 +33,11 @@ def fitting(jobs: Sequence[Job]) -> Fitting:
             job.device.gpu.name,
             job.device.kernel_source(job.problem.kernel),
             job.device.conditions.label,
+            job.device.toolchain,
         ): job
         for job in jobs
     }
-    return lambda name: found.get((name.problem, name.gpu, name.kernel_source, name.conditions))
+    return lambda name: found.get((name.problem, name.gpu, name.kernel_source, name.conditions, name.toolchain))
 
 
 def _alike(name: StudyName, wants: Mapping[str, Any]) -> str:
@@ -124,7 +125,7 @@ class StudyWorker:
         wanted: dict[StudyName, tuple[Job, Mapping[str, Any], bool]] = {}
         for summary in sorted(self._store.summaries(), key=lambda summary: summary.study_id):
             job, wants = self._job(summary), summary.attributes.get(JOB_ATTR)
-            if job is not None and wants is not None:
+            if job is not None and wants is not None and self._is_sound(summary.name, wants):
                 is_open = summary.attributes.get(DONE_ATTR) != wants and self._tried.get(summary.name) != wants
                 wanted[summary.name] = job, wants, is_open
         open_jobs = self._open_groups(wanted)
@@ -134,6 +135,17 @@ class StudyWorker:
             parts[_alike(name, wanted[name][1])].append((name, job))
         return [_Todo(self._merged(part, wanted), [job for _, job in part]) for part in parts.values()]
 
+    def _is_sound(self, name: StudyName, wants: Mapping[str, Any]) -> bool:
+        """Say whether a study is wanted in a way that can be."""
+        try:
+            settings = SessionSettings.of_job(name.problem.kernel, wants)
+            if (settings.search, settings.exhaustive) != (name.search, name.exhaustive):
+                raise ValueError("expected the search that the study is named by")
+        except ValueError as error:
+            self._store.leave_out(name, f"{JOB_ATTR}: {error}")
+            return False
+        return True
+
     def _job(self, summary: StudySummary) -> Job | None:
         return self._fitting(summary.name) if summary.name.problem.kernel in IN_ORDER else None
 
@@ -141,14 +153,17 @@ class StudyWorker:
         self, wanted: Mapping[StudyName, tuple[Job, Mapping[str, Any], bool]]
     ) -> list[tuple[StudyName, Job]]:
         """Return the studies that are open, with those searched together with them; no groups that are not whole."""
-        names = {id(job): name for name, (job, _, _) in wanted.items()}
+        searches: defaultdict[tuple[str, bool], dict[int, StudyName]] = defaultdict(dict)
+        for name, (job, _, _) in wanted.items():  # several searches may want the same problem
+            searches[name.search, name.exhaustive][id(job)] = name
         found = []
-        for group in together([job for job, _, _ in wanted.values()]):
-            members = [names[id(job)] for job in group]
-            expected = wanted[members[0]][1]["together"] or [job.problem.kernel for job in group[:1]]
-            whole = [job.problem.kernel for job in group] == expected
-            if whole and any(wanted[name][2] for name in members):
-                found += list(zip(members, group, strict=True))
+        for names in searches.values():
+            for group in together([wanted[name][0] for name in names.values()]):
+                members = [names[id(job)] for job in group]
+                expected = wanted[members[0]][1]["together"] or [job.problem.kernel for job in group[:1]]
+                whole = [job.problem.kernel for job in group] == expected
+                if whole and any(wanted[name][2] for name in members):
+                    found += list(zip(members, group, strict=True))
         return found
 
     def _merged(

@@ -43,7 +43,20 @@ Where the output is no terminal, in a dumb one (`TERM=dumb`), or with `TTY_INTER
 own. `NO_COLOR` takes the colours away. `--quiet` prints nothing but what went wrong.
 
 Ctrl-C (or SIGTERM) ends a session after the trials under way. It says what is kept, where, and the command that goes on
-from there; a password in a database URL is shown as `***`.
+from there; a password or another secret in a database URL is shown as `***`.
+
+## What is used again
+
+A study is of one kernel and problem, GPU type, kernel source, toolchain (versions of Triton, ptxas and torch),
+conditions (`--timing`, `--tokens`, …), sampler and seed. What differs in one of these is a study of its own, and is
+measured. In the same study `tune` goes on from the trials there are, and hands back its result where the same was
+asked: budget, stop rule, finalists, ranges. It says how much was used again, how old it is, and which search found it.
+
+`--fresh` sets aside the studies that are asked for, and measures anew. Interrupted, the same command goes on with what
+it has measured itself. `show` lists what was set aside, `delete` removes it. Studies that earlier versions of bo_tune
+stored are shown with `toolchain unknown`: they teach others, and no search takes them for its own.
+
+A study that holds what bo_tune cannot have stored (a time below zero, say) is left out and named; `delete` removes it.
 
 ## Completion
 
@@ -63,12 +76,15 @@ interrupted command writes none; `compile`, which keeps what it has, does.
 
 JSON = {
     "tune": {
-        "studies": "study, kernel, problem, gpu, kernel_source, exhaustive, finished, best_us, default_us, config, "
-        "certificate, costs, disturbed",
+        "studies": "study, kernel, problem, gpu, kernel_source, toolchain, search, exhaustive, set_aside, finished, "
+        "best_us, default_us, config, certificate, costs, disturbed",
+        "reused": "studies that had a result (kept) or trials before: study, kept, trials, measured_at, toolchain, "
+        "asked",
+        "unreadable": "studies of the database that were left out, and why",
         "session": "wall_s, trials, launches, tuner_s, store_s, cpu_s, gpu_share, compiler_share, devices, …",
         "written": "paths of the files",
     },
-    "grid": {"studies": "as of `tune`", "session": "as of `tune`", "written": "as of `tune`"},
+    "grid": dict.fromkeys(["studies", "reused", "unreadable", "session", "written"], "as of `tune`"),
     "worker": {
         "studies": "study, kernel, problem, finished, best_us, default_us, message (why it could not be measured)",
         "trials": "recorded by this run",
@@ -92,6 +108,7 @@ JSON = {
     },
     "show": {
         "studies": "as of `tune`, and states, reasons, excluded, holder; of a single study result and trials too",
+        "unreadable": "as of `tune`",
     },
     "report": {
         "gpus": "",
@@ -124,6 +141,7 @@ JSON = {
     "export": {"studies": "study, file", "without_trials": "studies left out"},
     "import": {"studies": "study, trials_added, finished"},
     "merge": {"written": "paths of the files"},
+    "delete": {"deleted": "study, trials"},
 }
 """Keys of the document that each command writes, besides the two of all: what is in them."""
 

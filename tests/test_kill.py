@@ -5,6 +5,7 @@ import os
 import random
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import time
@@ -220,6 +221,33 @@ def test_asked_to_stop_it_says_what_is_kept_and_goes_on(tuning: Tuning, referenc
     assert "resumed " in rest
     assert told + printed(rest) == tuning.stored()
     assert_same_end(tuning, reference)
+
+
+@pytest.mark.parametrize("reference", ["random"], indirect=True)
+def test_a_run_that_begins_anew_is_killed_again_and_again(tuning: Tuning, reference: Tuning) -> None:
+    """Nothing of before is lost, and nothing that it has measured itself is measured twice."""
+    shutil.copy(reference.database, tuning.database)
+    before = {name: [t.params for t in trials] for name, trials in tuning.trials().items()}
+    tuning.command.append("--fresh")
+    chance = random.Random(1)
+    told: Recorded = Counter()
+    for kill in range(4):
+        process = tuning.start()
+        if kill == 0:
+            time.sleep(chance.uniform(0.5, 1.5))  # while it starts, or sets aside
+        else:
+            tuning.wait_for(process, rf"(^recorded .*\n){{{chance.randint(1, 60)}}}")
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+        told += printed(tuning.output())
+    told += printed(tuning.finish())
+    assert max(told.values()) == 1
+    found = {name: [t.params for t in trials] for name, trials in tuning.trials().items()}
+    aside = {name.rpartition(" | set aside ")[0]: trials for name, trials in found.items() if " | set aside " in name}
+    assert aside == before
+    assert {name: trials for name, trials in found.items() if " | set aside " not in name} == before
+    assert tuning.tables() == reference.tables()
 
 
 @pytest.fixture(autouse=True)

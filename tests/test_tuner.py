@@ -27,8 +27,11 @@ from bo_tune.store.trials import REASON, outcome_of
 from bo_tune.tuner import MOST_INVALID_PER_LAUNCHED, InterruptedSearch, Tuner, TunerSettings
 
 PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
-SPACE = SearchSpace.of({"block_m": (16, 32, 64, 128), "num_stages": (2, 3, 4), "split_k": (4, 8)})
-DEFAULT = {"block_m": 48, "num_stages": 2, "split_k": 8}
+FIXED = {"block_n": 32, "block_k": 64, "num_warps": 4, "num_ctas": 1}
+SPACE = SearchSpace.of(
+    {"block_m": (16, 32, 64, 128), "num_stages": (2, 3, 4), "split_k": (4, 8), **{k: (v,) for k, v in FIXED.items()}}
+)
+DEFAULT = {"block_m": 48, "num_stages": 2, "split_k": 8, **FIXED}
 WRONG = Invalid(InvalidReason.WRONG_RESULT, "relative error 1")
 TIMED_OUT = Invalid(InvalidReason.COMPILE_TIMEOUT, "compile took longer than 1 s")
 
@@ -96,7 +99,7 @@ def test_the_default_is_trial_0_even_off_the_grid() -> None:
 
 @pytest.mark.parametrize("sampler", ["grid-gp", "random", "coordinate", "grid"])
 def test_a_default_on_the_grid_is_tried_once_however_many_configs_are_under_way(sampler: str) -> None:
-    on, default = device(), {"block_m": 64, "num_stages": 3, "split_k": 8}
+    on, default = device(), {"block_m": 64, "num_stages": 3, "split_k": 8, **FIXED}
     tuner(on, sampler=sampler, lookahead=5, default=default).search()
     assert len(on.measured) == len(SPACE)
     assert len(set(keys(on.measured))) == len(SPACE)
@@ -116,7 +119,7 @@ def test_a_small_grid_is_exhausted_once_and_no_more(sampler: str, lookahead: int
 
 
 def test_the_default_is_not_given_up_however_slow_it_is() -> None:
-    stored, slow = new_study(), {"block_m": 16, "num_stages": 2, "split_k": 4}
+    stored, slow = new_study(), {"block_m": 16, "num_stages": 2, "split_k": 4, **FIXED}
     tuner(device(), budget=5, stored=stored).search()
     on = device(lambda config: 100.0 if config == slow else bowl(config))
     search = tuner(on, budget=7, stored=stored, default=slow)
@@ -344,7 +347,7 @@ def test_the_fastest_finalist_wins() -> None:
     search.search()
     choice = search.choose()
     assert choice is not None
-    assert (choice.config, choice.time_us) == ({"block_m": 64, "num_stages": 3, "split_k": 8}, 10.0)
+    assert (choice.config, choice.time_us) == ({"block_m": 64, "num_stages": 3, "split_k": 8, **FIXED}, 10.0)
     assert choice.default_time_us == bowl(DEFAULT)
     assert on.remeasured[0][0] == DEFAULT
     assert len(on.remeasured[0]) == 4

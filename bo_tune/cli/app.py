@@ -13,7 +13,7 @@ from bo_tune.cli import exit_codes
 from bo_tune.cli import options as o
 from bo_tune.cli.check import check_command
 from bo_tune.cli.compile import compile_command
-from bo_tune.cli.exchange import export_command, import_command, merge_command
+from bo_tune.cli.exchange import delete_command, export_command, import_command, merge_command
 from bo_tune.cli.inspection import compare_command, show_command, simulate_command
 from bo_tune.cli.output import program_version
 from bo_tune.cli.report import report_command
@@ -22,6 +22,7 @@ from bo_tune.cli.usage import UsageError, usage_line
 from bo_tune.cli.worker import worker_command
 from bo_tune.errors import BoTuneError, InputError, one_line
 from bo_tune.store.storage import silence_optuna
+from bo_tune.store.url import urls_shown
 
 EXAMPLES = "\n\nExamples:\n"
 """What stands between a command's description and its examples, in its docstring."""
@@ -57,6 +58,7 @@ add("compare", compare_command, LOOKING)
 add("export", export_command, MOVING)
 add("import", import_command, MOVING)
 add("merge", merge_command, MOVING)
+add("delete", delete_command, MOVING)
 
 
 @app.callback(invoke_without_command=True)
@@ -98,5 +100,5 @@ def _run() -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"bo-tune: {message}\n")
+    sys.stderr.write(f"bo-tune: {urls_shown(message)}\n")  # a URL that stands where a file is expected, say
     return code

@@ -1,4 +1,4 @@
-"""``bo-tune export``, ``import`` and ``merge``: results that travel without the database."""
+"""``bo-tune export``, ``import`` and ``merge``: results that travel without the database; ``delete``: those that go."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,10 +7,14 @@ import typer
 
 from bo_tune.cli import options as o
 from bo_tune.cli.output import Output
-from bo_tune.errors import InputError, RecordingError
+from bo_tune.errors import InputError
 from bo_tune.exchange import export_study, import_study
+from bo_tune.exported import read_exported
+from bo_tune.listing import named
 from bo_tune.merge import merge_tables
+from bo_tune.pack.contents import printable
 from bo_tune.recording import read_recording, read_recordings
+from bo_tune.report.reuse import unreadable_lines
 from bo_tune.store.storage import MEMORY, StudyStore
 from bo_tune.tables import check_writable
 from bo_tune.tuned_with import folder_lines
@@ -33,18 +37,19 @@ def export_command(
       bo-tune export --storage sqlite:///bo_tune.db --out exported
     """
     output = Output("export", json_file, quiet=quiet)
-    store = StudyStore(storage, create=False)
-    chosen = [
-        s
-        for s in store.summaries()
-        if (not kernel or s.name.problem.kernel in kernel) and (gpu or "").lower() in s.name.gpu.lower()
-    ]
-    if not chosen:
-        raise InputError(f"{store.url}: no such study in this database")
-    check_writable(out)
-    trials = store.trials_of(chosen)
-    paths = [export_study(summary, trials[summary.name], out) for summary in chosen]
-    store.close()
+    with StudyStore(storage, create=False) as store:
+        chosen = [
+            s
+            for s in store.summaries()
+            if (not kernel or s.name.problem.kernel in kernel) and (gpu or "").lower() in s.name.gpu.lower()
+        ]
+        if not chosen:
+            raise InputError(f"{store.url}: no such study in this database")
+        check_writable(out)
+        trials = store.trials_of(chosen)
+        chosen = [summary for summary in chosen if summary.name in trials]
+        paths = [export_study(summary, trials[summary.name], out) for summary in chosen]
+    output.say(*unreadable_lines(store.unreadable))
     written = [(s, path) for s, path in zip(chosen, paths, strict=True) if path is not None]
     empty = len(paths) - len(written)
     note = f"; {empty} without a trial left out" if empty else ""
@@ -69,24 +74,50 @@ def import_command(
     output = Output("import", json_file, quiet=quiet)
     if storage == MEMORY:
         raise InputError("--storage: name a database to import into")
-    recordings = [
-        r
+    exported = [  # all are checked before any reaches the database
+        read_exported(recording)
         for path in files
-        for r in (read_recordings(path, any_kernel=True) if path.is_dir() else [read_recording(path, any_kernel=True)])
+        for recording in (
+            read_recordings(path, any_kernel=True) if path.is_dir() else [read_recording(path, any_kernel=True)]
+        )
     ]
-    store = StudyStore(storage)
     studies = []
-    for recording in recordings:
-        try:
-            done = import_study(store, recording)
-        except RecordingError:
-            store.close()
-            raise
-        result = "with its result" if done.has_result else "no result yet"
-        output.lines(f"{done.name}: {done.added} trials added, {result}")
-        studies.append({"study": str(done.name), "trials_added": done.added, "finished": done.has_result})
-    store.close()
+    with StudyStore(storage) as store:
+        for one in exported:
+            done = import_study(store, one)
+            result = "with its result" if done.has_result else "no result yet"
+            output.lines(f"{done.name}: {done.added} trials added, {result}")
+            studies.append({"study": str(done.name), "trials_added": done.added, "finished": done.has_result})
     output.json({"studies": studies})
+
+
+def delete_command(
+    study: Annotated[
+        list[str],
+        typer.Argument(metavar="STUDY", help="Its name, or words that are in no other study's name."),
+    ],
+    storage: o.Storage = o.DEFAULT_STORAGE,
+    json_file: o.JsonFile = None,
+    quiet: o.Quiet = False,
+) -> None:
+    """Delete a study from a database, with all its trials; one that cannot be read, or was set aside, too.
+
+    Examples:
+      bo-tune delete lora_shrink m16. k4096
+      bo-tune delete 'set aside' lora_expand --storage sqlite:///bo_tune.db
+    """
+    output = Output("delete", json_file, quiet=quiet)
+    with StudyStore(storage, create=False) as store:
+        numbers = {name: study_id for study_id, name in store.names().items()}
+        found = named(list(numbers), study)
+        if len(found) != 1:
+            those = "no study" if not found else f"{len(found)} studies"
+            more = f", {found[0]} and {found[1]} among them; say more of the name" if found else ""
+            words = " and ".join(map(repr, study))
+            raise InputError(f"{store.url}: {those} with {words} in the name{more}")
+        trials = store.delete(numbers[found[0]], found[0])
+    output.lines(f"deleted {printable(found[0])}: {trials} trials")
+    output.json({"deleted": {"study": found[0], "trials": trials}})
 
 
 def merge_command(

@@ -22,6 +22,7 @@ from bo_tune.report.console import (
     studies_lines,
     studies_tables,
 )
+from bo_tune.report.reuse import unreadable_lines
 from bo_tune.report.study import study_lines, study_tables
 from bo_tune.sampler_names import GRID, GRID_GP
 from bo_tune.search import StopRule
@@ -134,17 +135,19 @@ def show_command(
       bo-tune show lora_shrink m16. k4096
     """
     output = Output("show", json_file, quiet=quiet)
-    store = StudyStore(storage, create=False)
     words = study or []
-    studies = matching(list_studies(store), words)
-    if words and not studies:
-        raise InputError(f"{store.url}: no study with {' and '.join(map(repr, words))} in its name")
-    detail = study_detail(store, studies[0]) if words and len(studies) == 1 else None
-    store.close()
+    with StudyStore(storage, create=False) as store:
+        studies = matching(list_studies(store), words)
+        if words and not studies:
+            raise InputError(f"{store.url}: no study with {' and '.join(map(repr, words))} in its name")
+        detail = study_detail(store, studies[0]) if words and len(studies) == 1 else None
+        unreadable = dict(store.unreadable)
     if detail is not None:
         output.tables(*study_tables(detail))
         output.lines(*study_lines(detail))
     else:
         output.tables(*studies_tables(studies))
         output.lines(*studies_lines(studies))
-    output.json({"studies": [detail.to_json()] if detail else [one.to_json() for one in studies]})
+    output.say(*unreadable_lines(unreadable))
+    found = [detail.to_json()] if detail else [one.to_json() for one in studies]
+    output.json({"studies": found, "unreadable": unreadable})

@@ -136,7 +136,7 @@ def fitting_of(measured: Measured, seed: int) -> "Iterator[tuple[Sequence[CudaDe
 
         def fits(name: StudyName) -> Job | None:
             equal = [device for device in devices if device.gpu.name == name.gpu]
-            if not equal or name.conditions != equal[0].conditions.label:
+            if not equal or (name.conditions, name.toolchain) != (equal[0].conditions.label, equal[0].toolchain):
                 return None
             if name.kernel_source != source_of(equal[0], name.problem.kernel):
                 return None

@@ -303,6 +303,15 @@ Lease = Annotated[
         rich_help_panel=DATABASE,
     ),
 ]
+Fresh = Annotated[
+    bool,
+    typer.Option(
+        "--fresh",
+        metavar=FLAG,
+        help="Measure anew: studies that are there are set aside. Run again after an interruption, it goes on.",
+        rich_help_panel=DATABASE,
+    ),
+]
 Storage = Annotated[
     str,
     typer.Option(

@@ -11,6 +11,7 @@ from bo_tune.cli.output import Output
 from bo_tune.errors import InputError
 from bo_tune.files import os_error_text, write_atomically
 from bo_tune.recording import read_recordings
+from bo_tune.report.reuse import unreadable_lines
 from bo_tune.review import document, review
 from bo_tune.store.storage import StudyStore
 
@@ -43,9 +44,9 @@ def report_command(
     output = Output("report", json_file, quiet=quiet)
     grids = [recording for folder in recordings or () for recording in read_recordings(folder)]
     figures = _figures(session) if session else None
-    store = StudyStore(storage, create=False)
-    found = review(store, grids, figures)
-    store.close()
+    with StudyStore(storage, create=False) as store:
+        found = review(store, grids, figures)
+    output.say(*unreadable_lines(store.unreadable))
     if not found.cases:
         raise InputError(f"{store.url}: no searches in this database")
     from bo_tune.report.page import render  # noqa: PLC0415 - 80 MB that no other command needs

@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bo_tune.store.database import without_password
 from bo_tune.store.storage import MEMORY
+from bo_tune.store.url import HIDDEN, shown
 
 PROGRAM = "bo-tune"
 
@@ -20,21 +20,20 @@ def kept_lines(storage: str, argv: Sequence[str] | None = None) -> list[str]:
     if storage == MEMORY:
         return [f"nothing is kept: --storage {MEMORY} ends with the session"]
     command, hidden = command_line(sys.argv if argv is None else argv)
-    lines = [f"kept in {without_password(storage)}; to go on from there, in the same folder:", f"  {command}"]
-    return [*lines, "  (*** stands for the password, which is not shown)"] if hidden else lines
+    lines = [f"kept in {shown(storage)}; to go on from there, in the same folder:", f"  {command}"]
+    return [*lines, f"  ({HIDDEN} stands for the password, which is not shown)"] if hidden else lines
 
 
 def command_line(argv: Sequence[str]) -> tuple[str, bool]:
     """Return a command as a shell takes it, and whether a password was left out of it."""
-    shown = [_without_password(word) for word in argv[1:]]
+    words = [_without_secrets(word) for word in argv[1:]]
     program = [PROGRAM] if Path(argv[0]).stem != "__main__" else [Path(sys.executable).name, "-m", "bo_tune"]
-    return shlex.join([*program, *shown]), shown != list(argv[1:])
+    return shlex.join([*program, *words]), words != list(argv[1:])
 
 
-def _without_password(word: str) -> str:
-    """Return a word of the command line, or the value of an option, without the password of a database's URL."""
+def _without_secrets(word: str) -> str:
+    """Return a word of the command line, or the value of an option, without the secrets of a database's URL."""
     if "://" not in word:
         return word
     option, equals, value = word.partition("=") if word.startswith("-") else ("", "", word)
-    shown = without_password(value)
-    return f"{option}{equals}{shown}" if "***" in shown else word
+    return f"{option}{equals}{shown(value)}"

@@ -71,6 +71,7 @@ def tune_command(
     jobs: o.Jobs = None,
     pack: o.Packs = None,
     storage: o.Storage = o.DEFAULT_STORAGE,
+    fresh: o.Fresh = False,
     lease: o.Lease = LEASE_S,
     out: o.Out = Path("tuned"),
     json_file: o.JsonFile = None,
@@ -95,7 +96,9 @@ def tune_command(
     measured = Measured(device, kernels, conditions, jobs, tuple(pack or ()), gpus, moe_path, require_idle=require_idle)
     arguments = _arguments(loaded, name, kernel, measured, storage, Written(out), budget, seed, stop, verbose)
     settings = replace(arguments.settings, bundled=bundled)
-    arguments = replace(arguments, settings=settings, choose_m=choose_m, lease_s=lease, ray=ray, workers=workers)
+    arguments = replace(
+        arguments, settings=settings, choose_m=choose_m, fresh=fresh, lease_s=lease, ray=ray, workers=workers
+    )
     tune(arguments, Output("tune", json_file, quiet=quiet))
 
 
@@ -128,6 +131,7 @@ def grid_command(
     jobs: o.Jobs = None,
     pack: o.Packs = None,
     storage: o.Storage = o.DEFAULT_STORAGE,
+    fresh: o.Fresh = False,
     lease: o.Lease = LEASE_S,
     out: o.Out = Path("grid"),
     record: Annotated[
@@ -154,7 +158,7 @@ def grid_command(
     measured = Measured(device, kernels, conditions, jobs, tuple(pack or ()), gpus, moe_path, require_idle=require_idle)
     written = Written(out, record)
     arguments = _arguments(loaded, GRID, kernel, measured, storage, written, budget, seed, None, verbose)
-    tune(replace(arguments, lease_s=lease), Output("grid", json_file, quiet=quiet))
+    tune(replace(arguments, fresh=fresh, lease_s=lease), Output("grid", json_file, quiet=quiet))
 
 
 def study_of(study: Path | None, served: Served, m: list[str] | None) -> StudyFile | None:

@@ -31,7 +31,7 @@ from bo_tune.events import Listener
 from bo_tune.joint_decision import decides
 from bo_tune.kernels.registry import engine_spec, kernel_spec
 from bo_tune.ladder import Ladder, refine
-from bo_tune.listing import study_figures
+from bo_tune.listing import reused_figures, study_figures
 from bo_tune.measure.described import DescribedDevice, Description
 from bo_tune.problem import Problem, lora
 from bo_tune.processes.fork_server import ForkServer
@@ -40,10 +40,11 @@ from bo_tune.record import record
 from bo_tune.report.console import activity_lines, results_tables, session_lines
 from bo_tune.report.ladder import ladder_lines, ladder_table
 from bo_tune.report.progress import Progressing
+from bo_tune.report.reuse import reuse_lines, unreadable_lines
 from bo_tune.session import Session, SessionSettings, Tuned
-from bo_tune.store.database import without_password
 from bo_tune.store.leases import LEASE_S
 from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.store.url import shown as shown_url
 from bo_tune.study_file import StudyFile
 from bo_tune.tables import check_writable, missing_lookups, read_table, table_file_name, write_tables
 from bo_tune.tuned_with import check_mix
@@ -70,6 +71,7 @@ class Arguments:
     settings: SessionSettings
     verbose: bool
     choose_m: bool = False
+    fresh: bool = False
     lease_s: float = LEASE_S
     ray: str | None = None
     workers: int | None = None
@@ -210,6 +212,7 @@ def tune(arguments: Arguments, output: Output) -> None:
                 store,
                 settings,
                 listener=workers.listener(progress) if workers else progress,
+                fresh=arguments.fresh,
                 workers=workers.activities if workers else list,
                 searches=searches,
             )
@@ -225,15 +228,20 @@ def tune(arguments: Arguments, output: Output) -> None:
         mix()  # what others have written meanwhile
         paths = write_tables(written.tables, session.entries(tuned), lambda line: output.notes(f"note: {line}"))
         recorded = [record(t, written.recordings) for t in tuned] if written.recordings is not None else []
+        session.settle()
     store.close()
     _show(output, tuned, ladder, arguments.study)
+    output.lines(*reuse_lines(tuned))
+    output.say(*unreadable_lines(store.unreadable))
     output.lines(*activity_lines(activity))
     output.notes(*(f"wrote {path}" for path in [*paths, *recorded]), *_missing(paths))
     output.json(
         {
             "studies": [study_figures(one) for one in tuned],
             "session": activity.to_json(),
+            "reused": reused_figures(tuned),
             "written": [str(path) for path in [*paths, *recorded]],
+            "unreadable": dict(store.unreadable),
         }
     )
     if any(t.result is None for t in tuned):
@@ -290,7 +298,7 @@ def _announce(output: Output, jobs: Sequence[Job], arguments: Arguments) -> None
     layers = f" ({arguments.study.layer_problem_count} with layers apart)" if arguments.study else ""
     output.notes(
         f"{problems} problems{layers} on {'; '.join(sorted(sources))}; sampler {arguments.settings.sampler}; "
-        f"studies in {without_password(arguments.storage)}",
+        f"studies in {shown_url(arguments.storage)}",
         *(f"note: {note}" for note in engine_notes(jobs)),
     )
 

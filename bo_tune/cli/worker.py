@@ -14,6 +14,7 @@ from bo_tune.devices import fallen_back
 from bo_tune.errors import InputError
 from bo_tune.events import Event, StudyFailed, StudyFinished
 from bo_tune.report.progress import Progressing
+from bo_tune.report.reuse import unreadable_lines
 from bo_tune.store.leases import LEASE_S
 from bo_tune.store.storage import MEMORY, StudyStore
 from bo_tune.tuner import InterruptedSearch
@@ -70,6 +71,7 @@ def worker_command(
         finally:
             store.close()
     output.lines(progress.summary())
+    output.say(*unreadable_lines(store.unreadable))
     output.json({"studies": [_figures(event) for event in ended], "trials": progress.trials})
     if failed:
         raise typer.Exit(exit_codes.FAILED)

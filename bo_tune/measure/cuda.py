@@ -157,8 +157,8 @@ class CudaDevice(Device):
 
     @property
     def provenance(self) -> Mapping[str, str]:
-        """Driver, torch and Triton versions of the GPU process."""
-        return self._versions
+        """Driver, torch and Triton versions of the GPU process, and the compilers' ptxas. Raises DeviceError."""
+        return {**self._versions, "ptxas": self._facts.ptxas()}
 
     @property
     def activity(self) -> DeviceActivity:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bo_tune.activity import DeviceActivity
-from bo_tune.conditions import Conditions
+from bo_tune.conditions import Conditions, toolchain_label
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.measure.gpu_monitor import GpuMonitor
 from bo_tune.measure.occupancy import Occupancy
@@ -70,7 +70,12 @@ class Device(ABC):
     @property
     @abstractmethod
     def provenance(self) -> Mapping[str, str]:
-        """What measured: driver, torch and triton versions, as far as they are known."""
+        """What measured: versions of driver, torch, triton and ptxas, as far as they are known."""
+
+    @property
+    def toolchain(self) -> str:
+        """The toolchain in a word, as studies are named by it."""
+        return toolchain_label(self.provenance)
 
     @abstractmethod
     def kernel_source(self, kernel: str) -> str:

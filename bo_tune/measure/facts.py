@@ -19,6 +19,8 @@ from bo_tune.measure.messages import (
     DecidedByRequest,
     FactsAnswer,
     FactsRequest,
+    IdentityAnswer,
+    IdentityRequest,
     NoteRequest,
     Refused,
     SourceRequest,
@@ -51,11 +53,17 @@ class KernelFacts:
         self._numbers_of = lru_cache(DISTINCT_ANSWERS)(self._number_all)
         self._configs_of = lru_cache(DISTINCT_ANSWERS)(_configs)
         self.source = cache(self._source)
+        self.ptxas = cache(self._ptxas)
 
     def _source(self, kernel: str) -> str:
         """Which code of a kernel is compiled. Raises DeviceError."""
         answer: str = self._ask(SourceRequest(kernel))
         return answer
+
+    def _ptxas(self) -> str:
+        """Which release of ptxas the compilers use. Raises DeviceError."""
+        answer: IdentityAnswer = self._ask(IdentityRequest({}))
+        return answer.toolchain.assembler
 
     def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[Config]:
         """Return for each config the one that really runs: itself, or another. Raises DeviceError."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bo_tune.conditions import TOOLCHAIN
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured
 from bo_tune.measure.protocol import TimingProtocol, take_repetitions
@@ -28,7 +29,7 @@ from bo_tune.problem import AnyProblem, GpuInfo
 from bo_tune.recording import Recording
 from bo_tune.space import Config, SearchSpace, config_key
 
-VERSIONS = ("driver", "torch", "triton")
+VERSIONS = ("driver", *TOOLCHAIN)
 """Entries of a recording's metadata that say what measured it."""
 
 

@@ -4,6 +4,7 @@ A binary is known by a problem and a config that use it. The compile key, by whi
 find it, is asked of the kernel anew where the pack is used: keys are values of a process and need no stable text.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, TypeVar
@@ -15,6 +16,9 @@ from bo_tune.outcome import InvalidReason, Resources
 from bo_tune.problem import GpuInfo, Problem
 
 Checked = TypeVar("Checked")
+
+_BUILD = re.compile(r"cuda_[\d.]+\.r(?P<release>[\d.]+)/compiler\.(?P<build>\d+)")
+"""In the last line of what ``ptxas --version`` says."""
 
 MOST_BINARIES = 200_000
 MOST_FILE_BYTES = 32 * 2**20
@@ -45,6 +49,12 @@ class Toolchain:
     ptxas: Text
     python: Text
     environment: Mapping[str, Text] = field(default_factory=dict)
+
+    @property
+    def assembler(self) -> str:
+        """The assembler in short: the build of an NVIDIA release, ``12.8.35583870``, or what there is."""
+        build = _BUILD.search(self.ptxas)
+        return f"{build['release']}.{build['build']}" if build else self.ptxas
 
 
 @dataclass(frozen=True, slots=True)

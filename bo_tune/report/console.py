@@ -15,7 +15,7 @@ from bo_tune.activity import SessionActivity
 from bo_tune.compare import Comparison, Comparisons
 from bo_tune.kernels.registry import DECIDING, kernel_spec
 from bo_tune.kernels.spec import SHARED
-from bo_tune.listing import StudyListing
+from bo_tune.listing import UNKNOWN, StudyListing
 from bo_tune.session import Tuned, session_wall_s
 from bo_tune.space import Config
 
@@ -294,11 +294,13 @@ def simulation_line(sampler: str, summary: Mapping[str, Any]) -> str:
 
 
 def studies_tables(studies: Iterable[StudyListing]) -> Iterator[Table]:
-    """Return the studies of a database: a table for each kernel, GPU, kernel source and kind, a study a row."""
+    """Return the studies of a database: a table for each kernel, GPU, source, toolchain and kind, a study a row."""
 
     def group(study: StudyListing) -> tuple[str, str, str, str]:
         name = study.name
-        return name.problem.kernel, name.gpu, name.kernel_source, "exhaustive" if name.exhaustive else "search"
+        kind = "exhaustive" if name.exhaustive else f"search by {name.search}" if name.search else "search"
+        aside = f", set aside {name.set_aside[:16]}" if name.set_aside else ""
+        return name.problem.kernel, name.gpu, f"{name.kernel_source}, {name.toolchain or UNKNOWN}", kind + aside
 
     for (kernel, gpu, source, kind), group_studies in groupby(sorted(studies, key=group), group):
         figures = ("complete", "pruned", *TIMES, "sure")

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
-from bo_tune.listing import StudyDetail, TrialListing
+from bo_tune.listing import UNKNOWN, StudyDetail, TrialListing
 from bo_tune.report.console import duration, plain_table, short_config, speed_up, sure, us
 
 MOST_TRIALS = 20
@@ -61,6 +61,8 @@ def study_lines(detail: StudyDetail) -> list[str]:
         + best
         + f"{speed_up(listing.default_us, listing.best_us)} of the default ({us(listing.default_us)} us)",
     ]
+    if not listing.name.toolchain:
+        lines.append(f"{UNKNOWN}: stored by an earlier version of bo_tune; no search takes it for its own")
     if listing.certificate is not None:
         lines.append(f"sure: {sure(listing.certificate)} (within so much of the grid's best with that probability)")
     if listing.disturbed:

@@ -72,9 +72,9 @@ def review(store: StudyStore, recordings: Iterable[Recording] = (), session: Map
     summaries = store.summaries()
     trials = store.trials_of(summaries)
     with one_blas_thread():
-        studies = [review_study(summary, trials[summary.name]) for summary in summaries]
+        studies = [review_study(summary, trials[summary.name]) for summary in summaries if summary.name in trials]
     grids = [study for study in studies if study.name.exhaustive]
-    truths = truths_of(grids, recordings)
+    truths = truths_of(grids, recordings, {study.name.toolchain for study in studies})
     cases = cases_of([s for s in studies if not s.name.exhaustive], truths)
     searches = [study for case in cases for study in case.studies]
     effort = effort_of(searches, session)

@@ -97,9 +97,11 @@ class StudyReview:
 
     @property
     def family(self) -> tuple[str, str, str, str]:
-        """Studies that belong in one picture: kernel, GPU, kernel source, conditions."""
+        """Studies that belong in one picture: kernel, GPU, code that was measured (and what compiled it), conditions
+        (and how they were searched, where that is not as usual)."""
         name = self.name
-        return name.problem.kernel, name.gpu, name.kernel_source, name.conditions
+        source = ", ".join(filter(None, [name.kernel_source, name.toolchain]))
+        return name.problem.kernel, name.gpu, source, ", ".join(filter(None, [name.conditions, name.search]))
 
 
 def review_study(summary: StudySummary, trials: Sequence[FrozenTrial]) -> StudyReview:

@@ -1,6 +1,6 @@
 """What the best of a grid really is, where the whole of it was measured: by a recording, or by an exhaustive study."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -15,8 +15,8 @@ from bo_tune.review.study import StudyReview
 from bo_tune.space import Config, ConfigKey, config_key
 from bo_tune.store.study_name import StudyName
 
-Place = tuple[AnyProblem, str, str, str]
-"""Problem, GPU, kernel source, conditions: times of one place may be compared."""
+Place = tuple[AnyProblem, str, str, str, str]
+"""Problem, GPU, kernel source, conditions, toolchain: times of one place may be compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +71,19 @@ class Truth:
 
 def place_of(name: StudyName) -> Place:
     """Return where a study's times belong."""
-    return name.problem, name.gpu, name.kernel_source, name.conditions
+    return name.problem, name.gpu, name.kernel_source, name.conditions, name.toolchain
 
 
-def truths_of(grids: Iterable[StudyReview], recordings: Iterable[Recording]) -> dict[Place, Truth]:
+def truths_of(
+    grids: Iterable[StudyReview], recordings: Iterable[Recording], toolchains: Collection[str]
+) -> dict[Place, Truth]:
     """Return the whole grids there are; where a grid was both recorded and searched exhaustively, the recording.
 
     Recordings of unusual conditions are not told apart from usual ones by their files, so a recording speaks for usual
-    conditions only.
+    conditions only; whoever names it has it speak for every toolchain.
+
+    Args:
+        toolchains: of the studies that are looked back on.
     """
     found: dict[Place, Truth] = {}
     for study in grids:
@@ -90,16 +95,17 @@ def truths_of(grids: Iterable[StudyReview], recordings: Iterable[Recording]) -> 
     for recording in recordings:
         times = {key: entry.time_us for key, entry in recording.entries.items() if entry.time_us is not None}
         if times:
-            place = (recording.problem, recording.gpu.name, recording.kernel_source, "")
             known = is_known(recording.problem.kernel)
             default = config_key(recording.default_config) if known else None
-            found[place] = Truth(
+            truth = Truth(
                 recording.path.name,
                 times,
                 times.get(default, recording.default_time_us) if default else recording.default_time_us,
                 default,
                 _cost_of_recording(recording),
             )
+            place = recording.problem, recording.gpu.name, recording.kernel_source, ""
+            found |= {(*place, toolchain): truth for toolchain in toolchains}
     return found
 
 

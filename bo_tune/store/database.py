@@ -21,11 +21,19 @@ from alembic.util import CommandError
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
 from sqlalchemy import Connection, Engine, create_engine, event, inspect
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+)
 
 from bo_tune.errors import StorageError, one_line
 from bo_tune.store.leases import LEASES
+from bo_tune.store.url import parsed, shown, without_secrets
 
 DEFAULT_STORAGE = "sqlite:///bo_tune.db"
 
@@ -78,17 +86,21 @@ Result = TypeVar("Result")
 
 
 @contextmanager
-def storage_errors(place: str) -> Iterator[None]:
-    """Turn the database's errors into one line that names the place."""
+def storage_errors(url: str) -> Iterator[None]:
+    """Turn the database's errors into one line that names the place, without the URL's secrets."""
     try:
         yield
     except ArgumentError as error:
-        raise StorageError(f"{place}: not a database URL (expected for example {DEFAULT_STORAGE})") from error
+        known = f" ({one_line(error)})" if isinstance(error, NoSuchModuleError) else ""
+        raise StorageError(
+            f"{shown(url)}: not a database URL{known}; expected for example {DEFAULT_STORAGE}, with what is special in "
+            "a password percent-encoded"
+        ) from None  # its text may hold the URL
     except (SQLAlchemyError, StorageInternalError) as error:
         cause: BaseException = error
         while (below := getattr(cause, "orig", None) or cause.__cause__) is not None:
             cause = below
-        raise StorageError(f"{place}: the database failed: {one_line(cause)}") from error
+        raise StorageError(f"{shown(url)}: the database failed: {without_secrets(one_line(cause), url)}") from error
 
 
 def through_outages(storage: RDBStorage, work: Callable[[int], Result]) -> Result:
@@ -120,14 +132,6 @@ def _is_outage(error: BaseException) -> bool:
     return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
-def without_password(url: str) -> str:
-    """Return a URL as it may be shown."""
-    try:
-        return make_url(url).render_as_string(hide_password=True)
-    except ArgumentError:  # not a URL: it is refused elsewhere
-        return url
-
-
 def open_database(url: str, *, create: bool, lease_s: float) -> RDBStorage:
     """Open a database of studies, creating it or its tables where they are missing and ``create`` says so.
 
@@ -137,21 +141,20 @@ def open_database(url: str, *, create: bool, lease_s: float) -> RDBStorage:
     Raises:
         StorageError: it cannot be opened, is none of studies, or of another schema version.
     """
-    place = without_password(url)
+    place = shown(url)
     try:
-        with storage_errors(place):
-            parsed = make_url(url)
-            file = _sqlite_file(parsed)
+        with storage_errors(url):
+            found = parsed(url)
+            file = _sqlite_file(found)
             if file is not None:
                 _refuse_network(place, file)
             _check_database(url, place, file, create=create)
             if file is not None and not file.exists():
-                _create_sqlite(parsed, file)
-            return _open(url, parsed, create=create, lease_s=lease_s)
-    except (RuntimeError, ImportError) as error:  # another schema version; no driver for this kind of database
-        raise StorageError(f"{place}: {one_line(error)}") from error
-    except CommandError as error:  # alembic, of a revision it does not know
-        raise StorageError(f"{place}: {one_line(error)}") from error
+                _create_sqlite(found, file)
+            return _open(url, found, create=create, lease_s=lease_s)
+    # Another schema version; no driver for this kind of database; a revision that alembic does not know.
+    except (RuntimeError, ImportError, CommandError) as error:
+        raise StorageError(f"{place}: {without_secrets(one_line(error), url)}") from error
 
 
 def network_filesystem(path: Path, mounts: str) -> str | None:
@@ -184,8 +187,8 @@ def _refuse_network(place: str, file: Path) -> None:
         )
 
 
-def _sqlite_file(parsed: URL) -> Path | None:
-    file = parsed.database if parsed.get_backend_name() == "sqlite" else None
+def _sqlite_file(url: URL) -> Path | None:
+    file = url.database if url.get_backend_name() == "sqlite" else None
     return Path(file).absolute() if file and not file.startswith((":memory:", "file:")) else None
 
 
@@ -200,17 +203,19 @@ def _check_database(url: str, place: str, file: Path | None, *, create: bool) ->
     engine = create_engine(url)
     try:
         tables = set(inspect(engine).get_table_names())
+    except TypeError as error:
+        raise StorageError(f"{place}: its driver refuses the URL: {without_secrets(one_line(error), url)}") from None
     finally:
         engine.dispose()
     if tables and "studies" not in tables:
         raise StorageError(f"{place}: a database of something else (it has no table of studies)")
 
 
-def _create_sqlite(parsed: URL, file: Path) -> None:
+def _create_sqlite(url: URL, file: Path) -> None:
     """Create a database beside its place, then put it there unless another process was faster."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
-        storage = RDBStorage(parsed.set(database=str(temporary)).render_as_string(hide_password=False))
+        storage = RDBStorage(url.set(database=str(temporary)).render_as_string(hide_password=False))
         try:
             LEASES.metadata.create_all(storage.engine)
             with storage.engine.connect() as connection:
@@ -232,9 +237,8 @@ def _create_sqlite(parsed: URL, file: Path) -> None:
                 temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
 
 
-def _open(url: str, parsed: URL, *, create: bool, lease_s: float) -> RDBStorage:
-    backend = parsed.get_backend_name()
-    if backend == "sqlite":
+def _open(url: str, found: URL, *, create: bool, lease_s: float) -> RDBStorage:
+    if found.get_backend_name() == "sqlite":
         storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_BUSY_TIMEOUT_S}})
         with storage.engine.connect() as connection:
             # Readers never wait for the writer. Only now: a database that is refused stays as it was.

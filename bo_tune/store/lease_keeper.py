@@ -12,6 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from bo_tune.errors import StorageError
 from bo_tune.store.database import READS, storage_errors, through_outages
 from bo_tune.store.leases import LEASES, Held, Holder, Leases
+from bo_tune.store.study_rows import name_of
 
 BEATS_PER_LEASE = 3
 """How often a lease is renewed while it lasts."""
@@ -24,7 +25,7 @@ class LeaseKeeper:
     """Takes leases and keeps them. Safe to use from several threads.
 
     Args:
-        place: names the database in errors.
+        url: of the database; shown in errors without its secrets.
         lasting_s: for how long a lease holds without being renewed.
         lock: held while this process writes to the database: rows of leases are then never locked in two orders.
         lose: is told of a lease that turned out to be lost.
@@ -37,12 +38,12 @@ class LeaseKeeper:
     def __init__(
         self,
         storage: RDBStorage,
-        place: str,
+        url: str,
         lasting_s: float,
         lock: threading.Lock,
         lose: Callable[[Held], None],
     ) -> None:
-        self._storage, self._place, self._lock, self._tell = storage, place, lock, lose
+        self._storage, self._url, self._lock, self._tell = storage, url, lock, lose
         self.leases = Leases(lasting_s)
         self.busy_s = 0.0
         self._held: set[Held] = set()
@@ -50,12 +51,19 @@ class LeaseKeeper:
         self._closing = threading.Event()
         self._heart: threading.Thread | None = None
 
-    def take(self, study_id: int) -> int | None:
-        """Take a lease and return its token, or None where another worker holds it. Raises StorageError."""
+    def take(self, study_id: int, name: str) -> int | None:
+        """Take a lease and return its token, or None where another worker holds it.
+
+        Raises:
+            StorageError: the study does not have this name (any more), or the database fails.
+        """
 
         def attempt(_number: int) -> int | None:
             with self._storage.engine.begin() as connection:
-                return self.leases.take(connection, study_id)
+                token = self.leases.take(connection, study_id)
+                if token is not None and name_of(connection, study_id) != name:
+                    raise StorageError(f"{name}: was deleted or set aside meanwhile; start again")
+                return token
 
         with self._writing():
             try:
@@ -83,16 +91,20 @@ class LeaseKeeper:
         self._held.discard(held)
         self._tell(held)
 
-    def holders(self) -> dict[int, Holder]:
-        """Return who works on which study, by the study's number; known for half a second. Raises StorageError."""
+    def holders(self, *, as_of_now: bool = False) -> dict[int, Holder]:
+        """Return who works on which study, by the study's number; known for half a second. Raises StorageError.
+
+        Args:
+            as_of_now: whether to look again in any case.
+        """
         now = time.monotonic()
-        if now - self._holders[0] > HOLDERS_KNOWN_FOR_S:
+        if as_of_now or now - self._holders[0] > HOLDERS_KNOWN_FOR_S:
 
             def read(_attempt: int) -> list[Holder]:
                 with self._storage.engine.connect().execution_options(**{READS: True}) as connection:
                     return self.leases.holders(connection) if inspect(connection).has_table(LEASES.name) else []
 
-            with storage_errors(self._place), self._timed():
+            with storage_errors(self._url), self._timed():
                 self._holders = now, through_outages(self._storage, read)
         return {holder.study_id: holder for holder in self._holders[1]}
 
@@ -107,7 +119,7 @@ class LeaseKeeper:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        with storage_errors(self._place), self._timed(), self._lock:
+        with storage_errors(self._url), self._timed(), self._lock:
             yield
 
     @contextmanager

@@ -12,6 +12,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import Connection
 
+from bo_tune.errors import StorageError
 from bo_tune.store import study_rows
 from bo_tune.store.study_rows import StudyRow
 from bo_tune.store.trial_reader import read_trials
@@ -33,8 +34,17 @@ class Rows(Protocol):
     def attribute_of_all(self, key: str) -> dict[int, Any]:
         """Return an attribute of all studies that have it, by their numbers."""
 
+    def values_of(self, key: str) -> list[Any]:
+        """Return the different values of an attribute of studies."""
+
     def set_attributes(self, study_id: int, attributes: Mapping[str, Any]) -> None:
         """Set attributes of a study."""
+
+    def rename(self, study_id: int, name: str) -> None:
+        """Give a study another name. Raises StorageError where that cannot be."""
+
+    def delete_all(self, study_ids: Iterable[int]) -> None:
+        """Delete studies with their trials."""
 
     def trials(self, study_ids: Sequence[int], states: Sequence[TrialState]) -> dict[int, list[FrozenTrial]]:
         """Return the trials of studies that are in one of these states, oldest first."""
@@ -71,6 +81,19 @@ class FastRows:
         """See ``Rows``."""
         return study_rows.attribute_of_all(self._connection, key)
 
+    def values_of(self, key: str) -> list[Any]:
+        """See ``Rows``."""
+        return study_rows.values_of(self._connection, key)
+
+    def rename(self, study_id: int, name: str) -> None:
+        """See ``Rows``."""
+        study_rows.rename(self._connection, study_id, name)
+
+    def delete_all(self, study_ids: Iterable[int]) -> None:
+        """See ``Rows``."""
+        for study_id in study_ids:
+            study_rows.delete(self._connection, study_id)
+
     def set_attributes(self, study_id: int, attributes: Mapping[str, Any]) -> None:
         """See ``Rows``."""
         study_rows.set_attributes(self._connection, study_id, attributes)
@@ -102,7 +125,7 @@ class PlainRows:
         """See ``Rows``."""
         wanted = None if names is None else set(names)
         return [
-            StudyRow(study._study_id, study.study_name, dict(study.user_attrs))
+            StudyRow(study._study_id, study.study_name, dict(study.user_attrs), [])
             for study in self._storage.get_all_studies()
             if wanted is None or study.study_name in wanted
         ]
@@ -122,6 +145,19 @@ class PlainRows:
         """See ``Rows``."""
         studies = self._storage.get_all_studies()
         return {study._study_id: study.user_attrs[key] for study in studies if key in study.user_attrs}
+
+    def values_of(self, key: str) -> list[Any]:
+        """See ``Rows``."""
+        return list(self.attribute_of_all(key).values())
+
+    def rename(self, study_id: int, name: str) -> None:
+        """See ``Rows``."""
+        raise StorageError("this version of Optuna cannot rename studies")
+
+    def delete_all(self, study_ids: Iterable[int]) -> None:
+        """See ``Rows``."""
+        for study_id in study_ids:
+            self._storage.delete_study(study_id)
 
     def set_attributes(self, study_id: int, attributes: Mapping[str, Any]) -> None:
         """See ``Rows``."""

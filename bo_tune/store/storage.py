@@ -6,10 +6,11 @@ under that lease or not at all (see ``leases``). Studies in memory have no lease
 
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from typing import Any, TypeVar
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from typing import Any, Self, TypeVar
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError
@@ -17,52 +18,62 @@ from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError
 
-from bo_tune.errors import LeaseLostError, StorageError
+from bo_tune.errors import LeaseLostError, StorageError, one_line
 from bo_tune.problem import GpuInfo
+from bo_tune.store.attributes import (
+    DONE_ATTR,
+    FIGURES_ATTR,
+    FRESH_ATTR,
+    GPU_ATTR,
+    JOB_ATTR,
+    NAME_ATTR,
+    ORIGIN_ATTR,
+    READABLE,
+    RESULT_ATTR,
+    SCHEMA_ATTR,
+    SCHEMA_VERSION,
+    SPACE_ATTR,
+)
 from bo_tune.store.database import (
     DEFAULT_STORAGE,
     READS,
     open_database,
     storage_errors,
     through_outages,
-    without_password,
 )
 from bo_tune.store.fenced import FencedWrite
 from bo_tune.store.lease_keeper import LeaseKeeper
 from bo_tune.store.leases import LEASE_S, Holder
 from bo_tune.store.rows import FastRows, PlainRows, Rows
+from bo_tune.store.sieve import Sieve, StudySummary
+from bo_tune.store.stored_study import FINISHED, StoredStudy
 from bo_tune.store.study_name import StudyName
 from bo_tune.store.trial_queue import LOST, TrialQueue, Writer, Written
 from bo_tune.store.trial_writer import is_known_schema
-from bo_tune.store.trials import COST
+from bo_tune.store.url import shown
 
-__all__ = ["DEFAULT_STORAGE", "MEMORY", "StoredStudy", "StudyName", "StudyStore", "StudySummary"]
+__all__ = [
+    "DEFAULT_STORAGE",
+    "DONE_ATTR",
+    "FIGURES_ATTR",
+    "FINISHED",
+    "FRESH_ATTR",
+    "GPU_ATTR",
+    "JOB_ATTR",
+    "MEMORY",
+    "NAME_ATTR",
+    "ORIGIN_ATTR",
+    "RESULT_ATTR",
+    "SCHEMA_ATTR",
+    "SPACE_ATTR",
+    "StoredStudy",
+    "StudyName",
+    "StudyStore",
+    "StudySummary",
+]
 
 MEMORY = "memory"
 """Storage that keeps nothing after the process: for replays that can be run again."""
-
-SCHEMA_VERSION = 1
-"""Of what this package stores in Optuna's tables. Raised when a stored trial or result changes its meaning."""
-
-SCHEMA_ATTR = "bo_tune:schema"
-NAME_ATTR = "bo_tune:name"
-GPU_ATTR = "bo_tune:gpu"
-RESULT_ATTR = "bo_tune:result"
-SPACE_ATTR = "bo_tune:space"
-JOB_ATTR = "bo_tune:job"
-"""How a session wants the study searched; whoever takes the study does it like this."""
-DONE_ATTR = "bo_tune:done"
-"""The job as it was when the study was last brought to its end."""
-
-FIGURES_ATTR = "bo_tune:figures"
-"""Counts of the trials of a study that was brought to its end (``results.figures_of``)."""
-ORIGIN_ATTR = "bo_tune:origin"
-"""What measured the result, and in which session: versions of driver, torch and triton."""
-
-DISTURBED_ATTR = "bo_tune:disturbed"
-"""What disturbed measuring the study, ``gpu_watch``'s words; not there where it is not known that nothing did."""
-
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 OPENING_ATTEMPTS = 10
 """How often studies are looked for and added while other processes add the same ones."""
@@ -73,124 +84,6 @@ Result = TypeVar("Result")
 def silence_optuna() -> None:
     """Keep Optuna from announcing every study and trial; for programs that say it in their own way."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-
-
-class StoredStudy:
-    """One study in the database. Safe to use from several threads."""
-
-    def __init__(self, store: "StudyStore", study_id: int, name: str) -> None:
-        self._store = store
-        self.study_id = study_id
-        self.name = name
-        self._token: int | None = None
-
-    @property
-    def _writer(self) -> Writer:
-        return self.study_id, self._token
-
-    def take(self) -> bool:
-        """Take the lease of the study; False where another worker has it. In memory there is none to take.
-
-        Raises:
-            StorageError: the database fails.
-        """
-        keeper = self._store._keeper
-        if keeper is None:
-            return True
-        token = keeper.take(self.study_id)
-        if token is None:
-            return False
-        self._token = token
-        return True
-
-    def release(self) -> None:
-        """Give the lease back, so that others need not wait until it expires."""
-        keeper = self._store._keeper
-        if keeper is not None and self._token is not None:
-            keeper.release((self.study_id, self._token))
-            self._token = None
-
-    def trials(self) -> list[FrozenTrial]:
-        """Return the finished trials this package recorded, oldest first; none of those still to be stored."""
-        found = self._store._read(lambda rows: rows.trials([self.study_id], FINISHED))
-        return [t for t in found[self.study_id] if COST in t.user_attrs]
-
-    def add(self, trial: FrozenTrial) -> None:
-        """Record a finished trial.
-
-        Raises:
-            LeaseLostError: another worker has the study by now.
-            StorageError: the database cannot take it.
-        """
-        self.add_soon(trial, lambda: None)
-        self.flush()
-
-    def add_soon(self, trial: FrozenTrial, then: Callable[[], None]) -> None:
-        """Record a finished trial within a second, without waiting for it; see ``trial_queue``.
-
-        Args:
-            then: is called when the trial is stored, before ``flush`` returns.
-
-        Raises:
-            LeaseLostError: another worker has the study by now.
-            StorageError: the database could not take one of the trials before it.
-        """
-        self._store._queue.put(self._writer, trial, then)
-
-    def flush(self) -> None:
-        """Wait until every trial is stored. Raises LeaseLostError or StorageError where that cannot be."""
-        self._store._queue.flush(self._writer)
-
-    def attributes(self) -> Mapping[str, Any]:
-        """Return every user attribute."""
-        return self._store._read(lambda rows: rows.attributes(self.study_id))
-
-    def attribute(self, key: str) -> Any:
-        """Return a user attribute, or None."""
-        return self.attributes().get(key)
-
-    def set_attribute(self, key: str, value: Any) -> None:
-        """Store a user attribute (any JSON value); see ``set_attributes``."""
-        self.set_attributes({key: value})
-
-    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
-        """Store user attributes (any JSON values) in one transaction.
-
-        Raises:
-            LeaseLostError: another worker has the study by now.
-            StorageError: the database cannot take them.
-        """
-        self._write(lambda rows: rows.set_attributes(self.study_id, attributes))
-
-    def has_running(self) -> bool:
-        """Say whether a trial is RUNNING, which none of this package's ever is."""
-        found = self._store._read(lambda rows: rows.trials([self.study_id], (TrialState.RUNNING,)))
-        return bool(found[self.study_id])
-
-    def fail_running(self) -> int:
-        """End the trials that a killed process left RUNNING; return how many there were."""
-        return self._write(lambda rows: rows.fail_running(self.study_id))
-
-    def _write(self, work: Callable[[Rows], Result]) -> Result:
-        done: list[Result] = []
-        lost = self._store._write([self._writer], lambda rows, held: done.extend(work(rows) for _ in held))
-        if lost:
-            raise LeaseLostError(LOST)
-        return done[-1]
-
-
-@dataclass(frozen=True, slots=True)
-class StudySummary:
-    """A study as listed: its name and user attributes, without its trials."""
-
-    study_id: int
-    name: StudyName
-    attributes: Mapping[str, Any]
-
-    @property
-    def gpu(self) -> GpuInfo:
-        """The GPU it is about."""
-        return GpuInfo.from_json(self.attributes[GPU_ATTR])
 
 
 class StudyStore:
@@ -204,17 +97,39 @@ class StudyStore:
     """
 
     def __init__(self, url: str = DEFAULT_STORAGE, *, create: bool = True, lease_s: float = LEASE_S) -> None:
-        self.url = without_password(url)
+        self.url = shown(url)
+        self._url = url
         self._storage: BaseStorage = (
             InMemoryStorage() if url == MEMORY else open_database(url, create=create, lease_s=lease_s)
         )
         self._fast = isinstance(self._storage, RDBStorage) and is_known_schema()
         self._lock = threading.Lock()
         self._seconds = 0.0
+        self._sieve = Sieve()
         self._queue = TrialQueue(self._insert)
         self._keeper: LeaseKeeper | None = None
         if isinstance(self._storage, RDBStorage):
-            self._keeper = LeaseKeeper(self._storage, self.url, lease_s, self._lock, self._queue.lose)
+            self._keeper = LeaseKeeper(self._storage, url, lease_s, self._lock, self._queue.lose)
+            try:
+                self._check_schema()
+            except StorageError:
+                self.close()
+                raise
+
+    def _check_schema(self) -> None:
+        """Refuse a database that a later version of this package has written to. Raises StorageError."""
+        versions = self._read(lambda rows: rows.values_of(SCHEMA_ATTR))
+        later = [version for version in versions if isinstance(version, int) and version > SCHEMA_VERSION]
+        if later:
+            raise StorageError(
+                f"{self.url}: written by a later version of bo_tune: it is of schema {max(later)}, this version reads "
+                f"up to {SCHEMA_VERSION}"
+            )
+
+    @property
+    def unreadable(self) -> Mapping[str, str]:
+        """Studies that were left out so far, by name, and what they hold that this package cannot have stored."""
+        return self._sieve.unreadable
 
     @property
     def shared(self) -> bool:
@@ -231,20 +146,37 @@ class StudyStore:
         """Seconds spent in the database for whatever purpose, summed over threads, waiting for each other included."""
         return self._seconds + (self._keeper.busy_s if self._keeper else 0.0)
 
-    def summaries(self) -> list[StudySummary]:
-        """List the studies of this package, in order of name, without loading trials."""
-        found = [
-            StudySummary(row.study_id, StudyName.from_json(row.attributes[NAME_ATTR]), row.attributes)
-            for row in self._read(lambda rows: rows.studies())
-            if row.attributes.get(SCHEMA_ATTR) == SCHEMA_VERSION
-        ]
-        return sorted(found, key=lambda s: str(s.name))
+    def summaries(self, *, set_aside: bool = False) -> list[StudySummary]:
+        """List the studies of this package, in order of name, without loading trials; unreadable ones are left out.
+
+        Args:
+            set_aside: whether to list those too that were set aside for others begun anew.
+        """
+        rows = self._read(lambda rows: rows.studies())
+        found = [summary for row in rows if SCHEMA_ATTR in row.attributes and (summary := self._sieve.summary(row))]
+        return sorted((s for s in found if set_aside or not s.name.set_aside), key=lambda s: str(s.name))
 
     def trials_of(self, summaries: Collection[StudySummary]) -> dict[StudyName, list[FrozenTrial]]:
-        """Return the finished trials of studies, as ``StoredStudy.trials`` does, reading them together."""
-        names = {summary.study_id: summary.name for summary in summaries}
-        found = self._read(lambda rows: rows.trials(list(names), FINISHED))
-        return {names[i]: [t for t in trials if COST in t.user_attrs] for i, trials in found.items()}
+        """Return the finished trials of studies, as ``StoredStudy.trials`` does, reading them together; those of
+        unreadable ones are left out."""
+        return self._trials({summary.study_id: summary.name for summary in summaries})
+
+    def _trials(self, names: Mapping[int, StudyName]) -> dict[StudyName, list[FrozenTrial]]:
+        """Return the trials of studies; of unreadable ones nothing."""
+        try:
+            found = self._read(lambda rows: rows.trials(list(names), FINISHED))
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+            if len(names) > 1:
+                return {k: v for i, name in names.items() for k, v in self._trials({i: name}).items()}
+            found = {}
+            self._sieve.leave_out(str(next(iter(names.values()))), f"trials: {type(error).__name__}: {one_line(error)}")
+        return {
+            names[i]: ours for i, trials in found.items() if (ours := self._sieve.trials(names[i], trials)) is not None
+        }
+
+    def leave_out(self, name: StudyName, why: str) -> None:
+        """Note that a study cannot be used, and why."""
+        self._sieve.leave_out(str(name), why)
 
     def attribute_of_all(self, key: str) -> dict[int, Any]:
         """Return a user attribute of all studies that have it, by their numbers."""
@@ -259,7 +191,7 @@ class StudyStore:
         found = self._read(lambda rows: rows.studies([str(name)]))
         if not found:
             raise StorageError(f"{self.url}: no study {name}")
-        return StoredStudy(self, found[0].study_id, str(name))
+        return StoredStudy(self, found[0].study_id, name)
 
     def open(self, name: StudyName, gpu: GpuInfo) -> StoredStudy:
         """Open a study, creating it where it is new.
@@ -270,19 +202,31 @@ class StudyStore:
         return self.open_all({name: gpu})[name]
 
     def open_all(
-        self, studies: Mapping[StudyName, GpuInfo], jobs: Mapping[StudyName, Any] | None = None
+        self,
+        studies: Mapping[StudyName, GpuInfo],
+        jobs: Mapping[StudyName, Any] | None = None,
+        *,
+        fresh: bool = False,
     ) -> dict[StudyName, StoredStudy]:
         """Open many studies, creating the new ones, and say of some how they are to be searched.
 
+        Args:
+            fresh: whether to begin them anew: those that are there are set aside, but for those that a call like this
+                has created and that are not ``settle``d.
+
         Raises:
-            StorageError: if one was written under another version of this package's schema.
+            StorageError: if one was written under another version of this package's schema, or one to be set aside is
+                being worked on.
         """
+        if fresh:
+            self._set_aside(studies)
         wanted = {
             str(name): {
-                NAME_ATTR: asdict(name),
+                NAME_ATTR: name.to_json(),
                 GPU_ATTR: asdict(gpu),
                 SCHEMA_ATTR: SCHEMA_VERSION,
                 **({JOB_ATTR: jobs[name]} if jobs and name in jobs else {}),
+                **({FRESH_ATTR: _now()} if fresh else {}),
             }
             for name, gpu in studies.items()
         }
@@ -292,7 +236,65 @@ class StudyStore:
                 break
             self._complete(wanted)
             found = self._found(wanted)
-        return {name: StoredStudy(self, found[str(name)][0], str(name)) for name in studies}
+        return {name: StoredStudy(self, found[str(name)][0], name) for name in studies}
+
+    def _set_aside(self, names: Iterable[StudyName]) -> None:
+        """Give studies other names, in one transaction."""
+        by_name, moment = {str(name): name for name in names}, _now()
+        held = self._keeper.holders(as_of_now=True) if self._keeper else {}
+
+        def rename(rows: Rows, _: set[Writer]) -> None:
+            for row in rows.studies(list(by_name)):
+                if row.attributes.get(FRESH_ATTR):
+                    continue
+                holder = held.get(row.study_id)
+                if holder is not None and not holder.mine:
+                    raise StorageError(
+                        f"{row.name}: is being worked on by {holder.host}, process {holder.pid}: it can be begun anew "
+                        "once that is done"
+                    )
+                aside = replace(by_name[row.name], set_aside=moment)
+                rows.rename(row.study_id, str(aside))
+                rows.set_attributes(row.study_id, {NAME_ATTR: aside.to_json()})
+
+        self._write([], rename)
+
+    def settle(self, names: Iterable[StudyName]) -> None:
+        """Note that a session that may have begun studies anew has come to its end: who begins them anew from here on
+        begins from nothing."""
+        begun = {i for i, since in self.attribute_of_all(FRESH_ATTR).items() if since}
+        rows = self._read(lambda rows: rows.studies([str(name) for name in names])) if begun else []
+
+        def settle(rows_: Rows, _: set[Writer]) -> None:
+            for row in rows:
+                if row.study_id in begun:
+                    rows_.set_attributes(row.study_id, {FRESH_ATTR: None})
+
+        if begun:
+            self._write([], settle)
+
+    def names(self) -> dict[int, str]:
+        """Return the names of all studies of this package by their numbers, of unreadable ones too."""
+        rows = self._read(lambda rows: rows.studies())
+        return {row.study_id: row.name for row in rows if SCHEMA_ATTR in row.attributes or row.damaged}
+
+    def delete(self, study_id: int, name: str) -> int:
+        """Delete a study and return how many trials it had.
+
+        Raises:
+            StorageError: it is being worked on, is not there any more, or the database fails.
+        """
+        token = self._keeper.take(study_id, name) if self._keeper else None
+        if self._keeper and token is None:
+            raise StorageError(f"{name}: is being worked on; delete it once that is done")
+        writer = study_id, token
+        trials = sum(self.counts().get(study_id, {}).values())
+        lost = self._write([writer], lambda rows, held: rows.delete_all(i for i, _ in held))
+        if lost:
+            raise LeaseLostError(LOST)
+        if self._keeper and token is not None:
+            self._keeper.release((study_id, token))
+        return trials
 
     def _complete(self, wanted: Mapping[str, Mapping[str, Any]]) -> None:
         """Add the studies that are not there, and what is missing of those that are."""
@@ -317,15 +319,19 @@ class StudyStore:
         rows = self._read(lambda rows: rows.studies(list(wanted)))
         for row in rows:
             schema = row.attributes.get(SCHEMA_ATTR, SCHEMA_VERSION)
-            if schema != SCHEMA_VERSION:
-                raise StorageError(
-                    f"{self.url}: study {row.name} has schema {schema}, this version reads {SCHEMA_VERSION}"
-                )
+            if schema not in READABLE:
+                raise StorageError(f"{self.url}: study {row.name} has schema {schema}, this version reads {READABLE}")
         return {row.name: (row.study_id, row.attributes) for row in rows}
 
     def holders(self) -> dict[int, Holder]:
         """Return who works on which study, by the study's number; known for half a second."""
         return self._keeper.holders() if self._keeper else {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def close(self) -> None:
         """Store what is left, give leases and connections back."""
@@ -353,7 +359,7 @@ class StudyStore:
                     return work(FastRows(connection))
             return work(PlainRows(storage))
 
-        with storage_errors(self.url), self._timed():
+        with storage_errors(self._url), self._timed():
             return through_outages(storage, attempt) if isinstance(storage, RDBStorage) else attempt(0)
 
     def _write(self, writers: Collection[Writer], work: Callable[[Rows, set[Writer]], object]) -> set[Writer]:
@@ -363,7 +369,7 @@ class StudyStore:
             work: is told who may write.
         """
         storage = self._storage
-        with self._lock, storage_errors(self.url), self._timed():
+        with self._lock, storage_errors(self._url), self._timed():
             if self._keeper is None or not isinstance(storage, RDBStorage):
                 work(PlainRows(storage), set(writers))
                 return set()
@@ -381,6 +387,10 @@ class StudyStore:
             rows.insert((writer[0], trial) for writer, trial in trials if writer in held)
 
         return self._write({writer for writer, _ in trials}, insert)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat()
 
 
 def _missing(wanted: Mapping[str, Any], found: tuple[int, Mapping[str, Any]] | None) -> dict[str, Any]:

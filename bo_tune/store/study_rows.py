@@ -14,6 +14,7 @@ from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import delete as sql_delete
 
 IN_ONE_QUERY = 500
 """Values of one IN list: every database takes as many."""
@@ -39,6 +40,8 @@ class StudyRow(NamedTuple):
     study_id: int
     name: str
     attributes: dict[str, Any]
+    damaged: list[str]
+    """Keys of attributes that are no JSON."""
 
 
 def read_studies(connection: Connection, names: Sequence[str] | None = None) -> list[StudyRow]:
@@ -47,16 +50,20 @@ def read_studies(connection: Connection, names: Sequence[str] | None = None) -> 
     attributes = select(_ATTRIBUTES.c.study_id, _ATTRIBUTES.c.key, _ATTRIBUTES.c.value_json)
     found: dict[int, StudyRow] = {}
     if names is None:
-        found.update((i, StudyRow(i, name, {})) for i, name in connection.execute(select(*columns)))
+        found.update((i, StudyRow(i, name, {}, [])) for i, name in connection.execute(select(*columns)))
         rows = iter(connection.execute(attributes))
     else:
         for some in chunks(names):
             statement = select(*columns).where(_STUDIES.c.study_name.in_(some))
-            found.update((i, StudyRow(i, name, {})) for i, name in connection.execute(statement))
+            found.update((i, StudyRow(i, name, {}, [])) for i, name in connection.execute(statement))
         rows = _of_studies(connection, attributes, _ATTRIBUTES.c.study_id, list(found))
     for study_id, key, value in rows:
         if study_id in found:
-            found[study_id].attributes[key] = json.loads(value)
+            try:
+                found[study_id].attributes[key] = json.loads(value)
+            except ValueError:
+                found[study_id].attributes[key] = None
+                found[study_id].damaged.append(key)
     return list(found.values())
 
 
@@ -108,13 +115,52 @@ def set_attributes(connection: Connection, study_id: int, attributes: Mapping[st
 def attributes_of(connection: Connection, study_id: int) -> dict[str, Any]:
     """Return a study's attributes."""
     statement = select(_ATTRIBUTES.c.key, _ATTRIBUTES.c.value_json).where(_ATTRIBUTES.c.study_id == study_id)
-    return {key: json.loads(value) for key, value in connection.execute(statement)}
+    return {key: _value(value) for key, value in connection.execute(statement)}
+
+
+def _value(text: str) -> Any:
+    """Return what JSON says; None for what is none, which whoever lists the studies tells."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
+
+
+def values_of(connection: Connection, key: str) -> list[Any]:
+    """Return the different values of an attribute."""
+    return [
+        _value(text)
+        for text in connection.scalars(select(_ATTRIBUTES.c.value_json).where(_ATTRIBUTES.c.key == key).distinct())
+    ]
 
 
 def attribute_of_all(connection: Connection, key: str) -> dict[int, Any]:
     """Return an attribute of all studies that have it, by their numbers."""
     statement = select(_ATTRIBUTES.c.study_id, _ATTRIBUTES.c.value_json).where(_ATTRIBUTES.c.key == key)
-    return {study_id: json.loads(value) for study_id, value in connection.execute(statement)}
+    return {study_id: _value(value) for study_id, value in connection.execute(statement)}
+
+
+def name_of(connection: Connection, study_id: int) -> str | None:
+    """Return a study's name; None where there is no such study."""
+    name: str | None = connection.scalar(select(_STUDIES.c.study_name).where(_STUDIES.c.study_id == study_id))
+    return name
+
+
+def rename(connection: Connection, study_id: int, name: str) -> None:
+    """Give a study another name. Raises IntegrityError where another study has it."""
+    connection.execute(update(_STUDIES).where(_STUDIES.c.study_id == study_id).values(study_name=name))
+
+
+def delete(connection: Connection, study_id: int) -> None:
+    """Delete a study with its trials. Its lease stays: whoever held it finds that it has been taken."""
+    mine = select(_TRIALS.c.trial_id).where(_TRIALS.c.study_id == study_id)
+    tables = [table for table in models.BaseModel.metadata.sorted_tables if table is not _STUDIES]
+    for table in reversed(tables):
+        if "trial_id" in table.c and table is not _TRIALS:
+            connection.execute(sql_delete(table).where(table.c.trial_id.in_(mine)))
+    for table in (_TRIALS, *(table for table in tables if "trial_id" not in table.c), _STUDIES):
+        if "study_id" in table.c:
+            connection.execute(sql_delete(table).where(table.c.study_id == study_id))
 
 
 def trial_counts(connection: Connection) -> dict[int, dict[TrialState, int]]:

@@ -1,5 +1,10 @@
 """``bo-tune export``, ``import`` and ``merge`` from one end to the other."""
 
+import gzip
+import json
+import shutil
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -77,3 +82,47 @@ def test_json_of_two_hosts_is_merged(cli: Cli, tmp_path: Path) -> None:
     assert ran.out.count("wrote ") == 2
     merged = read_folder(tmp_path / "all")
     assert {name: len(table.entries) for name, table in merged.items()} == {SHRINK_TABLE: 2, EXPAND_TABLE: 1}
+
+
+def test_of_several_files_none_reaches_the_database_where_one_is_damaged(
+    cli: Cli, database: Path, tmp_path: Path
+) -> None:
+    there = sqlite_url(tmp_path / "there.db")
+    assert cli("export", "--storage", sqlite_url(database), "--out", tmp_path / "files").code == 0
+    damaged = sorted((tmp_path / "files").iterdir())[-1]
+    whole = gzip.decompress(damaged.read_bytes())
+    damaged.write_bytes(gzip.compress(whole.replace(b'"state":"COMPLETE"', b'"state":"RUNNING"', 1)))
+    said = cli("import", tmp_path / "files", "--storage", there).error
+    assert str(damaged) in said
+    assert "metadata.bo_tune: trials[" in said
+    assert not (tmp_path / "there.db").exists()
+    damaged.write_bytes(gzip.compress(whole))
+    assert cli("import", tmp_path / "files", "--storage", there).code == 0
+
+
+def test_a_study_is_deleted_by_its_name_or_words_of_it(cli: Cli, database: Path, tmp_path: Path) -> None:
+    storage = ("--storage", sqlite_url(tmp_path / "there.db"))
+    store = StudyStore(sqlite_url(database), create=False)
+    names = [str(summary.name) for summary in store.summaries()]
+    store.close()
+    shutil.copy(database, tmp_path / "there.db")
+    assert "no study with 'lora_none'" in cli("delete", "lora_none", *storage).error
+    assert "5 studies with 'lora'" in cli("delete", "lora", *storage).error
+    ran = cli("delete", "GRID", *storage, "--json", "-")
+    assert json.loads(ran.out)["deleted"] == {"study": names[0], "trials": 61}
+    assert "grid" in names[0]
+    ran = cli("delete", names[-1], *storage)
+    assert (ran.code, ran.err) == (0, "")
+    left = StudyStore(sqlite_url(tmp_path / "there.db"), create=False)
+    assert [str(summary.name) for summary in left.summaries()] == names[1:-1]
+    with closing(sqlite3.connect(tmp_path / "there.db")) as connection:
+        for table in ("trials", "trial_params", "trial_user_attributes", "trial_values", "study_user_attributes"):
+            of = "study_id" if table in ("trials", "study_user_attributes") else "trial_id"
+            known = "studies" if of == "study_id" else "trials"
+            orphans = f"SELECT COUNT(*) FROM {table} WHERE {of} NOT IN (SELECT {of} FROM {known})"
+            assert connection.execute(orphans).fetchone() == (0,), table
+    held = left.load(left.summaries()[0].name)
+    assert held.take()
+    assert "being worked on" in cli("delete", names[1], *storage).error
+    left.close()
+    assert cli("delete", names[1], *storage).code == 0

@@ -24,6 +24,7 @@ RUNS = {
     "compare": "bo-tune compare tuned grid",
     "export": "bo-tune export --storage sqlite:///bo_tune.db --out exported",
     "import": "bo-tune import exported --storage sqlite:///all.db",
+    "delete": "bo-tune delete lora_shrink m16. k4096",
     "merge": "bo-tune merge host1/tuned host2/tuned --out merged",
 }
 """An example of each command that needs neither a GPU nor minutes; ``compile`` has tests of its own."""

@@ -57,15 +57,15 @@ def test_to_a_file_and_to_stdout(cli: Cli, name: str) -> None:
 
 def test_every_command_has_it() -> None:
     names = set(generate_cli.commands())
-    assert names == set(generate_cli.JSON) == set(COMMANDS) | {"compile"}
+    assert names == set(generate_cli.JSON) == set(COMMANDS) | {"compile", "delete"}
     for command in generate_cli.commands().values():
         options = {option for parameter in command.params for option in parameter.opts}
         assert {"--json", "--quiet", "-q"} <= options
 
 
 STUDY_KEYS = {
-    "study", "kernel", "problem", "gpu", "kernel_source", "exhaustive", "finished", "best_us", "default_us", "config",
-    "certificate", "costs", "disturbed",
+    "study", "kernel", "problem", "gpu", "kernel_source", "toolchain", "search", "exhaustive", "set_aside", "finished",
+    "best_us", "default_us", "config", "certificate", "costs", "disturbed",
 }  # fmt: skip
 
 

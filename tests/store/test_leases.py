@@ -30,6 +30,7 @@ from bo_tune.store.storage import RESULT_ATTR, StoredStudy, StudyStore
 from bo_tune.store.study_name import StudyName
 from bo_tune.store.trials import to_trial
 
+CONFIG = {"block_n": 32, "block_k": 64, "num_warps": 4, "num_stages": 2, "split_k": 8, "num_ctas": 1}
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 LONG, SHORT = 60.0, 1.0
 """Leases, in seconds: the short one is long beside what a loaded machine takes for a statement."""
@@ -43,7 +44,7 @@ def name(m: int = 1) -> StudyName:
 
 
 def trial(block_m: int) -> FrozenTrial:
-    return to_trial({"block_m": block_m}, Measurement((5.0,)), start=NOW, end=NOW)
+    return to_trial({**CONFIG, "block_m": block_m}, Measurement((5.0,)), start=NOW, end=NOW)
 
 
 @pytest.fixture(params=["sqlite", "postgresql", "mysql"])

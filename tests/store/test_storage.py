@@ -1,10 +1,12 @@
 """The database of studies: one transaction for each trial, several writers, and databases of other kinds."""
 
+import json
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -22,11 +24,12 @@ from bo_tune.store.trials import to_trial
 
 PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
 NAME = StudyName(PROBLEM, H100.name, "vllm 0.33.0")
+CONFIG = {"block_n": 32, "block_k": 64, "num_warps": 4, "num_stages": 2, "split_k": 8, "num_ctas": 1}
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 
 
 def trial(block_m: int, time_us: float = 5.0) -> FrozenTrial:
-    return to_trial({"block_m": block_m}, Measurement((time_us,)), start=NOW, end=NOW)
+    return to_trial({**CONFIG, "block_m": block_m}, Measurement((time_us,)), start=NOW, end=NOW)
 
 
 @pytest.fixture
@@ -71,12 +74,17 @@ def test_a_person_recognises_kernel_problem_gpu_and_source() -> None:
         StudyName(PROBLEM, "NVIDIA H200", "vllm 0.33.0"),
         StudyName(PROBLEM, H100.name, "vllm 0.34.0"),
         StudyName(PROBLEM, H100.name, "vllm 0.33.0", exhaustive=True),
+        StudyName(PROBLEM, H100.name, "vllm 0.33.0", conditions="warm"),
+        StudyName(PROBLEM, H100.name, "vllm 0.33.0", toolchain="triton 3.8.0"),
+        StudyName(PROBLEM, H100.name, "vllm 0.33.0", search="tpe, seed 5"),
+        StudyName(PROBLEM, H100.name, "vllm 0.33.0", set_aside="2026-01-02T03:04:05+00:00"),
     ],
 )
 def test_different_things_never_share_a_study(store: StudyStore, other: StudyName) -> None:
     store.open(NAME, H100).add(trial(16))
-    assert store.open(other, H100).trials() == []
-    assert {str(summary.name) for summary in store.summaries()} == {str(NAME), str(other)}
+    assert store.open(other, replace(H100, name=other.gpu)).trials() == []
+    assert {str(summary.name) for summary in store.summaries(set_aside=True)} == {str(NAME), str(other)}
+    assert StudyName.from_json(json.loads(json.dumps(other.to_json()))) == other
 
 
 # Studies and trials
@@ -120,7 +128,7 @@ def test_a_recorded_trial_is_there_for_everyone_at_once(store: StudyStore, file:
     for block_m in (16, 32, 64):
         study.add(trial(block_m))
         (found,) = stored_trials(file).values()
-        assert found[-1].params == {"block_m": block_m}
+        assert found[-1].params == {**CONFIG, "block_m": block_m}
         assert found[-1].user_attrs["runtimes_us"] == [5.0]
 
 
@@ -142,12 +150,12 @@ def test_a_trial_left_running_is_ended_and_never_counted(store: StudyStore) -> N
     study.add(trial(16))
     by_hand = optuna.load_study(study_name=str(NAME), storage=store._storage)
     stuck = [by_hand.ask() for _ in range(2)]
-    assert [t.params for t in study.trials()] == [{"block_m": 16}]
+    assert [t.params for t in study.trials()] == [{**CONFIG, "block_m": 16}]
     assert study.fail_running() == 2
     assert study.fail_running() == 0
     states = {t.number: t.state for t in by_hand.get_trials()}
     assert states == {0: TrialState.COMPLETE, **{t.number: TrialState.FAIL for t in stuck}}
-    assert [t.params for t in study.trials()] == [{"block_m": 16}]
+    assert [t.params for t in study.trials()] == [{**CONFIG, "block_m": 16}]
 
 
 def test_attributes_are_kept(store: StudyStore, file: Path) -> None:
@@ -280,13 +288,14 @@ def test_a_database_that_cannot_be_used_is_named_and_left_as_it_is(used: Path, f
     assert {path.name.removesuffix("-shm").removesuffix("-wal") for path in file.parent.iterdir()} == {file.name}
 
 
-def test_a_study_of_another_schema_of_this_package_is_refused(used: Path, file: Path) -> None:
+@pytest.mark.parametrize("create", [True, False])
+def test_a_database_of_a_later_schema_is_refused_and_left_as_it_is(used: Path, file: Path, create: bool) -> None:
     shutil.copy(used, file)
-    _sql(f"UPDATE study_user_attributes SET value_json = '2' WHERE key = '{SCHEMA_ATTR}'")(file)
-    store = StudyStore(sqlite_url(file))
-    with pytest.raises(StorageError, match="schema 2, this version reads 1"):
-        store.open(NAME, H100)
-    store.close()
+    _sql(f"UPDATE study_user_attributes SET value_json = '3' WHERE key = '{SCHEMA_ATTR}'")(file)
+    before = _content(file)
+    with pytest.raises(StorageError, match="later version of bo_tune: it is of schema 3, this version reads up to 2"):
+        StudyStore(sqlite_url(file), create=create)
+    assert _content(file) == before
     (trials,) = stored_trials(file).values()
     assert len(trials) == 1
 

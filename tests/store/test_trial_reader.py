@@ -21,6 +21,7 @@ OUTCOMES: list[Outcome] = [
     Measurement((70.0, 71.0), True, Counter({LaunchPurpose.TIMING: 2}), Compilation(0.0, cached=True)),
     Invalid(InvalidReason.COMPILE_TIMEOUT, "took longer than 8 s", compilation=Compilation(8.0)),
 ]
+CONFIG = {"block_k": 64, "num_warps": 4, "num_stages": 2, "split_k": 8, "num_ctas": 1}
 START = datetime(2026, 3, 29, 1, 59, 59, 123456)
 
 
@@ -37,7 +38,7 @@ def test_trials_equal_those_of_optuna(kind: str, request: pytest.FixtureRequest,
     for count, name in enumerate(names):
         study = store.open(name, H100)
         for n in range(3 * count):
-            config = {"block_m": 2**n, "num_warps": 4, "block_n": 4096}
+            config = {**CONFIG, "block_m": 2**n, "block_n": 4096}
             end = START + timedelta(seconds=n)
             study.add_soon(to_trial(config, OUTCOMES[n % 3], start=START, end=end), lambda: None)
         study.flush()

@@ -15,7 +15,15 @@ from bo_tune.store.storage import StudyName, StudyStore
 from bo_tune.store.trial_writer import is_known_schema
 from bo_tune.store.trials import to_trial
 
-CONFIG = {"block_m": 16, "block_n": 32, "num_warps": 4}
+CONFIG = {
+    "block_m": 16,
+    "block_n": 32,
+    "block_k": 64,
+    "num_warps": 4,
+    "num_stages": 2,
+    "split_k": 8,
+    "num_ctas": 1,
+}
 LAUNCHES = Counter({LaunchPurpose.CHECK: 1, LaunchPurpose.TIMING: 3})
 OUTCOMES: list[Outcome] = [
     Measurement((7.5, 7.25, 30.0), False, LAUNCHES, Compilation(0.5), Resources(1024, 40, 0), 1e-6),

@@ -1,0 +1,211 @@
+"""Whether what is stored of a study can be what this package stored: checked whenever it is read, and before an import.
+
+What is in a database may have come from anywhere: an earlier import, another program, a damaged disk. A study of which
+one thing cannot be is left out as a whole, and named.
+"""
+
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from typing import Any, Literal
+
+from optuna.trial import FrozenTrial
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from bo_tune.kernels.registry import IN_ORDER, kernel_spec
+from bo_tune.outcome import SLOW, InvalidReason, LaunchPurpose
+from bo_tune.problem import AnyProblem, Problem, SizedProblem
+from bo_tune.store.attributes import GPU_ATTR, NAME_ATTR, PREFIX
+from bo_tune.store.fields import (
+    MOST,
+    Count,
+    Flag,
+    Line,
+    Number,
+    Part,
+    Seconds,
+    Setting,
+    StoredConfig,
+    Text,
+    Time,
+    first_error,
+)
+from bo_tune.store.result import StudyResult
+from bo_tune.store.study_name import StudyName
+
+
+class NotOursError(ValueError):
+    """Something that is stored cannot be what this package stored; one line that names the place."""
+
+
+class _Stored(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class _Name(_Stored):
+    gpu: Part
+    kernel_source: Part
+    exhaustive: Flag = False
+    conditions: Part = ""
+    toolchain: Part = ""
+    search: Part = ""
+    set_aside: Part = ""
+
+
+class _Gpu(_Stored):
+    name: Part
+    capability: tuple[Count, Count]
+    sm_count: Setting
+    shared_memory_bytes: Setting
+    registers_per_sm: Setting
+    threads_per_sm: Setting
+    l2_bytes: Setting
+
+
+class _Figures(_Stored):
+    trials: Count
+    states: Mapping[Line, Count]
+    reasons: Mapping[Line, Count]
+
+
+class _Space(_Stored):
+    size: Count
+    candidates: Count
+    excluded: Mapping[Line, Count]
+    default: StoredConfig | None = None
+
+
+class _Attributes(_Stored):
+    """By their keys without the prefix."""
+
+    name: _Name
+    gpu: _Gpu
+    result: StudyResult | None = None
+    figures: _Figures | None = None
+    space: _Space | None = None
+    origin: Mapping[Line, Line] | None = None
+    job: Mapping[str, Any] | None = None
+    done: Mapping[str, Any] | None = None
+    fresh: Line | None = None
+    disturbed: list[Line] | None = None
+
+
+class _Cost(_Stored):
+    """Later versions may store more of a trial, which is read by them alone: plain values."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, bool | int | float | Text | None] = Field(init=False)
+    launches: Mapping[LaunchPurpose, Count] = Field(default_factory=dict)
+    compile_s: Seconds = 0.0
+    cached: Flag = False
+    shared_memory_bytes: Count | None = None
+    registers_per_thread: Count | None = None
+    spilled_registers: Count | None = None
+    relative_error: Number | None = None
+    detail: Text = ""
+
+
+class _TrialAttributes(_Stored):
+    cost: _Cost
+    reason: InvalidReason | Literal["slow"] | None = None
+    runtimes_us: list[Time] | None = Field(None, min_length=1, max_length=100_000)
+
+
+class _Trial(_Stored):
+    state: Literal["COMPLETE", "PRUNED"]
+    config: StoredConfig
+    start: datetime
+    complete: datetime
+    value: Time | None
+    estimates: Mapping[Count, Time]
+    attributes: _TrialAttributes
+
+
+_PART: TypeAdapter[str] = TypeAdapter(Part)
+
+
+def name_of(stored: object, place: str) -> StudyName:
+    """Read a study's name, which stands in this place. Raises NotOursError."""
+    if not isinstance(stored, dict):
+        raise NotOursError(f"{place}: expected an object")
+    try:
+        _Name.model_validate(stored)
+        name = StudyName.from_json(stored)
+    except ValidationError as error:
+        raise NotOursError(f"{place}.{first_error(error)}") from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise NotOursError(f"{place}: {type(error).__name__}: {error}") from None
+    _check_problem(name.problem, place)
+    return name
+
+
+def _check_problem(problem: AnyProblem, place: str) -> None:
+    """Refuse what only looks like a problem: dataclasses take values of any type."""
+    if isinstance(problem, Problem):
+        experts, flags = problem.experts, [problem.add_inputs]
+        sizes = [problem.max_loras, problem.num_slices, problem.m, problem.k, problem.n, *problem.slice_sizes]
+        sizes += [] if problem.i is None else [problem.i]
+        if experts is not None:
+            sizes += [experts.count, experts.top_k, experts.local, experts.shards]
+            flags.append(experts.packed)
+        right = all(type(size) is int and size <= MOST for size in sizes) and all(
+            flag is None or type(flag) is bool for flag in flags
+        )
+    else:
+        assert isinstance(problem, SizedProblem)
+        right = all(isinstance(size, str) or abs(size) <= MOST for _, size in problem.sizes)  # nor is a NaN
+    if not right:
+        raise NotOursError(f"{place}.problem: expected sizes up to {MOST} and flags, got {problem.shape_label}")
+    try:
+        for text in (problem.kernel, problem.label):
+            _PART.validate_python(text)
+    except ValidationError as error:
+        raise NotOursError(f"{place}.problem: {first_error(error)}") from None
+
+
+def check_attributes(attributes: Mapping[str, Any]) -> StudyName:
+    """Return a study's name if its attributes can be what this package stored. Raises NotOursError."""
+    name = name_of(attributes.get(NAME_ATTR), NAME_ATTR)
+    try:
+        _Attributes.model_validate({key.removeprefix(PREFIX): value for key, value in attributes.items()})
+    except ValidationError as error:
+        raise NotOursError(first_error(error)) from None
+    if attributes[GPU_ATTR]["name"] != name.gpu:
+        raise NotOursError(f"{GPU_ATTR}.name: expected {name.gpu!r}, as the study is named")
+    return name
+
+
+def check_trials(problem: AnyProblem, trials: Iterable[FrozenTrial]) -> None:
+    """Check that trials can be what this package stored of a problem. Raises NotOursError."""
+    known = problem.kernel in IN_ORDER
+    names = set(kernel_spec(problem.kernel).search_space.names) if known else None
+    for number, trial in enumerate(trials):
+        names = set(trial.params) if names is None else names
+        if set(trial.params) != names:
+            raise NotOursError(f"trials[{number}].config: expected the parameters {', '.join(sorted(names))}")
+        try:
+            _check_trial(trial)
+        except ValidationError as error:
+            raise NotOursError(f"trials[{number}].{first_error(error)}") from None
+        except NotOursError as error:
+            raise NotOursError(f"trials[{number}].{error}") from None
+
+
+def _check_trial(trial: FrozenTrial) -> None:
+    found = _Trial.model_validate(
+        {
+            "state": trial.state.name,
+            "config": trial.params,
+            "start": trial.datetime_start,
+            "complete": trial.datetime_complete,
+            "value": trial.value,
+            "estimates": trial.intermediate_values,
+            "attributes": trial.user_attrs,
+        }
+    )
+    reason, measured = found.attributes.reason, found.attributes.runtimes_us is not None
+    if found.state == "COMPLETE":
+        fits = measured and reason is None and found.value is not None
+    else:
+        fits = found.value is None and (reason == SLOW if measured else isinstance(reason, InvalidReason))
+    if not fits:
+        raise NotOursError("state: is complete with a time, or pruned with a reason and without; it is neither")

@@ -1,0 +1,88 @@
+"""Kinds of values in what is stored, with their bounds: what no GPU and no search could have said is refused."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic_core import PydanticCustomError
+
+MOST = 2**31 - 1
+"""Of whatever is counted, and of a parameter: a kernel's arguments are 32-bit."""
+
+SHORTEST_US, LONGEST_US = 1e-3, 1e9
+"""Times of a kernel: a thousandth of what a GPU can tell, and far more than any deadline lets it run."""
+
+MOST_SECONDS = 1e9
+
+
+def printable(text: str) -> str:
+    """Refuse what would break a line or move a terminal's cursor."""
+    if not text.isprintable():
+        raise PydanticCustomError("printable", "a line of text")
+    return text
+
+
+def one_part(text: str) -> str:
+    """Refuse what would be taken for two parts of a study's name."""
+    if "|" in text:
+        raise PydanticCustomError("one_part", "a text without |")
+    return printable(text)
+
+
+Count = Annotated[int, Field(strict=True, ge=0, le=MOST)]
+Setting = Annotated[int, Field(strict=True, ge=1, le=MOST)]
+Time = Annotated[float, Field(strict=True, ge=SHORTEST_US, le=LONGEST_US, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(strict=True, ge=0, le=MOST_SECONDS, allow_inf_nan=False)]
+Number = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+Flag = Annotated[bool, Field(strict=True)]
+Text = Annotated[str, Field(strict=True, max_length=4000)]
+Line = Annotated[Text, AfterValidator(printable)]
+Part = Annotated[Annotated[str, Field(strict=True, max_length=300)], AfterValidator(one_part)]
+Parameter = Annotated[str, Field(strict=True, pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,99}$")]
+StoredConfig = Annotated[Mapping[Parameter, Setting], Field(min_length=1, max_length=100)]
+
+
+class _Certificate(BaseModel):
+    tolerance: Share
+    probability: Share
+
+
+class _Sum(BaseModel):
+    kernels: list[Part]
+    time_us: Time
+    default_time_us: Time | None
+
+
+class _Decision(_Sum):
+    value: Setting
+
+
+class _Joint(_Sum):
+    block_m: Setting
+    decided_by: _Decision | None = None
+
+
+def first_error(error: ValidationError) -> str:
+    """Return the place and the words of the first thing that is wrong, in one line."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    expected = first["msg"][:1].lower() + first["msg"][1:]
+    return f"{place}: {expected}" if place else expected
+
+
+def holding(kind: type[BaseModel]) -> AfterValidator:
+    """Check what a mapping holds, besides which it may hold more; the mapping itself is kept."""
+
+    def check(value: Mapping[str, Any]) -> Mapping[str, Any]:
+        try:
+            kind.model_validate(value)
+        except ValidationError as error:
+            raise PydanticCustomError("held", "{found}", {"found": first_error(error)}) from None
+        return value
+
+    return AfterValidator(check)
+
+
+Certificate = Annotated[Mapping[str, Any], holding(_Certificate)]
+Joint = Annotated[Mapping[str, Any], holding(_Joint)]

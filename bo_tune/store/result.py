@@ -1,0 +1,97 @@
+"""What a study ended with, as it is stored; checked when it is read."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, TypeAdapter
+from pydantic_core import PydanticCustomError
+
+from bo_tune.store.fields import Certificate, Count, Joint, Line, Seconds, StoredConfig, Time
+
+
+def _moment(text: str) -> str:
+    try:
+        aware = datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        aware = False
+    if not aware:
+        raise PydanticCustomError("moment", "a moment of ISO 8601, with its offset from UTC")
+    return text
+
+
+Moment = Annotated[Line, AfterValidator(_moment)]
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """What searching cost. Summed over all the processes that worked on it, killed ones included.
+
+    Attributes:
+        configs: configs tried, invalid ones included.
+        launched_configs: configs launched at least once.
+        launches: kernel launches of whatever purpose.
+        launches_by_purpose: the same, apart.
+        compiles: binaries compiled; those found in a cache are not counted.
+        compile_s: seconds of one core spent compiling.
+        wall_s: seconds during which a trial was under way.
+    """
+
+    configs: Count
+    launched_configs: Count
+    launches: Count
+    launches_by_purpose: Mapping[Line, Count]
+    compiles: Count
+    compile_s: Seconds
+    wall_s: Seconds
+
+    def flat(self) -> dict[str, float]:
+        """Return all figures in one flat mapping, as sidecars hold them."""
+        figures: dict[str, float] = {k: v for k, v in asdict(self).items() if k != "launches_by_purpose"}
+        return {**figures, **{f"launches_{p.replace('-', '_')}": n for p, n in self.launches_by_purpose.items()}}
+
+
+@dataclass(frozen=True, slots=True)
+class StudyResult:
+    """What a study ended with.
+
+    Attributes:
+        config: the config to write.
+        time_us: its re-measured time, in us.
+        default_time_us: the default config's, measured in turn with it; None if the default cannot run.
+        finalists: every config re-measured at the end, the default first, with its time in us.
+        trials: how many trials the study held when it was chosen.
+        date: when, ISO 8601 in UTC.
+        certificate: how sure the sampler's model was that nothing better was left (``search.Certificate``).
+        ended_by: the stop rule that ended the search (``search.StopRule``); None if something else did.
+        joint: where kernels had to agree: which (``kernels``), the value they agree on, the sum of their times and that
+            of their defaults' (``joint_choice.JointChoice``).
+        asked: of which search it is the result (``SessionSettings.asked``): one that is asked for anything else chooses
+            anew. None in a database of schema 1.
+    """
+
+    config: StoredConfig
+    time_us: Time
+    default_time_us: Time | None
+    finalists: Sequence[tuple[StoredConfig, Time]]
+    trials: Count
+    sampler: Line
+    date: Moment
+    certificate: Certificate | None
+    ended_by: Mapping[str, Any] | None
+    costs: Costs
+    joint: Joint | None = None
+    asked: Mapping[str, Any] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as a study attribute holds it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "StudyResult":
+        """Read a stored result. Raises pydantic's ValidationError, a ValueError, where it cannot be one."""
+        return _RESULT.validate_python(stored)
+
+
+_RESULT = TypeAdapter(StudyResult)

@@ -1,0 +1,149 @@
+"""One study in the database: its trials and attributes in and out, under a lease."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from optuna.trial import FrozenTrial, TrialState
+
+from bo_tune.errors import LeaseLostError
+from bo_tune.store.attributes import RESULT_ATTR
+from bo_tune.store.result import StudyResult
+from bo_tune.store.rows import Rows
+from bo_tune.store.study_name import StudyName
+from bo_tune.store.trial_queue import LOST, Writer
+
+if TYPE_CHECKING:
+    from bo_tune.store.storage import StudyStore
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+
+Result = TypeVar("Result")
+
+
+class StoredStudy:
+    """One study in the database. Safe to use from several threads."""
+
+    def __init__(self, store: "StudyStore", study_id: int, name: StudyName) -> None:
+        self._store = store
+        self.study_id = study_id
+        self.name = str(name)
+        self._named = name
+        self._token: int | None = None
+
+    @property
+    def _writer(self) -> Writer:
+        return self.study_id, self._token
+
+    def take(self) -> bool:
+        """Take the lease of the study; False where another worker has it. In memory there is none to take.
+
+        Raises:
+            StorageError: the study was deleted or set aside meanwhile, or the database fails.
+        """
+        keeper = self._store._keeper
+        if keeper is None:
+            return True
+        token = keeper.take(self.study_id, self.name)
+        if token is None:
+            return False
+        self._token = token
+        return True
+
+    def release(self) -> None:
+        """Give the lease back, so that others need not wait until it expires."""
+        keeper = self._store._keeper
+        if keeper is not None and self._token is not None:
+            keeper.release((self.study_id, self._token))
+            self._token = None
+
+    def trials(self) -> list[FrozenTrial]:
+        """Return the finished trials this package recorded, oldest first; none of those still to be stored.
+
+        Raises:
+            UnreadableStudyError: one of them cannot be what this package stored.
+        """
+        found = self._store._trials({self.study_id: self._named})
+        if not found:
+            raise self._store._sieve.refusal(self.name)
+        return found[self._named]
+
+    def result(self) -> StudyResult | None:
+        """Return the result, if there is one. Raises UnreadableStudyError."""
+        return self._store._sieve.result(self.name, self.attribute(RESULT_ATTR))
+
+    def add(self, trial: FrozenTrial) -> None:
+        """Record a finished trial.
+
+        Raises:
+            LeaseLostError: another worker has the study by now.
+            StorageError: the database cannot take it.
+        """
+        self.add_soon(trial, lambda: None)
+        self.flush()
+
+    def add_all(self, trials: Sequence[FrozenTrial], attributes: Mapping[str, Any]) -> None:
+        """Record finished trials and set attributes, all in one transaction.
+
+        Raises:
+            LeaseLostError: another worker has the study by now.
+            StorageError: the database cannot take them.
+        """
+
+        def add(rows: Rows) -> None:
+            rows.insert((self.study_id, trial) for trial in trials)
+            rows.set_attributes(self.study_id, attributes)
+
+        self._write(add)
+
+    def add_soon(self, trial: FrozenTrial, then: Callable[[], None]) -> None:
+        """Record a finished trial within a second, without waiting for it; see ``trial_queue``.
+
+        Args:
+            then: is called when the trial is stored, before ``flush`` returns.
+
+        Raises:
+            LeaseLostError: another worker has the study by now.
+            StorageError: the database could not take one of the trials before it.
+        """
+        self._store._queue.put(self._writer, trial, then)
+
+    def flush(self) -> None:
+        """Wait until every trial is stored. Raises LeaseLostError or StorageError where that cannot be."""
+        self._store._queue.flush(self._writer)
+
+    def attributes(self) -> Mapping[str, Any]:
+        """Return every user attribute."""
+        return self._store._read(lambda rows: rows.attributes(self.study_id))
+
+    def attribute(self, key: str) -> Any:
+        """Return a user attribute, or None."""
+        return self.attributes().get(key)
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        """Store a user attribute (any JSON value); see ``set_attributes``."""
+        self.set_attributes({key: value})
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Store user attributes (any JSON values) in one transaction.
+
+        Raises:
+            LeaseLostError: another worker has the study by now.
+            StorageError: the database cannot take them.
+        """
+        self._write(lambda rows: rows.set_attributes(self.study_id, attributes))
+
+    def has_running(self) -> bool:
+        """Say whether a trial is RUNNING, which none of this package's ever is."""
+        found = self._store._read(lambda rows: rows.trials([self.study_id], (TrialState.RUNNING,)))
+        return bool(found[self.study_id])
+
+    def fail_running(self) -> int:
+        """End the trials that a killed process left RUNNING; return how many there were."""
+        return self._write(lambda rows: rows.fail_running(self.study_id))
+
+    def _write(self, work: Callable[[Rows], Result]) -> Result:
+        done: list[Result] = []
+        lost = self._store._write([self._writer], lambda rows, held: done.extend(work(rows) for _ in held))
+        if lost:
+            raise LeaseLostError(LOST)
+        return done[-1]
