@@ -277,9 +277,11 @@ def cuda_devices(
     )
 
 
-def compile_target(gpu: GpuInfo, source: str, *, cache: Path, workers: int, deadline_s: float) -> "CompileTarget":
+def compile_target(
+    gpu: GpuInfo, source: str, *, cache: Path, workers: int, deadline_s: float, conditions: Conditions
+) -> "CompileTarget":
     """Return what compiles for a GPU that is known by its data alone, into a folder of Triton's cache."""
     # Imports torch, like ``cuda_device``.
     from bo_tune.measure.target import CompileTarget  # noqa: PLC0415
 
-    return CompileTarget(gpu, source, cache=cache, workers=workers, deadline_s=deadline_s)
+    return CompileTarget(gpu, source, cache=cache, workers=workers, deadline_s=deadline_s, conditions=conditions)

@@ -5,7 +5,7 @@ instead of the configs that it takes without a folder. So a folder that is tuned
 experts slower, unless it holds files for them, too.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -21,7 +21,7 @@ MOST_TOKENS = 16384
 """Most tokens in a step by vLLM's own choice (``--max-num-batched-tokens``, on GPUs from 160 GiB or offline)."""
 
 
-def untuned_entries(model: ModelStudy, tuned: Sequence[str], gpu: GpuInfo, folder: Path) -> list[TunedEntry]:
+def untuned_entries(model: ModelStudy, tuned: Collection[str], gpu: GpuInfo, folder: Path) -> list[TunedEntry]:
     """Return entries for the experts of a model whose kernels were not tuned, now or before.
 
     There are none where the model has no experts, or where the folder holds entries of theirs: all four kernels must

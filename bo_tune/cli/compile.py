@@ -18,6 +18,7 @@ from bo_tune.cli.resume import command_line
 from bo_tune.cli.search import study_of
 from bo_tune.cli.served import Served
 from bo_tune.cli.tuning import problems_of
+from bo_tune.conditions import Conditions
 from bo_tune.devices import compile_target, deciding_problems, fallen_back, kernel_source
 from bo_tune.errors import InputError, PackError
 from bo_tune.experience import Experience
@@ -231,7 +232,14 @@ def _run(plan: Plan, experience: Experience, out: Path, output: Output) -> None:
 def _compile(plan: Plan, experience: Experience, bench: Workbench, progress: PackProgress) -> tuple[Packed, bool]:
     """Fill a pack; returns how far it came, and whether that was as far as someone let it."""
     deadline_s = plan.study.budget.compile_deadline_s or COMPILE_DEADLINE_S
-    target = compile_target(plan.gpu, plan.source, cache=bench.cache, workers=plan.jobs, deadline_s=deadline_s)
+    target = compile_target(
+        plan.gpu,
+        plan.source,
+        cache=bench.cache,
+        workers=plan.jobs,
+        deadline_s=deadline_s,
+        conditions=Conditions(dual_stream=plan.study.model is not None and plan.study.model.dual_stream),
+    )
     latest = Packed.nothing(plan.budget)
     interrupted = False
 

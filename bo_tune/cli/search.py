@@ -208,7 +208,9 @@ def _arguments(
     )
     if limits.finalists is not None:
         settings = replace(settings, finalists=replace(settings.finalists, count=limits.finalists))
-    measured = replace(measured, compile_deadline_s=limits.compile_deadline_s)
+    two = study is not None and study.model is not None and study.model.dual_stream
+    conditions = replace(measured.conditions, dual_stream=two)
+    measured = replace(measured, conditions=conditions, compile_deadline_s=limits.compile_deadline_s)
     return Arguments(study, kernels or (), measured, storage, written, settings, verbose)
 
 

@@ -30,6 +30,7 @@ from bo_tune.errors import InputError
 from bo_tune.events import Listener
 from bo_tune.joint_decision import decides
 from bo_tune.kernels.registry import engine_spec, kernel_spec
+from bo_tune.kernels.vllm.untuned import knows_shipped_files
 from bo_tune.ladder import Ladder, refine
 from bo_tune.listing import reused_figures, study_figures
 from bo_tune.measure.described import DescribedDevice, Description
@@ -46,9 +47,17 @@ from bo_tune.store.leases import LEASE_S
 from bo_tune.store.storage import MEMORY, StudyStore
 from bo_tune.store.url import shown as shown_url
 from bo_tune.study_file import StudyFile
-from bo_tune.tables import check_writable, missing_lookups, read_table, table_file_name, write_tables
+from bo_tune.tables import (
+    TunedEntry,
+    check_writable,
+    missing_lookups,
+    read_table,
+    table_file_name,
+    write_tables,
+)
 from bo_tune.tuned_with import check_mix
 from bo_tune.tuner import InterruptedSearch
+from bo_tune.untuned import untuned_entries
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,21 +235,20 @@ def tune(arguments: Arguments, output: Output) -> None:
                 raise typer.Exit(exit_codes.INTERRUPTED) from None
         activity = session.activity
         mix()  # what others have written meanwhile
-        paths = write_tables(written.tables, session.entries(tuned), lambda line: output.notes(f"note: {line}"))
-        recorded = [record(t, written.recordings) for t in tuned] if written.recordings is not None else []
+        files, notes = _write(arguments, session, jobs, tuned)
         session.settle()
     store.close()
     _show(output, tuned, ladder, arguments.study)
     output.lines(*reuse_lines(tuned))
     output.say(*unreadable_lines(store.unreadable))
     output.lines(*activity_lines(activity))
-    output.notes(*(f"wrote {path}" for path in [*paths, *recorded]), *_missing(paths))
+    output.notes(*(f"wrote {file}" for file in files), *(f"note: {line}" for line in notes))
     output.json(
         {
             "studies": [study_figures(one) for one in tuned],
             "session": activity.to_json(),
             "reused": reused_figures(tuned),
-            "written": [str(path) for path in [*paths, *recorded]],
+            "written": [str(file) for file in files],
             "unreadable": dict(store.unreadable),
         }
     )
@@ -248,10 +256,39 @@ def tune(arguments: Arguments, output: Output) -> None:
         raise typer.Exit(exit_codes.FAILED)
 
 
+def _write(
+    arguments: Arguments, session: Session, jobs: Sequence[Job], tuned: Sequence[Tuned]
+) -> tuple[list[Path], list[str]]:
+    """Write tables and recordings; return their paths, and lines on what a reader of them would not expect."""
+    folders, notes = arguments.written, list[str]()
+    untuned = _untuned_experts(jobs, arguments)
+    paths = write_tables(folders.tables, [*session.entries(tuned), *untuned], notes.append)
+    recorded = [record(one, folders.recordings) for one in tuned] if folders.recordings is not None else []
+    return [*paths, *recorded], [*notes, *_missing(paths), *_untuned_lines(untuned)]
+
+
+def _untuned_experts(jobs: Sequence[Job], arguments: Arguments) -> list[TunedEntry]:
+    """Return entries for experts that the model has and nobody tuned, which the folder would make slower."""
+    model = arguments.study.model if arguments.study else None
+    if model is None:
+        return []
+    tuned = {job.problem.kernel for job in jobs}
+    gpus = {job.device.gpu.name: job.device.gpu for job in jobs}
+    return [entry for gpu in gpus.values() for entry in untuned_entries(model, tuned, gpu, arguments.written.tables)]
+
+
+def _untuned_lines(entries: Sequence[TunedEntry]) -> list[str]:
+    """Say of entries that nobody tuned what they are."""
+    if not entries:
+        return []
+    known = "" if knows_shipped_files() else ", as far as that is known without vLLM's own files"
+    return [f"the experts were not tuned: their files hold what an engine without this folder runs{known}"]
+
+
 def _missing(paths: Sequence[Path]) -> list[str]:
-    """Return a note on each lookup that the tables leave without an entry."""
+    """Return a line on each lookup that the tables leave without an entry."""
     return [
-        f"note: {path.name}: {lookup}: an engine that asks for it stops"
+        f"{path.name}: {lookup}: an engine that asks for it stops"
         for path in paths
         for lookup in missing_lookups(read_table(path))
     ]

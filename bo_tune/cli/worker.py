@@ -1,5 +1,6 @@
 """``bo-tune worker``: joins the sessions of a database."""
 
+from dataclasses import replace
 from typing import Any
 
 import typer
@@ -32,6 +33,7 @@ def worker_command(
     tokens: o.TokenSpread = Tokens.UNIFORM,
     active_loras: o.ActiveLoras = None,
     experts: o.ExpertSpread = Routing.UNIFORM.value,
+    dual_stream: o.DualStream = False,
     seed: o.Seed = None,
     jobs: o.Jobs = None,
     pack: o.Packs = None,
@@ -48,7 +50,7 @@ def worker_command(
     output, ended = Output("worker", json_file, quiet=quiet), list[StudyFinished | StudyFailed]()
     if storage == MEMORY:
         raise InputError("--storage: a worker needs a database that sessions share")
-    conditions = o.conditions(timing, tokens, active_loras, experts)
+    conditions = replace(o.conditions(timing, tokens, active_loras, experts), dual_stream=dual_stream)
     measured = Measured(device, kernels, conditions, jobs, tuple(pack or ()), gpus, require_idle=require_idle)
     store = StudyStore(storage, create=False, lease_s=lease)
     output.warn(*filter(None, [fallen_back(kernels) if measured.recordings is None else None]))

@@ -5,6 +5,7 @@ from concurrent.futures import Future
 from pathlib import Path
 
 from bo_tune.activity import FarmActivity
+from bo_tune.conditions import Conditions
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.measure.compile_farm import CompileFarm, Deadline
 from bo_tune.measure.cuda import COMPILE_MODULE
@@ -31,12 +32,23 @@ class CompileTarget:
         cache: folder for Triton's cache.
         workers: compile processes.
         deadline_s: seconds after which a compile is given up.
+        conditions: under which the binaries are to be launched.
     """
 
-    def __init__(self, gpu: GpuInfo, source: str, *, cache: Path, workers: int, deadline_s: float) -> None:
+    def __init__(
+        self,
+        gpu: GpuInfo,
+        source: str,
+        *,
+        cache: Path,
+        workers: int,
+        deadline_s: float,
+        conditions: Conditions | None = None,
+    ) -> None:
         self.gpu, self.workers = gpu, workers
         self._source = source
         environment = {**ASK_WITHOUT_A_CONTEXT, **STORE_THE_BINARY_ONLY, "TRITON_CACHE_DIR": str(cache.resolve())}
+        environment |= (conditions or Conditions()).environment
         self._server = ForkServer([COMPILE_MODULE, source], environment)
         self._farm = CompileFarm(self._server, gpu, source, workers=workers, deadline=Deadline(deadline_s))
         self._facts = KernelFacts(self._farm, gpu)

@@ -12,6 +12,7 @@ from helpers import (
     BUNDLED,
     EXPAND,
     EXPAND_TABLE,
+    H100,
     PATIENCE_S,
     ROOT,
     SHRINK,
@@ -25,11 +26,13 @@ from helpers import (
     stored_trials,
     write_all,
 )
+from moe_recordings import GPU_FILES
 
 from bo_tune.recording import read_recording, read_recordings
 from bo_tune.sampler_names import SAMPLERS
 from bo_tune.space import config_key
 from bo_tune.store.trials import launched
+from bo_tune.tables import read_table
 
 TABLES = (SHRINK_TABLE, EXPAND_TABLE)
 
@@ -281,3 +284,21 @@ def test_the_shipped_study_of_the_recordings_replays(tmp_path: Path) -> None:
     assert (ran.code, ran.err) == (0, "")
     tables = {path.name: json.loads(path.read_text()) for path in tmp_path.glob("*[!e].json")}
     assert {name: len(leaves(table)) for name, table in tables.items()} == {SHRINK_TABLE: 4, EXPAND_TABLE: 4}
+
+
+def test_experts_that_were_not_tuned_keep_what_an_engine_without_the_folder_runs(cli: Cli, tmp_path: Path) -> None:
+    """A folder with dense files alone would have the engine run its experts with fixed defaults."""
+    layers = ("--target-modules", "o_proj,experts", "--kernel", "lora_shrink", "--m", 16, "--tp", 1)
+    model = ("--model", ROOT / "studies" / "models" / "mixtral-8x7b", "--max-loras", 4, "--rank", 16)
+    device = ("--device", f"replay:{BUNDLED}", "--storage", "memory", "--budget", 5, "--out", tmp_path / "tuned")
+    ran = cli("tune", *model, *layers, *device)
+    assert ran.code == 0
+    assert "note: the experts were not tuned: their files hold what an engine without this folder runs" in ran.out
+    written = {path.name for path in (tmp_path / "tuned").glob("*.json") if "provenance" not in path.name}
+    assert written == {f"{H100.file_name}_SHRINK.json", *GPU_FILES}
+    table = read_table(tmp_path / "tuned" / GPU_FILES[0])
+    assert table.configs["4", "2", "32", "16", "4096", "14336"]["block_m"] == 16
+    assert table.configs["4", "2", "33", "16", "4096", "14336"]["block_m"] == 32
+    again = cli("tune", *model, *layers, *device)
+    assert again.code == 0
+    assert "the experts were not tuned" not in again.out, "their entries are there"
