@@ -58,6 +58,8 @@ class Best:
         wall_s: seconds during which this problem was worked on, in all runs of the program.
         gpu: name of the GPU.
         study: name of the study in the database.
+        disturbed: what spoilt its times, other processes on the GPU for example; empty where nothing did, None where
+            that is not known.
     """
 
     kernel: str
@@ -74,6 +76,7 @@ class Best:
     wall_s: float
     gpu: str
     study: str
+    disturbed: Sequence[str] | None = None
 
     @property
     def speed_up(self) -> float | None:
@@ -328,6 +331,7 @@ def _best(kernel: Kernel, tuned: Tuned) -> Best:
         wall_s=costs.wall_s,
         gpu=tuned.job.device.gpu.name,
         study=str(tuned.name),
+        disturbed=tuned.disturbed,
     )
 
 

@@ -183,8 +183,9 @@ def compile_command(
         jobs or os.cpu_count() or 1,
         seed if seed is not None else loaded.seed,
     )
+    known = experience(storage, history)
     output.warn(*filter(None, [fallen_back(kernels)]))
-    _run(plan, experience(storage, history), out, output)
+    _run(plan, known, out, output)
 
 
 def _gpu(target: str, name: str | None) -> TargetGpu:

@@ -209,11 +209,12 @@ def tune(arguments: Arguments, output: Output) -> None:
     with _workers(arguments) as workers, _jobs(arguments, workers) as (jobs, settings, searches):
         check_writable(written.tables, {_file_name(job) for job in jobs if not decides(job.problem)})
         mix = partial(check_mix, written.tables, _sources(jobs), own_wanted=arguments.measured.source == "builtin")
-        output.warn(*_fallen_back(jobs, arguments), *mix())
+        warnings = [*_fallen_back(jobs, arguments), *mix()]
         if written.recordings is not None:
             check_writable(written.recordings)
         # The last: what is wrong above leaves no database behind.
         store = StudyStore(arguments.storage, lease_s=arguments.lease_s)
+        output.warn(*warnings)
         _announce(output, jobs, arguments)
         shown = Progressing(output.console, len(jobs), verbose=arguments.verbose, urgent=output.urgent)
         with shown as progress:

@@ -53,9 +53,9 @@ def worker_command(
     conditions = replace(o.conditions(timing, tokens, active_loras, experts), dual_stream=dual_stream)
     measured = Measured(device, kernels, conditions, jobs, tuple(pack or ()), gpus, require_idle=require_idle)
     store = StudyStore(storage, create=False, lease_s=lease)
-    output.warn(*filter(None, [fallen_back(kernels) if measured.recordings is None else None]))
     shown = Progressing(output.console, None, verbose=verbose, urgent=output.urgent)
     with searching(measured) as searches, fitting_of(measured, seed or 0) as (_, fits, settings), shown as progress:
+        output.warn(*filter(None, [fallen_back(kernels) if measured.recordings is None else None]))
 
         def listen(event: Event) -> None:
             if isinstance(event, StudyFinished | StudyFailed):
