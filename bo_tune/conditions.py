@@ -13,6 +13,9 @@ TOOLCHAIN = ("triton", "ptxas", "torch")
 NO_VERSIONS = "versions not recorded"
 """Toolchain of what says nothing of it, as a recording may."""
 
+UNKNOWN = "toolchain unknown"
+"""What is said of studies whose names do not tell it: those of schema 1 (``store.attributes``)."""
+
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_~()/ -]{0,59}")
 
 

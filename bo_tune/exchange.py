@@ -52,7 +52,7 @@ def export_study(summary: StudySummary, trials: Sequence[FrozenTrial], folder: P
     name, attributes = summary.name, summary.attributes
     result = attributes.get(RESULT_ATTR)
     section = {
-        "version": SECTION_VERSION,
+        "version": SECTION_VERSION if name.toolchain else 1,
         "study": name.to_json(),
         "attributes": {key: attributes[key] for key in (SPACE_ATTR, *ENDING) if key in attributes},
         "trials": [_trial_json(trial) for trial in trials],

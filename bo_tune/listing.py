@@ -6,6 +6,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial, TrialState
 
+from bo_tune.conditions import UNKNOWN
 from bo_tune.results import Costs, StudyResult, costs_of, default_of, figures_of
 from bo_tune.space import config_key
 from bo_tune.store.attributes import DISTURBED_ATTR, FIGURES_ATTR, RESULT_ATTR, SPACE_ATTR
@@ -48,10 +49,6 @@ class StudyListing:
     def to_json(self) -> dict[str, Any]:
         """Return the listing as JSON, the study by its full name and by its parts."""
         return {**_named(self.name), **{k: v for k, v in asdict(self).items() if k != "name"}}
-
-
-UNKNOWN = "toolchain unknown"
-"""What is said of the toolchain of studies whose names do not tell it: those of schema 1."""
 
 
 def _named(name: StudyName) -> dict[str, Any]:

@@ -146,7 +146,7 @@ def test_studies_of_users_kernels_are_listed_by_whoever_opens_the_database(tmp_p
     bo_tune.tune(softmax, PROBLEMS, device=device(), storage=url)
     command = [sys.executable, "-m", "bo_tune", "show", "--storage", url]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True).stdout
-    assert "softmax_kernel on NVIDIA H100 80GB HBM3 (fake softmax_kernel), search" in shown
+    assert "softmax_kernel on NVIDIA H100 80GB HBM3 (fake softmax_kernel, triton 5.6, torch 3.4), search" in shown
     assert "rows=4096.cols=1024" in shown
     store = StudyStore(url)
     first, _ = list_studies(store)

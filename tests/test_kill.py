@@ -196,7 +196,8 @@ def test_killed_at_random_instants(tuning: Tuning, reference: Tuning) -> None:
     assert not [t for t in everything if t.state is TrialState.RUNNING]
     kept = tuning.finish()
     assert not printed(kept)
-    assert kept.count("kept ") == PROBLEMS
+    assert kept.count("] kept ") == PROBLEMS
+    assert f"\nkept {PROBLEMS} studies measured less than a minute ago with triton 3.6.0" in kept
 
 
 @pytest.mark.parametrize("reference", ["random"], indirect=True)
@@ -236,7 +237,7 @@ def test_a_run_that_begins_anew_is_killed_again_and_again(tuning: Tuning, refere
         if kill == 0:
             time.sleep(chance.uniform(0.5, 1.5))  # while it starts, or sets aside
         else:
-            tuning.wait_for(process, rf"(^recorded .*\n){{{chance.randint(1, 60)}}}")
+            tuning.wait_for(process, rf"(^recorded .*\n){{{chance.randint(1, 5)}}}")
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL

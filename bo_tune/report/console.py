@@ -13,9 +13,10 @@ from rich.table import Table
 
 from bo_tune.activity import SessionActivity
 from bo_tune.compare import Comparison, Comparisons
+from bo_tune.conditions import UNKNOWN
 from bo_tune.kernels.registry import DECIDING, kernel_spec
 from bo_tune.kernels.spec import SHARED
-from bo_tune.listing import UNKNOWN, StudyListing
+from bo_tune.listing import StudyListing
 from bo_tune.session import Tuned, session_wall_s
 from bo_tune.space import Config
 

@@ -5,7 +5,8 @@ from collections.abc import Iterator
 
 from rich.table import Table
 
-from bo_tune.listing import UNKNOWN, StudyDetail, TrialListing
+from bo_tune.conditions import UNKNOWN
+from bo_tune.listing import StudyDetail, TrialListing
 from bo_tune.report.console import duration, plain_table, short_config, speed_up, sure, us
 
 MOST_TRIALS = 20

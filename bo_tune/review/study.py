@@ -7,6 +7,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from bo_tune.conditions import UNKNOWN
 from bo_tune.outcome import Measurement
 from bo_tune.results import Costs, StudyResult, costs_of, default_of, figures_of, intervals_of
 from bo_tune.review.importance import modelled_losses
@@ -100,7 +101,7 @@ class StudyReview:
         """Studies that belong in one picture: kernel, GPU, code that was measured (and what compiled it), conditions
         (and how they were searched, where that is not as usual)."""
         name = self.name
-        source = ", ".join(filter(None, [name.kernel_source, name.toolchain]))
+        source = f"{name.kernel_source}, {name.toolchain or UNKNOWN}"
         return name.problem.kernel, name.gpu, source, ", ".join(filter(None, [name.conditions, name.search]))
 
 

@@ -15,6 +15,7 @@ from bo_tune.pack.contents import (
     KernelText,
     Manifest,
     PackedBinary,
+    Toolchain,
     binary_json,
     binary_of,
     identity_json,
@@ -108,3 +109,14 @@ def test_a_binary_is_there_or_has_a_reason() -> None:
     for entry, reason in ((None, None), ("A" * 52, InvalidReason.COMPILE_ERROR)):
         with pytest.raises(ValueError, match="either"):
             PackedBinary(binary().problem, {}, 1.0, entry=entry, reason=reason)
+
+
+@pytest.mark.parametrize(
+    ("ptxas", "short"),
+    [
+        ("Build cuda_12.8.r12.8/compiler.35583870_0 (0123456789abcdef)", "12.8.35583870"),
+        ("12.8 (ab)", "12.8 (ab)"),
+    ],
+)
+def test_an_assembler_is_named_in_short(ptxas: str, short: str) -> None:
+    assert Toolchain("3.6.0", "ab", ptxas, "CPython 3.12").assembler == short

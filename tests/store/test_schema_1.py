@@ -9,9 +9,10 @@ import pytest
 from helpers import SHRINK, sliced, sqlite_url
 from postgres import Postgres
 
+from bo_tune.conditions import UNKNOWN
 from bo_tune.devices import replay_job
 from bo_tune.history import Histories
-from bo_tune.listing import UNKNOWN, list_studies, study_detail
+from bo_tune.listing import list_studies, study_detail
 from bo_tune.session import Session, SessionSettings
 from bo_tune.store.storage import RESULT_ATTR, SCHEMA_ATTR, StudyStore
 
