@@ -57,8 +57,7 @@ def _rank(origin: Provenance) -> int:
 
 def _line(origins: list[Provenance]) -> str:
     problem, joint = origins[0].problem, origins[0].joint
-    default = kernel_spec(problem.kernel).default_config(problem)["block_m"]
-    start = f"rank {_rank(origins[0])} m {problem.m}: block_m {joint['block_m']} (default {default})"
+    start = f"rank {_rank(origins[0])} m {problem.m}: block_m {joint['block_m']}"
     parts = [("two kernels", joint)]
     if "decided_by" in joint:
         parts = [("one launch, which decided", joint["decided_by"]), ("two kernels under it", joint)]

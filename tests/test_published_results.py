@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+from bo_tune.check import check_folder
 from bo_tune.kernels.registry import kernel_spec
+from bo_tune.models import ModelStudy
 from bo_tune.study_file import load_study_file
 from bo_tune.tables import missing_lookups, read_folder, read_provenance, table_file_name
 
 ROOT = Path(__file__).parents[1]
-TUNED = ROOT / "benchmarks" / "results" / "llama-3.1-8b-96.h100"
+RESULTS = ROOT / "benchmarks" / "results"
+TUNED = RESULTS / "llama-3.1-8b-96.h100"
 STUDY = ROOT / "studies" / "llama-3.1-8b-96.toml"
 
 
@@ -28,3 +31,13 @@ def test_llama_on_h100_key_by_key() -> None:
         assert origin.time_us <= origin.default_time_us
     assert {name: set(table.configs) for name, table in tables.items()} == expected
     assert not [lookup for table in tables.values() for lookup in missing_lookups(table, (1, 2, 3))]
+
+
+def test_qwen_3_on_h200_has_every_lookup_of_the_engine_that_was_timed() -> None:
+    model = ModelStudy.of(
+        str(ROOT / "studies" / "models" / "qwen3-30b-a3b"),
+        tensor_parallel=1, ranks=[16], max_loras=[4], ms=[1], max_sequences=256,
+    )  # fmt: skip
+    report = check_folder(RESULTS / "qwen3-30b-a3b.h200", model, max_batched_tokens=2048)
+    assert not report.faults
+    assert report.count("exact") == 54
