@@ -23,6 +23,7 @@ from bo_tune.outcome import Invalid, InvalidReason, Outcome, Resources
 from bo_tune.problem import AnyProblem, GpuInfo, Problem
 from bo_tune.recording_format import (
     DEFAULT_CONFIG,
+    DEFAULT_TIME_US,
     SCHEMA_VERSION,
     MalformedError,
     check_units,
@@ -34,6 +35,7 @@ from bo_tune.recording_format import (
     parse_json,
     problem_of,
     reason_of,
+    tells_default,
 )
 from bo_tune.space import Config, ConfigKey, SearchSpace, config_key
 
@@ -293,17 +295,14 @@ def _parse(path: Path, document: Any, *, any_kernel: bool) -> Recording:
 
 
 def _default_time_us(problem: AnyProblem, metadata: Mapping[str, Any]) -> float | None:
-    """Return the time of the default config, if recorded; None where it was the time of what is no default today.
-
-    Recordings of the experts' kernels that do not name the default were made when it was that of a tuned engine.
-    """
-    time_us = number(metadata, "vllm_default_time_us", "metadata", positive=True)
-    if DEFAULT_CONFIG not in metadata:
-        return None if isinstance(problem, Problem) and problem.experts is not None else time_us
-    config = expect(metadata, DEFAULT_CONFIG, dict, "metadata")
+    """Return the time of the default config, if recorded; None where it was the time of what is no default today."""
+    time_us = number(metadata, DEFAULT_TIME_US, "metadata", positive=True)
+    if not tells_default(problem, metadata):
+        return None
+    config = expect(metadata, DEFAULT_CONFIG, dict, "metadata") if DEFAULT_CONFIG in metadata else {}
     for name in config:
         expect(config, name, int, f"metadata.{DEFAULT_CONFIG}")
-    if is_known(problem.kernel):
+    if config and is_known(problem.kernel):
         _check_names(problem.kernel, tuple(config))
     return time_us
 

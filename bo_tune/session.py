@@ -16,7 +16,7 @@ from bo_tune.devices import Job, together
 from bo_tune.disturbed import Disturbed
 from bo_tune.ending import choose_results, current_results, have_ended
 from bo_tune.errors import DeviceError, LeaseLostError, UnreadableStudyError
-from bo_tune.events import Listener, StudyFailed, StudyFinished, StudyLost, StudyStarted, ignore
+from bo_tune.events import Listener, StudyFailed, StudyLost, StudyStarted, ignore
 from bo_tune.history import Histories
 from bo_tune.joint import JointTuner
 from bo_tune.joint_decision import DecidedTuner, Decision, parted
@@ -36,7 +36,7 @@ from bo_tune.store.storage import MEMORY, StoredStudy, StudyStore
 from bo_tune.store.study_name import StudyName
 from bo_tune.tables import TunedEntry
 from bo_tune.threads import garbage_sought_seldom, one_blas_thread, turns_taken_fast
-from bo_tune.tuned import Tuned, session_wall_s, table_entries
+from bo_tune.tuned import Tuned, finished_event, session_wall_s, table_entries
 from bo_tune.tuner import InterruptedSearch, Tuner
 
 __all__ = ["Session", "SessionSettings", "Tuned", "session_wall_s"]
@@ -134,7 +134,7 @@ class Session:
         for group in together(jobs):
             kernels = [job.problem.kernel for job in group]
             for job in group:
-                name = self._name(job)
+                name = self.settings.name_of(job)
                 gpus[name] = job.device.gpu
                 wanted[name] = self.settings.job(job.problem.kernel, together=kernels)
         self._claims.register(gpus, wanted, write=not self._joins, fresh=self._fresh)
@@ -210,18 +210,6 @@ class Session:
             with self._active_lock:
                 self._active -= 1
 
-    def _name(self, job: Job) -> StudyName:
-        problem, device = job.problem, job.device
-        return StudyName(
-            problem,
-            device.gpu.name,
-            device.kernel_source(problem.kernel),
-            self.settings.exhaustive,
-            device.conditions.label,
-            device.toolchain,
-            self.settings.search,
-        )
-
     def prepare(
         self,
         job: Job,
@@ -240,7 +228,7 @@ class Session:
         """
         problem, device = job.problem, job.device
         settings = self.settings.of_study(problem, decision)
-        spec, name = kernel_spec(problem.kernel), self._name(job)
+        spec, name = kernel_spec(problem.kernel), self.settings.name_of(job)
         space = device.search_space(spec, problem).override(settings.spaces.get(problem.kernel, {}))
         found = candidates(spec, problem, space, device, exhaustive=settings.exhaustive)
         stored = stored or self._claims.stored(name, device.gpu)
@@ -296,7 +284,7 @@ class Session:
         if self._stop.is_set():
             raise InterruptedSearch
         try:
-            return self._tune_these(jobs, [self._name(job) for job in jobs])
+            return self._tune_these(jobs, [self.settings.name_of(job) for job in jobs])
         except UnreadableStudyError as error:  # it costs these studies, and no others
             return self._fail(jobs, str(error))
 
@@ -398,7 +386,7 @@ class Session:
             try:
                 name, tuner = self.prepare(job, done=True)
             except UnreadableStudyError:
-                nothing = StudyStore(MEMORY).open(self._name(job), job.device.gpu)
+                nothing = StudyStore(MEMORY).open(self.settings.name_of(job), job.device.gpu)
                 name, tuner = self.prepare(job, done=True, stored=nothing)
             failed.append(Tuned(job, name, None, tuner, done=False))
             self._listener(StudyFailed(str(name), job.problem, message))
@@ -415,17 +403,7 @@ class Session:
         if result is not None and self._teaches_itself:
             self._histories.learn(tuned.name, tuned.job.device.gpu, tuner.trials)
         self._done += 1
-        self._listener(
-            StudyFinished(
-                str(tuned.name),
-                tuner.problem,
-                result.time_us if result else None,
-                result.default_time_us if result else None,
-                len(tuner.trials),
-                tuner.launched_configs,
-                reused,
-            )
-        )
+        self._listener(finished_event(tuned, reused=reused))
 
     def entries(self, tuned: Sequence[Tuned]) -> list[TunedEntry]:
         """Return the table entries of the studies that have a result."""

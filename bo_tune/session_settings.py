@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
+from bo_tune.devices import Job
 from bo_tune.finalists import Finalists
 from bo_tune.joint_decision import Decision, decides
 from bo_tune.kernels.registry import kernel_spec
@@ -16,6 +17,7 @@ from bo_tune.problem import AnyProblem
 from bo_tune.sampler_names import GRID, GRID_GP, SAMPLERS
 from bo_tune.search import StopRule
 from bo_tune.store.fields import Count, Flag, Line, Parameter, Setting, Share, first_error
+from bo_tune.store.study_name import StudyName
 from bo_tune.tuner import TunerSettings
 
 STUDIES_PER_COMPILER = 1
@@ -115,6 +117,19 @@ class SessionSettings:
             "not bundled": self.sampler == GRID_GP and not self.bundled,
         }
         return ", ".join(word for word, is_unusual in unusual.items() if is_unusual)
+
+    def name_of(self, job: Job) -> StudyName:
+        """Return the name of the study in which a problem is searched."""
+        problem, device = job.problem, job.device
+        return StudyName(
+            problem,
+            device.gpu.name,
+            device.kernel_source(problem.kernel),
+            self.exhaustive,
+            device.conditions.label,
+            device.toolchain,
+            self.search,
+        )
 
     def on(self, compilers: int, studies: int, devices: int = 1) -> "SessionSettings":
         """Return the settings with what a host can do at once."""

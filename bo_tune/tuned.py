@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bo_tune.devices import Job
+from bo_tune.events import StudyFinished
 from bo_tune.kernels.registry import engine_spec, kernel_spec
 from bo_tune.problem import lora
 from bo_tune.provenance import Provenance
@@ -33,6 +34,20 @@ class Tuned:
     done: bool = True
     disturbed: Sequence[str] | None = None
     kept: bool = False
+
+
+def finished_event(tuned: Tuned, *, reused: bool) -> StudyFinished:
+    """Return what is told of a study that has come to its end."""
+    result, tuner = tuned.result, tuned.tuner
+    return StudyFinished(
+        str(tuned.name),
+        tuner.problem,
+        result.time_us if result else None,
+        result.default_time_us if result else None,
+        len(tuner.trials),
+        tuner.launched_configs,
+        reused,
+    )
 
 
 def session_wall_s(tuned: Sequence[Tuned]) -> float:

@@ -14,6 +14,7 @@ from watches import Scripted, using
 from bo_tune.devices import Job
 from bo_tune.events import Event, GpuNoticed
 from bo_tune.exchange import export_study, import_study
+from bo_tune.exported import read_exported
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.listing import StudyListing, list_studies, study_detail, study_figures
 from bo_tune.measure import gpu_monitor
@@ -25,7 +26,8 @@ from bo_tune.report.console import results_tables, session_lines, studies_lines,
 from bo_tune.report.study import study_lines
 from bo_tune.session import Session, SessionSettings, Tuned
 from bo_tune.space import Config
-from bo_tune.store.storage import DISTURBED_ATTR, StudyStore
+from bo_tune.store.attributes import DISTURBED_ATTR
+from bo_tune.store.storage import StudyStore
 from bo_tune.tables import read_provenance, write_tables
 from bo_tune.tuner import InterruptedSearch
 
@@ -197,7 +199,7 @@ def test_an_exported_study_takes_its_mark_along(store: StudyStore, tmp_path: Pat
     path = export_study(summary, store.trials_of([summary])[summary.name], tmp_path)
     other = StudyStore(sqlite_url(tmp_path / "other.db"))
     assert path is not None
-    import_study(other, read_recording(path))
+    import_study(other, read_exported(read_recording(path)))
     (study,) = list_studies(other)
     other.close()
     assert study.disturbed == [PRESENT]

@@ -15,6 +15,7 @@ from pack_samples import IDENTITY, cache_folder
 
 from bo_tune.errors import PackError
 from bo_tune.experience import Experience
+from bo_tune.kernels.spec import KernelSpec
 from bo_tune.likely import Likely
 from bo_tune.measure.device import Build, Compiled
 from bo_tune.outcome import Compilation, Invalid, InvalidReason, Resources
@@ -54,6 +55,9 @@ class FakeTarget:
 
     def kernel_source(self, kernel: str) -> str:
         return "some code"
+
+    def default_config(self, spec: KernelSpec, problem: Problem) -> dict[str, int]:
+        return spec.default_config(problem)
 
     def key(self, problem: Problem, config: Config) -> tuple[object, ...]:
         return problem.kernel, config_key(config)

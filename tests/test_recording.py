@@ -306,12 +306,12 @@ def test_an_unknown_gpu_rules_nothing_out() -> None:
 
 
 def test_a_recording_of_another_kernel_is_read_where_any_is_wanted(tmp_path: Path) -> None:
-    problem = SizedProblem("softmax", (("rows", 4096), ("dtype", "float16")))
+    problem = SizedProblem("softmin", (("rows", 4096), ("dtype", "float16")))
     whole = read_recording(EXPAND)
     path = tmp_path / recording_file_name(whole.gpu, problem)
-    assert path.name == "h100.softmax.rows=4096.dtype=float16.t4.json.gz"
+    assert path.name == "h100.softmin.rows=4096.dtype=float16.t4.json.gz"
     write_recording(path, replace(whole, path=path, problem=problem, metadata={}))
-    with pytest.raises(RecordingError, match="recording of another kernel: softmax"):
+    with pytest.raises(RecordingError, match="recording of another kernel: softmin"):
         read_recordings(tmp_path)
     (read,) = read_recordings(tmp_path, any_kernel=True)
     assert read.problem == problem

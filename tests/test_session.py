@@ -228,7 +228,8 @@ def test_what_was_left_out_is_kept_with_the_study() -> None:
     (tuned,) = run(replace(RANDOM, budget=None), jobs(1, inert), store)
     (summary,) = store.summaries()
     note = summary.attributes[SPACE_ATTR]
-    assert note == {"size": 24, "candidates": 6, "excluded": {IDENTICAL: 18}}
+    default = SPEC.default_config(problems(1)[0])
+    assert note == {"size": 24, "candidates": 6, "excluded": {IDENTICAL: 18}, "default": default}
     assert len(tuned.tuner.trials) == 7
 
 

@@ -59,6 +59,7 @@ class ReplayDevice(Device):
     ) -> None:
         self.recording = recording
         self.gpu: GpuInfo = recording.gpu
+        self._default_config = dict(default_config)
         self._default = config_key(default_config)
         self._seed = seed
         self._protocol = protocol or TimingProtocol()
@@ -74,7 +75,7 @@ class ReplayDevice(Device):
 
     def default_config(self, spec: KernelSpec, problem: AnyProblem) -> dict[str, int]:
         """What was the default where the recording was made."""
-        return dict(self._default)
+        return dict(self._default_config)
 
     def search_space(self, spec: KernelSpec, problem: AnyProblem) -> SearchSpace:
         """The recorded grid."""

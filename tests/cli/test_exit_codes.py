@@ -16,7 +16,8 @@ from bo_tune.cli.output import Output
 NAMES = list(generate_cli.commands())
 
 NEEDED = {
-    "compare": ("a", "b"), "simulate": ("--recordings", "x"), "check": ("x",), "import": ("x",), "merge": ("x",)
+    "compare": ("a", "b"), "simulate": ("--recordings", "x"), "check": ("x",), "import": ("x",), "merge": ("x",),
+    "delete": ("x",),
 }  # fmt: skip
 """Arguments without which a command is not understood."""
 

@@ -124,7 +124,7 @@ def test_the_launch_that_runs_decides_on_block_m(cli: Cli, tmp_path: Path) -> No
             assert ("decided_by" in origin.joint) == (path != "two-kernels")
     assert {path.name for path in (tmp_path / "auto").glob("NVIDIA*_[SE]*[KD].json")} == set(GPU_FILES)
     shown = cli("show", "--storage", f"sqlite:///{tmp_path}/studies.db").out
-    assert "fused_moe_lora_w13 on NVIDIA H100 80GB HBM3 (vllm 0.33.0 (one-launch path)), search" in shown
+    assert "fused_moe_lora_w13 on NVIDIA H100 80GB HBM3 (vllm 0.33.0 (one-launch path), " in shown
     assert "fused_moe_lora_w2: what an engine launches in place of shrink and expand; decides on block_m" in shown
 
 

@@ -66,7 +66,7 @@ def test_a_launch_does_what_vllms_own_launcher_does(problem, monkeypatch):
         ours = op.output(inputs).clone()
         monkeypatch.setattr(launcher, "get_lora_op_configs", lambda *_, config=config, **__: config)
         op.reset(inputs)
-        getattr(launcher, name)(**op.arguments(inputs, config))
+        getattr(launcher, name)(**op.arguments(inputs, config, torch.cuda.get_device_capability()))
         torch.testing.assert_close(op.output(inputs), ours, rtol=1e-4, atol=1e-4)
 
 

@@ -33,6 +33,8 @@ while True:
     torch.cuda.synchronize()
 """
 LONG_S = 60.0
+TO_SHOW_S = 2.0
+"""Seconds of work after which a driver's figures of the last moments show it."""
 
 
 @pytest.fixture
@@ -41,6 +43,7 @@ def neighbour() -> Iterator[None]:
     with subprocess.Popen([sys.executable, "-c", BUSY], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
+        time.sleep(TO_SHOW_S)
         yield
         process.kill()
 
