@@ -9,7 +9,8 @@ from pathlib import Path
 from statistics import geometric_mean
 
 from bo_tune.results import StudyResult
-from bo_tune.store.storage import RESULT_ATTR, StudyStore
+from bo_tune.store.attributes import RESULT_ATTR
+from bo_tune.store.storage import StudyStore
 from bo_tune.study_file import load_study_file
 
 

@@ -9,7 +9,8 @@ from bo_tune.candidates import Candidates
 from bo_tune.events import Listener, StudyElsewhere
 from bo_tune.problem import GpuInfo
 from bo_tune.space import Config
-from bo_tune.store.storage import DONE_ATTR, SPACE_ATTR, StoredStudy, StudyStore
+from bo_tune.store.attributes import DONE_ATTR, SPACE_ATTR
+from bo_tune.store.storage import StoredStudy, StudyStore
 from bo_tune.store.study_name import StudyName
 
 DONE_KNOWN_FOR_S = 0.1

@@ -10,7 +10,7 @@ from bo_tune.joint import JointTuner
 from bo_tune.joint_decision import DecidedTuner, Decision, parted
 from bo_tune.results import StudyResult, costs_of
 from bo_tune.search import StopRule
-from bo_tune.store.storage import RESULT_ATTR
+from bo_tune.store.attributes import RESULT_ATTR
 from bo_tune.tuner import Tuner
 
 Asked = Callable[[str], Mapping[str, Any]]

@@ -19,8 +19,9 @@ from bo_tune.exported import ENDING, SECTION, SECTION_VERSION, ExportedStudy
 from bo_tune.outcome import Invalid, InvalidReason
 from bo_tune.recording import SUFFIXES, Recording, recording_file_name, write_recording
 from bo_tune.space import SearchSpace, config_key
+from bo_tune.store.attributes import ORIGIN_ATTR, RESULT_ATTR, SPACE_ATTR
 from bo_tune.store.checked import NotOursError, check_trials
-from bo_tune.store.storage import ORIGIN_ATTR, RESULT_ATTR, SPACE_ATTR, StudyStore, StudySummary
+from bo_tune.store.storage import StudyStore, StudySummary
 from bo_tune.store.study_name import StudyName
 from bo_tune.store.trials import RUNTIMES_US, outcome_of, time_us
 

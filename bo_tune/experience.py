@@ -12,7 +12,8 @@ from bo_tune.outcome import estimate_us
 from bo_tune.problem import AnyProblem, GpuInfo
 from bo_tune.recording import Recording
 from bo_tune.search import StudyHistory
-from bo_tune.store.storage import GPU_ATTR, StudyStore
+from bo_tune.store.attributes import GPU_ATTR
+from bo_tune.store.storage import StudyStore
 from bo_tune.store.study_name import StudyName
 
 

@@ -26,10 +26,8 @@ from bo_tune.results import StudyResult, figures_of
 from bo_tune.sampler_names import SAMPLERS
 from bo_tune.session_settings import SessionSettings
 from bo_tune.space import ConfigKey, config_key
-from bo_tune.store.attributes import DISTURBED_ATTR, SCHEMA_ATTR, SCHEMA_VERSION
-from bo_tune.store.checked import NotOursError, check_attributes, check_trials, name_of
-from bo_tune.store.fields import StoredConfig, Time, first_error
-from bo_tune.store.storage import (
+from bo_tune.store.attributes import (
+    DISTURBED_ATTR,
     DONE_ATTR,
     FIGURES_ATTR,
     GPU_ATTR,
@@ -37,8 +35,12 @@ from bo_tune.store.storage import (
     NAME_ATTR,
     ORIGIN_ATTR,
     RESULT_ATTR,
+    SCHEMA_ATTR,
+    SCHEMA_VERSION,
     SPACE_ATTR,
 )
+from bo_tune.store.checked import NotOursError, check_attributes, check_trials, name_of
+from bo_tune.store.fields import StoredConfig, Time, first_error
 from bo_tune.store.study_name import StudyName
 from bo_tune.store.trials import LARGEST_VALUE, REASON, RUNTIMES_US, estimates, launched
 

@@ -15,7 +15,8 @@ from bo_tune.kernels.registry import is_known, kernel_spec
 from bo_tune.problem import AnyProblem, GpuInfo
 from bo_tune.search import HistoryPrior, StudyHistory
 from bo_tune.space import Config
-from bo_tune.store.storage import RESULT_ATTR, StudyStore
+from bo_tune.store.attributes import RESULT_ATTR
+from bo_tune.store.storage import StudyStore
 from bo_tune.store.study_name import StudyName
 from bo_tune.store.trials import time_us
 

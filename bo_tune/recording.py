@@ -23,10 +23,10 @@ from bo_tune.outcome import Invalid, InvalidReason, Outcome, Resources
 from bo_tune.problem import AnyProblem, GpuInfo, Problem
 from bo_tune.recording_format import (
     DEFAULT_CONFIG,
-    DEFAULT_TIME_US,
     SCHEMA_VERSION,
     MalformedError,
     check_units,
+    default_time_us,
     expect,
     gpu_of,
     invalidity_of,
@@ -35,7 +35,6 @@ from bo_tune.recording_format import (
     parse_json,
     problem_of,
     reason_of,
-    tells_default,
 )
 from bo_tune.space import Config, ConfigKey, SearchSpace, config_key
 
@@ -288,23 +287,10 @@ def _parse(path: Path, document: Any, *, any_kernel: bool) -> Recording:
         gpu=gpu_of(metadata),
         kernel_source=expect(metadata, "kernel_source", str, "metadata"),
         space=SearchSpace.of({name: tuple(columns[name]) for name in names}),
-        default_time_us=_default_time_us(problem, metadata),
+        default_time_us=default_time_us(problem, metadata, names),
         entries=entries,
         metadata=metadata,
     )
-
-
-def _default_time_us(problem: AnyProblem, metadata: Mapping[str, Any]) -> float | None:
-    """Return the time of the default config, if recorded; None where it was the time of what is no default today."""
-    time_us = number(metadata, DEFAULT_TIME_US, "metadata", positive=True)
-    if not tells_default(problem, metadata):
-        return None
-    config = expect(metadata, DEFAULT_CONFIG, dict, "metadata") if DEFAULT_CONFIG in metadata else {}
-    for name in config:
-        expect(config, name, int, f"metadata.{DEFAULT_CONFIG}")
-    if config and is_known(problem.kernel):
-        _check_names(problem.kernel, tuple(config))
-    return time_us
 
 
 def _check_names(kernel: str, names: tuple[str, ...]) -> None:

@@ -4,7 +4,7 @@ Functions here raise ``MalformedError`` with the place inside the file; ``record
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from math import isfinite
 from typing import Any, NoReturn, TypeVar
@@ -236,6 +236,25 @@ def tells_default(problem: AnyProblem, metadata: Mapping[str, Any]) -> bool:
     Recordings of the experts' kernels that do not name the default were made when it was that of a tuned engine.
     """
     return DEFAULT_CONFIG in metadata or not isinstance(problem, Problem) or problem.experts is None
+
+
+def default_time_us(problem: AnyProblem, metadata: Mapping[str, Any], names: Collection[str]) -> float | None:
+    """Return the time of the default config, if recorded; None where it was the time of what is no default today.
+
+    Args:
+        names: of the parameters of recorded configs, which the default has too.
+
+    Raises:
+        MalformedError: the time is none, or the default no config.
+    """
+    time_us = number(metadata, DEFAULT_TIME_US, "metadata", positive=True)
+    if DEFAULT_CONFIG in metadata:
+        config = expect(metadata, DEFAULT_CONFIG, dict, "metadata")
+        if set(config) != set(names):
+            raise MalformedError(f"metadata.{DEFAULT_CONFIG}: expected the parameters {', '.join(sorted(names))}")
+        for name in config:
+            expect(config, name, int, f"metadata.{DEFAULT_CONFIG}")
+    return time_us if tells_default(problem, metadata) else None
 
 
 def check_units(metadata: Mapping[str, Any]) -> None:

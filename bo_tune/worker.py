@@ -17,7 +17,8 @@ from bo_tune.kernels.registry import IN_ORDER
 from bo_tune.processes.fork_server import ForkServer
 from bo_tune.session import Session
 from bo_tune.session_settings import SessionSettings
-from bo_tune.store.storage import DONE_ATTR, JOB_ATTR, StudyStore, StudySummary
+from bo_tune.store.attributes import DONE_ATTR, JOB_ATTR
+from bo_tune.store.storage import StudyStore, StudySummary
 from bo_tune.store.study_name import StudyName
 from bo_tune.tuner import InterruptedSearch
 

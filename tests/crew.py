@@ -17,8 +17,9 @@ from optuna.trial import FrozenTrial
 from sqlalchemy import Connection, create_engine, make_url, select
 
 from bo_tune.report.console import short_config
+from bo_tune.store.attributes import DONE_ATTR
 from bo_tune.store.leases import LEASES, DatabaseNow
-from bo_tune.store.storage import DONE_ATTR, StudyStore, StudySummary
+from bo_tune.store.storage import StudyStore, StudySummary
 from bo_tune.store.study_rows import attribute_of_all
 
 Recorded = Counter[tuple[str, str]]

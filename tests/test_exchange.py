@@ -17,7 +17,8 @@ from bo_tune.exported import read_exported
 from bo_tune.outcome import Invalid, InvalidReason
 from bo_tune.recording import Recording, read_recording
 from bo_tune.session import Session, SessionSettings
-from bo_tune.store.storage import RESULT_ATTR, StudyStore
+from bo_tune.store.attributes import RESULT_ATTR
+from bo_tune.store.storage import StudyStore
 from bo_tune.store.trials import to_trial
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)

@@ -16,7 +16,8 @@ from bo_tune.results import StudyResult
 from bo_tune.search import StopRule
 from bo_tune.session import Session, SessionSettings, Tuned
 from bo_tune.simulate import simulate
-from bo_tune.store.storage import MEMORY, RESULT_ATTR, StudyStore
+from bo_tune.store.attributes import RESULT_ATTR
+from bo_tune.store.storage import MEMORY, StudyStore
 from bo_tune.tuner import InterruptedSearch
 
 

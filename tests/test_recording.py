@@ -323,3 +323,30 @@ def test_a_recording_of_another_kernel_is_read_where_any_is_wanted(tmp_path: Pat
     bad.write_text(json.dumps(raw))
     with pytest.raises(RecordingError, match=r"bad.t4.json: metadata.shape.sizes: a size is a number"):
         read_recording(bad, any_kernel=True)
+
+
+@pytest.mark.parametrize(
+    ("default", "said"),
+    [
+        ([1], "metadata.default_config: expected an object"),
+        ({"block_m": 16}, "metadata.default_config: expected the parameters block_k, block_m"),
+        ({"block_m": "16"}, "metadata.default_config.block_m: expected an integer"),
+    ],
+)
+def test_a_recorded_default_is_a_config(tmp_path: Path, default: object, said: str) -> None:
+    whole = read_recording(EXPAND)
+    if isinstance(default, dict) and "16" in default.values():
+        default = {**whole.default_config, **default}
+    path = tmp_path / "x.t4.json"
+    write_recording(path, replace(whole, path=path, metadata={**whole.metadata, "default_config": default}))
+    with pytest.raises(RecordingError, match=said):
+        read_recording(path)
+
+
+def test_the_default_of_a_recording_is_what_it_says(tmp_path: Path) -> None:
+    whole = read_recording(EXPAND)
+    path, other = tmp_path / "x.t4.json", dict(whole.best)
+    write_recording(path, replace(whole, path=path, metadata={**whole.metadata, "default_config": other}))
+    again = read_recording(path)
+    assert again.default_config == other != whole.default_config
+    assert again.default_time_us == whole.default_time_us

@@ -19,7 +19,8 @@ from bo_tune.problem import Problem
 from bo_tune.sampler_names import SAMPLERS
 from bo_tune.session import Session, SessionSettings, Tuned
 from bo_tune.space import Config, SearchSpace, config_key
-from bo_tune.store.storage import MEMORY, SPACE_ATTR, StudyStore
+from bo_tune.store.attributes import SPACE_ATTR
+from bo_tune.store.storage import MEMORY, StudyStore
 from bo_tune.tuner import InterruptedSearch
 
 SPEC = kernel_spec("lora_shrink")

@@ -14,7 +14,8 @@ from bo_tune.problem import Problem
 from bo_tune.recording import read_recording
 from bo_tune.session import Session, SessionSettings, Tuned
 from bo_tune.space import Config, SearchSpace
-from bo_tune.store.storage import DONE_ATTR, JOB_ATTR, RESULT_ATTR, StudyStore
+from bo_tune.store.attributes import DONE_ATTR, JOB_ATTR, RESULT_ATTR
+from bo_tune.store.storage import StudyStore
 from bo_tune.tuner import InterruptedSearch
 from bo_tune.worker import StudyWorker, fitting
 

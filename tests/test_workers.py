@@ -20,7 +20,8 @@ from postgres import Postgres
 
 from bo_tune.session_settings import SessionSettings
 from bo_tune.space import config_key
-from bo_tune.store.storage import DONE_ATTR, JOB_ATTR, RESULT_ATTR, StudyStore
+from bo_tune.store.attributes import DONE_ATTR, JOB_ATTR, RESULT_ATTR
+from bo_tune.store.storage import StudyStore
 from bo_tune.store.trials import launched
 
 STUDIES = 200

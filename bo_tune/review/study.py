@@ -13,7 +13,8 @@ from bo_tune.results import Costs, StudyResult, costs_of, default_of, figures_of
 from bo_tune.review.importance import modelled_losses
 from bo_tune.review.noise import late_share, spread
 from bo_tune.space import ConfigKey, config_key
-from bo_tune.store.storage import GPU_ATTR, ORIGIN_ATTR, RESULT_ATTR, SPACE_ATTR, StudySummary
+from bo_tune.store.attributes import GPU_ATTR, ORIGIN_ATTR, RESULT_ATTR, SPACE_ATTR
+from bo_tune.store.storage import StudySummary
 from bo_tune.store.study_name import StudyName
 from bo_tune.store.trials import REASON, RUNTIMES_US, launched, outcome_of
 

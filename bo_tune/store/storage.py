@@ -21,18 +21,13 @@ from sqlalchemy.exc import IntegrityError
 from bo_tune.errors import LeaseLostError, StorageError, one_line
 from bo_tune.problem import GpuInfo
 from bo_tune.store.attributes import (
-    DONE_ATTR,
-    FIGURES_ATTR,
     FRESH_ATTR,
     GPU_ATTR,
     JOB_ATTR,
     NAME_ATTR,
-    ORIGIN_ATTR,
     READABLE,
-    RESULT_ATTR,
     SCHEMA_ATTR,
     SCHEMA_VERSION,
-    SPACE_ATTR,
 )
 from bo_tune.store.database import (
     DEFAULT_STORAGE,
@@ -52,25 +47,7 @@ from bo_tune.store.trial_queue import LOST, TrialQueue, Writer, Written
 from bo_tune.store.trial_writer import is_known_schema
 from bo_tune.store.url import shown
 
-__all__ = [
-    "DEFAULT_STORAGE",
-    "DONE_ATTR",
-    "FIGURES_ATTR",
-    "FINISHED",
-    "FRESH_ATTR",
-    "GPU_ATTR",
-    "JOB_ATTR",
-    "MEMORY",
-    "NAME_ATTR",
-    "ORIGIN_ATTR",
-    "RESULT_ATTR",
-    "SCHEMA_ATTR",
-    "SPACE_ATTR",
-    "StoredStudy",
-    "StudyName",
-    "StudyStore",
-    "StudySummary",
-]
+__all__ = ["DEFAULT_STORAGE", "FINISHED", "MEMORY", "StoredStudy", "StudyName", "StudyStore", "StudySummary"]
 
 MEMORY = "memory"
 """Storage that keeps nothing after the process: for replays that can be run again."""

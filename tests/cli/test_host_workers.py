@@ -36,7 +36,8 @@ from bo_tune.listing import list_studies
 from bo_tune.outcome import InvalidReason
 from bo_tune.session import SessionSettings
 from bo_tune.space import config_key
-from bo_tune.store.storage import DONE_ATTR, JOB_ATTR, MEMORY, StudyStore
+from bo_tune.store.attributes import DONE_ATTR, JOB_ATTR
+from bo_tune.store.storage import MEMORY, StudyStore
 from bo_tune.store.trials import REASON
 from bo_tune.study_file import load_study_file
 

@@ -17,7 +17,8 @@ from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import DECIDING
 from bo_tune.measure.described import DescribedDevice, Description
 from bo_tune.space import config_key
-from bo_tune.store.storage import DONE_ATTR, JOB_ATTR, MEMORY, ORIGIN_ATTR, StudyStore
+from bo_tune.store.attributes import DONE_ATTR, JOB_ATTR, ORIGIN_ATTR
+from bo_tune.store.storage import MEMORY, StudyStore
 
 BUDGET = 6
 

@@ -9,7 +9,8 @@ from bo_tune.report.page import charts, words
 from bo_tune.review.case import Case, Step
 from bo_tune.review.noise import NoiseBand
 from bo_tune.review.study import StudyReview, review_study
-from bo_tune.store.storage import GPU_ATTR, StudySummary
+from bo_tune.store.attributes import GPU_ATTR
+from bo_tune.store.storage import StudySummary
 from bo_tune.store.study_name import StudyName
 
 

@@ -25,8 +25,9 @@ from bo_tune.errors import LeaseLostError, StorageError
 from bo_tune.outcome import Measurement
 from bo_tune.problem import Problem
 from bo_tune.processes.identity import is_gone, process_name, this_process
+from bo_tune.store.attributes import RESULT_ATTR
 from bo_tune.store.leases import LEASES, DatabaseNow, Leases
-from bo_tune.store.storage import RESULT_ATTR, StoredStudy, StudyStore
+from bo_tune.store.storage import StoredStudy, StudyStore
 from bo_tune.store.study_name import StudyName
 from bo_tune.store.trials import to_trial
 

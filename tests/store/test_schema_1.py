@@ -14,7 +14,8 @@ from bo_tune.devices import replay_job
 from bo_tune.history import Histories
 from bo_tune.listing import list_studies, study_detail
 from bo_tune.session import Session, SessionSettings
-from bo_tune.store.storage import RESULT_ATTR, SCHEMA_ATTR, StudyStore
+from bo_tune.store.attributes import RESULT_ATTR, SCHEMA_ATTR
+from bo_tune.store.storage import StudyStore
 
 FILE = Path(__file__).with_name("v1.db.gz")
 STUDIES = 5
