@@ -103,6 +103,7 @@ def tune(
     timing: str = Timing.COLD.value,
     jobs: int | None = None,
     compile_deadline_s: float | None = None,
+    fresh: bool = False,
     progress: bool | None = None,
 ) -> list[Best]:
     """Find the best config of a kernel for each of some problems, and return them in the order given.
@@ -127,6 +128,7 @@ def tune(
             CUDA graphs).
         jobs: compile processes; by default as many as there are cores but one.
         compile_deadline_s: seconds after which a compile is given up.
+        fresh: whether all is measured anew: studies that the database has of these problems are set aside.
         progress: whether progress is shown on stderr; by default where that is a terminal.
 
     Raises:
@@ -141,7 +143,7 @@ def tune(
     rule = stop if isinstance(stop, StopRule) else StopRule() if stop else None
     settings = SessionSettings(sampler, budget, seed, stop_rule=rule)
     measured = _Measured(kernel, problems, device, timing, jobs, compile_deadline_s)
-    return [_best(kernel, one) for one in _run(measured, settings, space, storage, progress)]
+    return [_best(kernel, one) for one in _run(measured, settings, space, storage, progress, fresh=fresh)]
 
 
 def grid(
@@ -156,6 +158,7 @@ def grid(
     timing: str = Timing.COLD.value,
     jobs: int | None = None,
     compile_deadline_s: float | None = None,
+    fresh: bool = False,
     progress: bool | None = None,
 ) -> list[Best]:
     """Try every config of the space: what ``tune`` is to be compared with. Takes and raises what it does.
@@ -168,7 +171,7 @@ def grid(
     """
     settings = SessionSettings(GRID, budget)
     measured = _Measured(kernel, problems, device, timing, jobs, compile_deadline_s)
-    found = _run(measured, settings, space, storage, progress)
+    found = _run(measured, settings, space, storage, progress, fresh=fresh)
     if record is not None:
         for one in found:
             write_recording_of(one, Path(record))
@@ -224,6 +227,8 @@ def _run(
     space: Mapping[str, Sequence[Value]] | None,
     storage: str,
     progress: bool | None,
+    *,
+    fresh: bool,
 ) -> list[Tuned]:
     """Search the studies of all problems."""
     _end_scripts_in_one_line(measured.kernel)
@@ -233,7 +238,7 @@ def _run(
         silence_optuna()
         store = StudyStore(storage)  # the last: what is wrong above leaves no database behind
         try:
-            return _search(store, replace(settings, spaces=spaces), jobs, progress)
+            return _search(store, replace(settings, spaces=spaces), jobs, progress, fresh=fresh)
         finally:
             store.close()
 
@@ -266,7 +271,9 @@ def _ranges(kernel: Kernel, space: Mapping[str, Sequence[Value]]) -> dict[str, t
     return {name: tuple(sorted(map(kernel.values[name].number, values))) for name, values in space.items()}
 
 
-def _search(store: StudyStore, settings: SessionSettings, jobs: Sequence[Job], progress: bool | None) -> list[Tuned]:
+def _search(
+    store: StudyStore, settings: SessionSettings, jobs: Sequence[Job], progress: bool | None, *, fresh: bool
+) -> list[Tuned]:
     compilers = getattr(jobs[0].device, "compile_workers", 0)
     console = Console(stderr=True)
     failures: list[StudyFailed] = []
@@ -276,7 +283,7 @@ def _search(store: StudyStore, settings: SessionSettings, jobs: Sequence[Job], p
             failures.append(event)
 
     with _shown(console, len(jobs), console.is_terminal if progress is None else progress) as (listener, watch):
-        session = Session(store, settings.on(compilers, len(jobs)), listener=_both(note, listener))
+        session = Session(store, settings.on(compilers, len(jobs)), listener=_both(note, listener), fresh=fresh)
         watch(session)
         try:
             found = session.run(jobs)
@@ -284,6 +291,7 @@ def _search(store: StudyStore, settings: SessionSettings, jobs: Sequence[Job], p
             raise KeyboardInterrupt from None
     if failures:
         raise DeviceError(failures[0].message)
+    session.settle()
     return found
 
 

@@ -141,6 +141,18 @@ def test_the_same_call_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     assert not idle.measured
 
 
+def test_a_fresh_call_measures_anew_and_what_it_found_is_what_counts(tmp_path: Path) -> None:
+    url = sqlite_url(tmp_path / "own.db")
+    (first,) = bo_tune.tune(softmax, PROBLEMS[:1], device=device(), storage=url)
+    again = device(lambda config: 2 * by_distance(config))
+    (second,) = bo_tune.tune(softmax, PROBLEMS[:1], device=again, storage=url, fresh=True)
+    assert again.measured
+    assert second.time_us > 1.5 * first.time_us
+    (third,) = bo_tune.tune(softmax, PROBLEMS[:1], device=(idle := device()), storage=url)
+    assert third == second
+    assert not idle.measured
+
+
 def test_studies_of_users_kernels_are_listed_by_whoever_opens_the_database(tmp_path: Path) -> None:
     url = sqlite_url(tmp_path / "own.db")
     bo_tune.tune(softmax, PROBLEMS, device=device(), storage=url)
