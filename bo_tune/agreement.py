@@ -68,6 +68,8 @@ def disagreements(found: Mapping[Problem, int]) -> dict[Problem, Disagreement]:
 
 
 def _consequence(problem: Problem, *, apart_from_shrink: bool) -> str:
+    if not apart_from_shrink and "expand" in problem.kernel and runs_at_once(problem):
+        return f"one launch takes the shrink kernel's {SHARED} alone, which is as wrong"
     if not apart_from_shrink:
         return "tokens are sorted by the latter, and the output is wrong in silence"
     if runs_at_once(problem):

@@ -20,9 +20,18 @@ def plain_name(name: str) -> str:
     Raises:
         ValueError: it is empty, leads to another folder, or holds what cannot be shown.
     """
-    if name in ("", ".", "..") or "/" in name or "\\" in name or not name.isprintable():
-        raise ValueError(f"{name!r} cannot be the name of a file")
+    if (fault := name_fault(name)) is not None:
+        raise ValueError(f"{name!r} cannot be the name of a file: it {fault}")
     return name
+
+
+def name_fault(name: str) -> str | None:
+    """Return why a name cannot be the last part of a path, if so, as what follows "it"."""
+    if not name.isprintable():
+        return "holds what cannot be shown"
+    if name in ("", ".", "..") or "/" in name or "\\" in name:
+        return "is empty" if not name else "leads to another folder"
+    return None
 
 
 @contextmanager

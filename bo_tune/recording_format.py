@@ -9,6 +9,7 @@ from dataclasses import asdict
 from math import isfinite
 from typing import Any, NoReturn, TypeVar
 
+from bo_tune.files import name_fault
 from bo_tune.gpus import stand_in_for
 from bo_tune.outcome import InvalidReason
 from bo_tune.problem import AnyProblem, Experts, GpuInfo, Problem, SizedProblem, lora
@@ -193,6 +194,8 @@ def _lora_shape_of(problem: Problem) -> dict[str, Any]:
 def gpu_of(metadata: Mapping[str, Any]) -> GpuInfo:
     """Return the GPU of a ``metadata`` object: as recorded in ``gpu_info``, else by its name. Raises MalformedError."""
     name = expect(metadata, "gpu", str, "metadata")
+    if (fault := name_fault(name)) is not None:
+        raise MalformedError(f"metadata.gpu: expected the name of a GPU, got {_shown(name)}, which {fault}")
     if "gpu_info" not in metadata:
         return stand_in_for(name)
     place = "metadata.gpu_info"

@@ -306,7 +306,7 @@ def _path_in(folder: Path, name: str) -> Path:
     try:
         return folder / plain_name(name)
     except ValueError as error:
-        raise TableError(f"{folder}: {error}: an engine would look for it in another folder") from None
+        raise TableError(f"{folder}: {error}") from None
 
 
 def _merge_file(

@@ -73,9 +73,10 @@ def check_folder(
     tables = [name for name in names if split_file_name(name)]
     checked = _gpu(folder, tables, gpu)
     wanted = {_file_of(problem, checked.file_name) for problem in replace(model, ms=(1,)).problems_by_layer()}
-    present = {name for name in tables if _gpu_of(name) == checked.file_name}
+    present = {name for name in tables if _prefix(name) == checked.file_name}
     files = {name: read(folder / name) for name in sorted(present | wanted)}
     general = [fault for name, content in files.items() for fault in structure_faults(name, content)]
+    general += _misnamed(tables, checked)
     general += _faults_of_others(folder, names, checked)
     lookups = [
         item
@@ -213,8 +214,22 @@ def _only_gpu(folder: Path, tables: Iterable[str]) -> str:
     return gpus[0]
 
 
+def _misnamed(tables: Iterable[str], gpu: _Gpu) -> list[Fault]:
+    """Return a fault for each file of this GPU whose name has hyphens or spaces, which an engine writes otherwise."""
+    return [
+        Fault(name, "", f"never read: the engine asks for {gpu.file_name}{name.removeprefix(prefix)}")
+        for name in tables
+        if (prefix := _prefix(name)) and prefix != gpu.file_name and _gpu_of(name) == gpu.file_name
+    ]
+
+
 def _gpu_of(name: str) -> str | None:
-    """Return the GPU that a file's name begins with, or None where the engine would never load it."""
+    """Return the GPU that a file's name begins with, as an engine writes it; None for a name that it never asks for."""
+    prefix = _prefix(name)
+    return lora_file_name(prefix) if prefix else None
+
+
+def _prefix(name: str) -> str | None:
     parts = split_file_name(name)
     return parts[0] if parts else None
 

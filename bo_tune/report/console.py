@@ -132,7 +132,7 @@ def results_tables(tuned: Iterable[Tuned]) -> Iterator[Table]:
         for study in studies:
             result, shape = study.result, study.job.problem.shape_label + marked(study.disturbed)
             if result is None:
-                table.add_row(shape, "nothing could be measured")
+                table.add_row(shape, "nothing could be measured" if study.done else "failed: its message says why")
                 continue
             times = result.default_time_us, result.time_us
             table.add_row(shape, short_config(result.config), *map(us, times), speed_up(*times))
@@ -249,7 +249,8 @@ def _comparison_row(entry: Comparison) -> list[str]:
 
 def comparison_lines(comparisons: Comparisons) -> list[str]:
     """Return the lines below the table: what the entries that both have cost either search, ratios, regret."""
-    lines = [f"{comparisons.common} entries stand in both; what a search cost is counted for these alone"]
+    common = "1 entry stands" if comparisons.common == 1 else f"{comparisons.common} entries stand"
+    lines = [f"{common} in both; what a search cost is counted for these alone"]
     for name, side in (("tuned", comparisons.tuned), ("grid", comparisons.grid)):
         totals = side.totals
         if totals:
@@ -264,7 +265,7 @@ def comparison_lines(comparisons: Comparisons) -> list[str]:
         lines.append(f"grid / tuned: {', '.join(shown)}")
     regrets = comparisons.regrets
     if regrets:
-        what = "regret" if comparisons.is_regret else "tuned slower than grid by"
+        what = "regret" if comparisons.is_regret else "tuned time above grid's"
         lines.append(f"{what}: mean {percent(fmean(regrets))}, worst {percent(max(regrets))} of {len(regrets)} entries")
     if comparisons.speed_up:
         gains = f"geometric mean of {len(comparisons.gains)}"

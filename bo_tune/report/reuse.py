@@ -6,6 +6,7 @@ from typing import Any
 
 from bo_tune.results import StudyResult
 from bo_tune.session import Tuned
+from bo_tune.store.sieve import MEND
 
 UNITS = (("day", 86400), ("hour", 3600), ("minute", 60))
 
@@ -43,7 +44,9 @@ def reuse_lines(tuned: Sequence[Tuned], now: datetime | None = None) -> list[str
 
 def unreadable_lines(unreadable: Mapping[str, str]) -> list[str]:
     """Name the studies of a database that were left out because they cannot be read."""
-    return [f"warning: left out {name}, which cannot be read: {why}" for name, why in sorted(unreadable.items())]
+    return [
+        f"warning: left out {name}, which cannot be read: {why}; {MEND}" for name, why in sorted(unreadable.items())
+    ]
 
 
 def _studies(count: int) -> str:

@@ -16,6 +16,9 @@ from bo_tune.store.study_name import StudyName
 from bo_tune.store.study_rows import StudyRow
 from bo_tune.store.trials import COST
 
+MEND = "bo-tune delete removes it, --fresh sets it aside"
+"""What to do with a study that cannot be read."""
+
 
 @dataclass(frozen=True, slots=True)
 class StudySummary:
@@ -48,9 +51,7 @@ class Sieve:
     def refusal(self, name: str) -> UnreadableStudyError:
         """Return what to raise where a study is needed that cannot be read."""
         name = printable(name)
-        return UnreadableStudyError(
-            f"{name} cannot be read: {self.unreadable.get(name)}; bo-tune delete removes it, --fresh sets it aside"
-        )
+        return UnreadableStudyError(f"{name} cannot be read: {self.unreadable.get(name)}; {MEND}")
 
     def summary(self, row: StudyRow) -> StudySummary | None:
         """Return a study of this package as listed; None for one that cannot be read."""

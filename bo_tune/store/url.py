@@ -15,8 +15,8 @@ _SECRET = re.compile(r"pass|pwd|secret|token|odbc_connect", re.IGNORECASE)
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
 _PATH = re.compile(r"[\w./ -]*")
 """What is no URL, and cannot hold a secret either."""
-_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/{1,3}[^\s'\"]*[@?][^\s'\"]*")
-"""A URL in a text, if it may hold a secret; a path has lost one of its slashes."""
+_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/{1,3}[^\s'\"]*[@?][^\s'\"]*?(?=[:;,.)\]]*(?:[\s'\"]|$))")
+"""A URL in a text, if it may hold a secret; a path has lost one of its slashes. What ends a clause is not its own."""
 
 
 def parsed(url: str) -> URL:

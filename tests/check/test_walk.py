@@ -291,3 +291,19 @@ def test_shared_memory_is_never_borrowed(tmp_path: Path) -> None:
             [True] if faulty else []
         )
         assert (report.gpu is None) is not faulty
+
+
+@pytest.mark.parametrize("gpu", ["NVIDIA A100-SXM4-80GB", None], ids=["named", "told from the folder"])
+@pytest.mark.parametrize("wrong", ["NVIDIA_A100-SXM4-80GB", "NVIDIA A100 SXM4 80GB"])
+def test_files_named_as_no_engine_names_them_are_never_read(tmp_path: Path, wrong: str, gpu: str | None) -> None:
+    """As the experts' other files are named, with hyphens, or with spaces."""
+    right = "NVIDIA_A100_SXM4_80GB"
+    files = documents(gpu=wrong)
+    report = check_folder(write(tmp_path, files), MODEL, gpu=gpu)
+    assert {fault.reason for fault in report.general if fault.file in files} == {
+        f"never read: the engine asks for {name.replace(wrong, right)}" for name in files
+    }
+    assert {item.status for item in report.lookups} == {"fault"}
+    write(tmp_path, documents(gpu=right))
+    mixed = check_folder(tmp_path, MODEL, gpu=gpu)
+    assert {fault.file for fault in mixed.faults} == set(files)

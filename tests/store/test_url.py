@@ -84,3 +84,10 @@ def test_a_url_in_a_message_is_told_without_secrets(slashes: str) -> None:
     said = f"postgresql:{slashes}tuner:{SECRET}@db/s: no such file; see https://example.org/a?b=c"
     assert SECRET not in urls_shown(said)
     assert urls_shown(said).endswith("no such file; see https://example.org/a?b=c")
+
+
+@pytest.mark.parametrize("url", [url for url in SHOWN if url.startswith("postgresql")])
+@pytest.mark.parametrize("around", ["{}: the database failed", "({}), then", "'{}'", "see {}.", "{}"])
+def test_what_stands_around_a_url_stays(url: str, around: str) -> None:
+    assert urls_shown(around.format(url)) == around.format(SHOWN[url])
+    assert urls_shown(around.format(SHOWN[url])) == around.format(SHOWN[url])

@@ -23,6 +23,9 @@ RELATIVE = {torch.float64: 1e-9, torch.float32: 2e-3, torch.float16: 4e-3, torch
 """By type. Of 32 bits TF32 is the worst that is honest: 1.1e-3 with truncated operands. Of 16 bits it is the rounding
 of what is stored, and of what lies between two products."""
 
+UNWRITTEN_HINT = "; if the kernel never writes it, let the reference leave it as it was"
+"""Added where an output is NaN and should not be: what is not written holds that."""
+
 ROUNDINGS = 1.25
 """Of types with fewer digits: so many units in the last place."""
 
@@ -63,8 +66,9 @@ class Right(ABC):
         place = tuple(bad.nonzero()[0].tolist())
         got, want = output[place].item(), right[place].item()
         where = f" at {list(place)}" if place else ""
+        hint = UNWRITTEN_HINT if got != got and want == want else ""
         return Verdict(
-            error, f"{self.name}: {count} of {bad.numel()} elements wrong, the first{where}: {got}, not {want}"
+            error, f"{self.name}: {count} of {bad.numel()} elements wrong, the first{where}: {got}, not {want}{hint}"
         )
 
 
