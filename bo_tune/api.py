@@ -23,6 +23,7 @@ from bo_tune.measure.device import Device
 from bo_tune.outcome import Invalid
 from bo_tune.problem import Size, SizedProblem
 from bo_tune.processes.importing import is_importing
+from bo_tune.processes.streams import lasting_stderr
 from bo_tune.record import record as write_recording_of
 from bo_tune.report.progress import Progressing
 from bo_tune.sampler_names import GRID, GRID_GP, SAMPLERS
@@ -275,7 +276,7 @@ def _search(
     store: StudyStore, settings: SessionSettings, jobs: Sequence[Job], progress: bool | None, *, fresh: bool
 ) -> list[Tuned]:
     compilers = getattr(jobs[0].device, "compile_workers", 0)
-    console = Console(stderr=True)
+    console = Console(file=lasting_stderr())
     failures: list[StudyFailed] = []
 
     def note(event: Event) -> None:

@@ -61,7 +61,7 @@ class TrialQueue:
         self._given = self._settled = self._wanted = 0  # numbers of trials, in the order given
         self._is_draining = self._is_closing = False
         self._stored_at = float("-inf")
-        self._failure: Exception | None = None
+        self._failure: BaseException | None = None
         self._changed = threading.Condition()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="trials")
         self.busy_s = 0.0
@@ -123,7 +123,7 @@ class TrialQueue:
         try:
             while self._gather():
                 self._store_gathered()
-        except Exception as error:  # noqa: BLE001 - raised again by whoever comes next
+        except BaseException as error:  # noqa: BLE001 - raised again by whoever comes next
             with self._changed:
                 self._failure = error
                 self._changed.notify_all()

@@ -1,0 +1,122 @@
+"""Standard streams that outlast whoever reads them: a run is worth more than what it prints.
+
+A reader that goes away (``| head -1``), a full disk, a terminal that was closed: from then on what is printed is
+dropped, and the run goes on. Whoever was asked to end does not wait for a reader that has stopped reading.
+"""
+
+import errno
+import io
+import os
+import select
+import sys
+import time
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+STDIN, STDOUT, STDERR = 0, 1, 2
+
+LOOKED_AT_EVERY_S = 0.1
+"""How often a stream that takes nothing is looked at again."""
+
+LAST_WORDS_WITHIN_S = 1.0
+"""How long a program that was asked to end waits for a stream that takes nothing."""
+
+ENCODING = "utf-8"
+"""Of a stream that was closed before the program began."""
+
+GONE = frozenset({errno.EPIPE, errno.EIO})
+"""What a reader leaves behind that has seen enough: a pipe without an end, a terminal that was closed."""
+
+
+class _Hurry:
+    """Whether the program was asked to end, and since when."""
+
+    def __init__(self) -> None:
+        self._ends_at: float | None = None
+
+    def begin(self) -> None:
+        if self._ends_at is None:
+            self._ends_at = time.monotonic() + LAST_WORDS_WITHIN_S
+
+    @property
+    def is_over(self) -> bool:
+        return self._ends_at is not None and time.monotonic() > self._ends_at
+
+
+hurry = _Hurry()
+"""Of this process."""
+
+
+class LastingFile(io.FileIO):
+    """A file that takes all that is written to it, and drops what it cannot write.
+
+    Args:
+        descriptor: of the open file; it stays open when this is closed.
+
+    Attributes:
+        fault: why it drops what is written from here on; None while it writes.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        super().__init__(descriptor, "wb", closefd=False)
+        self.fault: OSError | None = None
+        self._polled = select.poll()
+        self._polled.register(descriptor, select.POLLOUT)
+
+    def write(self, data: "ReadableBuffer", /) -> int:
+        """Write some of the data, or drop it all. Returns how many bytes need not be written again."""
+        view = memoryview(data).cast("B")
+        while self.fault is None:
+            try:
+                # A pipe that can be written to takes this much at once; more might wait for its reader without an end.
+                if self._can_be_written() and (written := super().write(view[: select.PIPE_BUF])) is not None:
+                    return written
+            except OSError as error:
+                self.fault = error
+            if hurry.is_over:
+                self.fault = self.fault or TimeoutError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
+        return len(view)
+
+    def _can_be_written(self) -> bool:
+        return bool(self._polled.poll(LOOKED_AT_EVERY_S * 1000))
+
+
+def _lasting(stream: TextIO | None, descriptor: int) -> TextIO:
+    """Return a stream in place of a standard one, of the same encoding; what that cannot show is escaped."""
+    encoding = ENCODING if stream is None else stream.encoding
+    is_by_lines = descriptor == STDERR or os.isatty(descriptor)
+    raw = io.BufferedWriter(LastingFile(descriptor))
+    return io.TextIOWrapper(raw, encoding=encoding, errors="backslashreplace", line_buffering=is_by_lines)
+
+
+def _open_the_closed() -> None:
+    """Have the standard descriptors open: the next file, a database perhaps, would be the one that is printed to."""
+    for descriptor in (STDIN, STDOUT, STDERR):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this
+
+
+def make_streams_last() -> None:
+    """Have stdout and stderr of this process outlast whoever reads them, but for streams that are in their place."""
+    _open_the_closed()
+    if sys.stdout is sys.__stdout__:
+        sys.stdout = _lasting(sys.stdout, STDOUT)
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _lasting(sys.stderr, STDERR)
+
+
+def lasting_stderr() -> TextIO:
+    """Return a stderr that outlasts its reader, for one who prints in another's program; the one put in its place."""
+    return _lasting(sys.stderr, STDERR) if sys.stderr is sys.__stderr__ else sys.stderr
+
+
+def fault_of(stream: TextIO) -> str | None:
+    """Write what is left, and return why a stream could not be written to; None where its reader merely left."""
+    stream.flush()
+    file = getattr(getattr(stream, "buffer", None), "raw", None)
+    fault = file.fault if isinstance(file, LastingFile) else None
+    return None if fault is None or fault.errno in GONE or hurry.is_over else os.strerror(fault.errno or errno.EIO)
