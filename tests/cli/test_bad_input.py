@@ -203,7 +203,8 @@ RECORDINGS: dict[str, Case] = {
         r'json.gz: metadata.gpu: expected the name of a GPU, got "../../x", which leads to another folder$',
     ),
     "of a GPU whose name is an absolute path": (
-        lambda i: i.with_recording(lambda d: d["metadata"].update(gpu=str(i.folder / "x"))), "which leads to another folder$"
+        lambda i: i.with_recording(lambda d: d["metadata"].update(gpu=str(i.folder / "x"))),
+        "which leads to another folder$",
     ),
     "without results": (lambda i: i.with_recording(lambda d: d.update(results=[])), "results"),
     "without times": (lambda i: i.with_recording(lambda d: d["results"][0].update(times={})), r"results\[0\]"),
