@@ -5,34 +5,26 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 
 from bo_tune.activity import SessionActivity, by_gpu, with_workers
-from bo_tune.candidates import candidates
-from bo_tune.claims import Claims, note_space
+from bo_tune.claims import Claims
 from bo_tune.devices import Job, together
 from bo_tune.disturbed import Disturbed
 from bo_tune.ending import choose_results, current_results, have_ended
 from bo_tune.errors import DeviceError, LeaseLostError, UnreadableStudyError
 from bo_tune.events import Listener, StudyFailed, StudyLost, StudyStarted, ignore
 from bo_tune.history import Histories
-from bo_tune.joint import JointTuner
-from bo_tune.joint_decision import DecidedTuner, Decision, parted
-from bo_tune.kernels.registry import kernel_spec
-from bo_tune.kernels.spec import SHARED
-from bo_tune.offload import Recipe, SearchPool
+from bo_tune.joint_decision import Decision, parted
+from bo_tune.opening import StudyOpener
 from bo_tune.outcome import Launches
 from bo_tune.pending import Pending
-from bo_tune.price import cost
 from bo_tune.processes.fork_server import ForkServer
-from bo_tune.proposer import SamplerProposer
 from bo_tune.results import StudyResult, figures_of
-from bo_tune.sampler_names import GRID_GP, RANDOM
 from bo_tune.session_settings import SessionSettings
 from bo_tune.store.attributes import DISTURBED_ATTR, FIGURES_ATTR, ORIGIN_ATTR, RESULT_ATTR
-from bo_tune.store.storage import MEMORY, StoredStudy, StudyStore
+from bo_tune.store.storage import MEMORY, StudyStore
 from bo_tune.store.study_name import StudyName
 from bo_tune.tables import TunedEntry
 from bo_tune.threads import garbage_sought_seldom, one_blas_thread, turns_taken_fast
@@ -40,9 +32,6 @@ from bo_tune.tuned import Tuned, finished_event, session_wall_s, table_entries
 from bo_tune.tuner import InterruptedSearch, Tuner
 
 __all__ = ["Session", "SessionSettings", "Tuned", "session_wall_s"]
-
-LEARNING = (GRID_GP,)
-"""Samplers that learn from other studies."""
 
 
 class Session:
@@ -82,18 +71,16 @@ class Session:
         self._claims = Claims(store, listener)
         self._disturbed = Disturbed(listener)
         self._joins, self._fresh = joins, fresh
-        self._workers, self._searches = workers, searches
+        self._workers = workers
         self._begins_at = (secrets.SystemRandom().random() if joins else 0.0) if begins_at is None else begins_at
         self._elsewhere: threading.Event | None = None
         self._stop = threading.Event()
+        self.opener = StudyOpener(self._claims, settings, self._histories, listener, self._stop, searches)
         self._jobs: Sequence[Job] = ()
         self._begun_at, self._begun_cpu_s = time.perf_counter(), time.process_time()
         self._ended_at: float | None = None
         self._tuners: list[Tuner] = []
         self._done = 0
-        self._search: SearchPool | None = None
-        self._active = 0
-        self._active_lock = threading.Lock()
 
     def run(self, jobs: Sequence[Job], *, elsewhere: threading.Event | None = None) -> list[Tuned]:
         """Tune the problems and return them in the order given; unless it joins, those too that others finished.
@@ -112,7 +99,7 @@ class Session:
         tuned: dict[int, Tuned] = {}
         lanes = max(1, min(self.settings.in_flight, len(groups)))
         threads = ThreadPoolExecutor(lanes, thread_name_prefix="study")
-        with self._searching(), one_blas_thread(), turns_taken_fast(), garbage_sought_seldom(), threads:
+        with self.opener.searching(), one_blas_thread(), turns_taken_fast(), garbage_sought_seldom(), threads:
             futures = [threads.submit(self._work, lane, groups, pending, tuned) for lane in range(lanes)]
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
@@ -185,100 +172,6 @@ class Session:
             devices=by_gpu((device.gpu.name, device.activity) for device in devices),
         )
 
-    def _lookahead(self) -> int:
-        return self.settings.lookahead(self._active)
-
-    @contextmanager
-    def _searching(self) -> Iterator[None]:
-        """Have search processes while the session runs, where it is to have any."""
-        count = self.settings.searchers
-        self._search = SearchPool(count, self._searches) if count else None
-        try:
-            yield
-        finally:
-            if self._search is not None:
-                self._search.close()
-                self._search = None
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        with self._active_lock:
-            self._active += 1
-        try:
-            yield
-        finally:
-            with self._active_lock:
-                self._active -= 1
-
-    def prepare(
-        self,
-        job: Job,
-        *,
-        joint: bool = False,
-        decision: Decision | None = None,
-        done: bool = False,
-        stored: StoredStudy | None = None,
-    ) -> tuple[StudyName, Tuner]:
-        """Open or resume the study of a problem.
-
-        Args:
-            joint: whether its kernel must agree with others: on what was decided, or else in a ``JointTuner``.
-            done: whether it is only looked at, and not written to.
-            stored: the study, where it is not the one of the problem's name.
-        """
-        problem, device = job.problem, job.device
-        settings = self.settings.of_study(problem, decision)
-        spec, name = kernel_spec(problem.kernel), self.settings.name_of(job)
-        space = device.search_space(spec, problem).override(settings.spaces.get(problem.kernel, {}))
-        found = candidates(spec, problem, space, device, exhaustive=settings.exhaustive)
-        stored = stored or self._claims.stored(name, device.gpu)
-        default = device.default_config(spec, problem)
-        if not done:
-            if stored.has_running():
-                stored.fail_running()
-            note_space(stored, found, default)
-        learns = settings.sampler in LEARNING and not done
-        prior = self._histories.prior(name, device.gpu) if learns else None
-        recipe = Recipe(
-            sampler=RANDOM if done else settings.sampler,
-            ranges=dict(found.space.ranges),
-            valid=found.mask,
-            default=default,
-            problem=problem,
-            gpu=device.gpu,
-            prior=prior,
-            seed=self.settings.seed,
-        )
-        price = cost(device, problem, list(found.space))
-        pool = self._search if learns and (decision or not joint) else None
-        proposer = pool.proposer(recipe, price) if pool else SamplerProposer(recipe.build(price), recipe.ranges)
-        return name, Tuner(
-            problem,
-            device,
-            stored,
-            found,
-            default,
-            proposer,
-            settings.tuner(),
-            apart=SHARED if joint else None,
-            lookahead=self._lookahead,
-            listener=self._listener,
-            stop=self._stop,
-        )
-
-    def prepare_all(
-        self, jobs: Sequence[Job], decision: Decision | None = None
-    ) -> tuple[list[tuple[StudyName, Tuner]], Tuner | JointTuner | DecidedTuner]:
-        """Open or resume the studies of problems that must agree, or of a single one; and what searches them."""
-        prepared = [self.prepare(job, joint=len(jobs) > 1, decision=decision) for job in jobs]
-        tuners = [tuner for _, tuner in prepared]
-        settings = self.settings.of_study(jobs[0].problem, decision).tuner()
-        if decision is not None:
-            return prepared, DecidedTuner(tuners, settings, decision)
-        if len(jobs) == 1:
-            return prepared, tuners[0]
-        return prepared, JointTuner(tuners, settings, lookahead=self._lookahead, stop=self._stop)
-
     def _tune(self, jobs: Sequence[Job]) -> list[Tuned] | None:
         """Bring studies to their end, or take what another worker made of them; None while another has them."""
         if self._stop.is_set():
@@ -310,7 +203,7 @@ class Session:
 
     def _collect(self, jobs: Sequence[Job]) -> list[Tuned] | None:
         """Return studies that are done; None where a trial came after their results, or seems to be under way."""
-        prepared = [self.prepare(job, done=True) for job in jobs]
+        prepared = [self.opener.open(job, done=True) for job in jobs]
         tuners = [tuner for _, tuner in prepared]
         if any(tuner.stored.has_running() for tuner in tuners):
             return None
@@ -351,14 +244,14 @@ class Session:
 
     def _search_group(self, jobs: Sequence[Job], decision: Decision | None = None) -> list[Tuned]:
         settings = self.settings.of_study(jobs[0].problem, decision)
-        prepared, search = self.prepare_all(jobs, decision)
+        prepared, search = self.opener.open_together(jobs, decision)
         tuners = [tuner for _, tuner in prepared]
         self._begin(prepared)
         try:
             asked = self.settings.asked
             with self._disturbed.noting(jobs[0].device, tuners) as disturbed:
                 if not have_ended(tuners, asked, settings.stop_rule, decision):
-                    with self._counted():
+                    with self.opener.counted():
                         search.search()
                 reused = current_results(tuners, asked, decision)
                 results = reused or choose_results(search, tuners, asked, settings.sampler, settings.stop_rule)
@@ -384,10 +277,10 @@ class Session:
         failed = []
         for job in jobs:
             try:
-                name, tuner = self.prepare(job, done=True)
+                name, tuner = self.opener.open(job, done=True)
             except UnreadableStudyError:
                 nothing = StudyStore(MEMORY).open(self.settings.name_of(job), job.device.gpu)
-                name, tuner = self.prepare(job, done=True, stored=nothing)
+                name, tuner = self.opener.open(job, done=True, stored=nothing)
             failed.append(Tuned(job, name, None, tuner, done=False))
             self._listener(StudyFailed(str(name), job.problem, message))
         return failed

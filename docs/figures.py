@@ -58,7 +58,7 @@ Array = NDArray[np.float64]
 def study_of(recording: Recording, history: StudyStore, seed: int = 0, budget: int = 80) -> Tuner:
     """Return the study of a replayed recording, before its first trial."""
     session = Session(StudyStore(MEMORY), SessionSettings(GRID_GP, budget, seed=seed, bundled=False), history=history)
-    return session.prepare(replay_job(recording, seed=seed))[1]
+    return session.opener.open(replay_job(recording, seed=seed))[1]
 
 
 def predicted(tuner: Tuner, recording: Recording) -> tuple[Array, Array, NDArray[np.bool_]]:

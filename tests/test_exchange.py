@@ -115,8 +115,8 @@ def test_a_session_takes_an_imported_result_as_its_own(target: StudyStore, files
 def test_what_was_tried_on_both_sides_is_joined_and_chosen_anew(target: StudyStore, files: list[Path]) -> None:
     job = replay_job(sliced(SHRINK))
     session = Session(target, SETTINGS)
-    session.prepare(job)[1].search(5)
-    study, missing = target.load(session.prepare(job)[0]), {"block_m": 128, "block_n": 256, "block_k": 256}
+    session.opener.open(job)[1].search(5)
+    study, missing = target.load(session.opener.open(job)[0]), {"block_m": 128, "block_n": 256, "block_k": 256}
     rest = {"num_warps": 8, "num_stages": 5, "split_k": 64, "num_ctas": 1}
     study.add(to_trial({**missing, **rest}, Invalid(InvalidReason.LAUNCH_ERROR), start=NOW, end=NOW))
     (path,) = [p for p in files if ".m16." in p.name and "shrink" in p.name]

@@ -28,7 +28,7 @@ def tune(recordings: list[Recording], store: StudyStore | None = None, **setting
 
 def joint_tuner(recordings: list[Recording], **settings: object) -> JointTuner:
     session = Session(StudyStore(MEMORY), SessionSettings(**settings))  # type: ignore[arg-type]
-    _, search = session.prepare_all([replay_job(recording) for recording in recordings])
+    _, search = session.opener.open_together([replay_job(recording) for recording in recordings])
     assert isinstance(search, JointTuner)
     return search
 
@@ -94,7 +94,7 @@ def test_a_search_that_was_interrupted_goes_on_as_it_would_have() -> None:
     store = StudyStore(MEMORY)
     for budget in (4, 9):
         session = Session(store, SessionSettings(**{**settings, "budget": budget}))  # type: ignore[arg-type]
-        _, search = session.prepare_all([replay_job(recording) for recording in recordings])
+        _, search = session.opener.open_together([replay_job(recording) for recording in recordings])
         search.search()
         assert isinstance(search, JointTuner)
     counts = [tuner.launched_configs for tuner in search.tuners]
@@ -115,7 +115,7 @@ def test_the_defaults_come_first_and_no_config_twice() -> None:
 def test_several_configs_may_be_under_way_at_once() -> None:
     recordings = small(16)
     session = Session(StudyStore(MEMORY), SessionSettings(budget=12, compilers=8))
-    prepared, search = session.prepare_all([replay_job(recording) for recording in recordings])
+    prepared, search = session.opener.open_together([replay_job(recording) for recording in recordings])
     search.search()
     for _, tuner in prepared:
         tried = [tuple(sorted(trial.params.items())) for trial in tuner.trials]
