@@ -204,7 +204,7 @@ def experience(storage: str | None, history: Sequence[Path] | None) -> Experienc
     """Gather what tells which configs are likely."""
     found = Experience()
     if storage is not None:
-        store = StudyStore(storage, create=False)
+        store = StudyStore(storage, only_read=True)
         found.learn_studies(store)
         store.close()
     if history is None:

@@ -37,7 +37,7 @@ def export_command(
       bo-tune export --storage sqlite:///bo_tune.db --out exported
     """
     output = Output("export", json_file, quiet=quiet)
-    with StudyStore(storage, create=False) as store:
+    with StudyStore(storage, only_read=True) as store:
         chosen = [
             s
             for s in store.summaries()

@@ -136,7 +136,7 @@ def show_command(
     """
     output = Output("show", json_file, quiet=quiet)
     words = study or []
-    with StudyStore(storage, create=False) as store:
+    with StudyStore(storage, only_read=True) as store:
         studies = matching(list_studies(store), words)
         if words and not studies:
             raise InputError(f"{store.url}: no study with {' and '.join(map(repr, words))} in its name")

@@ -44,7 +44,7 @@ def report_command(
     output = Output("report", json_file, quiet=quiet)
     grids = [recording for folder in recordings or () for recording in read_recordings(folder)]
     figures = _figures(session) if session else None
-    with StudyStore(storage, create=False) as store:
+    with StudyStore(storage, only_read=True) as store:
         found = review(store, grids, figures)
     output.say(*unreadable_lines(store.unreadable))
     if not found.cases:

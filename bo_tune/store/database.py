@@ -33,6 +33,7 @@ from sqlalchemy.exc import (
 
 from bo_tune.errors import StorageError, one_line
 from bo_tune.store.leases import LEASES
+from bo_tune.store.read_only import may_be_written, reading
 from bo_tune.store.url import parsed, shown, without_secrets
 
 DEFAULT_STORAGE = "sqlite:///bo_tune.db"
@@ -132,11 +133,12 @@ def _is_outage(error: BaseException) -> bool:
     return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
-def open_database(url: str, *, create: bool, lease_s: float) -> RDBStorage:
+def open_database(url: str, *, create: bool, lease_s: float, only_read: bool = False) -> RDBStorage:
     """Open a database of studies, creating it or its tables where they are missing and ``create`` says so.
 
     Args:
         lease_s: for how long leases hold: a server need not wait longer for a client that stopped half-way.
+        only_read: whether nothing is going to be written, so that it need not be possible.
 
     Raises:
         StorageError: it cannot be opened, is none of studies, or of another schema version.
@@ -148,7 +150,14 @@ def open_database(url: str, *, create: bool, lease_s: float) -> RDBStorage:
             file = _sqlite_file(found)
             if file is not None:
                 _refuse_network(place, file)
-            _check_database(url, place, file, create=create)
+            _check_file(place, file, create=create)
+            if file is not None and not may_be_written(file):
+                if not only_read:
+                    raise StorageError(f"{place}: nothing may be written there; show, report and export only read")
+                found = reading(found, file)
+                url = found.render_as_string(hide_password=False)
+            if file is None or file.exists():
+                _check_database(url, place)
             if file is not None and not file.exists():
                 _create_sqlite(found, file)
             return _open(url, found, create=create, lease_s=lease_s)
@@ -192,14 +201,17 @@ def _sqlite_file(url: URL) -> Path | None:
     return Path(file).absolute() if file and not file.startswith((":memory:", "file:")) else None
 
 
-def _check_database(url: str, place: str, file: Path | None, *, create: bool) -> None:
-    """Refuse what is not a studies' database before Optuna would create its tables in it."""
+def _check_file(place: str, file: Path | None, *, create: bool) -> None:
+    """Refuse a file that is not there, and shall not or cannot be made."""
     if file is not None and not file.exists():
         if not create:
             raise StorageError(f"{place}: no such database")
         if not file.parent.is_dir():
             raise StorageError(f"{place}: the folder {file.parent} does not exist")
-        return
+
+
+def _check_database(url: str, place: str) -> None:
+    """Refuse what is not a studies' database before Optuna would create its tables in it."""
     engine = create_engine(url)
     try:
         tables = set(inspect(engine).get_table_names())
@@ -241,8 +253,9 @@ def _open(url: str, found: URL, *, create: bool, lease_s: float) -> RDBStorage:
     if found.get_backend_name() == "sqlite":
         storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_BUSY_TIMEOUT_S}})
         with storage.engine.connect() as connection:
-            # Readers never wait for the writer. Only now: a database that is refused stays as it was.
-            connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+            if found.query.get("mode") != "ro":
+                # Readers never wait for the writer. Only now: a database that is refused stays as it was.
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         storage.engine.dispose()  # the connections so far begin transactions in their own way
         event.listen(storage.engine, "connect", _configure_sqlite)
         event.listen(storage.engine, "begin", _begin_sqlite)

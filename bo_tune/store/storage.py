@@ -68,16 +68,21 @@ class StudyStore:
 
     Args:
         lease_s: after how long without a word from a worker its studies go to others.
+        only_read: whether nothing is going to be written, so that it need not be possible.
 
     Raises:
         StorageError: where the URL names no database of studies, or one of another schema version.
     """
 
-    def __init__(self, url: str = DEFAULT_STORAGE, *, create: bool = True, lease_s: float = LEASE_S) -> None:
+    def __init__(
+        self, url: str = DEFAULT_STORAGE, *, create: bool = True, lease_s: float = LEASE_S, only_read: bool = False
+    ) -> None:
         self.url = shown(url)
         self._url = url
         self._storage: BaseStorage = (
-            InMemoryStorage() if url == MEMORY else open_database(url, create=create, lease_s=lease_s)
+            InMemoryStorage()
+            if url == MEMORY
+            else open_database(url, create=create and not only_read, lease_s=lease_s, only_read=only_read)
         )
         self._fast = isinstance(self._storage, RDBStorage) and is_known_schema()
         self._lock = threading.Lock()
