@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 CPU_TORCH := 2.13.0
+# Tests spend a third of their time waiting for the processes that they start.
+TESTS_AT_ONCE := $(shell $(PYTHON) -c 'import os; print(-(-3 * (os.cpu_count() or 1) // 2))')
 
 .PHONY: demo browser test lint docs figures clean
 
@@ -33,7 +35,7 @@ browser: $(READY)
 	@$(BIN)/python tests/browser.py
 
 test: lint browser
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE)
 
 lint: $(READY)
 	$(BIN)/ruff check .

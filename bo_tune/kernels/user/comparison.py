@@ -24,7 +24,7 @@ RELATIVE = {torch.float64: 1e-9, torch.float32: 2e-3, torch.float16: 4e-3, torch
 of what is stored, and of what lies between two products."""
 
 UNWRITTEN_HINT = "; if the kernel never writes it, let the reference leave it as it was"
-"""Added where an output is NaN and should not be: what is not written holds that."""
+"""Added where an output is NaN and should be 0: what is not written holds NaN; references often begin with 0."""
 
 ROUNDINGS = 1.25
 """Of types with fewer digits: so many units in the last place."""
@@ -66,7 +66,7 @@ class Right(ABC):
         place = tuple(bad.nonzero()[0].tolist())
         got, want = output[place].item(), right[place].item()
         where = f" at {list(place)}" if place else ""
-        hint = UNWRITTEN_HINT if got != got and want == want else ""
+        hint = UNWRITTEN_HINT if got != got and want == 0 else ""
         return Verdict(
             error, f"{self.name}: {count} of {bad.numel()} elements wrong, the first{where}: {got}, not {want}{hint}"
         )

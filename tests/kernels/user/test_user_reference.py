@@ -199,6 +199,17 @@ def test_a_place_that_no_launch_writes_shows_where_the_reference_says_something(
     assert verdict.wrong == "y: 1 of 64 elements wrong, the first at [0]: nan, not 2.0"
 
 
+def test_where_the_reference_says_zero_of_what_is_never_written_it_is_told_what_to_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    padded = kernel(reference=lambda a: torch.cat([torch.zeros(1), 2 * a["x"][1:]]))
+    verdict = checked(padded, lambda a: a["y"][1:].copy_(2 * a["x"][1:]), monkeypatch)
+    assert verdict.wrong == (
+        "y: 1 of 64 elements wrong, the first at [0]: nan, not 0.0; if the kernel never writes it, let the reference "
+        "leave it as it was"
+    )
+
+
 @pytest.mark.parametrize(
     "returned",
     [
