@@ -197,7 +197,7 @@ def test_killed_at_random_instants(tuning: Tuning, reference: Tuning) -> None:
     kept = tuning.finish()
     assert not printed(kept)
     assert kept.count("] kept ") == PROBLEMS
-    assert f"\nkept {PROBLEMS} studies measured less than a minute ago with triton 3.6.0" in kept
+    assert re.search(rf"^kept {PROBLEMS} studies measured .+ ago with triton 3\.6\.0", kept, re.MULTILINE)
 
 
 @pytest.mark.parametrize("reference", ["random"], indirect=True)

@@ -281,7 +281,7 @@ def test_what_a_database_holds_is_text(browser: Browser, found: Review, tmp_path
 
 def test_a_study_without_trials_makes_a_page_without_curves(browser: Browser, tmp_path: Path) -> None:
     store = StudyStore(sqlite_url(tmp_path / "x.db"))
-    Session(store, SessionSettings()).prepare(replay_job(sliced(SHRINK)))
+    Session(store, SessionSettings()).opener.open(replay_job(sliced(SHRINK)))
     nothing = review(store)
     store.close()
     path = tmp_path / "empty.html"
