@@ -1,12 +1,11 @@
 """What is in a database and cannot be read costs one study, which is named, and no command."""
 
 import json
-import sqlite3
 from collections.abc import Callable
-from contextlib import closing
 from pathlib import Path
 
 import pytest
+from damaged import damage
 from helpers import EXPAND, SHRINK, Cli, sliced, sqlite_url, write_all
 
 VALUE = "UPDATE trial_values SET value = -1 WHERE {trial}"
@@ -30,19 +29,6 @@ def tune(cli: Cli, tmp_path: Path) -> Tune:
 
     assert cli(*arguments("tune")).code == 0
     return arguments
-
-
-def damage(file: Path, statement: str) -> str:
-    """Damage the study of shrink at m 16, and return its name."""
-    with closing(sqlite3.connect(file)) as connection:
-        number, name = connection.execute(
-            "SELECT study_id, study_name FROM studies WHERE study_name LIKE '%m16.k4096%'"
-        ).fetchone()
-        trial = f"trial_id = (SELECT MIN(trial_id) FROM trials WHERE study_id = {number})"
-        changed = connection.execute(statement.format(trial=trial, study=f"study_id = {number}"))
-        assert changed.rowcount >= 1
-        connection.commit()
-    return str(name)
 
 
 @pytest.mark.parametrize(("statement", "word"), [(VALUE, "trials[0].value"), (NAME, "name.gpu")])

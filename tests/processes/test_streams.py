@@ -27,11 +27,14 @@ def pipe() -> tuple[int, int]:
     return os.pipe()
 
 
-def test_what_is_written_arrives_whole(pipe: tuple[int, int]) -> None:
+@pytest.mark.parametrize("is_blocking", [True, False], ids=["blocking", "not blocking"])
+def test_a_slow_reader_is_waited_for_and_gets_all(pipe: tuple[int, int], is_blocking: bool) -> None:
     reads, writes = pipe
+    os.set_blocking(writes, is_blocking)
     found: list[bytes] = []
 
     def read() -> None:
+        time.sleep(0.3)
         with os.fdopen(reads, "rb") as file:
             found.append(file.read())
 
@@ -43,27 +46,6 @@ def test_what_is_written_arrives_whole(pipe: tuple[int, int]) -> None:
     os.close(writes)
     reader.join()
     assert found == [MUCH]
-
-
-def test_a_stream_that_does_not_block_is_waited_for(pipe: tuple[int, int]) -> None:
-    reads, writes = pipe
-    os.set_blocking(writes, False)
-    found = bytearray()
-
-    def read() -> None:
-        time.sleep(0.3)
-        while chunk := os.read(reads, 65_536):
-            found.extend(chunk)
-
-    reader = threading.Thread(target=read)
-    reader.start()
-    stream = stream_of(writes)
-    stream.write(MUCH.decode())
-    assert fault_of(stream) is None
-    os.close(writes)
-    reader.join()
-    os.close(reads)
-    assert bytes(found) == MUCH
 
 
 def test_a_reader_that_left_is_no_fault(pipe: tuple[int, int]) -> None:

@@ -1,11 +1,10 @@
 """What is in a database and cannot be read costs one study, whatever is wrong with it."""
 
 import shutil
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
+from damaged import damage
 from helpers import SHRINK, sliced, sqlite_url
 
 from bo_tune.devices import replay_job
@@ -78,24 +77,12 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def damage(file: Path, statement: str) -> str:
-    """Damage the study of shrink at m 16, and return its name."""
-    with closing(sqlite3.connect(file)) as connection:
-        number, name = connection.execute(
-            "SELECT study_id, study_name FROM studies WHERE study_name LIKE '%m16.k4096%'"
-        ).fetchone()
-        trial = f"trial_id = (SELECT MIN(trial_id) FROM trials WHERE study_id = {number})"
-        changed = connection.execute(statement.format(trial=trial, study=f"study_id = {number}"))
-        assert changed.rowcount >= 1
-        connection.commit()
-    return "another" if "study_name = 'another'" in statement else str(name)
-
-
 @pytest.mark.parametrize("kind", DAMAGES)
 def test_whoever_reads_studies_leaves_it_out(database: Path, tmp_path: Path, kind: str) -> None:
     statement, word = DAMAGES[kind]
     shutil.copy(database, tmp_path / "x.db")
     name = damage(tmp_path / "x.db", statement)
+    name = "another" if "study_name = 'another'" in statement else name
     store = StudyStore(sqlite_url(tmp_path / "x.db"))
     for listing in list_studies(store):
         if str(listing.name) != name:
