@@ -123,7 +123,8 @@ class TrialQueue:
         try:
             while self._gather():
                 self._store_gathered()
-        except BaseException as error:  # noqa: BLE001 - raised again by whoever comes next
+        # Whatever it is, SystemExit too: who waits for the trials would wait for ever. Raised again by whoever comes next.
+        except BaseException as error:  # noqa: BLE001
             with self._changed:
                 self._failure = error
                 self._changed.notify_all()
