@@ -123,7 +123,7 @@ class TrialQueue:
         try:
             while self._gather():
                 self._store_gathered()
-        # Whatever it is, SystemExit too: who waits for the trials would wait for ever. Raised again by whoever comes next.
+        # SystemExit too: who waits for the trials would wait for ever. Whoever comes next raises it again.
         except BaseException as error:  # noqa: BLE001
             with self._changed:
                 self._failure = error
