@@ -23,6 +23,9 @@ _BY_FILE = "__script_"
 _GPU_MODULES = ("torch.cuda", "triton.runtime.driver", "triton.backends")
 """What code runs through that asks for a GPU."""
 
+_TRITON_DRIVER = "Triton Error [CUDA]"
+"""How the messages of Triton's driver begin, whose compiled functions leave no frame."""
+
 _WHERE_IT_BELONGS = (
     'make what needs a GPU in the kernel\'s `inputs`, which is given the device, or below `if __name__ == "__main__":`'
 )
@@ -101,6 +104,8 @@ def _import_file(path: Path) -> ModuleType:
 
 def _asked_for_a_gpu(error: BaseException) -> bool:
     """Say whether an error comes from code that asks for a GPU."""
+    if str(error).startswith(_TRITON_DRIVER):
+        return True
     names = (frame.f_globals.get("__name__") or "" for frame, _ in traceback.walk_tb(error.__traceback__))
     return any(name.startswith(_GPU_MODULES) for name in names)
 

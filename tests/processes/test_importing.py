@@ -55,7 +55,13 @@ def test_it_may_be_used_where_none_are_forked(file: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    "text", [WANTS, "import torch\nDEVICE = torch.zeros(1, device='cuda').device\n", "from wanting import DEVICE\n"]
+    "text",
+    [
+        WANTS,
+        "import torch\nDEVICE = torch.zeros(1, device='cuda').device\n",
+        "from wanting import DEVICE\n",
+        "raise RuntimeError('Triton Error [CUDA]: initialization error')\n",
+    ],
 )
 def test_a_module_that_wants_a_gpu_and_gets_none_is_told_in_one_line(
     text: str, file: Path, monkeypatch: pytest.MonkeyPatch

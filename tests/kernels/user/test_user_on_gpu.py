@@ -93,17 +93,18 @@ def test_a_kernel_that_writes_what_it_reads_and_leaves_padding_is_right_with_eve
 
 
 @pytest.mark.parametrize(
-    "used",
+    ("used", "told"),
     [
-        "triton.runtime.driver.active.get_active_torch_device()",
-        "triton.runtime.driver.active.utils.get_device_properties(0)",
+        ("triton.runtime.driver.active.get_active_torch_device()", "uses the GPU"),
+        ("ctypes.CDLL('libcuda.so.1').cuInit(0)", "uses the GPU"),
+        ("triton.runtime.driver.active.utils.get_device_properties(0)", "wants a GPU"),  # nobody called cuInit
     ],
-    ids=["through torch", "without torch"],
+    ids=["through torch", "through the driver", "through Triton's driver alone"],
 )
-def test_a_module_that_uses_the_gpu_at_import_is_told(used: str, tmp_path: Path) -> None:
+def test_a_module_that_uses_the_gpu_at_import_is_told(used: str, told: str, tmp_path: Path) -> None:
     path = tmp_path / "tutorial.py"
-    path.write_text(f"import triton\nUSED = {used}\n")
-    with pytest.raises(bo_tune.InputError, match=r"tutorial\.py uses the GPU while it is imported"):
+    path.write_text(f"import ctypes\nimport triton\nUSED = {used}\n")
+    with pytest.raises(bo_tune.InputError, match=rf"tutorial\.py {told} while it is imported"):
         cuda_device(0, source=str(path), compile_workers=1)
 
 
