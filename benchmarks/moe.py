@@ -19,10 +19,10 @@ from pathlib import Path
 import numpy as np
 import optuna
 
+from bo_tune.choices import GRID_GP
 from bo_tune.devices import replay_job, together
 from bo_tune.joint_choice import best_by_value, best_recorded_us, sums_by_value
 from bo_tune.recording import Recording, read_recordings
-from bo_tune.sampler_names import GRID_GP
 from bo_tune.search import StopRule
 from bo_tune.session import SessionSettings
 from bo_tune.simulate import Run, simulate

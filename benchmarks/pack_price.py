@@ -24,6 +24,7 @@ import numpy as np
 import optuna
 from scipy.stats import wilcoxon
 
+from bo_tune.choices import MEMORY
 from bo_tune.devices import Job, replay_job
 from bo_tune.experience import recorded_history
 from bo_tune.kernels.registry import kernel_spec
@@ -35,7 +36,7 @@ from bo_tune.recording import Recording, read_recordings
 from bo_tune.session import Session, SessionSettings
 from bo_tune.simulate import choices_of, regret_percent
 from bo_tune.space import Config, ConfigKey, config_key
-from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.store.storage import StudyStore
 from bo_tune.threads import one_blas_thread
 from bo_tune.tuner import Tuner
 

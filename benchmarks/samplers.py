@@ -29,18 +29,18 @@ import optuna
 from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
+from bo_tune.choices import GRID_GP, MEMORY
 from bo_tune.devices import replay_job
 from bo_tune.history import bundled_histories
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.problem import GpuInfo, Problem
 from bo_tune.recording import Recording, read_recordings
-from bo_tune.sampler_names import GRID_GP
 from bo_tune.search import StopRule
 from bo_tune.session import Session, SessionSettings
 from bo_tune.simulate import CHECKPOINTS, Run, simulate
 from bo_tune.space import Config, ConfigKey, config_key
-from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.store.storage import StudyStore
 from bo_tune.threads import one_blas_thread
 
 SLOW = {"gp": 40}

@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from bo_tune.choices import GRID, GRID_GP, MEMORY, SAMPLERS
 from bo_tune.conditions import Conditions, Timing
 from bo_tune.devices import Job, cuda_devices, replay_jobs
 from bo_tune.errors import DeviceError, InputError, one_line
@@ -26,10 +27,9 @@ from bo_tune.processes.importing import is_importing
 from bo_tune.processes.streams import lasting_stderr
 from bo_tune.record import record as write_recording_of
 from bo_tune.report.progress import Progressing
-from bo_tune.sampler_names import GRID, GRID_GP, SAMPLERS
 from bo_tune.search import StopRule
 from bo_tune.session import Session, SessionSettings, Tuned
-from bo_tune.store.storage import MEMORY, StudyStore, silence_optuna
+from bo_tune.store.storage import StudyStore, silence_optuna
 from bo_tune.store.trials import outcome_of
 from bo_tune.tuner import InterruptedSearch
 

@@ -6,13 +6,13 @@ from math import exp, log
 from pathlib import Path
 from typing import Any
 
+from bo_tune.choices import GRID
 from bo_tune.joint_choice import best_recorded_us
 from bo_tune.kernels.registry import KERNELS, engine_spec
 from bo_tune.kernels.spec import SHARED
 from bo_tune.problem import Problem, lora
 from bo_tune.provenance import Provenance
 from bo_tune.recording import Recording
-from bo_tune.sampler_names import GRID
 from bo_tune.space import Config
 from bo_tune.tables import Keys, flat_configs, read_folder, read_provenance, split_file_name, table_file_name
 

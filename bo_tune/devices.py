@@ -3,10 +3,10 @@
 from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bo_tune.choices import MoePathChoice
 from bo_tune.conditions import Conditions
 from bo_tune.errors import DeviceError, InputError, RecordingError
 from bo_tune.kernels.moe.one_launch import one_launch_problems
@@ -23,10 +23,6 @@ from bo_tune.recording import Recording, read_recordings
 if TYPE_CHECKING:
     from bo_tune.measure.cuda import CudaDevice
     from bo_tune.measure.target import CompileTarget
-
-
-KERNEL_SOURCES = ("auto", "vllm", "builtin")
-"""Whose kernels are measured: those of the installed vLLM, the project's own, or the first of these there is."""
 
 
 OWN_INSTEAD = (
@@ -50,14 +46,6 @@ def fallen_back(choice: str) -> str | None:
     """Return what to warn of where a choice left open stands for the project's own kernels here; None where not."""
     missing = unavailable() if choice == "auto" else None
     return None if missing is None else f"{missing}: {OWN_INSTEAD}"
-
-
-class MoePathChoice(StrEnum):
-    """Which way an engine goes through the experts' adapters is tuned for."""
-
-    AUTO = "auto"
-    ONE_LAUNCH = "one-launch"
-    TWO_KERNELS = "two-kernels"
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from optuna.distributions import IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from bo_tune.choices import SAMPLERS
 from bo_tune.conditions import toolchain_label
 from bo_tune.errors import RecordingError
 from bo_tune.kernels.registry import KERNELS
@@ -23,7 +24,6 @@ from bo_tune.outcome import InvalidReason
 from bo_tune.problem import GpuInfo
 from bo_tune.recording import Recording
 from bo_tune.results import StudyResult, figures_of
-from bo_tune.sampler_names import SAMPLERS
 from bo_tune.session_settings import SessionSettings
 from bo_tune.space import ConfigKey, config_key
 from bo_tune.store.attributes import (

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from bo_tune.candidates import candidates
+from bo_tune.choices import GRID_GP, RANDOM
 from bo_tune.claims import Claims, note_space
 from bo_tune.devices import Job
 from bo_tune.events import Listener
@@ -17,7 +18,6 @@ from bo_tune.offload import Recipe, SearchPool
 from bo_tune.price import cost
 from bo_tune.processes.fork_server import ForkServer
 from bo_tune.proposer import SamplerProposer
-from bo_tune.sampler_names import GRID_GP, RANDOM
 from bo_tune.session_settings import SessionSettings
 from bo_tune.store.storage import StoredStudy
 from bo_tune.store.study_name import StudyName

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 from bo_tune.activity import SessionActivity, by_gpu, with_workers
+from bo_tune.choices import MEMORY
 from bo_tune.claims import Claims
 from bo_tune.devices import Job, together
 from bo_tune.disturbed import Disturbed
@@ -24,7 +25,7 @@ from bo_tune.processes.fork_server import ForkServer
 from bo_tune.results import StudyResult, figures_of
 from bo_tune.session_settings import SessionSettings
 from bo_tune.store.attributes import DISTURBED_ATTR, FIGURES_ATTR, ORIGIN_ATTR, RESULT_ATTR
-from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.store.storage import StudyStore
 from bo_tune.store.study_name import StudyName
 from bo_tune.tables import TunedEntry
 from bo_tune.threads import garbage_sought_seldom, one_blas_thread, turns_taken_fast

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
+from bo_tune.choices import GRID, GRID_GP, SAMPLERS
 from bo_tune.devices import Job
 from bo_tune.finalists import Finalists
 from bo_tune.joint_decision import Decision, decides
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.spec import SHARED
 from bo_tune.problem import AnyProblem
-from bo_tune.sampler_names import GRID, GRID_GP, SAMPLERS
 from bo_tune.search import StopRule
 from bo_tune.store.fields import Count, Flag, Line, Parameter, Setting, Share, first_error
 from bo_tune.store.study_name import StudyName

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from bo_tune.choices import MEMORY
 from bo_tune.devices import Job, replay_job, together
 from bo_tune.finalists import Choice
 from bo_tune.joint import JointTuner
@@ -15,7 +16,7 @@ from bo_tune.outcome import Invalid
 from bo_tune.problem import lora
 from bo_tune.recording import Recording
 from bo_tune.session import Session, SessionSettings
-from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.store.storage import StudyStore
 from bo_tune.store.trials import launched, outcome_of
 from bo_tune.threads import one_blas_thread
 from bo_tune.tuner import Tuner

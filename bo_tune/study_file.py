@@ -52,8 +52,9 @@ from bo_tune.errors import StudyFileError
 from bo_tune.files import os_error_text
 from bo_tune.kernels.registry import KERNELS, engine_spec
 from bo_tune.kernels.spec import KernelSpec
-from bo_tune.models import DENSE_KERNELS, EXPAND, ModelStudy, lookup_of
 from bo_tune.models.engine import MAX_SEQUENCES
+from bo_tune.models.problems import DENSE_KERNELS, EXPAND, lookup_of
+from bo_tune.models.serving import ModelStudy
 from bo_tune.problem import Experts, Problem
 from bo_tune.space import SearchSpace
 from bo_tune.study_schema import ModelTable, ProblemTable, StudyTables, describe, shown, suggestion

@@ -21,8 +21,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from bo_tune.choices import GRID_GP, SAMPLERS
 from bo_tune.problem import DTYPES
-from bo_tune.sampler_names import GRID_GP, SAMPLERS
 
 MAX_SIZE = 2**31 - 1
 """Largest size a kernel takes: its arguments are 32-bit."""

@@ -13,7 +13,8 @@ from pathlib import Path
 from bo_tune.kernels.moe.spec import MOE_SPECS
 from bo_tune.kernels.registry import engine_spec
 from bo_tune.kernels.vllm.untuned import untuned_configs
-from bo_tune.models import MOE_KERNELS, ModelStudy
+from bo_tune.models.experts import MOE_KERNELS
+from bo_tune.models.serving import ModelStudy
 from bo_tune.problem import GpuInfo, Problem
 from bo_tune.tables import LEVELS, Keys, TunedEntry, read_table
 

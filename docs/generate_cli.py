@@ -160,8 +160,7 @@ def page() -> str:
 def commands() -> dict[str, Any]:
     """Return the commands by their names."""
     group: Any = typer.main.get_command(app)
-    found: dict[str, Any] = group.commands
-    return found
+    return {name: group.get_command(None, name) for name in group.list_commands(None)}
 
 
 def examples(command: Any) -> list[str]:

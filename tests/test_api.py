@@ -11,13 +11,13 @@ import pytest
 from helpers import EXPAND, H100, PATIENCE_S, ROOT, SHRINK, FakeDevice, bundled, sqlite_url, stored_trials
 
 import bo_tune
+from bo_tune.choices import GRID, SAMPLERS
 from bo_tune.history import Histories
 from bo_tune.kernels.user.spec import UserSpec
 from bo_tune.listing import list_studies
 from bo_tune.outcome import Invalid, InvalidReason
 from bo_tune.problem import SizedProblem
 from bo_tune.processes.importing import import_source
-from bo_tune.sampler_names import GRID, SAMPLERS
 from bo_tune.space import Config
 from bo_tune.store.storage import StudyStore
 

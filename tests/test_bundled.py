@@ -8,13 +8,14 @@ from helpers import EXPAND_DECODE, H100, ROOT, SHRINK, script
 from helpers import bundled as recorded
 
 from bo_tune.bundled import FILE, bundled_grids, packed
+from bo_tune.choices import MEMORY
 from bo_tune.devices import replay_job
 from bo_tune.history import Histories
 from bo_tune.outcome import estimate_us
 from bo_tune.recording import Recording
 from bo_tune.search.prior import ROWS_PER_STUDY
 from bo_tune.session import Session, SessionSettings
-from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.store.storage import StudyStore
 
 
 @pytest.fixture(scope="module")

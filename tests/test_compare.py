@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 from helpers import EXPAND, EXPAND_TABLE, SHRINK, SHRINK_BIG, SHRINK_TABLE, sliced
 
+from bo_tune.choices import MEMORY
 from bo_tune.compare import Comparisons, Side, compare
 from bo_tune.devices import replay_job
 from bo_tune.errors import TableError
 from bo_tune.kernels.registry import engine_spec
 from bo_tune.recording import Recording
 from bo_tune.session import Session, SessionSettings
-from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.store.storage import StudyStore
 from bo_tune.tables import provenance_path, write_tables
 
 RECORDINGS = [sliced(SHRINK), sliced(SHRINK_BIG), sliced(EXPAND)]

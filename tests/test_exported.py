@@ -13,6 +13,7 @@ from helpers import SHRINK, sliced
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bo_tune.choices import MEMORY
 from bo_tune.devices import replay_job
 from bo_tune.errors import RecordingError
 from bo_tune.exchange import export_study, import_study
@@ -22,7 +23,7 @@ from bo_tune.listing import list_studies, study_detail
 from bo_tune.recording import read_recording
 from bo_tune.review import review
 from bo_tune.session import Session, SessionSettings
-from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.store.storage import StudyStore
 
 Document = dict[str, Any]
 

@@ -7,12 +7,13 @@ import pytest
 from helpers import EXPAND, H100, SHRINK, SHRINK_BIG, sliced
 
 from bo_tune import history
+from bo_tune.choices import MEMORY
 from bo_tune.devices import replay_job
 from bo_tune.history import FEWEST_TRIALS, Histories, descriptor
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.recording import Recording
 from bo_tune.session import Session, SessionSettings
-from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.store.storage import StudyStore
 from bo_tune.store.trials import time_us
 
 SHRINKS = kernel_spec("lora_shrink")

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from moe_recordings import MOE_KERNELS, best_sum_us, small, whole
 
+from bo_tune.choices import MEMORY
 from bo_tune.devices import replay_job, together
 from bo_tune.events import Event, StudyFinished
 from bo_tune.joint import JointTuner
@@ -17,7 +18,7 @@ from bo_tune.search import StopRule
 from bo_tune.session import Session, SessionSettings, Tuned
 from bo_tune.simulate import simulate
 from bo_tune.store.attributes import RESULT_ATTR
-from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.store.storage import StudyStore
 from bo_tune.tuner import InterruptedSearch
 
 

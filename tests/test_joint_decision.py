@@ -8,19 +8,19 @@ from helpers import FakeDevice, sqlite_url
 from moe_recordings import MOE_KERNELS, small
 from one_launch_recordings import one_launch
 
-from bo_tune.devices import Job, MoePathChoice, deciding_problems, replay_job, together, with_deciding
+from bo_tune.choices import GRID, MEMORY, MoePathChoice
+from bo_tune.devices import Job, deciding_problems, replay_job, together, with_deciding
 from bo_tune.errors import InputError
 from bo_tune.kernels.moe.one_launch import one_launch_problems
 from bo_tune.kernels.registry import IN_ORDER, define, kernel_spec
 from bo_tune.problem import AnyProblem, Experts, Problem
 from bo_tune.recording import Recording
 from bo_tune.results import StudyResult
-from bo_tune.sampler_names import GRID
 from bo_tune.search import StopRule
 from bo_tune.session import Session, SessionSettings, Tuned
 from bo_tune.simulate import simulate
 from bo_tune.space import SearchSpace
-from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.store.storage import StudyStore
 from bo_tune.worker import StudyWorker, fitting
 
 ONE_LAUNCH = ("fused_moe_lora_w13", "fused_moe_lora_w2")

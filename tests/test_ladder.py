@@ -18,8 +18,8 @@ from bo_tune.errors import DeviceError
 from bo_tune.ladder import Gap, Ladder, LadderSettings, refine
 from bo_tune.lookup import nearest_of
 from bo_tune.measure.device import Build, Compiled, Remeasured
-from bo_tune.models import SHRINK
 from bo_tune.models.engine import M_LADDER, is_sampled
+from bo_tune.models.problems import SHRINK
 from bo_tune.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Outcome, Resources
 from bo_tune.problem import Problem
 from bo_tune.report.ladder import ladder_lines, ladder_table

@@ -8,6 +8,7 @@ import optuna
 import pytest
 from helpers import EXPAND, SHRINK, SHRINK_BIG, sliced
 
+from bo_tune.choices import MEMORY
 from bo_tune.devices import replay_job
 from bo_tune.errors import DeviceError
 from bo_tune.measure.replay import ReplayDevice
@@ -15,7 +16,7 @@ from bo_tune.offload import OffloadedProposer, SearchPool
 from bo_tune.outcome import Outcome
 from bo_tune.search import StopRule
 from bo_tune.session import Session, SessionSettings, Tuned
-from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.store.storage import StudyStore
 
 RECORDINGS = [sliced(SHRINK), sliced(SHRINK_BIG), sliced(EXPAND)]
 

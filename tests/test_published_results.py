@@ -4,7 +4,7 @@ from pathlib import Path
 
 from bo_tune.check import check_folder
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.models import ModelStudy
+from bo_tune.models.serving import ModelStudy
 from bo_tune.study_file import load_study_file
 from bo_tune.tables import missing_lookups, read_folder, read_provenance, table_file_name
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from helpers import EXPAND, SHRINK, FakeDevice, sliced
 
+from bo_tune.choices import MEMORY
 from bo_tune.devices import Job, replay_job
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.outcome import Invalid, InvalidReason
@@ -14,7 +15,7 @@ from bo_tune.record import record
 from bo_tune.recording import Recording, read_recording
 from bo_tune.session import Session, SessionSettings, Tuned
 from bo_tune.space import Config, SearchSpace, config_key
-from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.store.storage import StudyStore
 
 GRID = SessionSettings(sampler="grid", budget=None)
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from helpers import EXPAND, SHRINK, FakeDevice, sliced, sqlite_url
 
+from bo_tune.choices import MEMORY
 from bo_tune.conditions import NO_VERSIONS, toolchain_label
 from bo_tune.devices import Job, replay_job
 from bo_tune.errors import StorageError
@@ -15,7 +16,7 @@ from bo_tune.recording import Recording
 from bo_tune.search import StopRule
 from bo_tune.session import Session, SessionSettings, Tuned
 from bo_tune.space import config_key
-from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.store.storage import StudyStore
 from bo_tune.tuner import InterruptedSearch
 from bo_tune.worker import StudyWorker, fitting
 

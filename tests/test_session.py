@@ -10,17 +10,17 @@ import pytest
 from helpers import EXPAND, H100, SHRINK, SHRINK_BIG, FakeDevice, Times, sliced, sqlite_url, stored_trials
 
 from bo_tune.candidates import IDENTICAL
+from bo_tune.choices import MEMORY, SAMPLERS
 from bo_tune.devices import Job, replay_job
 from bo_tune.errors import DeviceError, StorageError
 from bo_tune.events import Event, StudyFailed, StudyFinished, StudyStarted, TrialRecorded
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.outcome import Invalid, InvalidReason
 from bo_tune.problem import Problem
-from bo_tune.sampler_names import SAMPLERS
 from bo_tune.session import Session, SessionSettings, Tuned
 from bo_tune.space import Config, SearchSpace, config_key
 from bo_tune.store.attributes import SPACE_ATTR
-from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.store.storage import StudyStore
 from bo_tune.tuner import InterruptedSearch
 
 SPEC = kernel_spec("lora_shrink")

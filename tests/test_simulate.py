@@ -7,14 +7,14 @@ from dataclasses import asdict, replace
 import pytest
 from helpers import SHRINK, SHRINK_BIG, sliced
 
+from bo_tune.choices import MEMORY, SAMPLERS
 from bo_tune.devices import replay_job
 from bo_tune.outcome import InvalidReason
 from bo_tune.recording import RecordedConfig, Recording
-from bo_tune.sampler_names import SAMPLERS
 from bo_tune.session import Session, SessionSettings
 from bo_tune.simulate import Run, document, simulate, summarise
 from bo_tune.space import config_key
-from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.store.storage import StudyStore
 
 RECORDING = sliced(SHRINK)
 FIELDS = {

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from helpers import BUNDLED, EXPAND, FakeDevice
 
+from bo_tune.choices import MEMORY
 from bo_tune.devices import Job, replay_job
 from bo_tune.listing import list_studies
 from bo_tune.measure.device import Build
@@ -15,7 +16,7 @@ from bo_tune.recording import read_recording
 from bo_tune.search import StopRule
 from bo_tune.session import Session, SessionSettings
 from bo_tune.space import Config, SearchSpace, config_key
-from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.store.storage import StudyStore
 from bo_tune.tables import read_provenance, write_tables
 
 PROBLEM = Problem("lora_expand", 4, 1, 64, 16, 4096, add_inputs=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bo_tune.errors import InputError, ModelError, StudyFileError
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.models import ModelStudy
+from bo_tune.models.serving import ModelStudy
 from bo_tune.problem import Experts, Problem
 from bo_tune.recording import read_recordings
 from bo_tune.study_file import Budget, StudyFile, load_study_file, parse_study

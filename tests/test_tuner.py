@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 
 from bo_tune.candidates import Candidates
+from bo_tune.choices import MEMORY
 from bo_tune.events import Event, TrialRecorded
 from bo_tune.finalists import Finalists
 from bo_tune.outcome import Invalid, InvalidReason, Measurement
@@ -22,7 +23,7 @@ from bo_tune.problem import Problem
 from bo_tune.proposer import SamplerProposer
 from bo_tune.search import make_sampler
 from bo_tune.space import Config, SearchSpace, config_key
-from bo_tune.store.storage import MEMORY, StoredStudy, StudyName, StudyStore
+from bo_tune.store.storage import StoredStudy, StudyName, StudyStore
 from bo_tune.store.trials import REASON, outcome_of
 from bo_tune.tuner import MOST_INVALID_PER_LAUNCHED, InterruptedSearch, Tuner, TunerSettings
 

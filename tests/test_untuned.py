@@ -16,7 +16,8 @@ from bo_tune.check import check_folder
 from bo_tune.kernels.moe.spec import MOE_SPECS
 from bo_tune.kernels.moe.untuned import as_read
 from bo_tune.kernels.vllm.untuned import untuned_configs
-from bo_tune.models import MOE_KERNELS, ModelStudy
+from bo_tune.models.experts import MOE_KERNELS
+from bo_tune.models.serving import ModelStudy
 from bo_tune.problem import GpuInfo, Problem
 from bo_tune.tables import TunedEntry, write_tables
 from bo_tune.untuned import MOST_TOKENS, untuned_entries

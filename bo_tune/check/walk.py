@@ -22,8 +22,9 @@ from bo_tune.kernels.moe.untuned import as_read
 from bo_tune.kernels.registry import engine_spec
 from bo_tune.kernels.spec import SHARED, EngineSpec
 from bo_tune.lookup import Crash, Found, lookup, switch_points
-from bo_tune.models import EXPAND, ModelStudy
 from bo_tune.models.engine import MAX_BATCHED_TOKENS, step_sizes
+from bo_tune.models.problems import EXPAND
+from bo_tune.models.serving import ModelStudy
 from bo_tune.problem import GpuInfo, Problem, lora_file_name
 from bo_tune.tables import LEVELS, read_provenance, split_file_name, table_file_name
 

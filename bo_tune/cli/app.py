@@ -3,75 +3,96 @@
 import inspect
 import signal
 import sys
-from collections.abc import Callable
+from importlib import import_module
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from bo_tune.cli import exit_codes
-from bo_tune.cli import options as o
-from bo_tune.cli.check import check_command
-from bo_tune.cli.compile import compile_command
-from bo_tune.cli.exchange import delete_command, export_command, import_command, merge_command
-from bo_tune.cli.inspection import compare_command, show_command, simulate_command
-from bo_tune.cli.output import program_version
-from bo_tune.cli.report import report_command
-from bo_tune.cli.search import grid_command, tune_command
 from bo_tune.cli.usage import UsageError, usage_line
-from bo_tune.cli.worker import worker_command
 from bo_tune.errors import BoTuneError, InputError, one_line
 from bo_tune.processes.streams import fault_of, hurry
-from bo_tune.store.storage import silence_optuna
-from bo_tune.store.url import urls_shown
 
 EXAMPLES = "\n\nExamples:\n"
 """What stands between a command's description and its examples, in its docstring."""
 
 INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-TUNING, LOOKING, MOVING = "Tune", "Look at what was found", "Move it elsewhere"
+COMMANDS = {
+    "Tune": {
+        "tune": "search",
+        "grid": "search",
+        "worker": "worker",
+        "compile": "compile",
+        "simulate": "inspection",
+    },
+    "Look at what was found": {
+        "show": "inspection",
+        "report": "report",
+        "check": "check",
+        "compare": "inspection",
+    },
+    "Move it elsewhere": {
+        "export": "exchange",
+        "import": "exchange",
+        "merge": "exchange",
+        "delete": "exchange",
+    },
+}
+"""By the panel of ``--help``: each command, and the module beside this one that holds it."""
+
+
+class LazyGroup(TyperGroup):
+    """The commands, each imported when it is run, described or completed."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        named = {name: None for commands in COMMANDS.values() for name in commands}
+        self.commands: dict[str, Any] = named  # None until it is asked for; the names are what suggestions go by
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command, or None where there is none of this name."""
+        if cmd_name in self.commands and self.commands[cmd_name] is None:
+            self.commands[cmd_name] = _command(cmd_name)
+        return self.commands.get(cmd_name)
+
+
+def _command(name: str) -> Any:
+    """Build a command. The examples of its docstring come last in its help, as they are written."""
+    panel, module = next((panel, found[name]) for panel, found in COMMANDS.items() if name in found)
+    function = getattr(import_module(f"bo_tune.cli.{module}"), f"{name}_command")
+    text, _, examples = (inspect.getdoc(function) or "").partition(EXAMPLES)
+    alone = typer.Typer(add_completion=False, rich_markup_mode="rich", context_settings=CONTEXT)
+    epilog = f"Examples:\n{examples}" if examples else None
+    alone.command(name, help=text, epilog=epilog, rich_help_panel=panel)(function)
+    return typer.main.get_command(alone)
+
+
+CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 app = typer.Typer(
     name="bo-tune",
+    cls=LazyGroup,
     no_args_is_help=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings=CONTEXT,
     epilog="Exit codes:\n" + "\n".join(f"  {code:>3}  {text}" for code, text in exit_codes.MEANINGS.items()),
 )
-
-
-def add(name: str, command: Callable[..., None], panel: str) -> None:
-    """Add a command. The examples of its docstring come last in its help, as they are written."""
-    text, _, examples = (inspect.getdoc(command) or "").partition(EXAMPLES)
-    epilog = f"Examples:\n{examples}" if examples else None
-    app.command(name, help=text, epilog=epilog, rich_help_panel=panel)(command)
-
-
-add("tune", tune_command, TUNING)
-add("grid", grid_command, TUNING)
-add("worker", worker_command, TUNING)
-add("compile", compile_command, TUNING)
-add("simulate", simulate_command, TUNING)
-add("show", show_command, LOOKING)
-add("report", report_command, LOOKING)
-add("check", check_command, LOOKING)
-add("compare", compare_command, LOOKING)
-add("export", export_command, MOVING)
-add("import", import_command, MOVING)
-add("merge", merge_command, MOVING)
-add("delete", delete_command, MOVING)
 
 
 @app.callback(invoke_without_command=True)
 def without_command(
     context: typer.Context,
-    show_version: Annotated[bool, typer.Option("--version", metavar=o.FLAG, help="Show the version and exit.")] = False,
+    show_version: Annotated[bool, typer.Option("--version", metavar="", help="Show the version and exit.")] = False,
 ) -> None:
     """Tune Triton kernels with Bayesian optimisation and write the JSON that vLLM loads."""
     if show_version:
-        sys.stdout.write(f"bo-tune {program_version()}\n")
+        from bo_tune.cli.version import print_version
+
+        print_version()
         raise typer.Exit
     if context.invoked_subcommand is None:
         sys.stdout.write(context.get_help())
@@ -91,7 +112,6 @@ def _be_interruptible() -> None:
 
 def main() -> None:
     """Run the command line and exit with one of ``exit_codes``."""
-    silence_optuna()
     _be_interruptible()
     code = _run()
     if (fault := fault_of(sys.stdout)) is not None:
@@ -114,5 +134,7 @@ def _run() -> int:
 
 
 def _fail(message: str, code: int) -> int:
+    from bo_tune.store.url import urls_shown
+
     sys.stderr.write(f"bo-tune: {urls_shown(message)}\n")  # a URL that stands where a file is expected, say
     return code

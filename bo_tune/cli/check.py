@@ -5,14 +5,10 @@ from typing import Annotated
 
 import typer
 
-from bo_tune.check import check_folder
 from bo_tune.cli import exit_codes
 from bo_tune.cli import options as o
-from bo_tune.cli.output import Output
 from bo_tune.cli.served import Served
 from bo_tune.models.engine import MAX_BATCHED_TOKENS
-from bo_tune.report.check import check_lines, check_tables
-from bo_tune.tuned_with import folder_lines, source_counts
 
 
 def check_command(
@@ -56,6 +52,11 @@ def check_command(
     Examples:
       bo-tune check tuned --model Llama-3.1-8B/config.json --max-loras 4 --rank 16
     """
+    from bo_tune.check import check_folder
+    from bo_tune.cli.output import Output
+    from bo_tune.report.check import check_lines, check_tables
+    from bo_tune.tuned_with import folder_lines, source_counts
+
     output = Output("check", json_file, quiet=quiet)
     served = Served(
         model, tp, max_loras, rank, fully_sharded, target_modules, adapter, expert_parallel, max_num_seqs, dual_stream

@@ -3,11 +3,7 @@
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from bo_tune.devices import KERNEL_SOURCES
-from bo_tune.kernels.registry import KERNELS
-from bo_tune.recording import SUFFIXES
-from bo_tune.sampler_names import SAMPLERS
-from bo_tune.store.storage import MEMORY
+from bo_tune.choices import KERNEL_SOURCES, MEMORY, SAMPLERS
 
 DEPTH = 3
 """Folders below this one that are looked into."""
@@ -27,11 +23,17 @@ def _among(values: Iterable[str]) -> Complete:
     return complete
 
 
-kernels = _among(KERNELS)
 kernel_sources = _among(KERNEL_SOURCES)
 samplers = _among(SAMPLERS)
 routings = _among(["uniform", "zipf"])
 targets = _among(["cuda:80", "cuda:86", "cuda:89", "cuda:90", "cuda:100", "cuda:103", "cuda:120"])
+
+
+def kernels(incomplete: str) -> list[str]:
+    """Return the kernels that studies tune."""
+    from bo_tune.kernels.registry import KERNELS
+
+    return _among(KERNELS)(incomplete)
 
 
 def devices(incomplete: str) -> list[str]:
@@ -54,6 +56,8 @@ def study_files(incomplete: str) -> list[str]:
 
 
 def _is_recording(path: Path) -> bool:
+    from bo_tune.recording import SUFFIXES
+
     return path.name.endswith(SUFFIXES)
 
 

@@ -5,23 +5,13 @@ from typing import Annotated
 
 import typer
 
+from bo_tune.choices import DEFAULT_STORAGE, MEMORY
 from bo_tune.cli import options as o
-from bo_tune.cli.output import Output
 from bo_tune.errors import InputError
-from bo_tune.exchange import export_study, import_study
-from bo_tune.exported import read_exported
-from bo_tune.listing import named
-from bo_tune.merge import merge_tables
-from bo_tune.pack.contents import printable
-from bo_tune.recording import read_recording, read_recordings
-from bo_tune.report.reuse import unreadable_lines
-from bo_tune.store.storage import MEMORY, StudyStore
-from bo_tune.tables import check_writable
-from bo_tune.tuned_with import folder_lines
 
 
 def export_command(
-    storage: o.Storage = o.DEFAULT_STORAGE,
+    storage: o.Storage = DEFAULT_STORAGE,
     out: o.ExportOut = Path("studies"),
     kernel: o.Kernel = None,
     gpu: Annotated[
@@ -36,6 +26,12 @@ def export_command(
     Examples:
       bo-tune export --storage sqlite:///bo_tune.db --out exported
     """
+    from bo_tune.cli.output import Output
+    from bo_tune.exchange import export_study
+    from bo_tune.report.reuse import unreadable_lines
+    from bo_tune.store.storage import StudyStore
+    from bo_tune.tables import check_writable
+
     output = Output("export", json_file, quiet=quiet)
     with StudyStore(storage, only_read=True) as store:
         chosen = [
@@ -61,7 +57,7 @@ def export_command(
 
 def import_command(
     files: Annotated[list[Path], typer.Argument(metavar="FILE|DIR…", help="Exported studies, or folders of them.")],
-    storage: o.Storage = o.DEFAULT_STORAGE,
+    storage: o.Storage = DEFAULT_STORAGE,
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
 ) -> None:
@@ -71,6 +67,12 @@ def import_command(
       bo-tune import exported --storage sqlite:///all.db
       bo-tune import exported --storage postgresql+psycopg://tuner@db/studies
     """
+    from bo_tune.cli.output import Output
+    from bo_tune.exchange import import_study
+    from bo_tune.exported import read_exported
+    from bo_tune.recording import read_recording, read_recordings
+    from bo_tune.store.storage import StudyStore
+
     output = Output("import", json_file, quiet=quiet)
     if storage == MEMORY:
         raise InputError("--storage: name a database to import into")
@@ -96,7 +98,7 @@ def delete_command(
         list[str],
         typer.Argument(metavar="STUDY", help="Its name, or words that are in no other study's name."),
     ],
-    storage: o.Storage = o.DEFAULT_STORAGE,
+    storage: o.Storage = DEFAULT_STORAGE,
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
 ) -> None:
@@ -106,6 +108,11 @@ def delete_command(
       bo-tune delete lora_shrink m16. k4096
       bo-tune delete 'set aside' lora_expand --storage sqlite:///bo_tune.db
     """
+    from bo_tune.cli.output import Output
+    from bo_tune.listing import named
+    from bo_tune.pack.contents import printable
+    from bo_tune.store.storage import StudyStore
+
     output = Output("delete", json_file, quiet=quiet)
     with StudyStore(storage, create=False) as store:
         numbers = {name: study_id for study_id, name in store.names().items()}
@@ -131,6 +138,10 @@ def merge_command(
     Examples:
       bo-tune merge host1/tuned host2/tuned --out merged
     """
+    from bo_tune.cli.output import Output
+    from bo_tune.merge import merge_tables
+    from bo_tune.tuned_with import folder_lines
+
     output = Output("merge", json_file, quiet=quiet)
     paths = merge_tables(folders, out, lambda line: output.notes(f"note: {line}"))
     output.lines(*(f"wrote {path}" for path in paths))

@@ -4,31 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.progress import track
 
+from bo_tune.choices import DEFAULT_STORAGE, GRID, GRID_GP
 from bo_tune.cli import completion, exit_codes
 from bo_tune.cli import options as o
-from bo_tune.cli.output import Output
-from bo_tune.compare import compare
 from bo_tune.errors import InputError
-from bo_tune.listing import list_studies, matching, study_detail
-from bo_tune.recording import read_recordings
-from bo_tune.report.console import (
-    comparison_lines,
-    comparison_tables,
-    is_live,
-    simulation_line,
-    simulation_table,
-    studies_lines,
-    studies_tables,
-)
-from bo_tune.report.reuse import unreadable_lines
-from bo_tune.report.study import study_lines, study_tables
-from bo_tune.sampler_names import GRID, GRID_GP
-from bo_tune.search import StopRule
-from bo_tune.session import SessionSettings
-from bo_tune.simulate import document, simulate
-from bo_tune.store.storage import StudyStore
 
 
 def compare_command(
@@ -51,6 +31,11 @@ def compare_command(
       bo-tune compare tuned grid
       bo-tune compare tuned grid --recordings studies/recordings --json compared.json
     """
+    from bo_tune.cli.output import Output
+    from bo_tune.compare import compare
+    from bo_tune.recording import read_recordings
+    from bo_tune.report.console import comparison_lines, comparison_tables
+
     output = Output("compare", json_file, quiet=quiet)
     comparisons = compare(tuned_dir, grid_dir, read_recordings(recordings) if recordings else ())
     if not comparisons.common:
@@ -99,6 +84,17 @@ def simulate_command(
       bo-tune simulate --recordings studies/recordings --budget 20
       bo-tune simulate --recordings studies/recordings --sampler random --seeds 3
     """
+    from rich.progress import track
+
+    from bo_tune.cli.output import Output
+    from bo_tune.recording import read_recordings
+    from bo_tune.report.console import is_live, simulation_line, simulation_table
+    from bo_tune.search import StopRule
+    from bo_tune.session import SessionSettings
+    from bo_tune.simulate import document, simulate
+    from bo_tune.store.storage import silence_optuna
+
+    silence_optuna()
     output = Output("simulate", json_file, quiet=quiet)
     name = o.sampler_name(sampler)
     grids = read_recordings(recordings)
@@ -124,7 +120,7 @@ def show_command(
             show_default=False,
         ),
     ] = None,
-    storage: o.Storage = o.DEFAULT_STORAGE,
+    storage: o.Storage = DEFAULT_STORAGE,
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
 ) -> None:
@@ -134,6 +130,13 @@ def show_command(
       bo-tune show --storage sqlite:///bo_tune.db
       bo-tune show lora_shrink m16. k4096
     """
+    from bo_tune.cli.output import Output
+    from bo_tune.listing import list_studies, matching, study_detail
+    from bo_tune.report.console import studies_lines, studies_tables
+    from bo_tune.report.reuse import unreadable_lines
+    from bo_tune.report.study import study_lines, study_tables
+    from bo_tune.store.storage import StudyStore
+
     output = Output("show", json_file, quiet=quiet)
     words = study or []
     with StudyStore(storage, only_read=True) as store:

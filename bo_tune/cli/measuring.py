@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bo_tune.choices import MoePathChoice
 from bo_tune.conditions import Conditions
-from bo_tune.devices import Job, MoePathChoice, cuda_devices, kernel_source, replay_jobs
+from bo_tune.devices import Job, cuda_devices, kernel_source, replay_jobs
 from bo_tune.errors import InputError
 from bo_tune.measure.described import source_of
 from bo_tune.measure.host_gpus import gpu_count

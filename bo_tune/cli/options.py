@@ -7,15 +7,12 @@ from typing import Annotated
 
 import typer
 
+from bo_tune.choices import KERNEL_SOURCES, MEMORY, SAMPLERS
 from bo_tune.cli import completion
 from bo_tune.conditions import Conditions, Routing, Timing
 from bo_tune.conditions import Tokens as Spread
-from bo_tune.devices import KERNEL_SOURCES
 from bo_tune.errors import InputError
-from bo_tune.files import os_error_text
 from bo_tune.models.engine import MAX_SEQUENCES
-from bo_tune.sampler_names import SAMPLERS
-from bo_tune.store.storage import DEFAULT_STORAGE, MEMORY
 
 
 def integers(texts: Iterable[str] | None, option: str) -> list[int]:
@@ -49,6 +46,8 @@ def conditions(timing: Timing, tokens: Spread, adapters: int | None, experts: st
     Raises:
         InputError: the experts' spread is neither one by name nor a readable file of hits.
     """
+    from bo_tune.files import os_error_text
+
     if experts in (Routing.UNIFORM, Routing.ZIPF):
         return Conditions(timing, tokens, adapters, Routing(experts))
     try:
@@ -383,7 +382,3 @@ Verbose = Annotated[
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", metavar=FLAG, help="Print nothing but what went wrong.", rich_help_panel=OUTPUT)
 ]
-
-DEFAULT_DEVICE = "cuda"
-
-__all__ = ["DEFAULT_DEVICE", "DEFAULT_STORAGE"]

@@ -3,20 +3,18 @@
 import json
 import sys
 from collections.abc import Callable, Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from rich.console import RenderableType
 
+from bo_tune.cli.version import program_version
 from bo_tune.errors import InputError
 from bo_tune.files import os_error_text, write_atomically
 from bo_tune.report.console import print_line, terminal
 
 STDOUT = Path("-")
 """Value of ``--json`` for standard output."""
-
-DISTRIBUTION = "bo_tune"
 
 
 class Output:
@@ -89,14 +87,6 @@ class Output:
             sys.stdout.write(text)
         else:
             _writing(file, lambda: write_atomically(file, text.encode()))
-
-
-def program_version() -> str:
-    """Return the installed version; of a source tree that is not installed, what it is."""
-    try:
-        return version(DISTRIBUTION)
-    except PackageNotFoundError:
-        return "of a source tree"
 
 
 def _writing(path: Path, write: Callable[[], object]) -> None:

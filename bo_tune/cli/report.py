@@ -6,18 +6,13 @@ from typing import Annotated, Any
 
 import typer
 
+from bo_tune.choices import DEFAULT_STORAGE
 from bo_tune.cli import options as o
-from bo_tune.cli.output import Output
 from bo_tune.errors import InputError
-from bo_tune.files import os_error_text, write_atomically
-from bo_tune.recording import read_recordings
-from bo_tune.report.reuse import unreadable_lines
-from bo_tune.review import document, review
-from bo_tune.store.storage import StudyStore
 
 
 def report_command(
-    storage: o.Storage = o.DEFAULT_STORAGE,
+    storage: o.Storage = DEFAULT_STORAGE,
     out: Annotated[Path, typer.Option(metavar="FILE.html", help="The page.")] = Path("report.html"),
     title: Annotated[
         str, typer.Option(metavar="TEXT", help="The page's title: the model, say, and how it is served.")
@@ -41,6 +36,14 @@ def report_command(
       bo-tune report --storage sqlite:///bo_tune.db --out report.html
       bo-tune report --storage sqlite:///bo_tune.db --recordings studies/recordings --title "Llama-3.1-8B, TP 1"
     """
+    from bo_tune.cli.output import Output
+    from bo_tune.files import os_error_text, write_atomically
+    from bo_tune.recording import read_recordings
+    from bo_tune.report.page import render
+    from bo_tune.report.reuse import unreadable_lines
+    from bo_tune.review import document, review
+    from bo_tune.store.storage import StudyStore
+
     output = Output("report", json_file, quiet=quiet)
     grids = [recording for folder in recordings or () for recording in read_recordings(folder)]
     figures = _figures(session) if session else None
@@ -49,8 +52,6 @@ def report_command(
     output.say(*unreadable_lines(store.unreadable))
     if not found.cases:
         raise InputError(f"{store.url}: no searches in this database")
-    from bo_tune.report.page import render  # noqa: PLC0415 - 80 MB that no other command needs
-
     page = render(found, title=title, storage=store.url).encode()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +64,8 @@ def report_command(
 
 def _figures(path: Path) -> dict[str, Any]:
     """Read what ``tune --json`` wrote. Raises InputError."""
+    from bo_tune.files import os_error_text
+
     try:
         content = json.loads(path.read_bytes())
     except OSError as error:

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bo_tune.store.storage import MEMORY
+from bo_tune.choices import MEMORY
 from bo_tune.store.url import HIDDEN, shown
 
 PROGRAM = "bo-tune"

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from bo_tune.cli.options import integers, names
 from bo_tune.errors import InputError
-from bo_tune.models import ModelStudy
 from bo_tune.models.engine import MAX_SEQUENCES
+
+if TYPE_CHECKING:
+    from bo_tune.models.serving import ModelStudy
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Served:
         }
         return [name for name, value in values.items() if value]
 
-    def study(self, ms: Sequence[int]) -> ModelStudy:
+    def study(self, ms: Sequence[int]) -> "ModelStudy":
         """Return the model as it is served.
 
         Raises:
@@ -51,6 +54,8 @@ class Served:
         for name, value in {"--max-loras": self.max_loras, "--rank": self.rank or self.adapters}.items():
             if not value:
                 raise InputError(f"{name}: needed with --model")
+        from bo_tune.models.serving import ModelStudy
+
         return ModelStudy.of(
             self.model,
             tensor_parallel=self.tensor_parallel or 1,

@@ -3,7 +3,6 @@
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -11,25 +10,19 @@ from typing import Protocol
 import typer
 
 from bo_tune.activity import SessionActivity
+from bo_tune.choices import MEMORY, MoePathChoice
 from bo_tune.cli import exit_codes
+from bo_tune.cli.arguments import Arguments, problems_of
 from bo_tune.cli.host_workers import HostWorkers
-from bo_tune.cli.measuring import Measured, at_once, host_gpus, jobs_on, opened, searching
+from bo_tune.cli.measuring import at_once, host_gpus, jobs_on, opened, searching
 from bo_tune.cli.output import Output
 from bo_tune.cli.ray_workers import RayCluster
 from bo_tune.cli.resume import kept_lines
-from bo_tune.devices import (
-    OWN_INSTEAD,
-    Job,
-    MoePathChoice,
-    engine_notes,
-    fallen_back,
-    replay_jobs,
-    with_deciding,
-)
+from bo_tune.devices import OWN_INSTEAD, Job, engine_notes, fallen_back, replay_jobs, with_deciding
 from bo_tune.errors import InputError
 from bo_tune.events import Listener
 from bo_tune.joint_decision import decides
-from bo_tune.kernels.registry import engine_spec, kernel_spec
+from bo_tune.kernels.registry import engine_spec
 from bo_tune.kernels.vllm.untuned import knows_shipped_files
 from bo_tune.ladder import Ladder, refine
 from bo_tune.listing import reused_figures, study_figures
@@ -43,8 +36,7 @@ from bo_tune.report.ladder import ladder_lines, ladder_table
 from bo_tune.report.progress import Progressing
 from bo_tune.report.reuse import reuse_lines, unreadable_lines
 from bo_tune.session import Session, SessionSettings, Tuned
-from bo_tune.store.leases import LEASE_S
-from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.store.storage import StudyStore, silence_optuna
 from bo_tune.store.url import shown as shown_url
 from bo_tune.study_file import StudyFile
 from bo_tune.tables import (
@@ -58,42 +50,6 @@ from bo_tune.tables import (
 from bo_tune.tuned_with import check_mix
 from bo_tune.tuner import InterruptedSearch
 from bo_tune.untuned import untuned_entries
-
-
-@dataclass(frozen=True, slots=True)
-class Written:
-    """Where results go: the folder of the JSON files, and that of recordings."""
-
-    tables: Path
-    recordings: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Arguments:
-    """What the command line said, the same for both commands."""
-
-    study: StudyFile | None
-    kernels: Sequence[str]
-    measured: Measured
-    storage: str
-    written: Written
-    settings: SessionSettings
-    verbose: bool
-    choose_m: bool = False
-    fresh: bool = False
-    lease_s: float = LEASE_S
-    ray: str | None = None
-    workers: int | None = None
-
-
-def problems_of(study: StudyFile, kernels: Sequence[str]) -> list[Problem]:
-    """Return a study's problems of some kernels, of all where none is named. Raises InputError where there are none."""
-    for name in kernels:
-        kernel_spec(name)
-    problems = [p for p in study.problems() if not kernels or p.kernel in kernels]
-    if not problems:
-        raise InputError(f"--kernel: the study has no problem of {', '.join(kernels)}")
-    return problems
 
 
 class Workers(Protocol):
@@ -205,6 +161,7 @@ def _check_replay(arguments: Arguments) -> None:
 
 def tune(arguments: Arguments, output: Output) -> None:
     """Tune, write what came of it, and say so. Raises typer.Exit where not everything could be done."""
+    silence_optuna()
     written = arguments.written
     with _workers(arguments) as workers, _jobs(arguments, workers) as (jobs, settings, searches):
         check_writable(written.tables, {_file_name(job) for job in jobs if not decides(job.problem)})

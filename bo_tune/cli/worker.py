@@ -1,31 +1,24 @@
 """``bo-tune worker``: joins the sessions of a database."""
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from bo_tune.choices import DEFAULT_DEVICE, DEFAULT_STORAGE, LEASE_S, MEMORY
 from bo_tune.cli import exit_codes
 from bo_tune.cli import options as o
-from bo_tune.cli.measuring import Measured, fitting_of, searching
-from bo_tune.cli.output import Output
-from bo_tune.cli.resume import kept_lines
 from bo_tune.conditions import Routing, Timing, Tokens
-from bo_tune.devices import fallen_back
 from bo_tune.errors import InputError
-from bo_tune.events import Event, StudyFailed, StudyFinished
-from bo_tune.report.progress import Progressing
-from bo_tune.report.reuse import unreadable_lines
-from bo_tune.store.leases import LEASE_S
-from bo_tune.store.storage import MEMORY, StudyStore
-from bo_tune.tuner import InterruptedSearch
-from bo_tune.worker import StudyWorker
+
+if TYPE_CHECKING:
+    from bo_tune.events import StudyFailed, StudyFinished
 
 
 def worker_command(
-    storage: o.Storage = o.DEFAULT_STORAGE,
+    storage: o.Storage = DEFAULT_STORAGE,
     lease: o.Lease = LEASE_S,
-    device: o.DeviceName = o.DEFAULT_DEVICE,
+    device: o.DeviceName = DEFAULT_DEVICE,
     gpus: o.Gpus = None,
     require_idle: o.RequireIdle = False,
     kernels: o.KernelSource = "auto",
@@ -47,6 +40,18 @@ def worker_command(
       bo-tune worker --storage sqlite:///bo_tune.db --device replay:studies/recordings
       bo-tune worker --storage postgresql+psycopg://tuner@db/studies --device cuda:0
     """
+    from bo_tune.cli.measuring import Measured, fitting_of, searching
+    from bo_tune.cli.output import Output
+    from bo_tune.cli.resume import kept_lines
+    from bo_tune.devices import fallen_back
+    from bo_tune.events import Event, StudyFailed, StudyFinished
+    from bo_tune.report.progress import Progressing
+    from bo_tune.report.reuse import unreadable_lines
+    from bo_tune.store.storage import StudyStore, silence_optuna
+    from bo_tune.tuner import InterruptedSearch
+    from bo_tune.worker import StudyWorker
+
+    silence_optuna()
     output, ended = Output("worker", json_file, quiet=quiet), list[StudyFinished | StudyFailed]()
     if storage == MEMORY:
         raise InputError("--storage: a worker needs a database that sessions share")
@@ -79,8 +84,10 @@ def worker_command(
         raise typer.Exit(exit_codes.FAILED)
 
 
-def _figures(event: StudyFinished | StudyFailed) -> dict[str, Any]:
+def _figures(event: "StudyFinished | StudyFailed") -> dict[str, Any]:
     """Return what the worker knows of a study that has ended; ``bo-tune show`` knows more."""
+    from bo_tune.events import StudyFinished
+
     finished = event if isinstance(event, StudyFinished) else None
     return {
         "study": event.name,

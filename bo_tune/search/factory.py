@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from bo_tune.sampler_names import SAMPLERS
+from bo_tune.choices import SAMPLERS
 from bo_tune.search.base import GridSampler
 from bo_tune.search.baselines import (
     CoordinateSampler,

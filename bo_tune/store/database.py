@@ -31,12 +31,11 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
+from bo_tune.choices import DEFAULT_STORAGE
 from bo_tune.errors import StorageError, one_line
 from bo_tune.store.leases import LEASES
 from bo_tune.store.read_only import may_be_written, reading
 from bo_tune.store.url import parsed, shown, without_secrets
-
-DEFAULT_STORAGE = "sqlite:///bo_tune.db"
 
 SQLITE_BUSY_TIMEOUT_S = 60
 

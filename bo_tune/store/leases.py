@@ -35,10 +35,8 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from bo_tune.choices import LEASE_S
 from bo_tune.processes.identity import is_gone, this_process
-
-LEASE_S = 30.0
-"""For how long a lease holds without being renewed."""
 
 LEASES = Table(
     "bo_tune_leases",

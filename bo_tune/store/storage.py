@@ -18,6 +18,7 @@ from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError
 
+from bo_tune.choices import DEFAULT_STORAGE, LEASE_S, MEMORY
 from bo_tune.errors import LeaseLostError, StorageError, one_line
 from bo_tune.problem import GpuInfo
 from bo_tune.store.attributes import (
@@ -29,16 +30,10 @@ from bo_tune.store.attributes import (
     SCHEMA_ATTR,
     SCHEMA_VERSION,
 )
-from bo_tune.store.database import (
-    DEFAULT_STORAGE,
-    READS,
-    open_database,
-    storage_errors,
-    through_outages,
-)
+from bo_tune.store.database import READS, open_database, storage_errors, through_outages
 from bo_tune.store.fenced import FencedWrite
 from bo_tune.store.lease_keeper import LeaseKeeper
-from bo_tune.store.leases import LEASE_S, Holder
+from bo_tune.store.leases import Holder
 from bo_tune.store.rows import FastRows, PlainRows, Rows
 from bo_tune.store.sieve import Sieve, StudySummary
 from bo_tune.store.stored_study import FINISHED, StoredStudy
@@ -47,10 +42,7 @@ from bo_tune.store.trial_queue import LOST, TrialQueue, Writer, Written
 from bo_tune.store.trial_writer import is_known_schema
 from bo_tune.store.url import shown
 
-__all__ = ["DEFAULT_STORAGE", "FINISHED", "MEMORY", "StoredStudy", "StudyName", "StudyStore", "StudySummary"]
-
-MEMORY = "memory"
-"""Storage that keeps nothing after the process: for replays that can be run again."""
+__all__ = ["FINISHED", "StoredStudy", "StudyName", "StudyStore", "StudySummary"]
 
 OPENING_ATTEMPTS = 10
 """How often studies are looked for and added while other processes add the same ones."""

@@ -14,7 +14,7 @@ from tuned_folder import Documents, checked, documents, qwen, reasons, write
 from bo_tune.agreement import runs_at_once
 from bo_tune.check import Report, check_folder
 from bo_tune.lookup import Found, lookup
-from bo_tune.models import ModelStudy
+from bo_tune.models.serving import ModelStudy
 
 MOE = [f"{half}_{part}" for half in ("W13", "W2") for part in ("SHRINK", "EXPAND")]
 

@@ -17,7 +17,7 @@ from tuned_folder import MODEL, Documents, checked, qwen
 from bo_tune.check import Report
 from bo_tune.kernels.moe.untuned import as_read
 from bo_tune.lookup import Found
-from bo_tune.models import ModelStudy
+from bo_tune.models.serving import ModelStudy
 
 client = test_vllm_client.client
 

@@ -11,8 +11,8 @@ from tuned_folder import MODEL, Documents, checked, documents, qwen, reasons, sh
 from bo_tune.check import check_folder
 from bo_tune.errors import TableError
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.models import ModelStudy
 from bo_tune.models.engine import CAPTURE_SIZES, MAX_SEQUENCES
+from bo_tune.models.serving import ModelStudy
 from bo_tune.problem import Problem
 
 

@@ -18,7 +18,7 @@ from test_published_engine import agrees_with
 from vllm_wheel import importable, vllm_folder
 
 from bo_tune.check import check_folder
-from bo_tune.models import ModelStudy
+from bo_tune.models.serving import ModelStudy
 
 WRITTEN = Path(__file__).parent / "written"
 GPU = "NVIDIA H200"

@@ -8,7 +8,7 @@ import pytest
 from helpers import H100, ROOT, SHRINK_TABLE, Cli, run_command
 
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.models import ModelStudy
+from bo_tune.models.serving import ModelStudy
 from bo_tune.tables import table_file_name
 
 LLAMA = ROOT / "studies" / "models" / "llama-3.1-8b"

@@ -12,7 +12,7 @@ import pytest
 from helpers import SHRINK, Cli, command, sliced, sqlite_url, write_all
 
 from bo_tune.bundled import bundled_grids
-from bo_tune.cli.compile import experience
+from bo_tune.cli.packing import experience
 from bo_tune.measure import cuda
 from bo_tune.pack.archive import read_manifest, unpack, write_pack
 

@@ -9,9 +9,9 @@ import pytest
 from helpers import EXPAND, PATIENCE_S, SHRINK, command, sliced, write_all
 from terminal import terminal
 
+from bo_tune.choices import SAMPLERS
 from bo_tune.cli import completion
 from bo_tune.kernels.registry import KERNELS
-from bo_tune.sampler_names import SAMPLERS
 
 PROGRAM = command()[0]
 SHELLS = [

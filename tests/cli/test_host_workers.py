@@ -28,6 +28,7 @@ from helpers import (
 )
 
 from bo_tune.activity import DeviceActivity, GpuActivity, SessionActivity, with_workers
+from bo_tune.choices import MEMORY
 from bo_tune.cli import host_workers
 from bo_tune.cli.measuring import Measured
 from bo_tune.cli.tuning import Arguments, Written, worker_count
@@ -37,7 +38,7 @@ from bo_tune.outcome import InvalidReason
 from bo_tune.session import SessionSettings
 from bo_tune.space import config_key
 from bo_tune.store.attributes import DONE_ATTR, JOB_ATTR
-from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.store.storage import StudyStore
 from bo_tune.store.trials import REASON
 from bo_tune.study_file import load_study_file
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 from helpers import EXPAND, SHRINK, Cli, sliced, sqlite_url, write_all
 
+from bo_tune.choices import LEASE_S, MEMORY
 from bo_tune.devices import replay_jobs
 from bo_tune.errors import DeviceError
 from bo_tune.listing import list_studies
 from bo_tune.measure.replay import ReplayDevice
 from bo_tune.session import Session, SessionSettings
-from bo_tune.store.leases import LEASE_S
-from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.store.storage import StudyStore
 
 
 @pytest.fixture

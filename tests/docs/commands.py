@@ -122,14 +122,15 @@ def parse(text: str, folder: Path) -> None:
 def unknown_options(words: Sequence[str]) -> list[str]:
     """Return the options of a ``bo-tune`` command, perhaps cut short, that it does not know; its name if unknown."""
     group = typer.main.get_command(app)
-    known = group.commands  # type: ignore[attr-defined]
+    names: list[str] = group.list_commands(None)  # type: ignore[attr-defined]
     if len(words) < 2 or not re.fullmatch(
         r"[a-z][a-z-]*", words[1]
     ):  # an option of the program's own, or COMMAND, which stands for any
         return []
-    if words[1] not in known:
+    if words[1] not in names:
         return [words[1]]
-    there = {name for option in known[words[1]].params for name in (*option.opts, *option.secondary_opts)}
+    known = group.get_command(None, words[1])  # type: ignore[attr-defined]
+    there = {name for option in known.params for name in (*option.opts, *option.secondary_opts)}
     there |= {"--help", "-h"}
     options = [word.partition("=")[0] for word in words[2:] if re.match(r"--?[a-z]", word)]
     return [option for option in options if option not in there]

@@ -6,7 +6,7 @@ from types import ModuleType
 import pytest
 from helpers import ROOT, script
 
-from bo_tune.cli.search import DEFAULT_BUDGET
+from bo_tune.cli.arguments import DEFAULT_BUDGET
 from bo_tune.finalists import Finalists
 from bo_tune.study_file import DEFAULT_RANKS, load_study_file
 from bo_tune.study_schema import TABLES, BudgetTable, ModelTable, StudyTables

@@ -18,7 +18,7 @@ from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.vllm.installed import unavailable
 from bo_tune.kernels.vllm.operations import operation
 from bo_tune.measure.offline_driver import activate
-from bo_tune.models import DENSE_KERNELS
+from bo_tune.models.problems import DENSE_KERNELS
 from bo_tune.problem import GpuInfo, Problem
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")

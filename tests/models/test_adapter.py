@@ -10,9 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bo_tune.errors import ModelError
-from bo_tune.models import ModelShape, ModelStudy
 from bo_tune.models.adapter import Adapter, joint_rank, joint_targets
 from bo_tune.models.adapter_config import AdapterConfig, read_config
+from bo_tune.models.serving import ModelStudy
+from bo_tune.models.shape import ModelShape
 
 MODELS = ROOT / "studies" / "models"
 SHAPES = {path.parent.name: ModelShape.from_file(path) for path in MODELS.glob("*/config.json")}

@@ -9,8 +9,10 @@ from helpers import ROOT
 
 from bo_tune.errors import ModelError
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.models import DENSE_KERNELS, ModelShape, ModelStudy
 from bo_tune.models.architectures import ARCHITECTURES, WITHOUT_ADAPTERS
+from bo_tune.models.problems import DENSE_KERNELS
+from bo_tune.models.serving import ModelStudy
+from bo_tune.models.shape import ModelShape
 
 MODELS = ROOT / "studies" / "models"
 

@@ -10,7 +10,10 @@ from helpers import ROOT
 
 from bo_tune.errors import ModelError
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.models import DENSE_KERNELS, MOE_KERNELS, ModelShape, ModelStudy
+from bo_tune.models.experts import MOE_KERNELS
+from bo_tune.models.problems import DENSE_KERNELS
+from bo_tune.models.serving import ModelStudy
+from bo_tune.models.shape import ModelShape
 from bo_tune.problem import Experts, Problem
 from bo_tune.study_file import load_study_file
 

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from bo_tune.errors import ModelError
 from bo_tune.lookup import nearest_of
-from bo_tune.models import LoraLayer, ModelShape, lookup_of, problems_by_layer
+from bo_tune.models.layers import LoraLayer
+from bo_tune.models.problems import lookup_of, problems_by_layer
+from bo_tune.models.shape import ModelShape
 from bo_tune.problem import Problem
 
 LLAMA: dict[str, Any] = {

@@ -9,7 +9,8 @@ import pytest
 from helpers import ROOT
 
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.models import ModelShape, ModelStudy
+from bo_tune.models.serving import ModelStudy
+from bo_tune.models.shape import ModelShape
 
 MODELS = ROOT / "studies" / "models"
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from bo_tune.errors import ModelError
-from bo_tune.models import LoraLayer, ModelShape
+from bo_tune.models.layers import LoraLayer
+from bo_tune.models.shape import ModelShape
 
 LLAMA: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"], "hidden_size": 4096, "intermediate_size": 14336, "num_attention_heads": 32,

@@ -10,7 +10,7 @@ from helpers import ROOT, SHRINK_TABLE
 from rich.console import Console
 
 from bo_tune.check import Fault, Report, check_folder
-from bo_tune.models import ModelStudy
+from bo_tune.models.serving import ModelStudy
 from bo_tune.report.check import check_lines, check_tables
 
 MIXTRAL = ROOT / "studies" / "models" / "mixtral-8x7b"

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
+from bo_tune.choices import MEMORY
 from bo_tune.compare import Comparisons, compare
 from bo_tune.devices import replay_job
 from bo_tune.listing import StudyListing, list_studies
@@ -18,7 +19,7 @@ from bo_tune.report import console as report
 from bo_tune.report.console import duration, is_live, percent, short_config, speed_up, terminal, us
 from bo_tune.session import Session, SessionSettings, Tuned
 from bo_tune.simulate import document, simulate
-from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.store.storage import StudyStore
 from bo_tune.tables import write_tables
 
 WIDTHS = (60, 80, 200)

@@ -6,11 +6,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from helpers import EXPAND, SHRINK, sliced
 
+from bo_tune.choices import MEMORY
 from bo_tune.devices import replay_job
 from bo_tune.listing import reused_figures
 from bo_tune.report.reuse import age, reuse_lines, unreadable_lines
 from bo_tune.session import Session, SessionSettings
-from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.store.storage import StudyStore
 
 SETTINGS = SessionSettings(sampler="random", budget=6)
 

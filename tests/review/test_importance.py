@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from helpers import BUNDLED, EXPAND_DECODE, bundled
 
+from bo_tune.choices import MEMORY
 from bo_tune.devices import replay_job
 from bo_tune.outcome import Measurement
 from bo_tune.recording import read_recordings
@@ -14,7 +15,7 @@ from bo_tune.review import review
 from bo_tune.review.importance import FEWEST_TRIALS, exact_losses, modelled_losses
 from bo_tune.session import Session, SessionSettings
 from bo_tune.space import config_key
-from bo_tune.store.storage import MEMORY, StudyStore
+from bo_tune.store.storage import StudyStore
 from bo_tune.store.trials import to_trial
 
 TILE = {16: 1.0, 32: 1.2, 64: 2.0}

@@ -1,0 +1,37 @@
+"""What users choose between, and what holds where they do not, for those who ask without loading what is behind it."""
+
+from enum import StrEnum
+
+GRID_GP = "grid-gp"
+"""The project's own sampler."""
+
+GRID = "grid"
+"""The sampler that makes a search exhaustive."""
+
+RANDOM = "random"
+"""The sampler that needs nothing."""
+
+SAMPLERS = (GRID_GP, RANDOM, "tpe", "gp", "coordinate", "coordinate-restarts", GRID)
+"""Names of all samplers, as study files and the command line take them."""
+
+KERNEL_SOURCES = ("auto", "vllm", "builtin")
+"""Whose kernels are measured: those of the installed vLLM, the project's own, or the first of these there is."""
+
+
+class MoePathChoice(StrEnum):
+    """Which way an engine goes through the experts' adapters is tuned for."""
+
+    AUTO = "auto"
+    ONE_LAUNCH = "one-launch"
+    TWO_KERNELS = "two-kernels"
+
+
+DEFAULT_DEVICE = "cuda"
+
+DEFAULT_STORAGE = "sqlite:///bo_tune.db"
+
+MEMORY = "memory"
+"""Storage that keeps nothing after the process: for replays that can be run again."""
+
+LEASE_S = 30.0
+"""For how long a lease on a study holds without being renewed."""
