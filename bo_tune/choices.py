@@ -8,10 +8,7 @@ GRID_GP = "grid-gp"
 GRID = "grid"
 """The sampler that makes a search exhaustive."""
 
-RANDOM = "random"
-"""The sampler that needs nothing."""
-
-SAMPLERS = (GRID_GP, RANDOM, "tpe", "gp", "coordinate", "coordinate-restarts", GRID)
+SAMPLERS = (GRID_GP, "random", "tpe", "gp", "coordinate", "coordinate-restarts", GRID)
 """Names of all samplers, as study files and the command line take them."""
 
 KERNEL_SOURCES = ("auto", "vllm", "builtin")

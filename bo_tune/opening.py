@@ -4,8 +4,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from bo_tune.candidates import candidates
-from bo_tune.choices import GRID_GP, RANDOM
+from bo_tune.candidates import Candidates, candidates
+from bo_tune.choices import GRID_GP
 from bo_tune.claims import Claims, note_space
 from bo_tune.devices import Job
 from bo_tune.events import Listener
@@ -14,10 +14,11 @@ from bo_tune.joint import JointTuner
 from bo_tune.joint_decision import DecidedTuner, Decision
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.spec import SHARED
+from bo_tune.measure.device import Device
 from bo_tune.offload import Recipe, SearchPool
 from bo_tune.price import cost
 from bo_tune.processes.fork_server import ForkServer
-from bo_tune.proposer import SamplerProposer
+from bo_tune.proposer import InOrderProposer, Proposer, SamplerProposer
 from bo_tune.session_settings import SessionSettings
 from bo_tune.store.storage import StoredStudy
 from bo_tune.store.study_name import StudyName
@@ -102,21 +103,7 @@ class StudyOpener:
             if stored.has_running():
                 stored.fail_running()
             note_space(stored, found, default)
-        learns = settings.sampler in LEARNING and not done
-        prior = self._histories.prior(name, device.gpu) if learns else None
-        recipe = Recipe(
-            sampler=RANDOM if done else settings.sampler,
-            ranges=dict(found.space.ranges),
-            valid=found.mask,
-            default=default,
-            problem=problem,
-            gpu=device.gpu,
-            prior=prior,
-            seed=self._settings.seed,
-        )
-        price = cost(device, problem, list(found.space))
-        pool = self._search if learns and (decision or not joint) else None
-        proposer = pool.proposer(recipe, price) if pool else SamplerProposer(recipe.build(price), recipe.ranges)
+        proposer = self._proposer(name, settings, device, found, default, learns=not done, joint=joint and not decision)
         return name, Tuner(
             problem,
             device,
@@ -130,6 +117,41 @@ class StudyOpener:
             listener=self._listener,
             stop=self._stop,
         )
+
+    def _proposer(
+        self,
+        name: StudyName,
+        settings: SessionSettings,
+        device: Device,
+        found: Candidates,
+        default: dict[str, int],
+        *,
+        learns: bool,
+        joint: bool,
+    ) -> Proposer:
+        """Return what proposes the study's configs.
+
+        Args:
+            learns: whether it is asked for any at all.
+            joint: whether its proposals are made together with others', in this process.
+        """
+        if settings.exhaustive or not learns:
+            return InOrderProposer(found.configs)
+        learns = settings.sampler in LEARNING
+        recipe = Recipe(
+            sampler=settings.sampler,
+            ranges=dict(found.space.ranges),
+            valid=found.mask,
+            default=default,
+            problem=name.problem,
+            gpu=device.gpu,
+            prior=self._histories.prior(name, device.gpu) if learns else None,
+            seed=self._settings.seed,
+        )
+        price = cost(device, name.problem, list(found.space))
+        if self._search and learns and not joint:
+            return self._search.proposer(recipe, price)
+        return SamplerProposer(recipe.build(price), recipe.ranges)
 
     def open_together(
         self, jobs: Sequence[Job], decision: Decision | None = None

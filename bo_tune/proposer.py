@@ -1,7 +1,8 @@
-"""What proposes a study's configs, as a ``Tuner`` knows it; and any Optuna sampler as one."""
+"""What proposes a study's configs, as a ``Tuner`` knows it: any Optuna sampler, or the order of the grid."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import Protocol
 
 import optuna
@@ -9,8 +10,8 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from bo_tune.search import Certificate, FiniteGridSampler, certify, distributions
-from bo_tune.space import Config
+from bo_tune.search import Certificate, FiniteGridSampler, GridExhaustedError, certify, distributions
+from bo_tune.space import Config, ConfigKey, config_key
 from bo_tune.store.trials import time_us, with_distributions
 
 
@@ -99,6 +100,47 @@ class SamplerProposer:
     def certificate(self, tolerance: float) -> Certificate | None:
         """See ``Proposer``."""
         return certificate_of(self.sampler, self.study, tolerance)
+
+    def close(self) -> None:
+        """See ``Proposer``."""
+
+
+class InOrderProposer:
+    """Every config once, in a given order: an exhaustive search, which learns nothing of what it measures.
+
+    Args:
+        configs: the candidates.
+    """
+
+    def __init__(self, configs: Iterable[Config]) -> None:
+        self._untried = {config_key(config): dict(config) for config in configs}
+        self._forgotten = set[ConfigKey]()
+        self._numbers = count()
+
+    def learn(self, trial: FrozenTrial) -> None:
+        """See ``Proposer``."""
+        self._untried.pop(config_key(trial.params), None)
+        next(self._numbers)
+
+    def propose(self, config: Config | None = None) -> Proposal:
+        """See ``Proposer``."""
+        if not self._untried:
+            raise GridExhaustedError("every config has been tried")
+        key = next(iter(self._untried)) if config is None else config_key(config)
+        return Proposal(next(self._numbers), self._untried.pop(key))
+
+    def finish(self, proposal: Proposal, trial: FrozenTrial) -> None:
+        """See ``Proposer``."""
+
+    def forget(self, proposal: Proposal) -> None:
+        """See ``Proposer``. Like a sampler it names a config a second time, and no third."""
+        key = config_key(proposal.config)
+        if key not in self._forgotten:
+            self._forgotten.add(key)
+            self._untried[key] = proposal.config
+
+    def certificate(self, tolerance: float) -> Certificate | None:
+        """See ``Proposer``."""
 
     def close(self) -> None:
         """See ``Proposer``."""

@@ -221,8 +221,12 @@ class Tuner:
 
     def _wants_more(self, budget: int | None) -> bool:
         under_way = len(self._pending)
+        if under_way >= self._lookahead() or not self.may_start(budget, under_way):
+            return False
+        if self._settings.stop_rule is None:
+            return True
         compiled = sum(pending.build.done() for pending in self._pending)  # the others are not waited for in the end
-        return under_way < self._lookahead() and self.may_start(budget, under_way) and not self.is_sure(compiled)
+        return not self.is_sure(compiled)
 
     def may_start(self, budget: int | None, under_way: int) -> bool:
         """Say whether budget and candidates allow another config, besides those under way."""

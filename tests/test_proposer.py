@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial
 from bo_tune.offload import Recipe, SearchPool
 from bo_tune.outcome import Invalid, InvalidReason, Measurement
 from bo_tune.problem import Problem
-from bo_tune.proposer import Proposal, Proposer, SamplerProposer
+from bo_tune.proposer import InOrderProposer, Proposal, Proposer, SamplerProposer
 from bo_tune.search import GridExhaustedError
 from bo_tune.space import Config, SearchSpace, config_key
 from bo_tune.store.storage import silence_optuna
@@ -37,8 +37,11 @@ def cost(indices: np.ndarray) -> np.ndarray:
     return np.ones(len(indices))
 
 
-@pytest.fixture(params=["grid-gp", "random", "elsewhere"])
+@pytest.fixture(params=["grid-gp", "random", "elsewhere", "in order"])
 def proposer(request: pytest.FixtureRequest, pool: SearchPool) -> Iterator[Proposer]:
+    if request.param == "in order":
+        yield InOrderProposer(config for config, valid in zip(SPACE, VALID, strict=True) if valid)
+        return
     elsewhere = request.param == "elsewhere"
     sampler = "grid-gp" if elsewhere else request.param
     recipe = Recipe(sampler, RANGES, VALID, DEFAULT, PROBLEM, H100, None, seed=1)
@@ -108,14 +111,19 @@ def test_what_was_forgotten_may_be_proposed_again_but_not_for_ever(proposer: Pro
     assert config_key(DEFAULT) not in keys(found)
 
 
+def test_an_exhaustive_search_goes_by_the_order_of_the_grid() -> None:
+    configs = [config for config, valid in zip(SPACE, VALID, strict=True) if valid]
+    assert [proposal.config for proposal in left(InOrderProposer(configs))] == configs
+
+
 def test_a_model_says_how_sure_it_is(proposer: Proposer) -> None:
     before = proposer.certificate(0.01)
     found = left(proposer)
     for proposal in found[1::2]:
         proposer.finish(proposal, trial(proposal.config))
     after = proposer.certificate(0.01)
-    if isinstance(proposer, SamplerProposer) and before is None:
-        assert after is None, "a random search has none"
+    if before is None:
+        assert after is None, "neither a random search nor an exhaustive one has a model"
     else:
         assert before is not None
         assert after is not None
