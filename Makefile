@@ -11,18 +11,21 @@ TESTS_AT_ONCE := $(shell $(PYTHON) -c 'import os; print(-(-3 * (os.cpu_count() o
 
 .PHONY: demo browser test lint docs figures clean
 
-# A host's own torch is used where it has one, so that a GPU machine keeps the build made for it. Where there is
-# none, this version comes first: plain "torch" would pull several GB of CUDA packages that nothing here needs.
+# What compiles and measures kernels: installed where there is a GPU, and for the tests.
+GPU := $(shell command -v nvidia-smi >/dev/null && echo '[gpu]')
+
+# A host's own torch is used where it has one, so that a GPU machine keeps the build made for it.
 $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, not " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
-	@echo "Setting up $(VENV): a minute or two."
+	@echo "Setting up $(VENV): half a minute, or some minutes where torch is not there and a GPU is."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $$($(PYTHON) -c 'import torch' 2>/dev/null && echo --system-site-packages) $(VENV)
-	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet torch==$(CPU_TORCH)
-	@$(BIN)/python -m pip install --quiet --editable .
+	@$(BIN)/python -m pip install --quiet --editable '.$(GPU)'
 	@touch $@
 
+# Without a torch this version comes first: plain "torch" would pull several GB of CUDA packages that no test needs.
 $(READY): $(INSTALLED)
 	@echo "Adding what the tests need to $(VENV): a few minutes, 3 GB in all."
+	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet torch==$(CPU_TORCH)
 	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 

@@ -6,7 +6,7 @@ out=demo
 rm -rf "$out"
 mkdir -p "$out"
 
-if python -c 'import sys, torch; sys.exit(not (torch.version.cuda and torch.cuda.is_available()))'; then
+if python -c 'import sys, torch; sys.exit(not (torch.version.cuda and torch.cuda.is_available()))' 2>/dev/null; then
     echo "A GPU was found: tuning two problems on it, then their exhaustive grids (3,840 configs)."
     device=cuda
     study=studies/demo-gpu.toml
@@ -20,7 +20,7 @@ fi
 
 bo-tune tune $study --device "$device" --storage "sqlite:///$out/bo_tune.db" --out "$out/tuned"
 echo
-echo "The same problems, exhaustively (half a minute or more without a word):"
+echo "The same problems, exhaustively (some seconds without a word):"
 bo-tune grid $study --device "$device" --storage memory --out "$out/grid" | tail -n 20
 echo
 bo-tune compare "$out/tuned" "$out/grid" "$@"

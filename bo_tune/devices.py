@@ -3,8 +3,8 @@
 from collections.abc import Callable, Collection, Hashable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bo_tune.choices import MoePathChoice
 from bo_tune.conditions import Conditions
@@ -12,18 +12,16 @@ from bo_tune.errors import DeviceError, InputError, RecordingError
 from bo_tune.kernels.moe.one_launch import one_launch_problems
 from bo_tune.kernels.registry import IN_ORDER, kernel_spec
 from bo_tune.kernels.vllm.installed import unavailable
+from bo_tune.measure import cuda
+from bo_tune.measure.cuda import CudaDevice
 from bo_tune.measure.deadlines import Deadlines
 from bo_tune.measure.device import Device
 from bo_tune.measure.protocol import TimingProtocol
 from bo_tune.measure.replay import ReplayDevice
 from bo_tune.measure.source import BUILTIN, VLLM
+from bo_tune.measure.target import CompileTarget
 from bo_tune.problem import AnyProblem, GpuInfo, Problem
 from bo_tune.recording import Recording, read_recordings
-
-if TYPE_CHECKING:
-    from bo_tune.measure.cuda import CudaDevice
-    from bo_tune.measure.target import CompileTarget
-
 
 OWN_INSTEAD = (
     "bo_tune's own kernels are tuned instead, which no engine runs; --kernels builtin says that this is wanted"
@@ -204,6 +202,16 @@ def _with_recorded(jobs: Sequence[Job], deciding: Sequence[Job], path: MoePathCh
     return chosen
 
 
+def _check_packages() -> None:
+    """Raise DeviceError where what compiles and measures kernels is not installed."""
+    missing = [name for name in ("torch", "triton") if find_spec(name) is None]
+    if missing:
+        raise DeviceError(
+            f"kernels cannot be compiled or measured without {' and '.join(missing)}: pip install 'bo_tune[gpu]'; "
+            "recorded grids are replayed without, by --device replay:DIR"
+        )
+
+
 def cuda_device(
     index: int,
     *,
@@ -212,11 +220,9 @@ def cuda_device(
     compile_workers: int | None = None,
     compile_deadline_s: float | None = None,
     packs: Sequence[Path] = (),
-) -> "CudaDevice":
+) -> CudaDevice:
     """Open an NVIDIA GPU of this host. Raises DeviceError and PackError."""
-    # The only import of torch in this process, which takes seconds: replaying does without.
-    from bo_tune.measure.cuda import CudaDevice  # noqa: PLC0415
-
+    _check_packages()
     deadlines = Deadlines() if compile_deadline_s is None else Deadlines(compile_s=compile_deadline_s)
     return CudaDevice(
         index,
@@ -244,15 +250,13 @@ def cuda_devices(
     compile_deadline_s: float | None = None,
     packs: Sequence[Path] = (),
     require_idle: bool = False,
-) -> "AbstractContextManager[list[CudaDevice]]":
+) -> AbstractContextManager[list[CudaDevice]]:
     """Open NVIDIA GPUs of this host, None for all, while it lasts. Raises DeviceError and PackError on entry.
 
     Args:
         require_idle: whether GPUs that others use are refused.
     """
-    # The only import of torch in this process, which takes seconds: replaying does without.
-    from bo_tune.measure import cuda  # noqa: PLC0415
-
+    _check_packages()
     deadlines = Deadlines() if compile_deadline_s is None else Deadlines(compile_s=compile_deadline_s)
     return cuda.cuda_devices(
         indices,
@@ -267,9 +271,7 @@ def cuda_devices(
 
 def compile_target(
     gpu: GpuInfo, source: str, *, cache: Path, workers: int, deadline_s: float, conditions: Conditions
-) -> "CompileTarget":
+) -> CompileTarget:
     """Return what compiles for a GPU that is known by its data alone, into a folder of Triton's cache."""
-    # Imports torch, like ``cuda_device``.
-    from bo_tune.measure.target import CompileTarget  # noqa: PLC0415
-
+    _check_packages()
     return CompileTarget(gpu, source, cache=cache, workers=workers, deadline_s=deadline_s, conditions=conditions)

@@ -4,23 +4,25 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 HEAVY = {"numpy", "optuna", "rich", "scipy", "sqlalchemy", "torch", "triton"}
-CODE = """
-import atexit, json, os, sys
-atexit.register(lambda: os.write(2, json.dumps(sorted(sys.modules)).encode()))
+RUN = """
+import sys
 sys.argv[0] = "bo-tune"
 from bo_tune.cli import main
 main()
 """
+TELL = "import atexit, json, os, sys\natexit.register(lambda: os.write(2, json.dumps(sorted(sys.modules)).encode()))"
 
 
 def loaded(*arguments: str, **environment: str) -> set[str]:
     """Run the program and return the modules that it has imported at its end."""
     done = subprocess.run(
-        [sys.executable, "-c", CODE, *arguments],
+        [sys.executable, "-c", TELL + RUN, *arguments],
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
@@ -51,3 +53,23 @@ def test_tab_loads_the_command_line_alone(words: str) -> None:
 def test_help_loads_what_draws_it_and_nothing_that_a_command_needs() -> None:
     modules = loaded("--help")
     assert not modules & (HEAVY - {"rich"})
+
+
+def test_without_torch_recordings_are_replayed_and_a_gpu_is_not_asked_for(tmp_path: Path) -> None:
+    """As where the ``gpu`` extra is not installed: both packages are hidden from the program."""
+    hide = "import sys, importlib.util as u; sys.modules.update(torch=None, triton=None); find = u.find_spec\n"
+    hide += "u.find_spec = lambda name, *more: None if name in ('torch', 'triton') else find(name, *more)\n"
+    grids = ["--device", f"replay:{ROOT / 'studies' / 'recordings'}", "--kernel", "lora_shrink", "--budget", "4"]
+    for options, code, said in (
+        ([*grids, "--storage", "memory"], 0, "wrote "),
+        ([str(ROOT / "studies" / "demo-gpu.toml")], 2, "without torch and triton: pip install 'bo_tune[gpu]'"),
+    ):
+        ran = subprocess.run(
+            [sys.executable, "-c", hide + RUN, "tune", *options],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == code, ran.stderr
+        assert said in ran.stdout + ran.stderr
