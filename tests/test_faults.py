@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers import sqlite_url
+from helpers import ROOT, sqlite_url
 
 from bo_tune.devices import Job
 from bo_tune.measure import cuda
@@ -21,7 +21,7 @@ from bo_tune.space import config_key
 from bo_tune.store.storage import StudyStore
 from bo_tune.store.trials import outcome_of
 
-MEASURE = str(Path(__file__).parent / "measure")
+MEASURE = str(ROOT / "tests" / "measure")
 STUDIES, CONFIGS = 126, 8
 PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
 SPACE = {

@@ -1,6 +1,6 @@
 """The files published in benchmarks/results are what an engine would look up, entry by entry."""
 
-from pathlib import Path
+from helpers import ROOT
 
 from bo_tune.check import check_folder
 from bo_tune.kernels.registry import kernel_spec
@@ -8,7 +8,6 @@ from bo_tune.models.serving import ModelStudy
 from bo_tune.study_file import load_study_file
 from bo_tune.tables import missing_lookups, read_folder, read_provenance, table_file_name
 
-ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 TUNED = RESULTS / "llama-3.1-8b-96.h100"
 STUDY = ROOT / "studies" / "llama-3.1-8b-96.toml"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import BUNDLED
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,7 +22,6 @@ from bo_tune.recording import Recording, read_recording, read_recordings, record
 from bo_tune.recording_format import invalidity_of, reason_of
 from bo_tune.space import SearchSpace, config_key
 
-BUNDLED = Path(__file__).parent.parent / "studies" / "recordings"
 PATHS = sorted(BUNDLED.glob("*.t4.json.gz"))
 EXPAND = BUNDLED / "h100.lora_expand.L4.s3.m4096.k64.n4096.t4.json.gz"
 H100 = stand_in_for("NVIDIA H100 80GB HBM3")

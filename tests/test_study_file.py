@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,7 @@ from bo_tune.problem import Experts, Problem
 from bo_tune.recording import read_recordings
 from bo_tune.study_file import Budget, StudyFile, load_study_file, parse_study
 
-STUDIES = Path(__file__).parent.parent / "studies"
+STUDIES = ROOT / "studies"
 LLAMA = STUDIES / "models" / "llama-3.1-8b"
 
 MODEL = f"""

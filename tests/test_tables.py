@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import PATIENCE_S
+from helpers import PATIENCE_S, ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -467,7 +467,6 @@ for m in range(first, last):
     sys.stdout.write(f"{m}\\n")
     sys.stdout.flush()
 """
-ROOT = Path(__file__).parent.parent
 
 
 def start_writer(folder: Path, slices: int, first: int, last: int) -> "subprocess.Popen[str]":
