@@ -1,4 +1,4 @@
-"""Writes ``bo_tune/bundled.json.gz`` anew: what of the recorded grids comes with the package, to teach studies."""
+"""Writes ``bundled.json.gz`` anew: what of the recorded grids comes with the package, to teach studies."""
 
 from pathlib import Path
 

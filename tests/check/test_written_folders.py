@@ -22,7 +22,8 @@ from bo_tune.models.serving import ModelStudy
 
 WRITTEN = Path(__file__).parent / "written"
 GPU = "NVIDIA H200"
-DEEPSEEK = json.loads((ROOT / "tests" / "models" / "lookups.json").read_text())["DeepseekV3ForCausalLM"]["config"]
+LOOKUPS = ROOT / "tests" / "models" / "lookups.json"
+DEEPSEEK = json.loads(LOOKUPS.read_text())["DeepseekV3ForCausalLM"]["config"]
 
 
 def model(name: str, tmp_path: Path, tensor_parallel: int, rank: int = 16) -> ModelStudy:

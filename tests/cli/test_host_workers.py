@@ -30,8 +30,9 @@ from helpers import (
 from bo_tune.activity import DeviceActivity, GpuActivity, SessionActivity, with_workers
 from bo_tune.choices import MEMORY
 from bo_tune.cli import host_workers
+from bo_tune.cli.arguments import Arguments, Written
 from bo_tune.cli.measuring import Measured
-from bo_tune.cli.tuning import Arguments, Written, worker_count
+from bo_tune.cli.tuning import worker_count
 from bo_tune.conditions import Conditions
 from bo_tune.listing import list_studies
 from bo_tune.outcome import InvalidReason

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 from helpers import ROOT, SHRINK, SHRINK_TABLE, Cli, FakeDevice, contents, sliced, write_all
 
+from bo_tune.cli.arguments import Arguments, Written
 from bo_tune.cli.measuring import Measured
-from bo_tune.cli.tuning import Arguments, Written, _fallen_back
+from bo_tune.cli.tuning import _fallen_back
 from bo_tune.conditions import Conditions
 from bo_tune.devices import Job
 from bo_tune.problem import Problem
