@@ -15,6 +15,7 @@ import gc
 import importlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -171,6 +172,8 @@ def _ended_with_parent(control: socket.socket) -> Iterator[None]:
     fcntl.fcntl(control, fcntl.F_SETOWN, os.getpid())
     flags = fcntl.fcntl(control, fcntl.F_GETFL)
     fcntl.fcntl(control, fcntl.F_SETFL, flags | os.O_ASYNC)
+    if select.select([control], [], [], 0)[0]:  # it was closed before that
+        leave("the parent is gone")
     yield
     fcntl.fcntl(control, fcntl.F_SETFL, flags)
 

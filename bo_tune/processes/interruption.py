@@ -67,8 +67,9 @@ def interruptible(code: int | None, *, within_s: float = IN_ORDER_WITHIN_S) -> I
     finally:
         signal.set_wakeup_fd(woken)
         os.close(writes)
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if code is None or not asked:  # else nothing is to disturb the process's last moments
+            for number, handler in before.items():
+                signal.signal(number, handler)
         if code is None and asked:
             hurry.end()
             if asked[0] != signal.SIGINT:
@@ -86,11 +87,12 @@ def _end_when_asked(reads: int, codes: Mapping[int, int], within_s: float) -> No
     """Wait for one of these signals, whatever the main thread does, or for the end of the pipe."""
     while (byte := os.read(reads, 1)) and byte[0] not in codes:
         pass
-    os.close(reads)
-    if byte:
-        hurry.begin()
-        time.sleep(within_s)
-        _end(codes[byte[0]])
+    if not byte:
+        os.close(reads)
+        return
+    hurry.begin()
+    time.sleep(within_s)
+    _end(codes[byte[0]])
 
 
 def _end(code: int) -> None:
