@@ -24,6 +24,7 @@ from bo_tune.measure.device import Device
 from bo_tune.outcome import Invalid
 from bo_tune.problem import Size, SizedProblem
 from bo_tune.processes.importing import is_importing
+from bo_tune.processes.interruption import interruptible
 from bo_tune.processes.streams import lasting_stderr
 from bo_tune.record import record as write_recording_of
 from bo_tune.report.progress import Progressing
@@ -136,7 +137,8 @@ def tune(
         InputError: what was given does not fit together, there is no GPU, the database cannot be used, or nothing could
             be measured of a problem. In a script, if nobody catches it, the message is printed in a line, and the exit
             code is 2.
-        KeyboardInterrupt: Ctrl-C; what was measured is kept.
+        KeyboardInterrupt: Ctrl-C; what was measured is kept. So it is at SIGTERM and SIGHUP, which then end the script,
+            unless it handles them itself.
     """
     searching = [name for name in SAMPLERS if name != GRID]
     if sampler not in searching:
@@ -235,7 +237,7 @@ def _run(
     _end_scripts_in_one_line(measured.kernel)
     kernel = told_apart(measured.kernel)
     spaces = {kernel.name: _ranges(kernel, space)} if space else {}
-    with measured.opened(settings.seed) as jobs:
+    with interruptible(None), measured.opened(settings.seed) as jobs:
         silence_optuna()
         store = StudyStore(storage)  # the last: what is wrong above leaves no database behind
         try:

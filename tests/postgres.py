@@ -2,9 +2,12 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -52,16 +55,56 @@ class Postgres:
         self.stop()
         self.start()
 
+    @contextmanager
+    def suspended(self) -> Iterator[None]:
+        """Have it answer nothing while this lasts: all its processes stand still."""
+        lead = int((self._folder / "data" / "postmaster.pid").read_text().split()[0])
+        all_of_it = [int(pid) for pid in Path(f"/proc/{lead}/task/{lead}/children").read_text().split()] + [lead]
+        for pid in reversed(all_of_it):
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for pid in all_of_it:
+                os.kill(pid, signal.SIGCONT)
+
+    @contextmanager
+    def cutting(self, url: str, every_s: float, for_s: float) -> Iterator[None]:
+        """Have it end every connection to a database time and again, for a while."""
+        import psycopg  # noqa: PLC0415 - only where there is a server
+
+        begun, over, name = threading.Event(), threading.Event(), url.rpartition("/")[2]
+        end = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'"
+
+        def cut() -> None:
+            with psycopg.connect(f"{self._place}/postgres", autocommit=True) as connection:
+                until = time.monotonic() + for_s
+                begun.set()
+                while not over.wait(every_s) and time.monotonic() < until:
+                    connection.execute(end)  # type: ignore[call-overload]
+
+        thread = threading.Thread(target=cut)
+        thread.start()
+        begun.wait()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+    @property
+    def _place(self) -> str:
+        return f"postgresql://tuner@127.0.0.1:{self._port}"
+
     def new_database(self) -> str:
         """Create an empty database and return its URL."""
         import psycopg  # noqa: PLC0415 - only where there is a server
 
         self._databases += 1
         name = f"studies{self._databases}"
-        place = f"tuner@127.0.0.1:{self._port}"
-        with psycopg.connect(f"postgresql://{place}/postgres", autocommit=True) as connection:
+        with psycopg.connect(f"{self._place}/postgres", autocommit=True) as connection:
             connection.execute(f"CREATE DATABASE {name}")  # type: ignore[call-overload]
-        return f"postgresql+psycopg://{place}/{name}"
+        return f"{self._place.replace('postgresql', 'postgresql+psycopg')}/{name}"
 
 
 def _binaries() -> Path | None:

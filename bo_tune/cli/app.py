@@ -1,10 +1,8 @@
 """The command line's entry: commands, their help, and what becomes of errors."""
 
 import inspect
-import signal
 import sys
 from importlib import import_module
-from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -13,12 +11,13 @@ from typer.core import TyperGroup
 from bo_tune.cli import exit_codes
 from bo_tune.cli.usage import UsageError, usage_line
 from bo_tune.errors import BoTuneError, InputError, one_line
-from bo_tune.processes.streams import fault_of, hurry
+from bo_tune.processes.interruption import at_last, interruptible
+from bo_tune.processes.streams import fault_of
 
 EXAMPLES = "\n\nExamples:\n"
 """What stands between a command's description and its examples, in its docstring."""
 
-INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+LAST_WORDS = "bo-tune: ended before everything had stopped; what was recorded is kept\n"
 
 COMMANDS = {
     "Tune": {
@@ -98,25 +97,20 @@ def without_command(
         sys.stdout.write(context.get_help())
 
 
-def _interrupt(_signum: int, _frame: FrameType | None) -> None:
-    hurry.begin()
-    raise KeyboardInterrupt
-
-
-def _be_interruptible() -> None:
-    """End in order when asked to: by Ctrl-C, by whoever ends services, or with the terminal."""
-    for number in INTERRUPTIONS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup asks, and a shell for what runs behind it
-            signal.signal(number, _interrupt)
-
-
 def main() -> None:
     """Run the command line and exit with one of ``exit_codes``."""
-    _be_interruptible()
-    code = _run()
-    if (fault := fault_of(sys.stdout)) is not None:
-        code = code or _fail(f"stdout: {fault}", exit_codes.FAILED)
+    forget = at_last(_say_last)
+    with interruptible(exit_codes.INTERRUPTED):
+        code = _run()
+        if (fault := fault_of(sys.stdout)) is not None:
+            code = code or _fail(f"stdout: {fault}", exit_codes.FAILED)
+    forget()
     sys.exit(code)
+
+
+def _say_last() -> None:
+    sys.stderr.write(LAST_WORDS)
+    sys.stderr.flush()
 
 
 def _run() -> int:

@@ -4,6 +4,7 @@ One tuning process feeds one GPU; two wait for its interpreter. Workers have an 
 them opens no GPU: it shows what they tell, and collects from the database what they have done.
 """
 
+import os
 import signal
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from bo_tune.activity import SessionActivity
+from bo_tune.cli import exit_codes
 from bo_tune.cli.measuring import Measured, fitting_of, host_gpus, searching
 from bo_tune.errors import BoTuneError, InputError, one_line
 from bo_tune.events import Event, Listener, StudyElsewhere, StudyFailed, StudyFinished, StudyStarted
@@ -24,8 +26,8 @@ from bo_tune.measure.cuda import CORES_KEPT
 from bo_tune.measure.described import Description
 from bo_tune.problem import Problem
 from bo_tune.processes.interpreter import python_command
+from bo_tune.processes.interruption import IN_ORDER_WITHIN_S, at_last, interruptible
 from bo_tune.store.storage import StudyStore, silence_optuna
-from bo_tune.tuner import InterruptedSearch
 from bo_tune.worker import StudyWorker
 
 MODULE = "bo_tune.cli.host_workers"
@@ -41,7 +43,10 @@ LEFT = "left"
 """What a worker says last: its work is done, and nothing of it is still on its way."""
 
 STOPPED_WITHIN_S = 60.0
-"""How long a worker that was asked to stop may take before it is ended."""
+"""How long a worker whose work is done may take to close GPUs before it is ended."""
+
+ENDS_WITHIN_S = IN_ORDER_WITHIN_S - 1.0
+"""How long a worker that was asked to end may take to do so in order: its session waits for it, and has a limit too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,75 +71,97 @@ class _Failed:
     message: str
 
 
-class _Told:
-    """A worker's side: tells the session what happens. A session that is gone is told nothing."""
+class _Session:
+    """The session, as a worker sees it: is told what happens, and says when to go and when to stop.
+
+    One that is gone is told nothing, and wants what one does that says stop: that the process ends as if a signal had
+    asked it to.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._lock = threading.Lock()
+        self._go = threading.Event()
+        self._has_left = False
+        threading.Thread(target=self._listen, name="session", daemon=True).start()
 
-    def __call__(self, message: object) -> None:
+    def _listen(self) -> None:
+        with suppress(EOFError, OSError):
+            while self._connection.recv() == GO:
+                self._go.set()
+        if not self._has_left:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def wait_for_go(self) -> None:
+        """Wait until the work is wanted."""
+        self._go.wait()
+
+    def tell(self, message: object) -> None:
+        """Tell something."""
         with self._lock, suppress(OSError):
             self._connection.send(message)
 
+    def leave(self, message: object) -> None:
+        """Tell the last. Closing GPUs takes another second, for which nobody need wait."""
+        self._has_left = True
+        self.tell(message)
+
     @contextmanager
-    def figures_of(self, worker: StudyWorker) -> Iterator[None]:
-        """Tell a worker's figures while it lasts, and have it stop when the session says so or is gone."""
+    def told_figures_of(self, worker: StudyWorker) -> Iterator[None]:
+        """Tell a worker's figures while it lasts."""
         over = threading.Event()
 
-        def watch() -> None:
+        def tell() -> None:
             while not over.wait(TELL_EVERY_S):
-                self(worker.activities)
-                if self._connection.poll():  # whatever comes, or the end
-                    worker.stop()
-                    return
+                self.tell(worker.activities)
 
-        watcher = threading.Thread(target=watch, name="figures")
-        watcher.start()
+        teller = threading.Thread(target=tell, name="figures")
+        teller.start()
         try:
             yield
         finally:
             over.set()
-            watcher.join()
-            self(worker.activities)
+            teller.join()
+            self.tell(worker.activities)
 
 
-def work(connection: Connection, order: _Order) -> None:
+def work(session: _Session, order: _Order) -> None:
     """Be a worker: open GPUs, describe them, wait to be let go, and search until nothing is left."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of a whole terminal: the session says what is to be done
     silence_optuna()
-    told = _Told(connection)
     try:
         with searching(order.measured) as searches, fitting_of(order.measured, order.seed) as (devices, fits, settings):
-            told([Description.of(device, order.problems) for device in devices])
-            if _let_go(connection):
-                store = StudyStore(order.storage, create=False, lease_s=order.lease_s)
-                try:
-                    worker = StudyWorker(
-                        store, fits, settings, listener=told, begins_at=order.begins_at, searches=searches
-                    )
-                    with told.figures_of(worker), suppress(InterruptedSearch):
-                        worker.run()
-                finally:
-                    store.close()
-                told(LEFT)  # closing GPUs takes a second, for which nobody need wait
+            session.tell([Description.of(device, order.problems) for device in devices])
+            session.wait_for_go()
+            with StudyStore(order.storage, create=False, lease_s=order.lease_s) as store:
+                worker = StudyWorker(
+                    store, fits, settings, listener=session.tell, begins_at=order.begins_at, searches=searches
+                )
+                with session.told_figures_of(worker):
+                    worker.run()
+            session.leave(LEFT)
     except BoTuneError as error:
-        told(_Failed(one_line(error)))
+        session.leave(_Failed(one_line(error)))
 
 
 def main() -> None:
     """Be a worker of the session at the other end of a socket, whose number is the argument."""
     connection = Connection(int(sys.argv[1]))
-    with suppress(EOFError):  # a session that is gone
-        work(connection, connection.recv())
-
-
-def _let_go(connection: Connection) -> bool:
-    """Wait for the session; say whether it wants the work done."""
     try:
-        return bool(connection.recv() == GO)
-    except EOFError:
-        return False
+        with suppress(EOFError), interruptible(exit_codes.INTERRUPTED, within_s=ENDS_WITHIN_S):
+            order = connection.recv()
+            work(_Session(connection), order)
+    except KeyboardInterrupt:
+        sys.exit(exit_codes.INTERRUPTED)
+
+
+@contextmanager
+def _ctrl_c_not_inherited() -> Iterator[None]:
+    """Have processes that are started meanwhile not see Ctrl-C in the terminal: the session says what is to be done."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _Member:
@@ -142,17 +169,20 @@ class _Member:
 
     Attributes:
         activities: what it has done, session by session.
+        was_stopped: whether it was told to stop.
     """
 
     def __init__(self, order: _Order) -> None:
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, _ctrl_c_not_inherited():
             self.process = subprocess.Popen(
                 python_command(MODULE, str(theirs.fileno())), pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
             )
+        self._forget = at_last(self.process.kill)
         self.connection: Connection = Connection(ours.detach())
         self.say(order)
         self.activities: Sequence[SessionActivity] = ()
+        self.was_stopped = False
 
     def descriptions(self) -> Sequence[Description]:
         """Wait for what it says of its GPUs. Raises InputError."""
@@ -170,13 +200,19 @@ class _Member:
         with suppress(OSError):
             self.connection.send(word)
 
+    def stop(self) -> None:
+        """Have it stop, unless its work is done."""
+        self.was_stopped = True
+        self.say(STOP)
+
     def end(self) -> None:
         """Have it stop, and wait until it is gone."""
-        self.say(STOP)
+        self.stop()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(STOPPED_WITHIN_S)
         self.process.kill()
         self.process.wait()
+        self._forget()
         self.connection.close()
 
 
@@ -260,7 +296,7 @@ class HostWorkers:
             yield ended
         finally:
             for member in self._members:
-                member.say(STOP)
+                member.stop()
             waiting.join()
 
     def _hear(self, member: _Member, note: Callable[[str], None], listen: Listener) -> None:
@@ -269,7 +305,7 @@ class HostWorkers:
                 self._take(member, said, note, listen)
             return
         code = member.process.wait()
-        if code:
+        if code and not member.was_stopped:
             note(f"a worker was lost: exit code {code}")
 
     def _take(self, member: _Member, said: Any, note: Callable[[str], None], listen: Listener) -> None:

@@ -10,10 +10,12 @@ reaches the parent alone. The server ends when the parent's end of its socket is
 
 import contextlib
 import ctypes
+import fcntl
 import gc
 import importlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -21,7 +23,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
 from typing import IO, NoReturn
@@ -163,6 +165,19 @@ def _run(child: _Child) -> None:
     importlib.import_module(child.module).main(child.arguments, child.channel)
 
 
+@contextlib.contextmanager
+def _ended_with_parent(control: socket.socket) -> Iterator[None]:
+    """Have this process end with its parent, whatever it does meanwhile: the kernel sends SIGIO, which ends it, once
+    the other side of the socket is closed. Nothing is sent before the server is ready."""
+    fcntl.fcntl(control, fcntl.F_SETOWN, os.getpid())
+    flags = fcntl.fcntl(control, fcntl.F_GETFL)
+    fcntl.fcntl(control, fcntl.F_SETFL, flags | os.O_ASYNC)
+    if select.select([control], [], [], 0)[0]:  # it was closed before that
+        leave("the parent is gone")
+    yield
+    fcntl.fcntl(control, fcntl.F_SETFL, flags)
+
+
 def _nothing() -> None:
     return
 
@@ -170,13 +185,15 @@ def _nothing() -> None:
 def main() -> None:
     """Import what was asked for, then fork children until the parent is gone."""
     modules, fd = sys.argv[1:]
+    control = socket.socket(fileno=int(fd))
     try:
-        for module in json.loads(modules):
-            getattr(import_to_fork(module), "before_forking", _nothing)()
+        with _ended_with_parent(control):
+            for module in json.loads(modules):
+                getattr(import_to_fork(module), "before_forking", _nothing)()
     except InputError as error:
         leave(one_line(error))
     gc.freeze()  # what is here will be shared by all children; collecting it would copy it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are not waited for: the kernel buries them
-    child = _serve(socket.socket(fileno=int(fd)))
+    child = _serve(control)
     if child is not None:
         _run(child)

@@ -40,6 +40,9 @@ class _Hurry:
         if self._ends_at is None:
             self._ends_at = time.monotonic() + LAST_WORDS_WITHIN_S
 
+    def end(self) -> None:
+        self._ends_at = None
+
     @property
     def is_over(self) -> bool:
         return self._ends_at is not None and time.monotonic() > self._ends_at

@@ -33,14 +33,21 @@ from sqlalchemy.exc import (
 
 from bo_tune.choices import DEFAULT_STORAGE
 from bo_tune.errors import StorageError, one_line
+from bo_tune.processes.streams import hurry
 from bo_tune.store.leases import LEASES
 from bo_tune.store.read_only import may_be_written, reading
 from bo_tune.store.url import parsed, shown, without_secrets
 
 SQLITE_BUSY_TIMEOUT_S = 60
 
+SQLITE_BUSY_LOOK_MS = 500
+"""How long a transaction waits for its turn in SQLite at a time, which nothing can interrupt."""
+
 OUTAGE_S = 60.0
 """How long a database server may be away before a session gives up."""
+
+CUTS = ("closed the connection unexpectedly", "terminating connection", "the database system is", "Lost connection")
+"""What servers and drivers say of a connection that was cut off while it was being made."""
 
 READS = "bo_tune_reads"
 """Execution option of a connection that only reads: on SQLite it takes no lock that others wait for."""
@@ -112,16 +119,30 @@ def through_outages(storage: RDBStorage, work: Callable[[int], Result]) -> Resul
     Raises:
         SQLAlchemyError, StorageInternalError: the server stays away, or the database failed otherwise.
     """
+    is_server = storage.engine.dialect.name != "sqlite"
+    return _again(work, lambda _attempt, error: is_server and _is_outage(error))
+
+
+def _again(work: Callable[[int], Result], is_worth_it: Callable[[int, BaseException], bool]) -> Result:
+    """Do something with the database again and again while what comes of an attempt makes another worth it."""
     give_up_at = time.monotonic() + OUTAGE_S
     attempt = 0
     while True:
         try:
             return work(attempt)
         except (SQLAlchemyError, StorageInternalError) as error:
-            if storage.engine.dialect.name == "sqlite" or not _is_outage(error) or time.monotonic() > give_up_at:
+            if not is_worth_it(attempt, error) or hurry.is_over or time.monotonic() > give_up_at:
                 raise
         attempt += 1
         time.sleep(min(1.0, 0.05 * 2**attempt))
+
+
+def _may_be_opened_yet(attempt: int, error: BaseException) -> bool:
+    """Say whether a server may be opened on another attempt: one that cut an attempt off. One that cannot be reached in
+    the first place has another address, more likely than not."""
+    if not _is_outage(error):
+        return False
+    return attempt > 0 or getattr(error, "connection_invalidated", False) or any(cut in str(error) for cut in CUTS)
 
 
 def _is_outage(error: BaseException) -> bool:
@@ -155,11 +176,14 @@ def open_database(url: str, *, create: bool, lease_s: float, only_read: bool = F
                     raise StorageError(f"{place}: nothing may be written there; show, report and export only read")
                 found = reading(found, file)
                 url = found.render_as_string(hide_password=False)
-            if file is None or file.exists():
-                _check_database(url, place)
             if file is not None and not file.exists():
                 _create_sqlite(found, file)
-            return _open(url, found, create=create, lease_s=lease_s)
+
+            def attempt(_number: int) -> RDBStorage:
+                _check_database(url, place)
+                return _open(url, found, create=create, lease_s=lease_s)
+
+            return _again(attempt, _may_be_opened_yet if file is None else lambda *_: False)
     # Another schema version; no driver for this kind of database; a revision that alembic does not know.
     except (RuntimeError, ImportError, CommandError) as error:
         raise StorageError(f"{place}: {without_secrets(one_line(error), url)}") from error
@@ -304,19 +328,26 @@ def _configure_sqlite(connection: sqlite3.Connection, _: object) -> None:
     connection.isolation_level = None  # transactions begin as ``_begin_sqlite`` says
     # Enough in WAL mode for a killed process to lose nothing; only a power cut may take the last transactions.
     connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute(f"PRAGMA busy_timeout={SQLITE_BUSY_LOOK_MS}")
 
 
 def _begin_sqlite(connection: Connection) -> None:
     if connection.get_execution_options().get(READS):
         connection.exec_driver_sql("BEGIN")
         return
-    try:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
-    except OperationalError as error:
-        code = getattr(error.orig, "sqlite_errorcode", 0)
-        if code & 0xFF != sqlite3.SQLITE_READONLY:
-            raise
-        connection.exec_driver_sql("BEGIN")  # reading is all that can be done here; writing says why it cannot
+    give_up_at = time.monotonic() + SQLITE_BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        except OperationalError as error:
+            code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+            if code == sqlite3.SQLITE_READONLY:
+                connection.exec_driver_sql("BEGIN")  # reading is all that can be done here; writing says why it cannot
+                return
+            if code != sqlite3.SQLITE_BUSY or hurry.is_over or time.monotonic() > give_up_at:
+                raise
+        else:
+            return
 
 
 def _idle_limit(engine: Engine, seconds: float) -> str | None:

@@ -10,6 +10,7 @@ from sqlalchemy import inspect
 from sqlalchemy.exc import IntegrityError
 
 from bo_tune.errors import StorageError
+from bo_tune.processes.interruption import at_last
 from bo_tune.store.database import READS, storage_errors, through_outages
 from bo_tune.store.leases import LEASES, Held, Holder, Leases
 from bo_tune.store.study_rows import name_of
@@ -50,6 +51,7 @@ class LeaseKeeper:
         self._holders: tuple[float, list[Holder]] = (float("-inf"), [])
         self._closing = threading.Event()
         self._heart: threading.Thread | None = None
+        self._forget: Callable[[], object] = lambda: None
 
     def take(self, study_id: int, name: str) -> int | None:
         """Take a lease and return its token, or None where another worker holds it.
@@ -116,6 +118,13 @@ class LeaseKeeper:
         with suppress(StorageError):
             for held in list(self._held):
                 self.release(held)
+        self._forget()
+
+    def _abandon(self) -> None:
+        """Give every lease back while other threads may be in the database."""
+        with self._storage.engine.begin() as connection:
+            for held in list(self._held):
+                self.leases.release(connection, held)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -131,6 +140,7 @@ class LeaseKeeper:
     def _keep(self) -> None:
         """Have the leases renewed from now on."""
         if self._heart is None:
+            self._forget = at_last(self._abandon)
             self._heart = threading.Thread(target=self._renew_on_time, name="leases", daemon=True)
             self._heart.start()
 

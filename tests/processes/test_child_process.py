@@ -217,3 +217,23 @@ def test_a_child_ends_when_its_parent_is_gone(how: signal.Signals) -> None:
     parent.send_signal(how)
     parent.communicate()
     assert wait_until_dead(child)
+
+
+@pytest.mark.parametrize("keeps", ["server = ", ""], ids=["killed", "closed before it was heard"])
+def test_a_server_that_is_still_importing_ends_with_its_parent(keeps: str, tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(600)\n")
+    start = (
+        "import time; from bo_tune.processes.fork_server import ForkServer\n"
+        f"{keeps}ForkServer(['slow'])\n"
+        "time.sleep(600)"
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    parent = subprocess.Popen([sys.executable, "-c", start], env={**os.environ, "PYTHONPATH": path})
+    children = Path(f"/proc/{parent.pid}/task/{parent.pid}/children")
+    while not (server := children.read_text().split()):
+        assert parent.poll() is None
+        time.sleep(0.02)
+    time.sleep(0.5)
+    parent.kill()
+    parent.wait()
+    assert wait_until_dead(int(server[0]))

@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -97,6 +98,21 @@ def test_tables_on_a_server_are_created_once(fixture: str, request: pytest.Fixtu
     assert len({study.study_id for study in studies}) == 1
     for store in stores:
         store.close()
+
+
+def test_a_server_that_cuts_off_who_opens_its_database_is_asked_again(postgres: Postgres) -> None:
+    url = postgres.new_database()
+    began = time.monotonic()
+    with postgres.cutting(url, every_s=0.01, for_s=1.0):
+        StudyStore(url).close()
+    assert time.monotonic() - began > 1.0, "it was cut off"
+
+
+def test_a_server_that_is_not_there_is_said_at_once() -> None:
+    began = time.monotonic()
+    with pytest.raises(StorageError, match="refused"):
+        StudyStore("postgresql+psycopg://tuner@127.0.0.1:9/studies")
+    assert time.monotonic() - began < 5.0
 
 
 def test_a_database_of_before_there_were_leases_gets_them(tmp_path: Path) -> None:

@@ -1,0 +1,110 @@
+"""Ending when asked to: in order, and within seconds whatever is under way.
+
+A signal interrupts the main thread, which has studies stop and gives their leases back. That can take long: a database
+is locked, a server does not answer, a call into C does not return. So the signal also wakes a thread of its own, which
+ends the process after a few seconds, and first does what others would otherwise have to wait for.
+"""
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from types import FrameType
+
+from bo_tune.processes.streams import hurry
+
+ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
+"""Signals that ask for an end: those of terminals, of whoever ends services, and of batch systems before they kill."""
+
+IN_ORDER_WITHIN_S = 3.0
+"""How long a process that was asked to end may take to do so in order."""
+
+LAST_WITHIN_S = 1.0
+"""How long it may take after that for what others would have to wait for."""
+
+_at_last: dict[object, Callable[[], object]] = {}
+
+
+def at_last(do: Callable[[], object]) -> Callable[[], object]:
+    """Have something done if the process has to end out of order; call what is returned once that is not needed."""
+    key = object()
+    _at_last[key] = do
+    return lambda: _at_last.pop(key, None)
+
+
+@contextmanager
+def interruptible(code: int | None, *, within_s: float = IN_ORDER_WITHIN_S) -> Iterator[None]:
+    """Have a signal that asks for an end raise KeyboardInterrupt once, and end the process soon after, while it lasts.
+
+    Args:
+        code: what the process exits with if it has to end out of order. None in somebody else's program: signals that
+            it handles itself are left alone, Ctrl-C ends nothing but the call, and other signals do what they would
+            have done once the call has ended in order.
+        within_s: how long ending in order may take.
+    """
+    if threading.current_thread() is not threading.main_thread():  # of another's program: signals are not its business
+        yield
+        return
+    asked: list[int] = []
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        if not asked:  # else it is ending, and that must not be interrupted
+            asked.append(number)
+            hurry.begin()
+            raise KeyboardInterrupt
+
+    handled = [number for number in ASKING if _is_to_be_handled(number, everywhere=code is not None)]
+    codes = {n: 128 + n if code is None else code for n in handled if code is not None or n != signal.SIGINT}
+    before = {number: signal.signal(number, interrupt) for number in handled}
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+    woken = signal.set_wakeup_fd(writes)
+    threading.Thread(target=_end_when_asked, args=(reads, codes, within_s), name="end", daemon=True).start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(woken)
+        os.close(writes)
+        if code is None or not asked:  # else nothing is to disturb the process's last moments
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if code is None and asked:
+            hurry.end()
+            if asked[0] != signal.SIGINT:
+                signal.raise_signal(asked[0])
+
+
+def _is_to_be_handled(number: int, *, everywhere: bool) -> bool:
+    handler = signal.getsignal(number)
+    if handler is signal.SIG_IGN:  # as nohup asks, and a shell for what runs behind it
+        return False
+    return everywhere or handler in (signal.SIG_DFL, signal.default_int_handler)
+
+
+def _end_when_asked(reads: int, codes: Mapping[int, int], within_s: float) -> None:
+    """Wait for one of these signals, whatever the main thread does, or for the end of the pipe."""
+    while (byte := os.read(reads, 1)) and byte[0] not in codes:
+        pass
+    if not byte:
+        os.close(reads)
+        return
+    hurry.begin()
+    time.sleep(within_s)
+    _end(codes[byte[0]])
+
+
+def _end(code: int) -> None:
+    doing = [threading.Thread(target=_quietly, args=(do,), daemon=True) for do in list(_at_last.values())]
+    for thread in doing:
+        thread.start()
+    give_up_at = time.monotonic() + LAST_WITHIN_S
+    for thread in doing:
+        thread.join(max(0.0, give_up_at - time.monotonic()))
+    os._exit(code)
+
+
+def _quietly(do: Callable[[], object]) -> None:
+    with suppress(Exception):  # nobody is left to tell
+        do()
