@@ -21,6 +21,7 @@ from bo_tune.cli.search import grid_command, tune_command
 from bo_tune.cli.usage import UsageError, usage_line
 from bo_tune.cli.worker import worker_command
 from bo_tune.errors import BoTuneError, InputError, one_line
+from bo_tune.files import os_error_line
 from bo_tune.processes.streams import fault_of, hurry
 from bo_tune.store.storage import silence_optuna
 from bo_tune.store.url import urls_shown
@@ -108,6 +109,8 @@ def _run() -> int:
         return _fail(one_line(error), exit_codes.BAD_INPUT)
     except BoTuneError as error:
         return _fail(one_line(error), exit_codes.FAILED)
+    except OSError as error:  # of a place that nobody had more to say of: closed, full, not what it should be
+        return _fail(os_error_line(error), exit_codes.BAD_INPUT)
     except KeyboardInterrupt:
         return exit_codes.INTERRUPTED
     return code or exit_codes.DONE

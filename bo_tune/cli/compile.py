@@ -13,7 +13,7 @@ import typer
 
 from bo_tune.cli import completion, exit_codes
 from bo_tune.cli import options as o
-from bo_tune.cli.output import Output
+from bo_tune.cli.output import Output, writing
 from bo_tune.cli.resume import command_line
 from bo_tune.cli.search import study_of
 from bo_tune.cli.served import Served
@@ -22,6 +22,7 @@ from bo_tune.conditions import Conditions
 from bo_tune.devices import compile_target, deciding_problems, fallen_back, kernel_source
 from bo_tune.errors import InputError, PackError
 from bo_tune.experience import Experience
+from bo_tune.files import check_file_writable
 from bo_tune.gpus import TargetGpu, known_gpu, target_gpu
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.likely import Likely
@@ -171,6 +172,9 @@ def compile_command(
         raise InputError("--configs: say how much to compile, with --configs, --minutes or --all")
     if not out.parent.is_dir():
         raise PackError(f"{out}: there is no folder {out.parent}")
+    if out.exists() and not out.is_file():
+        raise PackError(f"{out}: expected a file")
+    writing(out, lambda: check_file_writable(out))
     chosen = _gpu(target, gpu)
     output.notes(*(f"note: {line}" for line in chosen.assumed))
     plan = Plan(

@@ -12,7 +12,7 @@ from bo_tune.conditions import Conditions, Routing, Timing
 from bo_tune.conditions import Tokens as Spread
 from bo_tune.devices import KERNEL_SOURCES
 from bo_tune.errors import InputError
-from bo_tune.files import os_error_text
+from bo_tune.files import os_error_text, read_file
 from bo_tune.models.engine import MAX_SEQUENCES
 from bo_tune.sampler_names import SAMPLERS
 from bo_tune.store.storage import DEFAULT_STORAGE, MEMORY
@@ -52,7 +52,7 @@ def conditions(timing: Timing, tokens: Spread, adapters: int | None, experts: st
     if experts in (Routing.UNIFORM, Routing.ZIPF):
         return Conditions(timing, tokens, adapters, Routing(experts))
     try:
-        hits = json.loads(Path(experts).read_bytes())
+        hits = json.loads(read_file(Path(experts)))
     except OSError as error:
         raise InputError(f"--experts: {experts}: {os_error_text(error)}") from None
     except ValueError as error:

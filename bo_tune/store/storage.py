@@ -31,6 +31,7 @@ from bo_tune.store.attributes import (
 )
 from bo_tune.store.database import (
     DEFAULT_STORAGE,
+    MEMORY,
     READS,
     open_database,
     storage_errors,
@@ -48,9 +49,6 @@ from bo_tune.store.trial_writer import is_known_schema
 from bo_tune.store.url import shown
 
 __all__ = ["DEFAULT_STORAGE", "FINISHED", "MEMORY", "StoredStudy", "StudyName", "StudyStore", "StudySummary"]
-
-MEMORY = "memory"
-"""Storage that keeps nothing after the process: for replays that can be run again."""
 
 OPENING_ATTEMPTS = 10
 """How often studies are looked for and added while other processes add the same ones."""
