@@ -129,11 +129,11 @@ class Compiler:
 
 def cause_of(error: BaseException) -> str:
     """Return in one line why a compile failed: in the kernel's own text the place, its line and the cause."""
-    while isinstance(error, CompilationError) and error.__cause__ is not None:
+    while isinstance(error.__cause__, CompilationError):
         error = error.__cause__  # of a function that the kernel calls, which has the cause
     told = str(error)
     if isinstance(error, CompilationError):
-        told = error.error_message or ""
+        told = error.error_message or str(error.__cause__ or "")
         number, lines = getattr(error.node, "lineno", None), (error.src or "").split("\n")
         if number is not None and number <= len(lines):
             told = f"at {number}:{error.node.col_offset}: {lines[number - 1].strip()}: {told}"
