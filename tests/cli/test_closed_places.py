@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from helpers import EXPAND, ROOT, SHRINK, Ran, contents, run_command, sliced, write_all
+from helpers import EXPAND, ROOT, SHRINK, Cli, Ran, contents, run_command, sliced, write_all
 from unprivileged import run_each
 
 REPLAY = ("--device", "replay:recordings")
@@ -123,3 +123,27 @@ def test_every_command_is_tried() -> None:
         "tune", "grid", "compile", "worker", "simulate", "check", "compare", "show", "report", "import", "export",
         "merge", "delete",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("umask", [0o077, 0o022])
+def test_everything_that_is_written_follows_the_umask(cli: Cli, umask: int) -> None:
+    """Private stays private, and what others are to read is no file of mode 0600."""
+    folder = Path.cwd()
+    (folder / "recordings").mkdir()
+    write_all(folder / "recordings", sliced(SHRINK))
+    given = set(folder.rglob("*"))
+    before = os.umask(umask)
+    try:
+        for words in (
+            ("grid", *REPLAY, *DATABASE, "--budget", 2, "--out", "tuned", "--record", "recorded", "--json", "a.json"),
+            ("merge", "tuned", "--out", "merged"),
+            ("export", *DATABASE, "--out", "exported"),
+        ):
+            assert cli(*words).code == 0
+    finally:
+        os.umask(before)
+    written = set(folder.rglob("*")) - given
+    assert {path.name for path in written if path.is_dir()} == {"tuned", "merged", "recorded", "exported"}
+    assert sum(path.is_file() for path in written) >= 9
+    for path in written:
+        assert path.stat().st_mode & 0o777 == (0o777 if path.is_dir() else 0o666) & ~umask, path
