@@ -5,6 +5,7 @@ when it is done. Killing the process at any instant loses the compiles under way
 at the end; the same command, with more budget, then goes on from the file.
 """
 
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -59,7 +60,10 @@ class Workbench:
         self._journal: IO[bytes] | None = None
         self._was_there = self.folder.exists()
         try:
-            self.cache.mkdir(parents=True, exist_ok=True)
+            self.folder.mkdir(exist_ok=True)
+            if self.folder.is_symlink() or self.folder.stat().st_uid != os.geteuid():
+                raise PackError(f"{self.folder}: is another user's; remove it, or name another file with --out")
+            self.cache.mkdir(exist_ok=True)
             self._lock = FileLock(self.folder / "lock", timeout=0)
             self._lock.acquire()
         except Timeout:

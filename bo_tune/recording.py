@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bo_tune.errors import RecordingError
-from bo_tune.files import os_error_text, plain_name, write_atomically
+from bo_tune.files import os_error_text, plain_name, read_file, write_atomically
 from bo_tune.kernels.registry import KERNELS, is_known, kernel_spec
 from bo_tune.outcome import Invalid, InvalidReason, Outcome, Resources
 from bo_tune.problem import AnyProblem, GpuInfo, Problem
@@ -253,7 +253,7 @@ def write_recording(path: Path, recording: Recording) -> None:
 def _content(path: Path) -> bytes:
     """Return the JSON text of a recording file. Raises RecordingError, or MalformedError for broken compression."""
     try:
-        content = path.read_bytes()
+        content = read_file(path)
     except OSError as error:
         raise RecordingError(f"{path}: {os_error_text(error)}") from None
     if not path.name.endswith(".gz"):

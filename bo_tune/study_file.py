@@ -49,7 +49,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from bo_tune.errors import StudyFileError
-from bo_tune.files import os_error_text
+from bo_tune.files import os_error_text, read_file
 from bo_tune.kernels.registry import KERNELS, engine_spec
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.models.engine import MAX_SEQUENCES
@@ -147,7 +147,7 @@ def load_study_file(path: Path) -> StudyFile:
     """
     text = ""
     try:
-        text = path.read_bytes().decode()
+        text = read_file(path).decode()
         data = tomllib.loads(text)
     except OSError as error:
         raise StudyFileError(f"{path}: {os_error_text(error)}") from None

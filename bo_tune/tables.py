@@ -4,9 +4,9 @@
 are decimal strings. One file per GPU, kernel and, for expand, value of add_inputs: ``{gpu}_SHRINK.json``.
 """
 
-import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import groupby
@@ -14,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from bo_tune.errors import TableError
-from bo_tune.files import locked, os_error_text, plain_name, remove_stale_temporaries, write_atomically
+from bo_tune.files import (
+    check_file_writable,
+    check_lock,
+    locked,
+    os_error_text,
+    plain_name,
+    remove_stale_temporaries,
+    write_atomically,
+)
 from bo_tune.provenance import Provenance, document_of, entries_of, moment_of, provenance_path
 from bo_tune.table_format import by_number, flatten, json_bytes, kind_of, read_json
 
@@ -41,6 +49,8 @@ FILE_STEMS = {
 CONFIG_ORDER = ("block_m", "block_n", "block_k", "split_k", "group_size_m", "num_warps", "num_ctas", "num_stages")
 """Order in which a config's parameters are written; others follow by name."""
 
+_PROBE = "probe"
+"""What a file would be called of which nothing but its folder is known."""
 _LOCK_TIMEOUT_S = 60.0
 _READS = 4
 _READ_AGAIN_S = 0.05
@@ -249,15 +259,12 @@ def check_writable(folder: Path, file_names: Iterable[str] = ()) -> None:
     paths = [_path_in(folder, name) for name in file_names]
     if folder.exists() and not folder.is_dir():
         raise TableError(f"{folder}: is a file, expected a folder")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for place in {folder, *(path.resolve().parent for path in paths if path.is_symlink())}:
-            with tempfile.NamedTemporaryFile(dir=place, prefix=".bo_tune-probe-") as probe:
-                probe.write(b"\n" * 4096)
-                probe.flush()
-    except OSError as error:
-        raise TableError(f"{folder}: cannot be written: {os_error_text(error)}") from None
+    for file, place in ((folder / _PROBE, folder), *((file, path) for path in paths for file in _files_of(path))):
+        with _writing(place):
+            check_file_writable(file)
     for path in paths:
+        with _writing(path):
+            check_lock(path)
         _read_existing(path, None)
         _read_sidecar(provenance_path(path))
 
@@ -290,16 +297,26 @@ def write_tables(
     paths = []
     for name, group in groupby(sorted(results, key=lambda result: result.file_name), lambda result: result.file_name):
         path = _path_in(folder, name)
-        try:
+        with _writing(path):
             folder.mkdir(parents=True, exist_ok=True)
             with locked(path, _LOCK_TIMEOUT_S):
                 _merge_file(path, list(group), note, rank or measured)
-        except TimeoutError:
-            raise TableError(f"{path}: another process has been writing it for {_LOCK_TIMEOUT_S:.0f} s") from None
-        except OSError as error:
-            raise TableError(f"{path}: cannot be written: {os_error_text(error)}") from None
         paths.append(path)
     return paths
+
+
+@contextmanager
+def _writing(place: Path) -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError:
+        raise TableError(f"{place}: another process has been writing it for {_LOCK_TIMEOUT_S:.0f} s") from None
+    except OSError as error:
+        raise TableError(f"{place}: cannot be written: {os_error_text(error)}") from None
+
+
+def _files_of(table: Path) -> tuple[Path, Path]:
+    return table, provenance_path(table)
 
 
 def _path_in(folder: Path, name: str) -> Path:
@@ -328,7 +345,7 @@ def _merge_file(
         else:
             older.add(result.keys)
     document = document_of({keys: origins[keys] for keys in sorted(origins, key=by_number) if origins[keys]})
-    for written in (sidecar, path):
+    for written in _files_of(path):
         remove_stale_temporaries(written)
     write_atomically(sidecar, json_bytes(document))
     write_atomically(path, json_bytes(table.merged(chosen).nested()))

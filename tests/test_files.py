@@ -1,12 +1,12 @@
 """Writing files in one step. How a kill leaves them is tested with the tables (``test_tables``)."""
 
 import os
-import threading
 from pathlib import Path
 
 import pytest
+from helpers import contents
 
-from bo_tune.files import locked, plain_name, write_atomically
+from bo_tune.files import check_file_writable, check_lock, locked, plain_name, read_file, write_atomically
 
 
 def test_a_file_is_replaced_and_keeps_its_permissions(tmp_path: Path) -> None:
@@ -31,18 +31,74 @@ def test_what_is_no_file_is_written_to_and_stays_what_it_is(tmp_path: Path) -> N
     """``--json /dev/null`` in a container, where everybody is root, must not take the device's place."""
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    read: list[bytes] = []
-    reader = threading.Thread(target=lambda: read.append(pipe.read_bytes()))
-    reader.start()
-    write_atomically(pipe, b"new")
-    reader.join(10)
-    assert read == [b"new"]
+    with os.fdopen(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK), "rb") as reader:
+        check_file_writable(pipe)
+        write_atomically(pipe, b"new")
+        assert reader.read() == b"new"
     assert pipe.is_fifo()
+    with pytest.raises(OSError, match="Nobody reads from it"):
+        write_atomically(pipe, b"new")
+
+
+def test_what_another_process_reads_is_written_to() -> None:
+    """As ``--json >(jq .studies)`` has it."""
+    read_end, write_end = os.pipe()
+    check_file_writable(Path(f"/dev/fd/{write_end}"))
+    write_atomically(Path(f"/dev/fd/{write_end}"), b"new")
+    os.close(write_end)
+    with os.fdopen(read_end, "rb") as reader:
+        assert reader.read() == b"new"
 
 
 def test_a_folder_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(IsADirectoryError):
-        write_atomically(tmp_path, b"new")
+    for attempt in (lambda: write_atomically(tmp_path, b"new"), lambda: check_file_writable(tmp_path)):
+        with pytest.raises(IsADirectoryError):
+            attempt()
+
+
+@pytest.mark.parametrize("place", ["pipe", "/dev/zero", "/dev/full", ".", "none", "file/x", "n" * 300])
+def test_only_a_file_is_read(tmp_path: Path, place: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):  # noqa: PT011 - whatever the system says; that it says it at once is what counts
+        read_file(tmp_path / place)
+
+
+@pytest.mark.parametrize("place", ["file/x", "file/x/y", "n" * 300, "n" * 240, "n" * 300 + "/x", "/proc/x/y"])
+def test_a_place_that_cannot_be_written_is_found_out(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    for attempt in (lambda: check_file_writable(tmp_path / place), lambda: write_atomically(tmp_path / place, b"")):
+        with pytest.raises(OSError):  # noqa: PT011 - whatever the system says
+            attempt()
+
+
+def test_finding_out_leaves_everything_as_it_is(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere" / "file")
+    (tmp_path / "elsewhere").mkdir()
+    for name in ("file", "link", "new/file"):
+        check_file_writable(tmp_path / name)
+    assert contents(tmp_path) == {"file": b"old"}
+    assert (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664)])
+def test_new_files_follow_the_umask(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        with locked(tmp_path / "file", 1.0):
+            write_atomically(tmp_path / "file", b"new")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "file").stat().st_mode & 0o777 == mode
+
+
+def test_a_lock_of_another_user_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with locked(tmp_path / "file", 1.0):
+        pass
+    monkeypatch.setattr(os, "access", lambda *_: False)  # as of any user but root
+    with pytest.raises(PermissionError, match="is another user's"):
+        check_lock(tmp_path / "file")
 
 
 @pytest.mark.parametrize("name", ["NVIDIA_H100_80GB_HBM3_SHRINK.json", "Intel(R) Arc(TM)", "ä", "...", " x"])

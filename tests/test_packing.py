@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -215,6 +216,18 @@ def test_nothing_is_left_of_what_was_not_begun(tmp_path: Path) -> None:
     with Workbench(path) as bench, pytest.raises(PackError, match="damaged or no pack"):
         bench.resume(IDENTITY)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_another_user_prepared_is_not_built_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What lies in it would get into the pack."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / ".a.pack.work").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(PackError, match="is another user's"):
+        Workbench(tmp_path / "a.pack")
+    (tmp_path / ".b.pack.work").mkdir()
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(PackError, match="is another user's"):
+        Workbench(tmp_path / "b.pack")
 
 
 def test_one_process_at_a_time(bench: Workbench) -> None:

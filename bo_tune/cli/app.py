@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from bo_tune.cli import exit_codes
 from bo_tune.cli.usage import UsageError, usage_line
 from bo_tune.errors import BoTuneError, InputError, one_line
+from bo_tune.files import os_error_line
 from bo_tune.processes.interruption import at_last, interruptible
 from bo_tune.processes.streams import fault_of
 
@@ -122,6 +123,8 @@ def _run() -> int:
         return _fail(one_line(error), exit_codes.BAD_INPUT)
     except BoTuneError as error:
         return _fail(one_line(error), exit_codes.FAILED)
+    except OSError as error:  # of a place that nobody had more to say of: closed, full, not what it should be
+        return _fail(os_error_line(error), exit_codes.BAD_INPUT)
     except KeyboardInterrupt:
         return exit_codes.INTERRUPTED
     return code or exit_codes.DONE

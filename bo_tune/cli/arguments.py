@@ -51,7 +51,8 @@ def problems_of(study: StudyFile, kernels: Sequence[str]) -> list[Problem]:
         kernel_spec(name)
     problems = [p for p in study.problems() if not kernels or p.kernel in kernels]
     if not problems:
-        raise InputError(f"--kernel: the study has no problem of {', '.join(kernels)}")
+        what = f"--kernel: the study has no problem of {', '.join(kernels)}"
+        raise InputError(what if kernels else f"{study.name}: nothing to tune: an engine looks nothing up")
     return problems
 
 

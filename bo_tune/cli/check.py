@@ -54,7 +54,7 @@ def check_command(
     """
     from bo_tune.check import check_folder
     from bo_tune.cli.output import Output
-    from bo_tune.report.check import check_lines, check_tables
+    from bo_tune.report.check import check_lines, check_tables, fault_lines
     from bo_tune.tuned_with import folder_lines, source_counts
 
     output = Output("check", json_file, quiet=quiet)
@@ -70,6 +70,8 @@ def check_command(
         max_batched_tokens=max_num_batched_tokens,
     )
     output.tables(*check_tables(report))
+    if quiet:
+        output.say(*fault_lines(report))
     output.lines(*check_lines(report), *folder_lines(folder))
     output.json({**report.to_json(), "kernels": source_counts(folder)})
     if report.faults:

@@ -114,9 +114,10 @@ def compile_command(
       bo-tune compile studies/llama-3.1-8b.toml --minutes 10 --out llama.pack
     """
     from bo_tune.cli.arguments import problems_of, study_of
-    from bo_tune.cli.output import Output
+    from bo_tune.cli.output import Output, writing
     from bo_tune.cli.packing import Plan, experience, gpu_of, make_pack
     from bo_tune.devices import fallen_back, kernel_source
+    from bo_tune.files import check_file_writable
     from bo_tune.packing import PackBudget
 
     output = Output("compile", json_file, quiet=quiet)
@@ -130,6 +131,9 @@ def compile_command(
         raise InputError("--configs: say how much to compile, with --configs, --minutes or --all")
     if not out.parent.is_dir():
         raise PackError(f"{out}: there is no folder {out.parent}")
+    if out.exists() and not out.is_file():
+        raise PackError(f"{out}: expected a file")
+    writing(out, lambda: check_file_writable(out))
     chosen = gpu_of(target, gpu)
     output.notes(*(f"note: {line}" for line in chosen.assumed))
     plan = Plan(

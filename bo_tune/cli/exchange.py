@@ -40,6 +40,7 @@ def export_command(
             if (not kernel or s.name.problem.kernel in kernel) and (gpu or "").lower() in s.name.gpu.lower()
         ]
         if not chosen:
+            output.say(*unreadable_lines(store.unreadable))
             raise InputError(f"{store.url}: no such study in this database")
         check_writable(out)
         trials = store.trials_of(chosen)

@@ -46,12 +46,12 @@ def conditions(timing: Timing, tokens: Spread, adapters: int | None, experts: st
     Raises:
         InputError: the experts' spread is neither one by name nor a readable file of hits.
     """
-    from bo_tune.files import os_error_text
+    from bo_tune.files import os_error_text, read_file
 
     if experts in (Routing.UNIFORM, Routing.ZIPF):
         return Conditions(timing, tokens, adapters, Routing(experts))
     try:
-        hits = json.loads(Path(experts).read_bytes())
+        hits = json.loads(read_file(Path(experts)))
     except OSError as error:
         raise InputError(f"--experts: {experts}: {os_error_text(error)}") from None
     except ValueError as error:

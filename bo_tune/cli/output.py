@@ -10,7 +10,7 @@ from rich.console import RenderableType
 
 from bo_tune.cli.version import program_version
 from bo_tune.errors import InputError
-from bo_tune.files import os_error_text, write_atomically
+from bo_tune.files import check_file_writable, os_error_text, write_atomically
 from bo_tune.report.console import print_line, terminal
 
 STDOUT = Path("-")
@@ -34,7 +34,7 @@ class Output:
         urgent: for what must be said.
 
     Raises:
-        InputError: there is no such folder to write into, nor can one be made.
+        InputError: that file could not be written.
     """
 
     def __init__(self, command: str, json_file: Path | None = None, *, quiet: bool = False) -> None:
@@ -45,7 +45,7 @@ class Output:
         self._results = terminal(quiet=quiet or on_stdout)
         self._warnings = terminal(stderr=True, quiet=quiet)
         if json_file is not None and not on_stdout:
-            _writing(json_file, lambda: json_file.parent.mkdir(parents=True, exist_ok=True))
+            writing(json_file, lambda: check_file_writable(json_file))
 
     def tables(self, *tables: RenderableType) -> None:
         """Print tables of results."""
@@ -86,10 +86,11 @@ class Output:
         if file == STDOUT:
             sys.stdout.write(text)
         else:
-            _writing(file, lambda: write_atomically(file, text.encode()))
+            writing(file, lambda: write_atomically(file, text.encode()))
 
 
-def _writing(path: Path, write: Callable[[], object]) -> None:
+def writing(path: Path, write: Callable[[], object]) -> None:
+    """Do what writes a file, or looks whether it could be. Raises InputError where the system refuses."""
     try:
         write()
     except OSError as error:

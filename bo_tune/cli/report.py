@@ -36,8 +36,8 @@ def report_command(
       bo-tune report --storage sqlite:///bo_tune.db --out report.html
       bo-tune report --storage sqlite:///bo_tune.db --recordings studies/recordings --title "Llama-3.1-8B, TP 1"
     """
-    from bo_tune.cli.output import Output
-    from bo_tune.files import os_error_text, write_atomically
+    from bo_tune.cli.output import Output, writing
+    from bo_tune.files import check_file_writable, write_atomically
     from bo_tune.recording import read_recordings
     from bo_tune.report.page import render
     from bo_tune.report.reuse import unreadable_lines
@@ -45,6 +45,7 @@ def report_command(
     from bo_tune.store.storage import StudyStore
 
     output = Output("report", json_file, quiet=quiet)
+    writing(out, lambda: check_file_writable(out))
     grids = [recording for folder in recordings or () for recording in read_recordings(folder)]
     figures = _figures(session) if session else None
     with StudyStore(storage, only_read=True) as store:
@@ -53,21 +54,17 @@ def report_command(
     if not found.cases:
         raise InputError(f"{store.url}: no searches in this database")
     page = render(found, title=title, storage=store.url).encode()
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(out, page)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written: {os_error_text(error)}") from None
+    writing(out, lambda: write_atomically(out, page))
     output.lines(f"wrote {out}: {len(found.studies)} studies, {len(page) / 1e6:.1f} MB")
     output.json(document(found))
 
 
 def _figures(path: Path) -> dict[str, Any]:
     """Read what ``tune --json`` wrote. Raises InputError."""
-    from bo_tune.files import os_error_text
+    from bo_tune.files import os_error_text, read_file
 
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_file(path))
     except OSError as error:
         raise InputError(f"--session: {path}: {os_error_text(error)}") from None
     except ValueError as error:

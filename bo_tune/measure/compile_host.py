@@ -5,7 +5,8 @@ import threading
 from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
-from bo_tune.errors import PackError
+from bo_tune.errors import DeviceError, PackError
+from bo_tune.files import check_file_writable, os_error_text
 from bo_tune.measure.compile_farm import CompileFarm, Deadline
 from bo_tune.measure.facts import KernelFacts
 from bo_tune.measure.packed import PackedBinaries
@@ -25,6 +26,7 @@ class CompileHost:
         packs: files of binaries that need no compiling here.
 
     Raises:
+        DeviceError: if Triton's cache cannot be written.
         PackError: if a pack is damaged.
     """
 
@@ -38,6 +40,7 @@ class CompileHost:
         deadline_s: float,
         packs: Sequence[Path] = (),
     ) -> None:
+        _check_cache({**os.environ, **environment})
         self._source, self.workers, self._deadline_s = source, workers, deadline_s
         self._packs = PackedBinaries(packs, source)
         self.server = ForkServer(modules, {**environment, **self._packs.environment})
@@ -74,6 +77,19 @@ class CompileHost:
             farm.close()
         self.server.close()
         self._packs.close()
+
+
+def _check_cache(environment: Mapping[str, str]) -> None:
+    """See that binaries can be put where Triton puts them, before every compile fails of it. Raises DeviceError."""
+    home = environment.get("TRITON_HOME", os.path.expanduser("~/"))  # noqa: PTH111 - as Triton does
+    folder = Path(environment.get("TRITON_CACHE_DIR", Path(home, ".triton", "cache")))
+    try:
+        check_file_writable(folder / "probe")
+    except OSError as error:
+        raise DeviceError(
+            f"{folder}: Triton's cache cannot be written: {os_error_text(error)}; name another place with "
+            "TRITON_CACHE_DIR"
+        ) from None
 
 
 def cores(kept: int) -> int:

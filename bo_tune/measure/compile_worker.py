@@ -46,6 +46,10 @@ COMPILER_ERRORS = (CompilationError, PTXASError, RuntimeError, ValueError, Asser
 which costs the trial all the same."""
 
 
+LONGEST_CAUSE = 400
+"""Characters of what is told of a compile that failed: an assembler may say a lot."""
+
+
 class Compiler:
     """Compiles the kernels of one source into Triton's cache, where the GPU process finds the binaries."""
 
@@ -103,8 +107,7 @@ class Compiler:
             kernel = self._operation(request.problem.kernel).warmup(request.problem, request.config)
         except COMPILER_ERRORS as error:
             elapsed = Compilation(time.perf_counter() - start)
-            detail = f"{type(error).__name__}: {one_line(error)}"
-            return Invalid(InvalidReason.COMPILE_ERROR, detail, compilation=elapsed)
+            return Invalid(InvalidReason.COMPILE_ERROR, cause_of(error), compilation=elapsed)
         compilation = Compilation(time.perf_counter() - start, self._cached)
         self._build_launcher(kernel)
         resources = resources_of(kernel.asm["cubin"], kernel.metadata.shared)
@@ -122,6 +125,20 @@ class Compiler:
                 CudaLauncher(kernel.src, kernel.metadata)
             except Exception:  # noqa: BLE001 - of Triton's inner workings, which differ from version to version
                 self._launchers = False
+
+
+def cause_of(error: BaseException) -> str:
+    """Return in one line why a compile failed: in the kernel's own text the place, its line and the cause."""
+    while isinstance(error.__cause__, CompilationError):
+        error = error.__cause__  # of a function that the kernel calls, which has the cause
+    told = str(error)
+    if isinstance(error, CompilationError):
+        told = error.error_message or str(error.__cause__ or "")
+        number, lines = getattr(error.node, "lineno", None), (error.src or "").split("\n")
+        if number is not None and number <= len(lines):
+            told = f"at {number}:{error.node.col_offset}: {lines[number - 1].strip()}: {told}"
+    text = " ".join(f"{type(error).__name__}: {told}".split()).removesuffix(":")
+    return text if len(text) <= LONGEST_CAUSE else f"{text[: LONGEST_CAUSE - 1]}…"
 
 
 def entry_of(digest: str) -> str:

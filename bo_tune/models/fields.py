@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bo_tune.errors import ModelError
-from bo_tune.files import os_error_text
+from bo_tune.files import os_error_text, read_file
 
 LONGEST_SHOWN = 60
 """Characters of a value in a message."""
@@ -62,7 +62,7 @@ def read_object(file: Path, expected: str) -> dict[str, Any]:
         ModelError: it cannot be read or holds something else.
     """
     try:
-        content = json.loads(file.read_bytes())
+        content = json.loads(read_file(file))
     except OSError as error:
         raise ModelError(f"{file}: {os_error_text(error)}") from None
     except (ValueError, RecursionError) as error:

@@ -7,7 +7,6 @@ Sizes are known beforehand and digests checked, so an archive can neither be swa
 
 import hashlib
 import json
-import os
 import tempfile
 import zipfile
 import zlib
@@ -16,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bo_tune.errors import PackError, one_line
-from bo_tune.files import os_error_text
+from bo_tune.files import atomically, opened, os_error_text
 from bo_tune.pack.contents import MOST_FILE_BYTES, Manifest, PackedBinary, PackedFile, manifest_json, manifest_of
 
 MANIFEST = "manifest.json"
@@ -41,18 +40,11 @@ def write_pack(path: Path, manifest: Manifest, cache: Path) -> None:
         PackError: it cannot be written, or an entry is not as the manifest says.
     """
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-                archive.writestr(MANIFEST, manifest_json(manifest))
-                for entry, name, expected in _files(manifest.binaries):
-                    content = (cache / entry / name).read_bytes()
-                    archive.writestr(f"{ENTRIES}/{entry}/{name}", _checked(content, expected, f"{entry}/{name}"))
-            temporary.chmod(0o644)
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomically(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(MANIFEST, manifest_json(manifest))
+            for entry, name, expected in _files(manifest.binaries):
+                content = (cache / entry / name).read_bytes()
+                archive.writestr(f"{ENTRIES}/{entry}/{name}", _checked(content, expected, f"{entry}/{name}"))
     except OSError as error:
         raise PackError(f"{path}: cannot be written: {os_error_text(error)}") from None
 
@@ -122,7 +114,7 @@ def _files(binaries: Sequence[PackedBinary]) -> Iterator[tuple[str, str, PackedF
 @contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        with opened(path) as file, zipfile.ZipFile(file) as archive:
             yield archive
     except PackError as error:
         raise PackError(f"{path}: {error}") from None

@@ -36,6 +36,11 @@ def check_tables(report: Report) -> Iterator[Table]:
         yield table
 
 
+def fault_lines(report: Report) -> list[str]:
+    """Return the faults in a line each, for who wants nothing else."""
+    return [": ".join(filter(None, (fault.file, fault.place, fault.reason))) for fault in report.faults]
+
+
 def check_lines(report: Report) -> list[str]:
     """Return the lines below the tables: totals, and what was not looked at."""
     faults = len(report.faults)

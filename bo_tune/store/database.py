@@ -31,7 +31,7 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
-from bo_tune.choices import DEFAULT_STORAGE
+from bo_tune.choices import DEFAULT_STORAGE, MEMORY
 from bo_tune.errors import StorageError, one_line
 from bo_tune.processes.streams import hurry
 from bo_tune.store.leases import LEASES
@@ -167,6 +167,8 @@ def open_database(url: str, *, create: bool, lease_s: float, only_read: bool = F
     try:
         with storage_errors(url):
             found = parsed(url)
+            if _in_memory(found):
+                raise StorageError(f"{place}: is gone with its process; tune and grid have --storage {MEMORY} for that")
             file = _sqlite_file(found)
             if file is not None:
                 _refuse_network(place, file)
@@ -184,8 +186,9 @@ def open_database(url: str, *, create: bool, lease_s: float, only_read: bool = F
                 return _open(url, found, create=create, lease_s=lease_s)
 
             return _again(attempt, _may_be_opened_yet if file is None else lambda *_: False)
-    # Another schema version; no driver for this kind of database; a revision that alembic does not know.
-    except (RuntimeError, ImportError, CommandError) as error:
+    # Another schema version; no driver for this kind of database; a revision that alembic does not know; a value in the
+    # URL's query that the driver refuses.
+    except (RuntimeError, ImportError, CommandError, TypeError, ValueError) as error:
         raise StorageError(f"{place}: {without_secrets(one_line(error), url)}") from error
 
 
@@ -219,13 +222,20 @@ def _refuse_network(place: str, file: Path) -> None:
         )
 
 
+def _in_memory(url: URL) -> bool:
+    database = url.database or ":memory:"
+    return url.get_backend_name() == "sqlite" and (":memory:" in database or url.query.get("mode") == "memory")
+
+
 def _sqlite_file(url: URL) -> Path | None:
     file = url.database if url.get_backend_name() == "sqlite" else None
     return Path(file).absolute() if file and not file.startswith((":memory:", "file:")) else None
 
 
 def _check_file(place: str, file: Path | None, *, create: bool) -> None:
-    """Refuse a file that is not there, and shall not or cannot be made."""
+    """Refuse what is no file, and a file that is not there, and shall not or cannot be made."""
+    if file is not None and file.exists() and not file.is_file():
+        raise StorageError(f"{place}: expected a file")
     if file is not None and not file.exists():
         if not create:
             raise StorageError(f"{place}: no such database")

@@ -64,7 +64,7 @@ def urls_shown(text: str) -> str:
 
     def replaced(match: re.Match[str]) -> str:
         scheme, _, rest = match[0].partition(":")
-        url = f"{scheme}://{rest.lstrip('/')}"
+        url = match[0] if rest.startswith("//") else f"{scheme}:/{rest}"
         return shown(url) if HIDDEN in shown(url) else match[0]
 
     return _IN_TEXT.sub(replaced, text)

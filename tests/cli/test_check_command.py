@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import H100, ROOT, SHRINK_TABLE, Cli, run_command
+from helpers import H100, ROOT, SHRINK_TABLE, Cli, Ran, run_command
 
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.models.serving import ModelStudy
@@ -63,6 +63,16 @@ def test_a_fault_is_exit_code_1_and_a_line(tuned: Path, tmp_path: Path) -> None:
     assert f"{SHRINK_TABLE}: lookups" in ran.out
     (fault,) = json.loads(report.read_text())["faults"]
     assert (fault["file"], fault["place"], fault["layers"]) == (SHRINK_TABLE, "5/2", ["gate_up_proj"])
+
+
+def test_a_quiet_check_tells_faults_and_nothing_else(cli: Cli, tuned: Path) -> None:
+    assert cli("check", tuned, *OPTIONS, "--quiet") == Ran(0, "", "")
+    spoil(tuned)
+    (tuned / SHRINK_TABLE.replace("SHRINK", "EXPAND_TRUE")).write_text("[]")
+    ran = cli("check", tuned, *OPTIONS, "--quiet")
+    assert (ran.code, ran.out) == (1, "")
+    assert f"{SHRINK_TABLE}: 5/2: no entry for num_slices 2: a KeyError in the engine" in ran.err
+    assert "EXPAND_TRUE.json: expected an object of max_loras keys" in ran.err
 
 
 def test_the_engines_settings_decide(cli: Cli, tuned: Path, tmp_path: Path) -> None:

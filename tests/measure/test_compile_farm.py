@@ -1,6 +1,8 @@
 """Compile workers that really compile for sm_90, on a machine without a GPU."""
 
+import ast
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -12,8 +14,13 @@ import pytest
 from helpers import H100
 from hypothesis import given
 from hypothesis import strategies as st
+from triton.compiler.errors import CompilationError
+from triton.runtime.errors import PTXASError
 
+from bo_tune.errors import DeviceError
 from bo_tune.measure.compile_farm import CompileFarm, Deadline
+from bo_tune.measure.compile_host import CompileHost
+from bo_tune.measure.compile_worker import LONGEST_CAUSE, cause_of
 from bo_tune.measure.device import Build, Compiled
 from bo_tune.measure.source import BUILTIN
 from bo_tune.outcome import Invalid, InvalidReason
@@ -102,9 +109,28 @@ def test_what_cannot_be_compiled_has_a_reason_and_the_worker_goes_on(farm: Compi
     build = submit(farm, {**SMALL, "block_m": 17}).result(LONG_S)
     assert isinstance(build, Invalid)
     assert build.reason is InvalidReason.COMPILE_ERROR
-    assert build.detail
-    assert "\n" not in build.detail
+    assert re.fullmatch(r"CompilationError: at \d+:\d+: \S.*arange\(.*: .*power of 2.*", build.detail), build.detail
     assert isinstance(compiled(farm, {**SMALL, "split_k": 16}), Compiled)
+
+
+def test_what_is_told_of_a_compile_that_failed() -> None:
+    source = "def kernel(x):\n    helper(x)"
+    outer = CompilationError(source, ast.parse(source).body[0].body[0])  # type: ignore[attr-defined]
+    outer.__cause__ = CompilationError(source, ast.parse(source).body[0])
+    outer.__cause__.__cause__ = ValueError("no\n  such thing")
+    assert cause_of(outer) == "CompilationError: at 1:0: def kernel(x):: no such thing"
+    assert cause_of(CompilationError(None, ast.Module())) == "CompilationError"
+    said = cause_of(PTXASError("`ptxas` stderr:\nptxas fatal: no\n" + "x" * 10_000))
+    assert said.startswith("PTXASError: PTXAS error: `ptxas` stderr: ptxas fatal: no xxx")
+    assert len(said) == LONGEST_CAUSE
+
+
+@pytest.mark.parametrize("variable", ["TRITON_CACHE_DIR", "TRITON_HOME"])
+def test_a_cache_that_cannot_be_written_is_said_before_anything_starts(tmp_path: Path, variable: str) -> None:
+    (tmp_path / "file").write_text("")
+    environment = {"TRITON_CACHE_DIR": str(tmp_path / "file" / ".triton" / "cache"), variable: str(tmp_path / "file")}
+    with pytest.raises(DeviceError, match=r"/file.*: Triton's cache cannot be written: Not a directory; name another"):
+        CompileHost(["no.such.module"], environment, BUILTIN, workers=1, deadline_s=1.0)
 
 
 def test_a_killed_compiler_costs_one_config(farm: CompileFarm) -> None:

@@ -1,6 +1,7 @@
 """Packs written and read: whole, damaged and hostile ones."""
 
 import json
+import os
 import stat
 import zipfile
 from contextlib import suppress
@@ -59,6 +60,15 @@ def test_entries_that_are_there_are_left_alone(tmp_path: Path, folder: Path) -> 
     (folder / ENTRY / "k.cubin").write_bytes(b"mine")
     unpack(path, folder)
     assert contents(folder) == {**before, f"{ENTRY}/k.cubin": b"mine"}
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o022, 0o644)])
+def test_a_pack_is_as_private_as_its_maker_wants(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        assert sample_pack(tmp_path).stat().st_mode & 0o777 == mode
+    finally:
+        os.umask(before)
 
 
 def test_writing_fails_whole_and_leaves_the_old_pack(tmp_path: Path) -> None:

@@ -154,3 +154,18 @@ def test_passwords_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
         StudyStore("postgresql+psycopg://tuner:secret@127.0.0.1:1/studies")
     assert "secret" not in str(caught.value)
     assert "tuner" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///file::memory:?uri=true",
+            "sqlite:///file:x?mode=memory&uri=true", "sqlite+pysqlite:///:memory:"],
+)  # fmt: skip
+def test_a_database_in_memory_is_of_no_use(url: str) -> None:
+    for only_read in (False, True):
+        with pytest.raises(StorageError, match=r"is gone with its process; tune and grid have --storage memory"):
+            StudyStore(url, only_read=only_read)
+
+
+def test_a_query_that_the_driver_refuses_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"x\.db.timeout=abc: could not convert string to float: 'abc'"):
+        StudyStore(f"{sqlite_url(tmp_path / 'x.db')}?timeout=abc")

@@ -91,3 +91,8 @@ def test_a_url_in_a_message_is_told_without_secrets(slashes: str) -> None:
 def test_what_stands_around_a_url_stays(url: str, around: str) -> None:
     assert urls_shown(around.format(url)) == around.format(SHOWN[url])
     assert urls_shown(around.format(SHOWN[url])) == around.format(SHOWN[url])
+
+
+def test_a_url_of_a_file_is_told_whole() -> None:
+    for url in ("sqlite:///x.db?timeout=abc", "sqlite:////folder/x.db?timeout=abc", "sqlite:///file:x?uri=true"):
+        assert urls_shown(f"{url}: no") == f"{url}: no"
