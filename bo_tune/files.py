@@ -1,15 +1,132 @@
-"""Writing files so that a reader never sees half of one, and only where they are meant to be."""
+"""Files from others, read within bounds; and files written so that a reader never sees half of one."""
 
 import errno
+import json
 import os
 import secrets
-from collections.abc import Iterator
+import stat
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 
+MOST_BYTES = 64 * 2**20
+"""Of a file that is read whole; of a compressed one, when it is unpacked."""
+
+MOST_VALUES = 4_000_000
+"""Of a JSON document, which takes some hundred bytes of memory for each."""
+
+MOST_LEVELS = 64
+"""Of objects and arrays in each other."""
+
+BEYOND = 10**300
+"""What no number reaches, and each can be turned into a float."""
+
+LONGEST_NAME = 200
+"""Characters of a name that becomes part of a file's, which may have 255 bytes."""
+
+READER_WITHIN_S = 5.0
+"""How long a pipe that is written to may be without a reader."""
+
 _TEMPORARY_SUFFIX = ".tmp"
+
+
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+    """Read a whole file that others wrote.
+
+    Raises:
+        OSError: it cannot be read, is no file (a pipe would be waited for without an end), or is too large.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "Not a file")
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"Larger than {most >> 20} MiB")
+    return content
+
+
+def read_text(path: Path, most: int = MOST_BYTES) -> str:
+    """Read a whole text file that others wrote.
+
+    Raises:
+        OSError: see ``read_bytes``.
+        ValueError: it is not UTF-8.
+    """
+    return decoded(read_bytes(path, most))
+
+
+def decoded(content: bytes) -> str:
+    """Return the text of a file. Raises ValueError for another encoding than UTF-8 without a mark of its own."""
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        raise ValueError("expected UTF-8 text") from None
+    if text.startswith("\ufeff"):
+        raise ValueError("expected UTF-8 text without a byte order mark")
+    return text
+
+
+def parse_json(content: bytes, *, repeats: bool = False) -> Any:
+    """Parse what others wrote, without JSON's non-standard numbers.
+
+    Args:
+        repeats: whether a key may stand twice in an object; the last one counts.
+
+    Raises:
+        ValueError: it is not JSON, or holds what none of this package's files can; one line.
+    """
+    text = decoded(content)
+    if text.count(",") > MOST_VALUES:
+        raise ValueError(f"more than {MOST_VALUES} values")
+    hook = None if repeats else _without_repeats
+    try:
+        document = json.loads(text, object_pairs_hook=hook, parse_constant=_reject_constant)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from None
+    for level in levels(document):
+        _check_values(level)
+    return document
+
+
+def levels(document: Any) -> Iterator[list[Any]]:
+    """Yield the values of a parsed document, outermost first. Raises ValueError where it nests too deeply."""
+    level = [document]
+    for _ in range(MOST_LEVELS):
+        yield level
+        objects = [value for value in level if type(value) is dict]
+        arrays = [value for value in level if type(value) is list]
+        level = [*chain.from_iterable([*objects, *arrays]), *chain.from_iterable(map(dict.values, objects))]
+        if not level:
+            return
+    raise ValueError(f"more than {MOST_LEVELS} levels of nesting")
+
+
+def _check_values(values: Sequence[object]) -> None:
+    numbers = [value for value in values if type(value) is float or type(value) is int]
+    if numbers and not -BEYOND < min(numbers) <= max(numbers) < BEYOND:
+        raise ValueError("a number is beyond all bounds")
+    try:
+        "".join([value for value in values if type(value) is str]).encode()
+    except UnicodeEncodeError:
+        raise ValueError("a text holds half a character (a lone surrogate)") from None
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {twice!r} stands twice in one object")
+    return found
+
+
+def _reject_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
 
 
 def plain_name(name: str) -> str:
@@ -29,6 +146,8 @@ def name_fault(name: str) -> str | None:
     """Return why a name cannot be the last part of a path, if so, as what follows "it"."""
     if not name.isprintable():
         return "holds what cannot be shown"
+    if len(name) > LONGEST_NAME:
+        return f"is longer than {LONGEST_NAME} characters"
     if name in ("", ".", "..") or "/" in name or "\\" in name:
         return "is empty" if not name else "leads to another folder"
     return None
@@ -62,7 +181,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     target = path.resolve()
     if target.exists() and not target.is_file():
-        target.write_bytes(content)
+        with os.fdopen(_opened_to_write(target), "wb") as file:
+            file.write(content)
         return
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY_SUFFIX}")
     try:
@@ -77,6 +197,21 @@ def write_atomically(path: Path, content: bytes) -> None:
     finally:
         temporary.unlink(missing_ok=True)  # gone already, unless something went wrong
     _flush_folder(target.parent)
+
+
+def _opened_to_write(path: Path) -> int:
+    """Open what may be a pipe, whose reader may come a little later, but not never."""
+    given_up_at = time.monotonic() + READER_WITHIN_S
+    while True:
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno != errno.ENXIO or time.monotonic() > given_up_at:
+                raise
+            time.sleep(0.05)
+        else:
+            os.set_blocking(descriptor, True)
+            return descriptor
 
 
 def remove_stale_temporaries(path: Path) -> None:

@@ -20,7 +20,7 @@ from bo_tune.cli.report import report_command
 from bo_tune.cli.search import grid_command, tune_command
 from bo_tune.cli.usage import UsageError, usage_line
 from bo_tune.cli.worker import worker_command
-from bo_tune.errors import BoTuneError, InputError, one_line
+from bo_tune.errors import BoTuneError, InputError, one_line, printable
 from bo_tune.processes.streams import fault_of, hurry
 from bo_tune.store.storage import silence_optuna
 from bo_tune.store.url import urls_shown
@@ -105,7 +105,7 @@ def _run() -> int:
     except UsageError as error:
         return _fail(usage_line(error), exit_codes.BAD_INPUT)
     except InputError as error:
-        return _fail(one_line(error), exit_codes.BAD_INPUT)
+        return _fail(str(error), exit_codes.BAD_INPUT)
     except BoTuneError as error:
         return _fail(one_line(error), exit_codes.FAILED)
     except KeyboardInterrupt:
@@ -114,5 +114,5 @@ def _run() -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"bo-tune: {urls_shown(message)}\n")  # a URL that stands where a file is expected, say
+    sys.stderr.write(f"bo-tune: {printable(urls_shown(message))}\n")  # a URL that stands where a file is expected, say
     return code

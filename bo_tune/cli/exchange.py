@@ -12,7 +12,6 @@ from bo_tune.exchange import export_study, import_study
 from bo_tune.exported import read_exported
 from bo_tune.listing import named
 from bo_tune.merge import merge_tables
-from bo_tune.pack.contents import printable
 from bo_tune.recording import read_recording, read_recordings
 from bo_tune.report.reuse import unreadable_lines
 from bo_tune.store.storage import MEMORY, StudyStore
@@ -116,7 +115,7 @@ def delete_command(
             words = " and ".join(map(repr, study))
             raise InputError(f"{store.url}: {those} with {words} in the name{more}")
         trials = store.delete(numbers[found[0]], found[0])
-    output.lines(f"deleted {printable(found[0])}: {trials} trials")
+    output.lines(f"deleted {found[0]}: {trials} trials")
     output.json({"deleted": {"study": found[0], "trials": trials}})
 
 

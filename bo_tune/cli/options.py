@@ -1,6 +1,5 @@
 """Options that several commands share."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -12,8 +11,10 @@ from bo_tune.conditions import Conditions, Routing, Timing
 from bo_tune.conditions import Tokens as Spread
 from bo_tune.devices import KERNEL_SOURCES
 from bo_tune.errors import InputError
-from bo_tune.files import os_error_text
+from bo_tune.files import os_error_text, parse_json, read_bytes
 from bo_tune.models.engine import MAX_SEQUENCES
+from bo_tune.models.fields import shown
+from bo_tune.problem import MOST
 from bo_tune.sampler_names import SAMPLERS
 from bo_tune.store.storage import DEFAULT_STORAGE, MEMORY
 
@@ -25,8 +26,8 @@ def integers(texts: Iterable[str] | None, option: str) -> list[int]:
         InputError: a value is something else.
     """
     words = [word.strip() for text in texts or () for word in text.split(",")]
-    if not all(word.isdecimal() and int(word) > 0 for word in words):
-        raise InputError(f"{option}: expected integers above 0, comma-separated, got {','.join(words)!r}")
+    if not all(word.isdecimal() and len(word) <= len(str(MOST)) and 0 < int(word) <= MOST for word in words):
+        raise InputError(f"{option}: expected integers from 1 to {MOST}, comma-separated, got {shown(','.join(words))}")
     return list(dict.fromkeys(int(word) for word in words))
 
 
@@ -52,11 +53,11 @@ def conditions(timing: Timing, tokens: Spread, adapters: int | None, experts: st
     if experts in (Routing.UNIFORM, Routing.ZIPF):
         return Conditions(timing, tokens, adapters, Routing(experts))
     try:
-        hits = json.loads(Path(experts).read_bytes())
+        hits = parse_json(read_bytes(Path(experts)))
     except OSError as error:
         raise InputError(f"--experts: {experts}: {os_error_text(error)}") from None
     except ValueError as error:
-        raise InputError(f"--experts: {experts}: not JSON: {error}") from None
+        raise InputError(f"--experts: {experts}: {error}") from None
     if not isinstance(hits, list) or not hits or not all(type(count) is int and count >= 0 for count in hits):
         raise InputError(f"--experts: {experts}: expected a list of how often each expert was hit")
     return Conditions(timing, tokens, adapters, Routing.RECORDED, tuple(hits))

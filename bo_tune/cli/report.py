@@ -1,6 +1,5 @@
 """``bo-tune report``: a page about the searches of a database."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,8 +7,8 @@ import typer
 
 from bo_tune.cli import options as o
 from bo_tune.cli.output import Output
-from bo_tune.errors import InputError
-from bo_tune.files import os_error_text, write_atomically
+from bo_tune.errors import InputError, printable
+from bo_tune.files import os_error_text, parse_json, read_bytes, write_atomically
 from bo_tune.recording import read_recordings
 from bo_tune.report.reuse import unreadable_lines
 from bo_tune.review import document, review
@@ -51,7 +50,7 @@ def report_command(
         raise InputError(f"{store.url}: no searches in this database")
     from bo_tune.report.page import render  # noqa: PLC0415 - 80 MB that no other command needs
 
-    page = render(found, title=title, storage=store.url).encode()
+    page = render(found, title=printable(title), storage=printable(store.url)).encode()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, page)
@@ -64,11 +63,11 @@ def report_command(
 def _figures(path: Path) -> dict[str, Any]:
     """Read what ``tune --json`` wrote. Raises InputError."""
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(read_bytes(path))
     except OSError as error:
         raise InputError(f"--session: {path}: {os_error_text(error)}") from None
     except ValueError as error:
-        raise InputError(f"--session: {path}: not JSON: {error}") from None
+        raise InputError(f"--session: {path}: {error}") from None
     # Earlier versions wrote the figures of the session alone.
     session = content.get("session", content) if isinstance(content, dict) else None
     if not isinstance(session, dict) or not isinstance(session.get("devices"), dict):
