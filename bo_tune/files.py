@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from filelock import FileLock
 
@@ -35,15 +35,26 @@ READER_WITHIN_S = 5.0
 _TEMPORARY_SUFFIX = ".tmp"
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[BinaryIO]:
+    """Open a file that others wrote, to read it.
+
+    Raises:
+        OSError: it cannot be read, or is no file: a pipe would be waited for without an end, a device read without one.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "Not a file")
+        yield file
+
+
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     """Read a whole file that others wrote.
 
     Raises:
-        OSError: it cannot be read, is no file (a pipe would be waited for without an end), or is too large.
+        OSError: it cannot be read, is no file, or is too large.
     """
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "Not a file")
+    with opened(path) as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise OSError(errno.EFBIG, f"Larger than {most >> 20} MiB")

@@ -1,4 +1,4 @@
-"""Writing files in one step. How a kill leaves them is tested with the tables (``test_tables``)."""
+"""Reading within bounds, writing in one step. How a kill leaves files is tested with the tables (``test_tables``)."""
 
 import os
 import threading
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bo_tune.files import locked, plain_name, write_atomically
+from bo_tune.files import locked, parse_json, plain_name, read_bytes, write_atomically
 
 
 def test_a_file_is_replaced_and_keeps_its_permissions(tmp_path: Path) -> None:
@@ -38,6 +38,52 @@ def test_what_is_no_file_is_written_to_and_stays_what_it_is(tmp_path: Path) -> N
     reader.join(10)
     assert read == [b"new"]
     assert pipe.is_fifo()
+
+
+def test_a_pipe_that_nobody_reads_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    monkeypatch.setattr("bo_tune.files.READER_WITHIN_S", 0.1)
+    with pytest.raises(OSError, match="No such device"):
+        write_atomically(tmp_path / "pipe", b"new")
+
+
+def test_what_is_no_file_or_too_large_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(OSError, match="Not a file"):
+            read_bytes(path)
+    (tmp_path / "large").write_bytes(bytes(2**20 + 1))
+    with pytest.raises(OSError, match="Larger than 1 MiB"):
+        read_bytes(tmp_path / "large", 2**20)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"a": 1}'.encode("utf-16"), "expected UTF-8 text"),
+        (b"\xef\xbb\xbf{}", "without a byte order mark"),
+        (b'{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' stands twice"),
+        (b'{"a": NaN}', "NaN is no number"),
+        (b"[1e999]", "a number is beyond all bounds"),
+        (b"[-1" + b"0" * 300 + b"]", "a number is beyond all bounds"),
+        (b"[" + b"9" * 5000 + b"]", "not JSON"),
+        (b"[" * 65 + b"]" * 65, "levels of nesting"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"\\ud800": 1}', "half a character"),
+        (b"[" + b"," * 4_000_001, "more than 4000000 values"),
+    ],
+    ids=str,
+)
+def test_json_that_is_refused(content: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        parse_json(content)
+    assert "\n" not in str(caught.value)
+
+
+def test_json_that_is_read() -> None:
+    assert parse_json('{"ä": [1e299, -5, "\\ud83d\\ude00", null]}'.encode()) == {"ä": [1e299, -5, "\U0001f600", None]}
+    assert parse_json(b"[" * 64 + b"]" * 64)
+    assert parse_json(b'{"a": 1, "a": 2}', repeats=True) == {"a": 2}
 
 
 def test_a_folder_is_an_error(tmp_path: Path) -> None:

@@ -65,7 +65,12 @@ PackFile = Annotated[
 Configs = Annotated[
     int | None,
     typer.Option(
-        min=1, metavar="N", help="Binaries in the pack, at most.", show_default=False, rich_help_panel=o.SEARCH
+        min=1,
+        max=MOST,
+        metavar="N",
+        help="Binaries in the pack, at most.",
+        show_default=False,
+        rich_help_panel=o.SEARCH,
     ),
 ]
 Minutes = Annotated[
@@ -100,6 +105,7 @@ CompileJobs = Annotated[
     int | None,
     typer.Option(
         min=1,
+        max=o.MOST_PROCESSES,
         metavar="N",
         help="Compile processes; one for each core by default.",
         show_default=False,

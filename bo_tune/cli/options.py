@@ -14,6 +14,7 @@ from bo_tune.errors import InputError
 from bo_tune.files import os_error_text, parse_json, read_bytes
 from bo_tune.models.engine import MAX_SEQUENCES
 from bo_tune.models.fields import shown
+from bo_tune.outcome import MOST_SECONDS
 from bo_tune.problem import MOST
 from bo_tune.sampler_names import SAMPLERS
 from bo_tune.store.storage import DEFAULT_STORAGE, MEMORY
@@ -69,6 +70,8 @@ DEVICE = "Device"
 DATABASE = "Database"
 OUTPUT = "Output"
 """Panels of ``--help``."""
+
+MOST_PROCESSES = 1024
 
 FLAG = ""
 """What ``--help`` shows as the value of an option that takes none."""
@@ -143,6 +146,7 @@ MaxNumSeqs = Annotated[
     int | None,
     typer.Option(
         min=1,
+        max=MOST,
         metavar="N",
         help=f"The engine's --max-num-seqs, the most rows that lm_head gets: {MAX_SEQUENCES}.",
         show_default=False,
@@ -201,6 +205,7 @@ ActiveLoras = Annotated[
     int | None,
     typer.Option(
         min=1,
+        max=MOST,
         metavar="N",
         help="Adapters that a step uses. As many as there are slots by default.",
         show_default=False,
@@ -269,6 +274,7 @@ Workers = Annotated[
     int | None,
     typer.Option(
         min=1,
+        max=MOST_PROCESSES,
         metavar="N",
         help="Tuning processes: with a pack one for each GPU by default, else one. With --ray: workers on the cluster.",
         show_default=False,
@@ -279,6 +285,7 @@ Jobs = Annotated[
     int | None,
     typer.Option(
         min=1,
+        max=MOST_PROCESSES,
         metavar="N",
         help="Compile processes; one less than the cores by default.",
         show_default=False,
@@ -299,6 +306,7 @@ Lease = Annotated[
     float,
     typer.Option(
         min=1.0,
+        max=MOST_SECONDS,
         metavar="SECONDS",
         help="After so long without a word from a worker its studies go to others.",
         rich_help_panel=DATABASE,
@@ -325,13 +333,18 @@ Storage = Annotated[
 Budget = Annotated[
     int | None,
     typer.Option(
-        min=1, metavar="N", help="Configs to launch in each study.", show_default=False, rich_help_panel=SEARCH
+        min=1,
+        metavar="N",
+        help="Configs to launch in each study.",
+        show_default=False,
+        rich_help_panel=SEARCH,
     ),
 ]
 Seed = Annotated[
     int | None,
     typer.Option(
         min=0,
+        max=2**32 - 1,
         metavar="N",
         help="Of the samplers, and of replayed measurements.",
         show_default=False,

@@ -105,9 +105,7 @@ class ModelStudy:
     def check(self) -> None:
         """Refuse what no engine serves like this. Raises ModelError."""
         if (count := len(self.ranks) * len(self.max_loras) * len(self.ms)) > MOST_PROBLEMS:
-            raise ModelError(
-                f"expected at most {MOST_PROBLEMS} of rank times max-loras times m, got {count}"
-            )
+            raise ModelError(f"expected at most {MOST_PROBLEMS} of rank times max-loras times m, got {count}")
         for layer in self.layers:
             for rank in self.ranks:
                 layer.shrink_n(rank)

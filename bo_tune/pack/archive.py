@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bo_tune.errors import PackError, one_line
-from bo_tune.files import os_error_text
+from bo_tune.files import opened, os_error_text
 from bo_tune.pack.contents import MOST_FILE_BYTES, Manifest, PackedBinary, PackedFile, manifest_json, manifest_of
 
 MANIFEST = "manifest.json"
@@ -122,7 +122,7 @@ def _files(binaries: Sequence[PackedBinary]) -> Iterator[tuple[str, str, PackedF
 @contextmanager
 def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        with opened(path) as file, zipfile.ZipFile(file) as archive:
             yield archive
     except PackError as error:
         raise PackError(f"{path}: {error}") from None
