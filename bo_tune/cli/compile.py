@@ -65,12 +65,7 @@ PackFile = Annotated[
 Configs = Annotated[
     int | None,
     typer.Option(
-        min=1,
-        max=MOST,
-        metavar="N",
-        help="Binaries in the pack, at most.",
-        show_default=False,
-        rich_help_panel=o.SEARCH,
+        min=1, metavar="N", help="Binaries in the pack, at most.", show_default=False, rich_help_panel=o.SEARCH
     ),
 ]
 Minutes = Annotated[

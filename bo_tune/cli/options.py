@@ -333,11 +333,7 @@ Storage = Annotated[
 Budget = Annotated[
     int | None,
     typer.Option(
-        min=1,
-        metavar="N",
-        help="Configs to launch in each study.",
-        show_default=False,
-        rich_help_panel=SEARCH,
+        min=1, metavar="N", help="Configs to launch in each study.", show_default=False, rich_help_panel=SEARCH
     ),
 ]
 Seed = Annotated[

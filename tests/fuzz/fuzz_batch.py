@@ -107,10 +107,13 @@ def fault_of(code: int, out: str, err: str) -> str | None:
 
 
 def tree(folder: Path) -> set[tuple[str, int, int]]:
-    """Return all that lies below a folder but in ``out``, to see that nothing is changed or added."""
+    """Return all that lies below a folder but in ``out``, to see that nothing is changed or added.
+
+    What SQLite keeps beside a database that it reads is its own.
+    """
     paths = [path for path in folder.rglob("*") if path.relative_to(folder).parts[0] != "out"]
-    stats = [(str(path), path.lstat()) for path in paths]
-    return {(path, stat.st_mode, 0 if path.endswith(("-shm", "-wal")) else stat.st_size) for path, stat in stats}
+    stats = [(str(path), path.lstat()) for path in paths if not path.name.endswith(("-shm", "-wal"))]
+    return {(path, stat.st_mode, stat.st_size) for path, stat in stats}
 
 
 def damage(draw: Draw, folder: Path) -> tuple[str, Command, Mapping[str, str]]:

@@ -116,7 +116,7 @@ URLS = (
     "sqlite:////nowhere/x.db", "mysql://", "x://y", "postgresql+psycopg://u:secret@127.0.0.1:1/x", "http://[::1",
     "replay:{out}", "replay:", "cuda:0", "{in}/pipe", "{in}/x.db",
 )  # fmt: skip
-VARIABLES = ("COLUMNS", "LINES", "TERM", "FORCE_COLOR", "NO_COLOR", "TZ", "LANG", "TRITON_CACHE_DIR", "TMPDIR", "HOME")
+VARIABLES = ("COLUMNS", "LINES", "TERM", "NO_COLOR", "TZ", "LANG", "TRITON_CACHE_DIR", "TMPDIR", "HOME")
 
 WRITTEN: tuple[tuple[str, Command], ...] = (
     ("", FORGOTTEN),
