@@ -5,7 +5,6 @@ import json
 import os
 import secrets
 import stat
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -29,22 +28,48 @@ BEYOND = 10**300
 LONGEST_NAME = 200
 """Characters of a name that becomes part of a file's, which may have 255 bytes."""
 
-READER_WITHIN_S = 5.0
-"""How long a pipe that is written to may be without a reader."""
-
 _TEMPORARY_SUFFIX = ".tmp"
+
+
+def plain_name(name: str) -> str:
+    """Return a name that is to become the last part of a path, if it can be that and nothing else.
+
+    What stands in files that others wrote (a GPU's name, a kernel's) goes through here before a file is named by it.
+
+    Raises:
+        ValueError: it is empty, leads to another folder, or holds what cannot be shown.
+    """
+    if (fault := name_fault(name)) is not None:
+        raise ValueError(f"{name!r} cannot be the name of a file: it {fault}")
+    return name
+
+
+def name_fault(name: str) -> str | None:
+    """Return why a name cannot be the last part of a path, if so, as what follows "it"."""
+    if not name.isprintable():
+        return "holds what cannot be shown"
+    if len(name) > LONGEST_NAME:
+        return f"is longer than {LONGEST_NAME} characters"
+    if name in ("", ".", "..") or "/" in name or "\\" in name:
+        return "is empty" if not name else "leads to another folder"
+    return None
 
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a file that others wrote, to read it.
+    """Open a regular file for reading while it lasts. A FIFO without a writer would be waited for without an end, and a
+    device never ends.
 
     Raises:
-        OSError: it cannot be read, or is no file: a pipe would be waited for without an end, a device read without one.
+        OSError: it cannot be opened, or is no regular file.
     """
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "Not a file")
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "Not a regular file", str(path))
         yield file
 
 
@@ -140,30 +165,6 @@ def _reject_constant(name: str) -> None:
     raise ValueError(f"{name} is no number")
 
 
-def plain_name(name: str) -> str:
-    """Return a name that is to become the last part of a path, if it can be that and nothing else.
-
-    What stands in files that others wrote (a GPU's name, a kernel's) goes through here before a file is named by it.
-
-    Raises:
-        ValueError: it is empty, leads to another folder, or holds what cannot be shown.
-    """
-    if (fault := name_fault(name)) is not None:
-        raise ValueError(f"{name!r} cannot be the name of a file: it {fault}")
-    return name
-
-
-def name_fault(name: str) -> str | None:
-    """Return why a name cannot be the last part of a path, if so, as what follows "it"."""
-    if not name.isprintable():
-        return "holds what cannot be shown"
-    if len(name) > LONGEST_NAME:
-        return f"is longer than {LONGEST_NAME} characters"
-    if name in ("", ".", "..") or "/" in name or "\\" in name:
-        return "is empty" if not name else "leads to another folder"
-    return None
-
-
 @contextmanager
 def locked(path: Path, timeout_s: float) -> Iterator[None]:
     """Hold the lock of a file while it lasts: that of the file behind a link, and never one that is itself a link.
@@ -192,8 +193,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     target = path.resolve()
     if target.exists() and not target.is_file():
-        with os.fdopen(_opened_to_write(target), "wb") as file:
-            file.write(content)
+        target.write_bytes(content)
         return
     temporary = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY_SUFFIX}")
     try:
@@ -208,21 +208,6 @@ def write_atomically(path: Path, content: bytes) -> None:
     finally:
         temporary.unlink(missing_ok=True)  # gone already, unless something went wrong
     _flush_folder(target.parent)
-
-
-def _opened_to_write(path: Path) -> int:
-    """Open what may be a pipe, whose reader may come a little later, but not never."""
-    given_up_at = time.monotonic() + READER_WITHIN_S
-    while True:
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
-        except OSError as error:
-            if error.errno != errno.ENXIO or time.monotonic() > given_up_at:
-                raise
-            time.sleep(0.05)
-        else:
-            os.set_blocking(descriptor, True)
-            return descriptor
 
 
 def remove_stale_temporaries(path: Path) -> None:
