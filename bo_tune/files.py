@@ -74,7 +74,7 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
     """Read a whole file that others wrote.
 
     Raises:
@@ -91,10 +91,10 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
     """Read a whole text file that others wrote.
 
     Raises:
-        OSError: see ``read_bytes``.
+        OSError: see ``read_file``.
         ValueError: it is not UTF-8.
     """
-    return decoded(read_bytes(path, most))
+    return decoded(read_file(path, most))
 
 
 def decoded(content: bytes) -> str:

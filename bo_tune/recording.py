@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bo_tune.errors import InputError, RecordingError
-from bo_tune.files import BEYOND, MOST_BYTES, os_error_text, parse_json, plain_name, read_bytes, write_atomically
+from bo_tune.files import BEYOND, MOST_BYTES, os_error_text, parse_json, plain_name, read_file, write_atomically
 from bo_tune.kernels.registry import KERNELS, is_known, kernel_spec
 from bo_tune.outcome import LONGEST_US, MOST_SECONDS, SHORTEST_US, Invalid, InvalidReason, Outcome, Resources
 from bo_tune.problem import MOST, AnyProblem, GpuInfo, Problem
@@ -255,7 +255,7 @@ def write_recording(path: Path, recording: Recording) -> None:
 def _content(path: Path) -> bytes:
     """Return the JSON text of a recording file. Raises RecordingError, or MalformedError for broken compression."""
     try:
-        content = read_bytes(path)
+        content = read_file(path)
     except OSError as error:
         raise RecordingError(f"{path}: {os_error_text(error)}") from None
     if not path.name.endswith(".gz"):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bo_tune.errors import TableError
-from bo_tune.files import os_error_text, parse_json, read_bytes
+from bo_tune.files import os_error_text, parse_json, read_file
 
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,17}")
 
@@ -15,7 +15,7 @@ _DECIMAL = re.compile(r"0|[1-9][0-9]{0,17}")
 def read_json(path: Path) -> Any:
     """Parse a file strictly: no key twice, no NaN. Raises TableError."""
     try:
-        return parse_json(read_bytes(path))
+        return parse_json(read_file(path))
     except OSError as error:
         raise TableError(f"{path}: {os_error_text(error)}") from None
     except ValueError as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bo_tune.files import locked, parse_json, plain_name, read_bytes, write_atomically
+from bo_tune.files import locked, parse_json, plain_name, read_file, write_atomically
 
 
 def test_a_file_is_replaced_and_keeps_its_permissions(tmp_path: Path) -> None:
@@ -44,10 +44,10 @@ def test_what_is_no_file_or_too_large_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero")):
         with pytest.raises(OSError, match="Not a regular file"):
-            read_bytes(path)
+            read_file(path)
     (tmp_path / "large").write_bytes(bytes(2**20 + 1))
     with pytest.raises(OSError, match="Larger than 1 MiB"):
-        read_bytes(tmp_path / "large", 2**20)
+        read_file(tmp_path / "large", 2**20)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 from bo_tune.check.findings import Fault, place_of
 from bo_tune.check.values import MOE_LEVELS, config_fault, shown
-from bo_tune.files import os_error_text, parse_json, read_bytes
+from bo_tune.files import os_error_text, parse_json, read_file
 from bo_tune.lookup import first_odd_key, no_number
 from bo_tune.tables import FILE_STEMS, LEVELS, split_file_name
 
@@ -29,7 +29,7 @@ class Unreadable:
 def read(path: Path) -> object:
     """Return the parsed JSON, read as vLLM does, or ``Unreadable``."""
     try:
-        return parse_json(read_bytes(path), repeats=True)
+        return parse_json(read_file(path), repeats=True)
     except FileNotFoundError:
         return Unreadable("no such file", missing=True)
     except OSError as error:

@@ -11,7 +11,7 @@ from bo_tune.conditions import Conditions, Routing, Timing
 from bo_tune.conditions import Tokens as Spread
 from bo_tune.devices import KERNEL_SOURCES
 from bo_tune.errors import InputError
-from bo_tune.files import os_error_text, parse_json, read_bytes
+from bo_tune.files import os_error_text, parse_json, read_file
 from bo_tune.models.engine import MAX_SEQUENCES
 from bo_tune.models.fields import shown
 from bo_tune.outcome import MOST_SECONDS
@@ -54,7 +54,7 @@ def conditions(timing: Timing, tokens: Spread, adapters: int | None, experts: st
     if experts in (Routing.UNIFORM, Routing.ZIPF):
         return Conditions(timing, tokens, adapters, Routing(experts))
     try:
-        hits = parse_json(read_bytes(Path(experts)))
+        hits = parse_json(read_file(Path(experts)))
     except OSError as error:
         raise InputError(f"--experts: {experts}: {os_error_text(error)}") from None
     except ValueError as error:

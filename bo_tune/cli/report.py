@@ -8,7 +8,7 @@ import typer
 from bo_tune.cli import options as o
 from bo_tune.cli.output import Output
 from bo_tune.errors import InputError, printable
-from bo_tune.files import os_error_text, parse_json, read_bytes, write_atomically
+from bo_tune.files import os_error_text, parse_json, read_file, write_atomically
 from bo_tune.recording import read_recordings
 from bo_tune.report.reuse import unreadable_lines
 from bo_tune.review import document, review
@@ -63,7 +63,7 @@ def report_command(
 def _figures(path: Path) -> dict[str, Any]:
     """Read what ``tune --json`` wrote. Raises InputError."""
     try:
-        content = parse_json(read_bytes(path))
+        content = parse_json(read_file(path))
     except OSError as error:
         raise InputError(f"--session: {path}: {os_error_text(error)}") from None
     except ValueError as error:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bo_tune.errors import ModelError
-from bo_tune.files import os_error_text, parse_json, read_bytes
+from bo_tune.files import os_error_text, parse_json, read_file
 from bo_tune.problem import MOST
 
 LONGEST_SHOWN = 60
@@ -60,7 +60,7 @@ def read_object(file: Path, expected: str) -> dict[str, Any]:
         ModelError: it cannot be read or holds something else.
     """
     try:
-        content = parse_json(read_bytes(file), repeats=True)
+        content = parse_json(read_file(file), repeats=True)
     except OSError as error:
         raise ModelError(f"{file}: {os_error_text(error)}") from None
     except ValueError as error:
