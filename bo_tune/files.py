@@ -165,6 +165,11 @@ def _reject_constant(name: str) -> None:
     raise ValueError(f"{name} is no number")
 
 
+def resolved(path: Path) -> Path:
+    """Return what a path leads to; of links that lead to each other one of them, which then cannot be opened."""
+    return Path(os.path.realpath(path))
+
+
 @contextmanager
 def locked(path: Path, timeout_s: float) -> Iterator[None]:
     """Hold the lock of a file while it lasts: that of the file behind a link, and never one that is itself a link.
@@ -173,7 +178,7 @@ def locked(path: Path, timeout_s: float) -> Iterator[None]:
         TimeoutError: another process held it for ``timeout_s``.
         OSError: the lock cannot be made, or is a link.
     """
-    target = path.resolve()
+    target = resolved(path)
     lock = target.with_name(f".{target.name}.lock")
     if lock.is_symlink():  # The lock would not follow it either, but with words that tell nobody what to do.
         raise OSError(errno.ELOOP, f"its lock {lock.name} is a link; remove it")
@@ -191,7 +196,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OSError: the folder cannot be written or is full. The temporary file is removed, the old file is as it was.
     """
-    target = path.resolve()
+    target = resolved(path)
     if target.exists() and not target.is_file():
         target.write_bytes(content)
         return
@@ -212,7 +217,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 def remove_stale_temporaries(path: Path) -> None:
     """Remove what killed processes left of writing this file. Call it under the file's lock."""
-    target = path.resolve()
+    target = resolved(path)
     for other in target.parent.iterdir():
         if other.name.startswith(f".{target.name}.") and other.name.endswith(_TEMPORARY_SUFFIX):
             other.unlink(missing_ok=True)

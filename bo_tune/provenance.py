@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bo_tune.errors import TableError
+from bo_tune.files import resolved
 from bo_tune.outcome import LONGEST_US, SHORTEST_US
 from bo_tune.problem import Problem
 from bo_tune.space import Config
@@ -148,7 +149,7 @@ def provenance_path(table: Path) -> Path:
 
     That of a link is beside the file that it leads to, which other links may lead to as well.
     """
-    table = table.resolve() if table.is_symlink() else table
+    table = resolved(table) if table.is_symlink() else table
     return table.with_name(table.name.removesuffix(".json") + PROVENANCE_SUFFIX)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bo_tune.errors import TableError
-from bo_tune.files import locked, os_error_text, plain_name, remove_stale_temporaries, write_atomically
+from bo_tune.files import locked, os_error_text, plain_name, remove_stale_temporaries, resolved, write_atomically
 from bo_tune.provenance import Provenance, document_of, entries_of, moment_of, provenance_path
 from bo_tune.table_format import by_number, flatten, json_bytes, kind_of, read_json
 
@@ -251,7 +251,7 @@ def check_writable(folder: Path, file_names: Iterable[str] = ()) -> None:
         raise TableError(f"{folder}: is a file, expected a folder")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for place in {folder, *(path.resolve().parent for path in paths if path.is_symlink())}:
+        for place in {folder, *(resolved(path).parent for path in paths if path.is_symlink())}:
             with tempfile.NamedTemporaryFile(dir=place, prefix=".bo_tune-probe-") as probe:
                 probe.write(b"\n" * 4096)
                 probe.flush()

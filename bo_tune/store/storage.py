@@ -218,6 +218,8 @@ class StudyStore:
                 break
             self._complete(wanted)
             found = self._found(wanted)
+        if lost := wanted.keys() - found.keys():
+            raise StorageError(f"{self.url}: {min(lost)} can be neither found nor created: the database is damaged")
         return {name: StoredStudy(self, found[str(name)][0], name) for name in studies}
 
     def _set_aside(self, names: Iterable[StudyName]) -> None:

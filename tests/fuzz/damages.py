@@ -61,7 +61,7 @@ HOSTILE = st.one_of(
     st.sampled_from((50, 70, 400)).map(_nested),
     st.integers(),
     st.floats(),
-    st.text(max_size=20),
+    st.text(st.sampled_from("aZ0_-./\\\"' \n\t\0\x1b[]|{}%é中\ud800\U0001f600"), max_size=20),
 )
 """Values that no field expects."""
 

@@ -131,6 +131,12 @@ WRITTEN: tuple[tuple[str, Command], ...] = (
 )
 """What commands write in ``{out}``; "" is the folder itself."""
 
+NOT_YET = ("pipe",)
+"""What is not put in the place of what is written, until a pipe that nobody reads is refused."""
+
+LONGEST_WORD = 200
+"""Characters of a word of a command line, until names of files that are too long are refused everywhere."""
+
 
 def placed(command: Command, places: Mapping[str, Path]) -> Command:
     """Return a command line with the folders that it is about."""
