@@ -28,6 +28,9 @@ from bo_tune.store.url import urls_shown
 EXAMPLES = "\n\nExamples:\n"
 """What stands between a command's description and its examples, in its docstring."""
 
+LONGEST_MESSAGE = 4000
+"""Characters of what is said of an error, which may quote what others wrote."""
+
 INTERRUPTIONS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 TUNING, LOOKING, MOVING = "Tune", "Look at what was found", "Move it elsewhere"
@@ -114,5 +117,8 @@ def _run() -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"bo-tune: {printable(urls_shown(message))}\n")  # a URL that stands where a file is expected, say
+    # A URL may stand where a file is expected. Half a one would not be told: what is too long ends with a whole word.
+    whole = len(message) <= LONGEST_MESSAGE
+    told = message if whole else f"{message[:LONGEST_MESSAGE].rpartition(' ')[0]} …"
+    sys.stderr.write(f"bo-tune: {printable(urls_shown(told))}\n")
     return code

@@ -57,7 +57,7 @@ def _nested(depth: int) -> object:
 HOSTILE = st.one_of(
     st.sampled_from(NUMBERS),
     st.sampled_from(TEXTS),
-    st.sampled_from(CONTAINERS),
+    st.sampled_from(CONTAINERS).map(copy.deepcopy),  # what is drawn may be damaged in turn
     st.sampled_from((50, 70, 400)).map(_nested),
     st.integers(),
     st.floats(),
