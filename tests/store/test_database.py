@@ -138,3 +138,12 @@ def test_passwords_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
         StudyStore("postgresql+psycopg://tuner:secret@127.0.0.1:1/studies")
     assert "secret" not in str(caught.value)
     assert "tuner" in str(caught.value)
+
+
+def test_an_empty_file_is_no_database_to_look_at(tmp_path: Path) -> None:
+    (tmp_path / "x.db").touch()
+    with pytest.raises(StorageError, match="no database, but an empty file"):
+        StudyStore(sqlite_url(tmp_path / "x.db"), only_read=True)
+    assert not (tmp_path / "x.db").stat().st_size
+    StudyStore(sqlite_url(tmp_path / "x.db")).close()
+    assert (tmp_path / "x.db").stat().st_size
