@@ -147,7 +147,7 @@ class StudyStore:
         """Return the trials of studies; of unreadable ones nothing."""
         try:
             found = self._read(lambda rows: rows.trials(list(names), FINISHED))
-        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
             if len(names) > 1:
                 return {k: v for i, name in names.items() for k, v in self._trials({i: name}).items()}
             found = {}
