@@ -8,8 +8,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rich.console import Console
-
 from bo_tune.choices import GRID, GRID_GP, MEMORY, SAMPLERS
 from bo_tune.conditions import Conditions, Timing
 from bo_tune.devices import Job, cuda_devices, replay_jobs
@@ -27,6 +25,7 @@ from bo_tune.processes.importing import is_importing
 from bo_tune.processes.interruption import interruptible
 from bo_tune.processes.streams import lasting_stderr
 from bo_tune.record import record as write_recording_of
+from bo_tune.report.console import PlainConsole
 from bo_tune.report.progress import Progressing
 from bo_tune.search import StopRule
 from bo_tune.session import Session, SessionSettings, Tuned
@@ -278,7 +277,7 @@ def _search(
     store: StudyStore, settings: SessionSettings, jobs: Sequence[Job], progress: bool | None, *, fresh: bool
 ) -> list[Tuned]:
     compilers = getattr(jobs[0].device, "compile_workers", 0)
-    console = Console(file=lasting_stderr())
+    console = PlainConsole(file=lasting_stderr())
     failures: list[StudyFailed] = []
 
     def note(event: Event) -> None:
@@ -311,7 +310,7 @@ def _both(first: Listener, second: Listener | None) -> Listener:
 
 @contextmanager
 def _shown(
-    console: Console, studies: int, progress: bool
+    console: PlainConsole, studies: int, progress: bool
 ) -> Iterator[tuple[Listener | None, Callable[[Session], None]]]:
     """Show a session while it runs, where it is to be shown; yields who listens to it, and what is told of it."""
     if not progress:

@@ -69,4 +69,11 @@ class LeaseLostError(BoTuneError):
 def one_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its type where it has none."""
     lines = str(error).strip().splitlines()
-    return lines[0].strip() if lines else type(error).__name__
+    return printable(lines[0].strip()) if lines else type(error).__name__
+
+
+def printable(text: str) -> str:
+    """Return a text as a line that can be shown: what would break it or move a terminal's cursor is escaped."""
+    if text.isprintable():
+        return text
+    return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)

@@ -1,15 +1,34 @@
-"""Files: read if they are any, written so that a reader never sees half of one, and only where they are meant to be."""
+"""Files: read within bounds, whoever wrote them; written so that a reader never sees half of one, and only where they
+are meant to be."""
 
 import errno
+import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from filelock import FileLock
+
+MOST_BYTES = 64 * 2**20
+"""Of a file that is read whole; of a compressed one, when it is unpacked."""
+
+MOST_VALUES = 4_000_000
+"""Of a JSON document, which takes some hundred bytes of memory for each."""
+
+MOST_LEVELS = 64
+"""Of objects and arrays in each other."""
+
+BEYOND = 10**300
+"""What no number reaches, and each can be turned into a float."""
+
+LONGEST_NAME = 200
+"""Characters of a name that becomes part of a file's, which may have 255 bytes."""
 
 _TEMPORARY_SUFFIX = ".tmp"
 
@@ -31,6 +50,8 @@ def name_fault(name: str) -> str | None:
     """Return why a name cannot be the last part of a path, if so, as what follows "it"."""
     if not name.isprintable():
         return "holds what cannot be shown"
+    if len(name) > LONGEST_NAME:
+        return f"is longer than {LONGEST_NAME} characters"
     if name in ("", ".", "..") or "/" in name or "\\" in name:
         return "is empty" if not name else "leads to another folder"
     return None
@@ -54,10 +75,100 @@ def opened(path: Path) -> Iterator[BinaryIO]:
         yield file
 
 
-def read_file(path: Path) -> bytes:
-    """Return what is in a regular file. Raises like ``opened``."""
+def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
+    """Read a whole file that others wrote.
+
+    Raises:
+        OSError: it cannot be read, is no file, or is too large.
+    """
     with opened(path) as file:
-        return file.read() or b""  # None where the kernel, which /proc is asked of, has nothing to say yet
+        content = file.read(most + 1) or b""  # None where the kernel, which /proc is asked of, has nothing to say yet
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"Larger than {most >> 20} MiB")
+    return content
+
+
+def read_text(path: Path, most: int = MOST_BYTES) -> str:
+    """Read a whole text file that others wrote.
+
+    Raises:
+        OSError: see ``read_file``.
+        ValueError: it is not UTF-8.
+    """
+    return decoded(read_file(path, most))
+
+
+def decoded(content: bytes) -> str:
+    """Return the text of a file. Raises ValueError for another encoding than UTF-8 without a mark of its own."""
+    try:
+        text = content.decode()
+    except UnicodeDecodeError:
+        raise ValueError("expected UTF-8 text") from None
+    if text.startswith("\ufeff"):
+        raise ValueError("expected UTF-8 text without a byte order mark")
+    return text
+
+
+def parse_json(content: bytes, *, repeats: bool = False) -> Any:
+    """Parse what others wrote, without JSON's non-standard numbers.
+
+    Args:
+        repeats: whether a key may stand twice in an object; the last one counts.
+
+    Raises:
+        ValueError: it is not JSON, or holds what none of this package's files can; one line.
+    """
+    text = decoded(content)
+    if text.count(",") > MOST_VALUES:
+        raise ValueError(f"more than {MOST_VALUES} values")
+    hook = None if repeats else _without_repeats
+    try:
+        document = json.loads(text, object_pairs_hook=hook, parse_constant=_reject_constant)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"not JSON: {error}") from None
+    for level in levels(document):
+        _check_values(level)
+    return document
+
+
+def levels(document: Any) -> Iterator[list[Any]]:
+    """Yield the values of a parsed document, outermost first. Raises ValueError where it nests too deeply."""
+    level = [document]
+    for _ in range(MOST_LEVELS):
+        yield level
+        objects = [value for value in level if type(value) is dict]
+        arrays = [value for value in level if type(value) is list]
+        level = [*chain.from_iterable([*objects, *arrays]), *chain.from_iterable(map(dict.values, objects))]
+        if not level:
+            return
+    raise ValueError(f"more than {MOST_LEVELS} levels of nesting")
+
+
+def _check_values(values: Sequence[object]) -> None:
+    numbers = [value for value in values if type(value) is float or type(value) is int]
+    if numbers and not -BEYOND < min(numbers) <= max(numbers) < BEYOND:
+        raise ValueError("a number is beyond all bounds")
+    try:
+        "".join([value for value in values if type(value) is str]).encode()
+    except UnicodeEncodeError:
+        raise ValueError("a text holds half a character (a lone surrogate)") from None
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"the key {twice!r} stands twice in one object")
+    return found
+
+
+def _reject_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number")
+
+
+def resolved(path: Path) -> Path:
+    """Return what a path leads to; of links that lead to each other one of them, which then cannot be opened."""
+    return Path(os.path.realpath(path))
 
 
 @contextmanager
@@ -74,7 +185,7 @@ def locked(path: Path, timeout_s: float) -> Iterator[None]:
 
 def check_lock(path: Path) -> Path:
     """Return the path of a file's lock. Raises OSError where it is there and could not be taken."""
-    target = path.resolve()
+    target = resolved(path)
     lock = target.with_name(f".{target.name}.lock")
     if lock.is_symlink():  # The lock would not follow it either, but with words that tell nobody what to do.
         raise OSError(errno.ELOOP, f"its lock {lock.name} is a link; remove it")
@@ -104,7 +215,7 @@ def atomically(path: Path) -> Iterator[BinaryIO]:
         with os.fdopen(_open_special(path), "wb") as file:
             yield file
         return
-    target = path.resolve()
+    target = resolved(path)
     with _temporary(target) as (file, temporary):
         if target.exists():
             os.fchmod(file.fileno(), target.stat().st_mode & 0o7777)
@@ -132,7 +243,7 @@ def check_file_writable(path: Path) -> None:
         if not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
         return  # nobody is to read an end of file from a pipe before its time
-    with _temporary(path.resolve()) as (file, _):
+    with _temporary(resolved(path)) as (file, _):
         file.write(b"\n" * 4096)
 
 
@@ -163,7 +274,7 @@ def _temporary(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
 
 def remove_stale_temporaries(path: Path) -> None:
     """Remove what killed processes left of writing this file. Call it under the file's lock."""
-    target = path.resolve()
+    target = resolved(path)
     for other in target.parent.iterdir():
         if other.name.startswith(f".{target.name}.") and other.name.endswith(_TEMPORARY_SUFFIX):
             other.unlink(missing_ok=True)

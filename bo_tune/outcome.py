@@ -25,6 +25,12 @@ class InvalidReason(StrEnum):
     NOT_RECORDED = "not recorded"
 
 
+SHORTEST_US, LONGEST_US = 1e-3, 1e9
+"""Times of a kernel: a thousandth of what a GPU can tell, and far more than any deadline lets it run."""
+
+MOST_SECONDS = 1e9
+"""That anything takes."""
+
 SLOW = "slow"
 """Reason of a pruned trial that ran, but clearly slower than the incumbent."""
 

@@ -13,8 +13,23 @@ from typing import Any
 
 DTYPES = ("bfloat16", "float16")
 
+MOST = 2**31 - 1
+"""Largest size of a kernel: its arguments are 32-bit."""
+
+MOST_SLICES = 16
+"""Layers fused into one: more than any model has."""
+
+LONGEST_LABEL = 200
+"""Characters of a problem's name."""
+
 Size = bool | int | float | str
 """What a size of a ``SizedProblem`` may be."""
+
+
+def check_size(name: str, size: object) -> None:
+    """Raise ValueError for what cannot be a size of a kernel."""
+    if type(size) is not int or not 1 <= size <= MOST:
+        raise ValueError(f"{name}: expected an integer from 1 to {MOST}, got {size!r}")
 
 
 class AnyProblem(ABC):
@@ -67,8 +82,10 @@ class Experts:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "local", self.local or self.count)
-        if min(self.count, self.top_k, self.local, self.shards) < 1:
-            raise ValueError(f"numbers of experts must be positive: {self}")
+        for name in ("count", "top_k", "local", "shards"):
+            check_size(f"experts: {name}", getattr(self, name))
+        if type(self.packed) is not bool:
+            raise ValueError(f"experts: packed: expected true or false, got {self.packed!r}")
         if self.top_k > self.count or self.local > self.count:
             raise ValueError(f"no more experts than there are can be visited or held: {self}")
 
@@ -113,13 +130,20 @@ class Problem(AnyProblem):
     experts: Experts | None = None
 
     def __post_init__(self) -> None:
+        for name in ("max_loras", "num_slices", "m", "k", "n"):
+            check_size(name, getattr(self, name))
+        if self.i is not None:
+            check_size("i", self.i)
+        if self.num_slices > MOST_SLICES:
+            raise ValueError(f"num_slices: expected at most {MOST_SLICES}, got {self.num_slices}")
         if not self.slice_sizes:
             object.__setattr__(self, "slice_sizes", (self.n,) * self.num_slices)
-        sizes = (self.max_loras, self.num_slices, self.m, self.k, self.n, *self.slice_sizes)
-        if min(sizes) < 1 or (self.i is not None and self.i < 1):
-            raise ValueError(f"sizes of a problem must be positive: {self}")
+        for width in self.slice_sizes:
+            check_size("slice_sizes", width)
         if len(self.slice_sizes) != self.num_slices or max(self.slice_sizes) != self.n:
             raise ValueError(f"slice_sizes must hold num_slices widths, the widest being n: {self}")
+        if self.add_inputs is not None and type(self.add_inputs) is not bool:
+            raise ValueError(f"add_inputs: expected true, false or nothing, got {self.add_inputs!r}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}: {self.dtype!r}")
 
@@ -186,8 +210,14 @@ class SizedProblem(AnyProblem):
                 raise ValueError(f"sizes of a problem need names: {name!r}")
             if not isinstance(value, (bool, int, float)) and not (isinstance(value, str) and _WORD.fullmatch(value)):
                 raise ValueError(f"a size is a number, a truth value or a word: {name} is {value!r}")
+            if not isinstance(value, str) and not abs(value) <= MOST:
+                raise ValueError(f"a size is a number up to {MOST}: {name} is {value!r}")
         if not self.sizes or len(dict(self.sizes)) < len(self.sizes):
             raise ValueError(f"a problem needs sizes, each name once: {self.sizes}")
+        if len(self.label) > LONGEST_LABEL:
+            raise ValueError(
+                f"sizes of a problem take at most {LONGEST_LABEL} characters: {self.label[:LONGEST_LABEL]}…"
+            )
 
     @property
     def shape_label(self) -> str:

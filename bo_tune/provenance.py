@@ -4,6 +4,7 @@
 {...}}}``, one entry per path of keys. The figures cannot live in the table itself: vLLM turns every key into a number.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -11,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from bo_tune.errors import TableError
+from bo_tune.files import resolved
+from bo_tune.outcome import LONGEST_US, SHORTEST_US
 from bo_tune.problem import Problem
 from bo_tune.space import Config
 
 PROVENANCE_SUFFIX = ".provenance.json"
 PROVENANCE_SCHEMA_VERSION = 1
 KEY_SEPARATOR = "/"
+_KEYS = re.compile(r"[0-9]{1,18}(/[0-9]{1,18})*")
 
 OWN_KERNELS = "bo_tune"
 """How the sources of the project's own kernels begin."""
@@ -34,11 +38,15 @@ def _is_numbers(value: object) -> bool:
     return isinstance(value, dict) and all(map(_is_number, value.values()))
 
 
+def _is_time(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and SHORTEST_US <= value <= LONGEST_US
+
+
 _FITS: Mapping[str, Callable[[object], bool]] = {
     "problem": lambda value: isinstance(value, dict),
     "config": _is_numbers,
-    "time_us": _is_number,
-    "default_time_us": lambda value: value is None or _is_number(value),
+    "time_us": _is_time,
+    "default_time_us": lambda value: value is None or _is_time(value),
     "costs": _is_numbers,
     "certificate": lambda value: value is None or isinstance(value, dict),
     "joint": lambda value: value is None or isinstance(value, dict),
@@ -114,7 +122,7 @@ class Provenance:
         values = {name: entry[name] for name in cls.__slots__}
         for name, value in values.items():
             if not _FITS.get(name, _is_text)(value):
-                raise ValueError(f"{name}: {value!r} is of the wrong type")
+                raise ValueError(f"{name}: {value!r} is of the wrong type or beyond its bounds")
         try:
             values["problem"] = Problem.from_json(values["problem"])
         except (KeyError, TypeError, ValueError) as error:
@@ -141,7 +149,7 @@ def provenance_path(table: Path) -> Path:
 
     That of a link is beside the file that it leads to, which other links may lead to as well.
     """
-    table = table.resolve() if table.is_symlink() else table
+    table = resolved(table) if table.is_symlink() else table
     return table.with_name(table.name.removesuffix(".json") + PROVENANCE_SUFFIX)
 
 
@@ -157,8 +165,8 @@ def entries_of(document: Any, path: Path) -> dict[tuple[str, ...], dict[str, Any
     if version != PROVENANCE_SCHEMA_VERSION:
         raise TableError(f"{path}: schema_version: expected {PROVENANCE_SCHEMA_VERSION}, got {version!r}")
     for keys, entry in document["entries"].items():
-        if not isinstance(entry, dict):
-            raise TableError(f"{path}: {keys}: expected an object")
+        if not _KEYS.fullmatch(keys) or not isinstance(entry, dict):
+            raise TableError(f"{path}: {keys!r}: expected decimal numbers, {KEY_SEPARATOR} between them, and an object")
     return {tuple(keys.split(KEY_SEPARATOR)): entry for keys, entry in document["entries"].items()}
 
 

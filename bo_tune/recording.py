@@ -12,17 +12,18 @@ import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from math import inf
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from bo_tune.errors import RecordingError
-from bo_tune.files import os_error_text, plain_name, read_file, write_atomically
+from bo_tune.errors import InputError, RecordingError
+from bo_tune.files import BEYOND, MOST_BYTES, os_error_text, parse_json, plain_name, read_file, write_atomically
 from bo_tune.kernels.registry import KERNELS, is_known, kernel_spec
-from bo_tune.outcome import Invalid, InvalidReason, Outcome, Resources
-from bo_tune.problem import AnyProblem, GpuInfo, Problem
+from bo_tune.outcome import LONGEST_US, MOST_SECONDS, SHORTEST_US, Invalid, InvalidReason, Outcome, Resources
+from bo_tune.problem import MOST, AnyProblem, GpuInfo, Problem
 from bo_tune.recording_format import (
     DEFAULT_CONFIG,
+    RESOURCES,
     SCHEMA_VERSION,
     MalformedError,
     check_units,
@@ -30,19 +31,19 @@ from bo_tune.recording_format import (
     expect,
     gpu_of,
     invalidity_of,
+    label,
+    measurements_of,
     metadata_of,
     number,
-    parse_json,
     problem_of,
     reason_of,
+    resources_of,
+    shown,
 )
 from bo_tune.space import Config, ConfigKey, SearchSpace, config_key
 
 SUFFIXES = (".t4.json.gz", ".t4.json")
 """Endings of the names of recording files."""
-
-_RESOURCES = {"shared_memory": "B", "registers_per_thread": "", "spilled_registers": ""}
-"""Measurements of a compiled binary, and their units."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,9 @@ class Recording:
 
 _NUMBERS = frozenset((int, float))
 
+LONGEST_DETAIL = 4000
+"""Characters of an invalid config's line of detail that are kept."""
+
 
 def recording_file_name(gpu: GpuInfo, problem: AnyProblem) -> str:
     """Return the usual name of a recording's file: ``h100.lora_shrink.L4.s1.m16.k4096.n16.t4.json.gz``.
@@ -219,10 +223,8 @@ def read_recording(path: Path, *, any_kernel: bool = False) -> Recording:
     """
     try:
         return _parse(path, parse_json(_content(path)), any_kernel=any_kernel)
-    except MalformedError as error:
+    except (ValueError, InputError) as error:
         raise RecordingError(f"{path}: {error}") from None
-    except OverflowError:
-        raise RecordingError(f"{path}: a number is beyond all bounds") from None
 
 
 def write_recording(path: Path, recording: Recording) -> None:
@@ -259,11 +261,15 @@ def _content(path: Path) -> bytes:
     if not path.name.endswith(".gz"):
         return content
     try:
-        return gzip.decompress(content)
+        with gzip.GzipFile(fileobj=BytesIO(content)) as file:
+            content = file.read(MOST_BYTES + 1)
     except EOFError:
         raise MalformedError("truncated: the compressed data ends early") from None
     except (gzip.BadGzipFile, zlib.error):
         raise MalformedError("not gzip, or damaged") from None
+    if len(content) > MOST_BYTES:
+        raise MalformedError(f"larger than {MOST_BYTES >> 20} MiB, unpacked")
+    return content
 
 
 def _parse(path: Path, document: Any, *, any_kernel: bool) -> Recording:
@@ -281,12 +287,15 @@ def _parse(path: Path, document: Any, *, any_kernel: bool) -> Recording:
     if not any_kernel:
         _check_names(problem.kernel, names)
     columns = {pairs[0][0]: sorted({value for _, value in pairs}) for pairs in zip(*entries, strict=True)}
+    space = SearchSpace.of({name: tuple(columns[name]) for name in names})
+    if not any_kernel:
+        space.check_size()
     return Recording(
         path=path,
         problem=problem,
         gpu=gpu_of(metadata),
-        kernel_source=expect(metadata, "kernel_source", str, "metadata"),
-        space=SearchSpace.of({name: tuple(columns[name]) for name in names}),
+        kernel_source=label(metadata, "kernel_source"),
+        space=space,
         default_time_us=default_time_us(problem, metadata, names),
         entries=entries,
         metadata=metadata,
@@ -324,58 +333,34 @@ def _parse_configuration(configuration: dict[str, Any], names: tuple[str, ...]) 
     if len(configuration) != len(names) or not all(name in configuration for name in names) or not names:
         raise MalformedError(f"configuration: expected the parameters {', '.join(names)}")
     values = configuration.values()
-    if set(map(type, values)) != {int} or min(values) < 1:
-        raise MalformedError(f"configuration: expected positive integers, got {configuration}")
+    if set(map(type, values)) != {int} or not 1 <= min(values) <= max(values) <= MOST:
+        raise MalformedError(f"configuration: expected integers from 1 to {MOST}, got {shown(configuration)}")
     return config_key(configuration)
 
 
 def _parse_result(result: dict[str, Any]) -> RecordedConfig:
     times = expect(result, "times", dict)
-    values = _measurements(expect(result, "measurements", list))
+    values = measurements_of(expect(result, "measurements", list))
     detail = values.get("invalid_reason") or ""
     if type(detail) is not str:
         raise MalformedError("measurements.invalid_reason: expected a string")
     reason = reason_of(expect(result, "invalidity", str), detail)
     runtimes = expect(times, "runtimes", list)
-    if not _NUMBERS.issuperset(map(type, runtimes)) or (runtimes and not 0 < min(runtimes) <= max(runtimes) < inf):
-        raise MalformedError("times.runtimes: expected positive numbers")
-    time_us = number(values, "time", "measurements", positive=True)
+    fits = _NUMBERS.issuperset(map(type, runtimes))
+    if not fits or (runtimes and not SHORTEST_US <= min(runtimes) <= max(runtimes) <= LONGEST_US):
+        raise MalformedError(f"times.runtimes: expected numbers from {SHORTEST_US:g} to {LONGEST_US:g}")
+    time_us = number(values, "time", "measurements", SHORTEST_US, LONGEST_US)
     if reason is None and (time_us is None or not runtimes):
         raise MalformedError("a correct config needs times.runtimes and the measurement time")
     return RecordedConfig(
         runtimes_us=tuple(map(float, runtimes)),
         time_us=time_us if reason is None else None,
         reason=reason,
-        detail=detail,
-        compile_s=(number(times, "compilation_time", "times", positive=False) or 0.0) / 1000,
-        resources=_resources(values),
-        relative_error=number(values, "relative_error", "measurements", positive=False),
+        detail=detail[:LONGEST_DETAIL],
+        compile_s=(number(times, "compilation_time", "times", 0, 1000 * MOST_SECONDS) or 0.0) / 1000,
+        resources=resources_of(values),
+        relative_error=number(values, "relative_error", "measurements", 0, BEYOND),
     )
-
-
-def _measurements(measurements: list[Any]) -> dict[str, Any]:
-    """Return the values of an entry's measurements by name."""
-    values = {}
-    for measurement in measurements:
-        name = measurement.get("name") if type(measurement) is dict else None
-        if type(name) is not str:
-            raise MalformedError("measurements: expected objects with a name")
-        if name == "time" and measurement.get("unit") != "us":
-            raise MalformedError(f"measurements.time: expected the unit us, got {measurement.get('unit')!r}")
-        values[name] = measurement.get("value")
-    return values
-
-
-def _resources(values: Mapping[str, Any]) -> Resources:
-    """Return what the binary uses; the format writes 0 registers and shared memory where that is not known."""
-    counts = []
-    for name in _RESOURCES:
-        value = values.get(name)
-        if value is not None and (type(value) is not int or value < 0):
-            raise MalformedError(f"measurements.{name}: expected a non-negative integer, got {value!r}")
-        counts.append(value)
-    shared, registers, spilled = counts
-    return Resources(shared or None, registers or None, spilled if registers else None)
 
 
 def _result_json(config: Config, entry: RecordedConfig) -> dict[str, Any]:
@@ -385,7 +370,7 @@ def _result_json(config: Config, entry: RecordedConfig) -> dict[str, Any]:
     measurements: list[tuple[str, object, str]] = []
     if entry.time_us is not None:
         measurements.append(("time", entry.time_us, "us"))
-    measurements += [(name, count or 0, unit) for (name, unit), count in zip(_RESOURCES.items(), counts, strict=True)]
+    measurements += [(name, count or 0, unit) for (name, unit), count in zip(RESOURCES.items(), counts, strict=True)]
     if entry.relative_error is not None:
         measurements.append(("relative_error", entry.relative_error, ""))
     if entry.reason is not None:

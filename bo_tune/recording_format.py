@@ -6,13 +6,12 @@ Functions here raise ``MalformedError`` with the place inside the file; ``record
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
-from math import isfinite
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
-from bo_tune.files import name_fault
+from bo_tune.files import LONGEST_NAME, name_fault
 from bo_tune.gpus import stand_in_for
-from bo_tune.outcome import InvalidReason
-from bo_tune.problem import AnyProblem, Experts, GpuInfo, Problem, SizedProblem, lora
+from bo_tune.outcome import LONGEST_US, SHORTEST_US, InvalidReason, Resources
+from bo_tune.problem import MOST, AnyProblem, Experts, GpuInfo, Problem, SizedProblem, check_size, lora
 
 SCHEMA_VERSION = "1.0.0"
 UNITS = {"compilation_time": "ms", "runtimes": "us"}
@@ -41,6 +40,9 @@ DEFAULT_TIME_US = "vllm_default_time_us"
 _PACKED = "packed_gate_up"
 """Name in a shape of ``Experts.packed``."""
 
+RESOURCES = {"shared_memory": "B", "registers_per_thread": "", "spilled_registers": ""}
+"""Measurements of a compiled binary, and their units."""
+
 _JSON_NAMES = {
     bool: "true or false",
     dict: "an object",
@@ -57,16 +59,6 @@ class MalformedError(ValueError):
     """Something in a recording is not as the format says; the message holds the place."""
 
 
-def parse_json(text: bytes) -> Any:
-    """Parse JSON without its non-standard numbers. Raises MalformedError."""
-    try:
-        return json.loads(text, parse_constant=_reject_constant)
-    except MalformedError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise MalformedError(f"not JSON: {error}") from None
-
-
 def expect(owner: Mapping[str, Any], name: str, kind: type[Kind], place: str = "") -> Kind:
     """Return ``owner[name]`` if it is exactly of this JSON kind. Raises MalformedError otherwise."""
     where = f"{place}.{name}" if place else name
@@ -74,18 +66,27 @@ def expect(owner: Mapping[str, Any], name: str, kind: type[Kind], place: str = "
         raise MalformedError(f"{where} is missing")
     value = owner[name]
     if type(value) is not kind:
-        raise MalformedError(f"{where}: expected {_JSON_NAMES[kind]}, got {_shown(value)}")
+        raise MalformedError(f"{where}: expected {_JSON_NAMES[kind]}, got {shown(value)}")
     return value
 
 
-def number(owner: Mapping[str, Any], name: str, place: str, *, positive: bool) -> float | None:
-    """Return ``owner[name]`` as a finite number, or None where it is missing or null. Raises MalformedError."""
+def label(metadata: Mapping[str, Any], name: str) -> str:
+    """Return a text of a ``metadata`` object that becomes part of studies' names. Raises MalformedError."""
+    text = expect(metadata, name, str, "metadata")
+    if not text.isprintable() or "|" in text or not 0 < len(text) <= LONGEST_NAME:
+        raise MalformedError(
+            f"metadata.{name}: expected a line of at most {LONGEST_NAME} characters without |, got {shown(text)}"
+        )
+    return text
+
+
+def number(owner: Mapping[str, Any], name: str, place: str, least: float, most: float) -> float | None:
+    """Return ``owner[name]`` as a number, or None where it is missing or null. Raises MalformedError."""
     value = owner.get(name)
     if value is None:
         return None
-    if type(value) not in (int, float) or not isfinite(value) or value < 0 or (positive and value == 0):
-        raise MalformedError(f"{place}.{name}: expected a {'positive' if positive else 'non-negative'} number, "
-                             f"got {_shown(value)}")  # fmt: skip
+    if type(value) not in (int, float) or not least <= value <= most:
+        raise MalformedError(f"{place}.{name}: expected a number from {least:g} to {most:g}, got {shown(value)}")
     return float(value)
 
 
@@ -116,7 +117,7 @@ def reason_of(invalidity: str, detail: str) -> InvalidReason | None:
         if name == invalidity:
             return reason
     names = ", ".join(sorted({"correct", *_INVALIDITY.values()}))
-    raise MalformedError(f"invalidity: expected one of {names}, got {_shown(invalidity)}")
+    raise MalformedError(f"invalidity: expected one of {names}, got {shown(invalidity)}")
 
 
 def problem_of(metadata: Mapping[str, Any]) -> AnyProblem:
@@ -126,7 +127,7 @@ def problem_of(metadata: Mapping[str, Any]) -> AnyProblem:
         return _lora_problem_of(metadata, shape)
     sizes = expect(shape, "sizes", dict, "metadata.shape")
     try:
-        return SizedProblem(expect(metadata, "kernel", str, "metadata"), tuple(sizes.items()))
+        return SizedProblem(label(metadata, "kernel"), tuple(sizes.items()))
     except ValueError as error:
         raise MalformedError(f"metadata.shape.sizes: {error}") from None
 
@@ -135,14 +136,14 @@ def _lora_problem_of(metadata: Mapping[str, Any], shape: Mapping[str, Any]) -> P
     place = "metadata.shape"
     slice_sizes = shape.get("slice_sizes") or []
     if type(slice_sizes) is not list or any(type(size) is not int for size in slice_sizes):
-        raise MalformedError(f"{place}.slice_sizes: expected an array of integers, got {_shown(slice_sizes)}")
+        raise MalformedError(f"{place}.slice_sizes: expected an array of integers, got {shown(slice_sizes)}")
     add_inputs = metadata.get("add_inputs")
     if add_inputs is not None and type(add_inputs) is not bool:
-        raise MalformedError(f"metadata.add_inputs: expected true, false or null, got {_shown(add_inputs)}")
+        raise MalformedError(f"metadata.add_inputs: expected true, false or null, got {shown(add_inputs)}")
     sizes = {name: expect(shape, name, int, place) for name in ("max_loras", "num_slices", "m", "k", "n")}
     try:
         return Problem(
-            kernel=expect(metadata, "kernel", str, "metadata"),
+            kernel=label(metadata, "kernel"),
             **sizes,
             i=expect(shape, "i", int, place) if shape.get("i") is not None else None,
             dtype=expect(metadata, "dtype", str, "metadata"),
@@ -195,16 +196,23 @@ def gpu_of(metadata: Mapping[str, Any]) -> GpuInfo:
     """Return the GPU of a ``metadata`` object: as recorded in ``gpu_info``, else by its name. Raises MalformedError."""
     name = expect(metadata, "gpu", str, "metadata")
     if (fault := name_fault(name)) is not None:
-        raise MalformedError(f"metadata.gpu: expected the name of a GPU, got {_shown(name)}, which {fault}")
+        raise MalformedError(f"metadata.gpu: expected the name of a GPU, got {shown(name)}, which {fault}")
+    label(metadata, "gpu")
     if "gpu_info" not in metadata:
         return stand_in_for(name)
     place = "metadata.gpu_info"
     info = expect(metadata, "gpu_info", dict, "metadata")
     capability = expect(info, "capability", list, place)
-    if len(capability) != 2 or any(type(part) is not int for part in capability):
-        raise MalformedError(f"{place}.capability: expected two integers, got {_shown(capability)}")
+    if len(capability) != 2 or any(type(part) is not int or not 0 <= part <= MOST for part in capability):
+        raise MalformedError(f"{place}.capability: expected two integers, got {shown(capability)}")
     facts = ("sm_count", "shared_memory_bytes", "registers_per_sm", "threads_per_sm", "l2_bytes")
-    return GpuInfo(name, (capability[0], capability[1]), **{fact: expect(info, fact, int, place) for fact in facts})
+    sizes = {fact: expect(info, fact, int, place) for fact in facts}
+    try:
+        for fact, size in sizes.items():
+            check_size(fact, size)
+    except ValueError as error:
+        raise MalformedError(f"{place}.{error}") from None
+    return GpuInfo(name, (capability[0], capability[1]), **sizes)
 
 
 def metadata_of(
@@ -250,7 +258,7 @@ def default_time_us(problem: AnyProblem, metadata: Mapping[str, Any], names: Col
     Raises:
         MalformedError: the time is none, or the default no config.
     """
-    time_us = number(metadata, DEFAULT_TIME_US, "metadata", positive=True)
+    time_us = number(metadata, DEFAULT_TIME_US, "metadata", SHORTEST_US, LONGEST_US)
     if DEFAULT_CONFIG in metadata:
         config = expect(metadata, DEFAULT_CONFIG, dict, "metadata")
         if set(config) != set(names):
@@ -260,11 +268,36 @@ def default_time_us(problem: AnyProblem, metadata: Mapping[str, Any], names: Col
     return time_us if tells_default(problem, metadata) else None
 
 
+def measurements_of(measurements: list[Any]) -> dict[str, Any]:
+    """Return the values of an entry's measurements by name."""
+    values = {}
+    for measurement in measurements:
+        name = measurement.get("name") if type(measurement) is dict else None
+        if type(name) is not str:
+            raise MalformedError("measurements: expected objects with a name")
+        if name == "time" and measurement.get("unit") != "us":
+            raise MalformedError(f"measurements.time: expected the unit us, got {measurement.get('unit')!r}")
+        values[name] = measurement.get("value")
+    return values
+
+
+def resources_of(values: Mapping[str, Any]) -> Resources:
+    """Return what the binary uses; the format writes 0 registers and shared memory where that is not known."""
+    counts = []
+    for name in RESOURCES:
+        value = values.get(name)
+        if value is not None and (type(value) is not int or not 0 <= value <= MOST):
+            raise MalformedError(f"measurements.{name}: expected an integer from 0 to {MOST}, got {shown(value)}")
+        counts.append(value)
+    shared, registers, spilled = counts
+    return Resources(shared or None, registers or None, spilled if registers else None)
+
+
 def check_units(metadata: Mapping[str, Any]) -> None:
     """Raise MalformedError where a recording says that its times are in other units than the format's usual ones."""
     units = metadata.get("units", UNITS)
     if type(units) is not dict or any(units.get(name, unit) != unit for name, unit in UNITS.items()):
-        raise MalformedError(f"metadata.units: expected {_shown(UNITS)}, got {_shown(units)}")
+        raise MalformedError(f"metadata.units: expected {shown(UNITS)}, got {shown(units)}")
 
 
 def _runtime_reason(detail: str) -> InvalidReason:
@@ -274,10 +307,7 @@ def _runtime_reason(detail: str) -> InvalidReason:
     return InvalidReason.LAUNCH_ERROR
 
 
-def _reject_constant(name: str) -> NoReturn:
-    raise MalformedError(f"not JSON: {name} is no number")
-
-
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Return a value as it stands in a message: in one line, not too long."""
     text = json.dumps(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -4,8 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
+from math import prod
 from operator import itemgetter
 from types import MappingProxyType
+
+from bo_tune.errors import InputError
 
 Config = Mapping[str, int]
 """One point of a search space: parameter name to value."""
@@ -13,6 +16,9 @@ Config = Mapping[str, int]
 ConfigKey = tuple[tuple[str, int], ...]
 """A hashable config, sorted by parameter name."""
 
+
+MOST_CONFIGS = 200_000
+"""Of a search space: each takes about a kB while it is searched."""
 
 ConfigRow = tuple[int, ...]
 """The values of a config, in the order of its parameters' names."""
@@ -68,7 +74,8 @@ class SearchSpace:
 
     @cached_property
     def _points(self) -> tuple[tuple[int, ...], ...]:
-        """Values of every config, in order."""
+        """Values of every config, in order. Raises InputError where there are too many."""
+        self.check_size()
         return tuple(product(*(p.values for p in self.parameters)))
 
     @cached_property
@@ -77,6 +84,13 @@ class SearchSpace:
         order = sorted(range(len(self.names)), key=lambda place: self.names[place])
         names = [self.names[place] for place in order]
         return tuple(tuple(zip(names, [point[place] for place in order], strict=True)) for point in self._points)
+
+    def check_size(self) -> None:
+        """Raise InputError where there are more configs than a search has memory for."""
+        if (size := prod(len(p.values) for p in self.parameters)) > MOST_CONFIGS:
+            raise InputError(
+                f"a search space of {size:,} configs, all combinations of values; expected at most {MOST_CONFIGS:,}"
+            )
 
     def __len__(self) -> int:
         return len(self._points)

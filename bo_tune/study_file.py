@@ -41,6 +41,7 @@
 """
 
 import tomllib
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,16 +49,19 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bo_tune.errors import StudyFileError
-from bo_tune.files import os_error_text, read_file
+from bo_tune.errors import InputError, StudyFileError
+from bo_tune.files import levels, os_error_text, read_text
 from bo_tune.kernels.registry import KERNELS, engine_spec
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.models.engine import MAX_SEQUENCES
 from bo_tune.models.problems import DENSE_KERNELS, EXPAND, lookup_of
-from bo_tune.models.serving import ModelStudy
+from bo_tune.models.serving import MOST_PROBLEMS, ModelStudy
 from bo_tune.problem import Experts, Problem
 from bo_tune.space import SearchSpace
 from bo_tune.study_schema import ModelTable, ProblemTable, StudyTables, describe, shown, suggestion
+
+MOST_BYTES = 2**20
+"""Of a study file: thousands of problems."""
 
 DEFAULT_RANKS = (16,)
 """vLLM's own default of ``--max-lora-rank``."""
@@ -145,14 +149,15 @@ def load_study_file(path: Path) -> StudyFile:
         StudyFileError: it cannot be read or holds something wrong. One line, with the file and the key.
         ModelError: the model's config that it names cannot be used, or not sharded like this.
     """
-    text = ""
     try:
-        text = read_file(path).decode()
-        data = tomllib.loads(text)
+        text = read_text(path, MOST_BYTES)
     except OSError as error:
         raise StudyFileError(f"{path}: {os_error_text(error)}") from None
-    except UnicodeDecodeError:
-        raise StudyFileError(f"{path}: expected UTF-8 text") from None
+    except ValueError as error:
+        raise StudyFileError(f"{path}: {error}") from None
+    try:
+        data = tomllib.loads(text)
+        deque(levels(data), maxlen=0)  # whatever nests too deeply for those who walk through it
     except (ValueError, RecursionError) as error:
         end = f"at line {len(text.splitlines())}, the end"
         reason = " ".join(str(error).split()).replace("at end of document", end)
@@ -197,8 +202,10 @@ def _build(tables: StudyTables, source: Path) -> StudyFile:
         seed=tables.search.seed,
         stop=Stop(**tables.search.model_dump(include={"tolerance", "risk"})) if tables.search.stop else None,
     )
-    if not study.problems():
+    if not (count := len(study.problems())):
         raise _KeyError(f"kernels: no problem of this file is one of {', '.join(kernels)}")
+    if count > MOST_PROBLEMS:
+        raise _KeyError(f"expected at most {MOST_PROBLEMS} problems, got {count}")
     return study
 
 
@@ -258,7 +265,10 @@ def _problems_of(table: ProblemTable, place: str) -> list[Problem]:
         raise _KeyError(f"{place}.add_inputs: has no meaning for {table.kernel}")
     sizes = table.model_dump(include={"kernel", "max_loras", "num_slices", "k", "n", "i", "dtype"})
     widths, experts = tuple(table.slice_sizes), _experts(table, place)
-    return [Problem(**sizes, m=m, slice_sizes=widths, add_inputs=add_inputs, experts=experts) for m in table.m]
+    try:
+        return [Problem(**sizes, m=m, slice_sizes=widths, add_inputs=add_inputs, experts=experts) for m in table.m]
+    except ValueError as error:
+        raise _KeyError(f"{place}.{error}") from None
 
 
 def _experts(table: ProblemTable, place: str) -> Experts | None:
@@ -307,6 +317,10 @@ def _space(tables: Mapping[str, Mapping[str, Sequence[int]]]) -> Ranges:
             if odd and name in spec.power_of_two:
                 raise _KeyError(f"{place}: expected powers of two, got {shown(odd[0])}")
         space[kernel] = {name: tuple(sorted(values)) for name, values in ranges.items()}
+        try:
+            spec.search_space.override(space[kernel]).check_size()
+        except InputError as error:
+            raise _KeyError(f"space.{kernel}: {error}") from None
     return space
 
 

@@ -22,10 +22,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from bo_tune.choices import GRID_GP, SAMPLERS
-from bo_tune.problem import DTYPES
-
-MAX_SIZE = 2**31 - 1
-"""Largest size a kernel takes: its arguments are 32-bit."""
+from bo_tune.problem import DTYPES, MOST
 
 _EXPECTED = "expected"
 _Value = TypeVar("_Value")
@@ -43,8 +40,8 @@ def _checked(accepts: Callable[[Any], bool], expected: str) -> PlainValidator:
 def _size(value: object) -> object:
     if type(value) is not int or value < 1:
         raise PydanticCustomError(_EXPECTED, "an integer >= 1")
-    if value > MAX_SIZE:
-        raise PydanticCustomError(_EXPECTED, "an integer <= {largest}", {"largest": MAX_SIZE})
+    if value > MOST:
+        raise PydanticCustomError(_EXPECTED, "an integer <= {largest}", {"largest": MOST})
     return value
 
 

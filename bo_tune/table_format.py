@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bo_tune.errors import TableError
-from bo_tune.files import os_error_text, read_file
+from bo_tune.files import os_error_text, parse_json, read_file
 
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,17}")
 
@@ -15,24 +15,11 @@ _DECIMAL = re.compile(r"0|[1-9][0-9]{0,17}")
 def read_json(path: Path) -> Any:
     """Parse a file strictly: no key twice, no NaN. Raises TableError."""
     try:
-        return json.loads(read_file(path), object_pairs_hook=_without_repeats, parse_constant=_reject_constant)
+        return parse_json(read_file(path))
     except OSError as error:
         raise TableError(f"{path}: {os_error_text(error)}") from None
-    except (ValueError, RecursionError) as error:
-        raise TableError(f"{path}: not JSON: {error}") from None
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {key!r} stands twice in one object")
-        found[key] = value
-    return found
-
-
-def _reject_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+    except ValueError as error:
+        raise TableError(f"{path}: {error}") from None
 
 
 def flatten(

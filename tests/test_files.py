@@ -1,4 +1,4 @@
-"""Writing files in one step. How a kill leaves them is tested with the tables (``test_tables``)."""
+"""Reading within bounds, writing in one step. How a kill leaves files is tested with the tables (``test_tables``)."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from helpers import contents
 
-from bo_tune.files import check_file_writable, check_lock, locked, plain_name, read_file, write_atomically
+from bo_tune.files import check_file_writable, check_lock, locked, parse_json, plain_name, read_file, write_atomically
 
 
 def test_a_file_is_replaced_and_keeps_its_permissions(tmp_path: Path) -> None:
@@ -48,6 +48,45 @@ def test_what_another_process_reads_is_written_to() -> None:
     os.close(write_end)
     with os.fdopen(read_end, "rb") as reader:
         assert reader.read() == b"new"
+
+
+def test_what_is_no_file_or_too_large_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", Path("/dev/zero")):
+        with pytest.raises(OSError, match="Not a regular file"):
+            read_file(path)
+    (tmp_path / "large").write_bytes(bytes(2**20 + 1))
+    with pytest.raises(OSError, match="Larger than 1 MiB"):
+        read_file(tmp_path / "large", 2**20)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"a": 1}'.encode("utf-16"), "expected UTF-8 text"),
+        (b"\xef\xbb\xbf{}", "without a byte order mark"),
+        (b'{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' stands twice"),
+        (b'{"a": NaN}', "NaN is no number"),
+        (b"[1e999]", "a number is beyond all bounds"),
+        (b"[-1" + b"0" * 300 + b"]", "a number is beyond all bounds"),
+        (b"[" + b"9" * 5000 + b"]", "not JSON"),
+        (b"[" * 65 + b"]" * 65, "levels of nesting"),
+        (b"[" * 100_000, "not JSON"),
+        (b'{"\\ud800": 1}', "half a character"),
+        (b"[" + b"," * 4_000_001, "more than 4000000 values"),
+    ],
+    ids=str,
+)
+def test_json_that_is_refused(content: bytes, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        parse_json(content)
+    assert "\n" not in str(caught.value)
+
+
+def test_json_that_is_read() -> None:
+    assert parse_json('{"ä": [1e299, -5, "\\ud83d\\ude00", null]}'.encode()) == {"ä": [1e299, -5, "\U0001f600", None]}
+    assert parse_json(b"[" * 64 + b"]" * 64)
+    assert parse_json(b'{"a": 1, "a": 2}', repeats=True) == {"a": 2}
 
 
 def test_a_folder_is_an_error(tmp_path: Path) -> None:

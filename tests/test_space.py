@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bo_tune.errors import InputError
 from bo_tune.space import Parameter, SearchSpace, config_key
 
 NAMES = ("block_m", "block_n", "block_k", "num_warps", "num_stages")
@@ -65,3 +66,9 @@ def test_values_must_ascend(values: tuple[int, ...]) -> None:
 def test_override_of_an_unknown_parameter() -> None:
     with pytest.raises(KeyError, match="z"):
         SearchSpace.of({"a": (1,)}).override({"z": (1,)})
+
+
+def test_a_space_beyond_all_memory_is_refused_before_it_is_built() -> None:
+    space = SearchSpace.of({f"p{number}": tuple(range(1, 21)) for number in range(7)})
+    with pytest.raises(InputError, match="a search space of 1,280,000,000 configs"):
+        space.index(next(iter(space)))

@@ -215,7 +215,10 @@ def test_malformed_tables_are_named_and_left_alone(tmp_path: Path, content: Any,
         ("{", "not JSON"),
         ([], "expected an object with schema_version and entries"),
         ({"schema_version": 99, "entries": {}}, "schema_version: expected 1, got 99"),
-        ({"schema_version": 1, "entries": {"5/1": 3}}, "5/1: expected an object"),
+        (
+            {"schema_version": 1, "entries": {"5/1": 3}},
+            "'5/1': expected decimal numbers",
+        ),
     ],
 )
 def test_malformed_sidecars_stop_a_merge(tmp_path: Path, content: Any, message: str) -> None:

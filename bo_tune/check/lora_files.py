@@ -1,6 +1,5 @@
 """Files of tuned LoRA configs as an engine reads them, and what is wrong with them whatever is asked of them."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 from bo_tune.check.findings import Fault, place_of
 from bo_tune.check.values import MOE_LEVELS, config_fault, shown
-from bo_tune.files import os_error_text, read_file
+from bo_tune.files import os_error_text, parse_json, read_file
 from bo_tune.lookup import first_odd_key, no_number
 from bo_tune.tables import FILE_STEMS, LEVELS, split_file_name
 
@@ -30,13 +29,13 @@ class Unreadable:
 def read(path: Path) -> object:
     """Return the parsed JSON, read as vLLM does, or ``Unreadable``."""
     try:
-        return json.loads(read_file(path))
+        return parse_json(read_file(path), repeats=True)
     except FileNotFoundError:
         return Unreadable("no such file", missing=True)
     except OSError as error:
         return Unreadable(f"{os_error_text(error)}: {THE_STOP}")
-    except (ValueError, RecursionError) as error:
-        return Unreadable(f"not JSON: {error}: {THE_STOP}")
+    except ValueError as error:
+        return Unreadable(f"{error}: {THE_STOP}")
 
 
 def structure_faults(name: str, content: object) -> Iterator[Fault]:

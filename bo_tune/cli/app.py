@@ -10,8 +10,7 @@ from typer.core import TyperGroup
 
 from bo_tune.cli import exit_codes
 from bo_tune.cli.usage import UsageError, usage_line
-from bo_tune.errors import BoTuneError, InputError, one_line
-from bo_tune.files import os_error_line
+from bo_tune.errors import BoTuneError, InputError, one_line, printable
 from bo_tune.processes.interruption import at_last, interruptible
 from bo_tune.processes.streams import fault_of
 
@@ -19,6 +18,9 @@ EXAMPLES = "\n\nExamples:\n"
 """What stands between a command's description and its examples, in its docstring."""
 
 LAST_WORDS = "bo-tune: ended before everything had stopped; what was recorded is kept\n"
+
+LONGEST_MESSAGE = 4000
+"""Characters of what is said of an error, which may quote what others wrote."""
 
 COMMANDS = {
     "Tune": {
@@ -120,10 +122,12 @@ def _run() -> int:
     except UsageError as error:
         return _fail(usage_line(error), exit_codes.BAD_INPUT)
     except InputError as error:
-        return _fail(one_line(error), exit_codes.BAD_INPUT)
+        return _fail(str(error), exit_codes.BAD_INPUT)
     except BoTuneError as error:
         return _fail(one_line(error), exit_codes.FAILED)
     except OSError as error:  # of a place that nobody had more to say of: closed, full, not what it should be
+        from bo_tune.files import os_error_line
+
         return _fail(os_error_line(error), exit_codes.BAD_INPUT)
     except KeyboardInterrupt:
         return exit_codes.INTERRUPTED
@@ -133,5 +137,8 @@ def _run() -> int:
 def _fail(message: str, code: int) -> int:
     from bo_tune.store.url import urls_shown
 
-    sys.stderr.write(f"bo-tune: {urls_shown(message)}\n")  # a URL that stands where a file is expected, say
+    # A URL may stand where a file is expected. Half a one would not be told: what is too long ends with a whole word.
+    whole = len(message) <= LONGEST_MESSAGE
+    told = message if whole else f"{message[:LONGEST_MESSAGE].rpartition(' ')[0]} …"
+    sys.stderr.write(f"bo-tune: {printable(urls_shown(told))}\n")
     return code

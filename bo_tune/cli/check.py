@@ -9,6 +9,7 @@ from bo_tune.cli import exit_codes
 from bo_tune.cli import options as o
 from bo_tune.cli.served import Served
 from bo_tune.models.engine import MAX_BATCHED_TOKENS
+from bo_tune.problem import MOST
 
 
 def check_command(
@@ -34,7 +35,10 @@ def check_command(
     ] = None,
     max_num_seqs: o.MaxNumSeqs = None,
     max_num_batched_tokens: Annotated[
-        int, typer.Option(min=1, metavar="N", help="The engine's --max-num-batched-tokens.", rich_help_panel=o.PROBLEM)
+        int,
+        typer.Option(
+            min=1, max=MOST, metavar="N", help="The engine's --max-num-batched-tokens.", rich_help_panel=o.PROBLEM
+        ),
     ] = MAX_BATCHED_TOKENS,
     gpu: Annotated[
         str | None,

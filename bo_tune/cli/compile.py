@@ -71,6 +71,7 @@ CompileJobs = Annotated[
     int | None,
     typer.Option(
         min=1,
+        max=o.MOST_PROCESSES,
         metavar="N",
         help="Compile processes; one for each core by default.",
         show_default=False,

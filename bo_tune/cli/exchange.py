@@ -111,7 +111,6 @@ def delete_command(
     """
     from bo_tune.cli.output import Output
     from bo_tune.listing import named
-    from bo_tune.pack.contents import printable
     from bo_tune.store.storage import StudyStore
 
     output = Output("delete", json_file, quiet=quiet)
@@ -124,7 +123,7 @@ def delete_command(
             words = " and ".join(map(repr, study))
             raise InputError(f"{store.url}: {those} with {words} in the name{more}")
         trials = store.delete(numbers[found[0]], found[0])
-    output.lines(f"deleted {printable(found[0])}: {trials} trials")
+    output.lines(f"deleted {found[0]}: {trials} trials")
     output.json({"deleted": {"study": found[0], "trials": trials}})
 
 

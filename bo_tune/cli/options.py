@@ -1,6 +1,5 @@
 """Options that several commands share."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,8 @@ from bo_tune.conditions import Conditions, Routing, Timing
 from bo_tune.conditions import Tokens as Spread
 from bo_tune.errors import InputError
 from bo_tune.models.engine import MAX_SEQUENCES
+from bo_tune.outcome import MOST_SECONDS
+from bo_tune.problem import MOST
 
 
 def integers(texts: Iterable[str] | None, option: str) -> list[int]:
@@ -22,8 +23,10 @@ def integers(texts: Iterable[str] | None, option: str) -> list[int]:
         InputError: a value is something else.
     """
     words = [word.strip() for text in texts or () for word in text.split(",")]
-    if not all(word.isdecimal() and int(word) > 0 for word in words):
-        raise InputError(f"{option}: expected integers above 0, comma-separated, got {','.join(words)!r}")
+    if not all(word.isdecimal() and len(word) <= len(str(MOST)) and 0 < int(word) <= MOST for word in words):
+        from bo_tune.models.fields import shown
+
+        raise InputError(f"{option}: expected integers from 1 to {MOST}, comma-separated, got {shown(','.join(words))}")
     return list(dict.fromkeys(int(word) for word in words))
 
 
@@ -46,16 +49,16 @@ def conditions(timing: Timing, tokens: Spread, adapters: int | None, experts: st
     Raises:
         InputError: the experts' spread is neither one by name nor a readable file of hits.
     """
-    from bo_tune.files import os_error_text, read_file
+    from bo_tune.files import os_error_text, parse_json, read_file
 
     if experts in (Routing.UNIFORM, Routing.ZIPF):
         return Conditions(timing, tokens, adapters, Routing(experts))
     try:
-        hits = json.loads(read_file(Path(experts)))
+        hits = parse_json(read_file(Path(experts)))
     except OSError as error:
         raise InputError(f"--experts: {experts}: {os_error_text(error)}") from None
     except ValueError as error:
-        raise InputError(f"--experts: {experts}: not JSON: {error}") from None
+        raise InputError(f"--experts: {experts}: {error}") from None
     if not isinstance(hits, list) or not hits or not all(type(count) is int and count >= 0 for count in hits):
         raise InputError(f"--experts: {experts}: expected a list of how often each expert was hit")
     return Conditions(timing, tokens, adapters, Routing.RECORDED, tuple(hits))
@@ -67,6 +70,8 @@ DEVICE = "Device"
 DATABASE = "Database"
 OUTPUT = "Output"
 """Panels of ``--help``."""
+
+MOST_PROCESSES = 1024
 
 FLAG = ""
 """What ``--help`` shows as the value of an option that takes none."""
@@ -141,6 +146,7 @@ MaxNumSeqs = Annotated[
     int | None,
     typer.Option(
         min=1,
+        max=MOST,
         metavar="N",
         help=f"The engine's --max-num-seqs, the most rows that lm_head gets: {MAX_SEQUENCES}.",
         show_default=False,
@@ -199,6 +205,7 @@ ActiveLoras = Annotated[
     int | None,
     typer.Option(
         min=1,
+        max=MOST,
         metavar="N",
         help="Adapters that a step uses. As many as there are slots by default.",
         show_default=False,
@@ -267,6 +274,7 @@ Workers = Annotated[
     int | None,
     typer.Option(
         min=1,
+        max=MOST_PROCESSES,
         metavar="N",
         help="Tuning processes: with a pack one for each GPU by default, else one. With --ray: workers on the cluster.",
         show_default=False,
@@ -277,6 +285,7 @@ Jobs = Annotated[
     int | None,
     typer.Option(
         min=1,
+        max=MOST_PROCESSES,
         metavar="N",
         help="Compile processes; one less than the cores by default.",
         show_default=False,
@@ -297,6 +306,7 @@ Lease = Annotated[
     float,
     typer.Option(
         min=1.0,
+        max=MOST_SECONDS,
         metavar="SECONDS",
         help="After so long without a word from a worker its studies go to others.",
         rich_help_panel=DATABASE,
@@ -330,6 +340,7 @@ Seed = Annotated[
     int | None,
     typer.Option(
         min=0,
+        max=2**32 - 1,
         metavar="N",
         help="Of the samplers, and of replayed measurements.",
         show_default=False,

@@ -1,6 +1,5 @@
 """``bo-tune report``: a page about the searches of a database."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -8,7 +7,7 @@ import typer
 
 from bo_tune.choices import DEFAULT_STORAGE
 from bo_tune.cli import options as o
-from bo_tune.errors import InputError
+from bo_tune.errors import InputError, printable
 
 
 def report_command(
@@ -53,7 +52,7 @@ def report_command(
     output.say(*unreadable_lines(store.unreadable))
     if not found.cases:
         raise InputError(f"{store.url}: no searches in this database")
-    page = render(found, title=title, storage=store.url).encode()
+    page = render(found, title=printable(title), storage=printable(store.url)).encode()
     writing(out, lambda: write_atomically(out, page))
     output.lines(f"wrote {out}: {len(found.studies)} studies, {len(page) / 1e6:.1f} MB")
     output.json(document(found))
@@ -61,14 +60,14 @@ def report_command(
 
 def _figures(path: Path) -> dict[str, Any]:
     """Read what ``tune --json`` wrote. Raises InputError."""
-    from bo_tune.files import os_error_text, read_file
+    from bo_tune.files import os_error_text, parse_json, read_file
 
     try:
-        content = json.loads(read_file(path))
+        content = parse_json(read_file(path))
     except OSError as error:
         raise InputError(f"--session: {path}: {os_error_text(error)}") from None
     except ValueError as error:
-        raise InputError(f"--session: {path}: not JSON: {error}") from None
+        raise InputError(f"--session: {path}: {error}") from None
     # Earlier versions wrote the figures of the session alone.
     session = content.get("session", content) if isinstance(content, dict) else None
     if not isinstance(session, dict) or not isinstance(session.get("devices"), dict):

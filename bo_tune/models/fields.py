@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from bo_tune.errors import ModelError
-from bo_tune.files import os_error_text, read_file
+from bo_tune.files import os_error_text, parse_json, read_file
+from bo_tune.problem import MOST
 
 LONGEST_SHOWN = 60
 """Characters of a value in a message."""
-
-MOST = 2**31 - 1
-"""Largest size of a kernel: its arguments are 32-bit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +60,11 @@ def read_object(file: Path, expected: str) -> dict[str, Any]:
         ModelError: it cannot be read or holds something else.
     """
     try:
-        content = json.loads(read_file(file))
+        content = parse_json(read_file(file), repeats=True)
     except OSError as error:
         raise ModelError(f"{file}: {os_error_text(error)}") from None
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{file}: not JSON: {error}") from None
+    except ValueError as error:
+        raise ModelError(f"{file}: {error}") from None
     if not isinstance(content, dict):
         raise ModelError(f"{file}: expected the object of {expected}")
     return content

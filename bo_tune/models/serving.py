@@ -15,6 +15,9 @@ from bo_tune.models.problems import DENSE_KERNELS, problems_by_layer
 from bo_tune.models.shape import ModelShape
 from bo_tune.problem import Problem
 
+MOST_PROBLEMS = 10_000
+"""Of a study."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelStudy:
@@ -101,6 +104,8 @@ class ModelStudy:
 
     def check(self) -> None:
         """Refuse what no engine serves like this. Raises ModelError."""
+        if (count := len(self.ranks) * len(self.max_loras) * len(self.ms)) > MOST_PROBLEMS:
+            raise ModelError(f"expected at most {MOST_PROBLEMS} of rank times max-loras times m, got {count}")
         for layer in self.layers:
             for rank in self.ranks:
                 layer.shrink_n(rank)

@@ -11,7 +11,7 @@ from typing import Annotated, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from bo_tune.errors import PackError
+from bo_tune.errors import PackError, printable
 from bo_tune.outcome import InvalidReason, Resources
 from bo_tune.problem import GpuInfo, Problem
 
@@ -105,11 +105,6 @@ class Identity:
             if mine != other:
                 return printable(f"{claim} {mine}, {contrast} {other}")
         return None
-
-
-def printable(text: str) -> str:
-    """Return a text as it may be shown: whoever wrote a pack neither breaks lines nor moves the terminal's cursor."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def shown(environment: Mapping[str, str]) -> str:

@@ -10,10 +10,12 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from bo_tune.activity import SessionActivity
 from bo_tune.compare import Comparison, Comparisons
 from bo_tune.conditions import UNKNOWN
+from bo_tune.errors import printable
 from bo_tune.kernels.registry import DECIDING, kernel_spec
 from bo_tune.kernels.spec import SHARED
 from bo_tune.listing import StudyListing
@@ -82,6 +84,21 @@ def duration(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
 
 
+class PlainConsole(Console):
+    """A console that shows every string as it is, names out of files too: no markup, and one line each.
+
+    Args:
+        options: as of any console.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """Return what any string becomes before it is printed, measured or put into a table."""
+        return super().render_str(printable(text), **options)
+
+
 def terminal(*, stderr: bool = False, quiet: bool = False) -> Console:
     """Return the console to print on; wide where the output is no terminal, so that a log is never folded.
 
@@ -93,8 +110,8 @@ def terminal(*, stderr: bool = False, quiet: bool = False) -> Console:
     """
     is_terminal = (sys.stderr if stderr else sys.stdout).isatty()
     if is_terminal:
-        return Console(stderr=stderr, quiet=quiet)
-    return Console(stderr=stderr, quiet=quiet, width=WIDTH_OF_FILES, force_interactive=False)
+        return PlainConsole(stderr=stderr, quiet=quiet)
+    return PlainConsole(stderr=stderr, quiet=quiet, width=WIDTH_OF_FILES, force_interactive=False)
 
 
 def print_line(console: Console, line: str, *, whole: bool = False) -> None:
@@ -103,7 +120,7 @@ def print_line(console: Console, line: str, *, whole: bool = False) -> None:
     Args:
         whole: whether it is to be copied, and must not be folded in a terminal either.
     """
-    console.print(line, markup=False, highlight=False, soft_wrap=whole or not console.is_terminal)
+    console.print(line, highlight=False, soft_wrap=whole or not console.is_terminal)
 
 
 def is_live(console: Console) -> bool:

@@ -9,6 +9,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from bo_tune.errors import printable
 from bo_tune.report.console import duration, speed_up, us
 from bo_tune.report.watched import Happening, InFlight, View
 
@@ -151,7 +152,7 @@ def _happening(one: Happening, width: int) -> Text:
         kernel = one.problem.kernel if width >= CLOCK_FROM else _short(one.problem.kernel)
         place = f"{kernel} {one.problem.shape_label}: "
     clock = time.strftime("%H:%M:%S  ", time.localtime(one.at)) if width >= CLOCK_FROM else ""
-    told = f"{one.kind:<8}{place}{one.text}"
+    told = printable(f"{one.kind:<8}{place}{one.text}")
     if one.kind in RESULTS and len(clock) + len(told) > width:
         told = told.rpartition(", ")[0].replace(" of the default", "")
     text = Text.assemble((clock, "dim"), (told, STYLES.get(one.kind, "")))

@@ -46,7 +46,7 @@ class PackProgress:
         if not is_live(self._console) and now - self._printed_at >= LINE_EVERY_S:
             self._printed_at = now
             text = f"progress {done}/{of} {what}" + (f", {note}" if note else "")
-            self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self._console.print(text, highlight=False, soft_wrap=True)
 
 
 def pack_line(binaries: Sequence[PackedBinary], packed: Packed, pack_bytes: int) -> str:

@@ -13,10 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from bo_tune.kernels.registry import IN_ORDER, kernel_spec
 from bo_tune.outcome import SLOW, InvalidReason, LaunchPurpose
-from bo_tune.problem import AnyProblem, Problem, SizedProblem
+from bo_tune.problem import AnyProblem
 from bo_tune.store.attributes import GPU_ATTR, NAME_ATTR, PREFIX
 from bo_tune.store.fields import (
-    MOST,
     Count,
     Flag,
     Line,
@@ -134,27 +133,11 @@ def name_of(stored: object, place: str) -> StudyName:
         raise NotOursError(f"{place}.{first_error(error)}") from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise NotOursError(f"{place}: {type(error).__name__}: {error}") from None
-    _check_problem(name.problem, place)
+    _check_names(name.problem, place)
     return name
 
 
-def _check_problem(problem: AnyProblem, place: str) -> None:
-    """Refuse what only looks like a problem: dataclasses take values of any type."""
-    if isinstance(problem, Problem):
-        experts, flags = problem.experts, [problem.add_inputs]
-        sizes = [problem.max_loras, problem.num_slices, problem.m, problem.k, problem.n, *problem.slice_sizes]
-        sizes += [] if problem.i is None else [problem.i]
-        if experts is not None:
-            sizes += [experts.count, experts.top_k, experts.local, experts.shards]
-            flags.append(experts.packed)
-        right = all(type(size) is int and size <= MOST for size in sizes) and all(
-            flag is None or type(flag) is bool for flag in flags
-        )
-    else:
-        assert isinstance(problem, SizedProblem)
-        right = all(isinstance(size, str) or abs(size) <= MOST for _, size in problem.sizes)  # nor is a NaN
-    if not right:
-        raise NotOursError(f"{place}.problem: expected sizes up to {MOST} and flags, got {problem.shape_label}")
+def _check_names(problem: AnyProblem, place: str) -> None:
     try:
         for text in (problem.kernel, problem.label):
             _PART.validate_python(text)

@@ -33,10 +33,14 @@ from sqlalchemy.exc import (
 
 from bo_tune.choices import DEFAULT_STORAGE, MEMORY
 from bo_tune.errors import StorageError, one_line
+from bo_tune.files import resolved
 from bo_tune.processes.streams import hurry
 from bo_tune.store.leases import LEASES
 from bo_tune.store.read_only import may_be_written, reading
 from bo_tune.store.url import parsed, shown, without_secrets
+
+SQLITE_HEADER_BYTES = 100
+"""Of a database's file. A shorter one is as good as none: it would be made one by whoever opens it."""
 
 SQLITE_BUSY_TIMEOUT_S = 60
 
@@ -214,7 +218,7 @@ def _refuse_network(place: str, file: Path) -> None:
         mounts = _MOUNTS.read_text()
     except OSError:  # not Linux: nothing is known
         return
-    kind = network_filesystem(file.resolve(), mounts)
+    kind = network_filesystem(resolved(file), mounts)
     if kind is not None:
         raise StorageError(
             f"{place}: SQLite is not safe on a network file system ({kind}); "
@@ -241,6 +245,8 @@ def _check_file(place: str, file: Path | None, *, create: bool) -> None:
             raise StorageError(f"{place}: no such database")
         if not file.parent.is_dir():
             raise StorageError(f"{place}: the folder {file.parent} does not exist")
+    elif file is not None and not create and file.stat().st_size < SQLITE_HEADER_BYTES:
+        raise StorageError(f"{place}: no database, but an empty file")
 
 
 def _check_database(url: str, place: str) -> None:

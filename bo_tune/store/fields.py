@@ -6,13 +6,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
-MOST = 2**31 - 1
-"""Of whatever is counted, and of a parameter: a kernel's arguments are 32-bit."""
-
-SHORTEST_US, LONGEST_US = 1e-3, 1e9
-"""Times of a kernel: a thousandth of what a GPU can tell, and far more than any deadline lets it run."""
-
-MOST_SECONDS = 1e9
+from bo_tune.outcome import LONGEST_US, MOST_SECONDS, SHORTEST_US
+from bo_tune.problem import MOST
 
 
 def printable(text: str) -> str:

@@ -6,8 +6,7 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from bo_tune.errors import UnreadableStudyError
-from bo_tune.pack.contents import printable
+from bo_tune.errors import UnreadableStudyError, printable
 from bo_tune.problem import GpuInfo
 from bo_tune.store.attributes import GPU_ATTR, NAME_ATTR, READABLE, RESULT_ATTR, SCHEMA_ATTR
 from bo_tune.store.checked import NotOursError, check_attributes, check_trials

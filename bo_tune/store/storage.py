@@ -139,7 +139,7 @@ class StudyStore:
         """Return the trials of studies; of unreadable ones nothing."""
         try:
             found = self._read(lambda rows: rows.trials(list(names), FINISHED))
-        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
             if len(names) > 1:
                 return {k: v for i, name in names.items() for k, v in self._trials({i: name}).items()}
             found = {}
@@ -210,6 +210,8 @@ class StudyStore:
                 break
             self._complete(wanted)
             found = self._found(wanted)
+        if lost := wanted.keys() - found.keys():
+            raise StorageError(f"{self.url}: {min(lost)} can be neither found nor created: the database is damaged")
         return {name: StoredStudy(self, found[str(name)][0], name) for name in studies}
 
     def _set_aside(self, names: Iterable[StudyName]) -> None:

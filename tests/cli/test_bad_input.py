@@ -124,6 +124,12 @@ STUDY_FILES: dict[str, Case] = {
     "unknown kernel": (lambda i: i.with_study(STUDY.replace("lora_shrink", "lora_shrunk")), "lora_shrunk"),
     "empty range": (lambda i: i.with_study(STUDY + "[space.lora_shrink]\nblock_m = []"), "block_m"),
     "no power of two": (lambda i: i.with_study(STUDY + "[space.lora_shrink]\nblock_m = [16, 48]"), "power"),
+    "billions of slices": (lambda i: i.with_study(STUDY.replace("slices = 1", "slices = 2000000000")), "at most 16"),
+    "millions of configs": (
+        lambda i: i.with_study(STUDY + f"[space.lora_shrink]\nnum_stages = {[*range(1, 2000)]}"),
+        r"space\.lora_shrink: a search space of [\d,]+ configs, all combinations of values; expected at most 200,000",
+    ),
+    "a text of 100,000 characters": (lambda i: i.with_study(STUDY + f"x{'x' * 10**5} = 1"), "study.toml: …$"),
     "unknown parameter": (lambda i: i.with_study(STUDY + "[space.lora_shrink]\nblock_x = [16]"), "block_x"),
     "no TOML": (lambda i: i.with_study("[[problem"), "TOML"),
     "no such file": (lambda i: i.tune(i.folder / "none.toml", study=False), "none.toml: No such file"),

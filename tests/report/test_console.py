@@ -16,7 +16,17 @@ from bo_tune.compare import Comparisons, compare
 from bo_tune.devices import replay_job
 from bo_tune.listing import StudyListing, list_studies
 from bo_tune.report import console as report
-from bo_tune.report.console import duration, is_live, percent, short_config, speed_up, terminal, us
+from bo_tune.report.console import (
+    duration,
+    is_live,
+    percent,
+    plain_table,
+    print_line,
+    short_config,
+    speed_up,
+    terminal,
+    us,
+)
 from bo_tune.session import Session, SessionSettings, Tuned
 from bo_tune.simulate import document, simulate
 from bo_tune.store.storage import StudyStore
@@ -203,3 +213,14 @@ def test_a_quiet_console_prints_nothing(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr() == ("", "")
     terminal(stderr=True).print("x")
     assert capsys.readouterr() == ("", "x\n")
+
+
+def test_names_out_of_files_are_shown_as_they_are_and_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    table = plain_table("[bold]title[/]", ["name"], [])
+    table.add_row("[/red] a\nb :smile: \x1b[31m \ud800")
+    console = terminal()
+    console.print(table)
+    print_line(console, "[/red] a\nb :smile: \x1b[31m \ud800")
+    text = capsys.readouterr().out
+    assert "[bold]title[/]" in text
+    assert text.count("[/red] a\\nb :smile: \\x1b[31m \\ud800") == 2

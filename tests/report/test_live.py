@@ -17,7 +17,7 @@ KERNELS = ("lora_shrink", "lora_expand", "fused_moe_lora_w13_shrink")
 
 def in_flight(count: int) -> tuple[InFlight, ...]:
     return tuple(
-        InFlight(Problem(KERNELS[i % 3], 4, 1, 2**i, 4096, 16), i, 5.25 + i, 10.5, None if i % 2 else 0.62)
+        InFlight(Problem(KERNELS[i % 3], 4, 1, 2 ** (i % 31), 4096, 16), i, 5.25 + i, 10.5, None if i % 2 else 0.62)
         for i in range(count)
     )
 

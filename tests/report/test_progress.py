@@ -20,6 +20,7 @@ from bo_tune.events import (
 from bo_tune.outcome import Invalid, InvalidReason, Measurement
 from bo_tune.problem import Problem
 from bo_tune.report import progress as module
+from bo_tune.report.console import PlainConsole
 from bo_tune.report.progress import Progressing
 from bo_tune.report.watched import Happening, Watched, summed_up
 
@@ -60,7 +61,7 @@ def played(
     play: Events, *, terminal: bool, verbose: bool = False, studies: int | None = 2, urgent: Console | None = None
 ) -> str:
     file = io.StringIO()
-    console = Console(file=file, width=200, force_terminal=terminal, force_interactive=terminal, color_system=None)
+    console = PlainConsole(file=file, width=200, force_terminal=terminal, force_interactive=terminal, color_system=None)
     with Progressing(console, studies, verbose=verbose, urgent=urgent) as progress:
         play(progress)
     return file.getvalue()

@@ -169,3 +169,12 @@ def test_a_database_in_memory_is_of_no_use(url: str) -> None:
 def test_a_query_that_the_driver_refuses_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"x\.db.timeout=abc: could not convert string to float: 'abc'"):
         StudyStore(f"{sqlite_url(tmp_path / 'x.db')}?timeout=abc")
+
+
+def test_an_empty_file_is_no_database_to_look_at(tmp_path: Path) -> None:
+    (tmp_path / "x.db").touch()
+    with pytest.raises(StorageError, match="no database, but an empty file"):
+        StudyStore(sqlite_url(tmp_path / "x.db"), only_read=True)
+    assert not (tmp_path / "x.db").stat().st_size
+    StudyStore(sqlite_url(tmp_path / "x.db")).close()
+    assert (tmp_path / "x.db").stat().st_size
