@@ -86,13 +86,13 @@ def reused_figures(tuned: Sequence[Tuned]) -> list[dict[str, Any]]:
         {
             "study": str(one.name),
             "kept": one.kept,
-            "trials": one.tuner.resumed,
+            "trials": one.resumed,
             "measured_at": one.result.date if one.kept and one.result else None,
             "toolchain": one.name.toolchain or UNKNOWN,
             "asked": one.result.asked if one.kept and one.result else None,
         }
         for one in tuned
-        if one.kept or one.tuner.resumed
+        if one.kept or one.resumed
     ]
 
 

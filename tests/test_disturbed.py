@@ -166,7 +166,7 @@ def test_a_mark_stays_when_the_study_goes_on_in_peace(store: StudyStore) -> None
     with pytest.raises(InterruptedSearch):
         disturbed.tune(store)
     (tuned,) = Gpu(using(), IDLE).tune(store)
-    assert tuned.tuner.resumed
+    assert tuned.resumed
     assert tuned.disturbed == [PRESENT]
     (kept,) = Gpu(using(), IDLE).tune(store)
     assert kept.disturbed == [PRESENT]
