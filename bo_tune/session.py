@@ -302,7 +302,7 @@ class Session:
     def _end(self, tuned: Tuned, tuner: Tuner, reused: bool) -> None:
         """Let others learn from a finished study, and of it."""
         if tuned.result is not None and self._teaches_itself:
-            self._histories.learn(tuned.name, tuned.job.device.gpu, tuner.trials)
+            self._histories.learn(tuned.name, tuned.job.device.gpu, tuned.stored.study_id, tuner.trials)
         self._done += 1
         self._listener(finished_event(tuned, reused=reused))
 

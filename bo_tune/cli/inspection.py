@@ -11,7 +11,7 @@ from bo_tune.cli import options as o
 from bo_tune.cli.output import Output
 from bo_tune.compare import compare
 from bo_tune.errors import InputError
-from bo_tune.listing import list_studies, matching, study_detail
+from bo_tune.listing import list_studies, study_detail
 from bo_tune.recording import read_recordings
 from bo_tune.report.console import (
     comparison_lines,
@@ -137,7 +137,7 @@ def show_command(
     output = Output("show", json_file, quiet=quiet)
     words = study or []
     with StudyStore(storage, only_read=True) as store:
-        studies = matching(list_studies(store), words)
+        studies = list_studies(store, words)
         if words and not studies:
             raise InputError(f"{store.url}: no study with {' and '.join(map(repr, words))} in its name")
         detail = study_detail(store, studies[0]) if words and len(studies) == 1 else None
@@ -149,5 +149,6 @@ def show_command(
         output.tables(*studies_tables(studies))
         output.lines(*studies_lines(studies))
     output.say(*unreadable_lines(unreadable))
-    found = [detail.to_json()] if detail else [one.to_json() for one in studies]
-    output.json({"studies": found, "unreadable": unreadable})
+    if json_file is not None:
+        found = [detail.to_json()] if detail else [one.to_json() for one in studies]
+        output.json({"studies": found, "unreadable": unreadable})
