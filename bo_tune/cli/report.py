@@ -17,6 +17,10 @@ from bo_tune.store.storage import StudyStore
 
 
 def report_command(
+    study: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="STUDY", help="Only studies with these words in their names.", show_default=False),
+    ] = None,
     storage: o.Storage = o.DEFAULT_STORAGE,
     out: Annotated[Path, typer.Option(metavar="FILE.html", help="The page.")] = Path("report.html"),
     title: Annotated[
@@ -37,6 +41,8 @@ def report_command(
 ) -> None:
     """Write an HTML page about the searches of a database. It fetches nothing, and can be sent as it is.
 
+    Of very many studies it tells of the newest, and says so.
+
     Examples:
       bo-tune report --storage sqlite:///bo_tune.db --out report.html
       bo-tune report --storage sqlite:///bo_tune.db --recordings studies/recordings --title "Llama-3.1-8B, TP 1"
@@ -45,19 +51,22 @@ def report_command(
     grids = [recording for folder in recordings or () for recording in read_recordings(folder)]
     figures = _figures(session) if session else None
     with StudyStore(storage, only_read=True) as store:
-        found = review(store, grids, figures)
+        found = review(store, grids, figures, study or ())
     output.say(*unreadable_lines(store.unreadable))
     if not found.cases:
-        raise InputError(f"{store.url}: no searches in this database")
+        raise InputError(f"{store.url}: no searches {'of that name ' if study else ''}in this database")
     from bo_tune.report.page import render  # noqa: PLC0415 - 80 MB that no other command needs
 
-    page = render(found, title=title, storage=store.url).encode()
+    notes: list[str] = []
+    page = render(found, title=title, storage=store.url, note=notes.append).encode()
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(out, page)
     except OSError as error:
         raise InputError(f"{out}: cannot be written: {os_error_text(error)}") from None
-    output.lines(f"wrote {out}: {len(found.studies)} studies, {len(page) / 1e6:.1f} MB")
+    left_out = f"; {found.left_out} older ones left out" if found.left_out else ""
+    output.lines(f"wrote {out}: {len(found.studies)} studies, {len(page) / 1e6:.1f} MB{left_out}")
+    output.warn(*(f"{out} is without its charts: {why}" for why in notes))
     output.json(document(found))
 
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeVar
 from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
+from pydantic_core import from_json
 from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy import delete as sql_delete
 
@@ -89,7 +90,7 @@ def _add_attributes(found: Mapping[int, StudyRow], rows: Iterable[Any]) -> None:
     for study_id, key, text in rows:
         if study_id in found:
             try:
-                found[study_id].attributes[key] = _shared(text) if key in ALIKE else json.loads(text)
+                found[study_id].attributes[key] = _shared(text) if key in ALIKE else from_json(text)
             except ValueError:
                 found[study_id].attributes[key] = None
                 found[study_id].damaged.append(key)
@@ -98,7 +99,7 @@ def _add_attributes(found: Mapping[int, StudyRow], rows: Iterable[Any]) -> None:
 @lru_cache(256)
 def _shared(text: str) -> Any:
     """Return what JSON says, the same object each time: thousands of studies may say the same."""
-    return json.loads(text)
+    return from_json(text)
 
 
 def chunks(values: Sequence[Value]) -> Iterator[Sequence[Value]]:
