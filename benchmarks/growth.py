@@ -133,6 +133,7 @@ def measured(command: Sequence[str], repeat: int) -> tuple[float, float, float]:
 
 def database(folder: Path, storage: str | None, studies: int, repeat: int) -> None:
     """Print what commands cost on a database of many studies."""
+    silence_optuna()
     folder.mkdir(parents=True, exist_ok=True)
     url = storage or f"sqlite:///{folder}/{studies}.db"
     begun = time.perf_counter()

@@ -18,8 +18,11 @@ from bo_tune.threads import one_blas_thread
 MOST_STUDIES = 600
 """Studies that are looked back on: a page has some 4 kB of each, and it takes 10 ms."""
 
-MOST_TRIALS = 50_000
-"""Trials of all of them."""
+MOST_TRIALS = 40_000
+"""Trials of all of them that are drawn: those of exhaustive studies are not."""
+
+GRID = " | grid"
+"""At the end of the names of exhaustive studies."""
 
 ASIDE = " | set aside "
 """In the names of studies that gave way to others."""
@@ -120,6 +123,6 @@ def _newest(store: StudyStore, words: Sequence[str]) -> tuple[list[int], int]:
     numbers = sorted((number for number, name in names.items() if name in wanted), reverse=True)
     numbers = [number for number in numbers if ASIDE not in names[number]]
     counts = store.counts() if len(numbers) > 1 else {}
-    trials = accumulate(sum(counts.get(number, {}).values()) for number in numbers)
-    kept = sum(total <= MOST_TRIALS for total in islice(trials, MOST_STUDIES)) or 1
+    drawn = (0 if names[i].endswith(GRID) else sum(counts.get(i, {}).values()) for i in numbers)
+    kept = sum(total <= MOST_TRIALS for total in islice(accumulate(drawn), MOST_STUDIES)) or 1
     return numbers[:kept], len(numbers[kept:])

@@ -27,7 +27,7 @@ class StudySummary:
     study_id: int
     name: StudyName
     attributes: Mapping[str, Any]
-    result: StudyResult | None
+    result: StudyResult | None = None
 
     @property
     def gpu(self) -> GpuInfo:
