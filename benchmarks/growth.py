@@ -98,6 +98,8 @@ def fill(url: str, studies: int) -> None:
     recording = read_recording(RECORDINGS / GRID)
     settings = SessionSettings(budget=TRIALS)
     with StudyStore(url) as store:
+        if len(store.names()) >= studies:
+            return
         first = next(problems(recording, 1))
         (tuned,) = Session(store, settings).run([replay_job(first)])
         one = store.load(tuned.name)

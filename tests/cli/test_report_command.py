@@ -13,6 +13,14 @@ GROWTH = script(ROOT / "benchmarks" / "growth.py")
 
 
 @pytest.fixture
+def undrawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A renderer that dies at once, as a JavaScript engine does that gets too little memory."""
+    (tmp_path / "dying.py").write_text("import os\ndef main(): os.abort()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(drawing, "MODULE", "dying")
+
+
+@pytest.fixture
 def storage(cli: Cli, tmp_path: Path) -> str:
     """A database of two searches, and beside it what ``tune --json`` wrote."""
     folder = write_all(tmp_path / "recorded", sliced(SHRINK), sliced(EXPAND))
@@ -72,6 +80,7 @@ def test_a_database_of_grids_alone_has_no_searches(cli: Cli, tmp_path: Path) -> 
     assert "no searches in this database" in cli("report", "--storage", url).error
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_tells_of_the_newest_and_what_it_left_out(
     cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,13 +102,8 @@ def test_a_report_tells_of_the_newest_and_what_it_left_out(
     assert "no searches of that name" in cli("report", "nothing like it", "--storage", url).error
 
 
-def test_a_report_outlives_the_renderer_of_its_charts(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """As a JavaScript engine dies that gets too little memory."""
-    (tmp_path / "dying.py").write_text("import os\ndef main(): os.abort()\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(drawing, "MODULE", "dying")
+@pytest.mark.usefixtures("undrawn")
+def test_a_report_outlives_the_renderer_of_its_charts(cli: Cli, tmp_path: Path) -> None:
     url, page = sqlite_url(tmp_path / "x.db"), tmp_path / "r.html"
     GROWTH.fill(url, 2)
     ran = cli("report", "--storage", url, "--out", page)
