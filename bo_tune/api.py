@@ -347,7 +347,7 @@ def _best(kernel: Kernel, tuned: Tuned) -> Best:
 
 def _why(tuned: Tuned) -> str:
     """Say what became of the first config."""
-    outcomes = map(outcome_of, tuned.tuner.trials)
+    outcomes = map(outcome_of, tuned.trials)
     first = next((outcome for outcome in outcomes if isinstance(outcome, Invalid)), None)
     return "" if first is None else f": {first.reason}" + (f": {first.detail}" if first.detail else "")
 

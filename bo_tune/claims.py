@@ -51,7 +51,7 @@ class Claims:
         new = jobs.keys() - self._jobs.keys()
         self._opened |= self._store.open_all(gpus, jobs if write else None, fresh=fresh)
         self._jobs |= jobs
-        done = self._store.attribute_of_all(DONE_ATTR) if new else {}
+        done = self._store.attribute_of(DONE_ATTR, [self._opened[name].study_id for name in new])
         self._before |= {name for name in new if done.get(self._opened[name].study_id) == jobs[name]}
 
     def were_done(self, name: StudyName) -> bool:
@@ -76,7 +76,8 @@ class Claims:
         with self._lock:
             now = time.monotonic()
             if as_of_now or now - self._done_at > DONE_KNOWN_FOR_S:
-                self._done, self._done_at = self._store.attribute_of_all(DONE_ATTR), now
+                ids = [stored.study_id for stored in self._opened.values()]
+                self._done, self._done_at = self._store.attribute_of(DONE_ATTR, ids), now
             return all(self._done.get(self._opened[name].study_id) == self._jobs[name] for name in names)
 
     def take(self, names: Sequence[StudyName], *, done_too: bool = False) -> bool:

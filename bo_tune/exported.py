@@ -35,11 +35,9 @@ from bo_tune.store.attributes import (
     NAME_ATTR,
     ORIGIN_ATTR,
     RESULT_ATTR,
-    SCHEMA_ATTR,
-    SCHEMA_VERSION,
     SPACE_ATTR,
 )
-from bo_tune.store.checked import NotOursError, check_attributes, check_trials, name_of
+from bo_tune.store.checked import AttributesCheck, NotOursError, check_trials, name_of
 from bo_tune.store.fields import StoredConfig, Time, first_error
 from bo_tune.store.study_name import StudyName
 from bo_tune.store.trials import LARGEST_VALUE, REASON, RUNTIMES_US, estimates, launched
@@ -217,9 +215,9 @@ def _check_attributes(
     if unknown:
         raise NotOursError(f"attributes: unknown key {unknown[0]!r}")
     info = {**_plain_gpu(gpu), "capability": list(gpu.capability)}
-    check_attributes({SCHEMA_ATTR: SCHEMA_VERSION, NAME_ATTR: name.to_json(), GPU_ATTR: info, **attributes})
-    if attributes.get(RESULT_ATTR) is not None:
-        _check_result(StudyResult.from_json(attributes[RESULT_ATTR]), name, trials)
+    _, result = AttributesCheck()({NAME_ATTR: name.to_json(), GPU_ATTR: info, **attributes})
+    if result is not None:
+        _check_result(result, name, trials)
     elif FIGURES_ATTR in attributes and attributes[FIGURES_ATTR] is None:
         raise NotOursError(f"attributes.{FIGURES_ATTR}: expected an object")
     figures, expected = attributes.get(FIGURES_ATTR), figures_of(trials)

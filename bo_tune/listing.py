@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial, TrialState
 from bo_tune.conditions import UNKNOWN
 from bo_tune.results import Costs, StudyResult, costs_of, default_of, figures_of
 from bo_tune.space import config_key
-from bo_tune.store.attributes import DISTURBED_ATTR, FIGURES_ATTR, RESULT_ATTR, SPACE_ATTR
+from bo_tune.store.attributes import DISTURBED_ATTR, FIGURES_ATTR, SPACE_ATTR
 from bo_tune.store.leases import Holder
 from bo_tune.store.storage import FINISHED, StudyStore, StudySummary
 from bo_tune.store.study_name import StudyName
@@ -86,23 +86,14 @@ def reused_figures(tuned: Sequence[Tuned]) -> list[dict[str, Any]]:
         {
             "study": str(one.name),
             "kept": one.kept,
-            "trials": one.tuner.resumed,
+            "trials": one.resumed,
             "measured_at": one.result.date if one.kept and one.result else None,
             "toolchain": one.name.toolchain or UNKNOWN,
             "asked": one.result.asked if one.kept and one.result else None,
         }
         for one in tuned
-        if one.kept or one.tuner.resumed
+        if one.kept or one.resumed
     ]
-
-
-def matching(studies: Sequence[StudyListing], words: Sequence[str]) -> list[StudyListing]:
-    """Return the studies with all of some words in their names, in whatever case.
-
-    A study of exactly that name comes alone, whatever else has it in its name.
-    """
-    found = named([str(study.name) for study in studies], words)
-    return [study for study in studies if str(study.name) in found]
 
 
 def named(names: Collection[str], words: Sequence[str]) -> list[str]:
@@ -175,42 +166,46 @@ class StudyDetail:
 
 def study_detail(store: StudyStore, listing: StudyListing) -> StudyDetail:
     """Read all that is known of a study. Raises UnreadableStudyError."""
-    (summary,) = [one for one in store.summaries(set_aside=True) if one.name == listing.name]
-    trials = store.load(summary.name).trials()
-    result = summary.attributes.get(RESULT_ATTR)
-    return StudyDetail(
-        listing, [TrialListing.of(trial) for trial in trials], StudyResult.from_json(result) if result else None
-    )
+    study = store.load(listing.name)
+    return StudyDetail(listing, [TrialListing.of(trial) for trial in study.trials()], study.result())
 
 
-def list_studies(store: StudyStore) -> list[StudyListing]:
-    """List every study of the database that can be read, in order of name; those too that were set aside.
+def list_studies(store: StudyStore, words: Sequence[str] = ()) -> list[StudyListing]:
+    """List the studies of the database that can be read, in order of name; those too that were set aside.
 
-    Trials are read of those studies alone whose figures are not stored with them: the ones under way. A thousand
-    finished studies are listed in a fraction of a second.
+    Trials are read of those studies alone whose figures are not stored with them: the ones under way. Ten thousand
+    finished studies are listed in a second or two.
+
+    Args:
+        words: to be in the names (``named``).
     """
-    summaries, counts, holders = store.summaries(set_aside=True), store.counts(), store.holders()
-    current = {s.name for s in summaries if _is_current(s, counts.get(s.study_id, {}))}
-    read = store.trials_of([s for s in summaries if s.name not in current and s.study_id in counts])
+    ids = None
+    if words:
+        names = store.names()
+        wanted = set(named(list(names.values()), words))
+        ids = [number for number, name in names.items() if name in wanted]
+    summaries, counts, holders = store.summaries(set_aside=True, ids=ids), store.counts(ids), store.holders()
+    current = {s.study_id for s in summaries if _is_current(s, counts.get(s.study_id, {}))}
+    read = store.trials_of([s for s in summaries if s.study_id not in current and s.study_id in counts])
     return [
-        _finished(summary, holders.get(summary.study_id))
-        if summary.name in current
+        _finished(summary, summary.result, holders.get(summary.study_id))
+        if summary.study_id in current and summary.result is not None
         else _under_way(summary, read.get(summary.name, []), holders.get(summary.study_id))
         for summary in summaries
-        if str(summary.name) not in store.unreadable
+        if summary.study_id in current or str(summary.name) not in store.unreadable
     ]
 
 
 def _is_current(summary: StudySummary, counts: Mapping[TrialState, int]) -> bool:
     """Say whether the figures stored with a study are those of all its trials."""
-    figures, result = summary.attributes.get(FIGURES_ATTR), summary.attributes.get(RESULT_ATTR)
-    if figures is None or result is None or figures["trials"] != result["trials"]:
+    figures, result = summary.attributes.get(FIGURES_ATTR), summary.result
+    if figures is None or result is None or figures["trials"] != result.trials:
         return False
     return bool(figures["trials"] == sum(counts.get(state, 0) for state in FINISHED))
 
 
-def _finished(summary: StudySummary, holder: Holder | None) -> StudyListing:
-    figures, result = summary.attributes[FIGURES_ATTR], StudyResult.from_json(summary.attributes[RESULT_ATTR])
+def _finished(summary: StudySummary, result: StudyResult, holder: Holder | None) -> StudyListing:
+    figures = summary.attributes[FIGURES_ATTR]
     return StudyListing(
         name=summary.name,
         states=figures["states"],
@@ -233,7 +228,7 @@ def _excluded(summary: StudySummary) -> Mapping[str, int]:
 
 
 def _under_way(summary: StudySummary, trials: Sequence[FrozenTrial], holder: Holder | None) -> StudyListing:
-    result = summary.attributes.get(RESULT_ATTR)
+    result = summary.result
     default = default_of(summary.name.problem, summary.attributes)
     measured = {config_key(t.params): t.value for t in trials if t.value is not None}
     best = min(measured, key=measured.__getitem__, default=None)
@@ -243,11 +238,11 @@ def _under_way(summary: StudySummary, trials: Sequence[FrozenTrial], holder: Hol
         states=figures["states"],
         reasons=figures["reasons"],
         excluded=_excluded(summary),
-        best_us=result["time_us"] if result else measured.get(best) if best else None,
-        default_us=result["default_time_us"] if result else measured.get(default) if default else None,
-        config=result["config"] if result else dict(best) if best else None,
+        best_us=result.time_us if result else measured.get(best) if best else None,
+        default_us=result.default_time_us if result else measured.get(default) if default else None,
+        config=result.config if result else dict(best) if best else None,
         finished=result is not None,
-        certificate=result.get("certificate") if result else None,
+        certificate=result.certificate if result else None,
         costs=costs_of(trials),
         holder=holder,
         disturbed=summary.attributes.get(DISTURBED_ATTR),

@@ -239,8 +239,9 @@ class _Served:
     study: Study = field(default_factory=optuna.create_study)
 
     def __post_init__(self) -> None:
-        self._cost_of_all = np.ones(len(self.recipe.valid), dtype=np.float32)
-        self._sampler = self.recipe.build(lambda indices: self._cost_of_all[indices].astype(float))
+        # Not a method: the study would be in a cycle, and outlast its end until garbage is sought.
+        cost = self._cost_of_all = np.ones(len(self.recipe.valid), dtype=np.float32)
+        self._sampler = self.recipe.build(lambda indices: cost[indices].astype(float))
         self._log = self._sampler.adopt(self.study)
 
     def take(self, news: _News) -> None:
@@ -249,7 +250,7 @@ class _Served:
 
     def choose(self, request: _Choose) -> int:
         """Return the index of the config to try next."""
-        self._cost_of_all = request.cost
+        self._cost_of_all[:] = request.cost
         trial = optuna.trial.create_trial(state=TrialState.RUNNING)
         trial.number = request.trial_number
         return self._sampler.choose(self.study, trial, self._log, request.free)

@@ -33,24 +33,24 @@ def grid_outcomes(candidates: Candidates, tried: dict[ConfigKey, Outcome]) -> li
 
 def record(tuned: Tuned, folder: Path) -> Path:
     """Write one recording of an exhaustive study into a folder; returns its path."""
-    job, problem, tuner, result = tuned.job, tuned.job.problem, tuned.tuner, tuned.result
-    tried = {config_key(trial.params): outcome_of(trial) for trial in tuner.trials}
+    job, problem, candidates, result = tuned.job, tuned.job.problem, tuned.candidates, tuned.result
+    tried = {config_key(trial.params): outcome_of(trial) for trial in tuned.trials}
     times = {config_key(config): time_us for config, time_us in result.finalists} if result else {}
-    twins = {config: times[stand_in] for config, stand_in in tuner.candidates.twins.items() if stand_in in times}
+    twins = {config: times[stand_in] for config, stand_in in candidates.twins.items() if stand_in in times}
     path = folder / recording_file_name(job.device.gpu, problem)
     recording = Recording.of(
         path,
         problem,
         job.device.gpu,
-        grid_outcomes(tuner.candidates, tried),
+        grid_outcomes(candidates, tried),
         kernel_source=tuned.name.kernel_source,
-        space=tuner.candidates.space,
+        space=candidates.space,
         default_time_us=result.default_time_us if result else None,
         times_us={**times, **twins},
         metadata={
             **job.device.provenance,
             "timing": TIMING,
-            DEFAULT_CONFIG: dict(tuner.default),
+            DEFAULT_CONFIG: dict(tuned.default),
             **({} if tuned.disturbed is None else {"disturbed": list(tuned.disturbed)}),
             "shape": kernel_spec(problem.kernel).product_sizes(problem, job.device.conditions),
         },

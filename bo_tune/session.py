@@ -4,7 +4,6 @@ import secrets
 import threading
 import time
 import uuid
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
@@ -19,7 +18,6 @@ from bo_tune.events import Listener, StudyFailed, StudyLost, StudyStarted, ignor
 from bo_tune.history import Histories
 from bo_tune.joint_decision import Decision, parted
 from bo_tune.opening import StudyOpener
-from bo_tune.outcome import Launches
 from bo_tune.pending import Pending
 from bo_tune.processes.fork_server import ForkServer
 from bo_tune.results import StudyResult, figures_of
@@ -30,7 +28,7 @@ from bo_tune.store.study_name import StudyName
 from bo_tune.tables import TunedEntry
 from bo_tune.threads import garbage_sought_seldom, one_blas_thread, turns_taken_fast
 from bo_tune.tuned import Tuned, finished_event, session_wall_s, table_entries
-from bo_tune.tuner import InterruptedSearch, Tuner
+from bo_tune.tuner import InterruptedSearch, Searched, Tuner
 
 __all__ = ["Session", "SessionSettings", "Tuned", "session_wall_s"]
 
@@ -80,7 +78,9 @@ class Session:
         self._jobs: Sequence[Job] = ()
         self._begun_at, self._begun_cpu_s = time.perf_counter(), time.process_time()
         self._ended_at: float | None = None
-        self._tuners: list[Tuner] = []
+        self._searching: list[Tuner] = []
+        self._searched = Searched()
+        self._counting = threading.Lock()
         self._done = 0
 
     def run(self, jobs: Sequence[Job], *, elsewhere: threading.Event | None = None) -> list[Tuned]:
@@ -157,17 +157,17 @@ class Session:
 
     @property
     def _own_activity(self) -> SessionActivity:
-        tuners = list(self._tuners)
+        with self._counting:
+            done = sum(map(Searched.of, self._searching), self._searched)
         devices = {id(device): device for job in self._jobs for device in job.devices}.values()
-        launches: Launches = sum((tuner.launches for tuner in tuners), Counter())
         return SessionActivity(
             wall_s=round((self._ended_at or time.perf_counter()) - self._begun_at, 3),
             studies=len(self._jobs),
             studies_done=self._done,
-            studies_begun=len(tuners),
-            trials=sum(len(tuner.trials) - tuner.resumed for tuner in tuners),
-            launches={purpose.value: count for purpose, count in launches.items()},
-            tuner_s=sum(tuner.tuner_s for tuner in tuners),
+            studies_begun=done.studies,
+            trials=done.trials,
+            launches={purpose.value: count for purpose, count in done.launches.items()},
+            tuner_s=done.tuner_s,
             store_s=self._store.busy_s,
             cpu_s=round(time.process_time() - self._begun_cpu_s, 3),
             devices=by_gpu((device.gpu.name, device.activity) for device in devices),
@@ -216,26 +216,34 @@ class Session:
             results = [None] * len(jobs)
         self._begin(prepared)
         tuned = [
-            Tuned(
+            Tuned.of(
                 job,
                 name,
                 result,
                 tuner,
-                found.get(ORIGIN_ATTR, {}),
+                origin=found.get(ORIGIN_ATTR, {}),
                 disturbed=found.get(DISTURBED_ATTR),
                 kept=self._claims.were_done(name),
             )
             for job, (name, tuner), result, found in zip(jobs, prepared, results, attributes, strict=True)
         ]
-        for one in tuned:
-            self._end(one, True)
+        for one, tuner in zip(tuned, tuners, strict=True):
+            self._end(one, tuner, True)
+        self._let_go(tuners)
         return tuned
 
     def _begin(self, prepared: Sequence[tuple[StudyName, Tuner]]) -> None:
         for name, tuner in prepared:
-            self._tuners.append(tuner)
+            with self._counting:
+                self._searching.append(tuner)
             counts, times = (len(tuner.trials), len(tuner.candidates)), (tuner.best_us, tuner.default_us)
             self._listener(StudyStarted(str(name), tuner.problem, *counts, *times))
+
+    def _let_go(self, tuners: Sequence[Tuner]) -> None:
+        """Keep of searches that have ended what they did, and not their models and trials."""
+        with self._counting:
+            self._searching = [tuner for tuner in self._searching if tuner not in tuners]
+            self._searched = sum(map(Searched.of, tuners), self._searched)
 
     def _search_all(self, jobs: Sequence[Job]) -> list[Tuned]:
         """Search studies together; first those of kernels that decide for the others, if there are any."""
@@ -261,15 +269,16 @@ class Session:
         finally:  # also where the lease was lost: the study is opened anew when it is taken again
             for tuner in tuners:
                 tuner.proposer.close()
+            self._let_go(tuners)
         found: Sequence[StudyResult | None] = results or [None] * len(jobs)
         kept = reused is not None
         tuned = [
-            Tuned(job, name, r, t, disturbed=disturbed[t.stored.name], kept=kept)
+            Tuned.of(job, name, r, t, disturbed=disturbed[t.stored.name], kept=kept)
             for job, (name, t), r in zip(jobs, prepared, found, strict=True)
         ]
-        for one in tuned:
-            self._note_end(one, kept)
-            self._end(one, kept)
+        for one, tuner in zip(tuned, tuners, strict=True):
+            self._note_end(one, tuner, kept)
+            self._end(one, tuner, kept)
         return tuned
 
     def _fail(self, jobs: Sequence[Job], message: str) -> list[Tuned]:
@@ -282,20 +291,19 @@ class Session:
             except UnreadableStudyError:
                 nothing = StudyStore(MEMORY).open(self.settings.name_of(job), job.device.gpu)
                 name, tuner = self.opener.open(job, done=True, stored=nothing)
-            failed.append(Tuned(job, name, None, tuner, done=False))
+            failed.append(Tuned.of(job, name, None, tuner, done=False))
             self._listener(StudyFailed(str(name), job.problem, message))
         return failed
 
-    def _note_end(self, tuned: Tuned, reused: bool) -> None:
+    def _note_end(self, tuned: Tuned, tuner: Tuner, reused: bool) -> None:
         """Have it in the database that a study is done, with what is to be known of it without its trials."""
         origin = {} if reused else {ORIGIN_ATTR: {**tuned.job.device.provenance, "session": self.id}}
-        self._claims.finish(tuned.name, {FIGURES_ATTR: figures_of(tuned.tuner.trials), **origin})
+        self._claims.finish(tuned.name, {FIGURES_ATTR: figures_of(tuner.trials), **origin})
 
-    def _end(self, tuned: Tuned, reused: bool) -> None:
+    def _end(self, tuned: Tuned, tuner: Tuner, reused: bool) -> None:
         """Let others learn from a finished study, and of it."""
-        tuner, result = tuned.tuner, tuned.result
-        if result is not None and self._teaches_itself:
-            self._histories.learn(tuned.name, tuned.job.device.gpu, tuner.trials)
+        if tuned.result is not None and self._teaches_itself:
+            self._histories.learn(tuned.name, tuned.job.device.gpu, tuned.stored.study_id, tuner.trials)
         self._done += 1
         self._listener(finished_event(tuned, reused=reused))
 

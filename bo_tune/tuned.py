@@ -2,14 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
+from optuna.trial import FrozenTrial
+
+from bo_tune.candidates import Candidates
 from bo_tune.devices import Job
 from bo_tune.events import StudyFinished
 from bo_tune.kernels.registry import engine_spec, kernel_spec
+from bo_tune.outcome import Launches
 from bo_tune.problem import lora
 from bo_tune.provenance import Provenance
 from bo_tune.results import StudyResult, covered_s, intervals_of
+from bo_tune.store.storage import StoredStudy
 from bo_tune.store.study_name import StudyName
 from bo_tune.tables import TunedEntry
 from bo_tune.tuner import Tuner
@@ -17,9 +23,16 @@ from bo_tune.tuner import Tuner
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """One finished study of a session: its result, and the tuner that holds its trials.
+    """One finished study of a session.
+
+    A session may hold thousands, so none keeps its model, nor its trials: those are in the database.
 
     Attributes:
+        default: the default config.
+        tried: how many trials it holds; ``resumed`` of them were recorded before the session.
+        launched_configs: configs launched at least once.
+        launches: launches of the session, by purpose.
+        under_way: when each trial began and ended.
         origin: what measured it, and in which session, where another one finished it.
         done: whether it was brought to its end; not where it could not be measured at all.
         disturbed: what disturbed measuring it; None where it is not known that nothing did.
@@ -29,30 +42,60 @@ class Tuned:
     job: Job
     name: StudyName
     result: StudyResult | None
-    tuner: Tuner
+    stored: StoredStudy
+    candidates: Candidates
+    default: Mapping[str, int]
+    tried: int
+    resumed: int
+    launched_configs: int
+    launches: Launches
+    under_way: Sequence[tuple[datetime, datetime]]
     origin: Mapping[str, Any] = field(default_factory=dict)
     done: bool = True
     disturbed: Sequence[str] | None = None
     kept: bool = False
 
+    @classmethod
+    def of(cls, job: Job, name: StudyName, result: StudyResult | None, tuner: Tuner, **more: Any) -> "Tuned":
+        """Return what is to be kept of a study that its tuner has brought to its end."""
+        return cls(
+            job=job,
+            name=name,
+            result=result,
+            stored=tuner.stored,
+            candidates=tuner.candidates,
+            default=tuner.default,
+            tried=len(tuner.trials),
+            resumed=tuner.resumed,
+            launched_configs=tuner.launched_configs,
+            launches=tuner.launches,
+            under_way=intervals_of(tuner.trials),
+            **more,
+        )
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """Its trials, read from the database. Raises StorageError, UnreadableStudyError."""
+        return self.stored.trials()
+
 
 def finished_event(tuned: Tuned, *, reused: bool) -> StudyFinished:
     """Return what is told of a study that has come to its end."""
-    result, tuner = tuned.result, tuned.tuner
+    result = tuned.result
     return StudyFinished(
         str(tuned.name),
-        tuner.problem,
+        tuned.job.problem,
         result.time_us if result else None,
         result.default_time_us if result else None,
-        len(tuner.trials),
-        tuner.launched_configs,
+        tuned.tried,
+        tuned.launched_configs,
         reused,
     )
 
 
 def session_wall_s(tuned: Sequence[Tuned]) -> float:
     """Return the seconds during which any trial of the studies was under way, those of earlier sessions included."""
-    return round(covered_s(interval for t in tuned for interval in intervals_of(t.tuner.trials)), 3)
+    return round(covered_s(interval for t in tuned for interval in t.under_way), 3)
 
 
 def table_entries(tuned: Sequence[Tuned], session: str) -> list[TunedEntry]:

@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import TypeVar
@@ -75,6 +75,35 @@ def take_ready(under_way: deque[UnderWay], build: Callable[[UnderWay], Future[Bu
     taken = under_way[place]
     del under_way[place]
     return taken
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What searches did since they were opened.
+
+    Attributes:
+        trials: recorded.
+        launches: by purpose.
+        tuner_s: seconds spent on deciding and recording.
+    """
+
+    studies: int = 0
+    trials: int = 0
+    launches: Launches = field(default_factory=Counter)
+    tuner_s: float = 0.0
+
+    @classmethod
+    def of(cls, tuner: "Tuner") -> "Searched":
+        """Return what one search did so far."""
+        return cls(1, len(tuner.trials) - tuner.resumed, Counter(tuner.launches), tuner.tuner_s)
+
+    def __add__(self, other: "Searched") -> "Searched":
+        return Searched(
+            self.studies + other.studies,
+            self.trials + other.trials,
+            self.launches + other.launches,
+            self.tuner_s + other.tuner_s,
+        )
 
 
 class Tuner:

@@ -122,6 +122,7 @@ JSON = {
         "grid_costs": "of the exhaustive ones",
         "pruned": "trials by reason",
         "excluded": "configs left out before any trial, by reason",
+        "left_out": "older studies, of which nothing is told",
         "cases": "default_us, time_us, speed_up, grid_best_us, regret_percent, steps, studies",
     },
     "check": {

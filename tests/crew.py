@@ -20,7 +20,7 @@ from bo_tune.report.console import short_config
 from bo_tune.store.attributes import DONE_ATTR
 from bo_tune.store.leases import LEASES, DatabaseNow
 from bo_tune.store.storage import StudyStore, StudySummary
-from bo_tune.store.study_rows import attribute_of_all
+from bo_tune.store.study_rows import attribute_of
 
 Recorded = Counter[tuple[str, str]]
 """Trials by study and config, as runs print them."""
@@ -71,7 +71,7 @@ class Crew:
         """Return the processes that hold a study which is not done."""
         with self._connected() as connection:
             held = select(LEASES.c.study_id, LEASES.c.pid).where(LEASES.c.expires_at > DatabaseNow())
-            done = attribute_of_all(connection, DONE_ATTR)
+            done = attribute_of(connection, DONE_ATTR)
             return {row.pid for row in connection.execute(held) if row.study_id not in done}
 
     def tokens(self) -> list[int]:

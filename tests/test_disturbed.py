@@ -151,7 +151,7 @@ def test_the_mark_is_in_the_database_at_once(store: StudyStore) -> None:
     def wait_for_mark(config: Config) -> None:
         deadline = time.monotonic() + LONG_S
         while not seen and time.monotonic() < deadline:
-            seen.extend(filter(None, store.attribute_of_all(DISTURBED_ATTR).values()))
+            seen.extend(filter(None, store.attribute_of(DISTURBED_ATTR).values()))
 
     Gpu(using(), SHARED, on_measure=wait_for_mark).tune(store)
     assert seen == [[PRESENT]]
@@ -166,7 +166,7 @@ def test_a_mark_stays_when_the_study_goes_on_in_peace(store: StudyStore) -> None
     with pytest.raises(InterruptedSearch):
         disturbed.tune(store)
     (tuned,) = Gpu(using(), IDLE).tune(store)
-    assert tuned.tuner.resumed
+    assert tuned.resumed
     assert tuned.disturbed == [PRESENT]
     (kept,) = Gpu(using(), IDLE).tune(store)
     assert kept.disturbed == [PRESENT]

@@ -105,8 +105,8 @@ def test_a_session_takes_an_imported_result_as_its_own(target: StudyStore, files
         import_study(target, read_recording(path))
     job = replay_job(sliced(SHRINK))
     (tuned,) = Session(target, SETTINGS).run([job])
-    assert tuned.tuner.resumed == len(tuned.tuner.trials)
-    assert not tuned.tuner.launches
+    assert tuned.resumed == len(tuned.trials)
+    assert not tuned.launches
     (entry,) = Session(target, SETTINGS).entries([tuned])
     assert entry.provenance is not None
     assert entry.provenance.session == tuned.origin["session"]

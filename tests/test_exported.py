@@ -282,5 +282,5 @@ def test_an_exported_study_of_schema_1_is_told_of_and_never_current(document: Do
     assert import_study(store, exported).has_result
     (tuned,) = Session(store, SessionSettings(budget=16, bundled=False)).run([replay_job(sliced(SHRINK))])
     assert not tuned.kept
-    assert len(tuned.tuner.trials) - tuned.tuner.resumed == 16
+    assert len(tuned.trials) - tuned.resumed == 16
     assert replace(tuned.name, toolchain="", search="") == exported.name

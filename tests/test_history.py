@@ -94,7 +94,8 @@ def test_a_study_is_read_once_and_a_finished_one_not_at_all(store: StudyStore, m
     assert len(loaded) == 1
     tune(store, sliced(SHRINK, m=32))
     (name,) = {s.name for s in store.summaries()} - set(loaded)
-    known.learn(name, TARGET.gpu, store.load(name).trials())
+    study = store.load(name)
+    known.learn(name, TARGET.gpu, study.study_id, study.trials())
     assert len(known.of(TARGET.problem, TARGET.gpu)) == 2
     assert len(loaded) == 1
 

@@ -141,7 +141,7 @@ def test_the_stop_rule_ends_all_four_and_says_how_sure_it_is() -> None:
     assert {json.dumps(result.certificate) for result in results} == {json.dumps(results[0].certificate)}
     assert results[0].certificate is not None
     assert results[0].certificate["probability"] > 0.9
-    assert max(t.tuner.launched_configs for t in tuned) < 60
+    assert max(t.launched_configs for t in tuned) < 60
 
 
 def test_without_a_budget_it_ends_when_nothing_can_help_any_more() -> None:
@@ -175,7 +175,7 @@ def test_a_kernel_that_was_tuned_alone_is_chosen_anew_with_the_others() -> None:
 
 def test_stored_results_of_older_versions_are_read() -> None:
     (tuned,) = tune(small(16)[:1], budget=3)
-    stored = tuned.tuner.stored.attribute(RESULT_ATTR)
+    stored = tuned.stored.attribute(RESULT_ATTR)
     del stored["joint"]
     assert StudyResult.from_json(stored) == tuned.result
 
@@ -197,7 +197,7 @@ def test_a_sum_that_is_no_faster_leaves_the_defaults() -> None:
         recordings.append(replace(recording, entries=dict.fromkeys(recording.entries, known)))
     for one in tune(recordings, budget=8):
         assert one.result is not None
-        assert one.result.config == one.tuner.default
+        assert one.result.config == one.default
 
 
 def test_keys_of_m_that_are_added_are_added_for_all_four() -> None:

@@ -61,8 +61,8 @@ def test_one_launch_decides_on_block_m_for_all(settings: dict[str, object]) -> N
 
 def test_a_search_tries_nothing_under_other_values_but_the_default() -> None:
     for one in tune([*small(16), *one_launch(16, FASTER_AT_32)], budget=8):
-        tried = [trial.params for trial in one.tuner.trials]
-        assert tried[0] == one.tuner.default
+        tried = [trial.params for trial in one.trials]
+        assert tried[0] == one.default
         if one.job.problem.kernel in ONE_LAUNCH:
             assert sorted(config["block_m"] for config in tried) == [16, 32, 64, 128]
         else:
@@ -104,7 +104,7 @@ def test_configs_of_other_values_do_not_count_against_the_budget() -> None:
     tune(small(16), store, budget=12)
     for one in tune([*small(16), *one_launch(16, FASTER_AT_32)], store, budget=6):
         if one.job.problem.kernel in MOE_KERNELS:
-            under = [t for t in one.tuner.trials if t.params["block_m"] == 32]
+            under = [t for t in one.trials if t.params["block_m"] == 32]
             assert len(under) >= 5
 
 
@@ -116,7 +116,7 @@ def test_a_worker_searches_who_decides_first_as_the_session_would(tmp_path: Path
     collected = Session(store, settings).run(jobs)
     alone = Session(StudyStore(MEMORY), settings).run(jobs)
     assert {k: r.config for k, r in results(collected).items()} == {k: r.config for k, r in results(alone).items()}
-    assert all(not one.tuner.launches for one in collected)
+    assert all(not one.launches for one in collected)
 
 
 def test_where_who_decides_cannot_be_measured_the_others_choose_themselves() -> None:

@@ -9,7 +9,7 @@ from helpers import EXPAND, SHRINK, sliced, sqlite_url, stored_trials
 from sqlalchemy import event
 
 from bo_tune.devices import replay_job
-from bo_tune.listing import StudyListing, list_studies, matching, study_detail
+from bo_tune.listing import StudyListing, list_studies, study_detail
 from bo_tune.outcome import LaunchPurpose, estimate_us
 from bo_tune.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
@@ -98,15 +98,15 @@ def store_reads(statements: list[str]) -> list[str]:
     return [statement for statement in statements if "FROM trial_params" in statement]
 
 
-def test_studies_are_found_by_words_of_their_names(listed: dict[str, StudyListing]) -> None:
-    studies = list(listed.values())
-    assert matching(studies, []) == studies
-    assert {study.name.problem.m for study in matching(studies, ["LORA_SHRINK", "m32."])} == {32}
-    assert not matching(studies, ["lora_shrink", "m7."])
-    (grid,) = matching(studies, ["| grid"])
+def test_studies_are_found_by_words_of_their_names(file: Path, listed: dict[str, StudyListing]) -> None:
+    store = StudyStore(sqlite_url(file), create=False)
+    assert {study.name.problem.m for study in list_studies(store, ["LORA_SHRINK", "m32."])} == {32}
+    assert not list_studies(store, ["lora_shrink", "m7."])
+    (grid,) = list_studies(store, ["| grid"])
     assert grid.name.exhaustive
     for name, study in listed.items():
-        assert matching(studies, [name]) == [study]
+        assert list_studies(store, [name]) == [study]
+    store.close()
 
 
 def test_a_study_in_full_is_every_trial_and_the_result(file: Path, listed: dict[str, StudyListing]) -> None:

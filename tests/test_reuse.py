@@ -38,7 +38,7 @@ def run(store: StudyStore, settings: SessionSettings, *jobs: Job, **more: Any) -
 
 def measured(tuned: Tuned) -> int:
     """Trials of a study that its session measured."""
-    return len(tuned.tuner.trials) - tuned.tuner.resumed
+    return len(tuned.trials) - tuned.resumed
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_nothing_is_reused_across_toolchains(changed: dict[str, str] | None) -> 
     assert (again.kept, measured(again), again.result) == (True, 0, first.result)
     upgraded = {} if changed is None else {**versions, **changed}
     (other,) = run(store, RANDOM, measured_with(sliced(SHRINK), **upgraded))
-    assert (other.kept, other.tuner.resumed, measured(other)) == (False, 0, 8)
+    assert (other.kept, other.resumed, measured(other)) == (False, 0, 8)
     assert len(store.summaries()) == 2
     assert StudyWorker(store, fitting([measured_with(sliced(SHRINK), triton="9")]), RANDOM).run() == 0
 
@@ -78,8 +78,8 @@ def test_no_search_sees_what_another_found(other: dict[str, Any]) -> None:
     run(store, RANDOM, job)
     (found,) = run(store, replace(RANDOM, **other), job)
     (alone,) = run(StudyStore(MEMORY), replace(RANDOM, **other), job)
-    assert (found.kept, found.tuner.resumed) == (False, 0)
-    assert [t.params for t in found.tuner.trials] == [t.params for t in alone.tuner.trials]
+    assert (found.kept, found.resumed) == (False, 0)
+    assert [t.params for t in found.trials] == [t.params for t in alone.trials]
     (again,) = run(store, replace(RANDOM, **other), job)
     assert (again.kept, again.result) == (True, found.result)
 
@@ -98,8 +98,8 @@ def test_another_budget_or_end_goes_on_from_the_trials_and_chooses_anew(other: d
     store, job = StudyStore(MEMORY), replay_job(sliced(SHRINK))
     run(store, RANDOM, job)
     (found,) = run(store, replace(RANDOM, **other), job)
-    assert (found.kept, found.tuner.resumed, measured(found)) == (False, 8, more)
-    assert found.tuner.launches, "the finalists were timed again"
+    assert (found.kept, found.resumed, measured(found)) == (False, 8, more)
+    assert found.launches, "the finalists were timed again"
     assert found.result is not None
     assert found.result.asked == replace(RANDOM, **other).asked("lora_shrink")
     (again,) = run(store, replace(RANDOM, **other), job)
@@ -130,12 +130,12 @@ def test_fresh_sets_aside_what_is_asked_for_and_nothing_else(store: StudyStore) 
     job, other = replay_job(sliced(SHRINK)), replay_job(sliced(EXPAND))
     (first, _) = run(store, RANDOM, job, other)
     (fresh,) = run(store, RANDOM, job, fresh=True)
-    assert (fresh.kept, fresh.tuner.resumed, measured(fresh)) == (False, 0, 8)
+    assert (fresh.kept, fresh.resumed, measured(fresh)) == (False, 0, 8)
     assert [summary.name for summary in store.summaries()] == sorted((first.name, other_name(store, EXPAND)), key=str)
     (aside,) = [s for s in store.summaries(set_aside=True) if s.name.set_aside]
     assert replace(aside.name, set_aside="") == first.name
     kept = store.load(aside.name).trials()
-    assert [config_key(t.params) for t in kept] == [config_key(t.params) for t in first.tuner.trials]
+    assert [config_key(t.params) for t in kept] == [config_key(t.params) for t in first.trials]
     assert len({t._trial_id for t in [*kept, *store.load(first.name).trials()]}) == 16
     (again,) = run(store, RANDOM, job)
     assert (again.kept, again.result) == (True, fresh.result)
@@ -168,9 +168,9 @@ def test_a_fresh_run_that_was_interrupted_goes_on_with_what_it_has(store: StudyS
         session[0].run(stopping)
     done, rest = run(store, RANDOM, *jobs, fresh=True)
     assert (done.kept, measured(done)) == (True, 0)
-    assert done.tuner.resumed == 8
-    assert 0 < rest.tuner.resumed < 8
-    assert measured(rest) == 8 - rest.tuner.resumed
+    assert done.resumed == 8
+    assert 0 < rest.resumed < 8
+    assert measured(rest) == 8 - rest.resumed
     assert len([s for s in store.summaries(set_aside=True) if s.name.set_aside]) == 2
     store.close()
 

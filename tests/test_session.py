@@ -63,7 +63,7 @@ def run(
 
 
 def params(tuned: list[Tuned]) -> list[list[dict[str, int]]]:
-    return [[trial.params for trial in t.tuner.trials] for t in tuned]
+    return [[trial.params for trial in t.trials] for t in tuned]
 
 
 def test_results_come_in_the_order_of_the_problems() -> None:
@@ -158,7 +158,7 @@ def test_studies_in_flight_on_a_real_database_lose_nothing(tmp_path: Path, sampl
     store.close()
     found = stored_trials(tmp_path / "x.db")
     assert {name: [t.params for t in trials] for name, trials in found.items()} == {
-        str(t.name): [trial.params for trial in t.tuner.trials] for t in tuned
+        str(t.name): [trial.params for trial in t.trials] for t in tuned
     }
     told = Counter((e.name, config_key(e.config)) for e in heard.of(TrialRecorded))  # type: ignore[union-attr]
     assert told == Counter((name, config_key(t.params)) for name, trials in found.items() for t in trials)
@@ -189,7 +189,7 @@ def test_an_exhaustive_search_is_a_study_of_its_own() -> None:
     run(RANDOM, jobs(1, on), store)
     measured = len(on.measured)
     (grid,) = run(SessionSettings(sampler="grid", budget=None), jobs(1, on), store)
-    assert len(on.measured) - measured == len(grid.tuner.candidates) + 1
+    assert len(on.measured) - measured == len(grid.candidates) + 1
     assert len(store.summaries()) == 2
     assert {s.name.exhaustive for s in store.summaries()} == {False, True}
 
@@ -231,7 +231,7 @@ def test_what_was_left_out_is_kept_with_the_study() -> None:
     note = summary.attributes[SPACE_ATTR]
     default = SPEC.default_config(problems(1)[0])
     assert note == {"size": 24, "candidates": 6, "excluded": {IDENTICAL: 18}, "default": default}
-    assert len(tuned.tuner.trials) == 7
+    assert len(tuned.trials) == 7
 
 
 def test_a_default_identical_to_a_config_of_the_grid_is_measured_once() -> None:
@@ -240,7 +240,7 @@ def test_a_default_identical_to_a_config_of_the_grid_is_measured_once() -> None:
     space = SearchSpace.of({**{name: (value,) for name, value in default.items()}, "num_stages": (1, 2, 3)})
     on = FakeDevice(times=by_tile, space=space, effective=lambda config: {**config, "num_stages": 1})
     (tuned,) = run(SessionSettings(sampler="grid", budget=None), jobs(1, on))
-    assert len(tuned.tuner.candidates) == 1
+    assert len(tuned.candidates) == 1
     effective = Counter(config_key(on.effective(config)) for config in on.measured)
     assert max(effective.values()) == 1
 
@@ -285,7 +285,7 @@ def test_a_search_that_learns_begins_with_the_winner_of_the_nearest_problem() ->
     (taught,) = run(settings, [replay_job(sliced(SHRINK))], store)
     (tuned,) = run(settings, [replay_job(sliced(SHRINK, m=32))], store)
     assert taught.result is not None
-    begins_with = sliced(SHRINK).time_us(tuned.tuner.trials[1].params)
+    begins_with = sliced(SHRINK).time_us(tuned.trials[1].params)
     assert begins_with is not None
     assert begins_with <= 1.1 * taught.result.time_us
 
@@ -339,4 +339,4 @@ def test_equal_gpus_share_the_studies_each_of_which_keeps_to_one() -> None:
     assert [t.job.problem for t in tuned] == problems(6)
     assert {id(t.job.device) for t in tuned} == {id(gpu) for gpu in gpus}
     for gpu in gpus:
-        assert len(gpu.measured) == sum(len(t.tuner.trials) for t in tuned if t.job.device is gpu)
+        assert len(gpu.measured) == sum(len(t.trials) for t in tuned if t.job.device is gpu)

@@ -60,7 +60,7 @@ def test_a_study_that_ended_by_the_rule_stays_ended(tmp_path: Path) -> None:
         store = StudyStore(f"sqlite:///{tmp_path}/studies.db")
         on = FakeDevice(smooth_us, SPACE)
         (tuned,) = Session(store, SessionSettings(budget=200, stop_rule=StopRule())).run([Job(PROBLEM, on)])
-        trials.append((len(tuned.tuner.trials), len(on.measured)))
+        trials.append((len(tuned.trials), len(on.measured)))
         store.close()
     (first, measured), (second, measured_again) = trials
     assert first == second == measured
@@ -71,7 +71,7 @@ def test_no_more_is_started_than_the_rule_will_have_measured() -> None:
     on = FakeDevice(smooth_us, SPACE)
     settings = SessionSettings(budget=60, stop_rule=StopRule(most=12, risk=0.0), in_flight=1, compilers=8)
     (tuned,) = Session(StudyStore(MEMORY), settings).run([Job(PROBLEM, on)])
-    assert len(tuned.tuner.trials) == len(on.compiled) == 12
+    assert len(tuned.trials) == len(on.compiled) == 12
 
 
 class Slow(FakeDevice):
@@ -88,15 +88,15 @@ def test_a_study_that_is_sure_waits_for_no_compile() -> None:
     (tuned,) = Session(StudyStore(MEMORY), settings).run([Job(PROBLEM, on)])
     assert tuned.result is not None
     assert tuned.result.ended_by is not None
-    assert len(on.compiled) == len(tuned.tuner.trials) + 2
-    assert not [trial for trial in tuned.tuner.trials if trial.params in (on.compiled[2], on.compiled[4])]
+    assert len(on.compiled) == len(tuned.trials) + 2
+    assert not [trial for trial in tuned.trials if trial.params in (on.compiled[2], on.compiled[4])]
     assert tuned.result.certificate is not None
-    assert tuned.result.certificate["tried"] == len(tuned.tuner.trials)
+    assert tuned.result.certificate["tried"] == len(tuned.trials)
 
 
 def test_without_a_rule_the_budget_is_spent() -> None:
     (tuned,) = Session(StudyStore(MEMORY), SessionSettings(budget=30)).run([Job(PROBLEM, FakeDevice(smooth_us, SPACE))])
-    assert tuned.tuner.launched_configs == 30
+    assert tuned.launched_configs == 30
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "coordinate"])
@@ -105,7 +105,7 @@ def test_samplers_without_a_model_certify_nothing(sampler: str) -> None:
     (tuned,) = Session(StudyStore(MEMORY), settings).run([Job(PROBLEM, FakeDevice(smooth_us, SPACE))])
     assert tuned.result is not None
     assert tuned.result.certificate is None
-    assert tuned.tuner.launched_configs == 12
+    assert tuned.launched_configs == 12
 
 
 def test_binaries_that_exist_are_preferred() -> None:
@@ -114,7 +114,7 @@ def test_binaries_that_exist_are_preferred() -> None:
     for binaries in (frozenset(), compiled):
         device = FakeDevice(smooth_us, SPACE, there=binaries)
         (tuned,) = Session(StudyStore(MEMORY), SessionSettings(budget=25)).run([Job(PROBLEM, device)])
-        shares.append(sum(config_key(trial.params) in compiled for trial in tuned.tuner.trials))
+        shares.append(sum(config_key(trial.params) in compiled for trial in tuned.trials))
     assert shares[1] > shares[0]
 
 
@@ -138,8 +138,8 @@ def test_what_others_teach_later_does_not_open_an_ended_study_again(tmp_path: Pa
     others = [read_recording(path) for path in sorted(BUNDLED.glob("h100.lora_expand.*")) if path.name != EXPAND]
     Session(store, settings).run([replay_job(other) for other in others])
     (again,) = Session(store, settings).run([replay_job(recording)])
-    assert len(again.tuner.trials) == len(first.tuner.trials)
+    assert len(again.trials) == len(first.trials)
     assert again.result == first.result
     (more,) = Session(store, SessionSettings(budget=60)).run([replay_job(recording)])
-    assert more.tuner.launched_configs == 60
+    assert more.launched_configs == 60
     store.close()

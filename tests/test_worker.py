@@ -39,7 +39,7 @@ def work(store: StudyStore, jobs: list[Job], heard: list[Event] | None = None) -
 
 
 def params(tuned: list[Tuned]) -> list[list[dict[str, int]]]:
-    return [[trial.params for trial in t.tuner.trials] for t in tuned]
+    return [[trial.params for trial in t.trials] for t in tuned]
 
 
 def done(store: StudyStore) -> set[str]:
@@ -58,7 +58,7 @@ def test_it_searches_as_the_session_would_have(store: StudyStore, url: str, tmp_
     alone = Session(StudyStore(sqlite_url(tmp_path / "alone.db")), settings).run(jobs)
     assert params(collected) == params(alone)
     assert [t.result.config for t in collected if t.result] == [t.result.config for t in alone if t.result]
-    assert all(not t.tuner.launches for t in collected)
+    assert all(not t.launches for t in collected)
     assert sum(isinstance(event, StudyFinished) for event in heard) == 3
 
 
@@ -83,7 +83,7 @@ def test_kernels_that_must_agree_are_taken_together(store: StudyStore, url: str)
     assert work(StudyStore(url), jobs, heard) == 0
     assert len(done(store)) == len(jobs) == 4
     tuned = session.run(jobs)
-    assert all(not t.tuner.launches for t in tuned)
+    assert all(not t.launches for t in tuned)
     shared = {t.result.config["block_m"] for t in tuned if t.result}
     assert len(shared) == 1
     assert all(t.result and t.result.joint for t in tuned)
@@ -128,7 +128,7 @@ def test_a_study_wanted_anew_is_done_anew(store: StudyStore, url: str) -> None:
     assert done(store) == set()
     assert work(StudyStore(url), [job]) == 0
     (tuned,) = Session(store, replace(RANDOM, budget=9)).run([job])
-    assert tuned.tuner.launched_configs == 9
+    assert tuned.launched_configs == 9
 
 
 class Broken(FakeDevice):
@@ -173,7 +173,7 @@ def test_a_session_waits_for_a_study_that_another_has_and_takes_its_result(store
 
     tuned = Session(store, RANDOM, listener=listen).run([first, second])
     assert [t.result is not None for t in tuned] == [True, True]
-    assert not tuned[0].tuner.launches
+    assert not tuned[0].launches
     assert [e.problem for e in heard if isinstance(e, StudyElsewhere)] == [first.problem]
     assert tuned[0].origin["session"] != tuned[1].origin.get("session")
 
@@ -199,9 +199,9 @@ def test_a_study_that_is_lost_is_taken_again_and_the_others_go_on(url: str) -> N
     other = replay_job(sliced(EXPAND))
     tuned = Session(store, RANDOM, listener=heard.append).run([job, other])
     assert [e.name for e in heard if isinstance(e, StudyLost)] == stolen
-    assert [t.tuner.launched_configs for t in tuned] == [6, 6]
+    assert [t.launched_configs for t in tuned] == [6, 6]
     for t in tuned:
-        assert len({tuple(sorted(trial.params.items())) for trial in t.tuner.trials}) == len(t.tuner.trials)
+        assert len({tuple(sorted(trial.params.items())) for trial in t.trials}) == len(t.trials)
 
 
 def test_a_worker_that_is_stopped_ends_after_the_trial_under_way(store: StudyStore, url: str) -> None:

@@ -1,5 +1,6 @@
 """``bo-tune export``, ``import`` and ``merge``: results that travel without the database; ``delete``: those that go."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +37,7 @@ def export_command(
     with StudyStore(storage, only_read=True) as store:
         chosen = [
             s
-            for s in store.summaries()
+            for s in store.summaries(ids=_numbers(store, kernel, gpu or ""))
             if (not kernel or s.name.problem.kernel in kernel) and (gpu or "").lower() in s.name.gpu.lower()
         ]
         if not chosen:
@@ -54,6 +55,12 @@ def export_command(
     output.json(
         {"studies": [{"study": str(s.name), "file": str(path)} for s, path in written], "without_trials": empty}
     )
+
+
+def _numbers(store: StudyStore, kernels: Sequence[str] | None, gpu: str) -> list[int]:
+    """Return the numbers of the studies whose names fit, so that no others need to be read."""
+    names = store.names().items()
+    return [i for i, n in names if (not kernels or n.split(" |")[0] in kernels) and gpu.lower() in n.lower()]
 
 
 def import_command(

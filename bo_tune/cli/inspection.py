@@ -131,7 +131,7 @@ def show_command(
       bo-tune show lora_shrink m16. k4096
     """
     from bo_tune.cli.output import Output
-    from bo_tune.listing import list_studies, matching, study_detail
+    from bo_tune.listing import list_studies, study_detail
     from bo_tune.report.console import studies_lines, studies_tables
     from bo_tune.report.reuse import unreadable_lines
     from bo_tune.report.study import study_lines, study_tables
@@ -140,7 +140,7 @@ def show_command(
     output = Output("show", json_file, quiet=quiet)
     words = study or []
     with StudyStore(storage, only_read=True) as store:
-        studies = matching(list_studies(store), words)
+        studies = list_studies(store, words)
         if words and not studies:
             raise InputError(f"{store.url}: no study with {' and '.join(map(repr, words))} in its name")
         detail = study_detail(store, studies[0]) if words and len(studies) == 1 else None
@@ -152,5 +152,6 @@ def show_command(
         output.tables(*studies_tables(studies))
         output.lines(*studies_lines(studies))
     output.say(*unreadable_lines(unreadable))
-    found = [detail.to_json()] if detail else [one.to_json() for one in studies]
-    output.json({"studies": found, "unreadable": unreadable})
+    if json_file is not None:
+        found = [detail.to_json()] if detail else [one.to_json() for one in studies]
+        output.json({"studies": found, "unreadable": unreadable})

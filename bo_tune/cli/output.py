@@ -50,7 +50,7 @@ class Output:
     def tables(self, *tables: RenderableType) -> None:
         """Print tables of results."""
         for table in tables:
-            self._results.print(table)
+            self._results.print(table, crop=False)
 
     def lines(self, *lines: str) -> None:
         """Print lines of results, as they are."""

@@ -11,6 +11,10 @@ from bo_tune.errors import InputError, printable
 
 
 def report_command(
+    study: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="STUDY", help="Only studies with these words in their names.", show_default=False),
+    ] = None,
     storage: o.Storage = DEFAULT_STORAGE,
     out: Annotated[Path, typer.Option(metavar="FILE.html", help="The page.")] = Path("report.html"),
     title: Annotated[
@@ -31,6 +35,8 @@ def report_command(
 ) -> None:
     """Write an HTML page about the searches of a database. It fetches nothing, and can be sent as it is.
 
+    Of very many studies it tells of the newest, and says so.
+
     Examples:
       bo-tune report --storage sqlite:///bo_tune.db --out report.html
       bo-tune report --storage sqlite:///bo_tune.db --recordings studies/recordings --title "Llama-3.1-8B, TP 1"
@@ -48,13 +54,16 @@ def report_command(
     grids = [recording for folder in recordings or () for recording in read_recordings(folder)]
     figures = _figures(session) if session else None
     with StudyStore(storage, only_read=True) as store:
-        found = review(store, grids, figures)
+        found = review(store, grids, figures, study or ())
     output.say(*unreadable_lines(store.unreadable))
     if not found.cases:
-        raise InputError(f"{store.url}: no searches in this database")
-    page = render(found, title=printable(title), storage=printable(store.url)).encode()
+        raise InputError(f"{store.url}: no searches {'of that name ' if study else ''}in this database")
+    notes: list[str] = []
+    page = render(found, title=printable(title), storage=printable(store.url), note=notes.append).encode()
     writing(out, lambda: write_atomically(out, page))
-    output.lines(f"wrote {out}: {len(found.studies)} studies, {len(page) / 1e6:.1f} MB")
+    left_out = f"; {found.left_out} older ones left out" if found.left_out else ""
+    output.lines(f"wrote {out}: {len(found.studies)} studies, {len(page) / 1e6:.1f} MB{left_out}")
+    output.warn(*(f"{out} is without its charts: {why}" for why in notes))
     output.json(document(found))
 
 

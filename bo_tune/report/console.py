@@ -3,12 +3,14 @@
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from statistics import fmean, geometric_mean
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -24,6 +26,9 @@ from bo_tune.space import Config
 
 WIDTH_OF_FILES = 160
 """Columns of tables that go to a file or a pipe."""
+
+MOST_ROWS = 1000
+"""Of a table that is laid out for the terminal: a millisecond each."""
 
 DISTURBED = " !"
 """Mark of studies that were disturbed while they were measured."""
@@ -136,6 +141,32 @@ def plain_table(title: str, text: Sequence[str], figures: Sequence[str]) -> Tabl
     for name in figures:
         table.add_column(name, justify="right", no_wrap=True)
     return table
+
+
+@dataclass(frozen=True, slots=True)
+class LongTable:
+    """A table of so many rows that nobody reads it as one: lines that are never folded.
+
+    Args:
+        text: names of the first columns.
+        figures: names of those that are aligned to the right.
+    """
+
+    title: str
+    text: Sequence[str]
+    figures: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """See ``rich.protocol``."""
+        every = [(*self.text, *self.figures), *self.rows]
+        widths = [max(map(len, column)) for column in zip(*every, strict=True)]
+        aligned = [str.ljust] * len(self.text) + [str.rjust] * len(self.figures)
+        lines = (
+            "  ".join(align(cell, width) for align, cell, width in zip(aligned, row, widths, strict=True))
+            for row in every
+        )
+        yield Segment("\n".join([self.title, *(line.rstrip() for line in lines), ""]))
 
 
 def results_tables(tuned: Iterable[Tuned]) -> Iterator[Table]:
@@ -312,7 +343,7 @@ def simulation_line(sampler: str, summary: Mapping[str, Any]) -> str:
     )
 
 
-def studies_tables(studies: Iterable[StudyListing]) -> Iterator[Table]:
+def studies_tables(studies: Iterable[StudyListing]) -> Iterator[Table | LongTable]:
     """Return the studies of a database: a table for each kernel, GPU, source, toolchain and kind, a study a row."""
 
     def group(study: StudyListing) -> tuple[str, str, str, str]:
@@ -322,20 +353,29 @@ def studies_tables(studies: Iterable[StudyListing]) -> Iterator[Table]:
         return name.problem.kernel, name.gpu, f"{name.kernel_source}, {name.toolchain or UNKNOWN}", kind + aside
 
     for (kernel, gpu, source, kind), group_studies in groupby(sorted(studies, key=group), group):
+        title, text = f"{kernel} on {gpu} ({source}), {kind}", ("problem", "pruned because")
         figures = ("complete", "pruned", *TIMES, "sure")
-        table = plain_table(f"{kernel} on {gpu} ({source}), {kind}", ("problem", "pruned because"), figures)
-        for study in group_studies:
-            table.add_row(
-                study.name.problem.shape_label + ("" if study.finished else " *") + marked(study.disturbed),
-                _counted(study.reasons),
-                str(study.states.get("COMPLETE", 0)),
-                str(study.states.get("PRUNED", 0)),
-                us(study.default_us),
-                us(study.best_us),
-                speed_up(study.default_us, study.best_us),
-                sure(study.certificate),
-            )
+        rows = list(map(_study_row, group_studies))
+        if len(rows) > MOST_ROWS:
+            yield LongTable(title, text, figures, rows)
+            continue
+        table = plain_table(title, text, figures)
+        for row in rows:
+            table.add_row(*row)
         yield table
+
+
+def _study_row(study: StudyListing) -> list[str]:
+    return [
+        study.name.problem.shape_label + ("" if study.finished else " *") + marked(study.disturbed),
+        _counted(study.reasons),
+        str(study.states.get("COMPLETE", 0)),
+        str(study.states.get("PRUNED", 0)),
+        us(study.default_us),
+        us(study.best_us),
+        speed_up(study.default_us, study.best_us),
+        sure(study.certificate),
+    ]
 
 
 def studies_lines(studies: Sequence[StudyListing]) -> list[str]:

@@ -32,13 +32,11 @@ def reuse_lines(tuned: Sequence[Tuned], now: datetime | None = None) -> list[str
         f"kept {_studies(len(ages))} measured {_span(ages)} ago with {toolchain}, by {search}; --fresh measures anew"
         for (toolchain, search), ages in groups.items()
     ]
-    resumed = [one for one in tuned if not one.kept and one.tuner.resumed]
-    trials = [trial for one in resumed for trial in one.tuner.trials[: one.tuner.resumed]]
-    if trials:
-        ages = [
-            (now - trial.datetime_start.astimezone(UTC)).total_seconds() for trial in trials if trial.datetime_start
-        ]
-        lines.append(f"went on with {_studies(len(resumed))}: {len(trials)} trials were there, from {_span(ages)} ago")
+    resumed = [one for one in tuned if not one.kept and one.resumed]
+    if resumed:
+        begun = [start for one in resumed for start, _ in one.under_way[: one.resumed]]
+        ages = [(now - start.astimezone(UTC)).total_seconds() for start in begun]
+        lines.append(f"went on with {_studies(len(resumed))}: {len(ages)} trials were there, from {_span(ages)} ago")
     return lines
 
 

@@ -19,6 +19,7 @@ def document(review: Review) -> dict[str, Any]:
         "grid_costs": asdict(review.grid_effort) if review.grid_effort else None,
         "pruned": dict(review.pruned),
         "excluded": dict(review.excluded),
+        "left_out": review.left_out,
         "cases": [_case(case) for case in review.cases],
     }
 

@@ -9,11 +9,11 @@ from optuna.trial import FrozenTrial
 
 from bo_tune.conditions import UNKNOWN
 from bo_tune.outcome import Measurement
-from bo_tune.results import Costs, StudyResult, costs_of, default_of, figures_of, intervals_of
+from bo_tune.results import Costs, costs_of, default_of, figures_of, intervals_of
 from bo_tune.review.importance import modelled_losses
 from bo_tune.review.noise import late_share, spread
 from bo_tune.space import ConfigKey, config_key
-from bo_tune.store.attributes import GPU_ATTR, ORIGIN_ATTR, RESULT_ATTR, SPACE_ATTR
+from bo_tune.store.attributes import GPU_ATTR, ORIGIN_ATTR, SPACE_ATTR
 from bo_tune.store.storage import StudySummary
 from bo_tune.store.study_name import StudyName
 from bo_tune.store.trials import REASON, RUNTIMES_US, launched, outcome_of
@@ -108,9 +108,7 @@ class StudyReview:
 
 def review_study(summary: StudySummary, trials: Sequence[FrozenTrial]) -> StudyReview:
     """Look back on a study, finished or not."""
-    attributes = summary.attributes
-    stored = attributes.get(RESULT_ATTR)
-    result = StudyResult.from_json(stored) if stored else None
+    attributes, result = summary.attributes, summary.result
     points = _points(trials)
     best = min((p for p in points if p.complete), key=lambda p: p.time_us or 0.0, default=None)
     costs = result.costs if result and result.trials == len(trials) else costs_of(trials)

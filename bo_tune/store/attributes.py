@@ -32,3 +32,6 @@ FRESH_ATTR = "bo_tune:fresh"
 
 DISTURBED_ATTR = "bo_tune:disturbed"
 """What disturbed measuring the study, ``gpu_watch``'s words; not there where it is not known that nothing did."""
+
+ALIKE = frozenset([SCHEMA_ATTR, GPU_ATTR, SPACE_ATTR, JOB_ATTR, DONE_ATTR, FIGURES_ATTR, ORIGIN_ATTR])
+"""Attributes of which many studies have the same: each text is read and checked once."""

@@ -14,7 +14,20 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from bo_tune.kernels.registry import IN_ORDER, kernel_spec
 from bo_tune.outcome import SLOW, InvalidReason, LaunchPurpose
 from bo_tune.problem import AnyProblem
-from bo_tune.store.attributes import GPU_ATTR, NAME_ATTR, PREFIX
+from bo_tune.store.attributes import (
+    ALIKE,
+    DISTURBED_ATTR,
+    DONE_ATTR,
+    FIGURES_ATTR,
+    FRESH_ATTR,
+    GPU_ATTR,
+    JOB_ATTR,
+    NAME_ATTR,
+    ORIGIN_ATTR,
+    PREFIX,
+    RESULT_ATTR,
+    SPACE_ATTR,
+)
 from bo_tune.store.fields import (
     Count,
     Flag,
@@ -30,6 +43,9 @@ from bo_tune.store.fields import (
 )
 from bo_tune.store.result import StudyResult
 from bo_tune.store.study_name import StudyName
+
+MOST_SHARED = 1000
+"""Attribute values that are remembered as sound."""
 
 
 class NotOursError(ValueError):
@@ -73,21 +89,6 @@ class _Space(_Stored):
     default: StoredConfig | None = None
 
 
-class _Attributes(_Stored):
-    """By their keys without the prefix."""
-
-    name: _Name
-    gpu: _Gpu
-    result: StudyResult | None = None
-    figures: _Figures | None = None
-    space: _Space | None = None
-    origin: Mapping[Line, Line] | None = None
-    job: Mapping[str, Any] | None = None
-    done: Mapping[str, Any] | None = None
-    fresh: Line | None = None
-    disturbed: list[Line] | None = None
-
-
 class _Cost(_Stored):
     """Later versions may store more of a trial, which is read by them alone: plain values."""
 
@@ -121,6 +122,19 @@ class _Trial(_Stored):
 
 _PART: TypeAdapter[str] = TypeAdapter(Part)
 
+_ATTRIBUTES: Mapping[str, TypeAdapter[Any]] = {
+    GPU_ATTR: TypeAdapter(_Gpu),
+    RESULT_ATTR: TypeAdapter(StudyResult | None),
+    FIGURES_ATTR: TypeAdapter(_Figures | None),
+    SPACE_ATTR: TypeAdapter(_Space | None),
+    ORIGIN_ATTR: TypeAdapter(Mapping[Line, Line] | None),
+    JOB_ATTR: TypeAdapter(Mapping[str, Any] | None),
+    DONE_ATTR: TypeAdapter(Mapping[str, Any] | None),
+    FRESH_ATTR: TypeAdapter(Line | None),
+    DISTURBED_ATTR: TypeAdapter(list[Line] | None),
+}
+"""What each attribute of a study holds, besides its name."""
+
 
 def name_of(stored: object, place: str) -> StudyName:
     """Read a study's name, which stands in this place. Raises NotOursError."""
@@ -145,16 +159,31 @@ def _check_names(problem: AnyProblem, place: str) -> None:
         raise NotOursError(f"{place}.problem: {first_error(error)}") from None
 
 
-def check_attributes(attributes: Mapping[str, Any]) -> StudyName:
-    """Return a study's name if its attributes can be what this package stored. Raises NotOursError."""
-    name = name_of(attributes.get(NAME_ATTR), NAME_ATTR)
-    try:
-        _Attributes.model_validate({key.removeprefix(PREFIX): value for key, value in attributes.items()})
-    except ValidationError as error:
-        raise NotOursError(first_error(error)) from None
-    if attributes[GPU_ATTR]["name"] != name.gpu:
-        raise NotOursError(f"{GPU_ATTR}.name: expected {name.gpu!r}, as the study is named")
-    return name
+class AttributesCheck:
+    """Checks the attributes of many studies; values that several share (``ALIKE``) are checked once."""
+
+    def __init__(self) -> None:
+        self._sound: dict[tuple[str, int], Any] = {}
+
+    def __call__(self, attributes: Mapping[str, Any]) -> tuple[StudyName, StudyResult | None]:
+        """Return a study's name and result if its attributes can be what this package stored. Raises NotOursError."""
+        name = name_of(attributes.get(NAME_ATTR), NAME_ATTR)
+        result = None
+        for key, kind in _ATTRIBUTES.items():
+            value = attributes.get(key)
+            if (key != GPU_ATTR and value is None) or (value is not None and (key, id(value)) in self._sound):
+                continue
+            try:
+                found = kind.validate_python(value)
+            except ValidationError as error:
+                raise NotOursError(first_error(error, key.removeprefix(PREFIX))) from None
+            if key == RESULT_ATTR:
+                result = found
+            elif key in ALIKE and len(self._sound) < MOST_SHARED:
+                self._sound[key, id(value)] = value  # held, so that no other gets its number
+        if attributes[GPU_ATTR]["name"] != name.gpu:
+            raise NotOursError(f"{GPU_ATTR}.name: expected {name.gpu!r}, as the study is named")
+        return name, result
 
 
 def check_trials(problem: AnyProblem, trials: Iterable[FrozenTrial]) -> None:

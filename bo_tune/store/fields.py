@@ -58,10 +58,11 @@ class _Joint(_Sum):
     decided_by: _Decision | None = None
 
 
-def first_error(error: ValidationError) -> str:
-    """Return the place and the words of the first thing that is wrong, in one line."""
+def first_error(error: ValidationError, *under: str) -> str:
+    """Return the place, under another, and the words of the first thing that is wrong, in one line."""
     first = error.errors(include_url=False, include_input=False)[0]
-    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    parts = (*under, *first["loc"])
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
     expected = first["msg"][:1].lower() + first["msg"][1:]
     return f"{place}: {expected}" if place else expected
 

@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from bo_tune.errors import StorageError
 from bo_tune.store import study_rows
+from bo_tune.store.attributes import RESULT_ATTR
 from bo_tune.store.study_rows import StudyRow
 from bo_tune.store.trial_reader import read_trials
 from bo_tune.store.trial_writer import insert_trials
@@ -22,8 +23,14 @@ from bo_tune.store.trial_writer import insert_trials
 class Rows(Protocol):
     """The studies of a database and their trials."""
 
-    def studies(self, names: Sequence[str] | None = None) -> list[StudyRow]:
-        """Return studies with their attributes: those of these names that there are, or all."""
+    def studies(self, names: Sequence[str] | None = None, *, ids: Sequence[int] | None = None) -> list[StudyRow]:
+        """Return studies with their attributes: those of these names or numbers that there are, or all."""
+
+    def finished(self, kernel: str) -> list[StudyRow]:
+        """Return the studies of a kernel that have a result, with their names and GPUs for attributes."""
+
+    def names(self, key: str) -> dict[int, str]:
+        """Return the names of the studies that have an attribute, by their numbers."""
 
     def add_studies(self, studies: Mapping[str, Mapping[str, Any]]) -> None:
         """Add studies by name, with their attributes. Raises IntegrityError where one is there already."""
@@ -31,8 +38,8 @@ class Rows(Protocol):
     def attributes(self, study_id: int) -> Mapping[str, Any]:
         """Return a study's attributes."""
 
-    def attribute_of_all(self, key: str) -> dict[int, Any]:
-        """Return an attribute of all studies that have it, by their numbers."""
+    def attribute_of(self, key: str, study_ids: Sequence[int] | None = None) -> dict[int, Any]:
+        """Return an attribute of studies that have it, of all by default, by their numbers."""
 
     def values_of(self, key: str) -> list[Any]:
         """Return the different values of an attribute of studies."""
@@ -49,8 +56,8 @@ class Rows(Protocol):
     def trials(self, study_ids: Sequence[int], states: Sequence[TrialState]) -> dict[int, list[FrozenTrial]]:
         """Return the trials of studies that are in one of these states, oldest first."""
 
-    def counts(self) -> dict[int, dict[TrialState, int]]:
-        """Return how many trials studies have, by state; of one without trials nothing."""
+    def counts(self, study_ids: Sequence[int] | None = None) -> dict[int, dict[TrialState, int]]:
+        """Return how many trials studies have, all of them by default, by state; of one without trials nothing."""
 
     def insert(self, trials: Iterable[tuple[int, FrozenTrial]]) -> None:
         """Add finished trials, each after the number of its study."""
@@ -65,9 +72,17 @@ class FastRows:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def studies(self, names: Sequence[str] | None = None) -> list[StudyRow]:
+    def studies(self, names: Sequence[str] | None = None, *, ids: Sequence[int] | None = None) -> list[StudyRow]:
         """See ``Rows``."""
-        return study_rows.read_studies(self._connection, names)
+        return study_rows.read_studies(self._connection, names, ids=ids)
+
+    def finished(self, kernel: str) -> list[StudyRow]:
+        """See ``Rows``."""
+        return study_rows.read_finished(self._connection, kernel)
+
+    def names(self, key: str) -> dict[int, str]:
+        """See ``Rows``."""
+        return study_rows.read_names(self._connection, key)
 
     def add_studies(self, studies: Mapping[str, Mapping[str, Any]]) -> None:
         """See ``Rows``."""
@@ -77,9 +92,9 @@ class FastRows:
         """See ``Rows``."""
         return study_rows.attributes_of(self._connection, study_id)
 
-    def attribute_of_all(self, key: str) -> dict[int, Any]:
+    def attribute_of(self, key: str, study_ids: Sequence[int] | None = None) -> dict[int, Any]:
         """See ``Rows``."""
-        return study_rows.attribute_of_all(self._connection, key)
+        return study_rows.attribute_of(self._connection, key, study_ids)
 
     def values_of(self, key: str) -> list[Any]:
         """See ``Rows``."""
@@ -102,9 +117,9 @@ class FastRows:
         """See ``Rows``."""
         return read_trials(self._connection, study_ids, states)
 
-    def counts(self) -> dict[int, dict[TrialState, int]]:
+    def counts(self, study_ids: Sequence[int] | None = None) -> dict[int, dict[TrialState, int]]:
         """See ``Rows``."""
-        return study_rows.trial_counts(self._connection)
+        return study_rows.trial_counts(self._connection, study_ids)
 
     def insert(self, trials: Iterable[tuple[int, FrozenTrial]]) -> None:
         """See ``Rows``."""
@@ -121,14 +136,21 @@ class PlainRows:
     def __init__(self, storage: BaseStorage) -> None:
         self._storage = storage
 
-    def studies(self, names: Sequence[str] | None = None) -> list[StudyRow]:
+    def studies(self, names: Sequence[str] | None = None, *, ids: Sequence[int] | None = None) -> list[StudyRow]:
         """See ``Rows``."""
-        wanted = None if names is None else set(names)
         return [
             StudyRow(study._study_id, study.study_name, dict(study.user_attrs), [])
             for study in self._storage.get_all_studies()
-            if wanted is None or study.study_name in wanted
+            if (names is None or study.study_name in names) and (ids is None or study._study_id in ids)
         ]
+
+    def finished(self, kernel: str) -> list[StudyRow]:
+        """See ``Rows``."""
+        return [s for s in self.studies() if s.name.startswith(f"{kernel} |") and RESULT_ATTR in s.attributes]
+
+    def names(self, key: str) -> dict[int, str]:
+        """See ``Rows``."""
+        return {study.study_id: study.name for study in self.studies() if key in study.attributes}
 
     def add_studies(self, studies: Mapping[str, Mapping[str, Any]]) -> None:
         """See ``Rows``."""
@@ -141,14 +163,13 @@ class PlainRows:
         """See ``Rows``."""
         return self._storage.get_study_user_attrs(study_id)
 
-    def attribute_of_all(self, key: str) -> dict[int, Any]:
+    def attribute_of(self, key: str, study_ids: Sequence[int] | None = None) -> dict[int, Any]:
         """See ``Rows``."""
-        studies = self._storage.get_all_studies()
-        return {study._study_id: study.user_attrs[key] for study in studies if key in study.user_attrs}
+        return {s.study_id: s.attributes[key] for s in self.studies(ids=study_ids) if key in s.attributes}
 
     def values_of(self, key: str) -> list[Any]:
         """See ``Rows``."""
-        return list(self.attribute_of_all(key).values())
+        return list(self.attribute_of(key).values())
 
     def rename(self, study_id: int, name: str) -> None:
         """See ``Rows``."""
@@ -168,12 +189,12 @@ class PlainRows:
         """See ``Rows``."""
         return {i: self._storage.get_all_trials(i, deepcopy=False, states=tuple(states)) for i in study_ids}
 
-    def counts(self) -> dict[int, dict[TrialState, int]]:
+    def counts(self, study_ids: Sequence[int] | None = None) -> dict[int, dict[TrialState, int]]:
         """See ``Rows``."""
         found: dict[int, dict[TrialState, int]] = {}
-        for study in self._storage.get_all_studies():
-            for trial in self._storage.get_all_trials(study._study_id, deepcopy=False):
-                states = found.setdefault(study._study_id, {})
+        for study in self.studies(ids=study_ids):
+            for trial in self._storage.get_all_trials(study.study_id, deepcopy=False):
+                states = found.setdefault(study.study_id, {})
                 states[trial.state] = states.get(trial.state, 0) + 1
         return found
 

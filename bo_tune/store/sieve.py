@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial
 from bo_tune.errors import UnreadableStudyError, printable
 from bo_tune.problem import GpuInfo
 from bo_tune.store.attributes import GPU_ATTR, NAME_ATTR, READABLE, RESULT_ATTR, SCHEMA_ATTR
-from bo_tune.store.checked import NotOursError, check_attributes, check_trials
+from bo_tune.store.checked import AttributesCheck, NotOursError, check_trials
 from bo_tune.store.result import StudyResult
 from bo_tune.store.study_name import StudyName
 from bo_tune.store.study_rows import StudyRow
@@ -21,16 +21,25 @@ MEND = "bo-tune delete removes it, --fresh sets it aside"
 
 @dataclass(frozen=True, slots=True)
 class StudySummary:
-    """A study as listed: its name and user attributes, without its trials."""
+    """A study as listed: its name, result and user attributes, without its trials."""
 
     study_id: int
     name: StudyName
     attributes: Mapping[str, Any]
+    result: StudyResult | None = None
 
     @property
     def gpu(self) -> GpuInfo:
         """The GPU it is about."""
         return GpuInfo.from_json(self.attributes[GPU_ATTR])
+
+
+def about_of(row: StudyRow) -> tuple[StudyName, GpuInfo] | None:
+    """Return what a study is about; None where that cannot be read. Nothing else is looked at."""
+    try:
+        return StudyName.from_json(row.attributes[NAME_ATTR]), GpuInfo.from_json(row.attributes[GPU_ATTR])
+    except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
+        return None
 
 
 class Sieve:
@@ -42,6 +51,7 @@ class Sieve:
 
     def __init__(self) -> None:
         self.unreadable: dict[str, str] = {}
+        self._check = AttributesCheck()
 
     def leave_out(self, name: str, why: str) -> None:
         """Keep in mind why a study cannot be read."""
@@ -60,13 +70,13 @@ class Sieve:
             schema = row.attributes[SCHEMA_ATTR]
             if schema not in READABLE:
                 raise NotOursError(f"{SCHEMA_ATTR}: expected {' or '.join(map(str, READABLE))}, got {schema!r}")
-            name = check_attributes(row.attributes)
+            name, result = self._check(row.attributes)
             if str(name) != row.name:
                 raise NotOursError(f"{NAME_ATTR}: is that of another study, {name}")
         except NotOursError as error:
             self.leave_out(row.name, str(error))
             return None
-        return StudySummary(row.study_id, name, row.attributes)
+        return StudySummary(row.study_id, name, row.attributes, result)
 
     def trials(self, name: StudyName, trials: Iterable[FrozenTrial]) -> list[FrozenTrial] | None:
         """Return the trials of a study that this package recorded; None where one of them cannot be that."""

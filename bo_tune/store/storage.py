@@ -35,12 +35,13 @@ from bo_tune.store.fenced import FencedWrite
 from bo_tune.store.lease_keeper import LeaseKeeper
 from bo_tune.store.leases import Holder
 from bo_tune.store.rows import FastRows, PlainRows, Rows
-from bo_tune.store.sieve import Sieve, StudySummary
+from bo_tune.store.sieve import Sieve, StudySummary, about_of
 from bo_tune.store.stored_study import FINISHED, StoredStudy
 from bo_tune.store.study_name import StudyName
 from bo_tune.store.trial_queue import LOST, TrialQueue, Writer, Written
 from bo_tune.store.trial_writer import is_known_schema
 from bo_tune.store.url import shown
+from bo_tune.threads import garbage_sought_seldom
 
 __all__ = ["FINISHED", "StoredStudy", "StudyName", "StudyStore", "StudySummary"]
 
@@ -120,15 +121,29 @@ class StudyStore:
         """Seconds spent in the database for whatever purpose, summed over threads, waiting for each other included."""
         return self._seconds + (self._keeper.busy_s if self._keeper else 0.0)
 
-    def summaries(self, *, set_aside: bool = False) -> list[StudySummary]:
+    def summaries(self, *, set_aside: bool = False, ids: Sequence[int] | None = None) -> list[StudySummary]:
         """List the studies of this package, in order of name, without loading trials; unreadable ones are left out.
 
         Args:
             set_aside: whether to list those too that were set aside for others begun anew.
+            ids: the numbers of those to list; all by default.
         """
-        rows = self._read(lambda rows: rows.studies())
-        found = [summary for row in rows if SCHEMA_ATTR in row.attributes and (summary := self._sieve.summary(row))]
+        with garbage_sought_seldom():  # there is none, and a third of the time would go into looking for it
+            rows = self._read(lambda rows: rows.studies(ids=ids))
+            found = [summary for row in rows if SCHEMA_ATTR in row.attributes and (summary := self._sieve.summary(row))]
         return sorted((s for s in found if set_aside or not s.name.set_aside), key=lambda s: str(s.name))
+
+    def finished(self, kernel: str, known: Collection[int]) -> dict[int, tuple[StudyName, GpuInfo]]:
+        """Return which studies of a kernel have a result, by their numbers, but for known ones and those set aside.
+
+        What they are about is read, and nothing else: whether they can be read, ``summaries`` tells.
+        """
+        rows = [row for row in self._read(lambda rows: rows.finished(kernel)) if row.study_id not in known]
+        found = {row.study_id: about_of(row) for row in rows}
+        strange = [i for i, about in found.items() if about is None]
+        if strange:
+            self.summaries(ids=strange)  # keeps in mind what is wrong with them
+        return {i: about for i, about in found.items() if about is not None and not about[0].set_aside}
 
     def trials_of(self, summaries: Collection[StudySummary]) -> dict[StudyName, list[FrozenTrial]]:
         """Return the finished trials of studies, as ``StoredStudy.trials`` does, reading them together; those of
@@ -152,13 +167,14 @@ class StudyStore:
         """Note that a study cannot be used, and why."""
         self._sieve.leave_out(str(name), why)
 
-    def attribute_of_all(self, key: str) -> dict[int, Any]:
-        """Return a user attribute of all studies that have it, by their numbers."""
-        return self._read(lambda rows: rows.attribute_of_all(key))
+    def attribute_of(self, key: str, study_ids: Sequence[int] | None = None) -> dict[int, Any]:
+        """Return a user attribute of studies that have it, of all by default, by their numbers."""
+        return self._read(lambda rows: rows.attribute_of(key, study_ids))
 
-    def counts(self) -> dict[int, dict[TrialState, int]]:
-        """Return how many trials studies have, by state, whoever recorded them; of one without trials nothing."""
-        return self._read(lambda rows: rows.counts())
+    def counts(self, study_ids: Sequence[int] | None = None) -> dict[int, dict[TrialState, int]]:
+        """Return how many trials studies have, all of them by default, by state, whoever recorded them; of one without
+        trials nothing."""
+        return self._read(lambda rows: rows.counts(study_ids))
 
     def load(self, name: StudyName) -> StoredStudy:
         """Open an existing study by its name. Raises StorageError where there is none."""
@@ -238,7 +254,7 @@ class StudyStore:
     def settle(self, names: Iterable[StudyName]) -> None:
         """Note that a session that may have begun studies anew has come to its end: who begins them anew from here on
         begins from nothing."""
-        begun = {i for i, since in self.attribute_of_all(FRESH_ATTR).items() if since}
+        begun = {i for i, since in self.attribute_of(FRESH_ATTR).items() if since}
         rows = self._read(lambda rows: rows.studies([str(name) for name in names])) if begun else []
 
         def settle(rows_: Rows, _: set[Writer]) -> None:
@@ -251,8 +267,7 @@ class StudyStore:
 
     def names(self) -> dict[int, str]:
         """Return the names of all studies of this package by their numbers, of unreadable ones too."""
-        rows = self._read(lambda rows: rows.studies())
-        return {row.study_id: row.name for row in rows if SCHEMA_ATTR in row.attributes or row.damaged}
+        return self._read(lambda rows: rows.names(SCHEMA_ATTR))
 
     def delete(self, study_id: int, name: str) -> int:
         """Delete a study and return how many trials it had.
@@ -264,7 +279,7 @@ class StudyStore:
         if self._keeper and token is None:
             raise StorageError(f"{name}: is being worked on; delete it once that is done")
         writer = study_id, token
-        trials = sum(self.counts().get(study_id, {}).values())
+        trials = sum(self.counts([study_id]).get(study_id, {}).values())
         lost = self._write([writer], lambda rows, held: rows.delete_all(i for i, _ in held))
         if lost:
             raise LeaseLostError(LOST)

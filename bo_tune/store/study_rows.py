@@ -6,15 +6,19 @@ belongs together comes in the transaction of the caller.
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 from optuna.storages._rdb import models
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
+from pydantic_core import from_json
 from sqlalchemy import Connection, func, insert, select, update
 from sqlalchemy import delete as sql_delete
+
+from bo_tune.store.attributes import ALIKE, GPU_ATTR, NAME_ATTR, RESULT_ATTR
 
 IN_ONE_QUERY = 500
 """Values of one IN list: every database takes as many."""
@@ -26,6 +30,7 @@ _DIRECTIONS: Any = models.StudyDirectionModel.__table__
 _ATTRIBUTES: Any = models.StudyUserAttributeModel.__table__
 _SYSTEM_ATTRIBUTES: Any = models.StudySystemAttributeModel.__table__
 _TRIALS: Any = models.TrialModel.__table__
+_ALL_ATTRIBUTES = select(_ATTRIBUTES.c.study_id, _ATTRIBUTES.c.key, _ATTRIBUTES.c.value_json)
 
 METRIC_NAMES_ATTR = "study:metric_names"
 """Key of what ``Study.set_metric_names`` stores."""
@@ -44,27 +49,57 @@ class StudyRow(NamedTuple):
     """Keys of attributes that are no JSON."""
 
 
-def read_studies(connection: Connection, names: Sequence[str] | None = None) -> list[StudyRow]:
-    """Return studies with their attributes: those of these names that there are, or all."""
-    columns = (_STUDIES.c.study_id, _STUDIES.c.study_name)
-    attributes = select(_ATTRIBUTES.c.study_id, _ATTRIBUTES.c.key, _ATTRIBUTES.c.value_json)
-    found: dict[int, StudyRow] = {}
-    if names is None:
-        found.update((i, StudyRow(i, name, {}, [])) for i, name in connection.execute(select(*columns)))
-        rows = iter(connection.execute(attributes))
+def read_studies(
+    connection: Connection, names: Sequence[str] | None = None, *, ids: Sequence[int] | None = None
+) -> list[StudyRow]:
+    """Return studies with their attributes: those of these names or numbers that there are, or all."""
+    statement: Any = select(_STUDIES.c.study_id, _STUDIES.c.study_name)
+    if ids is not None:
+        named = _where_in(connection, statement, _STUDIES.c.study_id, ids)
     else:
-        for some in chunks(names):
-            statement = select(*columns).where(_STUDIES.c.study_name.in_(some))
-            found.update((i, StudyRow(i, name, {}, [])) for i, name in connection.execute(statement))
-        rows = _of_studies(connection, attributes, _ATTRIBUTES.c.study_id, list(found))
-    for study_id, key, value in rows:
+        named = _where_in(connection, statement, _STUDIES.c.study_name, names)
+    found = {i: StudyRow(i, name, {}, []) for i, name in named}
+    every = names is None and ids is None
+    column = _ATTRIBUTES.c.study_id
+    _add_attributes(found, _where_in(connection, _ALL_ATTRIBUTES, column, None if every else list(found)))
+    return list(found.values())
+
+
+def read_finished(connection: Connection, kernel: str) -> list[StudyRow]:
+    """Return the studies of a kernel that have a result, with no other attributes than their names and GPUs."""
+    named: Any = select(_STUDIES.c.study_id, _STUDIES.c.study_name).join(
+        _ATTRIBUTES, (_ATTRIBUTES.c.study_id == _STUDIES.c.study_id) & (_ATTRIBUTES.c.key == RESULT_ATTR)
+    )
+    named = named.where(_STUDIES.c.study_name.startswith(f"{kernel} |", autoescape=True))
+    found = {i: StudyRow(i, name, {}, []) for i, name in connection.execute(named)}
+    ids = named.with_only_columns(_STUDIES.c.study_id)
+    wanted = (_ATTRIBUTES.c.study_id.in_(ids), _ATTRIBUTES.c.key.in_((NAME_ATTR, GPU_ATTR)))
+    _add_attributes(found, connection.execute(_ALL_ATTRIBUTES.where(*wanted)))
+    return list(found.values())
+
+
+def read_names(connection: Connection, key: str) -> dict[int, str]:
+    """Return the names of the studies that have an attribute, by their numbers."""
+    statement: Any = select(_STUDIES.c.study_id, _STUDIES.c.study_name).join(
+        _ATTRIBUTES, (_ATTRIBUTES.c.study_id == _STUDIES.c.study_id) & (_ATTRIBUTES.c.key == key)
+    )
+    return {row.study_id: row.study_name for row in connection.execute(statement)}
+
+
+def _add_attributes(found: Mapping[int, StudyRow], rows: Iterable[Any]) -> None:
+    for study_id, key, text in rows:
         if study_id in found:
             try:
-                found[study_id].attributes[key] = json.loads(value)
+                found[study_id].attributes[key] = _shared(text) if key in ALIKE else from_json(text)
             except ValueError:
                 found[study_id].attributes[key] = None
                 found[study_id].damaged.append(key)
-    return list(found.values())
+
+
+@lru_cache(256)
+def _shared(text: str) -> Any:
+    """Return what JSON says, the same object each time: thousands of studies may say the same."""
+    return from_json(text)
 
 
 def chunks(values: Sequence[Value]) -> Iterator[Sequence[Value]]:
@@ -73,8 +108,12 @@ def chunks(values: Sequence[Value]) -> Iterator[Sequence[Value]]:
         yield values[start : start + IN_ONE_QUERY]
 
 
-def _of_studies(connection: Connection, statement: Any, column: Any, study_ids: Sequence[int]) -> Iterator[Any]:
-    for some in chunks(study_ids):
+def _where_in(connection: Connection, statement: Any, column: Any, values: Sequence[Any] | None) -> Iterator[Any]:
+    """Return the rows with one of these values in a column; all rows where none are named."""
+    if values is None:
+        yield from connection.execute(statement)
+        return
+    for some in chunks(values):
         yield from connection.execute(statement.where(column.in_(some)))
 
 
@@ -134,10 +173,11 @@ def values_of(connection: Connection, key: str) -> list[Any]:
     ]
 
 
-def attribute_of_all(connection: Connection, key: str) -> dict[int, Any]:
-    """Return an attribute of all studies that have it, by their numbers."""
+def attribute_of(connection: Connection, key: str, study_ids: Sequence[int] | None = None) -> dict[int, Any]:
+    """Return an attribute of studies that have it, of all by default, by their numbers."""
     statement = select(_ATTRIBUTES.c.study_id, _ATTRIBUTES.c.value_json).where(_ATTRIBUTES.c.key == key)
-    return {study_id: _value(value) for study_id, value in connection.execute(statement)}
+    rows = _where_in(connection, statement, _ATTRIBUTES.c.study_id, study_ids)
+    return {study_id: _value(text) for study_id, text in rows}
 
 
 def name_of(connection: Connection, study_id: int) -> str | None:
@@ -163,11 +203,11 @@ def delete(connection: Connection, study_id: int) -> None:
             connection.execute(sql_delete(table).where(table.c.study_id == study_id))
 
 
-def trial_counts(connection: Connection) -> dict[int, dict[TrialState, int]]:
-    """Return how many trials each study has, by state."""
+def trial_counts(connection: Connection, study_ids: Sequence[int] | None = None) -> dict[int, dict[TrialState, int]]:
+    """Return how many trials studies have, all of them by default, by state."""
     found: defaultdict[int, dict[TrialState, int]] = defaultdict(dict)
     statement = select(_TRIALS.c.study_id, _TRIALS.c.state, func.count()).group_by(_TRIALS.c.study_id, _TRIALS.c.state)
-    for study_id, state, count in connection.execute(statement):
+    for study_id, state, count in _where_in(connection, statement, _TRIALS.c.study_id, study_ids):
         found[study_id][state] = count
     return dict(found)
 

@@ -1,10 +1,23 @@
 """``bo-tune report``: the page and the document, and what stops it."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
-from helpers import BUNDLED, EXPAND, SHRINK, Cli, sliced, sqlite_url, write_all
+from helpers import BUNDLED, EXPAND, ROOT, SHRINK, Cli, script, sliced, sqlite_url, write_all
+
+from bo_tune.report.page import drawing
+
+GROWTH = script(ROOT / "benchmarks" / "growth.py")
+
+
+@pytest.fixture
+def undrawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A renderer that dies at once, as a JavaScript engine does that gets too little memory."""
+    (tmp_path / "dying.py").write_text("import os\ndef main(): os.abort()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(drawing, "MODULE", "dying")
 
 
 @pytest.fixture
@@ -65,3 +78,39 @@ def test_a_database_of_grids_alone_has_no_searches(cli: Cli, tmp_path: Path) -> 
     ran = cli("grid", "--device", f"replay:{folder}", "--storage", url, "--out", tmp_path / "o")
     assert ran.code == 0, ran.err
     assert "no searches in this database" in cli("report", "--storage", url).error
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_report_tells_of_the_newest_and_what_it_left_out(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, page, document = sqlite_url(tmp_path / "x.db"), tmp_path / "r.html", tmp_path / "r.json"
+    GROWTH.fill(url, 12)
+    limits = sys.modules["bo_tune.review.review"]  # the package has a function of its name
+    monkeypatch.setattr(limits, "MOST_STUDIES", 5)
+    ran = cli("report", "--storage", url, "--out", page, "--json", document)
+    assert "5 studies" in ran.out
+    assert "7 older ones left out" in ran.out
+    assert "Left out: 7 studies, the oldest of 12" in page.read_text()
+    content = json.loads(document.read_text())
+    assert (len(content["cases"]), content["left_out"]) == (5, 7)
+    assert "m12.k512" in document.read_text()
+    monkeypatch.setattr(limits, "MOST_TRIALS", 3 * GROWTH.TRIALS)
+    assert "3 studies" in cli("report", "--storage", url, "--out", page).out
+    ran = cli("report", "m1.", "--storage", url, "--out", page)
+    assert (ran.code, "left out" in ran.out) == (0, False)
+    assert "no searches of that name" in cli("report", "nothing like it", "--storage", url).error
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_report_outlives_the_renderer_of_its_charts(cli: Cli, tmp_path: Path) -> None:
+    url, page = sqlite_url(tmp_path / "x.db"), tmp_path / "r.html"
+    GROWTH.fill(url, 2)
+    ran = cli("report", "--storage", url, "--out", page)
+    assert ran.code == 0
+    assert ran.err.count("\n") == 1
+    assert "without its charts: the renderer of charts died by SIGABRT" in ran.err
+    text = page.read_text()
+    assert "This page is without its charts" in text
+    assert "<svg" not in text
+    assert len(text) < 200_000

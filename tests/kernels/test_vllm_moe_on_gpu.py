@@ -94,7 +94,7 @@ def test_the_launch_that_runs_decides_on_block_m(device):
     found = {one.job.problem.kernel: one for one in tuned}
     assert {one.result.config["block_m"] for one in tuned} == {found[ONE_LAUNCH[0]].result.config["block_m"]}
     for kernel in ONE_LAUNCH:
-        trials = found[kernel].tuner.trials
+        trials = found[kernel].trials
         assert sorted(trial.params["block_m"] for trial in trials) == [16, 32, 64, 128]
         assert all(trial.value is not None for trial in trials), "a result is wrong"
     joint = found[KERNELS[0]].result.joint

@@ -157,7 +157,7 @@ def test_a_simulation(width: int) -> None:
 
 def test_a_problem_of_which_nothing_runs_is_listed(done: Done) -> None:
     tuned = done.tuned[0]
-    nothing = Tuned(tuned.job, tuned.name, None, tuned.tuner)
+    nothing = replace(tuned, result=None)
     text = rendered(report.results_tables([nothing]), 200)
     assert "nothing could be measured" in text
     assert "0 studies" in report.session_lines([nothing])[0]

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from helpers import SHRINK, bundled
 
-from bo_tune.report.page import charts, words
+from bo_tune.report.page import charts, vega, words
 from bo_tune.review.case import Case, Step
 from bo_tune.review.noise import NoiseBand
 from bo_tune.review.study import StudyReview, review_study
@@ -77,7 +77,7 @@ def test_nothing_measured_nothing_drawn() -> None:
 
 
 def test_charts_are_drawn_in_the_pages_colours_and_described() -> None:
-    drawn = charts.svg(charts.noise([NoiseBand(4.0, 8.0, 20, 0.05, 0.09), NoiseBand(8.0, 16.0, 20, 0.02, 0.04)]))
+    drawn = vega.svg(charts.noise([NoiseBand(4.0, 8.0, 20, 0.05, 0.09), NoiseBand(8.0, 16.0, 20, 0.02, 0.04)]))
     assert drawn.startswith('<svg role="img" aria-label="Spread of the repetitions')
     assert 'stroke="var(--blue)"' in drawn
     assert 'fill="var(--ink)"' in drawn
@@ -85,9 +85,9 @@ def test_charts_are_drawn_in_the_pages_colours_and_described() -> None:
 
 
 def test_what_draws_in_the_browser_is_whole() -> None:
-    script = charts.bundle()
+    script = vega.bundle()
     assert "vegaEmbed" in script
-    assert script == charts.bundle()
+    assert script == vega.bundle()
 
 
 @pytest.mark.parametrize(

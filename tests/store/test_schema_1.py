@@ -55,7 +55,7 @@ def test_it_teaches_and_none_of_it_is_current(database: Path) -> None:
     (old,) = [s for s in store.summaries() if s.name.problem == recording.problem]
     assert (old.attributes["bo_tune:origin"]["triton"], RESULT_ATTR in old.attributes) == ("3.6.0", True)
     (tuned,) = Session(store, settings).run([replay_job(recording)])
-    assert (tuned.kept, tuned.tuner.resumed, len(tuned.tuner.trials)) == (False, 0, 10)
+    assert (tuned.kept, tuned.resumed, len(tuned.trials)) == (False, 0, 10)
     assert len(store.summaries()) == STUDIES + 1
     assert store.load(old.name).result() is not None
     store.close()
@@ -73,9 +73,9 @@ def test_on_a_server(database: Path, postgres: Postgres) -> None:
     assert len(list_studies(store)) == STUDIES
     assert store.unreadable == {}
     (tuned,) = Session(store, SessionSettings(budget=10, bundled=False)).run([replay_job(sliced(SHRINK))])
-    assert (tuned.kept, tuned.tuner.resumed) == (False, 0)
+    assert (tuned.kept, tuned.resumed) == (False, 0)
     (fresh,) = Session(store, SessionSettings(budget=10, bundled=False), fresh=True).run([replay_job(sliced(SHRINK))])
-    assert (fresh.kept, fresh.tuner.resumed) == (False, 0)
+    assert (fresh.kept, fresh.resumed) == (False, 0)
     aside = [s for s in store.summaries(set_aside=True) if s.name.set_aside]
     assert [len(store.load(s.name).trials()) for s in aside] == [10]
     assert store.delete(aside[0].study_id, str(aside[0].name)) == 10

@@ -6,19 +6,15 @@ drawn in the browser, for the problem that is chosen there.
 
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from html import escape
 from math import ceil, inf
 from statistics import quantiles
 from typing import Any
-
-import vl_convert
 
 from bo_tune.review.case import Case
 from bo_tune.review.noise import NoiseBand
 
 Spec = dict[str, Any]
 
-VEGA_LITE = "6.4"
 WIDTH, HEIGHT = 620, 260
 MOST_LINES = 100
 """Cases whose curves are drawn one by one; of more only the quantiles are."""
@@ -53,18 +49,6 @@ _CONFIG: Spec = {
 
 _BELOW_EACH_OTHER = {"direction": "vertical", "offset": 4}
 """Layout of legends that leaves a narrow window's width to the chart."""
-
-
-def svg(spec: Spec) -> str:
-    """Draw a chart, with its description for those who do not see it."""
-    drawn: str = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
-    return drawn.replace("<svg ", f'<svg role="img" aria-label="{escape(spec["description"])}" ', 1)
-
-
-def bundle() -> str:
-    """Return the JavaScript that draws charts in a browser; it defines ``vegaEmbed``."""
-    script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
-    return script
 
 
 def _chart(description: str, **more: Any) -> Spec:

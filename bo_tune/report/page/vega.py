@@ -1,0 +1,30 @@
+"""Draws Vega-Lite charts, in a process of its own.
+
+The renderer holds a JavaScript engine. Where that gets too little memory it ends its process, with a page of addresses.
+"""
+
+import json
+import sys
+from html import escape
+from typing import Any
+
+import vl_convert
+
+VEGA_LITE = "6.4"
+
+
+def svg(spec: dict[str, Any]) -> str:
+    """Draw a chart, with its description for those who do not see it."""
+    drawn: str = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
+    return drawn.replace("<svg ", f'<svg role="img" aria-label="{escape(spec["description"])}" ', 1)
+
+
+def bundle() -> str:
+    """Return the JavaScript that draws charts in a browser; it defines ``vegaEmbed``."""
+    script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
+    return script
+
+
+def main() -> None:
+    """Draw what stdin holds, a list of charts, and write them and the JavaScript to stdout."""
+    json.dump({"svgs": [svg(spec) for spec in json.load(sys.stdin)], "bundle": bundle()}, sys.stdout)
