@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bo_tune.choices import DEFAULT_STORAGE, MEMORY
 from bo_tune.cli import options as o
 from bo_tune.errors import InputError
+
+if TYPE_CHECKING:
+    from bo_tune.store.storage import StudyStore
 
 
 def export_command(
@@ -57,7 +60,7 @@ def export_command(
     )
 
 
-def _numbers(store: StudyStore, kernels: Sequence[str] | None, gpu: str) -> list[int]:
+def _numbers(store: "StudyStore", kernels: Sequence[str] | None, gpu: str) -> list[int]:
     """Return the numbers of the studies whose names fit, so that no others need to be read."""
     names = store.names().items()
     return [i for i, n in names if (not kernels or n.split(" |")[0] in kernels) and gpu.lower() in n.lower()]
