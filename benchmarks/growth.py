@@ -146,7 +146,7 @@ def database(folder: Path, storage: str | None, studies: int, repeat: int) -> No
     (folder / "new").mkdir(exist_ok=True)
     write_recording(folder / "new" / recording_file_name(new.gpu, new.problem), new)
     page = folder / "report.html"
-    tune = ["tune", "--recordings", f"{folder}/new", "--out", f"{folder}/tuned", "--budget", "2", "--fresh"]
+    tune = ["tune", "--device", f"replay:{folder}/new", "--out", f"{folder}/tuned", "--budget", "2", "--fresh"]
     commands = {
         "--version": ["--version"],
         "show": ["show", "--storage", url],
