@@ -225,6 +225,10 @@ class Batch:
         self._folder, self._good, self._here = folder, folder / "good", folder / "here"
         self._good.mkdir(parents=True)
         furnish(self._good, run)
+        for kind in DOCUMENTS.values():  # what is refused undamaged would show nothing
+            for command in kind.commands:
+                ended = run(placed(command, {"in": self._good, "out": folder / "tried"}))
+                assert ended[0] in (0, 1), (command, ended)
 
     def try_one(self, draw: Draw) -> None:
         """Damage one input, and run a command that meets it."""

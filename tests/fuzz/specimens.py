@@ -27,14 +27,15 @@ STUDY = {
     ],
 }
 MODEL_STUDY = {
+    "kernels": ["lora_shrink"],
     "model": {"config": "config.json", "m": [16], "ranks": [16], "max_loras": 4, "adapter": "adapter_config.json"},
     "search": {"sampler": "random"},
 }
 ADAPTER = {
     "r": 16,
     "lora_alpha": 16,
-    "target_modules": ["q_proj", "v_proj"],
-    "rank_pattern": {"q_proj": 8},
+    "target_modules": ["o_proj"],
+    "rank_pattern": {"o_proj": 8},
     "bias": "none",
     "layers_to_transform": [0, 1],
     "layers_pattern": "layers",
@@ -59,7 +60,9 @@ STORED = ("--storage", "sqlite:///{in}/x.db")
 RANDOM = ("--sampler", "random", "--budget", "2", "--no-bundled")
 TUNE = ("tune", "--device", "replay:{in}/recordings", *RANDOM, "--out", "{out}")
 FORGOTTEN = (*TUNE, "--storage", "memory")
-SERVED = (*FORGOTTEN, "--max-loras", "4", "--rank", "16", "--m", "16", "--model", "{in}/config.json")
+# The only problem of the model that is recorded, so that what is valid is tuned.
+SERVED = (*FORGOTTEN, "--kernel", "lora_shrink", "--max-loras", "4", "--m", "16", "--model", "{in}/config.json")
+OF_ONE_LAYER = (*SERVED, "--rank", "16", "--target-modules", "o_proj")
 CHECK = ("check", "{in}/tuned", "--max-loras", "4", "--rank", "16", "--gpu", "NVIDIA H100 80GB HBM3", "--model")
 CHECK_IT = (*CHECK, "{in}/config.json")
 COMPARE = ("compare", "{in}/tuned", "{in}/grid")
@@ -84,7 +87,7 @@ class Kind:
 DOCUMENTS: Mapping[str, Kind] = {
     "study file": Kind("study.toml", ((*FORGOTTEN, "{in}/study.toml"),)),
     "study file of a model": Kind("model.toml", ((*FORGOTTEN, "{in}/model.toml"),)),
-    "model config": Kind(MODEL, (SERVED, CHECK_IT)),
+    "model config": Kind(MODEL, (OF_ONE_LAYER, CHECK_IT)),
     "model config with experts": Kind(EXPERTS, ((*CHECK, "{in}/experts.json"),)),
     "adapter config": Kind(ADAPTER_CONFIG, ((*SERVED, "--adapter", "{in}/adapter_config.json"),)),
     "tuned JSON": Kind(TABLE, (CHECK_IT, COMPARE, MERGE)),
@@ -99,7 +102,7 @@ LOOK = (SHOW, SHOW_ONE, EXPORT_ALL, (*TUNE, *STORED))
 
 OPTIONS: Mapping[Command, str] = {
     FORGOTTEN: "budget seed sampler kernel m lease jobs device timing gpus storage out json experts active-loras",
-    SERVED: "tp max-loras rank m target-modules adapter max-num-seqs model",
+    OF_ONE_LAYER: "tp max-loras rank m target-modules adapter max-num-seqs model",
     CHECK_IT: "max-loras rank tp gpu max-num-seqs target-modules json",
     SIMULATE: "recordings history sampler json",
     SHOW: "storage json",
