@@ -97,7 +97,7 @@ def measure(database: str, url: str, workers: int, studies: int) -> Row:
     Session(store, SETTINGS).register(jobs(studies))
     store.close()
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["helpers", "postgres", "bo_tune.worker", "bo_tune.listing"])
+    context.set_forkserver_preload(["helpers", "postgres", "bo_tune.worker"])
     start, answer = context.Barrier(workers + 1), context.Queue()
     processes = [context.Process(target=work, args=(url, studies, start, answer)) for _ in range(workers)]
     for process in processes:
