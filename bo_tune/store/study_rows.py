@@ -50,18 +50,18 @@ def read_studies(connection: Connection, names: Sequence[str] | None = None) -> 
     attributes = select(_ATTRIBUTES.c.study_id, _ATTRIBUTES.c.key, _ATTRIBUTES.c.value_json)
     found: dict[int, StudyRow] = {}
     if names is None:
-        found.update((i, StudyRow(i, name, {}, [])) for i, name in connection.execute(select(*columns)))
+        found.update((i, StudyRow(i, str(name), {}, [])) for i, name in connection.execute(select(*columns)))
         rows = iter(connection.execute(attributes))
     else:
         for some in chunks(names):
             statement = select(*columns).where(_STUDIES.c.study_name.in_(some))
-            found.update((i, StudyRow(i, name, {}, [])) for i, name in connection.execute(statement))
+            found.update((i, StudyRow(i, str(name), {}, [])) for i, name in connection.execute(statement))
         rows = _of_studies(connection, attributes, _ATTRIBUTES.c.study_id, list(found))
     for study_id, key, value in rows:
         if study_id in found:
             try:
                 found[study_id].attributes[key] = json.loads(value)
-            except ValueError:
+            except (TypeError, ValueError):
                 found[study_id].attributes[key] = None
                 found[study_id].damaged.append(key)
     return list(found.values())
