@@ -160,7 +160,7 @@ def load_study_file(path: Path) -> StudyFile:
         raise StudyFileError(f"{path}: {error}") from None
     try:
         if any(line.count(".") > MOST_DOTS and not line.startswith("#") for line in text.splitlines()):
-            raise ValueError(f"a line with more than {MOST_DOTS} dots")  # read in more than a minute, if of 100,000 parts
+            raise ValueError(f"a line with more than {MOST_DOTS} dots")  # of 100,000 parts: a minute and more
         data = tomllib.loads(text)
         deque(levels(data), maxlen=0)  # whatever nests too deeply for those who walk through it
     except (ValueError, RecursionError) as error:
