@@ -63,6 +63,9 @@ from bo_tune.study_schema import ModelTable, ProblemTable, StudyTables, describe
 MOST_BYTES = 2**20
 """Of a study file: thousands of problems."""
 
+MOST_DOTS = 200
+"""Of a line of it."""
+
 DEFAULT_RANKS = (16,)
 """vLLM's own default of ``--max-lora-rank``."""
 
@@ -156,6 +159,8 @@ def load_study_file(path: Path) -> StudyFile:
     except ValueError as error:
         raise StudyFileError(f"{path}: {error}") from None
     try:
+        if any(line.count(".") > MOST_DOTS and not line.startswith("#") for line in text.splitlines()):
+            raise ValueError(f"a line with more than {MOST_DOTS} dots")  # of 100,000 parts: a minute and more
         data = tomllib.loads(text)
         deque(levels(data), maxlen=0)  # whatever nests too deeply for those who walk through it
     except (ValueError, RecursionError) as error:

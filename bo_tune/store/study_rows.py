@@ -58,7 +58,7 @@ def read_studies(
         named = _where_in(connection, statement, _STUDIES.c.study_id, ids)
     else:
         named = _where_in(connection, statement, _STUDIES.c.study_name, names)
-    found = {i: StudyRow(i, name, {}, []) for i, name in named}
+    found = {i: StudyRow(i, str(name), {}, []) for i, name in named}
     every = names is None and ids is None
     column = _ATTRIBUTES.c.study_id
     _add_attributes(found, _where_in(connection, _ALL_ATTRIBUTES, column, None if every else list(found)))
@@ -71,7 +71,7 @@ def read_finished(connection: Connection, kernel: str) -> list[StudyRow]:
         _ATTRIBUTES, (_ATTRIBUTES.c.study_id == _STUDIES.c.study_id) & (_ATTRIBUTES.c.key == RESULT_ATTR)
     )
     named = named.where(_STUDIES.c.study_name.startswith(f"{kernel} |", autoescape=True))
-    found = {i: StudyRow(i, name, {}, []) for i, name in connection.execute(named)}
+    found = {i: StudyRow(i, str(name), {}, []) for i, name in connection.execute(named)}
     ids = named.with_only_columns(_STUDIES.c.study_id)
     wanted = (_ATTRIBUTES.c.study_id.in_(ids), _ATTRIBUTES.c.key.in_((NAME_ATTR, GPU_ATTR)))
     _add_attributes(found, connection.execute(_ALL_ATTRIBUTES.where(*wanted)))
@@ -83,7 +83,7 @@ def read_names(connection: Connection, key: str) -> dict[int, str]:
     statement: Any = select(_STUDIES.c.study_id, _STUDIES.c.study_name).join(
         _ATTRIBUTES, (_ATTRIBUTES.c.study_id == _STUDIES.c.study_id) & (_ATTRIBUTES.c.key == key)
     )
-    return {row.study_id: row.study_name for row in connection.execute(statement)}
+    return {row.study_id: str(row.study_name) for row in connection.execute(statement)}
 
 
 def _add_attributes(found: Mapping[int, StudyRow], rows: Iterable[Any]) -> None:
@@ -91,7 +91,7 @@ def _add_attributes(found: Mapping[int, StudyRow], rows: Iterable[Any]) -> None:
         if study_id in found:
             try:
                 found[study_id].attributes[key] = _shared(text) if key in ALIKE else from_json(text)
-            except ValueError:
+            except (TypeError, ValueError):
                 found[study_id].attributes[key] = None
                 found[study_id].damaged.append(key)
 

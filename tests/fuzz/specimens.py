@@ -137,7 +137,7 @@ WRITTEN: tuple[tuple[str, Command], ...] = (
 NOT_YET = ("pipe",)
 """What is not put in the place of what is written, until a pipe that nobody reads is refused."""
 
-LONGEST_WORD = 200
+LONGEST_WORD = 80
 """Characters of a word of a command line, until names of files that are too long are refused everywhere."""
 
 
