@@ -7,6 +7,7 @@ ends the process after a few seconds, and first does what others would otherwise
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,8 @@ IN_ORDER_WITHIN_S = 3.0
 LAST_WITHIN_S = 1.0
 """How long it may take after that for what others would have to wait for."""
 
+AGAIN_AFTER_S = 0.05
+
 _at_last: dict[object, Callable[[], object]] = {}
 
 
@@ -32,6 +35,33 @@ def at_last(do: Callable[[], object]) -> Callable[[], object]:
     key = object()
     _at_last[key] = do
     return lambda: _at_last.pop(key, None)
+
+
+class _Interrupt:
+    """Raises KeyboardInterrupt once.
+
+    Attributes:
+        asked_by: number of the signal that asked for it, 0 before.
+        unraisable: what is told of exceptions that nothing can handle.
+    """
+
+    def __init__(self) -> None:
+        self.asked_by = 0
+        self.unraisable: Callable[[sys.UnraisableHookArgs], object] = sys.unraisablehook
+
+    def __call__(self, number: int, _frame: FrameType | None) -> None:
+        if not self.asked_by:  # else the process is ending, and that must not be interrupted
+            self.asked_by = number
+            hurry.begin()
+            raise KeyboardInterrupt
+
+    def was_ignored(self, unraisable: "sys.UnraisableHookArgs") -> None:
+        """Raise it again if it was raised where Python ignores exceptions: while an object is being forgotten, say."""
+        if isinstance(unraisable.exc_value, KeyboardInterrupt) and self.asked_by:
+            number, self.asked_by = self.asked_by, 0
+            threading.Timer(AGAIN_AFTER_S, os.kill, (os.getpid(), number)).start()
+        else:
+            self.unraisable(unraisable)
 
 
 @contextmanager
@@ -47,33 +77,28 @@ def interruptible(code: int | None, *, within_s: float = IN_ORDER_WITHIN_S) -> I
     if threading.current_thread() is not threading.main_thread():  # of another's program: signals are not its business
         yield
         return
-    asked: list[int] = []
-
-    def interrupt(number: int, _frame: FrameType | None) -> None:
-        if not asked:  # else it is ending, and that must not be interrupted
-            asked.append(number)
-            hurry.begin()
-            raise KeyboardInterrupt
-
+    interrupt = _Interrupt()
     handled = [number for number in ASKING if _is_to_be_handled(number, everywhere=code is not None)]
     codes = {n: 128 + n if code is None else code for n in handled if code is not None or n != signal.SIGINT}
     before = {number: signal.signal(number, interrupt) for number in handled}
     reads, writes = os.pipe()
     os.set_blocking(writes, False)
     woken = signal.set_wakeup_fd(writes)
+    interrupt.unraisable, sys.unraisablehook = sys.unraisablehook, interrupt.was_ignored
     threading.Thread(target=_end_when_asked, args=(reads, codes, within_s), name="end", daemon=True).start()
     try:
         yield
     finally:
         signal.set_wakeup_fd(woken)
         os.close(writes)
-        if code is None or not asked:  # else nothing is to disturb the process's last moments
+        sys.unraisablehook = interrupt.unraisable
+        if code is None or not interrupt.asked_by:  # else nothing is to disturb the process's last moments
             for number, handler in before.items():
                 signal.signal(number, handler)
-        if code is None and asked:
+        if code is None and interrupt.asked_by:
             hurry.end()
-            if asked[0] != signal.SIGINT:
-                signal.raise_signal(asked[0])
+            if interrupt.asked_by != signal.SIGINT:
+                signal.raise_signal(interrupt.asked_by)
 
 
 def _is_to_be_handled(number: int, *, everywhere: bool) -> bool:
