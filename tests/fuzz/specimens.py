@@ -134,12 +134,6 @@ WRITTEN: tuple[tuple[str, Command], ...] = (
 )
 """What commands write in ``{out}``; "" is the folder itself."""
 
-NOT_YET = ("pipe",)
-"""What is not put in the place of what is written, until a pipe that nobody reads is refused."""
-
-LONGEST_WORD = 80
-"""Characters of a word of a command line, until names of files that are too long are refused everywhere."""
-
 
 def placed(command: Command, places: Mapping[str, Path]) -> Command:
     """Return a command line with the folders that it is about."""
