@@ -25,16 +25,16 @@ import faulty
 import optuna
 from optuna.trial import FrozenTrial
 
-from bo_tune.devices import Job
+from bo_tune.core.outcome import Invalid
+from bo_tune.core.problem import Problem
+from bo_tune.core.space import config_key
 from bo_tune.files import write_atomically
-from bo_tune.measure.cuda import STANDBYS, CudaDevice, Deadlines
-from bo_tune.outcome import Invalid
-from bo_tune.problem import Problem
-from bo_tune.session import Session, SessionSettings, Tuned
-from bo_tune.space import config_key
+from bo_tune.measure.devices import Job
+from bo_tune.measure.gpu.device import STANDBYS, CudaDevice, Deadlines
+from bo_tune.session.session import Session, SessionSettings, Tuned
 from bo_tune.store.storage import StudyStore
 from bo_tune.store.trials import outcome_of
-from bo_tune.tuner import InterruptedSearch
+from bo_tune.tuning.tuner import InterruptedSearch
 
 STUDIES = 25
 TRIALS = 40

@@ -9,14 +9,14 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 
-from bo_tune.conditions import Conditions
+from bo_tune.core.conditions import Conditions
+from bo_tune.core.outcome import Measurement, estimate_us
+from bo_tune.core.problem import Problem
+from bo_tune.core.repetitions import TimingProtocol
 from bo_tune.measure.device import Remeasured
-from bo_tune.measure.gpu_process import GpuServer
+from bo_tune.measure.gpu.process import GpuServer
 from bo_tune.measure.messages import MeasureAnswer, MeasureRequest, RemeasureRequest
-from bo_tune.measure.protocol import TimingProtocol
 from bo_tune.measure.source import BUILTIN
-from bo_tune.outcome import Measurement, estimate_us
-from bo_tune.problem import Problem
 
 PROBLEM = Problem("lora_shrink", 4, 1, 256, 4096, 16)
 BASE = {"block_m": 16, "block_n": 32, "num_warps": 4, "split_k": 8, "num_ctas": 1}

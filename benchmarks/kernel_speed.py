@@ -38,13 +38,13 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 
+from bo_tune.core.outcome import estimate_us
+from bo_tune.core.problem import Problem
 from bo_tune.kernels import operations as builtin
 from bo_tune.kernels.vllm import operations as vllm
 from bo_tune.kernels.vllm.kernel_call import KernelCall
-from bo_tune.measure.offline_driver import activate
-from bo_tune.measure.timing import ColdTimer
-from bo_tune.outcome import estimate_us
-from bo_tune.problem import Problem
+from bo_tune.measure.compile.offline_driver import activate
+from bo_tune.measure.gpu.timing import ColdTimer
 
 RECORDINGS = Path(__file__).parents[1] / "studies" / "recordings"
 LATE = "not reached before the deadline"

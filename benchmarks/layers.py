@@ -8,10 +8,10 @@ from collections import defaultdict
 from pathlib import Path
 from statistics import geometric_mean
 
-from bo_tune.results import StudyResult
+from bo_tune.formats.study_file import load_study_file
 from bo_tune.store.attributes import RESULT_ATTR
+from bo_tune.store.results import StudyResult
 from bo_tune.store.storage import StudyStore
-from bo_tune.study_file import load_study_file
 
 
 def main() -> None:

@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from vllm.lora.ops.triton_ops.utils import get_lora_op_configs
 
+from bo_tune.engines.vllm.tables import read_table, table_file_name
+from bo_tune.formats.study_file import load_study_file
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.study_file import load_study_file
-from bo_tune.tables import read_table, table_file_name
 
 
 def main() -> None:

@@ -11,10 +11,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from bo_tune.engines.provenance import Provenance
+from bo_tune.engines.vllm.tables import read_folder, read_provenance
 from bo_tune.kernels.registry import DECIDING, kernel_spec
-from bo_tune.provenance import Provenance
 from bo_tune.store.storage import StudyStore
-from bo_tune.tables import read_folder, read_provenance
 
 
 def main() -> None:

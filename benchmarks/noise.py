@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from bo_tune.core.outcome import Measurement
+from bo_tune.core.problem import Problem
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.measure.cuda import CudaDevice
 from bo_tune.measure.device import Compiled
-from bo_tune.outcome import Measurement
-from bo_tune.problem import Problem
+from bo_tune.measure.gpu.device import CudaDevice
 
 PROBLEMS = (
     Problem("lora_shrink", 4, 1, 1, 4096, 16),

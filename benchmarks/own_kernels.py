@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import bo_tune
-from bo_tune.devices import cuda_device
+from bo_tune.core.outcome import Invalid, estimate_us
+from bo_tune.core.problem import SizedProblem
 from bo_tune.errors import BoTuneError
-from bo_tune.outcome import Invalid, estimate_us
-from bo_tune.problem import SizedProblem
+from bo_tune.measure.devices import cuda_device
 from bo_tune.processes.importing import import_source
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -21,15 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from bo_tune.devices import cuda_device, kernel_source
+from bo_tune.core.outcome import estimate_us
+from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.engines.vllm.tables import flat_configs, read_folder, table_file_name
+from bo_tune.formats.pack.archive import read_manifest
+from bo_tune.formats.study_file import StudyFile, load_study_file
 from bo_tune.kernels.registry import engine_spec
-from bo_tune.measure.cuda import CudaDevice
 from bo_tune.measure.device import Compiled
-from bo_tune.outcome import estimate_us
-from bo_tune.pack.archive import read_manifest
-from bo_tune.problem import GpuInfo, Problem
-from bo_tune.study_file import StudyFile, load_study_file
-from bo_tune.tables import flat_configs, read_folder, table_file_name
+from bo_tune.measure.devices import cuda_device, kernel_source
+from bo_tune.measure.gpu.device import CudaDevice
 
 TIMEOUT_S = 200.0
 """For one session."""

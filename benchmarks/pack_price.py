@@ -24,21 +24,21 @@ import numpy as np
 import optuna
 from scipy.stats import wilcoxon
 
-from bo_tune.choices import MEMORY
-from bo_tune.devices import Job, replay_job
-from bo_tune.experience import recorded_history
+from bo_tune.analysis.simulate import choices_of, regret_percent
+from bo_tune.core.choices import MEMORY
+from bo_tune.core.problem import AnyProblem, Problem
+from bo_tune.core.space import Config, ConfigKey, config_key
+from bo_tune.formats.recording import Recording, read_recordings
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.likely import Likely
 from bo_tune.measure.device import HaveBinaries
+from bo_tune.measure.devices import Job, replay_job
 from bo_tune.measure.replay import ReplayDevice
-from bo_tune.problem import AnyProblem, Problem
-from bo_tune.recording import Recording, read_recordings
-from bo_tune.session import Session, SessionSettings
-from bo_tune.simulate import choices_of, regret_percent
-from bo_tune.space import Config, ConfigKey, config_key
+from bo_tune.precompile.experience import recorded_history
+from bo_tune.precompile.ranking import Likely
+from bo_tune.processes.threads import one_blas_thread
+from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
-from bo_tune.threads import one_blas_thread
-from bo_tune.tuner import Tuner
+from bo_tune.tuning.tuner import Tuner
 
 FOLDERS = (Path("studies/recordings"), Path("studies/recordings/h200"))
 
@@ -114,7 +114,7 @@ def run(task: tuple[Path, int, float, bool], packs: dict[str, frozenset[ConfigKe
     recordings = read_recordings(folder)
     settings = SessionSettings(budget=CHECKPOINTS[-1], seed=seed)
     taught = StudyStore(MEMORY)
-    with one_blas_thread(), patch("bo_tune.price.cost_of_compiled", lambda _: price):
+    with one_blas_thread(), patch("bo_tune.tuning.cost.cost_of_compiled", lambda _: price):
         if history:
             Session(taught, settings).run([replay_job(recording, seed=seed) for recording in recordings])
         runs = []

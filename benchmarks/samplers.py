@@ -29,19 +29,19 @@ import optuna
 from numpy.typing import NDArray
 from scipy.stats import wilcoxon
 
-from bo_tune.choices import GRID_GP, MEMORY
-from bo_tune.devices import replay_job
-from bo_tune.history import bundled_histories
+from bo_tune.analysis.simulate import CHECKPOINTS, Run, simulate
+from bo_tune.core.choices import GRID_GP, MEMORY
+from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.space import Config, ConfigKey, config_key
+from bo_tune.formats.recording import Recording, read_recordings
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.spec import KernelSpec
-from bo_tune.problem import GpuInfo, Problem
-from bo_tune.recording import Recording, read_recordings
+from bo_tune.measure.devices import replay_job
+from bo_tune.processes.threads import one_blas_thread
 from bo_tune.search import StopRule
-from bo_tune.session import Session, SessionSettings
-from bo_tune.simulate import CHECKPOINTS, Run, simulate
-from bo_tune.space import Config, ConfigKey, config_key
+from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
-from bo_tune.threads import one_blas_thread
+from bo_tune.tuning.history import bundled_histories
 
 SLOW = {"gp": 40}
 """Largest budget of samplers that take a second a proposal."""
@@ -147,7 +147,7 @@ def of_other_gpus(recordings: Sequence[Recording]) -> Iterator[None]:
     """Leave out the bundled grids of these recordings' GPUs."""
     own = {recording.gpu.name for recording in recordings}
     kept = {name: history for name, history in bundled_histories().items() if name.gpu not in own}
-    with patch("bo_tune.history.bundled_histories", lambda: kept):
+    with patch("bo_tune.tuning.history.bundled_histories", lambda: kept):
         yield
 
 

@@ -22,11 +22,11 @@ from pathlib import Path
 from helpers import SHRINK, sliced
 from postgres import running_postgres
 
-from bo_tune.devices import Job, replay_job
-from bo_tune.listing import list_studies
-from bo_tune.session import Session, SessionSettings
+from bo_tune.analysis.listing import list_studies
+from bo_tune.measure.devices import Job, replay_job
+from bo_tune.session.session import Session, SessionSettings
+from bo_tune.session.workers.worker import StudyWorker, fitting
 from bo_tune.store.storage import StudyStore, silence_optuna
-from bo_tune.worker import StudyWorker, fitting
 
 SETTINGS = SessionSettings(sampler="random", budget=6)
 WORKERS = (1, 2, 4, 8)
@@ -97,7 +97,7 @@ def measure(database: str, url: str, workers: int, studies: int) -> Row:
     Session(store, SETTINGS).register(jobs(studies))
     store.close()
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["helpers", "postgres", "bo_tune.worker"])
+    context.set_forkserver_preload(["helpers", "postgres", "bo_tune.session.workers.worker"])
     start, answer = context.Barrier(workers + 1), context.Queue()
     processes = [context.Process(target=work, args=(url, studies, start, answer)) for _ in range(workers)]
     for process in processes:

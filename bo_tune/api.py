@@ -8,30 +8,30 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from bo_tune.choices import GRID, GRID_GP, MEMORY, SAMPLERS
-from bo_tune.conditions import Conditions, Timing
-from bo_tune.devices import Job, cuda_devices, replay_jobs
+from bo_tune.core.choices import GRID, GRID_GP, MEMORY, SAMPLERS
+from bo_tune.core.conditions import Conditions, Timing
+from bo_tune.core.events import Event, Listener, StudyFailed
+from bo_tune.core.outcome import Invalid
+from bo_tune.core.problem import Size, SizedProblem
+from bo_tune.display.console import PlainConsole
+from bo_tune.display.progress import Progressing
 from bo_tune.errors import DeviceError, InputError, one_line
-from bo_tune.events import Event, Listener, StudyFailed
 from bo_tune.kernels.registry import define
 from bo_tune.kernels.user.home import MAIN, home_of, told_apart
 from bo_tune.kernels.user.kernel import Kernel, Sizes
 from bo_tune.kernels.user.spec import UserSpec
 from bo_tune.kernels.user.values import Value
 from bo_tune.measure.device import Device
-from bo_tune.outcome import Invalid
-from bo_tune.problem import Size, SizedProblem
+from bo_tune.measure.devices import Job, cuda_devices, replay_jobs
 from bo_tune.processes.importing import is_importing
 from bo_tune.processes.interruption import interruptible
 from bo_tune.processes.streams import lasting_stderr
-from bo_tune.record import record as write_recording_of
-from bo_tune.report.console import PlainConsole
-from bo_tune.report.progress import Progressing
 from bo_tune.search import StopRule
-from bo_tune.session import Session, SessionSettings, Tuned
+from bo_tune.session.record import record as write_recording_of
+from bo_tune.session.session import Session, SessionSettings, Tuned
 from bo_tune.store.storage import StudyStore, silence_optuna
 from bo_tune.store.trials import outcome_of
-from bo_tune.tuner import InterruptedSearch
+from bo_tune.tuning.tuner import InterruptedSearch
 
 BUDGET = 40
 """Configs to launch for each problem, at most, where nothing is said."""

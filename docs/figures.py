@@ -18,18 +18,18 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
-from bo_tune.choices import GRID_GP, MEMORY
-from bo_tune.devices import replay_job
-from bo_tune.outcome import LATE_FACTOR, on_time
-from bo_tune.recording import Recording, read_recording, read_recordings
-from bo_tune.search.prior import SQUEEZE
+from bo_tune.analysis.simulate import CHECKPOINTS, found_percent
+from bo_tune.core.choices import GRID_GP, MEMORY
+from bo_tune.core.outcome import LATE_FACTOR, on_time
+from bo_tune.core.space import config_key
+from bo_tune.formats.recording import Recording, read_recording, read_recordings
+from bo_tune.measure.devices import replay_job
+from bo_tune.processes.threads import one_blas_thread
+from bo_tune.search.gp.prior import SQUEEZE
 from bo_tune.search.sampler import FiniteGridSampler
-from bo_tune.session import Session, SessionSettings
-from bo_tune.simulate import CHECKPOINTS, found_percent
-from bo_tune.space import config_key
+from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
-from bo_tune.threads import one_blas_thread
-from bo_tune.tuner import Tuner
+from bo_tune.tuning.tuner import Tuner
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"

@@ -10,14 +10,14 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from bo_tune.formats.study_schema import TABLES, StudyTables
 from bo_tune.kernels.registry import KERNELS
 from bo_tune.kernels.spec import SHARED
-from bo_tune.study_schema import TABLES, StudyTables
 
 PAGE = Path(__file__).parent / "study-file.md"
 
 HEAD = """\
-<!-- Made by docs/generate.py from bo_tune/study_schema.py: edit there, then run `make docs`. -->
+<!-- Made by docs/generate.py from bo_tune/formats/study_schema.py: edit there, then run `make docs`. -->
 
 # Study files
 

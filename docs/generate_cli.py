@@ -10,8 +10,8 @@ from typing import Any
 
 import typer
 
-from bo_tune.cli import exit_codes
 from bo_tune.cli.app import app
+from bo_tune.processes import exit_codes
 
 PAGE = Path(__file__).parent / "cli.md"
 

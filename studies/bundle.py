@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from bo_tune.bundled import FILE, BundledGrid, packed
-from bo_tune.experience import recorded_history, recorded_name
-from bo_tune.recording import Recording, read_recordings
-from bo_tune.search.prior import ROWS_PER_STUDY
+from bo_tune.formats.recording import Recording, read_recordings
+from bo_tune.precompile.experience import recorded_history, recorded_name
+from bo_tune.search.gp.prior import ROWS_PER_STUDY
+from bo_tune.tuning.bundled import FILE, BundledGrid, packed
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,7 +29,7 @@ def bundled(recording: Recording) -> BundledGrid | None:
 def main() -> None:
     """Write the file."""
     kept = [one for recording in grids() if (one := bundled(recording)) is not None]
-    path = ROOT / "bo_tune" / FILE
+    path = ROOT / "bo_tune" / "tuning" / FILE
     path.write_bytes(packed(kept))
     print(f"{path.name}: {len(kept)} grids, {sum(len(g.times_us) for g in kept)} trials, {path.stat().st_size} bytes")
 

@@ -16,11 +16,11 @@ from helpers import PATIENCE_S, command
 from optuna.trial import FrozenTrial
 from sqlalchemy import Connection, create_engine, make_url, select
 
-from bo_tune.report.console import short_config
+from bo_tune.display.console import short_config
 from bo_tune.store.attributes import DONE_ATTR
-from bo_tune.store.leases import LEASES, DatabaseNow
+from bo_tune.store.leases.lease import LEASES, DatabaseNow
+from bo_tune.store.rows.study_rows import attribute_of
 from bo_tune.store.storage import StudyStore, StudySummary
-from bo_tune.store.study_rows import attribute_of
 
 Recorded = Counter[tuple[str, str]]
 """Trials by study and config, as runs print them."""

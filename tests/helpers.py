@@ -18,15 +18,15 @@ import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
 
-from bo_tune.gpus import stand_in_for
+from bo_tune.core.gpus import stand_in_for
+from bo_tune.core.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome, Resources
+from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.repetitions import TimingProtocol, take_repetitions
+from bo_tune.core.space import Config, SearchSpace, config_key
+from bo_tune.formats.recording import Recording, read_recording, recording_file_name, write_recording
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured
-from bo_tune.measure.gpu_monitor import GpuMonitor
-from bo_tune.measure.protocol import TimingProtocol, take_repetitions
-from bo_tune.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome, Resources
-from bo_tune.problem import GpuInfo, Problem
-from bo_tune.recording import Recording, read_recording, recording_file_name, write_recording
-from bo_tune.space import Config, SearchSpace, config_key
+from bo_tune.measure.watch.monitor import GpuMonitor
 
 ROOT = Path(__file__).parent.parent
 PATIENCE_S = 300.0

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from helpers import BUNDLED
 
+from bo_tune.core.space import SearchSpace, config_key
+from bo_tune.formats.recording import Recording, read_recordings, recording_file_name
+from bo_tune.formats.recording_format import DEFAULT_CONFIG
 from bo_tune.kernels.registry import KERNELS
-from bo_tune.recording import Recording, read_recordings, recording_file_name
-from bo_tune.recording_format import DEFAULT_CONFIG
-from bo_tune.space import SearchSpace, config_key
 
 MOE = BUNDLED / "moe"
 MOE_KERNELS = tuple(name for name in KERNELS if "moe" in name)

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from moe_recordings import small
 
+from bo_tune.core.outcome import Launches, LaunchPurpose, Measurement
+from bo_tune.core.space import SearchSpace
+from bo_tune.formats.recording import Recording, recording_file_name
+from bo_tune.formats.recording_format import DEFAULT_CONFIG
 from bo_tune.kernels.moe.one_launch import one_launch_problems
-from bo_tune.outcome import Launches, LaunchPurpose, Measurement
-from bo_tune.recording import Recording, recording_file_name
-from bo_tune.recording_format import DEFAULT_CONFIG
-from bo_tune.space import SearchSpace
 
 SOURCE = "vllm 0.33.0 (one-launch path)"
 

@@ -8,10 +8,18 @@ from pathlib import Path
 
 from helpers import H100
 
-from bo_tune.outcome import InvalidReason, Resources
-from bo_tune.pack.archive import files_of, write_pack
-from bo_tune.pack.contents import Identity, KernelText, Manifest, PackedBinary, PackedFile, Toolchain, manifest_json
-from bo_tune.problem import Problem
+from bo_tune.core.outcome import InvalidReason, Resources
+from bo_tune.core.problem import Problem
+from bo_tune.formats.pack.archive import files_of, write_pack
+from bo_tune.formats.pack.contents import (
+    Identity,
+    KernelText,
+    Manifest,
+    PackedBinary,
+    PackedFile,
+    Toolchain,
+    manifest_json,
+)
 
 PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
 CONFIG = {

@@ -9,14 +9,14 @@ from pathlib import Path
 from helpers import EXPAND, H100, SHRINK, SHRINK_BIG, sliced, sqlite_url, write_all
 from moe_recordings import small
 
-from bo_tune.devices import replay_job
-from bo_tune.outcome import Invalid, InvalidReason, LaunchPurpose, Measurement
-from bo_tune.problem import SizedProblem
-from bo_tune.recording import Recording
-from bo_tune.review import Review, review
-from bo_tune.session import Session, SessionSettings
+from bo_tune.analysis.review import Review, review
+from bo_tune.core.outcome import Invalid, InvalidReason, LaunchPurpose, Measurement
+from bo_tune.core.problem import SizedProblem
+from bo_tune.core.study_name import StudyName
+from bo_tune.formats.recording import Recording
+from bo_tune.measure.devices import replay_job
+from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
-from bo_tune.store.study_name import StudyName
 from bo_tune.store.trials import to_trial
 
 BUDGET = 20

@@ -11,15 +11,15 @@ import pytest
 from helpers import EXPAND, H100, PATIENCE_S, ROOT, SHRINK, FakeDevice, bundled, sqlite_url, stored_trials
 
 import bo_tune
-from bo_tune.choices import GRID, SAMPLERS
-from bo_tune.history import Histories
+from bo_tune.analysis.listing import list_studies
+from bo_tune.core.choices import GRID, SAMPLERS
+from bo_tune.core.outcome import Invalid, InvalidReason
+from bo_tune.core.problem import SizedProblem
+from bo_tune.core.space import Config
 from bo_tune.kernels.user.spec import UserSpec
-from bo_tune.listing import list_studies
-from bo_tune.outcome import Invalid, InvalidReason
-from bo_tune.problem import SizedProblem
 from bo_tune.processes.importing import import_source
-from bo_tune.space import Config
 from bo_tune.store.storage import StudyStore
+from bo_tune.tuning.history import Histories
 
 softmax: bo_tune.Kernel = import_source(str(ROOT / "examples" / "softmax.py")).softmax
 SPEC = UserSpec(softmax, frozenset({"rows", "cols"}))

@@ -21,7 +21,7 @@ mine = bo_tune.Kernel(
 )
 
 if __name__ == "__main__":
-    from bo_tune.measure import cuda
+    from bo_tune.measure.gpu import device as cuda
     cuda.GPU_MODULE = "fake_user_gpu"
     for best in bo_tune.tune(mine, [{"n": 1024, "skip": 0, "dtype": "float16"}], jobs=1, storage="sqlite:///own.db"):
         print(best)

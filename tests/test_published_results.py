@@ -2,11 +2,11 @@
 
 from helpers import ROOT
 
-from bo_tune.check import check_folder
+from bo_tune.engines.check import check_folder
+from bo_tune.engines.models.serving import ModelStudy
+from bo_tune.engines.vllm.tables import missing_lookups, read_folder, read_provenance, table_file_name
+from bo_tune.formats.study_file import load_study_file
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.models.serving import ModelStudy
-from bo_tune.study_file import load_study_file
-from bo_tune.tables import missing_lookups, read_folder, read_provenance, table_file_name
 
 RESULTS = ROOT / "benchmarks" / "results"
 TUNED = RESULTS / "llama-3.1-8b-96.h100"

@@ -10,11 +10,11 @@ import torch
 from helpers import H100, ROOT
 from vllm_wheel import importable, vllm_folder
 
+from bo_tune.core.problem import Problem
+from bo_tune.engines.provenance import Provenance
+from bo_tune.engines.vllm.tables import TunedEntry, write_tables
+from bo_tune.formats.study_file import load_study_file
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.problem import Problem
-from bo_tune.provenance import Provenance
-from bo_tune.study_file import load_study_file
-from bo_tune.tables import TunedEntry, write_tables
 
 MODULE = "vllm.lora.ops.triton_ops"
 LLAMA = load_study_file(ROOT / "studies" / "llama-3.1-8b.toml").problems()

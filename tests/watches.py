@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from bo_tune.measure.gpu_watch import Reading, WatchError
+from bo_tune.measure.watch.neighbours import Reading, WatchError
 
 
 class Scripted:

@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from bo_tune.cli import exit_codes
 from bo_tune.cli.usage import UsageError, usage_line
 from bo_tune.errors import BoTuneError, InputError, one_line, printable
+from bo_tune.processes import exit_codes
 from bo_tune.processes.interruption import at_last, interruptible
 from bo_tune.processes.streams import fault_of
 
@@ -43,7 +43,7 @@ COMMANDS = {
         "delete": "exchange",
     },
 }
-"""By the panel of ``--help``: each command, and the module beside this one that holds it."""
+"""By the panel of ``--help``: each command, and the module of ``cli.commands`` that holds it."""
 
 
 class LazyGroup(TyperGroup):
@@ -64,7 +64,7 @@ class LazyGroup(TyperGroup):
 def _command(name: str) -> Any:
     """Build a command. The examples of its docstring come last in its help, as they are written."""
     panel, module = next((panel, found[name]) for panel, found in COMMANDS.items() if name in found)
-    function = getattr(import_module(f"bo_tune.cli.{module}"), f"{name}_command")
+    function = getattr(import_module(f"bo_tune.cli.commands.{module}"), f"{name}_command")
     text, _, examples = (inspect.getdoc(function) or "").partition(EXAMPLES)
     alone = typer.Typer(add_completion=False, rich_markup_mode="rich", context_settings=CONTEXT)
     epilog = f"Examples:\n{examples}" if examples else None
@@ -135,7 +135,7 @@ def _run() -> int:
 
 
 def _fail(message: str, code: int) -> int:
-    from bo_tune.store.url import urls_shown
+    from bo_tune.store.connection.url import urls_shown
 
     # A URL may stand where a file is expected. Half a one would not be told: what is too long ends with a whole word.
     whole = len(message) <= LONGEST_MESSAGE

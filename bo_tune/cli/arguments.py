@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bo_tune.choices import GRID, LEASE_S
-from bo_tune.cli.measuring import Measured
 from bo_tune.cli.options import integers
 from bo_tune.cli.served import Served
+from bo_tune.core.choices import GRID, LEASE_S
+from bo_tune.core.problem import Problem
+from bo_tune.engines.models.engine import M_LADDER
 from bo_tune.errors import InputError
+from bo_tune.formats.study_file import Budget, Stop, StudyFile, load_study_file
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.models.engine import M_LADDER
-from bo_tune.problem import Problem
 from bo_tune.search import StopRule
-from bo_tune.session import SessionSettings
-from bo_tune.study_file import Budget, Stop, StudyFile, load_study_file
+from bo_tune.session.session import SessionSettings
+from bo_tune.session.workers.measuring import Measured
 
 DEFAULT_BUDGET = 40
 

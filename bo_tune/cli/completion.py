@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from bo_tune.choices import KERNEL_SOURCES, MEMORY, SAMPLERS
+from bo_tune.core.choices import KERNEL_SOURCES, MEMORY, SAMPLERS
 
 DEPTH = 3
 """Folders below this one that are looked into."""
@@ -56,7 +56,7 @@ def study_files(incomplete: str) -> list[str]:
 
 
 def _is_recording(path: Path) -> bool:
-    from bo_tune.recording import SUFFIXES
+    from bo_tune.formats.recording import SUFFIXES
 
     return path.name.endswith(SUFFIXES)
 

@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from bo_tune.choices import KERNEL_SOURCES, MEMORY, SAMPLERS
 from bo_tune.cli import completion
-from bo_tune.conditions import Conditions, Routing, Timing
-from bo_tune.conditions import Tokens as Spread
+from bo_tune.core.choices import KERNEL_SOURCES, MEMORY, SAMPLERS
+from bo_tune.core.conditions import Conditions, Routing, Timing
+from bo_tune.core.conditions import Tokens as Spread
+from bo_tune.core.outcome import MOST_SECONDS
+from bo_tune.core.problem import MOST
+from bo_tune.engines.models.engine import MAX_SEQUENCES
 from bo_tune.errors import InputError
-from bo_tune.models.engine import MAX_SEQUENCES
-from bo_tune.outcome import MOST_SECONDS
-from bo_tune.problem import MOST
 
 
 def integers(texts: Iterable[str] | None, option: str) -> list[int]:
@@ -24,7 +24,7 @@ def integers(texts: Iterable[str] | None, option: str) -> list[int]:
     """
     words = [word.strip() for text in texts or () for word in text.split(",")]
     if not all(word.isdecimal() and len(word) <= len(str(MOST)) and 0 < int(word) <= MOST for word in words):
-        from bo_tune.models.fields import shown
+        from bo_tune.engines.models.architectures.fields import shown
 
         raise InputError(f"{option}: expected integers from 1 to {MOST}, comma-separated, got {shown(','.join(words))}")
     return list(dict.fromkeys(int(word) for word in words))

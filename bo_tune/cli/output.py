@@ -9,9 +9,9 @@ from typing import Any
 from rich.console import RenderableType
 
 from bo_tune.cli.version import program_version
+from bo_tune.display.console import print_line, terminal
 from bo_tune.errors import InputError
 from bo_tune.files import check_file_writable, os_error_text, write_atomically
-from bo_tune.report.console import print_line, terminal
 
 STDOUT = Path("-")
 """Value of ``--json`` for standard output."""

@@ -10,25 +10,25 @@ from typing import Any
 
 import typer
 
-from bo_tune.cli import exit_codes
 from bo_tune.cli.output import Output
 from bo_tune.cli.resume import command_line
-from bo_tune.conditions import Conditions
-from bo_tune.devices import compile_target, deciding_problems
+from bo_tune.core.conditions import Conditions
+from bo_tune.core.gpus import TargetGpu, known_gpu, target_gpu
+from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.display.packing import PackProgress, pack_line
 from bo_tune.errors import InputError
-from bo_tune.experience import Experience
-from bo_tune.gpus import TargetGpu, known_gpu, target_gpu
+from bo_tune.formats.pack.contents import PackedBinary
+from bo_tune.formats.recording import read_recordings
+from bo_tune.formats.study_file import StudyFile
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.likely import Likely
+from bo_tune.measure.devices import compile_target, deciding_problems
 from bo_tune.measure.messages import IdentityRequest
-from bo_tune.pack.contents import PackedBinary
-from bo_tune.packing import PackBudget, Packed, Workbench, build
-from bo_tune.problem import GpuInfo, Problem
-from bo_tune.recording import read_recordings
-from bo_tune.report.packing import PackProgress, pack_line
+from bo_tune.precompile.build import PackBudget, Packed, Workbench, build
+from bo_tune.precompile.experience import Experience
+from bo_tune.precompile.ranking import Likely
+from bo_tune.processes import exit_codes
+from bo_tune.processes.threads import one_blas_thread
 from bo_tune.store.storage import StudyStore
-from bo_tune.study_file import StudyFile
-from bo_tune.threads import one_blas_thread
 
 COMPILE_DEADLINE_S = 30.0
 """At most, for one compile: no GPU waits for it. It adapts to what compiles take."""

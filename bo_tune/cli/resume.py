@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from bo_tune.choices import MEMORY
-from bo_tune.store.url import HIDDEN, shown
+from bo_tune.core.choices import MEMORY
+from bo_tune.store.connection.url import HIDDEN, shown
 
 PROGRAM = "bo-tune"
 

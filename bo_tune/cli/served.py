@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bo_tune.cli.options import integers, names
+from bo_tune.engines.models.engine import MAX_SEQUENCES
 from bo_tune.errors import InputError
-from bo_tune.models.engine import MAX_SEQUENCES
 
 if TYPE_CHECKING:
-    from bo_tune.models.serving import ModelStudy
+    from bo_tune.engines.models.serving import ModelStudy
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Served:
         for name, value in {"--max-loras": self.max_loras, "--rank": self.rank or self.adapters}.items():
             if not value:
                 raise InputError(f"{name}: needed with --model")
-        from bo_tune.models.serving import ModelStudy
+        from bo_tune.engines.models.serving import ModelStudy
 
         return ModelStudy.of(
             self.model,

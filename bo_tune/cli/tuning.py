@@ -9,37 +9,20 @@ from typing import Protocol
 
 import typer
 
-from bo_tune.activity import SessionActivity
-from bo_tune.choices import MEMORY, MoePathChoice
-from bo_tune.cli import exit_codes
+from bo_tune.analysis.listing import reused_figures, study_figures
 from bo_tune.cli.arguments import Arguments, problems_of
-from bo_tune.cli.host_workers import HostWorkers
-from bo_tune.cli.measuring import at_once, host_gpus, jobs_on, opened, searching
 from bo_tune.cli.output import Output
-from bo_tune.cli.ray_workers import RayCluster
 from bo_tune.cli.resume import kept_lines
-from bo_tune.devices import OWN_INSTEAD, Job, engine_notes, fallen_back, replay_jobs, with_deciding
-from bo_tune.errors import InputError
-from bo_tune.events import Listener
-from bo_tune.joint_decision import decides
-from bo_tune.kernels.registry import engine_spec
-from bo_tune.kernels.vllm.untuned import knows_shipped_files
-from bo_tune.ladder import Ladder, refine
-from bo_tune.listing import reused_figures, study_figures
-from bo_tune.measure.described import DescribedDevice, Description
-from bo_tune.problem import Problem, lora
-from bo_tune.processes.fork_server import ForkServer
-from bo_tune.provenance import is_own
-from bo_tune.record import record
-from bo_tune.report.console import activity_lines, results_tables, session_lines
-from bo_tune.report.ladder import ladder_lines, ladder_table
-from bo_tune.report.progress import Progressing
-from bo_tune.report.reuse import reuse_lines, unreadable_lines
-from bo_tune.session import Session, SessionSettings, Tuned
-from bo_tune.store.storage import StudyStore, silence_optuna
-from bo_tune.store.url import shown as shown_url
-from bo_tune.study_file import StudyFile
-from bo_tune.tables import (
+from bo_tune.core.activity import SessionActivity
+from bo_tune.core.choices import MEMORY, MoePathChoice
+from bo_tune.core.events import Listener
+from bo_tune.core.problem import Problem, lora
+from bo_tune.display.console import activity_lines, results_tables, session_lines
+from bo_tune.display.ladder import ladder_lines, ladder_table
+from bo_tune.display.progress import Progressing
+from bo_tune.display.reuse import reuse_lines, unreadable_lines
+from bo_tune.engines.provenance import is_own
+from bo_tune.engines.vllm.tables import (
     TunedEntry,
     check_writable,
     missing_lookups,
@@ -47,9 +30,26 @@ from bo_tune.tables import (
     table_file_name,
     write_tables,
 )
-from bo_tune.tuned_with import check_mix
-from bo_tune.tuner import InterruptedSearch
-from bo_tune.untuned import untuned_entries
+from bo_tune.engines.vllm.tuned_with import check_mix
+from bo_tune.engines.vllm.untuned import untuned_entries
+from bo_tune.errors import InputError
+from bo_tune.formats.study_file import StudyFile
+from bo_tune.kernels.registry import engine_spec
+from bo_tune.kernels.vllm.untuned import knows_shipped_files
+from bo_tune.measure.described import DescribedDevice, Description
+from bo_tune.measure.devices import OWN_INSTEAD, Job, engine_notes, fallen_back, replay_jobs, with_deciding
+from bo_tune.processes import exit_codes
+from bo_tune.processes.fork_server import ForkServer
+from bo_tune.session.m_ladder import Ladder, refine
+from bo_tune.session.record import record
+from bo_tune.session.session import Session, SessionSettings, Tuned
+from bo_tune.session.workers.host import HostWorkers
+from bo_tune.session.workers.measuring import at_once, host_gpus, jobs_on, opened, searching
+from bo_tune.session.workers.ray import RayCluster
+from bo_tune.store.connection.url import shown as shown_url
+from bo_tune.store.storage import StudyStore, silence_optuna
+from bo_tune.tuning.joint.decision import decides
+from bo_tune.tuning.tuner import InterruptedSearch
 
 
 class Workers(Protocol):

@@ -11,9 +11,9 @@ from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
-from bo_tune.conditions import Conditions
-from bo_tune.problem import GpuInfo, KindOfProblem, Problem
-from bo_tune.space import Config
+from bo_tune.core.conditions import Conditions
+from bo_tune.core.problem import GpuInfo, KindOfProblem, Problem
+from bo_tune.core.space import Config
 
 Inputs = TypeVar("Inputs")
 

@@ -4,8 +4,8 @@ from functools import cache
 from typing import Any
 
 from bo_tune.errors import InputError
-from bo_tune.kernels.lora_expand.op import LoraExpand
-from bo_tune.kernels.lora_shrink.op import LoraShrink
+from bo_tune.kernels.lora.expand.op import LoraExpand
+from bo_tune.kernels.lora.shrink.op import LoraShrink
 from bo_tune.kernels.moe.op import MOE_OPERATIONS
 from bo_tune.kernels.operation import Operation
 from bo_tune.kernels.registry import kernel_spec

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from bo_tune.errors import InputError
-from bo_tune.kernels.lora_expand.spec import LoraExpandSpec
-from bo_tune.kernels.lora_shrink.spec import LoraShrinkSpec
+from bo_tune.kernels.lora.expand.spec import LoraExpandSpec
+from bo_tune.kernels.lora.shrink.spec import LoraShrinkSpec
 from bo_tune.kernels.moe.one_launch import ONE_LAUNCH_SPECS
 from bo_tune.kernels.moe.spec import MOE_SPECS
 from bo_tune.kernels.spec import EngineSpec, KernelSpec

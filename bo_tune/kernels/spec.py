@@ -16,9 +16,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bo_tune.conditions import Conditions
-from bo_tune.problem import GpuInfo, KindOfProblem, Problem
-from bo_tune.space import Config, SearchSpace
+from bo_tune.core.conditions import Conditions
+from bo_tune.core.problem import GpuInfo, KindOfProblem, Problem
+from bo_tune.core.space import Config, SearchSpace
 
 MAX_ACCUMULATORS_PER_THREAD = 256
 """At this many float32 accumulators per thread a config was never within 1.9x of the best (18 recorded grids),

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bo_tune.conditions import Conditions
+from bo_tune.core.conditions import Conditions
+from bo_tune.core.outcome import Outcome
+from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.core.space import Config, SearchSpace
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import IN_ORDER, kernel_spec
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured
-from bo_tune.outcome import Outcome
-from bo_tune.problem import AnyProblem, GpuInfo
-from bo_tune.space import Config, SearchSpace
 
 
 @dataclass(frozen=True)

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bo_tune.activity import DeviceActivity
-from bo_tune.conditions import Conditions, toolchain_label
+from bo_tune.core.activity import DeviceActivity
+from bo_tune.core.conditions import Conditions, toolchain_label
+from bo_tune.core.outcome import Compilation, Invalid, Launches, Outcome, Resources
+from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.core.space import Config, SearchSpace
 from bo_tune.kernels.spec import KernelSpec
-from bo_tune.measure.gpu_monitor import GpuMonitor
 from bo_tune.measure.occupancy import Occupancy
-from bo_tune.outcome import Compilation, Invalid, Launches, Outcome, Resources
-from bo_tune.problem import AnyProblem, GpuInfo
-from bo_tune.space import Config, SearchSpace
+from bo_tune.measure.watch.monitor import GpuMonitor
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bo_tune.measure.protocol import TimingProtocol
-from bo_tune.outcome import Outcome
-from bo_tune.pack.contents import KernelText, Toolchain
-from bo_tune.problem import AnyProblem, GpuInfo
-from bo_tune.space import Config
+from bo_tune.core.outcome import Outcome
+from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.core.repetitions import TimingProtocol
+from bo_tune.core.space import Config
+from bo_tune.formats.pack.contents import KernelText, Toolchain
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bo_tune.conditions import TOOLCHAIN
-from bo_tune.kernels.spec import KernelSpec
-from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured
-from bo_tune.measure.protocol import TimingProtocol, take_repetitions
-from bo_tune.outcome import (
+from bo_tune.core.conditions import TOOLCHAIN
+from bo_tune.core.outcome import (
     Compilation,
     Invalid,
     InvalidReason,
@@ -25,9 +22,12 @@ from bo_tune.outcome import (
     estimate_us,
     on_time,
 )
-from bo_tune.problem import AnyProblem, GpuInfo
-from bo_tune.recording import Recording
-from bo_tune.space import Config, SearchSpace, config_key
+from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.core.repetitions import TimingProtocol, take_repetitions
+from bo_tune.core.space import Config, SearchSpace, config_key
+from bo_tune.formats.recording import Recording
+from bo_tune.kernels.spec import KernelSpec
+from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured
 
 VERSIONS = ("driver", *TOOLCHAIN)
 """Entries of a recording's metadata that say what measured it."""

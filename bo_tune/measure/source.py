@@ -8,9 +8,9 @@ processes are told its name, or a script's path, and import it themselves; only 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
+from bo_tune.core.problem import AnyProblem, GpuInfo
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.kernels.vllm.untuned import untuned_config
-from bo_tune.problem import AnyProblem, GpuInfo
 from bo_tune.processes.importing import import_source
 
 if TYPE_CHECKING:

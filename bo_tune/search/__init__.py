@@ -3,8 +3,8 @@
 from bo_tune.search.base import GridExhaustedError, GridSampler
 from bo_tune.search.baselines import CoordinateSampler, ExhaustiveSampler, RandomSampler, WrappedSampler
 from bo_tune.search.factory import make_sampler
+from bo_tune.search.gp.prior import HistoryPrior, StudyHistory
 from bo_tune.search.grid import Grid, distributions
-from bo_tune.search.prior import HistoryPrior, StudyHistory
 from bo_tune.search.sampler import Cost, FiniteGridSampler
 from bo_tune.search.stopping import Certificate, StopRule, certify
 

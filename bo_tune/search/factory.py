@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from bo_tune.choices import SAMPLERS
+from bo_tune.core.choices import SAMPLERS
 from bo_tune.search.base import GridSampler
 from bo_tune.search.baselines import (
     CoordinateSampler,
@@ -12,9 +12,9 @@ from bo_tune.search.baselines import (
     gaussian_process,
     tpe,
 )
+from bo_tune.search.gp.model import Features
+from bo_tune.search.gp.prior import HistoryPrior
 from bo_tune.search.grid import Grid, Params, Value
-from bo_tune.search.model import Features
-from bo_tune.search.prior import HistoryPrior
 from bo_tune.search.sampler import Cost, FiniteGridSampler
 
 

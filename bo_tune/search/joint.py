@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 from optuna.study import Study
 
 from bo_tune.search.acquisition import log_expected_improvement
-from bo_tune.search.model import Scale
-from bo_tune.search.posterior import Array, Indices, Posterior
-from bo_tune.search.prior import SQUEEZE
+from bo_tune.search.gp.model import Scale
+from bo_tune.search.gp.posterior import Array, Indices, Posterior
+from bo_tune.search.gp.prior import SQUEEZE
 from bo_tune.search.sampler import FiniteGridSampler
 from bo_tune.search.stopping import CAUTION, CAUTION_TAUGHT, Certificate
 

@@ -12,10 +12,10 @@ from scipy.spatial.distance import cdist
 
 from bo_tune.search.acquisition import log_expected_improvement
 from bo_tune.search.base import GridSampler
+from bo_tune.search.gp.model import MOST_KEPT, Features, GridModel
+from bo_tune.search.gp.posterior import Array, Indices
+from bo_tune.search.gp.prior import HistoryPrior
 from bo_tune.search.grid import Grid, Params, Value
-from bo_tune.search.model import MOST_KEPT, Features, GridModel
-from bo_tune.search.posterior import Array, Indices
-from bo_tune.search.prior import HistoryPrior
 from bo_tune.search.study_log import StudyLog
 
 Cost = Callable[[Indices], Array]

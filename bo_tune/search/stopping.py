@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.study import Study
 
-from bo_tune.search.posterior import Posterior
+from bo_tune.search.gp.posterior import Posterior
 from bo_tune.search.sampler import FiniteGridSampler
 
 CAUTION_TAUGHT = 1.6

@@ -11,9 +11,10 @@ from typing import Any, Literal
 from optuna.trial import FrozenTrial
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
+from bo_tune.core.outcome import SLOW, InvalidReason, LaunchPurpose
+from bo_tune.core.problem import AnyProblem
+from bo_tune.core.study_name import StudyName
 from bo_tune.kernels.registry import IN_ORDER, kernel_spec
-from bo_tune.outcome import SLOW, InvalidReason, LaunchPurpose
-from bo_tune.problem import AnyProblem
 from bo_tune.store.attributes import (
     ALIKE,
     DISTURBED_ATTR,
@@ -42,7 +43,6 @@ from bo_tune.store.fields import (
     first_error,
 )
 from bo_tune.store.result import StudyResult
-from bo_tune.store.study_name import StudyName
 
 MOST_SHARED = 1000
 """Attribute values that are remembered as sound."""

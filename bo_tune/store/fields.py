@@ -6,8 +6,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
-from bo_tune.outcome import LONGEST_US, MOST_SECONDS, SHORTEST_US
-from bo_tune.problem import MOST
+from bo_tune.core.outcome import LONGEST_US, MOST_SECONDS, SHORTEST_US
+from bo_tune.core.problem import MOST
 
 
 def printable(text: str) -> str:

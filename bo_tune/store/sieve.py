@@ -6,13 +6,13 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
+from bo_tune.core.problem import GpuInfo
+from bo_tune.core.study_name import StudyName
 from bo_tune.errors import UnreadableStudyError, printable
-from bo_tune.problem import GpuInfo
 from bo_tune.store.attributes import GPU_ATTR, NAME_ATTR, READABLE, RESULT_ATTR, SCHEMA_ATTR
 from bo_tune.store.checked import AttributesCheck, NotOursError, check_trials
 from bo_tune.store.result import StudyResult
-from bo_tune.store.study_name import StudyName
-from bo_tune.store.study_rows import StudyRow
+from bo_tune.store.rows.study_rows import StudyRow
 from bo_tune.store.trials import COST
 
 MEND = "bo-tune delete removes it, --fresh sets it aside"

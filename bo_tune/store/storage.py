@@ -18,9 +18,11 @@ from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.exc import IntegrityError
 
-from bo_tune.choices import DEFAULT_STORAGE, LEASE_S, MEMORY
+from bo_tune.core.choices import DEFAULT_STORAGE, LEASE_S, MEMORY
+from bo_tune.core.problem import GpuInfo
+from bo_tune.core.study_name import StudyName
 from bo_tune.errors import LeaseLostError, StorageError, one_line
-from bo_tune.problem import GpuInfo
+from bo_tune.processes.threads import garbage_sought_seldom
 from bo_tune.store.attributes import (
     FRESH_ATTR,
     GPU_ATTR,
@@ -30,18 +32,16 @@ from bo_tune.store.attributes import (
     SCHEMA_ATTR,
     SCHEMA_VERSION,
 )
-from bo_tune.store.database import READS, open_database, storage_errors, through_outages
-from bo_tune.store.fenced import FencedWrite
-from bo_tune.store.lease_keeper import LeaseKeeper
-from bo_tune.store.leases import Holder
-from bo_tune.store.rows import FastRows, PlainRows, Rows
+from bo_tune.store.connection.database import READS, open_database, storage_errors, through_outages
+from bo_tune.store.connection.url import shown
+from bo_tune.store.leases.fenced import FencedWrite
+from bo_tune.store.leases.keeper import LeaseKeeper
+from bo_tune.store.leases.lease import Holder
+from bo_tune.store.rows.access import FastRows, PlainRows, Rows
+from bo_tune.store.rows.trial_queue import LOST, TrialQueue, Writer, Written
+from bo_tune.store.rows.trial_writer import is_known_schema
 from bo_tune.store.sieve import Sieve, StudySummary, about_of
 from bo_tune.store.stored_study import FINISHED, StoredStudy
-from bo_tune.store.study_name import StudyName
-from bo_tune.store.trial_queue import LOST, TrialQueue, Writer, Written
-from bo_tune.store.trial_writer import is_known_schema
-from bo_tune.store.url import shown
-from bo_tune.threads import garbage_sought_seldom
 
 __all__ = ["FINISHED", "StoredStudy", "StudyName", "StudyStore", "StudySummary"]
 

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from optuna.trial import FrozenTrial, TrialState
 
+from bo_tune.core.study_name import StudyName
 from bo_tune.errors import LeaseLostError
 from bo_tune.store.attributes import RESULT_ATTR
 from bo_tune.store.result import StudyResult
-from bo_tune.store.rows import Rows
-from bo_tune.store.study_name import StudyName
-from bo_tune.store.trial_queue import LOST, Writer
+from bo_tune.store.rows.access import Rows
+from bo_tune.store.rows.trial_queue import LOST, Writer
 
 if TYPE_CHECKING:
     from bo_tune.store.storage import StudyStore

@@ -24,8 +24,7 @@ from typing import Any
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from bo_tune.measure.protocol import TimingProtocol
-from bo_tune.outcome import (
+from bo_tune.core.outcome import (
     SLOW,
     Compilation,
     Invalid,
@@ -36,7 +35,8 @@ from bo_tune.outcome import (
     Resources,
     estimate_us,
 )
-from bo_tune.space import Config
+from bo_tune.core.repetitions import TimingProtocol
+from bo_tune.core.space import Config
 
 LARGEST_VALUE = 1024
 """Upper end of a stored parameter's range, above the values in use."""

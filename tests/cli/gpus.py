@@ -13,12 +13,14 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
-from bo_tune.cli import host_workers
 from bo_tune.cli import main as bo_tune
-from bo_tune.measure import compile_farm, compile_worker, cuda, gpu_monitor
+from bo_tune.core.outcome import Compilation, Launches, LaunchPurpose, Measurement, Resources
+from bo_tune.core.problem import GpuInfo
+from bo_tune.core.space import Config
+from bo_tune.measure.compile import farm as compile_farm
+from bo_tune.measure.compile import worker as compile_worker
 from bo_tune.measure.device import Build, Compiled, Remeasured
-from bo_tune.measure.gpu_watch import Reading, WatchError
-from bo_tune.measure.host_gpus import GpuIdentity
+from bo_tune.measure.gpu import device as cuda
 from bo_tune.measure.messages import (
     CompileRequest,
     Hello,
@@ -28,10 +30,11 @@ from bo_tune.measure.messages import (
     PrepareRequest,
     RemeasureRequest,
 )
-from bo_tune.outcome import Compilation, Launches, LaunchPurpose, Measurement, Resources
-from bo_tune.problem import GpuInfo
+from bo_tune.measure.watch import monitor as gpu_monitor
+from bo_tune.measure.watch.host_gpus import GpuIdentity
+from bo_tune.measure.watch.neighbours import Reading, WatchError
 from bo_tune.processes.worker import serve
-from bo_tune.space import Config
+from bo_tune.session.workers import host as host_workers
 
 NAME = "gpus"
 GPU = GpuInfo("NVIDIA Fake 9", (9, 0), sm_count=100, shared_memory_bytes=200_000)

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from helpers import H100, ROOT, SHRINK_TABLE, Cli, FakeDevice
 
-from bo_tune.cli import measuring
+from bo_tune.core.outcome import Compilation, LaunchPurpose, Outcome, Resources
+from bo_tune.core.problem import Problem
+from bo_tune.core.space import Config, SearchSpace
 from bo_tune.measure.device import Build, Compiled, Remeasured
-from bo_tune.outcome import Compilation, LaunchPurpose, Outcome, Resources
-from bo_tune.problem import Problem
-from bo_tune.space import Config, SearchSpace
+from bo_tune.session.workers import measuring
 
 LLAMA = ROOT / "studies" / "models" / "llama-3.1-8b"
 SPACE = SearchSpace.of(

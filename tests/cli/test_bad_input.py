@@ -29,7 +29,7 @@ from helpers import (
     write_all,
 )
 
-from bo_tune.recording import recording_file_name
+from bo_tune.formats.recording import recording_file_name
 
 STUDY = """
 [[problem]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from helpers import PATIENCE_S, Cli, Ran, run_command, sqlite_url
 
-from bo_tune.measure.gpu_watch import PRESENT
+from bo_tune.measure.watch.neighbours import PRESENT
 
 HERE = Path(__file__).parent
 STUDY = """

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from helpers import H100, ROOT, SHRINK_TABLE, Cli, Ran, run_command
 
+from bo_tune.engines.models.serving import ModelStudy
+from bo_tune.engines.vllm.tables import table_file_name
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.models.serving import ModelStudy
-from bo_tune.tables import table_file_name
 
 LLAMA = ROOT / "studies" / "models" / "llama-3.1-8b"
 OPTIONS = ("--model", LLAMA, "--tp", 1, "--max-loras", 4, "--rank", 16, "--gpu", H100.name)

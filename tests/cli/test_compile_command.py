@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from helpers import SHRINK, Cli, command, sliced, sqlite_url, write_all
 
-from bo_tune.bundled import bundled_grids
 from bo_tune.cli.packing import experience
-from bo_tune.measure import cuda
-from bo_tune.pack.archive import read_manifest, unpack, write_pack
+from bo_tune.formats.pack.archive import read_manifest, unpack, write_pack
+from bo_tune.measure.gpu import device as cuda
+from bo_tune.tuning.bundled import bundled_grids
 
 STUDY = """
 name = "small"

@@ -9,8 +9,8 @@ import pytest
 from helpers import EXPAND, PATIENCE_S, SHRINK, command, sliced, write_all
 from terminal import terminal
 
-from bo_tune.choices import SAMPLERS
 from bo_tune.cli import completion
+from bo_tune.core.choices import SAMPLERS
 from bo_tune.kernels.registry import KERNELS
 
 PROGRAM = command()[0]

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from helpers import EXPAND, EXPAND_TABLE, SHRINK, SHRINK_TABLE, Cli, sliced, sqlite_url, write_all
 
-from bo_tune.choices import MEMORY
-from bo_tune.devices import replay_job
-from bo_tune.recording import read_recordings
-from bo_tune.session import Session, SessionSettings
+from bo_tune.core.choices import MEMORY
+from bo_tune.engines.vllm.tables import read_folder
+from bo_tune.formats.recording import read_recordings
+from bo_tune.measure.devices import replay_job
+from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
-from bo_tune.tables import read_folder
 
 
 @pytest.fixture(scope="module")

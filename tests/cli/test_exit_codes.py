@@ -10,8 +10,8 @@ from reference import generate_cli
 from terminal import terminal
 from workplace import furnish
 
-from bo_tune.cli import exit_codes
 from bo_tune.cli.output import Output
+from bo_tune.processes import exit_codes
 
 NAMES = list(generate_cli.commands())
 

@@ -27,21 +27,21 @@ from helpers import (
     write_all,
 )
 
-from bo_tune.activity import DeviceActivity, GpuActivity, SessionActivity, with_workers
-from bo_tune.choices import MEMORY
-from bo_tune.cli import host_workers
+from bo_tune.analysis.listing import list_studies
 from bo_tune.cli.arguments import Arguments, Written
-from bo_tune.cli.measuring import Measured
 from bo_tune.cli.tuning import worker_count
-from bo_tune.conditions import Conditions
-from bo_tune.listing import list_studies
-from bo_tune.outcome import InvalidReason
-from bo_tune.session import SessionSettings
-from bo_tune.space import config_key
+from bo_tune.core.activity import DeviceActivity, GpuActivity, SessionActivity, with_workers
+from bo_tune.core.choices import MEMORY
+from bo_tune.core.conditions import Conditions
+from bo_tune.core.outcome import InvalidReason
+from bo_tune.core.space import config_key
+from bo_tune.formats.study_file import load_study_file
+from bo_tune.session.session import SessionSettings
+from bo_tune.session.workers import host as host_workers
+from bo_tune.session.workers.measuring import Measured
 from bo_tune.store.attributes import DONE_ATTR, JOB_ATTR
 from bo_tune.store.storage import StudyStore
 from bo_tune.store.trials import REASON
-from bo_tune.study_file import load_study_file
 
 HERE = Path(__file__).parent
 BUDGET, LONG = 6, 50

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from helpers import EXPAND, SHRINK, SHRINK_BIG, Cli, sliced, sqlite_url, stored_trials, write_all
 
-from bo_tune.devices import replay_jobs
-from bo_tune.report.console import short_config
-from bo_tune.session import Session, SessionSettings
+from bo_tune.display.console import short_config
+from bo_tune.measure.devices import replay_jobs
+from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
 
 RUN_FIELDS = {

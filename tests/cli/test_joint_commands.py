@@ -7,9 +7,9 @@ from helpers import ROOT, Cli, write_all
 from moe_recordings import GPU_FILES, MOE, MOE_KERNELS, best_sum_us, small
 from one_launch_recordings import one_launch
 
-from bo_tune.compare import compare
-from bo_tune.recording import read_recordings
-from bo_tune.tables import read_provenance, read_table
+from bo_tune.analysis.compare import compare
+from bo_tune.engines.vllm.tables import read_provenance, read_table
+from bo_tune.formats.recording import read_recordings
 
 
 def test_what_is_written_agrees_and_is_compared_by_the_sum(cli: Cli, tmp_path: Path) -> None:

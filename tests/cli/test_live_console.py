@@ -22,7 +22,7 @@ from helpers import (
 )
 from terminal import Terminal, terminal
 
-from bo_tune.recording import Recording
+from bo_tune.formats.recording import Recording
 
 PROBLEMS = 40
 CTRL_C = "\x03"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from helpers import EXPAND, ROOT, SHRINK, Cli, sliced, sqlite_url, write_all
 
-from bo_tune.conditions import UNKNOWN
+from bo_tune.core.conditions import UNKNOWN
 
 FILE = ROOT / "tests" / "store" / "v1.db.gz"
 

@@ -10,14 +10,14 @@ from helpers import EXPAND, EXPAND_TABLE, ROOT, SHRINK, SHRINK_TABLE, Cli, run_c
 from moe_recordings import small
 from planted import Planted
 
-from bo_tune.choices import MEMORY
-from bo_tune.cli import ray_workers
-from bo_tune.conditions import Conditions
-from bo_tune.devices import replay_job, together, with_deciding
+from bo_tune.core.choices import MEMORY
+from bo_tune.core.conditions import Conditions
+from bo_tune.core.space import config_key
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import DECIDING
 from bo_tune.measure.described import DescribedDevice, Description
-from bo_tune.space import config_key
+from bo_tune.measure.devices import replay_job, together, with_deciding
+from bo_tune.session.workers import ray as ray_workers
 from bo_tune.store.attributes import DONE_ATTR, JOB_ATTR, ORIGIN_ATTR
 from bo_tune.store.storage import StudyStore
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from helpers import BUNDLED, EXPAND, ROOT, SHRINK, Cli, script, sliced, sqlite_url, write_all
 
-from bo_tune.report.page import drawing
+from bo_tune.display.page import drawing
 
 GROWTH = script(ROOT / "benchmarks" / "growth.py")
 
@@ -86,7 +86,7 @@ def test_a_report_tells_of_the_newest_and_what_it_left_out(
 ) -> None:
     url, page, document = sqlite_url(tmp_path / "x.db"), tmp_path / "r.html", tmp_path / "r.json"
     GROWTH.fill(url, 12)
-    limits = sys.modules["bo_tune.review.review"]  # the package has a function of its name
+    limits = sys.modules["bo_tune.analysis.review.review"]  # the package has a function of its name
     monkeypatch.setattr(limits, "MOST_STUDIES", 5)
     ran = cli("report", "--storage", url, "--out", page, "--json", document)
     assert "5 studies" in ran.out

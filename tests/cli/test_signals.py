@@ -17,8 +17,8 @@ from postgres import Postgres
 from sqlalchemy import create_engine, func, select
 from sqlalchemy.exc import DBAPIError
 
-from bo_tune.cli.exit_codes import INTERRUPTED
-from bo_tune.store.leases import LEASES, DatabaseNow
+from bo_tune.processes.exit_codes import INTERRUPTED
+from bo_tune.store.leases.lease import LEASES, DatabaseNow
 from bo_tune.store.storage import StudyStore
 
 ENDS_WITHIN_S = 5.0

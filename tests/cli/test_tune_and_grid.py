@@ -28,11 +28,11 @@ from helpers import (
 )
 from moe_recordings import GPU_FILES
 
-from bo_tune.choices import SAMPLERS
-from bo_tune.recording import read_recording, read_recordings
-from bo_tune.space import config_key
+from bo_tune.core.choices import SAMPLERS
+from bo_tune.core.space import config_key
+from bo_tune.engines.vllm.tables import read_table
+from bo_tune.formats.recording import read_recording, read_recordings
 from bo_tune.store.trials import launched
-from bo_tune.tables import read_table
 
 TABLES = (SHRINK_TABLE, EXPAND_TABLE)
 

@@ -8,14 +8,14 @@ import pytest
 from helpers import ROOT, SHRINK, SHRINK_TABLE, Cli, FakeDevice, contents, sliced, write_all
 
 from bo_tune.cli.arguments import Arguments, Written
-from bo_tune.cli.measuring import Measured
 from bo_tune.cli.tuning import _fallen_back
-from bo_tune.conditions import Conditions
-from bo_tune.devices import Job
-from bo_tune.problem import Problem
-from bo_tune.session import SessionSettings
-from bo_tune.space import SearchSpace
-from bo_tune.tables import read_provenance
+from bo_tune.core.conditions import Conditions
+from bo_tune.core.problem import Problem
+from bo_tune.core.space import SearchSpace
+from bo_tune.engines.vllm.tables import read_provenance
+from bo_tune.measure.devices import Job
+from bo_tune.session.session import SessionSettings
+from bo_tune.session.workers.measuring import Measured
 
 OWN = "bo_tune 25606b8fe2"
 TUNE = ("--sampler", "random", "--budget", 2, "--storage", "memory")

@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from helpers import EXPAND, SHRINK, Cli, sliced, sqlite_url, write_all
 
-from bo_tune.choices import LEASE_S, MEMORY
-from bo_tune.devices import replay_jobs
+from bo_tune.analysis.listing import list_studies
+from bo_tune.core.choices import LEASE_S, MEMORY
 from bo_tune.errors import DeviceError
-from bo_tune.listing import list_studies
+from bo_tune.measure.devices import replay_jobs
 from bo_tune.measure.replay import ReplayDevice
-from bo_tune.session import Session, SessionSettings
+from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
 
 

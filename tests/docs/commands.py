@@ -19,7 +19,7 @@ from pages import Block
 
 from bo_tune.cli import main
 from bo_tune.cli.app import app
-from bo_tune.study_file import load_study_file
+from bo_tune.formats.study_file import load_study_file
 
 BIN = Path(sys.executable).parent
 MEASURING = ("tune", "grid", "worker")

@@ -18,8 +18,8 @@ from commands import align, commands, parse, renewed, run, simple_commands, unkn
 from helpers import ROOT
 from pages import LANGUAGES, NEEDS, Block, blocks, inline, pages
 
-from bo_tune.study_file import load_study_file
-from bo_tune.study_schema import StudyTables
+from bo_tune.formats.study_file import load_study_file
+from bo_tune.formats.study_schema import StudyTables
 
 NEEDED = ("studies", "examples", "benchmarks/results")
 """Folders that commands of the pages read."""

@@ -49,9 +49,9 @@ from specimens import (
 )
 
 from bo_tune.cli import main
+from bo_tune.display.page import charts
 from bo_tune.errors import InputError
-from bo_tune.pack.archive import MANIFEST, unpack
-from bo_tune.report.page import charts
+from bo_tune.formats.pack.archive import MANIFEST, unpack
 
 DEADLINE_S = 60
 """Of one command, on a machine that is busy with other tests."""

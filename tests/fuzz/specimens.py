@@ -12,7 +12,7 @@ from helpers import ROOT, SHRINK, SHRINK_TABLE, sliced, write_all
 from pack_samples import ENTRY, binary, cache_folder, failure, manifest
 from pack_samples import FILES as PACKED
 
-from bo_tune.pack.archive import write_pack
+from bo_tune.formats.pack.archive import write_pack
 
 Command = tuple[str, ...]
 

@@ -3,6 +3,9 @@
 One launch is fastest under block_m 32, the two kernels are under 16.
 """
 
+from bo_tune.core.outcome import Launches, LaunchPurpose, Measurement
+from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.space import Config
 from bo_tune.measure.device import Remeasured
 from bo_tune.measure.messages import (
     Hello,
@@ -12,10 +15,7 @@ from bo_tune.measure.messages import (
     PrepareRequest,
     RemeasureRequest,
 )
-from bo_tune.outcome import Launches, LaunchPurpose, Measurement
-from bo_tune.problem import GpuInfo, Problem
 from bo_tune.processes.worker import serve
-from bo_tune.space import Config
 
 GPU = GpuInfo("NVIDIA H100 80GB HBM3", (9, 0), sm_count=132, shared_memory_bytes=232448)
 

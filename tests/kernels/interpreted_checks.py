@@ -14,7 +14,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 from hypothesis import HealthCheck, given, settings
 from lora_cases import assemble, check, launches
 
-from bo_tune.problem import Problem
+from bo_tune.core.problem import Problem
 
 CONFIG = {"block_m": 16, "block_n": 32, "block_k": 16, "num_warps": 4, "num_stages": 2, "num_ctas": 1}
 

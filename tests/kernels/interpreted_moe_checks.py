@@ -10,7 +10,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 from hypothesis import HealthCheck, given, settings
 from moe_cases import KERNELS, assemble, check, launches, moe_problem
 
-from bo_tune.problem import Experts
+from bo_tune.core.problem import Experts
 
 CONFIG = {"block_m": 16, "block_n": 32, "block_k": 16, "group_size_m": 8, "num_warps": 4, "num_stages": 2}
 each_kernel = pytest.mark.parametrize("kernel", KERNELS)

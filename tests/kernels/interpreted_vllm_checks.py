@@ -13,9 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from lora_cases import assemble, check
 from triton.backends.compiler import GPUTarget
 
+from bo_tune.core.problem import Experts, GpuInfo, Problem
 from bo_tune.kernels.vllm import operations
-from bo_tune.measure.offline_driver import activate
-from bo_tune.problem import Experts, GpuInfo, Problem
+from bo_tune.measure.compile.offline_driver import activate
 
 H100 = GpuInfo("NVIDIA H100 80GB HBM3", (9, 0), sm_count=132, shared_memory_bytes=232448)
 CONFIG = {"block_m": 16, "block_n": 32, "block_k": 16, "num_warps": 4, "num_stages": 2, "num_ctas": 1}

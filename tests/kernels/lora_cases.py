@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
+from bo_tune.core.problem import Problem
 from bo_tune.kernels import operations as builtin
 from bo_tune.kernels.lora.tokens import TokenGroups
-from bo_tune.problem import Problem
 
 GUARD = 64
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"

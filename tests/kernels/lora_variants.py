@@ -2,7 +2,7 @@
 
 from hypothesis import strategies as st
 
-from bo_tune.problem import Problem
+from bo_tune.core.problem import Problem
 
 SMALL = {"block_m": 16, "block_n": 32, "block_k": 32, "num_warps": 4, "num_stages": 3, "num_ctas": 1}
 

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bo_tune.core.problem import Problem
 from bo_tune.kernels.lora.operation import int_specialisation
 from bo_tune.kernels.lora.tokens import TokenGroups
 from bo_tune.kernels.operations import operation
-from bo_tune.problem import Problem
 
 CPU = torch.device("cpu")
 

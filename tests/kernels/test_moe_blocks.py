@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bo_tune.conditions import Conditions, Routing
+from bo_tune.core.conditions import Conditions, Routing
+from bo_tune.core.problem import Experts, Problem
 from bo_tune.kernels.moe.blocks import MoeBlocks, draw_experts, room
 from bo_tune.kernels.operations import operation
-from bo_tune.problem import Experts, Problem
 
 CPU = torch.device("cpu")
 PROBLEM = Problem("fused_moe_lora_w13_shrink", 3, 2, 10, 16, 64, 32, experts=Experts(8, 2))

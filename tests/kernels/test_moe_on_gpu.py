@@ -5,10 +5,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from moe_cases import KERNELS, assemble, check, launches, moe_problem
 
-from bo_tune.conditions import Conditions, Routing
+from bo_tune.core.conditions import Conditions, Routing
+from bo_tune.core.problem import Experts
 from bo_tune.kernels.operations import operation
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.problem import Experts
 
 pytestmark = [
     pytest.mark.gpu,

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 from lora_variants import SMALL, variants
 from triton.backends.compiler import GPUTarget
 
+from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.kernels.operations import operation
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.measure.offline_driver import activate
-from bo_tune.problem import GpuInfo, Problem
+from bo_tune.measure.compile.offline_driver import activate
 
 H100 = GpuInfo("NVIDIA H100 80GB HBM3", (9, 0), sm_count=132, shared_memory_bytes=232448)
 

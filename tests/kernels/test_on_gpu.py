@@ -6,9 +6,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lora_cases import assemble, check, launches
 
+from bo_tune.core.problem import Problem
 from bo_tune.kernels.operations import operation
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.problem import Problem
 
 pytestmark = [
     pytest.mark.gpu,

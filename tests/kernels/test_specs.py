@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bo_tune.core.problem import Experts, GpuInfo, Problem
 from bo_tune.errors import InputError
+from bo_tune.formats.recording_format import problem_of
 from bo_tune.kernels.moe.spec import MOE_SPECS
 from bo_tune.kernels.registry import KERNELS, kernel_spec
-from bo_tune.problem import Experts, GpuInfo, Problem
-from bo_tune.recording_format import problem_of
 
 BUNDLED = Path(__file__).parents[2] / "studies" / "recordings"
 DENSE = sorted(BUNDLED.glob("*.t4.json.gz"))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vllm_wheel import importable, vllm_folder
 
+from bo_tune.core.problem import Experts, GpuInfo, Problem
 from bo_tune.kernels.moe.one_launch import ONE_LAUNCH_SPECS
 from bo_tune.kernels.moe.spec import MOE_SPECS
 from bo_tune.kernels.moe.untuned import as_read
@@ -16,7 +17,6 @@ from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.vllm import untuned
 from bo_tune.kernels.vllm.installed import VllmError
 from bo_tune.measure.source import BUILTIN, VLLM, default_config
-from bo_tune.problem import Experts, GpuInfo, Problem
 
 H200 = GpuInfo("NVIDIA H200", (9, 0), sm_count=132, shared_memory_bytes=232448)
 QWEN_3 = Experts(128, 8)

@@ -12,16 +12,16 @@ from moe_cases import KERNELS, ONE_LAUNCH, moe_problem
 from triton.backends.compiler import GPUTarget
 from vllm_wheel import VERSION
 
+from bo_tune.core.problem import Experts, GpuInfo
 from bo_tune.kernels import operations as builtin
 from bo_tune.kernels.moe.blocks import MoeBlocks
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.vllm.installed import VllmError
 from bo_tune.kernels.vllm.moe_path import MODULE, MoePath, deciding_kernels, engine_path, engine_way, path_note
 from bo_tune.kernels.vllm.operations import operation
-from bo_tune.measure.compile_worker import Compiler
+from bo_tune.measure.compile.offline_driver import activate
+from bo_tune.measure.compile.worker import Compiler
 from bo_tune.measure.messages import DecidedByRequest, NoteRequest
-from bo_tune.measure.offline_driver import activate
-from bo_tune.problem import Experts, GpuInfo
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")
 

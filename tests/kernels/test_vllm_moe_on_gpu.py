@@ -8,14 +8,14 @@ from hypothesis import HealthCheck, given, settings
 from moe_cases import KERNELS, ONE_LAUNCH, assemble, check, launches, moe_problem
 from vllm_wheel import vllm_folder
 
-from bo_tune.choices import MEMORY
-from bo_tune.devices import Job, with_deciding
+from bo_tune.core.choices import MEMORY
+from bo_tune.core.problem import Experts
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.vllm import operations
-from bo_tune.measure.cuda import CudaDevice
+from bo_tune.measure.devices import Job, with_deciding
+from bo_tune.measure.gpu.device import CudaDevice
 from bo_tune.measure.source import VLLM
-from bo_tune.problem import Experts
-from bo_tune.session import Session, SessionSettings
+from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
 
 pytestmark = [

@@ -7,13 +7,13 @@ import pytest
 from moe_cases import KERNELS, ONE_LAUNCH, moe_problem
 from vllm_wheel import vllm_folder
 
-from bo_tune.choices import MEMORY
-from bo_tune.devices import Job, engine_notes, with_deciding
-from bo_tune.measure import cuda
-from bo_tune.measure.cuda import CudaDevice
+from bo_tune.core.choices import MEMORY
+from bo_tune.core.problem import Experts
+from bo_tune.measure.devices import Job, engine_notes, with_deciding
+from bo_tune.measure.gpu import device as cuda
+from bo_tune.measure.gpu.device import CudaDevice
 from bo_tune.measure.source import VLLM
-from bo_tune.problem import Experts
-from bo_tune.session import Session, SessionSettings
+from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
 
 LAYER = {"max_loras": 2, "k": 16, "n": 128, "i": 64, "experts": Experts(16, 2), "dtype": "bfloat16"}

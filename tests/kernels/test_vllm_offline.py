@@ -12,14 +12,14 @@ from lora_variants import SMALL, variants
 from triton.backends.compiler import GPUTarget
 from vllm_wheel import VERSION
 
-from bo_tune.conditions import Conditions
+from bo_tune.core.conditions import Conditions
+from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.engines.models.problems import DENSE_KERNELS
 from bo_tune.kernels import operations as builtin
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.vllm.installed import unavailable
 from bo_tune.kernels.vllm.operations import operation
-from bo_tune.measure.offline_driver import activate
-from bo_tune.models.problems import DENSE_KERNELS
-from bo_tune.problem import GpuInfo, Problem
+from bo_tune.measure.compile.offline_driver import activate
 
 pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")
 

@@ -13,11 +13,11 @@ import triton
 from lora_cases import assemble, check
 from vllm_wheel import vllm_folder
 
+from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.vllm import operations
 from bo_tune.kernels.vllm.installed import LAUNCHERS
 from bo_tune.kernels.vllm.operations import operation
-from bo_tune.problem import GpuInfo, Problem
 
 pytestmark = [
     pytest.mark.gpu,
@@ -78,8 +78,8 @@ def test_binaries_compiled_elsewhere_are_found_by_the_launch(problem, tmp_path, 
     code = f"""
 from triton.backends.compiler import GPUTarget
 from bo_tune.kernels.vllm.operations import operation
-from bo_tune.measure.offline_driver import activate
-from bo_tune.problem import Problem
+from bo_tune.measure.compile.offline_driver import activate
+from bo_tune.core.problem import Problem
 import json, torch
 activate(GPUTarget("cuda", {10 * major + minor}, 32))
 problem = {problem!r}

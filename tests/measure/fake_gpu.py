@@ -4,6 +4,8 @@ import os
 import sys
 import time
 
+from bo_tune.core.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Measurement
+from bo_tune.core.problem import GpuInfo
 from bo_tune.measure.device import Remeasured
 from bo_tune.measure.messages import (
     Hello,
@@ -13,8 +15,6 @@ from bo_tune.measure.messages import (
     PrepareRequest,
     RemeasureRequest,
 )
-from bo_tune.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Measurement
-from bo_tune.problem import GpuInfo
 from bo_tune.processes.worker import serve
 
 GPU = GpuInfo("NVIDIA Fake 1", (9, 0), sm_count=1, shared_memory_bytes=100_000)

@@ -13,12 +13,12 @@ import torch
 import triton
 import triton.language as tl
 
-from bo_tune.conditions import Conditions
-from bo_tune.kernels.lora_shrink.inputs import ShrinkInputs
-from bo_tune.kernels.lora_shrink.op import LoraShrink
+from bo_tune.core.conditions import Conditions
+from bo_tune.core.problem import Problem
+from bo_tune.core.space import Config
+from bo_tune.kernels.lora.shrink.inputs import ShrinkInputs
+from bo_tune.kernels.lora.shrink.op import LoraShrink
 from bo_tune.kernels.operation import DEFAULT_CONDITIONS, Operation
-from bo_tune.problem import Problem
-from bo_tune.space import Config
 
 FAULTS = ("illegal address", "infinite loop", "device assert", "exit", "out of memory")
 PERCENT_EACH = 5

@@ -7,6 +7,9 @@ import zlib
 
 from fake_gpu import GPU, LAUNCHES
 
+from bo_tune.core.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Measurement
+from bo_tune.core.problem import Problem
+from bo_tune.core.space import Config
 from bo_tune.measure.device import Remeasured
 from bo_tune.measure.messages import (
     Hello,
@@ -16,10 +19,7 @@ from bo_tune.measure.messages import (
     PrepareRequest,
     RemeasureRequest,
 )
-from bo_tune.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Measurement
-from bo_tune.problem import Problem
 from bo_tune.processes.worker import serve
-from bo_tune.space import Config
 
 FAULTS = ("illegal address", "infinite loop", "device assert", "exit", "out of memory")
 PERCENT_EACH = 5

@@ -4,9 +4,9 @@ import json
 import sys
 from dataclasses import asdict
 
-from bo_tune.measure.gpu_watch import WatchError
-from bo_tune.measure.host_gpus import GpuIdentity
-from bo_tune.measure.nvml import NvmlWatch
+from bo_tune.measure.watch.host_gpus import GpuIdentity
+from bo_tune.measure.watch.neighbours import WatchError
+from bo_tune.measure.watch.nvml import NvmlWatch
 
 
 def main() -> None:

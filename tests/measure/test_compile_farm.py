@@ -17,14 +17,14 @@ from hypothesis import strategies as st
 from triton.compiler.errors import CompilationError
 from triton.runtime.errors import PTXASError
 
+from bo_tune.core.outcome import Invalid, InvalidReason
+from bo_tune.core.problem import Problem
 from bo_tune.errors import DeviceError
-from bo_tune.measure.compile_farm import CompileFarm, Deadline
-from bo_tune.measure.compile_host import CompileHost
-from bo_tune.measure.compile_worker import LONGEST_CAUSE, cause_of
+from bo_tune.measure.compile.farm import CompileFarm, Deadline
+from bo_tune.measure.compile.host import CompileHost
+from bo_tune.measure.compile.worker import LONGEST_CAUSE, cause_of
 from bo_tune.measure.device import Build, Compiled
 from bo_tune.measure.source import BUILTIN
-from bo_tune.outcome import Invalid, InvalidReason
-from bo_tune.problem import Problem
 from bo_tune.processes.fork_server import ForkServer
 
 PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
@@ -51,7 +51,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def server(cache: Path) -> Iterator[ForkServer]:
     """Forks compile workers that use the cache above."""
-    made = ForkServer(["bo_tune.measure.compile_worker", BUILTIN])
+    made = ForkServer(["bo_tune.measure.compile.worker", BUILTIN])
     yield made
     made.close()
 

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from bo_tune.conditions import Conditions
-from bo_tune.devices import cuda_device
+from bo_tune.core.conditions import Conditions
+from bo_tune.core.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome, Resources
+from bo_tune.core.problem import Problem
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.measure import cuda
-from bo_tune.measure.compile_host import CompileHost
-from bo_tune.measure.cuda import CudaDevice, Deadlines, compile_host
+from bo_tune.measure.compile.host import CompileHost
 from bo_tune.measure.device import Compiled
+from bo_tune.measure.devices import cuda_device
+from bo_tune.measure.gpu import device as cuda
+from bo_tune.measure.gpu.device import CudaDevice, Deadlines, compile_host
 from bo_tune.measure.source import BUILTIN
-from bo_tune.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome, Resources
-from bo_tune.problem import Problem
 
 PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
 CONFIG = {

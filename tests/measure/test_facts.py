@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 from helpers import H100
 
+from bo_tune.core.problem import Problem
+from bo_tune.core.space import config_key
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.measure.compile_farm import CompileFarm, Deadline
-from bo_tune.measure.facts import KernelFacts, binary_name
+from bo_tune.measure.compile.facts import KernelFacts, binary_name
+from bo_tune.measure.compile.farm import CompileFarm, Deadline
 from bo_tune.measure.source import BUILTIN, operations_of
-from bo_tune.problem import Problem
 from bo_tune.processes.fork_server import ForkServer
-from bo_tune.space import config_key
 
 PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
 CONFIGS = list(kernel_spec("lora_shrink").search_space)[::97]
@@ -25,7 +25,7 @@ CONFIGS = list(kernel_spec("lora_shrink").search_space)[::97]
 def server() -> Iterator[ForkServer]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
-        made = ForkServer(["bo_tune.measure.compile_worker", BUILTIN])
+        made = ForkServer(["bo_tune.measure.compile.worker", BUILTIN])
     yield made
     made.close()
 
@@ -72,5 +72,5 @@ def test_a_source_that_fails_is_named(server: ForkServer) -> None:
 
 
 def test_the_parent_loads_no_torch() -> None:
-    code = "import sys, bo_tune.measure.cuda, bo_tune.devices; sys.exit('torch' in sys.modules)"
+    code = "import sys, bo_tune.measure.gpu.device, bo_tune.measure.devices; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

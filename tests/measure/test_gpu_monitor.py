@@ -7,10 +7,10 @@ import pytest
 from watches import Scripted, using
 
 from bo_tune.errors import DeviceError
-from bo_tune.measure import gpu_monitor
-from bo_tune.measure.gpu_monitor import GpuMonitor, monitored
-from bo_tune.measure.gpu_watch import LOST, PRESENT, Reading
-from bo_tune.measure.host_gpus import GpuIdentity
+from bo_tune.measure.watch import monitor as gpu_monitor
+from bo_tune.measure.watch.host_gpus import GpuIdentity
+from bo_tune.measure.watch.monitor import GpuMonitor, monitored
+from bo_tune.measure.watch.neighbours import LOST, PRESENT, Reading
 
 OURS, OTHER = 100, 7
 LONG_S = 60.0

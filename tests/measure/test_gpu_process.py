@@ -10,13 +10,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from bo_tune.core.outcome import LaunchPurpose
+from bo_tune.core.problem import Problem
 from bo_tune.kernels.operation import Verdict
 from bo_tune.measure.device import Remeasured
-from bo_tune.measure.gpu_process import GpuServer, Prepared, refusal, versions
+from bo_tune.measure.gpu.process import GpuServer, Prepared, refusal, versions
+from bo_tune.measure.gpu.timing import Timed
 from bo_tune.measure.messages import RemeasureRequest
-from bo_tune.measure.timing import Timed
-from bo_tune.outcome import LaunchPurpose
-from bo_tune.problem import Problem
 
 NVIDIA = {"hip": None, "xpu": None, "cuda": "12.8"}
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from watches import using
 
-from bo_tune.measure.gpu_watch import AT_WORK, PRESENT, Neighbours, Reading, slowed_text, use_by_others
+from bo_tune.measure.watch.neighbours import AT_WORK, PRESENT, Neighbours, Reading, slowed_text, use_by_others
 
 OURS, OTHER = 100, 7
 

@@ -9,13 +9,13 @@ from importlib.util import find_spec
 import pytest
 import torch
 
+from bo_tune.core.problem import Problem
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.measure.cuda import CudaDevice
 from bo_tune.measure.device import Compiled
-from bo_tune.measure.gpu_watch import AT_WORK, PRESENT
-from bo_tune.measure.host_gpus import gpu_identities
-from bo_tune.measure.nvml import NvmlWatch
-from bo_tune.problem import Problem
+from bo_tune.measure.gpu.device import CudaDevice
+from bo_tune.measure.watch.host_gpus import gpu_identities
+from bo_tune.measure.watch.neighbours import AT_WORK, PRESENT
+from bo_tune.measure.watch.nvml import NvmlWatch
 
 pytestmark = [
     pytest.mark.gpu,

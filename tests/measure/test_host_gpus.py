@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bo_tune.errors import DeviceError
-from bo_tune.measure.host_gpus import GpuIdentity, gpu_count, gpu_identities, known_identities
+from bo_tune.measure.watch.host_gpus import GpuIdentity, gpu_count, gpu_identities, known_identities
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from faulty import FAULTS, fault_of
 
-from bo_tune.conditions import Conditions, Timing, Tokens
+from bo_tune.core.conditions import Conditions, Timing, Tokens
+from bo_tune.core.outcome import Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome, estimate_us
+from bo_tune.core.problem import Problem
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.measure.cuda import CudaDevice, Deadlines
 from bo_tune.measure.device import Compiled
+from bo_tune.measure.gpu.device import CudaDevice, Deadlines
+from bo_tune.measure.gpu.timing import ColdTimer, timer
 from bo_tune.measure.source import BUILTIN, operations_of
-from bo_tune.measure.timing import ColdTimer, timer
-from bo_tune.outcome import Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome, estimate_us
-from bo_tune.problem import Problem
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 

@@ -8,20 +8,20 @@ import numpy as np
 import pytest
 from helpers import H100
 
+from bo_tune.core.outcome import Invalid, InvalidReason
+from bo_tune.core.problem import Problem
 from bo_tune.errors import PackError
-from bo_tune.measure import packed
-from bo_tune.measure.compile_farm import CompileFarm, Deadline
-from bo_tune.measure.compile_host import CompileHost
+from bo_tune.formats.pack.archive import files_of, read_manifest, write_pack
+from bo_tune.formats.pack.contents import Identity, Manifest, PackedBinary
+from bo_tune.measure.compile import packed
+from bo_tune.measure.compile.facts import KernelFacts
+from bo_tune.measure.compile.farm import CompileFarm, Deadline
+from bo_tune.measure.compile.host import CompileHost
+from bo_tune.measure.compile.packed import PackedBinaries
+from bo_tune.measure.compile.target import CompileTarget
 from bo_tune.measure.device import Compiled
-from bo_tune.measure.facts import KernelFacts
 from bo_tune.measure.messages import IdentityRequest
-from bo_tune.measure.packed import PackedBinaries
 from bo_tune.measure.source import BUILTIN
-from bo_tune.measure.target import CompileTarget
-from bo_tune.outcome import Invalid, InvalidReason
-from bo_tune.pack.archive import files_of, read_manifest, write_pack
-from bo_tune.pack.contents import Identity, Manifest, PackedBinary
-from bo_tune.problem import Problem
 from bo_tune.processes.fork_server import ForkServer
 
 SHRINK = Problem("lora_shrink", 4, 1, 16, 4096, 16)
@@ -72,7 +72,7 @@ def server(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
     binaries = unpacked(pack)
     own = tmp_path_factory.mktemp("own")
     made = ForkServer(
-        ["bo_tune.measure.compile_worker", BUILTIN], {**binaries.environment, "TRITON_CACHE_DIR": str(own)}
+        ["bo_tune.measure.compile.worker", BUILTIN], {**binaries.environment, "TRITON_CACHE_DIR": str(own)}
     )
     yield made, binaries
     made.close()
@@ -233,5 +233,5 @@ def test_a_damaged_pack_leaves_nothing_behind(pack: Path, tmp_path: Path, monkey
     bad = tmp_path / "bad.pack"
     bad.write_bytes(pack.read_bytes()[:-1000])
     with pytest.raises(PackError, match="damaged"):
-        CompileHost(["bo_tune.measure.compile_worker"], {}, BUILTIN, workers=1, deadline_s=1.0, packs=[pack, bad])
+        CompileHost(["bo_tune.measure.compile.worker"], {}, BUILTIN, workers=1, deadline_s=1.0, packs=[pack, bad])
     assert list((tmp_path / "temporary").iterdir()) == []

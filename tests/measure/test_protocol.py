@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bo_tune.measure.protocol import TimingProtocol, take_repetitions
-from bo_tune.outcome import estimate_us
+from bo_tune.core.outcome import estimate_us
+from bo_tune.core.repetitions import TimingProtocol, take_repetitions
 
 TIMES = st.lists(st.floats(0.5, 1e4), min_size=40, max_size=40)
 

@@ -8,13 +8,13 @@ from helpers import EXPAND, EXPAND_DECODE, SHRINK, bundled, sliced
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bo_tune.core.outcome import Invalid, InvalidReason, LaunchPurpose, Measurement, estimate_us, on_time
+from bo_tune.core.repetitions import TimingProtocol
+from bo_tune.core.space import Config, config_key
+from bo_tune.formats.recording import Recording
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.device import Compiled
-from bo_tune.measure.protocol import TimingProtocol
 from bo_tune.measure.replay import ReplayDevice
-from bo_tune.outcome import Invalid, InvalidReason, LaunchPurpose, Measurement, estimate_us, on_time
-from bo_tune.recording import Recording
-from bo_tune.space import Config, config_key
 
 RECORDING = sliced(SHRINK)
 CONFIGS = RECORDING.configs()

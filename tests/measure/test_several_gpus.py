@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from bo_tune.errors import DeviceError
-from bo_tune.measure import cuda
-from bo_tune.measure.compile_host import CompileHost
-from bo_tune.measure.cuda import Deadlines, cuda_devices
+from bo_tune.measure.compile.host import CompileHost
+from bo_tune.measure.gpu import device as cuda
+from bo_tune.measure.gpu.device import Deadlines, cuda_devices
 from bo_tune.measure.source import BUILTIN
 
 DEADLINES = Deadlines(first_s=0.5, measure_s=0.5)

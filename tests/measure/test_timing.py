@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 import torch
 
-from bo_tune.measure.timing import MOST_PASSES, MOST_QUEUED, ColdTimer, GraphTimer, Timer, WarmTimer
+from bo_tune.measure.gpu.timing import MOST_PASSES, MOST_QUEUED, ColdTimer, GraphTimer, Timer, WarmTimer
 
 
 @dataclass

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from planted import OTHERS, Planted
 
-from bo_tune.measure.host_gpus import gpu_count
+from bo_tune.measure.watch.host_gpus import gpu_count
 from bo_tune.processes.fork_server import ForkServer
 from bo_tune.processes.interpreter import drop_current_folder, python_command
 from bo_tune.processes.worker import Worker

@@ -8,7 +8,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
-from bo_tune.choices import SAMPLERS
+from bo_tune.core.choices import SAMPLERS
 from bo_tune.search import GridExhaustedError, GridSampler, distributions, make_sampler
 
 GRID: dict[str, tuple[int, ...]] = {"block": (16, 32, 64, 128), "warps": (4, 8), "stages": (2, 3, 4), "ctas": (1,)}

@@ -8,8 +8,8 @@ import pytest
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from bo_tune.search import FiniteGridSampler, distributions
+from bo_tune.search.gp.model import Scale
 from bo_tune.search.joint import Member, certify_jointly, next_config, objective, times
-from bo_tune.search.model import Scale
 
 GRID = {"block_m": (16, 32, 64), "block_n": (16, 32, 64, 128), "num_warps": (4, 8)}
 Config = dict[str, int]

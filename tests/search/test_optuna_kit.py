@@ -6,7 +6,7 @@ import pytest
 from optuna.samplers import BaseSampler
 from optuna.testing.pytest_samplers import BasicSamplerTestCase, SingleOnlySamplerTestCase
 
-from bo_tune.choices import SAMPLERS
+from bo_tune.core.choices import SAMPLERS
 from bo_tune.search import make_sampler
 
 GRID = {"a": tuple(range(20)), "b": ("x", "y", "z")}

@@ -5,8 +5,8 @@ import pytest
 from numpy.typing import NDArray
 
 from bo_tune.search import HistoryPrior, StudyHistory
-from bo_tune.search.prior import MOST_STUDIES, ROWS_PER_STUDY
-from bo_tune.search.shared import HERE, Rows, SharedPart
+from bo_tune.search.gp.prior import MOST_STUDIES, ROWS_PER_STUDY
+from bo_tune.search.gp.shared import HERE, Rows, SharedPart
 
 RNG = np.random.default_rng(0)
 POINTS = np.linspace(-1.5, 1.5, 60)[:, None]

@@ -5,11 +5,11 @@ import pytest
 from scipy.optimize import check_grad
 
 from bo_tune.search.acquisition import log_expected_improvement
-from bo_tune.search.correlation import CITY, Differences, correlation
-from bo_tune.search.posterior import Tables
-from bo_tune.search.prior import HistoryPrior, StudyHistory, squeeze
-from bo_tune.search.shared import HERE, Likelihood, Rows, SharedPart
-from bo_tune.search.surrogate import Data, Hyperpriors, Surrogate
+from bo_tune.search.gp.correlation import CITY, Differences, correlation
+from bo_tune.search.gp.posterior import Tables
+from bo_tune.search.gp.prior import HistoryPrior, StudyHistory, squeeze
+from bo_tune.search.gp.shared import HERE, Likelihood, Rows, SharedPart
+from bo_tune.search.gp.surrogate import Data, Hyperpriors, Surrogate
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((60, 3))

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from helpers import EXPAND, SHRINK, sliced, sqlite_url
 
-from bo_tune.devices import replay_job
-from bo_tune.session import Session, SessionSettings
+from bo_tune.measure.devices import replay_job
+from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
 
 FEW = {"block_m": (16, 64), "num_stages": (2,), "num_warps": (4,)}

@@ -16,8 +16,8 @@ import browser as chromium
 import pytest
 from helpers import EXPAND, PATIENCE_S, SHRINK, sliced, sqlite_url, stored_trials
 
-from bo_tune.devices import replay_job
-from bo_tune.session import Session, SessionSettings
+from bo_tune.measure.devices import replay_job
+from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
 
 STARTS_WITHIN_S = 180

@@ -17,12 +17,12 @@ from mariadb import Mariadb
 from postgres import Postgres
 from sqlalchemy import text
 
+from bo_tune.core.problem import Problem
+from bo_tune.core.study_name import StudyName
 from bo_tune.errors import StorageError
-from bo_tune.problem import Problem
-from bo_tune.store import database
-from bo_tune.store.database import network_filesystem
+from bo_tune.store.connection import database
+from bo_tune.store.connection.database import network_filesystem
 from bo_tune.store.storage import StudyStore
-from bo_tune.store.study_name import StudyName
 
 MOUNTS = """\
 overlay / overlay rw,relatime 0 0

@@ -21,14 +21,14 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
+from bo_tune.core.outcome import Measurement
+from bo_tune.core.problem import Problem
+from bo_tune.core.study_name import StudyName
 from bo_tune.errors import LeaseLostError, StorageError
-from bo_tune.outcome import Measurement
-from bo_tune.problem import Problem
 from bo_tune.processes.identity import is_gone, process_name, this_process
 from bo_tune.store.attributes import RESULT_ATTR
-from bo_tune.store.leases import LEASES, DatabaseNow, Leases
+from bo_tune.store.leases.lease import LEASES, DatabaseNow, Leases
 from bo_tune.store.storage import StoredStudy, StudyStore
-from bo_tune.store.study_name import StudyName
 from bo_tune.store.trials import to_trial
 
 CONFIG = {"block_n": 32, "block_k": 64, "num_warps": 4, "num_stages": 2, "split_k": 8, "num_ctas": 1}
@@ -269,7 +269,7 @@ def test_a_server_that_was_away_is_waited_for(postgres: Postgres) -> None:
 
 
 def test_a_server_that_stays_away_is_an_error(postgres: Postgres, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bo_tune.store.database.OUTAGE_S", 0.3)
+    monkeypatch.setattr("bo_tune.store.connection.database.OUTAGE_S", 0.3)
     store = StudyStore(postgres.new_database())
     study = store.open(name(), H100)
     postgres.stop()

@@ -9,13 +9,13 @@ import pytest
 from helpers import SHRINK, sliced, sqlite_url
 from postgres import Postgres
 
-from bo_tune.conditions import UNKNOWN
-from bo_tune.devices import replay_job
-from bo_tune.history import Histories
-from bo_tune.listing import list_studies, study_detail
-from bo_tune.session import Session, SessionSettings
+from bo_tune.analysis.listing import list_studies, study_detail
+from bo_tune.core.conditions import UNKNOWN
+from bo_tune.measure.devices import replay_job
+from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.attributes import RESULT_ATTR, SCHEMA_ATTR
 from bo_tune.store.storage import StudyStore
+from bo_tune.tuning.history import Histories
 
 FILE = Path(__file__).with_name("v1.db.gz")
 STUDIES = 5

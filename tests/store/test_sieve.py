@@ -7,15 +7,15 @@ import pytest
 from damaged import damage
 from helpers import SHRINK, sliced, sqlite_url
 
-from bo_tune.devices import replay_job
-from bo_tune.exchange import export_study
-from bo_tune.experience import Experience
-from bo_tune.history import Histories
-from bo_tune.listing import list_studies, study_detail
-from bo_tune.review import review
-from bo_tune.session import Session, SessionSettings
+from bo_tune.analysis.listing import list_studies, study_detail
+from bo_tune.analysis.review import review
+from bo_tune.measure.devices import replay_job
+from bo_tune.precompile.experience import Experience
+from bo_tune.session.exchange import export_study
+from bo_tune.session.session import Session, SessionSettings
+from bo_tune.session.workers.worker import StudyWorker, fitting
 from bo_tune.store.storage import StudyStore
-from bo_tune.worker import StudyWorker, fitting
+from bo_tune.tuning.history import Histories
 
 SETTINGS = SessionSettings(budget=8, bundled=False)
 

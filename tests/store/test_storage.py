@@ -16,10 +16,10 @@ from helpers import H100, sqlite_url, stored_trials
 from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy import event
 
-from bo_tune.choices import MEMORY
+from bo_tune.core.choices import MEMORY
+from bo_tune.core.outcome import Measurement
+from bo_tune.core.problem import Problem
 from bo_tune.errors import StorageError
-from bo_tune.outcome import Measurement
-from bo_tune.problem import Problem
 from bo_tune.store.attributes import RESULT_ATTR, SCHEMA_ATTR
 from bo_tune.store.storage import StoredStudy, StudyName, StudyStore
 from bo_tune.store.trials import to_trial

@@ -9,8 +9,8 @@ import pytest
 from optuna.trial import FrozenTrial
 
 from bo_tune.errors import LeaseLostError, StorageError
-from bo_tune.store import trial_queue
-from bo_tune.store.trial_queue import TrialQueue, Writer, Written
+from bo_tune.store.rows import trial_queue
+from bo_tune.store.rows.trial_queue import TrialQueue, Writer, Written
 
 ONE, OTHER = (1, 7), (2, 8)
 

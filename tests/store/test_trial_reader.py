@@ -10,10 +10,10 @@ from helpers import H100, sqlite_url
 from optuna.trial import FrozenTrial
 from postgres import Postgres
 
-from bo_tune.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome, Resources
-from bo_tune.problem import Problem
+from bo_tune.core.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome, Resources
+from bo_tune.core.problem import Problem
+from bo_tune.core.study_name import StudyName
 from bo_tune.store.storage import FINISHED, StudyStore
-from bo_tune.store.study_name import StudyName
 from bo_tune.store.trials import to_trial
 
 OUTCOMES: list[Outcome] = [

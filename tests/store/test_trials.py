@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from bo_tune.outcome import (
+from bo_tune.core.outcome import (
     SLOW,
     Compilation,
     Invalid,
@@ -23,7 +23,7 @@ from bo_tune.outcome import (
     Resources,
     estimate_us,
 )
-from bo_tune.space import Config
+from bo_tune.core.space import Config
 from bo_tune.store.trials import REASON, launched, outcome_of, state_of, time_us, to_trial, with_distributions
 
 START = datetime(2026, 1, 2, 3, 4, 5)

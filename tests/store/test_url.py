@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from sqlalchemy.engine import URL
 
 from bo_tune.errors import StorageError
-from bo_tune.store import database
+from bo_tune.store.connection import database
+from bo_tune.store.connection.url import shown, urls_shown, without_secrets
 from bo_tune.store.storage import StudyStore
-from bo_tune.store.url import shown, urls_shown, without_secrets
 
 SECRET = "s3cr3t.X"
 

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 
-from bo_tune.conditions import Conditions
+from bo_tune.core.conditions import Conditions
+from bo_tune.core.problem import Problem
+from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.kernels.lora.tokens import TokenGroups, draw_assignment
 from bo_tune.kernels.operation import DEFAULT_CONDITIONS, OneOutput
-from bo_tune.problem import Problem
-from bo_tune.space import Config, ConfigKey, config_key
 
 LARGEST_INT32 = 2**31 - 1
 

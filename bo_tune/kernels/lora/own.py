@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 import torch
 
+from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.space import Config, config_key
 from bo_tune.kernels.lora import jit
 from bo_tune.kernels.lora.operation import AnyInputs, LoraOperation, PreparedLaunch, dtype_of
-from bo_tune.problem import GpuInfo, Problem
-from bo_tune.space import Config, config_key
 
 
 class OwnLoraOperation(LoraOperation[AnyInputs]):

@@ -13,9 +13,9 @@ from typing import Any, ClassVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.space import Config
 from bo_tune.kernels.spec import EngineSpec
-from bo_tune.problem import GpuInfo, Problem
-from bo_tune.space import Config
 
 Column = NDArray[np.float64]
 

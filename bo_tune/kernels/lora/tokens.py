@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bo_tune.conditions import Conditions, Tokens
+from bo_tune.core.conditions import Conditions, Tokens
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import torch
 
-from bo_tune.conditions import Conditions, Routing
-from bo_tune.problem import Experts
+from bo_tune.core.conditions import Conditions, Routing
+from bo_tune.core.problem import Experts
 
 
 @dataclass(frozen=True, slots=True)

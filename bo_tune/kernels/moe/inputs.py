@@ -10,14 +10,14 @@ from typing import ClassVar
 
 import torch
 
-from bo_tune.conditions import Conditions
+from bo_tune.core.conditions import Conditions
+from bo_tune.core.problem import Problem
 from bo_tune.kernels.lora.operation import LoraInputs, LoraOperation, draw, dtype_of
 from bo_tune.kernels.lora.tokens import TokenGroups, draw_assignment
 from bo_tune.kernels.moe import naive
 from bo_tune.kernels.moe.blocks import MoeBlocks, draw_experts
 from bo_tune.kernels.moe.spec import MOE_SPECS, MoeLoraSpec, experts_of
 from bo_tune.kernels.operation import DEFAULT_CONDITIONS
-from bo_tune.problem import Problem
 
 SPECS = {spec.name: spec for spec in MOE_SPECS}
 

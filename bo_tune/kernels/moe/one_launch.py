@@ -21,7 +21,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bo_tune.conditions import Conditions
+from bo_tune.core.conditions import Conditions
+from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.space import Config, SearchSpace
 from bo_tune.kernels.moe.spec import (
     MOE,
     MOE_SPECS,
@@ -33,8 +35,6 @@ from bo_tune.kernels.moe.spec import (
     experts_of,
 )
 from bo_tune.kernels.spec import SHARED, KernelSpec
-from bo_tune.problem import GpuInfo, Problem
-from bo_tune.space import Config, SearchSpace
 
 
 class MoeOneLaunchSpec(KernelSpec):

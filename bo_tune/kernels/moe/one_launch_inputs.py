@@ -6,13 +6,13 @@ this rank, R rank, H length of the first product, N width of a slice of the seco
 
 import torch
 
+from bo_tune.core.problem import Problem
 from bo_tune.kernels.lora.operation import draw, dtype_of
 from bo_tune.kernels.lora.tokens import TokenGroups
 from bo_tune.kernels.moe import naive
 from bo_tune.kernels.moe.inputs import MoeInputs, MoeOperation
 from bo_tune.kernels.moe.one_launch import ONE_LAUNCH_SPECS, MoeOneLaunchSpec
 from bo_tune.kernels.moe.spec import experts_of
-from bo_tune.problem import Problem
 
 SPECS = {spec.name: spec for spec in ONE_LAUNCH_SPECS}
 

@@ -19,6 +19,8 @@ import torch
 import triton
 import triton.language as tl
 
+from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.space import Config
 from bo_tune.kernels.lora.jit import slice_weights
 from bo_tune.kernels.lora.operation import dtype_of, int_specialisation
 from bo_tune.kernels.lora.own import OwnLoraOperation, address_table, cdiv, source_digest
@@ -26,8 +28,6 @@ from bo_tune.kernels.moe.blocks import room
 from bo_tune.kernels.moe.inputs import MoeExpandOperation, MoeInputs, MoeOperation, MoeShrinkOperation
 from bo_tune.kernels.moe.spec import experts_of
 from bo_tune.kernels.spec import SHARED
-from bo_tune.problem import GpuInfo, Problem
-from bo_tune.space import Config
 
 UNSPECIALISED = ["PAIRS", "ROOM", "pairs_stride", "experts_stride", "x_slice", "out_slice"]
 """Arguments that change with every step of an engine: one binary serves them all."""

@@ -23,11 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import pdtrc
 
-from bo_tune.conditions import Conditions
+from bo_tune.core.conditions import Conditions
+from bo_tune.core.problem import Experts, GpuInfo, Problem
+from bo_tune.core.space import Config, SearchSpace
 from bo_tune.kernels.lora.spec import FEATURE_NAMES, Columns, LoraSpec, Work, asynchronous
 from bo_tune.kernels.moe.untuned import bounded, general_config
-from bo_tune.problem import Experts, GpuInfo, Problem
-from bo_tune.space import Config, SearchSpace
 
 MOE = "fused_moe_lora"
 """What the names of the kernels have in common."""

@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from triton.runtime.jit import MockTensor
 
+from bo_tune.core.problem import SizedProblem
+from bo_tune.core.space import Config
 from bo_tune.errors import InputError
 from bo_tune.kernels.lora.operation import PreparedLaunch, int_specialisation
 from bo_tune.kernels.user.kernel import LAUNCH_OPTIONS, Kernel
-from bo_tune.problem import SizedProblem
-from bo_tune.space import Config
 
 ALIGNMENT = 16
 """Bytes by which Triton compiles for addresses that are divisible."""

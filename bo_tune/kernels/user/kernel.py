@@ -10,11 +10,11 @@ from math import isfinite
 from numbers import Integral
 from typing import Any
 
+from bo_tune.core.problem import Size, SizedProblem
+from bo_tune.core.space import Config
 from bo_tune.errors import InputError, one_line
 from bo_tune.kernels.user.tolerance import Tolerance, Tolerances, tolerances_of
 from bo_tune.kernels.user.values import Value, Values, values_of
-from bo_tune.problem import Size, SizedProblem
-from bo_tune.space import Config
 
 Sizes = Mapping[str, Size]
 """A problem: its sizes by name."""

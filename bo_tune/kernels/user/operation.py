@@ -9,7 +9,9 @@ from typing import Any
 
 import torch
 
-from bo_tune.conditions import Conditions
+from bo_tune.core.conditions import Conditions
+from bo_tune.core.problem import GpuInfo, SizedProblem
+from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.errors import InputError, one_line
 from bo_tune.kernels.lora.operation import PreparedLaunch
 from bo_tune.kernels.operation import DEFAULT_CONDITIONS, Operation, Verdict
@@ -19,8 +21,6 @@ from bo_tune.kernels.user.home import kernel_in
 from bo_tune.kernels.user.kernel import Kernel
 from bo_tune.kernels.user.memory import Memory, bytes_of
 from bo_tune.kernels.user.reference import RightOutputs, poison, right_outputs
-from bo_tune.problem import GpuInfo, SizedProblem
-from bo_tune.space import Config, ConfigKey, config_key
 
 META = torch.device("meta")
 

@@ -6,12 +6,12 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from bo_tune.core.problem import AnyProblem, GpuInfo, SizedProblem
+from bo_tune.core.space import Config, ConfigKey, SearchSpace
 from bo_tune.errors import InputError
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.kernels.user.kernel import LAUNCH_OPTIONS, Kernel, Params
 from bo_tune.kernels.user.values import Values
-from bo_tune.problem import AnyProblem, GpuInfo, SizedProblem
-from bo_tune.space import Config, ConfigKey, SearchSpace
 
 THREADS_OF_A_WARP = 32
 DEFAULT_WARPS = 4

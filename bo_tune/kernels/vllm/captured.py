@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 import torch
 import triton
 
+from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.kernels.lora.operation import AnyInputs, LoraOperation, PreparedLaunch
 from bo_tune.kernels.lora.tokens import TokenGroups
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.vllm.installed import version
 from bo_tune.kernels.vllm.kernel_call import KernelCall
 from bo_tune.kernels.vllm.launcher import Launcher
-from bo_tune.problem import GpuInfo, Problem
-from bo_tune.space import Config, ConfigKey, config_key
 
 META = torch.device("meta")
 

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from triton.runtime.autotuner import Autotuner, Heuristics
 
+from bo_tune.core.problem import GpuInfo
+from bo_tune.core.space import Config
 from bo_tune.errors import one_line
 from bo_tune.kernels.vllm.compiled_for import compiled_for
 from bo_tune.kernels.vllm.installed import KERNELS_PACKAGE, LAUNCHERS, VllmError, refusal
 from bo_tune.kernels.vllm.kernel_call import CONFIG_PARAMETERS, KernelCall
 from bo_tune.kernels.vllm.private_copy import PrivateCopy
-from bo_tune.problem import GpuInfo
-from bo_tune.space import Config
 
 LOOKUP = "get_lora_op_configs"
 """vLLM's function that finds the config of a problem."""

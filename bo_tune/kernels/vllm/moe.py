@@ -13,6 +13,8 @@ from typing import Any, ClassVar
 import torch
 import triton
 
+from bo_tune.core.problem import Experts, GpuInfo, Problem
+from bo_tune.core.space import Config
 from bo_tune.kernels.lora.operation import PreparedLaunch
 from bo_tune.kernels.moe.inputs import MoeExpandOperation, MoeInputs, MoeOperation, MoeShrinkOperation
 from bo_tune.kernels.moe.one_launch_inputs import MoeOneLaunchOperation
@@ -27,8 +29,6 @@ from bo_tune.kernels.vllm.moe_path import (
     is_unsorted,
     path_note,
 )
-from bo_tune.problem import Experts, GpuInfo, Problem
-from bo_tune.space import Config
 
 
 def two_kernel_way(problem: Problem, capability: tuple[int, int]) -> Way | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from bo_tune.core.problem import Problem
 from bo_tune.errors import one_line
 from bo_tune.kernels.moe.blocks import room
 from bo_tune.kernels.moe.inputs import SPECS
@@ -21,7 +22,6 @@ from bo_tune.kernels.vllm.captured import META
 from bo_tune.kernels.vllm.installed import KERNELS_PACKAGE, described, refusal
 from bo_tune.kernels.vllm.launcher import TargetPlatform, attribute, import_module
 from bo_tune.kernels.vllm.private_copy import PrivateCopy
-from bo_tune.problem import Problem
 
 MODULE = f"{KERNELS_PACKAGE}.fused_moe_lora_op"
 DISPATCH = f"_{MOE}"

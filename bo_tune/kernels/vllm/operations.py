@@ -7,16 +7,16 @@ from typing import Any
 
 import torch
 
+from bo_tune.core.problem import Problem
+from bo_tune.core.space import Config
+from bo_tune.kernels.lora.expand.inputs import ExpandInputs, ExpandOperation, adds_inputs
 from bo_tune.kernels.lora.operation import LoraInputs
-from bo_tune.kernels.lora_expand.inputs import ExpandInputs, ExpandOperation, adds_inputs
-from bo_tune.kernels.lora_shrink.inputs import ShrinkInputs, ShrinkOperation
+from bo_tune.kernels.lora.shrink.inputs import ShrinkInputs, ShrinkOperation
 from bo_tune.kernels.operation import Operation
 from bo_tune.kernels.registry import engine_spec, kernel_spec
 from bo_tune.kernels.vllm.captured import VllmOperation
 from bo_tune.kernels.vllm.installed import VllmError, refusal
 from bo_tune.kernels.vllm.moe import VLLM_MOE_OPERATIONS
-from bo_tune.problem import Problem
-from bo_tune.space import Config
 
 
 class VllmShrink(ShrinkOperation, VllmOperation[ShrinkInputs]):

@@ -2,6 +2,9 @@
 
 import torch
 
+from bo_tune.core.outcome import Launches, LaunchPurpose, Measurement
+from bo_tune.core.problem import GpuInfo, SizedProblem
+from bo_tune.core.space import Config
 from bo_tune.measure.device import Remeasured
 from bo_tune.measure.messages import (
     Hello,
@@ -12,10 +15,7 @@ from bo_tune.measure.messages import (
     RemeasureRequest,
 )
 from bo_tune.measure.source import operations_of
-from bo_tune.outcome import Launches, LaunchPurpose, Measurement
-from bo_tune.problem import GpuInfo, SizedProblem
 from bo_tune.processes.worker import serve
-from bo_tune.space import Config
 
 GPU = GpuInfo("NVIDIA Fake 1", (9, 0), sm_count=132, shared_memory_bytes=232448)
 

@@ -20,9 +20,9 @@ from helpers import ROOT
 from user_kernels import add_scaled
 
 import bo_tune
+from bo_tune.core.problem import SizedProblem
 from bo_tune.kernels.operation import Verdict
 from bo_tune.kernels.user.operation import UserOperation
-from bo_tune.problem import SizedProblem
 from bo_tune.processes.importing import import_source
 
 

@@ -8,7 +8,7 @@ from helpers import sqlite_url, stored_trials
 from user_kernels import add_scaled
 
 import bo_tune
-from bo_tune.measure import cuda
+from bo_tune.measure.gpu import device as cuda
 
 PROBLEMS = [{"n": 1024, "skip": 0, "dtype": "float16"}, {"n": 1001, "skip": 1, "dtype": "float32"}]
 SPACE = {"OFF": (0,), "MODE": ("single",)}

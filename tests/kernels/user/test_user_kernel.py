@@ -9,11 +9,11 @@ from helpers import H100
 from user_kernels import add_scaled, add_scaled_kernel, inputs, kernels_in_a_list
 
 from bo_tune import InputError
+from bo_tune.core.problem import Problem, SizedProblem
 from bo_tune.kernels.registry import define, is_known, kernel_spec
 from bo_tune.kernels.user.home import home_of
 from bo_tune.kernels.user.spec import COMMON_FEATURES, UserSpec
 from bo_tune.kernels.user.values import Values
-from bo_tune.problem import Problem, SizedProblem
 
 PROBLEM = SizedProblem("add_scaled", (("n", 1000), ("skip", 0), ("dtype", "float32")))
 SPEC = UserSpec(add_scaled, frozenset({"n", "skip", "dtype"}))

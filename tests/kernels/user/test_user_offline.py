@@ -14,11 +14,11 @@ from triton.backends.compiler import GPUTarget
 from user_kernels import add_scaled
 
 from bo_tune import InputError, Kernel
+from bo_tune.core.problem import SizedProblem
 from bo_tune.kernels.user.call import Call, StandIn
 from bo_tune.kernels.user.operation import UserInputs, UserOperation, operations_in
-from bo_tune.measure.offline_driver import activate
+from bo_tune.measure.compile.offline_driver import activate
 from bo_tune.measure.source import operations_of
-from bo_tune.problem import SizedProblem
 from bo_tune.processes.importing import import_source
 
 HERE = Path(__file__)

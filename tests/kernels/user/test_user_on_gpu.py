@@ -11,11 +11,11 @@ from helpers import ROOT, sqlite_url, stored_trials
 from user_kernels import add_scaled
 
 import bo_tune
-from bo_tune.devices import cuda_device
+from bo_tune.core.outcome import InvalidReason, Measurement
+from bo_tune.core.problem import SizedProblem
 from bo_tune.kernels.user.home import home_of
 from bo_tune.measure.device import Compiled
-from bo_tune.outcome import InvalidReason, Measurement
-from bo_tune.problem import SizedProblem
+from bo_tune.measure.devices import cuda_device
 from bo_tune.processes.importing import import_source
 from bo_tune.store.trials import REASON
 

@@ -9,13 +9,13 @@ import pytest
 import torch
 from user_kernels import add_scaled, add_scaled_kernel
 
+from bo_tune.core.problem import SizedProblem
 from bo_tune.errors import InputError
 from bo_tune.kernels.operation import Verdict
 from bo_tune.kernels.user.kernel import Kernel
 from bo_tune.kernels.user.operation import UserInputs, UserOperation
 from bo_tune.kernels.user.tolerance import Tolerance
-from bo_tune.measure.gpu_process import Prepared
-from bo_tune.problem import SizedProblem
+from bo_tune.measure.gpu.process import Prepared
 
 CPU = torch.device("cpu")
 PROBLEM = SizedProblem("mine", (("n", 64),))

@@ -1,0 +1,1 @@
+"""What databases, folders and recordings tell afterwards."""

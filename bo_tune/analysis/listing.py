@@ -1,0 +1,249 @@
+"""What ``bo-tune show`` says of the studies in a database, and how studies appear in JSON."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from bo_tune.core.conditions import UNKNOWN
+from bo_tune.core.space import config_key
+from bo_tune.core.study_name import StudyName
+from bo_tune.session.finished import Tuned
+from bo_tune.store.attributes import DISTURBED_ATTR, FIGURES_ATTR, SPACE_ATTR
+from bo_tune.store.leases.lease import Holder
+from bo_tune.store.results import Costs, StudyResult, costs_of, default_of, figures_of
+from bo_tune.store.storage import FINISHED, StudyStore, StudySummary
+from bo_tune.store.trials import REASON, outcome_of, time_us
+
+
+@dataclass(frozen=True, slots=True)
+class StudyListing:
+    """One study as it stands.
+
+    Attributes:
+        states: trials by state.
+        reasons: pruned trials by reason.
+        excluded: configs left out before any trial, by reason.
+        best_us: time of the result, or of the best trial so far; us.
+        default_us: time of the kernel's default config; us.
+        certificate: how sure the sampler's model was that nothing better was left.
+        finished: whether the study has a result.
+        holder: who works on it now, if anyone.
+        disturbed: what disturbed measuring it; None where it is not known that nothing did.
+    """
+
+    name: StudyName
+    states: Mapping[str, int]
+    reasons: Mapping[str, int]
+    excluded: Mapping[str, int]
+    best_us: float | None
+    default_us: float | None
+    config: Mapping[str, int] | None
+    finished: bool
+    certificate: Mapping[str, Any] | None
+    costs: Costs
+    holder: Holder | None
+    disturbed: Sequence[str] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the listing as JSON, the study by its full name and by its parts."""
+        return {**_named(self.name), **{k: v for k, v in asdict(self).items() if k != "name"}}
+
+
+def _named(name: StudyName) -> dict[str, Any]:
+    return {
+        "study": str(name),
+        "kernel": name.problem.kernel,
+        "problem": name.problem.label,
+        "gpu": name.gpu,
+        "kernel_source": name.kernel_source,
+        "toolchain": name.toolchain or UNKNOWN,
+        "search": name.search,
+        "exhaustive": name.exhaustive,
+        "set_aside": name.set_aside or None,
+    }
+
+
+def study_figures(tuned: Tuned) -> dict[str, Any]:
+    """Return a study of a session as JSON, with the keys that ``StudyListing.to_json`` has for them."""
+    result = tuned.result
+    return {
+        **_named(tuned.name),
+        "finished": result is not None,
+        "best_us": result.time_us if result else None,
+        "default_us": result.default_time_us if result else None,
+        "config": dict(result.config) if result else None,
+        "certificate": result.certificate if result else None,
+        "costs": asdict(result.costs) if result else None,
+        "disturbed": tuned.disturbed,
+    }
+
+
+def reused_figures(tuned: Sequence[Tuned]) -> list[dict[str, Any]]:
+    """Return as JSON what a session did not measure itself: of each study that had a result or trials before, which."""
+    return [
+        {
+            "study": str(one.name),
+            "kept": one.kept,
+            "trials": one.resumed,
+            "measured_at": one.result.date if one.kept and one.result else None,
+            "toolchain": one.name.toolchain or UNKNOWN,
+            "asked": one.result.asked if one.kept and one.result else None,
+        }
+        for one in tuned
+        if one.kept or one.resumed
+    ]
+
+
+def named(names: Collection[str], words: Sequence[str]) -> list[str]:
+    """Return the names with all of some words in them, in whatever case; one that is exactly the words comes alone."""
+    exact = [name for name in names if [name] == list(words)]
+    return exact or [name for name in names if all(word.lower() in name.lower() for word in words)]
+
+
+@dataclass(frozen=True, slots=True)
+class TrialListing:
+    """One trial. Times in us; None for a config that could not be measured.
+
+    Attributes:
+        reason: why it was pruned; None for a complete one.
+        detail: what was said of an invalid config.
+    """
+
+    number: int
+    config: Mapping[str, int]
+    state: str
+    time_us: float | None
+    reason: str | None
+    detail: str | None
+    launches: int
+    compile_s: float
+    shared_memory_bytes: int | None
+    registers_per_thread: int | None
+    spilled_registers: int | None
+
+    @classmethod
+    def of(cls, trial: FrozenTrial) -> "TrialListing":
+        """Read a stored trial."""
+        outcome = outcome_of(trial)
+        return cls(
+            number=trial.number,
+            config=dict(trial.params),
+            state=trial.state.name,
+            time_us=time_us(trial),
+            reason=trial.user_attrs.get(REASON),
+            detail=getattr(outcome, "detail", None) or None,
+            launches=outcome.launches.total(),
+            compile_s=outcome.compilation.compile_s,
+            shared_memory_bytes=outcome.resources.shared_memory_bytes,
+            registers_per_thread=outcome.resources.registers_per_thread,
+            spilled_registers=outcome.resources.spilled_registers,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StudyDetail:
+    """One study with all that is known of it.
+
+    Attributes:
+        trials: in the order in which they were recorded.
+        result: what it ended with, if it has.
+    """
+
+    listing: StudyListing
+    trials: Sequence[TrialListing]
+    result: StudyResult | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as JSON: the listing's keys, and ``trials`` and ``result``."""
+        return {
+            **self.listing.to_json(),
+            "result": self.result.to_json() if self.result else None,
+            "trials": [asdict(trial) for trial in self.trials],
+        }
+
+
+def study_detail(store: StudyStore, listing: StudyListing) -> StudyDetail:
+    """Read all that is known of a study. Raises UnreadableStudyError."""
+    study = store.load(listing.name)
+    return StudyDetail(listing, [TrialListing.of(trial) for trial in study.trials()], study.result())
+
+
+def list_studies(store: StudyStore, words: Sequence[str] = ()) -> list[StudyListing]:
+    """List the studies of the database that can be read, in order of name; those too that were set aside.
+
+    Trials are read of those studies alone whose figures are not stored with them: the ones under way. Ten thousand
+    finished studies are listed in a second or two.
+
+    Args:
+        words: to be in the names (``named``).
+    """
+    ids = None
+    if words:
+        names = store.names()
+        wanted = set(named(list(names.values()), words))
+        ids = [number for number, name in names.items() if name in wanted]
+    summaries, counts, holders = store.summaries(set_aside=True, ids=ids), store.counts(ids), store.holders()
+    current = {s.study_id for s in summaries if _is_current(s, counts.get(s.study_id, {}))}
+    read = store.trials_of([s for s in summaries if s.study_id not in current and s.study_id in counts])
+    return [
+        _finished(summary, summary.result, holders.get(summary.study_id))
+        if summary.study_id in current and summary.result is not None
+        else _under_way(summary, read.get(summary.name, []), holders.get(summary.study_id))
+        for summary in summaries
+        if summary.study_id in current or str(summary.name) not in store.unreadable
+    ]
+
+
+def _is_current(summary: StudySummary, counts: Mapping[TrialState, int]) -> bool:
+    """Say whether the figures stored with a study are those of all its trials."""
+    figures, result = summary.attributes.get(FIGURES_ATTR), summary.result
+    if figures is None or result is None or figures["trials"] != result.trials:
+        return False
+    return bool(figures["trials"] == sum(counts.get(state, 0) for state in FINISHED))
+
+
+def _finished(summary: StudySummary, result: StudyResult, holder: Holder | None) -> StudyListing:
+    figures = summary.attributes[FIGURES_ATTR]
+    return StudyListing(
+        name=summary.name,
+        states=figures["states"],
+        reasons=figures["reasons"],
+        excluded=_excluded(summary),
+        best_us=result.time_us,
+        default_us=result.default_time_us,
+        config=result.config,
+        finished=True,
+        certificate=result.certificate,
+        costs=result.costs,
+        holder=holder,
+        disturbed=summary.attributes.get(DISTURBED_ATTR),
+    )
+
+
+def _excluded(summary: StudySummary) -> Mapping[str, int]:
+    excluded: Mapping[str, int] = summary.attributes.get(SPACE_ATTR, {}).get("excluded", {})
+    return excluded
+
+
+def _under_way(summary: StudySummary, trials: Sequence[FrozenTrial], holder: Holder | None) -> StudyListing:
+    result = summary.result
+    default = default_of(summary.name.problem, summary.attributes)
+    measured = {config_key(t.params): t.value for t in trials if t.value is not None}
+    best = min(measured, key=measured.__getitem__, default=None)
+    figures = figures_of(trials)
+    return StudyListing(
+        name=summary.name,
+        states=figures["states"],
+        reasons=figures["reasons"],
+        excluded=_excluded(summary),
+        best_us=result.time_us if result else measured.get(best) if best else None,
+        default_us=result.default_time_us if result else measured.get(default) if default else None,
+        config=result.config if result else dict(best) if best else None,
+        finished=result is not None,
+        certificate=result.certificate if result else None,
+        costs=costs_of(trials),
+        holder=holder,
+        disturbed=summary.attributes.get(DISTURBED_ATTR),
+    )

@@ -1,0 +1,128 @@
+"""All searches of a database looked back on."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, islice
+from statistics import fmean, geometric_mean
+from typing import Any
+
+from bo_tune.analysis.listing import named
+from bo_tune.analysis.review.case import Case, cases_of
+from bo_tune.analysis.review.effort import Effort, GridEffort, effort_of, grid_effort, reasons_of
+from bo_tune.analysis.review.study import StudyReview, review_study
+from bo_tune.analysis.review.truth import truths_of
+from bo_tune.formats.recording import Recording
+from bo_tune.processes.threads import one_blas_thread
+from bo_tune.store.storage import StudyStore
+
+MOST_STUDIES = 600
+"""Studies that are looked back on: a page has some 4 kB of each, and it takes 10 ms."""
+
+MOST_TRIALS = 40_000
+"""Trials of all of them that are drawn: those of exhaustive studies are not."""
+
+GRID = " | grid"
+"""At the end of the names of exhaustive studies."""
+
+ASIDE = " | set aside "
+"""In the names of studies that gave way to others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Review:
+    """What a database holds of searches.
+
+    Attributes:
+        cases: what was tuned, each problem, or the problems that must agree, as one.
+        grids: exhaustive studies, which are no search: what they measured tells how good the searches are.
+        pruned, excluded: pruned trials, and configs left out before any trial, by reason.
+        left_out: older studies that there are besides, of which nothing is told.
+    """
+
+    cases: Sequence[Case]
+    grids: Sequence[StudyReview]
+    effort: Effort
+    grid_effort: GridEffort | None
+    pruned: Mapping[str, int]
+    excluded: Mapping[str, int]
+    left_out: int = 0
+
+    @property
+    def looked_at(self) -> int:
+        """How many studies it tells of, grids among them."""
+        return len(self.studies) + len(self.grids)
+
+    @property
+    def studies(self) -> list[StudyReview]:
+        """The searches, study by study."""
+        return [study for case in self.cases for study in case.studies]
+
+    @property
+    def gpus(self) -> list[str]:
+        """Names of the GPUs."""
+        return list(dict.fromkeys(study.name.gpu for study in self.studies))
+
+    @property
+    def replayed(self) -> bool:
+        """Whether any study replayed a recording."""
+        return any(study.replayed for study in self.studies)
+
+    @property
+    def speed_up(self) -> float | None:
+        """Geometric mean over the cases that count of default time over chosen time; None without any."""
+        gains = [case.speed_up for case in self.cases if case.counts and case.speed_up]
+        return geometric_mean(gains) if gains else None
+
+    @property
+    def mean_regret_percent(self) -> float | None:
+        """Mean regret of the cases that count and whose grid's best is known; None without any."""
+        regrets = [c.regret_percent for c in self.cases if c.counts and c.regret_percent is not None]
+        return fmean(regrets) if regrets else None
+
+
+def review(
+    store: StudyStore,
+    recordings: Iterable[Recording] = (),
+    session: Mapping[str, Any] | None = None,
+    words: Sequence[str] = (),
+) -> Review:
+    """Look back on the studies of a database; of very many on the newest.
+
+    Args:
+        words: to be in the names of the studies.
+        recordings: whole grids, to tell how far from the best the searches ended.
+        session: the figures that ``tune --json`` wrote: seconds of the GPU and the number of compilers.
+
+    Raises:
+        StorageError: the database fails.
+    """
+    chosen, others = _newest(store, words)
+    summaries = store.summaries(ids=chosen)
+    trials = store.trials_of(summaries)
+    with one_blas_thread():
+        studies = [review_study(summary, trials[summary.name]) for summary in summaries if summary.name in trials]
+    grids = [study for study in studies if study.name.exhaustive]
+    truths = truths_of(grids, recordings, {study.name.toolchain for study in studies})
+    cases = cases_of([s for s in studies if not s.name.exhaustive], truths)
+    if others:  # some of what ended together may be among them
+        whole = [
+            case for case in cases if case.first.joint is None or len(case.first.joint["kernels"]) == len(case.studies)
+        ]
+        others += sum(len(case.studies) for case in cases) - sum(len(case.studies) for case in whole)
+        cases = whole
+    searches = [study for case in cases for study in case.studies]
+    effort = effort_of(searches, session)
+    pruned, excluded = reasons_of(searches)
+    return Review(cases, grids, effort, grid_effort(searches, truths, effort), pruned, excluded, others)
+
+
+def _newest(store: StudyStore, words: Sequence[str]) -> tuple[list[int], int]:
+    """Return the numbers of the studies to look back on, and how many others there are."""
+    names = store.names()
+    wanted = set(named(list(names.values()), words)) if words else set(names.values())
+    numbers = sorted((number for number, name in names.items() if name in wanted), reverse=True)
+    numbers = [number for number in numbers if ASIDE not in names[number]]
+    counts = store.counts() if len(numbers) > 1 else {}
+    drawn = (0 if names[i].endswith(GRID) else sum(counts.get(i, {}).values()) for i in numbers)
+    kept = sum(total <= MOST_TRIALS for total in islice(accumulate(drawn), MOST_STUDIES)) or 1
+    return numbers[:kept], len(numbers[kept:])

@@ -1,0 +1,100 @@
+"""``bo-tune worker``: joins the sessions of a database."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from bo_tune.cli import options as o
+from bo_tune.core.choices import DEFAULT_DEVICE, DEFAULT_STORAGE, LEASE_S, MEMORY
+from bo_tune.core.conditions import Routing, Timing, Tokens
+from bo_tune.errors import InputError
+from bo_tune.processes import exit_codes
+
+if TYPE_CHECKING:
+    from bo_tune.core.events import StudyFailed, StudyFinished
+
+
+def worker_command(
+    storage: o.Storage = DEFAULT_STORAGE,
+    lease: o.Lease = LEASE_S,
+    device: o.DeviceName = DEFAULT_DEVICE,
+    gpus: o.Gpus = None,
+    require_idle: o.RequireIdle = False,
+    kernels: o.KernelSource = "auto",
+    timing: o.TimingKind = Timing.COLD,
+    tokens: o.TokenSpread = Tokens.UNIFORM,
+    active_loras: o.ActiveLoras = None,
+    experts: o.ExpertSpread = Routing.UNIFORM.value,
+    dual_stream: o.DualStream = False,
+    seed: o.Seed = None,
+    jobs: o.Jobs = None,
+    pack: o.Packs = None,
+    json_file: o.JsonFile = None,
+    verbose: o.Verbose = False,
+    quiet: o.Quiet = False,
+) -> None:
+    """Join the sessions of a database: search the studies that are free and fit this GPU, until none is left.
+
+    Examples:
+      bo-tune worker --storage sqlite:///bo_tune.db --device replay:studies/recordings
+      bo-tune worker --storage postgresql+psycopg://tuner@db/studies --device cuda:0
+    """
+    from bo_tune.cli.output import Output
+    from bo_tune.cli.resume import kept_lines
+    from bo_tune.core.events import Event, StudyFailed, StudyFinished
+    from bo_tune.display.progress import Progressing
+    from bo_tune.display.reuse import unreadable_lines
+    from bo_tune.measure.devices import fallen_back
+    from bo_tune.session.workers.measuring import Measured, fitting_of, searching
+    from bo_tune.session.workers.worker import StudyWorker
+    from bo_tune.store.storage import StudyStore, silence_optuna
+    from bo_tune.tuning.tuner import InterruptedSearch
+
+    silence_optuna()
+    output, ended = Output("worker", json_file, quiet=quiet), list[StudyFinished | StudyFailed]()
+    if storage == MEMORY:
+        raise InputError("--storage: a worker needs a database that sessions share")
+    conditions = replace(o.conditions(timing, tokens, active_loras, experts), dual_stream=dual_stream)
+    measured = Measured(device, kernels, conditions, jobs, tuple(pack or ()), gpus, require_idle=require_idle)
+    store = StudyStore(storage, create=False, lease_s=lease)
+    shown = Progressing(output.console, None, verbose=verbose, urgent=output.urgent)
+    with searching(measured) as searches, fitting_of(measured, seed or 0) as (_, fits, settings), shown as progress:
+        output.warn(*filter(None, [fallen_back(kernels) if measured.recordings is None else None]))
+
+        def listen(event: Event) -> None:
+            if isinstance(event, StudyFinished | StudyFailed):
+                ended.append(event)
+            progress(event)
+
+        worker = StudyWorker(store, fits, settings, listener=listen, searches=searches)
+        progress.watch(lambda: worker.session)
+        try:
+            failed = worker.run()
+        except (InterruptedSearch, KeyboardInterrupt):
+            worker.stop()
+            progress.interrupted(kept_lines(storage))
+            raise typer.Exit(exit_codes.INTERRUPTED) from None
+        finally:
+            store.close()
+    output.lines(progress.summary())
+    output.say(*unreadable_lines(store.unreadable))
+    output.json({"studies": [_figures(event) for event in ended], "trials": progress.trials})
+    if failed:
+        raise typer.Exit(exit_codes.FAILED)
+
+
+def _figures(event: "StudyFinished | StudyFailed") -> dict[str, Any]:
+    """Return what the worker knows of a study that has ended; ``bo-tune show`` knows more."""
+    from bo_tune.core.events import StudyFinished
+
+    finished = event if isinstance(event, StudyFinished) else None
+    return {
+        "study": event.name,
+        "kernel": event.problem.kernel,
+        "problem": event.problem.label,
+        "finished": finished is not None,
+        "best_us": finished.time_us if finished else None,
+        "default_us": finished.default_time_us if finished else None,
+        "message": None if isinstance(event, StudyFinished) else event.message,
+    }

@@ -1,0 +1,1 @@
+"""The nouns of the project: pure data that every other package speaks of."""

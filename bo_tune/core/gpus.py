@@ -1,0 +1,161 @@
+"""Datasheet facts of GPUs, by name and by compute capability, for what is done without one.
+
+Where a GPU is present it is asked instead; nothing here is used for measuring. What is not in these tables is unknown:
+nobody is given another GPU's figures as facts. Where something has to stand in for them, it is asked for by that name
+(``stand_in_for``, ``target_gpu``).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from bo_tune.core.problem import GpuInfo
+
+_KIB = 1024
+_MIB = 1024 * _KIB
+
+Capability = tuple[int, int]
+"""Compute capability: (major, minor)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a compute capability says of its GPUs ("Technical specifications" in NVIDIA's CUDA programming guide).
+
+    Attributes:
+        shared_memory_bytes: most shared memory one block may use.
+        threads_per_sm: most resident threads of a multiprocessor.
+    """
+
+    shared_memory_bytes: int
+    threads_per_sm: int
+
+
+LIMITS: Mapping[Capability, Limits] = MappingProxyType(
+    {
+        (7, 5): Limits(64 * _KIB, 1024),
+        (8, 0): Limits(163 * _KIB, 2048),
+        (8, 6): Limits(99 * _KIB, 1536),
+        (8, 7): Limits(163 * _KIB, 1536),
+        (8, 9): Limits(99 * _KIB, 1536),
+        (9, 0): Limits(227 * _KIB, 2048),
+        (10, 0): Limits(227 * _KIB, 2048),
+        (10, 3): Limits(227 * _KIB, 2048),
+        (12, 0): Limits(99 * _KIB, 1536),
+        (12, 1): Limits(99 * _KIB, 1536),
+    }
+)
+
+_LARGEST = max(LIMITS.values(), key=lambda limits: limits.shared_memory_bytes)
+"""Limits that rule nothing out which any GPU here can run."""
+
+
+def _gpu(name: str, capability: Capability, sm_count: int, l2_mib: int) -> GpuInfo:
+    limits = LIMITS[capability]
+    return GpuInfo(
+        name, capability, sm_count, limits.shared_memory_bytes, threads_per_sm=limits.threads_per_sm,
+        l2_bytes=l2_mib * _MIB,
+    )  # fmt: skip
+
+
+_KNOWN = {
+    gpu.name: gpu
+    for gpu in (
+        _gpu("NVIDIA H100 80GB HBM3", (9, 0), 132, 50),
+        _gpu("NVIDIA H100 PCIe", (9, 0), 114, 50),
+        _gpu("NVIDIA H100 NVL", (9, 0), 132, 60),
+        _gpu("NVIDIA H200", (9, 0), 132, 60),
+        _gpu("NVIDIA H200 NVL", (9, 0), 132, 60),
+        _gpu("NVIDIA H800", (9, 0), 132, 50),
+        _gpu("NVIDIA GH200 480GB", (9, 0), 132, 60),
+        _gpu("NVIDIA GH200 144G HBM3e", (9, 0), 132, 60),
+        _gpu("NVIDIA H20", (9, 0), 78, 60),
+        _gpu("NVIDIA H20-3e", (9, 0), 78, 60),
+        _gpu("NVIDIA A100-SXM4-40GB", (8, 0), 108, 40),
+        _gpu("NVIDIA A100-SXM4-80GB", (8, 0), 108, 40),
+        _gpu("NVIDIA A100-PCIE-40GB", (8, 0), 108, 40),
+        _gpu("NVIDIA A100 80GB PCIe", (8, 0), 108, 40),
+        _gpu("NVIDIA A800-SXM4-80GB", (8, 0), 108, 40),
+        _gpu("NVIDIA A800 80GB PCIe", (8, 0), 108, 40),
+        _gpu("NVIDIA A30", (8, 0), 56, 24),
+        _gpu("NVIDIA L40S", (8, 9), 142, 96),
+        _gpu("NVIDIA L40", (8, 9), 142, 96),
+        _gpu("NVIDIA L20", (8, 9), 92, 96),
+        _gpu("NVIDIA L4", (8, 9), 58, 48),
+        _gpu("NVIDIA A10", (8, 6), 72, 6),
+        _gpu("NVIDIA A10G", (8, 6), 80, 6),
+        _gpu("NVIDIA A40", (8, 6), 84, 6),
+        _gpu("NVIDIA RTX A6000", (8, 6), 84, 6),
+        _gpu("NVIDIA RTX 6000 Ada Generation", (8, 9), 142, 96),
+        _gpu("NVIDIA GeForce RTX 3090", (8, 6), 82, 6),
+        _gpu("NVIDIA GeForce RTX 4090", (8, 9), 128, 72),
+        _gpu("Tesla T4", (7, 5), 40, 4),
+        _gpu("NVIDIA B200", (10, 0), 148, 126),
+        _gpu("NVIDIA GB200", (10, 0), 152, 126),
+        _gpu("NVIDIA GeForce RTX 5090", (12, 0), 170, 96),
+        _gpu("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", (12, 0), 188, 128),
+        _gpu("NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition", (12, 0), 188, 128),
+        _gpu("NVIDIA RTX PRO 6000 Blackwell Server Edition", (12, 0), 188, 128),
+    )
+}
+
+
+def known_gpu(name: str) -> GpuInfo | None:
+    """Return what is known of a GPU by its name, as ``torch.cuda.get_device_name`` gives it, or None."""
+    return _KNOWN.get(name)
+
+
+def gpu_by_file_name(name: str) -> GpuInfo | None:
+    """Return what is known of a GPU by its name as vLLM writes it in the names of LoRA files, or None."""
+    return next((gpu for gpu in _KNOWN.values() if gpu.file_name == name), None)
+
+
+def stand_in_for(name: str) -> GpuInfo:
+    """Return what is known of a GPU of this name, else an H100's figures under that name: no facts.
+
+    For replaying recordings that say no more of their GPU than its name. The figures only shape features that compare
+    configs with each other, and the largest shared memory of any GPU here rules out no config that was measured.
+    """
+    known = _KNOWN.get(name)
+    return known if known is not None else _gpu(name, (9, 0), 132, 50)
+
+
+@dataclass(frozen=True, slots=True)
+class TargetGpu:
+    """A GPU to compile for.
+
+    Attributes:
+        gpu: what is known of it, and what stands in for the rest.
+        assumed: a line on each figure that is not known; empty where all are.
+    """
+
+    gpu: GpuInfo
+    assumed: tuple[str, ...] = ()
+
+
+def target_gpu(capability: Capability, name: str | None = None) -> TargetGpu:
+    """Return the GPU of a compute capability that configs are chosen for.
+
+    Its limits are the capability's. Where nobody knows the number of multiprocessors, that of another GPU orders the
+    configs; where nobody knows the shared memory, none is ruled out by it.
+
+    Args:
+        name: of the GPU; None for the first here that has the capability.
+    """
+    same = [gpu for gpu in _KNOWN.values() if gpu.capability == capability]
+    known = same[0] if name is None and same else _KNOWN.get(name or "")
+    if known is not None:
+        return TargetGpu(known)
+    target = f"cuda:{capability[0]}{capability[1]}"
+    called, other, limits = name or f"GPU of {target}", same[0] if same else stand_in_for(""), LIMITS.get(capability)
+    assumed = [
+        f"{called} is not known here: it is taken to have {other.sm_count} multiprocessors, which orders the configs"
+    ]
+    if limits is None:
+        assumed.append(f"the shared memory of {target} is not known here: no config is ruled out by it")
+        limits = _LARGEST
+    gpu = GpuInfo(
+        called, capability, other.sm_count, limits.shared_memory_bytes, threads_per_sm=limits.threads_per_sm,
+        l2_bytes=other.l2_bytes,
+    )  # fmt: skip
+    return TargetGpu(gpu, tuple(assumed))

@@ -1,0 +1,61 @@
+"""A pack while it grows, and what is in it."""
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from bo_tune.display.console import is_live
+from bo_tune.display.progress import LINE_EVERY_S, progress_bar
+from bo_tune.formats.pack.contents import PackedBinary
+from bo_tune.precompile.build import Packed
+
+MEGABYTE = 1e6
+
+
+class PackProgress:
+    """Shows how a pack grows: a bar in a terminal, a line now and then where the output is none. A context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._progress = progress_bar(console)
+        self._task = self._progress.add_task("choosing", total=None, note="")
+        self._printed_at = time.monotonic()
+
+    def __enter__(self) -> "PackProgress":
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def choosing(self, done: int, of: int) -> None:
+        """Say of how many problems the binaries are in order."""
+        self._show("choosing", done, of, "")
+
+    def __call__(self, packed: Packed) -> None:
+        """Show how far it has come."""
+        left_s = packed.left_s
+        note = f"{packed.compiled} compiled" + ("" if left_s is None else f", about {left_s:.0f} s left")
+        self._show("binaries", packed.done, packed.of, note)
+
+    def _show(self, what: str, done: int, of: int, note: str) -> None:
+        self._progress.update(self._task, description=what, completed=done, total=of, note=note)
+        now = time.monotonic()
+        if not is_live(self._console) and now - self._printed_at >= LINE_EVERY_S:
+            self._printed_at = now
+            text = f"progress {done}/{of} {what}" + (f", {note}" if note else "")
+            self._console.print(text, highlight=False, soft_wrap=True)
+
+
+def pack_line(binaries: Sequence[PackedBinary], packed: Packed, pack_bytes: int) -> str:
+    """Return the line that says what a pack came to."""
+    reasons = Counter(binary.reason for binary in binaries if binary.reason is not None)
+    invalid = reasons.total()
+    impossible = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+    return (
+        f"{len(binaries) - invalid:,} binaries, {invalid:,} known to be impossible"
+        + (f" ({impossible})" if impossible else "")
+        + f"; {packed.compiled:,} compiled in {packed.elapsed_s:.0f} s; {pack_bytes / MEGABYTE:.1f} MB"
+    )

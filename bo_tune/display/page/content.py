@@ -1,0 +1,260 @@
+"""What the page says, section by section, without how it looks."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import median
+from typing import Any
+
+from bo_tune.analysis.review import Review
+from bo_tune.analysis.review.case import Case
+from bo_tune.analysis.review.effort import GridEffort
+from bo_tune.analysis.review.family import Family, families_of, tokens_of
+from bo_tune.analysis.review.noise import NoiseBand, noise_bands
+from bo_tune.analysis.review.study import StudyReview
+from bo_tune.display.page import words
+
+SURE = 0.9
+"""Probability that counts as sure."""
+
+PURPOSES = {
+    "check": "to check results",
+    "timing": "to time configs",
+    "late": "launched late, taken again",
+    "finalists": "to time the finalists in turn",
+}
+"""What launches are for, in words."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A study as a row of its kernel's table.
+
+    Attributes:
+        case: number of its case on the page.
+    """
+
+    study: StudyReview
+    shape: str
+    m: int | None
+    losses: Mapping[str, float]
+    case: int
+    regret_percent: float | None
+
+    @property
+    def mattered(self) -> list[tuple[str, float]]:
+        """The two parameters that cost most where they are wrong, and how much."""
+        return list(self.losses.items())[:2]
+
+    @property
+    def spread(self) -> float | None:
+        """Median spread of the repetitions of its trials."""
+        found = [p.spread for p in self.study.trials if p.spread is not None]
+        return median(found) if found else None
+
+
+class Page:
+    """What the template shows, in the order it shows it."""
+
+    def __init__(self, review: Review) -> None:
+        self.review = review
+        self.families = families_of(review.cases)
+        self._numbers = {id(case): number for number, case in enumerate(self._ordered())}
+        self.gpus = list(dict.fromkeys(family.gpu for family in self.families))
+        self.sources = list(dict.fromkeys(family.kernel_source for family in self.families))
+        self.unfinished = sum(not case.finished for case in review.cases)
+        self.counted = sum(case.counts and case.speed_up is not None for case in review.cases)
+        self.known = [case for case in review.cases if case.regret_percent is not None]
+        days = sorted(end.date().isoformat() for study in review.studies for _, end in study.under_way)
+        self.dates = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else ""
+
+    def _ordered(self) -> list[Case]:
+        return [case for family in self.families for case in family.cases]
+
+    def title(self, family: Family) -> str:
+        """Name a family in a heading, by as much as tells it from the others."""
+        alike = [
+            f
+            for f in self.families
+            if (f.kernels, f.gpu, f.conditions) == (family.kernels, family.gpu, family.conditions)
+        ]
+        source = family.kernel_source if len(alike) > 1 else ""
+        return ", ".join(filter(None, [f"{family.name} on {family.gpu}", family.conditions, source]))
+
+    def number(self, case: Case) -> int:
+        """Return the number under which a case's curve is found on the page."""
+        return self._numbers[id(case)]
+
+    def options(self) -> list[tuple[str, list[tuple[int, str]]]]:
+        """Return the cases to choose among, by family: (name, [(number, label)])."""
+        return [
+            (self.title(family), [(self.number(case), self.label(family, case)) for case in family.cases])
+            for family in self.families
+        ]
+
+    def label(self, family: Family, case: Case) -> str:
+        """Name a case within its family."""
+        m = tokens_of(case.first)
+        shape = family.shape_of(case.first)
+        return (shape if m is None else f"{shape}, m {m}") + ("" if case.finished else " *")
+
+    def heat(self, family: Family) -> list[tuple[str, list[Case | None]]]:
+        """Return a family's cases as rows of layer shapes and columns of m."""
+        found = {(family.shape_of(case.first), tokens_of(case.first)): case for case in family.cases}
+        return [(shape, [found.get((shape, m)) for m in family.ms]) for shape in family.shapes]
+
+    def kernels(self, family: Family) -> list[tuple[str, list[Row]]]:
+        """Return the studies of each kernel of a family."""
+        rows: dict[str, list[Row]] = {kernel: [] for kernel in family.kernels}
+        for case in family.cases:
+            for study, losses in zip(case.studies, case.losses, strict=True):
+                regret = None if case.joint else case.regret_percent
+                rows[study.name.problem.kernel].append(
+                    Row(study, family.shape_of(case.first), tokens_of(study), losses, self.number(case), regret)
+                )
+        return list(rows.items())
+
+    def losses(self, rows: Sequence[Row]) -> list[tuple[str, float, float, str]]:
+        """Return of each parameter what a wrong value costs: (name, median, most, where that was)."""
+        found: dict[str, list[tuple[float, str]]] = {}
+        for row in rows:
+            place = row.shape if row.m is None else f"{row.shape}, m {row.m}"
+            for name, loss in row.losses.items():
+                found.setdefault(name, []).append((loss, place))
+        middles = [(name, median(loss for loss, _ in losses), *max(losses)) for name, losses in found.items()]
+        return sorted(middles, key=lambda row: -row[1])
+
+    @cached_property
+    def noise(self) -> list[NoiseBand]:
+        """The spreads of repetitions, by octaves of time."""
+        points = [point for study in self.review.studies for point in study.trials]
+        return noise_bands((p.time_us, p.spread) for p in points if p.time_us and p.spread is not None)
+
+    def ends(self, family: Family) -> str:
+        """Say how the searches of a family ended, and how sure their models were."""
+        studies = [study for case in family.cases for study in case.studies]
+        sure = sorted(float(s.certificate["probability"]) for s in studies if s.certificate)
+        launched = sorted(study.costs.launched_configs for study in studies)
+        text = f"{len(studies)} searches launched {launched[0]} to {launched[-1]} configs each."
+        if not sure:
+            return text
+        high = sum(probability >= SURE for probability in sure)
+        return (
+            f"{text} At their end {high} models were {words.share(SURE)} sure or surer that nothing untried was better "
+            f"by more than their tolerance; the median was {words.share(sure[len(sure) // 2])}, the least "
+            f"{words.share(sure[0])}."
+        )
+
+    @property
+    def grid(self) -> GridEffort | None:
+        """What exhaustive searches cost or would cost."""
+        return self.review.grid_effort
+
+    @property
+    def how_known(self) -> str:
+        """How the cost of exhaustive searches is known."""
+        return "measured" if self.grid and self.grid.measured else "calculated"
+
+    @property
+    def drawn(self) -> bool:
+        """Whether there is a curve to draw."""
+        return any(case.steps for case in self.review.cases)
+
+    @property
+    def grid_size(self) -> int:
+        """Configs of all search spaces."""
+        return sum(study.grid_size or 0 for study in self.review.studies)
+
+    @cached_property
+    def kernel_names(self) -> list[str]:
+        """The kernels, in the order of the families."""
+        return list(dict.fromkeys(kernel for family in self.families for kernel in family.kernels))
+
+    def reasons(self) -> list[tuple[str, str, list[int]]]:
+        """Return why configs have no time: (reason, when, of each kernel how many; of several their sum too)."""
+        rows = []
+        for when, of_all, counted in (
+            ("pruned trial", self.review.pruned, [s.reasons for s in self.review.studies]),
+            ("left out before any trial", self.review.excluded, [s.excluded for s in self.review.studies]),
+        ):
+            for reason, total in of_all.items():
+                by_kernel = Counter[str]()
+                for study, counts in zip(self.review.studies, counted, strict=True):
+                    by_kernel[study.name.problem.kernel] += counts.get(reason, 0)
+                numbers = [by_kernel[kernel] for kernel in self.kernel_names]
+                rows.append((reason, when, [*numbers, total] if len(numbers) > 1 else numbers))
+        return rows
+
+    @property
+    def late(self) -> float | None:
+        """Share of timed launches that came late."""
+        by_purpose = self.review.effort.launches_by_purpose
+        timed = by_purpose["timing"] + by_purpose["late"]
+        return by_purpose["late"] / timed if timed else None
+
+    def costs(self) -> list[tuple[str, str, str]]:
+        """Return what was spent: (on what, by the searches, by exhaustive ones)."""
+        effort, grid = self.review.effort, self.grid
+        bound = "" if not grid or grid.measured else "at least "
+        rows = [
+            ("configs tried", words.count(effort.configs), words.count(grid.configs if grid else None)),
+            ("… launched at least once", words.count(effort.launched_configs), ""),
+            ("kernel launches", words.count(effort.launches), words.count(grid.launches if grid else None)),
+            *(
+                (f"… {PURPOSES.get(purpose, purpose)}", words.count(number), "")
+                for purpose, number in effort.launches_by_purpose.items()
+            ),
+            ("compiles", words.count(effort.compiles), words.count(grid.compiles if grid else None)),
+            (
+                "compiling, of one core",
+                words.seconds(effort.compile_s),
+                words.seconds(grid.compile_s if grid else None),
+            ),
+            ("inside the tuned kernels, timed repetitions", words.seconds(effort.kernel_s), ""),
+        ]
+        rows += [
+            (f"GPU process: {what}", words.seconds(spent), "") for what, spent in sorted((effort.gpu_s or {}).items())
+        ]
+        if effort.wall_s is not None:
+            theirs = bound + words.seconds(grid.wall_s) if grid and grid.wall_s else words.NONE
+            rows.append(("GPU time: a trial was under way", words.seconds(effort.wall_s), theirs))
+        return rows
+
+    def data(self) -> list[dict[str, Any]]:
+        """Return what the chart of one problem shows, case by case."""
+        return [_curve(self.label(family, case), case) for family in self.families for case in family.cases]
+
+
+def _curve(label: str, case: Case) -> dict[str, Any]:
+    """Return the trials, steps and levels of a case; where kernels agree, their sum alone has a curve."""
+    levels = {"default": case.default_us, "chosen": case.time_us, "best of the grid": case.best_us}
+    points = [] if case.joint else case.first.trials
+    return {
+        "label": label,
+        "says": _says(case),
+        "steps": [[step.launched, round(step.best_us, 3)] for step in case.steps],
+        "levels": {what: round(time, 3) for what, time in levels.items() if time is not None},
+        "trials": [
+            [p.launched, None if p.time_us is None else round(p.time_us, 3), p.reason, words.config(p.config)]
+            for p in points
+        ],
+    }
+
+
+def _says(case: Case) -> str:
+    """Say in a sentence or two how a search ended."""
+    parts = [
+        f"{words.us(case.default_us)} us by default, {words.us(case.time_us)} us chosen, {words.times(case.speed_up)}."
+    ]
+    sure = [s.certificate for s in case.studies if s.certificate]
+    if sure:
+        least = min(sure, key=lambda certificate: float(certificate["probability"]))
+        whom = "Its model was" if len(case.studies) == 1 else "The least sure of its models was"
+        parts.append(
+            f"{whom} {words.certificate(least)} sure that nothing untried is better by more than "
+            f"{100 * least['tolerance']:g} %."
+        )
+    if case.regret_percent is not None:
+        parts.append(f"The grid's best takes {words.us(case.best_us)} us: regret {words.percent(case.regret_percent)}.")
+    return " ".join(parts)

@@ -1,0 +1,270 @@
+"""What is known of a session while it runs, gathered from its events and figures. Safe to use from several threads."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from statistics import fmean, geometric_mean
+from typing import Protocol
+
+from bo_tune.core.activity import SessionActivity
+from bo_tune.core.events import (
+    Event,
+    GpuNoticed,
+    StudyElsewhere,
+    StudyFailed,
+    StudyFinished,
+    StudyLost,
+    StudyStarted,
+    TrialRecorded,
+)
+from bo_tune.core.problem import AnyProblem
+from bo_tune.display.console import duration, speed_up, us
+
+MOST_KEPT = 20
+"""Happenings that are remembered."""
+
+WARNING = "warning"
+"""Kind of what spoils times."""
+
+URGENT = ("failed", "lost", "restart", "note", WARNING)
+"""Kinds of happenings that a person should find in the terminal afterwards."""
+
+
+class Watchable(Protocol):
+    """A session, as far as it is watched."""
+
+    @property
+    def activity(self) -> SessionActivity:
+        """What it has done so far."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was asked to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class InFlight:
+    """A study under way. Times in us."""
+
+    problem: AnyProblem
+    trials: int
+    best_us: float | None
+    default_us: float | None
+    sure: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Happening:
+    """Something worth a line.
+
+    Attributes:
+        kind: a word: ``tuned``, ``kept``, ``failed``, ``lost``, ``resumed``, ``waiting``, ``restart``, ``warning`` or
+            ``note``, which needs attention, or ``info``, which does not.
+        at: when, as ``time.time`` gives it.
+        count: studies done by then, of how many, where one has just ended.
+    """
+
+    kind: str
+    problem: AnyProblem | None
+    text: str
+    at: float
+    count: str | None = None
+
+    @property
+    def line(self) -> str:
+        """The whole of it, for a log."""
+        count = f"[{self.count}] " if self.count else ""
+        return f"{count}{self.kind:<8} {f'{self.problem}: ' if self.problem else ''}{self.text}"
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A session at a moment.
+
+    Attributes:
+        studies: how many there are to do; None where that is not known.
+        done: studies that have ended, failed ones included.
+        figures: what else there is to say, most important first.
+        in_flight: studies under way, the oldest first.
+        happenings: the last ones, the latest last.
+        stopping: whether it was asked to stop.
+    """
+
+    studies: int | None
+    done: int
+    failed: int
+    elapsed_s: float
+    left_s: float | None
+    figures: tuple[str, ...]
+    in_flight: tuple[InFlight, ...]
+    happenings: tuple[Happening, ...]
+    stopping: bool = False
+
+    @property
+    def count(self) -> str:
+        """Studies done, of how many."""
+        return _count(self.done, self.studies)
+
+
+def _count(done: int, studies: int | None) -> str:
+    return str(done) if studies is None else f"{done}/{max(done, studies)}"
+
+
+class Watched:
+    """Gathers what there is to see of a session.
+
+    Args:
+        studies: how many there are to do; None where that is not known.
+        on_note: is told of what happened that no event told of.
+
+    Attributes:
+        trials: trials recorded by this run.
+    """
+
+    def __init__(self, studies: int | None, on_note: Callable[[Happening], None]) -> None:
+        self._studies = studies
+        self._on_note = on_note
+        self._lock = threading.Lock()
+        self._began = time.monotonic()
+        self._done, self._failed = 0, 0
+        self.trials = 0
+        self._gains: list[float] = []
+        self._trials_each: list[int] = []
+        self._in_flight: dict[str, InFlight] = {}
+        self._happenings: deque[Happening] = deque(maxlen=MOST_KEPT)
+        self._restarts = 0
+        self._noticed: set[str] = set()
+        self._session: Callable[[], Watchable | None] = lambda: None
+
+    def watch(self, session: Callable[[], Watchable | None]) -> None:
+        """Take the figures of a session from now on."""
+        self._session = session
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether there is a session."""
+        return self._session() is not None
+
+    def take(self, event: Event) -> Happening | None:
+        """Take in an event; returns what is worth a line of it."""
+        with self._lock:
+            happening = self._take(event)
+            if happening is not None:
+                self._happenings.append(happening)
+            return happening
+
+    def note(self, text: str, kind: str = "note") -> None:
+        """Take in something else that happened."""
+        happening = Happening(kind, None, text, time.time())
+        with self._lock:
+            self._happenings.append(happening)
+        self._on_note(happening)
+
+    def _take(self, event: Event) -> Happening | None:
+        match event:
+            case StudyStarted():
+                self._in_flight[event.name] = InFlight(event.problem, event.recorded, event.best_us, event.default_us)
+                if event.recorded:
+                    return self._happening("resumed", event.problem, f"{event.recorded} trials were recorded before")
+            case TrialRecorded():
+                self.trials += 1
+                self._count_trial(event)
+            case StudyFinished():
+                return self._finish(event)
+            case StudyElsewhere():
+                return self._happening("waiting", event.problem, f"{event.host}, process {event.pid}, works on it")
+            case StudyLost():
+                self._in_flight.pop(event.name, None)
+                return self._happening("lost", event.problem, event.message)
+            case GpuNoticed():
+                if event.text not in self._noticed:  # workers may tell of the same
+                    self._noticed.add(event.text)
+                    return Happening(WARNING if event.spoils else "info", None, event.text, time.time())
+            case StudyFailed():
+                self._in_flight.pop(event.name, None)
+                self._done, self._failed = self._done + 1, self._failed + 1
+                return self._happening("failed", event.problem, event.message)
+        return None
+
+    def _count_trial(self, event: TrialRecorded) -> None:
+        study = self._in_flight.get(event.name)
+        if study is not None:
+            self._in_flight[event.name] = replace(
+                study,
+                trials=study.trials + 1,
+                best_us=event.best_us,
+                default_us=event.default_us,
+                sure=event.sure,
+            )
+
+    def _finish(self, event: StudyFinished) -> Happening:
+        self._in_flight.pop(event.name, None)
+        self._done += 1
+        if not event.reused:
+            self._trials_each.append(event.trials)
+        if event.time_us and event.default_time_us:
+            self._gains.append(event.default_time_us / event.time_us)
+        text = (
+            f"{us(event.time_us)} us, {speed_up(event.default_time_us, event.time_us)} of the default, "
+            f"{event.launched_configs} configs launched"
+        )
+        kind, count = ("kept" if event.reused else "tuned"), _count(self._done, self._studies)
+        return replace(self._happening(kind, event.problem, text), count=count)
+
+    @staticmethod
+    def _happening(kind: str, problem: AnyProblem, text: str) -> Happening:
+        return Happening(kind, problem, text, time.time())
+
+    def _look_for_restarts(self, activity: SessionActivity) -> None:
+        restarts = sum(device.gpu.restarts for device in activity.devices.values() if device.gpu)
+        fresh, self._restarts = restarts - self._restarts, restarts
+        if fresh > 0:
+            self.note(f"the GPU process was started anew ({restarts} in all)", "restart")
+
+    def view(self) -> View:
+        """Return all there is to see now."""
+        session = self._session()
+        activity = session.activity if session is not None else None
+        if activity is not None:
+            self._look_for_restarts(activity)
+        with self._lock:
+            return View(
+                studies=self._studies if self._studies is None else max(self._studies, self._done),
+                done=self._done,
+                failed=self._failed,
+                elapsed_s=time.monotonic() - self._began,
+                left_s=self._left_s(activity) if activity else None,
+                figures=tuple(self._figures(activity)) if activity else (),
+                in_flight=tuple(self._in_flight.values()),
+                happenings=tuple(self._happenings),
+                stopping=session is not None and session.stopping,
+            )
+
+    def _figures(self, activity: SessionActivity) -> list[str]:
+        found = [f"{activity.trials:,} trials"]
+        if self._gains:
+            found.append(f"{geometric_mean(self._gains):.2f}x of the default")
+        if activity.gpu_share is not None:
+            found.append(f"GPU {activity.gpu_share:.0%}")
+        if activity.compiler_share is not None:
+            farms = [device.farm for device in activity.devices.values() if device.farm]
+            found.append(f"compilers {activity.compiler_share:.0%}")
+            found.append(f"{sum(farm.waiting for farm in farms):,} compiles waiting")
+            ended = sum(farm.timeouts + farm.crashes for farm in farms)
+            found += [f"{ended:,} given up"] * (ended > 0)
+        return found
+
+    def _left_s(self, activity: SessionActivity) -> float | None:
+        """Estimate the time left: the trials that studies took so far, at the pace of trials so far."""
+        if not self._trials_each or not activity.trials:
+            return None
+        expected = fmean(self._trials_each) * activity.studies
+        return max(0.0, expected - activity.trials) * activity.wall_s / activity.trials
+
+
+def summed_up(view: View) -> str:
+    """Say in a line how far a session has come."""
+    left = [f"about {duration(view.left_s)} left"] if view.left_s is not None else []
+    return ", ".join([f"{view.count} studies", *view.figures[:2], *left, *view.figures[2:]])

@@ -1,0 +1,1 @@
+"""What serving engines look up, and the files in which they find it."""

@@ -1,0 +1,124 @@
+"""What a check comes to. Pure data, and its JSON."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.engines.vllm.lookup import Crash, Found
+from bo_tune.engines.vllm.tables import LEVELS
+
+M = "m"
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something that stops an engine, spoils its output, or slows it down in silence.
+
+    Attributes:
+        file: name of the file; empty for the folder as a whole.
+        place: the keys that lead there, as they stand in the file; lookups of any m are put together under ``*``.
+        reason: what is wrong, in a line.
+    """
+
+    file: str
+    place: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lookup:
+    """One lookup of the engine and what it finds.
+
+    Attributes:
+        layers: the layers that ask.
+        file: name of the file looked into.
+        asked: the number asked for at each level, outermost first.
+        found: what the lookup ends at; None without a usable file.
+        faults: what is wrong with it; empty for nothing.
+    """
+
+    problem: Problem
+    layers: tuple[str, ...]
+    file: str
+    asked: Mapping[str, int]
+    found: Found | Crash | None
+    faults: tuple[Fault, ...] = ()
+
+    @property
+    def nearest_m(self) -> int | None:
+        """The key m of the neighbour whose config is taken; None for an exact or a faulty one."""
+        if self.faults or not isinstance(self.found, Found) or M not in self.found.nearest:
+            return None
+        return int(self.found.keys[LEVELS.index(M)])
+
+    @property
+    def status(self) -> str:
+        """``exact``, ``nearest m`` or ``fault``."""
+        return "fault" if self.faults else "exact" if self.nearest_m is None else "nearest m"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the lookup as plain values."""
+        keys = self.found.keys if self.found else ()
+        return {
+            "kernel": self.problem.kernel, "layers": list(self.layers), "file": self.file, "asked": dict(self.asked),
+            "status": self.status, "keys": list(keys), "fault": self.faults[0].reason if self.faults else None,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check came to.
+
+    Attributes:
+        gpu_file_name: the GPU's name as in the names of LoRA files.
+        gpu: what is known of the GPU; None where its name is not, and shared memory was not checked.
+        general: what is wrong with the files, or with the folder, whatever is asked of them.
+        note: what the engine must be told for these to be all lookups.
+    """
+
+    folder: Path
+    gpu_file_name: str
+    gpu: GpuInfo | None
+    lookups: tuple[Lookup, ...]
+    general: tuple[Fault, ...]
+    note: str | None = None
+
+    @cached_property
+    def faults(self) -> dict[Fault, tuple[Lookup, ...]]:
+        """Every fault once, with the lookups that meet it."""
+        met: dict[Fault, list[Lookup]] = {fault: [] for fault in self.general}
+        for item in self.lookups:
+            for fault in item.faults:
+                met.setdefault(fault, []).append(item)
+        return {fault: tuple(items) for fault, items in met.items()}
+
+    def count(self, status: str) -> int:
+        """Return how many lookups have a status."""
+        return sum(item.status == status for item in self.lookups)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain values."""
+        return {
+            "folder": str(self.folder),
+            "gpu": self.gpu.name if self.gpu else None,
+            "counts": {status: self.count(status) for status in ("exact", "nearest m", "fault")},
+            "faults": [
+                {
+                    "file": fault.file,
+                    "place": fault.place,
+                    "reason": fault.reason,
+                    "m": sorted({item.problem.m for item in met}),
+                    "layers": sorted({layer for item in met for layer in item.layers}),
+                }
+                for fault, met in self.faults.items()
+            ],
+            "lookups": [item.to_json() for item in self.lookups],
+        }
+
+
+def place_of(keys: Iterable[str]) -> str:
+    """Return keys as they are shown: ``5/3/16/4096/16``."""
+    return "/".join(keys)

@@ -1,0 +1,88 @@
+"""Files of tuned LoRA configs as an engine reads them, and what is wrong with them whatever is asked of them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bo_tune.engines.check.findings import Fault, place_of
+from bo_tune.engines.check.values import MOE_LEVELS, config_fault, shown
+from bo_tune.engines.vllm.lookup import first_odd_key, no_number
+from bo_tune.engines.vllm.tables import FILE_STEMS, LEVELS, split_file_name
+from bo_tune.files import os_error_text, parse_json, read_file
+
+THE_STOP = "the engine stops"
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Why there is no parsed JSON, in a line.
+
+    Attributes:
+        missing: whether there is no such file.
+    """
+
+    reason: str
+    missing: bool = False
+
+
+def read(path: Path) -> object:
+    """Return the parsed JSON, read as vLLM does, or ``Unreadable``."""
+    try:
+        return parse_json(read_file(path), repeats=True)
+    except FileNotFoundError:
+        return Unreadable("no such file", missing=True)
+    except OSError as error:
+        return Unreadable(f"{os_error_text(error)}: {THE_STOP}")
+    except ValueError as error:
+        return Unreadable(f"{error}: {THE_STOP}")
+
+
+def structure_faults(name: str, content: object) -> Iterator[Fault]:
+    """Say what is wrong with a file whatever is asked of it; ``content`` is what ``read`` returned."""
+    stem = _stem(name)
+    if isinstance(content, Unreadable):
+        yield Fault(name, "", f"{content.reason}: {_without(stem)}" if content.missing else content.reason)
+    elif not isinstance(content, dict):
+        yield Fault(name, "", f"expected an object of max_loras keys: {THE_STOP}")
+    elif not content:
+        yield Fault(name, "", f"holds nothing: {_without(stem)}")
+    else:
+        yield from _level_faults(name, content, LEVELS[: FILE_STEMS[stem]], ())
+
+
+def is_moe(name: str) -> bool:
+    """Say whether a file is one of the four of the experts."""
+    return FILE_STEMS[_stem(name)] == MOE_LEVELS
+
+
+def _stem(name: str) -> str:
+    parts = split_file_name(name)
+    if parts is None:
+        raise ValueError(f"not the name of a table: {name}")
+    return parts[1]
+
+
+def _without(stem: str) -> str:
+    """Say what the engine does without a file."""
+    if FILE_STEMS[stem] == MOE_LEVELS:
+        return "the folder alone makes the experts run block_m 64 at every m, not what they run without a folder"
+    return "the engine takes its default configs"
+
+
+def _level_faults(name: str, level: Mapping[str, Any], levels: Sequence[str], keys: tuple[str, ...]) -> Iterator[Fault]:
+    odd = first_odd_key(level)
+    if odd is not None:
+        yield Fault(name, place_of((*keys, odd)), no_number(levels[0], odd))
+    for key, value in level.items():
+        place = (*keys, key)
+        if not isinstance(value, dict) or not value:
+            if key != odd:
+                reason = f"expected an object below the {levels[0]} key, got {shown(value)}"
+                yield Fault(name, place_of(place), reason)
+        elif len(levels) > 1:
+            yield from _level_faults(name, value, levels[1:], place)
+        else:
+            wrong = config_fault(_stem(name), value)
+            if wrong:
+                yield Fault(name, place_of(place), wrong)

@@ -1,0 +1,167 @@
+"""The other tuned files that an engine reads from the same folder: the base model's experts', and Mamba's.
+
+Their names hold the GPU's name with its hyphens, unlike those of LoRA files. Facts of vLLM 0.33.0.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bo_tune.core.problem import device_file_name, lora_file_name
+from bo_tune.engines.check.findings import Fault, place_of
+from bo_tune.engines.check.lora_files import THE_STOP, Unreadable
+from bo_tune.engines.check.values import numbers_fault, shown
+
+_EXPERTS = re.compile(
+    r"E=\d+,N=\d+,device_name=(?P<device>[^,]+)(,dtype=(?P<dtype>[^,]+))?(,block_shape=\[\d+,\d+\])?\.json"
+)
+_MAMBA = re.compile(r"headdim=\d+,dstate=\d+,device_name=(?P<device>[^,]+),cache_dtype=(?P<dtype>[^,]+)\.json")
+_KINDS = {"E=": _EXPERTS, "headdim=": _MAMBA}
+"""How the names of such files begin, and what they look like."""
+
+_OTHER_KERNEL = ",backend="
+"""In the names of experts' files that kernels of other vendors read."""
+
+_FAMILY = "H200"
+"""The engine looks for the experts' files of all GPUs with this part in their names under one name."""
+
+_EXPERTS_DTYPES = ("fp8_w8a8", "fp8_w8a16", "int8_w8a16", "int4_w4a16", "float32")
+_MAMBA_DTYPES = ("float16", "float32")
+
+_REFERENCE = "triton_version"
+"""The one key of an experts' file that need not be a number."""
+
+_BLOCKS = ("BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "GROUP_SIZE_M")
+_INT4_BLOCKS = ("BLOCK_SIZE_M", "GROUP_SIZE_M")
+"""The engine chooses the others itself."""
+_LAUNCH = ("num_warps", "num_stages", "num_ctas")
+_IGNORED = ("SPLIT_K", "maxnreg")
+"""Taken whatever they are: the engine sets the first itself, and the second may be null."""
+_VENDORS = {"AMD": ("waves_per_eu", "matrix_instr_nonkdim", "kpack"), "Intel": ("grf_mode",)}
+"""Launch options of others' GPUs, by how the names of these begin."""
+
+_MAMBA_NAMES = ("BLOCK_SIZE_M", "num_warps")
+
+
+@dataclass(frozen=True, slots=True)
+class OtherFile:
+    """A file in the folder that is no LoRA file.
+
+    Attributes:
+        device: the part of its name that names the GPU; None where the name is none that an engine asks for.
+        dtype: the part that names an element type; None for no such part.
+    """
+
+    name: str
+    device: str | None
+    dtype: str | None
+
+    @classmethod
+    def of(cls, name: str) -> "OtherFile | None":
+        """Take a name apart; None for one that is not meant to be such a file, or is another kernel's."""
+        if _OTHER_KERNEL in name:
+            return None
+        for start, pattern in _KINDS.items():
+            if name.startswith(start) and name.endswith(".json"):
+                match = pattern.fullmatch(name)
+                return cls(name, match["device"], match["dtype"]) if match else cls(name, None, None)
+        return None
+
+    @property
+    def is_experts(self) -> bool:
+        """Whether it is of the experts, not of Mamba."""
+        return self.name.startswith("E=")
+
+    def is_of(self, gpu_file_name: str) -> bool:
+        """Say whether it is meant for a GPU, by that one's name as in LoRA files; spelt right or not."""
+        if self.device is None or lora_file_name(self.device) == gpu_file_name:
+            return True
+        shared = self.is_experts and self.device == f"NVIDIA_{_FAMILY}"
+        return shared and _FAMILY in gpu_file_name.split("_")
+
+    def faults(self, content: object, gpu: str | None) -> Iterator[Fault]:
+        """Say what is wrong with the file.
+
+        Args:
+            content: the parsed JSON, or ``Unreadable``.
+            gpu: the GPU's name as ``torch.cuda.get_device_name`` gives it; None where only LoRA files name it.
+        """
+        misnamed = self._misnamed(gpu)
+        if misnamed:
+            yield Fault(self.name, "", f"never read: {misnamed}")
+        elif isinstance(content, Unreadable):
+            yield Fault(self.name, "", content.reason)
+        else:
+            yield from self._experts_faults(content) if self.is_experts else self._mamba_faults(content)
+
+    def _misnamed(self, gpu: str | None) -> str | None:
+        if self.device is None:
+            return "the engine asks for no file of such a name"
+        asked = _EXPERTS_DTYPES if self.is_experts else _MAMBA_DTYPES
+        if self.dtype is not None and self.dtype not in asked:
+            kind = "dtype" if self.is_experts else "cache_dtype"
+            return f"the engine asks for no {kind}={self.dtype}, only for {', '.join(asked)}"
+        if gpu is None:
+            return None
+        wanted = device_file_name(gpu)
+        if self.is_experts and _FAMILY in wanted.split("_"):
+            wanted = f"NVIDIA_{_FAMILY}"
+        return None if self.device == wanted else f"the engine asks for device_name={wanted} on this GPU"
+
+    def _experts_faults(self, content: object) -> Iterator[Fault]:
+        if not isinstance(content, dict):
+            yield Fault(self.name, "", f"expected an object of numbers of tokens: {THE_STOP}")
+            return
+        numbered = {key: value for key, value in content.items() if key != _REFERENCE}
+        if not numbered:
+            yield Fault(self.name, "", "holds nothing: the engine takes its default configs, not the shipped ones")
+        for key, value in numbered.items():
+            reason = self._experts_fault(key, value)
+            if reason:
+                yield Fault(self.name, place_of((key,)), f"{reason}: {THE_STOP}")
+
+    def _experts_fault(self, key: str, value: Any) -> str | None:
+        if not _is_number(key):
+            return "the key is no number of tokens"
+        if not isinstance(value, dict):
+            return f"expected a config, got {shown(value)}"
+        needed = _INT4_BLOCKS if self.dtype == "int4_w4a16" else _BLOCKS
+        known = {*_BLOCKS, *_LAUNCH, *_IGNORED, *self._vendor_options()}
+        missing, unknown = [name for name in needed if name not in value], [name for name in value if name not in known]
+        if missing:
+            return f"no {missing[0]}"
+        if unknown:
+            return f"{unknown[0]}: no parameter of the kernel"
+        return numbers_fault(_as_ours({name: value[name] for name in (*_BLOCKS, *_LAUNCH) if name in value}))
+
+    def _vendor_options(self) -> tuple[str, ...]:
+        return next((names for vendor, names in _VENDORS.items() if (self.device or "").startswith(vendor)), ())
+
+    def _mamba_faults(self, content: object) -> Iterator[Fault]:
+        if not isinstance(content, dict):
+            yield Fault(self.name, "", "never read: expected an object")
+            return
+        numbered = {key: value for key, value in content.items() if key.isdigit()}
+        if not numbered:
+            yield Fault(self.name, "", "holds nothing: the engine takes its default config, not the shipped ones")
+        for key, value in numbered.items():
+            if not isinstance(value, dict) or not set(_MAMBA_NAMES) <= value.keys():
+                reason = f"expected {' and '.join(_MAMBA_NAMES)}, got {shown(value)}"
+            else:
+                reason = numbers_fault(_as_ours({name: value[name] for name in _MAMBA_NAMES})) or ""
+            if reason:
+                yield Fault(self.name, place_of((key,)), f"{reason}: {THE_STOP}")
+
+
+def _as_ours(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a config by the names that LoRA files use, in whose words ``numbers_fault`` speaks."""
+    return {name.lower().replace("block_size_", "block_"): value for name, value in config.items()}
+
+
+def _is_number(key: str) -> bool:
+    try:
+        int(key)
+    except ValueError:
+        return False
+    return True

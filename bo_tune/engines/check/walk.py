@@ -1,0 +1,244 @@
+"""Walking every lookup of an engine start through a folder.
+
+Files are looked up at the sizes of steps that an engine has, and at every number of tokens at which the nearest key
+becomes another one: so what is found holds for every step, whatever its size.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bo_tune.core.gpus import gpu_by_file_name, known_gpu
+from bo_tune.core.problem import GpuInfo, Problem, lora_file_name
+from bo_tune.engines.check.agreeing import agreeing
+from bo_tune.engines.check.findings import Fault, Lookup, M, Report, place_of
+from bo_tune.engines.check.lora_files import THE_STOP, is_moe, read, structure_faults
+from bo_tune.engines.check.other_files import OtherFile
+from bo_tune.engines.check.values import LEAST_SORTED, config_fault
+from bo_tune.engines.models.engine import MAX_BATCHED_TOKENS, step_sizes
+from bo_tune.engines.models.problems import EXPAND
+from bo_tune.engines.models.serving import ModelStudy
+from bo_tune.engines.vllm.agreement import runs_at_once
+from bo_tune.engines.vllm.lookup import Crash, Found, lookup, switch_points
+from bo_tune.engines.vllm.tables import LEVELS, read_provenance, split_file_name, table_file_name
+from bo_tune.errors import TableError
+from bo_tune.files import os_error_text
+from bo_tune.kernels.moe.untuned import as_read
+from bo_tune.kernels.registry import engine_spec
+from bo_tune.kernels.spec import SHARED, EngineSpec
+
+HOPPER = (9, 0)
+NOTHING_LOOKED_UP = (
+    "nothing was looked up: no layer that the model and its target modules name has lookups known here, so nothing is "
+    "known of this folder"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Gpu:
+    """The GPU that a folder is checked for.
+
+    Attributes:
+        file_name: its name as in the names of LoRA files.
+        name: as ``torch.cuda.get_device_name`` gives it; None where nothing tells.
+        info: what is known of it, or None.
+    """
+
+    file_name: str
+    name: str | None
+    info: GpuInfo | None
+
+
+def check_folder(
+    folder: Path,
+    model: ModelStudy,
+    *,
+    gpu: str | None = None,
+    ms: Sequence[int] = (),
+    max_batched_tokens: int = MAX_BATCHED_TOKENS,
+) -> Report:
+    """Walk the lookups of a model through a folder.
+
+    Args:
+        model: its ``ms`` are not looked at.
+        gpu: name of the GPU, as ``torch.cuda.get_device_name`` gives it; told from the folder if left out.
+        ms: tokens in a step; all from 1 to ``max_batched_tokens`` if left out.
+        max_batched_tokens: the engine's ``--max-num-batched-tokens``.
+
+    Raises:
+        TableError: the folder cannot be read, or does not tell which GPU it is for.
+        ModelError: the model poses no such problems.
+    """
+    names = _names(folder)
+    tables = [name for name in names if split_file_name(name)]
+    checked = _gpu(folder, tables, gpu)
+    wanted = {_file_of(problem, checked.file_name) for problem in replace(model, ms=(1,)).problems_by_layer()}
+    present = {name for name in tables if _prefix(name) == checked.file_name}
+    files = {name: read(folder / name) for name in sorted(present | wanted)}
+    general = [fault for name, content in files.items() for fault in structure_faults(name, content)]
+    general += _misnamed(tables, checked)
+    general += _faults_of_others(folder, names, checked)
+    lookups = [
+        item
+        for group in _read_together(sorted(wanted))
+        for item in _walk(model, {name: files[name] for name in group}, checked, ms, max_batched_tokens)
+    ]
+    if not lookups:
+        general.append(Fault("", "", NOTHING_LOOKED_UP))
+    return Report(folder, checked.file_name, checked.info, tuple(lookups), tuple(general), model.note)
+
+
+def _read_together(wanted: Iterable[str]) -> list[list[str]]:
+    """Return the files, those together whose entries have to agree: the experts'."""
+    moe = [name for name in wanted if is_moe(name)]
+    return [[name] for name in wanted if name not in moe] + ([moe] if moe else [])
+
+
+def _walk(model: ModelStudy, files: Mapping[str, object], gpu: _Gpu, ms: Sequence[int], largest: int) -> list[Lookup]:
+    """Look up what a model asks of some files, at every m where one of them may change its answer."""
+    sizes = ms or _sizes(files.values(), model, largest)
+    served = replace(model, ms=tuple(sizes)).problems_by_layer()
+    asked = [(problem, layers, _file_of(problem, gpu.file_name)) for problem, layers in served.items()]
+    lookups = [
+        _look_up(problem, layers, file, files[file], gpu.info)
+        for name in files
+        for problem, layers, file in asked
+        if file == name
+    ]
+    ends = dict(zip(sizes, sizes if ms else (*(size - 1 for size in sizes[1:]), largest), strict=True))
+    return agreeing(lookups, ends)
+
+
+def _sizes(contents: Iterable[object], model: ModelStudy, largest: int) -> list[int]:
+    """Return the m to look up so that every m is: the sizes of an engine's steps, and where entries change."""
+    points = {
+        point
+        for table in contents if isinstance(table, dict)
+        for slices in table.values() if isinstance(slices, dict)
+        for level in slices.values() if isinstance(level, dict)
+        for point in switch_points(level, largest)
+    }  # fmt: skip
+    return sorted({*step_sizes(largest), min(model.max_sequences, largest), *points})
+
+
+def _look_up(problem: Problem, layers: tuple[str, ...], file: str, content: object, gpu: GpuInfo | None) -> Lookup:
+    spec = engine_spec(problem.kernel)
+    asked = dict(zip(LEVELS, map(int, spec.table_key(problem)), strict=False))
+    if not isinstance(content, dict) or not content:
+        return Lookup(problem, layers, file, asked, None, (next(structure_faults(file, content)),))
+    found = lookup(content, asked)
+    if isinstance(found, Crash):
+        return Lookup(problem, layers, file, asked, found, (Fault(file, place_of(found.keys), found.reason),))
+    faults = (_wrong_neighbour(file, content, asked, found), _unusable(file, found, spec, problem, gpu))
+    return Lookup(problem, layers, file, asked, found, tuple(fault for fault in faults if fault))
+
+
+def _wrong_neighbour(file: str, table: Mapping[str, Any], asked: Mapping[str, int], found: Found) -> Fault | None:
+    """Return the fault of taking an entry of other adapters, or of another layer; the outermost level counts."""
+    wrong = [level for level in found.nearest if level != M]
+    if not wrong:
+        return None
+    level, position = wrong[0], list(asked).index(wrong[0])
+    reason = f"no entry for {level} {asked[level]}: takes the one for {level} {found.keys[position]}"
+    if level == "max_loras" and str(asked[level] - 1) in table:
+        reason += f"; an engine with --max-loras {asked[level] - 1} asks for one more"
+    elif _swapped(table, asked, found, position):
+        reason += "; k and n are swapped"
+    return Fault(file, _asked_place(asked, level), reason)
+
+
+def _swapped(table: Mapping[str, Any], asked: Mapping[str, int], found: Found, position: int) -> bool:
+    """Say whether the entry would be there with k and n exchanged."""
+    level: Any = table
+    for key in found.keys[: list(asked).index("k")]:
+        level = level[key]
+    return position >= list(asked).index("k") and str(asked["k"]) in level.get(str(asked["n"]), {})
+
+
+def _unusable(file: str, found: Found, spec: EngineSpec, problem: Problem, gpu: GpuInfo | None) -> Fault | None:
+    """Return why the config found cannot be launched, if so."""
+    stem, place = spec.file_stem(problem), place_of(found.keys)
+    reason = config_fault(stem, found.config)
+    if reason:
+        return Fault(file, place, reason)
+    config = as_read(found.config) if spec.table_level_i else found.config
+    if runs_at_once(problem):
+        # One launch takes this of the shrink kernels, and nothing else of any.
+        if "shrink" in problem.kernel and config[SHARED] < LEAST_SORTED:
+            return Fault(file, place, f"{SHARED}: expected at least {LEAST_SORTED}, got {config[SHARED]}: {THE_STOP}")
+        return None
+    reason = spec.impossible(_as_launched(config, problem, gpu), problem, gpu) if gpu else None
+    return Fault(file, place, f"{reason}: the launch fails on {gpu.name}") if gpu and reason else None
+
+
+def _as_launched(config: Mapping[str, int], problem: Problem, gpu: GpuInfo) -> Mapping[str, int]:
+    # vLLM 0.33 pipelines no expand on this capability, whatever the file says: stages cost it no shared memory.
+    return {**config, "num_stages": 1} if problem.kernel == EXPAND and gpu.capability == HOPPER else config
+
+
+def _faults_of_others(folder: Path, names: Iterable[str], gpu: _Gpu) -> list[Fault]:
+    """Return the faults of what else an engine with this GPU reads from the folder."""
+    others = [other for name in names if (other := OtherFile.of(name)) and other.is_of(gpu.file_name)]
+    return [fault for other in others for fault in other.faults(read(folder / other.name), gpu.name)]
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(path.name for path in folder.iterdir())
+    except OSError as error:
+        raise TableError(f"{folder}: {os_error_text(error)}") from None
+
+
+def _gpu(folder: Path, tables: Sequence[str], name: str | None) -> _Gpu:
+    """Return the GPU that is named, here, in the sidecar of a file or in the files' names."""
+    file_name = lora_file_name(name) if name else _only_gpu(folder, tables)
+    origins = [
+        origin
+        for table in tables
+        if _gpu_of(table) == file_name
+        for origin in read_provenance(folder / table).values()
+        if lora_file_name(origin.gpu) == file_name
+    ]
+    told = name or next((origin.gpu for origin in origins), None)
+    if told is not None:
+        return _Gpu(file_name, told, known_gpu(told))
+    info = gpu_by_file_name(file_name)
+    return _Gpu(file_name, info.name if info else None, info)
+
+
+def _only_gpu(folder: Path, tables: Iterable[str]) -> str:
+    gpus = sorted({gpu for gpu in map(_gpu_of, tables) if gpu})
+    if len(gpus) != 1:
+        what = f"files of {', '.join(gpus)}" if gpus else "no tuned JSON (*_SHRINK.json, *_EXPAND_TRUE.json, …)"
+        raise TableError(f"{folder}: {what} in this folder; name the GPU with --gpu")
+    return gpus[0]
+
+
+def _misnamed(tables: Iterable[str], gpu: _Gpu) -> list[Fault]:
+    """Return a fault for each file of this GPU whose name has hyphens or spaces, which an engine writes otherwise."""
+    return [
+        Fault(name, "", f"never read: the engine asks for {gpu.file_name}{name.removeprefix(prefix)}")
+        for name in tables
+        if (prefix := _prefix(name)) and prefix != gpu.file_name and _gpu_of(name) == gpu.file_name
+    ]
+
+
+def _gpu_of(name: str) -> str | None:
+    """Return the GPU that a file's name begins with, as an engine writes it; None for a name that it never asks for."""
+    prefix = _prefix(name)
+    return lora_file_name(prefix) if prefix else None
+
+
+def _prefix(name: str) -> str | None:
+    parts = split_file_name(name)
+    return parts[0] if parts else None
+
+
+def _file_of(problem: Problem, gpu_file_name: str) -> str:
+    return table_file_name(gpu_file_name, engine_spec(problem.kernel).file_stem(problem))
+
+
+def _asked_place(asked: Mapping[str, int], until: str) -> str:
+    names = list(asked)[: list(asked).index(until) + 1]
+    return place_of("*" if name == M else str(asked[name]) for name in names)

@@ -1,0 +1,161 @@
+"""What an ``adapter_config.json`` of PEFT may hold, field by field, as vLLM 0.33 reads it (``lora/peft_helper.py``).
+
+vLLM refuses an adapter whose fields ask for what it does not do; so does this, with the reason. Fields that change
+nothing of an adapter's shape (``use_rslora``, ``alpha_pattern``, …) and ones that vLLM does not know are passed over.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
+from pydantic_core import PydanticCustomError
+
+from bo_tune.engines.models.architectures.fields import shown
+
+HEADS = ("classifier", "score")
+"""Modules that may be saved whole."""
+
+PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
+"""Ways to begin training after which an adapter is like any other; the others change the base model's weights."""
+
+_REASON = "refused"
+
+
+def _refused(reason: str) -> PydanticCustomError:
+    return PydanticCustomError(_REASON, "{reason}", {"reason": reason})
+
+
+def _falsy(what: str) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if value:
+            raise _refused(f"vLLM does not support {what}")
+        return value
+
+    return check
+
+
+def _positive(value: int) -> int:
+    if value < 1:
+        raise _refused("expected an integer >= 1")
+    return value
+
+
+def _pattern(value: str) -> str:
+    try:
+        re.compile(value)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise _refused(f"not a regular expression: {error}") from None
+    return value
+
+
+def _no_bias(value: Any) -> Any:
+    if value != "none":
+        raise _refused("vLLM does not support the biases of adapters; expected 'none'")
+    return value
+
+
+def _plain_init(value: Any) -> Any:
+    if isinstance(value, str) and value.lower() not in PLAIN_INITS:
+        plain = ", ".join(PLAIN_INITS)
+        raise _refused(f"it changes the base model, which vLLM does not follow; expected a truth value, {plain}")
+    return value
+
+
+def _heads_only(value: list[str] | None) -> list[str] | None:
+    others = [name for name in value or () if name not in HEADS]
+    if others:
+        raise _refused(f"vLLM takes no modules but {' and '.join(HEADS)} whole, and refuses {shown(others)}")
+    return value
+
+
+def _lora(value: Any) -> Any:
+    if not isinstance(value, str) or value.upper() != "LORA":
+        raise _refused("vLLM knows LoRA alone: it refuses the names of others' tensors")
+    return value
+
+
+def _unsupported(what: str) -> AfterValidator:
+    return AfterValidator(_falsy(what))
+
+
+Rank = Annotated[int, AfterValidator(_positive)]
+Pattern = Annotated[str, AfterValidator(_pattern)]
+
+
+class AdapterConfig(BaseModel):
+    """The fields that vLLM reads, and those by which PEFT chooses the modules that are adapted.
+
+    Attributes:
+        rank_pattern: ranks of modules that have another than ``r``.
+        target_modules: names of modules, ``all-linear``, or a regular expression for full names.
+        exclude_modules: names or a regular expression of modules that are left out again.
+        layers_to_transform: numbers of the decoder layers that named modules are adapted in; None for all.
+        layers_pattern: names of the lists of these layers.
+        target_parameters: names of tensors that are adapted, as of experts that are one module.
+    """
+
+    model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
+
+    peft_type: Annotated[Any, AfterValidator(_lora)] = "LORA"
+    r: Rank
+    lora_alpha: float
+    target_modules: list[str] | Pattern | None
+    rank_pattern: dict[str, Rank] | None = None
+    bias: Annotated[Any, AfterValidator(_no_bias)] = "none"
+    modules_to_save: Annotated[list[str] | None, AfterValidator(_heads_only)] = None
+    use_dora: Annotated[Any, _unsupported("DoRA")] = False
+    lora_bias: Annotated[Any, _unsupported("biases of B")] = False
+    init_lora_weights: Annotated[Any, AfterValidator(_plain_init)] = True
+    alora_invocation_tokens: Annotated[Any, _unsupported("activated LoRA (aLoRA)")] = None
+    layer_replication: Annotated[Any, _unsupported("replicated layers")] = None
+    use_bdlora: Annotated[Any, _unsupported("block-diagonal LoRA (BD-LoRA)")] = None
+    use_qalora: Annotated[Any, _unsupported("QALoRA")] = False
+    trainable_token_indices: Annotated[Any, _unsupported("trained tokens of the embedding")] = None
+    exclude_modules: list[str] | Pattern | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[Pattern] | Pattern | None = None
+    target_parameters: list[str] | None = None
+
+    @property
+    def largest_rank(self) -> int:
+        """The rank that the engine must have room for."""
+        return max(self.r, *(self.rank_pattern or {}).values(), 1)
+
+
+def read_config(values: Mapping[str, Any]) -> AdapterConfig:
+    """Check the fields of an adapter.
+
+    Raises:
+        ValueError: one is missing, of a wrong type, or asks for what vLLM refuses. One line that begins with the field.
+    """
+    try:
+        return AdapterConfig.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(_first(error, values)) from None
+
+
+def _first(error: ValidationError, values: Mapping[str, Any]) -> str:
+    """Return the first error in words: a reason, or the types that the field may have."""
+    errors = error.errors(include_url=False)
+    field = str(errors[0]["loc"][0])
+    if errors[0]["type"] == "missing":
+        return f"{field} is missing: vLLM refuses an adapter without it"
+    own = [one for one in errors if one["loc"][0] == field]
+    told = next((one for one in own if one["type"] == _REASON), None)
+    reason = told["msg"] if told else f"expected {_EXPECTED.get(field, 'another type')}"
+    return f"{field}: {reason}, got {shown(values.get(field))}"
+
+
+_EXPECTED = {
+    "r": "an integer >= 1",
+    "lora_alpha": "a number",
+    "target_modules": "a list of names, a regular expression or 'all-linear'",
+    "rank_pattern": "ranks by name",
+    "modules_to_save": "a list of names",
+    "exclude_modules": "a list of names or a regular expression",
+    "layers_to_transform": "numbers of layers",
+    "layers_pattern": "names of lists of layers",
+    "target_parameters": "a list of names",
+}
+"""Types in words, of the fields that have one."""

@@ -1,0 +1,1 @@
+"""What vLLM wraps with LoRA in each architecture, as data."""

@@ -1,0 +1,70 @@
+"""JSON objects that describe models: read, and their fields checked as they are asked for."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bo_tune.core.problem import MOST
+from bo_tune.errors import ModelError
+from bo_tune.files import os_error_text, parse_json, read_file
+
+LONGEST_SHOWN = 60
+"""Characters of a value in a message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """The fields of a config, checked as they are read."""
+
+    values: Mapping[str, Any]
+    source: Path
+
+    def missing(self, field: str) -> bool:
+        """Say whether a field is absent or null."""
+        return self.values.get(field) is None
+
+    def size(self, field: str, default: int | None = None, least: int = 1, most: int = MOST) -> int:
+        """Return an integer. Raises ModelError where it is missing without a default, or none that may be."""
+        value = self.values.get(field)
+        if value is None:
+            if default is None:
+                raise ModelError(f"{self.source}: {field} is missing")
+            return default
+        if type(value) is not int or value < least:
+            raise ModelError(f"{self.source}: {field}: expected an integer >= {least}, got {shown(value)}")
+        if value > most:
+            raise ModelError(f"{self.source}: {field}: expected an integer <= {most}, got {shown(value)}")
+        return value
+
+    def first_size(self, fields: Sequence[str], most: int = MOST) -> int:
+        """Return the integer of the first field that is there. Raises like ``size``."""
+        return self.size(next((field for field in fields if not self.missing(field)), fields[0]), most=most)
+
+    def product(self, field: str, other: str) -> int:
+        """Return the product of two integers. Raises like ``size``."""
+        return self.size(field) * self.size(other)
+
+
+def shown(value: object) -> str:
+    """Return a value of a file as it stands in a message: in one line, without control characters, not too long."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
+
+
+def read_object(file: Path, expected: str) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        ModelError: it cannot be read or holds something else.
+    """
+    try:
+        content = parse_json(read_file(file), repeats=True)
+    except OSError as error:
+        raise ModelError(f"{file}: {os_error_text(error)}") from None
+    except ValueError as error:
+        raise ModelError(f"{file}: {error}") from None
+    if not isinstance(content, dict):
+        raise ModelError(f"{file}: expected the object of {expected}")
+    return content

@@ -1,0 +1,141 @@
+"""The routed experts of a whole model, before they are spread over ranks."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bo_tune.engines.models.architectures.fields import Fields
+from bo_tune.engines.models.architectures.modules import LAYER_INDEX, Naming, numbered
+
+GATED_PARTS = ("gate_proj", "up_proj", "down_proj")
+FUSED_PARAMETERS = ("gate_up_proj", "down_proj")
+"""Names of the two tensors where all experts are one module (``target_parameters`` of adapters)."""
+
+MOST_EXPERTS = 16_384
+"""Experts of a layer: more than any model has."""
+
+EXPERTS = "experts"
+"""Name by which engines and tables call them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Padding:
+    """What the engine rounds the experts' sizes up to, on each rank, in elements."""
+
+    hidden: int = 1
+    intermediate: int = 1
+
+    def of_hidden(self, size: int) -> int:
+        """Return a hidden size as the engine holds it."""
+        return -(-size // self.hidden) * self.hidden
+
+    def of_intermediate(self, size: int) -> int:
+        """Return the intermediate size of one rank as the engine holds it."""
+        return -(-size // self.intermediate) * self.intermediate
+
+
+_PADDED = {
+    # The Marlin backend, which vLLM 0.33 takes for adapters on mxfp4 experts up to Hopper; TRT-LLM's pads alike.
+    "mxfp4": Padding(hidden=256, intermediate=128),
+    "gpt_oss_mxfp4": Padding(hidden=256, intermediate=128),
+}
+
+
+def padding_of(config: Mapping[str, Any]) -> Padding:
+    """Return how the engine pads experts of a checkpoint: decided by ``quant_method`` of its quantization."""
+    quantization = config.get("quantization_config")
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+    return _PADDED.get(method, Padding()) if isinstance(method, str) else Padding()
+
+
+@dataclass(frozen=True, slots=True)
+class MoeShape:
+    """The experts of a model, whole.
+
+    Attributes:
+        num_experts: experts of a layer that tokens are routed to.
+        top_k: experts that each token visits.
+        intermediate: intermediate size of one expert.
+        hidden: width of their input.
+        gated: whether they have a gate beside up.
+        packed: whether vLLM takes adapters of gate and up as one tensor (weights in three dimensions).
+        padding: what the engine rounds sizes up to.
+        paths: where adapters may know them; the engine's own is the first.
+        parts: names of an expert's projections, as adapters know them.
+    """
+
+    num_experts: int
+    top_k: int
+    intermediate: int
+    hidden: int
+    gated: bool = True
+    packed: bool = False
+    padding: Padding = Padding()
+    paths: tuple[str, ...] = (f"{LAYER_INDEX}mlp.experts",)
+    parts: tuple[str, ...] = GATED_PARTS
+
+    def engine_name(self, naming: Naming) -> str:
+        """Return the full name in the engine's model, ``*`` for a layer's number."""
+        return naming.prefix + self.paths[0]
+
+    def adapter_names(self, naming: Naming, layers: int) -> Iterator[str]:
+        """Yield every full name of a module that adapters may know them under."""
+        for path in self._starts(naming):
+            yield from numbered(path, layers)
+            for number in range(self.num_experts):
+                for part in self.parts:
+                    yield from numbered(f"{path}.{number}.{part}", layers)
+
+    def parameter_names(self, naming: Naming, layers: int) -> Iterator[str]:
+        """Yield every full name of a tensor that adapters may know them under."""
+        for path in self._starts(naming):
+            for name in FUSED_PARAMETERS:
+                yield from numbered(f"{path}.{name}", layers)
+
+    def _starts(self, naming: Naming) -> Iterator[str]:
+        for prefix in naming.adapter_prefixes:
+            yield from (prefix + path for path in self.paths)
+
+
+Routed = Callable[[Fields], MoeShape | None]
+"""From the fields of a config to the routed experts, None where it has none."""
+
+
+def routed_experts(
+    *paths: str,
+    count: Sequence[str],
+    top_k: Sequence[str] = ("num_experts_per_tok",),
+    intermediate: str = "moe_intermediate_size",
+    latent: str | None = None,
+    parts: tuple[str, ...] = GATED_PARTS,
+    gated: bool = True,
+    packed: bool = False,
+    optional: bool = False,
+) -> Routed:
+    """Return how the experts of an architecture are read.
+
+    Args:
+        paths: where they are, below a decoder layer; the engine's own first.
+        count: fields that may hold the number of experts, the first present counts.
+        top_k: fields that may hold the number of experts a token visits.
+        intermediate: field of one expert's intermediate size.
+        latent: field of the width of their input, where that may differ from the hidden size.
+        optional: whether the config may be of a model without experts.
+    """
+
+    def read(fields: Fields) -> MoeShape | None:
+        if optional and all(fields.missing(field) for field in count):
+            return None
+        hidden = fields.size("hidden_size")
+        return MoeShape(
+            num_experts=fields.first_size(count, most=MOST_EXPERTS),
+            top_k=fields.first_size(top_k),
+            intermediate=fields.size(intermediate),
+            hidden=fields.size(latent, default=hidden) if latent else hidden,
+            gated=gated,
+            packed=packed,
+            paths=tuple(LAYER_INDEX + path for path in paths),
+            parts=parts,
+        )
+
+    return read

@@ -1,0 +1,64 @@
+"""What must be said of lookups that are those of one engine, and not of another."""
+
+from collections.abc import Sequence
+
+from bo_tune.engines.models.layers import LoraLayer
+
+MOST_NAMED = 6
+"""Layers that a note names; the others are counted."""
+
+
+def files_of(layers: Sequence[LoraLayer], *, dual_stream: bool) -> dict[str, frozenset[int]]:
+    """Return what files an engine asks for its dense layers, with the numbers of slices it asks them for."""
+    found: dict[str, set[int]] = {}
+    for layer in layers:
+        slices = len(layer.slice_sizes)
+        if layer.shrink_k is not None:
+            found.setdefault("SHRINK", set()).add(slices)
+        for adds in layer.dual_stream_adds if dual_stream else (True,):
+            found.setdefault(f"EXPAND_{str(adds).upper()}", set()).add(slices)
+    return {name: frozenset(slices) for name, slices in found.items()}
+
+
+def missing_slices(tuned: dict[str, frozenset[int]], asked: dict[str, frozenset[int]]) -> str:
+    """Return what an engine asks files for that they do not hold, in words; empty where it finds a neighbour at least.
+
+    A file that is not there does no harm: the engine then takes its defaults.
+    """
+    lacking = {name: sorted(asked[name] - tuned[name]) for name in tuned if name in asked}
+    return ", ".join(
+        f"…_{name}.json for num_slices {' and '.join(map(str, slices))}" for name, slices in lacking.items() if slices
+    )
+
+
+def restricted_note(
+    names: Sequence[str], tuned: Sequence[LoraLayer], asked: Sequence[LoraLayer], lacking: str, *, experts: bool
+) -> str:
+    """Return the note on files of a part of a model's modules.
+
+    Args:
+        names: values of ``--lora-target-modules``.
+        tuned: the layers that the files are for.
+        asked: the layers of an engine without that option.
+        lacking: what that engine would miss, as ``missing_slices`` says it.
+        experts: whether that engine adapts experts, of which the files hold nothing.
+    """
+    others = list(dict.fromkeys(layer.name for layer in asked if layer not in tuned))
+    shown = ", ".join(others[:MOST_NAMED]) + (f" and {len(others) - MOST_NAMED} more" if others[MOST_NAMED:] else "")
+    start = f"start the engine with --lora-target-modules {' '.join(names)}"
+    if lacking:
+        return f"{start}, {_STOPS}: without it, it adapts {shown} too, and asks {lacking}"
+    harm = [f"takes other layers' configs for {shown} where theirs are not there"] if others else []
+    harm += ["runs the experts with its defaults"] if experts else []
+    return f"{start}: without it, it {' and '.join(harm)}" if harm else start
+
+
+def dual_stream_note(lacking: str) -> str:
+    """Return the note on files for two streams. ``lacking``: what an engine of one stream would miss."""
+    start = "start the engine with VLLM_LORA_ENABLE_DUAL_STREAM=1"
+    if lacking:
+        return f"{start}, {_STOPS}: on one stream it asks {lacking}"
+    return f"{start}: on one stream it asks …_EXPAND_TRUE.json for all layers"
+
+
+_STOPS = "or it stops with a KeyError unless the files hold more than these lookups"

@@ -1,0 +1,189 @@
+"""A model as it is served: its shape, its sharding, and the settings of the engine that decide on its problems."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bo_tune.core.problem import Problem
+from bo_tune.engines.models.adapter import Adapter, joint_rank, joint_targets
+from bo_tune.engines.models.engine import LORA_RANKS, MAX_SEQUENCES, serving_rank
+from bo_tune.engines.models.experts import MOE_KERNELS, ExpertSharding, expert_problems
+from bo_tune.engines.models.hub import model_shape
+from bo_tune.engines.models.layers import LoraLayer
+from bo_tune.engines.models.notes import dual_stream_note, files_of, missing_slices, restricted_note
+from bo_tune.engines.models.problems import DENSE_KERNELS, problems_by_layer
+from bo_tune.engines.models.shape import ModelShape
+from bo_tune.errors import ModelError
+
+MOST_PROBLEMS = 10_000
+"""Of a study."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStudy:
+    """A model with its sharding and the engine's settings.
+
+    Attributes:
+        ranks: values of the engine's ``--max-lora-rank``.
+        max_loras: values of the engine's ``--max-loras``.
+        ms: tokens in a step.
+        dtype: element type; None for the one the model is served in.
+        add_inputs: whether expand adds to its output, for all layers; None for what the engine asks for.
+        fully_sharded: the engine's ``--fully-sharded-loras``.
+        target_modules: the engine's ``--lora-target-modules``; None for every layer that takes adapters, which
+            an engine without that option looks up whatever its adapters change.
+        max_sequences: the engine's ``--max-num-seqs``.
+        expert_parallel: the engine's ``--enable-expert-parallel``.
+        dual_stream: whether it runs with ``VLLM_LORA_ENABLE_DUAL_STREAM=1``.
+    """
+
+    shape: ModelShape
+    tensor_parallel: int
+    ranks: tuple[int, ...]
+    max_loras: tuple[int, ...]
+    ms: tuple[int, ...]
+    dtype: str | None = None
+    add_inputs: tuple[bool, ...] | None = None
+    fully_sharded: bool = False
+    target_modules: tuple[str, ...] | None = None
+    max_sequences: int = MAX_SEQUENCES
+    expert_parallel: bool = False
+    dual_stream: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        config: str,
+        *,
+        tensor_parallel: int,
+        ranks: Sequence[int],
+        max_loras: Sequence[int],
+        ms: Sequence[int],
+        dtype: str | None = None,
+        add_inputs: Sequence[bool] | None = None,
+        fully_sharded: bool = False,
+        target_modules: Sequence[str] | None = None,
+        expert_parallel: bool = False,
+        adapters: Sequence[str] = (),
+        max_sequences: int = MAX_SEQUENCES,
+        dual_stream: bool = False,
+        relative_to: Path = Path(),
+    ) -> "ModelStudy":
+        """Read the model, and adapters where some are named, and check that they pose problems.
+
+        Args:
+            config: a ``config.json``, its folder, or an id of the Hugging Face hub.
+            ranks: values of the engine's ``--max-lora-rank``; empty for the least that serves the adapters.
+            adapters: files ``adapter_config.json`` or their folders; give rank and target modules where these are left
+                out: those of all of them.
+            relative_to: folder that relative paths start from.
+
+        Raises:
+            ModelError: the model's config or an adapter's cannot be used, or the model not served like this.
+        """
+        shape = model_shape(config, relative_to)
+        told = [Adapter.from_file(relative_to / adapter) for adapter in adapters]
+        _check_ranks(ranks)
+        changed = joint_targets(told, shape)
+        model = cls(
+            shape=shape,
+            tensor_parallel=tensor_parallel,
+            ranks=joint_rank(told, ranks),
+            max_loras=tuple(max_loras),
+            ms=tuple(ms),
+            dtype=dtype,
+            add_inputs=None if add_inputs is None else tuple(add_inputs),
+            fully_sharded=fully_sharded,
+            target_modules=changed if target_modules is None else tuple(target_modules),
+            max_sequences=max_sequences,
+            expert_parallel=expert_parallel,
+            dual_stream=dual_stream,
+        )
+        model.check()
+        return model
+
+    def check(self) -> None:
+        """Refuse what no engine serves like this. Raises ModelError."""
+        if (count := len(self.ranks) * len(self.max_loras) * len(self.ms)) > MOST_PROBLEMS:
+            raise ModelError(f"expected at most {MOST_PROBLEMS} of rank times max-loras times m, got {count}")
+        for layer in self.layers:
+            for rank in self.ranks:
+                layer.shrink_n(rank)
+        if self.has_experts:
+            self.expert_problems(MOE_KERNELS)
+
+    @property
+    def layers(self) -> list[LoraLayer]:
+        """The layers that take adapters. Raises ModelError."""
+        return self.shape.layers(
+            self.tensor_parallel, fully_sharded=self.fully_sharded, target_modules=self.target_modules
+        )
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether experts take adapters."""
+        return self.shape.wraps_experts(self.target_modules)
+
+    @property
+    def kernels(self) -> tuple[str, ...]:
+        """The kernels that serve it."""
+        return (*DENSE_KERNELS, *MOE_KERNELS) if self.has_experts else DENSE_KERNELS
+
+    def expert_problems(self, kernels: Sequence[str]) -> dict[Problem, tuple[str, ...]]:
+        """Return the problems of the experts for some kernels. Raises ModelError."""
+        return expert_problems(
+            self.shape,
+            ExpertSharding(self.tensor_parallel, self.expert_parallel, self.fully_sharded),
+            ranks=self.ranks,
+            max_loras=self.max_loras,
+            ms=self.ms,
+            kernels=kernels,
+            dtype=self.dtype or self.shape.dtype,
+        )
+
+    @property
+    def note(self) -> str | None:
+        """How the engine must be started for these to be its lookups, and what happens else; None for as usual."""
+        notes = []
+        layers = self.layers
+        tuned = files_of(layers, dual_stream=self.dual_stream)
+        if self.target_modules is not None:
+            all_layers = replace(self, target_modules=None).layers
+            lacking = missing_slices(tuned, files_of(all_layers, dual_stream=self.dual_stream))
+            experts = self.shape.moe is not None and not self.has_experts
+            notes.append(restricted_note(self.target_modules, layers, all_layers, lacking, experts=experts))
+        if self.dual_stream:
+            notes.append(dual_stream_note(missing_slices(tuned, files_of(layers, dual_stream=False))))
+        return "; ".join(notes) or None
+
+    def problems_by_layer(self, kernels: Sequence[str] | None = None) -> dict[Problem, tuple[str, ...]]:
+        """Return the model's problems, each once, with the layers it serves. Raises ModelError.
+
+        Args:
+            kernels: problems of these alone; None for all that serve the model.
+        """
+        kernels = self.kernels if kernels is None else kernels
+        experts = [kernel for kernel in kernels if kernel in MOE_KERNELS] if self.has_experts else []
+        dense = problems_by_layer(
+            self.layers,
+            ranks=self.ranks,
+            max_loras=self.max_loras,
+            ms=self.ms,
+            kernels=[kernel for kernel in kernels if kernel in DENSE_KERNELS],
+            dtype=self.dtype or self.shape.dtype,
+            add_inputs=self.add_inputs,
+            max_sequences=self.max_sequences,
+            dual_stream=self.dual_stream,
+        )
+        return dense | (self.expert_problems(experts) if experts else {})
+
+
+def _check_ranks(ranks: Sequence[int]) -> None:
+    """Refuse what no engine's ``--max-lora-rank`` may be."""
+    for rank in ranks:
+        if rank not in LORA_RANKS:
+            least = serving_rank(rank)
+            advice = f"the next is {least}" if least else f"the largest is {LORA_RANKS[-1]}"
+            raise ModelError(
+                f"rank: an engine's --max-lora-rank is one of {', '.join(map(str, LORA_RANKS))}, got {rank}; {advice}"
+            )

@@ -1,0 +1,214 @@
+"""A model's Hugging Face ``config.json``: the modules that take adapters, and the experts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from bo_tune.core.problem import DTYPES
+from bo_tune.engines.models.architectures.blocks import LM_HEAD
+from bo_tune.engines.models.architectures.fields import Fields, read_object, shown
+from bo_tune.engines.models.architectures.modules import Kind, Module, Naming, is_named
+from bo_tune.engines.models.architectures.moe import EXPERTS, MoeShape, padding_of
+from bo_tune.engines.models.architectures.table import Architecture, architecture_of
+from bo_tune.engines.models.engine import MOST_LOGITS
+from bo_tune.engines.models.layers import LoraLayer, Sharding
+from bo_tune.errors import ModelError
+
+CONFIG_FILE = "config.json"
+
+MOST_LAYERS = 10_000
+"""Decoder layers of a model: more than any has, and few enough to go through all names of modules."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelShape:
+    """What of a model its lookups depend on.
+
+    Attributes:
+        source: where it comes from, for messages.
+        architecture: the entry of ``architectures`` that decides.
+        linear: modules of its decoder layers that take adapters.
+        outer: embedding and lm_head, as far as there are such modules.
+        asked_outer: names of the outer ones that take adapters unless target modules say otherwise.
+        layer_count: decoder layers.
+        naming: what full names of its modules begin with.
+        dtype: element type that vLLM would serve it in.
+        moe: the experts, if any.
+    """
+
+    name: str
+    source: Path
+    architecture: str
+    linear: tuple[Module, ...]
+    outer: tuple[Module, ...] = ()
+    asked_outer: tuple[str, ...] = ()
+    layer_count: int = 1
+    naming: Naming = Naming()
+    dtype: str = "bfloat16"
+    moe: MoeShape | None = None
+
+    @classmethod
+    def from_file(cls, path: Path, name: str | None = None) -> "ModelShape":
+        """Read a ``config.json``, or the one in a folder.
+
+        Args:
+            name: of the model; told from the path if left out.
+
+        Raises:
+            ModelError: the file cannot be read, lacks a field, or is of a model that is not supported.
+        """
+        file = path / CONFIG_FILE if path.is_dir() else path
+        return cls.from_config(read_object(file, "a Hugging Face model config"), file, name)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], source: Path, name: str | None = None) -> "ModelShape":
+        """Read a parsed ``config.json``; dimensions may stand under ``text_config``. Raises ModelError."""
+        text = _text_config(config, source)
+        known_as, architecture = architecture_of(config, text, source)
+        given = {key: value for key, value in text.items() if value is not None}
+        quantization = {"quantization_config": config.get("quantization_config")}
+        fields = Fields({**quantization, **architecture.defaults, **given}, source)
+        moe = architecture.experts(fields) if architecture.experts else None
+        return cls(
+            name=name or (source.parent.name if source.name == CONFIG_FILE else source.stem),
+            source=source,
+            architecture=known_as,
+            linear=tuple(module for block in architecture.blocks for module in block(fields)),
+            outer=tuple(_outer(architecture, fields)),
+            asked_outer=architecture.embeddings,
+            layer_count=fields.size("num_hidden_layers", default=1, most=MOST_LAYERS),
+            naming=architecture.naming,
+            dtype=_dtype(text, config),
+            moe=replace(moe, padding=padding_of(fields.values)) if moe else None,
+        )
+
+    def modules(self, target_modules: Sequence[str] | None = None, *, fully_sharded: bool = False) -> list[Module]:
+        """Return the modules that an engine wraps, but the experts.
+
+        Args:
+            target_modules: the engine's ``--lora-target-modules``; None for all that vLLM supports.
+            fully_sharded: the engine's ``--fully-sharded-loras``.
+
+        Raises:
+            ModelError: a target module is unknown or cannot be wrapped, or nothing is left that the engine calls.
+        """
+        if target_modules is None:
+            asked = [*self.linear, *(module for module in self.outer if module.suffix in self.asked_outer)]
+            return [module for module in asked if module.shared_fully or not fully_sharded]
+        self._check_known(target_modules)
+        found = [module for module in (*self.linear, *self.outer) if self._is_targeted(module, target_modules)]
+        for module in found:
+            if fully_sharded and not module.shared_fully:
+                raise ModelError(
+                    f"{self.source}: target modules: vLLM 0.33 cannot wrap {module.suffix} with --fully-sharded-loras; "
+                    "leave it out"
+                )
+        if not any(module.called for module in found) and not self.wraps_experts(target_modules):
+            raise ModelError(
+                f"{self.source}: target modules: the adapters of {', '.join(target_modules)} are never called; "
+                f"expected some of {', '.join(self.target_names)}"
+            )
+        return found
+
+    def wraps_experts(self, target_modules: Sequence[str] | None) -> bool:
+        """Say whether an engine wraps the experts: chosen by their module's name, not by that of a projection."""
+        if self.moe is None or target_modules is None:
+            return self.moe is not None
+        full = self.moe.engine_name(self.naming)
+        return any(name == EXPERTS or is_named(full, name) for name in target_modules)
+
+    def layers(
+        self,
+        tensor_parallel: int = 1,
+        *,
+        fully_sharded: bool = False,
+        target_modules: Sequence[str] | None = None,
+    ) -> list[LoraLayer]:
+        """Return the dense layers that take adapters, as one of ``tensor_parallel`` ranks holds them.
+
+        Args:
+            fully_sharded: the engine's ``--fully-sharded-loras``.
+            target_modules: the engine's ``--lora-target-modules``; None for all that vLLM supports.
+
+        Raises:
+            ModelError: a dimension is missing or does not divide, or a target module is unknown.
+        """
+        if tensor_parallel < 1:
+            raise ModelError(f"{self.source}: expected a tensor-parallel size of at least 1, got {tensor_parallel}")
+        modules = self.modules(target_modules, fully_sharded=fully_sharded)
+        self._check_vocabulary(modules)
+        sharding = Sharding(tensor_parallel, fully_sharded)
+        try:
+            for module in self.linear:
+                sharding.check(module)
+            return list(dict.fromkeys(sharding.layer(module) for module in modules if module.called))
+        except ModelError as error:
+            raise ModelError(f"{self.source}: {error}") from None
+
+    @property
+    def target_names(self) -> list[str]:
+        """Last parts of names by which ``--lora-target-modules`` chooses what is called."""
+        modules = [module for module in (*self.linear, *self.outer) if module.called]
+        return sorted(frozenset().union(*(module.target_names for module in modules)) | self._expert_names)
+
+    @property
+    def _expert_names(self) -> frozenset[str]:
+        return frozenset({EXPERTS} if self.moe else ())
+
+    def _is_targeted(self, module: Module, target_modules: Sequence[str]) -> bool:
+        full = self.naming.engine_name(module)
+        return any(name in module.target_names or is_named(full, name) for name in target_modules)
+
+    def _check_known(self, target_modules: Sequence[str]) -> None:
+        """Refuse names that no module goes by: the engine would pass over them without a word."""
+        modules = (*self.linear, *self.outer)
+        for name in target_modules:
+            if self.wraps_experts([name]) or any(self._is_targeted(module, [name]) for module in modules):
+                continue
+            known = self.target_names
+            near = get_close_matches(name.rpartition(".")[2], known, n=1)
+            advice = f"did you mean {near[0]}?" if near else f"expected some of {', '.join(known)}"
+            raise ModelError(f"{self.source}: target modules: no layer takes adapters as {name!r}; {advice}")
+
+    def _check_vocabulary(self, modules: Sequence[Module]) -> None:
+        heads = [module for module in modules if module.kind is Kind.HEAD]
+        if not heads:
+            return
+        (vocabulary,) = heads[0].outputs
+        if not vocabulary:
+            raise ModelError(f"{self.source}: vocab_size is missing, and lm_head takes adapters")
+        if vocabulary > MOST_LOGITS:
+            raise ModelError(
+                f"{self.source}: vocab_size: expected at most {MOST_LOGITS} where lm_head takes adapters, "
+                f"got {vocabulary}"
+            )
+
+
+def _outer(architecture: Architecture, fields: Fields) -> list[Module]:
+    """Return embedding and lm_head. A missing vocabulary is an error only where the latter takes adapters."""
+    hidden = fields.size("hidden_size")
+    vocabulary = 0 if fields.missing("vocab_size") else fields.size("vocab_size")
+    found = [Module(architecture.embedding, Kind.EMBEDDING, 0, (hidden,))]
+    return [*found, Module(LM_HEAD, Kind.HEAD, hidden, (vocabulary,))] if architecture.head else found
+
+
+def _text_config(config: Mapping[str, Any], source: Path) -> Mapping[str, Any]:
+    text = config.get("text_config")
+    if text is None:
+        return config
+    if not isinstance(text, dict):
+        raise ModelError(f"{source}: text_config: expected an object, got {shown(text)}")
+    return text if "hidden_size" in text else config
+
+
+def _dtype(text: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Return the dtype vLLM serves the model in: the checkpoint's, or bfloat16 for float32 and quantised ones."""
+    for owner in (text, config):
+        for field in ("dtype", "torch_dtype"):
+            value = owner.get(field)
+            if isinstance(value, str):
+                name = value.removeprefix("torch.")
+                return name if name in DTYPES else "bfloat16"
+    return "bfloat16"

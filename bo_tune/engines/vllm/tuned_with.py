@@ -1,0 +1,127 @@
+"""Whose kernels entries were tuned with: an engine's, or the project's own, which no engine runs.
+
+Both are written into files of the same names. What is found for one kernel is no more than a guess for the other. So
+that a file holds both is never left unsaid, and entries of an engine's kernels do not give way to the others' unless
+somebody asks for that.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from bo_tune.engines.provenance import is_own
+from bo_tune.engines.vllm.tables import kernel_sources, measured, read_table, split_file_name
+from bo_tune.errors import TableError
+
+NOT_AN_ENGINES = "bo_tune's own kernels, which no engine runs"
+
+UNKNOWN = "kernels that no sidecar names"
+"""Source of entries of which nobody knows: somebody may have tuned an engine's."""
+
+
+def check_mix(folder: Path, wanted: Mapping[str, Iterable[str]], *, own_wanted: bool) -> list[str]:
+    """Refuse to mix the project's own kernels into what an engine's were tuned for; return lines to warn of.
+
+    Args:
+        wanted: kernel sources of what is to be written into each file.
+        own_wanted: whether somebody asked for the project's own kernels by name: then they are only warned of.
+
+    Raises:
+        TableError: a file would hold both, and nobody asked for that; or it is malformed, or its sidecar.
+    """
+    warnings = []
+    for name, given in sorted(wanted.items()):
+        there, sources = _sources_in(folder / name), set(given)
+        others = _others({*sources, *there})
+        if _own(sources) and others:
+            found = f"{folder / name}: has entries of {_named(others)}"
+            if not own_wanted:
+                raise TableError(
+                    f"{found}; those of {NOT_AN_ENGINES}, do not go with them: choose another --out, or --kernels "
+                    "builtin if that is wanted"
+                )
+            warnings.append(f"{found}; those of {NOT_AN_ENGINES}, are mixed in")
+        elif _own(there):
+            count = sum(there[source] for source in _own(there))
+            if _others(sources):
+                warnings.append(f"{folder / name}: {_counted(count)} tuned with {NOT_AN_ENGINES}: tune the rest again")
+    return warnings
+
+
+def _sources_in(table: Path) -> Counter[str]:
+    """Count the entries of a table by their kernel source; of one that is not there, none."""
+    if not table.exists():
+        return Counter()
+    sources = kernel_sources(table)
+    return Counter(sources.get(keys, UNKNOWN) for keys in read_table(table).entries)
+
+
+def source_counts(folder: Path) -> dict[str, dict[str, int]]:
+    """Return by file name how many entries were tuned with which kernel source, as far as sidecars tell."""
+    found, _ = _told(folder)
+    return found
+
+
+def folder_lines(folder: Path) -> list[str]:
+    """Say of the files of a folder whose kernels they were tuned with, as far as their sidecars tell. The first line
+    is of all together; there are none where no sidecar tells anything."""
+    found, malformed = _told(folder)
+    named = [f"tuned with {_named({source for counts in found.values() for source in counts})}"] if found else []
+    return [*named, *own_lines(found), *malformed]
+
+
+def own_lines(found: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Return a line on each file that has entries of the project's own kernels.
+
+    Args:
+        found: as ``source_counts`` returns it.
+    """
+    lines = []
+    for name, counts in found.items():
+        own, others = _own(counts), _others(counts)
+        if own:
+            beside = f", beside {sum(counts[source] for source in others)} of {_named(others)}" if others else ""
+            lines.append(f"{name}: {_counted(sum(counts[s] for s in own))} tuned with {NOT_AN_ENGINES}{beside}")
+    return lines
+
+
+def engine_first(origin: Mapping[str, Any]) -> tuple[bool, datetime]:
+    """Return by what entries with equal keys are ranked: an engine's before all others, later before earlier ones.
+
+    Args:
+        origin: what the sidecar says of an entry; empty where it says nothing.
+    """
+    source = origin.get("kernel_source")
+    return isinstance(source, str) and not is_own(source), measured(origin)
+
+
+def _told(folder: Path) -> tuple[dict[str, dict[str, int]], list[str]]:
+    """Return what the sidecars of a folder tell, and which of them tell nothing. An engine reads none of them."""
+    found, malformed = {}, []
+    for name in sorted(path.name for path in folder.iterdir() if split_file_name(path.name)):
+        try:
+            counts = dict(Counter(kernel_sources(folder / name).values()))
+        except TableError as error:
+            malformed.append(str(error))
+            continue
+        if counts:
+            found[name] = counts
+    return found, malformed
+
+
+def _own(sources: Iterable[str]) -> list[str]:
+    return sorted(source for source in sources if is_own(source))
+
+
+def _others(sources: Iterable[str]) -> list[str]:
+    return sorted(source for source in sources if not is_own(source))
+
+
+def _named(sources: Iterable[str]) -> str:
+    return " and ".join(sorted({"bo_tune's own kernels" if is_own(source) else source for source in sources}))
+
+
+def _counted(count: int) -> str:
+    return f"{count} entries were" if count > 1 else "1 entry was"

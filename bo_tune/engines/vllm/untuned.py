@@ -1,0 +1,65 @@
+"""Entries that leave the experts' kernels as an engine without tuned files runs them.
+
+An engine that is told of a folder of tuned files, and finds none for the experts, launches them with fixed defaults
+instead of the configs that it takes without a folder. So a folder that is tuned for other kernels alone would make the
+experts slower, unless it holds files for them, too.
+"""
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.engines.models.experts import MOE_KERNELS
+from bo_tune.engines.models.serving import ModelStudy
+from bo_tune.engines.vllm.tables import LEVELS, Keys, TunedEntry, read_table
+from bo_tune.kernels.moe.spec import MOE_SPECS
+from bo_tune.kernels.registry import engine_spec
+from bo_tune.kernels.vllm.untuned import untuned_configs
+
+MOST_TOKENS = 16384
+"""Most tokens in a step by vLLM's own choice (``--max-num-batched-tokens``, on GPUs from 160 GiB or offline)."""
+
+
+def untuned_entries(model: ModelStudy, tuned: Collection[str], gpu: GpuInfo, folder: Path) -> list[TunedEntry]:
+    """Return entries for the experts of a model whose kernels were not tuned, now or before.
+
+    There are none where the model has no experts, or where the folder holds entries of theirs: all four kernels must
+    agree on block_m, so those of some are no business of the others.
+
+    The keys m are those between which the engine's own config changes, so that the nearest key gives for every m what
+    the engine would have taken.
+
+    Args:
+        tuned: names of the kernels that were.
+        folder: where the files are.
+
+    Raises:
+        TableError: a file of the folder is malformed.
+        VllmError: the installed vLLM does not tell what it runs without tuned files.
+    """
+    if not model.has_experts or not set(MOE_KERNELS).isdisjoint(tuned):
+        return []
+    entries = []
+    for problem in replace(model, ms=(1,)).problems_by_layer(MOE_KERNELS):
+        spec = engine_spec(problem.kernel)
+        for m, config in switches(problem, gpu).items():
+            keys = spec.table_key(replace(problem, m=m))
+            entries.append(TunedEntry(gpu.file_name, spec.file_stem(problem), keys, config, None))
+    files = {entry.file_name for entry in entries if (folder / entry.file_name).exists()}
+    there = {_without_m(keys) for name in files for keys in read_table(folder / name).entries}
+    return [] if any(_without_m(entry.keys) in there for entry in entries) else entries
+
+
+def _without_m(keys: Keys) -> Keys:
+    position = LEVELS.index("m")
+    return (*keys[:position], *keys[position + 1 :])
+
+
+def switches(problem: Problem, gpu: GpuInfo) -> Mapping[int, dict[str, int]]:
+    """Return the numbers of tokens on both sides of each change of the engine's own config, with that config."""
+    config_at = untuned_configs(MOE_SPECS[MOE_KERNELS.index(problem.kernel)], problem, gpu)
+    configs = {m: config_at(m) for m in range(1, MOST_TOKENS + 1)}
+    sides = {m for pair in pairwise(configs) if configs[pair[0]] != configs[pair[1]] for m in pair}
+    return {m: configs[m] for m in sorted({1, *sides})}

@@ -1,0 +1,1 @@
+"""Files that people hand over: study files, recordings, packs."""

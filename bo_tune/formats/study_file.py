@@ -1,0 +1,334 @@
+"""Study files: which problems to tune, over which ranges, at what cost. TOML, checked with the place of each error.
+
+::
+
+    name = "llama-3.1-8b"
+    kernels = ["lora_shrink", "lora_expand"]     # those of the model and of the problems by default
+
+    [model]                                      # the LoRA layers of a model …
+    config = "models/llama-3.1-8b/config.json"   # relative to this file, or an id of the Hugging Face hub
+    tensor_parallel = 1
+    ranks = [16]                                 # the engine's --max-lora-rank
+    max_loras = [4]                              # the engine's --max-loras
+    m = [1, 16, 64, 256]                         # tokens in a step
+    fully_sharded = false                        # the engine's --fully-sharded-loras
+    target_modules = ["qkv_proj", "o_proj"]      # the engine's --lora-target-modules; left out: all that vLLM supports
+    expert_parallel = false                      # the engine's --enable-expert-parallel
+    adapter = "adapter"                          # gives rank and target modules where they are left out; or a list
+    max_num_seqs = 1024                          # the engine's --max-num-seqs
+    dual_stream = false                          # the engine's VLLM_LORA_ENABLE_DUAL_STREAM
+
+    [[problem]]                                  # … or, and, explicit problems
+    kernel = "lora_shrink"
+    max_loras = 4
+    num_slices = 1
+    m = [16, 32]
+    k = 4096
+    n = 16
+
+    [space.lora_shrink]                          # ranges that replace the kernel's own
+    block_m = [16, 32]
+
+    [budget]
+    launched_configs = 40
+
+    [search]
+    sampler = "grid-gp"
+    seed = 0
+    stop = true                                  # end early, when with a probability of at least 1 - risk …
+    risk = 0.1
+    tolerance = 0.01                             # … nothing untried is better by more than this share
+"""
+
+import tomllib
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from bo_tune.core.problem import Experts, Problem
+from bo_tune.core.space import SearchSpace
+from bo_tune.engines.models.engine import MAX_SEQUENCES
+from bo_tune.engines.models.problems import DENSE_KERNELS, EXPAND, lookup_of
+from bo_tune.engines.models.serving import MOST_PROBLEMS, ModelStudy
+from bo_tune.errors import InputError, StudyFileError
+from bo_tune.files import levels, os_error_text, read_text
+from bo_tune.formats.study_schema import ModelTable, ProblemTable, StudyTables, describe, shown, suggestion
+from bo_tune.kernels.registry import KERNELS, engine_spec
+from bo_tune.kernels.spec import KernelSpec
+
+MOST_BYTES = 2**20
+"""Of a study file: thousands of problems."""
+
+MOST_DOTS = 200
+"""Of a line of it."""
+
+DEFAULT_RANKS = (16,)
+"""vLLM's own default of ``--max-lora-rank``."""
+
+Ranges = Mapping[str, Mapping[str, tuple[int, ...]]]
+"""Kernel to parameter to values, ascending."""
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What one study may cost; None where the file leaves it to the program.
+
+    Attributes:
+        launched_configs: configs that reach the GPU, the default config included.
+        finalists: configs re-measured in turn at the end.
+        compile_deadline_s: seconds after which a compile is killed.
+    """
+
+    launched_configs: int | None = None
+    finalists: int | None = None
+    compile_deadline_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """When a study may end before its budget: nothing better by more than tolerance is left but with this risk."""
+
+    tolerance: float = 0.01
+    risk: float = 0.10
+
+
+@dataclass(frozen=True, slots=True)
+class StudyFile:
+    """A study file, checked; also what the command line's ``--model`` builds. Change it with ``dataclasses.replace``.
+
+    Attributes:
+        source: the file it was read from, if any.
+        kernels: kernels to tune; problems of others are passed over.
+        explicit: the ``[[problem]]`` entries, m by m.
+        stop: when a study may end before its budget; None for never.
+        space: ranges that replace those of the kernels' own search spaces.
+    """
+
+    name: str
+    source: Path | None = None
+    kernels: tuple[str, ...] = DENSE_KERNELS
+    model: ModelStudy | None = None
+    explicit: tuple[Problem, ...] = ()
+    space: Ranges = field(default_factory=dict)
+    budget: Budget = Budget()
+    sampler: str = "grid-gp"
+    seed: int = 0
+    stop: Stop | None = Stop()
+
+    @classmethod
+    def from_model(cls, model: ModelStudy) -> "StudyFile":
+        """Return the study of a model without a file, named after the model."""
+        return cls(model.shape.name, model=model, kernels=model.kernels)
+
+    def problems(self) -> list[Problem]:
+        """Return the problems to tune, each once."""
+        return list(self.problems_by_layer())
+
+    def problems_by_layer(self) -> dict[Problem, tuple[str, ...]]:
+        """Return the problems to tune, each once, with the model's layers they serve (none for explicit ones)."""
+        served = self.model.problems_by_layer(self.kernels) if self.model else {}
+        known = {lookup_of(problem) for problem in served}
+        more = [problem for problem in self.explicit if problem.kernel in self.kernels]
+        return served | {problem: () for problem in more if lookup_of(problem) not in known}
+
+    @property
+    def layer_problem_count(self) -> int:
+        """How many problems there would be if layers shared none."""
+        return sum(max(1, len(layers)) for layers in self.problems_by_layer().values())
+
+    def search_space(self, spec: KernelSpec) -> SearchSpace:
+        """Return the kernel's search space with this study's ranges."""
+        return spec.search_space.override(self.space.get(spec.name, {}))
+
+
+def load_study_file(path: Path) -> StudyFile:
+    """Read and check a study file.
+
+    Raises:
+        StudyFileError: it cannot be read or holds something wrong. One line, with the file and the key.
+        ModelError: the model's config that it names cannot be used, or not sharded like this.
+    """
+    try:
+        text = read_text(path, MOST_BYTES)
+    except OSError as error:
+        raise StudyFileError(f"{path}: {os_error_text(error)}") from None
+    except ValueError as error:
+        raise StudyFileError(f"{path}: {error}") from None
+    try:
+        if any(line.count(".") > MOST_DOTS and not line.startswith("#") for line in text.splitlines()):
+            raise ValueError(f"a line with more than {MOST_DOTS} dots")  # of 100,000 parts: a minute and more
+        data = tomllib.loads(text)
+        deque(levels(data), maxlen=0)  # whatever nests too deeply for those who walk through it
+    except (ValueError, RecursionError) as error:
+        end = f"at line {len(text.splitlines())}, the end"
+        reason = " ".join(str(error).split()).replace("at end of document", end)
+        raise StudyFileError(f"{path}: not TOML: {reason}") from None
+    return parse_study(data, path)
+
+
+def parse_study(data: Mapping[str, Any], source: Path) -> StudyFile:
+    """Check a parsed study file. Raises like ``load_study_file``.
+
+    Args:
+        source: the file's path, for messages and relative paths.
+    """
+    try:
+        return _build(StudyTables.model_validate(data), source)
+    except ValidationError as error:
+        raise StudyFileError(f"{source}: {describe(error, data)}") from None
+    except _KeyError as error:
+        raise StudyFileError(f"{source}: {error}") from None
+
+
+class _KeyError(ValueError):
+    """A key holds something wrong that one table alone could not tell; the message begins with the key."""
+
+
+def _build(tables: StudyTables, source: Path) -> StudyFile:
+    if tables.model is None and not tables.problem:
+        raise _KeyError("expected a [model] table or at least one [[problem]]")
+    for index, kernel in enumerate(tables.kernels or ()):
+        _check_kernel(kernel, f"kernels[{index}]")
+    model = _model(tables.model, source) if tables.model else None
+    kernels = tuple(tables.kernels or _kernels_of(tables, model))
+    study = StudyFile(
+        name=tables.name or source.stem,
+        source=source,
+        kernels=kernels,
+        model=model,
+        explicit=_explicit(tables.problem),
+        space=_space(tables.space),
+        budget=Budget(**tables.budget.model_dump()),
+        sampler=tables.search.sampler,
+        seed=tables.search.seed,
+        stop=Stop(**tables.search.model_dump(include={"tolerance", "risk"})) if tables.search.stop else None,
+    )
+    if not (count := len(study.problems())):
+        raise _KeyError(f"kernels: no problem of this file is one of {', '.join(kernels)}")
+    if count > MOST_PROBLEMS:
+        raise _KeyError(f"expected at most {MOST_PROBLEMS} problems, got {count}")
+    return study
+
+
+def _kernels_of(tables: StudyTables, model: ModelStudy | None) -> tuple[str, ...]:
+    """Return the kernels of a file that names none: those of a model, and those of its problems."""
+    named = [problem.kernel for problem in tables.problem]
+    return tuple(dict.fromkeys([*(model.kernels if model else ()), *named]))
+
+
+def _model(table: ModelTable, source: Path) -> ModelStudy:
+    if table.dual_stream and table.add_inputs is not None:
+        raise _KeyError("model.add_inputs: has no meaning with dual_stream, which decides by layer")
+    return ModelStudy.of(
+        table.config,
+        tensor_parallel=table.tensor_parallel,
+        ranks=table.ranks or (() if table.adapter else DEFAULT_RANKS),
+        max_loras=table.max_loras,
+        ms=table.m,
+        dtype=table.dtype,
+        add_inputs=table.add_inputs,
+        fully_sharded=table.fully_sharded,
+        target_modules=table.target_modules,
+        expert_parallel=table.expert_parallel,
+        adapters=table.adapter or (),
+        max_sequences=table.max_num_seqs or MAX_SEQUENCES,
+        dual_stream=table.dual_stream,
+        relative_to=source.parent,
+    )
+
+
+def _explicit(tables: Sequence[ProblemTable]) -> tuple[Problem, ...]:
+    found: dict[tuple[object, ...], int] = {}
+    problems = []
+    for index, table in enumerate(tables):
+        _check_kernel(table.kernel, f"problem[{index}].kernel")
+        for problem in _problems_of(table, f"problem[{index}]"):
+            first = found.setdefault(lookup_of(problem), index)
+            if first != index:
+                raise _KeyError(f"problem[{index}]: {problem} is looked up like problem[{first}]")
+            problems.append(problem)
+    return tuple(problems)
+
+
+def _problems_of(table: ProblemTable, place: str) -> list[Problem]:
+    """Return the problems of one entry, one for each m."""
+    if (table.i is not None) != engine_spec(table.kernel).table_level_i:
+        raise _KeyError(f"{place}.i: expected {'no i' if table.i else 'an integer >= 1'} for {table.kernel}")
+    if table.slice_sizes and (len(table.slice_sizes), max(table.slice_sizes)) != (table.num_slices, table.n):
+        raise _KeyError(
+            f"{place}.slice_sizes: expected {table.num_slices} widths, the widest being n {table.n}, "
+            f"got {shown(table.slice_sizes)}"
+        )
+    add_inputs = table.add_inputs
+    if table.kernel == EXPAND:
+        add_inputs = add_inputs is not False
+    elif add_inputs is not None:
+        raise _KeyError(f"{place}.add_inputs: has no meaning for {table.kernel}")
+    sizes = table.model_dump(include={"kernel", "max_loras", "num_slices", "k", "n", "i", "dtype"})
+    widths, experts = tuple(table.slice_sizes), _experts(table, place)
+    try:
+        return [Problem(**sizes, m=m, slice_sizes=widths, add_inputs=add_inputs, experts=experts) for m in table.m]
+    except ValueError as error:
+        raise _KeyError(f"{place}.{error}") from None
+
+
+def _experts(table: ProblemTable, place: str) -> Experts | None:
+    """Return the experts of an entry; None for a dense kernel."""
+    names = ("num_experts", "top_k", "local_experts", "rank_shards", "packed_gate_up")
+    given = {name: getattr(table, name) for name in names}
+    if table.i is None:
+        named = [name for name, value in given.items() if value is not None]
+        if named:
+            raise _KeyError(f"{place}.{named[0]}: has no meaning for {table.kernel}")
+        return None
+    for name in ("num_experts", "top_k"):
+        if given[name] is None:
+            raise _KeyError(f"{place}.{name}: expected an integer >= 1 for {table.kernel}")
+    packed = bool(given["packed_gate_up"])
+    _check_slices(table, place, packed=packed)
+    counts = given["num_experts"], given["top_k"], given["local_experts"] or 0, given["rank_shards"] or 1
+    try:
+        return Experts(*counts, packed=packed)
+    except ValueError as error:
+        raise _KeyError(f"{place}: {error}") from None
+
+
+def _check_slices(table: ProblemTable, place: str, *, packed: bool) -> None:
+    """Refuse slices of experts that no engine looks up."""
+    gate_up = "w13" in table.kernel
+    most = 2 if gate_up and not packed else 1
+    if table.num_slices > most:
+        why = " with packed_gate_up" if packed and gate_up else ""
+        allowed = "1 or 2" if most > 1 else "1"
+        raise _KeyError(f"{place}.num_slices: expected {allowed} for {table.kernel}{why}, got {table.num_slices}")
+    if packed and gate_up and table.i is not None and table.i % 2:
+        raise _KeyError(f"{place}.i: expected an even integer, of gate and up, with packed_gate_up, got {table.i}")
+
+
+def _space(tables: Mapping[str, Mapping[str, Sequence[int]]]) -> Ranges:
+    space = {}
+    for kernel, ranges in tables.items():
+        _check_kernel(kernel, f"space.{kernel}")
+        spec = engine_spec(kernel)
+        for name, values in ranges.items():
+            place = f"space.{kernel}.{name}"
+            if name not in spec.search_space.names:
+                raise _KeyError(f"{place}: unknown parameter; {suggestion(name, list(spec.search_space.names))}")
+            odd = [value for value in values if value & (value - 1)]
+            if odd and name in spec.power_of_two:
+                raise _KeyError(f"{place}: expected powers of two, got {shown(odd[0])}")
+        space[kernel] = {name: tuple(sorted(values)) for name, values in ranges.items()}
+        try:
+            spec.search_space.override(space[kernel]).check_size()
+        except InputError as error:
+            raise _KeyError(f"space.{kernel}: {error}") from None
+    return space
+
+
+def _check_kernel(kernel: str, place: str) -> None:
+    if kernel not in KERNELS:
+        raise _KeyError(f"{place}: unknown kernel {shown(kernel)}; {suggestion(kernel, list(KERNELS))}")

@@ -1,0 +1,321 @@
+"""What a study file may hold: its tables as pydantic models, and errors put into words.
+
+Every check names what it expected, so that a message is ``model.tensor_parallel: expected an integer >= 1, got "two"``.
+Checks that need more than one key, or a kernel's search space, are in ``study_file``. What keys mean is said here:
+``make docs`` makes the reference from it.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainValidator,
+    ValidationError,
+    WithJsonSchema,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from bo_tune.core.choices import GRID_GP, SAMPLERS
+from bo_tune.core.problem import DTYPES, MOST
+
+_EXPECTED = "expected"
+_Value = TypeVar("_Value")
+
+
+def _checked(accepts: Callable[[Any], bool], expected: str) -> PlainValidator:
+    def check(value: object) -> object:
+        if not accepts(value):
+            raise PydanticCustomError(_EXPECTED, "{expected}", {"expected": expected})
+        return value
+
+    return PlainValidator(check)
+
+
+def _size(value: object) -> object:
+    if type(value) is not int or value < 1:
+        raise PydanticCustomError(_EXPECTED, "an integer >= 1")
+    if value > MOST:
+        raise PydanticCustomError(_EXPECTED, "an integer <= {largest}", {"largest": MOST})
+    return value
+
+
+def _is_seed(value: object) -> bool:
+    return type(value) is int and 0 <= value < 2**32
+
+
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1
+
+
+def _is_seconds(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 86400
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
+
+
+def _listed(value: object) -> object:
+    return value if isinstance(value, list) else [value]
+
+
+def _distinct(values: list[_Value]) -> list[_Value]:
+    if not values:
+        raise PydanticCustomError(_EXPECTED, "at least one value")
+    if len(set(values)) < len(values):
+        raise PydanticCustomError(_EXPECTED, "values without repeats")
+    return values
+
+
+def _one_or_list(of: Mapping[str, Any]) -> WithJsonSchema:
+    return WithJsonSchema({"anyOf": [of, {"type": "array", "items": of, "minItems": 1, "uniqueItems": True}]})
+
+
+_SIZE = {"type": "integer", "minimum": 1}
+_FLAG = {"type": "boolean"}
+_TEXT = {"type": "string"}
+_SHARE = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
+_SECONDS = {"type": "number", "exclusiveMinimum": 0, "maximum": 86400}
+
+Size = Annotated[int, PlainValidator(_size), WithJsonSchema(_SIZE)]
+Seed = Annotated[
+    int, _checked(_is_seed, "an integer >= 0 and < 2^32"), WithJsonSchema({"type": "integer", "minimum": 0})
+]
+Share = Annotated[float, _checked(_is_share, "a number > 0 and < 1"), WithJsonSchema(_SHARE)]
+Seconds = Annotated[float, _checked(_is_seconds, "a number of seconds > 0 and <= 86400"), WithJsonSchema(_SECONDS)]
+Flag = Annotated[bool, _checked(lambda value: isinstance(value, bool), "true or false"), WithJsonSchema(_FLAG)]
+Text = Annotated[str, _checked(_is_text, "a line of text"), WithJsonSchema(_TEXT)]
+Dtype = Annotated[
+    str, _checked(lambda value: value in DTYPES, " or ".join(DTYPES)), WithJsonSchema({"enum": list(DTYPES)})
+]
+Sampler = Annotated[
+    str,
+    _checked(lambda value: value in SAMPLERS, f"one of {', '.join(SAMPLERS)}"),
+    WithJsonSchema({"enum": list(SAMPLERS)}),
+]
+Sizes = Annotated[list[Size], BeforeValidator(_listed), AfterValidator(_distinct), _one_or_list(_SIZE)]
+Flags = Annotated[list[Flag], BeforeValidator(_listed), AfterValidator(_distinct), _one_or_list(_FLAG)]
+Texts = Annotated[list[Text], BeforeValidator(_listed), AfterValidator(_distinct), _one_or_list(_TEXT)]
+
+
+class Table(BaseModel):
+    """A table of a study file: types are exact and unknown keys are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+class ModelTable(Table):
+    """The LoRA layers of a model, as one engine serves them: every problem that it will look up."""
+
+    config: Text
+    """Hugging Face `config.json`, its folder, or the id of a model on the Hugging Face hub (needs the extra `hub`).
+    Relative to the study file."""
+
+    tensor_parallel: Size = 1
+    """The engine's `--tensor-parallel-size`."""
+
+    ranks: Sizes | None = None
+    """Values of the engine's `--max-lora-rank`, not the adapters' own ranks. Left out: 16, vLLM's default, or the least
+    that serves `adapter`."""
+
+    max_loras: Sizes = [4]
+    """Values of the engine's `--max-loras`."""
+
+    m: Sizes
+    """Tokens in a step: the keys of m in the JSON. An engine that has no entry for its m takes that of the nearest."""
+
+    dtype: Dtype | None = None
+    """Element type of activations and weights. Left out: the one that vLLM serves the model in."""
+
+    add_inputs: Flags | None = None
+    """Whether expand adds to its output, for all layers alike. Left out: what the engine asks for, true, or with
+    `dual_stream` by layer."""
+
+    fully_sharded: Flag = False
+    """The engine's `--fully-sharded-loras`."""
+
+    target_modules: Texts | None = None
+    """The engine's `--lora-target-modules`. Left out: every layer that takes adapters, or those of `adapter`."""
+
+    expert_parallel: Flag = False
+    """The engine's `--enable-expert-parallel`."""
+
+    adapter: Texts | None = None
+    """One or more adapters, each an `adapter_config.json` or its folder. They give `ranks` and `target_modules` where
+    these are left out: the least rank that serves all, and the modules of all. Relative to the study file."""
+
+    max_num_seqs: Size | None = None
+    """The engine's `--max-num-seqs`: the most rows that lm_head is looked up with. Left out: 1024."""
+
+    dual_stream: Flag = False
+    """Whether the engine runs with `VLLM_LORA_ENABLE_DUAL_STREAM=1`. It then asks for two files of expand:
+    `…_EXPAND_FALSE.json` for the layers that are spread over ranks, `…_EXPAND_TRUE.json` for embeddings, lm_head,
+    routers and whatever else each rank holds whole."""
+
+
+class ProblemTable(Table):
+    """One problem of one kernel for each m, as the engine looks it up. May be repeated."""
+
+    kernel: Text
+    """Name of the kernel."""
+
+    max_loras: Size
+    """The engine's `--max-loras`. The JSON key of the two dense kernels is one more: what the engine looks up."""
+
+    num_slices: Size
+    """Layers fused into one: 3 for qkv_proj, 2 for gate_up_proj, 1 for the others. Of experts: 2 for w13, 1
+    where it has no gate or `packed_gate_up` is set; 1 for w2."""
+
+    m: Sizes
+    """Tokens in a step."""
+
+    k: Size
+    """Length of the product: the input size for shrink, the rank for expand and for all four kernels of experts."""
+
+    n: Size
+    """Width of the product: the rank for shrink, the widest slice for expand, the model's hidden size for experts."""
+
+    i: Size | None = None
+    """Experts only, and needed there: the intermediate size of an expert, as sharded. Twice that for w13 where
+    `packed_gate_up` is set."""
+
+    dtype: Dtype = "bfloat16"
+    """Element type of activations and weights."""
+
+    slice_sizes: list[Size] = []
+    """Width of each slice, `num_slices` of them, the widest being n. Left out: all as wide as n."""
+
+    add_inputs: Flag | None = None
+    """Expand only: whether it adds to its output. Left out: true, as in serving."""
+
+    num_experts: Size | None = None
+    """Experts only, and needed there: experts that a token may be routed to, on all ranks."""
+
+    top_k: Size | None = None
+    """Experts only, and needed there: experts that each token visits."""
+
+    local_experts: Size | None = None
+    """Experts only: those whose weights this rank holds. Left out: all."""
+
+    rank_shards: Size | None = None
+    """Experts only: tensor-parallel ranks that share an adapter's rank, with fully sharded adapters. Left out: 1."""
+
+    packed_gate_up: Flag | None = None
+    """Experts only: whether gate and up are one tensor (weights in three dimensions, as of GPT-OSS). w13 then has one
+    slice, and its `i` is that of both. Left out: false."""
+
+
+class BudgetTable(Table):
+    """What one study may cost."""
+
+    launched_configs: Size | None = None
+    """Configs that reach the GPU, the kernel's default config included. Left out: 40. `--budget` goes before it."""
+
+    finalists: Size | None = None
+    """Configs that are timed in turn at the end of a study, besides the default. Left out: 8."""
+
+    compile_deadline_s: Seconds | None = None
+    """Seconds after which a compile is killed. Left out: 8, and less once it is known how long compiles take."""
+
+
+class SearchTable(Table):
+    """How a study searches, and when it ends."""
+
+    sampler: Sampler = GRID_GP
+    """Who proposes configs. `grid-gp` is the project's own; `tpe` and `gp` are Optuna's. `--sampler` goes before it."""
+
+    seed: Seed = 0
+    """Of all random choices. `--seed` goes before it."""
+
+    stop: Flag = True
+    """Whether a study may end before its budget is spent. `--no-stop` goes before it."""
+
+    tolerance: Share = 0.01
+    """A study ends when with a probability of 1 - `risk` nothing untried is better by more than this share."""
+
+    risk: Share = 0.10
+    """How likely the study may be to end too early."""
+
+
+class StudyTables(Table):
+    """A study file: TOML, with at least a `[model]` or one `[[problem]]`."""
+
+    name: Text | None = None
+    """Name of the study. Left out: the file's name without its ending."""
+
+    kernels: Annotated[list[Text], AfterValidator(_distinct)] | None = None
+    """Kernels to tune. Left out: those of the model and of the problems."""
+
+    model: ModelTable | None = None
+    problem: list[ProblemTable] = []
+
+    space: dict[str, dict[str, Sizes]] = {}
+    """Ranges that replace those of a kernel's own search space: `[space.KERNEL]` with one list for each parameter.
+    Parameters that are not named keep their values."""
+
+    budget: BudgetTable = BudgetTable()
+    search: SearchTable = SearchTable()
+
+
+TABLES: Mapping[str, type[Table]] = {
+    "model": ModelTable,
+    "problem": ProblemTable,
+    "budget": BudgetTable,
+    "search": SearchTable,
+}
+
+_KINDS = {
+    "model_type": "a table",
+    "dict_type": "a table",
+    "list_type": "a list",
+    "string_type": "a line of text",
+}
+
+
+def describe(error: ValidationError, data: object) -> str:
+    """Return the first error as ``key: expected what, got value``, and how many more there are."""
+    errors = error.errors(include_url=False)
+    text = _describe_one(errors[0], data)
+    return text if len(errors) == 1 else f"{text} (and {len(errors) - 1} more)"
+
+
+def shown(value: object) -> str:
+    """Return a value as it stands in a message: in one line, not too long."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def suggestion(name: str, known: list[str]) -> str:
+    """Return what to say after the name of an unknown key: the nearest known ones, or all."""
+    near = get_close_matches(name, known, n=2)
+    return f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known)}"
+
+
+def _describe_one(error: ErrorDetails, data: object) -> str:
+    place = _place(error["loc"], data)
+    if error["type"] == "missing":
+        return f"{place} is missing"
+    if error["type"] == "extra_forbidden":
+        owner = StudyTables if len(error["loc"]) == 1 else TABLES[str(error["loc"][0])]
+        return f"{place}: unknown key; {suggestion(str(error['loc'][-1]), list(owner.model_fields))}"
+    expected = error["msg"] if error["type"] == _EXPECTED else _KINDS.get(error["type"], error["msg"])
+    return f"{place}: expected {expected}, got {shown(error['input'])}"
+
+
+def _place(loc: tuple[int | str, ...], data: object) -> str:
+    """Return ``problem[0].m[1]``; a single value that stands for a list has no index."""
+    place = ""
+    for part in loc:
+        if isinstance(part, str):
+            place += f".{part}" if place else part
+            data = data.get(part) if isinstance(data, dict) else None
+        elif isinstance(data, list):
+            place += f"[{part}]"
+            data = data[part] if part < len(data) else None
+    return place or "the file"

@@ -1,0 +1,1 @@
+"""Compiling on this host's cores, or finding what was compiled elsewhere."""

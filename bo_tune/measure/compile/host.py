@@ -1,0 +1,97 @@
+"""What the GPUs of one host share: the fork server, packs of binaries, and the compilers."""
+
+import os
+import threading
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+
+from bo_tune.core.problem import GpuInfo
+from bo_tune.errors import DeviceError, PackError
+from bo_tune.files import check_file_writable, os_error_text
+from bo_tune.measure.compile.facts import KernelFacts
+from bo_tune.measure.compile.farm import CompileFarm, Deadline
+from bo_tune.measure.compile.packed import PackedBinaries
+from bo_tune.processes.fork_server import ForkServer
+
+
+class CompileHost:
+    """Forks the processes of all GPUs, and compiles once for those that run the same binaries.
+
+    Args:
+        modules: what the fork server imports.
+        environment: variables of its children.
+        source: the kernel source, see ``measure.source``.
+        workers: compile processes for each kind of GPU.
+        deadline_s: seconds after which a compile is given up, at most.
+        packs: files of binaries that need no compiling here.
+
+    Raises:
+        DeviceError: if Triton's cache cannot be written.
+        PackError: if a pack is damaged.
+    """
+
+    def __init__(
+        self,
+        modules: Sequence[str],
+        environment: Mapping[str, str],
+        source: str,
+        *,
+        workers: int,
+        deadline_s: float,
+        packs: Sequence[Path] = (),
+    ) -> None:
+        _check_cache({**os.environ, **environment})
+        self._source, self.workers, self._deadline_s = source, workers, deadline_s
+        self._packs = PackedBinaries(packs, source)
+        self.server = ForkServer(modules, {**environment, **self._packs.environment})
+        self._farms: dict[Hashable, CompileFarm] = {}
+        self._lock = threading.Lock()
+        try:
+            self._packs.unpack()  # while the server imports
+        except PackError:
+            self.close()
+            raise
+
+    def compilers(self, gpu: GpuInfo) -> tuple[CompileFarm, KernelFacts]:
+        """Return what compiles for a GPU, and what it knows of kernels; started now if it is the first of its kind.
+
+        Of one kind are GPUs of one capability that kernels cannot tell apart: launchers may count multiprocessors.
+
+        Raises:
+            PackError: if a pack was made for something else.
+        """
+        kind = (gpu.capability, gpu.sm_count, gpu.shared_memory_bytes)
+        with self._lock:
+            farm = self._farms.get(kind)
+            if farm is None:
+                deadline = Deadline(self._deadline_s)
+                farm = CompileFarm(self.server, gpu, self._source, workers=self.workers, deadline=deadline)
+                self._farms[kind] = farm
+                farm.start()
+                self._packs.teach(farm, gpu, KernelFacts(farm, gpu))
+            return farm, KernelFacts(farm, gpu)
+
+    def close(self) -> None:
+        """End the compilers and the fork server, with every process it forked."""
+        for farm in self._farms.values():
+            farm.close()
+        self.server.close()
+        self._packs.close()
+
+
+def _check_cache(environment: Mapping[str, str]) -> None:
+    """See that binaries can be put where Triton puts them, before every compile fails of it. Raises DeviceError."""
+    home = environment.get("TRITON_HOME", os.path.expanduser("~/"))  # noqa: PTH111 - as Triton does
+    folder = Path(environment.get("TRITON_CACHE_DIR", Path(home, ".triton", "cache")))
+    try:
+        check_file_writable(folder / "probe")
+    except OSError as error:
+        raise DeviceError(
+            f"{folder}: Triton's cache cannot be written: {os_error_text(error)}; name another place with "
+            "TRITON_CACHE_DIR"
+        ) from None
+
+
+def cores(kept: int) -> int:
+    """Return how many compile processes this host should have: its cores but for those kept."""
+    return max(1, (os.cpu_count() or 1) - kept)

@@ -1,0 +1,54 @@
+"""What Triton's cache keys depend on in this process: asked of Triton, never copied from it."""
+
+import hashlib
+import platform
+from typing import Any
+
+import triton
+from triton._C.libtriton import get_cache_invalidating_env_vars
+from triton.backends.compiler import GPUTarget
+from triton.compiler.compiler import make_backend
+from triton.runtime.cache import triton_key
+
+from bo_tune.core.problem import AnyProblem
+from bo_tune.core.space import Config
+from bo_tune.formats.pack.contents import KernelText, Toolchain
+from bo_tune.kernels.operation import Operation
+
+DIGITS = 16
+"""Hexadecimal digits of a digest that are kept, to be read by people."""
+
+
+def toolchain(target: GPUTarget) -> Toolchain:
+    """Return what compiles for this target here."""
+    version, _, _ = make_backend(target).hash().rpartition("-")
+    release = version.strip().splitlines()[-1].strip()
+    return Toolchain(
+        triton=triton.__version__,
+        triton_build=_digest(triton_key()),
+        ptxas=f"{release} ({_digest(version)})",
+        python=f"{platform.python_implementation()} {'.'.join(platform.python_version_tuple()[:2])}",
+        environment=dict(get_cache_invalidating_env_vars()),
+    )
+
+
+def kernel_text(operation: Operation[Any], problem: AnyProblem, config: Config) -> KernelText:
+    """Return which text an operation compiles, told by what it asks Triton for; nothing is compiled."""
+    digests: list[str] = []
+
+    def note(*, fn: Any, **_: Any) -> bool:
+        digests.append(fn.jit_function.cache_key)
+        return True  # so that Triton does not go on to compile
+
+    before = triton.knobs.runtime.jit_cache_hook
+    triton.knobs.runtime.jit_cache_hook = note
+    try:
+        compiled = operation.warmup(problem, config)
+    finally:
+        triton.knobs.runtime.jit_cache_hook = before
+    digest = digests[0] if digests else compiled.src.fn.cache_key  # what this process has compiled is not asked for
+    return KernelText(operation.source, digest)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGITS]

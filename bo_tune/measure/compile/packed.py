@@ -1,0 +1,145 @@
+"""Packs at the disposal of a session: unpacked for its processes, known to its compile farm."""
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+
+from bo_tune.core.outcome import Compilation, Invalid
+from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.errors import DeviceError, PackError, WorkerError, one_line
+from bo_tune.formats.pack.archive import unpack
+from bo_tune.formats.pack.contents import Identity, Manifest, PackedBinary
+from bo_tune.measure.compile.facts import KernelFacts
+from bo_tune.measure.compile.farm import CompileFarm
+from bo_tune.measure.device import Build, Compiled
+from bo_tune.measure.messages import CompileRequest, IdentityAnswer, IdentityRequest, Refused
+
+FOLDER_VARIABLE = "BO_TUNE_PACKED"
+"""Variable that names the folder of unpacked entries: Triton makes its cache managers itself, from a key alone."""
+
+CACHE_MANAGER = "bo_tune.measure.compile.packed_cache:PackedCache"
+
+PROBES = 4
+"""Binaries of each kernel that Triton is asked for before a pack is believed: what the identity does not tell shows."""
+
+CHECK_TIMEOUT_S = 120.0
+"""For a worker to hash Triton's library, on a loaded machine."""
+
+
+class PackedBinaries:
+    """Packs, in a folder of their own until they are closed.
+
+    Args:
+        paths: the packs; none is fine.
+        source: the kernel source of the session, see ``measure.source``.
+    """
+
+    def __init__(self, paths: Sequence[Path], source: str) -> None:
+        self._paths, self._source = paths, source
+        self._folder = tempfile.TemporaryDirectory(prefix="bo-tune-pack-") if paths else None
+        self._manifests: dict[Path, Manifest] = {}
+
+    def unpack(self) -> None:
+        """Have the files where processes look for them.
+
+        Raises:
+            PackError: one of the packs is damaged.
+        """
+        for path in self._paths:
+            self._manifests[path] = unpack(path, Path(self._place))
+
+    @property
+    def _place(self) -> str:
+        return self._folder.name if self._folder else ""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Variables with which Triton finds the binaries."""
+        if self._folder is None:
+            return {}
+        return {"TRITON_CACHE_MANAGER": CACHE_MANAGER, FOLDER_VARIABLE: self._place}
+
+    def teach(self, farm: CompileFarm, gpu: GpuInfo, facts: KernelFacts) -> None:
+        """Check that the packs fit this host and GPU, and have the farm know their binaries.
+
+        Raises:
+            PackError: one does not fit; the message names the difference.
+        """
+        for path, manifest in self._manifests.items():
+            try:
+                _check(farm, manifest, gpu, self._source)
+            except (PackError, WorkerError) as error:
+                raise PackError(f"{path}: {one_line(error)}") from None
+            for problem, group in groupby(sorted(manifest.binaries, key=_problem), _problem):
+                binaries = list(group)
+                numbers = facts.numbers(problem, [binary.config for binary in binaries])
+                for number, binary in zip(numbers, binaries, strict=True):
+                    farm.know(number, build_of(binary), binary.compile_s)
+
+    def close(self) -> None:
+        """Remove what was unpacked."""
+        if self._folder is not None:
+            self._folder.cleanup()
+
+
+def _problem(binary: PackedBinary) -> Problem:
+    return binary.problem
+
+
+def build_of(binary: PackedBinary) -> Build:
+    """Return what compiling a packed binary would come to, now that it is there."""
+    there = Compilation(cached=True)
+    if binary.reason is not None:
+        return Invalid(binary.reason, binary.detail, compilation=there, resources=binary.resources)
+    return Compiled(there, binary.resources, binary.entry)
+
+
+def target_name(gpu: GpuInfo) -> str:
+    """Return what a GPU's binaries are compiled for: ``cuda:90``."""
+    major, minor = gpu.capability
+    return f"cuda:{10 * major + minor}"
+
+
+def identity(farm: CompileFarm, gpu: GpuInfo, source: str, examples: IdentityRequest) -> Identity:
+    """Ask a compiler for all that binaries depend on.
+
+    Args:
+        examples: a problem and a config of each kernel.
+
+    Raises:
+        DeviceError: the kernels cannot be used.
+        WorkerError: it died on the question.
+    """
+    answer: IdentityAnswer | Refused = farm.ask(examples, CHECK_TIMEOUT_S)
+    if isinstance(answer, Refused):
+        raise DeviceError(answer.message)
+    return Identity(answer.toolchain, target_name(gpu), source, answer.kernels)
+
+
+def _check(farm: CompileFarm, manifest: Manifest, gpu: GpuInfo, source: str) -> None:
+    first = {b.problem.kernel: (b.problem, dict(b.config)) for b in reversed(manifest.binaries)}
+    made_for = replace(manifest.identity, kernels={name: manifest.identity.kernels[name] for name in first})
+    outside = Identity(made_for.toolchain, target_name(gpu), source, made_for.kernels)
+    difference = made_for.difference(outside)  # before a kernel source is asked for kernels it may not have
+    if difference is None:
+        difference = made_for.difference(identity(farm, gpu, source, IdentityRequest(first)))
+    if difference is not None:
+        raise PackError(difference)
+    probes = list(_probes(manifest))
+    requests = [CompileRequest(binary.problem, dict(binary.config)) for binary in probes]
+    # Side by side: the first compile of each process takes it some tenths of a second.
+    with ThreadPoolExecutor(max(1, len(probes))) as threads:
+        builds: list[Build] = list(threads.map(lambda request: farm.ask(request, CHECK_TIMEOUT_S), requests))
+    for binary, build in zip(probes, builds, strict=True):
+        if not (isinstance(build, Compiled) and build.compilation.cached):
+            raise PackError(f"its binary of {binary.problem} is not what Triton looks for here, for a reason unknown")
+
+
+def _probes(manifest: Manifest) -> Iterator[PackedBinary]:
+    """A few binaries of each kernel, evenly spread."""
+    for kernel in manifest.identity.kernels:
+        binaries = [b for b in manifest.binaries if b.problem.kernel == kernel and b.entry is not None]
+        yield from binaries[:: max(1, len(binaries) // PROBES)][:PROBES]

@@ -1,0 +1,277 @@
+"""From what the user named as device to problems that can be measured."""
+
+from collections.abc import Callable, Collection, Hashable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from bo_tune.core.choices import MoePathChoice
+from bo_tune.core.conditions import Conditions
+from bo_tune.core.problem import AnyProblem, GpuInfo, Problem
+from bo_tune.core.repetitions import TimingProtocol
+from bo_tune.errors import DeviceError, InputError, RecordingError
+from bo_tune.formats.recording import Recording, read_recordings
+from bo_tune.kernels.moe.one_launch import one_launch_problems
+from bo_tune.kernels.registry import IN_ORDER, kernel_spec
+from bo_tune.kernels.vllm.installed import unavailable
+from bo_tune.measure.compile.target import CompileTarget
+from bo_tune.measure.deadlines import Deadlines
+from bo_tune.measure.device import Device
+from bo_tune.measure.gpu import device as cuda
+from bo_tune.measure.gpu.device import CudaDevice
+from bo_tune.measure.replay import ReplayDevice
+from bo_tune.measure.source import BUILTIN, VLLM
+
+OWN_INSTEAD = (
+    "bo_tune's own kernels are tuned instead, which no engine runs; --kernels builtin says that this is wanted"
+)
+
+
+def kernel_source(choice: str) -> str:
+    """Return the module of a choice of ``KERNEL_SOURCES``. Raises DeviceError where vLLM's kernels cannot be had."""
+    if choice == "builtin":
+        return BUILTIN
+    missing = unavailable()
+    if missing is None:
+        return VLLM
+    if choice == "auto":
+        return BUILTIN
+    raise DeviceError(f"--kernels vllm: {missing}")
+
+
+def fallen_back(choice: str) -> str | None:
+    """Return what to warn of where a choice left open stands for the project's own kernels here; None where not."""
+    missing = unavailable() if choice == "auto" else None
+    return None if missing is None else f"{missing}: {OWN_INSTEAD}"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A problem and the device that measures it.
+
+    Attributes:
+        twins: equal devices that could measure it just as well.
+    """
+
+    problem: AnyProblem
+    device: Device
+    twins: tuple[Device, ...] = ()
+
+    @property
+    def devices(self) -> tuple[Device, ...]:
+        """Every device that could measure it."""
+        return (self.device, *self.twins)
+
+    def on(self, lane: int) -> "Job":
+        """Return the job for one of its devices, the same for the same lane."""
+        return replace(self, device=self.devices[lane % len(self.devices)], twins=()) if self.twins else self
+
+
+def together(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Return the jobs in groups whose kernels must agree (``KernelSpec.joint_group``), most of them single jobs.
+
+    Groups stand in the order of their first jobs, and the jobs of a group in the order in which a layer runs them;
+    those that decide for the others come before them.
+    """
+    groups: dict[Hashable, list[Job]] = {}
+    for job in jobs:
+        group = kernel_spec(job.problem.kernel).joint_group(job.problem)
+        groups.setdefault(id(job) if group is None else (group, _place(job)), []).append(job)
+    order = {name: place for place, name in enumerate(IN_ORDER)}
+    return [sorted(group, key=lambda job: order.get(job.problem.kernel, 0)) for group in groups.values()]
+
+
+def _place(job: Job) -> tuple[str, str]:
+    """Return the GPU of a job and the code that is measured, whichever of several ways through it."""
+    return job.device.gpu.name, job.device.kernel_source(job.problem.kernel).partition(" (")[0]
+
+
+def with_deciding(jobs: Sequence[Job], path: MoePathChoice = MoePathChoice.AUTO) -> list[Job]:
+    """Return the jobs, with those of the kernels that decide for some of them.
+
+    Args:
+        path: which way the engine is taken to go; ``AUTO`` asks the devices.
+
+    Raises:
+        InputError: that way is not there for the problems.
+    """
+    if path is MoePathChoice.TWO_KERNELS:
+        return list(jobs)
+    added = []
+    for group in together(jobs):
+        first, problems = group[0], _engine_problems(group)
+        if path is MoePathChoice.ONE_LAUNCH:
+            deciding = list(one_launch_problems(problems))
+            _check_one_launch(first, deciding)
+            for problem in deciding:  # raises where the kernel source has none
+                first.device.kernel_source(problem.kernel)
+        else:
+            deciding = deciding_problems(problems, first.device.decided_by)
+        added += [replace(first, problem=problem) for problem in deciding]
+    return [*jobs, *added]
+
+
+def deciding_problems(problems: Sequence[Problem], decided_by: Callable[[Problem], Collection[str]]) -> list[Problem]:
+    """Return the problems of the kernels that decide for some of these.
+
+    Args:
+        decided_by: names the kernels that decide for a problem's (``Device.decided_by``).
+    """
+    groups: dict[Hashable, list[Problem]] = {}
+    for problem in problems:
+        groups.setdefault(kernel_spec(problem.kernel).joint_group(problem), []).append(problem)
+    found: list[Problem] = []
+    for key, group in groups.items():
+        deciding = one_launch_problems(group) if key is not None else ()
+        names = decided_by(group[0]) if deciding else ()
+        found += [problem for problem in deciding if problem.kernel in names]
+    return found
+
+
+def _engine_problems(jobs: Sequence[Job]) -> list[Problem]:
+    return [problem for job in jobs if isinstance(problem := job.problem, Problem)]
+
+
+def _check_one_launch(job: Job, deciding: Sequence[Problem]) -> None:
+    """Refuse what has no one-launch path. Raises InputError."""
+    if kernel_spec(job.problem.kernel).joint_group(job.problem) is not None and not deciding:
+        raise InputError(
+            f"--moe-path {MoePathChoice.ONE_LAUNCH}: all four kernels of a layer with adapters not fully sharded are "
+            f"needed: {job.problem}"
+        )
+
+
+def replay_job(recording: Recording, *, seed: int = 0, protocol: TimingProtocol | None = None) -> Job:
+    """Return the job that replays one recording."""
+    return Job(recording.problem, ReplayDevice(recording, recording.default_config, seed=seed, protocol=protocol))
+
+
+def replay_jobs(
+    folder: Path,
+    *,
+    problems: Sequence[AnyProblem] | None = None,
+    kernels: Collection[str] = (),
+    seed: int = 0,
+    path: MoePathChoice = MoePathChoice.AUTO,
+) -> list[Job]:
+    """Return the jobs that replay the recordings of a folder.
+
+    Args:
+        problems: which ones, on every GPU they are recorded for; None for every recording.
+        kernels: keep these kernels only, with those that decide for them; empty for all.
+        path: which way an engine goes: kernels that decide are left out, taken as they are recorded, or needed.
+
+    Raises:
+        RecordingError: a recording cannot be read, or a problem is not recorded, or twice for one GPU.
+    """
+    found = read_recordings(folder)
+    recordings = [r for r in found if not kernels or r.problem.kernel in kernels]
+    seen: dict[tuple[AnyProblem, str, str], Recording] = {}
+    for recording in recordings:
+        twin = seen.setdefault((recording.problem, recording.gpu.name, recording.kernel_source), recording)
+        if twin is not recording:
+            raise RecordingError(f"{recording.path}: records the same problem as {twin.path.name}")
+    if problems is not None:
+        wanted = [p for p in problems if not kernels or p.kernel in kernels]
+        recorded = {r.problem for r in recordings}
+        missing = [p for p in wanted if p not in recorded]
+        if missing:
+            raise RecordingError(
+                f"{folder}: {len(missing)} of {len(wanted)} problems are not recorded, the first is {missing[0]}"
+            )
+        recordings = [r for p in wanted for r in recordings if r.problem == p]
+    if not recordings:
+        raise RecordingError(f"{folder}: no recording of {', '.join(sorted(kernels))}")
+    jobs = [replay_job(r, seed=seed) for r in recordings]
+    deciding = [replay_job(r, seed=seed) for r in found if kernel_spec(r.problem.kernel).decides]
+    return _with_recorded(jobs, deciding, path)
+
+
+def _with_recorded(jobs: Sequence[Job], deciding: Sequence[Job], path: MoePathChoice) -> list[Job]:
+    """Return the jobs with the recorded ones that decide for some of them, and without any others that decide."""
+    chosen = [job for job in jobs if not kernel_spec(job.problem.kernel).decides]
+    for group in together(chosen) if path is not MoePathChoice.TWO_KERNELS else []:
+        wanted = one_launch_problems(_engine_problems(group))
+        found = [job for job in deciding if job.problem in wanted and _place(job) == _place(group[0])]
+        if path is MoePathChoice.ONE_LAUNCH:
+            _check_one_launch(group[0], wanted)
+            if len(found) < len(wanted):
+                raise RecordingError(f"--moe-path {path}: not recorded for {group[0].problem}")
+        chosen += found
+    return chosen
+
+
+def _check_packages() -> None:
+    """Raise DeviceError where what compiles and measures kernels is not installed."""
+    missing = [name for name in ("torch", "triton") if find_spec(name) is None]
+    if missing:
+        raise DeviceError(
+            f"kernels cannot be compiled or measured without {' and '.join(missing)}: pip install 'bo_tune[gpu]'; "
+            "recorded grids are replayed without, by --device replay:DIR"
+        )
+
+
+def cuda_device(
+    index: int,
+    *,
+    source: str = BUILTIN,
+    conditions: Conditions | None = None,
+    compile_workers: int | None = None,
+    compile_deadline_s: float | None = None,
+    packs: Sequence[Path] = (),
+) -> CudaDevice:
+    """Open an NVIDIA GPU of this host. Raises DeviceError and PackError."""
+    _check_packages()
+    deadlines = Deadlines() if compile_deadline_s is None else Deadlines(compile_s=compile_deadline_s)
+    return CudaDevice(
+        index,
+        source=source,
+        conditions=conditions,
+        compile_workers=compile_workers,
+        deadlines=deadlines,
+        packs=packs,
+    )
+
+
+def engine_notes(jobs: Sequence[Job]) -> list[str]:
+    """Return what the kernels have to say of being tuned, each line once."""
+    together = [job for job in jobs if kernel_spec(job.problem.kernel).joint_group(job.problem) is not None]
+    notes = dict.fromkeys(job.device.note(job.problem) for job in together)
+    return [note for note in notes if note is not None]
+
+
+def cuda_devices(
+    indices: Sequence[int] | None,
+    *,
+    source: str = BUILTIN,
+    conditions: Conditions | None = None,
+    compile_workers: int | None = None,
+    compile_deadline_s: float | None = None,
+    packs: Sequence[Path] = (),
+    require_idle: bool = False,
+) -> AbstractContextManager[list[CudaDevice]]:
+    """Open NVIDIA GPUs of this host, None for all, while it lasts. Raises DeviceError and PackError on entry.
+
+    Args:
+        require_idle: whether GPUs that others use are refused.
+    """
+    _check_packages()
+    deadlines = Deadlines() if compile_deadline_s is None else Deadlines(compile_s=compile_deadline_s)
+    return cuda.cuda_devices(
+        indices,
+        source=source,
+        conditions=conditions,
+        compile_workers=compile_workers,
+        deadlines=deadlines,
+        packs=packs,
+        require_idle=require_idle,
+    )
+
+
+def compile_target(
+    gpu: GpuInfo, source: str, *, cache: Path, workers: int, deadline_s: float, conditions: Conditions
+) -> CompileTarget:
+    """Return what compiles for a GPU that is known by its data alone, into a folder of Triton's cache."""
+    _check_packages()
+    return CompileTarget(gpu, source, cache=cache, workers=workers, deadline_s=deadline_s, conditions=conditions)

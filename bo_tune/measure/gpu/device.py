@@ -1,0 +1,397 @@
+"""The CUDA device: a compile farm and a GPU process behind the ``Device`` interface."""
+
+import json
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bo_tune.core.activity import DeviceActivity, GpuActivity
+from bo_tune.core.conditions import Conditions
+from bo_tune.core.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Measurement, Outcome
+from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.core.repetitions import TimingProtocol
+from bo_tune.core.space import Config, SearchSpace
+from bo_tune.errors import DeviceError, PackError, WorkerError
+from bo_tune.kernels.spec import KernelSpec
+from bo_tune.measure.compile.host import CompileHost, cores
+from bo_tune.measure.deadlines import Deadlines
+from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured
+from bo_tune.measure.gpu.relief import Relief
+from bo_tune.measure.messages import (
+    Hello,
+    HelloRequest,
+    MeasureAnswer,
+    MeasureRequest,
+    PrepareRequest,
+    RemeasureRequest,
+)
+from bo_tune.measure.occupancy import Occupancy
+from bo_tune.measure.source import BUILTIN, VLLM, default_config
+from bo_tune.measure.watch.host_gpus import ASK_WITHOUT_A_CONTEXT, GpuIdentity, known_identities
+from bo_tune.measure.watch.monitor import monitored
+from bo_tune.processes.pipeline import NotStartedError, Pipeline
+from bo_tune.processes.worker import Child, Worker, WorkerDiedError, WorkerTimeoutError
+
+GPU_MODULE = "bo_tune.measure.gpu.process"
+COMPILE_MODULE = "bo_tune.measure.compile.worker"
+
+CORES_KEPT = 1
+"""Cores without a compiler. The GPU process, whose launches must not wait, the tuner and its searches come before the
+compilers on all cores."""
+
+
+STANDBYS = 4
+"""GPU processes that stand ready at most. One serves a config that breaks its process now and then; four, started in a
+second or two each, a fault in every third config."""
+
+
+MOST_IN_TURN = 2
+"""GPU processes that are in each other's place, once one was lost: the one at work, and the one that is going."""
+
+
+class _NotPreparedError(WorkerError):
+    """The GPU process was lost before it was asked about a config."""
+
+
+class CudaDevice(Device):
+    """Compiles on this host's cores and measures on one of its NVIDIA GPUs.
+
+    Args:
+        index: which GPU.
+        source: the kernel source, see ``measure.source``.
+        compile_workers: processes that compile; one less than the cores by default.
+        packs: files of binaries that need no compiling here.
+        standbys: GPU processes that stand ready at most, once one was lost (``processes.standby``); each holds a CUDA
+            context and the memory that clears the L2 cache, 0.8 GB or so.
+        host: what GPUs share; by default one for this GPU alone, which then compiles and has the packs.
+        identity: of the GPU, by which the driver is asked who else uses it; None where that is not known.
+        require_idle: whether a GPU that others use is refused, or of which that is not known.
+
+    Raises:
+        DeviceError: if the GPU cannot be used.
+        PackError: if a pack is damaged, or was made for something else.
+    """
+
+    def __init__(
+        self,
+        index: int = 0,
+        *,
+        source: str = BUILTIN,
+        conditions: Conditions | None = None,
+        compile_workers: int | None = None,
+        deadlines: Deadlines | None = None,
+        protocol: TimingProtocol | None = None,
+        packs: Sequence[Path] = (),
+        standbys: int = STANDBYS,
+        host: CompileHost | None = None,
+        identity: GpuIdentity | None = None,
+        require_idle: bool = False,
+    ) -> None:
+        self._deadlines = deadlines or Deadlines()
+        self._protocol = protocol or TimingProtocol()
+        self.conditions = conditions or Conditions()
+        self._source = source
+        self._lock = threading.Lock()
+        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._prepared: set[AnyProblem] = set()
+        self._prepared_by = 0  # which start of the GPU process prepared those
+        self._measured_by = 0  # which start has measured before
+        own = None if host else compile_host(source, self.conditions, compile_workers, self._deadlines, packs)
+        self._own_host = own
+        host = host or own
+        assert host is not None
+        self.occupancy = Occupancy(host.workers)
+        words = [str(index), source, json.dumps(self.conditions.to_json())]
+        self._relief = Relief(partial(Child, host.server, GPU_MODULE, words), self._deadlines.first_s, most=standbys)
+        self._worker = Worker(host.server, GPU_MODULE, words, relief=self._relief.standbys.relieve)
+        self._pipeline = Pipeline(self._worker, partial(self._at_work, "restart"))
+        try:
+            self.monitor, self.unwatched = monitored(
+                f"GPU {index}",
+                identity,
+                lambda: host.server.forked,
+                lambda: 1 if self._worker.starts <= 1 else MOST_IN_TURN + standbys,
+                require_idle=require_idle,
+            )
+        except DeviceError:
+            self._close_processes()
+            raise
+        try:
+            with self._at_work("start"):
+                self._worker.start()
+                hello: Hello = self._pipeline.request(HelloRequest(), lambda: self._deadlines.prepare_s)
+        except (WorkerDiedError, WorkerTimeoutError) as error:
+            self._close_processes()
+            advice = "; replay recorded grids with --device replay:DIR" if source in (BUILTIN, VLLM) else ""
+            raise DeviceError(f"CUDA device {index} cannot be used: {error}{advice}") from error
+        if self.monitor is not None:
+            self.monitor.begin()
+        self.gpu: GpuInfo = hello.gpu
+        self._versions = hello.versions
+        self.compile_workers = host.workers
+        try:
+            self._farm, self._facts = host.compilers(self.gpu)
+            self._farm.watched_by(self.occupancy)
+        except PackError:
+            self._close_processes()
+            raise
+
+    @contextmanager
+    def _at_work(self, what: str) -> Iterator[None]:
+        """Count the seconds of the GPU process."""
+        start = time.perf_counter()
+        try:
+            with self.occupancy.at("measuring"):
+                yield
+        finally:
+            self._seconds[what] += time.perf_counter() - start
+
+    @property
+    def provenance(self) -> Mapping[str, str]:
+        """Driver, torch and Triton versions of the GPU process, and the compilers' ptxas. Raises DeviceError."""
+        return {**self._versions, "ptxas": self._facts.ptxas()}
+
+    @property
+    def activity(self) -> DeviceActivity:
+        """What the compilers and the GPU process have done so far."""
+        standbys = self._relief.standbys.activity
+        gpu = GpuActivity(
+            restarts=max(0, self._worker.starts - 1),
+            seconds=dict(self._seconds),
+            standby_starts=standbys.starts,
+            standby_s=standbys.start_s,
+            warm_ups=self._relief.launches,
+            held_up_s=self.occupancy.held_up_s,
+        )
+        return DeviceActivity(self._farm.activity, gpu)
+
+    def kernel_source(self, kernel: str) -> str:
+        """Which code of a kernel is measured."""
+        return self._facts.source(kernel)
+
+    def note(self, problem: AnyProblem) -> str | None:
+        """Ask the kernel, which may be run otherwise by its engine."""
+        return self._facts.note(problem)
+
+    def decided_by(self, problem: AnyProblem) -> tuple[str, ...]:
+        """Ask the kernel, which may be run otherwise by its engine."""
+        return self._facts.decided_by(problem)
+
+    def default_config(self, spec: KernelSpec, problem: AnyProblem) -> dict[str, int]:
+        """Ask the kernel's engine, where it has one: what it runs without tuned files may depend on the GPU."""
+        return default_config(self._source, spec, problem, self.gpu)
+
+    def search_space(self, spec: KernelSpec, problem: AnyProblem) -> SearchSpace:
+        """The kernel's default grid."""
+        return spec.search_space
+
+    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[Config]:
+        """Ask the kernel what it makes of each config on this GPU."""
+        return self._facts.effective_configs(problem, configs)
+
+    def binaries(self, problem: AnyProblem, configs: Sequence[Config]) -> HaveBinaries:
+        """Ask the compile farm, which knows binaries by number."""
+        numbers = np.array(self._facts.numbers(problem, configs), dtype=np.intp)
+        return partial(self._farm.has, numbers)
+
+    def compile(self, problem: AnyProblem, config: Config) -> Future[Build]:
+        """Hand the config to the compile farm."""
+        (number,) = self._facts.numbers(problem, [config])
+        return self._farm.submit(number, problem, config)
+
+    def measure(
+        self, problem: AnyProblem, config: Config, compiled: Compiled, *, stop_above_us: float | None
+    ) -> Outcome:
+        """Measure in the GPU process. Shared memory over the GPU's limit is known before loading."""
+        outcome = self._measure(problem, config, compiled, stop_above_us)
+        return replace(outcome, compilation=compiled.compilation, resources=compiled.resources)
+
+    def _measure(self, problem: AnyProblem, config: Config, compiled: Compiled, stop_above_us: float | None) -> Outcome:
+        needed, limit = compiled.resources.shared_memory_bytes, self.gpu.shared_memory_bytes
+        if needed is not None and needed > limit:
+            return Invalid(InvalidReason.OUT_OF_SHARED_MEMORY, f"needs {needed} B of {limit} B")
+        request = MeasureRequest(problem, dict(config), self._protocol, stop_above_us)
+        launched: Launches = Launches({LaunchPurpose.CHECK: 1})
+        try:
+            answer: MeasureAnswer = self._ask(problem, request, self._measure_deadline_s, "measure", self._is_unfit)
+        except WorkerTimeoutError as error:
+            return Invalid(InvalidReason.HANG, str(error), launched)
+        except WorkerDiedError as error:
+            return Invalid(InvalidReason.GPU_PROCESS_DIED, str(error), launched)
+        if answer.healthy and isinstance(answer.outcome, Measurement):
+            self._relief.learn(request)
+        return answer.outcome
+
+    def _ask(
+        self,
+        problem: AnyProblem,
+        request: object,
+        deadline_s: Callable[[], float],
+        what: str,
+        breaks: Callable[[Any], bool] | None = None,
+    ) -> Any:
+        """Ask the GPU process about a problem whose inputs it has ready by then.
+
+        Raises:
+            DeviceError: they cannot be made.
+            WorkerTimeoutError, WorkerDiedError: see ``Pipeline.request``.
+        """
+        ask = partial(
+            self._pipeline.request,
+            request,
+            deadline_s,
+            at_work=partial(self._at_work, what),
+            breaks=breaks,
+            is_prepared=lambda: problem in self._prepared_now,
+            prepare=partial(self._prepare, problem),
+        )
+        try:
+            try:
+                return ask()
+            except _NotPreparedError:  # one that died while it stood ready may be found out only now
+                return ask()
+        except (_NotPreparedError, NotStartedError) as error:
+            raise DeviceError(f"the inputs of {problem} cannot be made on {self.gpu.name}: {error}") from error
+
+    def _prepare(self, problem: AnyProblem, child: Child) -> None:
+        """Have a child make the problem's inputs, on their own time: they take seconds where a config takes
+        milliseconds. Inputs that had to make room for others are made again by the process itself.
+        """
+        try:
+            with self._at_work("prepare"):
+                child.request(PrepareRequest(problem), self._deadlines.prepare_s)
+        except (WorkerDiedError, WorkerTimeoutError) as error:
+            raise _NotPreparedError(str(error)) from error
+        self._prepared_now.add(problem)
+
+    @property
+    def _prepared_now(self) -> set[AnyProblem]:
+        """What the GPU process that there is has prepared."""
+        with self._lock:
+            if self._prepared_by != self._worker.starts:
+                self._prepared, self._prepared_by = set(), self._worker.starts
+            return self._prepared
+
+    def _is_unfit(self, answer: MeasureAnswer) -> bool:
+        """Say whether the GPU process cannot go on after an answer, and note that it has measured."""
+        self._measured_by = self._worker.starts
+        return not answer.healthy
+
+    def _measure_deadline_s(self) -> float:
+        """Return the deadline of a measurement whose turn it is."""
+        fresh = self._measured_by != self._worker.starts and not self._relief.is_warm(self._worker.pid)
+        return self._deadlines.first_s if fresh else self._deadlines.measure_s
+
+    def restart_gpu_process(self) -> None:
+        """End the GPU process; the next measurement starts another."""
+        self._pipeline.end_child()
+
+    def remeasure(self, problem: AnyProblem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
+        """Check the configs and time them in turn in the GPU process.
+
+        A process lost meanwhile costs none of them but those that break it on their own too: these have no times.
+
+        Raises:
+            DeviceError: it is lost again when the others are timed in turn.
+        """
+        try:
+            return self._remeasure(problem, configs, rounds, self._deadlines.prepare_s)
+        except (WorkerDiedError, WorkerTimeoutError):
+            sound = [config for config in configs if self._survives(problem, config)]
+        try:
+            timed = self._remeasure(problem, sound, rounds, self._deadlines.prepare_s)
+        except (WorkerDiedError, WorkerTimeoutError) as error:
+            raise DeviceError(f"the finalists of {problem} cannot be re-measured: {error}") from error
+        times = iter(timed.runtimes_us)
+        return Remeasured([next(times) if config in sound else () for config in configs], timed.launches)
+
+    def _remeasure(self, problem: AnyProblem, configs: Sequence[Config], rounds: int, deadline_s: float) -> Remeasured:
+        request = RemeasureRequest(problem, tuple(dict(c) for c in configs), rounds)
+        answer: Remeasured = self._ask(problem, request, lambda: deadline_s, "finalists")
+        return answer
+
+    def _survives(self, problem: AnyProblem, config: Config) -> bool:
+        """Say whether the GPU process lives through timing one config."""
+        try:
+            self._remeasure(problem, [config], 1, self._deadlines.first_s)
+        except (WorkerDiedError, WorkerTimeoutError):
+            return False
+        return True
+
+    def close(self) -> None:
+        """End the GPU process, and the compile workers that no other GPU uses."""
+        self._close_processes()
+
+    def _close_processes(self) -> None:
+        if self.monitor is not None:
+            self.monitor.close()
+        self._relief.standbys.close()
+        self._worker.kill()
+        if self._own_host is not None:
+            self._own_host.close()
+
+
+def compile_host(
+    source: str, conditions: Conditions, workers: int | None, deadlines: Deadlines, packs: Sequence[Path]
+) -> CompileHost:
+    """Start what GPUs of this host may share; ``workers`` compile processes, by default all cores but one.
+
+    Raises:
+        PackError: if a pack is damaged.
+    """
+    modules = [GPU_MODULE, COMPILE_MODULE, source]
+    workers = workers or cores(CORES_KEPT)
+    environment = {**ASK_WITHOUT_A_CONTEXT, **conditions.environment}
+    return CompileHost(modules, environment, source, workers=workers, deadline_s=deadlines.compile_s, packs=packs)
+
+
+@contextmanager
+def cuda_devices(
+    indices: Sequence[int] | None,
+    *,
+    source: str,
+    conditions: Conditions | None = None,
+    compile_workers: int | None = None,
+    deadlines: Deadlines | None = None,
+    packs: Sequence[Path] = (),
+    require_idle: bool = False,
+) -> Iterator[list[CudaDevice]]:
+    """Open GPUs of this host while it lasts, with compilers in common.
+
+    Args:
+        indices: which; None for all.
+        require_idle: whether GPUs that others use are refused.
+
+    Raises:
+        DeviceError: if one cannot be used, or there is none.
+        PackError: if a pack is damaged, or was made for something else.
+    """
+    deadlines = deadlines or Deadlines()
+    host = compile_host(source, conditions or Conditions(), compile_workers, deadlines, packs)
+    opened: list[CudaDevice] = []
+    try:
+        identities = dict(enumerate(known_identities(required=indices is None)))
+        chosen = identities.keys() if indices is None else indices
+        if not chosen:
+            raise DeviceError("no NVIDIA GPU found; replay recorded grids with --device replay:DIR")
+        with ThreadPoolExecutor(len(chosen)) as threads:  # each takes seconds to start
+            one = partial(CudaDevice, source=source, conditions=conditions, deadlines=deadlines, host=host)
+            one = partial(one, require_idle=require_idle)
+            futures = [threads.submit(one, index, identity=identities.get(index)) for index in chosen]
+        opened += [future.result() for future in futures if future.exception() is None]
+        for future in futures:
+            future.result()
+        yield opened
+    finally:
+        for device in opened:
+            device.close()
+        host.close()

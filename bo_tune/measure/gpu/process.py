@@ -1,0 +1,245 @@
+"""The child process that owns the CUDA context.
+
+It checks and times configs, and nothing else. A config that breaks the context, hangs or kills the process
+costs its own trial: the parent starts another.
+"""
+
+import json
+import subprocess
+from collections import Counter, OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+import triton
+from triton.runtime.errors import OutOfResources
+
+from bo_tune.core.conditions import Conditions
+from bo_tune.core.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Measurement, Outcome
+from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.core.repetitions import take_repetitions
+from bo_tune.core.space import ConfigKey, config_key
+from bo_tune.errors import one_line
+from bo_tune.kernels.operation import Operation, Right, Verdict
+from bo_tune.measure.device import Remeasured
+from bo_tune.measure.gpu.timing import timer
+from bo_tune.measure.messages import (
+    Hello,
+    HelloRequest,
+    MeasureAnswer,
+    MeasureRequest,
+    PrepareRequest,
+    RemeasureRequest,
+)
+from bo_tune.measure.source import operations_of
+from bo_tune.processes.fork_server import leave
+from bo_tune.processes.worker import serve
+
+INPUTS_MEMORY_SHARE = 0.5
+"""Of the GPU's free memory, for the inputs of problems in flight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A problem with its inputs and what is right for them on the GPU.
+
+    Attributes:
+        checked: of the finalists checked so far, whether their results are right.
+    """
+
+    operation: Operation[Any]
+    inputs: Any
+    right: Right
+    checked: dict[ConfigKey, bool] = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """Device memory held."""
+        return self.operation.inputs_bytes(self.inputs) + self.right.nbytes
+
+    def verdict_on(self, config: Mapping[str, int]) -> Verdict:
+        """Launch a config once and say whether its result is right; leaves the output reset."""
+        self.operation.poison(self.inputs)
+        self.operation.launch(self.inputs, config)
+        torch.cuda.synchronize()
+        verdict = self.operation.judge(self.inputs, self.right)
+        self.operation.reset(self.inputs)
+        return verdict
+
+    def restore(self) -> None:
+        """Bring the inputs back before a launch that is timed."""
+        self.operation.restore(self.inputs)
+
+
+class GpuServer:
+    """Answers the parent's requests on one CUDA device."""
+
+    def __init__(self, index: int, source: str, conditions: Conditions, *, seed: int = 0) -> None:
+        self._device = torch.device("cuda", index)
+        torch.cuda.set_device(self._device)
+        self._operation = operations_of(source)
+        self._timer = timer(conditions.timing, self._device)
+        self._conditions = conditions
+        self._seed = seed
+        self._budget = INPUTS_MEMORY_SHARE * torch.cuda.mem_get_info()[0]
+        self._prepared: OrderedDict[AnyProblem, Prepared] = OrderedDict()
+
+    def answer(self, request: object) -> object:
+        """Answer one request of any kind."""
+        match request:
+            case PrepareRequest(problem):
+                self._prepare(problem)
+                return None
+            case MeasureRequest():
+                return self._measure(request)
+            case RemeasureRequest(problem, configs, rounds):
+                return self._remeasure(problem, configs, rounds)
+            case HelloRequest():
+                return self._hello()
+            case _:
+                raise TypeError(f"not a request: {request!r}")
+
+    def _hello(self) -> Hello:
+        properties = torch.cuda.get_device_properties(self._device)
+        limits = triton.runtime.driver.active.utils.get_device_properties(self._device.index)  # what its loader checks
+        gpu = GpuInfo(
+            name=torch.cuda.get_device_name(self._device),
+            capability=torch.cuda.get_device_capability(self._device),
+            sm_count=properties.multi_processor_count,
+            shared_memory_bytes=limits["max_shared_mem"],
+            registers_per_sm=limits["max_num_regs"],
+            threads_per_sm=properties.max_threads_per_multi_processor,
+            l2_bytes=properties.L2_cache_size,
+        )
+        return Hello(gpu, versions())
+
+    def _prepare(self, problem: AnyProblem) -> Prepared:
+        prepared = self._prepared.pop(problem, None)
+        if prepared is None:
+            kernel = self._operation(problem.kernel)
+            inputs = kernel.make_inputs(problem, seed=self._seed, device=self._device, conditions=self._conditions)
+            prepared = Prepared(kernel, inputs, kernel.right(inputs))
+            while self._prepared and prepared.bytes + sum(p.bytes for p in self._prepared.values()) > self._budget:
+                self._prepared.popitem(last=False)
+        self._prepared[problem] = prepared  # the last used is the last to go
+        return prepared
+
+    def _measure(self, request: MeasureRequest) -> MeasureAnswer:
+        prepared = self._prepare(request.problem)
+        launches: Launches = Counter()
+        try:
+            outcome = self._check_and_time(prepared, request, launches)
+        except OutOfResources as error:
+            outcome = Invalid(InvalidReason.OUT_OF_SHARED_MEMORY, one_line(error), launches)
+        except RuntimeError as error:
+            outcome = Invalid(InvalidReason.LAUNCH_ERROR, one_line(error), launches)
+        return MeasureAnswer(outcome, _context_is_healthy())
+
+    def _check_and_time(self, prepared: Prepared, request: MeasureRequest, launches: Launches) -> Outcome:
+        error, wrong = self._check(prepared, request, launches)
+        if wrong is not None:
+            return wrong
+        launch = partial(prepared.operation.launch, prepared.inputs, request.config)
+
+        def draw(count: int) -> list[float]:
+            timed = self._timer.time_in_turn([launch], count, prepared.restore)
+            launches[LaunchPurpose.TIMING] += timed.launches
+            launches[LaunchPurpose.LATE] += timed.late
+            return timed.runtimes_us[0]
+
+        taken = take_repetitions(draw, request.protocol, request.stop_above_us)
+        measurement = Measurement(taken.runtimes_us, taken.stopped, launches, relative_error=error)
+        if request.stop_above_us is not None and measurement.time_us < request.stop_above_us:
+            _, wrong = self._check(prepared, request, launches)  # a new incumbent: right once could have been luck
+        return measurement if wrong is None else wrong
+
+    def _check(
+        self, prepared: Prepared, request: MeasureRequest, launches: Launches
+    ) -> tuple[float | None, Invalid | None]:
+        """Launch once and compare with what is right; leaves the inputs ready to be timed."""
+        launches[LaunchPurpose.CHECK] += 1
+        verdict = prepared.verdict_on(request.config)
+        if request.protocol.check and verdict.wrong:
+            return verdict.error, Invalid(InvalidReason.WRONG_RESULT, verdict.wrong, launches)
+        return verdict.error, None
+
+    def _remeasure(self, problem: AnyProblem, configs: Sequence[Mapping[str, int]], rounds: int) -> Remeasured:
+        prepared = self._prepare(problem)
+        launches: Launches = Counter()
+        right = [config for config in configs if self._is_right(prepared, config, launches)]
+        timed = self._timer.time_in_turn(
+            [partial(prepared.operation.launch, prepared.inputs, c) for c in right], rounds, prepared.restore
+        )
+        launches[LaunchPurpose.FINALISTS] += timed.launches
+        launches[LaunchPurpose.LATE] += timed.late
+        times = iter(timed.runtimes_us)
+        return Remeasured([tuple(next(times)) if config in right else () for config in configs], launches)
+
+    def _is_right(self, prepared: Prepared, config: Mapping[str, int], launches: Launches) -> bool:
+        """Check a finalist before it is timed for the first time: it is timed in many batches."""
+        key = config_key(config)
+        if key not in prepared.checked:
+            launches[LaunchPurpose.CHECK] += 1
+            prepared.checked[key] = not prepared.verdict_on(config).wrong
+        return prepared.checked[key]
+
+
+def _context_is_healthy() -> bool:
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of driver, torch and Triton.
+
+    As plain text: torch's own is an object of a class of torch, and whoever unpickled it would import torch.
+    """
+    return {"driver": _driver_version(), "torch": str(torch.__version__), "triton": triton.__version__}
+
+
+def _driver_version() -> str:
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.split()[0]
+    except (OSError, subprocess.SubprocessError, IndexError):
+        return "unknown"
+
+
+def refusal(index: int, torch_version: Any, cuda: Any) -> str | None:
+    """Say why a device cannot be tuned on, or None.
+
+    Args:
+        torch_version: ``torch.version``.
+        cuda: ``torch.cuda``.
+    """
+    if torch_version.hip:
+        return "this is an AMD GPU (torch is built for ROCm); only NVIDIA GPUs are supported"
+    if torch_version.xpu:
+        return "torch is built for Intel GPUs; only NVIDIA GPUs are supported"
+    if not torch_version.cuda:
+        return "torch is built without CUDA"
+    if not cuda.is_available():
+        return "no NVIDIA GPU was found"
+    if index >= cuda.device_count():
+        return f"there is no such device: this host has {cuda.device_count()}"
+    return None
+
+
+def main(arguments: list[str], fd: int) -> None:
+    """Serve one CUDA device until the parent is gone.
+
+    Args:
+        arguments: index of the device, kernel source, conditions.
+        fd: where the parent is.
+    """
+    number, source, conditions = arguments
+    index = int(number)
+    refused = refusal(index, torch.version, torch.cuda)
+    if refused is not None:
+        leave(refused)
+    serve(fd, GpuServer(index, source, Conditions.from_json(json.loads(conditions))).answer)

@@ -1,0 +1,1 @@
+"""Who else uses a GPU while it measures."""

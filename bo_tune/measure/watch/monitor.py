@@ -1,0 +1,168 @@
+"""Looks about once a second at whether a GPU is at work for others, while something is measured on it."""
+
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+
+from bo_tune.errors import DeviceError
+from bo_tune.measure.watch.host_gpus import GpuIdentity
+from bo_tune.measure.watch.neighbours import (
+    BUSY_PERCENT,
+    LOST,
+    GpuWatch,
+    Neighbours,
+    Reading,
+    WatchError,
+    use_by_others,
+)
+from bo_tune.measure.watch.nvml import NvmlWatch
+
+LOOK_EVERY_S = 1.0
+
+LOOKS_BEFORE, BETWEEN_LOOKS_S = 3, 0.5
+"""A GPU counts as busy if it is each of these times: what has just ended, or waking it up, shows for a moment."""
+
+Noted = Callable[[Collection[str]], None]
+"""Is told what disturbs measurements (``gpu_watch``)."""
+
+
+def monitored(
+    name: str,
+    identity: GpuIdentity | None,
+    ours: Callable[[], Collection[int]],
+    most: Callable[[], int],
+    *,
+    require_idle: bool,
+) -> "tuple[GpuMonitor | None, str | None]":
+    """Return what watches a GPU that nothing of this session uses yet, or None and why there is nothing.
+
+    Args:
+        identity: of the GPU; None where the driver does not tell.
+        require_idle: whether a GPU that others use is refused, or of which that is not known.
+
+    Raises:
+        DeviceError: it is refused.
+    """
+    monitor, unwatched = None, None
+    try:
+        if identity is None:
+            raise WatchError("the driver does not say which GPU it is")
+        monitor = GpuMonitor(name, NvmlWatch(identity), ours, most)
+    except WatchError as error:
+        unwatched = f"whether others use {name} is not known: {error}"
+    found = unwatched if monitor is None else monitor.busy
+    if found is not None and require_idle:
+        if monitor is not None:
+            monitor.close()
+        raise DeviceError(f"--require-idle: {found}")
+    return monitor, unwatched
+
+
+class GpuMonitor:
+    """Watches one GPU. Safe to use from several threads.
+
+    Args:
+        name: of the GPU, for people.
+        watch: closed with the monitor.
+        ours: every process of the session that has had the GPU open so far.
+        most: how many of them can have it open at once.
+
+    Attributes:
+        busy: how others use the GPU, as it was found before anything of this session did, in a line; None where they
+            do not.
+
+    Raises:
+        WatchError: nothing can be read.
+    """
+
+    def __init__(
+        self, name: str, watch: GpuWatch, ours: Callable[[], Collection[int]], most: Callable[[], int]
+    ) -> None:
+        self._name, self._watch, self._ours, self._most = name, watch, ours, most
+        before = self._settled()
+        use = use_by_others(before)
+        self.busy = f"{name} is busy: {use}" if use else None
+        self._neighbours = Neighbours(before)
+        self._sees_processes = before.processes is not None
+        self._lost = False
+        self._noted: dict[int, Noted] = {}
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def _settled(self) -> Reading:
+        """Return what is read before anything of the session uses the GPU."""
+        reading = self._watch.read()
+        for _ in range(LOOKS_BEFORE - 1):
+            if (reading.utilisation_percent or 0) < BUSY_PERCENT:
+                break
+            time.sleep(BETWEEN_LOOKS_S)
+            reading = self._watch.read()
+        return reading
+
+    @property
+    def blind_to(self) -> str | None:
+        """What use by others it does not notice, in a line; None where it notices all."""
+        if self._lost or not self._sees_processes:
+            return f"whether others use {self._name} meanwhile is not known: the driver does not show its processes"
+        if self._watch.is_slice:
+            return f"{self._name} is a MIG instance: what others do on the rest of the GPU is not noticed"
+        return None
+
+    @property
+    def sees_processes(self) -> bool:
+        """Whether it would notice other processes."""
+        return self._sees_processes and not self._lost
+
+    def begin(self) -> None:
+        """Look from now on: something of the session has the GPU open."""
+        self._thread = threading.Thread(target=self._look_on, name="gpu-monitor", daemon=True)
+        self._thread.start()
+
+    def _look_on(self) -> None:
+        self._look()
+        while not self._closed.wait(LOOK_EVERY_S):
+            self._look()
+
+    @contextmanager
+    def noting(self, note: Noted) -> Iterator[None]:
+        """Tell ``note`` what disturbs measurements while this lasts, at least once from its last moment on.
+
+        ``note`` is called from another thread, or from this one at the end.
+        """
+        with self._lock:
+            self._noted[id(note)] = note
+        try:
+            yield
+        finally:
+            self._look()
+            with self._lock:
+                del self._noted[id(note)]
+
+    def _look(self) -> None:
+        with self._lock:
+            if self._lost or self._closed.is_set():
+                return
+            found = self._disturbances()
+            noted = list(self._noted.values()) if found else ()
+        for note in noted:
+            note(found)
+
+    def _disturbances(self) -> frozenset[str]:
+        """Read, and say what is found. The caller holds the lock."""
+        ours, most = self._ours(), self._most()
+        try:
+            reading = self._watch.read()
+        except WatchError:
+            self._lost = True
+            return frozenset({LOST})
+        self._sees_processes = self._neighbours.others(reading, ours, most) is not None
+        return self._neighbours.disturbances(reading, ours, most)
+
+    def close(self) -> None:
+        """End it."""
+        self._closed.set()
+        if self._thread is not None:
+            self._thread.join()
+        self._watch.close()

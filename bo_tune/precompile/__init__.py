@@ -1,0 +1,1 @@
+"""Binaries compiled before a GPU is seen."""

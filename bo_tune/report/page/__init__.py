@@ -1,5 +1,0 @@
-"""``bo-tune report``: one self-contained HTML page about the searches of a database."""
-
-from bo_tune.report.page.page import render
-
-__all__ = ["render"]

@@ -1,0 +1,213 @@
+"""What problems of a kernel have in common, as the trials of other studies show it.
+
+Notation
+    X, D        rows of the histories, ``[H, D]``: inputs of trials of other problems, in the columns of the new study's
+    q, p        the problem of a row, and its place: what was measured where (GPU, kernel source, conditions)
+    y           log(time / best time of the row's problem), squeezed
+
+Model (a multi-task Gaussian process with shared and own parts; Bonilla, Chai & Williams, NIPS 2007)
+    y = b_q + g(x) + h_p(x) + f_q(x) + e
+    g ~ GP(0, a_g² κ + c² x·z / D)           shared by all problems; the linear part carries trends beyond the data
+    h_p ~ GP(0, a_h² κ)                      shared by those of one place: GPUs and kernel sources differ alike for all
+    f_q ~ GP(0, a² κ)                        a problem's own, independent of the others'
+    b_q ~ N(0, 1/4), e ~ N(0, s²)
+    log a_g, log a_h, log a, log s, log c, log l_d are set to the maximum of their posterior.
+
+The new study takes g + h given y as its shared part, and a, s, l as the medians of its own hyperparameters: it starts
+with how such problems vary, not only with where their optimum lies. Of what was learnt elsewhere it takes g alone, and
+is as much less sure as places were found to differ.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg.lapack import dpotrf, dtrtrs
+from scipy.optimize import minimize
+
+from bo_tune.search.gp.correlation import Differences, correlation
+from bo_tune.search.gp.posterior import JITTER, Array, Indices
+from bo_tune.search.gp.surrogate import FAILED, Hyperpriors, invert
+
+HERE = 0
+"""The place of the new study."""
+
+MEDIANS = (0.6, 0.3, 0.5, 0.02, 0.2)
+"""Of a_g, a_h, a, s and c."""
+
+ROUGH_TAUGHT = 0.6
+"""ρ (see ``correlation``) where others teach: with the trends known, what is left to learn is rougher."""
+
+ROWS_FITTED = 200
+"""Rows that the hyperparameters are fitted to: a fit takes the cube of their number, again and again."""
+
+FEW = 4
+"""Fewer than one in so many points are few."""
+
+_OFFSET_VARIANCE = 0.25
+_STEPS = 30
+_SCALARS = len(MEDIANS)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What histories say.
+
+    Attributes:
+        inputs: X.
+        targets: y ``[H]``.
+        problems: q ``[H]``.
+        places: p ``[H]``; ``HERE`` at the place of the new study.
+    """
+
+    inputs: Array
+    targets: Array
+    problems: NDArray[np.intp]
+    places: NDArray[np.intp]
+
+    def thinned(self, count: int) -> "Rows":
+        """At most count rows, as many of each problem, evenly from its fastest to its slowest."""
+        kept, problems = [], np.unique(self.problems)
+        for problem in problems:
+            rows = np.flatnonzero(self.problems == problem)
+            in_order = rows[np.argsort(self.targets[rows], kind="stable")]
+            of_each = np.linspace(0, len(rows) - 1, count // len(problems))
+            kept.append(in_order[np.unique(of_each.round().astype(int))])
+        chosen = np.sort(np.concatenate(kept))
+        return Rows(self.inputs[chosen], self.targets[chosen], self.problems[chosen], self.places[chosen])
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """log a_g, log a_h, log a, log s, log c, log l_d."""
+
+    theta: Array
+
+    @property
+    def variances(self) -> tuple[float, float, float, float, float]:
+        """a_g², a_h², a², s², c²."""
+        everywhere, place, own, noise, linear = np.exp(2.0 * self.theta[:_SCALARS]).tolist()
+        return everywhere, place, own, noise, linear
+
+    @property
+    def lengths(self) -> Array:
+        """l ``[D]``."""
+        return np.asarray(np.exp(self.theta[_SCALARS:]))
+
+
+class Likelihood:
+    """How likely rows are under hyperparameters.
+
+    Args:
+        rows: the rows.
+    """
+
+    def __init__(self, rows: Rows) -> None:
+        columns = rows.inputs.shape[1]
+        vague = Hyperpriors.vague(columns)
+        self.centre = np.concatenate([np.log(MEDIANS), np.log(vague.lengths)])
+        self._spread = np.concatenate([np.ones(_SCALARS), np.full(columns, vague.spread_lengths)])
+        self._targets = rows.targets
+        self._apart = Differences(rows.inputs, ROUGH_TAUGHT)
+        self._one_place = (rows.places[:, None] == rows.places).astype(float)
+        self._one_problem = (rows.problems[:, None] == rows.problems).astype(float)
+        self._products = rows.inputs @ rows.inputs.T / max(columns, 1)
+
+    def fit(self) -> Hyperparameters:
+        """Return the maximum of their posterior, sought from their medians."""
+        found = minimize(
+            self.objective,
+            self.centre,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(centre - 6.0, centre + 6.0) for centre in self.centre],
+            options={"maxiter": _STEPS},
+        )
+        return Hyperparameters(np.asarray(found.x))
+
+    def objective(self, theta: Array) -> tuple[float, Array]:
+        """Negative log posterior of hyperparameters, and its gradient."""
+        at = Hyperparameters(theta)
+        everywhere2, place2, own2, noise2, linear2 = at.variances
+        correlated = self._apart.correlate(at.lengths)
+        amplitude2 = everywhere2 + place2 * self._one_place + own2 * self._one_problem
+        covariance = amplitude2 * correlated.kernel + linear2 * self._products + _OFFSET_VARIANCE * self._one_problem
+        covariance[np.diag_indices_from(covariance)] += noise2 + JITTER
+        solved = invert(covariance)
+        if solved is None:
+            return FAILED, np.zeros_like(theta)
+        inverse, log_root = solved
+        alpha = inverse @ self._targets
+        outer = inverse - np.outer(alpha, alpha)
+        weighted = outer * correlated.kernel
+        gradient = np.empty_like(theta)
+        gradient[0] = everywhere2 * weighted.sum()
+        gradient[1] = place2 * (weighted * self._one_place).sum()
+        gradient[2] = own2 * (weighted * self._one_problem).sum()
+        gradient[3] = noise2 * np.trace(outer)
+        gradient[4] = linear2 * (outer * self._products).sum()
+        gradient[_SCALARS:] = self._apart.gradient(outer * amplitude2, correlated, at.lengths)
+        beyond = (theta - self.centre) / self._spread
+        value = 0.5 * float(self._targets @ alpha) + log_root + 0.5 * float(beyond @ beyond)
+        return value, gradient + beyond / self._spread
+
+
+class SharedPart:
+    """g + h at the place of a new study, given the histories, at its points.
+
+    Args:
+        rows: of the histories.
+        points: inputs of the new study's points, ``[P, D]``.
+    """
+
+    def __init__(self, rows: Rows, points: Array) -> None:
+        self._points = points
+        self._columns = max(rows.inputs.shape[1], 1)
+        fitted = Likelihood(rows.thinned(ROWS_FITTED)).fit()
+        everywhere2, place2, own2, noise2, self._linear2 = fitted.variances
+        self.own, self.noise, self.lengths = float(np.sqrt(own2)), float(np.sqrt(noise2)), fitted.lengths
+        self._shared2 = everywhere2 + place2
+        one_place, one_problem = rows.places[:, None] == rows.places, rows.problems[:, None] == rows.problems
+        covariance = self._covariance(rows.inputs, rows.inputs, everywhere2 + place2 * one_place + own2 * one_problem)
+        covariance += _OFFSET_VARIANCE * one_problem
+        covariance[np.diag_indices_from(covariance)] += noise2 + JITTER
+        lower, _ = dpotrf(covariance, lower=1)
+        white, _ = dtrtrs(lower, rows.targets, lower=1)
+        told = everywhere2 + place2 * (rows.places == HERE)
+        self._solved, _ = dtrtrs(lower, self._covariance(rows.inputs, points, told[:, None]), lower=1)
+        self.mean: Array = white @ self._solved
+        norms = np.einsum("ij,ij->i", points, points) / self._columns
+        known = np.einsum("ij,ij->j", self._solved, self._solved)
+        self.variance: Array = np.maximum(self._shared2 + self._linear2 * norms - known, 0.0)
+        self._rows: dict[int, Array] = {}
+
+    def _covariance(self, X: Array, Z: Array, amplitude2: Array | float) -> Array:
+        """Covariance of values before the histories, whose κ is multiplied by these variances."""
+        kernel = correlation(X, Z, self.lengths, ROUGH_TAUGHT)
+        return np.asarray(amplitude2 * kernel + (self._linear2 / self._columns) * (X @ Z.T))
+
+    def between(self, points: Indices, others: Indices) -> Array:
+        """Covariance of g + h given the histories, ``[len(points), len(others)]``.
+
+        Tried points are asked for again and again with all that is untried: their rows are computed once.
+        """
+        if len(others) * FEW < len(self._points):
+            block = self._covariance(self._points[points], self._points[others], self._shared2)
+            return np.asarray(block - self._solved[:, points].T @ self._solved[:, others])
+        for point in map(int, points):
+            if point not in self._rows:
+                row = self._covariance(self._points[[point]], self._points, self._shared2)[0]
+                self._rows[point] = row - self._solved[:, point] @ self._solved
+        return np.stack([self._rows[int(point)][others] for point in points])
+
+    def priors(self) -> Hyperpriors:
+        """What a new study may expect of its own hyperparameters."""
+        return Hyperpriors(
+            self.lengths,
+            amplitude=self.own,
+            noise=self.noise,
+            rough=ROUGH_TAUGHT,
+            spread_lengths=0.3,
+            spread_amplitude=0.7,
+            spread_noise=0.5,
+        )

@@ -1,0 +1,250 @@
+"""A small Gaussian process over the configs of a grid, on its own or on top of what other studies taught.
+
+Notation
+    P, D        points (the configs of the grid, and the few tried off it), columns of their inputs
+    X           [P, D], inputs, standardised
+    n           observations; I [n], the points they were made at
+    y           [n], log time (or the objective itself), shifted so that the incumbent is near 0
+    a, s        amplitude of f; noise (standard deviations, in units of y)
+    l           [D], length scales
+    κ, ρ        correlation of f; share of its rough part, fixed
+
+Model
+    y_i = b + w·g(x_i) + f(x_i) + e_i
+    f ~ GP(0, a² κ)          κ partly smooth and partly rough: see ``correlation``
+    b ~ N(0, B²), integrated out: it adds B² to the covariance (R & W, section 2.7)
+    e_i ~ N(0, s² + v_i), v_i the variance that the repetitions of a trial show
+    g ~ GP(m, S), what all problems of the kernel share, as other studies left it (see ``prior``); absent without them.
+    w scales it: a g that misleads loses its weight, and f takes over.
+
+    log a, log s, log w, log l_d have independent normal priors and are set to the maximum of the posterior (R & W,
+    section 5.4.1) by a bounded number of L-BFGS steps. Without other studies the medians of l grow with √D, as Hvarfner
+    et al. ("Vanilla Bayesian optimization performs great in high dimensions", ICML 2024) advise; with them they are
+    those found best for them.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+from scipy.linalg.lapack import dpotrf, dpotri
+from scipy.optimize import minimize
+
+from bo_tune.search.gp.correlation import Differences, correlation
+from bo_tune.search.gp.posterior import JITTER, Array, Indices, Posterior, Table
+
+ROUGH = 0.4
+"""ρ of a study without others to learn from."""
+
+FAILED = 1e10
+"""Value of a negative log posterior where the covariance is not positive definite."""
+
+
+def rung(count: int) -> int:
+    """The largest rung of the ladder 1, 2, … 16, 18, … 32, 36, … that is at most count."""
+    step = 1
+    while step * 16 <= count:
+        step *= 2
+    return count - count % step
+
+
+def invert(covariance: Array) -> tuple[Array, float] | None:
+    """Inverse and half log determinant of a covariance; None where it is not positive definite."""
+    lower, failed = dpotrf(covariance, lower=1)
+    if failed:
+        return None
+    inverse, _ = dpotri(lower, lower=1)
+    inverse = np.tril(inverse) + np.tril(inverse, -1).T
+    return inverse, float(np.log(np.diag(lower)).sum())
+
+
+class Shared(Protocol):
+    """g as other studies left it, at the points of a surrogate."""
+
+    mean: Array
+    """m ``[P]``."""
+    variance: Array
+    """Diagonal of S ``[P]``."""
+
+    def between(self, points: Indices, others: Indices) -> Array:
+        """S between points and others, ``[len(points), len(others)]``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hyperpriors:
+    """Normal priors of the logarithms of the hyperparameters: medians, and standard deviations of the logarithms.
+
+    Attributes:
+        lengths: of l ``[D]``.
+        amplitude: of a.
+        noise: of s.
+        offset: B, fixed.
+        rough: ρ, fixed.
+    """
+
+    lengths: Array
+    amplitude: float = 1.0
+    noise: float = 0.02
+    offset: float = 1.0
+    rough: float = ROUGH
+    spread_lengths: float = 0.8
+    spread_amplitude: float = 1.0
+    spread_noise: float = 1.0
+    spread_weight: float = 0.5
+
+    @classmethod
+    def vague(cls, columns: int) -> "Hyperpriors":
+        """What is assumed of a study without others to learn from."""
+        return cls(np.full(columns, 2.0 * np.sqrt(max(columns, 1))))
+
+    @property
+    def centre(self) -> Array:
+        """Medians of log a, log s, log w, log l."""
+        return np.concatenate([np.log([self.amplitude, self.noise, 1.0]), np.log(self.lengths)])
+
+    @property
+    def spread(self) -> Array:
+        """Standard deviations of the same."""
+        scalars = [self.spread_amplitude, self.spread_noise, self.spread_weight]
+        return np.concatenate([scalars, np.full(len(self.lengths), self.spread_lengths)])
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """Observations.
+
+    Attributes:
+        points: I ``[n]``.
+        targets: y ``[n]``.
+        noise: v ``[n]``.
+    """
+
+    points: Indices
+    targets: Array
+    noise: Array
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """The process with its hyperparameters.
+
+    Attributes:
+        inputs: X.
+        priors: of the hyperparameters.
+        shared: g, or None.
+        theta: log a, log s, log w, log l; the medians of their priors before a fit.
+        evidence: log posterior of theta, up to a constant, given the data it was fitted to.
+    """
+
+    inputs: Array
+    priors: Hyperpriors
+    shared: Shared | None = None
+    theta: Array | None = None
+    evidence: float = 0.0
+
+    @property
+    def _theta(self) -> Array:
+        return self.priors.centre if self.theta is None else self.theta
+
+    @property
+    def amplitude(self) -> float:
+        """a."""
+        return float(np.exp(self._theta[0]))
+
+    @property
+    def noise(self) -> float:
+        """s."""
+        return float(np.exp(self._theta[1]))
+
+    @property
+    def taught(self) -> bool:
+        """Whether g is there."""
+        return self.shared is not None
+
+    @property
+    def weight(self) -> float:
+        """w; 0 without g."""
+        return 0.0 if self.shared is None else float(np.exp(self._theta[2]))
+
+    @property
+    def lengths(self) -> Array:
+        """l ``[D]``."""
+        return np.asarray(np.exp(self._theta[3:]))
+
+    def fit(self, data: Data, steps: int = 12) -> "Surrogate":
+        """Return the process with the hyperparameters at the maximum of their posterior, sought from their medians."""
+        points = data.points
+        apart = Differences(self.inputs[points], self.priors.rough)
+        common = np.zeros((len(points), len(points))) if self.shared is None else self.shared.between(points, points)
+        mean = np.zeros(len(points)) if self.shared is None else self.shared.mean[points]
+        found = minimize(
+            self._objective,
+            self.priors.centre,
+            args=(apart, common, mean, data),
+            jac=True,
+            method="L-BFGS-B",
+            bounds=[(centre - 6.0, centre + 6.0) for centre in self.priors.centre],
+            options={"maxiter": steps},
+        )
+        return replace(self, theta=np.asarray(found.x), evidence=-float(found.fun))
+
+    def _objective(
+        self, theta: Array, apart: Differences, common: Array, mean: Array, data: Data
+    ) -> tuple[float, Array]:
+        """Negative log posterior of the hyperparameters and its gradient.
+
+        Args:
+            theta: log a, log s, log w, log l.
+            apart: differences between the observations.
+            common: S between the observations, ``[n, n]``.
+            mean: m at the observations, ``[n]``.
+            data: the observations.
+        """
+        n = len(mean)
+        a2, s2 = np.exp(2.0 * theta[:2])
+        w = float(np.exp(theta[2]))
+        lengths = np.exp(theta[3:])
+        correlated = apart.correlate(lengths)
+        kernel = a2 * correlated.kernel
+        covariance = kernel + w * w * common + self.priors.offset**2
+        covariance[np.diag_indices(n)] += data.noise + s2 + JITTER
+        solved = invert(covariance)
+        if solved is None:
+            return FAILED, np.zeros_like(theta)
+        inverse, log_root = solved
+        residual = data.targets - w * mean
+        alpha = inverse @ residual
+        outer = inverse - np.outer(alpha, alpha)
+        gradient = np.empty_like(theta)
+        gradient[0] = (outer * kernel).sum()
+        gradient[1] = s2 * np.trace(outer)
+        gradient[2] = w * w * (outer * common).sum() - w * float(alpha @ mean)
+        gradient[3:] = apart.gradient(a2 * outer, correlated, lengths)
+        beyond = (theta - self.priors.centre) / self.priors.spread
+        value = 0.5 * float(residual @ alpha) + log_root + 0.5 * float(beyond @ beyond)
+        return value, gradient + beyond / self.priors.spread
+
+    def covariance(self, points: Indices, others: Indices) -> Array:
+        """Covariance of the noiseless values at points and at others, ``[len(points), len(others)]``."""
+        kernel = correlation(self.inputs[points], self.inputs[others], self.lengths, self.priors.rough)
+        kernel *= self.amplitude**2
+        kernel += self.priors.offset**2
+        if self.shared is not None:
+            kernel += self.weight**2 * self.shared.between(points, others)
+        return kernel
+
+    def variance(self, points: Indices) -> Array:
+        """Variance of the noiseless values at points before any observation."""
+        flat = self.amplitude**2 + self.priors.offset**2
+        if self.shared is None:
+            return np.full(len(points), flat)
+        return np.asarray(flat + self.weight**2 * self.shared.variance[points])
+
+    def mean(self, points: Indices) -> Array:
+        """Mean of the values at points before any observation."""
+        return np.zeros(len(points)) if self.shared is None else self.weight * self.shared.mean[points]
+
+    def condition(self, data: Data, asked: Indices | None = None) -> Posterior:
+        """Condition the process on observations, to ask about some points, ascending (all by default)."""
+        asked = np.arange(len(self.inputs)) if asked is None else asked
+        return Table.empty(self, asked).extended(data.points, data.noise).given(data.targets)

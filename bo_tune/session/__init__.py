@@ -1,0 +1,1 @@
+"""Many studies in flight over shared compilers and GPUs."""

@@ -1,0 +1,128 @@
+"""Studies as files: one T4 recording for each, whole enough to become the same study in another database.
+
+``results`` holds what was measured of each config, as any reader of the format expects; what it has no words for
+(which study it was, in what order and when its trials ran, what they cost, the result) is in ``metadata.bo_tune``.
+What comes back in is checked in ``exported``.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from bo_tune.core.outcome import Invalid, InvalidReason
+from bo_tune.core.space import SearchSpace, config_key
+from bo_tune.core.study_name import StudyName
+from bo_tune.errors import RecordingError, StorageError
+from bo_tune.formats.recording import SUFFIXES, Recording, recording_file_name, write_recording
+from bo_tune.session.exported import ENDING, SECTION, SECTION_VERSION, ExportedStudy
+from bo_tune.store.attributes import ORIGIN_ATTR, RESULT_ATTR, SPACE_ATTR
+from bo_tune.store.checked import NotOursError, check_trials
+from bo_tune.store.storage import StudyStore, StudySummary
+from bo_tune.store.trials import RUNTIMES_US, outcome_of, time_us
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """What came of importing a study.
+
+    Attributes:
+        added: trials that the database did not have.
+        has_result: whether the study has the result of the file now.
+    """
+
+    name: StudyName
+    added: int
+    has_result: bool
+
+
+def export_study(summary: StudySummary, trials: Sequence[FrozenTrial], folder: Path) -> Path | None:
+    """Write a study into a folder; returns the file, or None for a study of which nothing was recorded yet.
+
+    Raises:
+        RecordingError: the file cannot be written.
+    """
+    outcomes = [(t.params, outcome_of(t)) for t in trials]
+    recorded = [(c, o) for c, o in outcomes if not (isinstance(o, Invalid) and o.reason is InvalidReason.NOT_RECORDED)]
+    if not recorded:
+        return None
+    name, attributes = summary.name, summary.attributes
+    result = attributes.get(RESULT_ATTR)
+    section = {
+        "version": SECTION_VERSION if name.toolchain else 1,
+        "study": name.to_json(),
+        "attributes": {key: attributes[key] for key in (SPACE_ATTR, *ENDING) if key in attributes},
+        "trials": [_trial_json(trial) for trial in trials],
+    }
+    origin = {key: value for key, value in attributes.get(ORIGIN_ATTR, {}).items() if value}
+    columns = {parameter: sorted({config[parameter] for config, _ in recorded}) for parameter in recorded[0][0]}
+    path = folder / _file_name(summary)
+    recording = Recording.of(
+        path,
+        name.problem,
+        summary.gpu,
+        recorded,
+        kernel_source=name.kernel_source,
+        space=SearchSpace.of({parameter: tuple(values) for parameter, values in columns.items()}),
+        default_time_us=result["default_time_us"] if result else None,
+        metadata={**origin, SECTION: section},
+    )
+    write_recording(path, recording)
+    return path
+
+
+def import_study(store: StudyStore, exported: ExportedStudy) -> Imported:
+    """Add what a file holds to the study of its name; a trial of a config that is there already is left out.
+
+    The result comes along if the study then holds the trials it was chosen from, and no others. Else the next session
+    chooses anew. Nothing of a file is added unless all of it is.
+
+    Raises:
+        RecordingError: its trials do not go together with those of the study.
+        StorageError: another worker has the study, it cannot be read, or the database fails.
+    """
+    name, attributes = exported.name, exported.attributes
+    study = store.open(name, exported.gpu)
+    if not study.take():
+        raise StorageError(f"{store.url}: {name} is being worked on; import it once that is done")
+    try:
+        before = study.trials()
+        there = {config_key(trial.params) for trial in before}
+        new = [trial for trial in exported.trials if config_key(trial.params) not in there]
+        try:
+            check_trials(name.problem, [*before, *new])
+        except NotOursError as error:
+            raise RecordingError(f"{exported.path}: does not go together with the study of its name: {error}") from None
+        complete = len(there) + len(new) == len(exported.trials)
+        kept = {key: value for key, value in attributes.items() if key == SPACE_ATTR or complete}
+        study.add_all(new, kept if new or RESULT_ATTR not in study.attributes() else {})
+        return Imported(name, len(new), complete and RESULT_ATTR in attributes)
+    finally:
+        study.release()
+
+
+def _file_name(summary: StudySummary) -> str:
+    """The usual name of the problem's recording, and what tells studies of one problem apart."""
+    digest = hashlib.sha256(str(summary.name).encode()).hexdigest()[:8]
+    usual = recording_file_name(summary.gpu, summary.name.problem).removesuffix(SUFFIXES[0]).replace("/", "_")
+    return usual + f".{digest}{SUFFIXES[0]}"
+
+
+def _trial_json(trial: FrozenTrial) -> dict[str, Any]:
+    return {
+        "config": trial.params,
+        "state": trial.state.name,
+        "start": _utc_text(trial.datetime_start),
+        "complete": _utc_text(trial.datetime_complete),
+        "value": trial.value,
+        "estimate": time_us(trial) if trial.value is None else None,
+        "attributes": {key: value for key, value in trial.user_attrs.items() if key != RUNTIMES_US},
+    }
+
+
+def _utc_text(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.astimezone(UTC).isoformat()

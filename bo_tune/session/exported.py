@@ -1,0 +1,273 @@
+"""What an exported study may hold: checked as a whole before any of it reaches a database.
+
+A GPU says nothing twice, no time below zero, nothing of a config that its kernel does not have; what a file says must
+be like that, too. Types and bounds are those of whatever is stored (``store.checked``); here is what must go together.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from math import isclose
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from optuna.distributions import IntDistribution
+from optuna.trial import FrozenTrial, TrialState
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from bo_tune.core.choices import SAMPLERS
+from bo_tune.core.conditions import toolchain_label
+from bo_tune.core.outcome import InvalidReason
+from bo_tune.core.problem import GpuInfo
+from bo_tune.core.space import ConfigKey, config_key
+from bo_tune.core.study_name import StudyName
+from bo_tune.errors import RecordingError
+from bo_tune.formats.recording import Recording
+from bo_tune.kernels.registry import KERNELS
+from bo_tune.kernels.spec import SHARED
+from bo_tune.session.settings import SessionSettings
+from bo_tune.store.attributes import (
+    DISTURBED_ATTR,
+    DONE_ATTR,
+    FIGURES_ATTR,
+    GPU_ATTR,
+    JOB_ATTR,
+    NAME_ATTR,
+    ORIGIN_ATTR,
+    RESULT_ATTR,
+    SPACE_ATTR,
+)
+from bo_tune.store.checked import AttributesCheck, NotOursError, check_trials, name_of
+from bo_tune.store.fields import StoredConfig, Time, first_error
+from bo_tune.store.results import StudyResult, figures_of
+from bo_tune.store.trials import LARGEST_VALUE, REASON, RUNTIMES_US, estimates, launched
+
+SECTION = "bo_tune"
+"""Name of the object in ``metadata``."""
+
+SECTION_VERSION = 2
+"""1: of studies of schema 1 (``store.attributes``)."""
+
+ENDING = (RESULT_ATTR, FIGURES_ATTR, ORIGIN_ATTR, JOB_ATTR, DONE_ATTR, DISTURBED_ATTR)
+"""Attributes that hold for a study with exactly these trials."""
+
+LARGEST_TILE = 2**20
+"""Elements of the largest tensor that Triton has: no parameter of a tile is larger."""
+
+YEARS = range(2000, 2200)
+MOST_TRIALS = 1_000_000
+LONGEST_NAME = 512
+"""Characters of a study's name in Optuna's tables."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExportedStudy:
+    """A study as a file holds it.
+
+    Attributes:
+        attributes: of the study, besides name, GPU and schema.
+        trials: in the order in which they were recorded.
+    """
+
+    path: Path
+    name: StudyName
+    gpu: GpuInfo
+    attributes: Mapping[str, Any]
+    trials: Sequence[FrozenTrial]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _TrialJson(_Table):
+    config: StoredConfig
+    state: Literal["COMPLETE", "PRUNED"]
+    start: Annotated[str, Field(strict=True, max_length=40)]
+    complete: Annotated[str, Field(strict=True, max_length=40)]
+    value: Time | None
+    estimate: Time | None
+    attributes: dict[str, Any]
+
+
+class _Section(_Table):
+    version: Literal[1, 2]
+    study: dict[str, Any]
+    attributes: dict[str, Any]
+    trials: Annotated[list[_TrialJson], Field(min_length=1, max_length=MOST_TRIALS)]
+
+
+def read_exported(recording: Recording) -> ExportedStudy:
+    """Read what a recording says of the study that it was.
+
+    Raises:
+        RecordingError: it is no exported study, or something in it cannot be; one line, with the file and the place.
+    """
+    try:
+        if SECTION not in recording.metadata:
+            raise NotOursError("missing")
+        try:
+            section = _Section.model_validate(recording.metadata[SECTION])
+        except ValidationError as error:
+            raise NotOursError(first_error(error)) from None
+        name = _name(section, recording)
+        trials = _trials(section.trials, recording)
+        check_trials(name.problem, trials)
+        _check_attributes(section.attributes, name, recording.gpu, trials)
+    except NotOursError as error:
+        raise RecordingError(
+            f"{recording.path}: not a study that bo-tune exported: metadata.{SECTION}: {error}"
+        ) from None
+    return ExportedStudy(recording.path, name, recording.gpu, section.attributes, trials)
+
+
+def _name(section: _Section, recording: Recording) -> StudyName:
+    name = name_of(section.study, "study")
+    here = recording.problem, recording.gpu.name, recording.kernel_source
+    if (name.problem, name.gpu, name.kernel_source) != here:
+        raise NotOursError("study: names another problem, GPU or kernel source than the file")
+    if name.set_aside or (section.version == SECTION_VERSION) != bool(name.toolchain):
+        raise NotOursError(f"study: expected a study in use, of a toolchain since version {SECTION_VERSION}")
+    for text in (name.problem.kernel, name.gpu):
+        if "/" in text or "\\" in text or text.startswith("."):
+            raise NotOursError(f"study: expected plain names of kernel and GPU, got {text!r}")
+    if len(str(name)) > LONGEST_NAME:
+        raise NotOursError(f"study: expected a name of at most {LONGEST_NAME} characters")
+    return name
+
+
+def _trials(stored: Sequence[_TrialJson], recording: Recording) -> list[FrozenTrial]:
+    """Return the trials, each with what the file's results say of its config; all of these must be some trial's."""
+    found: dict[ConfigKey, FrozenTrial] = {}
+    for number, one in enumerate(stored):
+        key = config_key(one.config)
+        try:
+            if key in found:
+                raise NotOursError("config: this config was tried before")
+            found[key] = _trial(one, recording)
+        except NotOursError as error:
+            raise NotOursError(f"trials[{number}].{error}") from None
+    if not found.keys() >= recording.entries.keys():
+        raise NotOursError("trials: expected one of each config in results")
+    return list(found.values())
+
+
+def _trial(stored: _TrialJson, recording: Recording) -> FrozenTrial:
+    entry = recording.entry(stored.config)
+    reason, attributes = stored.attributes.get(REASON), dict(stored.attributes)
+    if RUNTIMES_US in attributes:
+        raise NotOursError(f"attributes.{RUNTIMES_US}: expected in results")
+    if (entry is None) != (reason == InvalidReason.NOT_RECORDED.value):
+        raise NotOursError("config: expected in results, unless it was not recorded")
+    measured = list(entry.runtimes_us) if entry is not None else []
+    if entry is not None and entry.reason is not None and (measured or entry.reason.value != reason):
+        raise NotOursError(f"attributes.reason: expected {entry.reason.value!r}, as in results, got {reason!r}")
+    if measured:
+        attributes[RUNTIMES_US] = measured
+    between = estimates(measured)
+    said, expected = stored.value if stored.state == "COMPLETE" else stored.estimate, between.get(len(measured))
+    if (said is None) != (expected is None) or (said and expected and not isclose(said, expected, rel_tol=1e-9)):
+        raise NotOursError(f"value: expected {expected}, which the repetitions come to, got {said}")
+    start, complete = _moment(stored.start, "start"), _moment(stored.complete, "complete")
+    if complete < start:
+        raise NotOursError("complete: expected no earlier than start")
+    trial = FrozenTrial(
+        number=0,
+        trial_id=-1,
+        state=TrialState[stored.state],
+        value=stored.value,
+        datetime_start=start,
+        datetime_complete=complete,
+        params=dict(stored.config),
+        distributions={name: IntDistribution(1, max(LARGEST_VALUE, value)) for name, value in stored.config.items()},
+        user_attrs=attributes,
+        system_attrs={},
+        intermediate_values=between,
+    )
+    _check_config(recording.problem.kernel, stored.config)
+    return trial
+
+
+def _check_config(kernel: str, config: Mapping[str, int]) -> None:
+    spec = KERNELS.get(kernel)
+    for name, value in config.items() if spec is not None else ():
+        power = spec is not None and name in spec.power_of_two
+        if value > LARGEST_TILE or (power and value & (value - 1)):
+            kind = "a power of two" if power else "an integer"
+            raise NotOursError(f"config.{name}: expected {kind} up to {LARGEST_TILE}, got {value}")
+
+
+def _moment(text: str, place: str) -> datetime:
+    """Return a moment as trials hold it: local time, without saying so."""
+    try:
+        moment = datetime.fromisoformat(text)
+        if moment.tzinfo is not None and moment.year in YEARS:
+            return moment.astimezone().replace(tzinfo=None)
+    except (ValueError, OverflowError):
+        pass
+    raise NotOursError(f"{place}: expected a moment of ISO 8601 with its offset from UTC, got {text!r}")
+
+
+def _check_attributes(
+    attributes: Mapping[str, Any], name: StudyName, gpu: GpuInfo, trials: Sequence[FrozenTrial]
+) -> None:
+    unknown = sorted(attributes.keys() - {SPACE_ATTR, *ENDING})
+    if unknown:
+        raise NotOursError(f"attributes: unknown key {unknown[0]!r}")
+    info = {**_plain_gpu(gpu), "capability": list(gpu.capability)}
+    _, result = AttributesCheck()({NAME_ATTR: name.to_json(), GPU_ATTR: info, **attributes})
+    if result is not None:
+        _check_result(result, name, trials)
+    elif FIGURES_ATTR in attributes and attributes[FIGURES_ATTR] is None:
+        raise NotOursError(f"attributes.{FIGURES_ATTR}: expected an object")
+    figures, expected = attributes.get(FIGURES_ATTR), figures_of(trials)
+    if figures and (figures["trials"] > len(trials) or (figures["trials"] == len(trials) and figures != expected)):
+        raise NotOursError(f"attributes.{FIGURES_ATTR}: expected {expected}, which the trials come to")
+    for key in (JOB_ATTR, DONE_ATTR):
+        if attributes.get(key) is not None:
+            _check_asked(attributes[key], name, f"attributes.{key}")
+    origin = attributes.get(ORIGIN_ATTR)
+    if origin is not None and name.toolchain and toolchain_label(origin) != name.toolchain:
+        raise NotOursError(f"attributes.{ORIGIN_ATTR}: expected the versions of {name.toolchain}")
+
+
+def _plain_gpu(gpu: GpuInfo) -> dict[str, Any]:
+    return {field: getattr(gpu, field) for field in GpuInfo.__dataclass_fields__}
+
+
+def _check_result(result: StudyResult, name: StudyName, trials: Sequence[FrozenTrial]) -> None:
+    place = f"attributes.{RESULT_ATTR}"
+    complete = {config_key(trial.params) for trial in trials if trial.state is TrialState.COMPLETE}
+    times = {config_key(config): time_us for config, time_us in result.finalists}
+    if not times or not complete >= times.keys():
+        raise NotOursError(f"{place}.finalists: expected configs of complete trials")
+    if times.get(config_key(result.config)) != result.time_us:
+        raise NotOursError(f"{place}.config: expected one of the finalists, with its time")
+    if result.default_time_us is not None and result.default_time_us != result.finalists[0][1]:
+        raise NotOursError(f"{place}.default_time_us: expected that of the first finalist")
+    if result.trials > len(trials):
+        raise NotOursError(f"{place}.trials: expected {len(trials)} at most, got {result.trials}")
+    launches = sum(map(launched, trials))
+    if result.trials == len(trials) and (result.costs.configs, result.costs.launched_configs) != (
+        len(trials),
+        launches,
+    ):
+        raise NotOursError(f"{place}.costs: expected {len(trials)} configs, {launches} of them launched")
+    if result.sampler not in SAMPLERS:
+        raise NotOursError(f"{place}.sampler: expected one of {', '.join(SAMPLERS)}, got {result.sampler!r}")
+    if result.joint is not None and (
+        name.problem.kernel not in result.joint["kernels"] or result.joint[SHARED] != result.config.get(SHARED)
+    ):
+        raise NotOursError(f"{place}.joint: expected kernels that agree with this one on {SHARED}")
+    if result.asked is not None:
+        _check_asked(result.asked, name, f"{place}.asked")
+
+
+def _check_asked(job: Mapping[str, Any], name: StudyName, place: str) -> None:
+    """Check that a search that was asked for is the one that the study is named by."""
+    try:
+        settings = SessionSettings.of_job(name.problem.kernel, job)
+    except ValueError as error:
+        raise NotOursError(f"{place}.{error}") from None
+    if name.toolchain and (settings.search, settings.exhaustive) != (name.search, name.exhaustive):
+        raise NotOursError(f"{place}: expected the search that the study is named by")

@@ -1,0 +1,139 @@
+"""What a session hands back: studies that were brought to their end, and what becomes of them in the tables."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from optuna.trial import FrozenTrial
+
+from bo_tune.core.events import StudyFinished
+from bo_tune.core.outcome import Launches
+from bo_tune.core.problem import lora
+from bo_tune.core.study_name import StudyName
+from bo_tune.engines.provenance import Provenance
+from bo_tune.engines.vllm.tables import TunedEntry
+from bo_tune.kernels.registry import engine_spec, kernel_spec
+from bo_tune.measure.devices import Job
+from bo_tune.store.results import StudyResult, covered_s, intervals_of
+from bo_tune.store.storage import StoredStudy
+from bo_tune.tuning.candidates import Candidates
+from bo_tune.tuning.tuner import Tuner
+
+
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """One finished study of a session.
+
+    A session may hold thousands, so none keeps its model, nor its trials: those are in the database.
+
+    Attributes:
+        default: the default config.
+        tried: how many trials it holds; ``resumed`` of them were recorded before the session.
+        launched_configs: configs launched at least once.
+        launches: launches of the session, by purpose.
+        under_way: when each trial began and ended.
+        origin: what measured it, and in which session, where another one finished it.
+        done: whether it was brought to its end; not where it could not be measured at all.
+        disturbed: what disturbed measuring it; None where it is not known that nothing did.
+        kept: whether it had its result before the session began.
+    """
+
+    job: Job
+    name: StudyName
+    result: StudyResult | None
+    stored: StoredStudy
+    candidates: Candidates
+    default: Mapping[str, int]
+    tried: int
+    resumed: int
+    launched_configs: int
+    launches: Launches
+    under_way: Sequence[tuple[datetime, datetime]]
+    origin: Mapping[str, Any] = field(default_factory=dict)
+    done: bool = True
+    disturbed: Sequence[str] | None = None
+    kept: bool = False
+
+    @classmethod
+    def of(cls, job: Job, name: StudyName, result: StudyResult | None, tuner: Tuner, **more: Any) -> "Tuned":
+        """Return what is to be kept of a study that its tuner has brought to its end."""
+        return cls(
+            job=job,
+            name=name,
+            result=result,
+            stored=tuner.stored,
+            candidates=tuner.candidates,
+            default=tuner.default,
+            tried=len(tuner.trials),
+            resumed=tuner.resumed,
+            launched_configs=tuner.launched_configs,
+            launches=tuner.launches,
+            under_way=intervals_of(tuner.trials),
+            **more,
+        )
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """Its trials, read from the database. Raises StorageError, UnreadableStudyError."""
+        return self.stored.trials()
+
+
+def finished_event(tuned: Tuned, *, reused: bool) -> StudyFinished:
+    """Return what is told of a study that has come to its end."""
+    result = tuned.result
+    return StudyFinished(
+        str(tuned.name),
+        tuned.job.problem,
+        result.time_us if result else None,
+        result.default_time_us if result else None,
+        tuned.tried,
+        tuned.launched_configs,
+        reused,
+    )
+
+
+def session_wall_s(tuned: Sequence[Tuned]) -> float:
+    """Return the seconds during which any trial of the studies was under way, those of earlier sessions included."""
+    return round(covered_s(interval for t in tuned for interval in t.under_way), 3)
+
+
+def table_entries(tuned: Sequence[Tuned], session: str) -> list[TunedEntry]:
+    """Return the table entries of the studies that have a result; kernels that decide for others have none.
+
+    Args:
+        session: which session found those that do not say it themselves.
+    """
+    wall_s = session_wall_s(tuned)
+    return [
+        _entry(one, one.result, session, wall_s)
+        for one in tuned
+        if one.result is not None and not kernel_spec(one.job.problem.kernel).decides
+    ]
+
+
+def _entry(tuned: Tuned, result: StudyResult, session: str, wall_s: float) -> TunedEntry:
+    problem, device = lora(tuned.job.problem), tuned.job.device
+    versions = tuned.origin or device.provenance
+    provenance = Provenance(
+        problem=problem,
+        config=result.config,
+        time_us=result.time_us,
+        default_time_us=result.default_time_us,
+        gpu=device.gpu.name,
+        driver=versions.get("driver", ""),
+        torch=versions.get("torch", ""),
+        triton=versions.get("triton", ""),
+        kernel_source=tuned.name.kernel_source,
+        date=result.date,
+        study=str(tuned.name),
+        sampler=result.sampler,
+        session=versions.get("session", session),
+        certificate=result.certificate,
+        joint=result.joint,
+        disturbed=tuned.disturbed,
+        costs={**result.costs.flat(), "session_wall_s": wall_s},
+    )
+    spec = engine_spec(problem.kernel)
+    stem, keys = spec.file_stem(problem), spec.table_key(problem)
+    return TunedEntry(device.gpu.file_name, stem, keys, result.config, provenance)

@@ -1,0 +1,146 @@
+"""What measures: opening the devices that the command line names, and settling how much this host does at once."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bo_tune.core.choices import MoePathChoice
+from bo_tune.core.conditions import Conditions
+from bo_tune.core.problem import Problem
+from bo_tune.core.study_name import StudyName
+from bo_tune.errors import InputError
+from bo_tune.measure.described import source_of
+from bo_tune.measure.devices import Job, cuda_devices, kernel_source, replay_jobs
+from bo_tune.measure.watch.host_gpus import gpu_count
+from bo_tune.processes.fork_server import ForkServer
+from bo_tune.session.session import SessionSettings
+from bo_tune.session.workers.worker import Fitting, fitting
+from bo_tune.tuning.search_pool import search_server
+
+if TYPE_CHECKING:
+    from bo_tune.measure.gpu.device import CudaDevice
+
+STUDIES_PER_SEARCHER = 2
+"""Studies under way for each process that computes proposals: a tenth of the compilers' time, but in bursts."""
+
+MOST_STUDIES = 10_000
+"""Studies in flight are bounded by the compilers alone: how many there will be is not known."""
+
+ALL = "all"
+"""Value of ``--gpus`` that stands for every GPU of the host."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What measures, and how: a device by name, whose kernels, the conditions, compile processes and packs.
+
+    Attributes:
+        gpus: which GPUs of this host, or ``all``; None for the device's own.
+        path: which way an engine goes through the experts' adapters.
+        require_idle: whether a GPU that others use is refused.
+        compile_deadline_s: after how long a compile is given up, at most; None for the device's own.
+    """
+
+    device: str
+    source: str
+    conditions: Conditions
+    jobs: int | None
+    packs: tuple[Path, ...] = ()
+    gpus: str | None = None
+    path: MoePathChoice = MoePathChoice.AUTO
+    require_idle: bool = False
+    compile_deadline_s: float | None = None
+
+    @property
+    def recordings(self) -> Path | None:
+        """The folder of recordings that are replayed, if any are."""
+        name, _, place = self.device.partition(":")
+        return Path(place) if name == "replay" and place else None
+
+    def indices(self) -> list[int] | None:
+        """Return which GPUs measure, None for all of this host.
+
+        Raises:
+            InputError: the device or the GPUs are named in a way that means nothing.
+        """
+        name, _, place = self.device.partition(":")
+        if name != "cuda" or (place and not place.isdecimal()):
+            raise InputError(f"--device: expected cuda, cuda:N or replay:DIR, got {self.device!r}")
+        if self.gpus is None:
+            return [int(place or 0)]
+        if place:
+            raise InputError("--gpus: the device names a GPU already")
+        if self.gpus == ALL:
+            return None
+        words = self.gpus.split(",")
+        if not all(word.isdecimal() for word in words) or len(set(words)) < len(words):
+            raise InputError(f"--gpus: expected all or numbers of GPUs, comma-separated, got {self.gpus!r}")
+        return [int(word) for word in words]
+
+
+def opened(measured: Measured) -> "AbstractContextManager[list[CudaDevice]]":
+    """Open this host's GPUs while it lasts. Raises InputError, on entry too."""
+    return cuda_devices(
+        measured.indices(),
+        source=kernel_source(measured.source),
+        conditions=measured.conditions,
+        compile_workers=measured.jobs,
+        compile_deadline_s=measured.compile_deadline_s,
+        packs=measured.packs,
+        require_idle=measured.require_idle,
+    )
+
+
+@contextmanager
+def searching(measured: Measured) -> Iterator[ForkServer | None]:
+    """Have what forks search processes start, before GPUs are opened; None for recordings, which need none."""
+    server = search_server() if measured.recordings is None else None
+    try:
+        yield server
+    finally:
+        if server is not None:
+            server.close()
+
+
+def host_gpus(measured: Measured) -> list[int]:
+    """Return which of this host's GPUs measure. Raises InputError."""
+    indices = measured.indices()
+    return list(range(gpu_count())) if indices is None else indices
+
+
+def jobs_on(problems: Sequence[Problem], devices: "Sequence[CudaDevice]") -> list[Job]:
+    """Return the jobs of problems: one for each type of GPU, which any GPU of that type may do."""
+    by_type: dict[str, list[CudaDevice]] = {}
+    for device in devices:
+        by_type.setdefault(device.gpu.name, []).append(device)
+    return [Job(p, equal[0], tuple(equal[1:])) for equal in by_type.values() for p in problems]
+
+
+def at_once(settings: SessionSettings, devices: "Sequence[CudaDevice]", studies: int) -> SessionSettings:
+    """Return the settings with what this host can do at once."""
+    compilers = max(device.compile_workers for device in devices)
+    settings = settings.on(compilers, studies, len(devices))
+    return replace(settings, searchers=1 + settings.in_flight // STUDIES_PER_SEARCHER)
+
+
+@contextmanager
+def fitting_of(measured: Measured, seed: int) -> "Iterator[tuple[Sequence[CudaDevice], Fitting, SessionSettings]]":
+    """Open what measures while it lasts; returns the GPUs, what finds the jobs of studies, and what this host does at
+    once."""
+    folder = measured.recordings
+    if folder is not None:
+        yield [], fitting(replay_jobs(folder, seed=seed)), SessionSettings()
+        return
+    with opened(measured) as devices:
+
+        def fits(name: StudyName) -> Job | None:
+            equal = [device for device in devices if device.gpu.name == name.gpu]
+            if not equal or (name.conditions, name.toolchain) != (equal[0].conditions.label, equal[0].toolchain):
+                return None
+            if name.kernel_source != source_of(equal[0], name.problem.kernel):
+                return None
+            return Job(name.problem, equal[0], tuple(equal[1:]))
+
+        yield devices, fits, at_once(SessionSettings(), devices, MOST_STUDIES)

@@ -1,0 +1,181 @@
+"""A worker: searches the studies that sessions left in a database, as those sessions want them searched.
+
+It takes whatever is free and fits what it measures with (GPU, kernel source, conditions, toolchain), until nothing is
+left to do. Which worker does what is settled by the leases alone.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bo_tune.core.activity import SessionActivity
+from bo_tune.core.events import Listener, ignore
+from bo_tune.core.study_name import StudyName
+from bo_tune.kernels.registry import IN_ORDER
+from bo_tune.measure.devices import Job, together
+from bo_tune.processes.fork_server import ForkServer
+from bo_tune.session.session import Session
+from bo_tune.session.settings import SessionSettings
+from bo_tune.store.attributes import DONE_ATTR, JOB_ATTR
+from bo_tune.store.storage import StudyStore, StudySummary
+from bo_tune.tuning.tuner import InterruptedSearch
+
+Fitting = Callable[[StudyName], Job | None]
+"""Returns the job of a study, or None where it cannot be measured here."""
+
+
+def fitting(jobs: Sequence[Job]) -> Fitting:
+    """Return what finds the jobs of studies among those there are: the recorded ones, for a replay."""
+    found = {
+        (
+            job.problem,
+            job.device.gpu.name,
+            job.device.kernel_source(job.problem.kernel),
+            job.device.conditions.label,
+            job.device.toolchain,
+        ): job
+        for job in jobs
+    }
+    return lambda name: found.get((name.problem, name.gpu, name.kernel_source, name.conditions, name.toolchain))
+
+
+def _alike(name: StudyName, wants: Mapping[str, Any]) -> str:
+    """Return what studies of one session have in common. Those searched together may each have ranges of their own."""
+    ranges = None if wants["together"] or not wants["space"] else [name.problem.kernel, wants["space"]]
+    return json.dumps({**wants, "space": ranges, "together": None}, sort_keys=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Todo:
+    """Studies to be searched with the same settings."""
+
+    settings: SessionSettings
+    jobs: Sequence[Job]
+
+
+class StudyWorker:
+    """Searches studies of a database until none is left that fits.
+
+    Args:
+        fitting: finds the jobs it can measure.
+        settings: of this host: studies in flight, compilers, searchers; the rest comes with each study.
+        listener: is told of every study and trial, from several threads.
+        begins_at: where among the studies it begins, see ``Session``.
+        searches: forks its search processes, see ``Session``.
+
+    Attributes:
+        session: the session under way, or the last.
+    """
+
+    def __init__(
+        self,
+        store: StudyStore,
+        fitting: Fitting,
+        settings: SessionSettings,
+        *,
+        listener: Listener = ignore,
+        begins_at: float | None = None,
+        searches: ForkServer | None = None,
+    ) -> None:
+        self._store, self._fitting, self._settings, self._listener = store, fitting, settings, listener
+        self._begins_at, self._searches = begins_at, searches
+        self._tried: dict[StudyName, Any] = {}
+        self._before: tuple[SessionActivity, ...] = ()
+        self.session: Session | None = None
+        self._stopped = False
+
+    def run(self) -> int:
+        """Work until nothing is left to do, and return how many studies could not be measured here.
+
+        Raises:
+            InterruptedSearch: after ``stop``; everything recorded stays in the database.
+        """
+        failed = 0
+        while todo := self._todo():
+            for part in todo:
+                if self._stopped:
+                    raise InterruptedSearch
+                self._before = self.activities
+                self.session = Session(
+                    self._store,
+                    part.settings,
+                    listener=self._listener,
+                    joins=True,
+                    begins_at=self._begins_at,
+                    searches=self._searches,
+                )
+                failed += sum(not tuned.done for tuned in self.session.run(part.jobs))
+        return failed
+
+    @property
+    def activities(self) -> tuple[SessionActivity, ...]:
+        """What it has done so far, session by session; may be asked for at any time, from any thread."""
+        before, session = self._before, self.session
+        return (*before, session.activity) if session is not None else before
+
+    def stop(self) -> None:
+        """Ask for an end after the trials under way."""
+        self._stopped = True
+        if self.session is not None:
+            self.session.stop()
+
+    def _todo(self) -> list[_Todo]:
+        """Return what is neither done nor was tried here before, in the order in which sessions want it."""
+        wanted: dict[StudyName, tuple[Job, Mapping[str, Any], bool]] = {}
+        for summary in sorted(self._store.summaries(), key=lambda summary: summary.study_id):
+            job, wants = self._job(summary), summary.attributes.get(JOB_ATTR)
+            if job is not None and wants is not None and self._is_sound(summary.name, wants):
+                is_open = summary.attributes.get(DONE_ATTR) != wants and self._tried.get(summary.name) != wants
+                wanted[summary.name] = job, wants, is_open
+        open_jobs = self._open_groups(wanted)
+        self._tried |= {name: wanted[name][1] for name, _ in open_jobs}
+        parts: defaultdict[str, list[tuple[StudyName, Job]]] = defaultdict(list)
+        for name, job in open_jobs:
+            parts[_alike(name, wanted[name][1])].append((name, job))
+        return [_Todo(self._merged(part, wanted), [job for _, job in part]) for part in parts.values()]
+
+    def _is_sound(self, name: StudyName, wants: Mapping[str, Any]) -> bool:
+        """Say whether a study is wanted in a way that can be."""
+        try:
+            settings = SessionSettings.of_job(name.problem.kernel, wants)
+            if (settings.search, settings.exhaustive) != (name.search, name.exhaustive):
+                raise ValueError("expected the search that the study is named by")
+        except ValueError as error:
+            self._store.leave_out(name, f"{JOB_ATTR}: {error}")
+            return False
+        return True
+
+    def _job(self, summary: StudySummary) -> Job | None:
+        return self._fitting(summary.name) if summary.name.problem.kernel in IN_ORDER else None
+
+    def _open_groups(
+        self, wanted: Mapping[StudyName, tuple[Job, Mapping[str, Any], bool]]
+    ) -> list[tuple[StudyName, Job]]:
+        """Return the studies that are open, with those searched together with them; no groups that are not whole."""
+        searches: defaultdict[tuple[str, bool], dict[int, StudyName]] = defaultdict(dict)
+        for name, (job, _, _) in wanted.items():  # several searches may want the same problem
+            searches[name.search, name.exhaustive][id(job)] = name
+        found = []
+        for names in searches.values():
+            for group in together([wanted[name][0] for name in names.values()]):
+                members = [names[id(job)] for job in group]
+                expected = wanted[members[0]][1]["together"] or [job.problem.kernel for job in group[:1]]
+                whole = [job.problem.kernel for job in group] == expected
+                if whole and any(wanted[name][2] for name in members):
+                    found += list(zip(members, group, strict=True))
+        return found
+
+    def _merged(
+        self,
+        part: Sequence[tuple[StudyName, Job]],
+        wanted: Mapping[StudyName, tuple[Job, Mapping[str, Any], bool]],
+    ) -> SessionSettings:
+        """Return the settings of studies that differ by the ranges of their kernels at most."""
+        each = [SessionSettings.of_job(name.problem.kernel, wanted[name][1]) for name, _ in part]
+        spaces = {kernel: space for settings in each for kernel, space in settings.spaces.items()}
+        mine = self._settings
+        return replace(
+            each[0], spaces=spaces, in_flight=mine.in_flight, compilers=mine.compilers, searchers=mine.searchers
+        )

@@ -1,0 +1,1 @@
+"""Opening a database: its URL, its settings, and one that may only be read."""

@@ -1,0 +1,389 @@
+"""Opening the relational database below the studies, safe for several processes at once.
+
+SQLite: a transaction that may write takes the write lock when it begins (``BEGIN IMMEDIATE``), so that none fails
+half-way because another process was faster; waiting for it is bounded by a busy timeout. A new database appears in its
+folder complete, in one step. PostgreSQL and MySQL: the tables are created under a lock of the server's own, and a
+client that stops in the middle of a transaction is cut off by the server (PostgreSQL, MariaDB), so that it holds nobody
+up; MySQL has no such limit.
+"""
+
+import os
+import secrets
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from math import ceil
+from pathlib import Path
+from typing import Any, TypeVar
+
+from alembic.util import CommandError
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
+from sqlalchemy import Connection, Engine, create_engine, event, inspect
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    InterfaceError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+)
+
+from bo_tune.core.choices import DEFAULT_STORAGE, MEMORY
+from bo_tune.errors import StorageError, one_line
+from bo_tune.files import resolved
+from bo_tune.processes.streams import hurry
+from bo_tune.store.connection.read_only import may_be_written, reading
+from bo_tune.store.connection.url import parsed, shown, without_secrets
+from bo_tune.store.leases.lease import LEASES
+
+SQLITE_HEADER_BYTES = 100
+"""Of a database's file. A shorter one is as good as none: it would be made one by whoever opens it."""
+
+SQLITE_BUSY_TIMEOUT_S = 60
+
+SQLITE_BUSY_LOOK_MS = 500
+"""How long a transaction waits for its turn in SQLite at a time, which nothing can interrupt."""
+
+OUTAGE_S = 60.0
+"""How long a database server may be away before a session gives up."""
+
+CUTS = ("closed the connection unexpectedly", "terminating connection", "the database system is", "Lost connection")
+"""What servers and drivers say of a connection that was cut off while it was being made."""
+
+READS = "bo_tune_reads"
+"""Execution option of a connection that only reads: on SQLite it takes no lock that others wait for."""
+
+NETWORK_FILESYSTEMS = frozenset(
+    [
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb",
+        "smb2",
+        "smb3",
+        "smbfs",
+        "ncpfs",
+        "afs",
+        "coda",
+        "ceph",
+        "lustre",
+        "gpfs",
+        "beegfs",
+        "glusterfs",
+        "orangefs",
+        "pvfs2",
+        "fuse.sshfs",
+        "fuse.glusterfs",
+        "fuse.ceph",
+        "fuse.ceph-fuse",
+        "fuse.s3fs",
+        "fuse.gcsfuse",
+        "fuse.rclone",
+        "fuse.juicefs",
+        "fuse.smbnetfs",
+        "davfs",
+        "fuse.davfs2",
+    ]
+)
+"""File systems that several hosts may share, as the kernel names them: SQLite's locks do not hold there."""
+
+_MOUNTS = Path("/proc/mounts")
+_SCHEMA_LOCK = 0x626F5F74756E65  # "bo_tune"
+
+Result = TypeVar("Result")
+
+
+@contextmanager
+def storage_errors(url: str) -> Iterator[None]:
+    """Turn the database's errors into one line that names the place, without the URL's secrets."""
+    try:
+        yield
+    except ArgumentError as error:
+        known = f" ({one_line(error)})" if isinstance(error, NoSuchModuleError) else ""
+        raise StorageError(
+            f"{shown(url)}: not a database URL{known}; expected for example {DEFAULT_STORAGE}, with what is special in "
+            "a password percent-encoded"
+        ) from None  # its text may hold the URL
+    except (SQLAlchemyError, StorageInternalError) as error:
+        cause: BaseException = error
+        while (below := getattr(cause, "orig", None) or cause.__cause__) is not None:
+            cause = below
+        raise StorageError(f"{shown(url)}: the database failed: {without_secrets(one_line(cause), url)}") from error
+
+
+def through_outages(storage: RDBStorage, work: Callable[[int], Result]) -> Result:
+    """Do something with the database, again where the server was away.
+
+    Args:
+        work: is told which attempt it is, from 0. What came of the one before is not known where it was cut off.
+
+    Raises:
+        SQLAlchemyError, StorageInternalError: the server stays away, or the database failed otherwise.
+    """
+    is_server = storage.engine.dialect.name != "sqlite"
+    return _again(work, lambda _attempt, error: is_server and _is_outage(error))
+
+
+def _again(work: Callable[[int], Result], is_worth_it: Callable[[int, BaseException], bool]) -> Result:
+    """Do something with the database again and again while what comes of an attempt makes another worth it."""
+    give_up_at = time.monotonic() + OUTAGE_S
+    attempt = 0
+    while True:
+        try:
+            return work(attempt)
+        except (SQLAlchemyError, StorageInternalError) as error:
+            if not is_worth_it(attempt, error) or hurry.is_over or time.monotonic() > give_up_at:
+                raise
+        attempt += 1
+        time.sleep(min(1.0, 0.05 * 2**attempt))
+
+
+def _may_be_opened_yet(attempt: int, error: BaseException) -> bool:
+    """Say whether a server may be opened on another attempt: one that cut an attempt off. One that cannot be reached in
+    the first place has another address, more likely than not."""
+    if not _is_outage(error):
+        return False
+    return attempt > 0 or getattr(error, "connection_invalidated", False) or any(cut in str(error) for cut in CUTS)
+
+
+def _is_outage(error: BaseException) -> bool:
+    if isinstance(error, StorageInternalError) and error.__cause__ is not None:
+        error = error.__cause__
+    if isinstance(error, OperationalError | InterfaceError):
+        return True
+    return isinstance(error, DBAPIError) and error.connection_invalidated
+
+
+def open_database(url: str, *, create: bool, lease_s: float, only_read: bool = False) -> RDBStorage:
+    """Open a database of studies, creating it or its tables where they are missing and ``create`` says so.
+
+    Args:
+        lease_s: for how long leases hold: a server need not wait longer for a client that stopped half-way.
+        only_read: whether nothing is going to be written, so that it need not be possible.
+
+    Raises:
+        StorageError: it cannot be opened, is none of studies, or of another schema version.
+    """
+    place = shown(url)
+    try:
+        with storage_errors(url):
+            found = parsed(url)
+            if _in_memory(found):
+                raise StorageError(f"{place}: is gone with its process; tune and grid have --storage {MEMORY} for that")
+            file = _sqlite_file(found)
+            if file is not None:
+                _refuse_network(place, file)
+            _check_file(place, file, create=create)
+            if file is not None and not may_be_written(file):
+                if not only_read:
+                    raise StorageError(f"{place}: nothing may be written there; show, report and export only read")
+                found = reading(found, file)
+                url = found.render_as_string(hide_password=False)
+            if file is not None and not file.exists():
+                _create_sqlite(found, file)
+
+            def attempt(_number: int) -> RDBStorage:
+                _check_database(url, place)
+                return _open(url, found, create=create, lease_s=lease_s)
+
+            return _again(attempt, _may_be_opened_yet if file is None else lambda *_: False)
+    # Another schema version; no driver for this kind of database; a revision that alembic does not know; a value in the
+    # URL's query that the driver refuses.
+    except (RuntimeError, ImportError, CommandError, TypeError, ValueError) as error:
+        raise StorageError(f"{place}: {without_secrets(one_line(error), url)}") from error
+
+
+def network_filesystem(path: Path, mounts: str) -> str | None:
+    """Return the kind of file system that holds a path if it is one that hosts share, else None.
+
+    Args:
+        mounts: what ``/proc/mounts`` says.
+    """
+    best, found = -1, None
+    for line in mounts.splitlines():
+        words = line.split()
+        if len(words) < 3:
+            continue
+        point = Path(words[1].replace("\\040", " "))
+        if path.is_relative_to(point) and len(point.parts) >= best:
+            best, found = len(point.parts), words[2]
+    return found if found in NETWORK_FILESYSTEMS else None
+
+
+def _refuse_network(place: str, file: Path) -> None:
+    try:
+        mounts = _MOUNTS.read_text()
+    except OSError:  # not Linux: nothing is known
+        return
+    kind = network_filesystem(resolved(file), mounts)
+    if kind is not None:
+        raise StorageError(
+            f"{place}: SQLite is not safe on a network file system ({kind}); "
+            "keep it on a local disk, or use a server: postgresql+psycopg://USER@HOST/DATABASE"
+        )
+
+
+def _in_memory(url: URL) -> bool:
+    database = url.database or ":memory:"
+    return url.get_backend_name() == "sqlite" and (":memory:" in database or url.query.get("mode") == "memory")
+
+
+def _sqlite_file(url: URL) -> Path | None:
+    file = url.database if url.get_backend_name() == "sqlite" else None
+    return Path(file).absolute() if file and not file.startswith((":memory:", "file:")) else None
+
+
+def _check_file(place: str, file: Path | None, *, create: bool) -> None:
+    """Refuse what is no file, and a file that is not there, and shall not or cannot be made."""
+    if file is not None and file.exists() and not file.is_file():
+        raise StorageError(f"{place}: expected a file")
+    if file is not None and not file.exists():
+        if not create:
+            raise StorageError(f"{place}: no such database")
+        if not file.parent.is_dir():
+            raise StorageError(f"{place}: the folder {file.parent} does not exist")
+    elif file is not None and not create and file.stat().st_size < SQLITE_HEADER_BYTES:
+        raise StorageError(f"{place}: no database, but an empty file")
+
+
+def _check_database(url: str, place: str) -> None:
+    """Refuse what is not a studies' database before Optuna would create its tables in it."""
+    engine = create_engine(url)
+    try:
+        tables = set(inspect(engine).get_table_names())
+    except TypeError as error:
+        raise StorageError(f"{place}: its driver refuses the URL: {without_secrets(one_line(error), url)}") from None
+    finally:
+        engine.dispose()
+    if tables and "studies" not in tables:
+        raise StorageError(f"{place}: a database of something else (it has no table of studies)")
+
+
+def _create_sqlite(url: URL, file: Path) -> None:
+    """Create a database beside its place, then put it there unless another process was faster."""
+    temporary = file.with_name(f".{file.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    try:
+        storage = RDBStorage(url.set(database=str(temporary)).render_as_string(hide_password=False))
+        try:
+            LEASES.metadata.create_all(storage.engine)
+            with storage.engine.connect() as connection:
+                # Readers never wait for the writer.
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        finally:
+            storage.remove_session()
+            storage.engine.dispose()
+        if not file.exists():
+            try:
+                os.link(temporary, file)
+            except FileExistsError:
+                return
+            except OSError:  # a file system without links
+                temporary.rename(file)
+    finally:
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            with suppress(OSError):  # nothing could be written there in the first place
+                temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
+
+
+def _open(url: str, found: URL, *, create: bool, lease_s: float) -> RDBStorage:
+    if found.get_backend_name() == "sqlite":
+        storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_BUSY_TIMEOUT_S}})
+        with storage.engine.connect() as connection:
+            if found.query.get("mode") != "ro":
+                # Readers never wait for the writer. Only now: a database that is refused stays as it was.
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+        storage.engine.dispose()  # the connections so far begin transactions in their own way
+        event.listen(storage.engine, "connect", _configure_sqlite)
+        event.listen(storage.engine, "begin", _begin_sqlite)
+        if create:
+            _create_leases(storage)
+        return storage
+    with _alone(url):
+        storage = RDBStorage(url)
+        if create:
+            _create_leases(storage)
+    limit = _idle_limit(storage.engine, lease_s)
+    if limit is not None:
+        event.listen(storage.engine, "connect", _configured(limit))
+        storage.engine.dispose()
+    return storage
+
+
+def _create_leases(storage: RDBStorage) -> None:
+    with storage.engine.connect().execution_options(**{READS: True}) as connection:
+        missing = not inspect(connection).has_table(LEASES.name)
+    if missing:
+        with storage.engine.begin() as connection:  # on SQLite no other process comes between looking and creating
+            LEASES.metadata.create_all(connection)
+
+
+@contextmanager
+def _alone(url: str) -> Iterator[None]:
+    """Keep other processes from creating the tables on a server at the same time."""
+    engine = create_engine(url)
+    held = {
+        "postgresql": (f"SELECT pg_advisory_lock({_SCHEMA_LOCK})", f"SELECT pg_advisory_unlock({_SCHEMA_LOCK})"),
+        "mysql": ("SELECT GET_LOCK('bo_tune', 60)", "SELECT RELEASE_LOCK('bo_tune')"),
+    }
+    take, give_back = held.get(engine.dialect.name.replace("mariadb", "mysql"), ("SELECT 1", "SELECT 1"))
+    try:
+        with engine.connect() as connection:
+            connection.exec_driver_sql(take)
+            try:
+                yield
+            finally:
+                connection.exec_driver_sql(give_back)
+    finally:
+        engine.dispose()
+
+
+def _configure_sqlite(connection: sqlite3.Connection, _: object) -> None:
+    connection.isolation_level = None  # transactions begin as ``_begin_sqlite`` says
+    # Enough in WAL mode for a killed process to lose nothing; only a power cut may take the last transactions.
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute(f"PRAGMA busy_timeout={SQLITE_BUSY_LOOK_MS}")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    if connection.get_execution_options().get(READS):
+        connection.exec_driver_sql("BEGIN")
+        return
+    give_up_at = time.monotonic() + SQLITE_BUSY_TIMEOUT_S
+    while True:
+        try:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        except OperationalError as error:
+            code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+            if code == sqlite3.SQLITE_READONLY:
+                connection.exec_driver_sql("BEGIN")  # reading is all that can be done here; writing says why it cannot
+                return
+            if code != sqlite3.SQLITE_BUSY or hurry.is_over or time.monotonic() > give_up_at:
+                raise
+        else:
+            return
+
+
+def _idle_limit(engine: Engine, seconds: float) -> str | None:
+    """The statement that has a server end a session that stops in the middle of a transaction: it may hold a lease's
+    row. At least a second; None where there is none."""
+    if engine.dialect.name == "postgresql":
+        return f"SET idle_in_transaction_session_timeout = {max(1000, int(1000 * seconds))}"
+    return (
+        f"SET idle_transaction_timeout = {max(1, ceil(seconds))}"
+        if getattr(engine.dialect, "is_mariadb", False)
+        else None
+    )
+
+
+def _configured(statement: str) -> Callable[[Any, object], None]:
+    """Return what runs a statement on every new connection."""
+
+    def configure(connection: Any, _: object) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(statement)
+        connection.commit()
+
+    return configure

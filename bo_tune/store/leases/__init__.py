@@ -1,0 +1,1 @@
+"""Leases that keep a study to one session, and writes that an expired lease refuses."""

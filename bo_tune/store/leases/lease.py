@@ -1,0 +1,191 @@
+"""Leases: which process works on which study, in a small table beside Optuna's.
+
+A study is worked on by whoever holds its lease. A lease is taken by one conditional statement, is renewed while its
+holder lives, and can be taken by another once it has expired, or once its holder has certainly died. Each time it is
+taken its *token* grows. Whoever writes to a study first renews the lease under the token it got, in the transaction
+that writes (``Leases.fence``): one that was stopped for longer than its lease finds another token, or an expired
+lease, and writes nothing. Until the transaction ends, nobody else can take the lease. Moments are the database's own,
+so that clocks of hosts need not agree.
+"""
+
+import os
+import socket
+import uuid
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Connection,
+    Double,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    insert,
+    or_,
+    select,
+    tuple_,
+    update,
+)
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from bo_tune.core.choices import LEASE_S
+from bo_tune.processes.identity import is_gone, this_process
+
+LEASES = Table(
+    "bo_tune_leases",
+    MetaData(),
+    Column("study_id", Integer, primary_key=True, autoincrement=False),
+    Column("token", BigInteger, nullable=False),
+    Column("worker", String(32), nullable=False),
+    Column("host", String(255), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("process", String(255), nullable=False),
+    Column("renewed_at", Double, nullable=False),
+    Column("expires_at", Double, nullable=False),
+    Column("last_write", BigInteger, nullable=False),
+)
+
+Held = tuple[int, int]
+"""A study's number in the database, and the token under which its lease was taken."""
+
+
+class DatabaseNow(FunctionElement[float]):
+    """Seconds since 1970 by the database's clock, as it stands when the statement runs."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(DatabaseNow, "sqlite")
+def _sqlite_now(_element: DatabaseNow, _compiler: SQLCompiler, **_: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(DatabaseNow, "postgresql")
+def _postgresql_now(_element: DatabaseNow, _compiler: SQLCompiler, **_: Any) -> str:
+    return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"  # now() is when the transaction began
+
+
+@compiles(DatabaseNow, "mysql")
+@compiles(DatabaseNow, "mariadb")
+def _mysql_now(_element: DatabaseNow, _compiler: SQLCompiler, **_: Any) -> str:
+    return "(UNIX_TIMESTAMP(NOW(6)) + 0.0E0)"
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who works on a study.
+
+    Attributes:
+        age_s: seconds since it was last heard of.
+        mine: whether it is the one who asks.
+    """
+
+    study_id: int
+    host: str
+    pid: int
+    age_s: float
+    mine: bool
+
+
+class Leases:
+    """The leases of one database, as one worker sees them. Every method runs in the transaction of its caller.
+
+    Args:
+        lasting_s: for how long a lease holds without being renewed.
+
+    Attributes:
+        worker: names this worker; several may live in one process.
+    """
+
+    def __init__(self, lasting_s: float = LEASE_S) -> None:
+        self.lasting_s = lasting_s
+        self.worker = uuid.uuid4().hex
+        self._writes = count(1)
+        self._owner = {
+            "worker": self.worker,
+            "host": socket.gethostname()[:255],
+            "pid": os.getpid(),
+            "process": this_process()[:255],
+        }
+
+    def take(self, connection: Connection, study_id: int) -> int | None:
+        """Take a lease and return its token, or None where another worker holds it.
+
+        Raises:
+            IntegrityError: another worker has just taken a lease that nobody had had before.
+        """
+        columns = LEASES.c
+        found = connection.execute(
+            select(columns.token, columns.worker, columns.process).where(columns.study_id == study_id)
+        ).first()
+        now = DatabaseNow()
+        values = {**self._owner, "renewed_at": now, "expires_at": now + self.lasting_s, "last_write": 0}
+        if found is None:
+            connection.execute(insert(LEASES).values(study_id=study_id, token=1, **values))
+            return 1
+        token = int(found.token)
+        free = [columns.expires_at <= now, *([columns.worker == found.worker] if is_gone(found.process) else [])]
+        statement = update(LEASES).where(columns.study_id == study_id, columns.token == token, or_(*free))
+        taken = connection.execute(statement.values(token=token + 1, **values)).rowcount == 1
+        return token + 1 if taken else None
+
+    def release(self, connection: Connection, held: Held) -> None:
+        """Give a lease back, if it is still held."""
+        statement = update(LEASES).where(LEASES.c.study_id == held[0], LEASES.c.token == held[1])
+        connection.execute(statement.values(expires_at=0.0))
+
+    def renew(self, connection: Connection, held: Collection[Held]) -> set[Held]:
+        """Renew leases, and return those that still hold."""
+        return self.fence(connection, held, next(self._writes))
+
+    def next_write(self) -> int:
+        """Number an attempt at writing, for ``fence``."""
+        return next(self._writes)
+
+    def fence(
+        self, connection: Connection, held: Collection[Held], write: int, before: Sequence[int] = ()
+    ) -> set[Held]:
+        """Renew leases, and return those that still hold: until the transaction ends nobody else can take them.
+
+        Args:
+            write: the number of this attempt.
+            before: numbers of earlier attempts at the same write, of which it is not known what came of them. The
+                leases of those that one of them reached are not returned: see ``written``.
+        """
+        now, columns = DatabaseNow(), LEASES.c
+        statement = update(LEASES).where(tuple_(columns.study_id, columns.token).in_(held), columns.expires_at > now)
+        if before:
+            statement = statement.where(columns.last_write.not_in(before))
+        values = {"renewed_at": now, "expires_at": now + self.lasting_s, "last_write": write}
+        if connection.execute(statement.values(values)).rowcount == len(held):
+            return set(held)
+        return self._last_written(connection, held, [write])
+
+    def written(self, connection: Connection, held: Collection[Held], before: Sequence[int]) -> set[Held]:
+        """Return the leases under which one of these attempts at writing was the last to succeed."""
+        return self._last_written(connection, held, before) if before else set()
+
+    def _last_written(self, connection: Connection, held: Collection[Held], writes: Sequence[int]) -> set[Held]:
+        columns = LEASES.c
+        statement = select(columns.study_id, columns.token).where(
+            tuple_(columns.study_id, columns.token).in_(held), columns.last_write.in_(writes)
+        )
+        return {(row.study_id, row.token) for row in connection.execute(statement)}
+
+    def holders(self, connection: Connection) -> list[Holder]:
+        """Return who holds which lease now. One that another worker may take at once is held by nobody."""
+        columns, now = LEASES.c, DatabaseNow()
+        statement = select(LEASES, (now - columns.renewed_at).label("age_s")).where(columns.expires_at > now)
+        return [
+            Holder(row.study_id, row.host, row.pid, max(0.0, row.age_s), row.worker == self.worker)
+            for row in connection.execute(statement)
+            if row.worker == self.worker or not is_gone(row.process)
+        ]

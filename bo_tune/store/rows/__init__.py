@@ -1,0 +1,1 @@
+"""Trials as rows, written and read without Optuna's objects."""

@@ -1,0 +1,1 @@
+"""One study: propose, compile, measure, store, and the race that ends it."""

@@ -1,0 +1,130 @@
+"""Which configs of a search space a study may try, and why the others are left out."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import compress
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.core.space import Config, ConfigKey, ConfigRow, SearchSpace, config_key, rows_of
+from bo_tune.kernels.spec import KernelSpec
+
+NOT_ALLOWED = "not allowed by the kernel"
+IDENTICAL = "identical to another config"
+IMPOSSIBLE = "cannot run on this GPU"
+HOPELESS = "not worth compiling"
+
+DISTINCT_CANDIDATES = 32
+"""Candidates that are remembered. The problems of a session differ by few of what decides on them."""
+
+
+class Asked(Protocol):
+    """What is asked about configs: a device, or a GPU that is only compiled for."""
+
+    @property
+    def gpu(self) -> GpuInfo:
+        """The GPU."""
+
+    def default_config(self, spec: KernelSpec, problem: AnyProblem) -> dict[str, int]:
+        """Return the baseline: what runs on the GPU where nothing was tuned."""
+
+    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[Config]:
+        """Return for each config the one that really runs."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The configs a study may try, in the order of the grid.
+
+    Attributes:
+        mask: which configs of the space they are, ``[len(space)]``.
+        excluded: how many configs were left out before any trial, by reason.
+        twins: configs left out as identical, each with the candidate that stands for it.
+    """
+
+    space: SearchSpace
+    mask: NDArray[np.bool_]
+    excluded: Mapping[str, int]
+    twins: Mapping[ConfigKey, ConfigKey]
+
+    @cached_property
+    def keys(self) -> frozenset[ConfigKey]:
+        """Their keys."""
+        return frozenset(compress(self.space.keys, self.mask.tolist()))
+
+    @property
+    def configs(self) -> tuple[dict[str, int], ...]:
+        """The configs themselves, made anew each time: a session has dozens of studies, of thousands each."""
+        return tuple(compress(self.space, self.mask.tolist()))
+
+    def __contains__(self, config: object) -> bool:
+        return isinstance(config, Mapping) and config_key(config) in self.keys
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+
+def candidates(
+    spec: KernelSpec, problem: AnyProblem, space: SearchSpace, device: Asked, *, exhaustive: bool
+) -> Candidates:
+    """Drop what the kernel does not allow, what cannot run, what the target makes identical to another config and,
+    unless the search is exhaustive, what is not worth compiling.
+
+    Of identical configs the first stands for all, or the default config, on the grid or off it: it is tried anyway.
+    """
+    configs, default = list(space), device.default_config(spec, problem)
+    allowed = np.array([spec.allows(config, problem) for config in configs], dtype=bool)
+    running = device.effective_configs(problem, [default, *compress(configs, allowed.tolist())])
+    runnable = np.zeros(len(configs), dtype=bool)
+    runnable[allowed] = spec.runnable(running[1:], problem, device.gpu)
+    hopeless = [not exhaustive and spec.hopeless(config) is not None for config in configs]
+    masks = allowed.tobytes(), runnable.tobytes(), bytes(hopeless)
+    return _sifted(space, config_key(default), tuple(rows_of(running)), *masks)
+
+
+@lru_cache(DISTINCT_CANDIDATES)
+def _sifted(
+    space: SearchSpace,
+    default: ConfigKey,
+    running: Sequence[ConfigRow],
+    allowed: bytes,
+    runnable: bytes,
+    hopeless: bytes,
+) -> Candidates:
+    """Return the candidates by what is known of each config of the space.
+
+    Args:
+        default: the default config.
+        running: what really runs, first of the default config, then of each config that the kernel allows.
+        allowed: 1 for each config that it allows, ``[len(space)]``; so with the others.
+    """
+    excluded: Counter[str] = Counter()
+    twins: dict[ConfigKey, ConfigKey] = {}
+    chosen: dict[ConfigRow, int] = {}
+    keys, left = space.keys, iter(running)
+    default_runs = next(left)
+    for place, key in enumerate(keys):
+        if not allowed[place]:
+            excluded[NOT_ALLOWED] += 1
+            continue
+        runs = next(left)
+        if runs == default_runs and key != default:
+            excluded[IDENTICAL] += 1
+            twins[key] = default
+        elif runs in chosen:
+            excluded[IDENTICAL] += 1
+            twins[key] = keys[chosen[runs]]
+        elif not runnable[place]:
+            excluded[IMPOSSIBLE] += 1
+        elif hopeless[place]:
+            excluded[HOPELESS] += 1
+        else:
+            chosen[runs] = place
+    mask = np.zeros(len(space), dtype=bool)
+    mask[list(chosen.values())] = True
+    return Candidates(space, mask, dict(excluded), twins)

@@ -1,0 +1,93 @@
+"""How studies end, alone or together: by the results they have already, or by new ones, chosen and stored."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Any
+
+from bo_tune.search import StopRule
+from bo_tune.store.attributes import RESULT_ATTR
+from bo_tune.store.results import StudyResult, costs_of
+from bo_tune.tuning.joint.decision import DecidedTuner, Decision, parted
+from bo_tune.tuning.joint.tuner import JointTuner
+from bo_tune.tuning.race import Choice
+from bo_tune.tuning.tuner import Tuner
+
+Asked = Callable[[str], Mapping[str, Any]]
+"""What is asked of the search of a kernel's studies (``SessionSettings.asked``)."""
+
+
+def current_results(
+    tuners: Sequence[Tuner], asked: Asked, decision: Decision | None = None
+) -> list[StudyResult] | None:
+    """Return the stored results of studies, if they are those of the search that is asked for, with its budget, stop
+    rule and ranges, all chosen together, and no trial came after them.
+
+    Args:
+        asked: what is asked for.
+        decision: what they had to be chosen under, where other kernels decided.
+    """
+    deciding, others = parted(tuners, [tuner.problem for tuner in tuners])
+    if deciding:
+        first = current_results(deciding, asked)
+        rest = current_results(others, asked, Decision.of(first)) if first else None
+        return [*first, *rest] if first and rest else None
+    results = [result for tuner in tuners if (result := tuner.stored.result()) is not None]
+    if len(results) < len(tuners) or any(
+        result.trials != len(tuner.trials) or result.asked != asked(tuner.problem.kernel)
+        for result, tuner in zip(results, tuners, strict=True)
+    ):
+        return None
+    together = [tuner.problem.kernel for tuner in tuners] if len(tuners) > 1 else None
+    expected = together, decision.to_json() if decision else None
+    found = [result.joint or {} for result in results]
+    return results if all((one.get("kernels"), one.get("decided_by")) == expected for one in found) else None
+
+
+def have_ended(tuners: Sequence[Tuner], asked: Asked, rule: StopRule | None, decision: Decision | None = None) -> bool:
+    """Say whether a stop rule ended the studies before. What other studies have taught since might make a model less
+    sure; that does not open them again."""
+    results = current_results(tuners, asked, decision)
+    return rule is not None and results is not None and all(r.ended_by == asdict(rule) for r in results)
+
+
+def choose_results(
+    search: Tuner | JointTuner | DecidedTuner,
+    tuners: Sequence[Tuner],
+    asked: Asked,
+    sampler: str,
+    rule: StopRule | None,
+) -> list[StudyResult] | None:
+    """Choose and store the results of studies; None where nothing was measured.
+
+    Args:
+        search: what searched them: the tuner itself of a single study.
+        asked: what was asked for.
+        sampler: name of the sampler.
+        rule: the stop rule in force.
+    """
+    choice = search.choose()
+    if choice is None:
+        return None
+    choices, joint = ([choice], None) if isinstance(choice, Choice) else (choice.choices, choice.to_json())
+    certificates = search.certificates if isinstance(search, DecidedTuner) else [search.certificate] * len(tuners)
+    results = [
+        StudyResult(
+            config=one.config,
+            time_us=one.time_us,
+            default_time_us=one.default_time_us,
+            finalists=[(dict(key), time_us) for key, time_us in one.times_us.items()],
+            trials=len(tuner.trials),
+            sampler=sampler,
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            certificate=certificate.to_json() if certificate else None,
+            ended_by=asdict(rule) if rule is not None and search.is_sure() else None,
+            costs=costs_of(tuner.trials, one.launches),
+            joint=joint,
+            asked=asked(tuner.problem.kernel),
+        )
+        for tuner, one, certificate in zip(tuners, choices, certificates, strict=True)
+    ]
+    for tuner, result in zip(tuners, results, strict=True):
+        tuner.stored.set_attribute(RESULT_ATTR, result.to_json())
+    return results

@@ -1,0 +1,62 @@
+"""What trying a config costs: the price that a study's sampler weighs its promise against.
+
+A config whose binary exists costs the GPU some milliseconds. One that must be compiled costs more, how much more
+depends on what the session lacks. Where all compilers are at work it is their time: 40 to 70 ms of the session for each
+compile, against 2 to 5 ms. Where they idle, as with a pack, a compile delays nothing but its own study, and the
+session has dozens: in one of 84 on an H100 a trial took its study 0.34 s on average, waiting for the GPU included, and
+a compile 0.74 s more. Between the two, the price is a geometric mean by the share of the time that compilers work.
+
+So prices depend on what the compilers are doing and on which binaries other studies have had compiled by then. A
+proposal follows from the seed, the study's content and the prices: replays, where nothing is compiled, repeat exactly;
+on a GPU two sessions may differ.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from bo_tune.core.problem import AnyProblem
+from bo_tune.core.space import Config
+from bo_tune.measure.device import Device
+from bo_tune.search import Cost
+
+COMPILED_WHERE_BUSY = 0.1
+"""Cost of a config whose binary exists over one to be compiled, where all compilers are at work."""
+
+COMPILED_WHERE_IDLE = 0.3
+"""The same where they idle. On recorded grids of which a pack holds a part, a study without history that pays it has
+a compile for 1.6 % of 40 trials instead of 8.7 %, and leaves as little regret as if compiling were for nothing; at 0.1
+it is more at 20 trials (``benchmarks/results/pack_price.md``)."""
+
+
+def cost(device: Device, problem: AnyProblem, configs: Sequence[Config]) -> Cost:
+    """Return what says of configs, by index, what trying each costs, as a share of one that must be compiled."""
+    have = device.binaries(problem, configs)
+    load = compiler_load(device)
+    return lambda indices: np.where(have()[indices], cost_of_compiled(load()), 1.0)
+
+
+def cost_of_compiled(load: float) -> float:
+    """Return the cost of a config whose binary exists.
+
+    Args:
+        load: share of the time that compilers work, 0 to 1.
+    """
+    return float(COMPILED_WHERE_IDLE ** (1.0 - load) * COMPILED_WHERE_BUSY**load)
+
+
+def compiler_load(device: Device, clock: Callable[[], float] = time.perf_counter) -> Callable[[], float]:
+    """Return what says, whenever it is called, which share of the time since now the device's compilers worked.
+
+    1 where a compile is waiting for a worker, and for a device that compiles nothing.
+    """
+    first, start = device.activity.farm, clock()
+
+    def load() -> float:
+        farm, passed_s = device.activity.farm, clock() - start
+        if farm is None or first is None or farm.waiting > 0:
+            return 1.0
+        return min(1.0, (farm.busy_s - first.busy_s) / (farm.workers * passed_s)) if passed_s > 0 else 0.0
+
+    return load

@@ -1,0 +1,1 @@
+"""Kernels that must agree on one parameter, tuned together."""

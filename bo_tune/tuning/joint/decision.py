@@ -1,0 +1,117 @@
+"""What kernels that an engine launches in place of others decide for those: one value of the parameter they share.
+
+Such kernels (``KernelSpec.decides``) are tried with every value of ``SHARED``, and their sum chooses it. The others are
+then searched under that value, each on its own: for one value their remaining parameters are separable.
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, TypeVar
+
+from bo_tune.core.problem import AnyProblem
+from bo_tune.kernels.registry import kernel_spec
+from bo_tune.kernels.spec import SHARED
+from bo_tune.search import Certificate
+from bo_tune.store.results import StudyResult
+from bo_tune.store.trials import launched
+from bo_tune.tuning.joint.choice import JointChoice, choose_jointly
+from bo_tune.tuning.tuner import Tuner, TunerSettings
+
+One = TypeVar("One")
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The value that some kernels decided on.
+
+    Attributes:
+        kernels: those that did, in the order in which a layer runs them.
+        value: of ``SHARED``.
+        time_us: sum of their times under it, in us.
+        default_time_us: sum of their times under the default's; None if that cannot run.
+    """
+
+    kernels: tuple[str, ...]
+    value: int
+    time_us: float
+    default_time_us: float | None
+
+    @classmethod
+    def of(cls, results: Sequence[StudyResult | None]) -> "Decision | None":
+        """Return what kernels decided by their results; None where one of them has none."""
+        joint = next((result.joint for result in results if result is not None), None)
+        if joint is None or any(result is None for result in results):
+            return None
+        return cls(tuple(joint["kernels"]), joint[SHARED], joint["time_us"], joint["default_time_us"])
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what each of the others' studies stores of it."""
+        return {**asdict(self), "kernels": list(self.kernels)}
+
+
+def decides(problem: AnyProblem) -> bool:
+    """Say whether a problem is of a kernel that decides for others."""
+    return kernel_spec(problem.kernel).decides
+
+
+def parted(ones: Sequence[One], problems: Sequence[AnyProblem]) -> tuple[list[One], list[One]]:
+    """Part what stands for the problems of one group into those that decide and the others; all are others if all do,
+    or none does."""
+    deciding = [one for one, problem in zip(ones, problems, strict=True) if decides(problem)]
+    others = [one for one, problem in zip(ones, problems, strict=True) if not decides(problem)]
+    return (deciding, others) if deciding and others else ([], list(ones))
+
+
+class DecidedTuner:
+    """Searches kernels under the value of ``SHARED`` that others decided on.
+
+    Args:
+        tuners: one for each kernel, in the order in which a layer runs them; their candidates are of that value.
+    """
+
+    def __init__(self, tuners: Sequence[Tuner], settings: TunerSettings, decision: Decision) -> None:
+        self.tuners = tuple(tuners)
+        self.decision = decision
+        self._settings = settings
+
+    def search(self, budget: int | None = None) -> None:
+        """Search each kernel, one config of the value at least.
+
+        Configs of other values, left by searches without a decision, are not counted.
+
+        Raises:
+            InterruptedSearch: when asked to stop.
+        """
+        budget = self._settings.budget if budget is None else budget
+        for tuner in self.tuners:
+            least = 1 + (tuner.default[SHARED] != self.decision.value)
+            tuner.search(None if budget is None else max(least, budget) + self._elsewhere(tuner))
+
+    def _elsewhere(self, tuner: Tuner) -> int:
+        """Count the configs that were launched under other values; the default config is not one of them."""
+        tried = [dict(trial.params) for trial in tuner.trials if launched(trial)]
+        return sum(config[SHARED] != self.decision.value and config != tuner.default for config in tried)
+
+    @property
+    def certificates(self) -> list[Certificate | None]:
+        """How sure each kernel's model is."""
+        return [tuner.certificate for tuner in self.tuners]
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """That of the kernel whose model is the least sure; None without models."""
+        known = [one for one in self.certificates if one is not None]
+        return min(known, key=lambda one: one.probability) if len(known) == len(self.tuners) else None
+
+    def is_sure(self) -> bool:
+        """Say whether the stop rule ends the search of all of them."""
+        return all(tuner.is_sure() for tuner in self.tuners)
+
+    def choose(self) -> JointChoice | None:
+        """Re-measure the finalists and choose; None where nothing was measured under the value."""
+        choice = choose_jointly(self.tuners, self._settings.finalists, self.decision.value)
+        if choice is None:
+            return None
+        for tuner, one in zip(self.tuners, choice.choices, strict=True):
+            tuner.launches += one.launches
+        return replace(choice, decided_by=self.decision.to_json())

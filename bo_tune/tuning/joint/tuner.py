@@ -1,0 +1,155 @@
+"""Studies of kernels that must agree on one parameter, searched together: each trial is one config of one of them."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from optuna.study import Study
+
+from bo_tune.kernels.spec import SHARED
+from bo_tune.search import Certificate, FiniteGridSampler, StopRule
+from bo_tune.search.joint import Member, certify_jointly, next_config
+from bo_tune.store.trials import time_us
+from bo_tune.tuning.joint.choice import JointChoice, choose_jointly
+from bo_tune.tuning.proposer import SamplerProposer
+from bo_tune.tuning.tuner import InterruptedSearch, Pending, Tuner, TunerSettings, take_ready
+
+
+class JointTuner:
+    """Searches the best configs of kernels under one value of ``SHARED``: those whose times have the least sum.
+
+    Every kernel keeps its own stored study, candidates and surrogate (its ``Tuner``); this decides which of them tries
+    what next (``search.joint``), and when all have done enough. Studies with a sampler that has no model take turns.
+
+    Args:
+        tuners: one for each kernel, in the order in which a layer runs them.
+        settings: of all the studies; the budget is each kernel's own.
+        lookahead: says how many configs may be under way at once.
+        stop: set by whoever wants the search to end after the trial under way.
+    """
+
+    def __init__(
+        self,
+        tuners: Sequence[Tuner],
+        settings: TunerSettings,
+        *,
+        lookahead: Callable[[], int] = lambda: 1,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self.tuners = tuple(tuners)
+        self._settings = settings
+        self._lookahead = lookahead
+        self._stop = stop or threading.Event()
+        self._pending: deque[tuple[Tuner, Pending]] = deque()
+        self._members: dict[int, tuple[tuple[int, int], Member]] = {}
+        self._certified: tuple[int, Certificate] | None = None
+
+    def search(self, budget: int | None = None) -> None:
+        """Try configs until ``budget`` (the settings' by default) of each kernel are launched, or enough is known.
+
+        Raises:
+            InterruptedSearch: when asked to stop.
+        """
+        budget = self._settings.budget if budget is None else budget
+        try:
+            self._search(budget)
+        finally:
+            for tuner in self.tuners:
+                tuner.stored.flush()
+
+    def _search(self, budget: int | None) -> None:
+        while True:
+            if self._stop.is_set():
+                raise InterruptedSearch
+            while len(self._pending) < self._lookahead() and self._start_one(budget):
+                pass
+            if not self._pending:
+                return
+            tuner, pending = take_ready(self._pending, lambda one: one[1].build)
+            tuner.finish(pending)
+
+    def _start_one(self, budget: int | None) -> bool:
+        """Start a config of one kernel; say whether there was one to start."""
+        willing = [tuner.may_start(budget, self._under_way(tuner)) for tuner in self.tuners]
+        if not any(willing) or self.is_sure():
+            return False
+        able = [tuner for tuner, may in zip(self.tuners, willing, strict=True) if may]
+        new = [tuner for tuner in able if not tuner.default_is_tried or _is_starting(tuner)]
+        with (new or able)[0].timed():
+            if new or not self._has_models:
+                tuner, config = min(new or able, key=lambda t: len(t.trials) + self._under_way(t)), None
+            else:
+                before = time.perf_counter()
+                found = next_config([self._member(tuner) for tuner in self.tuners], willing)
+                if found is None:
+                    return False
+                tuner = self.tuners[found[0]]
+                tuner.propose_s += time.perf_counter() - before
+                config = {name: tuner.candidates.space[found[1]][name] for name in tuner.candidates.space.names}
+            self._pending.append((tuner, tuner.start(config)))
+        return True
+
+    def _under_way(self, tuner: Tuner) -> int:
+        return sum(owner is tuner for owner, _ in self._pending)
+
+    @property
+    def _has_models(self) -> bool:
+        return all(_model(tuner) and _known(tuner) for tuner in self.tuners)
+
+    def _member(self, tuner: Tuner) -> Member:
+        """What a study knows; read again only where it has changed."""
+        model = _model(tuner)
+        assert model is not None
+        state = len(tuner.trials), self._under_way(tuner)
+        known = self._members.get(id(tuner))
+        if known is None or known[0] != state:
+            known = self._members[id(tuner)] = state, Member.of(*model, SHARED)
+        return known[1]
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """How sure the models are that no untried combination is better; None without models."""
+        if not self._has_models:
+            return None
+        trials = sum(len(tuner.trials) for tuner in self.tuners)
+        if self._certified is None or self._certified[0] != trials:
+            tolerance = (self._settings.stop_rule or StopRule()).tolerance
+            members = [self._member(tuner) for tuner in self.tuners]
+            self._certified = trials, certify_jointly(members, tolerance)
+            for tuner in self.tuners:
+                tuner.sure = self._certified[1].probability
+        return self._certified[1]
+
+    def is_sure(self) -> bool:
+        """Say whether the stop rule ends the search here."""
+        rule = self._settings.stop_rule
+        if rule is None or min(tuner.launched_configs for tuner in self.tuners) < rule.least:
+            return False
+        certificate = self.certificate
+        return certificate is not None and rule.done(certificate)
+
+    def choose(self) -> JointChoice | None:
+        """Re-measure the finalists of the best values of ``SHARED``, and choose; None where nothing was measured."""
+        choice = choose_jointly(self.tuners, self._settings.finalists)
+        if choice is not None:
+            for tuner, one in zip(self.tuners, choice.choices, strict=True):
+                tuner.launches += one.launches
+        return choice
+
+
+def _known(tuner: Tuner) -> int:
+    return sum(time_us(trial) is not None for trial in tuner.trials)
+
+
+def _is_starting(tuner: Tuner) -> bool:
+    model = _model(tuner)
+    return model is not None and model[0].is_starting(_known(tuner))
+
+
+def _model(tuner: Tuner) -> tuple[FiniteGridSampler, Study] | None:
+    """Return the sampler whose model can be asked about any config, and the study it sees; None without one."""
+    proposer = tuner.proposer
+    if isinstance(proposer, SamplerProposer) and isinstance(proposer.sampler, FiniteGridSampler):
+        return proposer.sampler, proposer.study
+    return None

@@ -1,0 +1,151 @@
+"""What proposes a study's configs, as a ``Tuner`` knows it: any Optuna sampler, or the order of the grid."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Protocol
+
+import optuna
+from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from bo_tune.core.space import Config, ConfigKey, config_key
+from bo_tune.search import Certificate, FiniteGridSampler, GridExhaustedError, certify, distributions
+from bo_tune.store.trials import time_us, with_distributions
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """A config to try, and the number by which its proposer knows it."""
+
+    number: int
+    config: dict[str, int]
+
+
+class Proposer(Protocol):
+    """Proposes the configs of one study, each once, from the trials it is told of. Numbers go by the order of both."""
+
+    def learn(self, trial: FrozenTrial) -> None:
+        """Take in a finished trial that it did not propose."""
+
+    def propose(self, config: Config | None = None) -> Proposal:
+        """Return the config to try next.
+
+        Args:
+            config: a candidate that is neither tried nor under way; by default it chooses one.
+
+        Raises:
+            GridExhaustedError: none is left.
+            WorkerError: the process that chooses has ended.
+        """
+
+    def finish(self, proposal: Proposal, trial: FrozenTrial) -> None:
+        """Take in what became of a proposal."""
+
+    def forget(self, proposal: Proposal) -> None:
+        """Take note that a proposal is not tried."""
+
+    def certificate(self, tolerance: float) -> Certificate | None:
+        """Return how sure its model is that nothing untried is better by more than ``tolerance``, a share; None
+        without a model. Raises as ``propose``."""
+
+    def close(self) -> None:
+        """Give back what it holds."""
+
+
+class SamplerProposer:
+    """An Optuna sampler, on a study in memory.
+
+    Args:
+        sampler: proposes configs of the ranges.
+        ranges: parameter name to values.
+
+    Attributes:
+        study: what the sampler sees: every trial so far, and those under way.
+    """
+
+    def __init__(self, sampler: BaseSampler, ranges: Mapping[str, Sequence[int]]) -> None:
+        self.sampler = sampler
+        self.study = optuna.create_study(sampler=sampler)
+        self._distributions = distributions(ranges)
+        self._under_way: dict[int, Trial] = {}
+
+    def learn(self, trial: FrozenTrial) -> None:
+        """See ``Proposer``."""
+        self.study.add_trial(with_distributions(trial, self._distributions))
+
+    def propose(self, config: Config | None = None) -> Proposal:
+        """See ``Proposer``."""
+        if config is not None:
+            self.study.enqueue_trial(dict(config))
+        trial = self.study.ask(self._distributions)
+        self._under_way[trial.number] = trial
+        return Proposal(trial.number, dict(trial.params))
+
+    def finish(self, proposal: Proposal, trial: FrozenTrial) -> None:
+        """See ``Proposer``."""
+        own = self._under_way.pop(proposal.number)
+        for name, value in trial.user_attrs.items():
+            own.set_user_attr(name, value)
+        estimate = time_us(trial)
+        if trial.state is TrialState.PRUNED and estimate is not None:
+            own.report(estimate, step=0)
+        self.study.tell(own, trial.value, state=trial.state)
+
+    def forget(self, proposal: Proposal) -> None:
+        """See ``Proposer``."""
+        self.study.tell(self._under_way.pop(proposal.number), state=TrialState.FAIL)
+
+    def certificate(self, tolerance: float) -> Certificate | None:
+        """See ``Proposer``."""
+        return certificate_of(self.sampler, self.study, tolerance)
+
+    def close(self) -> None:
+        """See ``Proposer``."""
+
+
+class InOrderProposer:
+    """Every config once, in a given order: an exhaustive search, which learns nothing of what it measures.
+
+    Args:
+        configs: the candidates.
+    """
+
+    def __init__(self, configs: Iterable[Config]) -> None:
+        self._untried = {config_key(config): dict(config) for config in configs}
+        self._forgotten = set[ConfigKey]()
+        self._numbers = count()
+
+    def learn(self, trial: FrozenTrial) -> None:
+        """See ``Proposer``."""
+        self._untried.pop(config_key(trial.params), None)
+        next(self._numbers)
+
+    def propose(self, config: Config | None = None) -> Proposal:
+        """See ``Proposer``."""
+        if not self._untried:
+            raise GridExhaustedError("every config has been tried")
+        key = next(iter(self._untried)) if config is None else config_key(config)
+        return Proposal(next(self._numbers), self._untried.pop(key))
+
+    def finish(self, proposal: Proposal, trial: FrozenTrial) -> None:
+        """See ``Proposer``."""
+
+    def forget(self, proposal: Proposal) -> None:
+        """See ``Proposer``. Like a sampler it names a config a second time, and no third."""
+        key = config_key(proposal.config)
+        if key not in self._forgotten:
+            self._forgotten.add(key)
+            self._untried[key] = proposal.config
+
+    def certificate(self, tolerance: float) -> Certificate | None:
+        """See ``Proposer``."""
+
+    def close(self) -> None:
+        """See ``Proposer``."""
+
+
+def certificate_of(sampler: BaseSampler, study: Study, tolerance: float) -> Certificate | None:
+    """Return how sure a sampler's model is that nothing better is left; None for one without a model."""
+    return certify(sampler, study, tolerance) if isinstance(sampler, FiniteGridSampler) else None

@@ -1,0 +1,327 @@
+"""One study: propose → compile → measure → record, until the budget is spent; then choose among the finalists."""
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
+from typing import TypeVar
+
+from optuna.trial import FrozenTrial
+
+from bo_tune.core.events import Listener, TrialRecorded, ignore
+from bo_tune.core.outcome import Invalid, Launches, Outcome
+from bo_tune.core.problem import AnyProblem
+from bo_tune.core.space import Config, ConfigKey, config_key
+from bo_tune.measure.device import Build, Device
+from bo_tune.search import Certificate, StopRule
+from bo_tune.store.storage import StoredStudy
+from bo_tune.store.trials import launched, to_trial
+from bo_tune.tuning.candidates import Candidates
+from bo_tune.tuning.proposer import Proposal, Proposer
+from bo_tune.tuning.race import Choice, Finalists, choose
+
+UnderWay = TypeVar("UnderWay")
+
+MOST_INVALID_PER_LAUNCHED = 4
+"""A study also ends when this many times its budget of launched configs proved invalid."""
+
+
+class InterruptedSearch(Exception):  # noqa: N818 - not an error: the user asked for it
+    """The search was asked to stop; everything recorded so far stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class TunerSettings:
+    """How one study is searched.
+
+    Attributes:
+        budget: configs to launch, the default one included; None for every candidate.
+        finalists: what is re-measured at the end.
+        stop_slow: whether a clearly slow config ends after its first repetitions.
+        stop_rule: when the sampler's model is sure enough to end before the budget; None for never.
+    """
+
+    budget: int | None
+    finalists: Finalists = Finalists()
+    stop_slow: bool = True
+    stop_rule: StopRule | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A config on its way through the compiler.
+
+    Attributes:
+        proposal: None for a default config that is no candidate, which could not be proposed.
+    """
+
+    config: dict[str, int]
+    proposal: Proposal | None
+    build: Future[Build]
+    start: datetime
+
+
+def take_ready(under_way: deque[UnderWay], build: Callable[[UnderWay], Future[Build]]) -> UnderWay:
+    """Take out the oldest that is compiled, waiting for one: a long compile holds up none but itself."""
+    builds = [build(one) for one in under_way]
+    if len(builds) > 1:
+        wait(builds, return_when=FIRST_COMPLETED)
+    place = next((place for place, future in enumerate(builds) if future.done()), 0)
+    taken = under_way[place]
+    del under_way[place]
+    return taken
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What searches did since they were opened.
+
+    Attributes:
+        trials: recorded.
+        launches: by purpose.
+        tuner_s: seconds spent on deciding and recording.
+    """
+
+    studies: int = 0
+    trials: int = 0
+    launches: Launches = field(default_factory=Counter)
+    tuner_s: float = 0.0
+
+    @classmethod
+    def of(cls, tuner: "Tuner") -> "Searched":
+        """Return what one search did so far."""
+        return cls(1, len(tuner.trials) - tuner.resumed, Counter(tuner.launches), tuner.tuner_s)
+
+    def __add__(self, other: "Searched") -> "Searched":
+        return Searched(
+            self.studies + other.studies,
+            self.trials + other.trials,
+            self.launches + other.launches,
+            self.tuner_s + other.tuner_s,
+        )
+
+
+class Tuner:
+    """Searches the best config of one problem.
+
+    What proposes its configs is told of every trial in memory, so proposing costs no database time; finished trials are
+    stored behind its back, within a second of being measured.
+
+    Args:
+        apart: parameter whose values are searched side by side: a config is given up when it is clearly slower than the
+            best of its own value, not than the best of all.
+        lookahead: says, asked before each proposal, how many configs may be compiling or waiting at once. More than
+            one only pays where compilers would idle: proposals made together know less.
+        stop: set by whoever wants the search to end after the trial under way.
+
+    Attributes:
+        launched_configs: configs launched at least once.
+        best_us: time of the best complete trial so far, in us.
+        sure: probability of the certificate as last computed; None before.
+        resumed: trials that were recorded before.
+        launches: launches since, by purpose.
+        propose_s: seconds spent on proposals.
+        tuner_s: seconds spent on deciding and recording: all but waiting for compilers and the device.
+    """
+
+    def __init__(
+        self,
+        problem: AnyProblem,
+        device: Device,
+        stored: StoredStudy,
+        candidates: Candidates,
+        default: dict[str, int],
+        proposer: Proposer,
+        settings: TunerSettings,
+        *,
+        apart: str | None = None,
+        lookahead: Callable[[], int] = lambda: 1,
+        listener: Listener = ignore,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self.problem = problem
+        self.candidates = candidates
+        self.trials: list[FrozenTrial] = []
+        self.measured: dict[ConfigKey, float] = {}
+        self._tried: set[ConfigKey] = set()
+        self._untried = set(candidates.keys)
+        self.device = device
+        self.stored = stored
+        self.default = default
+        self._settings = settings
+        self._apart = apart
+        self._lookahead = lookahead
+        self._listener = listener
+        self._stop = stop or threading.Event()
+        self._pending: deque[Pending] = deque()
+        self.proposer = proposer
+        self._certified: tuple[int, Certificate | None] | None = None
+        self.launched_configs = 0
+        self.best_us: float | None = None
+        self.sure: float | None = None
+        self.launches: Launches = Counter()
+        self.propose_s = 0.0
+        self.tuner_s = 0.0
+        for trial in stored.trials():
+            proposer.learn(trial)
+            self._remember(trial)
+        self.resumed = len(self.trials)
+
+    def search(self, budget: int | None = None) -> None:
+        """Try configs until ``budget`` (the settings' by default) are launched or none is left.
+
+        Raises:
+            InterruptedSearch: when asked to stop.
+        """
+        budget = self._settings.budget if budget is None else budget
+        try:
+            self._search(budget)
+        finally:
+            self.stored.flush()
+
+    def _search(self, budget: int | None) -> None:
+        while True:
+            if self._stop.is_set():
+                raise InterruptedSearch
+            with self.timed():
+                while self._wants_more(budget):
+                    self._pending.append(self.start())
+                if self.is_sure():
+                    self._leave_to_compilers()
+            if not self._pending:
+                return
+            self.finish(take_ready(self._pending, lambda pending: pending.build))
+
+    def _leave_to_compilers(self) -> None:
+        """Forget configs that are still being compiled: enough is known without them, and it may take seconds."""
+        default = config_key(self.default)
+        for pending in list(self._pending):
+            if pending.proposal and not pending.build.done() and config_key(pending.config) != default:
+                self._pending.remove(pending)
+                self.proposer.forget(pending.proposal)
+
+    def finish(self, pending: Pending) -> None:
+        """Wait for a config that was started, measure and record it."""
+        outcome = self._evaluate(pending)
+        with self.timed():
+            self._record(pending, outcome)
+
+    @contextmanager
+    def timed(self) -> Iterator[None]:
+        """Count what happens meanwhile as deciding and recording."""
+        start = time.perf_counter()
+        with self.device.occupancy.at("deciding"):
+            yield
+        self.tuner_s += time.perf_counter() - start
+
+    def choose(self) -> Choice | None:
+        """Re-measure the finalists and the default config; None where nothing was measured."""
+        choice = choose(self.device, self.problem, self.measured, self.default, self._settings.finalists)
+        if choice is not None:
+            self.launches += choice.launches
+        return choice
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """How sure the sampler's model is that nothing better is left; None for a sampler without one."""
+        if self._certified is None or self._certified[0] != len(self.trials):
+            rule = self._settings.stop_rule or StopRule()
+            self._certified = len(self.trials), self.proposer.certificate(rule.tolerance)
+            self.sure = self._certified[1].probability if self._certified[1] else None
+        return self._certified[1]
+
+    @property
+    def default_us(self) -> float | None:
+        """Time of the default config in us; None before it was measured, and where it cannot run."""
+        return self.measured.get(config_key(self.default))
+
+    def is_sure(self, under_way: int = 0) -> bool:
+        """Say whether the stop rule ends the search here, or will once so many more configs have a time."""
+        rule = self._settings.stop_rule
+        if rule is None or self.launched_configs + under_way < rule.least:
+            return False
+        certificate = self.certificate
+        return certificate is not None and rule.done(certificate, under_way)
+
+    def _wants_more(self, budget: int | None) -> bool:
+        under_way = len(self._pending)
+        if under_way >= self._lookahead() or not self.may_start(budget, under_way):
+            return False
+        if self._settings.stop_rule is None:
+            return True
+        compiled = sum(pending.build.done() for pending in self._pending)  # the others are not waited for in the end
+        return not self.is_sure(compiled)
+
+    def may_start(self, budget: int | None, under_way: int) -> bool:
+        """Say whether budget and candidates allow another config, besides those under way."""
+        if budget is not None:
+            done = self.launched_configs
+            invalid = len(self.trials) - done
+            if done + under_way >= budget or invalid >= MOST_INVALID_PER_LAUNCHED * budget:
+                return False
+        return not self.default_is_tried or bool(self._untried)
+
+    @property
+    def default_is_tried(self) -> bool:
+        """Whether the default config was tried or is under way."""
+        return config_key(self.default) in self._tried
+
+    def _mark_tried(self, config: Config) -> None:
+        key = config_key(config)
+        self._tried.add(key)
+        self._untried.discard(key)
+
+    def start(self, config: dict[str, int] | None = None) -> Pending:
+        """Start a config: the default if it is new, or else the one named, or else what is proposed."""
+        start = datetime.now()
+        proposal: Proposal | None = None
+        config = config if self.default_is_tried else self.default
+        if config is None or config in self.candidates:
+            before = time.perf_counter()
+            proposal = self.proposer.propose(config)
+            self.propose_s += time.perf_counter() - before
+            config = proposal.config
+        self._mark_tried(config)
+        return Pending(config, proposal, self.device.compile(self.problem, config), start)
+
+    def _evaluate(self, pending: Pending) -> Outcome:
+        build = pending.build.result()
+        if isinstance(build, Invalid):
+            return build
+        incumbent = self._incumbent_us(pending.config) if self._may_be_given_up(pending.config) else None
+        return self.device.measure(self.problem, pending.config, build, stop_above_us=incumbent)
+
+    def _may_be_given_up(self, config: Config) -> bool:
+        """Say whether a slow config ends early: never the default, which every result is compared with."""
+        return self._settings.stop_slow and config_key(config) != config_key(self.default)
+
+    def _incumbent_us(self, config: Config) -> float | None:
+        if self._apart is None:
+            return self.best_us
+        value = (self._apart, config[self._apart])
+        return min((time for key, time in self.measured.items() if value in key), default=None)
+
+    def _record(self, pending: Pending, outcome: Outcome) -> None:
+        trial = to_trial(pending.config, outcome, start=pending.start, end=datetime.now())
+        if pending.proposal is None:
+            self.proposer.learn(trial)
+        else:
+            self.proposer.finish(pending.proposal, trial)
+        self._remember(trial)
+        self.launches += outcome.launches
+        so_far = self.best_us, self.default_us, self.sure
+        recorded = TrialRecorded(self.stored.name, self.problem, pending.config, outcome, *so_far)
+        self.stored.add_soon(trial, partial(self._listener, recorded))
+
+    def _remember(self, trial: FrozenTrial) -> None:
+        self.trials.append(trial)
+        self.launched_configs += launched(trial)
+        self._mark_tried(trial.params)
+        if trial.value is not None:
+            self.measured[config_key(trial.params)] = trial.value
+            self.best_us = trial.value if self.best_us is None else min(self.best_us, trial.value)

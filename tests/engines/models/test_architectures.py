@@ -1,0 +1,303 @@
+"""The shipped models' lookups, worked out by hand from VLLM_CONTRACT.md and the shapes of the models."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import ROOT
+
+from bo_tune.engines.models.architectures.table import ARCHITECTURES, WITHOUT_ADAPTERS
+from bo_tune.engines.models.problems import DENSE_KERNELS
+from bo_tune.engines.models.serving import ModelStudy
+from bo_tune.engines.models.shape import ModelShape
+from bo_tune.errors import ModelError
+from bo_tune.kernels.registry import kernel_spec
+
+MODELS = ROOT / "studies" / "models"
+
+Lookups = set[tuple[int, int, int]]
+"""(num_slices, k, n)."""
+
+
+def served(name: str, tensor_parallel: int = 1, **more: Any) -> ModelStudy:
+    settings: dict[str, Any] = {"ranks": [16], "max_loras": [4], "ms": [16], **more}
+    return ModelStudy.of(str(MODELS / name), tensor_parallel=tensor_parallel, **settings)
+
+
+def lookups(model: ModelStudy) -> tuple[Lookups, Lookups]:
+    """Return what shrink and expand are looked up with, by the keys of the files."""
+    found: dict[str, Lookups] = {"lora_shrink": set(), "lora_expand": set()}
+    for problem in model.problems_by_layer(DENSE_KERNELS):
+        max_loras, slices, m, k, n = map(int, kernel_spec(problem.kernel).table_key(problem))
+        assert (max_loras, m) == (5, 16)
+        found[problem.kernel].add((slices, k, n))
+    return found["lora_shrink"], found["lora_expand"]
+
+
+CASES: dict[str, tuple[Lookups, Lookups]] = {
+    "llama-3.1-8b": (
+        {(3, 4096, 16), (1, 4096, 16), (2, 4096, 16), (1, 14336, 16)},
+        {(3, 16, 4096), (1, 16, 4096), (2, 16, 14336), (1, 16, 128256)},
+    ),
+    "qwen2.5-14b": (
+        {(3, 5120, 16), (1, 5120, 16), (2, 5120, 16), (1, 13824, 16)},
+        {(3, 16, 5120), (1, 16, 5120), (2, 16, 13824)},
+    ),
+    "mistral-nemo-12b": (
+        {(3, 5120, 16), (1, 4096, 16), (2, 5120, 16), (1, 14336, 16)},
+        {(3, 16, 4096), (1, 16, 5120), (2, 16, 14336)},
+    ),
+    "qwen3-8b": (
+        {(3, 4096, 16), (1, 4096, 16), (2, 4096, 16), (1, 12288, 16)},
+        {(3, 16, 4096), (1, 16, 4096), (2, 16, 12288), (1, 16, 151936)},
+    ),
+    "gemma-2-9b": (
+        {(3, 3584, 16), (1, 4096, 16), (2, 3584, 16), (1, 14336, 16)},
+        {(3, 16, 4096), (1, 16, 3584), (2, 16, 14336)},
+    ),
+    "gemma-3-4b": (
+        {(3, 2560, 16), (1, 2048, 16), (2, 2560, 16), (1, 10240, 16)},
+        {(3, 16, 2048), (1, 16, 2560), (2, 16, 10240)},
+    ),
+    "phi-4": (
+        {(1, 5120, 16), (1, 17920, 16)},
+        {(1, 16, 7680), (1, 16, 5120), (1, 16, 35840), (1, 16, 100352)},
+    ),
+    "gpt-oss-20b": (
+        {(3, 2880, 16), (1, 4096, 16), (1, 2880, 16)},
+        {(3, 16, 4096), (1, 16, 2880), (1, 16, 32)},
+    ),
+    "mixtral-8x7b": (
+        {(3, 4096, 16), (1, 4096, 16)},
+        {(3, 16, 4096), (1, 16, 4096), (1, 16, 8), (1, 16, 32000)},
+    ),
+    "qwen3-30b-a3b": (
+        {(3, 2048, 16), (1, 4096, 16), (1, 2048, 16)},
+        {(3, 16, 4096), (1, 16, 2048), (1, 16, 128), (1, 16, 151936)},
+    ),
+    "qwen1.5-moe-a2.7b": (
+        {(3, 2048, 16), (1, 2048, 16), (2, 2048, 16), (1, 5632, 16)},
+        {(3, 16, 2048), (1, 16, 2048), (2, 16, 5632), (1, 16, 60)},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_lookups_on_one_gpu(name: str) -> None:
+    assert lookups(served(name)) == CASES[name]
+
+
+def test_every_shipped_model_is_among_the_cases() -> None:
+    assert {path.parent.name for path in MODELS.glob("*/config.json")} - set(CASES) == {"llama-3.3-70b"}
+
+
+SHARDED: dict[str, tuple[str, int, bool, Lookups, Lookups]] = {
+    "70B": (
+        "llama-3.3-70b", 4, False,
+        {(3, 8192, 16), (1, 2048, 16), (2, 8192, 16), (1, 7168, 16), (1, 8192, 16)},
+        {(3, 16, 2048), (1, 16, 8192), (2, 16, 7168), (1, 16, 128256)},
+    ),
+    "70B, fully": (
+        "llama-3.3-70b", 4, True,
+        {(3, 8192, 4), (1, 2048, 16), (2, 8192, 4), (1, 7168, 16), (1, 8192, 16)},
+        {(3, 16, 2048), (1, 16, 2048), (2, 16, 7168), (1, 16, 8192), (1, 16, 128256)},
+    ),
+    "more ranks than kv heads": (
+        "qwen3-8b", 16, False,
+        {(3, 4096, 16), (1, 256, 16), (2, 4096, 16), (1, 768, 16), (1, 4096, 16)},
+        {(3, 16, 256), (1, 16, 4096), (2, 16, 768), (1, 16, 151936)},
+    ),
+    "kv heads wider than a rank's queries": (
+        "gemma-3-4b", 8, False,
+        {(3, 2560, 16), (1, 256, 16), (2, 2560, 16), (1, 1280, 16)},
+        {(3, 16, 256), (1, 16, 2560), (2, 16, 1280)},
+    ),
+    "one slice, fully": (
+        "phi-4", 2, True,
+        {(1, 5120, 8), (1, 2560, 16), (1, 8960, 16), (1, 5120, 16)},
+        {(1, 16, 3840), (1, 16, 2560), (1, 16, 17920), (1, 16, 5120), (1, 16, 100352)},
+    ),
+    "experts": (
+        "qwen3-30b-a3b", 4, True,
+        {(3, 2048, 4), (1, 1024, 16), (1, 2048, 16)},
+        {(3, 16, 1024), (1, 16, 512), (1, 16, 128), (1, 16, 2048), (1, 16, 151936)},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", SHARDED)
+def test_lookups_of_one_of_several_ranks(case: str) -> None:
+    name, tensor_parallel, fully_sharded, *expected = SHARDED[case]
+    assert list(lookups(served(name, tensor_parallel, fully_sharded=fully_sharded))) == expected
+
+
+def test_one_gpu_shares_nothing() -> None:
+    assert lookups(served("llama-3.1-8b", fully_sharded=True)) == CASES["llama-3.1-8b"]
+
+
+def test_experts_are_read() -> None:
+    shapes = {name: served(name).shape.moe for name in CASES}
+    assert shapes["llama-3.1-8b"] is None
+    kept = {name: (moe.num_experts, moe.top_k, moe.intermediate, moe.packed) for name, moe in shapes.items() if moe}
+    assert kept == {
+        "mixtral-8x7b": (8, 2, 14336, False),
+        "gpt-oss-20b": (32, 4, 2880, True),
+        "qwen3-30b-a3b": (128, 8, 768, False),
+        "qwen1.5-moe-a2.7b": (60, 4, 1408, False),
+    }
+
+
+def changed(name: str, **changes: Any) -> ModelShape:
+    config = json.loads((MODELS / name / "config.json").read_text())
+    return ModelShape.from_config({**config, **changes}, Path("m/config.json"))
+
+
+@pytest.mark.parametrize("change", [{"mlp_only_layers": [0]}, {"mlp_only_layers": [0], "decoder_sparse_step": 2}])
+def test_dense_layers_among_experts_are_served_too(change: dict[str, Any]) -> None:
+    names = {layer.name: layer.slice_sizes for layer in changed("qwen3-30b-a3b", **change).layers(2)}
+    assert names["gate_up_proj"] == (3072, 3072)
+    assert names["down_proj"] == (2048,)
+
+
+def test_dense_layers_that_vllm_does_not_know_of_are_packed_by_none() -> None:
+    names = [layer.name for layer in changed("qwen3-30b-a3b", decoder_sparse_step=2).layers()]
+    assert "down_proj" in names
+    assert "gate_up_proj" not in names
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "tensor_parallel", "message"),
+    [
+        ("phi-4", {}, 4, "num_key_value_heads: expected a multiple of the tensor-parallel size 4, got 10"),
+        ("phi-4", {}, 3, "num_attention_heads: expected a multiple of the tensor-parallel size 3, got 40"),
+        ("qwen1.5-moe-a2.7b", {"shared_expert_intermediate_size": 5633}, 2, "shared_expert_intermediate_size"),
+        ("mixtral-8x7b", {"num_local_experts": None}, 1, "num_local_experts is missing"),
+        ("gpt-oss-20b", {"num_experts_per_tok": None}, 1, "num_experts_per_tok is missing"),
+        ("qwen3-30b-a3b", {"moe_intermediate_size": 1.5}, 1, "moe_intermediate_size: expected an integer"),
+        (
+            "qwen3-30b-a3b",
+            {"architectures": ["DbrxForCausalLM"]},
+            1,
+            "architectures: DbrxForCausalLM takes no adapters",
+        ),
+        ("llama-3.1-8b", {"vocab_size": None}, 1, "vocab_size is missing, and lm_head takes adapters"),
+        ("llama-3.1-8b", {"vocab_size": 262144}, 1, "vocab_size: expected at most 258048"),
+    ],
+)
+def test_what_cannot_be_served_is_one_line(
+    name: str, changes: dict[str, Any], tensor_parallel: int, message: str
+) -> None:
+    with pytest.raises(ModelError) as caught:
+        changed(name, **changes).layers(tensor_parallel)
+    assert str(caught.value).startswith(f"m/config.json: {message}")
+    assert "\n" not in str(caught.value)
+
+
+def test_fields_that_transformers_would_fill_in() -> None:
+    qkv = {name: changed(name, **change).layers()[0].slice_sizes for name, change in FILLED_IN.items()}
+    assert qkv == {
+        "gemma-3-4b": (2048, 1024, 1024),
+        "mistral-nemo-12b": (4096, 1024, 1024),
+        "qwen3-8b": (4096, 1024, 1024),
+    }
+    moe = changed("gpt-oss-20b", num_experts_per_tok=None, experts_per_token=2).moe
+    assert moe is not None
+    assert moe.top_k == 2
+
+
+FILLED_IN: dict[str, dict[str, Any]] = {
+    "gemma-3-4b": {},
+    "mistral-nemo-12b": {"num_key_value_heads": None},
+    "qwen3-8b": {"head_dim": None, "hidden_size": 2560},
+}
+
+
+COMMAND_R: dict[str, Any] = {
+    "hidden_size": 8192, "intermediate_size": 22528, "num_attention_heads": 64, "num_key_value_heads": 64,
+    "vocab_size": 256000,
+}  # fmt: skip
+
+
+def test_command_r_has_no_lm_head() -> None:
+    shape = ModelShape.from_config({"architectures": ["CohereForCausalLM"], **COMMAND_R}, Path("m/config.json"))
+    assert [layer.name for layer in shape.layers()] == [
+        "qkv_proj", "o_proj", "gate_up_proj", "down_proj", "embed_tokens",
+    ]  # fmt: skip
+    with pytest.raises(ModelError, match="no layer takes adapters as 'lm_head'"):
+        shape.layers(target_modules=["lm_head"])
+
+
+@pytest.mark.parametrize("name", ["KimiK25ForConditionalGeneration", "MiMoV2FlashForCausalLM"])
+def test_what_takes_no_adapters_is_refused_with_the_reason(name: str) -> None:
+    config = {"architectures": [name], "text_config": COMMAND_R}
+    with pytest.raises(ModelError) as caught:
+        ModelShape.from_config(config, Path("m/config.json"))
+    assert str(caught.value) == f"m/config.json: architectures: {name} takes no adapters in vLLM 0.33: no SupportsLoRA"
+
+
+def test_the_first_known_architecture_decides() -> None:
+    config = {"architectures": ["MyForCausalLM", "MistralForCausalLM", "LlamaForCausalLM"], **COMMAND_R}
+    shape = ModelShape.from_config(config, Path("m/config.json"))
+    assert shape.architecture == "MistralForCausalLM"
+    assert not ARCHITECTURES.keys() & WITHOUT_ADAPTERS
+
+
+def test_what_vllm_does_not_wrap_fully_sharded() -> None:
+    shape = ModelShape.from_config(ASKED["NemotronHForCausalLM"]["config"], Path("m/config.json"))
+    names = [layer.name for layer in shape.layers(4)]
+    assert set(names) - {layer.name for layer in shape.layers(4, fully_sharded=True)} == {"in_proj"}
+    with pytest.raises(ModelError, match="cannot wrap in_proj with --fully-sharded-loras"):
+        shape.layers(4, fully_sharded=True, target_modules=["q_proj", "in_proj"])
+    qwen = ModelShape.from_config(ASKED["Qwen3_5ForConditionalGeneration"]["config"], Path("m/config.json"))
+    (in_proj,) = qwen.layers(4, fully_sharded=True, target_modules=["in_proj_z"])
+    assert (in_proj.shrink_n(16), in_proj.slice_sizes) == (4, (512, 512, 1536, 1536))
+
+
+def test_adapters_that_are_never_called_pose_no_problems() -> None:
+    qwen = served("qwen1.5-moe-a2.7b").shape
+    assert "shared_expert_gate" not in {layer.name for layer in qwen.layers()}
+    assert [layer.name for layer in qwen.layers(target_modules=["o_proj", "shared_expert_gate"])] == ["o_proj"]
+    with pytest.raises(ModelError, match="the adapters of shared_expert_gate are never called"):
+        qwen.layers(target_modules=["shared_expert_gate"])
+
+
+def test_quantizations_for_which_a_projection_is_whole_on_each_rank() -> None:
+    config = ASKED["Qwen3_5ForConditionalGeneration"]["config"]
+    for method, width in (("fp8", 12), ("awq", 48)):
+        shape = ModelShape.from_config(
+            {**config, "quantization_config": {"quant_method": method}}, Path("m/config.json")
+        )
+        (layer,) = shape.layers(4, target_modules=["in_proj_b"])
+        assert layer.slice_sizes == (width, width)
+
+
+@pytest.mark.parametrize("kind", [None, "gpt2", 3])
+def test_a_language_model_that_is_not_known_within_another(kind: object) -> None:
+    text = {**COMMAND_R, "model_type": kind}
+    with pytest.raises(ModelError, match=r"m: text_config\.model_type: expected one of llama, mistral"):
+        ModelShape.from_config({"architectures": ["LlavaForConditionalGeneration"], "text_config": text}, Path("m"))
+
+
+ASKED: dict[str, Any] = json.loads((Path(__file__).parent / "lookups.json").read_text())
+"""By architecture: the fields of one model's config that matter, and what vLLM 0.33.0's own LoRA manager wraps of it at
+rank 16: of dense layers slices, k and n of shrink (0 where nothing shrinks) and the width of each slice of expand; of
+experts slices of w13, keys k of w13 and w2, hidden size, keys i of w13 and w2. Not quantised. ``tp4`` is a
+tensor-parallel size of 4, ``fs4`` the same with fully sharded adapters."""
+
+
+@pytest.mark.parametrize(("name", "sharding"), [(name, case) for name in ASKED for case in ASKED[name]["lookups"]])
+def test_the_engine_wraps_the_same(name: str, sharding: str) -> None:
+    shape = ModelShape.from_config(ASKED[name]["config"], Path("m/config.json"))
+    model = ModelStudy(shape, int(sharding[2:]), (16,), (4,), (16,), fully_sharded=sharding.startswith("fs"))
+    dense = {
+        (len(layer.slice_sizes), layer.shrink_k or 0, layer.shrink_n(16) if layer.shrink_k else 0, *layer.slice_sizes)
+        for layer in model.layers
+    }
+    expected = ASKED[name]["lookups"][sharding]
+    assert dense == set(map(tuple, expected["dense"]))
+    assert model.has_experts is ("experts" in expected)
+    if model.has_experts:
+        w13, w2 = model.expert_problems(["fused_moe_lora_w13_expand", "fused_moe_lora_w2_expand"])
+        assert [w13.num_slices, w13.k, w2.k, w13.n, w13.i, w2.i] == expected["experts"]
+        assert (w2.num_slices, w2.n) == (1, w13.n)

@@ -1,0 +1,131 @@
+"""Which binaries are compiled first."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from helpers import BUNDLED, H100, SHRINK, SMALL_RANGES, bundled
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.space import Config, config_key
+from bo_tune.formats.recording import read_recordings
+from bo_tune.kernels.registry import kernel_spec
+from bo_tune.kernels.spec import KernelSpec
+from bo_tune.precompile.experience import Experience, recorded_history
+from bo_tune.precompile.ranking import Likely, _Chosen, _Draws
+
+PROBLEM = Problem("lora_shrink", 4, 1, 64, 4096, 16)
+
+
+@dataclass
+class FakeTarget:
+    """A target whose binaries do not depend on m."""
+
+    gpu: GpuInfo = H100
+
+    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:
+        return [dict(config) for config in configs]
+
+    def kernel_source(self, kernel: str) -> str:
+        return "some code"
+
+    def default_config(self, spec: KernelSpec, problem: Problem) -> dict[str, int]:
+        return spec.default_config(problem)
+
+    def key(self, problem: Problem, config: Config) -> Hashable:
+        return problem.kernel, problem.k, config_key(config)
+
+
+def likely(experience: Experience, *problems: Problem, exhaustive: bool = False) -> Likely:
+    made = Likely(FakeTarget(), experience.of, spaces=SMALL_RANGES, exhaustive=exhaustive)
+    for problem in problems:
+        made.add(problem)
+    return made
+
+
+def taught(without: Problem) -> Experience:
+    found = Experience()
+    found.learn_recordings(r for r in read_recordings(BUNDLED) if r.problem != without)
+    return found
+
+
+@pytest.mark.parametrize("exhaustive", [False, True])
+def test_every_binary_comes_once_the_defaults_first(exhaustive: bool) -> None:
+    problems = [PROBLEM, replace(PROBLEM, m=1024), replace(PROBLEM, k=14336)]
+    order = list(likely(Experience(), *problems, exhaustive=exhaustive))
+    keys = [wanted.key for wanted in order]
+    spec = kernel_spec("lora_shrink")
+    defaults = {FakeTarget().key(p, spec.default_config(p)) for p in problems}
+    assert len(set(keys)) == len(keys)
+    assert set(keys[: len(defaults)]) == defaults
+    assert all(FakeTarget().key(wanted.problem, wanted.config) == wanted.key for wanted in order)
+
+
+def test_all_is_more_than_what_is_worth_compiling() -> None:
+    some, everything = (likely(Experience(), PROBLEM, exhaustive=exhaustive) for exhaustive in (False, True))
+    assert {w.key for w in some} < {w.key for w in everything}
+    assert len(some) == len(list(some))
+
+
+def test_problems_that_share_a_binary_name_it_once() -> None:
+    one, both = likely(Experience(), PROBLEM), likely(Experience(), PROBLEM, replace(PROBLEM, m=32))
+    assert {w.key for w in one} == {w.key for w in both}
+
+
+def test_the_order_is_the_same_every_time() -> None:
+    first, second = (list(likely(taught(PROBLEM), PROBLEM)) for _ in range(2))
+    assert first == second
+
+
+def test_what_other_problems_teach_comes_first() -> None:
+    """A recorded problem, of which nothing is told: the good configs are many times as frequent among the first."""
+    recording = bundled(SHRINK)
+    made = Likely(FakeTarget(), taught(recording.problem).of, spaces={})
+    made.add(recording.problem)
+    times = [recording.time_us(wanted.config) for wanted in made]
+    good = [time_us is not None and time_us <= 1.1 * recording.best_time_us for time_us in times]
+    assert np.mean(good[:50]) >= 5 * np.mean(good)
+    assert min(t for t in times[:50] if t is not None) <= 1.03 * recording.best_time_us
+
+
+def test_without_histories_the_first_ones_differ_in_every_parameter() -> None:
+    order = list(likely(Experience(), PROBLEM))
+    for name, values in SMALL_RANGES["lora_shrink"].items():
+        found = {wanted.config[name] for wanted in order[1:13]}
+        assert found == {v for v in values if any(w.config[name] == v for w in order[1:])}
+
+
+@given(st.integers(0, 2**31), st.integers(1, 4), st.integers(1, 8))
+def test_each_step_takes_the_binary_of_most_gain(seed: int, problems: int, binaries: int) -> None:
+    rng = np.random.default_rng(seed)
+    draws = []
+    for _ in range(problems):
+        keys: list[Hashable] = list(rng.permutation(binaries)[: rng.integers(1, binaries + 1)])
+        draws.append(_Draws(keys, rng.normal(size=(len(keys), 5)), rng.normal(size=5)))
+
+    def total(chosen: Sequence[Hashable]) -> float:
+        rows = [[d.default, *(d.times[r] for r, key in enumerate(d.keys) if key in chosen)] for d in draws]
+        return sum(float(np.min(row, axis=0).sum()) for row in rows)
+
+    chosen, order = _Chosen(draws), []
+    while (best := chosen.best()) is not None:
+        chosen.take(best)
+        order.append(best)
+    for step in range(len(order)):
+        reached = total(order[: step + 1])
+        assert reached < total(order[:step])
+        others = [total([*order[:step], other]) for other in range(binaries)]
+        assert reached <= min(others) + 1e-9
+    assert total(order) == pytest.approx(total(range(binaries)))
+
+
+def test_a_recording_teaches_all_its_times() -> None:
+    recording = bundled(SHRINK)
+    history = recorded_history(recording)
+    assert history is not None
+    assert len(history.times) == sum(entry.time_us is not None for entry in recording.entries.values())
+    assert history.times.min() == recording.best_time_us
+    assert recorded_history(replace(recording, entries=dict(list(recording.entries.items())[:2]))) is None
