@@ -15,9 +15,9 @@ from bo_tune.processes.threads import one_blas_thread
 from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
 from bo_tune.store.trials import launched, outcome_of
+from bo_tune.tuning.conclude import Search
 from bo_tune.tuning.joint.choice import best_recorded_us, best_together
-from bo_tune.tuning.joint.decision import DecidedTuner, decides
-from bo_tune.tuning.joint.tuner import JointTuner
+from bo_tune.tuning.joint.decision import decides
 from bo_tune.tuning.race import Choice
 from bo_tune.tuning.tuner import Tuner
 
@@ -136,12 +136,10 @@ def _proposal_ms(tuners: Sequence[Tuner]) -> float:
     return round(1e3 * sum(tuner.propose_s for tuner in tuners) / max(1, proposed), 3)
 
 
-def choices_of(search: Tuner | JointTuner | DecidedTuner) -> Sequence[Choice] | None:
+def choices_of(search: Search) -> Sequence[Choice] | None:
     """Return what would be written of each kernel now; None where nothing was measured."""
     choice = search.choose()
-    if choice is None:
-        return None
-    return [choice] if isinstance(choice, Choice) else choice.choices
+    return None if choice is None else choice.choices
 
 
 def name_of(recordings: Sequence[Recording]) -> str:

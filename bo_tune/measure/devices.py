@@ -14,6 +14,7 @@ from bo_tune.errors import DeviceError, InputError, RecordingError
 from bo_tune.formats.recording import Recording, read_recordings
 from bo_tune.kernels.moe.one_launch import one_launch_problems
 from bo_tune.kernels.registry import IN_ORDER, kernel_spec
+from bo_tune.kernels.spec import KernelSpec
 from bo_tune.kernels.vllm.installed import unavailable
 from bo_tune.measure.compile.target import CompileTarget
 from bo_tune.measure.deadlines import Deadlines
@@ -59,6 +60,11 @@ class Job:
     twins: tuple[Device, ...] = ()
 
     @property
+    def spec(self) -> KernelSpec:
+        """What a search needs to know of the problem's kernel."""
+        return kernel_spec(self.problem.kernel)
+
+    @property
     def devices(self) -> tuple[Device, ...]:
         """Every device that could measure it."""
         return (self.device, *self.twins)
@@ -76,7 +82,7 @@ def together(jobs: Sequence[Job]) -> list[list[Job]]:
     """
     groups: dict[Hashable, list[Job]] = {}
     for job in jobs:
-        group = kernel_spec(job.problem.kernel).joint_group(job.problem)
+        group = job.spec.joint_group(job.problem)
         groups.setdefault(id(job) if group is None else (group, _place(job)), []).append(job)
     order = {name: place for place, name in enumerate(IN_ORDER)}
     return [sorted(group, key=lambda job: order.get(job.problem.kernel, 0)) for group in groups.values()]
@@ -135,7 +141,7 @@ def _engine_problems(jobs: Sequence[Job]) -> list[Problem]:
 
 def _check_one_launch(job: Job, deciding: Sequence[Problem]) -> None:
     """Refuse what has no one-launch path. Raises InputError."""
-    if kernel_spec(job.problem.kernel).joint_group(job.problem) is not None and not deciding:
+    if job.spec.joint_group(job.problem) is not None and not deciding:
         raise InputError(
             f"--moe-path {MoePathChoice.ONE_LAUNCH}: all four kernels of a layer with adapters not fully sharded are "
             f"needed: {job.problem}"
@@ -190,7 +196,7 @@ def replay_jobs(
 
 def _with_recorded(jobs: Sequence[Job], deciding: Sequence[Job], path: MoePathChoice) -> list[Job]:
     """Return the jobs with the recorded ones that decide for some of them, and without any others that decide."""
-    chosen = [job for job in jobs if not kernel_spec(job.problem.kernel).decides]
+    chosen = [job for job in jobs if not job.spec.decides]
     for group in together(chosen) if path is not MoePathChoice.TWO_KERNELS else []:
         wanted = one_launch_problems(_engine_problems(group))
         found = [job for job in deciding if job.problem in wanted and _place(job) == _place(group[0])]
@@ -236,7 +242,7 @@ def cuda_device(
 
 def engine_notes(jobs: Sequence[Job]) -> list[str]:
     """Return what the kernels have to say of being tuned, each line once."""
-    together = [job for job in jobs if kernel_spec(job.problem.kernel).joint_group(job.problem) is not None]
+    together = [job for job in jobs if job.spec.joint_group(job.problem) is not None]
     notes = dict.fromkeys(job.device.note(job.problem) for job in together)
     return [note for note in notes if note is not None]
 

@@ -13,7 +13,7 @@ from bo_tune.core.problem import lora
 from bo_tune.core.study_name import StudyName
 from bo_tune.engines.provenance import Provenance
 from bo_tune.engines.vllm.tables import TunedEntry
-from bo_tune.kernels.registry import engine_spec, kernel_spec
+from bo_tune.kernels.registry import engine_spec
 from bo_tune.measure.devices import Job
 from bo_tune.store.results import StudyResult, covered_s, intervals_of
 from bo_tune.store.storage import StoredStudy
@@ -106,9 +106,7 @@ def table_entries(tuned: Sequence[Tuned], session: str) -> list[TunedEntry]:
     """
     wall_s = session_wall_s(tuned)
     return [
-        _entry(one, one.result, session, wall_s)
-        for one in tuned
-        if one.result is not None and not kernel_spec(one.job.problem.kernel).decides
+        _entry(one, one.result, session, wall_s) for one in tuned if one.result is not None and not one.job.spec.decides
     ]
 
 

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from bo_tune.core.choices import GRID_GP
 from bo_tune.core.events import Listener
 from bo_tune.core.study_name import StudyName
-from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.spec import SHARED
 from bo_tune.measure.device import Device
 from bo_tune.measure.devices import Job
@@ -16,6 +15,7 @@ from bo_tune.session.claims import Claims, note_space
 from bo_tune.session.settings import SessionSettings
 from bo_tune.store.storage import StoredStudy
 from bo_tune.tuning.candidates import Candidates, candidates
+from bo_tune.tuning.conclude import Search
 from bo_tune.tuning.cost import cost
 from bo_tune.tuning.history import Histories
 from bo_tune.tuning.joint.decision import DecidedTuner, Decision
@@ -94,7 +94,7 @@ class StudyOpener:
         """
         problem, device = job.problem, job.device
         settings = self._settings.of_study(problem, decision)
-        spec, name = kernel_spec(problem.kernel), self._settings.name_of(job)
+        spec, name = job.spec, self._settings.name_of(job)
         space = device.search_space(spec, problem).override(settings.spaces.get(problem.kernel, {}))
         found = candidates(spec, problem, space, device, exhaustive=settings.exhaustive)
         stored = stored or self._claims.stored(name, device.gpu)
@@ -155,7 +155,7 @@ class StudyOpener:
 
     def open_together(
         self, jobs: Sequence[Job], decision: Decision | None = None
-    ) -> tuple[list[tuple[StudyName, Tuner]], Tuner | JointTuner | DecidedTuner]:
+    ) -> tuple[list[tuple[StudyName, Tuner]], Search]:
         """Open or resume the studies of problems that must agree, or of a single one; and what searches them."""
         prepared = [self.open(job, joint=len(jobs) > 1, decision=decision) for job in jobs]
         tuners = [tuner for _, tuner in prepared]

@@ -6,7 +6,6 @@ from bo_tune.core.outcome import Invalid, InvalidReason, Outcome
 from bo_tune.core.space import ConfigKey, config_key
 from bo_tune.formats.recording import Recording, recording_file_name, write_recording
 from bo_tune.formats.recording_format import DEFAULT_CONFIG
-from bo_tune.kernels.registry import kernel_spec
 from bo_tune.session.session import Tuned
 from bo_tune.store.trials import outcome_of
 from bo_tune.tuning.candidates import Candidates
@@ -52,7 +51,7 @@ def record(tuned: Tuned, folder: Path) -> Path:
             "timing": TIMING,
             DEFAULT_CONFIG: dict(tuned.default),
             **({} if tuned.disturbed is None else {"disturbed": list(tuned.disturbed)}),
-            "shape": kernel_spec(problem.kernel).product_sizes(problem, job.device.conditions),
+            "shape": job.spec.product_sizes(problem, job.device.conditions),
         },
     )
     write_recording(path, recording)

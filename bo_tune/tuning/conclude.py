@@ -3,18 +3,38 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Protocol
 
-from bo_tune.search import StopRule
+from bo_tune.search import Certificate, StopRule
 from bo_tune.store.attributes import RESULT_ATTR
 from bo_tune.store.results import StudyResult, costs_of
-from bo_tune.tuning.joint.decision import DecidedTuner, Decision, parted
-from bo_tune.tuning.joint.tuner import JointTuner
-from bo_tune.tuning.race import Choice
+from bo_tune.tuning.joint.decision import Decision, parted
+from bo_tune.tuning.race import Choices
 from bo_tune.tuning.tuner import Tuner
 
 Asked = Callable[[str], Mapping[str, Any]]
 """What is asked of the search of a kernel's studies (``SessionSettings.asked``)."""
+
+
+class Search(Protocol):
+    """What searches studies until enough is known: a kernel's alone (``Tuner``), or several that must agree."""
+
+    def search(self, budget: int | None = None) -> None:
+        """Try configs until ``budget`` of each kernel are launched, or enough is known. Raises InterruptedSearch."""
+
+    def is_sure(self) -> bool:
+        """Say whether the stop rule ends the search here."""
+
+    def choose(self) -> Choices | None:
+        """Re-measure the finalists and choose; None where nothing was measured."""
+
+    @property
+    def certificate(self) -> Certificate | None:
+        """How sure the models are together; None without models."""
+
+    @property
+    def certificates(self) -> Sequence[Certificate | None]:
+        """How sure the model of each kernel is; None for one without a model."""
 
 
 def current_results(
@@ -52,7 +72,7 @@ def have_ended(tuners: Sequence[Tuner], asked: Asked, rule: StopRule | None, dec
 
 
 def choose_results(
-    search: Tuner | JointTuner | DecidedTuner,
+    search: Search,
     tuners: Sequence[Tuner],
     asked: Asked,
     sampler: str,
@@ -69,8 +89,6 @@ def choose_results(
     choice = search.choose()
     if choice is None:
         return None
-    choices, joint = ([choice], None) if isinstance(choice, Choice) else (choice.choices, choice.to_json())
-    certificates = search.certificates if isinstance(search, DecidedTuner) else [search.certificate] * len(tuners)
     results = [
         StudyResult(
             config=one.config,
@@ -83,10 +101,10 @@ def choose_results(
             certificate=certificate.to_json() if certificate else None,
             ended_by=asdict(rule) if rule is not None and search.is_sure() else None,
             costs=costs_of(tuner.trials, one.launches),
-            joint=joint,
+            joint=choice.joint,
             asked=asked(tuner.problem.kernel),
         )
-        for tuner, one, certificate in zip(tuners, choices, certificates, strict=True)
+        for tuner, one, certificate in zip(tuners, choice.choices, search.certificates, strict=True)
     ]
     for tuner, result in zip(tuners, results, strict=True):
         tuner.stored.set_attribute(RESULT_ATTR, result.to_json())

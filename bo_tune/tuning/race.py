@@ -15,6 +15,7 @@ timed to the end, and is what the study ends with unless the leader beats it.
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.special import bdtrc
@@ -60,6 +61,28 @@ class Choice:
     default_time_us: float | None
     times_us: Mapping[ConfigKey, float]
     launches: Launches
+
+    @property
+    def choices(self) -> tuple["Choice", ...]:
+        """The choice of each kernel, as of a search of several."""
+        return (self,)
+
+    @property
+    def joint(self) -> None:
+        """A kernel alone agrees with no others."""
+        return None
+
+
+class Choices(Protocol):
+    """What the studies of one search end with."""
+
+    @property
+    def choices(self) -> Sequence[Choice]:
+        """One for each kernel."""
+
+    @property
+    def joint(self) -> Mapping[str, Any] | None:
+        """Where kernels had to agree: what they agree on, as a result tells it."""
 
 
 def choose(

@@ -236,6 +236,11 @@ class Tuner:
         return self._certified[1]
 
     @property
+    def certificates(self) -> list[Certificate | None]:
+        """The certificate of each kernel, as of a search of several."""
+        return [self.certificate]
+
+    @property
     def default_us(self) -> float | None:
         """Time of the default config in us; None before it was measured, and where it cannot run."""
         return self.measured.get(config_key(self.default))

@@ -57,8 +57,9 @@ class JointChoice:
     default_time_us: float | None
     decided_by: Mapping[str, Any] | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Return what each of the studies stores of it."""
+    @property
+    def joint(self) -> dict[str, Any]:
+        """What each of the studies stores of it."""
         times = {"time_us": self.time_us, "default_time_us": self.default_time_us}
         decided = {} if self.decided_by is None else {"decided_by": dict(self.decided_by)}
         return {"kernels": list(self.kernels), SHARED: self.value, **times, **decided}

@@ -108,6 +108,11 @@ class JointTuner:
         return known[1]
 
     @property
+    def certificates(self) -> list[Certificate | None]:
+        """That of all, for each kernel."""
+        return [self.certificate] * len(self.tuners)
+
+    @property
     def certificate(self) -> Certificate | None:
         """How sure the models are that no untried combination is better; None without models."""
         if not self._has_models:
