@@ -42,8 +42,10 @@ the eighth config, and none with `--no-stop`. Narrow terminals get fewer columns
 Where the output is no terminal, in a dumb one (`TERM=dumb`), or with `TTY_INTERACTIVE=0`, every event is a line of its
 own. `NO_COLOR` takes the colours away. `--quiet` prints nothing but what went wrong.
 
-Ctrl-C (or SIGTERM, or SIGHUP, but not under `nohup`) ends a session after the trials under way. It says what is kept,
-where, and the command that goes on from there; a password or another secret in a database URL is shown as `***`.
+Ctrl-C ends a session after the trials under way, and so do SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, and SIGHUP, but not
+under `nohup`. It says what is kept, where, and the command that goes on from there; a password or another secret in a
+database URL is shown as `***`. Whatever a command is doing, it ends within 5 s: one that cannot end in order, because
+the database does not answer, say, gives its leases back where it can, and exits with 130 all the same.
 
 A run outlasts whoever reads what it prints. After `| head -1`, on a full disk, or with stdout closed it goes on, and
 writes its files; stdout that could not be written is told at the end, with exit code 1.

@@ -310,7 +310,7 @@ def test_a_database_of_a_later_schema_is_refused_and_left_as_it_is(used: Path, f
         ("nonsense://x", "nonsense"),
         ("sqlite:////no/such/folder/x.db", "folder /no/such/folder does not exist"),
         ("sqlite:////proc/x.db", "unable to open"),
-        ("sqlite:////tmp", "unable to open"),
+        ("sqlite:////tmp", "expected a file"),
     ],
 )
 def test_a_url_that_cannot_be_used(url: str, expected: str) -> None:
