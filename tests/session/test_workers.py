@@ -28,6 +28,7 @@ STUDIES = 200
 WORKERS = 8
 BUDGET = 6
 LEASE_S = 1.5
+FOUND_WITHIN_S = 1.0
 KILLS = 5
 STOPS = 3
 
@@ -48,9 +49,13 @@ class Gate:
         self._store = StudyStore(url)
         studies = [self._store.load(summary.name) for summary in self._store.summaries()]
         self._held = [study for study in studies if study.take()]
+        self._opened_at = 0.0
 
     def open_a_little(self) -> None:
-        """Let go of a study for each worker."""
+        """Let go of a study for each worker, unless those of a moment ago may not have been found yet."""
+        if time.monotonic() - self._opened_at < FOUND_WITHIN_S:
+            return
+        self._opened_at = time.monotonic()
         assert len(self._held) > WORKERS, "work must be left for later"
         for _ in range(WORKERS):
             self._held.pop().release()
