@@ -19,7 +19,7 @@ $(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, not " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	@echo "Setting up $(VENV): half a minute, or some minutes where torch is not there and a GPU is."
 	@test -x $(BIN)/python || $(PYTHON) -m venv $$($(PYTHON) -c 'import torch' 2>/dev/null && echo --system-site-packages) $(VENV)
-	@$(BIN)/python -m pip install --quiet --editable '.$(GPU)'
+	@$(BIN)/python -m pip install --quiet --no-compile --editable '.$(GPU)'
 	@touch $@
 
 # Without a torch this version comes first: plain "torch" would pull several GB of CUDA packages that no test needs.
