@@ -17,9 +17,9 @@ from bo_tune.core.activity import SessionActivity
 from bo_tune.core.choices import MEMORY, MoePathChoice
 from bo_tune.core.events import Listener
 from bo_tune.core.problem import Problem, lora
-from bo_tune.display.console import activity_lines, results_tables, session_lines
 from bo_tune.display.ladder import ladder_lines, ladder_table
 from bo_tune.display.progress import Progressing
+from bo_tune.display.results import activity_lines, results_tables, session_lines
 from bo_tune.display.reuse import reuse_lines, unreadable_lines
 from bo_tune.engines.provenance import is_own
 from bo_tune.engines.vllm.tables import (

@@ -15,8 +15,9 @@ from bo_tune.analysis.compare import Comparisons, compare
 from bo_tune.analysis.listing import StudyListing, list_studies
 from bo_tune.analysis.simulate import document, simulate
 from bo_tune.core.choices import MEMORY
-from bo_tune.display import console as report
+from bo_tune.display.comparison import comparison_lines, comparison_tables, simulation_table
 from bo_tune.display.console import (
+    WIDTH_OF_FILES,
     duration,
     is_live,
     percent,
@@ -27,6 +28,8 @@ from bo_tune.display.console import (
     terminal,
     us,
 )
+from bo_tune.display.results import results_tables, session_lines
+from bo_tune.display.studies import studies_tables
 from bo_tune.engines.vllm.tables import write_tables
 from bo_tune.measure.devices import replay_job
 from bo_tune.session.session import Session, SessionSettings, Tuned
@@ -86,7 +89,7 @@ def figures_are_whole(text: str, figures: Iterable[str]) -> None:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_what_was_tuned(done: Done, width: int) -> None:
-    text = rendered(report.results_tables(done.tuned), width)
+    text = rendered(results_tables(done.tuned), width)
     results = [t.result for t in done.tuned if t.result]
     figures = [us(r.time_us) for r in results] + [us(r.default_time_us) for r in results]
     figures_are_whole(text, figures + [speed_up(r.default_time_us, r.time_us) for r in results])
@@ -101,14 +104,14 @@ def test_what_was_tuned(done: Done, width: int) -> None:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_a_comparison(done: Done, width: int) -> None:
-    text = rendered(report.comparison_tables(done.comparisons), width)
+    text = rendered(comparison_tables(done.comparisons), width)
     entries = done.comparisons.entries
     times = [us(t) for e in entries for t in (e.tuned_us, e.grid_us, e.default_us)]
     figures_are_whole(text, times + [percent(e.regret_percent) for e in entries])
 
 
 def test_the_lines_below_a_comparison(done: Done) -> None:
-    lines = "\n".join(report.comparison_lines(done.comparisons))
+    lines = "\n".join(comparison_lines(done.comparisons))
     for side in (done.comparisons.tuned.totals, done.comparisons.grid.totals):
         figures_are_whole(lines, [f"{side[name]:,.0f}" for name in ("launched_configs", "launches", "compiles")])
         assert f"{side['wall_s']:.1f} s" in lines
@@ -124,7 +127,7 @@ def test_another_search_is_not_called_exhaustive(done: Done) -> None:
     tuned = done.comparisons.tuned
     unsettled = [replace(entry, best_us=None) for entry in done.comparisons.entries]
     comparisons = replace(done.comparisons, entries=unsettled, grid=tuned)
-    text = rendered(report.comparison_tables(comparisons), 200) + "\n".join(report.comparison_lines(comparisons))
+    text = rendered(comparison_tables(comparisons), 200) + "\n".join(comparison_lines(comparisons))
     assert "exhaustive" not in text
     assert "regret" not in text
     assert f"{tuned} against {tuned}" in text
@@ -133,7 +136,7 @@ def test_another_search_is_not_called_exhaustive(done: Done) -> None:
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_studies_of_a_database(done: Done, width: int) -> None:
-    text = rendered(report.studies_tables(done.listings), width)
+    text = rendered(studies_tables(done.listings), width)
     counts = [str(study.states["COMPLETE"]) for study in done.listings]
     times = [us(time_us) for study in done.listings for time_us in (study.best_us, study.default_us)]
     figures_are_whole(text, counts + times)
@@ -149,7 +152,7 @@ def test_the_studies_of_a_database(done: Done, width: int) -> None:
 def test_a_simulation(width: int) -> None:
     runs = list(simulate(RECORDINGS[:2], SessionSettings("random", 20), seeds=[0, 1]))
     summary = document(runs)["summary"]
-    text = rendered([report.simulation_table(summary)], width)
+    text = rendered([simulation_table(summary)], width)
     rows = [summary[checkpoint] for checkpoint in ("10", "20", "final")]
     names = ("mean_regret_percent", "median_regret_percent", "p90_regret_percent")
     figures_are_whole(text, [percent(row[name]) for row in rows for name in names])
@@ -158,9 +161,9 @@ def test_a_simulation(width: int) -> None:
 def test_a_problem_of_which_nothing_runs_is_listed(done: Done) -> None:
     tuned = done.tuned[0]
     nothing = replace(tuned, result=None)
-    text = rendered(report.results_tables([nothing]), 200)
+    text = rendered(results_tables([nothing]), 200)
     assert "nothing could be measured" in text
-    assert "0 studies" in report.session_lines([nothing])[0]
+    assert "0 studies" in session_lines([nothing])[0]
 
 
 # Words
@@ -203,7 +206,7 @@ def test_colours_may_be_had_in_a_pipe_but_nothing_that_moves_the_cursor(
     monkeypatch.setenv("FORCE_COLOR", "1")
     console = terminal()
     assert not is_live(console)
-    assert console.width == report.WIDTH_OF_FILES
+    assert console.width == WIDTH_OF_FILES
     console.print("x", style="red")
     assert capsys.readouterr().out == "\x1b[31mx\x1b[0m\n"
 

@@ -15,7 +15,8 @@ from bo_tune.analysis.listing import StudyListing, list_studies, study_detail, s
 from bo_tune.core.events import Event, GpuNoticed
 from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config
-from bo_tune.display.console import results_tables, session_lines, studies_lines, studies_tables
+from bo_tune.display.results import results_tables, session_lines
+from bo_tune.display.studies import studies_lines, studies_tables
 from bo_tune.display.study import study_lines
 from bo_tune.engines.vllm.tables import read_provenance, write_tables
 from bo_tune.formats.recording import read_recording

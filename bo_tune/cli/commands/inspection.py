@@ -34,7 +34,7 @@ def compare_command(
     """
     from bo_tune.analysis.compare import compare
     from bo_tune.cli.output import Output
-    from bo_tune.display.console import comparison_lines, comparison_tables
+    from bo_tune.display.comparison import comparison_lines, comparison_tables
     from bo_tune.formats.recording import read_recordings
 
     output = Output("compare", json_file, quiet=quiet)
@@ -89,7 +89,8 @@ def simulate_command(
 
     from bo_tune.analysis.simulate import document, simulate
     from bo_tune.cli.output import Output
-    from bo_tune.display.console import is_live, simulation_line, simulation_table
+    from bo_tune.display.comparison import simulation_line, simulation_table
+    from bo_tune.display.console import is_live
     from bo_tune.formats.recording import read_recordings
     from bo_tune.search import StopRule
     from bo_tune.session.session import SessionSettings
@@ -133,8 +134,8 @@ def show_command(
     """
     from bo_tune.analysis.listing import list_studies, study_detail
     from bo_tune.cli.output import Output
-    from bo_tune.display.console import studies_lines, studies_tables
     from bo_tune.display.reuse import unreadable_lines
+    from bo_tune.display.studies import studies_lines, studies_tables
     from bo_tune.display.study import study_lines, study_tables
     from bo_tune.store.storage import StudyStore
 

@@ -1,0 +1,82 @@
+"""Two searches compared, and recordings tuned as if they were GPUs, as tables and lines."""
+
+from collections.abc import Iterator, Mapping
+from itertools import groupby
+from statistics import fmean
+from typing import Any
+
+from rich.table import Table
+
+from bo_tune.analysis.compare import Comparison, Comparisons
+from bo_tune.display.console import percent, plain_table, short_config, us
+
+
+def comparison_tables(comparisons: Comparisons) -> Iterator[Table]:
+    """Return a comparison: a table for each file, an entry a row."""
+    searches = f"{comparisons.tuned} against {comparisons.grid}"
+    for file, entries in groupby(comparisons.entries, key=lambda entry: entry.file):
+        figures = ("default us", "tuned us", "grid us", "regret" if comparisons.is_regret else "slower")
+        table = plain_table(f"{file}: {searches}", ("keys", "tuned config", "grid config"), figures)
+        for entry in entries:
+            table.add_row(*_comparison_row(entry))
+        yield table
+
+
+def _comparison_row(entry: Comparison) -> list[str]:
+    return [
+        "/".join(entry.keys),
+        short_config(entry.tuned),
+        "same" if entry.tuned == entry.grid else short_config(entry.grid),
+        us(entry.default_us),
+        us(entry.tuned_us),
+        us(entry.grid_us),
+        percent(entry.regret_percent),
+    ]
+
+
+def comparison_lines(comparisons: Comparisons) -> list[str]:
+    """Return the lines below the table: what the entries that both have cost either search, ratios, regret."""
+    common = "1 entry stands" if comparisons.common == 1 else f"{comparisons.common} entries stand"
+    lines = [f"{common} in both; what a search cost is counted for these alone"]
+    for name, side in (("tuned", comparisons.tuned), ("grid", comparisons.grid)):
+        totals = side.totals
+        if totals:
+            wall = f", trials under way for {totals['wall_s']:.1f} s" if "wall_s" in totals else ""
+            lines.append(
+                f"{name}, {side}: {totals['launched_configs']:,.0f} configs launched, {totals['launches']:,.0f} "
+                f"launches, {totals['compiles']:,.0f} compiles{wall}"
+            )
+    ratios = comparisons.ratios
+    if ratios:
+        shown = [f"{ratio:.1f}x {name.replace('_', ' ')}" for name, ratio in ratios.items() if name != "compile_s"]
+        lines.append(f"grid / tuned: {', '.join(shown)}")
+    regrets = comparisons.regrets
+    if regrets:
+        what = "regret" if comparisons.is_regret else "tuned time above grid's"
+        lines.append(f"{what}: mean {percent(fmean(regrets))}, worst {percent(max(regrets))} of {len(regrets)} entries")
+    if comparisons.speed_up:
+        gains = f"geometric mean of {len(comparisons.gains)}"
+        lines.append(f"tuned against default: {comparisons.speed_up:.2f}x faster ({gains})")
+    return lines
+
+
+def simulation_table(summary: Mapping[str, Any]) -> Table:
+    """Return the table of a simulation's summary, a checkpoint a row."""
+    figures = ("runs", "mean", "median", "p90", "within\n1 %", "within\n5 %")
+    table = plain_table("Regret after launched configs", ("launched",), figures)
+    for checkpoint, row in summary.items():
+        if not isinstance(row, Mapping):
+            continue
+        regrets = [percent(row[f"{name}_regret_percent"]) for name in ("mean", "median", "p90")]
+        shares = [f"{100 * row[f'within_{x}_percent']:.0f} %" for x in (1, 5)]
+        table.add_row(checkpoint, str(row["runs"]), *regrets, *shares)
+    return table
+
+
+def simulation_line(sampler: str, summary: Mapping[str, Any]) -> str:
+    """Return the line below the table of a simulation: what it cost."""
+    return (
+        f"{sampler}, mean over {summary['runs']} runs: {summary['mean_launched_configs']:.1f} configs launched, "
+        f"{summary['mean_launches']:.0f} launches, {summary['mean_invalid_proposed']:.1f} invalid proposals, "
+        f"{summary['mean_sampler_ms_per_trial']:.2f} ms per proposal"
+    )

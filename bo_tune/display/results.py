@@ -1,0 +1,117 @@
+"""What a session found, and how its time was spent, as tables and lines."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from statistics import geometric_mean
+from typing import Any
+
+from rich.table import Table
+
+from bo_tune.core.activity import SessionActivity
+from bo_tune.display.console import TIMES, disturbed_lines, marked, plain_table, short_config, speed_up, us
+from bo_tune.kernels.registry import kernel_spec
+from bo_tune.kernels.spec import SHARED
+from bo_tune.session.session import Tuned, session_wall_s
+
+
+def results_tables(tuned: Iterable[Tuned]) -> Iterator[Table]:
+    """Return what a session chose: a table for each kernel, GPU and kernel source, a problem a row."""
+
+    def group(study: Tuned) -> tuple[str, str, str]:
+        return study.job.problem.kernel, study.name.gpu, study.name.kernel_source
+
+    for title, studies in groupby(sorted(tuned, key=group), group):
+        table = plain_table(" on ".join(title[:2]) + f" ({title[2]})", ("problem", "config"), TIMES)
+        for study in studies:
+            result, shape = study.result, study.job.problem.shape_label + marked(study.disturbed)
+            if result is None:
+                table.add_row(shape, "nothing could be measured" if study.done else "failed: its message says why")
+                continue
+            times = result.default_time_us, result.time_us
+            table.add_row(shape, short_config(result.config), *map(us, times), speed_up(*times))
+        yield table
+
+
+def session_lines(tuned: Sequence[Tuned]) -> list[str]:
+    """Return the lines below the tables: what the studies cost, and what they gained."""
+    results = [study.result for study in tuned if study.result is not None]
+    costs = [result.costs for result in results]
+    lines = [
+        f"{len(results)} studies: {sum(c.launched_configs for c in costs):,} configs launched, "
+        f"{sum(c.launches for c in costs):,} launches, {sum(c.compiles for c in costs):,} compiles, "
+        f"trials under way for {session_wall_s(tuned):.1f} s"
+    ]
+    run = [result for result in results if "decided_by" not in (result.joint or {})]
+    gains = [result.default_time_us / result.time_us for result in run if result.default_time_us]
+    if gains:
+        lines.append(f"tuned against default: {geometric_mean(gains):.2f}x faster (geometric mean of {len(gains)})")
+    return [*lines, *joint_lines(tuned), *disturbed_lines(study.disturbed for study in tuned)]
+
+
+def joint_lines(tuned: Sequence[Tuned]) -> list[str]:
+    """Return lines on the sums of kernels that had to agree, and on who decided; none where there are none."""
+    sums: dict[tuple[object, ...], Mapping[str, Any]] = {}
+    for study in tuned:
+        problem, gpu = study.job.problem, study.job.device.gpu.name
+        group = kernel_spec(problem.kernel).joint_group(problem)
+        if group is not None and study.result is not None and study.result.joint is not None:
+            sums[gpu, study.name.kernel_source, group] = study.result.joint
+    decided = [joint["decided_by"] for joint in sums.values() if "decided_by" in joint]
+    deciding = {tuple(joint["kernels"]) for joint in decided}
+    free = [joint for joint in sums.values() if "decided_by" not in joint and tuple(joint["kernels"]) not in deciding]
+    return [*_decided_lines(decided), *_agreed_lines(free)]
+
+
+def _agreed_lines(joint: Sequence[Mapping[str, Any]]) -> list[str]:
+    gains = [one["default_time_us"] / one["time_us"] for one in joint if one["default_time_us"]]
+    if not gains:
+        return []
+    return [
+        f"kernels that agree on {SHARED}: their sum is {geometric_mean(gains):.2f}x faster than that of the defaults "
+        f"(geometric mean of {len(gains)}); one of them may be slower than its own"
+    ]
+
+
+def _decided_lines(decided: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Say what the kernels that an engine launches in place of others came to."""
+    if not decided:
+        return []
+    kernels = " and ".join(decided[0]["kernels"])
+    line = f"{SHARED} of {len(decided)} problems is decided by {kernels}, which the engine launches"
+    gains = [one["default_time_us"] / one["time_us"] for one in decided if one["default_time_us"]]
+    if gains:
+        sums = [sum(one[name] for one in decided if one["default_time_us"]) for name in ("default_time_us", "time_us")]
+        line += (
+            f": {us(sums[0])} us by default, {us(sums[1])} us tuned in all, {geometric_mean(gains):.2f}x faster "
+            f"(geometric mean of {len(gains)})"
+        )
+    return [f"{line}; what the other kernels are tuned to beyond {SHARED} is used on the two-kernel path alone"]
+
+
+def activity_lines(activity: SessionActivity) -> list[str]:
+    """Return the lines that say where a session's time went; none of a replay, which has no devices at work."""
+    lines = []
+    for name, device in activity.devices.items():
+        if device.gpu is not None:
+            seconds = ", ".join(f"{what} {s:.1f} s" for what, s in sorted(device.gpu.seconds.items()))
+            lines.append(f"{name}: {seconds}; {device.gpu.restarts} restarts of the GPU process")
+        if device.farm is not None:
+            farm = device.farm
+            lines.append(
+                f"compilers: {farm.busy_s:.0f} s of {farm.workers} processes, {farm.compiles:,} compiles, "
+                f"{farm.cached:,} found in the cache, {farm.shared:,} shared, {farm.timeouts} timeouts, "
+                f"{farm.crashes} crashes"
+            )
+            if farm.packed:
+                lines.append(
+                    f"packs: {farm.packed:,} compiles avoided, which took {farm.packed_s:.0f} s where the packs were "
+                    f"made: about {farm.packed_s / farm.workers:.0f} s less for these processes"
+                )
+    if lines:
+        lines.insert(
+            0,
+            f"session: {activity.wall_s:.1f} s, GPU at work {activity.gpu_share or 0:.0%}, compilers "
+            f"{activity.compiler_share or 0:.0%}, tuner {activity.tuner_ms_per_trial or 0:.1f} ms a trial, "
+            f"database {activity.store_s:.1f} s beside",
+        )
+    return lines
