@@ -20,5 +20,8 @@ def main() -> None:
         from bo_tune.cli.app import main as run
 
         run()
+    except MemoryError:
+        sys.stderr.write("bo-tune: out of memory; a limit may be set (ulimit -v)\n")
+        sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)  # ``exit_codes.INTERRUPTED``, which may not be there yet

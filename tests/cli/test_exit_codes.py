@@ -10,8 +10,10 @@ from reference import generate_cli
 from terminal import terminal
 from workplace import furnish
 
+from bo_tune.cli import app
+from bo_tune.cli import main as cli_main
 from bo_tune.cli.output import Output
-from bo_tune.processes import exit_codes
+from bo_tune.processes import exit_codes, streams
 
 NAMES = list(generate_cli.commands())
 
@@ -107,3 +109,15 @@ def test_no_gpu_is_2(tmp_path: Path) -> None:
     study = BUNDLED.parent / "llama-3.1-8b.toml"
     ran = run_command("tune", study, "--storage", sqlite_url(tmp_path / "x.db"), "--gpus", "7", cwd=tmp_path)
     assert ran.error
+
+
+def test_too_little_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def run() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(app, "main", run)
+    monkeypatch.setattr(streams, "make_streams_last", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        cli_main()
+    assert ended.value.code == exit_codes.BAD_INPUT
+    assert capsys.readouterr().err == "bo-tune: out of memory; a limit may be set (ulimit -v)\n"
