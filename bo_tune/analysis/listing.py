@@ -2,19 +2,21 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial, TrialState
 
 from bo_tune.core.conditions import UNKNOWN
 from bo_tune.core.space import config_key
 from bo_tune.core.study_name import StudyName
-from bo_tune.session.finished import Tuned
 from bo_tune.store.attributes import DISTURBED_ATTR, FIGURES_ATTR, SPACE_ATTR
 from bo_tune.store.leases.lease import Holder
 from bo_tune.store.results import Costs, StudyResult, costs_of, default_of, figures_of
 from bo_tune.store.storage import FINISHED, StudyStore, StudySummary
 from bo_tune.store.trials import REASON, outcome_of, time_us
+
+if TYPE_CHECKING:  # looking at a database loads nothing of what tunes
+    from bo_tune.session.finished import Tuned
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,7 @@ def _named(name: StudyName) -> dict[str, Any]:
     }
 
 
-def study_figures(tuned: Tuned) -> dict[str, Any]:
+def study_figures(tuned: "Tuned") -> dict[str, Any]:
     """Return a study of a session as JSON, with the keys that ``StudyListing.to_json`` has for them."""
     result = tuned.result
     return {
@@ -80,7 +82,7 @@ def study_figures(tuned: Tuned) -> dict[str, Any]:
     }
 
 
-def reused_figures(tuned: Sequence[Tuned]) -> list[dict[str, Any]]:
+def reused_figures(tuned: "Sequence[Tuned]") -> list[dict[str, Any]]:
     """Return as JSON what a session did not measure itself: of each study that had a result or trials before, which."""
     return [
         {

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bo_tune.session.session import Tuned
 from bo_tune.store.results import StudyResult
 from bo_tune.store.sieve import MEND
+
+if TYPE_CHECKING:  # looking at a database loads nothing of what tunes
+    from bo_tune.session.finished import Tuned
 
 UNITS = (("day", 86400), ("hour", 3600), ("minute", 60))
 
@@ -20,7 +22,7 @@ def age(seconds: float) -> str:
     return "less than a minute"
 
 
-def reuse_lines(tuned: Sequence[Tuned], now: datetime | None = None) -> list[str]:
+def reuse_lines(tuned: "Sequence[Tuned]", now: datetime | None = None) -> list[str]:
     """Say what was used again: how many studies, how old, by which search, with what toolchain; nothing of new ones."""
     now = now or datetime.now(UTC)
     groups: dict[tuple[str, str], list[float]] = {}

@@ -21,7 +21,6 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import pdtrc
 
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import Experts, GpuInfo, Problem
@@ -113,6 +112,8 @@ class MoeLoraSpec(LoraSpec):
         With λ tokens expected of an adapter at an expert, their number X is nearly a Poisson variable, and they fill
         E⌈X / b⌉ = Σ_j P(X > j b) blocks of b.
         """
+        from scipy.special import pdtrc  # noqa: PLC0415 - 0.2 s, of whoever asks for a kernel's name
+
         experts = experts_of(problem)
         groups = problem.max_loras * experts.local
         expected = problem.m * experts.top_k / (problem.max_loras * experts.count)
