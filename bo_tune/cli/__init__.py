@@ -2,6 +2,8 @@
 
 import sys
 
+from bo_tune.processes import exit_codes
+
 __all__ = ["main"]
 
 
@@ -22,6 +24,6 @@ def main() -> None:
         run()
     except MemoryError:
         sys.stderr.write("bo-tune: out of memory; a limit may be set (ulimit -v)\n")
-        sys.exit(2)
+        sys.exit(exit_codes.BAD_INPUT)
     except KeyboardInterrupt:
-        sys.exit(130)  # ``exit_codes.INTERRUPTED``, which may not be there yet
+        sys.exit(exit_codes.INTERRUPTED)

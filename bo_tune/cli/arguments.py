@@ -90,6 +90,7 @@ def arguments_of(
     stop: bool | None,
     verbose: bool,
 ) -> Arguments:
+    """Put together what the command line said and what the study file says, which it overrides. Raises InputError."""
     for name in kernels or ():
         kernel_spec(name)
     limits = study.budget if study else Budget()

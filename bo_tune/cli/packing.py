@@ -81,6 +81,7 @@ def experience(storage: str | None, history: Sequence[Path] | None) -> Experienc
 
 
 def make_pack(plan: Plan, experience: Experience, out: Path, output: Output) -> None:
+    """Compile what is planned into a pack and tell of it. Raises typer.Exit where not everything could be compiled."""
     with Workbench(out) as bench, PackProgress(output.console) as progress:
         packed, interrupted = _compile(plan, experience, bench, progress)
     if interrupted:
