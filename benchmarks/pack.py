@@ -22,11 +22,11 @@ from typing import Any
 import numpy as np
 
 from bo_tune.core.outcome import estimate_us
-from bo_tune.core.problem import GpuInfo, Problem
-from bo_tune.engines.vllm.tables import flat_configs, read_folder, table_file_name
+from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.engines.folder import flat_configs, read_folder
+from bo_tune.engines.registry import address_of
 from bo_tune.formats.pack.archive import read_manifest
 from bo_tune.formats.study_file import StudyFile, load_study_file
-from bo_tune.kernels.registry import engine_spec
 from bo_tune.measure.device import Compiled
 from bo_tune.measure.devices import cuda_device, kernel_source
 from bo_tune.measure.gpu.device import CudaDevice
@@ -41,7 +41,7 @@ percent: where their inputs lie in memory matters."""
 ROUNDS = 50
 """Of each order: which of two kernels comes first may matter too."""
 
-Pair = tuple[str, Problem]
+Pair = tuple[str, AnyProblem]
 """A session's name, and a problem."""
 
 Times = tuple[float, float]
@@ -142,10 +142,9 @@ def row(times: Sequence[Times], packed: Sequence[bool] | None) -> dict[str, Any]
     }
 
 
-def key_of(problem: Problem, gpu: GpuInfo) -> tuple[str, tuple[str, ...]]:
+def key_of(problem: AnyProblem, gpu: GpuInfo) -> tuple[str, tuple[str, ...]]:
     """Return where a problem's config lies among the tables of a folder."""
-    spec = engine_spec(problem.kernel)
-    return table_file_name(gpu.file_name, spec.file_stem(problem)), spec.table_key(problem)
+    return address_of(problem, gpu)
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

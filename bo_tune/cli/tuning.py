@@ -16,26 +16,18 @@ from bo_tune.cli.resume import kept_lines
 from bo_tune.core.activity import SessionActivity
 from bo_tune.core.choices import MEMORY, MoePathChoice
 from bo_tune.core.events import Listener
-from bo_tune.core.problem import Problem, lora
+from bo_tune.core.problem import AnyProblem, Problem
 from bo_tune.display.ladder import ladder_lines, ladder_table
 from bo_tune.display.progress import Progressing
 from bo_tune.display.results import activity_lines, results_tables, session_lines
 from bo_tune.display.reuse import reuse_lines, unreadable_lines
+from bo_tune.engines.base import Completion
+from bo_tune.engines.folder import check_writable, engine_for, read_table, write_tables
 from bo_tune.engines.provenance import is_own
-from bo_tune.engines.vllm.tables import (
-    TunedEntry,
-    check_writable,
-    missing_lookups,
-    read_table,
-    table_file_name,
-    write_tables,
-)
-from bo_tune.engines.vllm.tuned_with import check_mix
-from bo_tune.engines.vllm.untuned import untuned_entries
+from bo_tune.engines.registry import ENGINES, address_of
+from bo_tune.engines.tuned_with import check_mix
 from bo_tune.errors import InputError
 from bo_tune.formats.study_file import StudyFile
-from bo_tune.kernels.registry import engine_spec
-from bo_tune.kernels.vllm.untuned import knows_shipped_files
 from bo_tune.measure.described import DescribedDevice, Description
 from bo_tune.measure.devices import OWN_INSTEAD, Job, engine_notes, fallen_back, replay_jobs, with_deciding
 from bo_tune.processes import exit_codes
@@ -55,7 +47,7 @@ from bo_tune.tuning.tuner import InterruptedSearch
 class Workers(Protocol):
     """Who does a session's studies in its place."""
 
-    def descriptions(self, problems: Sequence[Problem]) -> list[Description]:
+    def descriptions(self, problems: Sequence[AnyProblem]) -> list[Description]:
         """Return what GPUs they have, each type once. Raises InputError."""
 
     def listener(self, listen: Listener) -> Listener:
@@ -139,9 +131,10 @@ def _jobs(
         yield jobs, at_once(settings, devices, len(jobs)), searches
 
 
-def _check_hits(problems: Sequence[Problem], recorded: int) -> None:
+def _check_hits(problems: Sequence[AnyProblem], recorded: int) -> None:
     """Refuse recorded numbers of hits that are of other experts. Raises InputError."""
-    counts = sorted({p.experts.count for p in problems if p.experts is not None and recorded})
+    experts = [problem.experts for problem in problems if isinstance(problem, Problem)]
+    counts = sorted({one.count for one in experts if one is not None and recorded})
     wrong = [count for count in counts if count != recorded]
     if wrong:
         raise InputError(f"--experts: expected how often each of {wrong[0]} experts was hit, got {recorded} numbers")
@@ -219,28 +212,26 @@ def _write(
 ) -> tuple[list[Path], list[str]]:
     """Write tables and recordings; return their paths, and lines on what a reader of them would not expect."""
     folders, notes = arguments.written, list[str]()
-    untuned = _untuned_experts(jobs, arguments)
-    paths = write_tables(folders.tables, [*session.entries(tuned), *untuned], notes.append)
+    completions = _completions(jobs, arguments)
+    more = [entry for completion in completions for entry in completion.entries]
+    paths = write_tables(folders.tables, [*session.entries(tuned), *more], notes.append)
     recorded = [record(one, folders.recordings) for one in tuned] if folders.recordings is not None else []
-    return [*paths, *recorded], [*notes, *_missing(paths), *_untuned_lines(untuned)]
+    return [*paths, *recorded], [
+        *notes,
+        *_missing(paths),
+        *dict.fromkeys(note for one in completions for note in one.notes),
+    ]
 
 
-def _untuned_experts(jobs: Sequence[Job], arguments: Arguments) -> list[TunedEntry]:
-    """Return entries for experts that the model has and nobody tuned, which the folder would make slower."""
+def _completions(jobs: Sequence[Job], arguments: Arguments) -> list[Completion]:
+    """Return what engines need in the folder besides what was tuned, lest the model be slower with it than without."""
     model = arguments.study.model if arguments.study else None
     if model is None:
         return []
     tuned = {job.problem.kernel for job in jobs}
     gpus = {job.device.gpu.name: job.device.gpu for job in jobs}
-    return [entry for gpu in gpus.values() for entry in untuned_entries(model, tuned, gpu, arguments.written.tables)]
-
-
-def _untuned_lines(entries: Sequence[TunedEntry]) -> list[str]:
-    """Say of entries that nobody tuned what they are."""
-    if not entries:
-        return []
-    known = "" if knows_shipped_files() else ", as far as that is known without vLLM's own files"
-    return [f"the experts were not tuned: their files hold what an engine without this folder runs{known}"]
+    folder = arguments.written.tables
+    return [engine.completion(model, tuned, gpu, folder) for gpu in gpus.values() for engine in ENGINES]
 
 
 def _missing(paths: Sequence[Path]) -> list[str]:
@@ -248,7 +239,7 @@ def _missing(paths: Sequence[Path]) -> list[str]:
     return [
         f"{path.name}: {lookup}: an engine that asks for it stops"
         for path in paths
-        for lookup in missing_lookups(read_table(path))
+        for lookup in engine_for(path).missing(read_table(path).entries)
     ]
 
 
@@ -317,4 +308,4 @@ def _fallen_back(jobs: Sequence[Job], arguments: Arguments) -> list[str]:
 
 
 def _file_name(job: Job) -> str:
-    return table_file_name(job.device.gpu.file_name, engine_spec(job.problem.kernel).file_stem(lora(job.problem)))
+    return address_of(job.problem, job.device.gpu).file_name

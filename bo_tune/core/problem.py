@@ -32,6 +32,7 @@ def check_size(name: str, size: object) -> None:
         raise ValueError(f"{name}: expected an integer from 1 to {MOST}, got {size!r}")
 
 
+@dataclass(frozen=True, slots=True)
 class AnyProblem(ABC):
     """One kernel asked to do one thing: hashable, ordered among its kind, named the same in every process.
 
@@ -39,7 +40,6 @@ class AnyProblem(ABC):
         kernel: name of the kernel.
     """
 
-    __slots__ = ()
     kernel: str
 
     @property
@@ -103,7 +103,6 @@ class Problem(AnyProblem):
     """One multi-LoRA kernel asked to do one thing.
 
     Attributes:
-        kernel: name of the kernel, for example ``lora_shrink``.
         max_loras: the *engine's* number of adapter slots (``--max-loras``). The key under which the
             engine looks a config up may differ: see ``KernelSpec.table_key``.
         num_slices: fused output slices (3 for qkv, 2 for gate/up, 1 otherwise).
@@ -117,7 +116,6 @@ class Problem(AnyProblem):
         experts: of a MoE kernel; None for dense ones.
     """
 
-    kernel: str
     max_loras: int
     num_slices: int
     m: int
@@ -201,7 +199,6 @@ class SizedProblem(AnyProblem):
         sizes: names and values, in the order given; numbers, truth values and words (a dtype, say).
     """
 
-    kernel: str
     sizes: tuple[tuple[str, Size], ...]
 
     def __post_init__(self) -> None:

@@ -118,7 +118,9 @@ def with_deciding(jobs: Sequence[Job], path: MoePathChoice = MoePathChoice.AUTO)
     return [*jobs, *added]
 
 
-def deciding_problems(problems: Sequence[Problem], decided_by: Callable[[Problem], Collection[str]]) -> list[Problem]:
+def deciding_problems(
+    problems: Sequence[AnyProblem], decided_by: Callable[[Problem], Collection[str]]
+) -> list[Problem]:
     """Return the problems of the kernels that decide for some of these.
 
     Args:
@@ -126,7 +128,8 @@ def deciding_problems(problems: Sequence[Problem], decided_by: Callable[[Problem
     """
     groups: dict[Hashable, list[Problem]] = {}
     for problem in problems:
-        groups.setdefault(kernel_spec(problem.kernel).joint_group(problem), []).append(problem)
+        if isinstance(problem, Problem):
+            groups.setdefault(kernel_spec(problem.kernel).joint_group(problem), []).append(problem)
     found: list[Problem] = []
     for key, group in groups.items():
         deciding = one_launch_problems(group) if key is not None else ()

@@ -11,7 +11,7 @@ from bo_tune.core.activity import SessionActivity, by_gpu, with_workers
 from bo_tune.core.choices import MEMORY
 from bo_tune.core.events import Listener, StudyFailed, StudyLost, StudyStarted, ignore
 from bo_tune.core.study_name import StudyName
-from bo_tune.engines.vllm.tables import TunedEntry
+from bo_tune.engines.base import TunedEntry
 from bo_tune.errors import DeviceError, LeaseLostError, UnreadableStudyError
 from bo_tune.measure.devices import Job, together
 from bo_tune.processes.fork_server import ForkServer

@@ -12,7 +12,7 @@ from bo_tune.cli.tuning import _fallen_back
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import Problem
 from bo_tune.core.space import SearchSpace
-from bo_tune.engines.vllm.tables import read_provenance
+from bo_tune.engines.folder import read_provenance
 from bo_tune.measure.devices import Job
 from bo_tune.session.session import SessionSettings
 from bo_tune.session.workers.measuring import Measured

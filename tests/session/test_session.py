@@ -253,10 +253,11 @@ def test_entries_say_where_the_engine_looks_and_where_they_came_from() -> None:
     session = Session(StudyStore(MEMORY), SessionSettings(sampler="random", budget=15))
     tuned = session.run(work)
     shrink, expand = session.entries(tuned)
-    assert (shrink.gpu_file_name, shrink.file_stem, shrink.keys) == (
-        "NVIDIA_H100_80GB_HBM3", "SHRINK", ("5", "1", "16", "4096", "16")
+    assert (shrink.file_name, shrink.keys) == (
+        "NVIDIA_H100_80GB_HBM3_SHRINK.json", ("5", "1", "16", "4096", "16")
     )  # fmt: skip
-    assert (expand.file_stem, expand.keys) == ("EXPAND_TRUE", ("5", "2", "64", "32", "14336"))
+    assert expand.file_name == "NVIDIA_H100_80GB_HBM3_EXPAND_TRUE.json"
+    assert expand.keys == ("5", "2", "64", "32", "14336")
     for entry, study in zip((shrink, expand), tuned, strict=True):
         assert study.result is not None
         origin = entry.provenance

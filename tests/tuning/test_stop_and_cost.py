@@ -11,7 +11,7 @@ from bo_tune.analysis.listing import list_studies
 from bo_tune.core.choices import MEMORY
 from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config, SearchSpace, config_key
-from bo_tune.engines.vllm.tables import read_provenance, write_tables
+from bo_tune.engines.folder import read_provenance, write_tables
 from bo_tune.formats.recording import read_recording
 from bo_tune.measure.device import Build
 from bo_tune.measure.devices import Job, replay_job

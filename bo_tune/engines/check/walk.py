@@ -16,12 +16,14 @@ from bo_tune.engines.check.findings import Fault, Lookup, M, Report, place_of
 from bo_tune.engines.check.lora_files import THE_STOP, is_moe, read, structure_faults
 from bo_tune.engines.check.other_files import OtherFile
 from bo_tune.engines.check.values import LEAST_SORTED, config_fault
+from bo_tune.engines.folder import read_provenance
 from bo_tune.engines.models.engine import MAX_BATCHED_TOKENS, step_sizes
 from bo_tune.engines.models.problems import EXPAND
 from bo_tune.engines.models.serving import ModelStudy
 from bo_tune.engines.vllm.agreement import runs_at_once
+from bo_tune.engines.vllm.file_names import split_file_name, table_file_name
 from bo_tune.engines.vllm.lookup import Crash, Found, lookup, switch_points
-from bo_tune.engines.vllm.tables import LEVELS, read_provenance, split_file_name, table_file_name
+from bo_tune.engines.vllm.table_format import LEVELS
 from bo_tune.errors import TableError
 from bo_tune.files import os_error_text
 from bo_tune.kernels.moe.untuned import as_read

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import Field, TypeAdapter, ValidationError
 
 from bo_tune.core.outcome import InvalidReason, Resources
-from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.problem import AnyProblem, GpuInfo
 from bo_tune.errors import PackError, printable
 
 Checked = TypeVar("Checked")
@@ -134,7 +134,7 @@ class PackedBinary:
         reason: why there is none.
     """
 
-    problem: Problem
+    problem: AnyProblem
     config: Mapping[Annotated[str, Field(max_length=40)], int]
     compile_s: float
     resources: Resources = Resources()

@@ -1,14 +1,14 @@
 """Packs at the disposal of a session: unpacked for its processes, known to its compile farm."""
 
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 
 from bo_tune.core.outcome import Compilation, Invalid
-from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.problem import AnyProblem, GpuInfo
 from bo_tune.errors import DeviceError, PackError, WorkerError, one_line
 from bo_tune.formats.pack.archive import unpack
 from bo_tune.formats.pack.contents import Identity, Manifest, PackedBinary
@@ -73,8 +73,10 @@ class PackedBinaries:
                 _check(farm, manifest, gpu, self._source)
             except (PackError, WorkerError) as error:
                 raise PackError(f"{path}: {one_line(error)}") from None
-            for problem, group in groupby(sorted(manifest.binaries, key=_problem), _problem):
-                binaries = list(group)
+            by_problem: defaultdict[AnyProblem, list[PackedBinary]] = defaultdict(list)
+            for binary in manifest.binaries:
+                by_problem[binary.problem].append(binary)
+            for problem, binaries in by_problem.items():
                 numbers = facts.numbers(problem, [binary.config for binary in binaries])
                 for number, binary in zip(numbers, binaries, strict=True):
                     farm.know(number, build_of(binary), binary.compile_s)
@@ -83,10 +85,6 @@ class PackedBinaries:
         """Remove what was unpacked."""
         if self._folder is not None:
             self._folder.cleanup()
-
-
-def _problem(binary: PackedBinary) -> Problem:
-    return binary.problem
 
 
 def build_of(binary: PackedBinary) -> Build:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bo_tune.core.choices import MoePathChoice
 from bo_tune.core.conditions import Conditions
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import AnyProblem
 from bo_tune.core.study_name import StudyName
 from bo_tune.errors import InputError
 from bo_tune.measure.described import source_of
@@ -110,7 +110,7 @@ def host_gpus(measured: Measured) -> list[int]:
     return list(range(gpu_count())) if indices is None else indices
 
 
-def jobs_on(problems: Sequence[Problem], devices: "Sequence[CudaDevice]") -> list[Job]:
+def jobs_on(problems: Sequence[AnyProblem], devices: "Sequence[CudaDevice]") -> list[Job]:
     """Return the jobs of problems: one for each type of GPU, which any GPU of that type may do."""
     by_type: dict[str, list[CudaDevice]] = {}
     for device in devices:
