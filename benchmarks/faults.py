@@ -29,7 +29,7 @@ from bo_tune.core.outcome import Invalid
 from bo_tune.core.problem import Problem
 from bo_tune.core.space import config_key
 from bo_tune.files import write_atomically
-from bo_tune.measure.devices import Job
+from bo_tune.measure.devices import job_of
 from bo_tune.measure.gpu.device import STANDBYS, CudaDevice, Deadlines
 from bo_tune.session.session import Session, SessionSettings, Tuned
 from bo_tune.store.storage import StudyStore
@@ -64,7 +64,7 @@ class Run:
 
     def __init__(self, device: CudaDevice, store: StudyStore, studies: int, sampler: str) -> None:
         self._device, self._store = device, store
-        self.jobs = [Job(replace(PROBLEM, m=16 * (index + 1)), device) for index in range(studies)]
+        self.jobs = [job_of(replace(PROBLEM, m=16 * (index + 1)), device) for index in range(studies)]
         settings = SessionSettings(sampler, TRIALS, in_flight=studies, compilers=device.compile_workers, spaces=SPACE)
         self.session = Session(store, settings)
         self._begun = time.perf_counter()

@@ -196,9 +196,10 @@ class _Measured:
         """Open the device, while it lasts. Raises InputError."""
         kernel = told_apart(self.kernel)
         asked = _problems(kernel, self.problems)
-        define(UserSpec(kernel, frozenset(self.problems[0])))
+        spec = UserSpec(kernel, frozenset(self.problems[0]))
+        define(spec)
         if isinstance(self.device, Device):
-            yield [Job(problem, self.device) for problem in asked]
+            yield [Job(problem, spec, self.device) for problem in asked]
             return
         name, _, place = self.device.partition(":")
         if name == "replay" and place:
@@ -207,7 +208,7 @@ class _Measured:
         if name != "cuda" or (place and not place.isdecimal()):
             raise InputError(f"device: expected cuda, cuda:N or replay:DIR, got {self.device!r}")
         with self._gpu(int(place or 0)) as gpu:
-            yield [Job(problem, gpu) for problem in asked]
+            yield [Job(problem, spec, gpu) for problem in asked]
 
     @contextmanager
     def _gpu(self, index: int) -> Iterator[Device]:

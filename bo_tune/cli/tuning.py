@@ -1,7 +1,7 @@
 """Tuning as the command line asks for it: jobs opened, a session shown while it runs, results written and told."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ from bo_tune.engines.tuned_with import check_mix
 from bo_tune.errors import InputError
 from bo_tune.formats.study_file import StudyFile
 from bo_tune.measure.described import DescribedDevice, Description
-from bo_tune.measure.devices import OWN_INSTEAD, Job, engine_notes, fallen_back, replay_jobs, with_deciding
+from bo_tune.measure.devices import OWN_INSTEAD, Job, engine_notes, fallen_back, job_of, replay_jobs, with_deciding
 from bo_tune.processes import exit_codes
 from bo_tune.processes.fork_server import ForkServer
 from bo_tune.session.m_ladder import Ladder, refine
@@ -40,7 +40,6 @@ from bo_tune.session.workers.measuring import at_once, host_gpus, jobs_on, opene
 from bo_tune.session.workers.ray import RayCluster
 from bo_tune.store.connection.url import shown as shown_url
 from bo_tune.store.storage import StudyStore, silence_optuna
-from bo_tune.tuning.joint.decision import decides
 from bo_tune.tuning.tuner import InterruptedSearch
 
 
@@ -123,7 +122,11 @@ def _jobs(
     _check_hits(problems, len(measured.conditions.hits))
     if workers is not None:
         elsewhere = [DescribedDevice(description) for description in workers.descriptions(problems)]
-        yield with_deciding([Job(p, device) for device in elsewhere for p in problems], measured.path), settings, None
+        yield (
+            with_deciding([job_of(p, device) for device in elsewhere for p in problems], measured.path),
+            settings,
+            None,
+        )
         return
     with searching(measured) as searches, opened(measured) as devices:
         jobs = jobs_on(problems, devices)
@@ -157,7 +160,7 @@ def tune(arguments: Arguments, output: Output) -> None:
     silence_optuna()
     written = arguments.written
     with _workers(arguments) as workers, _jobs(arguments, workers) as (jobs, settings, searches):
-        check_writable(written.tables, {_file_name(job) for job in jobs if not decides(job.problem)})
+        check_writable(written.tables, {_file_name(job) for job in jobs if not job.spec.decides})
         mix = partial(check_mix, written.tables, _sources(jobs), own_wanted=arguments.measured.source == "builtin")
         warnings = [*_fallen_back(jobs, arguments), *mix()]
         if written.recordings is not None:
@@ -190,8 +193,22 @@ def tune(arguments: Arguments, output: Output) -> None:
         session.settle()
     store.close()
     _show(output, tuned, ladder, arguments.study)
+    _tell(output, tuned, activity, dict(store.unreadable), files, notes)
+    if any(t.result is None for t in tuned):
+        raise typer.Exit(exit_codes.FAILED)
+
+
+def _tell(
+    output: Output,
+    tuned: Sequence[Tuned],
+    activity: SessionActivity,
+    unreadable: Mapping[str, str],
+    files: Sequence[Path],
+    notes: Sequence[str],
+) -> None:
+    """Say below the tables what a session did, what it wrote, and what a reader of that would not expect."""
     output.lines(*reuse_lines(tuned))
-    output.say(*unreadable_lines(store.unreadable))
+    output.say(*unreadable_lines(unreadable))
     output.lines(*activity_lines(activity))
     output.notes(*(f"wrote {file}" for file in files), *(f"note: {line}" for line in notes))
     output.json(
@@ -200,11 +217,9 @@ def tune(arguments: Arguments, output: Output) -> None:
             "session": activity.to_json(),
             "reused": reused_figures(tuned),
             "written": [str(file) for file in files],
-            "unreadable": dict(store.unreadable),
+            "unreadable": dict(unreadable),
         }
     )
-    if any(t.result is None for t in tuned):
-        raise typer.Exit(exit_codes.FAILED)
 
 
 def _write(
@@ -257,8 +272,8 @@ class _Deciding:
     def run(self, jobs: Sequence[Job]) -> list[Tuned]:
         """Return what came of the problems themselves."""
         tuned = self._session.run(with_deciding(jobs, self._path))
-        self.tuned += [one for one in tuned if decides(one.job.problem)]
-        return [one for one in tuned if not decides(one.job.problem)]
+        self.tuned += [one for one in tuned if one.job.spec.decides]
+        return [one for one in tuned if not one.job.spec.decides]
 
 
 def _tuned(session: Session, jobs: Sequence[Job], workers: Workers | None, progress: Progressing) -> list[Tuned]:
@@ -280,7 +295,7 @@ def _show(output: Output, tuned: Sequence[Tuned], ladder: Ladder | None, study: 
 
 def _announce(output: Output, jobs: Sequence[Job], arguments: Arguments) -> None:
     sources = {f"{job.device.gpu.name}, {job.device.kernel_source(job.problem.kernel)}" for job in jobs}
-    problems = sum(not decides(job.problem) for job in jobs)
+    problems = sum(not job.spec.decides for job in jobs)
     layers = f" ({arguments.study.layer_problem_count} with layers apart)" if arguments.study else ""
     output.notes(
         f"{problems} problems{layers} on {'; '.join(sorted(sources))}; sampler {arguments.settings.sampler}; "
@@ -293,7 +308,7 @@ def _sources(jobs: Sequence[Job]) -> dict[str, set[str]]:
     """Return whose kernels are tuned for each file."""
     found: dict[str, set[str]] = {}
     for job in jobs:
-        if not decides(job.problem):
+        if not job.spec.decides:
             found.setdefault(_file_name(job), set()).add(job.device.kernel_source(job.problem.kernel))
     return found
 

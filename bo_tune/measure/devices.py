@@ -49,20 +49,17 @@ def fallen_back(choice: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A problem and the device that measures it.
+    """A problem, what is known of its kernel, and the device that measures it.
 
     Attributes:
+        spec: what a search needs to know of the problem's kernel.
         twins: equal devices that could measure it just as well.
     """
 
     problem: AnyProblem
+    spec: KernelSpec
     device: Device
     twins: tuple[Device, ...] = ()
-
-    @property
-    def spec(self) -> KernelSpec:
-        """What a search needs to know of the problem's kernel."""
-        return kernel_spec(self.problem.kernel)
 
     @property
     def devices(self) -> tuple[Device, ...]:
@@ -72,6 +69,11 @@ class Job:
     def on(self, lane: int) -> "Job":
         """Return the job for one of its devices, the same for the same lane."""
         return replace(self, device=self.devices[lane % len(self.devices)], twins=()) if self.twins else self
+
+
+def job_of(problem: AnyProblem, device: Device, twins: Sequence[Device] = ()) -> Job:
+    """Return the job of a problem whose kernel is known by its name. Raises InputError where it is not."""
+    return Job(problem, kernel_spec(problem.kernel), device, tuple(twins))
 
 
 def together(jobs: Sequence[Job]) -> list[list[Job]]:
@@ -114,7 +116,7 @@ def with_deciding(jobs: Sequence[Job], path: MoePathChoice = MoePathChoice.AUTO)
                 first.device.kernel_source(problem.kernel)
         else:
             deciding = deciding_problems(problems, first.device.decided_by)
-        added += [replace(first, problem=problem) for problem in deciding]
+        added += [job_of(problem, first.device, first.twins) for problem in deciding]
     return [*jobs, *added]
 
 
@@ -153,7 +155,7 @@ def _check_one_launch(job: Job, deciding: Sequence[Problem]) -> None:
 
 def replay_job(recording: Recording, *, seed: int = 0, protocol: TimingProtocol | None = None) -> Job:
     """Return the job that replays one recording."""
-    return Job(recording.problem, ReplayDevice(recording, recording.default_config, seed=seed, protocol=protocol))
+    return job_of(recording.problem, ReplayDevice(recording, recording.default_config, seed=seed, protocol=protocol))
 
 
 def replay_jobs(
@@ -193,7 +195,7 @@ def replay_jobs(
     if not recordings:
         raise RecordingError(f"{folder}: no recording of {', '.join(sorted(kernels))}")
     jobs = [replay_job(r, seed=seed) for r in recordings]
-    deciding = [replay_job(r, seed=seed) for r in found if kernel_spec(r.problem.kernel).decides]
+    deciding = [job for r in found if (job := replay_job(r, seed=seed)).spec.decides]
     return _with_recorded(jobs, deciding, path)
 
 

@@ -34,6 +34,7 @@ from bo_tune.core.problem import AnyProblem
 from bo_tune.core.space import Config
 from bo_tune.core.study_name import StudyName
 from bo_tune.kernels.registry import kernel_spec
+from bo_tune.kernels.spec import KernelSpec
 from bo_tune.search import Grid, HistoryPrior, StudyHistory
 from bo_tune.search.gp.model import Points
 from bo_tune.tuning.candidates import Asked, candidates
@@ -146,7 +147,7 @@ class Likely:
         if not keys:
             return
         grid = Grid(space.ranges, found.__contains__)
-        points = self._points(problem, grid, default)
+        points = self._points(spec, problem, grid, default)
         places = np.array([grid.index(config) for config in found.configs], dtype=np.intp)
         mean, deviation = points.surrogate.mean(places), np.sqrt(points.surrogate.variance(places))
         promise = mean - PROMISE * deviation
@@ -161,7 +162,7 @@ class Likely:
             self._wanted[key] = Wanted(key, problem, dict(config))
         return key
 
-    def _points(self, problem: AnyProblem, grid: Grid, default: Config) -> Points:
+    def _points(self, spec: KernelSpec, problem: AnyProblem, grid: Grid, default: Config) -> Points:
         """The model that a sampler of this problem starts with, at every config of the grid and at the default."""
         gpu = self._target.gpu
         known = self._histories(problem)
@@ -169,7 +170,7 @@ class Likely:
         return Points(
             grid,
             [] if grid.index(default) is not None else [dict(default)],
-            lambda configs: kernel_spec(problem.kernel).features(cast(Sequence[Config], configs), problem, gpu),
+            lambda configs: spec.features(cast(Sequence[Config], configs), problem, gpu),
             HistoryPrior(known, descriptor=descriptor(problem, gpu), place=place) if known else None,
         )
 

@@ -247,12 +247,12 @@ class Session:
 
     def _search_all(self, jobs: Sequence[Job]) -> list[Tuned]:
         """Search studies together; first those of kernels that decide for the others, if there are any."""
-        deciding, others = parted(jobs, [job.problem for job in jobs])
+        deciding, others = parted(jobs, lambda job: job.spec)
         first = self._search_group(deciding) if deciding else []
         return [*first, *self._search_group(others, Decision.of([one.result for one in first]))]
 
     def _search_group(self, jobs: Sequence[Job], decision: Decision | None = None) -> list[Tuned]:
-        settings = self.settings.of_study(jobs[0].problem, decision)
+        settings = self.settings.of_study(jobs[0], decision)
         prepared, search = self.opener.open_together(jobs, decision)
         tuners = [tuner for _, tuner in prepared]
         self._begin(prepared)

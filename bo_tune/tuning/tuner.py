@@ -17,6 +17,7 @@ from bo_tune.core.events import Listener, TrialRecorded, ignore
 from bo_tune.core.outcome import Invalid, Launches, Outcome
 from bo_tune.core.problem import AnyProblem
 from bo_tune.core.space import Config, ConfigKey, config_key
+from bo_tune.kernels.spec import KernelSpec
 from bo_tune.measure.device import Build, Device
 from bo_tune.search import Certificate, StopRule
 from bo_tune.store.storage import StoredStudy
@@ -132,6 +133,7 @@ class Tuner:
     def __init__(
         self,
         problem: AnyProblem,
+        spec: KernelSpec,
         device: Device,
         stored: StoredStudy,
         candidates: Candidates,
@@ -144,7 +146,7 @@ class Tuner:
         listener: Listener = ignore,
         stop: threading.Event | None = None,
     ) -> None:
-        self.problem = problem
+        self.problem, self.spec = problem, spec
         self.candidates = candidates
         self.trials: list[FrozenTrial] = []
         self.measured: dict[ConfigKey, float] = {}

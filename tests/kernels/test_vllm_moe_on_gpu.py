@@ -12,7 +12,7 @@ from bo_tune.core.choices import MEMORY
 from bo_tune.core.problem import Experts
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.vllm import operations
-from bo_tune.measure.devices import Job, with_deciding
+from bo_tune.measure.devices import job_of, with_deciding
 from bo_tune.measure.gpu.device import CudaDevice
 from bo_tune.measure.source import VLLM
 from bo_tune.session.session import Session, SessionSettings
@@ -88,7 +88,7 @@ def device(monkeypatch) -> Iterator[CudaDevice]:
 
 def test_the_launch_that_runs_decides_on_block_m(device):
     problems = [moe_problem(kernel, **{**QWEN_3, "m": 16, "experts": Experts(16, 2)}) for kernel in KERNELS]
-    jobs = with_deciding([Job(problem, device) for problem in problems])
+    jobs = with_deciding([job_of(problem, device) for problem in problems])
     assert [job.problem.kernel for job in jobs] == [*KERNELS, *ONE_LAUNCH]
     tuned = Session(StudyStore(MEMORY), SessionSettings(budget=3, compilers=4)).run(jobs)
     found = {one.job.problem.kernel: one for one in tuned}

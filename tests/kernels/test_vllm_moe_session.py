@@ -9,7 +9,7 @@ from vllm_wheel import vllm_folder
 
 from bo_tune.core.choices import MEMORY
 from bo_tune.core.problem import Experts
-from bo_tune.measure.devices import Job, engine_notes, with_deciding
+from bo_tune.measure.devices import engine_notes, job_of, with_deciding
 from bo_tune.measure.gpu import device as cuda
 from bo_tune.measure.gpu.device import CudaDevice
 from bo_tune.measure.source import VLLM
@@ -35,7 +35,7 @@ def device(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
 
 def test_what_vllm_launches_decides_where_it_sorts_tokens_into_blocks(device: CudaDevice) -> None:
     problems = [moe_problem(kernel, **{**LAYER, "m": m}) for m in (2, 16) for kernel in KERNELS]
-    jobs = with_deciding([Job(problem, device) for problem in problems])
+    jobs = with_deciding([job_of(problem, device) for problem in problems])
     assert [(job.problem.kernel, job.problem.m) for job in jobs[8:]] == [(kernel, 16) for kernel in ONE_LAUNCH]
     notes = engine_notes(jobs)
     assert ["takes nothing of these files" in note for note in notes] == [True, False]

@@ -12,7 +12,7 @@ from bo_tune.core.problem import AnyProblem
 from bo_tune.core.study_name import StudyName
 from bo_tune.errors import InputError
 from bo_tune.measure.described import source_of
-from bo_tune.measure.devices import Job, cuda_devices, kernel_source, replay_jobs
+from bo_tune.measure.devices import Job, cuda_devices, job_of, kernel_source, replay_jobs
 from bo_tune.measure.watch.host_gpus import gpu_count
 from bo_tune.processes.fork_server import ForkServer
 from bo_tune.session.session import SessionSettings
@@ -115,7 +115,7 @@ def jobs_on(problems: Sequence[AnyProblem], devices: "Sequence[CudaDevice]") -> 
     by_type: dict[str, list[CudaDevice]] = {}
     for device in devices:
         by_type.setdefault(device.gpu.name, []).append(device)
-    return [Job(p, equal[0], tuple(equal[1:])) for equal in by_type.values() for p in problems]
+    return [job_of(p, equal[0], equal[1:]) for equal in by_type.values() for p in problems]
 
 
 def at_once(settings: SessionSettings, devices: "Sequence[CudaDevice]", studies: int) -> SessionSettings:
@@ -141,6 +141,6 @@ def fitting_of(measured: Measured, seed: int) -> "Iterator[tuple[Sequence[CudaDe
                 return None
             if name.kernel_source != source_of(equal[0], name.problem.kernel):
                 return None
-            return Job(name.problem, equal[0], tuple(equal[1:]))
+            return job_of(name.problem, equal[0], equal[1:])
 
         yield devices, fits, at_once(SessionSettings(), devices, MOST_STUDIES)
