@@ -11,11 +11,11 @@ import torch
 
 from bo_tune.core.problem import Problem
 from bo_tune.kernels.registry import kernel_spec
+from bo_tune.measure.backends.nvidia.backend import Nvidia
+from bo_tune.measure.backends.nvidia.nvml import NvmlWatch
 from bo_tune.measure.device import Compiled
 from bo_tune.measure.gpu.device import CudaDevice
-from bo_tune.measure.watch.host_gpus import gpu_identities
 from bo_tune.measure.watch.neighbours import AT_WORK, PRESENT
-from bo_tune.measure.watch.nvml import NvmlWatch
 
 pytestmark = [
     pytest.mark.gpu,
@@ -51,7 +51,7 @@ def neighbour() -> Iterator[None]:
 @pytest.fixture
 def device() -> Iterator[CudaDevice]:
     """The GPU, watched."""
-    made = CudaDevice(identity=gpu_identities()[0], compile_workers=2)
+    made = CudaDevice(identity=Nvidia().identities()[0], compile_workers=2)
     yield made
     made.close()
 
@@ -72,8 +72,8 @@ def measured(device: CudaDevice, seconds: float) -> set[str]:
 
 def test_the_gpu_is_the_one_that_cuda_means() -> None:
     properties = torch.cuda.get_device_properties(0)
-    assert gpu_identities()[0].uuid == str(properties.uuid)
-    NvmlWatch(gpu_identities()[0]).close()
+    assert Nvidia().identities()[0].uuid == str(properties.uuid)
+    NvmlWatch(Nvidia().identities()[0]).close()
 
 
 def test_nothing_disturbs_a_session_that_is_alone(device: CudaDevice) -> None:

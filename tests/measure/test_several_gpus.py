@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from bo_tune.errors import DeviceError
+from bo_tune.measure import devices as opening
 from bo_tune.measure.compile.host import CompileHost
+from bo_tune.measure.deadlines import Deadlines
+from bo_tune.measure.devices import cuda_devices
 from bo_tune.measure.gpu import device as cuda
-from bo_tune.measure.gpu.device import Deadlines, cuda_devices
 from bo_tune.measure.source import BUILTIN
 
 DEADLINES = Deadlines(first_s=0.5, measure_s=0.5)
@@ -31,11 +33,11 @@ def test_each_has_a_process_and_all_share_the_compilers(monkeypatch: pytest.Monk
     hosts: list[CompileHost] = []
     make = cuda.compile_host
 
-    def kept(*arguments: object) -> CompileHost:
-        hosts.append(make(*arguments))  # type: ignore[arg-type]
+    def kept(*arguments: object, **more: object) -> CompileHost:
+        hosts.append(make(*arguments, **more))  # type: ignore[arg-type]
         return hosts[-1]
 
-    monkeypatch.setattr(cuda, "compile_host", kept)
+    monkeypatch.setattr(opening, "compile_host", kept)
     with cuda_devices([0, 1, 3], source=BUILTIN, compile_workers=2, deadlines=DEADLINES) as devices:
         assert len(hosts) == 1
         pids = {int(device.provenance["pid"]) for device in devices}

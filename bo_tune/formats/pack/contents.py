@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, PlainSerializer, TypeAdapter, ValidationError
 
 from bo_tune.core.outcome import InvalidReason, Resources
 from bo_tune.core.problem import GpuInfo, Problem
@@ -159,7 +159,7 @@ class Manifest:
     """
 
     identity: Identity
-    gpu: GpuInfo
+    gpu: Annotated[GpuInfo, PlainSerializer(GpuInfo.to_json)]
     study: Text
     binaries: Annotated[tuple[PackedBinary, ...], Field(max_length=MOST_BINARIES)]
     format: Literal["bo_tune pack"] = "bo_tune pack"

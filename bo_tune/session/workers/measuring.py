@@ -11,9 +11,11 @@ from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import Problem
 from bo_tune.core.study_name import StudyName
 from bo_tune.errors import InputError
+from bo_tune.measure.backends.registry import backend_named
+from bo_tune.measure.deadlines import Deadlines
 from bo_tune.measure.described import source_of
+from bo_tune.measure.device_names import GpuName, gpu_named, recordings_named
 from bo_tune.measure.devices import Job, cuda_devices, kernel_source, replay_jobs
-from bo_tune.measure.watch.host_gpus import gpu_count
 from bo_tune.processes.fork_server import ForkServer
 from bo_tune.session.session import SessionSettings
 from bo_tune.session.workers.worker import Fitting, fitting
@@ -56,8 +58,16 @@ class Measured:
     @property
     def recordings(self) -> Path | None:
         """The folder of recordings that are replayed, if any are."""
-        name, _, place = self.device.partition(":")
-        return Path(place) if name == "replay" and place else None
+        return recordings_named(self.device)
+
+    @property
+    def backend(self) -> str:
+        """The name of the GPUs' vendor, see ``measure.backends``. Raises InputError."""
+        return self._named.backend
+
+    @property
+    def _named(self) -> GpuName:
+        return gpu_named(self.device, "--device")
 
     def indices(self) -> list[int] | None:
         """Return which GPUs measure, None for all of this host.
@@ -65,12 +75,10 @@ class Measured:
         Raises:
             InputError: the device or the GPUs are named in a way that means nothing.
         """
-        name, _, place = self.device.partition(":")
-        if name != "cuda" or (place and not place.isdecimal()):
-            raise InputError(f"--device: expected cuda, cuda:N or replay:DIR, got {self.device!r}")
+        index = self._named.index
         if self.gpus is None:
-            return [int(place or 0)]
-        if place:
+            return [index or 0]
+        if index is not None:
             raise InputError("--gpus: the device names a GPU already")
         if self.gpus == ALL:
             return None
@@ -84,10 +92,11 @@ def opened(measured: Measured) -> "AbstractContextManager[list[CudaDevice]]":
     """Open this host's GPUs while it lasts. Raises InputError, on entry too."""
     return cuda_devices(
         measured.indices(),
+        backend=measured.backend,
         source=kernel_source(measured.source),
         conditions=measured.conditions,
         compile_workers=measured.jobs,
-        compile_deadline_s=measured.compile_deadline_s,
+        deadlines=Deadlines.compiling_in(measured.compile_deadline_s),
         packs=measured.packs,
         require_idle=measured.require_idle,
     )
@@ -107,7 +116,7 @@ def searching(measured: Measured) -> Iterator[ForkServer | None]:
 def host_gpus(measured: Measured) -> list[int]:
     """Return which of this host's GPUs measure. Raises InputError."""
     indices = measured.indices()
-    return list(range(gpu_count())) if indices is None else indices
+    return list(range(len(backend_named(measured.backend).identities()))) if indices is None else indices
 
 
 def jobs_on(problems: Sequence[Problem], devices: "Sequence[CudaDevice]") -> list[Job]:

@@ -1,0 +1,35 @@
+"""NVIDIA, as the process that tunes knows it."""
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from bo_tune.core.problem import DEFAULT_BACKEND
+from bo_tune.measure.backends.base import Backend, GpuIdentity
+from bo_tune.measure.backends.nvidia.nvml import NvmlWatch
+from bo_tune.measure.watch.host_gpus import told_by
+from bo_tune.measure.watch.neighbours import GpuWatch
+
+COUNT_MODULE = "bo_tune.measure.backends.nvidia.gpu_count"
+
+ASK_WITHOUT_A_CONTEXT = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+"""Has torch ask the driver's management library whether there is a GPU: a source that asks on import, as vLLM does,
+must leave no CUDA context behind for children to inherit."""
+
+
+class Nvidia(Backend):
+    """GPUs that CUDA drives."""
+
+    name = DEFAULT_BACKEND
+    vendor = "NVIDIA"
+    device = "CUDA device"
+    assembler = "ptxas"
+    children = "bo_tune.measure.backends.nvidia.children"
+    environment: ClassVar[Mapping[str, str]] = ASK_WITHOUT_A_CONTEXT
+
+    def identities(self) -> Sequence[GpuIdentity]:
+        """Return the GPUs as CUDA counts them. Raises DeviceError."""
+        return told_by(COUNT_MODULE)
+
+    def watch(self, identity: GpuIdentity) -> GpuWatch:
+        """Ask the management library. Raises WatchError."""
+        return NvmlWatch(identity)
