@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from triton.runtime.autotuner import Autotuner, Heuristics
 
-from bo_tune.core.problem import GpuInfo
+from bo_tune.core.problem import DEFAULT_BACKEND, GpuInfo
 from bo_tune.core.space import Config
 from bo_tune.errors import one_line
-from bo_tune.kernels.vllm.compiled_for import compiled_for
+from bo_tune.kernels.vllm.compiled_for import backend_compiled_for, compiled_for
 from bo_tune.kernels.vllm.installed import KERNELS_PACKAGE, LAUNCHERS, VllmError, refusal
 from bo_tune.kernels.vllm.kernel_call import CONFIG_PARAMETERS, KernelCall
 from bo_tune.kernels.vllm.private_copy import PrivateCopy
@@ -42,27 +42,29 @@ class TargetPlatform:
     What it does not know it refuses with an AttributeError, so that nothing is answered for the wrong GPU.
 
     Attributes:
+        backend: the GPU's.
         gpu: where more than the capability is known; else Triton is asked, if it comes to that.
     """
 
+    backend: str = DEFAULT_BACKEND
     capability: tuple[int, int] = (0, 0)
     gpu: GpuInfo | None = None
 
     def is_cuda(self) -> bool:
-        """Only NVIDIA GPUs are tuned on."""
-        return True
+        """Say whether CUDA drives the GPU."""
+        return self.backend == "cuda"
 
     def is_cuda_alike(self) -> bool:
-        """Only NVIDIA GPUs are tuned on."""
-        return True
+        """Say whether torch calls the GPU ``cuda``."""
+        return self.is_cuda() or self.is_rocm()
 
     def is_rocm(self) -> bool:
-        """Only NVIDIA GPUs are tuned on."""
-        return False
+        """Say whether ROCm drives the GPU."""
+        return self.backend == "hip"
 
     def is_xpu(self) -> bool:
-        """Only NVIDIA GPUs are tuned on."""
-        return False
+        """Say whether the GPU is Intel's."""
+        return self.backend == "xpu"
 
     def num_compute_units(self, device_id: int | None = 0) -> int:
         """Return the number of multiprocessors."""
@@ -150,6 +152,7 @@ class Launcher:
             self._asked.clear()
             self._calls.clear()
             self._config, self._platform.capability, self._platform.gpu = _ReadConfig(config), capability, gpu
+            self._platform.backend = backend_compiled_for() if gpu is None else gpu.backend
             try:
                 self._function(**passed)
             except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:

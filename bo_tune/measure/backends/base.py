@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from bo_tune.core.conditions import ASSEMBLER, Timing
+from bo_tune.core.gpus import TargetGpu
 from bo_tune.core.outcome import Resources
 from bo_tune.core.problem import GpuInfo
 from bo_tune.measure.watch.neighbours import GpuWatch
@@ -41,12 +42,15 @@ class Backend(ABC):
     """A vendor, as the process that tunes knows it.
 
     Attributes:
-        name: the first word of its devices (``cuda:0``) and targets (``cuda:90``), and ``GpuInfo.backend``.
+        name: the first word of its devices (``cuda:0``) and targets (``cuda:90``), and ``GpuInfo.backend``. It is what
+            Triton calls its own backend for these GPUs.
         vendor: its name in messages, as in "no NVIDIA GPU found".
         device: what its GPUs are called in messages, as in "CUDA device 0".
         assembler: the name of its assembler in the toolchain of a study.
-        children: the module that holds a ``CompilerSide`` and a ``GpuSide``, named so.
+        children: the module that holds a ``CompilerSide`` and a ``GpuSide``, named so. It may have a function
+            ``gpu_is_in_use()``, which says whether its process uses the driver (``processes.fork_server``).
         environment: variables that its child processes need.
+        target_form: how its targets are written, for messages.
     """
 
     name: ClassVar[str]
@@ -55,6 +59,7 @@ class Backend(ABC):
     assembler: ClassVar[str] = ASSEMBLER
     children: ClassVar[str]
     environment: ClassVar[Mapping[str, str]] = MappingProxyType({})
+    target_form: ClassVar[str]
 
     @abstractmethod
     def identities(self) -> Sequence[GpuIdentity]:
@@ -69,6 +74,15 @@ class Backend(ABC):
     @abstractmethod
     def watch(self, identity: GpuIdentity) -> GpuWatch:
         """Return what tells who else uses a GPU. Raises WatchError where nothing does."""
+
+    @abstractmethod
+    def target_gpu(self, architecture: str, name: str | None) -> TargetGpu | None:
+        """Return a GPU to compile for that need not be here. None where there is no such architecture.
+
+        Args:
+            architecture: what follows the backend in the name of a target: the 90 of ``cuda:90``.
+            name: of the GPU; None for any of the architecture.
+        """
 
 
 class CompilerSide(ABC):

@@ -1,5 +1,7 @@
 """NVIDIA in the child processes: what compiles for its GPUs, and what owns one."""
 
+import ctypes
+import os
 import subprocess
 from typing import Any
 
@@ -57,6 +59,15 @@ class GpuSide(TorchGpu):
             return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.split()[0]
         except (OSError, subprocess.SubprocessError, IndexError):
             return "unknown"
+
+
+def gpu_is_in_use() -> bool:
+    """Say whether this process has begun to use CUDA. Does not load the driver."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1", mode=os.RTLD_NOLOAD)
+    except OSError:  # not loaded
+        return False
+    return bool(driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int())) == 0)  # else it is not initialised
 
 
 def refusal(index: int, torch_version: Any, cuda: Any) -> str | None:
