@@ -24,7 +24,7 @@ from bo_tune.kernels.user.values import Value
 from bo_tune.measure.deadlines import Deadlines
 from bo_tune.measure.device import Device
 from bo_tune.measure.device_names import GpuName, gpu_named, recordings_named
-from bo_tune.measure.devices import Job, cuda_devices, replay_jobs
+from bo_tune.measure.devices import Job, gpu_devices, replay_jobs
 from bo_tune.processes.importing import is_importing
 from bo_tune.processes.interruption import interruptible
 from bo_tune.processes.streams import lasting_stderr
@@ -213,7 +213,7 @@ class _Measured:
     def _gpu(self, named: GpuName) -> Iterator[Device]:
         if self.timing not in list(Timing):
             raise InputError(f"timing: expected one of {', '.join(Timing)}, got {self.timing!r}")
-        with cuda_devices(
+        with gpu_devices(
             [named.index or 0],
             backend=named.backend,
             source=home_of(self.kernel),

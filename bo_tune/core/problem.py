@@ -300,6 +300,11 @@ class GpuInfo:
         return {name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]}
 
     @property
+    def is_cuda(self) -> bool:
+        """Whether CUDA drives it: only then its capability is one of NVIDIA's."""
+        return self.backend == DEFAULT_BACKEND
+
+    @property
     def target(self) -> str:
         """What its binaries are compiled for: ``cuda:90``, ``hip:gfx942``."""
         major, minor = self.capability

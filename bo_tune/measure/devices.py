@@ -22,7 +22,7 @@ from bo_tune.measure.backends.registry import backend_named
 from bo_tune.measure.compile.target import CompileTarget
 from bo_tune.measure.deadlines import Deadlines
 from bo_tune.measure.device import Device
-from bo_tune.measure.gpu.device import CudaDevice, compile_host
+from bo_tune.measure.gpu.device import GpuDevice, compile_host
 from bo_tune.measure.replay import ReplayDevice
 from bo_tune.measure.source import BUILTIN, VLLM
 from bo_tune.measure.watch.host_gpus import known_identities
@@ -221,17 +221,17 @@ def _check_packages() -> None:
         )
 
 
-def cuda_device(
+def gpu_device(
     index: int,
     *,
     source: str = BUILTIN,
     conditions: Conditions | None = None,
     compile_workers: int | None = None,
     packs: Sequence[Path] = (),
-) -> CudaDevice:
+) -> GpuDevice:
     """Open one GPU of this host. Raises DeviceError and PackError."""
     _check_packages()
-    return CudaDevice(index, source=source, conditions=conditions, compile_workers=compile_workers, packs=packs)
+    return GpuDevice(index, source=source, conditions=conditions, compile_workers=compile_workers, packs=packs)
 
 
 def engine_notes(jobs: Sequence[Job]) -> list[str]:
@@ -242,7 +242,7 @@ def engine_notes(jobs: Sequence[Job]) -> list[str]:
 
 
 @contextmanager
-def cuda_devices(
+def gpu_devices(
     indices: Sequence[int] | None,
     *,
     backend: str = DEFAULT_BACKEND,
@@ -252,7 +252,7 @@ def cuda_devices(
     deadlines: Deadlines | None = None,
     packs: Sequence[Path] = (),
     require_idle: bool = False,
-) -> Iterator[list[CudaDevice]]:
+) -> Iterator[list[GpuDevice]]:
     """Open GPUs of this host while it lasts, with compilers in common.
 
     Args:
@@ -267,14 +267,14 @@ def cuda_devices(
     _check_packages()
     deadlines, vendor = deadlines or Deadlines(), backend_named(backend)
     host = compile_host(source, conditions or Conditions(), compile_workers, deadlines, packs, backend=backend)
-    opened: list[CudaDevice] = []
+    opened: list[GpuDevice] = []
     try:
         identities = dict(enumerate(known_identities(vendor, required=indices is None)))
         chosen = identities.keys() if indices is None else indices
         if not chosen:
             raise DeviceError(f"no {vendor.vendor} GPU found; replay recorded grids with --device replay:DIR")
         with ThreadPoolExecutor(len(chosen)) as threads:  # each takes seconds to start
-            one = partial(CudaDevice, backend=backend, source=source, conditions=conditions, deadlines=deadlines)
+            one = partial(GpuDevice, backend=backend, source=source, conditions=conditions, deadlines=deadlines)
             one = partial(one, host=host, require_idle=require_idle)
             futures = [threads.submit(one, index, identity=identities.get(index)) for index in chosen]
         opened += [future.result() for future in futures if future.exception() is None]

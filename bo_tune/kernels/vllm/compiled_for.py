@@ -30,9 +30,3 @@ def compiled_for() -> CompiledFor:
         raise AttributeError("of the GPU to compile for only the compute capability is known")
     properties = driver.utils.get_device_properties(driver.get_current_device())
     return CompiledFor(properties["multiprocessor_count"], properties["max_shared_mem"])
-
-
-def backend_compiled_for() -> str:
-    """Return the backend that is compiled for: Triton's name is ``GpuInfo.backend``, too."""
-    backend: str = triton.runtime.driver.active.get_current_target().backend
-    return backend

@@ -20,7 +20,7 @@ from triton.runtime.autotuner import Autotuner, Heuristics
 from bo_tune.core.problem import DEFAULT_BACKEND, GpuInfo
 from bo_tune.core.space import Config
 from bo_tune.errors import one_line
-from bo_tune.kernels.vllm.compiled_for import backend_compiled_for, compiled_for
+from bo_tune.kernels.vllm.compiled_for import compiled_for
 from bo_tune.kernels.vllm.installed import KERNELS_PACKAGE, LAUNCHERS, VllmError, refusal
 from bo_tune.kernels.vllm.kernel_call import CONFIG_PARAMETERS, KernelCall
 from bo_tune.kernels.vllm.private_copy import PrivateCopy
@@ -42,13 +42,16 @@ class TargetPlatform:
     What it does not know it refuses with an AttributeError, so that nothing is answered for the wrong GPU.
 
     Attributes:
-        backend: the GPU's.
         gpu: where more than the capability is known; else Triton is asked, if it comes to that.
     """
 
-    backend: str = DEFAULT_BACKEND
     capability: tuple[int, int] = (0, 0)
     gpu: GpuInfo | None = None
+
+    @property
+    def backend(self) -> str:
+        """The backend of the GPU; of one known by a compute capability alone, CUDA's."""
+        return self.gpu.backend if self.gpu is not None else DEFAULT_BACKEND
 
     def is_cuda(self) -> bool:
         """Say whether CUDA drives the GPU."""
@@ -152,7 +155,6 @@ class Launcher:
             self._asked.clear()
             self._calls.clear()
             self._config, self._platform.capability, self._platform.gpu = _ReadConfig(config), capability, gpu
-            self._platform.backend = backend_compiled_for() if gpu is None else gpu.backend
             try:
                 self._function(**passed)
             except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:

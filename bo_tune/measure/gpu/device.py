@@ -64,7 +64,7 @@ class _NotPreparedError(WorkerError):
     """The GPU process was lost before it was asked about a config."""
 
 
-class CudaDevice(Device):
+class GpuDevice(Device):
     """Compiles on this host's cores and measures on one of its GPUs.
 
     Args:

@@ -15,14 +15,14 @@ from bo_tune.measure.backends.registry import backend_named
 from bo_tune.measure.deadlines import Deadlines
 from bo_tune.measure.described import source_of
 from bo_tune.measure.device_names import GpuName, gpu_named, recordings_named
-from bo_tune.measure.devices import Job, cuda_devices, kernel_source, replay_jobs
+from bo_tune.measure.devices import Job, gpu_devices, kernel_source, replay_jobs
 from bo_tune.processes.fork_server import ForkServer
 from bo_tune.session.session import SessionSettings
 from bo_tune.session.workers.worker import Fitting, fitting
 from bo_tune.tuning.search_pool import search_server
 
 if TYPE_CHECKING:
-    from bo_tune.measure.gpu.device import CudaDevice
+    from bo_tune.measure.gpu.device import GpuDevice
 
 STUDIES_PER_SEARCHER = 2
 """Studies under way for each process that computes proposals: a tenth of the compilers' time, but in bursts."""
@@ -88,9 +88,9 @@ class Measured:
         return [int(word) for word in words]
 
 
-def opened(measured: Measured) -> "AbstractContextManager[list[CudaDevice]]":
+def opened(measured: Measured) -> "AbstractContextManager[list[GpuDevice]]":
     """Open this host's GPUs while it lasts. Raises InputError, on entry too."""
-    return cuda_devices(
+    return gpu_devices(
         measured.indices(),
         backend=measured.backend,
         source=kernel_source(measured.source),
@@ -119,15 +119,15 @@ def host_gpus(measured: Measured) -> list[int]:
     return list(range(len(backend_named(measured.backend).identities()))) if indices is None else indices
 
 
-def jobs_on(problems: Sequence[Problem], devices: "Sequence[CudaDevice]") -> list[Job]:
+def jobs_on(problems: Sequence[Problem], devices: "Sequence[GpuDevice]") -> list[Job]:
     """Return the jobs of problems: one for each type of GPU, which any GPU of that type may do."""
-    by_type: dict[str, list[CudaDevice]] = {}
+    by_type: dict[str, list[GpuDevice]] = {}
     for device in devices:
         by_type.setdefault(device.gpu.name, []).append(device)
     return [Job(p, equal[0], tuple(equal[1:])) for equal in by_type.values() for p in problems]
 
 
-def at_once(settings: SessionSettings, devices: "Sequence[CudaDevice]", studies: int) -> SessionSettings:
+def at_once(settings: SessionSettings, devices: "Sequence[GpuDevice]", studies: int) -> SessionSettings:
     """Return the settings with what this host can do at once."""
     compilers = max(device.compile_workers for device in devices)
     settings = settings.on(compilers, studies, len(devices))
@@ -135,7 +135,7 @@ def at_once(settings: SessionSettings, devices: "Sequence[CudaDevice]", studies:
 
 
 @contextmanager
-def fitting_of(measured: Measured, seed: int) -> "Iterator[tuple[Sequence[CudaDevice], Fitting, SessionSettings]]":
+def fitting_of(measured: Measured, seed: int) -> "Iterator[tuple[Sequence[GpuDevice], Fitting, SessionSettings]]":
     """Open what measures while it lasts; returns the GPUs, what finds the jobs of studies, and what this host does at
     once."""
     folder = measured.recordings

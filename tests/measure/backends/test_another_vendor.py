@@ -5,6 +5,7 @@ The session, the compilers, the GPU process and the database are the real ones; 
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -24,8 +25,8 @@ from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.backends.registry import BACKENDS
 from bo_tune.measure.device import Compiled
 from bo_tune.measure.device_names import GpuName, gpu_named
-from bo_tune.measure.devices import Job, compile_target, cuda_devices, replay_job
-from bo_tune.measure.gpu.device import CudaDevice
+from bo_tune.measure.devices import Job, compile_target, gpu_devices, replay_job
+from bo_tune.measure.gpu.device import GpuDevice
 from bo_tune.measure.messages import IdentityRequest
 from bo_tune.session.record import record
 from bo_tune.session.session import Session, SessionSettings
@@ -50,14 +51,14 @@ def _rocm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CudaDevice]:
+def device(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GpuDevice]:
     """The only GPU of the vendor, found by counting."""
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "triton"))
-    with cuda_devices(None, backend=gpu_named("hip", "--device").backend, source=SOURCE, compile_workers=1) as (gpu,):
+    with gpu_devices(None, backend=gpu_named("hip", "--device").backend, source=SOURCE, compile_workers=1) as (gpu,):
         yield gpu
 
 
-def test_a_study_is_tuned_on_its_gpu_and_recorded(device: CudaDevice, tmp_path: Path) -> None:
+def test_a_study_is_tuned_on_its_gpu_and_recorded(device: GpuDevice, tmp_path: Path) -> None:
     store = StudyStore(sqlite_url(tmp_path / "studies.db"))
     settings = SessionSettings(GRID, None, in_flight=1, compilers=1, spaces={"lora_shrink": SPACE})
     (tuned,) = Session(store, settings).run([Job(PROBLEM, device)])
@@ -85,7 +86,7 @@ def test_a_study_is_tuned_on_its_gpu_and_recorded(device: CudaDevice, tmp_path: 
 
 def test_what_cannot_be_used_is_said_in_its_words() -> None:
     with pytest.raises(DeviceError, match=r"^HIP device 1 cannot be used: there is one GPU$"):
-        CudaDevice(1, backend="hip", source=SOURCE, compile_workers=1)
+        GpuDevice(1, backend="hip", source=SOURCE, compile_workers=1)
 
 
 def test_devices_are_named_by_the_table() -> None:
@@ -99,10 +100,10 @@ def test_binaries_are_made_for_a_target_that_is_not_there(tmp_path: Path) -> Non
         InputError, match=r"^--target: expected cuda:CC with .* or hip:ARCHITECTURE, like hip:gfx942, got"
     ):
         gpu_of("hip:90", None)
-    gpu = gpu_of("hip:gfx942", None).gpu
+    gpu, spec = gpu_of("hip:gfx942", None).gpu, kernel_spec("lora_shrink")
     target = compile_target(gpu, SOURCE, cache=tmp_path, workers=1, deadline_s=PATIENCE_S, conditions=Conditions())
     try:
-        config = {**kernel_spec("lora_shrink").default_config(PROBLEM), "num_stages": 2}
+        config = {**spec.default_config(PROBLEM), "block_m": 64, "num_warps": 4, "num_stages": 2}
         build = target.compile(PROBLEM, config).result(PATIENCE_S)
         identity = target.identity(IdentityRequest({"lora_shrink": (PROBLEM, config)}))
     finally:
@@ -111,3 +112,9 @@ def test_binaries_are_made_for_a_target_that_is_not_there(tmp_path: Path) -> Non
     assert [file for file in tmp_path.rglob("*.hsaco") if file.read_bytes().startswith(b"\x7fELF")]
     assert identity.target == "hip:gfx942"
     assert identity.toolchain.ptxas.startswith("20.1 (")
+    taken = build.resources.shared_memory_bytes
+    assert taken is not None
+    tight = replace(gpu, shared_memory_bytes=taken)
+    assert spec.impossible(config, PROBLEM, tight) is None
+    assert spec.runnable([config], PROBLEM, tight).tolist() == [True]
+    assert spec.impossible(config, PROBLEM, replace(tight, backend="cuda")) is not None
