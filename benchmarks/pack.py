@@ -28,8 +28,8 @@ from bo_tune.engines.registry import address_of
 from bo_tune.formats.pack.archive import read_manifest
 from bo_tune.formats.study_file import StudyFile, load_study_file
 from bo_tune.measure.device import Compiled
-from bo_tune.measure.devices import cuda_device, kernel_source
-from bo_tune.measure.gpu.device import CudaDevice
+from bo_tune.measure.devices import gpu_device, kernel_source
+from bo_tune.measure.gpu.device import GpuDevice
 
 TIMEOUT_S = 200.0
 """For one session."""
@@ -93,7 +93,7 @@ def differences(study: StudyFile, names: Sequence[str], options: argparse.Namesp
     In several GPU processes, in both orders; a difference is the geometric mean of what they say.
     """
     tables = {name: flat_configs(read_folder(options.out / name)) for name in (PLAIN, *names)}
-    device = cuda_device(0, source=kernel_source(options.kernels), packs=[options.pack])
+    device = gpu_device(0, source=kernel_source(options.kernels), packs=[options.pack])
     try:
         keys = {p: key_of(p, device.gpu) for p in study.problems()}
         pairs = {
@@ -115,7 +115,7 @@ def differences(study: StudyFile, names: Sequence[str], options: argparse.Namesp
     }
 
 
-def timed(device: CudaDevice, pairs: Mapping[Pair, tuple[dict[str, int], dict[str, int]]]) -> dict[Pair, list[Times]]:
+def timed(device: GpuDevice, pairs: Mapping[Pair, tuple[dict[str, int], dict[str, int]]]) -> dict[Pair, list[Times]]:
     """Return the times of pairs of configs, in us, from one GPU process after another."""
     times: dict[Pair, list[Times]] = {pair: [] for pair in pairs}
     for process in range(PROCESSES):

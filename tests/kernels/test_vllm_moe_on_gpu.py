@@ -13,7 +13,7 @@ from bo_tune.core.problem import Experts
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.vllm import operations
 from bo_tune.measure.devices import job_of, with_deciding
-from bo_tune.measure.gpu.device import CudaDevice
+from bo_tune.measure.gpu.device import GpuDevice
 from bo_tune.measure.source import VLLM
 from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
@@ -76,10 +76,10 @@ def test_any_one_launch_matches_the_reference(case):
 
 
 @pytest.fixture
-def device(monkeypatch) -> Iterator[CudaDevice]:
+def device(monkeypatch) -> Iterator[GpuDevice]:
     """A device whose processes find vLLM's kernels."""
     monkeypatch.syspath_prepend(vllm_folder())
-    opened = CudaDevice(source=VLLM, compile_workers=4)
+    opened = GpuDevice(source=VLLM, compile_workers=4)
     try:
         yield opened
     finally:

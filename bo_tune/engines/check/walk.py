@@ -176,7 +176,8 @@ def _unusable(file: str, found: Found, spec: EngineSpec, problem: Problem, gpu: 
 
 def _as_launched(config: Mapping[str, int], problem: Problem, gpu: GpuInfo) -> Mapping[str, int]:
     # vLLM 0.33 pipelines no expand on this capability, whatever the file says: stages cost it no shared memory.
-    return {**config, "num_stages": 1} if problem.kernel == EXPAND and gpu.capability == HOPPER else config
+    unpipelined = problem.kernel == EXPAND and gpu.is_cuda and gpu.capability == HOPPER
+    return {**config, "num_stages": 1} if unpipelined else config
 
 
 def _faults_of_others(folder: Path, names: Iterable[str], gpu: _Gpu) -> list[Fault]:

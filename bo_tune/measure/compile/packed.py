@@ -95,12 +95,6 @@ def build_of(binary: PackedBinary) -> Build:
     return Compiled(there, binary.resources, binary.entry)
 
 
-def target_name(gpu: GpuInfo) -> str:
-    """Return what a GPU's binaries are compiled for: ``cuda:90``."""
-    major, minor = gpu.capability
-    return f"cuda:{10 * major + minor}"
-
-
 def identity(farm: CompileFarm, gpu: GpuInfo, source: str, examples: IdentityRequest) -> Identity:
     """Ask a compiler for all that binaries depend on.
 
@@ -114,13 +108,13 @@ def identity(farm: CompileFarm, gpu: GpuInfo, source: str, examples: IdentityReq
     answer: IdentityAnswer | Refused = farm.ask(examples, CHECK_TIMEOUT_S)
     if isinstance(answer, Refused):
         raise DeviceError(answer.message)
-    return Identity(answer.toolchain, target_name(gpu), source, answer.kernels)
+    return Identity(answer.toolchain, gpu.target, source, answer.kernels)
 
 
 def _check(farm: CompileFarm, manifest: Manifest, gpu: GpuInfo, source: str) -> None:
     first = {b.problem.kernel: (b.problem, dict(b.config)) for b in reversed(manifest.binaries)}
     made_for = replace(manifest.identity, kernels={name: manifest.identity.kernels[name] for name in first})
-    outside = Identity(made_for.toolchain, target_name(gpu), source, made_for.kernels)
+    outside = Identity(made_for.toolchain, gpu.target, source, made_for.kernels)
     difference = made_for.difference(outside)  # before a kernel source is asked for kernels it may not have
     if difference is None:
         difference = made_for.difference(identity(farm, gpu, source, IdentityRequest(first)))

@@ -98,7 +98,7 @@ class RayCluster:
             self.close()
             raise InputError(f"--ray {address}: the cluster has {gpus} GPUs and {cores} cores")
         if on_gpu:
-            measured = replace(measured, device="cuda", jobs=measured.jobs or max(1, cores // gpus - 1))
+            measured = replace(measured, device=measured.backend, jobs=measured.jobs or max(1, cores // gpus - 1))
         options = {"num_gpus": 1} if on_gpu else {"num_cpus": 1}
         actor = self._ray.remote(**options, max_restarts=RESTARTS, max_task_retries=RESTARTS)(RayWorker)
         folder = str(Path.cwd())
