@@ -23,7 +23,7 @@ from bo_tune.core.outcome import Compilation, Invalid, InvalidReason, LaunchPurp
 from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.repetitions import TimingProtocol, take_repetitions
 from bo_tune.core.space import Config, SearchSpace, config_key
-from bo_tune.core.surroundings import Place
+from bo_tune.core.surroundings import Surroundings
 from bo_tune.formats.recording import Recording, read_recording, recording_file_name, write_recording
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured
@@ -185,7 +185,7 @@ class FakeDevice(Device):
     gpu: GpuInfo = H100
     there: frozenset[tuple[tuple[str, int], ...]] = frozenset()
     monitor: GpuMonitor | None = None
-    has_places: bool = False
+    times_in_place: bool = False
     in_place: Callable[[Config], float] = lambda config: 1.0
 
     def __post_init__(self) -> None:
@@ -194,7 +194,7 @@ class FakeDevice(Device):
         self.measured: list[dict[str, int]] = []
         self.incumbents: list[float | None] = []
         self.remeasured: list[list[dict[str, int]]] = []
-        self.placed: list[tuple[Place, list[dict[str, int]]]] = []
+        self.placed: list[tuple[Surroundings, list[dict[str, int]]]] = []
 
     @property
     def provenance(self) -> Mapping[str, str]:
@@ -235,11 +235,17 @@ class FakeDevice(Device):
         return lambda: there
 
     def remeasure(
-        self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0, place: Place | None = None
+        self,
+        problem: Problem,
+        configs: Sequence[Config],
+        rounds: int,
+        *,
+        taken: int = 0,
+        around: Surroundings | None = None,
     ) -> Remeasured:
         launches = Counter({LaunchPurpose.FINALISTS: rounds * len(configs)})
-        if place is not None:
-            self.placed.append((place, [dict(config) for config in configs]))
+        if around is not None:
+            self.placed.append((around, [dict(config) for config in configs]))
             layers = [(BARE_US + self.in_place(config),) * rounds for config in configs]
             return Remeasured(layers, launches, (BARE_US,) * rounds)
         self.remeasured.append([dict(config) for config in configs])

@@ -66,8 +66,8 @@ class Linear:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where a kernel is timed in place.
+class Surroundings:
+    """What an engine runs around a kernel, for timing it in place.
 
     Attributes:
         linear: the layer.

@@ -10,7 +10,7 @@ from bo_tune.core.conditions import Conditions
 from bo_tune.core.outcome import Outcome
 from bo_tune.core.problem import AnyProblem, GpuInfo
 from bo_tune.core.space import Config, SearchSpace
-from bo_tune.core.surroundings import Place
+from bo_tune.core.surroundings import Surroundings
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import IN_ORDER, kernel_spec
 from bo_tune.kernels.spec import KernelSpec
@@ -25,7 +25,7 @@ class Description:
         sources: which code of each kernel it measures; none of those that its kernel source does not have.
         decided_by: which kernels decide for a problem's, see ``Device``.
         notes: what there is to say of tuning a problem's kernel.
-        has_places: see ``Device``.
+        times_in_place: see ``Device``.
         defaults: what runs on the GPU where nothing was tuned, of kernels of which the spec alone does not know.
     """
 
@@ -36,7 +36,7 @@ class Description:
     decided_by: Mapping[AnyProblem, tuple[str, ...]]
     notes: Mapping[AnyProblem, str | None]
     defaults: Mapping[AnyProblem, dict[str, int]]
-    has_places: bool = False
+    times_in_place: bool = False
 
     @classmethod
     def of(cls, device: Device, problems: Sequence[AnyProblem]) -> "Description":
@@ -51,7 +51,7 @@ class Description:
             {problem: device.decided_by(problem) for problem in joint},
             {problem: device.note(problem) for problem in joint},
             {problem: device.default_config(kernel_spec(problem.kernel), problem) for problem in joint},
-            device.has_places,
+            device.times_in_place,
         )
 
 
@@ -70,7 +70,7 @@ class DescribedDevice(Device):
         self._description = description
         self.gpu = description.gpu
         self.conditions = description.conditions
-        self.has_places = description.has_places
+        self.times_in_place = description.times_in_place
 
     @property
     def provenance(self) -> Mapping[str, str]:
@@ -125,7 +125,7 @@ class DescribedDevice(Device):
         rounds: int,
         *,
         taken: int = 0,
-        place: Place | None = None,
+        around: Surroundings | None = None,
     ) -> Remeasured:
         """Nothing is measured here."""
         raise DeviceError(f"{self.gpu.name} is not a GPU of this host")

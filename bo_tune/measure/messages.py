@@ -7,7 +7,7 @@ from bo_tune.core.outcome import Outcome
 from bo_tune.core.problem import AnyProblem, GpuInfo
 from bo_tune.core.repetitions import TimingProtocol
 from bo_tune.core.space import Config
-from bo_tune.core.surroundings import Place
+from bo_tune.core.surroundings import Surroundings
 from bo_tune.formats.pack.contents import KernelText, Toolchain
 
 
@@ -73,13 +73,13 @@ class RemeasureRequest:
     """Check several configs and time them in turn; answered by ``Remeasured``.
 
     Attributes:
-        place: where an engine runs them; None to time them alone.
+        around: what an engine runs around them; None to time them alone.
     """
 
     problem: AnyProblem
     configs: tuple[dict[str, int], ...]
     rounds: int
-    place: Place | None = None
+    around: Surroundings | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from bo_tune.core.outcome import (
 from bo_tune.core.problem import AnyProblem, GpuInfo
 from bo_tune.core.repetitions import TimingProtocol, take_repetitions
 from bo_tune.core.space import Config, SearchSpace, config_key
-from bo_tune.core.surroundings import Place
+from bo_tune.core.surroundings import Surroundings
 from bo_tune.formats.recording import Recording
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured
@@ -140,7 +140,7 @@ class ReplayDevice(Device):
         rounds: int,
         *,
         taken: int = 0,
-        place: Place | None = None,
+        around: Surroundings | None = None,
     ) -> Remeasured:
         """Draw each config's repetitions in another order, over and over, at the level of its recorded time.
 

@@ -77,8 +77,8 @@ def _in_place(choice: Choice) -> InPlace | None:
     if found is None:
         return None
     return InPlace(
-        linear=found.place.linear.to_json(),
-        beside=found.place.beside,
+        linear=found.around.linear.to_json(),
+        beside=found.around.beside,
         bare_us=found.bare_us,
         time_us=found.time_us,
         default_time_us=found.default_time_us,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from bo_tune.core.outcome import Invalid, estimate_us
 from bo_tune.core.problem import AnyProblem, Problem
 from bo_tune.core.space import Config, ConfigKey, config_key
-from bo_tune.core.surroundings import Linear, Place
+from bo_tune.core.surroundings import Linear, Surroundings
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.device import Device, Remeasured
@@ -35,15 +35,15 @@ class InPlaceTimes:
         times_us: with each finalist that was timed.
     """
 
-    place: Place
+    around: Surroundings
     bare_us: float
     time_us: float
     default_time_us: float | None
     times_us: dict[ConfigKey, float]
 
 
-def place_in(linear: Linear, problem: Problem, device: Device) -> Place:
-    """Return the place of a kernel in a layer, beside the default config of the layer's other kernel, compiled.
+def surroundings_in(linear: Linear, problem: Problem, device: Device) -> Surroundings:
+    """Return what a kernel runs among in a layer: beside the default config of the layer's other kernel, compiled.
 
     Raises:
         DeviceError: that one cannot be compiled.
@@ -53,25 +53,25 @@ def place_in(linear: Linear, problem: Problem, device: Device) -> Place:
     build = device.compile(beside, config).result()
     if isinstance(build, Invalid):
         raise DeviceError(f"{beside}: the default config cannot be compiled: {build.detail or build.reason.value}")
-    return Place(linear, config)
+    return Surroundings(linear, config)
 
 
 class _There:
-    """A device that times configs in a place, and keeps the times of the layer without adapters."""
+    """A device that times configs in a layer, and keeps the times of the layer without adapters."""
 
-    def __init__(self, device: Device, place: Place) -> None:
-        self._device, self._place = device, place
+    def __init__(self, device: Device, around: Surroundings) -> None:
+        self._device, self._around = device, around
         self.bare_us: tuple[float, ...] = ()
 
     def remeasure(self, problem: AnyProblem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
         """Time configs in turn."""
-        timed = self._device.remeasure(problem, configs, rounds, taken=taken, place=self._place)
+        timed = self._device.remeasure(problem, configs, rounds, taken=taken, around=self._around)
         self.bare_us += timed.bare_us
         return timed
 
 
 def choose_in_place(
-    device: Device, problem: AnyProblem, place: Place, alone: Choice, default: Config, finalists: Finalists
+    device: Device, problem: AnyProblem, around: Surroundings, alone: Choice, default: Config, finalists: Finalists
 ) -> Choice:
     """Return what a study ends with, decided in place; the fastest alone where nothing can be timed there.
 
@@ -87,7 +87,7 @@ def choose_in_place(
     default_key = config_key(default)
     nearest = NEAR * min(alone.times_us.values())
     chosen = [key for key, time_us in alone.times_us.items() if key == default_key or time_us <= nearest]
-    there = _There(device, place)
+    there = _There(device, around)
     race = Race(there, problem, replace(finalists, rounds=ROUNDS, most_rounds=MOST_ROUNDS), chosen, kept=default_key)
     race.run()
     times = race.times_us
@@ -97,6 +97,6 @@ def choose_in_place(
     winner = race.leader
     if default_key in times and not race.beats(winner, default_key):
         winner = default_key
-    found = InPlaceTimes(place, estimate_us(there.bare_us), times[winner], times.get(default_key), times)
+    found = InPlaceTimes(around, estimate_us(there.bare_us), times[winner], times.get(default_key), times)
     config = {name: dict(winner)[name] for name in default}
     return replace(alone, config=config, time_us=alone.times_us[winner], launches=launches, in_place=found)

@@ -24,7 +24,7 @@ from bo_tune.search import Certificate, StopRule
 from bo_tune.store.storage import StoredStudy
 from bo_tune.store.trials import launched, to_trial
 from bo_tune.tuning.candidates import Candidates
-from bo_tune.tuning.in_place import choose_in_place, place_in
+from bo_tune.tuning.in_place import choose_in_place, surroundings_in
 from bo_tune.tuning.proposer import Proposal, Proposer
 from bo_tune.tuning.race import Choice, Finalists, choose
 
@@ -229,9 +229,9 @@ class Tuner:
         """Re-measure the finalists and the default config; None where nothing was measured."""
         choice = choose(self.device, self.problem, self.measured, self.default, self._settings.finalists)
         if choice is not None and self.linear is not None:
-            place = place_in(self.linear, lora(self.problem), self.device)
+            around = surroundings_in(self.linear, lora(self.problem), self.device)
             finalists = self._settings.finalists
-            choice = choose_in_place(self.device, self.problem, place, choice, self.default, finalists)
+            choice = choose_in_place(self.device, self.problem, around, choice, self.default, finalists)
         if choice is not None:
             self.launches += choice.launches
         return choice

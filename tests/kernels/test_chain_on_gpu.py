@@ -6,13 +6,13 @@ from helpers import H100
 
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import Problem
-from bo_tune.core.surroundings import Linear, Place
+from bo_tune.core.surroundings import Linear, Surroundings
 from bo_tune.kernels.lora.chain import LinearChain
 from bo_tune.kernels.lora.expand import naive as expand_naive
 from bo_tune.kernels.lora.shrink import naive as shrink_naive
 from bo_tune.kernels.operations import operation
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.measure.gpu.places import Places
+from bo_tune.measure.gpu.layer import LayerTimer
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 
@@ -37,7 +37,7 @@ def test_the_last_layer_of_a_replayed_chain_is_right(kernel: int, dual_stream: b
     asked = problems(dual_stream=dual_stream)
     problem = asked[kernel]
     if kernel == 0 and dual_stream:
-        pytest.skip("a shrink's place has the expand that adds")
+        pytest.skip("a shrink's layer has the expand that adds")
     beside = LINEAR.beside(problem)
     chain = LinearChain(
         problem, LINEAR, default(beside), operation, l2_bytes=H100.l2_bytes, device=DEVICE,
@@ -69,9 +69,9 @@ def test_weights_of_all_copies_together_are_several_times_the_cache() -> None:
 def test_a_layer_takes_longer_with_adapters_and_longest_with_a_bad_config() -> None:
     good = default(SHRINK)
     bad = {**good, "block_n": 16, "block_k": 16, "split_k": 1, "num_warps": 8}
-    places = Places(operation, H100, DEVICE, Conditions())
-    place = Place(LINEAR, default(LINEAR.beside(SHRINK)))
-    timed = places.time_in_turn(SHRINK, place, [good, bad, None], 20)
+    timer = LayerTimer(operation, H100, DEVICE, Conditions())
+    around = Surroundings(LINEAR, default(LINEAR.beside(SHRINK)))
+    timed = timer.time_in_turn(SHRINK, around, [good, bad, None], 20)
     fast, slow, bare = (sorted(times)[len(times) // 2] for times in timed.runtimes_us)
     assert bare < fast < slow
     spread = [sorted(times)[-5] / sorted(times)[4] for times in timed.runtimes_us]

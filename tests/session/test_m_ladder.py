@@ -16,7 +16,7 @@ from rich.console import Console
 from bo_tune.core.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Outcome, Resources
 from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config, SearchSpace
-from bo_tune.core.surroundings import Place
+from bo_tune.core.surroundings import Surroundings
 from bo_tune.display.ladder import ladder_lines, ladder_table
 from bo_tune.engines.models.engine import M_LADDER, is_sampled
 from bo_tune.engines.models.problems import SHRINK
@@ -55,7 +55,13 @@ class OverM(FakeDevice):
         return super().measure(problem, config, compiled, stop_above_us=stop_above_us)
 
     def remeasure(
-        self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0, place: Place | None = None
+        self,
+        problem: Problem,
+        configs: Sequence[Config],
+        rounds: int,
+        *,
+        taken: int = 0,
+        around: Surroundings | None = None,
     ) -> Remeasured:
         self.probed.append((problem, problem.m))
         times = [(self.times_of(problem, config),) * rounds for config in configs]
@@ -185,7 +191,7 @@ def test_what_cannot_be_measured_is_counted() -> None:
             rounds: int,
             *,
             taken: int = 0,
-            place: Place | None = None,
+            around: Surroundings | None = None,
         ) -> Remeasured:
             raise DeviceError("out of memory")
 

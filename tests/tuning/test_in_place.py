@@ -7,14 +7,14 @@ from bo_tune.core.choices import MEMORY
 from bo_tune.core.outcome import Invalid, InvalidReason
 from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config, SearchSpace
-from bo_tune.core.surroundings import Linear, Place
+from bo_tune.core.surroundings import Linear, Surroundings
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.device import Remeasured
 from bo_tune.measure.devices import job_of
 from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
-from bo_tune.tuning.in_place import NEAR, place_in
+from bo_tune.tuning.in_place import NEAR, surroundings_in
 
 LINEAR = Linear(4096, (4096,))
 PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
@@ -30,7 +30,7 @@ def alone(config: Config) -> float:
 
 def device(in_place: dict[int, float], **more: object) -> FakeDevice:
     return FakeDevice(
-        times=alone, space=SPACE, has_places=True, in_place=lambda config: in_place[config["split_k"]], **more
+        times=alone, space=SPACE, times_in_place=True, in_place=lambda config: in_place[config["split_k"]], **more
     )  # type: ignore[arg-type]
 
 
@@ -84,21 +84,21 @@ def test_a_result_is_that_of_its_layer() -> None:
 
 def test_a_race_that_times_nothing_there_leaves_the_choice_alone() -> None:
     class Lost(FakeDevice):
-        def remeasure(self, *arguments: object, place: Place | None = None, **more: object) -> Remeasured:
-            answer = super().remeasure(*arguments, place=place, **more)  # type: ignore[arg-type]
-            return answer if place is None else Remeasured([() for _ in answer.runtimes_us], answer.launches)
+        def remeasure(self, *arguments: object, around: Surroundings | None = None, **more: object) -> Remeasured:
+            answer = super().remeasure(*arguments, around=around, **more)  # type: ignore[arg-type]
+            return answer if around is None else Remeasured([() for _ in answer.runtimes_us], answer.launches)
 
-    on = Lost(times=alone, space=SPACE, has_places=True)
+    on = Lost(times=alone, space=SPACE, times_in_place=True)
     result = tuned(on).result
     assert (result.in_place, result.config["split_k"]) == (None, 2)
 
 
 def test_the_layers_other_kernel_runs_its_default_config() -> None:
-    on = FakeDevice(times=lambda config: 1.0, space=SPACE, has_places=True)
+    on = FakeDevice(times=lambda config: 1.0, space=SPACE, times_in_place=True)
     expand = LINEAR.beside(PROBLEM)
-    place = place_in(LINEAR, PROBLEM, on)
-    assert place.beside == kernel_spec("lora_expand").default_config(expand)
-    assert on.compiled == [place.beside]
+    around = surroundings_in(LINEAR, PROBLEM, on)
+    assert around.beside == kernel_spec("lora_expand").default_config(expand)
+    assert on.compiled == [around.beside]
     broken = FakeDevice(times=lambda config: Invalid(InvalidReason.COMPILE_ERROR, "no"), space=SPACE)
     with pytest.raises(DeviceError, match="the default config cannot be compiled: no"):
-        place_in(LINEAR, PROBLEM, broken)
+        surroundings_in(LINEAR, PROBLEM, broken)

@@ -20,7 +20,7 @@ from bo_tune.core.outcome import Invalid, InvalidReason, Launches, LaunchPurpose
 from bo_tune.core.problem import DEFAULT_BACKEND, AnyProblem, GpuInfo
 from bo_tune.core.repetitions import TimingProtocol
 from bo_tune.core.space import Config, SearchSpace
-from bo_tune.core.surroundings import Place
+from bo_tune.core.surroundings import Surroundings
 from bo_tune.errors import DeviceError, PackError, WorkerError
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.measure.backends.base import GpuIdentity
@@ -106,7 +106,7 @@ class GpuDevice(Device):
         self._protocol = protocol or TimingProtocol()
         self.conditions = conditions or Conditions()
         self._source = source
-        self.has_places = self._vendor.has_graphs and source in (BUILTIN, VLLM)
+        self.times_in_place = self._vendor.has_graphs and source in (BUILTIN, VLLM)
         self._lock = threading.Lock()
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._prepared: set[AnyProblem] = set()
@@ -320,7 +320,7 @@ class GpuDevice(Device):
         rounds: int,
         *,
         taken: int = 0,
-        place: Place | None = None,
+        around: Surroundings | None = None,
     ) -> Remeasured:
         """Check the configs and time them in turn in the GPU process.
 
@@ -330,11 +330,11 @@ class GpuDevice(Device):
             DeviceError: it is lost again when the others are timed in turn.
         """
         try:
-            return self._remeasure(problem, configs, rounds, self._deadlines.prepare_s, place)
+            return self._remeasure(problem, configs, rounds, self._deadlines.prepare_s, around)
         except (WorkerDiedError, WorkerTimeoutError):
-            sound = [config for config in configs if self._survives(problem, config, place)]
+            sound = [config for config in configs if self._survives(problem, config, around)]
         try:
-            timed = self._remeasure(problem, sound, rounds, self._deadlines.prepare_s, place)
+            timed = self._remeasure(problem, sound, rounds, self._deadlines.prepare_s, around)
         except (WorkerDiedError, WorkerTimeoutError) as error:
             raise DeviceError(f"the finalists of {problem} cannot be re-measured: {error}") from error
         times = iter(timed.runtimes_us)
@@ -342,16 +342,21 @@ class GpuDevice(Device):
         return Remeasured(runtimes, timed.launches, timed.bare_us)
 
     def _remeasure(
-        self, problem: AnyProblem, configs: Sequence[Config], rounds: int, deadline_s: float, place: Place | None
+        self,
+        problem: AnyProblem,
+        configs: Sequence[Config],
+        rounds: int,
+        deadline_s: float,
+        around: Surroundings | None,
     ) -> Remeasured:
-        request = RemeasureRequest(problem, tuple(dict(c) for c in configs), rounds, place)
+        request = RemeasureRequest(problem, tuple(dict(c) for c in configs), rounds, around)
         answer: Remeasured = self._ask(problem, request, lambda: deadline_s, "finalists")
         return answer
 
-    def _survives(self, problem: AnyProblem, config: Config, place: Place | None) -> bool:
+    def _survives(self, problem: AnyProblem, config: Config, around: Surroundings | None) -> bool:
         """Say whether the GPU process lives through timing one config."""
         try:
-            self._remeasure(problem, [config], 1, self._deadlines.first_s, place)
+            self._remeasure(problem, [config], 1, self._deadlines.first_s, around)
         except (WorkerDiedError, WorkerTimeoutError):
             return False
         return True

@@ -24,7 +24,7 @@ from bo_tune.errors import one_line
 from bo_tune.kernels.operation import Operation, Right, Verdict
 from bo_tune.measure.backends.base import GpuSide, gpu_side
 from bo_tune.measure.device import Remeasured
-from bo_tune.measure.gpu.places import Places
+from bo_tune.measure.gpu.layer import LayerTimer
 from bo_tune.measure.messages import (
     Hello,
     HelloRequest,
@@ -82,7 +82,7 @@ class GpuServer:
         self._gpu = gpu
         self._operation = operations_of(source)
         self._timer = gpu.timer(conditions.timing)
-        self._places = Places(self._operation, gpu.info(), gpu.device, conditions)
+        self._layer = LayerTimer(self._operation, gpu.info(), gpu.device, conditions)
         self._conditions = conditions
         self._seed = seed
         self._budget = INPUTS_MEMORY_SHARE * gpu.free_bytes()
@@ -167,8 +167,8 @@ class GpuServer:
         configs, rounds, prepared = request.configs, request.rounds, self._prepare(request.problem)
         launches: Launches = Counter()
         right = [config for config in configs if self._is_right(prepared, config, launches)]
-        if request.place is not None:
-            timed = self._places.time_in_turn(request.problem, request.place, (*right, None), rounds)
+        if request.around is not None:
+            timed = self._layer.time_in_turn(request.problem, request.around, (*right, None), rounds)
         else:
             timed = self._timer.time_in_turn(
                 [partial(prepared.operation.launch, prepared.inputs, c) for c in right], rounds, prepared.restore
