@@ -19,8 +19,9 @@ from bo_tune.core.problem import AnyProblem
 from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.measure.device import Build, Device
 from bo_tune.search import Certificate, StopRule
+from bo_tune.store.frozen import to_trial
 from bo_tune.store.storage import StoredStudy
-from bo_tune.store.trials import launched, to_trial
+from bo_tune.store.trials import launched
 from bo_tune.tuning.candidates import Candidates
 from bo_tune.tuning.proposer import Proposal, Proposer
 from bo_tune.tuning.race import Choice, Finalists, choose

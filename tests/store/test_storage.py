@@ -21,8 +21,8 @@ from bo_tune.core.outcome import Measurement
 from bo_tune.core.problem import Problem
 from bo_tune.errors import StorageError
 from bo_tune.store.attributes import RESULT_ATTR, SCHEMA_ATTR
+from bo_tune.store.frozen import to_trial
 from bo_tune.store.storage import StoredStudy, StudyName, StudyStore
-from bo_tune.store.trials import to_trial
 
 PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
 NAME = StudyName(PROBLEM, H100.name, "vllm 0.33.0")

@@ -137,11 +137,11 @@ def show_command(
     from bo_tune.display.reuse import unreadable_lines
     from bo_tune.display.studies import studies_lines, studies_tables
     from bo_tune.display.study import study_lines, study_tables
-    from bo_tune.store.storage import StudyStore
+    from bo_tune.store.looking import looking_at
 
     output = Output("show", json_file, quiet=quiet)
     words = study or []
-    with StudyStore(storage, only_read=True) as store:
+    with looking_at(storage) as store:
         studies = list_studies(store, words)
         if words and not studies:
             raise InputError(f"{store.url}: no study with {' and '.join(map(repr, words))} in its name")
