@@ -7,7 +7,7 @@ from typing import Any, Generic, Self, TypeVar
 from bo_tune.core.problem import GpuInfo
 from bo_tune.core.study_name import StudyName
 from bo_tune.errors import StorageError, one_line
-from bo_tune.processes.threads import garbage_sought_seldom
+from bo_tune.processes.garbage import garbage_sought_seldom
 from bo_tune.store.attributes import RESULT_ATTR, SCHEMA_ATTR, SCHEMA_VERSION
 from bo_tune.store.leases.holders import Holder
 from bo_tune.store.result import StudyResult

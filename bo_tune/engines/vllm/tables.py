@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from bo_tune.engines.provenance import Provenance, document_of, entries_of, moment_of, provenance_path
+from bo_tune.engines.vllm.lock import check_lock, locked
 from bo_tune.engines.vllm.table_format import by_number, flatten, json_bytes, kind_of, read_json
 from bo_tune.errors import TableError
 from bo_tune.files import (
     check_file_writable,
-    check_lock,
-    locked,
     os_error_text,
     plain_name,
     remove_stale_temporaries,

@@ -1,7 +1,8 @@
 """Studies and their attributes as Optuna's tables hold them, read many at a time."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 from pydantic_core import from_json
@@ -11,7 +12,8 @@ from bo_tune.store.rows.query import Query, chunks, marks
 
 _STUDIES = "SELECT s.study_id, s.study_name FROM studies s"
 _WITH_ATTRIBUTE = f"{_STUDIES} JOIN study_user_attributes a ON a.study_id = s.study_id AND a.key = ?"
-_ATTRIBUTES = "SELECT a.study_id, a.key, a.value_json FROM study_user_attributes a"
+_FROM_ATTRIBUTES = "FROM study_user_attributes a"
+_ATTRIBUTES = f"SELECT a.study_id, a.key, a.value_json {_FROM_ATTRIBUTES}"
 _OF_KERNEL = "s.study_name LIKE ? ESCAPE '/'"
 
 
@@ -55,7 +57,8 @@ class StudyRows:
 
     def names(self, key: str) -> dict[int, str]:
         """Return the names of the studies that have an attribute, by their numbers."""
-        return {study_id: str(name) for study_id, name in self._query(_WITH_ATTRIBUTE, (key,))}
+        statement = f"{_STUDIES} WHERE EXISTS (SELECT 1 {_FROM_ATTRIBUTES} WHERE a.study_id = s.study_id AND a.key = ?)"
+        return {study_id: str(name) for study_id, name in self._query(statement, (key,))}
 
     def attributes(self, study_id: int) -> Mapping[str, Any]:
         """Return a study's attributes; None for what is no JSON, which whoever lists the studies tells."""
@@ -69,7 +72,8 @@ class StudyRows:
 
     def values_of(self, key: str) -> list[Any]:
         """Return the different values of an attribute of studies."""
-        statement = "SELECT DISTINCT a.value_json FROM study_user_attributes a WHERE a.key = ?"
+        through_index = "a.study_id IN (SELECT s.study_id FROM studies s)"  # without it all attributes are read
+        statement = f"SELECT DISTINCT a.value_json {_FROM_ATTRIBUTES} WHERE {through_index} AND a.key = ?"
         return [_value(text) for (text,) in self._query(statement, (key,))]
 
     def counts(self, study_ids: Sequence[int] | None = None) -> dict[int, dict[str, int]]:
@@ -83,7 +87,7 @@ class StudyRows:
 
     def _where_in(
         self, statement: str, column: str, wanted: Sequence[Any] | None, values: Sequence[Any] = (), then: str = ""
-    ) -> Iterator[Any]:
+    ) -> Iterable[Any]:
         """Return the rows with one of these values in a column; all rows where none are named.
 
         Args:
@@ -91,11 +95,12 @@ class StudyRows:
             then: what follows the condition.
         """
         if wanted is None:
-            yield from self._query(f"{statement} {then}", values)
-            return
+            return self._query(f"{statement} {then}", values)
         word = "AND" if "WHERE" in statement else "WHERE"
-        for some in chunks(wanted):
-            yield from self._query(f"{statement} {word} {column} IN {marks(some)} {then}", [*values, *some])
+        return chain.from_iterable(
+            self._query(f"{statement} {word} {column} IN {marks(some)} {then}", [*values, *some])
+            for some in chunks(wanted)
+        )
 
 
 def _add_attributes(found: Mapping[int, StudyRow], rows: Iterable[Any]) -> None:
