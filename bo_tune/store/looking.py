@@ -1,5 +1,6 @@
 """Looking at a database of studies. A SQLite file is read by Python's own module, which loads nothing else."""
 
+import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -117,7 +118,9 @@ class SqliteReader(StudyReader[StoredTrial]):
 def _connected(file: Path) -> sqlite3.Connection:
     """Open a file. Where it may be written, what a killed writer left half-done is put right, as by any reader."""
     options = {"mode": "rw"} if may_be_written(file) else reading(file)
-    connection = sqlite3.connect(f"file:{quote(str(file))}?{urlencode(options)}", uri=True, isolation_level=None)
+    connection = sqlite3.connect(
+        f"file:{quote(os.fsencode(file))}?{urlencode(options)}", uri=True, isolation_level=None
+    )
     connection.execute("PRAGMA query_only = 1")
     return connection
 

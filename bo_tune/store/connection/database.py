@@ -142,7 +142,8 @@ def open_database(url: str, *, create: bool, lease_s: float, only_read: bool = F
             if file is not None and not may_be_written(file):
                 if not only_read:
                     raise StorageError(f"{place}: nothing may be written there; show, report and export only read")
-                found = found.set(database=f"file:{quote(str(file))}", query={**found.query, **reading(file)})
+                options = {**found.query, **reading(file), "uri": "true"}
+                found = found.set(database=f"file:{quote(str(file))}", query=options)
                 url = found.render_as_string(hide_password=False)
             if file is not None and not file.exists():
                 _create_sqlite(found, file)

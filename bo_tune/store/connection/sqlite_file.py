@@ -116,4 +116,4 @@ def reading(file: Path) -> dict[str, str]:
     """
     log, index = (file.with_name(file.name + suffix) for suffix in (LOG, INDEX))
     at_rest = not index.exists() and not (log.exists() and log.stat().st_size)
-    return {"uri": "true", "mode": "ro", **({"immutable": "1"} if at_rest else {})}
+    return {"mode": "ro", **({"immutable": "1"} if at_rest else {})}
