@@ -18,22 +18,22 @@ from typing import Any
 import numpy as np
 
 from bo_tune.core.outcome import estimate_us
-from bo_tune.core.problem import Problem
-from bo_tune.engines.vllm.tables import flat_configs, read_folder, table_file_name
+from bo_tune.core.problem import AnyProblem
+from bo_tune.engines.folder import flat_configs, read_folder
+from bo_tune.engines.registry import address_of
 from bo_tune.formats.study_file import load_study_file
-from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.device import Compiled
-from bo_tune.measure.devices import cuda_device, kernel_source
-from bo_tune.measure.gpu.device import CudaDevice
+from bo_tune.measure.devices import gpu_device, kernel_source
+from bo_tune.measure.gpu.device import GpuDevice
 
 ROUNDS = 100
 
 
 def compared(
-    device: CudaDevice, pairs: Mapping[Problem, tuple[dict[str, int], dict[str, int]]], processes: int
-) -> dict[Problem, dict[str, Any]]:
+    device: GpuDevice, pairs: Mapping[AnyProblem, tuple[dict[str, int], dict[str, int]]], processes: int
+) -> dict[AnyProblem, dict[str, Any]]:
     """Time pairs of configs in turn, in one GPU process after another."""
-    times: dict[Problem, list[tuple[float, float]]] = {problem: [] for problem in pairs}
+    times: dict[AnyProblem, list[tuple[float, float]]] = {problem: [] for problem in pairs}
     for process in range(processes):
         if process:
             device.restart_gpu_process()
@@ -63,12 +63,11 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=5)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    device = cuda_device(0, source=kernel_source(options.kernels))
+    device = gpu_device(0, source=kernel_source(options.kernels))
     one, other = (flat_configs(read_folder(folder)) for folder in (options.one, options.other))
     chosen = {}
     for problem in load_study_file(options.study).problems():
-        spec = kernel_spec(problem.kernel)
-        key = table_file_name(device.gpu.file_name, spec.file_stem(problem)), spec.table_key(problem)
+        key = address_of(problem, device.gpu)
         chosen[problem] = one[key], other[key]
     different = {problem: configs for problem, configs in chosen.items() if configs[0] != configs[1]}
     builds = [device.compile(problem, config) for problem, configs in different.items() for config in configs]

@@ -29,8 +29,8 @@ from bo_tune.core.outcome import Invalid
 from bo_tune.core.problem import Problem
 from bo_tune.core.space import config_key
 from bo_tune.files import write_atomically
-from bo_tune.measure.devices import Job
-from bo_tune.measure.gpu.device import STANDBYS, CudaDevice, Deadlines
+from bo_tune.measure.devices import job_of
+from bo_tune.measure.gpu.device import STANDBYS, Deadlines, GpuDevice
 from bo_tune.session.session import Session, SessionSettings, Tuned
 from bo_tune.store.storage import StudyStore
 from bo_tune.store.trials import outcome_of
@@ -62,9 +62,9 @@ Trials = Mapping[Problem, Sequence[FrozenTrial]]
 class Run:
     """One session over a GPU that fails."""
 
-    def __init__(self, device: CudaDevice, store: StudyStore, studies: int, sampler: str) -> None:
+    def __init__(self, device: GpuDevice, store: StudyStore, studies: int, sampler: str) -> None:
         self._device, self._store = device, store
-        self.jobs = [Job(replace(PROBLEM, m=16 * (index + 1)), device) for index in range(studies)]
+        self.jobs = [job_of(replace(PROBLEM, m=16 * (index + 1)), device) for index in range(studies)]
         settings = SessionSettings(sampler, TRIALS, in_flight=studies, compilers=device.compile_workers, spaces=SPACE)
         self.session = Session(store, settings)
         self._begun = time.perf_counter()
@@ -172,7 +172,7 @@ def main() -> None:
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     begun = time.perf_counter()
-    device = CudaDevice(source="faulty", deadlines=DEADLINES, standbys=options.standbys)
+    device = GpuDevice(source="faulty", deadlines=DEADLINES, standbys=options.standbys)
     with tempfile.TemporaryDirectory() as folder:
         store = StudyStore(f"sqlite:///{folder}/studies.db")
         run = Run(device, store, options.studies, options.sampler)

@@ -13,6 +13,7 @@ from bo_tune.core.conditions import Conditions
 from bo_tune.core.outcome import Measurement, estimate_us
 from bo_tune.core.problem import Problem
 from bo_tune.core.repetitions import TimingProtocol
+from bo_tune.measure.backends.nvidia.children import GpuSide
 from bo_tune.measure.device import Remeasured
 from bo_tune.measure.gpu.process import GpuServer
 from bo_tune.measure.messages import MeasureAnswer, MeasureRequest, RemeasureRequest
@@ -60,7 +61,7 @@ def shown(state: str, server: GpuServer) -> None:
 
 def main() -> None:
     """Print everything, first with nothing beside, then with more busy processes than there are cores."""
-    server = GpuServer(0, BUILTIN, Conditions())
+    server = GpuServer(GpuSide(0), BUILTIN, Conditions())
     loading = [trial_us(server, config) for config in CONFIGS]
     print("".join(f"{time_us:8.2f}" for time_us in loading), " right after each was loaded")
     shown("idle", server)

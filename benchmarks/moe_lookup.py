@@ -13,7 +13,8 @@ from pathlib import Path
 import torch
 from vllm.lora.ops.triton_ops.utils import get_lora_op_configs
 
-from bo_tune.engines.vllm.tables import read_table, table_file_name
+from bo_tune.engines.folder import read_table
+from bo_tune.engines.vllm.file_names import table_file_name
 from bo_tune.formats.study_file import load_study_file
 from bo_tune.kernels.registry import kernel_spec
 

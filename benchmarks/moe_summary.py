@@ -11,8 +11,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from bo_tune.engines.folder import read_folder, read_provenance
 from bo_tune.engines.provenance import Provenance
-from bo_tune.engines.vllm.tables import read_folder, read_provenance
 from bo_tune.kernels.registry import DECIDING, kernel_spec
 from bo_tune.store.storage import StudyStore
 

@@ -18,7 +18,7 @@ from bo_tune.core.outcome import Measurement
 from bo_tune.core.problem import Problem
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.device import Compiled
-from bo_tune.measure.gpu.device import CudaDevice
+from bo_tune.measure.gpu.device import GpuDevice
 
 PROBLEMS = (
     Problem("lora_shrink", 4, 1, 1, 4096, 16),
@@ -33,7 +33,7 @@ PROBLEMS = (
 """Kernels of 6 to 800 us."""
 
 
-def measured(device: CudaDevice, problem: Problem, config: dict[str, int], build: Compiled) -> Measurement:
+def measured(device: GpuDevice, problem: Problem, config: dict[str, int], build: Compiled) -> Measurement:
     """Return what a trial of the config reports."""
     outcome = device.measure(problem, config, build, stop_above_us=None)
     if not isinstance(outcome, Measurement):
@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--restarts", type=int, default=30)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/noise.json"))
     options = parser.parse_args()
-    device = CudaDevice()
+    device = GpuDevice()
     configs = [kernel_spec(p.kernel).default_config(p) for p in PROBLEMS]
     builds = [device.compile(p, c) for p, c in zip(PROBLEMS, configs, strict=True)]
     ready: list[Compiled] = []

@@ -22,14 +22,14 @@ from typing import Any
 import numpy as np
 
 from bo_tune.core.outcome import estimate_us
-from bo_tune.core.problem import GpuInfo, Problem
-from bo_tune.engines.vllm.tables import flat_configs, read_folder, table_file_name
+from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.engines.folder import flat_configs, read_folder
+from bo_tune.engines.registry import address_of
 from bo_tune.formats.pack.archive import read_manifest
 from bo_tune.formats.study_file import StudyFile, load_study_file
-from bo_tune.kernels.registry import engine_spec
 from bo_tune.measure.device import Compiled
-from bo_tune.measure.devices import cuda_device, kernel_source
-from bo_tune.measure.gpu.device import CudaDevice
+from bo_tune.measure.devices import gpu_device, kernel_source
+from bo_tune.measure.gpu.device import GpuDevice
 
 TIMEOUT_S = 200.0
 """For one session."""
@@ -41,7 +41,7 @@ percent: where their inputs lie in memory matters."""
 ROUNDS = 50
 """Of each order: which of two kernels comes first may matter too."""
 
-Pair = tuple[str, Problem]
+Pair = tuple[str, AnyProblem]
 """A session's name, and a problem."""
 
 Times = tuple[float, float]
@@ -93,7 +93,7 @@ def differences(study: StudyFile, names: Sequence[str], options: argparse.Namesp
     In several GPU processes, in both orders; a difference is the geometric mean of what they say.
     """
     tables = {name: flat_configs(read_folder(options.out / name)) for name in (PLAIN, *names)}
-    device = cuda_device(0, source=kernel_source(options.kernels), packs=[options.pack])
+    device = gpu_device(0, source=kernel_source(options.kernels), packs=[options.pack])
     try:
         keys = {p: key_of(p, device.gpu) for p in study.problems()}
         pairs = {
@@ -115,7 +115,7 @@ def differences(study: StudyFile, names: Sequence[str], options: argparse.Namesp
     }
 
 
-def timed(device: CudaDevice, pairs: Mapping[Pair, tuple[dict[str, int], dict[str, int]]]) -> dict[Pair, list[Times]]:
+def timed(device: GpuDevice, pairs: Mapping[Pair, tuple[dict[str, int], dict[str, int]]]) -> dict[Pair, list[Times]]:
     """Return the times of pairs of configs, in us, from one GPU process after another."""
     times: dict[Pair, list[Times]] = {pair: [] for pair in pairs}
     for process in range(PROCESSES):
@@ -142,10 +142,9 @@ def row(times: Sequence[Times], packed: Sequence[bool] | None) -> dict[str, Any]
     }
 
 
-def key_of(problem: Problem, gpu: GpuInfo) -> tuple[str, tuple[str, ...]]:
+def key_of(problem: AnyProblem, gpu: GpuInfo) -> tuple[str, tuple[str, ...]]:
     """Return where a problem's config lies among the tables of a folder."""
-    spec = engine_spec(problem.kernel)
-    return table_file_name(gpu.file_name, spec.file_stem(problem)), spec.table_key(problem)
+    return address_of(problem, gpu)
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:

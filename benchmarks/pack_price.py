@@ -31,7 +31,7 @@ from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.formats.recording import Recording, read_recordings
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.device import HaveBinaries
-from bo_tune.measure.devices import Job, replay_job
+from bo_tune.measure.devices import job_of, replay_job
 from bo_tune.measure.replay import ReplayDevice
 from bo_tune.precompile.experience import recorded_history
 from bo_tune.precompile.ranking import Likely
@@ -123,7 +123,9 @@ def run(task: tuple[Path, int, float, bool], packs: dict[str, frozenset[ConfigKe
             device = Packed(
                 recording, kernel_spec(recording.problem.kernel).default_config(recording.problem), pack, seed
             )
-            _, tuner = Session(StudyStore(MEMORY), settings, history=taught).opener.open(Job(recording.problem, device))
+            _, tuner = Session(StudyStore(MEMORY), settings, history=taught).opener.open(
+                job_of(recording.problem, device)
+            )
             found = {str(at): (regret, share) for at, regret, share in searched(tuner, recording, pack)}
             regrets, compiled = ({at: both[i] for at, both in found.items()} for i in range(2))
             runs.append(Run(recording.path.name, seed, price, history, regrets, compiled))

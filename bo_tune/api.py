@@ -21,8 +21,10 @@ from bo_tune.kernels.user.home import MAIN, home_of, told_apart
 from bo_tune.kernels.user.kernel import Kernel, Sizes
 from bo_tune.kernels.user.spec import UserSpec
 from bo_tune.kernels.user.values import Value
+from bo_tune.measure.deadlines import Deadlines
 from bo_tune.measure.device import Device
-from bo_tune.measure.devices import Job, cuda_devices, replay_jobs
+from bo_tune.measure.device_names import GpuName, gpu_named, recordings_named
+from bo_tune.measure.devices import Job, gpu_devices, replay_jobs
 from bo_tune.processes.importing import is_importing
 from bo_tune.processes.interruption import interruptible
 from bo_tune.processes.streams import lasting_stderr
@@ -196,29 +198,29 @@ class _Measured:
         """Open the device, while it lasts. Raises InputError."""
         kernel = told_apart(self.kernel)
         asked = _problems(kernel, self.problems)
-        define(UserSpec(kernel, frozenset(self.problems[0])))
+        spec = UserSpec(kernel, frozenset(self.problems[0]))
+        define(spec)
         if isinstance(self.device, Device):
-            yield [Job(problem, self.device) for problem in asked]
+            yield [Job(problem, spec, self.device) for problem in asked]
             return
-        name, _, place = self.device.partition(":")
-        if name == "replay" and place:
-            yield replay_jobs(Path(place), problems=asked, kernels={kernel.name}, seed=seed)
+        folder = recordings_named(self.device)
+        if folder is not None:
+            yield replay_jobs(folder, problems=asked, kernels={kernel.name}, seed=seed)
             return
-        if name != "cuda" or (place and not place.isdecimal()):
-            raise InputError(f"device: expected cuda, cuda:N or replay:DIR, got {self.device!r}")
-        with self._gpu(int(place or 0)) as gpu:
-            yield [Job(problem, gpu) for problem in asked]
+        with self._gpu(gpu_named(self.device, "device")) as gpu:
+            yield [Job(problem, spec, gpu) for problem in asked]
 
     @contextmanager
-    def _gpu(self, index: int) -> Iterator[Device]:
+    def _gpu(self, named: GpuName) -> Iterator[Device]:
         if self.timing not in list(Timing):
             raise InputError(f"timing: expected one of {', '.join(Timing)}, got {self.timing!r}")
-        with cuda_devices(
-            [index],
+        with gpu_devices(
+            [named.index or 0],
+            backend=named.backend,
             source=home_of(self.kernel),
             conditions=Conditions(timing=Timing(self.timing)),
             compile_workers=self.jobs,
-            compile_deadline_s=self.compile_deadline_s,
+            deadlines=Deadlines.compiling_in(self.compile_deadline_s),
         ) as (gpu,):
             yield gpu
 

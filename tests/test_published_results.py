@@ -2,9 +2,12 @@
 
 from helpers import ROOT
 
+from bo_tune.core.gpus import stand_in_for
 from bo_tune.engines.check import check_folder
+from bo_tune.engines.folder import read_folder, read_provenance
 from bo_tune.engines.models.serving import ModelStudy
-from bo_tune.engines.vllm.tables import missing_lookups, read_folder, read_provenance, table_file_name
+from bo_tune.engines.registry import address_of
+from bo_tune.engines.vllm.table_format import missing_lookups
 from bo_tune.formats.study_file import load_study_file
 from bo_tune.kernels.registry import kernel_spec
 
@@ -18,8 +21,7 @@ def test_llama_on_h100_key_by_key() -> None:
     expected: dict[str, set[tuple[str, ...]]] = {name: set() for name in tables}
     for problem in load_study_file(STUDY).problems():
         spec = kernel_spec(problem.kernel)
-        name = table_file_name("NVIDIA_H100_80GB_HBM3", spec.file_stem(problem))
-        keys = spec.table_key(problem)
+        name, keys = address_of(problem, stand_in_for("NVIDIA H100 80GB HBM3"))
         expected[name].add(keys)
         config = tables[name].configs[keys]
         assert config in spec.search_space or config == spec.default_config(problem)
@@ -29,7 +31,7 @@ def test_llama_on_h100_key_by_key() -> None:
         assert origin.default_time_us is not None
         assert origin.time_us <= origin.default_time_us
     assert {name: set(table.configs) for name, table in tables.items()} == expected
-    assert not [lookup for table in tables.values() for lookup in missing_lookups(table, (1, 2, 3))]
+    assert not [lookup for table in tables.values() for lookup in missing_lookups(table.entries, (1, 2, 3))]
 
 
 def test_qwen_3_on_h200_has_every_lookup_of_the_engine_that_was_timed() -> None:

@@ -11,8 +11,10 @@ from helpers import H100, ROOT
 from vllm_wheel import importable, vllm_folder
 
 from bo_tune.core.problem import Problem
+from bo_tune.engines.base import TunedEntry
+from bo_tune.engines.folder import write_tables
 from bo_tune.engines.provenance import Provenance
-from bo_tune.engines.vllm.tables import TunedEntry, write_tables
+from bo_tune.engines.registry import address_of
 from bo_tune.formats.study_file import load_study_file
 from bo_tune.kernels.registry import kernel_spec
 
@@ -36,7 +38,6 @@ def numbered_config(problem: Problem, number: int) -> dict[str, int]:
 
 
 def entry(problem: Problem, config: dict[str, int]) -> TunedEntry:
-    spec = kernel_spec(problem.kernel)
     provenance = Provenance(
         problem=problem,
         config=config,
@@ -53,7 +54,7 @@ def entry(problem: Problem, config: dict[str, int]) -> TunedEntry:
         session="",
         costs={},
     )
-    return TunedEntry(H100.file_name, spec.file_stem(problem), spec.table_key(problem), config, provenance)
+    return TunedEntry(*address_of(problem, H100), config, provenance)
 
 
 def asked_by_engine(client: ModuleType, problem: Problem) -> dict[str, int]:

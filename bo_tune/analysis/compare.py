@@ -7,19 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from bo_tune.core.choices import GRID
-from bo_tune.core.problem import Problem, lora
+from bo_tune.core.problem import AnyProblem
 from bo_tune.core.space import Config
+from bo_tune.engines.base import Keys, by_number
+from bo_tune.engines.folder import flat_configs, read_folder, read_provenance
 from bo_tune.engines.provenance import Provenance
-from bo_tune.engines.vllm.tables import (
-    Keys,
-    flat_configs,
-    read_folder,
-    read_provenance,
-    split_file_name,
-    table_file_name,
-)
+from bo_tune.engines.registry import address_of, engine_of_file, is_looked_up
 from bo_tune.formats.recording import Recording
-from bo_tune.kernels.registry import KERNELS, engine_spec
+from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.spec import SHARED
 from bo_tune.tuning.joint.choice import best_recorded_us
 
@@ -147,11 +142,13 @@ def compare(tuned_folder: Path, grid_folder: Path, recordings: Iterable[Recordin
         TableError: a folder holds no table, or a malformed one.
     """
     tuned, grid = _Folder.read(tuned_folder), _Folder.read(grid_folder)
-    recorded = {_entry_of(r): r for r in recordings if r.problem.kernel in KERNELS}
+    recorded: dict[Entry, Recording] = {
+        address_of(r.problem, r.gpu): r for r in recordings if is_looked_up(r.problem.kernel)
+    }
     keys = {**grid.configs, **tuned.configs}
     entries = [_compare(entry, tuned, grid, recorded.get(entry)) for entry in sorted(keys, key=_numeric)]
     problems = {entry: origin.problem for origins in (tuned.origins, grid.origins) for entry, origin in origins.items()}
-    problems |= {entry: lora(recording.problem) for entry, recording in recorded.items()}
+    problems |= {entry: recording.problem for entry, recording in recorded.items()}
     decided = {entry: value for entry, origin in tuned.origins.items() if (value := _decided(origin)) is not None}
     common = tuned.configs.keys() & grid.configs.keys()
     return Comparisons(
@@ -167,7 +164,7 @@ def _decided(origin: Provenance) -> int | None:
 
 def _with_sums(
     entries: Sequence[Comparison],
-    problems: Mapping[Entry, Problem],
+    problems: Mapping[Entry, AnyProblem],
     recorded: Mapping[Entry, Recording],
     decided: Mapping[Entry, int],
 ) -> list[Comparison]:
@@ -175,7 +172,7 @@ def _with_sums(
     groups: dict[Hashable, list[Comparison]] = {}
     for entry in entries:
         problem = problems.get((entry.file, entry.keys))
-        group = engine_spec(problem.kernel).joint_group(problem) if problem else None
+        group = kernel_spec(problem.kernel).joint_group(problem) if problem else None
         if group is not None:
             groups.setdefault((gpu_of(entry.file), group), []).append(entry)
     parts: dict[Entry, str] = {}
@@ -213,8 +210,8 @@ def _sum_of(group: Sequence[Comparison], recordings: Sequence[Recording], decide
 
 def gpu_of(file: str) -> str:
     """Return the GPU that a table's file name begins with."""
-    names = split_file_name(file)
-    return names[0] if names else file
+    engine = engine_of_file(file)
+    return (engine.gpu_in(file) if engine else None) or file
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,12 +244,6 @@ class _Folder:
             # Studies run side by side: only that of a whole session is what these entries took.
             totals["wall_s"] = sum(sessions.values())
         return Side(tuple(sorted({origin.sampler for origin in origins})), totals)
-
-
-def _entry_of(recording: Recording) -> Entry:
-    problem = lora(recording.problem)
-    spec = engine_spec(problem.kernel)
-    return table_file_name(recording.gpu.file_name, spec.file_stem(problem)), spec.table_key(problem)
 
 
 def _default_us(recording: Recording) -> float | None:
@@ -292,5 +283,5 @@ def _compare(entry: Entry, tuned: _Folder, grid: _Folder, recording: Recording |
     )
 
 
-def _numeric(entry: Entry) -> tuple[str, tuple[int, ...]]:
-    return entry[0], tuple(map(int, entry[1]))
+def _numeric(entry: Entry) -> tuple[str, tuple[tuple[int, str], ...]]:
+    return entry[0], by_number(entry[1])

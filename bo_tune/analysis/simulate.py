@@ -10,6 +10,7 @@ from bo_tune.core.choices import MEMORY
 from bo_tune.core.outcome import Invalid
 from bo_tune.core.problem import lora
 from bo_tune.formats.recording import Recording
+from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.devices import Job, replay_job, together
 from bo_tune.processes.threads import one_blas_thread
 from bo_tune.session.session import Session, SessionSettings
@@ -17,7 +18,6 @@ from bo_tune.store.storage import StudyStore
 from bo_tune.store.trials import launched, outcome_of
 from bo_tune.tuning.conclude import Search
 from bo_tune.tuning.joint.choice import best_recorded_us, best_together
-from bo_tune.tuning.joint.decision import decides
 from bo_tune.tuning.race import Choice
 from bo_tune.tuning.tuner import Tuner
 
@@ -74,7 +74,9 @@ def simulate(
             recording of the same problem and GPU as the one tuned is never learnt from, so the same folder may
             be given for both.
     """
-    recordings, history = ([r for r in some if not decides(r.problem)] for some in (recordings, history))
+    recordings, history = (
+        [one for one in some if not kernel_spec(one.problem.kernel).decides] for some in (recordings, history)
+    )
     with one_blas_thread():
         for seed in seeds:
             taught = _teach(history, replace(settings, seed=seed))

@@ -7,7 +7,7 @@ from pathlib import Path
 from bo_tune.cli.options import integers
 from bo_tune.cli.served import Served
 from bo_tune.core.choices import GRID, LEASE_S
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import AnyProblem
 from bo_tune.engines.models.engine import M_LADDER
 from bo_tune.errors import InputError
 from bo_tune.formats.study_file import Budget, Stop, StudyFile, load_study_file
@@ -45,7 +45,7 @@ class Arguments:
     workers: int | None = None
 
 
-def problems_of(study: StudyFile, kernels: Sequence[str]) -> list[Problem]:
+def problems_of(study: StudyFile, kernels: Sequence[str]) -> list[AnyProblem]:
     """Return a study's problems of some kernels, of all where none is named. Raises InputError where there are none."""
     for name in kernels:
         kernel_spec(name)

@@ -1,6 +1,5 @@
 """What ``bo-tune compile`` does: a plan of what to compile, what is known of it, and the pack that comes of both."""
 
-import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -13,14 +12,15 @@ import typer
 from bo_tune.cli.output import Output
 from bo_tune.cli.resume import command_line
 from bo_tune.core.conditions import Conditions
-from bo_tune.core.gpus import TargetGpu, known_gpu, target_gpu
-from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.gpus import TargetGpu
+from bo_tune.core.problem import AnyProblem, GpuInfo
 from bo_tune.display.packing import PackProgress, pack_line
 from bo_tune.errors import InputError
 from bo_tune.formats.pack.contents import PackedBinary
 from bo_tune.formats.recording import read_recordings
 from bo_tune.formats.study_file import StudyFile
 from bo_tune.kernels.registry import kernel_spec
+from bo_tune.measure.backends.registry import BACKENDS, backend_named
 from bo_tune.measure.devices import compile_target, deciding_problems
 from bo_tune.measure.messages import IdentityRequest
 from bo_tune.precompile.build import PackBudget, Packed, Workbench, build
@@ -33,8 +33,6 @@ from bo_tune.store.storage import StudyStore
 COMPILE_DEADLINE_S = 30.0
 """At most, for one compile: no GPU waits for it. It adapts to what compiles take."""
 
-_CAPABILITY = re.compile(r"[1-9][0-9]{1,2}")
-
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -45,7 +43,7 @@ class Plan:
     """
 
     study: StudyFile
-    problems: Sequence[Problem]
+    problems: Sequence[AnyProblem]
     gpu: GpuInfo
     source: str
     budget: PackBudget
@@ -56,14 +54,14 @@ class Plan:
 
 def gpu_of(target: str, name: str | None) -> TargetGpu:
     """Return the GPU that is compiled for."""
-    backend, _, number = target.partition(":")
-    if backend != "cuda" or not _CAPABILITY.fullmatch(number):
-        raise InputError(f"--target: expected cuda:CC with a compute capability, like cuda:90, got {target!r}")
-    capability = divmod(int(number), 10)
-    known = known_gpu(name) if name is not None else None
-    if known is not None and known.capability != capability:
-        raise InputError(f"--gpu: {known.name} is no GPU of {target}")
-    return target_gpu(capability, name)
+    backend, _, architecture = target.partition(":")
+    found = backend_named(backend).target_gpu(architecture, name) if backend in BACKENDS else None
+    if found is None:
+        forms = " or ".join(backend_named(each).target_form for each in BACKENDS)
+        raise InputError(f"--target: expected {forms}, got {target!r}")
+    if found.gpu.target != target:
+        raise InputError(f"--gpu: {found.gpu.name} is no GPU of {target}")
+    return found
 
 
 def experience(storage: str | None, history: Sequence[Path] | None) -> Experience:

@@ -1,7 +1,7 @@
 """Tuning as the command line asks for it: jobs opened, a session shown while it runs, results written and told."""
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,28 +16,20 @@ from bo_tune.cli.resume import kept_lines
 from bo_tune.core.activity import SessionActivity
 from bo_tune.core.choices import MEMORY, MoePathChoice
 from bo_tune.core.events import Listener
-from bo_tune.core.problem import Problem, lora
+from bo_tune.core.problem import AnyProblem, Problem
 from bo_tune.display.ladder import ladder_lines, ladder_table
 from bo_tune.display.progress import Progressing
 from bo_tune.display.results import activity_lines, results_tables, session_lines
 from bo_tune.display.reuse import reuse_lines, unreadable_lines
+from bo_tune.engines.base import Completion
+from bo_tune.engines.folder import check_writable, engine_for, read_table, write_tables
 from bo_tune.engines.provenance import is_own
-from bo_tune.engines.vllm.tables import (
-    TunedEntry,
-    check_writable,
-    missing_lookups,
-    read_table,
-    table_file_name,
-    write_tables,
-)
-from bo_tune.engines.vllm.tuned_with import check_mix
-from bo_tune.engines.vllm.untuned import untuned_entries
+from bo_tune.engines.registry import ENGINES, address_of
+from bo_tune.engines.tuned_with import check_mix
 from bo_tune.errors import InputError
 from bo_tune.formats.study_file import StudyFile
-from bo_tune.kernels.registry import engine_spec
-from bo_tune.kernels.vllm.untuned import knows_shipped_files
 from bo_tune.measure.described import DescribedDevice, Description
-from bo_tune.measure.devices import OWN_INSTEAD, Job, engine_notes, fallen_back, replay_jobs, with_deciding
+from bo_tune.measure.devices import OWN_INSTEAD, Job, engine_notes, fallen_back, job_of, replay_jobs, with_deciding
 from bo_tune.processes import exit_codes
 from bo_tune.processes.fork_server import ForkServer
 from bo_tune.session.m_ladder import Ladder, refine
@@ -48,14 +40,13 @@ from bo_tune.session.workers.measuring import at_once, host_gpus, jobs_on, opene
 from bo_tune.session.workers.ray import RayCluster
 from bo_tune.store.connection.url import shown as shown_url
 from bo_tune.store.storage import StudyStore, silence_optuna
-from bo_tune.tuning.joint.decision import decides
 from bo_tune.tuning.tuner import InterruptedSearch
 
 
 class Workers(Protocol):
     """Who does a session's studies in its place."""
 
-    def descriptions(self, problems: Sequence[Problem]) -> list[Description]:
+    def descriptions(self, problems: Sequence[AnyProblem]) -> list[Description]:
         """Return what GPUs they have, each type once. Raises InputError."""
 
     def listener(self, listen: Listener) -> Listener:
@@ -131,7 +122,11 @@ def _jobs(
     _check_hits(problems, len(measured.conditions.hits))
     if workers is not None:
         elsewhere = [DescribedDevice(description) for description in workers.descriptions(problems)]
-        yield with_deciding([Job(p, device) for device in elsewhere for p in problems], measured.path), settings, None
+        yield (
+            with_deciding([job_of(p, device) for device in elsewhere for p in problems], measured.path),
+            settings,
+            None,
+        )
         return
     with searching(measured) as searches, opened(measured) as devices:
         jobs = jobs_on(problems, devices)
@@ -139,9 +134,10 @@ def _jobs(
         yield jobs, at_once(settings, devices, len(jobs)), searches
 
 
-def _check_hits(problems: Sequence[Problem], recorded: int) -> None:
+def _check_hits(problems: Sequence[AnyProblem], recorded: int) -> None:
     """Refuse recorded numbers of hits that are of other experts. Raises InputError."""
-    counts = sorted({p.experts.count for p in problems if p.experts is not None and recorded})
+    experts = [problem.experts for problem in problems if isinstance(problem, Problem)]
+    counts = sorted({one.count for one in experts if one is not None and recorded})
     wrong = [count for count in counts if count != recorded]
     if wrong:
         raise InputError(f"--experts: expected how often each of {wrong[0]} experts was hit, got {recorded} numbers")
@@ -164,7 +160,7 @@ def tune(arguments: Arguments, output: Output) -> None:
     silence_optuna()
     written = arguments.written
     with _workers(arguments) as workers, _jobs(arguments, workers) as (jobs, settings, searches):
-        check_writable(written.tables, {_file_name(job) for job in jobs if not decides(job.problem)})
+        check_writable(written.tables, {_file_name(job) for job in jobs if not job.spec.decides})
         mix = partial(check_mix, written.tables, _sources(jobs), own_wanted=arguments.measured.source == "builtin")
         warnings = [*_fallen_back(jobs, arguments), *mix()]
         if written.recordings is not None:
@@ -197,8 +193,22 @@ def tune(arguments: Arguments, output: Output) -> None:
         session.settle()
     store.close()
     _show(output, tuned, ladder, arguments.study)
+    _tell(output, tuned, activity, dict(store.unreadable), files, notes)
+    if any(t.result is None for t in tuned):
+        raise typer.Exit(exit_codes.FAILED)
+
+
+def _tell(
+    output: Output,
+    tuned: Sequence[Tuned],
+    activity: SessionActivity,
+    unreadable: Mapping[str, str],
+    files: Sequence[Path],
+    notes: Sequence[str],
+) -> None:
+    """Say below the tables what a session did, what it wrote, and what a reader of that would not expect."""
     output.lines(*reuse_lines(tuned))
-    output.say(*unreadable_lines(store.unreadable))
+    output.say(*unreadable_lines(unreadable))
     output.lines(*activity_lines(activity))
     output.notes(*(f"wrote {file}" for file in files), *(f"note: {line}" for line in notes))
     output.json(
@@ -207,11 +217,9 @@ def tune(arguments: Arguments, output: Output) -> None:
             "session": activity.to_json(),
             "reused": reused_figures(tuned),
             "written": [str(file) for file in files],
-            "unreadable": dict(store.unreadable),
+            "unreadable": dict(unreadable),
         }
     )
-    if any(t.result is None for t in tuned):
-        raise typer.Exit(exit_codes.FAILED)
 
 
 def _write(
@@ -219,28 +227,26 @@ def _write(
 ) -> tuple[list[Path], list[str]]:
     """Write tables and recordings; return their paths, and lines on what a reader of them would not expect."""
     folders, notes = arguments.written, list[str]()
-    untuned = _untuned_experts(jobs, arguments)
-    paths = write_tables(folders.tables, [*session.entries(tuned), *untuned], notes.append)
+    completions = _completions(jobs, arguments)
+    more = [entry for completion in completions for entry in completion.entries]
+    paths = write_tables(folders.tables, [*session.entries(tuned), *more], notes.append)
     recorded = [record(one, folders.recordings) for one in tuned] if folders.recordings is not None else []
-    return [*paths, *recorded], [*notes, *_missing(paths), *_untuned_lines(untuned)]
+    return [*paths, *recorded], [
+        *notes,
+        *_missing(paths),
+        *dict.fromkeys(note for one in completions for note in one.notes),
+    ]
 
 
-def _untuned_experts(jobs: Sequence[Job], arguments: Arguments) -> list[TunedEntry]:
-    """Return entries for experts that the model has and nobody tuned, which the folder would make slower."""
+def _completions(jobs: Sequence[Job], arguments: Arguments) -> list[Completion]:
+    """Return what engines need in the folder besides what was tuned, lest the model be slower with it than without."""
     model = arguments.study.model if arguments.study else None
     if model is None:
         return []
     tuned = {job.problem.kernel for job in jobs}
     gpus = {job.device.gpu.name: job.device.gpu for job in jobs}
-    return [entry for gpu in gpus.values() for entry in untuned_entries(model, tuned, gpu, arguments.written.tables)]
-
-
-def _untuned_lines(entries: Sequence[TunedEntry]) -> list[str]:
-    """Say of entries that nobody tuned what they are."""
-    if not entries:
-        return []
-    known = "" if knows_shipped_files() else ", as far as that is known without vLLM's own files"
-    return [f"the experts were not tuned: their files hold what an engine without this folder runs{known}"]
+    folder = arguments.written.tables
+    return [engine.completion(model, tuned, gpu, folder) for gpu in gpus.values() for engine in ENGINES]
 
 
 def _missing(paths: Sequence[Path]) -> list[str]:
@@ -248,7 +254,7 @@ def _missing(paths: Sequence[Path]) -> list[str]:
     return [
         f"{path.name}: {lookup}: an engine that asks for it stops"
         for path in paths
-        for lookup in missing_lookups(read_table(path))
+        for lookup in engine_for(path).missing(read_table(path).entries)
     ]
 
 
@@ -266,8 +272,8 @@ class _Deciding:
     def run(self, jobs: Sequence[Job]) -> list[Tuned]:
         """Return what came of the problems themselves."""
         tuned = self._session.run(with_deciding(jobs, self._path))
-        self.tuned += [one for one in tuned if decides(one.job.problem)]
-        return [one for one in tuned if not decides(one.job.problem)]
+        self.tuned += [one for one in tuned if one.job.spec.decides]
+        return [one for one in tuned if not one.job.spec.decides]
 
 
 def _tuned(session: Session, jobs: Sequence[Job], workers: Workers | None, progress: Progressing) -> list[Tuned]:
@@ -289,7 +295,7 @@ def _show(output: Output, tuned: Sequence[Tuned], ladder: Ladder | None, study: 
 
 def _announce(output: Output, jobs: Sequence[Job], arguments: Arguments) -> None:
     sources = {f"{job.device.gpu.name}, {job.device.kernel_source(job.problem.kernel)}" for job in jobs}
-    problems = sum(not decides(job.problem) for job in jobs)
+    problems = sum(not job.spec.decides for job in jobs)
     layers = f" ({arguments.study.layer_problem_count} with layers apart)" if arguments.study else ""
     output.notes(
         f"{problems} problems{layers} on {'; '.join(sorted(sources))}; sampler {arguments.settings.sampler}; "
@@ -302,7 +308,7 @@ def _sources(jobs: Sequence[Job]) -> dict[str, set[str]]:
     """Return whose kernels are tuned for each file."""
     found: dict[str, set[str]] = {}
     for job in jobs:
-        if not decides(job.problem):
+        if not job.spec.decides:
             found.setdefault(_file_name(job), set()).add(job.device.kernel_source(job.problem.kernel))
     return found
 
@@ -317,4 +323,4 @@ def _fallen_back(jobs: Sequence[Job], arguments: Arguments) -> list[str]:
 
 
 def _file_name(job: Job) -> str:
-    return table_file_name(job.device.gpu.file_name, engine_spec(job.problem.kernel).file_stem(lora(job.problem)))
+    return address_of(job.problem, job.device.gpu).file_name

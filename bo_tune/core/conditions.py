@@ -7,7 +7,10 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
-TOOLCHAIN = ("triton", "ptxas", "torch")
+ASSEMBLER = "assembler"
+"""What a vendor's assembler is called in a toolchain; NVIDIA's has its own name, from before there were others."""
+
+TOOLCHAIN = ("triton", "ptxas", ASSEMBLER, "torch")
 """What makes a kernel's binary and launches it; another version of one may change every time."""
 
 NO_VERSIONS = "versions not recorded"

@@ -7,7 +7,7 @@ searches, measures or stores takes either (``AnyProblem``) and asks it for its k
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import log2
 from typing import Any
 
@@ -18,6 +18,9 @@ MOST = 2**31 - 1
 
 MOST_SLICES = 16
 """Layers fused into one: more than any model has."""
+
+DEFAULT_BACKEND = "cuda"
+"""The backend of a GPU that does not say: there was no other before."""
 
 LONGEST_LABEL = 200
 """Characters of a problem's name."""
@@ -32,6 +35,7 @@ def check_size(name: str, size: object) -> None:
         raise ValueError(f"{name}: expected an integer from 1 to {MOST}, got {size!r}")
 
 
+@dataclass(frozen=True, slots=True)
 class AnyProblem(ABC):
     """One kernel asked to do one thing: hashable, ordered among its kind, named the same in every process.
 
@@ -39,7 +43,6 @@ class AnyProblem(ABC):
         kernel: name of the kernel.
     """
 
-    __slots__ = ()
     kernel: str
 
     @property
@@ -103,7 +106,6 @@ class Problem(AnyProblem):
     """One multi-LoRA kernel asked to do one thing.
 
     Attributes:
-        kernel: name of the kernel, for example ``lora_shrink``.
         max_loras: the *engine's* number of adapter slots (``--max-loras``). The key under which the
             engine looks a config up may differ: see ``KernelSpec.table_key``.
         num_slices: fused output slices (3 for qkv, 2 for gate/up, 1 otherwise).
@@ -117,7 +119,6 @@ class Problem(AnyProblem):
         experts: of a MoE kernel; None for dense ones.
     """
 
-    kernel: str
     max_loras: int
     num_slices: int
     m: int
@@ -201,7 +202,6 @@ class SizedProblem(AnyProblem):
         sizes: names and values, in the order given; numbers, truth values and words (a dtype, say).
     """
 
-    kernel: str
     sizes: tuple[tuple[str, Size], ...]
 
     def __post_init__(self) -> None:
@@ -272,6 +272,8 @@ class GpuInfo:
         registers_per_sm: 32-bit registers of a multiprocessor.
         threads_per_sm: most resident threads of a multiprocessor.
         l2_bytes: size of the L2 cache.
+        backend: what drives it (``measure.backends``): the first word of its devices and targets.
+        architecture: how its compilers call it, where the capability does not say: ``gfx942``.
     """
 
     name: str
@@ -281,11 +283,29 @@ class GpuInfo:
     registers_per_sm: int = 65536
     threads_per_sm: int = 2048
     l2_bytes: int = 50 * 2**20
+    backend: str = DEFAULT_BACKEND
+    architecture: str = ""
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "GpuInfo":
-        """Read what ``dataclasses.asdict`` and JSON made of a GPU."""
+        """Read what ``to_json`` and JSON made of a GPU."""
         return cls(**{**stored, "capability": tuple(stored["capability"])})
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the GPU as plain values. The backend and the architecture are told where they are not as usual."""
+        usual = {"backend": DEFAULT_BACKEND, "architecture": ""}
+        return {name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]}
+
+    @property
+    def is_cuda(self) -> bool:
+        """Whether CUDA drives it: only then its capability is one of NVIDIA's."""
+        return self.backend == DEFAULT_BACKEND
+
+    @property
+    def target(self) -> str:
+        """What its binaries are compiled for: ``cuda:90``, ``hip:gfx942``."""
+        major, minor = self.capability
+        return f"{self.backend}:{self.architecture or 10 * major + minor}"
 
     @property
     def file_name(self) -> str:

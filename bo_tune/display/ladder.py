@@ -5,18 +5,18 @@ from dataclasses import replace
 
 from rich.table import Table
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import AnyProblem, Problem, lora
 from bo_tune.display.console import plain_table
 from bo_tune.session.m_ladder import Gap, Ladder
 
 
-def ladder_table(ladder: Ladder, layers: Mapping[Problem, Sequence[str]]) -> Table:
+def ladder_table(ladder: Ladder, layers: Mapping[AnyProblem, Sequence[str]]) -> Table:
     """Return the worst loss between keys, a problem over m a row.
 
     Args:
         layers: names of the layers by problem, of any m.
     """
-    names = {replace(problem, m=1): served for problem, served in layers.items()}
+    names = {replace(lora(problem), m=1): served for problem, served in layers.items()}
     figures = ("before", "at m", "now", "at m")
     table = plain_table("Loss between keys m", ("problem", "layers", "keys added"), figures)
     for problem in dict.fromkeys(_line(gap) for gap in ladder.coarse):

@@ -9,7 +9,6 @@ from rich.table import Table
 
 from bo_tune.core.activity import SessionActivity
 from bo_tune.display.console import TIMES, disturbed_lines, marked, plain_table, short_config, speed_up, us
-from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.spec import SHARED
 from bo_tune.session.session import Tuned, session_wall_s
 
@@ -53,7 +52,7 @@ def joint_lines(tuned: Sequence[Tuned]) -> list[str]:
     sums: dict[tuple[object, ...], Mapping[str, Any]] = {}
     for study in tuned:
         problem, gpu = study.job.problem, study.job.device.gpu.name
-        group = kernel_spec(problem.kernel).joint_group(problem)
+        group = study.job.spec.joint_group(problem)
         if group is not None and study.result is not None and study.result.joint is not None:
             sums[gpu, study.name.kernel_source, group] = study.result.joint
     decided = [joint["decided_by"] for joint in sums.values() if "decided_by" in joint]

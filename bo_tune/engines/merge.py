@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from bo_tune.engines.vllm.tables import check_writable, read_entries, table_paths, write_tables
-from bo_tune.engines.vllm.tuned_with import engine_first
+from bo_tune.engines.folder import check_writable, read_entries, table_paths, write_tables
+from bo_tune.engines.tuned_with import engine_first
 
 
 def merge_tables(folders: Sequence[Path], out: Path, note: Callable[[str], None] | None = None) -> list[Path]:

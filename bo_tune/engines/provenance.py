@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bo_tune.core.outcome import LONGEST_US, SHORTEST_US
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import AnyProblem, problem_from_json
 from bo_tune.core.space import Config
 from bo_tune.errors import TableError
 from bo_tune.files import resolved
@@ -20,7 +20,7 @@ from bo_tune.files import resolved
 PROVENANCE_SUFFIX = ".provenance.json"
 PROVENANCE_SCHEMA_VERSION = 1
 KEY_SEPARATOR = "/"
-_KEYS = re.compile(r"[0-9]{1,18}(/[0-9]{1,18})*")
+_KEYS = re.compile(r"[\w=.,-]{1,60}(/[\w=.,-]{1,60})*", re.ASCII)
 
 OWN_KERNELS = "bo_tune"
 """How the sources of the project's own kernels begin."""
@@ -75,7 +75,7 @@ class Provenance:
         costs: what finding it cost: launched configs, launches by purpose, compiles, seconds, …; units in the names.
     """
 
-    problem: Problem
+    problem: AnyProblem
     config: Config
     time_us: float
     default_time_us: float | None
@@ -124,7 +124,7 @@ class Provenance:
             if not _FITS.get(name, _is_text)(value):
                 raise ValueError(f"{name}: {value!r} is of the wrong type or beyond its bounds")
         try:
-            values["problem"] = Problem.from_json(values["problem"])
+            values["problem"] = problem_from_json(values["problem"])
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"problem: {error}") from None
         return cls(**values)
@@ -166,7 +166,9 @@ def entries_of(document: Any, path: Path) -> dict[tuple[str, ...], dict[str, Any
         raise TableError(f"{path}: schema_version: expected {PROVENANCE_SCHEMA_VERSION}, got {version!r}")
     for keys, entry in document["entries"].items():
         if not _KEYS.fullmatch(keys) or not isinstance(entry, dict):
-            raise TableError(f"{path}: {keys!r}: expected decimal numbers, {KEY_SEPARATOR} between them, and an object")
+            raise TableError(
+                f"{path}: {keys!r}: expected the keys of an entry, {KEY_SEPARATOR} between them, and an object"
+            )
     return {tuple(keys.split(KEY_SEPARATOR)): entry for keys, entry in document["entries"].items()}
 
 

@@ -5,7 +5,6 @@ Functions here raise ``MalformedError`` with the place inside the file; ``record
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import asdict
 from typing import Any, TypeVar
 
 from bo_tune.core.gpus import stand_in_for
@@ -70,12 +69,12 @@ def expect(owner: Mapping[str, Any], name: str, kind: type[Kind], place: str = "
     return value
 
 
-def label(metadata: Mapping[str, Any], name: str) -> str:
+def label(metadata: Mapping[str, Any], name: str, place: str = "metadata") -> str:
     """Return a text of a ``metadata`` object that becomes part of studies' names. Raises MalformedError."""
-    text = expect(metadata, name, str, "metadata")
+    text = expect(metadata, name, str, place)
     if not text.isprintable() or "|" in text or not 0 < len(text) <= LONGEST_NAME:
         raise MalformedError(
-            f"metadata.{name}: expected a line of at most {LONGEST_NAME} characters without |, got {shown(text)}"
+            f"{place}.{name}: expected a line of at most {LONGEST_NAME} characters without |, got {shown(text)}"
         )
     return text
 
@@ -206,13 +205,14 @@ def gpu_of(metadata: Mapping[str, Any]) -> GpuInfo:
     if len(capability) != 2 or any(type(part) is not int or not 0 <= part <= MOST for part in capability):
         raise MalformedError(f"{place}.capability: expected two integers, got {shown(capability)}")
     facts = ("sm_count", "shared_memory_bytes", "registers_per_sm", "threads_per_sm", "l2_bytes")
-    sizes = {fact: expect(info, fact, int, place) for fact in facts}
+    sizes: dict[str, Any] = {fact: expect(info, fact, int, place) for fact in facts}
     try:
         for fact, size in sizes.items():
             check_size(fact, size)
     except ValueError as error:
         raise MalformedError(f"{place}.{error}") from None
-    return GpuInfo(name, (capability[0], capability[1]), **sizes)
+    words: dict[str, Any] = {word: label(info, word, place) for word in ("backend", "architecture") if word in info}
+    return GpuInfo(name, (capability[0], capability[1]), **sizes, **words)
 
 
 def metadata_of(
@@ -220,8 +220,7 @@ def metadata_of(
 ) -> dict[str, Any]:
     """Return the ``metadata`` object of a recording; ``more`` is kept where it does not contradict."""
     shape = _shape_of(problem)
-    info = asdict(gpu)
-    info["capability"] = list(gpu.capability)
+    info = {**gpu.to_json(), "capability": list(gpu.capability)}
     del info["name"]
     metadata: dict[str, Any] = {
         "kernel": problem.kernel,

@@ -49,11 +49,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bo_tune.core.problem import Experts, Problem
+from bo_tune.core.problem import AnyProblem, Experts, Problem
 from bo_tune.core.space import SearchSpace
 from bo_tune.engines.models.engine import MAX_SEQUENCES
 from bo_tune.engines.models.problems import DENSE_KERNELS, EXPAND, lookup_of
 from bo_tune.engines.models.serving import MOST_PROBLEMS, ModelStudy
+from bo_tune.engines.registry import served_problems
 from bo_tune.errors import InputError, StudyFileError
 from bo_tune.files import levels, os_error_text, read_text
 from bo_tune.formats.study_schema import ModelTable, ProblemTable, StudyTables, describe, shown, suggestion
@@ -124,14 +125,14 @@ class StudyFile:
         """Return the study of a model without a file, named after the model."""
         return cls(model.shape.name, model=model, kernels=model.kernels)
 
-    def problems(self) -> list[Problem]:
+    def problems(self) -> list[AnyProblem]:
         """Return the problems to tune, each once."""
         return list(self.problems_by_layer())
 
-    def problems_by_layer(self) -> dict[Problem, tuple[str, ...]]:
+    def problems_by_layer(self) -> dict[AnyProblem, tuple[str, ...]]:
         """Return the problems to tune, each once, with the model's layers they serve (none for explicit ones)."""
-        served = self.model.problems_by_layer(self.kernels) if self.model else {}
-        known = {lookup_of(problem) for problem in served}
+        served = served_problems(self.model, self.kernels) if self.model else {}
+        known = {lookup_of(problem) for problem in served if isinstance(problem, Problem)}
         more = [problem for problem in self.explicit if problem.kernel in self.kernels]
         return served | {problem: () for problem in more if lookup_of(problem) not in known}
 

@@ -19,3 +19,8 @@ class Deadlines:
     prepare_s: float = 180.0
     first_s: float = 30.0
     measure_s: float = 10.0
+
+    @classmethod
+    def compiling_in(cls, compile_s: float | None) -> "Deadlines":
+        """Return the usual deadlines, but for that of a compile where one is given."""
+        return cls() if compile_s is None else cls(compile_s=compile_s)

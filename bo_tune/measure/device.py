@@ -1,4 +1,4 @@
-"""What measures: a CUDA device or a recording, behind one small interface."""
+"""What measures: a GPU or a recording, behind one small interface."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -70,7 +70,7 @@ class Device(ABC):
     @property
     @abstractmethod
     def provenance(self) -> Mapping[str, str]:
-        """What measured: versions of driver, torch, triton and ptxas, as far as they are known."""
+        """What measured: versions of driver, torch, triton and the assembler, as far as they are known."""
 
     @property
     def toolchain(self) -> str:

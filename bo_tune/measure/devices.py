@@ -1,14 +1,16 @@
 """From what the user named as device to problems that can be measured."""
 
-from collections.abc import Callable, Collection, Hashable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 from bo_tune.core.choices import MoePathChoice
 from bo_tune.core.conditions import Conditions
-from bo_tune.core.problem import AnyProblem, GpuInfo, Problem
+from bo_tune.core.problem import DEFAULT_BACKEND, AnyProblem, GpuInfo, Problem
 from bo_tune.core.repetitions import TimingProtocol
 from bo_tune.errors import DeviceError, InputError, RecordingError
 from bo_tune.formats.recording import Recording, read_recordings
@@ -16,13 +18,14 @@ from bo_tune.kernels.moe.one_launch import one_launch_problems
 from bo_tune.kernels.registry import IN_ORDER, kernel_spec
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.kernels.vllm.installed import unavailable
+from bo_tune.measure.backends.registry import backend_named
 from bo_tune.measure.compile.target import CompileTarget
 from bo_tune.measure.deadlines import Deadlines
 from bo_tune.measure.device import Device
-from bo_tune.measure.gpu import device as cuda
-from bo_tune.measure.gpu.device import CudaDevice
+from bo_tune.measure.gpu.device import GpuDevice, compile_host
 from bo_tune.measure.replay import ReplayDevice
 from bo_tune.measure.source import BUILTIN, VLLM
+from bo_tune.measure.watch.host_gpus import known_identities
 
 OWN_INSTEAD = (
     "bo_tune's own kernels are tuned instead, which no engine runs; --kernels builtin says that this is wanted"
@@ -49,20 +52,17 @@ def fallen_back(choice: str) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A problem and the device that measures it.
+    """A problem, what is known of its kernel, and the device that measures it.
 
     Attributes:
+        spec: what a search needs to know of the problem's kernel.
         twins: equal devices that could measure it just as well.
     """
 
     problem: AnyProblem
+    spec: KernelSpec
     device: Device
     twins: tuple[Device, ...] = ()
-
-    @property
-    def spec(self) -> KernelSpec:
-        """What a search needs to know of the problem's kernel."""
-        return kernel_spec(self.problem.kernel)
 
     @property
     def devices(self) -> tuple[Device, ...]:
@@ -72,6 +72,11 @@ class Job:
     def on(self, lane: int) -> "Job":
         """Return the job for one of its devices, the same for the same lane."""
         return replace(self, device=self.devices[lane % len(self.devices)], twins=()) if self.twins else self
+
+
+def job_of(problem: AnyProblem, device: Device, twins: Sequence[Device] = ()) -> Job:
+    """Return the job of a problem whose kernel is known by its name. Raises InputError where it is not."""
+    return Job(problem, kernel_spec(problem.kernel), device, tuple(twins))
 
 
 def together(jobs: Sequence[Job]) -> list[list[Job]]:
@@ -114,11 +119,13 @@ def with_deciding(jobs: Sequence[Job], path: MoePathChoice = MoePathChoice.AUTO)
                 first.device.kernel_source(problem.kernel)
         else:
             deciding = deciding_problems(problems, first.device.decided_by)
-        added += [replace(first, problem=problem) for problem in deciding]
+        added += [job_of(problem, first.device, first.twins) for problem in deciding]
     return [*jobs, *added]
 
 
-def deciding_problems(problems: Sequence[Problem], decided_by: Callable[[Problem], Collection[str]]) -> list[Problem]:
+def deciding_problems(
+    problems: Sequence[AnyProblem], decided_by: Callable[[Problem], Collection[str]]
+) -> list[Problem]:
     """Return the problems of the kernels that decide for some of these.
 
     Args:
@@ -126,7 +133,8 @@ def deciding_problems(problems: Sequence[Problem], decided_by: Callable[[Problem
     """
     groups: dict[Hashable, list[Problem]] = {}
     for problem in problems:
-        groups.setdefault(kernel_spec(problem.kernel).joint_group(problem), []).append(problem)
+        if isinstance(problem, Problem):
+            groups.setdefault(kernel_spec(problem.kernel).joint_group(problem), []).append(problem)
     found: list[Problem] = []
     for key, group in groups.items():
         deciding = one_launch_problems(group) if key is not None else ()
@@ -150,7 +158,7 @@ def _check_one_launch(job: Job, deciding: Sequence[Problem]) -> None:
 
 def replay_job(recording: Recording, *, seed: int = 0, protocol: TimingProtocol | None = None) -> Job:
     """Return the job that replays one recording."""
-    return Job(recording.problem, ReplayDevice(recording, recording.default_config, seed=seed, protocol=protocol))
+    return job_of(recording.problem, ReplayDevice(recording, recording.default_config, seed=seed, protocol=protocol))
 
 
 def replay_jobs(
@@ -190,7 +198,7 @@ def replay_jobs(
     if not recordings:
         raise RecordingError(f"{folder}: no recording of {', '.join(sorted(kernels))}")
     jobs = [replay_job(r, seed=seed) for r in recordings]
-    deciding = [replay_job(r, seed=seed) for r in found if kernel_spec(r.problem.kernel).decides]
+    deciding = [job for r in found if (job := replay_job(r, seed=seed)).spec.decides]
     return _with_recorded(jobs, deciding, path)
 
 
@@ -218,26 +226,17 @@ def _check_packages() -> None:
         )
 
 
-def cuda_device(
+def gpu_device(
     index: int,
     *,
     source: str = BUILTIN,
     conditions: Conditions | None = None,
     compile_workers: int | None = None,
-    compile_deadline_s: float | None = None,
     packs: Sequence[Path] = (),
-) -> CudaDevice:
-    """Open an NVIDIA GPU of this host. Raises DeviceError and PackError."""
+) -> GpuDevice:
+    """Open one GPU of this host. Raises DeviceError and PackError."""
     _check_packages()
-    deadlines = Deadlines() if compile_deadline_s is None else Deadlines(compile_s=compile_deadline_s)
-    return CudaDevice(
-        index,
-        source=source,
-        conditions=conditions,
-        compile_workers=compile_workers,
-        deadlines=deadlines,
-        packs=packs,
-    )
+    return GpuDevice(index, source=source, conditions=conditions, compile_workers=compile_workers, packs=packs)
 
 
 def engine_notes(jobs: Sequence[Job]) -> list[str]:
@@ -247,32 +246,50 @@ def engine_notes(jobs: Sequence[Job]) -> list[str]:
     return [note for note in notes if note is not None]
 
 
-def cuda_devices(
+@contextmanager
+def gpu_devices(
     indices: Sequence[int] | None,
     *,
+    backend: str = DEFAULT_BACKEND,
     source: str = BUILTIN,
     conditions: Conditions | None = None,
     compile_workers: int | None = None,
-    compile_deadline_s: float | None = None,
+    deadlines: Deadlines | None = None,
     packs: Sequence[Path] = (),
     require_idle: bool = False,
-) -> AbstractContextManager[list[CudaDevice]]:
-    """Open NVIDIA GPUs of this host, None for all, while it lasts. Raises DeviceError and PackError on entry.
+) -> Iterator[list[GpuDevice]]:
+    """Open GPUs of this host while it lasts, with compilers in common.
 
     Args:
+        indices: which; None for all.
+        backend: the name of their vendor's, see ``measure.backends``.
         require_idle: whether GPUs that others use are refused.
+
+    Raises:
+        DeviceError: if one cannot be used, or there is none.
+        PackError: if a pack is damaged, or was made for something else.
     """
     _check_packages()
-    deadlines = Deadlines() if compile_deadline_s is None else Deadlines(compile_s=compile_deadline_s)
-    return cuda.cuda_devices(
-        indices,
-        source=source,
-        conditions=conditions,
-        compile_workers=compile_workers,
-        deadlines=deadlines,
-        packs=packs,
-        require_idle=require_idle,
-    )
+    deadlines, vendor = deadlines or Deadlines(), backend_named(backend)
+    host = compile_host(source, conditions or Conditions(), compile_workers, deadlines, packs, backend=backend)
+    opened: list[GpuDevice] = []
+    try:
+        identities = dict(enumerate(known_identities(vendor, required=indices is None)))
+        chosen = identities.keys() if indices is None else indices
+        if not chosen:
+            raise DeviceError(f"no {vendor.vendor} GPU found; replay recorded grids with --device replay:DIR")
+        with ThreadPoolExecutor(len(chosen)) as threads:  # each takes seconds to start
+            one = partial(GpuDevice, backend=backend, source=source, conditions=conditions, deadlines=deadlines)
+            one = partial(one, host=host, require_idle=require_idle)
+            futures = [threads.submit(one, index, identity=identities.get(index)) for index in chosen]
+        opened += [future.result() for future in futures if future.exception() is None]
+        for future in futures:
+            future.result()
+        yield opened
+    finally:
+        for device in opened:
+            device.close()
+        host.close()
 
 
 def compile_target(

@@ -78,7 +78,7 @@ class RemeasureRequest:
 
 @dataclass(frozen=True, slots=True)
 class MeasureAnswer:
-    """An outcome, and whether the CUDA context is still usable."""
+    """An outcome, and whether the GPU's context is still usable."""
 
     outcome: Outcome
     healthy: bool = True

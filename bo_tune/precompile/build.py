@@ -24,6 +24,7 @@ from bo_tune.errors import PackError
 from bo_tune.files import os_error_text, write_atomically
 from bo_tune.formats.pack.archive import files_of, unpack, write_pack
 from bo_tune.formats.pack.contents import (
+    MACHINE_CODE,
     Identity,
     Manifest,
     PackedBinary,
@@ -220,5 +221,5 @@ def packed_binary(cache: Path, wanted: Wanted, build: Build, gpu: GpuInfo) -> Pa
         reason, detail = InvalidReason.OUT_OF_SHARED_MEMORY, f"needs {needed} B of {limit} B"
         return PackedBinary(problem, config, took_s, build.resources, reason=reason, detail=detail)
     files = files_of(cache / build.entry)
-    cubin_bytes = sum(file.size for name, file in files.items() if name.endswith(".cubin"))
+    cubin_bytes = sum(file.size for name, file in files.items() if name.endswith(MACHINE_CODE))
     return PackedBinary(problem, config, took_s, build.resources, cubin_bytes, build.entry, files)

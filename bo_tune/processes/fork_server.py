@@ -2,7 +2,7 @@
 
 A compiler or GPU process imports torch and triton, which takes seconds. It is killed whenever a config hangs or breaks
 it, so those seconds would be paid again and again. ``ForkServer`` is the parent's side; ``main`` is the server's, which
-never touches a GPU, so that a child that does finds nothing of CUDA inherited.
+never touches a GPU, so that a child that does inherits nothing of a driver.
 
 Every child is a process group of its own: killing it also ends what it started (ptxas), and Ctrl-C in the terminal
 reaches the parent alone. The server ends when the parent's end of its socket is closed, and its children with it.
@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
 from typing import IO, NoReturn
@@ -43,7 +43,8 @@ class ForkServer:
     Args:
         modules: what the server imports, by name or by file (``importing``). A child runs the function
             ``main(arguments, fd)`` of any module. What each child would do anew and the server can do once, a module
-            does in a function ``before_forking()``.
+            does in a function ``before_forking()``. A module that can tell whether this process uses a GPU does in a
+            function ``gpu_is_in_use()``: what is imported after it must not.
         environment: variables that the server and its children have besides this process's own.
 
     Attributes:
@@ -182,14 +183,22 @@ def _nothing() -> None:
     return
 
 
+def _import_all(modules: Sequence[str]) -> None:
+    """Import modules, each watched by those before it that can tell whether a GPU is in use."""
+    in_use: list[Callable[[], bool]] = []
+    for name in modules:
+        module = import_to_fork(name, in_use)
+        getattr(module, "before_forking", _nothing)()
+        in_use += [module.gpu_is_in_use] if hasattr(module, "gpu_is_in_use") else []
+
+
 def main() -> None:
     """Import what was asked for, then fork children until the parent is gone."""
     modules, fd = sys.argv[1:]
     control = socket.socket(fileno=int(fd))
     try:
         with _ended_with_parent(control):
-            for module in json.loads(modules):
-                getattr(import_to_fork(module), "before_forking", _nothing)()
+            _import_all(json.loads(modules))
     except InputError as error:
         leave(one_line(error))
     gc.freeze()  # what is here will be shared by all children; collecting it would copy it

@@ -4,13 +4,11 @@ A script is imported as ``multiprocessing`` does when it spawns: under another n
 ``if __name__ == "__main__"`` is not run.
 """
 
-import ctypes
 import importlib
 import importlib.util
-import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +21,7 @@ _BY_FILE = "__script_"
 _GPU_MODULES = ("torch.cuda", "triton.runtime.driver", "triton.backends")
 """What code runs through that asks for a GPU."""
 
-_TRITON_DRIVER = "Triton Error [CUDA]"
+_TRITON_DRIVER = "Triton Error ["
 """How the messages of Triton's driver begin, whose compiled functions leave no frame."""
 
 _WHERE_IT_BELONGS = (
@@ -51,14 +49,17 @@ def import_source(source: str) -> ModuleType:
             ) from error
 
 
-def import_to_fork(source: str) -> ModuleType:
-    """Import a source where other processes will be forked. What of CUDA is in use there they cannot use.
+def import_to_fork(source: str, in_use: Iterable[Callable[[], bool]] = ()) -> ModuleType:
+    """Import a source where other processes will be forked. A GPU that is in use there they cannot use.
+
+    Args:
+        in_use: each says whether this process uses a GPU otherwise than through torch.
 
     Raises:
         InputError: as ``import_source``, or it uses the GPU while it is imported.
     """
     module = import_source(source)
-    if _gpu_is_in_use():
+    if _torch_uses_a_gpu() or any(said() for said in in_use):
         raise InputError(
             f"{source} uses the GPU while it is imported, so those that measure cannot: {_WHERE_IT_BELONGS}"
         )
@@ -110,13 +111,7 @@ def _asked_for_a_gpu(error: BaseException) -> bool:
     return any(name.startswith(_GPU_MODULES) for name in names)
 
 
-def _gpu_is_in_use() -> bool:
-    """Say whether this process has begun to use CUDA, through torch or without it. Loads neither."""
+def _torch_uses_a_gpu() -> bool:
+    """Say whether torch uses a GPU in this process. Does not load it."""
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        return True
-    try:
-        driver = ctypes.CDLL("libcuda.so.1", mode=os.RTLD_NOLOAD)
-    except OSError:  # not loaded
-        return False
-    return bool(driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int())) == 0)  # else it is not initialised
+    return torch is not None and bool(torch.cuda.is_initialized())

@@ -214,7 +214,7 @@ def _check_attributes(
     unknown = sorted(attributes.keys() - {SPACE_ATTR, *ENDING})
     if unknown:
         raise NotOursError(f"attributes: unknown key {unknown[0]!r}")
-    info = {**_plain_gpu(gpu), "capability": list(gpu.capability)}
+    info = {**gpu.to_json(), "capability": list(gpu.capability)}
     _, result = AttributesCheck()({NAME_ATTR: name.to_json(), GPU_ATTR: info, **attributes})
     if result is not None:
         _check_result(result, name, trials)
@@ -229,10 +229,6 @@ def _check_attributes(
     origin = attributes.get(ORIGIN_ATTR)
     if origin is not None and name.toolchain and toolchain_label(origin) != name.toolchain:
         raise NotOursError(f"attributes.{ORIGIN_ATTR}: expected the versions of {name.toolchain}")
-
-
-def _plain_gpu(gpu: GpuInfo) -> dict[str, Any]:
-    return {field: getattr(gpu, field) for field in GpuInfo.__dataclass_fields__}
 
 
 def _check_result(result: StudyResult, name: StudyName, trials: Sequence[FrozenTrial]) -> None:

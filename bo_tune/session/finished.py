@@ -9,11 +9,10 @@ from optuna.trial import FrozenTrial
 
 from bo_tune.core.events import StudyFinished
 from bo_tune.core.outcome import Launches
-from bo_tune.core.problem import lora
 from bo_tune.core.study_name import StudyName
+from bo_tune.engines.base import TunedEntry
 from bo_tune.engines.provenance import Provenance
-from bo_tune.engines.vllm.tables import TunedEntry
-from bo_tune.kernels.registry import engine_spec
+from bo_tune.engines.registry import address_of
 from bo_tune.measure.devices import Job
 from bo_tune.store.results import StudyResult, covered_s, intervals_of
 from bo_tune.store.storage import StoredStudy
@@ -111,7 +110,7 @@ def table_entries(tuned: Sequence[Tuned], session: str) -> list[TunedEntry]:
 
 
 def _entry(tuned: Tuned, result: StudyResult, session: str, wall_s: float) -> TunedEntry:
-    problem, device = lora(tuned.job.problem), tuned.job.device
+    problem, device = tuned.job.problem, tuned.job.device
     versions = tuned.origin or device.provenance
     provenance = Provenance(
         problem=problem,
@@ -132,6 +131,4 @@ def _entry(tuned: Tuned, result: StudyResult, session: str, wall_s: float) -> Tu
         disturbed=tuned.disturbed,
         costs={**result.costs.flat(), "session_wall_s": wall_s},
     )
-    spec = engine_spec(problem.kernel)
-    stem, keys = spec.file_stem(problem), spec.table_key(problem)
-    return TunedEntry(device.gpu.file_name, stem, keys, result.config, provenance)
+    return TunedEntry(*address_of(problem, device.gpu), result.config, provenance)

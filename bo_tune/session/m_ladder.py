@@ -16,7 +16,7 @@ from bo_tune.core.problem import Problem, lora
 from bo_tune.core.space import Config, config_key
 from bo_tune.engines.models.engine import is_sampled
 from bo_tune.errors import DeviceError
-from bo_tune.kernels.registry import kernel_spec
+from bo_tune.kernels.spec import KernelSpec
 from bo_tune.measure.device import Compiled, Device
 from bo_tune.measure.devices import Job
 from bo_tune.session.session import Tuned
@@ -109,6 +109,7 @@ class Line:
     """
 
     problem: Problem
+    spec: KernelSpec
     device: Device
     configs: dict[int, Config] = field(default_factory=dict)
     tried: set[int] = field(default_factory=set)
@@ -122,7 +123,7 @@ class Line:
     def file_level(self) -> tuple[object, ...]:
         """What a line shares with those whose keys m stand beside its own."""
         problem = self.problem
-        together = kernel_spec(problem.kernel).joint_group(problem)
+        together = self.spec.joint_group(problem)
         if together is not None:  # kernels that agree at every key have the same keys
             return self.device.gpu.name, together[0], problem.max_loras
         return self.device.gpu.name, problem.kernel, problem.add_inputs, problem.max_loras, problem.num_slices
@@ -184,7 +185,7 @@ class _Refinement:
         for job in jobs:
             asked = lora(job.problem)
             problem = replace(asked, m=1)
-            line = self._lines.setdefault((problem, job.device.gpu.name), Line(problem, job.device))
+            line = self._lines.setdefault((problem, job.device.gpu.name), Line(problem, job.spec, job.device))
             line.tried.add(asked.m)
         for study in self._tune(jobs):
             self._tuned.append(study)
@@ -266,7 +267,7 @@ class _Refinement:
             pair = level, gap.problem.m, gap.upper
             if pair not in split and new and len(jobs) + len(new) <= left:
                 split.add(pair)
-                jobs += [Job(line.at(gap.m), line.device) for line in new]
+                jobs += [Job(line.at(gap.m), line.spec, line.device) for line in new]
         return jobs
 
 

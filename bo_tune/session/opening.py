@@ -93,7 +93,7 @@ class StudyOpener:
             stored: the study, where it is not the one of the problem's name.
         """
         problem, device = job.problem, job.device
-        settings = self._settings.of_study(problem, decision)
+        settings = self._settings.of_study(job, decision)
         spec, name = job.spec, self._settings.name_of(job)
         space = device.search_space(spec, problem).override(settings.spaces.get(problem.kernel, {}))
         found = candidates(spec, problem, space, device, exhaustive=settings.exhaustive)
@@ -106,6 +106,7 @@ class StudyOpener:
         proposer = self._proposer(name, settings, device, found, default, learns=not done, joint=joint and not decision)
         return name, Tuner(
             problem,
+            spec,
             device,
             stored,
             found,
@@ -159,7 +160,7 @@ class StudyOpener:
         """Open or resume the studies of problems that must agree, or of a single one; and what searches them."""
         prepared = [self.open(job, joint=len(jobs) > 1, decision=decision) for job in jobs]
         tuners = [tuner for _, tuner in prepared]
-        settings = self._settings.of_study(jobs[0].problem, decision).tuner()
+        settings = self._settings.of_study(jobs[0], decision).tuner()
         if decision is not None:
             return prepared, DecidedTuner(tuners, settings, decision)
         if len(jobs) == 1:

@@ -11,7 +11,7 @@ from bo_tune.core.activity import SessionActivity, by_gpu, with_workers
 from bo_tune.core.choices import MEMORY
 from bo_tune.core.events import Listener, StudyFailed, StudyLost, StudyStarted, ignore
 from bo_tune.core.study_name import StudyName
-from bo_tune.engines.vllm.tables import TunedEntry
+from bo_tune.engines.base import TunedEntry
 from bo_tune.errors import DeviceError, LeaseLostError, UnreadableStudyError
 from bo_tune.measure.devices import Job, together
 from bo_tune.processes.fork_server import ForkServer
@@ -248,12 +248,12 @@ class Session:
 
     def _search_all(self, jobs: Sequence[Job]) -> list[Tuned]:
         """Search studies together; first those of kernels that decide for the others, if there are any."""
-        deciding, others = parted(jobs, [job.problem for job in jobs])
+        deciding, others = parted(jobs, lambda job: job.spec)
         first = self._search_group(deciding) if deciding else []
         return [*first, *self._search_group(others, Decision.of([one.result for one in first]))]
 
     def _search_group(self, jobs: Sequence[Job], decision: Decision | None = None) -> list[Tuned]:
-        settings = self.settings.of_study(jobs[0].problem, decision)
+        settings = self.settings.of_study(jobs[0], decision)
         prepared, search = self.opener.open_together(jobs, decision)
         tuners = [tuner for _, tuner in prepared]
         self._begin(prepared)

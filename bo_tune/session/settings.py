@@ -9,14 +9,12 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from bo_tune.core.choices import GRID, GRID_GP, SAMPLERS
-from bo_tune.core.problem import AnyProblem
 from bo_tune.core.study_name import StudyName
-from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.spec import SHARED
 from bo_tune.measure.devices import Job
 from bo_tune.search import StopRule
 from bo_tune.store.fields import Count, Flag, Line, Parameter, Setting, Share, first_error
-from bo_tune.tuning.joint.decision import Decision, decides
+from bo_tune.tuning.joint.decision import Decision
 from bo_tune.tuning.race import Finalists
 from bo_tune.tuning.tuner import TunerSettings
 
@@ -142,16 +140,16 @@ class SessionSettings:
             return EXHAUSTIVE_LOOKAHEAD
         return max(1, min(MOST_LOOKAHEAD, CONFIGS_PER_COMPILER * self.compilers // max(1, studies)))
 
-    def of_study(self, problem: AnyProblem, decision: Decision | None) -> "SessionSettings":
+    def of_study(self, job: Job, decision: Decision | None) -> "SessionSettings":
         """Return how a problem's study is searched, where kernels decide for others or are decided for.
 
         One of a kernel that decides is searched exhaustively, for there are few values. One of another is searched
         under the value that was decided on, unless the session is exhaustive and every config is wanted.
         """
-        kernel = problem.kernel
-        if decides(problem):
+        kernel = job.problem.kernel
+        if job.spec.decides:
             wanted = [set(ranges[SHARED]) for ranges in self.spaces.values() if SHARED in ranges]
-            known = kernel_spec(kernel).search_space.ranges[SHARED]
+            known = job.spec.search_space.ranges[SHARED]
             values = tuple(value for value in known if all(value in one for one in wanted))
             spaces = {kernel: {SHARED: values}} if values else {}
             return replace(self, sampler=GRID, budget=None, stop_rule=None, spaces=spaces)

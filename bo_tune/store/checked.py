@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from bo_tune.core.outcome import SLOW, InvalidReason, LaunchPurpose
-from bo_tune.core.problem import AnyProblem
+from bo_tune.core.problem import DEFAULT_BACKEND, AnyProblem
 from bo_tune.core.study_name import StudyName
 from bo_tune.kernels.registry import IN_ORDER, kernel_spec
 from bo_tune.store.attributes import (
@@ -74,6 +74,8 @@ class _Gpu(_Stored):
     registers_per_sm: Setting
     threads_per_sm: Setting
     l2_bytes: Setting
+    backend: Part = DEFAULT_BACKEND
+    architecture: Part = ""
 
 
 class _Figures(_Stored):

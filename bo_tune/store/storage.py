@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -139,7 +139,7 @@ class StudyStore(StudyReader[FrozenTrial]):
         wanted = {
             str(name): {
                 NAME_ATTR: name.to_json(),
-                GPU_ATTR: asdict(gpu),
+                GPU_ATTR: gpu.to_json(),
                 SCHEMA_ATTR: SCHEMA_VERSION,
                 **({JOB_ATTR: jobs[name]} if jobs and name in jobs else {}),
                 **({FRESH_ATTR: _now()} if fresh else {}),

@@ -7,7 +7,7 @@ ones denser than slow ones; ``studies/bundle.py`` writes them anew.
 import gzip
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -39,7 +39,7 @@ class BundledGrid:
         names = sorted(self.configs[0])
         return {
             "name": self.name.to_json(),
-            "gpu": asdict(self.gpu),
+            "gpu": self.gpu.to_json(),
             "parameters": names,
             "configs": [[config[name] for name in names] for config in self.configs],
             "times_us": list(self.times_us),

@@ -47,7 +47,7 @@ def current_results(
         asked: what is asked for.
         decision: what they had to be chosen under, where other kernels decided.
     """
-    deciding, others = parted(tuners, [tuner.problem for tuner in tuners])
+    deciding, others = parted(tuners, lambda tuner: tuner.spec)
     if deciding:
         first = current_results(deciding, asked)
         rest = current_results(others, asked, Decision.of(first)) if first else None

@@ -17,6 +17,7 @@ from bo_tune.core.events import Listener, TrialRecorded, ignore
 from bo_tune.core.outcome import Invalid, Launches, Outcome
 from bo_tune.core.problem import AnyProblem
 from bo_tune.core.space import Config, ConfigKey, config_key
+from bo_tune.kernels.spec import KernelSpec
 from bo_tune.measure.device import Build, Device
 from bo_tune.search import Certificate, StopRule
 from bo_tune.store.frozen import to_trial
@@ -133,6 +134,7 @@ class Tuner:
     def __init__(
         self,
         problem: AnyProblem,
+        spec: KernelSpec,
         device: Device,
         stored: StoredStudy,
         candidates: Candidates,
@@ -145,7 +147,7 @@ class Tuner:
         listener: Listener = ignore,
         stop: threading.Event | None = None,
     ) -> None:
-        self.problem = problem
+        self.problem, self.spec = problem, spec
         self.candidates = candidates
         self.trials: list[FrozenTrial] = []
         self.measured: dict[ConfigKey, float] = {}

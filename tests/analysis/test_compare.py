@@ -8,7 +8,8 @@ from helpers import EXPAND, EXPAND_TABLE, SHRINK, SHRINK_BIG, SHRINK_TABLE, slic
 
 from bo_tune.analysis.compare import Comparisons, Side, compare
 from bo_tune.core.choices import MEMORY
-from bo_tune.engines.vllm.tables import provenance_path, write_tables
+from bo_tune.engines.folder import write_tables
+from bo_tune.engines.provenance import provenance_path
 from bo_tune.errors import TableError
 from bo_tune.formats.recording import Recording
 from bo_tune.kernels.registry import engine_spec

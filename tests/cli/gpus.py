@@ -17,6 +17,8 @@ from bo_tune.cli import main as bo_tune
 from bo_tune.core.outcome import Compilation, Launches, LaunchPurpose, Measurement, Resources
 from bo_tune.core.problem import GpuInfo
 from bo_tune.core.space import Config
+from bo_tune.measure.backends.base import GpuIdentity
+from bo_tune.measure.backends.nvidia.backend import Nvidia
 from bo_tune.measure.compile import farm as compile_farm
 from bo_tune.measure.compile import worker as compile_worker
 from bo_tune.measure.device import Build, Compiled, Remeasured
@@ -30,8 +32,6 @@ from bo_tune.measure.messages import (
     PrepareRequest,
     RemeasureRequest,
 )
-from bo_tune.measure.watch import monitor as gpu_monitor
-from bo_tune.measure.watch.host_gpus import GpuIdentity
 from bo_tune.measure.watch.neighbours import Reading, WatchError
 from bo_tune.processes.worker import serve
 from bo_tune.session.workers import host as host_workers
@@ -77,7 +77,7 @@ class Watch:
 
     is_slice = False
 
-    def __init__(self, identity: GpuIdentity) -> None:
+    def __init__(self) -> None:
         self.read()
 
     def read(self) -> Reading:
@@ -92,7 +92,7 @@ class Watch:
         """Nothing is held."""
 
 
-def identities(*, required: bool) -> list[GpuIdentity]:
+def identities(vendor: Nvidia) -> list[GpuIdentity]:
     """Return the GPUs."""
     return [GpuIdentity(str(number), "") for number in range(2)]
 
@@ -108,7 +108,8 @@ def main(arguments: list[str] | None = None, fd: int = -1) -> None:
     compile_worker.main(arguments, fd)
 
 
-gpu_monitor.NvmlWatch, cuda.known_identities = Watch, identities  # type: ignore[assignment,misc]
+Nvidia.watch = lambda self, identity: Watch()  # type: ignore[method-assign]
+Nvidia.identities = identities  # type: ignore[method-assign]
 cuda.GPU_MODULE = cuda.COMPILE_MODULE = compile_farm.MODULE = host_workers.MODULE = NAME
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import pytest
 from helpers import H100, ROOT, SHRINK_TABLE, Cli, Ran, run_command
 
 from bo_tune.engines.models.serving import ModelStudy
-from bo_tune.engines.vllm.tables import table_file_name
+from bo_tune.engines.vllm.file_names import table_file_name
 from bo_tune.kernels.registry import kernel_spec
 
 LLAMA = ROOT / "studies" / "models" / "llama-3.1-8b"

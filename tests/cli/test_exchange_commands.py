@@ -12,7 +12,7 @@ import pytest
 from helpers import EXPAND, EXPAND_TABLE, SHRINK, SHRINK_TABLE, Cli, sliced, sqlite_url, write_all
 
 from bo_tune.core.choices import MEMORY
-from bo_tune.engines.vllm.tables import read_folder
+from bo_tune.engines.folder import read_folder
 from bo_tune.formats.recording import read_recordings
 from bo_tune.measure.devices import replay_job
 from bo_tune.session.session import Session, SessionSettings

@@ -8,7 +8,7 @@ from moe_recordings import GPU_FILES, MOE, MOE_KERNELS, best_sum_us, small
 from one_launch_recordings import one_launch
 
 from bo_tune.analysis.compare import compare
-from bo_tune.engines.vllm.tables import read_provenance, read_table
+from bo_tune.engines.folder import read_provenance, read_table
 from bo_tune.formats.recording import read_recordings
 
 

@@ -30,7 +30,7 @@ from moe_recordings import GPU_FILES
 
 from bo_tune.core.choices import SAMPLERS
 from bo_tune.core.space import config_key
-from bo_tune.engines.vllm.tables import read_table
+from bo_tune.engines.folder import read_table
 from bo_tune.formats.recording import read_recording, read_recordings
 from bo_tune.store.trials import launched
 

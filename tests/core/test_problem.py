@@ -130,3 +130,16 @@ def test_only_a_lora_problem_is_one() -> None:
     assert lora(PROBLEM) is PROBLEM
     with pytest.raises(TypeError, match="not a problem of a multi-LoRA kernel: softmax rows=4096"):
         lora(SOFTMAX)
+
+
+def test_a_gpu_is_written_as_before_there_were_backends_where_it_is_nvidias() -> None:
+    gpu = GpuInfo("NVIDIA H100", (9, 0), 132, 232448)
+    written = gpu.to_json()
+    assert list(written) == [
+        "name", "capability", "sm_count", "shared_memory_bytes", "registers_per_sm", "threads_per_sm", "l2_bytes"
+    ]  # fmt: skip
+    assert GpuInfo.from_json(json.loads(json.dumps(written))) == gpu
+    assert (gpu.backend, gpu.target) == ("cuda", "cuda:90")
+    other = replace(gpu, backend="hip", architecture="gfx942")
+    assert GpuInfo.from_json(json.loads(json.dumps(other.to_json()))) == other
+    assert other.target == "hip:gfx942"

@@ -30,7 +30,7 @@ from bo_tune.display.console import (
 )
 from bo_tune.display.results import results_tables, session_lines
 from bo_tune.display.studies import studies_tables
-from bo_tune.engines.vllm.tables import write_tables
+from bo_tune.engines.folder import write_tables
 from bo_tune.measure.devices import replay_job
 from bo_tune.session.session import Session, SessionSettings, Tuned
 from bo_tune.store.storage import StudyStore

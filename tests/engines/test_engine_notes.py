@@ -7,7 +7,7 @@ from moe_recordings import small
 
 from bo_tune.core.problem import Problem
 from bo_tune.core.space import SearchSpace
-from bo_tune.measure.devices import Job, engine_notes, replay_job
+from bo_tune.measure.devices import engine_notes, job_of, replay_job
 
 SPACE = SearchSpace.of({"block_m": (16,)})
 
@@ -22,8 +22,8 @@ class Noting(FakeDevice):
 
 def test_each_line_is_said_once_and_only_of_kernels_that_must_agree() -> None:
     device = Noting(times=lambda config: 1.0, space=SPACE)
-    jobs = [Job(recording.problem, device) for recording in [*small(16), *small(256)]]
-    assert engine_notes([*jobs, Job(Problem("lora_shrink", 4, 1, 16, 4096, 32), device)]) == ["rank 16"]
+    jobs = [job_of(recording.problem, device) for recording in [*small(16), *small(256)]]
+    assert engine_notes([*jobs, job_of(Problem("lora_shrink", 4, 1, 16, 4096, 32), device)]) == ["rank 16"]
 
 
 def test_recordings_have_nothing_to_say() -> None:

@@ -10,9 +10,10 @@ import pytest
 from helpers import PATIENCE_S, ROOT
 
 from bo_tune.core.problem import Problem
+from bo_tune.engines.base import TunedEntry
+from bo_tune.engines.folder import read_provenance, read_table, write_tables
 from bo_tune.engines.merge import merge_tables
 from bo_tune.engines.provenance import Provenance, provenance_path
-from bo_tune.engines.vllm.tables import TunedEntry, read_provenance, read_table, write_tables
 from bo_tune.errors import TableError
 
 NAME = "GPU_SHRINK.json"
@@ -24,7 +25,7 @@ def entry(m: int, split_k: int, date: str, gpu: str = "GPU") -> TunedEntry:
     origin = Provenance(
         problem, config, 5.0, 6.0, gpu, "1", "2", "3", "vllm", date, f"study {split_k}", "grid-gp", "s", {"launches": 9}
     )
-    return TunedEntry(gpu, "SHRINK", ("5", "1", str(m), "4096", "16"), config, origin)
+    return TunedEntry(f"{gpu}_SHRINK.json", ("5", "1", str(m), "4096", "16"), config, origin)
 
 
 def configs(folder: Path, name: str = NAME) -> dict[str, int]:
@@ -34,7 +35,9 @@ def configs(folder: Path, name: str = NAME) -> dict[str, int]:
 def test_entries_of_all_folders_are_there_with_their_origin(tmp_path: Path) -> None:
     first, second, out = tmp_path / "1", tmp_path / "2", tmp_path / "out"
     write_tables(first, [entry(1, 8, "2026-01-01"), entry(2, 16, "2026-01-02")])
-    write_tables(second, [entry(4, 32, "2026-01-03"), replace(entry(1, 64, "2026-01-01"), gpu_file_name="OTHER")])
+    write_tables(
+        second, [entry(4, 32, "2026-01-03"), replace(entry(1, 64, "2026-01-01"), file_name="OTHER_SHRINK.json")]
+    )
     paths = merge_tables([first, second], out)
     assert [path.name for path in paths] == [NAME, "OTHER_SHRINK.json"]
     assert configs(out) == {"1": 8, "2": 16, "4": 32}
@@ -86,7 +89,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 from bo_tune.engines.merge import merge_tables
-from bo_tune.engines.vllm.tables import read_entries, write_tables
+from bo_tune.engines.folder import read_entries, write_tables
 
 kind, own, out, rounds = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])
 sys.stdout.write("ready\\n")

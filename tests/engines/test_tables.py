@@ -22,24 +22,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bo_tune.core.problem import Problem
-from bo_tune.engines.provenance import Provenance, provenance_path
-from bo_tune.engines.vllm.tables import (
-    CONFIG_ORDER,
-    FILE_STEMS,
-    Keys,
-    Table,
-    TunedEntry,
+from bo_tune.engines.base import Keys, TunedEntry
+from bo_tune.engines.folder import (
     check_writable,
     flat_configs,
-    in_order,
-    missing_lookups,
     read_folder,
     read_provenance,
     read_table,
-    split_file_name,
-    table_file_name,
     write_tables,
 )
+from bo_tune.engines.provenance import Provenance, provenance_path
+from bo_tune.engines.vllm.file_names import FILE_STEMS, split_file_name, table_file_name
+from bo_tune.engines.vllm.table_format import CONFIG_ORDER, in_order, missing_lookups, nested
 from bo_tune.errors import TableError
 
 GPU = "NVIDIA_H100_80GB_HBM3"
@@ -64,7 +58,7 @@ PROVENANCE = Provenance(
 
 
 def entry(*numbers: int, stem: str = "SHRINK", **config: int) -> TunedEntry:
-    return TunedEntry(GPU, stem, tuple(map(str, numbers)), {**CONFIG, **config}, PROVENANCE)
+    return TunedEntry(table_file_name(GPU, stem), tuple(map(str, numbers)), {**CONFIG, **config}, PROVENANCE)
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -93,12 +87,12 @@ def test_results_go_to_their_files(tmp_path: Path) -> None:
         entry(5, 1, 1, 1, 1, stem="EXPAND_TRUE"),
         entry(5, 1, 1, 1, 1, stem="EXPAND_FALSE"),
     ]
-    moe = replace(entry(4, 2, 16, 16, 2048, 768), file_stem="FUSED_MOE_LORA_W13_SHRINK")
+    moe = replace(entry(4, 2, 16, 16, 2048, 768), file_name=table_file_name(GPU, "FUSED_MOE_LORA_W13_SHRINK"))
     paths = write_tables(tmp_path, [*results, moe])
     assert [path.name for path in paths] == sorted(result.file_name for result in [*results, moe])
     tables = read_folder(tmp_path)
     assert list(tables) == [path.name for path in paths]
-    assert tables[moe.file_name].levels == 6
+    assert {len(keys) for keys in tables[moe.file_name].entries} == {6}
     assert flat_configs(tables)[(moe.file_name, ("4", "2", "16", "16", "2048", "768"))] == CONFIG
     assert leftovers(tmp_path) == []
 
@@ -145,12 +139,12 @@ KEYS = st.tuples(*[st.integers(0, 20).map(str)] * 5)
 def test_merging_is_a_union_that_round_trips(
     tmp_path_factory: pytest.TempPathFactory, old: dict[Keys, dict[str, int]], new: dict[Keys, dict[str, int]]
 ) -> None:
-    merged = Table(5, old).merged(new)
-    assert dict(merged.entries) == {**old, **new}
+    merged = {**old, **{keys: in_order(config) for keys, config in new.items()}}
+    assert merged == {**old, **new}
     path = tmp_path_factory.getbasetemp() / SHRINK
-    path.write_text(json.dumps(merged.nested()))
-    assert read_table(path) == merged
-    assert list(read_table(path).entries) == sorted(merged.entries, key=lambda keys: tuple(map(int, keys)))
+    path.write_text(json.dumps(nested(merged)))
+    assert read_table(path).entries == merged
+    assert list(read_table(path).entries) == sorted(merged, key=lambda keys: tuple(map(int, keys)))
     for config in new.values():
         assert in_order(config) == config
 
@@ -217,7 +211,7 @@ def test_malformed_tables_are_named_and_left_alone(tmp_path: Path, content: Any,
         ({"schema_version": 99, "entries": {}}, "schema_version: expected 1, got 99"),
         (
             {"schema_version": 1, "entries": {"5/1": 3}},
-            "'5/1': expected decimal numbers",
+            "'5/1': expected the keys of an entry",
         ),
     ],
 )
@@ -260,16 +254,16 @@ def test_incomplete_provenance_is_named(tmp_path: Path) -> None:
 
 def test_lookups_that_would_crash_the_engine() -> None:
     complete = {tuple(map(str, keys)): LEAF for keys in product((2, 5), (1, 2, 3), (16,), (4096,), (16,))}
-    assert missing_lookups(Table(5, complete)) == []
-    assert missing_lookups(Table(5, {})) == []
+    assert missing_lookups(complete) == []
+    assert missing_lookups({}) == []
     partial = {keys: config for keys, config in complete.items() if keys[:2] not in {("2", "3"), ("5", "1")}}
-    assert missing_lookups(Table(5, partial)) == [
+    assert missing_lookups(partial) == [
         "max_loras 2: no entry for num_slices 3",
         "max_loras 5: no entry for num_slices 1",
     ]
     only_one = {keys: config for keys, config in complete.items() if keys[1] == "1"}
-    assert missing_lookups(Table(5, only_one)) == []
-    assert len(missing_lookups(Table(5, only_one), num_slices=[1, 3])) == 2
+    assert missing_lookups(only_one) == []
+    assert len(missing_lookups(only_one, num_slices=[1, 3])) == 2
 
 
 def test_permissions_follow_the_umask_then_the_file(tmp_path: Path) -> None:
@@ -334,7 +328,7 @@ def test_planted_links_are_not_followed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("gpu", ["../../x", "/abs/x", "AMD Instinct MI300X/MI300A", "..\\x", "a\nb", "\ud800"])
 def test_a_gpu_whose_name_leads_elsewhere_is_refused(tmp_path: Path, gpu: str) -> None:
-    result = replace(entry(5, 1, 16, 4096, 16), gpu_file_name=gpu)
+    result = replace(entry(5, 1, 16, 4096, 16), file_name=table_file_name(gpu, "SHRINK"))
     folder = tmp_path / "a" / "b" / "c"
     for attempt in (lambda: check_writable(folder, [result.file_name]), lambda: write_tables(folder, [result])):
         with pytest.raises(TableError, match="cannot be the name of a file") as caught:
@@ -460,7 +454,8 @@ import json, sys
 from pathlib import Path
 from bo_tune.core.problem import Problem
 from bo_tune.engines.provenance import Provenance
-from bo_tune.engines.vllm.tables import TunedEntry, write_tables
+from bo_tune.engines.base import TunedEntry
+from bo_tune.engines.folder import write_tables
 
 folder, slices, first, last = Path(sys.argv[1]), *map(int, sys.argv[2:])
 problem = Problem("lora_shrink", 4, slices, 1, 4096, 16)
@@ -469,7 +464,7 @@ date = "2026-01-01T00:00:00+00:00"
 origin = Provenance(problem, config, 1.0, 2.0, "gpu", "", "", "", "test", date, "s", "grid", "1", {})
 for m in range(first, last):
     keys = ("5", str(slices), str(m), "4096", "16")
-    write_tables(folder, [TunedEntry("GPU", "SHRINK", keys, config, origin)])
+    write_tables(folder, [TunedEntry("GPU_SHRINK.json", keys, config, origin)])
     sys.stdout.write(f"{m}\\n")
     sys.stdout.flush()
 """
@@ -496,7 +491,7 @@ def test_eight_processes_lose_nothing(tmp_path: Path) -> None:
 def test_killed_writers_leave_whole_files_and_what_they_reported(tmp_path: Path) -> None:
     seeded: Mapping[Keys, dict[str, int]] = {("5", "9", str(m), "4096", "16"): CONFIG for m in range(300)}
     path = tmp_path / "GPU_SHRINK.json"
-    path.write_text(json.dumps(Table(5, seeded).nested()))
+    path.write_text(json.dumps(nested(seeded)))
     rng = random.Random(0)
     reported: set[str] = set()
     for attempt in range(20):
@@ -513,5 +508,5 @@ def test_killed_writers_leave_whole_files_and_what_they_reported(tmp_path: Path)
         origins = set(read_provenance(path))
         assert {keys for keys in entries if keys[1] == "1"} <= origins
     assert len(reported) >= 20
-    write_tables(tmp_path, [replace(entry(5, 1, 1, 1, 1), gpu_file_name="GPU")])
+    write_tables(tmp_path, [replace(entry(5, 1, 1, 1, 1), file_name="GPU_SHRINK.json")])
     assert leftovers(tmp_path) == []

@@ -9,9 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bo_tune.core.problem import Problem
+from bo_tune.engines.base import TunedEntry
+from bo_tune.engines.folder import write_tables
 from bo_tune.engines.provenance import Provenance, is_own, provenance_path
-from bo_tune.engines.vllm.tables import TunedEntry, write_tables
-from bo_tune.engines.vllm.tuned_with import UNKNOWN, check_mix, engine_first, folder_lines, source_counts
+from bo_tune.engines.tuned_with import UNKNOWN, check_mix, engine_first, folder_lines, source_counts
 from bo_tune.errors import TableError
 
 NAME = "GPU_SHRINK.json"
@@ -22,7 +23,7 @@ CONFIG = {"block_m": 16, "split_k": 8}
 def entry(m: int, source: str, date: str = "2026-01-01") -> TunedEntry:
     problem = Problem("lora_shrink", 4, 1, m, 4096, 16)
     origin = Provenance(problem, CONFIG, 5.0, 6.0, "GPU", "1", "2", "3", source, date, "study", "grid-gp", "s", {})
-    return TunedEntry("GPU", "SHRINK", ("5", "1", str(m), "4096", "16"), CONFIG, origin)
+    return TunedEntry("GPU_SHRINK.json", ("5", "1", str(m), "4096", "16"), CONFIG, origin)
 
 
 @pytest.fixture
@@ -84,7 +85,7 @@ def test_both_at_once_are_refused_too(tmp_path: Path) -> None:
 
 def test_a_folder_says_whose_kernels_it_was_tuned_with(folder: Path) -> None:
     assert folder_lines(folder) == [f"tuned with {VLLM}"]
-    write_tables(folder, [entry(4, OWN), replace(entry(8, OWN), gpu_file_name="OTHER")])
+    write_tables(folder, [entry(4, OWN), replace(entry(8, OWN), file_name="OTHER_SHRINK.json")])
     assert source_counts(folder) == {NAME: {VLLM: 2, OWN: 1}, "OTHER_SHRINK.json": {OWN: 1}}
     assert folder_lines(folder) == [
         f"tuned with bo_tune's own kernels and {VLLM}",

@@ -1,7 +1,7 @@
 """Folders that say nothing of the experts leave them as an untuned engine runs them: asked of the published vLLM."""
 
 import importlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -13,17 +13,24 @@ from helpers import H100, ROOT
 from vllm_wheel import importable, vllm_folder
 
 from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.engines.base import TunedEntry
 from bo_tune.engines.check import check_folder
+from bo_tune.engines.folder import write_tables
 from bo_tune.engines.models.experts import MOE_KERNELS
 from bo_tune.engines.models.serving import ModelStudy
-from bo_tune.engines.vllm.tables import TunedEntry, write_tables
-from bo_tune.engines.vllm.untuned import MOST_TOKENS, untuned_entries
+from bo_tune.engines.vllm.file_names import table_file_name
+from bo_tune.engines.vllm.lora import VllmLora
+from bo_tune.engines.vllm.untuned import MOST_TOKENS
 from bo_tune.kernels.moe.spec import MOE_SPECS
 from bo_tune.kernels.moe.untuned import as_read
 from bo_tune.kernels.vllm.untuned import untuned_configs
 
 H200 = GpuInfo("NVIDIA H200", (9, 0), sm_count=132, shared_memory_bytes=232448)
 MODELS = ROOT / "studies" / "models"
+
+
+def untuned_entries(model: ModelStudy, tuned: Sequence[str], gpu: GpuInfo, folder: Path) -> Sequence[TunedEntry]:
+    return VllmLora().completion(model, tuned, gpu, folder).entries
 
 
 def served(name: str, **more: Any) -> ModelStudy:
@@ -89,7 +96,7 @@ def test_experts_that_are_tuned_or_have_entries_are_left_alone(gpu: GpuInfo, tmp
     assert not untuned_entries(model, [MOE_KERNELS[0]], gpu, tmp_path), "the four must agree on block_m"
     assert not untuned_entries(served("llama-3.1-8b"), [], gpu, tmp_path)
     keys = ("4", "2", "16", "16", "2048", "768")
-    other = TunedEntry(gpu.file_name, "FUSED_MOE_LORA_W13_SHRINK", keys, {"block_m": 32}, None)
+    other = TunedEntry(table_file_name(gpu.file_name, "FUSED_MOE_LORA_W13_SHRINK"), keys, {"block_m": 32}, None)
     write_tables(tmp_path, [other])
     assert not untuned_entries(model, [], gpu, tmp_path)
     assert untuned_entries(replace(model, ranks=(64,)), [], gpu, tmp_path), "another rank is another lookup"

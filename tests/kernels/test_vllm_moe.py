@@ -19,6 +19,7 @@ from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.vllm.installed import VllmError
 from bo_tune.kernels.vllm.moe_path import MODULE, MoePath, deciding_kernels, engine_path, engine_way, path_note
 from bo_tune.kernels.vllm.operations import operation
+from bo_tune.measure.backends.nvidia.children import CompilerSide
 from bo_tune.measure.compile.offline_driver import activate
 from bo_tune.measure.compile.worker import Compiler
 from bo_tune.measure.messages import DecidedByRequest, NoteRequest
@@ -203,7 +204,7 @@ def test_without_more_of_the_gpu_than_its_capability_one_launch_is_refused():
 def test_compilers_are_asked_who_decides():
     problem = moe_problem(KERNELS[0], **SERVED)
     for source, expected in (("vllm.operations", ONE_LAUNCH), ("operations", ())):
-        assert Compiler(f"bo_tune.kernels.{source}").answer(DecidedByRequest(problem, H100)) == expected
+        assert Compiler(f"bo_tune.kernels.{source}", CompilerSide()).answer(DecidedByRequest(problem, H100)) == expected
 
 
 def test_a_dispatch_that_launches_something_else_is_refused_and_noted(monkeypatch):
@@ -217,9 +218,9 @@ def test_a_dispatch_that_launches_something_else_is_refused_and_noted(monkeypatc
 
 def test_compilers_are_asked_for_the_note():
     problem = moe_problem(KERNELS[0], **SERVED)
-    compiler = Compiler("bo_tune.kernels.vllm.operations")
+    compiler = Compiler("bo_tune.kernels.vllm.operations", CompilerSide())
     assert compiler.answer(NoteRequest(problem, H100)) == path_note(problem, H100.capability)
-    own = Compiler("bo_tune.kernels.operations").answer(NoteRequest(problem, H100))
+    own = Compiler("bo_tune.kernels.operations", CompilerSide()).answer(NoteRequest(problem, H100))
     assert (
         own == "the project's own fused MoE kernels have no one-launch path: block_m is chosen by the two-kernel path"
     )

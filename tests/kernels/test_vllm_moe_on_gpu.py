@@ -12,8 +12,8 @@ from bo_tune.core.choices import MEMORY
 from bo_tune.core.problem import Experts
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.vllm import operations
-from bo_tune.measure.devices import Job, with_deciding
-from bo_tune.measure.gpu.device import CudaDevice
+from bo_tune.measure.devices import job_of, with_deciding
+from bo_tune.measure.gpu.device import GpuDevice
 from bo_tune.measure.source import VLLM
 from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
@@ -76,10 +76,10 @@ def test_any_one_launch_matches_the_reference(case):
 
 
 @pytest.fixture
-def device(monkeypatch) -> Iterator[CudaDevice]:
+def device(monkeypatch) -> Iterator[GpuDevice]:
     """A device whose processes find vLLM's kernels."""
     monkeypatch.syspath_prepend(vllm_folder())
-    opened = CudaDevice(source=VLLM, compile_workers=4)
+    opened = GpuDevice(source=VLLM, compile_workers=4)
     try:
         yield opened
     finally:
@@ -88,7 +88,7 @@ def device(monkeypatch) -> Iterator[CudaDevice]:
 
 def test_the_launch_that_runs_decides_on_block_m(device):
     problems = [moe_problem(kernel, **{**QWEN_3, "m": 16, "experts": Experts(16, 2)}) for kernel in KERNELS]
-    jobs = with_deciding([Job(problem, device) for problem in problems])
+    jobs = with_deciding([job_of(problem, device) for problem in problems])
     assert [job.problem.kernel for job in jobs] == [*KERNELS, *ONE_LAUNCH]
     tuned = Session(StudyStore(MEMORY), SessionSettings(budget=3, compilers=4)).run(jobs)
     found = {one.job.problem.kernel: one for one in tuned}

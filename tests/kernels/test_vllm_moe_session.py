@@ -9,9 +9,9 @@ from vllm_wheel import vllm_folder
 
 from bo_tune.core.choices import MEMORY
 from bo_tune.core.problem import Experts
-from bo_tune.measure.devices import Job, engine_notes, with_deciding
+from bo_tune.measure.devices import engine_notes, job_of, with_deciding
 from bo_tune.measure.gpu import device as cuda
-from bo_tune.measure.gpu.device import CudaDevice
+from bo_tune.measure.gpu.device import GpuDevice
 from bo_tune.measure.source import VLLM
 from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
@@ -21,21 +21,21 @@ LAYER = {"max_loras": 2, "k": 16, "n": 128, "i": 64, "experts": Experts(16, 2), 
 
 
 @pytest.fixture
-def device(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[CudaDevice]:
+def device(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GpuDevice]:
     """A device on the fake GPU process, whose compilers find vLLM's kernels."""
     for folder in (vllm_folder(), Path(__file__).parent):
         monkeypatch.syspath_prepend(folder)
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "triton"))
     monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")
     monkeypatch.setattr(cuda, "GPU_MODULE", "fake_moe_gpu")
-    opened = CudaDevice(source=VLLM, compile_workers=2)
+    opened = GpuDevice(source=VLLM, compile_workers=2)
     yield opened
     opened.close()
 
 
-def test_what_vllm_launches_decides_where_it_sorts_tokens_into_blocks(device: CudaDevice) -> None:
+def test_what_vllm_launches_decides_where_it_sorts_tokens_into_blocks(device: GpuDevice) -> None:
     problems = [moe_problem(kernel, **{**LAYER, "m": m}) for m in (2, 16) for kernel in KERNELS]
-    jobs = with_deciding([Job(problem, device) for problem in problems])
+    jobs = with_deciding([job_of(problem, device) for problem in problems])
     assert [(job.problem.kernel, job.problem.m) for job in jobs[8:]] == [(kernel, 16) for kernel in ONE_LAUNCH]
     notes = engine_notes(jobs)
     assert ["takes nothing of these files" in note for note in notes] == [True, False]

@@ -1,4 +1,4 @@
-"""A GPU process without a GPU for ``test_cuda_device``: answers as the real one, and misbehaves by block_m."""
+"""A GPU process without a GPU for ``test_gpu_device``: answers as the real one, and misbehaves by block_m."""
 
 import os
 import sys

@@ -4,9 +4,9 @@ import json
 import sys
 from dataclasses import asdict
 
-from bo_tune.measure.watch.host_gpus import GpuIdentity
+from bo_tune.measure.backends.base import GpuIdentity
+from bo_tune.measure.backends.nvidia.nvml import NvmlWatch
 from bo_tune.measure.watch.neighbours import WatchError
-from bo_tune.measure.watch.nvml import NvmlWatch
 
 
 def main() -> None:

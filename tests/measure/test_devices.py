@@ -9,7 +9,7 @@ from helpers import BUNDLED, EXPAND, SHRINK, SHRINK_BIG, sliced, write_all
 from bo_tune.core.problem import Problem
 from bo_tune.errors import RecordingError
 from bo_tune.formats.recording import write_recording
-from bo_tune.measure.devices import Job, replay_job, replay_jobs
+from bo_tune.measure.devices import job_of, replay_job, replay_jobs
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,8 @@ def test_the_bundled_recordings_are_jobs() -> None:
 
 def test_a_job_keeps_to_one_of_several_equal_gpus_in_each_lane() -> None:
     devices = [replay_job(sliced(SHRINK, m=m)).device for m in (1, 2, 3)]
-    job = Job(sliced(SHRINK).problem, devices[0], tuple(devices[1:]))
+    job = job_of(sliced(SHRINK).problem, devices[0], tuple(devices[1:]))
     assert [job.on(lane).device for lane in range(5)] == [*devices, *devices[:2]]
     assert all(job.on(lane).twins == () for lane in range(3))
-    alone = Job(job.problem, devices[0])
+    alone = job_of(job.problem, devices[0])
     assert alone.on(4) is alone

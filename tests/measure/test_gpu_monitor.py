@@ -8,9 +8,8 @@ from watches import Scripted, using
 
 from bo_tune.errors import DeviceError
 from bo_tune.measure.watch import monitor as gpu_monitor
-from bo_tune.measure.watch.host_gpus import GpuIdentity
 from bo_tune.measure.watch.monitor import GpuMonitor, monitored
-from bo_tune.measure.watch.neighbours import LOST, PRESENT, Reading
+from bo_tune.measure.watch.neighbours import LOST, PRESENT, GpuWatch, Reading, WatchError
 
 OURS, OTHER = 100, 7
 LONG_S = 60.0
@@ -136,23 +135,24 @@ def test_closing_ends_the_watch() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name == "gpu-monitor"]
 
 
-def test_a_gpu_that_must_be_idle_is_refused_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_that_must_be_idle_is_refused_where_it_is_not() -> None:
     watch = Scripted([using(OTHER, percent=87)])
-    monkeypatch.setattr(gpu_monitor, "NvmlWatch", lambda identity: watch)
     ours, most = (lambda: {OURS}), (lambda: 1)
-    identity = GpuIdentity("x", "y")
+
+    def none() -> GpuWatch:
+        raise WatchError("the driver does not say which GPU it is")
+
     with pytest.raises(DeviceError, match=r"^--require-idle: GPU 0 is busy: 1 other process, 87 %"):
-        monitored("GPU 0", identity, ours, most, require_idle=True)
+        monitored("GPU 0", lambda: watch, ours, most, require_idle=True)
     assert watch.closed
     with pytest.raises(DeviceError, match=r"^--require-idle: whether others use GPU 0 is not known: the driver does"):
-        monitored("GPU 0", None, ours, most, require_idle=True)
-    found, unwatched = monitored("GPU 0", None, ours, most, require_idle=False)
+        monitored("GPU 0", none, ours, most, require_idle=True)
+    found, unwatched = monitored("GPU 0", none, ours, most, require_idle=False)
     assert (found, unwatched) == (
         None,
         "whether others use GPU 0 is not known: the driver does not say which GPU it is",
     )
-    monkeypatch.setattr(gpu_monitor, "NvmlWatch", lambda identity: Scripted([using()]))
-    found, unwatched = monitored("GPU 0", identity, ours, most, require_idle=True)
+    found, unwatched = monitored("GPU 0", lambda: Scripted([using()]), ours, most, require_idle=True)
     assert found is not None
     assert unwatched is None
     found.close()

@@ -13,8 +13,9 @@ import torch
 from bo_tune.core.outcome import LaunchPurpose
 from bo_tune.core.problem import Problem
 from bo_tune.kernels.operation import Verdict
+from bo_tune.measure.backends.nvidia.children import GpuSide, refusal
 from bo_tune.measure.device import Remeasured
-from bo_tune.measure.gpu.process import GpuServer, Prepared, refusal, versions
+from bo_tune.measure.gpu.process import GpuServer, Prepared, versions
 from bo_tune.measure.gpu.timing import Timed
 from bo_tune.measure.messages import RemeasureRequest
 
@@ -99,7 +100,7 @@ def test_a_finalist_is_checked_once_and_one_that_is_wrong_has_no_times(monkeypat
     problem, kernel = Problem("lora_shrink", 4, 1, 16, 4096, 16), CountedKernel()
     server = GpuServer.__new__(GpuServer)  # its constructor wants a GPU
     server._timer = CountedTimer()  # type: ignore[assignment]
-    server._prepared = OrderedDict({problem: Prepared(kernel, torch.zeros(4), torch.ones(4))})  # type: ignore[arg-type]
+    server._prepared = OrderedDict({problem: Prepared(GpuSide.__new__(GpuSide), kernel, torch.zeros(4), torch.ones(4))})  # type: ignore[arg-type]
     configs = tuple({"block_m": block_m} for block_m in (16, 64, 32))
     first = server.answer(RemeasureRequest(problem, configs, 3))
     assert isinstance(first, Remeasured)

@@ -11,11 +11,11 @@ import torch
 
 from bo_tune.core.problem import Problem
 from bo_tune.kernels.registry import kernel_spec
+from bo_tune.measure.backends.nvidia.backend import Nvidia
+from bo_tune.measure.backends.nvidia.nvml import NvmlWatch
 from bo_tune.measure.device import Compiled
-from bo_tune.measure.gpu.device import CudaDevice
-from bo_tune.measure.watch.host_gpus import gpu_identities
+from bo_tune.measure.gpu.device import GpuDevice
 from bo_tune.measure.watch.neighbours import AT_WORK, PRESENT
-from bo_tune.measure.watch.nvml import NvmlWatch
 
 pytestmark = [
     pytest.mark.gpu,
@@ -49,14 +49,14 @@ def neighbour() -> Iterator[None]:
 
 
 @pytest.fixture
-def device() -> Iterator[CudaDevice]:
+def device() -> Iterator[GpuDevice]:
     """The GPU, watched."""
-    made = CudaDevice(identity=gpu_identities()[0], compile_workers=2)
+    made = GpuDevice(identity=Nvidia().identities()[0], compile_workers=2)
     yield made
     made.close()
 
 
-def measured(device: CudaDevice, seconds: float) -> set[str]:
+def measured(device: GpuDevice, seconds: float) -> set[str]:
     """Measure for a while, and return what disturbed it."""
     config = kernel_spec(PROBLEM.kernel).default_config(PROBLEM)
     build = device.compile(PROBLEM, config).result(LONG_S)
@@ -72,11 +72,11 @@ def measured(device: CudaDevice, seconds: float) -> set[str]:
 
 def test_the_gpu_is_the_one_that_cuda_means() -> None:
     properties = torch.cuda.get_device_properties(0)
-    assert gpu_identities()[0].uuid == str(properties.uuid)
-    NvmlWatch(gpu_identities()[0]).close()
+    assert Nvidia().identities()[0].uuid == str(properties.uuid)
+    NvmlWatch(Nvidia().identities()[0]).close()
 
 
-def test_nothing_disturbs_a_session_that_is_alone(device: CudaDevice) -> None:
+def test_nothing_disturbs_a_session_that_is_alone(device: GpuDevice) -> None:
     assert device.unwatched is None
     assert device.monitor is not None
     assert device.monitor.busy is None
@@ -85,12 +85,12 @@ def test_nothing_disturbs_a_session_that_is_alone(device: CudaDevice) -> None:
     assert measured(device, 3.0) == set(), "nor does its own process that was just ended"
 
 
-def test_another_process_is_noticed_before(neighbour: None, device: CudaDevice) -> None:
+def test_another_process_is_noticed_before(neighbour: None, device: GpuDevice) -> None:
     assert device.monitor is not None
     assert "% utilisation: times will be spoilt" in str(device.monitor.busy)
 
 
-def test_another_process_is_noticed_meanwhile(device: CudaDevice, neighbour: None) -> None:
+def test_another_process_is_noticed_meanwhile(device: GpuDevice, neighbour: None) -> None:
     assert device.monitor is not None
     found = measured(device, 5.0)
     if device.monitor.sees_processes:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from bo_tune.errors import DeviceError
-from bo_tune.measure.watch.host_gpus import GpuIdentity, gpu_count, gpu_identities, known_identities
+from bo_tune.measure.backends.base import GpuIdentity
+from bo_tune.measure.backends.nvidia.backend import Nvidia
+from bo_tune.measure.watch.host_gpus import known_identities
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 
@@ -31,26 +33,26 @@ def driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Driver:
 
 def test_the_driver_is_asked(driver: Driver) -> None:
     driver("return 0;", "*n = 3; return 0;")
-    assert gpu_count() == 3
+    assert len(Nvidia().identities()) == 3
 
 
 def test_a_driver_that_refuses_has_none(driver: Driver) -> None:
     driver("return 100;", "*n = 3; return 0;")  # CUDA_ERROR_NO_DEVICE
-    assert gpu_count() == 0
+    assert len(Nvidia().identities()) == 0
     driver("return 0;", "*n = 3; return 3;")  # CUDA_ERROR_NOT_INITIALIZED
-    assert gpu_count() == 0
+    assert len(Nvidia().identities()) == 0
 
 
 def test_without_a_driver_there_are_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "libcuda.so.1").write_text("this is no library")
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
-    assert gpu_count() == 0
+    assert len(Nvidia().identities()) == 0
 
 
 def test_a_driver_that_breaks_is_told(driver: Driver) -> None:
     driver("abort();", "return 0;")
     with pytest.raises(DeviceError, match=r"the GPUs of this host cannot be counted: .*died with"):
-        gpu_count()
+        Nvidia().identities()
 
 
 UUID = """
@@ -68,17 +70,17 @@ FIRST, SECOND = "00010203-0405-0607-0809-0a0b0c0d0e0f", "10111213-1415-1617-1819
 @pytest.mark.parametrize("name", ["cuDeviceGetUuid_v2", "cuDeviceGetUuid"])
 def test_gpus_are_told_by_what_they_are_in_the_order_of_cuda(driver: Driver, name: str) -> None:
     driver("return 0;", "*n = 2; return 0;", UUID.format(name=name) + BUS_ID)
-    assert gpu_identities() == [GpuIdentity(FIRST, "0000:3B:00.0"), GpuIdentity(SECOND, "0000:AA:00.0")]
+    assert Nvidia().identities() == [GpuIdentity(FIRST, "0000:3B:00.0"), GpuIdentity(SECOND, "0000:AA:00.0")]
 
 
 def test_instances_are_asked_for_themselves(driver: Driver) -> None:
     whole = "int cuDeviceGetUuid(unsigned char *uuid, int gpu) { abort(); }"
     driver("return 0;", "*n = 1; return 0;", whole + UUID.format(name="cuDeviceGetUuid_v2"))
-    assert gpu_identities() == [GpuIdentity(FIRST, "")]
+    assert Nvidia().identities() == [GpuIdentity(FIRST, "")]
 
 
 def test_gpus_that_cannot_be_told_are_only_an_error_where_they_are_needed(driver: Driver) -> None:
     driver("abort();", "return 0;")
-    assert known_identities(required=False) == []
+    assert known_identities(Nvidia(), required=False) == []
     with pytest.raises(DeviceError):
-        known_identities(required=True)
+        known_identities(Nvidia(), required=True)

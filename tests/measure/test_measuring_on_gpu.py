@@ -14,7 +14,7 @@ from bo_tune.core.outcome import Invalid, InvalidReason, LaunchPurpose, Measurem
 from bo_tune.core.problem import Problem
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.device import Compiled
-from bo_tune.measure.gpu.device import CudaDevice, Deadlines
+from bo_tune.measure.gpu.device import Deadlines, GpuDevice
 from bo_tune.measure.gpu.timing import ColdTimer, timer
 from bo_tune.measure.source import BUILTIN, operations_of
 
@@ -29,18 +29,18 @@ SMALL = {
 OTHER = {**SMALL, "block_k": 128}
 
 
-def measure(device: CudaDevice, config: dict[str, int], problem: Problem = PROBLEM) -> Outcome:
+def measure(device: GpuDevice, config: dict[str, int], problem: Problem = PROBLEM) -> Outcome:
     build = device.compile(problem, config).result(120)
     assert isinstance(build, Compiled), build
     return device.measure(problem, config, build, stop_above_us=None)
 
 
 @pytest.fixture(scope="module")
-def faulty() -> Iterator[CudaDevice]:
+def faulty() -> Iterator[GpuDevice]:
     """A GPU whose kernels fail on purpose."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=":")
-        made = CudaDevice(source="faulty", compile_workers=2, deadlines=Deadlines(first_s=15.0, measure_s=2.0))
+        made = GpuDevice(source="faulty", compile_workers=2, deadlines=Deadlines(first_s=15.0, measure_s=2.0))
     yield made
     made.close()
 
@@ -60,7 +60,7 @@ REASONS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_a_fault_costs_one_trial(faulty: CudaDevice, fault: str) -> None:
+def test_a_fault_costs_one_trial(faulty: GpuDevice, fault: str) -> None:
     healthy = config_with(None)
     assert isinstance(measure(faulty, healthy), Measurement)
     gpu = faulty.activity.gpu
@@ -77,14 +77,14 @@ def test_a_fault_costs_one_trial(faulty: CudaDevice, fault: str) -> None:
     assert after.restarts - gpu.restarts == (fault != "out of memory")
 
 
-def wait_for_standby(device: CudaDevice) -> None:
+def wait_for_standby(device: GpuDevice) -> None:
     end = time.monotonic() + 30
     while not device._relief.standbys.pids and time.monotonic() < end:
         time.sleep(0.01)
     assert device._relief.standbys.pids
 
 
-def test_a_process_that_stands_ready_takes_over_in_a_moment(faulty: CudaDevice) -> None:
+def test_a_process_that_stands_ready_takes_over_in_a_moment(faulty: GpuDevice) -> None:
     healthy = config_with(None)
     for _ in range(2):
         assert isinstance(measure(faulty, healthy), Measurement)
@@ -97,7 +97,7 @@ def test_a_process_that_stands_ready_takes_over_in_a_moment(faulty: CudaDevice) 
 
 
 def test_standbys_that_start_meanwhile_do_not_change_what_is_measured() -> None:
-    device = CudaDevice(compile_workers=1)
+    device = GpuDevice(compile_workers=1)
     over = threading.Event()
 
     def start_standbys() -> None:
@@ -132,7 +132,7 @@ def test_standbys_that_start_meanwhile_do_not_change_what_is_measured() -> None:
 @pytest.mark.parametrize("timing", list(Timing))
 @pytest.mark.parametrize("tokens", list(Tokens))
 def test_every_condition_gives_a_plausible_time(timing: Timing, tokens: Tokens) -> None:
-    device = CudaDevice(conditions=Conditions(timing, tokens), compile_workers=1)
+    device = GpuDevice(conditions=Conditions(timing, tokens), compile_workers=1)
     try:
         outcome = measure(device, SMALL)
         assert isinstance(outcome, Measurement)
@@ -152,7 +152,7 @@ def test_every_condition_gives_a_plausible_time(timing: Timing, tokens: Tokens) 
 
 
 def test_resources_read_from_the_cubin_are_those_of_the_loaded_binary() -> None:
-    device = CudaDevice(compile_workers=1)
+    device = GpuDevice(compile_workers=1)
     kernel = operations_of(BUILTIN)("lora_shrink")
     try:
         for config in (SMALL, {**SMALL, "block_m": 128, "block_n": 128, "num_stages": 3}):
@@ -190,7 +190,7 @@ def test_a_late_launch_is_found_out_and_taken_again() -> None:
 
 def test_a_config_takes_as_long_in_a_race_as_in_a_trial() -> None:
     """It did not quite on the last host: 0.38 us apart (``benchmarks/results/in-turn.h100.md``)."""
-    device = CudaDevice(compile_workers=2)
+    device = GpuDevice(compile_workers=2)
     configs = [{**SMALL, "block_k": block_k, "num_stages": stages} for block_k in (64, 128, 256) for stages in (2, 3)]
     try:
         for config in configs:

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from bo_tune.measure.watch import nvml
-from bo_tune.measure.watch.host_gpus import GpuIdentity
+from bo_tune.measure.backends.base import GpuIdentity
+from bo_tune.measure.backends.nvidia import nvml
+from bo_tune.measure.backends.nvidia.nvml import NvmlWatch
 from bo_tune.measure.watch.neighbours import WatchError
-from bo_tune.measure.watch.nvml import NvmlWatch
 from bo_tune.processes.interpreter import python_command
 
 needs_library = pytest.mark.skipif(

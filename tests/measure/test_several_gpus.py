@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from bo_tune.errors import DeviceError
+from bo_tune.measure import devices as opening
 from bo_tune.measure.compile.host import CompileHost
+from bo_tune.measure.deadlines import Deadlines
+from bo_tune.measure.devices import gpu_devices
 from bo_tune.measure.gpu import device as cuda
-from bo_tune.measure.gpu.device import Deadlines, cuda_devices
 from bo_tune.measure.source import BUILTIN
 
 DEADLINES = Deadlines(first_s=0.5, measure_s=0.5)
@@ -31,12 +33,12 @@ def test_each_has_a_process_and_all_share_the_compilers(monkeypatch: pytest.Monk
     hosts: list[CompileHost] = []
     make = cuda.compile_host
 
-    def kept(*arguments: object) -> CompileHost:
-        hosts.append(make(*arguments))  # type: ignore[arg-type]
+    def kept(*arguments: object, **more: object) -> CompileHost:
+        hosts.append(make(*arguments, **more))  # type: ignore[arg-type]
         return hosts[-1]
 
-    monkeypatch.setattr(cuda, "compile_host", kept)
-    with cuda_devices([0, 1, 3], source=BUILTIN, compile_workers=2, deadlines=DEADLINES) as devices:
+    monkeypatch.setattr(opening, "compile_host", kept)
+    with gpu_devices([0, 1, 3], source=BUILTIN, compile_workers=2, deadlines=DEADLINES) as devices:
         assert len(hosts) == 1
         pids = {int(device.provenance["pid"]) for device in devices}
         assert len(pids) == 3
@@ -52,18 +54,18 @@ def test_each_has_a_process_and_all_share_the_compilers(monkeypatch: pytest.Monk
 
 def test_if_one_cannot_be_used_all_are_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[int] = []
-    init = cuda.CudaDevice.__init__
+    init = cuda.GpuDevice.__init__
 
-    def start(self: cuda.CudaDevice, index: int, **more: object) -> None:
+    def start(self: cuda.GpuDevice, index: int, **more: object) -> None:
         if index == 1:
             raise DeviceError("CUDA device 1 cannot be used: it is broken")
         init(self, index, **more)  # type: ignore[arg-type]
         opened.append(int(self.provenance["pid"]))
 
-    monkeypatch.setattr(cuda.CudaDevice, "__init__", start)
+    monkeypatch.setattr(cuda.GpuDevice, "__init__", start)
     with (
         pytest.raises(DeviceError, match="device 1 cannot be used"),
-        cuda_devices([0, 1], source=BUILTIN, compile_workers=1, deadlines=DEADLINES),
+        gpu_devices([0, 1], source=BUILTIN, compile_workers=1, deadlines=DEADLINES),
     ):
         pytest.fail("it must not open")
     assert len(opened) == 1

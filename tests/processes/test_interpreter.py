@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from planted import OTHERS, Planted
 
-from bo_tune.measure.watch.host_gpus import gpu_count
+from bo_tune.measure.backends.nvidia.backend import Nvidia
 from bo_tune.processes.fork_server import ForkServer
 from bo_tune.processes.interpreter import drop_current_folder, python_command
 from bo_tune.processes.worker import Worker
@@ -44,7 +44,7 @@ def test_children_of_a_fork_server_import_nothing_from_it(planted: Planted, monk
 
 
 def test_counting_gpus_imports_nothing_from_it(planted: Planted) -> None:
-    gpu_count()
+    Nvidia().identities()
     assert planted.ran == []
 
 

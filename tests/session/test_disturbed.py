@@ -18,10 +18,10 @@ from bo_tune.core.space import Config
 from bo_tune.display.results import results_tables, session_lines
 from bo_tune.display.studies import studies_lines, studies_tables
 from bo_tune.display.study import study_lines
-from bo_tune.engines.vllm.tables import read_provenance, write_tables
+from bo_tune.engines.folder import read_provenance, write_tables
 from bo_tune.formats.recording import read_recording
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.measure.devices import Job
+from bo_tune.measure.devices import job_of
 from bo_tune.measure.watch import monitor as gpu_monitor
 from bo_tune.measure.watch.monitor import GpuMonitor
 from bo_tune.measure.watch.neighbours import PRESENT, slowed_text
@@ -67,7 +67,7 @@ class Gpu:
 
     def tune(self, store: StudyStore, ms: tuple[int, ...] = (16,), heard: list[Event] | None = None) -> list[Tuned]:
         """Tune problems, watched."""
-        jobs = [Job(Problem("lora_shrink", 4, 1, m, 4096, 16), self.device) for m in ms]
+        jobs = [job_of(Problem("lora_shrink", 4, 1, m, 4096, 16), self.device) for m in ms]
         session = Session(store, SETTINGS, listener=(heard if heard is not None else []).append)
         self.monitor.begin()
         try:

@@ -14,9 +14,9 @@ from helpers import ROOT, sqlite_url
 from bo_tune.core.outcome import Invalid, InvalidReason
 from bo_tune.core.problem import Problem
 from bo_tune.core.space import config_key
-from bo_tune.measure.devices import Job
+from bo_tune.measure.devices import job_of
 from bo_tune.measure.gpu import device as cuda
-from bo_tune.measure.gpu.device import CudaDevice, Deadlines
+from bo_tune.measure.gpu.device import Deadlines, GpuDevice
 from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
 from bo_tune.store.trials import outcome_of
@@ -42,8 +42,8 @@ def test_a_thousand_trials_with_faults_of_every_kind(tmp_path: Path, monkeypatch
     monkeypatch.setattr(cuda, "GPU_MODULE", "faulty_gpu")
     from faulty_gpu import FAULTS, fault_of  # noqa: PLC0415 - of the folder above
 
-    device = CudaDevice(compile_workers=2, deadlines=Deadlines(first_s=0.25, measure_s=0.25))
-    jobs = [Job(replace(PROBLEM, m=16 * (index + 1)), device) for index in range(STUDIES)]
+    device = GpuDevice(compile_workers=2, deadlines=Deadlines(first_s=0.25, measure_s=0.25))
+    jobs = [job_of(replace(PROBLEM, m=16 * (index + 1)), device) for index in range(STUDIES)]
     store = StudyStore(sqlite_url(tmp_path / "studies.db"))
     settings = SessionSettings("random", None, in_flight=16, compilers=2, spaces={"lora_shrink": SPACE})
     try:

@@ -22,7 +22,7 @@ from bo_tune.engines.models.problems import SHRINK
 from bo_tune.engines.vllm.lookup import nearest_of
 from bo_tune.errors import DeviceError
 from bo_tune.measure.device import Build, Compiled, Remeasured
-from bo_tune.measure.devices import Job
+from bo_tune.measure.devices import Job, job_of
 from bo_tune.session.m_ladder import Gap, Ladder, LadderSettings, refine
 from bo_tune.session.session import Tuned
 
@@ -91,7 +91,7 @@ def problem(m: int, **more: Any) -> Problem:
 
 def refined(*problems: Problem, on: OverM | None = None, **more: Any) -> tuple[Ladder, list[list[Problem]]]:
     rounds: list[list[Problem]] = []
-    jobs = [Job(p, on or device()) for p in problems]
+    jobs = [job_of(p, on or device()) for p in problems]
     ladder = refine(tuner(rounds), jobs, LadderSettings(**{"most_added": 8, **more}))
     return ladder, rounds
 
@@ -194,7 +194,7 @@ def test_a_study_without_a_result_leaves_its_gap() -> None:
                 cast(Any, study).result = None
         return studies
 
-    ladder = refine(failing, [Job(p, device()) for p in (problem(512), problem(4096))], LadderSettings(most_added=9))
+    ladder = refine(failing, [job_of(p, device()) for p in (problem(512), problem(4096))], LadderSettings(most_added=9))
     assert len(rounds) == 2
     assert ladder.gaps == ladder.coarse
 

@@ -12,7 +12,7 @@ from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config, SearchSpace, config_key
 from bo_tune.formats.recording import Recording, read_recording
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.measure.devices import Job, replay_job
+from bo_tune.measure.devices import Job, job_of, replay_job
 from bo_tune.session.record import record
 from bo_tune.session.session import Session, SessionSettings, Tuned
 from bo_tune.store.storage import StudyStore
@@ -68,7 +68,7 @@ def test_identical_and_impossible_configs_are_in_the_recording(tmp_path: Path) -
     def effective(config: Config) -> dict[str, int]:
         return {**config, "num_stages": min(config["num_stages"], 3)}
 
-    tuned = grid(Job(problem, FakeDevice(times=times, space=space, effective=effective)))
+    tuned = grid(job_of(problem, FakeDevice(times=times, space=space, effective=effective)))
     recording = read_recording(record(tuned, tmp_path))
     assert recording.configs() == list(space)
     for config in space:
@@ -87,7 +87,7 @@ def test_a_default_that_does_not_run_has_no_time(tmp_path: Path) -> None:
     default = kernel_spec("lora_shrink").default_config(problem)
     space = SearchSpace.of({**{name: (value,) for name, value in default.items()}, "split_k": (4, 8)})
     broken = Invalid(InvalidReason.LAUNCH_ERROR, "illegal address")
-    tuned = grid(Job(problem, FakeDevice(times=lambda c: broken if c == default else 1.0, space=space)))
+    tuned = grid(job_of(problem, FakeDevice(times=lambda c: broken if c == default else 1.0, space=space)))
     recording = read_recording(record(tuned, tmp_path))
     assert recording.default_time_us is None
     assert len(recording.entries) == 2
@@ -97,7 +97,7 @@ def test_where_nothing_runs_the_recording_says_why(tmp_path: Path) -> None:
     problem = Problem("lora_shrink", 4, 1, 16, 4096, 16)
     space = SearchSpace.of({**sliced(SHRINK).space.ranges, "block_m": (16,), "block_k": (64,)})
     broken = Invalid(InvalidReason.COMPILE_TIMEOUT, "compile took longer than 8 s")
-    tuned = grid(Job(problem, FakeDevice(times=lambda config: broken, space=space)))
+    tuned = grid(job_of(problem, FakeDevice(times=lambda config: broken, space=space)))
     recording = read_recording(record(tuned, tmp_path))
     assert tuned.result is None
     assert {entry.reason for entry in recording.entries.values()} == {InvalidReason.COMPILE_TIMEOUT}

@@ -13,7 +13,7 @@ from bo_tune.core.conditions import NO_VERSIONS, toolchain_label
 from bo_tune.core.space import config_key
 from bo_tune.errors import StorageError
 from bo_tune.formats.recording import Recording
-from bo_tune.measure.devices import Job, replay_job
+from bo_tune.measure.devices import Job, job_of, replay_job
 from bo_tune.search import StopRule
 from bo_tune.session.session import Session, SessionSettings, Tuned
 from bo_tune.session.workers.worker import StudyWorker, fitting
@@ -178,7 +178,7 @@ def test_a_fresh_run_that_was_interrupted_goes_on_with_what_it_has(store: StudyS
 def fake_job(m: int, **more: Any) -> Job:
     space = sliced(SHRINK).space
     device = FakeDevice(times=lambda config: 10.0 + config["block_m"] + config["split_k"], space=space, **more)
-    return Job(replace(sliced(SHRINK).problem, m=m), device)
+    return job_of(replace(sliced(SHRINK).problem, m=m), device)
 
 
 def test_a_plain_run_may_end_what_a_fresh_one_began(store: StudyStore) -> None:

@@ -16,7 +16,7 @@ from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config, SearchSpace, config_key
 from bo_tune.errors import DeviceError, StorageError
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.measure.devices import Job, replay_job
+from bo_tune.measure.devices import Job, job_of, replay_job
 from bo_tune.session.session import Session, SessionSettings, Tuned
 from bo_tune.store.attributes import SPACE_ATTR
 from bo_tune.store.storage import StudyStore
@@ -43,7 +43,7 @@ def fake(times: Times = by_tile, **more: object) -> FakeDevice:
 
 
 def jobs(count: int, device: FakeDevice) -> list[Job]:
-    return [Job(problem, device) for problem in problems(count)]
+    return [job_of(problem, device) for problem in problems(count)]
 
 
 class Heard(list[Event]):
@@ -253,10 +253,11 @@ def test_entries_say_where_the_engine_looks_and_where_they_came_from() -> None:
     session = Session(StudyStore(MEMORY), SessionSettings(sampler="random", budget=15))
     tuned = session.run(work)
     shrink, expand = session.entries(tuned)
-    assert (shrink.gpu_file_name, shrink.file_stem, shrink.keys) == (
-        "NVIDIA_H100_80GB_HBM3", "SHRINK", ("5", "1", "16", "4096", "16")
+    assert (shrink.file_name, shrink.keys) == (
+        "NVIDIA_H100_80GB_HBM3_SHRINK.json", ("5", "1", "16", "4096", "16")
     )  # fmt: skip
-    assert (expand.file_stem, expand.keys) == ("EXPAND_TRUE", ("5", "2", "64", "32", "14336"))
+    assert expand.file_name == "NVIDIA_H100_80GB_HBM3_EXPAND_TRUE.json"
+    assert expand.keys == ("5", "2", "64", "32", "14336")
     for entry, study in zip((shrink, expand), tuned, strict=True):
         assert study.result is not None
         origin = entry.provenance
@@ -312,7 +313,7 @@ def test_studies_share_the_compilers(compilers: int, studies: int, expected: int
     for problem in problems(studies):
         box: list[FakeDevice] = []
         box.append(fake(on_measure=wait(box)))
-        work.append(Job(problem, box[0]))
+        work.append(job_of(problem, box[0]))
     run(replace(RANDOM, in_flight=studies, compilers=compilers), work)
     assert len(compiled_at) == studies
     assert min(compiled_at) == expected or studies > 1
@@ -334,7 +335,7 @@ def test_equal_gpus_share_the_studies_each_of_which_keeps_to_one() -> None:
 
     for gpu in gpus:
         gpu.on_measure = meets_once()
-    work = [Job(problem, gpus[0], (gpus[1],)) for problem in problems(6)]
+    work = [job_of(problem, gpus[0], (gpus[1],)) for problem in problems(6)]
     tuned = run(replace(RANDOM, in_flight=2), work)
     assert [t.job.problem for t in tuned] == problems(6)
     assert {id(t.job.device) for t in tuned} == {id(gpu) for gpu in gpus}

@@ -12,7 +12,7 @@ from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config, SearchSpace
 from bo_tune.errors import DeviceError
 from bo_tune.formats.recording import read_recording
-from bo_tune.measure.devices import Job, replay_job, replay_jobs
+from bo_tune.measure.devices import Job, job_of, replay_job, replay_jobs
 from bo_tune.session.session import Session, SessionSettings, Tuned
 from bo_tune.session.workers.worker import StudyWorker, fitting
 from bo_tune.store.attributes import DONE_ATTR, JOB_ATTR, RESULT_ATTR
@@ -140,7 +140,7 @@ class Broken(FakeDevice):
 
 def fake(kind: Callable[..., FakeDevice], **more: object) -> Job:
     space = SearchSpace.of({name: values[:2] for name, values in sliced(SHRINK).space.ranges.items()})
-    return Job(Problem("lora_shrink", 4, 1, 16, 4096, 16), kind(times=by_tile, space=space, **more))
+    return job_of(Problem("lora_shrink", 4, 1, 16, 4096, 16), kind(times=by_tile, space=space, **more))
 
 
 def by_tile(config: Config) -> float:

@@ -201,5 +201,5 @@ def test_a_sum_that_is_no_faster_leaves_the_defaults() -> None:
 
 
 def test_keys_of_m_that_are_added_are_added_for_all_four() -> None:
-    lines = [Line(recording.problem, replay_job(recording).device) for recording in small(16)]
+    lines = [Line(job.problem, job.spec, job.device) for job in map(replay_job, small(16))]
     assert len({line.file_level for line in lines}) == 1

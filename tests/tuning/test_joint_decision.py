@@ -16,7 +16,7 @@ from bo_tune.errors import InputError
 from bo_tune.formats.recording import Recording
 from bo_tune.kernels.moe.one_launch import one_launch_problems
 from bo_tune.kernels.registry import IN_ORDER, define, kernel_spec
-from bo_tune.measure.devices import Job, deciding_problems, replay_job, together, with_deciding
+from bo_tune.measure.devices import Job, deciding_problems, job_of, replay_job, together, with_deciding
 from bo_tune.search import StopRule
 from bo_tune.session.session import Session, SessionSettings, Tuned
 from bo_tune.session.workers.worker import StudyWorker, fitting
@@ -160,7 +160,7 @@ class Deciding(FakeDevice):
 
 def jobs(*problems: Problem) -> list[Job]:
     device = Deciding(times=lambda config: 1.0, space=SearchSpace.of({"block_m": (16,)}))
-    return [Job(problem, device) for problem in problems]
+    return [job_of(problem, device) for problem in problems]
 
 
 def served(m: int, **changes: object) -> list[Problem]:

@@ -11,10 +11,10 @@ from bo_tune.analysis.listing import list_studies
 from bo_tune.core.choices import MEMORY
 from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config, SearchSpace, config_key
-from bo_tune.engines.vllm.tables import read_provenance, write_tables
+from bo_tune.engines.folder import read_provenance, write_tables
 from bo_tune.formats.recording import read_recording
 from bo_tune.measure.device import Build
-from bo_tune.measure.devices import Job, replay_job
+from bo_tune.measure.devices import job_of, replay_job
 from bo_tune.search import StopRule
 from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
@@ -40,7 +40,7 @@ def test_an_easy_study_ends_before_its_budget_and_says_how_sure_it_is(tmp_path: 
     store = StudyStore(f"sqlite:///{tmp_path}/studies.db")
     settings = SessionSettings(budget=200, stop_rule=StopRule())
     session = Session(store, settings)
-    (tuned,) = session.run([Job(PROBLEM, FakeDevice(smooth_us, SPACE))])
+    (tuned,) = session.run([job_of(PROBLEM, FakeDevice(smooth_us, SPACE))])
     assert tuned.result is not None
     assert tuned.result.certificate is not None
     assert StopRule().least <= tuned.result.costs.launched_configs < 200
@@ -59,7 +59,7 @@ def test_a_study_that_ended_by_the_rule_stays_ended(tmp_path: Path) -> None:
     for _ in range(2):
         store = StudyStore(f"sqlite:///{tmp_path}/studies.db")
         on = FakeDevice(smooth_us, SPACE)
-        (tuned,) = Session(store, SessionSettings(budget=200, stop_rule=StopRule())).run([Job(PROBLEM, on)])
+        (tuned,) = Session(store, SessionSettings(budget=200, stop_rule=StopRule())).run([job_of(PROBLEM, on)])
         trials.append((len(tuned.trials), len(on.measured)))
         store.close()
     (first, measured), (second, measured_again) = trials
@@ -70,7 +70,7 @@ def test_a_study_that_ended_by_the_rule_stays_ended(tmp_path: Path) -> None:
 def test_no_more_is_started_than_the_rule_will_have_measured() -> None:
     on = FakeDevice(smooth_us, SPACE)
     settings = SessionSettings(budget=60, stop_rule=StopRule(most=12, risk=0.0), in_flight=1, compilers=8)
-    (tuned,) = Session(StudyStore(MEMORY), settings).run([Job(PROBLEM, on)])
+    (tuned,) = Session(StudyStore(MEMORY), settings).run([job_of(PROBLEM, on)])
     assert len(tuned.trials) == len(on.compiled) == 12
 
 
@@ -85,7 +85,7 @@ class Slow(FakeDevice):
 def test_a_study_that_is_sure_waits_for_no_compile() -> None:
     on = Slow(smooth_us, SPACE)
     settings = SessionSettings(budget=200, stop_rule=StopRule(), in_flight=1, compilers=1)
-    (tuned,) = Session(StudyStore(MEMORY), settings).run([Job(PROBLEM, on)])
+    (tuned,) = Session(StudyStore(MEMORY), settings).run([job_of(PROBLEM, on)])
     assert tuned.result is not None
     assert tuned.result.ended_by is not None
     assert len(on.compiled) == len(tuned.trials) + 2
@@ -95,14 +95,16 @@ def test_a_study_that_is_sure_waits_for_no_compile() -> None:
 
 
 def test_without_a_rule_the_budget_is_spent() -> None:
-    (tuned,) = Session(StudyStore(MEMORY), SessionSettings(budget=30)).run([Job(PROBLEM, FakeDevice(smooth_us, SPACE))])
+    (tuned,) = Session(StudyStore(MEMORY), SessionSettings(budget=30)).run(
+        [job_of(PROBLEM, FakeDevice(smooth_us, SPACE))]
+    )
     assert tuned.launched_configs == 30
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe", "coordinate"])
 def test_samplers_without_a_model_certify_nothing(sampler: str) -> None:
     settings = SessionSettings(sampler=sampler, budget=12, stop_rule=StopRule())
-    (tuned,) = Session(StudyStore(MEMORY), settings).run([Job(PROBLEM, FakeDevice(smooth_us, SPACE))])
+    (tuned,) = Session(StudyStore(MEMORY), settings).run([job_of(PROBLEM, FakeDevice(smooth_us, SPACE))])
     assert tuned.result is not None
     assert tuned.result.certificate is None
     assert tuned.launched_configs == 12
@@ -113,7 +115,7 @@ def test_binaries_that_exist_are_preferred() -> None:
     shares = []
     for binaries in (frozenset(), compiled):
         device = FakeDevice(smooth_us, SPACE, there=binaries)
-        (tuned,) = Session(StudyStore(MEMORY), SessionSettings(budget=25)).run([Job(PROBLEM, device)])
+        (tuned,) = Session(StudyStore(MEMORY), SessionSettings(budget=25)).run([job_of(PROBLEM, device)])
         shares.append(sum(config_key(trial.params) in compiled for trial in tuned.trials))
     assert shares[1] > shares[0]
 

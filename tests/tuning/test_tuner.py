@@ -19,6 +19,7 @@ from bo_tune.core.events import Event, TrialRecorded
 from bo_tune.core.outcome import Invalid, InvalidReason, Measurement
 from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config, SearchSpace, config_key
+from bo_tune.kernels.registry import kernel_spec
 from bo_tune.search import make_sampler
 from bo_tune.store.storage import StoredStudy, StudyName, StudyStore
 from bo_tune.store.trials import REASON, outcome_of
@@ -28,6 +29,7 @@ from bo_tune.tuning.race import Finalists
 from bo_tune.tuning.tuner import MOST_INVALID_PER_LAUNCHED, InterruptedSearch, Tuner, TunerSettings
 
 PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
+SPEC = kernel_spec("lora_shrink")
 FIXED = {"block_n": 32, "block_k": 64, "num_warps": 4, "num_ctas": 1}
 SPACE = SearchSpace.of(
     {"block_m": (16, 32, 64, 128), "num_stages": (2, 3, 4), "split_k": (4, 8), **{k: (v,) for k, v in FIXED.items()}}
@@ -73,6 +75,7 @@ def tuner(
     sampling = make_sampler(sampler, SPACE.ranges, default=default, valid=found.__contains__, seed=seed)
     return Tuner(
         PROBLEM,
+        SPEC,
         on,
         stored or new_study(),
         found,
@@ -278,7 +281,7 @@ def test_a_study_goes_on_over_changed_ranges(ranges: dict[str, tuple[int, ...]],
     on = device()
     sampling = make_sampler(sampler, space.ranges, default=DEFAULT, valid=found.__contains__)
     proposer = SamplerProposer(sampling, space.ranges)
-    changed = Tuner(PROBLEM, on, stored, found, DEFAULT, proposer, TunerSettings(None))
+    changed = Tuner(PROBLEM, SPEC, on, stored, found, DEFAULT, proposer, TunerSettings(None))
     changed.search()
     assert set(keys(on.measured)) == set(keys(list(space))) - set(before)
     assert max(Counter(keys([t.params for t in stored.trials()])).values()) == 1

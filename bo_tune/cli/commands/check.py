@@ -59,7 +59,7 @@ def check_command(
     from bo_tune.cli.output import Output
     from bo_tune.display.check import check_lines, check_tables, fault_lines
     from bo_tune.engines.check import check_folder
-    from bo_tune.engines.vllm.tuned_with import folder_lines, source_counts
+    from bo_tune.engines.tuned_with import folder_lines, source_counts
 
     output = Output("check", json_file, quiet=quiet)
     served = Served(

@@ -32,7 +32,7 @@ def export_command(
     """
     from bo_tune.cli.output import Output
     from bo_tune.display.reuse import unreadable_lines
-    from bo_tune.engines.vllm.tables import check_writable
+    from bo_tune.engines.folder import check_writable
     from bo_tune.session.exchange import export_study
     from bo_tune.store.storage import StudyStore
 
@@ -150,7 +150,7 @@ def merge_command(
     """
     from bo_tune.cli.output import Output
     from bo_tune.engines.merge import merge_tables
-    from bo_tune.engines.vllm.tuned_with import folder_lines
+    from bo_tune.engines.tuned_with import folder_lines
 
     output = Output("merge", json_file, quiet=quiet)
     paths = merge_tables(folders, out, lambda line: output.notes(f"note: {line}"))

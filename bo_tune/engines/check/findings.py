@@ -8,7 +8,7 @@ from typing import Any
 
 from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.engines.vllm.lookup import Crash, Found
-from bo_tune.engines.vllm.tables import LEVELS
+from bo_tune.engines.vllm.table_format import LEVELS
 
 M = "m"
 

@@ -7,8 +7,9 @@ from typing import Any
 
 from bo_tune.engines.check.findings import Fault, place_of
 from bo_tune.engines.check.values import MOE_LEVELS, config_fault, shown
+from bo_tune.engines.vllm.file_names import FILE_STEMS, split_file_name
 from bo_tune.engines.vllm.lookup import first_odd_key, no_number
-from bo_tune.engines.vllm.tables import FILE_STEMS, LEVELS, split_file_name
+from bo_tune.engines.vllm.table_format import LEVELS
 from bo_tune.files import os_error_text, parse_json, read_file
 
 THE_STOP = "the engine stops"

@@ -8,7 +8,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from bo_tune.engines.vllm.tables import FILE_STEMS
+from bo_tune.engines.vllm.file_names import FILE_STEMS
 from bo_tune.kernels.moe.untuned import as_read
 
 DENSE_NAMES = ("block_m", "block_n", "block_k", "num_warps", "num_ctas", "num_stages")

@@ -16,12 +16,14 @@ from bo_tune.engines.check.findings import Fault, Lookup, M, Report, place_of
 from bo_tune.engines.check.lora_files import THE_STOP, is_moe, read, structure_faults
 from bo_tune.engines.check.other_files import OtherFile
 from bo_tune.engines.check.values import LEAST_SORTED, config_fault
+from bo_tune.engines.folder import read_provenance
 from bo_tune.engines.models.engine import MAX_BATCHED_TOKENS, step_sizes
 from bo_tune.engines.models.problems import EXPAND
 from bo_tune.engines.models.serving import ModelStudy
 from bo_tune.engines.vllm.agreement import runs_at_once
+from bo_tune.engines.vllm.file_names import split_file_name, table_file_name
 from bo_tune.engines.vllm.lookup import Crash, Found, lookup, switch_points
-from bo_tune.engines.vllm.tables import LEVELS, read_provenance, split_file_name, table_file_name
+from bo_tune.engines.vllm.table_format import LEVELS
 from bo_tune.errors import TableError
 from bo_tune.files import os_error_text
 from bo_tune.kernels.moe.untuned import as_read
@@ -174,7 +176,8 @@ def _unusable(file: str, found: Found, spec: EngineSpec, problem: Problem, gpu: 
 
 def _as_launched(config: Mapping[str, int], problem: Problem, gpu: GpuInfo) -> Mapping[str, int]:
     # vLLM 0.33 pipelines no expand on this capability, whatever the file says: stages cost it no shared memory.
-    return {**config, "num_stages": 1} if problem.kernel == EXPAND and gpu.capability == HOPPER else config
+    unpipelined = problem.kernel == EXPAND and gpu.is_cuda and gpu.capability == HOPPER
+    return {**config, "num_stages": 1} if unpipelined else config
 
 
 def _faults_of_others(folder: Path, names: Iterable[str], gpu: _Gpu) -> list[Fault]:

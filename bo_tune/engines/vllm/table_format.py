@@ -1,39 +1,45 @@
-"""The nested JSON of tuned configs in pieces: parsed strictly, flattened, and turned back into text."""
+"""The nested JSON that vLLM loads, flattened, and nested again.
 
-import json
+``data[max_loras][num_slices][m][k][n]`` holds a config; the fused MoE kernels have one level more, ``[i]``. All keys
+are decimal strings.
+"""
+
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bo_tune.engines.base import Entries, Keys, WrittenConfig, by_number
+from bo_tune.engines.json_text import kind_of
 from bo_tune.errors import TableError
-from bo_tune.files import os_error_text, parse_json, read_file
+
+LEVELS = ("max_loras", "num_slices", "m", "k", "n", "i")
+"""What the keys are, outermost first. Dense kernels have no i."""
+
+CONFIG_ORDER = ("block_m", "block_n", "block_k", "split_k", "group_size_m", "num_warps", "num_ctas", "num_stages")
+"""Order in which a config's parameters are written; others follow by name."""
 
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
-def read_json(path: Path) -> Any:
-    """Parse a file strictly: no key twice, no NaN. Raises TableError."""
-    try:
-        return parse_json(read_file(path))
-    except OSError as error:
-        raise TableError(f"{path}: {os_error_text(error)}") from None
-    except ValueError as error:
-        raise TableError(f"{path}: {error}") from None
-
-
-def flatten(
-    level: Mapping[str, Any], names: Sequence[str], above: tuple[str, ...], path: Path
-) -> Iterator[tuple[tuple[str, ...], dict[str, int | None]]]:
-    """Yield the configs of a parsed table with the keys that lead to them.
+def flatten(document: object, levels: int, path: Path) -> dict[Keys, WrittenConfig]:
+    """Return the configs of a parsed file with the keys that lead to them.
 
     Args:
-        names: what the keys are, outermost first.
-        above: the keys that lead to ``level``.
+        levels: how many keys lead to a config: 5, or 6 with i.
 
     Raises:
         TableError: it is malformed. One line, with the file and the place in it.
     """
+    if not isinstance(document, dict):
+        raise TableError(f"{path}: expected an object of max_loras keys, got {kind_of(document)}")
+    return dict(_flatten(document, LEVELS[:levels], (), path))
+
+
+def _flatten(
+    level: Mapping[str, Any], names: Sequence[str], above: Keys, path: Path
+) -> Iterator[tuple[Keys, WrittenConfig]]:
+    """Yield the configs below a level; ``names`` are those of all levels, ``above`` the keys that lead there."""
     name = names[len(above)]
     for key, value in level.items():
         keys = (*above, key)
@@ -43,7 +49,7 @@ def flatten(
         if not isinstance(value, dict) or not value:
             raise TableError(f"{place}: expected a non-empty object, got {kind_of(value)}")
         if len(keys) < len(names):
-            yield from flatten(value, names, keys, path)
+            yield from _flatten(value, names, keys, path)
         else:
             _check_config(value, place)
             yield keys, value
@@ -55,18 +61,37 @@ def _check_config(config: Mapping[str, Any], place: str) -> None:
             raise TableError(f"{place}: {name}: expected an integer, got {kind_of(value)}")
 
 
-def kind_of(value: object) -> str:
-    """Return what a value of a file is, as a message says it."""
-    if isinstance(value, dict):
-        return "an object" if value else "an empty object"
-    return "an array" if isinstance(value, list) else json.dumps(value)[:60]
+def nested(entries: Entries) -> dict[str, Any]:
+    """Return the nested object that is written, each level sorted by number."""
+    root: dict[str, Any] = {}
+    for keys in sorted(entries, key=by_number):
+        level = root
+        for key in keys[:-1]:
+            level = level.setdefault(key, {})
+        level[keys[-1]] = dict(entries[keys])
+    return root
 
 
-def by_number(keys: tuple[str, ...]) -> tuple[tuple[int, str], ...]:
-    """Return what sorts keys by their numbers."""
-    return tuple((int(key) if key.isdecimal() else 0, key) for key in keys)
+def in_order(config: WrittenConfig) -> dict[str, int | None]:
+    """Return the config with its parameters in the order in which they are written."""
+    names = sorted(config, key=lambda name: (CONFIG_ORDER.index(name) if name in CONFIG_ORDER else 99, name))
+    return {name: None if (value := config[name]) is None else int(value) for name in names}
 
 
-def json_bytes(document: Mapping[str, Any]) -> bytes:
-    """Return a document as it is written."""
-    return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
+def missing_lookups(entries: Entries, num_slices: Iterable[int] = ()) -> list[str]:
+    """Name the lookups that would be a KeyError inside the engine.
+
+    vLLM snaps every key to the nearest one but num_slices, so every num_slices in use must stand under every max_loras.
+
+    Args:
+        num_slices: those that the model uses, on top of those found anywhere among the entries.
+    """
+    present: dict[str, set[str]] = {}
+    for keys in entries:
+        present.setdefault(keys[0], set()).add(keys[1])
+    needed = set().union(*present.values(), map(str, num_slices))
+    return [
+        f"max_loras {max_loras}: no entry for num_slices {slices}"
+        for max_loras in sorted(present, key=int)
+        for slices in sorted(needed - present[max_loras], key=int)
+    ]

@@ -5,15 +5,17 @@ instead of the configs that it takes without a folder. So a folder that is tuned
 experts slower, unless it holds files for them, too.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.engines.base import Entries, Keys, TunedEntry
 from bo_tune.engines.models.experts import MOE_KERNELS
 from bo_tune.engines.models.serving import ModelStudy
-from bo_tune.engines.vllm.tables import LEVELS, Keys, TunedEntry, read_table
+from bo_tune.engines.vllm.file_names import table_file_name
+from bo_tune.engines.vllm.table_format import LEVELS
 from bo_tune.kernels.moe.spec import MOE_SPECS
 from bo_tune.kernels.registry import engine_spec
 from bo_tune.kernels.vllm.untuned import untuned_configs
@@ -22,7 +24,9 @@ MOST_TOKENS = 16384
 """Most tokens in a step by vLLM's own choice (``--max-num-batched-tokens``, on GPUs from 160 GiB or offline)."""
 
 
-def untuned_entries(model: ModelStudy, tuned: Collection[str], gpu: GpuInfo, folder: Path) -> list[TunedEntry]:
+def untuned_entries(
+    model: ModelStudy, tuned: Collection[str], gpu: GpuInfo, folder: Path, read: Callable[[Path], Entries]
+) -> list[TunedEntry]:
     """Return entries for the experts of a model whose kernels were not tuned, now or before.
 
     There are none where the model has no experts, or where the folder holds entries of theirs: all four kernels must
@@ -34,6 +38,7 @@ def untuned_entries(model: ModelStudy, tuned: Collection[str], gpu: GpuInfo, fol
     Args:
         tuned: names of the kernels that were.
         folder: where the files are.
+        read: reads one of them.
 
     Raises:
         TableError: a file of the folder is malformed.
@@ -46,9 +51,10 @@ def untuned_entries(model: ModelStudy, tuned: Collection[str], gpu: GpuInfo, fol
         spec = engine_spec(problem.kernel)
         for m, config in switches(problem, gpu).items():
             keys = spec.table_key(replace(problem, m=m))
-            entries.append(TunedEntry(gpu.file_name, spec.file_stem(problem), keys, config, None))
+            file_name = table_file_name(gpu.file_name, spec.file_stem(problem))
+            entries.append(TunedEntry(file_name, keys, config, None))
     files = {entry.file_name for entry in entries if (folder / entry.file_name).exists()}
-    there = {_without_m(keys) for name in files for keys in read_table(folder / name).entries}
+    there = {_without_m(keys) for name in files for keys in read(folder / name)}
     return [] if any(_without_m(entry.keys) in there for entry in entries) else entries
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from bo_tune.errors import PackError, one_line
 from bo_tune.files import atomically, opened, os_error_text
 from bo_tune.formats.pack.contents import (
+    MACHINE_CODE,
     MOST_FILE_BYTES,
     Manifest,
     PackedBinary,
@@ -99,7 +100,7 @@ def group(folder: Path, names: Iterable[str]) -> tuple[str, bytes]:
 
 
 def _is_worth_packing(path: Path) -> bool:
-    return path.suffix in (".json", ".cubin") and not path.name.startswith(GROUP_PREFIX)
+    return path.suffix in (".json", *MACHINE_CODE) and not path.name.startswith(GROUP_PREFIX)
 
 
 def _describe(content: bytes) -> PackedFile:
@@ -158,7 +159,8 @@ def _read(archive: zipfile.ZipFile, member: str, most_bytes: int) -> bytes:
 def _unpack_entry(archive: zipfile.ZipFile, entry: str, files: Mapping[str, PackedFile], folder: Path) -> Path:
     """Write one entry, to be moved to the folder above. The list of its files holds absolute paths: it is written
     anew."""
-    if not {".json", ".cubin"} <= {Path(name).suffix for name in files}:
+    endings = {Path(name).suffix for name in files}
+    if ".json" not in endings or endings.isdisjoint(MACHINE_CODE):
         raise PackError(f"{entry}: lacks machine code or its description")
     half = folder / entry
     half.mkdir()

@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, PlainSerializer, TypeAdapter, ValidationError
 
 from bo_tune.core.outcome import InvalidReason, Resources
-from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.problem import AnyProblem, GpuInfo
 from bo_tune.errors import PackError, printable
 
 Checked = TypeVar("Checked")
@@ -26,7 +26,10 @@ MOST_FILE_BYTES = 32 * 2**20
 MOST_FILES_EACH = 4
 
 Text = Annotated[str, Field(max_length=2000)]
-FileName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,149}\.(json|cubin)$")]
+MACHINE_CODE = (".cubin",)
+"""How the names of files end that hold machine code, one vendor's after the other's."""
+_ENDINGS = "|".join(ending.removeprefix(".") for ending in (".json", *MACHINE_CODE))
+FileName = Annotated[str, Field(pattern=rf"^[A-Za-z_][A-Za-z0-9_]{{0,149}}\.({_ENDINGS})$")]
 """Of a file in Triton's cache: a plain name, so that it can only lie in its entry's folder."""
 EntryName = Annotated[str, Field(pattern=r"^[A-Z2-7]{52}$")]
 """Of a folder in Triton's cache: a SHA-256 in base 32."""
@@ -134,7 +137,7 @@ class PackedBinary:
         reason: why there is none.
     """
 
-    problem: Problem
+    problem: AnyProblem
     config: Mapping[Annotated[str, Field(max_length=40)], int]
     compile_s: float
     resources: Resources = Resources()
@@ -159,7 +162,7 @@ class Manifest:
     """
 
     identity: Identity
-    gpu: GpuInfo
+    gpu: Annotated[GpuInfo, PlainSerializer(GpuInfo.to_json)]
     study: Text
     binaries: Annotated[tuple[PackedBinary, ...], Field(max_length=MOST_BINARIES)]
     format: Literal["bo_tune pack"] = "bo_tune pack"

@@ -109,7 +109,8 @@ class LoraSpec(EngineSpec):
         return self._shared_memory_bytes(config, problem, gpu=None)
 
     def impossible(self, config: Config, problem: Problem, gpu: GpuInfo) -> str | None:
-        needed = self._shared_memory_bytes(config, problem, gpu)
+        """See the base class. The bound is one of NVIDIA's GPUs: elsewhere the binary alone says what it needs."""
+        needed = self._shared_memory_bytes(config, problem, gpu) if gpu.is_cuda else 0
         if needed > gpu.shared_memory_bytes:
             return f"needs {needed} B of shared memory of {gpu.shared_memory_bytes} B"
         return None
@@ -119,7 +120,7 @@ class LoraSpec(EngineSpec):
         clusters = np.array([config.get("num_ctas", 1) for config in configs])
         needed = self.shared_memory(columns, problem, gpu) // clusters
         within: NDArray[np.bool_] = needed <= gpu.shared_memory_bytes
-        return within
+        return within | (not gpu.is_cuda)  # see ``impossible``
 
     def _shared_memory_bytes(self, config: Config, problem: Problem, gpu: GpuInfo | None) -> int:
         columns = Columns.one(config, self.product_length(problem))
@@ -225,7 +226,7 @@ def asynchronous(elements: Column, c: Columns, element_bytes: int) -> NDArray[np
 def uses_wgmma(c: Columns, gpu: GpuInfo | None) -> NDArray[np.bool_]:
     """Say where tiles are multiplied straight from shared memory: on Hopper, by whole warp groups."""
     by_groups: NDArray[np.bool_] = (c.block_m >= WGMMA_ROWS) & (c.num_warps % WARPS_OF_A_GROUP == 0)
-    return by_groups & (gpu is not None and gpu.capability[0] == HOPPER)
+    return by_groups & (gpu is not None and gpu.is_cuda and gpu.capability[0] == HOPPER)
 
 
 def register_demand(c: Columns, accumulators: Column, *, table: bool) -> Column:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from triton.runtime.autotuner import Autotuner, Heuristics
 
-from bo_tune.core.problem import GpuInfo
+from bo_tune.core.problem import DEFAULT_BACKEND, GpuInfo
 from bo_tune.core.space import Config
 from bo_tune.errors import one_line
 from bo_tune.kernels.vllm.compiled_for import compiled_for
@@ -48,21 +48,26 @@ class TargetPlatform:
     capability: tuple[int, int] = (0, 0)
     gpu: GpuInfo | None = None
 
+    @property
+    def backend(self) -> str:
+        """The backend of the GPU; of one known by a compute capability alone, CUDA's."""
+        return self.gpu.backend if self.gpu is not None else DEFAULT_BACKEND
+
     def is_cuda(self) -> bool:
-        """Only NVIDIA GPUs are tuned on."""
-        return True
+        """Say whether CUDA drives the GPU."""
+        return self.backend == "cuda"
 
     def is_cuda_alike(self) -> bool:
-        """Only NVIDIA GPUs are tuned on."""
-        return True
+        """Say whether torch calls the GPU ``cuda``."""
+        return self.is_cuda() or self.is_rocm()
 
     def is_rocm(self) -> bool:
-        """Only NVIDIA GPUs are tuned on."""
-        return False
+        """Say whether ROCm drives the GPU."""
+        return self.backend == "hip"
 
     def is_xpu(self) -> bool:
-        """Only NVIDIA GPUs are tuned on."""
-        return False
+        """Say whether the GPU is Intel's."""
+        return self.backend == "xpu"
 
     def num_compute_units(self, device_id: int | None = 0) -> int:
         """Return the number of multiprocessors."""

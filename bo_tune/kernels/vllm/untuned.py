@@ -72,7 +72,7 @@ def untuned_configs(spec: MoeLoraSpec, problem: Problem, gpu: GpuInfo) -> Callab
     def ask(m: int) -> dict[str, int]:
         try:
             # Whatever the base model's weights are, the LoRA layers name no type of theirs.
-            asked = _asked(functions, gpu.name)
+            asked = _asked(functions, gpu.name, gpu.backend)
             found = asked(op_type=spec.name, rank=problem.k, top_k=experts.top_k, dtype=None, M=m, **layer)
             config = as_read(found)
             return {name: int(config[name]) for name in spec.search_space.names}
@@ -126,12 +126,12 @@ def _reached(defined: Mapping[str, ast.FunctionDef]) -> list[ast.FunctionDef]:
 
 
 @lru_cache(maxsize=16)
-def _asked(functions: tuple[CodeType, Path], gpu_name: str) -> Any:
+def _asked(functions: tuple[CodeType, Path], gpu_name: str, backend: str) -> Any:
     """Return vLLM's function, answering for a GPU."""
     code, file = functions
     platform = SimpleNamespace(
-        get_device_name=lambda _=0: gpu_name, is_rocm=lambda: False, is_cuda=lambda: True,
-        is_cuda_alike=lambda: True, is_xpu=lambda: False, is_cpu=lambda: False,
+        get_device_name=lambda _=0: gpu_name, is_rocm=lambda: backend == "hip", is_cuda=lambda: backend == "cuda",
+        is_cuda_alike=lambda: backend in ("cuda", "hip"), is_xpu=lambda: backend == "xpu", is_cpu=lambda: False,
     )  # fmt: skip
     environment = SimpleNamespace(VLLM_BATCH_INVARIANT=False, VLLM_TUNED_CONFIG_FOLDER=None)
     quiet = SimpleNamespace(info_once=_ignore, warning_once=_ignore, info=_ignore, warning=_ignore, debug=_ignore)

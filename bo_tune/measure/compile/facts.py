@@ -53,15 +53,15 @@ class KernelFacts:
         self._numbers_of = lru_cache(DISTINCT_ANSWERS)(self._number_all)
         self._configs_of = lru_cache(DISTINCT_ANSWERS)(_configs)
         self.source = cache(self._source)
-        self.ptxas = cache(self._ptxas)
+        self.assembler = cache(self._assembler)
 
     def _source(self, kernel: str) -> str:
         """Which code of a kernel is compiled. Raises DeviceError."""
         answer: str = self._ask(SourceRequest(kernel))
         return answer
 
-    def _ptxas(self) -> str:
-        """Which release of ptxas the compilers use. Raises DeviceError."""
+    def _assembler(self) -> str:
+        """Which release of the vendor's assembler the compilers use. Raises DeviceError."""
         answer: IdentityAnswer = self._ask(IdentityRequest({}))
         return answer.toolchain.assembler
 

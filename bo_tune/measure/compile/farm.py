@@ -8,7 +8,7 @@ from bisect import insort
 from collections.abc import Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from bo_tune.core.activity import FarmActivity
 from bo_tune.core.outcome import Compilation, Invalid, InvalidReason
 from bo_tune.core.problem import AnyProblem, GpuInfo
 from bo_tune.core.space import Config
+from bo_tune.measure.backends.registry import backend_named
 from bo_tune.measure.device import Build, Compiled
 from bo_tune.measure.messages import CompileRequest
 from bo_tune.measure.occupancy import Occupancy
@@ -74,7 +75,8 @@ class CompileFarm:
     def __init__(self, server: ForkServer, gpu: GpuInfo, source: str, *, workers: int, deadline: Deadline) -> None:
         self._deadline = deadline
         self.source = source
-        self._workers = [Worker(server, MODULE, [json.dumps(asdict(gpu)), source]) for _ in range(workers)]
+        arguments = [json.dumps(gpu.to_json()), source, backend_named(gpu.backend).children]
+        self._workers = [Worker(server, MODULE, arguments) for _ in range(workers)]
         self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
         for worker in self._workers:
             self._idle.put(worker)

@@ -55,12 +55,12 @@ class CompileHost:
     def compilers(self, gpu: GpuInfo) -> tuple[CompileFarm, KernelFacts]:
         """Return what compiles for a GPU, and what it knows of kernels; started now if it is the first of its kind.
 
-        Of one kind are GPUs of one capability that kernels cannot tell apart: launchers may count multiprocessors.
+        Of one kind are GPUs of one target that kernels cannot tell apart: launchers may count multiprocessors.
 
         Raises:
             PackError: if a pack was made for something else.
         """
-        kind = (gpu.capability, gpu.sm_count, gpu.shared_memory_bytes)
+        kind = (gpu.target, gpu.sm_count, gpu.shared_memory_bytes)
         with self._lock:
             farm = self._farms.get(kind)
             if farm is None:

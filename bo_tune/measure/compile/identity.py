@@ -7,21 +7,21 @@ from typing import Any
 import triton
 from triton._C.libtriton import get_cache_invalidating_env_vars
 from triton.backends.compiler import GPUTarget
-from triton.compiler.compiler import make_backend
 from triton.runtime.cache import triton_key
 
 from bo_tune.core.problem import AnyProblem
 from bo_tune.core.space import Config
 from bo_tune.formats.pack.contents import KernelText, Toolchain
 from bo_tune.kernels.operation import Operation
+from bo_tune.measure.backends.base import CompilerSide
 
 DIGITS = 16
 """Hexadecimal digits of a digest that are kept, to be read by people."""
 
 
-def toolchain(target: GPUTarget) -> Toolchain:
-    """Return what compiles for this target here."""
-    version, _, _ = make_backend(target).hash().rpartition("-")
+def toolchain(vendor: CompilerSide, target: GPUTarget) -> Toolchain:
+    """Return what compiles for this target of a vendor here."""
+    version = vendor.assembler_version(target)
     release = version.strip().splitlines()[-1].strip()
     return Toolchain(
         triton=triton.__version__,

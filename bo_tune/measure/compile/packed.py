@@ -1,14 +1,14 @@
 """Packs at the disposal of a session: unpacked for its processes, known to its compile farm."""
 
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 
 from bo_tune.core.outcome import Compilation, Invalid
-from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.problem import AnyProblem, GpuInfo
 from bo_tune.errors import DeviceError, PackError, WorkerError, one_line
 from bo_tune.formats.pack.archive import unpack
 from bo_tune.formats.pack.contents import Identity, Manifest, PackedBinary
@@ -73,8 +73,10 @@ class PackedBinaries:
                 _check(farm, manifest, gpu, self._source)
             except (PackError, WorkerError) as error:
                 raise PackError(f"{path}: {one_line(error)}") from None
-            for problem, group in groupby(sorted(manifest.binaries, key=_problem), _problem):
-                binaries = list(group)
+            by_problem: defaultdict[AnyProblem, list[PackedBinary]] = defaultdict(list)
+            for binary in manifest.binaries:
+                by_problem[binary.problem].append(binary)
+            for problem, binaries in by_problem.items():
                 numbers = facts.numbers(problem, [binary.config for binary in binaries])
                 for number, binary in zip(numbers, binaries, strict=True):
                     farm.know(number, build_of(binary), binary.compile_s)
@@ -85,22 +87,12 @@ class PackedBinaries:
             self._folder.cleanup()
 
 
-def _problem(binary: PackedBinary) -> Problem:
-    return binary.problem
-
-
 def build_of(binary: PackedBinary) -> Build:
     """Return what compiling a packed binary would come to, now that it is there."""
     there = Compilation(cached=True)
     if binary.reason is not None:
         return Invalid(binary.reason, binary.detail, compilation=there, resources=binary.resources)
     return Compiled(there, binary.resources, binary.entry)
-
-
-def target_name(gpu: GpuInfo) -> str:
-    """Return what a GPU's binaries are compiled for: ``cuda:90``."""
-    major, minor = gpu.capability
-    return f"cuda:{10 * major + minor}"
 
 
 def identity(farm: CompileFarm, gpu: GpuInfo, source: str, examples: IdentityRequest) -> Identity:
@@ -116,13 +108,13 @@ def identity(farm: CompileFarm, gpu: GpuInfo, source: str, examples: IdentityReq
     answer: IdentityAnswer | Refused = farm.ask(examples, CHECK_TIMEOUT_S)
     if isinstance(answer, Refused):
         raise DeviceError(answer.message)
-    return Identity(answer.toolchain, target_name(gpu), source, answer.kernels)
+    return Identity(answer.toolchain, gpu.target, source, answer.kernels)
 
 
 def _check(farm: CompileFarm, manifest: Manifest, gpu: GpuInfo, source: str) -> None:
     first = {b.problem.kernel: (b.problem, dict(b.config)) for b in reversed(manifest.binaries)}
     made_for = replace(manifest.identity, kernels={name: manifest.identity.kernels[name] for name in first})
-    outside = Identity(made_for.toolchain, target_name(gpu), source, made_for.kernels)
+    outside = Identity(made_for.toolchain, gpu.target, source, made_for.kernels)
     difference = made_for.difference(outside)  # before a kernel source is asked for kernels it may not have
     if difference is None:
         difference = made_for.difference(identity(farm, gpu, source, IdentityRequest(first)))

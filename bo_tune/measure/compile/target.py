@@ -10,6 +10,7 @@ from bo_tune.core.problem import AnyProblem, GpuInfo
 from bo_tune.core.space import Config
 from bo_tune.formats.pack.contents import Identity
 from bo_tune.kernels.spec import KernelSpec
+from bo_tune.measure.backends.registry import backend_named
 from bo_tune.measure.compile.facts import KernelFacts
 from bo_tune.measure.compile.farm import CompileFarm, Deadline
 from bo_tune.measure.compile.packed import identity
@@ -17,7 +18,6 @@ from bo_tune.measure.device import Build
 from bo_tune.measure.gpu.device import COMPILE_MODULE
 from bo_tune.measure.messages import IdentityRequest
 from bo_tune.measure.source import default_config
-from bo_tune.measure.watch.host_gpus import ASK_WITHOUT_A_CONTEXT
 from bo_tune.processes.fork_server import ForkServer
 
 STORE_THE_BINARY_ONLY = {"TRITON_STORE_BINARY_ONLY": "1"}
@@ -47,9 +47,10 @@ class CompileTarget:
     ) -> None:
         self.gpu, self.workers = gpu, workers
         self._source = source
-        environment = {**ASK_WITHOUT_A_CONTEXT, **STORE_THE_BINARY_ONLY, "TRITON_CACHE_DIR": str(cache.resolve())}
+        vendor = backend_named(gpu.backend)
+        environment = {**vendor.environment, **STORE_THE_BINARY_ONLY, "TRITON_CACHE_DIR": str(cache.resolve())}
         environment |= (conditions or Conditions()).environment
-        self._server = ForkServer([COMPILE_MODULE, source], environment)
+        self._server = ForkServer([COMPILE_MODULE, vendor.children, source], environment)
         self._farm = CompileFarm(self._server, gpu, source, workers=workers, deadline=Deadline(deadline_s))
         self._facts = KernelFacts(self._farm, gpu)
 

@@ -1,4 +1,4 @@
-"""The child process that compiles. Has no CUDA context."""
+"""The child process that compiles. Uses no GPU."""
 
 import base64
 import json
@@ -8,16 +8,13 @@ from typing import Any
 
 import numpy as np
 import triton
-from triton.backends.compiler import GPUTarget
-from triton.backends.nvidia.driver import CudaLauncher
 from triton.compiler.errors import CompilationError
 from triton.runtime.cache import triton_key
-from triton.runtime.errors import PTXASError
 
 from bo_tune.core.outcome import Compilation, Invalid, InvalidReason
 from bo_tune.core.problem import GpuInfo
 from bo_tune.errors import InputError, one_line
-from bo_tune.measure.compile.cubin import resources_of
+from bo_tune.measure.backends.base import CompilerSide, compiler_side
 from bo_tune.measure.compile.facts import binary_name
 from bo_tune.measure.compile.identity import kernel_text, toolchain
 from bo_tune.measure.compile.offline_driver import activate
@@ -36,14 +33,12 @@ from bo_tune.measure.messages import (
 from bo_tune.measure.source import operations_of
 from bo_tune.processes.worker import serve
 
-WARP_SIZE = 32
-
 NICENESS = 10
 """Compilers give way to the GPU process, whose launches are timed, and to the tuner, which feeds it."""
 
-COMPILER_ERRORS = (CompilationError, PTXASError, RuntimeError, ValueError, AssertionError)
-"""What Triton, its passes and ptxas raise for a config that cannot be compiled. Anything else ends the process,
-which costs the trial all the same."""
+COMPILER_ERRORS = (CompilationError, RuntimeError, ValueError, AssertionError)
+"""What Triton and its passes raise for a config that cannot be compiled, besides what the vendor's assembler raises.
+Anything else ends the process, which costs the trial all the same."""
 
 
 LONGEST_CAUSE = 400
@@ -51,10 +46,15 @@ LONGEST_CAUSE = 400
 
 
 class Compiler:
-    """Compiles the kernels of one source into Triton's cache, where the GPU process finds the binaries."""
+    """Compiles the kernels of one source into Triton's cache, where the GPU process finds the binaries.
 
-    def __init__(self, source: str) -> None:
-        self._operation = operations_of(source)
+    Args:
+        source: the kernel source, see ``measure.source``.
+        vendor: for whose GPUs.
+    """
+
+    def __init__(self, source: str, vendor: CompilerSide) -> None:
+        self._operation, self._vendor = operations_of(source), vendor
         self._cached = True
         self._launchers = True
         triton.knobs.compilation.listener = self._listen
@@ -85,7 +85,7 @@ class Compiler:
                 return self._operation(request.problem.kernel).decided_by(request.problem, request.gpu)
             if isinstance(request, IdentityRequest):
                 texts = {name: kernel_text(self._operation(name), *asked) for name, asked in request.examples.items()}
-                return IdentityAnswer(toolchain(triton.runtime.driver.active.get_current_target()), texts)
+                return IdentityAnswer(toolchain(self._vendor, triton.runtime.driver.active.get_current_target()), texts)
             kernel, problem, gpu = self._operation(request.problem.kernel), request.problem, request.gpu
             configs = request.configs
             runs = [kernel.effective_config(problem, config, gpu) for config in configs]
@@ -105,24 +105,18 @@ class Compiler:
         start = time.perf_counter()
         try:
             kernel = self._operation(request.problem.kernel).warmup(request.problem, request.config)
-        except COMPILER_ERRORS as error:
+        except (*COMPILER_ERRORS, *self._vendor.errors) as error:
             elapsed = Compilation(time.perf_counter() - start)
             return Invalid(InvalidReason.COMPILE_ERROR, cause_of(error), compilation=elapsed)
         compilation = Compilation(time.perf_counter() - start, self._cached)
         self._build_launcher(kernel)
-        resources = resources_of(kernel.asm["cubin"], kernel.metadata.shared)
-        return Compiled(compilation, resources, entry_of(kernel.hash))
+        return Compiled(compilation, self._vendor.resources(kernel), entry_of(kernel.hash))
 
     def _build_launcher(self, kernel: Any) -> None:
-        """Have in Triton's cache what launches a kernel, too.
-
-        Triton 3.6 needs a C module for each signature: half a second of a C compiler, for which the GPU process would
-        be held up at the first launch. Where none can be built, for want of a GPU driver to link with, or none is
-        needed, nothing is lost.
-        """
+        """Build the launcher of a kernel, too. Without a GPU driver to link with none can be built; nothing is lost."""
         if self._launchers:
             try:
-                CudaLauncher(kernel.src, kernel.metadata)
+                self._vendor.build_launcher(kernel)
             except Exception:  # noqa: BLE001 - of Triton's inner workings, which differ from version to version
                 self._launchers = False
 
@@ -156,12 +150,11 @@ def main(arguments: list[str], fd: int) -> None:
     """Compile for one GPU the kernels of one source until the parent is gone.
 
     Args:
-        arguments: the GPU (``GpuInfo``) in JSON, and the kernel source.
+        arguments: the GPU (``GpuInfo``) in JSON, the kernel source, and the vendor's module (``Backend.children``).
         fd: where the parent is.
     """
-    description, source = arguments
-    gpu = GpuInfo.from_json(json.loads(description))
-    major, minor = gpu.capability
+    description, source, children = arguments
+    gpu, vendor = GpuInfo.from_json(json.loads(description)), compiler_side(children)
     os.nice(NICENESS)
-    activate(GPUTarget("cuda", 10 * major + minor, WARP_SIZE), gpu)
-    serve(fd, Compiler(source).answer)
+    activate(vendor.target(gpu), gpu)
+    serve(fd, Compiler(source, vendor).answer)

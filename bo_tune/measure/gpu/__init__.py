@@ -1,1 +1,1 @@
-"""The CUDA device: a process that owns a context, and the parent's side of it."""
+"""A GPU: the process that owns its context, and the parent's side of it."""

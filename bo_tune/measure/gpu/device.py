@@ -1,11 +1,11 @@
-"""The CUDA device: a compile farm and a GPU process behind the ``Device`` interface."""
+"""A GPU of this host: a compile farm and a GPU process behind the ``Device`` interface."""
 
 import json
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -17,11 +17,13 @@ import numpy as np
 from bo_tune.core.activity import DeviceActivity, GpuActivity
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Measurement, Outcome
-from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.core.problem import DEFAULT_BACKEND, AnyProblem, GpuInfo
 from bo_tune.core.repetitions import TimingProtocol
 from bo_tune.core.space import Config, SearchSpace
 from bo_tune.errors import DeviceError, PackError, WorkerError
 from bo_tune.kernels.spec import KernelSpec
+from bo_tune.measure.backends.base import GpuIdentity
+from bo_tune.measure.backends.registry import backend_named
 from bo_tune.measure.compile.host import CompileHost, cores
 from bo_tune.measure.deadlines import Deadlines
 from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured
@@ -36,8 +38,8 @@ from bo_tune.measure.messages import (
 )
 from bo_tune.measure.occupancy import Occupancy
 from bo_tune.measure.source import BUILTIN, VLLM, default_config
-from bo_tune.measure.watch.host_gpus import ASK_WITHOUT_A_CONTEXT, GpuIdentity, known_identities
-from bo_tune.measure.watch.monitor import monitored
+from bo_tune.measure.watch.monitor import GpuMonitor, monitored
+from bo_tune.measure.watch.neighbours import GpuWatch, WatchError
 from bo_tune.processes.pipeline import NotStartedError, Pipeline
 from bo_tune.processes.worker import Child, Worker, WorkerDiedError, WorkerTimeoutError
 
@@ -62,15 +64,16 @@ class _NotPreparedError(WorkerError):
     """The GPU process was lost before it was asked about a config."""
 
 
-class CudaDevice(Device):
-    """Compiles on this host's cores and measures on one of its NVIDIA GPUs.
+class GpuDevice(Device):
+    """Compiles on this host's cores and measures on one of its GPUs.
 
     Args:
         index: which GPU.
+        backend: the name of its vendor's, see ``measure.backends``.
         source: the kernel source, see ``measure.source``.
         compile_workers: processes that compile; one less than the cores by default.
         packs: files of binaries that need no compiling here.
-        standbys: GPU processes that stand ready at most, once one was lost (``processes.standby``); each holds a CUDA
+        standbys: GPU processes that stand ready at most, once one was lost (``processes.standby``); each holds a
             context and the memory that clears the L2 cache, 0.8 GB or so.
         host: what GPUs share; by default one for this GPU alone, which then compiles and has the packs.
         identity: of the GPU, by which the driver is asked who else uses it; None where that is not known.
@@ -85,6 +88,7 @@ class CudaDevice(Device):
         self,
         index: int = 0,
         *,
+        backend: str = DEFAULT_BACKEND,
         source: str = BUILTIN,
         conditions: Conditions | None = None,
         compile_workers: int | None = None,
@@ -96,6 +100,7 @@ class CudaDevice(Device):
         identity: GpuIdentity | None = None,
         require_idle: bool = False,
     ) -> None:
+        self._vendor = backend_named(backend)
         self._deadlines = deadlines or Deadlines()
         self._protocol = protocol or TimingProtocol()
         self.conditions = conditions or Conditions()
@@ -105,45 +110,56 @@ class CudaDevice(Device):
         self._prepared: set[AnyProblem] = set()
         self._prepared_by = 0  # which start of the GPU process prepared those
         self._measured_by = 0  # which start has measured before
-        own = None if host else compile_host(source, self.conditions, compile_workers, self._deadlines, packs)
-        self._own_host = own
-        host = host or own
-        assert host is not None
+        self._own_host: CompileHost | None = None
+        if host is None:
+            host = self._own_host = compile_host(
+                source, self.conditions, compile_workers, self._deadlines, packs, backend=backend
+            )
+        self.compile_workers = host.workers
         self.occupancy = Occupancy(host.workers)
-        words = [str(index), source, json.dumps(self.conditions.to_json())]
+        words = [str(index), source, json.dumps(self.conditions.to_json()), self._vendor.children]
         self._relief = Relief(partial(Child, host.server, GPU_MODULE, words), self._deadlines.first_s, most=standbys)
         self._worker = Worker(host.server, GPU_MODULE, words, relief=self._relief.standbys.relieve)
         self._pipeline = Pipeline(self._worker, partial(self._at_work, "restart"))
         try:
-            self.monitor, self.unwatched = monitored(
-                f"GPU {index}",
-                identity,
-                lambda: host.server.forked,
-                lambda: 1 if self._worker.starts <= 1 else MOST_IN_TURN + standbys,
-                require_idle=require_idle,
-            )
-        except DeviceError:
+            self.monitor, self.unwatched = self._watched(index, identity, host, standbys, require_idle=require_idle)
+            self.gpu, self._versions = self._met(index)
+            self._farm, self._facts = host.compilers(self.gpu)
+        except (DeviceError, PackError):
             self._close_processes()
             raise
+        self._farm.watched_by(self.occupancy)
+
+    def _watched(
+        self, index: int, identity: GpuIdentity | None, host: CompileHost, standbys: int, *, require_idle: bool
+    ) -> tuple[GpuMonitor | None, str | None]:
+        """Return what watches the GPU, before anything here uses it. See ``monitored``."""
+
+        def watch() -> GpuWatch:
+            if identity is None:
+                raise WatchError("the driver does not say which GPU it is")
+            return self._vendor.watch(identity)
+
+        return monitored(
+            f"GPU {index}",
+            watch,
+            lambda: host.server.forked,
+            lambda: 1 if self._worker.starts <= 1 else MOST_IN_TURN + standbys,
+            require_idle=require_idle,
+        )
+
+    def _met(self, index: int) -> tuple[GpuInfo, Mapping[str, str]]:
+        """Start the GPU process, and return what it says of the GPU and its software. Raises DeviceError."""
         try:
             with self._at_work("start"):
                 self._worker.start()
                 hello: Hello = self._pipeline.request(HelloRequest(), lambda: self._deadlines.prepare_s)
         except (WorkerDiedError, WorkerTimeoutError) as error:
-            self._close_processes()
-            advice = "; replay recorded grids with --device replay:DIR" if source in (BUILTIN, VLLM) else ""
-            raise DeviceError(f"CUDA device {index} cannot be used: {error}{advice}") from error
+            advice = "; replay recorded grids with --device replay:DIR" if self._source in (BUILTIN, VLLM) else ""
+            raise DeviceError(f"{self._vendor.device} {index} cannot be used: {error}{advice}") from error
         if self.monitor is not None:
             self.monitor.begin()
-        self.gpu: GpuInfo = hello.gpu
-        self._versions = hello.versions
-        self.compile_workers = host.workers
-        try:
-            self._farm, self._facts = host.compilers(self.gpu)
-            self._farm.watched_by(self.occupancy)
-        except PackError:
-            self._close_processes()
-            raise
+        return hello.gpu, hello.versions
 
     @contextmanager
     def _at_work(self, what: str) -> Iterator[None]:
@@ -157,8 +173,8 @@ class CudaDevice(Device):
 
     @property
     def provenance(self) -> Mapping[str, str]:
-        """Driver, torch and Triton versions of the GPU process, and the compilers' ptxas. Raises DeviceError."""
-        return {**self._versions, "ptxas": self._facts.ptxas()}
+        """Driver, torch and Triton versions of the GPU process, and the compilers' assembler. Raises DeviceError."""
+        return {**self._versions, self._vendor.assembler: self._facts.assembler()}
 
     @property
     def activity(self) -> DeviceActivity:
@@ -341,57 +357,21 @@ class CudaDevice(Device):
 
 
 def compile_host(
-    source: str, conditions: Conditions, workers: int | None, deadlines: Deadlines, packs: Sequence[Path]
+    source: str,
+    conditions: Conditions,
+    workers: int | None,
+    deadlines: Deadlines,
+    packs: Sequence[Path],
+    *,
+    backend: str = DEFAULT_BACKEND,
 ) -> CompileHost:
     """Start what GPUs of this host may share; ``workers`` compile processes, by default all cores but one.
 
     Raises:
         PackError: if a pack is damaged.
     """
-    modules = [GPU_MODULE, COMPILE_MODULE, source]
+    vendor = backend_named(backend)
+    modules = [GPU_MODULE, COMPILE_MODULE, vendor.children, source]
     workers = workers or cores(CORES_KEPT)
-    environment = {**ASK_WITHOUT_A_CONTEXT, **conditions.environment}
+    environment = {**vendor.environment, **conditions.environment}
     return CompileHost(modules, environment, source, workers=workers, deadline_s=deadlines.compile_s, packs=packs)
-
-
-@contextmanager
-def cuda_devices(
-    indices: Sequence[int] | None,
-    *,
-    source: str,
-    conditions: Conditions | None = None,
-    compile_workers: int | None = None,
-    deadlines: Deadlines | None = None,
-    packs: Sequence[Path] = (),
-    require_idle: bool = False,
-) -> Iterator[list[CudaDevice]]:
-    """Open GPUs of this host while it lasts, with compilers in common.
-
-    Args:
-        indices: which; None for all.
-        require_idle: whether GPUs that others use are refused.
-
-    Raises:
-        DeviceError: if one cannot be used, or there is none.
-        PackError: if a pack is damaged, or was made for something else.
-    """
-    deadlines = deadlines or Deadlines()
-    host = compile_host(source, conditions or Conditions(), compile_workers, deadlines, packs)
-    opened: list[CudaDevice] = []
-    try:
-        identities = dict(enumerate(known_identities(required=indices is None)))
-        chosen = identities.keys() if indices is None else indices
-        if not chosen:
-            raise DeviceError("no NVIDIA GPU found; replay recorded grids with --device replay:DIR")
-        with ThreadPoolExecutor(len(chosen)) as threads:  # each takes seconds to start
-            one = partial(CudaDevice, source=source, conditions=conditions, deadlines=deadlines, host=host)
-            one = partial(one, require_idle=require_idle)
-            futures = [threads.submit(one, index, identity=identities.get(index)) for index in chosen]
-        opened += [future.result() for future in futures if future.exception() is None]
-        for future in futures:
-            future.result()
-        yield opened
-    finally:
-        for device in opened:
-            device.close()
-        host.close()

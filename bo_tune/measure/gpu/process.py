@@ -1,11 +1,10 @@
-"""The child process that owns the CUDA context.
+"""The child process that owns a GPU.
 
-It checks and times configs, and nothing else. A config that breaks the context, hangs or kills the process
+It checks and times configs, and nothing else. A config that breaks the GPU's context, hangs or kills the process
 costs its own trial: the parent starts another.
 """
 
 import json
-import subprocess
 from collections import Counter, OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,13 +17,13 @@ from triton.runtime.errors import OutOfResources
 
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Measurement, Outcome
-from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.core.problem import AnyProblem
 from bo_tune.core.repetitions import take_repetitions
 from bo_tune.core.space import ConfigKey, config_key
 from bo_tune.errors import one_line
 from bo_tune.kernels.operation import Operation, Right, Verdict
+from bo_tune.measure.backends.base import GpuSide, gpu_side
 from bo_tune.measure.device import Remeasured
-from bo_tune.measure.gpu.timing import timer
 from bo_tune.measure.messages import (
     Hello,
     HelloRequest,
@@ -46,9 +45,11 @@ class Prepared:
     """A problem with its inputs and what is right for them on the GPU.
 
     Attributes:
+        gpu: where they are.
         checked: of the finalists checked so far, whether their results are right.
     """
 
+    gpu: GpuSide
     operation: Operation[Any]
     inputs: Any
     right: Right
@@ -63,7 +64,7 @@ class Prepared:
         """Launch a config once and say whether its result is right; leaves the output reset."""
         self.operation.poison(self.inputs)
         self.operation.launch(self.inputs, config)
-        torch.cuda.synchronize()
+        self.gpu.synchronize()
         verdict = self.operation.judge(self.inputs, self.right)
         self.operation.reset(self.inputs)
         return verdict
@@ -74,16 +75,15 @@ class Prepared:
 
 
 class GpuServer:
-    """Answers the parent's requests on one CUDA device."""
+    """Answers the parent's requests on one GPU."""
 
-    def __init__(self, index: int, source: str, conditions: Conditions, *, seed: int = 0) -> None:
-        self._device = torch.device("cuda", index)
-        torch.cuda.set_device(self._device)
+    def __init__(self, gpu: GpuSide, source: str, conditions: Conditions, *, seed: int = 0) -> None:
+        self._gpu = gpu
         self._operation = operations_of(source)
-        self._timer = timer(conditions.timing, self._device)
+        self._timer = gpu.timer(conditions.timing)
         self._conditions = conditions
         self._seed = seed
-        self._budget = INPUTS_MEMORY_SHARE * torch.cuda.mem_get_info()[0]
+        self._budget = INPUTS_MEMORY_SHARE * gpu.free_bytes()
         self._prepared: OrderedDict[AnyProblem, Prepared] = OrderedDict()
 
     def answer(self, request: object) -> object:
@@ -102,25 +102,14 @@ class GpuServer:
                 raise TypeError(f"not a request: {request!r}")
 
     def _hello(self) -> Hello:
-        properties = torch.cuda.get_device_properties(self._device)
-        limits = triton.runtime.driver.active.utils.get_device_properties(self._device.index)  # what its loader checks
-        gpu = GpuInfo(
-            name=torch.cuda.get_device_name(self._device),
-            capability=torch.cuda.get_device_capability(self._device),
-            sm_count=properties.multi_processor_count,
-            shared_memory_bytes=limits["max_shared_mem"],
-            registers_per_sm=limits["max_num_regs"],
-            threads_per_sm=properties.max_threads_per_multi_processor,
-            l2_bytes=properties.L2_cache_size,
-        )
-        return Hello(gpu, versions())
+        return Hello(self._gpu.info(), {"driver": self._gpu.driver_version(), **versions()})
 
     def _prepare(self, problem: AnyProblem) -> Prepared:
         prepared = self._prepared.pop(problem, None)
         if prepared is None:
             kernel = self._operation(problem.kernel)
-            inputs = kernel.make_inputs(problem, seed=self._seed, device=self._device, conditions=self._conditions)
-            prepared = Prepared(kernel, inputs, kernel.right(inputs))
+            inputs = kernel.make_inputs(problem, seed=self._seed, device=self._gpu.device, conditions=self._conditions)
+            prepared = Prepared(self._gpu, kernel, inputs, kernel.right(inputs))
             while self._prepared and prepared.bytes + sum(p.bytes for p in self._prepared.values()) > self._budget:
                 self._prepared.popitem(last=False)
         self._prepared[problem] = prepared  # the last used is the last to go
@@ -135,7 +124,14 @@ class GpuServer:
             outcome = Invalid(InvalidReason.OUT_OF_SHARED_MEMORY, one_line(error), launches)
         except RuntimeError as error:
             outcome = Invalid(InvalidReason.LAUNCH_ERROR, one_line(error), launches)
-        return MeasureAnswer(outcome, _context_is_healthy())
+        return MeasureAnswer(outcome, self._is_healthy())
+
+    def _is_healthy(self) -> bool:
+        try:
+            self._gpu.synchronize()
+        except RuntimeError:
+            return False
+        return True
 
     def _check_and_time(self, prepared: Prepared, request: MeasureRequest, launches: Launches) -> Outcome:
         error, wrong = self._check(prepared, request, launches)
@@ -186,60 +182,24 @@ class GpuServer:
         return prepared.checked[key]
 
 
-def _context_is_healthy() -> bool:
-    try:
-        torch.cuda.synchronize()
-    except RuntimeError:
-        return False
-    return True
-
-
 def versions() -> dict[str, str]:
-    """Return the versions of driver, torch and Triton.
+    """Return the versions of torch and Triton.
 
     As plain text: torch's own is an object of a class of torch, and whoever unpickled it would import torch.
     """
-    return {"driver": _driver_version(), "torch": str(torch.__version__), "triton": triton.__version__}
-
-
-def _driver_version() -> str:
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True).stdout.split()[0]
-    except (OSError, subprocess.SubprocessError, IndexError):
-        return "unknown"
-
-
-def refusal(index: int, torch_version: Any, cuda: Any) -> str | None:
-    """Say why a device cannot be tuned on, or None.
-
-    Args:
-        torch_version: ``torch.version``.
-        cuda: ``torch.cuda``.
-    """
-    if torch_version.hip:
-        return "this is an AMD GPU (torch is built for ROCm); only NVIDIA GPUs are supported"
-    if torch_version.xpu:
-        return "torch is built for Intel GPUs; only NVIDIA GPUs are supported"
-    if not torch_version.cuda:
-        return "torch is built without CUDA"
-    if not cuda.is_available():
-        return "no NVIDIA GPU was found"
-    if index >= cuda.device_count():
-        return f"there is no such device: this host has {cuda.device_count()}"
-    return None
+    return {"torch": str(torch.__version__), "triton": triton.__version__}
 
 
 def main(arguments: list[str], fd: int) -> None:
-    """Serve one CUDA device until the parent is gone.
+    """Serve one GPU until the parent is gone.
 
     Args:
-        arguments: index of the device, kernel source, conditions.
+        arguments: index of the GPU, kernel source, conditions, and the vendor's module (``Backend.children``).
         fd: where the parent is.
     """
-    number, source, conditions = arguments
-    index = int(number)
-    refused = refusal(index, torch.version, torch.cuda)
+    number, source, conditions, children = arguments
+    index, side = int(number), gpu_side(children)
+    refused = side.refusal(index)
     if refused is not None:
         leave(refused)
-    serve(fd, GpuServer(index, source, Conditions.from_json(json.loads(conditions))).answer)
+    serve(fd, GpuServer(side(index), source, Conditions.from_json(json.loads(conditions))).answer)

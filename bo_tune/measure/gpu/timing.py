@@ -1,4 +1,4 @@
-"""Timing launches on a CUDA device: events round each launch, behind work that hides Python, late launches found out.
+"""Times launches through ``torch.cuda``: events round each, behind work that hides Python, and late launches found out.
 
 A kernel of 6 us is over before Python has queued the next one. So each timed launch is queued behind work of about
 90 us (the clearing of the L2 cache, or a wait): by the time the GPU reaches the start event, the kernel stands behind

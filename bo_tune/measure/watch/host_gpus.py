@@ -2,38 +2,23 @@
 
 import json
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 from bo_tune.errors import DeviceError, one_line
+from bo_tune.measure.backends.base import Backend, GpuIdentity
 from bo_tune.processes.interpreter import python_command
-
-COUNT_MODULE = "bo_tune.measure.watch.gpu_count"
 
 ANSWER_TIMEOUT_S = 120.0
 """The driver may have to wake every GPU up first."""
 
-ASK_WITHOUT_A_CONTEXT = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-"""Has torch ask the driver's management library whether there is a GPU: a source that asks on import, as vLLM does,
-must leave no CUDA context behind for children to inherit."""
 
+def told_by(module: str) -> list[GpuIdentity]:
+    """Return the GPUs that a module's ``main()`` prints: pairs of UUID and bus id, in JSON.
 
-@dataclass(frozen=True, slots=True)
-class GpuIdentity:
-    """Which GPU one is, whatever number it has here. Either is "" where the driver does not tell.
-
-    Attributes:
-        uuid: without a prefix; of a MIG instance the instance's.
-        bus_id: where it is plugged in.
+    It runs in a process of its own, since asking a driver leaves a process unfit to fork children that use it. Raises
+    DeviceError where it cannot tell.
     """
-
-    uuid: str
-    bus_id: str
-
-
-def gpu_identities() -> list[GpuIdentity]:
-    """Return this host's NVIDIA GPUs that can be used, as CUDA counts them. Raises DeviceError where that cannot be
-    told."""
-    command = python_command(COUNT_MODULE)
+    command = python_command(module)
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_TIMEOUT_S, check=True)
     except (OSError, subprocess.SubprocessError) as error:
@@ -41,16 +26,11 @@ def gpu_identities() -> list[GpuIdentity]:
     return [GpuIdentity(*one) for one in json.loads(answer.stdout)]
 
 
-def known_identities(*, required: bool) -> list[GpuIdentity]:
-    """Return the same; none where that cannot be told, unless it is required. Raises DeviceError then."""
+def known_identities(backend: Backend, *, required: bool) -> Sequence[GpuIdentity]:
+    """Return a vendor's GPUs; none where they cannot be told, unless that is required. Raises DeviceError then."""
     try:
-        return gpu_identities()
+        return backend.identities()
     except DeviceError:
         if required:
             raise
         return []
-
-
-def gpu_count() -> int:
-    """Return how many of this host's NVIDIA GPUs can be used. Raises DeviceError where that cannot be told."""
-    return len(gpu_identities())

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 from bo_tune.errors import DeviceError
-from bo_tune.measure.watch.host_gpus import GpuIdentity
 from bo_tune.measure.watch.neighbours import (
     BUSY_PERCENT,
     LOST,
@@ -16,7 +15,6 @@ from bo_tune.measure.watch.neighbours import (
     WatchError,
     use_by_others,
 )
-from bo_tune.measure.watch.nvml import NvmlWatch
 
 LOOK_EVERY_S = 1.0
 
@@ -29,7 +27,7 @@ Noted = Callable[[Collection[str]], None]
 
 def monitored(
     name: str,
-    identity: GpuIdentity | None,
+    watch: Callable[[], GpuWatch],
     ours: Callable[[], Collection[int]],
     most: Callable[[], int],
     *,
@@ -38,7 +36,7 @@ def monitored(
     """Return what watches a GPU that nothing of this session uses yet, or None and why there is nothing.
 
     Args:
-        identity: of the GPU; None where the driver does not tell.
+        watch: opens what tells of its use. Raises WatchError where nothing does.
         require_idle: whether a GPU that others use is refused, or of which that is not known.
 
     Raises:
@@ -46,9 +44,7 @@ def monitored(
     """
     monitor, unwatched = None, None
     try:
-        if identity is None:
-            raise WatchError("the driver does not say which GPU it is")
-        monitor = GpuMonitor(name, NvmlWatch(identity), ours, most)
+        monitor = GpuMonitor(name, watch(), ours, most)
     except WatchError as error:
         unwatched = f"whether others use {name} is not known: {error}"
     found = unwatched if monitor is None else monitor.busy

@@ -48,7 +48,7 @@ class Reading:
 
 
 class GpuWatch(Protocol):
-    """Tells how a GPU is used. Asking it touches no CUDA, and takes milliseconds."""
+    """Tells how a GPU is used. Asking it makes no context, and takes milliseconds."""
 
     is_slice: bool
     """Whether it is an instance of a partitioned GPU, on whose other instances it knows nothing."""

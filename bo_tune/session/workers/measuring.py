@@ -8,19 +8,21 @@ from typing import TYPE_CHECKING
 
 from bo_tune.core.choices import MoePathChoice
 from bo_tune.core.conditions import Conditions
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import AnyProblem
 from bo_tune.core.study_name import StudyName
 from bo_tune.errors import InputError
+from bo_tune.measure.backends.registry import backend_named
+from bo_tune.measure.deadlines import Deadlines
 from bo_tune.measure.described import source_of
-from bo_tune.measure.devices import Job, cuda_devices, kernel_source, replay_jobs
-from bo_tune.measure.watch.host_gpus import gpu_count
+from bo_tune.measure.device_names import GpuName, gpu_named, recordings_named
+from bo_tune.measure.devices import Job, gpu_devices, job_of, kernel_source, replay_jobs
 from bo_tune.processes.fork_server import ForkServer
 from bo_tune.session.session import SessionSettings
 from bo_tune.session.workers.worker import Fitting, fitting
 from bo_tune.tuning.search_pool import search_server
 
 if TYPE_CHECKING:
-    from bo_tune.measure.gpu.device import CudaDevice
+    from bo_tune.measure.gpu.device import GpuDevice
 
 STUDIES_PER_SEARCHER = 2
 """Studies under way for each process that computes proposals: a tenth of the compilers' time, but in bursts."""
@@ -56,8 +58,16 @@ class Measured:
     @property
     def recordings(self) -> Path | None:
         """The folder of recordings that are replayed, if any are."""
-        name, _, place = self.device.partition(":")
-        return Path(place) if name == "replay" and place else None
+        return recordings_named(self.device)
+
+    @property
+    def backend(self) -> str:
+        """The name of the GPUs' vendor, see ``measure.backends``. Raises InputError."""
+        return self._named.backend
+
+    @property
+    def _named(self) -> GpuName:
+        return gpu_named(self.device, "--device")
 
     def indices(self) -> list[int] | None:
         """Return which GPUs measure, None for all of this host.
@@ -65,12 +75,10 @@ class Measured:
         Raises:
             InputError: the device or the GPUs are named in a way that means nothing.
         """
-        name, _, place = self.device.partition(":")
-        if name != "cuda" or (place and not place.isdecimal()):
-            raise InputError(f"--device: expected cuda, cuda:N or replay:DIR, got {self.device!r}")
+        index = self._named.index
         if self.gpus is None:
-            return [int(place or 0)]
-        if place:
+            return [index or 0]
+        if index is not None:
             raise InputError("--gpus: the device names a GPU already")
         if self.gpus == ALL:
             return None
@@ -80,14 +88,15 @@ class Measured:
         return [int(word) for word in words]
 
 
-def opened(measured: Measured) -> "AbstractContextManager[list[CudaDevice]]":
+def opened(measured: Measured) -> "AbstractContextManager[list[GpuDevice]]":
     """Open this host's GPUs while it lasts. Raises InputError, on entry too."""
-    return cuda_devices(
+    return gpu_devices(
         measured.indices(),
+        backend=measured.backend,
         source=kernel_source(measured.source),
         conditions=measured.conditions,
         compile_workers=measured.jobs,
-        compile_deadline_s=measured.compile_deadline_s,
+        deadlines=Deadlines.compiling_in(measured.compile_deadline_s),
         packs=measured.packs,
         require_idle=measured.require_idle,
     )
@@ -107,18 +116,18 @@ def searching(measured: Measured) -> Iterator[ForkServer | None]:
 def host_gpus(measured: Measured) -> list[int]:
     """Return which of this host's GPUs measure. Raises InputError."""
     indices = measured.indices()
-    return list(range(gpu_count())) if indices is None else indices
+    return list(range(len(backend_named(measured.backend).identities()))) if indices is None else indices
 
 
-def jobs_on(problems: Sequence[Problem], devices: "Sequence[CudaDevice]") -> list[Job]:
+def jobs_on(problems: Sequence[AnyProblem], devices: "Sequence[GpuDevice]") -> list[Job]:
     """Return the jobs of problems: one for each type of GPU, which any GPU of that type may do."""
-    by_type: dict[str, list[CudaDevice]] = {}
+    by_type: dict[str, list[GpuDevice]] = {}
     for device in devices:
         by_type.setdefault(device.gpu.name, []).append(device)
-    return [Job(p, equal[0], tuple(equal[1:])) for equal in by_type.values() for p in problems]
+    return [job_of(p, equal[0], equal[1:]) for equal in by_type.values() for p in problems]
 
 
-def at_once(settings: SessionSettings, devices: "Sequence[CudaDevice]", studies: int) -> SessionSettings:
+def at_once(settings: SessionSettings, devices: "Sequence[GpuDevice]", studies: int) -> SessionSettings:
     """Return the settings with what this host can do at once."""
     compilers = max(device.compile_workers for device in devices)
     settings = settings.on(compilers, studies, len(devices))
@@ -126,7 +135,7 @@ def at_once(settings: SessionSettings, devices: "Sequence[CudaDevice]", studies:
 
 
 @contextmanager
-def fitting_of(measured: Measured, seed: int) -> "Iterator[tuple[Sequence[CudaDevice], Fitting, SessionSettings]]":
+def fitting_of(measured: Measured, seed: int) -> "Iterator[tuple[Sequence[GpuDevice], Fitting, SessionSettings]]":
     """Open what measures while it lasts; returns the GPUs, what finds the jobs of studies, and what this host does at
     once."""
     folder = measured.recordings
@@ -141,6 +150,6 @@ def fitting_of(measured: Measured, seed: int) -> "Iterator[tuple[Sequence[CudaDe
                 return None
             if name.kernel_source != source_of(equal[0], name.problem.kernel):
                 return None
-            return Job(name.problem, equal[0], tuple(equal[1:]))
+            return job_of(name.problem, equal[0], equal[1:])
 
         yield devices, fits, at_once(SessionSettings(), devices, MOST_STUDIES)

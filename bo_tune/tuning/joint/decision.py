@@ -4,13 +4,11 @@ Such kernels (``KernelSpec.decides``) are tried with every value of ``SHARED``, 
 then searched under that value, each on its own: for one value their remaining parameters are separable.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, TypeVar
 
-from bo_tune.core.problem import AnyProblem
-from bo_tune.kernels.registry import kernel_spec
-from bo_tune.kernels.spec import SHARED
+from bo_tune.kernels.spec import SHARED, KernelSpec
 from bo_tune.search import Certificate
 from bo_tune.store.results import StudyResult
 from bo_tune.store.trials import launched
@@ -49,16 +47,11 @@ class Decision:
         return {**asdict(self), "kernels": list(self.kernels)}
 
 
-def decides(problem: AnyProblem) -> bool:
-    """Say whether a problem is of a kernel that decides for others."""
-    return kernel_spec(problem.kernel).decides
-
-
-def parted(ones: Sequence[One], problems: Sequence[AnyProblem]) -> tuple[list[One], list[One]]:
-    """Part what stands for the problems of one group into those that decide and the others; all are others if all do,
+def parted(ones: Sequence[One], spec_of: Callable[[One], KernelSpec]) -> tuple[list[One], list[One]]:
+    """Part what stands for the kernels of one group into those that decide and the others; all are others if all do,
     or none does."""
-    deciding = [one for one, problem in zip(ones, problems, strict=True) if decides(problem)]
-    others = [one for one, problem in zip(ones, problems, strict=True) if not decides(problem)]
+    deciding = [one for one in ones if spec_of(one).decides]
+    others = [one for one in ones if not spec_of(one).decides]
     return (deciding, others) if deciding and others else ([], list(ones))
 
 

@@ -15,6 +15,7 @@ from bo_tune.kernels.operation import Verdict
 from bo_tune.kernels.user.kernel import Kernel
 from bo_tune.kernels.user.operation import UserInputs, UserOperation
 from bo_tune.kernels.user.tolerance import Tolerance
+from bo_tune.measure.backends.nvidia.children import GpuSide
 from bo_tune.measure.gpu.process import Prepared
 
 CPU = torch.device("cpu")
@@ -60,7 +61,7 @@ def prepared(kernel: Kernel, program: Program, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     operation = Running(kernel, program)
     inputs = operation.make_inputs(PROBLEM, seed=0, device=CPU)
-    return Prepared(operation, inputs, operation.right(inputs))
+    return Prepared(GpuSide.__new__(GpuSide), operation, inputs, operation.right(inputs))
 
 
 def checked(kernel: Kernel, program: Program, monkeypatch: pytest.MonkeyPatch) -> Verdict:

@@ -16,9 +16,9 @@ from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.compile.host import CompileHost
 from bo_tune.measure.device import Compiled
-from bo_tune.measure.devices import cuda_device
+from bo_tune.measure.devices import gpu_device
 from bo_tune.measure.gpu import device as cuda
-from bo_tune.measure.gpu.device import CudaDevice, Deadlines, compile_host
+from bo_tune.measure.gpu.device import Deadlines, GpuDevice, compile_host
 from bo_tune.measure.source import BUILTIN
 
 PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
@@ -43,25 +43,25 @@ def host() -> Iterator[CompileHost]:
 
 
 @pytest.fixture
-def device(host: CompileHost, monkeypatch: pytest.MonkeyPatch) -> Iterator[CudaDevice]:
+def device(host: CompileHost, monkeypatch: pytest.MonkeyPatch) -> Iterator[GpuDevice]:
     """A CUDA device on the fake GPU process."""
     monkeypatch.setattr(cuda, "GPU_MODULE", "fake_gpu")
-    made = CudaDevice(host=host, deadlines=Deadlines(prepare_s=8.0, first_s=0.5, measure_s=0.5))
+    made = GpuDevice(host=host, deadlines=Deadlines(prepare_s=8.0, first_s=0.5, measure_s=0.5))
     yield made
     made.close()
 
 
-def measure(on: CudaDevice, block_m: int, build: Compiled = BUILD, incumbent: float | None = None) -> Outcome:
+def measure(on: GpuDevice, block_m: int, build: Compiled = BUILD, incumbent: float | None = None) -> Outcome:
     return on.measure(PROBLEM, {**CONFIG, "block_m": block_m}, build, stop_above_us=incumbent)
 
 
-def restarts(of: CudaDevice) -> int:
+def restarts(of: GpuDevice) -> int:
     gpu = of.activity.gpu
     assert gpu is not None
     return gpu.restarts
 
 
-def test_it_is_what_the_gpu_process_says(device: CudaDevice) -> None:
+def test_it_is_what_the_gpu_process_says(device: GpuDevice) -> None:
     assert device.gpu.name == "NVIDIA Fake 1"
     assert device.provenance["driver"] == "1"
     assert device.kernel_source("lora_shrink").startswith("bo_tune ")
@@ -69,7 +69,7 @@ def test_it_is_what_the_gpu_process_says(device: CudaDevice) -> None:
     assert device.search_space(spec, PROBLEM) == spec.search_space
 
 
-def test_a_measurement_has_the_cost_of_its_compile_and_the_resources_of_its_binary(device: CudaDevice) -> None:
+def test_a_measurement_has_the_cost_of_its_compile_and_the_resources_of_its_binary(device: GpuDevice) -> None:
     outcome = measure(device, 16, incumbent=7.5)
     assert isinstance(outcome, Measurement)
     assert outcome.runtimes_us[1] == 7.5
@@ -86,7 +86,7 @@ def test_a_measurement_has_the_cost_of_its_compile_and_the_resources_of_its_bina
     ],
 )
 def test_a_config_that_breaks_the_process_costs_its_own_trial(
-    device: CudaDevice, block_m: int, reason: InvalidReason, detail: str
+    device: GpuDevice, block_m: int, reason: InvalidReason, detail: str
 ) -> None:
     before = measure(device, 16)
     outcome = measure(device, block_m)
@@ -102,11 +102,11 @@ def test_a_config_that_breaks_the_process_costs_its_own_trial(
 
 
 @pytest.mark.parametrize("block_m", [HANGS, DIES])
-def test_a_launch_that_never_came_back_is_counted(device: CudaDevice, block_m: int) -> None:
+def test_a_launch_that_never_came_back_is_counted(device: GpuDevice, block_m: int) -> None:
     assert measure(device, block_m).launches == {LaunchPurpose.CHECK: 1}
 
 
-def test_shared_memory_over_the_limit_is_known_before_loading(device: CudaDevice) -> None:
+def test_shared_memory_over_the_limit_is_known_before_loading(device: GpuDevice) -> None:
     over = Compiled(Compilation(1.0), Resources(shared_memory_bytes=device.gpu.shared_memory_bytes + 1))
     outcome = measure(device, DIES, over)
     assert isinstance(outcome, Invalid)
@@ -118,7 +118,7 @@ def test_shared_memory_over_the_limit_is_known_before_loading(device: CudaDevice
     assert isinstance(measure(device, 16, exactly), Measurement)
 
 
-def test_finalists_are_re_measured_together(device: CudaDevice) -> None:
+def test_finalists_are_re_measured_together(device: GpuDevice) -> None:
     configs = [{**CONFIG, "block_m": block_m} for block_m in (16, 256)]
     timed = device.remeasure(PROBLEM, configs, 20)
     assert timed.runtimes_us == [(16.0,) * 20, (256.0,) * 20]
@@ -126,14 +126,14 @@ def test_finalists_are_re_measured_together(device: CudaDevice) -> None:
 
 
 @pytest.mark.parametrize("breaks", [HANGS, DIES])
-def test_a_finalist_that_breaks_the_process_costs_no_other(device: CudaDevice, breaks: int) -> None:
+def test_a_finalist_that_breaks_the_process_costs_no_other(device: GpuDevice, breaks: int) -> None:
     configs = [{**CONFIG, "block_m": block_m} for block_m in (16, breaks, 256)]
     assert device.remeasure(PROBLEM, configs, 20).runtimes_us == [(16.0,) * 20, (), (256.0,) * 20]
     assert restarts(device) == 2, "by all of them, then by the one alone"
     assert device.remeasure(PROBLEM, configs[1:2], 20).runtimes_us == [()]
 
 
-def test_a_process_lost_between_batches_of_a_race_costs_nothing(device: CudaDevice) -> None:
+def test_a_process_lost_between_batches_of_a_race_costs_nothing(device: GpuDevice) -> None:
     first = device.remeasure(PROBLEM, [CONFIG], 20)
     pid = device._worker.pid
     assert pid is not None
@@ -141,7 +141,7 @@ def test_a_process_lost_between_batches_of_a_race_costs_nothing(device: CudaDevi
     assert device.remeasure(PROBLEM, [CONFIG], 20, taken=20) == first
 
 
-def test_what_concerns_the_whole_problem_is_a_device_error(device: CudaDevice) -> None:
+def test_what_concerns_the_whole_problem_is_a_device_error(device: GpuDevice) -> None:
     unprepared = Problem("lora_shrink", 4, 1, 13, 4096, 16)
     with pytest.raises(DeviceError, match=r"lora_shrink L4\.s1\.m13.*MemoryError: out of memory"):
         device.measure(unprepared, CONFIG, BUILD, stop_above_us=None)
@@ -153,14 +153,14 @@ def test_what_concerns_the_whole_problem_is_a_device_error(device: CudaDevice) -
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_there_is_one_clear_line() -> None:
     with pytest.raises(DeviceError) as caught:
-        cuda_device(0)
+        gpu_device(0)
     message = str(caught.value)
     assert "\n" not in message
     assert "CUDA device 0 cannot be used" in message
     assert "GPU" in message or "CUDA" in message
 
 
-def test_seconds_and_binaries_are_told(device: CudaDevice) -> None:
+def test_seconds_and_binaries_are_told(device: GpuDevice) -> None:
     configs = [{**CONFIG, "block_m": block_m} for block_m in (16, 32)]
     have = device.binaries(PROBLEM, configs)
     assert have().tolist() == [False, False]
@@ -176,7 +176,7 @@ def test_seconds_and_binaries_are_told(device: CudaDevice) -> None:
     assert farm.busy_s > 0
 
 
-def standing_ready(of: CudaDevice, count: int = 1) -> list[int]:
+def standing_ready(of: GpuDevice, count: int = 1) -> list[int]:
     standbys = of._relief.standbys
     end = time.monotonic() + 30
     while len(standbys.pids) < count and time.monotonic() < end:
@@ -204,7 +204,7 @@ def process_of(outcome: Outcome) -> int:
 
 
 @pytest.mark.parametrize("fault", [HANGS, DIES, BREAKS])
-def test_a_process_that_stands_ready_and_warm_takes_over(device: CudaDevice, fault: int) -> None:
+def test_a_process_that_stands_ready_and_warm_takes_over(device: GpuDevice, fault: int) -> None:
     measure(device, 16)
     measure(device, DIES)
     measure(device, 16)
@@ -222,7 +222,7 @@ def test_a_process_that_stands_ready_and_warm_takes_over(device: CudaDevice, fau
     assert after.seconds["restart"] > 0
 
 
-def test_no_process_stands_ready_while_nothing_is_lost(device: CudaDevice) -> None:
+def test_no_process_stands_ready_while_nothing_is_lost(device: GpuDevice) -> None:
     measure(device, 16)
     assert device._relief.standbys.pids == []
     gpu = device.activity.gpu
@@ -230,7 +230,7 @@ def test_no_process_stands_ready_while_nothing_is_lost(device: CudaDevice) -> No
     assert (gpu.standby_starts, gpu.warm_ups) == (0, 0)
 
 
-def test_a_standby_that_was_killed_costs_no_trial(device: CudaDevice) -> None:
+def test_a_standby_that_was_killed_costs_no_trial(device: GpuDevice) -> None:
     measure(device, 16)
     measure(device, DIES)
     measure(device, 16)
@@ -242,7 +242,7 @@ def test_a_standby_that_was_killed_costs_no_trial(device: CudaDevice) -> None:
     assert restarts(device) == 2
 
 
-def test_a_hang_right_after_a_restart_costs_no_more_than_any_other(device: CudaDevice) -> None:
+def test_a_hang_right_after_a_restart_costs_no_more_than_any_other(device: GpuDevice) -> None:
     measure(device, 16)
     device._deadlines = Deadlines(first_s=60.0, measure_s=0.5)
     measure(device, DIES)
@@ -251,7 +251,7 @@ def test_a_hang_right_after_a_restart_costs_no_more_than_any_other(device: CudaD
     assert outcome.detail == "no answer within 0.5 s"
 
 
-def test_closing_leaves_no_process(device: CudaDevice) -> None:
+def test_closing_leaves_no_process(device: GpuDevice) -> None:
     measure(device, 16)
     for _ in range(3):
         measure(device, DIES)

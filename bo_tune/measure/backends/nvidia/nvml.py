@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Any, TypeVar
 
 from bo_tune.errors import one_line
-from bo_tune.measure.watch.host_gpus import GpuIdentity
+from bo_tune.measure.backends.base import GpuIdentity
 from bo_tune.measure.watch.neighbours import Reading, WatchError
 
 Answer = TypeVar("Answer")

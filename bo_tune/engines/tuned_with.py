@@ -11,8 +11,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from bo_tune.engines.folder import kernel_sources, measured, read_table
 from bo_tune.engines.provenance import is_own
-from bo_tune.engines.vllm.tables import kernel_sources, measured, read_table, split_file_name
+from bo_tune.engines.registry import engine_of_file
 from bo_tune.errors import TableError
 
 NOT_AN_ENGINES = "bo_tune's own kernels, which no engine runs"
@@ -100,7 +101,7 @@ def engine_first(origin: Mapping[str, Any]) -> tuple[bool, datetime]:
 def _told(folder: Path) -> tuple[dict[str, dict[str, int]], list[str]]:
     """Return what the sidecars of a folder tell, and which of them tell nothing. An engine reads none of them."""
     found, malformed = {}, []
-    for name in sorted(path.name for path in folder.iterdir() if split_file_name(path.name)):
+    for name in sorted(path.name for path in folder.iterdir() if engine_of_file(path.name)):
         try:
             counts = dict(Counter(kernel_sources(folder / name).values()))
         except TableError as error:

@@ -1,0 +1,54 @@
+"""The engines whose files are known. A new one, or a new family of files, is a line here."""
+
+from collections.abc import Collection
+
+from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.engines.base import Address, Engine
+from bo_tune.engines.models.serving import ModelStudy
+from bo_tune.engines.vllm.lora import VllmLora
+from bo_tune.errors import InputError
+
+ENGINES: list[Engine] = [VllmLora()]
+
+
+def engine_of(kernel: str) -> Engine:
+    """Return the engine that looks up the configs of a kernel. Raises InputError where none does."""
+    for engine in ENGINES:
+        if kernel in engine.kernels:
+            return engine
+    raise InputError(f"no engine looks up configs of {kernel!r}")
+
+
+def is_looked_up(kernel: str) -> bool:
+    """Say whether an engine looks up configs of a kernel."""
+    return any(kernel in engine.kernels for engine in ENGINES)
+
+
+def engine_of_file(name: str) -> Engine | None:
+    """Return the engine that loads files of this name, or None."""
+    return next((engine for engine in ENGINES if engine.gpu_in(name) is not None), None)
+
+
+def address_of(problem: AnyProblem, gpu: GpuInfo) -> Address:
+    """Return where a problem's config is looked up. Raises InputError where no engine does."""
+    return engine_of(problem.kernel).address(problem, gpu)
+
+
+def served_problems(model: ModelStudy, kernels: Collection[str] | None = None) -> dict[AnyProblem, tuple[str, ...]]:
+    """Return the problems whose configs engines look up for a model, each with the layers that ask.
+
+    Args:
+        kernels: problems of these alone; None for all that serve the model.
+
+    Raises:
+        ModelError: no engine serves the model like this.
+    """
+    found: dict[AnyProblem, tuple[str, ...]] = {}
+    for engine in ENGINES:
+        found |= engine.problems(model, kernels)
+    return found
+
+
+def patterns() -> str:
+    """Return what the names of tuned files look like, for people."""
+    return ", ".join(pattern for engine in ENGINES for pattern in engine.patterns)

@@ -1,0 +1,26 @@
+"""The names of the files in which vLLM looks LoRA configs up: ``{gpu}_SHRINK.json``."""
+
+FILE_STEMS = {
+    "SHRINK": 5,
+    "EXPAND_TRUE": 5,
+    "EXPAND_FALSE": 5,
+    "FUSED_MOE_LORA_W13_SHRINK": 6,
+    "FUSED_MOE_LORA_W13_EXPAND": 6,
+    "FUSED_MOE_LORA_W2_SHRINK": 6,
+    "FUSED_MOE_LORA_W2_EXPAND": 6,
+}
+"""What follows the GPU's name in the names of the files that vLLM looks for, and how many levels they have."""
+
+
+def table_file_name(gpu_file_name: str, file_stem: str) -> str:
+    """Return the name of a file: ``NVIDIA_H100_80GB_HBM3_SHRINK.json``."""
+    return f"{gpu_file_name}_{file_stem}.json"
+
+
+def split_file_name(name: str) -> tuple[str, str] | None:
+    """Return the GPU's name and the stem of a file's name, or None for a name that vLLM would never load."""
+    for stem in sorted(FILE_STEMS, key=len, reverse=True):
+        gpu = name.removesuffix(f"_{stem}.json")
+        if gpu and gpu != name:
+            return gpu, stem
+    return None

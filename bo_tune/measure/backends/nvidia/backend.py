@@ -1,0 +1,44 @@
+"""NVIDIA, as the process that tunes knows it."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from bo_tune.core.gpus import TargetGpu, target_gpu
+from bo_tune.core.problem import DEFAULT_BACKEND
+from bo_tune.measure.backends.base import Backend, GpuIdentity
+from bo_tune.measure.backends.nvidia.nvml import NvmlWatch
+from bo_tune.measure.watch.host_gpus import told_by
+from bo_tune.measure.watch.neighbours import GpuWatch
+
+COUNT_MODULE = "bo_tune.measure.backends.nvidia.gpu_count"
+
+ASK_WITHOUT_A_CONTEXT = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
+"""Has torch ask the driver's management library whether there is a GPU: a source that asks on import, as vLLM does,
+must leave no CUDA context behind for children to inherit."""
+
+_CAPABILITY = re.compile(r"[1-9][0-9]{1,2}")
+
+
+class Nvidia(Backend):
+    """GPUs that CUDA drives."""
+
+    name = DEFAULT_BACKEND
+    vendor = "NVIDIA"
+    device = "CUDA device"
+    assembler = "ptxas"
+    children = "bo_tune.measure.backends.nvidia.children"
+    environment: ClassVar[Mapping[str, str]] = ASK_WITHOUT_A_CONTEXT
+    target_form = "cuda:CC with a compute capability, like cuda:90"
+
+    def identities(self) -> Sequence[GpuIdentity]:
+        """Return the GPUs as CUDA counts them. Raises DeviceError."""
+        return told_by(COUNT_MODULE)
+
+    def watch(self, identity: GpuIdentity) -> GpuWatch:
+        """Ask the management library. Raises WatchError."""
+        return NvmlWatch(identity)
+
+    def target_gpu(self, architecture: str, name: str | None) -> TargetGpu | None:
+        """Return the GPU of a compute capability, as far as its datasheet is known."""
+        return target_gpu(divmod(int(architecture), 10), name) if _CAPABILITY.fullmatch(architecture) else None
