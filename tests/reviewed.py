@@ -16,8 +16,8 @@ from bo_tune.core.study_name import StudyName
 from bo_tune.formats.recording import Recording
 from bo_tune.measure.devices import replay_job
 from bo_tune.session.session import Session, SessionSettings
+from bo_tune.store.frozen import to_trial
 from bo_tune.store.storage import StudyStore
-from bo_tune.store.trials import to_trial
 
 BUDGET = 20
 OWN = SizedProblem("row_softmax", (("rows", 4096), ("columns", 1000)))

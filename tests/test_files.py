@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from helpers import contents
 
-from bo_tune.files import check_file_writable, check_lock, locked, parse_json, plain_name, read_file, write_atomically
+from bo_tune.engines.lock import check_lock, locked
+from bo_tune.files import check_file_writable, parse_json, plain_name, read_file, write_atomically
 
 
 def test_a_file_is_replaced_and_keeps_its_permissions(tmp_path: Path) -> None:

@@ -4,16 +4,15 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from optuna.trial import FrozenTrial, TrialState
-
 from bo_tune.core.conditions import UNKNOWN
 from bo_tune.core.space import config_key
 from bo_tune.core.study_name import StudyName
 from bo_tune.store.attributes import DISTURBED_ATTR, FIGURES_ATTR, SPACE_ATTR
-from bo_tune.store.leases.lease import Holder
+from bo_tune.store.leases.holders import Holder
+from bo_tune.store.reader import StudyReader
 from bo_tune.store.results import Costs, StudyResult, costs_of, default_of, figures_of
-from bo_tune.store.storage import FINISHED, StudyStore, StudySummary
-from bo_tune.store.trials import REASON, outcome_of, time_us
+from bo_tune.store.sieve import StudySummary
+from bo_tune.store.trials import FINISHED, REASON, Trial, outcome_of, time_us
 
 if TYPE_CHECKING:  # looking at a database loads nothing of what tunes
     from bo_tune.session.finished import Tuned
@@ -126,7 +125,7 @@ class TrialListing:
     spilled_registers: int | None
 
     @classmethod
-    def of(cls, trial: FrozenTrial) -> "TrialListing":
+    def of(cls, trial: Trial) -> "TrialListing":
         """Read a stored trial."""
         outcome = outcome_of(trial)
         return cls(
@@ -166,13 +165,14 @@ class StudyDetail:
         }
 
 
-def study_detail(store: StudyStore, listing: StudyListing) -> StudyDetail:
+def study_detail(store: StudyReader[Any], listing: StudyListing) -> StudyDetail:
     """Read all that is known of a study. Raises UnreadableStudyError."""
-    study = store.load(listing.name)
-    return StudyDetail(listing, [TrialListing.of(trial) for trial in study.trials()], study.result())
+    row = store.row(listing.name)
+    trials = list(map(TrialListing.of, store.trials_in(row.study_id, listing.name)))
+    return StudyDetail(listing, trials, store.result_in(row.attributes, listing.name))
 
 
-def list_studies(store: StudyStore, words: Sequence[str] = ()) -> list[StudyListing]:
+def list_studies(store: StudyReader[Any], words: Sequence[str] = ()) -> list[StudyListing]:
     """List the studies of the database that can be read, in order of name; those too that were set aside.
 
     Trials are read of those studies alone whose figures are not stored with them: the ones under way. Ten thousand
@@ -198,7 +198,7 @@ def list_studies(store: StudyStore, words: Sequence[str] = ()) -> list[StudyList
     ]
 
 
-def _is_current(summary: StudySummary, counts: Mapping[TrialState, int]) -> bool:
+def _is_current(summary: StudySummary, counts: Mapping[str, int]) -> bool:
     """Say whether the figures stored with a study are those of all its trials."""
     figures, result = summary.attributes.get(FIGURES_ATTR), summary.result
     if figures is None or result is None or figures["trials"] != result.trials:
@@ -229,7 +229,7 @@ def _excluded(summary: StudySummary) -> Mapping[str, int]:
     return excluded
 
 
-def _under_way(summary: StudySummary, trials: Sequence[FrozenTrial], holder: Holder | None) -> StudyListing:
+def _under_way(summary: StudySummary, trials: Sequence[Trial], holder: Holder | None) -> StudyListing:
     result = summary.result
     default = default_of(summary.name.problem, summary.attributes)
     measured = {config_key(t.params): t.value for t in trials if t.value is not None}

@@ -15,13 +15,12 @@ from typing import Any
 
 from bo_tune.engines.base import Engine, Entries, Keys, TunedEntry, WrittenConfig, by_number
 from bo_tune.engines.json_text import json_bytes, parse_strictly, read_bytes
+from bo_tune.engines.lock import check_lock, locked
 from bo_tune.engines.provenance import Provenance, document_of, entries_of, moment_of, provenance_path
 from bo_tune.engines.registry import engine_of_file, patterns
 from bo_tune.errors import TableError
 from bo_tune.files import (
     check_file_writable,
-    check_lock,
-    locked,
     os_error_text,
     plain_name,
     remove_stale_temporaries,

@@ -11,14 +11,15 @@ instead, ``kernels.user`` a user's.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, ClassVar
 
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import GpuInfo, KindOfProblem, Problem
 from bo_tune.core.space import Config, SearchSpace
+
+if TYPE_CHECKING:  # a kernel's name and default config are asked for where nothing is computed
+    import numpy as np
+    from numpy.typing import NDArray
 
 MAX_ACCUMULATORS_PER_THREAD = 256
 """At this many float32 accumulators per thread a config was never within 1.9x of the best (18 recorded grids),
@@ -64,7 +65,7 @@ class KernelSpec(ABC):
         """Names of the columns of ``features``."""
 
     @abstractmethod
-    def features(self, configs: Sequence[Config], problem: KindOfProblem, gpu: GpuInfo) -> NDArray[np.float64]:
+    def features(self, configs: Sequence[Config], problem: KindOfProblem, gpu: GpuInfo) -> "NDArray[np.float64]":
         """Describe configs by what can be computed before compiling.
 
         Returns:
@@ -83,13 +84,15 @@ class KernelSpec(ABC):
         """Say why a config cannot run on this GPU, or None. Holds for exhaustive searches too."""
         return None
 
-    def runnable(self, configs: Sequence[Config], problem: KindOfProblem, gpu: GpuInfo) -> NDArray[np.bool_]:
+    def runnable(
+        self, configs: Sequence[Config], problem: KindOfProblem, gpu: GpuInfo
+    ) -> "NDArray[np.bool_] | Sequence[bool]":
         """Say of each config whether nothing makes it ``impossible``: of thousands at once, for kernels that can.
 
         Returns:
-            Array ``[len(configs)]``.
+            As many as there are configs.
         """
-        return np.array([self.impossible(config, problem, gpu) is None for config in configs], dtype=bool)
+        return [self.impossible(config, problem, gpu) is None for config in configs]
 
     def hopeless(self, config: Config) -> str | None:
         """Say why a config is not worth compiling though it may run, or None. A search skips it, a grid does not."""

@@ -1,6 +1,5 @@
 """How the threads of a session share the cores and the interpreter."""
 
-import gc
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -17,9 +16,6 @@ ONE_BLAS_THREAD = MappingProxyType(
 """Variables that keep linear algebra on one core in processes that are forked from one that has imported it. Limiting
 it there comes too late: OpenBLAS starts a thread for each core first, which spin, and thirty such processes on 32 cores
 held up all others for a second or two."""
-
-YOUNG_OBJECTS = 50_000
-"""After how many new objects those in cycles are looked for; 700 by default."""
 
 
 def one_blas_thread() -> AbstractContextManager[object]:
@@ -42,18 +38,3 @@ def turns_taken_fast() -> Iterator[None]:
         yield
     finally:
         sys.setswitchinterval(before)
-
-
-@contextmanager
-def garbage_sought_seldom() -> Iterator[None]:
-    """Look for objects in cycles seldom while it lasts.
-
-    A session holds a million objects for as long as it lasts, and leaves few in cycles. Looking through all of them
-    holds up every thread for a tenth of a second or so, time and again.
-    """
-    before = gc.get_threshold()
-    gc.set_threshold(YOUNG_OBJECTS, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)

@@ -15,7 +15,8 @@ from bo_tune.engines.base import TunedEntry
 from bo_tune.errors import DeviceError, LeaseLostError, UnreadableStudyError
 from bo_tune.measure.devices import Job, together
 from bo_tune.processes.fork_server import ForkServer
-from bo_tune.processes.threads import garbage_sought_seldom, one_blas_thread, turns_taken_fast
+from bo_tune.processes.garbage import garbage_sought_seldom
+from bo_tune.processes.threads import one_blas_thread, turns_taken_fast
 from bo_tune.session.claims import Claims
 from bo_tune.session.disturbed import Disturbed
 from bo_tune.session.finished import Tuned, finished_event, session_wall_s, table_entries

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Literal
 
-from optuna.trial import FrozenTrial
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from bo_tune.core.outcome import SLOW, InvalidReason, LaunchPurpose
@@ -43,6 +42,7 @@ from bo_tune.store.fields import (
     first_error,
 )
 from bo_tune.store.result import StudyResult
+from bo_tune.store.trials import Trial
 
 MOST_SHARED = 1000
 """Attribute values that are remembered as sound."""
@@ -188,7 +188,7 @@ class AttributesCheck:
         return name, result
 
 
-def check_trials(problem: AnyProblem, trials: Iterable[FrozenTrial]) -> None:
+def check_trials(problem: AnyProblem, trials: Iterable[Trial]) -> None:
     """Check that trials can be what this package stored of a problem. Raises NotOursError."""
     known = problem.kernel in IN_ORDER
     names = set(kernel_spec(problem.kernel).search_space.names) if known else None
@@ -204,7 +204,7 @@ def check_trials(problem: AnyProblem, trials: Iterable[FrozenTrial]) -> None:
             raise NotOursError(f"trials[{number}].{error}") from None
 
 
-def _check_trial(trial: FrozenTrial) -> None:
+def _check_trial(trial: Trial) -> None:
     found = _Trial.model_validate(
         {
             "state": trial.state.name,

@@ -5,15 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from optuna.trial import FrozenTrial
-
 from bo_tune.core.outcome import Launches, LaunchPurpose
 from bo_tune.core.problem import AnyProblem
 from bo_tune.core.space import ConfigKey, config_key
 from bo_tune.kernels.registry import is_known, kernel_spec
 from bo_tune.store.attributes import SPACE_ATTR
 from bo_tune.store.result import Costs, StudyResult
-from bo_tune.store.trials import REASON, launched, outcome_of
+from bo_tune.store.trials import REASON, Trial, launched, outcome_of
 
 __all__ = ["Costs", "StudyResult", "costs_of", "covered_s", "figures_of", "intervals_of"]
 
@@ -44,12 +42,12 @@ def covered_s(intervals: Iterable[tuple[datetime, datetime]]) -> float:
     return total
 
 
-def intervals_of(trials: Iterable[FrozenTrial]) -> list[tuple[datetime, datetime]]:
+def intervals_of(trials: Iterable[Trial]) -> list[tuple[datetime, datetime]]:
     """Return when each finished trial was under way."""
     return [(t.datetime_start, t.datetime_complete) for t in trials if t.datetime_start and t.datetime_complete]
 
 
-def costs_of(trials: Sequence[FrozenTrial], race: Launches | None = None) -> Costs:
+def costs_of(trials: Sequence[Trial], race: Launches | None = None) -> Costs:
     """Add up what the trials of a study cost, and the race of its finalists (its launches)."""
     launches: Launches = Counter()
     compiles, compile_s = 0, 0.0
@@ -70,7 +68,7 @@ def costs_of(trials: Sequence[FrozenTrial], race: Launches | None = None) -> Cos
     )
 
 
-def figures_of(trials: Sequence[FrozenTrial]) -> dict[str, Any]:
+def figures_of(trials: Sequence[Trial]) -> dict[str, Any]:
     """Count the trials of a study, so that listing it need not read them: all, by state, and pruned ones by reason."""
     reasons = Counter(t.user_attrs[REASON] for t in trials if REASON in t.user_attrs)
     states = Counter(t.state.name for t in trials)

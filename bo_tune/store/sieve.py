@@ -4,16 +4,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from optuna.trial import FrozenTrial
-
 from bo_tune.core.problem import GpuInfo
 from bo_tune.core.study_name import StudyName
 from bo_tune.errors import UnreadableStudyError, printable
 from bo_tune.store.attributes import GPU_ATTR, NAME_ATTR, READABLE, RESULT_ATTR, SCHEMA_ATTR
 from bo_tune.store.checked import AttributesCheck, NotOursError, check_trials
 from bo_tune.store.result import StudyResult
-from bo_tune.store.rows.study_rows import StudyRow
-from bo_tune.store.trials import COST
+from bo_tune.store.rows.study_reader import StudyRow
+from bo_tune.store.trials import COST, Found
 
 MEND = "bo-tune delete removes it, --fresh sets it aside"
 """What to do with a study that cannot be read."""
@@ -78,7 +76,7 @@ class Sieve:
             return None
         return StudySummary(row.study_id, name, row.attributes, result)
 
-    def trials(self, name: StudyName, trials: Iterable[FrozenTrial]) -> list[FrozenTrial] | None:
+    def trials(self, name: StudyName, trials: Iterable[Found]) -> list[Found] | None:
         """Return the trials of a study that this package recorded; None where one of them cannot be that."""
         ours = [trial for trial in trials if COST in trial.user_attrs]
         try:

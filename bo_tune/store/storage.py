@@ -10,19 +10,18 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 import optuna
 from optuna.exceptions import DuplicatedStudyError
 from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 from sqlalchemy.exc import IntegrityError
 
 from bo_tune.core.choices import DEFAULT_STORAGE, LEASE_S, MEMORY
 from bo_tune.core.problem import GpuInfo
 from bo_tune.core.study_name import StudyName
-from bo_tune.errors import LeaseLostError, StorageError, one_line
-from bo_tune.processes.threads import garbage_sought_seldom
+from bo_tune.errors import LeaseLostError, StorageError
 from bo_tune.store.attributes import (
     FRESH_ATTR,
     GPU_ATTR,
@@ -35,15 +34,16 @@ from bo_tune.store.attributes import (
 from bo_tune.store.connection.database import READS, open_database, storage_errors, through_outages
 from bo_tune.store.connection.url import shown
 from bo_tune.store.leases.fenced import FencedWrite
+from bo_tune.store.leases.holders import Holder
 from bo_tune.store.leases.keeper import LeaseKeeper
-from bo_tune.store.leases.lease import Holder
+from bo_tune.store.reader import StudyReader
 from bo_tune.store.rows.access import FastRows, PlainRows, Rows
 from bo_tune.store.rows.trial_queue import LOST, TrialQueue, Writer, Written
 from bo_tune.store.rows.trial_writer import is_known_schema
-from bo_tune.store.sieve import Sieve, StudySummary, about_of
-from bo_tune.store.stored_study import FINISHED, StoredStudy
+from bo_tune.store.sieve import StudySummary
+from bo_tune.store.stored_study import StoredStudy
 
-__all__ = ["FINISHED", "StoredStudy", "StudyName", "StudyStore", "StudySummary"]
+__all__ = ["StoredStudy", "StudyName", "StudyStore", "StudySummary"]
 
 OPENING_ATTEMPTS = 10
 """How often studies are looked for and added while other processes add the same ones."""
@@ -56,7 +56,7 @@ def silence_optuna() -> None:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
-class StudyStore:
+class StudyStore(StudyReader[FrozenTrial]):
     """The database of studies.
 
     Args:
@@ -70,7 +70,7 @@ class StudyStore:
     def __init__(
         self, url: str = DEFAULT_STORAGE, *, create: bool = True, lease_s: float = LEASE_S, only_read: bool = False
     ) -> None:
-        self.url = shown(url)
+        super().__init__(shown(url))
         self._url = url
         self._storage: BaseStorage = (
             InMemoryStorage()
@@ -80,7 +80,6 @@ class StudyStore:
         self._fast = isinstance(self._storage, RDBStorage) and is_known_schema()
         self._lock = threading.Lock()
         self._seconds = 0.0
-        self._sieve = Sieve()
         self._queue = TrialQueue(self._insert)
         self._keeper: LeaseKeeper | None = None
         if isinstance(self._storage, RDBStorage):
@@ -90,21 +89,6 @@ class StudyStore:
             except StorageError:
                 self.close()
                 raise
-
-    def _check_schema(self) -> None:
-        """Refuse a database that a later version of this package has written to. Raises StorageError."""
-        versions = self._read(lambda rows: rows.values_of(SCHEMA_ATTR))
-        later = [version for version in versions if isinstance(version, int) and version > SCHEMA_VERSION]
-        if later:
-            raise StorageError(
-                f"{self.url}: written by a later version of bo_tune: it is of schema {max(later)}, this version reads "
-                f"up to {SCHEMA_VERSION}"
-            )
-
-    @property
-    def unreadable(self) -> Mapping[str, str]:
-        """Studies that were left out so far, by name, and what they hold that this package cannot have stored."""
-        return self._sieve.unreadable
 
     @property
     def shared(self) -> bool:
@@ -121,67 +105,9 @@ class StudyStore:
         """Seconds spent in the database for whatever purpose, summed over threads, waiting for each other included."""
         return self._seconds + (self._keeper.busy_s if self._keeper else 0.0)
 
-    def summaries(self, *, set_aside: bool = False, ids: Sequence[int] | None = None) -> list[StudySummary]:
-        """List the studies of this package, in order of name, without loading trials; unreadable ones are left out.
-
-        Args:
-            set_aside: whether to list those too that were set aside for others begun anew.
-            ids: the numbers of those to list; all by default.
-        """
-        with garbage_sought_seldom():  # there is none, and a third of the time would go into looking for it
-            rows = self._read(lambda rows: rows.studies(ids=ids))
-            found = [summary for row in rows if SCHEMA_ATTR in row.attributes and (summary := self._sieve.summary(row))]
-        return sorted((s for s in found if set_aside or not s.name.set_aside), key=lambda s: str(s.name))
-
-    def finished(self, kernel: str, known: Collection[int]) -> dict[int, tuple[StudyName, GpuInfo]]:
-        """Return which studies of a kernel have a result, by their numbers, but for known ones and those set aside.
-
-        What they are about is read, and nothing else: whether they can be read, ``summaries`` tells.
-        """
-        rows = [row for row in self._read(lambda rows: rows.finished(kernel)) if row.study_id not in known]
-        found = {row.study_id: about_of(row) for row in rows}
-        strange = [i for i, about in found.items() if about is None]
-        if strange:
-            self.summaries(ids=strange)  # keeps in mind what is wrong with them
-        return {i: about for i, about in found.items() if about is not None and not about[0].set_aside}
-
-    def trials_of(self, summaries: Collection[StudySummary]) -> dict[StudyName, list[FrozenTrial]]:
-        """Return the finished trials of studies, as ``StoredStudy.trials`` does, reading them together; those of
-        unreadable ones are left out."""
-        return self._trials({summary.study_id: summary.name for summary in summaries})
-
-    def _trials(self, names: Mapping[int, StudyName]) -> dict[StudyName, list[FrozenTrial]]:
-        """Return the trials of studies; of unreadable ones nothing."""
-        try:
-            found = self._read(lambda rows: rows.trials(list(names), FINISHED))
-        except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
-            if len(names) > 1:
-                return {k: v for i, name in names.items() for k, v in self._trials({i: name}).items()}
-            found = {}
-            self._sieve.leave_out(str(next(iter(names.values()))), f"trials: {type(error).__name__}: {one_line(error)}")
-        return {
-            names[i]: ours for i, trials in found.items() if (ours := self._sieve.trials(names[i], trials)) is not None
-        }
-
-    def leave_out(self, name: StudyName, why: str) -> None:
-        """Note that a study cannot be used, and why."""
-        self._sieve.leave_out(str(name), why)
-
-    def attribute_of(self, key: str, study_ids: Sequence[int] | None = None) -> dict[int, Any]:
-        """Return a user attribute of studies that have it, of all by default, by their numbers."""
-        return self._read(lambda rows: rows.attribute_of(key, study_ids))
-
-    def counts(self, study_ids: Sequence[int] | None = None) -> dict[int, dict[TrialState, int]]:
-        """Return how many trials studies have, all of them by default, by state, whoever recorded them; of one without
-        trials nothing."""
-        return self._read(lambda rows: rows.counts(study_ids))
-
     def load(self, name: StudyName) -> StoredStudy:
         """Open an existing study by its name. Raises StorageError where there is none."""
-        found = self._read(lambda rows: rows.studies([str(name)]))
-        if not found:
-            raise StorageError(f"{self.url}: no study {name}")
-        return StoredStudy(self, found[0].study_id, name)
+        return StoredStudy(self, self.row(name).study_id, name)
 
     def open(self, name: StudyName, gpu: GpuInfo) -> StoredStudy:
         """Open a study, creating it where it is new.
@@ -265,10 +191,6 @@ class StudyStore:
         if begun:
             self._write([], settle)
 
-    def names(self) -> dict[int, str]:
-        """Return the names of all studies of this package by their numbers, of unreadable ones too."""
-        return self._read(lambda rows: rows.names(SCHEMA_ATTR))
-
     def delete(self, study_id: int, name: str) -> int:
         """Delete a study and return how many trials it had.
 
@@ -317,12 +239,6 @@ class StudyStore:
     def holders(self) -> dict[int, Holder]:
         """Return who works on which study, by the study's number; known for half a second."""
         return self._keeper.holders() if self._keeper else {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def close(self) -> None:
         """Store what is left, give leases and connections back."""

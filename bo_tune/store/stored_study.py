@@ -3,19 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from bo_tune.core.study_name import StudyName
 from bo_tune.errors import LeaseLostError
-from bo_tune.store.attributes import RESULT_ATTR
 from bo_tune.store.result import StudyResult
 from bo_tune.store.rows.access import Rows
 from bo_tune.store.rows.trial_queue import LOST, Writer
+from bo_tune.store.trials import State
 
 if TYPE_CHECKING:
     from bo_tune.store.storage import StudyStore
-
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 
 Result = TypeVar("Result")
 
@@ -62,14 +60,11 @@ class StoredStudy:
         Raises:
             UnreadableStudyError: one of them cannot be what this package stored.
         """
-        found = self._store._trials({self.study_id: self._named})
-        if not found:
-            raise self._store._sieve.refusal(self.name)
-        return found[self._named]
+        return self._store.trials_in(self.study_id, self._named)
 
     def result(self) -> StudyResult | None:
         """Return the result, if there is one. Raises UnreadableStudyError."""
-        return self._store._sieve.result(self.name, self.attribute(RESULT_ATTR))
+        return self._store.result_in(self.attributes(), self._named)
 
     def add(self, trial: FrozenTrial) -> None:
         """Record a finished trial.
@@ -134,7 +129,7 @@ class StoredStudy:
 
     def has_running(self) -> bool:
         """Say whether a trial is RUNNING, which none of this package's ever is."""
-        found = self._store._read(lambda rows: rows.trials([self.study_id], (TrialState.RUNNING,)))
+        found = self._store._read(lambda rows: rows.trials([self.study_id], (State.RUNNING.name,)))
         return bool(found[self.study_id])
 
     def fail_running(self) -> int:

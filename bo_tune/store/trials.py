@@ -1,4 +1,4 @@
-"""Optuna trials to and from configs and outcomes: the one place that knows what a stored trial looks like.
+"""What a stored trial looks like: the outcome of a config in Optuna's words. ``frozen`` makes Optuna's own of it.
 
 =====================  ==========================  =====================================================
 outcome                state                       holds
@@ -17,12 +17,10 @@ User attributes: ``reason`` (pruned only), ``runtimes_us`` (raw repetitions; mea
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from copy import copy
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
-
-from optuna.distributions import BaseDistribution, IntDistribution
-from optuna.trial import FrozenTrial, TrialState
+from enum import Enum
+from typing import Any, Protocol, TypeVar
 
 from bo_tune.core.outcome import (
     SLOW,
@@ -36,7 +34,6 @@ from bo_tune.core.outcome import (
     estimate_us,
 )
 from bo_tune.core.repetitions import TimingProtocol
-from bo_tune.core.space import Config
 
 LARGEST_VALUE = 1024
 """Upper end of a stored parameter's range, above the values in use."""
@@ -49,10 +46,84 @@ RUNTIMES_US = "runtimes_us"
 COST = "cost"
 
 
-def state_of(outcome: Outcome) -> TrialState:
-    """Return the state a trial with this outcome ends in."""
-    complete = isinstance(outcome, Measurement) and not outcome.stopped
-    return TrialState.COMPLETE if complete else TrialState.PRUNED
+class State(Enum):
+    """Where a trial stands, in Optuna's words."""
+
+    RUNNING = 0
+    COMPLETE = 1
+    PRUNED = 2
+    FAIL = 3
+    WAITING = 4
+
+
+FINISHED = (State.COMPLETE.name, State.PRUNED.name)
+"""States of the trials that this package stores."""
+
+
+class _Named(Protocol):
+    @property
+    def name(self) -> str: ...
+
+
+class Trial(Protocol):
+    """A trial, as it was read or as Optuna has it."""
+
+    @property
+    def number(self) -> int:
+        """Its place in its study, from 0."""
+
+    @property
+    def state(self) -> _Named:
+        """Where it stands; compared by its name."""
+
+    @property
+    def value(self) -> float | None:
+        """The time in us of a complete one."""
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The config."""
+
+    @property
+    def user_attrs(self) -> Mapping[str, Any]:
+        """What the package stored with it."""
+
+    @property
+    def intermediate_values(self) -> Mapping[int, float]:
+        """Estimates of the time in us, by the number of repetitions."""
+
+    @property
+    def datetime_start(self) -> datetime | None:
+        """When it began, in local time."""
+
+    @property
+    def datetime_complete(self) -> datetime | None:
+        """When it ended, in local time."""
+
+
+Found = TypeVar("Found", bound=Trial)
+"""The kind of trials that one way of reading finds."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredTrial:
+    """A ``Trial`` as it was read.
+
+    Attributes:
+        trial_id: its number in the database.
+        kinds: the distributions of its parameters, in Optuna's JSON.
+    """
+
+    trial_id: int
+    number: int
+    state: State
+    value: float | None
+    datetime_start: datetime | None
+    datetime_complete: datetime | None
+    params: dict[str, Any]
+    kinds: dict[str, str]
+    user_attrs: dict[str, Any]
+    intermediate_values: dict[int, float]
 
 
 def _cost(outcome: Outcome) -> dict[str, Any]:
@@ -84,37 +155,13 @@ def attributes(outcome: Outcome) -> dict[str, Any]:
     return attrs
 
 
-def to_trial(config: Config, outcome: Outcome, *, number: int = 0, start: datetime, end: datetime) -> FrozenTrial:
-    """Build the finished trial of a config, ready for ``Study.add_trial`` of a stored study.
-
-    Its distributions are ranges that hold the config and nothing is said of the grid: Optuna wants the kind of a
-    parameter's distributions to stay the same for a study's life, while a user may change the grid at any time.
-    """
-    time_us = outcome.time_us if isinstance(outcome, Measurement) else None
-    state = state_of(outcome)
-    slow = state is TrialState.PRUNED
-    return FrozenTrial(
-        number=number,
-        trial_id=-1,
-        state=state,
-        value=None if slow else time_us,
-        datetime_start=start,
-        datetime_complete=end,
-        params=dict(config),
-        distributions={name: IntDistribution(1, max(LARGEST_VALUE, value)) for name, value in config.items()},
-        user_attrs=attributes(outcome),
-        system_attrs={},
-        intermediate_values=estimates(outcome.runtimes_us if isinstance(outcome, Measurement) else ()),
-    )
-
-
 def estimates(runtimes_us: Sequence[float]) -> dict[int, float]:
     """Return the estimates of a config's time along its repetitions, by their number; none without repetitions."""
     after = [count for count in JUDGED_AFTER if count < len(runtimes_us)]
     return {count: estimate_us(runtimes_us[:count]) for count in [*after, len(runtimes_us)] if count}
 
 
-def outcome_of(trial: FrozenTrial) -> Outcome:
+def outcome_of(trial: Trial) -> Outcome:
     """Return the outcome stored in a finished trial of this package."""
     attrs = trial.user_attrs
     cost = attrs.get(COST, {})
@@ -125,35 +172,18 @@ def outcome_of(trial: FrozenTrial) -> Outcome:
     )
     if RUNTIMES_US not in attrs:
         return Invalid(InvalidReason(attrs[REASON]), cost.get("detail", ""), launches, compilation, resources)
-    stopped = trial.state is TrialState.PRUNED
+    stopped = trial.state.name == State.PRUNED.name
     error = cost.get("relative_error")
     return Measurement(tuple(attrs[RUNTIMES_US]), stopped, launches, compilation, resources, error)
 
 
-def launched(trial: FrozenTrial) -> bool:
+def launched(trial: Trial) -> bool:
     """Say whether the trial's config was launched at least once."""
     launches: dict[str, int] = trial.user_attrs.get(COST, {}).get("launches", {})
     return sum(launches.values()) > 0
 
 
-def with_distributions(trial: FrozenTrial, distributions: Mapping[str, BaseDistribution]) -> FrozenTrial:
-    """Return a copy of a stored trial for a study in memory, whose sampler wants the grid's own distributions.
-
-    A config off the grid (a default config) gets wider ones.
-    """
-    fitting = {}
-    for name, distribution in distributions.items():
-        value = trial.params[name]
-        if isinstance(distribution, IntDistribution) and not distribution.low <= value <= distribution.high:
-            low, high = min(distribution.low, value), max(distribution.high, value)
-            distribution = IntDistribution(low, high, log=distribution.log)
-        fitting[name] = distribution
-    copied = copy(trial)
-    copied.distributions = fitting
-    return copied
-
-
-def time_us(trial: FrozenTrial) -> float | None:
+def time_us(trial: Trial) -> float | None:
     """Return the time of a trial in us: its value, or its estimate when it was stopped as slow."""
     between = trial.intermediate_values
     return trial.value if trial.value is not None or not between else between[max(between)]

@@ -12,7 +12,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.search import Certificate, FiniteGridSampler, GridExhaustedError, certify, distributions
-from bo_tune.store.trials import time_us, with_distributions
+from bo_tune.store.frozen import with_distributions
+from bo_tune.store.trials import time_us
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,8 +21,9 @@ from bo_tune.core.surroundings import Linear
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.measure.device import Build, Device
 from bo_tune.search import Certificate, StopRule
+from bo_tune.store.frozen import to_trial
 from bo_tune.store.storage import StoredStudy
-from bo_tune.store.trials import launched, to_trial
+from bo_tune.store.trials import launched
 from bo_tune.tuning.candidates import Candidates
 from bo_tune.tuning.in_place import choose_in_place, surroundings_in
 from bo_tune.tuning.proposer import Proposal, Proposer

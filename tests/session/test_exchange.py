@@ -18,8 +18,8 @@ from bo_tune.session.exchange import import_study as import_exported
 from bo_tune.session.exported import read_exported
 from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.attributes import RESULT_ATTR
+from bo_tune.store.frozen import to_trial
 from bo_tune.store.storage import StudyStore
-from bo_tune.store.trials import to_trial
 
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 SETTINGS = SessionSettings(sampler="random", budget=12)

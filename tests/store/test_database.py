@@ -20,8 +20,8 @@ from sqlalchemy import text
 from bo_tune.core.problem import Problem
 from bo_tune.core.study_name import StudyName
 from bo_tune.errors import StorageError
-from bo_tune.store.connection import database
-from bo_tune.store.connection.database import network_filesystem
+from bo_tune.store.connection import database, sqlite_file
+from bo_tune.store.connection.sqlite_file import network_filesystem
 from bo_tune.store.storage import StudyStore
 
 MOUNTS = """\
@@ -54,7 +54,7 @@ def test_file_systems_that_hosts_share_are_known(path: str, expected: str | None
 def test_sqlite_on_a_network_share_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(f"overlay / overlay rw 0 0\nserver:/x {tmp_path.resolve()} nfs rw 0 0\n")
-    monkeypatch.setattr(database, "_MOUNTS", mounts)
+    monkeypatch.setattr(sqlite_file, "_MOUNTS", mounts)
     with pytest.raises(StorageError, match=r"network file system \(nfs\); .*postgresql") as caught:
         StudyStore(sqlite_url(tmp_path / "x.db"))
     assert "\n" not in str(caught.value)

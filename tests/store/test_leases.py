@@ -27,9 +27,9 @@ from bo_tune.core.study_name import StudyName
 from bo_tune.errors import LeaseLostError, StorageError
 from bo_tune.processes.identity import is_gone, process_name, this_process
 from bo_tune.store.attributes import RESULT_ATTR
+from bo_tune.store.frozen import to_trial
 from bo_tune.store.leases.lease import LEASES, DatabaseNow, Leases
 from bo_tune.store.storage import StoredStudy, StudyStore
-from bo_tune.store.trials import to_trial
 
 CONFIG = {"block_n": 32, "block_k": 64, "num_warps": 4, "num_stages": 2, "split_k": 8, "num_ctas": 1}
 NOW = datetime(2026, 1, 2, 3, 4, 5)

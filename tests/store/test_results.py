@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from optuna.trial import FrozenTrial
 
 from bo_tune.core.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome
+from bo_tune.store.frozen import to_trial
 from bo_tune.store.results import Costs, StudyResult, costs_of, covered_s, intervals_of
-from bo_tune.store.trials import to_trial
 
 START = datetime(2026, 1, 2, 3, 4, 5)
 

@@ -14,6 +14,7 @@ from bo_tune.precompile.experience import Experience
 from bo_tune.session.exchange import export_study
 from bo_tune.session.session import Session, SessionSettings
 from bo_tune.session.workers.worker import StudyWorker, fitting
+from bo_tune.store.looking import looking_at
 from bo_tune.store.storage import StudyStore
 from bo_tune.tuning.history import Histories
 
@@ -101,6 +102,9 @@ def test_whoever_reads_studies_leaves_it_out(database: Path, tmp_path: Path, kin
     assert tuned.result is not None
     assert list(store.unreadable) == [name]
     assert word in store.unreadable[name]
+    with looking_at(sqlite_url(tmp_path / "x.db")) as looked:
+        looked.trials_of(looked.summaries())
+        assert looked.unreadable == store.unreadable
     assert "\n" not in store.unreadable[name]
     store.delete(next(i for i, there in store.names().items() if there == name), name)
     store.close()

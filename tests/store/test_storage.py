@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -21,8 +22,9 @@ from bo_tune.core.outcome import Measurement
 from bo_tune.core.problem import Problem
 from bo_tune.errors import StorageError
 from bo_tune.store.attributes import RESULT_ATTR, SCHEMA_ATTR
+from bo_tune.store.frozen import to_trial
+from bo_tune.store.looking import looking_at
 from bo_tune.store.storage import StoredStudy, StudyName, StudyStore
-from bo_tune.store.trials import to_trial
 
 PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
 NAME = StudyName(PROBLEM, H100.name, "vllm 0.33.0")
@@ -266,7 +268,7 @@ def _content(path: Path) -> object:
 
 DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
     "text": (_write(b"no database\n" * 100), "not a database"),
-    "json": (_write(b'{"studies": []}'), "not a database"),
+    "json": (_write(b'{"studies": []}' + b"\n" * 100), "not a database"),
     "of something else": (_of_something_else, "something else"),
     "a later revision": (_sql("UPDATE alembic_version SET version_num = 'v9.9.0.z'"), "optuna"),
     "an older revision": (_sql("UPDATE alembic_version SET version_num = 'v2.6.0.a'"), "optuna"),
@@ -274,14 +276,17 @@ DAMAGES: dict[str, tuple[Callable[[Path], None], str]] = {
 }
 
 
+@pytest.mark.parametrize("opened", [StudyStore, looking_at])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_database_that_cannot_be_used_is_named_and_left_as_it_is(used: Path, file: Path, damage: str) -> None:
+def test_a_database_that_cannot_be_used_is_named_and_left_as_it_is(
+    used: Path, file: Path, damage: str, opened: Callable[[str], StudyStore]
+) -> None:
     shutil.copy(used, file)
     change, expected = DAMAGES[damage]
     change(file)
     before = _content(file)
     with pytest.raises(StorageError) as caught:
-        StudyStore(sqlite_url(file)).summaries()
+        opened(sqlite_url(file)).summaries()
     message = str(caught.value)
     assert str(file) in message
     assert expected in message.lower()
@@ -290,13 +295,15 @@ def test_a_database_that_cannot_be_used_is_named_and_left_as_it_is(used: Path, f
     assert {path.name.removesuffix("-shm").removesuffix("-wal") for path in file.parent.iterdir()} == {file.name}
 
 
-@pytest.mark.parametrize("create", [True, False])
-def test_a_database_of_a_later_schema_is_refused_and_left_as_it_is(used: Path, file: Path, create: bool) -> None:
+@pytest.mark.parametrize("opened", [StudyStore, partial(StudyStore, create=False), looking_at])
+def test_a_database_of_a_later_schema_is_refused_and_left_as_it_is(
+    used: Path, file: Path, opened: Callable[[str], StudyStore]
+) -> None:
     shutil.copy(used, file)
     _sql(f"UPDATE study_user_attributes SET value_json = '3' WHERE key = '{SCHEMA_ATTR}'")(file)
     before = _content(file)
     with pytest.raises(StorageError, match="later version of bo_tune: it is of schema 3, this version reads up to 2"):
-        StudyStore(sqlite_url(file), create=create)
+        opened(sqlite_url(file))
     assert _content(file) == before
     (trials,) = stored_trials(file).values()
     assert len(trials) == 1

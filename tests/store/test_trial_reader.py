@@ -7,14 +7,14 @@ from pathlib import Path
 import optuna
 import pytest
 from helpers import H100, sqlite_url
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 from postgres import Postgres
 
 from bo_tune.core.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome, Resources
 from bo_tune.core.problem import Problem
 from bo_tune.core.study_name import StudyName
-from bo_tune.store.storage import FINISHED, StudyStore
-from bo_tune.store.trials import to_trial
+from bo_tune.store.frozen import to_trial
+from bo_tune.store.storage import StudyStore
 
 OUTCOMES: list[Outcome] = [
     Measurement((7.5, 7.25), False, Counter({LaunchPurpose.CHECK: 1}), Compilation(0.5), Resources(1024, 40, 0), 1e-6),
@@ -22,6 +22,7 @@ OUTCOMES: list[Outcome] = [
     Invalid(InvalidReason.COMPILE_TIMEOUT, "took longer than 8 s", compilation=Compilation(8.0)),
 ]
 CONFIG = {"block_k": 64, "num_warps": 4, "num_stages": 2, "split_k": 8, "num_ctas": 1}
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 START = datetime(2026, 3, 29, 1, 59, 59, 123456)
 
 

@@ -11,9 +11,9 @@ from sqlalchemy import MetaData, create_engine, select
 import bo_tune.store.storage
 from bo_tune.core.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome, Resources
 from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.store.frozen import to_trial
 from bo_tune.store.rows.trial_writer import is_known_schema
 from bo_tune.store.storage import StudyName, StudyStore
-from bo_tune.store.trials import to_trial
 
 CONFIG = {
     "block_m": 16,

@@ -24,7 +24,8 @@ from bo_tune.core.outcome import (
     estimate_us,
 )
 from bo_tune.core.space import Config
-from bo_tune.store.trials import REASON, launched, outcome_of, state_of, time_us, to_trial, with_distributions
+from bo_tune.store.frozen import state_of, to_trial, with_distributions
+from bo_tune.store.trials import REASON, launched, outcome_of, time_us
 
 START = datetime(2026, 1, 2, 3, 4, 5)
 END = START + timedelta(seconds=1)

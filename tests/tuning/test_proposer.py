@@ -12,8 +12,8 @@ from bo_tune.core.outcome import Invalid, InvalidReason, Measurement
 from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config, SearchSpace, config_key
 from bo_tune.search import GridExhaustedError
+from bo_tune.store.frozen import to_trial
 from bo_tune.store.storage import silence_optuna
-from bo_tune.store.trials import to_trial
 from bo_tune.tuning.proposer import InOrderProposer, Proposal, Proposer, SamplerProposer
 from bo_tune.tuning.search_pool import Recipe, SearchPool
 

@@ -10,6 +10,7 @@ from bo_tune.cli import options as o
 from bo_tune.core.choices import DEFAULT_STORAGE, GRID, GRID_GP
 from bo_tune.errors import InputError
 from bo_tune.processes import exit_codes
+from bo_tune.processes.garbage import garbage_not_sought
 
 
 def compare_command(
@@ -113,6 +114,7 @@ def simulate_command(
     output.json(result)
 
 
+@garbage_not_sought()
 def show_command(
     study: Annotated[
         list[str] | None,
@@ -137,11 +139,11 @@ def show_command(
     from bo_tune.display.reuse import unreadable_lines
     from bo_tune.display.studies import studies_lines, studies_tables
     from bo_tune.display.study import study_lines, study_tables
-    from bo_tune.store.storage import StudyStore
+    from bo_tune.store.looking import looking_at
 
     output = Output("show", json_file, quiet=quiet)
     words = study or []
-    with StudyStore(storage, only_read=True) as store:
+    with looking_at(storage) as store:
         studies = list_studies(store, words)
         if words and not studies:
             raise InputError(f"{store.url}: no study with {' and '.join(map(repr, words))} in its name")

@@ -16,10 +16,7 @@ w2         i                 rank  hidden
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import ClassVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, ClassVar
 
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import GpuInfo, Problem
@@ -35,6 +32,10 @@ from bo_tune.kernels.moe.spec import (
     experts_of,
 )
 from bo_tune.kernels.spec import SHARED, KernelSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 class MoeOneLaunchSpec(KernelSpec):
@@ -74,11 +75,10 @@ class MoeOneLaunchSpec(KernelSpec):
     def feature_names(self) -> tuple[str, ...]:
         return ("log2 block_m", "log2 launched blocks")
 
-    def features(self, configs: Sequence[Config], problem: Problem, gpu: GpuInfo) -> NDArray[np.float64]:
-        block_m = np.array([config[SHARED] for config in configs], dtype=np.float64)
-        experts = experts_of(problem)
-        blocks = np.ceil((problem.m * experts.top_k + experts.count * (block_m - 1)) / block_m)
-        return np.column_stack([np.log2(block_m), np.log2(blocks)])
+    def features(self, configs: Sequence[Config], problem: Problem, gpu: GpuInfo) -> "NDArray[np.float64]":
+        from bo_tune.kernels.moe.features import one_launch_features  # noqa: PLC0415 - loads numpy
+
+        return one_launch_features(configs, problem)
 
 
 class MoeW13Spec(MoeOneLaunchSpec):

@@ -17,16 +17,17 @@ w2 expand  rank                  hidden / shards
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import ClassVar
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, ClassVar
 
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import Experts, GpuInfo, Problem
 from bo_tune.core.space import Config, SearchSpace
 from bo_tune.kernels.lora.spec import FEATURE_NAMES, Columns, LoraSpec, Work, asynchronous
 from bo_tune.kernels.moe.untuned import bounded, general_config
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 MOE = "fused_moe_lora"
 """What the names of the kernels have in common."""
@@ -93,40 +94,20 @@ class MoeLoraSpec(LoraSpec):
         """Return the width of a slice of the product, in elements."""
         raise NotImplementedError
 
-    def features(self, configs: Sequence[Config], problem: Problem, gpu: GpuInfo) -> NDArray[np.float64]:
-        described = super().features(configs, problem, gpu)
-        c = Columns.of(configs, self.product_length(problem), split=self.has_split_k)
-        experts = experts_of(problem)
-        pairs = problem.m * experts.top_k
-        blocks = np.ceil((pairs + experts.count * (c.block_m - 1)) / c.block_m)
-        tiles = np.ceil(self.product_width(problem) / c.block_n) * problem.num_slices * c.split_k
-        return np.column_stack([described, np.log2(blocks * tiles * (problem.max_loras + 1))])
+    def features(self, configs: Sequence[Config], problem: Problem, gpu: GpuInfo) -> "NDArray[np.float64]":
+        from bo_tune.kernels.moe.features import features  # noqa: PLC0415 - loads numpy
+
+        return features(self, configs, problem, gpu)
 
     @property
     def feature_names(self) -> tuple[str, ...]:
         return (*FEATURE_NAMES, "log2 launched programs")
 
     def work(self, c: Columns, problem: Problem) -> Work:
-        """Count the programs that find work, for tokens spread uniformly over adapters and experts.
+        """Count the programs that find work, for tokens spread uniformly over adapters and experts."""
+        from bo_tune.kernels.moe.features import work  # noqa: PLC0415 - loads numpy
 
-        With λ tokens expected of an adapter at an expert, their number X is nearly a Poisson variable, and they fill
-        E⌈X / b⌉ = Σ_j P(X > j b) blocks of b.
-        """
-        from scipy.special import pdtrc  # noqa: PLC0415 - 0.2 s, of whoever asks for a kernel's name
-
-        experts = experts_of(problem)
-        groups = problem.max_loras * experts.local
-        expected = problem.m * experts.top_k / (problem.max_loras * experts.count)
-        most = expected + 8 * np.sqrt(expected) + 8
-        full = np.arange(np.ceil(most / c.block_m.min()))
-        blocks = groups * pdtrc(full * c.block_m[:, None], expected).sum(axis=1)
-        width = self.product_width(problem)
-        tiles = np.ceil(width / c.block_n)
-        return Work(
-            programs=blocks * tiles * problem.num_slices * c.split_k,
-            m_padding=1 - groups * expected / (blocks * c.block_m),
-            n_padding=1 - width / (tiles * c.block_n),
-        )
+        return work(self, c, problem)
 
 
 class _Shrink(MoeLoraSpec):
@@ -139,9 +120,9 @@ class _Shrink(MoeLoraSpec):
     def product_width(self, problem: Problem) -> int:
         return problem.k
 
-    def pipelined(self, c: Columns, problem: Problem) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    def pipelined(self, c: Columns, problem: Problem) -> "tuple[NDArray[np.bool_], NDArray[np.bool_]]":
         x = asynchronous(c.block_m * c.block_k, c, self.activation_bytes)
-        return x, np.zeros_like(x)
+        return x, x & False
 
 
 class _Expand(MoeLoraSpec):
@@ -152,10 +133,10 @@ class _Expand(MoeLoraSpec):
     widths: ClassVar[tuple[int, ...]] = (16, 32, 64, 128, 256, 512)
     lengths: ClassVar[tuple[int, ...]] = (16, 32, 64)
 
-    def pipelined(self, c: Columns, problem: Problem) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    def pipelined(self, c: Columns, problem: Problem) -> "tuple[NDArray[np.bool_], NDArray[np.bool_]]":
         # Where the activations of further slices begin is an argument of unknown alignment.
         x = asynchronous(c.block_m * c.block_k, c, self.activation_bytes) & (problem.num_slices == 1)
-        return x, np.zeros_like(x)
+        return x, x & False
 
 
 class _W13(MoeLoraSpec):

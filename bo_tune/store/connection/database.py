@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from math import ceil
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote
 
 from alembic.util import CommandError
 from optuna.exceptions import StorageInternalError
@@ -33,14 +34,10 @@ from sqlalchemy.exc import (
 
 from bo_tune.core.choices import DEFAULT_STORAGE, MEMORY
 from bo_tune.errors import StorageError, one_line
-from bo_tune.files import resolved
 from bo_tune.processes.streams import hurry
-from bo_tune.store.connection.read_only import may_be_written, reading
+from bo_tune.store.connection.sqlite_file import check_file, may_be_written, reading, refuse_network
 from bo_tune.store.connection.url import parsed, shown, without_secrets
 from bo_tune.store.leases.lease import LEASES
-
-SQLITE_HEADER_BYTES = 100
-"""Of a database's file. A shorter one is as good as none: it would be made one by whoever opens it."""
 
 SQLITE_BUSY_TIMEOUT_S = 60
 
@@ -56,41 +53,6 @@ CUTS = ("closed the connection unexpectedly", "terminating connection", "the dat
 READS = "bo_tune_reads"
 """Execution option of a connection that only reads: on SQLite it takes no lock that others wait for."""
 
-NETWORK_FILESYSTEMS = frozenset(
-    [
-        "nfs",
-        "nfs4",
-        "cifs",
-        "smb",
-        "smb2",
-        "smb3",
-        "smbfs",
-        "ncpfs",
-        "afs",
-        "coda",
-        "ceph",
-        "lustre",
-        "gpfs",
-        "beegfs",
-        "glusterfs",
-        "orangefs",
-        "pvfs2",
-        "fuse.sshfs",
-        "fuse.glusterfs",
-        "fuse.ceph",
-        "fuse.ceph-fuse",
-        "fuse.s3fs",
-        "fuse.gcsfuse",
-        "fuse.rclone",
-        "fuse.juicefs",
-        "fuse.smbnetfs",
-        "davfs",
-        "fuse.davfs2",
-    ]
-)
-"""File systems that several hosts may share, as the kernel names them: SQLite's locks do not hold there."""
-
-_MOUNTS = Path("/proc/mounts")
 _SCHEMA_LOCK = 0x626F5F74756E65  # "bo_tune"
 
 Result = TypeVar("Result")
@@ -175,12 +137,13 @@ def open_database(url: str, *, create: bool, lease_s: float, only_read: bool = F
                 raise StorageError(f"{place}: is gone with its process; tune and grid have --storage {MEMORY} for that")
             file = _sqlite_file(found)
             if file is not None:
-                _refuse_network(place, file)
-            _check_file(place, file, create=create)
+                refuse_network(place, file)
+            check_file(place, file, create=create)
             if file is not None and not may_be_written(file):
                 if not only_read:
                     raise StorageError(f"{place}: nothing may be written there; show, report and export only read")
-                found = reading(found, file)
+                options = {**found.query, **reading(file), "uri": "true"}
+                found = found.set(database=f"file:{quote(str(file))}", query=options)
                 url = found.render_as_string(hide_password=False)
             if file is not None and not file.exists():
                 _create_sqlite(found, file)
@@ -196,36 +159,6 @@ def open_database(url: str, *, create: bool, lease_s: float, only_read: bool = F
         raise StorageError(f"{place}: {without_secrets(one_line(error), url)}") from error
 
 
-def network_filesystem(path: Path, mounts: str) -> str | None:
-    """Return the kind of file system that holds a path if it is one that hosts share, else None.
-
-    Args:
-        mounts: what ``/proc/mounts`` says.
-    """
-    best, found = -1, None
-    for line in mounts.splitlines():
-        words = line.split()
-        if len(words) < 3:
-            continue
-        point = Path(words[1].replace("\\040", " "))
-        if path.is_relative_to(point) and len(point.parts) >= best:
-            best, found = len(point.parts), words[2]
-    return found if found in NETWORK_FILESYSTEMS else None
-
-
-def _refuse_network(place: str, file: Path) -> None:
-    try:
-        mounts = _MOUNTS.read_text()
-    except OSError:  # not Linux: nothing is known
-        return
-    kind = network_filesystem(resolved(file), mounts)
-    if kind is not None:
-        raise StorageError(
-            f"{place}: SQLite is not safe on a network file system ({kind}); "
-            "keep it on a local disk, or use a server: postgresql+psycopg://USER@HOST/DATABASE"
-        )
-
-
 def _in_memory(url: URL) -> bool:
     database = url.database or ":memory:"
     return url.get_backend_name() == "sqlite" and (":memory:" in database or url.query.get("mode") == "memory")
@@ -234,19 +167,6 @@ def _in_memory(url: URL) -> bool:
 def _sqlite_file(url: URL) -> Path | None:
     file = url.database if url.get_backend_name() == "sqlite" else None
     return Path(file).absolute() if file and not file.startswith((":memory:", "file:")) else None
-
-
-def _check_file(place: str, file: Path | None, *, create: bool) -> None:
-    """Refuse what is no file, and a file that is not there, and shall not or cannot be made."""
-    if file is not None and file.exists() and not file.is_file():
-        raise StorageError(f"{place}: expected a file")
-    if file is not None and not file.exists():
-        if not create:
-            raise StorageError(f"{place}: no such database")
-        if not file.parent.is_dir():
-            raise StorageError(f"{place}: the folder {file.parent} does not exist")
-    elif file is not None and not create and file.stat().st_size < SQLITE_HEADER_BYTES:
-        raise StorageError(f"{place}: no database, but an empty file")
 
 
 def _check_database(url: str, place: str) -> None:

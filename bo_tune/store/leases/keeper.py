@@ -12,7 +12,8 @@ from sqlalchemy.exc import IntegrityError
 from bo_tune.errors import StorageError
 from bo_tune.processes.interruption import at_last
 from bo_tune.store.connection.database import READS, storage_errors, through_outages
-from bo_tune.store.leases.lease import LEASES, Held, Holder, Leases
+from bo_tune.store.leases.holders import Holder
+from bo_tune.store.leases.lease import LEASES, Held, Leases
 from bo_tune.store.rows.study_rows import name_of
 
 BEATS_PER_LEASE = 3

@@ -12,7 +12,6 @@ import os
 import socket
 import uuid
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from itertools import count
 from typing import Any
 
@@ -37,9 +36,11 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from bo_tune.core.choices import LEASE_S
 from bo_tune.processes.identity import is_gone, this_process
+from bo_tune.store.leases.holders import SQLITE_NOW, TABLE, Holder, read_holders
+from bo_tune.store.rows.query import through
 
 LEASES = Table(
-    "bo_tune_leases",
+    TABLE,
     MetaData(),
     Column("study_id", Integer, primary_key=True, autoincrement=False),
     Column("token", BigInteger, nullable=False),
@@ -65,7 +66,7 @@ class DatabaseNow(FunctionElement[float]):
 
 @compiles(DatabaseNow, "sqlite")
 def _sqlite_now(_element: DatabaseNow, _compiler: SQLCompiler, **_: Any) -> str:
-    return "((julianday('now') - 2440587.5) * 86400.0)"
+    return SQLITE_NOW
 
 
 @compiles(DatabaseNow, "postgresql")
@@ -77,22 +78,6 @@ def _postgresql_now(_element: DatabaseNow, _compiler: SQLCompiler, **_: Any) -> 
 @compiles(DatabaseNow, "mariadb")
 def _mysql_now(_element: DatabaseNow, _compiler: SQLCompiler, **_: Any) -> str:
     return "(UNIX_TIMESTAMP(NOW(6)) + 0.0E0)"
-
-
-@dataclass(frozen=True, slots=True)
-class Holder:
-    """Who works on a study.
-
-    Attributes:
-        age_s: seconds since it was last heard of.
-        mine: whether it is the one who asks.
-    """
-
-    study_id: int
-    host: str
-    pid: int
-    age_s: float
-    mine: bool
 
 
 class Leases:
@@ -182,10 +167,5 @@ class Leases:
 
     def holders(self, connection: Connection) -> list[Holder]:
         """Return who holds which lease now. One that another worker may take at once is held by nobody."""
-        columns, now = LEASES.c, DatabaseNow()
-        statement = select(LEASES, (now - columns.renewed_at).label("age_s")).where(columns.expires_at > now)
-        return [
-            Holder(row.study_id, row.host, row.pid, max(0.0, row.age_s), row.worker == self.worker)
-            for row in connection.execute(statement)
-            if row.worker == self.worker or not is_gone(row.process)
-        ]
+        now = str(DatabaseNow().compile(dialect=connection.dialect))
+        return read_holders(through(connection), now, self.worker)

@@ -14,35 +14,20 @@ from sqlalchemy import Connection
 
 from bo_tune.errors import StorageError
 from bo_tune.store.attributes import RESULT_ATTR
+from bo_tune.store.frozen import frozen
 from bo_tune.store.rows import study_rows
-from bo_tune.store.rows.study_rows import StudyRow
+from bo_tune.store.rows.query import through
+from bo_tune.store.rows.readable import ReadableRows
+from bo_tune.store.rows.study_reader import StudyRow, StudyRows
 from bo_tune.store.rows.trial_reader import read_trials
 from bo_tune.store.rows.trial_writer import insert_trials
 
 
-class Rows(Protocol):
-    """The studies of a database and their trials."""
-
-    def studies(self, names: Sequence[str] | None = None, *, ids: Sequence[int] | None = None) -> list[StudyRow]:
-        """Return studies with their attributes: those of these names or numbers that there are, or all."""
-
-    def finished(self, kernel: str) -> list[StudyRow]:
-        """Return the studies of a kernel that have a result, with their names and GPUs for attributes."""
-
-    def names(self, key: str) -> dict[int, str]:
-        """Return the names of the studies that have an attribute, by their numbers."""
+class Rows(ReadableRows[FrozenTrial], Protocol):
+    """The studies of a database and their trials, to be read and written."""
 
     def add_studies(self, studies: Mapping[str, Mapping[str, Any]]) -> None:
         """Add studies by name, with their attributes. Raises IntegrityError where one is there already."""
-
-    def attributes(self, study_id: int) -> Mapping[str, Any]:
-        """Return a study's attributes."""
-
-    def attribute_of(self, key: str, study_ids: Sequence[int] | None = None) -> dict[int, Any]:
-        """Return an attribute of studies that have it, of all by default, by their numbers."""
-
-    def values_of(self, key: str) -> list[Any]:
-        """Return the different values of an attribute of studies."""
 
     def set_attributes(self, study_id: int, attributes: Mapping[str, Any]) -> None:
         """Set attributes of a study."""
@@ -53,12 +38,6 @@ class Rows(Protocol):
     def delete_all(self, study_ids: Iterable[int]) -> None:
         """Delete studies with their trials."""
 
-    def trials(self, study_ids: Sequence[int], states: Sequence[TrialState]) -> dict[int, list[FrozenTrial]]:
-        """Return the trials of studies that are in one of these states, oldest first."""
-
-    def counts(self, study_ids: Sequence[int] | None = None) -> dict[int, dict[TrialState, int]]:
-        """Return how many trials studies have, all of them by default, by state; of one without trials nothing."""
-
     def insert(self, trials: Iterable[tuple[int, FrozenTrial]]) -> None:
         """Add finished trials, each after the number of its study."""
 
@@ -66,39 +45,20 @@ class Rows(Protocol):
         """End the trials of a study that are RUNNING, and return how many there were."""
 
 
-class FastRows:
+class FastRows(StudyRows):
     """Statements in the transaction of a connection."""
 
     def __init__(self, connection: Connection) -> None:
+        super().__init__(through(connection))
         self._connection = connection
 
-    def studies(self, names: Sequence[str] | None = None, *, ids: Sequence[int] | None = None) -> list[StudyRow]:
-        """See ``Rows``."""
-        return study_rows.read_studies(self._connection, names, ids=ids)
-
-    def finished(self, kernel: str) -> list[StudyRow]:
-        """See ``Rows``."""
-        return study_rows.read_finished(self._connection, kernel)
-
-    def names(self, key: str) -> dict[int, str]:
-        """See ``Rows``."""
-        return study_rows.read_names(self._connection, key)
+    def trials(self, study_ids: Sequence[int], states: Sequence[str]) -> dict[int, list[FrozenTrial]]:
+        """See ``ReadableRows``."""
+        return {i: list(map(frozen, some)) for i, some in read_trials(self._query, study_ids, states).items()}
 
     def add_studies(self, studies: Mapping[str, Mapping[str, Any]]) -> None:
         """See ``Rows``."""
         study_rows.add_studies(self._connection, studies)
-
-    def attributes(self, study_id: int) -> Mapping[str, Any]:
-        """See ``Rows``."""
-        return study_rows.attributes_of(self._connection, study_id)
-
-    def attribute_of(self, key: str, study_ids: Sequence[int] | None = None) -> dict[int, Any]:
-        """See ``Rows``."""
-        return study_rows.attribute_of(self._connection, key, study_ids)
-
-    def values_of(self, key: str) -> list[Any]:
-        """See ``Rows``."""
-        return study_rows.values_of(self._connection, key)
 
     def rename(self, study_id: int, name: str) -> None:
         """See ``Rows``."""
@@ -112,14 +72,6 @@ class FastRows:
     def set_attributes(self, study_id: int, attributes: Mapping[str, Any]) -> None:
         """See ``Rows``."""
         study_rows.set_attributes(self._connection, study_id, attributes)
-
-    def trials(self, study_ids: Sequence[int], states: Sequence[TrialState]) -> dict[int, list[FrozenTrial]]:
-        """See ``Rows``."""
-        return read_trials(self._connection, study_ids, states)
-
-    def counts(self, study_ids: Sequence[int] | None = None) -> dict[int, dict[TrialState, int]]:
-        """See ``Rows``."""
-        return study_rows.trial_counts(self._connection, study_ids)
 
     def insert(self, trials: Iterable[tuple[int, FrozenTrial]]) -> None:
         """See ``Rows``."""
@@ -185,17 +137,18 @@ class PlainRows:
         for key, value in attributes.items():
             self._storage.set_study_user_attr(study_id, key, value)
 
-    def trials(self, study_ids: Sequence[int], states: Sequence[TrialState]) -> dict[int, list[FrozenTrial]]:
+    def trials(self, study_ids: Sequence[int], states: Sequence[str]) -> dict[int, list[FrozenTrial]]:
         """See ``Rows``."""
-        return {i: self._storage.get_all_trials(i, deepcopy=False, states=tuple(states)) for i in study_ids}
+        wanted = tuple(TrialState[state] for state in states)
+        return {i: self._storage.get_all_trials(i, deepcopy=False, states=wanted) for i in study_ids}
 
-    def counts(self, study_ids: Sequence[int] | None = None) -> dict[int, dict[TrialState, int]]:
+    def counts(self, study_ids: Sequence[int] | None = None) -> dict[int, dict[str, int]]:
         """See ``Rows``."""
-        found: dict[int, dict[TrialState, int]] = {}
+        found: dict[int, dict[str, int]] = {}
         for study in self.studies(ids=study_ids):
             for trial in self._storage.get_all_trials(study.study_id, deepcopy=False):
                 states = found.setdefault(study.study_id, {})
-                states[trial.state] = states.get(trial.state, 0) + 1
+                states[trial.state.name] = states.get(trial.state.name, 0) + 1
         return found
 
     def insert(self, trials: Iterable[tuple[int, FrozenTrial]]) -> None:

@@ -1,4 +1,4 @@
-"""Reading the trials of many studies from Optuna's tables in a handful of statements.
+"""Reading the trials of many studies from Optuna's tables in a handful of statements, without Optuna.
 
 ``Study.get_trials`` builds an object for every row of every table: 30 ms for a study of 40 trials, and a session that
 learns from a thousand studies reads them all. What comes out is equal, which a test compares; for a schema that
@@ -7,95 +7,102 @@ learns from a thousand studies reads them all. What comes out is equal, which a 
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import cache
+from math import inf, nan
 from typing import Any
 
-from optuna.distributions import BaseDistribution, json_to_distribution
-from optuna.storages._rdb import models
-from optuna.trial import FrozenTrial, TrialState
-from sqlalchemy import Connection, select
+from bo_tune.store.rows.query import Query, chunks, marks
+from bo_tune.store.trials import State, StoredTrial
 
-from bo_tune.store.rows.study_rows import chunks
+_SPECIAL = {"INF_POS": inf, "INF_NEG": -inf, "NAN": nan}
+"""Values that are stored by the names of their kinds."""
 
-_TRIALS: Any = models.TrialModel.__table__
+_NUMBERS: dict[str, Callable[[Any], Any]] = {
+    **dict.fromkeys(("IntDistribution", "IntUniformDistribution", "IntLogUniformDistribution"), int),
+    **dict.fromkeys(("FloatDistribution", "UniformDistribution", "LogUniformDistribution"), float),
+    "DiscreteUniformDistribution": float,
+}
+"""What parameters are, by the names of Optuna's distributions."""
 
 
-def read_trials(
-    connection: Connection, study_ids: Sequence[int], states: Sequence[TrialState]
-) -> dict[int, list[FrozenTrial]]:
-    """Return the trials of each study that are in one of these states, oldest first, without system attributes."""
-    found: dict[int, list[FrozenTrial]] = {study_id: [] for study_id in study_ids}
+def read_trials(query: Query, study_ids: Sequence[int], states: Sequence[str]) -> dict[int, list[StoredTrial]]:
+    """Return the trials of each study that are in one of these states, oldest first, without system attributes.
+
+    Raises:
+        ArithmeticError, AttributeError, LookupError, TypeError, ValueError: what is stored of one cannot be a trial.
+    """
+    found: dict[int, list[StoredTrial]] = {study_id: [] for study_id in study_ids}
     for some in chunks(study_ids):
-        for study_id, trial in _read(connection, some, states):
+        for study_id, trial in _read(query, some, states):
             found[study_id].append(trial)
     return found
 
 
-def _read(
-    connection: Connection, study_ids: Sequence[int], states: Sequence[TrialState]
-) -> Iterator[tuple[int, FrozenTrial]]:
-    wanted = (_TRIALS.c.study_id.in_(study_ids), _TRIALS.c.state.in_(states))
-    trials = connection.execute(select(_TRIALS).where(*wanted).order_by(_TRIALS.c.trial_id)).all()
+def _read(query: Query, study_ids: Sequence[int], states: Sequence[str]) -> Iterator[tuple[int, StoredTrial]]:
+    wanted = f"WHERE t.study_id IN {marks(study_ids)} AND t.state IN {marks(states)}"
+    values = [*study_ids, *states]
+    columns = "t.study_id, t.trial_id, t.number, t.state, t.datetime_start, t.datetime_complete"
+    trials = list(query(f"SELECT {columns} FROM trials t {wanted} ORDER BY t.trial_id", values))
     if not trials:
         return
+
+    def rows(table: str, *columns: str) -> Iterator[Any]:
+        names = ", ".join(f"x.{column}" for column in ("trial_id", *columns))
+        yield from query(f"SELECT {names} FROM {table} x JOIN trials t ON t.trial_id = x.trial_id {wanted}", values)
+
     params: defaultdict[int, dict[str, Any]] = defaultdict(dict)
-    kinds: defaultdict[int, dict[str, BaseDistribution]] = defaultdict(dict)
-    columns = models.TrialParamModel.__table__.c
-    for trial_id, name, stored, kind in _rows(
-        connection, wanted, columns.param_name, columns.param_value, columns.distribution_json
-    ):
-        distribution = _distribution(kind)
-        kinds[trial_id][name] = distribution
-        params[trial_id][name] = distribution.to_external_repr(stored)
-    columns = models.TrialUserAttributeModel.__table__.c
+    kinds: defaultdict[int, dict[str, str]] = defaultdict(dict)
+    for trial_id, name, stored, kind in rows("trial_params", "param_name", "param_value", "distribution_json"):
+        kinds[trial_id][name] = kind
+        params[trial_id][name] = _parameter(kind)(stored)
     attributes: defaultdict[int, dict[str, Any]] = defaultdict(dict)
-    for trial_id, key, content in _rows(connection, wanted, columns.key, columns.value_json):
+    for trial_id, key, content in rows("trial_user_attributes", "key", "value_json"):
         attributes[trial_id][key] = json.loads(content)
-    columns = models.TrialValueModel.__table__.c
-    value_of = models.TrialValueModel.stored_repr_to_value
-    values = {
-        i: value_of(value, kind) for i, value, kind in _rows(connection, wanted, columns.value, columns.value_type)
-    }
+    found = rows("trial_values", "value", "value_type")
+    value_of = {trial_id: _number(value, kind) for trial_id, value, kind in found}
     between: defaultdict[int, dict[int, float]] = defaultdict(dict)
-    columns = models.TrialIntermediateValueModel.__table__.c
-    between_of = models.TrialIntermediateValueModel.stored_repr_to_intermediate_value
-    for trial_id, step, value, kind in _rows(
-        connection, wanted, columns.step, columns.intermediate_value, columns.intermediate_value_type
-    ):
-        between[trial_id][step] = between_of(value, kind)
-    for row in trials:
+    found = rows("trial_intermediate_values", "step", "intermediate_value", "intermediate_value_type")
+    for trial_id, step, value, kind in found:
+        between[trial_id][step] = _number(value, kind)
+    for study_id, trial_id, number, state, start, complete in trials:
         yield (
-            row.study_id,
-            FrozenTrial(
-                number=row.number,
-                trial_id=row.trial_id,
-                state=row.state,
-                value=values.get(row.trial_id),
-                datetime_start=_local(row.datetime_start),
-                datetime_complete=_local(row.datetime_complete),
-                params=params[row.trial_id],
-                distributions=kinds[row.trial_id],
-                user_attrs=attributes[row.trial_id],
-                system_attrs={},
-                intermediate_values=between[row.trial_id],
+            study_id,
+            StoredTrial(
+                trial_id=trial_id,
+                number=number,
+                state=State[state],
+                value=value_of.get(trial_id),
+                datetime_start=_local(start),
+                datetime_complete=_local(complete),
+                params=params[trial_id],
+                kinds=kinds[trial_id],
+                user_attrs=attributes[trial_id],
+                intermediate_values=between[trial_id],
             ),
         )
 
 
-def _rows(connection: Connection, wanted: tuple[Any, ...], *columns: Any) -> Iterator[Any]:
-    """Return the trial's number and some columns of every row of a table that belongs to a wanted trial."""
-    table = columns[0].table
-    joined = table.join(_TRIALS, table.c.trial_id == _TRIALS.c.trial_id)
-    yield from connection.execute(select(table.c.trial_id, *columns).select_from(joined).where(*wanted))
+def _number(value: Any, kind: str) -> Any:
+    return value if kind == "FINITE" else _SPECIAL[kind]
 
 
-def _local(moment: datetime | None) -> datetime | None:
-    """Optuna stores moments as UTC without saying so, and trials hold them as local time."""
-    return None if moment is None else moment.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
+def _local(moment: datetime | str | None) -> datetime | None:
+    """Optuna stores moments as UTC without saying so, SQLite as text, and trials hold them as local time."""
+    if moment is None:
+        return None
+    if not isinstance(moment, datetime):
+        moment = datetime.fromisoformat(moment)
+    return moment.replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
 
 
 @cache
-def _distribution(text: str) -> BaseDistribution:
-    return json_to_distribution(text)
+def _parameter(kind: str) -> Callable[[Any], Any]:
+    """Return what makes a value of a stored number: those of this package are all whole numbers."""
+    distribution = json.loads(kind)
+    name = distribution["name"]
+    if name == "CategoricalDistribution":
+        choices = distribution["attributes"]["choices"]
+        return lambda stored: choices[int(stored)]
+    return _NUMBERS[name]

@@ -15,8 +15,8 @@ from bo_tune.core.space import config_key
 from bo_tune.formats.recording import read_recordings
 from bo_tune.measure.devices import replay_job
 from bo_tune.session.session import Session, SessionSettings
+from bo_tune.store.frozen import to_trial
 from bo_tune.store.storage import StudyStore
-from bo_tune.store.trials import to_trial
 
 TILE = {16: 1.0, 32: 1.2, 64: 2.0}
 WARPS = {4: 1.1, 8: 1.0}

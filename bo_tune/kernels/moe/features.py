@@ -1,0 +1,55 @@
+"""What describes configs of the fused MoE LoRA kernels before anything is compiled."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import pdtrc
+
+from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.space import Config
+from bo_tune.kernels.lora.features import columns_of
+from bo_tune.kernels.lora.features import features as lora_features
+from bo_tune.kernels.lora.spec import Columns, Work
+from bo_tune.kernels.moe.spec import MoeLoraSpec, experts_of
+from bo_tune.kernels.spec import SHARED
+
+
+def features(spec: MoeLoraSpec, configs: Sequence[Config], problem: Problem, gpu: GpuInfo) -> NDArray[np.float64]:
+    """See ``KernelSpec.features``."""
+    described = lora_features(spec, configs, problem, gpu)
+    c = columns_of(configs, spec.product_length(problem), split=spec.has_split_k)
+    experts = experts_of(problem)
+    pairs = problem.m * experts.top_k
+    blocks = np.ceil((pairs + experts.count * (c.block_m - 1)) / c.block_m)
+    tiles = np.ceil(spec.product_width(problem) / c.block_n) * problem.num_slices * c.split_k
+    return np.column_stack([described, np.log2(blocks * tiles * (problem.max_loras + 1))])
+
+
+def work(spec: MoeLoraSpec, c: Columns, problem: Problem) -> Work:
+    """Count the programs that find work, for tokens spread uniformly over adapters and experts.
+
+    With λ tokens expected of an adapter at an expert, their number X is nearly a Poisson variable, and they fill
+    E⌈X / b⌉ = Σ_j P(X > j b) blocks of b.
+    """
+    experts = experts_of(problem)
+    groups = problem.max_loras * experts.local
+    expected = problem.m * experts.top_k / (problem.max_loras * experts.count)
+    most = expected + 8 * np.sqrt(expected) + 8
+    full = np.arange(np.ceil(most / c.block_m.min()))
+    blocks = groups * pdtrc(full * c.block_m[:, None], expected).sum(axis=1)
+    width = spec.product_width(problem)
+    tiles = np.ceil(width / c.block_n)
+    return Work(
+        programs=blocks * tiles * problem.num_slices * c.split_k,
+        m_padding=1 - groups * expected / (blocks * c.block_m),
+        n_padding=1 - width / (tiles * c.block_n),
+    )
+
+
+def one_launch_features(configs: Sequence[Config], problem: Problem) -> NDArray[np.float64]:
+    """Describe configs of a kernel that is one launch; see ``KernelSpec.features``."""
+    block_m = np.array([config[SHARED] for config in configs], dtype=np.float64)
+    experts = experts_of(problem)
+    blocks = np.ceil((problem.m * experts.top_k + experts.count * (block_m - 1)) / block_m)
+    return np.column_stack([np.log2(block_m), np.log2(blocks)])

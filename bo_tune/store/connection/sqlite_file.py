@@ -1,0 +1,119 @@
+"""The file of a SQLite database: where it may lie, and how it is read where nothing may be written."""
+
+import os
+import re
+from pathlib import Path
+
+from bo_tune.errors import StorageError
+from bo_tune.files import resolved
+
+SQLITE_HEADER_BYTES = 100
+"""Of a database's file. A shorter one is as good as none: it would be made one by whoever opens it."""
+
+LOG, INDEX = "-wal", "-shm"
+"""What writers have beside a database: what is not yet in it, and where that is."""
+
+
+NETWORK_FILESYSTEMS = frozenset(
+    [
+        "nfs",
+        "nfs4",
+        "cifs",
+        "smb",
+        "smb2",
+        "smb3",
+        "smbfs",
+        "ncpfs",
+        "afs",
+        "coda",
+        "ceph",
+        "lustre",
+        "gpfs",
+        "beegfs",
+        "glusterfs",
+        "orangefs",
+        "pvfs2",
+        "fuse.sshfs",
+        "fuse.glusterfs",
+        "fuse.ceph",
+        "fuse.ceph-fuse",
+        "fuse.s3fs",
+        "fuse.gcsfuse",
+        "fuse.rclone",
+        "fuse.juicefs",
+        "fuse.smbnetfs",
+        "davfs",
+        "fuse.davfs2",
+    ]
+)
+"""File systems that several hosts may share, as the kernel names them: SQLite's locks do not hold there."""
+
+_MOUNTS = Path("/proc/mounts")
+
+_PLAIN_URL = re.compile(r"sqlite:///(?!file:)(?!.*:memory:)([^?]+)", re.DOTALL)
+
+
+def plain_file(url: str) -> Path | None:
+    """Return the file that a URL names and says nothing more of; None for any other."""
+    found = _PLAIN_URL.fullmatch(url)
+    return Path(found[1]).absolute() if found else None
+
+
+def network_filesystem(path: Path, mounts: str) -> str | None:
+    """Return the kind of file system that holds a path if it is one that hosts share, else None.
+
+    Args:
+        mounts: what ``/proc/mounts`` says.
+    """
+    best, found = -1, None
+    for line in mounts.splitlines():
+        words = line.split()
+        if len(words) < 3:
+            continue
+        point = Path(words[1].replace("\\040", " "))
+        if path.is_relative_to(point) and len(point.parts) >= best:
+            best, found = len(point.parts), words[2]
+    return found if found in NETWORK_FILESYSTEMS else None
+
+
+def refuse_network(place: str, file: Path) -> None:
+    """Refuse a file on a file system where SQLite's locks do not hold."""
+    try:
+        mounts = _MOUNTS.read_text()
+    except OSError:  # not Linux: nothing is known
+        return
+    kind = network_filesystem(resolved(file), mounts)
+    if kind is not None:
+        raise StorageError(
+            f"{place}: SQLite is not safe on a network file system ({kind}); "
+            "keep it on a local disk, or use a server: postgresql+psycopg://USER@HOST/DATABASE"
+        )
+
+
+def check_file(place: str, file: Path | None, *, create: bool) -> None:
+    """Refuse what is no file, and a file that is not there, and shall not or cannot be made."""
+    if file is not None and file.exists() and not file.is_file():
+        raise StorageError(f"{place}: expected a file")
+    if file is not None and not file.exists():
+        if not create:
+            raise StorageError(f"{place}: no such database")
+        if not file.parent.is_dir():
+            raise StorageError(f"{place}: the folder {file.parent} does not exist")
+    elif file is not None and not create and file.stat().st_size < SQLITE_HEADER_BYTES:
+        raise StorageError(f"{place}: no database, but an empty file")
+
+
+def may_be_written(file: Path) -> bool:
+    """Say whether a database may be written: it, if it is there, and beside it."""
+    return os.access(file.parent, os.W_OK) and (not file.exists() or os.access(file, os.W_OK))
+
+
+def reading(file: Path) -> dict[str, str]:
+    """Return the parameters of the URI by which to read a database that may not be written.
+
+    SQLite reads a database with a log only where it finds or can make the log's index. Without either nobody is
+    writing, and SQLite is told to want none.
+    """
+    log, index = (file.with_name(file.name + suffix) for suffix in (LOG, INDEX))
+    at_rest = not index.exists() and not (log.exists() and log.stat().st_size)
+    return {"mode": "ro", **({"immutable": "1"} if at_rest else {})}

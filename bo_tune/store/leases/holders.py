@@ -1,0 +1,43 @@
+"""Who works on which study, read from the table of leases."""
+
+from dataclasses import dataclass
+
+from bo_tune.processes.identity import is_gone
+from bo_tune.store.rows.query import Query
+
+TABLE = "bo_tune_leases"
+
+SQLITE_NOW = "((julianday('now') - 2440587.5) * 86400.0)"
+"""Seconds since 1970 by SQLite's clock, as it stands when the statement runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who works on a study.
+
+    Attributes:
+        age_s: seconds since it was last heard of.
+        mine: whether it is the one who asks.
+    """
+
+    study_id: int
+    host: str
+    pid: int
+    age_s: float
+    mine: bool
+
+
+def read_holders(query: Query, now: str, worker: str = "") -> list[Holder]:
+    """Return who holds which lease now. One that another worker may take at once is held by nobody.
+
+    Args:
+        now: the moment, as the database's SQL has it.
+        worker: who asks.
+    """
+    columns = "study_id, host, pid, worker, process"
+    statement = f"SELECT {columns}, {now} - renewed_at FROM {TABLE} WHERE expires_at > {now}"
+    return [
+        Holder(study_id, host, pid, max(0.0, age_s), holder == worker)
+        for study_id, host, pid, holder, process, age_s in query(statement, ())
+        if holder == worker or not is_gone(process)
+    ]

@@ -1,0 +1,133 @@
+"""Looking at a database of studies. A SQLite file is read by Python's own module, which loads nothing else."""
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote, urlencode
+
+from bo_tune.errors import StorageError, one_line
+from bo_tune.store.connection.sqlite_file import check_file, may_be_written, plain_file, reading, refuse_network
+from bo_tune.store.leases import holders
+from bo_tune.store.leases.holders import Holder, read_holders
+from bo_tune.store.reader import StudyReader
+from bo_tune.store.rows.readable import ReadableRows
+from bo_tune.store.rows.study_reader import StudyRows
+from bo_tune.store.rows.trial_reader import read_trials
+from bo_tune.store.trials import StoredTrial
+
+if TYPE_CHECKING:
+    from bo_tune.store.storage import StudyStore
+
+KNOWN_REVISION = "v3.2.0.a"
+"""Of Optuna's tables, as they call it themselves: the one whose rows are read here."""
+
+_TABLES = "SELECT name FROM sqlite_master WHERE type = 'table'"
+
+Result = TypeVar("Result")
+
+
+def looking_at(url: str) -> "SqliteReader | StudyStore":
+    """Open a database of studies to look at it.
+
+    Raises:
+        StorageError: the URL names no database of studies, or one of another schema version.
+    """
+    file = plain_file(url)
+    found = SqliteReader.of(url, file) if file is not None else None
+    if found is not None:
+        return found
+    from bo_tune.store.storage import StudyStore  # noqa: PLC0415 - most of a second, for other databases
+
+    return StudyStore(url, only_read=True)
+
+
+class _Rows(StudyRows):
+    def trials(self, study_ids: Sequence[int], states: Sequence[str]) -> dict[int, list[StoredTrial]]:
+        """See ``ReadableRows``."""
+        return read_trials(self._query, study_ids, states)
+
+
+class SqliteReader(StudyReader[StoredTrial]):
+    """A SQLite database, to be looked at from one thread."""
+
+    def __init__(self, url: str, connection: sqlite3.Connection) -> None:
+        super().__init__(url)
+        self._connection = connection
+
+    @classmethod
+    def of(cls, url: str, file: Path) -> "SqliteReader | None":
+        """Open a file; None if it is not for this class to say what is in it: not the tables that it knows.
+
+        Raises:
+            StorageError: it cannot be read, or a later version of this package has written to it.
+        """
+        refuse_network(url, file)
+        check_file(url, file, create=False)
+        with _storage_errors(url):
+            connection = _connected(file)
+        reader = cls(url, connection)
+        try:
+            if reader._is_known():
+                reader._check_schema()
+                return reader
+        except StorageError:
+            reader.close()
+            raise
+        reader.close()
+        return None
+
+    def _is_known(self) -> bool:
+        with _storage_errors(self.url):
+            if not {"studies", "alembic_version"} <= self._tables():
+                return False
+            return list(self._connection.execute("SELECT version_num FROM alembic_version")) == [(KNOWN_REVISION,)]
+
+    def _tables(self) -> set[str]:
+        return {name for (name,) in self._connection.execute(_TABLES)}
+
+    def _read(self, work: Callable[[ReadableRows[StoredTrial]], Result]) -> Result:
+        with self._moment():
+            return work(_Rows(self._connection.execute))
+
+    def holders(self) -> dict[int, Holder]:
+        """See ``StudyReader``."""
+        with self._moment():
+            there = holders.TABLE in self._tables()
+            found = read_holders(self._connection.execute, holders.SQLITE_NOW) if there else []
+        return {holder.study_id: holder for holder in found}
+
+    def close(self) -> None:
+        """See ``StudyReader``."""
+        with suppress(sqlite3.Error):
+            self._connection.close()
+
+    @contextmanager
+    def _moment(self) -> Iterator[None]:
+        """Read what is stored now, and nothing of what is stored meanwhile."""
+        with _storage_errors(self.url):
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._connection.rollback()
+
+
+def _connected(file: Path) -> sqlite3.Connection:
+    """Open a file. Where it may be written, what a killed writer left half-done is put right, as by any reader."""
+    options = {"mode": "rw"} if may_be_written(file) else reading(file)
+    connection = sqlite3.connect(
+        f"file:{quote(os.fsencode(file))}?{urlencode(options)}", uri=True, isolation_level=None
+    )
+    connection.execute("PRAGMA query_only = 1")
+    return connection
+
+
+@contextmanager
+def _storage_errors(url: str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise StorageError(f"{url}: the database failed: {one_line(error)}") from error

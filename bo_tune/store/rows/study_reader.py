@@ -1,0 +1,133 @@
+"""Studies and their attributes as Optuna's tables hold them, read many at a time."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import chain
+from typing import Any, NamedTuple
+
+from pydantic_core import from_json
+
+from bo_tune.store.attributes import ALIKE, GPU_ATTR, NAME_ATTR, RESULT_ATTR
+from bo_tune.store.rows.query import Query, chunks, marks
+
+_STUDIES = "SELECT s.study_id, s.study_name FROM studies s"
+_WITH_ATTRIBUTE = f"{_STUDIES} JOIN study_user_attributes a ON a.study_id = s.study_id AND a.key = ?"
+_FROM_ATTRIBUTES = "FROM study_user_attributes a"
+_ATTRIBUTES = f"SELECT a.study_id, a.key, a.value_json {_FROM_ATTRIBUTES}"
+_OF_KERNEL = "s.study_name LIKE ? ESCAPE '/'"
+
+
+class StudyRow(NamedTuple):
+    """A study: its number in the database, its name, its user attributes."""
+
+    study_id: int
+    name: str
+    attributes: dict[str, Any]
+    damaged: list[str]
+    """Keys of attributes that are no JSON."""
+
+
+class StudyRows:
+    """The studies of a database whose tables are known; see ``readable.ReadableRows``."""
+
+    def __init__(self, query: Query) -> None:
+        self._query = query
+
+    def studies(self, names: Sequence[str] | None = None, *, ids: Sequence[int] | None = None) -> list[StudyRow]:
+        """Return studies with their attributes: those of these names or numbers that there are, or all."""
+        named = self._where_in(_STUDIES, *(("s.study_name", names) if ids is None else ("s.study_id", ids)))
+        found = {i: StudyRow(i, str(name), {}, []) for i, name in named}
+        every = names is None and ids is None
+        _add_attributes(found, self._where_in(_ATTRIBUTES, "a.study_id", None if every else list(found)))
+        return list(found.values())
+
+    def finished(self, kernel: str) -> list[StudyRow]:
+        """Return the studies of a kernel that have a result, with no other attributes than their names and GPUs."""
+        start = "".join(f"/{letter}" if letter in "/%_" else letter for letter in f"{kernel} |") + "%"
+        found = {
+            i: StudyRow(i, str(name), {}, [])
+            for i, name in self._query(f"{_WITH_ATTRIBUTE} WHERE {_OF_KERNEL}", (RESULT_ATTR, start))
+        }
+        statement = (
+            f"{_ATTRIBUTES} JOIN study_user_attributes r ON r.study_id = a.study_id AND r.key = ? "
+            f"JOIN studies s ON s.study_id = a.study_id WHERE {_OF_KERNEL} AND a.key IN (?, ?)"
+        )
+        _add_attributes(found, self._query(statement, (RESULT_ATTR, start, NAME_ATTR, GPU_ATTR)))
+        return list(found.values())
+
+    def names(self, key: str) -> dict[int, str]:
+        """Return the names of the studies that have an attribute, by their numbers."""
+        statement = f"{_STUDIES} WHERE EXISTS (SELECT 1 {_FROM_ATTRIBUTES} WHERE a.study_id = s.study_id AND a.key = ?)"
+        return {study_id: str(name) for study_id, name in self._query(statement, (key,))}
+
+    def attributes(self, study_id: int) -> Mapping[str, Any]:
+        """Return a study's attributes; None for what is no JSON, which whoever lists the studies tells."""
+        return {key: _value(text) for _, key, text in self._where_in(_ATTRIBUTES, "a.study_id", [study_id])}
+
+    def attribute_of(self, key: str, study_ids: Sequence[int] | None = None) -> dict[int, Any]:
+        """Return an attribute of studies that have it, of all by default, by their numbers."""
+        read = _shared if key in ALIKE else _value
+        rows = self._where_in(f"{_ATTRIBUTES} WHERE a.key = ?", "a.study_id", study_ids, [key])
+        return {study_id: read(text) for study_id, _, text in rows}
+
+    def values_of(self, key: str) -> list[Any]:
+        """Return the different values of an attribute of studies."""
+        through_index = "a.study_id IN (SELECT s.study_id FROM studies s)"  # without it all attributes are read
+        statement = f"SELECT DISTINCT a.value_json {_FROM_ATTRIBUTES} WHERE {through_index} AND a.key = ?"
+        return [_value(text) for (text,) in self._query(statement, (key,))]
+
+    def counts(self, study_ids: Sequence[int] | None = None) -> dict[int, dict[str, int]]:
+        """Return how many trials studies have, all of them by default, by state; of one without trials nothing."""
+        found: dict[int, dict[str, int]] = {}
+        statement = "SELECT t.study_id, t.state, COUNT(*) FROM trials t"
+        grouped = "GROUP BY t.study_id, t.state"
+        for study_id, state, count in self._where_in(statement, "t.study_id", study_ids, then=grouped):
+            found.setdefault(study_id, {})[state] = count
+        return found
+
+    def _where_in(
+        self, statement: str, column: str, wanted: Sequence[Any] | None, values: Sequence[Any] = (), then: str = ""
+    ) -> Iterable[Any]:
+        """Return the rows with one of these values in a column; all rows where none are named.
+
+        Args:
+            values: those of the statement itself.
+            then: what follows the condition.
+        """
+        if wanted is None:
+            return self._query(f"{statement} {then}", values)
+        word = "AND" if "WHERE" in statement else "WHERE"
+        return chain.from_iterable(
+            self._query(f"{statement} {word} {column} IN {marks(some)} {then}", [*values, *some])
+            for some in chunks(wanted)
+        )
+
+
+def _add_attributes(found: Mapping[int, StudyRow], rows: Iterable[Any]) -> None:
+    for study_id, key, text in rows:
+        if study_id in found:
+            try:
+                found[study_id].attributes[key] = _sound_shared(text) if key in ALIKE else from_json(text)
+            except (TypeError, ValueError):
+                found[study_id].attributes[key] = None
+                found[study_id].damaged.append(key)
+
+
+@lru_cache(256)
+def _sound_shared(text: str) -> Any:
+    """Return what JSON says, the same object each time: thousands of studies may say the same."""
+    return from_json(text)
+
+
+def _shared(text: str) -> Any:
+    try:
+        return _sound_shared(text)
+    except (TypeError, ValueError):
+        return None
+
+
+def _value(text: str) -> Any:
+    try:
+        return from_json(text)
+    except (TypeError, ValueError):
+        return None
