@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
+from bo_tune.core.certificate import Certificate
 from bo_tune.core.choices import GRID, GRID_GP, MEMORY, SAMPLERS
 from bo_tune.core.conditions import Conditions, Timing
 from bo_tune.core.events import Event, Listener, StudyFailed
@@ -70,7 +70,7 @@ class Best:
     config: Mapping[str, Value]
     time_us: float
     default_time_us: float | None
-    certificate: Mapping[str, Any] | None
+    certificate: Certificate | None
     configs: int
     launched_configs: int
     launches: int

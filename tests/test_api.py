@@ -44,7 +44,7 @@ def test_the_best_config_of_each_problem_comes_back_in_the_order_asked() -> None
         assert best.kernel == "softmax_kernel"
         assert best.study.startswith("softmax_kernel | rows=")
         assert best.certificate is not None
-        assert best.certificate["tolerance"] == 0.01
+        assert best.certificate.tolerance == 0.01
         assert best.compiles == best.launched_configs == best.configs
         assert best.launches > best.configs
         assert best.compile_s == pytest.approx(0.25 * best.compiles)

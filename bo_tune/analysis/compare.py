@@ -6,6 +6,7 @@ from math import exp, log
 from pathlib import Path
 from typing import Any
 
+from bo_tune.core.agreement import SHARED, Decision
 from bo_tune.core.choices import GRID
 from bo_tune.core.problem import AnyProblem
 from bo_tune.core.space import Config
@@ -15,7 +16,6 @@ from bo_tune.engines.provenance import Provenance
 from bo_tune.engines.registry import address_of, engine_of_file, is_looked_up
 from bo_tune.formats.recording import Recording
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.kernels.spec import SHARED
 from bo_tune.tuning.joint.choice import best_recorded_us
 
 Entry = tuple[str, Keys]
@@ -159,7 +159,7 @@ def compare(tuned_folder: Path, grid_folder: Path, recordings: Iterable[Recordin
 def _decided(origin: Provenance) -> int | None:
     """Return the value of ``SHARED`` that other kernels decided on for an entry; None where none did."""
     decided_by = (origin.joint or {}).get("decided_by")
-    return decided_by["value"] if decided_by else None
+    return Decision.from_json(decided_by).value if decided_by else None
 
 
 def _with_sums(

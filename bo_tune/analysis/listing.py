@@ -1,9 +1,10 @@
 """What ``bo-tune show`` says of the studies in a database, and how studies appear in JSON."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from bo_tune.core.certificate import Certificate
 from bo_tune.core.conditions import UNKNOWN
 from bo_tune.core.space import config_key
 from bo_tune.core.study_name import StudyName
@@ -42,14 +43,15 @@ class StudyListing:
     default_us: float | None
     config: Mapping[str, int] | None
     finished: bool
-    certificate: Mapping[str, Any] | None
+    certificate: Certificate | None
     costs: Costs
     holder: Holder | None
     disturbed: Sequence[str] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the listing as JSON, the study by its full name and by its parts."""
-        return {**_named(self.name), **{k: v for k, v in asdict(self).items() if k != "name"}}
+        figures = {k: v for k, v in asdict(replace(self, certificate=None)).items() if k != "name"}
+        return {**_named(self.name), **figures, "certificate": _stored(self.certificate)}
 
 
 def _named(name: StudyName) -> dict[str, Any]:
@@ -66,6 +68,10 @@ def _named(name: StudyName) -> dict[str, Any]:
     }
 
 
+def _stored(certificate: Certificate | None) -> dict[str, Any] | None:
+    return certificate.to_json() if certificate else None
+
+
 def study_figures(tuned: "Tuned") -> dict[str, Any]:
     """Return a study of a session as JSON, with the keys that ``StudyListing.to_json`` has for them."""
     result = tuned.result
@@ -75,7 +81,7 @@ def study_figures(tuned: "Tuned") -> dict[str, Any]:
         "best_us": result.time_us if result else None,
         "default_us": result.default_time_us if result else None,
         "config": dict(result.config) if result else None,
-        "certificate": result.certificate if result else None,
+        "certificate": _stored(result.certificate) if result else None,
         "costs": asdict(result.costs) if result else None,
         "disturbed": tuned.disturbed,
     }

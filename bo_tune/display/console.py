@@ -1,7 +1,7 @@
 """Progress and tables in the terminal; plain lines where the output is none."""
 
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from bo_tune.core.certificate import Certificate
 from bo_tune.core.space import Config
 from bo_tune.errors import printable
 
@@ -44,9 +45,9 @@ def speed_up(default_us: float | None, time_us: float | None) -> str:
     return f"{default_us / time_us:.2f}x" if default_us and time_us else "-"
 
 
-def sure(certificate: Mapping[str, Any] | None) -> str:
+def sure(certificate: Certificate | None) -> str:
     """Show a certificate in short: ``1 % 0.93``, within 1 % of the grid's best with probability 0.93."""
-    return f"{100 * certificate['tolerance']:.3g} % {certificate['probability']:.2f}" if certificate else "-"
+    return f"{100 * certificate.tolerance:.3g} % {certificate.probability:.2f}" if certificate else "-"
 
 
 def short_config(config: Config | None) -> str:

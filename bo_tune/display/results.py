@@ -1,15 +1,14 @@
 """What a session found, and how its time was spent, as tables and lines."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 from statistics import geometric_mean
-from typing import Any
 
 from rich.table import Table
 
 from bo_tune.core.activity import SessionActivity
+from bo_tune.core.agreement import SHARED, Agreement, Decision
 from bo_tune.display.console import TIMES, disturbed_lines, marked, plain_table, short_config, speed_up, us
-from bo_tune.kernels.spec import SHARED
 from bo_tune.session.session import Tuned, session_wall_s
 
 
@@ -40,7 +39,7 @@ def session_lines(tuned: Sequence[Tuned]) -> list[str]:
         f"{sum(c.launches for c in costs):,} launches, {sum(c.compiles for c in costs):,} compiles, "
         f"trials under way for {session_wall_s(tuned):.1f} s"
     ]
-    run = [result for result in results if "decided_by" not in (result.joint or {})]
+    run = [result for result in results if result.joint is None or result.joint.decided_by is None]
     gains = [result.default_time_us / result.time_us for result in run if result.default_time_us]
     if gains:
         lines.append(f"tuned against default: {geometric_mean(gains):.2f}x faster (geometric mean of {len(gains)})")
@@ -49,20 +48,20 @@ def session_lines(tuned: Sequence[Tuned]) -> list[str]:
 
 def joint_lines(tuned: Sequence[Tuned]) -> list[str]:
     """Return lines on the sums of kernels that had to agree, and on who decided; none where there are none."""
-    sums: dict[tuple[object, ...], Mapping[str, Any]] = {}
+    sums: dict[tuple[object, ...], Agreement] = {}
     for study in tuned:
         problem, gpu = study.job.problem, study.job.device.gpu.name
         group = study.job.spec.joint_group(problem)
         if group is not None and study.result is not None and study.result.joint is not None:
             sums[gpu, study.name.kernel_source, group] = study.result.joint
-    decided = [joint["decided_by"] for joint in sums.values() if "decided_by" in joint]
-    deciding = {tuple(joint["kernels"]) for joint in decided}
-    free = [joint for joint in sums.values() if "decided_by" not in joint and tuple(joint["kernels"]) not in deciding]
+    decided = [joint.decided_by for joint in sums.values() if joint.decided_by is not None]
+    deciding = {decision.kernels for decision in decided}
+    free = [joint for joint in sums.values() if joint.decided_by is None and joint.kernels not in deciding]
     return [*_decided_lines(decided), *_agreed_lines(free)]
 
 
-def _agreed_lines(joint: Sequence[Mapping[str, Any]]) -> list[str]:
-    gains = [one["default_time_us"] / one["time_us"] for one in joint if one["default_time_us"]]
+def _agreed_lines(joint: Sequence[Agreement]) -> list[str]:
+    gains = [one.default_time_us / one.time_us for one in joint if one.default_time_us]
     if not gains:
         return []
     return [
@@ -71,15 +70,16 @@ def _agreed_lines(joint: Sequence[Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def _decided_lines(decided: Sequence[Mapping[str, Any]]) -> list[str]:
+def _decided_lines(decided: Sequence[Decision]) -> list[str]:
     """Say what the kernels that an engine launches in place of others came to."""
     if not decided:
         return []
-    kernels = " and ".join(decided[0]["kernels"])
+    kernels = " and ".join(decided[0].kernels)
     line = f"{SHARED} of {len(decided)} problems is decided by {kernels}, which the engine launches"
-    gains = [one["default_time_us"] / one["time_us"] for one in decided if one["default_time_us"]]
+    known = [(one.default_time_us, one.time_us) for one in decided if one.default_time_us]
+    gains = [default_us / time_us for default_us, time_us in known]
     if gains:
-        sums = [sum(one[name] for one in decided if one["default_time_us"]) for name in ("default_time_us", "time_us")]
+        sums = [sum(times) for times in zip(*known, strict=True)]
         line += (
             f": {us(sums[0])} us by default, {us(sums[1])} us tuned in all, {geometric_mean(gains):.2f}x faster "
             f"(geometric mean of {len(gains)})"

@@ -7,6 +7,7 @@ from itertools import groupby
 from rich.table import Table
 
 from bo_tune.analysis.listing import StudyListing
+from bo_tune.core.agreement import SHARED
 from bo_tune.core.conditions import UNKNOWN
 from bo_tune.display.console import (
     MOST_ROWS,
@@ -20,7 +21,6 @@ from bo_tune.display.console import (
     us,
 )
 from bo_tune.kernels.registry import DECIDING
-from bo_tune.kernels.spec import SHARED
 
 
 def studies_tables(studies: Iterable[StudyListing]) -> Iterator[Table | LongTable]:

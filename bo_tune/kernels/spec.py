@@ -26,10 +26,6 @@ MAX_ACCUMULATORS_PER_THREAD = 256
 and nearly every compile timeout lies there."""
 
 
-SHARED = "block_m"
-"""The parameter that the kernels of a joint group must agree on: tokens are sorted into blocks once for all of them."""
-
-
 class KernelSpec(ABC):
     """What a search knows of one kernel before anything is compiled."""
 

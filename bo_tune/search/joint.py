@@ -28,12 +28,13 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.study import Study
 
+from bo_tune.core.certificate import Certificate
 from bo_tune.search.acquisition import log_expected_improvement
 from bo_tune.search.gp.model import Scale
 from bo_tune.search.gp.posterior import Array, Indices, Posterior
 from bo_tune.search.gp.prior import SQUEEZE
 from bo_tune.search.sampler import FiniteGridSampler
-from bo_tune.search.stopping import CAUTION, CAUTION_TAUGHT, Certificate
+from bo_tune.search.stopping import CAUTION, CAUTION_TAUGHT
 
 HOPE = 0.5
 """h, calibrated on replayed grids: with none a search stays with the first value that it knows of every kernel, with

@@ -11,12 +11,12 @@ point estimate, which makes any Gaussian process surer than it should be, less s
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from optuna.study import Study
 
+from bo_tune.core.certificate import Certificate
 from bo_tune.search.gp.posterior import Posterior
 from bo_tune.search.sampler import FiniteGridSampler
 
@@ -57,44 +57,13 @@ class StopRule:
     most: int | None = None
     most_taught: int | None = 20
 
-    def done(self, certificate: "Certificate", under_way: int = 0) -> bool:
+    def done(self, certificate: Certificate, under_way: int = 0) -> bool:
         """Whether a study with this certificate is done, or will be once so many more trials have a value."""
         limits = [self.most, self.most_taught if certificate.taught else None]
         tried = certificate.tried + under_way
         if certificate.exhausted or any(limit is not None and tried >= limit for limit in limits):
             return True
         return certificate.tried >= self.least and 1.0 - certificate.probability < self.risk
-
-
-@dataclass(frozen=True, slots=True)
-class Certificate:
-    """What is known of a study as it stands.
-
-    Attributes:
-        tolerance: x.
-        probability: that no untried config is better than the best tried one by more than x.
-        tried: trials with a value.
-        exhausted: whether nothing was left to try.
-        taught: whether the study was given others of its place to learn from.
-    """
-
-    tolerance: float
-    probability: float
-    tried: int
-    exhausted: bool = False
-    taught: bool = False
-
-    def __str__(self) -> str:
-        return f"within {100 * self.tolerance:.3g} % of the grid's best with probability {self.probability:.2f}"
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what a database or a sidecar stores."""
-        return {
-            "tolerance": self.tolerance,
-            "probability": round(self.probability, 4),
-            "tried": self.tried,
-            "exhausted": self.exhausted,
-        }
 
 
 def certify(sampler: FiniteGridSampler, study: Study, tolerance: float = 0.01) -> Certificate:

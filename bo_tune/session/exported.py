@@ -15,6 +15,7 @@ from optuna.distributions import IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from bo_tune.core.agreement import SHARED
 from bo_tune.core.choices import SAMPLERS
 from bo_tune.core.conditions import toolchain_label
 from bo_tune.core.outcome import InvalidReason
@@ -24,7 +25,6 @@ from bo_tune.core.study_name import StudyName
 from bo_tune.errors import RecordingError
 from bo_tune.formats.recording import Recording
 from bo_tune.kernels.registry import KERNELS
-from bo_tune.kernels.spec import SHARED
 from bo_tune.session.settings import SessionSettings
 from bo_tune.store.attributes import (
     DISTURBED_ATTR,
@@ -252,7 +252,7 @@ def _check_result(result: StudyResult, name: StudyName, trials: Sequence[FrozenT
     if result.sampler not in SAMPLERS:
         raise NotOursError(f"{place}.sampler: expected one of {', '.join(SAMPLERS)}, got {result.sampler!r}")
     if result.joint is not None and (
-        name.problem.kernel not in result.joint["kernels"] or result.joint[SHARED] != result.config.get(SHARED)
+        name.problem.kernel not in result.joint.kernels or result.joint.value != result.config.get(SHARED)
     ):
         raise NotOursError(f"{place}.joint: expected kernels that agree with this one on {SHARED}")
     if result.asked is not None:

@@ -4,10 +4,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+from bo_tune.core.agreement import SHARED, Decision
 from bo_tune.core.choices import GRID_GP
 from bo_tune.core.events import Listener
 from bo_tune.core.study_name import StudyName
-from bo_tune.kernels.spec import SHARED
 from bo_tune.measure.device import Device
 from bo_tune.measure.devices import Job
 from bo_tune.processes.fork_server import ForkServer
@@ -18,7 +18,7 @@ from bo_tune.tuning.candidates import Candidates, candidates
 from bo_tune.tuning.conclude import Search
 from bo_tune.tuning.cost import cost
 from bo_tune.tuning.history import Histories
-from bo_tune.tuning.joint.decision import DecidedTuner, Decision
+from bo_tune.tuning.joint.decision import DecidedTuner
 from bo_tune.tuning.joint.tuner import JointTuner
 from bo_tune.tuning.proposer import InOrderProposer, Proposer, SamplerProposer
 from bo_tune.tuning.search_pool import Recipe, SearchPool

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 from bo_tune.core.activity import SessionActivity, by_gpu, with_workers
+from bo_tune.core.agreement import Decision
 from bo_tune.core.choices import MEMORY
 from bo_tune.core.events import Listener, StudyFailed, StudyLost, StudyStarted, ignore
 from bo_tune.core.study_name import StudyName
@@ -28,7 +29,7 @@ from bo_tune.store.results import StudyResult, figures_of
 from bo_tune.store.storage import StudyStore
 from bo_tune.tuning.conclude import choose_results, current_results, have_ended
 from bo_tune.tuning.history import Histories
-from bo_tune.tuning.joint.decision import Decision, parted
+from bo_tune.tuning.joint.decision import decision_of, parted
 from bo_tune.tuning.tuner import InterruptedSearch, Searched, Tuner
 
 __all__ = ["Session", "SessionSettings", "Tuned", "session_wall_s"]
@@ -250,7 +251,7 @@ class Session:
         """Search studies together; first those of kernels that decide for the others, if there are any."""
         deciding, others = parted(jobs, lambda job: job.spec)
         first = self._search_group(deciding) if deciding else []
-        return [*first, *self._search_group(others, Decision.of([one.result for one in first]))]
+        return [*first, *self._search_group(others, decision_of([one.result for one in first]))]
 
     def _search_group(self, jobs: Sequence[Job], decision: Decision | None = None) -> list[Tuned]:
         settings = self.settings.of_study(jobs[0], decision)

@@ -8,15 +8,14 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
+from bo_tune.core.agreement import SHARED, Decision
 from bo_tune.core.choices import GRID, GRID_GP, SAMPLERS
 from bo_tune.core.problem import MOST_SLICES
 from bo_tune.core.study_name import StudyName
 from bo_tune.core.surroundings import Linear
-from bo_tune.kernels.spec import SHARED
 from bo_tune.measure.devices import Job
 from bo_tune.search import StopRule
 from bo_tune.store.fields import Count, Flag, Line, Parameter, Setting, Share, first_error
-from bo_tune.tuning.joint.decision import Decision
 from bo_tune.tuning.race import Finalists
 from bo_tune.tuning.tuner import TunerSettings
 

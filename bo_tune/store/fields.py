@@ -1,11 +1,13 @@
 """Kinds of values in what is stored, with their bounds: what no GPU and no search could have said is refused."""
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, cast
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
+from bo_tune.core.agreement import Agreement
+from bo_tune.core.certificate import Certificate
 from bo_tune.core.outcome import LONGEST_US, MOST_SECONDS, SHORTEST_US
 from bo_tune.core.problem import MOST
 
@@ -41,6 +43,8 @@ StoredConfig = Annotated[Mapping[Parameter, Setting], Field(min_length=1, max_le
 class _Certificate(BaseModel):
     tolerance: Share
     probability: Share
+    tried: Count = 0
+    exhausted: Flag = False
 
 
 class _Sum(BaseModel):
@@ -67,18 +71,18 @@ def first_error(error: ValidationError, *under: str) -> str:
     return f"{place}: {expected}" if place else expected
 
 
-def holding(kind: type[BaseModel]) -> AfterValidator:
-    """Check what a mapping holds, besides which it may hold more; the mapping itself is kept."""
+def made_of(kind: type[BaseModel], make: Callable[[Mapping[str, Any]], object]) -> BeforeValidator:
+    """Check what a mapping holds, besides which it may hold more, and make of it what it stands for."""
 
-    def check(value: Mapping[str, Any]) -> Mapping[str, Any]:
+    def read(value: object) -> object:
         try:
             kind.model_validate(value)
         except ValidationError as error:
             raise PydanticCustomError("held", "{found}", {"found": first_error(error)}) from None
-        return value
+        return make(cast(Mapping[str, Any], value))
 
-    return AfterValidator(check)
+    return BeforeValidator(read)
 
 
-Certificate = Annotated[Mapping[str, Any], holding(_Certificate)]
-Joint = Annotated[Mapping[str, Any], holding(_Joint)]
+Sureness = Annotated[Certificate, made_of(_Certificate, Certificate.from_json)]
+Together = Annotated[Agreement, made_of(_Joint, Agreement.from_json)]

@@ -1,14 +1,14 @@
 """What a study ended with, as it is stored; checked when it is read."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, TypeAdapter
 from pydantic_core import PydanticCustomError
 
-from bo_tune.store.fields import Certificate, Count, Joint, Line, Seconds, StoredConfig, Time
+from bo_tune.store.fields import Count, Line, Seconds, StoredConfig, Sureness, Time, Together
 
 
 def _moment(text: str) -> str:
@@ -83,10 +83,9 @@ class StudyResult:
         finalists: every config re-measured at the end, the default first, with its time in us.
         trials: how many trials the study held when it was chosen.
         date: when, ISO 8601 in UTC.
-        certificate: how sure the sampler's model was that nothing better was left (``search.Certificate``).
+        certificate: how sure the sampler's model was that nothing better was left.
         ended_by: the stop rule that ended the search (``search.StopRule``); None if something else did.
-        joint: where kernels had to agree: which (``kernels``), the value they agree on, the sum of their times and that
-            of their defaults' (``joint_choice.JointChoice``).
+        joint: where kernels had to agree: on what.
         in_place: what decided where the layer was known; None where the times alone did.
         asked: of which search it is the result (``SessionSettings.asked``): one that is asked for anything else chooses
             anew. None in a database of schema 1.
@@ -99,16 +98,21 @@ class StudyResult:
     trials: Count
     sampler: Line
     date: Moment
-    certificate: Certificate | None
+    certificate: Sureness | None
     ended_by: Mapping[str, Any] | None
     costs: Costs
-    joint: Joint | None = None
+    joint: Together | None = None
     in_place: InPlace | None = None
     asked: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the result as a study attribute holds it."""
-        return asdict(self)
+        certificate, joint = self.certificate, self.joint
+        return {
+            **asdict(replace(self, certificate=None, joint=None)),
+            "certificate": certificate.to_json() if certificate else None,
+            "joint": joint.to_json() if joint else None,
+        }
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "StudyResult":

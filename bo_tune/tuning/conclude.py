@@ -5,11 +5,13 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from bo_tune.search import Certificate, StopRule
+from bo_tune.core.agreement import Decision
+from bo_tune.core.certificate import Certificate
+from bo_tune.search import StopRule
 from bo_tune.store.attributes import RESULT_ATTR
 from bo_tune.store.result import InPlace
 from bo_tune.store.results import StudyResult, costs_of
-from bo_tune.tuning.joint.decision import Decision, parted
+from bo_tune.tuning.joint.decision import decision_of, parted
 from bo_tune.tuning.race import Choice, Choices
 from bo_tune.tuning.tuner import Tuner
 
@@ -51,7 +53,7 @@ def current_results(
     deciding, others = parted(tuners, lambda tuner: tuner.spec)
     if deciding:
         first = current_results(deciding, asked)
-        rest = current_results(others, asked, Decision.of(first)) if first else None
+        rest = current_results(others, asked, decision_of(first)) if first else None
         return [*first, *rest] if first and rest else None
     results = [result for tuner in tuners if (result := tuner.stored.result()) is not None]
     if len(results) < len(tuners) or any(
@@ -60,9 +62,9 @@ def current_results(
     ):
         return None
     together = [tuner.problem.kernel for tuner in tuners] if len(tuners) > 1 else None
-    expected = together, decision.to_json() if decision else None
-    found = [result.joint or {} for result in results]
-    return results if all((one.get("kernels"), one.get("decided_by")) == expected for one in found) else None
+    expected = tuple(together) if together else None, decision
+    found = [(one.kernels, one.decided_by) if (one := result.joint) else (None, None) for result in results]
+    return results if all(one == expected for one in found) else None
 
 
 def _asked(tuner: Tuner, asked: Asked) -> Mapping[str, Any]:
@@ -120,7 +122,7 @@ def choose_results(
             trials=len(tuner.trials),
             sampler=sampler,
             date=datetime.now(UTC).isoformat(timespec="seconds"),
-            certificate=certificate.to_json() if certificate else None,
+            certificate=certificate,
             ended_by=asdict(rule) if rule is not None and search.is_sure() else None,
             costs=costs_of(tuner.trials, one.launches),
             joint=choice.joint,

@@ -15,11 +15,12 @@ timed to the end, and is what the study ends with unless the leader beats it.
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from scipy.special import bdtrc
 
+from bo_tune.core.agreement import Agreement
 from bo_tune.core.outcome import Launches, estimate_us
 from bo_tune.core.problem import AnyProblem
 from bo_tune.core.space import Config, ConfigKey, config_key
@@ -86,7 +87,7 @@ class Choices(Protocol):
         """One for each kernel."""
 
     @property
-    def joint(self) -> Mapping[str, Any] | None:
+    def joint(self) -> Agreement | None:
         """Where kernels had to agree: what they agree on, as a result tells it."""
 
 

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from optuna.trial import FrozenTrial
 
+from bo_tune.core.certificate import Certificate
 from bo_tune.core.events import Listener, TrialRecorded, ignore
 from bo_tune.core.outcome import Invalid, Launches, Outcome
 from bo_tune.core.problem import AnyProblem, lora
@@ -20,7 +21,7 @@ from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.core.surroundings import Linear
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.measure.device import Build, Device
-from bo_tune.search import Certificate, StopRule
+from bo_tune.search import StopRule
 from bo_tune.store.frozen import to_trial
 from bo_tune.store.storage import StoredStudy
 from bo_tune.store.trials import launched

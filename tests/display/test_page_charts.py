@@ -8,6 +8,7 @@ from helpers import SHRINK, bundled
 from bo_tune.analysis.review.case import Case, Step
 from bo_tune.analysis.review.noise import NoiseBand
 from bo_tune.analysis.review.study import StudyReview, review_study
+from bo_tune.core.certificate import Certificate
 from bo_tune.core.study_name import StudyName
 from bo_tune.display.page import charts, vega, words
 from bo_tune.store.attributes import GPU_ATTR
@@ -17,7 +18,7 @@ from bo_tune.store.storage import StudySummary
 def _study(launched: int, probability: float) -> StudyReview:
     name = StudyName(bundled(SHRINK).problem, "GPU", "source")
     study = review_study(StudySummary(1, name, {GPU_ATTR: {}}), [])
-    certificate = {"probability": probability, "tolerance": 0.01}
+    certificate = Certificate(tolerance=0.01, probability=probability)
     return replace(study, certificate=certificate, costs=replace(study.costs, launched_configs=launched))
 
 

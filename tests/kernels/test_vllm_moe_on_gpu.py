@@ -98,5 +98,5 @@ def test_the_launch_that_runs_decides_on_block_m(device):
         assert sorted(trial.params["block_m"] for trial in trials) == [16, 32, 64, 128]
         assert all(trial.value is not None for trial in trials), "a result is wrong"
     joint = found[KERNELS[0]].result.joint
-    assert joint["decided_by"]["kernels"] == list(ONE_LAUNCH)
-    assert 0 < joint["decided_by"]["time_us"] <= joint["decided_by"]["default_time_us"] * 1.01
+    assert joint.decided_by.kernels == tuple(ONE_LAUNCH)
+    assert 0 < joint.decided_by.time_us <= joint.decided_by.default_time_us * 1.01

@@ -45,7 +45,8 @@ def test_what_vllm_launches_decides_where_it_sorts_tokens_into_blocks(device: Gp
     assert {value for (_, m), value in values.items() if m == 16} == {32}
     (joint,) = (one.result.joint for one in tuned if one.result and one.job.problem == problems[4])
     assert joint is not None
-    assert joint["decided_by"] == {
+    assert joint.decided_by is not None
+    assert joint.decided_by.to_json() == {
         "kernels": list(ONE_LAUNCH),
         "value": 32,
         "time_us": pytest.approx(20.0),

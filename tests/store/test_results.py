@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial
 
+from bo_tune.core.certificate import Certificate
 from bo_tune.core.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome
 from bo_tune.store.frozen import to_trial
 from bo_tune.store.results import Costs, StudyResult, costs_of, covered_s, intervals_of
@@ -85,7 +86,7 @@ def test_a_result_survives_json() -> None:
         trials=40,
         sampler="grid-gp",
         date="2026-01-02T03:04:05+00:00",
-        certificate={"tolerance": 0.01, "probability": 0.93, "tried": 40, "exhausted": False},
+        certificate=Certificate(tolerance=0.01, probability=0.93, tried=40),
         ended_by={"tolerance": 0.01, "risk": 0.1, "least": 8, "most": None},
         costs=costs_of([trial(Measurement((1.0,)))], Counter({LaunchPurpose.FINALISTS: 7})),
     )

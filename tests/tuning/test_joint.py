@@ -59,9 +59,9 @@ def test_results_come_in_the_order_of_the_jobs_and_agree() -> None:
         joint = [result.joint for result in results if result]
         assert all(one == joint[0] for one in joint)
         assert joint[0] is not None
-        assert joint[0]["kernels"] == list(MOE_KERNELS)
-        assert joint[0]["time_us"] == pytest.approx(sum(result.time_us for result in results if result))
-        assert joint[0]["time_us"] <= joint[0]["default_time_us"]
+        assert joint[0].kernels == tuple(MOE_KERNELS)
+        assert joint[0].time_us == pytest.approx(sum(result.time_us for result in results if result))
+        assert joint[0].time_us <= joint[0].default_time_us
 
 
 @pytest.mark.parametrize("m", [16, 256, 2048])
@@ -140,7 +140,7 @@ def test_the_stop_rule_ends_all_four_and_says_how_sure_it_is() -> None:
     assert all(result.ended_by is not None for result in results)
     assert {json.dumps(result.certificate) for result in results} == {json.dumps(results[0].certificate)}
     assert results[0].certificate is not None
-    assert results[0].certificate["probability"] > 0.9
+    assert results[0].certificate.probability > 0.9
     assert max(t.launched_configs for t in tuned) < 60
 
 

@@ -9,6 +9,7 @@ from moe_recordings import MOE_KERNELS, small
 from one_launch_recordings import one_launch
 
 from bo_tune.analysis.simulate import simulate
+from bo_tune.core.agreement import Decision
 from bo_tune.core.choices import GRID, MEMORY, MoePathChoice
 from bo_tune.core.problem import AnyProblem, Experts, Problem
 from bo_tune.core.space import SearchSpace
@@ -51,12 +52,11 @@ def test_one_launch_decides_on_block_m_for_all(settings: dict[str, object]) -> N
     deciding, other = found[ONE_LAUNCH[0]].joint, found[MOE_KERNELS[0]].joint
     assert deciding is not None
     assert other is not None
-    assert deciding["kernels"] == list(ONE_LAUNCH)
-    assert deciding["time_us"] == pytest.approx(47.0, rel=0.01)
-    assert deciding["default_time_us"] == pytest.approx(57.0, rel=0.01)
-    times = {name: deciding[name] for name in ("time_us", "default_time_us")}
-    assert other["decided_by"] == {"kernels": list(ONE_LAUNCH), "value": 32, **times}
-    assert other["kernels"] == list(MOE_KERNELS)
+    assert deciding.kernels == tuple(ONE_LAUNCH)
+    assert deciding.time_us == pytest.approx(47.0, rel=0.01)
+    assert deciding.default_time_us == pytest.approx(57.0, rel=0.01)
+    assert other.decided_by == Decision(tuple(ONE_LAUNCH), 32, deciding.time_us, deciding.default_time_us)
+    assert other.kernels == tuple(MOE_KERNELS)
 
 
 def test_a_search_tries_nothing_under_other_values_but_the_default() -> None:
@@ -79,7 +79,7 @@ def test_under_the_defaults_value_the_others_are_no_slower_than_their_defaults()
     found = results(tune([*small(2048), *one_launch(2048, NOTHING_TO_GAIN)], budget=6))
     joint = found[MOE_KERNELS[0]].joint
     assert joint is not None
-    assert joint["time_us"] <= joint["default_time_us"]
+    assert joint.time_us <= joint.default_time_us
 
 
 def test_ranges_of_a_study_hold_for_who_decides_too() -> None:
@@ -94,7 +94,7 @@ def test_finished_studies_are_taken_as_they_are_and_chosen_anew_where_who_decide
     first = results(tune(recordings, store, budget=6, stop_rule=rule))
     assert results(tune(recordings, store, budget=6, stop_rule=rule)) == first
     free = results(tune(small(16), store, budget=6))
-    assert "decided_by" not in (free[MOE_KERNELS[0]].joint or {})
+    assert free[MOE_KERNELS[0]].joint.decided_by is None
     again = tune(recordings, store, budget=6, stop_rule=rule)
     assert {result.config["block_m"] for result in results(again).values()} == {32}
 
@@ -125,7 +125,7 @@ def test_where_who_decides_cannot_be_measured_the_others_choose_themselves() -> 
     assert [one.job.problem.kernel for one in tuned if one.result is None] == list(ONE_LAUNCH)
     found = [one.result for one in tuned if one.result is not None]
     assert len({result.config["block_m"] for result in found}) == 1
-    assert all("decided_by" not in (result.joint or {}) for result in found)
+    assert all(result.joint is None or result.joint.decided_by is None for result in found)
 
 
 def test_even_the_least_budget_finds_a_config_of_the_value() -> None:

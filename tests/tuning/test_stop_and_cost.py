@@ -44,7 +44,7 @@ def test_an_easy_study_ends_before_its_budget_and_says_how_sure_it_is(tmp_path: 
     assert tuned.result is not None
     assert tuned.result.certificate is not None
     assert StopRule().least <= tuned.result.costs.launched_configs < 200
-    assert tuned.result.certificate["probability"] > 0.9
+    assert tuned.result.certificate.probability > 0.9
     (table,) = write_tables(tmp_path, session.entries([tuned]))
     (origin,) = read_provenance(table).values()
     assert origin.certificate == tuned.result.certificate
@@ -91,7 +91,7 @@ def test_a_study_that_is_sure_waits_for_no_compile() -> None:
     assert len(on.compiled) == len(tuned.trials) + 2
     assert not [trial for trial in tuned.trials if trial.params in (on.compiled[2], on.compiled[4])]
     assert tuned.result.certificate is not None
-    assert tuned.result.certificate["tried"] == len(tuned.trials)
+    assert tuned.result.certificate.tried == len(tuned.trials)
 
 
 def test_without_a_rule_the_budget_is_spent() -> None:

@@ -7,9 +7,9 @@ from math import inf
 
 from bo_tune.analysis.review.study import StudyReview, TrialPoint
 from bo_tune.analysis.review.truth import Place, Truth, best_sum_us, place_of
+from bo_tune.core.agreement import SHARED
 from bo_tune.core.space import Config
 from bo_tune.kernels.registry import IN_ORDER, is_known, kernel_spec
-from bo_tune.kernels.spec import SHARED
 from bo_tune.tuning.joint.choice import sums_by_value
 
 
@@ -84,8 +84,7 @@ class Case:
 
 def decided_of(study: StudyReview) -> int | None:
     """Return the value of ``SHARED`` that other kernels decided on for a study."""
-    decision = (study.joint or {}).get("decided_by")
-    return decision["value"] if decision else None
+    return study.joint.decided_by.value if study.joint and study.joint.decided_by else None
 
 
 def cases_of(studies: Iterable[StudyReview], truths: Mapping[Place, Truth]) -> list[Case]:
@@ -101,7 +100,7 @@ def _group_of(study: StudyReview) -> Hashable | None:
     problem = study.name.problem
     if study.joint is None or not is_known(problem.kernel):
         return None
-    return kernel_spec(problem.kernel).joint_group(problem), tuple(study.joint["kernels"]), study.family[1:]
+    return kernel_spec(problem.kernel).joint_group(problem), study.joint.kernels, study.family[1:]
 
 
 def _in_order(studies: list[StudyReview]) -> list[StudyReview]:
@@ -115,12 +114,12 @@ def _case(studies: Sequence[StudyReview], found: Sequence[Truth | None]) -> Case
     best_us = (best_sum_us(known, decided_of(studies[0])) if len(known) > 1 else known[0].best_us) if known else None
     chosen_us = _chosen_us(studies, known) if known else None
     first = studies[0]
+    default_us, time_us = first.default_us, first.time_us
     if len(studies) > 1:
         assert first.joint is not None
-        default_us, time_us = first.joint["default_time_us"], first.joint["time_us"]
+        default_us, time_us = first.joint.default_time_us, first.joint.time_us
         steps = _joint_steps(studies, known)
     else:
-        default_us, time_us = first.default_us, first.time_us
         steps = _steps(first, known[0] if known else None)
     return Case(
         studies=studies,

@@ -46,7 +46,7 @@ def _study(study: StudyReview, losses: Any) -> dict[str, Any]:
         "time_us": study.time_us,
         "default_us": study.default_us,
         "sampler": study.sampler,
-        "certificate": study.certificate,
+        "certificate": study.certificate.to_json() if study.certificate else None,
         "ended_by": study.ended_by,
         "grid_size": study.grid_size,
         "excluded": study.excluded,

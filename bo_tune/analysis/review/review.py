@@ -106,7 +106,7 @@ def review(
     cases = cases_of([s for s in studies if not s.name.exhaustive], truths)
     if others:  # some of what ended together may be among them
         whole = [
-            case for case in cases if case.first.joint is None or len(case.first.joint["kernels"]) == len(case.studies)
+            case for case in cases if case.first.joint is None or len(case.first.joint.kernels) == len(case.studies)
         ]
         others += sum(len(case.studies) for case in cases) - sum(len(case.studies) for case in whole)
         cases = whole

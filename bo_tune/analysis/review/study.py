@@ -9,6 +9,8 @@ from optuna.trial import FrozenTrial
 
 from bo_tune.analysis.review.importance import modelled_losses
 from bo_tune.analysis.review.noise import late_share, spread
+from bo_tune.core.agreement import Agreement
+from bo_tune.core.certificate import Certificate
 from bo_tune.core.conditions import UNKNOWN
 from bo_tune.core.outcome import Measurement
 from bo_tune.core.space import ConfigKey, config_key
@@ -76,7 +78,7 @@ class StudyReview:
     finalists: Sequence[tuple[Mapping[str, int], float]]
     finished: bool
     sampler: str | None
-    certificate: Mapping[str, Any] | None
+    certificate: Certificate | None
     ended_by: Mapping[str, Any] | None
     grid_size: int | None
     excluded: Mapping[str, int]
@@ -86,7 +88,7 @@ class StudyReview:
     losses: Mapping[str, float]
     late_share: float | None
     costs: Costs
-    joint: Mapping[str, Any] | None
+    joint: Agreement | None
     gpu: Mapping[str, Any]
     origin: Mapping[str, Any]
     under_way: Sequence[tuple[datetime, datetime]]

@@ -123,7 +123,7 @@ def _curves(curves: Sequence[Curve]) -> Spec:
 def _certainty(cases: Sequence[Case]) -> Spec:
     """Draw how sure the model of each search was at its end."""
     ends = [
-        {"x": study.costs.launched_configs, "y": 100 * study.certificate["probability"]}
+        {"x": study.costs.launched_configs, "y": 100 * study.certificate.probability}
         for case in cases
         for study in case.studies
         if study.certificate

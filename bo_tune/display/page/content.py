@@ -134,7 +134,7 @@ class Page:
     def ends(self, family: Family) -> str:
         """Say how the searches of a family ended, and how sure their models were."""
         studies = [study for case in family.cases for study in case.studies]
-        sure = sorted(float(s.certificate["probability"]) for s in studies if s.certificate)
+        sure = sorted(s.certificate.probability for s in studies if s.certificate)
         launched = sorted(study.costs.launched_configs for study in studies)
         text = f"{len(studies)} searches launched {launched[0]} to {launched[-1]} configs each."
         if not sure:
@@ -249,11 +249,11 @@ def _says(case: Case) -> str:
     ]
     sure = [s.certificate for s in case.studies if s.certificate]
     if sure:
-        least = min(sure, key=lambda certificate: float(certificate["probability"]))
+        least = min(sure, key=lambda certificate: certificate.probability)
         whom = "Its model was" if len(case.studies) == 1 else "The least sure of its models was"
         parts.append(
             f"{whom} {words.certificate(least)} sure that nothing untried is better by more than "
-            f"{100 * least['tolerance']:g} %."
+            f"{100 * least.tolerance:g} %."
         )
     if case.regret_percent is not None:
         parts.append(f"The grid's best takes {words.us(case.best_us)} us: regret {words.percent(case.regret_percent)}.")

@@ -1,7 +1,8 @@
 """Numbers and configs in short, as the page shows them."""
 
 from collections.abc import Mapping
-from typing import Any
+
+from bo_tune.core.certificate import Certificate
 
 NONE = "–"
 """What stands where there is no number."""
@@ -75,6 +76,6 @@ def seconds(value: float | None) -> str:
     return f"{value / 60:.1f} min" if value < 6000 else f"{value / 3600:.1f} h"
 
 
-def certificate(stored: Mapping[str, Any] | None) -> str:
+def certificate(found: Certificate | None) -> str:
     """Show how sure a study's model was: ``90 %``."""
-    return NONE if stored is None else share(stored["probability"])
+    return NONE if found is None else share(found.probability)

@@ -3,12 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from bo_tune.core.agreement import SHARED
 from bo_tune.engines.check.findings import Fault, Lookup, place_of
 from bo_tune.engines.check.lora_files import is_moe
 from bo_tune.engines.vllm.agreement import Disagreement, disagreements
 from bo_tune.engines.vllm.lookup import Crash
 from bo_tune.kernels.moe.untuned import as_read
-from bo_tune.kernels.spec import SHARED
 
 
 def agreeing(lookups: Sequence[Lookup], ends: Mapping[int, int]) -> list[Lookup]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bo_tune.core.agreement import SHARED
 from bo_tune.core.gpus import gpu_by_file_name, known_gpu
 from bo_tune.core.problem import GpuInfo, Problem, lora_file_name
 from bo_tune.engines.check.agreeing import agreeing
@@ -28,7 +29,7 @@ from bo_tune.errors import TableError
 from bo_tune.files import os_error_text
 from bo_tune.kernels.moe.untuned import as_read
 from bo_tune.kernels.registry import engine_spec
-from bo_tune.kernels.spec import SHARED, EngineSpec
+from bo_tune.kernels.spec import EngineSpec
 
 HOPPER = (9, 0)
 NOTHING_LOOKED_UP = (

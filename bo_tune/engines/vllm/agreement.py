@@ -7,10 +7,10 @@ Their engine sorts a step's tokens into blocks once, by the block_m of the first
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bo_tune.core.agreement import SHARED
 from bo_tune.core.problem import Problem
 from bo_tune.kernels.moe.spec import MoeLoraSpec, experts_of
 from bo_tune.kernels.registry import KERNELS
-from bo_tune.kernels.spec import SHARED
 
 LARGEST_RANK_AT_ONCE = 128
 """Up to this rank the engine runs shrink and expand in one launch, unless adapters are fully sharded."""

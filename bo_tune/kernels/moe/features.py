@@ -6,13 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import pdtrc
 
+from bo_tune.core.agreement import SHARED
 from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config
 from bo_tune.kernels.lora.features import columns_of
 from bo_tune.kernels.lora.features import features as lora_features
 from bo_tune.kernels.lora.spec import Columns, Work
 from bo_tune.kernels.moe.spec import MoeLoraSpec, experts_of
-from bo_tune.kernels.spec import SHARED
 
 
 def features(spec: MoeLoraSpec, configs: Sequence[Config], problem: Problem, gpu: GpuInfo) -> NDArray[np.float64]:

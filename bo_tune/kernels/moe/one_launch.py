@@ -18,6 +18,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
+from bo_tune.core.agreement import SHARED
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config, SearchSpace
@@ -31,7 +32,7 @@ from bo_tune.kernels.moe.spec import (
     MoeW13ShrinkSpec,
     experts_of,
 )
-from bo_tune.kernels.spec import SHARED, KernelSpec
+from bo_tune.kernels.spec import KernelSpec
 
 if TYPE_CHECKING:
     import numpy as np

@@ -19,6 +19,7 @@ import torch
 import triton
 import triton.language as tl
 
+from bo_tune.core.agreement import SHARED
 from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config
 from bo_tune.kernels.lora.jit import slice_weights
@@ -27,7 +28,6 @@ from bo_tune.kernels.lora.own import OwnLoraOperation, address_table, cdiv, sour
 from bo_tune.kernels.moe.blocks import room
 from bo_tune.kernels.moe.inputs import MoeExpandOperation, MoeInputs, MoeOperation, MoeShrinkOperation
 from bo_tune.kernels.moe.spec import experts_of
-from bo_tune.kernels.spec import SHARED
 
 UNSPECIALISED = ["PAIRS", "ROOM", "pairs_stride", "experts_stride", "x_slice", "out_slice"]
 """Arguments that change with every step of an engine: one binary serves them all."""

@@ -19,12 +19,13 @@ from pathlib import Path
 from types import CodeType, SimpleNamespace
 from typing import Any
 
+from bo_tune.core.agreement import SHARED
 from bo_tune.core.problem import AnyProblem, GpuInfo, Problem
 from bo_tune.errors import one_line
 from bo_tune.kernels.moe.one_launch import MoeOneLaunchSpec
 from bo_tune.kernels.moe.spec import MoeLoraSpec, experts_of
 from bo_tune.kernels.moe.untuned import as_read, general_config
-from bo_tune.kernels.spec import SHARED, KernelSpec
+from bo_tune.kernels.spec import KernelSpec
 from bo_tune.kernels.vllm.installed import refusal
 
 ASKED = "try_get_optimal_moe_lora_config"

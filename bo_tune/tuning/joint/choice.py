@@ -12,12 +12,12 @@ its default only if that has the value.
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Protocol
+from typing import Protocol
 
+from bo_tune.core.agreement import SHARED, Agreement, Decision
 from bo_tune.core.problem import AnyProblem
 from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.formats.recording import Recording
-from bo_tune.kernels.spec import SHARED
 from bo_tune.measure.device import Device
 from bo_tune.tuning.race import Choice, Finalists, Race, beats
 
@@ -46,8 +46,7 @@ class JointChoice:
         value: that value.
         time_us: sum of their times, in us.
         default_time_us: sum of the defaults', measured in turn with them; None if one cannot run.
-        decided_by: which other kernels decided on the value, with their times (``Decision.to_json``); None where these
-            did.
+        decided_by: which other kernels decided on the value, with their times; None where these did.
     """
 
     kernels: tuple[str, ...]
@@ -55,14 +54,12 @@ class JointChoice:
     value: int
     time_us: float
     default_time_us: float | None
-    decided_by: Mapping[str, Any] | None = None
+    decided_by: Decision | None = None
 
     @property
-    def joint(self) -> dict[str, Any]:
+    def joint(self) -> Agreement:
         """What each of the studies stores of it."""
-        times = {"time_us": self.time_us, "default_time_us": self.default_time_us}
-        decided = {} if self.decided_by is None else {"decided_by": dict(self.decided_by)}
-        return {"kernels": list(self.kernels), SHARED: self.value, **times, **decided}
+        return Agreement(self.kernels, self.value, self.time_us, self.default_time_us, self.decided_by)
 
 
 def choose_jointly(studies: Sequence[Studied], finalists: Finalists, decided: int | None = None) -> JointChoice | None:

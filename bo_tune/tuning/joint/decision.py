@@ -5,11 +5,12 @@ then searched under that value, each on its own: for one value their remaining p
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import TypeVar
 
-from bo_tune.kernels.spec import SHARED, KernelSpec
-from bo_tune.search import Certificate
+from bo_tune.core.agreement import SHARED, Decision
+from bo_tune.core.certificate import Certificate
+from bo_tune.kernels.spec import KernelSpec
 from bo_tune.store.results import StudyResult
 from bo_tune.store.trials import launched
 from bo_tune.tuning.joint.choice import JointChoice, choose_jointly
@@ -18,33 +19,12 @@ from bo_tune.tuning.tuner import Tuner, TunerSettings
 One = TypeVar("One")
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """The value that some kernels decided on.
-
-    Attributes:
-        kernels: those that did, in the order in which a layer runs them.
-        value: of ``SHARED``.
-        time_us: sum of their times under it, in us.
-        default_time_us: sum of their times under the default's; None if that cannot run.
-    """
-
-    kernels: tuple[str, ...]
-    value: int
-    time_us: float
-    default_time_us: float | None
-
-    @classmethod
-    def of(cls, results: Sequence[StudyResult | None]) -> "Decision | None":
-        """Return what kernels decided by their results; None where one of them has none."""
-        joint = next((result.joint for result in results if result is not None), None)
-        if joint is None or any(result is None for result in results):
-            return None
-        return cls(tuple(joint["kernels"]), joint[SHARED], joint["time_us"], joint["default_time_us"])
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what each of the others' studies stores of it."""
-        return {**asdict(self), "kernels": list(self.kernels)}
+def decision_of(results: Sequence[StudyResult | None]) -> Decision | None:
+    """Return what kernels decided by their results; None where one of them has none."""
+    joint = next((result.joint for result in results if result is not None), None)
+    if joint is None or any(result is None for result in results):
+        return None
+    return Decision(joint.kernels, joint.value, joint.time_us, joint.default_time_us)
 
 
 def parted(ones: Sequence[One], spec_of: Callable[[One], KernelSpec]) -> tuple[list[One], list[One]]:
@@ -107,4 +87,4 @@ class DecidedTuner:
             return None
         for tuner, one in zip(self.tuners, choice.choices, strict=True):
             tuner.launches += one.launches
-        return replace(choice, decided_by=self.decision.to_json())
+        return replace(choice, decided_by=self.decision)
