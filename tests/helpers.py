@@ -23,6 +23,7 @@ from bo_tune.core.outcome import Compilation, Invalid, InvalidReason, LaunchPurp
 from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.repetitions import TimingProtocol, take_repetitions
 from bo_tune.core.space import Config, SearchSpace, config_key
+from bo_tune.core.surroundings import Surroundings
 from bo_tune.formats.recording import Recording, read_recording, recording_file_name, write_recording
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured
@@ -157,6 +158,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 Times = Callable[[Config], float | Invalid]
 
 
+BARE_US = 20.0
+"""Time of a layer without adapters, on a ``FakeDevice``."""
+
+
 @dataclass
 class FakeDevice(Device):
     """A device in memory: a function gives each config its time in us, or why it has none.
@@ -168,6 +173,7 @@ class FakeDevice(Device):
         effective: what a config really runs as.
         on_measure: is called before each measurement.
         there: keys of the configs whose binary exists from the start.
+        in_place: times of configs where an engine runs them, above those of the layer without adapters.
     """
 
     times: Times
@@ -179,6 +185,8 @@ class FakeDevice(Device):
     gpu: GpuInfo = H100
     there: frozenset[tuple[tuple[str, int], ...]] = frozenset()
     monitor: GpuMonitor | None = None
+    times_in_place: bool = False
+    in_place: Callable[[Config], float] = lambda config: 1.0
 
     def __post_init__(self) -> None:
         self.lock = threading.Lock()
@@ -186,6 +194,7 @@ class FakeDevice(Device):
         self.measured: list[dict[str, int]] = []
         self.incumbents: list[float | None] = []
         self.remeasured: list[list[dict[str, int]]] = []
+        self.placed: list[tuple[Surroundings, list[dict[str, int]]]] = []
 
     @property
     def provenance(self) -> Mapping[str, str]:
@@ -225,10 +234,22 @@ class FakeDevice(Device):
         there = np.array([config_key(config) in self.there for config in configs], dtype=bool)
         return lambda: there
 
-    def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
+    def remeasure(
+        self,
+        problem: Problem,
+        configs: Sequence[Config],
+        rounds: int,
+        *,
+        taken: int = 0,
+        around: Surroundings | None = None,
+    ) -> Remeasured:
+        launches = Counter({LaunchPurpose.FINALISTS: rounds * len(configs)})
+        if around is not None:
+            self.placed.append((around, [dict(config) for config in configs]))
+            layers = [(BARE_US + self.in_place(config),) * rounds for config in configs]
+            return Remeasured(layers, launches, (BARE_US,) * rounds)
         self.remeasured.append([dict(config) for config in configs])
         times = [(self.retimed.get(config_key(c), self.times(c)),) * rounds for c in configs]
-        launches = Counter({LaunchPurpose.FINALISTS: rounds * len(configs)})
         return Remeasured(times, launches)  # type: ignore[arg-type]
 
 

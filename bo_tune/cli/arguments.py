@@ -1,13 +1,14 @@
 """What the command lines of ``tune``, ``grid`` and ``compile`` mean."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bo_tune.cli.options import integers
 from bo_tune.cli.served import Served
-from bo_tune.core.choices import GRID, LEASE_S
+from bo_tune.core.choices import GRID, LEASE_S, RaceChoice
 from bo_tune.core.problem import AnyProblem
+from bo_tune.core.surroundings import Linear
 from bo_tune.engines.models.engine import M_LADDER
 from bo_tune.errors import InputError
 from bo_tune.formats.study_file import Budget, Stop, StudyFile, load_study_file
@@ -43,6 +44,12 @@ class Arguments:
     lease_s: float = LEASE_S
     ray: str | None = None
     workers: int | None = None
+    race: RaceChoice = RaceChoice.IN_PLACE
+
+    @property
+    def linears(self) -> Mapping[AnyProblem, Linear]:
+        """The layers in which finalists are to race, by problem."""
+        return self.study.linears() if self.study is not None and self.race is RaceChoice.IN_PLACE else {}
 
 
 def problems_of(study: StudyFile, kernels: Sequence[str]) -> list[AnyProblem]:

@@ -15,6 +15,15 @@ KERNEL_SOURCES = ("auto", "vllm", "builtin")
 """Whose kernels are measured: those of the installed vLLM, the project's own, or the first of these there is."""
 
 
+class RaceChoice(StrEnum):
+    """Where the finalists of a study are timed in the end."""
+
+    ALONE = "alone"
+    """Each behind a cleared cache, with nothing else on the GPU."""
+    IN_PLACE = "in-place"
+    """In the layer of the model that they serve, as an engine runs it; alone where the layer is not known."""
+
+
 class MoePathChoice(StrEnum):
     """Which way an engine goes through the experts' adapters is tuned for."""
 

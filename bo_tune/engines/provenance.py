@@ -50,6 +50,7 @@ _FITS: Mapping[str, Callable[[object], bool]] = {
     "costs": _is_numbers,
     "certificate": lambda value: value is None or isinstance(value, dict),
     "joint": lambda value: value is None or isinstance(value, dict),
+    "in_place": lambda value: value is None or isinstance(value, dict),
     "disturbed": lambda value: value is None or (isinstance(value, list) and all(map(_is_text, value))),
 }
 """Checks of the fields that are no text."""
@@ -70,6 +71,8 @@ class Provenance:
         certificate: how sure the search was that nothing better was left; None for a search without a model.
         joint: where kernels had to agree: which, on what, the sum of their times and that of their defaults' in us; one
             kernel alone may be slower than its default. None for a kernel that stands alone.
+        in_place: what decided where the layer was known: the layer, and its times in us with each finalist; None where
+            the times alone did.
         disturbed: what disturbed measuring its study, other processes on the GPU for example; empty where nothing did,
             None where that is not known.
         costs: what finding it cost: launched configs, launches by purpose, compiles, seconds, …; units in the names.
@@ -91,11 +94,12 @@ class Provenance:
     costs: Mapping[str, float]
     certificate: Mapping[str, Any] | None = None
     joint: Mapping[str, Any] | None = None
+    in_place: Mapping[str, Any] | None = None
     disturbed: Sequence[str] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry as it is written."""
-        apart = ("problem", "config", "costs", "certificate", "joint", "disturbed")
+        apart = ("problem", "config", "costs", "certificate", "joint", "in_place", "disturbed")
         names = [name for name in self.__slots__ if name not in apart]
         return {
             "problem": asdict(self.problem),
@@ -105,6 +109,7 @@ class Provenance:
             "costs": dict(self.costs),
             "certificate": self.certificate if self.certificate is None else dict(self.certificate),
             **({} if self.joint is None else {"joint": dict(self.joint)}),
+            **({} if self.in_place is None else {"in_place": dict(self.in_place)}),
             **({} if self.disturbed is None else {"disturbed": list(self.disturbed)}),
         }
 
@@ -115,7 +120,7 @@ class Provenance:
         Raises:
             ValueError: something is missing or of the wrong type.
         """
-        entry = {"certificate": None, "joint": None, "disturbed": None, **entry}
+        entry = {"certificate": None, "joint": None, "in_place": None, "disturbed": None, **entry}
         missing = [name for name in cls.__slots__ if name not in entry]
         if missing:
             raise ValueError(f"{missing[0]} is missing")

@@ -51,7 +51,9 @@ from pydantic import ValidationError
 
 from bo_tune.core.problem import AnyProblem, Experts, Problem
 from bo_tune.core.space import SearchSpace
+from bo_tune.core.surroundings import Linear
 from bo_tune.engines.models.engine import MAX_SEQUENCES
+from bo_tune.engines.models.linears import linears
 from bo_tune.engines.models.problems import DENSE_KERNELS, EXPAND, lookup_of
 from bo_tune.engines.models.serving import MOST_PROBLEMS, ModelStudy
 from bo_tune.engines.registry import served_problems
@@ -135,6 +137,10 @@ class StudyFile:
         known = {lookup_of(problem) for problem in served if isinstance(problem, Problem)}
         more = [problem for problem in self.explicit if problem.kernel in self.kernels]
         return served | {problem: () for problem in more if lookup_of(problem) not in known}
+
+    def linears(self) -> dict[AnyProblem, Linear]:
+        """Return the layer of the model that each problem belongs to, of those that have one."""
+        return linears(self.model, self.problems_by_layer()) if self.model else {}
 
     @property
     def layer_problem_count(self) -> int:

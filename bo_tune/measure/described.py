@@ -10,6 +10,7 @@ from bo_tune.core.conditions import Conditions
 from bo_tune.core.outcome import Outcome
 from bo_tune.core.problem import AnyProblem, GpuInfo
 from bo_tune.core.space import Config, SearchSpace
+from bo_tune.core.surroundings import Surroundings
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import IN_ORDER, kernel_spec
 from bo_tune.kernels.spec import KernelSpec
@@ -24,6 +25,7 @@ class Description:
         sources: which code of each kernel it measures; none of those that its kernel source does not have.
         decided_by: which kernels decide for a problem's, see ``Device``.
         notes: what there is to say of tuning a problem's kernel.
+        times_in_place: see ``Device``.
         defaults: what runs on the GPU where nothing was tuned, of kernels of which the spec alone does not know.
     """
 
@@ -34,6 +36,7 @@ class Description:
     decided_by: Mapping[AnyProblem, tuple[str, ...]]
     notes: Mapping[AnyProblem, str | None]
     defaults: Mapping[AnyProblem, dict[str, int]]
+    times_in_place: bool = False
 
     @classmethod
     def of(cls, device: Device, problems: Sequence[AnyProblem]) -> "Description":
@@ -48,6 +51,7 @@ class Description:
             {problem: device.decided_by(problem) for problem in joint},
             {problem: device.note(problem) for problem in joint},
             {problem: device.default_config(kernel_spec(problem.kernel), problem) for problem in joint},
+            device.times_in_place,
         )
 
 
@@ -66,6 +70,7 @@ class DescribedDevice(Device):
         self._description = description
         self.gpu = description.gpu
         self.conditions = description.conditions
+        self.times_in_place = description.times_in_place
 
     @property
     def provenance(self) -> Mapping[str, str]:
@@ -113,6 +118,14 @@ class DescribedDevice(Device):
         """Nothing is measured here."""
         raise DeviceError(f"{self.gpu.name} is not a GPU of this host")
 
-    def remeasure(self, problem: AnyProblem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
+    def remeasure(
+        self,
+        problem: AnyProblem,
+        configs: Sequence[Config],
+        rounds: int,
+        *,
+        taken: int = 0,
+        around: Surroundings | None = None,
+    ) -> Remeasured:
         """Nothing is measured here."""
         raise DeviceError(f"{self.gpu.name} is not a GPU of this host")

@@ -13,6 +13,7 @@ from bo_tune.core.conditions import Conditions, toolchain_label
 from bo_tune.core.outcome import Compilation, Invalid, Launches, Outcome, Resources
 from bo_tune.core.problem import AnyProblem, GpuInfo
 from bo_tune.core.space import Config, SearchSpace
+from bo_tune.core.surroundings import Surroundings
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.measure.occupancy import Occupancy
 from bo_tune.measure.watch.monitor import GpuMonitor
@@ -42,10 +43,12 @@ class Remeasured:
     Attributes:
         runtimes_us: each config's repetitions in us; none for one whose result turned out wrong.
         launches: every launch it took, by purpose.
+        bare_us: in a layer, the repetitions of the layer without adapters, in us.
     """
 
     runtimes_us: list[tuple[float, ...]]
     launches: Launches
+    bare_us: tuple[float, ...] = ()
 
 
 HaveBinaries = Callable[[], NDArray[np.bool_]]
@@ -57,6 +60,8 @@ class Device(ABC):
 
     gpu: GpuInfo
     conditions: Conditions = Conditions()
+    times_in_place: bool = False
+    """Whether kernels can be timed where an engine runs them."""
     occupancy = Occupancy(0)  # of devices that have neither compilers nor a GPU process, which nothing holds up
     monitor: GpuMonitor | None = None
     """Notices what disturbs measurements; None where nothing is measured, or ``unwatched`` says why."""
@@ -116,12 +121,22 @@ class Device(ABC):
         """Check and time a compiled config; ``stop_above_us`` is the incumbent's time."""
 
     @abstractmethod
-    def remeasure(self, problem: AnyProblem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
+    def remeasure(
+        self,
+        problem: AnyProblem,
+        configs: Sequence[Config],
+        rounds: int,
+        *,
+        taken: int = 0,
+        around: Surroundings | None = None,
+    ) -> Remeasured:
         """Time configs in turn, each checked before. A wrong one, or one that breaks the device, has no times.
 
         Args:
             rounds: repetitions of each config.
             taken: rounds already taken of these configs, by earlier calls.
+            around: what an engine runs around the kernel: a repetition is then the time of the whole layer. None for
+                the kernel alone, and where ``times_in_place`` is false.
         """
 
     def close(self) -> None:

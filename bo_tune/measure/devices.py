@@ -12,6 +12,7 @@ from bo_tune.core.choices import MoePathChoice
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import DEFAULT_BACKEND, AnyProblem, GpuInfo, Problem
 from bo_tune.core.repetitions import TimingProtocol
+from bo_tune.core.surroundings import Linear
 from bo_tune.errors import DeviceError, InputError, RecordingError
 from bo_tune.formats.recording import Recording, read_recordings
 from bo_tune.kernels.moe.one_launch import one_launch_problems
@@ -57,12 +58,14 @@ class Job:
     Attributes:
         spec: what a search needs to know of the problem's kernel.
         twins: equal devices that could measure it just as well.
+        linear: the layer of a model that the kernel runs in, where that is known.
     """
 
     problem: AnyProblem
     spec: KernelSpec
     device: Device
     twins: tuple[Device, ...] = ()
+    linear: Linear | None = None
 
     @property
     def devices(self) -> tuple[Device, ...]:
@@ -74,9 +77,9 @@ class Job:
         return replace(self, device=self.devices[lane % len(self.devices)], twins=()) if self.twins else self
 
 
-def job_of(problem: AnyProblem, device: Device, twins: Sequence[Device] = ()) -> Job:
+def job_of(problem: AnyProblem, device: Device, twins: Sequence[Device] = (), linear: Linear | None = None) -> Job:
     """Return the job of a problem whose kernel is known by its name. Raises InputError where it is not."""
-    return Job(problem, kernel_spec(problem.kernel), device, tuple(twins))
+    return Job(problem, kernel_spec(problem.kernel), device, tuple(twins), linear)
 
 
 def together(jobs: Sequence[Job]) -> list[list[Job]]:

@@ -7,6 +7,7 @@ from bo_tune.core.outcome import Outcome
 from bo_tune.core.problem import AnyProblem, GpuInfo
 from bo_tune.core.repetitions import TimingProtocol
 from bo_tune.core.space import Config
+from bo_tune.core.surroundings import Surroundings
 from bo_tune.formats.pack.contents import KernelText, Toolchain
 
 
@@ -69,11 +70,16 @@ class MeasureRequest:
 
 @dataclass(frozen=True, slots=True)
 class RemeasureRequest:
-    """Check several configs and time them in turn; answered by ``Remeasured``."""
+    """Check several configs and time them in turn; answered by ``Remeasured``.
+
+    Attributes:
+        around: what an engine runs around them; None to time them alone.
+    """
 
     problem: AnyProblem
     configs: tuple[dict[str, int], ...]
     rounds: int
+    around: Surroundings | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What a session hands back: studies that were brought to their end, and what becomes of them in the tables."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -128,6 +128,7 @@ def _entry(tuned: Tuned, result: StudyResult, session: str, wall_s: float) -> Tu
         session=versions.get("session", session),
         certificate=result.certificate,
         joint=result.joint,
+        in_place=asdict(result.in_place) if result.in_place else None,
         disturbed=tuned.disturbed,
         costs={**result.costs.flat(), "session_wall_s": wall_s},
     )

@@ -14,6 +14,7 @@ from itertools import pairwise
 from bo_tune.core.outcome import Measurement, estimate_us
 from bo_tune.core.problem import Problem, lora
 from bo_tune.core.space import Config, config_key
+from bo_tune.core.surroundings import Linear
 from bo_tune.engines.models.engine import is_sampled
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.spec import KernelSpec
@@ -111,6 +112,7 @@ class Line:
     problem: Problem
     spec: KernelSpec
     device: Device
+    linear: Linear | None = None
     configs: dict[int, Config] = field(default_factory=dict)
     tried: set[int] = field(default_factory=set)
 
@@ -185,7 +187,9 @@ class _Refinement:
         for job in jobs:
             asked = lora(job.problem)
             problem = replace(asked, m=1)
-            line = self._lines.setdefault((problem, job.device.gpu.name), Line(problem, job.spec, job.device))
+            line = self._lines.setdefault(
+                (problem, job.device.gpu.name), Line(problem, job.spec, job.device, job.linear)
+            )
             line.tried.add(asked.m)
         for study in self._tune(jobs):
             self._tuned.append(study)
@@ -267,7 +271,7 @@ class _Refinement:
             pair = level, gap.problem.m, gap.upper
             if pair not in split and new and len(jobs) + len(new) <= left:
                 split.add(pair)
-                jobs += [Job(line.at(gap.m), line.spec, line.device) for line in new]
+                jobs += [Job(line.at(gap.m), line.spec, line.device, linear=line.linear) for line in new]
         return jobs
 
 

@@ -114,6 +114,7 @@ class StudyOpener:
             proposer,
             settings.tuner(),
             apart=SHARED if joint else None,
+            linear=job.linear if device.times_in_place and not joint else None,
             lookahead=self._lookahead,
             listener=self._listener,
             stop=self._stop,

@@ -9,7 +9,9 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from bo_tune.core.choices import GRID, GRID_GP, SAMPLERS
+from bo_tune.core.problem import MOST_SLICES
 from bo_tune.core.study_name import StudyName
+from bo_tune.core.surroundings import Linear
 from bo_tune.kernels.spec import SHARED
 from bo_tune.measure.devices import Job
 from bo_tune.search import StopRule
@@ -57,6 +59,11 @@ class _StopRule(BaseModel):
     most_taught: Count | None
 
 
+class _Linear(BaseModel):
+    k: Setting
+    widths: Annotated[list[Setting], Field(min_length=1, max_length=MOST_SLICES)]
+
+
 class _Job(BaseModel):
     """What another process says of a search: its types and bounds."""
 
@@ -67,6 +74,7 @@ class _Job(BaseModel):
     stop_rule: _StopRule | None
     bundled: Flag = True
     together: list[Line] | None = None
+    in_place: _Linear | None = None
     space: Mapping[Parameter, Annotated[list[Setting], Field(min_length=1, max_length=10_000)]]
 
 
@@ -177,13 +185,15 @@ class SessionSettings:
         normal: dict[str, Any] = json.loads(json.dumps(job))
         return normal
 
-    def job(self, kernel: str, together: Sequence[str] = ()) -> dict[str, Any]:
+    def job(self, kernel: str, together: Sequence[str] = (), linear: Linear | None = None) -> dict[str, Any]:
         """Return what another worker must know to search a study of a kernel as this session would, as JSON.
 
         Args:
             together: the kernels whose studies are searched together with it.
+            linear: the layer in which its finalists are to race.
         """
-        return {**self.asked(kernel), "together": list(together) if len(together) > 1 else None}
+        there = {"in_place": linear.to_json()} if linear is not None else {}
+        return {**self.asked(kernel), "together": list(together) if len(together) > 1 else None, **there}
 
     @classmethod
     def of_job(cls, kernel: str, job: Mapping[str, Any]) -> "SessionSettings":

@@ -53,6 +53,26 @@ class Costs:
 
 
 @dataclass(frozen=True, slots=True)
+class InPlace:
+    """What the race in place found that decided. Times of one layer in us, base product included.
+
+    Attributes:
+        linear: the layer: ``k``, width of its input, and ``widths`` of its output slices.
+        beside: config of the layer's other kernel.
+        bare_us: time of the layer without adapters.
+        default_time_us: time with the default config; None where it cannot run.
+        finalists: every config that was timed there, with its time.
+    """
+
+    linear: Mapping[str, Any]
+    beside: StoredConfig
+    bare_us: Time
+    time_us: Time
+    default_time_us: Time | None
+    finalists: Sequence[tuple[StoredConfig, Time]]
+
+
+@dataclass(frozen=True, slots=True)
 class StudyResult:
     """What a study ended with.
 
@@ -67,6 +87,7 @@ class StudyResult:
         ended_by: the stop rule that ended the search (``search.StopRule``); None if something else did.
         joint: where kernels had to agree: which (``kernels``), the value they agree on, the sum of their times and that
             of their defaults' (``joint_choice.JointChoice``).
+        in_place: what decided where the layer was known; None where the times alone did.
         asked: of which search it is the result (``SessionSettings.asked``): one that is asked for anything else chooses
             anew. None in a database of schema 1.
     """
@@ -82,6 +103,7 @@ class StudyResult:
     ended_by: Mapping[str, Any] | None
     costs: Costs
     joint: Joint | None = None
+    in_place: InPlace | None = None
     asked: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:

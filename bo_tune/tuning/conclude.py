@@ -7,9 +7,10 @@ from typing import Any, Protocol
 
 from bo_tune.search import Certificate, StopRule
 from bo_tune.store.attributes import RESULT_ATTR
+from bo_tune.store.result import InPlace
 from bo_tune.store.results import StudyResult, costs_of
 from bo_tune.tuning.joint.decision import Decision, parted
-from bo_tune.tuning.race import Choices
+from bo_tune.tuning.race import Choice, Choices
 from bo_tune.tuning.tuner import Tuner
 
 Asked = Callable[[str], Mapping[str, Any]]
@@ -54,7 +55,7 @@ def current_results(
         return [*first, *rest] if first and rest else None
     results = [result for tuner in tuners if (result := tuner.stored.result()) is not None]
     if len(results) < len(tuners) or any(
-        result.trials != len(tuner.trials) or result.asked != asked(tuner.problem.kernel)
+        result.trials != len(tuner.trials) or result.asked != _asked(tuner, asked)
         for result, tuner in zip(results, tuners, strict=True)
     ):
         return None
@@ -62,6 +63,27 @@ def current_results(
     expected = together, decision.to_json() if decision else None
     found = [result.joint or {} for result in results]
     return results if all((one.get("kernels"), one.get("decided_by")) == expected for one in found) else None
+
+
+def _asked(tuner: Tuner, asked: Asked) -> Mapping[str, Any]:
+    """Return what is asked of a study's search: of one that ends in a layer, which layer too."""
+    there = {"in_place": tuner.linear.to_json()} if tuner.linear is not None else {}
+    return {**asked(tuner.problem.kernel), **there}
+
+
+def _in_place(choice: Choice) -> InPlace | None:
+    """Return what a result stores of a race in place; None where there was none."""
+    found = choice.in_place
+    if found is None:
+        return None
+    return InPlace(
+        linear=found.around.linear.to_json(),
+        beside=found.around.beside,
+        bare_us=found.bare_us,
+        time_us=found.time_us,
+        default_time_us=found.default_time_us,
+        finalists=[(dict(key), time_us) for key, time_us in found.times_us.items()],
+    )
 
 
 def have_ended(tuners: Sequence[Tuner], asked: Asked, rule: StopRule | None, decision: Decision | None = None) -> bool:
@@ -102,7 +124,8 @@ def choose_results(
             ended_by=asdict(rule) if rule is not None and search.is_sure() else None,
             costs=costs_of(tuner.trials, one.launches),
             joint=choice.joint,
-            asked=asked(tuner.problem.kernel),
+            asked=_asked(tuner, asked),
+            in_place=_in_place(one),
         )
         for tuner, one, certificate in zip(tuners, choice.choices, search.certificates, strict=True)
     ]

@@ -15,7 +15,7 @@ timed to the end, and is what the study ends with unless the leader beats it.
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from scipy.special import bdtrc
@@ -23,7 +23,10 @@ from scipy.special import bdtrc
 from bo_tune.core.outcome import Launches, estimate_us
 from bo_tune.core.problem import AnyProblem
 from bo_tune.core.space import Config, ConfigKey, config_key
-from bo_tune.measure.device import Device
+from bo_tune.measure.device import Device, Remeasured
+
+if TYPE_CHECKING:
+    from bo_tune.tuning.in_place import InPlaceTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,7 @@ class Choice:
         default_time_us: the default config's, re-measured with it; None if the default cannot run.
         times_us: re-measured time of every finalist, in us.
         launches: launches spent on it, by purpose.
+        in_place: what decided, where that was a race in place.
     """
 
     config: dict[str, int]
@@ -61,6 +65,7 @@ class Choice:
     default_time_us: float | None
     times_us: Mapping[ConfigKey, float]
     launches: Launches
+    in_place: "InPlaceTimes | None" = None
 
     @property
     def choices(self) -> tuple["Choice", ...]:
@@ -131,6 +136,13 @@ def beats(a: Sequence[float], b: Sequence[float], risk: float) -> bool:
     return faster > 0 and float(bdtrc(faster - 1, differing, 0.5)) < risk
 
 
+class Timing(Protocol):
+    """What times finalists in turn: a device, alone or in a place."""
+
+    def remeasure(self, problem: AnyProblem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
+        """See ``Device.remeasure``."""
+
+
 class Race:
     """Finalists timed round by round, losers leaving on the way.
 
@@ -145,7 +157,7 @@ class Race:
 
     def __init__(
         self,
-        device: Device,
+        device: Timing,
         problem: AnyProblem,
         finalists: Finalists,
         chosen: Sequence[ConfigKey],

@@ -15,8 +15,9 @@ from optuna.trial import FrozenTrial
 
 from bo_tune.core.events import Listener, TrialRecorded, ignore
 from bo_tune.core.outcome import Invalid, Launches, Outcome
-from bo_tune.core.problem import AnyProblem
+from bo_tune.core.problem import AnyProblem, lora
 from bo_tune.core.space import Config, ConfigKey, config_key
+from bo_tune.core.surroundings import Linear
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.measure.device import Build, Device
 from bo_tune.search import Certificate, StopRule
@@ -24,6 +25,7 @@ from bo_tune.store.frozen import to_trial
 from bo_tune.store.storage import StoredStudy
 from bo_tune.store.trials import launched
 from bo_tune.tuning.candidates import Candidates
+from bo_tune.tuning.in_place import choose_in_place, surroundings_in
 from bo_tune.tuning.proposer import Proposal, Proposer
 from bo_tune.tuning.race import Choice, Finalists, choose
 
@@ -117,6 +119,7 @@ class Tuner:
     Args:
         apart: parameter whose values are searched side by side: a config is given up when it is clearly slower than the
             best of its own value, not than the best of all.
+        linear: the layer of a model that the kernel runs in, where finalists are to race in it; None to race alone.
         lookahead: says, asked before each proposal, how many configs may be compiling or waiting at once. More than
             one only pays where compilers would idle: proposals made together know less.
         stop: set by whoever wants the search to end after the trial under way.
@@ -143,6 +146,7 @@ class Tuner:
         settings: TunerSettings,
         *,
         apart: str | None = None,
+        linear: Linear | None = None,
         lookahead: Callable[[], int] = lambda: 1,
         listener: Listener = ignore,
         stop: threading.Event | None = None,
@@ -157,7 +161,7 @@ class Tuner:
         self.stored = stored
         self.default = default
         self._settings = settings
-        self._apart = apart
+        self._apart, self.linear = apart, linear
         self._lookahead = lookahead
         self._listener = listener
         self._stop = stop or threading.Event()
@@ -225,6 +229,10 @@ class Tuner:
     def choose(self) -> Choice | None:
         """Re-measure the finalists and the default config; None where nothing was measured."""
         choice = choose(self.device, self.problem, self.measured, self.default, self._settings.finalists)
+        if choice is not None and self.linear is not None:
+            around = surroundings_in(self.linear, lora(self.problem), self.device)
+            finalists = self._settings.finalists
+            choice = choose_in_place(self.device, self.problem, around, choice, self.default, finalists)
         if choice is not None:
             self.launches += choice.launches
         return choice

@@ -15,6 +15,7 @@ from helpers import H100, ROOT, SHRINK_TABLE, Cli, FakeDevice
 from bo_tune.core.outcome import Compilation, LaunchPurpose, Outcome, Resources
 from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config, SearchSpace
+from bo_tune.core.surroundings import Surroundings
 from bo_tune.measure.device import Build, Compiled, Remeasured
 from bo_tune.session.workers import measuring
 
@@ -50,7 +51,15 @@ class OverM(FakeDevice):
             self.times = lambda config: self.time_us(problem, config)
             return super().measure(problem, config, compiled, stop_above_us=stop_above_us)
 
-    def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
+    def remeasure(
+        self,
+        problem: Problem,
+        configs: Sequence[Config],
+        rounds: int,
+        *,
+        taken: int = 0,
+        around: Surroundings | None = None,
+    ) -> Remeasured:
         times = [(self.time_us(problem, config),) * rounds for config in configs]
         return Remeasured(times, Counter({LaunchPurpose.FINALISTS: rounds * len(configs)}))
 

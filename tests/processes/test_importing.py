@@ -46,6 +46,14 @@ def test_a_module_that_uses_the_gpu_where_processes_are_forked_is_named(file: Pa
     assert "\n" not in message
 
 
+def test_a_module_before_it_may_tell_that_a_driver_is_used_without_torch(file: Path, tmp_path: Path) -> None:
+    telling = tmp_path / "telling.py"
+    telling.write_text("import sys\ndef gpu_is_in_use() -> bool:\n    return 'colorsys' in sys.modules\n")
+    file.write_text("import colorsys\n")
+    message = error_of([str(telling), "json", str(file), "worker_child"])
+    assert message.startswith(f"{file} uses the GPU while it is imported, so those that measure cannot: ")
+
+
 def test_it_may_be_used_where_none_are_forked(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_initialized", torch.cuda.is_initialized)
     file.write_text(USES)

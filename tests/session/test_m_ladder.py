@@ -16,6 +16,7 @@ from rich.console import Console
 from bo_tune.core.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Outcome, Resources
 from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config, SearchSpace
+from bo_tune.core.surroundings import Surroundings
 from bo_tune.display.ladder import ladder_lines, ladder_table
 from bo_tune.engines.models.engine import M_LADDER, is_sampled
 from bo_tune.engines.models.problems import SHRINK
@@ -53,7 +54,15 @@ class OverM(FakeDevice):
         self.times = lambda config: self.times_of(problem, config)
         return super().measure(problem, config, compiled, stop_above_us=stop_above_us)
 
-    def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
+    def remeasure(
+        self,
+        problem: Problem,
+        configs: Sequence[Config],
+        rounds: int,
+        *,
+        taken: int = 0,
+        around: Surroundings | None = None,
+    ) -> Remeasured:
         self.probed.append((problem, problem.m))
         times = [(self.times_of(problem, config),) * rounds for config in configs]
         return Remeasured(times, Counter({LaunchPurpose.FINALISTS: rounds * len(configs)}))
@@ -175,7 +184,15 @@ def test_a_config_that_cannot_run_between_keys_gets_a_key() -> None:
 
 def test_what_cannot_be_measured_is_counted() -> None:
     class Small(OverM):
-        def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
+        def remeasure(
+            self,
+            problem: Problem,
+            configs: Sequence[Config],
+            rounds: int,
+            *,
+            taken: int = 0,
+            around: Surroundings | None = None,
+        ) -> Remeasured:
             raise DeviceError("out of memory")
 
     ladder, _ = refined(problem(512), problem(4096), on=Small(times=lambda config: 1.0, space=SPACE))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from bo_tune.core.outcome import LaunchPurpose
 from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config, SearchSpace, config_key
+from bo_tune.core.surroundings import Surroundings
 from bo_tune.measure.device import Remeasured
 from bo_tune.tuning.race import Finalists, choose
 
@@ -78,7 +79,15 @@ def test_one_that_proves_wrong_in_a_later_batch_is_out() -> None:
     keys = [config_key(DEFAULT), *KEYS[5:8]]
 
     class Wrong(FakeDevice):
-        def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
+        def remeasure(
+            self,
+            problem: Problem,
+            configs: Sequence[Config],
+            rounds: int,
+            *,
+            taken: int = 0,
+            around: Surroundings | None = None,
+        ) -> Remeasured:
             answer = super().remeasure(problem, configs, rounds, taken=taken)
             wrong = [taken > 0 and config_key(config) == keys[1] for config in configs]
             times = [() if out else t for t, out in zip(answer.runtimes_us, wrong, strict=True)]
@@ -93,7 +102,15 @@ def test_one_that_proves_wrong_in_a_later_batch_is_out() -> None:
 
 def test_every_launch_of_every_batch_is_counted_by_purpose() -> None:
     class Late(FakeDevice):
-        def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
+        def remeasure(
+            self,
+            problem: Problem,
+            configs: Sequence[Config],
+            rounds: int,
+            *,
+            taken: int = 0,
+            around: Surroundings | None = None,
+        ) -> Remeasured:
             answer = super().remeasure(problem, configs, rounds, taken=taken)
             checks = {LaunchPurpose.CHECK: 0 if taken else len(configs), LaunchPurpose.LATE: 3}
             return Remeasured(answer.runtimes_us, answer.launches + Counter(checks))

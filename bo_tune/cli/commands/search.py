@@ -8,7 +8,7 @@ import typer
 
 from bo_tune.cli import options as o
 from bo_tune.cli.served import Served
-from bo_tune.core.choices import DEFAULT_DEVICE, DEFAULT_STORAGE, GRID, GRID_GP, LEASE_S, MoePathChoice
+from bo_tune.core.choices import DEFAULT_DEVICE, DEFAULT_STORAGE, GRID, GRID_GP, LEASE_S, MoePathChoice, RaceChoice
 from bo_tune.core.conditions import Routing, Timing, Tokens
 from bo_tune.errors import InputError
 
@@ -18,6 +18,15 @@ MoePath = Annotated[
         "--moe-path",
         metavar="|".join(MoePathChoice),
         help="How experts' adapters run, which decides on block_m; auto: as the engine would.",
+        rich_help_panel=o.DEVICE,
+    ),
+]
+
+Race = Annotated[
+    RaceChoice,
+    typer.Option(
+        metavar="|".join(RaceChoice),
+        help="Where finalists are timed in the end: in the model's layers, or alone.",
         rich_help_panel=o.DEVICE,
     ),
 ]
@@ -52,6 +61,7 @@ def tune_command(
     workers: o.Workers = None,
     kernels: o.KernelSource = "auto",
     moe_path: MoePath = MoePathChoice.AUTO,
+    race: Race = RaceChoice.IN_PLACE,
     timing: o.TimingKind = Timing.COLD,
     tokens: o.TokenSpread = Tokens.UNIFORM,
     active_loras: o.ActiveLoras = None,
@@ -90,7 +100,7 @@ def tune_command(
     arguments = arguments_of(loaded, name, kernel, measured, storage, Written(out), budget, seed, stop, verbose)
     settings = replace(arguments.settings, bundled=bundled)
     arguments = replace(
-        arguments, settings=settings, choose_m=choose_m, fresh=fresh, lease_s=lease, ray=ray, workers=workers
+        arguments, settings=settings, choose_m=choose_m, fresh=fresh, lease_s=lease, ray=ray, workers=workers, race=race
     )
     tune(arguments, Output("tune", json_file, quiet=quiet))
 

@@ -51,6 +51,7 @@ class Backend(ABC):
             ``gpu_is_in_use()``, which says whether its process uses the driver (``processes.fork_server``).
         environment: variables that its child processes need.
         target_form: how its targets are written, for messages.
+        has_graphs: whether launches can be captured in a graph and replayed, so that kernels can be timed in place.
     """
 
     name: ClassVar[str]
@@ -60,6 +61,7 @@ class Backend(ABC):
     children: ClassVar[str]
     environment: ClassVar[Mapping[str, str]] = MappingProxyType({})
     target_form: ClassVar[str]
+    has_graphs: ClassVar[bool] = False
 
     @abstractmethod
     def identities(self) -> Sequence[GpuIdentity]:

@@ -20,6 +20,7 @@ from bo_tune.core.outcome import Invalid, InvalidReason, Launches, LaunchPurpose
 from bo_tune.core.problem import DEFAULT_BACKEND, AnyProblem, GpuInfo
 from bo_tune.core.repetitions import TimingProtocol
 from bo_tune.core.space import Config, SearchSpace
+from bo_tune.core.surroundings import Surroundings
 from bo_tune.errors import DeviceError, PackError, WorkerError
 from bo_tune.kernels.spec import KernelSpec
 from bo_tune.measure.backends.base import GpuIdentity
@@ -105,6 +106,7 @@ class GpuDevice(Device):
         self._protocol = protocol or TimingProtocol()
         self.conditions = conditions or Conditions()
         self._source = source
+        self.times_in_place = self._vendor.has_graphs and source in (BUILTIN, VLLM)
         self._lock = threading.Lock()
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self._prepared: set[AnyProblem] = set()
@@ -311,7 +313,15 @@ class GpuDevice(Device):
         """End the GPU process; the next measurement starts another."""
         self._pipeline.end_child()
 
-    def remeasure(self, problem: AnyProblem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
+    def remeasure(
+        self,
+        problem: AnyProblem,
+        configs: Sequence[Config],
+        rounds: int,
+        *,
+        taken: int = 0,
+        around: Surroundings | None = None,
+    ) -> Remeasured:
         """Check the configs and time them in turn in the GPU process.
 
         A process lost meanwhile costs none of them but those that break it on their own too: these have no times.
@@ -320,25 +330,33 @@ class GpuDevice(Device):
             DeviceError: it is lost again when the others are timed in turn.
         """
         try:
-            return self._remeasure(problem, configs, rounds, self._deadlines.prepare_s)
+            return self._remeasure(problem, configs, rounds, self._deadlines.prepare_s, around)
         except (WorkerDiedError, WorkerTimeoutError):
-            sound = [config for config in configs if self._survives(problem, config)]
+            sound = [config for config in configs if self._survives(problem, config, around)]
         try:
-            timed = self._remeasure(problem, sound, rounds, self._deadlines.prepare_s)
+            timed = self._remeasure(problem, sound, rounds, self._deadlines.prepare_s, around)
         except (WorkerDiedError, WorkerTimeoutError) as error:
             raise DeviceError(f"the finalists of {problem} cannot be re-measured: {error}") from error
         times = iter(timed.runtimes_us)
-        return Remeasured([next(times) if config in sound else () for config in configs], timed.launches)
+        runtimes = [next(times) if config in sound else () for config in configs]
+        return Remeasured(runtimes, timed.launches, timed.bare_us)
 
-    def _remeasure(self, problem: AnyProblem, configs: Sequence[Config], rounds: int, deadline_s: float) -> Remeasured:
-        request = RemeasureRequest(problem, tuple(dict(c) for c in configs), rounds)
+    def _remeasure(
+        self,
+        problem: AnyProblem,
+        configs: Sequence[Config],
+        rounds: int,
+        deadline_s: float,
+        around: Surroundings | None,
+    ) -> Remeasured:
+        request = RemeasureRequest(problem, tuple(dict(c) for c in configs), rounds, around)
         answer: Remeasured = self._ask(problem, request, lambda: deadline_s, "finalists")
         return answer
 
-    def _survives(self, problem: AnyProblem, config: Config) -> bool:
+    def _survives(self, problem: AnyProblem, config: Config, around: Surroundings | None) -> bool:
         """Say whether the GPU process lives through timing one config."""
         try:
-            self._remeasure(problem, [config], 1, self._deadlines.first_s)
+            self._remeasure(problem, [config], 1, self._deadlines.first_s, around)
         except (WorkerDiedError, WorkerTimeoutError):
             return False
         return True

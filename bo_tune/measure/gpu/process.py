@@ -6,7 +6,7 @@ costs its own trial: the parent starts another.
 
 import json
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -24,6 +24,7 @@ from bo_tune.errors import one_line
 from bo_tune.kernels.operation import Operation, Right, Verdict
 from bo_tune.measure.backends.base import GpuSide, gpu_side
 from bo_tune.measure.device import Remeasured
+from bo_tune.measure.gpu.layer import LayerTimer
 from bo_tune.measure.messages import (
     Hello,
     HelloRequest,
@@ -81,6 +82,7 @@ class GpuServer:
         self._gpu = gpu
         self._operation = operations_of(source)
         self._timer = gpu.timer(conditions.timing)
+        self._layer = LayerTimer(self._operation, gpu.info(), gpu.device, conditions)
         self._conditions = conditions
         self._seed = seed
         self._budget = INPUTS_MEMORY_SHARE * gpu.free_bytes()
@@ -94,8 +96,8 @@ class GpuServer:
                 return None
             case MeasureRequest():
                 return self._measure(request)
-            case RemeasureRequest(problem, configs, rounds):
-                return self._remeasure(problem, configs, rounds)
+            case RemeasureRequest():
+                return self._remeasure(request)
             case HelloRequest():
                 return self._hello()
             case _:
@@ -161,17 +163,21 @@ class GpuServer:
             return verdict.error, Invalid(InvalidReason.WRONG_RESULT, verdict.wrong, launches)
         return verdict.error, None
 
-    def _remeasure(self, problem: AnyProblem, configs: Sequence[Mapping[str, int]], rounds: int) -> Remeasured:
-        prepared = self._prepare(problem)
+    def _remeasure(self, request: RemeasureRequest) -> Remeasured:
+        configs, rounds, prepared = request.configs, request.rounds, self._prepare(request.problem)
         launches: Launches = Counter()
         right = [config for config in configs if self._is_right(prepared, config, launches)]
-        timed = self._timer.time_in_turn(
-            [partial(prepared.operation.launch, prepared.inputs, c) for c in right], rounds, prepared.restore
-        )
+        if request.around is not None:
+            timed = self._layer.time_in_turn(request.problem, request.around, (*right, None), rounds)
+        else:
+            timed = self._timer.time_in_turn(
+                [partial(prepared.operation.launch, prepared.inputs, c) for c in right], rounds, prepared.restore
+            )
         launches[LaunchPurpose.FINALISTS] += timed.launches
         launches[LaunchPurpose.LATE] += timed.late
         times = iter(timed.runtimes_us)
-        return Remeasured([tuple(next(times)) if config in right else () for config in configs], launches)
+        runtimes = [tuple(next(times)) if config in right else () for config in configs]
+        return Remeasured(runtimes, launches, tuple(next(times, ())))
 
     def _is_right(self, prepared: Prepared, config: Mapping[str, int], launches: Launches) -> bool:
         """Check a finalist before it is timed for the first time: it is timed in many batches."""

@@ -171,6 +171,23 @@ class GraphTimer(WarmTimer):
         return graph.replay
 
 
+class ReplayTimer(WarmTimer):
+    """Replays of CUDA graphs that hold many launches each.
+
+    Args:
+        launches: of the kernel in one graph; a repetition is a replay's time over this.
+    """
+
+    launches_before = 0
+    is_led = False  # of a replay's launches all but the first find their code
+
+    def __init__(self, launches: int) -> None:
+        self.launches_each = launches
+
+    def repeated(self, launch: Launch) -> Launch:
+        return launch
+
+
 def timer(timing: Timing, device: torch.device) -> Timer:
     """Return the timer of a kind of timing."""
     match timing:

@@ -1,6 +1,6 @@
 """What measures: opening the devices that the command line names, and settling how much this host does at once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +10,7 @@ from bo_tune.core.choices import MoePathChoice
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import AnyProblem
 from bo_tune.core.study_name import StudyName
+from bo_tune.core.surroundings import Linear
 from bo_tune.errors import InputError
 from bo_tune.measure.backends.registry import backend_named
 from bo_tune.measure.deadlines import Deadlines
@@ -119,12 +120,18 @@ def host_gpus(measured: Measured) -> list[int]:
     return list(range(len(backend_named(measured.backend).identities()))) if indices is None else indices
 
 
-def jobs_on(problems: Sequence[AnyProblem], devices: "Sequence[GpuDevice]") -> list[Job]:
-    """Return the jobs of problems: one for each type of GPU, which any GPU of that type may do."""
+def jobs_on(
+    problems: Sequence[AnyProblem], devices: "Sequence[GpuDevice]", linears: Mapping[AnyProblem, Linear]
+) -> list[Job]:
+    """Return the jobs of problems: one for each type of GPU, which any GPU of that type may do.
+
+    Args:
+        linears: the layers in which finalists are to race, by problem.
+    """
     by_type: dict[str, list[GpuDevice]] = {}
     for device in devices:
         by_type.setdefault(device.gpu.name, []).append(device)
-    return [job_of(p, equal[0], equal[1:]) for equal in by_type.values() for p in problems]
+    return [job_of(p, equal[0], equal[1:], linears.get(p)) for equal in by_type.values() for p in problems]
 
 
 def at_once(settings: SessionSettings, devices: "Sequence[GpuDevice]", studies: int) -> SessionSettings:

@@ -13,6 +13,7 @@ from typing import Any
 from bo_tune.core.activity import SessionActivity
 from bo_tune.core.events import Listener, ignore
 from bo_tune.core.study_name import StudyName
+from bo_tune.core.surroundings import Linear
 from bo_tune.kernels.registry import IN_ORDER
 from bo_tune.measure.devices import Job, together
 from bo_tune.processes.fork_server import ForkServer
@@ -44,7 +45,7 @@ def fitting(jobs: Sequence[Job]) -> Fitting:
 def _alike(name: StudyName, wants: Mapping[str, Any]) -> str:
     """Return what studies of one session have in common. Those searched together may each have ranges of their own."""
     ranges = None if wants["together"] or not wants["space"] else [name.problem.kernel, wants["space"]]
-    return json.dumps({**wants, "space": ranges, "together": None}, sort_keys=True)
+    return json.dumps({**wants, "space": ranges, "together": None, "in_place": None}, sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +128,8 @@ class StudyWorker:
         for summary in sorted(self._store.summaries(), key=lambda summary: summary.study_id):
             job, wants = self._job(summary), summary.attributes.get(JOB_ATTR)
             if job is not None and wants is not None and self._is_sound(summary.name, wants):
+                there = wants.get("in_place")
+                job = replace(job, linear=Linear.from_json(there)) if there else job
                 is_open = summary.attributes.get(DONE_ATTR) != wants and self._tried.get(summary.name) != wants
                 wanted[summary.name] = job, wants, is_open
         open_jobs = self._open_groups(wanted)

@@ -25,6 +25,7 @@ class Nvidia(Backend):
 
     name = DEFAULT_BACKEND
     vendor = "NVIDIA"
+    has_graphs = True
     device = "CUDA device"
     assembler = "ptxas"
     children = "bo_tune.measure.backends.nvidia.children"

@@ -1,0 +1,78 @@
+"""What runs around a kernel in an engine, as far as it decides on what is best there. Pure data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bo_tune.core.problem import Problem, check_size
+
+SHRINK, EXPAND = "lora_shrink", "lora_expand"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Linear:
+    """A linear layer of the base model, as one rank runs it: the product that shrink and expand stand beside.
+
+    Attributes:
+        k: width of its input, in elements.
+        widths: widths of its fused output slices, in elements.
+    """
+
+    k: int
+    widths: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        for size in (self.k, *self.widths):
+            check_size("linear", size)
+
+    @property
+    def weight_bytes(self) -> int:
+        """Device memory of its weights in 16 bits, in bytes."""
+        return 2 * self.k * sum(self.widths)
+
+    def problems(self, problem: Problem) -> tuple[Problem, Problem]:
+        """Return the shrink and the expand of the layer, one of which is this problem.
+
+        Raises:
+            ValueError: it is a problem of another layer, or of another kernel.
+        """
+        rank = problem.n if problem.kernel == SHRINK else problem.k
+        common = problem.max_loras, len(self.widths), problem.m
+        shrink = Problem(SHRINK, *common, self.k, rank, dtype=problem.dtype)
+        expand = Problem(
+            EXPAND, *common, rank, max(self.widths), dtype=problem.dtype, slice_sizes=self.widths,
+            add_inputs=problem.add_inputs if problem.kernel == EXPAND else True,
+        )  # fmt: skip
+        if problem not in (shrink, expand):
+            raise ValueError(f"not a problem of {self}: {problem}")
+        return shrink, expand
+
+    def beside(self, problem: Problem) -> Problem:
+        """Return the problem of the layer's other kernel. Raises ValueError as ``problems`` does."""
+        shrink, expand = self.problems(problem)
+        return expand if problem == shrink else shrink
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the layer as plain values."""
+        return {"k": self.k, "widths": list(self.widths)}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Linear":
+        """Read what ``to_json`` made of a layer. Raises ValueError."""
+        try:
+            return cls(stored["k"], tuple(stored["widths"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a linear layer: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What an engine runs around a kernel, for timing it in place.
+
+    Attributes:
+        linear: the layer.
+        beside: the config of the layer's other kernel.
+    """
+
+    linear: Linear
+    beside: dict[str, int]

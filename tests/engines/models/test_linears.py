@@ -1,0 +1,54 @@
+"""Which layer of a model a problem is timed in."""
+
+from typing import Any
+
+import pytest
+from helpers import ROOT
+
+from bo_tune.core.problem import AnyProblem, SizedProblem
+from bo_tune.core.surroundings import Linear
+from bo_tune.engines.models.linears import linears
+from bo_tune.engines.models.serving import ModelStudy
+from bo_tune.engines.registry import served_problems
+
+MODELS = ROOT / "studies" / "models"
+
+
+def found_in(name: str, **more: Any) -> dict[AnyProblem, Linear]:
+    values = {"tensor_parallel": 1, "ranks": [16], "max_loras": [4], "ms": [16], **more}
+    model = ModelStudy.of(str(MODELS / name), **values)
+    return linears(model, served_problems(model))
+
+
+def test_every_linear_of_a_decoder_is_a_place_and_the_vocabulary_is_none() -> None:
+    found = found_in("llama-3.1-8b")
+    qkv, out = Linear(4096, (4096, 1024, 1024)), Linear(4096, (4096,))
+    gate_up, down = Linear(4096, (14336, 14336)), Linear(14336, (4096,))
+    shrinks = {linear for problem, linear in found.items() if problem.kernel == "lora_shrink"}
+    assert shrinks == {qkv, out, gate_up, down}
+    expands = {linear for problem, linear in found.items() if problem.kernel == "lora_expand"}
+    assert expands == {qkv, out, gate_up}, "down_proj's expand is o_proj's: the first layer stands for both"
+
+
+def test_ranks_hold_their_share_of_a_layer() -> None:
+    found = found_in("llama-3.1-8b", tensor_parallel=2)
+    assert Linear(7168, (4096,)) in found.values()
+    assert Linear(4096, (2048, 512, 512)) in found.values()
+
+
+@pytest.mark.parametrize("more", [{"fully_sharded": True, "tensor_parallel": 2}])
+def test_layers_whose_ranks_talk_between_the_kernels_are_none(more: dict[str, Any]) -> None:
+    found = found_in("llama-3.1-8b", **more)
+    assert all(len(linear.widths) == 1 for linear in found.values()), found
+
+
+def test_kernels_of_others_and_of_experts_have_none() -> None:
+    model = ModelStudy.of(str(MODELS / "qwen3-30b-a3b"), tensor_parallel=1, ranks=[16], max_loras=[4], ms=[16])
+    found = linears(model, {**served_problems(model), SizedProblem("rms_norm", (("m", 1),)): ("norm",)})
+    assert {problem.kernel for problem in found} == {"lora_shrink", "lora_expand"}
+
+
+def test_two_streams_are_places_of_the_kernel_that_overwrites() -> None:
+    found = found_in("llama-3.1-8b", dual_stream=True)
+    overwriting = [problem for problem in found if getattr(problem, "add_inputs", None) is False]
+    assert len(overwriting) == 3

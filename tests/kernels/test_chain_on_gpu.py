@@ -1,0 +1,78 @@
+"""A layer in a graph computes what its kernels do, and its time grows with theirs."""
+
+import pytest
+import torch
+from helpers import H100
+
+from bo_tune.core.conditions import Conditions
+from bo_tune.core.problem import Problem
+from bo_tune.core.surroundings import Linear, Surroundings
+from bo_tune.kernels.lora.chain import LinearChain
+from bo_tune.kernels.lora.expand import naive as expand_naive
+from bo_tune.kernels.lora.shrink import naive as shrink_naive
+from bo_tune.kernels.operations import operation
+from bo_tune.kernels.registry import kernel_spec
+from bo_tune.measure.gpu.layer import LayerTimer
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
+
+LINEAR = Linear(2048, (2048, 512, 512))
+SHRINK = Problem("lora_shrink", 4, 3, 24, 2048, 16)
+DEVICE = torch.device("cuda", 0)
+
+
+def problems(*, dual_stream: bool) -> tuple[Problem, Problem]:
+    expand = LINEAR.beside(SHRINK)
+    expand = Problem(expand.kernel, 4, 3, 24, 16, 2048, slice_sizes=LINEAR.widths, add_inputs=not dual_stream)
+    return SHRINK, expand
+
+
+def default(problem: Problem) -> dict[str, int]:
+    return kernel_spec(problem.kernel).default_config(problem)
+
+
+@pytest.mark.parametrize("dual_stream", [False, True])
+@pytest.mark.parametrize("kernel", [0, 1])
+def test_the_last_layer_of_a_replayed_chain_is_right(kernel: int, dual_stream: bool) -> None:
+    asked = problems(dual_stream=dual_stream)
+    problem = asked[kernel]
+    if kernel == 0 and dual_stream:
+        pytest.skip("a shrink's layer has the expand that adds")
+    beside = LINEAR.beside(problem)
+    chain = LinearChain(
+        problem, LINEAR, default(beside), operation, l2_bytes=H100.l2_bytes, device=DEVICE,
+        conditions=Conditions(dual_stream=dual_stream),
+    )  # fmt: skip
+    graph = chain.graph(default(problem))
+    chain._y.fill_(torch.nan)
+    chain._rank.fill_(torch.nan)
+    graph.replay()
+    torch.cuda.synchronize()
+    shrink, expand = chain._shrink_inputs[-1], chain._expand_inputs[-1]
+    groups = shrink.groups.assignment
+    low = shrink_naive.lora_shrink(shrink.x, shrink.weights, groups, shrink.scale)
+    base = (shrink.x.float() @ chain._base[-1].float().t()).to(shrink.x.dtype)
+    right = expand_naive.lora_expand(low, expand.weights, groups, base, add_inputs=True)
+    error = torch.linalg.vector_norm(chain._y.float() - right.float()) / torch.linalg.vector_norm(right.float())
+    assert float(error) < 2e-2
+
+
+def test_weights_of_all_copies_together_are_several_times_the_cache() -> None:
+    chain = LinearChain(
+        SHRINK, LINEAR, default(LINEAR.beside(SHRINK)), operation, l2_bytes=8 << 20, device=DEVICE,
+        conditions=Conditions(),
+    )  # fmt: skip
+    assert (chain.copies - 1) * LINEAR.weight_bytes >= 4 * (8 << 20)
+    assert chain.bytes >= chain.copies * LINEAR.weight_bytes
+
+
+def test_a_layer_takes_longer_with_adapters_and_longest_with_a_bad_config() -> None:
+    good = default(SHRINK)
+    bad = {**good, "block_n": 16, "block_k": 16, "split_k": 1, "num_warps": 8}
+    timer = LayerTimer(operation, H100, DEVICE, Conditions())
+    around = Surroundings(LINEAR, default(LINEAR.beside(SHRINK)))
+    timed = timer.time_in_turn(SHRINK, around, [good, bad, None], 20)
+    fast, slow, bare = (sorted(times)[len(times) // 2] for times in timed.runtimes_us)
+    assert bare < fast < slow
+    spread = [sorted(times)[-5] / sorted(times)[4] for times in timed.runtimes_us]
+    assert max(spread) < 1.2, spread

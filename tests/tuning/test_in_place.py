@@ -1,0 +1,104 @@
+"""Finalists race where an engine runs them, and what decided is kept with the result."""
+
+import pytest
+from helpers import BARE_US, FakeDevice
+
+from bo_tune.core.choices import MEMORY
+from bo_tune.core.outcome import Invalid, InvalidReason
+from bo_tune.core.problem import Problem
+from bo_tune.core.space import Config, SearchSpace
+from bo_tune.core.surroundings import Linear, Surroundings
+from bo_tune.errors import DeviceError
+from bo_tune.kernels.registry import kernel_spec
+from bo_tune.measure.device import Remeasured
+from bo_tune.measure.devices import job_of
+from bo_tune.session.session import Session, SessionSettings
+from bo_tune.store.storage import StudyStore
+from bo_tune.tuning.in_place import NEAR, surroundings_in
+
+LINEAR = Linear(4096, (4096,))
+PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
+DEFAULT = kernel_spec("lora_shrink").default_config(PROBLEM)
+SPACE = SearchSpace.of({**{name: (value,) for name, value in DEFAULT.items()}, "split_k": (1, 2, 4, 8, 16, 64)})
+ALONE = {1: 9.0, 2: 5.0, 4: 5.2, 8: 5.25, 16: 5.6, 64: 8.0}
+"""Times alone by split_k, in us. The default's is 8 us."""
+
+
+def alone(config: Config) -> float:
+    return ALONE[config.get("split_k", 64)]  # the expand beside it has none
+
+
+def device(in_place: dict[int, float], **more: object) -> FakeDevice:
+    return FakeDevice(
+        times=alone, space=SPACE, times_in_place=True, in_place=lambda config: in_place[config["split_k"]], **more
+    )  # type: ignore[arg-type]
+
+
+def tuned(on: FakeDevice, linear: Linear | None = LINEAR, store: StudyStore | None = None):  # type: ignore[no-untyped-def]
+    session = Session(store or StudyStore(MEMORY), SessionSettings("random", None))
+    (one,) = session.run([job_of(PROBLEM, on, linear=linear)])
+    return one
+
+
+def test_the_layer_decides_between_those_that_come_near() -> None:
+    on = device({2: 3.0, 4: 2.5, 8: 2.0, 16: 1.0, 1: 0.5, DEFAULT["split_k"]: 4.0})
+    result = tuned(on).result
+    assert result.config["split_k"] == 8, "16 and 1 are better there, and too far behind alone to be asked"
+    assert result.time_us == ALONE[8], "times stay those alone, which others are compared with"
+    assert result.in_place.time_us == BARE_US + 2.0
+    assert result.in_place.default_time_us == BARE_US + on.in_place(DEFAULT)
+    assert result.in_place.bare_us == BARE_US
+    assert result.in_place.linear == {"k": 4096, "widths": [4096]}
+    timed = {config["split_k"] for _, configs in on.placed for config in configs}
+    near = {split for split, time_us in ALONE.items() if time_us <= NEAR * min(ALONE.values())}
+    assert timed == near | {DEFAULT["split_k"]}
+
+
+def test_the_default_stays_unless_it_is_beaten_there() -> None:
+    on = device({2: 3.0, 4: 3.0, 8: 3.0, 16: 9.0, 1: 9.0, 64: 9.0} | {DEFAULT["split_k"]: 2.0})
+    result = tuned(on).result
+    assert result.config == DEFAULT
+    assert result.in_place.time_us == result.in_place.default_time_us
+
+
+def test_without_a_layer_or_a_device_that_has_places_they_race_alone() -> None:
+    there = dict.fromkeys(ALONE, 1.0)
+    for on, linear in ((device(there), None), (FakeDevice(times=alone, space=SPACE), LINEAR)):
+        result = tuned(on, linear).result
+        assert result.in_place is None
+        assert result.config["split_k"] == 2
+        assert not on.placed
+
+
+def test_a_result_is_that_of_its_layer() -> None:
+    on, store = device(dict.fromkeys(ALONE, 1.0) | {4: 0.5}), StudyStore(MEMORY)
+    first = tuned(on, store=store)
+    assert first.result.asked["in_place"] == {"k": 4096, "widths": [4096]}
+    races = len(on.placed)
+    again = tuned(on, store=store)
+    assert (again.kept, len(on.placed)) == (True, races), "nothing was asked otherwise"
+    other = tuned(on, None, store)
+    assert not other.kept
+    assert other.result.config["split_k"] == 2, "alone, from the trials that there are"
+
+
+def test_a_race_that_times_nothing_there_leaves_the_choice_alone() -> None:
+    class Lost(FakeDevice):
+        def remeasure(self, *arguments: object, around: Surroundings | None = None, **more: object) -> Remeasured:
+            answer = super().remeasure(*arguments, around=around, **more)  # type: ignore[arg-type]
+            return answer if around is None else Remeasured([() for _ in answer.runtimes_us], answer.launches)
+
+    on = Lost(times=alone, space=SPACE, times_in_place=True)
+    result = tuned(on).result
+    assert (result.in_place, result.config["split_k"]) == (None, 2)
+
+
+def test_the_layers_other_kernel_runs_its_default_config() -> None:
+    on = FakeDevice(times=lambda config: 1.0, space=SPACE, times_in_place=True)
+    expand = LINEAR.beside(PROBLEM)
+    around = surroundings_in(LINEAR, PROBLEM, on)
+    assert around.beside == kernel_spec("lora_expand").default_config(expand)
+    assert on.compiled == [around.beside]
+    broken = FakeDevice(times=lambda config: Invalid(InvalidReason.COMPILE_ERROR, "no"), space=SPACE)
+    with pytest.raises(DeviceError, match="the default config cannot be compiled: no"):
+        surroundings_in(LINEAR, PROBLEM, broken)
