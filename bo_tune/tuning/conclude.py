@@ -122,7 +122,7 @@ def choose_results(
             trials=len(tuner.trials),
             sampler=sampler,
             date=datetime.now(UTC).isoformat(timespec="seconds"),
-            certificate=certificate,
+            certificate=Certificate.from_json(certificate.to_json()) if certificate else None,  # as it will be read
             ended_by=asdict(rule) if rule is not None and search.is_sure() else None,
             costs=costs_of(tuner.trials, one.launches),
             joint=choice.joint,

@@ -47,10 +47,10 @@ def test_an_easy_study_ends_before_its_budget_and_says_how_sure_it_is(tmp_path: 
     assert tuned.result.certificate.probability > 0.9
     (table,) = write_tables(tmp_path, session.entries([tuned]))
     (origin,) = read_provenance(table).values()
-    assert origin.certificate == tuned.result.certificate
+    assert origin.certificate == tuned.result.certificate.to_json()
     (listed,) = list_studies(store)
     assert listed.certificate == tuned.result.certificate
-    assert json.loads(json.dumps(listed.to_json()))["certificate"] == tuned.result.certificate
+    assert json.loads(json.dumps(listed.to_json()))["certificate"] == tuned.result.certificate.to_json()
     store.close()
 
 

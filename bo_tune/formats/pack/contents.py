@@ -6,13 +6,13 @@ find it, is asked of the kernel anew where the pack is used: keys are values of 
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import Field, PlainSerializer, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer, TypeAdapter, ValidationError
 
 from bo_tune.core.outcome import InvalidReason, Resources
-from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.core.problem import AnyProblem, GpuInfo, problem_from_json
 from bo_tune.errors import PackError, printable
 
 Checked = TypeVar("Checked")
@@ -33,6 +33,10 @@ FileName = Annotated[str, Field(pattern=rf"^[A-Za-z_][A-Za-z0-9_]{{0,149}}\.({_E
 """Of a file in Triton's cache: a plain name, so that it can only lie in its entry's folder."""
 EntryName = Annotated[str, Field(pattern=r"^[A-Z2-7]{52}$")]
 """Of a folder in Triton's cache: a SHA-256 in base 32."""
+
+
+StoredProblem = Annotated[InstanceOf[AnyProblem], BeforeValidator(problem_from_json), PlainSerializer(asdict)]
+"""A problem of whatever kind, as plain values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +141,7 @@ class PackedBinary:
         reason: why there is none.
     """
 
-    problem: AnyProblem
+    problem: StoredProblem
     config: Mapping[Annotated[str, Field(max_length=40)], int]
     compile_s: float
     resources: Resources = Resources()
