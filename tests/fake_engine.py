@@ -27,7 +27,7 @@ _LINE = re.compile(r"(cols=\d+) (rows=\d+): (.+)")
 SUFFIX = ".rms_norm.txt"
 
 
-class RmsNormSpec(KernelSpec):
+class RmsNormSpec(KernelSpec[AnyProblem]):
     """What a search knows of the kernel."""
 
     name = "rms_norm"

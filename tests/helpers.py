@@ -25,7 +25,7 @@ from bo_tune.core.repetitions import TimingProtocol, take_repetitions
 from bo_tune.core.space import Config, SearchSpace, config_key
 from bo_tune.core.surroundings import Surroundings
 from bo_tune.formats.recording import Recording, read_recording, recording_file_name, write_recording
-from bo_tune.kernels.spec import KernelSpec
+from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured
 from bo_tune.measure.watch.monitor import GpuMonitor
 
@@ -203,7 +203,7 @@ class FakeDevice(Device):
     def kernel_source(self, kernel: str) -> str:
         return f"fake {kernel}"
 
-    def search_space(self, spec: KernelSpec, problem: Problem) -> SearchSpace:
+    def search_space(self, spec: AnySpec, problem: Problem) -> SearchSpace:
         return self.space
 
     def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:

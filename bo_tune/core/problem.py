@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import log2
-from typing import Any
+from typing import Any, TypeVar
 
 DTYPES = ("bfloat16", "float16")
 
@@ -187,8 +187,8 @@ class Problem(AnyProblem):
 
 _SPACES_AND_SLASHES = re.compile(r"[\s/]+")
 
-KindOfProblem = Any
-"""In what all kernels have in common: a problem of the kind that the kernel takes. Its subclasses say which."""
+Asked = TypeVar("Asked", bound=AnyProblem, contravariant=True)
+"""The kind of problem that a kernel takes."""
 
 _WORD = re.compile(r"[\w-]+")
 """A text that may be a size: it stands in names."""

@@ -61,7 +61,7 @@ from bo_tune.errors import InputError, StudyFileError
 from bo_tune.files import levels, os_error_text, read_text
 from bo_tune.formats.study_schema import ModelTable, ProblemTable, StudyTables, describe, shown, suggestion
 from bo_tune.kernels.registry import KERNELS, engine_spec
-from bo_tune.kernels.spec import KernelSpec
+from bo_tune.kernels.spec import AnySpec
 
 MOST_BYTES = 2**20
 """Of a study file: thousands of problems."""
@@ -147,7 +147,7 @@ class StudyFile:
         """How many problems there would be if layers shared none."""
         return sum(max(1, len(layers)) for layers in self.problems_by_layer().values())
 
-    def search_space(self, spec: KernelSpec) -> SearchSpace:
+    def search_space(self, spec: AnySpec) -> SearchSpace:
         """Return the kernel's search space with this study's ranges."""
         return spec.search_space.override(self.space.get(spec.name, {}))
 

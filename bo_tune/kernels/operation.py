@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 
 from bo_tune.core.conditions import Conditions
-from bo_tune.core.problem import GpuInfo, KindOfProblem, Problem
+from bo_tune.core.problem import Asked, GpuInfo, Problem
 from bo_tune.core.space import Config
 
 Inputs = TypeVar("Inputs")
@@ -42,7 +42,7 @@ class Verdict:
     wrong: str = ""
 
 
-class Operation(ABC, Generic[Inputs]):
+class Operation(ABC, Generic[Asked, Inputs]):
     """One kernel as it is launched. Stateless: everything of one problem lives in its inputs."""
 
     @property
@@ -50,11 +50,11 @@ class Operation(ABC, Generic[Inputs]):
     def source(self) -> str:
         """Which code this is, for example ``bo_tune 3f2a9c1e``: results of different sources never mix."""
 
-    def note(self, problem: KindOfProblem, gpu: GpuInfo) -> str | None:
+    def note(self, problem: Asked, gpu: GpuInfo) -> str | None:
         """Say in a line what its engine makes of this kernel's configs, where it may be something else; or None."""
         return None
 
-    def decided_by(self, problem: KindOfProblem, gpu: GpuInfo) -> tuple[str, ...]:
+    def decided_by(self, problem: Asked, gpu: GpuInfo) -> tuple[str, ...]:
         """Name the kernels that its engine launches in place of this one and those it must agree with, and that decide
         on what they agree on (``KernelSpec.decides``); none where it launches this one, or what there is to decide has
         no effect."""
@@ -62,7 +62,7 @@ class Operation(ABC, Generic[Inputs]):
 
     @abstractmethod
     def make_inputs(
-        self, problem: KindOfProblem, *, seed: int, device: torch.device, conditions: Conditions = DEFAULT_CONDITIONS
+        self, problem: Asked, *, seed: int, device: torch.device, conditions: Conditions = DEFAULT_CONDITIONS
     ) -> Inputs:
         """Draw inputs of the problem's size, its tokens spread over adapters and experts as said."""
 
@@ -83,7 +83,7 @@ class Operation(ABC, Generic[Inputs]):
         """Launch once on the current stream, with nothing but the kernel on the GPU's timeline."""
 
     @abstractmethod
-    def warmup(self, problem: KindOfProblem, config: Config) -> Any:
+    def warmup(self, problem: Asked, config: Config) -> Any:
         """Compile for the active Triton target without launching and without tensors.
 
         The binary is the one ``launch`` finds in Triton's cache for inputs of the problem.
@@ -104,11 +104,11 @@ class Operation(ABC, Generic[Inputs]):
         """Compare what was launched last with what is right."""
 
     @abstractmethod
-    def effective_config(self, problem: KindOfProblem, config: Config, gpu: GpuInfo) -> dict[str, int]:
+    def effective_config(self, problem: Asked, config: Config, gpu: GpuInfo) -> dict[str, int]:
         """The config that runs when this one is asked for. Configs with equal effective configs are one config."""
 
     @abstractmethod
-    def compile_key(self, problem: KindOfProblem, config: Config, gpu: GpuInfo) -> Hashable:
+    def compile_key(self, problem: Asked, config: Config, gpu: GpuInfo) -> Hashable:
         """Equal for launches that share one binary: kernel, specialisation and effective config."""
 
 
@@ -123,7 +123,7 @@ class OfAProblem(Protocol):
 ProblemInputs = TypeVar("ProblemInputs", bound=OfAProblem)
 
 
-class OneOutput(Operation[ProblemInputs]):
+class OneOutput(Operation[Problem, ProblemInputs]):
     """A kernel with one output, whose results are compared with a reference by their norm."""
 
     @abstractmethod
@@ -135,7 +135,7 @@ class OneOutput(Operation[ProblemInputs]):
         """The right output, computed naively in float32."""
 
     @abstractmethod
-    def tolerance(self, problem: KindOfProblem) -> float:
+    def tolerance(self, problem: Problem) -> float:
         """Largest relative error (Frobenius norm) of a right result."""
 
     def right(self, inputs: ProblemInputs) -> torch.Tensor:

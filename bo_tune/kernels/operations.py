@@ -10,13 +10,13 @@ from bo_tune.kernels.moe.op import MOE_OPERATIONS
 from bo_tune.kernels.operation import Operation
 from bo_tune.kernels.registry import kernel_spec
 
-_OPERATIONS: dict[str, type[Operation[Any]]] = {
+_OPERATIONS: dict[str, type[Operation[Any, Any]]] = {
     operation.name: operation for operation in (LoraShrink, LoraExpand, *MOE_OPERATIONS)
 }
 
 
 @cache
-def operation(name: str) -> Operation[Any]:
+def operation(name: str) -> Operation[Any, Any]:
     """Return how a kernel is compiled and launched.
 
     Raises:

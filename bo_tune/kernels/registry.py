@@ -8,23 +8,23 @@ from bo_tune.kernels.lora.expand.spec import LoraExpandSpec
 from bo_tune.kernels.lora.shrink.spec import LoraShrinkSpec
 from bo_tune.kernels.moe.one_launch import ONE_LAUNCH_SPECS
 from bo_tune.kernels.moe.spec import MOE_SPECS
-from bo_tune.kernels.spec import EngineSpec, KernelSpec
+from bo_tune.kernels.spec import AnySpec, EngineSpec
 
 KERNELS: Mapping[str, EngineSpec] = MappingProxyType(
     {spec.name: spec for spec in (LoraShrinkSpec(), LoraExpandSpec(), *MOE_SPECS)}
 )
 """The kernels that engines look configs up for, in the order a layer runs them."""
 
-DECIDING: Mapping[str, KernelSpec] = MappingProxyType({spec.name: spec for spec in ONE_LAUNCH_SPECS})
+DECIDING: Mapping[str, AnySpec] = MappingProxyType({spec.name: spec for spec in ONE_LAUNCH_SPECS})
 """The kernels that engines launch in place of some of ``KERNELS``, and that have no files (``KernelSpec.decides``)."""
 
 IN_ORDER: Sequence[str] = (*DECIDING, *KERNELS)
 """All kernels of engines, in the order in which they are searched and shown: those that decide come first."""
 
-_DEFINED: dict[str, KernelSpec] = {}
+_DEFINED: dict[str, AnySpec] = {}
 
 
-def define(spec: KernelSpec) -> None:
+def define(spec: AnySpec) -> None:
     """Let a kernel of the program be known by its name in this process, in place of an earlier one of that name.
 
     Raises:
@@ -40,7 +40,7 @@ def is_known(name: str) -> bool:
     return name in IN_ORDER or name in _DEFINED
 
 
-def kernel_spec(name: str) -> KernelSpec:
+def kernel_spec(name: str) -> AnySpec:
     """Return what a search knows of a kernel.
 
     Raises:

@@ -11,10 +11,10 @@ instead, ``kernels.user`` a user's.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 from bo_tune.core.conditions import Conditions
-from bo_tune.core.problem import GpuInfo, KindOfProblem, Problem
+from bo_tune.core.problem import Asked, GpuInfo, Problem
 from bo_tune.core.space import Config, SearchSpace
 
 if TYPE_CHECKING:  # a kernel's name and default config are asked for where nothing is computed
@@ -26,7 +26,7 @@ MAX_ACCUMULATORS_PER_THREAD = 256
 and nearly every compile timeout lies there."""
 
 
-class KernelSpec(ABC):
+class KernelSpec(ABC, Generic[Asked]):
     """What a search knows of one kernel before anything is compiled."""
 
     name: ClassVar[str]
@@ -35,7 +35,7 @@ class KernelSpec(ABC):
     """Whether an engine launches it in place of the others of its joint group: what it measures decides on ``SHARED``
     for all of them."""
 
-    def joint_group(self, problem: KindOfProblem) -> tuple[object, ...] | None:
+    def joint_group(self, problem: Asked) -> tuple[object, ...] | None:
         """Equal for the problems of kernels that are launched one after the other and must agree on ``SHARED``.
 
         None for a kernel that stands alone.
@@ -47,12 +47,12 @@ class KernelSpec(ABC):
     def search_space(self) -> SearchSpace:
         """The default grid."""
 
-    def product_sizes(self, problem: KindOfProblem, conditions: Conditions) -> dict[str, int | str]:
+    def product_sizes(self, problem: Asked, conditions: Conditions) -> dict[str, int | str]:
         """Return what a recording says of the shape of the product beyond the problem; nothing where that says all."""
         return {}
 
     @abstractmethod
-    def default_config(self, problem: KindOfProblem) -> dict[str, int]:
+    def default_config(self, problem: Asked) -> dict[str, int]:
         """The baseline: what runs where nothing was tuned. It need not lie on the grid."""
 
     @property
@@ -61,28 +61,26 @@ class KernelSpec(ABC):
         """Names of the columns of ``features``."""
 
     @abstractmethod
-    def features(self, configs: Sequence[Config], problem: KindOfProblem, gpu: GpuInfo) -> "NDArray[np.float64]":
+    def features(self, configs: Sequence[Config], problem: Asked, gpu: GpuInfo) -> "NDArray[np.float64]":
         """Describe configs by what can be computed before compiling.
 
         Returns:
             Array ``[len(configs), len(feature_names)]``, comparable across problems and GPUs of this kernel.
         """
 
-    def speaks_of(self, config: Config, problem: KindOfProblem) -> bool:
+    def speaks_of(self, config: Config, problem: Asked) -> bool:
         """Say whether a stored trial is of the kernel as it is known here, so that its features can be computed."""
         return True
 
-    def allows(self, config: Config, problem: KindOfProblem) -> bool:
+    def allows(self, config: Config, problem: Asked) -> bool:
         """Say whether the kernel's author allows a config. Holds for exhaustive searches too."""
         return True
 
-    def impossible(self, config: Config, problem: KindOfProblem, gpu: GpuInfo) -> str | None:
+    def impossible(self, config: Config, problem: Asked, gpu: GpuInfo) -> str | None:
         """Say why a config cannot run on this GPU, or None. Holds for exhaustive searches too."""
         return None
 
-    def runnable(
-        self, configs: Sequence[Config], problem: KindOfProblem, gpu: GpuInfo
-    ) -> "NDArray[np.bool_] | Sequence[bool]":
+    def runnable(self, configs: Sequence[Config], problem: Asked, gpu: GpuInfo) -> "NDArray[np.bool_] | Sequence[bool]":
         """Say of each config whether nothing makes it ``impossible``: of thousands at once, for kernels that can.
 
         Returns:
@@ -95,7 +93,11 @@ class KernelSpec(ABC):
         return None
 
 
-class EngineSpec(KernelSpec):
+AnySpec = KernelSpec[Any]
+"""The spec of a kernel of whatever kind of problem."""
+
+
+class EngineSpec(KernelSpec[Problem]):
     """A kernel that multiplies tiles, and whose config an engine looks up in tuned files."""
 
     power_of_two: ClassVar[frozenset[str]] = frozenset({"block_m", "block_n", "block_k", "num_warps", "num_ctas"})

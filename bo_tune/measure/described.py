@@ -13,7 +13,7 @@ from bo_tune.core.space import Config, SearchSpace
 from bo_tune.core.surroundings import Surroundings
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import IN_ORDER, kernel_spec
-from bo_tune.kernels.spec import KernelSpec
+from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured
 
 
@@ -91,11 +91,11 @@ class DescribedDevice(Device):
         """What the worker found the engine to launch."""
         return self._description.decided_by.get(problem, ())
 
-    def default_config(self, spec: KernelSpec, problem: AnyProblem) -> dict[str, int]:
+    def default_config(self, spec: AnySpec, problem: AnyProblem) -> dict[str, int]:
         """The default as described."""
         return self._description.defaults.get(problem) or spec.default_config(problem)
 
-    def search_space(self, spec: KernelSpec, problem: AnyProblem) -> SearchSpace:
+    def search_space(self, spec: AnySpec, problem: AnyProblem) -> SearchSpace:
         """The kernel's default grid."""
         return spec.search_space
 

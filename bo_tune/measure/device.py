@@ -14,7 +14,7 @@ from bo_tune.core.outcome import Compilation, Invalid, Launches, Outcome, Resour
 from bo_tune.core.problem import AnyProblem, GpuInfo
 from bo_tune.core.space import Config, SearchSpace
 from bo_tune.core.surroundings import Surroundings
-from bo_tune.kernels.spec import KernelSpec
+from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.occupancy import Occupancy
 from bo_tune.measure.watch.monitor import GpuMonitor
 
@@ -94,12 +94,12 @@ class Device(ABC):
         """Name the kernels that decide for a problem's, because its engine launches them in its place."""
         return ()
 
-    def default_config(self, spec: KernelSpec, problem: AnyProblem) -> dict[str, int]:
+    def default_config(self, spec: AnySpec, problem: AnyProblem) -> dict[str, int]:
         """Return the baseline of a problem: the config that runs on this GPU where nothing was tuned."""
         return spec.default_config(problem)
 
     @abstractmethod
-    def search_space(self, spec: KernelSpec, problem: AnyProblem) -> SearchSpace:
+    def search_space(self, spec: AnySpec, problem: AnyProblem) -> SearchSpace:
         """The grid when the user changes nothing."""
 
     @abstractmethod

@@ -17,7 +17,7 @@ from bo_tune.errors import DeviceError, InputError, RecordingError
 from bo_tune.formats.recording import Recording, read_recordings
 from bo_tune.kernels.moe.one_launch import one_launch_problems
 from bo_tune.kernels.registry import IN_ORDER, kernel_spec
-from bo_tune.kernels.spec import KernelSpec
+from bo_tune.kernels.spec import AnySpec
 from bo_tune.kernels.vllm.installed import unavailable
 from bo_tune.measure.backends.registry import backend_named
 from bo_tune.measure.compile.target import CompileTarget
@@ -62,7 +62,7 @@ class Job:
     """
 
     problem: AnyProblem
-    spec: KernelSpec
+    spec: AnySpec
     device: Device
     twins: tuple[Device, ...] = ()
     linear: Linear | None = None

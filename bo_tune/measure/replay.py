@@ -27,7 +27,7 @@ from bo_tune.core.repetitions import TimingProtocol, take_repetitions
 from bo_tune.core.space import Config, SearchSpace, config_key
 from bo_tune.core.surroundings import Surroundings
 from bo_tune.formats.recording import Recording
-from bo_tune.kernels.spec import KernelSpec
+from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured
 
 VERSIONS = ("driver", *TOOLCHAIN)
@@ -74,11 +74,11 @@ class ReplayDevice(Device):
         """The recorded kernel source."""
         return self.recording.kernel_source
 
-    def default_config(self, spec: KernelSpec, problem: AnyProblem) -> dict[str, int]:
+    def default_config(self, spec: AnySpec, problem: AnyProblem) -> dict[str, int]:
         """What was the default where the recording was made."""
         return dict(self._default_config)
 
-    def search_space(self, spec: KernelSpec, problem: AnyProblem) -> SearchSpace:
+    def search_space(self, spec: AnySpec, problem: AnyProblem) -> SearchSpace:
         """The recorded grid."""
         return self.recording.space
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from bo_tune.core.problem import AnyProblem, GpuInfo
-from bo_tune.kernels.spec import KernelSpec
+from bo_tune.kernels.spec import AnySpec
 from bo_tune.kernels.vllm.untuned import untuned_config
 from bo_tune.processes.importing import import_source
 
@@ -23,16 +23,16 @@ VLLM = "bo_tune.kernels.vllm.operations"
 """Those of the installed vLLM."""
 
 
-def default_config(source: str, spec: KernelSpec, problem: AnyProblem, gpu: GpuInfo) -> dict[str, int]:
+def default_config(source: str, spec: AnySpec, problem: AnyProblem, gpu: GpuInfo) -> dict[str, int]:
     """Return the config that a kernel of a source runs with where nothing was tuned. Raises VllmError."""
     return untuned_config(spec, problem, gpu) if source == VLLM else spec.default_config(problem)
 
 
-def operations_of(source: str) -> "Callable[[str], Operation[Any]]":
+def operations_of(source: str) -> "Callable[[str], Operation[Any, Any]]":
     """Return what finds the operations of a kernel source by name; see ``processes.importing``."""
     module = import_source(source)
     if hasattr(module, "operation"):
-        return cast("Callable[[str], Operation[Any]]", module.operation)
+        return cast("Callable[[str], Operation[Any, Any]]", module.operation)
     # Imports torch and triton, as the sources above do.
     from bo_tune.kernels.user.operation import operations_in  # noqa: PLC0415
 

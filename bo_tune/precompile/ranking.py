@@ -34,7 +34,7 @@ from bo_tune.core.problem import AnyProblem
 from bo_tune.core.space import Config
 from bo_tune.core.study_name import StudyName
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.kernels.spec import KernelSpec
+from bo_tune.kernels.spec import AnySpec
 from bo_tune.search import Grid, HistoryPrior, StudyHistory
 from bo_tune.search.gp.model import Points
 from bo_tune.tuning.candidates import Asked, candidates
@@ -162,7 +162,7 @@ class Likely:
             self._wanted[key] = Wanted(key, problem, dict(config))
         return key
 
-    def _points(self, spec: KernelSpec, problem: AnyProblem, grid: Grid, default: Config) -> Points:
+    def _points(self, spec: AnySpec, problem: AnyProblem, grid: Grid, default: Config) -> Points:
         """The model that a sampler of this problem starts with, at every config of the grid and at the default."""
         gpu = self._target.gpu
         known = self._histories(problem)

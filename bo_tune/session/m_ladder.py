@@ -17,7 +17,7 @@ from bo_tune.core.space import Config, config_key
 from bo_tune.core.surroundings import Linear
 from bo_tune.engines.models.engine import is_sampled
 from bo_tune.errors import DeviceError
-from bo_tune.kernels.spec import KernelSpec
+from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.device import Compiled, Device
 from bo_tune.measure.devices import Job
 from bo_tune.session.session import Tuned
@@ -110,7 +110,7 @@ class Line:
     """
 
     problem: Problem
-    spec: KernelSpec
+    spec: AnySpec
     device: Device
     linear: Linear | None = None
     configs: dict[int, Config] = field(default_factory=dict)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bo_tune.core.problem import AnyProblem, GpuInfo
 from bo_tune.core.space import Config, ConfigKey, ConfigRow, SearchSpace, config_key, rows_of
-from bo_tune.kernels.spec import KernelSpec
+from bo_tune.kernels.spec import AnySpec
 
 NOT_ALLOWED = "not allowed by the kernel"
 IDENTICAL = "identical to another config"
@@ -30,7 +30,7 @@ class Asked(Protocol):
     def gpu(self) -> GpuInfo:
         """The GPU."""
 
-    def default_config(self, spec: KernelSpec, problem: AnyProblem) -> dict[str, int]:
+    def default_config(self, spec: AnySpec, problem: AnyProblem) -> dict[str, int]:
         """Return the baseline: what runs on the GPU where nothing was tuned."""
 
     def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[Config]:
@@ -70,7 +70,7 @@ class Candidates:
 
 
 def candidates(
-    spec: KernelSpec, problem: AnyProblem, space: SearchSpace, device: Asked, *, exhaustive: bool
+    spec: AnySpec, problem: AnyProblem, space: SearchSpace, device: Asked, *, exhaustive: bool
 ) -> Candidates:
     """Drop what the kernel does not allow, what cannot run, what the target makes identical to another config and,
     unless the search is exhaustive, what is not worth compiling.

@@ -19,7 +19,7 @@ from bo_tune.core.outcome import Invalid, Launches, Outcome
 from bo_tune.core.problem import AnyProblem, lora
 from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.core.surroundings import Linear
-from bo_tune.kernels.spec import KernelSpec
+from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.device import Build, Device
 from bo_tune.search import StopRule
 from bo_tune.store.frozen import to_trial
@@ -138,7 +138,7 @@ class Tuner:
     def __init__(
         self,
         problem: AnyProblem,
-        spec: KernelSpec,
+        spec: AnySpec,
         device: Device,
         stored: StoredStudy,
         candidates: Candidates,

@@ -93,7 +93,7 @@ class FaultyShrink(LoraShrink):
         super().launch(inputs, config)
 
 
-def operation(name: str) -> Operation[Any]:
+def operation(name: str) -> Operation[Any, Any]:
     """Return the one kernel of this source."""
     assert name == "lora_shrink"
     return FaultyShrink()

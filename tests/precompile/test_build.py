@@ -19,7 +19,7 @@ from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config, config_key
 from bo_tune.errors import PackError
 from bo_tune.formats.pack.archive import read_manifest
-from bo_tune.kernels.spec import KernelSpec
+from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.device import Build, Compiled
 from bo_tune.precompile.build import PackBudget, Packed, Workbench, build
 from bo_tune.precompile.experience import Experience
@@ -57,7 +57,7 @@ class FakeTarget:
     def kernel_source(self, kernel: str) -> str:
         return "some code"
 
-    def default_config(self, spec: KernelSpec, problem: Problem) -> dict[str, int]:
+    def default_config(self, spec: AnySpec, problem: Problem) -> dict[str, int]:
         return spec.default_config(problem)
 
     def key(self, problem: Problem, config: Config) -> tuple[object, ...]:

@@ -13,7 +13,7 @@ from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config, config_key
 from bo_tune.formats.recording import read_recordings
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.kernels.spec import KernelSpec
+from bo_tune.kernels.spec import AnySpec
 from bo_tune.precompile.experience import Experience, recorded_history
 from bo_tune.precompile.ranking import Likely, _Chosen, _Draws
 
@@ -32,7 +32,7 @@ class FakeTarget:
     def kernel_source(self, kernel: str) -> str:
         return "some code"
 
-    def default_config(self, spec: KernelSpec, problem: Problem) -> dict[str, int]:
+    def default_config(self, spec: AnySpec, problem: Problem) -> dict[str, int]:
         return spec.default_config(problem)
 
     def key(self, problem: Problem, config: Config) -> Hashable:

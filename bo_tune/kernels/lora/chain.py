@@ -51,7 +51,7 @@ class LinearChain:
         problem: Problem,
         linear: Linear,
         beside: Config,
-        operation: Callable[[str], Operation[Any]],
+        operation: Callable[[str], Operation[Any, Any]],
         *,
         l2_bytes: int,
         device: torch.device,

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class MoeOneLaunchSpec(KernelSpec):
+class MoeOneLaunchSpec(KernelSpec[Problem]):
     """Shrink and expand in one launch, the product between them in registers."""
 
     decides: ClassVar[bool] = True

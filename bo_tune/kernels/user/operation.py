@@ -41,7 +41,7 @@ class UserInputs:
     prepared: dict[ConfigKey, PreparedLaunch] = field(default_factory=dict, repr=False)
 
 
-class UserOperation(Operation[UserInputs]):
+class UserOperation(Operation[SizedProblem, UserInputs]):
     """One kernel of a user.
 
     Args:
@@ -125,11 +125,11 @@ class UserOperation(Operation[UserInputs]):
         return gpu.capability, self._call(problem, config).specialisation()
 
 
-def operations_in(module: ModuleType) -> Callable[[str], Operation[Any]]:
+def operations_in(module: ModuleType) -> Callable[[str], Operation[Any, Any]]:
     """Return what finds the operation of a kernel that is a global of a module, by the kernel's name."""
 
     @cache
-    def operation(name: str) -> Operation[Any]:
+    def operation(name: str) -> Operation[Any, Any]:
         return UserOperation(kernel_in(module, name), Path(str(module.__file__)))
 
     return operation

@@ -30,7 +30,7 @@ COMMON_FEATURES = (
 )
 
 
-class UserSpec(KernelSpec):
+class UserSpec(KernelSpec[SizedProblem]):
     """A user's kernel, tuned on problems with sizes of these names."""
 
     def __init__(self, kernel: Kernel, sizes: frozenset[str]) -> None:

@@ -70,7 +70,7 @@ _OPERATIONS: Mapping[str, type[VllmOperation[Any]]] = {
 
 
 @cache
-def operation(name: str) -> Operation[Any]:
+def operation(name: str) -> Operation[Any, Any]:
     """Return how vLLM's kernel of this name is compiled and launched.
 
     Raises:

@@ -25,7 +25,7 @@ from bo_tune.errors import one_line
 from bo_tune.kernels.moe.one_launch import MoeOneLaunchSpec
 from bo_tune.kernels.moe.spec import MoeLoraSpec, experts_of
 from bo_tune.kernels.moe.untuned import as_read, general_config
-from bo_tune.kernels.spec import KernelSpec
+from bo_tune.kernels.spec import AnySpec
 from bo_tune.kernels.vllm.installed import refusal
 
 ASKED = "try_get_optimal_moe_lora_config"
@@ -42,7 +42,7 @@ NOT_UNDERSTOOD = (ArithmeticError, AttributeError, ImportError, LookupError, Nam
 """What functions of another vLLM may raise here."""
 
 
-def untuned_config(spec: KernelSpec, problem: AnyProblem, gpu: GpuInfo) -> dict[str, int]:
+def untuned_config(spec: AnySpec, problem: AnyProblem, gpu: GpuInfo) -> dict[str, int]:
     """Return the config with which an engine without tuned files launches a kernel.
 
     That of a fused MoE kernel is asked of the installed vLLM; its general rule counts where vLLM's kernel modules alone

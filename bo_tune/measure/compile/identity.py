@@ -32,7 +32,7 @@ def toolchain(vendor: CompilerSide, target: GPUTarget) -> Toolchain:
     )
 
 
-def kernel_text(operation: Operation[Any], problem: AnyProblem, config: Config) -> KernelText:
+def kernel_text(operation: Operation[Any, Any], problem: AnyProblem, config: Config) -> KernelText:
     """Return which text an operation compiles, told by what it asks Triton for; nothing is compiled."""
     digests: list[str] = []
 

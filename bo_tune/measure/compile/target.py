@@ -9,7 +9,7 @@ from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import AnyProblem, GpuInfo
 from bo_tune.core.space import Config
 from bo_tune.formats.pack.contents import Identity
-from bo_tune.kernels.spec import KernelSpec
+from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.backends.registry import backend_named
 from bo_tune.measure.compile.facts import KernelFacts
 from bo_tune.measure.compile.farm import CompileFarm, Deadline
@@ -62,7 +62,7 @@ class CompileTarget:
         """Name the kernels that decide for a problem's, because its engine launches them in its place."""
         return self._facts.decided_by(problem)
 
-    def default_config(self, spec: KernelSpec, problem: AnyProblem) -> dict[str, int]:
+    def default_config(self, spec: AnySpec, problem: AnyProblem) -> dict[str, int]:
         """Return the config that runs on this GPU where nothing was tuned."""
         return default_config(self._source, spec, problem, self.gpu)
 

@@ -22,7 +22,7 @@ from bo_tune.core.repetitions import TimingProtocol
 from bo_tune.core.space import Config, SearchSpace
 from bo_tune.core.surroundings import Surroundings
 from bo_tune.errors import DeviceError, PackError, WorkerError
-from bo_tune.kernels.spec import KernelSpec
+from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.backends.base import GpuIdentity
 from bo_tune.measure.backends.registry import backend_named
 from bo_tune.measure.compile.host import CompileHost, cores
@@ -204,11 +204,11 @@ class GpuDevice(Device):
         """Ask the kernel, which may be run otherwise by its engine."""
         return self._facts.decided_by(problem)
 
-    def default_config(self, spec: KernelSpec, problem: AnyProblem) -> dict[str, int]:
+    def default_config(self, spec: AnySpec, problem: AnyProblem) -> dict[str, int]:
         """Ask the kernel's engine, where it has one: what it runs without tuned files may depend on the GPU."""
         return default_config(self._source, spec, problem, self.gpu)
 
-    def search_space(self, spec: KernelSpec, problem: AnyProblem) -> SearchSpace:
+    def search_space(self, spec: AnySpec, problem: AnyProblem) -> SearchSpace:
         """The kernel's default grid."""
         return spec.search_space
 

@@ -22,7 +22,11 @@ class LayerTimer:
     """
 
     def __init__(
-        self, operation: Callable[[str], Operation[Any]], gpu: GpuInfo, device: torch.device, conditions: Conditions
+        self,
+        operation: Callable[[str], Operation[Any, Any]],
+        gpu: GpuInfo,
+        device: torch.device,
+        conditions: Conditions,
     ) -> None:
         self._operation, self._gpu, self._device, self._conditions = operation, gpu, device, conditions
         self._here: tuple[AnyProblem, Surroundings] | None = None

@@ -51,7 +51,7 @@ class Prepared:
     """
 
     gpu: GpuSide
-    operation: Operation[Any]
+    operation: Operation[Any, Any]
     inputs: Any
     right: Right
     checked: dict[ConfigKey, bool] = field(default_factory=dict)

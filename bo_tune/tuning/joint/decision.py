@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from bo_tune.core.agreement import SHARED, Decision
 from bo_tune.core.certificate import Certificate
-from bo_tune.kernels.spec import KernelSpec
+from bo_tune.kernels.spec import AnySpec
 from bo_tune.store.results import StudyResult
 from bo_tune.store.trials import launched
 from bo_tune.tuning.joint.choice import JointChoice, choose_jointly
@@ -27,7 +27,7 @@ def decision_of(results: Sequence[StudyResult | None]) -> Decision | None:
     return Decision(joint.kernels, joint.value, joint.time_us, joint.default_time_us)
 
 
-def parted(ones: Sequence[One], spec_of: Callable[[One], KernelSpec]) -> tuple[list[One], list[One]]:
+def parted(ones: Sequence[One], spec_of: Callable[[One], AnySpec]) -> tuple[list[One], list[One]]:
     """Part what stands for the kernels of one group into those that decide and the others; all are others if all do,
     or none does."""
     deciding = [one for one in ones if spec_of(one).decides]
