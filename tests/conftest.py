@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
-from mariadb import Mariadb, running_mariadb, server
 from postgres import Postgres, running_postgres
 
 # Tests run side by side: threads of BLAS would only wait for each other, for minutes on a loaded machine.
@@ -22,12 +21,3 @@ def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server of this run's own."""
     with running_postgres() as server:
         yield server
-
-
-@pytest.fixture(scope="session")
-def mariadb() -> Iterator[Mariadb]:
-    """A MariaDB server of this run's own, where the machine has the program: no package of Python brings one."""
-    if server() is None:
-        pytest.skip("no MariaDB server on this machine (Debian's mariadb-server)")
-    with running_mariadb() as started:
-        yield started

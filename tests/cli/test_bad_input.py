@@ -237,6 +237,10 @@ DATABASES: dict[str, Case] = {
     "text": (lambda i: i.tune("--storage", sqlite_url(i.study)), "not a database"),
     "no URL": (lambda i: i.tune("--storage", i.database), "not a database URL"),
     "no such kind": (lambda i: i.tune("--storage", "nonsense:///x"), "nonsense"),
+    "a kind that is not supported": (
+        lambda i: i.tune("--storage", "mysql+pymysql://tuner@db/x"),
+        "SQLite and PostgreSQL are supported",
+    ),
     "no such folder": (lambda i: i.tune("--storage", "sqlite:////none/x.db"), "/none does not exist"),
     "no driver": (lambda i: i.tune("--storage", "postgresql://u@localhost/x"), "postgresql"),
 }
