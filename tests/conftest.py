@@ -21,3 +21,10 @@ def postgres() -> Iterator[Postgres]:
     """A PostgreSQL server of this run's own."""
     with running_postgres() as server:
         yield server
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whatever needs the server is slow: it takes seconds to start."""
+    for item in items:
+        if "postgres" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)

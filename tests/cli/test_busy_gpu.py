@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from helpers import PATIENCE_S, Cli, Ran, run_command, sqlite_url
 
 from bo_tune.measure.watch.neighbours import PRESENT
+
+pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 STUDY = """

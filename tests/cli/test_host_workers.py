@@ -43,6 +43,8 @@ from bo_tune.store.attributes import DONE_ATTR, JOB_ATTR
 from bo_tune.store.storage import StudyStore
 from bo_tune.store.trials import REASON
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 BUDGET, LONG = 6, 50
 STUDY = 'name = "two"\n' + "".join(

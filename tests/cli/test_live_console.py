@@ -25,10 +25,12 @@ from terminal import Terminal, terminal
 
 from bo_tune.formats.recording import Recording
 
+pytestmark = pytest.mark.slow
+
 PROBLEMS = 40
 CTRL_C = "\x03"
 QUICK = ("--kernel", "lora_expand", "--budget", 4, "--sampler", "random")
-"""Of a session whose end is looked at: half of the problems, and no model of them, which would take most of the time."""
+"""Of a session whose end is looked at: half of the problems, and no model, which would take most of the time."""
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from helpers import EXPAND, SHRINK, Cli, contents, run_command, sliced, sqlite_url, write_all
 
+pytestmark = pytest.mark.slow
+
 READING = {
     "show": ("show",),
     "show one": ("show", "lora_shrink"),

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from helpers import ROOT
 
+pytestmark = pytest.mark.slow
+
 HEAVY = {"numpy", "optuna", "rich", "scipy", "sqlalchemy", "torch", "triton"}
 RUN = """
 import sys

@@ -15,7 +15,7 @@ GRID = ("grid", "--device", f"replay:{RECORDINGS}", "--storage", "memory")
 def furnish(folder: Path, cli: Cli) -> Path:
     """Make the folder and go there: study files, a model, recordings; tuned and grid JSON, a database, exports.
 
-    The fixture ``cli`` must be in the folder already. What is tuned is tuned once in a process, and copied from then on.
+    The fixture ``cli`` must be in the folder already. What is tuned is tuned once in a process, then copied.
     """
     made = Path(_kept().name) / "made"
     if not made.exists():
