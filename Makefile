@@ -42,10 +42,10 @@ browser: $(READY)
 
 # What takes a minute or two: while something is being changed. Tests that start processes are left to `make test`.
 check: lint
-	$(BIN)/python -m pytest -q -n $(CORES) -m "not slow"
+	$(BIN)/python -m pytest -q -n $(CORES) -m "not slow" --hypothesis-profile bo_tune_quick
 
 test: lint browser
-	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE)
+	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadgroup
 
 lint: $(READY)
 	$(BIN)/ruff check .

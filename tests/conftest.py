@@ -13,6 +13,8 @@ for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 # On shared cores an example may take any time, and a failure in CI must be the same on the next run.
 settings.register_profile("bo_tune", deadline=None, derandomize=True)
+# Of `make check`: a fifth of the examples, except where a test names their number.
+settings.register_profile("bo_tune_quick", settings.get_profile("bo_tune"), max_examples=20)
 settings.load_profile("bo_tune")
 
 
@@ -23,8 +25,10 @@ def postgres() -> Iterator[Postgres]:
         yield server
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Whatever needs the server is slow: it takes seconds to start."""
+    """What needs the server is slow, as that takes seconds to start, and goes to one process: it is started once."""
     for item in items:
-        if "postgres" in getattr(item, "fixturenames", ()):
+        if "postgres" in getattr(item, "fixturenames", ()) or "[postgresql" in item.nodeid:
             item.add_marker(pytest.mark.slow)
+            item.add_marker(pytest.mark.xdist_group("postgres"))

@@ -60,6 +60,7 @@ def test_sqlite_on_a_network_share_is_refused(tmp_path: Path, monkeypatch: pytes
     assert not (tmp_path / "x.db").exists()
 
 
+@pytest.mark.slow
 def test_processes_that_create_a_database_at_once_all_find_it(tmp_path: Path) -> None:
     program = (
         "import sys; from bo_tune.store.storage import StudyStore\nsys.stdin.read()\n"

@@ -44,7 +44,7 @@ def trial(block_m: int) -> FrozenTrial:
     return to_trial({**CONFIG, "block_m": block_m}, Measurement((5.0,)), start=NOW, end=NOW)
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.slow)])
+@pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database."""
     if request.param == "sqlite":
