@@ -45,7 +45,7 @@ check: lint
 	$(BIN)/python -m pytest -q -n $(CORES) -m "not slow" --hypothesis-profile bo_tune_quick
 
 test: lint browser
-	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE) --dist loadgroup
+	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -1,11 +1,20 @@
 """Settings of all tests. Being here also lets tests in subfolders import ``helpers``."""
 
 import os
+import re
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 from postgres import Postgres, running_postgres
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
+
+TOGETHER = {
+    "PostgreSQL": re.compile(r"\[postgresql\]|_on_postgresql|_a_server_"),
+    "closed places": re.compile(r"/test_closed_places\.py::"),
+}
+"""Tests that share a server, or a folder in which many commands have been run."""
 
 # Tests run side by side: threads of BLAS would only wait for each other, for minutes on a loaded machine.
 for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -25,10 +34,25 @@ def postgres() -> Iterator[Postgres]:
         yield server
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What needs the server is slow, as that takes seconds to start, and goes to one process: it is started once."""
+    """What needs the server is slow: it takes seconds to start."""
     for item in items:
-        if "postgres" in getattr(item, "fixturenames", ()) or "[postgresql" in item.nodeid:
+        if "postgres" in getattr(item, "fixturenames", ()) or "[postgresql]" in item.nodeid:
             item.add_marker(pytest.mark.slow)
-            item.add_marker(pytest.mark.xdist_group("postgres"))
+
+
+class SharingScheduling(LoadScopeScheduling):
+    """Hands tests out one by one, but those together that share what takes long to make.
+
+    xdist's own way to say so, ``--dist loadgroup``, does nothing under pytest 9.2: xdist 3.8 renames tests in a way
+    that pytest no longer looks at.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((shared for shared, tests in TOGETHER.items() if tests.search(nodeid)), nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)  # tests that run pytest do so without xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SharingScheduling | None:
+    """Take the place of the scheduler that ``-n`` alone means."""
+    return SharingScheduling(config, log) if config.getvalue("dist") == "load" else None

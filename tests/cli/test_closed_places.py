@@ -12,7 +12,7 @@ import pytest
 from helpers import EXPAND, ROOT, SHRINK, Cli, Ran, contents, run_command, sliced, write_all
 from unprivileged import run_each
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("closed places")]  # what they share is made by one process
+pytestmark = pytest.mark.slow
 
 REPLAY = ("--device", "replay:recordings")
 MEMORY = ("--storage", "memory")
