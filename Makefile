@@ -6,10 +6,13 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 READY := $(VENV)/.ready
 CPU_TORCH := 2.13.0
+CORES := $(shell $(PYTHON) -c 'import os; print(os.cpu_count() or 1)')
 # Tests spend a third of their time waiting for the processes that they start.
-TESTS_AT_ONCE := $(shell $(PYTHON) -c 'import os; print(-(-3 * (os.cpu_count() or 1) // 2))')
+TESTS_AT_ONCE := $(shell $(PYTHON) -c 'print(-(-3 * $(CORES) // 2))')
+# Every test process, and every process that a test starts, would compile all its modules anew, and pytest all asserts.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo browser test lint docs figures clean
+.PHONY: demo browser check test lint docs figures clean
 
 # What compiles and measures kernels: installed where there is a GPU, and for the tests.
 GPU := $(shell command -v nvidia-smi >/dev/null && echo '[gpu]')
@@ -36,6 +39,10 @@ demo: $(INSTALLED)
 # A Chromium for the tests that look at pages, unless the machine has one.
 browser: $(READY)
 	@$(BIN)/python tests/browser.py
+
+# What takes a minute or two: while something is being changed. Tests that start processes are left to `make test`.
+check: lint
+	$(BIN)/python -m pytest -q -n $(CORES) -m "not slow" --hypothesis-profile bo_tune_quick
 
 test: lint browser
 	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE)

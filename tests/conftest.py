@@ -1,12 +1,20 @@
 """Settings of all tests. Being here also lets tests in subfolders import ``helpers``."""
 
 import os
+import re
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
-from mariadb import Mariadb, running_mariadb, server
 from postgres import Postgres, running_postgres
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
+
+TOGETHER = {
+    "PostgreSQL": re.compile(r"\[postgresql\]|_on_postgresql|_a_server_"),
+    "closed places": re.compile(r"/test_closed_places\.py::"),
+}
+"""Tests that share a server, or a folder in which many commands have been run."""
 
 # Tests run side by side: threads of BLAS would only wait for each other, for minutes on a loaded machine.
 for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -14,6 +22,8 @@ for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
 
 # On shared cores an example may take any time, and a failure in CI must be the same on the next run.
 settings.register_profile("bo_tune", deadline=None, derandomize=True)
+# Of `make check`: a fifth of the examples, except where a test names their number.
+settings.register_profile("bo_tune_quick", settings.get_profile("bo_tune"), max_examples=20)
 settings.load_profile("bo_tune")
 
 
@@ -24,10 +34,25 @@ def postgres() -> Iterator[Postgres]:
         yield server
 
 
-@pytest.fixture(scope="session")
-def mariadb() -> Iterator[Mariadb]:
-    """A MariaDB server of this run's own, where the machine has the program: no package of Python brings one."""
-    if server() is None:
-        pytest.skip("no MariaDB server on this machine (Debian's mariadb-server)")
-    with running_mariadb() as started:
-        yield started
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What needs the server is slow: it takes seconds to start."""
+    for item in items:
+        if "postgres" in getattr(item, "fixturenames", ()) or "[postgresql]" in item.nodeid:
+            item.add_marker(pytest.mark.slow)
+
+
+class SharingScheduling(LoadScopeScheduling):
+    """Hands tests out one by one, but those together that share what takes long to make.
+
+    xdist's own way to say so, ``--dist loadgroup``, does nothing under pytest 9.2: xdist 3.8 renames tests in a way
+    that pytest no longer looks at.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return next((shared for shared, tests in TOGETHER.items() if tests.search(nodeid)), nodeid)
+
+
+@pytest.hookimpl(optionalhook=True)  # tests that run pytest do so without xdist
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> SharingScheduling | None:
+    """Take the place of the scheduler that ``-n`` alone means."""
+    return SharingScheduling(config, log) if config.getvalue("dist") == "load" else None

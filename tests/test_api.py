@@ -99,6 +99,7 @@ def test_a_recorded_grid_is_tuned_without_a_gpu(tmp_path: Path) -> None:
         bo_tune.tune(softmax, [{"rows": 7, "cols": 1024}], device=f"replay:{folder}")
 
 
+@pytest.mark.slow
 def test_studies_of_users_kernels_travel_as_files(tmp_path: Path) -> None:
     here, there = sqlite_url(tmp_path / "here.db"), sqlite_url(tmp_path / "there.db")
     found = bo_tune.tune(softmax, PROBLEMS, device=device(), storage=here)

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from helpers import PATIENCE_S, ROOT, Ran, stored_trials
 
+pytestmark = pytest.mark.slow
+
 SCRIPT = """
 import bo_tune
 from user_kernels import add_scaled_kernel, inputs, reference

@@ -9,22 +9,19 @@ import json
 import math
 import os
 import sys
-import time
+from importlib import import_module
 from pathlib import Path
-from typing import ClassVar
 
 from bo_tune.cli import main as bo_tune
-from bo_tune.core.outcome import Compilation, Launches, LaunchPurpose, Measurement, Resources
+from bo_tune.core.outcome import Launches, LaunchPurpose, Measurement
 from bo_tune.core.problem import GpuInfo
 from bo_tune.core.space import Config
 from bo_tune.measure.backends.base import GpuIdentity
 from bo_tune.measure.backends.nvidia.backend import Nvidia
 from bo_tune.measure.compile import farm as compile_farm
-from bo_tune.measure.compile import worker as compile_worker
-from bo_tune.measure.device import Build, Compiled, Remeasured
+from bo_tune.measure.device import Remeasured
 from bo_tune.measure.gpu import device as cuda
 from bo_tune.measure.messages import (
-    CompileRequest,
     Hello,
     HelloRequest,
     MeasureAnswer,
@@ -44,16 +41,6 @@ BEST = {"block_m": 32, "block_n": 64, "block_k": 64, "num_warps": 4}
 def time_us(config: Config) -> float:
     """Farther from the best by a factor of two, slower by a tenth."""
     return 10.0 + sum(abs(math.log2(config[name] / best)) for name, best in BEST.items())
-
-
-class NoCompiler(compile_worker.Compiler):
-    """Knows the kernels, and compiles none."""
-
-    resources: ClassVar = Resources(1024, 32, 0)
-
-    def _compile(self, request: CompileRequest) -> Build:
-        time.sleep(float(os.environ.get("FAKE_COMPILE_S", "0")))
-        return Compiled(Compilation(0.01), self.resources, "")
 
 
 def gpu(request: object) -> object:
@@ -97,6 +84,11 @@ def identities(vendor: Nvidia) -> list[GpuIdentity]:
     return [GpuIdentity(str(number), "") for number in range(2)]
 
 
+def before_forking() -> None:
+    """Import what imports torch: where children are forked, and nowhere else, as in the real thing."""
+    import_module("no_compiler")
+
+
 def main(arguments: list[str] | None = None, fd: int = -1) -> None:
     """Serve as a GPU process, which is told its number, or as a compiler; or be a worker, which is told nothing."""
     if arguments is None:
@@ -104,8 +96,7 @@ def main(arguments: list[str] | None = None, fd: int = -1) -> None:
         return
     if arguments[0].isdecimal():
         serve(fd, gpu)
-    compile_worker.Compiler = NoCompiler  # type: ignore[misc]
-    compile_worker.main(arguments, fd)
+    import_module("no_compiler").main(arguments, fd)
 
 
 Nvidia.watch = lambda self, identity: Watch()  # type: ignore[method-assign]

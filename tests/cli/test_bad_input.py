@@ -237,6 +237,10 @@ DATABASES: dict[str, Case] = {
     "text": (lambda i: i.tune("--storage", sqlite_url(i.study)), "not a database"),
     "no URL": (lambda i: i.tune("--storage", i.database), "not a database URL"),
     "no such kind": (lambda i: i.tune("--storage", "nonsense:///x"), "nonsense"),
+    "a kind that is not supported": (
+        lambda i: i.tune("--storage", "mysql+pymysql://tuner@db/x"),
+        "SQLite and PostgreSQL are supported",
+    ),
     "no such folder": (lambda i: i.tune("--storage", "sqlite:////none/x.db"), "/none does not exist"),
     "no driver": (lambda i: i.tune("--storage", "postgresql://u@localhost/x"), "postgresql"),
 }
@@ -309,6 +313,7 @@ def test_what_the_command_line_itself_refuses_is_exit_code_2(cli: Cli, arguments
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.slow
 def test_no_gpu_and_no_device(inputs: Inputs) -> None:
     ran = run_command("tune", inputs.study, "--out", inputs.out, cwd=inputs.folder)
     assert re.search(r"CUDA device 0 cannot be used: .*--device replay:DIR", ran.error), ran.error
@@ -322,6 +327,7 @@ def limited(size: int) -> Callable[[], None]:
     return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
 
+@pytest.mark.slow
 def test_no_room_for_any_file(inputs: Inputs) -> None:
     inputs.with_table(SHRINK_TABLE, '{"2": {"1": {"8": {"512": {"16": {"block_m": 16}}}}}}')
     before = contents(inputs.folder)
@@ -330,6 +336,7 @@ def test_no_room_for_any_file(inputs: Inputs) -> None:
     assert contents(inputs.folder) == before
 
 
+@pytest.mark.slow
 def test_no_room_for_the_json_at_the_end(inputs: Inputs) -> None:
     """The room was there when it was checked; the database keeps what was found."""
     inputs.with_table(SHRINK_TABLE, '{"2": {"1": {"8": {"512": {"16": {"block_m": 16}}}}}}')
@@ -346,6 +353,7 @@ def test_no_room_for_the_json_at_the_end(inputs: Inputs) -> None:
     assert after == before
 
 
+@pytest.mark.slow
 def test_no_room_for_the_database(inputs: Inputs) -> None:
     options = ("--storage", sqlite_url(inputs.database), "--budget", 200, "--sampler", "random", "--verbose")
     ran = run_command(*inputs.tune(*options, study=False), cwd=inputs.folder, preexec_fn=limited(300_000))

@@ -6,9 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from helpers import PATIENCE_S, Cli, Ran, run_command, sqlite_url
 
 from bo_tune.measure.watch.neighbours import PRESENT
+
+pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
 STUDY = """
@@ -30,7 +33,8 @@ def tune(folder: Path, *words: object, processes: tuple[int, ...] = (7,), percen
     watch = folder / "watch.json"
     watch.write_text(json.dumps({"processes": processes, "utilisation_percent": percent}))
     where = ["--jobs", 2, "--kernels", "builtin", "--storage", sqlite_url(folder / "x.db"), "--out", "out"]
-    everything = ["tune", "study.toml", *where, "--no-bundled", "--budget", 3, "--verbose", *words]
+    everything = ["tune", "study.toml", *where, "--no-bundled", "--sampler", "random", "--budget", 3, "--verbose"]
+    everything += words
     path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         [sys.executable, HERE / "gpus.py", *map(str, everything)],

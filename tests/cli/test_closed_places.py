@@ -12,6 +12,8 @@ import pytest
 from helpers import EXPAND, ROOT, SHRINK, Cli, Ran, contents, run_command, sliced, write_all
 from unprivileged import run_each
 
+pytestmark = pytest.mark.slow
+
 REPLAY = ("--device", "replay:recordings")
 MEMORY = ("--storage", "memory")
 MODEL = ("--model", ROOT / "studies" / "models" / "llama-3.1-8b", "--max-loras", 4, "--rank", 16)

@@ -16,6 +16,8 @@ from bo_tune.formats.pack.archive import read_manifest, unpack, write_pack
 from bo_tune.measure.gpu import device as cuda
 from bo_tune.tuning.bundled import bundled_grids
 
+pytestmark = pytest.mark.slow
+
 STUDY = """
 name = "small"
 

@@ -9,6 +9,8 @@ import pytest
 from helpers import EXPAND, PATIENCE_S, SHRINK, run_command, sliced, sqlite_url, write_all
 from planted import Planted
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 STUDY = """
 name = "small"

@@ -105,6 +105,7 @@ def test_the_codes_are_those_of_the_help_text(cli: Cli) -> None:
         assert f"{code}  {meaning}" in lines
 
 
+@pytest.mark.slow
 def test_no_gpu_is_2(tmp_path: Path) -> None:
     study = BUNDLED.parent / "llama-3.1-8b.toml"
     ran = run_command("tune", study, "--storage", sqlite_url(tmp_path / "x.db"), "--gpus", "7", cwd=tmp_path)

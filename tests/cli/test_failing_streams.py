@@ -26,6 +26,8 @@ from helpers import (
     write_all,
 )
 
+pytestmark = pytest.mark.slow
+
 FULL = Path("/dev/full")
 ENDS_WITHIN_S = 5.0
 """After one signal."""

@@ -11,6 +11,8 @@ from bo_tune.analysis.compare import compare
 from bo_tune.engines.folder import read_provenance, read_table
 from bo_tune.formats.recording import read_recordings
 
+pytestmark = pytest.mark.slow
+
 
 def test_what_is_written_agrees_and_is_compared_by_the_sum(cli: Cli, tmp_path: Path) -> None:
     recordings = [*small(16), *small(2048)]

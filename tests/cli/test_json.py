@@ -9,6 +9,8 @@ from helpers import Cli, Ran
 from reference import generate_cli
 from workplace import GRID, RECORDINGS, TUNE, furnish
 
+pytestmark = pytest.mark.slow
+
 COMMANDS: dict[str, tuple[object, ...]] = {
     "tune": (*TUNE, "--budget", 8),
     "grid": GRID,

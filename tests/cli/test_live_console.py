@@ -12,6 +12,7 @@ from helpers import (
     EXPAND_TABLE,
     SHRINK,
     SHRINK_BIG,
+    SHRINK_TABLE,
     bundled,
     command,
     run_command,
@@ -24,8 +25,12 @@ from terminal import Terminal, terminal
 
 from bo_tune.formats.recording import Recording
 
+pytestmark = pytest.mark.slow
+
 PROBLEMS = 40
 CTRL_C = "\x03"
+QUICK = ("--kernel", "lora_expand", "--budget", 4, "--sampler", "random")
+"""Of a session whose end is looked at: half of the problems, and no model, which would take most of the time."""
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +98,7 @@ def test_a_low_terminal_shows_what_fits(session: Session) -> None:
 
 
 def test_at_the_end_the_display_is_gone_and_the_results_are_there(session: Session) -> None:
-    with session.run("--kernel", "lora_expand", columns=100, rows=24) as shown:
+    with session.run(*QUICK, columns=100, rows=24) as shown:
         shown.wait_for(lambda lines: any("━" in line for line in lines))
         assert shown.finish() == 0
         assert "━" not in shown.text
@@ -103,7 +108,7 @@ def test_at_the_end_the_display_is_gone_and_the_results_are_there(session: Sessi
 
 @pytest.mark.parametrize(("environment", "live"), [({"TERM": "dumb"}, False), ({"NO_COLOR": "1"}, True)])
 def test_dumb_terminals_and_no_color(session: Session, environment: dict[str, str], live: bool) -> None:
-    with session.run("--kernel", "lora_expand", "--budget", 4, columns=100, rows=24, environment=environment) as shown:
+    with session.run(*QUICK, columns=100, rows=24, environment=environment) as shown:
         assert shown.finish() == 0
         assert (b"\x1b[?25l" in shown.output) == live  # a display hides the cursor
         assert not re.search(rb"\x1b\[[\d;]*3\dm", shown.output)  # no colour
@@ -111,13 +116,13 @@ def test_dumb_terminals_and_no_color(session: Session, environment: dict[str, st
 
 
 def test_colours_where_there_may_be(session: Session) -> None:
-    with session.run("--kernel", "lora_expand", "--budget", 4, columns=100, rows=24) as shown:
+    with session.run(*QUICK, columns=100, rows=24) as shown:
         assert shown.finish() == 0
         assert re.search(rb"\x1b\[[\d;]*3[\d;]+m", shown.output)
 
 
 def test_a_pipe_gets_plain_lines(session: Session) -> None:
-    ran = run_command(*session.arguments, "--kernel", "lora_expand", "--budget", 4, cwd=session.folder)
+    ran = run_command(*session.arguments, *QUICK, cwd=session.folder)
     assert ran.code == 0
     assert "\x1b" not in ran.out
     assert len(re.findall(r"^\[\d+/20\] tuned    lora_expand ", ran.out, re.MULTILINE)) == 20
@@ -131,12 +136,14 @@ def test_verbose_lines_are_above_the_display(session: Session) -> None:
 
 
 def test_ctrl_c_says_what_is_kept_and_its_command_really_resumes(session: Session) -> None:
+    session.arguments += ["--kernel", "lora_shrink"]  # long enough to be interrupted in the middle
+    problems = PROBLEMS // 2
     with session.run(columns=400, rows=24) as shown:
         shown.wait_for(is_drawn)
         shown.type(CTRL_C)
         assert shown.finish() == 130
         text = shown.text
-    told = re.search(rf"interrupted: (\d+) of {PROBLEMS} studies finished, (\d+) trials recorded", text)
+    told = re.search(rf"interrupted: (\d+) of {problems} studies finished, (\d+) trials recorded", text)
     assert told, text
     stored = stored_trials(session.database)
     assert sum(map(len, stored.values())) == int(told[2]) > 0
@@ -147,16 +154,16 @@ def test_ctrl_c_says_what_is_kept_and_its_command_really_resumes(session: Sessio
     assert again == ["bo-tune", *map(str, session.arguments)]
     done = run_command(*again[1:], cwd=session.folder)
     assert done.code == 0, done.err
-    kept = re.findall(rf"^\[\d+/{PROBLEMS}\] kept ", done.out, re.MULTILINE)
+    kept = re.findall(rf"^\[\d+/{problems}\] kept ", done.out, re.MULTILINE)
     assert len(kept) == int(told[1])
     resumed = stored_trials(session.database)
     for name, trials in stored.items():
         assert [t.params for t in resumed[name]][: len(trials)] == [t.params for t in trials]
-    assert (session.folder / "out" / EXPAND_TABLE).exists()
+    assert (session.folder / "out" / SHRINK_TABLE).exists()
 
 
 def test_quiet_prints_nothing_but_what_went_wrong(session: Session) -> None:
-    with session.run("--quiet", "--kernel", "lora_expand", "--budget", 4, columns=100, rows=24) as shown:
+    with session.run("--quiet", *QUICK, columns=100, rows=24) as shown:
         assert shown.finish() == 0
         assert shown.output == b""
     assert (session.folder / "out" / EXPAND_TABLE).exists()
@@ -171,7 +178,7 @@ def test_quiet_prints_nothing_but_what_went_wrong(session: Session) -> None:
 
 def test_json_on_stdout_leaves_the_display_on_stderr(session: Session) -> None:
     """Standard output is a file here, as in ``bo-tune tune --json - > figures.json`` at a terminal."""
-    words = shlex.join(command(*session.arguments, "--kernel", "lora_expand", "--json", "-"))
+    words = shlex.join(command(*session.arguments, *QUICK, "--json", "-"))
     with terminal(["sh", "-c", f"{words} > figures.json"], columns=100, rows=24, cwd=session.folder) as shown:
         shown.wait_for(lambda lines: any("━" in line for line in lines))
         assert shown.finish() == 0

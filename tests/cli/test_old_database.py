@@ -4,9 +4,12 @@ import gzip
 import json
 from pathlib import Path
 
+import pytest
 from helpers import EXPAND, ROOT, SHRINK, Cli, sliced, sqlite_url, write_all
 
 from bo_tune.core.conditions import UNKNOWN
+
+pytestmark = pytest.mark.slow
 
 FILE = ROOT / "tests" / "store" / "v1.db.gz"
 

@@ -21,6 +21,8 @@ from bo_tune.session.workers import ray as ray_workers
 from bo_tune.store.attributes import DONE_ATTR, JOB_ATTR, ORIGIN_ATTR
 from bo_tune.store.storage import StudyStore
 
+pytestmark = pytest.mark.slow
+
 BUDGET = 6
 
 

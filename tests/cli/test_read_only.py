@@ -9,7 +9,9 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from helpers import EXPAND, SHRINK, contents, run_command, sliced, sqlite_url, write_all
+from helpers import EXPAND, SHRINK, Cli, contents, run_command, sliced, sqlite_url, write_all
+
+pytestmark = pytest.mark.slow
 
 READING = {
     "show": ("show",),
@@ -32,17 +34,26 @@ def _only_to_be_read(folder: Path, mount: Path) -> Path:
     return mount
 
 
-@pytest.fixture
-def tuned(tmp_path: Path) -> Path:
-    """A folder with a database and the files tuned into it."""
-    (tmp_path / "recordings").mkdir()
-    recordings = write_all(tmp_path / "recordings", sliced(SHRINK), sliced(EXPAND))
-    folder = tmp_path / "kept"
-    folder.mkdir()
+@pytest.fixture(scope="module")
+def tuned_once(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with recordings, and with a database and the files tuned into it in another."""
+    place = tmp_path_factory.mktemp("once")
+    folder, recordings = place / "kept", place / "recordings"
+    for made in (folder, recordings):
+        made.mkdir()
+    write_all(recordings, sliced(SHRINK), sliced(EXPAND))
     where = ("--storage", sqlite_url(folder / "a.db"), "--out", folder / "out")
-    ran = run_command("tune", "--device", f"replay:{recordings}", *where, "--budget", 5, cwd=tmp_path)
+    words = ("tune", "--device", f"replay:{recordings}", *where, "--budget", 5, "--sampler", "random")
+    ran = run_command(*words, cwd=place)
     assert ran.code == 0, ran
-    return folder
+    return place
+
+
+@pytest.fixture
+def tuned(tuned_once: Path, tmp_path: Path) -> Path:
+    """A test's own folder with a database and the files tuned into it."""
+    shutil.copytree(tuned_once, tmp_path, dirs_exist_ok=True)
+    return tmp_path / "kept"
 
 
 @pytest.fixture
@@ -57,14 +68,14 @@ def closed(tuned: Path, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("words", READING.values(), ids=READING)
-def test_looking_needs_no_more_than_reading(closed: Path, words: tuple[str, ...], tmp_path: Path) -> None:
+def test_looking_needs_no_more_than_reading(cli: Cli, closed: Path, words: tuple[str, ...]) -> None:
     before = contents(closed)
-    ran = run_command(words[0], "--storage", sqlite_url(closed / "a.db"), *words[1:], cwd=tmp_path)
+    ran = cli(words[0], "--storage", sqlite_url(closed / "a.db"), *words[1:])
     assert (ran.code, ran.err) == (0, ""), ran
     assert contents(closed) == before
 
 
-def test_what_a_writer_left_in_its_log_is_read(tuned: Path, tmp_path: Path) -> None:
+def test_what_a_writer_left_in_its_log_is_read(cli: Cli, tuned: Path, tmp_path: Path) -> None:
     """As a copy of a folder in which a session was at work has it: what is stored last is in the log alone."""
     left = tmp_path / "left"
     with closing(sqlite3.connect(tuned / "a.db")) as writer:
@@ -74,7 +85,7 @@ def test_what_a_writer_left_in_its_log_is_read(tuned: Path, tmp_path: Path) -> N
         shutil.copytree(tuned, left)
     place = _only_to_be_read(left, tmp_path / "mount")
     try:
-        ran = run_command("show", "--storage", sqlite_url(place / "a.db"), cwd=tmp_path)
+        ran = cli("show", "--storage", sqlite_url(place / "a.db"))
         assert ran.code == 0, ran
         assert "lora_shrink" in ran.out
         assert "lora_expand" not in ran.out
@@ -83,14 +94,14 @@ def test_what_a_writer_left_in_its_log_is_read(tuned: Path, tmp_path: Path) -> N
             subprocess.run(["umount", place], check=True)
 
 
-def test_files_are_checked_and_compared_where_they_may_only_be_read(closed: Path, tmp_path: Path) -> None:
-    ran = run_command("compare", closed / "out", closed / "out", cwd=tmp_path)
+def test_files_are_checked_and_compared_where_they_may_only_be_read(cli: Cli, closed: Path) -> None:
+    ran = cli("compare", closed / "out", closed / "out")
     assert (ran.code, ran.err) == (0, ""), ran
 
 
 @pytest.mark.parametrize("words", [("tune",), ("grid",), ("delete", "lora_shrink")], ids=" ".join)
-def test_who_would_write_is_told(closed: Path, words: tuple[str, ...], tmp_path: Path) -> None:
+def test_who_would_write_is_told(cli: Cli, closed: Path, words: tuple[str, ...], tmp_path: Path) -> None:
     device = () if words[0] == "delete" else ("--device", f"replay:{tmp_path / 'recordings'}")
     url = sqlite_url(closed / "a.db")
-    error = run_command(*words, *device, "--storage", url, cwd=tmp_path).error
+    error = cli(*words, *device, "--storage", url).error
     assert error == f"{url}: nothing may be written there; show, report and export only read"

@@ -9,6 +9,8 @@ from helpers import BUNDLED, EXPAND, ROOT, SHRINK, Cli, script, sliced, sqlite_u
 
 from bo_tune.display.page import drawing
 
+pytestmark = pytest.mark.slow
+
 GROWTH = script(ROOT / "benchmarks" / "growth.py")
 
 

@@ -6,6 +6,8 @@ import pytest
 from helpers import SHRINK, Cli, sliced, write_all
 from postgres import Postgres
 
+pytestmark = pytest.mark.slow
+
 SECRET = "s3cr3tX"
 
 

@@ -21,6 +21,8 @@ from bo_tune.processes.exit_codes import INTERRUPTED
 from bo_tune.store.leases.lease import LEASES, DatabaseNow
 from bo_tune.store.storage import StudyStore
 
+pytestmark = pytest.mark.slow
+
 ENDS_WITHIN_S = 5.0
 """After one signal."""
 

@@ -16,6 +16,8 @@ from bo_tune.core.study_name import StudyName
 from bo_tune.store.frozen import to_trial
 from bo_tune.store.storage import StudyStore
 
+pytestmark = pytest.mark.slow
+
 HEAVY = {"numpy", "optuna", "rich", "scipy", "sqlalchemy", "torch", "triton"}
 RUN = """
 import sys

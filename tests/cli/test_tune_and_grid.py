@@ -34,6 +34,8 @@ from bo_tune.engines.folder import read_table
 from bo_tune.formats.recording import read_recording, read_recordings
 from bo_tune.store.trials import launched
 
+pytestmark = pytest.mark.slow
+
 TABLES = (SHRINK_TABLE, EXPAND_TABLE)
 
 

@@ -8,6 +8,8 @@ import pytest
 from damaged import damage
 from helpers import EXPAND, SHRINK, Cli, sliced, sqlite_url, write_all
 
+pytestmark = pytest.mark.slow
+
 VALUE = "UPDATE trial_values SET value = -1 WHERE {trial}"
 NAME = "UPDATE study_user_attributes SET value_json = '{{}}' WHERE {study} AND key = 'bo_tune:name'"
 

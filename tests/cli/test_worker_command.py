@@ -14,6 +14,8 @@ from bo_tune.measure.replay import ReplayDevice
 from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def recordings(tmp_path: Path) -> Path:

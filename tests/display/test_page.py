@@ -19,6 +19,8 @@ from bo_tune.measure.devices import replay_job
 from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
 
+pytestmark = pytest.mark.slow
+
 TITLE = "Small <grids> & co"
 STORAGE = "sqlite:///studies.db"
 SCHEMES = ("light", "dark")

@@ -85,6 +85,7 @@ def test_charts_are_drawn_in_the_pages_colours_and_described() -> None:
     assert "white" not in drawn
 
 
+@pytest.mark.slow
 def test_what_draws_in_the_browser_is_whole() -> None:
     script = vega.bundle()
     assert "vegaEmbed" in script

@@ -38,6 +38,11 @@ def own() -> tuple[tuple[str, int], ...]:
     return tuple(templates(ROOT / "bo_tune"))
 
 
+@cache
+def vllm_own() -> tuple[tuple[str, int], ...]:
+    return tuple(templates(vllm_folder() / "vllm" / "lora" / "ops" / "triton_ops"))
+
+
 def quotes() -> Iterator[tuple[Block, str]]:
     for block in QUOTED:
         for line in block.text.splitlines():
@@ -53,7 +58,7 @@ def is_said(line: str, known: tuple[tuple[str, int], ...]) -> bool:
 @pytest.mark.parametrize(("block", "line"), list(quotes()), ids=lambda value: value if isinstance(value, str) else "")
 def test_quoted_messages_exist(block: Block, line: str) -> None:
     if block.markers.get("says") == "vllm":
-        assert is_said(line, tuple(templates(vllm_folder() / "vllm" / "lora" / "ops" / "triton_ops")))
+        assert is_said(line, vllm_own())
     else:
         assert is_said(line, own())
 

@@ -21,6 +21,8 @@ from pages import LANGUAGES, NEEDS, Block, blocks, inline, pages
 from bo_tune.formats.study_file import load_study_file
 from bo_tune.formats.study_schema import StudyTables
 
+pytestmark = pytest.mark.slow
+
 NEEDED = ("studies", "examples", "benchmarks/results")
 """Folders that commands of the pages read."""
 

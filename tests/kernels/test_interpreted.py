@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from vllm_wheel import vllm_folder
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__).parent
 PASSED = 0
 

@@ -12,6 +12,8 @@ from bo_tune.kernels.operations import operation
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.compile.offline_driver import activate
 
+pytestmark = pytest.mark.slow
+
 H100 = GpuInfo("NVIDIA H100 80GB HBM3", (9, 0), sm_count=132, shared_memory_bytes=232448)
 LARGE = {"max_loras": 4, "m": 256, "k": 16, "n": 2048, "i": 768, "experts": Experts(128, 8), "dtype": "bfloat16"}
 

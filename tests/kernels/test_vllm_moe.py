@@ -24,7 +24,7 @@ from bo_tune.measure.compile.offline_driver import activate
 from bo_tune.measure.compile.worker import Compiler
 from bo_tune.measure.messages import DecidedByRequest, NoteRequest
 
-pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")]
 
 H100 = GpuInfo("NVIDIA H100 80GB HBM3", (9, 0), sm_count=132, shared_memory_bytes=232448)
 SERVED = {"max_loras": 4, "m": 256, "k": 16, "n": 2048, "i": 768, "experts": Experts(128, 8), "dtype": "bfloat16"}

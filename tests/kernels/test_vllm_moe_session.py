@@ -16,6 +16,8 @@ from bo_tune.measure.source import VLLM
 from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
 
+pytestmark = pytest.mark.slow
+
 LAYER = {"max_loras": 2, "k": 16, "n": 128, "i": 64, "experts": Experts(16, 2), "dtype": "bfloat16"}
 """Whose steps of up to two tokens are not sorted into blocks."""
 

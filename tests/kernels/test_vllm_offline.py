@@ -21,7 +21,7 @@ from bo_tune.kernels.vllm.installed import unavailable
 from bo_tune.kernels.vllm.operations import operation
 from bo_tune.measure.compile.offline_driver import activate
 
-pytestmark = pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")]
 
 CPU = torch.device("cpu")
 H100 = GpuInfo("NVIDIA H100 80GB HBM3", (9, 0), sm_count=132, shared_memory_bytes=232448)

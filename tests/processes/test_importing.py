@@ -19,7 +19,10 @@ USES = "import torch\ntorch.cuda.is_initialized = lambda: True\n"
 WANTS = "import triton\nDEVICE = triton.runtime.driver.active.get_active_torch_device()\n"
 """As in Triton's tutorials."""
 
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="the modules would get what they want")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(torch.cuda.is_available(), reason="the modules would get what they want"),
+]
 
 
 @pytest.fixture

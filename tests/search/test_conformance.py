@@ -11,6 +11,8 @@ from optuna.trial import TrialState
 from bo_tune.core.choices import SAMPLERS
 from bo_tune.search import GridExhaustedError, GridSampler, distributions, make_sampler
 
+pytestmark = pytest.mark.slow
+
 GRID: dict[str, tuple[int, ...]] = {"block": (16, 32, 64, 128), "warps": (4, 8), "stages": (2, 3, 4), "ctas": (1,)}
 DEFAULT = {"block": 8, "warps": 4, "stages": 2, "ctas": 1}
 Make = Callable[..., GridSampler]

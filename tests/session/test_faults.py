@@ -21,6 +21,8 @@ from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
 from bo_tune.store.trials import outcome_of
 
+pytestmark = pytest.mark.slow
+
 MEASURE = str(ROOT / "tests" / "measure")
 STUDIES, CONFIGS = 126, 8
 PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)

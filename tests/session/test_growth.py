@@ -23,6 +23,8 @@ from bo_tune.tuning.history import Histories
 from bo_tune.tuning.search_pool import Recipe, _Close, _Open, _Served, _Server
 from bo_tune.tuning.tuner import Tuner
 
+pytestmark = pytest.mark.slow
+
 GROWTH = script(ROOT / "benchmarks" / "growth.py")
 OTHER = sliced(SHRINK, m=8192)
 

@@ -35,6 +35,8 @@ from bo_tune.core.space import config_key
 from bo_tune.display.console import short_config
 from bo_tune.store.trials import launched
 
+pytestmark = pytest.mark.slow
+
 KILLS_EACH = 10
 """In each of the two scenarios below."""
 

@@ -22,6 +22,8 @@ from bo_tune.session.workers import host as host_workers
 from bo_tune.store.attributes import DONE_ATTR, JOB_ATTR, RESULT_ATTR
 from bo_tune.store.storage import StudyStore
 
+pytestmark = pytest.mark.slow
+
 KILLS = int(os.environ.get("BO_TUNE_KILLS", "3"))
 """On each database; a third of each kind."""
 

@@ -24,6 +24,8 @@ from bo_tune.store.attributes import DONE_ATTR, JOB_ATTR, RESULT_ATTR
 from bo_tune.store.storage import StudyStore
 from bo_tune.store.trials import launched
 
+pytestmark = pytest.mark.slow
+
 STUDIES = 200
 WORKERS = 8
 BUDGET = 6

@@ -13,7 +13,6 @@ from pathlib import Path
 import optuna
 import pytest
 from helpers import H100, PATIENCE_S, sqlite_url
-from mariadb import Mariadb
 from postgres import Postgres
 from sqlalchemy import text
 
@@ -61,6 +60,7 @@ def test_sqlite_on_a_network_share_is_refused(tmp_path: Path, monkeypatch: pytes
     assert not (tmp_path / "x.db").exists()
 
 
+@pytest.mark.slow
 def test_processes_that_create_a_database_at_once_all_find_it(tmp_path: Path) -> None:
     program = (
         "import sys; from bo_tune.store.storage import StudyStore\nsys.stdin.read()\n"
@@ -80,10 +80,8 @@ def test_processes_that_create_a_database_at_once_all_find_it(tmp_path: Path) ->
     assert {p.name.removesuffix("-wal").removesuffix("-shm") for p in tmp_path.iterdir()} == {"x.db"}
 
 
-@pytest.mark.parametrize("fixture", ["postgres", "mariadb"])
-def test_tables_on_a_server_are_created_once(fixture: str, request: pytest.FixtureRequest) -> None:
-    server: Postgres | Mariadb = request.getfixturevalue(fixture)
-    url = server.new_database()
+def test_tables_on_a_server_are_created_once(postgres: Postgres) -> None:
+    url = postgres.new_database()
     together = threading.Barrier(6)
 
     def open_it(_: int) -> StudyStore:
@@ -164,6 +162,18 @@ def test_a_database_in_memory_is_of_no_use(url: str) -> None:
     for only_read in (False, True):
         with pytest.raises(StorageError, match=r"is gone with its process; tune and grid have --storage memory"):
             StudyStore(url, only_read=only_read)
+
+
+@pytest.mark.parametrize("scheme", ["mysql", "mysql+pymysql", "mariadb", "mssql+pyodbc", "oracle", "x"])
+@pytest.mark.parametrize("only_read", [False, True])
+def test_databases_of_other_kinds_are_refused(scheme: str, only_read: bool) -> None:
+    """Before their drivers are looked for: that one is missing would be the wrong advice."""
+    with pytest.raises(StorageError) as caught:
+        StudyStore(f"{scheme}://tuner:secret@db/studies", only_read=only_read)
+    assert str(caught.value) == (
+        f"{scheme}://tuner:***@db/studies: of the kinds of databases SQLite and PostgreSQL are supported: "
+        "sqlite:///bo_tune.db, postgresql+psycopg://USER@HOST/DATABASE"
+    )
 
 
 def test_a_query_that_the_driver_refuses_is_one_line(tmp_path: Path) -> None:

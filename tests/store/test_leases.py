@@ -14,11 +14,10 @@ from pathlib import Path
 
 import pytest
 from helpers import H100, sqlite_url
-from mariadb import Mariadb
 from optuna.trial import FrozenTrial
 from postgres import Postgres
 from sqlalchemy import insert, select, update
-from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
 from bo_tune.core.outcome import Measurement
@@ -36,9 +35,6 @@ NOW = datetime(2026, 1, 2, 3, 4, 5)
 LONG, SHORT = 60.0, 1.0
 """Leases, in seconds: the short one is long beside what a loaded machine takes for a statement."""
 
-SERVERS = {"postgresql": "postgres", "mysql": "mariadb"}
-"""Fixtures by kind of database."""
-
 
 def name(m: int = 1) -> StudyName:
     return StudyName(Problem("lora_shrink", 4, 1, m, 4096, 16), H100.name, "x")
@@ -48,12 +44,12 @@ def trial(block_m: int) -> FrozenTrial:
     return to_trial({**CONFIG, "block_m": block_m}, Measurement((5.0,)), start=NOW, end=NOW)
 
 
-@pytest.fixture(params=["sqlite", "postgresql", "mysql"])
+@pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """An empty database."""
     if request.param == "sqlite":
         return sqlite_url(tmp_path / "x.db")
-    server: Postgres | Mariadb = request.getfixturevalue(SERVERS[request.param])
+    server: Postgres = request.getfixturevalue("postgres")
     return server.new_database()
 
 
@@ -281,7 +277,7 @@ def test_a_server_that_stays_away_is_an_error(postgres: Postgres, monkeypatch: p
         store.close()
 
 
-@pytest.mark.parametrize("url", ["postgresql", "mysql"], indirect=True)
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_a_server_cuts_off_who_stops_in_the_middle_of_a_transaction(url: str) -> None:
     """Else the row of its lease would stay locked for as long as it sleeps."""
     sleeper, other = StudyStore(url, lease_s=1.0), StudyStore(url)
@@ -326,11 +322,11 @@ def test_under_a_schema_that_is_not_known_a_lost_lease_is_noticed_all_the_same(
         store.close()
 
 
-@pytest.mark.parametrize("dialect", [sqlite, postgresql, mysql])
+@pytest.mark.parametrize("dialect", [sqlite, postgresql])
 def test_every_dialect_has_a_clock(dialect: object) -> None:
     statement = update(LEASES).where(LEASES.c.expires_at <= DatabaseNow()).values(expires_at=DatabaseNow() + 30.0)
     text = str(statement.compile(dialect=dialect.dialect()))  # type: ignore[attr-defined]
-    clock = {"sqlite": "julianday", "postgresql": "clock_timestamp", "mysql": "UNIX_TIMESTAMP"}
+    clock = {"sqlite": "julianday", "postgresql": "clock_timestamp"}
     assert text.count(clock[dialect.__name__.rpartition(".")[2]]) == 2  # type: ignore[attr-defined]
 
 

@@ -315,6 +315,7 @@ def test_a_database_of_a_later_schema_is_refused_and_left_as_it_is(
         ("studies.db", "not a database URL"),
         ("", "not a database URL"),
         ("nonsense://x", "nonsense"),
+        ("sqlite+nonsense:///x.db", "not a database URL .*nonsense"),
         ("sqlite:////no/such/folder/x.db", "folder /no/such/folder does not exist"),
         ("sqlite:////proc/x.db", "unable to open"),
         ("sqlite:////tmp", "expected a file"),

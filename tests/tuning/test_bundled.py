@@ -24,6 +24,7 @@ def bundle() -> ModuleType:
     return script(ROOT / "studies" / "bundle.py")
 
 
+@pytest.mark.slow
 def test_they_are_those_of_the_recordings(bundle: ModuleType) -> None:
     recordings = bundle.grids()
     kept = [bundle.bundled(recording) for recording in recordings]

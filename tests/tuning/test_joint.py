@@ -21,6 +21,8 @@ from bo_tune.store.storage import StudyStore
 from bo_tune.tuning.joint.tuner import JointTuner
 from bo_tune.tuning.tuner import InterruptedSearch
 
+pytestmark = pytest.mark.slow
+
 
 def tune(recordings: list[Recording], store: StudyStore | None = None, **settings: object) -> list[Tuned]:
     session = Session(store or StudyStore(MEMORY), SessionSettings(**settings))  # type: ignore[arg-type]

@@ -24,6 +24,8 @@ from bo_tune.session.workers.worker import StudyWorker, fitting
 from bo_tune.store.results import StudyResult
 from bo_tune.store.storage import StudyStore
 
+pytestmark = pytest.mark.slow
+
 ONE_LAUNCH = ("fused_moe_lora_w13", "fused_moe_lora_w2")
 FASTER_AT_32 = {16: (30.0, 20.0), 32: (29.0, 18.0), 64: (35.0, 22.0), 128: (60.0, 40.0)}
 """Times of both in us, by block_m. The two kernels of the same problem are fastest at 16."""

@@ -18,6 +18,8 @@ from bo_tune.session.session import Session, SessionSettings, Tuned
 from bo_tune.store.storage import StudyStore
 from bo_tune.tuning.search_pool import OffloadedProposer, SearchPool
 
+pytestmark = pytest.mark.slow
+
 RECORDINGS = [sliced(SHRINK), sliced(SHRINK_BIG), sliced(EXPAND)]
 
 

@@ -19,6 +19,8 @@ from bo_tune.search import StopRule
 from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
 
+pytestmark = pytest.mark.slow
+
 PROBLEM = Problem("lora_expand", 4, 1, 64, 16, 4096, add_inputs=True)
 SPACE = SearchSpace.of(
     {

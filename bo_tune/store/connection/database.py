@@ -2,9 +2,8 @@
 
 SQLite: a transaction that may write takes the write lock when it begins (``BEGIN IMMEDIATE``), so that none fails
 half-way because another process was faster; waiting for it is bounded by a busy timeout. A new database appears in its
-folder complete, in one step. PostgreSQL and MySQL: the tables are created under a lock of the server's own, and a
-client that stops in the middle of a transaction is cut off by the server (PostgreSQL, MariaDB), so that it holds nobody
-up; MySQL has no such limit.
+folder complete, in one step. PostgreSQL: the tables are created under a lock of the server's own, and a client that
+stops in the middle of a transaction is cut off by the server, so that it holds nobody up. Others are refused.
 """
 
 import os
@@ -13,7 +12,6 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from math import ceil
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -21,7 +19,7 @@ from urllib.parse import quote
 from alembic.util import CommandError
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
-from sqlalchemy import Connection, Engine, create_engine, event, inspect
+from sqlalchemy import Connection, create_engine, event, inspect
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import (
     ArgumentError,
@@ -39,6 +37,9 @@ from bo_tune.store.connection.sqlite_file import check_file, may_be_written, rea
 from bo_tune.store.connection.url import parsed, shown, without_secrets
 from bo_tune.store.leases.lease import LEASES
 
+BACKENDS = frozenset(["sqlite", "postgresql"])
+"""Kinds of databases on which leases are known to hold, as SQLAlchemy names them."""
+
 SQLITE_BUSY_TIMEOUT_S = 60
 
 SQLITE_BUSY_LOOK_MS = 500
@@ -47,8 +48,8 @@ SQLITE_BUSY_LOOK_MS = 500
 OUTAGE_S = 60.0
 """How long a database server may be away before a session gives up."""
 
-CUTS = ("closed the connection unexpectedly", "terminating connection", "the database system is", "Lost connection")
-"""What servers and drivers say of a connection that was cut off while it was being made."""
+CUTS = ("closed the connection unexpectedly", "terminating connection", "the database system is")
+"""What the server and its driver say of a connection that was cut off while it was being made."""
 
 READS = "bo_tune_reads"
 """Execution option of a connection that only reads: on SQLite it takes no lock that others wait for."""
@@ -135,6 +136,11 @@ def open_database(url: str, *, create: bool, lease_s: float, only_read: bool = F
             found = parsed(url)
             if _in_memory(found):
                 raise StorageError(f"{place}: is gone with its process; tune and grid have --storage {MEMORY} for that")
+            if found.get_backend_name() not in BACKENDS:
+                raise StorageError(
+                    f"{place}: of the kinds of databases SQLite and PostgreSQL are supported: {DEFAULT_STORAGE}, "
+                    "postgresql+psycopg://USER@HOST/DATABASE"
+                )
             file = _sqlite_file(found)
             if file is not None:
                 refuse_network(place, file)
@@ -225,10 +231,8 @@ def _open(url: str, found: URL, *, create: bool, lease_s: float) -> RDBStorage:
         storage = RDBStorage(url)
         if create:
             _create_leases(storage)
-    limit = _idle_limit(storage.engine, lease_s)
-    if limit is not None:
-        event.listen(storage.engine, "connect", _configured(limit))
-        storage.engine.dispose()
+    event.listen(storage.engine, "connect", _limiting_idleness(lease_s))
+    storage.engine.dispose()
     return storage
 
 
@@ -244,18 +248,13 @@ def _create_leases(storage: RDBStorage) -> None:
 def _alone(url: str) -> Iterator[None]:
     """Keep other processes from creating the tables on a server at the same time."""
     engine = create_engine(url)
-    held = {
-        "postgresql": (f"SELECT pg_advisory_lock({_SCHEMA_LOCK})", f"SELECT pg_advisory_unlock({_SCHEMA_LOCK})"),
-        "mysql": ("SELECT GET_LOCK('bo_tune', 60)", "SELECT RELEASE_LOCK('bo_tune')"),
-    }
-    take, give_back = held.get(engine.dialect.name.replace("mariadb", "mysql"), ("SELECT 1", "SELECT 1"))
     try:
         with engine.connect() as connection:
-            connection.exec_driver_sql(take)
+            connection.exec_driver_sql(f"SELECT pg_advisory_lock({_SCHEMA_LOCK})")
             try:
                 yield
             finally:
-                connection.exec_driver_sql(give_back)
+                connection.exec_driver_sql(f"SELECT pg_advisory_unlock({_SCHEMA_LOCK})")
     finally:
         engine.dispose()
 
@@ -286,20 +285,10 @@ def _begin_sqlite(connection: Connection) -> None:
             return
 
 
-def _idle_limit(engine: Engine, seconds: float) -> str | None:
-    """The statement that has a server end a session that stops in the middle of a transaction: it may hold a lease's
-    row. At least a second; None where there is none."""
-    if engine.dialect.name == "postgresql":
-        return f"SET idle_in_transaction_session_timeout = {max(1000, int(1000 * seconds))}"
-    return (
-        f"SET idle_transaction_timeout = {max(1, ceil(seconds))}"
-        if getattr(engine.dialect, "is_mariadb", False)
-        else None
-    )
-
-
-def _configured(statement: str) -> Callable[[Any, object], None]:
-    """Return what runs a statement on every new connection."""
+def _limiting_idleness(seconds: float) -> Callable[[Any, object], None]:
+    """Return what tells a server, on every new connection, to end a session that stops for this long in the middle of a
+    transaction: it may hold a lease's row. At least a second."""
+    statement = f"SET idle_in_transaction_session_timeout = {max(1000, int(1000 * seconds))}"
 
     def configure(connection: Any, _: object) -> None:
         with connection.cursor() as cursor:

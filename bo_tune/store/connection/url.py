@@ -9,8 +9,8 @@ from sqlalchemy.exc import ArgumentError
 HIDDEN = "***"
 
 _SECRET = re.compile(r"pass|pwd|secret|token|odbc_connect", re.IGNORECASE)
-"""In the name of a parameter: of libpq (password, passfile, sslpassword, oauth_client_secret), of MySQL's drivers
-(passwd, ssl_key_password), of ODBC, whose whole text may be one parameter."""
+"""In the name of a parameter: of libpq (password, passfile, sslpassword, oauth_client_secret), of drivers
+of databases that are refused, whose URLs are shown all the same (passwd; of ODBC the whole text is one parameter)."""
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
 _PATH = re.compile(r"[\w./ -]*")

@@ -74,12 +74,6 @@ def _postgresql_now(_element: DatabaseNow, _compiler: SQLCompiler, **_: Any) -> 
     return "CAST(EXTRACT(EPOCH FROM clock_timestamp()) AS DOUBLE PRECISION)"  # now() is when the transaction began
 
 
-@compiles(DatabaseNow, "mysql")
-@compiles(DatabaseNow, "mariadb")
-def _mysql_now(_element: DatabaseNow, _compiler: SQLCompiler, **_: Any) -> str:
-    return "(UNIX_TIMESTAMP(NOW(6)) + 0.0E0)"
-
-
 class Leases:
     """The leases of one database, as one worker sees them. Every method runs in the transaction of its caller.
 

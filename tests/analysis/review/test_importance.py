@@ -18,6 +18,8 @@ from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.frozen import to_trial
 from bo_tune.store.storage import StudyStore
 
+pytestmark = pytest.mark.slow
+
 TILE = {16: 1.0, 32: 1.2, 64: 2.0}
 WARPS = {4: 1.1, 8: 1.0}
 STAGES = {2: 1.0, 3: 1.0}

@@ -18,6 +18,8 @@ from bo_tune.measure.devices import replay_job
 from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def reviewed(tmp_path_factory: pytest.TempPathFactory) -> Reviewed:

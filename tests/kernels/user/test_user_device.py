@@ -10,6 +10,8 @@ from user_kernels import add_scaled
 import bo_tune
 from bo_tune.measure.gpu import device as cuda
 
+pytestmark = pytest.mark.slow
+
 PROBLEMS = [{"n": 1024, "skip": 0, "dtype": "float16"}, {"n": 1001, "skip": 1, "dtype": "float32"}]
 SPACE = {"OFF": (0,), "MODE": ("single",)}
 

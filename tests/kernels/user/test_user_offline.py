@@ -21,6 +21,8 @@ from bo_tune.measure.compile.offline_driver import activate
 from bo_tune.measure.source import operations_of
 from bo_tune.processes.importing import import_source
 
+pytestmark = pytest.mark.slow
+
 HERE = Path(__file__)
 OPERATION = UserOperation(add_scaled, HERE.with_name("user_kernels.py"))
 CPU = torch.device("cpu")
