@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from bo_tune.core.outcome import estimate_us
-from bo_tune.core.problem import AnyProblem
+from bo_tune.core.problem import Problem
 from bo_tune.engines.folder import flat_configs, read_folder
 from bo_tune.engines.registry import address_of
 from bo_tune.formats.study_file import load_study_file
@@ -30,10 +30,10 @@ ROUNDS = 100
 
 
 def compared(
-    device: GpuDevice, pairs: Mapping[AnyProblem, tuple[dict[str, int], dict[str, int]]], processes: int
-) -> dict[AnyProblem, dict[str, Any]]:
+    device: GpuDevice, pairs: Mapping[Problem, tuple[dict[str, int], dict[str, int]]], processes: int
+) -> dict[Problem, dict[str, Any]]:
     """Time pairs of configs in turn, in one GPU process after another."""
-    times: dict[AnyProblem, list[tuple[float, float]]] = {problem: [] for problem in pairs}
+    times: dict[Problem, list[tuple[float, float]]] = {problem: [] for problem in pairs}
     for process in range(processes):
         if process:
             device.restart_gpu_process()

@@ -26,7 +26,7 @@ import optuna
 from optuna.trial import FrozenTrial
 
 from bo_tune.core.outcome import Invalid
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import config_key
 from bo_tune.files import write_atomically
 from bo_tune.measure.devices import job_of
@@ -44,7 +44,7 @@ STOP_S = 15.0
 """For the trials under way when the time is up."""
 
 SPACE = {"lora_shrink": {"block_m": (16, 32), "block_n": (32,), "block_k": (64, 128), "num_stages": (2, 3)}}
-PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
+PROBLEM = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
 DEADLINES = Deadlines(first_s=15.0, measure_s=1.0)
 REASONS = {
     None: {"measured"},
@@ -56,7 +56,7 @@ REASONS = {
 }
 """What each fault, and none, should come to."""
 
-Trials = Mapping[Problem, Sequence[FrozenTrial]]
+Trials = Mapping[LoraProblem, Sequence[FrozenTrial]]
 
 
 class Run:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.outcome import Measurement, estimate_us
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.repetitions import TimingProtocol
 from bo_tune.measure.backends.nvidia.children import GpuSide
 from bo_tune.measure.device import Remeasured
@@ -19,7 +19,7 @@ from bo_tune.measure.gpu.process import GpuServer
 from bo_tune.measure.messages import MeasureAnswer, MeasureRequest, RemeasureRequest
 from bo_tune.measure.source import BUILTIN
 
-PROBLEM = Problem("lora_shrink", 4, 1, 256, 4096, 16)
+PROBLEM = LoraProblem("lora_shrink", 4, 1, 256, 4096, 16)
 BASE = {"block_m": 16, "block_n": 32, "num_warps": 4, "split_k": 8, "num_ctas": 1}
 CONFIGS = [{**BASE, "block_k": block_k, "num_stages": stages} for block_k in (64, 128, 256) for stages in (2, 3)]
 ROUNDS = 60

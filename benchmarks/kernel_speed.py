@@ -39,7 +39,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 
 from bo_tune.core.outcome import estimate_us
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.kernels import operations as builtin
 from bo_tune.kernels.vllm import operations as vllm
 from bo_tune.kernels.vllm.kernel_call import KernelCall
@@ -55,7 +55,7 @@ class Case:
     """One config of one recording, and what came of it."""
 
     recording: str
-    problem: Problem
+    problem: LoraProblem
     config: dict[str, int]
     recorded_us: float
     ours_us: float | None = None
@@ -77,7 +77,7 @@ def draw_cases(count: int, seed: int) -> list[Case]:
         content = json.loads(gzip.decompress(path.read_bytes()))
         metadata = content["metadata"]
         shape = dict(metadata["shape"], slice_sizes=tuple(metadata["shape"]["slice_sizes"]))
-        problem = Problem(metadata["kernel"], dtype=metadata["dtype"], add_inputs=metadata["add_inputs"], **shape)
+        problem = LoraProblem(metadata["kernel"], dtype=metadata["dtype"], add_inputs=metadata["add_inputs"], **shape)
         valid = [result for result in content["results"] if result["invalidity"] == "correct"]
         share = count // len(paths) + (index < count % len(paths))
         for result in chooser.sample(valid, share):
@@ -87,7 +87,9 @@ def draw_cases(count: int, seed: int) -> list[Case]:
     return cases
 
 
-def vllm_call(problem: Problem, config: dict[str, int], capability: tuple[int, int], inputs: Any = None) -> KernelCall:
+def vllm_call(
+    problem: LoraProblem, config: dict[str, int], capability: tuple[int, int], inputs: Any = None
+) -> KernelCall:
     """Return vLLM's launch, with the options of ours: the number of stages as the config says, and fused rounding."""
     op = vllm.operation(problem.kernel)
     if inputs is None:

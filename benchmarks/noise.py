@@ -15,25 +15,25 @@ from typing import Any
 import numpy as np
 
 from bo_tune.core.outcome import Measurement
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.device import Compiled
 from bo_tune.measure.gpu.device import GpuDevice
 
 PROBLEMS = (
-    Problem("lora_shrink", 4, 1, 1, 4096, 16),
-    Problem("lora_shrink", 4, 1, 16, 4096, 16),
-    Problem("lora_shrink", 4, 3, 256, 4096, 16),
-    Problem("lora_shrink", 4, 1, 8192, 4096, 16),
-    Problem("lora_expand", 4, 1, 16, 16, 4096, add_inputs=True),
-    Problem("lora_expand", 4, 2, 64, 16, 14336, add_inputs=True),
-    Problem("lora_expand", 4, 3, 1024, 16, 4096, slice_sizes=(4096, 1024, 1024), add_inputs=True),
-    Problem("lora_expand", 4, 2, 8192, 16, 14336, add_inputs=True),
+    LoraProblem("lora_shrink", 4, 1, 1, 4096, 16),
+    LoraProblem("lora_shrink", 4, 1, 16, 4096, 16),
+    LoraProblem("lora_shrink", 4, 3, 256, 4096, 16),
+    LoraProblem("lora_shrink", 4, 1, 8192, 4096, 16),
+    LoraProblem("lora_expand", 4, 1, 16, 16, 4096, add_inputs=True),
+    LoraProblem("lora_expand", 4, 2, 64, 16, 14336, add_inputs=True),
+    LoraProblem("lora_expand", 4, 3, 1024, 16, 4096, slice_sizes=(4096, 1024, 1024), add_inputs=True),
+    LoraProblem("lora_expand", 4, 2, 8192, 16, 14336, add_inputs=True),
 )
 """Kernels of 6 to 800 us."""
 
 
-def measured(device: GpuDevice, problem: Problem, config: dict[str, int], build: Compiled) -> Measurement:
+def measured(device: GpuDevice, problem: LoraProblem, config: dict[str, int], build: Compiled) -> Measurement:
     """Return what a trial of the config reports."""
     outcome = device.measure(problem, config, build, stop_above_us=None)
     if not isinstance(outcome, Measurement):

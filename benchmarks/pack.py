@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from bo_tune.core.outcome import estimate_us
-from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.engines.folder import flat_configs, read_folder
 from bo_tune.engines.registry import address_of
 from bo_tune.formats.pack.archive import read_manifest
@@ -41,7 +41,7 @@ percent: where their inputs lie in memory matters."""
 ROUNDS = 50
 """Of each order: which of two kernels comes first may matter too."""
 
-Pair = tuple[str, AnyProblem]
+Pair = tuple[str, Problem]
 """A session's name, and a problem."""
 
 Times = tuple[float, float]
@@ -142,7 +142,7 @@ def row(times: Sequence[Times], packed: Sequence[bool] | None) -> dict[str, Any]
     }
 
 
-def key_of(problem: AnyProblem, gpu: GpuInfo) -> tuple[str, tuple[str, ...]]:
+def key_of(problem: Problem, gpu: GpuInfo) -> tuple[str, tuple[str, ...]]:
     """Return where a problem's config lies among the tables of a folder."""
     return address_of(problem, gpu)
 

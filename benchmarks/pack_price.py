@@ -26,7 +26,7 @@ from scipy.stats import wilcoxon
 
 from bo_tune.analysis.simulate import choices_of, regret_percent
 from bo_tune.core.choices import MEMORY
-from bo_tune.core.problem import AnyProblem, Problem
+from bo_tune.core.problem import LoraProblem, Problem
 from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.formats.recording import Recording, read_recordings
 from bo_tune.kernels.registry import kernel_spec
@@ -73,11 +73,11 @@ class Target:
     def __init__(self, recording: Recording) -> None:
         self.gpu = recording.gpu
 
-    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[dict[str, int]]:
+    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[dict[str, int]]:
         """Every recorded config ran as it was asked for."""
         return [dict(config) for config in configs]
 
-    def key(self, problem: AnyProblem, config: Config) -> Hashable:
+    def key(self, problem: Problem, config: Config) -> Hashable:
         """Name the binary."""
         return config_key(config)
 
@@ -89,7 +89,7 @@ class Packed(ReplayDevice):
         super().__init__(recording, default, seed=seed)
         self._pack = pack
 
-    def binaries(self, problem: AnyProblem, configs: Sequence[Config]) -> HaveBinaries:
+    def binaries(self, problem: Problem, configs: Sequence[Config]) -> HaveBinaries:
         """Those of the pack."""
         there = np.array([config_key(config) in self._pack for config in configs])
         return lambda: there
@@ -97,7 +97,7 @@ class Packed(ReplayDevice):
 
 def pack_of(recording: Recording, others: Sequence[Recording]) -> frozenset[ConfigKey]:
     """Return the configs of a recording that a pack would hold."""
-    assert isinstance(recording.problem, Problem)
+    assert isinstance(recording.problem, LoraProblem)
     kernel = recording.problem.kernel
     known = [recorded_history(r) for r in others if r.problem.kernel == kernel and r.problem != recording.problem]
     histories = [history for history in known if history is not None]

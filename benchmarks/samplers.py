@@ -31,7 +31,7 @@ from scipy.stats import wilcoxon
 
 from bo_tune.analysis.simulate import CHECKPOINTS, Run, simulate
 from bo_tune.core.choices import GRID_GP, MEMORY
-from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.formats.recording import Recording, read_recordings
 from bo_tune.kernels.registry import kernel_spec
@@ -127,7 +127,7 @@ def resources_known(recordings: Sequence[Recording]) -> Iterator[None]:
     specs = {type(kernel_spec(r.problem.kernel)) for r in recordings}
     before = {spec: spec.features for spec in specs}
 
-    def features(spec: AnySpec, configs: Sequence[Config], problem: Problem, gpu: GpuInfo) -> NDArray[np.float64]:
+    def features(spec: AnySpec, configs: Sequence[Config], problem: LoraProblem, gpu: GpuInfo) -> NDArray[np.float64]:
         rows = known[problem, gpu.name]
         mean = np.mean(list(rows.values()), axis=0)
         used = np.array([rows.get(config_key(config), mean) for config in configs])

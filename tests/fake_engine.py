@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bo_tune.core.problem import AnyProblem, GpuInfo, SizedProblem
+from bo_tune.core.problem import GpuInfo, Problem, SizedProblem
 from bo_tune.core.space import Config, SearchSpace
 from bo_tune.engines import registry
 from bo_tune.engines.base import Address, Engine, Entries, Keys, WrittenConfig
@@ -27,7 +27,7 @@ _LINE = re.compile(r"(cols=\d+) (rows=\d+): (.+)")
 SUFFIX = ".rms_norm.txt"
 
 
-class RmsNormSpec(KernelSpec[AnyProblem]):
+class RmsNormSpec(KernelSpec[Problem]):
     """What a search knows of the kernel."""
 
     name = "rms_norm"
@@ -37,10 +37,10 @@ class RmsNormSpec(KernelSpec[AnyProblem]):
     def search_space(self) -> SearchSpace:
         return SearchSpace.of({"BLOCK": (256, 512, 1024, 2048), "num_warps": (1, 2, 4, 8)})
 
-    def default_config(self, problem: AnyProblem) -> dict[str, int]:
+    def default_config(self, problem: Problem) -> dict[str, int]:
         return {"BLOCK": 256, "num_warps": 8}
 
-    def features(self, configs: Sequence[Config], problem: AnyProblem, gpu: GpuInfo) -> NDArray[np.float64]:
+    def features(self, configs: Sequence[Config], problem: Problem, gpu: GpuInfo) -> NDArray[np.float64]:
         return np.array([[log2(config["BLOCK"]), log2(config["num_warps"])] for config in configs])
 
 
@@ -51,7 +51,7 @@ class FakeEngine(Engine):
     kernels: ClassVar[Collection[str]] = ("rms_norm",)
     patterns: ClassVar[Sequence[str]] = (f"*{SUFFIX}",)
 
-    def address(self, problem: AnyProblem, gpu: GpuInfo) -> Address:
+    def address(self, problem: Problem, gpu: GpuInfo) -> Address:
         assert isinstance(problem, SizedProblem)
         sizes: Mapping[str, Any] = dict(problem.sizes)
         return Address(gpu.name.lower().replace(" ", "-") + SUFFIX, (f"cols={sizes['cols']}", f"rows={sizes['rows']}"))
@@ -79,9 +79,7 @@ class FakeEngine(Engine):
     def missing(self, entries: Entries) -> list[str]:
         return [] if ("cols=4096", "rows=1") in entries else ["cols=4096 rows=1"]
 
-    def problems(
-        self, model: ModelStudy, kernels: Collection[str] | None = None
-    ) -> Mapping[AnyProblem, tuple[str, ...]]:
+    def problems(self, model: ModelStudy, kernels: Collection[str] | None = None) -> Mapping[Problem, tuple[str, ...]]:
         if kernels is not None and "rms_norm" not in kernels:
             return {}
         return {SizedProblem("rms_norm", (("cols", 4096), ("rows", m))): ("norm",) for m in model.ms}

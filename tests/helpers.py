@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial
 
 from bo_tune.core.gpus import stand_in_for
 from bo_tune.core.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome, Resources
-from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.core.repetitions import TimingProtocol, take_repetitions
 from bo_tune.core.space import Config, SearchSpace, config_key
 from bo_tune.core.surroundings import Surroundings
@@ -203,13 +203,13 @@ class FakeDevice(Device):
     def kernel_source(self, kernel: str) -> str:
         return f"fake {kernel}"
 
-    def search_space(self, spec: AnySpec, problem: Problem) -> SearchSpace:
+    def search_space(self, spec: AnySpec, problem: LoraProblem) -> SearchSpace:
         return self.space
 
-    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:
+    def effective_configs(self, problem: LoraProblem, configs: Sequence[Config]) -> list[Config]:
         return [self.effective(config) for config in configs]
 
-    def compile(self, problem: Problem, config: Config) -> Future[Build]:
+    def compile(self, problem: LoraProblem, config: Config) -> Future[Build]:
         with self.lock:
             self.compiled.append(dict(config))
         future: Future[Build] = Future()
@@ -218,7 +218,9 @@ class FakeDevice(Device):
         future.set_result(time_us if broken else Compiled(Compilation(0.25), Resources(shared_memory_bytes=1024)))
         return future
 
-    def measure(self, problem: Problem, config: Config, compiled: Compiled, *, stop_above_us: float | None) -> Outcome:
+    def measure(
+        self, problem: LoraProblem, config: Config, compiled: Compiled, *, stop_above_us: float | None
+    ) -> Outcome:
         self.on_measure(config)
         with self.lock:
             self.measured.append(dict(config))
@@ -230,13 +232,13 @@ class FakeDevice(Device):
         launches = Counter({LaunchPurpose.CHECK: 1, LaunchPurpose.TIMING: len(taken.runtimes_us)})
         return Measurement(taken.runtimes_us, taken.stopped, launches, compiled.compilation, compiled.resources, 1e-6)
 
-    def binaries(self, problem: Problem, configs: Sequence[Config]) -> HaveBinaries:
+    def binaries(self, problem: LoraProblem, configs: Sequence[Config]) -> HaveBinaries:
         there = np.array([config_key(config) in self.there for config in configs], dtype=bool)
         return lambda: there
 
     def remeasure(
         self,
-        problem: Problem,
+        problem: LoraProblem,
         configs: Sequence[Config],
         rounds: int,
         *,

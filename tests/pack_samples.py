@@ -9,7 +9,7 @@ from pathlib import Path
 from helpers import H100
 
 from bo_tune.core.outcome import InvalidReason, Resources
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.formats.pack.archive import files_of, write_pack
 from bo_tune.formats.pack.contents import (
     Identity,
@@ -21,7 +21,7 @@ from bo_tune.formats.pack.contents import (
     manifest_json,
 )
 
-PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
+PROBLEM = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
 CONFIG = {
     "block_m": 16, "block_n": 32, "block_k": 64, "num_warps": 4, "num_stages": 2, "split_k": 8, "num_ctas": 1
 }  # fmt: skip

@@ -10,7 +10,7 @@ import torch
 from helpers import H100, ROOT
 from vllm_wheel import importable, vllm_folder
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.engines.base import TunedEntry
 from bo_tune.engines.folder import write_tables
 from bo_tune.engines.provenance import Provenance
@@ -32,12 +32,12 @@ def client(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ModuleTy
         yield importlib.import_module(f"{MODULE}.utils")
 
 
-def numbered_config(problem: Problem, number: int) -> dict[str, int]:
+def numbered_config(problem: LoraProblem, number: int) -> dict[str, int]:
     """A config that no other problem has, so that a neighbour's entry shows."""
     return {**kernel_spec(problem.kernel).default_config(problem), "block_m": 1000 + number}
 
 
-def entry(problem: Problem, config: dict[str, int]) -> TunedEntry:
+def entry(problem: LoraProblem, config: dict[str, int]) -> TunedEntry:
     provenance = Provenance(
         problem=problem,
         config=config,
@@ -57,7 +57,7 @@ def entry(problem: Problem, config: dict[str, int]) -> TunedEntry:
     return TunedEntry(*address_of(problem, H100), config, provenance)
 
 
-def asked_by_engine(client: ModuleType, problem: Problem) -> dict[str, int]:
+def asked_by_engine(client: ModuleType, problem: LoraProblem) -> dict[str, int]:
     """Ask as vLLM's launchers do, for the group slots that its engine makes of ``--max-loras``."""
     metadata = importlib.import_module(f"{MODULE}.lora_kernel_metadata").LoRAKernelMeta
     slots = metadata.make(max_loras=problem.max_loras, max_num_tokens=problem.m, device="cpu").active_lora_ids.size(0)
@@ -84,7 +84,7 @@ def test_the_client_finds_every_entry_of_a_model(client: ModuleType, tmp_path: P
 
 def test_the_client_takes_a_neighbour_where_an_entry_is_missing(client: ModuleType, tmp_path: Path) -> None:
     """What the numbers in the test above would show if a key were wrong."""
-    small, large = (Problem("lora_shrink", 4, 1, m, 4096, 16) for m in (16, 256))
+    small, large = (LoraProblem("lora_shrink", 4, 1, m, 4096, 16) for m in (16, 256))
     write_tables(tmp_path, [entry(small, numbered_config(small, 1))])
     assert asked_by_engine(client, large) == numbered_config(small, 1)
 
@@ -110,7 +110,7 @@ def test_the_client_finds_every_entry_of_a_models_experts(client: ModuleType, tm
         assert experts_asked(client, problem) == config, problem
 
 
-def experts_asked(client: ModuleType, problem: Problem) -> dict[str, int]:
+def experts_asked(client: ModuleType, problem: LoraProblem) -> dict[str, int]:
     found: dict[str, int] = client.get_lora_op_configs(
         op_type=problem.kernel,
         max_loras=problem.max_loras,

@@ -8,7 +8,7 @@ from typing import Any
 
 from bo_tune.core.agreement import SHARED, Decision
 from bo_tune.core.choices import GRID
-from bo_tune.core.problem import AnyProblem
+from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config
 from bo_tune.engines.base import Keys, by_number
 from bo_tune.engines.folder import flat_configs, read_folder, read_provenance
@@ -164,7 +164,7 @@ def _decided(origin: Provenance) -> int | None:
 
 def _with_sums(
     entries: Sequence[Comparison],
-    problems: Mapping[Entry, AnyProblem],
+    problems: Mapping[Entry, Problem],
     recorded: Mapping[Entry, Recording],
     decided: Mapping[Entry, int],
 ) -> list[Comparison]:

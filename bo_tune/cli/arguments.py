@@ -7,7 +7,7 @@ from pathlib import Path
 from bo_tune.cli.options import integers
 from bo_tune.cli.served import Served
 from bo_tune.core.choices import GRID, LEASE_S, RaceChoice
-from bo_tune.core.problem import AnyProblem
+from bo_tune.core.problem import Problem
 from bo_tune.core.surroundings import Linear
 from bo_tune.engines.models.engine import M_LADDER
 from bo_tune.errors import InputError
@@ -47,12 +47,12 @@ class Arguments:
     race: RaceChoice = RaceChoice.IN_PLACE
 
     @property
-    def linears(self) -> Mapping[AnyProblem, Linear]:
+    def linears(self) -> Mapping[Problem, Linear]:
         """The layers in which finalists are to race, by problem."""
         return self.study.linears() if self.study is not None and self.race is RaceChoice.IN_PLACE else {}
 
 
-def problems_of(study: StudyFile, kernels: Sequence[str]) -> list[AnyProblem]:
+def problems_of(study: StudyFile, kernels: Sequence[str]) -> list[Problem]:
     """Return a study's problems of some kernels, of all where none is named. Raises InputError where there are none."""
     for name in kernels:
         kernel_spec(name)

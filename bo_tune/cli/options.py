@@ -64,7 +64,7 @@ def conditions(timing: Timing, tokens: Spread, adapters: int | None, experts: st
     return Conditions(timing, tokens, adapters, Routing.RECORDED, tuple(hits))
 
 
-PROBLEM = "Problem"
+PROBLEM = "LoraProblem"
 SEARCH = "Search"
 DEVICE = "Device"
 DATABASE = "Database"

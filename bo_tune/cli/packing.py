@@ -13,7 +13,7 @@ from bo_tune.cli.output import Output
 from bo_tune.cli.resume import command_line
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.gpus import TargetGpu
-from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.display.packing import PackProgress, pack_line
 from bo_tune.errors import InputError
 from bo_tune.formats.pack.contents import PackedBinary
@@ -43,7 +43,7 @@ class Plan:
     """
 
     study: StudyFile
-    problems: Sequence[AnyProblem]
+    problems: Sequence[Problem]
     gpu: GpuInfo
     source: str
     budget: PackBudget

@@ -16,7 +16,7 @@ from bo_tune.cli.resume import kept_lines
 from bo_tune.core.activity import SessionActivity
 from bo_tune.core.choices import MEMORY, MoePathChoice
 from bo_tune.core.events import Listener
-from bo_tune.core.problem import AnyProblem, Problem
+from bo_tune.core.problem import LoraProblem, Problem
 from bo_tune.display.ladder import ladder_lines, ladder_table
 from bo_tune.display.progress import Progressing
 from bo_tune.display.results import activity_lines, results_tables, session_lines
@@ -46,7 +46,7 @@ from bo_tune.tuning.tuner import InterruptedSearch
 class Workers(Protocol):
     """Who does a session's studies in its place."""
 
-    def descriptions(self, problems: Sequence[AnyProblem]) -> list[Description]:
+    def descriptions(self, problems: Sequence[Problem]) -> list[Description]:
         """Return what GPUs they have, each type once. Raises InputError."""
 
     def listener(self, listen: Listener) -> Listener:
@@ -132,9 +132,9 @@ def _jobs(
         yield jobs, at_once(settings, devices, len(jobs)), searches
 
 
-def _check_hits(problems: Sequence[AnyProblem], recorded: int) -> None:
+def _check_hits(problems: Sequence[Problem], recorded: int) -> None:
     """Refuse recorded numbers of hits that are of other experts. Raises InputError."""
-    experts = [problem.experts for problem in problems if isinstance(problem, Problem)]
+    experts = [problem.experts for problem in problems if isinstance(problem, LoraProblem)]
     counts = sorted({one.count for one in experts if one is not None and recorded})
     wrong = [count for count in counts if count != recorded]
     if wrong:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from bo_tune.core.outcome import Outcome
-from bo_tune.core.problem import AnyProblem
+from bo_tune.core.problem import Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -12,7 +12,7 @@ class StudyStarted:
     """A study was opened; ``recorded`` trials were there already. Times in us; None where there are none yet."""
 
     name: str
-    problem: AnyProblem
+    problem: Problem
     recorded: int
     candidates: int
     best_us: float | None = None
@@ -31,7 +31,7 @@ class TrialRecorded:
     """
 
     name: str
-    problem: AnyProblem
+    problem: Problem
     config: dict[str, int]
     outcome: Outcome
     best_us: float | None
@@ -44,7 +44,7 @@ class StudyFinished:
     """A study has its result. Times in us; None where nothing could be measured."""
 
     name: str
-    problem: AnyProblem
+    problem: Problem
     time_us: float | None
     default_time_us: float | None
     trials: int
@@ -57,7 +57,7 @@ class StudyFailed:
     """A study could not be measured at all; the others go on."""
 
     name: str
-    problem: AnyProblem
+    problem: Problem
     message: str
 
 
@@ -66,7 +66,7 @@ class StudyElsewhere:
     """Another worker has a study; the session takes what comes of it, or the study itself once it is free."""
 
     name: str
-    problem: AnyProblem
+    problem: Problem
     host: str
     pid: int
 
@@ -76,7 +76,7 @@ class StudyLost:
     """Another worker took a study over, because this one was not heard of for too long; the others go on."""
 
     name: str
-    problem: AnyProblem
+    problem: Problem
     message: str
 
 

@@ -1,7 +1,7 @@
 """Problems: what a kernel is asked to do, and on which GPU. Pure data.
 
-There are two kinds: ``Problem``, of the multi-LoRA kernels, and ``SizedProblem``, of any other kernel. Whoever
-searches, measures or stores takes either (``AnyProblem``) and asks it for its kernel, its names and its numbers alone.
+There are two kinds: ``LoraProblem``, of the multi-LoRA kernels, and ``SizedProblem``, of any other kernel. Whoever
+searches, measures or stores takes either (``Problem``) and asks it for its kernel, its names and its numbers alone.
 """
 
 import re
@@ -36,7 +36,7 @@ def check_size(name: str, size: object) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class AnyProblem(ABC):
+class Problem(ABC):
     """One kernel asked to do one thing: hashable, ordered among its kind, named the same in every process.
 
     Attributes:
@@ -102,7 +102,7 @@ class Experts:
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Problem(AnyProblem):
+class LoraProblem(Problem):
     """One multi-LoRA kernel asked to do one thing.
 
     Attributes:
@@ -149,7 +149,7 @@ class Problem(AnyProblem):
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}: {self.dtype!r}")
 
     @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "Problem":
+    def from_json(cls, stored: Mapping[str, Any]) -> "LoraProblem":
         """Read what ``dataclasses.asdict`` and JSON made of a problem."""
         experts = stored.get("experts")
         return cls(
@@ -187,7 +187,7 @@ class Problem(AnyProblem):
 
 _SPACES_AND_SLASHES = re.compile(r"[\s/]+")
 
-Asked = TypeVar("Asked", bound=AnyProblem, contravariant=True)
+Asked = TypeVar("Asked", bound=Problem, contravariant=True)
 """The kind of problem that a kernel takes."""
 
 _WORD = re.compile(r"[\w-]+")
@@ -195,7 +195,7 @@ _WORD = re.compile(r"[\w-]+")
 
 
 @dataclass(frozen=True, slots=True)
-class SizedProblem(AnyProblem):
+class SizedProblem(Problem):
     """One kernel of a user asked to do one thing.
 
     Attributes:
@@ -236,17 +236,17 @@ class SizedProblem(AnyProblem):
         return {name: log2(value) if value > 0 else value for name, value in given.items()}
 
 
-def lora(problem: AnyProblem) -> Problem:
+def lora(problem: Problem) -> LoraProblem:
     """Return a problem that is of a multi-LoRA kernel. Raises TypeError for one of another."""
-    if not isinstance(problem, Problem):
+    if not isinstance(problem, LoraProblem):
         raise TypeError(f"not a problem of a multi-LoRA kernel: {problem}")
     return problem
 
 
-def problem_from_json(stored: Mapping[str, Any]) -> AnyProblem:
+def problem_from_json(stored: Mapping[str, Any]) -> Problem:
     """Read what ``dataclasses.asdict`` and JSON made of a problem of either kind."""
     if "sizes" not in stored:
-        return Problem.from_json(stored)
+        return LoraProblem.from_json(stored)
     return SizedProblem(stored["kernel"], tuple((name, value) for name, value in stored["sizes"]))
 
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bo_tune.core.problem import AnyProblem, problem_from_json
+from bo_tune.core.problem import Problem, problem_from_json
 
 _LATER = ("toolchain", "search", "set_aside")
 
@@ -23,7 +23,7 @@ class StudyName:
         set_aside: when the study was set aside for one begun anew (ISO 8601, UTC); "" for one in use.
     """
 
-    problem: AnyProblem
+    problem: Problem
     gpu: str
     kernel_source: str
     exhaustive: bool = False

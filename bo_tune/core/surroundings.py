@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bo_tune.core.problem import Problem, check_size
+from bo_tune.core.problem import LoraProblem, check_size
 
 SHRINK, EXPAND = "lora_shrink", "lora_expand"
 
@@ -30,7 +30,7 @@ class Linear:
         """Device memory of its weights in 16 bits, in bytes."""
         return 2 * self.k * sum(self.widths)
 
-    def problems(self, problem: Problem) -> tuple[Problem, Problem]:
+    def problems(self, problem: LoraProblem) -> tuple[LoraProblem, LoraProblem]:
         """Return the shrink and the expand of the layer, one of which is this problem.
 
         Raises:
@@ -38,8 +38,8 @@ class Linear:
         """
         rank = problem.n if problem.kernel == SHRINK else problem.k
         common = problem.max_loras, len(self.widths), problem.m
-        shrink = Problem(SHRINK, *common, self.k, rank, dtype=problem.dtype)
-        expand = Problem(
+        shrink = LoraProblem(SHRINK, *common, self.k, rank, dtype=problem.dtype)
+        expand = LoraProblem(
             EXPAND, *common, rank, max(self.widths), dtype=problem.dtype, slice_sizes=self.widths,
             add_inputs=problem.add_inputs if problem.kernel == EXPAND else True,
         )  # fmt: skip
@@ -47,7 +47,7 @@ class Linear:
             raise ValueError(f"not a problem of {self}: {problem}")
         return shrink, expand
 
-    def beside(self, problem: Problem) -> Problem:
+    def beside(self, problem: LoraProblem) -> LoraProblem:
         """Return the problem of the layer's other kernel. Raises ValueError as ``problems`` does."""
         shrink, expand = self.problems(problem)
         return expand if problem == shrink else shrink

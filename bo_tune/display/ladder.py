@@ -5,12 +5,12 @@ from dataclasses import replace
 
 from rich.table import Table
 
-from bo_tune.core.problem import AnyProblem, Problem, lora
+from bo_tune.core.problem import LoraProblem, Problem, lora
 from bo_tune.display.console import plain_table
 from bo_tune.session.m_ladder import Gap, Ladder
 
 
-def ladder_table(ladder: Ladder, layers: Mapping[AnyProblem, Sequence[str]]) -> Table:
+def ladder_table(ladder: Ladder, layers: Mapping[Problem, Sequence[str]]) -> Table:
     """Return the worst loss between keys, a problem over m a row.
 
     Args:
@@ -42,11 +42,11 @@ def ladder_lines(ladder: Ladder) -> list[str]:
     ]
 
 
-def _line(gap: Gap) -> Problem:
+def _line(gap: Gap) -> LoraProblem:
     return replace(gap.problem, m=1)
 
 
-def _worst(gaps: Iterable[Gap], problem: Problem) -> Gap:
+def _worst(gaps: Iterable[Gap], problem: LoraProblem) -> Gap:
     return max((gap for gap in gaps if _line(gap) == problem), key=lambda gap: gap.badness)
 
 

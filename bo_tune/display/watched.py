@@ -19,7 +19,7 @@ from bo_tune.core.events import (
     StudyStarted,
     TrialRecorded,
 )
-from bo_tune.core.problem import AnyProblem
+from bo_tune.core.problem import Problem
 from bo_tune.display.console import duration, speed_up, us
 
 MOST_KEPT = 20
@@ -48,7 +48,7 @@ class Watchable(Protocol):
 class InFlight:
     """A study under way. Times in us."""
 
-    problem: AnyProblem
+    problem: Problem
     trials: int
     best_us: float | None
     default_us: float | None
@@ -67,7 +67,7 @@ class Happening:
     """
 
     kind: str
-    problem: AnyProblem | None
+    problem: Problem | None
     text: str
     at: float
     count: str | None = None
@@ -214,7 +214,7 @@ class Watched:
         return replace(self._happening(kind, event.problem, text), count=count)
 
     @staticmethod
-    def _happening(kind: str, problem: AnyProblem, text: str) -> Happening:
+    def _happening(kind: str, problem: Problem, text: str) -> Happening:
         return Happening(kind, problem, text, time.time())
 
     def _look_for_restarts(self, activity: SessionActivity) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.engines.models.serving import ModelStudy
 from bo_tune.engines.provenance import Provenance
 
@@ -69,7 +69,7 @@ class Engine(ABC):
     """What the names of its files look like, for people."""
 
     @abstractmethod
-    def address(self, problem: AnyProblem, gpu: GpuInfo) -> Address:
+    def address(self, problem: Problem, gpu: GpuInfo) -> Address:
         """Return where a problem's config is looked up on a GPU."""
 
     @abstractmethod
@@ -93,9 +93,7 @@ class Engine(ABC):
         return []
 
     @abstractmethod
-    def problems(
-        self, model: ModelStudy, kernels: Collection[str] | None = None
-    ) -> Mapping[AnyProblem, tuple[str, ...]]:
+    def problems(self, model: ModelStudy, kernels: Collection[str] | None = None) -> Mapping[Problem, tuple[str, ...]]:
         """Return the problems whose configs it looks up for a model, each with the layers that ask. Raises ModelError.
 
         Args:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bo_tune.core.outcome import LONGEST_US, SHORTEST_US
-from bo_tune.core.problem import AnyProblem, problem_from_json
+from bo_tune.core.problem import Problem, problem_from_json
 from bo_tune.core.space import Config
 from bo_tune.errors import TableError
 from bo_tune.files import resolved
@@ -78,7 +78,7 @@ class Provenance:
         costs: what finding it cost: launched configs, launches by purpose, compiles, seconds, …; units in the names.
     """
 
-    problem: AnyProblem
+    problem: Problem
     config: Config
     time_us: float
     default_time_us: float | None

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 
-from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.engines.base import Address, Engine
 from bo_tune.engines.models.serving import ModelStudy
 from bo_tune.engines.vllm.lora import VllmLora
@@ -29,12 +29,12 @@ def engine_of_file(name: str) -> Engine | None:
     return next((engine for engine in ENGINES if engine.gpu_in(name) is not None), None)
 
 
-def address_of(problem: AnyProblem, gpu: GpuInfo) -> Address:
+def address_of(problem: Problem, gpu: GpuInfo) -> Address:
     """Return where a problem's config is looked up. Raises InputError where no engine does."""
     return engine_of(problem.kernel).address(problem, gpu)
 
 
-def served_problems(model: ModelStudy, kernels: Collection[str] | None = None) -> dict[AnyProblem, tuple[str, ...]]:
+def served_problems(model: ModelStudy, kernels: Collection[str] | None = None) -> dict[Problem, tuple[str, ...]]:
     """Return the problems whose configs engines look up for a model, each with the layers that ask.
 
     Args:
@@ -43,7 +43,7 @@ def served_problems(model: ModelStudy, kernels: Collection[str] | None = None) -
     Raises:
         ModelError: no engine serves the model like this.
     """
-    found: dict[AnyProblem, tuple[str, ...]] = {}
+    found: dict[Problem, tuple[str, ...]] = {}
     for engine in ENGINES:
         found |= engine.problems(model, kernels)
     return found

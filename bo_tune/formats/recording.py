@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bo_tune.core.outcome import LONGEST_US, MOST_SECONDS, SHORTEST_US, Invalid, InvalidReason, Outcome, Resources
-from bo_tune.core.problem import MOST, AnyProblem, GpuInfo, Problem
+from bo_tune.core.problem import MOST, GpuInfo, LoraProblem, Problem
 from bo_tune.core.space import Config, ConfigKey, SearchSpace, config_key
 from bo_tune.errors import InputError, RecordingError
 from bo_tune.files import BEYOND, MOST_BYTES, os_error_text, parse_json, plain_name, read_file, write_atomically
@@ -91,7 +91,7 @@ class Recording:
     """
 
     path: Path
-    problem: AnyProblem
+    problem: Problem
     gpu: GpuInfo
     kernel_source: str
     space: SearchSpace
@@ -103,7 +103,7 @@ class Recording:
     def of(
         cls,
         path: Path,
-        problem: AnyProblem,
+        problem: Problem,
         gpu: GpuInfo,
         outcomes: Iterable[tuple[Config, Outcome]],
         *,
@@ -173,7 +173,7 @@ LONGEST_DETAIL = 4000
 """Characters of an invalid config's line of detail that are kept."""
 
 
-def recording_file_name(gpu: GpuInfo, problem: AnyProblem) -> str:
+def recording_file_name(gpu: GpuInfo, problem: Problem) -> str:
     """Return the usual name of a recording's file: ``h100.lora_shrink.L4.s1.m16.k4096.n16.t4.json.gz``.
 
     The shape is followed by what is not as usual: another dtype than bfloat16, expand without adding to its output.
@@ -183,9 +183,9 @@ def recording_file_name(gpu: GpuInfo, problem: AnyProblem) -> str:
     """
     words = [word for word in re.split(r"[^a-z0-9]+", gpu.name.lower()) if word not in ("", "nvidia", "geforce", "rtx")]
     parts = [words[0] if words else "gpu", problem.kernel, problem.shape_label]
-    if isinstance(problem, Problem) and problem.dtype != "bfloat16":
+    if isinstance(problem, LoraProblem) and problem.dtype != "bfloat16":
         parts.append(problem.dtype)
-    if isinstance(problem, Problem) and problem.add_inputs is False:
+    if isinstance(problem, LoraProblem) and problem.add_inputs is False:
         parts.append("overwrite")
     try:
         return plain_name(".".join(parts) + SUFFIXES[0])

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from bo_tune.core.gpus import stand_in_for
 from bo_tune.core.outcome import LONGEST_US, SHORTEST_US, InvalidReason, Resources
-from bo_tune.core.problem import MOST, AnyProblem, Experts, GpuInfo, Problem, SizedProblem, check_size, lora
+from bo_tune.core.problem import MOST, Experts, GpuInfo, LoraProblem, Problem, SizedProblem, check_size, lora
 from bo_tune.files import LONGEST_NAME, name_fault
 
 SCHEMA_VERSION = "1.0.0"
@@ -119,7 +119,7 @@ def reason_of(invalidity: str, detail: str) -> InvalidReason | None:
     raise MalformedError(f"invalidity: expected one of {names}, got {shown(invalidity)}")
 
 
-def problem_of(metadata: Mapping[str, Any]) -> AnyProblem:
+def problem_of(metadata: Mapping[str, Any]) -> Problem:
     """Return the problem that a ``metadata`` object names. Raises MalformedError."""
     shape = expect(metadata, "shape", dict, "metadata")
     if "sizes" not in shape:
@@ -131,7 +131,7 @@ def problem_of(metadata: Mapping[str, Any]) -> AnyProblem:
         raise MalformedError(f"metadata.shape.sizes: {error}") from None
 
 
-def _lora_problem_of(metadata: Mapping[str, Any], shape: Mapping[str, Any]) -> Problem:
+def _lora_problem_of(metadata: Mapping[str, Any], shape: Mapping[str, Any]) -> LoraProblem:
     place = "metadata.shape"
     slice_sizes = shape.get("slice_sizes") or []
     if type(slice_sizes) is not list or any(type(size) is not int for size in slice_sizes):
@@ -141,7 +141,7 @@ def _lora_problem_of(metadata: Mapping[str, Any], shape: Mapping[str, Any]) -> P
         raise MalformedError(f"metadata.add_inputs: expected true, false or null, got {shown(add_inputs)}")
     sizes = {name: expect(shape, name, int, place) for name in ("max_loras", "num_slices", "m", "k", "n")}
     try:
-        return Problem(
+        return LoraProblem(
             kernel=label(metadata, "kernel"),
             **sizes,
             i=expect(shape, "i", int, place) if shape.get("i") is not None else None,
@@ -168,14 +168,14 @@ def _experts_of(shape: Mapping[str, Any], place: str) -> Experts | None:
     return Experts(expect(shape, "num_experts", int, place), expect(shape, "top_k", int, place), **optional)
 
 
-def _shape_of(problem: AnyProblem) -> dict[str, Any]:
+def _shape_of(problem: Problem) -> dict[str, Any]:
     """Return the sizes of a problem as recorded."""
     if isinstance(problem, SizedProblem):
         return {"sizes": dict(problem.sizes)}
     return _lora_shape_of(lora(problem))
 
 
-def _lora_shape_of(problem: Problem) -> dict[str, Any]:
+def _lora_shape_of(problem: LoraProblem) -> dict[str, Any]:
     shape: dict[str, Any] = {name: getattr(problem, name) for name in ("max_loras", "num_slices", "m", "k", "n")}
     if problem.i is None:
         shape["slice_sizes"] = list(problem.slice_sizes)
@@ -216,7 +216,7 @@ def gpu_of(metadata: Mapping[str, Any]) -> GpuInfo:
 
 
 def metadata_of(
-    problem: AnyProblem, gpu: GpuInfo, kernel_source: str, default_time_us: float | None, more: Mapping[str, Any]
+    problem: Problem, gpu: GpuInfo, kernel_source: str, default_time_us: float | None, more: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the ``metadata`` object of a recording; ``more`` is kept where it does not contradict."""
     shape = _shape_of(problem)
@@ -225,12 +225,12 @@ def metadata_of(
     metadata: dict[str, Any] = {
         "kernel": problem.kernel,
         "kernel_source": kernel_source,
-        **({"dtype": problem.dtype} if isinstance(problem, Problem) else {}),
+        **({"dtype": problem.dtype} if isinstance(problem, LoraProblem) else {}),
         "gpu": gpu.name,
         **{name: value for name, value in more.items() if name in ("triton", "torch")},
         "shape": {**shape, **more.get("shape", {}), **shape},
     }
-    if isinstance(problem, Problem) and problem.i is None:
+    if isinstance(problem, LoraProblem) and problem.i is None:
         metadata["add_inputs"] = problem.add_inputs
     metadata |= {"units": dict(UNITS), "gpu_info": info}
     known = {*metadata, DEFAULT_TIME_US} if tells_default(problem, more) else set(metadata)
@@ -240,15 +240,15 @@ def metadata_of(
     return metadata
 
 
-def tells_default(problem: AnyProblem, metadata: Mapping[str, Any]) -> bool:
+def tells_default(problem: Problem, metadata: Mapping[str, Any]) -> bool:
     """Say whether the recorded time of the default is of what is the default today.
 
     Recordings of the experts' kernels that do not name the default were made when it was that of a tuned engine.
     """
-    return DEFAULT_CONFIG in metadata or not isinstance(problem, Problem) or problem.experts is None
+    return DEFAULT_CONFIG in metadata or not isinstance(problem, LoraProblem) or problem.experts is None
 
 
-def default_time_us(problem: AnyProblem, metadata: Mapping[str, Any], names: Collection[str]) -> float | None:
+def default_time_us(problem: Problem, metadata: Mapping[str, Any], names: Collection[str]) -> float | None:
     """Return the time of the default config, if recorded; None where it was the time of what is no default today.
 
     Args:

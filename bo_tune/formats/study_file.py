@@ -49,7 +49,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bo_tune.core.problem import AnyProblem, Experts, Problem
+from bo_tune.core.problem import Experts, LoraProblem, Problem
 from bo_tune.core.space import SearchSpace
 from bo_tune.core.surroundings import Linear
 from bo_tune.engines.models.engine import MAX_SEQUENCES
@@ -115,7 +115,7 @@ class StudyFile:
     source: Path | None = None
     kernels: tuple[str, ...] = DENSE_KERNELS
     model: ModelStudy | None = None
-    explicit: tuple[Problem, ...] = ()
+    explicit: tuple[LoraProblem, ...] = ()
     space: Ranges = field(default_factory=dict)
     budget: Budget = Budget()
     sampler: str = "grid-gp"
@@ -127,18 +127,18 @@ class StudyFile:
         """Return the study of a model without a file, named after the model."""
         return cls(model.shape.name, model=model, kernels=model.kernels)
 
-    def problems(self) -> list[AnyProblem]:
+    def problems(self) -> list[Problem]:
         """Return the problems to tune, each once."""
         return list(self.problems_by_layer())
 
-    def problems_by_layer(self) -> dict[AnyProblem, tuple[str, ...]]:
+    def problems_by_layer(self) -> dict[Problem, tuple[str, ...]]:
         """Return the problems to tune, each once, with the model's layers they serve (none for explicit ones)."""
         served = served_problems(self.model, self.kernels) if self.model else {}
-        known = {lookup_of(problem) for problem in served if isinstance(problem, Problem)}
+        known = {lookup_of(problem) for problem in served if isinstance(problem, LoraProblem)}
         more = [problem for problem in self.explicit if problem.kernel in self.kernels]
         return served | {problem: () for problem in more if lookup_of(problem) not in known}
 
-    def linears(self) -> dict[AnyProblem, Linear]:
+    def linears(self) -> dict[Problem, Linear]:
         """Return the layer of the model that each problem belongs to, of those that have one."""
         return linears(self.model, self.problems_by_layer()) if self.model else {}
 
@@ -248,7 +248,7 @@ def _model(table: ModelTable, source: Path) -> ModelStudy:
     )
 
 
-def _explicit(tables: Sequence[ProblemTable]) -> tuple[Problem, ...]:
+def _explicit(tables: Sequence[ProblemTable]) -> tuple[LoraProblem, ...]:
     found: dict[tuple[object, ...], int] = {}
     problems = []
     for index, table in enumerate(tables):
@@ -261,7 +261,7 @@ def _explicit(tables: Sequence[ProblemTable]) -> tuple[Problem, ...]:
     return tuple(problems)
 
 
-def _problems_of(table: ProblemTable, place: str) -> list[Problem]:
+def _problems_of(table: ProblemTable, place: str) -> list[LoraProblem]:
     """Return the problems of one entry, one for each m."""
     if (table.i is not None) != engine_spec(table.kernel).table_level_i:
         raise _KeyError(f"{place}.i: expected {'no i' if table.i else 'an integer >= 1'} for {table.kernel}")
@@ -278,7 +278,7 @@ def _problems_of(table: ProblemTable, place: str) -> list[Problem]:
     sizes = table.model_dump(include={"kernel", "max_loras", "num_slices", "k", "n", "i", "dtype"})
     widths, experts = tuple(table.slice_sizes), _experts(table, place)
     try:
-        return [Problem(**sizes, m=m, slice_sizes=widths, add_inputs=add_inputs, experts=experts) for m in table.m]
+        return [LoraProblem(**sizes, m=m, slice_sizes=widths, add_inputs=add_inputs, experts=experts) for m in table.m]
     except ValueError as error:
         raise _KeyError(f"{place}.{error}") from None
 

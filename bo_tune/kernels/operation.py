@@ -12,7 +12,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import torch
 
 from bo_tune.core.conditions import Conditions
-from bo_tune.core.problem import Asked, GpuInfo, Problem
+from bo_tune.core.problem import Asked, GpuInfo, LoraProblem
 from bo_tune.core.space import Config
 
 Inputs = TypeVar("Inputs")
@@ -116,14 +116,14 @@ class OfAProblem(Protocol):
     """Inputs that know what they are for."""
 
     @property
-    def problem(self) -> Problem:
+    def problem(self) -> LoraProblem:
         """Their problem."""
 
 
 ProblemInputs = TypeVar("ProblemInputs", bound=OfAProblem)
 
 
-class OneOutput(Operation[Problem, ProblemInputs]):
+class OneOutput(Operation[LoraProblem, ProblemInputs]):
     """A kernel with one output, whose results are compared with a reference by their norm."""
 
     @abstractmethod
@@ -135,7 +135,7 @@ class OneOutput(Operation[Problem, ProblemInputs]):
         """The right output, computed naively in float32."""
 
     @abstractmethod
-    def tolerance(self, problem: Problem) -> float:
+    def tolerance(self, problem: LoraProblem) -> float:
         """Largest relative error (Frobenius norm) of a right result."""
 
     def right(self, inputs: ProblemInputs) -> torch.Tensor:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 from bo_tune.core.conditions import Conditions
-from bo_tune.core.problem import Asked, GpuInfo, Problem
+from bo_tune.core.problem import Asked, GpuInfo, LoraProblem
 from bo_tune.core.space import Config, SearchSpace
 
 if TYPE_CHECKING:  # a kernel's name and default config are asked for where nothing is computed
@@ -97,7 +97,7 @@ AnySpec = KernelSpec[Any]
 """The spec of a kernel of whatever kind of problem."""
 
 
-class EngineSpec(KernelSpec[Problem]):
+class EngineSpec(KernelSpec[LoraProblem]):
     """A kernel that multiplies tiles, and whose config an engine looks up in tuned files."""
 
     power_of_two: ClassVar[frozenset[str]] = frozenset({"block_m", "block_n", "block_k", "num_warps", "num_ctas"})
@@ -107,22 +107,22 @@ class EngineSpec(KernelSpec[Problem]):
     """Whether the kernel's JSON has the sixth level, i."""
 
     @abstractmethod
-    def file_stem(self, problem: Problem) -> str:
+    def file_stem(self, problem: LoraProblem) -> str:
         """What follows the GPU's name in the file name, for example ``SHRINK``."""
 
     @abstractmethod
-    def table_key(self, problem: Problem) -> tuple[str, ...]:
+    def table_key(self, problem: LoraProblem) -> tuple[str, ...]:
         """The nested keys under which the engine looks the problem up, outermost first."""
 
     @abstractmethod
-    def shared_memory_bytes(self, config: Config, problem: Problem) -> int:
+    def shared_memory_bytes(self, config: Config, problem: LoraProblem) -> int:
         """Shared memory the binary needs, in bytes, as far as it can be told before compiling: a lower bound."""
 
     def accumulators_per_thread(self, config: Config) -> float:
         """Float32 accumulators each thread holds."""
         return config["block_m"] * config["block_n"] / (32 * config["num_warps"])
 
-    def impossible(self, config: Config, problem: Problem, gpu: GpuInfo) -> str | None:
+    def impossible(self, config: Config, problem: LoraProblem, gpu: GpuInfo) -> str | None:
         needed = self.shared_memory_bytes(config, problem)
         if needed > gpu.shared_memory_bytes:
             return f"needs {needed} B of shared memory of {gpu.shared_memory_bytes} B"

@@ -8,7 +8,7 @@ import numpy as np
 
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.outcome import Outcome
-from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config, SearchSpace
 from bo_tune.core.surroundings import Surroundings
 from bo_tune.errors import DeviceError
@@ -33,13 +33,13 @@ class Description:
     sources: Mapping[str, str]
     conditions: Conditions
     provenance: Mapping[str, str]
-    decided_by: Mapping[AnyProblem, tuple[str, ...]]
-    notes: Mapping[AnyProblem, str | None]
-    defaults: Mapping[AnyProblem, dict[str, int]]
+    decided_by: Mapping[Problem, tuple[str, ...]]
+    notes: Mapping[Problem, str | None]
+    defaults: Mapping[Problem, dict[str, int]]
     times_in_place: bool = False
 
     @classmethod
-    def of(cls, device: Device, problems: Sequence[AnyProblem]) -> "Description":
+    def of(cls, device: Device, problems: Sequence[Problem]) -> "Description":
         """Describe a device, as far as these problems go. Raises DeviceError."""
         sources = {kernel: source for kernel in IN_ORDER if (source := source_of(device, kernel)) is not None}
         joint = [problem for problem in problems if kernel_spec(problem.kernel).joint_group(problem) is not None]
@@ -83,44 +83,42 @@ class DescribedDevice(Device):
             raise DeviceError(f"{self.gpu.name}: the kernel source of its worker has no {kernel}")
         return self._description.sources[kernel]
 
-    def note(self, problem: AnyProblem) -> str | None:
+    def note(self, problem: Problem) -> str | None:
         """What the worker had to say."""
         return self._description.notes.get(problem)
 
-    def decided_by(self, problem: AnyProblem) -> tuple[str, ...]:
+    def decided_by(self, problem: Problem) -> tuple[str, ...]:
         """What the worker found the engine to launch."""
         return self._description.decided_by.get(problem, ())
 
-    def default_config(self, spec: AnySpec, problem: AnyProblem) -> dict[str, int]:
+    def default_config(self, spec: AnySpec, problem: Problem) -> dict[str, int]:
         """The default as described."""
         return self._description.defaults.get(problem) or spec.default_config(problem)
 
-    def search_space(self, spec: AnySpec, problem: AnyProblem) -> SearchSpace:
+    def search_space(self, spec: AnySpec, problem: Problem) -> SearchSpace:
         """The kernel's default grid."""
         return spec.search_space
 
-    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[Config]:
+    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:
         """Which configs are equal, the workers know."""
         return list(configs)
 
-    def binaries(self, problem: AnyProblem, configs: Sequence[Config]) -> HaveBinaries:
+    def binaries(self, problem: Problem, configs: Sequence[Config]) -> HaveBinaries:
         """What is compiled, the workers know."""
         none = np.zeros(len(configs), dtype=bool)
         return lambda: none
 
-    def compile(self, problem: AnyProblem, config: Config) -> Future[Build]:
+    def compile(self, problem: Problem, config: Config) -> Future[Build]:
         """Nothing is compiled here."""
         raise DeviceError(f"{self.gpu.name} is not a GPU of this host")
 
-    def measure(
-        self, problem: AnyProblem, config: Config, compiled: Compiled, *, stop_above_us: float | None
-    ) -> Outcome:
+    def measure(self, problem: Problem, config: Config, compiled: Compiled, *, stop_above_us: float | None) -> Outcome:
         """Nothing is measured here."""
         raise DeviceError(f"{self.gpu.name} is not a GPU of this host")
 
     def remeasure(
         self,
-        problem: AnyProblem,
+        problem: Problem,
         configs: Sequence[Config],
         rounds: int,
         *,

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from bo_tune.core.activity import DeviceActivity
 from bo_tune.core.conditions import Conditions, toolchain_label
 from bo_tune.core.outcome import Compilation, Invalid, Launches, Outcome, Resources
-from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config, SearchSpace
 from bo_tune.core.surroundings import Surroundings
 from bo_tune.kernels.spec import AnySpec
@@ -86,44 +86,42 @@ class Device(ABC):
     def kernel_source(self, kernel: str) -> str:
         """Which code of a kernel is measured."""
 
-    def note(self, problem: AnyProblem) -> str | None:
+    def note(self, problem: Problem) -> str | None:
         """Return a line on what tuning a problem's kernel is good for, if there is anything to say."""
         return None
 
-    def decided_by(self, problem: AnyProblem) -> tuple[str, ...]:
+    def decided_by(self, problem: Problem) -> tuple[str, ...]:
         """Name the kernels that decide for a problem's, because its engine launches them in its place."""
         return ()
 
-    def default_config(self, spec: AnySpec, problem: AnyProblem) -> dict[str, int]:
+    def default_config(self, spec: AnySpec, problem: Problem) -> dict[str, int]:
         """Return the baseline of a problem: the config that runs on this GPU where nothing was tuned."""
         return spec.default_config(problem)
 
     @abstractmethod
-    def search_space(self, spec: AnySpec, problem: AnyProblem) -> SearchSpace:
+    def search_space(self, spec: AnySpec, problem: Problem) -> SearchSpace:
         """The grid when the user changes nothing."""
 
     @abstractmethod
-    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[Config]:
+    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:
         """Return for each config the one that really runs. Equal ones are measured once."""
 
     @abstractmethod
-    def binaries(self, problem: AnyProblem, configs: Sequence[Config]) -> HaveBinaries:
+    def binaries(self, problem: Problem, configs: Sequence[Config]) -> HaveBinaries:
         """Return what says, whenever it is called, which of these configs' binaries exist by then."""
 
     @abstractmethod
-    def compile(self, problem: AnyProblem, config: Config) -> Future[Build]:
+    def compile(self, problem: Problem, config: Config) -> Future[Build]:
         """Start compiling; the result says whether there is something to measure."""
 
     @abstractmethod
-    def measure(
-        self, problem: AnyProblem, config: Config, compiled: Compiled, *, stop_above_us: float | None
-    ) -> Outcome:
+    def measure(self, problem: Problem, config: Config, compiled: Compiled, *, stop_above_us: float | None) -> Outcome:
         """Check and time a compiled config; ``stop_above_us`` is the incumbent's time."""
 
     @abstractmethod
     def remeasure(
         self,
-        problem: AnyProblem,
+        problem: Problem,
         configs: Sequence[Config],
         rounds: int,
         *,

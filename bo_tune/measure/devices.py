@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bo_tune.core.choices import MoePathChoice
 from bo_tune.core.conditions import Conditions
-from bo_tune.core.problem import DEFAULT_BACKEND, AnyProblem, GpuInfo, Problem
+from bo_tune.core.problem import DEFAULT_BACKEND, GpuInfo, LoraProblem, Problem
 from bo_tune.core.repetitions import TimingProtocol
 from bo_tune.core.surroundings import Linear
 from bo_tune.errors import DeviceError, InputError, RecordingError
@@ -61,7 +61,7 @@ class Job:
         linear: the layer of a model that the kernel runs in, where that is known.
     """
 
-    problem: AnyProblem
+    problem: Problem
     spec: AnySpec
     device: Device
     twins: tuple[Device, ...] = ()
@@ -77,7 +77,7 @@ class Job:
         return replace(self, device=self.devices[lane % len(self.devices)], twins=()) if self.twins else self
 
 
-def job_of(problem: AnyProblem, device: Device, twins: Sequence[Device] = (), linear: Linear | None = None) -> Job:
+def job_of(problem: Problem, device: Device, twins: Sequence[Device] = (), linear: Linear | None = None) -> Job:
     """Return the job of a problem whose kernel is known by its name. Raises InputError where it is not."""
     return Job(problem, kernel_spec(problem.kernel), device, tuple(twins), linear)
 
@@ -127,18 +127,18 @@ def with_deciding(jobs: Sequence[Job], path: MoePathChoice = MoePathChoice.AUTO)
 
 
 def deciding_problems(
-    problems: Sequence[AnyProblem], decided_by: Callable[[Problem], Collection[str]]
-) -> list[Problem]:
+    problems: Sequence[Problem], decided_by: Callable[[LoraProblem], Collection[str]]
+) -> list[LoraProblem]:
     """Return the problems of the kernels that decide for some of these.
 
     Args:
         decided_by: names the kernels that decide for a problem's (``Device.decided_by``).
     """
-    groups: dict[Hashable, list[Problem]] = {}
+    groups: dict[Hashable, list[LoraProblem]] = {}
     for problem in problems:
-        if isinstance(problem, Problem):
+        if isinstance(problem, LoraProblem):
             groups.setdefault(kernel_spec(problem.kernel).joint_group(problem), []).append(problem)
-    found: list[Problem] = []
+    found: list[LoraProblem] = []
     for key, group in groups.items():
         deciding = one_launch_problems(group) if key is not None else ()
         names = decided_by(group[0]) if deciding else ()
@@ -146,11 +146,11 @@ def deciding_problems(
     return found
 
 
-def _engine_problems(jobs: Sequence[Job]) -> list[Problem]:
-    return [problem for job in jobs if isinstance(problem := job.problem, Problem)]
+def _engine_problems(jobs: Sequence[Job]) -> list[LoraProblem]:
+    return [problem for job in jobs if isinstance(problem := job.problem, LoraProblem)]
 
 
-def _check_one_launch(job: Job, deciding: Sequence[Problem]) -> None:
+def _check_one_launch(job: Job, deciding: Sequence[LoraProblem]) -> None:
     """Refuse what has no one-launch path. Raises InputError."""
     if job.spec.joint_group(job.problem) is not None and not deciding:
         raise InputError(
@@ -167,7 +167,7 @@ def replay_job(recording: Recording, *, seed: int = 0, protocol: TimingProtocol 
 def replay_jobs(
     folder: Path,
     *,
-    problems: Sequence[AnyProblem] | None = None,
+    problems: Sequence[Problem] | None = None,
     kernels: Collection[str] = (),
     seed: int = 0,
     path: MoePathChoice = MoePathChoice.AUTO,
@@ -184,7 +184,7 @@ def replay_jobs(
     """
     found = read_recordings(folder)
     recordings = [r for r in found if not kernels or r.problem.kernel in kernels]
-    seen: dict[tuple[AnyProblem, str, str], Recording] = {}
+    seen: dict[tuple[Problem, str, str], Recording] = {}
     for recording in recordings:
         twin = seen.setdefault((recording.problem, recording.gpu.name, recording.kernel_source), recording)
         if twin is not recording:

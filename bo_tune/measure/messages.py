@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bo_tune.core.outcome import Outcome
-from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.repetitions import TimingProtocol
 from bo_tune.core.space import Config
 from bo_tune.core.surroundings import Surroundings
@@ -15,7 +15,7 @@ from bo_tune.formats.pack.contents import KernelText, Toolchain
 class CompileRequest:
     """A config of a problem to compile; answered by a ``Build``."""
 
-    problem: AnyProblem
+    problem: Problem
     config: dict[str, int]
 
 
@@ -27,7 +27,7 @@ class IdentityRequest:
         examples: of each kernel that is asked about, a problem and a config.
     """
 
-    examples: Mapping[str, tuple[AnyProblem, dict[str, int]]]
+    examples: Mapping[str, tuple[Problem, dict[str, int]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +55,14 @@ class Hello:
 class PrepareRequest:
     """Have the inputs and the reference of a problem ready."""
 
-    problem: AnyProblem
+    problem: Problem
 
 
 @dataclass(frozen=True, slots=True)
 class MeasureRequest:
     """Check and time one config."""
 
-    problem: AnyProblem
+    problem: Problem
     config: dict[str, int]
     protocol: TimingProtocol
     stop_above_us: float | None
@@ -76,7 +76,7 @@ class RemeasureRequest:
         around: what an engine runs around them; None to time them alone.
     """
 
-    problem: AnyProblem
+    problem: Problem
     configs: tuple[dict[str, int], ...]
     rounds: int
     around: Surroundings | None = None
@@ -101,7 +101,7 @@ class SourceRequest:
 class NoteRequest:
     """Ask what there is to say of tuning a problem's kernel; answered by a line, None, or ``Refused``."""
 
-    problem: AnyProblem
+    problem: Problem
     gpu: GpuInfo
 
 
@@ -109,7 +109,7 @@ class NoteRequest:
 class DecidedByRequest:
     """Ask which kernels decide for a problem's (``Operation.decided_by``); answered by their names, or ``Refused``."""
 
-    problem: AnyProblem
+    problem: Problem
     gpu: GpuInfo
 
 
@@ -124,7 +124,7 @@ class FactsRequest:
         rows: of each config, its values in that order.
     """
 
-    problem: AnyProblem
+    problem: Problem
     names: tuple[str, ...]
     rows: tuple[tuple[int, ...], ...]
     gpu: GpuInfo

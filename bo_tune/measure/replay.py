@@ -22,7 +22,7 @@ from bo_tune.core.outcome import (
     estimate_us,
     on_time,
 )
-from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.repetitions import TimingProtocol, take_repetitions
 from bo_tune.core.space import Config, SearchSpace, config_key
 from bo_tune.core.surroundings import Surroundings
@@ -74,19 +74,19 @@ class ReplayDevice(Device):
         """The recorded kernel source."""
         return self.recording.kernel_source
 
-    def default_config(self, spec: AnySpec, problem: AnyProblem) -> dict[str, int]:
+    def default_config(self, spec: AnySpec, problem: Problem) -> dict[str, int]:
         """What was the default where the recording was made."""
         return dict(self._default_config)
 
-    def search_space(self, spec: AnySpec, problem: AnyProblem) -> SearchSpace:
+    def search_space(self, spec: AnySpec, problem: Problem) -> SearchSpace:
         """The recorded grid."""
         return self.recording.space
 
-    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[Config]:
+    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:
         """Every recorded config ran as it was asked for."""
         return list(configs)
 
-    def binaries(self, problem: AnyProblem, configs: Sequence[Config]) -> HaveBinaries:
+    def binaries(self, problem: Problem, configs: Sequence[Config]) -> HaveBinaries:
         """Nothing has to be compiled: all configs cost the same."""
         there = np.ones(len(configs), dtype=bool)
         return lambda: there
@@ -103,22 +103,20 @@ class ReplayDevice(Device):
             return _Recorded(invalid, (), None)
         return _Recorded(Compiled(compilation, entry.resources), entry.runtimes_us, entry.relative_error)
 
-    def compile(self, problem: AnyProblem, config: Config) -> Future[Build]:
+    def compile(self, problem: Problem, config: Config) -> Future[Build]:
         """What the recorded compile came to, at once."""
         future: Future[Build] = Future()
         future.set_result(self._recorded(config).compiled)
         return future
 
-    def _shuffled(self, problem: AnyProblem, config: Config, purpose: LaunchPurpose) -> list[float]:
+    def _shuffled(self, problem: Problem, config: Config, purpose: LaunchPurpose) -> list[float]:
         """The recorded repetitions in a random order."""
         text = f"{problem}|{config_key(config)}|{purpose}"
         rng = np.random.default_rng([self._seed, zlib.crc32(text.encode())])
         shuffled: list[float] = rng.permutation(self._recorded(config).runtimes_us).tolist()
         return shuffled
 
-    def measure(
-        self, problem: AnyProblem, config: Config, compiled: Compiled, *, stop_above_us: float | None
-    ) -> Outcome:
+    def measure(self, problem: Problem, config: Config, compiled: Compiled, *, stop_above_us: float | None) -> Outcome:
         """Draw repetitions, as many as the protocol would have taken; again from the first when there are no more."""
         recorded = self._recorded(config)
         stream = cycle(self._shuffled(problem, config, LaunchPurpose.TIMING))
@@ -135,7 +133,7 @@ class ReplayDevice(Device):
 
     def remeasure(
         self,
-        problem: AnyProblem,
+        problem: Problem,
         configs: Sequence[Config],
         rounds: int,
         *,
@@ -153,7 +151,7 @@ class ReplayDevice(Device):
             launches[LaunchPurpose.CHECK] = len(configs)
         return Remeasured(runtimes_us, Counter(launches))
 
-    def _redrawn(self, problem: AnyProblem, config: Config, taken: int, rounds: int) -> tuple[float, ...]:
+    def _redrawn(self, problem: Problem, config: Config, taken: int, rounds: int) -> tuple[float, ...]:
         entry = self.recording.entry(config)
         if entry is None:
             return self._recorded(config).runtimes_us * rounds  # the default, off the grid: only its time is recorded

@@ -8,7 +8,7 @@ processes are told its name, or a script's path, and import it themselves; only 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
-from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.kernels.vllm.untuned import untuned_config
 from bo_tune.processes.importing import import_source
@@ -23,7 +23,7 @@ VLLM = "bo_tune.kernels.vllm.operations"
 """Those of the installed vLLM."""
 
 
-def default_config(source: str, spec: AnySpec, problem: AnyProblem, gpu: GpuInfo) -> dict[str, int]:
+def default_config(source: str, spec: AnySpec, problem: Problem, gpu: GpuInfo) -> dict[str, int]:
     """Return the config that a kernel of a source runs with where nothing was tuned. Raises VllmError."""
     return untuned_config(spec, problem, gpu) if source == VLLM else spec.default_config(problem)
 

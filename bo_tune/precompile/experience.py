@@ -7,7 +7,7 @@ other study says as much, and nothing is measured by it.
 from collections.abc import Iterable, Sequence
 
 from bo_tune.core.outcome import estimate_us
-from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.study_name import StudyName
 from bo_tune.formats.recording import Recording
 from bo_tune.kernels.registry import IN_ORDER
@@ -23,7 +23,7 @@ class Experience:
     def __init__(self) -> None:
         self._known: dict[str, list[StudyHistory]] = {}
 
-    def of(self, problem: AnyProblem) -> Sequence[StudyHistory]:
+    def of(self, problem: Problem) -> Sequence[StudyHistory]:
         """Return what is known of the problem's kernel."""
         return self._known.get(problem.kernel, [])
 
@@ -49,7 +49,7 @@ class Experience:
         for recording in recordings:
             self._note(recording.problem, recorded_history(recording))
 
-    def _note(self, problem: AnyProblem, history: StudyHistory | None) -> None:
+    def _note(self, problem: Problem, history: StudyHistory | None) -> None:
         if history is not None:
             self._known.setdefault(problem.kernel, []).append(history)
 

@@ -30,7 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf
 
-from bo_tune.core.problem import AnyProblem
+from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config
 from bo_tune.core.study_name import StudyName
 from bo_tune.kernels.registry import kernel_spec
@@ -61,7 +61,7 @@ class Compiling(Asked, Protocol):
     def kernel_source(self, kernel: str) -> str:
         """Return which code of a kernel is compiled."""
 
-    def key(self, problem: AnyProblem, config: Config) -> Hashable:
+    def key(self, problem: Problem, config: Config) -> Hashable:
         """Return the compile key: equal for what shares one binary."""
 
 
@@ -70,7 +70,7 @@ class Wanted:
     """A binary to compile: its compile key, and a problem and a config that use it."""
 
     key: Hashable
-    problem: AnyProblem
+    problem: Problem
     config: dict[str, int]
 
 
@@ -105,7 +105,7 @@ class Likely:
     def __init__(
         self,
         target: Compiling,
-        histories: Callable[[AnyProblem], Sequence[StudyHistory]],
+        histories: Callable[[Problem], Sequence[StudyHistory]],
         *,
         spaces: Mapping[str, Mapping[str, tuple[int, ...]]],
         exhaustive: bool = False,
@@ -134,7 +134,7 @@ class Likely:
                     chosen.take(one)
                     yield self._wanted[one]
 
-    def add(self, problem: AnyProblem) -> None:
+    def add(self, problem: Problem) -> None:
         """Take a problem's binaries into account."""
         spec = kernel_spec(problem.kernel)
         space = spec.search_space.override(self._spaces.get(problem.kernel, {}))
@@ -156,13 +156,13 @@ class Likely:
         at = grid.index(default)
         self._draw(keys, promise, points, places, len(grid) if at is None else at)
 
-    def _note(self, problem: AnyProblem, config: Config) -> Hashable:
+    def _note(self, problem: Problem, config: Config) -> Hashable:
         key = self._target.key(problem, config)
         if key not in self._wanted:
             self._wanted[key] = Wanted(key, problem, dict(config))
         return key
 
-    def _points(self, spec: AnySpec, problem: AnyProblem, grid: Grid, default: Config) -> Points:
+    def _points(self, spec: AnySpec, problem: Problem, grid: Grid, default: Config) -> Points:
         """The model that a sampler of this problem starts with, at every config of the grid and at the default."""
         gpu = self._target.gpu
         known = self._histories(problem)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from bo_tune.core.outcome import Measurement, estimate_us
-from bo_tune.core.problem import Problem, lora
+from bo_tune.core.problem import LoraProblem, lora
 from bo_tune.core.space import Config, config_key
 from bo_tune.core.surroundings import Linear
 from bo_tune.engines.models.engine import is_sampled
@@ -60,7 +60,7 @@ class Gap:
             run there.
     """
 
-    problem: Problem
+    problem: LoraProblem
     gpu: str
     upper: int
     m: int
@@ -93,7 +93,7 @@ class Ladder:
     tuned: list[Tuned]
     coarse: list[Gap]
     gaps: list[Gap]
-    added: list[tuple[Problem, int]]
+    added: list[tuple[LoraProblem, int]]
     tolerance: float
     unmeasured: int
     launches: int
@@ -109,7 +109,7 @@ class Line:
         tried: the m that were tuned, with or without a result.
     """
 
-    problem: Problem
+    problem: LoraProblem
     spec: AnySpec
     device: Device
     linear: Linear | None = None
@@ -130,7 +130,7 @@ class Line:
             return self.device.gpu.name, together[0], problem.max_loras
         return self.device.gpu.name, problem.kernel, problem.add_inputs, problem.max_loras, problem.num_slices
 
-    def at(self, m: int) -> Problem:
+    def at(self, m: int) -> LoraProblem:
         """Return the problem at an m."""
         return replace(self.problem, m=m)
 
@@ -163,8 +163,8 @@ class _Refinement:
 
     def __init__(self, tune: Tune, settings: LadderSettings, sampled: Callable[[int], bool]) -> None:
         self._tune, self._settings, self._sampled = tune, settings, sampled
-        self._lines: dict[tuple[Problem, str], Line] = {}
-        self._gaps: dict[tuple[Problem, str, int], Gap | None] = {}
+        self._lines: dict[tuple[LoraProblem, str], Line] = {}
+        self._gaps: dict[tuple[LoraProblem, str, int], Gap | None] = {}
         self._tuned: list[Tuned] = []
         self._launches = 0
 
@@ -174,7 +174,7 @@ class _Refinement:
         self._add(jobs)
         coarse = self._measure_gaps()
         gaps = coarse
-        added: list[tuple[Problem, int]] = []
+        added: list[tuple[LoraProblem, int]] = []
         while more := self._additions(gaps, left - len(added)):
             added += [(replace(lora(job.problem), m=1), lora(job.problem).m) for job in more]
             self._add(more)

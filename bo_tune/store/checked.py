@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from bo_tune.core.outcome import SLOW, InvalidReason, LaunchPurpose
-from bo_tune.core.problem import DEFAULT_BACKEND, AnyProblem
+from bo_tune.core.problem import DEFAULT_BACKEND, Problem
 from bo_tune.core.study_name import StudyName
 from bo_tune.kernels.registry import IN_ORDER, kernel_spec
 from bo_tune.store.attributes import (
@@ -153,7 +153,7 @@ def name_of(stored: object, place: str) -> StudyName:
     return name
 
 
-def _check_names(problem: AnyProblem, place: str) -> None:
+def _check_names(problem: Problem, place: str) -> None:
     try:
         for text in (problem.kernel, problem.label):
             _PART.validate_python(text)
@@ -188,7 +188,7 @@ class AttributesCheck:
         return name, result
 
 
-def check_trials(problem: AnyProblem, trials: Iterable[Trial]) -> None:
+def check_trials(problem: Problem, trials: Iterable[Trial]) -> None:
     """Check that trials can be what this package stored of a problem. Raises NotOursError."""
     known = problem.kernel in IN_ORDER
     names = set(kernel_spec(problem.kernel).search_space.names) if known else None

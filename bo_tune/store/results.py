@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Any
 
 from bo_tune.core.outcome import Launches, LaunchPurpose
-from bo_tune.core.problem import AnyProblem
+from bo_tune.core.problem import Problem
 from bo_tune.core.space import ConfigKey, config_key
 from bo_tune.kernels.registry import is_known, kernel_spec
 from bo_tune.store.attributes import SPACE_ATTR
@@ -16,7 +16,7 @@ from bo_tune.store.trials import REASON, Trial, launched, outcome_of
 __all__ = ["Costs", "StudyResult", "costs_of", "covered_s", "figures_of", "intervals_of"]
 
 
-def default_of(problem: AnyProblem, attributes: Mapping[str, Any]) -> ConfigKey | None:
+def default_of(problem: Problem, attributes: Mapping[str, Any]) -> ConfigKey | None:
     """Return the default config of a stored study; None of a kernel that this process does not know.
 
     Args:

@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config, ConfigKey, ConfigRow, SearchSpace, config_key, rows_of
 from bo_tune.kernels.spec import AnySpec
 
@@ -30,10 +30,10 @@ class Asked(Protocol):
     def gpu(self) -> GpuInfo:
         """The GPU."""
 
-    def default_config(self, spec: AnySpec, problem: AnyProblem) -> dict[str, int]:
+    def default_config(self, spec: AnySpec, problem: Problem) -> dict[str, int]:
         """Return the baseline: what runs on the GPU where nothing was tuned."""
 
-    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[Config]:
+    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:
         """Return for each config the one that really runs."""
 
 
@@ -69,9 +69,7 @@ class Candidates:
         return len(self.keys)
 
 
-def candidates(
-    spec: AnySpec, problem: AnyProblem, space: SearchSpace, device: Asked, *, exhaustive: bool
-) -> Candidates:
+def candidates(spec: AnySpec, problem: Problem, space: SearchSpace, device: Asked, *, exhaustive: bool) -> Candidates:
     """Drop what the kernel does not allow, what cannot run, what the target makes identical to another config and,
     unless the search is exhaustive, what is not worth compiling.
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from bo_tune.core.problem import AnyProblem
+from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config
 from bo_tune.measure.device import Device
 from bo_tune.search import Cost
@@ -30,7 +30,7 @@ a compile for 1.6 % of 40 trials instead of 8.7 %, and leaves as little regret a
 it is more at 20 trials (``benchmarks/results/pack_price.md``)."""
 
 
-def cost(device: Device, problem: AnyProblem, configs: Sequence[Config]) -> Cost:
+def cost(device: Device, problem: Problem, configs: Sequence[Config]) -> Cost:
     """Return what says of configs, by index, what trying each costs, as a share of one that must be compiled."""
     have = device.binaries(problem, configs)
     load = compiler_load(device)

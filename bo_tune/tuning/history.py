@@ -13,7 +13,7 @@ from math import log2
 import numpy as np
 from optuna.trial import FrozenTrial
 
-from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config
 from bo_tune.core.study_name import StudyName
 from bo_tune.kernels.registry import is_known, kernel_spec
@@ -33,7 +33,7 @@ MOST_READ = 300
 """Studies whose trials are kept in memory, some ten KiB each."""
 
 
-def descriptor(problem: AnyProblem, gpu: GpuInfo) -> dict[str, float]:
+def descriptor(problem: Problem, gpu: GpuInfo) -> dict[str, float]:
     """Describe a problem by numbers of which a difference of 1 matters alike: log2 of its sizes and of the GPU's."""
     return {**problem.numbers, "sm_count": log2(gpu.sm_count)}
 
@@ -56,7 +56,7 @@ class _Alike:
 class _Kernel:
     """The finished studies of a kernel: which there are, and not what they hold."""
 
-    groups: dict[tuple[AnyProblem, tuple[str, str, str]], _Alike] = field(default_factory=dict)
+    groups: dict[tuple[Problem, tuple[str, str, str]], _Alike] = field(default_factory=dict)
     numbers: set[int] = field(default_factory=set)
     listed_at: float = float("-inf")
 
@@ -83,7 +83,7 @@ class Histories:
         for grid in bundled_grids() if bundled else ():
             self._kernels[grid.name.problem.kernel].add(grid.name, grid.gpu, None)
 
-    def of(self, problem: AnyProblem, gpu: GpuInfo, place: Hashable = None) -> list[StudyHistory]:
+    def of(self, problem: Problem, gpu: GpuInfo, place: Hashable = None) -> list[StudyHistory]:
         """Return what is known of the same kernel on other problems, or on other GPUs: of the nearest ones, those of
         the same place first.
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from bo_tune.core.outcome import Invalid, estimate_us
-from bo_tune.core.problem import AnyProblem, Problem
+from bo_tune.core.problem import LoraProblem, Problem
 from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.core.surroundings import Linear, Surroundings
 from bo_tune.errors import DeviceError
@@ -42,7 +42,7 @@ class InPlaceTimes:
     times_us: dict[ConfigKey, float]
 
 
-def surroundings_in(linear: Linear, problem: Problem, device: Device) -> Surroundings:
+def surroundings_in(linear: Linear, problem: LoraProblem, device: Device) -> Surroundings:
     """Return what a kernel runs among in a layer: beside the default config of the layer's other kernel, compiled.
 
     Raises:
@@ -63,7 +63,7 @@ class _There:
         self._device, self._around = device, around
         self.bare_us: tuple[float, ...] = ()
 
-    def remeasure(self, problem: AnyProblem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
+    def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
         """Time configs in turn."""
         timed = self._device.remeasure(problem, configs, rounds, taken=taken, around=self._around)
         self.bare_us += timed.bare_us
@@ -71,7 +71,7 @@ class _There:
 
 
 def choose_in_place(
-    device: Device, problem: AnyProblem, around: Surroundings, alone: Choice, default: Config, finalists: Finalists
+    device: Device, problem: Problem, around: Surroundings, alone: Choice, default: Config, finalists: Finalists
 ) -> Choice:
     """Return what a study ends with, decided in place; the fastest alone where nothing can be timed there.
 

@@ -22,7 +22,7 @@ from scipy.special import bdtrc
 
 from bo_tune.core.agreement import Agreement
 from bo_tune.core.outcome import Launches, estimate_us
-from bo_tune.core.problem import AnyProblem
+from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.measure.device import Device, Remeasured
 
@@ -92,7 +92,7 @@ class Choices(Protocol):
 
 
 def choose(
-    device: Device, problem: AnyProblem, measured: Mapping[ConfigKey, float], default: Config, finalists: Finalists
+    device: Device, problem: Problem, measured: Mapping[ConfigKey, float], default: Config, finalists: Finalists
 ) -> Choice | None:
     """Re-measure the best configs and the default one; the fastest wins, the default unless it is beaten.
 
@@ -140,7 +140,7 @@ def beats(a: Sequence[float], b: Sequence[float], risk: float) -> bool:
 class Timing(Protocol):
     """What times finalists in turn: a device, alone or in a place."""
 
-    def remeasure(self, problem: AnyProblem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
+    def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
         """See ``Device.remeasure``."""
 
 
@@ -159,7 +159,7 @@ class Race:
     def __init__(
         self,
         device: Timing,
-        problem: AnyProblem,
+        problem: Problem,
         finalists: Finalists,
         chosen: Sequence[ConfigKey],
         kept: ConfigKey,

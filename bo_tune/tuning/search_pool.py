@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.processes.fork_server import ForkServer
@@ -59,7 +59,7 @@ class Recipe:
     ranges: Mapping[str, tuple[int, ...]]
     valid: NDArray[np.bool_]
     default: Mapping[str, int]
-    problem: AnyProblem
+    problem: Problem
     gpu: GpuInfo
     prior: HistoryPrior | None
     seed: int

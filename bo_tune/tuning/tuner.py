@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial
 from bo_tune.core.certificate import Certificate
 from bo_tune.core.events import Listener, TrialRecorded, ignore
 from bo_tune.core.outcome import Invalid, Launches, Outcome
-from bo_tune.core.problem import AnyProblem, lora
+from bo_tune.core.problem import Problem, lora
 from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.core.surroundings import Linear
 from bo_tune.kernels.spec import AnySpec
@@ -137,7 +137,7 @@ class Tuner:
 
     def __init__(
         self,
-        problem: AnyProblem,
+        problem: Problem,
         spec: AnySpec,
         device: Device,
         stored: StoredStudy,

@@ -13,7 +13,7 @@ import pytest
 from helpers import H100, ROOT, SHRINK_TABLE, Cli, FakeDevice
 
 from bo_tune.core.outcome import Compilation, LaunchPurpose, Outcome, Resources
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config, SearchSpace
 from bo_tune.core.surroundings import Surroundings
 from bo_tune.measure.device import Build, Compiled, Remeasured
@@ -36,24 +36,26 @@ class OverM(FakeDevice):
 
     compile_workers = 1
 
-    def time_us(self, problem: Problem, config: Config) -> float:
+    def time_us(self, problem: LoraProblem, config: Config) -> float:
         if config not in SPACE:
             return 1000.0
         return 10 + problem.m / 100 if config["block_m"] == 16 else 19 + problem.m / 1000
 
-    def compile(self, problem: Problem, config: Config) -> Future[Build]:
+    def compile(self, problem: LoraProblem, config: Config) -> Future[Build]:
         future: Future[Build] = Future()
         future.set_result(Compiled(Compilation(), Resources()))
         return future
 
-    def measure(self, problem: Problem, config: Config, compiled: Compiled, *, stop_above_us: float | None) -> Outcome:
+    def measure(
+        self, problem: LoraProblem, config: Config, compiled: Compiled, *, stop_above_us: float | None
+    ) -> Outcome:
         with MEASURING:
             self.times = lambda config: self.time_us(problem, config)
             return super().measure(problem, config, compiled, stop_above_us=stop_above_us)
 
     def remeasure(
         self,
-        problem: Problem,
+        problem: LoraProblem,
         configs: Sequence[Config],
         rounds: int,
         *,

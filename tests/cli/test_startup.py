@@ -11,7 +11,7 @@ import pytest
 from helpers import H100, ROOT, sqlite_url
 
 from bo_tune.core.outcome import Measurement
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.study_name import StudyName
 from bo_tune.store.frozen import to_trial
 from bo_tune.store.storage import StudyStore
@@ -67,7 +67,7 @@ def test_help_loads_what_draws_it_and_nothing_that_a_command_needs() -> None:
 @pytest.mark.parametrize("words", [(), ("lora_shrink",), ("--json", "-")], ids=" ".join)
 def test_looking_at_a_file_loads_nothing_that_writes_to_one(words: tuple[str, ...], tmp_path: Path) -> None:
     url = sqlite_url(tmp_path / "x.db")
-    name = StudyName(Problem("lora_shrink", 4, 1, 16, 4096, 16), H100.name, "x")
+    name = StudyName(LoraProblem("lora_shrink", 4, 1, 16, 4096, 16), H100.name, "x")
     config = {"block_m": 16, "block_n": 32, "block_k": 64, "num_warps": 4, "num_stages": 2, "split_k": 8, "num_ctas": 1}
     now = datetime(2026, 1, 2, 3, 4, 5)
     with StudyStore(url) as store:

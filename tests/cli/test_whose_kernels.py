@@ -10,7 +10,7 @@ from helpers import ROOT, SHRINK, SHRINK_TABLE, Cli, FakeDevice, contents, slice
 from bo_tune.cli.arguments import Arguments, Written
 from bo_tune.cli.tuning import _fallen_back
 from bo_tune.core.conditions import Conditions
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import SearchSpace
 from bo_tune.engines.folder import read_provenance
 from bo_tune.measure.devices import job_of
@@ -112,5 +112,5 @@ def test_a_fallback_is_warned_of(source: str, choice: str, device: str, warned: 
     other.source = source
     measured = Measured(device, choice, Conditions(), None)
     arguments = Arguments(None, (), measured, "memory", Written(tmp_path), SessionSettings(), verbose=False)
-    lines = _fallen_back([job_of(Problem("lora_shrink", 4, 1, 16, 4096, 16), other)], arguments)
+    lines = _fallen_back([job_of(LoraProblem("lora_shrink", 4, 1, 16, 4096, 16), other)], arguments)
     assert [("bo_tune's own kernels are tuned instead" in line) for line in lines] == [True] * warned

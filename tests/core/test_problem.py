@@ -6,20 +6,20 @@ from itertools import combinations
 
 import pytest
 
-from bo_tune.core.problem import AnyProblem, Experts, GpuInfo, Problem, SizedProblem, lora, problem_from_json
+from bo_tune.core.problem import Experts, GpuInfo, LoraProblem, Problem, SizedProblem, lora, problem_from_json
 
-PROBLEM = Problem("lora_expand", 4, 3, 16, 64, 4096, slice_sizes=(4096, 1024, 1024), add_inputs=True)
+PROBLEM = LoraProblem("lora_expand", 4, 3, 16, 64, 4096, slice_sizes=(4096, 1024, 1024), add_inputs=True)
 
 
 def test_slices_default_to_equal_widths() -> None:
-    assert Problem("lora_shrink", 4, 3, 16, 4096, 16).slice_sizes == (16, 16, 16)
+    assert LoraProblem("lora_shrink", 4, 3, 16, 4096, 16).slice_sizes == (16, 16, 16)
 
 
 @pytest.mark.parametrize("name", ["max_loras", "num_slices", "m", "k", "n", "i"])
 def test_sizes_must_be_positive(name: str) -> None:
     sizes = {"max_loras": 1, "num_slices": 1, "m": 1, "k": 1, "n": 1, name: 0}
     with pytest.raises(ValueError, match="expected an integer from 1 to 2147483647"):
-        Problem("lora_shrink", **sizes)
+        LoraProblem("lora_shrink", **sizes)
 
 
 def test_slices_must_be_positive() -> None:
@@ -59,7 +59,7 @@ def test_file_name_of_a_gpu() -> None:
 
 
 EXPERTS = Experts(128, 8)
-QWEN_3 = Problem("fused_moe_lora_w13_shrink", 4, 2, 16, 16, 2048, 768, experts=EXPERTS)
+QWEN_3 = LoraProblem("fused_moe_lora_w13_shrink", 4, 2, 16, 16, 2048, 768, experts=EXPERTS)
 
 
 def test_experts_are_part_of_the_label_where_there_are_any() -> None:
@@ -82,10 +82,10 @@ def test_impossible_numbers_of_experts_are_refused(sizes: tuple[int, ...]) -> No
 
 def test_problems_survive_json_with_and_without_experts() -> None:
     for problem in (QWEN_3, PROBLEM, replace(QWEN_3, experts=Experts(64, 4, 16))):
-        assert Problem.from_json(json.loads(json.dumps(asdict(problem)))) == problem
+        assert LoraProblem.from_json(json.loads(json.dumps(asdict(problem)))) == problem
     older = asdict(PROBLEM)
     del older["experts"]
-    assert Problem.from_json(older) == PROBLEM
+    assert LoraProblem.from_json(older) == PROBLEM
 
 
 SOFTMAX = SizedProblem("softmax", (("rows", 4096), ("cols", 1000), ("dtype", "float16"), ("causal", True), ("p", 0.5)))
@@ -114,7 +114,7 @@ def test_sizes_must_be_fit_for_names(sizes: tuple[tuple[str, object], ...], mess
 
 
 @pytest.mark.parametrize("problem", [PROBLEM, QWEN_3, SOFTMAX], ids=str)
-def test_a_problem_of_either_kind_survives_json(problem: AnyProblem) -> None:
+def test_a_problem_of_either_kind_survives_json(problem: Problem) -> None:
     stored = json.loads(json.dumps(asdict(problem)))  # type: ignore[call-overload]
     read = problem_from_json(stored)
     assert read == problem

@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.surroundings import Linear
 
 QKV = Linear(4096, (4096, 1024, 1024))
-SHRINK = Problem("lora_shrink", 4, 3, 16, 4096, 64)
-EXPAND = Problem("lora_expand", 4, 3, 16, 64, 4096, slice_sizes=(4096, 1024, 1024), add_inputs=True)
+SHRINK = LoraProblem("lora_shrink", 4, 3, 16, 4096, 64)
+EXPAND = LoraProblem("lora_expand", 4, 3, 16, 64, 4096, slice_sizes=(4096, 1024, 1024), add_inputs=True)
 
 
 def test_a_layers_kernels_are_told_from_either() -> None:
@@ -19,7 +19,7 @@ def test_a_layers_kernels_are_told_from_either() -> None:
 
 
 def test_on_two_streams_expand_stays_the_one_that_overwrites() -> None:
-    overwrites = Problem("lora_expand", 4, 1, 16, 64, 4096, add_inputs=False)
+    overwrites = LoraProblem("lora_expand", 4, 1, 16, 64, 4096, add_inputs=False)
     shrink, expand = Linear(4096, (4096,)).problems(overwrites)
     assert expand == overwrites
     assert shrink.n == 64
@@ -28,13 +28,13 @@ def test_on_two_streams_expand_stays_the_one_that_overwrites() -> None:
 @pytest.mark.parametrize(
     "problem",
     [
-        Problem("lora_shrink", 4, 3, 16, 8192, 64),
-        Problem("lora_shrink", 4, 2, 16, 4096, 64),
-        Problem("lora_expand", 4, 3, 16, 64, 4096, slice_sizes=(4096, 4096, 4096), add_inputs=True),
-        Problem("fused_moe_lora_w2_shrink", 4, 1, 16, 64, 4096, 768),
+        LoraProblem("lora_shrink", 4, 3, 16, 8192, 64),
+        LoraProblem("lora_shrink", 4, 2, 16, 4096, 64),
+        LoraProblem("lora_expand", 4, 3, 16, 64, 4096, slice_sizes=(4096, 4096, 4096), add_inputs=True),
+        LoraProblem("fused_moe_lora_w2_shrink", 4, 1, 16, 64, 4096, 768),
     ],
 )
-def test_a_problem_of_another_layer_is_refused(problem: Problem) -> None:
+def test_a_problem_of_another_layer_is_refused(problem: LoraProblem) -> None:
     with pytest.raises(ValueError, match="not a problem of Linear"):
         QKV.problems(problem)
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.display.live import screen
 from bo_tune.display.watched import Happening, InFlight, View
 
@@ -17,13 +17,13 @@ KERNELS = ("lora_shrink", "lora_expand", "fused_moe_lora_w13_shrink")
 
 def in_flight(count: int) -> tuple[InFlight, ...]:
     return tuple(
-        InFlight(Problem(KERNELS[i % 3], 4, 1, 2 ** (i % 31), 4096, 16), i, 5.25 + i, 10.5, None if i % 2 else 0.62)
+        InFlight(LoraProblem(KERNELS[i % 3], 4, 1, 2 ** (i % 31), 4096, 16), i, 5.25 + i, 10.5, None if i % 2 else 0.62)
         for i in range(count)
     )
 
 
 def happenings(count: int) -> tuple[Happening, ...]:
-    problem = Problem("lora_shrink", 4, 1, 16, 4096, 16)
+    problem = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
     result = "5.25 us, 2.00x of the default, 9 configs launched"
     some = (
         Happening("tuned", problem, result, time.time()),

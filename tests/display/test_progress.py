@@ -18,13 +18,13 @@ from bo_tune.core.events import (
     TrialRecorded,
 )
 from bo_tune.core.outcome import Invalid, InvalidReason, Measurement
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.display import progress as module
 from bo_tune.display.console import PlainConsole
 from bo_tune.display.progress import Progressing
 from bo_tune.display.watched import Happening, Watched, summed_up
 
-PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
+PROBLEM = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
 CONFIG = {"block_m": 16, "block_n": 32, "block_k": 64, "num_warps": 4, "num_stages": 2, "split_k": 8, "num_ctas": 1}
 
 Events = Callable[[Progressing], None]

@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from bo_tune.core.problem import Experts, Problem
+from bo_tune.core.problem import Experts, LoraProblem
 from bo_tune.engines.vllm.agreement import disagreements, runs_at_once
 from bo_tune.kernels.moe.untuned import USUAL, as_read
 from bo_tune.kernels.registry import KERNELS
 
 MOE = [name for name in KERNELS if "moe" in name]
-PROBLEMS = [Problem(name, 4, 2 if "w13" in name else 1, 16, 16, 2048, 768, experts=Experts(128, 8)) for name in MOE]
+PROBLEMS = [LoraProblem(name, 4, 2 if "w13" in name else 1, 16, 16, 2048, 768, experts=Experts(128, 8)) for name in MOE]
 
 
 def test_names_in_capitals_and_missing_ones_are_filled_in() -> None:
@@ -38,7 +38,7 @@ def test_one_launch_up_to_rank_128_unless_fully_sharded(rank: int, shards: int, 
     for problem in PROBLEMS:
         k = rank // shards if "w13" in problem.kernel else rank
         assert runs_at_once(replace(problem, k=k, experts=experts)) is at_once
-    assert not runs_at_once(Problem("lora_shrink", 4, 1, 16, 4096, 16))
+    assert not runs_at_once(LoraProblem("lora_shrink", 4, 1, 16, 4096, 16))
 
 
 def test_the_first_kernel_decides() -> None:
@@ -54,5 +54,5 @@ def test_the_first_kernel_decides() -> None:
 
 
 def test_kernels_that_stand_alone_are_passed_over() -> None:
-    dense = [Problem("lora_shrink", 4, 1, m, 4096, 16) for m in (1, 2)]
+    dense = [LoraProblem("lora_shrink", 4, 1, m, 4096, 16) for m in (1, 2)]
     assert disagreements({problem: 16 * problem.m for problem in dense}) == {}

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import PATIENCE_S, ROOT
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.engines.base import TunedEntry
 from bo_tune.engines.folder import read_provenance, read_table, write_tables
 from bo_tune.engines.merge import merge_tables
@@ -21,7 +21,7 @@ NAME = "GPU_SHRINK.json"
 
 def entry(m: int, split_k: int, date: str, gpu: str = "GPU") -> TunedEntry:
     config = {"block_m": 16, "split_k": split_k}
-    problem = Problem("lora_shrink", 4, 1, m, 4096, 16)
+    problem = LoraProblem("lora_shrink", 4, 1, m, 4096, 16)
     origin = Provenance(
         problem, config, 5.0, 6.0, gpu, "1", "2", "3", "vllm", date, f"study {split_k}", "grid-gp", "s", {"launches": 9}
     )

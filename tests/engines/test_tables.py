@@ -21,7 +21,7 @@ from helpers import PATIENCE_S, ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.engines.base import Keys, TunedEntry
 from bo_tune.engines.folder import (
     check_writable,
@@ -40,7 +40,7 @@ GPU = "NVIDIA_H100_80GB_HBM3"
 SHRINK = f"{GPU}_SHRINK.json"
 CONFIG = {"num_stages": 2, "split_k": 8, "block_m": 16, "block_n": 32, "block_k": 64, "num_warps": 4, "num_ctas": 1}
 PROVENANCE = Provenance(
-    problem=Problem("lora_shrink", 4, 1, 16, 4096, 16),
+    problem=LoraProblem("lora_shrink", 4, 1, 16, 4096, 16),
     config=CONFIG,
     time_us=5.92,
     default_time_us=10.8,
@@ -452,13 +452,13 @@ def test_a_limit_on_file_size_loses_nothing(tmp_path: Path) -> None:
 WRITER = """
 import json, sys
 from pathlib import Path
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.engines.provenance import Provenance
 from bo_tune.engines.base import TunedEntry
 from bo_tune.engines.folder import write_tables
 
 folder, slices, first, last = Path(sys.argv[1]), *map(int, sys.argv[2:])
-problem = Problem("lora_shrink", 4, slices, 1, 4096, 16)
+problem = LoraProblem("lora_shrink", 4, slices, 1, 4096, 16)
 config = {"block_m": slices, "block_n": 32, "block_k": 64}
 date = "2026-01-01T00:00:00+00:00"
 origin = Provenance(problem, config, 1.0, 2.0, "gpu", "", "", "", "test", date, "s", "grid", "1", {})

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.engines.base import TunedEntry
 from bo_tune.engines.folder import write_tables
 from bo_tune.engines.provenance import Provenance, is_own, provenance_path
@@ -21,7 +21,7 @@ CONFIG = {"block_m": 16, "split_k": 8}
 
 
 def entry(m: int, source: str, date: str = "2026-01-01") -> TunedEntry:
-    problem = Problem("lora_shrink", 4, 1, m, 4096, 16)
+    problem = LoraProblem("lora_shrink", 4, 1, m, 4096, 16)
     origin = Provenance(problem, CONFIG, 5.0, 6.0, "GPU", "1", "2", "3", source, date, "study", "grid-gp", "s", {})
     return TunedEntry("GPU_SHRINK.json", ("5", "1", str(m), "4096", "16"), CONFIG, origin)
 

@@ -12,7 +12,7 @@ import torch
 from helpers import H100, ROOT
 from vllm_wheel import importable, vllm_folder
 
-from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.engines.base import TunedEntry
 from bo_tune.engines.check import check_folder
 from bo_tune.engines.folder import write_tables
@@ -53,7 +53,7 @@ def client(gpu: GpuInfo, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Ite
         yield importlib.import_module("vllm.lora.ops.triton_ops.utils")
 
 
-def found_by(client: ModuleType, problem: Problem) -> dict[str, Any]:
+def found_by(client: ModuleType, problem: LoraProblem) -> dict[str, Any]:
     found = client.get_lora_op_configs(
         op_type=problem.kernel, max_loras=problem.max_loras, batch=problem.m, hidden_size=problem.n, rank=problem.k,
         num_slices=problem.num_slices, moe_intermediate_size=problem.i,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from bo_tune.core.gpus import stand_in_for
 from bo_tune.core.outcome import Compilation, Invalid, InvalidReason, Measurement, Outcome, Resources
-from bo_tune.core.problem import GpuInfo, Problem, SizedProblem
+from bo_tune.core.problem import GpuInfo, LoraProblem, SizedProblem
 from bo_tune.core.space import SearchSpace, config_key
 from bo_tune.errors import RecordingError
 from bo_tune.formats.recording import Recording, read_recording, read_recordings, recording_file_name, write_recording
@@ -247,7 +247,7 @@ def test_recordings_of_outcomes_round_trip(
     ranges = {"block_m": (16, 32), "block_n": (16, 32, 64), "num_warps": (4, 8)}
     space = SearchSpace.of(ranges)
     gpu = GpuInfo("A GPU", (12, 1), 7, 1000, 100, 10, 1)
-    problem = Problem("some_kernel", 4, 2, 16, 64, 32, slice_sizes=(32, 8), add_inputs=adds, dtype="float16")
+    problem = LoraProblem("some_kernel", 4, 2, 16, 64, 32, slice_sizes=(32, 8), add_inputs=adds, dtype="float16")
     path = tmp_path_factory.getbasetemp() / f"trip.t4.json{'.gz' if ending == 'z' else ''}"
     recording = Recording.of(
         path, problem, gpu, zip(space, outcomes, strict=False), kernel_source="test", space=space,
@@ -270,14 +270,14 @@ def test_re_measured_times_replace_the_estimate() -> None:
     space = SearchSpace.of({"block_m": (16, 32)})
     outcomes = [(config, Measurement((4.0, 4.0))) for config in space]
     recording = Recording.of(
-        EXPAND, Problem("x", 1, 1, 1, 1, 1), H100, outcomes, kernel_source="test", space=space,
+        EXPAND, LoraProblem("x", 1, 1, 1, 1, 1), H100, outcomes, kernel_source="test", space=space,
         times_us={config_key({"block_m": 32}): 3.5},
     )  # fmt: skip
     assert (recording.best, recording.best_time_us) == ({"block_m": 32}, 3.5)
 
 
 def test_names_of_files_tell_unusual_problems_apart() -> None:
-    problem = Problem("lora_expand", 4, 1, 16, 16, 4096, add_inputs=True)
+    problem = LoraProblem("lora_expand", 4, 1, 16, 16, 4096, add_inputs=True)
     gpu = stand_in_for("NVIDIA A100-SXM4-80GB")
     names = [
         recording_file_name(gpu, problem),

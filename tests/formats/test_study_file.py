@@ -12,7 +12,7 @@ from helpers import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bo_tune.core.problem import Experts, Problem
+from bo_tune.core.problem import Experts, LoraProblem
 from bo_tune.engines.models.serving import ModelStudy
 from bo_tune.errors import InputError, ModelError, StudyFileError
 from bo_tune.formats.recording import read_recordings
@@ -113,7 +113,7 @@ def test_everything_at_once(tmp_path: Path) -> None:
     assert study.search_space(kernel_spec("lora_shrink")).ranges["block_m"] == (16, 64)
     assert study.search_space(kernel_spec("lora_shrink")).ranges["split_k"] == (1, 3)
     served = study.problems_by_layer()
-    assert served[Problem("lora_shrink", 4, 1, 16, 4096, 16)] == ()
+    assert served[LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)] == ()
     assert len(served) == 1 + 2 * 2 * (4 + 2 * 3)
     assert study.layer_problem_count == 1 + 2 * 2 * (4 + 2 * 4)
     only = replace(study, kernels=("lora_expand",))
@@ -128,9 +128,9 @@ def test_explicit_problems(tmp_path: Path) -> None:
     )
     study = load(tmp_path, text)
     assert study.problems() == [
-        Problem("lora_shrink", 4, 1, 16, 4096, 16),
-        Problem("lora_shrink", 4, 1, 32, 4096, 16),
-        Problem("lora_expand", 1, 3, 7, 64, 4096, None, "float16", (4096, 1024, 1024), False),
+        LoraProblem("lora_shrink", 4, 1, 16, 4096, 16),
+        LoraProblem("lora_shrink", 4, 1, 32, 4096, 16),
+        LoraProblem("lora_expand", 1, 3, 7, 64, 4096, None, "float16", (4096, 1024, 1024), False),
     ]
     assert study.kernels == ("lora_shrink", "lora_expand")
 

@@ -4,7 +4,7 @@ One launch is fastest under block_m 32, the two kernels are under 16.
 """
 
 from bo_tune.core.outcome import Launches, LaunchPurpose, Measurement
-from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.core.space import Config
 from bo_tune.measure.device import Remeasured
 from bo_tune.measure.messages import (
@@ -20,7 +20,7 @@ from bo_tune.processes.worker import serve
 GPU = GpuInfo("NVIDIA H100 80GB HBM3", (9, 0), sm_count=132, shared_memory_bytes=232448)
 
 
-def time_us(problem: Problem, config: Config) -> float:
+def time_us(problem: LoraProblem, config: Config) -> float:
     """Time of a config, in us."""
     if problem.kernel in ("fused_moe_lora_w13", "fused_moe_lora_w2"):
         return 10.0 + abs(config["block_m"] - 32) / 10

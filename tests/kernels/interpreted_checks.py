@@ -14,19 +14,19 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 from hypothesis import HealthCheck, given, settings
 from lora_cases import assemble, check, launches
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 
 CONFIG = {"block_m": 16, "block_n": 32, "block_k": 16, "num_warps": 4, "num_stages": 2, "num_ctas": 1}
 
 
 def shrink(**changes):
     values = {"max_loras": 3, "num_slices": 1, "m": 20, "k": 100, "n": 24, "dtype": "float16", **changes}
-    return Problem("lora_shrink", **values)
+    return LoraProblem("lora_shrink", **values)
 
 
 def expand(**changes):
     values = {"max_loras": 3, "num_slices": 1, "m": 20, "k": 24, "n": 100, "dtype": "float16", **changes}
-    return Problem("lora_expand", **values)
+    return LoraProblem("lora_expand", **values)
 
 
 def adapters(problem):

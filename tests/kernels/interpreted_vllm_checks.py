@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from lora_cases import assemble, check
 from triton.backends.compiler import GPUTarget
 
-from bo_tune.core.problem import Experts, GpuInfo, Problem
+from bo_tune.core.problem import Experts, GpuInfo, LoraProblem
 from bo_tune.kernels.vllm import operations
 from bo_tune.measure.compile.offline_driver import activate
 
@@ -35,7 +35,7 @@ def adapters(problem):
 @pytest.mark.parametrize("num_slices", [1, 3])
 @pytest.mark.parametrize("k", [128, 100])
 def test_shrink_is_right(k, num_slices, split_k):
-    problem = Problem("lora_shrink", 3, num_slices, 20, k, 24, dtype="float16")
+    problem = LoraProblem("lora_shrink", 3, num_slices, 20, k, 24, dtype="float16")
     check(assemble(problem, adapters(problem)), {**CONFIG, "split_k": split_k}, operations)
 
 
@@ -44,7 +44,7 @@ def test_shrink_is_right(k, num_slices, split_k):
 @pytest.mark.parametrize("k", [32, 24])
 def test_expand_is_right(k, slice_sizes, add_inputs):
     sizes = {"slice_sizes": slice_sizes, "add_inputs": add_inputs, "dtype": "float16"}
-    problem = Problem("lora_expand", 3, len(slice_sizes), 20, k, max(slice_sizes), **sizes)
+    problem = LoraProblem("lora_expand", 3, len(slice_sizes), 20, k, max(slice_sizes), **sizes)
     check(assemble(problem, adapters(problem)), CONFIG, operations)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.kernels import operations as builtin
 from bo_tune.kernels.lora.tokens import TokenGroups
 
@@ -15,7 +15,7 @@ GUARD = 64
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def assemble(problem: Problem, assignment: list[int], *, empty: tuple[int, ...] = (), device: str = "cpu") -> Any:
+def assemble(problem: LoraProblem, assignment: list[int], *, empty: tuple[int, ...] = (), device: str = "cpu") -> Any:
     """Inputs of a problem whose tokens are assigned by hand: the same for every kernel source."""
     place = torch.device(device)
     groups = TokenGroups.of(torch.tensor(assignment, device=place), problem.max_loras, empty=empty)
@@ -54,7 +54,7 @@ def launches(
     most_k: int,
     most_n: int,
     most_block: int,
-) -> tuple[Problem, dict[str, int], list[int], tuple[int, ...]]:
+) -> tuple[LoraProblem, dict[str, int], list[int], tuple[int, ...]]:
     """A problem, a config, the tokens' adapters and adapters listed without tokens."""
     blocks = st.sampled_from([size for size in (16, 32, 64, 128) if size <= most_block])
     slices = draw(st.integers(1, 3))
@@ -72,7 +72,7 @@ def launches(
     tokens = draw(st.one_of(st.just(1), st.integers(1, most_tokens)))
     assignment = draw(st.lists(st.integers(-1, max_loras - 1), min_size=tokens, max_size=tokens))
     empty = tuple(draw(st.sets(st.integers(0, max_loras - 1), max_size=1)))
-    problem = Problem(
+    problem = LoraProblem(
         kernel,
         max_loras,
         slices,

@@ -2,19 +2,19 @@
 
 from hypothesis import strategies as st
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 
 SMALL = {"block_m": 16, "block_n": 32, "block_k": 32, "num_warps": 4, "num_stages": 3, "num_ctas": 1}
 
 
 @st.composite
-def variants(draw: st.DrawFn) -> tuple[Problem, dict[str, int]]:
+def variants(draw: st.DrawFn) -> tuple[LoraProblem, dict[str, int]]:
     kernel = draw(st.sampled_from(["lora_shrink", "lora_expand"]))
     slices = draw(st.sampled_from([1, 2, 3]))
     width = draw(st.sampled_from([16, 64, 24]))
     shrink = kernel == "lora_shrink"
     widths = (width,) * slices if shrink or draw(st.booleans()) else (width, *[16] * (slices - 1))
-    problem = Problem(
+    problem = LoraProblem(
         kernel,
         draw(st.sampled_from([1, 4])),
         slices,

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from bo_tune.core.problem import Experts, Problem
+from bo_tune.core.problem import Experts, LoraProblem
 from bo_tune.kernels import operations as builtin
 from bo_tune.kernels.lora.tokens import TokenGroups
 
@@ -18,14 +18,14 @@ ONE_LAUNCH = ("fused_moe_lora_w13", "fused_moe_lora_w2")
 """Those that run shrink and expand at once, which vLLM alone has."""
 
 
-def moe_problem(kernel: str, **changes: Any) -> Problem:
+def moe_problem(kernel: str, **changes: Any) -> LoraProblem:
     """A problem of a small layer."""
     values = {"max_loras": 3, "num_slices": 2 if "w13" in kernel else 1, "m": 12, "k": 24, "n": 80, "i": 48}
-    return Problem(kernel, **{**values, "dtype": "float16", "experts": Experts(6, 2), **changes})
+    return LoraProblem(kernel, **{**values, "dtype": "float16", "experts": Experts(6, 2), **changes})
 
 
 def assemble(
-    problem: Problem,
+    problem: LoraProblem,
     assignment: list[int],
     chosen: list[list[int]] | None = None,
     *,
@@ -77,13 +77,13 @@ def launches(
     most_n: int,
     most_block: int,
     kernels: tuple[str, ...] = KERNELS,
-) -> tuple[Problem, dict[str, int], list[int]]:
+) -> tuple[LoraProblem, dict[str, int], list[int]]:
     """A problem, a config and the tokens' adapters."""
     kernel = draw(st.sampled_from(kernels))
     count = draw(st.integers(1, 9))
     experts = Experts(count, draw(st.integers(1, count)), draw(st.integers(1, count)))
     max_loras, tokens = draw(st.integers(1, 4)), draw(st.integers(1, most_tokens))
-    problem = Problem(
+    problem = LoraProblem(
         kernel,
         max_loras,
         draw(st.sampled_from([1, 2])) if "w13" in kernel else 1,

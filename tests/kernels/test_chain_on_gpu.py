@@ -5,7 +5,7 @@ import torch
 from helpers import H100
 
 from bo_tune.core.conditions import Conditions
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.surroundings import Linear, Surroundings
 from bo_tune.kernels.lora.chain import LinearChain
 from bo_tune.kernels.lora.expand import naive as expand_naive
@@ -17,17 +17,17 @@ from bo_tune.measure.gpu.layer import LayerTimer
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 
 LINEAR = Linear(2048, (2048, 512, 512))
-SHRINK = Problem("lora_shrink", 4, 3, 24, 2048, 16)
+SHRINK = LoraProblem("lora_shrink", 4, 3, 24, 2048, 16)
 DEVICE = torch.device("cuda", 0)
 
 
-def problems(*, dual_stream: bool) -> tuple[Problem, Problem]:
+def problems(*, dual_stream: bool) -> tuple[LoraProblem, LoraProblem]:
     expand = LINEAR.beside(SHRINK)
-    expand = Problem(expand.kernel, 4, 3, 24, 16, 2048, slice_sizes=LINEAR.widths, add_inputs=not dual_stream)
+    expand = LoraProblem(expand.kernel, 4, 3, 24, 16, 2048, slice_sizes=LINEAR.widths, add_inputs=not dual_stream)
     return SHRINK, expand
 
 
-def default(problem: Problem) -> dict[str, int]:
+def default(problem: LoraProblem) -> dict[str, int]:
     return kernel_spec(problem.kernel).default_config(problem)
 
 

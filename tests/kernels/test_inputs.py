@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.kernels.lora.operation import int_specialisation
 from bo_tune.kernels.lora.tokens import TokenGroups
 from bo_tune.kernels.operations import operation
@@ -42,13 +42,13 @@ def test_an_adapter_beyond_the_slots_is_refused():
 
 
 def test_drawn_inputs_have_the_shapes_of_the_problem():
-    shrink = operation("lora_shrink").make_inputs(Problem("lora_shrink", 3, 2, 10, 48, 8), seed=0, device=CPU)
+    shrink = operation("lora_shrink").make_inputs(LoraProblem("lora_shrink", 3, 2, 10, 48, 8), seed=0, device=CPU)
     assert shrink.x.shape == (10, 48)
     assert [w.shape for w in shrink.weights] == [(3, 1, 8, 48)] * 2
     assert shrink.out.shape == (2, 10, 8)
     assert shrink.x.dtype == torch.bfloat16
     assert shrink.out.dtype == torch.float32
-    problem = Problem("lora_expand", 3, 2, 10, 8, 48, slice_sizes=(48, 16), dtype="float16")
+    problem = LoraProblem("lora_expand", 3, 2, 10, 8, 48, slice_sizes=(48, 16), dtype="float16")
     expand = operation("lora_expand").make_inputs(problem, seed=0, device=CPU)
     assert expand.x.shape == (2, 10, 8)
     assert [w.shape for w in expand.weights] == [(3, 1, 48, 8), (3, 1, 16, 8)]
@@ -60,7 +60,7 @@ def test_drawn_inputs_have_the_shapes_of_the_problem():
 
 @pytest.mark.parametrize("kernel", ["lora_shrink", "lora_expand"])
 def test_the_seed_decides_the_inputs(kernel):
-    op, problem = operation(kernel), Problem(kernel, 3, 2, 10, 48, 16)
+    op, problem = operation(kernel), LoraProblem(kernel, 3, 2, 10, 48, 16)
     one, same, other = (op.make_inputs(problem, seed=seed, device=CPU) for seed in (1, 1, 2))
     assert torch.equal(one.x, same.x)
     assert torch.equal(one.groups.tokens, same.groups.tokens)
@@ -68,7 +68,7 @@ def test_the_seed_decides_the_inputs(kernel):
 
 
 def test_bytes_of_inputs_count_every_tensor():
-    op, problem = operation("lora_expand"), Problem("lora_expand", 2, 1, 16, 32, 64)
+    op, problem = operation("lora_expand"), LoraProblem("lora_expand", 2, 1, 16, 32, 64)
     activations, weights, outputs = 16 * 32 * 4, 2 * 64 * 32 * 2, 2 * 16 * 64 * 2
     groups = 4 * (2 * 16 + 3 + 4 + 3)
     assert op.inputs_bytes(op.make_inputs(problem, seed=0, device=CPU)) == activations + weights + outputs + groups
@@ -76,7 +76,7 @@ def test_bytes_of_inputs_count_every_tensor():
 
 def test_poison_marks_what_a_launch_overwrites():
     op = operation("lora_expand")
-    problem = Problem("lora_expand", 2, 1, 4, 16, 16, add_inputs=False)
+    problem = LoraProblem("lora_expand", 2, 1, 4, 16, 16, add_inputs=False)
     groups = TokenGroups.of(torch.tensor([0, -1, 1, 1]), 2)
     inputs = op.assemble(problem, groups, torch.Generator().manual_seed(0), CPU)
     op.poison(inputs)

@@ -6,12 +6,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bo_tune.core.conditions import Conditions, Routing
-from bo_tune.core.problem import Experts, Problem
+from bo_tune.core.problem import Experts, LoraProblem
 from bo_tune.kernels.moe.blocks import MoeBlocks, draw_experts, room
 from bo_tune.kernels.operations import operation
 
 CPU = torch.device("cpu")
-PROBLEM = Problem("fused_moe_lora_w13_shrink", 3, 2, 10, 16, 64, 32, experts=Experts(8, 2))
+PROBLEM = LoraProblem("fused_moe_lora_w13_shrink", 3, 2, 10, 16, 64, 32, experts=Experts(8, 2))
 
 
 @st.composite
@@ -82,7 +82,7 @@ def test_drawn_inputs_have_the_shapes_of_the_products():
     }
     for kernel, (x, weight, out) in shapes.items():
         slices = 2 if "w13" in kernel else 1
-        problem = Problem(kernel, 3, slices, 10, 16, 64, 32, experts=Experts(8, 2))
+        problem = LoraProblem(kernel, 3, slices, 10, 16, 64, 32, experts=Experts(8, 2))
         inputs = operation(kernel).make_inputs(problem, seed=0, device=CPU)
         assert (inputs.x.shape, inputs.weights[0].shape, inputs.out.shape) == (x, weight, out)
         assert len(inputs.weights) == slices

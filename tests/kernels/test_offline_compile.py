@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from lora_variants import SMALL, variants
 from triton.backends.compiler import GPUTarget
 
-from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.kernels.operations import operation
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.compile.offline_driver import activate
@@ -26,20 +26,22 @@ def _sm_90(monkeypatch, tmp_path_factory):
 
 
 CASES = [
-    (Problem("lora_shrink", 4, 1, 16, 4096, 16), {"block_m": 16, "block_n": 32, "block_k": 64, "split_k": 16}),
-    (Problem("lora_shrink", 4, 1, 100, 4096, 16), {"block_m": 64, "block_n": 32, "block_k": 64, "split_k": 8}),
-    (Problem("lora_shrink", 4, 3, 1, 1000, 8, dtype="float16"), {"block_m": 16, "block_n": 32, "block_k": 32}),
-    (Problem("lora_expand", 4, 1, 16, 16, 4096), {"block_m": 64, "block_n": 64, "block_k": 32}),
-    (Problem("lora_expand", 4, 1, 1, 64, 4096), {"block_m": 64, "block_n": 64, "block_k": 64}),
-    (Problem("lora_expand", 4, 2, 64, 32, 14336), {"block_m": 16, "block_n": 64, "block_k": 32}),
+    (LoraProblem("lora_shrink", 4, 1, 16, 4096, 16), {"block_m": 16, "block_n": 32, "block_k": 64, "split_k": 16}),
+    (LoraProblem("lora_shrink", 4, 1, 100, 4096, 16), {"block_m": 64, "block_n": 32, "block_k": 64, "split_k": 8}),
+    (LoraProblem("lora_shrink", 4, 3, 1, 1000, 8, dtype="float16"), {"block_m": 16, "block_n": 32, "block_k": 32}),
+    (LoraProblem("lora_expand", 4, 1, 16, 16, 4096), {"block_m": 64, "block_n": 64, "block_k": 32}),
+    (LoraProblem("lora_expand", 4, 1, 1, 64, 4096), {"block_m": 64, "block_n": 64, "block_k": 64}),
+    (LoraProblem("lora_expand", 4, 2, 64, 32, 14336), {"block_m": 16, "block_n": 64, "block_k": 32}),
     (
-        Problem("lora_expand", 4, 3, 64, 32, 4096, slice_sizes=(4096, 1024, 1024), add_inputs=False),
+        LoraProblem("lora_expand", 4, 3, 64, 32, 4096, slice_sizes=(4096, 1024, 1024), add_inputs=False),
         {"block_m": 64, "block_n": 64, "block_k": 32},
     ),
 ]
 
 
-@pytest.mark.parametrize(("problem", "tile"), CASES, ids=lambda value: str(value) if isinstance(value, Problem) else "")
+@pytest.mark.parametrize(
+    ("problem", "tile"), CASES, ids=lambda value: str(value) if isinstance(value, LoraProblem) else ""
+)
 def test_warmup_gives_a_cubin_with_the_predicted_shared_memory(problem, tile):
     config = {"num_warps": 4, "num_stages": 3, **tile}
     kernel = operation(problem.kernel).warmup(problem, config)
@@ -56,7 +58,7 @@ def test_warmup_gives_a_cubin_with_the_predicted_shared_memory(problem, tile):
 def test_stages_are_inert_where_k_is_ragged(kernel):
     """The claim behind ``effective_config``: the binary itself is the same."""
     op = operation(kernel)
-    problem = Problem(kernel, 4, 1, 16, 1000, 64)
+    problem = LoraProblem(kernel, 4, 1, 16, 1000, 64)
     arguments = (*op.argument_types(problem), *op.constants(problem, SMALL | {"split_k": 4, "group_size_m": 8}))
     texts = set()
     for stages in (1, 2, 5):
@@ -67,14 +69,14 @@ def test_stages_are_inert_where_k_is_ragged(kernel):
 
 def test_effective_config_completes_and_drops_only_inert_stages():
     shrink = operation("lora_shrink")
-    even, ragged = Problem("lora_shrink", 4, 1, 16, 4096, 16), Problem("lora_shrink", 4, 1, 16, 1000, 16)
+    even, ragged = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16), LoraProblem("lora_shrink", 4, 1, 16, 1000, 16)
     config = {**SMALL, "split_k": 4}
     assert shrink.effective_config(even, config, H100) == {**config, "group_size_m": 8}
     assert shrink.effective_config(ragged, config, H100) == {**config, "group_size_m": 8, "num_stages": 1}
     expand = operation("lora_expand")
-    assert expand.effective_config(Problem("lora_expand", 4, 1, 16, 32, 4096), SMALL, H100) == SMALL
+    assert expand.effective_config(LoraProblem("lora_expand", 4, 1, 16, 32, 4096), SMALL, H100) == SMALL
     without_ctas = {name: value for name, value in SMALL.items() if name != "num_ctas"}
-    assert expand.effective_config(Problem("lora_expand", 4, 1, 16, 64, 4096), without_ctas, H100) == SMALL
+    assert expand.effective_config(LoraProblem("lora_expand", 4, 1, 16, 64, 4096), without_ctas, H100) == SMALL
 
 
 @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -88,14 +90,14 @@ def test_compile_keys_are_equal_exactly_for_the_same_binary(case, data):
 
 
 def test_compile_key_tells_gpus_apart():
-    problem, op = Problem("lora_expand", 4, 1, 16, 64, 64), operation("lora_expand")
+    problem, op = LoraProblem("lora_expand", 4, 1, 16, 64, 64), operation("lora_expand")
     a100 = GpuInfo("NVIDIA A100", (8, 0), sm_count=108, shared_memory_bytes=166912)
     assert op.compile_key(problem, SMALL, H100) != op.compile_key(problem, SMALL, a100)
 
 
 def test_each_target_compiles_for_itself():
     """Triton keeps one target per device number: a second target must not be answered with the first's binary."""
-    problem, op = Problem("lora_expand", 4, 1, 16, 64, 64), operation("lora_expand")
+    problem, op = LoraProblem("lora_expand", 4, 1, 16, 64, 64), operation("lora_expand")
     hopper = op.warmup(problem, SMALL)
     activate(GPUTarget("cuda", 80, 32))
     assert op.warmup(problem, SMALL).metadata.target.arch == 80

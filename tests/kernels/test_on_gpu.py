@@ -6,7 +6,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lora_cases import assemble, check, launches
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.kernels.operations import operation
 from bo_tune.kernels.registry import kernel_spec
 
@@ -34,13 +34,13 @@ def test_any_expand_matches_the_reference(case):
 
 
 SERVED = [
-    Problem("lora_shrink", 4, 1, 16, 4096, 16),
-    Problem("lora_shrink", 8, 3, 1000, 4096, 64, dtype="float16"),
-    Problem("lora_shrink", 2, 2, 1, 14336, 8),
-    Problem("lora_expand", 4, 1, 16, 16, 4096),
-    Problem("lora_expand", 4, 3, 4096, 64, 4096, slice_sizes=(4096, 1024, 1024)),
-    Problem("lora_expand", 4, 2, 64, 32, 14336, dtype="float16", add_inputs=False),
-    Problem("lora_expand", 1, 1, 1, 256, 4096),
+    LoraProblem("lora_shrink", 4, 1, 16, 4096, 16),
+    LoraProblem("lora_shrink", 8, 3, 1000, 4096, 64, dtype="float16"),
+    LoraProblem("lora_shrink", 2, 2, 1, 14336, 8),
+    LoraProblem("lora_expand", 4, 1, 16, 16, 4096),
+    LoraProblem("lora_expand", 4, 3, 4096, 64, 4096, slice_sizes=(4096, 1024, 1024)),
+    LoraProblem("lora_expand", 4, 2, 64, 32, 14336, dtype="float16", add_inputs=False),
+    LoraProblem("lora_expand", 1, 1, 1, 256, 4096),
 ]
 
 
@@ -68,7 +68,7 @@ def test_warmup_compiles_the_binary_that_launch_looks_up(problem):
 @settings(max_examples=10, deadline=None, derandomize=True)
 @given(st.sampled_from(sorted({problem.kernel for problem in SERVED})), st.integers(0, 2**16))
 def test_equal_seeds_draw_equal_inputs(kernel, seed):
-    problem = Problem(kernel, 3, 1, 40, 64, 64)
+    problem = LoraProblem(kernel, 3, 1, 40, 64, 64)
     first, second = (operation(kernel).make_inputs(problem, seed=seed, device=torch.device("cuda")) for _ in range(2))
     assert torch.equal(first.x, second.x)
     assert torch.equal(first.weights[0], second.weights[0])

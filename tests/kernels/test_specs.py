@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bo_tune.core.problem import Experts, GpuInfo, Problem
+from bo_tune.core.problem import Experts, GpuInfo, LoraProblem
 from bo_tune.errors import InputError
 from bo_tune.formats.recording_format import problem_of
 from bo_tune.kernels.moe.spec import MOE_SPECS
@@ -152,22 +152,22 @@ def test_features_follow_the_gpu():
 def test_default_configs_are_those_of_the_engine():
     shrink, expand = kernel_spec("lora_shrink"), kernel_spec("lora_expand")
     tile = {"block_m": 32, "block_n": 16, "num_warps": 4, "num_stages": 2, "num_ctas": 1}
-    small, large = Problem("lora_shrink", 4, 1, 127, 4096, 16), Problem("lora_shrink", 4, 1, 128, 4096, 16)
+    small, large = LoraProblem("lora_shrink", 4, 1, 127, 4096, 16), LoraProblem("lora_shrink", 4, 1, 128, 4096, 16)
     assert shrink.default_config(small) == {**tile, "block_k": 256, "split_k": 64}
     assert shrink.default_config(large) == {**tile, "block_k": 32, "split_k": 8}
     tile = {"block_m": 64, "block_k": 32, "num_warps": 4, "num_stages": 2, "num_ctas": 1}
-    assert expand.default_config(Problem("lora_expand", 4, 1, 1, 16, 4096)) == {**tile, "block_n": 128}
-    assert expand.default_config(Problem("lora_expand", 4, 2, 1, 16, 4096)) == {**tile, "block_n": 64}
+    assert expand.default_config(LoraProblem("lora_expand", 4, 1, 1, 16, 4096)) == {**tile, "block_n": 128}
+    assert expand.default_config(LoraProblem("lora_expand", 4, 2, 1, 16, 4096)) == {**tile, "block_n": 64}
 
 
 def test_keys_and_files_are_those_the_engine_looks_up():
-    shrink = Problem("lora_shrink", 4, 3, 16, 4096, 64)
+    shrink = LoraProblem("lora_shrink", 4, 3, 16, 4096, 64)
     assert kernel_spec("lora_shrink").table_key(shrink) == ("5", "3", "16", "4096", "64")
     assert kernel_spec("lora_shrink").file_stem(shrink) == "SHRINK"
-    expand = Problem("lora_expand", 1, 1, 8, 16, 4096, add_inputs=True)
+    expand = LoraProblem("lora_expand", 1, 1, 8, 16, 4096, add_inputs=True)
     assert kernel_spec("lora_expand").table_key(expand) == ("2", "1", "8", "16", "4096")
     assert kernel_spec("lora_expand").file_stem(expand) == "EXPAND_TRUE"
-    overwrite = Problem("lora_expand", 1, 1, 8, 16, 4096, add_inputs=False)
+    overwrite = LoraProblem("lora_expand", 1, 1, 8, 16, 4096, add_inputs=False)
     assert kernel_spec("lora_expand").file_stem(overwrite) == "EXPAND_FALSE"
 
 
@@ -177,7 +177,7 @@ MS = (16, 256, 2048)
 
 
 def moe_problem(kernel, **changes):
-    return Problem(kernel, **{**QWEN_3, "num_slices": 2 if "w13" in kernel else 1, **changes})
+    return LoraProblem(kernel, **{**QWEN_3, "num_slices": 2 if "w13" in kernel else 1, **changes})
 
 
 def test_default_configs_of_the_moe_kernels_are_those_of_an_engine_without_tuned_files():
@@ -223,7 +223,7 @@ def test_the_moe_kernels_of_one_layer_and_step_belong_together():
     others = [{"m": 17}, {"k": 32}, {"i": 384}, {"max_loras": 2}, {"dtype": "float16"}, {"experts": Experts(64, 8)}]
     groups = {kernel_spec(MOE[0]).joint_group(moe_problem(MOE[0], **change)) for change in ({}, *others)}
     assert len(groups) == 1 + len(others)
-    assert kernel_spec("lora_shrink").joint_group(Problem("lora_shrink", 4, 1, 16, 4096, 16)) is None
+    assert kernel_spec("lora_shrink").joint_group(LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)) is None
 
 
 def test_moe_features_count_the_blocks_that_adapters_and_experts_fill():
@@ -257,7 +257,7 @@ def test_specs_need_neither_torch_nor_triton():
 def test_kernels_of_packed_experts_are_of_one_group_though_their_i_differ() -> None:
     experts = Experts(32, 4, packed=True)
     problems = [
-        Problem(name, 4, 1, 16, 16, 2880, 5760 if "w13" in name else 2880, experts=experts)
+        LoraProblem(name, 4, 1, 16, 16, 2880, 5760 if "w13" in name else 2880, experts=experts)
         for name in (spec.name for spec in MOE_SPECS)
     ]
     assert len({kernel_spec(problem.kernel).joint_group(problem) for problem in problems}) == 1

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from vllm_wheel import importable, vllm_folder
 
-from bo_tune.core.problem import Experts, GpuInfo, Problem
+from bo_tune.core.problem import Experts, GpuInfo, LoraProblem
 from bo_tune.kernels.moe.one_launch import ONE_LAUNCH_SPECS
 from bo_tune.kernels.moe.spec import MOE_SPECS
 from bo_tune.kernels.moe.untuned import as_read
@@ -22,8 +22,8 @@ H200 = GpuInfo("NVIDIA H200", (9, 0), sm_count=132, shared_memory_bytes=232448)
 QWEN_3 = Experts(128, 8)
 
 
-def qwen(kernel: str, m: int, *, k: int = 16, i: int = 768, experts: Experts = QWEN_3) -> Problem:
-    return Problem(kernel, 4, 2 if "w13" in kernel else 1, m, k, 2048, i, experts=experts)
+def qwen(kernel: str, m: int, *, k: int = 16, i: int = 768, experts: Experts = QWEN_3) -> LoraProblem:
+    return LoraProblem(kernel, 4, 2 if "w13" in kernel else 1, m, k, 2048, i, experts=experts)
 
 
 def block_ms(gpu: GpuInfo, ms: tuple[int, ...], i: int = 768) -> list[int]:
@@ -59,7 +59,7 @@ def test_the_experts_of_this_rank_and_their_own_width_are_looked_up(vllm: None) 
     name = "fused_moe_lora_w13_shrink"
     alone = default_config(VLLM, kernel_spec(name), qwen(name, 256, experts=shard), H200)
     assert alone["block_m"] == 64, "E=16,N=768 is not shipped"
-    packed = Problem(name, 4, 1, 256, 16, 2048, 1536, experts=Experts(128, 8, packed=True))
+    packed = LoraProblem(name, 4, 1, 256, 16, 2048, 1536, experts=Experts(128, 8, packed=True))
     assert default_config(VLLM, kernel_spec(name), packed, H200)["block_m"] == 32, "E=128,N=768: not twice that"
 
 
@@ -76,7 +76,7 @@ def test_the_rule_restated_is_the_engines_where_nothing_is_shipped(m: int, rank:
 
 
 def test_other_kernels_and_other_sources_have_the_default_of_their_spec(vllm: None) -> None:
-    shrink = Problem("lora_shrink", 4, 1, 16, 4096, 16)
+    shrink = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
     spec = kernel_spec("lora_shrink")
     assert default_config(VLLM, spec, shrink, H200) == spec.default_config(shrink)
     expert = qwen("fused_moe_lora_w13_shrink", 256)

@@ -13,7 +13,7 @@ from triton.backends.compiler import GPUTarget
 from vllm_wheel import VERSION
 
 from bo_tune.core.conditions import Conditions
-from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.engines.models.problems import DENSE_KERNELS
 from bo_tune.kernels import operations as builtin
 from bo_tune.kernels.registry import kernel_spec
@@ -27,8 +27,8 @@ CPU = torch.device("cpu")
 H100 = GpuInfo("NVIDIA H100 80GB HBM3", (9, 0), sm_count=132, shared_memory_bytes=232448)
 A100 = replace(H100, name="NVIDIA A100", capability=(8, 0))
 B200 = replace(H100, name="NVIDIA B200", capability=(10, 0))
-SHRINK = Problem("lora_shrink", 4, 1, 16, 4096, 16)
-EXPAND = Problem("lora_expand", 4, 1, 16, 64, 4096)
+SHRINK = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
+EXPAND = LoraProblem("lora_expand", 4, 1, 16, 64, 4096)
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +75,7 @@ def test_effective_configs_are_what_the_kernel_is_given():
 def test_stages_are_inert_where_k_is_ragged(arch, kernel, k, tile):
     """The claim behind ``effective_config``: the binary itself is the same."""
     activate(GPUTarget("cuda", arch, 32))
-    problem = Problem(kernel, 4, 1, 16, k, 64)
+    problem = LoraProblem(kernel, 4, 1, 16, k, 64)
     call = operation(kernel).capture_without_inputs(problem, {**SMALL, **tile}, divmod(arch, 10))
     assert call.parameters["EVEN_K"] is False
     calls = [replace(call, options={**call.options, "num_stages": stages}) for stages in (1, 2, 5)]
@@ -83,11 +83,11 @@ def test_stages_are_inert_where_k_is_ragged(arch, kernel, k, tile):
 
 
 LAUNCHED = [
-    Problem("lora_shrink", 4, 1, 16, 128, 16),
-    Problem("lora_shrink", 2, 3, 1, 100, 8, dtype="float16"),
-    Problem("lora_expand", 4, 1, 24, 32, 64),
-    Problem("lora_expand", 1, 2, 1, 24, 64, add_inputs=False),
-    Problem("lora_expand", 4, 3, 16, 32, 64, slice_sizes=(64, 16, 16)),
+    LoraProblem("lora_shrink", 4, 1, 16, 128, 16),
+    LoraProblem("lora_shrink", 2, 3, 1, 100, 8, dtype="float16"),
+    LoraProblem("lora_expand", 4, 1, 24, 32, 64),
+    LoraProblem("lora_expand", 1, 2, 1, 24, 64, add_inputs=False),
+    LoraProblem("lora_expand", 4, 3, 16, 32, 64, slice_sizes=(64, 16, 16)),
 ]
 
 
@@ -134,7 +134,7 @@ def test_grid_and_inputs_are_those_of_the_projects_own_kernel(problem):
 def test_strides_are_those_of_the_tensors_though_an_address_was_seen_before():
     """vLLM keeps strides by address; a problem's tensors can lie where those of another lay."""
     op, config = operation("lora_shrink"), config_of(SHRINK)
-    first, second = (Problem("lora_shrink", 2, 1, 16, k, n) for k, n in ((4096, 16), (2048, 32)))
+    first, second = (LoraProblem("lora_shrink", 2, 1, 16, k, n) for k, n in ((4096, 16), (2048, 32)))
     inputs = op.make_inputs(first, seed=0, device=CPU)
     same_place = op.make_inputs(second, seed=0, device=CPU)
     same_place.weights = (inputs.weights[0].view(2, 1, 32, 2048),)

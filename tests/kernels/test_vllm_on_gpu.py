@@ -13,7 +13,7 @@ import triton
 from lora_cases import assemble, check
 from vllm_wheel import vllm_folder
 
-from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.vllm import operations
 from bo_tune.kernels.vllm.installed import LAUNCHERS
@@ -28,13 +28,13 @@ pytestmark = [
 
 CUDA = torch.device("cuda")
 SERVED = [
-    Problem("lora_shrink", 4, 1, 16, 4096, 16),
-    Problem("lora_shrink", 8, 3, 1000, 4096, 64, dtype="float16"),
-    Problem("lora_shrink", 2, 2, 1, 14336, 8),
-    Problem("lora_expand", 4, 1, 16, 16, 4096),
-    Problem("lora_expand", 4, 3, 4096, 64, 4096, slice_sizes=(4096, 1024, 1024)),
-    Problem("lora_expand", 4, 2, 64, 32, 14336, dtype="float16", add_inputs=False),
-    Problem("lora_expand", 1, 1, 1, 256, 4096),
+    LoraProblem("lora_shrink", 4, 1, 16, 4096, 16),
+    LoraProblem("lora_shrink", 8, 3, 1000, 4096, 64, dtype="float16"),
+    LoraProblem("lora_shrink", 2, 2, 1, 14336, 8),
+    LoraProblem("lora_expand", 4, 1, 16, 16, 4096),
+    LoraProblem("lora_expand", 4, 3, 4096, 64, 4096, slice_sizes=(4096, 1024, 1024)),
+    LoraProblem("lora_expand", 4, 2, 64, 32, 14336, dtype="float16", add_inputs=False),
+    LoraProblem("lora_expand", 1, 1, 1, 256, 4096),
 ]
 each_served = pytest.mark.parametrize("problem", SERVED, ids=str)
 
@@ -79,7 +79,7 @@ def test_binaries_compiled_elsewhere_are_found_by_the_launch(problem, tmp_path, 
 from triton.backends.compiler import GPUTarget
 from bo_tune.kernels.vllm.operations import operation
 from bo_tune.measure.compile.offline_driver import activate
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 import json, torch
 activate(GPUTarget("cuda", {10 * major + minor}, 32))
 problem = {problem!r}
@@ -101,7 +101,7 @@ assert not torch.cuda.is_initialized()
 
 
 def test_stages_that_vllm_forces_are_those_of_this_gpu():
-    problem, gpu = Problem("lora_expand", 4, 1, 16, 64, 4096), torch.cuda.get_device_properties(CUDA)
+    problem, gpu = LoraProblem("lora_expand", 4, 1, 16, 64, 4096), torch.cuda.get_device_properties(CUDA)
     info = GpuInfo(gpu.name, (gpu.major, gpu.minor), gpu.multi_processor_count, 0)
     config = {**kernel_spec("lora_expand").default_config(problem), "num_stages": 4}
     op = operation("lora_expand")
@@ -114,7 +114,7 @@ def test_stages_that_vllm_forces_are_those_of_this_gpu():
 def test_inputs_of_another_problem_in_the_same_memory_get_their_own_strides():
     """Allocators reuse addresses, by which vLLM remembers strides."""
     op = operation("lora_shrink")
-    large, small = Problem("lora_shrink", 2, 2, 16, 4096, 16), Problem("lora_shrink", 2, 2, 16, 2048, 32)
+    large, small = LoraProblem("lora_shrink", 2, 2, 16, 4096, 16), LoraProblem("lora_shrink", 2, 2, 16, 2048, 32)
     config = configs_of(large)[1]
     first = op.make_inputs(large, seed=1, device=CUDA)
     check(first, config, operations)

@@ -7,13 +7,13 @@ import pytest
 import torch
 from vllm_wheel import importable
 
-from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.errors import InputError
 from bo_tune.kernels.vllm import operations
 from bo_tune.kernels.vllm.installed import LAUNCHERS, VllmError, unavailable
 
 H100 = GpuInfo("NVIDIA H100 80GB HBM3", (9, 0), sm_count=132, shared_memory_bytes=232448)
-PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
+PROBLEM = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
 CONFIG = {"block_m": 16, "num_warps": 4, "num_stages": 3}
 
 LAUNCHER = """

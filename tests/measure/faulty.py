@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 
 from bo_tune.core.conditions import Conditions
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config
 from bo_tune.kernels.lora.shrink.inputs import ShrinkInputs
 from bo_tune.kernels.lora.shrink.op import LoraShrink
@@ -37,7 +37,7 @@ def wait_for_ever(flag):  # type: ignore[no-untyped-def]
         pass
 
 
-def fault_of(problem: Problem, config: Mapping[str, int]) -> str | None:
+def fault_of(problem: LoraProblem, config: Mapping[str, int]) -> str | None:
     """Say how a config fails, or None: ``PERCENT_EACH`` of all configs in each way."""
     text = f"{problem.m} {sorted(config.items())}"
     drawn = zlib.crc32(text.encode()) % 100 // PERCENT_EACH
@@ -81,7 +81,7 @@ class FaultyShrink(LoraShrink):
         return "faulty"
 
     def make_inputs(
-        self, problem: Problem, *, seed: int, device: torch.device, conditions: Conditions = DEFAULT_CONDITIONS
+        self, problem: LoraProblem, *, seed: int, device: torch.device, conditions: Conditions = DEFAULT_CONDITIONS
     ) -> ShrinkInputs:
         load_kernels()
         return super().make_inputs(problem, seed=seed, device=device, conditions=conditions)

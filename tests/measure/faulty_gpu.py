@@ -8,7 +8,7 @@ import zlib
 from fake_gpu import GPU, LAUNCHES
 
 from bo_tune.core.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Measurement
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config
 from bo_tune.measure.device import Remeasured
 from bo_tune.measure.messages import (
@@ -25,7 +25,7 @@ FAULTS = ("illegal address", "infinite loop", "device assert", "exit", "out of m
 PERCENT_EACH = 5
 
 
-def fault_of(problem: Problem, config: Config) -> str | None:
+def fault_of(problem: LoraProblem, config: Config) -> str | None:
     """Say how a config fails, or None."""
     drawn = zlib.crc32(f"{problem.m} {sorted(config.items())}".encode()) % 100 // PERCENT_EACH
     return FAULTS[drawn] if drawn < len(FAULTS) else None

@@ -18,7 +18,7 @@ from triton.compiler.errors import CompilationError
 from triton.runtime.errors import PTXASError
 
 from bo_tune.core.outcome import Invalid, InvalidReason
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.errors import DeviceError
 from bo_tune.measure.compile.farm import CompileFarm, Deadline
 from bo_tune.measure.compile.host import CompileHost
@@ -27,7 +27,7 @@ from bo_tune.measure.device import Build, Compiled
 from bo_tune.measure.source import BUILTIN
 from bo_tune.processes.fork_server import ForkServer
 
-PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
+PROBLEM = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
 SMALL = {
     "block_m": 16, "block_n": 32, "block_k": 32, "num_warps": 4, "num_stages": 2, "split_k": 8, "num_ctas": 1
 }  # fmt: skip

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from helpers import BUNDLED, EXPAND, SHRINK, SHRINK_BIG, sliced, write_all
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.errors import RecordingError
 from bo_tune.formats.recording import write_recording
 from bo_tune.measure.devices import job_of, replay_job, replay_jobs
@@ -46,7 +46,7 @@ def test_kernels_can_be_chosen(folder: Path) -> None:
 
 
 def test_a_problem_that_is_not_recorded_is_named(folder: Path) -> None:
-    missing = Problem("lora_shrink", 4, 1, 17, 4096, 16)
+    missing = LoraProblem("lora_shrink", 4, 1, 17, 4096, 16)
     with pytest.raises(RecordingError, match=r"1 of 2 problems .* the first is lora_shrink L4\.s1\.m17\.k4096\.n16"):
         replay_jobs(folder, problems=[sliced(SHRINK).problem, missing])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from helpers import H100
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import config_key
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import kernel_spec
@@ -17,7 +17,7 @@ from bo_tune.measure.compile.farm import CompileFarm, Deadline
 from bo_tune.measure.source import BUILTIN, operations_of
 from bo_tune.processes.fork_server import ForkServer
 
-PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
+PROBLEM = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
 CONFIGS = list(kernel_spec("lora_shrink").search_space)[::97]
 
 

@@ -11,7 +11,7 @@ import torch
 
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome, Resources
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.compile.host import CompileHost
@@ -21,7 +21,7 @@ from bo_tune.measure.gpu import device as cuda
 from bo_tune.measure.gpu.device import Deadlines, GpuDevice, compile_host
 from bo_tune.measure.source import BUILTIN
 
-PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
+PROBLEM = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
 CONFIG = {
     "block_m": 16, "block_n": 32, "block_k": 64, "num_warps": 4, "num_stages": 2, "split_k": 8, "num_ctas": 1
 }  # fmt: skip
@@ -142,7 +142,7 @@ def test_a_process_lost_between_batches_of_a_race_costs_nothing(device: GpuDevic
 
 
 def test_what_concerns_the_whole_problem_is_a_device_error(device: GpuDevice) -> None:
-    unprepared = Problem("lora_shrink", 4, 1, 13, 4096, 16)
+    unprepared = LoraProblem("lora_shrink", 4, 1, 13, 4096, 16)
     with pytest.raises(DeviceError, match=r"lora_shrink L4\.s1\.m13.*MemoryError: out of memory"):
         device.measure(unprepared, CONFIG, BUILD, stop_above_us=None)
     with pytest.raises(DeviceError, match="finalists"):

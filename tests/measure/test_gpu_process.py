@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from bo_tune.core.outcome import LaunchPurpose
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.kernels.operation import Verdict
 from bo_tune.measure.backends.nvidia.children import GpuSide, refusal
 from bo_tune.measure.device import Remeasured
@@ -97,7 +97,7 @@ class CountedTimer:
 
 def test_a_finalist_is_checked_once_and_one_that_is_wrong_has_no_times(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    problem, kernel = Problem("lora_shrink", 4, 1, 16, 4096, 16), CountedKernel()
+    problem, kernel = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16), CountedKernel()
     server = GpuServer.__new__(GpuServer)  # its constructor wants a GPU
     server._timer = CountedTimer()  # type: ignore[assignment]
     server._prepared = OrderedDict({problem: Prepared(GpuSide.__new__(GpuSide), kernel, torch.zeros(4), torch.ones(4))})  # type: ignore[arg-type]

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.backends.nvidia.backend import Nvidia
 from bo_tune.measure.backends.nvidia.nvml import NvmlWatch
@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.skipif(find_spec("pynvml") is None, reason="needs nvidia-ml-py"),
 ]
 
-PROBLEM = Problem("lora_shrink", 4, 1, 256, 4096, 16)
+PROBLEM = LoraProblem("lora_shrink", 4, 1, 256, 4096, 16)
 BUSY = """
 import torch
 a = torch.ones(4096, 4096, device="cuda")

@@ -11,7 +11,7 @@ from faulty import FAULTS, fault_of
 
 from bo_tune.core.conditions import Conditions, Timing, Tokens
 from bo_tune.core.outcome import Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome, estimate_us
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.device import Compiled
 from bo_tune.measure.gpu.device import Deadlines, GpuDevice
@@ -20,7 +20,7 @@ from bo_tune.measure.source import BUILTIN, operations_of
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
 
-PROBLEM = Problem("lora_shrink", 4, 1, 256, 4096, 16)
+PROBLEM = LoraProblem("lora_shrink", 4, 1, 256, 4096, 16)
 SPEC = kernel_spec("lora_shrink")
 SMALL = {
     "block_m": 16, "block_n": 32, "block_k": 64, "num_warps": 4, "num_stages": 2, "split_k": 8, "num_ctas": 1
@@ -29,7 +29,7 @@ SMALL = {
 OTHER = {**SMALL, "block_k": 128}
 
 
-def measure(device: GpuDevice, config: dict[str, int], problem: Problem = PROBLEM) -> Outcome:
+def measure(device: GpuDevice, config: dict[str, int], problem: LoraProblem = PROBLEM) -> Outcome:
     build = device.compile(problem, config).result(120)
     assert isinstance(build, Compiled), build
     return device.measure(problem, config, build, stop_above_us=None)

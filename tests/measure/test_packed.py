@@ -9,7 +9,7 @@ import pytest
 from helpers import H100
 
 from bo_tune.core.outcome import Invalid, InvalidReason
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.errors import PackError
 from bo_tune.formats.pack.archive import files_of, read_manifest, write_pack
 from bo_tune.formats.pack.contents import Identity, Manifest, PackedBinary
@@ -24,9 +24,9 @@ from bo_tune.measure.messages import IdentityRequest
 from bo_tune.measure.source import BUILTIN
 from bo_tune.processes.fork_server import ForkServer
 
-SHRINK = Problem("lora_shrink", 4, 1, 16, 4096, 16)
+SHRINK = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
 SAME_BINARY = replace(SHRINK, m=512, max_loras=7)
-EXPAND = Problem("lora_expand", 4, 1, 16, 16, 4096, add_inputs=True)
+EXPAND = LoraProblem("lora_expand", 4, 1, 16, 16, 4096, add_inputs=True)
 TILE = {"block_m": 16, "block_n": 32, "block_k": 32, "num_warps": 4, "num_stages": 2, "num_ctas": 1}
 CONFIG = {**TILE, "split_k": 8}
 BROKEN = {**CONFIG, "block_m": 17}
@@ -87,7 +87,7 @@ def farm(server: tuple[ForkServer, PackedBinaries]) -> Iterator[CompileFarm]:
     made.close()
 
 
-def number(farm: CompileFarm, problem: Problem, config: Mapping[str, int]) -> int:
+def number(farm: CompileFarm, problem: LoraProblem, config: Mapping[str, int]) -> int:
     (found,) = KernelFacts(farm, H100).numbers(problem, [config])
     return found
 

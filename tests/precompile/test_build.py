@@ -15,7 +15,7 @@ from helpers import H100, SMALL_RANGES
 from pack_samples import IDENTITY, cache_folder
 
 from bo_tune.core.outcome import Compilation, Invalid, InvalidReason, Resources
-from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.core.space import Config, config_key
 from bo_tune.errors import PackError
 from bo_tune.formats.pack.archive import read_manifest
@@ -25,7 +25,7 @@ from bo_tune.precompile.build import PackBudget, Packed, Workbench, build
 from bo_tune.precompile.experience import Experience
 from bo_tune.precompile.ranking import Likely
 
-PROBLEM = Problem("lora_shrink", 4, 1, 64, 4096, 16)
+PROBLEM = LoraProblem("lora_shrink", 4, 1, 64, 4096, 16)
 
 EVERYTHING = PackBudget()
 
@@ -51,19 +51,19 @@ class FakeTarget:
     workers: int = 2
     compiled: list[Config] = field(default_factory=list)
 
-    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:
+    def effective_configs(self, problem: LoraProblem, configs: Sequence[Config]) -> list[Config]:
         return [dict(config) for config in configs]
 
     def kernel_source(self, kernel: str) -> str:
         return "some code"
 
-    def default_config(self, spec: AnySpec, problem: Problem) -> dict[str, int]:
+    def default_config(self, spec: AnySpec, problem: LoraProblem) -> dict[str, int]:
         return spec.default_config(problem)
 
-    def key(self, problem: Problem, config: Config) -> tuple[object, ...]:
+    def key(self, problem: LoraProblem, config: Config) -> tuple[object, ...]:
         return problem.kernel, config_key(config)
 
-    def compile(self, problem: Problem, config: Config) -> Future[Build]:
+    def compile(self, problem: LoraProblem, config: Config) -> Future[Build]:
         number = len(self.compiled)
         if number == self.interrupt_after:
             raise KeyboardInterrupt

@@ -9,7 +9,7 @@ from helpers import BUNDLED, H100, SHRINK, SMALL_RANGES, bundled
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.core.space import Config, config_key
 from bo_tune.formats.recording import read_recordings
 from bo_tune.kernels.registry import kernel_spec
@@ -17,7 +17,7 @@ from bo_tune.kernels.spec import AnySpec
 from bo_tune.precompile.experience import Experience, recorded_history
 from bo_tune.precompile.ranking import Likely, _Chosen, _Draws
 
-PROBLEM = Problem("lora_shrink", 4, 1, 64, 4096, 16)
+PROBLEM = LoraProblem("lora_shrink", 4, 1, 64, 4096, 16)
 
 
 @dataclass
@@ -26,27 +26,27 @@ class FakeTarget:
 
     gpu: GpuInfo = H100
 
-    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:
+    def effective_configs(self, problem: LoraProblem, configs: Sequence[Config]) -> list[Config]:
         return [dict(config) for config in configs]
 
     def kernel_source(self, kernel: str) -> str:
         return "some code"
 
-    def default_config(self, spec: AnySpec, problem: Problem) -> dict[str, int]:
+    def default_config(self, spec: AnySpec, problem: LoraProblem) -> dict[str, int]:
         return spec.default_config(problem)
 
-    def key(self, problem: Problem, config: Config) -> Hashable:
+    def key(self, problem: LoraProblem, config: Config) -> Hashable:
         return problem.kernel, problem.k, config_key(config)
 
 
-def likely(experience: Experience, *problems: Problem, exhaustive: bool = False) -> Likely:
+def likely(experience: Experience, *problems: LoraProblem, exhaustive: bool = False) -> Likely:
     made = Likely(FakeTarget(), experience.of, spaces=SMALL_RANGES, exhaustive=exhaustive)
     for problem in problems:
         made.add(problem)
     return made
 
 
-def taught(without: Problem) -> Experience:
+def taught(without: LoraProblem) -> Experience:
     found = Experience()
     found.learn_recordings(r for r in read_recordings(BUNDLED) if r.problem != without)
     return found

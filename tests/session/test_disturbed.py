@@ -13,7 +13,7 @@ from watches import Scripted, using
 
 from bo_tune.analysis.listing import StudyListing, list_studies, study_detail, study_figures
 from bo_tune.core.events import Event, GpuNoticed
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config
 from bo_tune.display.results import results_tables, session_lines
 from bo_tune.display.studies import studies_lines, studies_tables
@@ -39,7 +39,7 @@ SPACE = kernel_spec("lora_shrink").search_space.override(
 SETTINGS = SessionSettings(sampler="random", budget=6, in_flight=1)
 BUSY = "GPU 0 is busy: 1 other process, 87 % utilisation: times will be spoilt"
 SPOILT = f"{H100.name}: {PRESENT}: times are spoilt, and marked"
-SHAPE = Problem("lora_shrink", 4, 1, 16, 4096, 16).shape_label
+SHAPE = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16).shape_label
 IDLE, SHARED = using(OURS), using(OURS, OTHER)
 
 
@@ -67,7 +67,7 @@ class Gpu:
 
     def tune(self, store: StudyStore, ms: tuple[int, ...] = (16,), heard: list[Event] | None = None) -> list[Tuned]:
         """Tune problems, watched."""
-        jobs = [job_of(Problem("lora_shrink", 4, 1, m, 4096, 16), self.device) for m in ms]
+        jobs = [job_of(LoraProblem("lora_shrink", 4, 1, m, 4096, 16), self.device) for m in ms]
         session = Session(store, SETTINGS, listener=(heard if heard is not None else []).append)
         self.monitor.begin()
         try:

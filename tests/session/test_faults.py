@@ -12,7 +12,7 @@ import pytest
 from helpers import ROOT, sqlite_url
 
 from bo_tune.core.outcome import Invalid, InvalidReason
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import config_key
 from bo_tune.measure.devices import job_of
 from bo_tune.measure.gpu import device as cuda
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.slow
 
 MEASURE = str(ROOT / "tests" / "measure")
 STUDIES, CONFIGS = 126, 8
-PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
+PROBLEM = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
 SPACE = {
     "block_m": (16,), "block_n": (32,), "block_k": (32, 64), "num_warps": (4,), "num_stages": (2, 3), "split_k": (4, 8)
 }  # fmt: skip

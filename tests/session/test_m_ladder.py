@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from bo_tune.core.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Outcome, Resources
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config, SearchSpace
 from bo_tune.core.surroundings import Surroundings
 from bo_tune.display.ladder import ladder_lines, ladder_table
@@ -28,10 +28,10 @@ from bo_tune.session.m_ladder import Gap, Ladder, LadderSettings, refine
 from bo_tune.session.session import Tuned
 
 SPACE = SearchSpace.of({"block_m": (16, 32, 64)})
-TimeOf = Callable[[Problem, Config], float]
+TimeOf = Callable[[LoraProblem, Config], float]
 
 
-def times_us(problem: Problem, config: Config) -> float:
+def times_us(problem: LoraProblem, config: Config) -> float:
     """Time in us: small tiles cost by the token, large ones by the launch. 16 and 64 are equal at m = 1000."""
     return {16: 10 + problem.m / 100, 32: 100 + problem.m / 1000, 64: 19 + problem.m / 1000}[config["block_m"]]
 
@@ -41,22 +41,24 @@ class OverM(FakeDevice):
     """A device whose times depend on m."""
 
     times_of: TimeOf = times_us
-    broken: Callable[[Problem, Config], bool] = lambda problem, config: False
-    probed: list[tuple[Problem, int]] = field(default_factory=list)
+    broken: Callable[[LoraProblem, Config], bool] = lambda problem, config: False
+    probed: list[tuple[LoraProblem, int]] = field(default_factory=list)
 
-    def compile(self, problem: Problem, config: Config) -> Future[Build]:
+    def compile(self, problem: LoraProblem, config: Config) -> Future[Build]:
         future: Future[Build] = Future()
         bad = self.broken(problem, config)
         future.set_result(Invalid(InvalidReason.COMPILE_ERROR) if bad else Compiled(Compilation(), Resources()))
         return future
 
-    def measure(self, problem: Problem, config: Config, compiled: Compiled, *, stop_above_us: float | None) -> Outcome:
+    def measure(
+        self, problem: LoraProblem, config: Config, compiled: Compiled, *, stop_above_us: float | None
+    ) -> Outcome:
         self.times = lambda config: self.times_of(problem, config)
         return super().measure(problem, config, compiled, stop_above_us=stop_above_us)
 
     def remeasure(
         self,
-        problem: Problem,
+        problem: LoraProblem,
         configs: Sequence[Config],
         rounds: int,
         *,
@@ -72,7 +74,7 @@ def device(**more: Any) -> OverM:
     return OverM(times=lambda config: 1.0, space=SPACE, **more)
 
 
-def tuner(rounds: list[list[Problem]]) -> Callable[[Sequence[Job]], list[Tuned]]:
+def tuner(rounds: list[list[LoraProblem]]) -> Callable[[Sequence[Job]], list[Tuned]]:
     """Return what stands for ``Session.run``: the best config at each m."""
 
     def tune(jobs: Sequence[Job]) -> list[Tuned]:
@@ -94,12 +96,12 @@ class Study:
         self.result = Result(min(on.space, key=lambda config: on.times_of(job.problem, config)))
 
 
-def problem(m: int, **more: Any) -> Problem:
-    return Problem(**{"kernel": SHRINK, "max_loras": 4, "num_slices": 1, "k": 4096, "n": 16, "m": m, **more})
+def problem(m: int, **more: Any) -> LoraProblem:
+    return LoraProblem(**{"kernel": SHRINK, "max_loras": 4, "num_slices": 1, "k": 4096, "n": 16, "m": m, **more})
 
 
-def refined(*problems: Problem, on: OverM | None = None, **more: Any) -> tuple[Ladder, list[list[Problem]]]:
-    rounds: list[list[Problem]] = []
+def refined(*problems: LoraProblem, on: OverM | None = None, **more: Any) -> tuple[Ladder, list[list[LoraProblem]]]:
+    rounds: list[list[LoraProblem]] = []
     jobs = [job_of(p, on or device()) for p in problems]
     ladder = refine(tuner(rounds), jobs, LadderSettings(**{"most_added": 8, **more}))
     return ladder, rounds
@@ -161,7 +163,7 @@ def test_a_new_key_is_tuned_for_every_problem_beside_it() -> None:
     other_slices = problem(512, num_slices=2), problem(4096, num_slices=2)
     short = problem(16, k=128), problem(1024, k=128)
 
-    def times(p: Problem, config: Config) -> float:
+    def times(p: LoraProblem, config: Config) -> float:
         return times_us(p, config) if p.k == 4096 and p.num_slices == 1 else 10.0 + config["block_m"]
 
     ladder, _ = refined(problem(512), problem(4096), *flat, *other_slices, *short, on=device(times_of=times))
@@ -186,7 +188,7 @@ def test_what_cannot_be_measured_is_counted() -> None:
     class Small(OverM):
         def remeasure(
             self,
-            problem: Problem,
+            problem: LoraProblem,
             configs: Sequence[Config],
             rounds: int,
             *,
@@ -201,7 +203,7 @@ def test_what_cannot_be_measured_is_counted() -> None:
 
 
 def test_a_study_without_a_result_leaves_its_gap() -> None:
-    rounds: list[list[Problem]] = []
+    rounds: list[list[LoraProblem]] = []
     tune = tuner(rounds)
 
     def failing(jobs: Sequence[Job]) -> list[Tuned]:
@@ -218,7 +220,7 @@ def test_a_study_without_a_result_leaves_its_gap() -> None:
 
 @given(st.integers(1, 8192), st.sets(st.sampled_from(M_LADDER), min_size=2))
 def test_with_budget_enough_little_is_lost_wherever_the_switch_is(switch: int, ms: set[int]) -> None:
-    def times(p: Problem, config: Config) -> float:
+    def times(p: LoraProblem, config: Config) -> float:
         return {16: 1 + p.m / switch, 32: 50.0 * (1 + p.m), 64: 2.0 + p.m / switch / 100}[config["block_m"]]
 
     on = device(times_of=times)

@@ -8,7 +8,7 @@ from helpers import EXPAND, SHRINK, FakeDevice, sliced
 
 from bo_tune.core.choices import MEMORY
 from bo_tune.core.outcome import Invalid, InvalidReason
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config, SearchSpace, config_key
 from bo_tune.formats.recording import Recording, read_recording
 from bo_tune.kernels.registry import kernel_spec
@@ -55,7 +55,7 @@ def test_recording_a_replayed_grid_gives_a_compatible_one(name: str, tmp_path: P
 
 
 def test_identical_and_impossible_configs_are_in_the_recording(tmp_path: Path) -> None:
-    problem = Problem("lora_shrink", 4, 1, 16, 4096, 16)
+    problem = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
     space = kernel_spec("lora_shrink").search_space.override(
         {"block_m": (16, 256), "block_n": (32,), "block_k": (256,), "num_warps": (4,), "split_k": (4, 8)}
     )
@@ -83,7 +83,7 @@ def test_identical_and_impossible_configs_are_in_the_recording(tmp_path: Path) -
 
 
 def test_a_default_that_does_not_run_has_no_time(tmp_path: Path) -> None:
-    problem = Problem("lora_shrink", 4, 1, 16, 4096, 16)
+    problem = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
     default = kernel_spec("lora_shrink").default_config(problem)
     space = SearchSpace.of({**{name: (value,) for name, value in default.items()}, "split_k": (4, 8)})
     broken = Invalid(InvalidReason.LAUNCH_ERROR, "illegal address")
@@ -94,7 +94,7 @@ def test_a_default_that_does_not_run_has_no_time(tmp_path: Path) -> None:
 
 
 def test_where_nothing_runs_the_recording_says_why(tmp_path: Path) -> None:
-    problem = Problem("lora_shrink", 4, 1, 16, 4096, 16)
+    problem = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
     space = SearchSpace.of({**sliced(SHRINK).space.ranges, "block_m": (16,), "block_k": (64,)})
     broken = Invalid(InvalidReason.COMPILE_TIMEOUT, "compile took longer than 8 s")
     tuned = grid(job_of(problem, FakeDevice(times=lambda config: broken, space=space)))

@@ -12,7 +12,7 @@ from helpers import EXPAND, H100, SHRINK, SHRINK_BIG, FakeDevice, Times, sliced,
 from bo_tune.core.choices import MEMORY, SAMPLERS
 from bo_tune.core.events import Event, StudyFailed, StudyFinished, StudyStarted, TrialRecorded
 from bo_tune.core.outcome import Invalid, InvalidReason
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config, SearchSpace, config_key
 from bo_tune.errors import DeviceError, StorageError
 from bo_tune.kernels.registry import kernel_spec
@@ -34,8 +34,8 @@ def by_tile(config: Config) -> float:
     return config["block_m"] + config["num_stages"] + config["split_k"] / 10
 
 
-def problems(count: int) -> list[Problem]:
-    return [Problem("lora_shrink", 4, 1, m, 4096, 16) for m in range(1, count + 1)]
+def problems(count: int) -> list[LoraProblem]:
+    return [LoraProblem("lora_shrink", 4, 1, m, 4096, 16) for m in range(1, count + 1)]
 
 
 def fake(times: Times = by_tile, **more: object) -> FakeDevice:
@@ -78,7 +78,7 @@ def test_results_come_in_the_order_of_the_problems() -> None:
 class Broken(FakeDevice):
     """Cannot measure one problem at all."""
 
-    def measure(self, problem: Problem, *args: object, **more: object) -> object:  # type: ignore[override]
+    def measure(self, problem: LoraProblem, *args: object, **more: object) -> object:  # type: ignore[override]
         if problem.m == 2:
             raise DeviceError("the inputs cannot be made")
         return super().measure(problem, *args, **more)  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import pytest
 from helpers import BUNDLED, EXPAND, SHRINK, SHRINK_BIG, FakeDevice, sliced, sqlite_url
 
 from bo_tune.core.events import Event, StudyElsewhere, StudyFinished, StudyLost, StudyStarted
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config, SearchSpace
 from bo_tune.errors import DeviceError
 from bo_tune.formats.recording import read_recording
@@ -134,13 +134,13 @@ def test_a_study_wanted_anew_is_done_anew(store: StudyStore, url: str) -> None:
 class Broken(FakeDevice):
     """Cannot measure anything."""
 
-    def measure(self, problem: Problem, *args: object, **more: object) -> object:  # type: ignore[override]
+    def measure(self, problem: LoraProblem, *args: object, **more: object) -> object:  # type: ignore[override]
         raise DeviceError("the inputs cannot be made")
 
 
 def fake(kind: Callable[..., FakeDevice], **more: object) -> Job:
     space = SearchSpace.of({name: values[:2] for name, values in sliced(SHRINK).space.ranges.items()})
-    return job_of(Problem("lora_shrink", 4, 1, 16, 4096, 16), kind(times=by_tile, space=space, **more))
+    return job_of(LoraProblem("lora_shrink", 4, 1, 16, 4096, 16), kind(times=by_tile, space=space, **more))
 
 
 def by_tile(config: Config) -> float:

@@ -16,7 +16,7 @@ from helpers import H100, PATIENCE_S, sqlite_url
 from postgres import Postgres
 from sqlalchemy import text
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.study_name import StudyName
 from bo_tune.errors import StorageError
 from bo_tune.store.connection import database, sqlite_file
@@ -90,7 +90,7 @@ def test_tables_on_a_server_are_created_once(postgres: Postgres) -> None:
 
     with ThreadPoolExecutor(6) as threads:
         stores = list(threads.map(open_it, range(6)))
-    name = StudyName(Problem("lora_shrink", 4, 1, 16, 4096, 16), H100.name, "x")
+    name = StudyName(LoraProblem("lora_shrink", 4, 1, 16, 4096, 16), H100.name, "x")
     with ThreadPoolExecutor(6) as threads:
         studies = list(threads.map(lambda store: store.open(name, H100), stores))
     assert len({study.study_id for study in studies}) == 1
@@ -121,7 +121,7 @@ def test_a_database_of_before_there_were_leases_gets_them(tmp_path: Path) -> Non
     assert reading.holders() == {}
     reading.close()
     store = StudyStore(sqlite_url(file))
-    name = StudyName(Problem("lora_shrink", 4, 1, 16, 4096, 16), H100.name, "x")
+    name = StudyName(LoraProblem("lora_shrink", 4, 1, 16, 4096, 16), H100.name, "x")
     assert store.open(name, H100).take()
     store.close()
 

@@ -21,7 +21,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 
 from bo_tune.core.outcome import Measurement
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.study_name import StudyName
 from bo_tune.errors import LeaseLostError, StorageError
 from bo_tune.processes.identity import is_gone, process_name, this_process
@@ -37,7 +37,7 @@ LONG, SHORT = 60.0, 1.0
 
 
 def name(m: int = 1) -> StudyName:
-    return StudyName(Problem("lora_shrink", 4, 1, m, 4096, 16), H100.name, "x")
+    return StudyName(LoraProblem("lora_shrink", 4, 1, m, 4096, 16), H100.name, "x")
 
 
 def trial(block_m: int) -> FrozenTrial:

@@ -22,7 +22,7 @@ from postgres import Postgres
 
 from bo_tune.analysis.listing import list_studies, study_detail
 from bo_tune.core.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome, Resources
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.study_name import StudyName
 from bo_tune.errors import StorageError
 from bo_tune.measure.devices import replay_job
@@ -34,7 +34,7 @@ from bo_tune.store.reader import StudyReader
 from bo_tune.store.storage import StudyStore
 from bo_tune.store.trials import FINISHED, State
 
-NAME = StudyName(Problem("lora_shrink", 4, 1, 16, 4096, 16), H100.name, "x")
+NAME = StudyName(LoraProblem("lora_shrink", 4, 1, 16, 4096, 16), H100.name, "x")
 CONFIG = {"block_m": 16, "block_n": 32, "block_k": 64, "num_warps": 4, "num_stages": 2, "split_k": 8, "num_ctas": 1}
 START = datetime(2026, 3, 29, 1, 59, 59, 123456)
 

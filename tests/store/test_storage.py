@@ -19,14 +19,14 @@ from sqlalchemy import event
 
 from bo_tune.core.choices import MEMORY
 from bo_tune.core.outcome import Measurement
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.errors import StorageError
 from bo_tune.store.attributes import RESULT_ATTR, SCHEMA_ATTR
 from bo_tune.store.frozen import to_trial
 from bo_tune.store.looking import looking_at
 from bo_tune.store.storage import StoredStudy, StudyName, StudyStore
 
-PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
+PROBLEM = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
 NAME = StudyName(PROBLEM, H100.name, "vllm 0.33.0")
 CONFIG = {"block_n": 32, "block_k": 64, "num_warps": 4, "num_stages": 2, "split_k": 8, "num_ctas": 1}
 NOW = datetime(2026, 1, 2, 3, 4, 5)
@@ -73,8 +73,8 @@ def test_a_person_recognises_kernel_problem_gpu_and_source() -> None:
 @pytest.mark.parametrize(
     "other",
     [
-        StudyName(Problem("lora_expand", 4, 1, 16, 4096, 16), H100.name, "vllm 0.33.0"),
-        StudyName(Problem("lora_shrink", 4, 1, 16, 4096, 16, dtype="float16"), H100.name, "vllm 0.33.0"),
+        StudyName(LoraProblem("lora_expand", 4, 1, 16, 4096, 16), H100.name, "vllm 0.33.0"),
+        StudyName(LoraProblem("lora_shrink", 4, 1, 16, 4096, 16, dtype="float16"), H100.name, "vllm 0.33.0"),
         StudyName(PROBLEM, "NVIDIA H200", "vllm 0.33.0"),
         StudyName(PROBLEM, H100.name, "vllm 0.34.0"),
         StudyName(PROBLEM, H100.name, "vllm 0.33.0", exhaustive=True),
@@ -199,7 +199,7 @@ def test_memory_keeps_nothing() -> None:
 
 
 def _names(count: int) -> list[StudyName]:
-    return [StudyName(Problem("lora_shrink", 4, 1, m, 4096, 16), H100.name, "x") for m in range(1, count + 1)]
+    return [StudyName(LoraProblem("lora_shrink", 4, 1, m, 4096, 16), H100.name, "x") for m in range(1, count + 1)]
 
 
 def test_threads_lose_nothing(store: StudyStore, file: Path) -> None:

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from postgres import Postgres
 
 from bo_tune.core.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome, Resources
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.study_name import StudyName
 from bo_tune.store.frozen import to_trial
 from bo_tune.store.storage import StudyStore
@@ -35,7 +35,7 @@ def test_trials_equal_those_of_optuna(kind: str, request: pytest.FixtureRequest,
     server: Postgres | None = request.getfixturevalue("postgres") if kind == "postgresql" else None
     url = server.new_database() if server else sqlite_url(tmp_path / "x.db")
     store = StudyStore(url)
-    names = [StudyName(Problem("lora_shrink", 4, 1, m, 4096, 16), H100.name, "x") for m in (1, 2, 3)]
+    names = [StudyName(LoraProblem("lora_shrink", 4, 1, m, 4096, 16), H100.name, "x") for m in (1, 2, 3)]
     for count, name in enumerate(names):
         study = store.open(name, H100)
         for n in range(3 * count):

@@ -10,7 +10,7 @@ from sqlalchemy import MetaData, create_engine, select
 
 import bo_tune.store.storage
 from bo_tune.core.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome, Resources
-from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.store.frozen import to_trial
 from bo_tune.store.rows.trial_writer import is_known_schema
 from bo_tune.store.storage import StudyName, StudyStore
@@ -35,7 +35,7 @@ OUTCOMES: list[Outcome] = [
 def _fill(path: Path) -> None:
     store = StudyStore(f"sqlite:///{path}")
     study = store.open(
-        StudyName(Problem("lora_shrink", 4, 1, 16, 4096, 16), "GPU", "source"), GpuInfo("GPU", (9, 0), 1, 1)
+        StudyName(LoraProblem("lora_shrink", 4, 1, 16, 4096, 16), "GPU", "source"), GpuInfo("GPU", (9, 0), 1, 1)
     )
     start = datetime(2026, 3, 29, 1, 59, 59, 123456)
     for outcome in OUTCOMES:

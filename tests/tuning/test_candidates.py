@@ -7,13 +7,13 @@ from helpers import H100, SHRINK, FakeDevice, bundled, sliced
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config, SearchSpace, config_key
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.devices import replay_job
 from bo_tune.tuning.candidates import HOPELESS, IDENTICAL, IMPOSSIBLE, candidates
 
-PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
+PROBLEM = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
 SPEC = kernel_spec("lora_shrink")
 BASE = {"block_m": (16,), "block_n": (32,), "block_k": (32,), "num_warps": (4,), "split_k": (4,), "num_ctas": (1,)}
 

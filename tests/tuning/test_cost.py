@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from bo_tune.core.activity import DeviceActivity, FarmActivity
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.measure.device import Device
 from bo_tune.tuning.cost import COMPILED_WHERE_BUSY, COMPILED_WHERE_IDLE, compiler_load, cost, cost_of_compiled
 
-PROBLEM = Problem("lora_shrink", 4, 1, 64, 4096, 16)
+PROBLEM = LoraProblem("lora_shrink", 4, 1, 64, 4096, 16)
 CONFIGS = [{"block_m": size} for size in (16, 32, 64, 128)]
 WORKERS = 4
 

@@ -5,7 +5,7 @@ from helpers import BARE_US, FakeDevice
 
 from bo_tune.core.choices import MEMORY
 from bo_tune.core.outcome import Invalid, InvalidReason
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config, SearchSpace
 from bo_tune.core.surroundings import Linear, Surroundings
 from bo_tune.errors import DeviceError
@@ -17,7 +17,7 @@ from bo_tune.store.storage import StudyStore
 from bo_tune.tuning.in_place import NEAR, surroundings_in
 
 LINEAR = Linear(4096, (4096,))
-PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
+PROBLEM = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
 DEFAULT = kernel_spec("lora_shrink").default_config(PROBLEM)
 SPACE = SearchSpace.of({**{name: (value,) for name, value in DEFAULT.items()}, "split_k": (1, 2, 4, 8, 16, 64)})
 ALONE = {1: 9.0, 2: 5.0, 4: 5.2, 8: 5.25, 16: 5.6, 64: 8.0}

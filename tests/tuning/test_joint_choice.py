@@ -7,7 +7,7 @@ from helpers import FakeDevice
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bo_tune.core.problem import Experts, Problem
+from bo_tune.core.problem import Experts, LoraProblem
 from bo_tune.core.space import ConfigKey, SearchSpace, config_key
 from bo_tune.tuning.joint.choice import MOST_VALUES, best_by_value, best_together, choose_jointly, sums_by_value
 from bo_tune.tuning.race import Finalists
@@ -29,7 +29,7 @@ class Study:
     default: dict[str, int] = field(default_factory=lambda: dict(DEFAULT))
 
     def __post_init__(self) -> None:
-        self.problem = Problem(self.kernel, 4, 1, 16, 16, 2048, 768, experts=Experts(128, 8))
+        self.problem = LoraProblem(self.kernel, 4, 1, 16, 16, 2048, 768, experts=Experts(128, 8))
         retimed = {**self.measured, **self.retimed}
         self.device = FakeDevice(times=lambda config: 5.0, space=SPACE, retimed=retimed)
 

@@ -11,7 +11,7 @@ from one_launch_recordings import one_launch
 from bo_tune.analysis.simulate import simulate
 from bo_tune.core.agreement import Decision
 from bo_tune.core.choices import GRID, MEMORY, MoePathChoice
-from bo_tune.core.problem import AnyProblem, Experts, Problem
+from bo_tune.core.problem import Experts, LoraProblem, Problem
 from bo_tune.core.space import SearchSpace
 from bo_tune.errors import InputError
 from bo_tune.formats.recording import Recording
@@ -155,19 +155,19 @@ class Deciding(FakeDevice):
     def kernel_source(self, kernel: str) -> str:
         return "fake"
 
-    def decided_by(self, problem: AnyProblem) -> tuple[str, ...]:
-        assert isinstance(problem, Problem)
+    def decided_by(self, problem: Problem) -> tuple[str, ...]:
+        assert isinstance(problem, LoraProblem)
         return ONE_LAUNCH if problem.m > 8 else ()
 
 
-def jobs(*problems: Problem) -> list[Job]:
+def jobs(*problems: LoraProblem) -> list[Job]:
     device = Deciding(times=lambda config: 1.0, space=SearchSpace.of({"block_m": (16,)}))
     return [job_of(problem, device) for problem in problems]
 
 
-def served(m: int, **changes: object) -> list[Problem]:
+def served(m: int, **changes: object) -> list[LoraProblem]:
     found = [r.problem for r in small(16)]
-    assert all(isinstance(problem, Problem) for problem in found)
+    assert all(isinstance(problem, LoraProblem) for problem in found)
     return [replace(problem, m=m, **changes) for problem in found]  # type: ignore[type-var, misc]
 
 
@@ -187,7 +187,7 @@ def test_who_decides_is_asked_of_the_device() -> None:
 
 def test_nobody_decides_for_a_part_of_the_four_or_for_fully_sharded_adapters() -> None:
     sharded = [replace(p, experts=Experts(128, 8, shards=2)) for p in served(16)]
-    for problems in (served(16)[:3], sharded, [Problem("lora_shrink", 4, 1, 16, 4096, 16)]):
+    for problems in (served(16)[:3], sharded, [LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)]):
         assert len(with_deciding(jobs(*problems))) == len(problems)
     with pytest.raises(InputError, match="--moe-path one-launch: all four kernels"):
         with_deciding(jobs(*sharded), MoePathChoice.ONE_LAUNCH)

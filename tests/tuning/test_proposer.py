@@ -9,7 +9,7 @@ from helpers import H100
 from optuna.trial import FrozenTrial
 
 from bo_tune.core.outcome import Invalid, InvalidReason, Measurement
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config, SearchSpace, config_key
 from bo_tune.search import GridExhaustedError
 from bo_tune.store.frozen import to_trial
@@ -17,7 +17,7 @@ from bo_tune.store.storage import silence_optuna
 from bo_tune.tuning.proposer import InOrderProposer, Proposal, Proposer, SamplerProposer
 from bo_tune.tuning.search_pool import Recipe, SearchPool
 
-PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
+PROBLEM = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
 REST = {"block_n": 16, "block_k": 64, "num_warps": 4, "num_ctas": 1}
 RANGES = {"block_m": (16, 32, 64), "num_stages": (2, 3), "split_k": (4, 8)} | {name: (n,) for name, n in REST.items()}
 SPACE = SearchSpace.of(RANGES)

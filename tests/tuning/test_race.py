@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bo_tune.core.outcome import LaunchPurpose
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config, SearchSpace, config_key
 from bo_tune.core.surroundings import Surroundings
 from bo_tune.measure.device import Remeasured
 from bo_tune.tuning.race import Finalists, choose
 
-PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
+PROBLEM = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
 SPACE = SearchSpace.of({"num_warps": (4, 8), "block_m": (16, 32, 64, 128, 256)})
 DEFAULT = {"block_m": 16, "num_warps": 4}
 KEYS = [config_key(config) for config in SPACE]
@@ -81,7 +81,7 @@ def test_one_that_proves_wrong_in_a_later_batch_is_out() -> None:
     class Wrong(FakeDevice):
         def remeasure(
             self,
-            problem: Problem,
+            problem: LoraProblem,
             configs: Sequence[Config],
             rounds: int,
             *,
@@ -104,7 +104,7 @@ def test_every_launch_of_every_batch_is_counted_by_purpose() -> None:
     class Late(FakeDevice):
         def remeasure(
             self,
-            problem: Problem,
+            problem: LoraProblem,
             configs: Sequence[Config],
             rounds: int,
             *,

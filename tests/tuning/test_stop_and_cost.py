@@ -9,7 +9,7 @@ from helpers import BUNDLED, EXPAND, FakeDevice
 
 from bo_tune.analysis.listing import list_studies
 from bo_tune.core.choices import MEMORY
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config, SearchSpace, config_key
 from bo_tune.engines.folder import read_provenance, write_tables
 from bo_tune.formats.recording import read_recording
@@ -21,7 +21,7 @@ from bo_tune.store.storage import StudyStore
 
 pytestmark = pytest.mark.slow
 
-PROBLEM = Problem("lora_expand", 4, 1, 64, 16, 4096, add_inputs=True)
+PROBLEM = LoraProblem("lora_expand", 4, 1, 64, 16, 4096, add_inputs=True)
 SPACE = SearchSpace.of(
     {
         "block_m": (16, 32, 64, 128),
@@ -79,7 +79,7 @@ def test_no_more_is_started_than_the_rule_will_have_measured() -> None:
 class Slow(FakeDevice):
     """Never done compiling the third and the fifth config."""
 
-    def compile(self, problem: Problem, config: Config) -> Future[Build]:
+    def compile(self, problem: LoraProblem, config: Config) -> Future[Build]:
         build = super().compile(problem, config)
         return Future() if len(self.compiled) in (3, 5) else build
 

@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from bo_tune.core.choices import MEMORY
 from bo_tune.core.events import Event, TrialRecorded
 from bo_tune.core.outcome import Invalid, InvalidReason, Measurement
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config, SearchSpace, config_key
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.search import make_sampler
@@ -28,7 +28,7 @@ from bo_tune.tuning.proposer import SamplerProposer
 from bo_tune.tuning.race import Finalists
 from bo_tune.tuning.tuner import MOST_INVALID_PER_LAUNCHED, InterruptedSearch, Tuner, TunerSettings
 
-PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
+PROBLEM = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
 SPEC = kernel_spec("lora_shrink")
 FIXED = {"block_n": 32, "block_k": 64, "num_warps": 4, "num_ctas": 1}
 SPACE = SearchSpace.of(
@@ -320,7 +320,7 @@ def test_lookahead_keeps_that_many_compiling() -> None:
     class Slow(FakeDevice):
         most = under_way = 0
 
-        def compile(self, problem: Problem, config: Config) -> Future:  # type: ignore[type-arg]
+        def compile(self, problem: LoraProblem, config: Config) -> Future:  # type: ignore[type-arg]
             build = super().compile(problem, config).result()
             with self.lock:
                 self.under_way += 1

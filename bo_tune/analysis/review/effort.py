@@ -8,7 +8,7 @@ from typing import Any
 from bo_tune.analysis.review.study import StudyReview
 from bo_tune.analysis.review.truth import GridCost, Place, Truth, place_of
 from bo_tune.core.outcome import LaunchPurpose
-from bo_tune.core.problem import AnyProblem, Problem
+from bo_tune.core.problem import LoraProblem, Problem
 from bo_tune.core.repetitions import TimingProtocol
 from bo_tune.core.space import config_key
 from bo_tune.store.results import covered_s
@@ -178,9 +178,9 @@ def _wall_bound(configs: int, compile_s: float, effort: Effort) -> tuple[float |
     return bounds[what], [f"GPU time: at least what {what} would take"]
 
 
-def _binaries_of(problem: AnyProblem) -> AnyProblem:
+def _binaries_of(problem: Problem) -> Problem:
     """Equal for problems whose configs are mostly the same binaries: those that differ in m alone."""
-    return replace(problem, m=1) if isinstance(problem, Problem) else problem
+    return replace(problem, m=1) if isinstance(problem, LoraProblem) else problem
 
 
 def reasons_of(studies: Iterable[StudyReview]) -> tuple[Mapping[str, int], Mapping[str, int]]:

@@ -7,7 +7,7 @@ from statistics import geometric_mean
 
 from bo_tune.analysis.review.case import Case
 from bo_tune.analysis.review.study import StudyReview
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.kernels.moe.spec import MOE
 from bo_tune.kernels.registry import IN_ORDER
 
@@ -100,7 +100,7 @@ def _place(family: Family) -> tuple[int, str]:
 def tokens_of(study: StudyReview) -> int | None:
     """Return the tokens of a step; None for a kernel that knows no such thing."""
     problem = study.name.problem
-    return problem.m if isinstance(problem, Problem) else None
+    return problem.m if isinstance(problem, LoraProblem) else None
 
 
 def natural(text: str) -> list[tuple[int, str]]:
@@ -112,7 +112,7 @@ def _words(study: StudyReview, *, joint: bool) -> list[str]:
     """Return a problem's label in words, without its m; where kernels agree, without slices: each has its own."""
     problem = study.name.problem
     parts = problem.label.split(".")
-    if isinstance(problem, Problem):
+    if isinstance(problem, LoraProblem):
         parts = [part for part in parts if part != f"m{problem.m}" and not (joint and part == f"s{problem.num_slices}")]
         return [_word(part) for part in parts]
     return parts

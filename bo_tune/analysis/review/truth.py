@@ -8,14 +8,14 @@ from functools import cached_property
 from bo_tune.analysis.review.importance import exact_losses
 from bo_tune.analysis.review.study import StudyReview
 from bo_tune.core.agreement import SHARED
-from bo_tune.core.problem import AnyProblem
+from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.core.study_name import StudyName
 from bo_tune.formats.recording import Recording
 from bo_tune.kernels.registry import is_known
 from bo_tune.tuning.joint.choice import best_together
 
-Place = tuple[AnyProblem, str, str, str, str]
+Place = tuple[Problem, str, str, str, str]
 """Problem, GPU, kernel source, conditions, toolchain: times of one place may be compared."""
 
 

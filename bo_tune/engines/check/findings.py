@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.engines.vllm.lookup import Crash, Found
 from bo_tune.engines.vllm.table_format import LEVELS
 
@@ -40,7 +40,7 @@ class Lookup:
         faults: what is wrong with it; empty for nothing.
     """
 
-    problem: Problem
+    problem: LoraProblem
     layers: tuple[str, ...]
     file: str
     asked: Mapping[str, int]

@@ -11,7 +11,7 @@ from typing import Any
 
 from bo_tune.core.agreement import SHARED
 from bo_tune.core.gpus import gpu_by_file_name, known_gpu
-from bo_tune.core.problem import GpuInfo, Problem, lora_file_name
+from bo_tune.core.problem import GpuInfo, LoraProblem, lora_file_name
 from bo_tune.engines.check.agreeing import agreeing
 from bo_tune.engines.check.findings import Fault, Lookup, M, Report, place_of
 from bo_tune.engines.check.lora_files import THE_STOP, is_moe, read, structure_faults
@@ -125,7 +125,7 @@ def _sizes(contents: Iterable[object], model: ModelStudy, largest: int) -> list[
     return sorted({*step_sizes(largest), min(model.max_sequences, largest), *points})
 
 
-def _look_up(problem: Problem, layers: tuple[str, ...], file: str, content: object, gpu: GpuInfo | None) -> Lookup:
+def _look_up(problem: LoraProblem, layers: tuple[str, ...], file: str, content: object, gpu: GpuInfo | None) -> Lookup:
     spec = engine_spec(problem.kernel)
     asked = dict(zip(LEVELS, map(int, spec.table_key(problem)), strict=False))
     if not isinstance(content, dict) or not content:
@@ -159,7 +159,7 @@ def _swapped(table: Mapping[str, Any], asked: Mapping[str, int], found: Found, p
     return position >= list(asked).index("k") and str(asked["k"]) in level.get(str(asked["n"]), {})
 
 
-def _unusable(file: str, found: Found, spec: EngineSpec, problem: Problem, gpu: GpuInfo | None) -> Fault | None:
+def _unusable(file: str, found: Found, spec: EngineSpec, problem: LoraProblem, gpu: GpuInfo | None) -> Fault | None:
     """Return why the config found cannot be launched, if so."""
     stem, place = spec.file_stem(problem), place_of(found.keys)
     reason = config_fault(stem, found.config)
@@ -175,7 +175,7 @@ def _unusable(file: str, found: Found, spec: EngineSpec, problem: Problem, gpu: 
     return Fault(file, place, f"{reason}: the launch fails on {gpu.name}") if gpu and reason else None
 
 
-def _as_launched(config: Mapping[str, int], problem: Problem, gpu: GpuInfo) -> Mapping[str, int]:
+def _as_launched(config: Mapping[str, int], problem: LoraProblem, gpu: GpuInfo) -> Mapping[str, int]:
     # vLLM 0.33 pipelines no expand on this capability, whatever the file says: stages cost it no shared memory.
     unpipelined = problem.kernel == EXPAND and gpu.is_cuda and gpu.capability == HOPPER
     return {**config, "num_stages": 1} if unpipelined else config
@@ -239,7 +239,7 @@ def _prefix(name: str) -> str | None:
     return parts[0] if parts else None
 
 
-def _file_of(problem: Problem, gpu_file_name: str) -> str:
+def _file_of(problem: LoraProblem, gpu_file_name: str) -> str:
     return table_file_name(gpu_file_name, engine_spec(problem.kernel).file_stem(problem))
 
 

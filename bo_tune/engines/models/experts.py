@@ -18,7 +18,7 @@ that of w2; without a gate it has one as well.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bo_tune.core.problem import Experts, Problem
+from bo_tune.core.problem import Experts, LoraProblem
 from bo_tune.engines.models.architectures.moe import EXPERTS, MoeShape
 from bo_tune.engines.models.shape import ModelShape
 from bo_tune.errors import ModelError
@@ -82,7 +82,7 @@ def expert_problems(
     ms: Sequence[int],
     kernels: Sequence[str] = MOE_KERNELS,
     dtype: str = "bfloat16",
-) -> dict[Problem, tuple[str, ...]]:
+) -> dict[LoraProblem, tuple[str, ...]]:
     """Return the problems of a model's experts, each once, with the name of the layer.
 
     Raises:
@@ -108,12 +108,12 @@ def expert_problems(
 
 def _problem(
     kernel: str, moe: MoeShape, experts: Experts, i: int, max_loras: int, rank: int, m: int, dtype: str
-) -> Problem:
+) -> LoraProblem:
     hidden = moe.padding.of_hidden(moe.hidden)
     if "w13" not in kernel:
-        return Problem(kernel, max_loras, 1, m, rank, hidden, i, dtype=dtype, experts=experts)
+        return LoraProblem(kernel, max_loras, 1, m, rank, hidden, i, dtype=dtype, experts=experts)
     slices, wide = w13_slices(moe), 2 * i if moe.packed else i
-    return Problem(kernel, max_loras, slices, m, rank // experts.shards, hidden, wide, dtype=dtype, experts=experts)
+    return LoraProblem(kernel, max_loras, slices, m, rank // experts.shards, hidden, wide, dtype=dtype, experts=experts)
 
 
 def w13_slices(moe: MoeShape) -> int:

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
-from bo_tune.core.problem import AnyProblem, Problem
+from bo_tune.core.problem import LoraProblem, Problem
 from bo_tune.core.surroundings import Linear
 from bo_tune.engines.models.layers import LoraLayer
 from bo_tune.engines.models.serving import ModelStudy
 
 
-def linears(model: ModelStudy, problems: Mapping[AnyProblem, Sequence[str]]) -> dict[AnyProblem, Linear]:
+def linears(model: ModelStudy, problems: Mapping[Problem, Sequence[str]]) -> dict[Problem, Linear]:
     """Return the layer of each problem that has one; of several layers of a model the first.
 
     A layer that runs once for each sequence (the vocabulary's) has none: it is one of a model, and hundreds of MB.
@@ -18,9 +18,9 @@ def linears(model: ModelStudy, problems: Mapping[AnyProblem, Sequence[str]]) -> 
         problems: with the names of the layers that they serve.
     """
     by_name = {layer.name: layer for layer in model.layers if not layer.per_sequence and layer.shrink_shards == 1}
-    found: dict[AnyProblem, Linear] = {}
+    found: dict[Problem, Linear] = {}
     for problem, names in problems.items():
-        if isinstance(problem, Problem):
+        if isinstance(problem, LoraProblem):
             for layer in (by_name[name] for name in names if name in by_name):
                 linear = _linear(layer, problem)
                 if linear is not None:
@@ -28,7 +28,7 @@ def linears(model: ModelStudy, problems: Mapping[AnyProblem, Sequence[str]]) -> 
     return found
 
 
-def _linear(layer: LoraLayer, problem: Problem) -> Linear | None:
+def _linear(layer: LoraLayer, problem: LoraProblem) -> Linear | None:
     """Return a layer, if the problem is one of its two kernels'."""
     if layer.shrink_k is None:
         return None

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.engines.models.engine import MAX_SEQUENCES
 from bo_tune.engines.models.layers import LoraLayer
 from bo_tune.engines.vllm.lookup import nearest_of
@@ -25,7 +25,7 @@ def problems_by_layer(
     add_inputs: Sequence[bool] | None = None,
     max_sequences: int = MAX_SEQUENCES,
     dual_stream: bool = False,
-) -> dict[Problem, tuple[str, ...]]:
+) -> dict[LoraProblem, tuple[str, ...]]:
     """Return the problems that layers pose, each once, with the names of the layers it serves.
 
     Two layers pose the same problem where the engine looks up the same entry: expand of o_proj and down_proj, say.
@@ -42,8 +42,8 @@ def problems_by_layer(
     Raises:
         ModelError: a kernel is none of ``DENSE_KERNELS``, or a rank does not divide among the ranks that share it.
     """
-    first: dict[tuple[object, ...], Problem] = {}
-    served: dict[Problem, tuple[str, ...]] = {}
+    first: dict[tuple[object, ...], LoraProblem] = {}
+    served: dict[LoraProblem, tuple[str, ...]] = {}
     for kernel in kernels:
         if kernel not in DENSE_KERNELS:
             raise ModelError(f"no problems of {kernel} can be told from a model; expected {' or '.join(DENSE_KERNELS)}")
@@ -59,7 +59,7 @@ def problems_by_layer(
     return served
 
 
-def lookup_of(problem: Problem) -> tuple[object, ...]:
+def lookup_of(problem: LoraProblem) -> tuple[object, ...]:
     """Return what tells the entries of the JSON files apart: equal for problems that share one entry."""
     return (
         problem.kernel, problem.max_loras, problem.num_slices, problem.m, problem.k, problem.n, problem.i,
@@ -81,12 +81,14 @@ def _asked(layer: LoraLayer, ms: Sequence[int], max_sequences: int) -> Sequence[
 
 def _layer_problems(
     kernel: str, layer: LoraLayer, max_loras: int, rank: int, m: int, dtype: str, add_inputs: Iterable[bool]
-) -> list[Problem]:
+) -> list[LoraProblem]:
     slices, shrunk = len(layer.slice_sizes), layer.shrink_n(rank)
     if kernel == SHRINK:
-        return [Problem(kernel, max_loras, slices, m, layer.shrink_k, shrunk, dtype=dtype)] if layer.shrink_k else []
+        return (
+            [LoraProblem(kernel, max_loras, slices, m, layer.shrink_k, shrunk, dtype=dtype)] if layer.shrink_k else []
+        )
     return [
-        Problem(
+        LoraProblem(
             kernel, max_loras, slices, m, rank, max(layer.slice_sizes), dtype=dtype, slice_sizes=layer.slice_sizes,
             add_inputs=adds,
         )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.engines.models.adapter import Adapter, joint_rank, joint_targets
 from bo_tune.engines.models.engine import LORA_RANKS, MAX_SEQUENCES, serving_rank
 from bo_tune.engines.models.experts import MOE_KERNELS, ExpertSharding, expert_problems
@@ -129,7 +129,7 @@ class ModelStudy:
         """The kernels that serve it."""
         return (*DENSE_KERNELS, *MOE_KERNELS) if self.has_experts else DENSE_KERNELS
 
-    def expert_problems(self, kernels: Sequence[str]) -> dict[Problem, tuple[str, ...]]:
+    def expert_problems(self, kernels: Sequence[str]) -> dict[LoraProblem, tuple[str, ...]]:
         """Return the problems of the experts for some kernels. Raises ModelError."""
         return expert_problems(
             self.shape,
@@ -156,7 +156,7 @@ class ModelStudy:
             notes.append(dual_stream_note(missing_slices(tuned, files_of(layers, dual_stream=False))))
         return "; ".join(notes) or None
 
-    def problems_by_layer(self, kernels: Sequence[str] | None = None) -> dict[Problem, tuple[str, ...]]:
+    def problems_by_layer(self, kernels: Sequence[str] | None = None) -> dict[LoraProblem, tuple[str, ...]]:
         """Return the model's problems, each once, with the layers it serves. Raises ModelError.
 
         Args:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from bo_tune.core.agreement import SHARED
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.kernels.moe.spec import MoeLoraSpec, experts_of
 from bo_tune.kernels.registry import KERNELS
 
@@ -16,7 +16,7 @@ LARGEST_RANK_AT_ONCE = 128
 """Up to this rank the engine runs shrink and expand in one launch, unless adapters are fully sharded."""
 
 
-def runs_at_once(problem: Problem) -> bool:
+def runs_at_once(problem: LoraProblem) -> bool:
     """Say whether the engine runs a fused MoE problem's shrink and expand in one launch.
 
     Of the files that launch takes the shrink kernels' block_m alone.
@@ -43,13 +43,13 @@ class Disagreement:
     consequence: str
 
 
-def disagreements(found: Mapping[Problem, int]) -> dict[Problem, Disagreement]:
+def disagreements(found: Mapping[LoraProblem, int]) -> dict[LoraProblem, Disagreement]:
     """Say of which problems' block_m the engine can make nothing, because the first kernel's is another.
 
     Args:
         found: block_m by problem; kernels that stand alone are passed over.
     """
-    groups: dict[object, dict[str, Problem]] = {}
+    groups: dict[object, dict[str, LoraProblem]] = {}
     for problem in found:
         spec = _spec_of(problem)
         if spec is not None:
@@ -67,7 +67,7 @@ def disagreements(found: Mapping[Problem, int]) -> dict[Problem, Disagreement]:
     return wrong
 
 
-def _consequence(problem: Problem, *, apart_from_shrink: bool) -> str:
+def _consequence(problem: LoraProblem, *, apart_from_shrink: bool) -> str:
     if not apart_from_shrink and "expand" in problem.kernel and runs_at_once(problem):
         return f"one launch takes the shrink kernel's {SHARED} alone, which is as wrong"
     if not apart_from_shrink:
@@ -77,7 +77,7 @@ def _consequence(problem: Problem, *, apart_from_shrink: bool) -> str:
     return "the engine stops"
 
 
-def _spec_of(problem: Problem) -> MoeLoraSpec | None:
+def _spec_of(problem: LoraProblem) -> MoeLoraSpec | None:
     """Return the spec of a fused MoE kernel, or None for another kernel."""
     spec = KERNELS[problem.kernel]
     return spec if isinstance(spec, MoeLoraSpec) else None

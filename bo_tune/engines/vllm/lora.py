@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from bo_tune.core.problem import AnyProblem, GpuInfo, lora
+from bo_tune.core.problem import GpuInfo, Problem, lora
 from bo_tune.engines.base import Address, Completion, Engine, Entries, Keys, WrittenConfig
 from bo_tune.engines.json_text import json_bytes, parse_strictly, read_bytes
 from bo_tune.engines.models.experts import MOE_KERNELS
@@ -25,7 +25,7 @@ class VllmLora(Engine):
     kernels: ClassVar[Collection[str]] = (*DENSE_KERNELS, *MOE_KERNELS)
     patterns: ClassVar[Sequence[str]] = ("*_SHRINK.json", "*_EXPAND_TRUE.json")
 
-    def address(self, problem: AnyProblem, gpu: GpuInfo) -> Address:
+    def address(self, problem: Problem, gpu: GpuInfo) -> Address:
         spec, asked = engine_spec(problem.kernel), lora(problem)
         return Address(table_file_name(gpu.file_name, spec.file_stem(asked)), spec.table_key(asked))
 
@@ -48,9 +48,7 @@ class VllmLora(Engine):
     def missing(self, entries: Entries) -> list[str]:
         return missing_lookups(entries)
 
-    def problems(
-        self, model: ModelStudy, kernels: Collection[str] | None = None
-    ) -> Mapping[AnyProblem, tuple[str, ...]]:
+    def problems(self, model: ModelStudy, kernels: Collection[str] | None = None) -> Mapping[Problem, tuple[str, ...]]:
         wanted = None if kernels is None else [kernel for kernel in kernels if kernel in self.kernels]
         return dict(model.problems_by_layer(wanted).items())
 

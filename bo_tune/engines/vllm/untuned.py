@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.engines.base import Entries, Keys, TunedEntry
 from bo_tune.engines.models.experts import MOE_KERNELS
 from bo_tune.engines.models.serving import ModelStudy
@@ -63,7 +63,7 @@ def _without_m(keys: Keys) -> Keys:
     return (*keys[:position], *keys[position + 1 :])
 
 
-def switches(problem: Problem, gpu: GpuInfo) -> Mapping[int, dict[str, int]]:
+def switches(problem: LoraProblem, gpu: GpuInfo) -> Mapping[int, dict[str, int]]:
     """Return the numbers of tokens on both sides of each change of the engine's own config, with that config."""
     config_at = untuned_configs(MOE_SPECS[MOE_KERNELS.index(problem.kernel)], problem, gpu)
     configs = {m: config_at(m) for m in range(1, MOST_TOKENS + 1)}

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, TypeVar
 from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer, TypeAdapter, ValidationError
 
 from bo_tune.core.outcome import InvalidReason, Resources
-from bo_tune.core.problem import AnyProblem, GpuInfo, problem_from_json
+from bo_tune.core.problem import GpuInfo, Problem, problem_from_json
 from bo_tune.errors import PackError, printable
 
 Checked = TypeVar("Checked")
@@ -35,7 +35,7 @@ EntryName = Annotated[str, Field(pattern=r"^[A-Z2-7]{52}$")]
 """Of a folder in Triton's cache: a SHA-256 in base 32."""
 
 
-StoredProblem = Annotated[InstanceOf[AnyProblem], BeforeValidator(problem_from_json), PlainSerializer(asdict)]
+StoredProblem = Annotated[InstanceOf[Problem], BeforeValidator(problem_from_json), PlainSerializer(asdict)]
 """A problem of whatever kind, as plain values."""
 
 

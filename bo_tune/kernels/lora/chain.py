@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from bo_tune.core.conditions import Conditions
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config
 from bo_tune.core.surroundings import SHRINK, Linear
 from bo_tune.kernels.lora.expand.inputs import ExpandInputs
@@ -48,7 +48,7 @@ class LinearChain:
 
     def __init__(
         self,
-        problem: Problem,
+        problem: LoraProblem,
         linear: Linear,
         beside: Config,
         operation: Callable[[str], Operation[Any, Any]],

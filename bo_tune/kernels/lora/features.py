@@ -7,7 +7,7 @@ from operator import itemgetter
 import numpy as np
 from numpy.typing import NDArray
 
-from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.core.space import Config
 from bo_tune.kernels.lora.spec import TILE_AND_LAUNCH, WEIGHT_BYTES, Columns, LoraSpec, Work
 
@@ -29,7 +29,7 @@ def columns_of(configs: Sequence[Config], k: int, *, split: bool) -> Columns:
     return Columns(table[:, 0], table[:, 1], table[:, 2], table[:, 3], table[:, 4], split_k, even_k)
 
 
-def runnable(spec: LoraSpec, configs: Sequence[Config], problem: Problem, gpu: GpuInfo) -> NDArray[np.bool_]:
+def runnable(spec: LoraSpec, configs: Sequence[Config], problem: LoraProblem, gpu: GpuInfo) -> NDArray[np.bool_]:
     """See ``KernelSpec.runnable``."""
     columns = columns_of(configs, spec.product_length(problem), split=spec.has_split_k)
     clusters = np.array([config.get("num_ctas", 1) for config in configs])
@@ -38,7 +38,7 @@ def runnable(spec: LoraSpec, configs: Sequence[Config], problem: Problem, gpu: G
     return within | (not gpu.is_cuda)  # see ``impossible``
 
 
-def features(spec: LoraSpec, configs: Sequence[Config], problem: Problem, gpu: GpuInfo) -> NDArray[np.float64]:
+def features(spec: LoraSpec, configs: Sequence[Config], problem: LoraProblem, gpu: GpuInfo) -> NDArray[np.float64]:
     """See ``KernelSpec.features``."""
     length = spec.product_length(problem)
     c = columns_of(configs, length, split=spec.has_split_k)
@@ -65,7 +65,7 @@ def features(spec: LoraSpec, configs: Sequence[Config], problem: Problem, gpu: G
     return np.column_stack([*tile, *padding, share, blocks, resident, programs, wave, waves / np.ceil(waves), *rest])
 
 
-def work(c: Columns, problem: Problem) -> Work:
+def work(c: Columns, problem: LoraProblem) -> Work:
     """Count the programs that find work, for tokens spread uniformly over the adapters."""
     loras = problem.max_loras
     groups = loras * (1 - (1 - 1 / loras) ** problem.m)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 
 from bo_tune.core.conditions import Conditions
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.kernels.lora.tokens import TokenGroups, draw_assignment
 from bo_tune.kernels.operation import DEFAULT_CONDITIONS, OneOutput
@@ -29,7 +29,7 @@ class PreparedLaunch:
 class LoraInputs:
     """Tensors of one problem. The subclasses give their shapes."""
 
-    problem: Problem
+    problem: LoraProblem
     x: torch.Tensor
     weights: tuple[torch.Tensor, ...]
     groups: TokenGroups
@@ -46,7 +46,7 @@ class LoraOperation(OneOutput[AnyInputs]):
     name: ClassVar[str]
 
     def make_inputs(
-        self, problem: Problem, *, seed: int, device: torch.device, conditions: Conditions = DEFAULT_CONDITIONS
+        self, problem: LoraProblem, *, seed: int, device: torch.device, conditions: Conditions = DEFAULT_CONDITIONS
     ) -> AnyInputs:
         generator = torch.Generator(device).manual_seed(seed)
         assignment = draw_assignment(problem.m, problem.max_loras, generator, device, conditions)
@@ -54,7 +54,7 @@ class LoraOperation(OneOutput[AnyInputs]):
 
     @abstractmethod
     def assemble(
-        self, problem: Problem, groups: TokenGroups, generator: torch.Generator | None, device: torch.device
+        self, problem: LoraProblem, groups: TokenGroups, generator: torch.Generator | None, device: torch.device
     ) -> AnyInputs:
         """Draw inputs for tokens that are already grouped. On the meta device, without a generator, none is drawn."""
 
@@ -90,7 +90,7 @@ def int_specialisation(value: int) -> str:
     return f"{width} by 16" if value % 16 == 0 else width
 
 
-def dtype_of(problem: Problem) -> torch.dtype:
+def dtype_of(problem: LoraProblem) -> torch.dtype:
     """Return the torch type of the problem's activations and weights."""
     dtype: torch.dtype = getattr(torch, problem.dtype)
     return dtype
@@ -110,7 +110,9 @@ def draw(
     return values.mul_(scale).to(dtype)
 
 
-def draw_weights(problem: Problem, generator: torch.Generator | None, device: torch.device) -> tuple[torch.Tensor, ...]:
+def draw_weights(
+    problem: LoraProblem, generator: torch.Generator | None, device: torch.device
+) -> tuple[torch.Tensor, ...]:
     """Draw the weights of each slice, ``[L, 1, N_s, k]``, such that products have the size of activations."""
     return tuple(
         draw((problem.max_loras, 1, width, problem.k), dtype_of(problem), generator, device, scale=problem.k**-0.5)

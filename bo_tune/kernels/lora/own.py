@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.core.space import Config, config_key
 from bo_tune.kernels.lora import jit
 from bo_tune.kernels.lora.operation import AnyInputs, LoraOperation, PreparedLaunch, dtype_of
@@ -34,32 +34,32 @@ class OwnLoraOperation(LoraOperation[AnyInputs]):
         compiled = self.kernel[grid](*arguments, **_options(effective))
         return None if compiled is None else PreparedLaunch(compiled[grid], arguments)
 
-    def warmup(self, problem: Problem, config: Config) -> Any:
+    def warmup(self, problem: LoraProblem, config: Config) -> Any:
         effective = self._effective(problem, config)
         arguments = (*self.argument_types(problem), *self.constants(problem, effective))
         return self.kernel.warmup(*arguments, grid=(1,), **_options(effective))
 
-    def effective_config(self, problem: Problem, config: Config, gpu: GpuInfo) -> dict[str, int]:
+    def effective_config(self, problem: LoraProblem, config: Config, gpu: GpuInfo) -> dict[str, int]:
         """See the base class. Holds on every GPU: a ragged k takes the loop that is never pipelined."""
         return self._effective(problem, config)
 
-    def _effective(self, problem: Problem, config: Config) -> dict[str, int]:
+    def _effective(self, problem: LoraProblem, config: Config) -> dict[str, int]:
         effective = {"num_ctas": 1, **self.optional_constants, **config}
         if not self.even_k(problem, effective):
             effective["num_stages"] = 1
         return effective
 
-    def compile_key(self, problem: Problem, config: Config, gpu: GpuInfo) -> Hashable:
+    def compile_key(self, problem: LoraProblem, config: Config, gpu: GpuInfo) -> Hashable:
         effective = self._effective(problem, config)
         even_k = self.even_k(problem, effective)
         return self.name, gpu.capability, even_k, self.variant(problem), config_key(effective)
 
     @abstractmethod
-    def even_k(self, problem: Problem, config: Config) -> bool:
+    def even_k(self, problem: LoraProblem, config: Config) -> bool:
         """Whether the programs' tiles cover k without a ragged end: compiled in."""
 
     @abstractmethod
-    def grid(self, problem: Problem, config: Config) -> tuple[int, int, int]:
+    def grid(self, problem: LoraProblem, config: Config) -> tuple[int, int, int]:
         """Programs to launch, with one group slot more than the engine has adapters, as it launches by default."""
 
     @abstractmethod
@@ -67,15 +67,15 @@ class OwnLoraOperation(LoraOperation[AnyInputs]):
         """The kernel's run-time arguments."""
 
     @abstractmethod
-    def argument_types(self, problem: Problem) -> tuple[Any, ...]:
+    def argument_types(self, problem: LoraProblem) -> tuple[Any, ...]:
         """The run-time arguments with dtypes in place of tensors."""
 
     @abstractmethod
-    def constants(self, problem: Problem, effective: Config) -> tuple[Any, ...]:
+    def constants(self, problem: LoraProblem, effective: Config) -> tuple[Any, ...]:
         """The kernel's compiled-in arguments, which follow the run-time ones."""
 
     @abstractmethod
-    def variant(self, problem: Problem) -> Hashable:
+    def variant(self, problem: LoraProblem) -> Hashable:
         """What of the problem is compiled in."""
 
 
@@ -100,7 +100,7 @@ def cdiv(a: int, b: int) -> int:
     return -(-a // b)
 
 
-def weights_dtype(problem: Problem) -> torch.dtype:
+def weights_dtype(problem: LoraProblem) -> torch.dtype:
     """Return the type of what ``weights_argument`` gives for this problem."""
     return torch.uint64 if problem.num_slices > 1 else dtype_of(problem)
 

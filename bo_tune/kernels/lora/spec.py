@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
-from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.core.space import Config
 from bo_tune.kernels.spec import EngineSpec
 
@@ -86,46 +86,46 @@ class LoraSpec(EngineSpec):
     output_bytes_per_element: ClassVar[float]
     """Traffic of one element of the output, in bytes."""
 
-    def table_key(self, problem: Problem) -> tuple[str, ...]:
+    def table_key(self, problem: LoraProblem) -> tuple[str, ...]:
         # The engine passes its number of groups, one more than its adapters, as max_loras.
         sizes = (problem.max_loras + 1, problem.num_slices, problem.m, problem.k, problem.n)
         return tuple(map(str, sizes))
 
-    def shared_memory_bytes(self, config: Config, problem: Problem) -> int:
+    def shared_memory_bytes(self, config: Config, problem: LoraProblem) -> int:
         return self._shared_memory_bytes(config, problem, gpu=None)
 
-    def impossible(self, config: Config, problem: Problem, gpu: GpuInfo) -> str | None:
+    def impossible(self, config: Config, problem: LoraProblem, gpu: GpuInfo) -> str | None:
         """See the base class. The bound is one of NVIDIA's GPUs: elsewhere the binary alone says what it needs."""
         needed = self._shared_memory_bytes(config, problem, gpu) if gpu.is_cuda else 0
         if needed > gpu.shared_memory_bytes:
             return f"needs {needed} B of shared memory of {gpu.shared_memory_bytes} B"
         return None
 
-    def runnable(self, configs: Sequence[Config], problem: Problem, gpu: GpuInfo) -> "NDArray[np.bool_]":
+    def runnable(self, configs: Sequence[Config], problem: LoraProblem, gpu: GpuInfo) -> "NDArray[np.bool_]":
         from bo_tune.kernels.lora.features import runnable  # noqa: PLC0415 - loads numpy
 
         return runnable(self, configs, problem, gpu)
 
-    def _shared_memory_bytes(self, config: Config, problem: Problem, gpu: GpuInfo | None) -> int:
+    def _shared_memory_bytes(self, config: Config, problem: LoraProblem, gpu: GpuInfo | None) -> int:
         columns = Columns.one(config, self.product_length(problem))
         return int(self.shared_memory(columns, problem, gpu)) // config.get("num_ctas", 1)
 
-    def product_length(self, problem: Problem) -> int:
+    def product_length(self, problem: LoraProblem) -> int:
         """Return the length of the product, in elements."""
         return problem.k
 
-    def behind_table(self, problem: Problem) -> bool:
+    def behind_table(self, problem: LoraProblem) -> bool:
         """Say whether the weights' address is read from a table, which leaves their alignment unknown."""
         return problem.num_slices > 1
 
-    def pipelined(self, c: Columns, problem: Problem) -> "tuple[NDArray[np.bool_], NDArray[np.bool_]]":
+    def pipelined(self, c: Columns, problem: LoraProblem) -> "tuple[NDArray[np.bool_], NDArray[np.bool_]]":
         """Say where tiles of activations, and of weights, are copied while others are multiplied."""
         x = c.even_k & asynchronous(c.block_m * c.block_k, c, self.activation_bytes)
         # Of unknown alignment, nothing wider than an element is copied.
         w = c.even_k & asynchronous(c.block_n * c.block_k, c, WEIGHT_BYTES) & (not self.behind_table(problem))
         return x, w
 
-    def shared_memory(self, c: Columns, problem: Problem, gpu: GpuInfo | None) -> "Column":
+    def shared_memory(self, c: Columns, problem: LoraProblem, gpu: GpuInfo | None) -> "Column":
         """Return a lower bound of the shared memory of each config, in bytes; without a GPU one that holds on all.
 
         A pipelined operand has a tile in flight for each stage but the one being multiplied, and with wgmma that
@@ -146,12 +146,12 @@ class LoraSpec(EngineSpec):
     def feature_names(self) -> tuple[str, ...]:
         return FEATURE_NAMES
 
-    def features(self, configs: Sequence[Config], problem: Problem, gpu: GpuInfo) -> "NDArray[np.float64]":
+    def features(self, configs: Sequence[Config], problem: LoraProblem, gpu: GpuInfo) -> "NDArray[np.float64]":
         from bo_tune.kernels.lora.features import features  # noqa: PLC0415 - loads numpy
 
         return features(self, configs, problem, gpu)
 
-    def work(self, c: Columns, problem: Problem) -> "Work":
+    def work(self, c: Columns, problem: LoraProblem) -> "Work":
         """Count the programs that find work, for tokens spread uniformly over the adapters."""
         from bo_tune.kernels.lora.features import work  # noqa: PLC0415 - loads numpy
 

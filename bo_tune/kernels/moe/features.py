@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.special import pdtrc
 
 from bo_tune.core.agreement import SHARED
-from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.core.space import Config
 from bo_tune.kernels.lora.features import columns_of
 from bo_tune.kernels.lora.features import features as lora_features
@@ -15,7 +15,7 @@ from bo_tune.kernels.lora.spec import Columns, Work
 from bo_tune.kernels.moe.spec import MoeLoraSpec, experts_of
 
 
-def features(spec: MoeLoraSpec, configs: Sequence[Config], problem: Problem, gpu: GpuInfo) -> NDArray[np.float64]:
+def features(spec: MoeLoraSpec, configs: Sequence[Config], problem: LoraProblem, gpu: GpuInfo) -> NDArray[np.float64]:
     """See ``KernelSpec.features``."""
     described = lora_features(spec, configs, problem, gpu)
     c = columns_of(configs, spec.product_length(problem), split=spec.has_split_k)
@@ -26,7 +26,7 @@ def features(spec: MoeLoraSpec, configs: Sequence[Config], problem: Problem, gpu
     return np.column_stack([described, np.log2(blocks * tiles * (problem.max_loras + 1))])
 
 
-def work(spec: MoeLoraSpec, c: Columns, problem: Problem) -> Work:
+def work(spec: MoeLoraSpec, c: Columns, problem: LoraProblem) -> Work:
     """Count the programs that find work, for tokens spread uniformly over adapters and experts.
 
     With λ tokens expected of an adapter at an expert, their number X is nearly a Poisson variable, and they fill
@@ -47,7 +47,7 @@ def work(spec: MoeLoraSpec, c: Columns, problem: Problem) -> Work:
     )
 
 
-def one_launch_features(configs: Sequence[Config], problem: Problem) -> NDArray[np.float64]:
+def one_launch_features(configs: Sequence[Config], problem: LoraProblem) -> NDArray[np.float64]:
     """Describe configs of a kernel that is one launch; see ``KernelSpec.features``."""
     block_m = np.array([config[SHARED] for config in configs], dtype=np.float64)
     experts = experts_of(problem)

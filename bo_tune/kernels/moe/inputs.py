@@ -11,7 +11,7 @@ from typing import ClassVar
 import torch
 
 from bo_tune.core.conditions import Conditions
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.kernels.lora.operation import LoraInputs, LoraOperation, draw, dtype_of
 from bo_tune.kernels.lora.tokens import TokenGroups, draw_assignment
 from bo_tune.kernels.moe import naive
@@ -73,7 +73,7 @@ class MoeOperation(LoraOperation[MoeInputs]):
         return SPECS[self.name]
 
     def make_inputs(
-        self, problem: Problem, *, seed: int, device: torch.device, conditions: Conditions = DEFAULT_CONDITIONS
+        self, problem: LoraProblem, *, seed: int, device: torch.device, conditions: Conditions = DEFAULT_CONDITIONS
     ) -> MoeInputs:
         generator = torch.Generator(device).manual_seed(seed)
         assignment = draw_assignment(problem.m, problem.max_loras, generator, device, conditions)
@@ -81,7 +81,7 @@ class MoeOperation(LoraOperation[MoeInputs]):
         return self.assemble_routed(problem, TokenGroups.of(assignment, problem.max_loras), chosen, generator, device)
 
     def assemble(
-        self, problem: Problem, groups: TokenGroups, generator: torch.Generator | None, device: torch.device
+        self, problem: LoraProblem, groups: TokenGroups, generator: torch.Generator | None, device: torch.device
     ) -> MoeInputs:
         experts = experts_of(problem)
         if device.type == "meta":
@@ -92,7 +92,7 @@ class MoeOperation(LoraOperation[MoeInputs]):
 
     def assemble_routed(
         self,
-        problem: Problem,
+        problem: LoraProblem,
         groups: TokenGroups,
         chosen: torch.Tensor,
         generator: torch.Generator | None,
@@ -119,12 +119,12 @@ class MoeOperation(LoraOperation[MoeInputs]):
         )
 
     @abstractmethod
-    def activations(self, problem: Problem, length: int) -> tuple[int, ...]:
+    def activations(self, problem: LoraProblem, length: int) -> tuple[int, ...]:
         """Shape of the activations."""
 
     @abstractmethod
     def initial(
-        self, problem: Problem, width: int, generator: torch.Generator | None, device: torch.device
+        self, problem: LoraProblem, width: int, generator: torch.Generator | None, device: torch.device
     ) -> torch.Tensor:
         """What the output holds before a launch."""
 
@@ -141,18 +141,18 @@ class MoeOperation(LoraOperation[MoeInputs]):
         """As ``reset``: the kernels add, or share k, so that a skipped element shows as what was there before."""
         inputs.out.copy_(inputs.initial)
 
-    def tolerance(self, problem: Problem) -> float:
+    def tolerance(self, problem: LoraProblem) -> float:
         return RELATIVE_TOLERANCE[problem.dtype]
 
 
 class MoeShrinkOperation(MoeOperation):
     """Shrink: ``x`` [T, H] or [P, H], ``weights`` S × [L, E, R, H], ``out`` [S, P, R], in the weights' type."""
 
-    def activations(self, problem: Problem, length: int) -> tuple[int, ...]:
+    def activations(self, problem: LoraProblem, length: int) -> tuple[int, ...]:
         return (problem.m if self.per_token else problem.m * experts_of(problem).top_k, length)
 
     def initial(
-        self, problem: Problem, width: int, generator: torch.Generator | None, device: torch.device
+        self, problem: LoraProblem, width: int, generator: torch.Generator | None, device: torch.device
     ) -> torch.Tensor:
         shape = (problem.num_slices, problem.m * experts_of(problem).top_k, width)
         return torch.zeros(shape, dtype=dtype_of(problem), device=device)
@@ -164,11 +164,11 @@ class MoeShrinkOperation(MoeOperation):
 class MoeExpandOperation(MoeOperation):
     """Expand: ``x`` [S, P, R], ``weights`` S × [L, E, N, R], ``out`` [P, S·N], which is added to."""
 
-    def activations(self, problem: Problem, length: int) -> tuple[int, ...]:
+    def activations(self, problem: LoraProblem, length: int) -> tuple[int, ...]:
         return (problem.num_slices, problem.m * experts_of(problem).top_k, length)
 
     def initial(
-        self, problem: Problem, width: int, generator: torch.Generator | None, device: torch.device
+        self, problem: LoraProblem, width: int, generator: torch.Generator | None, device: torch.device
     ) -> torch.Tensor:
         shape = (problem.m * experts_of(problem).top_k, problem.num_slices * width)
         return draw(shape, dtype_of(problem), generator, device)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from bo_tune.core.agreement import SHARED
 from bo_tune.core.conditions import Conditions
-from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.core.space import Config, SearchSpace
 from bo_tune.kernels.moe.spec import (
     MOE,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-class MoeOneLaunchSpec(KernelSpec[Problem]):
+class MoeOneLaunchSpec(KernelSpec[LoraProblem]):
     """Shrink and expand in one launch, the product between them in registers."""
 
     decides: ClassVar[bool] = True
@@ -54,21 +54,21 @@ class MoeOneLaunchSpec(KernelSpec[Problem]):
     def _space(self) -> SearchSpace:
         return SearchSpace.of({SHARED: self.parts[0].search_space.ranges[SHARED]})
 
-    def joint_group(self, problem: Problem) -> tuple[object, ...]:
+    def joint_group(self, problem: LoraProblem) -> tuple[object, ...]:
         return self.parts[0].joint_group(problem)
 
-    def default_config(self, problem: Problem) -> dict[str, int]:
+    def default_config(self, problem: LoraProblem) -> dict[str, int]:
         return {SHARED: self.parts[0].default_config(problem)[SHARED]}
 
-    def product_sizes(self, problem: Problem, conditions: Conditions) -> dict[str, int | str]:
+    def product_sizes(self, problem: LoraProblem, conditions: Conditions) -> dict[str, int | str]:
         sizes = {"gemm_n": self.width(problem), "gemm_k": self.length(problem), "rank": problem.k}
         return {**sizes, "routing": str(conditions.routing)}
 
-    def length(self, problem: Problem) -> int:
+    def length(self, problem: LoraProblem) -> int:
         """Return the length of the first product, in elements."""
         return self.parts[0].product_length(problem)
 
-    def width(self, problem: Problem) -> int:
+    def width(self, problem: LoraProblem) -> int:
         """Return the width of a slice of the result, in elements."""
         return self.parts[1].product_width(problem)
 
@@ -76,7 +76,7 @@ class MoeOneLaunchSpec(KernelSpec[Problem]):
     def feature_names(self) -> tuple[str, ...]:
         return ("log2 block_m", "log2 launched blocks")
 
-    def features(self, configs: Sequence[Config], problem: Problem, gpu: GpuInfo) -> "NDArray[np.float64]":
+    def features(self, configs: Sequence[Config], problem: LoraProblem, gpu: GpuInfo) -> "NDArray[np.float64]":
         from bo_tune.kernels.moe.features import one_launch_features  # noqa: PLC0415 - loads numpy
 
         return one_launch_features(configs, problem)
@@ -102,7 +102,7 @@ ONE_LAUNCH_SPECS = (MoeW13Spec(), MoeW2Spec())
 _SPECS = {spec.name: spec for spec in MOE_SPECS}
 
 
-def one_launch_problems(problems: Sequence[Problem]) -> tuple[Problem, ...]:
+def one_launch_problems(problems: Sequence[LoraProblem]) -> tuple[LoraProblem, ...]:
     """Return the problems of the one-launch kernels for the same layer and step.
 
     Args:

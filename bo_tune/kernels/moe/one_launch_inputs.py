@@ -6,7 +6,7 @@ this rank, R rank, H length of the first product, N width of a slice of the seco
 
 import torch
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.kernels.lora.operation import draw, dtype_of
 from bo_tune.kernels.lora.tokens import TokenGroups
 from bo_tune.kernels.moe import naive
@@ -28,7 +28,7 @@ class MoeOneLaunchOperation(MoeOperation):
 
     def assemble_routed(
         self,
-        problem: Problem,
+        problem: LoraProblem,
         groups: TokenGroups,
         chosen: torch.Tensor,
         generator: torch.Generator | None,
@@ -54,11 +54,11 @@ class MoeOneLaunchOperation(MoeOperation):
             initial=initial,
         )
 
-    def activations(self, problem: Problem, length: int) -> tuple[int, ...]:
+    def activations(self, problem: LoraProblem, length: int) -> tuple[int, ...]:
         return (problem.m if self.per_token else problem.m * experts_of(problem).top_k, length)
 
     def initial(
-        self, problem: Problem, width: int, generator: torch.Generator | None, device: torch.device
+        self, problem: LoraProblem, width: int, generator: torch.Generator | None, device: torch.device
     ) -> torch.Tensor:
         shape = (problem.m * experts_of(problem).top_k, problem.num_slices * width)
         return draw(shape, dtype_of(problem), generator, device)

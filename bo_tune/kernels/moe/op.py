@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 
 from bo_tune.core.agreement import SHARED
-from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.core.space import Config
 from bo_tune.kernels.lora.jit import slice_weights
 from bo_tune.kernels.lora.operation import dtype_of, int_specialisation
@@ -123,19 +123,19 @@ class OwnMoeOperation(MoeOperation, OwnLoraOperation[MoeInputs]):
     digest = source_digest(Path(__file__))
     adds: ClassVar[bool]
 
-    def note(self, problem: Problem, gpu: GpuInfo) -> str | None:
+    def note(self, problem: LoraProblem, gpu: GpuInfo) -> str | None:
         return f"the project's own fused MoE kernels have no one-launch path: {SHARED} is chosen by the two-kernel path"
 
-    def even_k(self, problem: Problem, config: Config) -> bool:
+    def even_k(self, problem: LoraProblem, config: Config) -> bool:
         """Always: the ragged end is masked in a loop that is pipelined all the same."""
         return True
 
-    def grid(self, problem: Problem, config: Config) -> tuple[int, int, int]:
+    def grid(self, problem: LoraProblem, config: Config) -> tuple[int, int, int]:
         blocks = cdiv(self._room(problem, config), config["block_m"])
         tiles = blocks * cdiv(self.spec.product_width(problem), config["block_n"])
         return config["split_k"] * tiles, problem.num_slices, problem.max_loras + 1
 
-    def _room(self, problem: Problem, config: Config) -> int:
+    def _room(self, problem: LoraProblem, config: Config) -> int:
         experts = experts_of(problem)
         return room(problem.m * experts.top_k, experts.count, config["block_m"])
 
@@ -154,31 +154,31 @@ class OwnMoeOperation(MoeOperation, OwnLoraOperation[MoeInputs]):
             *self._strides(inputs.problem, effective),
         )
 
-    def argument_types(self, problem: Problem) -> tuple[Any, ...]:
+    def argument_types(self, problem: LoraProblem) -> tuple[Any, ...]:
         dtype = dtype_of(problem)
         sizes = (*self._sizes(problem), *self._strides(problem, {"block_m": 16}))
         return dtype, torch.uint64, dtype, torch.float32, *(torch.int32,) * 4, *sizes
 
-    def _sizes(self, problem: Problem) -> tuple[int, int, int]:
+    def _sizes(self, problem: LoraProblem) -> tuple[int, int, int]:
         return self.spec.product_width(problem), self.spec.product_length(problem), experts_of(problem).local
 
-    def _strides(self, problem: Problem, config: Config) -> tuple[int, ...]:
+    def _strides(self, problem: LoraProblem, config: Config) -> tuple[int, ...]:
         pairs, width = problem.m * experts_of(problem).top_k, self.spec.product_width(problem)
         space = self._room(problem, config)
         x_slice = pairs * self.spec.product_length(problem) if self.adds else 0
         out_slice, out_stride = (width, problem.num_slices * width) if self.adds else (pairs * width, width)
         return pairs, space, space, cdiv(space, config["block_m"]), x_slice, out_slice, out_stride
 
-    def constants(self, problem: Problem, effective: Config) -> tuple[Any, ...]:
+    def constants(self, problem: LoraProblem, effective: Config) -> tuple[Any, ...]:
         share = experts_of(problem).top_k if self.per_token else 1
         tile = (effective["block_m"], effective["block_n"], effective["block_k"])
         launch = (effective["group_size_m"], effective["split_k"])
         return share, self._sliced_x(problem), *tile, *launch, self.weighted, self.adds
 
-    def _sliced_x(self, problem: Problem) -> bool:
+    def _sliced_x(self, problem: LoraProblem) -> bool:
         return self.adds and problem.num_slices > 1
 
-    def variant(self, problem: Problem) -> Hashable:
+    def variant(self, problem: LoraProblem) -> Hashable:
         share = experts_of(problem).top_k if self.per_token else 1
         sizes = (*self._sizes(problem), self._strides(problem, {"block_m": 16})[-1])
         constants = (share, self._sliced_x(problem), self.weighted, self.adds)

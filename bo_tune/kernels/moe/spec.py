@@ -20,7 +20,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
 from bo_tune.core.conditions import Conditions
-from bo_tune.core.problem import Experts, GpuInfo, Problem
+from bo_tune.core.problem import Experts, GpuInfo, LoraProblem
 from bo_tune.core.space import Config, SearchSpace
 from bo_tune.kernels.lora.spec import FEATURE_NAMES, Columns, LoraSpec, Work, asynchronous
 from bo_tune.kernels.moe.untuned import bounded, general_config
@@ -55,46 +55,46 @@ class MoeLoraSpec(LoraSpec):
         launch = {"group_size_m": (1, 8), "num_warps": (4, 8), "num_stages": (2, 3, 4)}
         return SearchSpace.of({**tile, **launch, **({"split_k": (1, 4, 8)} if self.has_split_k else {})})
 
-    def rank(self, problem: Problem) -> int:
+    def rank(self, problem: LoraProblem) -> int:
         """Return the whole rank of the adapters."""
         return problem.k
 
-    def intermediate(self, problem: Problem) -> int:
+    def intermediate(self, problem: LoraProblem) -> int:
         """Return the intermediate size of an expert, as sharded."""
         return intermediate_of(problem)
 
-    def joint_group(self, problem: Problem) -> tuple[object, ...]:
+    def joint_group(self, problem: LoraProblem) -> tuple[object, ...]:
         sizes = (problem.max_loras, problem.m, self.rank(problem), problem.n, self.intermediate(problem))
         return (MOE, *sizes, problem.dtype, problem.experts)
 
-    def default_config(self, problem: Problem) -> dict[str, int]:
+    def default_config(self, problem: LoraProblem) -> dict[str, int]:
         return self.as_taken(general_config(problem.m, experts_of(problem).local), problem)
 
-    def as_taken(self, config: Config, problem: Problem) -> dict[str, int]:
+    def as_taken(self, config: Config, problem: LoraProblem) -> dict[str, int]:
         """Return what this kernel takes of a config of the base model's experts."""
         taken = bounded(config, problem.k, shrinks=self.has_split_k)
         return {name: taken[name] for name in self.search_space.names}
 
-    def product_sizes(self, problem: Problem, conditions: Conditions) -> dict[str, int | str]:
+    def product_sizes(self, problem: LoraProblem, conditions: Conditions) -> dict[str, int | str]:
         sizes = {"gemm_n": self.product_width(problem), "gemm_k": self.product_length(problem)}
         return {**sizes, "routing": str(conditions.routing)}
 
-    def file_stem(self, problem: Problem) -> str:
+    def file_stem(self, problem: LoraProblem) -> str:
         return self.name.upper()
 
-    def table_key(self, problem: Problem) -> tuple[str, ...]:
+    def table_key(self, problem: LoraProblem) -> tuple[str, ...]:
         # Unlike the dense kernels these are passed the engine's own max_loras.
         sizes = (problem.max_loras, problem.num_slices, problem.m, problem.k, problem.n, problem.i)
         return tuple(map(str, sizes))
 
-    def behind_table(self, problem: Problem) -> bool:
+    def behind_table(self, problem: LoraProblem) -> bool:
         return True
 
-    def product_width(self, problem: Problem) -> int:
+    def product_width(self, problem: LoraProblem) -> int:
         """Return the width of a slice of the product, in elements."""
         raise NotImplementedError
 
-    def features(self, configs: Sequence[Config], problem: Problem, gpu: GpuInfo) -> "NDArray[np.float64]":
+    def features(self, configs: Sequence[Config], problem: LoraProblem, gpu: GpuInfo) -> "NDArray[np.float64]":
         from bo_tune.kernels.moe.features import features  # noqa: PLC0415 - loads numpy
 
         return features(self, configs, problem, gpu)
@@ -103,7 +103,7 @@ class MoeLoraSpec(LoraSpec):
     def feature_names(self) -> tuple[str, ...]:
         return (*FEATURE_NAMES, "log2 launched programs")
 
-    def work(self, c: Columns, problem: Problem) -> Work:
+    def work(self, c: Columns, problem: LoraProblem) -> Work:
         """Count the programs that find work, for tokens spread uniformly over adapters and experts."""
         from bo_tune.kernels.moe.features import work  # noqa: PLC0415 - loads numpy
 
@@ -117,10 +117,10 @@ class _Shrink(MoeLoraSpec):
     widths: ClassVar[tuple[int, ...]] = (16, 32, 64, 128)
     lengths: ClassVar[tuple[int, ...]] = (32, 64, 128, 256)
 
-    def product_width(self, problem: Problem) -> int:
+    def product_width(self, problem: LoraProblem) -> int:
         return problem.k
 
-    def pipelined(self, c: Columns, problem: Problem) -> "tuple[NDArray[np.bool_], NDArray[np.bool_]]":
+    def pipelined(self, c: Columns, problem: LoraProblem) -> "tuple[NDArray[np.bool_], NDArray[np.bool_]]":
         x = asynchronous(c.block_m * c.block_k, c, self.activation_bytes)
         return x, x & False
 
@@ -133,7 +133,7 @@ class _Expand(MoeLoraSpec):
     widths: ClassVar[tuple[int, ...]] = (16, 32, 64, 128, 256, 512)
     lengths: ClassVar[tuple[int, ...]] = (16, 32, 64)
 
-    def pipelined(self, c: Columns, problem: Problem) -> "tuple[NDArray[np.bool_], NDArray[np.bool_]]":
+    def pipelined(self, c: Columns, problem: LoraProblem) -> "tuple[NDArray[np.bool_], NDArray[np.bool_]]":
         # Where the activations of further slices begin is an argument of unknown alignment.
         x = asynchronous(c.block_m * c.block_k, c, self.activation_bytes) & (problem.num_slices == 1)
         return x, x & False
@@ -142,10 +142,10 @@ class _Expand(MoeLoraSpec):
 class _W13(MoeLoraSpec):
     """Gate and up."""
 
-    def rank(self, problem: Problem) -> int:
+    def rank(self, problem: LoraProblem) -> int:
         return problem.k * experts_of(problem).shards
 
-    def intermediate(self, problem: Problem) -> int:
+    def intermediate(self, problem: LoraProblem) -> int:
         return intermediate_of(problem) // (2 if experts_of(problem).packed else 1)
 
 
@@ -154,7 +154,7 @@ class MoeW13ShrinkSpec(_W13, _Shrink):
 
     name = "fused_moe_lora_w13_shrink"
 
-    def product_length(self, problem: Problem) -> int:
+    def product_length(self, problem: LoraProblem) -> int:
         return problem.n
 
 
@@ -163,10 +163,10 @@ class MoeW13ExpandSpec(_W13, _Expand):
 
     name = "fused_moe_lora_w13_expand"
 
-    def product_length(self, problem: Problem) -> int:
+    def product_length(self, problem: LoraProblem) -> int:
         return self.rank(problem)
 
-    def product_width(self, problem: Problem) -> int:
+    def product_width(self, problem: LoraProblem) -> int:
         return intermediate_of(problem)
 
 
@@ -175,7 +175,7 @@ class MoeW2ShrinkSpec(_Shrink):
 
     name = "fused_moe_lora_w2_shrink"
 
-    def product_length(self, problem: Problem) -> int:
+    def product_length(self, problem: LoraProblem) -> int:
         return intermediate_of(problem)
 
 
@@ -184,7 +184,7 @@ class MoeW2ExpandSpec(_Expand):
 
     name = "fused_moe_lora_w2_expand"
 
-    def product_width(self, problem: Problem) -> int:
+    def product_width(self, problem: LoraProblem) -> int:
         return problem.n // experts_of(problem).shards
 
 
@@ -192,14 +192,14 @@ MOE_SPECS = (MoeW13ShrinkSpec(), MoeW13ExpandSpec(), MoeW2ShrinkSpec(), MoeW2Exp
 """In the order a layer runs them."""
 
 
-def experts_of(problem: Problem) -> Experts:
+def experts_of(problem: LoraProblem) -> Experts:
     """Return the experts of a problem. Raises ValueError where it does not tell."""
     if problem.experts is None:
         raise ValueError(f"a fused MoE problem needs its numbers of experts: {problem}")
     return problem.experts
 
 
-def intermediate_of(problem: Problem) -> int:
+def intermediate_of(problem: LoraProblem) -> int:
     """Return the intermediate size of a problem. Raises ValueError where it does not tell."""
     if problem.i is None:
         raise ValueError(f"a fused MoE problem needs its intermediate size i: {problem}")

@@ -6,7 +6,7 @@ from functools import cached_property, lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from bo_tune.core.problem import AnyProblem, GpuInfo, SizedProblem
+from bo_tune.core.problem import GpuInfo, Problem, SizedProblem
 from bo_tune.core.space import Config, ConfigKey, SearchSpace
 from bo_tune.errors import InputError
 from bo_tune.kernels.spec import KernelSpec
@@ -59,7 +59,7 @@ class UserSpec(KernelSpec[SizedProblem]):
     def allows(self, config: Config, problem: SizedProblem) -> bool:
         return self.kernel.allows(problem, self.kernel.decode(config))
 
-    def speaks_of(self, config: Config, problem: AnyProblem) -> bool:
+    def speaks_of(self, config: Config, problem: Problem) -> bool:
         known = self.kernel.values
         alike = isinstance(problem, SizedProblem) and {name for name, _ in problem.sizes} == self._sizes
         return alike and set(config) == set(known) and all(known[name].has(n) for name, n in config.items())

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 import triton
 
-from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.kernels.lora.operation import AnyInputs, LoraOperation, PreparedLaunch
 from bo_tune.kernels.lora.tokens import TokenGroups
@@ -48,9 +48,9 @@ class VllmOperation(LoraOperation[AnyInputs]):
         return f"vllm {version() or self._launcher.digest}{self.path}"
 
     @property
-    def least_problem(self) -> Problem:
+    def least_problem(self) -> LoraProblem:
         """A problem to learn from what the launcher is given."""
-        return Problem(self.name, 1, 1, 1, 1, 1)
+        return LoraProblem(self.name, 1, 1, 1, 1, 1)
 
     @abstractmethod
     def arguments(self, inputs: AnyInputs, config: Config, capability: tuple[int, int]) -> dict[str, Any]:
@@ -58,7 +58,7 @@ class VllmOperation(LoraOperation[AnyInputs]):
         where it is not looked up."""
 
     @abstractmethod
-    def lookup(self, problem: Problem) -> dict[str, Any] | None:
+    def lookup(self, problem: LoraProblem) -> dict[str, Any] | None:
         """What the launcher must look its config up under for the tuned file's entry to be found; None for nothing."""
 
     def capture(
@@ -76,7 +76,7 @@ class VllmOperation(LoraOperation[AnyInputs]):
         return self._launcher.capture(arguments, config, capability, key, gpu)
 
     def capture_without_inputs(
-        self, problem: Problem, config: Config, capability: tuple[int, int], gpu: GpuInfo | None = None
+        self, problem: LoraProblem, config: Config, capability: tuple[int, int], gpu: GpuInfo | None = None
     ) -> KernelCall:
         """As ``capture``, with tensors on the meta device, which hold nothing and need no GPU."""
         return self.capture(self._stand_ins(problem), config, capability, gpu)
@@ -84,16 +84,16 @@ class VllmOperation(LoraOperation[AnyInputs]):
     def first_launch(self, inputs: AnyInputs, config: Config) -> PreparedLaunch | None:
         return self.capture(inputs, config, target_capability()).launch()
 
-    def warmup(self, problem: Problem, config: Config) -> Any:
+    def warmup(self, problem: LoraProblem, config: Config) -> Any:
         return self.capture_without_inputs(problem, config, target_capability()).warmup()
 
-    def effective_config(self, problem: Problem, config: Config, gpu: GpuInfo) -> dict[str, int]:
+    def effective_config(self, problem: LoraProblem, config: Config, gpu: GpuInfo) -> dict[str, int]:
         return dict(self._cached_facts(problem, config_key(config), gpu).effective)
 
-    def compile_key(self, problem: Problem, config: Config, gpu: GpuInfo) -> Hashable:
+    def compile_key(self, problem: LoraProblem, config: Config, gpu: GpuInfo) -> Hashable:
         return self._cached_facts(problem, config_key(config), gpu).compile_key
 
-    def _facts(self, problem: Problem, config: ConfigKey, gpu: GpuInfo) -> "_Facts":
+    def _facts(self, problem: LoraProblem, config: ConfigKey, gpu: GpuInfo) -> "_Facts":
         call = self.capture_without_inputs(problem, dict(config), gpu.capability, gpu)
         effective = call.config()
         if call.parameters.get("EVEN_K") is False and self._launcher.unpipelined_where_ragged:
@@ -102,7 +102,7 @@ class VllmOperation(LoraOperation[AnyInputs]):
         # Thousands of a model's calls share a binary: their keys share memory.
         return _Facts(tuple(effective.items()), self._keys.setdefault(key, key))
 
-    def _made_of_nothing(self, problem: Problem) -> AnyInputs:
+    def _made_of_nothing(self, problem: LoraProblem) -> AnyInputs:
         tokens, slots = problem.m, problem.max_loras + 1
         sizes = (tokens, tokens, slots, slots + 1, slots)
         groups = TokenGroups(*(torch.empty(size, dtype=torch.int32, device=META) for size in sizes))

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 import triton
 
-from bo_tune.core.problem import Experts, GpuInfo, Problem
+from bo_tune.core.problem import Experts, GpuInfo, LoraProblem
 from bo_tune.core.space import Config
 from bo_tune.kernels.lora.operation import PreparedLaunch
 from bo_tune.kernels.moe.inputs import MoeExpandOperation, MoeInputs, MoeOperation, MoeShrinkOperation
@@ -31,7 +31,7 @@ from bo_tune.kernels.vllm.moe_path import (
 )
 
 
-def two_kernel_way(problem: Problem, capability: tuple[int, int]) -> Way | None:
+def two_kernel_way(problem: LoraProblem, capability: tuple[int, int]) -> Way | None:
     """Return how vLLM launches the two kernels of a layer; None where it launches others, or does not tell."""
     try:
         way = engine_way(problem, capability)
@@ -49,10 +49,10 @@ class VllmMoeLaunch(MoeOperation, VllmOperation[MoeInputs]):
     """One of the kernels as vLLM launches it, on either path."""
 
     @property
-    def least_problem(self) -> Problem:
-        return Problem(self.name, 1, 1, 1, 16, 16, 16, experts=Experts(1, 1))
+    def least_problem(self) -> LoraProblem:
+        return LoraProblem(self.name, 1, 1, 1, 16, 16, 16, experts=Experts(1, 1))
 
-    def lookup(self, problem: Problem) -> None:
+    def lookup(self, problem: LoraProblem) -> None:
         """None: the layer looks configs up, and passes them on."""
 
     def tokens_in_blocks(self, inputs: MoeInputs, config: Config) -> dict[str, Any]:
@@ -91,13 +91,13 @@ class VllmMoeOperation(VllmMoeLaunch):
 
     path: ClassVar[str] = " (two-kernel path)"
 
-    def note(self, problem: Problem, gpu: GpuInfo) -> str | None:
+    def note(self, problem: LoraProblem, gpu: GpuInfo) -> str | None:
         try:
             return path_note(problem, gpu.capability)
         except VllmError as error:
             return str(error)
 
-    def decided_by(self, problem: Problem, gpu: GpuInfo) -> tuple[str, ...]:
+    def decided_by(self, problem: LoraProblem, gpu: GpuInfo) -> tuple[str, ...]:
         try:
             return deciding_kernels(problem, gpu.capability)
         except VllmError:  # which ``note`` says
@@ -134,7 +134,7 @@ class VllmMoeOperation(VllmMoeLaunch):
             "use_tma": way is not None and way.path is MoePath.TWO_KERNELS_TMA,
         }
 
-    def is_ordered(self, problem: Problem, capability: tuple[int, int]) -> bool:
+    def is_ordered(self, problem: LoraProblem, capability: tuple[int, int]) -> bool:
         """Say whether what shrink hands to expand stands in the order of the blocks."""
         way = two_kernel_way(problem, capability)
         return way is not None and way.path is MoePath.TWO_KERNELS_TMA and not is_unsorted(problem)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.errors import one_line
 from bo_tune.kernels.moe.blocks import room
 from bo_tune.kernels.moe.inputs import SPECS
@@ -60,13 +60,13 @@ class Way:
     pdl: bool = False
 
 
-def engine_path(problem: Problem, capability: tuple[int, int]) -> MoePath:
+def engine_path(problem: LoraProblem, capability: tuple[int, int]) -> MoePath:
     """Return the path of ``engine_way``."""
     return engine_way(problem, capability).path
 
 
 @lru_cache(maxsize=1024)
-def engine_way(problem: Problem, capability: tuple[int, int]) -> Way:
+def engine_way(problem: LoraProblem, capability: tuple[int, int]) -> Way:
     """Return the way that the installed vLLM takes for a problem's layer, on a GPU of this compute capability.
 
     Adapters are taken to be fully sharded where tensor-parallel ranks share them.
@@ -102,7 +102,7 @@ def engine_way(problem: Problem, capability: tuple[int, int]) -> Way:
     return Way(MoePath.ONE_LAUNCH_UNSORTED) if unsorted and taken[0].path is MoePath.ONE_LAUNCH else taken[0]
 
 
-def largest_unsorted(problem: Problem) -> int:
+def largest_unsorted(problem: LoraProblem) -> int:
     """Return the most tokens in a step that are not sorted into blocks; 0 where all are. As vLLM 0.33.0 reckons."""
     experts = experts_of(problem)
     if experts.shards > 1 or experts.local < experts.count:
@@ -110,19 +110,19 @@ def largest_unsorted(problem: Problem) -> int:
     return experts.local * problem.max_loras // (SPARSITY * experts.top_k)
 
 
-def is_unsorted(problem: Problem) -> bool:
+def is_unsorted(problem: LoraProblem) -> bool:
     """Say whether a step's tokens are so few that they are not sorted into blocks."""
     return problem.m <= largest_unsorted(problem)
 
 
-def deciding_kernels(problem: Problem, capability: tuple[int, int]) -> tuple[str, ...]:
+def deciding_kernels(problem: LoraProblem, capability: tuple[int, int]) -> tuple[str, ...]:
     """Return the kernels that vLLM launches for a problem's layer and that block_m matters to, if not the two-kernel
     path's; raises like ``engine_path``."""
     sorted_at_once = engine_path(problem, capability) is MoePath.ONE_LAUNCH
     return tuple(spec.name for spec in ONE_LAUNCH_SPECS) if sorted_at_once else ()
 
 
-def path_note(problem: Problem, capability: tuple[int, int]) -> str:
+def path_note(problem: LoraProblem, capability: tuple[int, int]) -> str:
     """Say in a line which way vLLM takes, and what it makes of tuned files."""
     path, rank = engine_path(problem, capability), SPECS[problem.kernel].rank(problem)
     shared = "fully sharded" if experts_of(problem).shards > 1 else "not fully sharded"
@@ -150,7 +150,7 @@ def _same(tensor: torch.Tensor) -> torch.Tensor:
     return tensor
 
 
-def _arguments(problem: Problem) -> dict[str, Any]:
+def _arguments(problem: LoraProblem) -> dict[str, Any]:
     """What a layer passes for gate and up, on the meta device."""
     experts, n, i = experts_of(problem), problem.n, intermediate_of(problem)
     rank, slots, slices = SPECS[problem.kernel].rank(problem), problem.max_loras, 1 if experts.packed else 2

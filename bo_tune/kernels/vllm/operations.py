@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config
 from bo_tune.kernels.lora.expand.inputs import ExpandInputs, ExpandOperation, adds_inputs
 from bo_tune.kernels.lora.operation import LoraInputs
@@ -26,7 +26,7 @@ class VllmShrink(ShrinkOperation, VllmOperation[ShrinkInputs]):
         weights = list(inputs.weights)
         return {**_common_arguments(inputs), "lora_a_weights": weights, "scaling": inputs.scale}
 
-    def lookup(self, problem: Problem) -> dict[str, Any]:
+    def lookup(self, problem: LoraProblem) -> dict[str, Any]:
         return {"op_type": "shrink", **_lookup_sizes(problem, hidden_size=problem.k, rank=problem.n)}
 
 
@@ -37,7 +37,7 @@ class VllmExpand(ExpandOperation, VllmOperation[ExpandInputs]):
         weights, adds = list(inputs.weights), adds_inputs(inputs.problem)
         return {**_common_arguments(inputs), "lora_b_weights": weights, "offset_start": 0, "add_inputs": adds}
 
-    def lookup(self, problem: Problem) -> dict[str, Any]:
+    def lookup(self, problem: LoraProblem) -> dict[str, Any]:
         sizes = _lookup_sizes(problem, hidden_size=problem.n, rank=problem.k)
         return {"op_type": "expand", **sizes, "add_inputs": adds_inputs(problem)}
 
@@ -58,7 +58,7 @@ def _common_arguments(inputs: LoraInputs) -> dict[str, Any]:
     }
 
 
-def _lookup_sizes(problem: Problem, *, hidden_size: int, rank: int) -> dict[str, int]:
+def _lookup_sizes(problem: LoraProblem, *, hidden_size: int, rank: int) -> dict[str, int]:
     max_loras = int(engine_spec(problem.kernel).table_key(problem)[0])
     sizes = {"max_loras": max_loras, "batch": problem.m, "num_slices": problem.num_slices}
     return {**sizes, "hidden_size": hidden_size, "rank": rank}

@@ -20,7 +20,7 @@ from types import CodeType, SimpleNamespace
 from typing import Any
 
 from bo_tune.core.agreement import SHARED
-from bo_tune.core.problem import AnyProblem, GpuInfo, Problem
+from bo_tune.core.problem import GpuInfo, LoraProblem, Problem
 from bo_tune.errors import one_line
 from bo_tune.kernels.moe.one_launch import MoeOneLaunchSpec
 from bo_tune.kernels.moe.spec import MoeLoraSpec, experts_of
@@ -42,7 +42,7 @@ NOT_UNDERSTOOD = (ArithmeticError, AttributeError, ImportError, LookupError, Nam
 """What functions of another vLLM may raise here."""
 
 
-def untuned_config(spec: AnySpec, problem: AnyProblem, gpu: GpuInfo) -> dict[str, int]:
+def untuned_config(spec: AnySpec, problem: Problem, gpu: GpuInfo) -> dict[str, int]:
     """Return the config with which an engine without tuned files launches a kernel.
 
     That of a fused MoE kernel is asked of the installed vLLM; its general rule counts where vLLM's kernel modules alone
@@ -51,14 +51,14 @@ def untuned_config(spec: AnySpec, problem: AnyProblem, gpu: GpuInfo) -> dict[str
     Raises:
         VllmError: the installed vLLM tells nothing that is understood here.
     """
-    if not isinstance(problem, Problem) or not isinstance(spec, MoeLoraSpec | MoeOneLaunchSpec):
+    if not isinstance(problem, LoraProblem) or not isinstance(spec, MoeLoraSpec | MoeOneLaunchSpec):
         return spec.default_config(problem)
     part = spec.parts[0] if isinstance(spec, MoeOneLaunchSpec) else spec
     config = untuned_configs(part, problem, gpu)(problem.m)
     return config if part is spec else {SHARED: config[SHARED]}
 
 
-def untuned_configs(spec: MoeLoraSpec, problem: Problem, gpu: GpuInfo) -> Callable[[int], dict[str, int]]:
+def untuned_configs(spec: MoeLoraSpec, problem: LoraProblem, gpu: GpuInfo) -> Callable[[int], dict[str, int]]:
     """Return what tells the untuned config of a fused MoE kernel for any number of tokens; raises ``VllmError``, too.
 
     Args:

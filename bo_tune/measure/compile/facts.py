@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config, ConfigRow, rows_of
 from bo_tune.errors import DeviceError, WorkerError
 from bo_tune.measure.compile.farm import CompileFarm
@@ -49,7 +49,7 @@ class KernelFacts:
 
     def __init__(self, farm: CompileFarm, gpu: GpuInfo) -> None:
         self._farm, self._gpu = farm, gpu
-        self._numbers: defaultdict[AnyProblem, dict[ConfigRow, int]] = defaultdict(dict)
+        self._numbers: defaultdict[Problem, dict[ConfigRow, int]] = defaultdict(dict)
         self._numbers_of = lru_cache(DISTINCT_ANSWERS)(self._number_all)
         self._configs_of = lru_cache(DISTINCT_ANSWERS)(_configs)
         self.source = cache(self._source)
@@ -65,7 +65,7 @@ class KernelFacts:
         answer: IdentityAnswer = self._ask(IdentityRequest({}))
         return answer.toolchain.assembler
 
-    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[Config]:
+    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:
         """Return for each config the one that really runs: itself, or another. Raises DeviceError."""
         names, rows = tuple(sorted(configs[0])), rows_of(configs)
         answer: FactsAnswer = self._ask(FactsRequest(problem, names, tuple(rows), self._gpu))
@@ -76,17 +76,17 @@ class KernelFacts:
         """Return the numbers in the farm of binaries whose names stand one after the other."""
         return [self._farm.number(names[at : at + NAME_BYTES]) for at in range(0, len(names), NAME_BYTES)]
 
-    def note(self, problem: AnyProblem) -> str | None:
+    def note(self, problem: Problem) -> str | None:
         """Return a line on what tuning a kernel is good for, if there is anything to say. Raises DeviceError."""
         answer: str | None = self._ask(NoteRequest(problem, self._gpu))
         return answer
 
-    def decided_by(self, problem: AnyProblem) -> tuple[str, ...]:
+    def decided_by(self, problem: Problem) -> tuple[str, ...]:
         """Name the kernels that decide for a problem's (``Operation.decided_by``). Raises DeviceError."""
         answer: tuple[str, ...] = self._ask(DecidedByRequest(problem, self._gpu))
         return answer
 
-    def numbers(self, problem: AnyProblem, configs: Sequence[Config]) -> list[int]:
+    def numbers(self, problem: Problem, configs: Sequence[Config]) -> list[int]:
         """Return the number in the farm of each config's binary. Raises DeviceError."""
         if not configs:
             return []

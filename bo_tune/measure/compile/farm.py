@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bo_tune.core.activity import FarmActivity
 from bo_tune.core.outcome import Compilation, Invalid, InvalidReason
-from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config
 from bo_tune.measure.backends.registry import backend_named
 from bo_tune.measure.device import Build, Compiled
@@ -104,7 +104,7 @@ class CompileFarm:
         """Say of each binary whether it is there, or known to be impossible."""
         return self._done[numbers]
 
-    def submit(self, number: int, problem: AnyProblem, config: Config) -> Future[Build]:
+    def submit(self, number: int, problem: Problem, config: Config) -> Future[Build]:
         """Start compiling, unless a binary of the same number is there or on its way.
 
         The second to ask for a binary is told that it was cached.

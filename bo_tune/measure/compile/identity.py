@@ -9,7 +9,7 @@ from triton._C.libtriton import get_cache_invalidating_env_vars
 from triton.backends.compiler import GPUTarget
 from triton.runtime.cache import triton_key
 
-from bo_tune.core.problem import AnyProblem
+from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config
 from bo_tune.formats.pack.contents import KernelText, Toolchain
 from bo_tune.kernels.operation import Operation
@@ -32,7 +32,7 @@ def toolchain(vendor: CompilerSide, target: GPUTarget) -> Toolchain:
     )
 
 
-def kernel_text(operation: Operation[Any, Any], problem: AnyProblem, config: Config) -> KernelText:
+def kernel_text(operation: Operation[Any, Any], problem: Problem, config: Config) -> KernelText:
     """Return which text an operation compiles, told by what it asks Triton for; nothing is compiled."""
     digests: list[str] = []
 

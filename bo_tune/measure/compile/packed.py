@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from bo_tune.core.outcome import Compilation, Invalid
-from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.errors import DeviceError, PackError, WorkerError, one_line
 from bo_tune.formats.pack.archive import unpack
 from bo_tune.formats.pack.contents import Identity, Manifest, PackedBinary
@@ -73,7 +73,7 @@ class PackedBinaries:
                 _check(farm, manifest, gpu, self._source)
             except (PackError, WorkerError) as error:
                 raise PackError(f"{path}: {one_line(error)}") from None
-            by_problem: defaultdict[AnyProblem, list[PackedBinary]] = defaultdict(list)
+            by_problem: defaultdict[Problem, list[PackedBinary]] = defaultdict(list)
             for binary in manifest.binaries:
                 by_problem[binary.problem].append(binary)
             for problem, binaries in by_problem.items():

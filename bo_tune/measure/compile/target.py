@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bo_tune.core.activity import FarmActivity
 from bo_tune.core.conditions import Conditions
-from bo_tune.core.problem import AnyProblem, GpuInfo
+from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config
 from bo_tune.formats.pack.contents import Identity
 from bo_tune.kernels.spec import AnySpec
@@ -58,24 +58,24 @@ class CompileTarget:
         """Which code of a kernel is compiled."""
         return self._facts.source(kernel)
 
-    def decided_by(self, problem: AnyProblem) -> tuple[str, ...]:
+    def decided_by(self, problem: Problem) -> tuple[str, ...]:
         """Name the kernels that decide for a problem's, because its engine launches them in its place."""
         return self._facts.decided_by(problem)
 
-    def default_config(self, spec: AnySpec, problem: AnyProblem) -> dict[str, int]:
+    def default_config(self, spec: AnySpec, problem: Problem) -> dict[str, int]:
         """Return the config that runs on this GPU where nothing was tuned."""
         return default_config(self._source, spec, problem, self.gpu)
 
-    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[Config]:
+    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:
         """Ask the kernel what it makes of each config on this GPU."""
         return self._facts.effective_configs(problem, configs)
 
-    def key(self, problem: AnyProblem, config: Config) -> Hashable:
+    def key(self, problem: Problem, config: Config) -> Hashable:
         """Return what is equal for configs that share one binary."""
         (number,) = self._facts.numbers(problem, [config])
         return number
 
-    def compile(self, problem: AnyProblem, config: Config) -> Future[Build]:
+    def compile(self, problem: Problem, config: Config) -> Future[Build]:
         """Start compiling."""
         (number,) = self._facts.numbers(problem, [config])
         return self._farm.submit(number, problem, config)

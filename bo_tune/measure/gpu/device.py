@@ -17,7 +17,7 @@ import numpy as np
 from bo_tune.core.activity import DeviceActivity, GpuActivity
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Measurement, Outcome
-from bo_tune.core.problem import DEFAULT_BACKEND, AnyProblem, GpuInfo
+from bo_tune.core.problem import DEFAULT_BACKEND, GpuInfo, Problem
 from bo_tune.core.repetitions import TimingProtocol
 from bo_tune.core.space import Config, SearchSpace
 from bo_tune.core.surroundings import Surroundings
@@ -109,7 +109,7 @@ class GpuDevice(Device):
         self.times_in_place = self._vendor.has_graphs and source in (BUILTIN, VLLM)
         self._lock = threading.Lock()
         self._seconds: defaultdict[str, float] = defaultdict(float)
-        self._prepared: set[AnyProblem] = set()
+        self._prepared: set[Problem] = set()
         self._prepared_by = 0  # which start of the GPU process prepared those
         self._measured_by = 0  # which start has measured before
         self._own_host: CompileHost | None = None
@@ -196,44 +196,42 @@ class GpuDevice(Device):
         """Which code of a kernel is measured."""
         return self._facts.source(kernel)
 
-    def note(self, problem: AnyProblem) -> str | None:
+    def note(self, problem: Problem) -> str | None:
         """Ask the kernel, which may be run otherwise by its engine."""
         return self._facts.note(problem)
 
-    def decided_by(self, problem: AnyProblem) -> tuple[str, ...]:
+    def decided_by(self, problem: Problem) -> tuple[str, ...]:
         """Ask the kernel, which may be run otherwise by its engine."""
         return self._facts.decided_by(problem)
 
-    def default_config(self, spec: AnySpec, problem: AnyProblem) -> dict[str, int]:
+    def default_config(self, spec: AnySpec, problem: Problem) -> dict[str, int]:
         """Ask the kernel's engine, where it has one: what it runs without tuned files may depend on the GPU."""
         return default_config(self._source, spec, problem, self.gpu)
 
-    def search_space(self, spec: AnySpec, problem: AnyProblem) -> SearchSpace:
+    def search_space(self, spec: AnySpec, problem: Problem) -> SearchSpace:
         """The kernel's default grid."""
         return spec.search_space
 
-    def effective_configs(self, problem: AnyProblem, configs: Sequence[Config]) -> list[Config]:
+    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:
         """Ask the kernel what it makes of each config on this GPU."""
         return self._facts.effective_configs(problem, configs)
 
-    def binaries(self, problem: AnyProblem, configs: Sequence[Config]) -> HaveBinaries:
+    def binaries(self, problem: Problem, configs: Sequence[Config]) -> HaveBinaries:
         """Ask the compile farm, which knows binaries by number."""
         numbers = np.array(self._facts.numbers(problem, configs), dtype=np.intp)
         return partial(self._farm.has, numbers)
 
-    def compile(self, problem: AnyProblem, config: Config) -> Future[Build]:
+    def compile(self, problem: Problem, config: Config) -> Future[Build]:
         """Hand the config to the compile farm."""
         (number,) = self._facts.numbers(problem, [config])
         return self._farm.submit(number, problem, config)
 
-    def measure(
-        self, problem: AnyProblem, config: Config, compiled: Compiled, *, stop_above_us: float | None
-    ) -> Outcome:
+    def measure(self, problem: Problem, config: Config, compiled: Compiled, *, stop_above_us: float | None) -> Outcome:
         """Measure in the GPU process. Shared memory over the GPU's limit is known before loading."""
         outcome = self._measure(problem, config, compiled, stop_above_us)
         return replace(outcome, compilation=compiled.compilation, resources=compiled.resources)
 
-    def _measure(self, problem: AnyProblem, config: Config, compiled: Compiled, stop_above_us: float | None) -> Outcome:
+    def _measure(self, problem: Problem, config: Config, compiled: Compiled, stop_above_us: float | None) -> Outcome:
         needed, limit = compiled.resources.shared_memory_bytes, self.gpu.shared_memory_bytes
         if needed is not None and needed > limit:
             return Invalid(InvalidReason.OUT_OF_SHARED_MEMORY, f"needs {needed} B of {limit} B")
@@ -251,7 +249,7 @@ class GpuDevice(Device):
 
     def _ask(
         self,
-        problem: AnyProblem,
+        problem: Problem,
         request: object,
         deadline_s: Callable[[], float],
         what: str,
@@ -280,7 +278,7 @@ class GpuDevice(Device):
         except (_NotPreparedError, NotStartedError) as error:
             raise DeviceError(f"the inputs of {problem} cannot be made on {self.gpu.name}: {error}") from error
 
-    def _prepare(self, problem: AnyProblem, child: Child) -> None:
+    def _prepare(self, problem: Problem, child: Child) -> None:
         """Have a child make the problem's inputs, on their own time: they take seconds where a config takes
         milliseconds. Inputs that had to make room for others are made again by the process itself.
         """
@@ -292,7 +290,7 @@ class GpuDevice(Device):
         self._prepared_now.add(problem)
 
     @property
-    def _prepared_now(self) -> set[AnyProblem]:
+    def _prepared_now(self) -> set[Problem]:
         """What the GPU process that there is has prepared."""
         with self._lock:
             if self._prepared_by != self._worker.starts:
@@ -315,7 +313,7 @@ class GpuDevice(Device):
 
     def remeasure(
         self,
-        problem: AnyProblem,
+        problem: Problem,
         configs: Sequence[Config],
         rounds: int,
         *,
@@ -343,7 +341,7 @@ class GpuDevice(Device):
 
     def _remeasure(
         self,
-        problem: AnyProblem,
+        problem: Problem,
         configs: Sequence[Config],
         rounds: int,
         deadline_s: float,
@@ -353,7 +351,7 @@ class GpuDevice(Device):
         answer: Remeasured = self._ask(problem, request, lambda: deadline_s, "finalists")
         return answer
 
-    def _survives(self, problem: AnyProblem, config: Config, around: Surroundings | None) -> bool:
+    def _survives(self, problem: Problem, config: Config, around: Surroundings | None) -> bool:
         """Say whether the GPU process lives through timing one config."""
         try:
             self._remeasure(problem, [config], 1, self._deadlines.first_s, around)

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from bo_tune.core.conditions import Conditions
-from bo_tune.core.problem import AnyProblem, GpuInfo, lora
+from bo_tune.core.problem import GpuInfo, Problem, lora
 from bo_tune.core.space import ConfigKey, config_key
 from bo_tune.core.surroundings import Surroundings
 from bo_tune.kernels.lora.chain import LinearChain
@@ -29,12 +29,12 @@ class LayerTimer:
         conditions: Conditions,
     ) -> None:
         self._operation, self._gpu, self._device, self._conditions = operation, gpu, device, conditions
-        self._here: tuple[AnyProblem, Surroundings] | None = None
+        self._here: tuple[Problem, Surroundings] | None = None
         self._chain: LinearChain | None = None
         self._graphs: dict[ConfigKey | None, torch.cuda.CUDAGraph] = {}
 
     def time_in_turn(
-        self, problem: AnyProblem, around: Surroundings, configs: Sequence[Mapping[str, int] | None], rounds: int
+        self, problem: Problem, around: Surroundings, configs: Sequence[Mapping[str, int] | None], rounds: int
     ) -> Timed:
         """Time a layer with each config in turn, round by round.
 
@@ -56,7 +56,7 @@ class LayerTimer:
             replays.append(self._graphs[key].replay)
         return ReplayTimer(chain.copies).time_in_turn(replays, rounds)
 
-    def _chain_in(self, problem: AnyProblem, around: Surroundings) -> LinearChain:
+    def _chain_in(self, problem: Problem, around: Surroundings) -> LinearChain:
         if self._chain is None or self._here != (problem, around):
             self._graphs, self._chain = {}, None
             self._chain = LinearChain(

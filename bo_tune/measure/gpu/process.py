@@ -17,7 +17,7 @@ from triton.runtime.errors import OutOfResources
 
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Measurement, Outcome
-from bo_tune.core.problem import AnyProblem
+from bo_tune.core.problem import Problem
 from bo_tune.core.repetitions import take_repetitions
 from bo_tune.core.space import ConfigKey, config_key
 from bo_tune.errors import one_line
@@ -86,7 +86,7 @@ class GpuServer:
         self._conditions = conditions
         self._seed = seed
         self._budget = INPUTS_MEMORY_SHARE * gpu.free_bytes()
-        self._prepared: OrderedDict[AnyProblem, Prepared] = OrderedDict()
+        self._prepared: OrderedDict[Problem, Prepared] = OrderedDict()
 
     def answer(self, request: object) -> object:
         """Answer one request of any kind."""
@@ -106,7 +106,7 @@ class GpuServer:
     def _hello(self) -> Hello:
         return Hello(self._gpu.info(), {"driver": self._gpu.driver_version(), **versions()})
 
-    def _prepare(self, problem: AnyProblem) -> Prepared:
+    def _prepare(self, problem: Problem) -> Prepared:
         prepared = self._prepared.pop(problem, None)
         if prepared is None:
             kernel = self._operation(problem.kernel)

@@ -18,7 +18,7 @@ from typing import Any
 
 from bo_tune.core.activity import SessionActivity
 from bo_tune.core.events import Event, Listener, StudyElsewhere, StudyFailed, StudyFinished, StudyStarted
-from bo_tune.core.problem import AnyProblem
+from bo_tune.core.problem import Problem
 from bo_tune.errors import BoTuneError, InputError, one_line
 from bo_tune.measure.compile.host import cores
 from bo_tune.measure.described import Description
@@ -63,7 +63,7 @@ class _Order:
     lease_s: float
     seed: int
     begins_at: float
-    problems: Sequence[AnyProblem]
+    problems: Sequence[Problem]
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +233,7 @@ class HostWorkers:
         self._begun: set[str] = set()
         self._failed: set[str] = set()
 
-    def descriptions(self, problems: Sequence[AnyProblem]) -> list[Description]:
+    def descriptions(self, problems: Sequence[Problem]) -> list[Description]:
         """Start the workers and return what GPUs they have, each type once, for these problems. Raises InputError."""
         for number, measured in enumerate(self._shares()):
             order = _Order(measured, self._storage, self._lease_s, self._seed, number / self._count, problems)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bo_tune.core.choices import MoePathChoice
 from bo_tune.core.conditions import Conditions
-from bo_tune.core.problem import AnyProblem
+from bo_tune.core.problem import Problem
 from bo_tune.core.study_name import StudyName
 from bo_tune.core.surroundings import Linear
 from bo_tune.errors import InputError
@@ -121,7 +121,7 @@ def host_gpus(measured: Measured) -> list[int]:
 
 
 def jobs_on(
-    problems: Sequence[AnyProblem], devices: "Sequence[GpuDevice]", linears: Mapping[AnyProblem, Linear]
+    problems: Sequence[Problem], devices: "Sequence[GpuDevice]", linears: Mapping[Problem, Linear]
 ) -> list[Job]:
     """Return the jobs of problems: one for each type of GPU, which any GPU of that type may do.
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from bo_tune.core.activity import SessionActivity
 from bo_tune.core.events import Listener
-from bo_tune.core.problem import AnyProblem
+from bo_tune.core.problem import Problem
 from bo_tune.errors import InputError, one_line
 from bo_tune.measure.described import Description
 from bo_tune.session.workers.measuring import Measured, fitting_of, opened, searching
@@ -44,7 +44,7 @@ class RayWorker:
             os.chdir(folder)
         self._measured, self._storage, self._lease_s, self._seed = measured, storage, lease_s, seed
 
-    def describe(self, problems: Sequence[AnyProblem]) -> Description:
+    def describe(self, problems: Sequence[Problem]) -> Description:
         """Return what GPU this worker has, and what its kernels say of problems. Raises DeviceError."""
         with opened(self._measured) as (device,):
             return Description.of(device, problems)
@@ -104,7 +104,7 @@ class RayCluster:
         folder = str(Path.cwd())
         self._actors = [actor.remote(measured, storage, lease_s, seed, folder) for _ in range(count)]
 
-    def descriptions(self, problems: Sequence[AnyProblem]) -> list[Description]:
+    def descriptions(self, problems: Sequence[Problem]) -> list[Description]:
         """Return what GPUs the workers have, each type once, for these problems. Raises InputError."""
         try:
             found: list[Description] = self._ray.get([actor.describe.remote(problems) for actor in self._actors])

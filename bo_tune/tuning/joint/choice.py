@@ -15,7 +15,7 @@ from math import inf
 from typing import Protocol
 
 from bo_tune.core.agreement import SHARED, Agreement, Decision
-from bo_tune.core.problem import AnyProblem
+from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.formats.recording import Recording
 from bo_tune.measure.device import Device
@@ -31,7 +31,7 @@ NEAR = 1.05
 class Studied(Protocol):
     """What is asked of the study of one kernel."""
 
-    problem: AnyProblem
+    problem: Problem
     device: Device
     default: dict[str, int]
     measured: dict[ConfigKey, float]

@@ -8,7 +8,7 @@ import pytest
 from helpers import EXPAND_TABLE, H100, ROOT, SHRINK_TABLE
 from tuned_folder import MODEL, Documents, checked, documents, qwen, reasons, shrink, write
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.engines.check import check_folder
 from bo_tune.engines.models.engine import CAPTURE_SIZES, MAX_SEQUENCES
 from bo_tune.engines.models.serving import ModelStudy
@@ -196,7 +196,7 @@ def test_stages_that_expand_does_not_use_cost_no_shared_memory(tmp_path: Path) -
     def many_stages(files: Documents) -> None:
         entry = files[EXPAND_TABLE]["5"]["1"]["256"]["16"]["4096"]
         entry.update(block_m=128, block_n=64, block_k=128, num_stages=4)
-        problem = Problem("lora_expand", 4, 1, 256, 128, 4096)
+        problem = LoraProblem("lora_expand", 4, 1, 256, 128, 4096)
         assert kernel_spec("lora_expand").impossible(entry, problem, H100)
 
     assert not checked(tmp_path, many_stages).faults

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from helpers import ROOT
 
-from bo_tune.core.problem import Experts, Problem
+from bo_tune.core.problem import Experts, LoraProblem
 from bo_tune.engines.models.experts import MOE_KERNELS
 from bo_tune.engines.models.problems import DENSE_KERNELS
 from bo_tune.engines.models.serving import ModelStudy
@@ -172,7 +172,7 @@ def test_the_shipped_studies_pose_the_problems_of_qwen_3() -> None:
     study = load_study_file(ROOT / "studies" / "qwen3-30b-a3b-moe.toml")
     problems = study.problems()
     assert len(problems) == 2 * 3 * 4
-    recorded = Problem("fused_moe_lora_w2_expand", 4, 1, 256, 16, 2048, 768, experts=Experts(128, 8))
+    recorded = LoraProblem("fused_moe_lora_w2_expand", 4, 1, 256, 16, 2048, 768, experts=Experts(128, 8))
     assert recorded in problems
     (*further,) = load_study_file(ROOT / "studies" / "moe-further.toml").problems()
     assert [replace(problem, m=256) in problems for problem in further] == [True] * 4

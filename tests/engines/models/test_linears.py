@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from helpers import ROOT
 
-from bo_tune.core.problem import AnyProblem, SizedProblem
+from bo_tune.core.problem import Problem, SizedProblem
 from bo_tune.core.surroundings import Linear
 from bo_tune.engines.models.linears import linears
 from bo_tune.engines.models.serving import ModelStudy
@@ -14,7 +14,7 @@ from bo_tune.engines.registry import served_problems
 MODELS = ROOT / "studies" / "models"
 
 
-def found_in(name: str, **more: Any) -> dict[AnyProblem, Linear]:
+def found_in(name: str, **more: Any) -> dict[Problem, Linear]:
     values = {"tensor_parallel": 1, "ranks": [16], "max_loras": [4], "ms": [16], **more}
     model = ModelStudy.of(str(MODELS / name), **values)
     return linears(model, served_problems(model))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.engines.models.layers import LoraLayer
 from bo_tune.engines.models.problems import lookup_of, problems_by_layer
 from bo_tune.engines.models.shape import ModelShape
@@ -22,7 +22,7 @@ SHAPE = ModelShape.from_config(LLAMA, Path("m/config.json"))
 PROJECTIONS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
 
-def served(layers: list[LoraLayer] | None = None, **changes: Any) -> dict[Problem, tuple[str, ...]]:
+def served(layers: list[LoraLayer] | None = None, **changes: Any) -> dict[LoraProblem, tuple[str, ...]]:
     arguments: dict[str, Any] = {"ranks": [16], "max_loras": [4], "ms": [1, 64], **changes}
     return problems_by_layer(layers or SHAPE.layers(target_modules=PROJECTIONS), **arguments)
 
@@ -35,7 +35,7 @@ def test_equal_lookups_are_one_problem_that_knows_its_layers() -> None:
     problems = served()
     assert len(problems) == (4 + 3) * 2
     assert sum(map(len, problems.values())) == 4 * 2 * 2
-    shared = Problem("lora_expand", 4, 1, 64, 16, 4096, add_inputs=True)
+    shared = LoraProblem("lora_expand", 4, 1, 64, 16, 4096, add_inputs=True)
     assert problems[shared] == ("o_proj", "down_proj")
     assert len({lookup_of(problem) for problem in problems}) == len(problems)
 

@@ -9,7 +9,7 @@ from helpers import H100
 from user_kernels import add_scaled, add_scaled_kernel, inputs, kernels_in_a_list
 
 from bo_tune import InputError
-from bo_tune.core.problem import Problem, SizedProblem
+from bo_tune.core.problem import LoraProblem, SizedProblem
 from bo_tune.kernels.registry import define, is_known, kernel_spec
 from bo_tune.kernels.user.home import home_of
 from bo_tune.kernels.user.spec import COMMON_FEATURES, UserSpec
@@ -124,7 +124,7 @@ def test_trials_of_another_kernel_or_of_other_sizes_are_told_apart() -> None:
     assert not SPEC.speaks_of({**config, "MODE": 3}, PROBLEM)
     assert not SPEC.speaks_of({"BLOCK": 64}, PROBLEM)
     assert not SPEC.speaks_of(config, SizedProblem("add_scaled", (("rows", 4),)))
-    assert not SPEC.speaks_of(config, Problem("lora_shrink", 4, 1, 16, 4096, 16))
+    assert not SPEC.speaks_of(config, LoraProblem("lora_shrink", 4, 1, 16, 4096, 16))
 
 
 def test_a_defined_kernel_is_known_by_its_name() -> None:

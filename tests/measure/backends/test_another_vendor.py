@@ -18,7 +18,7 @@ from bo_tune.cli.packing import gpu_of
 from bo_tune.core.choices import GRID
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.outcome import InvalidReason, Measurement
-from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.errors import DeviceError, InputError
 from bo_tune.formats.recording import read_recording
 from bo_tune.kernels.registry import kernel_spec
@@ -37,7 +37,7 @@ from bo_tune.store.trials import outcome_of
 pytestmark = pytest.mark.skipif(find_spec("triton.backends.amd") is None, reason="needs Triton's compiler for AMD")
 
 SOURCE = "rocm_kernels"
-PROBLEM = Problem("lora_shrink", 4, 1, 16, 4096, 16)
+PROBLEM = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
 SPACE = {
     "block_m": (16, 32), "block_n": (16,), "block_k": (64,), "num_warps": (4,), "num_stages": (2, WRONG, BREAKING),
     "split_k": (8,),

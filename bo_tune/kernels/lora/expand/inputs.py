@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.kernels.lora.expand import naive
 from bo_tune.kernels.lora.operation import LoraInputs, LoraOperation, draw, draw_weights, dtype_of
 from bo_tune.kernels.lora.tokens import TokenGroups
@@ -29,7 +29,7 @@ class ExpandOperation(LoraOperation[ExpandInputs]):
     name = "lora_expand"
 
     def assemble(
-        self, problem: Problem, groups: TokenGroups, generator: torch.Generator | None, device: torch.device
+        self, problem: LoraProblem, groups: TokenGroups, generator: torch.Generator | None, device: torch.device
     ) -> ExpandInputs:
         dtype = dtype_of(problem)
         initial = draw((problem.m, sum(problem.slice_sizes)), dtype, generator, device)
@@ -60,10 +60,10 @@ class ExpandOperation(LoraOperation[ExpandInputs]):
             add_inputs=adds_inputs(inputs.problem),
         )
 
-    def tolerance(self, problem: Problem) -> float:
+    def tolerance(self, problem: LoraProblem) -> float:
         return RELATIVE_TOLERANCE[problem.dtype]
 
 
-def adds_inputs(problem: Problem) -> bool:
+def adds_inputs(problem: LoraProblem) -> bool:
     """Whether the kernel adds to its output; it does unless the problem says otherwise, as in serving."""
     return problem.add_inputs is not False

@@ -16,7 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config
 from bo_tune.kernels.lora.expand.inputs import ExpandInputs, ExpandOperation, adds_inputs
 from bo_tune.kernels.lora.jit import multiply, slice_weights, token_rows
@@ -89,10 +89,10 @@ class LoraExpand(ExpandOperation, OwnLoraOperation[ExpandInputs]):
     optional_constants: ClassVar[Mapping[str, int]] = MappingProxyType({})
     digest = source_digest(Path(__file__))
 
-    def even_k(self, problem: Problem, config: Config) -> bool:
+    def even_k(self, problem: LoraProblem, config: Config) -> bool:
         return problem.k % config["block_k"] == 0
 
-    def grid(self, problem: Problem, config: Config) -> tuple[int, int, int]:
+    def grid(self, problem: LoraProblem, config: Config) -> tuple[int, int, int]:
         tiles = cdiv(problem.m, config["block_m"]) * cdiv(problem.n, config["block_n"])
         return tiles, problem.num_slices, problem.max_loras + 1
 
@@ -114,7 +114,7 @@ class LoraExpand(ExpandOperation, OwnLoraOperation[ExpandInputs]):
             inputs.out.stride(0),
         )
 
-    def argument_types(self, problem: Problem) -> tuple[Any, ...]:
+    def argument_types(self, problem: LoraProblem) -> tuple[Any, ...]:
         return (
             torch.float32,
             weights_dtype(problem),
@@ -128,7 +128,7 @@ class LoraExpand(ExpandOperation, OwnLoraOperation[ExpandInputs]):
             sum(problem.slice_sizes),
         )
 
-    def constants(self, problem: Problem, effective: Config) -> tuple[Any, ...]:
+    def constants(self, problem: LoraProblem, effective: Config) -> tuple[Any, ...]:
         return (
             effective["block_m"],
             effective["block_n"],
@@ -139,7 +139,7 @@ class LoraExpand(ExpandOperation, OwnLoraOperation[ExpandInputs]):
             not varying_widths(problem),
         )
 
-    def variant(self, problem: Problem) -> Hashable:
+    def variant(self, problem: LoraProblem) -> Hashable:
         sizes = (problem.m, problem.n, problem.k, sum(problem.slice_sizes))
         return (
             problem.dtype,
@@ -150,6 +150,6 @@ class LoraExpand(ExpandOperation, OwnLoraOperation[ExpandInputs]):
         )
 
 
-def varying_widths(problem: Problem) -> bool:
+def varying_widths(problem: LoraProblem) -> bool:
     """Whether the slices differ in width."""
     return len(set(problem.slice_sizes)) > 1

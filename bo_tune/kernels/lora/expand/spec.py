@@ -3,7 +3,7 @@
 from functools import cached_property
 from typing import ClassVar
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import SearchSpace
 from bo_tune.kernels.lora.spec import LoraSpec
 
@@ -33,7 +33,7 @@ class LoraExpandSpec(LoraSpec):
     def search_space(self) -> SearchSpace:
         return self._space
 
-    def default_config(self, problem: Problem) -> dict[str, int]:
+    def default_config(self, problem: LoraProblem) -> dict[str, int]:
         return {
             "block_m": 64,
             "block_n": 64 if problem.num_slices > 1 else 128,
@@ -43,5 +43,5 @@ class LoraExpandSpec(LoraSpec):
             "num_ctas": 1,
         }
 
-    def file_stem(self, problem: Problem) -> str:
+    def file_stem(self, problem: LoraProblem) -> str:
         return "EXPAND_FALSE" if problem.add_inputs is False else "EXPAND_TRUE"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.kernels.lora.operation import LoraInputs, LoraOperation, draw, draw_weights, dtype_of
 from bo_tune.kernels.lora.shrink import naive
 from bo_tune.kernels.lora.tokens import TokenGroups
@@ -26,7 +26,7 @@ class ShrinkOperation(LoraOperation[ShrinkInputs]):
     name = "lora_shrink"
 
     def assemble(
-        self, problem: Problem, groups: TokenGroups, generator: torch.Generator | None, device: torch.device
+        self, problem: LoraProblem, groups: TokenGroups, generator: torch.Generator | None, device: torch.device
     ) -> ShrinkInputs:
         dtype = dtype_of(problem)
         return ShrinkInputs(
@@ -47,5 +47,5 @@ class ShrinkOperation(LoraOperation[ShrinkInputs]):
     def reference(self, inputs: ShrinkInputs) -> torch.Tensor:
         return naive.lora_shrink(inputs.x, inputs.weights, inputs.groups.assignment, inputs.scale)
 
-    def tolerance(self, problem: Problem) -> float:
+    def tolerance(self, problem: LoraProblem) -> float:
         return RELATIVE_TOLERANCE

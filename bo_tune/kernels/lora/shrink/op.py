@@ -16,7 +16,7 @@ import torch
 import triton
 import triton.language as tl
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config
 from bo_tune.kernels.lora.jit import multiply, slice_weights, token_rows
 from bo_tune.kernels.lora.operation import dtype_of, int_specialisation
@@ -94,10 +94,10 @@ class LoraShrink(ShrinkOperation, OwnLoraOperation[ShrinkInputs]):
     )
     digest = source_digest(Path(__file__))
 
-    def even_k(self, problem: Problem, config: Config) -> bool:
+    def even_k(self, problem: LoraProblem, config: Config) -> bool:
         return problem.k % (config["block_k"] * config.get("split_k", 1)) == 0
 
-    def grid(self, problem: Problem, config: Config) -> tuple[int, int, int]:
+    def grid(self, problem: LoraProblem, config: Config) -> tuple[int, int, int]:
         tiles = cdiv(problem.m, config["block_m"]) * cdiv(problem.n, config["block_n"])
         return config.get("split_k", 1) * tiles, problem.num_slices, problem.max_loras + 1
 
@@ -107,7 +107,7 @@ class LoraShrink(ShrinkOperation, OwnLoraOperation[ShrinkInputs]):
         sizes = (problem.m, problem.n, problem.k)
         return inputs.x, weights, inputs.out, *groups.arguments, inputs.scale, *sizes
 
-    def argument_types(self, problem: Problem) -> tuple[Any, ...]:
+    def argument_types(self, problem: LoraProblem) -> tuple[Any, ...]:
         sizes = (problem.m, problem.n, problem.k)
         return (
             dtype_of(problem),
@@ -118,12 +118,12 @@ class LoraShrink(ShrinkOperation, OwnLoraOperation[ShrinkInputs]):
             *sizes,
         )
 
-    def constants(self, problem: Problem, effective: Config) -> tuple[Any, ...]:
+    def constants(self, problem: LoraProblem, effective: Config) -> tuple[Any, ...]:
         tile = (effective["block_m"], effective["block_n"], effective["block_k"])
         even_k, pointer_table = self.even_k(problem, effective), problem.num_slices > 1
         return *tile, effective["split_k"], effective["group_size_m"], even_k, pointer_table
 
-    def variant(self, problem: Problem) -> Hashable:
+    def variant(self, problem: LoraProblem) -> Hashable:
         return (
             problem.dtype,
             problem.num_slices > 1,

@@ -3,7 +3,7 @@
 from functools import cached_property
 from typing import ClassVar
 
-from bo_tune.core.problem import Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import SearchSpace
 from bo_tune.kernels.lora.spec import LoraSpec
 
@@ -40,7 +40,7 @@ class LoraShrinkSpec(LoraSpec):
     def search_space(self) -> SearchSpace:
         return self._space
 
-    def default_config(self, problem: Problem) -> dict[str, int]:
+    def default_config(self, problem: LoraProblem) -> dict[str, int]:
         small = problem.m < SMALL_BATCH
         return {
             "block_m": 32,
@@ -52,5 +52,5 @@ class LoraShrinkSpec(LoraSpec):
             "num_ctas": 1,
         }
 
-    def file_stem(self, problem: Problem) -> str:
+    def file_stem(self, problem: LoraProblem) -> str:
         return "SHRINK"
