@@ -33,8 +33,7 @@ def tune(folder: Path, *words: object, processes: tuple[int, ...] = (7,), percen
     watch = folder / "watch.json"
     watch.write_text(json.dumps({"processes": processes, "utilisation_percent": percent}))
     where = ["--jobs", 2, "--kernels", "builtin", "--storage", sqlite_url(folder / "x.db"), "--out", "out"]
-    everything = ["tune", "study.toml", *where, "--no-bundled", "--sampler", "random", "--budget", 3, "--verbose"]
-    everything += words
+    everything = ["tune", "study.toml", *where, "--no-bundled", "--budget", 3, "--verbose", *words]
     path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         [sys.executable, HERE / "gpus.py", *map(str, everything)],

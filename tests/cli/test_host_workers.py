@@ -115,7 +115,7 @@ def tune_on_two_gpus(folder: Path, study: str, *words: object, **variables: str)
 
 
 def test_each_has_its_gpus_and_its_share_of_the_compilers(tmp_path: Path) -> None:
-    session = tune_on_two_gpus(tmp_path, STUDY, "--sampler", "random", "--budget", BUDGET, "--workers", 2)
+    session = tune_on_two_gpus(tmp_path, STUDY, "--budget", BUDGET, "--workers", 2)
     assert_whole(tmp_path / "x.db", 8, BUDGET)
     assert session["trials"] == 8 * BUDGET
     assert list(session["devices"]) == ["NVIDIA Fake 9", "NVIDIA Fake 9 #2"]
@@ -165,7 +165,7 @@ def test_one_process_has_all_gpus(words: tuple[object, ...], tmp_path: Path) -> 
 
 def test_workers_know_the_compile_deadline_of_the_study(tmp_path: Path) -> None:
     study = STUDY + "[budget]\nlaunched_configs = 1\ncompile_deadline_s = 0.2\n"
-    tune_on_two_gpus(tmp_path, study, "--sampler", "random", "--workers", 2, FAKE_COMPILE_S="1")
+    tune_on_two_gpus(tmp_path, study, "--workers", 2, FAKE_COMPILE_S="1")
     trials = [trial for some in stored_trials(tmp_path / "x.db").values() for trial in some]
     assert {trial.user_attrs[REASON] for trial in trials} == {InvalidReason.COMPILE_TIMEOUT}
 
