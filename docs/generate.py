@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from bo_tune.core.agreement import SHARED
 from bo_tune.formats.study_schema import TABLES, StudyTables
 from bo_tune.kernels.registry import KERNELS
-from bo_tune.kernels.spec import SHARED
 
 PAGE = Path(__file__).parent / "study-file.md"
 

@@ -19,7 +19,8 @@ from sqlalchemy import Connection, create_engine, make_url, select
 from bo_tune.display.console import short_config
 from bo_tune.store.attributes import DONE_ATTR
 from bo_tune.store.leases.lease import LEASES, DatabaseNow
-from bo_tune.store.rows.study_rows import attribute_of
+from bo_tune.store.rows.query import through
+from bo_tune.store.rows.study_reader import StudyRows
 from bo_tune.store.storage import StudyStore, StudySummary
 
 Recorded = Counter[tuple[str, str]]
@@ -71,7 +72,7 @@ class Crew:
         """Return the processes that hold a study which is not done."""
         with self._connected() as connection:
             held = select(LEASES.c.study_id, LEASES.c.pid).where(LEASES.c.expires_at > DatabaseNow())
-            done = attribute_of(connection, DONE_ATTR)
+            done = StudyRows(through(connection)).attribute_of(DONE_ATTR)
             return {row.pid for row in connection.execute(held) if row.study_id not in done}
 
     def tokens(self) -> list[int]:

@@ -12,7 +12,6 @@ from helpers import (
     EXPAND_TABLE,
     SHRINK,
     SHRINK_BIG,
-    SHRINK_TABLE,
     bundled,
     command,
     run_command,
@@ -29,8 +28,8 @@ pytestmark = pytest.mark.slow
 
 PROBLEMS = 40
 CTRL_C = "\x03"
-QUICK = ("--kernel", "lora_expand", "--budget", 4, "--sampler", "random")
-"""Of a session whose end is looked at: half of the problems, and no model, which would take most of the time."""
+QUICK = ("--kernel", "lora_expand", "--budget", 4)
+"""Of a session whose end is looked at: half of the problems."""
 
 
 @pytest.fixture(scope="module")
@@ -136,14 +135,12 @@ def test_verbose_lines_are_above_the_display(session: Session) -> None:
 
 
 def test_ctrl_c_says_what_is_kept_and_its_command_really_resumes(session: Session) -> None:
-    session.arguments += ["--kernel", "lora_shrink"]  # long enough to be interrupted in the middle
-    problems = PROBLEMS // 2
     with session.run(columns=400, rows=24) as shown:
         shown.wait_for(is_drawn)
         shown.type(CTRL_C)
         assert shown.finish() == 130
         text = shown.text
-    told = re.search(rf"interrupted: (\d+) of {problems} studies finished, (\d+) trials recorded", text)
+    told = re.search(rf"interrupted: (\d+) of {PROBLEMS} studies finished, (\d+) trials recorded", text)
     assert told, text
     stored = stored_trials(session.database)
     assert sum(map(len, stored.values())) == int(told[2]) > 0
@@ -154,12 +151,12 @@ def test_ctrl_c_says_what_is_kept_and_its_command_really_resumes(session: Sessio
     assert again == ["bo-tune", *map(str, session.arguments)]
     done = run_command(*again[1:], cwd=session.folder)
     assert done.code == 0, done.err
-    kept = re.findall(rf"^\[\d+/{problems}\] kept ", done.out, re.MULTILINE)
+    kept = re.findall(rf"^\[\d+/{PROBLEMS}\] kept ", done.out, re.MULTILINE)
     assert len(kept) == int(told[1])
     resumed = stored_trials(session.database)
     for name, trials in stored.items():
         assert [t.params for t in resumed[name]][: len(trials)] == [t.params for t in trials]
-    assert (session.folder / "out" / SHRINK_TABLE).exists()
+    assert (session.folder / "out" / EXPAND_TABLE).exists()
 
 
 def test_quiet_prints_nothing_but_what_went_wrong(session: Session) -> None:

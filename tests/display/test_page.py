@@ -206,12 +206,12 @@ def test_a_heading_sorts_its_table_by_numbers(open_page: Open) -> None:
 def test_a_search_is_chosen_from_the_list_or_a_cell(open_page: Open, found: Review) -> None:
     page = open_page().page
     first = page.locator("#case-says").inner_text()
-    page.get_by_label("LoraProblem:").select_option(label="max_loras 8, m 4096")
+    page.get_by_label("Problem:").select_option(label="max_loras 8, m 4096")
     second = page.locator("#case-says").inner_text()
     assert first != second
     assert "The grid's best takes" in second
     assert _levels(page) == 3
-    page.get_by_label("LoraProblem:").select_option(label="max_loras 4, m 32 *")
+    page.get_by_label("Problem:").select_option(label="max_loras 4, m 32 *")
     assert "grid's best" not in page.locator("#case-says").inner_text()
     assert _levels(page) == 2
     (shrink,) = [c for c in found.cases if c.first.name.problem.label.startswith("L8.s1.m4096")]
