@@ -1,15 +1,18 @@
-"""The race in place: of the finalists those that are near the best alone, timed where an engine runs them.
+"""The race in place: configs that come near the best alone, timed where an engine runs them.
 
 Alone means behind a cleared cache, with nothing else on the GPU. In an engine weights are cold, activations warm, and
-each kernel meets the end of the one before it: the config that is the fastest alone was up to 6 % of the adapters' time
-slower there than the best, and the best was always among the eight fastest alone (``benchmarks/results``). So the
-trials stay as they are, and the layer decides between those that come near.
+each kernel meets the end of the one before it, or runs beside another. So the trials stay as they are, and the layer
+decides between those that come near. How near they have to come was looked at on an H200, over 49 problems
+(``benchmarks/results/in-place.h200.md``): on one stream the best of the twelve fastest was within 1 % of the best of 52
+for every problem, of the fastest itself for 24 of 28. On two streams, where adapters run beside the base product, the
+order alone says little of the order there: the best was up to a third slower alone.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from bo_tune.core.outcome import Invalid, estimate_us
+from bo_tune.core.outcome import Invalid, Launches, estimate_us
 from bo_tune.core.problem import LoraProblem, Problem
 from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.core.surroundings import Linear, Surroundings
@@ -18,11 +21,27 @@ from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.device import Device, Remeasured
 from bo_tune.tuning.race import Choice, Finalists, Race
 
-NEAR = 1.06
-"""A finalist that takes longer than this times the fastest alone is not timed in place."""
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """Which configs are timed in place.
+
+    Attributes:
+        count: how many, the fastest alone.
+        near: none that takes longer than this times the fastest.
+    """
+
+    count: int
+    near: float
+
+
+ONE_STREAM, TWO_STREAMS = Field(12, 1.15), Field(40, 1.5)
+
+FIRST_ROUNDS, KEPT = 3, 6
+"""Replays of each config before all but so many leave. A replay is a mean over several launches."""
 
 ROUNDS, MOST_ROUNDS = 8, 64
-"""Replays of each finalist in one batch, and at most. A replay is a mean over several launches."""
+"""Replays of those that stay, in one batch and at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +50,14 @@ class InPlaceTimes:
 
     Attributes:
         bare_us: of the layer without adapters.
+        winner: the config that was chosen; ``time_us`` is its.
         default_time_us: with the default config; None where it cannot run.
         times_us: with each finalist that was timed.
     """
 
     around: Surroundings
     bare_us: float
+    winner: ConfigKey
     time_us: float
     default_time_us: float | None
     times_us: dict[ConfigKey, float]
@@ -70,33 +91,62 @@ class _There:
         return timed
 
 
-def choose_in_place(
-    device: Device, problem: Problem, around: Surroundings, alone: Choice, default: Config, finalists: Finalists
-) -> Choice:
-    """Return what a study ends with, decided in place; the fastest alone where nothing can be timed there.
+def race_in_place(
+    device: Device,
+    problem: Problem,
+    around: Surroundings,
+    measured: Mapping[ConfigKey, float],
+    default: Config,
+    finalists: Finalists,
+) -> tuple[InPlaceTimes | None, Launches]:
+    """Time the configs that come near the best alone in their layer, and return what that came to, and its launches.
 
-    The times of the choice stay those alone: they are what other studies, recordings and sidecars hold.
+    All are timed a few times; the best few and the default then race until their order is certain. The default stays
+    unless it is beaten.
 
     Args:
-        alone: what the race alone came to.
-        default: the kernel's default config, which stays unless it is beaten.
+        measured: time alone of every complete trial, in us.
+        default: the kernel's default config.
+        finalists: how sure the race has to be.
+
+    Returns:
+        No times where nothing could be timed.
 
     Raises:
         DeviceError: the GPU is lost in the race.
     """
-    default_key = config_key(default)
-    nearest = NEAR * min(alone.times_us.values())
-    chosen = [key for key, time_us in alone.times_us.items() if key == default_key or time_us <= nearest]
-    there = _There(device, around)
+    there, default_key = _There(device, around), config_key(default)
+    chosen = _entrants(measured, TWO_STREAMS if device.conditions.dual_stream else ONE_STREAM)
+    chosen += [default_key] if default_key in measured and default_key not in chosen else []
+    launches: Launches = Counter()
+    if len(chosen) > KEPT + 1:
+        first = there.remeasure(problem, [dict(key) for key in chosen], FIRST_ROUNDS)
+        launches += first.launches
+        times = {k: estimate_us(runs) for k, runs in zip(chosen, first.runtimes_us, strict=True) if runs}
+        best = sorted(times, key=times.__getitem__)[:KEPT]
+        chosen = [key for key in times if key in best or key == default_key]
     race = Race(there, problem, replace(finalists, rounds=ROUNDS, most_rounds=MOST_ROUNDS), chosen, kept=default_key)
     race.run()
     times = race.times_us
-    launches = alone.launches + race.launches
+    launches += race.launches
     if not times or not there.bare_us:
-        return replace(alone, launches=launches)
+        return None, launches
     winner = race.leader
     if default_key in times and not race.beats(winner, default_key):
         winner = default_key
-    found = InPlaceTimes(around, estimate_us(there.bare_us), times[winner], times.get(default_key), times)
-    config = {name: dict(winner)[name] for name in default}
-    return replace(alone, config=config, time_us=alone.times_us[winner], launches=launches, in_place=found)
+    bare_us = estimate_us(there.bare_us)
+    return InPlaceTimes(around, bare_us, winner, times[winner], times.get(default_key), times), launches
+
+
+def _entrants(measured: Mapping[ConfigKey, float], field: Field) -> list[ConfigKey]:
+    ordered = sorted(measured, key=measured.__getitem__)[: field.count]
+    return [key for key in ordered if measured[key] <= field.near * measured[ordered[0]]]
+
+
+def decided_in_place(alone: Choice, found: InPlaceTimes, default: Config) -> Choice:
+    """Return what a study ends with: the config that won in place, with its times alone, which are what other studies,
+    recordings and sidecars hold; what won alone where the other's result is wrong there."""
+    if found.winner not in alone.times_us:
+        return alone
+    config = {name: dict(found.winner)[name] for name in default}
+    return replace(alone, config=config, time_us=alone.times_us[found.winner], in_place=found)

@@ -92,12 +92,18 @@ class Choices(Protocol):
 
 
 def choose(
-    device: Device, problem: Problem, measured: Mapping[ConfigKey, float], default: Config, finalists: Finalists
+    device: Device,
+    problem: Problem,
+    measured: Mapping[ConfigKey, float],
+    default: Config,
+    finalists: Finalists,
+    also: Sequence[ConfigKey] = (),
 ) -> Choice | None:
     """Re-measure the best configs and the default one; the fastest wins, the default unless it is beaten.
 
     Args:
         measured: time of every complete trial, in us.
+        also: configs that are timed too, however fast they were.
 
     Returns:
         None where nothing was measured.
@@ -106,6 +112,7 @@ def choose(
     best: Sequence[ConfigKey] = sorted((key for key in measured if key != default_key), key=measured.__getitem__)
     chosen = [default_key] if default_key in measured else []
     chosen += best[: finalists.count]
+    chosen += [key for key in also if key not in chosen]
     race = Race(device, problem, finalists, chosen, kept=default_key)
     race.run()
     times = race.times_us

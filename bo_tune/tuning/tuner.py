@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
 from typing import TypeVar
@@ -26,7 +26,7 @@ from bo_tune.store.frozen import to_trial
 from bo_tune.store.storage import StoredStudy
 from bo_tune.store.trials import launched
 from bo_tune.tuning.candidates import Candidates
-from bo_tune.tuning.in_place import choose_in_place, surroundings_in
+from bo_tune.tuning.in_place import InPlaceTimes, decided_in_place, race_in_place, surroundings_in
 from bo_tune.tuning.proposer import Proposal, Proposer
 from bo_tune.tuning.race import Choice, Finalists, choose
 
@@ -229,14 +229,23 @@ class Tuner:
 
     def choose(self) -> Choice | None:
         """Re-measure the finalists and the default config; None where nothing was measured."""
-        choice = choose(self.device, self.problem, self.measured, self.default, self._settings.finalists)
-        if choice is not None and self.linear is not None:
-            around = surroundings_in(self.linear, lora(self.problem), self.device)
-            finalists = self._settings.finalists
-            choice = choose_in_place(self.device, self.problem, around, choice, self.default, finalists)
-        if choice is not None:
-            self.launches += choice.launches
-        return choice
+        found, launches = self._race_in_place()
+        measured, finalists = self.measured, self._settings.finalists
+        also = [found.winner] if found is not None else []
+        choice = choose(self.device, self.problem, measured, self.default, finalists, also)
+        if choice is None:
+            return None
+        choice = replace(choice, launches=choice.launches + launches)
+        self.launches += choice.launches
+        return choice if found is None else decided_in_place(choice, found, self.default)
+
+    def _race_in_place(self) -> tuple[InPlaceTimes | None, Launches]:
+        """Race in the layer, if there is one."""
+        if self.linear is None or not self.measured:
+            return None, Counter()
+        problem, finalists = lora(self.problem), self._settings.finalists
+        around = surroundings_in(self.linear, problem, self.device)
+        return race_in_place(self.device, problem, around, self.measured, self.default, finalists)
 
     @property
     def certificate(self) -> Certificate | None:

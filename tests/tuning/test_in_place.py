@@ -4,9 +4,10 @@ import pytest
 from helpers import BARE_US, FakeDevice
 
 from bo_tune.core.choices import MEMORY
+from bo_tune.core.conditions import Conditions
 from bo_tune.core.outcome import Invalid, InvalidReason
 from bo_tune.core.problem import LoraProblem
-from bo_tune.core.space import Config, SearchSpace
+from bo_tune.core.space import Config, SearchSpace, config_key
 from bo_tune.core.surroundings import Linear, Surroundings
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import kernel_spec
@@ -14,7 +15,8 @@ from bo_tune.measure.device import Remeasured
 from bo_tune.measure.devices import job_of
 from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
-from bo_tune.tuning.in_place import NEAR, surroundings_in
+from bo_tune.tuning.in_place import KEPT, ONE_STREAM, TWO_STREAMS, race_in_place, surroundings_in
+from bo_tune.tuning.race import Finalists
 
 LINEAR = Linear(4096, (4096,))
 PROBLEM = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
@@ -43,15 +45,42 @@ def tuned(on: FakeDevice, linear: Linear | None = LINEAR, store: StudyStore | No
 def test_the_layer_decides_between_those_that_come_near() -> None:
     on = device({2: 3.0, 4: 2.5, 8: 2.0, 16: 1.0, 1: 0.5, DEFAULT["split_k"]: 4.0})
     result = tuned(on).result
-    assert result.config["split_k"] == 8, "16 and 1 are better there, and too far behind alone to be asked"
-    assert result.time_us == ALONE[8], "times stay those alone, which others are compared with"
-    assert result.in_place.time_us == BARE_US + 2.0
+    assert result.config["split_k"] == 16, "1 is better there, and too far behind alone to be asked"
+    assert result.time_us == ALONE[16], "times stay those alone, which others are compared with"
+    assert result.in_place.time_us == BARE_US + 1.0
     assert result.in_place.default_time_us == BARE_US + on.in_place(DEFAULT)
     assert result.in_place.bare_us == BARE_US
     assert result.in_place.linear == {"k": 4096, "widths": [4096]}
     timed = {config["split_k"] for _, configs in on.placed for config in configs}
-    near = {split for split, time_us in ALONE.items() if time_us <= NEAR * min(ALONE.values())}
+    near = {split for split, time_us in ALONE.items() if time_us <= ONE_STREAM.near * min(ALONE.values())}
     assert timed == near | {DEFAULT["split_k"]}
+    assert dict(result.config) in [dict(config) for config, _ in result.finalists]
+
+
+def test_on_two_streams_the_order_alone_says_less() -> None:
+    on = device({2: 3.0, 4: 2.5, 8: 2.0, 16: 1.0, 1: 0.5, 64: 9.0})
+    on.conditions = Conditions(dual_stream=True)
+    tuned(on)
+    timed = {config["split_k"] for _, configs in on.placed for config in configs}
+    near = {split for split, time_us in ALONE.items() if time_us <= TWO_STREAMS.near * min(ALONE.values())}
+    assert timed == near | {64}
+
+
+def test_most_leave_after_a_few_rounds_and_the_default_never() -> None:
+    space = SearchSpace.of({**SPACE.ranges, "split_k": (64,), "num_stages": tuple(range(1, 13))})
+    on = FakeDevice(
+        times=lambda config: 5.0, space=space, times_in_place=True, in_place=lambda config: float(config["num_stages"])
+    )
+    measured = {config_key(config): 5.0 + 0.01 * config["num_stages"] for config in space}
+    around = Surroundings(LINEAR, {})
+    default = {**DEFAULT, "num_stages": 12}
+    found, launches = race_in_place(on, PROBLEM, around, measured, default, Finalists())
+    (_, first), (_, second), *_ = on.placed
+    assert len(first) == ONE_STREAM.count
+    assert [config["num_stages"] for config in second] == [*range(1, KEPT + 1), 12]
+    assert found is not None
+    assert dict(found.winner)["num_stages"] == 1
+    assert launches.total() == sum(launches.values()) > len(first)
 
 
 def test_the_default_stays_unless_it_is_beaten_there() -> None:
