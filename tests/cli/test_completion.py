@@ -13,6 +13,8 @@ from bo_tune.cli import completion
 from bo_tune.core.choices import SAMPLERS
 from bo_tune.kernels.registry import KERNELS
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = command()[0]
 SHELLS = [
     pytest.param(shell, marks=pytest.mark.skipif(shutil.which(shell) is None, reason=f"this machine has no {shell}"))

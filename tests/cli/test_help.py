@@ -10,6 +10,8 @@ from helpers import ROOT, Cli
 from reference import generate_cli
 from workplace import furnish
 
+pytestmark = pytest.mark.slow
+
 COMMANDS = generate_cli.commands()
 EXAMPLES = [(name, example) for name, command in COMMANDS.items() for example in generate_cli.examples(command)]
 

@@ -11,6 +11,8 @@ from helpers import ROOT
 from pages import Block, blocks
 from vllm_wheel import vllm_folder
 
+pytestmark = pytest.mark.slow
+
 PAGE = ROOT / "docs" / "troubleshooting.md"
 QUOTED = [block for block in blocks(PAGE) if block.language == "text"]
 FEWEST_LETTERS = 8

@@ -2,12 +2,15 @@
 
 from dataclasses import dataclass
 
+import pytest
 from helpers import FakeDevice
 from moe_recordings import small
 
 from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import SearchSpace
 from bo_tune.measure.devices import engine_notes, job_of, replay_job
+
+pytestmark = pytest.mark.slow
 
 SPACE = SearchSpace.of({"block_m": (16,)})
 

@@ -103,6 +103,7 @@ for number in range(rounds):
 """
 
 
+@pytest.mark.slow
 def test_many_merges_and_sessions_at_once(tmp_path: Path) -> None:
     """Whoever comes last to a folder, the entry measured last stays, and its sidecar tells of it."""
     rounds, workers = 12, []

@@ -475,6 +475,7 @@ def start_writer(folder: Path, slices: int, first: int, last: int) -> "subproces
     return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_eight_processes_lose_nothing(tmp_path: Path) -> None:
     writers = [start_writer(tmp_path, slices, 1, 13) for slices in range(1, 9)]
     for writer in writers:
@@ -488,6 +489,7 @@ def test_eight_processes_lose_nothing(tmp_path: Path) -> None:
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_killed_writers_leave_whole_files_and_what_they_reported(tmp_path: Path) -> None:
     seeded: Mapping[Keys, dict[str, int]] = {("5", "9", str(m), "4096", "16"): CONFIG for m in range(300)}
     path = tmp_path / "GPU_SHRINK.json"

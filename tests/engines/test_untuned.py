@@ -25,6 +25,8 @@ from bo_tune.kernels.moe.spec import MOE_SPECS
 from bo_tune.kernels.moe.untuned import as_read
 from bo_tune.kernels.vllm.untuned import untuned_configs
 
+pytestmark = pytest.mark.slow
+
 H200 = GpuInfo("NVIDIA H200", (9, 0), sm_count=132, shared_memory_bytes=232448)
 MODELS = ROOT / "studies" / "models"
 

@@ -27,6 +27,8 @@ from bo_tune.measure.device import Build, Compiled
 from bo_tune.measure.source import BUILTIN
 from bo_tune.processes.fork_server import ForkServer
 
+pytestmark = pytest.mark.slow
+
 PROBLEM = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
 SMALL = {
     "block_m": 16, "block_n": 32, "block_k": 32, "num_warps": 4, "num_stages": 2, "split_k": 8, "num_ctas": 1

@@ -17,6 +17,8 @@ from bo_tune.measure.compile.farm import CompileFarm, Deadline
 from bo_tune.measure.source import BUILTIN, operations_of
 from bo_tune.processes.fork_server import ForkServer
 
+pytestmark = pytest.mark.slow
+
 PROBLEM = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
 CONFIGS = list(kernel_spec("lora_shrink").search_space)[::97]
 

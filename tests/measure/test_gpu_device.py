@@ -21,6 +21,8 @@ from bo_tune.measure.gpu import device as cuda
 from bo_tune.measure.gpu.device import Deadlines, GpuDevice, compile_host
 from bo_tune.measure.source import BUILTIN
 
+pytestmark = pytest.mark.slow
+
 PROBLEM = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
 CONFIG = {
     "block_m": 16, "block_n": 32, "block_k": 64, "num_warps": 4, "num_stages": 2, "split_k": 8, "num_ctas": 1

@@ -24,6 +24,8 @@ from bo_tune.measure.messages import IdentityRequest
 from bo_tune.measure.source import BUILTIN
 from bo_tune.processes.fork_server import ForkServer
 
+pytestmark = pytest.mark.slow
+
 SHRINK = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
 SAME_BINARY = replace(SHRINK, m=512, max_loras=7)
 EXPAND = LoraProblem("lora_expand", 4, 1, 16, 16, 4096, add_inputs=True)

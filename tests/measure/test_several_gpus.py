@@ -13,6 +13,8 @@ from bo_tune.measure.devices import gpu_devices
 from bo_tune.measure.gpu import device as cuda
 from bo_tune.measure.source import BUILTIN
 
+pytestmark = pytest.mark.slow
+
 DEADLINES = Deadlines(first_s=0.5, measure_s=0.5)
 
 

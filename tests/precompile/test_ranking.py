@@ -17,6 +17,8 @@ from bo_tune.kernels.spec import AnySpec
 from bo_tune.precompile.experience import Experience, recorded_history
 from bo_tune.precompile.ranking import Likely, _Chosen, _Draws
 
+pytestmark = pytest.mark.slow
+
 PROBLEM = LoraProblem("lora_shrink", 4, 1, 64, 4096, 16)
 
 

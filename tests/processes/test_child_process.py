@@ -13,6 +13,8 @@ import pytest
 from bo_tune.processes.fork_server import ForkServer
 from bo_tune.processes.worker import Worker, WorkerDiedError, WorkerTimeoutError
 
+pytestmark = pytest.mark.slow
+
 HERE = str(Path(__file__).parent)
 LONG_S = 120.0
 

@@ -11,6 +11,8 @@ from helpers import PATIENCE_S
 
 from bo_tune.processes.interruption import ASKING, LAST_WITHIN_S
 
+pytestmark = pytest.mark.slow
+
 WITHIN_S = 1.0
 IN_ORDER = """
 try:

@@ -16,6 +16,8 @@ import pytest
 from bo_tune.processes.pipeline import Pipeline
 from bo_tune.processes.worker import Worker, WorkerDiedError, WorkerTimeoutError
 
+pytestmark = pytest.mark.slow
+
 
 def long() -> float:
     return 30.0

@@ -30,6 +30,8 @@ from bo_tune.store.frozen import to_trial
 from bo_tune.store.leases.lease import LEASES, DatabaseNow, Leases
 from bo_tune.store.storage import StoredStudy, StudyStore
 
+pytestmark = pytest.mark.slow
+
 CONFIG = {"block_n": 32, "block_k": 64, "num_warps": 4, "num_stages": 2, "split_k": 8, "num_ctas": 1}
 NOW = datetime(2026, 1, 2, 3, 4, 5)
 LONG, SHORT = 60.0, 1.0

@@ -34,7 +34,10 @@ from bo_tune.store.attributes import GPU_ATTR
 from bo_tune.store.storage import StudyStore
 from bo_tune.store.trials import outcome_of
 
-pytestmark = pytest.mark.skipif(find_spec("triton.backends.amd") is None, reason="needs Triton's compiler for AMD")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_spec("triton.backends.amd") is None, reason="needs Triton's compiler for AMD"),
+]
 
 SOURCE = "rocm_kernels"
 PROBLEM = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
