@@ -99,7 +99,7 @@ class Crew:
                     return member
                 if member.process.poll() is None:
                     os.kill(member.process.pid, signal.SIGCONT)
-            time.sleep(0.02)
+            time.sleep(0.005)  # a study may take no longer than a tenth of a second
         said = [f"{m.process.pid} {m.process.poll()}: {m.output()[-200:]}" for m in self.members]
         raise AssertionError(f"nobody works; held: {self._leases()}; said: {said}")
 
