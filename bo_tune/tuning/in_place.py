@@ -4,8 +4,8 @@ Alone means behind a cleared cache, with nothing else on the GPU. In an engine w
 each kernel meets the end of the one before it, or runs beside another. So the trials stay as they are, and the layer
 decides between those that come near. How near they have to come was looked at on an H200, over 49 problems
 (``benchmarks/results/in-place.h200.md``): on one stream the best of the twelve fastest was within 1 % of the best of 52
-for all 28 problems. On two streams, where adapters run beside the base product, the order alone says little of the order
-there: the best of the forty fastest was within 1 % for 19 of 21, of the twelve fastest for 16.
+for all 28 problems. On two streams, where adapters run beside the base product, the order alone says little of the
+order there: the best of the forty fastest was within 1 % for 19 of 21, of the twelve fastest for 16.
 """
 
 from collections import Counter
