@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
-from bo_tune.core.certificate import Certificate
 from bo_tune.core.choices import GRID, GRID_GP, MEMORY, SAMPLERS
+from bo_tune.core.conclusion import Certificate
 from bo_tune.core.conditions import Conditions, Timing
 from bo_tune.core.events import Event, Listener, StudyFailed
 from bo_tune.core.outcome import Invalid

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
-from bo_tune.core.agreement import SHARED
+from bo_tune.core.conclusion import SHARED
 from bo_tune.formats.study_schema import TABLES, StudyTables
 from bo_tune.kernels.registry import KERNELS
 

@@ -6,8 +6,8 @@ from math import exp, log
 from pathlib import Path
 from typing import Any
 
-from bo_tune.core.agreement import SHARED, Decision
 from bo_tune.core.choices import GRID
+from bo_tune.core.conclusion import SHARED, Decision
 from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config
 from bo_tune.engines.base import Keys, by_number

@@ -11,7 +11,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from bo_tune.core.certificate import Certificate
+from bo_tune.core.conclusion import Certificate
 from bo_tune.core.space import Config
 from bo_tune.errors import printable
 

@@ -7,7 +7,7 @@ from statistics import geometric_mean
 from rich.table import Table
 
 from bo_tune.core.activity import SessionActivity
-from bo_tune.core.agreement import SHARED, Agreement, Decision
+from bo_tune.core.conclusion import SHARED, Agreement, Decision
 from bo_tune.display.console import TIMES, disturbed_lines, marked, plain_table, short_config, speed_up, us
 from bo_tune.session.session import Tuned, session_wall_s
 

@@ -7,7 +7,7 @@ from itertools import groupby
 from rich.table import Table
 
 from bo_tune.analysis.listing import StudyListing
-from bo_tune.core.agreement import SHARED
+from bo_tune.core.conclusion import SHARED
 from bo_tune.core.conditions import UNKNOWN
 from bo_tune.display.console import (
     MOST_ROWS,

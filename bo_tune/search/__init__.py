@@ -1,6 +1,6 @@
 """Search over finite grids: samplers, the surrogate behind the project's own, priors from other studies, stop rule."""
 
-from bo_tune.core.certificate import Certificate
+from bo_tune.core.conclusion import Certificate
 from bo_tune.search.base import GridExhaustedError, GridSampler
 from bo_tune.search.baselines import CoordinateSampler, ExhaustiveSampler, RandomSampler, WrappedSampler
 from bo_tune.search.factory import make_sampler

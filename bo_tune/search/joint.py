@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.study import Study
 
-from bo_tune.core.certificate import Certificate
+from bo_tune.core.conclusion import Certificate
 from bo_tune.search.acquisition import log_expected_improvement
 from bo_tune.search.gp.model import Scale
 from bo_tune.search.gp.posterior import Array, Indices, Posterior

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.study import Study
 
-from bo_tune.core.certificate import Certificate
+from bo_tune.core.conclusion import Certificate
 from bo_tune.search.gp.posterior import Posterior
 from bo_tune.search.sampler import FiniteGridSampler
 

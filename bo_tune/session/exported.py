@@ -15,8 +15,8 @@ from optuna.distributions import IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from bo_tune.core.agreement import SHARED
 from bo_tune.core.choices import SAMPLERS
+from bo_tune.core.conclusion import SHARED
 from bo_tune.core.conditions import toolchain_label
 from bo_tune.core.outcome import InvalidReason
 from bo_tune.core.problem import GpuInfo

@@ -4,8 +4,8 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from bo_tune.core.agreement import SHARED, Decision
 from bo_tune.core.choices import GRID_GP
+from bo_tune.core.conclusion import SHARED, Decision
 from bo_tune.core.events import Listener
 from bo_tune.core.study_name import StudyName
 from bo_tune.measure.device import Device

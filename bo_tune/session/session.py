@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 from bo_tune.core.activity import SessionActivity, by_gpu, with_workers
-from bo_tune.core.agreement import Decision
 from bo_tune.core.choices import MEMORY
+from bo_tune.core.conclusion import Decision
 from bo_tune.core.events import Listener, StudyFailed, StudyLost, StudyStarted, ignore
 from bo_tune.core.study_name import StudyName
 from bo_tune.engines.base import TunedEntry

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
-from bo_tune.core.agreement import SHARED, Decision
 from bo_tune.core.choices import GRID, GRID_GP, SAMPLERS
+from bo_tune.core.conclusion import SHARED, Decision
 from bo_tune.core.problem import MOST_SLICES
 from bo_tune.core.study_name import StudyName
 from bo_tune.core.surroundings import Linear

@@ -6,8 +6,7 @@ from typing import Annotated, Any, cast
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
-from bo_tune.core.agreement import Agreement
-from bo_tune.core.certificate import Certificate
+from bo_tune.core.conclusion import Agreement, Certificate
 from bo_tune.core.outcome import LONGEST_US, MOST_SECONDS, SHORTEST_US
 from bo_tune.core.problem import MOST
 

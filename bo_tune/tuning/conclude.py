@@ -5,8 +5,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from bo_tune.core.agreement import Decision
-from bo_tune.core.certificate import Certificate
+from bo_tune.core.conclusion import Certificate, Decision
 from bo_tune.search import StopRule
 from bo_tune.store.attributes import RESULT_ATTR
 from bo_tune.store.result import InPlace

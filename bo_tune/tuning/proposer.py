@@ -10,7 +10,7 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from bo_tune.core.certificate import Certificate
+from bo_tune.core.conclusion import Certificate
 from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.search import FiniteGridSampler, GridExhaustedError, certify, distributions
 from bo_tune.store.frozen import with_distributions

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from scipy.special import bdtrc
 
-from bo_tune.core.agreement import Agreement
+from bo_tune.core.conclusion import Agreement
 from bo_tune.core.outcome import Launches, estimate_us
 from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config, ConfigKey, config_key

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from optuna.trial import FrozenTrial
 
-from bo_tune.core.certificate import Certificate
+from bo_tune.core.conclusion import Certificate
 from bo_tune.core.events import Listener, TrialRecorded, ignore
 from bo_tune.core.outcome import Invalid, Launches, Outcome
 from bo_tune.core.problem import Problem, lora

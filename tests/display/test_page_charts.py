@@ -8,7 +8,7 @@ from helpers import SHRINK, bundled
 from bo_tune.analysis.review.case import Case, Step
 from bo_tune.analysis.review.noise import NoiseBand
 from bo_tune.analysis.review.study import StudyReview, review_study
-from bo_tune.core.certificate import Certificate
+from bo_tune.core.conclusion import Certificate
 from bo_tune.core.study_name import StudyName
 from bo_tune.display.page import charts, vega, words
 from bo_tune.store.attributes import GPU_ATTR

@@ -4,7 +4,7 @@ import numpy as np
 import optuna
 import pytest
 
-from bo_tune.core.certificate import Certificate
+from bo_tune.core.conclusion import Certificate
 from bo_tune.search import FiniteGridSampler, StopRule, certify, distributions
 
 GRID = {"x": tuple(range(12)), "y": tuple(range(12))}

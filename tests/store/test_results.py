@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial
 
-from bo_tune.core.certificate import Certificate
+from bo_tune.core.conclusion import Certificate
 from bo_tune.core.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome
 from bo_tune.store.frozen import to_trial
 from bo_tune.store.results import Costs, StudyResult, costs_of, covered_s, intervals_of

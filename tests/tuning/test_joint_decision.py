@@ -9,8 +9,8 @@ from moe_recordings import MOE_KERNELS, small
 from one_launch_recordings import one_launch
 
 from bo_tune.analysis.simulate import simulate
-from bo_tune.core.agreement import Decision
 from bo_tune.core.choices import GRID, MEMORY, MoePathChoice
+from bo_tune.core.conclusion import Decision
 from bo_tune.core.problem import Experts, LoraProblem, Problem
 from bo_tune.core.space import SearchSpace
 from bo_tune.errors import InputError

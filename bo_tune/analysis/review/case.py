@@ -7,7 +7,7 @@ from math import inf
 
 from bo_tune.analysis.review.study import StudyReview, TrialPoint
 from bo_tune.analysis.review.truth import Place, Truth, best_sum_us, place_of
-from bo_tune.core.agreement import SHARED
+from bo_tune.core.conclusion import SHARED
 from bo_tune.core.space import Config
 from bo_tune.kernels.registry import IN_ORDER, is_known, kernel_spec
 from bo_tune.tuning.joint.choice import sums_by_value

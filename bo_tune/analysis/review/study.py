@@ -9,8 +9,7 @@ from optuna.trial import FrozenTrial
 
 from bo_tune.analysis.review.importance import modelled_losses
 from bo_tune.analysis.review.noise import late_share, spread
-from bo_tune.core.agreement import Agreement
-from bo_tune.core.certificate import Certificate
+from bo_tune.core.conclusion import Agreement, Certificate
 from bo_tune.core.conditions import UNKNOWN
 from bo_tune.core.outcome import Measurement
 from bo_tune.core.space import ConfigKey, config_key

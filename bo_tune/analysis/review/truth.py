@@ -7,7 +7,7 @@ from functools import cached_property
 
 from bo_tune.analysis.review.importance import exact_losses
 from bo_tune.analysis.review.study import StudyReview
-from bo_tune.core.agreement import SHARED
+from bo_tune.core.conclusion import SHARED
 from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.core.study_name import StudyName

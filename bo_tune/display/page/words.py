@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from bo_tune.core.certificate import Certificate
+from bo_tune.core.conclusion import Certificate
 
 NONE = "–"
 """What stands where there is no number."""

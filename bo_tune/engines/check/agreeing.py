@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from bo_tune.core.agreement import SHARED
+from bo_tune.core.conclusion import SHARED
 from bo_tune.engines.check.findings import Fault, Lookup, place_of
 from bo_tune.engines.check.lora_files import is_moe
 from bo_tune.engines.vllm.agreement import Disagreement, disagreements

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bo_tune.core.agreement import SHARED
+from bo_tune.core.conclusion import SHARED
 from bo_tune.core.gpus import gpu_by_file_name, known_gpu
 from bo_tune.core.problem import GpuInfo, LoraProblem, lora_file_name
 from bo_tune.engines.check.agreeing import agreeing

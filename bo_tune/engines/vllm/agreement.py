@@ -7,7 +7,7 @@ Their engine sorts a step's tokens into blocks once, by the block_m of the first
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bo_tune.core.agreement import SHARED
+from bo_tune.core.conclusion import SHARED
 from bo_tune.core.problem import LoraProblem
 from bo_tune.kernels.moe.spec import MoeLoraSpec, experts_of
 from bo_tune.kernels.registry import KERNELS

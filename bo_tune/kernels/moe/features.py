@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import pdtrc
 
-from bo_tune.core.agreement import SHARED
+from bo_tune.core.conclusion import SHARED
 from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.core.space import Config
 from bo_tune.kernels.lora.features import columns_of

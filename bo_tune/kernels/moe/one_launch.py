@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
-from bo_tune.core.agreement import SHARED
+from bo_tune.core.conclusion import SHARED
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.core.space import Config, SearchSpace

@@ -19,7 +19,7 @@ import torch
 import triton
 import triton.language as tl
 
-from bo_tune.core.agreement import SHARED
+from bo_tune.core.conclusion import SHARED
 from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.core.space import Config
 from bo_tune.kernels.lora.jit import slice_weights

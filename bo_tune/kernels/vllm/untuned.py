@@ -19,7 +19,7 @@ from pathlib import Path
 from types import CodeType, SimpleNamespace
 from typing import Any
 
-from bo_tune.core.agreement import SHARED
+from bo_tune.core.conclusion import SHARED
 from bo_tune.core.problem import GpuInfo, LoraProblem, Problem
 from bo_tune.errors import one_line
 from bo_tune.kernels.moe.one_launch import MoeOneLaunchSpec

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Protocol
 
-from bo_tune.core.agreement import SHARED, Agreement, Decision
+from bo_tune.core.conclusion import SHARED, Agreement, Decision
 from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.formats.recording import Recording

@@ -8,8 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from bo_tune.core.agreement import SHARED, Decision
-from bo_tune.core.certificate import Certificate
+from bo_tune.core.conclusion import SHARED, Certificate, Decision
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.store.results import StudyResult
 from bo_tune.store.trials import launched

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 
 from optuna.study import Study
 
-from bo_tune.core.agreement import SHARED
-from bo_tune.core.certificate import Certificate
+from bo_tune.core.conclusion import SHARED, Certificate
 from bo_tune.search import FiniteGridSampler, StopRule
 from bo_tune.search.joint import Member, certify_jointly, next_config
 from bo_tune.store.trials import time_us
