@@ -19,7 +19,7 @@ from bo_tune.core.surroundings import Linear, Surroundings
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.device import Device, Remeasured
-from bo_tune.tuning.race import Choice, Finalists, Race
+from bo_tune.tuning.race import Choice, Finalists, InPlaceTimes, Race
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +42,6 @@ FIRST_ROUNDS, KEPT = 3, 6
 
 ROUNDS, MOST_ROUNDS = 8, 64
 """Replays of those that stay, in one batch and at most."""
-
-
-@dataclass(frozen=True, slots=True)
-class InPlaceTimes:
-    """What a race in place found. Times of one layer in us, base product included.
-
-    Attributes:
-        bare_us: of the layer without adapters.
-        winner: the config that was chosen; ``time_us`` is its.
-        default_time_us: with the default config; None where it cannot run.
-        times_us: with each finalist that was timed.
-    """
-
-    around: Surroundings
-    bare_us: float
-    winner: ConfigKey
-    time_us: float
-    default_time_us: float | None
-    times_us: dict[ConfigKey, float]
 
 
 def surroundings_in(linear: Linear, problem: LoraProblem, device: Device) -> Surroundings:

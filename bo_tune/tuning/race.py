@@ -15,7 +15,7 @@ timed to the end, and is what the study ends with unless the leader beats it.
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from scipy.special import bdtrc
@@ -24,10 +24,8 @@ from bo_tune.core.conclusion import Agreement
 from bo_tune.core.outcome import Launches, estimate_us
 from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config, ConfigKey, config_key
+from bo_tune.core.surroundings import Surroundings
 from bo_tune.measure.device import Device, Remeasured
-
-if TYPE_CHECKING:
-    from bo_tune.tuning.in_place import InPlaceTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +48,25 @@ class Finalists:
 
 
 @dataclass(frozen=True, slots=True)
+class InPlaceTimes:
+    """What a race in place found. Times of one layer in us, base product included.
+
+    Attributes:
+        bare_us: of the layer without adapters.
+        winner: the config that was chosen; ``time_us`` is its.
+        default_time_us: with the default config; None where it cannot run.
+        times_us: with each finalist that was timed.
+    """
+
+    around: Surroundings
+    bare_us: float
+    winner: ConfigKey
+    time_us: float
+    default_time_us: float | None
+    times_us: dict[ConfigKey, float]
+
+
+@dataclass(frozen=True, slots=True)
 class Choice:
     """The config a study ends with.
 
@@ -66,7 +83,7 @@ class Choice:
     default_time_us: float | None
     times_us: Mapping[ConfigKey, float]
     launches: Launches
-    in_place: "InPlaceTimes | None" = None
+    in_place: InPlaceTimes | None = None
 
     @property
     def choices(self) -> tuple["Choice", ...]:

@@ -26,9 +26,9 @@ from bo_tune.store.frozen import to_trial
 from bo_tune.store.storage import StoredStudy
 from bo_tune.store.trials import launched
 from bo_tune.tuning.candidates import Candidates
-from bo_tune.tuning.in_place import InPlaceTimes, decided_in_place, race_in_place, surroundings_in
+from bo_tune.tuning.in_place import decided_in_place, race_in_place, surroundings_in
 from bo_tune.tuning.proposer import Proposal, Proposer
-from bo_tune.tuning.race import Choice, Finalists, choose
+from bo_tune.tuning.race import Choice, Finalists, InPlaceTimes, choose
 
 UnderWay = TypeVar("UnderWay")
 
