@@ -175,7 +175,7 @@ def test_what_a_killed_worker_had_the_others_do(recordings: Path, tmp_path: Path
     where = ("--device", f"replay:{recordings}", "--storage", sqlite_url(database), "--lease", 1)
     search = ("--budget", LONG, "--no-stop", "--workers", 2)
     with started(tmp_path, "tune", *where, *search, "--out", tmp_path / "out") as tuning:
-        os.kill(workers_of(tuning, 2, database)[1], signal.SIGKILL)
+        os.kill(one_at_work(workers_of(tuning, 2, database), database), signal.SIGKILL)
         said, error = tuning.communicate(timeout=PATIENCE_S)
     assert tuning.returncode == 0, (said, error)
     assert "a worker was lost: exit code -9" in said + error
@@ -232,6 +232,18 @@ def workers_of(tuning: "subprocess.Popen[str]", count: int, database: Path) -> l
     pids = [int(pid) for pid in children if module in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")]
     assert len(pids) == count
     return pids
+
+
+def one_at_work(pids: list[int], database: Path) -> int:
+    """Return a worker that has a study under way: one that is done with its last one loses nothing."""
+    deadline = time.monotonic() + PATIENCE_S
+    with StudyStore(sqlite_url(database), create=False) as store:
+        while time.monotonic() < deadline:
+            at_work = [holder.pid for holder in store.holders().values() if holder.pid in pids]
+            if at_work:
+                return at_work[-1]
+            time.sleep(0.01)
+    raise AssertionError("nobody works")
 
 
 def test_what_cannot_be_done_is_said_in_a_line(cli: Cli, recordings: Path, tmp_path: Path) -> None:
