@@ -54,7 +54,7 @@ def looked_at(tuned: Tuned) -> dict[str, Any] | None:
     passes: list[Mapping[ConfigKey, float]] = []
     bare: list[float] = []
     for _ in range(2):
-        timed = job.device.remeasure(job.problem, [dict(key) for key in keys], ROUNDS, around=around)
+        timed = job.device.remeasure_in_place(job.problem, [dict(key) for key in keys], ROUNDS, around)
         times = {key: estimate_us(runs) for key, runs in zip(keys, timed.runtimes_us, strict=True) if runs}
         passes.append(times)
         bare.append(estimate_us(timed.bare_us))

@@ -236,23 +236,19 @@ class FakeDevice(Device):
         there = np.array([config_key(config) in self.there for config in configs], dtype=bool)
         return lambda: there
 
-    def remeasure(
-        self,
-        problem: LoraProblem,
-        configs: Sequence[Config],
-        rounds: int,
-        *,
-        taken: int = 0,
-        around: Surroundings | None = None,
-    ) -> Remeasured:
+    def remeasure(self, problem: LoraProblem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
         launches = Counter({LaunchPurpose.FINALISTS: rounds * len(configs)})
-        if around is not None:
-            self.placed.append((around, [dict(config) for config in configs]))
-            layers = [(BARE_US + self.in_place(config),) * rounds for config in configs]
-            return Remeasured(layers, launches, (BARE_US,) * rounds)
         self.remeasured.append([dict(config) for config in configs])
         times = [(self.retimed.get(config_key(c), self.times(c)),) * rounds for c in configs]
         return Remeasured(times, launches)  # type: ignore[arg-type]
+
+    def remeasure_in_place(
+        self, problem: LoraProblem, configs: Sequence[Config], rounds: int, around: Surroundings
+    ) -> Remeasured:
+        self.placed.append((around, [dict(config) for config in configs]))
+        launches = Counter({LaunchPurpose.FINALISTS: rounds * len(configs)})
+        layers = [(BARE_US + self.in_place(config),) * rounds for config in configs]
+        return Remeasured(layers, launches, (BARE_US,) * rounds)
 
 
 COMPILE_TIME = (InvalidReason.COMPILE_TIMEOUT, InvalidReason.COMPILE_ERROR, InvalidReason.CONSTRAINT)

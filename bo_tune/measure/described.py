@@ -10,7 +10,6 @@ from bo_tune.core.conditions import Conditions
 from bo_tune.core.outcome import Outcome
 from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config, SearchSpace
-from bo_tune.core.surroundings import Surroundings
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import IN_ORDER, kernel_spec
 from bo_tune.kernels.spec import AnySpec
@@ -116,14 +115,6 @@ class DescribedDevice(Device):
         """Nothing is measured here."""
         raise DeviceError(f"{self.gpu.name} is not a GPU of this host")
 
-    def remeasure(
-        self,
-        problem: Problem,
-        configs: Sequence[Config],
-        rounds: int,
-        *,
-        taken: int = 0,
-        around: Surroundings | None = None,
-    ) -> Remeasured:
+    def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
         """Nothing is measured here."""
         raise DeviceError(f"{self.gpu.name} is not a GPU of this host")

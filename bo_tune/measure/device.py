@@ -119,23 +119,26 @@ class Device(ABC):
         """Check and time a compiled config; ``stop_above_us`` is the incumbent's time."""
 
     @abstractmethod
-    def remeasure(
-        self,
-        problem: Problem,
-        configs: Sequence[Config],
-        rounds: int,
-        *,
-        taken: int = 0,
-        around: Surroundings | None = None,
-    ) -> Remeasured:
+    def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
         """Time configs in turn, each checked before. A wrong one, or one that breaks the device, has no times.
 
         Args:
             rounds: repetitions of each config.
             taken: rounds already taken of these configs, by earlier calls.
-            around: what an engine runs around the kernel: a repetition is then the time of the whole layer. None for
-                the kernel alone, and where ``times_in_place`` is false.
         """
+
+    def remeasure_in_place(
+        self, problem: Problem, configs: Sequence[Config], rounds: int, around: Surroundings
+    ) -> Remeasured:
+        """Do the same in a layer: a repetition is the time of the whole layer. No times where it cannot run.
+
+        Args:
+            around: what an engine runs around the kernel.
+
+        Raises:
+            NotImplementedError: ``times_in_place`` is false.
+        """
+        raise NotImplementedError(f"{type(self).__name__} times kernels alone")
 
     def close(self) -> None:
         """Give back processes and memory."""

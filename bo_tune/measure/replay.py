@@ -25,7 +25,6 @@ from bo_tune.core.outcome import (
 from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.repetitions import TimingProtocol, take_repetitions
 from bo_tune.core.space import Config, SearchSpace, config_key
-from bo_tune.core.surroundings import Surroundings
 from bo_tune.formats.recording import Recording
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured
@@ -131,15 +130,7 @@ class ReplayDevice(Device):
             recorded.relative_error,
         )
 
-    def remeasure(
-        self,
-        problem: Problem,
-        configs: Sequence[Config],
-        rounds: int,
-        *,
-        taken: int = 0,
-        around: Surroundings | None = None,
-    ) -> Remeasured:
+    def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
         """Draw each config's repetitions in another order, over and over, at the level of its recorded time.
 
         Those that were launched late are left out: a device takes them again.

@@ -67,7 +67,7 @@ class _There:
 
     def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
         """Time configs in turn."""
-        timed = self._device.remeasure(problem, configs, rounds, taken=taken, around=self._around)
+        timed = self._device.remeasure_in_place(problem, configs, rounds, self._around)
         self.bare_us += timed.bare_us
         return timed
 

@@ -15,7 +15,6 @@ from helpers import H100, ROOT, SHRINK_TABLE, Cli, FakeDevice
 from bo_tune.core.outcome import Compilation, LaunchPurpose, Outcome, Resources
 from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config, SearchSpace
-from bo_tune.core.surroundings import Surroundings
 from bo_tune.measure.device import Build, Compiled, Remeasured
 from bo_tune.session.workers import measuring
 
@@ -53,15 +52,7 @@ class OverM(FakeDevice):
             self.times = lambda config: self.time_us(problem, config)
             return super().measure(problem, config, compiled, stop_above_us=stop_above_us)
 
-    def remeasure(
-        self,
-        problem: LoraProblem,
-        configs: Sequence[Config],
-        rounds: int,
-        *,
-        taken: int = 0,
-        around: Surroundings | None = None,
-    ) -> Remeasured:
+    def remeasure(self, problem: LoraProblem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
         times = [(self.time_us(problem, config),) * rounds for config in configs]
         return Remeasured(times, Counter({LaunchPurpose.FINALISTS: rounds * len(configs)}))
 

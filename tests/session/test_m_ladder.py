@@ -16,7 +16,6 @@ from rich.console import Console
 from bo_tune.core.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Outcome, Resources
 from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config, SearchSpace
-from bo_tune.core.surroundings import Surroundings
 from bo_tune.display.ladder import ladder_lines, ladder_table
 from bo_tune.engines.models.engine import M_LADDER, is_sampled
 from bo_tune.engines.models.problems import SHRINK
@@ -56,15 +55,7 @@ class OverM(FakeDevice):
         self.times = lambda config: self.times_of(problem, config)
         return super().measure(problem, config, compiled, stop_above_us=stop_above_us)
 
-    def remeasure(
-        self,
-        problem: LoraProblem,
-        configs: Sequence[Config],
-        rounds: int,
-        *,
-        taken: int = 0,
-        around: Surroundings | None = None,
-    ) -> Remeasured:
+    def remeasure(self, problem: LoraProblem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
         self.probed.append((problem, problem.m))
         times = [(self.times_of(problem, config),) * rounds for config in configs]
         return Remeasured(times, Counter({LaunchPurpose.FINALISTS: rounds * len(configs)}))
@@ -187,13 +178,7 @@ def test_a_config_that_cannot_run_between_keys_gets_a_key() -> None:
 def test_what_cannot_be_measured_is_counted() -> None:
     class Small(OverM):
         def remeasure(
-            self,
-            problem: LoraProblem,
-            configs: Sequence[Config],
-            rounds: int,
-            *,
-            taken: int = 0,
-            around: Surroundings | None = None,
+            self, problem: LoraProblem, configs: Sequence[Config], rounds: int, *, taken: int = 0
         ) -> Remeasured:
             raise DeviceError("out of memory")
 

@@ -113,9 +113,9 @@ def test_a_result_is_that_of_its_layer() -> None:
 
 def test_a_race_that_times_nothing_there_leaves_the_choice_alone() -> None:
     class Lost(FakeDevice):
-        def remeasure(self, *arguments: object, around: Surroundings | None = None, **more: object) -> Remeasured:
-            answer = super().remeasure(*arguments, around=around, **more)  # type: ignore[arg-type]
-            return answer if around is None else Remeasured([() for _ in answer.runtimes_us], answer.launches)
+        def remeasure_in_place(self, *arguments: object) -> Remeasured:
+            answer = super().remeasure_in_place(*arguments)  # type: ignore[arg-type]
+            return Remeasured([() for _ in answer.runtimes_us], answer.launches)
 
     on = Lost(times=alone, space=SPACE, times_in_place=True)
     result = tuned(on).result

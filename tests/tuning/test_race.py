@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from bo_tune.core.outcome import LaunchPurpose
 from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config, SearchSpace, config_key
-from bo_tune.core.surroundings import Surroundings
 from bo_tune.measure.device import Remeasured
 from bo_tune.tuning.race import Finalists, choose
 
@@ -80,13 +79,7 @@ def test_one_that_proves_wrong_in_a_later_batch_is_out() -> None:
 
     class Wrong(FakeDevice):
         def remeasure(
-            self,
-            problem: LoraProblem,
-            configs: Sequence[Config],
-            rounds: int,
-            *,
-            taken: int = 0,
-            around: Surroundings | None = None,
+            self, problem: LoraProblem, configs: Sequence[Config], rounds: int, *, taken: int = 0
         ) -> Remeasured:
             answer = super().remeasure(problem, configs, rounds, taken=taken)
             wrong = [taken > 0 and config_key(config) == keys[1] for config in configs]
@@ -103,13 +96,7 @@ def test_one_that_proves_wrong_in_a_later_batch_is_out() -> None:
 def test_every_launch_of_every_batch_is_counted_by_purpose() -> None:
     class Late(FakeDevice):
         def remeasure(
-            self,
-            problem: LoraProblem,
-            configs: Sequence[Config],
-            rounds: int,
-            *,
-            taken: int = 0,
-            around: Surroundings | None = None,
+            self, problem: LoraProblem, configs: Sequence[Config], rounds: int, *, taken: int = 0
         ) -> Remeasured:
             answer = super().remeasure(problem, configs, rounds, taken=taken)
             checks = {LaunchPurpose.CHECK: 0 if taken else len(configs), LaunchPurpose.LATE: 3}

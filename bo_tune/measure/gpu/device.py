@@ -311,15 +311,7 @@ class GpuDevice(Device):
         """End the GPU process; the next measurement starts another."""
         self._pipeline.end_child()
 
-    def remeasure(
-        self,
-        problem: Problem,
-        configs: Sequence[Config],
-        rounds: int,
-        *,
-        taken: int = 0,
-        around: Surroundings | None = None,
-    ) -> Remeasured:
+    def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
         """Check the configs and time them in turn in the GPU process.
 
         A process lost meanwhile costs none of them but those that break it on their own too: these have no times.
@@ -327,6 +319,17 @@ class GpuDevice(Device):
         Raises:
             DeviceError: it is lost again when the others are timed in turn.
         """
+        return self._in_turn(problem, configs, rounds)
+
+    def remeasure_in_place(
+        self, problem: Problem, configs: Sequence[Config], rounds: int, around: Surroundings
+    ) -> Remeasured:
+        """Check the configs and time them in their layer. See ``remeasure``."""
+        return self._in_turn(problem, configs, rounds, around)
+
+    def _in_turn(
+        self, problem: Problem, configs: Sequence[Config], rounds: int, around: Surroundings | None = None
+    ) -> Remeasured:
         try:
             return self._remeasure(problem, configs, rounds, self._deadlines.prepare_s, around)
         except (WorkerDiedError, WorkerTimeoutError):
