@@ -16,10 +16,13 @@ class Linear:
     Attributes:
         k: width of its input, in elements.
         widths: widths of its fused output slices, in elements.
+        adds: whether expand adds to the base product, which it then follows. An expand that overwrites runs beside it,
+            on a stream of its own.
     """
 
     k: int
     widths: tuple[int, ...]
+    adds: bool = True
 
     def __post_init__(self) -> None:
         for size in (self.k, *self.widths):
@@ -41,11 +44,19 @@ class Linear:
         shrink = LoraProblem(SHRINK, *common, self.k, rank, dtype=problem.dtype)
         expand = LoraProblem(
             EXPAND, *common, rank, max(self.widths), dtype=problem.dtype, slice_sizes=self.widths,
-            add_inputs=problem.add_inputs if problem.kernel == EXPAND else True,
+            add_inputs=self.adds,
         )  # fmt: skip
         if problem not in (shrink, expand):
             raise ValueError(f"not a problem of {self}: {problem}")
         return shrink, expand
+
+    def holds(self, problem: LoraProblem) -> bool:
+        """Say whether it is the problem of one of the layer's kernels."""
+        try:
+            self.problems(problem)
+        except ValueError:
+            return False
+        return True
 
     def beside(self, problem: LoraProblem) -> LoraProblem:
         """Return the problem of the layer's other kernel. Raises ValueError as ``problems`` does."""
@@ -54,13 +65,13 @@ class Linear:
 
     def to_json(self) -> dict[str, Any]:
         """Return the layer as plain values."""
-        return {"k": self.k, "widths": list(self.widths)}
+        return {"k": self.k, "widths": list(self.widths), "adds": self.adds}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Linear":
         """Read what ``to_json`` made of a layer. Raises ValueError."""
         try:
-            return cls(stored["k"], tuple(stored["widths"]))
+            return cls(stored["k"], tuple(stored["widths"]), stored["adds"])
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a linear layer: {error}") from None
 

@@ -10,12 +10,11 @@ from pydantic_core import PydanticCustomError
 
 from bo_tune.core.choices import GRID, GRID_GP, SAMPLERS
 from bo_tune.core.conclusion import SHARED, Decision
-from bo_tune.core.problem import MOST_SLICES
 from bo_tune.core.study_name import StudyName
 from bo_tune.core.surroundings import Linear
 from bo_tune.measure.devices import Job
 from bo_tune.search import StopRule
-from bo_tune.store.fields import Count, Flag, Line, Parameter, Setting, Share, first_error
+from bo_tune.store.fields import Count, Flag, Layer, Line, Parameter, Setting, Share, first_error
 from bo_tune.tuning.race import Finalists
 from bo_tune.tuning.tuner import TunerSettings
 
@@ -58,11 +57,6 @@ class _StopRule(BaseModel):
     most_taught: Count | None
 
 
-class _Linear(BaseModel):
-    k: Setting
-    widths: Annotated[list[Setting], Field(min_length=1, max_length=MOST_SLICES)]
-
-
 class _Job(BaseModel):
     """What another process says of a search: its types and bounds."""
 
@@ -73,7 +67,7 @@ class _Job(BaseModel):
     stop_rule: _StopRule | None
     bundled: Flag = True
     together: list[Line] | None = None
-    in_place: _Linear | None = None
+    in_place: Layer | None = None
     space: Mapping[Parameter, Annotated[list[Setting], Field(min_length=1, max_length=10_000)]]
 
 

@@ -8,7 +8,8 @@ from pydantic_core import PydanticCustomError
 
 from bo_tune.core.conclusion import Agreement, Certificate
 from bo_tune.core.outcome import LONGEST_US, MOST_SECONDS, SHORTEST_US
-from bo_tune.core.problem import MOST
+from bo_tune.core.problem import MOST, MOST_SLICES
+from bo_tune.core.surroundings import Linear
 
 
 def printable(text: str) -> str:
@@ -44,6 +45,12 @@ class _Certificate(BaseModel):
     probability: Share
     tried: Count = 0
     exhausted: Flag = False
+
+
+class _Linear(BaseModel):
+    k: Setting
+    widths: Annotated[list[Setting], Field(min_length=1, max_length=MOST_SLICES)]
+    adds: Flag
 
 
 class _Sum(BaseModel):
@@ -84,4 +91,5 @@ def made_of(kind: type[BaseModel], make: Callable[[Mapping[str, Any]], object]) 
 
 
 Sureness = Annotated[Certificate, made_of(_Certificate, Certificate.from_json)]
+Layer = Annotated[Linear, made_of(_Linear, Linear.from_json)]
 Together = Annotated[Agreement, made_of(_Joint, Agreement.from_json)]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, TypeAdapter
 from pydantic_core import PydanticCustomError
 
-from bo_tune.store.fields import Count, Line, Seconds, StoredConfig, Sureness, Time, Together
+from bo_tune.store.fields import Count, Layer, Line, Seconds, StoredConfig, Sureness, Time, Together
 
 
 def _moment(text: str) -> str:
@@ -57,14 +57,14 @@ class InPlace:
     """What the race in place found that decided. Times of one layer in us, base product included.
 
     Attributes:
-        linear: the layer: ``k``, width of its input, and ``widths`` of its output slices.
+        linear: the layer.
         beside: config of the layer's other kernel.
         bare_us: time of the layer without adapters.
         default_time_us: time with the default config; None where it cannot run.
         finalists: every config that was timed there, with its time.
     """
 
-    linear: Mapping[str, Any]
+    linear: Layer
     beside: StoredConfig
     bare_us: Time
     time_us: Time

@@ -78,7 +78,7 @@ def _in_place(choice: Choice) -> InPlace | None:
     if found is None:
         return None
     return InPlace(
-        linear=found.around.linear.to_json(),
+        linear=found.around.linear,
         beside=found.around.beside,
         bare_us=found.bare_us,
         time_us=found.time_us,

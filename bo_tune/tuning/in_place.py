@@ -23,7 +23,7 @@ from bo_tune.tuning.race import Choice, Finalists, InPlaceTimes, Race
 
 
 @dataclass(frozen=True, slots=True)
-class Field:
+class Entrants:
     """Which configs are timed in place.
 
     Attributes:
@@ -35,7 +35,7 @@ class Field:
     near: float
 
 
-ONE_STREAM, TWO_STREAMS = Field(12, 1.15), Field(40, 1.5)
+ONE_STREAM, TWO_STREAMS = Entrants(12, 1.15), Entrants(40, 1.5)
 
 FIRST_ROUNDS, KEPT = 3, 6
 """Replays of each config before all but so many leave. A replay is a mean over several launches."""
@@ -97,7 +97,7 @@ def race_in_place(
         DeviceError: the GPU is lost in the race.
     """
     there, default_key = _There(device, around), config_key(default)
-    chosen = _entrants(measured, TWO_STREAMS if device.conditions.dual_stream else ONE_STREAM)
+    chosen = _entrants(measured, ONE_STREAM if around.linear.adds else TWO_STREAMS)
     chosen += [default_key] if default_key in measured and default_key not in chosen else []
     launches: Launches = Counter()
     if len(chosen) > KEPT + 1:
@@ -119,9 +119,9 @@ def race_in_place(
     return InPlaceTimes(around, bare_us, winner, times[winner], times.get(default_key), times), launches
 
 
-def _entrants(measured: Mapping[ConfigKey, float], field: Field) -> list[ConfigKey]:
-    ordered = sorted(measured, key=measured.__getitem__)[: field.count]
-    return [key for key in ordered if measured[key] <= field.near * measured[ordered[0]]]
+def _entrants(measured: Mapping[ConfigKey, float], limits: Entrants) -> list[ConfigKey]:
+    ordered = sorted(measured, key=measured.__getitem__)[: limits.count]
+    return [key for key in ordered if measured[key] <= limits.near * measured[ordered[0]]]
 
 
 def decided_in_place(alone: Choice, found: InPlaceTimes, default: Config) -> Choice:

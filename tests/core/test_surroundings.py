@@ -20,9 +20,11 @@ def test_a_layers_kernels_are_told_from_either() -> None:
 
 def test_on_two_streams_expand_stays_the_one_that_overwrites() -> None:
     overwrites = LoraProblem("lora_expand", 4, 1, 16, 64, 4096, add_inputs=False)
-    shrink, expand = Linear(4096, (4096,)).problems(overwrites)
-    assert expand == overwrites
+    linear = Linear(4096, (4096,), adds=False)
+    shrink, expand = linear.problems(overwrites)
+    assert expand == overwrites == linear.beside(shrink), "beside a shrink, too"
     assert shrink.n == 64
+    assert not Linear(4096, (4096,)).holds(overwrites)
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,7 @@ def test_a_problem_of_another_layer_is_refused(problem: LoraProblem) -> None:
 
 def test_it_survives_json() -> None:
     assert Linear.from_json(json.loads(json.dumps(QKV.to_json()))) == QKV
-    for stored in ({}, {"k": 0, "widths": [1]}, {"k": 1, "widths": ["wide"]}, {"k": 1, "widths": None}):
+    for stored in ({}, {"k": 0, "widths": [1]}, {"k": 1, "widths": ["wide"], "adds": True}, {"k": 1, "widths": None}):
         with pytest.raises(ValueError, match="linear"):
             Linear.from_json(stored)
 

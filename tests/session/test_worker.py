@@ -10,6 +10,7 @@ from helpers import BUNDLED, EXPAND, SHRINK, SHRINK_BIG, FakeDevice, sliced, sql
 from bo_tune.core.events import Event, StudyElsewhere, StudyFinished, StudyLost, StudyStarted
 from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config, SearchSpace
+from bo_tune.core.surroundings import Linear
 from bo_tune.errors import DeviceError
 from bo_tune.formats.recording import read_recording
 from bo_tune.measure.devices import Job, job_of, replay_job, replay_jobs
@@ -119,6 +120,17 @@ def test_studies_that_nobody_wants_searched_are_left_alone(store: StudyStore, ur
     assert work(StudyStore(url), [job]) == 0
     (summary,) = store.summaries()
     assert RESULT_ATTR not in summary.attributes
+
+
+@pytest.mark.parametrize("problem", [SHRINK, EXPAND])
+def test_a_study_wanted_in_a_layer_of_another_problem_is_left_out(problem: str, store: StudyStore, url: str) -> None:
+    job = replay_job(sliced(problem))
+    Session(store, RANDOM).register([replace(job, linear=Linear(1, (1,)))])
+    theirs = StudyStore(url)
+    assert work(theirs, [job]) == 0
+    ((name, why),) = theirs.unreadable.items()
+    assert name.startswith(job.problem.kernel)
+    assert why == f"{JOB_ATTR}: in_place: expected a layer of {job.problem}, got Linear(k=1, widths=(1,), adds=True)"
 
 
 def test_a_study_wanted_anew_is_done_anew(store: StudyStore, url: str) -> None:

@@ -1,10 +1,11 @@
 """Finalists race where an engine runs them, and what decided is kept with the result."""
 
+from dataclasses import replace
+
 import pytest
 from helpers import BARE_US, FakeDevice
 
 from bo_tune.core.choices import MEMORY
-from bo_tune.core.conditions import Conditions
 from bo_tune.core.outcome import Invalid, InvalidReason
 from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config, SearchSpace, config_key
@@ -50,7 +51,7 @@ def test_the_layer_decides_between_those_that_come_near() -> None:
     assert result.in_place.time_us == BARE_US + 1.0
     assert result.in_place.default_time_us == BARE_US + on.in_place(DEFAULT)
     assert result.in_place.bare_us == BARE_US
-    assert result.in_place.linear == {"k": 4096, "widths": [4096]}
+    assert result.in_place.linear == LINEAR
     timed = {config["split_k"] for _, configs in on.placed for config in configs}
     near = {split for split, time_us in ALONE.items() if time_us <= ONE_STREAM.near * min(ALONE.values())}
     assert timed == near | {DEFAULT["split_k"]}
@@ -59,8 +60,7 @@ def test_the_layer_decides_between_those_that_come_near() -> None:
 
 def test_on_two_streams_the_order_alone_says_less() -> None:
     on = device({2: 3.0, 4: 2.5, 8: 2.0, 16: 1.0, 1: 0.5, 64: 9.0})
-    on.conditions = Conditions(dual_stream=True)
-    tuned(on)
+    tuned(on, replace(LINEAR, adds=False))
     timed = {config["split_k"] for _, configs in on.placed for config in configs}
     near = {split for split, time_us in ALONE.items() if time_us <= TWO_STREAMS.near * min(ALONE.values())}
     assert timed == near | {64}
@@ -102,7 +102,7 @@ def test_without_a_layer_or_a_device_that_has_places_they_race_alone() -> None:
 def test_a_result_is_that_of_its_layer() -> None:
     on, store = device(dict.fromkeys(ALONE, 1.0) | {4: 0.5}), StudyStore(MEMORY)
     first = tuned(on, store=store)
-    assert first.result.asked["in_place"] == {"k": 4096, "widths": [4096]}
+    assert first.result.asked["in_place"] == {"k": 4096, "widths": [4096], "adds": True}
     races = len(on.placed)
     again = tuned(on, store=store)
     assert (again.kept, len(on.placed)) == (True, races), "nothing was asked otherwise"

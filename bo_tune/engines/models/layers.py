@@ -51,6 +51,10 @@ class LoraLayer:
     per_sequence: bool = False
     dual_stream_adds: tuple[bool, ...] = (True,)
 
+    def adds(self, *, dual_stream: bool) -> tuple[bool, ...]:
+        """Return whether its expand adds to its output in an engine of one or two streams."""
+        return self.dual_stream_adds if dual_stream else (True,)
+
     def shrink_n(self, rank: int) -> int:
         """Return the rank that one tensor-parallel rank shrinks to.
 

@@ -22,19 +22,16 @@ def linears(model: ModelStudy, problems: Mapping[Problem, Sequence[str]]) -> dic
     for problem, names in problems.items():
         if isinstance(problem, LoraProblem):
             for layer in (by_name[name] for name in names if name in by_name):
-                linear = _linear(layer, problem)
+                adds = model.add_inputs or layer.adds(dual_stream=model.dual_stream)
+                linear = _linear(layer, problem, adds)
                 if linear is not None:
                     found.setdefault(problem, linear)
     return found
 
 
-def _linear(layer: LoraLayer, problem: LoraProblem) -> Linear | None:
+def _linear(layer: LoraLayer, problem: LoraProblem, adds: Sequence[bool]) -> Linear | None:
     """Return a layer, if the problem is one of its two kernels'."""
     if layer.shrink_k is None:
         return None
-    linear = Linear(layer.shrink_k, layer.slice_sizes)
-    try:
-        linear.problems(problem)
-    except ValueError:
-        return None
-    return linear
+    places = (Linear(layer.shrink_k, layer.slice_sizes, one) for one in adds)
+    return next((linear for linear in places if linear.holds(problem)), None)

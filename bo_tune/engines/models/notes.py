@@ -15,7 +15,7 @@ def files_of(layers: Sequence[LoraLayer], *, dual_stream: bool) -> dict[str, fro
         slices = len(layer.slice_sizes)
         if layer.shrink_k is not None:
             found.setdefault("SHRINK", set()).add(slices)
-        for adds in layer.dual_stream_adds if dual_stream else (True,):
+        for adds in layer.adds(dual_stream=dual_stream):
             found.setdefault(f"EXPAND_{str(adds).upper()}", set()).add(slices)
     return {name: frozenset(slices) for name, slices in found.items()}
 

@@ -50,7 +50,7 @@ def problems_by_layer(
         for slots in max_loras:
             for rank in ranks:
                 for layer in layers:
-                    adds = add_inputs or (layer.dual_stream_adds if dual_stream else (True,))
+                    adds = add_inputs or layer.adds(dual_stream=dual_stream)
                     for m in _asked(layer, ms, max_sequences):
                         for problem in _layer_problems(kernel, layer, slots, rank, m, dtype, adds):
                             problem = first.setdefault(lookup_of(problem), problem)

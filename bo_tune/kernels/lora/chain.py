@@ -8,7 +8,8 @@ cleared cache, need not be the fastest there.
 ``C`` copies of the linear follow each other, as many as it takes for none to find its weights in the cache. A graph is
 captured for each config; what differs between two graphs are the ``C`` launches of the kernel in question.
 
-On two streams (``Conditions.dual_stream``) shrink and expand run beside the base product, into zeros, which are added.
+Where expand overwrites (``Linear.adds`` is false), shrink and it run beside the base product, on a stream of their own,
+into zeros that are then added.
 """
 
 from collections.abc import Callable
@@ -33,6 +34,9 @@ FEWEST, MOST = 3, 16
 """Copies of the linear."""
 
 WEIGHT_SCALE = 0.02
+
+LAUNCHES_BEFORE = 2
+"""Launches for each copy before a graph is timed: the first ones, and a replay."""
 
 
 class LinearChain:
@@ -67,7 +71,7 @@ class LinearChain:
         groups = TokenGroups.of(assignment, problem.max_loras)
         self._x = draw((problem.m, linear.k), dtype_of(problem), generator, device)
         self._y = torch.zeros((problem.m, sum(linear.widths)), dtype=self._x.dtype, device=device)
-        self._z = torch.zeros_like(self._y) if conditions.dual_stream else self._y
+        self._z = self._y if linear.adds else torch.zeros_like(self._y)
         self._rank = torch.zeros((shrink.num_slices, shrink.m, shrink.n), dtype=torch.float32, device=device)
         shape = (sum(linear.widths), linear.k)
         self._base = [draw(shape, self._x.dtype, generator, device, WEIGHT_SCALE) for _ in range(self.copies)]
@@ -85,7 +89,7 @@ class LinearChain:
             )
             for _ in range(self.copies)
         ]  # fmt: skip
-        self._side = _stream(device) if conditions.dual_stream else None
+        self._side = None if linear.adds else _stream(device)
 
     @property
     def bytes(self) -> int:

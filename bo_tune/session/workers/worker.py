@@ -12,6 +12,7 @@ from typing import Any
 
 from bo_tune.core.activity import SessionActivity
 from bo_tune.core.events import Listener, ignore
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.study_name import StudyName
 from bo_tune.core.surroundings import Linear
 from bo_tune.kernels.registry import IN_ORDER
@@ -46,6 +47,16 @@ def _alike(name: StudyName, wants: Mapping[str, Any]) -> str:
     """Return what studies of one session have in common. Those searched together may each have ranges of their own."""
     ranges = None if wants["together"] or not wants["space"] else [name.problem.kernel, wants["space"]]
     return json.dumps({**wants, "space": ranges, "together": None, "in_place": None}, sort_keys=True)
+
+
+def _linear(name: StudyName, wants: Mapping[str, Any]) -> Linear | None:
+    """Return the layer in which a study's finalists are to race. Raises ValueError: it is another problem's."""
+    if not wants.get("in_place"):
+        return None
+    linear = Linear.from_json(wants["in_place"])
+    if not isinstance(name.problem, LoraProblem) or not linear.holds(name.problem):
+        raise ValueError(f"in_place: expected a layer of {name.problem}, got {linear}")
+    return linear
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +139,7 @@ class StudyWorker:
         for summary in sorted(self._store.summaries(), key=lambda summary: summary.study_id):
             job, wants = self._job(summary), summary.attributes.get(JOB_ATTR)
             if job is not None and wants is not None and self._is_sound(summary.name, wants):
-                there = wants.get("in_place")
-                job = replace(job, linear=Linear.from_json(there)) if there else job
+                job = replace(job, linear=_linear(summary.name, wants))
                 is_open = summary.attributes.get(DONE_ATTR) != wants and self._tried.get(summary.name) != wants
                 wanted[summary.name] = job, wants, is_open
         open_jobs = self._open_groups(wanted)
@@ -145,6 +155,7 @@ class StudyWorker:
             settings = SessionSettings.of_job(name.problem.kernel, wants)
             if (settings.search, settings.exhaustive) != (name.search, name.exhaustive):
                 raise ValueError("expected the search that the study is named by")
+            _linear(name, wants)
         except ValueError as error:
             self._store.leave_out(name, f"{JOB_ATTR}: {error}")
             return False

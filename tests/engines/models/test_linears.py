@@ -50,5 +50,10 @@ def test_kernels_of_others_and_of_experts_have_none() -> None:
 
 def test_two_streams_are_places_of_the_kernel_that_overwrites() -> None:
     found = found_in("llama-3.1-8b", dual_stream=True)
-    overwriting = [problem for problem in found if getattr(problem, "add_inputs", None) is False]
-    assert len(overwriting) == 3
+    assert {linear.adds for linear in found.values()} == {False}, "a shrink's layer has the expand that overwrites"
+    assert len([problem for problem in found if getattr(problem, "add_inputs", None) is False]) == 3
+
+
+def test_an_expand_that_the_user_asks_for_decides_how_its_layer_runs() -> None:
+    assert {linear.adds for linear in found_in("llama-3.1-8b", add_inputs=[False]).values()} == {False}
+    assert {linear.adds for linear in found_in("llama-3.1-8b").values()} == {True}
