@@ -19,6 +19,7 @@ from bo_tune.core.outcome import Invalid, Launches, Outcome
 from bo_tune.core.problem import Problem, lora
 from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.core.surroundings import Linear
+from bo_tune.errors import DeviceError
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.device import Build, Device
 from bo_tune.search import StopRule
@@ -240,12 +241,15 @@ class Tuner:
         return choice if found is None else decided_in_place(choice, found, self.default)
 
     def _race_in_place(self) -> tuple[InPlaceTimes | None, Launches]:
-        """Race in the layer, if there is one."""
+        """Race in the layer, if there is one that runs: where none does, the times alone decide."""
         if self.linear is None or not self.measured:
             return None, Counter()
         problem, finalists = lora(self.problem), self._settings.finalists
-        around = surroundings_in(self.linear, problem, self.device)
-        return race_in_place(self.device, problem, around, self.measured, self.default, finalists)
+        try:
+            around = surroundings_in(self.linear, problem, self.device)
+            return race_in_place(self.device, problem, around, self.measured, self.default, finalists)
+        except DeviceError:
+            return None, Counter()
 
     @property
     def certificate(self) -> Certificate | None:

@@ -3,7 +3,7 @@
 import pickle
 import subprocess
 import sys
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
 
@@ -12,6 +12,7 @@ import torch
 
 from bo_tune.core.outcome import LaunchPurpose
 from bo_tune.core.problem import LoraProblem
+from bo_tune.core.surroundings import Linear, Surroundings
 from bo_tune.kernels.operation import Verdict
 from bo_tune.measure.backends.nvidia.children import GpuSide, refusal
 from bo_tune.measure.device import Remeasured
@@ -93,6 +94,30 @@ class CountedTimer:
     def time_in_turn(self, launches: Sequence[Callable[[], None]], rounds: int, restore: Callable[[], None]) -> Timed:
         restore()
         return Timed([[5.0] * rounds for _ in launches], 2 * rounds * len(launches), 1)
+
+
+class LayerWithoutRoom:
+    def time_in_turn(self, *arguments: object) -> Timed:
+        raise torch.OutOfMemoryError("no room for 16 copies")
+
+
+@pytest.mark.parametrize("healthy", [True, False])
+def test_a_layer_that_there_is_no_room_for_costs_no_more_than_its_race(
+    healthy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    problem, gpu = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16), GpuSide.__new__(GpuSide)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    prepared = Prepared(gpu, CountedKernel(), torch.zeros(4), torch.ones(4))  # type: ignore[arg-type]
+    server = GpuServer.__new__(GpuServer)
+    server._layer = LayerWithoutRoom()  # type: ignore[assignment]
+    server._prepared = OrderedDict({problem: prepared})
+    monkeypatch.setattr(server, "_is_healthy", lambda: healthy)
+    request = RemeasureRequest(problem, ({"block_m": 16},), 3, Surroundings(Linear(4096, (4096,)), {"block_n": 16}))
+    if healthy:
+        assert server.answer(request) == Remeasured([()], Counter({LaunchPurpose.CHECK: 1}))
+    else:
+        with pytest.raises(torch.OutOfMemoryError):
+            server.answer(request)
 
 
 def test_a_finalist_is_checked_once_and_one_that_is_wrong_has_no_times(monkeypatch: pytest.MonkeyPatch) -> None:

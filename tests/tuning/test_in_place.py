@@ -122,6 +122,22 @@ def test_a_race_that_times_nothing_there_leaves_the_choice_alone() -> None:
     assert (result.in_place, result.config["split_k"]) == (None, 2)
 
 
+def test_a_layer_that_breaks_the_gpu_process_or_is_not_compiled_leaves_the_choice_alone() -> None:
+    class Broken(FakeDevice):
+        def remeasure_in_place(self, *arguments: object) -> Remeasured:
+            raise DeviceError("lost again")
+
+    def times(config: Config) -> float | Invalid:
+        return alone(config) if "split_k" in config else Invalid(InvalidReason.COMPILE_ERROR, "no")
+
+    for on in (Broken(times=alone, space=SPACE, times_in_place=True), device({})):
+        if not isinstance(on, Broken):
+            on.times = times
+        result = tuned(on).result
+        assert (result.in_place, result.config["split_k"]) == (None, 2)
+        assert not on.placed
+
+
 def test_the_layers_other_kernel_runs_its_default_config() -> None:
     on = FakeDevice(times=lambda config: 1.0, space=SPACE, times_in_place=True)
     expand = LINEAR.beside(PROBLEM)

@@ -168,7 +168,12 @@ class GpuServer:
         launches: Launches = Counter()
         right = [config for config in configs if self._is_right(prepared, config, launches)]
         if request.around is not None:
-            timed = self._layer.time_in_turn(request.problem, request.around, (*right, None), rounds)
+            try:
+                timed = self._layer.time_in_turn(request.problem, request.around, (*right, None), rounds)
+            except RuntimeError:  # the layer needs memory for many copies
+                if not self._is_healthy():
+                    raise
+                return Remeasured([() for _ in configs], launches)
         else:
             timed = self._timer.time_in_turn(
                 [partial(prepared.operation.launch, prepared.inputs, c) for c in right], rounds, prepared.restore
