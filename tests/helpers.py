@@ -23,10 +23,10 @@ from bo_tune.core.outcome import Compilation, Invalid, InvalidReason, LaunchPurp
 from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.core.repetitions import TimingProtocol, take_repetitions
 from bo_tune.core.space import Config, SearchSpace, config_key
-from bo_tune.core.surroundings import Surroundings
+from bo_tune.core.surroundings import Batch, Linear, Surroundings
 from bo_tune.formats.recording import Recording, read_recording, recording_file_name, write_recording
 from bo_tune.kernels.spec import AnySpec
-from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured
+from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured, StepTimes
 from bo_tune.measure.watch.monitor import GpuMonitor
 
 ROOT = Path(__file__).parent.parent
@@ -249,6 +249,18 @@ class FakeDevice(Device):
         launches = Counter({LaunchPurpose.FINALISTS: rounds * len(configs)})
         layers = [(BARE_US + self.in_place(config),) * rounds for config in configs]
         return Remeasured(layers, launches, (BARE_US,) * rounds)
+
+    def time_step(
+        self,
+        linears: Sequence[Linear],
+        batch: Batch,
+        choices: Sequence[Sequence[tuple[Config, Config]] | None],
+        rounds: int,
+    ) -> StepTimes:
+        def layer_us(choice: Sequence[tuple[Config, Config]] | None) -> float:
+            return BARE_US * len(linears) + sum(self.in_place(config) for pair in choice or () for config in pair)
+
+        return StepTimes(tuple((layer_us(choice),) * rounds for choice in choices), None)
 
 
 COMPILE_TIME = (InvalidReason.COMPILE_TIMEOUT, InvalidReason.COMPILE_ERROR, InvalidReason.CONSTRAINT)

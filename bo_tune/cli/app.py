@@ -34,6 +34,7 @@ COMMANDS = {
         "show": "inspection",
         "report": "report",
         "check": "check",
+        "step": "step",
         "compare": "inspection",
     },
     "Move it elsewhere": {

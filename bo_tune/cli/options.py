@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from bo_tune.cli import completion
-from bo_tune.core.choices import KERNEL_SOURCES, MEMORY, SAMPLERS
+from bo_tune.core.choices import KERNEL_SOURCES, MEMORY, SAMPLERS, StreamChoice
 from bo_tune.core.conditions import Conditions, Routing, Timing
 from bo_tune.core.conditions import Tokens as Spread
 from bo_tune.core.outcome import MOST_SECONDS
@@ -64,7 +64,7 @@ def conditions(timing: Timing, tokens: Spread, adapters: int | None, experts: st
     return Conditions(timing, tokens, adapters, Routing.RECORDED, tuple(hits))
 
 
-PROBLEM = "LoraProblem"
+PROBLEM = "Problem"
 SEARCH = "Search"
 DEVICE = "Device"
 DATABASE = "Database"
@@ -159,6 +159,15 @@ DualStream = Annotated[
         "--dual-stream",
         metavar=FLAG,
         help="For an engine with VLLM_LORA_ENABLE_DUAL_STREAM=1.",
+        rich_help_panel=PROBLEM,
+    ),
+]
+Streams = Annotated[
+    StreamChoice,
+    typer.Option(
+        "--streams",
+        metavar="|".join(StreamChoice),
+        help="Adapters behind the base layer, beside it (VLLM_LORA_ENABLE_DUAL_STREAM=1), or either way.",
         rich_help_panel=PROBLEM,
     ),
 ]

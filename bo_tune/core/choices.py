@@ -24,6 +24,22 @@ class RaceChoice(StrEnum):
     """In the layer of the model that they serve, as an engine runs it; alone where the layer is not known."""
 
 
+class StreamChoice(StrEnum):
+    """How engines run adapters."""
+
+    ONE = "one"
+    """Behind the base layer."""
+    TWO = "two"
+    """Beside it, on a stream of their own: ``VLLM_LORA_ENABLE_DUAL_STREAM=1``."""
+    BOTH = "both"
+    """Either way."""
+
+    @property
+    def modes(self) -> tuple[bool, ...]:
+        """Whether there is a second stream, for each way that is meant."""
+        return {"one": (False,), "two": (True,), "both": (False, True)}[self.value]
+
+
 class MoePathChoice(StrEnum):
     """Which way an engine goes through the experts' adapters is tuned for."""
 

@@ -9,6 +9,29 @@ from bo_tune.core.problem import LoraProblem, check_size
 SHRINK, EXPAND = "lora_shrink", "lora_expand"
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A step's tokens and their adapters, as far as a linear's two kernels depend on them.
+
+    Attributes:
+        max_loras: adapter slots of the engine.
+        rank: of the adapters.
+        m: tokens.
+        dtype: element type of activations and weights.
+    """
+
+    max_loras: int
+    rank: int
+    m: int
+    dtype: str = "bfloat16"
+
+    @classmethod
+    def of(cls, problem: LoraProblem) -> "Batch":
+        """Return the batch that a linear's kernel serves."""
+        rank = problem.n if problem.kernel == SHRINK else problem.k
+        return cls(problem.max_loras, rank, problem.m, problem.dtype)
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Linear:
     """A linear layer of the base model, as one rank runs it: the product that shrink and expand stand beside.
@@ -39,15 +62,19 @@ class Linear:
         Raises:
             ValueError: it is a problem of another layer, or of another kernel.
         """
-        rank = problem.n if problem.kernel == SHRINK else problem.k
-        common = problem.max_loras, len(self.widths), problem.m
-        shrink = LoraProblem(SHRINK, *common, self.k, rank, dtype=problem.dtype)
+        pair = self.kernels(Batch.of(problem))
+        if problem not in pair:
+            raise ValueError(f"not a problem of {self}: {problem}")
+        return pair
+
+    def kernels(self, batch: Batch) -> tuple[LoraProblem, LoraProblem]:
+        """Return the shrink and the expand of the layer in a step."""
+        common = batch.max_loras, len(self.widths), batch.m
+        shrink = LoraProblem(SHRINK, *common, self.k, batch.rank, dtype=batch.dtype)
         expand = LoraProblem(
-            EXPAND, *common, rank, max(self.widths), dtype=problem.dtype, slice_sizes=self.widths,
+            EXPAND, *common, batch.rank, max(self.widths), dtype=batch.dtype, slice_sizes=self.widths,
             add_inputs=self.adds,
         )  # fmt: skip
-        if problem not in (shrink, expand):
-            raise ValueError(f"not a problem of {self}: {problem}")
         return shrink, expand
 
     def holds(self, problem: LoraProblem) -> bool:

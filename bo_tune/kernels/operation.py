@@ -5,7 +5,7 @@ installed vLLM and one of a user are measured by the same code.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -81,6 +81,11 @@ class Operation(ABC, Generic[Asked, Inputs]):
     @abstractmethod
     def launch(self, inputs: Inputs, config: Config) -> None:
         """Launch once on the current stream, with nothing but the kernel on the GPU's timeline."""
+
+    def engine_launch(self, inputs: Inputs) -> Callable[[], None] | None:
+        """Return how its engine launches it, with all its Python and a config of the engine's choice; None where no
+        engine does."""
+        return None
 
     @abstractmethod
     def warmup(self, problem: Asked, config: Config) -> Any:

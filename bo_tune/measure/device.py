@@ -13,7 +13,7 @@ from bo_tune.core.conditions import Conditions, toolchain_label
 from bo_tune.core.outcome import Compilation, Invalid, Launches, Outcome, Resources
 from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config, SearchSpace
-from bo_tune.core.surroundings import Surroundings
+from bo_tune.core.surroundings import Batch, Linear, Surroundings
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.occupancy import Occupancy
 from bo_tune.measure.watch.monitor import GpuMonitor
@@ -49,6 +49,19 @@ class Remeasured:
     runtimes_us: list[tuple[float, ...]]
     launches: Launches
     bare_us: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepTimes:
+    """What the linears of a decoder layer take.
+
+    Attributes:
+        runtimes_us: for each choice the repetitions in us, of all linears together.
+        python_us: how long the engine's Python takes to launch the adapters' kernels; None where no engine has them.
+    """
+
+    runtimes_us: tuple[tuple[float, ...], ...]
+    python_us: float | None
 
 
 HaveBinaries = Callable[[], NDArray[np.bool_]]
@@ -136,6 +149,24 @@ class Device(ABC):
             around: what an engine runs around the kernel.
 
         Raises:
+            NotImplementedError: ``times_in_place`` is false.
+        """
+        raise NotImplementedError(f"{type(self).__name__} times kernels alone")
+
+    def time_step(
+        self,
+        linears: Sequence[Linear],
+        batch: Batch,
+        choices: Sequence[Sequence[tuple[Config, Config]] | None],
+        rounds: int,
+    ) -> StepTimes:
+        """Time the linears of a decoder layer, one after the other, with each choice of configs in turn.
+
+        Args:
+            choices: each a pair of configs, of shrink and expand, for every linear; None for none with adapters.
+
+        Raises:
+            DeviceError: they cannot run, or the GPU is lost.
             NotImplementedError: ``times_in_place`` is false.
         """
         raise NotImplementedError(f"{type(self).__name__} times kernels alone")

@@ -7,7 +7,7 @@ from bo_tune.core.outcome import Outcome
 from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.repetitions import TimingProtocol
 from bo_tune.core.space import Config
-from bo_tune.core.surroundings import Surroundings
+from bo_tune.core.surroundings import Batch, Linear, Surroundings
 from bo_tune.formats.pack.contents import KernelText, Toolchain
 
 
@@ -80,6 +80,20 @@ class RemeasureRequest:
     configs: tuple[dict[str, int], ...]
     rounds: int
     around: Surroundings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepRequest:
+    """Time the linears of a decoder layer, one after the other; answered by ``StepTimes``.
+
+    Attributes:
+        choices: each a pair of configs, of shrink and expand, for every linear; None for the linears without adapters.
+    """
+
+    linears: tuple[Linear, ...]
+    batch: Batch
+    choices: tuple[tuple[tuple[Config, Config], ...] | None, ...]
+    rounds: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,7 +60,7 @@ def test_every_command_says_what_it_does_with_examples(cli: Cli, name: str) -> N
 
 def test_many_options_are_grouped(cli: Cli) -> None:
     text = cli("tune", "--help").out
-    panels = ["LoraProblem", "Search", "Device", "Database", "Output"]
+    panels = ["Problem", "Search", "Device", "Database", "Output"]
     places = [text.index(f"─ {panel} ─") for panel in panels]
     assert places == sorted(places)
 

@@ -8,8 +8,8 @@ from helpers import H100
 
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import LoraProblem
-from bo_tune.core.surroundings import Linear, Surroundings
-from bo_tune.kernels.lora.chain import LinearChain
+from bo_tune.core.surroundings import Batch, Linear, Surroundings
+from bo_tune.kernels.lora.chain import Chain
 from bo_tune.kernels.lora.expand import naive as expand_naive
 from bo_tune.kernels.lora.shrink import naive as shrink_naive
 from bo_tune.kernels.operations import operation
@@ -20,6 +20,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 
 LINEAR = Linear(2048, (2048, 512, 512))
 SHRINK = LoraProblem("lora_shrink", 4, 3, 24, 2048, 16)
+BATCH = Batch(4, 16, 24)
 DEVICE = torch.device("cuda", 0)
 
 
@@ -27,36 +28,50 @@ def default(problem: LoraProblem) -> dict[str, int]:
     return kernel_spec(problem.kernel).default_config(problem)
 
 
+OTHER = Linear(1024, (2048,))
+
+
+def chain_of(*linears: Linear, l2_bytes: int = H100.l2_bytes) -> Chain:
+    conditions = Conditions(dual_stream=not all(linear.adds for linear in linears))
+    return Chain(linears, BATCH, operation, l2_bytes=l2_bytes, device=DEVICE, conditions=conditions)
+
+
 @pytest.mark.parametrize("adds", [False, True])
-@pytest.mark.parametrize("kernel", [0, 1])
-def test_the_last_layer_of_a_replayed_chain_is_right(kernel: int, adds: bool) -> None:
-    linear = replace(LINEAR, adds=adds)
-    problem = linear.problems(SHRINK)[kernel]
-    chain = LinearChain(
-        problem, linear, default(linear.beside(problem)), operation, l2_bytes=H100.l2_bytes, device=DEVICE,
-        conditions=Conditions(dual_stream=not adds),
-    )  # fmt: skip
-    graph = chain.graph(default(problem))
-    chain._y.fill_(torch.nan)
-    chain._rank.fill_(torch.nan)
+def test_the_last_layer_of_a_replayed_chain_is_right(adds: bool) -> None:
+    linears = [replace(linear, adds=adds) for linear in (LINEAR, OTHER)]
+    chain = chain_of(*linears)
+    shrinks_and_expands = [linear.kernels(BATCH) for linear in linears]
+    graph = chain.graph([(default(shrink), default(expand)) for shrink, expand in shrinks_and_expands])
+    for placed in chain.linears:
+        placed._y.fill_(torch.nan)
+        placed._rank.fill_(torch.nan)
     graph.replay()
     torch.cuda.synchronize()
-    shrink, expand = chain._shrink_inputs[-1], chain._expand_inputs[-1]
-    groups = shrink.groups.assignment
-    low = shrink_naive.lora_shrink(shrink.x, shrink.weights, groups, shrink.scale)
-    base = (shrink.x.float() @ chain._base[-1].float().t()).to(shrink.x.dtype)
-    right = expand_naive.lora_expand(low, expand.weights, groups, base, add_inputs=True)
-    error = torch.linalg.vector_norm(chain._y.float() - right.float()) / torch.linalg.vector_norm(right.float())
-    assert float(error) < 2e-2
+    for placed in chain.linears:
+        shrink, expand = placed.shrinks[-1], placed.expands[-1]
+        groups = shrink.groups.assignment
+        low = shrink_naive.lora_shrink(shrink.x, shrink.weights, groups, shrink.scale)
+        base = (shrink.x.float() @ placed._base[-1].float().t()).to(shrink.x.dtype)
+        right = expand_naive.lora_expand(low, expand.weights, groups, base, add_inputs=True)
+        error = torch.linalg.vector_norm(placed._y.float() - right.float()) / torch.linalg.vector_norm(right.float())
+        assert float(error) < 2e-2
 
 
 def test_weights_of_all_copies_together_are_several_times_the_cache() -> None:
-    chain = LinearChain(
-        SHRINK, LINEAR, default(LINEAR.beside(SHRINK)), operation, l2_bytes=8 << 20, device=DEVICE,
-        conditions=Conditions(),
-    )  # fmt: skip
-    assert (chain.copies - 1) * LINEAR.weight_bytes >= 4 * (8 << 20)
-    assert chain.bytes >= chain.copies * LINEAR.weight_bytes
+    chain = chain_of(LINEAR, OTHER, l2_bytes=8 << 20)
+    once = LINEAR.weight_bytes + OTHER.weight_bytes
+    assert (chain.copies - 1) * once >= 4 * (8 << 20)
+    assert chain.bytes >= chain.copies * once
+
+
+def test_a_step_takes_longer_with_adapters_and_longest_with_bad_configs() -> None:
+    timer = LayerTimer(operation, H100, DEVICE, Conditions())
+    good = [tuple(map(default, linear.kernels(BATCH))) for linear in (LINEAR, OTHER)]
+    bad = [({**shrink, "block_n": 16, "block_k": 16, "split_k": 1, "num_warps": 8}, expand) for shrink, expand in good]
+    timed = timer.time_step([LINEAR, OTHER], BATCH, [(None, None), good, bad], 20)
+    bare, fast, slow = (sorted(times)[len(times) // 2] for times in timed.runtimes_us)
+    assert bare < fast < slow
+    assert timer.python_us([LINEAR, OTHER], BATCH) is None, "the project's own kernels are no engine's"
 
 
 def test_a_layer_takes_longer_with_adapters_and_longest_with_a_bad_config() -> None:

@@ -1,7 +1,7 @@
 """One of vLLM's kernels as an operation: what its own launcher launches, captured."""
 
 from abc import abstractmethod
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
@@ -80,6 +80,10 @@ class VllmOperation(LoraOperation[AnyInputs]):
     ) -> KernelCall:
         """As ``capture``, with tensors on the meta device, which hold nothing and need no GPU."""
         return self.capture(self._stand_ins(problem), config, capability, gpu)
+
+    def engine_launch(self, inputs: AnyInputs) -> Callable[[], None] | None:
+        default = kernel_spec(self.name).default_config(inputs.problem)
+        return self._launcher.whole(self.arguments(inputs, default, target_capability()))
 
     def first_launch(self, inputs: AnyInputs, config: Config) -> PreparedLaunch | None:
         return self.capture(inputs, config, target_capability()).launch()

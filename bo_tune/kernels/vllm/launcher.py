@@ -161,6 +161,10 @@ class Launcher:
                 raise self._refusal(f"it fails with {type(error).__name__}: {one_line(error)}") from error
             return self._checked(key)
 
+    def whole(self, arguments: Mapping[str, Any]) -> Callable[[], None]:
+        """Return what runs vLLM's own launcher as it is: it looks a config up and launches the kernel."""
+        return partial(self._original, **{name: arguments[name] for name in self._accepted})
+
     def _checked(self, key: Mapping[str, Any] | None) -> KernelCall:
         if len(self._calls) != 1:
             hint = "; VLLM_BATCH_INVARIANT ignores tuned files and must not be set" if len(self._calls) > 1 else ""

@@ -20,14 +20,14 @@ from bo_tune.core.outcome import Invalid, InvalidReason, Launches, LaunchPurpose
 from bo_tune.core.problem import DEFAULT_BACKEND, GpuInfo, Problem
 from bo_tune.core.repetitions import TimingProtocol
 from bo_tune.core.space import Config, SearchSpace
-from bo_tune.core.surroundings import Surroundings
+from bo_tune.core.surroundings import Batch, Linear, Surroundings
 from bo_tune.errors import DeviceError, PackError, WorkerError
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.backends.base import GpuIdentity
 from bo_tune.measure.backends.registry import backend_named
 from bo_tune.measure.compile.host import CompileHost, cores
 from bo_tune.measure.deadlines import Deadlines
-from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured
+from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured, StepTimes
 from bo_tune.measure.gpu.relief import Relief
 from bo_tune.measure.messages import (
     Hello,
@@ -36,6 +36,7 @@ from bo_tune.measure.messages import (
     MeasureRequest,
     PrepareRequest,
     RemeasureRequest,
+    StepRequest,
 )
 from bo_tune.measure.occupancy import Occupancy
 from bo_tune.measure.source import BUILTIN, VLLM, default_config
@@ -361,6 +362,22 @@ class GpuDevice(Device):
         except (WorkerDiedError, WorkerTimeoutError):
             return False
         return True
+
+    def time_step(
+        self,
+        linears: Sequence[Linear],
+        batch: Batch,
+        choices: Sequence[Sequence[tuple[Config, Config]] | None],
+        rounds: int,
+    ) -> StepTimes:
+        """Time them in the GPU process."""
+        chosen = tuple(None if choice is None else tuple(choice) for choice in choices)
+        request = StepRequest(tuple(linears), batch, chosen, rounds)
+        try:
+            answer: StepTimes = self._pipeline.request(request, lambda: self._deadlines.prepare_s)
+        except (WorkerDiedError, WorkerTimeoutError, NotStartedError) as error:
+            raise DeviceError(f"a step of {batch.m} tokens cannot be timed on {self.gpu.name}: {error}") from error
+        return answer
 
     def close(self) -> None:
         """End the GPU process, and the compile workers that no other GPU uses."""

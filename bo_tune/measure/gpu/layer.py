@@ -1,18 +1,24 @@
-"""Kernels timed where an engine runs them: in the GPU process, one layer at a time, a CUDA graph for each config."""
+"""Kernels timed where an engine runs them: in the GPU process, one chain of linears at a time, a CUDA graph for each
+choice of configs."""
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import torch
 
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import GpuInfo, Problem, lora
 from bo_tune.core.space import ConfigKey, config_key
-from bo_tune.core.surroundings import Surroundings
-from bo_tune.kernels.lora.chain import LAUNCHES_BEFORE, LinearChain
-from bo_tune.kernels.operation import Operation
+from bo_tune.core.surroundings import SHRINK, Batch, Linear, Surroundings
+from bo_tune.kernels.lora.chain import LAUNCHES_BEFORE, Chain, LinearCopies, OperationOf, Pair
 from bo_tune.measure.gpu.timing import ReplayTimer, Timed
+
+PYTHON_LAUNCHES = 50
+"""Launches in a row through the engine's Python: few enough for the GPU's queue to take them all."""
+
+PYTHON_ROUNDS = 5
+"""Such rows, the fastest of which counts."""
 
 
 class LayerTimer:
@@ -22,16 +28,10 @@ class LayerTimer:
         operation: returns how a kernel of a name is launched.
     """
 
-    def __init__(
-        self,
-        operation: Callable[[str], Operation[Any, Any]],
-        gpu: GpuInfo,
-        device: torch.device,
-        conditions: Conditions,
-    ) -> None:
+    def __init__(self, operation: OperationOf, gpu: GpuInfo, device: torch.device, conditions: Conditions) -> None:
         self._operation, self._gpu, self._device, self._conditions = operation, gpu, device, conditions
         self._here: tuple[Problem, Surroundings] | None = None
-        self._chain: LinearChain | None = None
+        self._chain: Chain | None = None
         self._graphs: dict[ConfigKey | None, torch.cuda.CUDAGraph] = {}
 
     def time_in_turn(
@@ -51,8 +51,11 @@ class LayerTimer:
         try:
             return self._in_turn(problem, around, configs, rounds)
         except RuntimeError:
-            self._graphs, self._chain = {}, None
+            self._give_up()
             raise
+
+    def _give_up(self) -> None:
+        self._graphs, self._chain = {}, None
 
     def _in_turn(
         self, problem: Problem, around: Surroundings, configs: Sequence[Mapping[str, int] | None], rounds: int
@@ -62,24 +65,77 @@ class LayerTimer:
         for config in configs:
             key = None if config is None else config_key(config)
             if key not in self._graphs:
-                self._graphs[key] = chain.graph(config)
+                self._graphs[key] = chain.graph([_pair(problem, around, config)])
                 captured += LAUNCHES_BEFORE * chain.copies if config is not None else 0
             replays.append(self._graphs[key].replay)
         timed = ReplayTimer(chain.copies).time_in_turn(replays, rounds)
         bare = rounds * chain.copies * sum(config is None for config in configs)
         return replace(timed, launches=timed.launches + captured - bare)
 
-    def _chain_in(self, problem: Problem, around: Surroundings) -> LinearChain:
+    def _chain_in(self, problem: Problem, around: Surroundings) -> Chain:
         if self._chain is None or self._here != (problem, around):
-            self._graphs, self._chain = {}, None
-            self._chain = LinearChain(
-                lora(problem),
-                around.linear,
-                around.beside,
-                self._operation,
-                l2_bytes=self._gpu.l2_bytes,
-                device=self._device,
-                conditions=self._conditions,
-            )
+            self._give_up()
+            self._chain = self._made([around.linear], Batch.of(lora(problem)))
             self._here = problem, around
         return self._chain
+
+    def _made(self, linears: Sequence[Linear], batch: Batch) -> Chain:
+        return Chain(
+            linears, batch, self._operation,
+            l2_bytes=self._gpu.l2_bytes, device=self._device, conditions=self._conditions,
+        )  # fmt: skip
+
+    def time_step(
+        self, linears: Sequence[Linear], batch: Batch, choices: Sequence[Sequence[Pair | None]], rounds: int
+    ) -> Timed:
+        """Time a decoder's linears, one after the other, with each choice of configs in turn.
+
+        Args:
+            choices: each a pair of configs for every linear, or None for one without adapters.
+
+        Returns:
+            Times of all the linears together in us, and the replays of all graphs.
+
+        Raises:
+            RuntimeError: a launch fails, or memory is short.
+        """
+        self._give_up()
+        chain = self._made(linears, batch)
+        replays = [chain.graph(configs).replay for configs in choices]
+        return ReplayTimer(chain.copies).time_in_turn(replays, rounds)
+
+    def python_us(self, linears: Sequence[Linear], batch: Batch) -> float | None:
+        """Return how long the engine's own Python takes to launch the adapters' kernels of all linears, in us.
+
+        None where the kernels are no engine's.
+
+        Raises:
+            RuntimeError: a launch fails, or memory is short.
+        """
+        self._give_up()
+        chain = self._made(linears, batch)
+        times = [one for linear in chain.linears for one in _python_us(linear)]
+        return None if None in times else sum(time_us for time_us in times if time_us is not None)
+
+
+def _pair(problem: Problem, around: Surroundings, config: Mapping[str, int] | None) -> Pair | None:
+    if config is None:
+        return None
+    return (config, around.beside) if problem.kernel == SHRINK else (around.beside, config)
+
+
+def _python_us(linear: LinearCopies) -> list[float | None]:
+    launches = linear.shrink.engine_launch(linear.shrinks[0]), linear.expand.engine_launch(linear.expands[0])
+    return [None if launch is None else _seconds_each(launch) * 1e6 for launch in launches]
+
+
+def _seconds_each(launch: Callable[[], None]) -> float:
+    launch()  # compiles and loads
+    rows = []
+    for _ in range(PYTHON_ROUNDS):
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        for _ in range(PYTHON_LAUNCHES):
+            launch()
+        rows.append(time.perf_counter() - start)
+    return min(rows) / PYTHON_LAUNCHES

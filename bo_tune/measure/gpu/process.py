@@ -23,7 +23,7 @@ from bo_tune.core.space import ConfigKey, config_key
 from bo_tune.errors import one_line
 from bo_tune.kernels.operation import Operation, Right, Verdict
 from bo_tune.measure.backends.base import GpuSide, gpu_side
-from bo_tune.measure.device import Remeasured
+from bo_tune.measure.device import Remeasured, StepTimes
 from bo_tune.measure.gpu.layer import LayerTimer
 from bo_tune.measure.messages import (
     Hello,
@@ -32,6 +32,7 @@ from bo_tune.measure.messages import (
     MeasureRequest,
     PrepareRequest,
     RemeasureRequest,
+    StepRequest,
 )
 from bo_tune.measure.source import operations_of
 from bo_tune.processes.fork_server import leave
@@ -98,6 +99,8 @@ class GpuServer:
                 return self._measure(request)
             case RemeasureRequest():
                 return self._remeasure(request)
+            case StepRequest():
+                return self._step(request)
             case HelloRequest():
                 return self._hello()
             case _:
@@ -183,6 +186,13 @@ class GpuServer:
         times = iter(timed.runtimes_us)
         runtimes = [tuple(next(times)) if config in right else () for config in configs]
         return Remeasured(runtimes, launches, tuple(next(times, ())))
+
+    def _step(self, request: StepRequest) -> StepTimes:
+        bare = (None,) * len(request.linears)
+        choices = [bare if choice is None else choice for choice in request.choices]
+        timed = self._layer.time_step(request.linears, request.batch, choices, request.rounds)
+        python_us = self._layer.python_us(request.linears, request.batch)
+        return StepTimes(tuple(map(tuple, timed.runtimes_us)), python_us)
 
     def _is_right(self, prepared: Prepared, config: Mapping[str, int], launches: Launches) -> bool:
         """Check a finalist before it is timed for the first time: it is timed in many batches."""

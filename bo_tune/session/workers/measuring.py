@@ -104,6 +104,13 @@ def opened(measured: Measured) -> "AbstractContextManager[list[GpuDevice]]":
 
 
 @contextmanager
+def opened_one(measured: Measured) -> "Iterator[GpuDevice]":
+    """Open one GPU of this host while it lasts. Raises InputError and DeviceError."""
+    with opened(measured) as (gpu,):
+        yield gpu
+
+
+@contextmanager
 def searching(measured: Measured) -> Iterator[ForkServer | None]:
     """Have what forks search processes start, before GPUs are opened; None for recordings, which need none."""
     server = search_server() if measured.recordings is None else None

@@ -1,0 +1,251 @@
+"""What adapters add to an engine's step: a decoder's linears timed as an engine runs them, tuned and untuned.
+
+The linears of one decoder layer run one after the other in a CUDA graph, each with its base product
+(``kernels.lora.chain``): without adapters, with the configs of an engine without a folder, and with those that it finds
+in one. What else a layer does (attention, norms, activations) is not run. It costs the same with and without adapters.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bo_tune.core.conditions import Conditions
+from bo_tune.core.outcome import Invalid, estimate_us
+from bo_tune.core.problem import LoraProblem
+from bo_tune.core.space import Config, config_key
+from bo_tune.core.surroundings import Batch, Linear
+from bo_tune.engines.check import check_folder
+from bo_tune.engines.models.problems import lookup_of
+from bo_tune.engines.models.serving import ModelStudy
+from bo_tune.engines.vllm.lookup import Found as FoundEntry
+from bo_tune.errors import DeviceError, InputError
+from bo_tune.kernels.registry import kernel_spec
+from bo_tune.measure.device import Build, Device
+
+DECODER = frozenset({"qkv_proj", "o_proj", "gate_up_proj", "down_proj"})
+"""The linears of a decoder layer whose step is known here, once in each layer: those of Llama and its like."""
+
+ROUNDS = 60
+"""Replays of each graph, in turn."""
+
+UNTUNED, TUNED = "untuned", "tuned"
+
+Found = Mapping[tuple[object, ...], dict[str, int]]
+"""Configs by what tells lookups apart (``lookup_of``)."""
+
+_Pairs = tuple[tuple[Config, Config], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ModeTimes:
+    """A decoder layer's linears in an engine of one or two streams, in us.
+
+    Attributes:
+        bare_us: without adapters.
+        untuned_us: with adapters, and the configs of an engine without a folder.
+        tuned_us: with those that it finds in the folder; None without one, or where it lacks a lookup.
+        python_us: how long the engine's Python takes to launch the adapters' kernels; None where no engine has them.
+    """
+
+    bare_us: float
+    untuned_us: float
+    tuned_us: float | None
+    python_us: float | None
+
+    @property
+    def best_us(self) -> float:
+        """With adapters as well as they run here."""
+        return self.untuned_us if self.tuned_us is None else min(self.tuned_us, self.untuned_us)
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """What adapters add to steps.
+
+    Attributes:
+        layers: decoder layers of the model.
+        times: by tokens in a step, and by whether the engine runs two streams.
+        lacking: what keeps an engine of one or two streams from using the folder.
+    """
+
+    model: str
+    gpu: str
+    layers: int
+    folder: Path | None
+    times: Mapping[int, Mapping[bool, ModeTimes]]
+    lacking: Mapping[bool, str]
+
+    @property
+    def faster_on_two(self) -> list[int]:
+        """The m at which two streams beat one; empty where only one way was timed."""
+        both = {m: modes for m, modes in self.times.items() if len(modes) > 1}
+        return [m for m, modes in both.items() if modes[True].best_us < modes[False].best_us]
+
+    @property
+    def python_bound(self) -> list[int]:
+        """The m at which the adapters' Python alone takes longer than the GPU takes for the linears, uncaptured."""
+        modes = {m: next(iter(modes.values())) for m, modes in self.times.items()}
+        return [m for m, one in modes.items() if one.python_us is not None and one.python_us > one.best_us]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the report as plain values; times are of one decoder layer, in us."""
+        return {
+            "model": self.model,
+            "gpu": self.gpu,
+            "layers": self.layers,
+            "tuned": str(self.folder) if self.folder else None,
+            "lacking": {_streams(two): reason for two, reason in self.lacking.items()},
+            "steps": [
+                {
+                    "m": m,
+                    "streams": _streams(two),
+                    "bare_us": one.bare_us,
+                    "untuned_us": one.untuned_us,
+                    "tuned_us": one.tuned_us,
+                    "python_us": one.python_us,
+                }
+                for m, modes in self.times.items()
+                for two, one in modes.items()
+            ],
+        }
+
+
+def _streams(two: bool) -> str:
+    return "two" if two else "one"
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A decoder as an engine of one or two streams runs it.
+
+    Attributes:
+        model: its ``dual_stream`` says which.
+        folder: of tuned files; None for none.
+    """
+
+    model: ModelStudy
+    folder: Path | None
+
+    @property
+    def conditions(self) -> Conditions:
+        """How such an engine launches."""
+        return Conditions(dual_stream=self.model.dual_stream)
+
+    @property
+    def linears(self) -> list[Linear]:
+        """The linears of a decoder layer, in order.
+
+        Raises:
+            InputError: its step is not known here.
+        """
+        layers = self.model.layers
+        inner = [layer for layer in layers if layer.shrink_k is not None and not layer.per_sequence]
+        unknown = [layer.name for layer in inner if layer.name not in DECODER]
+        if unknown or self.model.has_experts or {layer.name for layer in inner} < DECODER:
+            what = "experts" if self.model.has_experts else ", ".join(unknown) or "some linears without adapters"
+            raise InputError(
+                f"{self.model.shape.name}: a step is timed of decoders of {', '.join(sorted(DECODER))} alone, each with "
+                f"adapters; this one has {what}"
+            )
+        if any(layer.shrink_shards > 1 for layer in inner):
+            raise InputError(f"{self.model.shape.name}: fully sharded adapters talk between their kernels: not timed")
+        adds = {layer.name: layer.adds(dual_stream=self.model.dual_stream)[0] for layer in inner}
+        return [Linear(one.shrink_k, one.slice_sizes, adds[one.name]) for one in inner if one.shrink_k is not None]
+
+    def check(self) -> None:
+        """Refuse what cannot be timed, before a GPU is opened. Raises InputError."""
+        self.batch(self.model.ms[0])
+        if not self.linears:
+            raise InputError(f"{self.model.shape.name}: no linear takes adapters")
+
+    def batch(self, m: int) -> Batch:
+        """Return a step of m tokens. Raises InputError where there are several ranks or numbers of adapters."""
+        ranks, slots = self.model.ranks, self.model.max_loras
+        if len(ranks) > 1 or len(slots) > 1:
+            raise InputError("--rank, --max-loras: one value each: a step has one")
+        return Batch(slots[0], ranks[0], m, self.model.dtype or self.model.shape.dtype)
+
+    def tuned(self, gpu: str) -> Found:
+        """Return what the engine finds in the folder. Raises InputError for what it lacks."""
+        if self.folder is None:
+            return {}
+        report = check_folder(self.folder, self.model, gpu=gpu, ms=self.model.ms)
+        for fault in report.faults:
+            raise InputError(": ".join(filter(None, (fault.file, fault.place, fault.reason))))
+        return {
+            lookup_of(item.problem): {name: value for name, value in item.found.config.items() if value is not None}
+            for item in report.lookups
+            if isinstance(item.found, FoundEntry)
+        }
+
+
+class StepTimer:
+    """Times the steps of a decoder on a GPU."""
+
+    def __init__(self, device: Device, decoder: Decoder, rounds: int = ROUNDS) -> None:
+        self._device, self._decoder, self._rounds = device, decoder, rounds
+        self._linears = decoder.linears
+        self.lacking: str | None = None
+        try:
+            self._found = decoder.tuned(device.gpu.name)
+        except InputError as error:
+            self.lacking, self._found = str(error), {}
+
+    def time(self, m: int) -> ModeTimes:
+        """Time a step of m tokens. Raises DeviceError where it cannot run."""
+        batch = self._decoder.batch(m)
+        untuned = self._pairs(batch, {})
+        tuned = self._pairs(batch, self._found) if self._found else None
+        self._compile(batch, [untuned, *([tuned] if tuned else [])])
+        choices = (None, untuned) if tuned is None else (None, untuned, tuned)
+        timed = self._device.time_step(self._linears, batch, choices, self._rounds)
+        bare_us, untuned_us, *more = (estimate_us(runs) for runs in timed.runtimes_us)
+        return ModeTimes(bare_us, untuned_us, more[0] if more else None, timed.python_us)
+
+    def _pairs(self, batch: Batch, found: Found) -> _Pairs:
+        def config(problem: LoraProblem) -> dict[str, int]:
+            default = self._device.default_config(kernel_spec(problem.kernel), problem)
+            return {**default, **found.get(lookup_of(problem), {})}
+
+        pairs = (linear.kernels(batch) for linear in self._linears)
+        return tuple((config(shrink), config(expand)) for shrink, expand in pairs)
+
+    def _compile(self, batch: Batch, choices: Sequence[_Pairs]) -> None:
+        """Have all cores compile what the GPU process would else compile one after the other."""
+        wanted: dict[object, Future[Build]] = {}
+        for pairs in choices:
+            for linear, pair in zip(self._linears, pairs, strict=True):
+                for problem, config in zip(linear.kernels(batch), pair, strict=True):
+                    key = problem, config_key(config)
+                    if key not in wanted:
+                        wanted[key] = self._device.compile(problem, config)
+        for build in (future.result() for future in wanted.values()):
+            if isinstance(build, Invalid):
+                raise DeviceError(f"a config of a step cannot be compiled: {build.detail or build.reason.value}")
+
+
+def timed(decoders: Sequence[Decoder], open_gpu: Callable[[Conditions], AbstractContextManager[Device]]) -> StepReport:
+    """Time the steps of a decoder, as engines of one or two streams run it.
+
+    Args:
+        decoders: each way that is to be timed.
+        open_gpu: opens the GPU that measures under some conditions, while it lasts.
+
+    Raises:
+        DeviceError: the GPU cannot be used, or a step not be run.
+    """
+    model, folder = decoders[0].model, decoders[0].folder
+    times: dict[int, dict[bool, ModeTimes]] = {m: {} for m in model.ms}
+    lacking: dict[bool, str] = {}
+    for decoder in decoders:
+        two = decoder.model.dual_stream
+        with open_gpu(decoder.conditions) as gpu:
+            timer, name = StepTimer(gpu, decoder), gpu.gpu.name
+            if timer.lacking is not None:
+                lacking[two] = timer.lacking
+            for m in model.ms:
+                times[m][two] = timer.time(m)
+    return StepReport(model.shape.name, name, model.shape.layer_count, folder, times, lacking)

@@ -1,0 +1,59 @@
+"""``bo-tune step``: what adapters add to an engine's step."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bo_tune.cli import options as o
+from bo_tune.cli.served import Served
+from bo_tune.core.choices import DEFAULT_DEVICE, StreamChoice
+from bo_tune.core.conditions import Conditions
+from bo_tune.errors import InputError
+
+TIMED = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+"""Tokens in a step to time where none are named."""
+
+
+def step_command(
+    model: o.Model = None,
+    tp: o.TensorParallel = None,
+    max_loras: o.MaxLoras = None,
+    rank: o.Rank = None,
+    adapter: o.AdapterPaths = None,
+    tuned: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of tuned JSON to time, too.", rich_help_panel=o.PROBLEM),
+    ] = None,
+    m: o.Tokens = None,
+    streams: o.Streams = StreamChoice.BOTH,
+    device: o.DeviceName = DEFAULT_DEVICE,
+    kernels: o.KernelSource = "auto",
+    require_idle: o.RequireIdle = False,
+    json_file: o.JsonFile = None,
+    quiet: o.Quiet = False,
+) -> None:
+    """Time what adapters add to an engine's step: its decoder's linears, untuned and with a tuned folder.
+
+    Examples:
+      bo-tune step --model Llama-3.1-8B --max-loras 4 --rank 16 --tuned tuned
+    """
+    from bo_tune.analysis.step import Decoder, timed
+    from bo_tune.cli.output import Output
+    from bo_tune.display.step import step_lines, step_tables
+    from bo_tune.session.workers.measuring import Measured, opened_one
+
+    output = Output("step", json_file, quiet=quiet)
+    served = Served(model, tp, max_loras, rank, False, None, adapter)
+    study = served.study(o.integers(m, "--m") or TIMED)
+    decoders = [Decoder(replace(study, dual_stream=two), tuned) for two in streams.modes]
+    for decoder in decoders:
+        decoder.check()
+    measured = Measured(device, kernels, Conditions(), None, require_idle=require_idle)
+    if measured.recordings is not None:
+        raise InputError("--device: a step is timed on a GPU, not replayed")
+    report = timed(decoders, lambda conditions: opened_one(replace(measured, conditions=conditions)))
+    output.tables(*step_tables(report))
+    output.lines(*step_lines(report))
+    output.json(report.to_json())

@@ -1,0 +1,79 @@
+"""What ``bo-tune step`` shows: what adapters add to a step, and how to start the engine."""
+
+from collections.abc import Iterator, Sequence
+
+from rich.table import Table
+
+from bo_tune.analysis.step import ModeTimes, StepReport
+from bo_tune.display.console import plain_table, us
+
+STREAMS = {False: "one stream", True: "two streams"}
+
+DUAL_STREAM = "VLLM_LORA_ENABLE_DUAL_STREAM=1"
+
+
+def step_tables(report: StepReport) -> Iterator[Table]:
+    """Return a table for each way of running adapters."""
+    for two in sorted({two for modes in report.times.values() for two in modes}):
+        table = plain_table(
+            f"Linears of a decoder layer, {STREAMS[two]}, us; of all {report.layers} layers, ms",
+            (),
+            ("m", "without adapters", "untuned", "tuned", "adapters take", "model: without", "untuned", "tuned",
+             "adapters' share"),
+        )  # fmt: skip
+        for m, modes in report.times.items():
+            table.add_row(str(m), *_cells(modes[two], report.layers))
+        yield table
+
+
+def _cells(one: ModeTimes, layers: int) -> list[str]:
+    ran_us = one.untuned_us if one.tuned_us is None else one.tuned_us
+    whole = [
+        "-" if time_us is None else f"{layers * time_us / 1e3:.3f}"
+        for time_us in (one.bare_us, one.untuned_us, one.tuned_us)
+    ]
+    added = f"{_change(one.untuned_us - one.bare_us, ran_us - one.bare_us)}" if one.tuned_us is not None else "-"
+    share = f"{100 * (1 - one.bare_us / ran_us):.1f} %"
+    return [us(one.bare_us), us(one.untuned_us), us(one.tuned_us), added, *whole, share]
+
+
+def _change(before_us: float, after_us: float) -> str:
+    return f"{100 * (after_us / before_us - 1):+.1f} %" if before_us > 0 else "-"
+
+
+def step_lines(report: StepReport) -> list[str]:
+    """Return how to start the engine, and what a reader of the tables must know."""
+    lines = [f"{STREAMS[two]} without the folder: {reason}" for two, reason in report.lacking.items()]
+    if report.folder is not None:
+        lines.append(f"start the engine with VLLM_TUNED_CONFIG_FOLDER={report.folder}")
+    lines += _stream_lines(report)
+    lines += _python_lines(report)
+    return lines
+
+
+def _stream_lines(report: StepReport) -> list[str]:
+    if not all(len(modes) > 1 for modes in report.times.values()):
+        return []
+    faster = report.faster_on_two
+    slower = [m for m in report.times if m not in faster]
+    if not slower:
+        return [f"{DUAL_STREAM} is faster at every m here"]
+    if not faster:
+        return [f"{DUAL_STREAM} is slower at every m here"]
+    return [f"{DUAL_STREAM} is faster at m {_numbers(faster)}, slower at m {_numbers(slower)}"]
+
+
+def _python_lines(report: StepReport) -> list[str]:
+    bound = report.python_bound
+    if not bound:
+        return []
+    free = [m for m in report.times if m > max(bound)]
+    enough = f"; let steps hold {free[0]} or more (--max-num-batched-tokens)" if free else ""
+    return [
+        f"up to m {max(bound)} the adapters' Python takes longer than the GPU does, in a step that is no CUDA graph (a "
+        f"prefill){enough}"
+    ]
+
+
+def _numbers(values: Sequence[int]) -> str:
+    return ", ".join(map(str, values))
