@@ -45,12 +45,12 @@ def test_recordings_are_there():
 
 
 @each_recording
-def test_search_space_is_the_recorded_grid(path):
+def test_search_space_reaches_further_than_the_recorded_grid(path):
+    """The best recorded configs lie on its edges."""
     problem, results = recorded(path)
     space = kernel_spec(problem.kernel).search_space
     indices = {space.index(result["configuration"]) for result in results}
-    # The best recorded configs of the MoE kernels lie on an edge of that grid: theirs goes on.
-    assert indices == set(range(len(space))) if path in DENSE else len(indices) == len(results) < len(space)
+    assert len(indices) == len(results) < len(space)
     assert tuple(results[0]["configuration"]) == space.names
 
 

@@ -21,9 +21,9 @@ class LoraExpandSpec(LoraSpec):
         return SearchSpace.of(
             {
                 "block_m": (16, 32, 64, 128, 256),
-                "block_n": (32, 64, 128, 256),
-                "block_k": (32, 64, 128, 256),
-                "num_warps": (4, 8),
+                "block_n": (32, 64, 128, 256, 512),
+                "block_k": (16, 32, 64, 128, 256),
+                "num_warps": (2, 4, 8),
                 "num_stages": (2, 3, 4, 5),
                 "num_ctas": (1,),
             }

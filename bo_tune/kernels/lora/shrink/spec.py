@@ -27,7 +27,7 @@ class LoraShrinkSpec(LoraSpec):
         return SearchSpace.of(
             {
                 "block_m": (16, 32, 64, 128, 256),
-                "block_n": (32, 64, 128, 256),
+                "block_n": (16, 32, 64, 128, 256),
                 "block_k": (32, 64, 128, 256),
                 "num_warps": (4, 8),
                 "num_stages": (2, 3, 4, 5),
