@@ -147,8 +147,8 @@ class Decoder:
         if unknown or self.model.has_experts or {layer.name for layer in inner} < DECODER:
             what = "experts" if self.model.has_experts else ", ".join(unknown) or "some linears without adapters"
             raise InputError(
-                f"{self.model.shape.name}: a step is timed of decoders of {', '.join(sorted(DECODER))} alone, each with "
-                f"adapters; this one has {what}"
+                f"{self.model.shape.name}: a step is timed of decoders of {', '.join(sorted(DECODER))} alone, "
+                f"each with adapters; this one has {what}"
             )
         if any(layer.shrink_shards > 1 for layer in inner):
             raise InputError(f"{self.model.shape.name}: fully sharded adapters talk between their kernels: not timed")

@@ -1,11 +1,12 @@
 """Tuning as the command line asks for it: jobs opened, a session shown while it runs, results written and told."""
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import typer
 
@@ -21,7 +22,7 @@ from bo_tune.display.ladder import ladder_lines, ladder_table
 from bo_tune.display.progress import Progressing
 from bo_tune.display.results import activity_lines, results_tables, session_lines
 from bo_tune.display.reuse import reuse_lines, unreadable_lines
-from bo_tune.engines.base import Completion
+from bo_tune.engines.base import Address, Completion
 from bo_tune.engines.folder import check_writable, engine_for, read_table, write_tables
 from bo_tune.engines.provenance import is_own
 from bo_tune.engines.registry import ENGINES, address_of
@@ -153,8 +154,49 @@ def _check_replay(arguments: Arguments) -> None:
         raise InputError("--require-idle: recordings need no GPU")
 
 
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What tuning came to.
+
+    Attributes:
+        session: its identifier.
+        document: what ``--json`` is to hold of it.
+    """
+
+    tuned: Sequence[Tuned]
+    session: str
+    document: Mapping[str, Any]
+
+
 def tune(arguments: Arguments, output: Output) -> None:
     """Tune, write what came of it, and say so. Raises typer.Exit where not everything could be done."""
+    done = tune_one_way(arguments, output)
+    output.json(done.document)
+    leave_if_unfinished(done.tuned)
+
+
+def leave_if_unfinished(tuned: Sequence[Tuned]) -> None:
+    """Raise typer.Exit where a study has no result."""
+    if any(one.result is None for one in tuned):
+        raise typer.Exit(exit_codes.FAILED)
+
+
+def tune_one_way(
+    arguments: Arguments,
+    output: Output,
+    *,
+    but: Collection[Address] = (),
+    then: Callable[[Sequence[Tuned]], None] | None = None,
+) -> Done:
+    """Tune for an engine of one stream or of two, write what came of it, and say so.
+
+    Args:
+        but: entries that are not written.
+        then: is called with what was tuned while the devices are still open.
+
+    Raises:
+        typer.Exit: it was interrupted.
+    """
     silence_optuna()
     written = arguments.written
     with _workers(arguments) as workers, _jobs(arguments, workers) as (jobs, settings, searches):
@@ -182,52 +224,52 @@ def tune(arguments: Arguments, output: Output) -> None:
                 deciding = _Deciding(session, arguments.measured.path)
                 ladder = refine(deciding.run, jobs) if arguments.choose_m else None
                 tuned = [*ladder.tuned, *deciding.tuned] if ladder else _tuned(session, jobs, workers, progress)
+                if then is not None:
+                    then(tuned)
             except (InterruptedSearch, KeyboardInterrupt):
                 progress.interrupted(kept_lines(arguments.storage))
                 raise typer.Exit(exit_codes.INTERRUPTED) from None
         activity = session.activity
         mix()  # what others have written meanwhile
-        files, notes = _write(arguments, session, jobs, tuned)
+        files, notes = _write(arguments, session, jobs, tuned, but)
         session.settle()
     store.close()
     _show(output, tuned, ladder, arguments.study)
-    _tell(output, tuned, activity, dict(store.unreadable), files, notes)
-    if any(t.result is None for t in tuned):
-        raise typer.Exit(exit_codes.FAILED)
+    return Done(tuned, session.id, _told(output, tuned, activity, dict(store.unreadable), files, notes))
 
 
-def _tell(
+def _told(
     output: Output,
     tuned: Sequence[Tuned],
     activity: SessionActivity,
     unreadable: Mapping[str, str],
     files: Sequence[Path],
     notes: Sequence[str],
-) -> None:
-    """Say below the tables what a session did, what it wrote, and what a reader of that would not expect."""
+) -> dict[str, Any]:
+    """Say below the tables what a session did, what it wrote, and what a reader of that would not expect; return it for
+    programs."""
     output.lines(*reuse_lines(tuned))
     output.say(*unreadable_lines(unreadable))
     output.lines(*activity_lines(activity))
     output.notes(*(f"wrote {file}" for file in files), *(f"note: {line}" for line in notes))
-    output.json(
-        {
-            "studies": [study_figures(one) for one in tuned],
-            "session": activity.to_json(),
-            "reused": reused_figures(tuned),
-            "written": [str(file) for file in files],
-            "unreadable": dict(unreadable),
-        }
-    )
+    return {
+        "studies": [study_figures(one) for one in tuned],
+        "session": activity.to_json(),
+        "reused": reused_figures(tuned),
+        "written": [str(file) for file in files],
+        "unreadable": dict(unreadable),
+    }
 
 
 def _write(
-    arguments: Arguments, session: Session, jobs: Sequence[Job], tuned: Sequence[Tuned]
+    arguments: Arguments, session: Session, jobs: Sequence[Job], tuned: Sequence[Tuned], but: Collection[Address]
 ) -> tuple[list[Path], list[str]]:
     """Write tables and recordings; return their paths, and lines on what a reader of them would not expect."""
     folders, notes = arguments.written, list[str]()
     completions = _completions(jobs, arguments)
     more = [entry for completion in completions for entry in completion.entries]
-    paths = write_tables(folders.tables, [*session.entries(tuned), *more], notes.append)
+    entries = [entry for entry in session.entries(tuned) if (entry.file_name, entry.keys) not in but]
+    paths = write_tables(folders.tables, [*entries, *more], notes.append)
     recorded = [record(one, folders.recordings) for one in tuned] if folders.recordings is not None else []
     return [*paths, *recorded], [
         *notes,

@@ -8,7 +8,16 @@ import typer
 
 from bo_tune.cli import options as o
 from bo_tune.cli.served import Served
-from bo_tune.core.choices import DEFAULT_DEVICE, DEFAULT_STORAGE, GRID, GRID_GP, LEASE_S, MoePathChoice, RaceChoice
+from bo_tune.core.choices import (
+    DEFAULT_DEVICE,
+    DEFAULT_STORAGE,
+    GRID,
+    GRID_GP,
+    LEASE_S,
+    MoePathChoice,
+    RaceChoice,
+    StreamChoice,
+)
 from bo_tune.core.conditions import Routing, Timing, Tokens
 from bo_tune.errors import InputError
 
@@ -47,6 +56,7 @@ def tune_command(
     adapter: o.AdapterPaths = None,
     expert_parallel: o.ExpertParallel = False,
     max_num_seqs: o.MaxNumSeqs = None,
+    streams: o.Streams = StreamChoice.ONE,
     dual_stream: o.DualStream = False,
     kernel: o.Kernel = None,
     sampler: o.Sampler = None,
@@ -85,12 +95,14 @@ def tune_command(
           --rank 16 --m 1,16,256
     """
     from bo_tune.cli.arguments import Written, arguments_of, study_of
+    from bo_tune.cli.both_streams import tune_both
     from bo_tune.cli.output import Output
     from bo_tune.cli.tuning import tune
     from bo_tune.session.workers.measuring import Measured
 
+    two = dual_stream or streams is StreamChoice.TWO
     served = Served(
-        model, tp, max_loras, rank, fully_sharded, target_modules, adapter, expert_parallel, max_num_seqs, dual_stream
+        model, tp, max_loras, rank, fully_sharded, target_modules, adapter, expert_parallel, max_num_seqs, two
     )
     choose_m = m == [AUTO]
     loaded = study_of(study, served, None if choose_m else m)
@@ -102,7 +114,7 @@ def tune_command(
     arguments = replace(
         arguments, settings=settings, choose_m=choose_m, fresh=fresh, lease_s=lease, ray=ray, workers=workers, race=race
     )
-    tune(arguments, Output("tune", json_file, quiet=quiet))
+    (tune_both if streams is StreamChoice.BOTH else tune)(arguments, Output("tune", json_file, quiet=quiet))
 
 
 def grid_command(
