@@ -21,7 +21,7 @@ from triton.compiler.errors import CompilationError
 
 from bo_tune import Kernel
 from bo_tune.core.problem import SizedProblem
-from bo_tune.kernels.user.kernel import LAUNCH_OPTIONS
+from bo_tune.kernels.spec import LAUNCH_OPTIONS
 from bo_tune.processes.importing import import_source
 
 NO_TIME = [float("inf")] * 3

@@ -42,7 +42,7 @@ from bo_tune.core.outcome import estimate_us
 from bo_tune.core.problem import LoraProblem
 from bo_tune.kernels import operations as builtin
 from bo_tune.kernels.vllm import operations as vllm
-from bo_tune.kernels.vllm.kernel_call import KernelCall
+from bo_tune.kernels.vllm.kernel_call import CapturedCall
 from bo_tune.measure.compile.offline_driver import activate
 from bo_tune.measure.gpu.timing import ColdTimer
 
@@ -89,7 +89,7 @@ def draw_cases(count: int, seed: int) -> list[Case]:
 
 def vllm_call(
     problem: LoraProblem, config: dict[str, int], capability: tuple[int, int], inputs: Any = None
-) -> KernelCall:
+) -> CapturedCall:
     """Return vLLM's launch, with the options of ours: the number of stages as the config says, and fused rounding."""
     op = vllm.operation(problem.kernel)
     if inputs is None:

@@ -25,6 +25,9 @@ MOST_LEVELS = 64
 BEYOND = 10**300
 """What no number reaches, and each can be turned into a float."""
 
+LONGEST_SHOWN = 60
+"""Characters of a value in a message."""
+
 LONGEST_NAME = 200
 """Characters of a name that becomes part of a file's, which may have 255 bytes."""
 
@@ -127,6 +130,12 @@ def parse_json(content: bytes, *, repeats: bool = False) -> Any:
     for level in levels(document):
         _check_values(level)
     return document
+
+
+def shown(value: object) -> str:
+    """Return a value of a file as it stands in a message: in one line, without control characters, not too long."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
 
 
 def levels(document: Any) -> Iterator[list[Any]]:

@@ -8,7 +8,7 @@ from bo_tune.core.outcome import Launches, LaunchPurpose, Measurement
 from bo_tune.core.space import SearchSpace
 from bo_tune.formats.recording import Recording, recording_file_name
 from bo_tune.formats.recording_format import DEFAULT_CONFIG
-from bo_tune.kernels.moe.one_launch import one_launch_problems
+from bo_tune.kernels.moe.spec import one_launch_problems
 
 SOURCE = "vllm 0.33.0 (one-launch path)"
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from helpers import contents
 
-from bo_tune.engines.lock import check_lock, locked
+from bo_tune.engines.folder import check_lock, locked
 from bo_tune.files import check_file_writable, parse_json, plain_name, read_file, write_atomically
 
 

@@ -24,7 +24,7 @@ def integers(texts: Iterable[str] | None, option: str) -> list[int]:
     """
     words = [word.strip() for text in texts or () for word in text.split(",")]
     if not all(word.isdecimal() and len(word) <= len(str(MOST)) and 0 < int(word) <= MOST for word in words):
-        from bo_tune.engines.models.architectures.fields import shown
+        from bo_tune.files import shown
 
         raise InputError(f"{option}: expected integers from 1 to {MOST}, comma-separated, got {shown(','.join(words))}")
     return list(dict.fromkeys(int(word) for word in words))

@@ -3,6 +3,8 @@
 What a file's name says, and what stands in it, only its engine knows (``engines.base``).
 """
 
+import errno
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,10 +15,11 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from bo_tune.engines.base import Engine, Entries, Keys, TunedEntry, WrittenConfig, by_number
 from bo_tune.engines.json_text import json_bytes, parse_strictly, read_bytes
-from bo_tune.engines.lock import check_lock, locked
-from bo_tune.engines.provenance import Provenance, document_of, entries_of, moment_of, provenance_path
+from bo_tune.engines.provenance import Provenance, document_of, entries_of, is_own, moment_of, provenance_path
 from bo_tune.engines.registry import engine_of_file, patterns
 from bo_tune.errors import TableError
 from bo_tune.files import (
@@ -24,6 +27,7 @@ from bo_tune.files import (
     os_error_text,
     plain_name,
     remove_stale_temporaries,
+    resolved,
     write_atomically,
 )
 
@@ -47,12 +51,7 @@ class Table:
     @property
     def configs(self) -> dict[Keys, dict[str, int]]:
         """The configs by keys, without parameters left open."""
-        return {keys: without_open(entry) for keys, entry in self.entries.items()}
-
-
-def without_open(config: WrittenConfig) -> dict[str, int]:
-    """Return the config without parameters left open."""
-    return {name: value for name, value in config.items() if value is not None}
+        return {keys: {n: v for n, v in entry.items() if v is not None} for keys, entry in self.entries.items()}
 
 
 def engine_for(path: Path) -> Engine:
@@ -200,6 +199,56 @@ def write_tables(
                 _merge_file(path, list(group), note, rank or measured)
         paths.append(path)
     return paths
+
+
+def merge_tables(folders: Sequence[Path], out: Path, note: Callable[[str], None] | None = None) -> list[Path]:
+    """Merge the tables of folders into those of another, and return the paths of what was written.
+
+    Of entries with equal keys, those that the other folder holds included, an engine's count before those of the
+    project's own kernels, and then the one measured last; of those that do not say when, that of the last folder.
+
+    Args:
+        note: is told of what a reader of the files would not expect.
+
+    Raises:
+        TableError: a folder or a table cannot be read, or nothing can be written.
+    """
+    entries = [entry for folder in folders for path in table_paths(folder) for entry in read_entries(path)]
+    check_writable(out, {entry.file_name for entry in entries})
+    return write_tables(out, entries, note, rank=engine_first)
+
+
+def engine_first(origin: Mapping[str, Any]) -> tuple[bool, datetime]:
+    """Return by what entries with equal keys are ranked: an engine's before all others, later before earlier ones.
+
+    Args:
+        origin: what the sidecar says of an entry; empty where it says nothing.
+    """
+    source = origin.get("kernel_source")
+    return isinstance(source, str) and not is_own(source), measured(origin)
+
+
+@contextmanager
+def locked(path: Path, timeout_s: float) -> Iterator[None]:
+    """Hold the lock of a file while it lasts: that of the file behind a link, and never one that is itself a link.
+
+    Raises:
+        TimeoutError: another process held it for ``timeout_s``.
+        OSError: the lock cannot be made, or is a link.
+    """
+    with FileLock(check_lock(path), timeout=timeout_s):
+        yield
+
+
+def check_lock(path: Path) -> Path:
+    """Return the path of a file's lock. Raises OSError where it is there and could not be taken."""
+    target = resolved(path)
+    lock = target.with_name(f".{target.name}.lock")
+    if lock.is_symlink():  # The lock would not follow it either, but with words that tell nobody what to do.
+        raise OSError(errno.ELOOP, f"its lock {lock.name} is a link; remove it")
+    if lock.exists() and not os.access(lock, os.R_OK | os.W_OK):
+        raise PermissionError(errno.EACCES, f"its lock {lock.name} is another user's; have it removed")
+    return lock
 
 
 @contextmanager

@@ -26,10 +26,6 @@ OWN_KERNELS = "bo_tune"
 """How the sources of the project's own kernels begin."""
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
-
-
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -42,16 +38,17 @@ def _is_time(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and SHORTEST_US <= value <= LONGEST_US
 
 
+_OPTIONAL = ("certificate", "joint", "in_place", "disturbed")
+"""Fields that an entry may leave out."""
+
 _FITS: Mapping[str, Callable[[object], bool]] = {
+    **dict.fromkeys(_OPTIONAL, lambda value: value is None or isinstance(value, dict)),
     "problem": lambda value: isinstance(value, dict),
     "config": _is_numbers,
     "time_us": _is_time,
     "default_time_us": lambda value: value is None or _is_time(value),
     "costs": _is_numbers,
-    "certificate": lambda value: value is None or isinstance(value, dict),
-    "joint": lambda value: value is None or isinstance(value, dict),
-    "in_place": lambda value: value is None or isinstance(value, dict),
-    "disturbed": lambda value: value is None or (isinstance(value, list) and all(map(_is_text, value))),
+    "disturbed": lambda value: value is None or (isinstance(value, list) and all(isinstance(v, str) for v in value)),
 }
 """Checks of the fields that are no text."""
 
@@ -99,7 +96,7 @@ class Provenance:
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry as it is written."""
-        apart = ("problem", "config", "costs", "certificate", "joint", "in_place", "disturbed")
+        apart = ("problem", "config", "costs", *_OPTIONAL)
         names = [name for name in self.__slots__ if name not in apart]
         return {
             "problem": asdict(self.problem),
@@ -120,13 +117,13 @@ class Provenance:
         Raises:
             ValueError: something is missing or of the wrong type.
         """
-        entry = {"certificate": None, "joint": None, "in_place": None, "disturbed": None, **entry}
+        entry = {**dict.fromkeys(_OPTIONAL), **entry}
         missing = [name for name in cls.__slots__ if name not in entry]
         if missing:
             raise ValueError(f"{missing[0]} is missing")
         values = {name: entry[name] for name in cls.__slots__}
         for name, value in values.items():
-            if not _FITS.get(name, _is_text)(value):
+            if not (_FITS[name](value) if name in _FITS else isinstance(value, str)):
                 raise ValueError(f"{name}: {value!r} is of the wrong type or beyond its bounds")
         try:
             values["problem"] = problem_from_json(values["problem"])

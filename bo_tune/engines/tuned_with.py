@@ -7,11 +7,9 @@ somebody asks for that.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from bo_tune.engines.folder import kernel_sources, measured, read_table
+from bo_tune.engines.folder import kernel_sources, read_table
 from bo_tune.engines.provenance import is_own
 from bo_tune.engines.registry import engine_of_file
 from bo_tune.errors import TableError
@@ -86,16 +84,6 @@ def own_lines(found: Mapping[str, Mapping[str, int]]) -> list[str]:
             beside = f", beside {sum(counts[source] for source in others)} of {_named(others)}" if others else ""
             lines.append(f"{name}: {_counted(sum(counts[s] for s in own))} tuned with {NOT_AN_ENGINES}{beside}")
     return lines
-
-
-def engine_first(origin: Mapping[str, Any]) -> tuple[bool, datetime]:
-    """Return by what entries with equal keys are ranked: an engine's before all others, later before earlier ones.
-
-    Args:
-        origin: what the sidecar says of an entry; empty where it says nothing.
-    """
-    source = origin.get("kernel_source")
-    return isinstance(source, str) and not is_own(source), measured(origin)
 
 
 def _told(folder: Path) -> tuple[dict[str, dict[str, int]], list[str]]:

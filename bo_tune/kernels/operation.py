@@ -7,17 +7,33 @@ installed vLLM and one of a user are measured by the same code.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 
 from bo_tune.core.conditions import Conditions
-from bo_tune.core.problem import Asked, GpuInfo, LoraProblem
-from bo_tune.core.space import Config
-
-Inputs = TypeVar("Inputs")
+from bo_tune.core.problem import Asked, GpuInfo
+from bo_tune.core.space import Config, ConfigKey, config_key
+from bo_tune.kernels.call import KernelCall, PreparedLaunch
 
 DEFAULT_CONDITIONS = Conditions()
+META = torch.device("meta")
+
+
+class Launched(Protocol):
+    """Inputs of one problem."""
+
+    @property
+    def problem(self) -> Any:
+        """The problem."""
+
+    @property
+    def prepared(self) -> dict[ConfigKey, PreparedLaunch]:
+        """Launches with nothing left to decide, by config."""
+
+
+Inputs = TypeVar("Inputs", bound=Launched)
 
 
 class Right(Protocol):
@@ -43,7 +59,7 @@ class Verdict:
 
 
 class Operation(ABC, Generic[Asked, Inputs]):
-    """One kernel as it is launched. Stateless: everything of one problem lives in its inputs."""
+    """One kernel as it is launched. What belongs to one problem lives in its inputs."""
 
     @property
     @abstractmethod
@@ -67,6 +83,15 @@ class Operation(ABC, Generic[Asked, Inputs]):
         """Draw inputs of the problem's size, its tokens spread over adapters and experts as said."""
 
     @abstractmethod
+    def made_of_nothing(self, problem: Asked) -> Inputs:
+        """Make inputs on the meta device, whose tensors hold nothing and need no GPU."""
+
+    @cached_property
+    def stand_ins(self) -> Callable[[Asked], Inputs]:
+        """Gives inputs that are ``made_of_nothing``, those of the latest problems again."""
+        return lru_cache(maxsize=64)(self.made_of_nothing)
+
+    @abstractmethod
     def inputs_bytes(self, inputs: Inputs) -> int:
         """Device memory the inputs hold, in bytes."""
 
@@ -79,23 +104,38 @@ class Operation(ABC, Generic[Asked, Inputs]):
         """Like ``reset``, with NaN wherever a correct launch must write, so that a skipped element shows."""
 
     @abstractmethod
+    def call(self, inputs: Inputs, config: Config, gpu: GpuInfo | None = None) -> KernelCall:
+        """Return what is launched for a config.
+
+        Args:
+            gpu: where it is not the one that Triton compiles for in this process.
+        """
+
     def launch(self, inputs: Inputs, config: Config) -> None:
         """Launch once on the current stream, with nothing but the kernel on the GPU's timeline."""
+        key = config_key(config)
+        prepared = inputs.prepared.get(key)
+        if prepared is not None:
+            prepared.run(*prepared.arguments)
+            return
+        prepared = self.call(inputs, config).launch()
+        if prepared is not None:
+            inputs.prepared[key] = prepared
 
     def engine_launch(self, inputs: Inputs) -> Callable[[], None] | None:
         """Return how its engine launches it, with all its Python and a config of the engine's choice; None where no
         engine does."""
         return None
 
-    @abstractmethod
     def warmup(self, problem: Asked, config: Config) -> Any:
-        """Compile for the active Triton target without launching and without tensors.
+        """Compile for the active Triton target without launching and without a GPU.
 
         The binary is the one ``launch`` finds in Triton's cache for inputs of the problem.
 
         Returns:
             Triton's compiled kernel.
         """
+        return self.call(self.stand_ins(problem), config).warmup()
 
     def restore(self, inputs: Inputs) -> None:
         """Bring back what launches have changed of what they read. Comes before each that is timed, untimed."""
@@ -112,47 +152,6 @@ class Operation(ABC, Generic[Asked, Inputs]):
     def effective_config(self, problem: Asked, config: Config, gpu: GpuInfo) -> dict[str, int]:
         """The config that runs when this one is asked for. Configs with equal effective configs are one config."""
 
-    @abstractmethod
     def compile_key(self, problem: Asked, config: Config, gpu: GpuInfo) -> Hashable:
-        """Equal for launches that share one binary: kernel, specialisation and effective config."""
-
-
-class OfAProblem(Protocol):
-    """Inputs that know what they are for."""
-
-    @property
-    def problem(self) -> LoraProblem:
-        """Their problem."""
-
-
-ProblemInputs = TypeVar("ProblemInputs", bound=OfAProblem)
-
-
-class OneOutput(Operation[LoraProblem, ProblemInputs]):
-    """A kernel with one output, whose results are compared with a reference by their norm."""
-
-    @abstractmethod
-    def output(self, inputs: ProblemInputs) -> torch.Tensor:
-        """The output tensor, as launched last."""
-
-    @abstractmethod
-    def reference(self, inputs: ProblemInputs) -> torch.Tensor:
-        """The right output, computed naively in float32."""
-
-    @abstractmethod
-    def tolerance(self, problem: LoraProblem) -> float:
-        """Largest relative error (Frobenius norm) of a right result."""
-
-    def right(self, inputs: ProblemInputs) -> torch.Tensor:
-        return self.reference(inputs).to(self.output(inputs).dtype)
-
-    def judge(self, inputs: ProblemInputs, right: torch.Tensor) -> Verdict:
-        error = relative_error(self.output(inputs), right)
-        is_right = error <= self.tolerance(inputs.problem)
-        return Verdict(error, "" if is_right else f"relative error {error:.3g}")
-
-
-def relative_error(output: torch.Tensor, reference: torch.Tensor) -> float:
-    """Frobenius norm of the difference over the reference's; NaN where the output holds one."""
-    reference = reference.float()
-    return float(torch.linalg.vector_norm(output.float() - reference) / torch.linalg.vector_norm(reference))
+        """Equal for launches that share one binary, and the same in every process."""
+        return gpu.capability, self.call(self.stand_ins(problem), config, gpu).specialisation()

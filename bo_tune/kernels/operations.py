@@ -1,17 +1,21 @@
 """The kernels' operations by name. Imports torch and triton; ``registry`` holds what needs neither."""
 
-from functools import cache
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from typing import Any
 
 from bo_tune.errors import InputError
-from bo_tune.kernels.lora.expand.op import LoraExpand
-from bo_tune.kernels.lora.shrink.op import LoraShrink
-from bo_tune.kernels.moe.op import MOE_OPERATIONS
+from bo_tune.kernels.lora.expand import LoraExpand
+from bo_tune.kernels.lora.shrink import LoraShrink
+from bo_tune.kernels.moe.op import OwnMoeOperation
+from bo_tune.kernels.moe.spec import MOE_SPECS
 from bo_tune.kernels.operation import Operation
 from bo_tune.kernels.registry import kernel_spec
 
-_OPERATIONS: dict[str, type[Operation[Any, Any]]] = {
-    operation.name: operation for operation in (LoraShrink, LoraExpand, *MOE_OPERATIONS)
+_OPERATIONS: Mapping[str, Callable[[], Operation[Any, Any]]] = {
+    "lora_shrink": LoraShrink,
+    "lora_expand": LoraExpand,
+    **{spec.name: partial(OwnMoeOperation, spec) for spec in MOE_SPECS},
 }
 
 

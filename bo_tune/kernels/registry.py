@@ -4,10 +4,8 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from bo_tune.errors import InputError
-from bo_tune.kernels.lora.expand.spec import LoraExpandSpec
-from bo_tune.kernels.lora.shrink.spec import LoraShrinkSpec
-from bo_tune.kernels.moe.one_launch import ONE_LAUNCH_SPECS
-from bo_tune.kernels.moe.spec import MOE_SPECS
+from bo_tune.kernels.lora.spec import LoraExpandSpec, LoraShrinkSpec
+from bo_tune.kernels.moe.spec import MOE_SPECS, ONE_LAUNCH_SPECS
 from bo_tune.kernels.spec import AnySpec, EngineSpec
 
 KERNELS: Mapping[str, EngineSpec] = MappingProxyType(
@@ -41,20 +39,12 @@ def is_known(name: str) -> bool:
 
 
 def kernel_spec(name: str) -> AnySpec:
-    """Return what a search knows of a kernel.
-
-    Raises:
-        InputError: for an unknown name.
-    """
+    """Return what a search knows of a kernel. Raises InputError for an unknown name."""
     return _DEFINED.get(name) or DECIDING.get(name) or engine_spec(name)
 
 
 def engine_spec(name: str) -> EngineSpec:
-    """Return what is known of a kernel that engines look configs up for.
-
-    Raises:
-        InputError: for an unknown name.
-    """
+    """Return what is known of a kernel that engines look configs up for. Raises InputError for an unknown name."""
     if name not in KERNELS:
         raise InputError(f"unknown kernel {name!r}; the kernels are {', '.join(KERNELS)}")
     return KERNELS[name]

@@ -3,10 +3,10 @@
 ``KernelSpec`` is what a search needs of any kernel, ``EngineSpec`` what more there is to a kernel whose configs an
 engine looks up in tuned files.
 
-A kernel of the project is a package of four files: ``spec.py`` (this interface; imports neither torch nor triton),
-``inputs.py`` (tensors, reference, tolerance), ``naive.py`` (the reference's arithmetic) and ``op.py`` (the project's
-own Triton code and how it is launched, see ``kernels.operation``). ``kernels.vllm`` launches an installed vLLM's code
-instead, ``kernels.user`` a user's.
+A kernel of the project is a package: ``spec.py`` (this interface; imports neither torch nor triton), ``inputs.py``
+(tensors, reference, tolerance), ``naive.py`` (the reference's arithmetic) and ``op.py``, or one for each of several
+(the project's own Triton code, and how it is launched). ``kernels.vllm`` launches an installed vLLM's code instead,
+``kernels.user`` a user's.
 """
 
 from abc import ABC, abstractmethod
@@ -21,6 +21,9 @@ if TYPE_CHECKING:  # a kernel's name and default config are asked for where noth
     import numpy as np
     from numpy.typing import NDArray
 
+LAUNCH_OPTIONS = ("num_warps", "num_stages", "num_ctas", "maxnreg")
+"""What a config may set besides the kernel's own parameters."""
+
 MAX_ACCUMULATORS_PER_THREAD = 256
 """At this many float32 accumulators per thread a config was never within 1.9x of the best (18 recorded grids),
 and nearly every compile timeout lies there."""
@@ -29,7 +32,7 @@ and nearly every compile timeout lies there."""
 class KernelSpec(ABC, Generic[Asked]):
     """What a search knows of one kernel before anything is compiled."""
 
-    name: ClassVar[str]
+    name: str
 
     decides: ClassVar[bool] = False
     """Whether an engine launches it in place of the others of its joint group: what it measures decides on ``SHARED``
@@ -114,22 +117,8 @@ class EngineSpec(KernelSpec[LoraProblem]):
     def table_key(self, problem: LoraProblem) -> tuple[str, ...]:
         """The nested keys under which the engine looks the problem up, outermost first."""
 
-    @abstractmethod
-    def shared_memory_bytes(self, config: Config, problem: LoraProblem) -> int:
-        """Shared memory the binary needs, in bytes, as far as it can be told before compiling: a lower bound."""
-
-    def accumulators_per_thread(self, config: Config) -> float:
-        """Float32 accumulators each thread holds."""
-        return config["block_m"] * config["block_n"] / (32 * config["num_warps"])
-
-    def impossible(self, config: Config, problem: LoraProblem, gpu: GpuInfo) -> str | None:
-        needed = self.shared_memory_bytes(config, problem)
-        if needed > gpu.shared_memory_bytes:
-            return f"needs {needed} B of shared memory of {gpu.shared_memory_bytes} B"
-        return None
-
     def hopeless(self, config: Config) -> str | None:
-        accumulators = self.accumulators_per_thread(config)
+        accumulators = config["block_m"] * config["block_n"] / (32 * config["num_warps"])
         if accumulators >= MAX_ACCUMULATORS_PER_THREAD:
             return f"{accumulators:.0f} accumulators per thread"
         return None

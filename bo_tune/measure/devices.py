@@ -15,7 +15,7 @@ from bo_tune.core.repetitions import TimingProtocol
 from bo_tune.core.surroundings import Linear
 from bo_tune.errors import DeviceError, InputError, RecordingError
 from bo_tune.formats.recording import Recording, read_recordings
-from bo_tune.kernels.moe.one_launch import one_launch_problems
+from bo_tune.kernels.moe.spec import one_launch_problems
 from bo_tune.kernels.registry import IN_ORDER, kernel_spec
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.kernels.vllm.installed import unavailable

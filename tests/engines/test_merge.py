@@ -11,8 +11,7 @@ from helpers import PATIENCE_S, ROOT
 
 from bo_tune.core.problem import LoraProblem
 from bo_tune.engines.base import TunedEntry
-from bo_tune.engines.folder import read_provenance, read_table, write_tables
-from bo_tune.engines.merge import merge_tables
+from bo_tune.engines.folder import merge_tables, read_provenance, read_table, write_tables
 from bo_tune.engines.provenance import Provenance, provenance_path
 from bo_tune.errors import TableError
 
@@ -88,7 +87,7 @@ WORKER = """
 import sys
 from dataclasses import replace
 from pathlib import Path
-from bo_tune.engines.merge import merge_tables
+from bo_tune.engines.folder import merge_tables
 from bo_tune.engines.folder import read_entries, write_tables
 
 kind, own, out, rounds = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4])

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from bo_tune.core.problem import LoraProblem
 from bo_tune.engines.base import TunedEntry
-from bo_tune.engines.folder import write_tables
+from bo_tune.engines.folder import engine_first, write_tables
 from bo_tune.engines.provenance import Provenance, is_own, provenance_path
-from bo_tune.engines.tuned_with import UNKNOWN, check_mix, engine_first, folder_lines, source_counts
+from bo_tune.engines.tuned_with import UNKNOWN, check_mix, folder_lines, source_counts
 from bo_tune.errors import TableError
 
 NAME = "GPU_SHRINK.json"

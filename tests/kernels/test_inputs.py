@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bo_tune.core.problem import LoraProblem
-from bo_tune.kernels.lora.operation import int_specialisation
+from bo_tune.kernels.call import int_specialisation
 from bo_tune.kernels.lora.tokens import TokenGroups
 from bo_tune.kernels.operations import operation
 

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from vllm_wheel import importable, vllm_folder
 
 from bo_tune.core.problem import Experts, GpuInfo, LoraProblem
-from bo_tune.kernels.moe.one_launch import ONE_LAUNCH_SPECS
-from bo_tune.kernels.moe.spec import MOE_SPECS
-from bo_tune.kernels.moe.untuned import as_read
+from bo_tune.kernels.moe.spec import MOE_SPECS, ONE_LAUNCH_SPECS
+from bo_tune.kernels.moe.untuned import USUAL, as_read
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.vllm import untuned
 from bo_tune.kernels.vllm.installed import VllmError
@@ -131,3 +130,20 @@ def test_the_files_that_the_engine_ships_are_read_as_they_are(vllm: None) -> Non
     for m, config in shipped.items():
         if m.isdecimal():
             assert block_ms(H200, (int(m),)) == [config["BLOCK_SIZE_M"]]
+
+
+def test_names_in_capitals_and_missing_ones_are_filled_in() -> None:
+    assert as_read({}) == USUAL
+    assert as_read({"BLOCK_SIZE_M": 16, "NUM_WARPS": 8, "num_stages": 2}) == {
+        **USUAL, "block_m": 16, "num_warps": 8, "num_stages": 2,
+    }  # fmt: skip
+
+
+def test_names_that_the_engine_passes_over() -> None:
+    assert as_read({"BLOCK_M": 16, "Block_m": 16, "max_nreg": None, "USE_TMA": True}) == USUAL
+
+
+def test_of_two_spellings_the_last_counts_and_null_is_passed_on() -> None:
+    assert as_read({"block_m": 16, "BLOCK_SIZE_M": 32})["block_m"] == 32
+    assert as_read({"BLOCK_SIZE_M": 32, "block_m": 16})["block_m"] == 16
+    assert as_read({"block_k": None})["block_k"] is None

@@ -16,8 +16,8 @@ import triton.language as tl
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config
-from bo_tune.kernels.lora.shrink.inputs import ShrinkInputs
-from bo_tune.kernels.lora.shrink.op import LoraShrink
+from bo_tune.kernels.lora.inputs import ShrinkInputs
+from bo_tune.kernels.lora.shrink import LoraShrink
 from bo_tune.kernels.operation import DEFAULT_CONDITIONS, Operation
 
 FAULTS = ("illegal address", "infinite loop", "device assert", "exit", "out of memory")

@@ -15,7 +15,7 @@ from bo_tune.core.problem import Experts, LoraProblem, Problem
 from bo_tune.core.space import SearchSpace
 from bo_tune.errors import InputError
 from bo_tune.formats.recording import Recording
-from bo_tune.kernels.moe.one_launch import one_launch_problems
+from bo_tune.kernels.moe.spec import one_launch_problems
 from bo_tune.kernels.registry import IN_ORDER, define, kernel_spec
 from bo_tune.measure.devices import Job, deciding_problems, job_of, replay_job, together, with_deciding
 from bo_tune.search import StopRule

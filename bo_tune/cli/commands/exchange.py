@@ -149,7 +149,7 @@ def merge_command(
       bo-tune merge host1/tuned host2/tuned --out merged
     """
     from bo_tune.cli.output import Output
-    from bo_tune.engines.merge import merge_tables
+    from bo_tune.engines.folder import merge_tables
     from bo_tune.engines.tuned_with import folder_lines
 
     output = Output("merge", json_file, quiet=quiet)

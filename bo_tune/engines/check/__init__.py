@@ -4,7 +4,7 @@ A *fault* is what stops the engine, spoils its output or slows it down in silenc
 from a neighbouring m is as it should be, since no file holds every m.
 
 ``walk`` goes through every lookup of an engine start and ``agreeing`` compares what those of one step found;
-``lora_files``, ``values`` and ``other_files`` say what is wrong with the files whatever is asked of them; ``findings``
+``lora_files`` and ``other_files`` say what is wrong with the files whatever is asked of them; ``findings``
 holds what came of it.
 """
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from bo_tune.core.problem import device_file_name, lora_file_name
 from bo_tune.engines.check.findings import Fault, place_of
-from bo_tune.engines.check.lora_files import THE_STOP, Unreadable
-from bo_tune.engines.check.values import numbers_fault, shown
+from bo_tune.engines.check.lora_files import THE_STOP, Unreadable, numbers_fault
+from bo_tune.engines.vllm.lookup import first_odd_key
+from bo_tune.files import shown
 
 _EXPERTS = re.compile(
     r"E=\d+,N=\d+,device_name=(?P<device>[^,]+)(,dtype=(?P<dtype>[^,]+))?(,block_shape=\[\d+,\d+\])?\.json"
@@ -92,8 +93,22 @@ class OtherFile:
             yield Fault(self.name, "", f"never read: {misnamed}")
         elif isinstance(content, Unreadable):
             yield Fault(self.name, "", content.reason)
+        elif not isinstance(content, dict):
+            experts = f"expected an object of numbers of tokens: {THE_STOP}"
+            yield Fault(self.name, "", experts if self.is_experts else "never read: expected an object")
         else:
-            yield from self._experts_faults(content) if self.is_experts else self._mamba_faults(content)
+            yield from self._faults_within(content)
+
+    def _faults_within(self, content: Mapping[str, Any]) -> Iterator[Fault]:
+        read = [key for key in content if (key != _REFERENCE if self.is_experts else key.isdigit())]
+        if not read:
+            default = "configs" if self.is_experts else "config"
+            yield Fault(self.name, "", f"holds nothing: the engine takes its default {default}, not the shipped ones")
+        for key in read:
+            value = content[key]
+            reason = self._experts_fault(key, value) if self.is_experts else _mamba_fault(value)
+            if reason:
+                yield Fault(self.name, place_of((key,)), f"{reason}: {THE_STOP}")
 
     def _misnamed(self, gpu: str | None) -> str | None:
         if self.device is None:
@@ -109,25 +124,14 @@ class OtherFile:
             wanted = f"NVIDIA_{_FAMILY}"
         return None if self.device == wanted else f"the engine asks for device_name={wanted} on this GPU"
 
-    def _experts_faults(self, content: object) -> Iterator[Fault]:
-        if not isinstance(content, dict):
-            yield Fault(self.name, "", f"expected an object of numbers of tokens: {THE_STOP}")
-            return
-        numbered = {key: value for key, value in content.items() if key != _REFERENCE}
-        if not numbered:
-            yield Fault(self.name, "", "holds nothing: the engine takes its default configs, not the shipped ones")
-        for key, value in numbered.items():
-            reason = self._experts_fault(key, value)
-            if reason:
-                yield Fault(self.name, place_of((key,)), f"{reason}: {THE_STOP}")
-
     def _experts_fault(self, key: str, value: Any) -> str | None:
-        if not _is_number(key):
+        if first_odd_key((key,)) is not None:
             return "the key is no number of tokens"
         if not isinstance(value, dict):
             return f"expected a config, got {shown(value)}"
         needed = _INT4_BLOCKS if self.dtype == "int4_w4a16" else _BLOCKS
-        known = {*_BLOCKS, *_LAUNCH, *_IGNORED, *self._vendor_options()}
+        vendors = next((names for vendor, names in _VENDORS.items() if (self.device or "").startswith(vendor)), ())
+        known = {*_BLOCKS, *_LAUNCH, *_IGNORED, *vendors}
         missing, unknown = [name for name in needed if name not in value], [name for name in value if name not in known]
         if missing:
             return f"no {missing[0]}"
@@ -135,33 +139,13 @@ class OtherFile:
             return f"{unknown[0]}: no parameter of the kernel"
         return numbers_fault(_as_ours({name: value[name] for name in (*_BLOCKS, *_LAUNCH) if name in value}))
 
-    def _vendor_options(self) -> tuple[str, ...]:
-        return next((names for vendor, names in _VENDORS.items() if (self.device or "").startswith(vendor)), ())
 
-    def _mamba_faults(self, content: object) -> Iterator[Fault]:
-        if not isinstance(content, dict):
-            yield Fault(self.name, "", "never read: expected an object")
-            return
-        numbered = {key: value for key, value in content.items() if key.isdigit()}
-        if not numbered:
-            yield Fault(self.name, "", "holds nothing: the engine takes its default config, not the shipped ones")
-        for key, value in numbered.items():
-            if not isinstance(value, dict) or not set(_MAMBA_NAMES) <= value.keys():
-                reason = f"expected {' and '.join(_MAMBA_NAMES)}, got {shown(value)}"
-            else:
-                reason = numbers_fault(_as_ours({name: value[name] for name in _MAMBA_NAMES})) or ""
-            if reason:
-                yield Fault(self.name, place_of((key,)), f"{reason}: {THE_STOP}")
+def _mamba_fault(value: Any) -> str | None:
+    if not isinstance(value, dict) or not set(_MAMBA_NAMES) <= value.keys():
+        return f"expected {' and '.join(_MAMBA_NAMES)}, got {shown(value)}"
+    return numbers_fault(_as_ours({name: value[name] for name in _MAMBA_NAMES}))
 
 
 def _as_ours(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config by the names that LoRA files use, in whose words ``numbers_fault`` speaks."""
     return {name.lower().replace("block_size_", "block_"): value for name, value in config.items()}
-
-
-def _is_number(key: str) -> bool:
-    try:
-        int(key)
-    except ValueError:
-        return False
-    return True

@@ -5,23 +5,21 @@ becomes another one: so what is found holds for every step, whatever its size.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from bo_tune.core.conclusion import SHARED
 from bo_tune.core.gpus import gpu_by_file_name, known_gpu
 from bo_tune.core.problem import GpuInfo, LoraProblem, lora_file_name
-from bo_tune.engines.check.agreeing import agreeing
+from bo_tune.engines.check.agreeing import agreeing, runs_at_once
 from bo_tune.engines.check.findings import Fault, Lookup, M, Report, place_of
-from bo_tune.engines.check.lora_files import THE_STOP, is_moe, read, structure_faults
+from bo_tune.engines.check.lora_files import LEAST_SORTED, THE_STOP, config_fault, is_moe, read, structure_faults
 from bo_tune.engines.check.other_files import OtherFile
-from bo_tune.engines.check.values import LEAST_SORTED, config_fault
 from bo_tune.engines.folder import read_provenance
 from bo_tune.engines.models.engine import MAX_BATCHED_TOKENS, step_sizes
 from bo_tune.engines.models.problems import EXPAND
 from bo_tune.engines.models.serving import ModelStudy
-from bo_tune.engines.vllm.agreement import runs_at_once
 from bo_tune.engines.vllm.file_names import split_file_name, table_file_name
 from bo_tune.engines.vllm.lookup import Crash, Found, lookup, switch_points
 from bo_tune.engines.vllm.table_format import LEVELS
@@ -38,15 +36,8 @@ NOTHING_LOOKED_UP = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Gpu:
-    """The GPU that a folder is checked for.
-
-    Attributes:
-        file_name: its name as in the names of LoRA files.
-        name: as ``torch.cuda.get_device_name`` gives it; None where nothing tells.
-        info: what is known of it, or None.
-    """
+class _Gpu(NamedTuple):
+    """The GPU that a folder is checked for: its name in LoRA files, as torch gives it, and what is known of it."""
 
     file_name: str
     name: str | None
@@ -82,20 +73,16 @@ def check_folder(
     general = [fault for name, content in files.items() for fault in structure_faults(name, content)]
     general += _misnamed(tables, checked)
     general += _faults_of_others(folder, names, checked)
+    experts = [name for name in sorted(wanted) if is_moe(name)]  # whose entries have to agree
+    groups = [[name] for name in sorted(wanted) if name not in experts] + [experts] * bool(experts)
     lookups = [
         item
-        for group in _read_together(sorted(wanted))
+        for group in groups
         for item in _walk(model, {name: files[name] for name in group}, checked, ms, max_batched_tokens)
     ]
     if not lookups:
         general.append(Fault("", "", NOTHING_LOOKED_UP))
     return Report(folder, checked.file_name, checked.info, tuple(lookups), tuple(general), model.note)
-
-
-def _read_together(wanted: Iterable[str]) -> list[list[str]]:
-    """Return the files, those together whose entries have to agree: the experts'."""
-    moe = [name for name in wanted if is_moe(name)]
-    return [[name] for name in wanted if name not in moe] + ([moe] if moe else [])
 
 
 def _walk(model: ModelStudy, files: Mapping[str, object], gpu: _Gpu, ms: Sequence[int], largest: int) -> list[Lookup]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError
 from pydantic_core import PydanticCustomError
 
-from bo_tune.engines.models.architectures.fields import shown
+from bo_tune.files import shown
 
 HEADS = ("classifier", "score")
 """Modules that may be saved whole."""
@@ -26,19 +26,19 @@ def _refused(reason: str) -> PydanticCustomError:
     return PydanticCustomError(_REASON, "{reason}", {"reason": reason})
 
 
-def _falsy(what: str) -> Callable[[Any], Any]:
+def _unless(fits: Callable[[Any], object], reason: str) -> AfterValidator:
+    """Refuse values that do not fit."""
+
     def check(value: Any) -> Any:
-        if value:
-            raise _refused(f"vLLM does not support {what}")
+        if not fits(value):
+            raise _refused(reason)
         return value
 
-    return check
+    return AfterValidator(check)
 
 
-def _positive(value: int) -> int:
-    if value < 1:
-        raise _refused("expected an integer >= 1")
-    return value
+def _unsupported(what: str) -> AfterValidator:
+    return _unless(lambda value: not value, f"vLLM does not support {what}")
 
 
 def _pattern(value: str) -> str:
@@ -49,19 +49,6 @@ def _pattern(value: str) -> str:
     return value
 
 
-def _no_bias(value: Any) -> Any:
-    if value != "none":
-        raise _refused("vLLM does not support the biases of adapters; expected 'none'")
-    return value
-
-
-def _plain_init(value: Any) -> Any:
-    if isinstance(value, str) and value.lower() not in PLAIN_INITS:
-        plain = ", ".join(PLAIN_INITS)
-        raise _refused(f"it changes the base model, which vLLM does not follow; expected a truth value, {plain}")
-    return value
-
-
 def _heads_only(value: list[str] | None) -> list[str] | None:
     others = [name for name in value or () if name not in HEADS]
     if others:
@@ -69,18 +56,17 @@ def _heads_only(value: list[str] | None) -> list[str] | None:
     return value
 
 
-def _lora(value: Any) -> Any:
-    if not isinstance(value, str) or value.upper() != "LORA":
-        raise _refused("vLLM knows LoRA alone: it refuses the names of others' tensors")
-    return value
-
-
-def _unsupported(what: str) -> AfterValidator:
-    return AfterValidator(_falsy(what))
-
-
-Rank = Annotated[int, AfterValidator(_positive)]
+Rank = Annotated[int, _unless(lambda rank: rank >= 1, "expected an integer >= 1")]
 Pattern = Annotated[str, AfterValidator(_pattern)]
+_LORA = _unless(
+    lambda kind: isinstance(kind, str) and kind.upper() == "LORA",
+    "vLLM knows LoRA alone: it refuses the names of others' tensors",
+)
+_NO_BIAS = _unless(lambda bias: bias == "none", "vLLM does not support the biases of adapters; expected 'none'")
+_PLAIN_INIT = _unless(
+    lambda init: not isinstance(init, str) or init.lower() in PLAIN_INITS,
+    f"it changes the base model, which vLLM does not follow; expected a truth value, {', '.join(PLAIN_INITS)}",
+)
 
 
 class AdapterConfig(BaseModel):
@@ -97,16 +83,16 @@ class AdapterConfig(BaseModel):
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
 
-    peft_type: Annotated[Any, AfterValidator(_lora)] = "LORA"
+    peft_type: Annotated[Any, _LORA] = "LORA"
     r: Rank
     lora_alpha: float
     target_modules: list[str] | Pattern | None
     rank_pattern: dict[str, Rank] | None = None
-    bias: Annotated[Any, AfterValidator(_no_bias)] = "none"
+    bias: Annotated[Any, _NO_BIAS] = "none"
     modules_to_save: Annotated[list[str] | None, AfterValidator(_heads_only)] = None
     use_dora: Annotated[Any, _unsupported("DoRA")] = False
     lora_bias: Annotated[Any, _unsupported("biases of B")] = False
-    init_lora_weights: Annotated[Any, AfterValidator(_plain_init)] = True
+    init_lora_weights: Annotated[Any, _PLAIN_INIT] = True
     alora_invocation_tokens: Annotated[Any, _unsupported("activated LoRA (aLoRA)")] = None
     layer_replication: Annotated[Any, _unsupported("replicated layers")] = None
     use_bdlora: Annotated[Any, _unsupported("block-diagonal LoRA (BD-LoRA)")] = None

@@ -71,27 +71,18 @@ class LoraLayer:
 
 @dataclass(frozen=True, slots=True)
 class Sharding:
-    """How layers are spread over ranks.
-
-    Attributes:
-        tensor_parallel: number of ranks.
-        fully_sharded: the engine's ``--fully-sharded-loras``.
-    """
+    """How layers are spread over ``tensor_parallel`` ranks, with or without ``--fully-sharded-loras``."""
 
     tensor_parallel: int = 1
     fully_sharded: bool = False
 
     def layer(self, module: Module) -> LoraLayer:
-        """Return what one rank holds of a module.
-
-        Raises:
-            ModelError: it cannot be spread like this.
-        """
+        """Return what one rank holds of a module. Raises ModelError where it cannot be spread like this."""
         self.check(module)
         shares = self._shares(module)
         return LoraLayer(
             module.label,
-            self._input(module),
+            module.inputs // (self.tensor_parallel if module.kind is Kind.ROW else 1) or None,
             self._outputs(module),
             shrink_shards=self.tensor_parallel if shares and module.kind is not Kind.ROW else 1,
             per_sequence=module.kind is Kind.HEAD,
@@ -101,9 +92,6 @@ class Sharding:
     def _shares(self, module: Module) -> bool:
         """Whether ranks share the adapters of a module, too."""
         return self.fully_sharded and module.kind in _SPREAD and not module.replicated
-
-    def _input(self, module: Module) -> int | None:
-        return module.inputs // (self.tensor_parallel if module.kind is Kind.ROW else 1) or None
 
     def _outputs(self, module: Module) -> tuple[int, ...]:
         p = self.tensor_parallel

@@ -2,16 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 from bo_tune.core.problem import LoraProblem
 from bo_tune.engines.models.adapter import Adapter, joint_rank, joint_targets
+from bo_tune.engines.models.architectures.moe import EXPERTS
 from bo_tune.engines.models.engine import LORA_RANKS, MAX_SEQUENCES, serving_rank
-from bo_tune.engines.models.experts import MOE_KERNELS, ExpertSharding, expert_problems
+from bo_tune.engines.models.experts import MOE_KERNELS, expert_problem, experts_of, held_experts
 from bo_tune.engines.models.hub import model_shape
 from bo_tune.engines.models.layers import LoraLayer
 from bo_tune.engines.models.notes import dual_stream_note, files_of, missing_slices, restricted_note
-from bo_tune.engines.models.problems import DENSE_KERNELS, problems_by_layer
+from bo_tune.engines.models.problems import DENSE_KERNELS, keys_m, layer_problems, lookup_of
 from bo_tune.engines.models.shape import ModelShape
 from bo_tune.errors import ModelError
 
@@ -110,7 +112,7 @@ class ModelStudy:
             for rank in self.ranks:
                 layer.shrink_n(rank)
         if self.has_experts:
-            self.expert_problems(MOE_KERNELS)
+            self._expert_problems(MOE_KERNELS)
 
     @property
     def layers(self) -> list[LoraLayer]:
@@ -128,18 +130,6 @@ class ModelStudy:
     def kernels(self) -> tuple[str, ...]:
         """The kernels that serve it."""
         return (*DENSE_KERNELS, *MOE_KERNELS) if self.has_experts else DENSE_KERNELS
-
-    def expert_problems(self, kernels: Sequence[str]) -> dict[LoraProblem, tuple[str, ...]]:
-        """Return the problems of the experts for some kernels. Raises ModelError."""
-        return expert_problems(
-            self.shape,
-            ExpertSharding(self.tensor_parallel, self.expert_parallel, self.fully_sharded),
-            ranks=self.ranks,
-            max_loras=self.max_loras,
-            ms=self.ms,
-            kernels=kernels,
-            dtype=self.dtype or self.shape.dtype,
-        )
 
     @property
     def note(self) -> str | None:
@@ -159,23 +149,43 @@ class ModelStudy:
     def problems_by_layer(self, kernels: Sequence[str] | None = None) -> dict[LoraProblem, tuple[str, ...]]:
         """Return the model's problems, each once, with the layers it serves. Raises ModelError.
 
+        Two layers pose the same problem where the engine looks up the same entry: expand of o_proj and down_proj, say.
+        Equal lookups whose slices differ in the narrower ones count as one problem, the first.
+
         Args:
             kernels: problems of these alone; None for all that serve the model.
         """
         kernels = self.kernels if kernels is None else kernels
-        experts = [kernel for kernel in kernels if kernel in MOE_KERNELS] if self.has_experts else []
-        dense = problems_by_layer(
-            self.layers,
-            ranks=self.ranks,
-            max_loras=self.max_loras,
-            ms=self.ms,
-            kernels=[kernel for kernel in kernels if kernel in DENSE_KERNELS],
-            dtype=self.dtype or self.shape.dtype,
-            add_inputs=self.add_inputs,
-            max_sequences=self.max_sequences,
-            dual_stream=self.dual_stream,
-        )
-        return dense | (self.expert_problems(experts) if experts else {})
+        dense = [kernel for kernel in kernels if kernel in DENSE_KERNELS]
+        first: dict[tuple[object, ...], LoraProblem] = {}
+        served: dict[LoraProblem, tuple[str, ...]] = {}
+        for kernel, slots, rank, layer in product(dense, self.max_loras, self.ranks, self.layers):
+            adds = self.add_inputs or layer.adds(dual_stream=self.dual_stream)
+            for m in keys_m(layer, self.ms, self.max_sequences):
+                for problem in layer_problems(kernel, layer, slots, rank, m, self._dtype, adds):
+                    problem = first.setdefault(lookup_of(problem), problem)
+                    names = served.get(problem, ())
+                    served[problem] = names if layer.name in names else (*names, layer.name)
+        experts = [kernel for kernel in MOE_KERNELS if kernel in kernels and self.has_experts]
+        return served | (dict.fromkeys(self._expert_problems(experts), (EXPERTS,)) if experts else {})
+
+    @property
+    def _dtype(self) -> str:
+        return self.dtype or self.shape.dtype
+
+    def _expert_problems(self, kernels: Sequence[str]) -> list[LoraProblem]:
+        """Return the problems of the experts. Raises ModelError where they or the rank cannot be spread like this."""
+        moe, ep, fully_sharded = experts_of(self.shape), self.expert_parallel, self.fully_sharded
+        held = held_experts(self.shape, self.tensor_parallel, expert_parallel=ep, fully_sharded=fully_sharded)
+        shards = held[0].shards
+        wrong = [rank for rank in self.ranks if rank % shards]
+        if wrong:
+            raise ModelError(
+                f"{self.shape.source}: fully sharded adapters: expected a rank that is a multiple of the "
+                f"tensor-parallel size {shards}, got {wrong[0]}"
+            )
+        asked = product(self.max_loras, self.ranks, self.ms, kernels)
+        return [expert_problem(kernel, moe, held, slots, rank, m, self._dtype) for slots, rank, m, kernel in asked]
 
 
 def _check_ranks(ranks: Sequence[int]) -> None:

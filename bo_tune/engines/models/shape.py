@@ -1,20 +1,21 @@
 """A model's Hugging Face ``config.json``: the modules that take adapters, and the experts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from bo_tune.core.problem import DTYPES
 from bo_tune.engines.models.architectures.blocks import LM_HEAD
-from bo_tune.engines.models.architectures.fields import Fields, read_object, shown
+from bo_tune.engines.models.architectures.fields import Fields, read_object
 from bo_tune.engines.models.architectures.modules import Kind, Module, Naming, is_named
-from bo_tune.engines.models.architectures.moe import EXPERTS, MoeShape, padding_of
+from bo_tune.engines.models.architectures.moe import EXPERTS, MoeShape
 from bo_tune.engines.models.architectures.table import Architecture, architecture_of
 from bo_tune.engines.models.engine import MOST_LOGITS
 from bo_tune.engines.models.layers import LoraLayer, Sharding
 from bo_tune.errors import ModelError
+from bo_tune.files import shown
 
 CONFIG_FILE = "config.json"
 
@@ -70,7 +71,6 @@ class ModelShape:
         given = {key: value for key, value in text.items() if value is not None}
         quantization = {"quantization_config": config.get("quantization_config")}
         fields = Fields({**quantization, **architecture.defaults, **given}, source)
-        moe = architecture.experts(fields) if architecture.experts else None
         return cls(
             name=name or (source.parent.name if source.name == CONFIG_FILE else source.stem),
             source=source,
@@ -81,7 +81,7 @@ class ModelShape:
             layer_count=fields.size("num_hidden_layers", default=1, most=MOST_LAYERS),
             naming=architecture.naming,
             dtype=_dtype(text, config),
-            moe=replace(moe, padding=padding_of(fields.values)) if moe else None,
+            moe=architecture.experts(fields) if architecture.experts else None,
         )
 
     def modules(self, target_modules: Sequence[str] | None = None, *, fully_sharded: bool = False) -> list[Module]:
@@ -120,17 +120,9 @@ class ModelShape:
         return any(name == EXPERTS or is_named(full, name) for name in target_modules)
 
     def layers(
-        self,
-        tensor_parallel: int = 1,
-        *,
-        fully_sharded: bool = False,
-        target_modules: Sequence[str] | None = None,
+        self, tensor_parallel: int = 1, *, fully_sharded: bool = False, target_modules: Sequence[str] | None = None
     ) -> list[LoraLayer]:
-        """Return the dense layers that take adapters, as one of ``tensor_parallel`` ranks holds them.
-
-        Args:
-            fully_sharded: the engine's ``--fully-sharded-loras``.
-            target_modules: the engine's ``--lora-target-modules``; None for all that vLLM supports.
+        """Return the dense layers of ``modules`` that are called, as one of ``tensor_parallel`` ranks holds them.
 
         Raises:
             ModelError: a dimension is missing or does not divide, or a target module is unknown.
@@ -151,11 +143,7 @@ class ModelShape:
     def target_names(self) -> list[str]:
         """Last parts of names by which ``--lora-target-modules`` chooses what is called."""
         modules = [module for module in (*self.linear, *self.outer) if module.called]
-        return sorted(frozenset().union(*(module.target_names for module in modules)) | self._expert_names)
-
-    @property
-    def _expert_names(self) -> frozenset[str]:
-        return frozenset({EXPERTS} if self.moe else ())
+        return sorted(set([EXPERTS] if self.moe else []).union(*(module.target_names for module in modules)))
 
     def _is_targeted(self, module: Module, target_modules: Sequence[str]) -> bool:
         full = self.naming.engine_name(module)

@@ -20,9 +20,8 @@ import torch
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.space import Config
 from bo_tune.core.surroundings import Batch, Linear
-from bo_tune.kernels.lora.expand.inputs import ExpandInputs
+from bo_tune.kernels.lora.inputs import ExpandInputs, ShrinkInputs
 from bo_tune.kernels.lora.operation import draw, draw_weights, dtype_of
-from bo_tune.kernels.lora.shrink.inputs import ShrinkInputs
 from bo_tune.kernels.lora.tokens import TokenGroups, draw_assignment
 from bo_tune.kernels.operation import Operation
 

@@ -1,6 +1,7 @@
 """What describes configs of the LoRA kernels before anything is compiled: occupancy, work and traffic, in columns."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from operator import itemgetter
 
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 
 from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.core.space import Config
-from bo_tune.kernels.lora.spec import TILE_AND_LAUNCH, WEIGHT_BYTES, Columns, LoraSpec, Work
+from bo_tune.kernels.lora.spec import TILE_AND_LAUNCH, WEIGHT_BYTES, Columns, LoraSpec
 
 Column = NDArray[np.float64]
 
@@ -38,17 +39,19 @@ def runnable(spec: LoraSpec, configs: Sequence[Config], problem: LoraProblem, gp
     return within | (not gpu.is_cuda)  # see ``impossible``
 
 
-def features(spec: LoraSpec, configs: Sequence[Config], problem: LoraProblem, gpu: GpuInfo) -> NDArray[np.float64]:
-    """See ``KernelSpec.features``."""
+def features(
+    spec: LoraSpec, configs: Sequence[Config], problem: LoraProblem, gpu: GpuInfo, counted: "Counted | None" = None
+) -> NDArray[np.float64]:
+    """See ``KernelSpec.features``; ``counted`` counts a kernel's work, by default that of a dense one."""
     length = spec.product_length(problem)
     c = columns_of(configs, length, split=spec.has_split_k)
-    found = spec.work(c, problem)
+    found = (counted or work)(c, problem)
     accumulators = c.block_m * c.block_n / (32 * c.num_warps)
     demand = register_demand(c, accumulators, table=spec.behind_table(problem))
     shared = spec.shared_memory(c, problem, gpu)
     occupancy = blocks_per_sm(c, shared, demand, gpu)
     waves = found.programs / (gpu.sm_count * occupancy)
-    iterations = k_iterations(c, length)
+    iterations = np.ceil(length / (c.block_k * c.split_k))  # tiles along k that the busiest program multiplies
     flops = 2 * c.block_m * c.block_n * c.block_k * iterations
     tile_bytes = (c.block_m * spec.activation_bytes + c.block_n * WEIGHT_BYTES) * c.block_k * iterations
     output_bytes = c.block_m * c.block_n * spec.output_bytes_per_element
@@ -65,6 +68,18 @@ def features(spec: LoraSpec, configs: Sequence[Config], problem: LoraProblem, gp
     return np.column_stack([*tile, *padding, share, blocks, resident, programs, wave, waves / np.ceil(waves), *rest])
 
 
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Programs of each config that find work, and the share of their tiles that pads m and n."""
+
+    programs: Column
+    m_padding: Column
+    n_padding: Column
+
+
+Counted = Callable[[Columns, LoraProblem], Work]
+
+
 def work(c: Columns, problem: LoraProblem) -> Work:
     """Count the programs that find work, for tokens spread uniformly over the adapters."""
     loras = problem.max_loras
@@ -78,11 +93,6 @@ def work(c: Columns, problem: LoraProblem) -> Work:
         m_padding=1 - rows / (tiles_m * c.block_m),
         n_padding=1 - widths.sum() / (tiles_n * c.block_n),
     )
-
-
-def k_iterations(c: Columns, length: int) -> Column:
-    """Return the tiles along k that the busiest program multiplies."""
-    return np.ceil(length / (c.block_k * c.split_k))
 
 
 def register_demand(c: Columns, accumulators: Column, *, table: bool) -> Column:

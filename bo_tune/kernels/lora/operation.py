@@ -1,28 +1,17 @@
-"""What the LoRA operations share, whoever's kernel they launch: inputs, references, prepared launches."""
+"""What the LoRA operations share, whoever's kernel they launch: inputs, and what is right."""
 
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, ClassVar, TypeVar
+from typing import TypeVar
 
 import torch
 
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import LoraProblem
-from bo_tune.core.space import Config, ConfigKey, config_key
+from bo_tune.core.space import ConfigKey
+from bo_tune.kernels.call import PreparedLaunch
 from bo_tune.kernels.lora.tokens import TokenGroups, draw_assignment
-from bo_tune.kernels.operation import DEFAULT_CONDITIONS, OneOutput
-
-LARGEST_INT32 = 2**31 - 1
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedLaunch:
-    """A launch with nothing left to decide: the loaded kernel on its grid, and all arguments."""
-
-    run: Callable[..., None]
-    arguments: tuple[Any, ...]
+from bo_tune.kernels.operation import DEFAULT_CONDITIONS, META, Operation, Verdict
 
 
 @dataclass(slots=True, kw_only=True)
@@ -40,10 +29,13 @@ class LoraInputs:
 AnyInputs = TypeVar("AnyInputs", bound=LoraInputs)
 
 
-class LoraOperation(OneOutput[AnyInputs]):
-    """A LoRA kernel with its inputs. The subclasses know what it computes, and those of these how it is launched."""
+class LoraOperation(Operation[LoraProblem, AnyInputs]):
+    """A LoRA kernel with its inputs, and one output that is compared with a reference by its norm.
 
-    name: ClassVar[str]
+    The subclasses know what it computes, and those of these how it is launched.
+    """
+
+    name: str
 
     def make_inputs(
         self, problem: LoraProblem, *, seed: int, device: torch.device, conditions: Conditions = DEFAULT_CONDITIONS
@@ -58,36 +50,36 @@ class LoraOperation(OneOutput[AnyInputs]):
     ) -> AnyInputs:
         """Draw inputs for tokens that are already grouped. On the meta device, without a generator, none is drawn."""
 
+    def made_of_nothing(self, problem: LoraProblem) -> AnyInputs:
+        tokens, slots = problem.m, problem.max_loras + 1
+        sizes = (tokens, tokens, slots, slots + 1, slots)
+        groups = TokenGroups(*(torch.empty(size, dtype=torch.int32, device=META) for size in sizes))
+        return self.assemble(problem, groups, None, META)
+
     def inputs_bytes(self, inputs: AnyInputs) -> int:
         tensors = (inputs.x, *inputs.weights, *inputs.groups.arguments, inputs.groups.assignment, inputs.out)
-        initial = getattr(inputs, "initial", None)
-        return sum(t.nbytes for t in tensors) + (0 if initial is None else initial.nbytes)
-
-    def launch(self, inputs: AnyInputs, config: Config) -> None:
-        key = config_key(config)
-        prepared = inputs.prepared.get(key)
-        if prepared is not None:
-            prepared.run(*prepared.arguments)
-            return
-        prepared = self.first_launch(inputs, config)
-        if prepared is not None:
-            inputs.prepared[key] = prepared
-
-    @abstractmethod
-    def first_launch(self, inputs: AnyInputs, config: Config) -> PreparedLaunch | None:
-        """Launch through Triton's cache; return the launches that follow, or None under the interpreter."""
+        return sum(tensor.nbytes for tensor in tensors)
 
     def output(self, inputs: AnyInputs) -> torch.Tensor:
+        """Return the output as launched last."""
         return inputs.out
 
+    @abstractmethod
+    def reference(self, inputs: AnyInputs) -> torch.Tensor:
+        """The right output, computed naively in float32."""
 
-@lru_cache(maxsize=256)
-def int_specialisation(value: int) -> str:
-    """How Triton specialises an integer argument: by its width, and on being one or divisible by 16."""
-    if value == 1:
-        return "1"
-    width = "i32" if value <= LARGEST_INT32 else "i64"
-    return f"{width} by 16" if value % 16 == 0 else width
+    @abstractmethod
+    def tolerance(self, problem: LoraProblem) -> float:
+        """Largest relative error (Frobenius norm) of a right result."""
+
+    def right(self, inputs: AnyInputs) -> torch.Tensor:
+        return self.reference(inputs).to(self.output(inputs).dtype)
+
+    def judge(self, inputs: AnyInputs, right: torch.Tensor) -> Verdict:
+        difference = torch.linalg.vector_norm(self.output(inputs).float() - right.float())
+        error = float(difference / torch.linalg.vector_norm(right.float()))
+        is_right = error <= self.tolerance(inputs.problem)
+        return Verdict(error, "" if is_right else f"relative error {error:.3g}")
 
 
 def dtype_of(problem: LoraProblem) -> torch.dtype:

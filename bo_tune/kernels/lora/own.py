@@ -2,16 +2,17 @@
 
 import hashlib
 from abc import abstractmethod
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 
 from bo_tune.core.problem import GpuInfo, LoraProblem
-from bo_tune.core.space import Config, config_key
+from bo_tune.core.space import Config
+from bo_tune.kernels.call import KernelCall
 from bo_tune.kernels.lora import jit
-from bo_tune.kernels.lora.operation import AnyInputs, LoraOperation, PreparedLaunch, dtype_of
+from bo_tune.kernels.lora.operation import AnyInputs, LoraOperation
 
 
 class OwnLoraOperation(LoraOperation[AnyInputs]):
@@ -26,18 +27,13 @@ class OwnLoraOperation(LoraOperation[AnyInputs]):
     def source(self) -> str:
         return f"bo_tune {self.digest}"
 
-    def first_launch(self, inputs: AnyInputs, config: Config) -> PreparedLaunch | None:
+    def call(self, inputs: AnyInputs, config: Config, gpu: GpuInfo | None = None) -> KernelCall:
         problem = inputs.problem
         effective = self._effective(problem, config)
-        grid = self.grid(problem, effective)
-        arguments = (*self.arguments(inputs, effective), *self.constants(problem, effective))
-        compiled = self.kernel[grid](*arguments, **_options(effective))
-        return None if compiled is None else PreparedLaunch(compiled[grid], arguments)
-
-    def warmup(self, problem: LoraProblem, config: Config) -> Any:
-        effective = self._effective(problem, config)
-        arguments = (*self.argument_types(problem), *self.constants(problem, effective))
-        return self.kernel.warmup(*arguments, grid=(1,), **_options(effective))
+        options = {name: effective[name] for name in ("num_warps", "num_stages", "num_ctas")}
+        # Fusion of multiply and add is Triton's default up to 3.9 and said outright because that default changes.
+        options["enable_fp_fusion"] = True
+        return KernelCall(self.kernel, self.grid(problem, effective), self.arguments(inputs, effective), options)
 
     def effective_config(self, problem: LoraProblem, config: Config, gpu: GpuInfo) -> dict[str, int]:
         """See the base class. Holds on every GPU: a ragged k takes the loop that is never pipelined."""
@@ -49,11 +45,6 @@ class OwnLoraOperation(LoraOperation[AnyInputs]):
             effective["num_stages"] = 1
         return effective
 
-    def compile_key(self, problem: LoraProblem, config: Config, gpu: GpuInfo) -> Hashable:
-        effective = self._effective(problem, config)
-        even_k = self.even_k(problem, effective)
-        return self.name, gpu.capability, even_k, self.variant(problem), config_key(effective)
-
     @abstractmethod
     def even_k(self, problem: LoraProblem, config: Config) -> bool:
         """Whether the programs' tiles cover k without a ragged end: compiled in."""
@@ -64,29 +55,7 @@ class OwnLoraOperation(LoraOperation[AnyInputs]):
 
     @abstractmethod
     def arguments(self, inputs: AnyInputs, effective: Config) -> tuple[Any, ...]:
-        """The kernel's run-time arguments."""
-
-    @abstractmethod
-    def argument_types(self, problem: LoraProblem) -> tuple[Any, ...]:
-        """The run-time arguments with dtypes in place of tensors."""
-
-    @abstractmethod
-    def constants(self, problem: LoraProblem, effective: Config) -> tuple[Any, ...]:
-        """The kernel's compiled-in arguments, which follow the run-time ones."""
-
-    @abstractmethod
-    def variant(self, problem: LoraProblem) -> Hashable:
-        """What of the problem is compiled in."""
-
-
-def _options(effective: Config) -> dict[str, Any]:
-    # Fusion of multiply and add is Triton's default up to 3.9 and said outright because that default changes.
-    return {
-        "num_warps": effective["num_warps"],
-        "num_stages": effective["num_stages"],
-        "num_ctas": effective["num_ctas"],
-        "enable_fp_fusion": True,
-    }
+        """The kernel's arguments in order: those of run time, and those that are compiled in."""
 
 
 def source_digest(op_file: Path) -> str:
@@ -98,11 +67,6 @@ def source_digest(op_file: Path) -> str:
 def cdiv(a: int, b: int) -> int:
     """Divide, rounding up."""
     return -(-a // b)
-
-
-def weights_dtype(problem: LoraProblem) -> torch.dtype:
-    """Return the type of what ``weights_argument`` gives for this problem."""
-    return torch.uint64 if problem.num_slices > 1 else dtype_of(problem)
 
 
 def weights_argument(weights: tuple[torch.Tensor, ...]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""What the two LoRA kernels have in common before anything is compiled: shared memory, occupancy, features.
+"""The two dense LoRA kernels before anything is compiled, and what all LoRA kernels have in common there.
 
 Both multiply tiles of activations ``[block_m, block_k]`` and weights ``[block_k, block_n]``, for every adapter,
 slice and (shrink) share of k. All functions work on columns: one array entry per config.
@@ -7,10 +7,11 @@ slice and (shrink) share of k. All functions work on columns: one array entry pe
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, cast
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, cast
 
 from bo_tune.core.problem import GpuInfo, LoraProblem
-from bo_tune.core.space import Config
+from bo_tune.core.space import Config, SearchSpace
 from bo_tune.kernels.spec import EngineSpec
 
 if TYPE_CHECKING:
@@ -25,6 +26,14 @@ LEAST_ASYNC_BYTES = 4
 HOPPER = 9
 WGMMA_ROWS = 64
 WARPS_OF_A_GROUP = 4
+
+DEFAULT_GROUP_SIZE_M = 8
+"""Tiles down before the next along n, where a config does not say."""
+
+SMALL_BATCH = 128
+"""Below so many tokens vLLM splits k of shrink further by default."""
+
+_STAGES = (2, 3, 4, 5)
 
 FEATURE_NAMES = (
     "log2 block_m",
@@ -80,10 +89,10 @@ class Columns:
 class LoraSpec(EngineSpec):
     """A LoRA kernel before anything is compiled."""
 
-    has_split_k: ClassVar[bool]
-    activation_bytes: ClassVar[int]
+    has_split_k: bool
+    activation_bytes: int
     """Bytes of an element of the activations in memory, before any rounding to the weights' type."""
-    output_bytes_per_element: ClassVar[float]
+    output_bytes_per_element: float
     """Traffic of one element of the output, in bytes."""
 
     def table_key(self, problem: LoraProblem) -> tuple[str, ...]:
@@ -91,12 +100,9 @@ class LoraSpec(EngineSpec):
         sizes = (problem.max_loras + 1, problem.num_slices, problem.m, problem.k, problem.n)
         return tuple(map(str, sizes))
 
-    def shared_memory_bytes(self, config: Config, problem: LoraProblem) -> int:
-        return self._shared_memory_bytes(config, problem, gpu=None)
-
     def impossible(self, config: Config, problem: LoraProblem, gpu: GpuInfo) -> str | None:
         """See the base class. The bound is one of NVIDIA's GPUs: elsewhere the binary alone says what it needs."""
-        needed = self._shared_memory_bytes(config, problem, gpu) if gpu.is_cuda else 0
+        needed = self.shared_memory_bytes(config, problem, gpu) if gpu.is_cuda else 0
         if needed > gpu.shared_memory_bytes:
             return f"needs {needed} B of shared memory of {gpu.shared_memory_bytes} B"
         return None
@@ -106,7 +112,8 @@ class LoraSpec(EngineSpec):
 
         return runnable(self, configs, problem, gpu)
 
-    def _shared_memory_bytes(self, config: Config, problem: LoraProblem, gpu: GpuInfo | None) -> int:
+    def shared_memory_bytes(self, config: Config, problem: LoraProblem, gpu: GpuInfo | None = None) -> int:
+        """Return the shared memory that the binary needs, in bytes: see ``shared_memory``."""
         columns = Columns.one(config, self.product_length(problem))
         return int(self.shared_memory(columns, problem, gpu)) // config.get("num_ctas", 1)
 
@@ -151,21 +158,6 @@ class LoraSpec(EngineSpec):
 
         return features(self, configs, problem, gpu)
 
-    def work(self, c: Columns, problem: LoraProblem) -> "Work":
-        """Count the programs that find work, for tokens spread uniformly over the adapters."""
-        from bo_tune.kernels.lora.features import work  # noqa: PLC0415 - loads numpy
-
-        return work(c, problem)
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """Programs of each config, and the share of their tiles that pads m and n."""
-
-    programs: "Column"
-    m_padding: "Column"
-    n_padding: "Column"
-
 
 def asynchronous(elements: "Column", c: Columns, element_bytes: int) -> "NDArray[np.bool_]":
     """Say where every thread has enough of a tile to copy it asynchronously."""
@@ -176,3 +168,48 @@ def uses_wgmma(c: Columns, gpu: GpuInfo | None) -> "NDArray[np.bool_]":
     """Say where tiles are multiplied straight from shared memory: on Hopper, by whole warp groups."""
     by_groups: NDArray[np.bool_] = (c.block_m >= WGMMA_ROWS) & (c.num_warps % WARPS_OF_A_GROUP == 0)
     return by_groups & (gpu is not None and gpu.is_cuda and gpu.capability[0] == HOPPER)
+
+
+class LoraShrinkSpec(LoraSpec):
+    """Shrink: k is the hidden size, n the rank, the output float32 and added to by every share of k."""
+
+    name = "lora_shrink"
+    has_split_k = True
+    activation_bytes = 2
+    output_bytes_per_element = 4.0
+
+    @cached_property
+    def search_space(self) -> SearchSpace:
+        tile = {"block_m": (16, 32, 64, 128, 256), "block_n": (16, 32, 64, 128, 256), "block_k": (32, 64, 128, 256)}
+        launch = {"num_warps": (4, 8), "num_stages": _STAGES, "split_k": (4, 8, 16, 32, 64), "num_ctas": (1,)}
+        return SearchSpace.of({**tile, **launch})
+
+    def default_config(self, problem: LoraProblem) -> dict[str, int]:
+        small = problem.m < SMALL_BATCH
+        tile = {"block_m": 32, "block_n": 16, "block_k": 256 if small else 32}
+        return {**tile, "num_warps": 4, "num_stages": 2, "split_k": 64 if small else 8, "num_ctas": 1}
+
+    def file_stem(self, problem: LoraProblem) -> str:
+        return "SHRINK"
+
+
+class LoraExpandSpec(LoraSpec):
+    """Expand: k is the rank, n the widest slice; the activations are float32, rounded before the product."""
+
+    name = "lora_expand"
+    has_split_k = False
+    activation_bytes = 4
+    output_bytes_per_element = 4.0  # read and written
+
+    @cached_property
+    def search_space(self) -> SearchSpace:
+        tile = {"block_m": (16, 32, 64, 128, 256), "block_n": (32, 64, 128, 256, 512)}
+        length = {"block_k": (16, 32, 64, 128, 256)}
+        return SearchSpace.of({**tile, **length, "num_warps": (2, 4, 8), "num_stages": _STAGES, "num_ctas": (1,)})
+
+    def default_config(self, problem: LoraProblem) -> dict[str, int]:
+        tile = {"block_m": 64, "block_n": 64 if problem.num_slices > 1 else 128, "block_k": 32}
+        return {**tile, "num_warps": 4, "num_stages": 2, "num_ctas": 1}
+
+    def file_stem(self, problem: LoraProblem) -> str:
+        return "EXPAND_FALSE" if problem.add_inputs is False else "EXPAND_TRUE"

@@ -1,6 +1,7 @@
 """What describes configs of the fused MoE LoRA kernels before anything is compiled."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,15 +10,15 @@ from scipy.special import pdtrc
 from bo_tune.core.conclusion import SHARED
 from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.core.space import Config
-from bo_tune.kernels.lora.features import columns_of
+from bo_tune.kernels.lora.features import Work, columns_of
 from bo_tune.kernels.lora.features import features as lora_features
-from bo_tune.kernels.lora.spec import Columns, Work
+from bo_tune.kernels.lora.spec import Columns
 from bo_tune.kernels.moe.spec import MoeLoraSpec, experts_of
 
 
 def features(spec: MoeLoraSpec, configs: Sequence[Config], problem: LoraProblem, gpu: GpuInfo) -> NDArray[np.float64]:
     """See ``KernelSpec.features``."""
-    described = lora_features(spec, configs, problem, gpu)
+    described = lora_features(spec, configs, problem, gpu, partial(work, spec))
     c = columns_of(configs, spec.product_length(problem), split=spec.has_split_k)
     experts = experts_of(problem)
     pairs = problem.m * experts.top_k

@@ -1,12 +1,10 @@
 """Fused MoE LoRA, whoever's kernels they are: inputs, references, tolerances.
 
 Notation: T tokens, K experts that each visits, P = T·K pairs, S slices, L adapter slots of the engine, E experts on
-this rank, H length and N width of the product.
+this rank, R rank, H length of the product of shrink and N width of a slice of that of expand.
 """
 
-from abc import abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import torch
 
@@ -16,10 +14,8 @@ from bo_tune.kernels.lora.operation import LoraInputs, LoraOperation, draw, dtyp
 from bo_tune.kernels.lora.tokens import TokenGroups, draw_assignment
 from bo_tune.kernels.moe import naive
 from bo_tune.kernels.moe.blocks import MoeBlocks, draw_experts
-from bo_tune.kernels.moe.spec import MOE_SPECS, MoeLoraSpec, experts_of
+from bo_tune.kernels.moe.spec import MoeLoraSpec, MoeOneLaunchSpec, experts_of
 from bo_tune.kernels.operation import DEFAULT_CONDITIONS
-
-SPECS = {spec.name: spec for spec in MOE_SPECS}
 
 RELATIVE_TOLERANCE = {"bfloat16": 1e-2, "float16": 2e-3}
 """The output is rounded to the weights' type, where k is split once for each share: up to 2**-8 (bfloat16) or 2**-11
@@ -60,17 +56,22 @@ class MoeInputs(LoraInputs):
 
 
 class MoeOperation(LoraOperation[MoeInputs]):
-    """What one of the kernels computes. The subclasses know which one, and those of these a kernel that does."""
+    """What one of the kernels computes. The subclasses know a kernel that does.
 
-    per_token: ClassVar[bool] = False
-    """Whether all experts of a token see the same activations."""
-    weighted: ClassVar[bool] = False
-    """Whether the routing's weights multiply the result."""
+    =========  ====================  ===============  =================  ==================
+    kernel     ``x``                 ``weights``      ``expanding``      ``out``
+    =========  ====================  ===============  =================  ==================
+    shrink     [T, H], w2: [P, H]    S × [L, E, R, H]                    [S, P, R]
+    expand     [S, P, R]             S × [L, E, N, R]                    [P, S·N], added to
+    one launch [T, H], w2: [P, H]    S × [L, E, R, H] S × [L, E, N, R]   [P, S·N], added to
+    =========  ====================  ===============  =================  ==================
+    """
 
-    @property
-    def spec(self) -> MoeLoraSpec:
-        """The kernel's spec."""
-        return SPECS[self.name]
+    def __init__(self, spec: MoeLoraSpec | MoeOneLaunchSpec) -> None:
+        self.name, self.spec = spec.name, spec
+        self.is_w13 = "w13" in spec.name
+        """Whether it is of gate and up: those see a token's activations, and no routing weight."""
+        self.shrinks, self.expands = not spec.name.endswith("expand"), not spec.name.endswith("shrink")
 
     def make_inputs(
         self, problem: LoraProblem, *, seed: int, device: torch.device, conditions: Conditions = DEFAULT_CONDITIONS
@@ -99,82 +100,53 @@ class MoeOperation(LoraOperation[MoeInputs]):
         device: torch.device,
     ) -> MoeInputs:
         """Draw inputs for tokens whose adapters and experts are settled."""
-        dtype, experts = dtype_of(problem), experts_of(problem)
+        dtype, experts, slices = dtype_of(problem), experts_of(problem), problem.num_slices
         length, width = self.spec.product_length(problem), self.spec.product_width(problem)
-        weights = tuple(
-            draw((problem.max_loras, experts.local, width, length), dtype, generator, device, scale=length**-0.5)
-            for _ in range(problem.num_slices)
-        )
-        initial = self.initial(problem, width, generator, device)
-        routing = torch.rand((problem.m, experts.top_k), generator=generator, device=device)
+        at_once = self.shrinks and self.expands
+        pairs = problem.m * experts.top_k
+
+        def weights(rows: int, columns: int) -> tuple[torch.Tensor, ...]:
+            shape = (problem.max_loras, experts.local, rows, columns)
+            return tuple(draw(shape, dtype, generator, device, scale=columns**-0.5) for _ in range(slices))
+
+        x_shape = (problem.m if self.is_w13 else pairs, length) if self.shrinks else (slices, pairs, length)
+        if self.expands:
+            initial = draw((pairs, slices * width), dtype, generator, device)
+        else:
+            initial = torch.zeros((slices, pairs, width), dtype=dtype, device=device)
         return MoeInputs(
             problem=problem,
-            x=draw(self.activations(problem, length), dtype, generator, device),
-            weights=weights,
+            x=draw(x_shape, dtype, generator, device),
+            weights=weights(problem.k if at_once else width, length),
+            expanding=weights(width, problem.k) if at_once else (),
             groups=groups,
             out=initial.clone(),
             chosen=chosen,
-            routing=routing,
+            routing=torch.rand((problem.m, experts.top_k), generator=generator, device=device),
             initial=initial,
         )
 
-    @abstractmethod
-    def activations(self, problem: LoraProblem, length: int) -> tuple[int, ...]:
-        """Shape of the activations."""
-
-    @abstractmethod
-    def initial(
-        self, problem: LoraProblem, width: int, generator: torch.Generator | None, device: torch.device
-    ) -> torch.Tensor:
-        """What the output holds before a launch."""
-
     def inputs_bytes(self, inputs: MoeInputs) -> int:
-        more = sum(tensor.nbytes for tensor in (inputs.chosen, inputs.routing, *inputs.expanding))
-        made = sum(blocks.nbytes for blocks in inputs.blocks.values())
-        made += sum(tensor.nbytes for tensor in inputs.ordered.values())
-        return LoraOperation.inputs_bytes(self, inputs) + more + made
+        more = (inputs.chosen, inputs.routing, inputs.initial, *inputs.expanding, *inputs.ordered.values())
+        blocks = sum(blocks.nbytes for blocks in inputs.blocks.values())
+        return LoraOperation.inputs_bytes(self, inputs) + sum(tensor.nbytes for tensor in more) + blocks
 
     def reset(self, inputs: MoeInputs) -> None:
         inputs.out.copy_(inputs.initial)
 
     def poison(self, inputs: MoeInputs) -> None:
         """As ``reset``: the kernels add, or share k, so that a skipped element shows as what was there before."""
-        inputs.out.copy_(inputs.initial)
+        self.reset(inputs)
+
+    def reference(self, inputs: MoeInputs) -> torch.Tensor:
+        result, routed = inputs.x, (inputs.groups.assignment, inputs.chosen)
+        if self.shrinks:
+            result = naive.moe_shrink(result, inputs.weights, *routed)
+        if self.expands:
+            routing = None if self.is_w13 else inputs.routing.flatten()
+            weights = inputs.expanding if self.shrinks else inputs.weights
+            result = naive.moe_expand(result, weights, *routed, inputs.initial, routing)
+        return result
 
     def tolerance(self, problem: LoraProblem) -> float:
         return RELATIVE_TOLERANCE[problem.dtype]
-
-
-class MoeShrinkOperation(MoeOperation):
-    """Shrink: ``x`` [T, H] or [P, H], ``weights`` S × [L, E, R, H], ``out`` [S, P, R], in the weights' type."""
-
-    def activations(self, problem: LoraProblem, length: int) -> tuple[int, ...]:
-        return (problem.m if self.per_token else problem.m * experts_of(problem).top_k, length)
-
-    def initial(
-        self, problem: LoraProblem, width: int, generator: torch.Generator | None, device: torch.device
-    ) -> torch.Tensor:
-        shape = (problem.num_slices, problem.m * experts_of(problem).top_k, width)
-        return torch.zeros(shape, dtype=dtype_of(problem), device=device)
-
-    def reference(self, inputs: MoeInputs) -> torch.Tensor:
-        return naive.moe_shrink(inputs.x, inputs.weights, inputs.groups.assignment, inputs.chosen)
-
-
-class MoeExpandOperation(MoeOperation):
-    """Expand: ``x`` [S, P, R], ``weights`` S × [L, E, N, R], ``out`` [P, S·N], which is added to."""
-
-    def activations(self, problem: LoraProblem, length: int) -> tuple[int, ...]:
-        return (problem.num_slices, problem.m * experts_of(problem).top_k, length)
-
-    def initial(
-        self, problem: LoraProblem, width: int, generator: torch.Generator | None, device: torch.device
-    ) -> torch.Tensor:
-        shape = (problem.m * experts_of(problem).top_k, problem.num_slices * width)
-        return draw(shape, dtype_of(problem), generator, device)
-
-    def reference(self, inputs: MoeInputs) -> torch.Tensor:
-        routing = inputs.routing.flatten() if self.weighted else None
-        return naive.moe_expand(
-            inputs.x, inputs.weights, inputs.groups.assignment, inputs.chosen, inputs.initial, routing
-        )

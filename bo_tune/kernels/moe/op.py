@@ -10,12 +10,11 @@ Notation: T tokens, P pairs, S slices, L adapter slots of the engine, E experts 
 K = length and N = width of the product, ROOM = pairs of an adapter at most, padded.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-import torch
 import triton
 import triton.language as tl
 
@@ -23,10 +22,9 @@ from bo_tune.core.conclusion import SHARED
 from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.core.space import Config
 from bo_tune.kernels.lora.jit import slice_weights
-from bo_tune.kernels.lora.operation import dtype_of, int_specialisation
 from bo_tune.kernels.lora.own import OwnLoraOperation, address_table, cdiv, source_digest
 from bo_tune.kernels.moe.blocks import room
-from bo_tune.kernels.moe.inputs import MoeExpandOperation, MoeInputs, MoeOperation, MoeShrinkOperation
+from bo_tune.kernels.moe.inputs import MoeInputs, MoeOperation
 from bo_tune.kernels.moe.spec import experts_of
 
 UNSPECIALISED = ["PAIRS", "ROOM", "pairs_stride", "experts_stride", "x_slice", "out_slice"]
@@ -121,7 +119,6 @@ class OwnMoeOperation(MoeOperation, OwnLoraOperation[MoeInputs]):
     kernel = moe_lora_kernel
     optional_constants: ClassVar[Mapping[str, int]] = MappingProxyType({"group_size_m": 8, "split_k": 1})
     digest = source_digest(Path(__file__))
-    adds: ClassVar[bool]
 
     def note(self, problem: LoraProblem, gpu: GpuInfo) -> str | None:
         return f"the project's own fused MoE kernels have no one-launch path: {SHARED} is chosen by the two-kernel path"
@@ -140,79 +137,20 @@ class OwnMoeOperation(MoeOperation, OwnLoraOperation[MoeInputs]):
         return room(problem.m * experts.top_k, experts.count, config["block_m"])
 
     def arguments(self, inputs: MoeInputs, effective: Config) -> tuple[Any, ...]:
-        blocks = inputs.in_blocks(effective["block_m"])
+        problem, blocks = inputs.problem, inputs.in_blocks(effective["block_m"])
+        experts, adds = experts_of(problem), self.expands
+        width, length = self.spec.product_width(problem), self.spec.product_length(problem)
+        pairs, space = problem.m * experts.top_k, self._room(problem, effective)
+        out_slice, out_stride = (width, problem.num_slices * width) if adds else (pairs * width, width)
+        share = experts.top_k if self.is_w13 and not adds else 1
+        weighted = adds and not self.is_w13
         return (
-            inputs.x,
-            address_table(inputs.weights),
-            inputs.out,
-            inputs.routing,
-            blocks.pairs,
-            blocks.experts,
-            blocks.padded,
-            inputs.groups.adapters,
-            *self._sizes(inputs.problem),
-            *self._strides(inputs.problem, effective),
+            *(inputs.x, address_table(inputs.weights), inputs.out, inputs.routing),
+            *(blocks.pairs, blocks.experts, blocks.padded, inputs.groups.adapters),
+            *(width, length, experts.local),
+            *(pairs, space, space, cdiv(space, effective["block_m"])),
+            *(pairs * length if adds else 0, out_slice, out_stride),
+            *(share, adds and problem.num_slices > 1),
+            *(effective[name] for name in ("block_m", "block_n", "block_k", "group_size_m", "split_k")),
+            *(weighted, adds),
         )
-
-    def argument_types(self, problem: LoraProblem) -> tuple[Any, ...]:
-        dtype = dtype_of(problem)
-        sizes = (*self._sizes(problem), *self._strides(problem, {"block_m": 16}))
-        return dtype, torch.uint64, dtype, torch.float32, *(torch.int32,) * 4, *sizes
-
-    def _sizes(self, problem: LoraProblem) -> tuple[int, int, int]:
-        return self.spec.product_width(problem), self.spec.product_length(problem), experts_of(problem).local
-
-    def _strides(self, problem: LoraProblem, config: Config) -> tuple[int, ...]:
-        pairs, width = problem.m * experts_of(problem).top_k, self.spec.product_width(problem)
-        space = self._room(problem, config)
-        x_slice = pairs * self.spec.product_length(problem) if self.adds else 0
-        out_slice, out_stride = (width, problem.num_slices * width) if self.adds else (pairs * width, width)
-        return pairs, space, space, cdiv(space, config["block_m"]), x_slice, out_slice, out_stride
-
-    def constants(self, problem: LoraProblem, effective: Config) -> tuple[Any, ...]:
-        share = experts_of(problem).top_k if self.per_token else 1
-        tile = (effective["block_m"], effective["block_n"], effective["block_k"])
-        launch = (effective["group_size_m"], effective["split_k"])
-        return share, self._sliced_x(problem), *tile, *launch, self.weighted, self.adds
-
-    def _sliced_x(self, problem: LoraProblem) -> bool:
-        return self.adds and problem.num_slices > 1
-
-    def variant(self, problem: LoraProblem) -> Hashable:
-        share = experts_of(problem).top_k if self.per_token else 1
-        sizes = (*self._sizes(problem), self._strides(problem, {"block_m": 16})[-1])
-        constants = (share, self._sliced_x(problem), self.weighted, self.adds)
-        return (problem.dtype, constants, *map(int_specialisation, sizes))
-
-
-class MoeW13Shrink(MoeShrinkOperation, OwnMoeOperation):
-    """Gate and up, shrink."""
-
-    name = "fused_moe_lora_w13_shrink"
-    per_token: ClassVar[bool] = True
-    adds: ClassVar[bool] = False
-
-
-class MoeW13Expand(MoeExpandOperation, OwnMoeOperation):
-    """Gate and up, expand."""
-
-    name = "fused_moe_lora_w13_expand"
-    adds: ClassVar[bool] = True
-
-
-class MoeW2Shrink(MoeShrinkOperation, OwnMoeOperation):
-    """Down, shrink."""
-
-    name = "fused_moe_lora_w2_shrink"
-    adds: ClassVar[bool] = False
-
-
-class MoeW2Expand(MoeExpandOperation, OwnMoeOperation):
-    """Down, expand."""
-
-    name = "fused_moe_lora_w2_expand"
-    weighted: ClassVar[bool] = True
-    adds: ClassVar[bool] = True
-
-
-MOE_OPERATIONS = (MoeW13Shrink, MoeW13Expand, MoeW2Shrink, MoeW2Expand)

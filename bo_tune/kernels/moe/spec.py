@@ -1,4 +1,4 @@
-"""The four fused MoE LoRA kernels before anything is compiled.
+"""The four fused MoE LoRA kernels, and the two that do the work of two each, before anything is compiled.
 
 Each multiplies tiles of tokens of one adapter and one expert with that pair's weights. What a *problem* calls k, n and
 i are the numbers under which the engine looks its config up: the rank as w13's A holds it, the hidden size, and the
@@ -13,17 +13,25 @@ w13 expand rank, of all shards   i
 w2 shrink  i                     rank
 w2 expand  rank                  hidden / shards
 =========  ====================  =================
+
+The one-launch kernels run shrink and expand at once: one for gate and up, one for down. Where an engine runs these, it
+takes block_m of the four tuned files and nothing else of them. So their search space is block_m alone, they have no
+file of their own, and what they measure decides on block_m for the other four.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING
 
+from bo_tune.core.conclusion import SHARED
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import Experts, GpuInfo, LoraProblem
 from bo_tune.core.space import Config, SearchSpace
-from bo_tune.kernels.lora.spec import FEATURE_NAMES, Columns, LoraSpec, Work, asynchronous
+from bo_tune.kernels.lora.spec import FEATURE_NAMES, Columns, LoraSpec, asynchronous
 from bo_tune.kernels.moe.untuned import bounded, general_config
+from bo_tune.kernels.spec import KernelSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,34 +42,49 @@ MOE = "fused_moe_lora"
 
 
 class MoeLoraSpec(LoraSpec):
-    """One of the four kernels."""
+    """One of the four kernels.
 
-    table_level_i: ClassVar[bool] = True
-    activation_bytes: ClassVar[int] = 2
-    output_bytes_per_element: ClassVar[float] = 2.0
+    Args:
+        part: ``w13`` (gate and up) or ``w2`` (down).
+        half: ``shrink``, whose result is rounded before its partial sums are joined, or ``expand``, which adds to its
+            output.
+    """
 
-    widths: ClassVar[tuple[int, ...]]
-    """Values of block_n."""
-    lengths: ClassVar[tuple[int, ...]]
-    """Values of block_k."""
+    table_level_i = True
+    activation_bytes = 2
 
-    @property
-    def search_space(self) -> SearchSpace:
-        return self._space
+    def __init__(self, part: str, half: str) -> None:
+        self.name = f"{MOE}_{part}_{half}"
+        self.is_w13 = part == "w13"
+        self.shrinks = self.has_split_k = half == "shrink"
+        self.output_bytes_per_element = 2.0 if self.shrinks else 4.0  # read and written
 
     @cached_property
-    def _space(self) -> SearchSpace:
-        tile = {"block_m": (16, 32, 64, 128), "block_n": self.widths, "block_k": self.lengths}
+    def search_space(self) -> SearchSpace:
+        widths = (16, 32, 64, 128) if self.shrinks else (16, 32, 64, 128, 256, 512)
+        lengths = (32, 64, 128, 256) if self.shrinks else (16, 32, 64)
+        tile = {"block_m": (16, 32, 64, 128), "block_n": widths, "block_k": lengths}
         launch = {"group_size_m": (1, 8), "num_warps": (4, 8), "num_stages": (2, 3, 4)}
-        return SearchSpace.of({**tile, **launch, **({"split_k": (1, 4, 8)} if self.has_split_k else {})})
+        return SearchSpace.of({**tile, **launch, **({"split_k": (1, 4, 8)} if self.shrinks else {})})
 
     def rank(self, problem: LoraProblem) -> int:
         """Return the whole rank of the adapters."""
-        return problem.k
+        return problem.k * (experts_of(problem).shards if self.is_w13 else 1)
 
     def intermediate(self, problem: LoraProblem) -> int:
         """Return the intermediate size of an expert, as sharded."""
-        return intermediate_of(problem)
+        return intermediate_of(problem) // (2 if self.is_w13 and experts_of(problem).packed else 1)
+
+    def product_length(self, problem: LoraProblem) -> int:
+        if not self.shrinks:
+            return self.rank(problem)
+        return problem.n if self.is_w13 else intermediate_of(problem)
+
+    def product_width(self, problem: LoraProblem) -> int:
+        """Return the width of a slice of the product, in elements."""
+        if self.shrinks:
+            return problem.k
+        return intermediate_of(problem) if self.is_w13 else problem.n // experts_of(problem).shards
 
     def joint_group(self, problem: LoraProblem) -> tuple[object, ...]:
         sizes = (problem.max_loras, problem.m, self.rank(problem), problem.n, self.intermediate(problem))
@@ -72,7 +95,7 @@ class MoeLoraSpec(LoraSpec):
 
     def as_taken(self, config: Config, problem: LoraProblem) -> dict[str, int]:
         """Return what this kernel takes of a config of the base model's experts."""
-        taken = bounded(config, problem.k, shrinks=self.has_split_k)
+        taken = bounded(config, problem.k, shrinks=self.shrinks)
         return {name: taken[name] for name in self.search_space.names}
 
     def product_sizes(self, problem: LoraProblem, conditions: Conditions) -> dict[str, int | str]:
@@ -90,106 +113,93 @@ class MoeLoraSpec(LoraSpec):
     def behind_table(self, problem: LoraProblem) -> bool:
         return True
 
-    def product_width(self, problem: LoraProblem) -> int:
-        """Return the width of a slice of the product, in elements."""
-        raise NotImplementedError
+    def pipelined(self, c: Columns, problem: LoraProblem) -> "tuple[NDArray[np.bool_], NDArray[np.bool_]]":
+        # Where the activations of further slices begin, in expand, is an argument of unknown alignment.
+        aligned = self.shrinks or problem.num_slices == 1
+        x = asynchronous(c.block_m * c.block_k, c, self.activation_bytes) & aligned
+        return x, x & False
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        return (*FEATURE_NAMES, "log2 launched programs")
 
     def features(self, configs: Sequence[Config], problem: LoraProblem, gpu: GpuInfo) -> "NDArray[np.float64]":
         from bo_tune.kernels.moe.features import features  # noqa: PLC0415 - loads numpy
 
         return features(self, configs, problem, gpu)
 
+
+MOE_SPECS = tuple(MoeLoraSpec(part, half) for part in ("w13", "w2") for half in ("shrink", "expand"))
+"""In the order a layer runs them."""
+
+MOE_SPEC: Mapping[str, MoeLoraSpec] = MappingProxyType({spec.name: spec for spec in MOE_SPECS})
+"""By name."""
+
+
+class MoeOneLaunchSpec(KernelSpec[LoraProblem]):
+    """Shrink and expand in one launch, the product between them in registers.
+
+    Args:
+        shrink, expand: the kernels that it stands for.
+    """
+
+    decides = True
+
+    def __init__(self, shrink: MoeLoraSpec, expand: MoeLoraSpec) -> None:
+        self.name = shrink.name.removesuffix("_shrink")
+        self.parts = (shrink, expand)
+
+    @cached_property
+    def search_space(self) -> SearchSpace:
+        return SearchSpace.of({SHARED: self.parts[0].search_space.ranges[SHARED]})
+
+    def joint_group(self, problem: LoraProblem) -> tuple[object, ...]:
+        return self.parts[0].joint_group(problem)
+
+    def default_config(self, problem: LoraProblem) -> dict[str, int]:
+        return {SHARED: self.parts[0].default_config(problem)[SHARED]}
+
+    def product_sizes(self, problem: LoraProblem, conditions: Conditions) -> dict[str, int | str]:
+        sizes = {"gemm_n": self.product_width(problem), "gemm_k": self.product_length(problem), "rank": problem.k}
+        return {**sizes, "routing": str(conditions.routing)}
+
+    def product_length(self, problem: LoraProblem) -> int:
+        """Return the length of the first product, in elements."""
+        return self.parts[0].product_length(problem)
+
+    def product_width(self, problem: LoraProblem) -> int:
+        """Return the width of a slice of the result, in elements."""
+        return self.parts[1].product_width(problem)
+
     @property
     def feature_names(self) -> tuple[str, ...]:
-        return (*FEATURE_NAMES, "log2 launched programs")
+        return ("log2 block_m", "log2 launched blocks")
 
-    def work(self, c: Columns, problem: LoraProblem) -> Work:
-        """Count the programs that find work, for tokens spread uniformly over adapters and experts."""
-        from bo_tune.kernels.moe.features import work  # noqa: PLC0415 - loads numpy
+    def features(self, configs: Sequence[Config], problem: LoraProblem, gpu: GpuInfo) -> "NDArray[np.float64]":
+        from bo_tune.kernels.moe.features import one_launch_features  # noqa: PLC0415 - loads numpy
 
-        return work(self, c, problem)
-
-
-class _Shrink(MoeLoraSpec):
-    """Shrink: the result is rounded before its partial sums are joined."""
-
-    has_split_k: ClassVar[bool] = True
-    widths: ClassVar[tuple[int, ...]] = (16, 32, 64, 128)
-    lengths: ClassVar[tuple[int, ...]] = (32, 64, 128, 256)
-
-    def product_width(self, problem: LoraProblem) -> int:
-        return problem.k
-
-    def pipelined(self, c: Columns, problem: LoraProblem) -> "tuple[NDArray[np.bool_], NDArray[np.bool_]]":
-        x = asynchronous(c.block_m * c.block_k, c, self.activation_bytes)
-        return x, x & False
+        return one_launch_features(configs, problem)
 
 
-class _Expand(MoeLoraSpec):
-    """Expand: adds to its output."""
-
-    has_split_k: ClassVar[bool] = False
-    output_bytes_per_element: ClassVar[float] = 4.0  # read and written
-    widths: ClassVar[tuple[int, ...]] = (16, 32, 64, 128, 256, 512)
-    lengths: ClassVar[tuple[int, ...]] = (16, 32, 64)
-
-    def pipelined(self, c: Columns, problem: LoraProblem) -> "tuple[NDArray[np.bool_], NDArray[np.bool_]]":
-        # Where the activations of further slices begin is an argument of unknown alignment.
-        x = asynchronous(c.block_m * c.block_k, c, self.activation_bytes) & (problem.num_slices == 1)
-        return x, x & False
+ONE_LAUNCH_SPECS = (MoeOneLaunchSpec(*MOE_SPECS[:2]), MoeOneLaunchSpec(*MOE_SPECS[2:]))
+"""Gate and up, and down: in the order a layer runs them."""
 
 
-class _W13(MoeLoraSpec):
-    """Gate and up."""
+def one_launch_problems(problems: Sequence[LoraProblem]) -> tuple[LoraProblem, ...]:
+    """Return the problems of the one-launch kernels for the same layer and step.
 
-    def rank(self, problem: LoraProblem) -> int:
-        return problem.k * experts_of(problem).shards
+    Args:
+        problems: those of the kernels of one joint group.
 
-    def intermediate(self, problem: LoraProblem) -> int:
-        return intermediate_of(problem) // (2 if experts_of(problem).packed else 1)
-
-
-class MoeW13ShrinkSpec(_W13, _Shrink):
-    """Gate and up, shrink: hidden states times A."""
-
-    name = "fused_moe_lora_w13_shrink"
-
-    def product_length(self, problem: LoraProblem) -> int:
-        return problem.n
-
-
-class MoeW13ExpandSpec(_W13, _Expand):
-    """Gate and up, expand: shrunk hidden states times B."""
-
-    name = "fused_moe_lora_w13_expand"
-
-    def product_length(self, problem: LoraProblem) -> int:
-        return self.rank(problem)
-
-    def product_width(self, problem: LoraProblem) -> int:
-        return intermediate_of(problem)
-
-
-class MoeW2ShrinkSpec(_Shrink):
-    """Down, shrink: each expert's activations times A."""
-
-    name = "fused_moe_lora_w2_shrink"
-
-    def product_length(self, problem: LoraProblem) -> int:
-        return intermediate_of(problem)
-
-
-class MoeW2ExpandSpec(_Expand):
-    """Down, expand: shrunk activations times B, weighted by the routing."""
-
-    name = "fused_moe_lora_w2_expand"
-
-    def product_width(self, problem: LoraProblem) -> int:
-        return problem.n // experts_of(problem).shards
-
-
-MOE_SPECS = (MoeW13ShrinkSpec(), MoeW13ExpandSpec(), MoeW2ShrinkSpec(), MoeW2ExpandSpec())
-"""In the order a layer runs them."""
+    Returns:
+        One for each kernel; none where one of the four is missing, because then the files are not whole, or where the
+        adapters are fully sharded, because then other ranks share the product between shrink and expand.
+    """
+    by_kernel = {problem.kernel: problem for problem in problems}
+    if set(by_kernel) != set(MOE_SPEC) or any(experts_of(problem).shards > 1 for problem in problems):
+        return ()
+    halves = ((spec, by_kernel[spec.parts[0].name]) for spec in ONE_LAUNCH_SPECS)
+    return tuple(replace(half, kernel=spec.name, k=MOE_SPEC[half.kernel].rank(half)) for spec, half in halves)
 
 
 def experts_of(problem: LoraProblem) -> Experts:

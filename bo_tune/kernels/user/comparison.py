@@ -39,32 +39,35 @@ FAINT = 1e-3
 """Of the usual size: where whole blocks cancel out, what is left is noise."""
 
 
+@dataclass(frozen=True)
 class Right(ABC):
     """What one output must be.
 
     Attributes:
+        values: of its type.
         ignored: where it may be anything; None for nowhere.
     """
 
     name: str
+    values: torch.Tensor
     ignored: torch.Tensor | None
+
+    @property
+    def nbytes(self) -> int:
+        """Device memory held."""
+        return self.values.nbytes + (0 if self.ignored is None else self.ignored.nbytes)
 
     @abstractmethod
     def judge(self, output: torch.Tensor) -> Verdict:
         """Say whether an output is right, and how far it is from that."""
 
-    @property
-    @abstractmethod
-    def nbytes(self) -> int:
-        """Device memory held."""
-
-    def _verdict(self, output: torch.Tensor, right: torch.Tensor, bad: torch.Tensor, error: float | None) -> Verdict:
+    def _verdict(self, output: torch.Tensor, bad: torch.Tensor, error: float | None) -> Verdict:
         """Say which elements are wrong, if any."""
         count = int(bad.count_nonzero())
         if not count:
             return Verdict(error)
         place = tuple(bad.nonzero()[0].tolist())
-        got, want = output[place].item(), right[place].item()
+        got, want = output[place].item(), self.values[place].item()
         where = f" at {list(place)}" if place else ""
         hint = UNWRITTEN_HINT if got != got and want == 0 else ""
         return Verdict(
@@ -72,52 +75,35 @@ class Right(ABC):
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Exact(Right):
-    """Truth values, or integers.
+    """Truth values, or integers, which may be off by ``absolute``."""
 
-    Attributes:
-        values: what the output must be, of its type.
-        absolute: by how much integers may be off.
-    """
-
-    name: str
-    values: torch.Tensor
-    ignored: torch.Tensor | None
     absolute: float
 
-    @property
-    def nbytes(self) -> int:
-        return self.values.nbytes + (0 if self.ignored is None else self.ignored.nbytes)
-
     def judge(self, output: torch.Tensor) -> Verdict:
-        right = self.values
-        bad = _bits(output) != _bits(right)
+        bad = _bits(output) != _bits(self.values)
         if self.ignored is not None:
             bad &= ~self.ignored
         if not bool(bad.any()):
             return Verdict(0.0)
-        difference = torch.where(bad, output.double() - right.double(), 0.0).abs()
+        difference = torch.where(bad, output.double() - self.values.double(), 0.0).abs()
         if self.absolute:
             bad &= difference > self.absolute
-        return self._verdict(output, right, bad, _ratio(_norm(difference), _norm(right.double())))
+        return self._verdict(output, bad, _ratio(_norm(difference), _norm(self.values.double())))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Close(Right):
     """Floating-point numbers.
 
     Attributes:
-        values: what the output must be, of its type.
         allowed: by how much each element may be off; of complex numbers, each part.
         relative: the largest norm of the difference over the norm of what is right.
         spare: norm of the difference that is allowed besides.
         norm: of what is right.
     """
 
-    name: str
-    values: torch.Tensor
-    ignored: torch.Tensor | None
     allowed: torch.Tensor
     relative: float
     spare: float
@@ -125,7 +111,7 @@ class Close(Right):
 
     @property
     def nbytes(self) -> int:
-        return self.values.nbytes + self.allowed.nbytes + (0 if self.ignored is None else self.ignored.nbytes)
+        return super().nbytes + self.allowed.nbytes
 
     def judge(self, output: torch.Tensor) -> Verdict:
         got, want = _parts(output), _parts(self.values)
@@ -138,7 +124,7 @@ class Close(Right):
         error = _ratio(norm, self.norm)
         if error is not None and norm > self.relative * self.norm + self.spare and not bool(bad.any()):
             return Verdict(error, f"{self.name}: relative error {error:.3g}, more than {self.relative:.3g}")
-        return self._verdict(output, self.values, bad.any(dim=-1), error)
+        return self._verdict(output, bad.any(dim=-1), error)
 
 
 def right_output(

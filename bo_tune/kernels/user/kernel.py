@@ -13,6 +13,7 @@ from typing import Any
 from bo_tune.core.problem import Size, SizedProblem
 from bo_tune.core.space import Config
 from bo_tune.errors import InputError, one_line
+from bo_tune.kernels.spec import LAUNCH_OPTIONS
 from bo_tune.kernels.user.tolerance import Tolerance, Tolerances, tolerances_of
 from bo_tune.kernels.user.values import Value, Values, values_of
 
@@ -21,9 +22,6 @@ Sizes = Mapping[str, Size]
 
 Params = Mapping[str, Value]
 """A config, with the values that its author gave the parameters."""
-
-LAUNCH_OPTIONS = ("num_warps", "num_stages", "num_ctas", "maxnreg")
-"""What a config may set besides the kernel's own parameters."""
 
 JIT_TYPES = ("JITFunction", "InterpretedFunction")
 
@@ -125,6 +123,11 @@ class Kernel:
         if isinstance(self.in_place, bool):
             return self.outputs if self.in_place else ()
         return (self.in_place,) if isinstance(self.in_place, str) else tuple(self.in_place)
+
+    @property
+    def written_only(self) -> tuple[str, ...]:
+        """Those of them that it does not read."""
+        return tuple(name for name in self.outputs if name not in self.read_outputs)
 
     @cached_property
     def tolerances(self) -> Mapping[str, Tolerance]:

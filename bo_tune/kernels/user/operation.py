@@ -1,8 +1,8 @@
 """A user's kernel as the measuring processes run it."""
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache, lru_cache
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -11,18 +11,16 @@ import torch
 
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import GpuInfo, SizedProblem
-from bo_tune.core.space import Config, ConfigKey, config_key
+from bo_tune.core.space import Config, ConfigKey
 from bo_tune.errors import InputError, one_line
-from bo_tune.kernels.lora.operation import PreparedLaunch
-from bo_tune.kernels.operation import DEFAULT_CONDITIONS, Operation, Verdict
-from bo_tune.kernels.user.call import Call, check_arguments
+from bo_tune.kernels.call import KernelCall, PreparedLaunch
+from bo_tune.kernels.operation import DEFAULT_CONDITIONS, META, Operation, Verdict
+from bo_tune.kernels.user.call import call_of, check_arguments
 from bo_tune.kernels.user.digest import source_of
 from bo_tune.kernels.user.home import kernel_in
 from bo_tune.kernels.user.kernel import Kernel
 from bo_tune.kernels.user.memory import Memory, bytes_of
 from bo_tune.kernels.user.reference import RightOutputs, poison, right_outputs
-
-META = torch.device("meta")
 
 
 @dataclass(slots=True)
@@ -50,7 +48,6 @@ class UserOperation(Operation[SizedProblem, UserInputs]):
 
     def __init__(self, kernel: Kernel, home: Path) -> None:
         self.kernel, self._home = kernel, home
-        self._stand_ins = lru_cache(maxsize=64)(self._made_of_nothing)
 
     @property
     def source(self) -> str:
@@ -65,11 +62,10 @@ class UserOperation(Operation[SizedProblem, UserInputs]):
         for name, value in arguments.items():
             if isinstance(value, torch.Tensor) and value.device.type != device.type:
                 raise InputError(f"{self.kernel.name}: inputs: {name!r} is on {value.device}, not on {device} as asked")
-        written_only = [name for name in self.kernel.outputs if name not in self.kernel.read_outputs]
-        memory = Memory([]) if device == META else Memory.of(arguments, written_only)
+        memory = Memory([]) if device == META else Memory.of(arguments, self.kernel.written_only)
         return UserInputs(problem, arguments, memory)
 
-    def _made_of_nothing(self, problem: SizedProblem) -> UserInputs:
+    def made_of_nothing(self, problem: SizedProblem) -> UserInputs:
         try:
             return self.make_inputs(problem, seed=0, device=META)
         except InputError:
@@ -96,21 +92,8 @@ class UserOperation(Operation[SizedProblem, UserInputs]):
         inputs.memory.restore()
         poison(self.kernel, inputs.arguments)
 
-    def launch(self, inputs: UserInputs, config: Config) -> None:
-        key = config_key(config)
-        prepared = inputs.prepared.get(key)
-        if prepared is not None:
-            prepared.run(*prepared.arguments)
-            return
-        prepared = Call.of(self.kernel, inputs.problem, inputs.arguments, config).launch()
-        if prepared is not None:
-            inputs.prepared[key] = prepared
-
-    def _call(self, problem: SizedProblem, config: Config) -> Call:
-        return Call.of(self.kernel, problem, self._stand_ins(problem).arguments, config)
-
-    def warmup(self, problem: SizedProblem, config: Config) -> Any:
-        return self._call(problem, config).warmup()
+    def call(self, inputs: UserInputs, config: Config, gpu: GpuInfo | None = None) -> KernelCall:
+        return call_of(self.kernel, inputs.problem, inputs.arguments, config)
 
     def right(self, inputs: UserInputs) -> RightOutputs:
         return right_outputs(self.kernel, inputs.arguments)
@@ -120,9 +103,6 @@ class UserOperation(Operation[SizedProblem, UserInputs]):
 
     def effective_config(self, problem: SizedProblem, config: Config, gpu: GpuInfo) -> dict[str, int]:
         return dict(config)
-
-    def compile_key(self, problem: SizedProblem, config: Config, gpu: GpuInfo) -> Hashable:
-        return gpu.capability, self._call(problem, config).specialisation()
 
 
 def operations_in(module: ModuleType) -> Callable[[str], Operation[Any, Any]]:

@@ -38,7 +38,7 @@ def poison(kernel: Kernel, arguments: Mapping[str, Any], *, other: bool = False)
 
     That is NaN, or the largest integer, or True; or the other filling: 0, the least integer, False.
     """
-    for name in _written_only(kernel):
+    for name in kernel.written_only:
         arguments[name].fill_(_filling(arguments[name].dtype, other=other))
 
 
@@ -52,7 +52,7 @@ def right_outputs(kernel: Kernel, arguments: Mapping[str, Any]) -> RightOutputs:
         InputError: it gives what the outputs cannot be, or nothing at all.
     """
     said = _ask(kernel, arguments, other=False)
-    untouched = {name: _is_filled(said[name], arguments[name].dtype, other=False) for name in _written_only(kernel)}
+    untouched = {name: _is_filled(said[name], arguments[name].dtype, other=False) for name in kernel.written_only}
     if any(bool(where.any()) for where in untouched.values()):
         again = _ask(kernel, arguments, other=True)
         untouched = {
@@ -72,10 +72,6 @@ def right_outputs(kernel: Kernel, arguments: Mapping[str, Any]) -> RightOutputs:
     return RightOutputs(tuple(rights))
 
 
-def _written_only(kernel: Kernel) -> list[str]:
-    return [name for name in kernel.outputs if name not in kernel.read_outputs]
-
-
 def _ask(kernel: Kernel, arguments: Mapping[str, Any], *, other: bool) -> dict[str, torch.Tensor]:
     """Return what the reference makes of copies of the arguments, by the outputs' names."""
     given = copied(arguments)
@@ -92,15 +88,11 @@ def _ask(kernel: Kernel, arguments: Mapping[str, Any], *, other: bool) -> dict[s
         shape = tuple(arguments[name].shape)
         one = said.get(name) if isinstance(said, Mapping) else said
         if not isinstance(one, torch.Tensor) or tuple(one.shape) != shape:
-            got = tuple(one.shape) if isinstance(one, torch.Tensor) else _kind_of(one)
+            got = tuple(one.shape) if isinstance(one, torch.Tensor) else "none" if one is None else type(one).__name__
             of = f" for {name!r}" if len(kernel.outputs) > 1 else ""
             raise InputError(f"{kernel.name}: reference: expected a tensor of shape {shape}{of}, got {got}")
         found[name] = one.detach().to(arguments[name].device)
     return found
-
-
-def _kind_of(value: object) -> str:
-    return "none" if value is None else type(value).__name__
 
 
 def _filling(dtype: torch.dtype, *, other: bool) -> float | int | bool:

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from bo_tune.core.problem import GpuInfo, Problem, SizedProblem
 from bo_tune.core.space import Config, ConfigKey, SearchSpace
 from bo_tune.errors import InputError
-from bo_tune.kernels.spec import KernelSpec
-from bo_tune.kernels.user.kernel import LAUNCH_OPTIONS, Kernel, Params
+from bo_tune.kernels.spec import LAUNCH_OPTIONS, KernelSpec
+from bo_tune.kernels.user.kernel import Kernel, Params
 from bo_tune.kernels.user.values import Values
 
 THREADS_OF_A_WARP = 32
@@ -34,17 +34,13 @@ class UserSpec(KernelSpec[SizedProblem]):
     """A user's kernel, tuned on problems with sizes of these names."""
 
     def __init__(self, kernel: Kernel, sizes: frozenset[str]) -> None:
-        self.name = kernel.name  # type: ignore[misc]  # a class has no kernel of its own here
+        self.name = kernel.name
         self.kernel, self._sizes = kernel, sizes
         self._default = lru_cache(maxsize=1024)(self._default_config)
 
     @cached_property
-    def _space(self) -> SearchSpace:
-        return SearchSpace.of({name: tuple(v.numbers.values()) for name, v in self.kernel.values.items()})
-
-    @property
     def search_space(self) -> SearchSpace:
-        return self._space
+        return SearchSpace.of({name: tuple(v.numbers.values()) for name, v in self.kernel.values.items()})
 
     def default_config(self, problem: SizedProblem) -> dict[str, int]:
         return dict(self._default(problem))

@@ -2,23 +2,18 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
 
-import torch
 import triton
 
 from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.core.space import Config, ConfigKey, config_key
-from bo_tune.kernels.lora.operation import AnyInputs, LoraOperation, PreparedLaunch
-from bo_tune.kernels.lora.tokens import TokenGroups
+from bo_tune.kernels.lora.operation import AnyInputs, LoraOperation
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.vllm.installed import version
-from bo_tune.kernels.vllm.kernel_call import KernelCall
+from bo_tune.kernels.vllm.kernel_call import CapturedCall
 from bo_tune.kernels.vllm.launcher import Launcher
-
-META = torch.device("meta")
 
 LEAST_CAPABILITY = (8, 0)
 """A compute capability to learn from what a launcher is given."""
@@ -35,9 +30,8 @@ class VllmOperation(LoraOperation[AnyInputs]):
     """Which of several ways to compute the same this is, where there are several."""
 
     def __init__(self) -> None:
-        self._stand_ins = lru_cache(maxsize=16)(self._made_of_nothing)
         least = self.least_problem
-        given = self.arguments(self._stand_ins(least), kernel_spec(self.name).default_config(least), LEAST_CAPABILITY)
+        given = self.arguments(self.stand_ins(least), kernel_spec(self.name).default_config(least), LEAST_CAPABILITY)
         self._launcher = Launcher(self.name, frozenset(given), looks_up=self.lookup(least) is not None)
         self._cached_facts = lru_cache(maxsize=2**16)(self._facts)
         self._keys: dict[Hashable, Hashable] = {}
@@ -63,7 +57,7 @@ class VllmOperation(LoraOperation[AnyInputs]):
 
     def capture(
         self, inputs: AnyInputs, config: Config, capability: tuple[int, int], gpu: GpuInfo | None = None
-    ) -> KernelCall:
+    ) -> CapturedCall:
         """Return what vLLM launches for these inputs on a GPU of this compute capability.
 
         Args:
@@ -77,48 +71,32 @@ class VllmOperation(LoraOperation[AnyInputs]):
 
     def capture_without_inputs(
         self, problem: LoraProblem, config: Config, capability: tuple[int, int], gpu: GpuInfo | None = None
-    ) -> KernelCall:
+    ) -> CapturedCall:
         """As ``capture``, with tensors on the meta device, which hold nothing and need no GPU."""
-        return self.capture(self._stand_ins(problem), config, capability, gpu)
+        return self.capture(self.stand_ins(problem), config, capability, gpu)
 
     def engine_launch(self, inputs: AnyInputs) -> Callable[[], None] | None:
         default = kernel_spec(self.name).default_config(inputs.problem)
         return self._launcher.whole(self.arguments(inputs, default, target_capability()))
 
-    def first_launch(self, inputs: AnyInputs, config: Config) -> PreparedLaunch | None:
-        return self.capture(inputs, config, target_capability()).launch()
-
-    def warmup(self, problem: LoraProblem, config: Config) -> Any:
-        return self.capture_without_inputs(problem, config, target_capability()).warmup()
+    def call(self, inputs: AnyInputs, config: Config, gpu: GpuInfo | None = None) -> CapturedCall:
+        return self.capture(inputs, config, gpu.capability if gpu else target_capability(), gpu)
 
     def effective_config(self, problem: LoraProblem, config: Config, gpu: GpuInfo) -> dict[str, int]:
-        return dict(self._cached_facts(problem, config_key(config), gpu).effective)
+        return dict(self._cached_facts(problem, config_key(config), gpu)[0])
 
     def compile_key(self, problem: LoraProblem, config: Config, gpu: GpuInfo) -> Hashable:
-        return self._cached_facts(problem, config_key(config), gpu).compile_key
+        return self._cached_facts(problem, config_key(config), gpu)[1]
 
-    def _facts(self, problem: LoraProblem, config: ConfigKey, gpu: GpuInfo) -> "_Facts":
+    def _facts(self, problem: LoraProblem, config: ConfigKey, gpu: GpuInfo) -> tuple[ConfigKey, Hashable]:
+        """Ask vLLM's launcher for the effective config and the compile key."""
         call = self.capture_without_inputs(problem, dict(config), gpu.capability, gpu)
         effective = call.config()
         if call.parameters.get("EVEN_K") is False and self._launcher.unpipelined_where_ragged:
             effective["num_stages"] = 1
         key = (gpu.capability, call.specialisation())
         # Thousands of a model's calls share a binary: their keys share memory.
-        return _Facts(tuple(effective.items()), self._keys.setdefault(key, key))
-
-    def _made_of_nothing(self, problem: LoraProblem) -> AnyInputs:
-        tokens, slots = problem.m, problem.max_loras + 1
-        sizes = (tokens, tokens, slots, slots + 1, slots)
-        groups = TokenGroups(*(torch.empty(size, dtype=torch.int32, device=META) for size in sizes))
-        return self.assemble(problem, groups, None, META)
-
-
-@dataclass(frozen=True, slots=True)
-class _Facts:
-    """What was learnt of a config by asking vLLM's launcher."""
-
-    effective: ConfigKey
-    compile_key: Hashable
+        return tuple(effective.items()), self._keys.setdefault(key, key)
 
 
 def target_capability() -> tuple[int, int]:

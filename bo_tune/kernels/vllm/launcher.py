@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import triton
 from triton.runtime.autotuner import Autotuner, Heuristics
 
 from bo_tune.core.problem import DEFAULT_BACKEND, GpuInfo
 from bo_tune.core.space import Config
 from bo_tune.errors import one_line
-from bo_tune.kernels.vllm.compiled_for import compiled_for
 from bo_tune.kernels.vllm.installed import KERNELS_PACKAGE, LAUNCHERS, VllmError, refusal
-from bo_tune.kernels.vllm.kernel_call import CONFIG_PARAMETERS, KernelCall
+from bo_tune.kernels.vllm.kernel_call import CONFIG_PARAMETERS, CapturedCall
 from bo_tune.kernels.vllm.private_copy import PrivateCopy
 
 LOOKUP = "get_lora_op_configs"
@@ -71,11 +71,15 @@ class TargetPlatform:
 
     def num_compute_units(self, device_id: int | None = 0) -> int:
         """Return the number of multiprocessors."""
-        return self.gpu.sm_count if self.gpu is not None else compiled_for().sm_count
+        return self.gpu.sm_count if self.gpu is not None else _of_driver("sm_count", "multiprocessor_count")
 
     def max_shared_memory_bytes(self, device_id: int | None = 0) -> int:
         """Return the most shared memory that a block may use. No method of vLLM's platform: a function beside it."""
-        return self.gpu.shared_memory_bytes if self.gpu is not None else compiled_for().shared_memory_bytes
+        return (
+            self.gpu.shared_memory_bytes
+            if self.gpu is not None
+            else _of_driver("shared_memory_bytes", "max_shared_mem")
+        )
 
     def is_device_capability(self, capability: int | tuple[int, int], device_id: int = 0) -> bool:
         """Say whether the GPU has just this compute capability, 90 or (9, 0)."""
@@ -110,7 +114,7 @@ class Launcher:
         self._platform = TargetPlatform()
         self._config = _ReadConfig({})
         self._asked: list[dict[str, Any]] = []
-        self._calls: list[KernelCall] = []
+        self._calls: list[CapturedCall] = []
         self._lock = threading.Lock()
         replacements = {
             LOOKUP: self._look_up,
@@ -118,7 +122,7 @@ class Launcher:
             "async_tensor_h2d": _to_device,
             "get_max_shared_memory_bytes": self._platform.max_shared_memory_bytes,
         }
-        self._private = PrivateCopy(replacements, self._recorder)
+        self._private = PrivateCopy(replacements, lambda launched: _Recorder(launched, self._note))
         try:
             self._function = self._private.function(self._original)
         except TypeError as error:
@@ -136,7 +140,7 @@ class Launcher:
         capability: tuple[int, int],
         key: Mapping[str, Any] | None,
         gpu: GpuInfo | None = None,
-    ) -> KernelCall:
+    ) -> CapturedCall:
         """Run the launcher and return what it would have launched.
 
         Args:
@@ -165,7 +169,7 @@ class Launcher:
         """Return what runs vLLM's own launcher as it is: it looks a config up and launches the kernel."""
         return partial(self._original, **{name: arguments[name] for name in self._accepted})
 
-    def _checked(self, key: Mapping[str, Any] | None) -> KernelCall:
+    def _checked(self, key: Mapping[str, Any] | None) -> CapturedCall:
         if len(self._calls) != 1:
             hint = "; VLLM_BATCH_INVARIANT ignores tuned files and must not be set" if len(self._calls) > 1 else ""
             raise self._refusal(f"it launches {len(self._calls)} kernels instead of one{hint}")
@@ -190,12 +194,9 @@ class Launcher:
         self._asked.append({**dict(zip(self._lookup_names, arguments, strict=False)), **named})
         return self._config
 
-    def _recorder(self, kernel: Any) -> "_Recorder":
-        return _Recorder(kernel, self._note)
-
     def _note(self, kernel: Any, grid: Any, *arguments: Any, **options: Any) -> None:
         programs = tuple(map(int, grid(options) if callable(grid) else grid))
-        self._calls.append(KernelCall(kernel, programs, arguments, options, dict(self._config.read)))
+        self._calls.append(CapturedCall(kernel, programs, arguments, options, dict(self._config.read)))
 
     def _refusal(self, problem: str) -> VllmError:
         return refusal(f"{self._module}.{self._name} cannot be used: {problem}")
@@ -244,6 +245,21 @@ class _Recorder:
 
 def _pair(capability: int | tuple[int, int]) -> tuple[int, int]:
     return divmod(capability, 10) if isinstance(capability, int) else (capability[0], capability[1])
+
+
+def _of_driver(told: str, asked: str) -> int:
+    """Return a figure of the GPU that Triton compiles for: one that an offline driver was told of, or the one at hand.
+
+    Raises:
+        AttributeError: the driver knows a compute capability and no more.
+    """
+    driver = triton.runtime.driver.active
+    gpu = getattr(driver, "gpu", None)
+    if gpu is not None:
+        return int(getattr(gpu, told))
+    if not hasattr(driver, "utils"):
+        raise AttributeError("of the GPU to compile for only the compute capability is known")
+    return int(driver.utils.get_device_properties(driver.get_current_device())[asked])
 
 
 def _to_device(data: Any, device: torch.device | None = None, dtype: torch.dtype | None = None) -> torch.Tensor:

@@ -8,6 +8,8 @@ of two, the two are launched without either.
 Sorting tokens into blocks, which comes before any of them, is no part of what is launched here, nor timed.
 """
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -15,20 +17,12 @@ import triton
 
 from bo_tune.core.problem import Experts, GpuInfo, LoraProblem
 from bo_tune.core.space import Config
-from bo_tune.kernels.lora.operation import PreparedLaunch
-from bo_tune.kernels.moe.inputs import MoeExpandOperation, MoeInputs, MoeOperation, MoeShrinkOperation
-from bo_tune.kernels.moe.one_launch_inputs import MoeOneLaunchOperation
-from bo_tune.kernels.moe.spec import experts_of
+from bo_tune.kernels.moe.inputs import MoeInputs, MoeOperation
+from bo_tune.kernels.moe.spec import MOE_SPECS, ONE_LAUNCH_SPECS, MoeLoraSpec, MoeOneLaunchSpec, experts_of
 from bo_tune.kernels.vllm.captured import VllmOperation
 from bo_tune.kernels.vllm.installed import VllmError
-from bo_tune.kernels.vllm.moe_path import (
-    MoePath,
-    Way,
-    deciding_kernels,
-    engine_way,
-    is_unsorted,
-    path_note,
-)
+from bo_tune.kernels.vllm.kernel_call import CapturedCall
+from bo_tune.kernels.vllm.moe_path import MoePath, Way, deciding_kernels, engine_way, is_unsorted, path_note
 
 
 def two_kernel_way(problem: LoraProblem, capability: tuple[int, int]) -> Way | None:
@@ -47,6 +41,10 @@ def allocated(size: int, _alignment: int, _stream: int | None) -> torch.Tensor:
 
 class VllmMoeLaunch(MoeOperation, VllmOperation[MoeInputs]):
     """One of the kernels as vLLM launches it, on either path."""
+
+    def __init__(self, spec: MoeLoraSpec | MoeOneLaunchSpec) -> None:
+        MoeOperation.__init__(self, spec)
+        VllmOperation.__init__(self)
 
     @property
     def least_problem(self) -> LoraProblem:
@@ -77,13 +75,8 @@ class VllmMoeLaunch(MoeOperation, VllmOperation[MoeInputs]):
             "adapter_enabled": torch.ones(problem.max_loras + 1, dtype=torch.int32, device=inputs.x.device),
             # As the engine does by default: surplus programs end at once.
             "num_active_loras": torch.tensor([problem.max_loras + 1], dtype=torch.int32),
-            "mul_routed_weight": not self.for_w13,
+            "mul_routed_weight": not self.is_w13,
         }
-
-    @property
-    def for_w13(self) -> bool:
-        """Whether the kernel is of gate and up: those see a token's activations, and no routing weight."""
-        return "w13" in self.name
 
 
 class VllmMoeOperation(VllmMoeLaunch):
@@ -103,9 +96,9 @@ class VllmMoeOperation(VllmMoeLaunch):
         except VllmError:  # which ``note`` says
             return ()
 
-    def first_launch(self, inputs: MoeInputs, config: Config) -> PreparedLaunch | None:
+    def call(self, inputs: MoeInputs, config: Config, gpu: GpuInfo | None = None) -> CapturedCall:
         triton.set_allocator(allocated)  # for descriptors that a kernel makes itself, as vLLM does before it launches
-        return VllmOperation.first_launch(self, inputs, config)
+        return super().call(inputs, config, gpu)
 
     def shared_arguments(self, inputs: MoeInputs, config: Config, capability: tuple[int, int]) -> dict[str, Any]:
         """What both shrink and expand are given."""
@@ -148,7 +141,7 @@ class VllmMoeOperation(VllmMoeLaunch):
         return inputs.ordered[block_m]
 
 
-class VllmMoeShrink(MoeShrinkOperation, VllmMoeOperation):
+class VllmMoeShrink(VllmMoeOperation):
     """vLLM's shrink."""
 
     def arguments(self, inputs: MoeInputs, config: Config, capability: tuple[int, int]) -> dict[str, Any]:
@@ -175,9 +168,6 @@ class VllmMoeShrink(MoeShrinkOperation, VllmMoeOperation):
         if inputs.launched in inputs.ordered:  # the only one that is not zero
             inputs.ordered[inputs.launched].zero_()
 
-    def poison(self, inputs: MoeInputs) -> None:
-        self.reset(inputs)
-
     def output(self, inputs: MoeInputs) -> torch.Tensor:
         """The result of each pair, wherever the kernel put it."""
         if inputs.launched in inputs.ordered:
@@ -186,7 +176,7 @@ class VllmMoeShrink(MoeShrinkOperation, VllmMoeOperation):
         return inputs.out
 
 
-class VllmMoeExpand(MoeExpandOperation, VllmMoeOperation):
+class VllmMoeExpand(VllmMoeOperation):
     """vLLM's expand."""
 
     def arguments(self, inputs: MoeInputs, config: Config, capability: tuple[int, int]) -> dict[str, Any]:
@@ -215,33 +205,7 @@ class VllmMoeExpand(MoeExpandOperation, VllmMoeOperation):
         return self.ordered(inputs, block_m, rank)
 
 
-class VllmMoeW13Shrink(VllmMoeShrink):
-    """Gate and up, shrink."""
-
-    name = "fused_moe_lora_w13_shrink"
-    per_token = True
-
-
-class VllmMoeW13Expand(VllmMoeExpand):
-    """Gate and up, expand."""
-
-    name = "fused_moe_lora_w13_expand"
-
-
-class VllmMoeW2Shrink(VllmMoeShrink):
-    """Down, shrink."""
-
-    name = "fused_moe_lora_w2_shrink"
-
-
-class VllmMoeW2Expand(VllmMoeExpand):
-    """Down, expand."""
-
-    name = "fused_moe_lora_w2_expand"
-    weighted = True
-
-
-class VllmMoeOneLaunch(MoeOneLaunchOperation, VllmMoeLaunch):
+class VllmMoeOneLaunch(VllmMoeLaunch):
     """Shrink and expand in vLLM's one launch, which takes block_m alone from the files."""
 
     path: ClassVar[str] = " (one-launch path)"
@@ -259,25 +223,8 @@ class VllmMoeOneLaunch(MoeOneLaunchOperation, VllmMoeLaunch):
         }
 
 
-class VllmMoeW13(VllmMoeOneLaunch):
-    """Gate and up."""
-
-    name = "fused_moe_lora_w13"
-    per_token = True
-
-
-class VllmMoeW2(VllmMoeOneLaunch):
-    """Down."""
-
-    name = "fused_moe_lora_w2"
-    weighted = True
-
-
-VLLM_MOE_OPERATIONS = (
-    VllmMoeW13Shrink,
-    VllmMoeW13Expand,
-    VllmMoeW2Shrink,
-    VllmMoeW2Expand,
-    VllmMoeW13,
-    VllmMoeW2,
-)
+VLLM_MOE_OPERATIONS: Mapping[str, Callable[[], VllmMoeLaunch]] = {
+    **{spec.name: partial(VllmMoeShrink if spec.shrinks else VllmMoeExpand, spec) for spec in MOE_SPECS},
+    **{spec.name: partial(VllmMoeOneLaunch, spec) for spec in ONE_LAUNCH_SPECS},
+}
+"""What makes each of them, by name."""

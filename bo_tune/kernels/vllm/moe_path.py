@@ -15,10 +15,8 @@ import torch
 from bo_tune.core.problem import LoraProblem
 from bo_tune.errors import one_line
 from bo_tune.kernels.moe.blocks import room
-from bo_tune.kernels.moe.inputs import SPECS
-from bo_tune.kernels.moe.one_launch import ONE_LAUNCH_SPECS
-from bo_tune.kernels.moe.spec import MOE, experts_of, intermediate_of
-from bo_tune.kernels.vllm.captured import META
+from bo_tune.kernels.moe.spec import MOE, MOE_SPEC, ONE_LAUNCH_SPECS, experts_of, intermediate_of
+from bo_tune.kernels.operation import META
 from bo_tune.kernels.vllm.installed import KERNELS_PACKAGE, described, refusal
 from bo_tune.kernels.vllm.launcher import TargetPlatform, attribute, import_module
 from bo_tune.kernels.vllm.private_copy import PrivateCopy
@@ -124,7 +122,7 @@ def deciding_kernels(problem: LoraProblem, capability: tuple[int, int]) -> tuple
 
 def path_note(problem: LoraProblem, capability: tuple[int, int]) -> str:
     """Say in a line which way vLLM takes, and what it makes of tuned files."""
-    path, rank = engine_path(problem, capability), SPECS[problem.kernel].rank(problem)
+    path, rank = engine_path(problem, capability), MOE_SPEC[problem.kernel].rank(problem)
     shared = "fully sharded" if experts_of(problem).shards > 1 else "not fully sharded"
     what = f"{described()} runs MoE LoRA of rank {rank}, {shared}, as {path}"
     match path:
@@ -153,7 +151,7 @@ def _same(tensor: torch.Tensor) -> torch.Tensor:
 def _arguments(problem: LoraProblem) -> dict[str, Any]:
     """What a layer passes for gate and up, on the meta device."""
     experts, n, i = experts_of(problem), problem.n, intermediate_of(problem)
-    rank, slots, slices = SPECS[problem.kernel].rank(problem), problem.max_loras, 1 if experts.packed else 2
+    rank, slots, slices = MOE_SPEC[problem.kernel].rank(problem), problem.max_loras, 1 if experts.packed else 2
     pairs = problem.m * experts.top_k
     width = room(pairs, experts.count, BLOCK_M)
     blocks = {

@@ -1,6 +1,6 @@
 """The installed vLLM's kernels. A kernel source: its ``operation`` is that of ``kernels.operations``."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cache
 from typing import Any
@@ -9,9 +9,8 @@ import torch
 
 from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config
-from bo_tune.kernels.lora.expand.inputs import ExpandInputs, ExpandOperation, adds_inputs
+from bo_tune.kernels.lora.inputs import ExpandInputs, ExpandOperation, ShrinkInputs, ShrinkOperation, adds_inputs
 from bo_tune.kernels.lora.operation import LoraInputs
-from bo_tune.kernels.lora.shrink.inputs import ShrinkInputs, ShrinkOperation
 from bo_tune.kernels.operation import Operation
 from bo_tune.kernels.registry import engine_spec, kernel_spec
 from bo_tune.kernels.vllm.captured import VllmOperation
@@ -64,8 +63,10 @@ def _lookup_sizes(problem: LoraProblem, *, hidden_size: int, rank: int) -> dict[
     return {**sizes, "hidden_size": hidden_size, "rank": rank}
 
 
-_OPERATIONS: Mapping[str, type[VllmOperation[Any]]] = {
-    kind.name: kind for kind in (VllmShrink, VllmExpand, *VLLM_MOE_OPERATIONS)
+_OPERATIONS: Mapping[str, Callable[[], Operation[Any, Any]]] = {
+    "lora_shrink": VllmShrink,
+    "lora_expand": VllmExpand,
+    **VLLM_MOE_OPERATIONS,
 }
 
 

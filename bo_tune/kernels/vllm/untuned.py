@@ -22,8 +22,7 @@ from typing import Any
 from bo_tune.core.conclusion import SHARED
 from bo_tune.core.problem import GpuInfo, LoraProblem, Problem
 from bo_tune.errors import one_line
-from bo_tune.kernels.moe.one_launch import MoeOneLaunchSpec
-from bo_tune.kernels.moe.spec import MoeLoraSpec, experts_of
+from bo_tune.kernels.moe.spec import MoeLoraSpec, MoeOneLaunchSpec, experts_of
 from bo_tune.kernels.moe.untuned import as_read, general_config
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.kernels.vllm.installed import refusal

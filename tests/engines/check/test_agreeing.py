@@ -1,6 +1,7 @@
 """The experts' files agree on one block_m at every m, not only at the m that are written."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -11,11 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tuned_folder import Documents, checked, documents, qwen, reasons, write
 
+from bo_tune.core.problem import Experts, LoraProblem
 from bo_tune.engines.check import Report, check_folder
+from bo_tune.engines.check.agreeing import disagreements, runs_at_once
 from bo_tune.engines.models.serving import ModelStudy
-from bo_tune.engines.vllm.agreement import runs_at_once
 from bo_tune.engines.vllm.lookup import Found, lookup
+from bo_tune.kernels.moe.spec import MOE_SPEC
 
+PROBLEMS = [
+    LoraProblem(name, 4, 2 if "w13" in name else 1, 16, 16, 2048, 768, experts=Experts(128, 8)) for name in MOE_SPEC
+]
 MOE = [f"{half}_{part}" for half in ("W13", "W2") for part in ("SHRINK", "EXPAND")]
 
 
@@ -150,3 +156,31 @@ def test_what_is_said_of_every_m_is_what_looking_each_up_finds(blocks: tuple[dic
         for m in numbers(fault.reason.partition(" at m ")[2].partition(", where")[0])
     }
     assert said == wrong
+
+
+@pytest.mark.parametrize(
+    ("rank", "shards", "at_once"), [(16, 1, True), (128, 1, True), (256, 1, False), (16, 2, False)]
+)
+def test_one_launch_up_to_rank_128_unless_fully_sharded(rank: int, shards: int, at_once: bool) -> None:
+    experts = Experts(128, 8, shards=shards)
+    for problem in PROBLEMS:
+        k = rank // shards if "w13" in problem.kernel else rank
+        assert runs_at_once(replace(problem, k=k, experts=experts)) is at_once
+    assert not runs_at_once(LoraProblem("lora_shrink", 4, 1, 16, 4096, 16))
+
+
+def test_the_first_kernel_decides() -> None:
+    found = dict.fromkeys(PROBLEMS, 16)
+    assert disagreements(found) == {}
+    found[PROBLEMS[0]] = 32
+    wrong = disagreements(found)
+    assert set(wrong) == set(PROBLEMS[1:])
+    assert {(one.value, one.first, one.expected) for one in wrong.values()} == {(16, PROBLEMS[0].kernel, 32)}
+    assert [wrong[problem].consequence.split()[0] for problem in PROBLEMS[1:]] == ["an", "tokens", "one"]
+    other = [replace(problem, m=64) for problem in PROBLEMS[:2]]
+    assert not set(other) & set(disagreements({**found, **dict.fromkeys(other, 64)}))
+
+
+def test_kernels_that_stand_alone_are_passed_over() -> None:
+    dense = [LoraProblem("lora_shrink", 4, 1, m, 4096, 16) for m in (1, 2)]
+    assert disagreements({problem: 16 * problem.m for problem in dense}) == {}

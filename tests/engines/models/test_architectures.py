@@ -298,6 +298,6 @@ def test_the_engine_wraps_the_same(name: str, sharding: str) -> None:
     assert dense == set(map(tuple, expected["dense"]))
     assert model.has_experts is ("experts" in expected)
     if model.has_experts:
-        w13, w2 = model.expert_problems(["fused_moe_lora_w13_expand", "fused_moe_lora_w2_expand"])
+        w13, w2 = model.problems_by_layer(["fused_moe_lora_w13_expand", "fused_moe_lora_w2_expand"])
         assert [w13.num_slices, w13.k, w2.k, w13.n, w13.i, w2.i] == expected["experts"]
         assert (w2.num_slices, w2.n) == (1, w13.n)

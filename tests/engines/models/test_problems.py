@@ -1,5 +1,6 @@
 """From layers to problems: sharing of lookups, target modules, and numbers of tokens."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bo_tune.core.problem import LoraProblem
-from bo_tune.engines.models.layers import LoraLayer
-from bo_tune.engines.models.problems import lookup_of, problems_by_layer
+from bo_tune.engines.models.problems import DENSE_KERNELS, lookup_of
+from bo_tune.engines.models.serving import ModelStudy
 from bo_tune.engines.models.shape import ModelShape
 from bo_tune.engines.vllm.lookup import nearest_of
 from bo_tune.errors import ModelError
@@ -22,9 +23,11 @@ SHAPE = ModelShape.from_config(LLAMA, Path("m/config.json"))
 PROJECTIONS = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
 
 
-def served(layers: list[LoraLayer] | None = None, **changes: Any) -> dict[LoraProblem, tuple[str, ...]]:
-    arguments: dict[str, Any] = {"ranks": [16], "max_loras": [4], "ms": [1, 64], **changes}
-    return problems_by_layer(layers or SHAPE.layers(target_modules=PROJECTIONS), **arguments)
+STUDY = ModelStudy(SHAPE, 1, (16,), (4,), (1, 64), target_modules=PROJECTIONS)
+
+
+def served(kernels: tuple[str, ...] = DENSE_KERNELS, **changes: Any) -> dict[LoraProblem, tuple[str, ...]]:
+    return replace(STUDY, **changes).problems_by_layer(kernels)
 
 
 def names(target_modules: tuple[str, ...] | None, shape: ModelShape = SHAPE) -> list[str]:
@@ -41,25 +44,20 @@ def test_equal_lookups_are_one_problem_that_knows_its_layers() -> None:
 
 
 def test_every_combination_of_settings() -> None:
-    problems = served(ranks=[16, 64], max_loras=[1, 4], add_inputs=[True, False], dtype="float16")
+    problems = served(ranks=(16, 64), max_loras=(1, 4), add_inputs=(True, False), dtype="float16")
     assert len(problems) == 2 * 2 * 2 * (4 + 3 * 2)
     assert {p.dtype for p in problems} == {"float16"}
     assert all((p.add_inputs is None) == (p.kernel == "lora_shrink") for p in problems)
 
 
 def test_square_models_share_more() -> None:
-    layers = ModelShape.from_config({**LLAMA, "intermediate_size": 4096}, Path("m")).layers()
-    problems = problems_by_layer(layers, ranks=[16], max_loras=[4], ms=[1], kernels=["lora_shrink"])
+    square = ModelShape.from_config({**LLAMA, "intermediate_size": 4096}, Path("m"))
+    problems = served(("lora_shrink",), shape=square, ms=(1,), target_modules=None)
     assert ("o_proj", "down_proj", "lm_head") in problems.values()
 
 
-def test_kernels_without_a_rule_are_refused() -> None:
-    with pytest.raises(ModelError, match="fused_moe_lora_w2_shrink"):
-        served(kernels=["fused_moe_lora_w2_shrink"])
-
-
 def test_embeddings_only_expand() -> None:
-    (problem,) = served(SHAPE.layers(target_modules=["embed_tokens"]), ms=[8])
+    (problem,) = served(target_modules=("embed_tokens",), ms=(8,))
     assert (problem.kernel, problem.k, problem.n) == ("lora_expand", 16, 4096)
 
 
@@ -117,13 +115,12 @@ def test_unknown_target_modules(target: str, message: str) -> None:
 
 def test_a_rank_that_cannot_be_shared() -> None:
     with pytest.raises(ModelError, match="a multiple of the tensor-parallel size 4, got 1"):
-        served(SHAPE.layers(4, fully_sharded=True), ranks=[1])
+        served(tensor_parallel=4, fully_sharded=True, target_modules=None, ranks=(1,))
 
 
 @given(st.sets(st.integers(1, 9000), min_size=1), st.integers(1, 2000))
 def test_what_runs_for_each_sequence_has_every_key_it_may_be_looked_up_under(ms: set[int], sequences: int) -> None:
-    head = SHAPE.layers(target_modules=["lm_head"])
-    problems = served(head, ms=sorted(ms), kernels=["lora_shrink"], max_sequences=sequences)
+    problems = served(("lora_shrink",), target_modules=("lm_head",), ms=tuple(sorted(ms)), max_sequences=sequences)
     present = {problem.m for problem in problems}
     keys = sorted(ms)
     assert {nearest_of(keys, m) for m in range(1, sequences + 1)} <= present

@@ -15,7 +15,8 @@ from user_kernels import add_scaled
 
 from bo_tune import InputError, Kernel
 from bo_tune.core.problem import SizedProblem
-from bo_tune.kernels.user.call import Call, StandIn
+from bo_tune.kernels.call import KernelCall, StandIn
+from bo_tune.kernels.user.call import call_of
 from bo_tune.kernels.user.operation import UserInputs, UserOperation, operations_in
 from bo_tune.measure.compile.offline_driver import activate
 from bo_tune.measure.source import operations_of
@@ -46,7 +47,7 @@ def config(**changes: object) -> dict[str, int]:
     return add_scaled.encode({**usual, **changes}, "here")
 
 
-def asked_for(call: Call, monkeypatch: pytest.MonkeyPatch, *, launched: bool) -> object:
+def asked_for(call: KernelCall, monkeypatch: pytest.MonkeyPatch, *, launched: bool) -> object:
     """Return the key under which Triton would look for the binary of a call; nothing is compiled or launched."""
     keys = []
 
@@ -55,9 +56,9 @@ def asked_for(call: Call, monkeypatch: pytest.MonkeyPatch, *, launched: bool) ->
         return True  # so that Triton does not go on to compile
 
     monkeypatch.setattr(triton.knobs.runtime, "jit_cache_hook", note)
-    monkeypatch.setattr(call.function, "device_caches", type(call.function.device_caches)(call.function.create_binder))
+    monkeypatch.setattr(call.kernel, "device_caches", type(call.kernel.device_caches)(call.kernel.create_binder))
     if launched:
-        call.function[call.grid](*call.parameters.values(), **call.options)
+        call.kernel[call.grid](*call.arguments, **call.options)
     else:
         call.warmup()
     (key,) = keys
@@ -73,8 +74,8 @@ def test_compiling_ahead_asks_for_what_a_launch_asks_for(
     asked: SizedProblem, chosen: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = OPERATION.make_inputs(asked, seed=0, device=CPU)  # of the very alignment and types of a GPU's
-    on_a_gpu = Call.of(add_scaled, asked, inputs.arguments, chosen)
-    ahead = OPERATION._call(asked, chosen)
+    on_a_gpu = call_of(add_scaled, asked, inputs.arguments, chosen)
+    ahead = OPERATION.call(OPERATION.stand_ins(asked), chosen)
     assert asked_for(ahead, monkeypatch, launched=False) == asked_for(on_a_gpu, monkeypatch, launched=True)
     assert ahead.specialisation() == on_a_gpu.specialisation()
 
@@ -200,8 +201,8 @@ def test_a_parameter_called_as_a_launch_option_is_given_as_both(monkeypatch: pyt
         assert (binary.metadata.num_stages, binary.metadata.num_warps) == (params["num_stages"], params["num_warps"])
         compiled[operation.compile_key(asked, params, H100)] = binary.hash
     for params in every:
-        ahead = operation._call(asked, params)
-        on_a_gpu = Call.of(kernel, asked, operation.make_inputs(asked, seed=0, device=CPU).arguments, params)
+        ahead = operation.call(operation.stand_ins(asked), params)
+        on_a_gpu = call_of(kernel, asked, operation.make_inputs(asked, seed=0, device=CPU).arguments, params)
         assert asked_for(ahead, monkeypatch, launched=False) == asked_for(on_a_gpu, monkeypatch, launched=True)
     assert len(set(compiled.values())) == len(compiled) == 4
 
@@ -260,8 +261,8 @@ def test_arguments_may_be_tuples(monkeypatch: pytest.MonkeyPatch) -> None:
     operation, keys = UserOperation(made, HERE), set()
     for n, skip in ((64, 0), (64, 1), (65, 0)):
         asked = SizedProblem(made.name, (("n", n), ("skip", skip)))
-        on_a_gpu = Call.of(made, asked, operation.make_inputs(asked, seed=0, device=CPU).arguments, {"BLOCK": 64})
-        ahead = operation._call(asked, {"BLOCK": 64})
+        on_a_gpu = call_of(made, asked, operation.make_inputs(asked, seed=0, device=CPU).arguments, {"BLOCK": 64})
+        ahead = operation.call(operation.stand_ins(asked), {"BLOCK": 64})
         assert asked_for(ahead, monkeypatch, launched=False) == asked_for(on_a_gpu, monkeypatch, launched=True)
         keys.add(operation.compile_key(asked, {"BLOCK": 64}, H100))
     assert len(keys) == 3

@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 
 from bo_tune.core.space import Config
-from bo_tune.kernels.lora.shrink.inputs import ShrinkInputs
-from bo_tune.kernels.lora.shrink.op import LoraShrink
+from bo_tune.kernels.lora.inputs import ShrinkInputs
+from bo_tune.kernels.lora.shrink import LoraShrink
 
 BEST = {"block_m": 32, "block_n": 16, "block_k": 64, "num_warps": 4}
 WRONG, BREAKING = 3, 4

@@ -1,6 +1,5 @@
 """JSON objects that describe models: read, and their fields checked as they are asked for."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +7,7 @@ from typing import Any
 
 from bo_tune.core.problem import MOST
 from bo_tune.errors import ModelError
-from bo_tune.files import os_error_text, parse_json, read_file
-
-LONGEST_SHOWN = 60
-"""Characters of a value in a message."""
+from bo_tune.files import os_error_text, parse_json, read_file, shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +16,13 @@ class Fields:
 
     values: Mapping[str, Any]
     source: Path
+
+    @property
+    def quantization(self) -> str | None:
+        """The ``quant_method`` of the checkpoint; None for none."""
+        quantization = self.values.get("quantization_config")
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        return method if isinstance(method, str) else None
 
     def missing(self, field: str) -> bool:
         """Say whether a field is absent or null."""
@@ -45,12 +48,6 @@ class Fields:
     def product(self, field: str, other: str) -> int:
         """Return the product of two integers. Raises like ``size``."""
         return self.size(field) * self.size(other)
-
-
-def shown(value: object) -> str:
-    """Return a value of a file as it stands in a message: in one line, without control characters, not too long."""
-    text = json.dumps(value, default=str)
-    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
 
 
 def read_object(file: Path, expected: str) -> dict[str, Any]:

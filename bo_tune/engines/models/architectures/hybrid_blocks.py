@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 
-from bo_tune.engines.models.architectures.blocks import QKV_PARTS, head_dim_of
-from bo_tune.engines.models.architectures.fields import Fields, shown
+from bo_tune.engines.models.architectures.blocks import attention
+from bo_tune.engines.models.architectures.fields import Fields
 from bo_tune.engines.models.architectures.modules import LAYER_INDEX, Kind, Module
 from bo_tune.errors import ModelError
+from bo_tune.files import shown
 
 PATTERN = "hybrid_override_pattern"
 """Field of Nemotron-H that names the kind of each layer by a letter."""
@@ -38,16 +39,10 @@ def gated_delta_net(fields: Fields) -> Iterable[Module]:
         hidden,
         (value_heads, value_heads),
         ("in_proj_b", "in_proj_a"),
-        replicated=_quantization(fields) in _UNPACKED_BA,
+        replicated=fields.quantization in _UNPACKED_BA,
         multiples=multiples,
     )
     yield Module(f"{above}.out_proj", Kind.ROW, value, (hidden,), multiples=multiples)
-
-
-def _quantization(fields: Fields) -> str | None:
-    quantization = fields.values.get("quantization_config")
-    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-    return method if isinstance(method, str) else None
 
 
 def layer_kinds(fields: Fields) -> frozenset[str]:
@@ -67,7 +62,7 @@ def nemotron_h(fields: Fields) -> Iterable[Module]:
     if MAMBA in kinds:
         yield from _mamba(fields)
     if ATTENTION in kinds:
-        yield from _attention(fields)
+        yield from attention("mixer")(fields)
     if DENSE in kinds:
         yield from _ungated("mixer", fields, fields.size("intermediate_size"), "intermediate_size")
     if MIXTURE in kinds:
@@ -83,16 +78,6 @@ def _mamba(fields: Fields) -> Iterable[Module]:
     yield Module(f"{above}.conv1d", Kind.MERGED, kernel, (wide, state, state), called=False, multiples=multiples)
     yield Module(f"{above}.in_proj", Kind.MERGED, hidden, (wide, wide, state, state, heads), multiples=multiples)
     yield Module(f"{above}.out_proj", Kind.ROW, wide, (hidden,), multiples=multiples)
-
-
-def _attention(fields: Fields) -> Iterable[Module]:
-    hidden, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
-    kv_heads, width = fields.size("num_key_value_heads", default=heads), head_dim_of(fields)
-    outputs = (heads * width, kv_heads * width, kv_heads * width)
-    multiples = (("num_attention_heads", heads),)
-    above = f"{LAYER_INDEX}mixer"
-    yield Module(f"{above}.qkv_proj", Kind.QKV, hidden, outputs, QKV_PARTS, kv_heads, multiples=multiples)
-    yield Module(f"{above}.o_proj", Kind.ROW, heads * width, (hidden,), multiples=multiples)
 
 
 def _ungated(parent: str, fields: Fields, wide: int, field: str) -> Iterable[Module]:

@@ -1,8 +1,8 @@
 """The routed experts of a whole model, before they are spread over ranks."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from bo_tune.engines.models.architectures.fields import Fields
 from bo_tune.engines.models.architectures.modules import LAYER_INDEX, Naming, numbered
@@ -18,34 +18,19 @@ EXPERTS = "experts"
 """Name by which engines and tables call them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Padding:
+class Padding(NamedTuple):
     """What the engine rounds the experts' sizes up to, on each rank, in elements."""
 
     hidden: int = 1
     intermediate: int = 1
 
-    def of_hidden(self, size: int) -> int:
-        """Return a hidden size as the engine holds it."""
-        return -(-size // self.hidden) * self.hidden
 
-    def of_intermediate(self, size: int) -> int:
-        """Return the intermediate size of one rank as the engine holds it."""
-        return -(-size // self.intermediate) * self.intermediate
-
-
-_PADDED = {
+PADDED = {
     # The Marlin backend, which vLLM 0.33 takes for adapters on mxfp4 experts up to Hopper; TRT-LLM's pads alike.
     "mxfp4": Padding(hidden=256, intermediate=128),
     "gpt_oss_mxfp4": Padding(hidden=256, intermediate=128),
 }
-
-
-def padding_of(config: Mapping[str, Any]) -> Padding:
-    """Return how the engine pads experts of a checkpoint: decided by ``quant_method`` of its quantization."""
-    quantization = config.get("quantization_config")
-    method = quantization.get("quant_method") if isinstance(quantization, dict) else None
-    return _PADDED.get(method, Padding()) if isinstance(method, str) else Padding()
+"""By the checkpoint's quantization."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +121,7 @@ def routed_experts(
             packed=packed,
             paths=tuple(LAYER_INDEX + path for path in paths),
             parts=parts,
+            padding=PADDED.get(fields.quantization or "", Padding()),
         )
 
     return read

@@ -21,11 +21,12 @@ from bo_tune.engines.models.architectures.blocks import (
     qwen_moe_mlps,
     router,
 )
-from bo_tune.engines.models.architectures.fields import Fields, shown
+from bo_tune.engines.models.architectures.fields import Fields
 from bo_tune.engines.models.architectures.hybrid_blocks import MIXTURE, gated_delta_net, layer_kinds, nemotron_h
 from bo_tune.engines.models.architectures.modules import Naming
 from bo_tune.engines.models.architectures.moe import MoeShape, Routed, routed_experts
 from bo_tune.errors import ModelError
+from bo_tune.files import shown
 
 
 @dataclass(frozen=True, slots=True)

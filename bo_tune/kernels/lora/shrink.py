@@ -7,22 +7,20 @@ Notation: T tokens, H input size, R rank, S slices, L adapter slots of the engin
 M = T, N = R, K = H.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
 
-import torch
 import triton
 import triton.language as tl
 
 from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config
+from bo_tune.kernels.lora.inputs import ShrinkInputs, ShrinkOperation
 from bo_tune.kernels.lora.jit import multiply, slice_weights, token_rows
-from bo_tune.kernels.lora.operation import dtype_of, int_specialisation
-from bo_tune.kernels.lora.own import OwnLoraOperation, cdiv, source_digest, weights_argument, weights_dtype
-from bo_tune.kernels.lora.shrink.inputs import ShrinkInputs, ShrinkOperation
-from bo_tune.kernels.lora.shrink.spec import DEFAULT_GROUP_SIZE_M
+from bo_tune.kernels.lora.own import OwnLoraOperation, cdiv, source_digest, weights_argument
+from bo_tune.kernels.lora.spec import DEFAULT_GROUP_SIZE_M
 
 
 @triton.jit
@@ -102,30 +100,8 @@ class LoraShrink(ShrinkOperation, OwnLoraOperation[ShrinkInputs]):
         return config.get("split_k", 1) * tiles, problem.num_slices, problem.max_loras + 1
 
     def arguments(self, inputs: ShrinkInputs, effective: Config) -> tuple[Any, ...]:
-        problem, groups = inputs.problem, inputs.groups
-        weights = weights_argument(inputs.weights)
-        sizes = (problem.m, problem.n, problem.k)
-        return inputs.x, weights, inputs.out, *groups.arguments, inputs.scale, *sizes
-
-    def argument_types(self, problem: LoraProblem) -> tuple[Any, ...]:
-        sizes = (problem.m, problem.n, problem.k)
-        return (
-            dtype_of(problem),
-            weights_dtype(problem),
-            torch.float32,
-            *(torch.int32,) * 4,
-            1.0,
-            *sizes,
-        )
-
-    def constants(self, problem: LoraProblem, effective: Config) -> tuple[Any, ...]:
+        problem, tensors = inputs.problem, (inputs.x, weights_argument(inputs.weights), inputs.out)
+        sizes = (inputs.scale, problem.m, problem.n, problem.k)
         tile = (effective["block_m"], effective["block_n"], effective["block_k"])
-        even_k, pointer_table = self.even_k(problem, effective), problem.num_slices > 1
-        return *tile, effective["split_k"], effective["group_size_m"], even_k, pointer_table
-
-    def variant(self, problem: LoraProblem) -> Hashable:
-        return (
-            problem.dtype,
-            problem.num_slices > 1,
-            *(int_specialisation(size) for size in (problem.m, problem.n, problem.k)),
-        )
+        compiled_in = (*tile, effective["split_k"], effective["group_size_m"], self.even_k(problem, effective))
+        return *tensors, *inputs.groups.arguments, *sizes, *compiled_in, problem.num_slices > 1

@@ -7,7 +7,7 @@ Notation: T tokens, R rank, S slices, N_s width of slice s, L adapter slots of t
 kernel M = T, K = R and N = the widest slice.
 """
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -18,10 +18,9 @@ import triton.language as tl
 
 from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config
-from bo_tune.kernels.lora.expand.inputs import ExpandInputs, ExpandOperation, adds_inputs
+from bo_tune.kernels.lora.inputs import ExpandInputs, ExpandOperation, adds_inputs
 from bo_tune.kernels.lora.jit import multiply, slice_weights, token_rows
-from bo_tune.kernels.lora.operation import dtype_of, int_specialisation
-from bo_tune.kernels.lora.own import OwnLoraOperation, cdiv, source_digest, weights_argument, weights_dtype
+from bo_tune.kernels.lora.own import OwnLoraOperation, cdiv, source_digest, weights_argument
 
 
 @triton.jit
@@ -97,59 +96,13 @@ class LoraExpand(ExpandOperation, OwnLoraOperation[ExpandInputs]):
         return tiles, problem.num_slices, problem.max_loras + 1
 
     def arguments(self, inputs: ExpandInputs, effective: Config) -> tuple[Any, ...]:
-        problem, groups = inputs.problem, inputs.groups
-        sizes = torch.tensor(problem.slice_sizes, dtype=torch.int32)
-        widths = sizes.to(inputs.x.device) if varying_widths(problem) else None
-        starts = (sizes.cumsum(0, dtype=torch.int32) - sizes).to(inputs.x.device) if problem.num_slices > 1 else None
-        return (
-            inputs.x,
-            weights_argument(inputs.weights),
-            inputs.out,
-            *groups.arguments,
-            widths,
-            starts,
-            problem.m,
-            problem.n,
-            problem.k,
-            inputs.out.stride(0),
-        )
-
-    def argument_types(self, problem: LoraProblem) -> tuple[Any, ...]:
-        return (
-            torch.float32,
-            weights_dtype(problem),
-            dtype_of(problem),
-            *(torch.int32,) * 4,
-            torch.int32 if varying_widths(problem) else None,
-            torch.int32 if problem.num_slices > 1 else None,
-            problem.m,
-            problem.n,
-            problem.k,
-            sum(problem.slice_sizes),
-        )
-
-    def constants(self, problem: LoraProblem, effective: Config) -> tuple[Any, ...]:
-        return (
-            effective["block_m"],
-            effective["block_n"],
-            effective["block_k"],
-            self.even_k(problem, effective),
-            adds_inputs(problem),
-            problem.num_slices > 1,
-            not varying_widths(problem),
-        )
-
-    def variant(self, problem: LoraProblem) -> Hashable:
-        sizes = (problem.m, problem.n, problem.k, sum(problem.slice_sizes))
-        return (
-            problem.dtype,
-            adds_inputs(problem),
-            problem.num_slices > 1,
-            varying_widths(problem),
-            *map(int_specialisation, sizes),
-        )
-
-
-def varying_widths(problem: LoraProblem) -> bool:
-    """Whether the slices differ in width."""
-    return len(set(problem.slice_sizes)) > 1
+        problem, device = inputs.problem, inputs.x.device
+        several, equal = problem.num_slices > 1, len(set(problem.slice_sizes)) == 1
+        widths = torch.tensor(problem.slice_sizes, dtype=torch.int32)
+        starts = (widths.cumsum(0, dtype=torch.int32) - widths).to(device) if several else None
+        tensors = (inputs.x, weights_argument(inputs.weights), inputs.out, *inputs.groups.arguments)
+        slices = (None if equal else widths.to(device), starts)
+        sizes = (problem.m, problem.n, problem.k, inputs.out.stride(0))
+        tile = (effective["block_m"], effective["block_n"], effective["block_k"])
+        compiled_in = (*tile, self.even_k(problem, effective), adds_inputs(problem), several, equal)
+        return *tensors, *slices, *sizes, *compiled_in

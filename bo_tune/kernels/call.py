@@ -1,0 +1,124 @@
+"""One launch of a Triton kernel with all that it is given: run, compiled ahead, and told from others."""
+
+import inspect
+from collections.abc import Callable, Hashable, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+import torch
+from triton.runtime.jit import MockTensor
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+from bo_tune.kernels.spec import LAUNCH_OPTIONS
+
+LARGEST_INT32 = 2**31 - 1
+ALIGNMENT = 16
+"""Bytes by which Triton compiles for addresses that are divisible."""
+
+
+class StandIn(MockTensor):  # type: ignore[misc]  # Triton has no types
+    """Stands for a tensor where nothing is launched: of its type, and aligned as it would be on a GPU."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        super().__init__(tensor.dtype)
+        # Memory is allocated at addresses that are divisible by much more; a view may begin anywhere.
+        self.offset = int(tensor.storage_offset()) * tensor.element_size() % ALIGNMENT
+
+    def data_ptr(self) -> int:
+        """What the address leaves, divided by the alignment."""
+        return self.offset
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedLaunch:
+    """A launch with nothing left to decide: the loaded kernel on its grid, and all arguments."""
+
+    run: Callable[..., None]
+    arguments: tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KernelCall:
+    """A kernel with its grid and everything it is given.
+
+    Attributes:
+        kernel: Triton's jit function.
+        grid: programs along the three axes.
+        arguments: what is passed by position; tensors, on the meta device where nothing is to be launched.
+        options: what is passed by name: launch options, and parameters of the kernel.
+        parameters: every parameter of the kernel with its value, in the kernel's order.
+
+    Raises:
+        TypeError: a parameter has neither a value nor a default, or there are too many values.
+    """
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: tuple[Any, ...]
+    options: Mapping[str, Any]
+    parameters: Mapping[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        defaults = _defaults(self.kernel.fn)
+        named = {name: value for name, value in self.options.items() if name in defaults}
+        values = {**defaults, **dict(zip(defaults, self.arguments, strict=False)), **named}
+        missing = any(value is inspect.Parameter.empty for value in values.values())
+        if missing or len(self.arguments) > len(defaults):
+            raise TypeError(f"{self.kernel.__name__} is launched with {len(self.arguments)} arguments and {set(named)}")
+        object.__setattr__(self, "parameters", values)
+
+    def launch(self) -> PreparedLaunch | None:
+        """Launch through Triton's cache; return the launches that follow, or None under the interpreter."""
+        compiled = self.kernel[self.grid](*self.arguments, **self.options)
+        # A loaded kernel wants every argument, those that were compiled in included.
+        return None if compiled is None else PreparedLaunch(compiled[self.grid], tuple(self.parameters.values()))
+
+    def warmup(self) -> Any:
+        """Compile for the active Triton target without launching, and return Triton's compiled kernel."""
+        options = {name: _without_memory(value) for name, value in self.options.items()}
+        return self.kernel.warmup(*map(_without_memory, self.arguments), grid=self.grid, **options)
+
+    def specialisation(self) -> Hashable:
+        """Return what is compiled in: equal for calls that share one binary, on one GPU."""
+        parts = (
+            repr(value) if parameter.is_constexpr else _kind(value, specialised=not parameter.do_not_specialize)
+            for parameter, value in zip(self.kernel.params, self.parameters.values(), strict=True)
+        )
+        apart = {n: v for n, v in self.options.items() if n in LAUNCH_OPTIONS or n not in self.parameters}
+        return self.kernel.__name__, tuple(parts), tuple(sorted(apart.items()))
+
+
+@lru_cache(maxsize=64)
+def _defaults(function: Any) -> Mapping[str, Any]:
+    """Parameters of a kernel in order, with their defaults."""
+    return {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
+
+
+def _without_memory(value: Any) -> Any:
+    """Return what stands for an argument where nothing is launched."""
+    if isinstance(value, tuple):
+        return tuple(map(_without_memory, value))
+    return StandIn(value) if isinstance(value, torch.Tensor) else value
+
+
+def _kind(value: Any, *, specialised: bool = True) -> Hashable:
+    """How Triton tells run-time arguments apart: tensors by type and alignment, integers by what divides them."""
+    if isinstance(value, tuple):
+        return tuple(map(_kind, value))
+    if isinstance(value, torch.Tensor):
+        return value.dtype, StandIn(value).offset == 0
+    if isinstance(value, TensorDescriptor):
+        return value.base.dtype, tuple(value.block_shape)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int_specialisation(value) if specialised else "int"
+    return type(value).__name__
+
+
+@lru_cache(maxsize=256)
+def int_specialisation(value: int) -> str:
+    """How Triton specialises an integer argument: by its width, and on being one or divisible by 16."""
+    if value == 1:
+        return "1"
+    width = "i32" if value <= LARGEST_INT32 else "i64"
+    return f"{width} by 16" if value % 16 == 0 else width

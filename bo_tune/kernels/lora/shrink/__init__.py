@@ -1,1 +1,0 @@
-"""The shrink half of a multi-LoRA layer: activations times each token's A."""
