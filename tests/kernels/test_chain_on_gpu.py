@@ -10,8 +10,7 @@ from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import LoraProblem
 from bo_tune.core.surroundings import Batch, Linear, Surroundings
 from bo_tune.kernels.lora.chain import Chain
-from bo_tune.kernels.lora.expand import naive as expand_naive
-from bo_tune.kernels.lora.shrink import naive as shrink_naive
+from bo_tune.kernels.lora import naive
 from bo_tune.kernels.operations import operation
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.gpu.layer import LayerTimer
@@ -50,9 +49,9 @@ def test_the_last_layer_of_a_replayed_chain_is_right(adds: bool) -> None:
     for placed in chain.linears:
         shrink, expand = placed.shrinks[-1], placed.expands[-1]
         groups = shrink.groups.assignment
-        low = shrink_naive.lora_shrink(shrink.x, shrink.weights, groups, shrink.scale)
+        low = naive.lora_shrink(shrink.x, shrink.weights, groups, shrink.scale)
         base = (shrink.x.float() @ placed._base[-1].float().t()).to(shrink.x.dtype)
-        right = expand_naive.lora_expand(low, expand.weights, groups, base, add_inputs=True)
+        right = naive.lora_expand(low, expand.weights, groups, base, add_inputs=True)
         error = torch.linalg.vector_norm(placed._y.float() - right.float()) / torch.linalg.vector_norm(right.float())
         assert float(error) < 2e-2
 
