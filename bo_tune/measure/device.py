@@ -51,6 +51,14 @@ class Remeasured:
     bare_us: tuple[float, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class MeasureAnswer:
+    """What a GPU process says of one config: its outcome, and whether the GPU's context is still usable."""
+
+    outcome: Outcome
+    healthy: bool = True
+
+
 HaveBinaries = Callable[[], NDArray[np.bool_]]
 """Says of some configs which of them need no compiling any more, ``[number of configs]``."""
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from math import inf
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from filelock import FileLock, Timeout
 
@@ -33,12 +33,10 @@ from bo_tune.formats.pack.contents import (
     identity_json,
     identity_of,
 )
+from bo_tune.measure.compile.compilers import Compilers
 from bo_tune.measure.compile.farm import COMPILER_DIED
 from bo_tune.measure.device import Build
 from bo_tune.precompile.ranking import Likely, Wanted
-
-if TYPE_CHECKING:
-    from bo_tune.measure.compile.target import CompileTarget
 
 
 class Workbench:
@@ -167,7 +165,7 @@ class Packed:
 
 def build(
     bench: Workbench,
-    target: "CompileTarget",
+    target: Compilers,
     wanted: Likely,
     budget: PackBudget,
     progress: Callable[[Packed], None],

@@ -226,6 +226,17 @@ class Worker:
             child.kill()
 
 
+Call = tuple[Any, ...]
+"""A request to call a method of what the child serves: its name, and the arguments."""
+
+
+def called(server: object, call: Call) -> object:
+    """Call the method, and return what it returns."""
+    method, *arguments = call
+    answer: object = getattr(server, method)(*arguments)
+    return answer
+
+
 def serve(fd: int, handler: Callable[[Any], object]) -> None:
     """Answer requests on a socket until the parent closes it or is gone.
 

@@ -27,22 +27,14 @@ from bo_tune.measure.backends.base import GpuIdentity
 from bo_tune.measure.backends.registry import backend_named
 from bo_tune.measure.compile.host import CompileHost, cores
 from bo_tune.measure.deadlines import Deadlines
-from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured
+from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, MeasureAnswer, Remeasured
 from bo_tune.measure.gpu.relief import Relief
-from bo_tune.measure.messages import (
-    Hello,
-    HelloRequest,
-    MeasureAnswer,
-    MeasureRequest,
-    PrepareRequest,
-    RemeasureRequest,
-)
 from bo_tune.measure.occupancy import Occupancy
-from bo_tune.measure.source import BUILTIN, VLLM, default_config
+from bo_tune.measure.source import BUILTIN, VLLM
 from bo_tune.measure.watch.monitor import GpuMonitor, monitored
 from bo_tune.measure.watch.neighbours import GpuWatch, WatchError
 from bo_tune.processes.pipeline import NotStartedError, Pipeline
-from bo_tune.processes.worker import Child, Worker, WorkerDiedError, WorkerTimeoutError
+from bo_tune.processes.worker import Call, Child, Worker, WorkerDiedError, WorkerTimeoutError
 
 GPU_MODULE = "bo_tune.measure.gpu.process"
 COMPILE_MODULE = "bo_tune.measure.compile.worker"
@@ -126,11 +118,11 @@ class GpuDevice(Device):
         try:
             self.monitor, self.unwatched = self._watched(index, identity, host, standbys, require_idle=require_idle)
             self.gpu, self._versions = self._met(index)
-            self._farm, self._facts = host.compilers(self.gpu)
+            self._compilers = host.compilers(self.gpu)
         except (DeviceError, PackError):
             self._close_processes()
             raise
-        self._farm.watched_by(self.occupancy)
+        self._compilers.farm.watched_by(self.occupancy)
 
     def _watched(
         self, index: int, identity: GpuIdentity | None, host: CompileHost, standbys: int, *, require_idle: bool
@@ -155,13 +147,15 @@ class GpuDevice(Device):
         try:
             with self._at_work("start"):
                 self._worker.start()
-                hello: Hello = self._pipeline.request(HelloRequest(), lambda: self._deadlines.prepare_s)
+                told: tuple[GpuInfo, Mapping[str, str]] = self._pipeline.request(
+                    ("hello",), lambda: self._deadlines.prepare_s
+                )
         except (WorkerDiedError, WorkerTimeoutError) as error:
             advice = "; replay recorded grids with --device replay:DIR" if self._source in (BUILTIN, VLLM) else ""
             raise DeviceError(f"{self._vendor.device} {index} cannot be used: {error}{advice}") from error
         if self.monitor is not None:
             self.monitor.begin()
-        return hello.gpu, hello.versions
+        return told
 
     @contextmanager
     def _at_work(self, what: str) -> Iterator[None]:
@@ -176,7 +170,7 @@ class GpuDevice(Device):
     @property
     def provenance(self) -> Mapping[str, str]:
         """Driver, torch and Triton versions of the GPU process, and the compilers' assembler. Raises DeviceError."""
-        return {**self._versions, self._vendor.assembler: self._facts.assembler()}
+        return {**self._versions, self._vendor.assembler: self._compilers.assembler()}
 
     @property
     def activity(self) -> DeviceActivity:
@@ -190,23 +184,23 @@ class GpuDevice(Device):
             warm_ups=self._relief.launches,
             held_up_s=self.occupancy.held_up_s,
         )
-        return DeviceActivity(self._farm.activity, gpu)
+        return DeviceActivity(self._compilers.farm.activity, gpu)
 
     def kernel_source(self, kernel: str) -> str:
         """Which code of a kernel is measured."""
-        return self._facts.source(kernel)
+        return self._compilers.kernel_source(kernel)
 
     def note(self, problem: Problem) -> str | None:
         """Ask the kernel, which may be run otherwise by its engine."""
-        return self._facts.note(problem)
+        return self._compilers.note(problem)
 
     def decided_by(self, problem: Problem) -> tuple[str, ...]:
         """Ask the kernel, which may be run otherwise by its engine."""
-        return self._facts.decided_by(problem)
+        return self._compilers.decided_by(problem)
 
     def default_config(self, spec: AnySpec, problem: Problem) -> dict[str, int]:
         """Ask the kernel's engine, where it has one: what it runs without tuned files may depend on the GPU."""
-        return default_config(self._source, spec, problem, self.gpu)
+        return self._compilers.default_config(spec, problem)
 
     def search_space(self, spec: AnySpec, problem: Problem) -> SearchSpace:
         """The kernel's default grid."""
@@ -214,17 +208,16 @@ class GpuDevice(Device):
 
     def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:
         """Ask the kernel what it makes of each config on this GPU."""
-        return self._facts.effective_configs(problem, configs)
+        return self._compilers.effective_configs(problem, configs)
 
     def binaries(self, problem: Problem, configs: Sequence[Config]) -> HaveBinaries:
         """Ask the compile farm, which knows binaries by number."""
-        numbers = np.array(self._facts.numbers(problem, configs), dtype=np.intp)
-        return partial(self._farm.has, numbers)
+        numbers = np.array(self._compilers.numbers(problem, configs), dtype=np.intp)
+        return partial(self._compilers.farm.has, numbers)
 
     def compile(self, problem: Problem, config: Config) -> Future[Build]:
         """Hand the config to the compile farm."""
-        (number,) = self._facts.numbers(problem, [config])
-        return self._farm.submit(number, problem, config)
+        return self._compilers.compile(problem, config)
 
     def measure(self, problem: Problem, config: Config, compiled: Compiled, *, stop_above_us: float | None) -> Outcome:
         """Measure in the GPU process. Shared memory over the GPU's limit is known before loading."""
@@ -235,7 +228,7 @@ class GpuDevice(Device):
         needed, limit = compiled.resources.shared_memory_bytes, self.gpu.shared_memory_bytes
         if needed is not None and needed > limit:
             return Invalid(InvalidReason.OUT_OF_SHARED_MEMORY, f"needs {needed} B of {limit} B")
-        request = MeasureRequest(problem, dict(config), self._protocol, stop_above_us)
+        request = ("measure", problem, dict(config), self._protocol, stop_above_us)
         launched: Launches = Launches({LaunchPurpose.CHECK: 1})
         try:
             answer: MeasureAnswer = self._ask(problem, request, self._measure_deadline_s, "measure", self._is_unfit)
@@ -244,18 +237,18 @@ class GpuDevice(Device):
         except WorkerDiedError as error:
             return Invalid(InvalidReason.GPU_PROCESS_DIED, str(error), launched)
         if answer.healthy and isinstance(answer.outcome, Measurement):
-            self._relief.learn(request)
+            self._relief.learn(problem, dict(config), self._protocol)
         return answer.outcome
 
     def _ask(
         self,
         problem: Problem,
-        request: object,
+        request: Call,
         deadline_s: Callable[[], float],
         what: str,
         breaks: Callable[[Any], bool] | None = None,
     ) -> Any:
-        """Ask the GPU process about a problem whose inputs it has ready by then.
+        """Ask the GPU process (``gpu.process.GpuServer``) about a problem whose inputs it has ready by then.
 
         Raises:
             DeviceError: they cannot be made.
@@ -284,7 +277,7 @@ class GpuDevice(Device):
         """
         try:
             with self._at_work("prepare"):
-                child.request(PrepareRequest(problem), self._deadlines.prepare_s)
+                child.request(("prepare", problem), self._deadlines.prepare_s)
         except (WorkerDiedError, WorkerTimeoutError) as error:
             raise _NotPreparedError(str(error)) from error
         self._prepared_now.add(problem)
@@ -350,7 +343,7 @@ class GpuDevice(Device):
         deadline_s: float,
         around: Surroundings | None,
     ) -> Remeasured:
-        request = RemeasureRequest(problem, tuple(dict(c) for c in configs), rounds, around)
+        request = ("remeasure", problem, [dict(config) for config in configs], rounds, around)
         answer: Remeasured = self._ask(problem, request, lambda: deadline_s, "finalists")
         return answer
 

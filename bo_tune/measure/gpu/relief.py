@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from bo_tune.core.problem import Problem
+from bo_tune.core.repetitions import TimingProtocol
+from bo_tune.core.space import Config
 from bo_tune.errors import WorkerError
-from bo_tune.measure.messages import MeasureAnswer, MeasureRequest
+from bo_tune.measure.device import MeasureAnswer
 from bo_tune.processes.standby import Standbys
 from bo_tune.processes.worker import Child
 
@@ -27,14 +30,14 @@ class Relief:
 
     def __init__(self, fork: Callable[[], Child], warm_up_s: float, *, most: int) -> None:
         self._warm_up_s = warm_up_s
-        self._request: MeasureRequest | None = None
+        self._known: tuple[Problem, Config, TimingProtocol] | None = None
         self._warm: set[int] = set()
         self.launches = 0
         self.standbys = Standbys(fork, self._make_ready, most=most)
 
-    def learn(self, request: MeasureRequest) -> None:
+    def learn(self, problem: Problem, config: Config, protocol: TimingProtocol) -> None:
         """Take note of a config that was measured and did no harm."""
-        self._request = request
+        self._known = problem, config, replace(protocol, first=1, repetitions=1)
 
     def is_warm(self, pid: int | None) -> bool:
         """Say whether a process was warmed up."""
@@ -42,16 +45,14 @@ class Relief:
 
     def _make_ready(self, child: Child) -> None:
         child.wait_until_ready()
-        known = self._request
-        if known is None:
+        if self._known is None:
             return
-        once = replace(known.protocol, first=1, repetitions=1)
         try:
-            answer: MeasureAnswer = child.request(replace(known, protocol=once, stop_above_us=None), self._warm_up_s)
+            answer: MeasureAnswer = child.request(("measure", *self._known, None), self._warm_up_s)
             if not answer.healthy:
                 raise WorkerError("a config that did no harm before broke a fresh GPU process")
         except WorkerError:
-            self._request = None  # the next is not warmed up by it
+            self._known = None  # the next is not warmed up by it
             raise
         self.launches += answer.outcome.launches.total()
         self._warm.add(child.pid)
