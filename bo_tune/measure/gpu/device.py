@@ -113,7 +113,7 @@ class GpuDevice(Device):
         self.occupancy = Occupancy(host.workers)
         words = [str(index), source, json.dumps(self.conditions.to_json()), self._vendor.children]
         self._relief = Relief(partial(Child, host.server, GPU_MODULE, words), self._deadlines.first_s, most=standbys)
-        self._worker = Worker(host.server, GPU_MODULE, words, relief=self._relief.standbys.relieve)
+        self._worker = Worker(host.server, GPU_MODULE, words, relief=self._relief.relieve)
         self._pipeline = Pipeline(self._worker, partial(self._at_work, "restart"))
         try:
             self.monitor, self.unwatched = self._watched(index, identity, host, standbys, require_idle=require_idle)
@@ -175,7 +175,7 @@ class GpuDevice(Device):
     @property
     def activity(self) -> DeviceActivity:
         """What the compilers and the GPU process have done so far."""
-        standbys = self._relief.standbys.activity
+        standbys = self._relief.activity
         gpu = GpuActivity(
             restarts=max(0, self._worker.starts - 1),
             seconds=dict(self._seconds),
@@ -362,7 +362,7 @@ class GpuDevice(Device):
     def _close_processes(self) -> None:
         if self.monitor is not None:
             self.monitor.close()
-        self._relief.standbys.close()
+        self._relief.close()
         self._worker.kill()
         if self._own_host is not None:
             self._own_host.close()

@@ -12,7 +12,7 @@ from bo_tune.processes.standby import Standbys
 from bo_tune.processes.worker import Child
 
 
-class Relief:
+class Relief(Standbys):
     """Starts GPU processes that are warm when they take over.
 
     A fresh process would spend a second on its first config: on inputs, on torch's and Triton's modules. So it measures
@@ -24,16 +24,15 @@ class Relief:
         most: processes that stand ready at most.
 
     Attributes:
-        standbys: the processes.
         launches: launches with which they were warmed up.
     """
 
     def __init__(self, fork: Callable[[], Child], warm_up_s: float, *, most: int) -> None:
+        super().__init__(fork, self._warm_up, most=most)
         self._warm_up_s = warm_up_s
         self._known: tuple[Problem, Config, TimingProtocol] | None = None
         self._warm: set[int] = set()
         self.launches = 0
-        self.standbys = Standbys(fork, self._make_ready, most=most)
 
     def learn(self, problem: Problem, config: Config, protocol: TimingProtocol) -> None:
         """Take note of a config that was measured and did no harm."""
@@ -43,12 +42,13 @@ class Relief:
         """Say whether a process was warmed up."""
         return pid in self._warm
 
-    def _make_ready(self, child: Child) -> None:
+    def _warm_up(self, child: Child) -> None:
         child.wait_until_ready()
-        if self._known is None:
+        known = self._known
+        if known is None:
             return
         try:
-            answer: MeasureAnswer = child.request(("measure", *self._known, None), self._warm_up_s)
+            answer: MeasureAnswer = child.request(("measure", *known, None), self._warm_up_s)
             if not answer.healthy:
                 raise WorkerError("a config that did no harm before broke a fresh GPU process")
         except WorkerError:
