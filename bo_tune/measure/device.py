@@ -106,13 +106,13 @@ class Device(ABC):
         """Return the baseline of a problem: the config that runs on this GPU where nothing was tuned."""
         return spec.default_config(problem)
 
-    @abstractmethod
     def search_space(self, spec: AnySpec, problem: Problem) -> SearchSpace:
-        """The grid when the user changes nothing."""
+        """Return the grid when the user changes nothing."""
+        return spec.search_space
 
-    @abstractmethod
     def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:
         """Return for each config the one that really runs. Equal ones are measured once."""
+        return list(configs)
 
     @abstractmethod
     def binaries(self, problem: Problem, configs: Sequence[Config]) -> HaveBinaries:

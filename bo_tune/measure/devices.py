@@ -230,19 +230,6 @@ def _check_packages() -> None:
         )
 
 
-def gpu_device(
-    index: int,
-    *,
-    source: str = BUILTIN,
-    conditions: Conditions | None = None,
-    compile_workers: int | None = None,
-    packs: Sequence[Path] = (),
-) -> GpuDevice:
-    """Open one GPU of this host. Raises DeviceError and PackError."""
-    _check_packages()
-    return GpuDevice(index, source=source, conditions=conditions, compile_workers=compile_workers, packs=packs)
-
-
 def engine_notes(jobs: Sequence[Job]) -> list[str]:
     """Return what the kernels have to say of being tuned, each line once."""
     together = [job for job in jobs if job.spec.joint_group(job.problem) is not None]

@@ -11,6 +11,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -147,6 +148,7 @@ class Worker:
         relief: returns the child that takes the place of one that ended; by default a new one is started.
 
     Attributes:
+        child: the child, if there is one.
         starts: how often a child has taken up work.
     """
 
@@ -158,10 +160,9 @@ class Worker:
         *,
         relief: Callable[[], Child] | None = None,
     ) -> None:
-        self._server = server
-        self._module, self._arguments = module, list(arguments)
+        self._fork = partial(Child, server, module, list(arguments))
         self._relief = relief
-        self._child: Child | None = None
+        self.child: Child | None = None
         self.starts = 0
 
     def request(self, message: object, timeout_s: float) -> Any:
@@ -181,47 +182,41 @@ class Worker:
         try:
             return child.answer(timeout_s)
         except (WorkerTimeoutError, WorkerDiedError):
-            self._child = None
+            self.child = None
             raise
 
     def start(self) -> Child:
         """Start a child if there is none, wait until it is ready, and return it. Raises as ``request``."""
-        if self._child is None:
-            if self.starts and self._relief is not None:
-                child = self._relief()
-                self.starts += 1
-            else:
-                child = Child(self._server, self._module, self._arguments)
-                self.starts += 1
-                self._child = child  # may be interrupted while it starts
-                try:
-                    child.wait_until_ready()
-                except WorkerError:
-                    self._child = None
-                    raise
-            self._child = child
-        return self._child
-
-    @property
-    def child(self) -> Child | None:
-        """The child, if there is one."""
-        return self._child
+        if self.child is not None:
+            return self.child
+        if self.starts and self._relief is not None:
+            self.child = self._relief()
+            self.starts += 1
+            return self.child
+        self.child = child = self._fork()  # may be interrupted while it starts
+        self.starts += 1
+        try:
+            child.wait_until_ready()
+        except WorkerError:
+            self.child = None
+            raise
+        return child
 
     @property
     def pid(self) -> int | None:
         """Process id of the child, if there is one."""
-        child = self._child
+        child = self.child
         return None if child is None else child.pid
 
     def interrupt(self) -> None:
         """End the child from another thread than the one that waits for it; the request ends as died."""
-        child = self._child
+        child = self.child
         if child is not None:
             child.interrupt()
 
     def kill(self) -> None:
         """End the child and everything it started, at once. The next request starts a new one."""
-        child, self._child = self._child, None
+        child, self.child = self.child, None
         if child is not None:
             child.kill()
 

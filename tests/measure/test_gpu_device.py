@@ -16,7 +16,6 @@ from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.compile.host import CompileHost
 from bo_tune.measure.device import Compiled
-from bo_tune.measure.devices import gpu_device
 from bo_tune.measure.gpu import device as cuda
 from bo_tune.measure.gpu.device import Deadlines, GpuDevice, compile_host
 from bo_tune.measure.source import BUILTIN
@@ -155,7 +154,7 @@ def test_what_concerns_the_whole_problem_is_a_device_error(device: GpuDevice) ->
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_there_is_one_clear_line() -> None:
     with pytest.raises(DeviceError) as caught:
-        gpu_device(0)
+        GpuDevice(0)
     message = str(caught.value)
     assert "\n" not in message
     assert "CUDA device 0 cannot be used" in message

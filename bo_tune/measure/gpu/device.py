@@ -19,7 +19,7 @@ from bo_tune.core.conditions import Conditions
 from bo_tune.core.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Measurement, Outcome
 from bo_tune.core.problem import DEFAULT_BACKEND, GpuInfo, Problem
 from bo_tune.core.repetitions import TimingProtocol
-from bo_tune.core.space import Config, SearchSpace
+from bo_tune.core.space import Config
 from bo_tune.core.surroundings import Surroundings
 from bo_tune.errors import DeviceError, PackError, WorkerError
 from bo_tune.kernels.spec import AnySpec
@@ -105,6 +105,7 @@ class GpuDevice(Device):
         self._prepared_by = 0  # which start of the GPU process prepared those
         self._measured_by = 0  # which start has measured before
         self._own_host: CompileHost | None = None
+        self.monitor: GpuMonitor | None = None
         if host is None:
             host = self._own_host = compile_host(
                 source, self.conditions, compile_workers, self._deadlines, packs, backend=backend
@@ -120,7 +121,7 @@ class GpuDevice(Device):
             self.gpu, self._versions = self._met(index)
             self._compilers = host.compilers(self.gpu)
         except (DeviceError, PackError):
-            self._close_processes()
+            self.close()
             raise
         self._compilers.farm.watched_by(self.occupancy)
 
@@ -174,49 +175,38 @@ class GpuDevice(Device):
 
     @property
     def activity(self) -> DeviceActivity:
-        """What the compilers and the GPU process have done so far."""
-        standbys = self._relief.activity
+        relief = self._relief
         gpu = GpuActivity(
             restarts=max(0, self._worker.starts - 1),
             seconds=dict(self._seconds),
-            standby_starts=standbys.starts,
-            standby_s=standbys.start_s,
-            warm_ups=self._relief.launches,
+            standby_starts=relief.activity.starts,
+            standby_s=relief.activity.start_s,
+            warm_ups=relief.launches,
             held_up_s=self.occupancy.held_up_s,
         )
         return DeviceActivity(self._compilers.farm.activity, gpu)
 
     def kernel_source(self, kernel: str) -> str:
-        """Which code of a kernel is measured."""
         return self._compilers.kernel_source(kernel)
 
     def note(self, problem: Problem) -> str | None:
-        """Ask the kernel, which may be run otherwise by its engine."""
         return self._compilers.note(problem)
 
     def decided_by(self, problem: Problem) -> tuple[str, ...]:
-        """Ask the kernel, which may be run otherwise by its engine."""
         return self._compilers.decided_by(problem)
 
     def default_config(self, spec: AnySpec, problem: Problem) -> dict[str, int]:
         """Ask the kernel's engine, where it has one: what it runs without tuned files may depend on the GPU."""
         return self._compilers.default_config(spec, problem)
 
-    def search_space(self, spec: AnySpec, problem: Problem) -> SearchSpace:
-        """The kernel's default grid."""
-        return spec.search_space
-
     def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:
-        """Ask the kernel what it makes of each config on this GPU."""
         return self._compilers.effective_configs(problem, configs)
 
     def binaries(self, problem: Problem, configs: Sequence[Config]) -> HaveBinaries:
-        """Ask the compile farm, which knows binaries by number."""
         numbers = np.array(self._compilers.numbers(problem, configs), dtype=np.intp)
         return partial(self._compilers.farm.has, numbers)
 
     def compile(self, problem: Problem, config: Config) -> Future[Build]:
-        """Hand the config to the compile farm."""
         return self._compilers.compile(problem, config)
 
     def measure(self, problem: Problem, config: Config, compiled: Compiled, *, stop_above_us: float | None) -> Outcome:
@@ -357,9 +347,6 @@ class GpuDevice(Device):
 
     def close(self) -> None:
         """End the GPU process, and the compile workers that no other GPU uses."""
-        self._close_processes()
-
-    def _close_processes(self) -> None:
         if self.monitor is not None:
             self.monitor.close()
         self._relief.close()

@@ -22,9 +22,8 @@ from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.errors import DeviceError, InputError
 from bo_tune.formats.recording import read_recording
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.measure.backends.registry import BACKENDS
+from bo_tune.measure.backends.registry import BACKENDS, GpuName, gpu_named
 from bo_tune.measure.device import Compiled
-from bo_tune.measure.device_names import GpuName, gpu_named
 from bo_tune.measure.devices import compilers_for, gpu_devices, job_of, replay_job
 from bo_tune.measure.gpu.device import GpuDevice
 from bo_tune.session.record import record
