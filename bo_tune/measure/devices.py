@@ -19,6 +19,7 @@ from bo_tune.kernels.moe.one_launch import one_launch_problems
 from bo_tune.kernels.registry import IN_ORDER, kernel_spec
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.kernels.vllm.installed import unavailable
+from bo_tune.measure.backends.base import known_identities
 from bo_tune.measure.backends.registry import backend_named
 from bo_tune.measure.compile.compilers import Compilers
 from bo_tune.measure.compile.host import CompileHost
@@ -27,7 +28,6 @@ from bo_tune.measure.device import Device
 from bo_tune.measure.gpu.device import COMPILE_MODULE, GpuDevice, compile_host
 from bo_tune.measure.replay import ReplayDevice
 from bo_tune.measure.source import BUILTIN, VLLM
-from bo_tune.measure.watch.host_gpus import known_identities
 
 OWN_INSTEAD = (
     "bo_tune's own kernels are tuned instead, which no engine runs; --kernels builtin says that this is wanted"

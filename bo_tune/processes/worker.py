@@ -10,7 +10,7 @@ import select
 import signal
 import socket
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
@@ -40,6 +40,7 @@ class Child:
 
     Attributes:
         pid: its process id, and that of its process group.
+        notes: what whoever asks it remembers of it.
 
     Raises:
         WorkerDiedError: it cannot be forked.
@@ -52,6 +53,7 @@ class Child:
         self._news = select.poll()  # ``Connection.poll`` makes one anew for each of some thousand answers
         self._news.register(self._connection.fileno(), select.POLLIN)
         self._module = module
+        self.notes: set[Hashable] = set()
         self._last_words = ""
         self._ended = False
         self._process: int | None = None  # descriptor of it

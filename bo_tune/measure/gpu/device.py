@@ -1,7 +1,6 @@
 """A GPU of this host: a compile farm and a GPU process behind the ``Device`` interface."""
 
 import json
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from bo_tune.measure.backends.registry import backend_named
 from bo_tune.measure.compile.host import CompileHost, cores
 from bo_tune.measure.deadlines import Deadlines
 from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, MeasureAnswer, Remeasured
-from bo_tune.measure.gpu.relief import Relief
+from bo_tune.measure.gpu.relief import WARM, Relief
 from bo_tune.measure.occupancy import Occupancy
 from bo_tune.measure.source import BUILTIN, VLLM
 from bo_tune.measure.watch.monitor import GpuMonitor, monitored
@@ -99,11 +98,7 @@ class GpuDevice(Device):
         self.conditions = conditions or Conditions()
         self._source = source
         self.times_in_place = self._vendor.has_graphs and source in (BUILTIN, VLLM)
-        self._lock = threading.Lock()
         self._seconds: defaultdict[str, float] = defaultdict(float)
-        self._prepared: set[Problem] = set()
-        self._prepared_by = 0  # which start of the GPU process prepared those
-        self._measured_by = 0  # which start has measured before
         self._own_host: CompileHost | None = None
         self.monitor: GpuMonitor | None = None
         if host is None:
@@ -250,7 +245,7 @@ class GpuDevice(Device):
             deadline_s,
             at_work=partial(self._at_work, what),
             breaks=breaks,
-            is_prepared=lambda: problem in self._prepared_now,
+            is_prepared=lambda child: problem in child.notes,
             prepare=partial(self._prepare, problem),
         )
         try:
@@ -270,25 +265,18 @@ class GpuDevice(Device):
                 child.request(("prepare", problem), self._deadlines.prepare_s)
         except (WorkerDiedError, WorkerTimeoutError) as error:
             raise _NotPreparedError(str(error)) from error
-        self._prepared_now.add(problem)
-
-    @property
-    def _prepared_now(self) -> set[Problem]:
-        """What the GPU process that there is has prepared."""
-        with self._lock:
-            if self._prepared_by != self._worker.starts:
-                self._prepared, self._prepared_by = set(), self._worker.starts
-            return self._prepared
+        child.notes.add(problem)
 
     def _is_unfit(self, answer: MeasureAnswer) -> bool:
         """Say whether the GPU process cannot go on after an answer, and note that it has measured."""
-        self._measured_by = self._worker.starts
+        if (child := self._worker.child) is not None:
+            child.notes.add(WARM)
         return not answer.healthy
 
     def _measure_deadline_s(self) -> float:
         """Return the deadline of a measurement whose turn it is."""
-        fresh = self._measured_by != self._worker.starts and not self._relief.is_warm(self._worker.pid)
-        return self._deadlines.first_s if fresh else self._deadlines.measure_s
+        child = self._worker.child
+        return self._deadlines.measure_s if child is not None and WARM in child.notes else self._deadlines.first_s
 
     def restart_gpu_process(self) -> None:
         """End the GPU process; the next measurement starts another."""

@@ -11,6 +11,9 @@ from bo_tune.measure.device import MeasureAnswer
 from bo_tune.processes.standby import Standbys
 from bo_tune.processes.worker import Child
 
+WARM = "warm"
+"""Noted of a GPU process that has measured."""
+
 
 class Relief(Standbys):
     """Starts GPU processes that are warm when they take over.
@@ -31,16 +34,11 @@ class Relief(Standbys):
         super().__init__(fork, self._warm_up, most=most)
         self._warm_up_s = warm_up_s
         self._known: tuple[Problem, Config, TimingProtocol] | None = None
-        self._warm: set[int] = set()
         self.launches = 0
 
     def learn(self, problem: Problem, config: Config, protocol: TimingProtocol) -> None:
         """Take note of a config that was measured and did no harm."""
         self._known = problem, config, replace(protocol, first=1, repetitions=1)
-
-    def is_warm(self, pid: int | None) -> bool:
-        """Say whether a process was warmed up."""
-        return pid in self._warm
 
     def _warm_up(self, child: Child) -> None:
         child.wait_until_ready()
@@ -55,4 +53,4 @@ class Relief(Standbys):
             self._known = None  # the next is not warmed up by it
             raise
         self.launches += answer.outcome.launches.total()
-        self._warm.add(child.pid)
+        child.notes.add(WARM)
