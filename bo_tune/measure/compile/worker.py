@@ -29,9 +29,9 @@ from bo_tune.processes.worker import Call, called, serve
 NICENESS = 10
 """Compilers give way to the GPU process, whose launches are timed, and to the tuner, which feeds it."""
 
-COMPILER_ERRORS = (CompilationError, RuntimeError, ValueError, AssertionError, InputError)
-"""What Triton, its passes and kernel sources raise for a config that cannot be compiled, besides what the vendor's
-assembler raises. Anything else ends the process, which costs the trial all the same."""
+COMPILER_ERRORS = (CompilationError, RuntimeError, ValueError, AssertionError)
+"""What Triton and its passes raise for a config that cannot be compiled, besides what the vendor's assembler raises.
+Anything else ends the process, which costs the trial all the same."""
 
 LONGEST_CAUSE = 400
 """Characters of what is told of a compile that failed: an assembler may say a lot."""
@@ -58,10 +58,12 @@ class Compiler:
         self._cached = cache_hit
 
     def answer(self, call: Call) -> object:
-        """Call a method; what the kernel source refuses is an answer, too."""
+        """Call a method; what the kernel source refuses is an answer, too, but of a compile, which it then ends."""
         try:
             return called(self, call)
         except InputError as error:  # of an installed vLLM, say, that is not as it should be
+            if call[0] == "compile":
+                raise
             return Refused(one_line(error))
 
     def source(self, kernel: str) -> str:
