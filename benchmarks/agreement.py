@@ -23,7 +23,7 @@ from bo_tune.engines.folder import flat_configs, read_folder
 from bo_tune.engines.registry import address_of
 from bo_tune.formats.study_file import load_study_file
 from bo_tune.measure.device import Compiled
-from bo_tune.measure.devices import gpu_device, kernel_source
+from bo_tune.measure.devices import kernel_source
 from bo_tune.measure.gpu.device import GpuDevice
 
 ROUNDS = 100
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=5)
     parser.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
-    device = gpu_device(0, source=kernel_source(options.kernels))
+    device = GpuDevice(0, source=kernel_source(options.kernels))
     one, other = (flat_configs(read_folder(folder)) for folder in (options.one, options.other))
     chosen = {}
     for problem in load_study_file(options.study).problems():

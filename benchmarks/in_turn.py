@@ -14,9 +14,7 @@ from bo_tune.core.outcome import Measurement, estimate_us
 from bo_tune.core.problem import LoraProblem
 from bo_tune.core.repetitions import TimingProtocol
 from bo_tune.measure.backends.nvidia.children import GpuSide
-from bo_tune.measure.device import Remeasured
 from bo_tune.measure.gpu.process import GpuServer
-from bo_tune.measure.messages import MeasureAnswer, MeasureRequest, RemeasureRequest
 from bo_tune.measure.source import BUILTIN
 
 PROBLEM = LoraProblem("lora_shrink", 4, 1, 256, 4096, 16)
@@ -29,16 +27,14 @@ BUSY_PROCESSES = 40
 def trial_us(server: GpuServer, config: dict[str, int], repetitions: int = 10) -> float:
     """Time of a config measured as a trial is."""
     protocol = TimingProtocol(first=3, repetitions=repetitions)
-    answer = server.answer(MeasureRequest(PROBLEM, config, protocol, None))
-    assert isinstance(answer, MeasureAnswer)
+    answer = server.measure(PROBLEM, config, protocol, None)
     assert isinstance(answer.outcome, Measurement)
     return answer.outcome.time_us
 
 
 def race_us(server: GpuServer, configs: Sequence[dict[str, int]]) -> list[float]:
     """Times of configs measured in turn."""
-    answer = server.answer(RemeasureRequest(PROBLEM, tuple(configs), ROUNDS))
-    assert isinstance(answer, Remeasured)
+    answer = server.remeasure(PROBLEM, configs, ROUNDS)
     return [estimate_us(runtimes) for runtimes in answer.runtimes_us]
 
 

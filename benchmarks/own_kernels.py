@@ -25,7 +25,7 @@ import bo_tune
 from bo_tune.core.outcome import Invalid, estimate_us
 from bo_tune.core.problem import SizedProblem
 from bo_tune.errors import BoTuneError
-from bo_tune.measure.devices import gpu_device
+from bo_tune.measure.gpu.device import GpuDevice
 from bo_tune.processes.importing import import_source
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -138,7 +138,7 @@ def autotuned(case: Case, space: Ranges, seconds: float) -> dict[str, Any]:
 def compared(case: Case, configs: Sequence[Mapping[str, Mapping[str, Any]]]) -> list[dict[str, float | None]]:
     """Time configs of each problem in turn; returns their times in us by name, None for what cannot run."""
     kernel = kernel_of(case)
-    device = gpu_device(0, source=case.path)
+    device = GpuDevice(0, source=case.path)
     try:
         return [_in_turn(device, kernel, sizes, some) for sizes, some in zip(case.problems, configs, strict=True)]
     finally:

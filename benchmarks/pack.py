@@ -28,7 +28,7 @@ from bo_tune.engines.registry import address_of
 from bo_tune.formats.pack.archive import read_manifest
 from bo_tune.formats.study_file import StudyFile, load_study_file
 from bo_tune.measure.device import Compiled
-from bo_tune.measure.devices import gpu_device, kernel_source
+from bo_tune.measure.devices import kernel_source
 from bo_tune.measure.gpu.device import GpuDevice
 
 TIMEOUT_S = 200.0
@@ -93,7 +93,7 @@ def differences(study: StudyFile, names: Sequence[str], options: argparse.Namesp
     In several GPU processes, in both orders; a difference is the geometric mean of what they say.
     """
     tables = {name: flat_configs(read_folder(options.out / name)) for name in (PLAIN, *names)}
-    device = gpu_device(0, source=kernel_source(options.kernels), packs=[options.pack])
+    device = GpuDevice(0, source=kernel_source(options.kernels), packs=[options.pack])
     try:
         keys = {p: key_of(p, device.gpu) for p in study.problems()}
         pairs = {

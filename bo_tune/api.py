@@ -21,9 +21,9 @@ from bo_tune.kernels.user.home import MAIN, home_of, told_apart
 from bo_tune.kernels.user.kernel import Kernel, Sizes
 from bo_tune.kernels.user.spec import UserSpec
 from bo_tune.kernels.user.values import Value
+from bo_tune.measure.backends.registry import GpuName, gpu_named, recordings_named
 from bo_tune.measure.deadlines import Deadlines
 from bo_tune.measure.device import Device
-from bo_tune.measure.device_names import GpuName, gpu_named, recordings_named
 from bo_tune.measure.devices import Job, gpu_devices, replay_jobs
 from bo_tune.processes.importing import is_importing
 from bo_tune.processes.interruption import interruptible

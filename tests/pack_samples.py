@@ -18,7 +18,7 @@ from bo_tune.formats.pack.contents import (
     PackedBinary,
     PackedFile,
     Toolchain,
-    manifest_json,
+    to_json,
 )
 
 PROBLEM = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
@@ -78,7 +78,7 @@ def sample_pack(folder: Path) -> Path:
 def zipped(path: Path, members: Mapping[str | zipfile.ZipInfo, bytes], *binaries: PackedBinary) -> Path:
     """Write an archive by hand: a manifest of these binaries, and these members."""
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("manifest.json", manifest_json(manifest(*binaries)))
+        archive.writestr("manifest.json", to_json(manifest(*binaries)))
         for name, text in members.items():
             archive.writestr(name, text, zipfile.ZIP_DEFLATED)
     return path

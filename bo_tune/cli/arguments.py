@@ -11,7 +11,8 @@ from bo_tune.core.problem import Problem
 from bo_tune.core.surroundings import Linear
 from bo_tune.engines.models.engine import M_LADDER
 from bo_tune.errors import InputError
-from bo_tune.formats.study_file import Budget, Stop, StudyFile, load_study_file
+from bo_tune.formats.study_file import Stop, StudyFile, load_study_file
+from bo_tune.formats.study_schema import Budget
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.search import StopRule
 from bo_tune.session.session import SessionSettings

@@ -21,8 +21,7 @@ from bo_tune.formats.recording import read_recordings
 from bo_tune.formats.study_file import StudyFile
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.backends.registry import BACKENDS, backend_named
-from bo_tune.measure.devices import compile_target, deciding_problems
-from bo_tune.measure.messages import IdentityRequest
+from bo_tune.measure.devices import compilers_for, deciding_problems
 from bo_tune.precompile.build import PackBudget, Packed, Workbench, build
 from bo_tune.precompile.experience import Experience
 from bo_tune.precompile.ranking import Likely
@@ -98,14 +97,7 @@ def make_pack(plan: Plan, experience: Experience, out: Path, output: Output) -> 
 def _compile(plan: Plan, experience: Experience, bench: Workbench, progress: PackProgress) -> tuple[Packed, bool]:
     """Fill a pack; returns how far it came, and whether that was as far as someone let it."""
     deadline_s = plan.study.budget.compile_deadline_s or COMPILE_DEADLINE_S
-    target = compile_target(
-        plan.gpu,
-        plan.source,
-        cache=bench.cache,
-        workers=plan.jobs,
-        deadline_s=deadline_s,
-        conditions=Conditions(dual_stream=plan.study.model is not None and plan.study.model.dual_stream),
-    )
+    conditions = Conditions(dual_stream=plan.study.model is not None and plan.study.model.dual_stream)
     latest = Packed.nothing(plan.budget)
     interrupted = False
 
@@ -114,10 +106,12 @@ def _compile(plan: Plan, experience: Experience, bench: Workbench, progress: Pac
         latest = packed
         progress(packed)
 
-    try:
+    with compilers_for(
+        plan.gpu, plan.source, cache=bench.cache, workers=plan.jobs, deadline_s=deadline_s, conditions=conditions
+    ) as target:
         problems = [*plan.problems, *deciding_problems(plan.problems, target.decided_by)]
         examples = {p.kernel: (p, kernel_spec(p.kernel).default_config(p)) for p in problems}
-        identity = target.identity(IdentityRequest(examples))
+        identity = target.identity(examples)
         bench.resume(identity)
         try:
             wanted = Likely(target, experience.of, spaces=plan.study.space, exhaustive=plan.whole, seed=plan.seed)
@@ -128,8 +122,6 @@ def _compile(plan: Plan, experience: Experience, bench: Workbench, progress: Pac
                 build(bench, target, wanted, plan.budget, show)
         except KeyboardInterrupt:
             interrupted = True
-    finally:
-        target.close()
     bench.finish(identity, plan.gpu, plan.study.name)
     return latest, interrupted
 

@@ -308,5 +308,5 @@ def _runtime_reason(detail: str) -> InvalidReason:
 
 def shown(value: object) -> str:
     """Return a value as it stands in a message: in one line, not too long."""
-    text = json.dumps(value)
+    text = json.dumps(value, default=str)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,43 +1,6 @@
 """Study files: which problems to tune, over which ranges, at what cost. TOML, checked with the place of each error.
 
-::
-
-    name = "llama-3.1-8b"
-    kernels = ["lora_shrink", "lora_expand"]     # those of the model and of the problems by default
-
-    [model]                                      # the LoRA layers of a model …
-    config = "models/llama-3.1-8b/config.json"   # relative to this file, or an id of the Hugging Face hub
-    tensor_parallel = 1
-    ranks = [16]                                 # the engine's --max-lora-rank
-    max_loras = [4]                              # the engine's --max-loras
-    m = [1, 16, 64, 256]                         # tokens in a step
-    fully_sharded = false                        # the engine's --fully-sharded-loras
-    target_modules = ["qkv_proj", "o_proj"]      # the engine's --lora-target-modules; left out: all that vLLM supports
-    expert_parallel = false                      # the engine's --enable-expert-parallel
-    adapter = "adapter"                          # gives rank and target modules where they are left out; or a list
-    max_num_seqs = 1024                          # the engine's --max-num-seqs
-    dual_stream = false                          # the engine's VLLM_LORA_ENABLE_DUAL_STREAM
-
-    [[problem]]                                  # … or, and, explicit problems
-    kernel = "lora_shrink"
-    max_loras = 4
-    num_slices = 1
-    m = [16, 32]
-    k = 4096
-    n = 16
-
-    [space.lora_shrink]                          # ranges that replace the kernel's own
-    block_m = [16, 32]
-
-    [budget]
-    launched_configs = 40
-
-    [search]
-    sampler = "grid-gp"
-    seed = 0
-    stop = true                                  # end early, when with a probability of at least 1 - risk …
-    risk = 0.1
-    tolerance = 0.01                             # … nothing untried is better by more than this share
+What may stand in one is in ``study_schema``, and with examples in ``docs/study-file.md``.
 """
 
 import tomllib
@@ -59,7 +22,8 @@ from bo_tune.engines.models.serving import MOST_PROBLEMS, ModelStudy
 from bo_tune.engines.registry import served_problems
 from bo_tune.errors import InputError, StudyFileError
 from bo_tune.files import levels, os_error_text, read_text
-from bo_tune.formats.study_schema import ModelTable, ProblemTable, StudyTables, describe, shown, suggestion
+from bo_tune.formats.recording_format import shown
+from bo_tune.formats.study_schema import Budget, ModelTable, ProblemTable, StudyTables, describe, suggestion
 from bo_tune.kernels.registry import KERNELS, engine_spec
 from bo_tune.kernels.spec import AnySpec
 
@@ -74,21 +38,6 @@ DEFAULT_RANKS = (16,)
 
 Ranges = Mapping[str, Mapping[str, tuple[int, ...]]]
 """Kernel to parameter to values, ascending."""
-
-
-@dataclass(frozen=True, slots=True)
-class Budget:
-    """What one study may cost; None where the file leaves it to the program.
-
-    Attributes:
-        launched_configs: configs that reach the GPU, the default config included.
-        finalists: configs re-measured in turn at the end.
-        compile_deadline_s: seconds after which a compile is killed.
-    """
-
-    launched_configs: int | None = None
-    finalists: int | None = None
-    compile_deadline_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +158,7 @@ def _build(tables: StudyTables, source: Path) -> StudyFile:
         model=model,
         explicit=_explicit(tables.problem),
         space=_space(tables.space),
-        budget=Budget(**tables.budget.model_dump()),
+        budget=tables.budget,
         sampler=tables.search.sampler,
         seed=tables.search.seed,
         stop=Stop(**tables.search.model_dump(include={"tolerance", "risk"})) if tables.search.stop else None,

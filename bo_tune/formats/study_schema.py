@@ -5,8 +5,7 @@ Checks that need more than one key, or a kernel's search space, are in ``study_f
 ``make docs`` makes the reference from it.
 """
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Annotated, Any, TypeVar
 
@@ -15,93 +14,91 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
-    PlainValidator,
+    Field,
+    GetJsonSchemaHandler,
     ValidationError,
     WithJsonSchema,
+    WrapValidator,
 )
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import CoreSchema, ErrorDetails, PydanticCustomError
 
 from bo_tune.core.choices import GRID_GP, SAMPLERS
 from bo_tune.core.problem import DTYPES, MOST
+from bo_tune.formats.recording_format import shown
 
 _EXPECTED = "expected"
 _Value = TypeVar("_Value")
 
 
-def _checked(accepts: Callable[[Any], bool], expected: str) -> PlainValidator:
-    def check(value: object) -> object:
+def _expected(text: str) -> WrapValidator:
+    """Say what a value should have been in these words, whatever is wrong with it."""
+
+    def check(value: Any, validate: Callable[[Any], Any]) -> Any:
+        try:
+            return validate(value)
+        except ValidationError:
+            raise PydanticCustomError(_EXPECTED, "{text}", {"text": text}) from None
+
+    return WrapValidator(check)
+
+
+def _satisfying(accepts: Callable[[Any], bool], text: str) -> AfterValidator:
+    """Accept a value of the right type that also is what the text says."""
+
+    def check(value: _Value) -> _Value:
         if not accepts(value):
-            raise PydanticCustomError(_EXPECTED, "{expected}", {"expected": expected})
+            raise PydanticCustomError(_EXPECTED, "{text}", {"text": text})
         return value
 
-    return PlainValidator(check)
-
-
-def _size(value: object) -> object:
-    if type(value) is not int or value < 1:
-        raise PydanticCustomError(_EXPECTED, "an integer >= 1")
-    if value > MOST:
-        raise PydanticCustomError(_EXPECTED, "an integer <= {largest}", {"largest": MOST})
-    return value
-
-
-def _is_seed(value: object) -> bool:
-    return type(value) is int and 0 <= value < 2**32
-
-
-def _is_share(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < 1
-
-
-def _is_seconds(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value <= 86400
-
-
-def _is_text(value: object) -> bool:
-    return isinstance(value, str) and bool(value.strip()) and value.isprintable()
+    return AfterValidator(check)
 
 
 def _listed(value: object) -> object:
     return value if isinstance(value, list) else [value]
 
 
-def _distinct(values: list[_Value]) -> list[_Value]:
-    if not values:
-        raise PydanticCustomError(_EXPECTED, "at least one value")
-    if len(set(values)) < len(values):
-        raise PydanticCustomError(_EXPECTED, "values without repeats")
-    return values
+class _OneOrMore:
+    """Shows a list as what it may be in a study file: a value or several."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        several = handler(schema)
+        return {"anyOf": [several["items"], several]}
 
 
-def _one_or_list(of: Mapping[str, Any]) -> WithJsonSchema:
-    return WithJsonSchema({"anyOf": [of, {"type": "array", "items": of, "minItems": 1, "uniqueItems": True}]})
+_distinct = _satisfying(lambda values: len(set(values)) == len(values), "values without repeats")
+_some = _satisfying(bool, "at least one value")
 
-
-_SIZE = {"type": "integer", "minimum": 1}
-_FLAG = {"type": "boolean"}
-_TEXT = {"type": "string"}
-_SHARE = {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1}
-_SECONDS = {"type": "number", "exclusiveMinimum": 0, "maximum": 86400}
-
-Size = Annotated[int, PlainValidator(_size), WithJsonSchema(_SIZE)]
-Seed = Annotated[
-    int, _checked(_is_seed, "an integer >= 0 and < 2^32"), WithJsonSchema({"type": "integer", "minimum": 0})
+Size = Annotated[
+    int,
+    Field(ge=1),
+    _expected("an integer >= 1"),
+    _satisfying(lambda size: size <= MOST, f"an integer <= {MOST}"),
 ]
-Share = Annotated[float, _checked(_is_share, "a number > 0 and < 1"), WithJsonSchema(_SHARE)]
-Seconds = Annotated[float, _checked(_is_seconds, "a number of seconds > 0 and <= 86400"), WithJsonSchema(_SECONDS)]
-Flag = Annotated[bool, _checked(lambda value: isinstance(value, bool), "true or false"), WithJsonSchema(_FLAG)]
-Text = Annotated[str, _checked(_is_text, "a line of text"), WithJsonSchema(_TEXT)]
+Seed = Annotated[
+    int,
+    Field(ge=0),
+    _satisfying(lambda seed: seed < 2**32, "smaller"),
+    _expected("an integer >= 0 and < 2^32"),
+]
+Share = Annotated[float, Field(gt=0, lt=1), _expected("a number > 0 and < 1")]
+Seconds = Annotated[float, Field(gt=0, le=86400), _expected("a number of seconds > 0 and <= 86400")]
+Flag = Annotated[bool, _expected("true or false")]
+Text = Annotated[str, _satisfying(lambda text: bool(text.strip()) and text.isprintable(), "a line of text")]
 Dtype = Annotated[
-    str, _checked(lambda value: value in DTYPES, " or ".join(DTYPES)), WithJsonSchema({"enum": list(DTYPES)})
+    str,
+    _satisfying(DTYPES.__contains__, "one of them"),
+    _expected(" or ".join(DTYPES)),
+    WithJsonSchema({"enum": list(DTYPES)}),
 ]
 Sampler = Annotated[
     str,
-    _checked(lambda value: value in SAMPLERS, f"one of {', '.join(SAMPLERS)}"),
+    _satisfying(SAMPLERS.__contains__, "one of them"),
+    _expected(f"one of {', '.join(SAMPLERS)}"),
     WithJsonSchema({"enum": list(SAMPLERS)}),
 ]
-Sizes = Annotated[list[Size], BeforeValidator(_listed), AfterValidator(_distinct), _one_or_list(_SIZE)]
-Flags = Annotated[list[Flag], BeforeValidator(_listed), AfterValidator(_distinct), _one_or_list(_FLAG)]
-Texts = Annotated[list[Text], BeforeValidator(_listed), AfterValidator(_distinct), _one_or_list(_TEXT)]
+Sizes = Annotated[list[Size], BeforeValidator(_listed), _some, _distinct, _OneOrMore()]
+Flags = Annotated[list[Flag], BeforeValidator(_listed), _some, _distinct, _OneOrMore()]
+Texts = Annotated[list[Text], BeforeValidator(_listed), _some, _distinct, _OneOrMore()]
 
 
 class Table(BaseModel):
@@ -211,7 +208,7 @@ class ProblemTable(Table):
     slice, and its `i` is that of both. Left out: false."""
 
 
-class BudgetTable(Table):
+class Budget(Table):
     """What one study may cost."""
 
     launched_configs: Size | None = None
@@ -249,7 +246,7 @@ class StudyTables(Table):
     name: Text | None = None
     """Name of the study. Left out: the file's name without its ending."""
 
-    kernels: Annotated[list[Text], AfterValidator(_distinct)] | None = None
+    kernels: Annotated[list[Text], _some, _distinct] | None = None
     """Kernels to tune. Left out: those of the model and of the problems."""
 
     model: ModelTable | None = None
@@ -259,14 +256,14 @@ class StudyTables(Table):
     """Ranges that replace those of a kernel's own search space: `[space.KERNEL]` with one list for each parameter.
     Parameters that are not named keep their values."""
 
-    budget: BudgetTable = BudgetTable()
+    budget: Budget = Budget()
     search: SearchTable = SearchTable()
 
 
 TABLES: Mapping[str, type[Table]] = {
     "model": ModelTable,
     "problem": ProblemTable,
-    "budget": BudgetTable,
+    "budget": Budget,
     "search": SearchTable,
 }
 
@@ -285,27 +282,22 @@ def describe(error: ValidationError, data: object) -> str:
     return text if len(errors) == 1 else f"{text} (and {len(errors) - 1} more)"
 
 
-def shown(value: object) -> str:
-    """Return a value as it stands in a message: in one line, not too long."""
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 60 else text[:57] + "..."
-
-
-def suggestion(name: str, known: list[str]) -> str:
-    """Return what to say after the name of an unknown key: the nearest known ones, or all."""
-    near = get_close_matches(name, known, n=2)
-    return f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known)}"
-
-
 def _describe_one(error: ErrorDetails, data: object) -> str:
-    place = _place(error["loc"], data)
+    loc = error["loc"]
+    place = _place(loc, data)
     if error["type"] == "missing":
         return f"{place} is missing"
     if error["type"] == "extra_forbidden":
-        owner = StudyTables if len(error["loc"]) == 1 else TABLES[str(error["loc"][0])]
-        return f"{place}: unknown key; {suggestion(str(error['loc'][-1]), list(owner.model_fields))}"
-    expected = error["msg"] if error["type"] == _EXPECTED else _KINDS.get(error["type"], error["msg"])
-    return f"{place}: expected {expected}, got {shown(error['input'])}"
+        owner = StudyTables if len(loc) == 1 else TABLES[str(loc[0])]
+        return f"{place}: unknown key; {suggestion(str(loc[-1]), list(owner.model_fields))}"
+    what = error["msg"] if error["type"] == _EXPECTED else _KINDS.get(error["type"], error["msg"])
+    return f"{place}: expected {what}, got {shown(error['input'])}"
+
+
+def suggestion(name: str, known: Sequence[str]) -> str:
+    """Return what to say after the name of an unknown key: the nearest known ones, or all."""
+    near = get_close_matches(name, known, n=2)
+    return f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known)}"
 
 
 def _place(loc: tuple[int | str, ...], data: object) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.outcome import Outcome
 from bo_tune.core.problem import GpuInfo, Problem
-from bo_tune.core.space import Config, SearchSpace
+from bo_tune.core.space import Config
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import IN_ORDER, kernel_spec
 from bo_tune.kernels.spec import AnySpec
@@ -73,48 +73,35 @@ class DescribedDevice(Device):
 
     @property
     def provenance(self) -> Mapping[str, str]:
-        """Versions as described."""
         return self._description.provenance
 
     def kernel_source(self, kernel: str) -> str:
-        """The source as described. Raises DeviceError where there is none."""
+        """Return the source as described. Raises DeviceError where there is none."""
         if kernel not in self._description.sources:
             raise DeviceError(f"{self.gpu.name}: the kernel source of its worker has no {kernel}")
         return self._description.sources[kernel]
 
     def note(self, problem: Problem) -> str | None:
-        """What the worker had to say."""
         return self._description.notes.get(problem)
 
     def decided_by(self, problem: Problem) -> tuple[str, ...]:
-        """What the worker found the engine to launch."""
         return self._description.decided_by.get(problem, ())
 
     def default_config(self, spec: AnySpec, problem: Problem) -> dict[str, int]:
-        """The default as described."""
         return self._description.defaults.get(problem) or spec.default_config(problem)
 
-    def search_space(self, spec: AnySpec, problem: Problem) -> SearchSpace:
-        """The kernel's default grid."""
-        return spec.search_space
-
-    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:
-        """Which configs are equal, the workers know."""
-        return list(configs)
-
     def binaries(self, problem: Problem, configs: Sequence[Config]) -> HaveBinaries:
-        """What is compiled, the workers know."""
         none = np.zeros(len(configs), dtype=bool)
         return lambda: none
 
     def compile(self, problem: Problem, config: Config) -> Future[Build]:
-        """Nothing is compiled here."""
-        raise DeviceError(f"{self.gpu.name} is not a GPU of this host")
+        raise self._is_elsewhere()
 
     def measure(self, problem: Problem, config: Config, compiled: Compiled, *, stop_above_us: float | None) -> Outcome:
-        """Nothing is measured here."""
-        raise DeviceError(f"{self.gpu.name} is not a GPU of this host")
+        raise self._is_elsewhere()
 
     def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
-        """Nothing is measured here."""
-        raise DeviceError(f"{self.gpu.name} is not a GPU of this host")
+        raise self._is_elsewhere()
+
+    def _is_elsewhere(self) -> DeviceError:
+        return DeviceError(f"{self.gpu.name} is not a GPU of this host")

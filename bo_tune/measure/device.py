@@ -64,6 +64,14 @@ class StepTimes:
     python_us: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class MeasureAnswer:
+    """What a GPU process says of one config: its outcome, and whether the GPU's context is still usable."""
+
+    outcome: Outcome
+    healthy: bool = True
+
+
 HaveBinaries = Callable[[], NDArray[np.bool_]]
 """Says of some configs which of them need no compiling any more, ``[number of configs]``."""
 
@@ -111,13 +119,13 @@ class Device(ABC):
         """Return the baseline of a problem: the config that runs on this GPU where nothing was tuned."""
         return spec.default_config(problem)
 
-    @abstractmethod
     def search_space(self, spec: AnySpec, problem: Problem) -> SearchSpace:
-        """The grid when the user changes nothing."""
+        """Return the grid when the user changes nothing."""
+        return spec.search_space
 
-    @abstractmethod
     def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:
         """Return for each config the one that really runs. Equal ones are measured once."""
+        return list(configs)
 
     @abstractmethod
     def binaries(self, problem: Problem, configs: Sequence[Config]) -> HaveBinaries:

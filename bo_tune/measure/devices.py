@@ -19,14 +19,15 @@ from bo_tune.kernels.moe.spec import one_launch_problems
 from bo_tune.kernels.registry import IN_ORDER, kernel_spec
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.kernels.vllm.installed import unavailable
+from bo_tune.measure.backends.base import known_identities
 from bo_tune.measure.backends.registry import backend_named
-from bo_tune.measure.compile.target import CompileTarget
+from bo_tune.measure.compile.compilers import Compilers
+from bo_tune.measure.compile.host import CompileHost
 from bo_tune.measure.deadlines import Deadlines
 from bo_tune.measure.device import Device
-from bo_tune.measure.gpu.device import GpuDevice, compile_host
+from bo_tune.measure.gpu.device import COMPILE_MODULE, GpuDevice, compile_host
 from bo_tune.measure.replay import ReplayDevice
 from bo_tune.measure.source import BUILTIN, VLLM
-from bo_tune.measure.watch.host_gpus import known_identities
 
 OWN_INSTEAD = (
     "bo_tune's own kernels are tuned instead, which no engine runs; --kernels builtin says that this is wanted"
@@ -229,19 +230,6 @@ def _check_packages() -> None:
         )
 
 
-def gpu_device(
-    index: int,
-    *,
-    source: str = BUILTIN,
-    conditions: Conditions | None = None,
-    compile_workers: int | None = None,
-    packs: Sequence[Path] = (),
-) -> GpuDevice:
-    """Open one GPU of this host. Raises DeviceError and PackError."""
-    _check_packages()
-    return GpuDevice(index, source=source, conditions=conditions, compile_workers=compile_workers, packs=packs)
-
-
 def engine_notes(jobs: Sequence[Job]) -> list[str]:
     """Return what the kernels have to say of being tuned, each line once."""
     together = [job for job in jobs if job.spec.joint_group(job.problem) is not None]
@@ -295,9 +283,28 @@ def gpu_devices(
         host.close()
 
 
-def compile_target(
+@contextmanager
+def compilers_for(
     gpu: GpuInfo, source: str, *, cache: Path, workers: int, deadline_s: float, conditions: Conditions
-) -> CompileTarget:
-    """Return what compiles for a GPU that is known by its data alone, into a folder of Triton's cache."""
+) -> Iterator[Compilers]:
+    """Have compilers while it lasts, for a GPU that is known by its data alone.
+
+    Args:
+        cache: folder for Triton's cache, which holds the machine code without what came before it.
+        workers: compile processes.
+        deadline_s: seconds after which a compile is given up, at most.
+        conditions: under which the binaries are to be launched.
+
+    Raises:
+        DeviceError: if the kernel source cannot be used.
+    """
     _check_packages()
-    return CompileTarget(gpu, source, cache=cache, workers=workers, deadline_s=deadline_s, conditions=conditions)
+    vendor = backend_named(gpu.backend)
+    environment = {**vendor.environment, **conditions.environment, "TRITON_STORE_BINARY_ONLY": "1"}
+    environment["TRITON_CACHE_DIR"] = str(cache.resolve())
+    modules = [COMPILE_MODULE, vendor.children, source]
+    host = CompileHost(modules, environment, source, workers=workers, deadline_s=deadline_s)
+    try:
+        yield host.compilers(gpu)
+    finally:
+        host.close()

@@ -5,7 +5,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from itertools import cycle, islice
-from typing import NamedTuple
 
 import numpy as np
 
@@ -18,27 +17,18 @@ from bo_tune.core.outcome import (
     LaunchPurpose,
     Measurement,
     Outcome,
-    Resources,
     estimate_us,
     on_time,
 )
 from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.repetitions import TimingProtocol, take_repetitions
 from bo_tune.core.space import Config, SearchSpace, config_key
-from bo_tune.formats.recording import Recording
+from bo_tune.formats.recording import RecordedConfig, Recording
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured
 
 VERSIONS = ("driver", *TOOLCHAIN)
 """Entries of a recording's metadata that say what measured it."""
-
-
-class _Recorded(NamedTuple):
-    """What a recording holds of a config on or off its grid."""
-
-    compiled: Build
-    runtimes_us: tuple[float, ...]
-    relative_error: float | None
 
 
 class ReplayDevice(Device):
@@ -66,58 +56,51 @@ class ReplayDevice(Device):
 
     @property
     def provenance(self) -> Mapping[str, str]:
-        """Versions as recorded."""
         return {name: str(self.recording.metadata[name]) for name in VERSIONS if name in self.recording.metadata}
 
     def kernel_source(self, kernel: str) -> str:
-        """The recorded kernel source."""
         return self.recording.kernel_source
 
     def default_config(self, spec: AnySpec, problem: Problem) -> dict[str, int]:
-        """What was the default where the recording was made."""
+        """Return what was the default where the recording was made."""
         return dict(self._default_config)
 
     def search_space(self, spec: AnySpec, problem: Problem) -> SearchSpace:
-        """The recorded grid."""
         return self.recording.space
 
-    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:
-        """Every recorded config ran as it was asked for."""
-        return list(configs)
-
     def binaries(self, problem: Problem, configs: Sequence[Config]) -> HaveBinaries:
-        """Nothing has to be compiled: all configs cost the same."""
-        there = np.ones(len(configs), dtype=bool)
+        there = np.ones(len(configs), dtype=bool)  # nothing has to be compiled: all configs cost the same
         return lambda: there
 
-    def _recorded(self, config: Config) -> _Recorded:
+    def _entry(self, config: Config) -> RecordedConfig:
+        """Return what is recorded of a config: of the default, off the grid, only its time."""
         entry = self.recording.entry(config)
-        if entry is None:
-            if config_key(config) == self._default and self.recording.default_time_us is not None:
-                return _Recorded(Compiled(Compilation(), Resources()), (self.recording.default_time_us,), None)
-            return _Recorded(Invalid(InvalidReason.NOT_RECORDED), (), None)
-        compilation = Compilation(entry.compile_s)
-        if entry.reason is not None:
-            invalid = Invalid(entry.reason, entry.detail, compilation=compilation, resources=entry.resources)
-            return _Recorded(invalid, (), None)
-        return _Recorded(Compiled(compilation, entry.resources), entry.runtimes_us, entry.relative_error)
+        if entry is not None:
+            return entry
+        time_us = self.recording.default_time_us
+        if time_us is None or config_key(config) != self._default:
+            return RecordedConfig(reason=InvalidReason.NOT_RECORDED)
+        return RecordedConfig((time_us,), time_us)
 
     def compile(self, problem: Problem, config: Config) -> Future[Build]:
-        """What the recorded compile came to, at once."""
-        future: Future[Build] = Future()
-        future.set_result(self._recorded(config).compiled)
+        """Return what the recorded compile came to, at once."""
+        entry, future = self._entry(config), Future[Build]()
+        compilation, resources = Compilation(entry.compile_s), entry.resources
+        if entry.reason is None:
+            future.set_result(Compiled(compilation, resources))
+        else:
+            future.set_result(Invalid(entry.reason, entry.detail, compilation=compilation, resources=resources))
         return future
 
     def _shuffled(self, problem: Problem, config: Config, purpose: LaunchPurpose) -> list[float]:
         """The recorded repetitions in a random order."""
         text = f"{problem}|{config_key(config)}|{purpose}"
         rng = np.random.default_rng([self._seed, zlib.crc32(text.encode())])
-        shuffled: list[float] = rng.permutation(self._recorded(config).runtimes_us).tolist()
+        shuffled: list[float] = rng.permutation(self._entry(config).runtimes_us).tolist()
         return shuffled
 
     def measure(self, problem: Problem, config: Config, compiled: Compiled, *, stop_above_us: float | None) -> Outcome:
         """Draw repetitions, as many as the protocol would have taken; again from the first when there are no more."""
-        recorded = self._recorded(config)
         stream = cycle(self._shuffled(problem, config, LaunchPurpose.TIMING))
         taken = take_repetitions(lambda count: list(islice(stream, count)), self._protocol, stop_above_us)
         launches: Launches = Counter({LaunchPurpose.CHECK: 1, LaunchPurpose.TIMING: len(taken.runtimes_us)})
@@ -127,7 +110,7 @@ class ReplayDevice(Device):
             launches,
             compiled.compilation,
             compiled.resources,
-            recorded.relative_error,
+            self._entry(config).relative_error,
         )
 
     def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
@@ -143,14 +126,11 @@ class ReplayDevice(Device):
         return Remeasured(runtimes_us, Counter(launches))
 
     def _redrawn(self, problem: Problem, config: Config, taken: int, rounds: int) -> tuple[float, ...]:
-        entry = self.recording.entry(config)
-        if entry is None:
-            return self._recorded(config).runtimes_us * rounds  # the default, off the grid: only its time is recorded
         clean = on_time(self._shuffled(problem, config, LaunchPurpose.FINALISTS))
         level = self._level(config)
         return tuple(level * time for time in islice(cycle(clean), taken, taken + rounds))
 
     def _level(self, config: Config) -> float:
         """The recorded time over what the raw repetitions come to: not 1 where the recording re-measured the config."""
-        entry = self.recording.entry(config)
-        return 1.0 if entry is None or entry.time_us is None else entry.time_us / estimate_us(entry.runtimes_us)
+        entry = self._entry(config)
+        return 1.0 if entry.time_us is None else entry.time_us / estimate_us(entry.runtimes_us)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from math import inf
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 from filelock import FileLock, Timeout
 
@@ -28,17 +28,13 @@ from bo_tune.formats.pack.contents import (
     Identity,
     Manifest,
     PackedBinary,
-    binary_json,
-    binary_of,
-    identity_json,
-    identity_of,
+    from_json,
+    to_json,
 )
+from bo_tune.measure.compile.compilers import Compilers
 from bo_tune.measure.compile.farm import COMPILER_DIED
 from bo_tune.measure.device import Build
 from bo_tune.precompile.ranking import Likely, Wanted
-
-if TYPE_CHECKING:
-    from bo_tune.measure.compile.target import CompileTarget
 
 
 class Workbench:
@@ -91,14 +87,14 @@ class Workbench:
         lines = self._journal_path.read_bytes().splitlines(keepends=True) if self._journal_path.exists() else []
         whole = [line for line in lines if line.endswith(b"\n")]
         if whole:
-            self._check(self.folder, identity_of(whole[0]), identity)
-            known = [binary_of(line) for line in whole[1:]]
+            self._check(self.folder, from_json(Identity, whole[0]), identity)
+            known = [from_json(PackedBinary, line) for line in whole[1:]]
             self.binaries = [b for b in known if b.entry is None or (self.cache / b.entry).is_dir()]
         elif self.pack.exists():
             manifest = unpack(self.pack, self.cache)
             self._check(self.pack, manifest.identity, identity)
             self.binaries = list(manifest.binaries)
-        kept = [identity_json(identity), *map(binary_json, self.binaries)]
+        kept = [to_json(identity), *map(to_json, self.binaries)]
         write_atomically(self._journal_path, b"".join(line + b"\n" for line in kept))
         self._journal = self._journal_path.open("ab", buffering=0)
 
@@ -112,7 +108,7 @@ class Workbench:
         """Keep what came of a compile."""
         assert self._journal is not None
         self.binaries.append(binary)
-        self._journal.write(binary_json(binary) + b"\n")
+        self._journal.write(to_json(binary) + b"\n")
 
     def finish(self, identity: Identity, gpu: GpuInfo, study: str) -> None:
         """Write the pack and remove the folder. Raises PackError."""
@@ -167,7 +163,7 @@ class Packed:
 
 def build(
     bench: Workbench,
-    target: "CompileTarget",
+    target: Compilers,
     wanted: Likely,
     budget: PackBudget,
     progress: Callable[[Packed], None],

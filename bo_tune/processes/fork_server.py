@@ -24,7 +24,6 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType, TracebackType
 from typing import IO, NoReturn
 
@@ -113,29 +112,20 @@ def last_line(file: IO[bytes]) -> str:
     return lines[-1] if lines else "the process ended without a word"
 
 
-@dataclass(frozen=True, slots=True)
-class _Child:
-    """What a child is to run, and where it talks to the parent."""
-
-    module: str
-    arguments: list[str]
-    channel: int
-    stderr: int
-
-
-def _serve(control: socket.socket) -> _Child | None:
-    """Fork children. Returns in each child what it is to run, and in the server None once the parent is gone."""
+def _serve(control: socket.socket) -> None:
+    """Fork children. Returns in the server once the parent is gone, and in a child once that is done."""
     control.send(READY)
     while True:
         request, fds, _, _ = socket.recv_fds(control, LARGEST_MESSAGE, 2)
         if not request:
-            return None
+            return
         channel, stderr = fds
         child = os.fork()
         if child == 0:
             control.close()
             module, arguments = json.loads(request)
-            return _Child(module, arguments, channel, stderr)
+            _run(module, arguments, channel, stderr)
+            return
         with contextlib.suppress(ProcessLookupError):
             os.setpgid(child, child)  # here too, so that the group can be killed as soon as its number is known
         os.close(channel)
@@ -154,16 +144,16 @@ def _leave_with(kind: type[BaseException], error: BaseException, trace: Tracebac
     leave("".join(traceback.format_exception(kind, error, trace)))
 
 
-def _run(child: _Child) -> None:
+def _run(module: str, arguments: list[str], channel: int, stderr: int) -> None:
     sys.excepthook = _leave_with
     with contextlib.suppress(PermissionError):
         os.setpgid(0, 0)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ptxas is waited for
-    os.dup2(child.stderr, 2)
-    os.close(child.stderr)
-    os.set_inheritable(child.channel, False)
-    importlib.import_module(child.module).main(child.arguments, child.channel)
+    os.dup2(stderr, 2)
+    os.close(stderr)
+    os.set_inheritable(channel, False)
+    importlib.import_module(module).main(arguments, channel)
 
 
 @contextlib.contextmanager
@@ -179,17 +169,15 @@ def _ended_with_parent(control: socket.socket) -> Iterator[None]:
     fcntl.fcntl(control, fcntl.F_SETFL, flags)
 
 
-def _nothing() -> None:
-    return
-
-
 def _import_all(modules: Sequence[str]) -> None:
     """Import modules, each watched by those before it that can tell whether a GPU is in use."""
     in_use: list[Callable[[], bool]] = []
     for name in modules:
         module = import_to_fork(name, in_use)
-        getattr(module, "before_forking", _nothing)()
-        in_use += [module.gpu_is_in_use] if hasattr(module, "gpu_is_in_use") else []
+        if hasattr(module, "before_forking"):
+            module.before_forking()
+        if hasattr(module, "gpu_is_in_use"):
+            in_use.append(module.gpu_is_in_use)
 
 
 def main() -> None:
@@ -203,6 +191,4 @@ def main() -> None:
         leave(one_line(error))
     gc.freeze()  # what is here will be shared by all children; collecting it would copy it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are not waited for: the kernel buries them
-    child = _serve(control)
-    if child is not None:
-        _run(child)
+    _serve(control)

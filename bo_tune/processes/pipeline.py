@@ -33,7 +33,7 @@ class _Request:
     """
 
     message: object
-    is_prepared: Callable[[], bool]
+    is_prepared: Callable[[Child], bool]
     sent_to: Child | None = None
     turn: threading.Event = field(default_factory=threading.Event)
 
@@ -62,7 +62,7 @@ class Pipeline:
         *,
         at_work: Callable[[], AbstractContextManager[object]] = nullcontext,
         breaks: Callable[[Any], bool] | None = None,
-        is_prepared: Callable[[], bool] = lambda: True,
+        is_prepared: Callable[[Child], bool] = lambda _: True,
         prepare: Callable[[Child], None] | None = None,
     ) -> Any:
         """Return the child's answer to a message.
@@ -71,7 +71,7 @@ class Pipeline:
             timeout_s: the deadline, asked for when the child turns to the message.
             at_work: entered then, and left with the answer.
             breaks: whether an answer leaves the child unfit for others. It is ended then.
-            is_prepared: whether the child that there is can be sent the message already.
+            is_prepared: whether a child can be sent the message already.
             prepare: asks the child for what must come before, where it is not prepared when it turns to the message.
                 Its errors are raised.
 
@@ -122,7 +122,7 @@ class Pipeline:
         for last in (False, True):
             with self._lock:
                 child = self._start()
-            if first.sent_to is not child and prepare is not None and not first.is_prepared():
+            if first.sent_to is not child and prepare is not None and not first.is_prepared(child):
                 prepare(child)
             with self._lock:
                 if first.sent_to is child or self._send(first, child):
@@ -151,7 +151,7 @@ class Pipeline:
         child = self._worker.child
         if child is not None:
             for request in islice(self._queue, AT_HAND):
-                if request.sent_to is not child and not (request.is_prepared() and self._send(request, child)):
+                if request.sent_to is not child and not (request.is_prepared(child) and self._send(request, child)):
                     return  # seen to when it is its turn
 
     @staticmethod

@@ -7,8 +7,8 @@ waits; where losses come thick, several. One that takes over costs the time of a
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from bo_tune.processes.worker import Child, WorkerDiedError
@@ -30,12 +30,15 @@ class StandbyActivity:
 
 
 class Standbys:
-    """Children started ahead of need. None before the first loss. Safe to use from several threads.
+    """Children started ahead of need. None before the first loss. One thread relieves, any may ask or close.
 
     Args:
         fork: starts a child, not waiting until it is ready.
         make_ready: waits until a child is ready to be asked anything. Both may raise WorkerError.
         most: children standing ready at most.
+
+    Attributes:
+        activity: what was done so far.
     """
 
     REMEMBERED_S = 10.0
@@ -43,13 +46,13 @@ class Standbys:
 
     def __init__(self, fork: Callable[[], Child], make_ready: Callable[[Child], None], *, most: int) -> None:
         self._fork, self._make_ready, self._most = fork, make_ready, most
-        self._ready: deque[Child] = deque()
-        self._making: set[Child] = set()
-        self._threads: set[threading.Thread] = set()
-        self._losses: deque[float] = deque()
-        self._changed = threading.Condition()
+        self._threads = ThreadPoolExecutor(most + 1, thread_name_prefix="standby")
+        self._children: list[Future[Child]] = []
+        self._starting: set[Child] = set()
+        self._losses: list[float] = []
+        self._lock = threading.Lock()
         self._closed = False
-        self._activity = StandbyActivity()
+        self.activity = StandbyActivity()
 
     def relieve(self) -> Child:
         """Return a child in place of one that was lost: one that stands ready, or else the first to be.
@@ -57,99 +60,73 @@ class Standbys:
         Raises:
             WorkerError: none can be started.
         """
-        with self._changed:
-            self._losses.append(time.monotonic())
-            self._order(1)
-            while self._ready or self._threads:
-                if not self._ready:
-                    self._changed.wait()
-                    continue
-                child = self._ready.popleft()
-                if child.is_waiting:
-                    return child
+        now = time.monotonic()
+        self._losses = [lost for lost in self._losses if now - lost <= self.REMEMBERED_S] + [now]
+        self._order()
+        while known := list(self._children):
+            done, _ = wait(known, return_when=FIRST_COMPLETED)
+            first = next(future for future in known if future in done)
+            self._children = [future for future in self._children if future is not first]
+            child = _child_of(first)
+            if child is not None and child.is_waiting:
+                return child
+            if child is not None:
                 child.kill()  # it ended meanwhile
-                self._order(1)
+                self._order()
+        return self._make()  # those in the background all failed; say why
+
+    def _order(self) -> None:
+        """Start what is missing in the background, and what is about to be taken."""
+        with self._lock:
             if self._closed:
-                raise WorkerDiedError("its device was closed")
-        child = self._fork()  # those in the background all failed; say why
+                return
+            self._children = [one for one in self._children if not one.done() or _child_of(one) is not None]
+            missing = min(len(self._losses), self._most) + 1 - len(self._children)
+            self._children += [self._threads.submit(self._make) for _ in range(missing)]
+
+    def _make(self) -> Child:
+        start, child = time.perf_counter(), None
         try:
+            with self._lock:  # where it is closed meanwhile, either no child is forked or it is known
+                if self._closed:
+                    raise WorkerDiedError("its device was closed")
+                child = self._fork()
+                self._starting.add(child)
             self._make_ready(child)
         except BaseException:
-            child.kill()
+            if child is not None:
+                child.kill()
+            self._count(child, StandbyActivity(failures=1, start_s=time.perf_counter() - start))
             raise
+        self._count(child, StandbyActivity(starts=1, start_s=time.perf_counter() - start))
         return child
 
-    def _order(self, more: int) -> None:
-        """Start what is missing in the background, and what is about to be taken. The caller holds the lock."""
-        if self._closed:
-            return
-        now = time.monotonic()
-        while len(self._losses) > 1 and now - self._losses[0] > self.REMEMBERED_S:
-            self._losses.popleft()
-        wanted = min(len(self._losses), self._most) + more
-        for _ in range(wanted - len(self._ready) - len(self._threads)):
-            thread = threading.Thread(target=self._make, name="standby", daemon=True)
-            self._threads.add(thread)
-            thread.start()
-
-    def _make(self) -> None:
-        start = time.perf_counter()
-        child: Child | None = None
-        ready = False
-        try:
-            child = self._begin()
-            self._make_ready(child)
-            ready = True
-        except Exception:  # noqa: BLE001 - whoever waits for it starts one itself, and hears why that fails
-            pass
-        finally:  # whatever went wrong, nobody waits for this thread any more
-            kept = self._keep(child, ready, time.perf_counter() - start)
-            if child is not None and not kept:
-                child.kill()
-
-    def _keep(self, child: Child | None, ready: bool, seconds: float) -> bool:
-        """Have a child stand ready, if it is; say whether it does."""
-        with self._changed:
-            self._threads.discard(threading.current_thread())
+    def _count(self, child: Child | None, more: StandbyActivity) -> None:
+        with self._lock:
+            then = self.activity
+            self.activity = StandbyActivity(
+                then.starts + more.starts, then.failures + more.failures, then.start_s + more.start_s
+            )
             if child is not None:
-                self._making.discard(child)
-            then = self._activity
-            self._activity = StandbyActivity(then.starts + ready, then.failures + (not ready), then.start_s + seconds)
-            kept = ready and child is not None and not self._closed
-            if kept and child is not None:
-                self._ready.append(child)
-            self._changed.notify_all()
-            return kept
-
-    def _begin(self) -> Child:
-        with self._changed:  # where it is closed meanwhile, either no child is forked or it is known
-            if self._closed:
-                raise WorkerDiedError("no more children are wanted")
-            child = self._fork()
-            self._making.add(child)
-            return child
+                self._starting.discard(child)
 
     @property
     def pids(self) -> list[int]:
         """Process ids of those that stand ready."""
-        with self._changed:
-            return [child.pid for child in self._ready]
-
-    @property
-    def activity(self) -> StandbyActivity:
-        """What was done so far."""
-        return self._activity
+        return [child.pid for one in self._children if one.done() and (child := _child_of(one)) is not None]
 
     def close(self) -> None:
         """End all that stand ready or are being started; return when they are gone."""
-        with self._changed:
+        with self._lock:
             self._closed = True
-            threads = list(self._threads)
-            for child in self._making:
+            for child in self._starting:
                 child.interrupt()
-            ready = list(self._ready)
-            self._ready.clear()
-        for child in ready:
-            child.kill()
-        for thread in threads:
-            thread.join()
+        self._threads.shutdown()
+        for one in self._children:
+            if (ready := _child_of(one)) is not None:
+                ready.kill()
+
+
+def _child_of(made: Future[Child]) -> Child | None:
+    """Return what a thread made that is done; None where it failed."""
+    return None if made.exception() is not None else made.result()

@@ -10,7 +10,8 @@ import select
 import signal
 import socket
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -39,6 +40,7 @@ class Child:
 
     Attributes:
         pid: its process id, and that of its process group.
+        notes: what whoever asks it remembers of it.
 
     Raises:
         WorkerDiedError: it cannot be forked.
@@ -51,6 +53,7 @@ class Child:
         self._news = select.poll()  # ``Connection.poll`` makes one anew for each of some thousand answers
         self._news.register(self._connection.fileno(), select.POLLIN)
         self._module = module
+        self.notes: set[Hashable] = set()
         self._last_words = ""
         self._ended = False
         self._process: int | None = None  # descriptor of it
@@ -147,6 +150,7 @@ class Worker:
         relief: returns the child that takes the place of one that ended; by default a new one is started.
 
     Attributes:
+        child: the child, if there is one.
         starts: how often a child has taken up work.
     """
 
@@ -158,10 +162,9 @@ class Worker:
         *,
         relief: Callable[[], Child] | None = None,
     ) -> None:
-        self._server = server
-        self._module, self._arguments = module, list(arguments)
+        self._fork = partial(Child, server, module, list(arguments))
         self._relief = relief
-        self._child: Child | None = None
+        self.child: Child | None = None
         self.starts = 0
 
     def request(self, message: object, timeout_s: float) -> Any:
@@ -181,49 +184,54 @@ class Worker:
         try:
             return child.answer(timeout_s)
         except (WorkerTimeoutError, WorkerDiedError):
-            self._child = None
+            self.child = None
             raise
 
     def start(self) -> Child:
         """Start a child if there is none, wait until it is ready, and return it. Raises as ``request``."""
-        if self._child is None:
-            if self.starts and self._relief is not None:
-                child = self._relief()
-                self.starts += 1
-            else:
-                child = Child(self._server, self._module, self._arguments)
-                self.starts += 1
-                self._child = child  # may be interrupted while it starts
-                try:
-                    child.wait_until_ready()
-                except WorkerError:
-                    self._child = None
-                    raise
-            self._child = child
-        return self._child
-
-    @property
-    def child(self) -> Child | None:
-        """The child, if there is one."""
-        return self._child
+        if self.child is not None:
+            return self.child
+        if self.starts and self._relief is not None:
+            self.child = self._relief()
+            self.starts += 1
+            return self.child
+        self.child = child = self._fork()  # may be interrupted while it starts
+        self.starts += 1
+        try:
+            child.wait_until_ready()
+        except WorkerError:
+            self.child = None
+            raise
+        return child
 
     @property
     def pid(self) -> int | None:
         """Process id of the child, if there is one."""
-        child = self._child
+        child = self.child
         return None if child is None else child.pid
 
     def interrupt(self) -> None:
         """End the child from another thread than the one that waits for it; the request ends as died."""
-        child = self._child
+        child = self.child
         if child is not None:
             child.interrupt()
 
     def kill(self) -> None:
         """End the child and everything it started, at once. The next request starts a new one."""
-        child, self._child = self._child, None
+        child, self.child = self.child, None
         if child is not None:
             child.kill()
+
+
+Call = tuple[Any, ...]
+"""A request to call a method of what the child serves: its name, and the arguments."""
+
+
+def called(server: object, call: Call) -> object:
+    """Call the method, and return what it returns."""
+    method, *arguments = call
+    answer: object = getattr(server, method)(*arguments)
+    return answer
 
 
 def serve(fd: int, handler: Callable[[Any], object]) -> None:

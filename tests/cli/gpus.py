@@ -9,28 +9,22 @@ import json
 import math
 import os
 import sys
+from collections.abc import Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 from bo_tune.cli import main as bo_tune
 from bo_tune.core.outcome import Launches, LaunchPurpose, Measurement
-from bo_tune.core.problem import GpuInfo
+from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config
 from bo_tune.measure.backends.base import GpuIdentity
 from bo_tune.measure.backends.nvidia.backend import Nvidia
 from bo_tune.measure.compile import farm as compile_farm
-from bo_tune.measure.device import Remeasured
+from bo_tune.measure.device import MeasureAnswer, Remeasured
 from bo_tune.measure.gpu import device as cuda
-from bo_tune.measure.messages import (
-    Hello,
-    HelloRequest,
-    MeasureAnswer,
-    MeasureRequest,
-    PrepareRequest,
-    RemeasureRequest,
-)
 from bo_tune.measure.watch.neighbours import Reading, WatchError
-from bo_tune.processes.worker import serve
+from bo_tune.processes.worker import called, serve
 from bo_tune.session.workers import host as host_workers
 
 NAME = "gpus"
@@ -43,20 +37,25 @@ def time_us(config: Config) -> float:
     return 10.0 + sum(abs(math.log2(config[name] / best)) for name, best in BEST.items())
 
 
-def gpu(request: object) -> object:
-    """Answer as a GPU process."""
-    match request:
-        case HelloRequest():
-            return Hello(GPU, {"driver": "1", "torch": "2", "triton": "3"})
-        case PrepareRequest():
-            return None
-        case RemeasureRequest(_, configs, rounds):
-            times = [(time_us(config),) * rounds for config in configs]
-            return Remeasured(times, Launches({LaunchPurpose.FINALISTS: rounds * len(configs)}))
-        case MeasureRequest(_, config):
-            launches = Launches({LaunchPurpose.CHECK: 1, LaunchPurpose.TIMING: 10})
-            return MeasureAnswer(Measurement((time_us(config),) * 10, launches=launches))
-    raise TypeError(request)
+class FakeGpu:
+    """What the parent calls in a GPU process."""
+
+    def hello(self) -> tuple[GpuInfo, dict[str, str]]:
+        """Say what it is."""
+        return GPU, {"driver": "1", "torch": "2", "triton": "3"}
+
+    def prepare(self, problem: Problem) -> None:
+        """Nothing is prepared."""
+
+    def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, around: object) -> Remeasured:
+        """Time configs in turn."""
+        times = [(time_us(config),) * rounds for config in configs]
+        return Remeasured(times, Launches({LaunchPurpose.FINALISTS: rounds * len(configs)}))
+
+    def measure(self, problem: Problem, config: Config, protocol: object, stop_above_us: float | None) -> MeasureAnswer:
+        """Time a config."""
+        launches = Launches({LaunchPurpose.CHECK: 1, LaunchPurpose.TIMING: 10})
+        return MeasureAnswer(Measurement((time_us(config),) * 10, launches=launches))
 
 
 class Watch:
@@ -95,7 +94,7 @@ def main(arguments: list[str] | None = None, fd: int = -1) -> None:
         host_workers.main()
         return
     if arguments[0].isdecimal():
-        serve(fd, gpu)
+        serve(fd, partial(called, FakeGpu()))
     import_module("no_compiler").main(arguments, fd)
 
 

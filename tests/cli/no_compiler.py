@@ -5,9 +5,10 @@ import time
 from typing import ClassVar
 
 from bo_tune.core.outcome import Compilation, Resources
+from bo_tune.core.problem import Problem
+from bo_tune.core.space import Config
 from bo_tune.measure.compile import worker as compile_worker
 from bo_tune.measure.device import Build, Compiled
-from bo_tune.measure.messages import CompileRequest
 
 
 class NoCompiler(compile_worker.Compiler):
@@ -15,7 +16,7 @@ class NoCompiler(compile_worker.Compiler):
 
     resources: ClassVar = Resources(1024, 32, 0)
 
-    def _compile(self, request: CompileRequest) -> Build:
+    def compile(self, problem: Problem, config: Config) -> Build:
         time.sleep(float(os.environ.get("FAKE_COMPILE_S", "0")))
         return Compiled(Compilation(0.01), self.resources, "")
 

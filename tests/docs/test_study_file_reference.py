@@ -8,7 +8,7 @@ from helpers import ROOT, script
 
 from bo_tune.cli.arguments import DEFAULT_BUDGET
 from bo_tune.formats.study_file import DEFAULT_RANKS, load_study_file
-from bo_tune.formats.study_schema import TABLES, BudgetTable, ModelTable, StudyTables
+from bo_tune.formats.study_schema import TABLES, Budget, ModelTable, StudyTables
 from bo_tune.tuning.race import Finalists
 
 STUDIES = sorted((ROOT / "studies").glob("*.toml"))
@@ -34,8 +34,8 @@ def test_defaults_are_those_of_the_program() -> None:
     def meaning(table: type, key: str) -> str:
         return str(table.model_fields[key].description)
 
-    assert f"Left out: {DEFAULT_BUDGET}." in meaning(BudgetTable, "launched_configs")
-    assert f"Left out: {Finalists().count}." in meaning(BudgetTable, "finalists")
+    assert f"Left out: {DEFAULT_BUDGET}." in meaning(Budget, "launched_configs")
+    assert f"Left out: {Finalists().count}." in meaning(Budget, "finalists")
     assert DEFAULT_RANKS == (16,)
     assert "Left out: 16," in meaning(ModelTable, "ranks")
 

@@ -109,7 +109,12 @@ def test_everything_at_once(tmp_path: Path) -> None:
     seed = 7
     """
     study = load(tmp_path, text)
-    assert (study.name, study.sampler, study.seed, study.budget) == ("both", "tpe", 7, Budget(20, 3, 8))
+    assert (study.name, study.sampler, study.seed, study.budget) == (
+        "both",
+        "tpe",
+        7,
+        Budget(launched_configs=20, finalists=3, compile_deadline_s=8),
+    )
     assert study.search_space(kernel_spec("lora_shrink")).ranges["block_m"] == (16, 64)
     assert study.search_space(kernel_spec("lora_shrink")).ranges["split_k"] == (1, 3)
     served = study.problems_by_layer()

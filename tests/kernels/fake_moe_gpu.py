@@ -3,19 +3,14 @@
 One launch is fastest under block_m 32, the two kernels are under 16.
 """
 
+from collections.abc import Sequence
+from functools import partial
+
 from bo_tune.core.outcome import Launches, LaunchPurpose, Measurement
 from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.core.space import Config
-from bo_tune.measure.device import Remeasured
-from bo_tune.measure.messages import (
-    Hello,
-    HelloRequest,
-    MeasureAnswer,
-    MeasureRequest,
-    PrepareRequest,
-    RemeasureRequest,
-)
-from bo_tune.processes.worker import serve
+from bo_tune.measure.device import MeasureAnswer, Remeasured
+from bo_tune.processes.worker import called, serve
 
 GPU = GpuInfo("NVIDIA H100 80GB HBM3", (9, 0), sm_count=132, shared_memory_bytes=232448)
 
@@ -27,22 +22,26 @@ def time_us(problem: LoraProblem, config: Config) -> float:
     return 5.0 + config["block_m"] / 100
 
 
-def handle(request: object) -> object:
-    """Answer one request."""
-    match request:
-        case HelloRequest():
-            return Hello(GPU, {"driver": "1", "torch": "2", "triton": "3"})
-        case PrepareRequest():
-            return None
-        case RemeasureRequest(problem, configs, rounds):
-            times = [(time_us(problem, config),) * rounds for config in configs]
-            return Remeasured(times, Launches({LaunchPurpose.FINALISTS: rounds * len(configs)}))
-        case MeasureRequest(problem, config, _, _):
-            launches = Launches({LaunchPurpose.CHECK: 1, LaunchPurpose.TIMING: 3})
-            return MeasureAnswer(Measurement((time_us(problem, config),) * 3, launches=launches))
-    raise TypeError(request)
+class FakeGpu:
+    """What the parent calls."""
+
+    def hello(self) -> tuple[GpuInfo, dict[str, str]]:
+        return GPU, {"driver": "1", "torch": "2", "triton": "3"}
+
+    def prepare(self, problem: LoraProblem) -> None:
+        return
+
+    def remeasure(self, problem: LoraProblem, configs: Sequence[Config], rounds: int, around: object) -> Remeasured:
+        times = [(time_us(problem, config),) * rounds for config in configs]
+        return Remeasured(times, Launches({LaunchPurpose.FINALISTS: rounds * len(configs)}))
+
+    def measure(
+        self, problem: LoraProblem, config: Config, protocol: object, stop_above_us: float | None
+    ) -> MeasureAnswer:
+        launches = Launches({LaunchPurpose.CHECK: 1, LaunchPurpose.TIMING: 3})
+        return MeasureAnswer(Measurement((time_us(problem, config),) * 3, launches=launches))
 
 
 def main(arguments: list[str], fd: int) -> None:
     """Serve the parent."""
-    serve(fd, handle)
+    serve(fd, partial(called, FakeGpu()))

@@ -9,8 +9,8 @@ from helpers import H100
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import LoraProblem
 from bo_tune.core.surroundings import Batch, Linear, Surroundings
-from bo_tune.kernels.lora.chain import Chain
 from bo_tune.kernels.lora import naive
+from bo_tune.kernels.lora.chain import Chain
 from bo_tune.kernels.operations import operation
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.gpu.layer import LayerTimer

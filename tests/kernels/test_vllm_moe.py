@@ -22,7 +22,6 @@ from bo_tune.kernels.vllm.operations import operation
 from bo_tune.measure.backends.nvidia.children import CompilerSide
 from bo_tune.measure.compile.offline_driver import activate
 from bo_tune.measure.compile.worker import Compiler
-from bo_tune.measure.messages import DecidedByRequest, NoteRequest
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION:UserWarning")]
 
@@ -204,7 +203,7 @@ def test_without_more_of_the_gpu_than_its_capability_one_launch_is_refused():
 def test_compilers_are_asked_who_decides():
     problem = moe_problem(KERNELS[0], **SERVED)
     for source, expected in (("vllm.operations", ONE_LAUNCH), ("operations", ())):
-        assert Compiler(f"bo_tune.kernels.{source}", CompilerSide()).answer(DecidedByRequest(problem, H100)) == expected
+        assert Compiler(f"bo_tune.kernels.{source}", H100, CompilerSide()).answer(("decided_by", problem)) == expected
 
 
 def test_a_dispatch_that_launches_something_else_is_refused_and_noted(monkeypatch):
@@ -218,9 +217,9 @@ def test_a_dispatch_that_launches_something_else_is_refused_and_noted(monkeypatc
 
 def test_compilers_are_asked_for_the_note():
     problem = moe_problem(KERNELS[0], **SERVED)
-    compiler = Compiler("bo_tune.kernels.vllm.operations", CompilerSide())
-    assert compiler.answer(NoteRequest(problem, H100)) == path_note(problem, H100.capability)
-    own = Compiler("bo_tune.kernels.operations", CompilerSide()).answer(NoteRequest(problem, H100))
+    compiler = Compiler("bo_tune.kernels.vllm.operations", H100, CompilerSide())
+    assert compiler.answer(("note", problem)) == path_note(problem, H100.capability)
+    own = Compiler("bo_tune.kernels.operations", H100, CompilerSide()).answer(("note", problem))
     assert (
         own == "the project's own fused MoE kernels have no one-launch path: block_m is chosen by the two-kernel path"
     )

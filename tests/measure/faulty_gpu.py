@@ -4,22 +4,16 @@ import os
 import sys
 import time
 import zlib
+from collections.abc import Sequence
+from functools import partial
 
 from fake_gpu import GPU, LAUNCHES
 
 from bo_tune.core.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Measurement
-from bo_tune.core.problem import LoraProblem
+from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.core.space import Config
-from bo_tune.measure.device import Remeasured
-from bo_tune.measure.messages import (
-    Hello,
-    HelloRequest,
-    MeasureAnswer,
-    MeasureRequest,
-    PrepareRequest,
-    RemeasureRequest,
-)
-from bo_tune.processes.worker import serve
+from bo_tune.measure.device import MeasureAnswer, Remeasured
+from bo_tune.processes.worker import called, serve
 
 FAULTS = ("illegal address", "infinite loop", "device assert", "exit", "out of memory")
 PERCENT_EACH = 5
@@ -36,19 +30,23 @@ def time_us(config: Config) -> float:
     return 5.0 + zlib.crc32(str(sorted(config.items())).encode()) % 1000 / 100
 
 
-def handle(request: object) -> object:
-    """Answer one request."""
-    match request:
-        case HelloRequest():
-            return Hello(GPU, {"driver": "1"})
-        case PrepareRequest():
-            return None
-        case RemeasureRequest(_, configs, rounds):
-            times = [(time_us(config),) * rounds for config in configs]
-            return Remeasured(times, Launches({LaunchPurpose.FINALISTS: rounds * len(configs)}))
-        case MeasureRequest(problem, config, _, _):
-            return _measure(config, fault_of(problem, config))
-    raise TypeError(request)
+class FaultyGpu:
+    """What the parent calls."""
+
+    def hello(self) -> tuple[GpuInfo, dict[str, str]]:
+        return GPU, {"driver": "1"}
+
+    def prepare(self, problem: LoraProblem) -> None:
+        return
+
+    def remeasure(self, problem: LoraProblem, configs: Sequence[Config], rounds: int, around: object) -> Remeasured:
+        times = [(time_us(config),) * rounds for config in configs]
+        return Remeasured(times, Launches({LaunchPurpose.FINALISTS: rounds * len(configs)}))
+
+    def measure(
+        self, problem: LoraProblem, config: Config, protocol: object, stop_above_us: float | None
+    ) -> MeasureAnswer:
+        return _measure(config, fault_of(problem, config))
 
 
 def _measure(config: Config, fault: str | None) -> MeasureAnswer:
@@ -68,4 +66,4 @@ def _measure(config: Config, fault: str | None) -> MeasureAnswer:
 
 def main(arguments: list[str], fd: int) -> None:
     """Serve the parent."""
-    serve(fd, handle)
+    serve(fd, partial(called, FaultyGpu()))

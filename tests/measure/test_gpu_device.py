@@ -16,7 +16,6 @@ from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.compile.host import CompileHost
 from bo_tune.measure.device import Compiled
-from bo_tune.measure.devices import gpu_device
 from bo_tune.measure.gpu import device as cuda
 from bo_tune.measure.gpu.device import Deadlines, GpuDevice, compile_host
 from bo_tune.measure.source import BUILTIN
@@ -155,7 +154,7 @@ def test_what_concerns_the_whole_problem_is_a_device_error(device: GpuDevice) ->
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_there_is_one_clear_line() -> None:
     with pytest.raises(DeviceError) as caught:
-        gpu_device(0)
+        GpuDevice(0)
     message = str(caught.value)
     assert "\n" not in message
     assert "CUDA device 0 cannot be used" in message
@@ -179,7 +178,7 @@ def test_seconds_and_binaries_are_told(device: GpuDevice) -> None:
 
 
 def standing_ready(of: GpuDevice, count: int = 1) -> list[int]:
-    standbys = of._relief.standbys
+    standbys = of._relief
     end = time.monotonic() + 30
     while len(standbys.pids) < count and time.monotonic() < end:
         time.sleep(0.01)
@@ -226,7 +225,7 @@ def test_a_process_that_stands_ready_and_warm_takes_over(device: GpuDevice, faul
 
 def test_no_process_stands_ready_while_nothing_is_lost(device: GpuDevice) -> None:
     measure(device, 16)
-    assert device._relief.standbys.pids == []
+    assert device._relief.pids == []
     gpu = device.activity.gpu
     assert gpu is not None
     assert (gpu.standby_starts, gpu.warm_ups) == (0, 0)

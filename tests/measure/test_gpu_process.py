@@ -18,7 +18,6 @@ from bo_tune.measure.backends.nvidia.children import GpuSide, refusal
 from bo_tune.measure.device import Remeasured
 from bo_tune.measure.gpu.process import GpuServer, Prepared, versions
 from bo_tune.measure.gpu.timing import Timed
-from bo_tune.measure.messages import RemeasureRequest
 
 NVIDIA = {"hip": None, "xpu": None, "cuda": "12.8"}
 
@@ -112,12 +111,14 @@ def test_a_layer_that_there_is_no_room_for_costs_no_more_than_its_race(
     server._layer = LayerWithoutRoom()  # type: ignore[assignment]
     server._prepared = OrderedDict({problem: prepared})
     monkeypatch.setattr(server, "_is_healthy", lambda: healthy)
-    request = RemeasureRequest(problem, ({"block_m": 16},), 3, Surroundings(Linear(4096, (4096,)), {"block_n": 16}))
+    around = Surroundings(Linear(4096, (4096,)), {"block_n": 16})
     if healthy:
-        assert server.answer(request) == Remeasured([()], Counter({LaunchPurpose.CHECK: 1}))
+        assert server.remeasure(problem, [{"block_m": 16}], 3, around) == Remeasured(
+            [()], Counter({LaunchPurpose.CHECK: 1})
+        )
     else:
         with pytest.raises(torch.OutOfMemoryError):
-            server.answer(request)
+            server.remeasure(problem, [{"block_m": 16}], 3, around)
 
 
 def test_a_finalist_is_checked_once_and_one_that_is_wrong_has_no_times(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,12 +128,10 @@ def test_a_finalist_is_checked_once_and_one_that_is_wrong_has_no_times(monkeypat
     server._timer = CountedTimer()  # type: ignore[assignment]
     server._prepared = OrderedDict({problem: Prepared(GpuSide.__new__(GpuSide), kernel, torch.zeros(4), torch.ones(4))})  # type: ignore[arg-type]
     configs = tuple({"block_m": block_m} for block_m in (16, 64, 32))
-    first = server.answer(RemeasureRequest(problem, configs, 3))
-    assert isinstance(first, Remeasured)
+    first = server.remeasure(problem, configs, 3)
     assert first.runtimes_us == [(5.0,) * 3, (), (5.0,) * 3]
     assert first.launches == {LaunchPurpose.CHECK: 3, LaunchPurpose.FINALISTS: 12, LaunchPurpose.LATE: 1}
-    again = server.answer(RemeasureRequest(problem, configs, 3))
-    assert isinstance(again, Remeasured)
+    again = server.remeasure(problem, configs, 3)
     assert again.runtimes_us == first.runtimes_us
     assert again.launches == {LaunchPurpose.FINALISTS: 12, LaunchPurpose.LATE: 1}
     assert kernel.launched == [16, 64, 32]

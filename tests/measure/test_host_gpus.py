@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from bo_tune.errors import DeviceError
-from bo_tune.measure.backends.base import GpuIdentity
+from bo_tune.measure.backends.base import GpuIdentity, known_identities
 from bo_tune.measure.backends.nvidia.backend import Nvidia
-from bo_tune.measure.watch.host_gpus import known_identities
 
 pytestmark = pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
 

@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 from helpers import H100
 
+from bo_tune.core.conditions import Conditions
 from bo_tune.core.outcome import Invalid, InvalidReason
 from bo_tune.core.problem import LoraProblem
 from bo_tune.errors import PackError
 from bo_tune.formats.pack.archive import files_of, read_manifest, write_pack
 from bo_tune.formats.pack.contents import Identity, Manifest, PackedBinary
 from bo_tune.measure.compile import packed
-from bo_tune.measure.compile.facts import KernelFacts
+from bo_tune.measure.compile.compilers import Compilers
 from bo_tune.measure.compile.farm import CompileFarm, Deadline
 from bo_tune.measure.compile.host import CompileHost
 from bo_tune.measure.compile.packed import PackedBinaries
-from bo_tune.measure.compile.target import CompileTarget
 from bo_tune.measure.device import Compiled
-from bo_tune.measure.messages import IdentityRequest
+from bo_tune.measure.devices import compilers_for
 from bo_tune.measure.source import BUILTIN
 from bo_tune.processes.fork_server import ForkServer
 
@@ -33,7 +33,10 @@ TILE = {"block_m": 16, "block_n": 32, "block_k": 32, "num_warps": 4, "num_stages
 CONFIG = {**TILE, "split_k": 8}
 BROKEN = {**CONFIG, "block_m": 17}
 WANTED = [(SHRINK, CONFIG), (SHRINK, {**CONFIG, "split_k": 16}), (EXPAND, TILE)]
-EXAMPLES = IdentityRequest({"lora_shrink": (SHRINK, CONFIG), "lora_expand": (EXPAND, TILE)})
+EXAMPLES: dict[str, tuple[LoraProblem, dict[str, int]]] = {
+    "lora_shrink": (SHRINK, CONFIG),
+    "lora_expand": (EXPAND, TILE),
+}
 LONG_S = 120.0
 
 
@@ -41,8 +44,8 @@ LONG_S = 120.0
 def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A pack of three binaries and a failure, whose cache is gone."""
     folder = tmp_path_factory.mktemp("made")
-    target = CompileTarget(H100, BUILTIN, cache=folder / "cache", workers=1, deadline_s=LONG_S)
-    try:
+    cache = folder / "cache"
+    with compilers_for(H100, BUILTIN, cache=cache, workers=1, deadline_s=LONG_S, conditions=Conditions()) as target:
         identity = target.identity(EXAMPLES)
         binaries = []
         for problem, config in WANTED:
@@ -50,20 +53,18 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
             assert isinstance(build, Compiled)
             assert build.entry is not None
             assert not build.compilation.cached
-            files = files_of(folder / "cache" / build.entry)
+            files = files_of(cache / build.entry)
             binaries.append(PackedBinary(problem, config, 0.25, build.resources, 1, build.entry, files))
-    finally:
-        target.close()
     binaries.append(PackedBinary(SHRINK, BROKEN, 0.5, reason=InvalidReason.COMPILE_ERROR, detail="no"))
     path = folder / "x.pack"
-    write_pack(path, Manifest(identity, H100, "s", tuple(binaries)), folder / "cache")
-    (folder / "cache").rename(folder / "moved")
+    write_pack(path, Manifest(identity, H100, "s", tuple(binaries)), cache)
+    cache.rename(folder / "moved")
     return path
 
 
 def unpacked(*packs: Path) -> PackedBinaries:
     """Have packs unpacked for processes."""
-    made = PackedBinaries(packs, BUILTIN)
+    made = PackedBinaries(packs)
     made.unpack()
     return made
 
@@ -90,8 +91,7 @@ def farm(server: tuple[ForkServer, PackedBinaries]) -> Iterator[CompileFarm]:
 
 
 def number(farm: CompileFarm, problem: LoraProblem, config: Mapping[str, int]) -> int:
-    (found,) = KernelFacts(farm, H100).numbers(problem, [config])
-    return found
+    return Compilers(farm, H100).key(problem, config)
 
 
 def test_another_process_finds_every_binary_and_compiles_nothing(
@@ -120,7 +120,7 @@ def test_what_a_pack_lacks_is_compiled_into_the_hosts_own_cache(
 def test_a_taught_farm_has_the_binaries_and_answers_at_once(
     farm: CompileFarm, server: tuple[ForkServer, PackedBinaries]
 ) -> None:
-    server[1].teach(farm, H100, KernelFacts(farm, H100))
+    server[1].teach(Compilers(farm, H100))
     asked = [*WANTED, (SAME_BINARY, CONFIG), (SHRINK, BROKEN), (SHRINK, {**CONFIG, "split_k": 4})]
     numbers = np.array([number(farm, problem, config) for problem, config in asked])
     assert farm.has(numbers).tolist() == [True] * 5 + [False]
@@ -183,7 +183,7 @@ def test_what_does_not_fit_is_refused_with_the_difference(
     binaries = unpacked(path)
     try:
         with pytest.raises(PackError) as caught:
-            binaries.teach(farm, H100, KernelFacts(farm, H100))
+            binaries.teach(Compilers(farm, H100))
         assert str(caught.value).startswith(f"{path}: {words}")
         assert "\n" not in str(caught.value)
         assert farm.activity.packed == 0
@@ -201,19 +201,19 @@ def test_binaries_that_triton_does_not_find_are_refused_though_all_is_said_to_fi
     binaries = unpacked(path)
     try:
         with pytest.raises(PackError, match="is not what Triton looks for here"):
-            binaries.teach(farm, H100, KernelFacts(farm, H100))
+            binaries.teach(Compilers(farm, H100))
     finally:
         binaries.close()
 
 
-def test_a_question_that_kills_the_compiler_refuses_the_pack(
+def test_a_probe_that_kills_the_compiler_refuses_the_pack(
     farm: CompileFarm, pack: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packed, "CHECK_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(packed, "PROBE_TIMEOUT_S", 0.0)
     binaries = unpacked(pack)
     try:
         with pytest.raises(PackError, match=r"x\.pack: no answer within 0 s"):
-            binaries.teach(farm, H100, KernelFacts(farm, H100))
+            binaries.teach(Compilers(farm, H100))
     finally:
         binaries.close()
 

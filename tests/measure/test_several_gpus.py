@@ -45,7 +45,7 @@ def test_each_has_a_process_and_all_share_the_compilers(monkeypatch: pytest.Monk
         pids = {int(device.provenance["pid"]) for device in devices}
         assert len(pids) == 3
         assert all(map(alive, pids))
-        farms = {id(device._farm) for device in devices}
+        farms = {id(device._compilers.farm) for device in devices}
         assert len(farms) == 1
         assert [device.compile_workers for device in devices] == [2, 2, 2]
         devices[0].close()

@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 from helpers import BUNDLED, H100, SHRINK, SMALL_RANGES, bundled
-from hypothesis import given
-from hypothesis import strategies as st
 
 from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.core.space import Config, config_key
@@ -15,7 +13,7 @@ from bo_tune.formats.recording import read_recordings
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.precompile.experience import Experience, recorded_history
-from bo_tune.precompile.ranking import Likely, _Chosen, _Draws
+from bo_tune.precompile.ranking import Likely
 
 pytestmark = pytest.mark.slow
 
@@ -98,30 +96,6 @@ def test_without_histories_the_first_ones_differ_in_every_parameter() -> None:
     for name, values in SMALL_RANGES["lora_shrink"].items():
         found = {wanted.config[name] for wanted in order[1:13]}
         assert found == {v for v in values if any(w.config[name] == v for w in order[1:])}
-
-
-@given(st.integers(0, 2**31), st.integers(1, 4), st.integers(1, 8))
-def test_each_step_takes_the_binary_of_most_gain(seed: int, problems: int, binaries: int) -> None:
-    rng = np.random.default_rng(seed)
-    draws = []
-    for _ in range(problems):
-        keys: list[Hashable] = list(rng.permutation(binaries)[: rng.integers(1, binaries + 1)])
-        draws.append(_Draws(keys, rng.normal(size=(len(keys), 5)), rng.normal(size=5)))
-
-    def total(chosen: Sequence[Hashable]) -> float:
-        rows = [[d.default, *(d.times[r] for r, key in enumerate(d.keys) if key in chosen)] for d in draws]
-        return sum(float(np.min(row, axis=0).sum()) for row in rows)
-
-    chosen, order = _Chosen(draws), []
-    while (best := chosen.best()) is not None:
-        chosen.take(best)
-        order.append(best)
-    for step in range(len(order)):
-        reached = total(order[: step + 1])
-        assert reached < total(order[:step])
-        others = [total([*order[:step], other]) for other in range(binaries)]
-        assert reached <= min(others) + 1e-9
-    assert total(order) == pytest.approx(total(range(binaries)))
 
 
 def test_a_recording_teaches_all_its_times() -> None:

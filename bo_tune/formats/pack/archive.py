@@ -22,8 +22,8 @@ from bo_tune.formats.pack.contents import (
     Manifest,
     PackedBinary,
     PackedFile,
-    manifest_json,
-    manifest_of,
+    from_json,
+    to_json,
 )
 
 MANIFEST = "manifest.json"
@@ -49,7 +49,7 @@ def write_pack(path: Path, manifest: Manifest, cache: Path) -> None:
     """
     try:
         with atomically(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr(MANIFEST, manifest_json(manifest))
+            archive.writestr(MANIFEST, to_json(manifest))
             for entry, name, expected in _files(manifest.binaries):
                 content = (cache / entry / name).read_bytes()
                 archive.writestr(f"{ENTRIES}/{entry}/{name}", _checked(content, expected, f"{entry}/{name}"))
@@ -136,7 +136,7 @@ def _manifest(archive: zipfile.ZipFile) -> Manifest:
     """Read the manifest, and see that the archive holds what it names and nothing else."""
     if MANIFEST not in archive.namelist():
         raise PackError(f"is no pack: it has no {MANIFEST}")
-    manifest = manifest_of(_read(archive, MANIFEST, MOST_MANIFEST_BYTES))
+    manifest = from_json(Manifest, _read(archive, MANIFEST, MOST_MANIFEST_BYTES))
     expected = {f"{ENTRIES}/{entry}/{name}" for entry, name, _ in _files(manifest.binaries)}
     if sum(file.size for _, _, file in _files(manifest.binaries)) > MOST_UNPACKED_BYTES:
         raise PackError(f"holds more than {MOST_UNPACKED_BYTES >> 30} GiB")

@@ -7,7 +7,7 @@ find it, is asked of the kernel anew where the pack is used: keys are values of 
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, Field, InstanceOf, PlainSerializer, TypeAdapter, ValidationError
 
@@ -15,7 +15,7 @@ from bo_tune.core.outcome import InvalidReason, Resources
 from bo_tune.core.problem import GpuInfo, Problem, problem_from_json
 from bo_tune.errors import PackError, printable
 
-Checked = TypeVar("Checked")
+Part = TypeVar("Part")
 
 _BUILD = re.compile(r"cuda_[\d.]+\.r(?P<release>[\d.]+)/compiler\.(?P<build>\d+)")
 """In the last line of what ``ptxas --version`` says."""
@@ -178,49 +178,25 @@ class Manifest:
             raise ValueError(f"there are binaries of {min(unknown)}, whose text is not told")
 
 
-_MANIFEST = TypeAdapter(Manifest)
-_BINARY = TypeAdapter(PackedBinary)
-_IDENTITY = TypeAdapter(Identity)
+_ADAPTERS: dict[Any, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Manifest, PackedBinary, Identity)}
 
 
-def manifest_json(manifest: Manifest) -> bytes:
-    """Return a manifest as it is written."""
-    return _MANIFEST.dump_json(manifest)
+def to_json(part: object) -> bytes:
+    """Return a manifest, or a part of one, as it is written: on one line."""
+    written: bytes = _ADAPTERS[type(part)].dump_json(part)
+    return written
 
 
-def manifest_of(content: bytes) -> Manifest:
-    """Read a manifest.
+def from_json(kind: type[Part], content: bytes) -> Part:
+    """Read a manifest, or a part of one.
 
     Raises:
         PackError: it is malformed; the message names the place.
     """
-    return _checked(_MANIFEST, content)
-
-
-def binary_json(binary: PackedBinary) -> bytes:
-    """Return a binary's record on one line."""
-    return _BINARY.dump_json(binary)
-
-
-def binary_of(content: bytes) -> PackedBinary:
-    """Read a binary's record. Raises PackError."""
-    return _checked(_BINARY, content)
-
-
-def identity_json(identity: Identity) -> bytes:
-    """Return an identity on one line."""
-    return _IDENTITY.dump_json(identity)
-
-
-def identity_of(content: bytes) -> Identity:
-    """Read an identity. Raises PackError."""
-    return _checked(_IDENTITY, content)
-
-
-def _checked(adapter: TypeAdapter[Checked], content: bytes) -> Checked:
     try:
-        return adapter.validate_json(content)
+        part: Part = _ADAPTERS[kind].validate_json(content)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise PackError(printable(f"{place or 'manifest'}: {first['msg']}")) from None
+    return part

@@ -5,6 +5,8 @@ which loads neither torch nor triton. ``CompilerSide`` is asked in the processes
 that owns a GPU. Child processes are told the name of the module that holds the two (``Backend.children``).
 """
 
+import json
+import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +18,19 @@ from bo_tune.core.conditions import ASSEMBLER, Timing
 from bo_tune.core.gpus import TargetGpu
 from bo_tune.core.outcome import Resources
 from bo_tune.core.problem import GpuInfo
+from bo_tune.errors import DeviceError, one_line
 from bo_tune.measure.watch.neighbours import GpuWatch
+from bo_tune.processes.interpreter import python_command
 
 if TYPE_CHECKING:
     import torch
     from triton.backends.compiler import GPUTarget
 
     from bo_tune.measure.gpu.timing import Launch, Timed
+
+
+ANSWER_TIMEOUT_S = 120.0
+"""The driver may have to wake every GPU up first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +75,7 @@ class Backend(ABC):
     def identities(self) -> Sequence[GpuIdentity]:
         """Return this host's GPUs that can be used, in the order of their numbers.
 
-        This process forks children that use GPUs, so it must not ask the driver itself (``watch.host_gpus.told_by``).
+        This process forks children that use GPUs, so it must not ask the driver itself (``told_by``).
 
         Raises:
             DeviceError: they cannot be counted.
@@ -173,3 +181,27 @@ def compiler_side(children: str) -> CompilerSide:
 def gpu_side(children: str) -> type[GpuSide]:
     """Return a vendor's part of a GPU process, from the module that holds it (``Backend.children``)."""
     return cast(type[GpuSide], import_module(children).GpuSide)
+
+
+def told_by(module: str) -> list[GpuIdentity]:
+    """Return the GPUs that a module's ``main()`` prints: pairs of UUID and bus id, in JSON.
+
+    It runs in a process of its own, since asking a driver leaves a process unfit to fork children that use it. Raises
+    DeviceError where it cannot tell.
+    """
+    command = python_command(module)
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_TIMEOUT_S, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise DeviceError(f"the GPUs of this host cannot be counted: {one_line(error)}") from error
+    return [GpuIdentity(*one) for one in json.loads(answer.stdout)]
+
+
+def known_identities(backend: Backend, *, required: bool) -> Sequence[GpuIdentity]:
+    """Return a vendor's GPUs; none where they cannot be told, unless that is required. Raises DeviceError then."""
+    try:
+        return backend.identities()
+    except DeviceError:
+        if required:
+            raise
+        return []

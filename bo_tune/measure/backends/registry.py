@@ -1,9 +1,12 @@
 """The vendors whose GPUs can be tuned on, by the word that devices and targets begin with."""
 
+from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
+from pathlib import Path
 
 from bo_tune.core.problem import DEFAULT_BACKEND
+from bo_tune.errors import InputError
 from bo_tune.measure.backends.base import Backend
 
 BACKENDS = {
@@ -22,3 +25,35 @@ def _loaded(place: str) -> Backend:
     module, _, name = place.partition(":")
     made: Backend = getattr(import_module(module), name)()
     return made
+
+
+@dataclass(frozen=True, slots=True)
+class GpuName:
+    """GPUs of this host as a user named them.
+
+    Attributes:
+        backend: the name of their vendor's, see ``measure.backends``.
+        index: which of them; None where the user did not say.
+    """
+
+    backend: str
+    index: int | None
+
+
+def gpu_named(device: str, option: str) -> GpuName:
+    """Read the name of a device that is no folder of recordings. Raises InputError.
+
+    Args:
+        option: where the user gave it, for the message.
+    """
+    backend, _, number = device.partition(":")
+    if backend not in BACKENDS or (number and not number.isdecimal()):
+        ways = ", ".join(f"{name}, {name}:N" for name in BACKENDS)
+        raise InputError(f"{option}: expected {ways} or replay:DIR, got {device!r}")
+    return GpuName(backend, int(number) if number else None)
+
+
+def recordings_named(device: str) -> Path | None:
+    """Return the folder of recordings that a device's name stands for; None where it is none."""
+    word, _, folder = device.partition(":")
+    return Path(folder) if word == "replay" and folder else None

@@ -20,10 +20,9 @@ from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config
 from bo_tune.measure.backends.registry import backend_named
 from bo_tune.measure.device import Build, Compiled
-from bo_tune.measure.messages import CompileRequest
 from bo_tune.measure.occupancy import Occupancy
 from bo_tune.processes.fork_server import ForkServer
-from bo_tune.processes.worker import Worker, WorkerDiedError, WorkerTimeoutError
+from bo_tune.processes.worker import Call, Worker, WorkerDiedError, WorkerTimeoutError
 
 MODULE = "bo_tune.measure.compile.worker"
 
@@ -109,12 +108,12 @@ class CompileFarm:
 
         The second to ask for a binary is told that it was cached.
         """
-        request = CompileRequest(problem, dict(config))
+        call = ("compile", problem, dict(config))
         with self._lock:
             known = self._futures.get(number)
             if known is None:
                 self._count(waiting=1)
-                known = self._futures[number] = self._threads.submit(self._compile, number, request)
+                known = self._futures[number] = self._threads.submit(self._compile, number, call)
                 return known
             packed_s = self._packed_s.pop(number, None)
             self._count(shared=1) if packed_s is None else self._count(packed=1, packed_s=packed_s)
@@ -134,15 +133,15 @@ class CompileFarm:
                 self._packed_s[number] = compile_s
                 self._done[number] = True
 
-    def ask(self, request: object, timeout_s: float) -> Any:
-        """Have a worker answer a request of another kind, or a compile that is none of the farm's.
+    def ask(self, call: Call, timeout_s: float) -> Any:
+        """Have a worker (``compile.worker.Compiler``) answer what is no compile of the farm's.
 
         Raises:
             WorkerError: it took longer, or the worker died of it.
         """
         worker = self._idle.get()
         try:
-            return worker.request(request, timeout_s)
+            return worker.request(call, timeout_s)
         finally:
             self._idle.put(worker)
 
@@ -160,7 +159,7 @@ class CompileFarm:
         now = self._activity
         self._activity = replace(now, **{name: getattr(now, name) + n for name, n in more.items()})
 
-    def _compile(self, number: int, request: CompileRequest) -> Build:
+    def _compile(self, number: int, call: Call) -> Build:
         worker = self._idle.get()
         with self._lock:
             self._count(waiting=-1)
@@ -169,7 +168,7 @@ class CompileFarm:
             with ExitStack() as stack:
                 for occupancy in self._watchers:
                     stack.enter_context(occupancy.at("compiling"))
-                build = self._ask(worker, request)
+                build = self._ask(worker, call)
         finally:
             self._idle.put(worker)
             with self._lock:
@@ -177,11 +176,11 @@ class CompileFarm:
                 self._count(busy_s=time.perf_counter() - start)
         return build
 
-    def _ask(self, worker: Worker, request: CompileRequest) -> Build:
+    def _ask(self, worker: Worker, call: Call) -> Build:
         deadline_s = self._deadline.seconds
         try:
             worker.start()  # not on the compile's own time
-            build: Build = worker.request(request, deadline_s)
+            build: Build = worker.request(call, deadline_s)
         except WorkerTimeoutError:
             with self._lock:
                 self._count(compiles=1, timeouts=1)

@@ -6,9 +6,9 @@ from collections.abc import Hashable, Mapping, Sequence
 from pathlib import Path
 
 from bo_tune.core.problem import GpuInfo
-from bo_tune.errors import DeviceError, PackError
+from bo_tune.errors import DeviceError, PackError, WorkerError
 from bo_tune.files import check_file_writable, os_error_text
-from bo_tune.measure.compile.facts import KernelFacts
+from bo_tune.measure.compile.compilers import Compilers
 from bo_tune.measure.compile.farm import CompileFarm, Deadline
 from bo_tune.measure.compile.packed import PackedBinaries
 from bo_tune.processes.fork_server import ForkServer
@@ -42,7 +42,7 @@ class CompileHost:
     ) -> None:
         _check_cache({**os.environ, **environment})
         self._source, self.workers, self._deadline_s = source, workers, deadline_s
-        self._packs = PackedBinaries(packs, source)
+        self._packs = PackedBinaries(packs)
         self.server = ForkServer(modules, {**environment, **self._packs.environment})
         self._farms: dict[Hashable, CompileFarm] = {}
         self._lock = threading.Lock()
@@ -52,12 +52,13 @@ class CompileHost:
             self.close()
             raise
 
-    def compilers(self, gpu: GpuInfo) -> tuple[CompileFarm, KernelFacts]:
-        """Return what compiles for a GPU, and what it knows of kernels; started now if it is the first of its kind.
+    def compilers(self, gpu: GpuInfo) -> Compilers:
+        """Return what compiles for a GPU; started now if it is the first of its kind.
 
         Of one kind are GPUs of one target that kernels cannot tell apart: launchers may count multiprocessors.
 
         Raises:
+            DeviceError: if the kernel source cannot be used.
             PackError: if a pack was made for something else.
         """
         kind = (gpu.target, gpu.sm_count, gpu.shared_memory_bytes)
@@ -67,9 +68,12 @@ class CompileHost:
                 deadline = Deadline(self._deadline_s)
                 farm = CompileFarm(self.server, gpu, self._source, workers=self.workers, deadline=deadline)
                 self._farms[kind] = farm
-                farm.start()
-                self._packs.teach(farm, gpu, KernelFacts(farm, gpu))
-            return farm, KernelFacts(farm, gpu)
+                try:
+                    farm.start()
+                except WorkerError as error:
+                    raise DeviceError(f"the kernels of {self._source} cannot be asked: {error}") from error
+                self._packs.teach(Compilers(farm, gpu))
+            return Compilers(farm, gpu)
 
     def close(self) -> None:
         """End the compilers and the fork server, with every process it forked."""

@@ -8,14 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from bo_tune.core.outcome import Compilation, Invalid
-from bo_tune.core.problem import GpuInfo, Problem
-from bo_tune.errors import DeviceError, PackError, WorkerError, one_line
+from bo_tune.core.problem import Problem
+from bo_tune.errors import PackError, WorkerError, one_line
 from bo_tune.formats.pack.archive import unpack
 from bo_tune.formats.pack.contents import Identity, Manifest, PackedBinary
-from bo_tune.measure.compile.facts import KernelFacts
-from bo_tune.measure.compile.farm import CompileFarm
+from bo_tune.measure.compile.compilers import Compilers
 from bo_tune.measure.device import Build, Compiled
-from bo_tune.measure.messages import CompileRequest, IdentityAnswer, IdentityRequest, Refused
 
 FOLDER_VARIABLE = "BO_TUNE_PACKED"
 """Variable that names the folder of unpacked entries: Triton makes its cache managers itself, from a key alone."""
@@ -25,8 +23,8 @@ CACHE_MANAGER = "bo_tune.measure.compile.packed_cache:PackedCache"
 PROBES = 4
 """Binaries of each kernel that Triton is asked for before a pack is believed: what the identity does not tell shows."""
 
-CHECK_TIMEOUT_S = 120.0
-"""For a worker to hash Triton's library, on a loaded machine."""
+PROBE_TIMEOUT_S = 120.0
+"""For a worker to find a binary, on a loaded machine."""
 
 
 class PackedBinaries:
@@ -34,11 +32,10 @@ class PackedBinaries:
 
     Args:
         paths: the packs; none is fine.
-        source: the kernel source of the session, see ``measure.source``.
     """
 
-    def __init__(self, paths: Sequence[Path], source: str) -> None:
-        self._paths, self._source = paths, source
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = paths
         self._folder = tempfile.TemporaryDirectory(prefix="bo-tune-pack-") if paths else None
         self._manifests: dict[Path, Manifest] = {}
 
@@ -62,24 +59,25 @@ class PackedBinaries:
             return {}
         return {"TRITON_CACHE_MANAGER": CACHE_MANAGER, FOLDER_VARIABLE: self._place}
 
-    def teach(self, farm: CompileFarm, gpu: GpuInfo, facts: KernelFacts) -> None:
+    def teach(self, compilers: Compilers) -> None:
         """Check that the packs fit this host and GPU, and have the farm know their binaries.
 
         Raises:
+            DeviceError: the compilers cannot be asked.
             PackError: one does not fit; the message names the difference.
         """
         for path, manifest in self._manifests.items():
             try:
-                _check(farm, manifest, gpu, self._source)
+                _check(compilers, manifest)
             except (PackError, WorkerError) as error:
                 raise PackError(f"{path}: {one_line(error)}") from None
             by_problem: defaultdict[Problem, list[PackedBinary]] = defaultdict(list)
             for binary in manifest.binaries:
                 by_problem[binary.problem].append(binary)
             for problem, binaries in by_problem.items():
-                numbers = facts.numbers(problem, [binary.config for binary in binaries])
+                numbers = compilers.numbers(problem, [binary.config for binary in binaries])
                 for number, binary in zip(numbers, binaries, strict=True):
-                    farm.know(number, build_of(binary), binary.compile_s)
+                    compilers.farm.know(number, build_of(binary), binary.compile_s)
 
     def close(self) -> None:
         """Remove what was unpacked."""
@@ -95,36 +93,21 @@ def build_of(binary: PackedBinary) -> Build:
     return Compiled(there, binary.resources, binary.entry)
 
 
-def identity(farm: CompileFarm, gpu: GpuInfo, source: str, examples: IdentityRequest) -> Identity:
-    """Ask a compiler for all that binaries depend on.
-
-    Args:
-        examples: a problem and a config of each kernel.
-
-    Raises:
-        DeviceError: the kernels cannot be used.
-        WorkerError: it died on the question.
-    """
-    answer: IdentityAnswer | Refused = farm.ask(examples, CHECK_TIMEOUT_S)
-    if isinstance(answer, Refused):
-        raise DeviceError(answer.message)
-    return Identity(answer.toolchain, gpu.target, source, answer.kernels)
-
-
-def _check(farm: CompileFarm, manifest: Manifest, gpu: GpuInfo, source: str) -> None:
+def _check(compilers: Compilers, manifest: Manifest) -> None:
+    farm = compilers.farm
     first = {b.problem.kernel: (b.problem, dict(b.config)) for b in reversed(manifest.binaries)}
     made_for = replace(manifest.identity, kernels={name: manifest.identity.kernels[name] for name in first})
-    outside = Identity(made_for.toolchain, gpu.target, source, made_for.kernels)
+    outside = Identity(made_for.toolchain, compilers.gpu.target, farm.source, made_for.kernels)
     difference = made_for.difference(outside)  # before a kernel source is asked for kernels it may not have
     if difference is None:
-        difference = made_for.difference(identity(farm, gpu, source, IdentityRequest(first)))
+        difference = made_for.difference(compilers.identity(first))
     if difference is not None:
         raise PackError(difference)
     probes = list(_probes(manifest))
-    requests = [CompileRequest(binary.problem, dict(binary.config)) for binary in probes]
+    calls = [("compile", binary.problem, dict(binary.config)) for binary in probes]
     # Side by side: the first compile of each process takes it some tenths of a second.
     with ThreadPoolExecutor(max(1, len(probes))) as threads:
-        builds: list[Build] = list(threads.map(lambda request: farm.ask(request, CHECK_TIMEOUT_S), requests))
+        builds: list[Build] = list(threads.map(lambda call: farm.ask(call, PROBE_TIMEOUT_S), calls))
     for binary, build in zip(probes, builds, strict=True):
         if not (isinstance(build, Compiled) and build.compilation.cached):
             raise PackError(f"its binary of {binary.problem} is not what Triton looks for here, for a reason unknown")

@@ -4,6 +4,8 @@ import base64
 import json
 import os
 import time
+from collections.abc import Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -12,26 +14,17 @@ from triton.compiler.errors import CompilationError
 from triton.runtime.cache import triton_key
 
 from bo_tune.core.outcome import Compilation, Invalid, InvalidReason
-from bo_tune.core.problem import GpuInfo
+from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.space import Config
 from bo_tune.errors import InputError, one_line
+from bo_tune.formats.pack.contents import Identity
 from bo_tune.measure.backends.base import CompilerSide, compiler_side
-from bo_tune.measure.compile.facts import binary_name
+from bo_tune.measure.compile.compilers import Examples, Facts, Refused, binary_name
 from bo_tune.measure.compile.identity import kernel_text, toolchain
 from bo_tune.measure.compile.offline_driver import activate
 from bo_tune.measure.device import Build, Compiled
-from bo_tune.measure.messages import (
-    CompileRequest,
-    DecidedByRequest,
-    FactsAnswer,
-    FactsRequest,
-    IdentityAnswer,
-    IdentityRequest,
-    NoteRequest,
-    Refused,
-    SourceRequest,
-)
 from bo_tune.measure.source import operations_of
-from bo_tune.processes.worker import serve
+from bo_tune.processes.worker import Call, called, serve
 
 NICENESS = 10
 """Compilers give way to the GPU process, whose launches are timed, and to the tuner, which feeds it."""
@@ -39,7 +32,6 @@ NICENESS = 10
 COMPILER_ERRORS = (CompilationError, RuntimeError, ValueError, AssertionError)
 """What Triton and its passes raise for a config that cannot be compiled, besides what the vendor's assembler raises.
 Anything else ends the process, which costs the trial all the same."""
-
 
 LONGEST_CAUSE = 400
 """Characters of what is told of a compile that failed: an assembler may say a lot."""
@@ -50,11 +42,13 @@ class Compiler:
 
     Args:
         source: the kernel source, see ``measure.source``.
-        vendor: for whose GPUs.
+        gpu: to compile for, there or not.
+        vendor: whose GPU that is.
     """
 
-    def __init__(self, source: str, vendor: CompilerSide) -> None:
-        self._operation, self._vendor = operations_of(source), vendor
+    def __init__(self, source: str, gpu: GpuInfo, vendor: CompilerSide) -> None:
+        self._source, self._gpu, self._vendor = source, gpu, vendor
+        self._operation = operations_of(source)
         self._cached = True
         self._launchers = True
         triton.knobs.compilation.listener = self._listen
@@ -63,48 +57,48 @@ class Compiler:
         """Learn from Triton whether the last compile was found in its cache."""
         self._cached = cache_hit
 
-    def answer(self, request: object) -> object:
-        """Answer one request of any kind."""
-        match request:
-            case CompileRequest():
-                return self._compile(request)
-            case FactsRequest() | SourceRequest() | IdentityRequest() | NoteRequest() | DecidedByRequest():
-                return self._tell(request)
-            case _:
-                raise TypeError(f"not a request: {request!r}")
-
-    def _tell(
-        self, request: FactsRequest | SourceRequest | IdentityRequest | NoteRequest | DecidedByRequest
-    ) -> FactsAnswer | str | IdentityAnswer | Refused | tuple[str, ...] | None:
+    def answer(self, call: Call) -> object:
+        """Call a method; what the kernel source refuses is an answer, too, but of a compile, which it then ends."""
         try:
-            if isinstance(request, SourceRequest):
-                return self._operation(request.kernel).source
-            if isinstance(request, NoteRequest):
-                return self._operation(request.problem.kernel).note(request.problem, request.gpu)
-            if isinstance(request, DecidedByRequest):
-                return self._operation(request.problem.kernel).decided_by(request.problem, request.gpu)
-            if isinstance(request, IdentityRequest):
-                texts = {name: kernel_text(self._operation(name), *asked) for name, asked in request.examples.items()}
-                return IdentityAnswer(toolchain(self._vendor, triton.runtime.driver.active.get_current_target()), texts)
-            kernel, problem, gpu = self._operation(request.problem.kernel), request.problem, request.gpu
-            configs = request.configs
-            runs = [kernel.effective_config(problem, config, gpu) for config in configs]
-            names = tuple(sorted(runs[0]))
-            rows = [[found[name] for name in names] for found in runs] if runs != configs else []
-            return FactsAnswer(
-                names,
-                np.array(rows, dtype=np.int64).tobytes(),
-                b"".join(binary_name(kernel.compile_key(problem, config, gpu)) for config in configs),
-            )
+            return called(self, call)
         except InputError as error:  # of an installed vLLM, say, that is not as it should be
+            if call[0] == "compile":
+                raise
             return Refused(one_line(error))
 
-    def _compile(self, request: CompileRequest) -> Build:
+    def source(self, kernel: str) -> str:
+        """Return which code of a kernel is compiled."""
+        return self._operation(kernel).source
+
+    def note(self, problem: Problem) -> str | None:
+        """Return what there is to say of tuning a problem's kernel."""
+        return self._operation(problem.kernel).note(problem, self._gpu)
+
+    def decided_by(self, problem: Problem) -> tuple[str, ...]:
+        """Name the kernels that decide for a problem's."""
+        return self._operation(problem.kernel).decided_by(problem, self._gpu)
+
+    def identity(self, examples: Examples = MappingProxyType({})) -> Identity:
+        """Return what binaries depend on, besides problem and config."""
+        texts = {name: kernel_text(self._operation(name), *asked) for name, asked in examples.items()}
+        tools = toolchain(self._vendor, triton.runtime.driver.active.get_current_target())
+        return Identity(tools, self._gpu.target, self._source, texts)
+
+    def facts(self, problem: Problem, names: Sequence[str], rows: Sequence[Sequence[int]]) -> Facts:
+        """Return what a kernel makes of configs: the values of each by the parameters' names."""
+        kernel, configs = self._operation(problem.kernel), [dict(zip(names, row, strict=True)) for row in rows]
+        runs = [kernel.effective_config(problem, config, self._gpu) for config in configs]
+        ran = tuple(sorted(runs[0]))
+        values = [[found[name] for name in ran] for found in runs] if runs != configs else []
+        keys = (kernel.compile_key(problem, config, self._gpu) for config in configs)
+        return Facts(ran, np.array(values, dtype=np.int64).tobytes(), b"".join(map(binary_name, keys)))
+
+    def compile(self, problem: Problem, config: Config) -> Build:
         """Compile one config."""
         self._cached = True  # Triton says nothing of a kernel that this process has already compiled
         start = time.perf_counter()
         try:
-            kernel = self._operation(request.problem.kernel).warmup(request.problem, request.config)
+            kernel = self._operation(problem.kernel).warmup(problem, config)
         except (*COMPILER_ERRORS, *self._vendor.errors) as error:
             elapsed = Compilation(time.perf_counter() - start)
             return Invalid(InvalidReason.COMPILE_ERROR, cause_of(error), compilation=elapsed)
@@ -157,4 +151,4 @@ def main(arguments: list[str], fd: int) -> None:
     gpu, vendor = GpuInfo.from_json(json.loads(description)), compiler_side(children)
     os.nice(NICENESS)
     activate(vendor.target(gpu), gpu)
-    serve(fd, Compiler(source, vendor).answer)
+    serve(fd, Compiler(source, gpu, vendor).answer)

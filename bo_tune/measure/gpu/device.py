@@ -1,7 +1,6 @@
 """A GPU of this host: a compile farm and a GPU process behind the ``Device`` interface."""
 
 import json
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,7 +18,7 @@ from bo_tune.core.conditions import Conditions
 from bo_tune.core.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Measurement, Outcome
 from bo_tune.core.problem import DEFAULT_BACKEND, GpuInfo, Problem
 from bo_tune.core.repetitions import TimingProtocol
-from bo_tune.core.space import Config, SearchSpace
+from bo_tune.core.space import Config
 from bo_tune.core.surroundings import Batch, Linear, Surroundings
 from bo_tune.errors import DeviceError, PackError, WorkerError
 from bo_tune.kernels.spec import AnySpec
@@ -27,23 +26,14 @@ from bo_tune.measure.backends.base import GpuIdentity
 from bo_tune.measure.backends.registry import backend_named
 from bo_tune.measure.compile.host import CompileHost, cores
 from bo_tune.measure.deadlines import Deadlines
-from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured, StepTimes
-from bo_tune.measure.gpu.relief import Relief
-from bo_tune.measure.messages import (
-    Hello,
-    HelloRequest,
-    MeasureAnswer,
-    MeasureRequest,
-    PrepareRequest,
-    RemeasureRequest,
-    StepRequest,
-)
+from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, MeasureAnswer, Remeasured, StepTimes
+from bo_tune.measure.gpu.relief import WARM, Relief
 from bo_tune.measure.occupancy import Occupancy
-from bo_tune.measure.source import BUILTIN, VLLM, default_config
+from bo_tune.measure.source import BUILTIN, VLLM
 from bo_tune.measure.watch.monitor import GpuMonitor, monitored
 from bo_tune.measure.watch.neighbours import GpuWatch, WatchError
 from bo_tune.processes.pipeline import NotStartedError, Pipeline
-from bo_tune.processes.worker import Child, Worker, WorkerDiedError, WorkerTimeoutError
+from bo_tune.processes.worker import Call, Child, Worker, WorkerDiedError, WorkerTimeoutError
 
 GPU_MODULE = "bo_tune.measure.gpu.process"
 COMPILE_MODULE = "bo_tune.measure.compile.worker"
@@ -108,12 +98,9 @@ class GpuDevice(Device):
         self.conditions = conditions or Conditions()
         self._source = source
         self.times_in_place = self._vendor.has_graphs and source in (BUILTIN, VLLM)
-        self._lock = threading.Lock()
         self._seconds: defaultdict[str, float] = defaultdict(float)
-        self._prepared: set[Problem] = set()
-        self._prepared_by = 0  # which start of the GPU process prepared those
-        self._measured_by = 0  # which start has measured before
         self._own_host: CompileHost | None = None
+        self.monitor: GpuMonitor | None = None
         if host is None:
             host = self._own_host = compile_host(
                 source, self.conditions, compile_workers, self._deadlines, packs, backend=backend
@@ -122,16 +109,16 @@ class GpuDevice(Device):
         self.occupancy = Occupancy(host.workers)
         words = [str(index), source, json.dumps(self.conditions.to_json()), self._vendor.children]
         self._relief = Relief(partial(Child, host.server, GPU_MODULE, words), self._deadlines.first_s, most=standbys)
-        self._worker = Worker(host.server, GPU_MODULE, words, relief=self._relief.standbys.relieve)
+        self._worker = Worker(host.server, GPU_MODULE, words, relief=self._relief.relieve)
         self._pipeline = Pipeline(self._worker, partial(self._at_work, "restart"))
         try:
             self.monitor, self.unwatched = self._watched(index, identity, host, standbys, require_idle=require_idle)
             self.gpu, self._versions = self._met(index)
-            self._farm, self._facts = host.compilers(self.gpu)
+            self._compilers = host.compilers(self.gpu)
         except (DeviceError, PackError):
-            self._close_processes()
+            self.close()
             raise
-        self._farm.watched_by(self.occupancy)
+        self._compilers.farm.watched_by(self.occupancy)
 
     def _watched(
         self, index: int, identity: GpuIdentity | None, host: CompileHost, standbys: int, *, require_idle: bool
@@ -156,13 +143,15 @@ class GpuDevice(Device):
         try:
             with self._at_work("start"):
                 self._worker.start()
-                hello: Hello = self._pipeline.request(HelloRequest(), lambda: self._deadlines.prepare_s)
+                told: tuple[GpuInfo, Mapping[str, str]] = self._pipeline.request(
+                    ("hello",), lambda: self._deadlines.prepare_s
+                )
         except (WorkerDiedError, WorkerTimeoutError) as error:
             advice = "; replay recorded grids with --device replay:DIR" if self._source in (BUILTIN, VLLM) else ""
             raise DeviceError(f"{self._vendor.device} {index} cannot be used: {error}{advice}") from error
         if self.monitor is not None:
             self.monitor.begin()
-        return hello.gpu, hello.versions
+        return told
 
     @contextmanager
     def _at_work(self, what: str) -> Iterator[None]:
@@ -177,55 +166,43 @@ class GpuDevice(Device):
     @property
     def provenance(self) -> Mapping[str, str]:
         """Driver, torch and Triton versions of the GPU process, and the compilers' assembler. Raises DeviceError."""
-        return {**self._versions, self._vendor.assembler: self._facts.assembler()}
+        return {**self._versions, self._vendor.assembler: self._compilers.assembler()}
 
     @property
     def activity(self) -> DeviceActivity:
-        """What the compilers and the GPU process have done so far."""
-        standbys = self._relief.standbys.activity
+        relief = self._relief
         gpu = GpuActivity(
             restarts=max(0, self._worker.starts - 1),
             seconds=dict(self._seconds),
-            standby_starts=standbys.starts,
-            standby_s=standbys.start_s,
-            warm_ups=self._relief.launches,
+            standby_starts=relief.activity.starts,
+            standby_s=relief.activity.start_s,
+            warm_ups=relief.launches,
             held_up_s=self.occupancy.held_up_s,
         )
-        return DeviceActivity(self._farm.activity, gpu)
+        return DeviceActivity(self._compilers.farm.activity, gpu)
 
     def kernel_source(self, kernel: str) -> str:
-        """Which code of a kernel is measured."""
-        return self._facts.source(kernel)
+        return self._compilers.kernel_source(kernel)
 
     def note(self, problem: Problem) -> str | None:
-        """Ask the kernel, which may be run otherwise by its engine."""
-        return self._facts.note(problem)
+        return self._compilers.note(problem)
 
     def decided_by(self, problem: Problem) -> tuple[str, ...]:
-        """Ask the kernel, which may be run otherwise by its engine."""
-        return self._facts.decided_by(problem)
+        return self._compilers.decided_by(problem)
 
     def default_config(self, spec: AnySpec, problem: Problem) -> dict[str, int]:
         """Ask the kernel's engine, where it has one: what it runs without tuned files may depend on the GPU."""
-        return default_config(self._source, spec, problem, self.gpu)
-
-    def search_space(self, spec: AnySpec, problem: Problem) -> SearchSpace:
-        """The kernel's default grid."""
-        return spec.search_space
+        return self._compilers.default_config(spec, problem)
 
     def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:
-        """Ask the kernel what it makes of each config on this GPU."""
-        return self._facts.effective_configs(problem, configs)
+        return self._compilers.effective_configs(problem, configs)
 
     def binaries(self, problem: Problem, configs: Sequence[Config]) -> HaveBinaries:
-        """Ask the compile farm, which knows binaries by number."""
-        numbers = np.array(self._facts.numbers(problem, configs), dtype=np.intp)
-        return partial(self._farm.has, numbers)
+        numbers = np.array(self._compilers.numbers(problem, configs), dtype=np.intp)
+        return partial(self._compilers.farm.has, numbers)
 
     def compile(self, problem: Problem, config: Config) -> Future[Build]:
-        """Hand the config to the compile farm."""
-        (number,) = self._facts.numbers(problem, [config])
-        return self._farm.submit(number, problem, config)
+        return self._compilers.compile(problem, config)
 
     def measure(self, problem: Problem, config: Config, compiled: Compiled, *, stop_above_us: float | None) -> Outcome:
         """Measure in the GPU process. Shared memory over the GPU's limit is known before loading."""
@@ -236,7 +213,7 @@ class GpuDevice(Device):
         needed, limit = compiled.resources.shared_memory_bytes, self.gpu.shared_memory_bytes
         if needed is not None and needed > limit:
             return Invalid(InvalidReason.OUT_OF_SHARED_MEMORY, f"needs {needed} B of {limit} B")
-        request = MeasureRequest(problem, dict(config), self._protocol, stop_above_us)
+        request = ("measure", problem, dict(config), self._protocol, stop_above_us)
         launched: Launches = Launches({LaunchPurpose.CHECK: 1})
         try:
             answer: MeasureAnswer = self._ask(problem, request, self._measure_deadline_s, "measure", self._is_unfit)
@@ -245,18 +222,18 @@ class GpuDevice(Device):
         except WorkerDiedError as error:
             return Invalid(InvalidReason.GPU_PROCESS_DIED, str(error), launched)
         if answer.healthy and isinstance(answer.outcome, Measurement):
-            self._relief.learn(request)
+            self._relief.learn(problem, dict(config), self._protocol)
         return answer.outcome
 
     def _ask(
         self,
         problem: Problem,
-        request: object,
+        request: Call,
         deadline_s: Callable[[], float],
         what: str,
         breaks: Callable[[Any], bool] | None = None,
     ) -> Any:
-        """Ask the GPU process about a problem whose inputs it has ready by then.
+        """Ask the GPU process (``gpu.process.GpuServer``) about a problem whose inputs it has ready by then.
 
         Raises:
             DeviceError: they cannot be made.
@@ -268,7 +245,7 @@ class GpuDevice(Device):
             deadline_s,
             at_work=partial(self._at_work, what),
             breaks=breaks,
-            is_prepared=lambda: problem in self._prepared_now,
+            is_prepared=lambda child: problem in child.notes,
             prepare=partial(self._prepare, problem),
         )
         try:
@@ -285,28 +262,21 @@ class GpuDevice(Device):
         """
         try:
             with self._at_work("prepare"):
-                child.request(PrepareRequest(problem), self._deadlines.prepare_s)
+                child.request(("prepare", problem), self._deadlines.prepare_s)
         except (WorkerDiedError, WorkerTimeoutError) as error:
             raise _NotPreparedError(str(error)) from error
-        self._prepared_now.add(problem)
-
-    @property
-    def _prepared_now(self) -> set[Problem]:
-        """What the GPU process that there is has prepared."""
-        with self._lock:
-            if self._prepared_by != self._worker.starts:
-                self._prepared, self._prepared_by = set(), self._worker.starts
-            return self._prepared
+        child.notes.add(problem)
 
     def _is_unfit(self, answer: MeasureAnswer) -> bool:
         """Say whether the GPU process cannot go on after an answer, and note that it has measured."""
-        self._measured_by = self._worker.starts
+        if (child := self._worker.child) is not None:
+            child.notes.add(WARM)
         return not answer.healthy
 
     def _measure_deadline_s(self) -> float:
         """Return the deadline of a measurement whose turn it is."""
-        fresh = self._measured_by != self._worker.starts and not self._relief.is_warm(self._worker.pid)
-        return self._deadlines.first_s if fresh else self._deadlines.measure_s
+        child = self._worker.child
+        return self._deadlines.measure_s if child is not None and WARM in child.notes else self._deadlines.first_s
 
     def restart_gpu_process(self) -> None:
         """End the GPU process; the next measurement starts another."""
@@ -351,7 +321,7 @@ class GpuDevice(Device):
         deadline_s: float,
         around: Surroundings | None,
     ) -> Remeasured:
-        request = RemeasureRequest(problem, tuple(dict(c) for c in configs), rounds, around)
+        request = ("remeasure", problem, [dict(config) for config in configs], rounds, around)
         answer: Remeasured = self._ask(problem, request, lambda: deadline_s, "finalists")
         return answer
 
@@ -371,8 +341,7 @@ class GpuDevice(Device):
         rounds: int,
     ) -> StepTimes:
         """Time them in the GPU process."""
-        chosen = tuple(None if choice is None else tuple(choice) for choice in choices)
-        request = StepRequest(tuple(linears), batch, chosen, rounds)
+        request = ("step", linears, batch, choices, rounds)
         try:
             answer: StepTimes = self._pipeline.request(request, lambda: self._deadlines.prepare_s)
         except (WorkerDiedError, WorkerTimeoutError, NotStartedError) as error:
@@ -381,12 +350,9 @@ class GpuDevice(Device):
 
     def close(self) -> None:
         """End the GPU process, and the compile workers that no other GPU uses."""
-        self._close_processes()
-
-    def _close_processes(self) -> None:
         if self.monitor is not None:
             self.monitor.close()
-        self._relief.standbys.close()
+        self._relief.close()
         self._worker.kill()
         if self._own_host is not None:
             self._own_host.close()

@@ -6,7 +6,7 @@ costs its own trial: the parent starts another.
 
 import json
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -17,26 +17,19 @@ from triton.runtime.errors import OutOfResources
 
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Measurement, Outcome
-from bo_tune.core.problem import Problem
-from bo_tune.core.repetitions import take_repetitions
-from bo_tune.core.space import ConfigKey, config_key
+from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.repetitions import TimingProtocol, take_repetitions
+from bo_tune.core.space import Config, ConfigKey, config_key
+from bo_tune.core.surroundings import Batch, Linear, Surroundings
 from bo_tune.errors import one_line
+from bo_tune.kernels.lora.chain import Pair
 from bo_tune.kernels.operation import Operation, Right, Verdict
 from bo_tune.measure.backends.base import GpuSide, gpu_side
-from bo_tune.measure.device import Remeasured, StepTimes
+from bo_tune.measure.device import MeasureAnswer, Remeasured, StepTimes
 from bo_tune.measure.gpu.layer import LayerTimer
-from bo_tune.measure.messages import (
-    Hello,
-    HelloRequest,
-    MeasureAnswer,
-    MeasureRequest,
-    PrepareRequest,
-    RemeasureRequest,
-    StepRequest,
-)
 from bo_tune.measure.source import operations_of
 from bo_tune.processes.fork_server import leave
-from bo_tune.processes.worker import serve
+from bo_tune.processes.worker import called, serve
 
 INPUTS_MEMORY_SHARE = 0.5
 """Of the GPU's free memory, for the inputs of problems in flight."""
@@ -71,13 +64,17 @@ class Prepared:
         self.operation.reset(self.inputs)
         return verdict
 
+    def launching(self, config: Mapping[str, int]) -> Callable[[], None]:
+        """Return what launches a config on the inputs."""
+        return partial(self.operation.launch, self.inputs, config)
+
     def restore(self) -> None:
         """Bring the inputs back before a launch that is timed."""
         self.operation.restore(self.inputs)
 
 
 class GpuServer:
-    """Answers the parent's requests on one GPU."""
+    """What the parent calls on one GPU."""
 
     def __init__(self, gpu: GpuSide, source: str, conditions: Conditions, *, seed: int = 0) -> None:
         self._gpu = gpu
@@ -89,25 +86,13 @@ class GpuServer:
         self._budget = INPUTS_MEMORY_SHARE * gpu.free_bytes()
         self._prepared: OrderedDict[Problem, Prepared] = OrderedDict()
 
-    def answer(self, request: object) -> object:
-        """Answer one request of any kind."""
-        match request:
-            case PrepareRequest(problem):
-                self._prepare(problem)
-                return None
-            case MeasureRequest():
-                return self._measure(request)
-            case RemeasureRequest():
-                return self._remeasure(request)
-            case StepRequest():
-                return self._step(request)
-            case HelloRequest():
-                return self._hello()
-            case _:
-                raise TypeError(f"not a request: {request!r}")
+    def hello(self) -> tuple[GpuInfo, dict[str, str]]:
+        """Return what the GPU and its software say of themselves."""
+        return self._gpu.info(), {"driver": self._gpu.driver_version(), **versions()}
 
-    def _hello(self) -> Hello:
-        return Hello(self._gpu.info(), {"driver": self._gpu.driver_version(), **versions()})
+    def prepare(self, problem: Problem) -> None:
+        """Have the inputs and the reference of a problem ready."""
+        self._prepare(problem)
 
     def _prepare(self, problem: Problem) -> Prepared:
         prepared = self._prepared.pop(problem, None)
@@ -120,11 +105,14 @@ class GpuServer:
         self._prepared[problem] = prepared  # the last used is the last to go
         return prepared
 
-    def _measure(self, request: MeasureRequest) -> MeasureAnswer:
-        prepared = self._prepare(request.problem)
+    def measure(
+        self, problem: Problem, config: Config, protocol: TimingProtocol, stop_above_us: float | None
+    ) -> MeasureAnswer:
+        """Check and time one config."""
+        prepared = self._prepare(problem)
         launches: Launches = Counter()
         try:
-            outcome = self._check_and_time(prepared, request, launches)
+            outcome = self._check_and_time(prepared, config, protocol, stop_above_us, launches)
         except OutOfResources as error:
             outcome = Invalid(InvalidReason.OUT_OF_SHARED_MEMORY, one_line(error), launches)
         except RuntimeError as error:
@@ -138,61 +126,69 @@ class GpuServer:
             return False
         return True
 
-    def _check_and_time(self, prepared: Prepared, request: MeasureRequest, launches: Launches) -> Outcome:
-        error, wrong = self._check(prepared, request, launches)
-        if wrong is not None:
-            return wrong
-        launch = partial(prepared.operation.launch, prepared.inputs, request.config)
+    def _check_and_time(
+        self,
+        prepared: Prepared,
+        config: Config,
+        protocol: TimingProtocol,
+        stop_above_us: float | None,
+        launches: Launches,
+    ) -> Outcome:
+        def check() -> Verdict:
+            launches[LaunchPurpose.CHECK] += 1
+            verdict = prepared.verdict_on(config)
+            return verdict if protocol.check else Verdict(verdict.error, "")
 
         def draw(count: int) -> list[float]:
-            timed = self._timer.time_in_turn([launch], count, prepared.restore)
+            timed = self._timer.time_in_turn([prepared.launching(config)], count, prepared.restore)
             launches[LaunchPurpose.TIMING] += timed.launches
             launches[LaunchPurpose.LATE] += timed.late
             return timed.runtimes_us[0]
 
-        taken = take_repetitions(draw, request.protocol, request.stop_above_us)
-        measurement = Measurement(taken.runtimes_us, taken.stopped, launches, relative_error=error)
-        if request.stop_above_us is not None and measurement.time_us < request.stop_above_us:
-            _, wrong = self._check(prepared, request, launches)  # a new incumbent: right once could have been luck
-        return measurement if wrong is None else wrong
+        verdict = check()
+        if not verdict.wrong:
+            taken = take_repetitions(draw, protocol, stop_above_us)
+            measurement = Measurement(taken.runtimes_us, taken.stopped, launches, relative_error=verdict.error)
+            if stop_above_us is None or measurement.time_us >= stop_above_us:
+                return measurement
+            verdict = check()  # a new incumbent: right once could have been luck
+            if not verdict.wrong:
+                return measurement
+        return Invalid(InvalidReason.WRONG_RESULT, verdict.wrong, launches)
 
-    def _check(
-        self, prepared: Prepared, request: MeasureRequest, launches: Launches
-    ) -> tuple[float | None, Invalid | None]:
-        """Launch once and compare with what is right; leaves the inputs ready to be timed."""
-        launches[LaunchPurpose.CHECK] += 1
-        verdict = prepared.verdict_on(request.config)
-        if request.protocol.check and verdict.wrong:
-            return verdict.error, Invalid(InvalidReason.WRONG_RESULT, verdict.wrong, launches)
-        return verdict.error, None
+    def remeasure(
+        self, problem: Problem, configs: Sequence[Config], rounds: int, around: Surroundings | None = None
+    ) -> Remeasured:
+        """Check several configs and time them in turn.
 
-    def _remeasure(self, request: RemeasureRequest) -> Remeasured:
-        configs, rounds, prepared = request.configs, request.rounds, self._prepare(request.problem)
+        Args:
+            around: what an engine runs around them; None to time them alone.
+        """
+        prepared = self._prepare(problem)
         launches: Launches = Counter()
         right = [config for config in configs if self._is_right(prepared, config, launches)]
-        if request.around is not None:
+        if around is not None:
             try:
-                timed = self._layer.time_in_turn(request.problem, request.around, (*right, None), rounds)
+                timed = self._layer.time_in_turn(problem, around, (*right, None), rounds)
             except RuntimeError:  # the layer needs memory for many copies
                 if not self._is_healthy():
                     raise
                 return Remeasured([() for _ in configs], launches)
         else:
-            timed = self._timer.time_in_turn(
-                [partial(prepared.operation.launch, prepared.inputs, c) for c in right], rounds, prepared.restore
-            )
+            timed = self._timer.time_in_turn(list(map(prepared.launching, right)), rounds, prepared.restore)
         launches[LaunchPurpose.FINALISTS] += timed.launches
         launches[LaunchPurpose.LATE] += timed.late
         times = iter(timed.runtimes_us)
         runtimes = [tuple(next(times)) if config in right else () for config in configs]
         return Remeasured(runtimes, launches, tuple(next(times, ())))
 
-    def _step(self, request: StepRequest) -> StepTimes:
-        bare = (None,) * len(request.linears)
-        choices = [bare if choice is None else choice for choice in request.choices]
-        timed = self._layer.time_step(request.linears, request.batch, choices, request.rounds)
-        python_us = self._layer.python_us(request.linears, request.batch)
-        return StepTimes(tuple(map(tuple, timed.runtimes_us)), python_us)
+    def step(
+        self, linears: Sequence[Linear], batch: Batch, choices: Sequence[Sequence[Pair] | None], rounds: int
+    ) -> StepTimes:
+        """Time the linears of a decoder layer, one after the other, with each choice of configs in turn."""
+        bare = (None,) * len(linears)
+        timed = self._layer.time_step(linears, batch, [bare if one is None else one for one in choices], rounds)
+        return StepTimes(tuple(map(tuple, timed.runtimes_us)), self._layer.python_us(linears, batch))
 
     def _is_right(self, prepared: Prepared, config: Mapping[str, int], launches: Launches) -> bool:
         """Check a finalist before it is timed for the first time: it is timed in many batches."""
@@ -223,4 +219,5 @@ def main(arguments: list[str], fd: int) -> None:
     refused = side.refusal(index)
     if refused is not None:
         leave(refused)
-    serve(fd, GpuServer(side(index), source, Conditions.from_json(json.loads(conditions))).answer)
+    server = GpuServer(side(index), source, Conditions.from_json(json.loads(conditions)))
+    serve(fd, partial(called, server))

@@ -3,13 +3,19 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from bo_tune.core.problem import Problem
+from bo_tune.core.repetitions import TimingProtocol
+from bo_tune.core.space import Config
 from bo_tune.errors import WorkerError
-from bo_tune.measure.messages import MeasureAnswer, MeasureRequest
+from bo_tune.measure.device import MeasureAnswer
 from bo_tune.processes.standby import Standbys
 from bo_tune.processes.worker import Child
 
+WARM = "warm"
+"""Noted of a GPU process that has measured."""
 
-class Relief:
+
+class Relief(Standbys):
     """Starts GPU processes that are warm when they take over.
 
     A fresh process would spend a second on its first config: on inputs, on torch's and Triton's modules. So it measures
@@ -21,37 +27,30 @@ class Relief:
         most: processes that stand ready at most.
 
     Attributes:
-        standbys: the processes.
         launches: launches with which they were warmed up.
     """
 
     def __init__(self, fork: Callable[[], Child], warm_up_s: float, *, most: int) -> None:
+        super().__init__(fork, self._warm_up, most=most)
         self._warm_up_s = warm_up_s
-        self._request: MeasureRequest | None = None
-        self._warm: set[int] = set()
+        self._known: tuple[Problem, Config, TimingProtocol] | None = None
         self.launches = 0
-        self.standbys = Standbys(fork, self._make_ready, most=most)
 
-    def learn(self, request: MeasureRequest) -> None:
+    def learn(self, problem: Problem, config: Config, protocol: TimingProtocol) -> None:
         """Take note of a config that was measured and did no harm."""
-        self._request = request
+        self._known = problem, config, replace(protocol, first=1, repetitions=1)
 
-    def is_warm(self, pid: int | None) -> bool:
-        """Say whether a process was warmed up."""
-        return pid in self._warm
-
-    def _make_ready(self, child: Child) -> None:
+    def _warm_up(self, child: Child) -> None:
         child.wait_until_ready()
-        known = self._request
+        known = self._known
         if known is None:
             return
-        once = replace(known.protocol, first=1, repetitions=1)
         try:
-            answer: MeasureAnswer = child.request(replace(known, protocol=once, stop_above_us=None), self._warm_up_s)
+            answer: MeasureAnswer = child.request(("measure", *known, None), self._warm_up_s)
             if not answer.healthy:
                 raise WorkerError("a config that did no harm before broke a fresh GPU process")
         except WorkerError:
-            self._request = None  # the next is not warmed up by it
+            self._known = None  # the next is not warmed up by it
             raise
         self.launches += answer.outcome.launches.total()
-        self._warm.add(child.pid)
+        child.notes.add(WARM)

@@ -12,10 +12,9 @@ from bo_tune.core.problem import Problem
 from bo_tune.core.study_name import StudyName
 from bo_tune.core.surroundings import Linear
 from bo_tune.errors import InputError
-from bo_tune.measure.backends.registry import backend_named
+from bo_tune.measure.backends.registry import GpuName, backend_named, gpu_named, recordings_named
 from bo_tune.measure.deadlines import Deadlines
 from bo_tune.measure.described import source_of
-from bo_tune.measure.device_names import GpuName, gpu_named, recordings_named
 from bo_tune.measure.devices import Job, gpu_devices, job_of, kernel_source, replay_jobs
 from bo_tune.processes.fork_server import ForkServer
 from bo_tune.session.session import SessionSettings

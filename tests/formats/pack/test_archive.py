@@ -16,7 +16,7 @@ from pack_samples import ENTRY, FILES, OTHER, binary, cache_folder, failure, man
 from bo_tune.errors import PackError
 from bo_tune.formats.pack import archive
 from bo_tune.formats.pack.archive import read_manifest, unpack, write_pack
-from bo_tune.formats.pack.contents import PackedFile, manifest_json
+from bo_tune.formats.pack.contents import PackedFile, to_json
 
 
 @pytest.fixture
@@ -87,7 +87,7 @@ def test_writing_fails_whole_and_leaves_the_old_pack(tmp_path: Path) -> None:
 def test_a_manifest_cannot_name_files_elsewhere(tmp_path: Path, folder: Path, name: str) -> None:
     one = binary()
     files = {**one.files, name: PackedFile(1, "0" * 64)}
-    document = json.loads(manifest_json(manifest(one)))
+    document = json.loads(to_json(manifest(one)))
     document["binaries"][0]["files"] = {n: {"size": f.size, "sha256": f.sha256} for n, f in files.items()}
     path = tmp_path / "x.pack"
     with zipfile.ZipFile(path, "w") as made:
@@ -97,7 +97,7 @@ def test_a_manifest_cannot_name_files_elsewhere(tmp_path: Path, folder: Path, na
 
 @pytest.mark.parametrize("entry", ["..", "/tmp/x", "A" * 51, f"../{'A' * 49}", "A" * 52 + "\n", "a" * 52])
 def test_a_manifest_cannot_name_folders_elsewhere(tmp_path: Path, folder: Path, entry: str) -> None:
-    document = json.loads(manifest_json(manifest(binary())))
+    document = json.loads(to_json(manifest(binary())))
     document["binaries"][0]["entry"] = entry
     path = tmp_path / "x.pack"
     with zipfile.ZipFile(path, "w") as made:
@@ -135,7 +135,7 @@ def test_nothing_grows_beyond_what_was_announced(tmp_path: Path, folder: Path, m
     assert "is longer than" in refused(path, folder)
     path = zipped(tmp_path / "y.pack", members, binary(files={**FILES, "k.cubin": bytes(10)}))
     assert "is longer than 10 B" in refused(path, folder)
-    document = manifest_json(manifest(binary())).replace(b'"size":5124', b'"size":99999999999')
+    document = to_json(manifest(binary())).replace(b'"size":5124', b'"size":99999999999')
     with zipfile.ZipFile(path, "w") as made:
         made.writestr("manifest.json", document)
     assert "size" in refused(path, folder)

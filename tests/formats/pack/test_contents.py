@@ -16,12 +16,8 @@ from bo_tune.formats.pack.contents import (
     Manifest,
     PackedBinary,
     Toolchain,
-    binary_json,
-    binary_of,
-    identity_json,
-    identity_of,
-    manifest_json,
-    manifest_of,
+    from_json,
+    to_json,
 )
 
 
@@ -78,10 +74,10 @@ def test_what_is_written_is_read_again(numbers: list[int], compile_s: float, rea
         failure() if reason else binary(), compile_s=compile_s, resources=resources, reason=reason, detail=text
     )
     manifest = Manifest(toolchain(environment={"A": text}), H100, text, (one, binary()))
-    assert manifest_of(manifest_json(manifest)) == manifest
-    assert binary_of(binary_json(one)) == one
-    assert b"\n" not in binary_json(one)
-    assert identity_of(identity_json(manifest.identity)) == manifest.identity
+    assert from_json(Manifest, to_json(manifest)) == manifest
+    assert from_json(PackedBinary, to_json(one)) == one
+    assert b"\n" not in to_json(one)
+    assert from_json(Identity, to_json(manifest.identity)) == manifest.identity
 
 
 @pytest.mark.parametrize(
@@ -89,18 +85,18 @@ def test_what_is_written_is_read_again(numbers: list[int], compile_s: float, rea
     [
         (b"", "manifest: Invalid JSON"),
         (b"{}", "identity: Field required"),
-        (manifest_json(Manifest(IDENTITY, H100, "s", (binary(),))).replace(b'"version":1', b'"version":2'), "version:"),
-        (manifest_json(Manifest(IDENTITY, H100, "s", (binary(),))).replace(b"bo_tune pack", b"zip"), "format:"),
-        (manifest_json(Manifest(IDENTITY, H100, "s", (binary(),))).replace(b'"m":16', b'"m":-1'), "binaries.0.problem"),
+        (to_json(Manifest(IDENTITY, H100, "s", (binary(),))).replace(b'"version":1', b'"version":2'), "version:"),
+        (to_json(Manifest(IDENTITY, H100, "s", (binary(),))).replace(b"bo_tune pack", b"zip"), "format:"),
+        (to_json(Manifest(IDENTITY, H100, "s", (binary(),))).replace(b'"m":16', b'"m":-1'), "binaries.0.problem"),
         (
-            manifest_json(Manifest(IDENTITY, H100, "s", (binary(),))).replace(b'"lora_shrink":', b'"other":'),
+            to_json(Manifest(IDENTITY, H100, "s", (binary(),))).replace(b'"lora_shrink":', b'"other":'),
             "there are binaries of lora_shrink",
         ),
     ],
 )
 def test_a_malformed_manifest_is_one_line_with_the_place(text: bytes, place: str) -> None:
     with pytest.raises(PackError) as caught:
-        manifest_of(text)
+        from_json(Manifest, text)
     assert place in str(caught.value)
     assert "\n" not in str(caught.value)
 

@@ -15,7 +15,7 @@ from bo_tune.core.outcome import InvalidReason, Measurement
 from bo_tune.core.problem import SizedProblem
 from bo_tune.kernels.user.home import home_of
 from bo_tune.measure.device import Compiled
-from bo_tune.measure.devices import gpu_device
+from bo_tune.measure.gpu.device import GpuDevice
 from bo_tune.processes.importing import import_source
 from bo_tune.store.trials import REASON
 
@@ -105,7 +105,7 @@ def test_a_module_that_uses_the_gpu_at_import_is_told(used: str, told: str, tmp_
     path = tmp_path / "tutorial.py"
     path.write_text(f"import ctypes\nimport triton\nUSED = {used}\n")
     with pytest.raises(bo_tune.InputError, match=rf"tutorial\.py {told} while it is imported"):
-        gpu_device(0, source=str(path), compile_workers=1)
+        GpuDevice(0, source=str(path), compile_workers=1)
 
 
 @pytest.mark.parametrize("skip", [0, 1], ids=["aligned", "a view off alignment"])
@@ -115,7 +115,7 @@ def test_what_was_compiled_ahead_is_what_is_launched(
     cache = tmp_path / "triton"
     monkeypatch.setenv("TRITON_CACHE_DIR", str(cache))
     problem = SizedProblem("add_scaled", (("n", 1000), ("skip", skip), ("dtype", "float32")))
-    device = gpu_device(0, source=home_of(add_scaled), compile_workers=1)
+    device = GpuDevice(0, source=home_of(add_scaled), compile_workers=1)
     try:
         for clamp, mode in ((True, "double"), (False, "single")):
             params = {"BLOCK": 128, "CLAMP": clamp, "MODE": mode, "num_warps": 4, "OFF": 0}

@@ -22,12 +22,10 @@ from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.errors import DeviceError, InputError
 from bo_tune.formats.recording import read_recording
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.measure.backends.registry import BACKENDS
+from bo_tune.measure.backends.registry import BACKENDS, GpuName, gpu_named
 from bo_tune.measure.device import Compiled
-from bo_tune.measure.device_names import GpuName, gpu_named
-from bo_tune.measure.devices import compile_target, gpu_devices, job_of, replay_job
+from bo_tune.measure.devices import compilers_for, gpu_devices, job_of, replay_job
 from bo_tune.measure.gpu.device import GpuDevice
-from bo_tune.measure.messages import IdentityRequest
 from bo_tune.session.record import record
 from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.attributes import GPU_ATTR
@@ -104,13 +102,11 @@ def test_binaries_are_made_for_a_target_that_is_not_there(tmp_path: Path) -> Non
     ):
         gpu_of("hip:90", None)
     gpu, spec = gpu_of("hip:gfx942", None).gpu, kernel_spec("lora_shrink")
-    target = compile_target(gpu, SOURCE, cache=tmp_path, workers=1, deadline_s=PATIENCE_S, conditions=Conditions())
-    try:
+    cache = tmp_path / "cache"
+    with compilers_for(gpu, SOURCE, cache=cache, workers=1, deadline_s=PATIENCE_S, conditions=Conditions()) as target:
         config = {**spec.default_config(PROBLEM), "block_m": 64, "num_warps": 4, "num_stages": 2}
         build = target.compile(PROBLEM, config).result(PATIENCE_S)
-        identity = target.identity(IdentityRequest({"lora_shrink": (PROBLEM, config)}))
-    finally:
-        target.close()
+        identity = target.identity({"lora_shrink": (PROBLEM, config)})
     assert isinstance(build, Compiled)
     assert [file for file in tmp_path.rglob("*.hsaco") if file.read_bytes().startswith(b"\x7fELF")]
     assert identity.target == "hip:gfx942"

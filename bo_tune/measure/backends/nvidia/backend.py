@@ -6,9 +6,8 @@ from typing import ClassVar
 
 from bo_tune.core.gpus import TargetGpu, target_gpu
 from bo_tune.core.problem import DEFAULT_BACKEND
-from bo_tune.measure.backends.base import Backend, GpuIdentity
+from bo_tune.measure.backends.base import Backend, GpuIdentity, told_by
 from bo_tune.measure.backends.nvidia.nvml import NvmlWatch
-from bo_tune.measure.watch.host_gpus import told_by
 from bo_tune.measure.watch.neighbours import GpuWatch
 
 COUNT_MODULE = "bo_tune.measure.backends.nvidia.gpu_count"

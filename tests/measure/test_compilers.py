@@ -12,7 +12,7 @@ from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import config_key
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.measure.compile.facts import KernelFacts, binary_name
+from bo_tune.measure.compile.compilers import Compilers, binary_name
 from bo_tune.measure.compile.farm import CompileFarm, Deadline
 from bo_tune.measure.source import BUILTIN, operations_of
 from bo_tune.processes.fork_server import ForkServer
@@ -40,36 +40,36 @@ def farm(server: ForkServer) -> Iterator[CompileFarm]:
 
 
 def test_they_are_what_the_kernel_itself_says(farm: CompileFarm) -> None:
-    kernel, facts = operations_of(BUILTIN)("lora_shrink"), KernelFacts(farm, H100)
-    assert facts.source("lora_shrink") == kernel.source
-    told = facts.effective_configs(PROBLEM, CONFIGS)
+    kernel, compilers = operations_of(BUILTIN)("lora_shrink"), Compilers(farm, H100)
+    assert compilers.kernel_source("lora_shrink") == kernel.source
+    told = compilers.effective_configs(PROBLEM, CONFIGS)
     assert list(map(config_key, told)) == [config_key(kernel.effective_config(PROBLEM, c, H100)) for c in CONFIGS]
     names = [binary_name(kernel.compile_key(PROBLEM, config, H100)) for config in CONFIGS]
-    assert facts.numbers(PROBLEM, CONFIGS) == [farm.number(name) for name in names]
+    assert compilers.numbers(PROBLEM, CONFIGS) == [farm.number(name) for name in names]
 
 
 def test_configs_are_asked_about_once(farm: CompileFarm, monkeypatch: pytest.MonkeyPatch) -> None:
-    facts, asked = KernelFacts(farm, H100), []
+    compilers, asked = Compilers(farm, H100), []
     ask = farm.ask
-    monkeypatch.setattr(farm, "ask", lambda request, timeout_s: (asked.append(request), ask(request, timeout_s))[1])
-    first = facts.numbers(PROBLEM, CONFIGS[:3])
-    assert facts.numbers(PROBLEM, [dict(reversed(c.items())) for c in CONFIGS[:3]]) == first
+    monkeypatch.setattr(farm, "ask", lambda call, timeout_s: (asked.append(call), ask(call, timeout_s))[1])
+    first = compilers.numbers(PROBLEM, CONFIGS[:3])
+    assert compilers.numbers(PROBLEM, [dict(reversed(c.items())) for c in CONFIGS[:3]]) == first
     assert len(asked) == 1
-    facts.numbers(PROBLEM, CONFIGS[:4])
-    assert [len(request.configs) for request in asked] == [3, 1]
+    compilers.numbers(PROBLEM, CONFIGS[:4])
+    assert [len(rows) for *_, rows in asked] == [3, 1]
 
 
 def test_a_source_that_refuses_says_why_in_a_line(server: ForkServer) -> None:
     farm = CompileFarm(server, H100, "refusing", workers=1, deadline=Deadline(60.0))
     with pytest.raises(DeviceError, match=r"^this source is of another time$"):
-        KernelFacts(farm, H100).source("lora_shrink")
+        Compilers(farm, H100).kernel_source("lora_shrink")
     farm.close()
 
 
 def test_a_source_that_fails_is_named(server: ForkServer) -> None:
     farm = CompileFarm(server, H100, "no_such_source", workers=1, deadline=Deadline(60.0))
     with pytest.raises(DeviceError, match=r"the kernels of no_such_source cannot be asked: .*No module named"):
-        KernelFacts(farm, H100).source("lora_shrink")
+        Compilers(farm, H100).kernel_source("lora_shrink")
     farm.close()
 
 

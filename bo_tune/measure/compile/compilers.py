@@ -1,0 +1,155 @@
+"""The compilers of one GPU, there or not: what its kernels make of configs, and their binaries.
+
+This process loads neither torch nor triton, so the compilers are asked about kernels, too. Asking about thousands of
+configs takes a third of a second where an engine's own launcher has to be run for each. The compilers do it side by
+side, and before the first compile they have nothing else to do.
+"""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Hashable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import cache, lru_cache
+from typing import Any
+
+import numpy as np
+
+from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.space import Config, ConfigRow, rows_of
+from bo_tune.errors import DeviceError, WorkerError
+from bo_tune.formats.pack.contents import Identity
+from bo_tune.kernels.spec import AnySpec
+from bo_tune.measure.compile.farm import CompileFarm
+from bo_tune.measure.device import Build
+from bo_tune.measure.source import default_config
+
+ANSWER_TIMEOUT_S = 120.0
+"""For a worker to answer, or to hash Triton's library, on a loaded machine."""
+
+DISTINCT_ANSWERS = 64
+"""Answers that are remembered. The problems of a session share most of theirs."""
+
+NAME_BYTES = 16
+"""Length of the name of a binary."""
+
+Examples = Mapping[str, tuple[Problem, Config]]
+"""Of each kernel, a problem and a config."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a kernel makes of configs. Thousands go there and back for each problem: what they share is said once.
+
+    Attributes:
+        names: parameters of what really runs of each, which may be more than were asked about.
+        runs: its values in that order, as 64-bit integers, one config after the other; empty where all run as they are.
+        binaries: the names of the binaries of all, one after the other.
+    """
+
+    names: tuple[str, ...]
+    runs: bytes
+    binaries: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The kernel source cannot serve; one line that says why."""
+
+    message: str
+
+
+def binary_name(key: Hashable) -> bytes:
+    """Return a short name of a compile key (``Operation.compile_key``), the same in every process."""
+    return hashlib.blake2b(repr(key).encode(), digest_size=NAME_BYTES).digest()
+
+
+class Compilers:
+    """Safe to use from several threads. What asks a kernel raises DeviceError where its source cannot serve.
+
+    Args:
+        farm: compiles; it numbers the binaries.
+        gpu: what is compiled for.
+    """
+
+    def __init__(self, farm: CompileFarm, gpu: GpuInfo) -> None:
+        self.farm, self.gpu, self.workers = farm, gpu, farm.activity.workers
+        self._numbers: defaultdict[Problem, dict[ConfigRow, int]] = defaultdict(dict)
+        self._numbers_of = lru_cache(DISTINCT_ANSWERS)(self._number_all)
+        self._configs_of = lru_cache(DISTINCT_ANSWERS)(_configs)
+        self._told = cache(self._ask)
+
+    def kernel_source(self, kernel: str) -> str:
+        """Which code of a kernel is compiled."""
+        source: str = self._told("source", kernel)
+        return source
+
+    def assembler(self) -> str:
+        """Which release of the vendor's assembler the compilers use."""
+        identity: Identity = self._told("identity")
+        return identity.toolchain.assembler
+
+    def identity(self, examples: Examples) -> Identity:
+        """Return all that the binaries of these kernels depend on."""
+        identity: Identity = self._ask("identity", examples)
+        return identity
+
+    def note(self, problem: Problem) -> str | None:
+        """Return a line on what tuning a kernel is good for, if there is anything to say."""
+        answer: str | None = self._ask("note", problem)
+        return answer
+
+    def decided_by(self, problem: Problem) -> tuple[str, ...]:
+        """Name the kernels that decide for a problem's (``Operation.decided_by``)."""
+        answer: tuple[str, ...] = self._ask("decided_by", problem)
+        return answer
+
+    def default_config(self, spec: AnySpec, problem: Problem) -> dict[str, int]:
+        """Return the config that runs on this GPU where nothing was tuned. Raises VllmError."""
+        return default_config(self.farm.source, spec, problem, self.gpu)
+
+    def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:
+        """Return for each config the one that really runs: itself, or another."""
+        names, rows = tuple(sorted(configs[0])), rows_of(configs)
+        answer: Facts = self._ask("facts", problem, names, tuple(rows))
+        self._numbers[problem].update(zip(rows, self._numbers_of(answer.binaries), strict=True))
+        return list(self._configs_of(answer.names, answer.runs) if answer.runs else configs)
+
+    def _number_all(self, names: bytes) -> list[int]:
+        """Return the numbers in the farm of binaries whose names stand one after the other."""
+        return [self.farm.number(names[at : at + NAME_BYTES]) for at in range(0, len(names), NAME_BYTES)]
+
+    def numbers(self, problem: Problem, configs: Sequence[Config]) -> list[int]:
+        """Return the number in the farm of each config's binary: equal for configs that share one."""
+        if not configs:
+            return []
+        known, rows = self._numbers[problem], rows_of(configs)
+        unknown = [config for config, row in zip(configs, rows, strict=True) if row not in known]
+        if unknown:
+            self.effective_configs(problem, unknown)
+        return [known[row] for row in rows]
+
+    def key(self, problem: Problem, config: Config) -> int:
+        """Return the number of one config's binary."""
+        (number,) = self.numbers(problem, [config])
+        return number
+
+    def compile(self, problem: Problem, config: Config) -> Future[Build]:
+        """Start compiling, unless the binary is there or on its way."""
+        return self.farm.submit(self.key(problem, config), problem, config)
+
+    def _ask(self, method: str, *arguments: object) -> Any:
+        """Call a method of a ``compile.worker.Compiler``."""
+        try:
+            answer = self.farm.ask((method, *arguments), ANSWER_TIMEOUT_S)
+        except WorkerError as error:
+            raise DeviceError(f"the kernels of {self.farm.source} cannot be asked: {error}") from error
+        if isinstance(answer, Refused):
+            raise DeviceError(answer.message)
+        return answer
+
+
+def _configs(names: Sequence[str], values: bytes) -> list[Config]:
+    """Return configs from their values, one after the other."""
+    rows = np.frombuffer(values, dtype=np.int64).reshape(-1, len(names)).tolist()
+    return [dict(zip(names, row, strict=True)) for row in rows]
