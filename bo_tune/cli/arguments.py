@@ -16,6 +16,7 @@ from bo_tune.formats.study_schema import Budget
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.search import StopRule
 from bo_tune.session.session import SessionSettings
+from bo_tune.session.settings import MOST_ACTIVE
 from bo_tune.session.workers.measuring import Measured
 
 DEFAULT_BUDGET = 40
@@ -124,3 +125,20 @@ def _stop_rule(study: StudyFile | None, wanted: bool | None) -> StopRule | None:
     if wanted is not None:
         stop = (stop or Stop()) if wanted else None
     return StopRule(tolerance=stop.tolerance, risk=stop.risk) if stop else None
+
+
+def with_mix(arguments: Arguments, active: Sequence[int], race: RaceChoice) -> SessionSettings:
+    """Return the settings with a mix of numbers of adapters, if several are named. Raises InputError."""
+    settings = arguments.settings
+    if len(active) < 2:
+        return settings
+    model = arguments.study.model if arguments.study else None
+    if model is None or race is not RaceChoice.IN_PLACE or arguments.measured.recordings is not None:
+        raise InputError(
+            "--active-loras: a mix is run in a model's layers, on a GPU: needs a model and no --race alone"
+        )
+    if max(active) > min(model.max_loras):
+        raise InputError(f"--active-loras: expected at most --max-loras {min(model.max_loras)}, got {max(active)}")
+    if len(active) > MOST_ACTIVE:
+        raise InputError(f"--active-loras: expected at most {MOST_ACTIVE} numbers, got {len(active)}")
+    return replace(settings, finalists=replace(settings.finalists, active=tuple(sorted(active))))

@@ -38,6 +38,7 @@ def tune_both(arguments: Arguments, output: Output) -> None:
         typer.Exit: not everything could be done.
     """
     _check(arguments)
+    active = arguments.settings.finalists.active
     alone: dict[Place, Times] = {}
     beside: dict[Place, AddedTimes] = {}
 
@@ -49,7 +50,7 @@ def tune_both(arguments: Arguments, output: Output) -> None:
 
     def timed_beside(tuned: Sequence[Tuned]) -> None:
         noted(tuned)
-        beside.update(_added(_shrinks(tuned), _shrinks(one.tuned)))
+        beside.update(_added(_shrinks(tuned), _shrinks(one.tuned), active))
 
     # What both ways look up alike, and no layer decides on, stays as it was found on one stream.
     known = {address_of(found.job.problem, found.job.device.gpu) for found in one.tuned}
@@ -103,13 +104,13 @@ def _place(tuned: Tuned) -> Place:
     return lora(tuned.job.problem), tuned.job.device.gpu.name
 
 
-def _added(here: Mapping[Place, Tuned], there: Mapping[Place, Tuned]) -> Added:
+def _added(here: Mapping[Place, Tuned], there: Mapping[Place, Tuned], active: tuple[int, ...]) -> Added:
     """Time the finalists of both ways in the layers of the one whose devices are open."""
     found: dict[Place, AddedTimes] = {}
     for place, one in here.items():
         if place in there and one.job.linear is not None:
             results = [tuned.result for tuned in (one, there[place]) if tuned.result is not None]
-            found[place] = added_us(one.job.device, place[0], one.job.linear, finalists_of(results))
+            found[place] = added_us(one.job.device, place[0], one.job.linear, finalists_of(results), active)
     return found
 
 
@@ -121,7 +122,7 @@ def _added_again(arguments: Arguments, one: Done, two: Done) -> Added:
             (problem, gpu): replace(tuned, job=replace(tuned.job, device=by_type[gpu], twins=()))
             for (problem, gpu), tuned in _shrinks(one.tuned).items()
         }
-        return _added(again, _shrinks(two.tuned))
+        return _added(again, _shrinks(two.tuned), arguments.settings.finalists.active)
 
 
 def _entries(one: Done, alone: Mapping[Place, Times], chosen: Mapping[Place, Compromise]) -> list[TunedEntry]:

@@ -210,6 +210,17 @@ TimingKind = Annotated[
         rich_help_panel=DEVICE,
     ),
 ]
+ActiveMix = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--active-loras",
+        metavar="N,…",
+        help="Adapters that a step uses; of several numbers the mean decides, in the model's layers. As many as there "
+        "are slots by default.",
+        show_default=False,
+        rich_help_panel=DEVICE,
+    ),
+]
 ActiveLoras = Annotated[
     int | None,
     typer.Option(

@@ -110,7 +110,9 @@ class Surroundings:
     Attributes:
         linear: the layer.
         beside: the config of the layer's other kernel.
+        active: how many adapters steps use, a mix of them; nothing for what the device measures under.
     """
 
     linear: Linear
     beside: dict[str, int]
+    active: tuple[int, ...] = ()

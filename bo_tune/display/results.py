@@ -10,6 +10,7 @@ from bo_tune.core.activity import SessionActivity
 from bo_tune.core.conclusion import SHARED, Agreement, Decision
 from bo_tune.display.console import TIMES, disturbed_lines, marked, plain_table, short_config, speed_up, us
 from bo_tune.session.session import Tuned, session_wall_s
+from bo_tune.store.results import StudyResult
 
 
 def results_tables(tuned: Iterable[Tuned]) -> Iterator[Table]:
@@ -43,7 +44,20 @@ def session_lines(tuned: Sequence[Tuned]) -> list[str]:
     gains = [result.default_time_us / result.time_us for result in run if result.default_time_us]
     if gains:
         lines.append(f"tuned against default: {geometric_mean(gains):.2f}x faster (geometric mean of {len(gains)})")
-    return [*lines, *joint_lines(tuned), *disturbed_lines(study.disturbed for study in tuned)]
+    return [*lines, *mix_lines(results), *joint_lines(tuned), *disturbed_lines(study.disturbed for study in tuned)]
+
+
+def mix_lines(results: Sequence[StudyResult]) -> list[str]:
+    """Return a line on a mix of numbers of adapters: what is gained at each; none where none decided."""
+    shares: dict[int, list[float]] = {}
+    for times in (one for result in results if result.in_place for one in result.in_place.by_active):
+        if times.default_time_us is not None and times.default_time_us > times.bare_us:
+            added = (times.time_us - times.bare_us) / (times.default_time_us - times.bare_us)
+            shares.setdefault(times.adapters, []).append(100 * (added - 1))
+    if not shares:
+        return []
+    each = (f"{n} active: {sum(one) / len(one):+.1f} %, worst {max(one):+.1f} %" for n, one in sorted(shares.items()))
+    return [f"adapters' time in their layers against the default's, by how many a step uses: {'; '.join(each)}"]
 
 
 def joint_lines(tuned: Sequence[Tuned]) -> list[str]:

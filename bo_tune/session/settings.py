@@ -35,6 +35,10 @@ EXHAUSTIVE_FINALISTS = Finalists(count=48, rounds=60)
 """The best of thousands is partly the luckiest: more of them are looked at again, and for longer."""
 
 
+MOST_ACTIVE = 64
+"""Numbers of adapters in a mix."""
+
+
 def _known(sampler: str) -> str:
     if sampler not in SAMPLERS:
         raise PydanticCustomError("sampler", "expected one of {known}", {"known": ", ".join(SAMPLERS)})
@@ -47,6 +51,7 @@ class _Finalists(BaseModel):
     most_rounds: Setting
     confidence: Share
     equal_within: Share
+    active: Annotated[list[Setting], Field(max_length=MOST_ACTIVE)] = []
 
 
 class _StopRule(BaseModel):
@@ -170,7 +175,7 @@ class SessionSettings:
             "sampler": self.sampler,
             "budget": self.budget,
             "seed": self.seed,
-            "finalists": asdict(self.finalists),
+            "finalists": self.finalists.to_json(),
             "stop_rule": asdict(self.stop_rule) if self.stop_rule else None,
             "bundled": self.bundled,
             "space": self.spaces.get(kernel, {}),
@@ -204,7 +209,7 @@ class SessionSettings:
             sampler=job["sampler"],
             budget=job["budget"],
             seed=job["seed"],
-            finalists=Finalists(**job["finalists"]),
+            finalists=Finalists.from_json(job["finalists"]),
             stop_rule=StopRule(**job["stop_rule"]) if job["stop_rule"] else None,
             bundled=job.get("bundled", True),
             spaces={kernel: space} if space else {},

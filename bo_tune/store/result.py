@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, TypeAdapter
 from pydantic_core import PydanticCustomError
 
-from bo_tune.store.fields import Count, Layer, Line, Seconds, StoredConfig, Sureness, Time, Together
+from bo_tune.store.fields import Count, Layer, Line, Seconds, Setting, StoredConfig, Sureness, Time, Together
 
 
 def _moment(text: str) -> str:
@@ -53,6 +53,22 @@ class Costs:
 
 
 @dataclass(frozen=True, slots=True)
+class ActiveTimes:
+    """Times of one layer in us, base product included, where steps use so many adapters.
+
+    Attributes:
+        bare_us: without adapters.
+        time_us: with the config that was chosen.
+        default_time_us: with the default config; None where it cannot run.
+    """
+
+    adapters: Setting
+    bare_us: Time
+    time_us: Time
+    default_time_us: Time | None
+
+
+@dataclass(frozen=True, slots=True)
 class InPlace:
     """What the race in place found that decided. Times of one layer in us, base product included.
 
@@ -62,6 +78,7 @@ class InPlace:
         bare_us: time of the layer without adapters.
         default_time_us: time with the default config; None where it cannot run.
         finalists: every config that was timed there, with its time.
+        by_active: where a mix of numbers of adapters decided, each number by itself.
     """
 
     linear: Layer
@@ -70,6 +87,7 @@ class InPlace:
     time_us: Time
     default_time_us: Time | None
     finalists: Sequence[tuple[StoredConfig, Time]]
+    by_active: Sequence[ActiveTimes] = ()
 
 
 @dataclass(frozen=True, slots=True)

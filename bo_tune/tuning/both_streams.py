@@ -55,15 +55,21 @@ def finalists_of(results: Sequence[StudyResult]) -> list[Config]:
     return [dict(key) for key in dict.fromkeys(map(config_key, configs))]
 
 
-def added_us(device: Device, problem: LoraProblem, linear: Linear, configs: Sequence[Config]) -> AddedTimes:
+def added_us(
+    device: Device, problem: LoraProblem, linear: Linear, configs: Sequence[Config], active: tuple[int, ...] = ()
+) -> AddedTimes:
     """Time configs in their layer, and return what the adapters add with each; nothing where the layer cannot run.
+
+    Args:
+        active: how many adapters steps use, a mix of them.
 
     Raises:
         DeviceError: the GPU is lost, or the layer's other kernel cannot be compiled.
     """
     for build in [device.compile(problem, config) for config in configs]:
         build.result()
-    timed = device.remeasure_in_place(problem, configs, ROUNDS, surroundings_in(linear, problem, device))
+    around = surroundings_in(linear, problem, device, active)
+    timed = device.remeasure_in_place(problem, configs, ROUNDS, around)
     if not timed.bare_us:
         return {}
     bare_us = estimate_us(timed.bare_us)

@@ -84,6 +84,7 @@ def _in_place(choice: Choice) -> InPlace | None:
         time_us=found.time_us,
         default_time_us=found.default_time_us,
         finalists=[(dict(key), time_us) for key, time_us in found.times_us.items()],
+        by_active=found.by_active,
     )
 
 

@@ -12,13 +12,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from bo_tune.core.outcome import Invalid, Launches, estimate_us
+from bo_tune.core.outcome import Invalid, Launches, LaunchPurpose, estimate_us
 from bo_tune.core.problem import LoraProblem, Problem
 from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.core.surroundings import Linear, Surroundings
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.device import Device, Remeasured
+from bo_tune.store.result import ActiveTimes
 from bo_tune.tuning.race import Choice, Finalists, InPlaceTimes, Race
 
 
@@ -44,8 +45,11 @@ ROUNDS, MOST_ROUNDS = 8, 64
 """Replays of those that stay, in one batch and at most."""
 
 
-def surroundings_in(linear: Linear, problem: LoraProblem, device: Device) -> Surroundings:
+def surroundings_in(linear: Linear, problem: LoraProblem, device: Device, active: tuple[int, ...] = ()) -> Surroundings:
     """Return what a kernel runs among in a layer: beside the default config of the layer's other kernel, compiled.
+
+    Args:
+        active: how many adapters steps use.
 
     Raises:
         DeviceError: that one cannot be compiled.
@@ -55,7 +59,7 @@ def surroundings_in(linear: Linear, problem: LoraProblem, device: Device) -> Sur
     build = device.compile(beside, config).result()
     if isinstance(build, Invalid):
         raise DeviceError(f"{beside}: the default config cannot be compiled: {build.detail or build.reason.value}")
-    return Surroundings(linear, config)
+    return Surroundings(linear, config, active)
 
 
 class _There:
@@ -116,7 +120,25 @@ def race_in_place(
     if default_key in times and not race.beats(winner, default_key):
         winner = default_key
     bare_us = estimate_us(there.bare_us)
-    return InPlaceTimes(around, bare_us, winner, times[winner], times.get(default_key), times), launches
+    found = InPlaceTimes(around, bare_us, winner, times[winner], times.get(default_key), times)
+    by_active, more = _by_active(device, problem, found, default_key)
+    return replace(found, by_active=by_active), launches + more
+
+
+def _by_active(
+    device: Device, problem: Problem, found: InPlaceTimes, default: ConfigKey
+) -> tuple[tuple[ActiveTimes, ...], Launches]:
+    """Time what was chosen and the default where steps use each number of adapters of a mix; nothing for no mix."""
+    keys = dict.fromkeys([found.winner, *([default] if found.default_time_us is not None else [])])
+    times, launches = [], Counter[LaunchPurpose]()
+    for adapters in found.around.active if len(found.around.active) > 1 else ():
+        around = replace(found.around, active=(adapters,))
+        timed = device.remeasure_in_place(problem, [dict(key) for key in keys], ROUNDS, around)
+        launches += timed.launches
+        us = {key: estimate_us(runs) for key, runs in zip(keys, timed.runtimes_us, strict=True) if runs}
+        if timed.bare_us and found.winner in us:
+            times.append(ActiveTimes(adapters, estimate_us(timed.bare_us), us[found.winner], us.get(default)))
+    return tuple(times), launches
 
 
 def _entrants(measured: Mapping[ConfigKey, float], limits: Entrants) -> list[ConfigKey]:

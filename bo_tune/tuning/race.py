@@ -14,8 +14,8 @@ timed to the end, and is what the study ends with unless the leader beats it.
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from scipy.special import bdtrc
@@ -26,6 +26,7 @@ from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.core.surroundings import Surroundings
 from bo_tune.measure.device import Device, Remeasured
+from bo_tune.store.result import ActiveTimes
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,8 @@ class Finalists:
         most_rounds: repetitions of each at most.
         confidence: that the one chosen is the fastest, but for ``equal_within``.
         equal_within: difference in time, as a share, that is not worth more rounds.
+        active: in place, how many adapters steps use: the mean over this mix decides. Nothing for what the device
+            measures under.
     """
 
     count: int = 8
@@ -45,6 +48,18 @@ class Finalists:
     most_rounds: int = 200
     confidence: float = 0.95
     equal_within: float = 0.005
+    active: tuple[int, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as plain values; no mix where there is none, as before there was any."""
+        settings = asdict(self)
+        active = settings.pop("active")
+        return {**settings, "active": list(active)} if active else settings
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Finalists":
+        """Read what ``to_json`` made of them."""
+        return cls(**{**stored, "active": tuple(stored.get("active", ()))})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +71,7 @@ class InPlaceTimes:
         winner: the config that was chosen; ``time_us`` is its.
         default_time_us: with the default config; None where it cannot run.
         times_us: with each finalist that was timed.
+        by_active: where a mix decided, each number of adapters by itself.
     """
 
     around: Surroundings
@@ -64,6 +80,7 @@ class InPlaceTimes:
     time_us: float
     default_time_us: float | None
     times_us: dict[ConfigKey, float]
+    by_active: tuple[ActiveTimes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -246,7 +246,7 @@ class Tuner:
             return None, Counter()
         problem, finalists = lora(self.problem), self._settings.finalists
         try:
-            around = surroundings_in(self.linear, problem, self.device)
+            around = surroundings_in(self.linear, problem, self.device, finalists.active)
             return race_in_place(self.device, problem, around, self.measured, self.default, finalists)
         except DeviceError:
             return None, Counter()

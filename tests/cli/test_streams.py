@@ -109,3 +109,24 @@ def test_what_cannot_be_tuned_both_ways_is_refused_in_a_line(
 ) -> None:
     assert said in cli(*arguments).error
     assert not list(Path().iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("gpu")
+def test_a_mix_of_adapters_is_told_by_number(cli: Cli) -> None:
+    ran = cli("tune", *SERVED, "--active-loras", "1,4", "--storage", "memory", "--kernels", "builtin")
+    assert (ran.code, ran.err) == (0, "")
+    assert "by how many a step uses: 1 active: " in ran.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("tune", "--device", f"replay:{BUNDLED}", "--active-loras", "1,4"), "needs a model"),
+        (("tune", *SERVED, "--race", "alone", "--active-loras", "1,4"), "no --race alone"),
+        (("tune", *SERVED, "--active-loras", "1,8"), "expected at most --max-loras 4, got 8"),
+        (("tune", *SERVED, "--active-loras", "0"), "expected integers from 1"),
+    ],
+)
+def test_a_mix_that_cannot_be_run_is_refused_in_a_line(cli: Cli, arguments: tuple[object, ...], said: str) -> None:
+    assert said in cli(*arguments).error

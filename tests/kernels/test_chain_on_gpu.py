@@ -63,6 +63,12 @@ def test_weights_of_all_copies_together_are_several_times_the_cache() -> None:
     assert chain.bytes >= chain.copies * once
 
 
+def test_copies_serve_steps_of_a_mix_of_adapters_in_turn() -> None:
+    chain = Chain([OTHER], BATCH, operation, l2_bytes=1, device=DEVICE, conditions=Conditions(), active=(1, 4))
+    used = [len(inputs.groups.assignment.unique()) for inputs in chain.linears[0].shrinks]
+    assert used == [1, 4, 1, 4], "as often each: rounded up from three copies"
+
+
 def test_a_step_takes_longer_with_adapters_and_longest_with_bad_configs() -> None:
     timer = LayerTimer(operation, H100, DEVICE, Conditions())
     good = [tuple(map(default, linear.kernels(BATCH))) for linear in (LINEAR, OTHER)]

@@ -1,5 +1,7 @@
 """Finalists race where an engine runs them, and what decided is kept with the result."""
 
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -10,11 +12,13 @@ from bo_tune.core.outcome import Invalid, InvalidReason
 from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config, SearchSpace, config_key
 from bo_tune.core.surroundings import Linear, Surroundings
+from bo_tune.display.results import mix_lines
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.device import Remeasured
 from bo_tune.measure.devices import job_of
 from bo_tune.session.session import Session, SessionSettings
+from bo_tune.store.results import StudyResult
 from bo_tune.store.storage import StudyStore
 from bo_tune.tuning.in_place import KEPT, ONE_STREAM, TWO_STREAMS, race_in_place, surroundings_in
 from bo_tune.tuning.race import Finalists
@@ -147,3 +151,52 @@ def test_the_layers_other_kernel_runs_its_default_config() -> None:
     broken = FakeDevice(times=lambda config: Invalid(InvalidReason.COMPILE_ERROR, "no"), space=SPACE)
     with pytest.raises(DeviceError, match="the default config cannot be compiled: no"):
         surroundings_in(LINEAR, PROBLEM, broken)
+
+
+class OfAdapters(FakeDevice):
+    """A GPU whose layer takes a us more for each adapter that a step uses; the mean over a mix."""
+
+    def remeasure_in_place(
+        self, problem: LoraProblem, configs: Sequence[Config], rounds: int, around: Surroundings
+    ) -> Remeasured:
+        timed = super().remeasure_in_place(problem, configs, rounds, around)
+        more = sum(around.active) / len(around.active)
+        return replace(timed, runtimes_us=[tuple(time_us + more for time_us in one) for one in timed.runtimes_us])
+
+
+def mixed(active: tuple[int, ...]) -> tuple[OfAdapters, StudyResult]:
+    added = {2: 3.0, 4: 2.5, 8: 2.0, 16: 1.0, 1: 0.5, 64: 4.0}
+    on = OfAdapters(alone, SPACE, times_in_place=True, in_place=lambda config: added[config["split_k"]])
+    settings = SessionSettings("random", None, finalists=Finalists(active=active))
+    (one,) = Session(StudyStore(MEMORY), settings).run([job_of(PROBLEM, on, linear=LINEAR)])
+    assert one.result is not None
+    return on, one.result
+
+
+def test_a_mix_of_adapters_decides_and_each_number_of_them_is_told() -> None:
+    on, result = mixed((1, 4))
+    assert result.in_place is not None
+    assert result.in_place.time_us == BARE_US + 1.0 + 2.5
+    told = [(one.adapters, one.time_us - one.bare_us, one.default_time_us) for one in result.in_place.by_active]
+    assert told == [(1, 2.0, BARE_US + 5.0), (4, 5.0, BARE_US + 8.0)]
+    assert {around.active for around, _ in on.placed} == {(1, 4), (1,), (4,)}
+    read = StudyResult.from_json(json.loads(json.dumps(result.to_json()))).in_place
+    assert read is not None
+    assert list(read.by_active) == list(result.in_place.by_active)
+    (line,) = mix_lines([result])
+    assert line.endswith("a step uses: 1 active: -60.0 %, worst -60.0 %; 4 active: -37.5 %, worst -37.5 %")
+
+
+def test_one_number_of_adapters_is_no_mix() -> None:
+    _, result = mixed((4,))
+    assert result.in_place is not None
+    assert not result.in_place.by_active
+    assert mix_lines([result]) == []
+
+
+def test_a_mix_is_asked_of_other_workers_and_of_no_study_without_one() -> None:
+    plain, mix = SessionSettings(), SessionSettings(finalists=Finalists(active=(1, 4)))
+    assert "active" not in plain.asked("lora_shrink")["finalists"], "what was asked before there were mixes is the same"
+    for settings in (plain, mix):
+        assert SessionSettings.of_job("lora_shrink", settings.job("lora_shrink")).finalists == settings.finalists
+    assert mix.asked("lora_shrink") != plain.asked("lora_shrink")

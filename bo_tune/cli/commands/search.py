@@ -74,7 +74,7 @@ def tune_command(
     race: Race = RaceChoice.IN_PLACE,
     timing: o.TimingKind = Timing.COLD,
     tokens: o.TokenSpread = Tokens.UNIFORM,
-    active_loras: o.ActiveLoras = None,
+    active_loras: o.ActiveMix = None,
     experts: o.ExpertSpread = Routing.UNIFORM.value,
     jobs: o.Jobs = None,
     pack: o.Packs = None,
@@ -94,7 +94,7 @@ def tune_command(
       bo-tune tune --model Llama-3.1-8B/config.json --tp 1 --max-loras 4 \\
           --rank 16 --m 1,16,256
     """
-    from bo_tune.cli.arguments import Written, arguments_of, study_of
+    from bo_tune.cli.arguments import Written, arguments_of, study_of, with_mix
     from bo_tune.cli.both_streams import tune_both
     from bo_tune.cli.output import Output
     from bo_tune.cli.tuning import tune
@@ -107,10 +107,11 @@ def tune_command(
     choose_m = m == [AUTO]
     loaded = study_of(study, served, None if choose_m else m)
     name = o.sampler_name(sampler or (loaded.sampler if loaded else GRID_GP))
-    conditions = o.conditions(timing, tokens, active_loras, experts)
+    active = o.integers(active_loras, "--active-loras")
+    conditions = o.conditions(timing, tokens, active[0] if len(active) == 1 else None, experts)
     measured = Measured(device, kernels, conditions, jobs, tuple(pack or ()), gpus, moe_path, require_idle=require_idle)
     arguments = arguments_of(loaded, name, kernel, measured, storage, Written(out), budget, seed, stop, verbose)
-    settings = replace(arguments.settings, bundled=bundled)
+    settings = replace(with_mix(arguments, active, race), bundled=bundled)
     arguments = replace(
         arguments, settings=settings, choose_m=choose_m, fresh=fresh, lease_s=lease, ray=ray, workers=workers, race=race
     )

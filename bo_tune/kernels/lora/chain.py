@@ -5,6 +5,9 @@ in a CUDA graph. So weights are cold (hundreds of MB went through the L2 cache s
 are warm, and a kernel shares the GPU with the end of the one before. A config that is the fastest alone, behind a
 cleared cache, need not be the fastest there.
 
+An engine finds one entry however many adapters a step uses. So the copies may serve steps of several numbers of them,
+in turn, and the time is the mean over the mix.
+
 A chain is some linears, one after the other, in ``copies``: as many as it takes for none to find its weights in the
 cache. A graph is captured for each choice of configs; two graphs differ in these launches alone.
 
@@ -13,6 +16,7 @@ into zeros that are then added.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -46,6 +50,9 @@ OperationOf = Callable[[str], Operation[Any, Any]]
 class LinearCopies:
     """Copies of one linear: weights of their own, activations and results in common.
 
+    Args:
+        groups: the tokens of each copy, by adapter.
+
     Attributes:
         shrinks: inputs of shrink, a copy each.
         expands: inputs of expand, a copy each.
@@ -55,9 +62,8 @@ class LinearCopies:
         self,
         linear: Linear,
         batch: Batch,
-        copies: int,
         operation: OperationOf,
-        groups: TokenGroups,
+        groups: Sequence[TokenGroups],
         generator: torch.Generator,
         device: torch.device,
     ) -> None:
@@ -68,20 +74,20 @@ class LinearCopies:
         self._z = self._y if linear.adds else torch.zeros_like(self._y)
         self._rank = torch.zeros((shrink.num_slices, shrink.m, shrink.n), dtype=torch.float32, device=device)
         shape = (sum(linear.widths), linear.k)
-        self._base = [draw(shape, self._x.dtype, generator, device, WEIGHT_SCALE) for _ in range(copies)]
+        self._base = [draw(shape, self._x.dtype, generator, device, WEIGHT_SCALE) for _ in groups]
         self.shrinks = [
             ShrinkInputs(
-                problem=shrink, x=self._x, weights=draw_weights(shrink, generator, device), groups=groups,
+                problem=shrink, x=self._x, weights=draw_weights(shrink, generator, device), groups=own,
                 out=self._rank,
             )
-            for _ in range(copies)
+            for own in groups
         ]  # fmt: skip
         self.expands = [
             ExpandInputs(
-                problem=expand, x=self._rank, weights=draw_weights(expand, generator, device), groups=groups,
+                problem=expand, x=self._rank, weights=draw_weights(expand, generator, device), groups=own,
                 out=self._z, initial=self._z,
             )
-            for _ in range(copies)
+            for own in groups
         ]  # fmt: skip
         self._side = None if linear.adds else _stream(device)
 
@@ -124,6 +130,7 @@ class Chain:
     Args:
         operation: returns how a kernel of a name is launched.
         l2_bytes: size of the L2 cache.
+        active: how many adapters the copies' steps use, in turn; nothing for what the conditions say.
         seed: of the inputs.
     """
 
@@ -136,16 +143,18 @@ class Chain:
         l2_bytes: int,
         device: torch.device,
         conditions: Conditions,
+        active: Sequence[int] = (),
         seed: int = 0,
     ) -> None:
         weight_bytes = sum(linear.weight_bytes for linear in linears)
-        self.copies = max(FEWEST, min(MOST, 1 + -(-COLD_BYTES * l2_bytes // weight_bytes)))
+        mix = [replace(conditions, adapters=count) for count in active] or [conditions]
+        copies = max(FEWEST, min(MOST, 1 + -(-COLD_BYTES * l2_bytes // weight_bytes)))
+        rounds = -(-copies // len(mix))
+        self.copies = rounds * len(mix)
         generator = torch.Generator(device).manual_seed(seed)
-        assignment = draw_assignment(batch.m, batch.max_loras, generator, device, conditions)
-        groups = TokenGroups.of(assignment, batch.max_loras)
-        self.linears = [
-            LinearCopies(linear, batch, self.copies, operation, groups, generator, device) for linear in linears
-        ]
+        assigned = [draw_assignment(batch.m, batch.max_loras, generator, device, one) for one in mix]
+        groups = [TokenGroups.of(assignment, batch.max_loras) for assignment in assigned] * rounds
+        self.linears = [LinearCopies(linear, batch, operation, groups, generator, device) for linear in linears]
 
     @property
     def bytes(self) -> int:

@@ -75,14 +75,14 @@ class LayerTimer:
     def _chain_in(self, problem: Problem, around: Surroundings) -> Chain:
         if self._chain is None or self._here != (problem, around):
             self._give_up()
-            self._chain = self._made([around.linear], Batch.of(lora(problem)))
+            self._chain = self._made([around.linear], Batch.of(lora(problem)), around.active)
             self._here = problem, around
         return self._chain
 
-    def _made(self, linears: Sequence[Linear], batch: Batch) -> Chain:
+    def _made(self, linears: Sequence[Linear], batch: Batch, active: Sequence[int] = ()) -> Chain:
         return Chain(
             linears, batch, self._operation,
-            l2_bytes=self._gpu.l2_bytes, device=self._device, conditions=self._conditions,
+            l2_bytes=self._gpu.l2_bytes, device=self._device, conditions=self._conditions, active=active,
         )  # fmt: skip
 
     def time_step(
