@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial
 from bo_tune.core.study_name import StudyName
 from bo_tune.errors import LeaseLostError
 from bo_tune.store.result import StudyResult
-from bo_tune.store.rows.access import Rows
+from bo_tune.store.rows.study_writer import WritableRows
 from bo_tune.store.rows.trial_queue import LOST, Writer
 from bo_tune.store.trials import State
 
@@ -33,15 +33,12 @@ class StoredStudy:
         return self.study_id, self._token
 
     def take(self) -> bool:
-        """Take the lease of the study; False where another worker has it. In memory there is none to take.
+        """Take the lease of the study; False where another worker has it.
 
         Raises:
             StorageError: the study was deleted or set aside meanwhile, or the database fails.
         """
-        keeper = self._store._keeper
-        if keeper is None:
-            return True
-        token = keeper.take(self.study_id, self.name)
+        token = self._store._keeper.take(self.study_id, self.name)
         if token is None:
             return False
         self._token = token
@@ -49,9 +46,8 @@ class StoredStudy:
 
     def release(self) -> None:
         """Give the lease back, so that others need not wait until it expires."""
-        keeper = self._store._keeper
-        if keeper is not None and self._token is not None:
-            keeper.release((self.study_id, self._token))
+        if self._token is not None:
+            self._store._keeper.release((self.study_id, self._token))
             self._token = None
 
     def trials(self) -> list[FrozenTrial]:
@@ -77,14 +73,9 @@ class StoredStudy:
         self.flush()
 
     def add_all(self, trials: Sequence[FrozenTrial], attributes: Mapping[str, Any]) -> None:
-        """Record finished trials and set attributes, all in one transaction.
+        """Record finished trials and set attributes, all in one transaction. Raises as ``add``."""
 
-        Raises:
-            LeaseLostError: another worker has the study by now.
-            StorageError: the database cannot take them.
-        """
-
-        def add(rows: Rows) -> None:
+        def add(rows: WritableRows) -> None:
             rows.insert((self.study_id, trial) for trial in trials)
             rows.set_attributes(self.study_id, attributes)
 
@@ -115,30 +106,24 @@ class StoredStudy:
         return self.attributes().get(key)
 
     def set_attribute(self, key: str, value: Any) -> None:
-        """Store a user attribute (any JSON value); see ``set_attributes``."""
+        """Store a user attribute (any JSON value). Raises as ``add``."""
         self.set_attributes({key: value})
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
-        """Store user attributes (any JSON values) in one transaction.
-
-        Raises:
-            LeaseLostError: another worker has the study by now.
-            StorageError: the database cannot take them.
-        """
+        """Store user attributes (any JSON values) in one transaction. Raises as ``add``."""
         self._write(lambda rows: rows.set_attributes(self.study_id, attributes))
 
     def has_running(self) -> bool:
         """Say whether a trial is RUNNING, which none of this package's ever is."""
-        found = self._store._read(lambda rows: rows.trials([self.study_id], (State.RUNNING.name,)))
-        return bool(found[self.study_id])
+        return State.RUNNING.name in self._store.counts([self.study_id]).get(self.study_id, {})
 
     def fail_running(self) -> int:
         """End the trials that a killed process left RUNNING; return how many there were."""
         return self._write(lambda rows: rows.fail_running(self.study_id))
 
-    def _write(self, work: Callable[[Rows], Result]) -> Result:
+    def _write(self, work: Callable[[WritableRows], Result]) -> Result:
         done: list[Result] = []
-        lost = self._store._write([self._writer], lambda rows, held: done.extend(work(rows) for _ in held))
+        lost = self._store._keeper.write([self._writer], lambda rows, held: done.extend(work(rows) for _ in held))
         if lost:
             raise LeaseLostError(LOST)
         return done[-1]

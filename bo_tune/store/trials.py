@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from bo_tune.core.outcome import (
     SLOW,
@@ -99,10 +99,6 @@ class Trial(Protocol):
     @property
     def datetime_complete(self) -> datetime | None:
         """When it ended, in local time."""
-
-
-Found = TypeVar("Found", bound=Trial)
-"""The kind of trials that one way of reading finds."""
 
 
 @dataclass(frozen=True, slots=True)

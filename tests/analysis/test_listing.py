@@ -83,7 +83,7 @@ def test_listing_reads_no_trials_of_finished_studies(file: Path, listed: dict[st
     """A thousand of them are listed in as many statements as ten."""
     store = StudyStore(sqlite_url(file), create=False)
     statements: list[str] = []
-    engine = store._storage.engine  # type: ignore[attr-defined]
+    engine = store._database.engine
     event.listen(engine, "before_cursor_execute", lambda _c, _u, statement, *_: statements.append(statement))
     found = list_studies(store)
     store.close()

@@ -200,9 +200,8 @@ def test_a_study_that_is_lost_is_taken_again_and_the_others_go_on(url: str) -> N
             held = {holder.study_id for holder in thief.holders().values()}
             (summary,) = [s for s in thief.summaries() if s.study_id in held]
             stolen.append(str(summary.name))
-            assert store._keeper is not None
             lease = next(iter(store._keeper._held))
-            with store._storage.engine.begin() as connection:  # type: ignore[attr-defined]
+            with store._database.engine.begin() as connection:
                 store._keeper.leases.release(connection, lease)
 
     job = fake(FakeDevice, on_measure=steal)

@@ -121,10 +121,6 @@ class Leases:
         statement = update(LEASES).where(LEASES.c.study_id == held[0], LEASES.c.token == held[1])
         connection.execute(statement.values(expires_at=0.0))
 
-    def renew(self, connection: Connection, held: Collection[Held]) -> set[Held]:
-        """Renew leases, and return those that still hold."""
-        return self.fence(connection, held, next(self._writes))
-
     def next_write(self) -> int:
         """Number an attempt at writing, for ``fence``."""
         return next(self._writes)

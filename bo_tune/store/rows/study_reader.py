@@ -9,6 +9,8 @@ from pydantic_core import from_json
 
 from bo_tune.store.attributes import ALIKE, GPU_ATTR, NAME_ATTR, RESULT_ATTR
 from bo_tune.store.rows.query import Query, chunks, marks
+from bo_tune.store.rows.trial_reader import read_trials
+from bo_tune.store.trials import StoredTrial
 
 _STUDIES = "SELECT s.study_id, s.study_name FROM studies s"
 _WITH_ATTRIBUTE = f"{_STUDIES} JOIN study_user_attributes a ON a.study_id = s.study_id AND a.key = ?"
@@ -28,7 +30,7 @@ class StudyRow(NamedTuple):
 
 
 class StudyRows:
-    """The studies of a database whose tables are known; see ``readable.ReadableRows``."""
+    """The studies of a database whose tables are known, and their trials, to be read."""
 
     def __init__(self, query: Query) -> None:
         self._query = query
@@ -75,6 +77,10 @@ class StudyRows:
         through_index = "a.study_id IN (SELECT s.study_id FROM studies s)"  # without it all attributes are read
         statement = f"SELECT DISTINCT a.value_json {_FROM_ATTRIBUTES} WHERE {through_index} AND a.key = ?"
         return [_value(text) for (text,) in self._query(statement, (key,))]
+
+    def trials(self, study_ids: Sequence[int], states: Sequence[str]) -> dict[int, list[StoredTrial]]:
+        """Return the trials of studies that are in one of these states, see ``read_trials``."""
+        return read_trials(self._query, study_ids, states)
 
     def counts(self, study_ids: Sequence[int] | None = None) -> dict[int, dict[str, int]]:
         """Return how many trials studies have, all of them by default, by state; of one without trials nothing."""
