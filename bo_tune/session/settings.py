@@ -35,6 +35,10 @@ EXHAUSTIVE_FINALISTS = Finalists(count=48, rounds=60)
 """The best of thousands is partly the luckiest: more of them are looked at again, and for longer."""
 
 
+OF_THE_SESSION = frozenset(["in_flight", "compilers", "searchers", "spaces"])
+"""Settings that are not a single study's."""
+
+
 def _known(sampler: str) -> str:
     if sampler not in SAMPLERS:
         raise PydanticCustomError("sampler", "expected one of {known}", {"known": ", ".join(SAMPLERS)})
@@ -166,16 +170,8 @@ class SessionSettings:
 
     def asked(self, kernel: str) -> dict[str, Any]:
         """Return what was asked of the search of a kernel's study, as JSON: a result is that of one such search."""
-        job = {
-            "sampler": self.sampler,
-            "budget": self.budget,
-            "seed": self.seed,
-            "finalists": asdict(self.finalists),
-            "stop_rule": asdict(self.stop_rule) if self.stop_rule else None,
-            "bundled": self.bundled,
-            "space": self.spaces.get(kernel, {}),
-        }
-        normal: dict[str, Any] = json.loads(json.dumps(job))
+        mine = {name: value for name, value in asdict(self).items() if name not in OF_THE_SESSION}
+        normal: dict[str, Any] = json.loads(json.dumps({**mine, "space": self.spaces.get(kernel, {})}))
         return normal
 
     def job(self, kernel: str, together: Sequence[str] = (), linear: Linear | None = None) -> dict[str, Any]:

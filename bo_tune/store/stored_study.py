@@ -23,9 +23,7 @@ class StoredStudy:
 
     def __init__(self, store: "StudyStore", study_id: int, name: StudyName) -> None:
         self._store = store
-        self.study_id = study_id
-        self.name = str(name)
-        self._named = name
+        self.study_id, self.study_name, self.name = study_id, name, str(name)
         self._token: int | None = None
 
     @property
@@ -56,11 +54,11 @@ class StoredStudy:
         Raises:
             UnreadableStudyError: one of them cannot be what this package stored.
         """
-        return self._store.trials_in(self.study_id, self._named)
+        return self._store.trials_in(self.study_id, self.study_name)
 
     def result(self) -> StudyResult | None:
         """Return the result, if there is one. Raises UnreadableStudyError."""
-        return self._store.result_in(self.attributes(), self._named)
+        return self._store.result_in(self.attributes(), self.study_name)
 
     def add(self, trial: FrozenTrial) -> None:
         """Record a finished trial.

@@ -24,7 +24,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Session(store, SessionSettings(sampler="grid", budget=None)).run([replay_job(sliced(EXPAND))])
     search = Session(store, SessionSettings(sampler="random", budget=20))
     search.run([replay_job(sliced(SHRINK))])
-    _, unfinished = search.opener.open(replay_job(sliced(SHRINK, m=32)))
+    unfinished = search.opener.open(replay_job(sliced(SHRINK, m=32)))
     unfinished.search(5)
     search.opener.open(replay_job(sliced(SHRINK, m=64)))
     store.close()

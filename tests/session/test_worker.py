@@ -115,7 +115,7 @@ def test_other_sources_and_finished_studies_are_left_alone(store: StudyStore, ur
 
 def test_studies_that_nobody_wants_searched_are_left_alone(store: StudyStore, url: str) -> None:
     job = replay_job(sliced(SHRINK))
-    _, tuner = Session(store, RANDOM).opener.open(job)
+    tuner = Session(store, RANDOM).opener.open(job)
     tuner.search(2)
     assert work(StudyStore(url), [job]) == 0
     (summary,) = store.summaries()

@@ -100,7 +100,7 @@ def fill(url: str) -> None:
         Session(store, SessionSettings(sampler="grid", budget=None)).run([replay_job(sliced(EXPAND))])
         search = Session(store, SessionSettings(sampler="random", budget=8))
         search.run([replay_job(sliced(SHRINK))])
-        _, unfinished = search.opener.open(replay_job(sliced(SHRINK, m=32)))
+        unfinished = search.opener.open(replay_job(sliced(SHRINK, m=32)))
         unfinished.search(3)
         search.opener.open(replay_job(sliced(SHRINK, m=64)))
 
