@@ -81,13 +81,7 @@ class LeaseKeeper:
         attempts: list[int] = []
 
         def write(connection: Connection) -> set[Held]:
-            kept: set[Held] = set()
-            written: set[Held] = set()
-            if held:
-                before = tuple(attempts)
-                attempts.append(self.leases.next_write())
-                kept = self.leases.fence(connection, held, attempts[-1], before)
-                written = self.leases.written(connection, held - kept, before)
+            kept, written = self.leases.fence(connection, held, attempts)
             work(WritableRows(connection), {*free, *kept})
             return held - kept - written
 
@@ -142,7 +136,7 @@ class LeaseKeeper:
     def _renew_on_time(self) -> None:
         def renew(connection: Connection) -> set[Held]:
             held = set(self._held)
-            return held - self.leases.fence(connection, held, self.leases.next_write()) if held else held
+            return held - self.leases.fence(connection, held, [])[0]
 
         while not self._closing.wait(self.leases.lasting_s / BEATS_PER_LEASE):
             with suppress(StorageError):  # it may go better next time; where not, nothing is written any more

@@ -28,7 +28,7 @@ from bo_tune.measure.device_names import GpuName, gpu_named
 from bo_tune.measure.devices import compile_target, gpu_devices, job_of, replay_job
 from bo_tune.measure.gpu.device import GpuDevice
 from bo_tune.measure.messages import IdentityRequest
-from bo_tune.session.record import record
+from bo_tune.session.exchange import record
 from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.attributes import GPU_ATTR
 from bo_tune.store.storage import StudyStore
