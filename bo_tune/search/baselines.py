@@ -34,11 +34,8 @@ class WrappedSampler(GridSampler):
     """A sampler of Optuna on the grid: its suggestion moved to the nearest grid point, repeats skipped.
 
     Args:
-        grid: parameter name to values.
         make: builds the wrapped sampler from ``seed``.
         tries: suggestions asked of it before the config nearest to the last one is taken.
-        valid: predicate of configs.
-        seed: of all random choices.
     """
 
     def __init__(
@@ -84,11 +81,8 @@ class CoordinateSampler(GridSampler):
     again from a random config, or, without restarts, goes on with the configs nearest to the best one.
 
     Args:
-        grid: parameter name to values.
         start: first config; moved to the nearest grid point if it lies off the grid. The grid's first without one.
         restarts: whether to start again.
-        valid: predicate of configs.
-        seed: of the order of dimensions and of restarts.
     """
 
     def __init__(

@@ -129,12 +129,11 @@ class StudyStore(StudyReader[FrozenTrial]):
             }
             for name, gpu in studies.items()
         }
-        found = self._found(wanted)
         for _ in range(OPENING_ATTEMPTS):
+            found = self._found(wanted)
             if not any(_missing(wanted[name], found.get(name)) for name in wanted):
                 break
             self._complete(wanted)
-            found = self._found(wanted)
         if lost := wanted.keys() - found.keys():
             raise StorageError(f"{self.url}: {min(lost)} can be neither found nor created: the database is damaged")
         return {name: StoredStudy(self, found[str(name)].study_id, name) for name in studies}
