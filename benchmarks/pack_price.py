@@ -123,9 +123,7 @@ def run(task: tuple[Path, int, float, bool], packs: dict[str, frozenset[ConfigKe
             device = Packed(
                 recording, kernel_spec(recording.problem.kernel).default_config(recording.problem), pack, seed
             )
-            _, tuner = Session(StudyStore(MEMORY), settings, history=taught).opener.open(
-                job_of(recording.problem, device)
-            )
+            tuner = Session(StudyStore(MEMORY), settings, history=taught).opener.open(job_of(recording.problem, device))
             found = {str(at): (regret, share) for at, regret, share in searched(tuner, recording, pack)}
             regrets, compiled = ({at: both[i] for at, both in found.items()} for i in range(2))
             runs.append(Run(recording.path.name, seed, price, history, regrets, compiled))

@@ -174,7 +174,7 @@ def latency_ms(folder: Path, *, taught: bool, last: int = 48) -> tuple[float, fl
         for recording in recordings:
             settings = SessionSettings(GRID_GP, last, bundled=taught)
             session = Session(StudyStore(MEMORY), settings, history=teachers)
-            _, tuner = session.opener.open(replay_job(recording))
+            tuner = session.opener.open(replay_job(recording))
             for budget in range(2, last + 1):
                 proposing = tuner.propose_s
                 tuner.search(budget)

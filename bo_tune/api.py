@@ -29,7 +29,7 @@ from bo_tune.processes.importing import is_importing
 from bo_tune.processes.interruption import interruptible
 from bo_tune.processes.streams import lasting_stderr
 from bo_tune.search import StopRule
-from bo_tune.session.record import record as write_recording_of
+from bo_tune.session.exchange import record as write_recording_of
 from bo_tune.session.session import Session, SessionSettings, Tuned
 from bo_tune.store.storage import StudyStore, silence_optuna
 from bo_tune.store.trials import outcome_of

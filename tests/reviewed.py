@@ -55,7 +55,7 @@ def build(folder: Path) -> Reviewed:
     search.run([replay_job(recording) for recording in (*recorded["shrink"], sliced(EXPAND))])
     search.run([replay_job(recording) for recording in recorded["experts"]])
     Session(store, SessionSettings(sampler="grid", budget=None)).run([replay_job(sliced(EXPAND))])
-    _, unfinished = search.opener.open(replay_job(sliced(SHRINK, m=32)))
+    unfinished = search.opener.open(replay_job(sliced(SHRINK, m=32)))
     unfinished.search(5)
     _own_kernel(store)
     store.close()

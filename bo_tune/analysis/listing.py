@@ -10,9 +10,8 @@ from bo_tune.core.space import config_key
 from bo_tune.core.study_name import StudyName
 from bo_tune.store.attributes import DISTURBED_ATTR, FIGURES_ATTR, SPACE_ATTR
 from bo_tune.store.leases.holders import Holder
-from bo_tune.store.reader import StudyReader
+from bo_tune.store.reader import StudyReader, StudySummary
 from bo_tune.store.results import Costs, StudyResult, costs_of, default_of, figures_of
-from bo_tune.store.sieve import StudySummary
 from bo_tune.store.trials import FINISHED, REASON, Trial, outcome_of, time_us
 
 if TYPE_CHECKING:  # looking at a database loads nothing of what tunes

@@ -101,8 +101,7 @@ def _seed(recordings: Sequence[Recording], settings: SessionSettings, taught: St
 
 
 def _run(jobs: Sequence[Job], recordings: Sequence[Recording], session: Session) -> Run:
-    prepared, search = session.opener.open_together(jobs)
-    tuners = [tuner for _, tuner in prepared]
+    tuners, search = session.opener.open_together(jobs)
     settings = session.settings
     regrets: dict[str, float | None] = {}
     found: dict[str, float | None] = {}

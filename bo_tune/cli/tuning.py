@@ -33,8 +33,8 @@ from bo_tune.measure.described import DescribedDevice, Description
 from bo_tune.measure.devices import OWN_INSTEAD, Job, engine_notes, fallen_back, job_of, replay_jobs, with_deciding
 from bo_tune.processes import exit_codes
 from bo_tune.processes.fork_server import ForkServer
+from bo_tune.session.exchange import record
 from bo_tune.session.m_ladder import Ladder, refine
-from bo_tune.session.record import record
 from bo_tune.session.session import Session, SessionSettings, Tuned
 from bo_tune.session.workers.host import HostWorkers
 from bo_tune.session.workers.measuring import at_once, host_gpus, jobs_on, opened, searching

@@ -34,7 +34,7 @@ def ladder_table(ladder: Ladder, layers: Mapping[Problem, Sequence[str]]) -> Tab
 
 def ladder_lines(ladder: Ladder) -> list[str]:
     """Return the lines below the table: what was added, and what is still lost."""
-    over = sum(gap.exceeds(ladder.tolerance) for gap in ladder.gaps)
+    over = sum(gap.badness > ladder.tolerance for gap in ladder.gaps)
     unmeasured = f", {ladder.unmeasured} gaps could not be measured" if ladder.unmeasured else ""
     return [
         f"{len(ladder.added)} problems added; {over} of {len(ladder.gaps)} gaps between keys lose more than "

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from bo_tune.store.reader import MEND
 from bo_tune.store.results import StudyResult
-from bo_tune.store.sieve import MEND
 
 if TYPE_CHECKING:  # looking at a database loads nothing of what tunes
     from bo_tune.session.finished import Tuned

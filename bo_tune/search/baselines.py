@@ -5,7 +5,7 @@ from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
-from optuna.samplers import BaseSampler, GPSampler, TPESampler
+from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 
@@ -34,17 +34,14 @@ class WrappedSampler(GridSampler):
     """A sampler of Optuna on the grid: its suggestion moved to the nearest grid point, repeats skipped.
 
     Args:
-        grid: parameter name to values.
-        make: builds the wrapped sampler from a seed.
+        make: builds the wrapped sampler from ``seed``.
         tries: suggestions asked of it before the config nearest to the last one is taken.
-        valid: predicate of configs.
-        seed: of all random choices.
     """
 
     def __init__(
         self,
         grid: Mapping[str, Sequence[Value]] | Grid,
-        make: Callable[[int], BaseSampler],
+        make: Callable[..., BaseSampler],
         *,
         tries: int = 1,
         valid: Callable[[dict[str, Value]], bool] | None = None,
@@ -56,7 +53,7 @@ class WrappedSampler(GridSampler):
 
     def choose(self, study: Study, trial: FrozenTrial, log: StudyLog, free: NDArray[np.bool_]) -> int:
         """Return the first new suggestion, or the free config nearest to the last one."""
-        inner = self._make(int(self.rng(trial).integers(2**31)))
+        inner = self._make(seed=int(self.rng(trial).integers(2**31)))
         space = {name: d for name, d in self._space.items() if not d.single()}
         index = 0
         for _ in range(self._tries):
@@ -84,11 +81,8 @@ class CoordinateSampler(GridSampler):
     again from a random config, or, without restarts, goes on with the configs nearest to the best one.
 
     Args:
-        grid: parameter name to values.
         start: first config; moved to the nearest grid point if it lies off the grid. The grid's first without one.
         restarts: whether to start again.
-        valid: predicate of configs.
-        seed: of the order of dimensions and of restarts.
     """
 
     def __init__(
@@ -147,13 +141,3 @@ class CoordinateSampler(GridSampler):
             if self.grid.valid[there]:
                 line.append(there)
         return line
-
-
-def tpe(seed: int) -> BaseSampler:
-    """Optuna's tree-structured Parzen estimator."""
-    return TPESampler(seed=seed)
-
-
-def gaussian_process(seed: int) -> BaseSampler:
-    """Optuna's Gaussian process (it imports torch when it is used)."""
-    return GPSampler(seed=seed)

@@ -2,16 +2,11 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
+from optuna.samplers import GPSampler, TPESampler
+
 from bo_tune.core.choices import SAMPLERS
 from bo_tune.search.base import GridSampler
-from bo_tune.search.baselines import (
-    CoordinateSampler,
-    ExhaustiveSampler,
-    RandomSampler,
-    WrappedSampler,
-    gaussian_process,
-    tpe,
-)
+from bo_tune.search.baselines import CoordinateSampler, ExhaustiveSampler, RandomSampler, WrappedSampler
 from bo_tune.search.gp.model import Features
 from bo_tune.search.gp.prior import HistoryPrior
 from bo_tune.search.grid import Grid, Params, Value
@@ -50,9 +45,9 @@ def make_sampler(
         case "random":
             return RandomSampler(shared, seed=seed)
         case "tpe":
-            return WrappedSampler(shared, tpe, tries=10, seed=seed)
+            return WrappedSampler(shared, TPESampler, tries=10, seed=seed)
         case "gp":
-            return WrappedSampler(shared, gaussian_process, seed=seed)
+            return WrappedSampler(shared, GPSampler, seed=seed)
         case "coordinate" | "coordinate-restarts":
             return CoordinateSampler(shared, start=default, restarts=name != "coordinate", seed=seed)
         case "grid":

@@ -29,12 +29,11 @@ from numpy.typing import NDArray
 from optuna.study import Study
 
 from bo_tune.core.conclusion import Certificate
-from bo_tune.search.acquisition import log_expected_improvement
 from bo_tune.search.gp.model import Scale
 from bo_tune.search.gp.posterior import Array, Indices, Posterior
 from bo_tune.search.gp.prior import SQUEEZE
-from bo_tune.search.sampler import FiniteGridSampler
-from bo_tune.search.stopping import CAUTION, CAUTION_TAUGHT
+from bo_tune.search.sampler import FiniteGridSampler, log_expected_improvement
+from bo_tune.search.stopping import DRAWS, drawn
 
 HOPE = 0.5
 """h, calibrated on replayed grids: with none a search stays with the first value that it knows of every kernel, with
@@ -45,8 +44,6 @@ BEST_OF_EACH = 3
 
 LIKELIEST_OF_EACH = 24
 """Untried configs of each kernel and value that are drawn."""
-
-DRAWS = 400
 
 LARGEST_LOG = 700.0
 
@@ -205,10 +202,10 @@ def certify_jointly(members: Sequence[Member], tolerance: float) -> Certificate:
     if objective([member.measured for member in members]) == inf:
         return Certificate(tolerance, 0.0, tried, taught=taught)
     rng = np.random.default_rng([members[0].seed, sum(member.tried for member in members)])
-    drawn = [_draw(member, rng) for member in members]
+    draws = [_draw(member, rng) for member in members]
     values = sorted(set().union(*(member.potential for member in members)))
     known, possible = (
-        np.min([np.sum([d[which].get(v, _NEVER) for d in drawn], axis=0) for v in values], axis=0) for which in (0, 1)
+        np.min([np.sum([d[which].get(v, _NEVER) for d in draws], axis=0) for v in values], axis=0) for which in (0, 1)
     )
     probability = float(np.mean(possible >= (1.0 - tolerance) * known))
     return Certificate(tolerance, probability, tried, taught=taught)
@@ -228,15 +225,11 @@ def _draw(member: Member, rng: np.random.Generator) -> tuple[dict[int, Array], d
     likely = mean - 2.0 * deviation
     likeliest = [lowest(member.untried, likely, at == value, LIKELIEST_OF_EACH) for value in np.unique(at)]
     chosen = np.concatenate([*best, *likeliest])
-    mean, covariance = posterior.joint(chosen)
-    covariance[np.diag_indices_from(covariance)] += 1e-6 * float(covariance.diagonal().max())
-    caution = CAUTION_TAUGHT if posterior.table.process.taught else CAUTION
-    root = np.linalg.cholesky(caution**2 * covariance)
-    drawn = times(member.scale, mean + rng.standard_normal((DRAWS, len(mean))) @ root.T)
+    drawn_us = times(member.scale, drawn(posterior, chosen, rng))
     known = np.arange(len(chosen)) < sum(map(len, best))
     at = values[chosen]
-    of_tried = {value: drawn[:, known & (at == value)].min(axis=1) for value in member.measured}
-    of_all = {int(value): drawn[:, at == value].min(axis=1) for value in np.unique(at)}
+    of_tried = {value: drawn_us[:, known & (at == value)].min(axis=1) for value in member.measured}
+    of_all = {int(value): drawn_us[:, at == value].min(axis=1) for value in np.unique(at)}
     return of_tried, of_all
 
 

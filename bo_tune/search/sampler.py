@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
 from scipy.spatial.distance import cdist
+from scipy.special import ndtr
 
-from bo_tune.search.acquisition import log_expected_improvement
 from bo_tune.search.base import GridSampler
 from bo_tune.search.gp.model import MOST_KEPT, Features, GridModel
 from bo_tune.search.gp.posterior import Array, Indices
@@ -22,6 +22,24 @@ Cost = Callable[[Indices], Array]
 
 STARTERS = 16
 """Random configs of which a start-up trial takes the one farthest from what is known."""
+
+
+_LOG_SQRT_2PI = 0.5 * np.log(2.0 * np.pi)
+
+
+def log_expected_improvement(mean: Array, deviation: Array, target: float | Array) -> Array:
+    """log E[max(t - y, 0)] for y ~ N(μ, σ²) and a value t to improve on, stable where the improvement is hopeless.
+
+    Jones, Schonlau & Welch 1998, eq. 15, in logarithms as Ament et al. ("Unexpected improvements to expected
+    improvement", NeurIPS 2023) advise; below u = (t - μ) / σ = -5 by the expansion φ(u) / u² · (1 - 3 / u²).
+    """
+    u = (target - mean) / deviation
+    near = np.maximum(u, -5.0)
+    density = np.exp(-0.5 * near * near - _LOG_SQRT_2PI)
+    far = np.minimum(u, -5.0)
+    tail = -0.5 * far * far - _LOG_SQRT_2PI - 2.0 * np.log(-far) + np.log1p(-3.0 / (far * far))
+    ratio = np.where(u > -5.0, np.log(np.maximum(near * ndtr(near) + density, 1e-300)), tail)
+    return np.asarray(ratio + np.log(deviation), dtype=float)
 
 
 class FiniteGridSampler(GridSampler):

@@ -13,11 +13,10 @@ point estimate, which makes any Gaussian process surer than it should be, less s
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from optuna.study import Study
 
 from bo_tune.core.conclusion import Certificate
-from bo_tune.search.gp.posterior import Posterior
+from bo_tune.search.gp.posterior import Array, Indices, Posterior
 from bo_tune.search.sampler import FiniteGridSampler
 
 CAUTION_TAUGHT = 1.6
@@ -85,7 +84,7 @@ def certify(sampler: FiniteGridSampler, study: Study, tolerance: float = 0.01) -
     return Certificate(tolerance, probability, len(tried), taught=sampler.taught)
 
 
-def none_better(posterior: Posterior, untried: NDArray[np.intp], step: float, rng: np.random.Generator) -> float:
+def none_better(posterior: Posterior, untried: Indices, step: float, rng: np.random.Generator) -> float:
     """P(no untried point is lower than the best observed one by more than step), from draws."""
     tried = posterior.table.points
     mean, _ = posterior.predict(tried)
@@ -93,9 +92,14 @@ def none_better(posterior: Posterior, untried: NDArray[np.intp], step: float, rn
     lowest = float(mean.min()) - step
     mean, deviation = posterior.predict(untried)
     likeliest = untried[np.argsort((mean - lowest) / deviation, kind="stable")[:LIKELIEST]]
-    mean, covariance = posterior.joint(np.concatenate([best, likeliest]))
+    draws = drawn(posterior, np.concatenate([best, likeliest]), rng)
+    return float(np.mean(draws[:, len(best) :].min(axis=1) >= draws[:, : len(best)].min(axis=1) - step))
+
+
+def drawn(posterior: Posterior, points: Indices, rng: np.random.Generator) -> Array:
+    """Draw the noiseless values at points, with widened deviations, ``[DRAWS, len(points)]``."""
+    mean, covariance = posterior.joint(points)
     covariance[np.diag_indices_from(covariance)] += 1e-6 * float(covariance.diagonal().max())
     caution = CAUTION_TAUGHT if posterior.table.process.taught else CAUTION
     root = np.linalg.cholesky(caution**2 * covariance)
-    draws = mean + rng.standard_normal((DRAWS, len(mean))) @ root.T
-    return float(np.mean(draws[:, len(best) :].min(axis=1) >= draws[:, : len(best)].min(axis=1) - step))
+    return np.asarray(mean + rng.standard_normal((DRAWS, len(mean))) @ root.T)

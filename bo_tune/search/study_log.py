@@ -69,33 +69,30 @@ class StudyLog:
 
     Attributes:
         grid: the grid.
+        finished: ``[C]``, configs that were tried.
         taken: ``[C]``, configs that were tried, are running or are waiting in the queue.
         observations: finished trials in the order of their numbers.
         pending: grid indices of running and queued trials, in the order of their numbers.
     """
 
     grid: Grid
+    finished: NDArray[np.bool_] = field(init=False)
     taken: NDArray[np.bool_] = field(init=False)
     observations: list[Observation] = field(default_factory=list)
     pending: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._finished = np.zeros(len(self.grid), dtype=bool)
-        self.taken = self._finished.copy()
+        self.finished = np.zeros(len(self.grid), dtype=bool)
+        self.taken = self.finished.copy()
         self._free_left = int(self.grid.valid.sum())
         self._failures: dict[int, int] = {}
         self._open: list[int] = []
         self._seen = 0
 
     @property
-    def finished(self) -> NDArray[np.bool_]:
-        """``[C]``, configs that were tried."""
-        return self._finished
-
-    @property
     def remaining(self) -> int:
         """Valid configs that are neither tried nor running nor queued."""
-        pending = {index for index in self.pending if self.grid.valid[index] and not self._finished[index]}
+        pending = {index for index in self.pending if self.grid.valid[index] and not self.finished[index]}
         return self._free_left - len(pending)
 
     def update(self, study: Study, current: FrozenTrial | None = None) -> None:
@@ -133,9 +130,9 @@ class StudyLog:
         self._mark_taken()
 
     def _mark_taken(self) -> None:
-        self.taken = self._finished
+        self.taken = self.finished
         if self.pending:
-            self.taken = self._finished.copy()
+            self.taken = self.finished.copy()
             self.taken[self.pending] = True
 
     def _reserve(self, trial: FrozenTrial) -> None:
@@ -162,8 +159,8 @@ class StudyLog:
                 self._finish(index)
 
     def _finish(self, index: int) -> None:
-        if not self._finished[index]:
-            self._finished[index] = True
+        if not self.finished[index]:
+            self.finished[index] = True
             self._free_left -= int(self.grid.valid[index])
 
 

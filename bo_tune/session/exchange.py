@@ -1,4 +1,5 @@
-"""Studies as files: one T4 recording for each, whole enough to become the same study in another database.
+"""Studies as files, one T4 recording for each: of an exhaustive one its grid, and of any one enough to become the same
+study in another database. Of the latter:
 
 ``results`` holds what was measured of each config, as any reader of the format expects; what it has no words for
 (which study it was, in what order and when its trials ran, what they cost, the result) is in ``metadata.bo_tune``.
@@ -14,16 +15,70 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from bo_tune.core.outcome import Invalid, InvalidReason
-from bo_tune.core.space import SearchSpace, config_key
+from bo_tune.core.outcome import Invalid, InvalidReason, Outcome
+from bo_tune.core.space import ConfigKey, SearchSpace, config_key
 from bo_tune.core.study_name import StudyName
 from bo_tune.errors import RecordingError, StorageError
 from bo_tune.formats.recording import SUFFIXES, Recording, recording_file_name, write_recording
+from bo_tune.formats.recording_format import DEFAULT_CONFIG
 from bo_tune.session.exported import ENDING, SECTION, SECTION_VERSION, ExportedStudy
+from bo_tune.session.session import Tuned
 from bo_tune.store.attributes import ORIGIN_ATTR, RESULT_ATTR, SPACE_ATTR
 from bo_tune.store.checked import NotOursError, check_trials
 from bo_tune.store.storage import StudyStore, StudySummary
 from bo_tune.store.trials import RUNTIMES_US, outcome_of, time_us
+from bo_tune.tuning.candidates import Candidates
+
+TIMING = (
+    "CUDA events around one launch, 256 MB written to L2 before each; 'time' is the median of the repetitions within "
+    "1.25 x their lower quartile, and for the finalists that of their interleaved re-measurements"
+)
+
+
+def grid_outcomes(candidates: Candidates, tried: dict[ConfigKey, Outcome]) -> list[tuple[dict[str, int], Outcome]]:
+    """Return the outcome of every config of the grid, in its order.
+
+    A config identical to another has the other's outcome; one excluded before any trial is invalid. Of one that a
+    budget left untried, or that a replayed recording does not hold, nothing is known: it is left out.
+    """
+    outcomes = []
+    for config in candidates.space:
+        key = candidates.twins.get(config_key(config), config_key(config))
+        unknown = Invalid(InvalidReason.NOT_RECORDED if key in candidates.keys else InvalidReason.CONSTRAINT)
+        outcomes.append((config, tried.get(key, unknown)))
+    return [(config, outcome) for config, outcome in outcomes if _is_known(outcome)]
+
+
+def _is_known(outcome: Outcome) -> bool:
+    return not (isinstance(outcome, Invalid) and outcome.reason is InvalidReason.NOT_RECORDED)
+
+
+def record(tuned: Tuned, folder: Path) -> Path:
+    """Write one recording of an exhaustive study into a folder; returns its path."""
+    job, problem, candidates, result = tuned.job, tuned.job.problem, tuned.candidates, tuned.result
+    tried = {config_key(trial.params): outcome_of(trial) for trial in tuned.trials}
+    times = {config_key(config): time_us for config, time_us in result.finalists} if result else {}
+    twins = {config: times[stand_in] for config, stand_in in candidates.twins.items() if stand_in in times}
+    path = folder / recording_file_name(job.device.gpu, problem)
+    recording = Recording.of(
+        path,
+        problem,
+        job.device.gpu,
+        grid_outcomes(candidates, tried),
+        kernel_source=tuned.name.kernel_source,
+        space=candidates.space,
+        default_time_us=result.default_time_us if result else None,
+        times_us={**times, **twins},
+        metadata={
+            **job.device.provenance,
+            "timing": TIMING,
+            DEFAULT_CONFIG: dict(tuned.default),
+            **({} if tuned.disturbed is None else {"disturbed": list(tuned.disturbed)}),
+            "shape": job.spec.product_sizes(problem, job.device.conditions),
+        },
+    )
+    write_recording(path, recording)
+    return path
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +101,7 @@ def export_study(summary: StudySummary, trials: Sequence[FrozenTrial], folder: P
     Raises:
         RecordingError: the file cannot be written.
     """
-    outcomes = [(t.params, outcome_of(t)) for t in trials]
-    recorded = [(c, o) for c, o in outcomes if not (isinstance(o, Invalid) and o.reason is InvalidReason.NOT_RECORDED)]
+    recorded = [(t.params, o) for t in trials if _is_known(o := outcome_of(t))]
     if not recorded:
         return None
     name, attributes = summary.name, summary.attributes

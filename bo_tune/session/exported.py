@@ -37,7 +37,7 @@ from bo_tune.store.attributes import (
     RESULT_ATTR,
     SPACE_ATTR,
 )
-from bo_tune.store.checked import AttributesCheck, NotOursError, check_trials, name_of
+from bo_tune.store.checked import AttributesCheck, NotOursError, check_trials, expect, name_of
 from bo_tune.store.fields import StoredConfig, Time, first_error
 from bo_tune.store.results import StudyResult, figures_of
 from bo_tune.store.trials import LARGEST_VALUE, REASON, RUNTIMES_US, estimates, launched
@@ -104,8 +104,7 @@ def read_exported(recording: Recording) -> ExportedStudy:
         RecordingError: it is no exported study, or something in it cannot be; one line, with the file and the place.
     """
     try:
-        if SECTION not in recording.metadata:
-            raise NotOursError("missing")
+        expect(SECTION in recording.metadata, "missing")
         try:
             section = _Section.model_validate(recording.metadata[SECTION])
         except ValidationError as error:
@@ -124,15 +123,14 @@ def read_exported(recording: Recording) -> ExportedStudy:
 def _name(section: _Section, recording: Recording) -> StudyName:
     name = name_of(section.study, "study")
     here = recording.problem, recording.gpu.name, recording.kernel_source
-    if (name.problem, name.gpu, name.kernel_source) != here:
-        raise NotOursError("study: names another problem, GPU or kernel source than the file")
-    if name.set_aside or (section.version == SECTION_VERSION) != bool(name.toolchain):
-        raise NotOursError(f"study: expected a study in use, of a toolchain since version {SECTION_VERSION}")
+    about = name.problem, name.gpu, name.kernel_source
+    expect(about == here, "study: names another problem, GPU or kernel source than the file")
+    in_use = not name.set_aside and (section.version == SECTION_VERSION) == bool(name.toolchain)
+    expect(in_use, f"study: expected a study in use, of a toolchain since version {SECTION_VERSION}")
     for text in (name.problem.kernel, name.gpu):
-        if "/" in text or "\\" in text or text.startswith("."):
-            raise NotOursError(f"study: expected plain names of kernel and GPU, got {text!r}")
-    if len(str(name)) > LONGEST_NAME:
-        raise NotOursError(f"study: expected a name of at most {LONGEST_NAME} characters")
+        is_plain = not (text.startswith(".") or {"/", "\\"} & set(text))
+        expect(is_plain, f"study: expected plain names of kernel and GPU, got {text!r}")
+    expect(len(str(name)) <= LONGEST_NAME, f"study: expected a name of at most {LONGEST_NAME} characters")
     return name
 
 
@@ -142,23 +140,20 @@ def _trials(stored: Sequence[_TrialJson], recording: Recording) -> list[FrozenTr
     for number, one in enumerate(stored):
         key = config_key(one.config)
         try:
-            if key in found:
-                raise NotOursError("config: this config was tried before")
+            expect(key not in found, "config: this config was tried before")
             found[key] = _trial(one, recording)
         except NotOursError as error:
             raise NotOursError(f"trials[{number}].{error}") from None
-    if not found.keys() >= recording.entries.keys():
-        raise NotOursError("trials: expected one of each config in results")
+    expect(found.keys() >= recording.entries.keys(), "trials: expected one of each config in results")
     return list(found.values())
 
 
 def _trial(stored: _TrialJson, recording: Recording) -> FrozenTrial:
     entry = recording.entry(stored.config)
     reason, attributes = stored.attributes.get(REASON), dict(stored.attributes)
-    if RUNTIMES_US in attributes:
-        raise NotOursError(f"attributes.{RUNTIMES_US}: expected in results")
-    if (entry is None) != (reason == InvalidReason.NOT_RECORDED.value):
-        raise NotOursError("config: expected in results, unless it was not recorded")
+    expect(RUNTIMES_US not in attributes, f"attributes.{RUNTIMES_US}: expected in results")
+    is_unrecorded = reason == InvalidReason.NOT_RECORDED.value
+    expect((entry is None) == is_unrecorded, "config: expected in results, unless it was not recorded")
     measured = list(entry.runtimes_us) if entry is not None else []
     if entry is not None and entry.reason is not None and (measured or entry.reason.value != reason):
         raise NotOursError(f"attributes.reason: expected {entry.reason.value!r}, as in results, got {reason!r}")
@@ -169,8 +164,7 @@ def _trial(stored: _TrialJson, recording: Recording) -> FrozenTrial:
     if (said is None) != (expected is None) or (said and expected and not isclose(said, expected, rel_tol=1e-9)):
         raise NotOursError(f"value: expected {expected}, which the repetitions come to, got {said}")
     start, complete = _moment(stored.start, "start"), _moment(stored.complete, "complete")
-    if complete < start:
-        raise NotOursError("complete: expected no earlier than start")
+    expect(complete >= start, "complete: expected no earlier than start")
     trial = FrozenTrial(
         number=0,
         trial_id=-1,
@@ -212,8 +206,7 @@ def _check_attributes(
     attributes: Mapping[str, Any], name: StudyName, gpu: GpuInfo, trials: Sequence[FrozenTrial]
 ) -> None:
     unknown = sorted(attributes.keys() - {SPACE_ATTR, *ENDING})
-    if unknown:
-        raise NotOursError(f"attributes: unknown key {unknown[0]!r}")
+    expect(not unknown, f"attributes: unknown key {', '.join(map(repr, unknown[:1]))}")
     info = {**gpu.to_json(), "capability": list(gpu.capability)}
     _, result = AttributesCheck()({NAME_ATTR: name.to_json(), GPU_ATTR: info, **attributes})
     if result is not None:
@@ -235,26 +228,20 @@ def _check_result(result: StudyResult, name: StudyName, trials: Sequence[FrozenT
     place = f"attributes.{RESULT_ATTR}"
     complete = {config_key(trial.params) for trial in trials if trial.state is TrialState.COMPLETE}
     times = {config_key(config): time_us for config, time_us in result.finalists}
-    if not times or not complete >= times.keys():
-        raise NotOursError(f"{place}.finalists: expected configs of complete trials")
-    if times.get(config_key(result.config)) != result.time_us:
-        raise NotOursError(f"{place}.config: expected one of the finalists, with its time")
-    if result.default_time_us is not None and result.default_time_us != result.finalists[0][1]:
-        raise NotOursError(f"{place}.default_time_us: expected that of the first finalist")
-    if result.trials > len(trials):
-        raise NotOursError(f"{place}.trials: expected {len(trials)} at most, got {result.trials}")
-    launches = sum(map(launched, trials))
-    if result.trials == len(trials) and (result.costs.configs, result.costs.launched_configs) != (
-        len(trials),
-        launches,
-    ):
-        raise NotOursError(f"{place}.costs: expected {len(trials)} configs, {launches} of them launched")
-    if result.sampler not in SAMPLERS:
-        raise NotOursError(f"{place}.sampler: expected one of {', '.join(SAMPLERS)}, got {result.sampler!r}")
-    if result.joint is not None and (
-        name.problem.kernel not in result.joint.kernels or result.joint.value != result.config.get(SHARED)
-    ):
-        raise NotOursError(f"{place}.joint: expected kernels that agree with this one on {SHARED}")
+    expect(times and complete >= times.keys(), f"{place}.finalists: expected configs of complete trials")
+    is_one_of_them = times.get(config_key(result.config)) == result.time_us
+    expect(is_one_of_them, f"{place}.config: expected one of the finalists, with its time")
+    default_fits = result.default_time_us in (None, result.finalists[0][1])
+    expect(default_fits, f"{place}.default_time_us: expected that of the first finalist")
+    count, launches, costs = len(trials), sum(map(launched, trials)), result.costs
+    expect(result.trials <= count, f"{place}.trials: expected {count} at most, got {result.trials}")
+    costs_fit = result.trials < count or (costs.configs, costs.launched_configs) == (count, launches)
+    expect(costs_fit, f"{place}.costs: expected {count} configs, {launches} of them launched")
+    known = f"expected one of {', '.join(SAMPLERS)}, got {result.sampler!r}"
+    expect(result.sampler in SAMPLERS, f"{place}.sampler: {known}")
+    joint = result.joint
+    agrees = not joint or (name.problem.kernel in joint.kernels and joint.value == result.config.get(SHARED))
+    expect(agrees, f"{place}.joint: expected kernels that agree with this one on {SHARED}")
     if result.asked is not None:
         _check_asked(result.asked, name, f"{place}.asked")
 
@@ -265,5 +252,5 @@ def _check_asked(job: Mapping[str, Any], name: StudyName, place: str) -> None:
         settings = SessionSettings.of_job(name.problem.kernel, job)
     except ValueError as error:
         raise NotOursError(f"{place}.{error}") from None
-    if name.toolchain and (settings.search, settings.exhaustive) != (name.search, name.exhaustive):
-        raise NotOursError(f"{place}: expected the search that the study is named by")
+    is_named = not name.toolchain or (settings.search, settings.exhaustive) == (name.search, name.exhaustive)
+    expect(is_named, f"{place}: expected the search that the study is named by")

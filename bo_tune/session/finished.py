@@ -55,11 +55,11 @@ class Tuned:
     kept: bool = False
 
     @classmethod
-    def of(cls, job: Job, name: StudyName, result: StudyResult | None, tuner: Tuner, **more: Any) -> "Tuned":
+    def of(cls, job: Job, result: StudyResult | None, tuner: Tuner, **more: Any) -> "Tuned":
         """Return what is to be kept of a study that its tuner has brought to its end."""
         return cls(
             job=job,
-            name=name,
+            name=tuner.stored.study_name,
             result=result,
             stored=tuner.stored,
             candidates=tuner.candidates,

@@ -66,10 +66,6 @@ class Gap:
     m: int
     loss: float | None
 
-    def exceeds(self, tolerance: float) -> bool:
-        """Say whether more is lost."""
-        return self.badness > tolerance
-
     @property
     def badness(self) -> float:
         """What gaps are compared by: the loss, and where the config cannot run, more than any."""
@@ -263,7 +259,7 @@ class _Refinement:
         """Return the problems to add, where most is lost first: one m for each pair of keys of a file's level."""
         jobs: list[Job] = []
         split: set[tuple[object, ...]] = set()
-        over = [gap for gap in gaps if gap is not None and gap.exceeds(self._settings.tolerance)]
+        over = [gap for gap in gaps if gap is not None and gap.badness > self._settings.tolerance]
         for gap in sorted(over, key=lambda gap: gap.badness, reverse=True):
             level = self._lines[replace(gap.problem, m=1), gap.gpu].file_level
             beside = [line for line in self._lines.values() if line.file_level == level]

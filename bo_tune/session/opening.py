@@ -84,7 +84,7 @@ class StudyOpener:
         decision: Decision | None = None,
         done: bool = False,
         stored: StoredStudy | None = None,
-    ) -> tuple[StudyName, Tuner]:
+    ) -> Tuner:
         """Open or resume the study of a problem.
 
         Args:
@@ -104,7 +104,7 @@ class StudyOpener:
                 stored.fail_running()
             note_space(stored, found, default)
         proposer = self._proposer(name, settings, device, found, default, learns=not done, joint=joint and not decision)
-        return name, Tuner(
+        return Tuner(
             problem,
             spec,
             device,
@@ -155,18 +155,15 @@ class StudyOpener:
             return self._search.proposer(recipe, price)
         return SamplerProposer(recipe.build(price), recipe.ranges)
 
-    def open_together(
-        self, jobs: Sequence[Job], decision: Decision | None = None
-    ) -> tuple[list[tuple[StudyName, Tuner]], Search]:
+    def open_together(self, jobs: Sequence[Job], decision: Decision | None = None) -> tuple[list[Tuner], Search]:
         """Open or resume the studies of problems that must agree, or of a single one; and what searches them."""
-        prepared = [self.open(job, joint=len(jobs) > 1, decision=decision) for job in jobs]
-        tuners = [tuner for _, tuner in prepared]
+        tuners = [self.open(job, joint=len(jobs) > 1, decision=decision) for job in jobs]
         settings = self._settings.of_study(jobs[0], decision).tuner()
         if decision is not None:
-            return prepared, DecidedTuner(tuners, settings, decision)
+            return tuners, DecidedTuner(tuners, settings, decision)
         if len(jobs) == 1:
-            return prepared, tuners[0]
-        return prepared, JointTuner(tuners, settings, lookahead=self._lookahead, stop=self._stop)
+            return tuners, tuners[0]
+        return tuners, JointTuner(tuners, settings, lookahead=self._lookahead, stop=self._stop)
 
     def _lookahead(self) -> int:
         return self._settings.lookahead(self._active)

@@ -206,8 +206,7 @@ class Session:
 
     def _collect(self, jobs: Sequence[Job]) -> list[Tuned] | None:
         """Return studies that are done; None where a trial came after their results, or seems to be under way."""
-        prepared = [self.opener.open(job, done=True) for job in jobs]
-        tuners = [tuner for _, tuner in prepared]
+        tuners = [self.opener.open(job, done=True) for job in jobs]
         if any(tuner.stored.has_running() for tuner in tuners):
             return None
         attributes = [tuner.stored.attributes() for tuner in tuners]
@@ -216,30 +215,29 @@ class Session:
             if any(RESULT_ATTR in found for found in attributes):
                 return None
             results = [None] * len(jobs)
-        self._begin(prepared)
+        self._begin(tuners)
         tuned = [
             Tuned.of(
                 job,
-                name,
                 result,
                 tuner,
                 origin=found.get(ORIGIN_ATTR, {}),
                 disturbed=found.get(DISTURBED_ATTR),
-                kept=self._claims.were_done(name),
+                kept=self._claims.were_done(tuner.stored.study_name),
             )
-            for job, (name, tuner), result, found in zip(jobs, prepared, results, attributes, strict=True)
+            for job, tuner, result, found in zip(jobs, tuners, results, attributes, strict=True)
         ]
         for one, tuner in zip(tuned, tuners, strict=True):
             self._end(one, tuner, True)
         self._let_go(tuners)
         return tuned
 
-    def _begin(self, prepared: Sequence[tuple[StudyName, Tuner]]) -> None:
-        for name, tuner in prepared:
+    def _begin(self, tuners: Sequence[Tuner]) -> None:
+        for tuner in tuners:
             with self._counting:
                 self._searching.append(tuner)
             counts, times = (len(tuner.trials), len(tuner.candidates)), (tuner.best_us, tuner.default_us)
-            self._listener(StudyStarted(str(name), tuner.problem, *counts, *times))
+            self._listener(StudyStarted(tuner.stored.name, tuner.problem, *counts, *times))
 
     def _let_go(self, tuners: Sequence[Tuner]) -> None:
         """Keep of searches that have ended what they did, and not their models and trials."""
@@ -255,9 +253,8 @@ class Session:
 
     def _search_group(self, jobs: Sequence[Job], decision: Decision | None = None) -> list[Tuned]:
         settings = self.settings.of_study(jobs[0], decision)
-        prepared, search = self.opener.open_together(jobs, decision)
-        tuners = [tuner for _, tuner in prepared]
-        self._begin(prepared)
+        tuners, search = self.opener.open_together(jobs, decision)
+        self._begin(tuners)
         try:
             asked = self.settings.asked
             with self._disturbed.noting(jobs[0].device, tuners) as disturbed:
@@ -275,8 +272,8 @@ class Session:
         found: Sequence[StudyResult | None] = results or [None] * len(jobs)
         kept = reused is not None
         tuned = [
-            Tuned.of(job, name, r, t, disturbed=disturbed[t.stored.name], kept=kept)
-            for job, (name, t), r in zip(jobs, prepared, found, strict=True)
+            Tuned.of(job, result, tuner, disturbed=disturbed[tuner.stored.name], kept=kept)
+            for job, tuner, result in zip(jobs, tuners, found, strict=True)
         ]
         for one, tuner in zip(tuned, tuners, strict=True):
             self._note_end(one, tuner, kept)
@@ -289,12 +286,12 @@ class Session:
         failed = []
         for job in jobs:
             try:
-                name, tuner = self.opener.open(job, done=True)
+                tuner = self.opener.open(job, done=True)
             except UnreadableStudyError:
                 nothing = StudyStore(MEMORY).open(self.settings.name_of(job), job.device.gpu)
-                name, tuner = self.opener.open(job, done=True, stored=nothing)
-            failed.append(Tuned.of(job, name, None, tuner, done=False))
-            self._listener(StudyFailed(str(name), job.problem, message))
+                tuner = self.opener.open(job, done=True, stored=nothing)
+            failed.append(Tuned.of(job, None, tuner, done=False))
+            self._listener(StudyFailed(tuner.stored.name, job.problem, message))
         return failed
 
     def _note_end(self, tuned: Tuned, tuner: Tuner, reused: bool) -> None:

@@ -52,6 +52,12 @@ class NotOursError(ValueError):
     """Something that is stored cannot be what this package stored; one line that names the place."""
 
 
+def expect(holds: object, otherwise: str) -> None:
+    """Raise NotOursError with a message unless something holds."""
+    if not holds:
+        raise NotOursError(otherwise)
+
+
 class _Stored(BaseModel):
     model_config = ConfigDict(frozen=True)
 
@@ -183,8 +189,9 @@ class AttributesCheck:
                 result = found
             elif key in ALIKE and len(self._sound) < MOST_SHARED:
                 self._sound[key, id(value)] = value  # held, so that no other gets its number
-        if attributes[GPU_ATTR]["name"] != name.gpu:
-            raise NotOursError(f"{GPU_ATTR}.name: expected {name.gpu!r}, as the study is named")
+        expect(
+            attributes[GPU_ATTR]["name"] == name.gpu, f"{GPU_ATTR}.name: expected {name.gpu!r}, as the study is named"
+        )
         return name, result
 
 
@@ -221,5 +228,4 @@ def _check_trial(trial: Trial) -> None:
         fits = measured and reason is None and found.value is not None
     else:
         fits = found.value is None and (reason == SLOW if measured else isinstance(reason, InvalidReason))
-    if not fits:
-        raise NotOursError("state: is complete with a time, or pruned with a reason and without; it is neither")
+    expect(fits, "state: is complete with a time, or pruned with a reason and without; it is neither")

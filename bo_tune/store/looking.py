@@ -2,7 +2,7 @@
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -13,9 +13,7 @@ from bo_tune.store.connection.sqlite_file import check_file, may_be_written, pla
 from bo_tune.store.leases import holders
 from bo_tune.store.leases.holders import Holder, read_holders
 from bo_tune.store.reader import StudyReader
-from bo_tune.store.rows.readable import ReadableRows
 from bo_tune.store.rows.study_reader import StudyRows
-from bo_tune.store.rows.trial_reader import read_trials
 from bo_tune.store.trials import StoredTrial
 
 if TYPE_CHECKING:
@@ -44,17 +42,11 @@ def looking_at(url: str) -> "SqliteReader | StudyStore":
     return StudyStore(url, only_read=True)
 
 
-class _Rows(StudyRows):
-    def trials(self, study_ids: Sequence[int], states: Sequence[str]) -> dict[int, list[StoredTrial]]:
-        """See ``ReadableRows``."""
-        return read_trials(self._query, study_ids, states)
-
-
 class SqliteReader(StudyReader[StoredTrial]):
     """A SQLite database, to be looked at from one thread."""
 
     def __init__(self, url: str, connection: sqlite3.Connection) -> None:
-        super().__init__(url)
+        super().__init__(url, lambda trial: trial)
         self._connection = connection
 
     @classmethod
@@ -88,9 +80,9 @@ class SqliteReader(StudyReader[StoredTrial]):
     def _tables(self) -> set[str]:
         return {name for (name,) in self._connection.execute(_TABLES)}
 
-    def _read(self, work: Callable[[ReadableRows[StoredTrial]], Result]) -> Result:
+    def _read(self, work: Callable[[StudyRows], Result]) -> Result:
         with self._moment():
-            return work(_Rows(self._connection.execute))
+            return work(StudyRows(self._connection.execute))
 
     def holders(self) -> dict[int, Holder]:
         """See ``StudyReader``."""

@@ -1,37 +1,67 @@
-"""What is read of a database of studies, whichever way it is reached."""
+"""What is read of a database of studies, whichever way it is reached.
+
+Whatever is read is checked. A study that cannot be what this package stored is left out, and what is wrong with it is
+kept in mind.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Generic, Self, TypeVar
 
 from bo_tune.core.problem import GpuInfo
 from bo_tune.core.study_name import StudyName
-from bo_tune.errors import StorageError, one_line
+from bo_tune.errors import StorageError, UnreadableStudyError, one_line, printable
 from bo_tune.processes.garbage import garbage_sought_seldom
-from bo_tune.store.attributes import RESULT_ATTR, SCHEMA_ATTR, SCHEMA_VERSION
+from bo_tune.store.attributes import GPU_ATTR, NAME_ATTR, READABLE, RESULT_ATTR, SCHEMA_ATTR, SCHEMA_VERSION
+from bo_tune.store.checked import AttributesCheck, NotOursError, check_trials
 from bo_tune.store.leases.holders import Holder
 from bo_tune.store.result import StudyResult
-from bo_tune.store.rows.readable import ReadableRows
-from bo_tune.store.rows.study_reader import StudyRow
-from bo_tune.store.sieve import Sieve, StudySummary, about_of
-from bo_tune.store.trials import FINISHED, Found
+from bo_tune.store.rows.study_reader import StudyRow, StudyRows
+from bo_tune.store.trials import COST, FINISHED, StoredTrial, Trial
+
+MEND = "bo-tune delete removes it, --fresh sets it aside"
+"""What to do with a study that cannot be read."""
 
 Result = TypeVar("Result")
+Found = TypeVar("Found", bound=Trial)
+"""The kind of trials that one way of reading finds."""
+
+
+@dataclass(frozen=True, slots=True)
+class StudySummary:
+    """A study as listed: its name, result and user attributes, without its trials."""
+
+    study_id: int
+    name: StudyName
+    attributes: Mapping[str, Any]
+    result: StudyResult | None = None
+
+    @property
+    def gpu(self) -> GpuInfo:
+        """The GPU it is about."""
+        return GpuInfo.from_json(self.attributes[GPU_ATTR])
 
 
 class StudyReader(ABC, Generic[Found]):
     """A database of studies, to be looked at.
 
+    Args:
+        made: makes the trials that are found of those that are stored. Raises ValueError where it cannot.
+
     Attributes:
         url: its URL as it may be shown.
+        unreadable: the studies that were left out so far, by name: the place of what is wrong, and what is.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, made: Callable[[StoredTrial], Found]) -> None:
         self.url = url
-        self._sieve = Sieve()
+        self.unreadable: dict[str, str] = {}
+        self._made = made
+        self._check = AttributesCheck()
 
     @abstractmethod
-    def _read(self, work: Callable[[ReadableRows[Found]], Result]) -> Result:
+    def _read(self, work: Callable[[StudyRows], Result]) -> Result:
         """Read, all at one moment. Raises StorageError."""
 
     @abstractmethod
@@ -58,14 +88,13 @@ class StudyReader(ABC, Generic[Found]):
                 f"up to {SCHEMA_VERSION}"
             )
 
-    @property
-    def unreadable(self) -> Mapping[str, str]:
-        """Studies that were left out so far, by name, and what they hold that this package cannot have stored."""
-        return self._sieve.unreadable
-
-    def leave_out(self, name: StudyName, why: str) -> None:
+    def leave_out(self, name: object, why: str) -> None:
         """Note that a study cannot be used, and why."""
-        self._sieve.leave_out(str(name), why)
+        self.unreadable[printable(str(name))] = printable(why)
+
+    def _refusal(self, name: StudyName) -> UnreadableStudyError:
+        text = printable(str(name))
+        return UnreadableStudyError(f"{text} cannot be read: {self.unreadable.get(text)}; {MEND}")
 
     def names(self) -> dict[int, str]:
         """Return the names of all studies of this package by their numbers, of unreadable ones too."""
@@ -87,20 +116,41 @@ class StudyReader(ABC, Generic[Found]):
         """
         with garbage_sought_seldom():  # there is none, and a third of the time would go into looking for it
             rows = self._read(lambda rows: rows.studies(ids=ids))
-            found = [summary for row in rows if SCHEMA_ATTR in row.attributes and (summary := self._sieve.summary(row))]
+            found = [summary for row in rows if SCHEMA_ATTR in row.attributes and (summary := self._summary(row))]
         return sorted((s for s in found if set_aside or not s.name.set_aside), key=lambda s: str(s.name))
+
+    def _summary(self, row: StudyRow) -> StudySummary | None:
+        try:
+            if row.damaged:
+                raise NotOursError(f"{row.damaged[0]}: not JSON")
+            schema = row.attributes[SCHEMA_ATTR]
+            if schema not in READABLE:
+                raise NotOursError(f"{SCHEMA_ATTR}: expected {' or '.join(map(str, READABLE))}, got {schema!r}")
+            name, result = self._check(row.attributes)
+            if str(name) != row.name:
+                raise NotOursError(f"{NAME_ATTR}: is that of another study, {name}")
+        except NotOursError as error:
+            self.leave_out(row.name, str(error))
+            return None
+        return StudySummary(row.study_id, name, row.attributes, result)
 
     def finished(self, kernel: str, known: Collection[int]) -> dict[int, tuple[StudyName, GpuInfo]]:
         """Return which studies of a kernel have a result, by their numbers, but for known ones and those set aside.
 
         What they are about is read, and nothing else: whether they can be read, ``summaries`` tells.
         """
-        rows = [row for row in self._read(lambda rows: rows.finished(kernel)) if row.study_id not in known]
-        found = {row.study_id: about_of(row) for row in rows}
-        strange = [i for i, about in found.items() if about is None]
+        found, strange = {}, []
+        for row in self._read(lambda rows: rows.finished(kernel)):
+            if row.study_id not in known:
+                try:
+                    about = StudyName.from_json(row.attributes[NAME_ATTR]), GpuInfo.from_json(row.attributes[GPU_ATTR])
+                except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError):
+                    strange.append(row.study_id)
+                else:
+                    found[row.study_id] = about
         if strange:
             self.summaries(ids=strange)  # keeps in mind what is wrong with them
-        return {i: about for i, about in found.items() if about is not None and not about[0].set_aside}
+        return {i: about for i, about in found.items() if not about[0].set_aside}
 
     def attribute_of(self, key: str, study_ids: Sequence[int] | None = None) -> dict[int, Any]:
         """Return a user attribute of studies that have it, of all by default, by their numbers."""
@@ -124,22 +174,36 @@ class StudyReader(ABC, Generic[Found]):
         """
         found = self._trials({study_id: name})
         if not found:
-            raise self._sieve.refusal(str(name))
+            raise self._refusal(name)
         return found[name]
 
     def _trials(self, names: Mapping[int, StudyName]) -> dict[StudyName, list[Found]]:
         """Return the trials of studies; of unreadable ones nothing."""
+        found = {}
         try:
-            found = self._read(lambda rows: rows.trials(list(names), FINISHED))
+            stored = self._read(lambda rows: rows.trials(list(names), FINISHED))
+            made = {names[i]: [self._made(trial) for trial in trials] for i, trials in stored.items()}
         except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
             if len(names) > 1:
                 return {k: v for i, name in names.items() for k, v in self._trials({i: name}).items()}
-            found = {}
-            self._sieve.leave_out(str(next(iter(names.values()))), f"trials: {type(error).__name__}: {one_line(error)}")
-        return {
-            names[i]: ours for i, trials in found.items() if (ours := self._sieve.trials(names[i], trials)) is not None
-        }
+            for name in names.values():
+                self.leave_out(name, f"trials: {type(error).__name__}: {one_line(error)}")
+            return {}
+        for name, trials in made.items():
+            ours = [trial for trial in trials if COST in trial.user_attrs]
+            try:
+                check_trials(name.problem, ours)
+            except NotOursError as error:
+                self.leave_out(name, str(error))
+            else:
+                found[name] = ours
+        return found
 
     def result_in(self, attributes: Mapping[str, Any], name: StudyName) -> StudyResult | None:
         """Return the result that a study's attributes hold, if there is one. Raises UnreadableStudyError."""
-        return self._sieve.result(str(name), attributes.get(RESULT_ATTR))
+        stored = attributes.get(RESULT_ATTR)
+        try:
+            return None if stored is None else StudyResult.from_json(stored)
+        except ValueError as error:
+            self.leave_out(name, f"{RESULT_ATTR}: {error}")
+            raise self._refusal(name) from None

@@ -1,22 +1,16 @@
 """The database of studies: naming studies, who may write to them, and what is stored, in one transaction each.
 
 Whoever works on a study takes its lease first (``StoredStudy.take``); from then on everything it writes is written
-under that lease or not at all (see ``leases``). Studies in memory have no leases: nobody else can reach them.
+under that lease or not at all (see ``leases``).
 """
 
-import threading
-import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError
-from optuna.storages import BaseStorage, InMemoryStorage, RDBStorage
 from optuna.trial import FrozenTrial
-from sqlalchemy.exc import IntegrityError
 
 from bo_tune.core.choices import DEFAULT_STORAGE, LEASE_S, MEMORY
 from bo_tune.core.problem import GpuInfo
@@ -31,22 +25,25 @@ from bo_tune.store.attributes import (
     SCHEMA_ATTR,
     SCHEMA_VERSION,
 )
-from bo_tune.store.connection.database import READS, open_database, storage_errors, through_outages
+from bo_tune.store.connection.database import Database, DuplicateError
 from bo_tune.store.connection.url import shown
-from bo_tune.store.leases.fenced import FencedWrite
+from bo_tune.store.frozen import frozen
 from bo_tune.store.leases.holders import Holder
 from bo_tune.store.leases.keeper import LeaseKeeper
-from bo_tune.store.reader import StudyReader
-from bo_tune.store.rows.access import FastRows, PlainRows, Rows
+from bo_tune.store.reader import StudyReader, StudySummary
+from bo_tune.store.result import StudyResult
+from bo_tune.store.rows.study_reader import StudyRow
+from bo_tune.store.rows.study_writer import WritableRows
 from bo_tune.store.rows.trial_queue import LOST, TrialQueue, Writer, Written
-from bo_tune.store.rows.trial_writer import is_known_schema
-from bo_tune.store.sieve import StudySummary
-from bo_tune.store.stored_study import StoredStudy
+from bo_tune.store.trials import State
 
 __all__ = ["StoredStudy", "StudyName", "StudyStore", "StudySummary"]
 
 OPENING_ATTEMPTS = 10
 """How often studies are looked for and added while other processes add the same ones."""
+
+FOREVER_S = 1e9
+"""How long leases last in memory, where nobody else can take them."""
 
 Result = TypeVar("Result")
 
@@ -70,30 +67,16 @@ class StudyStore(StudyReader[FrozenTrial]):
     def __init__(
         self, url: str = DEFAULT_STORAGE, *, create: bool = True, lease_s: float = LEASE_S, only_read: bool = False
     ) -> None:
-        super().__init__(shown(url))
-        self._url = url
-        self._storage: BaseStorage = (
-            InMemoryStorage()
-            if url == MEMORY
-            else open_database(url, create=create and not only_read, lease_s=lease_s, only_read=only_read)
-        )
-        self._fast = isinstance(self._storage, RDBStorage) and is_known_schema()
-        self._lock = threading.Lock()
-        self._seconds = 0.0
+        super().__init__(shown(url), frozen)
+        lease_s = FOREVER_S if url == MEMORY else lease_s
+        self._database = Database(url, create=create, lease_s=lease_s, only_read=only_read)
         self._queue = TrialQueue(self._insert)
-        self._keeper: LeaseKeeper | None = None
-        if isinstance(self._storage, RDBStorage):
-            self._keeper = LeaseKeeper(self._storage, url, lease_s, self._lock, self._queue.lose)
-            try:
-                self._check_schema()
-            except StorageError:
-                self.close()
-                raise
-
-    @property
-    def shared(self) -> bool:
-        """Whether other processes can reach it."""
-        return isinstance(self._storage, RDBStorage)
+        self._keeper = LeaseKeeper(self._database, lease_s, self._queue.lose)
+        try:
+            self._check_schema()
+        except StorageError:
+            self.close()
+            raise
 
     @property
     def busy_s(self) -> float:
@@ -103,13 +86,13 @@ class StudyStore(StudyReader[FrozenTrial]):
     @property
     def database_s(self) -> float:
         """Seconds spent in the database for whatever purpose, summed over threads, waiting for each other included."""
-        return self._seconds + (self._keeper.busy_s if self._keeper else 0.0)
+        return self._database.busy_s
 
-    def load(self, name: StudyName) -> StoredStudy:
+    def load(self, name: StudyName) -> "StoredStudy":
         """Open an existing study by its name. Raises StorageError where there is none."""
         return StoredStudy(self, self.row(name).study_id, name)
 
-    def open(self, name: StudyName, gpu: GpuInfo) -> StoredStudy:
+    def open(self, name: StudyName, gpu: GpuInfo) -> "StoredStudy":
         """Open a study, creating it where it is new.
 
         Raises:
@@ -123,7 +106,7 @@ class StudyStore(StudyReader[FrozenTrial]):
         jobs: Mapping[StudyName, Any] | None = None,
         *,
         fresh: bool = False,
-    ) -> dict[StudyName, StoredStudy]:
+    ) -> "dict[StudyName, StoredStudy]":
         """Open many studies, creating the new ones, and say of some how they are to be searched.
 
         Args:
@@ -146,22 +129,21 @@ class StudyStore(StudyReader[FrozenTrial]):
             }
             for name, gpu in studies.items()
         }
-        found = self._found(wanted)
         for _ in range(OPENING_ATTEMPTS):
+            found = self._found(wanted)
             if not any(_missing(wanted[name], found.get(name)) for name in wanted):
                 break
             self._complete(wanted)
-            found = self._found(wanted)
         if lost := wanted.keys() - found.keys():
             raise StorageError(f"{self.url}: {min(lost)} can be neither found nor created: the database is damaged")
-        return {name: StoredStudy(self, found[str(name)][0], name) for name in studies}
+        return {name: StoredStudy(self, found[str(name)].study_id, name) for name in studies}
 
     def _set_aside(self, names: Iterable[StudyName]) -> None:
         """Give studies other names, in one transaction."""
         by_name, moment = {str(name): name for name in names}, _now()
-        held = self._keeper.holders(as_of_now=True) if self._keeper else {}
+        held = self._keeper.holders(as_of_now=True)
 
-        def rename(rows: Rows, _: set[Writer]) -> None:
+        def rename(rows: WritableRows, _: set[Writer]) -> None:
             for row in rows.studies(list(by_name)):
                 if row.attributes.get(FRESH_ATTR):
                     continue
@@ -175,21 +157,19 @@ class StudyStore(StudyReader[FrozenTrial]):
                 rows.rename(row.study_id, str(aside))
                 rows.set_attributes(row.study_id, {NAME_ATTR: aside.to_json()})
 
-        self._write([], rename)
+        self._keeper.write([], rename)
 
     def settle(self, names: Iterable[StudyName]) -> None:
         """Note that a session that may have begun studies anew has come to its end: who begins them anew from here on
         begins from nothing."""
-        begun = {i for i, since in self.attribute_of(FRESH_ATTR).items() if since}
-        rows = self._read(lambda rows: rows.studies([str(name) for name in names])) if begun else []
 
-        def settle(rows_: Rows, _: set[Writer]) -> None:
-            for row in rows:
-                if row.study_id in begun:
-                    rows_.set_attributes(row.study_id, {FRESH_ATTR: None})
+        def settle(rows: WritableRows, _: set[Writer]) -> None:
+            for row in rows.studies([str(name) for name in names]):
+                if row.attributes.get(FRESH_ATTR):
+                    rows.set_attributes(row.study_id, {FRESH_ATTR: None})
 
-        if begun:
-            self._write([], settle)
+        if any(self.attribute_of(FRESH_ATTR).values()):
+            self._keeper.write([], settle)
 
     def delete(self, study_id: int, name: str) -> int:
         """Delete a study and return how many trials it had.
@@ -197,112 +177,179 @@ class StudyStore(StudyReader[FrozenTrial]):
         Raises:
             StorageError: it is being worked on, is not there any more, or the database fails.
         """
-        token = self._keeper.take(study_id, name) if self._keeper else None
-        if self._keeper and token is None:
+        token = self._keeper.take(study_id, name)
+        if token is None:
             raise StorageError(f"{name}: is being worked on; delete it once that is done")
-        writer = study_id, token
         trials = sum(self.counts([study_id]).get(study_id, {}).values())
-        lost = self._write([writer], lambda rows, held: rows.delete_all(i for i, _ in held))
-        if lost:
+
+        def delete(rows: WritableRows, held: set[Writer]) -> None:
+            for number, _ in held:
+                rows.delete(number)
+
+        if self._keeper.write([(study_id, token)], delete):
             raise LeaseLostError(LOST)
-        if self._keeper and token is not None:
-            self._keeper.release((study_id, token))
+        self._keeper.release((study_id, token))
         return trials
 
     def _complete(self, wanted: Mapping[str, Mapping[str, Any]]) -> None:
         """Add the studies that are not there, and what is missing of those that are."""
 
-        def complete(rows: Rows, _: set[Writer]) -> None:
-            there = {row.name: (row.study_id, row.attributes) for row in rows.studies(list(wanted))}
+        def complete(rows: WritableRows, _: set[Writer]) -> None:
+            there = {row.name: row for row in rows.studies(list(wanted))}
             for name, found in there.items():
-                missing = _missing(wanted[name], found)
-                if missing:
-                    rows.set_attributes(found[0], missing)
+                if missing := _missing(wanted[name], found):
+                    rows.set_attributes(found.study_id, missing)
             rows.add_studies({name: attributes for name, attributes in wanted.items() if name not in there})
 
         try:
-            self._write([], complete)
-        except DuplicatedStudyError:
+            self._keeper.write([], complete)
+        except DuplicateError:  # another process adds the same ones, and was faster
             return
-        except StorageError as error:
-            if not isinstance(error.__cause__, IntegrityError):
-                raise  # else another process adds the same ones, and was faster
 
-    def _found(self, wanted: Mapping[str, Any]) -> dict[str, tuple[int, Mapping[str, Any]]]:
+    def _found(self, wanted: Mapping[str, Any]) -> dict[str, StudyRow]:
         rows = self._read(lambda rows: rows.studies(list(wanted)))
         for row in rows:
             schema = row.attributes.get(SCHEMA_ATTR, SCHEMA_VERSION)
             if schema not in READABLE:
                 raise StorageError(f"{self.url}: study {row.name} has schema {schema}, this version reads {READABLE}")
-        return {row.name: (row.study_id, row.attributes) for row in rows}
+        return {row.name: row for row in rows}
 
     def holders(self) -> dict[int, Holder]:
         """Return who works on which study, by the study's number; known for half a second."""
-        return self._keeper.holders() if self._keeper else {}
+        return self._keeper.holders()
 
     def close(self) -> None:
         """Store what is left, give leases and connections back."""
         self._queue.close()
-        if self._keeper is not None:
-            self._keeper.close()
-        if isinstance(self._storage, RDBStorage):
-            self._storage.remove_session()
-            self._storage.engine.dispose()
+        self._keeper.close()
+        self._database.close()
 
-    # Transactions
-
-    @contextmanager
-    def _timed(self) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self._seconds += time.perf_counter() - start
-
-    def _read(self, work: Callable[[Rows], Result]) -> Result:
-        storage = self._storage
-
-        def attempt(_number: int) -> Result:
-            if isinstance(storage, RDBStorage) and self._fast:
-                with storage.engine.connect().execution_options(**{READS: True}) as connection:
-                    return work(FastRows(connection))
-            return work(PlainRows(storage))
-
-        with storage_errors(self._url), self._timed():
-            return through_outages(storage, attempt) if isinstance(storage, RDBStorage) else attempt(0)
-
-    def _write(self, writers: Collection[Writer], work: Callable[[Rows, set[Writer]], object]) -> set[Writer]:
-        """Write under the leases of some writers, in one transaction, and return those whose lease is lost.
-
-        Args:
-            work: is told who may write.
-        """
-        storage = self._storage
-        with self._lock, storage_errors(self._url), self._timed():
-            if self._keeper is None or not isinstance(storage, RDBStorage):
-                work(PlainRows(storage), set(writers))
-                return set()
-            transaction = FencedWrite(storage, self._keeper.leases, writers, work, fast=self._fast)
-            if all(token is not None for _, token in writers):
-                lost = through_outages(storage, transaction)
-            else:  # without a lease an attempt leaves no trace by which to tell whether it succeeded
-                lost = transaction(0)
-        for writer in lost:
-            self._keeper.lose(writer)
-        return {*lost}
+    def _read(self, work: Callable[[WritableRows], Result]) -> Result:
+        return self._database.read(lambda connection: work(WritableRows(connection)))
 
     def _insert(self, trials: Sequence[Written]) -> set[Writer]:
-        def insert(rows: Rows, held: set[Writer]) -> None:
+        def insert(rows: WritableRows, held: set[Writer]) -> None:
             rows.insert((writer[0], trial) for writer, trial in trials if writer in held)
 
-        return self._write({writer for writer, _ in trials}, insert)
+        return {*self._keeper.write({writer for writer, _ in trials}, insert)}
+
+
+class StoredStudy:
+    """One study in the database. Safe to use from several threads."""
+
+    def __init__(self, store: StudyStore, study_id: int, name: StudyName) -> None:
+        self._store = store
+        self.study_id, self.study_name, self.name = study_id, name, str(name)
+        self._token: int | None = None
+
+    @property
+    def _writer(self) -> Writer:
+        return self.study_id, self._token
+
+    def take(self) -> bool:
+        """Take the lease of the study; False where another worker has it.
+
+        Raises:
+            StorageError: the study was deleted or set aside meanwhile, or the database fails.
+        """
+        token = self._store._keeper.take(self.study_id, self.name)
+        if token is None:
+            return False
+        self._token = token
+        return True
+
+    def release(self) -> None:
+        """Give the lease back, so that others need not wait until it expires."""
+        if self._token is not None:
+            self._store._keeper.release((self.study_id, self._token))
+            self._token = None
+
+    def trials(self) -> list[FrozenTrial]:
+        """Return the finished trials this package recorded, oldest first; none of those still to be stored.
+
+        Raises:
+            UnreadableStudyError: one of them cannot be what this package stored.
+        """
+        return self._store.trials_in(self.study_id, self.study_name)
+
+    def result(self) -> StudyResult | None:
+        """Return the result, if there is one. Raises UnreadableStudyError."""
+        return self._store.result_in(self.attributes(), self.study_name)
+
+    def add(self, trial: FrozenTrial) -> None:
+        """Record a finished trial.
+
+        Raises:
+            LeaseLostError: another worker has the study by now.
+            StorageError: the database cannot take it.
+        """
+        self.add_soon(trial, lambda: None)
+        self.flush()
+
+    def add_all(self, trials: Sequence[FrozenTrial], attributes: Mapping[str, Any]) -> None:
+        """Record finished trials and set attributes, all in one transaction. Raises as ``add``."""
+
+        def add(rows: WritableRows) -> None:
+            rows.insert((self.study_id, trial) for trial in trials)
+            rows.set_attributes(self.study_id, attributes)
+
+        self._write(add)
+
+    def add_soon(self, trial: FrozenTrial, then: Callable[[], None]) -> None:
+        """Record a finished trial within a second, without waiting for it; see ``trial_queue``.
+
+        Args:
+            then: is called when the trial is stored, before ``flush`` returns.
+
+        Raises:
+            LeaseLostError: another worker has the study by now.
+            StorageError: the database could not take one of the trials before it.
+        """
+        self._store._queue.put(self._writer, trial, then)
+
+    def flush(self) -> None:
+        """Wait until every trial is stored. Raises LeaseLostError or StorageError where that cannot be."""
+        self._store._queue.flush(self._writer)
+
+    def attributes(self) -> Mapping[str, Any]:
+        """Return every user attribute."""
+        return self._store._read(lambda rows: rows.attributes(self.study_id))
+
+    def attribute(self, key: str) -> Any:
+        """Return a user attribute, or None."""
+        return self.attributes().get(key)
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        """Store a user attribute (any JSON value). Raises as ``add``."""
+        self.set_attributes({key: value})
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Store user attributes (any JSON values) in one transaction. Raises as ``add``."""
+        self._write(lambda rows: rows.set_attributes(self.study_id, attributes))
+
+    def has_running(self) -> bool:
+        """Say whether a trial is RUNNING, which none of this package's ever is."""
+        return State.RUNNING.name in self._store.counts([self.study_id]).get(self.study_id, {})
+
+    def fail_running(self) -> int:
+        """End the trials that a killed process left RUNNING; return how many there were."""
+        return self._write(lambda rows: rows.fail_running(self.study_id))
+
+    def _write(self, work: Callable[[WritableRows], Result]) -> Result:
+        done: list[Result] = []
+        lost = self._store._keeper.write([self._writer], lambda rows, held: done.extend(work(rows) for _ in held))
+        if lost:
+            raise LeaseLostError(LOST)
+        return done[-1]
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat()
 
 
-def _missing(wanted: Mapping[str, Any], found: tuple[int, Mapping[str, Any]] | None) -> dict[str, Any]:
+def _missing(wanted: Mapping[str, Any], found: StudyRow | None) -> dict[str, Any]:
     """Return the attributes that a study still lacks: all of a new one, and a job that is another by now."""
-    there = found[1] if found else {}
+    there = found.attributes if found else {}
     return {
         key: value for key, value in wanted.items() if key not in there or (key == JOB_ATTR and there[key] != value)
     }

@@ -16,11 +16,11 @@ User attributes: ``reason`` (pruned only), ``runtimes_us`` (raw repetitions; mea
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from bo_tune.core.outcome import (
     SLOW,
@@ -34,6 +34,9 @@ from bo_tune.core.outcome import (
     estimate_us,
 )
 from bo_tune.core.repetitions import TimingProtocol
+
+if TYPE_CHECKING:  # reading a trial loads nothing of Optuna
+    from optuna.trial import FrozenTrial
 
 LARGEST_VALUE = 1024
 """Upper end of a stored parameter's range, above the values in use."""
@@ -60,58 +63,20 @@ FINISHED = (State.COMPLETE.name, State.PRUNED.name)
 """States of the trials that this package stores."""
 
 
-class _Named(Protocol):
-    @property
-    def name(self) -> str: ...
-
-
-class Trial(Protocol):
-    """A trial, as it was read or as Optuna has it."""
-
-    @property
-    def number(self) -> int:
-        """Its place in its study, from 0."""
-
-    @property
-    def state(self) -> _Named:
-        """Where it stands; compared by its name."""
-
-    @property
-    def value(self) -> float | None:
-        """The time in us of a complete one."""
-
-    @property
-    def params(self) -> Mapping[str, Any]:
-        """The config."""
-
-    @property
-    def user_attrs(self) -> Mapping[str, Any]:
-        """What the package stored with it."""
-
-    @property
-    def intermediate_values(self) -> Mapping[int, float]:
-        """Estimates of the time in us, by the number of repetitions."""
-
-    @property
-    def datetime_start(self) -> datetime | None:
-        """When it began, in local time."""
-
-    @property
-    def datetime_complete(self) -> datetime | None:
-        """When it ended, in local time."""
-
-
-Found = TypeVar("Found", bound=Trial)
-"""The kind of trials that one way of reading finds."""
-
-
 @dataclass(frozen=True, slots=True)
 class StoredTrial:
-    """A ``Trial`` as it was read.
+    """A trial as it was read.
 
     Attributes:
         trial_id: its number in the database.
+        number: its place in its study, from 0.
+        value: the time in us of a complete one.
+        datetime_start: when it began, in local time.
+        datetime_complete: when it ended, in local time.
+        params: the config.
         kinds: the distributions of its parameters, in Optuna's JSON.
+        user_attrs: what the package stored with it.
+        intermediate_values: estimates of the time in us, by the number of repetitions.
     """
 
     trial_id: int
@@ -124,6 +89,10 @@ class StoredTrial:
     kinds: dict[str, str]
     user_attrs: dict[str, Any]
     intermediate_values: dict[int, float]
+
+
+Trial: TypeAlias = "StoredTrial | FrozenTrial"
+"""A trial, as it was read or as Optuna has it: its state is compared by its name."""
 
 
 def _cost(outcome: Outcome) -> dict[str, Any]:

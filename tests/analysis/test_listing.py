@@ -24,7 +24,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     Session(store, SessionSettings(sampler="grid", budget=None)).run([replay_job(sliced(EXPAND))])
     search = Session(store, SessionSettings(sampler="random", budget=20))
     search.run([replay_job(sliced(SHRINK))])
-    _, unfinished = search.opener.open(replay_job(sliced(SHRINK, m=32)))
+    unfinished = search.opener.open(replay_job(sliced(SHRINK, m=32)))
     unfinished.search(5)
     search.opener.open(replay_job(sliced(SHRINK, m=64)))
     store.close()
@@ -83,7 +83,7 @@ def test_listing_reads_no_trials_of_finished_studies(file: Path, listed: dict[st
     """A thousand of them are listed in as many statements as ten."""
     store = StudyStore(sqlite_url(file), create=False)
     statements: list[str] = []
-    engine = store._storage.engine  # type: ignore[attr-defined]
+    engine = store._database.engine
     event.listen(engine, "before_cursor_execute", lambda _c, _u, statement, *_: statements.append(statement))
     found = list_studies(store)
     store.close()

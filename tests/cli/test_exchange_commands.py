@@ -27,7 +27,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     search = Session(store, SessionSettings(sampler="random", budget=12))
     search.run([replay_job(sliced(SHRINK)), replay_job(sliced(EXPAND))])
     Session(store, SessionSettings(sampler="grid", budget=None)).run([replay_job(sliced(EXPAND, m=32))])
-    _, begun = search.opener.open(replay_job(sliced(SHRINK, m=32)))
+    begun = search.opener.open(replay_job(sliced(SHRINK, m=32)))
     begun.search(5)
     search.opener.open(replay_job(sliced(SHRINK, m=64)))
     store.close()

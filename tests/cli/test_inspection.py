@@ -180,6 +180,6 @@ def test_show_of_a_study_that_has_just_begun(cli: Cli, tmp_path: Path, recording
     ran = cli("show", "lora_expand", "--storage", sqlite_url(tmp_path / "x.db"))
     assert (ran.code, ran.err) == (0, "")
     assert "best so far: -: - us" in ran.out
-    session.opener.open(jobs[0])[1].search(2)
+    session.opener.open(jobs[0]).search(2)
     assert "2 trials: 2 configs launched" in cli("show", "lora_expand", "--storage", sqlite_url(tmp_path / "x.db")).out
     store.close()

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from scipy.optimize import check_grad
 
-from bo_tune.search.acquisition import log_expected_improvement
 from bo_tune.search.gp.correlation import CITY, Differences, correlation
 from bo_tune.search.gp.posterior import Tables
 from bo_tune.search.gp.prior import HistoryPrior, StudyHistory, squeeze
-from bo_tune.search.gp.shared import HERE, Likelihood, Rows, SharedPart
+from bo_tune.search.gp.shared import HERE, Rows, SharedPart, posterior_of
 from bo_tune.search.gp.surrogate import Data, Hyperpriors, Surrogate
+from bo_tune.search.sampler import log_expected_improvement
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((60, 3))
@@ -34,26 +34,16 @@ def test_gradient_of_the_posterior(with_shared: bool) -> None:
     shared = shared_part() if with_shared else None
     process = Surrogate(X, Hyperpriors.vague(3), shared)
     seen = data(12)
-    apart = Differences(X[:12], process.priors.rough)
-    common = shared.between(seen.points, seen.points) if shared else np.zeros((12, 12))
-    mean = shared.mean[:12] if shared else np.zeros(12)
-    theta = process.priors.centre + 0.2
-
-    def value(at: np.ndarray) -> float:
-        return process._objective(at, apart, common, mean, seen)[0]
-
-    def slope(at: np.ndarray) -> np.ndarray:
-        return process._objective(at, apart, common, mean, seen)[1]
-
-    assert check_grad(value, slope, theta) < 1e-4 * np.linalg.norm(slope(theta))
+    objective, theta = process.objective(seen), process.priors.centre + 0.2
+    error = check_grad(lambda at: objective(at)[0], lambda at: objective(at)[1], theta)
+    assert error < 1e-4 * np.linalg.norm(objective(theta)[1])
 
 
 @pytest.mark.parametrize("places", [(0, 0), (0, 1), (1, 1), (1, 2)])
 def test_gradient_of_the_histories(places: tuple[int, int]) -> None:
-    likelihood = Likelihood(rows(*places))
-    theta = likelihood.centre + 0.1
-    error = check_grad(lambda at: likelihood.objective(at)[0], lambda at: likelihood.objective(at)[1], theta)
-    assert error < 1e-4 * np.linalg.norm(likelihood.objective(theta)[1])
+    centre, objective = posterior_of(rows(*places))
+    error = check_grad(lambda at: objective(at)[0], lambda at: objective(at)[1], centre + 0.1)
+    assert error < 1e-4 * np.linalg.norm(objective(centre + 0.1)[1])
 
 
 @pytest.mark.parametrize("places", [(0, 0), (0, 1), (1, 1)])

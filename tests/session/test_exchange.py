@@ -33,7 +33,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     search = Session(store, SETTINGS)
     search.run([replay_job(sliced(SHRINK)), replay_job(sliced(EXPAND))])
     Session(store, SessionSettings(sampler="grid", budget=None)).run([replay_job(sliced(EXPAND))])
-    _, begun = search.opener.open(replay_job(sliced(SHRINK, m=32)))
+    begun = search.opener.open(replay_job(sliced(SHRINK, m=32)))
     begun.search(5)
     search.opener.open(replay_job(sliced(SHRINK, m=64)))
     store.close()
@@ -115,8 +115,11 @@ def test_a_session_takes_an_imported_result_as_its_own(target: StudyStore, files
 def test_what_was_tried_on_both_sides_is_joined_and_chosen_anew(target: StudyStore, files: list[Path]) -> None:
     job = replay_job(sliced(SHRINK))
     session = Session(target, SETTINGS)
-    session.opener.open(job)[1].search(5)
-    study, missing = target.load(session.opener.open(job)[0]), {"block_m": 128, "block_n": 256, "block_k": 256}
+    session.opener.open(job).search(5)
+    study, missing = (
+        target.load(session.opener.open(job).stored.study_name),
+        {"block_m": 128, "block_n": 256, "block_k": 256},
+    )
     rest = {"num_warps": 8, "num_stages": 5, "split_k": 64, "num_ctas": 1}
     study.add(to_trial({**missing, **rest}, Invalid(InvalidReason.LAUNCH_ERROR), start=NOW, end=NOW))
     (path,) = [p for p in files if ".m16." in p.name and "shrink" in p.name]

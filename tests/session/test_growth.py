@@ -68,7 +68,7 @@ def test_a_search_process_forgets_a_study_at_once() -> None:
 def statements(store: StudyStore) -> Iterator[list[str]]:
     """Gather what is asked of the database meanwhile."""
     found: list[str] = []
-    engine = store._storage.engine  # type: ignore[attr-defined]
+    engine = store._database.engine
 
     def note(_c: object, _u: object, statement: str, *_: object) -> None:
         found.append(statement)

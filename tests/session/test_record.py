@@ -13,7 +13,7 @@ from bo_tune.core.space import Config, SearchSpace, config_key
 from bo_tune.formats.recording import Recording, read_recording
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.devices import Job, job_of, replay_job
-from bo_tune.session.record import record
+from bo_tune.session.exchange import record
 from bo_tune.session.session import Session, SessionSettings, Tuned
 from bo_tune.store.storage import StudyStore
 

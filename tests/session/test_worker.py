@@ -115,7 +115,7 @@ def test_other_sources_and_finished_studies_are_left_alone(store: StudyStore, ur
 
 def test_studies_that_nobody_wants_searched_are_left_alone(store: StudyStore, url: str) -> None:
     job = replay_job(sliced(SHRINK))
-    _, tuner = Session(store, RANDOM).opener.open(job)
+    tuner = Session(store, RANDOM).opener.open(job)
     tuner.search(2)
     assert work(StudyStore(url), [job]) == 0
     (summary,) = store.summaries()
@@ -200,9 +200,8 @@ def test_a_study_that_is_lost_is_taken_again_and_the_others_go_on(url: str) -> N
             held = {holder.study_id for holder in thief.holders().values()}
             (summary,) = [s for s in thief.summaries() if s.study_id in held]
             stolen.append(str(summary.name))
-            assert store._keeper is not None
             lease = next(iter(store._keeper._held))
-            with store._storage.engine.begin() as connection:  # type: ignore[attr-defined]
+            with store._database.engine.begin() as connection:
                 store._keeper.leases.release(connection, lease)
 
     job = fake(FakeDevice, on_measure=steal)

@@ -129,7 +129,7 @@ def test_a_database_of_before_there_were_leases_gets_them(tmp_path: Path) -> Non
 def test_writers_on_sqlite_wait_from_the_start_of_a_transaction(tmp_path: Path) -> None:
     """None fails half-way because another wrote after it had read."""
     stores = [StudyStore(sqlite_url(tmp_path / "x.db")) for _ in range(2)]
-    engines = [store._storage.engine for store in stores]  # type: ignore[attr-defined]
+    engines = [store._database.engine for store in stores]
 
     def count(engine: object) -> None:
         for _ in range(20):

@@ -71,7 +71,6 @@ def connect(url: str) -> Iterator[Callable[..., StudyStore]]:
 
 def stop_renewing(store: StudyStore) -> None:
     """Have a worker renew its leases no more, a renewal under way finished first."""
-    assert store._keeper is not None
     assert store._keeper._heart is not None
     store._keeper._closing.set()
     store._keeper._heart.join()
@@ -180,11 +179,11 @@ def test_a_lost_lease_takes_no_other_study_down(connect: Callable[..., StudyStor
     store, thief = connect(), connect()
     studies = [store.open(name(m), H100) for m in (1, 2, 3)]
     assert all(study.take() for study in studies)
-    with thief._storage.engine.begin() as connection:  # type: ignore[attr-defined]
+    with thief._database.engine.begin() as connection:
         row = LEASES.c.study_id == studies[1].study_id
         connection.execute(update(LEASES).where(row).values(token=LEASES.c.token + 1))
     told: list[int] = []
-    with store._lock:  # all in one transaction
+    with store._database.lock:  # all in one transaction
         for m, study in enumerate(studies):
             study.add_soon(trial(16), lambda m=m: told.append(m))  # type: ignore[misc]
     studies[0].flush()
@@ -200,17 +199,18 @@ def test_a_write_that_was_cut_off_after_it_succeeded_is_not_done_twice(connect: 
     first, second = (store.open(name(m), H100) for m in (1, 2))
     assert first.take()
     assert second.take()
-    assert store._keeper is not None
     leases: Leases = store._keeper.leases
     both = {(first.study_id, first._token), (second.study_id, second._token)}
-    with store._storage.engine.begin() as connection:  # type: ignore[attr-defined]
-        assert leases.fence(connection, both, 1000) == both  # type: ignore[arg-type]
+    with store._database.engine.begin() as connection:
+        attempts: list[int] = []
+        assert leases.fence(connection, both, attempts) == (both, set())  # type: ignore[arg-type]
     second.release()
     assert second.take()
-    with store._storage.engine.begin() as connection:  # type: ignore[attr-defined]
+    with store._database.engine.begin() as connection:
         now = {(first.study_id, first._token), (second.study_id, second._token)}
-        assert leases.fence(connection, now, 1001, [1000]) == {(second.study_id, second._token)}  # type: ignore[arg-type]
-        assert leases.written(connection, now, [1000]) == {(first.study_id, first._token)}  # type: ignore[arg-type]
+        kept, written = leases.fence(connection, now, attempts)  # type: ignore[arg-type]
+        assert kept == {(second.study_id, second._token)}
+        assert written == {(first.study_id, first._token)}
 
 
 def test_who_works_on_what_is_told(connect: Callable[..., StudyStore]) -> None:
@@ -286,10 +286,9 @@ def test_a_server_cuts_off_who_stops_in_the_middle_of_a_transaction(url: str) ->
     study = sleeper.open(name(), H100)
     assert study.take()
     stop_renewing(sleeper)
-    assert sleeper._keeper is not None
-    connection = sleeper._storage.engine.connect()  # type: ignore[attr-defined]
+    connection = sleeper._database.engine.connect()
     held = {(study.study_id, study._token)}
-    assert sleeper._keeper.leases.fence(connection, held, 1000) == held  # type: ignore[arg-type]
+    assert sleeper._keeper.leases.fence(connection, held, []) == (held, set())  # type: ignore[arg-type]
     time.sleep(1.2)  # the lease is over, its row still locked
     began = time.monotonic()
     assert other.open(name(), H100).take()
@@ -302,28 +301,6 @@ def test_a_server_cuts_off_who_stops_in_the_middle_of_a_transaction(url: str) ->
         store.close()
 
 
-def test_under_a_schema_that_is_not_known_a_lost_lease_is_noticed_all_the_same(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("bo_tune.store.storage.is_known_schema", lambda: False)
-    stores = [StudyStore(sqlite_url(tmp_path / "x.db"), lease_s=seconds) for seconds in (SHORT, LONG)]
-    study, other = (store.open(name(), H100) for store in stores)
-    assert study.take()
-    study.add(trial(16))
-    study.set_attribute(RESULT_ATTR, 1)
-    sleep_through_lease(stores[0])
-    assert other.take()
-    with pytest.raises(LeaseLostError):
-        study.add(trial(32))
-    with pytest.raises(LeaseLostError):
-        study.set_attribute(RESULT_ATTR, 2)
-    other.add(trial(64))
-    assert params(other) == [16, 64]
-    assert other.attribute(RESULT_ATTR) == 1
-    for store in stores:
-        store.close()
-
-
 @pytest.mark.parametrize("dialect", [sqlite, postgresql])
 def test_every_dialect_has_a_clock(dialect: object) -> None:
     statement = update(LEASES).where(LEASES.c.expires_at <= DatabaseNow()).values(expires_at=DatabaseNow() + 30.0)
@@ -333,7 +310,7 @@ def test_every_dialect_has_a_clock(dialect: object) -> None:
 
 
 def test_the_clock_is_that_of_the_world(connect: Callable[..., StudyStore]) -> None:
-    with connect()._storage.engine.connect() as connection:  # type: ignore[attr-defined]
+    with connect()._database.engine.connect() as connection:
         now = connection.scalar(select(DatabaseNow()))
     assert abs(now - time.time()) < 2
 
@@ -357,7 +334,7 @@ def test_processes_are_told_apart() -> None:
 def test_a_lease_of_one_who_never_said_where_it_is_expires_by_itself(connect: Callable[..., StudyStore]) -> None:
     study = connect().open(name(), H100)
     row = {"study_id": study.study_id, "token": 7, "worker": "w", "host": "h", "pid": 1, "process": "", "last_write": 0}
-    with connect()._storage.engine.begin() as connection:  # type: ignore[attr-defined]
+    with connect()._database.engine.begin() as connection:
         connection.execute(
             insert(LEASES).values({**row, "renewed_at": DatabaseNow(), "expires_at": DatabaseNow() + SHORT})
         )

@@ -100,7 +100,7 @@ def fill(url: str) -> None:
         Session(store, SessionSettings(sampler="grid", budget=None)).run([replay_job(sliced(EXPAND))])
         search = Session(store, SessionSettings(sampler="random", budget=8))
         search.run([replay_job(sliced(SHRINK))])
-        _, unfinished = search.opener.open(replay_job(sliced(SHRINK, m=32)))
+        unfinished = search.opener.open(replay_job(sliced(SHRINK, m=32)))
         unfinished.search(3)
         search.opener.open(replay_job(sliced(SHRINK, m=64)))
 
@@ -151,7 +151,7 @@ def test_any_trials_are_read_alike(study: tuple[StudyStore, str], outcomes: list
     with looking_at(url) as looked:
         found = looked.trials_in(opened.study_id, name)
         assert [fields(frozen(t)) for t in found] == [fields(t) for t in opened.trials()]
-    by_hand = optuna.load_study(study_name=str(name), storage=store._storage).get_trials()
+    by_hand = optuna.load_study(study_name=str(name), storage=url).get_trials()
     assert [fields(frozen(t)) for t in found] == [fields(t) for t in by_hand]
 
 
@@ -160,7 +160,7 @@ def test_trials_of_other_programs_are_read_as_optuna_reads_them(tmp_path: Path) 
     url = sqlite_url(tmp_path / "x.db")
     with StudyStore(url) as store:
         number = store.open(NAME, H100).study_id
-        study = optuna.load_study(study_name=str(NAME), storage=store._storage)
+        study = optuna.load_study(study_name=str(NAME), storage=url)
         whole, half = IntDistribution(1, 9), FloatDistribution(0.5, 2.0, step=0.5)
         kinds = {"x": whole, "y": half, "z": CategoricalDistribution([None, "b"])}
         for z, value in ((None, float("inf")), ("b", float("-inf")), ("b", 1.5)):

@@ -22,6 +22,7 @@ from bo_tune.core.outcome import Measurement
 from bo_tune.core.problem import LoraProblem
 from bo_tune.errors import StorageError
 from bo_tune.store.attributes import RESULT_ATTR, SCHEMA_ATTR
+from bo_tune.store.connection.database import KNOWN_SCHEMA
 from bo_tune.store.frozen import to_trial
 from bo_tune.store.looking import looking_at
 from bo_tune.store.storage import StoredStudy, StudyName, StudyStore
@@ -109,17 +110,17 @@ def test_adding_a_trial_is_one_transaction(store: StudyStore) -> None:
     study = store.open(NAME, H100)
     study.add(trial(16))
     commits: list[int] = []
-    event.listen(store._storage.engine, "commit", lambda _: commits.append(1))  # type: ignore[attr-defined]
+    event.listen(store._database.engine, "commit", lambda _: commits.append(1))
     study.add(trial(32))
     # Optuna ends reading transactions by committing them too; what is written must come in one.
     assert len(commits) >= 1
     written: list[str] = []
     event.listen(
-        store._storage.engine,  # type: ignore[attr-defined]
+        store._database.engine,
         "before_cursor_execute",
         lambda _c, _u, statement, *_: written.append(statement.split()[0]),
     )
-    event.listen(store._storage.engine, "commit", lambda _: written.append("commit"))  # type: ignore[attr-defined]
+    event.listen(store._database.engine, "commit", lambda _: written.append("commit"))
     study.add(trial(64))
     kinds = [kind for kind in written if kind in ("INSERT", "UPDATE", "commit")]
     first, last = kinds.index("INSERT"), len(kinds) - 1 - kinds[::-1].index("INSERT")
@@ -149,10 +150,10 @@ def test_a_killed_process_loses_nothing_that_was_added(store: StudyStore, file: 
     assert [t.params["block_m"] for t in found] == list(range(1, 11))
 
 
-def test_a_trial_left_running_is_ended_and_never_counted(store: StudyStore) -> None:
+def test_a_trial_left_running_is_ended_and_never_counted(store: StudyStore, file: Path) -> None:
     study = store.open(NAME, H100)
     study.add(trial(16))
-    by_hand = optuna.load_study(study_name=str(NAME), storage=store._storage)
+    by_hand = optuna.load_study(study_name=str(NAME), storage=sqlite_url(file))
     stuck = [by_hand.ask() for _ in range(2)]
     assert [t.params for t in study.trials()] == [{**CONFIG, "block_m": 16}]
     assert study.fail_running() == 2
@@ -173,14 +174,14 @@ def test_attributes_are_kept(store: StudyStore, file: Path) -> None:
 
 
 def test_a_study_killed_while_it_was_created_is_completed(store: StudyStore, file: Path) -> None:
-    optuna.create_study(study_name=str(NAME), storage=store._storage)
+    optuna.create_study(study_name=str(NAME), storage=sqlite_url(file))
     assert store.summaries() == []
     store.open(NAME, H100).add(trial(16))
     assert [summary.name for summary in store.summaries()] == [NAME]
 
 
-def test_studies_of_others_in_the_database_are_left_alone(store: StudyStore) -> None:
-    other = optuna.create_study(study_name="learning rates", storage=store._storage)
+def test_studies_of_others_in_the_database_are_left_alone(store: StudyStore, file: Path) -> None:
+    other = optuna.create_study(study_name="learning rates", storage=sqlite_url(file))
     other.add_trial(optuna.trial.create_trial(value=1.0))
     store.open(NAME, H100)
     assert [summary.name for summary in store.summaries()] == [NAME]
@@ -193,6 +194,13 @@ def test_memory_keeps_nothing() -> None:
     assert len(first.open(NAME, H100).trials()) == 1
     first.close()
     assert StudyStore(MEMORY).summaries() == []
+
+
+def test_tables_of_another_version_of_optuna_are_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("optuna.storages._rdb.models.SCHEMA_VERSION", KNOWN_SCHEMA + 1)
+    with pytest.raises(StorageError, match=r"installed Optuna has tables of version 13"):
+        StudyStore(sqlite_url(file))
+    assert not file.exists()
 
 
 # Several writers

@@ -53,7 +53,7 @@ def first_proposals_us(*, bundled: bool) -> float:
     """The best time of the first three configs that a session proposes."""
     recording = recorded(SHRINK)
     session = Session(StudyStore(MEMORY), SessionSettings(budget=4, bundled=bundled))
-    _, tuner = session.opener.open(replay_job(recording))
+    tuner = session.opener.open(replay_job(recording))
     tuner.search()
     assert tuner.certificate is not None
     assert tuner.certificate.taught == bundled

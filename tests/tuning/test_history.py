@@ -70,7 +70,7 @@ def test_an_exhaustive_study_of_the_problem_itself_gives_nothing_away(store: Stu
 def test_a_study_without_result_or_with_few_trials_teaches_nothing(store: StudyStore) -> None:
     tune(store, sliced(SHRINK, m=2), budget=FEWEST_TRIALS - 1)
     session = Session(store, SessionSettings(sampler="random", budget=30))
-    _, unfinished = session.opener.open(replay_job(sliced(SHRINK, m=4)))
+    unfinished = session.opener.open(replay_job(sliced(SHRINK, m=4)))
     unfinished.search()
     assert sizes(store) == []
 

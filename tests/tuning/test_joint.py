@@ -117,9 +117,9 @@ def test_the_defaults_come_first_and_no_config_twice() -> None:
 def test_several_configs_may_be_under_way_at_once() -> None:
     recordings = small(16)
     session = Session(StudyStore(MEMORY), SessionSettings(budget=12, compilers=8))
-    prepared, search = session.opener.open_together([replay_job(recording) for recording in recordings])
+    tuners, search = session.opener.open_together([replay_job(recording) for recording in recordings])
     search.search()
-    for _, tuner in prepared:
+    for tuner in tuners:
         tried = [tuple(sorted(trial.params.items())) for trial in tuner.trials]
         assert len(set(tried)) == len(tried) == 12
 

@@ -74,7 +74,7 @@ def test_threads_that_share_a_process_wait_for_each_other() -> None:
     store = StudyStore(MEMORY)
     session = Session(store, SessionSettings(sampler="grid-gp", budget=8))
     session._search = pool
-    tuners = [session.opener.open(replay_job(recording))[1] for recording in RECORDINGS]
+    tuners = [session.opener.open(replay_job(recording)) for recording in RECORDINGS]
     searches: list[Callable[[], None]] = [tuner.search for tuner in tuners]
     with ThreadPoolExecutor(len(tuners)) as threads:
         list(threads.map(lambda search: search(), searches))

@@ -5,11 +5,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import optuna
 import pytest
-from helpers import H100, FakeDevice, Times
+from helpers import H100, FakeDevice, Times, sqlite_url
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
@@ -288,10 +289,11 @@ def test_a_study_goes_on_over_changed_ranges(ranges: dict[str, tuple[int, ...]],
     assert keys([t.params for t in stored.trials()])[:8] == before
 
 
-def test_trials_left_running_by_others_do_not_count() -> None:
-    store = StudyStore(MEMORY)
+def test_trials_left_running_by_others_do_not_count(tmp_path: Path) -> None:
+    url = sqlite_url(tmp_path / "x.db")
+    store = StudyStore(url)
     stored = store.open(StudyName(PROBLEM, H100.name, "fake"), H100)
-    study = optuna.load_study(study_name=stored.name, storage=store._storage)
+    study = optuna.load_study(study_name=stored.name, storage=url)
     study.ask()
     study.add_trial(optuna.trial.create_trial(state=TrialState.FAIL))
     study.add_trial(optuna.trial.create_trial(value=1.0))  # somebody else's: it has no cost

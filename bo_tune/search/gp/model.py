@@ -5,15 +5,16 @@ are fitted to the first c observations, for c on a fixed ladder, and kept until 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_ndtr
 
 from bo_tune.search.gp.posterior import Array, Indices, Posterior, Tables
 from bo_tune.search.gp.prior import HistoryPrior, squeeze
 from bo_tune.search.gp.shared import SharedPart
 from bo_tune.search.gp.surrogate import Data, Hyperpriors, Surrogate, rung
-from bo_tune.search.gp.validity import Validity
 from bo_tune.search.grid import Grid, Params
 from bo_tune.search.study_log import Observation
 
@@ -30,6 +31,13 @@ MOST_KEPT = 20_000
 
 TRUST = 2.0
 """Log odds for the prior from other studies, before any observation."""
+
+
+SHARPNESS = 0.1
+"""Standard deviation of the label at which a prediction is taken for certain."""
+
+FEW_INVALID = 0.25
+"""Standard deviation of a label before any is seen: most configs are valid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +124,41 @@ def _scaling(rows: Array) -> tuple[Array, Array, Indices]:
     alike = np.abs(unit.T @ unit) / max(len(rows), 1) > 1.0 - 1e-9
     keep = alive[[j for j in range(len(alive)) if not alike[j, :j].any()]]
     return centre[keep], spread[keep], keep
+
+
+class Validity:
+    """Where configs do not run at all: a probability learnt from invalid trials.
+
+    Invalid is a label, never a bad value. The labels (0 valid, 1 invalid) are regressed by the same Gaussian process as
+    the times, and the prediction is squashed: least-squares classification (Rasmussen & Williams 2006, section 6.5).
+    With mean μ and standard deviation σ of the label, P(valid) = Φ((1/2 - μ) / √(σ² + 1/10²)).
+
+    Args:
+        inputs: of all points, ``[P, D]``.
+    """
+
+    def __init__(self, inputs: Array) -> None:
+        priors = replace(Hyperpriors.vague(inputs.shape[1]), amplitude=FEW_INVALID, offset=FEW_INVALID)
+        self._vague = Surrogate(inputs, priors)
+        self._fitted: tuple[bytes, Surrogate] | None = None
+        self._tables = Tables()
+
+    def log_probability(self, points: Indices, invalid: NDArray[np.bool_], asked: Indices) -> Array:
+        """Log of the probability that each point asked about is valid, ``[len(asked)]``.
+
+        Args:
+            points: of the trials, ``[n]``; all of them asked about.
+            invalid: their labels, ``[n]``.
+            asked: ascending.
+        """
+        count = rung(len(points))
+        key = points[:count].tobytes() + invalid[:count].tobytes()
+        labels, silent = invalid.astype(float), np.zeros(len(points))
+        if self._fitted is None or self._fitted[0] != key:
+            self._fitted = key, self._vague.fit(Data(points[:count], labels[:count], silent[:count]))
+        posterior = self._tables.table(self._fitted[1], asked, points, silent, count).given(labels)
+        margin = (0.5 - posterior.mean) / np.hypot(posterior.deviation, SHARPNESS)
+        return np.asarray(log_ndtr(margin), dtype=float)
 
 
 class GridModel:

@@ -13,38 +13,20 @@ Neither L nor T depends on the observed values, so those may be rescaled freely.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dtrtrs
+
+if TYPE_CHECKING:
+    from bo_tune.search.gp.surrogate import Surrogate
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
 
 JITTER = 1e-8
 SMALLEST_VARIANCE = 1e-12
-
-
-class Process(Protocol):
-    """What is conditioned: a Gaussian process over points known by their index."""
-
-    @property
-    def noise(self) -> float:
-        """s."""
-
-    @property
-    def taught(self) -> bool:
-        """Whether other studies have a say in it."""
-
-    def covariance(self, points: Indices, others: Indices) -> Array:
-        """K, ``[len(points), len(others)]``."""
-
-    def variance(self, points: Indices) -> Array:
-        """Diagonal of K."""
-
-    def mean(self, points: Indices) -> Array:
-        """m."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +43,7 @@ class Table:
         variance: of the noiseless values at the points asked about, ``[C]``.
     """
 
-    process: Process
+    process: "Surrogate"
     asked: Indices
     points: Indices
     noise: Array
@@ -70,7 +52,7 @@ class Table:
     variance: Array
 
     @classmethod
-    def empty(cls, process: Process, asked: Indices) -> "Table":
+    def empty(cls, process: "Surrogate", asked: Indices) -> "Table":
         """The table of no observation."""
         none = np.zeros(0)
         variance = process.variance(asked)
@@ -153,7 +135,7 @@ class Tables:
         self._last: Table | None = None
         self._head = 0
 
-    def table(self, process: Process, asked: Indices, points: Indices, noise: Array, head: int) -> Table:
+    def table(self, process: "Surrogate", asked: Indices, points: Indices, noise: Array, head: int) -> Table:
         """Return the table of observations.
 
         Args:
@@ -169,7 +151,7 @@ class Tables:
         return last
 
 
-def _continues(table: Table, process: Process, asked: Indices, points: Indices, noise: Array) -> bool:
+def _continues(table: Table, process: "Surrogate", asked: Indices, points: Indices, noise: Array) -> bool:
     """Whether a table is that of the first of these observations."""
     count = len(table.points)
     return (

@@ -23,11 +23,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dtrtrs
-from scipy.optimize import minimize
 
 from bo_tune.search.gp.correlation import Differences, correlation
 from bo_tune.search.gp.posterior import JITTER, Array, Indices
-from bo_tune.search.gp.surrogate import FAILED, Hyperpriors, invert
+from bo_tune.search.gp.surrogate import Hyperpriors, Objective, invert, least, with_priors
 
 HERE = 0
 """The place of the new study."""
@@ -77,79 +76,45 @@ class Rows:
         return Rows(self.inputs[chosen], self.targets[chosen], self.problems[chosen], self.places[chosen])
 
 
-@dataclass(frozen=True)
-class Hyperparameters:
-    """log a_g, log a_h, log a, log s, log c, log l_d."""
-
-    theta: Array
-
-    @property
-    def variances(self) -> tuple[float, float, float, float, float]:
-        """a_g², a_h², a², s², c²."""
-        everywhere, place, own, noise, linear = np.exp(2.0 * self.theta[:_SCALARS]).tolist()
-        return everywhere, place, own, noise, linear
-
-    @property
-    def lengths(self) -> Array:
-        """l ``[D]``."""
-        return np.asarray(np.exp(self.theta[_SCALARS:]))
+def _split(theta: Array) -> tuple[list[float], Array]:
+    """Return a_g², a_h², a², s² and c², and l ``[D]``, of their logarithms."""
+    return np.exp(2.0 * theta[:_SCALARS]).tolist(), np.asarray(np.exp(theta[_SCALARS:]))
 
 
-class Likelihood:
-    """How likely rows are under hyperparameters.
+def posterior_of(rows: Rows) -> tuple[Array, Objective]:
+    """Return the medians of log a_g, log a_h, log a, log s, log c, log l_d, and their negative log posterior."""
+    columns = rows.inputs.shape[1]
+    vague = Hyperpriors.vague(columns)
+    centre = np.concatenate([np.log(MEDIANS), np.log(vague.lengths)])
+    spread = np.concatenate([np.ones(_SCALARS), np.full(columns, vague.spread_lengths)])
+    apart = Differences(rows.inputs, ROUGH_TAUGHT)
+    one_place = (rows.places[:, None] == rows.places).astype(float)
+    one_problem = (rows.problems[:, None] == rows.problems).astype(float)
+    products = rows.inputs @ rows.inputs.T / max(columns, 1)
 
-    Args:
-        rows: the rows.
-    """
-
-    def __init__(self, rows: Rows) -> None:
-        columns = rows.inputs.shape[1]
-        vague = Hyperpriors.vague(columns)
-        self.centre = np.concatenate([np.log(MEDIANS), np.log(vague.lengths)])
-        self._spread = np.concatenate([np.ones(_SCALARS), np.full(columns, vague.spread_lengths)])
-        self._targets = rows.targets
-        self._apart = Differences(rows.inputs, ROUGH_TAUGHT)
-        self._one_place = (rows.places[:, None] == rows.places).astype(float)
-        self._one_problem = (rows.problems[:, None] == rows.problems).astype(float)
-        self._products = rows.inputs @ rows.inputs.T / max(columns, 1)
-
-    def fit(self) -> Hyperparameters:
-        """Return the maximum of their posterior, sought from their medians."""
-        found = minimize(
-            self.objective,
-            self.centre,
-            jac=True,
-            method="L-BFGS-B",
-            bounds=[(centre - 6.0, centre + 6.0) for centre in self.centre],
-            options={"maxiter": _STEPS},
-        )
-        return Hyperparameters(np.asarray(found.x))
-
-    def objective(self, theta: Array) -> tuple[float, Array]:
-        """Negative log posterior of hyperparameters, and its gradient."""
-        at = Hyperparameters(theta)
-        everywhere2, place2, own2, noise2, linear2 = at.variances
-        correlated = self._apart.correlate(at.lengths)
-        amplitude2 = everywhere2 + place2 * self._one_place + own2 * self._one_problem
-        covariance = amplitude2 * correlated.kernel + linear2 * self._products + _OFFSET_VARIANCE * self._one_problem
+    def likelihood(theta: Array) -> tuple[float, Array] | None:
+        (everywhere2, place2, own2, noise2, linear2), lengths = _split(theta)
+        correlated = apart.correlate(lengths)
+        amplitude2 = everywhere2 + place2 * one_place + own2 * one_problem
+        covariance = amplitude2 * correlated.kernel + linear2 * products + _OFFSET_VARIANCE * one_problem
         covariance[np.diag_indices_from(covariance)] += noise2 + JITTER
         solved = invert(covariance)
         if solved is None:
-            return FAILED, np.zeros_like(theta)
+            return None
         inverse, log_root = solved
-        alpha = inverse @ self._targets
+        alpha = inverse @ rows.targets
         outer = inverse - np.outer(alpha, alpha)
         weighted = outer * correlated.kernel
         gradient = np.empty_like(theta)
         gradient[0] = everywhere2 * weighted.sum()
-        gradient[1] = place2 * (weighted * self._one_place).sum()
-        gradient[2] = own2 * (weighted * self._one_problem).sum()
+        gradient[1] = place2 * (weighted * one_place).sum()
+        gradient[2] = own2 * (weighted * one_problem).sum()
         gradient[3] = noise2 * np.trace(outer)
-        gradient[4] = linear2 * (outer * self._products).sum()
-        gradient[_SCALARS:] = self._apart.gradient(outer * amplitude2, correlated, at.lengths)
-        beyond = (theta - self.centre) / self._spread
-        value = 0.5 * float(self._targets @ alpha) + log_root + 0.5 * float(beyond @ beyond)
-        return value, gradient + beyond / self._spread
+        gradient[4] = linear2 * (outer * products).sum()
+        gradient[_SCALARS:] = apart.gradient(outer * amplitude2, correlated, lengths)
+        return 0.5 * float(rows.targets @ alpha) + log_root, gradient
+
+    return centre, with_priors(likelihood, centre, spread)
 
 
 class SharedPart:
@@ -163,9 +128,10 @@ class SharedPart:
     def __init__(self, rows: Rows, points: Array) -> None:
         self._points = points
         self._columns = max(rows.inputs.shape[1], 1)
-        fitted = Likelihood(rows.thinned(ROWS_FITTED)).fit()
-        everywhere2, place2, own2, noise2, self._linear2 = fitted.variances
-        self.own, self.noise, self.lengths = float(np.sqrt(own2)), float(np.sqrt(noise2)), fitted.lengths
+        centre, posterior = posterior_of(rows.thinned(ROWS_FITTED))
+        theta, _ = least(posterior, centre, _STEPS)
+        (everywhere2, place2, own2, noise2, self._linear2), self.lengths = _split(theta)
+        self.own, self.noise = float(np.sqrt(own2)), float(np.sqrt(noise2))
         self._shared2 = everywhere2 + place2
         one_place, one_problem = rows.places[:, None] == rows.places, rows.problems[:, None] == rows.problems
         covariance = self._covariance(rows.inputs, rows.inputs, everywhere2 + place2 * one_place + own2 * one_problem)

@@ -23,8 +23,9 @@ Model
     those found best for them.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.linalg.lapack import dpotrf, dpotri
@@ -32,6 +33,11 @@ from scipy.optimize import minimize
 
 from bo_tune.search.gp.correlation import Differences, correlation
 from bo_tune.search.gp.posterior import JITTER, Array, Indices, Posterior, Table
+
+if TYPE_CHECKING:
+    from bo_tune.search.gp.shared import SharedPart
+
+Objective = Callable[[Array], tuple[float, Array]]
 
 ROUGH = 0.4
 """ρ of a study without others to learn from."""
@@ -58,16 +64,30 @@ def invert(covariance: Array) -> tuple[Array, float] | None:
     return inverse, float(np.log(np.diag(lower)).sum())
 
 
-class Shared(Protocol):
-    """g as other studies left it, at the points of a surrogate."""
+def with_priors(likelihood: Callable[[Array], tuple[float, Array] | None], centre: Array, spread: Array) -> Objective:
+    """Return the negative log posterior of the logarithms of hyperparameters, and its gradient, as a function of them.
 
-    mean: Array
-    """m ``[P]``."""
-    variance: Array
-    """Diagonal of S ``[P]``."""
+    Args:
+        likelihood: their negative log likelihood and its gradient; None where the covariance is not positive definite.
+        centre: means of their independent normal priors.
+        spread: standard deviations of the same.
+    """
 
-    def between(self, points: Indices, others: Indices) -> Array:
-        """S between points and others, ``[len(points), len(others)]``."""
+    def objective(theta: Array) -> tuple[float, Array]:
+        found = likelihood(theta)
+        if found is None:
+            return FAILED, np.zeros_like(theta)
+        beyond = (theta - centre) / spread
+        return found[0] + 0.5 * float(beyond @ beyond), found[1] + beyond / spread
+
+    return objective
+
+
+def least(objective: Objective, start: Array, steps: int) -> tuple[Array, float]:
+    """Return where an objective of logarithms is least, sought from a start by some steps, and its value there."""
+    bounds = [(value - 6.0, value + 6.0) for value in start]
+    found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps})
+    return np.asarray(found.x), float(found.fun)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +158,7 @@ class Surrogate:
 
     inputs: Array
     priors: Hyperpriors
-    shared: Shared | None = None
+    shared: "SharedPart | None" = None
     theta: Array | None = None
     evidence: float = 0.0
 
@@ -173,56 +193,39 @@ class Surrogate:
 
     def fit(self, data: Data, steps: int = 12) -> "Surrogate":
         """Return the process with the hyperparameters at the maximum of their posterior, sought from their medians."""
-        points = data.points
+        theta, value = least(self.objective(data), self.priors.centre, steps)
+        return replace(self, theta=theta, evidence=-value)
+
+    def objective(self, data: Data) -> Objective:
+        """Return the negative log posterior of log a, log s, log w, log l, given observations."""
+        points, n = data.points, len(data.points)
         apart = Differences(self.inputs[points], self.priors.rough)
-        common = np.zeros((len(points), len(points))) if self.shared is None else self.shared.between(points, points)
-        mean = np.zeros(len(points)) if self.shared is None else self.shared.mean[points]
-        found = minimize(
-            self._objective,
-            self.priors.centre,
-            args=(apart, common, mean, data),
-            jac=True,
-            method="L-BFGS-B",
-            bounds=[(centre - 6.0, centre + 6.0) for centre in self.priors.centre],
-            options={"maxiter": steps},
-        )
-        return replace(self, theta=np.asarray(found.x), evidence=-float(found.fun))
+        common = np.zeros((n, n)) if self.shared is None else self.shared.between(points, points)
+        mean = np.zeros(n) if self.shared is None else self.shared.mean[points]
 
-    def _objective(
-        self, theta: Array, apart: Differences, common: Array, mean: Array, data: Data
-    ) -> tuple[float, Array]:
-        """Negative log posterior of the hyperparameters and its gradient.
+        def likelihood(theta: Array) -> tuple[float, Array] | None:
+            a2, s2 = np.exp(2.0 * theta[:2])
+            w = float(np.exp(theta[2]))
+            lengths = np.exp(theta[3:])
+            correlated = apart.correlate(lengths)
+            kernel = a2 * correlated.kernel
+            covariance = kernel + w * w * common + self.priors.offset**2
+            covariance[np.diag_indices(n)] += data.noise + s2 + JITTER
+            solved = invert(covariance)
+            if solved is None:
+                return None
+            inverse, log_root = solved
+            residual = data.targets - w * mean
+            alpha = inverse @ residual
+            outer = inverse - np.outer(alpha, alpha)
+            gradient = np.empty_like(theta)
+            gradient[0] = (outer * kernel).sum()
+            gradient[1] = s2 * np.trace(outer)
+            gradient[2] = w * w * (outer * common).sum() - w * float(alpha @ mean)
+            gradient[3:] = apart.gradient(a2 * outer, correlated, lengths)
+            return 0.5 * float(residual @ alpha) + log_root, gradient
 
-        Args:
-            theta: log a, log s, log w, log l.
-            apart: differences between the observations.
-            common: S between the observations, ``[n, n]``.
-            mean: m at the observations, ``[n]``.
-            data: the observations.
-        """
-        n = len(mean)
-        a2, s2 = np.exp(2.0 * theta[:2])
-        w = float(np.exp(theta[2]))
-        lengths = np.exp(theta[3:])
-        correlated = apart.correlate(lengths)
-        kernel = a2 * correlated.kernel
-        covariance = kernel + w * w * common + self.priors.offset**2
-        covariance[np.diag_indices(n)] += data.noise + s2 + JITTER
-        solved = invert(covariance)
-        if solved is None:
-            return FAILED, np.zeros_like(theta)
-        inverse, log_root = solved
-        residual = data.targets - w * mean
-        alpha = inverse @ residual
-        outer = inverse - np.outer(alpha, alpha)
-        gradient = np.empty_like(theta)
-        gradient[0] = (outer * kernel).sum()
-        gradient[1] = s2 * np.trace(outer)
-        gradient[2] = w * w * (outer * common).sum() - w * float(alpha @ mean)
-        gradient[3:] = apart.gradient(a2 * outer, correlated, lengths)
-        beyond = (theta - self.priors.centre) / self.priors.spread
-        value = 0.5 * float(residual @ alpha) + log_root + 0.5 * float(beyond @ beyond)
-        return value, gradient + beyond / self.priors.spread
+        return with_priors(likelihood, self.priors.centre, self.priors.spread)
 
     def covariance(self, points: Indices, others: Indices) -> Array:
         """Covariance of the noiseless values at points and at others, ``[len(points), len(others)]``."""

@@ -60,11 +60,20 @@ def _linear(name: StudyName, wants: Mapping[str, Any]) -> Linear | None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Todo:
-    """Studies to be searched with the same settings."""
+class _Wanted:
+    """A study that a session wants, and that could be searched here.
 
+    Attributes:
+        wants: how it is to be searched, as the session has stored it.
+        settings: the same.
+        is_open: whether it is neither done nor was tried here before.
+    """
+
+    name: StudyName
+    job: Job
+    wants: Mapping[str, Any]
     settings: SessionSettings
-    jobs: Sequence[Job]
+    is_open: bool
 
 
 class StudyWorker:
@@ -106,19 +115,19 @@ class StudyWorker:
         """
         failed = 0
         while todo := self._todo():
-            for part in todo:
+            for settings, jobs in todo:
                 if self._stopped:
                     raise InterruptedSearch
                 self._before = self.activities
                 self.session = Session(
                     self._store,
-                    part.settings,
+                    settings,
                     listener=self._listener,
                     joins=True,
                     begins_at=self._begins_at,
                     searches=self._searches,
                 )
-                failed += sum(not tuned.done for tuned in self.session.run(part.jobs))
+                failed += sum(not tuned.done for tuned in self.session.run(jobs))
         return failed
 
     @property
@@ -133,63 +142,51 @@ class StudyWorker:
         if self.session is not None:
             self.session.stop()
 
-    def _todo(self) -> list[_Todo]:
+    def _todo(self) -> list[tuple[SessionSettings, list[Job]]]:
         """Return what is neither done nor was tried here before, in the order in which sessions want it."""
-        wanted: dict[StudyName, tuple[Job, Mapping[str, Any], bool]] = {}
-        for summary in sorted(self._store.summaries(), key=lambda summary: summary.study_id):
-            job, wants = self._job(summary), summary.attributes.get(JOB_ATTR)
-            if job is not None and wants is not None and self._is_sound(summary.name, wants):
-                job = replace(job, linear=_linear(summary.name, wants))
-                is_open = summary.attributes.get(DONE_ATTR) != wants and self._tried.get(summary.name) != wants
-                wanted[summary.name] = job, wants, is_open
-        open_jobs = self._open_groups(wanted)
-        self._tried |= {name: wanted[name][1] for name, _ in open_jobs}
-        parts: defaultdict[str, list[tuple[StudyName, Job]]] = defaultdict(list)
-        for name, job in open_jobs:
-            parts[_alike(name, wanted[name][1])].append((name, job))
-        return [_Todo(self._merged(part, wanted), [job for _, job in part]) for part in parts.values()]
+        summaries = sorted(self._store.summaries(), key=lambda summary: summary.study_id)
+        parts: defaultdict[str, list[_Wanted]] = defaultdict(list)
+        for one in _open_groups([one for summary in summaries if (one := self._wanted(summary)) is not None]):
+            self._tried[one.name] = one.wants
+            parts[_alike(one.name, one.wants)].append(one)
+        return [(self._merged([one.settings for one in part]), [one.job for one in part]) for part in parts.values()]
 
-    def _is_sound(self, name: StudyName, wants: Mapping[str, Any]) -> bool:
-        """Say whether a study is wanted in a way that can be."""
+    def _wanted(self, summary: StudySummary) -> _Wanted | None:
+        """Return a study as it is wanted; None where it is not, cannot be measured here, or cannot be meant."""
+        name, wants = summary.name, summary.attributes.get(JOB_ATTR)
+        job = self._fitting(name) if name.problem.kernel in IN_ORDER else None
+        if job is None or wants is None:
+            return None
         try:
             settings = SessionSettings.of_job(name.problem.kernel, wants)
             if (settings.search, settings.exhaustive) != (name.search, name.exhaustive):
                 raise ValueError("expected the search that the study is named by")
-            _linear(name, wants)
+            job = replace(job, linear=_linear(name, wants))
         except ValueError as error:
             self._store.leave_out(name, f"{JOB_ATTR}: {error}")
-            return False
-        return True
+            return None
+        is_open = summary.attributes.get(DONE_ATTR) != wants and self._tried.get(name) != wants
+        return _Wanted(name, job, wants, settings, is_open)
 
-    def _job(self, summary: StudySummary) -> Job | None:
-        return self._fitting(summary.name) if summary.name.problem.kernel in IN_ORDER else None
-
-    def _open_groups(
-        self, wanted: Mapping[StudyName, tuple[Job, Mapping[str, Any], bool]]
-    ) -> list[tuple[StudyName, Job]]:
-        """Return the studies that are open, with those searched together with them; no groups that are not whole."""
-        searches: defaultdict[tuple[str, bool], dict[int, StudyName]] = defaultdict(dict)
-        for name, (job, _, _) in wanted.items():  # several searches may want the same problem
-            searches[name.search, name.exhaustive][id(job)] = name
-        found = []
-        for names in searches.values():
-            for group in together([wanted[name][0] for name in names.values()]):
-                members = [names[id(job)] for job in group]
-                expected = wanted[members[0]][1]["together"] or [job.problem.kernel for job in group[:1]]
-                whole = [job.problem.kernel for job in group] == expected
-                if whole and any(wanted[name][2] for name in members):
-                    found += list(zip(members, group, strict=True))
-        return found
-
-    def _merged(
-        self,
-        part: Sequence[tuple[StudyName, Job]],
-        wanted: Mapping[StudyName, tuple[Job, Mapping[str, Any], bool]],
-    ) -> SessionSettings:
+    def _merged(self, each: Sequence[SessionSettings]) -> SessionSettings:
         """Return the settings of studies that differ by the ranges of their kernels at most."""
-        each = [SessionSettings.of_job(name.problem.kernel, wanted[name][1]) for name, _ in part]
         spaces = {kernel: space for settings in each for kernel, space in settings.spaces.items()}
         mine = self._settings
         return replace(
             each[0], spaces=spaces, in_flight=mine.in_flight, compilers=mine.compilers, searchers=mine.searchers
         )
+
+
+def _open_groups(wanted: Sequence[_Wanted]) -> list[_Wanted]:
+    """Return the studies that are open, with those searched together with them; no groups that are not whole."""
+    searches: defaultdict[tuple[str, bool], dict[int, _Wanted]] = defaultdict(dict)
+    for one in wanted:  # several searches may want the same problem
+        searches[one.name.search, one.name.exhaustive][id(one.job)] = one
+    found = []
+    for of_job in searches.values():
+        for group in together([one.job for one in of_job.values()]):
+            members = [of_job[id(job)] for job in group]
+            kernels = [job.problem.kernel for job in group]
+            if kernels == (members[0].wants["together"] or kernels[:1]) and any(one.is_open for one in members):
+                found += members
+    return found

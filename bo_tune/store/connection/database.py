@@ -1,15 +1,18 @@
-"""Opening the relational database below the studies, safe for several processes at once.
+"""The relational database below the studies: opened so that it is safe for several processes at once, read and written.
 
 SQLite: a transaction that may write takes the write lock when it begins (``BEGIN IMMEDIATE``), so that none fails
 half-way because another process was faster; waiting for it is bounded by a busy timeout. A new database appears in its
 folder complete, in one step. PostgreSQL: the tables are created under a lock of the server's own, and a client that
-stops in the middle of a transaction is cut off by the server, so that it holds nobody up. Others are refused.
+stops in the middle of a transaction is cut off by the server, so that it holds nobody up. Others are refused. What is
+kept in memory is a database of SQLite's too, of one connection that threads take in turn.
 """
 
 import os
 import secrets
 import sqlite3
+import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,16 +22,19 @@ from urllib.parse import quote
 from alembic.util import CommandError
 from optuna.exceptions import StorageInternalError
 from optuna.storages import RDBStorage
+from optuna.storages._rdb import models
 from sqlalchemy import Connection, create_engine, event, inspect
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import URL, Engine
 from sqlalchemy.exc import (
     ArgumentError,
     DBAPIError,
+    IntegrityError,
     InterfaceError,
     NoSuchModuleError,
     OperationalError,
     SQLAlchemyError,
 )
+from sqlalchemy.pool import QueuePool
 
 from bo_tune.core.choices import DEFAULT_STORAGE, MEMORY
 from bo_tune.errors import StorageError, one_line
@@ -39,6 +45,9 @@ from bo_tune.store.leases.lease import LEASES
 
 BACKENDS = frozenset(["sqlite", "postgresql"])
 """Kinds of databases on which leases are known to hold, as SQLAlchemy names them."""
+
+KNOWN_SCHEMA = 12
+"""Version of Optuna's tables (``models.SCHEMA_VERSION``) whose rows this package reads and writes itself."""
 
 SQLITE_BUSY_TIMEOUT_S = 60
 
@@ -59,6 +68,10 @@ _SCHEMA_LOCK = 0x626F5F74756E65  # "bo_tune"
 Result = TypeVar("Result")
 
 
+class DuplicateError(StorageError):
+    """Another process has just written what must be there once."""
+
+
 @contextmanager
 def storage_errors(url: str) -> Iterator[None]:
     """Turn the database's errors into one line that names the place, without the URL's secrets."""
@@ -74,29 +87,96 @@ def storage_errors(url: str) -> Iterator[None]:
         cause: BaseException = error
         while (below := getattr(cause, "orig", None) or cause.__cause__) is not None:
             cause = below
-        raise StorageError(f"{shown(url)}: the database failed: {without_secrets(one_line(cause), url)}") from error
+        kind = DuplicateError if isinstance(error, IntegrityError) else StorageError
+        raise kind(f"{shown(url)}: the database failed: {without_secrets(one_line(cause), url)}") from error
 
 
-def through_outages(storage: RDBStorage, work: Callable[[int], Result]) -> Result:
-    """Do something with the database, again where the server was away.
+class Database:
+    """The database below the studies. Safe to use from several threads.
 
     Args:
-        work: is told which attempt it is, from 0. What came of the one before is not known where it was cut off.
+        url: of the database; shown in errors without its secrets.
+        create: whether to create it or its tables where they are missing.
+        lease_s: for how long leases hold: a server need not wait longer for a client that stopped half-way.
+        only_read: whether nothing is going to be written, so that it need not be possible.
+
+    Attributes:
+        lock: held while this process writes: rows of leases are then never locked in two orders.
+        busy_s: seconds spent in it, summed over threads, waiting for each other included.
 
     Raises:
-        SQLAlchemyError, StorageInternalError: the server stays away, or the database failed otherwise.
+        StorageError: it cannot be opened, is none of studies, or of another schema version.
     """
-    is_server = storage.engine.dialect.name != "sqlite"
-    return _again(work, lambda _attempt, error: is_server and _is_outage(error))
+
+    def __init__(self, url: str, *, create: bool, lease_s: float, only_read: bool = False) -> None:
+        if models.SCHEMA_VERSION != KNOWN_SCHEMA:
+            raise StorageError(
+                f"the installed Optuna has tables of version {models.SCHEMA_VERSION}; of version {KNOWN_SCHEMA} they "
+                "are known to this version of bo_tune"
+            )
+        self._url = url
+        self.engine = _in_memory() if url == MEMORY else _opened(url, create and not only_read, lease_s, only_read)
+        self.lock = threading.Lock()
+        self.busy_s = 0.0
+        if url == MEMORY:
+            weakref.finalize(self, self.engine.dispose)
+
+    def read(self, work: Callable[[Connection], Result]) -> Result:
+        """Read, all at one moment; again where the server was away. Raises StorageError."""
+
+        def attempt() -> Result:
+            with self.engine.connect().execution_options(**{READS: True}) as connection:
+                return work(connection)
+
+        with storage_errors(self._url), self._counted():
+            return self._through_outages(attempt)
+
+    def write(self, work: Callable[[Connection], Result], *, again: bool = True) -> Result:
+        """Write in one transaction.
+
+        Args:
+            again: whether to attempt it again where the server was away. What came of the attempt before is not known
+                where it was cut off.
+
+        Raises:
+            DuplicateError: another process has just written what must be there once.
+            StorageError: the database fails, or stays away.
+        """
+
+        def attempt() -> Result:
+            with self.engine.begin() as connection:
+                return work(connection)
+
+        with storage_errors(self._url), self._counted(), self.lock:
+            return self._through_outages(attempt) if again else attempt()
+
+    def close(self) -> None:
+        """Give connections back. What is in memory goes with the last who holds it."""
+        if self._url != MEMORY:
+            self.engine.dispose()
+
+    def _through_outages(self, work: Callable[[], Result]) -> Result:
+        is_server = self.engine.dialect.name != "sqlite"
+        return _again(work, lambda _attempt, error: is_server and _is_outage(error))
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.busy_s += time.perf_counter() - start
 
 
-def _again(work: Callable[[int], Result], is_worth_it: Callable[[int, BaseException], bool]) -> Result:
-    """Do something with the database again and again while what comes of an attempt makes another worth it."""
+def _again(work: Callable[[], Result], is_worth_it: Callable[[int, BaseException], bool]) -> Result:
+    """Do something with the database again and again while what comes of an attempt makes another worth it.
+
+    Args:
+        is_worth_it: is told the number of the attempt, from 0, and what came of it.
+    """
     give_up_at = time.monotonic() + OUTAGE_S
     attempt = 0
     while True:
         try:
-            return work(attempt)
+            return work()
         except (SQLAlchemyError, StorageInternalError) as error:
             if not is_worth_it(attempt, error) or hurry.is_over or time.monotonic() > give_up_at:
                 raise
@@ -120,21 +200,27 @@ def _is_outage(error: BaseException) -> bool:
     return isinstance(error, DBAPIError) and error.connection_invalidated
 
 
-def open_database(url: str, *, create: bool, lease_s: float, only_read: bool = False) -> RDBStorage:
-    """Open a database of studies, creating it or its tables where they are missing and ``create`` says so.
+def _in_memory() -> Engine:
+    engine = create_engine(
+        "sqlite://",
+        poolclass=QueuePool,
+        pool_size=1,
+        max_overflow=0,
+        pool_timeout=SQLITE_BUSY_TIMEOUT_S,
+        connect_args={"check_same_thread": False},
+    )
+    _have_transactions(engine)
+    for tables in (models.BaseModel.metadata, LEASES.metadata):
+        tables.create_all(engine, checkfirst=False)
+    return engine
 
-    Args:
-        lease_s: for how long leases hold: a server need not wait longer for a client that stopped half-way.
-        only_read: whether nothing is going to be written, so that it need not be possible.
 
-    Raises:
-        StorageError: it cannot be opened, is none of studies, or of another schema version.
-    """
+def _opened(url: str, create: bool, lease_s: float, only_read: bool) -> Engine:
     place = shown(url)
     try:
         with storage_errors(url):
             found = parsed(url)
-            if _in_memory(found):
+            if _is_in_memory(found):
                 raise StorageError(f"{place}: is gone with its process; tune and grid have --storage {MEMORY} for that")
             if found.get_backend_name() not in BACKENDS:
                 raise StorageError(
@@ -154,7 +240,7 @@ def open_database(url: str, *, create: bool, lease_s: float, only_read: bool = F
             if file is not None and not file.exists():
                 _create_sqlite(found, file)
 
-            def attempt(_number: int) -> RDBStorage:
+            def attempt() -> Engine:
                 _check_database(url, place)
                 return _open(url, found, create=create, lease_s=lease_s)
 
@@ -165,7 +251,7 @@ def open_database(url: str, *, create: bool, lease_s: float, only_read: bool = F
         raise StorageError(f"{place}: {without_secrets(one_line(error), url)}") from error
 
 
-def _in_memory(url: URL) -> bool:
+def _is_in_memory(url: URL) -> bool:
     database = url.database or ":memory:"
     return url.get_backend_name() == "sqlite" and (":memory:" in database or url.query.get("mode") == "memory")
 
@@ -214,33 +300,32 @@ def _create_sqlite(url: URL, file: Path) -> None:
                 temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
 
 
-def _open(url: str, found: URL, *, create: bool, lease_s: float) -> RDBStorage:
+def _open(url: str, found: URL, *, create: bool, lease_s: float) -> Engine:
     if found.get_backend_name() == "sqlite":
-        storage = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_BUSY_TIMEOUT_S}})
-        with storage.engine.connect() as connection:
+        engine = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_BUSY_TIMEOUT_S}}).engine
+        with engine.connect() as connection:
             if found.query.get("mode") != "ro":
                 # Readers never wait for the writer. Only now: a database that is refused stays as it was.
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
-        storage.engine.dispose()  # the connections so far begin transactions in their own way
-        event.listen(storage.engine, "connect", _configure_sqlite)
-        event.listen(storage.engine, "begin", _begin_sqlite)
+        engine.dispose()  # the connections so far begin transactions in their own way
+        _have_transactions(engine)
         if create:
-            _create_leases(storage)
-        return storage
+            _create_leases(engine)
+        return engine
     with _alone(url):
-        storage = RDBStorage(url)
+        engine = RDBStorage(url).engine
         if create:
-            _create_leases(storage)
-    event.listen(storage.engine, "connect", _limiting_idleness(lease_s))
-    storage.engine.dispose()
-    return storage
+            _create_leases(engine)
+    event.listen(engine, "connect", _limiting_idleness(lease_s))
+    engine.dispose()
+    return engine
 
 
-def _create_leases(storage: RDBStorage) -> None:
-    with storage.engine.connect().execution_options(**{READS: True}) as connection:
+def _create_leases(engine: Engine) -> None:
+    with engine.connect().execution_options(**{READS: True}) as connection:
         missing = not inspect(connection).has_table(LEASES.name)
     if missing:
-        with storage.engine.begin() as connection:  # on SQLite no other process comes between looking and creating
+        with engine.begin() as connection:  # on SQLite no other process comes between looking and creating
             LEASES.metadata.create_all(connection)
 
 
@@ -257,6 +342,12 @@ def _alone(url: str) -> Iterator[None]:
                 connection.exec_driver_sql(f"SELECT pg_advisory_unlock({_SCHEMA_LOCK})")
     finally:
         engine.dispose()
+
+
+def _have_transactions(engine: Engine) -> None:
+    """Have the transactions of an engine on SQLite begin as ``_begin_sqlite`` says."""
+    event.listen(engine, "connect", _configure_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
 
 
 def _configure_sqlite(connection: sqlite3.Connection, _: object) -> None:

@@ -13,38 +13,9 @@ SQLITE_HEADER_BYTES = 100
 LOG, INDEX = "-wal", "-shm"
 """What writers have beside a database: what is not yet in it, and where that is."""
 
-
-NETWORK_FILESYSTEMS = frozenset(
-    [
-        "nfs",
-        "nfs4",
-        "cifs",
-        "smb",
-        "smb2",
-        "smb3",
-        "smbfs",
-        "ncpfs",
-        "afs",
-        "coda",
-        "ceph",
-        "lustre",
-        "gpfs",
-        "beegfs",
-        "glusterfs",
-        "orangefs",
-        "pvfs2",
-        "fuse.sshfs",
-        "fuse.glusterfs",
-        "fuse.ceph",
-        "fuse.ceph-fuse",
-        "fuse.s3fs",
-        "fuse.gcsfuse",
-        "fuse.rclone",
-        "fuse.juicefs",
-        "fuse.smbnetfs",
-        "davfs",
-        "fuse.davfs2",
-    ]
+NETWORK_FILESYSTEM = re.compile(
+    "nfs4?|cifs|smb[23]?|smbfs|ncpfs|afs|coda|ceph|lustre|gpfs|beegfs|glusterfs|orangefs|pvfs2|davfs"
+    r"|fuse\.(sshfs|glusterfs|ceph|ceph-fuse|s3fs|gcsfuse|rclone|juicefs|smbnetfs|davfs2)"
 )
 """File systems that several hosts may share, as the kernel names them: SQLite's locks do not hold there."""
 
@@ -73,7 +44,7 @@ def network_filesystem(path: Path, mounts: str) -> str | None:
         point = Path(words[1].replace("\\040", " "))
         if path.is_relative_to(point) and len(point.parts) >= best:
             best, found = len(point.parts), words[2]
-    return found if found in NETWORK_FILESYSTEMS else None
+    return found if found and NETWORK_FILESYSTEM.fullmatch(found) else None
 
 
 def refuse_network(place: str, file: Path) -> None:

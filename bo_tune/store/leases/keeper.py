@@ -2,19 +2,18 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection
+from contextlib import suppress
 
-from optuna.storages import RDBStorage
-from sqlalchemy import inspect
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Connection, inspect
 
 from bo_tune.errors import StorageError
 from bo_tune.processes.interruption import at_last
-from bo_tune.store.connection.database import READS, storage_errors, through_outages
+from bo_tune.store.connection.database import Database, DuplicateError
 from bo_tune.store.leases.holders import Holder
 from bo_tune.store.leases.lease import LEASES, Held, Leases
-from bo_tune.store.rows.study_rows import name_of
+from bo_tune.store.rows.study_writer import WritableRows, name_of
+from bo_tune.store.rows.trial_queue import Writer
 
 BEATS_PER_LEASE = 3
 """How often a lease is renewed while it lasts."""
@@ -24,30 +23,19 @@ HOLDERS_KNOWN_FOR_S = 0.5
 
 
 class LeaseKeeper:
-    """Takes leases and keeps them. Safe to use from several threads.
+    """Takes leases, keeps them, and writes under them. Safe to use from several threads.
 
     Args:
-        url: of the database; shown in errors without its secrets.
         lasting_s: for how long a lease holds without being renewed.
-        lock: held while this process writes to the database: rows of leases are then never locked in two orders.
         lose: is told of a lease that turned out to be lost.
 
     Attributes:
         leases: the leases as seen by this worker.
-        busy_s: seconds spent on them in the database, waiting for its turn included.
     """
 
-    def __init__(
-        self,
-        storage: RDBStorage,
-        url: str,
-        lasting_s: float,
-        lock: threading.Lock,
-        lose: Callable[[Held], None],
-    ) -> None:
-        self._storage, self._url, self._lock, self._tell = storage, url, lock, lose
+    def __init__(self, database: Database, lasting_s: float, lose: Callable[[Held], None]) -> None:
+        self._database, self._tell = database, lose
         self.leases = Leases(lasting_s)
-        self.busy_s = 0.0
         self._held: set[Held] = set()
         self._holders: tuple[float, list[Holder]] = (float("-inf"), [])
         self._closing = threading.Event()
@@ -61,36 +49,49 @@ class LeaseKeeper:
             StorageError: the study does not have this name (any more), or the database fails.
         """
 
-        def attempt(_number: int) -> int | None:
-            with self._storage.engine.begin() as connection:
-                token = self.leases.take(connection, study_id)
-                if token is not None and name_of(connection, study_id) != name:
-                    raise StorageError(f"{name}: was deleted or set aside meanwhile; start again")
-                return token
+        def take(connection: Connection) -> int | None:
+            token = self.leases.take(connection, study_id)
+            if token is not None and name_of(connection, study_id) != name:
+                raise StorageError(f"{name}: was deleted or set aside meanwhile; start again")
+            return token
 
-        with self._writing():
-            try:
-                token = through_outages(self._storage, attempt)
-            except IntegrityError:  # another worker was faster
-                return None
-            if token is not None:
-                self._held.add((study_id, token))
-                self._keep()
+        try:
+            token = self._database.write(take)
+        except DuplicateError:  # another worker was faster
+            return None
+        if token is not None:
+            self._held.add((study_id, token))
+            self._keep()
         return token
 
     def release(self, held: Held) -> None:
         """Give a lease back, so that others need not wait until it expires. Raises StorageError."""
         self._held.discard(held)
+        self._database.write(lambda connection: self.leases.release(connection, held))
 
-        def attempt(_number: int) -> None:
-            with self._storage.engine.begin() as connection:
-                self.leases.release(connection, held)
+    def write(self, writers: Collection[Writer], work: Callable[[WritableRows, set[Writer]], object]) -> set[Held]:
+        """Write under leases in one transaction, and return those that are lost.
 
-        with self._writing():
-            through_outages(self._storage, attempt)
+        Args:
+            writers: who writes. A lost lease among them ends that writer's part alone.
+            work: is told who may write.
+        """
+        free = {writer for writer in writers if writer[1] is None}
+        held = {(study_id, token) for study_id, token in writers if token is not None}
+        attempts: list[int] = []
 
-    def lose(self, held: Held) -> None:
-        """Take note that a lease turned out to be lost."""
+        def write(connection: Connection) -> set[Held]:
+            kept, written = self.leases.fence(connection, held, attempts)
+            work(WritableRows(connection), {*free, *kept})
+            return held - kept - written
+
+        # Without a lease an attempt leaves no trace by which to tell whether it succeeded.
+        lost = self._database.write(write, again=len(held) == len(writers))
+        for one in lost:
+            self._lose(one)
+        return lost
+
+    def _lose(self, held: Held) -> None:
         self._held.discard(held)
         self._tell(held)
 
@@ -103,12 +104,10 @@ class LeaseKeeper:
         now = time.monotonic()
         if as_of_now or now - self._holders[0] > HOLDERS_KNOWN_FOR_S:
 
-            def read(_attempt: int) -> list[Holder]:
-                with self._storage.engine.connect().execution_options(**{READS: True}) as connection:
-                    return self.leases.holders(connection) if inspect(connection).has_table(LEASES.name) else []
+            def read(connection: Connection) -> list[Holder]:
+                return self.leases.holders(connection) if inspect(connection).has_table(LEASES.name) else []
 
-            with storage_errors(self._url), self._timed():
-                self._holders = now, through_outages(self._storage, read)
+            self._holders = now, self._database.read(read)
         return {holder.study_id: holder for holder in self._holders[1]}
 
     def close(self) -> None:
@@ -123,20 +122,9 @@ class LeaseKeeper:
 
     def _abandon(self) -> None:
         """Give every lease back while other threads may be in the database."""
-        with self._storage.engine.begin() as connection:
+        with self._database.engine.begin() as connection:
             for held in list(self._held):
                 self.leases.release(connection, held)
-
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        with storage_errors(self._url), self._timed(), self._lock:
-            yield
-
-    @contextmanager
-    def _timed(self) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.busy_s += time.perf_counter() - start
 
     def _keep(self) -> None:
         """Have the leases renewed from now on."""
@@ -146,16 +134,11 @@ class LeaseKeeper:
             self._heart.start()
 
     def _renew_on_time(self) -> None:
+        def renew(connection: Connection) -> set[Held]:
+            held = set(self._held)
+            return held - self.leases.fence(connection, held, [])[0]
+
         while not self._closing.wait(self.leases.lasting_s / BEATS_PER_LEASE):
             with suppress(StorageError):  # it may go better next time; where not, nothing is written any more
-                self._renew()
-
-    def _renew(self) -> None:
-        with self._writing():
-            held = set(self._held)
-            if not held:
-                return
-            with self._storage.engine.begin() as connection:
-                kept = self.leases.renew(connection, held)
-        for lost in held - kept:
-            self.lose(lost)
+                for lost in self._database.write(renew, again=False) if self._held else ():
+                    self._lose(lost)

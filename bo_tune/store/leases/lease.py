@@ -121,36 +121,30 @@ class Leases:
         statement = update(LEASES).where(LEASES.c.study_id == held[0], LEASES.c.token == held[1])
         connection.execute(statement.values(expires_at=0.0))
 
-    def renew(self, connection: Connection, held: Collection[Held]) -> set[Held]:
-        """Renew leases, and return those that still hold."""
-        return self.fence(connection, held, next(self._writes))
-
-    def next_write(self) -> int:
-        """Number an attempt at writing, for ``fence``."""
-        return next(self._writes)
-
-    def fence(
-        self, connection: Connection, held: Collection[Held], write: int, before: Sequence[int] = ()
-    ) -> set[Held]:
-        """Renew leases, and return those that still hold: until the transaction ends nobody else can take them.
+    def fence(self, connection: Connection, held: Collection[Held], attempts: list[int]) -> tuple[set[Held], set[Held]]:
+        """Renew leases: until the transaction ends nobody else can take those that hold.
 
         Args:
-            write: the number of this attempt.
-            before: numbers of earlier attempts at the same write, of which it is not known what came of them. The
-                leases of those that one of them reached are not returned: see ``written``.
+            attempts: numbers of earlier attempts at the same write, of which it is not known what came of them. The
+                number of this one is added.
+
+        Returns:
+            The leases that hold, but for those that an earlier attempt reached; and those under which an earlier
+            attempt was the last to succeed.
         """
+        if not held:
+            return set(), set()
+        before, write = tuple(attempts), next(self._writes)
+        attempts.append(write)
         now, columns = DatabaseNow(), LEASES.c
         statement = update(LEASES).where(tuple_(columns.study_id, columns.token).in_(held), columns.expires_at > now)
         if before:
             statement = statement.where(columns.last_write.not_in(before))
         values = {"renewed_at": now, "expires_at": now + self.lasting_s, "last_write": write}
         if connection.execute(statement.values(values)).rowcount == len(held):
-            return set(held)
-        return self._last_written(connection, held, [write])
-
-    def written(self, connection: Connection, held: Collection[Held], before: Sequence[int]) -> set[Held]:
-        """Return the leases under which one of these attempts at writing was the last to succeed."""
-        return self._last_written(connection, held, before) if before else set()
+            return set(held), set()
+        kept = self._last_written(connection, held, [write])
+        return kept, self._last_written(connection, set(held) - kept, before) if before else set()
 
     def _last_written(self, connection: Connection, held: Collection[Held], writes: Sequence[int]) -> set[Held]:
         columns = LEASES.c

@@ -9,6 +9,8 @@ from pydantic_core import from_json
 
 from bo_tune.store.attributes import ALIKE, GPU_ATTR, NAME_ATTR, RESULT_ATTR
 from bo_tune.store.rows.query import Query, chunks, marks
+from bo_tune.store.rows.trial_reader import read_trials
+from bo_tune.store.trials import StoredTrial
 
 _STUDIES = "SELECT s.study_id, s.study_name FROM studies s"
 _WITH_ATTRIBUTE = f"{_STUDIES} JOIN study_user_attributes a ON a.study_id = s.study_id AND a.key = ?"
@@ -28,7 +30,7 @@ class StudyRow(NamedTuple):
 
 
 class StudyRows:
-    """The studies of a database whose tables are known; see ``readable.ReadableRows``."""
+    """The studies of a database whose tables are known, and their trials, to be read."""
 
     def __init__(self, query: Query) -> None:
         self._query = query
@@ -62,19 +64,22 @@ class StudyRows:
 
     def attributes(self, study_id: int) -> Mapping[str, Any]:
         """Return a study's attributes; None for what is no JSON, which whoever lists the studies tells."""
-        return {key: _value(text) for _, key, text in self._where_in(_ATTRIBUTES, "a.study_id", [study_id])}
+        return {key: _value(key, text) for _, key, text in self._where_in(_ATTRIBUTES, "a.study_id", [study_id])}
 
     def attribute_of(self, key: str, study_ids: Sequence[int] | None = None) -> dict[int, Any]:
         """Return an attribute of studies that have it, of all by default, by their numbers."""
-        read = _shared if key in ALIKE else _value
         rows = self._where_in(f"{_ATTRIBUTES} WHERE a.key = ?", "a.study_id", study_ids, [key])
-        return {study_id: read(text) for study_id, _, text in rows}
+        return {study_id: _value(key, text) for study_id, _, text in rows}
 
     def values_of(self, key: str) -> list[Any]:
         """Return the different values of an attribute of studies."""
         through_index = "a.study_id IN (SELECT s.study_id FROM studies s)"  # without it all attributes are read
         statement = f"SELECT DISTINCT a.value_json {_FROM_ATTRIBUTES} WHERE {through_index} AND a.key = ?"
-        return [_value(text) for (text,) in self._query(statement, (key,))]
+        return [_value(key, text) for (text,) in self._query(statement, (key,))]
+
+    def trials(self, study_ids: Sequence[int], states: Sequence[str]) -> dict[int, list[StoredTrial]]:
+        """Return the trials of studies that are in one of these states, see ``read_trials``."""
+        return read_trials(self._query, study_ids, states)
 
     def counts(self, study_ids: Sequence[int] | None = None) -> dict[int, dict[str, int]]:
         """Return how many trials studies have, all of them by default, by state; of one without trials nothing."""
@@ -107,27 +112,21 @@ def _add_attributes(found: Mapping[int, StudyRow], rows: Iterable[Any]) -> None:
     for study_id, key, text in rows:
         if study_id in found:
             try:
-                found[study_id].attributes[key] = _sound_shared(text) if key in ALIKE else from_json(text)
+                found[study_id].attributes[key] = _shared(text) if key in ALIKE else from_json(text)
             except (TypeError, ValueError):
                 found[study_id].attributes[key] = None
                 found[study_id].damaged.append(key)
 
 
 @lru_cache(256)
-def _sound_shared(text: str) -> Any:
+def _shared(text: str) -> Any:
     """Return what JSON says, the same object each time: thousands of studies may say the same."""
     return from_json(text)
 
 
-def _shared(text: str) -> Any:
+def _value(key: str, text: str) -> Any:
+    """Return what an attribute says; None where it is no JSON."""
     try:
-        return _sound_shared(text)
-    except (TypeError, ValueError):
-        return None
-
-
-def _value(text: str) -> Any:
-    try:
-        return from_json(text)
+        return _shared(text) if key in ALIKE else from_json(text)
     except (TypeError, ValueError):
         return None

@@ -2,8 +2,7 @@
 
 ``Study.add_trial`` looks each parameter and attribute up before it writes it: 10 to 20 ms of Python for one trial, most
 of what a trial costs besides its compile. The rows themselves take one or two. The tables are Optuna's own and the
-rows are the ones it would have written, which a test compares; for a schema this module does not know, ``add_trial``
-serves.
+rows are the ones it would have written, which a test compares.
 """
 
 import json
@@ -16,14 +15,6 @@ from optuna.distributions import BaseDistribution, distribution_to_json
 from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
 from sqlalchemy import Connection, func, insert, select
-
-KNOWN_SCHEMA = 12
-"""Version of Optuna's tables (``models.SCHEMA_VERSION``) whose rows this module writes."""
-
-
-def is_known_schema() -> bool:
-    """Say whether the installed Optuna has the tables this module knows."""
-    return bool(models.SCHEMA_VERSION == KNOWN_SCHEMA)
 
 
 def insert_trials(connection: Connection, trials: Iterable[tuple[int, FrozenTrial]]) -> None:

@@ -26,7 +26,7 @@ from bo_tune.measure.backends.registry import BACKENDS, GpuName, gpu_named
 from bo_tune.measure.device import Compiled
 from bo_tune.measure.devices import compilers_for, gpu_devices, job_of, replay_job
 from bo_tune.measure.gpu.device import GpuDevice
-from bo_tune.session.record import record
+from bo_tune.session.exchange import record
 from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.attributes import GPU_ATTR
 from bo_tune.store.storage import StudyStore
