@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from bo_tune.cli.usage import UsageError, usage_line
 from bo_tune.errors import BoTuneError, InputError, one_line, printable
@@ -61,6 +61,21 @@ class LazyGroup(TyperGroup):
         return self.commands.get(cmd_name)
 
 
+class Command(TyperCommand):
+    """A command that reads the values of its options when it runs, not where TAB completes it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line. TAB asks which options were given; what checks their values takes longer to load."""
+        if not ctx.resilient_parsing:
+            return super().parse_args(ctx, args)
+        given, rest, _ = self.make_parser(ctx).parse_args(args=args)
+        for param in self.get_params(ctx):
+            _, source = param.consume_value(ctx, given)
+            ctx.set_parameter_source(param.name, source)
+        ctx.args = rest
+        return rest
+
+
 def _command(name: str) -> Any:
     """Build a command. The examples of its docstring come last in its help, as they are written."""
     panel, module = next((panel, found[name]) for panel, found in COMMANDS.items() if name in found)
@@ -68,11 +83,14 @@ def _command(name: str) -> Any:
     text, _, examples = (inspect.getdoc(function) or "").partition(EXAMPLES)
     alone = typer.Typer(add_completion=False, rich_markup_mode="rich", context_settings=CONTEXT)
     epilog = f"Examples:\n{examples}" if examples else None
-    alone.command(name, help=text, epilog=epilog, rich_help_panel=panel)(function)
+    alone.command(name, cls=Command, help=text, epilog=epilog, rich_help_panel=panel)(function)
     return typer.main.get_command(alone)
 
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+UNREAD = {"help": False, "install_completion": False, "show_completion": False}
+"""Values of the program's own flags where they are not given; None, typer's, is read by what TAB need not load."""
 
 app = typer.Typer(
     name="bo-tune",
@@ -80,7 +98,7 @@ app = typer.Typer(
     no_args_is_help=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings=CONTEXT,
+    context_settings={**CONTEXT, "default_map": UNREAD},
     epilog="Exit codes:\n" + "\n".join(f"  {code:>3}  {text}" for code, text in exit_codes.MEANINGS.items()),
 )
 
