@@ -2,17 +2,23 @@
 
 import inspect
 import sys
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from functools import wraps
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from bo_tune.cli.usage import UsageError, usage_line
 from bo_tune.errors import BoTuneError, InputError, one_line, printable
 from bo_tune.processes import exit_codes
 from bo_tune.processes.interruption import at_last, interruptible
 from bo_tune.processes.streams import fault_of
+
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+"""What typer raises of a command line that it refuses. It has no name in common to typer's versions: older ones raise
+what click defines."""
 
 EXAMPLES = "\n\nExamples:\n"
 """What stands between a command's description and its examples, in its docstring."""
@@ -83,8 +89,26 @@ def _command(name: str) -> Any:
     text, _, examples = (inspect.getdoc(function) or "").partition(EXAMPLES)
     alone = typer.Typer(add_completion=False, rich_markup_mode="rich", context_settings=CONTEXT)
     epilog = f"Examples:\n{examples}" if examples else None
-    alone.command(name, cls=Command, help=text, epilog=epilog, rich_help_panel=panel)(function)
+    alone.command(name, cls=Command, help=text, epilog=epilog, rich_help_panel=panel)(with_groups(function))
     return typer.main.get_command(alone)
+
+
+def with_groups(function: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that has, in place of a parameter that is a dataclass, an option for each of its fields."""
+    hints = get_type_hints(function, include_extras=True)
+    groups = {name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)}
+    fields = {name: inspect.signature(group).parameters for name, group in groups.items()}
+    own = inspect.signature(function).parameters
+    parameters = [p for name in own for p in fields.get(name, {name: own[name]}).values()]
+
+    @wraps(function)
+    def command(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field: values.pop(field) for field in fields[name]})
+        function(**values)
+
+    command.__signature__ = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in parameters])  # type: ignore[attr-defined]
+    return command
 
 
 CONTEXT = {"help_option_names": ["-h", "--help"]}
@@ -138,7 +162,7 @@ def _run() -> int:
     try:
         code: int | None = app(standalone_mode=False)
     except UsageError as error:
-        return _fail(usage_line(error), exit_codes.BAD_INPUT)
+        return _fail(_usage_line(error), exit_codes.BAD_INPUT)
     except InputError as error:
         return _fail(str(error), exit_codes.BAD_INPUT)
     except BoTuneError as error:
@@ -150,6 +174,18 @@ def _run() -> int:
     except KeyboardInterrupt:
         return exit_codes.INTERRUPTED
     return code or exit_codes.DONE
+
+
+def _usage_line(error: Exception) -> str:
+    """Return what is wrong with a command line, and where to read how it is meant."""
+    context = getattr(error, "ctx", None)
+    message: str = getattr(error, "format_message", error.__str__)()
+    place = ""
+    if isinstance(error, typer.BadParameter) and error.param is not None and error.message:
+        message, place = error.message, max(error.param.opts, key=len, default=error.param.name or "") + ": "
+    # In one line, without what the library that checks values puts before it.
+    text = " ".join(message.split()).rstrip(".").removeprefix("Value error, ")
+    return f"{place}{text[:1].lower()}{text[1:]}; see {context.command_path if context else 'bo-tune'} --help"
 
 
 def _fail(message: str, code: int) -> int:

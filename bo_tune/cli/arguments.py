@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bo_tune.cli.options import integers
-from bo_tune.cli.served import Served
-from bo_tune.core.choices import GRID, LEASE_S, RaceChoice
+from bo_tune.cli.options import Measuring, Served, integers
+from bo_tune.core.choices import GRID, LEASE_S, MoePathChoice, RaceChoice
 from bo_tune.core.problem import Problem
 from bo_tune.core.surroundings import Linear
 from bo_tune.engines.models.engine import M_LADDER
@@ -21,24 +20,22 @@ DEFAULT_BUDGET = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """Where results go: the folder of the JSON files, and that of recordings."""
-
-    tables: Path
-    recordings: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Arguments:
-    """What the command line of ``tune`` or ``grid`` said."""
+    """What the command line of ``tune`` or ``grid`` said.
+
+    Attributes:
+        out: folder of the JSON files.
+        record: folder of recordings; None to write none.
+    """
 
     study: StudyFile | None
     kernels: Sequence[str]
     measured: Measured
     storage: str
-    written: Written
+    out: Path
     settings: SessionSettings
     verbose: bool
+    record: Path | None = None
     choose_m: bool = False
     fresh: bool = False
     lease_s: float = LEASE_S
@@ -63,20 +60,20 @@ def problems_of(study: StudyFile, kernels: Sequence[str]) -> list[Problem]:
     return problems
 
 
-def study_of(study: Path | None, served: Served, m: list[str] | None) -> StudyFile | None:
+def study_of(study: Path | None, served: Served) -> StudyFile | None:
     """Return the study of the file, or of the model, or None where neither is named."""
+    given = served.given()
     if study is not None:
-        given = served.given()
-        if given:
-            raise InputError(f"{given[0]}: give a study file or a model, not both")
+        beside = [option for option in given if option != "--m"]
+        if beside:
+            raise InputError(f"{beside[0]}: give a study file or a model, not both")
         loaded = load_study_file(study)
-        return _with_tokens(loaded, integers(m, "--m")) if m else loaded
+        return _with_tokens(loaded, integers(served.m, "--m")) if served.m else loaded
     if served.model is None:
-        given = [*served.given(), *(["--m"] if m else [])]
         if given:
             raise InputError(f"{given[0]}: needs a model; name one with --model")
         return None
-    return StudyFile.from_model(served.study(integers(m, "--m") or M_LADDER))
+    return StudyFile.from_model(served.study(integers(served.m, "--m") or M_LADDER))
 
 
 def _with_tokens(study: StudyFile, ms: list[int]) -> StudyFile:
@@ -85,36 +82,34 @@ def _with_tokens(study: StudyFile, ms: list[int]) -> StudyFile:
     return replace(study, model=replace(study.model, ms=tuple(ms)))
 
 
-def arguments_of(
+def measured_of(study: StudyFile | None, measuring: Measuring, path: MoePathChoice) -> Measured:
+    """Put together what the command line and the study file say of measuring. Raises InputError."""
+    two = study is not None and study.model is not None and study.model.dual_stream
+    return measuring.measured(path, dual_stream=two, deadline_s=study.budget.compile_deadline_s if study else None)
+
+
+def settings_of(
     study: StudyFile | None,
     sampler: str,
-    kernels: list[str] | None,
-    measured: Measured,
-    storage: str,
-    written: Written,
+    kernels: Sequence[str],
     budget: int | None,
     seed: int | None,
-    stop: bool | None,
-    verbose: bool,
-) -> Arguments:
-    """Put together what the command line said and what the study file says, which it overrides. Raises InputError."""
-    for name in kernels or ():
+    stop: bool | None = None,
+) -> SessionSettings:
+    """Put together what the command line and the study file, which it overrides, say of a search. Raises InputError."""
+    for name in kernels:
         kernel_spec(name)
     limits = study.budget if study else Budget()
-    chosen = budget or (None if sampler == GRID else limits.launched_configs or DEFAULT_BUDGET)
     settings = SessionSettings(
         sampler=sampler,
-        budget=chosen,
+        budget=budget or (None if sampler == GRID else limits.launched_configs or DEFAULT_BUDGET),
         seed=seed if seed is not None else study.seed if study else 0,
         stop_rule=_stop_rule(study, stop),
         spaces=study.space if study else {},
     )
-    if limits.finalists is not None:
-        settings = replace(settings, finalists=replace(settings.finalists, count=limits.finalists))
-    two = study is not None and study.model is not None and study.model.dual_stream
-    conditions = replace(measured.conditions, dual_stream=two)
-    measured = replace(measured, conditions=conditions, compile_deadline_s=limits.compile_deadline_s)
-    return Arguments(study, kernels or (), measured, storage, written, settings, verbose)
+    if limits.finalists is None:
+        return settings
+    return replace(settings, finalists=replace(settings.finalists, count=limits.finalists))
 
 
 def _stop_rule(study: StudyFile | None, wanted: bool | None) -> StopRule | None:

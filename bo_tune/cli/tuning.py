@@ -1,11 +1,9 @@
 """Tuning as the command line asks for it: jobs opened, a session shown while it runs, results written and told."""
 
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import typer
 
@@ -15,7 +13,6 @@ from bo_tune.cli.output import Output
 from bo_tune.cli.resume import kept_lines
 from bo_tune.core.activity import SessionActivity
 from bo_tune.core.choices import MEMORY, MoePathChoice
-from bo_tune.core.events import Listener
 from bo_tune.core.problem import LoraProblem, Problem
 from bo_tune.display.ladder import ladder_lines, ladder_table
 from bo_tune.display.progress import Progressing
@@ -28,7 +25,7 @@ from bo_tune.engines.registry import ENGINES, address_of
 from bo_tune.engines.tuned_with import check_mix
 from bo_tune.errors import InputError
 from bo_tune.formats.study_file import StudyFile
-from bo_tune.measure.described import DescribedDevice, Description
+from bo_tune.measure.described import DescribedDevice
 from bo_tune.measure.devices import OWN_INSTEAD, Job, engine_notes, fallen_back, job_of, replay_jobs, with_deciding
 from bo_tune.processes import exit_codes
 from bo_tune.processes.fork_server import ForkServer
@@ -42,24 +39,8 @@ from bo_tune.store.connection.url import shown as shown_url
 from bo_tune.store.storage import StudyStore, silence_optuna
 from bo_tune.tuning.tuner import InterruptedSearch
 
-
-class Workers(Protocol):
-    """Who does a session's studies in its place."""
-
-    def descriptions(self, problems: Sequence[Problem]) -> list[Description]:
-        """Return what GPUs they have, each type once. Raises InputError."""
-
-    def listener(self, listen: Listener) -> Listener:
-        """Return the session's own listener, that tells nothing of what workers tell."""
-
-    def activities(self) -> Sequence[Sequence[SessionActivity]]:
-        """What each worker has done so far, session by session, as far as it tells."""
-
-    def at_work(self, note: Callable[[str], None], listen: Listener) -> AbstractContextManager[threading.Event]:
-        """Have them work while it lasts; yields what is set once they have all ended."""
-
-    def close(self) -> None:
-        """End them."""
+Workers = HostWorkers | RayCluster
+"""Who does a session's studies in its place."""
 
 
 def worker_count(arguments: Arguments) -> int:
@@ -143,26 +124,25 @@ def _check_hits(problems: Sequence[Problem], recorded: int) -> None:
 
 def _check_replay(arguments: Arguments) -> None:
     """Refuse what recordings cannot do. Raises InputError."""
+    measured = arguments.measured
     if arguments.choose_m:
         raise InputError("--m auto: needs a GPU; recordings hold no other m than their own")
-    if arguments.measured.packs:
+    if measured.packs:
         raise InputError("--pack: needs a GPU; nothing is compiled for a recording")
-    if arguments.measured.gpus is not None:
-        raise InputError("--gpus: recordings need no GPU")
-    if arguments.measured.require_idle:
-        raise InputError("--require-idle: recordings need no GPU")
+    for option, given in (("--gpus", measured.gpus is not None), ("--require-idle", measured.require_idle)):
+        if given:
+            raise InputError(f"{option}: recordings need no GPU")
 
 
 def tune(arguments: Arguments, output: Output) -> None:
     """Tune, write what came of it, and say so. Raises typer.Exit where not everything could be done."""
     silence_optuna()
-    written = arguments.written
     with _workers(arguments) as workers, _jobs(arguments, workers) as (jobs, settings, searches):
-        check_writable(written.tables, {_file_name(job) for job in jobs if not job.spec.decides})
-        mix = partial(check_mix, written.tables, _sources(jobs), own_wanted=arguments.measured.source == "builtin")
+        check_writable(arguments.out, {_file_name(job) for job in jobs if not job.spec.decides})
+        mix = partial(check_mix, arguments.out, _sources(jobs), own_wanted=arguments.measured.source == "builtin")
         warnings = [*_fallen_back(jobs, arguments), *mix()]
-        if written.recordings is not None:
-            check_writable(written.recordings)
+        if arguments.record is not None:
+            check_writable(arguments.record)
         # The last: what is wrong above leaves no database behind.
         store = StudyStore(arguments.storage, lease_s=arguments.lease_s)
         output.warn(*warnings)
@@ -224,11 +204,11 @@ def _write(
     arguments: Arguments, session: Session, jobs: Sequence[Job], tuned: Sequence[Tuned]
 ) -> tuple[list[Path], list[str]]:
     """Write tables and recordings; return their paths, and lines on what a reader of them would not expect."""
-    folders, notes = arguments.written, list[str]()
+    notes = list[str]()
     completions = _completions(jobs, arguments)
     more = [entry for completion in completions for entry in completion.entries]
-    paths = write_tables(folders.tables, [*session.entries(tuned), *more], notes.append)
-    recorded = [record(one, folders.recordings) for one in tuned] if folders.recordings is not None else []
+    paths = write_tables(arguments.out, [*session.entries(tuned), *more], notes.append)
+    recorded = [record(one, arguments.record) for one in tuned] if arguments.record is not None else []
     return [*paths, *recorded], [
         *notes,
         *_missing(paths),
@@ -243,8 +223,7 @@ def _completions(jobs: Sequence[Job], arguments: Arguments) -> list[Completion]:
         return []
     tuned = {job.problem.kernel for job in jobs}
     gpus = {job.device.gpu.name: job.device.gpu for job in jobs}
-    folder = arguments.written.tables
-    return [engine.completion(model, tuned, gpu, folder) for gpu in gpus.values() for engine in ENGINES]
+    return [engine.completion(model, tuned, gpu, arguments.out) for gpu in gpus.values() for engine in ENGINES]
 
 
 def _missing(paths: Sequence[Path]) -> list[str]:
