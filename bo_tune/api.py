@@ -1,8 +1,8 @@
 """Tuning one's own Triton kernel from Python; what ``import bo_tune`` offers. ``docs/own-kernel.md`` is its manual."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +10,7 @@ from types import TracebackType
 from bo_tune.core.choices import GRID, GRID_GP, MEMORY, SAMPLERS
 from bo_tune.core.conclusion import Certificate
 from bo_tune.core.conditions import Conditions, Timing
-from bo_tune.core.events import Event, Listener, StudyFailed
+from bo_tune.core.events import Event, StudyFailed
 from bo_tune.core.outcome import Invalid
 from bo_tune.core.problem import Size, SizedProblem
 from bo_tune.display.console import PlainConsole
@@ -238,13 +238,32 @@ def _run(
     _end_scripts_in_one_line(measured.kernel)
     kernel = told_apart(measured.kernel)
     spaces = {kernel.name: _ranges(kernel, space)} if space else {}
+    console, failures = PlainConsole(file=lasting_stderr()), list[str]()
     with interruptible(None), measured.opened(settings.seed) as jobs:
         silence_optuna()
-        store = StudyStore(storage)  # the last: what is wrong above leaves no database behind
-        try:
-            return _search(store, replace(settings, spaces=spaces), jobs, progress, fresh=fresh)
-        finally:
-            store.close()
+        shown = Progressing(console, len(jobs)) if (console.is_terminal if progress is None else progress) else None
+
+        def listen(event: Event) -> None:
+            if isinstance(event, StudyFailed):
+                failures.append(event.message)
+            if shown is not None:
+                shown(event)
+
+        with StudyStore(storage) as store:  # the last: what is wrong above leaves no database behind
+            compilers = getattr(jobs[0].device, "compile_workers", 0)
+            settings = replace(settings, spaces=spaces).on(compilers, len(jobs))
+            session = Session(store, settings, listener=listen, fresh=fresh)
+            if shown is not None:
+                shown.watch(lambda: session)
+            try:
+                with shown or nullcontext():
+                    found = session.run(jobs)
+            except InterruptedSearch:
+                raise KeyboardInterrupt from None
+            if failures:
+                raise DeviceError(failures[0])
+            session.settle()
+            return found
 
 
 def _problems(kernel: Kernel, problems: Sequence[Sizes]) -> list[SizedProblem]:
@@ -273,53 +292,6 @@ def _ranges(kernel: Kernel, space: Mapping[str, Sequence[Value]]) -> dict[str, t
         if not values or len(set(values)) < len(values):
             raise InputError(f"{kernel.name}: space: {name}: expected values, each once, got {values!r}")
     return {name: tuple(sorted(map(kernel.values[name].number, values))) for name, values in space.items()}
-
-
-def _search(
-    store: StudyStore, settings: SessionSettings, jobs: Sequence[Job], progress: bool | None, *, fresh: bool
-) -> list[Tuned]:
-    compilers = getattr(jobs[0].device, "compile_workers", 0)
-    console = PlainConsole(file=lasting_stderr())
-    failures: list[StudyFailed] = []
-
-    def note(event: Event) -> None:
-        if isinstance(event, StudyFailed):
-            failures.append(event)
-
-    with _shown(console, len(jobs), console.is_terminal if progress is None else progress) as (listener, watch):
-        session = Session(store, settings.on(compilers, len(jobs)), listener=_both(note, listener), fresh=fresh)
-        watch(session)
-        try:
-            found = session.run(jobs)
-        except InterruptedSearch:
-            raise KeyboardInterrupt from None
-    if failures:
-        raise DeviceError(failures[0].message)
-    session.settle()
-    return found
-
-
-def _both(first: Listener, second: Listener | None) -> Listener:
-    if second is None:
-        return first
-
-    def both(event: Event) -> None:
-        first(event)
-        second(event)
-
-    return both
-
-
-@contextmanager
-def _shown(
-    console: PlainConsole, studies: int, progress: bool
-) -> Iterator[tuple[Listener | None, Callable[[Session], None]]]:
-    """Show a session while it runs, where it is to be shown; yields who listens to it, and what is told of it."""
-    if not progress:
-        yield None, lambda _: None
-        return
-    with Progressing(console, studies) as shown:
-        yield shown, lambda session: shown.watch(lambda: session)
 
 
 def _best(kernel: Kernel, tuned: Tuned) -> Best:

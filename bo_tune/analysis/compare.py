@@ -48,6 +48,11 @@ class Comparison:
     regret_percent: float | None
     counted_in: str | None = None
 
+    @property
+    def entry(self) -> Entry:
+        """What was compared."""
+        return self.file, self.keys
+
 
 @dataclass(frozen=True, slots=True)
 class Side:
@@ -146,20 +151,18 @@ def compare(tuned_folder: Path, grid_folder: Path, recordings: Iterable[Recordin
         address_of(r.problem, r.gpu): r for r in recordings if is_looked_up(r.problem.kernel)
     }
     keys = {**grid.configs, **tuned.configs}
-    entries = [_compare(entry, tuned, grid, recorded.get(entry)) for entry in sorted(keys, key=_numeric)]
+    entries = [
+        _compare(entry, tuned, grid, recorded.get(entry))
+        for entry in sorted(keys, key=lambda e: (e[0], by_number(e[1])))
+    ]
     problems = {entry: origin.problem for origins in (tuned.origins, grid.origins) for entry, origin in origins.items()}
     problems |= {entry: recording.problem for entry, recording in recorded.items()}
-    decided = {entry: value for entry, origin in tuned.origins.items() if (value := _decided(origin)) is not None}
+    joint = {entry: (origin.joint or {}).get("decided_by") for entry, origin in tuned.origins.items()}
+    decided = {entry: Decision.from_json(decided_by).value for entry, decided_by in joint.items() if decided_by}
     common = tuned.configs.keys() & grid.configs.keys()
     return Comparisons(
         _with_sums(entries, problems, recorded, decided), tuned.side(common), grid.side(common), len(common)
     )
-
-
-def _decided(origin: Provenance) -> int | None:
-    """Return the value of ``SHARED`` that other kernels decided on for an entry; None where none did."""
-    decided_by = (origin.joint or {}).get("decided_by")
-    return Decision.from_json(decided_by).value if decided_by else None
 
 
 def _with_sums(
@@ -170,24 +173,21 @@ def _with_sums(
 ) -> list[Comparison]:
     """Add, where kernels must agree, an entry of the sum of their times."""
     groups: dict[Hashable, list[Comparison]] = {}
-    for entry in entries:
-        problem = problems.get((entry.file, entry.keys))
+    for one in entries:
+        problem = problems.get(one.entry)
         group = kernel_spec(problem.kernel).joint_group(problem) if problem else None
         if group is not None:
-            groups.setdefault((gpu_of(entry.file), group), []).append(entry)
+            groups.setdefault((gpu_of(one.file), group), []).append(one)
     parts: dict[Entry, str] = {}
     sums = []
     for members in groups.values():
         if len(members) > 1:
-            recordings = [recorded.get((entry.file, entry.keys)) for entry in members]
-            value = decided.get((members[0].file, members[0].keys))
-            sums.append(_sum_of(members, [r for r in recordings if r is not None], value))
-            parts |= {(entry.file, entry.keys): sums[-1].file for entry in members}
-    counted = [
-        replace(entry, counted_in=file, regret_percent=None) if (file := parts.get((entry.file, entry.keys))) else entry
-        for entry in entries
-    ]
-    return counted + sums
+            recordings = [recorded[one.entry] for one in members if one.entry in recorded]
+            sums.append(_sum_of(members, recordings, decided.get(members[0].entry)))
+            parts |= {one.entry: sums[-1].file for one in members}
+    counted = [replace(one, counted_in=parts[one.entry], regret_percent=None) for one in entries if one.entry in parts]
+    by_entry = {one.entry: one for one in [*entries, *counted]}
+    return [*by_entry.values(), *sums]
 
 
 def _sum_of(group: Sequence[Comparison], recordings: Sequence[Recording], decided: int | None) -> Comparison:
@@ -246,28 +246,22 @@ class _Folder:
         return Side(tuple(sorted({origin.sampler for origin in origins})), totals)
 
 
-def _default_us(recording: Recording) -> float | None:
-    """Time of the default config: as the grid has it, where it does, whose late repetitions count for nothing."""
-    return recording.time_us(recording.default_config)
-
-
-def _recorded_us(recording: Recording, config: Config) -> float | None:
-    known = recording.entry(config) is not None or dict(config) == recording.default_config
-    return recording.time_us(config) if known else None
-
-
 def _compare(entry: Entry, tuned: _Folder, grid: _Folder, recording: Recording | None) -> Comparison:
     def time_us(folder: _Folder) -> float | None:
         config = folder.configs.get(entry)
-        if config is None:
-            return None
-        return _recorded_us(recording, config) if recording else folder.time_us(entry)
+        if config is None or recording is None:
+            return folder.time_us(entry) if config is not None else None
+        known = recording.entry(config) is not None or dict(config) == recording.default_config
+        return recording.time_us(config) if known else None
 
     tuned_us, grid_us = time_us(tuned), time_us(grid)
     best_us = recording.best_time_us if recording else None
     against = best_us or grid_us
-    origin = tuned.origins.get(entry)
-    default_us = _default_us(recording) if recording else origin.default_time_us if origin else None
+    if recording is not None:  # as the grid has it, where it does, whose late repetitions count for nothing
+        default_us = recording.time_us(recording.default_config)
+    else:
+        origin = tuned.origins.get(entry)
+        default_us = origin.default_time_us if origin else None
     same = tuned.configs.get(entry) == grid.configs.get(entry) and best_us is None
     regret = 100.0 * (tuned_us / against - 1.0) if tuned_us and against else None
     return Comparison(
@@ -281,7 +275,3 @@ def _compare(entry: Entry, tuned: _Folder, grid: _Folder, recording: Recording |
         default_us,
         0.0 if same and regret is not None else regret,
     )
-
-
-def _numeric(entry: Entry) -> tuple[str, tuple[tuple[int, str], ...]]:
-    return entry[0], by_number(entry[1])

@@ -195,11 +195,9 @@ def list_studies(store: StudyReader[Any], words: Sequence[str] = ()) -> list[Stu
     current = {s.study_id for s in summaries if _is_current(s, counts.get(s.study_id, {}))}
     read = store.trials_of([s for s in summaries if s.study_id not in current and s.study_id in counts])
     return [
-        _finished(summary, summary.result, holders.get(summary.study_id))
-        if summary.study_id in current and summary.result is not None
-        else _under_way(summary, read.get(summary.name, []), holders.get(summary.study_id))
-        for summary in summaries
-        if summary.study_id in current or str(summary.name) not in store.unreadable
+        listing_of(one, None if one.study_id in current else read.get(one.name, []), holders.get(one.study_id))
+        for one in summaries
+        if one.study_id in current or str(one.name) not in store.unreadable
     ]
 
 
@@ -211,46 +209,29 @@ def _is_current(summary: StudySummary, counts: Mapping[str, int]) -> bool:
     return bool(figures["trials"] == sum(counts.get(state, 0) for state in FINISHED))
 
 
-def _finished(summary: StudySummary, result: StudyResult, holder: Holder | None) -> StudyListing:
-    figures = summary.attributes[FIGURES_ATTR]
-    return StudyListing(
-        name=summary.name,
-        states=figures["states"],
-        reasons=figures["reasons"],
-        excluded=_excluded(summary),
-        best_us=result.time_us,
-        default_us=result.default_time_us,
-        config=result.config,
-        finished=True,
-        certificate=result.certificate,
-        costs=result.costs,
-        holder=holder,
-        disturbed=summary.attributes.get(DISTURBED_ATTR),
-    )
+def listing_of(summary: StudySummary, trials: Sequence[Trial] | None, holder: Holder | None = None) -> StudyListing:
+    """Return a study as it stands.
 
-
-def _excluded(summary: StudySummary) -> Mapping[str, int]:
-    excluded: Mapping[str, int] = summary.attributes.get(SPACE_ATTR, {}).get("excluded", {})
-    return excluded
-
-
-def _under_way(summary: StudySummary, trials: Sequence[Trial], holder: Holder | None) -> StudyListing:
-    result = summary.result
-    default = default_of(summary.name.problem, summary.attributes)
-    measured = {config_key(t.params): t.value for t in trials if t.value is not None}
+    Args:
+        trials: all it has; None where the figures stored with it are theirs.
+    """
+    attributes, result = summary.attributes, summary.result
+    figures = attributes[FIGURES_ATTR] if trials is None else figures_of(trials)
+    measured = {config_key(t.params): t.value for t in trials or () if t.value is not None}
     best = min(measured, key=measured.__getitem__, default=None)
-    figures = figures_of(trials)
+    default = None if result else default_of(summary.name.problem, attributes)
+    whole = result is not None and (trials is None or result.trials == len(trials))
     return StudyListing(
         name=summary.name,
         states=figures["states"],
         reasons=figures["reasons"],
-        excluded=_excluded(summary),
+        excluded=attributes.get(SPACE_ATTR, {}).get("excluded", {}),
         best_us=result.time_us if result else measured.get(best) if best else None,
         default_us=result.default_time_us if result else measured.get(default) if default else None,
         config=result.config if result else dict(best) if best else None,
         finished=result is not None,
         certificate=result.certificate if result else None,
-        costs=costs_of(trials),
+        costs=result.costs if result and whole else costs_of(trials or ()),
         holder=holder,
-        disturbed=summary.attributes.get(DISTURBED_ATTR),
+        disturbed=attributes.get(DISTURBED_ATTR),
     )

@@ -2,17 +2,23 @@
 
 import inspect
 import sys
+from collections.abc import Callable
+from dataclasses import is_dataclass
+from functools import wraps
 from importlib import import_module
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
-from bo_tune.cli.usage import UsageError, usage_line
 from bo_tune.errors import BoTuneError, InputError, one_line, printable
 from bo_tune.processes import exit_codes
 from bo_tune.processes.interruption import at_last, interruptible
 from bo_tune.processes.streams import fault_of
+
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+"""What typer raises of a command line that it refuses. It has no name in common to typer's versions: older ones raise
+what click defines."""
 
 EXAMPLES = "\n\nExamples:\n"
 """What stands between a command's description and its examples, in its docstring."""
@@ -62,6 +68,21 @@ class LazyGroup(TyperGroup):
         return self.commands.get(cmd_name)
 
 
+class Command(TyperCommand):
+    """A command that reads the values of its options when it runs, not where TAB completes it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the command line. TAB asks which options were given; what checks their values takes longer to load."""
+        if not ctx.resilient_parsing:
+            return super().parse_args(ctx, args)
+        given, rest, _ = self.make_parser(ctx).parse_args(args=args)
+        for param in self.get_params(ctx):
+            _, source = param.consume_value(ctx, given)
+            ctx.set_parameter_source(param.name, source)
+        ctx.args = rest
+        return rest
+
+
 def _command(name: str) -> Any:
     """Build a command. The examples of its docstring come last in its help, as they are written."""
     panel, module = next((panel, found[name]) for panel, found in COMMANDS.items() if name in found)
@@ -69,11 +90,32 @@ def _command(name: str) -> Any:
     text, _, examples = (inspect.getdoc(function) or "").partition(EXAMPLES)
     alone = typer.Typer(add_completion=False, rich_markup_mode="rich", context_settings=CONTEXT)
     epilog = f"Examples:\n{examples}" if examples else None
-    alone.command(name, help=text, epilog=epilog, rich_help_panel=panel)(function)
+    alone.command(name, cls=Command, help=text, epilog=epilog, rich_help_panel=panel)(with_groups(function))
     return typer.main.get_command(alone)
 
 
+def with_groups(function: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that has, in place of a parameter that is a dataclass, an option for each of its fields."""
+    hints = get_type_hints(function, include_extras=True)
+    groups = {name: hint for name, hint in hints.items() if isinstance(hint, type) and is_dataclass(hint)}
+    fields = {name: inspect.signature(group).parameters for name, group in groups.items()}
+    own = inspect.signature(function).parameters
+    parameters = [p for name in own for p in fields.get(name, {name: own[name]}).values()]
+
+    @wraps(function)
+    def command(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field: values.pop(field) for field in fields[name]})
+        function(**values)
+
+    command.__signature__ = inspect.Signature([p.replace(kind=p.KEYWORD_ONLY) for p in parameters])  # type: ignore[attr-defined]
+    return command
+
+
 CONTEXT = {"help_option_names": ["-h", "--help"]}
+
+UNREAD = {"help": False, "install_completion": False, "show_completion": False}
+"""Values of the program's own flags where they are not given; None, typer's, is read by what TAB need not load."""
 
 app = typer.Typer(
     name="bo-tune",
@@ -81,7 +123,7 @@ app = typer.Typer(
     no_args_is_help=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings=CONTEXT,
+    context_settings={**CONTEXT, "default_map": UNREAD},
     epilog="Exit codes:\n" + "\n".join(f"  {code:>3}  {text}" for code, text in exit_codes.MEANINGS.items()),
 )
 
@@ -121,7 +163,7 @@ def _run() -> int:
     try:
         code: int | None = app(standalone_mode=False)
     except UsageError as error:
-        return _fail(usage_line(error), exit_codes.BAD_INPUT)
+        return _fail(_usage_line(error), exit_codes.BAD_INPUT)
     except InputError as error:
         return _fail(str(error), exit_codes.BAD_INPUT)
     except BoTuneError as error:
@@ -133,6 +175,18 @@ def _run() -> int:
     except KeyboardInterrupt:
         return exit_codes.INTERRUPTED
     return code or exit_codes.DONE
+
+
+def _usage_line(error: Exception) -> str:
+    """Return what is wrong with a command line, and where to read how it is meant."""
+    context = getattr(error, "ctx", None)
+    message: str = getattr(error, "format_message", error.__str__)()
+    place = ""
+    if isinstance(error, typer.BadParameter) and error.param is not None and error.message:
+        message, place = error.message, max(error.param.opts, key=len, default=error.param.name or "") + ": "
+    # In one line, without what the library that checks values puts before it.
+    text = " ".join(message.split()).rstrip(".").removeprefix("Value error, ")
+    return f"{place}{text[:1].lower()}{text[1:]}; see {context.command_path if context else 'bo-tune'} --help"
 
 
 def _fail(message: str, code: int) -> int:

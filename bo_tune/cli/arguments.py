@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bo_tune.cli.options import integers
-from bo_tune.cli.served import Served
-from bo_tune.core.choices import GRID, LEASE_S, RaceChoice
+from bo_tune.cli.options import Measuring, Served, integers
+from bo_tune.core.choices import GRID, LEASE_S, MoePathChoice, RaceChoice
 from bo_tune.core.problem import Problem
 from bo_tune.core.surroundings import Linear
 from bo_tune.engines.models.engine import M_LADDER
@@ -23,24 +22,22 @@ DEFAULT_BUDGET = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
-    """Where results go: the folder of the JSON files, and that of recordings."""
-
-    tables: Path
-    recordings: Path | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Arguments:
-    """What the command line of ``tune`` or ``grid`` said."""
+    """What the command line of ``tune`` or ``grid`` said.
+
+    Attributes:
+        out: folder of the JSON files.
+        record: folder of recordings; None to write none.
+    """
 
     study: StudyFile | None
     kernels: Sequence[str]
     measured: Measured
     storage: str
-    written: Written
+    out: Path
     settings: SessionSettings
     verbose: bool
+    record: Path | None = None
     choose_m: bool = False
     fresh: bool = False
     lease_s: float = LEASE_S
@@ -65,20 +62,20 @@ def problems_of(study: StudyFile, kernels: Sequence[str]) -> list[Problem]:
     return problems
 
 
-def study_of(study: Path | None, served: Served, m: list[str] | None) -> StudyFile | None:
+def study_of(study: Path | None, served: Served) -> StudyFile | None:
     """Return the study of the file, or of the model, or None where neither is named."""
+    given = served.given()
     if study is not None:
-        given = served.given()
-        if given:
-            raise InputError(f"{given[0]}: give a study file or a model, not both")
+        beside = [option for option in given if option != "--m"]
+        if beside:
+            raise InputError(f"{beside[0]}: give a study file or a model, not both")
         loaded = load_study_file(study)
-        return _with_tokens(loaded, integers(m, "--m")) if m else loaded
+        return _with_tokens(loaded, integers(served.m, "--m")) if served.m else loaded
     if served.model is None:
-        given = [*served.given(), *(["--m"] if m else [])]
         if given:
             raise InputError(f"{given[0]}: needs a model; name one with --model")
         return None
-    return StudyFile.from_model(served.study(integers(m, "--m") or M_LADDER))
+    return StudyFile.from_model(served.study(integers(served.m, "--m") or M_LADDER))
 
 
 def _with_tokens(study: StudyFile, ms: list[int]) -> StudyFile:
@@ -87,36 +84,39 @@ def _with_tokens(study: StudyFile, ms: list[int]) -> StudyFile:
     return replace(study, model=replace(study.model, ms=tuple(ms)))
 
 
-def arguments_of(
+def measured_of(study: StudyFile | None, measuring: Measuring, path: MoePathChoice, *, mixed: bool = False) -> Measured:
+    """Put together what the command line and the study file say of measuring. Raises InputError.
+
+    Args:
+        mixed: whether steps may use several numbers of adapters.
+    """
+    two = study is not None and study.model is not None and study.model.dual_stream
+    deadline_s = study.budget.compile_deadline_s if study else None
+    return measuring.measured(path, dual_stream=two, deadline_s=deadline_s, mixed=mixed)
+
+
+def settings_of(
     study: StudyFile | None,
     sampler: str,
-    kernels: list[str] | None,
-    measured: Measured,
-    storage: str,
-    written: Written,
+    kernels: Sequence[str],
     budget: int | None,
     seed: int | None,
-    stop: bool | None,
-    verbose: bool,
-) -> Arguments:
-    """Put together what the command line said and what the study file says, which it overrides. Raises InputError."""
-    for name in kernels or ():
+    stop: bool | None = None,
+) -> SessionSettings:
+    """Put together what the command line and the study file, which it overrides, say of a search. Raises InputError."""
+    for name in kernels:
         kernel_spec(name)
     limits = study.budget if study else Budget()
-    chosen = budget or (None if sampler == GRID else limits.launched_configs or DEFAULT_BUDGET)
     settings = SessionSettings(
         sampler=sampler,
-        budget=chosen,
+        budget=budget or (None if sampler == GRID else limits.launched_configs or DEFAULT_BUDGET),
         seed=seed if seed is not None else study.seed if study else 0,
         stop_rule=_stop_rule(study, stop),
         spaces=study.space if study else {},
     )
-    if limits.finalists is not None:
-        settings = replace(settings, finalists=replace(settings.finalists, count=limits.finalists))
-    two = study is not None and study.model is not None and study.model.dual_stream
-    conditions = replace(measured.conditions, dual_stream=two)
-    measured = replace(measured, conditions=conditions, compile_deadline_s=limits.compile_deadline_s)
-    return Arguments(study, kernels or (), measured, storage, written, settings, verbose)
+    if limits.finalists is None:
+        return settings
+    return replace(settings, finalists=replace(settings.finalists, count=limits.finalists))
 
 
 def _stop_rule(study: StudyFile | None, wanted: bool | None) -> StopRule | None:
@@ -127,13 +127,12 @@ def _stop_rule(study: StudyFile | None, wanted: bool | None) -> StopRule | None:
     return StopRule(tolerance=stop.tolerance, risk=stop.risk) if stop else None
 
 
-def with_mix(arguments: Arguments, active: Sequence[int], race: RaceChoice) -> SessionSettings:
-    """Return the settings with a mix of numbers of adapters, if several are named. Raises InputError."""
-    settings = arguments.settings
+def with_mix(arguments: Arguments, active: Sequence[int]) -> Arguments:
+    """Return the arguments with a mix of numbers of adapters, if several are named. Raises InputError."""
     if len(active) < 2:
-        return settings
+        return arguments
     model = arguments.study.model if arguments.study else None
-    if model is None or race is not RaceChoice.IN_PLACE or arguments.measured.recordings is not None:
+    if model is None or arguments.race is not RaceChoice.IN_PLACE or arguments.measured.recordings is not None:
         raise InputError(
             "--active-loras: a mix is run in a model's layers, on a GPU: needs a model and no --race alone"
         )
@@ -141,4 +140,5 @@ def with_mix(arguments: Arguments, active: Sequence[int], race: RaceChoice) -> S
         raise InputError(f"--active-loras: expected at most --max-loras {min(model.max_loras)}, got {max(active)}")
     if len(active) > MOST_ACTIVE:
         raise InputError(f"--active-loras: expected at most {MOST_ACTIVE} numbers, got {len(active)}")
-    return replace(settings, finalists=replace(settings.finalists, active=tuple(sorted(active))))
+    finalists = replace(arguments.settings.finalists, active=tuple(sorted(active)))
+    return replace(arguments, settings=replace(arguments.settings, finalists=finalists))

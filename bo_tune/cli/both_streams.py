@@ -61,7 +61,7 @@ def tune_both(arguments: Arguments, output: Output) -> None:
         for place in behind
         if place in beside and (best := compromise(behind[place], beside[place])) is not None
     }
-    files = write_tables(arguments.written.tables, _entries(one, alone, chosen), output.notes)
+    files = write_tables(arguments.out, _entries(one, alone, chosen), output.notes)
     output.lines(*compromise_lines(list(chosen.values())))
     output.notes(*(f"wrote {file}" for file in files))
     output.json({"one": dict(one.document), "two": dict(two.document), "shrink": _figures(chosen)})

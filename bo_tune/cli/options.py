@@ -1,19 +1,62 @@
-"""Options that several commands share."""
+"""Options that several commands share, alone or in groups (``bo_tune.cli.app`` has a command take a group's fields)."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bo_tune.cli import completion
-from bo_tune.core.choices import KERNEL_SOURCES, MEMORY, SAMPLERS, StreamChoice
-from bo_tune.core.conditions import Conditions, Routing, Timing
-from bo_tune.core.conditions import Tokens as Spread
+from bo_tune.core.choices import DEFAULT_DEVICE, KERNEL_SOURCES, MEMORY, SAMPLERS, MoePathChoice, StreamChoice
+from bo_tune.core.conditions import Conditions, Routing, Timing, Tokens
 from bo_tune.core.outcome import MOST_SECONDS
 from bo_tune.core.problem import MOST
 from bo_tune.engines.models.engine import MAX_SEQUENCES
 from bo_tune.errors import InputError
+
+if TYPE_CHECKING:
+    from bo_tune.engines.models.serving import ModelStudy
+    from bo_tune.session.workers.measuring import Measured
+
+PROBLEM = "Problem"
+SEARCH = "Search"
+DEVICE = "Device"
+DATABASE = "Database"
+OUTPUT = "Output"
+"""Panels of ``--help``."""
+
+MOST_PROCESSES = 1024
+
+
+def option(
+    panel: str | None,
+    metavar: str,
+    text: str,
+    *names: str,
+    complete: Callable[[str], list[str]] | None = None,
+    **more: Any,
+) -> Any:
+    """Describe an option, of the parameter's own name where no other is given.
+
+    Args:
+        metavar: what stands for its value.
+        complete: what TAB offers for what was typed of a value.
+        more: bounds of a number.
+    """
+    return typer.Option(*names, metavar=metavar, help=text, rich_help_panel=panel, autocompletion=complete, **more)
+
+
+def flag(panel: str, text: str, *names: str) -> Any:
+    """Describe an option without a value."""
+    return option(panel, "", text, *names)
+
+
+def sampler_name(name: str) -> str:
+    """Check a sampler's name. Raises InputError."""
+    if name not in SAMPLERS:
+        raise InputError(f"--sampler: expected one of {', '.join(SAMPLERS)}, got {name!r}")
+    return name
 
 
 def integers(texts: Iterable[str] | None, option: str) -> list[int]:
@@ -30,386 +73,259 @@ def integers(texts: Iterable[str] | None, option: str) -> list[int]:
     return list(dict.fromkeys(int(word) for word in words))
 
 
-def names(texts: Iterable[str] | None) -> list[str] | None:
-    """Read an option that takes names, comma-separated, given once or several times; None where it was not given."""
-    words = [word.strip() for text in texts or () for word in text.split(",")]
-    return [word for word in dict.fromkeys(words) if word] or None
-
-
-def sampler_name(name: str) -> str:
-    """Check a sampler's name. Raises InputError."""
-    if name not in SAMPLERS:
-        raise InputError(f"--sampler: expected one of {', '.join(SAMPLERS)}, got {name!r}")
-    return name
-
-
-def conditions(timing: Timing, tokens: Spread, adapters: int | None, experts: str) -> Conditions:
-    """Return the conditions that the command line names.
-
-    Raises:
-        InputError: the experts' spread is neither one by name nor a readable file of hits.
-    """
+def json_of(option: str, path: Path) -> Any:
+    """Read the JSON file that an option names. Raises InputError."""
     from bo_tune.files import os_error_text, parse_json, read_file
 
-    if experts in (Routing.UNIFORM, Routing.ZIPF):
-        return Conditions(timing, tokens, adapters, Routing(experts))
     try:
-        hits = parse_json(read_file(Path(experts)))
-    except OSError as error:
-        raise InputError(f"--experts: {experts}: {os_error_text(error)}") from None
-    except ValueError as error:
-        raise InputError(f"--experts: {experts}: {error}") from None
-    if not isinstance(hits, list) or not hits or not all(type(count) is int and count >= 0 for count in hits):
-        raise InputError(f"--experts: {experts}: expected a list of how often each expert was hit")
-    return Conditions(timing, tokens, adapters, Routing.RECORDED, tuple(hits))
+        return parse_json(read_file(path))
+    except (OSError, ValueError) as error:
+        why = os_error_text(error) if isinstance(error, OSError) else error
+        raise InputError(f"{option}: {path}: {why}") from None
 
 
-PROBLEM = "Problem"
-SEARCH = "Search"
-DEVICE = "Device"
-DATABASE = "Database"
-OUTPUT = "Output"
-"""Panels of ``--help``."""
+Streams = Annotated[
+    StreamChoice,
+    option(
+        PROBLEM,
+        "|".join(StreamChoice),
+        "Adapters behind the base layer, beside it (VLLM_LORA_ENABLE_DUAL_STREAM=1), or either way.",
+    ),
+]
+DUAL_STREAM = flag(PROBLEM, "For an engine with VLLM_LORA_ENABLE_DUAL_STREAM=1.", "--dual-stream")
 
-MOST_PROCESSES = 1024
 
-FLAG = ""
-"""What ``--help`` shows as the value of an option that takes none."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A model and the engine that serves it; empty where the command line says nothing of them."""
+
+    model: Annotated[
+        str | None,
+        option(PROBLEM, "PATH|ID", "Hugging Face config.json, its folder, or a model's id, instead of a study file."),
+    ] = None
+    tp: Annotated[int | None, option(PROBLEM, "N", "Tensor-parallel size of the served model: 1.", min=1)] = None
+    max_loras: Annotated[list[str] | None, option(PROBLEM, "N,…", "The engine's --max-loras.")] = None
+    rank: Annotated[list[str] | None, option(PROBLEM, "N,…", "The engine's --max-lora-rank.")] = None
+    m: Annotated[
+        list[str] | None,
+        option(
+            PROBLEM, "N,…", "Tokens in a step; powers of two by default. 'auto' has tune add those that are worth it."
+        ),
+    ] = None
+    fully_sharded: Annotated[bool, flag(PROBLEM, "The engine's --fully-sharded-loras.", "--fully-sharded")] = False
+    target_modules: Annotated[
+        list[str] | None,
+        option(PROBLEM, "NAME,…", "The engine's --lora-target-modules. All that vLLM supports by default."),
+    ] = None
+    adapter: Annotated[
+        list[str] | None,
+        option(
+            PROBLEM,
+            "PATH",
+            "An adapter's adapter_config.json, or its folder: gives rank and target modules where they are left out. "
+            "May be repeated: the largest rank and all their modules count.",
+        ),
+    ] = None
+    expert_parallel: Annotated[bool, flag(PROBLEM, "The engine's --enable-expert-parallel.", "--expert-parallel")] = (
+        False
+    )
+    max_num_seqs: Annotated[
+        int | None,
+        option(
+            PROBLEM,
+            "N",
+            f"The engine's --max-num-seqs, the most rows that lm_head gets: {MAX_SEQUENCES}.",
+            min=1,
+            max=MOST,
+        ),
+    ] = None
+    dual_stream: Annotated[bool, DUAL_STREAM] = False
+
+    def given(self) -> list[str]:
+        """Return the options that were given."""
+        return [f"--{field.name.replace('_', '-')}" for field in fields(self) if getattr(self, field.name)]
+
+    def study(self, ms: Sequence[int]) -> "ModelStudy":
+        """Return the model as it is served.
+
+        Raises:
+            InputError: an option is missing or wrong, or the model cannot be served like this.
+        """
+        if not self.model:
+            raise InputError("--model: name a config.json, its folder, or the id of a model")
+        for name, value in {"--max-loras": self.max_loras, "--rank": self.rank or self.adapter}.items():
+            if not value:
+                raise InputError(f"{name}: needed with --model")
+        from bo_tune.engines.models.serving import ModelStudy
+
+        modules = [word.strip() for text in self.target_modules or () for word in text.split(",")]
+        return ModelStudy.of(
+            self.model,
+            tensor_parallel=self.tp or 1,
+            ranks=integers(self.rank, "--rank"),
+            max_loras=integers(self.max_loras, "--max-loras"),
+            ms=ms,
+            fully_sharded=self.fully_sharded,
+            target_modules=list(filter(None, dict.fromkeys(modules))) or None,
+            adapters=self.adapter or (),
+            expert_parallel=self.expert_parallel,
+            max_sequences=self.max_num_seqs or MAX_SEQUENCES,
+            dual_stream=self.dual_stream,
+        )
+
+
+KernelSource = Annotated[
+    str,
+    option(
+        DEVICE,
+        "|".join(KERNEL_SOURCES),
+        "Whose kernels; auto: vLLM's if installed.",
+        complete=completion.kernel_sources,
+    ),
+]
+RequireIdle = Annotated[
+    bool, flag(DEVICE, "Measure on no GPU that others use, or of which that is not known.", "--require-idle")
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measuring:
+    """What measures, and how."""
+
+    device: Annotated[
+        str,
+        option(DEVICE, "cuda[:N]|replay:DIR", "What measures: a GPU, or recorded grids.", complete=completion.devices),
+    ] = DEFAULT_DEVICE
+    gpus: Annotated[str | None, option(DEVICE, "all|N,…", "GPUs of this host, tuned side by side.")] = None
+    require_idle: RequireIdle = False
+    kernels: KernelSource = "auto"
+    timing: Annotated[
+        Timing,
+        option(DEVICE, "|".join(Timing), "L2 cache cleared before each launch, as left, or launches in a CUDA graph."),
+    ] = Timing.COLD
+    tokens: Annotated[Tokens, option(DEVICE, "|".join(Tokens), "How tokens are spread over the adapters.")] = (
+        Tokens.UNIFORM
+    )
+    active_loras: Annotated[
+        list[str] | None,
+        option(
+            DEVICE,
+            "N,…",
+            "Adapters that a step uses: as many as there are slots by default. Of several numbers the mean decides, in "
+            "the layers in which tune has finalists race.",
+        ),
+    ] = None
+    experts: Annotated[
+        str,
+        option(
+            DEVICE,
+            "uniform|zipf|FILE",
+            "How tokens choose experts; FILE: a JSON list of how often each expert was hit.",
+            complete=completion.routings,
+        ),
+    ] = Routing.UNIFORM.value
+    jobs: Annotated[
+        int | None,
+        option(DEVICE, "N", "Compile processes; one less than the cores by default.", min=1, max=MOST_PROCESSES),
+    ] = None
+    pack: Annotated[
+        list[Path] | None,
+        option(DEVICE, "FILE", "Binaries of bo-tune compile, which need no compiling here; may be repeated."),
+    ] = None
+
+    @property
+    def active(self) -> list[int]:
+        """How many adapters a step uses; none where nothing is said. Raises InputError."""
+        return integers(self.active_loras, "--active-loras")
+
+    def measured(
+        self,
+        path: MoePathChoice = MoePathChoice.AUTO,
+        *,
+        dual_stream: bool,
+        deadline_s: float | None = None,
+        mixed: bool = False,
+    ) -> "Measured":
+        """Return what these options mean.
+
+        Args:
+            path: which way an engine goes through the experts' adapters.
+            mixed: whether steps may use several numbers of adapters.
+            dual_stream: whether the engine has two streams.
+            deadline_s: after how long a compile is given up, at most.
+
+        Raises:
+            InputError: the experts' spread is neither one by name nor a readable file of hits.
+        """
+        from bo_tune.session.workers.measuring import Measured
+
+        routing, hits = self._routing()
+        if len(active := self.active) > 1 and not mixed:
+            raise InputError(f"--active-loras: expected one number where finalists do not race, got {len(active)}")
+        return Measured(
+            self.device,
+            self.kernels,
+            Conditions(self.timing, self.tokens, active[0] if len(active) == 1 else None, routing, hits, dual_stream),
+            self.jobs,
+            tuple(self.pack or ()),
+            self.gpus,
+            path,
+            self.require_idle,
+            deadline_s,
+        )
+
+    def _routing(self) -> tuple[Routing, tuple[int, ...]]:
+        if self.experts in (Routing.UNIFORM, Routing.ZIPF):
+            return Routing(self.experts), ()
+        hits = json_of("--experts", Path(self.experts))
+        if not isinstance(hits, list) or not hits or not all(type(count) is int and count >= 0 for count in hits):
+            raise InputError(f"--experts: {self.experts}: expected a list of how often each expert was hit")
+        return Routing.RECORDED, tuple(hits)
+
 
 Study = Annotated[
     Path | None,
     typer.Argument(
-        metavar="STUDY.toml",
-        help="Study file; or name a model with --model.",
-        show_default=False,
-        autocompletion=completion.study_files,
-    ),
-]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        metavar="PATH|ID",
-        help="Hugging Face config.json, its folder, or a model's id, instead of a study file.",
-        rich_help_panel=PROBLEM,
-    ),
-]
-TensorParallel = Annotated[
-    int | None,
-    typer.Option(
-        "--tp",
-        min=1,
-        metavar="N",
-        help="Tensor-parallel size of the served model: 1.",
-        show_default=False,
-        rich_help_panel=PROBLEM,
-    ),
-]
-MaxLoras = Annotated[
-    list[str] | None,
-    typer.Option(metavar="N,…", help="The engine's --max-loras.", show_default=False, rich_help_panel=PROBLEM),
-]
-Rank = Annotated[
-    list[str] | None,
-    typer.Option(metavar="N,…", help="The engine's --max-lora-rank.", show_default=False, rich_help_panel=PROBLEM),
-]
-FullySharded = Annotated[
-    bool,
-    typer.Option("--fully-sharded", metavar=FLAG, help="The engine's --fully-sharded-loras.", rich_help_panel=PROBLEM),
-]
-TargetModules = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME,…",
-        help="The engine's --lora-target-modules. All that vLLM supports by default.",
-        show_default=False,
-        rich_help_panel=PROBLEM,
-    ),
-]
-AdapterPaths = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--adapter",
-        metavar="PATH",
-        help="An adapter's adapter_config.json, or its folder: gives rank and target modules where they are left out. "
-        "May be repeated: the largest rank and all their modules count.",
-        show_default=False,
-        rich_help_panel=PROBLEM,
-    ),
-]
-ExpertParallel = Annotated[
-    bool,
-    typer.Option(
-        "--expert-parallel", metavar=FLAG, help="The engine's --enable-expert-parallel.", rich_help_panel=PROBLEM
-    ),
-]
-MaxNumSeqs = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        max=MOST,
-        metavar="N",
-        help=f"The engine's --max-num-seqs, the most rows that lm_head gets: {MAX_SEQUENCES}.",
-        show_default=False,
-        rich_help_panel=PROBLEM,
-    ),
-]
-DualStream = Annotated[
-    bool,
-    typer.Option(
-        "--dual-stream",
-        metavar=FLAG,
-        help="For an engine with VLLM_LORA_ENABLE_DUAL_STREAM=1.",
-        rich_help_panel=PROBLEM,
-    ),
-]
-Streams = Annotated[
-    StreamChoice,
-    typer.Option(
-        "--streams",
-        metavar="|".join(StreamChoice),
-        help="Adapters behind the base layer, beside it (VLLM_LORA_ENABLE_DUAL_STREAM=1), or either way.",
-        rich_help_panel=PROBLEM,
-    ),
-]
-Tokens = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--m",
-        metavar="N,…",
-        help="Tokens in a step; powers of two by default. 'auto' has tune add those that are worth it.",
-        show_default=False,
-        rich_help_panel=PROBLEM,
+        metavar="STUDY.toml", help="Study file; or name a model with --model.", autocompletion=completion.study_files
     ),
 ]
 Kernel = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME",
-        help="Only this kernel; may be repeated.",
-        show_default=False,
-        rich_help_panel=PROBLEM,
-        autocompletion=completion.kernels,
-    ),
-]
-KernelSource = Annotated[
-    str,
-    typer.Option(
-        "--kernels",
-        metavar="|".join(KERNEL_SOURCES),
-        help="Whose kernels; auto: vLLM's if installed.",
-        rich_help_panel=DEVICE,
-        autocompletion=completion.kernel_sources,
-    ),
-]
-TimingKind = Annotated[
-    Timing,
-    typer.Option(
-        "--timing",
-        metavar="|".join(Timing),
-        help="L2 cache cleared before each launch, as left, or launches in a CUDA graph.",
-        rich_help_panel=DEVICE,
-    ),
-]
-ActiveMix = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--active-loras",
-        metavar="N,…",
-        help="Adapters that a step uses; of several numbers the mean decides, in the model's layers. As many as there "
-        "are slots by default.",
-        show_default=False,
-        rich_help_panel=DEVICE,
-    ),
-]
-ActiveLoras = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        max=MOST,
-        metavar="N",
-        help="Adapters that a step uses. As many as there are slots by default.",
-        show_default=False,
-        rich_help_panel=DEVICE,
-    ),
-]
-ExpertSpread = Annotated[
-    str,
-    typer.Option(
-        "--experts",
-        metavar="uniform|zipf|FILE",
-        help="How tokens choose experts; FILE: a JSON list of how often each expert was hit.",
-        rich_help_panel=DEVICE,
-        autocompletion=completion.routings,
-    ),
-]
-TokenSpread = Annotated[
-    Spread,
-    typer.Option(
-        "--tokens",
-        metavar="|".join(Spread),
-        help="How tokens are spread over the adapters.",
-        rich_help_panel=DEVICE,
-    ),
-]
-DeviceName = Annotated[
-    str,
-    typer.Option(
-        "--device",
-        metavar="cuda[:N]|replay:DIR",
-        help="What measures: a GPU, or recorded grids.",
-        rich_help_panel=DEVICE,
-        autocompletion=completion.devices,
-    ),
-]
-Gpus = Annotated[
-    str | None,
-    typer.Option(
-        "--gpus",
-        metavar="all|N,…",
-        help="GPUs of this host, tuned side by side.",
-        show_default=False,
-        rich_help_panel=DEVICE,
-    ),
-]
-RequireIdle = Annotated[
-    bool,
-    typer.Option(
-        "--require-idle",
-        metavar=FLAG,
-        help="Measure on no GPU that others use, or of which that is not known.",
-        rich_help_panel=DEVICE,
-    ),
-]
-Ray = Annotated[
-    str | None,
-    typer.Option(
-        "--ray",
-        metavar="ADDRESS",
-        help="Have workers on a Ray cluster do it, one on each GPU; 'local' starts one here.",
-        show_default=False,
-        rich_help_panel=DEVICE,
-    ),
-]
-Workers = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        max=MOST_PROCESSES,
-        metavar="N",
-        help="Tuning processes: with a pack one for each GPU by default, else one. With --ray: workers on the cluster.",
-        show_default=False,
-        rich_help_panel=DEVICE,
-    ),
-]
-Jobs = Annotated[
-    int | None,
-    typer.Option(
-        min=1,
-        max=MOST_PROCESSES,
-        metavar="N",
-        help="Compile processes; one less than the cores by default.",
-        show_default=False,
-        rich_help_panel=DEVICE,
-    ),
-]
-Packs = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--pack",
-        metavar="FILE",
-        help="Binaries of bo-tune compile, which need no compiling here; may be repeated.",
-        show_default=False,
-        rich_help_panel=DEVICE,
-    ),
+    list[str] | None, option(PROBLEM, "NAME", "Only this kernel; may be repeated.", complete=completion.kernels)
 ]
 Lease = Annotated[
     float,
-    typer.Option(
+    option(
+        DATABASE,
+        "SECONDS",
+        "After so long without a word from a worker its studies go to others.",
         min=1.0,
         max=MOST_SECONDS,
-        metavar="SECONDS",
-        help="After so long without a word from a worker its studies go to others.",
-        rich_help_panel=DATABASE,
     ),
 ]
 Fresh = Annotated[
     bool,
-    typer.Option(
+    flag(
+        DATABASE,
+        "Measure anew: studies that are there are set aside. Run again after an interruption, it goes on.",
         "--fresh",
-        metavar=FLAG,
-        help="Measure anew: studies that are there are set aside. Run again after an interruption, it goes on.",
-        rich_help_panel=DATABASE,
     ),
 ]
 Storage = Annotated[
-    str,
-    typer.Option(
-        metavar="URL",
-        help=f"Database of the studies; '{MEMORY}' keeps none.",
-        rich_help_panel=DATABASE,
-        autocompletion=completion.storages,
-    ),
+    str, option(DATABASE, "URL", f"Database of the studies; '{MEMORY}' keeps none.", complete=completion.storages)
 ]
-Budget = Annotated[
-    int | None,
-    typer.Option(
-        min=1, metavar="N", help="Configs to launch in each study.", show_default=False, rich_help_panel=SEARCH
-    ),
-]
+Budget = Annotated[int | None, option(SEARCH, "N", "Configs to launch in each study.", min=1)]
 Seed = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        max=2**32 - 1,
-        metavar="N",
-        help="Of the samplers, and of replayed measurements.",
-        show_default=False,
-        rich_help_panel=SEARCH,
-    ),
+    int | None, option(SEARCH, "N", "Of the samplers, and of replayed measurements.", min=0, max=2**32 - 1)
 ]
 Sampler = Annotated[
     str | None,
-    typer.Option(
-        metavar="NAME",
-        help=f"How configs are proposed: {', '.join(SAMPLERS)}.",
-        show_default=False,
-        rich_help_panel=SEARCH,
-        autocompletion=completion.samplers,
-    ),
+    option(SEARCH, "NAME", f"How configs are proposed: {', '.join(SAMPLERS)}.", complete=completion.samplers),
 ]
-Stop = Annotated[
-    bool | None,
-    typer.Option(
-        "--stop/--no-stop",
-        metavar=FLAG,
-        help="End a study once its model is sure that nothing much better is left; on unless the study file says no.",
-        show_default=False,
-        rich_help_panel=SEARCH,
-    ),
-]
-Bundled = Annotated[
-    bool,
-    typer.Option(
-        "--bundled/--no-bundled", metavar=FLAG, help="Learn from the bundled grids, too.", rich_help_panel=SEARCH
-    ),
-]
-Recordings = Annotated[Path, typer.Option(metavar="DIR", help="Folder of recorded grids.", rich_help_panel=PROBLEM)]
-ExportOut = Annotated[
-    Path, typer.Option("--out", metavar="DIR", help="Folder of the exported studies.", rich_help_panel=OUTPUT)
-]
-Out = Annotated[Path, typer.Option(metavar="DIR", help="Folder of the JSON files.", rich_help_panel=OUTPUT)]
+Bundled = Annotated[bool, flag(SEARCH, "Learn from the bundled grids, too.", "--bundled/--no-bundled")]
+Out = Annotated[Path, option(OUTPUT, "DIR", "Folder of the JSON files.")]
 JsonFile = Annotated[
     Path | None,
-    typer.Option(
-        "--json",
-        metavar="FILE",
-        help="Write the result as JSON too; '-' writes it to stdout, and nothing else.",
-        rich_help_panel=OUTPUT,
-    ),
+    option(OUTPUT, "FILE", "Write the result as JSON too; '-' writes it to stdout, and nothing else.", "--json"),
 ]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", metavar=FLAG, help="Print every recorded trial.", rich_help_panel=OUTPUT)
-]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", metavar=FLAG, help="Print nothing but what went wrong.", rich_help_panel=OUTPUT)
-]
+Verbose = Annotated[bool, flag(OUTPUT, "Print every recorded trial.", "--verbose", "-v")]
+Quiet = Annotated[bool, flag(OUTPUT, "Print nothing but what went wrong.", "--quiet", "-q")]

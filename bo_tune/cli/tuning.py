@@ -1,12 +1,11 @@
 """Tuning as the command line asks for it: jobs opened, a session shown while it runs, results written and told."""
 
-import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import typer
 
@@ -16,7 +15,6 @@ from bo_tune.cli.output import Output
 from bo_tune.cli.resume import kept_lines
 from bo_tune.core.activity import SessionActivity
 from bo_tune.core.choices import MEMORY, MoePathChoice
-from bo_tune.core.events import Listener
 from bo_tune.core.problem import LoraProblem, Problem
 from bo_tune.display.ladder import ladder_lines, ladder_table
 from bo_tune.display.progress import Progressing
@@ -29,7 +27,7 @@ from bo_tune.engines.registry import ENGINES, address_of
 from bo_tune.engines.tuned_with import check_mix
 from bo_tune.errors import InputError
 from bo_tune.formats.study_file import StudyFile
-from bo_tune.measure.described import DescribedDevice, Description
+from bo_tune.measure.described import DescribedDevice
 from bo_tune.measure.devices import OWN_INSTEAD, Job, engine_notes, fallen_back, job_of, replay_jobs, with_deciding
 from bo_tune.processes import exit_codes
 from bo_tune.processes.fork_server import ForkServer
@@ -43,24 +41,8 @@ from bo_tune.store.connection.url import shown as shown_url
 from bo_tune.store.storage import StudyStore, silence_optuna
 from bo_tune.tuning.tuner import InterruptedSearch
 
-
-class Workers(Protocol):
-    """Who does a session's studies in its place."""
-
-    def descriptions(self, problems: Sequence[Problem]) -> list[Description]:
-        """Return what GPUs they have, each type once. Raises InputError."""
-
-    def listener(self, listen: Listener) -> Listener:
-        """Return the session's own listener, that tells nothing of what workers tell."""
-
-    def activities(self) -> Sequence[Sequence[SessionActivity]]:
-        """What each worker has done so far, session by session, as far as it tells."""
-
-    def at_work(self, note: Callable[[str], None], listen: Listener) -> AbstractContextManager[threading.Event]:
-        """Have them work while it lasts; yields what is set once they have all ended."""
-
-    def close(self) -> None:
-        """End them."""
+Workers = HostWorkers | RayCluster
+"""Who does a session's studies in its place."""
 
 
 def worker_count(arguments: Arguments) -> int:
@@ -144,14 +126,14 @@ def _check_hits(problems: Sequence[Problem], recorded: int) -> None:
 
 def _check_replay(arguments: Arguments) -> None:
     """Refuse what recordings cannot do. Raises InputError."""
+    measured = arguments.measured
     if arguments.choose_m:
         raise InputError("--m auto: needs a GPU; recordings hold no other m than their own")
-    if arguments.measured.packs:
+    if measured.packs:
         raise InputError("--pack: needs a GPU; nothing is compiled for a recording")
-    if arguments.measured.gpus is not None:
-        raise InputError("--gpus: recordings need no GPU")
-    if arguments.measured.require_idle:
-        raise InputError("--require-idle: recordings need no GPU")
+    for option, given in (("--gpus", measured.gpus is not None), ("--require-idle", measured.require_idle)):
+        if given:
+            raise InputError(f"{option}: recordings need no GPU")
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,13 +180,12 @@ def tune_one_way(
         typer.Exit: it was interrupted.
     """
     silence_optuna()
-    written = arguments.written
     with _workers(arguments) as workers, _jobs(arguments, workers) as (jobs, settings, searches):
-        check_writable(written.tables, {_file_name(job) for job in jobs if not job.spec.decides})
-        mix = partial(check_mix, written.tables, _sources(jobs), own_wanted=arguments.measured.source == "builtin")
+        check_writable(arguments.out, {_file_name(job) for job in jobs if not job.spec.decides})
+        mix = partial(check_mix, arguments.out, _sources(jobs), own_wanted=arguments.measured.source == "builtin")
         warnings = [*_fallen_back(jobs, arguments), *mix()]
-        if written.recordings is not None:
-            check_writable(written.recordings)
+        if arguments.record is not None:
+            check_writable(arguments.record)
         # The last: what is wrong above leaves no database behind.
         store = StudyStore(arguments.storage, lease_s=arguments.lease_s)
         output.warn(*warnings)
@@ -265,12 +246,12 @@ def _write(
     arguments: Arguments, session: Session, jobs: Sequence[Job], tuned: Sequence[Tuned], but: Collection[Address]
 ) -> tuple[list[Path], list[str]]:
     """Write tables and recordings; return their paths, and lines on what a reader of them would not expect."""
-    folders, notes = arguments.written, list[str]()
+    notes = list[str]()
     completions = _completions(jobs, arguments)
     more = [entry for completion in completions for entry in completion.entries]
     entries = [entry for entry in session.entries(tuned) if (entry.file_name, entry.keys) not in but]
-    paths = write_tables(folders.tables, [*entries, *more], notes.append)
-    recorded = [record(one, folders.recordings) for one in tuned] if folders.recordings is not None else []
+    paths = write_tables(arguments.out, [*entries, *more], notes.append)
+    recorded = [record(one, arguments.record) for one in tuned] if arguments.record is not None else []
     return [*paths, *recorded], [
         *notes,
         *_missing(paths),
@@ -285,8 +266,7 @@ def _completions(jobs: Sequence[Job], arguments: Arguments) -> list[Completion]:
         return []
     tuned = {job.problem.kernel for job in jobs}
     gpus = {job.device.gpu.name: job.device.gpu for job in jobs}
-    folder = arguments.written.tables
-    return [engine.completion(model, tuned, gpu, folder) for gpu in gpus.values() for engine in ENGINES]
+    return [engine.completion(model, tuned, gpu, arguments.out) for gpu in gpus.values() for engine in ENGINES]
 
 
 def _missing(paths: Sequence[Path]) -> list[str]:

@@ -8,11 +8,17 @@ from bo_tune.core.problem import Problem
 
 
 @dataclass(frozen=True, slots=True)
-class StudyStarted:
-    """A study was opened; ``recorded`` trials were there already. Times in us; None where there are none yet."""
+class _OfStudy:
+    """Something about a study: its name and its problem."""
 
     name: str
     problem: Problem
+
+
+@dataclass(frozen=True, slots=True)
+class StudyStarted(_OfStudy):
+    """A study was opened; ``recorded`` trials were there already. Times in us; None where there are none yet."""
+
     recorded: int
     candidates: int
     best_us: float | None = None
@@ -20,7 +26,7 @@ class StudyStarted:
 
 
 @dataclass(frozen=True, slots=True)
-class TrialRecorded:
+class TrialRecorded(_OfStudy):
     """A trial is in the database: from here on no kill can lose it.
 
     Attributes:
@@ -30,8 +36,6 @@ class TrialRecorded:
             where none was, as in a search without a stop rule.
     """
 
-    name: str
-    problem: Problem
     config: dict[str, int]
     outcome: Outcome
     best_us: float | None
@@ -40,11 +44,9 @@ class TrialRecorded:
 
 
 @dataclass(frozen=True, slots=True)
-class StudyFinished:
+class StudyFinished(_OfStudy):
     """A study has its result. Times in us; None where nothing could be measured."""
 
-    name: str
-    problem: Problem
     time_us: float | None
     default_time_us: float | None
     trials: int
@@ -53,30 +55,24 @@ class StudyFinished:
 
 
 @dataclass(frozen=True, slots=True)
-class StudyFailed:
+class StudyFailed(_OfStudy):
     """A study could not be measured at all; the others go on."""
 
-    name: str
-    problem: Problem
     message: str
 
 
 @dataclass(frozen=True, slots=True)
-class StudyElsewhere:
+class StudyElsewhere(_OfStudy):
     """Another worker has a study; the session takes what comes of it, or the study itself once it is free."""
 
-    name: str
-    problem: Problem
     host: str
     pid: int
 
 
 @dataclass(frozen=True, slots=True)
-class StudyLost:
+class StudyLost(_OfStudy):
     """Another worker took a study over, because this one was not heard of for too long; the others go on."""
 
-    name: str
-    problem: Problem
     message: str
 
 

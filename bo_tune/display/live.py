@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from rich.console import Group, RenderableType
 from rich.progress_bar import ProgressBar
@@ -39,23 +38,16 @@ STYLES = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of the table of studies, with its cells."""
+STUDIES = ("kernel", "problem", "trials", "best us", "x default", "sure")
+"""Columns of the table of studies under way."""
 
-    name: str
-    cells: Sequence[str]
-    right: bool = False
+FEWER = (STUDIES, ("kernel", "problem", "best us", "x default", "sure"), ("kernel", "problem", "best us", "x default"))
+"""Columns where there is less room, with kernel names in short."""
 
-    @property
-    def width(self) -> int:
-        """Columns of the terminal that it takes."""
-        return max(len(self.name), *map(len, self.cells))
+FEWEST = ("problem", "best us")
+"""Columns below ``NARROW`` columns of the terminal, where nothing else fits."""
 
-    def lines(self, width: int) -> list[str]:
-        """Return head and cells, all equally wide; too long ones end with an ellipsis."""
-        cut = [text if len(text) <= width else f"{text[: width - 1]}…" for text in (self.name, *self.cells)]
-        return [text.rjust(width) if self.right else text.ljust(width) for text in cut]
+NARROW = 40
 
 
 def screen(view: View, width: int, height: int) -> RenderableType:
@@ -99,44 +91,43 @@ def _figures(view: View, width: int) -> list[Text]:
     return [Text(line, no_wrap=True) for line in lines]
 
 
-def _studies(studies: Sequence[InFlight], width: int, height: int) -> list[Text]:
+def _studies(studies: Sequence[InFlight], width: int, height: int) -> list[RenderableType]:
     """Return the table of studies in flight, with a last line on those that are left out."""
     if not studies or height < 2:
         return []
     shown = studies if len(studies) < height else studies[: height - 2]
-    columns = _fitting(shown, width)
-    others = sum(column.width + 2 for column in columns if column.name != "problem")
-    widths = [max(1, min(c.width, width - others)) if c.name == "problem" else c.width for c in columns]
-    rows = zip(*(column.lines(w) for column, w in zip(columns, widths, strict=True)), strict=True)
-    lines = [Text("  ".join(row), style="dim" if number == 0 else "", no_wrap=True) for number, row in enumerate(rows)]
-    if len(shown) < len(studies):
-        lines.append(Text(f"… {len(studies) - len(shown)} more", style="dim"))
-    for line in lines:
-        line.truncate(width, overflow="ellipsis")
-    return lines
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="dim")
+    names, rows = _fitting(shown, width)
+    for name in names:
+        is_text = name in ("kernel", "problem")
+        # A problem's name has no place to break at: too long a one ends with an ellipsis, and no other column shrinks.
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=name != "problem", overflow="ellipsis")
+    for row in rows:
+        table.add_row(*(row[name] for name in names))
+    if len(shown) == len(studies):
+        return [table]
+    return [table, Text(f"… {len(studies) - len(shown)} more", style="dim", no_wrap=True, overflow="ellipsis")]
 
 
-def _fitting(studies: Sequence[InFlight], width: int) -> list[Column]:
-    """Return the columns there is room for: kernel names get short first, then columns go."""
-    if not studies:
-        return []
-    trials = Column("trials", [str(s.trials) for s in studies], right=True)
-    best = Column("best us", [us(s.best_us) for s in studies], right=True)
-    gain = Column("x default", [speed_up(s.default_us, s.best_us) for s in studies], right=True)
-    sure = Column("sure", ["-" if s.sure is None else f"{s.sure:.2f}" for s in studies], right=True)
-    problem = Column("problem", [s.problem.shape_label for s in studies])
-    kernel = Column("kernel", [s.problem.kernel for s in studies])
-    short = Column("kernel", [_short(s.problem.kernel) for s in studies])
-    choices = [
-        [kernel, problem, trials, best, gain, sure],
-        [short, problem, trials, best, gain, sure],
-        [short, problem, best, gain, sure],
-        [short, problem, best, gain],
+def _fitting(studies: Sequence[InFlight], width: int) -> tuple[Sequence[str], list[dict[str, str]]]:
+    """Return the columns there is room for, and their cells: kernel names get short first, then columns go."""
+    rows = [
+        {
+            "kernel": study.problem.kernel,
+            "problem": study.problem.shape_label,
+            "trials": str(study.trials),
+            "best us": us(study.best_us),
+            "x default": speed_up(study.default_us, study.best_us),
+            "sure": "-" if study.sure is None else f"{study.sure:.2f}",
+        }
+        for study in studies
     ]
-    for columns in choices:
-        if sum(column.width + 2 for column in columns) - 2 <= width:
-            return columns
-    return choices[-1] if width >= 40 else [problem, best]
+    short = [{**row, "kernel": _short(row["kernel"])} for row in rows]
+    for names, cells in ((STUDIES, rows), *((names, short) for names in FEWER)):
+        widths = [max(len(name), *(len(row[name]) for row in cells), 0) + 2 for name in names]
+        if sum(widths) - 2 <= width:
+            return names, cells
+    return FEWER[-1] if width >= NARROW else FEWEST, short
 
 
 def _short(kernel: str) -> str:

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console, RenderableType
 from rich.live import Live
@@ -11,7 +12,10 @@ from bo_tune.core.events import Event, TrialRecorded
 from bo_tune.core.outcome import Invalid, Measurement
 from bo_tune.display.console import is_live, print_line, short_config, us
 from bo_tune.display.live import screen
-from bo_tune.display.watched import URGENT, WARNING, Happening, Watchable, Watched, summed_up
+from bo_tune.display.watched import URGENT, WARNING, Happening, Watched, summed_up
+
+if TYPE_CHECKING:
+    from bo_tune.session.session import Session
 
 REFRESHES_PER_S = 2
 """How often the display of a terminal changes."""
@@ -56,18 +60,17 @@ class Progressing:
         self._watched = Watched(studies, self._say)
         self._afterwards: list[Happening] = []
         self._lock = threading.Lock()
-        self._live = self._display() if is_live(console) else None
+        self._live = None
+        if is_live(console):
+            self._live = Live(
+                get_renderable=self._screen,
+                console=console,
+                refresh_per_second=REFRESHES_PER_S,
+                transient=True,
+                vertical_overflow="crop",
+            )
         self._ended = threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="progress", daemon=True)
-
-    def _display(self) -> Live:
-        return Live(
-            get_renderable=self._screen,
-            console=self._console,
-            refresh_per_second=REFRESHES_PER_S,
-            transient=True,
-            vertical_overflow="crop",
-        )
 
     def __enter__(self) -> "Progressing":
         if self._live is not None:
@@ -91,7 +94,7 @@ class Progressing:
         for happening in afterwards:
             self._line(happening.line, self._urgent)
 
-    def watch(self, session: Callable[[], Watchable | None]) -> None:
+    def watch(self, session: "Callable[[], Session | None]") -> None:
         """Show the figures of a session from now on."""
         self._watched.watch(session)
 
@@ -101,8 +104,9 @@ class Progressing:
 
     def _tick(self) -> None:
         while not self._ended.wait(LINE_EVERY_S):
-            if self._watched.is_under_way:
-                self._line(f"progress {summed_up(self._watched.view())}")
+            view = self._watched.view()
+            if view.figures:  # there is a session
+                self._line(f"progress {summed_up(view)}")
 
     def __call__(self, event: Event) -> None:
         """Show one event."""

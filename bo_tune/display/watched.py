@@ -4,9 +4,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from statistics import fmean, geometric_mean
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from bo_tune.core.activity import SessionActivity
 from bo_tune.core.events import (
@@ -22,6 +22,9 @@ from bo_tune.core.events import (
 from bo_tune.core.problem import Problem
 from bo_tune.display.console import duration, speed_up, us
 
+if TYPE_CHECKING:
+    from bo_tune.session.session import Session
+
 MOST_KEPT = 20
 """Happenings that are remembered."""
 
@@ -30,18 +33,6 @@ WARNING = "warning"
 
 URGENT = ("failed", "lost", "restart", "note", WARNING)
 """Kinds of happenings that a person should find in the terminal afterwards."""
-
-
-class Watchable(Protocol):
-    """A session, as far as it is watched."""
-
-    @property
-    def activity(self) -> SessionActivity:
-        """What it has done so far."""
-
-    @property
-    def stopping(self) -> bool:
-        """Whether it was asked to stop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +60,7 @@ class Happening:
     kind: str
     problem: Problem | None
     text: str
-    at: float
+    at: float = field(default_factory=time.time)
     count: str | None = None
 
     @property
@@ -136,16 +127,11 @@ class Watched:
         self._happenings: deque[Happening] = deque(maxlen=MOST_KEPT)
         self._restarts = 0
         self._noticed: set[str] = set()
-        self._session: Callable[[], Watchable | None] = lambda: None
+        self._session: Callable[[], Session | None] = lambda: None
 
-    def watch(self, session: Callable[[], Watchable | None]) -> None:
+    def watch(self, session: "Callable[[], Session | None]") -> None:
         """Take the figures of a session from now on."""
         self._session = session
-
-    @property
-    def is_under_way(self) -> bool:
-        """Whether there is a session."""
-        return self._session() is not None
 
     def take(self, event: Event) -> Happening | None:
         """Take in an event; returns what is worth a line of it."""
@@ -157,7 +143,7 @@ class Watched:
 
     def note(self, text: str, kind: str = "note") -> None:
         """Take in something else that happened."""
-        happening = Happening(kind, None, text, time.time())
+        happening = Happening(kind, None, text)
         with self._lock:
             self._happenings.append(happening)
         self._on_note(happening)
@@ -167,36 +153,32 @@ class Watched:
             case StudyStarted():
                 self._in_flight[event.name] = InFlight(event.problem, event.recorded, event.best_us, event.default_us)
                 if event.recorded:
-                    return self._happening("resumed", event.problem, f"{event.recorded} trials were recorded before")
+                    return Happening("resumed", event.problem, f"{event.recorded} trials were recorded before")
             case TrialRecorded():
                 self.trials += 1
                 self._count_trial(event)
             case StudyFinished():
                 return self._finish(event)
             case StudyElsewhere():
-                return self._happening("waiting", event.problem, f"{event.host}, process {event.pid}, works on it")
+                return Happening("waiting", event.problem, f"{event.host}, process {event.pid}, works on it")
             case StudyLost():
                 self._in_flight.pop(event.name, None)
-                return self._happening("lost", event.problem, event.message)
+                return Happening("lost", event.problem, event.message)
             case GpuNoticed():
                 if event.text not in self._noticed:  # workers may tell of the same
                     self._noticed.add(event.text)
-                    return Happening(WARNING if event.spoils else "info", None, event.text, time.time())
+                    return Happening(WARNING if event.spoils else "info", None, event.text)
             case StudyFailed():
                 self._in_flight.pop(event.name, None)
                 self._done, self._failed = self._done + 1, self._failed + 1
-                return self._happening("failed", event.problem, event.message)
+                return Happening("failed", event.problem, event.message)
         return None
 
     def _count_trial(self, event: TrialRecorded) -> None:
         study = self._in_flight.get(event.name)
         if study is not None:
             self._in_flight[event.name] = replace(
-                study,
-                trials=study.trials + 1,
-                best_us=event.best_us,
-                default_us=event.default_us,
-                sure=event.sure,
+                study, trials=study.trials + 1, best_us=event.best_us, default_us=event.default_us, sure=event.sure
             )
 
     def _finish(self, event: StudyFinished) -> Happening:
@@ -211,11 +193,7 @@ class Watched:
             f"{event.launched_configs} configs launched"
         )
         kind, count = ("kept" if event.reused else "tuned"), _count(self._done, self._studies)
-        return replace(self._happening(kind, event.problem, text), count=count)
-
-    @staticmethod
-    def _happening(kind: str, problem: Problem, text: str) -> Happening:
-        return Happening(kind, problem, text, time.time())
+        return Happening(kind, event.problem, text, count=count)
 
     def _look_for_restarts(self, activity: SessionActivity) -> None:
         restarts = sum(device.gpu.restarts for device in activity.devices.values() if device.gpu)

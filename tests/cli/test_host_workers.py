@@ -28,7 +28,7 @@ from helpers import (
 )
 
 from bo_tune.analysis.listing import list_studies
-from bo_tune.cli.arguments import Arguments, Written
+from bo_tune.cli.arguments import Arguments
 from bo_tune.cli.tuning import worker_count
 from bo_tune.core.activity import DeviceActivity, GpuActivity, SessionActivity, with_workers
 from bo_tune.core.choices import MEMORY
@@ -151,8 +151,7 @@ def test_there_is_one_for_each_gpu_that_has_a_pack(changed: dict[str, Any], coun
     file = tmp_path / "study.toml"
     file.write_text(given.pop("study"))
     settings = given.pop("settings", SessionSettings())
-    written = Written(tmp_path)
-    arguments = Arguments(load_study_file(file), (), measured, given.pop("storage"), written, settings, verbose=False)
+    arguments = Arguments(load_study_file(file), (), measured, given.pop("storage"), tmp_path, settings, verbose=False)
     assert worker_count(replace(arguments, **given)) == count
 
 

@@ -226,7 +226,7 @@ def test_a_restart_of_the_gpu_process_is_told_once() -> None:
 def test_the_line_of_figures_without_a_session() -> None:
     gathered, _ = watched(None)
     assert summed_up(gathered.view()) == "0 studies"
-    assert not gathered.is_under_way
+    assert not gathered.view().figures
 
 
 def test_more_studies_than_were_announced_are_counted() -> None:

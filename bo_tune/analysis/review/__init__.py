@@ -3,7 +3,6 @@
 Pure data, for ``bo-tune report`` to draw and to write as JSON.
 """
 
-from bo_tune.analysis.review.document import document
-from bo_tune.analysis.review.review import Review, review
+from bo_tune.analysis.review.review import Review, document, review
 
 __all__ = ["Review", "document", "review"]

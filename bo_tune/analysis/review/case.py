@@ -114,7 +114,7 @@ def _case(studies: Sequence[StudyReview], found: Sequence[Truth | None]) -> Case
     best_us = (best_sum_us(known, decided_of(studies[0])) if len(known) > 1 else known[0].best_us) if known else None
     chosen_us = _chosen_us(studies, known) if known else None
     first = studies[0]
-    default_us, time_us = first.default_us, first.time_us
+    default_us, time_us = first.default_us, first.best_us
     if len(studies) > 1:
         assert first.joint is not None
         default_us, time_us = first.joint.default_time_us, first.joint.time_us

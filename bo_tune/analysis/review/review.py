@@ -1,7 +1,7 @@
 """All searches of a database looked back on."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import accumulate, islice
 from statistics import fmean, geometric_mean
 from typing import Any
@@ -126,3 +126,53 @@ def _newest(store: StudyStore, words: Sequence[str]) -> tuple[list[int], int]:
     drawn = (0 if names[i].endswith(GRID) else sum(counts.get(i, {}).values()) for i in numbers)
     kept = sum(total <= MOST_TRIALS for total in islice(accumulate(drawn), MOST_STUDIES)) or 1
     return numbers[:kept], len(numbers[kept:])
+
+
+def document(review: Review) -> dict[str, Any]:
+    """Return a review as JSON: means, costs, reasons, and each case with its studies; times in us."""
+    return {
+        "gpus": review.gpus,
+        "replayed": review.replayed,
+        "geomean_speed_up_over_default": review.speed_up,
+        "mean_regret_percent": review.mean_regret_percent,
+        "costs": asdict(review.effort),
+        "grid_costs": asdict(review.grid_effort) if review.grid_effort else None,
+        "pruned": dict(review.pruned),
+        "excluded": dict(review.excluded),
+        "left_out": review.left_out,
+        "cases": [_case(case) for case in review.cases],
+    }
+
+
+def _case(case: Case) -> dict[str, Any]:
+    return {
+        "finished": case.finished,
+        "counts_in_means": case.counts,
+        "default_us": case.default_us,
+        "time_us": case.time_us,
+        "speed_up": case.speed_up,
+        "grid_best_us": case.best_us,
+        "grid_from": case.truth,
+        "regret_percent": case.regret_percent,
+        "steps": [asdict(step) for step in case.steps],
+        "studies": [_study(study, losses) for study, losses in zip(case.studies, case.losses, strict=True)],
+    }
+
+
+def _study(study: StudyReview, losses: Any) -> dict[str, Any]:
+    return {
+        "study": str(study.name),
+        "config": study.config,
+        "time_us": study.best_us,
+        "default_us": study.default_us,
+        "sampler": study.result.sampler if study.result else None,
+        "certificate": study.certificate.to_json() if study.certificate else None,
+        "ended_by": study.result.ended_by if study.result else None,
+        "grid_size": study.grid_size,
+        "excluded": study.excluded,
+        "states": study.states,
+        "reasons": study.reasons,
+        "loss_by_a_wrong_value": dict(losses),
+        "late_share": study.late_share,
+        "costs": study.costs.flat(),
+    }

@@ -1,52 +1,34 @@
 """``bo-tune check``: what an engine would make of a folder of tuned JSON."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bo_tune.cli import options as o
-from bo_tune.cli.served import Served
 from bo_tune.core.problem import MOST
 from bo_tune.engines.models.engine import MAX_BATCHED_TOKENS
 from bo_tune.processes import exit_codes
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served(o.Served):
+    """A model and the engine that serves it."""
+
+    m: Annotated[list[str] | None, o.option(o.PROBLEM, "N,…", "Tokens in a step. All sizes by default.")] = None
+
+
 def check_command(
+    *,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of JSON files, whoever wrote them.")],
-    model: o.Model = None,
-    tp: o.TensorParallel = None,
-    max_loras: o.MaxLoras = None,
-    rank: o.Rank = None,
-    fully_sharded: o.FullySharded = False,
-    target_modules: o.TargetModules = None,
-    adapter: o.AdapterPaths = None,
-    expert_parallel: o.ExpertParallel = False,
-    dual_stream: o.DualStream = False,
-    m: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--m",
-            metavar="N,…",
-            help="Tokens in a step. All sizes by default.",
-            show_default=False,
-            rich_help_panel=o.PROBLEM,
-        ),
-    ] = None,
-    max_num_seqs: o.MaxNumSeqs = None,
+    served: Served,
     max_num_batched_tokens: Annotated[
-        int,
-        typer.Option(
-            min=1, max=MOST, metavar="N", help="The engine's --max-num-batched-tokens.", rich_help_panel=o.PROBLEM
-        ),
+        int, o.option(o.PROBLEM, "N", "The engine's --max-num-batched-tokens.", min=1, max=MOST)
     ] = MAX_BATCHED_TOKENS,
     gpu: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME",
-            help="As torch.cuda.get_device_name gives it. Told from the folder by default.",
-            rich_help_panel=o.PROBLEM,
-        ),
+        o.option(o.PROBLEM, "NAME", "As torch.cuda.get_device_name gives it. Told from the folder by default."),
     ] = None,
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
@@ -62,17 +44,9 @@ def check_command(
     from bo_tune.engines.tuned_with import folder_lines, source_counts
 
     output = Output("check", json_file, quiet=quiet)
-    served = Served(
-        model, tp, max_loras, rank, fully_sharded, target_modules, adapter, expert_parallel, max_num_seqs, dual_stream
-    )
-    sizes = o.integers(m, "--m")
-    report = check_folder(
-        folder,
-        served.study(sizes or (1,)),
-        gpu=gpu,
-        ms=sizes,
-        max_batched_tokens=max_num_batched_tokens,
-    )
+    sizes = o.integers(served.m, "--m")
+    model = served.study(sizes or (1,))
+    report = check_folder(folder, model, gpu=gpu, ms=sizes, max_batched_tokens=max_num_batched_tokens)
     output.tables(*check_tables(report))
     if quiet:
         output.say(*fault_lines(report))

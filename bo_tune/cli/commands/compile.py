@@ -4,95 +4,34 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from bo_tune.cli import completion
 from bo_tune.cli import options as o
-from bo_tune.cli.served import Served
 from bo_tune.errors import InputError, PackError
 
 TargetName = Annotated[
-    str,
-    typer.Option(
-        "--target",
-        metavar="cuda:CC",
-        help="Compute capability to compile for.",
-        rich_help_panel=o.DEVICE,
-        autocompletion=completion.targets,
-    ),
+    str, o.option(o.DEVICE, "cuda:CC", "Compute capability to compile for.", complete=completion.targets)
 ]
 GpuName = Annotated[
-    str | None,
-    typer.Option(
-        "--gpu",
-        metavar="NAME",
-        help="GPU to choose configs for; one of the target's by default.",
-        rich_help_panel=o.DEVICE,
-    ),
+    str | None, o.option(o.DEVICE, "NAME", "GPU to choose configs for; one of the target's by default.")
 ]
-PackFile = Annotated[
-    Path, typer.Option("--out", metavar="PACK", help="File to write, or to go on with.", rich_help_panel=o.OUTPUT)
-]
-Configs = Annotated[
-    int | None,
-    typer.Option(
-        min=1, metavar="N", help="Binaries in the pack, at most.", show_default=False, rich_help_panel=o.SEARCH
-    ),
-]
-Minutes = Annotated[
-    float | None,
-    typer.Option(min=0.0, metavar="MINUTES", help="Time to compile.", show_default=False, rich_help_panel=o.SEARCH),
-]
-Whole = Annotated[
-    bool, typer.Option("--all", metavar=o.FLAG, help="Every valid config, however unlikely.", rich_help_panel=o.SEARCH)
-]
+PackFile = Annotated[Path, o.option(o.OUTPUT, "PACK", "File to write, or to go on with.")]
+Configs = Annotated[int | None, o.option(o.SEARCH, "N", "Binaries in the pack, at most.", min=1)]
+Minutes = Annotated[float | None, o.option(o.SEARCH, "MINUTES", "Time to compile.", min=0.0)]
+Whole = Annotated[bool, o.flag(o.SEARCH, "Every valid config, however unlikely.", "--all")]
 Teacher = Annotated[
-    str | None,
-    typer.Option(
-        "--storage",
-        metavar="URL",
-        help="Database of studies to learn from.",
-        show_default=False,
-        rich_help_panel=o.SEARCH,
-        autocompletion=completion.storages,
-    ),
+    str | None, o.option(o.SEARCH, "URL", "Database of studies to learn from.", complete=completion.storages)
 ]
-History = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--history",
-        metavar="DIR",
-        help="Recordings to learn from; the project's by default.",
-        show_default=False,
-        rich_help_panel=o.SEARCH,
-    ),
-]
+History = Annotated[list[Path] | None, o.option(o.SEARCH, "DIR", "Recordings to learn from; the project's by default.")]
 CompileJobs = Annotated[
     int | None,
-    typer.Option(
-        min=1,
-        max=o.MOST_PROCESSES,
-        metavar="N",
-        help="Compile processes; one for each core by default.",
-        show_default=False,
-        rich_help_panel=o.DEVICE,
-    ),
+    o.option(o.DEVICE, "N", "Compile processes; one for each core by default.", min=1, max=o.MOST_PROCESSES),
 ]
 
 
 def compile_command(
+    *,
     study: o.Study = None,
-    model: o.Model = None,
-    tp: o.TensorParallel = None,
-    max_loras: o.MaxLoras = None,
-    rank: o.Rank = None,
-    m: o.Tokens = None,
-    fully_sharded: o.FullySharded = False,
-    target_modules: o.TargetModules = None,
-    adapter: o.AdapterPaths = None,
-    expert_parallel: o.ExpertParallel = False,
-    max_num_seqs: o.MaxNumSeqs = None,
-    dual_stream: o.DualStream = False,
+    served: o.Served,
     kernel: o.Kernel = None,
     configs: Configs = None,
     minutes: Minutes = None,
@@ -122,10 +61,7 @@ def compile_command(
     from bo_tune.precompile.build import PackBudget
 
     output = Output("compile", json_file, quiet=quiet)
-    served = Served(
-        model, tp, max_loras, rank, fully_sharded, target_modules, adapter, expert_parallel, max_num_seqs, dual_stream
-    )
-    loaded = study_of(study, served, m)
+    loaded = study_of(study, served)
     if loaded is None:
         raise InputError("nothing to compile: name a study file, or a model with --model")
     if configs is None and minutes is None and not whole:

@@ -16,12 +16,9 @@ if TYPE_CHECKING:
 
 def export_command(
     storage: o.Storage = DEFAULT_STORAGE,
-    out: o.ExportOut = Path("studies"),
+    out: Annotated[Path, o.option(o.OUTPUT, "DIR", "Folder of the exported studies.")] = Path("studies"),
     kernel: o.Kernel = None,
-    gpu: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Only studies of GPUs with this in their names.", rich_help_panel=o.PROBLEM),
-    ] = None,
+    gpu: Annotated[str | None, o.option(o.PROBLEM, "NAME", "Only studies of GPUs with this in their names.")] = None,
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
 ) -> None:

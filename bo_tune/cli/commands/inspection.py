@@ -18,10 +18,7 @@ def compare_command(
     grid_dir: Annotated[
         Path, typer.Argument(metavar="GRID", help="Folder that bo-tune grid wrote, or another search.")
     ],
-    recordings: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Recorded grids: their times settle both.", rich_help_panel=o.PROBLEM),
-    ] = None,
+    recordings: Annotated[Path | None, o.option(o.PROBLEM, "DIR", "Recorded grids: their times settle both.")] = None,
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
 ) -> None:
@@ -50,33 +47,15 @@ def compare_command(
 
 
 def simulate_command(
-    recordings: o.Recordings,
-    history: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Recorded grids tuned first, to learn from.", rich_help_panel=o.SEARCH),
-    ] = None,
+    recordings: Annotated[Path, o.option(o.PROBLEM, "DIR", "Folder of recorded grids.")],
+    history: Annotated[Path | None, o.option(o.SEARCH, "DIR", "Recorded grids tuned first, to learn from.")] = None,
     sampler: Annotated[
-        str,
-        typer.Option(
-            metavar="NAME",
-            help="How configs are proposed.",
-            rich_help_panel=o.SEARCH,
-            autocompletion=completion.samplers,
-        ),
+        str, o.option(o.SEARCH, "NAME", "How configs are proposed.", complete=completion.samplers)
     ] = GRID_GP,
-    budget: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Configs to launch in each study.", rich_help_panel=o.SEARCH)
-    ] = 40,
-    stop: Annotated[
-        bool,
-        typer.Option(
-            "--stop/--no-stop", metavar=o.FLAG, help="Let the stop rule end studies early.", rich_help_panel=o.SEARCH
-        ),
-    ] = False,
+    budget: Annotated[int, o.option(o.SEARCH, "N", "Configs to launch in each study.", min=1)] = 40,
+    stop: Annotated[bool, o.flag(o.SEARCH, "Let the stop rule end studies early.", "--stop/--no-stop")] = False,
     bundled: o.Bundled = True,
-    seeds: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Number of seeds: 0, 1, …", rich_help_panel=o.SEARCH)
-    ] = 1,
+    seeds: Annotated[int, o.option(o.SEARCH, "N", "Number of seeds: 0, 1, …", min=1)] = 1,
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
 ) -> None:
@@ -121,7 +100,6 @@ def show_command(
         typer.Argument(
             metavar="STUDY",
             help="Only studies with these words in their names; of a single one everything is shown.",
-            show_default=False,
         ),
     ] = None,
     storage: o.Storage = DEFAULT_STORAGE,

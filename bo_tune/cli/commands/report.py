@@ -12,23 +12,18 @@ from bo_tune.errors import InputError, printable
 
 def report_command(
     study: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="STUDY", help="Only studies with these words in their names.", show_default=False),
+        list[str] | None, typer.Argument(metavar="STUDY", help="Only studies with these words in their names.")
     ] = None,
     storage: o.Storage = DEFAULT_STORAGE,
-    out: Annotated[Path, typer.Option(metavar="FILE.html", help="The page.")] = Path("report.html"),
+    out: Annotated[Path, o.option(None, "FILE.html", "The page.")] = Path("report.html"),
     title: Annotated[
-        str, typer.Option(metavar="TEXT", help="The page's title: the model, say, and how it is served.")
+        str, o.option(None, "TEXT", "The page's title: the model, say, and how it is served.")
     ] = "Tuned kernels",
     recordings: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="DIR", help="Recorded grids, whose best is drawn; may be repeated.", show_default=False),
+        list[Path] | None, o.option(None, "DIR", "Recorded grids, whose best is drawn; may be repeated.")
     ] = None,
     session: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="What tune --json wrote: adds seconds of the GPU by purpose.", show_default=False
-        ),
+        Path | None, o.option(None, "FILE", "What tune --json wrote: adds seconds of the GPU by purpose.")
     ] = None,
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
@@ -69,14 +64,7 @@ def report_command(
 
 def _figures(path: Path) -> dict[str, Any]:
     """Read what ``tune --json`` wrote. Raises InputError."""
-    from bo_tune.files import os_error_text, parse_json, read_file
-
-    try:
-        content = parse_json(read_file(path))
-    except OSError as error:
-        raise InputError(f"--session: {path}: {os_error_text(error)}") from None
-    except ValueError as error:
-        raise InputError(f"--session: {path}: {error}") from None
+    content = o.json_of("--session", path)
     # Earlier versions wrote the figures of the session alone.
     session = content.get("session", content) if isinstance(content, dict) else None
     if not isinstance(session, dict) or not isinstance(session.get("devices"), dict):

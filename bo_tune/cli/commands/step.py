@@ -4,10 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from bo_tune.cli import options as o
-from bo_tune.cli.served import Served
 from bo_tune.core.choices import DEFAULT_DEVICE, StreamChoice
 from bo_tune.core.conditions import Conditions
 from bo_tune.errors import InputError
@@ -17,18 +14,11 @@ TIMED = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 
 
 def step_command(
-    model: o.Model = None,
-    tp: o.TensorParallel = None,
-    max_loras: o.MaxLoras = None,
-    rank: o.Rank = None,
-    adapter: o.AdapterPaths = None,
-    tuned: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder of tuned JSON to time, too.", rich_help_panel=o.PROBLEM),
-    ] = None,
-    m: o.Tokens = None,
+    *,
+    served: o.Served,
+    tuned: Annotated[Path | None, o.option(o.PROBLEM, "DIR", "Folder of tuned JSON to time, too.")] = None,
     streams: o.Streams = StreamChoice.BOTH,
-    device: o.DeviceName = DEFAULT_DEVICE,
+    device: Annotated[str, o.option(o.DEVICE, "cuda[:N]", "The GPU that measures.")] = DEFAULT_DEVICE,
     kernels: o.KernelSource = "auto",
     require_idle: o.RequireIdle = False,
     json_file: o.JsonFile = None,
@@ -45,9 +35,9 @@ def step_command(
     from bo_tune.session.workers.measuring import Measured, opened_one
 
     output = Output("step", json_file, quiet=quiet)
-    served = Served(model, tp, max_loras, rank, False, None, adapter)
-    study = served.study(o.integers(m, "--m") or TIMED)
-    decoders = [Decoder(replace(study, dual_stream=two), tuned) for two in streams.modes]
+    study = served.study(o.integers(served.m, "--m") or TIMED)
+    ways = StreamChoice.TWO if served.dual_stream else streams
+    decoders = [Decoder(replace(study, dual_stream=two), tuned) for two in ways.modes]
     for decoder in decoders:
         decoder.check()
     measured = Measured(device, kernels, Conditions(), None, require_idle=require_idle)

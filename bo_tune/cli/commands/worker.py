@@ -1,13 +1,11 @@
 """``bo-tune worker``: joins the sessions of a database."""
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bo_tune.cli import options as o
-from bo_tune.core.choices import DEFAULT_DEVICE, DEFAULT_STORAGE, LEASE_S, MEMORY
-from bo_tune.core.conditions import Routing, Timing, Tokens
+from bo_tune.core.choices import DEFAULT_STORAGE, LEASE_S, MEMORY
 from bo_tune.errors import InputError
 from bo_tune.processes import exit_codes
 
@@ -16,20 +14,12 @@ if TYPE_CHECKING:
 
 
 def worker_command(
+    *,
     storage: o.Storage = DEFAULT_STORAGE,
     lease: o.Lease = LEASE_S,
-    device: o.DeviceName = DEFAULT_DEVICE,
-    gpus: o.Gpus = None,
-    require_idle: o.RequireIdle = False,
-    kernels: o.KernelSource = "auto",
-    timing: o.TimingKind = Timing.COLD,
-    tokens: o.TokenSpread = Tokens.UNIFORM,
-    active_loras: o.ActiveLoras = None,
-    experts: o.ExpertSpread = Routing.UNIFORM.value,
-    dual_stream: o.DualStream = False,
+    measuring: o.Measuring,
+    dual_stream: Annotated[bool, o.DUAL_STREAM] = False,
     seed: o.Seed = None,
-    jobs: o.Jobs = None,
-    pack: o.Packs = None,
     json_file: o.JsonFile = None,
     verbose: o.Verbose = False,
     quiet: o.Quiet = False,
@@ -46,7 +36,7 @@ def worker_command(
     from bo_tune.display.progress import Progressing
     from bo_tune.display.reuse import unreadable_lines
     from bo_tune.measure.devices import fallen_back
-    from bo_tune.session.workers.measuring import Measured, fitting_of, searching
+    from bo_tune.session.workers.measuring import fitting_of, searching
     from bo_tune.session.workers.worker import StudyWorker
     from bo_tune.store.storage import StudyStore, silence_optuna
     from bo_tune.tuning.tuner import InterruptedSearch
@@ -55,12 +45,11 @@ def worker_command(
     output, ended = Output("worker", json_file, quiet=quiet), list[StudyFinished | StudyFailed]()
     if storage == MEMORY:
         raise InputError("--storage: a worker needs a database that sessions share")
-    conditions = replace(o.conditions(timing, tokens, active_loras, experts), dual_stream=dual_stream)
-    measured = Measured(device, kernels, conditions, jobs, tuple(pack or ()), gpus, require_idle=require_idle)
+    measured = measuring.measured(dual_stream=dual_stream)
     store = StudyStore(storage, create=False, lease_s=lease)
     shown = Progressing(output.console, None, verbose=verbose, urgent=output.urgent)
     with searching(measured) as searches, fitting_of(measured, seed or 0) as (_, fits, settings), shown as progress:
-        output.warn(*filter(None, [fallen_back(kernels) if measured.recordings is None else None]))
+        output.warn(*filter(None, [fallen_back(measured.source) if measured.recordings is None else None]))
 
         def listen(event: Event) -> None:
             if isinstance(event, StudyFinished | StudyFailed):

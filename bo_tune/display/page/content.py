@@ -9,7 +9,6 @@ from typing import Any
 
 from bo_tune.analysis.review import Review
 from bo_tune.analysis.review.case import Case
-from bo_tune.analysis.review.effort import GridEffort
 from bo_tune.analysis.review.family import Family, families_of, tokens_of
 from bo_tune.analysis.review.noise import NoiseBand, noise_bands
 from bo_tune.analysis.review.study import StudyReview
@@ -60,7 +59,9 @@ class Page:
     def __init__(self, review: Review) -> None:
         self.review = review
         self.families = families_of(review.cases)
-        self._numbers = {id(case): number for number, case in enumerate(self._ordered())}
+        ordered = [case for family in self.families for case in family.cases]
+        self._numbers = {id(case): number for number, case in enumerate(ordered)}
+        self.grid = review.grid_effort
         self.gpus = list(dict.fromkeys(family.gpu for family in self.families))
         self.sources = list(dict.fromkeys(family.kernel_source for family in self.families))
         self.unfinished = sum(not case.finished for case in review.cases)
@@ -68,9 +69,6 @@ class Page:
         self.known = [case for case in review.cases if case.regret_percent is not None]
         days = sorted(end.date().isoformat() for study in review.studies for _, end in study.under_way)
         self.dates = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else ""
-
-    def _ordered(self) -> list[Case]:
-        return [case for family in self.families for case in family.cases]
 
     def title(self, family: Family) -> str:
         """Name a family in a heading, by as much as tells it from the others."""
@@ -145,11 +143,6 @@ class Page:
             f"by more than their tolerance; the median was {words.share(sure[len(sure) // 2])}, the least "
             f"{words.share(sure[0])}."
         )
-
-    @property
-    def grid(self) -> GridEffort | None:
-        """What exhaustive searches cost or would cost."""
-        return self.review.grid_effort
 
     @property
     def how_known(self) -> str:
