@@ -12,7 +12,7 @@ from bo_tune.core.choices import RaceChoice
 from bo_tune.core.problem import LoraProblem, lora
 from bo_tune.core.space import ConfigKey, config_key
 from bo_tune.core.surroundings import SHRINK
-from bo_tune.display.both_streams import compromise_lines
+from bo_tune.display.results import compromise_lines
 from bo_tune.engines.base import TunedEntry
 from bo_tune.engines.folder import write_tables
 from bo_tune.engines.registry import address_of

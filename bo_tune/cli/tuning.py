@@ -181,11 +181,9 @@ def tune_one_way(
     """
     silence_optuna()
     with _workers(arguments) as workers, _jobs(arguments, workers) as (jobs, settings, searches):
-        check_writable(arguments.out, {_file_name(job) for job in jobs if not job.spec.decides})
+        _check_written(arguments, jobs)
         mix = partial(check_mix, arguments.out, _sources(jobs), own_wanted=arguments.measured.source == "builtin")
         warnings = [*_fallen_back(jobs, arguments), *mix()]
-        if arguments.record is not None:
-            check_writable(arguments.record)
         # The last: what is wrong above leaves no database behind.
         store = StudyStore(arguments.storage, lease_s=arguments.lease_s)
         output.warn(*warnings)
@@ -217,6 +215,13 @@ def tune_one_way(
     store.close()
     _show(output, tuned, ladder, arguments.study)
     return Done(tuned, session.id, _told(output, tuned, activity, dict(store.unreadable), files, notes))
+
+
+def _check_written(arguments: Arguments, jobs: Sequence[Job]) -> None:
+    """Refuse folders that could not be written, before anything is measured. Raises InputError."""
+    check_writable(arguments.out, {_file_name(job) for job in jobs if not job.spec.decides})
+    if arguments.record is not None:
+        check_writable(arguments.record)
 
 
 def _told(

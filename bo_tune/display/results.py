@@ -11,6 +11,7 @@ from bo_tune.core.conclusion import SHARED, Agreement, Decision
 from bo_tune.display.console import TIMES, disturbed_lines, marked, plain_table, short_config, speed_up, us
 from bo_tune.session.session import Tuned, session_wall_s
 from bo_tune.store.results import StudyResult
+from bo_tune.tuning.both_streams import Compromise
 
 
 def results_tables(tuned: Iterable[Tuned]) -> Iterator[Table]:
@@ -58,6 +59,22 @@ def mix_lines(results: Sequence[StudyResult]) -> list[str]:
         return []
     each = (f"{n} active: {sum(one) / len(one):+.1f} %, worst {max(one):+.1f} %" for n, one in sorted(shares.items()))
     return [f"adapters' time in their layers against the default's, by how many a step uses: {'; '.join(each)}"]
+
+
+def compromise_lines(chosen: Sequence[Compromise]) -> list[str]:
+    """Return what serving both ways costs each of them."""
+    if not chosen:
+        return []
+    losses = {
+        "one stream": [best.loss_one for best in chosen],
+        "two streams": [best.loss_two for best in chosen],
+    }
+    return [f"shrink serves both ways, {len(chosen)} configs: {'; '.join(_loss(*item) for item in losses.items())}"]
+
+
+def _loss(way: str, losses: Sequence[float]) -> str:
+    mean, worst = sum(losses) / len(losses), max(losses)
+    return f"on {way} adapters take {100 * mean:.1f} % more than with its own best, {100 * worst:.1f} % at worst"
 
 
 def joint_lines(tuned: Sequence[Tuned]) -> list[str]:

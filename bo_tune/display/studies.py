@@ -1,4 +1,4 @@
-"""The studies of a database, as tables and lines."""
+"""The studies of a database, as tables and lines: all of them, and one in full."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -6,7 +6,7 @@ from itertools import groupby
 
 from rich.table import Table
 
-from bo_tune.analysis.listing import StudyListing
+from bo_tune.analysis.listing import StudyDetail, StudyListing, TrialListing
 from bo_tune.core.conclusion import SHARED
 from bo_tune.core.conditions import UNKNOWN
 from bo_tune.display.console import (
@@ -14,13 +14,18 @@ from bo_tune.display.console import (
     TIMES,
     LongTable,
     disturbed_lines,
+    duration,
     marked,
     plain_table,
+    short_config,
     speed_up,
     sure,
     us,
 )
 from bo_tune.kernels.registry import DECIDING
+
+MOST_TRIALS = 20
+"""Trials in the table, the fastest first; ``--json`` has all."""
 
 
 def studies_tables(studies: Iterable[StudyListing]) -> Iterator[Table | LongTable]:
@@ -87,3 +92,73 @@ def studies_lines(studies: Sequence[StudyListing]) -> list[str]:
 
 def _counted(reasons: Mapping[str, int]) -> str:
     return ", ".join(f"{reason} {count}" for reason, count in reasons.items()) or "-"
+
+
+def study_tables(detail: StudyDetail) -> Iterator[Table]:
+    """Return the configs that were re-measured at the end, and the fastest trials."""
+    default_us = detail.listing.default_us
+    if detail.result is not None:
+        table = plain_table("Finalists, re-measured in turn", ("config",), ("us", "speed-up"))
+        default = detail.result.finalists[0][0] if default_us is not None else None
+        for config, time_us in sorted(detail.result.finalists, key=lambda finalist: finalist[1]):
+            remarks = ["default"] * (config == default) + ["chosen"] * (dict(config) == dict(detail.result.config))
+            name = short_config(config) + (f" ({', '.join(remarks)})" if remarks else "")
+            table.add_row(name, us(time_us), speed_up(default_us, time_us))
+        yield table
+    timed = sorted((t for t in detail.trials if t.time_us is not None), key=lambda t: t.time_us or 0.0)
+    shown = f"the fastest {MOST_TRIALS} of {len(timed)}" if len(timed) > MOST_TRIALS else "the fastest first"
+    figures = ("trial", "us", "compile s", "launches", "shared KiB", "registers", "spilled")
+    table = plain_table(f"Measured trials, {shown}", ("config", "state"), figures)
+    for trial in timed[:MOST_TRIALS]:
+        table.add_row(*_row(trial))
+    yield table
+
+
+def _row(trial: TrialListing) -> tuple[str, ...]:
+    shared = None if trial.shared_memory_bytes is None else trial.shared_memory_bytes / 1024
+    return (
+        short_config(trial.config),
+        trial.reason or trial.state.lower(),
+        str(trial.number),
+        us(trial.time_us),
+        f"{trial.compile_s:.2f}",
+        str(trial.launches),
+        "-" if shared is None else f"{shared:.0f}",
+        _count(trial.registers_per_thread),
+        _count(trial.spilled_registers),
+    )
+
+
+def _count(value: int | None) -> str:
+    return "-" if value is None else str(value)
+
+
+def study_lines(detail: StudyDetail) -> list[str]:
+    """Return the lines below the tables: what was chosen, how sure that is, what it cost, what was given up."""
+    listing, costs = detail.listing, detail.listing.costs
+    best = f"{short_config(listing.config)}: {us(listing.best_us)} us, "
+    lines = [
+        str(listing.name),
+        ("chosen: " if listing.finished else "best so far: ")
+        + best
+        + f"{speed_up(listing.default_us, listing.best_us)} of the default ({us(listing.default_us)} us)",
+    ]
+    if not listing.name.toolchain:
+        lines.append(f"{UNKNOWN}: stored by an earlier version of bo_tune; no search takes it for its own")
+    if listing.certificate is not None:
+        lines.append(f"sure: {sure(listing.certificate)} (within so much of the grid's best with that probability)")
+    if listing.disturbed:
+        lines.append(f"times are spoilt: {', '.join(listing.disturbed)}")
+    lines.append(
+        f"{len(detail.trials)} trials: {costs.launched_configs:,} configs launched, {costs.launches:,} launches, "
+        f"{costs.compiles:,} compiles of {costs.compile_s:.1f} s, under way for {duration(costs.wall_s)}"
+    )
+    if listing.holder is not None:
+        lines.append(f"under way: {listing.holder.host}, process {listing.holder.pid}")
+    reasons = Counter((trial.reason, _first_line(trial.detail)) for trial in detail.trials if trial.reason)
+    lines += [f"pruned: {count} {reason}{f' ({why})' if why else ''}" for (reason, why), count in reasons.most_common()]
+    return [*lines, *(f"left out before any trial: {count} {reason}" for reason, count in listing.excluded.items())]
+
+
+def _first_line(detail: str | None) -> str:
+    return detail.strip().splitlines()[0] if detail and detail.strip() else ""

@@ -16,8 +16,7 @@ from bo_tune.core.events import Event, GpuNoticed
 from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config
 from bo_tune.display.results import results_tables, session_lines
-from bo_tune.display.studies import studies_lines, studies_tables
-from bo_tune.display.study import study_lines
+from bo_tune.display.studies import studies_lines, studies_tables, study_lines
 from bo_tune.engines.folder import read_provenance, write_tables
 from bo_tune.formats.recording import read_recording
 from bo_tune.kernels.registry import kernel_spec

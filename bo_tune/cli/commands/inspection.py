@@ -115,8 +115,7 @@ def show_command(
     from bo_tune.analysis.listing import list_studies, study_detail
     from bo_tune.cli.output import Output
     from bo_tune.display.reuse import unreadable_lines
-    from bo_tune.display.studies import studies_lines, studies_tables
-    from bo_tune.display.study import study_lines, study_tables
+    from bo_tune.display.studies import studies_lines, studies_tables, study_lines, study_tables
     from bo_tune.store.looking import looking_at
 
     output = Output("show", json_file, quiet=quiet)
