@@ -5,13 +5,14 @@ import os
 import select
 import signal
 import struct
-import subprocess
 import termios
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+import forked
 import pyte
 
 DEADLINE_S = 180.0
@@ -19,12 +20,11 @@ DEADLINE_S = 180.0
 QUIET_S = 0.02
 """A command that writes nothing for so long has drawn what it was drawing."""
 
+CONTROLLED_BY_IT = partial(fcntl.ioctl, 0, termios.TIOCSCTTY, 0)
+"""Makes the terminal on stdin the one whose keys end a process."""
+
 NEXT_SCREEN = b"\r\x1b[2K\x1b[1A"
 """How rich begins to draw over what it has drawn before."""
-
-
-def _with_controlling_terminal() -> None:
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 class Terminal:
@@ -50,7 +50,7 @@ class Terminal:
         self._master, slave = os.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         try:
-            self.process = subprocess.Popen(
+            self.process = forked.Popen(
                 command,
                 stdin=slave,
                 stdout=slave,
@@ -58,7 +58,7 @@ class Terminal:
                 cwd=cwd,
                 env={**inherited, "TERM": "xterm-256color", **(environment or {})},
                 start_new_session=True,
-                preexec_fn=_with_controlling_terminal,
+                preexec_fn=CONTROLLED_BY_IT,
             )
         finally:
             os.close(slave)

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import forked
 import optuna
 import pytest
 from helpers import (
@@ -70,7 +71,7 @@ class Tuning:
 
     def start(self) -> "subprocess.Popen[bytes]":
         with self._log.open("wb") as log:
-            return subprocess.Popen(self.command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True)
+            return forked.Popen(self.command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True)
 
     def output(self) -> str:
         """What the run has printed so far, in whole lines."""

@@ -1,0 +1,351 @@
+"""Programs that tests start without waiting seconds for their imports: forked from a process that has everything.
+
+``Popen`` takes the place of ``subprocess.Popen``. What it starts is a process as any other: a child of this one, with
+the given arguments, folder, environment and streams, in a session of its own if asked for, which signals reach and end,
+and whose exit code is its own. Only its interpreter does not begin anew: the modules of the package are there already.
+So a test whose subject is how the program begins starts it with ``subprocess`` itself.
+
+Each process has a *stock*, a process without threads that forks for it. One that is forked has a stock of its own, so
+that the children that the program starts, fork servers and workers, are forked, too (``install``). A stock ends with
+the process that it is for.
+
+What cannot be forked is started: programs that are not Python's, and those whose environment the interpreter or a
+package would have read at its start.
+"""
+
+import atexit
+import contextlib
+import ctypes
+import fcntl
+import gc
+import inspect
+import json
+import os
+import pickle
+import pkgutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import types
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+import bo_tune
+from bo_tune.processes import fork_server
+from bo_tune.session.workers import host
+
+LARGEST_REQUEST = 2**18
+CONSOLE_SCRIPT = "bo-tune"
+READ_AT_THE_START = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC", "OMP_", "OPENBLAS_", "MKL_", "TRITON_INTERPRET", "TYPER")
+"""How the names of variables begin that come too late for a process that is forked."""
+
+ARGUMENTS_LENGTH = 2**15
+"""Bytes that a process has for what ``ps`` shows of it."""
+
+HIGHEST = 200
+"""Descriptors from here on are used for nothing else."""
+
+_START = "import json, sys; base = [*sys.path]; sys.path[:] = json.loads(sys.argv[2]); import forked; forked.main(base)"
+
+_CHILD_SUBREAPER = 36
+_prctl = ctypes.CDLL(None).prctl
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A process to be forked.
+
+    Attributes:
+        arguments: its command line.
+        path: what is imported from where.
+        descriptors: what the files that come with the request are called in it.
+        before: is called first, in it.
+    """
+
+    arguments: list[str]
+    cwd: str
+    environment: dict[str, str]
+    descriptors: list[int]
+    is_session: bool
+    before: Any = None
+
+
+# The side that asks
+
+
+class _Stock:
+    """Forks for this process. ``socket`` leads to the process that does, which ``began_with`` these variables."""
+
+    def __init__(self) -> None:
+        self.socket: socket.socket | None = None
+        self.lock = threading.Lock()
+        self.began_with: dict[str, str] | None = None
+
+    def fork(self, request: bytes, files: Sequence[int]) -> int:
+        """Return the process id of a new child of this process."""
+        with self.lock:
+            if self.socket is None:
+                self.socket, self.began_with = _start_stock(), _read_at_the_start(os.environ)
+            # Its parent in the stock ends at once, and who is orphaned below us becomes our child.
+            _prctl(_CHILD_SUBREAPER, 1, 0, 0, 0)
+            try:
+                socket.send_fds(self.socket, [request], files)
+                return int(self.socket.recv(64))
+            finally:
+                _prctl(_CHILD_SUBREAPER, 0, 0, 0, 0)
+
+
+_stock = _Stock()
+
+
+def _start_stock() -> socket.socket:
+    """Start the first one, which imports everything. It takes seconds, once for each process that runs tests."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    words = [str(theirs.fileno()), json.dumps(sys.path), "-" * ARGUMENTS_LENGTH]
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", _START, *words],
+        pass_fds=[theirs.fileno()],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    theirs.close()
+    atexit.register(process.wait)
+    atexit.register(ours.close)  # first
+    return ours
+
+
+def _is_forkable(arguments: Sequence[str], environment: Mapping[str, str]) -> bool:
+    """Say whether a command is a Python program that would find nothing else at its start than a stock did."""
+    program, *words = map(str, arguments)
+    if program == sys.executable:
+        is_known = bool(words) and (words[0] == "-P" or words[0].endswith(".py"))
+    else:
+        is_known = Path(program) == Path(sys.executable).with_name(CONSOLE_SCRIPT)
+    began_with = _read_at_the_start(os.environ) if _stock.began_with is None else _stock.began_with
+    return is_known and _read_at_the_start(environment) == began_with
+
+
+def _read_at_the_start(environment: Mapping[str, str]) -> dict[str, str]:
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith(READ_AT_THE_START) and name != "PYTHONPATH"
+    }
+
+
+class Popen(subprocess.Popen):  # type: ignore[type-arg]
+    """``subprocess.Popen``, forked where it can be. What it does besides starting a process is as before."""
+
+    def _execute_child(self, *given: Any) -> None:
+        how = inspect.signature(subprocess.Popen._execute_child).bind(self, *given).arguments
+        environment = dict(os.environ if how["env"] is None else how["env"])
+        arguments = [] if isinstance(how["args"], str) else [os.fspath(word) for word in how["args"]]
+        try:
+            before = pickle.dumps(how["preexec_fn"])
+        except (pickle.PicklingError, AttributeError):
+            before = None
+        if how["shell"] or before is None or not _is_forkable(arguments, environment):
+            super()._execute_child(*given)
+            return
+        pipes = [how[name] for name in ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")]
+        streams = [own if pipe == -1 else pipe for own, pipe in enumerate((pipes[0], pipes[3], pipes[5]))]
+        descriptors = [0, 1, 2, *how["pass_fds"]]
+        cwd = os.path.realpath(how["cwd"] or Path.cwd())
+        request = _Request(arguments, cwd, environment, descriptors, how["start_new_session"], before)
+        try:
+            self.pid = _stock.fork(pickle.dumps(request), [*streams, *how["pass_fds"]])
+            self._child_created = True
+        finally:
+            self._close_pipe_fds(*pipes)
+
+
+def run(arguments: Sequence[object], **how: Any) -> "subprocess.CompletedProcess[Any]":
+    """Do as ``subprocess.run`` does, but without ``input``."""
+    timeout, check = how.pop("timeout", None), how.pop("check", False)
+    if how.pop("capture_output", False):
+        how |= {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with Popen(arguments, **how) as process:
+        try:
+            out, err = process.communicate(timeout=timeout)
+        except BaseException:
+            process.kill()
+            raise
+    done = subprocess.CompletedProcess(arguments, process.returncode, out, err)
+    if check:
+        done.check_returncode()
+    return done
+
+
+def install() -> None:
+    """Have the package fork the processes that it starts."""
+    like = types.SimpleNamespace(**{**vars(subprocess), "Popen": Popen})
+    fork_server.subprocess = host.subprocess = like  # type: ignore[assignment]
+
+
+# The side that forks
+
+
+def _import_everything() -> None:
+    for module in pkgutil.walk_packages(bo_tune.__path__, "bo_tune."):
+        if not module.name.endswith("__main__"):
+            import_module(module.name)
+    for name in ("alembic", "sqlalchemy.dialects.sqlite", "sqlalchemy.dialects.postgresql.psycopg"):
+        import_module(name)
+
+
+def _serve(control: socket.socket) -> tuple[_Request, list[int]]:
+    """Fork until nobody asks any more. Returns in each new process what it is to be."""
+    while True:
+        message, files, _, _ = socket.recv_fds(control, LARGEST_REQUEST, 64)
+        if not message:
+            os._exit(0)
+        reads, writes = os.pipe()
+        between = os.fork()
+        if between == 0:
+            parent = os.getpid()
+            child = os.fork()
+            if child:
+                os.write(writes, str(child).encode())
+                os._exit(0)
+            for number in (reads, writes):
+                os.close(number)
+            control.close()
+            while os.getppid() == parent:
+                time.sleep(0.0005)
+            return pickle.loads(message), files
+        os.waitpid(between, 0)
+        control.send(os.read(reads, 64))
+        for number in (reads, writes, *files):
+            os.close(number)
+
+
+def _with_stock() -> tuple[_Request, list[int]] | None:
+    """Give this process a stock of its own. Returns in a process that is forked from it what that is to be."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork():
+        theirs.close()
+        _stock.socket = _highest(ours)
+        return None
+    ours.close()
+    theirs = _highest(theirs)
+    os.setsid()  # what ends the process by a signal to its group leaves this to end by itself
+    os.chdir("/")
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(nothing, number)
+    os.closerange(3, HIGHEST)
+    return _serve(theirs)
+
+
+def _highest(given: socket.socket) -> socket.socket:
+    """Move a socket out of the way of descriptors whose numbers matter."""
+    moved = socket.socket(fileno=fcntl.fcntl(given, fcntl.F_DUPFD_CLOEXEC, HIGHEST))
+    given.close()
+    return moved
+
+
+def _become(request: _Request, files: list[int], base: list[str]) -> NoReturn:
+    """Be the program that was asked for."""
+    if request.is_session:
+        os.setsid()
+    high = [fcntl.fcntl(file, fcntl.F_DUPFD, HIGHEST) for file in files]
+    for file in files:
+        os.close(file)
+    for file, number in zip(high, request.descriptors, strict=True):
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(request.cwd)
+    os.environ.clear()
+    os.environ.update(request.environment)
+    before = pickle.loads(request.before)
+    if before is not None:
+        before()
+    _show(request.arguments)
+    sys.stdin = sys.__stdin__ = open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.__stdout__ = _stream(1, sys.stdout)
+    sys.stderr = sys.__stderr__ = _stream(2, sys.stderr)
+    code = 0
+    try:
+        _run(request.arguments, base)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if end.code is not None and not isinstance(end.code, int):
+            print(end.code, file=sys.stderr)  # noqa: T201 - as the interpreter does
+    except BaseException as error:  # noqa: BLE001 - as the interpreter does
+        sys.excepthook(type(error), error, error.__traceback__)
+        code = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    _end(code)
+
+
+def _stream(number: int, like: TextIO) -> TextIO:
+    buffering = 1 if number == 2 or os.isatty(number) else -1
+    return open(number, "w", buffering, like.encoding, like.errors, closefd=False)
+
+
+def _run(arguments: Sequence[str], base: list[str]) -> None:
+    """Run a command line as the interpreter would: the console script, a file, or ``-P … -c CODE``."""
+    program, *words = arguments
+    main = types.ModuleType("__main__")
+    sys.modules["__main__"] = main
+    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[:] = [*filter(None, named), *base]
+    if program != sys.executable:
+        sys.path.insert(0, str(Path(program).parent))
+        sys.argv[:] = arguments
+        import_module("bo_tune.cli").main()
+        return
+    if words[0] == "-P":
+        at = words.index("-c")
+        sys.argv[:] = ["-c", *words[at + 2 :]]
+        exec(compile(words[at + 1], "<string>", "exec"), vars(main))
+        return
+    main.__file__ = words[0]
+    sys.path.insert(0, str(Path(words[0]).resolve().parent))
+    sys.argv[:] = words
+    exec(compile(Path(words[0]).read_bytes(), words[0], "exec"), vars(main))
+
+
+def _end(code: int) -> NoReturn:
+    """End in the order in which the interpreter does, but for forgetting every object."""
+    with contextlib.suppress(BaseException):
+        threading._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    if code == -signal.SIGINT:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    os._exit(code & 0xFF)
+
+
+def _show(arguments: Sequence[str]) -> None:
+    """Have ``ps``, and tests, see the command line of this process as if it had been started with it."""
+    start, end = map(int, Path("/proc/self/stat").read_text().rpartition(")")[2].split()[45:47])
+    text = b"\0".join(map(os.fsencode, arguments))[: end - start - 1]
+    ctypes.memmove(start, text.ljust(end - start, b"\0"), end - start)
+
+
+def main(base: list[str]) -> None:
+    """Be the first stock: import everything, then fork whatever is asked for.
+
+    Args:
+        base: what is imported from where without variables that say so.
+    """
+    control = _highest(socket.socket(fileno=int(sys.argv[1])))
+    _import_everything()
+    install()
+    gc.collect()
+    gc.freeze()  # collecting what all processes share would copy it
+    order = _serve(control)
+    while (next_order := _with_stock()) is not None:
+        order = next_order
+    _become(*order, base)
