@@ -30,8 +30,9 @@ import sys
 import threading
 import time
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
@@ -63,8 +64,8 @@ class _Request:
 
     Attributes:
         arguments: its command line.
-        path: what is imported from where.
         descriptors: what the files that come with the request are called in it.
+        is_session: whether it begins one.
         before: is called first, in it.
     """
 
@@ -73,7 +74,12 @@ class _Request:
     environment: dict[str, str]
     descriptors: list[int]
     is_session: bool
-    before: Any = None
+    before: bytes
+
+    @property
+    def is_to_start_others(self) -> bool:
+        """Whether it starts Python programs itself: fork servers do not."""
+        return fork_server.__name__ not in self.arguments
 
 
 # The side that asks
@@ -126,7 +132,7 @@ def _is_forkable(arguments: Sequence[str], environment: Mapping[str, str]) -> bo
     """Say whether a command is a Python program that would find nothing else at its start than a stock did."""
     program, *words = map(str, arguments)
     if program == sys.executable:
-        is_known = bool(words) and (words[0] == "-P" or words[0].endswith(".py"))
+        is_known = bool(words) and (words[0] in ("-P", "-c") or words[0].endswith(".py"))
     else:
         is_known = Path(program) == Path(sys.executable).with_name(CONSOLE_SCRIPT)
     began_with = _read_at_the_start(os.environ) if _stock.began_with is None else _stock.began_with
@@ -272,17 +278,22 @@ def _become(request: _Request, files: list[int], base: list[str]) -> NoReturn:
     sys.stdin = sys.__stdin__ = open(0, closefd=False)  # noqa: SIM115
     sys.stdout = sys.__stdout__ = _stream(1, sys.stdout)
     sys.stderr = sys.__stderr__ = _stream(2, sys.stderr)
-    code = 0
+    _end(_code_of(lambda: _run(request.arguments, base)))
+
+
+def _code_of(do: Callable[[], object]) -> int:
+    """Return the exit code of a program that does this; what ends it is said, or made of by the program's own hook."""
     try:
-        _run(request.arguments, base)
+        do()
     except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        if end.code is not None and not isinstance(end.code, int):
-            print(end.code, file=sys.stderr)  # noqa: T201 - as the interpreter does
+        if end.code is None or isinstance(end.code, int):
+            return end.code or 0
+        print(end.code, file=sys.stderr)  # noqa: T201 - as the interpreter does
+        return 1
     except BaseException as error:  # noqa: BLE001 - as the interpreter does
-        sys.excepthook(type(error), error, error.__traceback__)
-        code = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
-    _end(code)
+        code = _code_of(partial(sys.excepthook, type(error), error, error.__traceback__))
+        return code or (-signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1)
+    return 0
 
 
 def _stream(number: int, like: TextIO) -> TextIO:
@@ -291,7 +302,7 @@ def _stream(number: int, like: TextIO) -> TextIO:
 
 
 def _run(arguments: Sequence[str], base: list[str]) -> None:
-    """Run a command line as the interpreter would: the console script, a file, or ``-P … -c CODE``."""
+    """Run a command line as the interpreter would: the console script, a file, or ``[-P …] -c CODE``."""
     program, *words = arguments
     main = types.ModuleType("__main__")
     sys.modules["__main__"] = main
@@ -302,8 +313,9 @@ def _run(arguments: Sequence[str], base: list[str]) -> None:
         sys.argv[:] = arguments
         import_module("bo_tune.cli").main()
         return
-    if words[0] == "-P":
+    if words[0] in ("-P", "-c"):
         at = words.index("-c")
+        sys.path[:0] = [""] if at == 0 else []
         sys.argv[:] = ["-c", *words[at + 2 :]]
         exec(compile(words[at + 1], "<string>", "exec"), vars(main))
         return
@@ -346,6 +358,6 @@ def main(base: list[str]) -> None:
     gc.collect()
     gc.freeze()  # collecting what all processes share would copy it
     order = _serve(control)
-    while (next_order := _with_stock()) is not None:
+    while order[0].is_to_start_others and (next_order := _with_stock()) is not None:
         order = next_order
     _become(*order, base)
