@@ -46,7 +46,7 @@ def recordings(tmp_path: Path) -> Path:
 @pytest.fixture
 def tune(recordings: Path, tmp_path: Path) -> list[str]:
     where = ("--device", f"replay:{recordings}", "--storage", sqlite_url(tmp_path / "a.db"), "--out", tmp_path / "out")
-    return command("tune", *where, "--sampler", "random", "--verbose")
+    return command("tune", *where, "--sampler", "random", "--budget", 15, "--verbose")
 
 
 def assert_all_is_written(folder: Path) -> None:
