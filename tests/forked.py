@@ -46,6 +46,12 @@ CONSOLE_SCRIPT = "bo-tune"
 READ_AT_THE_START = ("PYTHON", "LC_", "LANG", "LD_", "MALLOC", "OMP_", "OPENBLAS_", "MKL_", "TRITON_INTERPRET", "TYPER")
 """How the names of variables begin that come too late for a process that is forked."""
 
+USUALLY = {
+    "close_fds": True, "executable": None, "gid": None, "gids": None, "process_group": -1, "shell": False, "uid": None,
+    "umask": -1,
+}  # fmt: skip
+"""How a process must be wanted to be forked."""
+
 ARGUMENTS_LENGTH = 2**15
 """Bytes that a process has for what ``ps`` shows of it."""
 
@@ -86,38 +92,47 @@ class _Request:
 
 
 class _Stock:
-    """Forks for this process. ``socket`` leads to the process that does, which ``began_with`` these variables."""
+    """Forks for this process.
+
+    Attributes:
+        socket: leads to the process that does; None before it is needed.
+        environment: what that process begins with.
+    """
 
     def __init__(self) -> None:
         self.socket: socket.socket | None = None
+        self.environment = dict(os.environ)
         self.lock = threading.Lock()
-        self.began_with: dict[str, str] | None = None
 
     def fork(self, request: bytes, files: Sequence[int]) -> int:
         """Return the process id of a new child of this process."""
         with self.lock:
             if self.socket is None:
-                self.socket, self.began_with = _start_stock(), _read_at_the_start(os.environ)
+                self.socket = _start_stock(self.environment)
             # Its parent in the stock ends at once, and who is orphaned below us becomes our child.
             _prctl(_CHILD_SUBREAPER, 1, 0, 0, 0)
             try:
                 socket.send_fds(self.socket, [request], files)
-                return int(self.socket.recv(64))
+                answer = self.socket.recv(64)
             finally:
                 _prctl(_CHILD_SUBREAPER, 0, 0, 0, 0)
+        if not answer:
+            raise RuntimeError("what forks for tests has ended; why is on stderr")
+        return int(answer)
 
 
 _stock = _Stock()
 
 
-def _start_stock() -> socket.socket:
+def _start_stock(environment: Mapping[str, str]) -> socket.socket:
     """Start the first one, which imports everything. It takes seconds, once for each process that runs tests."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = {name: value for name, value in environment.items() if name != "PYTHONPATH"}
     words = [str(theirs.fileno()), json.dumps(sys.path), "-" * ARGUMENTS_LENGTH]
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", _START, *words],
         pass_fds=[theirs.fileno()],
+        cwd=Path(__file__).parent,
         env=environment,
         stdin=subprocess.DEVNULL,
         start_new_session=True,
@@ -135,8 +150,7 @@ def _is_forkable(arguments: Sequence[str], environment: Mapping[str, str]) -> bo
         is_known = bool(words) and (words[0] in ("-P", "-c") or words[0].endswith(".py"))
     else:
         is_known = Path(program) == Path(sys.executable).with_name(CONSOLE_SCRIPT)
-    began_with = _read_at_the_start(os.environ) if _stock.began_with is None else _stock.began_with
-    return is_known and _read_at_the_start(environment) == began_with
+    return is_known and _read_at_the_start(environment) == _read_at_the_start(_stock.environment)
 
 
 def _read_at_the_start(environment: Mapping[str, str]) -> dict[str, str]:
@@ -153,12 +167,14 @@ class Popen(subprocess.Popen):  # type: ignore[type-arg]
     def _execute_child(self, *given: Any) -> None:
         how = inspect.signature(subprocess.Popen._execute_child).bind(self, *given).arguments
         environment = dict(os.environ if how["env"] is None else how["env"])
-        arguments = [] if isinstance(how["args"], str) else [os.fspath(word) for word in how["args"]]
+        words = [how["args"]] if isinstance(how["args"], str | os.PathLike) else how["args"]
+        arguments = [os.fspath(word) for word in words]
         try:
             before = pickle.dumps(how["preexec_fn"])
         except (pickle.PicklingError, AttributeError):
             before = None
-        if how["shell"] or before is None or not _is_forkable(arguments, environment):
+        is_usual = all(how[name] == value for name, value in USUALLY.items())
+        if not is_usual or before is None or not _is_forkable(arguments, environment):
             super()._execute_child(*given)
             return
         pipes = [how[name] for name in ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")]
@@ -191,7 +207,8 @@ def run(arguments: Sequence[object], **how: Any) -> "subprocess.CompletedProcess
 
 
 def install() -> None:
-    """Have the package fork the processes that it starts."""
+    """Have the package fork the processes that it starts. Variables that are read at the start are to be set before."""
+    _stock.environment = dict(os.environ)
     like = types.SimpleNamespace(**{**vars(subprocess), "Popen": Popen})
     fork_server.subprocess = host.subprocess = like  # type: ignore[assignment]
 
