@@ -105,7 +105,7 @@ class _Stock:
         self.lock = threading.Lock()
 
     def fork(self, request: bytes, files: Sequence[int]) -> int:
-        """Return the process id of a new child of this process."""
+        """Return the process id of a new child of this process, once it is as wanted."""
         with self.lock:
             if self.socket is None:
                 self.socket = _start_stock(self.environment)
@@ -116,8 +116,8 @@ class _Stock:
                 answer = self.socket.recv(64)
             finally:
                 _prctl(_CHILD_SUBREAPER, 0, 0, 0, 0)
-        if not answer:
-            raise RuntimeError("what forks for tests has ended; why is on stderr")
+        if not int(answer or 0):
+            raise RuntimeError("a process could not be forked; why is on stderr")
         return int(answer)
 
 
@@ -224,7 +224,21 @@ def _import_everything() -> None:
         import_module(name)
 
 
-def _serve(control: socket.socket) -> tuple[_Request, list[int]]:
+@dataclass(frozen=True)
+class _Order:
+    """What a new process is to be.
+
+    Attributes:
+        files: descriptors that came with the request.
+        told: what its process id is written to once it is as wanted.
+    """
+
+    request: _Request
+    files: list[int]
+    told: int
+
+
+def _serve(control: socket.socket) -> _Order:
     """Fork until nobody asks any more. Returns in each new process what it is to be."""
     while True:
         message, files, _, _ = socket.recv_fds(control, LARGEST_REQUEST, 64)
@@ -234,55 +248,53 @@ def _serve(control: socket.socket) -> tuple[_Request, list[int]]:
         between = os.fork()
         if between == 0:
             parent = os.getpid()
-            child = os.fork()
-            if child:
-                os.write(writes, str(child).encode())
+            if os.fork():
                 os._exit(0)
-            for number in (reads, writes):
-                os.close(number)
+            os.close(reads)
             control.close()
             while os.getppid() == parent:
                 time.sleep(0.0005)
-            return pickle.loads(message), files
+            return _Order(pickle.loads(message), files, _highest(writes))
         os.waitpid(between, 0)
-        control.send(os.read(reads, 64))
-        for number in (reads, writes, *files):
+        os.close(writes)
+        control.send(os.read(reads, 64) or b"0")
+        for number in (reads, *files):
             os.close(number)
 
 
-def _with_stock() -> tuple[_Request, list[int]] | None:
+def _with_stock(order: _Order) -> _Order | None:
     """Give this process a stock of its own. Returns in a process that is forked from it what that is to be."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     if os.fork():
         theirs.close()
-        _stock.socket = _highest(ours)
+        _stock.socket = socket.socket(fileno=_highest(ours.detach()))
         return None
+    os.close(order.told)
     ours.close()
-    theirs = _highest(theirs)
+    control = socket.socket(fileno=_highest(theirs.detach()))
     os.setsid()  # what ends the process by a signal to its group leaves this to end by itself
     os.chdir("/")
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in range(3):
         os.dup2(nothing, number)
     os.closerange(3, HIGHEST)
-    return _serve(theirs)
+    return _serve(control)
 
 
-def _highest(given: socket.socket) -> socket.socket:
-    """Move a socket out of the way of descriptors whose numbers matter."""
-    moved = socket.socket(fileno=fcntl.fcntl(given, fcntl.F_DUPFD_CLOEXEC, HIGHEST))
-    given.close()
+def _highest(descriptor: int) -> int:
+    """Move a descriptor out of the way of those whose numbers matter."""
+    moved = fcntl.fcntl(descriptor, fcntl.F_DUPFD_CLOEXEC, HIGHEST)
+    os.close(descriptor)
     return moved
 
 
-def _become(request: _Request, files: list[int], base: list[str]) -> NoReturn:
+def _become(order: _Order, base: list[str]) -> NoReturn:
     """Be the program that was asked for."""
+    request = order.request
     if request.is_session:
         os.setsid()
-    high = [fcntl.fcntl(file, fcntl.F_DUPFD, HIGHEST) for file in files]
-    for file in files:
-        os.close(file)
-    for file, number in zip(high, request.descriptors, strict=True):
+    files = [_highest(file) for file in order.files]  # all of them first: one may have the number that another gets
+    for file, number in zip(files, request.descriptors, strict=True):
         os.dup2(file, number)
         os.close(file)
     os.chdir(request.cwd)
@@ -292,6 +304,8 @@ def _become(request: _Request, files: list[int], base: list[str]) -> NoReturn:
     if before is not None:
         before()
     _show(request.arguments)
+    os.write(order.told, str(os.getpid()).encode())
+    os.close(order.told)
     sys.stdin = sys.__stdin__ = open(0, closefd=False)  # noqa: SIM115
     sys.stdout = sys.__stdout__ = _stream(1, sys.stdout)
     sys.stderr = sys.__stderr__ = _stream(2, sys.stderr)
@@ -369,12 +383,12 @@ def main(base: list[str]) -> None:
     Args:
         base: what is imported from where without variables that say so.
     """
-    control = _highest(socket.socket(fileno=int(sys.argv[1])))
+    control = socket.socket(fileno=_highest(int(sys.argv[1])))
     _import_everything()
     install()
     gc.collect()
     gc.freeze()  # collecting what all processes share would copy it
     order = _serve(control)
-    while order[0].is_to_start_others and (next_order := _with_stock()) is not None:
+    while order.request.is_to_start_others and (next_order := _with_stock(order)) is not None:
         order = next_order
-    _become(*order, base)
+    _become(order, base)
