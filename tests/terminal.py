@@ -5,6 +5,7 @@ import os
 import select
 import signal
 import struct
+import subprocess
 import termios
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,7 +38,13 @@ class Terminal:
     """
 
     def __init__(
-        self, command: Sequence[str], columns: int, rows: int, cwd: Path, environment: Mapping[str, str] | None
+        self,
+        command: Sequence[str],
+        columns: int,
+        rows: int,
+        cwd: Path,
+        environment: Mapping[str, str] | None,
+        start: "type[subprocess.Popen[bytes]]",
     ) -> None:
         self.columns, self.rows = columns, rows
         self.screen = pyte.HistoryScreen(columns, rows, history=10_000)
@@ -50,7 +57,7 @@ class Terminal:
         self._master, slave = os.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         try:
-            self.process = forked.Popen(
+            self.process = start(
                 command,
                 stdin=slave,
                 stdout=slave,
@@ -135,9 +142,10 @@ def terminal(
     rows: int = 30,
     cwd: Path,
     environment: Mapping[str, str] | None = None,
+    start: "type[subprocess.Popen[bytes]]" = forked.Popen,
 ) -> Iterator[Terminal]:
-    """Run a command in a terminal while it lasts."""
-    opened = Terminal(command, columns, rows, cwd, environment)
+    """Run a command in a terminal while it lasts; with ``subprocess.Popen`` where its start is what is tested."""
+    opened = Terminal(command, columns, rows, cwd, environment, start)
     try:
         yield opened
     finally:
