@@ -12,7 +12,7 @@ TESTS_AT_ONCE := $(shell $(PYTHON) -c 'print(-(-3 * $(CORES) // 2))')
 # Every test process, and every process that a test starts, would compile all its modules anew, and pytest all asserts.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo browser check test lint docs figures clean
+.PHONY: demo browser check quick test tests lint docs figures clean
 
 # What compiles and measures kernels: installed where there is a GPU, and for the tests.
 GPU := $(shell command -v nvidia-smi >/dev/null && echo '[gpu]')
@@ -41,10 +41,17 @@ browser: $(READY)
 	@$(BIN)/python tests/browser.py
 
 # What takes a minute or two: while something is being changed. Tests that start processes are left to `make test`.
-check: lint
+# Linters keep one core busy at a time, so they run beside the tests.
+check: $(READY)
+	@$(MAKE) --no-print-directory --jobs=2 lint quick
+
+test: browser
+	@$(MAKE) --no-print-directory --jobs=2 lint tests
+
+quick: $(READY)
 	$(BIN)/python -m pytest -q -n $(CORES) -m "not slow" --hypothesis-profile bo_tune_quick
 
-test: lint browser
+tests: $(READY)
 	$(BIN)/python -m pytest -n $(TESTS_AT_ONCE)
 
 lint: $(READY)

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Iterator
 
+import forked
 import pytest
 from hypothesis import settings
 from postgres import Postgres, running_postgres
@@ -19,6 +20,9 @@ TOGETHER = {
 # Tests run side by side: threads of BLAS would only wait for each other, for minutes on a loaded machine.
 for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(name, "1")
+
+# What tests start in this process, fork servers say, need not import everything anew either.
+forked.install()
 
 # On shared cores an example may take any time, and a failure in CI must be the same on the next run.
 settings.register_profile("bo_tune", deadline=None, derandomize=True)

@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import forked
 from helpers import PATIENCE_S, command
 from optuna.trial import FrozenTrial
 from sqlalchemy import Connection, create_engine, make_url, select
@@ -57,7 +58,7 @@ class Crew:
         log = self.folder / f"log{len(self.members)}"
         shared = ("--device", f"replay:{self.recordings}", "--storage", self.url, "--lease", self.lease_s, "--verbose")
         with log.open("wb") as file:
-            process = subprocess.Popen(
+            process = forked.Popen(
                 command(*arguments, *shared),
                 cwd=self.folder,
                 stdout=file,

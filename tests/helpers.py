@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 import sys
 import threading
 from collections import Counter
@@ -13,7 +12,9 @@ from functools import cache
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
+import forked
 import numpy as np
 import optuna
 from optuna.trial import FrozenTrial
@@ -123,10 +124,10 @@ def command(*arguments: object) -> list[str]:
     return [str(Path(sys.executable).with_name("bo-tune")), *map(str, arguments)]
 
 
-def run_command(*arguments: object, cwd: Path, **more: object) -> Ran:
-    """Run the console script in a process of its own."""
+def run_command(*arguments: object, cwd: Path, run: Callable[..., Any] = forked.run, **more: object) -> Ran:
+    """Run the console script in a process of its own; with ``subprocess.run`` where its imports are what is tested."""
     environment = {**os.environ, "COLUMNS": "200"}
-    done = subprocess.run(
+    done = run(
         command(*arguments), cwd=cwd, env=environment, capture_output=True, text=True, timeout=PATIENCE_S, **more
     )
     return Ran(done.returncode, done.stdout, done.stderr)

@@ -10,8 +10,10 @@ import termios
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
+import forked
 import pyte
 
 DEADLINE_S = 180.0
@@ -19,12 +21,11 @@ DEADLINE_S = 180.0
 QUIET_S = 0.02
 """A command that writes nothing for so long has drawn what it was drawing."""
 
+CONTROLLED_BY_IT = partial(fcntl.ioctl, 0, termios.TIOCSCTTY, 0)
+"""Makes the terminal on stdin the one whose keys end a process."""
+
 NEXT_SCREEN = b"\r\x1b[2K\x1b[1A"
 """How rich begins to draw over what it has drawn before."""
-
-
-def _with_controlling_terminal() -> None:
-    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
 
 class Terminal:
@@ -37,7 +38,13 @@ class Terminal:
     """
 
     def __init__(
-        self, command: Sequence[str], columns: int, rows: int, cwd: Path, environment: Mapping[str, str] | None
+        self,
+        command: Sequence[str],
+        columns: int,
+        rows: int,
+        cwd: Path,
+        environment: Mapping[str, str] | None,
+        start: "type[subprocess.Popen[bytes]]",
     ) -> None:
         self.columns, self.rows = columns, rows
         self.screen = pyte.HistoryScreen(columns, rows, history=10_000)
@@ -50,7 +57,7 @@ class Terminal:
         self._master, slave = os.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
         try:
-            self.process = subprocess.Popen(
+            self.process = start(
                 command,
                 stdin=slave,
                 stdout=slave,
@@ -58,7 +65,7 @@ class Terminal:
                 cwd=cwd,
                 env={**inherited, "TERM": "xterm-256color", **(environment or {})},
                 start_new_session=True,
-                preexec_fn=_with_controlling_terminal,
+                preexec_fn=CONTROLLED_BY_IT,
             )
         finally:
             os.close(slave)
@@ -135,9 +142,10 @@ def terminal(
     rows: int = 30,
     cwd: Path,
     environment: Mapping[str, str] | None = None,
+    start: "type[subprocess.Popen[bytes]]" = forked.Popen,
 ) -> Iterator[Terminal]:
-    """Run a command in a terminal while it lasts."""
-    opened = Terminal(command, columns, rows, cwd, environment)
+    """Run a command in a terminal while it lasts; with ``subprocess.Popen`` where its start is what is tested."""
+    opened = Terminal(command, columns, rows, cwd, environment, start)
     try:
         yield opened
     finally:

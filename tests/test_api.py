@@ -8,7 +8,7 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
-from helpers import EXPAND, H100, PATIENCE_S, ROOT, SHRINK, FakeDevice, bundled, sqlite_url, stored_trials
+from helpers import EXPAND, H100, PATIENCE_S, ROOT, SHRINK, FakeDevice, bundled, run_command, sqlite_url, stored_trials
 
 import bo_tune
 from bo_tune.analysis.listing import list_studies
@@ -104,7 +104,7 @@ def test_studies_of_users_kernels_travel_as_files(tmp_path: Path) -> None:
     here, there = sqlite_url(tmp_path / "here.db"), sqlite_url(tmp_path / "there.db")
     found = bo_tune.tune(softmax, PROBLEMS, device=device(), storage=here)
     for words in (["export", "--storage", here, "--out", "out"], ["import", "out", "--storage", there]):
-        subprocess.run([sys.executable, "-m", "bo_tune", *words], cwd=tmp_path, check=True, timeout=PATIENCE_S)
+        assert run_command(*words, cwd=tmp_path).code == 0
     assert bo_tune.tune(softmax, PROBLEMS, device=(idle := device()), storage=there) == found
     assert not idle.measured
 
@@ -157,8 +157,7 @@ def test_a_fresh_call_measures_anew_and_what_it_found_is_what_counts(tmp_path: P
 def test_studies_of_users_kernels_are_listed_by_whoever_opens_the_database(tmp_path: Path) -> None:
     url = sqlite_url(tmp_path / "own.db")
     bo_tune.tune(softmax, PROBLEMS, device=device(), storage=url)
-    command = [sys.executable, "-m", "bo_tune", "show", "--storage", url]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True).stdout
+    shown = run_command("show", "--storage", url, cwd=tmp_path).out
     assert "softmax_kernel on NVIDIA H100 80GB HBM3 (fake softmax_kernel, triton 5.6, torch 3.4), search" in shown
     assert "rows=4096.cols=1024" in shown
     store = StudyStore(url)
@@ -176,8 +175,7 @@ def test_an_unfinished_study_of_an_unknown_kernel_is_listed_too(tmp_path: Path) 
     interrupted, url = device(ends_after_six), sqlite_url(tmp_path / "own.db")
     with pytest.raises(EnoughError):
         bo_tune.tune(softmax, PROBLEMS[:1], device=interrupted, storage=url)
-    command = [sys.executable, "-m", "bo_tune", "show", "--storage", url]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=True).stdout
+    shown = run_command("show", "--storage", url, cwd=tmp_path).out
     assert "1 unfinished" in shown
 
 

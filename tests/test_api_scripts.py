@@ -2,10 +2,10 @@
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 from helpers import PATIENCE_S, ROOT, Ran, stored_trials
 
@@ -31,7 +31,7 @@ if __name__ == "__main__":
 
 
 def run(path: Path, folder: Path, **environment: str) -> Ran:
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, str(path)],
         cwd=folder,
         env={**os.environ, "TRITON_CACHE_DIR": str(folder / "triton"), **environment},

@@ -9,6 +9,8 @@ import pytest
 from helpers import Cli, Ran
 
 from bo_tune.cli import main
+from bo_tune.display.page import page
+from bo_tune.display.page.drawing import Drawn
 
 
 @pytest.fixture
@@ -33,3 +35,9 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     yield run
     signal.signal(signal.SIGTERM, handler)
     optuna.logging.set_verbosity(verbosity)
+
+
+@pytest.fixture
+def charts_are_empty(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports without their charts, which take seconds to draw; ``tests/display`` looks at them."""
+    monkeypatch.setattr(page, "draw", lambda specs: Drawn(["<svg/>"] * len(specs), ""))

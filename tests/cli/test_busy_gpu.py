@@ -2,10 +2,10 @@
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
+import forked
 import pytest
 from helpers import PATIENCE_S, Cli, Ran, run_command, sqlite_url
 
@@ -35,7 +35,7 @@ def tune(folder: Path, *words: object, processes: tuple[int, ...] = (7,), percen
     where = ["--jobs", 2, "--kernels", "builtin", "--storage", sqlite_url(folder / "x.db"), "--out", "out"]
     everything = ["tune", "study.toml", *where, "--no-bundled", "--budget", 3, "--verbose", *words]
     path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, HERE / "gpus.py", *map(str, everything)],
         env={**os.environ, "PYTHONPATH": path, "FAKE_WATCH": str(watch)},
         cwd=folder,

@@ -8,6 +8,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import forked
 import pytest
 from helpers import SHRINK, Cli, command, sliced, sqlite_url, write_all
 
@@ -68,7 +69,7 @@ def compile_all(cli: Cli, study: Path, pack: Path, *more: object) -> str:
 def started(study: Path, pack: Path) -> subprocess.Popen[str]:
     """Start compiling everything, in a process of its own."""
     arguments = ("compile", study, *COMMON, "--history", study.parent, "--all", "--out", pack)
-    return subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, text=True, cwd=study.parent)
+    return forked.Popen(command(*arguments), stdout=subprocess.PIPE, text=True, cwd=study.parent)
 
 
 def wait_for_binaries(pack: Path, count: int) -> None:

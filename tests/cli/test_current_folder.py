@@ -41,14 +41,15 @@ def planted(tmp_path: Path) -> Planted:
 def test_compile_runs_none(planted: Planted, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "cache"))
     words = ("study.toml", "--kernels", "builtin", "--jobs", 1, "--configs", 1, "--out", "x.pack")
-    ran = run_command("compile", *words, cwd=tmp_path)
+    ran = run_command("compile", *words, cwd=tmp_path, run=subprocess.run)
     assert (ran.code, planted.ran) == (0, []), ran
 
 
 def test_workers_run_none(planted: Planted, tmp_path: Path) -> None:
     recordings = write_all(tmp_path / "recordings", sliced(SHRINK), sliced(EXPAND))
     where = ("--device", f"replay:{recordings}", "--storage", sqlite_url(tmp_path / "x.db"))
-    ran = run_command("tune", *where, "--sampler", "random", "--budget", 2, "--workers", 2, cwd=tmp_path)
+    search = ("--sampler", "random", "--budget", 2, "--workers", 2)
+    ran = run_command("tune", *where, *search, cwd=tmp_path, run=subprocess.run)
     assert (ran.code, planted.ran) == (0, []), ran
 
 

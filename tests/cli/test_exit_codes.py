@@ -1,6 +1,7 @@
 """Exit codes of every command: 1 where something failed, 2 for bad input in one line, 130 when interrupted."""
 
 import json
+import subprocess
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,7 +63,7 @@ def test_an_interruption_is_130(cli: Cli, name: str, monkeypatch: pytest.MonkeyP
 
 
 def test_ctrl_c_while_it_starts(tmp_path: Path) -> None:
-    with terminal(command("show"), cwd=tmp_path) as shown:
+    with terminal(command("show"), cwd=tmp_path, start=subprocess.Popen) as shown:
         shown.read(0.3)
         shown.type("\x03")
         assert shown.finish() in (exit_codes.INTERRUPTED, -2)  # -2: before Python runs anything of ours

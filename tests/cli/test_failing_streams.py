@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import forked
 import pytest
 from helpers import (
     EXPAND,
@@ -45,7 +46,7 @@ def recordings(tmp_path: Path) -> Path:
 @pytest.fixture
 def tune(recordings: Path, tmp_path: Path) -> list[str]:
     where = ("--device", f"replay:{recordings}", "--storage", sqlite_url(tmp_path / "a.db"), "--out", tmp_path / "out")
-    return command("tune", *where, "--sampler", "random", "--verbose")
+    return command("tune", *where, "--sampler", "random", "--budget", 15, "--verbose")
 
 
 def assert_all_is_written(folder: Path) -> None:
@@ -65,7 +66,7 @@ def leases(folder: Path) -> int:
 
 @pytest.mark.parametrize("how", HOW, ids=" ".join)
 def test_a_reader_that_goes_away_does_not_end_a_run(tune: list[str], how: tuple[str, ...], tmp_path: Path) -> None:
-    with subprocess.Popen([*tune, *how], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with forked.Popen([*tune, *how], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline()
         process.stdout.close()
@@ -80,7 +81,7 @@ def test_a_reader_that_goes_away_does_not_end_a_run(tune: list[str], how: tuple[
 @pytest.mark.parametrize("how", HOW, ids=" ".join)
 def test_a_full_stdout_is_told_at_the_end(tune: list[str], how: tuple[str, ...], tmp_path: Path) -> None:
     with FULL.open("w") as full:
-        done = subprocess.run(
+        done = forked.run(
             [*tune, *how], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, timeout=PATIENCE_S, check=False
         )
     assert (done.returncode, done.stderr) == (1, b"bo-tune: stdout: No space left on device\n")
@@ -100,7 +101,7 @@ def test_closed_streams_change_nothing(tune: list[str], closed: str, tmp_path: P
 @pytest.fixture
 def blocked(tune: list[str], tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A run under way whose stdout nobody reads any more, so that it waits."""
-    with subprocess.Popen(tune, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with forked.Popen(tune, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, select.PIPE_BUF)
         while b"recorded" not in process.stdout.readline():
@@ -115,7 +116,7 @@ def test_one_signal_ends_a_run_that_waits_for_its_reader(
     blocked: subprocess.Popen[bytes], number: signal.Signals, tmp_path: Path
 ) -> None:
     assert leases(tmp_path)
-    time.sleep(5)
+    time.sleep(2)
     assert blocked.poll() is None
     began = time.monotonic()
     blocked.send_signal(number)
@@ -139,6 +140,6 @@ def test_who_has_seen_enough_of_a_table_is_no_fault(tune: list[str], tmp_path: P
     for words in (("show", "--storage", sqlite_url(tmp_path / "a.db")), ("tune", "--help")):
         reads, writes = os.pipe()
         os.close(reads)
-        done = subprocess.run(command(*words), cwd=tmp_path, stdout=writes, stderr=subprocess.PIPE, check=False)
+        done = forked.run(command(*words), cwd=tmp_path, stdout=writes, stderr=subprocess.PIPE, check=False)
         os.close(writes)
         assert (done.returncode, done.stderr) == (0, b"")

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 from helpers import (
     EXPAND,
@@ -102,7 +103,7 @@ def tune_on_two_gpus(folder: Path, study: str, *words: object, **variables: str)
     where = ("--gpus", "0,1", "--jobs", 4, "--kernels", "builtin", "--storage", url, "--out", folder, "--json", figures)
     everything = ["tune", file, *where, "--no-bundled", *words]
     path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-    done = subprocess.run(
+    done = forked.run(
         [sys.executable, HERE / "gpus.py", *map(str, everything)],
         env={**os.environ, **variables, "PYTHONPATH": path},
         capture_output=True,
@@ -214,9 +215,7 @@ def test_workers_whose_session_was_killed_stop(recordings: Path, tmp_path: Path)
 def started(folder: Path, *arguments: object) -> "subprocess.Popen[str]":
     """Start a command in a process group of its own."""
     pipe = subprocess.PIPE
-    return subprocess.Popen(
-        command(*arguments), cwd=folder, stdout=pipe, stderr=pipe, text=True, start_new_session=True
-    )
+    return forked.Popen(command(*arguments), cwd=folder, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
 
 
 def workers_of(tuning: "subprocess.Popen[str]", count: int, database: Path) -> list[int]:

@@ -36,6 +36,7 @@ def fine(ran: Ran, name: str) -> Ran:
     return ran
 
 
+@pytest.mark.usefixtures("charts_are_empty")
 @pytest.mark.parametrize("name", COMMANDS)
 def test_to_a_file_and_to_stdout(cli: Cli, name: str) -> None:
     furnish(Path.cwd(), cli)

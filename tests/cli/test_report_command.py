@@ -52,6 +52,7 @@ def test_a_page_and_a_document_are_written(cli: Cli, storage: str, tmp_path: Pat
     assert f"{content['geomean_speed_up_over_default']:.2f}×" in html
 
 
+@pytest.mark.usefixtures("charts_are_empty")
 def test_recordings_of_other_problems_tell_nothing(cli: Cli, storage: str, tmp_path: Path) -> None:
     document = tmp_path / "report.json"
     ran = cli("report", "--storage", storage, "--recordings", BUNDLED / "h200", "--json", document, "--quiet")

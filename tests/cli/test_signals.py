@@ -4,13 +4,13 @@ import os
 import shutil
 import signal
 import sqlite3
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+import forked
 import pytest
 from helpers import BUNDLED, EXPAND_DECODE, PATIENCE_S, ROOT, SHRINK, command, sqlite_url
 from postgres import Postgres
@@ -46,12 +46,9 @@ class Run:
     """A run under way, in a process group of its own."""
 
     def __init__(self, folder: Path, words: list[str]) -> None:
-        self._log, environment = folder / "log", {**os.environ, "BO_TUNE_TEST": str(folder)}
+        self._folder, self._log = folder, folder / "log"
         with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                words, cwd=folder, stdout=log, stderr=log, start_new_session=True, env=environment
-            )
-        self._mark = f"BO_TUNE_TEST={folder}".encode()
+            self.process = forked.Popen(words, cwd=folder, stdout=log, stderr=log, start_new_session=True)
 
     def until(self, text: str) -> None:
         """Wait until it has printed something."""
@@ -80,14 +77,14 @@ class Run:
         return code
 
     def _left(self) -> list[Path]:
-        return [place for place in Path("/proc").glob("[0-9]*") if self._mark in _environment(place)]
+        return [place for place in Path("/proc").glob("[0-9]*") if _current_folder(place) == self._folder]
 
 
-def _environment(place: Path) -> list[bytes]:
+def _current_folder(place: Path) -> Path | None:
     try:
-        return (place / "environ").read_bytes().split(b"\0")
+        return (place / "cwd").readlink()
     except OSError:  # it has ended, or is another's
-        return []
+        return None
 
 
 Start = Callable[..., Run]

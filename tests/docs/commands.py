@@ -13,6 +13,7 @@ from io import StringIO
 from pathlib import Path
 
 import click
+import forked
 import typer
 from helpers import PATIENCE_S, ROOT
 from pages import Block
@@ -176,7 +177,7 @@ def _interrupted(command: Command, folder: Path) -> tuple[int, str]:
     shown = [line for line in command.expected if line.strip()]
     awaited = next(index for index, line in enumerate(shown) if line.startswith(_INTERRUPT))
     words = [str(BIN / "bo-tune"), *shlex.split(command.text, comments=True)[1:]]
-    with subprocess.Popen(
+    with forked.Popen(
         words, cwd=folder, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         assert process.stdout is not None

@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import forked
 import pytest
 from helpers import PATIENCE_S, ROOT
 
@@ -113,7 +114,7 @@ def test_many_merges_and_sessions_at_once(tmp_path: Path) -> None:
         )
         kind = "merge" if number % 2 else "tune"
         command = [sys.executable, "-c", WORKER, kind, str(own), str(tmp_path / "out"), str(rounds)]
-        workers.append(subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        workers.append(forked.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
     for worker in workers:
         assert worker.stdout is not None
         assert worker.stdout.readline() == "ready\n"

@@ -16,6 +16,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import forked
 import pytest
 from helpers import PATIENCE_S, ROOT
 from hypothesis import given
@@ -472,7 +473,7 @@ for m in range(first, last):
 
 def start_writer(folder: Path, slices: int, first: int, last: int) -> "subprocess.Popen[str]":
     command = [sys.executable, "-c", WRITER, str(folder), str(slices), str(first), str(last)]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return forked.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @pytest.mark.slow

@@ -26,14 +26,13 @@ def run_interpreted(checks: str, which: str, *more_path: Path) -> None:
     assert result.returncode == PASSED, result.stdout[-6000:] + result.stderr[-2000:]
 
 
-@pytest.mark.parametrize("kernel", ["shrink", "expand"])
-def test_kernel_is_right_under_the_interpreter(kernel):
-    run_interpreted("interpreted_checks.py", kernel)
+def test_kernels_are_right_under_the_interpreter():
+    run_interpreted("interpreted_checks.py", "test")
 
 
-@pytest.mark.parametrize("kernel", ["test_shrink", "test_expand", "test_moe", "test_one_launch"])
-def test_vllm_kernel_is_right_under_the_interpreter(kernel):
-    run_interpreted("interpreted_vllm_checks.py", kernel, vllm_folder())
+@pytest.mark.parametrize("kernels", ["test_shrink or test_expand", "test_moe or test_one_launch"])
+def test_vllm_kernels_are_right_under_the_interpreter(kernels):
+    run_interpreted("interpreted_vllm_checks.py", kernels, vllm_folder())
 
 
 def test_moe_kernels_are_right_under_the_interpreter():

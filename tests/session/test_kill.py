@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import forked
 import optuna
 import pytest
 from helpers import (
@@ -70,7 +71,7 @@ class Tuning:
 
     def start(self) -> "subprocess.Popen[bytes]":
         with self._log.open("wb") as log:
-            return subprocess.Popen(self.command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True)
+            return forked.Popen(self.command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True)
 
     def output(self) -> str:
         """What the run has printed so far, in whole lines."""
@@ -176,7 +177,7 @@ def test_killed_at_random_instants(tuning: Tuning, reference: Tuning) -> None:
             tuning.wait_for(process, rf"(^recorded .*\n){{{chance.randint(1, 5)}}}")
             time.sleep(chance.uniform(0, 0.01))
         else:
-            time.sleep(chance.uniform(0.2, 1.2))  # while it starts
+            time.sleep(chance.uniform(0, 0.3))  # while it starts
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         killed.append(datetime.now())
@@ -238,7 +239,7 @@ def test_a_run_that_begins_anew_is_killed_again_and_again(tuning: Tuning, refere
     for kill in range(4):
         process = tuning.start()
         if kill == 0:
-            time.sleep(chance.uniform(0.5, 1.5))  # while it starts, or sets aside
+            time.sleep(chance.uniform(0, 0.5))  # while it starts, or sets aside
         else:
             tuning.wait_for(process, rf"(^recorded .*\n){{{chance.randint(1, 5)}}}")
         if process.poll() is None:

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
+import forked
 import optuna
 import pytest
 from helpers import H100, PATIENCE_S, sqlite_url
@@ -69,7 +70,7 @@ def test_processes_that_create_a_database_at_once_all_find_it(tmp_path: Path) ->
     url = sqlite_url(tmp_path / "x.db")
     ready, go = os.pipe()
     processes = [
-        subprocess.Popen([sys.executable, "-c", program, url], stdin=ready, stderr=subprocess.PIPE, text=True)
+        forked.Popen([sys.executable, "-c", program, url], stdin=ready, stderr=subprocess.PIPE, text=True)
         for _ in range(5)
     ]
     os.close(ready)

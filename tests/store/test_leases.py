@@ -12,6 +12,7 @@ from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
+import forked
 import pytest
 from helpers import H100, sqlite_url
 from optuna.trial import FrozenTrial
@@ -232,7 +233,7 @@ def test_the_lease_of_a_process_that_died_here_is_free_at_once(connect: Callable
         "assert store.load(summary.name).take(); print('taken', flush=True); time.sleep(60)"
     )
     study = connect().open(name(), H100)
-    with subprocess.Popen([sys.executable, "-c", program, url], stdout=subprocess.PIPE) as process:
+    with forked.Popen([sys.executable, "-c", program, url], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == b"taken\n"
         assert not study.take()
