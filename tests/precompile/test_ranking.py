@@ -86,7 +86,7 @@ def test_the_order_is_the_same_every_time() -> None:
 def test_what_other_problems_teach_comes_first() -> None:
     """A recorded problem, of which nothing is told: the good configs are many times as frequent among the first."""
     recording = bundled(SHRINK)
-    made = Likely(FakeTarget(), taught(recording.problem).of, spaces={})
+    made = Likely(FakeTarget(), taught(recording.problem).of, spaces={"lora_shrink": dict(recording.space.ranges)})
     made.add(recording.problem)
     times = [recording.time_us(wanted.config) for wanted in made]
     good = [time_us is not None and time_us <= 1.1 * recording.best_time_us for time_us in times]
