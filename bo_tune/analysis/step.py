@@ -8,7 +8,7 @@ in one. What else a layer does (attention, norms, activations) is not run. It co
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config, config_key
 from bo_tune.core.surroundings import Batch, Linear
 from bo_tune.engines.check import check_folder
+from bo_tune.engines.folder import table_paths
 from bo_tune.engines.models.problems import lookup_of
 from bo_tune.engines.models.serving import ModelStudy
-from bo_tune.engines.vllm.lookup import Found as FoundEntry
+from bo_tune.engines.vllm.lookup import Found
 from bo_tune.errors import DeviceError, InputError
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.device import Build, Device
@@ -31,10 +32,8 @@ DECODER = frozenset({"qkv_proj", "o_proj", "gate_up_proj", "down_proj"})
 ROUNDS = 60
 """Replays of each graph, in turn."""
 
-UNTUNED, TUNED = "untuned", "tuned"
-
-Found = Mapping[tuple[object, ...], dict[str, int]]
-"""Configs by what tells lookups apart (``lookup_of``)."""
+_Tuned = Mapping[tuple[object, ...], dict[str, int]]
+"""Configs of a folder by what tells lookups apart (``lookup_of``)."""
 
 _Pairs = tuple[tuple[Config, Config], ...]
 
@@ -99,14 +98,7 @@ class StepReport:
             "tuned": str(self.folder) if self.folder else None,
             "lacking": {_streams(two): reason for two, reason in self.lacking.items()},
             "steps": [
-                {
-                    "m": m,
-                    "streams": _streams(two),
-                    "bare_us": one.bare_us,
-                    "untuned_us": one.untuned_us,
-                    "tuned_us": one.tuned_us,
-                    "python_us": one.python_us,
-                }
+                {"m": m, "streams": _streams(two), **asdict(one)}
                 for m, modes in self.times.items()
                 for two, one in modes.items()
             ],
@@ -156,10 +148,12 @@ class Decoder:
         return [Linear(one.shrink_k, one.slice_sizes, adds[one.name]) for one in inner if one.shrink_k is not None]
 
     def check(self) -> None:
-        """Refuse what cannot be timed, before a GPU is opened. Raises InputError."""
+        """Refuse what cannot be timed, before a GPU is opened. Raises InputError, and TableError for the folder."""
         self.batch(self.model.ms[0])
         if not self.linears:
             raise InputError(f"{self.model.shape.name}: no linear takes adapters")
+        if self.folder is not None:
+            table_paths(self.folder)
 
     def batch(self, m: int) -> Batch:
         """Return a step of m tokens. Raises InputError where there are several ranks or numbers of adapters."""
@@ -168,7 +162,7 @@ class Decoder:
             raise InputError("--rank, --max-loras: one value each: a step has one")
         return Batch(slots[0], ranks[0], m, self.model.dtype or self.model.shape.dtype)
 
-    def tuned(self, gpu: str) -> Found:
+    def tuned(self, gpu: str) -> _Tuned:
         """Return what the engine finds in the folder. Raises InputError for what it lacks."""
         if self.folder is None:
             return {}
@@ -178,7 +172,7 @@ class Decoder:
         return {
             lookup_of(item.problem): {name: value for name, value in item.found.config.items() if value is not None}
             for item in report.lookups
-            if isinstance(item.found, FoundEntry)
+            if isinstance(item.found, Found)
         }
 
 
@@ -205,7 +199,7 @@ class StepTimer:
         bare_us, untuned_us, *more = (estimate_us(runs) for runs in timed.runtimes_us)
         return ModeTimes(bare_us, untuned_us, more[0] if more else None, timed.python_us)
 
-    def _pairs(self, batch: Batch, found: Found) -> _Pairs:
+    def _pairs(self, batch: Batch, found: _Tuned) -> _Pairs:
         def config(problem: LoraProblem) -> dict[str, int]:
             default = self._device.default_config(kernel_spec(problem.kernel), problem)
             return {**default, **found.get(lookup_of(problem), {})}

@@ -16,6 +16,8 @@ LLAMA = ("--model", ROOT / "studies" / "models" / "llama-3.1-8b", "--max-loras",
         ((*LLAMA, "--device", f"replay:{BUNDLED}"), "a step is timed on a GPU"),
         ((*LLAMA, "--device", "tpu"), "--device: expected cuda"),
         ((*LLAMA, "--streams", "three"), "--streams"),
+        ((*LLAMA, "--tuned", "nowhere"), "nowhere: No such file or directory"),
+        ((*LLAMA, "--tuned", BUNDLED), "no tuned JSON"),
         (("--model", ROOT / "studies" / "models" / "mixtral-8x7b", *LLAMA[2:]), "this one has experts"),
     ],
 )
