@@ -113,7 +113,8 @@ def fill(url: str, studies: int) -> None:
             empty = [study for name, study in opened.items() if RESULT_ATTR not in study.attributes()]
             store._insert([((study.study_id, None), trial) for study in empty for trial in trials])
             results = {study.study_id: {**copied, RESULT_ATTR: slower(result, study.study_id)} for study in empty}
-            store._write([], lambda rows, _, results=results: list(starmap(rows.set_attributes, results.items())))
+            given = results.items()
+            store._keeper.write([], lambda rows, _, given=given: list(starmap(rows.set_attributes, given)))
 
 
 def slower(result: Mapping[str, Any], number: int) -> dict[str, Any]:

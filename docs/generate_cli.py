@@ -111,6 +111,14 @@ JSON = {
         "runs": "recording, sampler, seed, launched_configs, launches, regret_percent, …",
         "summary": "by checkpoint: runs, mean_, median_ and p90_regret_percent, …",
     },
+    "step": {
+        "model": "",
+        "gpu": "",
+        "layers": "decoder layers of the model",
+        "tuned": "the folder",
+        "lacking": "by streams (one, two): what keeps such an engine from using the folder",
+        "steps": "m, streams, and of one decoder layer's linears bare_us, untuned_us, tuned_us, python_us",
+    },
     "show": {
         "studies": "as of `tune`, and states, reasons, excluded, holder; of a single study result and trials too",
         "unreadable": "as of `tune`",

@@ -79,7 +79,7 @@ def test_reading_a_large_grid_is_fast() -> None:
         start = time.process_time()
         read_recording(path)
         durations.append(time.process_time() - start)
-    assert min(durations) < 0.3
+    assert min(durations) < 0.5, "0.2 s where nothing else runs"
 
 
 def moe_document() -> dict[str, Any]:

@@ -44,9 +44,12 @@ def test_trials_equal_those_of_optuna(kind: str, request: pytest.FixtureRequest,
             study.add_soon(to_trial(config, OUTCOMES[n % 3], start=START, end=end), lambda: None)
         study.flush()
     found = store.trials_of(store.summaries())
+    storage = optuna.storages.RDBStorage(url)
     for count, name in enumerate(names):
-        own = optuna.load_study(study_name=str(name), storage=url).get_trials(states=FINISHED)
+        own = optuna.load_study(study_name=str(name), storage=storage).get_trials(states=FINISHED)
         assert len(own) == 3 * count
         assert [fields(t) for t in found[name]] == [fields(t) for t in own]
         assert [fields(t) for t in store.load(name).trials()] == [fields(t) for t in own]
+    storage.remove_session()
+    storage.engine.dispose()
     store.close()
