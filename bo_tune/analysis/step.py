@@ -10,7 +10,9 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
 
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.outcome import Invalid, estimate_us
@@ -25,6 +27,7 @@ from bo_tune.engines.vllm.lookup import Found
 from bo_tune.errors import DeviceError, InputError
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.device import Build, Device
+from bo_tune.store.fields import Line, Setting, Time
 
 DECODER = frozenset({"qkv_proj", "o_proj", "gate_up_proj", "down_proj"})
 """The linears of a decoder layer whose step is known here, once in each layer: those of Llama and its like."""
@@ -55,6 +58,11 @@ class ModeTimes:
     python_us: float | None
 
     @property
+    def ran_us(self) -> float:
+        """As the engine runs it: with the folder, where there is one."""
+        return self.untuned_us if self.tuned_us is None else self.tuned_us
+
+    @property
     def best_us(self) -> float:
         """With adapters as well as they run here."""
         return self.untuned_us if self.tuned_us is None else min(self.tuned_us, self.untuned_us)
@@ -76,6 +84,11 @@ class StepReport:
     folder: Path | None
     times: Mapping[int, Mapping[bool, ModeTimes]]
     lacking: Mapping[bool, str]
+
+    @property
+    def ways(self) -> list[bool]:
+        """Whether the engine runs two streams, of each way that was timed."""
+        return sorted({two for modes in self.times.values() for two in modes})
 
     @property
     def faster_on_two(self) -> list[int]:
@@ -104,9 +117,41 @@ class StepReport:
             ],
         }
 
+    @classmethod
+    def from_json(cls, stored: object) -> "StepReport":
+        """Read what ``to_json`` made of a report. Raises pydantic's ValidationError, a ValueError."""
+        read = _Stored.model_validate(stored)
+        times: dict[int, dict[bool, ModeTimes]] = {}
+        for step in read.steps:
+            one = ModeTimes(step.bare_us, step.untuned_us, step.tuned_us, step.python_us)
+            times.setdefault(step.m, {})[step.streams == "two"] = one
+        folder = Path(read.tuned) if read.tuned else None
+        lacking = {way == "two": reason for way, reason in read.lacking.items()}
+        return cls(read.model, read.gpu, read.layers, folder, times, lacking)
+
 
 def _streams(two: bool) -> str:
     return "two" if two else "one"
+
+
+class _StoredStep(BaseModel):
+    m: Setting
+    streams: Literal["one", "two"]
+    bare_us: Time
+    untuned_us: Time
+    tuned_us: Time | None
+    python_us: Time | None
+
+
+class _Stored(BaseModel):
+    """A report as JSON."""
+
+    model: Line
+    gpu: Line
+    layers: Setting
+    tuned: Line | None
+    lacking: Mapping[Literal["one", "two"], str]
+    steps: Annotated[list[_StoredStep], Field(min_length=1, max_length=10_000)]
 
 
 @dataclass(frozen=True)

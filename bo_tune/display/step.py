@@ -14,7 +14,7 @@ DUAL_STREAM = "VLLM_LORA_ENABLE_DUAL_STREAM=1"
 
 def step_tables(report: StepReport) -> Iterator[Table]:
     """Return a table for each way of running adapters."""
-    for two in sorted({two for modes in report.times.values() for two in modes}):
+    for two in report.ways:
         table = plain_table(
             f"Linears of a decoder layer, {STREAMS[two]}, us; of all {report.layers} layers, ms",
             (),
@@ -27,13 +27,12 @@ def step_tables(report: StepReport) -> Iterator[Table]:
 
 
 def _cells(one: ModeTimes, layers: int) -> list[str]:
-    ran_us = one.untuned_us if one.tuned_us is None else one.tuned_us
     whole = [
         "-" if time_us is None else f"{layers * time_us / 1e3:.3f}"
         for time_us in (one.bare_us, one.untuned_us, one.tuned_us)
     ]
-    added = f"{_change(one.untuned_us - one.bare_us, ran_us - one.bare_us)}" if one.tuned_us is not None else "-"
-    share = f"{100 * (1 - one.bare_us / ran_us):.1f} %"
+    added = f"{_change(one.untuned_us - one.bare_us, one.ran_us - one.bare_us)}" if one.tuned_us is not None else "-"
+    share = f"{100 * (1 - one.bare_us / one.ran_us):.1f} %"
     return [us(one.bare_us), us(one.untuned_us), us(one.tuned_us), added, *whole, share]
 
 

@@ -76,6 +76,7 @@ def test_each_way_is_timed_untuned_and_with_the_folder(tmp_path: Path) -> None:
     assert report.faster_on_two == [1, 64]
     assert report.layers == 32
     assert "VLLM_LORA_ENABLE_DUAL_STREAM=1 is faster at every m here" in step_lines(report)
+    assert StepReport.from_json(json.loads(json.dumps(report.to_json()))) == report
     steps = report.to_json()["steps"]
     assert [(step["m"], step["streams"]) for step in steps] == [(1, "one"), (1, "two"), (64, "one"), (64, "two")]
 

@@ -61,6 +61,28 @@ def test_recordings_of_other_problems_tell_nothing(cli: Cli, storage: str, tmp_p
     assert [case["grid_from"] for case in json.loads(document.read_text())["cases"]] == [None, None]
 
 
+@pytest.mark.usefixtures("charts_are_empty")
+def test_what_adapters_add_to_a_step_is_a_section(cli: Cli, storage: str) -> None:
+    timed = ROOT / "benchmarks" / "results" / "step.h200.json"
+    ran = cli("report", "--storage", storage, "--step", timed)
+    assert (ran.code, ran.err) == (0, "")
+    html = Path("report.html").read_text()
+    assert '<a href="#step">' in html
+    section = html[html.index('<section aria-labelledby="step">') :]
+    for way in ("one stream", "two streams"):
+        assert f"<caption>On {way}</caption>" in section
+    (first, *_) = json.loads(timed.read_text())["steps"]
+    assert f"{first['untuned_us']:.2f}</td>" in section
+    assert "VLLM_LORA_ENABLE_DUAL_STREAM=1 is faster at every m here" in section
+    assert cli("report", "--storage", storage).code == 0
+    assert "#step" not in Path("report.html").read_text()
+
+
+def test_a_file_of_something_else_is_no_step(cli: Cli, storage: str, tmp_path: Path) -> None:
+    error = cli("report", "--storage", storage, "--step", tmp_path / "session.json").error
+    assert "session.json: expected what step --json writes: " in error
+
+
 def test_what_cannot_be_reported_is_bad_input(cli: Cli, storage: str, tmp_path: Path) -> None:
     assert "no such database" in cli("report", "--storage", sqlite_url(tmp_path / "none.db")).error
     unreadable, wrong = tmp_path / "broken.json", tmp_path / "wrong.json"

@@ -1,13 +1,16 @@
 """``bo-tune report``: a page about the searches of a database."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bo_tune.cli import options as o
 from bo_tune.core.choices import DEFAULT_STORAGE
 from bo_tune.errors import InputError, printable
+
+if TYPE_CHECKING:
+    from bo_tune.analysis.step import StepReport
 
 
 def report_command(
@@ -24,6 +27,9 @@ def report_command(
     ] = None,
     session: Annotated[
         Path | None, o.option(None, "FILE", "What tune --json wrote: adds seconds of the GPU by purpose.")
+    ] = None,
+    step: Annotated[
+        Path | None, o.option(None, "FILE", "What step --json wrote: adds what adapters add to a step.")
     ] = None,
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
@@ -48,14 +54,15 @@ def report_command(
     writing(out, lambda: check_file_writable(out))
     grids = [recording for folder in recordings or () for recording in read_recordings(folder)]
     figures = _figures(session) if session else None
+    steps = _steps(step) if step else None
     with StudyStore(storage, only_read=True) as store:
         found = review(store, grids, figures, study or ())
     output.say(*unreadable_lines(store.unreadable))
     if not found.cases:
         raise InputError(f"{store.url}: no searches {'of that name ' if study else ''}in this database")
     notes: list[str] = []
-    page = render(found, title=printable(title), storage=printable(store.url), note=notes.append).encode()
-    writing(out, lambda: write_atomically(out, page))
+    page = render(found, title=printable(title), storage=printable(store.url), step=steps, note=notes.append)
+    writing(out, lambda: write_atomically(out, page.encode()))
     left_out = f"; {found.left_out} older ones left out" if found.left_out else ""
     output.lines(f"wrote {out}: {len(found.studies)} studies, {len(page) / 1e6:.1f} MB{left_out}")
     output.warn(*(f"{out} is without its charts: {why}" for why in notes))
@@ -70,3 +77,17 @@ def _figures(path: Path) -> dict[str, Any]:
     if not isinstance(session, dict) or not isinstance(session.get("devices"), dict):
         raise InputError(f"--session: {path}: expected what tune --json writes")
     return session
+
+
+def _steps(path: Path) -> "StepReport":
+    """Read what ``step --json`` wrote. Raises InputError."""
+    from pydantic import ValidationError
+
+    from bo_tune.analysis.step import StepReport
+    from bo_tune.store.fields import first_error
+
+    content = o.json_of("--step", path)
+    try:
+        return StepReport.from_json(content)
+    except ValidationError as error:
+        raise InputError(f"--step: {path}: expected what step --json writes: {first_error(error)}") from None

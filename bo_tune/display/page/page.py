@@ -10,9 +10,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from bo_tune.analysis.review import Review
+from bo_tune.analysis.step import StepReport
 from bo_tune.display.page import charts, words
 from bo_tune.display.page.content import Page
 from bo_tune.display.page.drawing import DrawingError, draw
+from bo_tune.display.step import STREAMS, step_lines
 
 FULL_COLOUR = 4.0
 """Speed-up, or slow-down, from which the colour of a heat map's cell does not deepen any more."""
@@ -21,12 +23,20 @@ LEGEND = (0.8, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0)
 """Speed-ups whose colours are shown below heat maps."""
 
 
-def render(review: Review, *, title: str, storage: str, note: Callable[[str], object] = lambda _: None) -> str:
+def render(
+    review: Review,
+    *,
+    title: str,
+    storage: str,
+    step: StepReport | None = None,
+    note: Callable[[str], object] = lambda _: None,
+) -> str:
     """Return the page.
 
     Args:
         title: of the page; what was tuned.
         storage: URL of the database, without a password.
+        step: what adapters add to an engine's step, where that was timed.
         note: is told why the page has no charts, where they could not be drawn.
     """
     environment = Environment(
@@ -51,6 +61,9 @@ def render(review: Review, *, title: str, storage: str, note: Callable[[str], ob
         review=review,
         title=title,
         storage=storage,
+        step=step,
+        step_says=step_lines(step) if step else [],
+        streams=STREAMS,
         legend=LEGEND,
         style=_asset("style.css"),
         scripts=[*map(_script, _scripts(charts_of))],
