@@ -71,6 +71,7 @@ def test_the_stop_rule_may_be_another_or_none() -> None:
     assert launched(True) < 40
 
 
+@pytest.mark.slow
 def test_a_grid_tries_every_valid_config_and_is_a_study_of_its_own(tmp_path: Path) -> None:
     used, url = device(), sqlite_url(tmp_path / "own.db")
     (best,) = bo_tune.grid(softmax, PROBLEMS[:1], device=used, storage=url)
@@ -234,6 +235,7 @@ def test_progress_is_shown_on_stderr_where_it_is_asked_for(capsys: pytest.Captur
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [SHRINK, EXPAND])
 def test_features_that_know_nothing_of_the_kernel_beat_random_on_recorded_grids(name: str) -> None:
     """A recorded LoRA grid tuned as a user's kernel: what a search knows of it are its parameters, sizes and grid."""
@@ -281,6 +283,7 @@ def _jit_like(names: tuple[str, ...]) -> JITFunction:
     return JITFunction(scope["unknown"])
 
 
+@pytest.mark.slow
 def test_importing_the_package_loads_nothing() -> None:
     code = "import sys, bo_tune; print(sorted(m for m in sys.modules if m.split('.')[0] in HEAVY)); print(dir(bo_tune))"
     code = code.replace("HEAVY", "('torch', 'triton', 'optuna', 'numpy', 'rich', 'sqlalchemy')")

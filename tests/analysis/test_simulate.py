@@ -95,6 +95,7 @@ def test_seeds_differ_and_repeat() -> None:
     assert len({run.regret_percent["10"] for run in first}) > 1
 
 
+@pytest.mark.slow
 def test_history_is_learnt_from_and_not_reported() -> None:
     history = [sliced(SHRINK_BIG), sliced(SHRINK, m=64)]
     taught = runs(sampler="grid-gp", history=history)

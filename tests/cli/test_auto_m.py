@@ -66,6 +66,7 @@ def run(cli: Cli, monkeypatch: pytest.MonkeyPatch, out: Path, *more: object) -> 
     return ran.out, json.loads((out / SHRINK_TABLE).read_text())["5"]["1"]
 
 
+@pytest.mark.slow
 def test_keys_are_added_for_all_problems_that_share_them(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

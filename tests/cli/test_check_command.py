@@ -54,6 +54,7 @@ def test_a_good_folder(cli: Cli, tuned: Path, tmp_path: Path) -> None:
     assert [(item["asked"]["n"], item["status"]) for item in head] == [(128256, "exact")]
 
 
+@pytest.mark.slow
 def test_a_fault_is_exit_code_1_and_a_line(tuned: Path, tmp_path: Path) -> None:
     spoil(tuned)
     report = tmp_path / "check.json"

@@ -95,6 +95,7 @@ def test_simulate(cli: Cli, tmp_path: Path, recordings: Path, budget: int, check
     assert f"{summary['final']['mean_regret_percent']:.2f} %" in ran.out
 
 
+@pytest.mark.slow
 def test_simulate_learns_from_a_history_that_it_does_not_report(cli: Cli, tmp_path: Path, recordings: Path) -> None:
     history = write_all(tmp_path / "history", sliced(SHRINK_BIG), sliced(SHRINK, m=64))
     report = tmp_path / "runs.json"

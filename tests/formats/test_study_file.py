@@ -358,6 +358,7 @@ def near_studies(draw: st.DrawFn) -> dict[str, Any]:
     return data
 
 
+@pytest.mark.slow
 @settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.dictionaries(KEYS, VALUES, max_size=5) | near_studies())
 def test_any_tables_load_or_are_refused_in_one_line(data: dict[str, Any]) -> None:

@@ -79,6 +79,7 @@ def test_a_terminal_that_was_closed_is_no_fault() -> None:
     os.close(slave)
 
 
+@pytest.mark.slow
 def test_who_was_asked_to_end_does_not_wait_for_a_reader_that_stopped(
     pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:

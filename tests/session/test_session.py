@@ -194,6 +194,7 @@ def test_an_exhaustive_search_is_a_study_of_its_own() -> None:
     assert {s.name.exhaustive for s in store.summaries()} == {False, True}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_the_same_seed_gives_the_same_search(sampler: str) -> None:
     learns = sampler == "grid-gp"  # from the studies before, so that there must be some

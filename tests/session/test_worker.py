@@ -73,6 +73,7 @@ def test_studies_are_begun_in_the_order_of_the_session(store: StudyStore, url: s
     assert [e.problem.m for e in heard if isinstance(e, StudyStarted)] == [16, 64, 32, 128]  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_kernels_that_must_agree_are_taken_together(store: StudyStore, url: str) -> None:
     problems = [r.problem for r in map(read_recording, sorted((BUNDLED / "moe").glob("*.m16.*")))]
     jobs = replay_jobs(BUNDLED / "moe", problems=problems)

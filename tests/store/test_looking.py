@@ -136,6 +136,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[StudyStore
         yield store, url
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(outcomes=st.lists(OUTCOMES, max_size=4), number=st.integers(1, 2**30))
 def test_any_trials_are_read_alike(study: tuple[StudyStore, str], outcomes: list[Outcome], number: int) -> None:
