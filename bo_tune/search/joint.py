@@ -29,8 +29,9 @@ from numpy.typing import NDArray
 from optuna.study import Study
 
 from bo_tune.core.conclusion import Certificate
+from bo_tune.search.gp.correlation import Array, Indices
 from bo_tune.search.gp.model import Scale
-from bo_tune.search.gp.posterior import Array, Indices, Posterior
+from bo_tune.search.gp.posterior import Posterior
 from bo_tune.search.gp.prior import SQUEEZE
 from bo_tune.search.sampler import FiniteGridSampler, log_expected_improvement
 from bo_tune.search.stopping import DRAWS, drawn

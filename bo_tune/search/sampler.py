@@ -12,8 +12,8 @@ from scipy.spatial.distance import cdist
 from scipy.special import ndtr
 
 from bo_tune.search.base import GridSampler
+from bo_tune.search.gp.correlation import Array, Indices
 from bo_tune.search.gp.model import MOST_KEPT, Features, GridModel
-from bo_tune.search.gp.posterior import Array, Indices
 from bo_tune.search.gp.prior import HistoryPrior
 from bo_tune.search.grid import Grid, Params, Value
 from bo_tune.search.study_log import StudyLog

@@ -16,7 +16,8 @@ import numpy as np
 from optuna.study import Study
 
 from bo_tune.core.conclusion import Certificate
-from bo_tune.search.gp.posterior import Array, Indices, Posterior
+from bo_tune.search.gp.correlation import Array, Indices
+from bo_tune.search.gp.posterior import Posterior
 from bo_tune.search.sampler import FiniteGridSampler
 
 CAUTION_TAUGHT = 1.6

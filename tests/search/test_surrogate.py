@@ -5,10 +5,11 @@ import pytest
 from scipy.optimize import check_grad
 
 from bo_tune.search.gp.correlation import CITY, Differences, correlation
+from bo_tune.search.gp.fitting import Hyperpriors
 from bo_tune.search.gp.posterior import Tables
 from bo_tune.search.gp.prior import HistoryPrior, StudyHistory, squeeze
 from bo_tune.search.gp.shared import HERE, Rows, SharedPart, posterior_of
-from bo_tune.search.gp.surrogate import Data, Hyperpriors, Surrogate
+from bo_tune.search.gp.surrogate import Data, Surrogate
 from bo_tune.search.sampler import log_expected_improvement
 
 RNG = np.random.default_rng(0)

@@ -19,9 +19,11 @@ with √D, so that both parts reach equally far for the same l.
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from bo_tune.search.gp.posterior import Array
+Array = NDArray[np.float64]
+Indices = NDArray[np.intp]
 
 CITY = 0.75
 """c over √D."""

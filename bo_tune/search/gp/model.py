@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_ndtr
 
-from bo_tune.search.gp.posterior import Array, Indices, Posterior, Tables
+from bo_tune.search.gp.correlation import Array, Indices
+from bo_tune.search.gp.fitting import Hyperpriors
+from bo_tune.search.gp.posterior import Posterior, Tables
 from bo_tune.search.gp.prior import HistoryPrior, squeeze
 from bo_tune.search.gp.shared import SharedPart
-from bo_tune.search.gp.surrogate import Data, Hyperpriors, Surrogate, rung
+from bo_tune.search.gp.surrogate import Data, Surrogate, rung
 from bo_tune.search.grid import Grid, Params
 from bo_tune.search.study_log import Observation
 

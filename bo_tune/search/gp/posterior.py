@@ -13,20 +13,36 @@ Neither L nor T depends on the observed values, so those may be rescaled freely.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dtrtrs
 
-if TYPE_CHECKING:
-    from bo_tune.search.gp.surrogate import Surrogate
-
-Array = NDArray[np.float64]
-Indices = NDArray[np.intp]
+from bo_tune.search.gp.correlation import Array, Indices
 
 JITTER = 1e-8
 SMALLEST_VARIANCE = 1e-12
+
+
+class Process(Protocol):
+    """A Gaussian process over points, before any observation."""
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of the noise, s."""
+
+    @property
+    def taught(self) -> bool:
+        """Whether other studies taught it."""
+
+    def mean(self, points: Indices) -> Array:
+        """Return m at points."""
+
+    def variance(self, points: Indices) -> Array:
+        """Return the diagonal of K at points."""
+
+    def covariance(self, points: Indices, others: Indices) -> Array:
+        """Return K between points."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +59,7 @@ class Table:
         variance: of the noiseless values at the points asked about, ``[C]``.
     """
 
-    process: "Surrogate"
+    process: Process
     asked: Indices
     points: Indices
     noise: Array
@@ -52,7 +68,7 @@ class Table:
     variance: Array
 
     @classmethod
-    def empty(cls, process: "Surrogate", asked: Indices) -> "Table":
+    def empty(cls, process: Process, asked: Indices) -> "Table":
         """The table of no observation."""
         none = np.zeros(0)
         variance = process.variance(asked)
@@ -135,7 +151,7 @@ class Tables:
         self._last: Table | None = None
         self._head = 0
 
-    def table(self, process: "Surrogate", asked: Indices, points: Indices, noise: Array, head: int) -> Table:
+    def table(self, process: Process, asked: Indices, points: Indices, noise: Array, head: int) -> Table:
         """Return the table of observations.
 
         Args:
@@ -151,7 +167,7 @@ class Tables:
         return last
 
 
-def _continues(table: Table, process: "Surrogate", asked: Indices, points: Indices, noise: Array) -> bool:
+def _continues(table: Table, process: Process, asked: Indices, points: Indices, noise: Array) -> bool:
     """Whether a table is that of the first of these observations."""
     count = len(table.points)
     return (

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from bo_tune.search.gp.posterior import Array
+from bo_tune.search.gp.correlation import Array
 from bo_tune.search.gp.shared import HERE, Rows, SharedPart
 from bo_tune.search.grid import Params
 

@@ -24,9 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.lapack import dpotrf, dtrtrs
 
-from bo_tune.search.gp.correlation import Differences, correlation
-from bo_tune.search.gp.posterior import JITTER, Array, Indices
-from bo_tune.search.gp.surrogate import Hyperpriors, Objective, invert, least, with_priors
+from bo_tune.search.gp.correlation import Array, Differences, Indices, correlation
+from bo_tune.search.gp.fitting import Hyperpriors, Objective, invert, least, with_priors
+from bo_tune.search.gp.posterior import JITTER
 
 HERE = 0
 """The place of the new study."""

@@ -23,27 +23,14 @@ Model
     those found best for them.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.linalg.lapack import dpotrf, dpotri
-from scipy.optimize import minimize
 
-from bo_tune.search.gp.correlation import Differences, correlation
-from bo_tune.search.gp.posterior import JITTER, Array, Indices, Posterior, Table
-
-if TYPE_CHECKING:
-    from bo_tune.search.gp.shared import SharedPart
-
-Objective = Callable[[Array], tuple[float, Array]]
-
-ROUGH = 0.4
-"""ρ of a study without others to learn from."""
-
-FAILED = 1e10
-"""Value of a negative log posterior where the covariance is not positive definite."""
+from bo_tune.search.gp.correlation import Array, Differences, Indices, correlation
+from bo_tune.search.gp.fitting import Hyperpriors, Objective, invert, least, with_priors
+from bo_tune.search.gp.posterior import JITTER, Posterior, Table
+from bo_tune.search.gp.shared import SharedPart
 
 
 def rung(count: int) -> int:
@@ -52,81 +39,6 @@ def rung(count: int) -> int:
     while step * 16 <= count:
         step *= 2
     return count - count % step
-
-
-def invert(covariance: Array) -> tuple[Array, float] | None:
-    """Inverse and half log determinant of a covariance; None where it is not positive definite."""
-    lower, failed = dpotrf(covariance, lower=1)
-    if failed:
-        return None
-    inverse, _ = dpotri(lower, lower=1)
-    inverse = np.tril(inverse) + np.tril(inverse, -1).T
-    return inverse, float(np.log(np.diag(lower)).sum())
-
-
-def with_priors(likelihood: Callable[[Array], tuple[float, Array] | None], centre: Array, spread: Array) -> Objective:
-    """Return the negative log posterior of the logarithms of hyperparameters, and its gradient, as a function of them.
-
-    Args:
-        likelihood: their negative log likelihood and its gradient; None where the covariance is not positive definite.
-        centre: means of their independent normal priors.
-        spread: standard deviations of the same.
-    """
-
-    def objective(theta: Array) -> tuple[float, Array]:
-        found = likelihood(theta)
-        if found is None:
-            return FAILED, np.zeros_like(theta)
-        beyond = (theta - centre) / spread
-        return found[0] + 0.5 * float(beyond @ beyond), found[1] + beyond / spread
-
-    return objective
-
-
-def least(objective: Objective, start: Array, steps: int) -> tuple[Array, float]:
-    """Return where an objective of logarithms is least, sought from a start by some steps, and its value there."""
-    bounds = [(value - 6.0, value + 6.0) for value in start]
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps})
-    return np.asarray(found.x), float(found.fun)
-
-
-@dataclass(frozen=True, slots=True)
-class Hyperpriors:
-    """Normal priors of the logarithms of the hyperparameters: medians, and standard deviations of the logarithms.
-
-    Attributes:
-        lengths: of l ``[D]``.
-        amplitude: of a.
-        noise: of s.
-        offset: B, fixed.
-        rough: ρ, fixed.
-    """
-
-    lengths: Array
-    amplitude: float = 1.0
-    noise: float = 0.02
-    offset: float = 1.0
-    rough: float = ROUGH
-    spread_lengths: float = 0.8
-    spread_amplitude: float = 1.0
-    spread_noise: float = 1.0
-    spread_weight: float = 0.5
-
-    @classmethod
-    def vague(cls, columns: int) -> "Hyperpriors":
-        """What is assumed of a study without others to learn from."""
-        return cls(np.full(columns, 2.0 * np.sqrt(max(columns, 1))))
-
-    @property
-    def centre(self) -> Array:
-        """Medians of log a, log s, log w, log l."""
-        return np.concatenate([np.log([self.amplitude, self.noise, 1.0]), np.log(self.lengths)])
-
-    @property
-    def spread(self) -> Array:
-        """Standard deviations of the same."""
-        scalars = [self.spread_amplitude, self.spread_noise, self.spread_weight]
-        return np.concatenate([scalars, np.full(len(self.lengths), self.spread_lengths)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +70,7 @@ class Surrogate:
 
     inputs: Array
     priors: Hyperpriors
-    shared: "SharedPart | None" = None
+    shared: SharedPart | None = None
     theta: Array | None = None
     evidence: float = 0.0
 

@@ -1,0 +1,96 @@
+"""Hyperparameters set to the maximum of their posterior: normal priors of their logarithms, some steps of L-BFGS.
+
+See ``surrogate`` for the notation.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.linalg.lapack import dpotrf, dpotri
+from scipy.optimize import minimize
+
+from bo_tune.search.gp.correlation import Array
+
+Objective = Callable[[Array], tuple[float, Array]]
+
+ROUGH = 0.4
+"""ρ of a study without others to learn from."""
+
+FAILED = 1e10
+"""Value of a negative log posterior where the covariance is not positive definite."""
+
+
+def invert(covariance: Array) -> tuple[Array, float] | None:
+    """Inverse and half log determinant of a covariance; None where it is not positive definite."""
+    lower, failed = dpotrf(covariance, lower=1)
+    if failed:
+        return None
+    inverse, _ = dpotri(lower, lower=1)
+    inverse = np.tril(inverse) + np.tril(inverse, -1).T
+    return inverse, float(np.log(np.diag(lower)).sum())
+
+
+def with_priors(likelihood: Callable[[Array], tuple[float, Array] | None], centre: Array, spread: Array) -> Objective:
+    """Return the negative log posterior of the logarithms of hyperparameters, and its gradient, as a function of them.
+
+    Args:
+        likelihood: their negative log likelihood and its gradient; None where the covariance is not positive definite.
+        centre: means of their independent normal priors.
+        spread: standard deviations of the same.
+    """
+
+    def objective(theta: Array) -> tuple[float, Array]:
+        found = likelihood(theta)
+        if found is None:
+            return FAILED, np.zeros_like(theta)
+        beyond = (theta - centre) / spread
+        return found[0] + 0.5 * float(beyond @ beyond), found[1] + beyond / spread
+
+    return objective
+
+
+def least(objective: Objective, start: Array, steps: int) -> tuple[Array, float]:
+    """Return where an objective of logarithms is least, sought from a start by some steps, and its value there."""
+    bounds = [(value - 6.0, value + 6.0) for value in start]
+    found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps})
+    return np.asarray(found.x), float(found.fun)
+
+
+@dataclass(frozen=True, slots=True)
+class Hyperpriors:
+    """Normal priors of the logarithms of the hyperparameters: medians, and standard deviations of the logarithms.
+
+    Attributes:
+        lengths: of l ``[D]``.
+        amplitude: of a.
+        noise: of s.
+        offset: B, fixed.
+        rough: ρ, fixed.
+    """
+
+    lengths: Array
+    amplitude: float = 1.0
+    noise: float = 0.02
+    offset: float = 1.0
+    rough: float = ROUGH
+    spread_lengths: float = 0.8
+    spread_amplitude: float = 1.0
+    spread_noise: float = 1.0
+    spread_weight: float = 0.5
+
+    @classmethod
+    def vague(cls, columns: int) -> "Hyperpriors":
+        """What is assumed of a study without others to learn from."""
+        return cls(np.full(columns, 2.0 * np.sqrt(max(columns, 1))))
+
+    @property
+    def centre(self) -> Array:
+        """Medians of log a, log s, log w, log l."""
+        return np.concatenate([np.log([self.amplitude, self.noise, 1.0]), np.log(self.lengths)])
+
+    @property
+    def spread(self) -> Array:
+        """Standard deviations of the same."""
+        scalars = [self.spread_amplitude, self.spread_noise, self.spread_weight]
+        return np.concatenate([scalars, np.full(len(self.lengths), self.spread_lengths)])
