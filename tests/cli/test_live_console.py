@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 PROBLEMS = 40
 CTRL_C = "\x03"
-QUICK = ("--kernel", "lora_expand", "--budget", 4, "--sampler", "random")
+QUICK = ("--kernel", "lora_expand", "--budget", 30, "--sampler", "random")
 """Of a session whose end is looked at: half of the problems."""
 
 

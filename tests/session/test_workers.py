@@ -11,6 +11,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,10 @@ def wait_until(true: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def has_begun(member: Member) -> bool:
+    return bool(member.output()) or member.process.poll() is not None
+
+
 def disturb(team: Crew, session: Member, gate: Gate, in_the_middle: Callable[[], None]) -> list[Member]:
     """Kill workers and start others, stop some past their lease, and resume them and the session.
 
@@ -101,8 +106,10 @@ def disturb(team: Crew, session: Member, gate: Gate, in_the_middle: Callable[[],
         time.sleep(chance.uniform(0.1, 0.4))
         alive = [m for m in team.members if m.process.poll() is None and m not in stopped]
         team.kill(chance.choice(alive))
-        team.start("worker")
+        latest = team.start("worker")
         if kill == KILLS // 2:
+            # One that could not reach the database in the first place would end.
+            wait_until(partial(has_begun, latest))
             in_the_middle()
     time.sleep(max(0.0, stopped_at + 2 * LEASE_S - time.monotonic()))
     for member in stopped:
