@@ -22,12 +22,16 @@ class StandIn(MockTensor):  # type: ignore[misc]  # Triton has no types
 
     def __init__(self, tensor: torch.Tensor) -> None:
         super().__init__(tensor.dtype)
-        # Memory is allocated at addresses that are divisible by much more; a view may begin anywhere.
-        self.offset = int(tensor.storage_offset()) * tensor.element_size() % ALIGNMENT
+        self.offset = _offset(tensor)
 
     def data_ptr(self) -> int:
         """What the address leaves, divided by the alignment."""
         return self.offset
+
+
+def _offset(tensor: torch.Tensor) -> int:
+    # Memory is allocated at addresses that are divisible by much more; a view may begin anywhere.
+    return int(tensor.storage_offset()) * tensor.element_size() % ALIGNMENT
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,7 @@ def _kind(value: Any, *, specialised: bool = True) -> Hashable:
     if isinstance(value, tuple):
         return tuple(map(_kind, value))
     if isinstance(value, torch.Tensor):
-        return value.dtype, StandIn(value).offset == 0
+        return value.dtype, _offset(value) == 0
     if isinstance(value, TensorDescriptor):
         return value.base.dtype, tuple(value.block_shape)
     if isinstance(value, int) and not isinstance(value, bool):
