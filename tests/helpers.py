@@ -24,7 +24,7 @@ from bo_tune.core.outcome import Compilation, Invalid, InvalidReason, LaunchPurp
 from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.core.repetitions import TimingProtocol, take_repetitions
 from bo_tune.core.space import Config, SearchSpace, config_key
-from bo_tune.core.surroundings import Batch, Linear, Surroundings
+from bo_tune.core.surroundings import Batch, Linear, Pair, Surroundings
 from bo_tune.formats.recording import Recording, read_recording, recording_file_name, write_recording
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured, StepTimes
@@ -252,13 +252,9 @@ class FakeDevice(Device):
         return Remeasured(layers, launches, (BARE_US,) * rounds)
 
     def time_step(
-        self,
-        linears: Sequence[Linear],
-        batch: Batch,
-        choices: Sequence[Sequence[tuple[Config, Config]] | None],
-        rounds: int,
+        self, linears: Sequence[Linear], batch: Batch, choices: Sequence[Sequence[Pair] | None], rounds: int
     ) -> StepTimes:
-        def layer_us(choice: Sequence[tuple[Config, Config]] | None) -> float:
+        def layer_us(choice: Sequence[Pair] | None) -> float:
             return BARE_US * len(linears) + sum(self.in_place(config) for pair in choice or () for config in pair)
 
         return StepTimes(tuple((layer_us(choice),) * rounds for choice in choices), None)

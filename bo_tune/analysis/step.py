@@ -17,8 +17,8 @@ from pydantic import BaseModel, Field
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.outcome import Invalid, estimate_us
 from bo_tune.core.problem import LoraProblem
-from bo_tune.core.space import Config, config_key
-from bo_tune.core.surroundings import Batch, Linear
+from bo_tune.core.space import config_key
+from bo_tune.core.surroundings import Batch, Linear, Pair
 from bo_tune.engines.check import check_folder
 from bo_tune.engines.folder import table_paths
 from bo_tune.engines.models.problems import lookup_of
@@ -38,11 +38,11 @@ ROUNDS = 60
 _Tuned = Mapping[tuple[object, ...], dict[str, int]]
 """Configs of a folder by what tells lookups apart (``lookup_of``)."""
 
-_Pairs = tuple[tuple[Config, Config], ...]
+_Pairs = tuple[Pair, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class ModeTimes:
+class LayerTimes:
     """A decoder layer's linears in an engine of one or two streams, in us.
 
     Attributes:
@@ -82,25 +82,25 @@ class StepReport:
     gpu: str
     layers: int
     folder: Path | None
-    times: Mapping[int, Mapping[bool, ModeTimes]]
+    times: Mapping[int, Mapping[bool, LayerTimes]]
     lacking: Mapping[bool, str]
 
     @property
     def ways(self) -> list[bool]:
         """Whether the engine runs two streams, of each way that was timed."""
-        return sorted({two for modes in self.times.values() for two in modes})
+        return sorted({two for ways in self.times.values() for two in ways})
 
     @property
     def faster_on_two(self) -> list[int]:
         """The m at which two streams beat one; empty where only one way was timed."""
-        both = {m: modes for m, modes in self.times.items() if len(modes) > 1}
-        return [m for m, modes in both.items() if modes[True].best_us < modes[False].best_us]
+        both = {m: ways for m, ways in self.times.items() if len(ways) > 1}
+        return [m for m, ways in both.items() if ways[True].best_us < ways[False].best_us]
 
     @property
     def python_bound(self) -> list[int]:
         """The m at which the adapters' Python alone takes longer than the GPU takes for the linears, uncaptured."""
-        modes = {m: next(iter(modes.values())) for m, modes in self.times.items()}
-        return [m for m, one in modes.items() if one.python_us is not None and one.python_us > one.best_us]
+        first = {m: next(iter(ways.values())) for m, ways in self.times.items()}
+        return [m for m, one in first.items() if one.python_us is not None and one.python_us > one.best_us]
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as plain values; times are of one decoder layer, in us."""
@@ -112,8 +112,8 @@ class StepReport:
             "lacking": {_streams(two): reason for two, reason in self.lacking.items()},
             "steps": [
                 {"m": m, "streams": _streams(two), **asdict(one)}
-                for m, modes in self.times.items()
-                for two, one in modes.items()
+                for m, ways in self.times.items()
+                for two, one in ways.items()
             ],
         }
 
@@ -121,9 +121,9 @@ class StepReport:
     def from_json(cls, stored: object) -> "StepReport":
         """Read what ``to_json`` made of a report. Raises pydantic's ValidationError, a ValueError."""
         read = _Stored.model_validate(stored)
-        times: dict[int, dict[bool, ModeTimes]] = {}
+        times: dict[int, dict[bool, LayerTimes]] = {}
         for step in read.steps:
-            one = ModeTimes(step.bare_us, step.untuned_us, step.tuned_us, step.python_us)
+            one = LayerTimes(step.bare_us, step.untuned_us, step.tuned_us, step.python_us)
             times.setdefault(step.m, {})[step.streams == "two"] = one
         folder = Path(read.tuned) if read.tuned else None
         lacking = {way == "two": reason for way, reason in read.lacking.items()}
@@ -233,7 +233,7 @@ class StepTimer:
         except InputError as error:
             self.lacking, self._found = str(error), {}
 
-    def time(self, m: int) -> ModeTimes:
+    def time(self, m: int) -> LayerTimes:
         """Time a step of m tokens. Raises DeviceError where it cannot run."""
         batch = self._decoder.batch(m)
         untuned = self._pairs(batch, {})
@@ -242,7 +242,7 @@ class StepTimer:
         choices = (None, untuned) if tuned is None else (None, untuned, tuned)
         timed = self._device.time_step(self._linears, batch, choices, self._rounds)
         bare_us, untuned_us, *more = (estimate_us(runs) for runs in timed.runtimes_us)
-        return ModeTimes(bare_us, untuned_us, more[0] if more else None, timed.python_us)
+        return LayerTimes(bare_us, untuned_us, more[0] if more else None, timed.python_us)
 
     def _pairs(self, batch: Batch, found: _Tuned) -> _Pairs:
         def config(problem: LoraProblem) -> dict[str, int]:
@@ -277,7 +277,7 @@ def timed(decoders: Sequence[Decoder], open_gpu: Callable[[Conditions], Abstract
         DeviceError: the GPU cannot be used, or a step not be run.
     """
     model, folder = decoders[0].model, decoders[0].folder
-    times: dict[int, dict[bool, ModeTimes]] = {m: {} for m in model.ms}
+    times: dict[int, dict[bool, LayerTimes]] = {m: {} for m in model.ms}
     lacking: dict[bool, str] = {}
     for decoder in decoders:
         two = decoder.model.dual_stream

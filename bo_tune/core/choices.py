@@ -35,7 +35,7 @@ class StreamChoice(StrEnum):
     """Either way."""
 
     @property
-    def modes(self) -> tuple[bool, ...]:
+    def ways(self) -> tuple[bool, ...]:
         """Whether there is a second stream, for each way that is meant."""
         return {"one": (False,), "two": (True,), "both": (False, True)}[self.value]
 

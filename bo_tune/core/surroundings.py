@@ -5,8 +5,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from bo_tune.core.problem import LoraProblem, check_size
+from bo_tune.core.space import Config
 
 SHRINK, EXPAND = "lora_shrink", "lora_expand"
+
+Pair = tuple[Config, Config]
+"""Configs of a linear's shrink and expand."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
-from bo_tune.analysis.step import ModeTimes, StepReport
+from bo_tune.analysis.step import LayerTimes, StepReport
 from bo_tune.display.console import plain_table, us
 
 STREAMS = {False: "one stream", True: "two streams"}
@@ -21,17 +21,17 @@ def step_tables(report: StepReport) -> Iterator[Table]:
             ("m", "without adapters", "untuned", "tuned", "adapters take", "model: without", "untuned", "tuned",
              "adapters' share"),
         )  # fmt: skip
-        for m, modes in report.times.items():
-            table.add_row(str(m), *_cells(modes[two], report.layers))
+        for m, ways in report.times.items():
+            table.add_row(str(m), *_cells(ways[two], report.layers))
         yield table
 
 
-def _cells(one: ModeTimes, layers: int) -> list[str]:
+def _cells(one: LayerTimes, layers: int) -> list[str]:
     whole = [
         "-" if time_us is None else f"{layers * time_us / 1e3:.3f}"
         for time_us in (one.bare_us, one.untuned_us, one.tuned_us)
     ]
-    added = f"{_change(one.untuned_us - one.bare_us, one.ran_us - one.bare_us)}" if one.tuned_us is not None else "-"
+    added = "-" if one.tuned_us is None else _change(one.untuned_us - one.bare_us, one.tuned_us - one.bare_us)
     share = f"{100 * (1 - one.bare_us / one.ran_us):.1f} %"
     return [us(one.bare_us), us(one.untuned_us), us(one.tuned_us), added, *whole, share]
 
@@ -51,7 +51,7 @@ def step_lines(report: StepReport) -> list[str]:
 
 
 def _stream_lines(report: StepReport) -> list[str]:
-    if not all(len(modes) > 1 for modes in report.times.values()):
+    if not all(len(ways) > 1 for ways in report.times.values()):
         return []
     faster = report.faster_on_two
     slower = [m for m in report.times if m not in faster]

@@ -13,7 +13,7 @@ from bo_tune.core.conditions import Conditions, toolchain_label
 from bo_tune.core.outcome import Compilation, Invalid, Launches, Outcome, Resources
 from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config, SearchSpace
-from bo_tune.core.surroundings import Batch, Linear, Surroundings
+from bo_tune.core.surroundings import Batch, Linear, Pair, Surroundings
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.occupancy import Occupancy
 from bo_tune.measure.watch.monitor import GpuMonitor
@@ -162,11 +162,7 @@ class Device(ABC):
         raise NotImplementedError(f"{type(self).__name__} times kernels alone")
 
     def time_step(
-        self,
-        linears: Sequence[Linear],
-        batch: Batch,
-        choices: Sequence[Sequence[tuple[Config, Config]] | None],
-        rounds: int,
+        self, linears: Sequence[Linear], batch: Batch, choices: Sequence[Sequence[Pair] | None], rounds: int
     ) -> StepTimes:
         """Time the linears of a decoder layer, one after the other, with each choice of configs in turn.
 

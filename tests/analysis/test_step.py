@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import BARE_US, H100, ROOT, FakeDevice
 
-from bo_tune.analysis.step import Decoder, ModeTimes, StepReport, timed
+from bo_tune.analysis.step import Decoder, LayerTimes, StepReport, timed
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.outcome import Invalid, InvalidReason
 from bo_tune.core.space import Config
@@ -71,7 +71,7 @@ def test_each_way_is_timed_untuned_and_with_the_folder(tmp_path: Path) -> None:
         for linear in Decoder(model(), None).linears
         for problem in linear.kernels(Decoder(model(), None).batch(1))
     )
-    assert report.times[1][False] == ModeTimes(4 * BARE_US, 4 * BARE_US + untuned_us, 4 * BARE_US + 8 * 16, None)
+    assert report.times[1][False] == LayerTimes(4 * BARE_US, 4 * BARE_US + untuned_us, 4 * BARE_US + 8 * 16, None)
     assert report.times[64][True].tuned_us == 4 * BARE_US + 8 * 8
     assert report.faster_on_two == [1, 64]
     assert report.layers == 32
@@ -116,7 +116,7 @@ def test_a_config_that_does_not_compile_ends_it() -> None:
 
 
 def report_of(python_us: Mapping[int, float]) -> StepReport:
-    times = {m: {False: ModeTimes(50.0, 100.0, 80.0, one)} for m, one in python_us.items()}
+    times = {m: {False: LayerTimes(50.0, 100.0, 80.0, one)} for m, one in python_us.items()}
     return StepReport("a", "b", 2, None, times, {})
 
 

@@ -17,7 +17,7 @@ def step_command(
     *,
     served: o.Served,
     tuned: Annotated[Path | None, o.option(o.PROBLEM, "DIR", "Folder of tuned JSON to time, too.")] = None,
-    streams: o.Streams = StreamChoice.BOTH,
+    streams: Annotated[StreamChoice | None, o.streams_option("Both by default.")] = None,
     device: Annotated[str, o.option(o.DEVICE, "cuda[:N]", "The GPU that measures.")] = DEFAULT_DEVICE,
     kernels: o.KernelSource = "auto",
     require_idle: o.RequireIdle = False,
@@ -36,8 +36,8 @@ def step_command(
 
     output = Output("step", json_file, quiet=quiet)
     study = served.study(o.integers(served.m, "--m") or TIMED)
-    ways = StreamChoice.TWO if served.dual_stream else streams
-    decoders = [Decoder(replace(study, dual_stream=two), tuned) for two in ways.modes]
+    ways = (served.streams(streams) or StreamChoice.BOTH).ways
+    decoders = [Decoder(replace(study, dual_stream=two), tuned) for two in ways]
     for decoder in decoders:
         decoder.check()
     measured = Measured(device, kernels, Conditions(), None, require_idle=require_idle)

@@ -22,8 +22,7 @@ from typing import Any
 import torch
 
 from bo_tune.core.conditions import Conditions
-from bo_tune.core.space import Config
-from bo_tune.core.surroundings import Batch, Linear
+from bo_tune.core.surroundings import Batch, Linear, Pair
 from bo_tune.kernels.lora.inputs import ExpandInputs, ShrinkInputs
 from bo_tune.kernels.lora.operation import draw, draw_weights, dtype_of
 from bo_tune.kernels.lora.tokens import TokenGroups, draw_assignment
@@ -39,9 +38,6 @@ WEIGHT_SCALE = 0.02
 
 LAUNCHES_BEFORE = 2
 """Launches for each copy before a graph is timed: the first ones, and a replay."""
-
-Pair = tuple[Config, Config]
-"""Configs of a linear's shrink and expand."""
 
 OperationOf = Callable[[str], Operation[Any, Any]]
 """Returns how a kernel of a name is launched."""

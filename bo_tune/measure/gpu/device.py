@@ -19,7 +19,7 @@ from bo_tune.core.outcome import Invalid, InvalidReason, Launches, LaunchPurpose
 from bo_tune.core.problem import DEFAULT_BACKEND, GpuInfo, Problem
 from bo_tune.core.repetitions import TimingProtocol
 from bo_tune.core.space import Config
-from bo_tune.core.surroundings import Batch, Linear, Surroundings
+from bo_tune.core.surroundings import Batch, Linear, Pair, Surroundings
 from bo_tune.errors import DeviceError, PackError, WorkerError
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.backends.base import GpuIdentity
@@ -334,11 +334,7 @@ class GpuDevice(Device):
         return True
 
     def time_step(
-        self,
-        linears: Sequence[Linear],
-        batch: Batch,
-        choices: Sequence[Sequence[tuple[Config, Config]] | None],
-        rounds: int,
+        self, linears: Sequence[Linear], batch: Batch, choices: Sequence[Sequence[Pair] | None], rounds: int
     ) -> StepTimes:
         """Time them in the GPU process."""
         request = ("step", linears, batch, choices, rounds)

@@ -10,8 +10,8 @@ import torch
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import GpuInfo, Problem, lora
 from bo_tune.core.space import ConfigKey, config_key
-from bo_tune.core.surroundings import SHRINK, Batch, Linear, Surroundings
-from bo_tune.kernels.lora.chain import LAUNCHES_BEFORE, Chain, LinearCopies, OperationOf, Pair
+from bo_tune.core.surroundings import SHRINK, Batch, Linear, Pair, Surroundings
+from bo_tune.kernels.lora.chain import LAUNCHES_BEFORE, Chain, LinearCopies, OperationOf
 from bo_tune.measure.gpu.timing import ReplayTimer, Timed
 
 PYTHON_LAUNCHES = 50
@@ -87,14 +87,15 @@ class LayerTimer:
 
     def time_step(
         self, linears: Sequence[Linear], batch: Batch, choices: Sequence[Sequence[Pair | None]], rounds: int
-    ) -> Timed:
+    ) -> tuple[Timed, float | None]:
         """Time a decoder's linears, one after the other, with each choice of configs in turn.
 
         Args:
             choices: each a pair of configs for every linear, or None for one without adapters.
 
         Returns:
-            Times of all the linears together in us, and the replays of all graphs.
+            Times of all the linears together in us; and how long the engine's own Python takes to launch the adapters'
+            kernels of all linears, in us, None where they are no engine's.
 
         Raises:
             RuntimeError: a launch fails, or memory is short.
@@ -102,20 +103,7 @@ class LayerTimer:
         self._give_up()
         chain = self._made(linears, batch)
         replays = [chain.graph(configs).replay for configs in choices]
-        return ReplayTimer(chain.copies).time_in_turn(replays, rounds)
-
-    def python_us(self, linears: Sequence[Linear], batch: Batch) -> float | None:
-        """Return how long the engine's own Python takes to launch the adapters' kernels of all linears, in us.
-
-        None where the kernels are no engine's.
-
-        Raises:
-            RuntimeError: a launch fails, or memory is short.
-        """
-        self._give_up()
-        chain = self._made(linears, batch)
-        times = [one for linear in chain.linears for one in _python_us(linear)]
-        return None if None in times else sum(time_us for time_us in times if time_us is not None)
+        return ReplayTimer(chain.copies).time_in_turn(replays, rounds), _python_us(chain)
 
 
 def _pair(problem: Problem, around: Surroundings, config: Mapping[str, int] | None) -> Pair | None:
@@ -124,9 +112,14 @@ def _pair(problem: Problem, around: Surroundings, config: Mapping[str, int] | No
     return (config, around.beside) if problem.kernel == SHRINK else (around.beside, config)
 
 
-def _python_us(linear: LinearCopies) -> list[float | None]:
-    launches = linear.shrink.engine_launch(linear.shrinks[0]), linear.expand.engine_launch(linear.expands[0])
-    return [None if launch is None else _seconds_each(launch) * 1e6 for launch in launches]
+def _python_us(chain: Chain) -> float | None:
+    launches = [launch for linear in chain.linears for launch in _engine_launches(linear)]
+    known = [launch for launch in launches if launch is not None]
+    return sum(1e6 * _seconds_each(launch) for launch in known) if len(known) == len(launches) else None
+
+
+def _engine_launches(linear: LinearCopies) -> tuple[Callable[[], None] | None, Callable[[], None] | None]:
+    return linear.shrink.engine_launch(linear.shrinks[0]), linear.expand.engine_launch(linear.expands[0])
 
 
 def _seconds_each(launch: Callable[[], None]) -> float:

@@ -20,9 +20,8 @@ from bo_tune.core.outcome import Invalid, InvalidReason, Launches, LaunchPurpose
 from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.repetitions import TimingProtocol, take_repetitions
 from bo_tune.core.space import Config, ConfigKey, config_key
-from bo_tune.core.surroundings import Batch, Linear, Surroundings
+from bo_tune.core.surroundings import Batch, Linear, Pair, Surroundings
 from bo_tune.errors import one_line
-from bo_tune.kernels.lora.chain import Pair
 from bo_tune.kernels.operation import Operation, Right, Verdict
 from bo_tune.measure.backends.base import GpuSide, gpu_side
 from bo_tune.measure.device import MeasureAnswer, Remeasured, StepTimes
@@ -187,8 +186,9 @@ class GpuServer:
     ) -> StepTimes:
         """Time the linears of a decoder layer, one after the other, with each choice of configs in turn."""
         bare = (None,) * len(linears)
-        timed = self._layer.time_step(linears, batch, [bare if one is None else one for one in choices], rounds)
-        return StepTimes(tuple(map(tuple, timed.runtimes_us)), self._layer.python_us(linears, batch))
+        chosen = [bare if one is None else one for one in choices]
+        timed, python_us = self._layer.time_step(linears, batch, chosen, rounds)
+        return StepTimes(tuple(map(tuple, timed.runtimes_us)), python_us)
 
     def _is_right(self, prepared: Prepared, config: Mapping[str, int], launches: Launches) -> bool:
         """Check a finalist before it is timed for the first time: it is timed in many batches."""
