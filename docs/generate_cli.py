@@ -73,7 +73,8 @@ files, folders of recordings, databases. It takes effect in the next shell. `--s
 `--json FILE` writes what a command found as one JSON object; `--json -` writes it to stdout and nothing else there:
 progress and notes go to stderr. Two keys are in all of them: `command`, and `version` of the program. Times are in us
 (`_us`) or seconds (`_s`), null where there is none. Keys are added in later versions, and none changes its meaning. An
-interrupted command writes none; `compile`, which keeps what it has, does.
+interrupted command writes none; `compile`, which keeps what it has, does. With `--streams both`, `tune` writes what it
+found on one stream and, besides, `two_streams` (the same of two) and `shrink` (the entries that serve both ways).
 
 | command | keys |
 |---|---|

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bo_tune.cli.options import Measuring, Served, integers
-from bo_tune.core.choices import GRID, LEASE_S, MoePathChoice, RaceChoice
+from bo_tune.core.choices import GRID, LEASE_S, MoePathChoice, RaceChoice, StreamChoice
 from bo_tune.core.problem import Problem
 from bo_tune.core.surroundings import Linear
 from bo_tune.engines.models.engine import M_LADDER
@@ -82,6 +82,21 @@ def _with_tokens(study: StudyFile, ms: list[int]) -> StudyFile:
     if study.model is None:
         raise InputError("--m: this study file names its problems one by one, with their m")
     return replace(study, model=replace(study.model, ms=tuple(ms)))
+
+
+def with_streams(study: StudyFile | None, streams: StreamChoice | None) -> StudyFile | None:
+    """Return a study as the command line wants adapters run: as it says itself where nothing is said, or both ways are
+    meant. Raises InputError."""
+    return study if streams in (None, StreamChoice.BOTH) else on_streams(study, two=streams is StreamChoice.TWO)
+
+
+def on_streams(study: StudyFile | None, *, two: bool) -> StudyFile:
+    """Return a study for an engine of one stream or of two. Raises InputError where it is of no model."""
+    if study is None or study.model is None:
+        raise InputError("--streams: needs a model; name one with --model, or in the study file")
+    if two and study.model.add_inputs is not None:
+        raise InputError("--streams: has no meaning with model.add_inputs of the study file, which is of all layers")
+    return replace(study, model=replace(study.model, dual_stream=two))
 
 
 def measured_of(study: StudyFile | None, measuring: Measuring, path: MoePathChoice, *, mixed: bool = False) -> Measured:

@@ -84,14 +84,12 @@ def json_of(option: str, path: Path) -> Any:
         raise InputError(f"{option}: {path}: {why}") from None
 
 
-Streams = Annotated[
-    StreamChoice,
-    option(
-        PROBLEM,
-        "|".join(StreamChoice),
-        "Adapters behind the base layer, beside it (VLLM_LORA_ENABLE_DUAL_STREAM=1), or either way.",
-    ),
-]
+def streams_option(usual: str) -> Any:
+    """Describe how adapters are to be run, and what is usual."""
+    text = f"Adapters behind the base layer, beside it (VLLM_LORA_ENABLE_DUAL_STREAM=1), or either way. {usual}"
+    return option(PROBLEM, "|".join(StreamChoice), text, "--streams")
+
+
 DUAL_STREAM = flag(PROBLEM, "For an engine with VLLM_LORA_ENABLE_DUAL_STREAM=1.", "--dual-stream")
 
 
@@ -144,6 +142,16 @@ class Served:
     def given(self) -> list[str]:
         """Return the options that were given."""
         return [f"--{field.name.replace('_', '-')}" for field in fields(self) if getattr(self, field.name)]
+
+    def streams(self, wanted: StreamChoice | None) -> StreamChoice | None:
+        """Return how adapters are to be run, by --streams or its older name; None where neither was given.
+
+        Raises:
+            InputError: both were.
+        """
+        if self.dual_stream and wanted is not None:
+            raise InputError("--dual-stream: --streams says already how adapters run")
+        return StreamChoice.TWO if self.dual_stream else wanted
 
     def study(self, ms: Sequence[int]) -> "ModelStudy":
         """Return the model as it is served.

@@ -66,15 +66,15 @@ def compromise_lines(chosen: Sequence[Compromise]) -> list[str]:
     if not chosen:
         return []
     losses = {
-        "one stream": [best.loss_one for best in chosen],
-        "two streams": [best.loss_two for best in chosen],
+        "one stream": [best.loss_one_us for best in chosen],
+        "two streams": [best.loss_two_us for best in chosen],
     }
     return [f"shrink serves both ways, {len(chosen)} configs: {'; '.join(_loss(*item) for item in losses.items())}"]
 
 
 def _loss(way: str, losses: Sequence[float]) -> str:
     mean, worst = sum(losses) / len(losses), max(losses)
-    return f"on {way} adapters take {100 * mean:.1f} % more than with its own best, {100 * worst:.1f} % at worst"
+    return f"on {way} a layer takes {mean:.2f} us more than with its own best, {worst:.2f} us at worst"
 
 
 def joint_lines(tuned: Sequence[Tuned]) -> list[str]:

@@ -2,51 +2,52 @@
 
 An engine looks shrink up in one file, however it runs adapters. What is best behind the base layer need not be what is
 best beside it. So where a folder is to serve both, each way is tuned by itself, and the finalists of both then run in
-the layer both ways. The sum of what the adapters add decides.
+the layer both ways. The least sum decides, and the default stays unless it is beaten.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from bo_tune.core.outcome import estimate_us
+from bo_tune.core.outcome import Invalid, estimate_us
 from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.core.surroundings import Linear
 from bo_tune.measure.device import Device
 from bo_tune.store.result import StudyResult
 from bo_tune.tuning.in_place import surroundings_in
+from bo_tune.tuning.race import beats
 
 ROUNDS = 24
 """Replays of each config, each way."""
 
-AddedTimes = Mapping[ConfigKey, float]
-"""What the adapters add to a layer's time with each config, in us."""
+LayerTimes = Mapping[ConfigKey, tuple[float, ...]]
+"""Times of a layer with each config, round by round, in us, base product included."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compromise:
-    """A config that serves both ways, and what it costs each.
+    """A config that serves both ways, and what it costs each. Times are of one layer, in us, base product included.
 
     Attributes:
-        one_us: what the adapters add to the layer on one stream; ``two_us`` on two.
-        best_one_us: the least that any config of both ways' finalists adds on one stream; ``best_two_us`` on two.
+        one_us: the layer's time on one stream; ``two_us`` on two.
+        least_one_us: the least with any finalist of either way on one stream; ``least_two_us`` on two.
     """
 
     config: dict[str, int]
     one_us: float
     two_us: float
-    best_one_us: float
-    best_two_us: float
+    least_one_us: float
+    least_two_us: float
 
     @property
-    def loss_one(self) -> float:
-        """What it costs on one stream, as a share of the least."""
-        return self.one_us / self.best_one_us - 1
+    def loss_one_us(self) -> float:
+        """What it costs a layer on one stream."""
+        return self.one_us - self.least_one_us
 
     @property
-    def loss_two(self) -> float:
-        """What it costs on two streams, as a share of the least."""
-        return self.two_us / self.best_two_us - 1
+    def loss_two_us(self) -> float:
+        """What it costs a layer on two streams."""
+        return self.two_us - self.least_two_us
 
 
 def finalists_of(results: Sequence[StudyResult]) -> list[Config]:
@@ -55,10 +56,10 @@ def finalists_of(results: Sequence[StudyResult]) -> list[Config]:
     return [dict(key) for key in dict.fromkeys(map(config_key, configs))]
 
 
-def added_us(
+def layer_us(
     device: Device, problem: LoraProblem, linear: Linear, configs: Sequence[Config], active: tuple[int, ...] = ()
-) -> AddedTimes:
-    """Time configs in their layer, and return what the adapters add with each; nothing where the layer cannot run.
+) -> LayerTimes:
+    """Time configs in their layer, those that compile and whose results are right.
 
     Args:
         active: how many adapters steps use, a mix of them.
@@ -66,22 +67,23 @@ def added_us(
     Raises:
         DeviceError: the GPU is lost, or the layer's other kernel cannot be compiled.
     """
-    for build in [device.compile(problem, config) for config in configs]:
-        build.result()
-    around = surroundings_in(linear, problem, device, active)
-    timed = device.remeasure_in_place(problem, configs, ROUNDS, around)
-    if not timed.bare_us:
-        return {}
-    bare_us = estimate_us(timed.bare_us)
-    pairs = zip(configs, timed.runtimes_us, strict=True)
-    return {config_key(config): estimate_us(runs) - bare_us for config, runs in pairs if runs}
+    builds = [device.compile(problem, config) for config in configs]
+    whole = [config for config, build in zip(configs, builds, strict=True) if not isinstance(build.result(), Invalid)]
+    timed = device.remeasure_in_place(problem, whole, ROUNDS, surroundings_in(linear, problem, device, active))
+    return {config_key(config): runs for config, runs in zip(whole, timed.runtimes_us, strict=True) if runs}
 
 
-def compromise(one: AddedTimes, two: AddedTimes) -> Compromise | None:
-    """Return the config of the least sum; None where no config was timed both ways."""
-    both = [key for key in one if key in two]
-    if not both:
+def compromise(one: LayerTimes, two: LayerTimes, default: Config, confidence: float) -> Compromise | None:
+    """Return the config of the least sum; None where no config was timed both ways.
+
+    Args:
+        default: stays unless it is beaten with this confidence.
+    """
+    sums = {key: tuple(map(sum, zip(one[key], two[key], strict=True))) for key in one if key in two}
+    if not sums:
         return None
-    best = min(both, key=lambda key: one[key] + two[key])
-    least_one, least_two = min(one.values()), min(two.values())
-    return Compromise(dict(best), one[best], two[best], least_one, least_two)
+    best, kept = min(sums, key=lambda key: estimate_us(sums[key])), config_key(default)
+    if kept in sums and not beats(sums[best], sums[kept], (1.0 - confidence) / len(sums)):
+        best = kept
+    us = [{key: estimate_us(runs) for key, runs in way.items()} for way in (one, two)]
+    return Compromise(dict(best), us[0][best], us[1][best], min(us[0].values()), min(us[1].values()))

@@ -16,6 +16,15 @@ from bo_tune.session.workers.measuring import Measured
 
 LLAMA = ROOT / "studies" / "models" / "llama-3.1-8b"
 SERVED = ("--model", LLAMA, "--max-loras", 4, "--rank", 16, "--m", 16, "--target-modules", "o_proj,down_proj")
+STUDY = f"""name = "x"
+[model]
+config = "{LLAMA}/config.json"
+tensor_parallel = 1
+ranks = [16]
+max_loras = [4]
+m = [16]
+target_modules = ["o_proj", "down_proj"]
+"""
 BOTH = ("tune", *SERVED, "--streams", "both")
 
 
@@ -74,15 +83,16 @@ def test_both_ways_get_one_shrink_and_an_expand_each(cli: Cli) -> None:
     assert block_ks(tuned, "SHRINK") == {64}
     assert block_ks(tuned, "EXPAND_TRUE") == {128}
     assert block_ks(tuned, "EXPAND_FALSE") == {32}
-    assert "shrink serves both ways, 2 configs: on one stream adapters take 33.3 % more" in ran.out
+    assert "shrink serves both ways, 2 configs: on one stream a layer takes 1.00 us more" in ran.out
     document = json.loads(Path("both.json").read_text())
-    assert {"one", "two", "shrink"} < document.keys()
+    assert {"studies", "session", "written", "two_streams", "shrink"} < document.keys()
+    assert document["two_streams"].keys() == document.keys() - {"command", "version", "two_streams", "shrink"}
     assert [item["config"]["block_k"] for item in document["shrink"]] == [64, 64]
     (sidecar,) = tuned.glob("*_SHRINK.provenance.json")
     for entry in json.loads(sidecar.read_text())["entries"].values():
         assert entry["config"]["block_k"] == 64
         assert entry["time_us"] == pytest.approx(5.064)
-        assert entry["in_place"]["streams"]["two"] == {"added_us": 4.0, "least_us": 3.0}
+        assert entry["in_place"]["streams"]["two"] == {"layer_us": 24.0, "least_us": 23.0}
 
 
 @pytest.mark.slow
@@ -102,13 +112,30 @@ def test_two_streams_alone_have_two_names(cli: Cli, way: tuple[str, ...]) -> Non
         ((*BOTH, "--race", "alone"), "needs --race in-place"),
         ((*BOTH, "--workers", 2), "not with workers"),
         (("tune", *SERVED[:6], "--m", "auto", "--streams", "both"), "nor with --m auto"),
+        ((*BOTH, "--dual-stream"), "--streams says already"),
+        (("tune", "--streams", "two", "--device", f"replay:{BUNDLED}"), "--streams: needs a model"),
+        (("tune", "adds.toml", "--streams", "two"), "no meaning with model.add_inputs"),
     ],
 )
 def test_what_cannot_be_tuned_both_ways_is_refused_in_a_line(
     cli: Cli, arguments: tuple[object, ...], said: str
 ) -> None:
+    Path("adds.toml").write_text(f"{STUDY}add_inputs = true\n")
     assert said in cli(*arguments).error
-    assert not list(Path().iterdir())
+    assert [path.name for path in Path().iterdir()] == ["adds.toml"]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("gpu")
+@pytest.mark.parametrize(("says", "streams", "best"), [(True, None, 32), (True, "one", 128), (False, "two", 32)])
+def test_a_study_file_says_which_way_unless_the_command_line_does(
+    cli: Cli, says: bool, streams: str | None, best: int
+) -> None:
+    Path("study.toml").write_text(f"{STUDY}dual_stream = {str(says).lower()}\n")
+    asked = ("--streams", streams) if streams else ()
+    ran = cli("tune", "study.toml", *asked, "--storage", "memory", "--kernels", "builtin")
+    assert (ran.code, ran.err) == (0, "")
+    assert block_ks(Path("tuned"), "SHRINK") == {best}
 
 
 @pytest.mark.slow

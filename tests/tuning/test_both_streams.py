@@ -1,11 +1,12 @@
 """One shrink for engines of one stream and of two."""
 
+from collections import Counter
 from dataclasses import replace
 
-import pytest
-from helpers import FakeDevice
+from helpers import BARE_US, FakeDevice
 
 from bo_tune.core.choices import MEMORY
+from bo_tune.core.outcome import Invalid, InvalidReason
 from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config, SearchSpace, config_key
 from bo_tune.core.surroundings import Linear
@@ -14,7 +15,7 @@ from bo_tune.measure.device import Remeasured
 from bo_tune.measure.devices import job_of
 from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
-from bo_tune.tuning.both_streams import ROUNDS, added_us, compromise, finalists_of
+from bo_tune.tuning.both_streams import ROUNDS, Compromise, compromise, finalists_of, layer_us
 
 ONE, TWO = Linear(4096, (4096,)), Linear(4096, (4096,), adds=False)
 PROBLEM = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
@@ -37,15 +38,33 @@ def device(in_place: dict[int, float]) -> FakeDevice:
     return FakeDevice(lambda config: 5.0 + config.get("split_k", 0) / 100, SPACE, times_in_place=True, in_place=added)
 
 
-def test_the_sum_of_both_ways_decides() -> None:
-    chosen = compromise({key(1): 4.0, key(2): 5.0, key(4): 9.0}, {key(1): 8.0, key(2): 5.0, key(4): 4.0, key(64): 3.0})
-    assert chosen is not None
-    assert chosen.config == with_split(2)
-    assert (chosen.loss_one, chosen.loss_two) == pytest.approx((0.25, 2 / 3)), "over the best of each way, asked or not"
+def chosen(one: dict[int, float], two: dict[int, float]) -> Compromise | None:
+    """What is chosen of configs by split_k, the default's is 64, with the same time in every round."""
+    ways = ({key(split_k): (time_us,) * ROUNDS for split_k, time_us in way.items()} for way in (one, two))
+    return compromise(*ways, DEFAULT, 0.95)
+
+
+def test_the_least_sum_of_both_ways_decides() -> None:
+    found = chosen({1: 4.0, 2: 5.0, 4: 9.0}, {1: 8.0, 2: 5.0, 4: 4.0, 64: 3.0})
+    assert found is not None
+    assert found.config == with_split(2)
+    assert (found.loss_one_us, found.loss_two_us) == (1.0, 2.0), "over the least of each way, asked or not"
+
+
+def test_the_default_stays_unless_it_is_beaten() -> None:
+    found = chosen({2: 5.0, 64: 6.0}, {2: 5.0, 64: 5.0})
+    assert found is not None
+    assert found.config == with_split(2)
+    noisy = tuple(6.0 + (-1) ** n for n in range(ROUNDS))
+    same = compromise(
+        {key(2): noisy, key(64): (6.0,) * ROUNDS}, {key(2): (5.0,) * ROUNDS, key(64): (5.0,) * ROUNDS}, DEFAULT, 0.95
+    )
+    assert same is not None
+    assert same.config == DEFAULT, "in every other round it is the faster"
 
 
 def test_what_was_timed_one_way_alone_cannot_be_chosen() -> None:
-    assert compromise({key(1): 4.0}, {key(2): 5.0}) is None
+    assert chosen({1: 4.0}, {2: 5.0}) is None
 
 
 def test_finalists_of_both_ways_are_timed_once_each_in_the_layer() -> None:
@@ -57,7 +76,10 @@ def test_finalists_of_both_ways_are_timed_once_each_in_the_layer() -> None:
     configs = finalists_of([result for result in results if result is not None])
     assert len({config_key(config) for config in configs}) == len(configs) == 4
     on = device({1: 1.0, 2: 2.0, 4: 3.0, 64: 4.0})
-    assert added_us(on, PROBLEM, TWO, configs) == pytest.approx({key(1): 1.0, key(2): 2.0, key(4): 3.0, key(64): 4.0})
+    expected = {
+        key(split_k): (BARE_US + added,) * ROUNDS for split_k, added in ((1, 1.0), (2, 2.0), (4, 3.0), (64, 4.0))
+    }
+    assert layer_us(on, PROBLEM, TWO, configs) == expected
     ((around, timed),) = on.placed
     assert around.linear == TWO
     assert timed == [dict(config) for config in configs]
@@ -65,14 +87,17 @@ def test_finalists_of_both_ways_are_timed_once_each_in_the_layer() -> None:
     assert finalists_of([replace(result, in_place=None) for result in results if result is not None]) == []
 
 
-def test_a_config_that_is_wrong_there_and_a_layer_that_cannot_run_have_no_times() -> None:
+def test_a_config_that_is_wrong_there_or_does_not_compile_has_no_times() -> None:
     class Wrong(FakeDevice):
-        bare = (20.0,) * ROUNDS
-
         def remeasure_in_place(self, *arguments: object) -> Remeasured:  # type: ignore[override]
-            return Remeasured([(), (22.0,) * ROUNDS], {}, self.bare)  # type: ignore[arg-type]
+            (_, configs, rounds, _) = arguments
+            assert isinstance(configs, list)
+            assert isinstance(rounds, int)
+            times = [() if config["split_k"] == 1 else (22.0,) * rounds for config in configs]
+            return Remeasured(times, Counter(), (20.0,) * rounds)
 
-    on = Wrong(lambda config: 5.0, SPACE, times_in_place=True)
-    assert added_us(on, PROBLEM, ONE, [with_split(1), with_split(2)]) == pytest.approx({key(2): 2.0})
-    Wrong.bare = ()
-    assert added_us(on, PROBLEM, ONE, [with_split(1), with_split(2)]) == {}
+    def alone(config: Config) -> float | Invalid:
+        return Invalid(InvalidReason.COMPILE_ERROR) if config.get("split_k") == 4 else 5.0
+
+    on = Wrong(alone, SPACE, times_in_place=True)
+    assert layer_us(on, PROBLEM, ONE, [with_split(n) for n in (1, 2, 4)]) == {key(2): (22.0,) * ROUNDS}

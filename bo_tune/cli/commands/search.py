@@ -20,6 +20,7 @@ Race = Annotated[
     RaceChoice,
     o.option(o.DEVICE, "|".join(RaceChoice), "Where finalists are timed in the end: in the model's layers, or alone."),
 ]
+Streams = Annotated[StreamChoice | None, o.streams_option("One by default, or what the study file says.")]
 Ray = Annotated[
     str | None,
     o.option(o.DEVICE, "ADDRESS", "Have workers on a Ray cluster do it, one on each GPU; 'local' starts one here."),
@@ -51,7 +52,7 @@ def tune_command(
     *,
     study: o.Study = None,
     served: o.Served,
-    streams: o.Streams = StreamChoice.ONE,
+    streams: Streams = None,
     kernel: o.Kernel = None,
     sampler: o.Sampler = None,
     budget: o.Budget = None,
@@ -79,14 +80,13 @@ def tune_command(
       bo-tune tune --model Llama-3.1-8B/config.json --tp 1 --max-loras 4 \\
           --rank 16 --m 1,16,256
     """
-    from bo_tune.cli.arguments import Arguments, measured_of, settings_of, study_of, with_mix
+    from bo_tune.cli.arguments import Arguments, measured_of, settings_of, study_of, with_mix, with_streams
     from bo_tune.cli.both_streams import tune_both
     from bo_tune.cli.output import Output
     from bo_tune.cli.tuning import tune
 
-    served = replace(served, dual_stream=served.dual_stream or streams is StreamChoice.TWO)
     choose_m = served.m == [AUTO]
-    loaded = study_of(study, replace(served, m=None) if choose_m else served)
+    loaded = with_streams(study_of(study, replace(served, m=None) if choose_m else served), served.streams(streams))
     name = o.sampler_name(sampler or (loaded.sampler if loaded else GRID_GP))
     arguments = Arguments(
         loaded,
