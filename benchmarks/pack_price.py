@@ -30,6 +30,7 @@ from bo_tune.core.problem import LoraProblem, Problem
 from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.formats.recording import Recording, read_recordings
 from bo_tune.kernels.registry import kernel_spec
+from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.device import HaveBinaries
 from bo_tune.measure.devices import job_of, replay_job
 from bo_tune.measure.replay import ReplayDevice
@@ -71,7 +72,15 @@ class Target:
     """A recorded GPU to compile for: every config is a binary of its own."""
 
     def __init__(self, recording: Recording) -> None:
-        self.gpu = recording.gpu
+        self.gpu, self._source = recording.gpu, recording.kernel_source
+
+    def default_config(self, spec: AnySpec, problem: Problem) -> dict[str, int]:
+        """What the engine runs untuned."""
+        return spec.default_config(problem)
+
+    def kernel_source(self, kernel: str) -> str:
+        """Whose kernels are recorded."""
+        return self._source
 
     def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[dict[str, int]]:
         """Every recorded config ran as it was asked for."""
@@ -112,7 +121,7 @@ def run(task: tuple[Path, int, float, bool], packs: dict[str, frozenset[ConfigKe
     folder, seed, price, history = task
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     recordings = read_recordings(folder)
-    settings = SessionSettings(budget=CHECKPOINTS[-1], seed=seed)
+    settings = SessionSettings(budget=CHECKPOINTS[-1], seed=seed, bundled=False)
     taught = StudyStore(MEMORY)
     with one_blas_thread(), patch("bo_tune.tuning.cost.cost_of_compiled", lambda _: price):
         if history:

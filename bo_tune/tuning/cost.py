@@ -26,8 +26,8 @@ COMPILED_WHERE_BUSY = 0.1
 
 COMPILED_WHERE_IDLE = 0.3
 """The same where they idle. On recorded grids of which a pack holds a part, a study without history that pays it has
-a compile for 1.6 % of 40 trials instead of 8.7 %, and leaves as little regret as if compiling were for nothing; at 0.1
-it is more at 20 trials (``benchmarks/results/pack_price.md``)."""
+a compile for 1.5 % of 40 trials instead of 7.9 %, and leaves as little regret as if compiling were for nothing. So does
+0.1; with packs as they were filled before, it left more at 20 trials (``benchmarks/results/pack_price.md``)."""
 
 
 def cost(device: Device, problem: Problem, configs: Sequence[Config]) -> Cost:
