@@ -206,7 +206,8 @@ def _check_attributes(
     attributes: Mapping[str, Any], name: StudyName, gpu: GpuInfo, trials: Sequence[FrozenTrial]
 ) -> None:
     unknown = sorted(attributes.keys() - {SPACE_ATTR, *ENDING})
-    expect(not unknown, f"attributes: unknown key {', '.join(map(repr, unknown[:1]))}")
+    for key in unknown:
+        raise NotOursError(f"attributes: unknown key {key!r}")
     info = {**gpu.to_json(), "capability": list(gpu.capability)}
     _, result = AttributesCheck()({NAME_ATTR: name.to_json(), GPU_ATTR: info, **attributes})
     if result is not None:

@@ -38,9 +38,6 @@ EXHAUSTIVE_FINALISTS = Finalists(count=48, rounds=60)
 MOST_ACTIVE = 64
 """Numbers of adapters in a mix."""
 
-OF_THE_SESSION = frozenset(["in_flight", "compilers", "searchers", "spaces"])
-"""Settings that are not a single study's."""
-
 
 def _known(sampler: str) -> str:
     if sampler not in SAMPLERS:
@@ -174,10 +171,16 @@ class SessionSettings:
 
     def asked(self, kernel: str) -> dict[str, Any]:
         """Return what was asked of the search of a kernel's study, as JSON: a result is that of one such search."""
-        mine = {name: value for name, value in asdict(self).items() if name not in OF_THE_SESSION}
-        normal: dict[str, Any] = json.loads(
-            json.dumps({**mine, "finalists": self.finalists.to_json(), "space": self.spaces.get(kernel, {})})
-        )
+        job = {
+            "sampler": self.sampler,
+            "budget": self.budget,
+            "seed": self.seed,
+            "finalists": self.finalists.to_json(),
+            "stop_rule": asdict(self.stop_rule) if self.stop_rule else None,
+            "bundled": self.bundled,
+            "space": self.spaces.get(kernel, {}),
+        }
+        normal: dict[str, Any] = json.loads(json.dumps(job))
         return normal
 
     def job(self, kernel: str, together: Sequence[str] = (), linear: Linear | None = None) -> dict[str, Any]:
