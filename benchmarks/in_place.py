@@ -19,6 +19,7 @@ from bo_tune.core.conditions import Conditions
 from bo_tune.core.outcome import estimate_us
 from bo_tune.core.problem import lora
 from bo_tune.core.space import ConfigKey, config_key
+from bo_tune.core.surroundings import Linear
 from bo_tune.engines.models.serving import ModelStudy
 from bo_tune.formats.study_file import StudyFile
 from bo_tune.measure.devices import gpu_devices
@@ -44,17 +45,17 @@ def candidates(tuned: Tuned) -> dict[ConfigKey, float]:
 def looked_at(tuned: Tuned) -> dict[str, Any] | None:
     """Time a study's configs in its layer, and tell what was chosen from the best."""
     job, result = tuned.job, tuned.result
-    if job.linear is None or result is None or result.in_place is None:
+    if not isinstance(job.layer, Linear) or result is None or result.in_place is None:
         return None
     alone = candidates(tuned)
     chosen, default = config_key(result.config), config_key(tuned.default)
     fastest = min(((dict(config), time_us) for config, time_us in result.finalists), key=lambda one: one[1])[0]
     keys = list(dict.fromkeys([*alone, chosen, config_key(fastest), *([default] if result.default_time_us else [])]))
-    around = surroundings_in(job.linear, lora(job.problem), job.device)
+    around = surroundings_in(job.layer, lora(job.problem), job.device)
     passes: list[Mapping[ConfigKey, float]] = []
     bare: list[float] = []
     for _ in range(2):
-        timed = job.device.remeasure_in_place(job.problem, [dict(key) for key in keys], ROUNDS, around)
+        timed = job.device.remeasure_in_place((job.problem,), [(dict(key),) for key in keys], ROUNDS, around)
         times = {key: estimate_us(runs) for key, runs in zip(keys, timed.runtimes_us, strict=True) if runs}
         passes.append(times)
         bare.append(estimate_us(timed.bare_us))
@@ -69,7 +70,7 @@ def looked_at(tuned: Tuned) -> dict[str, Any] | None:
     ranks = [np.argsort(np.argsort([times[key] for key in known])) for times in (alone, both)]
     return {
         "problem": str(job.problem),
-        "linear": job.linear.to_json(),
+        "linear": job.layer.to_json(),
         "bare_us": without,
         "best_us": best - without,
         "chosen_percent": loss(chosen),
@@ -102,7 +103,7 @@ def main() -> None:
     study = StudyFile.from_model(model)
     conditions = Conditions(dual_stream=options.dual_stream)
     with gpu_devices([0], source=VLLM, conditions=conditions) as devices:
-        jobs = [job for job in jobs_on(study.problems(), devices, study.linears()) if job.linear is not None]
+        jobs = [job for job in jobs_on(study.problems(), devices, study.layers()) if isinstance(job.layer, Linear)]
         settings = at_once(SessionSettings(budget=options.budget), devices, len(jobs))
         tuned = Session(StudyStore("memory"), settings).run(jobs)
         rows = [row for one in tuned if (row := looked_at(one)) is not None]

@@ -21,10 +21,10 @@ from optuna.trial import FrozenTrial
 
 from bo_tune.core.gpus import stand_in_for
 from bo_tune.core.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome, Resources
-from bo_tune.core.problem import GpuInfo, LoraProblem
+from bo_tune.core.problem import GpuInfo, LoraProblem, Problem
 from bo_tune.core.repetitions import TimingProtocol, take_repetitions
 from bo_tune.core.space import Config, SearchSpace, config_key
-from bo_tune.core.surroundings import Batch, Linear, Pair, Surroundings
+from bo_tune.core.surroundings import Batch, Choice, Layer, Surroundings
 from bo_tune.formats.recording import Recording, read_recording, recording_file_name, write_recording
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured, StepTimes
@@ -244,18 +244,19 @@ class FakeDevice(Device):
         return Remeasured(times, launches)  # type: ignore[arg-type]
 
     def remeasure_in_place(
-        self, problem: LoraProblem, configs: Sequence[Config], rounds: int, around: Surroundings
+        self, problems: Sequence[Problem], choices: Sequence[Sequence[Config]], rounds: int, around: Surroundings
     ) -> Remeasured:
-        self.placed.append((around, [dict(config) for config in configs]))
-        launches = Counter({LaunchPurpose.FINALISTS: rounds * len(configs)})
-        layers = [(BARE_US + self.in_place(config),) * rounds for config in configs]
+        self.placed.append((around, [dict(config) for configs in choices for config in configs]))
+        launches = Counter({LaunchPurpose.FINALISTS: rounds * len(choices) * len(problems)})
+        layers = [(BARE_US + sum(map(self.in_place, configs)),) * rounds for configs in choices]
         return Remeasured(layers, launches, (BARE_US,) * rounds)
 
     def time_step(
-        self, linears: Sequence[Linear], batch: Batch, choices: Sequence[Sequence[Pair] | None], rounds: int
+        self, layers: Sequence[Layer], batch: Batch, choices: Sequence[Sequence[Choice] | None], rounds: int
     ) -> StepTimes:
-        def layer_us(choice: Sequence[Pair] | None) -> float:
-            return BARE_US * len(linears) + sum(self.in_place(config) for pair in choice or () for config in pair)
+        def layer_us(choice: Sequence[Choice] | None) -> float:
+            configs = [one for each in choice or () for one in (each if isinstance(each, tuple) else each.values())]
+            return BARE_US * len(layers) + sum(map(self.in_place, configs))
 
         return StepTimes(tuple((layer_us(choice),) * rounds for choice in choices), None)
 

@@ -1,8 +1,8 @@
-"""What adapters add to an engine's step: a decoder's linears timed as an engine runs them, tuned and untuned.
+"""What adapters add to an engine's step: a decoder's layers timed as an engine runs them, tuned and untuned.
 
-The linears of one decoder layer run one after the other in a CUDA graph, each with its base product
-(``kernels.lora.chain``): without adapters, with the configs of an engine without a folder, and with those that it finds
-in one. What else a layer does (attention, norms, activations) is not run. It costs the same with and without adapters.
+The linears of one decoder layer, and its experts, run one after the other in a CUDA graph, each with its base product
+(``kernels.chain``): without adapters, with the configs of an engine without a folder, and with those that it finds
+in one. What else a layer does (attention, norms) is not run. It costs the same with and without adapters.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,23 +14,29 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
+from bo_tune.core.conclusion import SHARED
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.outcome import Invalid, estimate_us
 from bo_tune.core.problem import LoraProblem
-from bo_tune.core.space import config_key
-from bo_tune.core.surroundings import Batch, Linear, Pair
+from bo_tune.core.space import Config, config_key
+from bo_tune.core.surroundings import Batch, Choice, Layer, Linear, Mixture
 from bo_tune.engines.check import check_folder
 from bo_tune.engines.folder import table_paths
+from bo_tune.engines.models.layers_around import mixture_of
 from bo_tune.engines.models.problems import lookup_of
 from bo_tune.engines.models.serving import ModelStudy
 from bo_tune.engines.vllm.lookup import Found
 from bo_tune.errors import DeviceError, InputError
+from bo_tune.kernels.moe.spec import one_launch_problems
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.device import Build, Device
 from bo_tune.store.fields import Line, Setting, Time
 
-DECODER = frozenset({"qkv_proj", "o_proj", "gate_up_proj", "down_proj"})
-"""The linears of a decoder layer whose step is known here, once in each layer: those of Llama and its like."""
+DECODER = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
+"""What takes adapters in a decoder layer whose step is known here, in order: those of Llama and its like."""
+
+MIXTURE_DECODER = ("qkv_proj", "o_proj", "gate")
+"""The same before experts: those of Qwen's mixtures and their like. The experts come last."""
 
 ROUNDS = 60
 """Replays of each graph, in turn."""
@@ -38,12 +44,13 @@ ROUNDS = 60
 _Tuned = Mapping[tuple[object, ...], dict[str, int]]
 """Configs of a folder by what tells lookups apart (``lookup_of``)."""
 
-_Pairs = tuple[Pair, ...]
+_Choices = tuple[Choice, ...]
+"""Configs of every layer's kernels."""
 
 
 @dataclass(frozen=True, slots=True)
 class LayerTimes:
-    """A decoder layer's linears in an engine of one or two streams, in us.
+    """What of a decoder layer takes adapters, in an engine of one or two streams, in us.
 
     Attributes:
         bare_us: without adapters.
@@ -98,7 +105,7 @@ class StepReport:
 
     @property
     def python_bound(self) -> list[int]:
-        """The m at which the adapters' Python alone takes longer than the GPU takes for the linears, uncaptured."""
+        """The m at which the adapters' Python alone takes longer than the GPU takes for the layers, uncaptured."""
         first = {m: next(iter(ways.values())) for m, ways in self.times.items()}
         return [m for m, one in first.items() if one.python_us is not None and one.python_us > one.best_us]
 
@@ -172,31 +179,37 @@ class Decoder:
         return Conditions(dual_stream=self.model.dual_stream)
 
     @property
-    def linears(self) -> list[Linear]:
-        """The linears of a decoder layer, in order.
+    def layers(self) -> list[Layer]:
+        """What takes adapters in a decoder layer, in order.
 
         Raises:
             InputError: its step is not known here.
         """
-        layers = self.model.layers
-        inner = [layer for layer in layers if layer.shrink_k is not None and not layer.per_sequence]
-        unknown = [layer.name for layer in inner if layer.name not in DECODER]
-        if unknown or self.model.has_experts or {layer.name for layer in inner} < DECODER:
-            what = "experts" if self.model.has_experts else ", ".join(unknown) or "some linears without adapters"
+        model, known = self.model, MIXTURE_DECODER if self.model.has_experts else DECODER
+        inner = {one.name: one for one in model.layers if one.shrink_k is not None and not one.per_sequence}
+        if set(inner) != set(known):
+            odd = ", ".join(sorted(set(inner) - set(known))) or "some of them without adapters"
             raise InputError(
-                f"{self.model.shape.name}: a step is timed of decoders of {', '.join(sorted(DECODER))} alone, "
-                f"each with adapters; this one has {what}"
+                f"{model.shape.name}: a step is timed of decoders of {', '.join(known)}"
+                f"{' and experts' * model.has_experts}, each with adapters; this one has {odd}"
             )
-        if any(layer.shrink_shards > 1 for layer in inner):
-            raise InputError(f"{self.model.shape.name}: fully sharded adapters talk between their kernels: not timed")
-        adds = {layer.name: layer.adds(dual_stream=self.model.dual_stream)[0] for layer in inner}
-        return [Linear(one.shrink_k, one.slice_sizes, adds[one.name]) for one in inner if one.shrink_k is not None]
+        mixture = mixture_of(model) if model.has_experts else None
+        if any(layer.shrink_shards > 1 for layer in inner.values()) or (model.has_experts and mixture is None):
+            raise InputError(f"{model.shape.name}: fully sharded adapters talk between their kernels: not timed")
+        weights = model.shape.weights
+        adds = {name: layer.adds(dual_stream=model.dual_stream)[0] for name, layer in inner.items()}
+        linears = [
+            Linear(k, inner[name].slice_sizes, adds[name], weights)
+            for name in known
+            if (k := inner[name].shrink_k) is not None
+        ]
+        return [*linears, mixture] if mixture is not None else [*linears]
 
     def check(self) -> None:
         """Refuse what cannot be timed, before a GPU is opened. Raises InputError, and TableError for the folder."""
         self.batch(self.model.ms[0])
-        if not self.linears:
-            raise InputError(f"{self.model.shape.name}: no linear takes adapters")
+        if not self.layers:
+            raise InputError(f"{self.model.shape.name}: no layer takes adapters")
         if self.folder is not None:
             table_paths(self.folder)
 
@@ -226,7 +239,7 @@ class StepTimer:
 
     def __init__(self, device: Device, decoder: Decoder, rounds: int = ROUNDS) -> None:
         self._device, self._decoder, self._rounds = device, decoder, rounds
-        self._linears = decoder.linears
+        self._layers = decoder.layers
         self.lacking: str | None = None
         try:
             self._found = decoder.tuned(device.gpu.name)
@@ -236,32 +249,56 @@ class StepTimer:
     def time(self, m: int) -> LayerTimes:
         """Time a step of m tokens. Raises DeviceError where it cannot run."""
         batch = self._decoder.batch(m)
-        untuned = self._pairs(batch, {})
-        tuned = self._pairs(batch, self._found) if self._found else None
+        untuned = self._choices(batch, {})
+        tuned = self._choices(batch, self._found) if self._found else None
         self._compile(batch, [untuned, *([tuned] if tuned else [])])
         choices = (None, untuned) if tuned is None else (None, untuned, tuned)
-        timed = self._device.time_step(self._linears, batch, choices, self._rounds)
+        timed = self._device.time_step(self._layers, batch, choices, self._rounds)
         bare_us, untuned_us, *more = (estimate_us(runs) for runs in timed.runtimes_us)
         return LayerTimes(bare_us, untuned_us, more[0] if more else None, timed.python_us)
 
-    def _pairs(self, batch: Batch, found: _Tuned) -> _Pairs:
+    def _choices(self, batch: Batch, found: _Tuned) -> _Choices:
         def config(problem: LoraProblem) -> dict[str, int]:
             default = self._device.default_config(kernel_spec(problem.kernel), problem)
             return {**default, **found.get(lookup_of(problem), {})}
 
-        pairs = (linear.kernels(batch) for linear in self._linears)
-        return tuple((config(shrink), config(expand)) for shrink, expand in pairs)
+        def choice(layer: Layer) -> Choice:
+            if isinstance(layer, Linear):
+                shrink, expand = layer.kernels(batch)
+                return config(shrink), config(expand)
+            configs = {problem.kernel: config(problem) for problem in layer.kernels(batch)}
+            launched = self._launched(layer, batch)
+            if any(kernel not in configs for kernel in launched):  # they take block_m of the first of the four
+                return {kernel: {SHARED: next(iter(configs.values()))[SHARED]} for kernel in launched}
+            return configs
 
-    def _compile(self, batch: Batch, choices: Sequence[_Pairs]) -> None:
+        return tuple(map(choice, self._layers))
+
+    def _launched(self, layer: Mixture, batch: Batch) -> tuple[str, ...]:
+        """Name the kernels that the engine launches for the experts."""
+        problems = layer.kernels(batch)
+        return tuple(self._device.decided_by(problems[0])) or tuple(problem.kernel for problem in problems)
+
+    def _asked(self, layer: Layer, batch: Batch, choice: Choice) -> list[tuple[LoraProblem, Config]]:
+        """Return each kernel of a layer with its config."""
+        if isinstance(layer, Linear):
+            assert isinstance(choice, tuple)
+            return list(zip(layer.kernels(batch), choice, strict=True))
+        assert not isinstance(choice, tuple)
+        problems = layer.kernels(batch)
+        known = {problem.kernel: problem for problem in (*problems, *one_launch_problems(problems))}
+        return [(known[kernel], config) for kernel, config in choice.items()]
+
+    def _compile(self, batch: Batch, wanted: Sequence[_Choices]) -> None:
         """Have all cores compile what the GPU process would else compile one after the other."""
-        wanted: dict[object, Future[Build]] = {}
-        for pairs in choices:
-            for linear, pair in zip(self._linears, pairs, strict=True):
-                for problem, config in zip(linear.kernels(batch), pair, strict=True):
+        builds: dict[object, Future[Build]] = {}
+        for choices in wanted:
+            for layer, choice in zip(self._layers, choices, strict=True):
+                for problem, config in self._asked(layer, batch, choice):
                     key = problem, config_key(config)
-                    if key not in wanted:
-                        wanted[key] = self._device.compile(problem, config)
-        for build in (future.result() for future in wanted.values()):
+                    if key not in builds:
+                        builds[key] = self._device.compile(problem, config)
+        for build in (future.result() for future in builds.values()):
             if isinstance(build, Invalid):
                 raise DeviceError(f"a config of a step cannot be compiled: {build.detail or build.reason.value}")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from bo_tune.cli.options import Measuring, Served, integers
 from bo_tune.core.choices import GRID, LEASE_S, MoePathChoice, RaceChoice, StreamChoice
 from bo_tune.core.problem import Problem
-from bo_tune.core.surroundings import Linear
+from bo_tune.core.surroundings import Layer
 from bo_tune.engines.models.engine import M_LADDER
 from bo_tune.errors import InputError
 from bo_tune.formats.study_file import Stop, StudyFile, load_study_file
@@ -46,9 +46,9 @@ class Arguments:
     race: RaceChoice = RaceChoice.IN_PLACE
 
     @property
-    def linears(self) -> Mapping[Problem, Linear]:
+    def layers(self) -> Mapping[Problem, Layer]:
         """The layers in which finalists are to race, by problem."""
-        return self.study.linears() if self.study is not None and self.race is RaceChoice.IN_PLACE else {}
+        return self.study.layers() if self.study is not None and self.race is RaceChoice.IN_PLACE else {}
 
 
 def problems_of(study: StudyFile, kernels: Sequence[str]) -> list[Problem]:

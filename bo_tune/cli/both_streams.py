@@ -12,7 +12,7 @@ from bo_tune.cli.tuning import Done, leave_if_unfinished, tune_one_way
 from bo_tune.core.choices import RaceChoice
 from bo_tune.core.problem import LoraProblem, lora
 from bo_tune.core.space import ConfigKey, config_key
-from bo_tune.core.surroundings import SHRINK
+from bo_tune.core.surroundings import SHRINK, Linear
 from bo_tune.display.results import compromise_lines
 from bo_tune.engines.base import TunedEntry
 from bo_tune.engines.folder import write_tables
@@ -94,11 +94,11 @@ def _layers(here: Mapping[Asked, Tuned], there: Mapping[Asked, Tuned], arguments
     left out: what was found on one stream stays."""
     found: Layers = {}
     for asked, one in here.items():
-        if asked in there and one.job.linear is not None:
+        if asked in there and isinstance(one.job.layer, Linear):
             configs = finalists_of([tuned.result for tuned in (one, there[asked]) if tuned.result is not None])
             with suppress(DeviceError):
                 active = arguments.settings.finalists.active
-                found[asked] = layer_us(one.job.device, asked[0], one.job.linear, configs, active)
+                found[asked] = layer_us(one.job.device, asked[0], one.job.layer, configs, active)
     return found
 
 

@@ -105,12 +105,12 @@ def _jobs(
     _check_hits(problems, len(measured.conditions.hits))
     if workers is not None:
         elsewhere = [DescribedDevice(description) for description in workers.descriptions(problems)]
-        linears = arguments.linears
-        jobs = [job_of(p, device, linear=linears.get(p)) for device in elsewhere for p in problems]
+        layers = arguments.layers
+        jobs = [job_of(p, device, layer=layers.get(p)) for device in elsewhere for p in problems]
         yield with_deciding(jobs, measured.path), settings, None
         return
     with searching(measured) as searches, opened(measured) as devices:
-        jobs = jobs_on(problems, devices, arguments.linears)
+        jobs = jobs_on(problems, devices, arguments.layers)
         jobs = jobs if arguments.choose_m else with_deciding(jobs, measured.path)
         yield jobs, at_once(settings, devices, len(jobs)), searches
 

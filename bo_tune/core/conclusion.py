@@ -1,7 +1,7 @@
 """How searches ended: how sure that nothing better was left, and what kernels agreed on that had to. Pure data."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 SHARED = "block_m"
@@ -73,6 +73,30 @@ class Decision:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerTimes:
+    """A layer's experts, timed where an engine runs them, in us: their base products and sorting included.
+
+    Attributes:
+        bare_us: without adapters.
+        time_us: with the configs that were chosen.
+        default_time_us: with the defaults; None where one cannot run.
+    """
+
+    bare_us: float
+    time_us: float
+    default_time_us: float | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what each of the layer's studies stores of it."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "LayerTimes":
+        """Read what ``to_json`` wrote."""
+        return cls(stored["bare_us"], stored["time_us"], stored["default_time_us"])
+
+
+@dataclass(frozen=True, slots=True)
 class Agreement:
     """What studies that ended together agreed on.
 
@@ -82,6 +106,7 @@ class Agreement:
         time_us: sum of the kernels' times, in us.
         default_time_us: sum of the defaults', measured in turn with them; None if one cannot run.
         decided_by: the decision that they had to follow; None where these agreed themselves.
+        in_place: the layer's times, where those decided.
     """
 
     kernels: tuple[str, ...]
@@ -89,21 +114,24 @@ class Agreement:
     time_us: float
     default_time_us: float | None
     decided_by: Decision | None = None
+    in_place: LayerTimes | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return what each of the studies stores of it, and a sidecar."""
         times = {"time_us": self.time_us, "default_time_us": self.default_time_us}
         decided = {} if self.decided_by is None else {"decided_by": self.decided_by.to_json()}
-        return {"kernels": list(self.kernels), SHARED: self.value, **times, **decided}
+        there = {} if self.in_place is None else {"in_place": self.in_place.to_json()}
+        return {"kernels": list(self.kernels), SHARED: self.value, **times, **decided, **there}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Agreement":
         """Read what ``to_json`` wrote."""
-        decided = stored.get("decided_by")
+        decided, there = stored.get("decided_by"), stored.get("in_place")
         return cls(
             tuple(stored["kernels"]),
             stored[SHARED],
             stored["time_us"],
             stored["default_time_us"],
             None if decided is None else Decision.from_json(decided),
+            None if there is None else LayerTimes.from_json(there),
         )

@@ -1,16 +1,37 @@
 """What runs around a kernel in an engine, as far as it decides on what is best there. Pure data."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from typing import Any
 
-from bo_tune.core.problem import LoraProblem, check_size
+from bo_tune.core.problem import Experts, LoraProblem, Problem, check_size
 from bo_tune.core.space import Config
 
 SHRINK, EXPAND = "lora_shrink", "lora_expand"
+"""The kernels of a linear layer."""
+
+EXPERTS_KERNELS = tuple(f"fused_moe_lora_{part}_{half}" for part in ("w13", "w2") for half in ("shrink", "expand"))
+"""The kernels of a layer's experts, in the order in which it runs them."""
 
 Pair = tuple[Config, Config]
 """Configs of a linear's shrink and expand."""
+
+Choice = Pair | Mapping[str, Config]
+"""Configs of a layer's kernels: a linear's two, or those of experts by kernel, in the order in which it runs them."""
+
+
+class Weights(StrEnum):
+    """How the weights of a base layer are stored."""
+
+    BITS_16 = "16-bit"
+    FP8 = "fp8"
+    INT4 = "int4"
+
+    @property
+    def bits(self) -> int:
+        """Bits of one weight."""
+        return {Weights.BITS_16: 16, Weights.FP8: 8, Weights.INT4: 4}[self]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +53,7 @@ class Batch:
     @classmethod
     def of(cls, problem: LoraProblem) -> "Batch":
         """Return the batch that a linear's kernel serves."""
-        rank = problem.n if problem.kernel == SHRINK else problem.k
+        rank = problem.n if problem.kernel == SHRINK else problem.k  # that of all experts' kernels is k
         return cls(problem.max_loras, rank, problem.m, problem.dtype)
 
 
@@ -45,11 +66,13 @@ class Linear:
         widths: widths of its fused output slices, in elements.
         adds: whether expand adds to the base product, which it then follows. An expand that overwrites runs beside it,
             on a stream of its own.
+        weights: how its weights are stored.
     """
 
     k: int
     widths: tuple[int, ...]
     adds: bool = True
+    weights: Weights = Weights.BITS_16
 
     def __post_init__(self) -> None:
         for size in (self.k, *self.widths):
@@ -57,8 +80,8 @@ class Linear:
 
     @property
     def weight_bytes(self) -> int:
-        """Device memory of its weights in 16 bits, in bytes."""
-        return 2 * self.k * sum(self.widths)
+        """Device memory of its weights, in bytes."""
+        return self.k * sum(self.widths) * self.weights.bits // 8
 
     def problems(self, problem: LoraProblem) -> tuple[LoraProblem, LoraProblem]:
         """Return the shrink and the expand of the layer, one of which is this problem.
@@ -81,13 +104,9 @@ class Linear:
         )  # fmt: skip
         return shrink, expand
 
-    def holds(self, problem: LoraProblem) -> bool:
+    def holds(self, problem: Problem) -> bool:
         """Say whether it is the problem of one of the layer's kernels."""
-        try:
-            self.problems(problem)
-        except ValueError:
-            return False
-        return True
+        return isinstance(problem, LoraProblem) and problem in self.kernels(Batch.of(problem))
 
     def beside(self, problem: LoraProblem) -> LoraProblem:
         """Return the problem of the layer's other kernel. Raises ValueError as ``problems`` does."""
@@ -96,15 +115,88 @@ class Linear:
 
     def to_json(self) -> dict[str, Any]:
         """Return the layer as plain values."""
-        return {"k": self.k, "widths": list(self.widths), "adds": self.adds}
+        stored = {"k": self.k, "widths": list(self.widths), "adds": self.adds}
+        return stored if self.weights is Weights.BITS_16 else {**stored, "weights": str(self.weights)}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Linear":
         """Read what ``to_json`` made of a layer. Raises ValueError."""
         try:
-            return cls(stored["k"], tuple(stored["widths"]), stored["adds"])
+            weights = Weights(stored.get("weights", Weights.BITS_16))
+            return cls(stored["k"], tuple(stored["widths"]), stored["adds"], weights)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a linear layer: {error}") from None
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Mixture:
+    """The experts of a layer of the base model, as one rank runs them: two products, each followed by its adapters'.
+
+    Attributes:
+        hidden: width of their input, and of what they come to, in elements.
+        up: width of an expert's first product, gate and up together, in elements.
+        down: length of its second, in elements.
+    """
+
+    hidden: int
+    up: int
+    down: int
+    experts: Experts
+
+    def __post_init__(self) -> None:
+        for name in ("hidden", "up", "down"):
+            check_size(f"experts: {name}", getattr(self, name))
+        if self.up not in (self.down, 2 * self.down):
+            raise ValueError(f"experts: expected up to be down or twice that, got {self.up} and {self.down}")
+
+    @property
+    def is_gated(self) -> bool:
+        """Whether half of the first product gates the other half."""
+        return self.up == 2 * self.down
+
+    @property
+    def weight_bytes(self) -> int:
+        """Device memory of this rank's weights in 16 bits, in bytes."""
+        return 2 * self.experts.local * self.hidden * (self.up + self.down)
+
+    def kernels(self, batch: Batch) -> tuple[LoraProblem, ...]:
+        """Return the problems of ``EXPERTS_KERNELS`` in a step."""
+        slices = 2 if self.is_gated and not self.experts.packed else 1
+        sizes = {"w13": (slices, self.up // slices), "w2": (1, self.down)}
+        return tuple(
+            LoraProblem(
+                kernel, batch.max_loras, slices, batch.m, batch.rank, self.hidden, i,
+                dtype=batch.dtype, experts=self.experts,
+            )
+            for part, (slices, i) in sizes.items()
+            for kernel in EXPERTS_KERNELS
+            if part in kernel
+        )  # fmt: skip
+
+    def holds(self, problem: Problem) -> bool:
+        """Say whether it is the problem of one of the layer's kernels."""
+        return isinstance(problem, LoraProblem) and problem in self.kernels(Batch.of(problem))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the layer as plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Mixture":
+        """Read what ``to_json`` made of a layer. Raises ValueError."""
+        try:
+            return cls(stored["hidden"], stored["up"], stored["down"], Experts(**stored["experts"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a layer's experts: {error}") from None
+
+
+Layer = Linear | Mixture
+"""What of the base model a kernel runs in."""
+
+
+def layer_from_json(stored: Mapping[str, Any]) -> Layer:
+    """Read what ``to_json`` made of a layer. Raises ValueError."""
+    return Mixture.from_json(stored) if "hidden" in stored else Linear.from_json(stored)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +204,11 @@ class Surroundings:
     """What an engine runs around a kernel, for timing it in place.
 
     Attributes:
-        linear: the layer.
-        beside: the config of the layer's other kernel.
+        layer: what the kernel, or the group of kernels, runs in.
+        beside: the config of a linear's other kernel; empty for experts, whose kernels are timed together.
         active: how many adapters steps use, a mix of them; nothing for what the device measures under.
     """
 
-    linear: Linear
-    beside: dict[str, int]
+    layer: Layer
+    beside: dict[str, int] = field(default_factory=dict)
     active: tuple[int, ...] = ()

@@ -16,7 +16,7 @@ def step_tables(report: StepReport) -> Iterator[Table]:
     """Return a table for each way of running adapters."""
     for two in report.ways:
         table = plain_table(
-            f"Linears of a decoder layer, {STREAMS[two]}, us; of all {report.layers} layers, ms",
+            f"What of a decoder layer takes adapters, {STREAMS[two]}, us; of all {report.layers} layers, ms",
             (),
             ("m", "without adapters", "untuned", "tuned", "adapters take", "model: without", "untuned", "tuned",
              "adapters' share"),

@@ -14,9 +14,9 @@ from pydantic import ValidationError
 
 from bo_tune.core.problem import Experts, LoraProblem, Problem
 from bo_tune.core.space import SearchSpace
-from bo_tune.core.surroundings import Linear
+from bo_tune.core.surroundings import Layer
 from bo_tune.engines.models.engine import MAX_SEQUENCES
-from bo_tune.engines.models.linears import linears
+from bo_tune.engines.models.layers_around import layers_around
 from bo_tune.engines.models.problems import DENSE_KERNELS, EXPAND, lookup_of
 from bo_tune.engines.models.serving import MOST_PROBLEMS, ModelStudy
 from bo_tune.engines.registry import served_problems
@@ -87,9 +87,9 @@ class StudyFile:
         more = [problem for problem in self.explicit if problem.kernel in self.kernels]
         return served | {problem: () for problem in more if lookup_of(problem) not in known}
 
-    def linears(self) -> dict[Problem, Linear]:
+    def layers(self) -> dict[Problem, Layer]:
         """Return the layer of the model that each problem belongs to, of those that have one."""
-        return linears(self.model, self.problems_by_layer()) if self.model else {}
+        return layers_around(self.model, self.problems_by_layer()) if self.model else {}
 
     @property
     def layer_problem_count(self) -> int:

@@ -155,3 +155,7 @@ class Operation(ABC, Generic[Asked, Inputs]):
     def compile_key(self, problem: Asked, config: Config, gpu: GpuInfo) -> Hashable:
         """Equal for launches that share one binary, and the same in every process."""
         return gpu.capability, self.call(self.stand_ins(problem), config, gpu).specialisation()
+
+
+OperationOf = Callable[[str], Operation[Any, Any]]
+"""Returns how a kernel of a name is launched."""

@@ -13,7 +13,7 @@ from bo_tune.core.conditions import Conditions, toolchain_label
 from bo_tune.core.outcome import Compilation, Invalid, Launches, Outcome, Resources
 from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config, SearchSpace
-from bo_tune.core.surroundings import Batch, Linear, Pair, Surroundings
+from bo_tune.core.surroundings import Batch, Choice, Layer, Surroundings
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.occupancy import Occupancy
 from bo_tune.measure.watch.monitor import GpuMonitor
@@ -149,12 +149,14 @@ class Device(ABC):
         """
 
     def remeasure_in_place(
-        self, problem: Problem, configs: Sequence[Config], rounds: int, around: Surroundings
+        self, problems: Sequence[Problem], choices: Sequence[Sequence[Config]], rounds: int, around: Surroundings
     ) -> Remeasured:
         """Do the same in a layer: a repetition is the time of the whole layer. No times where it cannot run.
 
         Args:
-            around: what an engine runs around the kernel.
+            problems: of the layer's kernels that are chosen for: one of a linear's, or all that experts run.
+            choices: each a config for every problem.
+            around: what an engine runs around them.
 
         Raises:
             NotImplementedError: ``times_in_place`` is false.
@@ -162,12 +164,12 @@ class Device(ABC):
         raise NotImplementedError(f"{type(self).__name__} times kernels alone")
 
     def time_step(
-        self, linears: Sequence[Linear], batch: Batch, choices: Sequence[Sequence[Pair] | None], rounds: int
+        self, layers: Sequence[Layer], batch: Batch, choices: Sequence[Sequence[Choice] | None], rounds: int
     ) -> StepTimes:
-        """Time the linears of a decoder layer, one after the other, with each choice of configs in turn.
+        """Time what of a decoder layer takes adapters, one after the other, with each choice of configs in turn.
 
         Args:
-            choices: each a pair of configs, of shrink and expand, for every linear; None for none with adapters.
+            choices: each the configs of every layer's kernels; None for none with adapters.
 
         Raises:
             DeviceError: they cannot run, or the GPU is lost.

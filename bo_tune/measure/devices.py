@@ -12,7 +12,7 @@ from bo_tune.core.choices import MoePathChoice
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import DEFAULT_BACKEND, GpuInfo, LoraProblem, Problem
 from bo_tune.core.repetitions import TimingProtocol
-from bo_tune.core.surroundings import Linear
+from bo_tune.core.surroundings import Layer
 from bo_tune.errors import DeviceError, InputError, RecordingError
 from bo_tune.formats.recording import Recording, read_recordings
 from bo_tune.kernels.moe.spec import one_launch_problems
@@ -59,14 +59,14 @@ class Job:
     Attributes:
         spec: what a search needs to know of the problem's kernel.
         twins: equal devices that could measure it just as well.
-        linear: the layer of a model that the kernel runs in, where that is known.
+        layer: what of a model the kernel runs in, where that is known.
     """
 
     problem: Problem
     spec: AnySpec
     device: Device
     twins: tuple[Device, ...] = ()
-    linear: Linear | None = None
+    layer: Layer | None = None
 
     @property
     def devices(self) -> tuple[Device, ...]:
@@ -78,9 +78,9 @@ class Job:
         return replace(self, device=self.devices[lane % len(self.devices)], twins=()) if self.twins else self
 
 
-def job_of(problem: Problem, device: Device, twins: Sequence[Device] = (), linear: Linear | None = None) -> Job:
+def job_of(problem: Problem, device: Device, twins: Sequence[Device] = (), layer: Layer | None = None) -> Job:
     """Return the job of a problem whose kernel is known by its name. Raises InputError where it is not."""
-    return Job(problem, kernel_spec(problem.kernel), device, tuple(twins), linear)
+    return Job(problem, kernel_spec(problem.kernel), device, tuple(twins), layer)
 
 
 def together(jobs: Sequence[Job]) -> list[list[Job]]:
@@ -123,7 +123,7 @@ def with_deciding(jobs: Sequence[Job], path: MoePathChoice = MoePathChoice.AUTO)
                 first.device.kernel_source(problem.kernel)
         else:
             deciding = deciding_problems(problems, first.device.decided_by)
-        added += [job_of(problem, first.device, first.twins) for problem in deciding]
+        added += [job_of(problem, first.device, first.twins, first.layer) for problem in deciding]
     return [*jobs, *added]
 
 

@@ -14,7 +14,7 @@ from itertools import pairwise
 from bo_tune.core.outcome import Measurement, estimate_us
 from bo_tune.core.problem import LoraProblem, lora
 from bo_tune.core.space import Config, config_key
-from bo_tune.core.surroundings import Linear
+from bo_tune.core.surroundings import Layer
 from bo_tune.engines.models.engine import is_sampled
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.spec import AnySpec
@@ -108,7 +108,7 @@ class Line:
     problem: LoraProblem
     spec: AnySpec
     device: Device
-    linear: Linear | None = None
+    layer: Layer | None = None
     configs: dict[int, Config] = field(default_factory=dict)
     tried: set[int] = field(default_factory=set)
 
@@ -184,7 +184,7 @@ class _Refinement:
             asked = lora(job.problem)
             problem = replace(asked, m=1)
             line = self._lines.setdefault(
-                (problem, job.device.gpu.name), Line(problem, job.spec, job.device, job.linear)
+                (problem, job.device.gpu.name), Line(problem, job.spec, job.device, job.layer)
             )
             line.tried.add(asked.m)
         for study in self._tune(jobs):
@@ -267,7 +267,7 @@ class _Refinement:
             pair = level, gap.problem.m, gap.upper
             if pair not in split and new and len(jobs) + len(new) <= left:
                 split.add(pair)
-                jobs += [Job(line.at(gap.m), line.spec, line.device, linear=line.linear) for line in new]
+                jobs += [Job(line.at(gap.m), line.spec, line.device, layer=line.layer) for line in new]
         return jobs
 
 

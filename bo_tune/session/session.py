@@ -126,7 +126,7 @@ class Session:
             for job in group:
                 name = self.settings.name_of(job)
                 gpus[name] = job.device.gpu
-                wanted[name] = self.settings.job(job.problem.kernel, together=kernels, linear=job.linear)
+                wanted[name] = self.settings.job(job.problem.kernel, together=kernels, layer=job.layer)
         self._claims.register(gpus, wanted, write=not self._joins, fresh=self._fresh)
 
     def settle(self) -> None:

@@ -10,11 +10,12 @@ from pydantic_core import PydanticCustomError
 
 from bo_tune.core.choices import GRID, GRID_GP, SAMPLERS
 from bo_tune.core.conclusion import SHARED, Decision
+from bo_tune.core.problem import Problem
 from bo_tune.core.study_name import StudyName
-from bo_tune.core.surroundings import Linear
+from bo_tune.core.surroundings import Layer
 from bo_tune.measure.devices import Job
 from bo_tune.search import StopRule
-from bo_tune.store.fields import Count, Flag, Layer, Line, Parameter, Setting, Share, first_error
+from bo_tune.store.fields import Count, Experts, Flag, Line, LinearLayer, Parameter, Setting, Share, first_error
 from bo_tune.tuning.race import Finalists
 from bo_tune.tuning.tuner import TunerSettings
 
@@ -72,7 +73,7 @@ class _Job(BaseModel):
     stop_rule: _StopRule | None
     bundled: Flag = True
     together: list[Line] | None = None
-    in_place: Layer | None = None
+    in_place: LinearLayer | Experts | None = None
     space: Mapping[Parameter, Annotated[list[Setting], Field(min_length=1, max_length=10_000)]]
 
 
@@ -83,6 +84,7 @@ class SessionSettings:
     Attributes:
         sampler: name of a sampler; ``grid`` searches exhaustively.
         budget: configs to launch in each study; None for every candidate.
+        budgets: of studies that have another one, by problem.
         seed: of samplers; with the study's content it determines every proposal.
         in_flight: studies worked on at once.
         compilers: compile processes that the studies share; 0 where nothing is compiled.
@@ -102,6 +104,7 @@ class SessionSettings:
     stop_rule: StopRule | None = None
     bundled: bool = True
     spaces: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
+    budgets: Mapping[Problem, int] = field(default_factory=dict)
 
     @property
     def exhaustive(self) -> bool:
@@ -146,6 +149,11 @@ class SessionSettings:
             return EXHAUSTIVE_LOOKAHEAD
         return max(1, min(MOST_LOOKAHEAD, CONFIGS_PER_COMPILER * self.compilers // max(1, studies)))
 
+    def together(self, jobs: Sequence[Job]) -> "SessionSettings":
+        """Return the settings with one budget for studies that are searched together: the largest of theirs."""
+        own = [self.budgets[job.problem] for job in jobs if job.problem in self.budgets]
+        return replace(self, budget=max(own), budgets={}) if own else self
+
     def of_study(self, job: Job, decision: Decision | None) -> "SessionSettings":
         """Return how a problem's study is searched, where kernels decide for others or are decided for.
 
@@ -153,6 +161,8 @@ class SessionSettings:
         under the value that was decided on, unless the session is exhaustive and every config is wanted.
         """
         kernel = job.problem.kernel
+        if job.problem in self.budgets:
+            return self.together([job]).of_study(job, decision)
         if job.spec.decides:
             wanted = [set(ranges[SHARED]) for ranges in self.spaces.values() if SHARED in ranges]
             known = job.spec.search_space.ranges[SHARED]
@@ -183,14 +193,14 @@ class SessionSettings:
         normal: dict[str, Any] = json.loads(json.dumps(job))
         return normal
 
-    def job(self, kernel: str, together: Sequence[str] = (), linear: Linear | None = None) -> dict[str, Any]:
+    def job(self, kernel: str, together: Sequence[str] = (), layer: Layer | None = None) -> dict[str, Any]:
         """Return what another worker must know to search a study of a kernel as this session would, as JSON.
 
         Args:
             together: the kernels whose studies are searched together with it.
-            linear: the layer in which its finalists are to race.
+            layer: that in which its finalists are to race.
         """
-        there = {"in_place": linear.to_json()} if linear is not None else {}
+        there = {"in_place": layer.to_json()} if layer is not None else {}
         return {**self.asked(kernel), "together": list(together) if len(together) > 1 else None, **there}
 
     @classmethod

@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 from bo_tune.core.conclusion import Agreement, Certificate
 from bo_tune.core.outcome import LONGEST_US, MOST_SECONDS, SHORTEST_US
 from bo_tune.core.problem import MOST, MOST_SLICES
-from bo_tune.core.surroundings import Linear
+from bo_tune.core.surroundings import Linear, Mixture, Weights
 
 
 def printable(text: str) -> str:
@@ -51,6 +51,28 @@ class _Linear(BaseModel):
     k: Setting
     widths: Annotated[list[Setting], Field(min_length=1, max_length=MOST_SLICES)]
     adds: Flag
+    weights: Weights = Weights.BITS_16
+
+
+class _Experts(BaseModel):
+    count: Setting
+    top_k: Setting
+    local: Setting
+    shards: Setting
+    packed: Flag
+
+
+class _Mixture(BaseModel):
+    hidden: Setting
+    up: Setting
+    down: Setting
+    experts: _Experts
+
+
+class _LayerTimes(BaseModel):
+    bare_us: Time
+    time_us: Time
+    default_time_us: Time | None
 
 
 class _Sum(BaseModel):
@@ -66,6 +88,7 @@ class _Decision(_Sum):
 class _Joint(_Sum):
     block_m: Setting
     decided_by: _Decision | None = None
+    in_place: _LayerTimes | None = None
 
 
 def first_error(error: ValidationError, *under: str) -> str:
@@ -91,5 +114,6 @@ def made_of(kind: type[BaseModel], make: Callable[[Mapping[str, Any]], object]) 
 
 
 Sureness = Annotated[Certificate, made_of(_Certificate, Certificate.from_json)]
-Layer = Annotated[Linear, made_of(_Linear, Linear.from_json)]
+LinearLayer = Annotated[Linear, made_of(_Linear, Linear.from_json)]
+Experts = Annotated[Mixture, made_of(_Mixture, Mixture.from_json)]
 Together = Annotated[Agreement, made_of(_Joint, Agreement.from_json)]

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, TypeAdapter
 from pydantic_core import PydanticCustomError
 
-from bo_tune.store.fields import Count, Layer, Line, Seconds, Setting, StoredConfig, Sureness, Time, Together
+from bo_tune.store.fields import Count, Line, LinearLayer, Seconds, Setting, StoredConfig, Sureness, Time, Together
 
 
 def _moment(text: str) -> str:
@@ -81,7 +81,7 @@ class InPlace:
         by_active: where a mix of numbers of adapters decided, each number by itself.
     """
 
-    linear: Layer
+    linear: LinearLayer
     beside: StoredConfig
     bare_us: Time
     time_us: Time

@@ -69,7 +69,9 @@ def layer_us(
     """
     builds = [device.compile(problem, config) for config in configs]
     whole = [config for config, build in zip(configs, builds, strict=True) if not isinstance(build.result(), Invalid)]
-    timed = device.remeasure_in_place(problem, whole, ROUNDS, surroundings_in(linear, problem, device, active))
+    timed = device.remeasure_in_place(
+        (problem,), [(config,) for config in whole], ROUNDS, surroundings_in(linear, problem, device, active)
+    )
     return {config_key(config): runs for config, runs in zip(whole, timed.runtimes_us, strict=True) if runs}
 
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from bo_tune.core.conclusion import Certificate, Decision
+from bo_tune.core.surroundings import Linear
 from bo_tune.search import StopRule
 from bo_tune.store.attributes import RESULT_ATTR
 from bo_tune.store.result import InPlace
@@ -68,7 +69,7 @@ def current_results(
 
 def _asked(tuner: Tuner, asked: Asked) -> Mapping[str, Any]:
     """Return what is asked of a study's search: of one that ends in a layer, which layer too."""
-    there = {"in_place": tuner.linear.to_json()} if tuner.linear is not None else {}
+    there = {"in_place": tuner.layer.to_json()} if tuner.layer is not None else {}
     return {**asked(tuner.problem.kernel), **there}
 
 
@@ -77,8 +78,10 @@ def _in_place(choice: Choice) -> InPlace | None:
     found = choice.in_place
     if found is None:
         return None
+    linear = found.around.layer
+    assert isinstance(linear, Linear)
     return InPlace(
-        linear=found.around.linear,
+        linear=linear,
         beside=found.around.beside,
         bare_us=found.bare_us,
         time_us=found.time_us,

@@ -9,7 +9,7 @@ order there: the best of the forty fastest was within 1 % for 19 of 21, of the t
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bo_tune.core.outcome import Invalid, Launches, LaunchPurpose, estimate_us
@@ -62,18 +62,82 @@ def surroundings_in(linear: Linear, problem: LoraProblem, device: Device, active
     return Surroundings(linear, config, active)
 
 
-class _There:
-    """A device that times configs in a layer, and keeps the times of the layer without adapters."""
+class There:
+    """A device that times configs in a layer, and keeps the times of the layer without adapters.
 
-    def __init__(self, device: Device, around: Surroundings) -> None:
-        self._device, self._around = device, around
+    Args:
+        problems: of the kernels that are chosen for.
+        parted: takes apart what races: a config for every problem.
+    """
+
+    def __init__(
+        self,
+        device: Device,
+        problems: Sequence[Problem],
+        around: Surroundings,
+        parted: Callable[[Config], Sequence[Config]] = lambda config: (config,),
+    ) -> None:
+        self._device, self._problems, self._around, self._parted = device, problems, around, parted
         self.bare_us: tuple[float, ...] = ()
 
     def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
         """Time configs in turn."""
-        timed = self._device.remeasure_in_place(problem, configs, rounds, self._around)
+        choices = [self._parted(config) for config in configs]
+        timed = self._device.remeasure_in_place(self._problems, choices, rounds, self._around)
         self.bare_us += timed.bare_us
         return timed
+
+
+@dataclass(frozen=True, slots=True)
+class Raced:
+    """What a race in place came to. Times of one layer in us, base product included.
+
+    Attributes:
+        bare_us: of the layer without adapters.
+        winner: the fastest, or what was to stay unless it was beaten.
+        times_us: of all that raced to the end.
+    """
+
+    bare_us: float
+    winner: ConfigKey
+    times_us: dict[ConfigKey, float]
+
+
+def race_there(
+    there: There,
+    problem: Problem,
+    chosen: Sequence[ConfigKey],
+    kept: ConfigKey,
+    finalists: Finalists,
+    add: Callable[[Mapping[ConfigKey, float]], Sequence[ConfigKey]] = lambda _: (),
+) -> tuple[Raced | None, Launches]:
+    """Time configs a few times each; the best few then race until their order is certain.
+
+    Args:
+        kept: stays unless it is beaten, if it is one of them.
+        finalists: how sure the race has to be.
+        add: names what races too, by the first times.
+
+    Returns:
+        None where nothing could be timed; and the launches.
+    """
+    launches: Launches = Counter()
+    if len(chosen) > KEPT + 1:
+        first = there.remeasure(problem, [dict(key) for key in chosen], FIRST_ROUNDS)
+        launches += first.launches
+        times = {k: estimate_us(runs) for k, runs in zip(chosen, first.runtimes_us, strict=True) if runs}
+        best = sorted(times, key=times.__getitem__)[:KEPT]
+        chosen = [key for key in times if key in best or key == kept]
+        chosen += [key for key in add(times) if key not in chosen]
+    race = Race(there, problem, replace(finalists, rounds=ROUNDS, most_rounds=MOST_ROUNDS), chosen, kept=kept)
+    race.run()
+    launches += race.launches
+    if not race.times_us or not there.bare_us:
+        return None, launches
+    winner = race.leader
+    if kept in race.times_us and not race.beats(winner, kept):
+        winner = kept
+    return Raced(estimate_us(there.bare_us), winner, race.times_us), launches
 
 
 def race_in_place(
@@ -84,10 +148,8 @@ def race_in_place(
     default: Config,
     finalists: Finalists,
 ) -> tuple[InPlaceTimes | None, Launches]:
-    """Time the configs that come near the best alone in their layer, and return what that came to, and its launches.
-
-    All are timed a few times; the best few and the default then race until their order is certain. The default stays
-    unless it is beaten.
+    """Time the configs of a linear's kernel that come near the best alone in their layer; the default stays unless it
+    is beaten.
 
     Args:
         measured: time alone of every complete trial, in us.
@@ -95,32 +157,20 @@ def race_in_place(
         finalists: how sure the race has to be.
 
     Returns:
-        No times where nothing could be timed.
+        No times where nothing could be timed; and the launches.
 
     Raises:
         DeviceError: the GPU is lost in the race.
     """
-    there, default_key = _There(device, around), config_key(default)
-    chosen = _entrants(measured, ONE_STREAM if around.linear.adds else TWO_STREAMS)
+    default_key = config_key(default)
+    overlaps = isinstance(around.layer, Linear) and not around.layer.adds
+    chosen = near(measured, TWO_STREAMS if overlaps else ONE_STREAM)
     chosen += [default_key] if default_key in measured and default_key not in chosen else []
-    launches: Launches = Counter()
-    if len(chosen) > KEPT + 1:
-        first = there.remeasure(problem, [dict(key) for key in chosen], FIRST_ROUNDS)
-        launches += first.launches
-        times = {k: estimate_us(runs) for k, runs in zip(chosen, first.runtimes_us, strict=True) if runs}
-        best = sorted(times, key=times.__getitem__)[:KEPT]
-        chosen = [key for key in times if key in best or key == default_key]
-    race = Race(there, problem, replace(finalists, rounds=ROUNDS, most_rounds=MOST_ROUNDS), chosen, kept=default_key)
-    race.run()
-    times = race.times_us
-    launches += race.launches
-    if not times or not there.bare_us:
+    raced, launches = race_there(There(device, (problem,), around), problem, chosen, default_key, finalists)
+    if raced is None:
         return None, launches
-    winner = race.leader
-    if default_key in times and not race.beats(winner, default_key):
-        winner = default_key
-    bare_us = estimate_us(there.bare_us)
-    found = InPlaceTimes(around, bare_us, winner, times[winner], times.get(default_key), times)
+    times, winner = raced.times_us, raced.winner
+    found = InPlaceTimes(around, raced.bare_us, winner, times[winner], times.get(default_key), times)
     by_active, more = _by_active(device, problem, found, default_key)
     return replace(found, by_active=by_active), launches + more
 
@@ -133,7 +183,7 @@ def _by_active(
     times, launches = [], Counter[LaunchPurpose]()
     for adapters in found.around.active if len(found.around.active) > 1 else ():
         around = replace(found.around, active=(adapters,))
-        timed = device.remeasure_in_place(problem, [dict(key) for key in keys], ROUNDS, around)
+        timed = device.remeasure_in_place((problem,), [(dict(key),) for key in keys], ROUNDS, around)
         launches += timed.launches
         us = {key: estimate_us(runs) for key, runs in zip(keys, timed.runtimes_us, strict=True) if runs}
         if timed.bare_us and found.winner in us:
@@ -141,7 +191,8 @@ def _by_active(
     return tuple(times), launches
 
 
-def _entrants(measured: Mapping[ConfigKey, float], limits: Entrants) -> list[ConfigKey]:
+def near(measured: Mapping[ConfigKey, float], limits: Entrants) -> list[ConfigKey]:
+    """Return the configs that are timed in place, the fastest first."""
     ordered = sorted(measured, key=measured.__getitem__)[: limits.count]
     return [key for key in ordered if measured[key] <= limits.near * measured[ordered[0]]]
 

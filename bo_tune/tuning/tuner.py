@@ -18,7 +18,7 @@ from bo_tune.core.events import Listener, TrialRecorded, ignore
 from bo_tune.core.outcome import Invalid, Launches, Outcome
 from bo_tune.core.problem import Problem, lora
 from bo_tune.core.space import Config, ConfigKey, config_key
-from bo_tune.core.surroundings import Linear
+from bo_tune.core.surroundings import Layer, Linear
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.device import Build, Device
@@ -121,7 +121,7 @@ class Tuner:
     Args:
         apart: parameter whose values are searched side by side: a config is given up when it is clearly slower than the
             best of its own value, not than the best of all.
-        linear: the layer of a model that the kernel runs in, where finalists are to race in it; None to race alone.
+        layer: what of a model the kernel runs in, where finalists are to race in it; None to race alone.
         lookahead: says, asked before each proposal, how many configs may be compiling or waiting at once. More than
             one only pays where compilers would idle: proposals made together know less.
         stop: set by whoever wants the search to end after the trial under way.
@@ -148,7 +148,7 @@ class Tuner:
         settings: TunerSettings,
         *,
         apart: str | None = None,
-        linear: Linear | None = None,
+        layer: Layer | None = None,
         lookahead: Callable[[], int] = lambda: 1,
         listener: Listener = ignore,
         stop: threading.Event | None = None,
@@ -163,7 +163,7 @@ class Tuner:
         self.stored = stored
         self.default = default
         self._settings = settings
-        self._apart, self.linear = apart, linear
+        self._apart, self.layer = apart, layer
         self._lookahead = lookahead
         self._listener = listener
         self._stop = stop or threading.Event()
@@ -242,11 +242,11 @@ class Tuner:
 
     def _race_in_place(self) -> tuple[InPlaceTimes | None, Launches]:
         """Race in the layer, if there is one that runs: where none does, the times alone decide."""
-        if self.linear is None or not self.measured:
+        if not isinstance(self.layer, Linear) or not self.measured:
             return None, Counter()
         problem, finalists = lora(self.problem), self._settings.finalists
         try:
-            around = surroundings_in(self.linear, problem, self.device, finalists.active)
+            around = surroundings_in(self.layer, problem, self.device, finalists.active)
             return race_in_place(self.device, problem, around, self.measured, self.default, finalists)
         except DeviceError:
             return None, Counter()

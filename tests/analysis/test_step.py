@@ -12,11 +12,14 @@ from helpers import BARE_US, H100, ROOT, FakeDevice
 from bo_tune.analysis.step import Decoder, LayerTimes, StepReport, timed
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.outcome import Invalid, InvalidReason
+from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config
+from bo_tune.core.surroundings import Mixture
 from bo_tune.display.step import step_lines
 from bo_tune.engines.models.serving import ModelStudy
 from bo_tune.engines.vllm.file_names import table_file_name
 from bo_tune.errors import DeviceError, InputError
+from bo_tune.kernels.moe.spec import ONE_LAUNCH_SPECS
 from bo_tune.kernels.registry import engine_spec, kernel_spec
 
 MODELS = ROOT / "studies" / "models"
@@ -68,7 +71,7 @@ def test_each_way_is_timed_untuned_and_with_the_folder(tmp_path: Path) -> None:
     assert report.lacking == {}
     untuned_us = sum(
         block_m(kernel_spec(problem.kernel).default_config(problem))
-        for linear in Decoder(model(), None).linears
+        for linear in Decoder(model(), None).layers
         for problem in linear.kernels(Decoder(model(), None).batch(1))
     )
     assert report.times[1][False] == LayerTimes(4 * BARE_US, 4 * BARE_US + untuned_us, 4 * BARE_US + 8 * 16, None)
@@ -91,11 +94,35 @@ def test_a_way_that_the_folder_does_not_serve_is_timed_untuned_and_says_so(tmp_p
     assert any(line.startswith("two streams without the folder: ") for line in step_lines(report))
 
 
+class OneLaunch(FakeDevice):
+    """A GPU whose engine launches one kernel for each product of experts."""
+
+    def decided_by(self, problem: Problem) -> tuple[str, ...]:
+        return tuple(spec.name for spec in ONE_LAUNCH_SPECS)
+
+
+@pytest.mark.parametrize(("kind", "launched"), [(FakeDevice, 4), (OneLaunch, 2)])
+def test_experts_are_timed_as_the_engine_launches_them(kind: type[FakeDevice], launched: int, tmp_path: Path) -> None:
+    study = model("qwen3-30b-a3b", ms=(64,))
+    tuned = folder_of(tmp_path / "tuned", study, 128)
+    space = kernel_spec("lora_shrink").search_space
+
+    @contextmanager
+    def opened(conditions: Conditions) -> Iterator[FakeDevice]:
+        yield kind(lambda config: 5.0, space, in_place=block_m, times_in_place=True)
+
+    report = timed([Decoder(study, tuned)], opened)
+    assert [layer for layer in Decoder(study, tuned).layers if isinstance(layer, Mixture)]
+    linears = 3
+    assert report.times[64][False].tuned_us == (linears + 1) * BARE_US + 128 * (2 * linears + launched)
+    assert report.layers == 48
+
+
 @pytest.mark.parametrize(
     ("study", "said"),
     [
-        (model("qwen3-30b-a3b"), "this one has experts"),
-        (model(target_modules=["qkv_proj"]), "some linears without adapters"),
+        (model("mixtral-8x7b", target_modules=["experts"]), "qkv_proj, o_proj, gate and experts, each with adapters"),
+        (model(target_modules=["qkv_proj"]), "some of them without adapters"),
         (model(ranks=[16, 32]), "one value each"),
         (model(tensor_parallel=2, fully_sharded=True), "fully sharded"),
     ],

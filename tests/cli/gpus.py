@@ -47,7 +47,7 @@ class FakeGpu:
     def prepare(self, problem: Problem) -> None:
         """Nothing is prepared."""
 
-    def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, around: object) -> Remeasured:
+    def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int) -> Remeasured:
         """Time configs in turn."""
         times = [(time_us(config),) * rounds for config in configs]
         return Remeasured(times, Launches({LaunchPurpose.FINALISTS: rounds * len(configs)}))

@@ -26,7 +26,10 @@ LLAMA = ("--model", ROOT / "studies" / "models" / "llama-3.1-8b", "--max-loras",
         ((*LLAMA, "--streams", "three"), "--streams"),
         ((*LLAMA, "--tuned", "nowhere"), "nowhere: No such file or directory"),
         ((*LLAMA, "--tuned", BUNDLED), "no tuned JSON"),
-        (("--model", ROOT / "studies" / "models" / "mixtral-8x7b", *LLAMA[2:]), "this one has experts"),
+        (
+            ("--model", ROOT / "studies" / "models" / "gemma-2-9b", "--target-modules", "qkv_proj", *LLAMA[2:]),
+            "each with adapters",
+        ),
     ],
 )
 def test_what_cannot_be_timed_is_refused_in_a_line(cli: Cli, arguments: tuple[object, ...], said: str) -> None:

@@ -1,11 +1,12 @@
 """A layer's two kernels, and what is no layer."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from bo_tune.core.problem import LoraProblem
-from bo_tune.core.surroundings import Linear
+from bo_tune.core.problem import Experts, LoraProblem
+from bo_tune.core.surroundings import Batch, Linear, Mixture, Weights, layer_from_json
 
 QKV = Linear(4096, (4096, 1024, 1024))
 SHRINK = LoraProblem("lora_shrink", 4, 3, 16, 4096, 64)
@@ -50,3 +51,50 @@ def test_it_survives_json() -> None:
 
 def test_its_weights_are_counted() -> None:
     assert QKV.weight_bytes == 2 * 4096 * 6144
+    assert replace(QKV, weights=Weights.FP8).weight_bytes == 4096 * 6144
+    assert replace(QKV, weights=Weights.INT4).weight_bytes == 4096 * 6144 // 2
+
+
+EXPERTS = Experts(128, 8)
+GATED = Mixture(2048, 1536, 768, EXPERTS)
+
+
+@pytest.mark.parametrize(
+    ("mixture", "slices", "i"),
+    [
+        (GATED, 2, 768),
+        (Mixture(2048, 768, 768, EXPERTS), 1, 768),
+        (Mixture(2048, 1536, 768, Experts(128, 8, packed=True)), 1, 1536),
+    ],
+    ids=["gated", "without a gate", "packed"],
+)
+def test_experts_pose_the_problems_of_four_kernels(mixture: Mixture, slices: int, i: int) -> None:
+    problems = mixture.kernels(Batch(4, 16, 64))
+    names = [f"fused_moe_lora_{part}_{half}" for part in ("w13", "w2") for half in ("shrink", "expand")]
+    assert [problem.kernel for problem in problems] == names
+    assert {(p.num_slices, p.i) for p in problems if "w13" in p.kernel} == {(slices, i)}
+    assert {(p.num_slices, p.i) for p in problems if "w2" in p.kernel} == {(1, 768)}
+    assert all((p.k, p.n, p.experts) == (16, 2048, mixture.experts) and mixture.holds(p) for p in problems)
+    assert not mixture.holds(SHRINK)
+    assert not any(QKV.holds(problem) for problem in problems)
+    assert mixture.weight_bytes == 2 * 128 * 2048 * (mixture.up + 768)
+
+
+@pytest.mark.parametrize("layer", [QKV, replace(QKV, weights=Weights.INT4), GATED])
+def test_any_layer_survives_json(layer: Linear | Mixture) -> None:
+    assert layer_from_json(json.loads(json.dumps(layer.to_json()))) == layer
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        {"hidden": 1},
+        {"hidden": 8, "up": 3, "down": 2, "experts": {"count": 2, "top_k": 1}},
+        {"hidden": 8, "up": 4, "down": 2, "experts": {"count": 2, "top_k": 3}},
+        {"hidden": 8, "up": 4, "down": 2, "experts": None},
+        {"k": 8, "widths": [8], "adds": True, "weights": "3-bit"},
+    ],
+)
+def test_what_is_no_layer_is_refused(stored: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=r"expert|weights|Weights"):
+        layer_from_json(stored)

@@ -31,7 +31,7 @@ class FakeGpu:
     def prepare(self, problem: LoraProblem) -> None:
         return
 
-    def remeasure(self, problem: LoraProblem, configs: Sequence[Config], rounds: int, around: object) -> Remeasured:
+    def remeasure(self, problem: LoraProblem, configs: Sequence[Config], rounds: int) -> Remeasured:
         times = [(time_us(problem, config),) * rounds for config in configs]
         return Remeasured(times, Launches({LaunchPurpose.FINALISTS: rounds * len(configs)}))
 

@@ -11,6 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from moe_cases import KERNELS, assemble, check, launches, moe_problem
 
 from bo_tune.core.problem import Experts
+from bo_tune.kernels.moe.blocks import MoeBlocks
+from bo_tune.kernels.moe.sorting import sort_into
 
 CONFIG = {"block_m": 16, "block_n": 32, "block_k": 16, "group_size_m": 8, "num_warps": 4, "num_stages": 2}
 each_kernel = pytest.mark.parametrize("kernel", KERNELS)
@@ -71,3 +73,28 @@ SMALL = {"dtypes": ("float16",), "most_tokens": 20, "most_k": 40, "most_n": 48, 
 def test_any_launch_matches_the_reference(case):
     problem, config, assignment = case
     check(assemble(problem, assignment), config)
+
+
+@pytest.mark.parametrize("block_m", [16, 128])
+@pytest.mark.parametrize("experts", [Experts(6, 3), Experts(6, 3, local=2)])
+def test_tokens_are_sorted_into_the_blocks_that_kernels_read(experts, block_m):
+    problem = moe_problem(KERNELS[0], m=700, experts=experts)
+    inputs = assemble(problem, adapters(problem))
+    right = inputs.in_blocks(block_m)
+    found = MoeBlocks(*(part.clone().fill_(7) for part in (right.pairs, right.experts, right.padded)))
+    sort_into(found, inputs, block_m)
+    assert found.padded.equal(right.padded)
+    assert found.experts.equal(right.experts)
+
+    def held(blocks, adapter, block):
+        return blocks.pairs[adapter, block * block_m : (block + 1) * block_m].tolist()
+
+    # An expert's pairs may stand in any order, across its blocks.
+    for adapter in range(problem.max_loras):
+        assert found.pairs[adapter].sort().values.equal(right.pairs[adapter].sort().values)
+        for expert in range(experts.local):
+            own = (right.experts[adapter] == expert).nonzero().flatten().tolist()
+            pairs = [
+                sorted(pair for block in own for pair in held(blocks, adapter, block)) for blocks in (found, right)
+            ]
+            assert pairs[0] == pairs[1]

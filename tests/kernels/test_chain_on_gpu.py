@@ -9,8 +9,8 @@ from helpers import H100
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import LoraProblem
 from bo_tune.core.surroundings import Batch, Linear, Surroundings
+from bo_tune.kernels.chain import Chain
 from bo_tune.kernels.lora import naive
-from bo_tune.kernels.lora.chain import Chain
 from bo_tune.kernels.operations import operation
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.gpu.layer import LayerTimer
@@ -41,16 +41,16 @@ def test_the_last_layer_of_a_replayed_chain_is_right(adds: bool) -> None:
     chain = chain_of(*linears)
     shrinks_and_expands = [linear.kernels(BATCH) for linear in linears]
     graph = chain.graph([(default(shrink), default(expand)) for shrink, expand in shrinks_and_expands])
-    for placed in chain.linears:
+    for placed in chain.layers:
         placed._y.fill_(torch.nan)
         placed._rank.fill_(torch.nan)
     graph.replay()
     torch.cuda.synchronize()
-    for placed in chain.linears:
+    for placed in chain.layers:
         shrink, expand = placed.shrinks[-1], placed.expands[-1]
         groups = shrink.groups.assignment
         low = naive.lora_shrink(shrink.x, shrink.weights, groups, shrink.scale)
-        base = (shrink.x.float() @ placed._base[-1].float().t()).to(shrink.x.dtype)
+        base = (shrink.x.float() @ placed.base.weights[-1].float().t()).to(shrink.x.dtype)
         right = naive.lora_expand(low, expand.weights, groups, base, add_inputs=True)
         error = torch.linalg.vector_norm(placed._y.float() - right.float()) / torch.linalg.vector_norm(right.float())
         assert float(error) < 2e-2
@@ -65,7 +65,7 @@ def test_weights_of_all_copies_together_are_several_times_the_cache() -> None:
 
 def test_copies_serve_steps_of_a_mix_of_adapters_in_turn() -> None:
     chain = Chain([OTHER], BATCH, operation, l2_bytes=1, device=DEVICE, conditions=Conditions(), active=(1, 4))
-    used = [len(inputs.groups.assignment.unique()) for inputs in chain.linears[0].shrinks]
+    used = [len(inputs.groups.assignment.unique()) for inputs in chain.layers[0].shrinks]
     assert used == [1, 4, 1, 4], "as often each: rounded up from three copies"
 
 
@@ -84,7 +84,7 @@ def test_a_layer_takes_longer_with_adapters_and_longest_with_a_bad_config() -> N
     bad = {**good, "block_n": 16, "block_k": 16, "split_k": 1, "num_warps": 8}
     timer = LayerTimer(operation, H100, DEVICE, Conditions())
     around = Surroundings(LINEAR, default(LINEAR.beside(SHRINK)))
-    timed = timer.time_in_turn(SHRINK, around, [good, bad, None], 20)
+    timed = timer.time_in_turn([SHRINK], around, [[good], [bad], None], 20)
     fast, slow, bare = (sorted(times)[len(times) // 2] for times in timed.runtimes_us)
     assert bare < fast < slow
     spread = [sorted(times)[-5] / sorted(times)[4] for times in timed.runtimes_us]

@@ -39,7 +39,7 @@ class FaultyGpu:
     def prepare(self, problem: LoraProblem) -> None:
         return
 
-    def remeasure(self, problem: LoraProblem, configs: Sequence[Config], rounds: int, around: object) -> Remeasured:
+    def remeasure(self, problem: LoraProblem, configs: Sequence[Config], rounds: int) -> Remeasured:
         times = [(time_us(config),) * rounds for config in configs]
         return Remeasured(times, Launches({LaunchPurpose.FINALISTS: rounds * len(configs)}))
 

@@ -113,12 +113,12 @@ def test_a_layer_that_there_is_no_room_for_costs_no_more_than_its_race(
     monkeypatch.setattr(server, "_is_healthy", lambda: healthy)
     around = Surroundings(Linear(4096, (4096,)), {"block_n": 16})
     if healthy:
-        assert server.remeasure(problem, [{"block_m": 16}], 3, around) == Remeasured(
+        assert server.remeasure_in_place([problem], [({"block_m": 16},)], 3, around) == Remeasured(
             [()], Counter({LaunchPurpose.CHECK: 1})
         )
     else:
         with pytest.raises(torch.OutOfMemoryError):
-            server.remeasure(problem, [{"block_m": 16}], 3, around)
+            server.remeasure_in_place([problem], [({"block_m": 16},)], 3, around)
 
 
 def test_a_finalist_is_checked_once_and_one_that_is_wrong_has_no_times(monkeypatch: pytest.MonkeyPatch) -> None:

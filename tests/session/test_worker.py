@@ -12,6 +12,7 @@ from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config, SearchSpace
 from bo_tune.core.surroundings import Linear
 from bo_tune.errors import DeviceError
+from bo_tune.files import shown
 from bo_tune.formats.recording import read_recording
 from bo_tune.measure.devices import Job, job_of, replay_job, replay_jobs
 from bo_tune.session.session import Session, SessionSettings, Tuned
@@ -126,12 +127,13 @@ def test_studies_that_nobody_wants_searched_are_left_alone(store: StudyStore, ur
 @pytest.mark.parametrize("problem", [SHRINK, EXPAND])
 def test_a_study_wanted_in_a_layer_of_another_problem_is_left_out(problem: str, store: StudyStore, url: str) -> None:
     job = replay_job(sliced(problem))
-    Session(store, RANDOM).register([replace(job, linear=Linear(1, (1,)))])
+    layer = Linear(1, (1,))
+    Session(store, RANDOM).register([replace(job, layer=layer)])
     theirs = StudyStore(url)
     assert work(theirs, [job]) == 0
     ((name, why),) = theirs.unreadable.items()
     assert name.startswith(job.problem.kernel)
-    assert why == f"{JOB_ATTR}: in_place: expected a layer of {job.problem}, got Linear(k=1, widths=(1,), adds=True)"
+    assert why == f"{JOB_ATTR}: in_place: expected a layer of {job.problem}, got {shown(layer.to_json())}"
 
 
 def test_a_study_wanted_anew_is_done_anew(store: StudyStore, url: str) -> None:

@@ -71,7 +71,7 @@ def test_finalists_of_both_ways_are_timed_once_each_in_the_layer() -> None:
     results = []
     for linear, in_place in ((ONE, {1: 1.0, 2: 2.0, 4: 3.0, 64: 4.0}), (TWO, {1: 4.0, 2: 3.0, 4: 2.0, 64: 1.0})):
         session = Session(StudyStore(MEMORY), SessionSettings("random", None))
-        (tuned,) = session.run([job_of(PROBLEM, device(in_place), linear=linear)])
+        (tuned,) = session.run([job_of(PROBLEM, device(in_place), layer=linear)])
         results.append(tuned.result)
     configs = finalists_of([result for result in results if result is not None])
     assert len({config_key(config) for config in configs}) == len(configs) == 4
@@ -81,7 +81,7 @@ def test_finalists_of_both_ways_are_timed_once_each_in_the_layer() -> None:
     }
     assert layer_us(on, PROBLEM, TWO, configs) == expected
     ((around, timed),) = on.placed
-    assert around.linear == TWO
+    assert around.layer == TWO
     assert timed == [dict(config) for config in configs]
     assert all(config in on.compiled for config in timed), "the other way's binaries are not this one's"
     assert finalists_of([replace(result, in_place=None) for result in results if result is not None]) == []
@@ -90,10 +90,10 @@ def test_finalists_of_both_ways_are_timed_once_each_in_the_layer() -> None:
 def test_a_config_that_is_wrong_there_or_does_not_compile_has_no_times() -> None:
     class Wrong(FakeDevice):
         def remeasure_in_place(self, *arguments: object) -> Remeasured:  # type: ignore[override]
-            (_, configs, rounds, _) = arguments
-            assert isinstance(configs, list)
+            (_, choices, rounds, _) = arguments
+            assert isinstance(choices, list)
             assert isinstance(rounds, int)
-            times = [() if config["split_k"] == 1 else (22.0,) * rounds for config in configs]
+            times = [() if config["split_k"] == 1 else (22.0,) * rounds for (config,) in choices]
             return Remeasured(times, Counter(), (20.0,) * rounds)
 
     def alone(config: Config) -> float | Invalid:

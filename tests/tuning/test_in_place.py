@@ -9,7 +9,7 @@ from helpers import BARE_US, FakeDevice
 
 from bo_tune.core.choices import MEMORY
 from bo_tune.core.outcome import Invalid, InvalidReason
-from bo_tune.core.problem import LoraProblem
+from bo_tune.core.problem import LoraProblem, Problem
 from bo_tune.core.space import Config, SearchSpace, config_key
 from bo_tune.core.surroundings import Linear, Surroundings
 from bo_tune.display.results import mix_lines
@@ -43,7 +43,7 @@ def device(in_place: dict[int, float], **more: object) -> FakeDevice:
 
 def tuned(on: FakeDevice, linear: Linear | None = LINEAR, store: StudyStore | None = None):  # type: ignore[no-untyped-def]
     session = Session(store or StudyStore(MEMORY), SessionSettings("random", None))
-    (one,) = session.run([job_of(PROBLEM, on, linear=linear)])
+    (one,) = session.run([job_of(PROBLEM, on, layer=linear)])
     return one
 
 
@@ -157,9 +157,9 @@ class OfAdapters(FakeDevice):
     """A GPU whose layer takes a us more for each adapter that a step uses; the mean over a mix."""
 
     def remeasure_in_place(
-        self, problem: LoraProblem, configs: Sequence[Config], rounds: int, around: Surroundings
+        self, problems: Sequence[Problem], choices: Sequence[Sequence[Config]], rounds: int, around: Surroundings
     ) -> Remeasured:
-        timed = super().remeasure_in_place(problem, configs, rounds, around)
+        timed = super().remeasure_in_place(problems, choices, rounds, around)
         more = sum(around.active) / len(around.active)
         return replace(timed, runtimes_us=[tuple(time_us + more for time_us in one) for one in timed.runtimes_us])
 
@@ -168,7 +168,7 @@ def mixed(active: tuple[int, ...]) -> tuple[OfAdapters, StudyResult]:
     added = {2: 3.0, 4: 2.5, 8: 2.0, 16: 1.0, 1: 0.5, 64: 4.0}
     on = OfAdapters(alone, SPACE, times_in_place=True, in_place=lambda config: added[config["split_k"]])
     settings = SessionSettings("random", None, finalists=Finalists(active=active))
-    (one,) = Session(StudyStore(MEMORY), settings).run([job_of(PROBLEM, on, linear=LINEAR)])
+    (one,) = Session(StudyStore(MEMORY), settings).run([job_of(PROBLEM, on, layer=LINEAR)])
     assert one.result is not None
     return on, one.result
 

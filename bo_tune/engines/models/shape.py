@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bo_tune.core.problem import DTYPES
+from bo_tune.core.surroundings import Weights
 from bo_tune.engines.models.architectures.blocks import LM_HEAD
 from bo_tune.engines.models.architectures.fields import Fields, read_object
 from bo_tune.engines.models.architectures.modules import Kind, Module, Naming, is_named
@@ -37,6 +38,7 @@ class ModelShape:
         naming: what full names of its modules begin with.
         dtype: element type that vLLM would serve it in.
         moe: the experts, if any.
+        weights: how the checkpoint stores those of its linear layers.
     """
 
     name: str
@@ -49,6 +51,7 @@ class ModelShape:
     naming: Naming = Naming()
     dtype: str = "bfloat16"
     moe: MoeShape | None = None
+    weights: Weights = Weights.BITS_16
 
     @classmethod
     def from_file(cls, path: Path, name: str | None = None) -> "ModelShape":
@@ -82,6 +85,7 @@ class ModelShape:
             naming=architecture.naming,
             dtype=_dtype(text, config),
             moe=architecture.experts(fields) if architecture.experts else None,
+            weights=fields.weights,
         )
 
     def modules(self, target_modules: Sequence[str] | None = None, *, fully_sharded: bool = False) -> list[Module]:

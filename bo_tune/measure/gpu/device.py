@@ -19,7 +19,7 @@ from bo_tune.core.outcome import Invalid, InvalidReason, Launches, LaunchPurpose
 from bo_tune.core.problem import DEFAULT_BACKEND, GpuInfo, Problem
 from bo_tune.core.repetitions import TimingProtocol
 from bo_tune.core.space import Config
-from bo_tune.core.surroundings import Batch, Linear, Pair, Surroundings
+from bo_tune.core.surroundings import Batch, Choice, Layer, Surroundings
 from bo_tune.errors import DeviceError, PackError, WorkerError
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.backends.base import GpuIdentity
@@ -290,54 +290,64 @@ class GpuDevice(Device):
         Raises:
             DeviceError: it is lost again when the others are timed in turn.
         """
-        return self._in_turn(problem, configs, rounds)
+        return self._in_turn((problem,), [(config,) for config in configs], rounds, None)
 
     def remeasure_in_place(
-        self, problem: Problem, configs: Sequence[Config], rounds: int, around: Surroundings
+        self, problems: Sequence[Problem], choices: Sequence[Sequence[Config]], rounds: int, around: Surroundings
     ) -> Remeasured:
         """Check the configs and time them in their layer. See ``remeasure``."""
-        return self._in_turn(problem, configs, rounds, around)
+        return self._in_turn(problems, choices, rounds, around)
 
     def _in_turn(
-        self, problem: Problem, configs: Sequence[Config], rounds: int, around: Surroundings | None = None
+        self,
+        problems: Sequence[Problem],
+        choices: Sequence[Sequence[Config]],
+        rounds: int,
+        around: Surroundings | None,
     ) -> Remeasured:
+        timed = partial(self._remeasure, problems, around)
         try:
-            return self._remeasure(problem, configs, rounds, self._deadlines.prepare_s, around)
+            return timed(choices, rounds, self._deadlines.prepare_s)
         except (WorkerDiedError, WorkerTimeoutError):
-            sound = [config for config in configs if self._survives(problem, config, around)]
+            sound = [configs for configs in choices if self._survives(timed, configs)]
         try:
-            timed = self._remeasure(problem, sound, rounds, self._deadlines.prepare_s, around)
+            found = timed(sound, rounds, self._deadlines.prepare_s)
         except (WorkerDiedError, WorkerTimeoutError) as error:
-            raise DeviceError(f"the finalists of {problem} cannot be re-measured: {error}") from error
-        times = iter(timed.runtimes_us)
-        runtimes = [next(times) if config in sound else () for config in configs]
-        return Remeasured(runtimes, timed.launches, timed.bare_us)
+            raise DeviceError(f"the finalists of {problems[0]} cannot be re-measured: {error}") from error
+        times = iter(found.runtimes_us)
+        runtimes = [next(times) if configs in sound else () for configs in choices]
+        return Remeasured(runtimes, found.launches, found.bare_us)
 
     def _remeasure(
         self,
-        problem: Problem,
-        configs: Sequence[Config],
+        problems: Sequence[Problem],
+        around: Surroundings | None,
+        choices: Sequence[Sequence[Config]],
         rounds: int,
         deadline_s: float,
-        around: Surroundings | None,
     ) -> Remeasured:
-        request = ("remeasure", problem, [dict(config) for config in configs], rounds, around)
-        answer: Remeasured = self._ask(problem, request, lambda: deadline_s, "finalists")
+        plain = [[dict(config) for config in configs] for configs in choices]
+        request: Call
+        if around is None:
+            request = ("remeasure", problems[0], [configs[0] for configs in plain], rounds)
+        else:
+            request = ("remeasure_in_place", problems, plain, rounds, around)
+        answer: Remeasured = self._ask(problems[0], request, lambda: deadline_s, "finalists")
         return answer
 
-    def _survives(self, problem: Problem, config: Config, around: Surroundings | None) -> bool:
-        """Say whether the GPU process lives through timing one config."""
+    def _survives(self, timed: Callable[..., Remeasured], configs: Sequence[Config]) -> bool:
+        """Say whether the GPU process lives through timing one choice."""
         try:
-            self._remeasure(problem, [config], 1, self._deadlines.first_s, around)
+            timed([configs], 1, self._deadlines.first_s)
         except (WorkerDiedError, WorkerTimeoutError):
             return False
         return True
 
     def time_step(
-        self, linears: Sequence[Linear], batch: Batch, choices: Sequence[Sequence[Pair] | None], rounds: int
+        self, layers: Sequence[Layer], batch: Batch, choices: Sequence[Sequence[Choice] | None], rounds: int
     ) -> StepTimes:
         """Time them in the GPU process."""
-        request = ("step", linears, batch, choices, rounds)
+        request = ("step", layers, batch, choices, rounds)
         try:
             answer: StepTimes = self._pipeline.request(request, lambda: self._deadlines.prepare_s)
         except (WorkerDiedError, WorkerTimeoutError, NotStartedError) as error:

@@ -20,12 +20,13 @@ from bo_tune.core.outcome import Invalid, InvalidReason, Launches, LaunchPurpose
 from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.repetitions import TimingProtocol, take_repetitions
 from bo_tune.core.space import Config, ConfigKey, config_key
-from bo_tune.core.surroundings import Batch, Linear, Pair, Surroundings
+from bo_tune.core.surroundings import Batch, Choice, Layer, Surroundings
 from bo_tune.errors import one_line
 from bo_tune.kernels.operation import Operation, Right, Verdict
 from bo_tune.measure.backends.base import GpuSide, gpu_side
 from bo_tune.measure.device import MeasureAnswer, Remeasured, StepTimes
 from bo_tune.measure.gpu.layer import LayerTimer
+from bo_tune.measure.gpu.timing import Timed
 from bo_tune.measure.source import operations_of
 from bo_tune.processes.fork_server import leave
 from bo_tune.processes.worker import called, serve
@@ -155,39 +156,41 @@ class GpuServer:
                 return measurement
         return Invalid(InvalidReason.WRONG_RESULT, verdict.wrong, launches)
 
-    def remeasure(
-        self, problem: Problem, configs: Sequence[Config], rounds: int, around: Surroundings | None = None
-    ) -> Remeasured:
-        """Check several configs and time them in turn.
-
-        Args:
-            around: what an engine runs around them; None to time them alone.
-        """
+    def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int) -> Remeasured:
+        """Check several configs and time them in turn."""
         prepared = self._prepare(problem)
         launches: Launches = Counter()
-        right = [config for config in configs if self._is_right(prepared, config, launches)]
-        if around is not None:
-            try:
-                timed = self._layer.time_in_turn(problem, around, (*right, None), rounds)
-            except RuntimeError:  # the layer needs memory for many copies
-                if not self._is_healthy():
-                    raise
-                return Remeasured([() for _ in configs], launches)
-        else:
-            timed = self._timer.time_in_turn(list(map(prepared.launching, right)), rounds, prepared.restore)
-        launches[LaunchPurpose.FINALISTS] += timed.launches
-        launches[LaunchPurpose.LATE] += timed.late
-        times = iter(timed.runtimes_us)
-        runtimes = [tuple(next(times)) if config in right else () for config in configs]
-        return Remeasured(runtimes, launches, tuple(next(times, ())))
+        right = [self._is_right(prepared, config, launches) for config in configs]
+        launching = [prepared.launching(config) for config, is_right in zip(configs, right, strict=True) if is_right]
+        timed = self._timer.time_in_turn(launching, rounds, prepared.restore)
+        return _remeasured(right, timed, launches)
+
+    def remeasure_in_place(
+        self, problems: Sequence[Problem], choices: Sequence[Sequence[Config]], rounds: int, around: Surroundings
+    ) -> Remeasured:
+        """Check several choices of configs, one for each problem, and time them in turn in their layer."""
+        prepared = [self._prepare(problem) for problem in problems]
+        launches: Launches = Counter()
+        right = [
+            all(self._is_right(one, config, launches) for one, config in zip(prepared, configs, strict=True))
+            for configs in choices
+        ]
+        chosen = [configs for configs, is_right in zip(choices, right, strict=True) if is_right]
+        try:
+            timed = self._layer.time_in_turn(problems, around, (*chosen, None), rounds)
+        except RuntimeError:  # the layer needs memory for many copies
+            if not self._is_healthy():
+                raise
+            return Remeasured([() for _ in choices], launches)
+        return _remeasured(right, timed, launches)
 
     def step(
-        self, linears: Sequence[Linear], batch: Batch, choices: Sequence[Sequence[Pair] | None], rounds: int
+        self, layers: Sequence[Layer], batch: Batch, choices: Sequence[Sequence[Choice] | None], rounds: int
     ) -> StepTimes:
-        """Time the linears of a decoder layer, one after the other, with each choice of configs in turn."""
-        bare = (None,) * len(linears)
+        """Time what of a decoder layer takes adapters, one after the other, with each choice of configs in turn."""
+        bare = (None,) * len(layers)
         chosen = [bare if one is None else one for one in choices]
-        timed, python_us = self._layer.time_step(linears, batch, chosen, rounds)
+        timed, python_us = self._layer.time_step(layers, batch, chosen, rounds)
         return StepTimes(tuple(map(tuple, timed.runtimes_us)), python_us)
 
     def _is_right(self, prepared: Prepared, config: Mapping[str, int], launches: Launches) -> bool:
@@ -197,6 +200,15 @@ class GpuServer:
             launches[LaunchPurpose.CHECK] += 1
             prepared.checked[key] = not prepared.verdict_on(config).wrong
         return prepared.checked[key]
+
+
+def _remeasured(right: Sequence[bool], timed: Timed, launches: Launches) -> Remeasured:
+    """Return what timing those that are right came to; what was timed after them is the layer without adapters."""
+    launches[LaunchPurpose.FINALISTS] += timed.launches
+    launches[LaunchPurpose.LATE] += timed.late
+    times = iter(timed.runtimes_us)
+    runtimes = [tuple(next(times)) if is_right else () for is_right in right]
+    return Remeasured(runtimes, launches, tuple(next(times, ())))
 
 
 def versions() -> dict[str, str]:

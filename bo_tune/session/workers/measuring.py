@@ -10,7 +10,7 @@ from bo_tune.core.choices import MoePathChoice
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import Problem
 from bo_tune.core.study_name import StudyName
-from bo_tune.core.surroundings import Linear
+from bo_tune.core.surroundings import Layer
 from bo_tune.errors import InputError
 from bo_tune.measure.backends.registry import GpuName, backend_named, gpu_named, recordings_named
 from bo_tune.measure.deadlines import Deadlines
@@ -126,18 +126,16 @@ def host_gpus(measured: Measured) -> list[int]:
     return list(range(len(backend_named(measured.backend).identities()))) if indices is None else indices
 
 
-def jobs_on(
-    problems: Sequence[Problem], devices: "Sequence[GpuDevice]", linears: Mapping[Problem, Linear]
-) -> list[Job]:
+def jobs_on(problems: Sequence[Problem], devices: "Sequence[GpuDevice]", layers: Mapping[Problem, Layer]) -> list[Job]:
     """Return the jobs of problems: one for each type of GPU, which any GPU of that type may do.
 
     Args:
-        linears: the layers in which finalists are to race, by problem.
+        layers: those in which finalists are to race, by problem.
     """
     by_type: dict[str, list[GpuDevice]] = {}
     for device in devices:
         by_type.setdefault(device.gpu.name, []).append(device)
-    return [job_of(p, equal[0], equal[1:], linears.get(p)) for equal in by_type.values() for p in problems]
+    return [job_of(p, equal[0], equal[1:], layers.get(p)) for equal in by_type.values() for p in problems]
 
 
 def at_once(settings: SessionSettings, devices: "Sequence[GpuDevice]", studies: int) -> SessionSettings:

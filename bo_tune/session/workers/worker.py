@@ -12,9 +12,9 @@ from typing import Any
 
 from bo_tune.core.activity import SessionActivity
 from bo_tune.core.events import Listener, ignore
-from bo_tune.core.problem import LoraProblem
 from bo_tune.core.study_name import StudyName
-from bo_tune.core.surroundings import Linear
+from bo_tune.core.surroundings import Layer, layer_from_json
+from bo_tune.files import shown
 from bo_tune.kernels.registry import IN_ORDER
 from bo_tune.measure.devices import Job, together
 from bo_tune.processes.fork_server import ForkServer
@@ -49,14 +49,14 @@ def _alike(name: StudyName, wants: Mapping[str, Any]) -> str:
     return json.dumps({**wants, "space": ranges, "together": None, "in_place": None}, sort_keys=True)
 
 
-def _linear(name: StudyName, wants: Mapping[str, Any]) -> Linear | None:
+def _layer(name: StudyName, wants: Mapping[str, Any]) -> Layer | None:
     """Return the layer in which a study's finalists are to race. Raises ValueError: it is another problem's."""
     if not wants.get("in_place"):
         return None
-    linear = Linear.from_json(wants["in_place"])
-    if not isinstance(name.problem, LoraProblem) or not linear.holds(name.problem):
-        raise ValueError(f"in_place: expected a layer of {name.problem}, got {linear}")
-    return linear
+    layer = layer_from_json(wants["in_place"])
+    if not layer.holds(name.problem):
+        raise ValueError(f"in_place: expected a layer of {name.problem}, got {shown(layer.to_json())}")
+    return layer
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ class StudyWorker:
             settings = SessionSettings.of_job(name.problem.kernel, wants)
             if (settings.search, settings.exhaustive) != (name.search, name.exhaustive):
                 raise ValueError("expected the search that the study is named by")
-            job = replace(job, linear=_linear(name, wants))
+            job = replace(job, layer=_layer(name, wants))
         except ValueError as error:
             self._store.leave_out(name, f"{JOB_ATTR}: {error}")
             return None

@@ -5,6 +5,9 @@ within their value. The value of the least sum of times is taken, if that sum is
 otherwise the defaults are. Rounds of different kernels have nothing in common, so they may be added up in any pairing:
 a round of the sum is the sum of one round of each.
 
+Where the kernels' layer is known, choices of all their configs race in it first (``in_place``), and the one that wins
+there is taken; its times alone are what other studies, recordings and sidecars hold.
+
 Where other kernels have decided on the value (``joint_decision``), each kernel's best config of that value is taken,
 its default only if that has the value.
 """
@@ -14,7 +17,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Protocol
 
-from bo_tune.core.conclusion import SHARED, Agreement, Decision
+from bo_tune.core.conclusion import SHARED, Agreement, Decision, LayerTimes
 from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.formats.recording import Recording
@@ -47,6 +50,7 @@ class JointChoice:
         time_us: sum of their times, in us.
         default_time_us: sum of the defaults', measured in turn with them; None if one cannot run.
         decided_by: which other kernels decided on the value, with their times; None where these did.
+        in_place: the layer's times, where those decided.
     """
 
     kernels: tuple[str, ...]
@@ -55,18 +59,25 @@ class JointChoice:
     time_us: float
     default_time_us: float | None
     decided_by: Decision | None = None
+    in_place: LayerTimes | None = None
 
     @property
     def joint(self) -> Agreement:
         """What each of the studies stores of it."""
-        return Agreement(self.kernels, self.value, self.time_us, self.default_time_us, self.decided_by)
+        return Agreement(self.kernels, self.value, self.time_us, self.default_time_us, self.decided_by, self.in_place)
 
 
-def choose_jointly(studies: Sequence[Studied], finalists: Finalists, decided: int | None = None) -> JointChoice | None:
+def choose_jointly(
+    studies: Sequence[Studied],
+    finalists: Finalists,
+    decided: int | None = None,
+    found: tuple[Sequence[ConfigKey], LayerTimes] | None = None,
+) -> JointChoice | None:
     """Re-measure and choose.
 
     Args:
         decided: the value, where it is not to be chosen: then the defaults are no way out unless they have it.
+        found: the config of each kernel that won in their layer, and its times.
 
     Returns:
         None where no value, or not the one decided on, was measured of every kernel.
@@ -74,7 +85,8 @@ def choose_jointly(studies: Sequence[Studied], finalists: Finalists, decided: in
     values = _best_values(studies, decided)
     if not values:
         return None
-    races = [_race(study, values, finalists) for study in studies]
+    also = [[key] for key in found[0]] if found is not None else [[] for _ in studies]
+    races = [_race(study, values, finalists, keys) for study, keys in zip(studies, also, strict=True)]
     winners = {value: [_winner(race, value) for race in races] for value in values}
     sums = {
         value: sum(race.times_us[key] for race, key in zip(races, keys, strict=True))
@@ -90,12 +102,16 @@ def choose_jointly(studies: Sequence[Studied], finalists: Finalists, decided: in
     free = decided is None or (defaults is not None and all(dict(key)[SHARED] == decided for key in defaults))
     if defaults is not None and free and not _beat(races, chosen, defaults, 1.0 - finalists.confidence):
         chosen = defaults
+    in_place = None
+    if found is not None and all(key in race.times_us for race, key in zip(races, found[0], strict=True)):
+        chosen, in_place = list(found[0]), found[1]
     choices = tuple(
         _choice(study, race, key, defaults is not None) for study, race, key in zip(studies, races, chosen, strict=True)
     )
     default_us = sum(race.times_us[key] for race, key in zip(races, defaults, strict=True)) if defaults else None
     kernels = tuple(study.problem.kernel for study in studies)
-    return JointChoice(kernels, choices, dict(chosen[0])[SHARED], sum(choice.time_us for choice in choices), default_us)
+    time_us = sum(choice.time_us for choice in choices)
+    return JointChoice(kernels, choices, dict(chosen[0])[SHARED], time_us, default_us, in_place=in_place)
 
 
 def best_by_value(timed: Iterable[tuple[Config, float]]) -> dict[int, float]:
@@ -142,13 +158,14 @@ def _best_values(studies: Sequence[Studied], decided: int | None) -> list[int]:
     return [value for value in ordered[:MOST_VALUES] if sums[value] <= NEAR * sums[ordered[0]]]
 
 
-def _race(study: Studied, values: Sequence[int], finalists: Finalists) -> Race:
-    """Time the best few configs of each value, and the default, in turn."""
+def _race(study: Studied, values: Sequence[int], finalists: Finalists, also: Sequence[ConfigKey]) -> Race:
+    """Time the best few configs of each value, the default, and what is named, in turn."""
     default = config_key(study.default)
     chosen = [default] if default in study.measured else []
     for value in values:
         of_value = [key for key in study.measured if dict(key)[SHARED] == value and key != default]
         chosen += sorted(of_value, key=study.measured.__getitem__)[: finalists.count]
+    chosen += [key for key in also if key not in chosen]
     race = Race(study.device, study.problem, finalists, chosen, default, lambda key: dict(key)[SHARED])
     race.run()
     return race

@@ -2,16 +2,22 @@
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from optuna.study import Study
 
-from bo_tune.core.conclusion import SHARED, Certificate
+from bo_tune.core.conclusion import SHARED, Certificate, LayerTimes
+from bo_tune.core.outcome import Launches
+from bo_tune.core.space import ConfigKey, config_key
+from bo_tune.core.surroundings import Mixture
+from bo_tune.errors import DeviceError
 from bo_tune.search import FiniteGridSampler, StopRule
 from bo_tune.search.joint import Member, certify_jointly, next_config
 from bo_tune.store.trials import time_us
 from bo_tune.tuning.joint.choice import JointChoice, choose_jointly
+from bo_tune.tuning.joint.in_place import race_layer
 from bo_tune.tuning.proposer import SamplerProposer
 from bo_tune.tuning.tuner import InterruptedSearch, Pending, Tuner, TunerSettings, take_ready
 
@@ -136,11 +142,27 @@ class JointTuner:
 
     def choose(self) -> JointChoice | None:
         """Re-measure the finalists of the best values of ``SHARED``, and choose; None where nothing was measured."""
-        choice = choose_jointly(self.tuners, self._settings.finalists)
-        if choice is not None:
-            for tuner, one in zip(self.tuners, choice.choices, strict=True):
-                tuner.launches += one.launches
+        found, launches = self._race_in_place()
+        choice = choose_jointly(self.tuners, self._settings.finalists, found=found)
+        if choice is None:
+            return None
+        first, *rest = choice.choices
+        choice = replace(choice, choices=(replace(first, launches=first.launches + launches), *rest))
+        for tuner, one in zip(self.tuners, choice.choices, strict=True):
+            tuner.launches += one.launches
         return choice
+
+    def _race_in_place(self) -> tuple[tuple[Sequence[ConfigKey], LayerTimes] | None, Launches]:
+        """Race in the layer, if there is one that runs: where none does, the times alone decide."""
+        first, layer = self.tuners[0], self.tuners[0].layer
+        if not isinstance(layer, Mixture) or not all(tuner.measured for tuner in self.tuners):
+            return None, Counter()
+        problems = [tuner.problem for tuner in self.tuners]
+        measured, defaults = zip(*((tuner.measured, config_key(tuner.default)) for tuner in self.tuners), strict=True)
+        try:
+            return race_layer(first.device, problems, layer, measured, defaults, self._settings.finalists)
+        except DeviceError:
+            return None, Counter()
 
 
 def _known(tuner: Tuner) -> int:

@@ -24,7 +24,7 @@ class FakeGpu:
     def hello(self) -> tuple[GpuInfo, dict[str, str]]:
         return GPU, {"driver": "1", "torch": "2", "triton": "3"}
 
-    def remeasure(self, problem: SizedProblem, configs: Sequence[Config], rounds: int, around: object) -> Remeasured:
+    def remeasure(self, problem: SizedProblem, configs: Sequence[Config], rounds: int) -> Remeasured:
         times = [(time_us(config),) * rounds for config in configs]
         return Remeasured(times, Launches({LaunchPurpose.FINALISTS: rounds * len(configs)}))
 

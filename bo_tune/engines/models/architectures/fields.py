@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bo_tune.core.problem import MOST
+from bo_tune.core.surroundings import Weights
 from bo_tune.errors import ModelError
 from bo_tune.files import os_error_text, parse_json, read_file, shown
 
@@ -23,6 +24,23 @@ class Fields:
         quantization = self.values.get("quantization_config")
         method = quantization.get("quant_method") if isinstance(quantization, dict) else None
         return method if isinstance(method, str) else None
+
+    @property
+    def weights(self) -> Weights:
+        """How the checkpoint stores the weights of linear layers. One that is not known counts as not quantised."""
+        quantization = self.values.get("quantization_config")
+        method = self.quantization
+        if not isinstance(quantization, dict) or method is None or "mxfp4" in method:  # of experts alone
+            return Weights.BITS_16
+        if "fp8" in method:
+            return Weights.FP8
+        groups = quantization.get("config_groups")
+        stored = next(iter(groups.values()), None) if isinstance(groups, dict) else None
+        weights = stored.get("weights") if isinstance(stored, dict) else None
+        bits = weights.get("num_bits") if isinstance(weights, dict) else quantization.get("bits")
+        if bits == Weights.FP8.bits:
+            return Weights.FP8
+        return Weights.INT4 if bits == Weights.INT4.bits else Weights.BITS_16
 
     def missing(self, field: str) -> bool:
         """Say whether a field is absent or null."""

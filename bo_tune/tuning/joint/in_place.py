@@ -1,0 +1,129 @@
+"""The race in place of a layer's experts: configs of all their kernels, timed together where an engine runs them.
+
+A choice is a config of each kernel, all of one value of ``SHARED``. There race the best choice alone of each value, the
+same with one kernel's config exchanged for another that comes near it, what is best of these for each kernel by the
+first times, and the defaults.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from bo_tune.core.conclusion import SHARED, LayerTimes
+from bo_tune.core.outcome import Launches
+from bo_tune.core.problem import Problem
+from bo_tune.core.space import Config, ConfigKey, config_key
+from bo_tune.core.surroundings import Mixture, Surroundings
+from bo_tune.measure.device import Device
+from bo_tune.tuning.in_place import Entrants, There, near, race_there
+from bo_tune.tuning.race import Finalists
+
+OF_A_VALUE = Entrants(5, 1.15)
+"""Configs of each kernel that are tried under a value."""
+
+NEAR = 1.3
+"""A value whose sum alone is further than this above the best one's is left out."""
+
+Keys = tuple[ConfigKey, ...]
+"""A choice: a config of each kernel."""
+
+
+class Together:
+    """Choices as single configs, whose parameters are named after their kernels: so they race as configs do."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self._kernels = [problem.kernel for problem in problems]
+
+    def joined(self, keys: Keys) -> ConfigKey:
+        """Return a choice as one config."""
+        parts = zip(self._kernels, keys, strict=True)
+        return tuple((f"{kernel}.{name}", value) for kernel, key in parts for name, value in key)
+
+    def parted(self, config: Config) -> list[dict[str, int]]:
+        """Return the config of each kernel."""
+        words = [(name.rpartition("."), value) for name, value in config.items()]
+        return [{name: value for (of, _, name), value in words if of == kernel} for kernel in self._kernels]
+
+    def keys(self, joined: ConfigKey) -> Keys:
+        """Return a choice of what ``joined`` made of it."""
+        return tuple(map(config_key, self.parted(dict(joined))))
+
+
+def race_layer(
+    device: Device,
+    problems: Sequence[Problem],
+    layer: Mixture,
+    measured: Sequence[Mapping[ConfigKey, float]],
+    defaults: Keys,
+    finalists: Finalists,
+) -> tuple[tuple[Keys, LayerTimes] | None, Launches]:
+    """Race choices in their layer. The defaults stay unless they are beaten.
+
+    Args:
+        problems: of all kernels that the layer runs.
+        measured: of each, the time alone of every complete trial, in us.
+        defaults: the kernels' default configs.
+        finalists: how sure the race has to be.
+
+    Returns:
+        The choice and the layer's times, None where nothing could be timed; and the launches.
+
+    Raises:
+        DeviceError: the GPU is lost in the race.
+    """
+    together, bases = Together(problems), _bases(measured)
+    choices = [*bases, *(variant for base in bases for variant in _variants(base, measured))]
+    if all(key in times for key, times in zip(defaults, measured, strict=True)) and _value(defaults) is not None:
+        choices = list(dict.fromkeys([defaults, *choices]))
+
+    def best_of_each(times: Mapping[ConfigKey, float]) -> list[ConfigKey]:
+        known = {together.keys(key): us for key, us in times.items()}
+        return [together.joined(_best_of_each(base, known)) for base in bases if base in known]
+
+    there = There(device, problems, Surroundings(layer, active=finalists.active), together.parted)
+    chosen, kept = [together.joined(keys) for keys in choices], together.joined(defaults)
+    raced, launches = race_there(there, problems[0], chosen, kept, finalists, best_of_each)
+    if raced is None:
+        return None, launches
+    times = LayerTimes(raced.bare_us, raced.times_us[raced.winner], raced.times_us.get(kept))
+    return (together.keys(raced.winner), times), launches
+
+
+def _bases(measured: Sequence[Mapping[ConfigKey, float]]) -> list[Keys]:
+    """Return the best choice alone of each value, the best value first."""
+    sums: dict[Keys, float] = {}
+    for value in {dict(key)[SHARED] for key in measured[0]}:
+        kernels = [_of_value(times, value) for times in measured]
+        if all(kernels):
+            keys = tuple(min(times, key=times.__getitem__) for times in kernels)
+            sums[keys] = sum(times[key] for times, key in zip(kernels, keys, strict=True))
+    return [keys for keys in sorted(sums, key=sums.__getitem__) if sums[keys] <= NEAR * min(sums.values())]
+
+
+def _variants(base: Keys, measured: Sequence[Mapping[ConfigKey, float]]) -> list[Keys]:
+    """Return the choices that differ from one in the config of one kernel, which comes near that one's."""
+    value = _value(base)
+    return [
+        (*base[:place], key, *base[place + 1 :])
+        for place, times in enumerate(measured)
+        for key in near(_of_value(times, value), OF_A_VALUE)[1:]
+    ]
+
+
+def _best_of_each(base: Keys, times: Mapping[Keys, float]) -> Keys:
+    """Return for each kernel the config of the fastest choice that differs from one in that kernel alone, if at all."""
+
+    def best(place: int) -> ConfigKey:
+        rest = base[:place], base[place + 1 :]
+        alike = {keys[place]: us for keys, us in times.items() if (keys[:place], keys[place + 1 :]) == rest}
+        return min(alike, key=alike.__getitem__)
+
+    return tuple(best(place) for place in range(len(base)))
+
+
+def _of_value(times: Mapping[ConfigKey, float], value: int | None) -> dict[ConfigKey, float]:
+    return {key: us for key, us in times.items() if dict(key)[SHARED] == value}
+
+
+def _value(keys: Keys) -> int | None:
+    """Return the value of ``SHARED`` that a choice agrees on; None where it does not."""
+    values = {dict(key)[SHARED] for key in keys}
+    return values.pop() if len(values) == 1 else None
