@@ -6,8 +6,9 @@
 
 Copies the pure-Python modules of the kernels from the wheel into a folder that git ignores, and writes stand-ins
 for what those import of vLLM: its environment variables, logger, platform and helpers. The modules and files that say
-what an engine without tuned files runs are copied too, to be read, not imported. With a full installation
-of vLLM none of this is needed. Used by the tests too, and on GPU hosts that have torch and triton but no vLLM.
+what an engine without tuned files runs are copied too, and those that bo_tune's plugin watches, to be read, not
+imported. With a full installation of vLLM none of this is needed. Used by the tests too, and on GPU hosts that have
+torch and triton but no vLLM.
 """
 
 import argparse
@@ -22,6 +23,11 @@ READ = (
     "vllm/model_executor/layers/fused_moe/fused_moe.py",
     "vllm/lora/layers/utils.py",
     "vllm/utils/platform_utils.py",
+    "vllm/lora/model_manager.py",
+    "vllm/lora/punica_wrapper/punica_gpu.py",
+    "vllm/model_executor/layers/mamba/ops/mamba_ssm.py",
+    "vllm/v1/worker/gpu_model_runner.py",
+    "vllm/v1/worker/gpu/model_runner.py",
 )
 SHIPPED = "vllm/model_executor/layers/fused_moe/configs/"
 """Where vLLM keeps the configs of the base model's experts."""

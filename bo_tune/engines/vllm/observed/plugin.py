@@ -1,0 +1,29 @@
+"""The plugin's entry point, which vLLM calls in each of its processes (group ``vllm.general_plugins``).
+
+Standard library alone: this runs inside a serving engine.
+"""
+
+import logging
+import os
+import sys
+from pathlib import Path
+
+from bo_tune.engines.vllm.observed.names import VARIABLE
+
+_installed = False
+
+
+def observe() -> None:
+    """Record what this process looks up, if ``BO_TUNE_LOOKUPS`` names a file. Never raises."""
+    global _installed  # vLLM may call it several times in a process
+    path = os.environ.get(VARIABLE)
+    if not path or _installed:
+        return
+    _installed = True
+    try:
+        from bo_tune.engines.vllm.observed.hooks import Observer  # noqa: PLC0415 - loaded where it is wanted alone
+
+        vllm = sys.modules["vllm"]
+        Observer(Path(path).absolute(), Path(vllm.__path__[0]), str(getattr(vllm, "__version__", "?"))).install()
+    except Exception as error:  # noqa: BLE001 - an engine goes on, whatever is wrong here
+        logging.getLogger("vllm.bo_tune").warning("bo_tune: lookups are not recorded: %s", error)
