@@ -60,9 +60,10 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The references of study files and of the command line, and what the pages' commands print, as they are today.
+# The references of study files, of architectures and of the command line, and what the pages' commands print, as they are today.
 docs: $(READY)
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/generate_architectures.py
 	$(BIN)/python docs/generate_cli.py
 	$(BIN)/python -m pytest tests/docs/test_pages.py --update-docs
 

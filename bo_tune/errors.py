@@ -6,6 +6,7 @@
     ├── InputError            what the user gave cannot be used: one line, exit code 2
     │   ├── StudyFileError    a study file's key or value
     │   ├── ModelError        a model's config.json or an impossible sharding of it
+    │   │   └── UnknownArchitectureError  one that the table of architectures does not have
     │   ├── TableError        an existing JSON or the output folder
     │   ├── RecordingError    a recorded grid
     │   ├── PackError         a pack of binaries: damaged, or made for something else
@@ -32,6 +33,10 @@ class StudyFileError(InputError):
 
 class ModelError(InputError):
     """A model config without the needed fields, or a sharding that does not divide."""
+
+
+class UnknownArchitectureError(ModelError):
+    """A model of an architecture of which nothing is known here."""
 
 
 class TableError(InputError):

@@ -22,7 +22,8 @@ HEAD = """\
 # Study files
 
 A study file says which problems to tune, over which ranges, at what cost. It is [TOML](https://toml.io).
-`bo-tune tune`, `grid` and `compile` take one in place of `--model` and its options.
+`bo-tune tune`, `grid`, `compile`, `problems` and `check` take one. `--model` and the options of its engine go before
+what its `[model]` says: `tune study.toml --max-loras 8`.
 
 ```toml
 # studies/my-model.toml

@@ -73,14 +73,20 @@ files, folders of recordings, databases. It takes effect in the next shell. `--s
 `--json FILE` writes what a command found as one JSON object; `--json -` writes it to stdout and nothing else there:
 progress and notes go to stderr. Two keys are in all of them: `command`, and `version` of the program. Times are in us
 (`_us`) or seconds (`_s`), null where there is none. Keys are added in later versions, and none changes its meaning. An
-interrupted command writes none; `compile`, which keeps what it has, does. With `--streams both`, `tune` writes what it
-found on one stream and, besides, `two_streams` (the same of two) and `shrink` (the entries that serve both ways).
+interrupted command writes none; `compile`, which keeps what it has, does. `tune --dry-run` writes the document of
+`problems`. With `--streams both`, `tune` writes what it found on one stream and, besides, `two_streams` (the same of
+two) and `shrink` (the entries that serve both ways). With `--lookups`, where steps were recorded, it writes `observed`,
+too: steps, at_keys and near_keys (shares of the time), default_us and tuned_us of a step.
 
 | command | keys |
 |---|---|
 """
 
 JSON = {
+    "problems": {
+        "problems": "kernel, max_loras (the engine's option), num_slices, m, k, n, i (of experts alone), layers",
+        "expected": "studies, binaries, minutes, basis (how they were estimated)",
+    },
     "tune": {
         "studies": "study, kernel, problem, gpu, kernel_source, toolchain, search, exhaustive, set_aside, finished, "
         "best_us, default_us, config, certificate, costs, disturbed",

@@ -30,6 +30,7 @@ LONGEST_MESSAGE = 4000
 
 COMMANDS = {
     "Tune": {
+        "problems": "problems",
         "tune": "search",
         "grid": "search",
         "worker": "worker",

@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bo_tune.cli.options import Measuring, Served, integers
+from bo_tune.cli.options import Measuring, integers
+from bo_tune.cli.served import Served
 from bo_tune.core.choices import GRID, LEASE_S, MoePathChoice, RaceChoice, StreamChoice
 from bo_tune.core.problem import Problem
 from bo_tune.core.surroundings import Layer
-from bo_tune.engines.models.engine import M_LADDER
+from bo_tune.engines.vllm.observed.study import ObservedStudy
 from bo_tune.errors import InputError
 from bo_tune.formats.study_file import Stop, StudyFile, load_study_file
 from bo_tune.formats.study_schema import Budget
@@ -63,25 +64,36 @@ def problems_of(study: StudyFile, kernels: Sequence[str]) -> list[Problem]:
 
 
 def study_of(study: Path | None, served: Served) -> StudyFile | None:
-    """Return the study of the file, or of the model, or None where neither is named."""
+    """Return the problems that the command line asks for, with the layers they serve, whatever names them: a study
+    file, of which options change the model, or a model alone. None where it names nothing.
+
+    Every command that tunes, compiles or lists problems has them from here.
+
+    Raises:
+        InputError: what is named cannot be read or used, or options belong to nothing that is named.
+    """
     given = served.given()
+    if served.lookups is not None:
+        return StudyFile.from_observed(observed_of(study, served))
     if study is not None:
-        beside = [option for option in given if option != "--m"]
-        if beside:
-            raise InputError(f"{beside[0]}: give a study file or a model, not both")
-        loaded = load_study_file(study)
-        return _with_tokens(loaded, integers(served.m, "--m")) if served.m else loaded
+        loaded = load_study_file(study, served.settings())
+        if given and loaded.model is None:
+            raise InputError(f"{given[0]}: {study} names its problems one by one, and no model that this could change")
+        return loaded
     if served.model is None:
         if given:
-            raise InputError(f"{given[0]}: needs a model; name one with --model")
+            raise InputError(f"{given[0]}: needs a model; name one with --model, or a study file")
         return None
-    return StudyFile.from_model(served.study(integers(served.m, "--m") or M_LADDER))
+    return StudyFile.from_model(served.study())
 
 
-def _with_tokens(study: StudyFile, ms: list[int]) -> StudyFile:
-    if study.model is None:
-        raise InputError("--m: this study file names its problems one by one, with their m")
-    return replace(study, model=replace(study.model, ms=tuple(ms)))
+def observed_of(study: Path | None, served: Served) -> ObservedStudy:
+    """Return what the engine of ``--lookups`` looked up. Raises InputError, also for what names problems besides."""
+    beside = [option for option in served.given() if option not in ("--lookups", "--m")]
+    if study is not None or beside:
+        what = beside[0] if beside else study
+        raise InputError(f"--lookups: the file says all that an engine looks up; leave out {what}")
+    return ObservedStudy.of(served.lookups or Path(), integers(served.m, "--m"))
 
 
 def with_streams(study: StudyFile | None, streams: StreamChoice | None) -> StudyFile | None:
@@ -92,6 +104,8 @@ def with_streams(study: StudyFile | None, streams: StreamChoice | None) -> Study
 
 def on_streams(study: StudyFile | None, *, two: bool) -> StudyFile:
     """Return a study for an engine of one stream or of two. Raises InputError where it is of no model."""
+    if study is not None and study.observed is not None:
+        raise InputError("--streams: --lookups says already how the engine runs adapters")
     if study is None or study.model is None:
         raise InputError("--streams: needs a model; name one with --model, or in the study file")
     if two and study.model.add_inputs is not None:
@@ -105,7 +119,7 @@ def measured_of(study: StudyFile | None, measuring: Measuring, path: MoePathChoi
     Args:
         mixed: whether steps may use several numbers of adapters.
     """
-    two = study is not None and study.model is not None and study.model.dual_stream
+    two = study is not None and study.dual_stream
     deadline_s = study.budget.compile_deadline_s if study else None
     return measuring.measured(path, dual_stream=two, deadline_s=deadline_s, mixed=mixed)
 
@@ -129,6 +143,8 @@ def settings_of(
         stop_rule=_stop_rule(study, stop),
         spaces=study.space if study else {},
     )
+    if study and study.observed and settings.budget:
+        settings = replace(settings, budgets=study.observed.budgets(settings.budget))
     if limits.finalists is None:
         return settings
     return replace(settings, finalists=replace(settings.finalists, count=limits.finalists))
@@ -146,13 +162,13 @@ def with_mix(arguments: Arguments, active: Sequence[int]) -> Arguments:
     """Return the arguments with a mix of numbers of adapters, if several are named. Raises InputError."""
     if len(active) < 2:
         return arguments
-    model = arguments.study.model if arguments.study else None
-    if model is None or arguments.race is not RaceChoice.IN_PLACE or arguments.measured.recordings is not None:
+    slots = arguments.study.slots if arguments.study else None
+    if slots is None or arguments.race is not RaceChoice.IN_PLACE or arguments.measured.recordings is not None:
         raise InputError(
             "--active-loras: a mix is run in a model's layers, on a GPU: needs a model and no --race alone"
         )
-    if max(active) > min(model.max_loras):
-        raise InputError(f"--active-loras: expected at most --max-loras {min(model.max_loras)}, got {max(active)}")
+    if max(active) > slots:
+        raise InputError(f"--active-loras: expected at most --max-loras {slots}, got {max(active)}")
     if len(active) > MOST_ACTIVE:
         raise InputError(f"--active-loras: expected at most {MOST_ACTIVE} numbers, got {len(active)}")
     finalists = replace(arguments.settings.finalists, active=tuple(sorted(active)))

@@ -1,22 +1,27 @@
 """Options that several commands share, alone or in groups (``bo_tune.cli.app`` has a command take a group's fields)."""
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bo_tune.cli import completion
-from bo_tune.core.choices import DEFAULT_DEVICE, KERNEL_SOURCES, MEMORY, SAMPLERS, MoePathChoice, StreamChoice
+from bo_tune.core.choices import (
+    DEFAULT_DEVICE,
+    KERNEL_SOURCES,
+    MEMORY,
+    SAMPLERS,
+    MoePathChoice,
+    StreamChoice,
+)
 from bo_tune.core.conditions import Conditions, Routing, Timing, Tokens
 from bo_tune.core.outcome import MOST_SECONDS
 from bo_tune.core.problem import MOST
-from bo_tune.engines.models.engine import MAX_SEQUENCES
 from bo_tune.errors import InputError
 
 if TYPE_CHECKING:
-    from bo_tune.engines.models.serving import ModelStudy
     from bo_tune.session.workers.measuring import Measured
 
 PROBLEM = "Problem"
@@ -90,96 +95,8 @@ def streams_option(usual: str) -> Any:
     return option(PROBLEM, "|".join(StreamChoice), text, "--streams")
 
 
+Streams = Annotated[StreamChoice | None, streams_option("One by default, or what the study file says.")]
 DUAL_STREAM = flag(PROBLEM, "For an engine with VLLM_LORA_ENABLE_DUAL_STREAM=1.", "--dual-stream")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Served:
-    """A model and the engine that serves it; empty where the command line says nothing of them."""
-
-    model: Annotated[
-        str | None,
-        option(PROBLEM, "PATH|ID", "Hugging Face config.json, its folder, or a model's id, instead of a study file."),
-    ] = None
-    tp: Annotated[int | None, option(PROBLEM, "N", "Tensor-parallel size of the served model: 1.", min=1)] = None
-    max_loras: Annotated[list[str] | None, option(PROBLEM, "N,…", "The engine's --max-loras.")] = None
-    rank: Annotated[list[str] | None, option(PROBLEM, "N,…", "The engine's --max-lora-rank.")] = None
-    m: Annotated[
-        list[str] | None,
-        option(
-            PROBLEM, "N,…", "Tokens in a step; powers of two by default. 'auto' has tune add those that are worth it."
-        ),
-    ] = None
-    fully_sharded: Annotated[bool, flag(PROBLEM, "The engine's --fully-sharded-loras.", "--fully-sharded")] = False
-    target_modules: Annotated[
-        list[str] | None,
-        option(PROBLEM, "NAME,…", "The engine's --lora-target-modules. All that vLLM supports by default."),
-    ] = None
-    adapter: Annotated[
-        list[str] | None,
-        option(
-            PROBLEM,
-            "PATH",
-            "An adapter's adapter_config.json, or its folder: gives rank and target modules where they are left out. "
-            "May be repeated: the largest rank and all their modules count.",
-        ),
-    ] = None
-    expert_parallel: Annotated[bool, flag(PROBLEM, "The engine's --enable-expert-parallel.", "--expert-parallel")] = (
-        False
-    )
-    max_num_seqs: Annotated[
-        int | None,
-        option(
-            PROBLEM,
-            "N",
-            f"The engine's --max-num-seqs, the most rows that lm_head gets: {MAX_SEQUENCES}.",
-            min=1,
-            max=MOST,
-        ),
-    ] = None
-    dual_stream: Annotated[bool, DUAL_STREAM] = False
-
-    def given(self) -> list[str]:
-        """Return the options that were given."""
-        return [f"--{field.name.replace('_', '-')}" for field in fields(self) if getattr(self, field.name)]
-
-    def streams(self, wanted: StreamChoice | None) -> StreamChoice | None:
-        """Return how adapters are to be run, by --streams or its older name; None where neither was given.
-
-        Raises:
-            InputError: both were.
-        """
-        if self.dual_stream and wanted is not None:
-            raise InputError("--dual-stream: --streams says already how adapters run")
-        return StreamChoice.TWO if self.dual_stream else wanted
-
-    def study(self, ms: Sequence[int]) -> "ModelStudy":
-        """Return the model as it is served.
-
-        Raises:
-            InputError: an option is missing or wrong, or the model cannot be served like this.
-        """
-        if not self.model:
-            raise InputError("--model: name a config.json, its folder, or the id of a model")
-        for name, value in {"--max-loras": self.max_loras, "--rank": self.rank or self.adapter}.items():
-            if not value:
-                raise InputError(f"{name}: needed with --model")
-        from bo_tune.engines.models.serving import ModelStudy
-
-        modules = [word.strip() for text in self.target_modules or () for word in text.split(",")]
-        return ModelStudy.of(
-            self.model,
-            tensor_parallel=self.tp or 1,
-            ranks=integers(self.rank, "--rank"),
-            max_loras=integers(self.max_loras, "--max-loras"),
-            ms=ms,
-            fully_sharded=self.fully_sharded,
-            target_modules=list(filter(None, dict.fromkeys(modules))) or None,
-            adapters=self.adapter or (),
-            expert_parallel=self.expert_parallel,
-            max_sequences=self.max_num_seqs or MAX_SEQUENCES,
-            dual_stream=self.dual_stream,
-        )
 
 
 KernelSource = Annotated[

@@ -97,7 +97,7 @@ def make_pack(plan: Plan, experience: Experience, out: Path, output: Output) -> 
 def _compile(plan: Plan, experience: Experience, bench: Workbench, progress: PackProgress) -> tuple[Packed, bool]:
     """Fill a pack; returns how far it came, and whether that was as far as someone let it."""
     deadline_s = plan.study.budget.compile_deadline_s or COMPILE_DEADLINE_S
-    conditions = Conditions(dual_stream=plan.study.model is not None and plan.study.model.dual_stream)
+    conditions = Conditions(dual_stream=plan.study.dual_stream)
     latest = Packed.nothing(plan.budget)
     interrupted = False
 

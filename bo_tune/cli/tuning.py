@@ -10,6 +10,7 @@ from typing import Any
 import typer
 
 from bo_tune.analysis.listing import reused_figures, study_figures
+from bo_tune.analysis.observed_time import ObservedTime
 from bo_tune.cli.arguments import Arguments, problems_of
 from bo_tune.cli.output import Output
 from bo_tune.cli.resume import kept_lines
@@ -18,7 +19,7 @@ from bo_tune.core.choices import MEMORY, MoePathChoice
 from bo_tune.core.problem import LoraProblem, Problem
 from bo_tune.display.ladder import ladder_lines, ladder_table
 from bo_tune.display.progress import Progressing
-from bo_tune.display.results import activity_lines, results_tables, session_lines
+from bo_tune.display.results import activity_lines, observed_lines, results_tables, session_lines
 from bo_tune.display.reuse import reuse_lines, unreadable_lines
 from bo_tune.engines.base import Address, Completion
 from bo_tune.engines.folder import check_writable, engine_for, read_table, write_tables
@@ -213,8 +214,11 @@ def tune_one_way(
         files, notes = _write(arguments, session, jobs, tuned, but)
         session.settle()
     store.close()
-    _show(output, tuned, ladder, arguments.study)
-    return Done(tuned, session.id, _told(output, tuned, activity, dict(store.unreadable), files, notes))
+    observed = arguments.study.observed if arguments.study else None
+    time = ObservedTime.of(observed, tuned) if observed else None
+    _show(output, tuned, ladder, arguments.study, time)
+    told = _told(output, tuned, activity, dict(store.unreadable), files, notes)
+    return Done(tuned, session.id, {**told, "observed": time.to_json()} if time else told)
 
 
 def _check_written(arguments: Arguments, jobs: Sequence[Job]) -> None:
@@ -266,12 +270,10 @@ def _write(
 
 def _completions(jobs: Sequence[Job], arguments: Arguments) -> list[Completion]:
     """Return what engines need in the folder besides what was tuned, lest the model be slower with it than without."""
-    model = arguments.study.model if arguments.study else None
-    if model is None:
-        return []
+    asked = arguments.study.looked_up() if arguments.study else {}
     tuned = {job.problem.kernel for job in jobs}
     gpus = {job.device.gpu.name: job.device.gpu for job in jobs}
-    return [engine.completion(model, tuned, gpu, arguments.out) for gpu in gpus.values() for engine in ENGINES]
+    return [engine.completion(asked, tuned, gpu, arguments.out) for gpu in gpus.values() for engine in ENGINES]
 
 
 def _missing(paths: Sequence[Path]) -> list[str]:
@@ -309,13 +311,19 @@ def _tuned(session: Session, jobs: Sequence[Job], workers: Workers | None, progr
         return session.run(jobs, elsewhere=ended)
 
 
-def _show(output: Output, tuned: Sequence[Tuned], ladder: Ladder | None, study: StudyFile | None) -> None:
+def _show(
+    output: Output,
+    tuned: Sequence[Tuned],
+    ladder: Ladder | None,
+    study: StudyFile | None,
+    time: ObservedTime | None,
+) -> None:
     output.tables(*results_tables(tuned))
     if ladder is not None:
         output.tables(ladder_table(ladder, study.problems_by_layer() if study else {}))
-    output.lines(*session_lines(tuned), *(ladder_lines(ladder) if ladder else []))
-    if study and study.model and study.model.note:
-        output.lines(f"note: {study.model.note}")
+    output.lines(*session_lines(tuned), *observed_lines(time), *(ladder_lines(ladder) if ladder else []))
+    if study and study.note:
+        output.lines(f"note: {study.note}")
 
 
 def _announce(output: Output, jobs: Sequence[Job], arguments: Arguments) -> None:

@@ -40,6 +40,15 @@ class StreamChoice(StrEnum):
         return {"one": (False,), "two": (True,), "both": (False, True)}[self.value]
 
 
+class LayersFrom(StrEnum):
+    """What tells which layers of a model take adapters."""
+
+    TABLE = "table"
+    """The table of architectures."""
+    ENGINE = "engine"
+    """The installed vLLM."""
+
+
 class MoePathChoice(StrEnum):
     """Which way an engine goes through the experts' adapters is tuned for."""
 

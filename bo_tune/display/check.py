@@ -1,15 +1,57 @@
-"""What ``bo-tune check`` shows: the lookups of a model, and what is wrong with them."""
+"""The lookups of a model: as ``bo-tune problems`` lists them, and what ``bo-tune check`` finds wrong with them."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 
 from rich.table import Table
 
+from bo_tune.analysis.outlook import Outlook
+from bo_tune.core.problem import LoraProblem, Problem
 from bo_tune.display.console import plain_table
 from bo_tune.engines.check import Lookup, Report
 
 MOST_SHOWN = 6
 """Values of m in a cell; the others are counted."""
+
+
+def problem_tables(problems: Mapping[Problem, Sequence[str]]) -> Iterator[Table]:
+    """Return the problems with the layers that they serve: a table for each kernel, with a shape a row."""
+    rows: dict[str, dict[tuple[str, ...], list[str]]] = {}
+    for problem, layers in problems.items():
+        row, m = _row(problem)
+        rows.setdefault(problem.kernel, {}).setdefault((", ".join(layers) or "-", *row), []).append(m)
+    for kernel, shapes in rows.items():
+        # A column in which no shape holds anything is left out.
+        kept = [any(cells) for cells in zip(*shapes, strict=True)]
+        text = [name for name, keep in zip(("layers", "expand"), kept, strict=False) if keep]
+        figures = [name for name, keep in zip(_FIGURES, kept[2:], strict=True) if keep]
+        table = plain_table(kernel, (*text, "m"), figures)
+        for shape, ms in shapes.items():
+            cells = [cell for cell, keep in zip(shape, kept, strict=True) if keep]
+            table.add_row(*cells[: len(text)], ", ".join(ms), *cells[len(text) :])
+        yield table
+
+
+_FIGURES = ("max_loras", "slices", "k", "n", "i")
+
+
+def _row(problem: Problem) -> tuple[tuple[str, ...], str]:
+    """Return the cells of a problem between layers and m, empty where there is nothing to tell, and m."""
+    if not isinstance(problem, LoraProblem):
+        return (problem.label, *[""] * len(_FIGURES)), "-"
+    sizes = (problem.max_loras, problem.num_slices, problem.k, problem.n, problem.i or "")
+    return ("overwrites" if problem.add_inputs is False else "", *map(str, sizes)), str(problem.m)
+
+
+def problem_lines(problems: Mapping[Problem, Sequence[str]], expected: Outlook) -> list[str]:
+    """Return the lines below the tables: what shares studies, and what tuning will cost."""
+    lookups = sum(max(1, len(layers)) for layers in problems.values())
+    deciding = expected.studies - len(problems)
+    more = f", and {deciding} of kernels that engines launch in their place" if deciding else ""
+    lines = [f"{len(problems)} studies for {lookups} lookups: layers in one row share their studies{more}"]
+    if deciding or any(isinstance(problem, LoraProblem) and problem.experts for problem in problems):
+        lines.append("the experts' kernels of one m agree on one block_m")
+    return [*lines, f"about {expected.binaries} binaries and {expected.minutes:.1f} minutes, {expected.basis}"]
 
 
 def check_tables(report: Report) -> Iterator[Table]:

@@ -6,6 +6,7 @@ from statistics import geometric_mean
 
 from rich.table import Table
 
+from bo_tune.analysis.observed_time import ObservedTime
 from bo_tune.core.activity import SessionActivity
 from bo_tune.core.conclusion import SHARED, Agreement, Decision
 from bo_tune.display.console import TIMES, disturbed_lines, marked, plain_table, short_config, speed_up, us
@@ -46,6 +47,19 @@ def session_lines(tuned: Sequence[Tuned]) -> list[str]:
     if gains:
         lines.append(f"tuned against default: {geometric_mean(gains):.2f}x faster (geometric mean of {len(gains)})")
     return [*lines, *mix_lines(results), *joint_lines(tuned), *disturbed_lines(study.disturbed for study in tuned)]
+
+
+def observed_lines(time: ObservedTime | None) -> list[str]:
+    """Return the line on the steps of an engine that was observed; none where none was."""
+    if time is None:
+        return []
+    untouched = 1 - time.at_keys - time.near_keys
+    rest = f", {untouched:.0%} not tuned" if untouched >= 0.005 else ""
+    return [
+        f"adapters' kernels in the {time.steps:,} steps observed: {time.default_us:,.0f} us a step with the defaults, "
+        f"{time.tuned_us:,.0f} us tuned ({time.speed_up:.2f}x); of that time {time.at_keys:.0%} has a key m of its "
+        f"own, {time.near_keys:.0%} takes the nearest{rest}"
+    ]
 
 
 def mix_lines(results: Sequence[StudyResult]) -> list[str]:

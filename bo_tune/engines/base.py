@@ -100,10 +100,11 @@ class Engine(ABC):
             kernels: problems of these alone; None for all that serve the model.
         """
 
-    def completion(self, model: ModelStudy, tuned: Collection[str], gpu: GpuInfo, folder: Path) -> Completion:
+    def completion(self, asked: Collection[Problem], tuned: Collection[str], gpu: GpuInfo, folder: Path) -> Completion:
         """Return what a folder needs besides what was tuned, lest the engine be slower with it than without.
 
         Args:
+            asked: the problems whose configs the engine looks up, whatever of them was tuned.
             tuned: names of the kernels that were.
 
         Raises:

@@ -20,6 +20,8 @@ from bo_tune.engines.models.layers_around import layers_around
 from bo_tune.engines.models.problems import DENSE_KERNELS, EXPAND, lookup_of
 from bo_tune.engines.models.serving import MOST_PROBLEMS, ModelStudy
 from bo_tune.engines.registry import served_problems
+from bo_tune.engines.vllm.derived import derived
+from bo_tune.engines.vllm.observed.study import ObservedStudy
 from bo_tune.errors import InputError, StudyFileError
 from bo_tune.files import levels, os_error_text, read_text
 from bo_tune.formats.recording_format import shown
@@ -55,7 +57,9 @@ class StudyFile:
     Attributes:
         source: the file it was read from, if any.
         kernels: kernels to tune; problems of others are passed over.
-        explicit: the ``[[problem]]`` entries, m by m.
+        observed: what an engine looked up, in place of a model.
+        explicit: problems that are named one by one, m by m (the ``[[problem]]`` entries), each with the layers that
+            it serves, where these are told.
         stop: when a study may end before its budget; None for never.
         space: ranges that replace those of the kernels' own search spaces.
     """
@@ -64,7 +68,8 @@ class StudyFile:
     source: Path | None = None
     kernels: tuple[str, ...] = DENSE_KERNELS
     model: ModelStudy | None = None
-    explicit: tuple[LoraProblem, ...] = ()
+    observed: ObservedStudy | None = None
+    explicit: Mapping[LoraProblem, tuple[str, ...]] = field(default_factory=dict)
     space: Ranges = field(default_factory=dict)
     budget: Budget = Budget()
     sampler: str = "grid-gp"
@@ -76,19 +81,51 @@ class StudyFile:
         """Return the study of a model without a file, named after the model."""
         return cls(model.shape.name, model=model, kernels=model.kernels)
 
+    @classmethod
+    def from_observed(cls, observed: ObservedStudy) -> "StudyFile":
+        """Return the study of what an engine looked up."""
+        return cls(observed.name, observed=observed, kernels=observed.kernels)
+
+    @property
+    def dual_stream(self) -> bool:
+        """Whether the engine has two streams."""
+        served = self.model or self.observed
+        return served is not None and served.dual_stream
+
+    @property
+    def slots(self) -> int | None:
+        """The fewest adapter slots of an engine that it is for; None where problems alone are named."""
+        served = self.model or self.observed
+        return min(served.max_loras) if served else None
+
+    @property
+    def note(self) -> str | None:
+        """How the engine must be started for these to be its lookups, or what is left open; None for nothing to say."""
+        served = self.model or self.observed
+        return served.note if served else None
+
     def problems(self) -> list[Problem]:
         """Return the problems to tune, each once."""
         return list(self.problems_by_layer())
 
     def problems_by_layer(self) -> dict[Problem, tuple[str, ...]]:
-        """Return the problems to tune, each once, with the model's layers they serve (none for explicit ones)."""
+        """Return the problems to tune, each once, with the layers they serve, where these are known."""
         served = served_problems(self.model, self.kernels) if self.model else {}
+        served = {**served, **(self.observed.problems_by_layer(self.kernels) if self.observed else {})}
         known = {lookup_of(problem) for problem in served if isinstance(problem, LoraProblem)}
-        more = [problem for problem in self.explicit if problem.kernel in self.kernels]
-        return served | {problem: () for problem in more if lookup_of(problem) not in known}
+        more = {problem: layers for problem, layers in self.explicit.items() if problem.kernel in self.kernels}
+        return {**served, **{problem: names for problem, names in more.items() if lookup_of(problem) not in known}}
+
+    def looked_up(self) -> dict[Problem, tuple[str, ...]]:
+        """Return the problems whose configs the engine looks up, as ``problems_by_layer``, whatever is to be tuned."""
+        if self.observed:
+            return self.observed.problems_by_layer()
+        return served_problems(self.model) if self.model else {}
 
     def layers(self) -> dict[Problem, Layer]:
-        """Return the layer of the model that each problem belongs to, of those that have one."""
+        """Return the layer that each problem belongs to, of those that have one."""
+        if self.observed:
+            return self.observed.layers()
         return layers_around(self.model, self.problems_by_layer()) if self.model else {}
 
     @property
@@ -101,8 +138,12 @@ class StudyFile:
         return spec.search_space.override(self.space.get(spec.name, {}))
 
 
-def load_study_file(path: Path) -> StudyFile:
+def load_study_file(path: Path, changes: Mapping[str, Any] | None = None) -> StudyFile:
     """Read and check a study file.
+
+    Args:
+        changes: arguments of ``ModelStudy.of`` that go before what the file says of its model, if it has one, and
+            ``derived``, whether the installed vLLM is to tell its layers. Paths are relative to the current folder.
 
     Raises:
         StudyFileError: it cannot be read or holds something wrong. One line, with the file and the key.
@@ -123,17 +164,18 @@ def load_study_file(path: Path) -> StudyFile:
         end = f"at line {len(text.splitlines())}, the end"
         reason = " ".join(str(error).split()).replace("at end of document", end)
         raise StudyFileError(f"{path}: not TOML: {reason}") from None
-    return parse_study(data, path)
+    return parse_study(data, path, changes)
 
 
-def parse_study(data: Mapping[str, Any], source: Path) -> StudyFile:
+def parse_study(data: Mapping[str, Any], source: Path, changes: Mapping[str, Any] | None = None) -> StudyFile:
     """Check a parsed study file. Raises like ``load_study_file``.
 
     Args:
         source: the file's path, for messages and relative paths.
+        changes: as of ``load_study_file``.
     """
     try:
-        return _build(StudyTables.model_validate(data), source)
+        return _build(StudyTables.model_validate(data), source, changes or {})
     except ValidationError as error:
         raise StudyFileError(f"{source}: {describe(error, data)}") from None
     except _KeyError as error:
@@ -144,19 +186,19 @@ class _KeyError(ValueError):
     """A key holds something wrong that one table alone could not tell; the message begins with the key."""
 
 
-def _build(tables: StudyTables, source: Path) -> StudyFile:
+def _build(tables: StudyTables, source: Path, changes: Mapping[str, Any]) -> StudyFile:
     if tables.model is None and not tables.problem:
         raise _KeyError("expected a [model] table or at least one [[problem]]")
     for index, kernel in enumerate(tables.kernels or ()):
         _check_kernel(kernel, f"kernels[{index}]")
-    model = _model(tables.model, source) if tables.model else None
+    model = _model(tables.model, source, changes) if tables.model else None
     kernels = tuple(tables.kernels or _kernels_of(tables, model))
     study = StudyFile(
         name=tables.name or source.stem,
         source=source,
         kernels=kernels,
         model=model,
-        explicit=_explicit(tables.problem),
+        explicit=dict.fromkeys(_explicit(tables.problem), ()),
         space=_space(tables.space),
         budget=tables.budget,
         sampler=tables.search.sampler,
@@ -176,25 +218,33 @@ def _kernels_of(tables: StudyTables, model: ModelStudy | None) -> tuple[str, ...
     return tuple(dict.fromkeys([*(model.kernels if model else ()), *named]))
 
 
-def _model(table: ModelTable, source: Path) -> ModelStudy:
-    if table.dual_stream and table.add_inputs is not None:
+def _model(table: ModelTable, source: Path, changes: Mapping[str, Any]) -> ModelStudy:
+    adapters = [source.parent / adapter for adapter in table.adapter or ()]
+    values: dict[str, Any] = {
+        "config": table.config,
+        "tensor_parallel": table.tensor_parallel,
+        "ranks": table.ranks or (),
+        "max_loras": table.max_loras,
+        "ms": table.m,
+        "dtype": table.dtype,
+        "add_inputs": table.add_inputs,
+        "fully_sharded": table.fully_sharded,
+        "target_modules": table.target_modules,
+        "expert_parallel": table.expert_parallel,
+        "adapters": adapters,
+        "unpacked_experts": table.mixed_moe_lora_format or table.moe_shared_loras,
+        "max_sequences": table.max_num_seqs or MAX_SEQUENCES,
+        "max_batched_tokens": table.max_num_batched_tokens,
+        "draft_tokens": table.num_speculative_tokens,
+        "dual_stream": table.dual_stream,
+        **changes,
+    }
+    if not values["ranks"] and not values["adapters"]:
+        values["ranks"] = DEFAULT_RANKS
+    if values["dual_stream"] and values["add_inputs"] is not None:
         raise _KeyError("model.add_inputs: has no meaning with dual_stream, which decides by layer")
-    return ModelStudy.of(
-        table.config,
-        tensor_parallel=table.tensor_parallel,
-        ranks=table.ranks or (() if table.adapter else DEFAULT_RANKS),
-        max_loras=table.max_loras,
-        ms=table.m,
-        dtype=table.dtype,
-        add_inputs=table.add_inputs,
-        fully_sharded=table.fully_sharded,
-        target_modules=table.target_modules,
-        expert_parallel=table.expert_parallel,
-        adapters=table.adapter or (),
-        max_sequences=table.max_num_seqs or MAX_SEQUENCES,
-        dual_stream=table.dual_stream,
-        relative_to=source.parent,
-    )
+    made = derived if values.pop("derived", False) else ModelStudy.of
+    return made(**values, relative_to=Path() if "config" in changes else source.parent)
 
 
 def _explicit(tables: Sequence[ProblemTable]) -> tuple[LoraProblem, ...]:

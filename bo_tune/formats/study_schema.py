@@ -82,6 +82,7 @@ Seed = Annotated[
 ]
 Share = Annotated[float, Field(gt=0, lt=1), _expected("a number > 0 and < 1")]
 Seconds = Annotated[float, Field(gt=0, le=86400), _expected("a number of seconds > 0 and <= 86400")]
+Drafts = Annotated[int, Field(ge=0, le=1024), _expected("an integer from 0 to 1024")]
 Flag = Annotated[bool, _expected("true or false")]
 Text = Annotated[str, _satisfying(lambda text: bool(text.strip()) and text.isprintable(), "a line of text")]
 Dtype = Annotated[
@@ -143,12 +144,24 @@ class ModelTable(Table):
     expert_parallel: Flag = False
     """The engine's `--enable-expert-parallel`."""
 
+    mixed_moe_lora_format: Flag = False
+    """The engine's `--enable-mixed-moe-lora-format`: experts have gate and up apart, whatever the model does."""
+
+    moe_shared_loras: Flag = False
+    """The engine's `--enable-moe-shared-loras`, which does the same to lookups."""
+
     adapter: Texts | None = None
     """One or more adapters, each an `adapter_config.json` or its folder. They give `ranks` and `target_modules` where
     these are left out: the least rank that serves all, and the modules of all. Relative to the study file."""
 
     max_num_seqs: Size | None = None
     """The engine's `--max-num-seqs`: the most rows that lm_head is looked up with. Left out: 1024."""
+
+    max_num_batched_tokens: Size | None = None
+    """The engine's `--max-num-batched-tokens`: the most tokens in a step. Left out: 8192."""
+
+    num_speculative_tokens: Drafts = 0
+    """Tokens that the engine drafts for a sequence, of which lm_head is looked up with all that are verified."""
 
     dual_stream: Flag = False
     """Whether the engine runs with `VLLM_LORA_ENABLE_DUAL_STREAM=1`. It then asks for two files of expand:

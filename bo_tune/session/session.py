@@ -27,7 +27,7 @@ from bo_tune.session.work_queue import Pending
 from bo_tune.store.attributes import DISTURBED_ATTR, FIGURES_ATTR, ORIGIN_ATTR, RESULT_ATTR
 from bo_tune.store.results import StudyResult, figures_of
 from bo_tune.store.storage import StudyStore
-from bo_tune.tuning.conclude import choose_results, current_results, have_ended
+from bo_tune.tuning.conclude import Asked, choose_results, current_results, have_ended
 from bo_tune.tuning.history import Histories
 from bo_tune.tuning.joint.decision import decision_of, parted
 from bo_tune.tuning.tuner import InterruptedSearch, Searched, Tuner
@@ -122,11 +122,11 @@ class Session:
         """Have the studies in the database, and how they are to be searched, for workers that may join."""
         gpus, wanted = {}, {}
         for group in together(jobs):
-            kernels = [job.problem.kernel for job in group]
+            kernels, settings = [job.problem.kernel for job in group], self.settings.together(group)
             for job in group:
                 name = self.settings.name_of(job)
                 gpus[name] = job.device.gpu
-                wanted[name] = self.settings.job(job.problem.kernel, together=kernels, layer=job.layer)
+                wanted[name] = settings.job(job.problem.kernel, together=kernels, layer=job.layer)
         self._claims.register(gpus, wanted, write=not self._joins, fresh=self._fresh)
 
     def settle(self) -> None:
@@ -210,7 +210,7 @@ class Session:
         if any(tuner.stored.has_running() for tuner in tuners):
             return None
         attributes = [tuner.stored.attributes() for tuner in tuners]
-        results: Sequence[StudyResult | None] | None = current_results(tuners, self.settings.asked)
+        results: Sequence[StudyResult | None] | None = current_results(tuners, self.settings.together(jobs).asked)
         if results is None:
             if any(RESULT_ATTR in found for found in attributes):
                 return None
@@ -248,15 +248,15 @@ class Session:
     def _search_all(self, jobs: Sequence[Job]) -> list[Tuned]:
         """Search studies together; first those of kernels that decide for the others, if there are any."""
         deciding, others = parted(jobs, lambda job: job.spec)
-        first = self._search_group(deciding) if deciding else []
-        return [*first, *self._search_group(others, decision_of([one.result for one in first]))]
+        asked = self.settings.together(jobs).asked
+        first = self._search_group(deciding, asked) if deciding else []
+        return [*first, *self._search_group(others, asked, decision_of([one.result for one in first]))]
 
-    def _search_group(self, jobs: Sequence[Job], decision: Decision | None = None) -> list[Tuned]:
+    def _search_group(self, jobs: Sequence[Job], asked: Asked, decision: Decision | None = None) -> list[Tuned]:
         settings = self.settings.of_study(jobs[0], decision)
         tuners, search = self.opener.open_together(jobs, decision)
         self._begin(tuners)
         try:
-            asked = self.settings.asked
             with self._disturbed.noting(jobs[0].device, tuners) as disturbed:
                 if not have_ended(tuners, asked, settings.stop_rule, decision):
                     with self.opener.counted():

@@ -44,6 +44,9 @@ FIRST_ROUNDS, KEPT = 3, 6
 ROUNDS, MOST_ROUNDS = 8, 64
 """Replays of those that stay, in one batch and at most."""
 
+TOLD = 2
+"""Of the fastest alone that are timed alone again, beside the one that a layer has chosen and the default."""
+
 
 def surroundings_in(linear: Linear, problem: LoraProblem, device: Device, active: tuple[int, ...] = ()) -> Surroundings:
     """Return what a kernel runs among in a layer: beside the default config of the layer's other kernel, compiled.
@@ -195,6 +198,14 @@ def near(measured: Mapping[ConfigKey, float], limits: Entrants) -> list[ConfigKe
     """Return the configs that are timed in place, the fastest first."""
     ordered = sorted(measured, key=measured.__getitem__)[: limits.count]
     return [key for key in ordered if measured[key] <= limits.near * measured[ordered[0]]]
+
+
+def after_layer(finalists: Finalists, found: object | None) -> Finalists:
+    """Return how finalists are timed alone after a race in place; as ever where that found nothing.
+
+    Once a layer has decided, their order alone decides nothing: a few times are told, of few configs.
+    """
+    return finalists if found is None else replace(finalists, count=min(finalists.count, TOLD))
 
 
 def decided_in_place(alone: Choice, found: InPlaceTimes, default: Config) -> Choice:

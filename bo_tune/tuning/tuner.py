@@ -27,7 +27,7 @@ from bo_tune.store.frozen import to_trial
 from bo_tune.store.storage import StoredStudy
 from bo_tune.store.trials import launched
 from bo_tune.tuning.candidates import Candidates
-from bo_tune.tuning.in_place import decided_in_place, race_in_place, surroundings_in
+from bo_tune.tuning.in_place import after_layer, decided_in_place, race_in_place, surroundings_in
 from bo_tune.tuning.proposer import Proposal, Proposer
 from bo_tune.tuning.race import Choice, Finalists, InPlaceTimes, choose
 
@@ -231,7 +231,7 @@ class Tuner:
     def choose(self) -> Choice | None:
         """Re-measure the finalists and the default config; None where nothing was measured."""
         found, launches = self._race_in_place()
-        measured, finalists = self.measured, self._settings.finalists
+        measured, finalists = self.measured, after_layer(self._settings.finalists, found)
         also = [found.winner] if found is not None else []
         choice = choose(self.device, self.problem, measured, self.default, finalists, also)
         if choice is None:

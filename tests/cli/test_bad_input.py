@@ -142,8 +142,8 @@ MODELS: dict[str, Case] = {
     "missing heads": (lambda i: i.with_model(lambda c: c.pop("num_attention_heads")), "num_attention_heads"),
     "field of a wrong type": (lambda i: i.with_model(lambda c: c.update(hidden_size="4096")), "hidden_size"),
     "no model": (lambda i: i.tune("--model", i.folder / "none", "--rank", 16, "--max-loras", 4, study=False), "none"),
-    "a study and a model": (lambda i: i.tune("--model", MODEL), "not both"),
-    "no rank": (lambda i: i.tune("--model", MODEL, "--max-loras", 4, study=False), "--rank: needed"),
+    "a model for a study of problems": (lambda i: i.tune("--model", MODEL), "--model: .*study.toml names its problems"),
+    "no rank": (lambda i: i.tune("--model", MODEL, "--max-loras", 4, study=False), "--max-lora-rank: needed"),
     "no max_loras": (lambda i: i.tune("--model", MODEL, "--rank", 16, study=False), "--max-loras: needed"),
     "neither a file nor an id": (lambda i: i.served(config="no/such/model"), "no/such/model: No such file"),
     "a vocabulary too large for lm_head": (lambda i: i.with_model(lambda c: c.update(vocab_size=300000)), "vocab_size"),
@@ -160,8 +160,12 @@ MODELS: dict[str, Case] = {
     "an adapter that vLLM refuses": (lambda i: i.with_adapter(use_dora=True), "use_dora: vLLM does not support DoRA"),
     "an adapter of a larger rank": (lambda i: i.with_adapter(r=17), "at most the rank 16 that is served, got 17"),
     "an adapter with a broken pattern": (lambda i: i.with_adapter(target_modules="("), "not a regular expression"),
-    "an adapter of a study file": (lambda i: i.tune("--adapter", i.folder), "--adapter: give a study file or a model"),
-    "shards without a model": (lambda i: i.tune("--fully-sharded", study=False), "--fully-sharded: needs a model"),
+    "an adapter for a study of problems": (lambda i: i.tune("--adapter", i.folder), "--adapter: .*one by one"),
+    "shards without a model": (lambda i: i.tune("--fully-sharded", study=False), "--fully-sharded-loras: needs a mode"),
+    "more tokens than a step has": (
+        lambda i: i.served("--max-num-batched-tokens", 8), "m: expected at most the 8 tokens of --max-num-batched-tok"
+    ),
+    "millions of drafted tokens": (lambda i: i.served("--num-speculative-tokens", 10**6), "--num-speculative-tokens"),
     "a sharding that does not divide": (
         lambda i: i.tune("--model", MODEL, "--rank", 16, "--max-loras", 4, "--tp", 7, study=False), "7"
     ),

@@ -102,8 +102,8 @@ def test_the_engines_settings_decide(cli: Cli, tuned: Path, tmp_path: Path) -> N
         ([".", *OPTIONS[:-2]], "name the GPU with --gpu"),
         ([".", "--max-loras", 4, "--rank", 16], "--model: name a config.json"),
         ([".", "--model", LLAMA, "--rank", 16], "--max-loras: needed"),
-        ([".", "--model", LLAMA, "--max-loras", 4], "--rank: needed"),
-        ([".", *OPTIONS, "--rank", "x"], "--rank: expected integers"),
+        ([".", "--model", LLAMA, "--max-loras", 4], "--max-lora-rank: needed"),
+        ([".", *OPTIONS, "--rank", "x"], "--max-lora-rank: expected integers"),
         ([".", *OPTIONS, "--m", "auto"], "--m: expected integers"),
         ([".", *OPTIONS, "--tp", 3], "num_attention_heads: expected a multiple"),
         ([".", *OPTIONS, "--target-modules", "c_attn"], "no layer takes adapters as 'c_attn'"),
@@ -131,6 +131,22 @@ def test_all_adapters_and_both_streams(cli: Cli, tuned: Path, tmp_path: Path) ->
     (fault,) = json.loads(both.out)["faults"]
     assert fault["file"].endswith("_EXPAND_FALSE.json")
     assert fault["reason"].startswith("no such file")
+
+
+def test_a_study_file_names_the_model_and_problems(cli: Cli, tuned: Path, tmp_path: Path) -> None:
+    study = tmp_path / "study.toml"
+    study.write_text(f'[model]\nconfig = "{LLAMA}"\nm = 16\n')
+    ran = cli("check", tuned, study, "--gpu", H100.name, "--json", "-")
+    assert ran.code == 0
+    assert {16, 24} <= {lookup["asked"]["m"] for lookup in json.loads(ran.out)["lookups"]}
+    assert cli("check", tuned, study, "--gpu", H100.name, "--max-loras", 8).code == 1
+    problem = '[[problem]]\nkernel = "lora_shrink"\nmax_loras = 4\nnum_slices = 1\nm = [16, 64]\nk = 4096\nn = '
+    study.write_text(f'[model]\nconfig = "{LLAMA}"\nm = 16\n{problem}8\n')
+    (fault,) = json.loads(cli("check", tuned, study, "--gpu", H100.name, "--json", "-").out)["faults"]
+    assert fault["reason"] == "no entry for n 8: takes the one for n 16"
+    study.write_text(problem + "16\n")
+    ran = cli("check", tuned, study, "--gpu", H100.name, "--json", "-")
+    assert [lookup["status"] for lookup in json.loads(ran.out)["lookups"]] == ["nearest m", "exact"]
 
 
 def test_experts_without_files_are_faults(cli: Cli, tuned: Path, tmp_path: Path) -> None:

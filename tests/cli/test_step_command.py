@@ -18,7 +18,7 @@ LLAMA = ("--model", ROOT / "studies" / "models" / "llama-3.1-8b", "--max-loras",
     ("arguments", "said"),
     [
         ((), "--model: name a config.json"),
-        ((*LLAMA[:4],), "--rank: needed with --model"),
+        ((*LLAMA[:4],), "--max-lora-rank: needed with --model"),
         ((*LLAMA, "--rank", "8"), "one value each"),
         ((*LLAMA, "--m", "0"), "--m: expected integers from 1"),
         ((*LLAMA, "--device", f"replay:{BUNDLED}"), "a step is timed on a GPU"),

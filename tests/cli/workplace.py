@@ -5,7 +5,8 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-from helpers import EXPAND, ROOT, SHRINK, Cli, sliced, write_all
+from helpers import EXPAND, H100, ROOT, SHRINK, Cli, sliced, write_all
+from observed_engine import expand, shrink, written
 
 RECORDINGS = "studies/recordings"
 TUNE = ("tune", "--device", f"replay:{RECORDINGS}")
@@ -13,7 +14,8 @@ GRID = ("grid", "--device", f"replay:{RECORDINGS}", "--storage", "memory")
 
 
 def furnish(folder: Path, cli: Cli) -> Path:
-    """Make the folder and go there: study files, a model, recordings; tuned and grid JSON, a database, exports.
+    """Make the folder and go there: study files, a model, recordings; tuned and grid JSON, a database, exports, what
+    an engine looked up.
 
     The fixture ``cli`` must be in the folder already. What is tuned is tuned once in a process, then copied.
     """
@@ -39,6 +41,7 @@ def _furnish(folder: Path, cli: Cli) -> Path:
     for arguments in ((*TUNE, "--budget", 8), GRID, ("export", "--out", "exported")):
         ran = cli(*arguments)
         assert (ran.code, ran.err) == (0, ""), ran
+    written(folder / "lookups.jsonl", shrink(16), expand(16, 4096), gpu=H100.name)
     for host in ("host1", "host2"):
         shutil.copytree(folder / "tuned", folder / host / "tuned")
     return folder

@@ -32,7 +32,7 @@ MODELS = ROOT / "studies" / "models"
 
 
 def untuned_entries(model: ModelStudy, tuned: Sequence[str], gpu: GpuInfo, folder: Path) -> Sequence[TunedEntry]:
-    return VllmLora().completion(model, tuned, gpu, folder).entries
+    return VllmLora().completion(list(model.problems_by_layer()), tuned, gpu, folder).entries
 
 
 def served(name: str, **more: Any) -> ModelStudy:

@@ -2,13 +2,13 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
+from bo_tune.analysis.outlook import same_binaries
 from bo_tune.analysis.review.study import StudyReview
 from bo_tune.analysis.review.truth import GridCost, Place, Truth, place_of
 from bo_tune.core.outcome import LaunchPurpose
-from bo_tune.core.problem import LoraProblem, Problem
 from bo_tune.core.repetitions import TimingProtocol
 from bo_tune.core.space import config_key
 from bo_tune.store.results import covered_s
@@ -142,9 +142,9 @@ def _runnable(study: StudyReview) -> int | None:
 def _calculated(searches: Sequence[StudyReview], sizes: Sequence[int], effort: Effort) -> GridEffort:
     largest: dict[tuple[object, ...], int] = {}
     for study, size in zip(searches, sizes, strict=True):
-        place = _binaries_of(study.name.problem), study.family
+        place = same_binaries(study.name.problem), study.family
         largest[place] = max(size, largest.get(place, 0))
-    distinct = {(_binaries_of(s.name.problem), s.family, config_key(p.config)) for s in searches for p in s.trials}
+    distinct = {(same_binaries(s.name.problem), s.family, config_key(p.config)) for s in searches for p in s.trials}
     each = min(1.0, effort.compiles / len(distinct)) if distinct else 1.0
     compiles = round(each * sum(largest.values()))
     mean_s = effort.compile_s / effort.compiles if effort.compiles else 0.0
@@ -176,11 +176,6 @@ def _wall_bound(configs: int, compile_s: float, effort: Effort) -> tuple[float |
         bounds[f"measuring at {1e3 * each_s:.1f} ms a config, the session's mean"] = configs * each_s
     what = max(bounds, key=bounds.__getitem__)
     return bounds[what], [f"GPU time: at least what {what} would take"]
-
-
-def _binaries_of(problem: Problem) -> Problem:
-    """Equal for problems whose configs are mostly the same binaries: those that differ in m alone."""
-    return replace(problem, m=1) if isinstance(problem, LoraProblem) else problem
 
 
 def reasons_of(studies: Iterable[StudyReview]) -> tuple[Mapping[str, int], Mapping[str, int]]:

@@ -1,19 +1,22 @@
 """``bo-tune check``: what an engine would make of a folder of tuned JSON."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bo_tune.cli import options as o
-from bo_tune.core.problem import MOST
-from bo_tune.engines.models.engine import MAX_BATCHED_TOKENS
+from bo_tune.cli import served as shared
+from bo_tune.errors import InputError
 from bo_tune.processes import exit_codes
+
+if TYPE_CHECKING:
+    from bo_tune.engines.check import Report
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Served(o.Served):
+class Served(shared.Served):
     """A model and the engine that serves it."""
 
     m: Annotated[list[str] | None, o.option(o.PROBLEM, "N,…", "Tokens in a step. All sizes by default.")] = None
@@ -22,10 +25,8 @@ class Served(o.Served):
 def check_command(
     *,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of JSON files, whoever wrote them.")],
+    study: o.Study = None,
     served: Served,
-    max_num_batched_tokens: Annotated[
-        int, o.option(o.PROBLEM, "N", "The engine's --max-num-batched-tokens.", min=1, max=MOST)
-    ] = MAX_BATCHED_TOKENS,
     gpu: Annotated[
         str | None,
         o.option(o.PROBLEM, "NAME", "As torch.cuda.get_device_name gives it. Told from the folder by default."),
@@ -37,16 +38,15 @@ def check_command(
 
     Examples:
       bo-tune check tuned --model Llama-3.1-8B/config.json --max-loras 4 --rank 16
+      bo-tune check tuned studies/llama-3.1-8b.toml
+      bo-tune check tuned --lookups lookups.jsonl
     """
     from bo_tune.cli.output import Output
     from bo_tune.display.check import check_lines, check_tables, fault_lines
-    from bo_tune.engines.check import check_folder
     from bo_tune.engines.tuned_with import folder_lines, source_counts
 
     output = Output("check", json_file, quiet=quiet)
-    sizes = o.integers(served.m, "--m")
-    model = served.study(sizes or (1,))
-    report = check_folder(folder, model, gpu=gpu, ms=sizes, max_batched_tokens=max_num_batched_tokens)
+    report = _report(folder, study, served, gpu)
     output.tables(*check_tables(report))
     if quiet:
         output.say(*fault_lines(report))
@@ -54,3 +54,23 @@ def check_command(
     output.json({**report.to_json(), "kernels": source_counts(folder)})
     if report.faults:
         raise typer.Exit(exit_codes.FAILED)
+
+
+def _report(folder: Path, study: Path | None, served: Served, gpu: str | None) -> "Report":
+    """Check the folder for whatever was named: what an engine looked up, a study file, or a model."""
+    from bo_tune.cli.arguments import observed_of, study_of
+    from bo_tune.engines.check import check_folder, check_problems
+
+    if served.lookups is not None:
+        if served.m:
+            raise InputError("--m: the lookups of --lookups have their own")
+        observed = observed_of(study, served)
+        return check_problems(folder, observed.lookups_by_layer(), gpu=gpu or observed.observed.gpu, note=observed.note)
+    loaded = study_of(study, served) if study else None
+    named = check_problems(folder, loaded.explicit, gpu=gpu) if loaded and loaded.explicit else None
+    model = loaded.model if loaded else served.study((1,))
+    if model is None:
+        return named or check_problems(folder, {}, gpu=gpu)
+    sizes = o.integers(served.m, "--m")
+    report = check_folder(folder, model, gpu=gpu, ms=sizes, max_batched_tokens=model.most_tokens)
+    return replace(report, lookups=(*report.lookups, *named.lookups)) if named else report

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from bo_tune.cli import completion
 from bo_tune.cli import options as o
+from bo_tune.cli.served import Served
 from bo_tune.errors import InputError, PackError
 
 TargetName = Annotated[
@@ -31,7 +32,7 @@ CompileJobs = Annotated[
 def compile_command(
     *,
     study: o.Study = None,
-    served: o.Served,
+    served: Served,
     kernel: o.Kernel = None,
     configs: Configs = None,
     minutes: Minutes = None,

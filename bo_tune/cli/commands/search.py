@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from bo_tune.cli import options as o
+from bo_tune.cli.served import Served
 from bo_tune.core.choices import DEFAULT_STORAGE, GRID, GRID_GP, LEASE_S, MoePathChoice, RaceChoice, StreamChoice
 from bo_tune.errors import InputError
 
@@ -20,7 +21,6 @@ Race = Annotated[
     RaceChoice,
     o.option(o.DEVICE, "|".join(RaceChoice), "Where finalists are timed in the end: in the model's layers, or alone."),
 ]
-Streams = Annotated[StreamChoice | None, o.streams_option("One by default, or what the study file says.")]
 Ray = Annotated[
     str | None,
     o.option(o.DEVICE, "ADDRESS", "Have workers on a Ray cluster do it, one on each GPU; 'local' starts one here."),
@@ -44,6 +44,10 @@ Stop = Annotated[
     ),
 ]
 
+DryRun = Annotated[
+    bool, o.flag(o.OUTPUT, "List what would be tuned, as bo-tune problems does, and tune nothing.", "--dry-run")
+]
+
 AUTO = "auto"
 """Value of ``--m`` that has keys added where they are worth it."""
 
@@ -51,8 +55,8 @@ AUTO = "auto"
 def tune_command(
     *,
     study: o.Study = None,
-    served: o.Served,
-    streams: Streams = None,
+    served: Served,
+    streams: o.Streams = None,
     kernel: o.Kernel = None,
     sampler: o.Sampler = None,
     budget: o.Budget = None,
@@ -68,6 +72,7 @@ def tune_command(
     fresh: o.Fresh = False,
     lease: o.Lease = LEASE_S,
     out: o.Out = Path("tuned"),
+    dry_run: DryRun = False,
     json_file: o.JsonFile = None,
     verbose: o.Verbose = False,
     quiet: o.Quiet = False,
@@ -83,10 +88,14 @@ def tune_command(
     from bo_tune.cli.arguments import Arguments, measured_of, settings_of, study_of, with_mix, with_streams
     from bo_tune.cli.both_streams import tune_both
     from bo_tune.cli.output import Output
+    from bo_tune.cli.problems import list_problems
     from bo_tune.cli.tuning import tune
 
     choose_m = served.m == [AUTO]
     loaded = with_streams(study_of(study, replace(served, m=None) if choose_m else served), served.streams(streams))
+    if dry_run:
+        list_problems(loaded, kernel or (), budget, Output("problems", json_file, quiet=quiet))
+        return
     name = o.sampler_name(sampler or (loaded.sampler if loaded else GRID_GP))
     arguments = Arguments(
         loaded,
@@ -110,7 +119,7 @@ def tune_command(
 def grid_command(
     *,
     study: o.Study = None,
-    served: o.Served,
+    served: Served,
     kernel: o.Kernel = None,
     budget: o.Budget = None,
     sampler: o.Sampler = None,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 from bo_tune.cli import options as o
+from bo_tune.cli.served import Served
 from bo_tune.core.choices import DEFAULT_DEVICE, StreamChoice
 from bo_tune.core.conditions import Conditions
 from bo_tune.errors import InputError
@@ -15,7 +16,7 @@ TIMED = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 
 def step_command(
     *,
-    served: o.Served,
+    served: Served,
     tuned: Annotated[Path | None, o.option(o.PROBLEM, "DIR", "Folder of tuned JSON to time, too.")] = None,
     streams: Annotated[StreamChoice | None, o.streams_option("Both by default.")] = None,
     device: Annotated[str, o.option(o.DEVICE, "cuda[:N]", "The GPU that measures.")] = DEFAULT_DEVICE,
@@ -35,7 +36,7 @@ def step_command(
     from bo_tune.session.workers.measuring import Measured, opened_one
 
     output = Output("step", json_file, quiet=quiet)
-    study = served.study(o.integers(served.m, "--m") or TIMED)
+    study = served.study([m for m in TIMED if m <= (served.max_num_batched_tokens or m)])
     ways = (served.streams(streams) or StreamChoice.BOTH).ways
     decoders = [Decoder(replace(study, dual_stream=two), tuned) for two in ways]
     for decoder in decoders:

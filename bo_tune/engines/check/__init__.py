@@ -9,6 +9,6 @@ holds what came of it.
 """
 
 from bo_tune.engines.check.findings import Fault, Lookup, Report
-from bo_tune.engines.check.walk import check_folder
+from bo_tune.engines.check.walk import check_folder, check_problems
 
-__all__ = ["Fault", "Lookup", "Report", "check_folder"]
+__all__ = ["Fault", "Lookup", "Report", "check_folder", "check_problems"]

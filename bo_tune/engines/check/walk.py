@@ -4,8 +4,9 @@ Files are looked up at the sizes of steps that an engine has, and at every numbe
 becomes another one: so what is found holds for every step, whatever its size.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -44,6 +45,10 @@ class _Gpu(NamedTuple):
     info: GpuInfo | None
 
 
+_Walk = Callable[[Mapping[str, object], _Gpu], list[Lookup]]
+"""Looks up what is asked of some files, by their names."""
+
+
 def check_folder(
     folder: Path,
     model: ModelStudy,
@@ -64,10 +69,27 @@ def check_folder(
         TableError: the folder cannot be read, or does not tell which GPU it is for.
         ModelError: the model poses no such problems.
     """
+    walked = partial(_walk, model, ms, max_batched_tokens)
+    return _checked(folder, replace(model, ms=(1,)).problems_by_layer(), walked, gpu, model.note)
+
+
+def check_problems(
+    folder: Path, problems: Mapping[LoraProblem, tuple[str, ...]], *, gpu: str | None = None, note: str | None = None
+) -> Report:
+    """Walk lookups through a folder that are known one by one, each with the layers that ask. As ``check_folder``."""
+
+    def walked(files: Mapping[str, object], gpu: _Gpu) -> list[Lookup]:
+        return agreeing(_looked_up(problems, files, gpu), {problem.m: problem.m for problem in problems})
+
+    return _checked(folder, problems, walked, gpu, note)
+
+
+def _checked(folder: Path, asked: Iterable[LoraProblem], walk: _Walk, gpu: str | None, note: str | None) -> Report:
+    """Check a folder's files, and walk the lookups of those that are asked for."""
     names = _names(folder)
     tables = [name for name in names if split_file_name(name)]
     checked = _gpu(folder, tables, gpu)
-    wanted = {_file_of(problem, checked.file_name) for problem in replace(model, ms=(1,)).problems_by_layer()}
+    wanted = {_file_of(problem, checked.file_name) for problem in asked}
     present = {name for name in tables if _prefix(name) == checked.file_name}
     files = {name: read(folder / name) for name in sorted(present | wanted)}
     general = [fault for name, content in files.items() for fault in structure_faults(name, content)]
@@ -75,29 +97,29 @@ def check_folder(
     general += _faults_of_others(folder, names, checked)
     experts = [name for name in sorted(wanted) if is_moe(name)]  # whose entries have to agree
     groups = [[name] for name in sorted(wanted) if name not in experts] + [experts] * bool(experts)
-    lookups = [
-        item
-        for group in groups
-        for item in _walk(model, {name: files[name] for name in group}, checked, ms, max_batched_tokens)
-    ]
+    lookups = [item for group in groups for item in walk({name: files[name] for name in group}, checked)]
     if not lookups:
         general.append(Fault("", "", NOTHING_LOOKED_UP))
-    return Report(folder, checked.file_name, checked.info, tuple(lookups), tuple(general), model.note)
+    return Report(folder, checked.file_name, checked.info, tuple(lookups), tuple(general), note)
 
 
-def _walk(model: ModelStudy, files: Mapping[str, object], gpu: _Gpu, ms: Sequence[int], largest: int) -> list[Lookup]:
+def _walk(model: ModelStudy, ms: Sequence[int], largest: int, files: Mapping[str, object], gpu: _Gpu) -> list[Lookup]:
     """Look up what a model asks of some files, at every m where one of them may change its answer."""
     sizes = ms or _sizes(files.values(), model, largest)
     served = replace(model, ms=tuple(sizes)).problems_by_layer()
+    ends = dict(zip(sizes, sizes if ms else (*(size - 1 for size in sizes[1:]), largest), strict=True))
+    return agreeing(_looked_up(served, files, gpu), ends)
+
+
+def _looked_up(served: Mapping[LoraProblem, tuple[str, ...]], files: Mapping[str, object], gpu: _Gpu) -> list[Lookup]:
+    """Look problems up in those of some files that they are looked up in."""
     asked = [(problem, layers, _file_of(problem, gpu.file_name)) for problem, layers in served.items()]
-    lookups = [
+    return [
         _look_up(problem, layers, file, files[file], gpu.info)
         for name in files
         for problem, layers, file in asked
         if file == name
     ]
-    ends = dict(zip(sizes, sizes if ms else (*(size - 1 for size in sizes[1:]), largest), strict=True))
-    return agreeing(lookups, ends)
 
 
 def _sizes(contents: Iterable[object], model: ModelStudy, largest: int) -> list[int]:
@@ -109,7 +131,7 @@ def _sizes(contents: Iterable[object], model: ModelStudy, largest: int) -> list[
         for level in slices.values() if isinstance(level, dict)
         for point in switch_points(level, largest)
     }  # fmt: skip
-    return sorted({*step_sizes(largest), min(model.max_sequences, largest), *points})
+    return sorted({*step_sizes(largest), min(model.most_logits, largest), *points})
 
 
 def _look_up(problem: LoraProblem, layers: tuple[str, ...], file: str, content: object, gpu: GpuInfo | None) -> Lookup:

@@ -1,7 +1,7 @@
 """What an ``adapter_config.json`` of PEFT may hold, field by field, as vLLM 0.33 reads it (``lora/peft_helper.py``).
 
-vLLM refuses an adapter whose fields ask for what it does not do; so does this, with the reason. Fields that change
-nothing of an adapter's shape (``use_rslora``, ``alpha_pattern``, …) and ones that vLLM does not know are passed over.
+vLLM refuses an adapter whose fields ask for what it does not do; so does this, with the reason. ``use_rslora``, which
+changes the scale of an adapter alone, and fields that vLLM does not know are passed over.
 """
 
 import re
@@ -73,7 +73,8 @@ class AdapterConfig(BaseModel):
     """The fields that vLLM reads, and those by which PEFT chooses the modules that are adapted.
 
     Attributes:
-        rank_pattern: ranks of modules that have another than ``r``.
+        rank_pattern: ranks of modules that have another than ``r``, by regular expressions for the ends of names.
+        alpha_pattern: likewise the alphas of those that have another than ``lora_alpha``.
         target_modules: names of modules, ``all-linear``, or a regular expression for full names.
         exclude_modules: names or a regular expression of modules that are left out again.
         layers_to_transform: numbers of the decoder layers that named modules are adapted in; None for all.
@@ -87,7 +88,8 @@ class AdapterConfig(BaseModel):
     r: Rank
     lora_alpha: float
     target_modules: list[str] | Pattern | None
-    rank_pattern: dict[str, Rank] | None = None
+    rank_pattern: dict[Pattern, Rank] | None = None
+    alpha_pattern: dict[Pattern, float] | None = None
     bias: Annotated[Any, _NO_BIAS] = "none"
     modules_to_save: Annotated[list[str] | None, AfterValidator(_heads_only)] = None
     use_dora: Annotated[Any, _unsupported("DoRA")] = False
@@ -138,6 +140,7 @@ _EXPECTED = {
     "lora_alpha": "a number",
     "target_modules": "a list of names, a regular expression or 'all-linear'",
     "rank_pattern": "ranks by name",
+    "alpha_pattern": "alphas by name",
     "modules_to_save": "a list of names",
     "exclude_modules": "a list of names or a regular expression",
     "layers_to_transform": "numbers of layers",

@@ -41,6 +41,23 @@ def step_sizes(largest: int = MAX_BATCHED_TOKENS) -> tuple[int, ...]:
     return tuple(sorted({*sizes, largest}))
 
 
+def token_ladder(largest: int = MAX_BATCHED_TOKENS, draft_tokens: int = 0) -> tuple[int, ...]:
+    """Return the numbers of tokens to tune where none are named: ``M_LADDER`` as one engine runs it.
+
+    An engine that speculates captures multiples of a sequence's tokens alone. The largest step, a whole chunk of
+    prefill, has a key in any case.
+
+    Args:
+        largest: the engine's ``--max-num-batched-tokens``.
+        draft_tokens: tokens that it drafts for a sequence.
+    """
+    width = 1 + draft_tokens
+    last = max(width, CAPTURE_SIZES[-1] // width * width)
+    captured = {min(-(-m // width) * width, last) for m in M_LADDER if m <= CAPTURE_SIZES[-1]}
+    eager = {m for m in M_LADDER if m > CAPTURE_SIZES[-1]}
+    return tuple(sorted({largest, *(m for m in captured | eager if m <= largest)}))
+
+
 def serving_rank(rank: int) -> int | None:
     """Return the least ``--max-lora-rank`` that serves adapters of a rank, or None where there is none."""
     return min((allowed for allowed in LORA_RANKS if allowed >= rank), default=None)

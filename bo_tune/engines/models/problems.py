@@ -21,18 +21,18 @@ def lookup_of(problem: LoraProblem) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def keys_m(layer: LoraLayer, ms: Sequence[int], max_sequences: int) -> Sequence[int]:
+def keys_m(layer: LoraLayer, ms: Sequence[int], most_logits: int) -> Sequence[int]:
     """Return the keys m under which a layer is looked up, where the file has the keys ``ms``.
 
     One of them may lie above the largest m that is asked for: the nearest to it. An entry has to be there, or another
     layer's config is taken.
 
     Args:
-        max_sequences: the engine's ``--max-num-seqs``; what runs once for each sequence has no larger m.
+        most_logits: rows that become logits in a step; what runs for these alone has no larger m.
     """
     if not layer.per_sequence or not ms:
         return ms
-    last = nearest_of(sorted(ms), max_sequences)
+    last = nearest_of(sorted(ms), most_logits)
     return [m for m in ms if m <= last]
 
 

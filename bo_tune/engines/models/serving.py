@@ -4,14 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 from bo_tune.core.problem import LoraProblem
 from bo_tune.engines.models.adapter import Adapter, joint_rank, joint_targets
 from bo_tune.engines.models.architectures.moe import EXPERTS
-from bo_tune.engines.models.engine import LORA_RANKS, MAX_SEQUENCES, serving_rank
+from bo_tune.engines.models.engine import LORA_RANKS, MAX_BATCHED_TOKENS, MAX_SEQUENCES, serving_rank, token_ladder
 from bo_tune.engines.models.experts import MOE_KERNELS, expert_problem, experts_of, held_experts
 from bo_tune.engines.models.hub import model_shape
-from bo_tune.engines.models.layers import LoraLayer
+from bo_tune.engines.models.layers import LoraLayer, Sharding
 from bo_tune.engines.models.notes import dual_stream_note, files_of, missing_slices, restricted_note
 from bo_tune.engines.models.problems import DENSE_KERNELS, keys_m, layer_problems, lookup_of
 from bo_tune.engines.models.shape import ModelShape
@@ -19,6 +20,32 @@ from bo_tune.errors import ModelError
 
 MOST_PROBLEMS = 10_000
 """Of a study."""
+
+
+class Serving(TypedDict, total=False):
+    """What there is to say of a model's engine besides its size, as keyword arguments of ``ModelStudy.of``.
+
+    Attributes:
+        target_modules: the engine's ``--lora-target-modules``; left out, those that the adapters change.
+        adapters: files ``adapter_config.json`` or their folders; give rank and target modules where these are left out:
+            those of all of them.
+        unpacked_experts: whether adapters of experts keep gate and up apart whatever the model does, as with
+            ``--enable-mixed-moe-lora-format`` and ``--enable-moe-shared-loras``.
+        tower_connector: the engine's ``--enable-tower-connector-lora``.
+    """
+
+    dtype: str | None
+    add_inputs: Sequence[bool] | None
+    fully_sharded: bool
+    target_modules: Sequence[str] | None
+    max_sequences: int
+    max_batched_tokens: int | None
+    draft_tokens: int
+    expert_parallel: bool
+    dual_stream: bool
+    adapters: Sequence[Path | str]
+    unpacked_experts: bool
+    tower_connector: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +62,11 @@ class ModelStudy:
         target_modules: the engine's ``--lora-target-modules``; None for every layer that takes adapters, which
             an engine without that option looks up whatever its adapters change.
         max_sequences: the engine's ``--max-num-seqs``.
+        max_batched_tokens: the engine's ``--max-num-batched-tokens``; None where it is not told.
+        draft_tokens: tokens that it drafts for each sequence of a step.
         expert_parallel: the engine's ``--enable-expert-parallel``.
         dual_stream: whether it runs with ``VLLM_LORA_ENABLE_DUAL_STREAM=1``.
+        told: what is to be said of where its layers come from; None for the table of architectures.
     """
 
     shape: ModelShape
@@ -49,8 +79,11 @@ class ModelStudy:
     fully_sharded: bool = False
     target_modules: tuple[str, ...] | None = None
     max_sequences: int = MAX_SEQUENCES
+    max_batched_tokens: int | None = None
+    draft_tokens: int = 0
     expert_parallel: bool = False
     dual_stream: bool = False
+    told: str | None = None
 
     @classmethod
     def of(
@@ -60,54 +93,82 @@ class ModelStudy:
         tensor_parallel: int,
         ranks: Sequence[int],
         max_loras: Sequence[int],
-        ms: Sequence[int],
-        dtype: str | None = None,
-        add_inputs: Sequence[bool] | None = None,
-        fully_sharded: bool = False,
-        target_modules: Sequence[str] | None = None,
-        expert_parallel: bool = False,
-        adapters: Sequence[str] = (),
-        max_sequences: int = MAX_SEQUENCES,
-        dual_stream: bool = False,
+        ms: Sequence[int] = (),
         relative_to: Path = Path(),
+        **engine: Unpack[Serving],
     ) -> "ModelStudy":
         """Read the model, and adapters where some are named, and check that they pose problems.
 
         Args:
             config: a ``config.json``, its folder, or an id of the Hugging Face hub.
             ranks: values of the engine's ``--max-lora-rank``; empty for the least that serves the adapters.
-            adapters: files ``adapter_config.json`` or their folders; give rank and target modules where these are left
-                out: those of all of them.
-            relative_to: folder that relative paths start from.
+            ms: tokens in a step; empty for those of ``token_ladder``.
+            relative_to: folder that a relative path of the model starts from.
+            engine: how else it is started.
 
         Raises:
             ModelError: the model's config or an adapter's cannot be used, or the model not served like this.
         """
-        shape = model_shape(config, relative_to)
-        told = [Adapter.from_file(relative_to / adapter) for adapter in adapters]
+        return cls.with_shape(
+            model_shape(config, relative_to),
+            tensor_parallel=tensor_parallel,
+            ranks=ranks,
+            max_loras=max_loras,
+            ms=ms,
+            **engine,
+        )
+
+    @classmethod
+    def with_shape(
+        cls,
+        shape: ModelShape,
+        *,
+        tensor_parallel: int,
+        ranks: Sequence[int],
+        max_loras: Sequence[int],
+        ms: Sequence[int] = (),
+        told: str | None = None,
+        **engine: Unpack[Serving],
+    ) -> "ModelStudy":
+        """Return a model of a known shape as it is served, checked. Arguments and errors are those of ``of``."""
+        if engine.get("tower_connector"):
+            shape.check_towers()
+        if engine.get("unpacked_experts"):
+            shape = shape.with_unpacked_experts()
+        adapters = [Adapter.from_file(Path(adapter)) for adapter in engine.get("adapters", ())]
         _check_ranks(ranks)
-        changed = joint_targets(told, shape)
+        targets, add_inputs = engine.get("target_modules"), engine.get("add_inputs")
+        if targets is None:
+            targets = joint_targets(adapters, shape)
         model = cls(
             shape=shape,
             tensor_parallel=tensor_parallel,
-            ranks=joint_rank(told, ranks),
+            ranks=joint_rank(adapters, ranks),
             max_loras=tuple(max_loras),
             ms=tuple(ms),
-            dtype=dtype,
+            dtype=engine.get("dtype"),
             add_inputs=None if add_inputs is None else tuple(add_inputs),
-            fully_sharded=fully_sharded,
-            target_modules=changed if target_modules is None else tuple(target_modules),
-            max_sequences=max_sequences,
-            expert_parallel=expert_parallel,
-            dual_stream=dual_stream,
+            fully_sharded=engine.get("fully_sharded", False),
+            target_modules=None if targets is None else tuple(targets),
+            max_sequences=engine.get("max_sequences", MAX_SEQUENCES),
+            max_batched_tokens=engine.get("max_batched_tokens"),
+            draft_tokens=engine.get("draft_tokens", 0),
+            expert_parallel=engine.get("expert_parallel", False),
+            dual_stream=engine.get("dual_stream", False),
+            told=told,
         )
         model.check()
-        return model
+        return model if model.ms else replace(model, ms=token_ladder(model.most_tokens, model.draft_tokens))
 
     def check(self) -> None:
         """Refuse what no engine serves like this. Raises ModelError."""
         if (count := len(self.ranks) * len(self.max_loras) * len(self.ms)) > MOST_PROBLEMS:
             raise ModelError(f"expected at most {MOST_PROBLEMS} of rank times max-loras times m, got {count}")
+        if self.max_batched_tokens is not None and max(self.ms, default=0) > self.max_batched_tokens:
+            raise ModelError(
+                f"m: expected at most the {self.max_batched_tokens} tokens of --max-num-batched-tokens, "
+                f"got {max(self.ms)}; name others with --m"
+            )
         for layer in self.layers:
             for rank in self.ranks:
                 layer.shrink_n(rank)
@@ -122,6 +183,32 @@ class ModelStudy:
         )
 
     @property
+    def wrapped(self) -> list[tuple[str, tuple[int, ...]]]:
+        """What the engine wraps by the table of architectures, but experts, called or not.
+
+        Full names, ``*`` for the number of a layer, each with slices, k and n of shrink at the first rank (0 where
+        nothing shrinks), and the width of each slice of expand. Raises ModelError.
+        """
+        sharding, found = Sharding(self.tensor_parallel, self.fully_sharded), []
+        modules = self.shape.modules(self.target_modules, fully_sharded=self.fully_sharded, ranks=self.tensor_parallel)
+        for module in modules:
+            layer = sharding.layer(module)
+            shrunk = (layer.shrink_k, layer.shrink_n(self.ranks[0])) if layer.shrink_k else (0, 0)
+            sizes = len(layer.slice_sizes), *shrunk, *layer.slice_sizes
+            found.append((self.shape.naming.engine_name(module), sizes))
+        return found
+
+    @property
+    def most_tokens(self) -> int:
+        """Most tokens in a step."""
+        return self.max_batched_tokens or MAX_BATCHED_TOKENS
+
+    @property
+    def most_logits(self) -> int:
+        """Most rows of hidden states that become logits in a step: one for each token that is verified."""
+        return self.max_sequences * (1 + self.draft_tokens)
+
+    @property
     def has_experts(self) -> bool:
         """Whether experts take adapters."""
         return self.shape.wraps_experts(self.target_modules)
@@ -134,7 +221,7 @@ class ModelStudy:
     @property
     def note(self) -> str | None:
         """How the engine must be started for these to be its lookups, and what happens else; None for as usual."""
-        notes = []
+        notes = [self.told] if self.told else []
         layers = self.layers
         tuned = files_of(layers, dual_stream=self.dual_stream)
         if self.target_modules is not None:
@@ -161,7 +248,7 @@ class ModelStudy:
         served: dict[LoraProblem, tuple[str, ...]] = {}
         for kernel, slots, rank, layer in product(dense, self.max_loras, self.ranks, self.layers):
             adds = self.add_inputs or layer.adds(dual_stream=self.dual_stream)
-            for m in keys_m(layer, self.ms, self.max_sequences):
+            for m in keys_m(layer, self.ms, self.most_logits):
                 for problem in layer_problems(kernel, layer, slots, rank, m, self._dtype, adds):
                     problem = first.setdefault(lookup_of(problem), problem)
                     names = served.get(problem, ())

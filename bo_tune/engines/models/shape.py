@@ -1,7 +1,7 @@
 """A model's Hugging Face ``config.json``: the modules that take adapters, and the experts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from bo_tune.engines.models.architectures.moe import EXPERTS, MoeShape
 from bo_tune.engines.models.architectures.table import Architecture, architecture_of
 from bo_tune.engines.models.engine import MOST_LOGITS
 from bo_tune.engines.models.layers import LoraLayer, Sharding
-from bo_tune.errors import ModelError
+from bo_tune.errors import ModelError, UnknownArchitectureError
 from bo_tune.files import shown
 
 CONFIG_FILE = "config.json"
@@ -39,6 +39,9 @@ class ModelShape:
         dtype: element type that vLLM would serve it in.
         moe: the experts, if any.
         weights: how the checkpoint stores those of its linear layers.
+        adapts_towers: whether ``--enable-tower-connector-lora`` has vLLM adapt its towers, too.
+        alone: whether its lookups are known at a tensor-parallel size of 1 alone.
+        held: the layers that one rank of one engine calls, where that engine told them.
     """
 
     name: str
@@ -52,6 +55,9 @@ class ModelShape:
     dtype: str = "bfloat16"
     moe: MoeShape | None = None
     weights: Weights = Weights.BITS_16
+    adapts_towers: bool = False
+    alone: bool = False
+    held: tuple[LoraLayer, ...] | None = None
 
     @classmethod
     def from_file(cls, path: Path, name: str | None = None) -> "ModelShape":
@@ -73,7 +79,8 @@ class ModelShape:
         known_as, architecture = architecture_of(config, text, source)
         given = {key: value for key, value in text.items() if value is not None}
         quantization = {"quantization_config": config.get("quantization_config")}
-        fields = Fields({**quantization, **architecture.defaults, **given}, source)
+        renamed = {here: given[theirs] for theirs, here in architecture.aliases.items() if theirs in given}
+        fields = Fields({**quantization, **architecture.defaults, **given, **renamed}, source)
         return cls(
             name=name or (source.parent.name if source.name == CONFIG_FILE else source.stem),
             source=source,
@@ -83,13 +90,17 @@ class ModelShape:
             asked_outer=architecture.embeddings,
             layer_count=fields.size("num_hidden_layers", default=1, most=MOST_LAYERS),
             naming=architecture.naming,
-            dtype=_dtype(text, config),
+            dtype=served_dtype(text, config),
             moe=architecture.experts(fields) if architecture.experts else None,
             weights=fields.weights,
+            adapts_towers=architecture.adapts_towers,
+            alone=architecture.alone,
         )
 
-    def modules(self, target_modules: Sequence[str] | None = None, *, fully_sharded: bool = False) -> list[Module]:
-        """Return the modules that an engine wraps, but the experts.
+    def modules(
+        self, target_modules: Sequence[str] | None = None, *, fully_sharded: bool = False, ranks: int = 1
+    ) -> list[Module]:
+        """Return the modules that an engine of some tensor-parallel ranks wraps, whole, but the experts.
 
         Args:
             target_modules: the engine's ``--lora-target-modules``; None for all that vLLM supports.
@@ -98,11 +109,12 @@ class ModelShape:
         Raises:
             ModelError: a target module is unknown or cannot be wrapped, or nothing is left that the engine calls.
         """
+        linear = [module.on(ranks) for module in self.linear]
         if target_modules is None:
-            asked = [*self.linear, *(module for module in self.outer if module.suffix in self.asked_outer)]
+            asked = [*linear, *(module for module in self.outer if module.suffix in self.asked_outer)]
             return [module for module in asked if module.shared_fully or not fully_sharded]
         self._check_known(target_modules)
-        found = [module for module in (*self.linear, *self.outer) if self._is_targeted(module, target_modules)]
+        found = [module for module in (*linear, *self.outer) if self._is_targeted(module, target_modules)]
         for module in found:
             if fully_sharded and not module.shared_fully:
                 raise ModelError(
@@ -116,9 +128,27 @@ class ModelShape:
             )
         return found
 
+    def with_unpacked_experts(self) -> "ModelShape":
+        """Return the model as an engine wraps it that keeps gate and up of experts apart in any case."""
+        return self if self.moe is None else replace(self, moe=replace(self.moe, packed=False))
+
+    def check_towers(self) -> None:
+        """Refuse an engine that adapts the towers of images and sounds, too: their layers are not described here.
+
+        A model without them, or whose class does not support this, is served as without the option.
+
+        Raises:
+            ModelError: the engine would adapt them.
+        """
+        if self.adapts_towers:
+            raise ModelError(
+                f"{self.source}: --enable-tower-connector-lora: the layers of the towers of {self.architecture} are "
+                "not known here; record what the engine looks up, and tune that with --lookups"
+            )
+
     def wraps_experts(self, target_modules: Sequence[str] | None) -> bool:
         """Say whether an engine wraps the experts: chosen by their module's name, not by that of a projection."""
-        if self.moe is None or target_modules is None:
+        if self.moe is None or target_modules is None or self.held is not None:
             return self.moe is not None
         full = self.moe.engine_name(self.naming)
         return any(name == EXPERTS or is_named(full, name) for name in target_modules)
@@ -133,12 +163,19 @@ class ModelShape:
         """
         if tensor_parallel < 1:
             raise ModelError(f"{self.source}: expected a tensor-parallel size of at least 1, got {tensor_parallel}")
-        modules = self.modules(target_modules, fully_sharded=fully_sharded)
+        if self.held is not None:
+            return list(self.held)
+        if self.alone and tensor_parallel > 1:
+            raise UnknownArchitectureError(
+                f"{self.source}: what vLLM makes of {self.architecture} is known here at a tensor-parallel size of 1 "
+                "alone; record what the engine looks up, and tune that with --lookups"
+            )
+        modules = self.modules(target_modules, fully_sharded=fully_sharded, ranks=tensor_parallel)
         self._check_vocabulary(modules)
         sharding = Sharding(tensor_parallel, fully_sharded)
         try:
             for module in self.linear:
-                sharding.check(module)
+                sharding.check(module.on(tensor_parallel))
             return list(dict.fromkeys(sharding.layer(module) for module in modules if module.called))
         except ModelError as error:
             raise ModelError(f"{self.source}: {error}") from None
@@ -195,7 +232,7 @@ def _text_config(config: Mapping[str, Any], source: Path) -> Mapping[str, Any]:
     return text if "hidden_size" in text else config
 
 
-def _dtype(text: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+def served_dtype(text: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """Return the dtype vLLM serves the model in: the checkpoint's, or bfloat16 for float32 and quantised ones."""
     for owner in (text, config):
         for field in ("dtype", "torch_dtype"):

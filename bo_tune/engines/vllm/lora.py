@@ -55,8 +55,8 @@ class VllmLora(Engine):
     def _read(self, path: Path) -> Entries:
         return self.parse(read_bytes(path), path)
 
-    def completion(self, model: ModelStudy, tuned: Collection[str], gpu: GpuInfo, folder: Path) -> Completion:
-        entries = untuned_entries(model, tuned, gpu, folder, self._read)
+    def completion(self, asked: Collection[Problem], tuned: Collection[str], gpu: GpuInfo, folder: Path) -> Completion:
+        entries = untuned_entries(asked, tuned, gpu, folder, self._read)
         if not entries:
             return Completion()
         known = "" if knows_shipped_files() else ", as far as that is known without vLLM's own files"

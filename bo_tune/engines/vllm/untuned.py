@@ -10,10 +10,9 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
-from bo_tune.core.problem import GpuInfo, LoraProblem
+from bo_tune.core.problem import GpuInfo, LoraProblem, Problem
 from bo_tune.engines.base import Entries, Keys, TunedEntry
 from bo_tune.engines.models.experts import MOE_KERNELS
-from bo_tune.engines.models.serving import ModelStudy
 from bo_tune.engines.vllm.file_names import table_file_name
 from bo_tune.engines.vllm.table_format import LEVELS
 from bo_tune.kernels.moe.spec import MOE_SPECS
@@ -25,17 +24,18 @@ MOST_TOKENS = 16384
 
 
 def untuned_entries(
-    model: ModelStudy, tuned: Collection[str], gpu: GpuInfo, folder: Path, read: Callable[[Path], Entries]
+    asked: Collection[Problem], tuned: Collection[str], gpu: GpuInfo, folder: Path, read: Callable[[Path], Entries]
 ) -> list[TunedEntry]:
     """Return entries for the experts of a model whose kernels were not tuned, now or before.
 
-    There are none where the model has no experts, or where the folder holds entries of theirs: all four kernels must
+    There are none where nothing is asked of experts, or where the folder holds entries of theirs: all four kernels must
     agree on block_m, so those of some are no business of the others.
 
     The keys m are those between which the engine's own config changes, so that the nearest key gives for every m what
     the engine would have taken.
 
     Args:
+        asked: the problems whose configs the engine looks up.
         tuned: names of the kernels that were.
         folder: where the files are.
         read: reads one of them.
@@ -44,10 +44,11 @@ def untuned_entries(
         TableError: a file of the folder is malformed.
         VllmError: the installed vLLM does not tell what it runs without tuned files.
     """
-    if not model.has_experts or not set(MOE_KERNELS).isdisjoint(tuned):
+    if not set(MOE_KERNELS).isdisjoint(tuned):
         return []
     entries = []
-    for problem in replace(model, ms=(1,)).problems_by_layer(MOE_KERNELS):
+    experts = (problem for problem in asked if isinstance(problem, LoraProblem) and problem.kernel in MOE_KERNELS)
+    for problem in dict.fromkeys(replace(problem, m=1) for problem in experts):
         spec = engine_spec(problem.kernel)
         for m, config in switches(problem, gpu).items():
             keys = spec.table_key(replace(problem, m=m))

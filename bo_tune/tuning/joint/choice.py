@@ -22,6 +22,7 @@ from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.formats.recording import Recording
 from bo_tune.measure.device import Device
+from bo_tune.tuning.in_place import after_layer
 from bo_tune.tuning.race import Choice, Finalists, Race, beats
 
 MOST_VALUES = 2
@@ -85,6 +86,7 @@ def choose_jointly(
     values = _best_values(studies, decided)
     if not values:
         return None
+    finalists = after_layer(finalists, found)
     also = [[key] for key in found[0]] if found is not None else [[] for _ in studies]
     races = [_race(study, values, finalists, keys) for study, keys in zip(studies, also, strict=True)]
     winners = {value: [_winner(race, value) for race in races] for value in values}

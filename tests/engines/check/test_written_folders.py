@@ -23,7 +23,7 @@ from bo_tune.engines.models.serving import ModelStudy
 WRITTEN = Path(__file__).parent / "written"
 GPU = "NVIDIA H200"
 LOOKUPS = ROOT / "tests" / "engines" / "models" / "lookups.json"
-DEEPSEEK = json.loads(LOOKUPS.read_text())["DeepseekV3ForCausalLM"]["config"]
+DEEPSEEK = json.loads(LOOKUPS.read_text())["deepseek-ai--DeepSeek-R1"]["config"]
 
 
 def model(name: str, tmp_path: Path, tensor_parallel: int, rank: int = 16) -> ModelStudy:

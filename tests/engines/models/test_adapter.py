@@ -91,6 +91,29 @@ def test_names_are_those_of_the_model_that_was_trained(
     assert changed(tmp_path, SHAPES[model], **fields) == expected
 
 
+ASKED = json.loads((Path(__file__).parent / "lookups.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("model", "targets", "expected"),
+    [
+        ("EXAONE-3.5-7.8B", ["c_fc_0", "out_proj"], ("out_proj", "gate_up_proj")),
+        ("Falcon-H1-7B", r"model\.layers\.0\.mamba\.in_proj", ("in_proj",)),
+        ("LFM2-8B-A1B", r"model\.layers\.0\.conv\.in_proj", ("in_proj",)),
+        ("LFM2-8B-A1B", ["w1"], ("w13", "experts")),
+        ("Jamba-1.5-Mini", ["self_attn.q_proj", "x_proj"], ("x_proj", "qkv_proj")),
+        ("Hunyuan-A13B", ["shared_mlp.up_proj", "wg"], ("wg", "gate_up_proj")),
+        ("Whisper-large-v3", r"model\.decoder\.layers\.0\.fc1", ("fc1",)),
+        ("Whisper-large-v3", ["encoder_attn.k_proj"], ("kv_proj",)),
+        ("Llama-3.2-90B-Vision", ["cross_attn.v_proj"], ("merged_proj_6_k_proj_6_v_proj",)),
+        ("nvidia--Gemma-4-31B-IT-NVFP4", r"model\.language_model\.layers\.\d+\.mlp\.up_proj", ("gate_up_proj",)),
+    ],
+)
+def test_names_that_vllm_changes(tmp_path: Path, model: str, targets: object, expected: tuple[str, ...]) -> None:
+    shape = ModelShape.from_config(ASKED[model]["config"], Path("m/config.json"))
+    assert changed(tmp_path, shape, target_modules=targets) == expected
+
+
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
@@ -104,6 +127,9 @@ def test_names_are_those_of_the_model_that_was_trained(
         ({"lora_alpha": None}, "lora_alpha: expected a number, got null"),
         ({"rank_pattern": {"q_proj": 0}}, 'rank_pattern: expected an integer >= 1, got {"q_proj": 0}'),
         ({"rank_pattern": {"q_proj": "8"}}, "rank_pattern: expected ranks by name, got"),
+        ({"rank_pattern": {"(q_proj": 8}}, "rank_pattern: not a regular expression: missing )"),
+        ({"alpha_pattern": {"q_proj": "8"}}, "alpha_pattern: expected alphas by name, got"),
+        ({"alpha_pattern": {"*": 8}}, "alpha_pattern: not a regular expression"),
         (
             {"target_modules": [1]},
             "target_modules: expected a list of names, a regular expression or 'all-linear'",

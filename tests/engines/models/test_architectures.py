@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from helpers import ROOT
 
-from bo_tune.engines.models.architectures.table import ARCHITECTURES, WITHOUT_ADAPTERS
+from bo_tune.engines.models.architectures.modules import NEVER_CALLED
+from bo_tune.engines.models.architectures.table import ARCHITECTURES
+from bo_tune.engines.models.architectures.without_adapters import WITHOUT_ADAPTERS
 from bo_tune.engines.models.problems import DENSE_KERNELS
 from bo_tune.engines.models.serving import ModelStudy
 from bo_tune.engines.models.shape import ModelShape
@@ -244,12 +246,12 @@ def test_the_first_known_architecture_decides() -> None:
 
 
 def test_what_vllm_does_not_wrap_fully_sharded() -> None:
-    shape = ModelShape.from_config(ASKED["NemotronHForCausalLM"]["config"], Path("m/config.json"))
+    shape = ModelShape.from_config(ASKED[NEMOTRON]["config"], Path("m/config.json"))
     names = [layer.name for layer in shape.layers(4)]
     assert set(names) - {layer.name for layer in shape.layers(4, fully_sharded=True)} == {"in_proj"}
     with pytest.raises(ModelError, match="cannot wrap in_proj with --fully-sharded-loras"):
         shape.layers(4, fully_sharded=True, target_modules=["q_proj", "in_proj"])
-    qwen = ModelShape.from_config(ASKED["Qwen3_5ForConditionalGeneration"]["config"], Path("m/config.json"))
+    qwen = ModelShape.from_config(ASKED[QWEN_3_6]["config"], Path("m/config.json"))
     (in_proj,) = qwen.layers(4, fully_sharded=True, target_modules=["in_proj_z"])
     assert (in_proj.shrink_n(16), in_proj.slice_sizes) == (4, (512, 512, 1536, 1536))
 
@@ -263,7 +265,7 @@ def test_adapters_that_are_never_called_pose_no_problems() -> None:
 
 
 def test_quantizations_for_which_a_projection_is_whole_on_each_rank() -> None:
-    config = ASKED["Qwen3_5ForConditionalGeneration"]["config"]
+    config = ASKED[QWEN_3_6]["config"]
     for method, width in (("fp8", 12), ("awq", 48)):
         shape = ModelShape.from_config(
             {**config, "quantization_config": {"quant_method": method}}, Path("m/config.json")
@@ -280,24 +282,134 @@ def test_a_language_model_that_is_not_known_within_another(kind: object) -> None
 
 
 ASKED: dict[str, Any] = json.loads((Path(__file__).parent / "lookups.json").read_text())
-"""By architecture: the fields of one model's config that matter, and what vLLM 0.33.0's own LoRA manager wraps of it at
-rank 16: of dense layers slices, k and n of shrink (0 where nothing shrinks) and the width of each slice of expand; of
-experts slices of w13, keys k of w13 and w2, hidden size, keys i of w13 and w2. Not quantised. ``tp4`` is a
-tensor-parallel size of 4, ``fs4`` the same with fully sharded adapters."""
+"""By model: the fields of its config that matter, the full names of the ``modules`` and the ``experts`` that vLLM
+0.33.0's own LoRA manager wraps, and how at rank 16. Of each module in their order: slices, k and n of shrink (0 where
+nothing shrinks) and the width of each slice of expand; null where it is not wrapped. Of experts: slices of w13, keys k
+of w13 and w2, hidden size, keys i of w13 and w2, how many there are and each token visits. Not quantised. ``tp4`` is a
+tensor-parallel size of 4, ``fs4`` the same with fully sharded adapters; null where the engine does not start. Models
+without cases take no adapters."""
+
+NEMOTRON = "nvidia--NVIDIA-Nemotron-3-Nano-30B-A3B-BF16"
+QWEN_3_6 = "nvidia--Qwen3.6-27B-NVFP4"
+
+CASES_ASKED = [(name, case) for name in ASKED for case in ASKED[name]["lookups"]]
 
 
-@pytest.mark.parametrize(("name", "sharding"), [(name, case) for name in ASKED for case in ASKED[name]["lookups"]])
+@pytest.mark.parametrize(("name", "sharding"), CASES_ASKED)
 def test_the_engine_wraps_the_same(name: str, sharding: str) -> None:
-    shape = ModelShape.from_config(ASKED[name]["config"], Path("m/config.json"))
+    asked, expected = ASKED[name], ASKED[name]["lookups"][sharding]
+    shape = ModelShape.from_config(asked["config"], Path("m/config.json"))
     model = ModelStudy(shape, int(sharding[2:]), (16,), (4,), (16,), fully_sharded=sharding.startswith("fs"))
-    dense = {
-        (len(layer.slice_sizes), layer.shrink_k or 0, layer.shrink_n(16) if layer.shrink_k else 0, *layer.slice_sizes)
-        for layer in model.layers
-    }
-    expected = ASKED[name]["lookups"][sharding]
-    assert dense == set(map(tuple, expected["dense"]))
+    if expected is None:
+        with pytest.raises(ModelError, match="expected a"):
+            model.check()
+        return
+    named = zip(asked["modules"], expected["dense"], strict=True)
+    assert sorted(model.wrapped) == sorted((module, tuple(sizes)) for module, sizes in named if sizes is not None)
     assert model.has_experts is ("experts" in expected)
     if model.has_experts:
         w13, w2 = model.problems_by_layer(["fused_moe_lora_w13_expand", "fused_moe_lora_w2_expand"])
-        assert [w13.num_slices, w13.k, w2.k, w13.n, w13.i, w2.i] == expected["experts"]
+        assert w13.experts is not None
+        sizes = [w13.num_slices, w13.k, w2.k, w13.n, w13.i, w2.i, w13.experts.count, w13.experts.top_k]
+        assert sizes == expected["experts"]
         assert (w2.num_slices, w2.n) == (1, w13.n)
+        assert shape.moe is not None
+        assert shape.moe.engine_name(shape.naming) == asked["experts"]
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_what_is_wrapped_is_called_but_for_a_few(name: str) -> None:
+    config = ASKED[name]["config"]
+    if not ASKED[name]["lookups"]:
+        with pytest.raises(ModelError, match="takes no adapters in vLLM"):
+            ModelShape.from_config(config, Path("m/config.json"))
+        return
+    modules = ModelShape.from_config(config, Path("m/config.json")).linear
+    assert {module.suffix for module in modules if not module.called} == NEVER_CALLED & {m.suffix for m in modules}
+
+
+def test_most_served_models_are_asked_for() -> None:
+    architectures = {ASKED[name]["config"]["architectures"][0] for name in ASKED}
+    assert (len(ASKED), len(architectures)) == (60, 45)
+
+
+FALCON_H1 = ASKED["Falcon-H1-7B"]["config"]
+
+
+def test_a_single_group_of_states_is_held_by_every_rank() -> None:
+    # vLLM's MambaMixer2 then has one projection, of which each rank holds the states whole.
+    shape = ModelShape.from_config(FALCON_H1, Path("m/config.json"))
+    alone, two = ({layer.name: layer for layer in shape.layers(ranks)}["in_proj"] for ranks in (1, 2))
+    assert alone.slice_sizes == (3072, 3072, 256, 256, 24)
+    assert two.slice_sizes == (1536 + 1536 + 256 + 256 + 12,)
+    (shared,) = [layer for layer in shape.layers(2, fully_sharded=True) if layer.name == "in_proj"]
+    assert shared.shrink_n(16) == 8
+    assert "in_proj" not in {layer.name for layer in shape.layers(1, fully_sharded=True)}
+
+
+def test_gemma_4_with_shared_keys_and_layers_of_their_own() -> None:
+    config = {
+        "architectures": ["Gemma4ForCausalLM"], "hidden_size": 1536, "intermediate_size": 6144,
+        "num_hidden_layers": 4, "num_kv_shared_layers": 2, "use_double_wide_mlp": True,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+        "num_attention_heads": 8, "num_key_value_heads": 1, "head_dim": 256, "hidden_size_per_layer_input": 256,
+    }  # fmt: skip
+    layers = ModelShape.from_config(config, Path("m/config.json")).layers()
+    assert [(layer.name, layer.slice_sizes) for layer in layers if layer.name in {"qkv_proj", "q_proj"}] == [
+        ("qkv_proj", (2048, 256, 256)), ("q_proj", (2048,)), ("qkv_proj", (4096, 512, 512)), ("q_proj", (4096,)),
+    ]  # fmt: skip
+    assert [layer.slice_sizes for layer in layers if layer.name == "gate_up_proj"] == [(6144, 6144), (12288, 12288)]
+    assert {layer.name: layer.slice_sizes for layer in layers}["per_layer_model_projection"] == (1024,)
+    with pytest.raises(ModelError, match="layer_types: expected 5 of full_attention, sliding_attention, got 4"):
+        ModelShape.from_config({**config, "num_hidden_layers": 5}, Path("m"))
+    with pytest.raises(ModelError, match="layer_types: expected the kind of each layer, got null"):
+        ModelShape.from_config({**config, "layer_types": None}, Path("m"))
+
+
+def test_what_is_known_of_one_rank_alone() -> None:
+    shape = ModelShape.from_config(ASKED["Llama-3.2-90B-Vision"]["config"], Path("m/config.json"))
+    with pytest.raises(ModelError, match="MllamaForConditionalGeneration is known here at a tensor-parallel size of 1"):
+        shape.layers(2)
+
+
+def test_sizes_of_layers_that_differ() -> None:
+    config = {**ASKED["Hunyuan-A13B"]["config"], "moe_topk": [8, 4]}
+    with pytest.raises(ModelError, match=r"moe_topk: expected an integer >= 1, got \[8, 4\]"):
+        ModelShape.from_config(config, Path("m/config.json"))
+
+
+def test_towers_are_refused_where_the_engine_would_adapt_them() -> None:
+    text = {"model_type": "mistral", **COMMAND_R}
+    shape = ModelShape.from_config({"architectures": ["LlavaForConditionalGeneration"], "text_config": text}, Path("m"))
+    with pytest.raises(ModelError, match="--enable-tower-connector-lora: the layers of the towers of Llava"):
+        shape.check_towers()
+    served("llama-3.1-8b", tower_connector=True)  # the engine passes over it
+
+
+def test_llama_4_has_experts_in_every_few_layers() -> None:
+    text = {
+        "hidden_size": 5120, "intermediate_size": 8192, "intermediate_size_mlp": 16384, "num_attention_heads": 40,
+        "num_key_value_heads": 8, "head_dim": 128, "num_local_experts": 128, "num_experts_per_tok": 1,
+        "interleave_moe_layer_step": 2,
+    }  # fmt: skip
+    config = {"architectures": ["Llama4ForConditionalGeneration"], "text_config": text}
+    shape = ModelShape.from_config(config, Path("m/config.json"))
+    sizes = {layer.name: layer.slice_sizes for layer in shape.layers(8)}
+    assert sizes["gate_up_proj"] == (2048, 2048)
+    assert sizes["shared_expert.gate_up_proj"] == (1024, 1024)
+    assert sizes["router"] == (128,)
+    assert shape.moe is not None
+    assert (shape.moe.intermediate, shape.moe.packed) == (8192, False)
+    text["interleave_moe_layer_step"] = 1
+    names = {layer.name for layer in ModelShape.from_config(config, Path("m/config.json")).layers()}
+    assert "gate_up_proj" not in names
+
+
+@pytest.mark.parametrize(
+    ("name", "packed"), [("Qwen3_5MoeForCausalLM", False), ("Qwen3_5MoeForConditionalGeneration", True)]
+)
+def test_one_family_in_two_formats_of_experts(name: str, packed: bool) -> None:
+    config = {**ASKED["Qwen--Qwen3.5-397B-A17B"]["config"], "architectures": [name]}
+    shape = ModelShape.from_config(config, Path("m/config.json"))
+    assert shape.moe is not None
+    assert shape.moe.packed is packed

@@ -11,6 +11,7 @@ from bo_tune.core.problem import Experts, Problem, SizedProblem
 from bo_tune.core.surroundings import EXPERTS_KERNELS, Layer, Linear, Mixture, Weights
 from bo_tune.engines.models.layers_around import layers_around
 from bo_tune.engines.models.serving import ModelStudy
+from bo_tune.engines.models.shape import ModelShape
 from bo_tune.engines.registry import served_problems
 
 MODELS = ROOT / "studies" / "models"
@@ -97,3 +98,10 @@ def test_two_streams_are_places_of_the_kernel_that_overwrites() -> None:
 def test_an_expand_that_the_user_asks_for_decides_how_its_layer_runs() -> None:
     assert {linear.adds for linear in found_in("llama-3.1-8b", add_inputs=[False]).values()} == {False}
     assert {linear.adds for linear in found_in("llama-3.1-8b").values()} == {True}
+
+
+def test_layers_of_one_name_and_two_shapes() -> None:
+    config = json.loads((Path(__file__).parent / "lookups.json").read_text())["nvidia--Gemma-4-31B-IT-NVFP4"]["config"]
+    model = ModelStudy(ModelShape.from_config(config, Path("m")), 1, (16,), (4,), (16,))
+    found = layers_around(model, served_problems(model, ["lora_expand"]))
+    assert {Linear(5376, (8192, 4096, 4096)), Linear(5376, (16384, 2048, 2048))} <= set(found.values())

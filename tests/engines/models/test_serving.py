@@ -17,7 +17,7 @@ MODELS = ROOT / "studies" / "models"
 Slices = dict[str, set[int]]
 """Numbers of slices by the file that is asked for them."""
 
-DEEPSEEK = json.loads((Path(__file__).parent / "lookups.json").read_text())["DeepseekV3ForCausalLM"]["config"]
+DEEPSEEK = json.loads((Path(__file__).parent / "lookups.json").read_text())["deepseek-ai--DeepSeek-R1"]["config"]
 ALL, HEAD_AND_WHOLE = {"qkv_proj", "o_proj", "gate_up_proj", "down_proj"}, {"embed_tokens", "lm_head"}
 
 

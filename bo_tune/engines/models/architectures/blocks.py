@@ -4,6 +4,8 @@ A block takes the fields of a model's config and returns the modules of that par
 """
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import NamedTuple
 
 from bo_tune.engines.models.architectures.fields import Fields
 from bo_tune.engines.models.architectures.modules import LAYER_INDEX, Kind, Module
@@ -37,6 +39,11 @@ def head_dim_of(fields: Fields, *, from_field: bool = True) -> int:
     return hidden // heads
 
 
+def within(parent: str, layer: str = LAYER_INDEX) -> str:
+    """Return how the paths of the modules of one part of a layer begin; ``parent`` is empty for the layer itself."""
+    return f"{layer}{parent}." if parent else layer
+
+
 def attention(
     parent: str = "self_attn",
     *,
@@ -44,6 +51,8 @@ def attention(
     head_dim: bool = True,
     gated: bool = False,
     known_as: str | None = None,
+    names: tuple[str, str] = ("qkv_proj", "o_proj"),
+    layer: str = LAYER_INDEX,
 ) -> Block:
     """Return attention with one projection of queries, keys and values.
 
@@ -52,26 +61,48 @@ def attention(
         head_dim: whether the field of this name counts.
         gated: whether queries come with a gate of the same width.
         known_as: parent that adapters know it under.
+        names: of the two projections.
+        layer: how the paths of a layer begin.
     """
 
     def block(fields: Fields) -> Iterable[Module]:
-        hidden, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
+        heads = fields.size("num_attention_heads")
         kv_heads, width = fields.size("num_key_value_heads", default=heads), head_dim_of(fields, from_field=head_dim)
-        parts = ("qkv_proj",) if fused else QKV_PARTS
+        query = heads * width * (2 if gated else 1)
+        above, parts = within(parent, layer), (names[0],) if fused else QKV_PARTS
+        other = None if known_as is None else f"{layer}{known_as}"
+        qkv = qkv_projection(above + names[0], fields, query, kv_heads, width, parts)
+        yield qkv if other is None else replace(qkv, known_as=other)
         multiples = (("num_attention_heads", heads),)
-        above = f"{LAYER_INDEX}{parent}"
-        other = None if known_as is None else f"{LAYER_INDEX}{known_as}"
-        outputs = (heads * width * (2 if gated else 1), kv_heads * width, kv_heads * width)
-        yield Module(
-            f"{above}.qkv_proj", Kind.QKV, hidden, outputs, parts, kv_heads, multiples=multiples, known_as=other
-        )
-        yield Module(f"{above}.o_proj", Kind.ROW, heads * width, (hidden,), multiples=multiples, known_as=other)
+        wide, hidden = heads * width, fields.size("hidden_size")
+        yield Module(above + names[1], Kind.ROW, wide, (hidden,), multiples=multiples, known_as=other)
 
     return block
 
 
+def qkv_projection(
+    path: str, fields: Fields, query: int, kv_heads: int, width: int, parts: tuple[str, ...] = QKV_PARTS
+) -> Module:
+    """Return one projection of queries, keys and values.
+
+    Args:
+        query: output width of the queries, in elements.
+        width: of a head of keys or values.
+    """
+    outputs = (query, kv_heads * width, kv_heads * width)
+    multiples = (("num_attention_heads", fields.size("num_attention_heads")),)
+    return Module(path, Kind.QKV, fields.size("hidden_size"), outputs, parts, kv_heads, multiples=multiples)
+
+
 def gated_mlp(
-    parent: str = "mlp", size: str = "intermediate_size", *, times: str | None = None, fused: bool = False
+    parent: str = "mlp",
+    size: str = "intermediate_size",
+    *,
+    times: str | None = None,
+    fused: bool = False,
+    names: tuple[str, str] = ("gate_up_proj", "down_proj"),
+    parts: tuple[str, ...] = GATE_UP_PARTS,
+    layer: str = LAYER_INDEX,
 ) -> Block:
     """Return an MLP whose gate and up projections are one layer.
 
@@ -79,22 +110,59 @@ def gated_mlp(
         size: field of its intermediate size.
         times: field that multiplies it.
         fused: whether the checkpoint itself holds gate and up as one.
+        names: of the engine's two projections.
+        parts: names of gate and up.
+        layer: how the paths of a layer begin.
     """
 
     def block(fields: Fields) -> Iterable[Module]:
         wide = fields.product(size, times) if times else fields.size(size)
-        return gated(parent, fields.size("hidden_size"), wide, size, fused=fused)
+        held = (names[0],) if fused else parts
+        return gated(within(parent, layer), fields.size("hidden_size"), wide, size, names=names, parts=held)
 
     return block
 
 
-def gated(parent: str, hidden: int, wide: int, field: str, *, fused: bool = False) -> Iterable[Module]:
-    """Yield the modules of a gated MLP. ``field`` is the one that its intermediate size comes from."""
-    parts = ("gate_up_proj",) if fused else GATE_UP_PARTS
+def gated(
+    above: str,
+    hidden: int,
+    wide: int,
+    field: str,
+    *,
+    names: tuple[str, str] = ("gate_up_proj", "down_proj"),
+    parts: tuple[str, ...] = GATE_UP_PARTS,
+    known_as: str | None = None,
+) -> Iterable[Module]:
+    """Yield the modules of a gated MLP.
+
+    Args:
+        above: how their paths begin.
+        field: the one that the intermediate size comes from.
+    """
     multiples = ((field, wide),)
-    above = f"{LAYER_INDEX}{parent}"
-    yield Module(f"{above}.gate_up_proj", Kind.MERGED, hidden, (wide, wide), parts, multiples=multiples)
-    yield Module(f"{above}.down_proj", Kind.ROW, wide, (hidden,), multiples=multiples)
+    up, down = above + names[0], above + names[1]
+    yield Module(up, Kind.MERGED, hidden, (wide, wide), parts, multiples=multiples, known_as=known_as)
+    yield Module(down, Kind.ROW, wide, (hidden,), multiples=multiples, known_as=known_as)
+
+
+def plain_mlp(
+    parent: str = "mlp",
+    size: str = "intermediate_size",
+    *,
+    times: str | None = None,
+    names: tuple[str, str] = ("up_proj", "down_proj"),
+    layer: str = LAYER_INDEX,
+    known_as: str | None = None,
+) -> Block:
+    """Return an MLP without a gate. The arguments are those of ``gated_mlp``."""
+
+    def block(fields: Fields) -> Iterable[Module]:
+        hidden, wide = fields.size("hidden_size"), fields.product(size, times) if times else fields.size(size)
+        multiples, above = ((size, wide),), within(parent, layer)
+        yield Module(above + names[0], Kind.COLUMN, hidden, (wide,), multiples=multiples, known_as=known_as)
+        yield Module(above + names[1], Kind.ROW, wide, (hidden,), multiples=multiples, known_as=known_as)
+
+    return block
 
 
 def router(path: str, *counts: str) -> Block:
@@ -106,7 +174,7 @@ def router(path: str, *counts: str) -> Block:
     return block
 
 
-def qwen_moe_mlps(*, shared: bool, packs_shared: bool) -> Block:
+def qwen_moe_mlps(*, shared: bool, packs_shared: bool, packs: bool = False) -> Block:
     """Return the dense MLPs of Qwen's mixtures of experts: those of layers without experts, and the shared expert.
 
     vLLM packs gate and up only if it is told of dense layers (``mlp_only_layers``), or, where ``packs_shared``, of a
@@ -114,50 +182,87 @@ def qwen_moe_mlps(*, shared: bool, packs_shared: bool) -> Block:
 
     Args:
         shared: whether the config may have a shared expert.
+        packs: whether it packs them in any case.
     """
 
     def block(fields: Fields) -> Iterable[Module]:
         hidden = fields.size("hidden_size")
         every = fields.size("decoder_sparse_step", default=1)
         expert = fields.size("shared_expert_intermediate_size", default=0, least=0) if shared else 0
-        packs = bool(fields.values.get("mlp_only_layers")) or (expert > 0 and packs_shared)
+        packed = packs or bool(fields.values.get("mlp_only_layers")) or (expert > 0 and packs_shared)
         found: list[Module] = []
         if fields.values.get("mlp_only_layers") or every > 1:
-            found += gated("mlp", hidden, fields.size("intermediate_size"), "intermediate_size")
+            found += gated(within("mlp"), hidden, fields.size("intermediate_size"), "intermediate_size")
         if expert:
-            found += gated("mlp.shared_expert", hidden, expert, "shared_expert_intermediate_size")
+            found += gated(within("mlp.shared_expert"), hidden, expert, "shared_expert_intermediate_size")
             path = f"{LAYER_INDEX}mlp.shared_expert_gate"
             found.append(Module(path, Kind.REPLICATED, hidden, (1,), called=False))
-        return [module for module in found if packs or module.suffix != "gate_up_proj"]
+        return [module for module in found if packed or module.suffix != "gate_up_proj"]
 
     return block
 
 
 def latent_attention(fields: Fields) -> Iterable[Module]:
     """Yield DeepSeek's multi-head latent attention. Queries have a latent space of their own, or none."""
-    hidden, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
-    latent, rope = fields.size("kv_lora_rank"), fields.size("qk_rope_head_dim")
-    nope, value = fields.size("qk_nope_head_dim"), fields.size("v_head_dim")
-    multiples = (("num_attention_heads", heads),)
-    above = f"{LAYER_INDEX}self_attn"
-    query = heads * (nope + rope)
+    hidden, heads, latent, head = _latent_sizes(fields)
+    above, multiples = within("self_attn"), (("num_attention_heads", heads),)
     if fields.missing("q_lora_rank"):
-        yield Module(f"{above}.q_proj", Kind.COLUMN, hidden, (query,), multiples=multiples)
-        yield Module(f"{above}.kv_a_proj_with_mqa", Kind.REPLICATED, hidden, (latent + rope,))
+        yield Module(f"{above}q_proj", Kind.COLUMN, hidden, (heads * head.key,), multiples=multiples)
+        yield Module(f"{above}kv_a_proj_with_mqa", Kind.REPLICATED, hidden, (latent + head.rope,))
     else:
         rank = fields.size("q_lora_rank")
-        yield Module(
-            f"{above}.fused_qkv_a_proj",
-            Kind.MERGED,
-            hidden,
-            (rank, latent + rope),
-            ("q_a_proj", "kv_a_proj_with_mqa"),
-            replicated=True,
-            own_forward=True,
-        )
-        yield Module(f"{above}.q_b_proj", Kind.COLUMN, rank, (query,), multiples=multiples)
-    yield Module(f"{above}.kv_b_proj", Kind.COLUMN, latent, (heads * (nope + value),), multiples=multiples)
-    yield Module(f"{above}.o_proj", Kind.ROW, heads * value, (hidden,), multiples=multiples)
+        yield _fused_latent(above, hidden, (rank, latent + head.rope))
+        yield Module(f"{above}q_b_proj", Kind.COLUMN, rank, (heads * head.key,), multiples=multiples)
+    out = heads * (head.nope + head.value)
+    yield Module(f"{above}kv_b_proj", Kind.COLUMN, latent, (out,), multiples=multiples)
+    yield Module(f"{above}o_proj", Kind.ROW, heads * head.value, (hidden,), multiples=multiples)
+
+
+def sparse_latent_attention(fields: Fields) -> Iterable[Module]:
+    """Yield DeepSeek-V3.2's attention: latent, over the tokens that an indexer names. kv_b_proj is no module of it."""
+    hidden, heads, latent, head = _latent_sizes(fields)
+    above, multiples, rank = within("self_attn"), (("num_attention_heads", heads),), fields.size("q_lora_rank")
+    yield _fused_latent(above, hidden, (rank, latent + head.rope))
+    yield Module(f"{above}q_b_proj", Kind.COLUMN, rank, (heads * head.key,), multiples=multiples)
+    yield Module(f"{above}indexer.wq_b", Kind.REPLICATED, rank, (fields.product("index_n_heads", "index_head_dim"),))
+    yield Module(f"{above}o_proj", Kind.ROW, heads * head.value, (hidden,), multiples=multiples)
+
+
+def unfused_latent_attention(fields: Fields) -> Iterable[Module]:
+    """Yield MiniCPM3's latent attention, whose projections stay apart."""
+    hidden, heads, latent, head = _latent_sizes(fields)
+    above, multiples, rank = within("self_attn"), (("num_attention_heads", heads),), fields.size("q_lora_rank")
+    yield Module(f"{above}q_a_proj", Kind.REPLICATED, hidden, (rank,))
+    yield Module(f"{above}q_b_proj", Kind.COLUMN, rank, (heads * head.key,), multiples=multiples)
+    yield Module(f"{above}kv_a_proj_with_mqa", Kind.REPLICATED, hidden, (latent + head.rope,))
+    out = heads * (head.nope + head.value)
+    yield Module(f"{above}kv_b_proj", Kind.COLUMN, latent, (out,), multiples=multiples)
+    yield Module(f"{above}o_proj", Kind.ROW, heads * head.value, (hidden,), multiples=multiples)
+
+
+class _LatentHead(NamedTuple):
+    """Widths of one head, in elements: of keys with and without positions, and of values."""
+
+    rope: int
+    nope: int
+    value: int
+
+    @property
+    def key(self) -> int:
+        return self.nope + self.rope
+
+
+def _latent_sizes(fields: Fields) -> tuple[int, int, int, _LatentHead]:
+    """Return hidden size, heads, width of the latent space, and widths of a head."""
+    head = _LatentHead(fields.size("qk_rope_head_dim"), fields.size("qk_nope_head_dim"), fields.size("v_head_dim"))
+    return fields.size("hidden_size"), fields.size("num_attention_heads"), fields.size("kv_lora_rank"), head
+
+
+def _fused_latent(above: str, hidden: int, outputs: tuple[int, int]) -> Module:
+    """Return the projection to both latent spaces, which each rank holds whole."""
+    parts = ("q_a_proj", "kv_a_proj_with_mqa")
+    path = f"{above}fused_qkv_a_proj"
+    return Module(path, Kind.MERGED, hidden, outputs, parts, replicated=True, own_forward=True)
 
 
 def deepseek_mlps(fields: Fields) -> Iterable[Module]:

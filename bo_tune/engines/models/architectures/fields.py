@@ -47,8 +47,14 @@ class Fields:
         return self.values.get(field) is None
 
     def size(self, field: str, default: int | None = None, least: int = 1, most: int = MOST) -> int:
-        """Return an integer. Raises ModelError where it is missing without a default, or none that may be."""
+        """Return an integer, or that of all layers where each has its own.
+
+        Raises:
+            ModelError: it is missing without a default, or none that may be, or differs between layers.
+        """
         value = self.values.get(field)
+        if isinstance(value, list) and value and all(each == value[0] for each in value):
+            value = value[0]
         if value is None:
             if default is None:
                 raise ModelError(f"{self.source}: {field} is missing")
@@ -62,6 +68,13 @@ class Fields:
     def first_size(self, fields: Sequence[str], most: int = MOST) -> int:
         """Return the integer of the first field that is there. Raises like ``size``."""
         return self.size(next((field for field in fields if not self.missing(field)), fields[0]), most=most)
+
+    def layer_types(self) -> frozenset[str]:
+        """Return the kinds of layers that ``layer_types`` names. Raises ModelError where it does not."""
+        kinds = self.values.get("layer_types")
+        if not isinstance(kinds, list) or not kinds or not all(isinstance(kind, str) for kind in kinds):
+            raise ModelError(f"{self.source}: layer_types: expected the kind of each layer, got {shown(kinds)}")
+        return frozenset(kinds)
 
     def product(self, field: str, other: str) -> int:
         """Return the product of two integers. Raises like ``size``."""

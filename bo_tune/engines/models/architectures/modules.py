@@ -6,11 +6,14 @@ holds several projections, from how many names adapters know its parts by.
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 LAYER_INDEX = "layers.*."
-"""How the paths of modules in decoder layers begin."""
+"""How the paths of modules in decoder layers begin, in most models."""
+
+NEVER_CALLED = frozenset({"conv", "conv1d", "shared_expert_gate"})
+"""Last parts of the names of modules that vLLM wraps, and whose adapters it never runs."""
 
 
 class Kind(StrEnum):
@@ -40,6 +43,7 @@ class Module:
         called: whether the engine ever runs the adapters of it.
         multiples: fields of the config with their values, which ranks must divide.
         known_as: parent that adapters know it under, where the engine renames it; None for the path's own.
+        repeated: which of the outputs every rank holds whole; on several ranks all are then one projection.
     """
 
     path: str
@@ -53,6 +57,7 @@ class Module:
     called: bool = True
     multiples: tuple[tuple[str, int], ...] = ()
     known_as: str | None = None
+    repeated: tuple[int, ...] = ()
 
     @property
     def suffix(self) -> str:
@@ -62,7 +67,15 @@ class Module:
     @property
     def label(self) -> str:
         """Its name as tables show it: without the number of its layer and what all of the layer's parts share."""
-        return self.path.removeprefix(LAYER_INDEX).partition(".")[2] or self.suffix
+        parent = self.path.rpartition(".")[0] if self.known_as is None else self.known_as
+        return f"{parent}.{self.suffix}".rpartition("*.")[2].partition(".")[2] or self.suffix
+
+    def on(self, ranks: int) -> "Module":
+        """Return what the engine builds in its place on several ranks."""
+        if not self.repeated or ranks == 1:
+            return self
+        width = sum(size * ranks if index in self.repeated else size for index, size in enumerate(self.outputs))
+        return replace(self, kind=Kind.COLUMN, outputs=(width,), parts=(), repeated=())
 
     @property
     def slices(self) -> int:
@@ -125,7 +138,8 @@ class Naming:
 
     @staticmethod
     def _outer(prefix: str) -> str:
-        return prefix.removesuffix("model.")
+        """Return the prefix of what stands beside the model's body."""
+        return prefix[: prefix.removesuffix(".").rfind(".") + 1]
 
 
 def numbered(name: str, layers: int) -> Iterator[str]:

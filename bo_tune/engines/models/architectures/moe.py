@@ -90,7 +90,7 @@ def routed_experts(
     *paths: str,
     count: Sequence[str],
     top_k: Sequence[str] = ("num_experts_per_tok",),
-    intermediate: str = "moe_intermediate_size",
+    intermediate: Sequence[str] = ("moe_intermediate_size",),
     latent: str | None = None,
     parts: tuple[str, ...] = GATED_PARTS,
     gated: bool = True,
@@ -103,19 +103,19 @@ def routed_experts(
         paths: where they are, below a decoder layer; the engine's own first.
         count: fields that may hold the number of experts, the first present counts.
         top_k: fields that may hold the number of experts a token visits.
-        intermediate: field of one expert's intermediate size.
+        intermediate: fields that may hold one expert's intermediate size.
         latent: field of the width of their input, where that may differ from the hidden size.
         optional: whether the config may be of a model without experts.
     """
 
     def read(fields: Fields) -> MoeShape | None:
-        if optional and all(fields.missing(field) for field in count):
+        if optional and not any(fields.size(field, default=0, least=0) for field in count):
             return None
         hidden = fields.size("hidden_size")
         return MoeShape(
             num_experts=fields.first_size(count, most=MOST_EXPERTS),
             top_k=fields.first_size(top_k),
-            intermediate=fields.size(intermediate),
+            intermediate=fields.first_size(intermediate),
             hidden=fields.size(latent, default=hidden) if latent else hidden,
             gated=gated,
             packed=packed,

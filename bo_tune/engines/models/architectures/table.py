@@ -18,14 +18,37 @@ from bo_tune.engines.models.architectures.blocks import (
     deepseek_mlps,
     gated_mlp,
     latent_attention,
+    plain_mlp,
     qwen_moe_mlps,
     router,
+    sparse_latent_attention,
+    unfused_latent_attention,
 )
 from bo_tune.engines.models.architectures.fields import Fields
-from bo_tune.engines.models.architectures.hybrid_blocks import MIXTURE, gated_delta_net, layer_kinds, nemotron_h
+from bo_tune.engines.models.architectures.hybrid_blocks import (
+    MIXTURE,
+    falcon_h1_mamba,
+    gated_delta_net,
+    granite_hybrid,
+    interleaved_delta_net,
+    jamba,
+    layer_kinds,
+    lfm2_mlp,
+    lfm2_moe_mlps,
+    nemotron_h,
+    short_convolutions,
+)
+from bo_tune.engines.models.architectures.mixed_blocks import (
+    gemma_4,
+    hunyuan_shared_expert,
+    llama_4,
+    llama_vision,
+    whisper,
+)
 from bo_tune.engines.models.architectures.modules import Naming
 from bo_tune.engines.models.architectures.moe import MoeShape, Routed, routed_experts
-from bo_tune.errors import ModelError
+from bo_tune.engines.models.architectures.without_adapters import WITHOUT_ADAPTERS
+from bo_tune.errors import ModelError, UnknownArchitectureError
 from bo_tune.files import shown
 
 
@@ -40,8 +63,11 @@ class Architecture:
         head: whether there is an lm_head of its own, which target modules may name.
         experts: how its experts are read; None for dense models.
         defaults: fields that a config may leave out, with what ``transformers`` takes for them.
+        aliases: fields that it calls otherwise, with what they are called here.
         naming: what full names of its modules begin with.
-        inner: of a model around a language model: the architecture of that, by its ``model_type``; "" for any.
+        inner: of a model around a language model: the architecture of that, by its ``model_type``.
+        adapts_towers: whether vLLM adapts towers of images and sounds, too, when asked to.
+        alone: whether what vLLM makes of it is known at a tensor-parallel size of 1 alone.
     """
 
     blocks: tuple[Block, ...] = ()
@@ -50,12 +76,16 @@ class Architecture:
     head: bool = True
     experts: Routed | None = None
     defaults: Mapping[str, int] = field(default_factory=dict)
+    aliases: Mapping[str, str] = field(default_factory=dict)
     naming: Naming = Naming()
     inner: Mapping[str, str] = field(default_factory=dict)
+    adapts_towers: bool = False
+    alone: bool = False
 
 
 _BOTH = (EMBED_TOKENS, LM_HEAD)
 _AROUND = Naming("language_model.model.", ("model.language_model.", "language_model.model.", "model."))
+_MAYBE_AROUND = Naming("model.", ("model.", "model.language_model."))
 _BACKBONE = Naming("model.", ("backbone.", "model."))
 
 _PLAIN = Architecture((attention(), gated_mlp()))
@@ -63,6 +93,19 @@ _LLAMA = replace(_PLAIN, embeddings=_BOTH)
 _TRANSFORMERS = replace(_PLAIN, embeddings=(EMBED_TOKENS,))
 """Served by way of ``transformers``, whose projections vLLM fuses where it recognises them."""
 
+_MIXTURE_OF_8 = routed_experts(
+    "block_sparse_moe.experts",
+    "mlp.experts",
+    count=("num_local_experts", "num_experts"),
+    intermediate=("intermediate_size",),
+    parts=("w1", "w2", "w3"),
+)
+_MIXTRAL = Architecture(
+    (attention(), router("block_sparse_moe.gate", "num_local_experts", "num_experts")),
+    embeddings=_BOTH,
+    experts=_MIXTURE_OF_8,
+    defaults={"num_key_value_heads": 8},
+)
 _MISTRAL = replace(_PLAIN, defaults={"num_key_value_heads": 8})
 _COHERE = replace(_TRANSFORMERS, head=False)
 _GEMMA = replace(_PLAIN, defaults={"head_dim": 256})
@@ -82,11 +125,40 @@ _QWEN_3_5 = Architecture(
     (gated_delta_net, attention(gated=True), gated_mlp()),
     embeddings=_BOTH,
     naming=_AROUND,
+    adapts_towers=True,
+)
+_QWEN_3_5_MOE = replace(
+    _QWEN_3_5,
+    blocks=(
+        gated_delta_net,
+        attention(gated=True),
+        qwen_moe_mlps(shared=True, packs_shared=True, packs=True),
+        router("mlp.gate", "num_experts"),
+    ),
 )
 _DEEPSEEK = Architecture(
     (latent_attention, deepseek_mlps),
     experts=routed_experts("mlp.experts", count=("n_routed_experts",), optional=True),
 )
+_DEEPSEEK_V32 = replace(
+    _DEEPSEEK, blocks=(sparse_latent_attention, deepseek_mlps), defaults={"first_k_dense_replace": 3}
+)
+_GEMMA_4 = Architecture(
+    (gemma_4,),
+    experts=routed_experts(
+        "experts",
+        count=("num_experts",),
+        top_k=("top_k_experts",),
+        intermediate=("moe_intermediate_size", "expert_intermediate_size"),
+        optional=True,
+    ),
+    defaults={"head_dim": 256},
+)
+_LLAMA_4 = Architecture(
+    (llama_4,),
+    experts=routed_experts("feed_forward.experts", count=("num_local_experts",), intermediate=("intermediate_size",)),
+)
+_LFM2 = Architecture((short_convolutions("conv_dim"), lfm2_mlp), embeddings=_BOTH)
 
 
 def _packed(*path: str, **fields: Any) -> Routed:
@@ -105,15 +177,42 @@ def _nemotron_experts(fields: Fields) -> MoeShape | None:
     return read(fields) if MIXTURE in layer_kinds(fields) else None
 
 
+def _jamba_experts(fields: Fields) -> MoeShape | None:
+    read = routed_experts(
+        "feed_forward.experts", count=("num_experts",), intermediate=("intermediate_size",), optional=True
+    )
+    return read(fields) if fields.size("num_experts", default=1) > 1 else None
+
+
 ARCHITECTURES: Mapping[str, Architecture] = {
     "Cohere2ForCausalLM": _COHERE,
     "CohereForCausalLM": _COHERE,
     "DeepseekV2ForCausalLM": _DEEPSEEK,
     "DeepseekV3ForCausalLM": replace(_DEEPSEEK, defaults={"first_k_dense_replace": 3}),
+    "DeepseekV32ForCausalLM": _DEEPSEEK_V32,
+    "Exaone4ForCausalLM": _LLAMA,
+    "ExaoneForCausalLM": Architecture(
+        (
+            attention("attn.attention", names=("qkv_proj", "out_proj"), layer="h.*."),
+            gated_mlp(names=("gate_up_proj", "c_proj"), parts=("c_fc_0", "c_fc_1"), layer="h.*."),
+        ),
+        embeddings=("wte", LM_HEAD),
+        embedding="wte",
+        naming=Naming("transformer.", ("transformer.",)),
+    ),
+    "FalconH1ForCausalLM": Architecture((falcon_h1_mamba, attention(), gated_mlp("feed_forward")), embeddings=_BOTH),
     "Gemma2ForCausalLM": replace(_GEMMA, head=False),
     "Gemma3ForCausalLM": _GEMMA_3,
-    "Gemma3ForConditionalGeneration": replace(_GEMMA_3, naming=_AROUND),
+    "Gemma3ForConditionalGeneration": replace(_GEMMA_3, naming=_AROUND, adapts_towers=True),
+    "Gemma4ForCausalLM": _GEMMA_4,
+    "Gemma4ForConditionalGeneration": replace(_GEMMA_4, naming=_AROUND, adapts_towers=True),
     "GemmaForCausalLM": _GEMMA,
+    "Glm4ForCausalLM": _PLAIN,
+    "Glm4MoeForCausalLM": replace(
+        _DEEPSEEK, blocks=(attention(), deepseek_mlps), defaults={"first_k_dense_replace": 1}
+    ),
+    "Glm4MoeLiteForCausalLM": replace(_DEEPSEEK, defaults={"first_k_dense_replace": 1}),
+    "GlmMoeDsaForCausalLM": _DEEPSEEK_V32,
     "GptOssForCausalLM": Architecture(
         (attention("attn", known_as="self_attn"), router("mlp.router", "num_local_experts", "num_experts")),
         embedding="embedding",
@@ -121,39 +220,86 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             "mlp.experts",
             count=("num_local_experts", "num_experts"),
             top_k=("num_experts_per_tok", "experts_per_token"),
-            intermediate="intermediate_size",
+            intermediate=("intermediate_size",),
         ),
         defaults={"head_dim": 64},
     ),
     "GraniteForCausalLM": _LLAMA,
+    "GraniteMoeHybridForCausalLM": Architecture(
+        (granite_hybrid,),
+        embeddings=_BOTH,
+        experts=routed_experts(
+            "block_sparse_moe.experts",
+            count=("num_local_experts",),
+            intermediate=("intermediate_size",),
+            optional=True,
+        ),
+    ),
+    "HunYuanMoEV1ForCausalLM": Architecture(
+        (attention(), router("mlp.gate.wg", "num_experts"), hunyuan_shared_expert),
+        embeddings=(EMBED_TOKENS,),
+        experts=routed_experts(
+            "mlp.experts",
+            count=("num_experts",),
+            top_k=("moe_topk", "num_experts_per_tok"),
+            intermediate=("moe_intermediate_size", "intermediate_size"),
+        ),
+    ),
+    "InternLM2ForCausalLM": Architecture(
+        (
+            attention("attention", fused=True, head_dim=False, names=("wqkv", "wo")),
+            gated_mlp("feed_forward", names=("gate_up_proj", "w2"), parts=("w1", "w3")),
+        ),
+        embedding="tok_embeddings",
+    ),
     "InternLM3ForCausalLM": _LLAMA,
+    "JambaForCausalLM": Architecture(
+        (jamba,),
+        embeddings=_BOTH,
+        experts=_jamba_experts,
+    ),
     "LLaMAForCausalLM": _LLAMA,
+    "Lfm2ForCausalLM": _LFM2,
+    "Lfm2MoeForCausalLM": replace(
+        _LFM2,
+        blocks=(short_convolutions("hidden_size"), lfm2_moe_mlps),
+        experts=routed_experts("feed_forward.experts", count=("num_experts",), parts=("w1", "w2", "w3")),
+    ),
+    "Lfm2VlForConditionalGeneration": replace(_LFM2, naming=_AROUND, adapts_towers=True),
+    "Llama4ForCausalLM": replace(_LLAMA_4, embeddings=_BOTH),
+    "Llama4ForConditionalGeneration": replace(_LLAMA_4, naming=_AROUND, adapts_towers=True),
     "LlamaForCausalLM": _LLAMA,
     "LlavaForConditionalGeneration": Architecture(
-        naming=_AROUND, inner={"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"}
+        naming=_AROUND,
+        inner={"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM"},
+        adapts_towers=True,
     ),
+    "MiMoForCausalLM": _QWEN_2,
+    "MiniCPM3ForCausalLM": Architecture((unfused_latent_attention, gated_mlp()), embeddings=_BOTH),
+    "MiniMaxM2ForCausalLM": replace(_MIXTRAL, embeddings=(), defaults={}),
     "Ministral3ForCausalLM": _MISTRAL,
     "MinistralForCausalLM": _TRANSFORMERS,
     "Mistral3ForConditionalGeneration": Architecture(
         naming=_AROUND, inner={"ministral3": "Ministral3ForCausalLM", "mistral": "MistralForCausalLM"}
     ),
     "MistralForCausalLM": _MISTRAL,
-    "MixtralForCausalLM": Architecture(
-        (attention(), router("block_sparse_moe.gate", "num_local_experts", "num_experts")),
-        embeddings=_BOTH,
-        experts=routed_experts(
-            "block_sparse_moe.experts",
-            "mlp.experts",
-            count=("num_local_experts", "num_experts"),
-            intermediate="intermediate_size",
-            parts=("w1", "w2", "w3"),
-        ),
-        defaults={"num_key_value_heads": 8},
+    "MixtralForCausalLM": _MIXTRAL,
+    "MllamaForConditionalGeneration": Architecture(
+        (llama_vision,),
+        embeddings=(EMBED_TOKENS,),
+        naming=Naming("model.language_model.", ("model.language_model.", "language_model.model.")),
+        alone=True,
     ),
+    "NemotronForCausalLM": Architecture((attention(), plain_mlp()), embeddings=_BOTH),
     "NemotronHForCausalLM": Architecture((nemotron_h,), embeddings=_BOTH, experts=_nemotron_experts, naming=_BACKBONE),
     "Olmo2ForCausalLM": _TRANSFORMERS,
     "Olmo3ForCausalLM": _TRANSFORMERS,
     "Phi3ForCausalLM": Architecture((attention(fused=True), gated_mlp(fused=True)), embeddings=_BOTH),
+    "PhiForCausalLM": Architecture(
+        (attention(head_dim=False, names=("qkv_proj", "dense")), plain_mlp(names=("fc1", "fc2"))),
+        embeddings=(EMBED_TOKENS,),
+    ),
+    "PhiMoEForCausalLM": replace(_MIXTRAL, defaults={}),
     "Qwen2ForCausalLM": _QWEN_2,
     "Qwen2MoeForCausalLM": Architecture(
         (
@@ -163,45 +309,42 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         ),
         experts=_QWEN_EXPERTS,
     ),
-    "Qwen2VLForConditionalGeneration": replace(_QWEN_2, naming=_AROUND),
-    "Qwen2_5_VLForConditionalGeneration": replace(_QWEN_2, naming=_AROUND),
+    "Qwen2VLForConditionalGeneration": replace(_QWEN_2, naming=_AROUND, adapts_towers=True),
+    "Qwen2_5_VLForConditionalGeneration": replace(_QWEN_2, naming=_AROUND, adapts_towers=True),
     "Qwen3ForCausalLM": _QWEN_3,
     "Qwen3MoeForCausalLM": _QWEN_3_MOE,
-    "Qwen3VLForConditionalGeneration": replace(_QWEN_3, naming=_AROUND),
+    "Qwen3NextForCausalLM": Architecture(
+        (
+            interleaved_delta_net,
+            attention(gated=True),
+            qwen_moe_mlps(shared=True, packs_shared=True, packs=True),
+            router("mlp.gate", "num_experts"),
+        ),
+        experts=_QWEN_EXPERTS,
+    ),
+    "Qwen3VLForConditionalGeneration": replace(_QWEN_3, naming=_AROUND, adapts_towers=True),
     "Qwen3VLMoeForConditionalGeneration": replace(
         _QWEN_3_MOE,
         experts=_packed("mlp.experts", count=("num_experts",)),
         naming=_AROUND,
+        adapts_towers=True,
     ),
+    "Qwen3_5ForCausalLM": replace(_QWEN_3_5, naming=_MAYBE_AROUND, adapts_towers=False),
     "Qwen3_5ForConditionalGeneration": _QWEN_3_5,
+    "Qwen3_5MoeForCausalLM": replace(_QWEN_3_5_MOE, experts=_QWEN_EXPERTS, naming=_MAYBE_AROUND, adapts_towers=False),
     "Qwen3_5MoeForConditionalGeneration": replace(
-        _QWEN_3_5,
-        blocks=(
-            gated_delta_net,
-            attention(gated=True),
-            qwen_moe_mlps(shared=True, packs_shared=True),
-            router("mlp.gate", "num_experts"),
-        ),
-        experts=_packed("mlp.experts", count=("num_experts",)),
+        _QWEN_3_5_MOE, experts=_packed("mlp.experts", count=("num_experts",))
     ),
     "SmolLM3ForCausalLM": _TRANSFORMERS,
+    "SolarForCausalLM": _LLAMA,
+    "WhisperForConditionalGeneration": Architecture(
+        (whisper,),
+        embedding="decoder.embed_tokens",
+        head=False,
+        aliases={"d_model": "hidden_size", "decoder_layers": "num_hidden_layers"},
+    ),
 }
 """Architectures whose lookups are known."""
-
-WITHOUT_ADAPTERS = frozenset(
-    {
-        "BailingMoeV2_5ForCausalLM", "BailingMoeV3ForCausalLM", "BloomForCausalLM", "Cohere2MoeForCausalLM",
-        "Cohere2VisionForConditionalGeneration", "DbrxForCausalLM", "DeepseekVLV2ForCausalLM", "FalconForCausalLM",
-        "FalconMambaForCausalLM", "GPT2LMHeadModel", "GPTJForCausalLM", "Gemma3nForCausalLM",
-        "Gemma3nForConditionalGeneration", "Glm5NextForCausalLM", "KimiK25ForConditionalGeneration",
-        "KimiVLForConditionalGeneration", "LlavaOnevisionForConditionalGeneration", "Mamba2ForCausalLM",
-        "MambaForCausalLM", "MiMoV2FlashForCausalLM", "MiMoV2ForCausalLM", "MiMoV2OmniForCausalLM",
-        "MoonshotKimiaForCausalLM", "OrionForCausalLM", "Phi3VForCausalLM", "Qwen2AudioForConditionalGeneration",
-        "StableLmForCausalLM", "Step1ForCausalLM", "Step3TextForCausalLM", "Step3VLForConditionalGeneration",
-        "Step3p5ForCausalLM", "Step3p7ForConditionalGeneration", "Zamba2ForCausalLM",
-    }
-)  # fmt: skip
-"""Architectures that vLLM 0.33 serves by a class without ``SupportsLoRA``: an engine with ``--enable-lora`` stops."""
 
 
 def architecture_of(config: Mapping[str, Any], text: Mapping[str, Any], source: Path) -> tuple[str, Architecture]:
@@ -225,9 +368,9 @@ def architecture_of(config: Mapping[str, Any], text: Mapping[str, Any], source: 
             raise ModelError(f"{source}: architectures: {name} takes no adapters in vLLM 0.33: no SupportsLoRA")
         if name in ARCHITECTURES:
             return name, _with_inner(name, text, source)
-    raise ModelError(
+    raise UnknownArchitectureError(
         f"{source}: architectures: expected one of {', '.join(ARCHITECTURES)}, got {shown(names)}; "
-        "other models can be given as [[problem]] entries of a study file"
+        "for other models record what the engine looks up, and tune that with --lookups"
     )
 
 
@@ -242,4 +385,4 @@ def _with_inner(name: str, text: Mapping[str, Any], source: Path) -> Architectur
             f"{source}: text_config.model_type: expected one of {', '.join(outer.inner)} in a model of {name}, "
             f"got {shown(kind)}"
         )
-    return replace(ARCHITECTURES[inner], naming=outer.naming)
+    return replace(ARCHITECTURES[inner], naming=outer.naming, adapts_towers=outer.adapts_towers)

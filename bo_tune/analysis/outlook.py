@@ -1,0 +1,90 @@
+"""What tuning some problems will cost, told before a GPU is seen.
+
+The figures are those of sessions that were measured on an H100 and an H200 with 16 cores and an empty cache
+(``benchmarks/results``): Llama-3.1-8B's 84 studies compiled 807 binaries in 517 s of one core and took 61 s; the 36 of
+Qwen3-30B-A3B's experts compiled 497 and took 47 s. What is estimated here comes within a tenth of both.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from bo_tune.core.problem import LoraProblem, Problem
+from bo_tune.kernels.registry import DECIDING
+from bo_tune.measure.devices import deciding_problems
+
+FIRST, FURTHER = 24, 8
+"""Binaries that the first study of a shape compiles, and each further one, which shares most of them."""
+
+COMPILE_S = 0.64
+"""Seconds of one core for a binary."""
+
+GPU_S = 0.2
+"""Seconds of the GPU for a study."""
+
+COMPILERS = 15
+"""Compile processes of those sessions."""
+
+WAITING = 1.26
+"""Seconds of a session over the larger of what compiling and measuring take."""
+
+START_S = 18.0
+"""Seconds for importing torch and starting CUDA."""
+
+MOST_ONE_LAUNCH = 128
+"""Largest rank at which engines run shrink and expand of experts in one launch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outlook:
+    """What a session will do.
+
+    Attributes:
+        studies: of the problems, and of the kernels that decide for some of them.
+        binaries: to compile, about.
+        minutes: from start to JSON, about, with one GPU.
+    """
+
+    studies: int
+    binaries: int
+    minutes: float
+
+    @property
+    def basis(self) -> str:
+        """How it was estimated, in a sentence."""
+        return (
+            f"as measured on an H100 and an H200 with 16 cores and an empty cache: {FIRST} binaries for the first "
+            f"study of a shape, {FURTHER} for each further m, {COMPILE_S} s of a core each; fewer cores take longer in "
+            "proportion"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it for programs."""
+        minutes = round(self.minutes, 2)
+        return {"studies": self.studies, "binaries": self.binaries, "minutes": minutes, "basis": self.basis}
+
+
+def outlook(problems: Sequence[Problem], budget: int) -> Outlook:
+    """Estimate what tuning some problems costs.
+
+    Args:
+        budget: configs that each study launches at most.
+    """
+    asked = [*problems, *deciding_problems(problems, _decided_by)]
+    shapes = Counter(same_binaries(problem) for problem in asked)
+    each = [min(FIRST, budget) + (count - 1) * min(FURTHER, budget) for count in shapes.values()]
+    binaries = sum(each)
+    at_work_s = max(binaries * COMPILE_S / COMPILERS, len(asked) * GPU_S)
+    return Outlook(len(asked), binaries, (START_S + WAITING * at_work_s) / 60.0)
+
+
+def same_binaries(problem: Problem) -> Problem:
+    """Equal for problems whose configs are mostly the same binaries: those that differ in m alone."""
+    return replace(problem, m=1) if isinstance(problem, LoraProblem) else problem
+
+
+def _decided_by(problem: LoraProblem) -> Collection[str]:
+    """Name the kernels that an engine launches in place of the experts' four, as far as sizes tell."""
+    shared = problem.experts is not None and problem.experts.shards > 1
+    return () if shared or problem.k > MOST_ONE_LAUNCH else list(DECIDING)

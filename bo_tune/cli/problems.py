@@ -1,0 +1,41 @@
+"""What would be tuned, told without a GPU."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bo_tune.analysis.outlook import outlook
+from bo_tune.cli.arguments import DEFAULT_BUDGET, problems_of
+from bo_tune.cli.output import Output
+from bo_tune.core.problem import LoraProblem, Problem
+from bo_tune.display.check import problem_lines, problem_tables
+from bo_tune.errors import InputError
+from bo_tune.formats.study_file import StudyFile
+
+
+def list_problems(study: StudyFile | None, kernels: Sequence[str], budget: int | None, output: Output) -> None:
+    """List the problems of a study with the layers that they serve, and what tuning them will cost.
+
+    Args:
+        kernels: problems of these alone; all where none is named.
+        budget: configs that each study launches at most; None for what the study says.
+
+    Raises:
+        InputError: nothing is named, or there are no such problems.
+    """
+    if study is None:
+        raise InputError("nothing to list: name a study file, or a model with --model")
+    served = study.problems_by_layer()
+    problems = {problem: served[problem] for problem in problems_of(study, kernels)}
+    expected = outlook(list(problems), budget or study.budget.launched_configs or DEFAULT_BUDGET)
+    output.tables(*problem_tables(problems))
+    output.lines(*problem_lines(problems, expected))
+    if study.note:
+        output.lines(f"note: {study.note}")
+    output.json({"problems": [_figures(*item) for item in problems.items()], "expected": expected.to_json()})
+
+
+def _figures(problem: Problem, layers: Sequence[str]) -> Mapping[str, Any]:
+    if not isinstance(problem, LoraProblem):
+        return {"kernel": problem.kernel, "problem": problem.label, "layers": list(layers)}
+    sizes = {name: getattr(problem, name) for name in ("kernel", "max_loras", "num_slices", "m", "k", "n", "i")}
+    return {**{name: size for name, size in sizes.items() if size is not None}, "layers": list(layers)}

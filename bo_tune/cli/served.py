@@ -1,0 +1,200 @@
+"""The options that name a model and the engine that serves it, or what names its lookups in their place."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+from bo_tune.cli.options import DUAL_STREAM, PROBLEM, flag, integers, option
+from bo_tune.core.choices import LayersFrom, StreamChoice
+from bo_tune.core.problem import MOST
+from bo_tune.engines.models.engine import MAX_BATCHED_TOKENS, MAX_SEQUENCES
+from bo_tune.errors import InputError
+
+if TYPE_CHECKING:
+    from bo_tune.engines.models.serving import ModelStudy
+
+MOST_DRAFTED = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A model and the engine that serves it; empty where the command line says nothing of them."""
+
+    model: Annotated[
+        str | None,
+        option(PROBLEM, "PATH|ID", "Hugging Face config.json, its folder, or a model's id, instead of a study file."),
+    ] = None
+    lookups: Annotated[
+        Path | None,
+        option(
+            PROBLEM,
+            "FILE",
+            "What a running vLLM looked up, instead of a model: BO_TUNE_LOOKUPS=FILE in its environment records it.",
+        ),
+    ] = None
+    tp: Annotated[
+        int | None,
+        option(PROBLEM, "N", "Tensor-parallel size of the served model: 1.", "--tensor-parallel-size", "--tp", min=1),
+    ] = None
+    max_loras: Annotated[list[str] | None, option(PROBLEM, "N,…", "The engine's --max-loras.")] = None
+    rank: Annotated[
+        list[str] | None, option(PROBLEM, "N,…", "The engine's --max-lora-rank.", "--max-lora-rank", "--rank")
+    ] = None
+    m: Annotated[
+        list[str] | None,
+        option(
+            PROBLEM, "N,…", "Tokens in a step; powers of two by default. 'auto' has tune add those that are worth it."
+        ),
+    ] = None
+    fully_sharded: Annotated[
+        bool, flag(PROBLEM, "The engine's --fully-sharded-loras.", "--fully-sharded-loras", "--fully-sharded")
+    ] = False
+    target_modules: Annotated[
+        list[str] | None,
+        option(
+            PROBLEM,
+            "NAME,…",
+            "The engine's --lora-target-modules. All that vLLM supports by default.",
+            "--lora-target-modules",
+            "--target-modules",
+        ),
+    ] = None
+    adapter: Annotated[
+        list[str] | None,
+        option(
+            PROBLEM,
+            "PATH",
+            "An adapter's adapter_config.json, or its folder: gives rank and target modules where they are left out. "
+            "May be repeated: the largest rank and all their modules count.",
+        ),
+    ] = None
+    expert_parallel: Annotated[
+        bool, flag(PROBLEM, "The engine's --enable-expert-parallel.", "--enable-expert-parallel", "--expert-parallel")
+    ] = False
+    mixed_moe_format: Annotated[
+        bool,
+        flag(
+            PROBLEM,
+            "The engine's --enable-mixed-moe-lora-format: gate and up of experts apart, whatever the model does.",
+            "--enable-mixed-moe-lora-format",
+        ),
+    ] = False
+    shared_moe_loras: Annotated[
+        bool,
+        flag(PROBLEM, "The engine's --enable-moe-shared-loras: the same.", "--enable-moe-shared-loras"),
+    ] = False
+    tower_connector: Annotated[
+        bool, flag(PROBLEM, "The engine's --enable-tower-connector-lora.", "--enable-tower-connector-lora")
+    ] = False
+    max_num_seqs: Annotated[
+        int | None,
+        option(
+            PROBLEM,
+            "N",
+            f"The engine's --max-num-seqs, the most rows that lm_head gets: {MAX_SEQUENCES}.",
+            min=1,
+            max=MOST,
+        ),
+    ] = None
+    max_num_batched_tokens: Annotated[
+        int | None,
+        option(
+            PROBLEM,
+            "N",
+            f"The engine's --max-num-batched-tokens, the most tokens in a step: {MAX_BATCHED_TOKENS}.",
+            min=1,
+            max=MOST,
+        ),
+    ] = None
+    num_speculative_tokens: Annotated[
+        int | None,
+        option(
+            PROBLEM,
+            "N",
+            "Tokens that the engine drafts for a sequence (num_speculative_tokens of its --speculative-config): 0.",
+            min=0,
+            max=MOST_DRAFTED,
+        ),
+    ] = None
+    dual_stream: Annotated[bool, DUAL_STREAM] = False
+    derive: Annotated[
+        LayersFrom | None,
+        option(
+            PROBLEM,
+            "|".join(LayersFrom),
+            "What tells the model's layers: the table of architectures, or the vLLM installed here, which builds "
+            "the model without its weights.",
+        ),
+    ] = None
+
+    def given(self) -> list[str]:
+        """Return the options that were given, as vLLM names them."""
+        hints = get_type_hints(type(self), include_extras=True)
+        return [_name(field.name, hints[field.name]) for field in fields(self) if getattr(self, field.name)]
+
+    def streams(self, wanted: StreamChoice | None) -> StreamChoice | None:
+        """Return how adapters are to be run, by --streams or its older name; None where neither was given.
+
+        Raises:
+            InputError: both were.
+        """
+        if self.dual_stream and wanted is not None:
+            raise InputError("--dual-stream: --streams says already how adapters run")
+        return StreamChoice.TWO if self.dual_stream else wanted
+
+    def settings(self) -> dict[str, Any]:
+        """Return what is said of the model and its engine, as arguments of ``ModelStudy.of``: nothing that is left
+        open.
+
+        Raises:
+            InputError: an option holds something else than numbers.
+        """
+        modules = [word.strip() for text in self.target_modules or () for word in text.split(",")]
+        said: dict[str, Any] = {
+            "config": self.model,
+            "tensor_parallel": self.tp,
+            "ranks": integers(self.rank, "--max-lora-rank"),
+            "max_loras": integers(self.max_loras, "--max-loras"),
+            "ms": integers(self.m, "--m"),
+            "fully_sharded": self.fully_sharded,
+            "target_modules": list(filter(None, dict.fromkeys(modules))),
+            "adapters": self.adapter,
+            "expert_parallel": self.expert_parallel,
+            "unpacked_experts": self.mixed_moe_format or self.shared_moe_loras,
+            "tower_connector": self.tower_connector,
+            "max_sequences": self.max_num_seqs,
+            "max_batched_tokens": self.max_num_batched_tokens,
+            "draft_tokens": self.num_speculative_tokens,
+            "dual_stream": self.dual_stream,
+            "derived": self.derive is LayersFrom.ENGINE,
+        }
+        return {name: value for name, value in said.items() if value is not None and value is not False and value != []}
+
+    def study(self, ms: Sequence[int] = ()) -> "ModelStudy":
+        """Return the model as it is served.
+
+        Args:
+            ms: tokens in a step, where the command line names none.
+
+        Raises:
+            InputError: an option is missing or wrong, or the model cannot be served like this.
+        """
+        if self.lookups is not None:
+            raise InputError("--lookups: this is told of a model alone; name one with --model")
+        if not self.model:
+            raise InputError("--model: name a config.json, its folder, or the id of a model")
+        for name, value in {"--max-loras": self.max_loras, "--max-lora-rank": self.rank or self.adapter}.items():
+            if not value:
+                raise InputError(f"{name}: needed with --model")
+        from bo_tune.engines.models.serving import ModelStudy
+        from bo_tune.engines.vllm.derived import derived
+
+        said = {"tensor_parallel": 1, "ranks": (), "ms": ms, **self.settings()}
+        return derived(**said) if said.pop("derived", False) else ModelStudy.of(**said)
+
+
+def _name(field: str, hint: Any) -> str:
+    """Return the first name of the option of a field."""
+    first = hint.__metadata__[0].default  # what typer takes for a default where it stands in an annotation
+    return first if isinstance(first, str) else f"--{field.replace('_', '-')}"
