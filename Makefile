@@ -29,7 +29,8 @@ $(INSTALLED): pyproject.toml
 $(READY): $(INSTALLED)
 	@echo "Adding what the tests need to $(VENV): a few minutes, 3 GB in all."
 	@$(BIN)/python -c 'import torch' 2>/dev/null || $(BIN)/python -m pip install --quiet torch==$(CPU_TORCH)
-	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1' # which knows groups of dependencies
+	@$(BIN)/python -m pip install --quiet --editable '.[gpu]' --group dev
 	@touch $@
 
 # On the GPU if there is one, else on the bundled recordings: tune, search exhaustively, compare.

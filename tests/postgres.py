@@ -133,7 +133,7 @@ def _within_reach(binaries: Path, folder: Path) -> Path:
 def running_postgres() -> Iterator[Postgres]:
     """Start a server, and end it afterwards."""
     binaries = _binaries()
-    assert binaries is not None, "no PostgreSQL: it comes with the extra dev"
+    assert binaries is not None, "no PostgreSQL: it comes with the dependency group dev"
     with tempfile.TemporaryDirectory(prefix="bo-tune-pg-", dir="/tmp") as name:
         folder = Path(name)
         if os.getuid() == 0:
