@@ -4,7 +4,6 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from email.parser import HeaderParser
 from pathlib import Path
 
@@ -20,12 +19,12 @@ DATA = ("py.typed", "tuning/bundled.json.gz")
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", str(folder)]
     subprocess.run([*pip, str(ROOT)], check=True, timeout=300)
     (built,) = folder.glob("*.whl")
-    yield built
+    return built
 
 
 def metadata(wheel: Path) -> dict[str, list[str]]:
