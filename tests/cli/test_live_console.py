@@ -52,7 +52,7 @@ class Session:
     def __init__(self, folder: Path, recordings: Path) -> None:
         self.folder, self.database = folder, folder / "x y.db"
         where = ("--device", f"replay:{recordings}", "--storage", sqlite_url(self.database), "--out", folder / "out")
-        self.arguments: list[object] = ["tune", *where, "--seed", 3, "--budget", 12]
+        self.arguments: list[object] = ["tune", *where, "--seed", 3, "--budget", 36]
 
     def run(self, *more: object, **how: object) -> "Iterator[Terminal]":
         return terminal(command(*self.arguments, *more), cwd=self.folder, **how)  # type: ignore[arg-type, return-value]
