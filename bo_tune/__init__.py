@@ -1,8 +1,8 @@
 """Bayesian optimisation of Triton kernels.
 
-``Kernel``, ``tune`` and ``grid`` tune a kernel of one's own (``docs/own-kernel.md``); the command line ``bo-tune``
-tunes vLLM's LoRA kernels. Importing this loads nothing: names are looked up when they are asked for, because the
-processes that compile and measure import the package too.
+``Kernel``, ``Operation``, ``tune`` and ``grid`` tune a kernel of one's own (``docs/own-kernel.md``); the command line
+``bo-tune`` tunes vLLM's LoRA kernels. Importing this loads nothing: names are looked up when they are asked for,
+because the processes that compile and measure import the package too.
 """
 
 from importlib import import_module
@@ -11,18 +11,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from bo_tune.api import Best, grid, tune
     from bo_tune.errors import InputError
+    from bo_tune.kernels.user.callable import Operation
+    from bo_tune.kernels.user.check.tolerance import Tolerance
+    from bo_tune.kernels.user.frozen import best, freeze
     from bo_tune.kernels.user.kernel import Kernel
-    from bo_tune.kernels.user.tolerance import Tolerance
     from bo_tune.search import StopRule
 
-__all__ = ["Best", "InputError", "Kernel", "StopRule", "Tolerance", "grid", "tune"]
+__all__ = ["Best", "InputError", "Kernel", "Operation", "StopRule", "Tolerance", "best", "freeze", "grid", "tune"]
 
 _HOMES = {
     "Best": "bo_tune.api",
     "InputError": "bo_tune.errors",
     "Kernel": "bo_tune.kernels.user.kernel",
+    "Operation": "bo_tune.kernels.user.callable",
     "StopRule": "bo_tune.search",
-    "Tolerance": "bo_tune.kernels.user.tolerance",
+    "Tolerance": "bo_tune.kernels.user.check.tolerance",
+    "best": "bo_tune.kernels.user.frozen",
+    "freeze": "bo_tune.kernels.user.frozen",
     "grid": "bo_tune.api",
     "tune": "bo_tune.api",
 }

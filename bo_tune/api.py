@@ -17,8 +17,8 @@ from bo_tune.display.console import PlainConsole
 from bo_tune.display.progress import Progressing
 from bo_tune.errors import DeviceError, InputError, one_line
 from bo_tune.kernels.registry import define
-from bo_tune.kernels.user.home import MAIN, home_of, told_apart
-from bo_tune.kernels.user.kernel import Kernel, Sizes
+from bo_tune.kernels.user.definition import Definition, Sizes
+from bo_tune.kernels.user.identity.home import MAIN, home_of, told_apart
 from bo_tune.kernels.user.spec import UserSpec
 from bo_tune.kernels.user.values import Value
 from bo_tune.measure.backends.registry import GpuName, gpu_named, recordings_named
@@ -93,7 +93,7 @@ class Best:
 
 
 def tune(
-    kernel: Kernel,
+    kernel: Definition,
     problems: Sequence[Sizes],
     *,
     storage: str = MEMORY,
@@ -109,12 +109,13 @@ def tune(
     fresh: bool = False,
     progress: bool | None = None,
 ) -> list[Best]:
-    """Find the best config of a kernel for each of some problems, and return them in the order given.
+    """Find the best config of a kernel or an operation for each of some problems, and return them in the order given.
 
     In a script this must be called below ``if __name__ == "__main__":``, because the processes that compile and measure
     import the script.
 
     Args:
+        kernel: a ``Kernel``, or an ``Operation``.
         problems: sizes by name, the same names for all; numbers, truth values or words.
         storage: URL of the database that keeps every trial (``sqlite:///softmax.db``): the same call goes on where it
             was interrupted, and what is finished is not measured again. ``memory`` keeps nothing.
@@ -151,7 +152,7 @@ def tune(
 
 
 def grid(
-    kernel: Kernel,
+    kernel: Definition,
     problems: Sequence[Sizes],
     *,
     storage: str = MEMORY,
@@ -186,7 +187,7 @@ def grid(
 class _Measured:
     """What is measured, and by what."""
 
-    kernel: Kernel
+    kernel: Definition
     problems: Sequence[Sizes]
     device: str | Device
     timing: str
@@ -266,12 +267,13 @@ def _run(
             return found
 
 
-def _problems(kernel: Kernel, problems: Sequence[Sizes]) -> list[SizedProblem]:
+def _problems(kernel: Definition, problems: Sequence[Sizes]) -> list[SizedProblem]:
     if is_importing():
         raise InputError('bo_tune.tune belongs below `if __name__ == "__main__":`: this module is imported to measure')
     if not problems:
         raise InputError(f"{kernel.name}: no problems to tune it on")
     names = set(problems[0])
+    kernel.check_sizes(names)
     for sizes in problems:
         if set(sizes) != names:
             raise InputError(f"{kernel.name}: problems must have the same sizes: {problems[0]} and {sizes}")
@@ -284,7 +286,7 @@ def _problems(kernel: Kernel, problems: Sequence[Sizes]) -> list[SizedProblem]:
     return asked
 
 
-def _ranges(kernel: Kernel, space: Mapping[str, Sequence[Value]]) -> dict[str, tuple[int, ...]]:
+def _ranges(kernel: Definition, space: Mapping[str, Sequence[Value]]) -> dict[str, tuple[int, ...]]:
     """Return what replaces the values of some parameters, as the numbers that stand for them."""
     for name, values in space.items():
         if name not in kernel.values:
@@ -294,7 +296,7 @@ def _ranges(kernel: Kernel, space: Mapping[str, Sequence[Value]]) -> dict[str, t
     return {name: tuple(sorted(map(kernel.values[name].number, values))) for name, values in space.items()}
 
 
-def _best(kernel: Kernel, tuned: Tuned) -> Best:
+def _best(kernel: Definition, tuned: Tuned) -> Best:
     result, problem = tuned.result, tuned.job.problem
     assert isinstance(problem, SizedProblem)
     if result is None:
@@ -326,7 +328,7 @@ def _why(tuned: Tuned) -> str:
     return "" if first is None else f": {first.reason}" + (f": {first.detail}" if first.detail else "")
 
 
-def _end_scripts_in_one_line(kernel: Kernel) -> None:
+def _end_scripts_in_one_line(kernel: Definition) -> None:
     """Have errors that the user can mend end a script in one line, unless something else shows its errors already."""
     script = getattr(sys.modules.get(MAIN), "__dict__", {})
     here = any(value is kernel for value in list(script.values()))

@@ -22,6 +22,7 @@ from bo_tune.store.storage import StudyStore
 from bo_tune.tuning.history import Histories
 
 softmax: bo_tune.Kernel = import_source(str(ROOT / "examples" / "softmax.py")).softmax
+split_k: bo_tune.Operation = import_source(str(ROOT / "examples" / "split_k.py")).split_k
 SPEC = UserSpec(softmax, frozenset({"rows", "cols"}))
 PROBLEMS = [{"rows": 4096, "cols": 1024}, {"rows": 512, "cols": 4096}]
 FASTEST = {"ROWS": 2, "BLOCK": 2048, "num_warps": 4, "num_stages": 2}
@@ -51,6 +52,21 @@ def test_the_best_config_of_each_problem_comes_back_in_the_order_asked() -> None
         assert best.wall_s > 0
     shown = "softmax_kernel rows=512 cols=4096: ROWS=2 BLOCK=2048 num_warps=4 num_stages=2: 10.00 us, 1.20x the default"
     assert str(found[0]).startswith(shown)
+
+
+def test_an_operation_is_tuned_as_a_kernel_is() -> None:
+    fastest = {"BLOCK_M": 16, "BLOCK_N": 64, "BLOCK_K": 128, "SPLIT_K": 8, "num_warps": 4, "num_stages": 3}
+
+    def time_us(config: Config) -> float:
+        return 10.0 + sum(abs(log2(value / fastest[name])) for name, value in config.items())
+
+    used = FakeDevice(time_us, UserSpec(split_k, frozenset("MNK")).search_space)
+    (best,) = bo_tune.tune(split_k, [{"M": 16, "N": 4096, "K": 512}], device=used)
+    assert best.config == {**fastest, "BLOCK_K": 64} or best.config == {**fastest, "SPLIT_K": 4}
+    assert best.time_us == 11.0
+    assert all(config["SPLIT_K"] * config["BLOCK_K"] <= 512 for config in used.measured)
+    with pytest.raises(bo_tune.InputError, match="split_k: problems have the sizes M, N, K; got M, N"):
+        bo_tune.tune(split_k, [{"M": 16, "N": 4096}], device=used)
 
 
 @pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != GRID])

@@ -63,7 +63,7 @@ def test_a_script_tunes_its_own_kernel_and_goes_on_when_it_is_run_again(tmp_path
     assert list(stored_trials(tmp_path / "own.db")) == [study]
 
 
-@pytest.mark.parametrize("example", ["softmax", "matmul"])
+@pytest.mark.parametrize("example", ["softmax", "matmul", "layer_norm", "split_k"])
 def test_an_example_without_a_gpu_ends_with_one_line(example: str, tmp_path: Path) -> None:
     ran = run(ROOT / "examples" / f"{example}.py", tmp_path, CUDA_VISIBLE_DEVICES="")
     assert (ran.code, ran.out) == (2, "")

@@ -40,6 +40,13 @@ class PreparedLaunch:
 
     run: Callable[..., None]
     arguments: tuple[Any, ...]
+    before: Callable[[], None] | None = None
+
+    def __call__(self) -> None:
+        """Launch on the current stream."""
+        if self.before is not None:
+            self.before()
+        self.run(*self.arguments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +58,7 @@ class KernelCall:
         grid: programs along the three axes.
         arguments: what is passed by position; tensors, on the meta device where nothing is to be launched.
         options: what is passed by name: launch options, and parameters of the kernel.
+        before: what comes before each launch, and is timed with it; None for nothing.
         parameters: every parameter of the kernel with its value, in the kernel's order.
 
     Raises:
@@ -61,6 +69,7 @@ class KernelCall:
     grid: tuple[int, ...]
     arguments: tuple[Any, ...]
     options: Mapping[str, Any]
+    before: Callable[[], None] | None = field(default=None, kw_only=True)
     parameters: Mapping[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -74,9 +83,13 @@ class KernelCall:
 
     def launch(self) -> PreparedLaunch | None:
         """Launch through Triton's cache; return the launches that follow, or None under the interpreter."""
+        if self.before is not None:
+            self.before()
         compiled = self.kernel[self.grid](*self.arguments, **self.options)
+        if compiled is None:
+            return None
         # A loaded kernel wants every argument, those that were compiled in included.
-        return None if compiled is None else PreparedLaunch(compiled[self.grid], tuple(self.parameters.values()))
+        return PreparedLaunch(compiled[self.grid], tuple(self.parameters.values()), self.before)
 
     def warmup(self) -> Any:
         """Compile for the active Triton target without launching, and return Triton's compiled kernel."""

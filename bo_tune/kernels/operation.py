@@ -5,7 +5,7 @@ installed vLLM and one of a user are measured by the same code.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Generic, Protocol, TypeVar
@@ -59,7 +59,8 @@ class Verdict:
 
 
 class Operation(ABC, Generic[Asked, Inputs]):
-    """One kernel as it is launched. What belongs to one problem lives in its inputs."""
+    """One kernel as it is launched, or several that are one thing to tune. What belongs to one problem lives in its
+    inputs."""
 
     @property
     @abstractmethod
@@ -104,38 +105,24 @@ class Operation(ABC, Generic[Asked, Inputs]):
         """Like ``reset``, with NaN wherever a correct launch must write, so that a skipped element shows."""
 
     @abstractmethod
-    def call(self, inputs: Inputs, config: Config, gpu: GpuInfo | None = None) -> KernelCall:
-        """Return what is launched for a config.
-
-        Args:
-            gpu: where it is not the one that Triton compiles for in this process.
-        """
-
     def launch(self, inputs: Inputs, config: Config) -> None:
-        """Launch once on the current stream, with nothing but the kernel on the GPU's timeline."""
-        key = config_key(config)
-        prepared = inputs.prepared.get(key)
-        if prepared is not None:
-            prepared.run(*prepared.arguments)
-            return
-        prepared = self.call(inputs, config).launch()
-        if prepared is not None:
-            inputs.prepared[key] = prepared
+        """Launch once on the current stream, with nothing but what belongs to it on the GPU's timeline."""
 
     def engine_launch(self, inputs: Inputs) -> Callable[[], None] | None:
         """Return how its engine launches it, with all its Python and a config of the engine's choice; None where no
         engine does."""
         return None
 
-    def warmup(self, problem: Asked, config: Config) -> Any:
+    @abstractmethod
+    def compile(self, problem: Asked, config: Config) -> Sequence[Any]:
         """Compile for the active Triton target without launching and without a GPU.
 
-        The binary is the one ``launch`` finds in Triton's cache for inputs of the problem.
+        The binaries are those ``launch`` finds in Triton's cache for inputs of the problem. What cannot be told ahead
+        of a launch is compiled by it.
 
         Returns:
-            Triton's compiled kernel.
+            Triton's compiled kernels.
         """
-        return self.call(self.stand_ins(problem), config).warmup()
 
     def restore(self, inputs: Inputs) -> None:
         """Bring back what launches have changed of what they read. Comes before each that is timed, untimed."""
@@ -152,8 +139,40 @@ class Operation(ABC, Generic[Asked, Inputs]):
     def effective_config(self, problem: Asked, config: Config, gpu: GpuInfo) -> dict[str, int]:
         """The config that runs when this one is asked for. Configs with equal effective configs are one config."""
 
+    @abstractmethod
     def compile_key(self, problem: Asked, config: Config, gpu: GpuInfo) -> Hashable:
-        """Equal for launches that share one binary, and the same in every process."""
+        """Equal for launches that share their binaries, and the same in every process."""
+
+
+class KernelOperation(Operation[Asked, Inputs]):
+    """One launch of one kernel."""
+
+    @abstractmethod
+    def call(self, inputs: Inputs, config: Config, gpu: GpuInfo | None = None) -> KernelCall:
+        """Return what is launched for a config.
+
+        Args:
+            gpu: where it is not the one that Triton compiles for in this process.
+        """
+
+    def launch(self, inputs: Inputs, config: Config) -> None:
+        key = config_key(config)
+        prepared = inputs.prepared.get(key)
+        if prepared is not None:
+            prepared()
+            return
+        prepared = self.call(inputs, config).launch()
+        if prepared is not None:
+            inputs.prepared[key] = prepared
+
+    def compile(self, problem: Asked, config: Config) -> Sequence[Any]:
+        return [self.warmup(problem, config)]
+
+    def warmup(self, problem: Asked, config: Config) -> Any:
+        """Return the one kernel that ``compile`` does."""
+        return self.call(self.stand_ins(problem), config).warmup()
+
+    def compile_key(self, problem: Asked, config: Config, gpu: GpuInfo) -> Hashable:
         return gpu.capability, self.call(self.stand_ins(problem), config, gpu).specialisation()
 
 

@@ -11,7 +11,7 @@ from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import ConfigKey
 from bo_tune.kernels.call import PreparedLaunch
 from bo_tune.kernels.lora.tokens import TokenGroups, draw_assignment
-from bo_tune.kernels.operation import DEFAULT_CONDITIONS, META, Operation, Verdict
+from bo_tune.kernels.operation import DEFAULT_CONDITIONS, META, KernelOperation, Verdict
 
 
 @dataclass(slots=True, kw_only=True)
@@ -29,7 +29,7 @@ class LoraInputs:
 AnyInputs = TypeVar("AnyInputs", bound=LoraInputs)
 
 
-class LoraOperation(Operation[LoraProblem, AnyInputs]):
+class LoraOperation(KernelOperation[LoraProblem, AnyInputs]):
     """A LoRA kernel with its inputs, and one output that is compared with a reference by its norm.
 
     The subclasses know what it computes, and those of these how it is launched.

@@ -1,41 +1,102 @@
 """One launch of a user's kernel: its arguments in order, those of a config among them."""
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
-import torch
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from bo_tune.core.problem import SizedProblem
 from bo_tune.core.space import Config
-from bo_tune.errors import InputError
+from bo_tune.errors import InputError, one_line
 from bo_tune.kernels.call import KernelCall
 from bo_tune.kernels.spec import LAUNCH_OPTIONS
+from bo_tune.kernels.user.check.memory import tensor_of
+from bo_tune.kernels.user.definition import Definition
 from bo_tune.kernels.user.kernel import Kernel
 
 
 def call_of(kernel: Kernel, problem: SizedProblem, arguments: Mapping[str, Any], config: Config) -> KernelCall:
     """Put a call together: arguments by their places, and from the first that must have its name on, by their names.
 
-    Triton takes launch options from what it is given by name, the kernel's parameters among it.
+    Triton takes launch options from what it is given by name, the kernel's parameters among it. What a config runs
+    before a launch is run here once, since it may decide on what is compiled (the block shape of a descriptor).
 
     Raises:
         InputError: a parameter has no value, or an argument is none of the kernel's.
     """
     own, params = kernel.parameters, kernel.decode(config)
-    check_arguments(kernel, arguments)
-    values = {**own, **arguments, **params}
+    check_kernel_arguments(kernel, arguments)
+    arguments = _with_block_shapes(kernel, arguments, params)
+    chosen = {**params, **_worked_out(kernel, arguments, params)}
+    values = {**own, **arguments, **chosen}
+    before = _before(kernel, problem, values, params)
     # A parameter that is named like a launch option and keeps its default sets none.
-    silent = {name for name in LAUNCH_OPTIONS if name in own and name not in params and name not in arguments}
+    could = [name for name in own if name in kernel.decorated.launch_options]
+    silent = {name for name in could if name not in chosen and name not in arguments}
     names = list(own)
-    first = min((names.index(name) for name in LAUNCH_OPTIONS if name in own and name not in silent), default=len(own))
-    options = {name: value for name, value in params.items() if name in LAUNCH_OPTIONS and name not in own}
+    spoken = [name for name in could if name in chosen or (name in LAUNCH_OPTIONS and name not in silent)]
+    first = min(map(names.index, spoken), default=len(own))
+    options = {name: value for name, value in chosen.items() if name not in own and value is not None}
     by_name = {name: values[name] for name in names[first:] if name not in silent}
     positional = tuple(values[name] for name in names[:first])
-    return KernelCall(kernel.function, kernel.programs(problem, params), positional, {**by_name, **options})
+    programs = kernel.programs(problem, params)
+    return KernelCall(kernel.jit, programs, positional, {**by_name, **options}, before=before)
 
 
-def check_arguments(kernel: Kernel, arguments: Mapping[str, Any]) -> None:
+def _with_block_shapes(kernel: Kernel, arguments: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return arguments whose tensor descriptors are of this config alone, and have the block shapes that it decides."""
+    found = {n: replace(value) if isinstance(value, TensorDescriptor) else value for n, value in arguments.items()}
+    for name, sides in kernel.block_shapes.items():
+        if not isinstance(found[name], TensorDescriptor):
+            raise InputError(f"{kernel.name}: block_shapes: {name!r} is no tensor descriptor")
+        try:
+            shape = [{**arguments, **params}[side] if isinstance(side, str) else side for side in sides]
+            found[name] = replace(found[name], block_shape=shape)
+        except (AssertionError, LookupError, TypeError, ValueError) as error:
+            raise InputError(f"{kernel.name}: block_shapes: {name!r}: {one_line(error)}") from error
+    return found
+
+
+def _worked_out(kernel: Kernel, arguments: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        return kernel.decorated.worked_out(arguments, params)
+    except Exception as error:  # whatever the author's code raises
+        why = f"{type(error).__name__}: {one_line(error)}"
+        raise InputError(f"{kernel.name}: @triton.heuristics: {why}") from error
+
+
+def _before(
+    kernel: Kernel, problem: SizedProblem, values: dict[str, Any], params: Mapping[str, Any]
+) -> Callable[[], None] | None:
+    """Return what a config has before each launch, having run it once; None for nothing."""
+    steps: list[Callable[[], object]] = []
+    for tensor in map(partial(_tensor, kernel, values), kernel.zeroed(problem, params)):
+        steps.append(tensor.zero_)
+    hook = kernel.decorated.hook_of(params) if kernel.space is None else None
+    if hook is not None:
+        steps.append(partial(hook, values))
+    if not steps:
+        return None
+    kernel.ask("pre_hook", _in_turn, steps)
+    return partial(_in_turn, steps)
+
+
+def _tensor(kernel: Definition, arguments: Mapping[str, Any], name: str) -> Any:
+    tensor = tensor_of(arguments.get(name))
+    if tensor is None:
+        raise InputError(f"{kernel.name}: zero: {name!r} is no tensor")
+    return tensor
+
+
+def _in_turn(steps: list[Callable[[], object]]) -> None:
+    for step in steps:
+        step()
+
+
+def check_kernel_arguments(kernel: Kernel, arguments: Mapping[str, Any]) -> None:
     """Raise InputError where what ``inputs`` returns is not what the kernel takes."""
     for name in arguments:
         if name not in kernel.parameters:
@@ -43,10 +104,10 @@ def check_arguments(kernel: Kernel, arguments: Mapping[str, Any]) -> None:
             raise InputError(f"{kernel.name}: inputs: {name!r} is no argument of the kernel; it takes {known}")
         if name in kernel.values:
             raise InputError(f"{kernel.name}: inputs: {name!r} is in the search space already")
-    given = {*arguments, *kernel.values}
+    given = {*arguments, *kernel.values, *kernel.decorated.heuristics}
     missing = [n for n, default in kernel.parameters.items() if n not in given and default is inspect.Parameter.empty]
     if missing:
         raise InputError(f"{kernel.name}: inputs: no value for {', '.join(missing)}, in the search space neither")
-    for name in kernel.outputs:
-        if not isinstance(arguments.get(name), torch.Tensor):
+    for name in kernel.output_names:
+        if tensor_of(arguments.get(name)) is None:
             raise InputError(f"{kernel.name}: output: {name!r} is no tensor")

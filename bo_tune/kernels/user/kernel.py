@@ -1,48 +1,45 @@
 """A Triton kernel with all that is needed to tune it, as its author says it. Imports neither torch nor triton."""
 
 import inspect
-import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
-from itertools import product
-from math import isfinite
+from functools import cached_property, lru_cache
 from numbers import Integral
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from bo_tune.core.problem import Size, SizedProblem
-from bo_tune.core.space import Config
-from bo_tune.errors import InputError, one_line
+from bo_tune.errors import InputError
 from bo_tune.kernels.spec import LAUNCH_OPTIONS
-from bo_tune.kernels.user.tolerance import Tolerance, Tolerances, tolerances_of
-from bo_tune.kernels.user.values import Value, Values, values_of
+from bo_tune.kernels.user.definition import Definition, Params, Sizes, Space, names_in
+from bo_tune.kernels.user.values import Value
 
-Sizes = Mapping[str, Size]
-"""A problem: its sizes by name."""
-
-Params = Mapping[str, Value]
-"""A config, with the values that its author gave the parameters."""
-
-JIT_TYPES = ("JITFunction", "InterpretedFunction")
+if TYPE_CHECKING:
+    from bo_tune.kernels.user.decorated import Decorated
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Kernel:
+class Kernel(Definition):
     """A Triton kernel to tune. It must be a global of the module or script that defines it: the processes that compile
     and measure import it from there.
 
     Args:
-        function: the kernel, under ``@triton.jit``.
-        space: the values to choose among, of parameters of the kernel and of launch options (``num_warps``,
-            ``num_stages``, ``num_ctas``, ``maxnreg``). Their product is the search space.
+        function: the kernel, under ``@triton.jit``, and under ``@triton.heuristics`` and ``@triton.autotune`` if it is.
+            Of the latter, what is not said here is taken: its configs are the space, its key the sizes that a problem
+            must have, its pruning decides on what is valid, ``reset_to_zero`` is ``zero``, ``restore_value`` is brought
+            back.
+        space: the values to choose among, of parameters of the kernel and of Triton's launch options (``num_warps``,
+            ``num_stages``, ``maxnreg``, ``launch_pdl`` …), of which all combinations are configs; or a list of configs,
+            as mappings or ``triton.Config``.
         inputs: ``(sizes, device) -> arguments``: the kernel's other arguments by name. Called with the GPU, and with
             torch's ``meta`` device, whose tensors hold nothing, to compile ahead.
         grid: ``(sizes, config) -> programs``: a number, or a tuple of up to three.
         output: name of the argument that the kernel writes, or several names.
         reference: ``arguments -> tensor``: what the output must be; of several outputs a tensor each, by name or in
             their order; or None where it has written them into its arguments. These are copies, with the outputs as
-            the kernel finds them. What it leaves as it was there, the kernel may leave, or fill with anything.
-        default: the config to beat: one for all problems, or ``sizes -> config``. By default the middle of the space.
+            the kernel finds them. What it leaves as it was there, the kernel may leave, or fill with anything. Without
+            a reference, what the default config gives is right.
+        default: the config to beat: one for all problems, or ``sizes -> config``. By default the middle of the space,
+            or the first of a list that is valid.
         valid: ``(sizes, config) -> bool``: whether a config may be tried at all.
         features: what else may tell fast configs from slow ones before they are compiled: numbers by name, each
             ``(sizes, config) -> float``.
@@ -51,161 +48,146 @@ class Kernel:
         in_place: whether the kernel reads its output (adds to it, say), or which of several. It is then what
             ``inputs`` made of it before every launch, and else filled with NaN before a check, so that an element
             that is not written shows.
+        zero: names of the arguments that must be zero before a launch, or ``(sizes, config) -> names``. They are
+            cleared before every launch, and that is timed with it: whoever calls the kernel has to do it.
+        block_shapes: of tensor descriptors among the arguments, by name, the parameters (or numbers) that their block
+            shape follows: ``{"a": ("BLOCK_M", "BLOCK_K")}``.
+        sizes: names of the sizes of a problem. By default whatever the problems have.
         name: of the kernel in databases and reports. By default the function's; where several kernels of a module
             would share that, each is called as the global that it is.
-
-    Attributes:
-        defined_in: the module whose own code made it.
 
     Raises:
         InputError: these do not fit together.
     """
 
     function: Any = field(kw_only=False)
-    space: Mapping[str, Sequence[Value]]
     inputs: Callable[[Sizes, Any], Mapping[str, Any]]
     grid: Callable[[Sizes, Params], int | tuple[int, ...]]
     output: str | Sequence[str]
-    reference: Callable[[Mapping[str, Any]], Any]
-    default: Params | Callable[[Sizes], Params] | None = None
-    valid: Callable[[Sizes, Params], bool] | None = None
-    features: Mapping[str, Callable[[Sizes, Params], float]] = field(default_factory=dict)
-    tolerance: Tolerances = None
     in_place: bool | str | Sequence[str] = False
-    name: str = ""
-    defined_in: str = field(init=False, repr=False)
+    block_shapes: Mapping[str, Sequence[str | int]] = field(default_factory=dict)
+
+    makes: ClassVar[str] = "inputs"
 
     def __post_init__(self) -> None:
-        kind = type(self.function).__name__
-        if kind not in JIT_TYPES:
-            more = "; the decorators around it, @triton.autotune or @triton.heuristics, cannot be tuned"
-            raise InputError(f"expected a function under @triton.jit, got {kind}{more * hasattr(self.function, 'fn')}")
-        object.__setattr__(self, "name", self.name or self.function.fn.__name__)
-        if "|" in self.name or not self.name.strip():
-            raise InputError(f"a kernel's name goes before a | in the names of studies: {self.name!r}")
+        decorated = self.decorated
+        object.__setattr__(self, "name", self.name or decorated.name)
+        object.__setattr__(self, "zero", self.zero or decorated.zero)
+        object.__setattr__(self, "sizes", names_in(self.sizes))
+        self._check()
         known = (*self.parameters, *LAUNCH_OPTIONS)
         for name in self.values:
-            if name not in known:
-                raise InputError(f"{self.name}: space: no parameter {name!r}; expected some of {', '.join(known)}")
-        self._check_outputs()
-        if isinstance(self.default, Mapping):
-            self.encode(self.default, "default")
-        object.__setattr__(self, "defined_in", _module_being_run())
+            if name not in known and name not in decorated.launch_options:
+                expected = f"{', '.join(known)} or another of Triton's launch options"
+                raise InputError(f"{self.name}: space: no parameter {name!r}; expected some of {expected}")
+        self._check_names("output", self.output_names)
+        self._check_names("block_shapes", self.block_shapes)
+        if not callable(self.zero):
+            self._check_names("zero", names_in(self.zero))
+        for name in () if isinstance(self.in_place, bool) else names_in(self.in_place):
+            if name not in self.output_names:
+                raise InputError(
+                    f"{self.name}: in_place: {name!r} is no output; there are {', '.join(self.output_names)}"
+                )
 
-    def _check_outputs(self) -> None:
-        for name in self.outputs:
+    def _check_names(self, what: str, names: Iterable[str]) -> None:
+        for name in names:
             if name not in self.parameters or name in self.values:
-                raise InputError(f"{self.name}: output: expected one of the kernel's arguments, got {name!r}")
-        if not self.outputs or len(set(self.outputs)) < len(self.outputs):
-            raise InputError(f"{self.name}: output: expected names of arguments, each once, got {self.output!r}")
-        for name in self.read_outputs:
-            if name not in self.outputs:
-                raise InputError(f"{self.name}: in_place: {name!r} is no output; there are {', '.join(self.outputs)}")
-        try:
-            _ = self.tolerances
-        except InputError as error:
-            raise InputError(f"{self.name}: {error}") from error
+                raise InputError(f"{self.name}: {what}: expected one of the kernel's arguments, got {name!r}")
+
+    @cached_property
+    def decorated(self) -> "Decorated":
+        """The function below its decorators, with what these say. Raises InputError."""
+        # Imports torch and triton, as whoever made the function did.
+        from bo_tune.kernels.user.decorated import undecorated  # noqa: PLC0415
+
+        return undecorated(self.function)
+
+    @property
+    def jit(self) -> Any:
+        """Triton's jit function."""
+        return self.decorated.function
+
+    @property
+    def given_name(self) -> str:
+        return self.decorated.name
+
+    @property
+    def is_gridded(self) -> bool:
+        return True
+
+    @property
+    def said_space(self) -> Space | None:
+        """The space, or else the configs of ``@triton.autotune``."""
+        return self.space if self.space is not None else self.decorated.configs
+
+    @property
+    def own_functions(self) -> tuple[Any, ...]:
+        return self.inputs, self.jit
+
+    @property
+    def functions(self) -> tuple[Any, ...]:
+        """See the base class. What ``@triton.autotune`` runs before a launch is part of it."""
+        more = self.decorated.hooks if self.space is None else ()
+        return (*super().functions, self.grid, *self.decorated.heuristics.values(), *more)
+
+    @property
+    def more_that_counts(self) -> tuple[str, ...]:
+        shapes = {name: tuple(sides) for name, sides in self.block_shapes.items()}
+        return (*super().more_that_counts, *([f"block shapes {shapes}"] if shapes else []))
 
     @cached_property
     def parameters(self) -> Mapping[str, Any]:
         """The kernel's parameters in order, with their defaults (``inspect.Parameter.empty`` where there is none)."""
-        signature = inspect.signature(self.function.fn)
+        signature = inspect.signature(self.jit.fn)
         return {name: parameter.default for name, parameter in signature.parameters.items()}
 
+    def arguments(self, sizes: dict[str, Size], device: Any) -> Mapping[str, Any]:
+        return self.inputs(sizes, device)
+
     @cached_property
-    def outputs(self) -> tuple[str, ...]:
+    def output_names(self) -> tuple[str, ...]:
         """The arguments that the kernel writes."""
-        return (self.output,) if isinstance(self.output, str) else tuple(self.output)
+        return names_in(self.output)
 
     @cached_property
     def read_outputs(self) -> tuple[str, ...]:
         """Those of them that it reads as well."""
         if isinstance(self.in_place, bool):
-            return self.outputs if self.in_place else ()
-        return (self.in_place,) if isinstance(self.in_place, str) else tuple(self.in_place)
+            restored = self.decorated.restore
+            return self.output_names if self.in_place else tuple(name for name in self.output_names if name in restored)
+        return names_in(self.in_place)
 
-    @property
-    def written_only(self) -> tuple[str, ...]:
-        """Those of them that it does not read."""
-        return tuple(name for name in self.outputs if name not in self.read_outputs)
-
-    @cached_property
-    def tolerances(self) -> Mapping[str, Tolerance]:
-        """How far each output may be from its reference."""
-        return tolerances_of(self.tolerance, self.outputs)
-
-    @cached_property
-    def values(self) -> Mapping[str, Values]:
-        """The parameters of the search space, with what stands for their values."""
-        return values_of(self.space)
-
-    def encode(self, params: Params, place: str) -> dict[str, int]:
-        """Return a config as it is searched and stored. Raises InputError for one of another kernel."""
-        unknown = [name for name in params if name not in self.values]
-        if unknown:
-            raise InputError(f"{self.name}: {place}: {unknown[0]} is not in the space of {', '.join(self.values)}")
-        missing = [name for name in self.values if name not in params]
-        if missing:
-            raise InputError(f"{self.name}: {place}: no value for {missing[0]}")
-        return {name: values.number(params[name]) for name, values in self.values.items()}
-
-    def decode(self, config: Config) -> dict[str, Value]:
-        """Return a config with the values that its author gave the parameters."""
-        return {name: values.value(config[name]) for name, values in self.values.items()}
+    def check_sizes(self, names: Iterable[str]) -> None:
+        """See the base class. Problems that ``@triton.autotune`` tells apart must differ here, too."""
+        given = set(names)
+        super().check_sizes(given)
+        for name in self.decorated.key:
+            if name not in given:
+                raise InputError(f"{self.name}: its key in @triton.autotune has {name!r}: a problem needs that size")
 
     def allows(self, problem: SizedProblem, params: Params) -> bool:
-        """Say whether the author allows a config. Raises InputError where that cannot be said."""
-        return self.valid is None or bool(self._ask("valid", self.valid, dict(problem.sizes), dict(params)))
+        if not super().allows(problem, params):
+            return False
+        if self.space is not None or self.decorated.prune is None:
+            return True
+        return self._place(params) in self._left_by_pruning(problem)
+
+    @cached_property
+    def _left_by_pruning(self) -> Callable[[SizedProblem], frozenset[tuple[Value, ...]]]:
+        return lru_cache(maxsize=64)(self._prune)
+
+    def _prune(self, problem: SizedProblem) -> frozenset[tuple[Value, ...]]:
+        """Return the configs that the pruning of ``@triton.autotune`` leaves."""
+        arguments = self.ask(self.makes, self.decorated.made_of_nothing, self.inputs, dict(problem.sizes))
+        assert self.decorated.prune is not None
+        left = self.ask("prune_configs_by", self.decorated.prune, dict(arguments))
+        return frozenset(tuple(config.all_kwargs().get(name) for name in self.values) for config in left)
 
     def programs(self, problem: SizedProblem, params: Params) -> tuple[int, int, int]:
-        """Return the grid of programs along three axes. Raises InputError for what is no grid."""
-        said = self._ask("grid", self.grid, dict(problem.sizes), dict(params))
+        said = self.ask("grid", self.grid, dict(problem.sizes), dict(params))
         axes = said if isinstance(said, tuple) else (said,)
         if not 1 <= len(axes) <= 3 or not all(isinstance(n, Integral) and int(n) > 0 for n in axes):
             raise InputError(f"{self.name}: grid: expected up to three positive numbers, got {said!r} for {problem}")
         first, second, third = map(int, (*axes, 1, 1)[:3])
         return first, second, third
-
-    def feature(self, name: str, problem: SizedProblem, params: Params) -> float:
-        """Return one of the author's features of a config. Raises InputError for what is no number."""
-        what = f"features[{name!r}]"
-        said = self._ask(what, self.features[name], dict(problem.sizes), dict(params))
-        if not isinstance(said, (int, float)) or not isfinite(said):
-            raise InputError(f"{self.name}: {what}: expected a finite number, got {said!r} for {problem}")
-        return float(said)
-
-    def default_params(self, problem: SizedProblem) -> Params:
-        """Return the config to beat. Raises InputError where the space has none for the problem."""
-        if callable(self.default):
-            said: Params = self._ask("default", self.default, dict(problem.sizes))
-            return said
-        return self.default if self.default is not None else self._middle(problem)
-
-    def _middle(self, problem: SizedProblem) -> Params:
-        """The allowed config nearest to the middle of the space, counted in places."""
-        each = [values.values for values in self.values.values()]
-        by_distance = sorted(
-            product(*(range(len(values)) for values in each)),
-            key=lambda places: sum(abs(2 * p + 1 - len(v)) / len(v) for p, v in zip(places, each, strict=True)),
-        )
-        for places in by_distance:
-            params = {name: values[place] for name, values, place in zip(self.values, each, places, strict=True)}
-            if self.allows(problem, params):
-                return params
-        raise InputError(f"{self.name}: valid: allows no config of the space for {problem}")
-
-    def _ask(self, what: str, function: Callable[..., Any], *given: Any) -> Any:
-        """Call a function of the author's; what it raises is told with its name."""
-        try:
-            return function(*given)
-        except Exception as error:  # whatever the author's code raises
-            shown = ", ".join(map(str, given))
-            raise InputError(f"{self.name}: {what}({shown}): {type(error).__name__}: {one_line(error)}") from error
-
-
-def _module_being_run() -> str:
-    """Name the module whose own code, outside of any function, is being run just now."""
-    frame = sys._getframe(1)
-    while frame.f_code.co_name != "<module>" and frame.f_back is not None:
-        frame = frame.f_back
-    return str(frame.f_globals.get("__name__", ""))

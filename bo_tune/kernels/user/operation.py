@@ -1,26 +1,41 @@
-"""A user's kernel as the measuring processes run it."""
+"""A user's kernel or operation as the measuring processes run it."""
 
-from collections.abc import Callable, Mapping
+from abc import abstractmethod
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from triton.runtime.errors import OutOfResources
 
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import GpuInfo, SizedProblem
-from bo_tune.core.space import Config, ConfigKey
+from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.errors import InputError, one_line
 from bo_tune.kernels.call import KernelCall, PreparedLaunch
-from bo_tune.kernels.operation import DEFAULT_CONDITIONS, META, Operation, Verdict
-from bo_tune.kernels.user.call import call_of, check_arguments
-from bo_tune.kernels.user.digest import source_of
-from bo_tune.kernels.user.home import kernel_in
+from bo_tune.kernels.operation import DEFAULT_CONDITIONS, META, KernelOperation, Operation, Verdict
+from bo_tune.kernels.target import target_gpu
+from bo_tune.kernels.user import callable as user_callable
+from bo_tune.kernels.user.call import call_of, check_kernel_arguments
+from bo_tune.kernels.user.check.filling import FillingAllocations
+from bo_tune.kernels.user.check.memory import Memory, bytes_of, tensor_of, tensors_in
+from bo_tune.kernels.user.check.reference import Returned, RightOutputs, poison, right_outputs
+from bo_tune.kernels.user.decorated import untaken
+from bo_tune.kernels.user.definition import Definition, Params
+from bo_tune.kernels.user.identity.digest import source_of
+from bo_tune.kernels.user.identity.home import kernel_in
 from bo_tune.kernels.user.kernel import Kernel
-from bo_tune.kernels.user.memory import Memory, bytes_of
-from bo_tune.kernels.user.reference import RightOutputs, poison, right_outputs
+from bo_tune.kernels.user.launches import Told, told_launches
+
+Defined = TypeVar("Defined", bound=Definition)
+
+MOST_TOLD = 4096
+"""Configs whose launches are remembered from when they are told apart until they are compiled."""
 
 
 @dataclass(slots=True)
@@ -31,39 +46,59 @@ class UserInputs:
         arguments: by name.
         memory: theirs, to bring back what launches change; none of it where nothing is launched.
         prepared: launches with nothing left to decide, by config.
+        runs: an operation's, by config.
+        returned: outputs that the last launch returned.
+        is_poisoned: whether what the next launch allocates is to be filled, too.
     """
 
     problem: SizedProblem
     arguments: Mapping[str, Any]
     memory: Memory
     prepared: dict[ConfigKey, PreparedLaunch] = field(default_factory=dict, repr=False)
+    runs: dict[ConfigKey, Callable[[], Returned]] = field(default_factory=dict, repr=False)
+    returned: Returned = field(default_factory=dict, repr=False)
+    is_poisoned: bool = False
 
 
 class UserOperation(Operation[SizedProblem, UserInputs]):
-    """One kernel of a user.
+    """What a user defined.
 
     Args:
         home: the file that defines it.
     """
 
-    def __init__(self, kernel: Kernel, home: Path) -> None:
-        self.kernel, self._home = kernel, home
+    def __init__(self, kernel: Definition, home: Path) -> None:
+        self.definition, self._home = kernel, home
 
     @property
     def source(self) -> str:
-        return source_of(self.kernel, self._home)
+        return source_of(self.definition, self._home)
 
     def make_inputs(
         self, problem: SizedProblem, *, seed: int, device: torch.device, conditions: Conditions = DEFAULT_CONDITIONS
     ) -> UserInputs:
         torch.manual_seed(seed)
-        arguments = dict(self.kernel.inputs(dict(problem.sizes), device))
-        check_arguments(self.kernel, arguments)
+        made = self.definition.arguments(dict(problem.sizes), device)
+        what = f"{self.definition.name}: {self.definition.makes}"
+        if not isinstance(made, Mapping):
+            raise InputError(f"{what}: expected arguments by name, got {type(made).__name__}")
+        arguments = dict(made)
+        self._check_arguments(arguments)
         for name, value in arguments.items():
-            if isinstance(value, torch.Tensor) and value.device.type != device.type:
-                raise InputError(f"{self.kernel.name}: inputs: {name!r} is on {value.device}, not on {device} as asked")
-        memory = Memory([]) if device == META else Memory.of(arguments, self.kernel.written_only)
+            for tensor in tensors_in([value]):
+                if tensor.device.type != device.type:
+                    raise InputError(f"{what}: {name!r} is on {tensor.device}, not on {device} as asked")
+        memory = Memory([]) if device == META else Memory.of(arguments, self.definition.written_only, self._restored)
         return UserInputs(problem, arguments, memory)
+
+    @abstractmethod
+    def _check_arguments(self, arguments: Mapping[str, Any]) -> None:
+        """Raise InputError where arguments do not fit what was said."""
+
+    @property
+    def _restored(self) -> Sequence[str]:
+        """Arguments that launches are known to change."""
+        return self.definition.read_outputs
 
     def made_of_nothing(self, problem: SizedProblem) -> UserInputs:
         try:
@@ -72,12 +107,13 @@ class UserOperation(Operation[SizedProblem, UserInputs]):
             raise
         except Exception as error:  # whatever the author's code raises
             why = f"{type(error).__name__}: {one_line(error)}"
+            what = f"{self.definition.name}: {self.definition.makes}"
             raise InputError(
-                f"{self.kernel.name}: inputs: cannot be made on the device 'meta', which compiling ahead needs: {why}"
+                f"{what}: cannot be made on the device 'meta', which compiling ahead needs: {why}"
             ) from error
 
     def inputs_bytes(self, inputs: UserInputs) -> int:
-        return bytes_of(inputs.arguments) + inputs.memory.nbytes
+        return bytes_of({**inputs.arguments, **inputs.returned}) + inputs.memory.nbytes
 
     def reset(self, inputs: UserInputs) -> None:
         """Bring back everything that the launches so far have changed, found out now."""
@@ -90,19 +126,139 @@ class UserOperation(Operation[SizedProblem, UserInputs]):
     def poison(self, inputs: UserInputs) -> None:
         """See the base class. Integers have no NaN: their largest value stands for it."""
         inputs.memory.restore()
-        poison(self.kernel, inputs.arguments)
+        inputs.returned = {}
+        poison(self.definition, inputs.arguments)
+        inputs.is_poisoned = True
+
+    def right(self, inputs: UserInputs) -> RightOutputs:
+        return right_outputs(self.definition, inputs.arguments, partial(self._run_default, inputs.problem))
+
+    @abstractmethod
+    def _run_default(self, problem: SizedProblem, arguments: dict[str, Any]) -> Returned:
+        """Launch the default config on some arguments, and return the outputs that it returns."""
+
+    def _default(self, problem: SizedProblem) -> Params:
+        return self.definition.default_params(problem)
+
+    def judge(self, inputs: UserInputs, right: RightOutputs) -> Verdict:
+        return right.judge({**inputs.arguments, **inputs.returned})
+
+    def effective_config(self, problem: SizedProblem, config: Config, gpu: GpuInfo) -> dict[str, int]:
+        return dict(config)
+
+
+class UserKernel(UserOperation, KernelOperation[SizedProblem, UserInputs]):
+    """One kernel of a user."""
+
+    def __init__(self, kernel: Kernel, home: Path) -> None:
+        super().__init__(kernel, home)
+        self.kernel = kernel
+
+    def _check_arguments(self, arguments: Mapping[str, Any]) -> None:
+        check_kernel_arguments(self.kernel, arguments)
 
     def call(self, inputs: UserInputs, config: Config, gpu: GpuInfo | None = None) -> KernelCall:
         return call_of(self.kernel, inputs.problem, inputs.arguments, config)
 
-    def right(self, inputs: UserInputs) -> RightOutputs:
-        return right_outputs(self.kernel, inputs.arguments)
+    def compile_key(self, problem: SizedProblem, config: Config, gpu: GpuInfo) -> Hashable:
+        """See the base class. Raises InputError for a launch option of other GPUs."""
+        foreign = untaken([name for name in self.kernel.values if name not in self.kernel.parameters])
+        if foreign:
+            raise InputError(f"{self.kernel.name}: space: Triton takes no {foreign[0]!r} for {gpu.target}")
+        return super().compile_key(problem, config, gpu)
 
-    def judge(self, inputs: UserInputs, right: RightOutputs) -> Verdict:
-        return right.judge(inputs.arguments)
+    def _run_default(self, problem: SizedProblem, arguments: dict[str, Any]) -> Returned:
+        config = self.kernel.encode(self._default(problem), "default")
+        call_of(self.kernel, problem, arguments, config).launch()
+        return {}
 
-    def effective_config(self, problem: SizedProblem, config: Config, gpu: GpuInfo) -> dict[str, int]:
-        return dict(config)
+
+class UserCallable(UserOperation):
+    """One operation of a user."""
+
+    def __init__(self, operation: "user_callable.Operation", home: Path) -> None:
+        super().__init__(operation, home)
+        self.operation = operation
+        self._told: OrderedDict[tuple[SizedProblem, ConfigKey, GpuInfo], Told] = OrderedDict()
+
+    def _check_arguments(self, arguments: Mapping[str, Any]) -> None:
+        self.operation.check_arguments(arguments)
+
+    @property
+    def _restored(self) -> Sequence[str]:
+        return tuple(self.operation.restore)
+
+    def launch(self, inputs: UserInputs, config: Config) -> None:
+        """See the base class. Raises RuntimeError for whatever the author's code does, but OutOfResources as it is."""
+        key = config_key(config)
+        filled = FillingAllocations() if inputs.is_poisoned else nullcontext()
+        inputs.is_poisoned = False
+        try:
+            if key not in inputs.runs:
+                params = self.operation.decode(config)
+                inputs.runs[key] = self._running(inputs.problem, inputs.arguments, params, target_gpu())
+            with filled:
+                inputs.returned = inputs.runs[key]()
+        except (OutOfResources, RuntimeError):
+            raise
+        except Exception as error:  # of the author's code, or of Triton's compiler: it must not end the process
+            raise RuntimeError(f"{type(error).__name__}: {one_line(error)}") from error
+
+    def _running(
+        self, problem: SizedProblem, arguments: Mapping[str, Any], params: Params, gpu: GpuInfo
+    ) -> Callable[[], Returned]:
+        """Return what launches a config, with all decided that is the same for every launch. Raises InputError."""
+        zeroed = [tensor_of(arguments.get(name)) for name in self.operation.zeroed(problem, params)]
+        if any(tensor is None for tensor in zeroed):
+            raise InputError(f"{self.operation.name}: zero: expected names of tensors that make returns")
+
+        def run() -> Returned:
+            for tensor in zeroed:
+                assert tensor is not None
+                tensor.zero_()
+            return self._returned(self.operation.run(dict(arguments), dict(params), gpu), arguments)
+
+        return run
+
+    def _returned(self, said: Any, arguments: Mapping[str, Any]) -> Returned:
+        """Return by their names the outputs that are not among the arguments."""
+        wanted = [name for name in self.operation.output_names if name not in arguments]
+        if isinstance(said, Mapping):
+            found = {name: said[name] for name in wanted if name in said}
+        elif isinstance(said, (tuple, list)):
+            found = dict(zip(wanted, said, strict=False)) if len(said) == len(wanted) else {}
+        else:
+            found = dict.fromkeys(wanted[:1], said) if len(wanted) == 1 else {}
+        return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
+
+    def told(self, problem: SizedProblem, config: Config, gpu: GpuInfo) -> Told:
+        """Return what is launched for a config, as far as it can be told. Raises InputError."""
+        key = problem, config_key(config), gpu
+        if key not in self._told:
+            arguments, params = self.stand_ins(problem).arguments, self.operation.decode(config)
+            run = self._running(problem, arguments, params, gpu)
+            self._told[key] = told_launches(run, self.operation.name)
+            while len(self._told) > MOST_TOLD:
+                self._told.popitem(last=False)
+        return self._told[key]
+
+    def compile(self, problem: SizedProblem, config: Config) -> Sequence[Any]:
+        return [call.warmup() for call in self.told(problem, config, target_gpu()).calls]
+
+    def compile_key(self, problem: SizedProblem, config: Config, gpu: GpuInfo) -> Hashable:
+        told = self.told(problem, config, gpu)
+        unknown = (problem.label, config_key(config)) if told.untold else ()
+        return gpu.capability, told.specialisation(), unknown
+
+    def note(self, problem: SizedProblem, gpu: GpuInfo) -> str | None:
+        config = self.operation.encode(self._default(problem), "default")
+        told = self.told(problem, config, gpu)
+        if not told.untold:
+            return None
+        return f"what run launches cannot all be compiled ahead, but on the GPU's time: {told.untold}"
+
+    def _run_default(self, problem: SizedProblem, arguments: dict[str, Any]) -> Returned:
+        return self._running(problem, arguments, self._default(problem), target_gpu())()
 
 
 def operations_in(module: ModuleType) -> Callable[[str], Operation[Any, Any]]:
@@ -110,6 +266,14 @@ def operations_in(module: ModuleType) -> Callable[[str], Operation[Any, Any]]:
 
     @cache
     def operation(name: str) -> Operation[Any, Any]:
-        return UserOperation(kernel_in(module, name), Path(str(module.__file__)))
+        return operation_of(kernel_in(module, name), Path(str(module.__file__)))
 
     return operation
+
+
+def operation_of(definition: Definition, home: Path) -> UserOperation:
+    """Return how what a user defined is run."""
+    if isinstance(definition, Kernel):
+        return UserKernel(definition, home)
+    assert isinstance(definition, user_callable.Operation)
+    return UserCallable(definition, home)

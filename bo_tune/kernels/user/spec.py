@@ -10,7 +10,7 @@ from bo_tune.core.problem import GpuInfo, Problem, SizedProblem
 from bo_tune.core.space import Config, ConfigKey, SearchSpace
 from bo_tune.errors import InputError
 from bo_tune.kernels.spec import LAUNCH_OPTIONS, KernelSpec
-from bo_tune.kernels.user.kernel import Kernel, Params
+from bo_tune.kernels.user.definition import Definition, Params
 from bo_tune.kernels.user.values import Values
 
 THREADS_OF_A_WARP = 32
@@ -20,20 +20,14 @@ DEFAULT_WARPS = 4
 TILE_WORDS = ("BLOCK", "TILE")
 """In the names of parameters that are sides of a tile."""
 
-COMMON_FEATURES = (
-    "log2 programs",
-    "log2 waves",
-    "last wave fill",
-    "log2 tile",
-    "log2 tile per thread",
-    "log2 staged tile",
-)
+GRID_FEATURES = ("log2 programs", "log2 waves", "last wave fill")
+TILE_FEATURES = ("log2 tile", "log2 tile per thread", "log2 staged tile")
 
 
 class UserSpec(KernelSpec[SizedProblem]):
-    """A user's kernel, tuned on problems with sizes of these names."""
+    """A user's kernel or operation, tuned on problems with sizes of these names."""
 
-    def __init__(self, kernel: Kernel, sizes: frozenset[str]) -> None:
+    def __init__(self, kernel: Definition, sizes: frozenset[str]) -> None:
         self.name = kernel.name
         self.kernel, self._sizes = kernel, sizes
         self._default = lru_cache(maxsize=1024)(self._default_config)
@@ -63,7 +57,8 @@ class UserSpec(KernelSpec[SizedProblem]):
     @property
     def feature_names(self) -> tuple[str, ...]:
         of_values = [name for values in self.kernel.values.values() for name in _column_names(values)]
-        return (*of_values, *COMMON_FEATURES, *self.kernel.features)
+        of_grid = GRID_FEATURES if self.kernel.is_gridded else ()
+        return (*of_values, *of_grid, *TILE_FEATURES, *self.kernel.features)
 
     def features(self, configs: Sequence[Config], problem: SizedProblem, gpu: GpuInfo) -> NDArray[np.float64]:
         rows = [self._row(self.kernel.decode(config), problem, gpu) for config in configs]
@@ -71,12 +66,13 @@ class UserSpec(KernelSpec[SizedProblem]):
 
     def _row(self, params: Params, problem: SizedProblem, gpu: GpuInfo) -> list[float]:
         row = [column for name, values in self.kernel.values.items() for column in _columns(values, params[name])]
-        programs = float(np.prod(self.kernel.programs(problem, params)))
-        waves = programs / gpu.sm_count
+        if self.kernel.is_gridded:
+            programs = float(np.prod(self.kernel.programs(problem, params)))
+            waves = programs / gpu.sm_count
+            row += [np.log2(programs), np.log2(waves), waves / np.ceil(waves)]
         tile = float(np.prod([float(params[name]) for name in self._tile_sides]))
         threads = THREADS_OF_A_WARP * float(params.get("num_warps", DEFAULT_WARPS))
         staged = tile * float(params.get("num_stages", 1))
-        row += [np.log2(programs), np.log2(waves), waves / np.ceil(waves)]
         row += [np.log2(tile), np.log2(tile / threads), np.log2(staged)]
         row += [self.kernel.feature(name, problem, params) for name in self.kernel.features]
         return row

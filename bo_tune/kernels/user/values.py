@@ -2,19 +2,32 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from bo_tune.errors import InputError
 
-Value = bool | int | float | str
-"""What a parameter of a kernel may be set to."""
+Value = Any
+"""What a parameter of a kernel may be set to: a number, a truth value, a text, None, a dtype, or a tuple of such."""
+
+DTYPES = ("triton.language.core", "torch")
+"""Modules with a type called ``dtype``, whose values are values of parameters. Neither is imported for that."""
+
+
+def is_value(value: object) -> bool:
+    """Say whether something may be the value of a parameter."""
+    if isinstance(value, tuple):
+        return all(map(is_value, value))
+    kind = type(value)
+    is_dtype = kind.__name__ == "dtype" and kind.__module__ in DTYPES
+    return value is None or is_dtype or isinstance(value, (bool, int, float, str))
 
 
 @dataclass(frozen=True)
 class Values:
     """The values of one parameter.
 
-    Positive integers stand for themselves. For other values (a truth value, a word, a fraction) their places stand, in
-    ascending order from 1, or in the order given where they have none.
+    Positive integers stand for themselves. For other values (a truth value, a word, a fraction, None) their places
+    stand, in ascending order from 1, or in the order given where they have none.
 
     Raises:
         InputError: there are no values, or one twice, or one of another type.
@@ -26,8 +39,9 @@ class Values:
 
     def __post_init__(self) -> None:
         for value in self.values:
-            if not isinstance(value, (bool, int, float, str)):
-                raise InputError(f"space: {self.name}: a value is a number, a truth value or a text, got {value!r}")
+            if not is_value(value):
+                expected = "a number, a truth value, a text, None, a dtype or a tuple of these"
+                raise InputError(f"space: {self.name}: a value is {expected}, got {value!r}")
         if not self.values or len(set(self.values)) < len(self.values):
             raise InputError(f"space: {self.name}: expected values, each once, got {self.values!r}")
         object.__setattr__(self, "values", tuple(sorted(self.values)) if self.is_ordered else self.values)

@@ -43,10 +43,10 @@ def kernel_text(operation: Operation[Any, Any], problem: Problem, config: Config
     before = triton.knobs.runtime.jit_cache_hook
     triton.knobs.runtime.jit_cache_hook = note
     try:
-        compiled = operation.warmup(problem, config)
+        compiled = operation.compile(problem, config)
     finally:
         triton.knobs.runtime.jit_cache_hook = before
-    digest = digests[0] if digests else compiled.src.fn.cache_key  # what this process has compiled is not asked for
+    digest = digests[0] if digests else compiled[0].src.fn.cache_key  # what this process has compiled is not asked for
     return KernelText(operation.source, digest)
 
 

@@ -13,7 +13,7 @@ import triton
 from triton.compiler.errors import CompilationError
 from triton.runtime.cache import triton_key
 
-from bo_tune.core.outcome import Compilation, Invalid, InvalidReason
+from bo_tune.core.outcome import Compilation, Invalid, InvalidReason, Resources
 from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config
 from bo_tune.errors import InputError, one_line
@@ -54,8 +54,8 @@ class Compiler:
         triton.knobs.compilation.listener = self._listen
 
     def _listen(self, *, cache_hit: bool, **_: Any) -> None:
-        """Learn from Triton whether the last compile was found in its cache."""
-        self._cached = cache_hit
+        """Learn from Triton whether a compile was found in its cache: of a config's kernels, whether all were."""
+        self._cached &= cache_hit
 
     def answer(self, call: Call) -> object:
         """Call a method; what the kernel source refuses is an answer, too, but of a compile, which it then ends."""
@@ -98,13 +98,15 @@ class Compiler:
         self._cached = True  # Triton says nothing of a kernel that this process has already compiled
         start = time.perf_counter()
         try:
-            kernel = self._operation(problem.kernel).warmup(problem, config)
+            kernels = self._operation(problem.kernel).compile(problem, config)
         except (*COMPILER_ERRORS, *self._vendor.errors) as error:
             elapsed = Compilation(time.perf_counter() - start)
             return Invalid(InvalidReason.COMPILE_ERROR, cause_of(error), compilation=elapsed)
         compilation = Compilation(time.perf_counter() - start, self._cached)
-        self._build_launcher(kernel)
-        return Compiled(compilation, self._vendor.resources(kernel), entry_of(kernel.hash))
+        for kernel in kernels:
+            self._build_launcher(kernel)
+        entry = entry_of(kernels[0].hash) if len(kernels) == 1 else None
+        return Compiled(compilation, Resources.most(map(self._vendor.resources, kernels)), entry)
 
     def _build_launcher(self, kernel: Any) -> None:
         """Build the launcher of a kernel, too. Without a GPU driver to link with none can be built; nothing is lost."""

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from bo_tune.errors import InputError
 from bo_tune.kernels.operation import Verdict
-from bo_tune.kernels.user.comparison import relative_of, right_output
-from bo_tune.kernels.user.tolerance import Tolerance
+from bo_tune.kernels.user.check.comparison import relative_of, right_output
+from bo_tune.kernels.user.check.tolerance import Tolerance
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 COMPLEX = (torch.complex64, torch.complex128)

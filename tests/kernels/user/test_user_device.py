@@ -1,14 +1,16 @@
 """The whole path of a user's kernel but the GPU: compilers at work, inputs and references made, studies stored."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tutorial_softmax
-from helpers import sqlite_url, stored_trials
+from helpers import ROOT, sqlite_url, stored_trials
 from user_kernels import add_scaled
 
 import bo_tune
 from bo_tune.measure.gpu import device as cuda
+from bo_tune.processes.importing import import_source
 
 pytestmark = pytest.mark.slow
 
@@ -56,6 +58,26 @@ def test_two_kernels_over_one_function_have_inputs_and_a_study_each(tmp_path: Pa
     assert [best.study.partition(" | ")[0] for best in found] == ["softmax", "loose"]
     assert len({best.study.split(" | ")[3] for best in found}) == 2, "one kernel source for both"
     assert len(stored_trials(tmp_path / "own.db")) == 2
+
+
+def test_an_operation_of_two_kernels_is_compiled_measured_and_stored(tmp_path: Path) -> None:
+    split_k = import_source(str(ROOT / "examples" / "split_k.py")).split_k
+    space = {"BLOCK_M": (16,), "BLOCK_N": (32,), "BLOCK_K": (64,), "num_stages": (2,)}
+    options = {"storage": sqlite_url(tmp_path / "own.db"), "jobs": 1, "progress": False}
+    (best,) = bo_tune.grid(split_k, [{"M": 16, "N": 64, "K": 256}], space=space, **options)
+    assert best.kernel == "split_k"
+    assert best.config["num_warps"] == 4
+    assert best.configs == 6 + 1, "three ways to split of at most 256 / 64, with 4 warps or 8; and the default"
+    assert best.compiles == best.configs
+    assert " | split_k.py " in best.study
+
+
+misspelt = replace(tutorial_softmax.persistent, name="misspelt", run=lambda arguments, config, gpu: config["WARPS"])
+
+
+def test_what_is_wrong_with_run_is_said_in_one_line_before_anything_is_launched() -> None:
+    with pytest.raises(bo_tune.InputError, match=r"misspelt: run: KeyError: 'WARPS'"):
+        bo_tune.tune(misspelt, [{"rows": 8, "cols": 100}], jobs=1, progress=False)
 
 
 def test_what_is_wrong_with_the_inputs_is_said_in_one_line() -> None:

@@ -10,8 +10,8 @@ import pytest
 from helpers import ROOT
 
 from bo_tune.errors import InputError
-from bo_tune.kernels.user.digest import source_of
-from bo_tune.kernels.user.home import home_of
+from bo_tune.kernels.user.identity.digest import source_of
+from bo_tune.kernels.user.identity.home import home_of
 from bo_tune.processes.importing import import_source, is_importing
 
 SCRIPT = (ROOT / "examples" / "softmax.py").read_text()

@@ -8,7 +8,7 @@ import tutorial_softmax
 from user_kernels import add_scaled
 
 from bo_tune.errors import InputError
-from bo_tune.kernels.user.home import home_of, kernel_in, told_apart
+from bo_tune.kernels.user.identity.home import home_of, kernel_in, told_apart
 from bo_tune.kernels.user.kernel import Kernel
 
 

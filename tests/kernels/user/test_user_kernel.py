@@ -11,8 +11,8 @@ from user_kernels import add_scaled, add_scaled_kernel, inputs, kernels_in_a_lis
 from bo_tune import InputError
 from bo_tune.core.problem import LoraProblem, SizedProblem
 from bo_tune.kernels.registry import define, is_known, kernel_spec
-from bo_tune.kernels.user.home import home_of
-from bo_tune.kernels.user.spec import COMMON_FEATURES, UserSpec
+from bo_tune.kernels.user.identity.home import home_of
+from bo_tune.kernels.user.spec import GRID_FEATURES, TILE_FEATURES, UserSpec
 from bo_tune.kernels.user.values import Values
 
 PROBLEM = SizedProblem("add_scaled", (("n", 1000), ("skip", 0), ("dtype", "float32")))
@@ -51,8 +51,12 @@ def test_configs_go_to_numbers_and_back() -> None:
         ({"name": "a | b"}, "a kernel's name"),
         ({"function": inputs}, "expected a function under @triton.jit, got function"),
         (
-            {"function": triton.autotune([triton.Config({"BLOCK": 64})], key=["n"])(add_scaled_kernel)},
-            "got Autotuner; the decorators around it",
+            {
+                "function": triton.autotune(
+                    [triton.Config({"BLOCK": 64})], key=["n"], pre_hook=lambda arguments, reset_only=False: None
+                )(add_scaled_kernel)
+            },
+            "@triton.autotune has a pre_hook or post_hook of its own: say zero= and in_place= here instead",
         ),
     ],
 )
@@ -108,7 +112,7 @@ def test_features_describe_every_config_by_finite_numbers() -> None:
     assert np.isfinite(table).all()
     names = list(SPEC.feature_names)
     assert names[-1] == "blocks of all"
-    assert set(COMMON_FEATURES) < set(names)
+    assert {*GRID_FEATURES, *TILE_FEATURES} < set(names)
     assert {"MODE single", "MODE double", "CLAMP True", "CLAMP False", "BLOCK", "OFF"} < set(names)
     row = dict(zip(names, SPEC.features([add_scaled.encode(PARAMS, "here")], PROBLEM, H100)[0], strict=True))
     assert row["BLOCK"] == 7

@@ -4,7 +4,7 @@ from collections import namedtuple
 
 import torch
 
-from bo_tune.kernels.user.memory import Memory, bytes_of, copied, tensors_in
+from bo_tune.kernels.user.check.memory import Memory, bytes_of, copied, tensors_in
 
 Pair = namedtuple("Pair", "first second")
 

@@ -13,7 +13,8 @@ from user_kernels import add_scaled
 import bo_tune
 from bo_tune.core.outcome import InvalidReason, Measurement
 from bo_tune.core.problem import SizedProblem
-from bo_tune.kernels.user.home import home_of
+from bo_tune.kernels.user.definition import Definition
+from bo_tune.kernels.user.identity.home import home_of
 from bo_tune.measure.device import Compiled
 from bo_tune.measure.gpu.device import GpuDevice
 from bo_tune.processes.importing import import_source
@@ -27,12 +28,14 @@ CASES = {
         [{"M": 512, "N": 512, "K": 512, "dtype": "float16"}, {"M": 100, "N": 300, "K": 200, "dtype": "bfloat16"}],
         {"BLOCK_M": (32, 64, 128), "BLOCK_N": (32, 64, 128)},
     ),
+    "layer_norm": ([{"rows": 512, "cols": 1024}, {"rows": 100, "cols": 3000}], {}),
+    "split_k": ([{"M": 16, "N": 1024, "K": 4096}, {"M": 20, "N": 300, "K": 1000}], {}),
 }
 
 
-def kernel_of(example: str) -> bo_tune.Kernel:
-    kernel: bo_tune.Kernel = getattr(import_source(str(ROOT / "examples" / f"{example}.py")), example)
-    return kernel
+def kernel_of(example: str) -> Definition:
+    module = import_source(str(ROOT / "examples" / f"{example}.py"))
+    return next(value for value in vars(module).values() if isinstance(value, Definition))
 
 
 @pytest.mark.parametrize("example", CASES)

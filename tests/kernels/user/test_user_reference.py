@@ -12,9 +12,9 @@ from user_kernels import add_scaled, add_scaled_kernel
 from bo_tune.core.problem import SizedProblem
 from bo_tune.errors import InputError
 from bo_tune.kernels.operation import Verdict
+from bo_tune.kernels.user.check.tolerance import Tolerance
 from bo_tune.kernels.user.kernel import Kernel
-from bo_tune.kernels.user.operation import UserInputs, UserOperation
-from bo_tune.kernels.user.tolerance import Tolerance
+from bo_tune.kernels.user.operation import UserInputs, UserKernel
 from bo_tune.measure.backends.nvidia.children import GpuSide
 from bo_tune.measure.gpu.process import Prepared
 
@@ -46,7 +46,7 @@ def kernel(**changes: Any) -> Kernel:
     return Kernel(add_scaled_kernel, **{**usual, **changes})
 
 
-class Running(UserOperation):
+class Running(UserKernel):
     """An operation that runs Python in place of a kernel."""
 
     def __init__(self, kernel: Kernel, program: Program) -> None:

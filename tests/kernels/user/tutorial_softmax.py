@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-from bo_tune import Kernel
+from bo_tune import Kernel, Operation
 
 
 @triton.jit
@@ -45,4 +45,27 @@ loose = Kernel(
     grid=lambda sizes, config: 1,
     output="out",
     reference=lambda arguments: torch.softmax(arguments["x"], dim=1),
+)
+
+
+def persistent_run(arguments, config, gpu):
+    """As the tutorial's function: it makes its output, and starts as many programs as the GPU holds at once."""
+    x = arguments["x"]
+    rows, cols = x.shape
+    out = torch.empty_like(x)
+    programs = min(rows, gpu.sm_count * config["PROGRAMS"])
+    softmax_kernel[(programs,)](
+        out, x, x.stride(0), out.stride(0), rows, cols, triton.next_power_of_2(cols),
+        num_stages=config["num_stages"], num_warps=config["num_warps"],
+    )  # fmt: skip
+    return out
+
+
+persistent = Operation(
+    "persistent softmax",
+    space={"PROGRAMS": (1, 2, 4), "num_stages": (2, 4), "num_warps": (4, 8)},
+    sizes=("rows", "cols"),
+    make=lambda sizes, device: {"x": torch.randn(sizes["rows"], sizes["cols"], device=device)},
+    run=persistent_run,
+    outputs="out",
 )

@@ -17,7 +17,7 @@ import torch
 
 from bo_tune.errors import InputError
 from bo_tune.kernels.operation import Verdict
-from bo_tune.kernels.user.tolerance import Tolerance
+from bo_tune.kernels.user.check.tolerance import Tolerance
 
 RELATIVE = {torch.float64: 1e-9, torch.float32: 2e-3, torch.float16: 4e-3, torch.bfloat16: 1e-2}
 """By type. Of 32 bits TF32 is the worst that is honest: 1.1e-3 with truncated operands. Of 16 bits it is the rounding
@@ -138,12 +138,14 @@ def right_output(
         ignored: where it may be anything.
 
     Raises:
-        InputError: the output's type cannot hold the reference.
+        InputError: the output's type cannot hold the reference, or that has NaN where none is allowed.
     """
     held = reference.to(output.dtype) if output.dtype.is_complex or not reference.dtype.is_complex else None
     if held is None or not (_is_inexact(output.dtype) or _holds(held, reference, ignored)):
         kinds = f"{_named(output.dtype)}, the reference {_named(reference.dtype)} that it cannot hold"
         raise InputError(f"reference: {name!r} is {kinds}; let it return what the kernel stores")
+    if not tolerance.equal_nan and bool((held.isnan() if ignored is None else held.isnan() & ~ignored).any()):
+        raise InputError(f"reference: {name!r} has NaN in it, which is never right with equal_nan=False")
     if not _is_inexact(output.dtype):
         return Exact(name, held, ignored, 0.0 if output.dtype == torch.bool else tolerance.absolute)
     inexact = [dtype for dtype in (output.dtype, reference.dtype) if _is_inexact(dtype)]

@@ -1,7 +1,7 @@
 """How far from its reference a result may be, as a kernel's author says it. Imports no torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 
 from bo_tune.errors import InputError
@@ -17,6 +17,7 @@ class Tolerance:
             neighbours, and a thousandth of the usual size of an element. None for what the output's type allows.
         absolute: by how much any element may be off besides. It is what integers are judged by; truth values are
             always exact.
+        equal_nan: whether NaN is right where the reference has NaN. It never is elsewhere.
 
     Raises:
         InputError: one is negative or not finite.
@@ -24,6 +25,7 @@ class Tolerance:
 
     relative: float | None = None
     absolute: float = 0.0
+    equal_nan: bool = field(default=True, repr=False)
 
     def __post_init__(self) -> None:
         for name, value in (("relative", self.relative or 0.0), ("absolute", self.absolute)):

@@ -20,12 +20,14 @@ from typing import Any
 
 from triton.language import constexpr
 from triton.language import dtype as triton_dtype
+from triton.runtime.autotuner import Autotuner, Heuristics
 from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import DependenciesFinder, JITCallable
 
 from bo_tune.errors import InputError, one_line
-from bo_tune.kernels.user.kernel import Kernel
-from bo_tune.kernels.user.source_text import source_tree
+from bo_tune.kernels.user.definition import Definition
+from bo_tune.kernels.user.identity.home import modules_of
+from bo_tune.kernels.user.identity.source_text import source_tree
 
 DIGITS = 10
 """Hexadecimal digits that are kept, to be read by people."""
@@ -39,17 +41,16 @@ PLAIN = (bool, int, float, complex, str, bytes, type(None), triton_dtype)
 """Values that are their text."""
 
 
-def source_of(kernel: Kernel, home: Path) -> str:
+def source_of(kernel: Definition, home: Path) -> str:
     """Return the name of a kernel's code: the file that defines it, and a digest of the code.
 
     Args:
         home: the file.
     """
-    own = {getattr(function, "__module__", None) for function in (kernel.function.fn, kernel.inputs)}
-    found = _Code({name.partition(".")[0] for name in own if name})
-    for function in (kernel.function, kernel.inputs, kernel.grid, kernel.reference):
+    found = _Code({name.partition(".")[0] for name in modules_of(kernel)})
+    for function in kernel.functions:
         found.add(function)
-    said = [f"{kernel.outputs} {sorted(kernel.read_outputs)} {kernel.tolerances}"]
+    said = [f"{kernel.output_names} {sorted(kernel.read_outputs)} {kernel.tolerances}", *kernel.more_that_counts]
     digest = hashlib.sha256("\n".join([*said, *sorted(found.texts)]).encode()).hexdigest()
     return f"{home.name} {digest[:DIGITS]}"
 
@@ -85,6 +86,11 @@ class _Code:
             return self._of_triton(value)
         if isinstance(value, InterpretedFunction):
             return self._of_python(value.fn)
+        if isinstance(value, Heuristics):
+            return [value.fn, *value.values.values()]
+        if isinstance(value, Autotuner):
+            self.texts.add("; ".join(map(str, value.configs)))
+            return [value.fn, *(config.pre_hook for config in value.configs)]
         if isinstance(value, FunctionType):
             return self._of_python(value)
         if isinstance(value, MethodType):

@@ -7,13 +7,13 @@ from pathlib import Path
 from types import ModuleType
 
 from bo_tune.errors import InputError
-from bo_tune.kernels.user.kernel import Kernel
+from bo_tune.kernels.user.definition import Definition
 from bo_tune.processes.importing import source_of
 
 MAIN = "__main__"
 
 
-def home_of(kernel: Kernel) -> str:
+def home_of(kernel: Definition) -> str:
     """Return the module whose global the kernel is, by its name, or by its file (``processes.importing``).
 
     Raises:
@@ -28,7 +28,15 @@ def home_of(kernel: Kernel) -> str:
     return _importable(name, sys.modules[name], kernel)
 
 
-def told_apart(kernel: Kernel) -> Kernel:
+def file_of(kernel: Definition) -> Path:
+    """Return the file of the module whose global a kernel is. Raises InputError where there is none."""
+    file = getattr(sys.modules.get(_home_name(kernel) or ""), "__file__", None)
+    if file is None:
+        raise InputError(f"{kernel.name}: the kernel is no global of a module that has a file")
+    return Path(file)
+
+
+def told_apart(kernel: Definition) -> Definition:
     """Return a kernel by the name that it has in its module (``kernel_in``); one of no module as it is.
 
     Raises:
@@ -40,7 +48,7 @@ def told_apart(kernel: Kernel) -> Kernel:
     return replace(kernel, name=_name_in(kernel, _globals_of(sys.modules[home])))
 
 
-def kernel_in(module: ModuleType, name: str) -> Kernel:
+def kernel_in(module: ModuleType, name: str) -> Definition:
     """Return the kernel of a module that has a name, or is a global of that name.
 
     Several over one function share its name where they have none of their own. Then each is called as its global.
@@ -58,39 +66,46 @@ def kernel_in(module: ModuleType, name: str) -> Kernel:
     raise InputError(f"{module.__file__}: no kernel {name!r}; there are {known}")
 
 
-def _globals_of(module: ModuleType) -> dict[str, Kernel]:
+def _globals_of(module: ModuleType) -> dict[str, Definition]:
     """Return the kernels that are globals of a module, each once, by its first global."""
-    found: dict[str, Kernel] = {}
+    found: dict[str, Definition] = {}
     for name, value in list(getattr(module, "__dict__", {}).items()):
-        if issubclass(type(value), Kernel) and all(value is not kernel for kernel in found.values()):
+        if issubclass(type(value), Definition) and all(value is not kernel for kernel in found.values()):
             found[name] = value
     return found
 
 
-def _name_in(kernel: Kernel, held: Mapping[str, Kernel]) -> str:
+def _name_in(kernel: Definition, held: Mapping[str, Definition]) -> str:
     alike = [other for other in held.values() if other.name == kernel.name and other is not kernel]
     if not alike:
         return kernel.name
     own = next(name for name, value in held.items() if value is kernel)
     taken = any(other.name == own for other in held.values())
-    if kernel.name != kernel.function.fn.__name__ or taken:
+    if kernel.name != kernel.given_name or taken:
         raise InputError(
             f"two kernels of a module are called {own if taken else kernel.name!r}: give one another name="
         )
     return own
 
 
-def _home_name(kernel: Kernel) -> str | None:
+def _home_name(kernel: Definition) -> str | None:
     """Name the module that holds a kernel; of several the one that defines it, whichever was imported first."""
     holding = [
         name for name, module in list(sys.modules.items()) if any(k is kernel for k in _globals_of(module).values())
     ]
-    wanted = (kernel.defined_in, getattr(kernel.inputs, "__module__", None), kernel.function.fn.__module__)
+    wanted = (kernel.defined_in, *modules_of(kernel))
     others = [name for name in holding if name != MAIN]
     return next((name for name in (*wanted, *others, *holding) if name in holding), None)
 
 
-def _importable(name: str, module: ModuleType, kernel: Kernel) -> str:
+def modules_of(kernel: Definition) -> tuple[str, ...]:
+    """Name the modules of a kernel's own functions, in their order."""
+    functions = (getattr(function, "fn", function) for function in kernel.own_functions)
+    names = (getattr(function, "__module__", None) for function in functions)
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def _importable(name: str, module: ModuleType, kernel: Definition) -> str:
     if name != MAIN:
         return source_of(name, module)
     if module.__spec__ is not None:  # python -m

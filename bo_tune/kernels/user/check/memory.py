@@ -2,17 +2,26 @@
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+
+def tensor_of(value: Any) -> torch.Tensor | None:
+    """Return an argument that is a tensor, or the one that it describes; None for another argument."""
+    if isinstance(value, TensorDescriptor):
+        value = value.base
+    return value if isinstance(value, torch.Tensor) else None
 
 
 def tensors_in(values: Iterable[Any]) -> Iterator[torch.Tensor]:
     """Find the tensors among arguments, and in tuples and lists of them."""
     for value in values:
-        if isinstance(value, torch.Tensor):
-            yield value
+        tensor = tensor_of(value)
+        if tensor is not None:
+            yield tensor
         elif isinstance(value, (tuple, list)):
             yield from tensors_in(value)
 
@@ -31,6 +40,8 @@ def copied(arguments: Mapping[str, Any]) -> dict[str, Any]:
 def _copied(value: Any, memo: dict[int, Any]) -> Any:
     if isinstance(value, torch.Tensor):
         return copy.deepcopy(value.detach(), memo)
+    if isinstance(value, TensorDescriptor):
+        return replace(value, base=_copied(value.base, memo))
     if isinstance(value, list):
         return [_copied(one, memo) for one in value]
     if isinstance(value, tuple):
@@ -60,11 +71,18 @@ class Memory:
     changed: list[_Kept] = field(default_factory=list)
 
     @classmethod
-    def of(cls, arguments: Mapping[str, Any], written_only: Iterable[str]) -> "Memory":
-        """Copy the memory of arguments, but for those that a kernel writes and does not read."""
-        without = set(written_only)
+    def of(cls, arguments: Mapping[str, Any], written_only: Iterable[str], restored: Iterable[str] = ()) -> "Memory":
+        """Copy the memory of arguments, but for those that a kernel writes and does not read.
+
+        Args:
+            restored: those that launches are known to change.
+        """
+        without, known = set(written_only), tensors_in(arguments[name] for name in restored)
         read = tensors_in(value for name, value in arguments.items() if name not in without)
-        return cls([_Kept(live, live.clone()) for live in _memory_of(read).values()])
+        changed = set(_memory_of(known))
+        kept = {address: _Kept(live, live.clone()) for address, live in _memory_of(read).items()}
+        first = [one for address, one in kept.items() if address not in changed]
+        return cls(first, [one for address, one in kept.items() if address in changed])
 
     @property
     def nbytes(self) -> int:

@@ -1,0 +1,173 @@
+"""What Triton's decorators say of a kernel, and which launch options Triton takes."""
+
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
+from typing import Any
+
+import triton
+from triton.backends import backends
+from triton.runtime.autotuner import Autotuner, Heuristics
+
+from bo_tune.errors import InputError
+from bo_tune.kernels.operation import META
+from bo_tune.kernels.spec import LAUNCH_OPTIONS
+
+JIT_TYPES = ("JITFunction", "InterpretedFunction")
+
+
+@dataclass(frozen=True, slots=True)
+class Decorated:
+    """A jit function with what the decorators above it say.
+
+    Attributes:
+        function: under ``@triton.jit``.
+        heuristics: parameters with what works them out of the arguments, a config's among them.
+        blind_heuristics: those above ``@triton.autotune``, which see no config.
+        configs: of ``@triton.autotune``; None without it.
+        key: its names of arguments whose values tell problems apart.
+        zero: arguments that it clears.
+        restore: arguments that it brings back.
+        prune: returns which of the configs its pruning leaves for some arguments; None where it has none.
+    """
+
+    function: Any
+    heuristics: Mapping[str, Callable[[Mapping[str, Any]], Any]]
+    blind_heuristics: frozenset[str] = frozenset()
+    configs: Sequence[Any] | None = None
+    key: tuple[str, ...] = ()
+    zero: tuple[str, ...] = ()
+    restore: tuple[str, ...] = ()
+    prune: Callable[[dict[str, Any]], Sequence[Any]] | None = None
+
+    @property
+    def name(self) -> str:
+        """The function's."""
+        return str(self.function.fn.__name__)
+
+    @property
+    def launch_options(self) -> frozenset[str]:
+        """What Triton takes besides the kernel's parameters, on any GPU."""
+        return launch_options(None)
+
+    @property
+    def hooks(self) -> tuple[Callable[..., Any], ...]:
+        """What some configs run before a launch."""
+        return tuple(dict.fromkeys(config.pre_hook for config in self.configs or () if config.pre_hook is not None))
+
+    def hook_of(self, params: Mapping[str, Any]) -> Callable[[dict[str, Any]], Any] | None:
+        """Return what a config runs before a launch, if anything."""
+        for config in self.configs or ():
+            said = config.all_kwargs()
+            if config.pre_hook is not None and all(said.get(name) == value for name, value in params.items()):
+                hook: Callable[[dict[str, Any]], Any] = config.pre_hook
+                return hook
+        return None
+
+    def worked_out(self, arguments: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the parameters that follow from the others. Raises what the author's functions do."""
+        found: dict[str, Any] = {}
+        for name, function in self.heuristics.items():
+            found[name] = function({**arguments, **({} if name in self.blind_heuristics else params), **found})
+        return found
+
+    @staticmethod
+    def made_of_nothing(inputs: Callable[..., Mapping[str, Any]], sizes: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return arguments of some sizes on the meta device. Raises what the author's function does."""
+        return inputs(sizes, META)
+
+
+def undecorated(function: Any) -> Decorated:
+    """Return a jit function with what the decorators above it say.
+
+    Raises:
+        InputError: it is none, or is under a decorator that says what cannot be tuned.
+    """
+    tuner: Autotuner | None = None
+    above: dict[str, Any] = {}
+    below: dict[str, Any] = {}
+    while isinstance(function, (Autotuner, Heuristics)):
+        if isinstance(function, Heuristics):
+            (below if tuner is not None else above).update(function.values)
+        elif tuner is not None:
+            raise InputError("expected one @triton.autotune above a kernel, got two")
+        else:
+            tuner = function
+        function = function.fn
+    if type(function).__name__ not in JIT_TYPES:
+        raise InputError(f"expected a function under @triton.jit, got {type(function).__name__}{_instead(function)}")
+    # Those that stand higher are worked out first.
+    heuristics = {**above, **below}
+    if tuner is None:
+        return Decorated(function, heuristics)
+    if tuner.user_defined_pre_hook or tuner.user_defined_post_hook:
+        raise InputError(
+            f"{function.fn.__name__}: @triton.autotune has a pre_hook or post_hook of its own: say zero= and in_place= "
+            "here instead, and take it out"
+        )
+    return Decorated(
+        function,
+        heuristics,
+        blind_heuristics=frozenset(above),
+        configs=tuple(tuner.configs),
+        key=tuple(tuner.keys),
+        zero=tuple(tuner.reset_to_zero),
+        restore=tuple(tuner.restore_value),
+        prune=_pruning(tuner),
+    )
+
+
+def _instead(function: Any) -> str:
+    """Say what to do about a function of another kind."""
+    if "Gluon" in type(function).__name__:
+        return ": launch it from the run= of a bo_tune.Operation"
+    return ": of decorators above it, only Triton's are known" if hasattr(function, "fn") else ""
+
+
+def _pruning(tuner: Autotuner) -> Callable[[dict[str, Any]], Sequence[Any]] | None:
+    """Return the pruning of an autotuner as a function of the arguments; None where it has none."""
+    if tuner.early_config_prune is None and tuner.perf_model is None:
+        return None
+
+    def prune(arguments: dict[str, Any]) -> Sequence[Any]:
+        left = list(tuner.configs)
+        if tuner.early_config_prune is not None:
+            left = tuner.early_config_prune(left, arguments, **arguments)
+        if not left:
+            raise ValueError("no config is left")
+        most = tuner.configs_top_k
+        most = max(1, int(len(left) * most)) if isinstance(most, float) else most
+        if tuner.perf_model is None or len(left) <= most:
+            return left
+        return sorted(left, key=lambda config: tuner.perf_model(**{**arguments, **config.all_kwargs()}))[:most]
+
+    return prune
+
+
+@cache
+def launch_options(backend: str | None) -> frozenset[str]:
+    """Return the names of the launch options that Triton takes.
+
+    Args:
+        backend: whose GPUs, as Triton's targets call it; None for all.
+    """
+    found = set(LAUNCH_OPTIONS)
+    for known in backends.values():
+        compilers = vars(sys.modules[known.compiler.__module__])
+        for options in compilers.values():
+            if is_dataclass(options) and backend in (None, getattr(options, "backend_name", backend)):
+                found |= set(_option_names(options))
+    return frozenset(found)
+
+
+def _option_names(options: Any) -> Iterator[str]:
+    """Give the names of the fields of a class of launch options; none of another class."""
+    names = [field.name for field in fields(options)]
+    return iter(names if "num_warps" in names else ())
+
+
+def untaken(options: Sequence[str]) -> list[str]:
+    """Return those launch options that the GPU that Triton compiles for does not take."""
+    known = launch_options(triton.runtime.driver.active.get_current_target().backend)
+    return [name for name in options if name not in known]

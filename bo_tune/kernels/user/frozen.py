@@ -1,0 +1,260 @@
+"""Tables of the best configs, which a package ships and every process reads: no database, no GPU and no search.
+
+The rule of the look-up, of a kernel on a GPU of a name:
+
+1. the entry of the very sizes;
+2. else, of the entries whose words and truth values are the same, the nearest whose config is valid for the sizes asked
+   for: that with the least sum of |log2 of the ratio| over the other sizes (of |difference| where one is not positive);
+   of two as near, the one that comes first in the table, which is sorted by sizes;
+3. else the default config.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from math import log2
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bo_tune.core.problem import Size, SizedProblem
+from bo_tune.errors import InputError
+from bo_tune.files import os_error_text, parse_json, read_file, shown, write_atomically
+from bo_tune.kernels.user.definition import Definition, Params, Sizes
+from bo_tune.kernels.user.identity.home import file_of, told_apart
+from bo_tune.kernels.user.values import Value
+
+OnMiss = Literal["nearest", "default", "error"]
+"""What to do where a table does not have the very sizes."""
+
+ON_MISS = ("nearest", "default", "error")
+
+SUFFIX = ".tuned.json"
+"""Of the table beside a module: ``softmax.tuned.json`` beside ``softmax.py``."""
+
+MOST_REMEMBERED = 100_000
+"""Answers, of some hundred bytes each. Whoever serves may ask for any number of sizes."""
+
+Plain = bool | int | float | str | None
+"""A value in a table; for one that JSON has no form for (a dtype, a tuple), its text."""
+
+
+class Result(Protocol):
+    """What came of tuning a kernel on one problem (``bo_tune.Best``)."""
+
+    @property
+    def kernel(self) -> str:
+        """Name of the kernel."""
+
+    @property
+    def problem(self) -> Sizes:
+        """The sizes."""
+
+    @property
+    def config(self) -> Params:
+        """The config to use."""
+
+    @property
+    def time_us(self) -> float:
+        """Its time."""
+
+    @property
+    def default_time_us(self) -> float | None:
+        """The default config's."""
+
+    @property
+    def gpu(self) -> str:
+        """Name of the GPU."""
+
+    @property
+    def study(self) -> str:
+        """Name of the study, which tells code and toolchain."""
+
+
+class Entry(BaseModel):
+    """The config to use for some sizes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sizes: dict[str, bool | int | float | str]
+    config: dict[str, Plain]
+    time_us: float
+    default_time_us: float | None
+    study: str
+
+
+class Table(BaseModel):
+    """The content of a file: entries by kernel and GPU."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: Literal["bo_tune table 1"] = "bo_tune table 1"
+    kernels: dict[str, dict[str, list[Entry]]]
+
+
+def freeze(results: Iterable[Result], table: str | Path) -> None:
+    """Write what tuning found into a table. Entries of other kernels, GPUs and sizes that it has stay.
+
+    Args:
+        results: what ``tune`` or ``grid`` returned.
+        table: a JSON file, made if it is not there.
+
+    Raises:
+        InputError: the file cannot be written, or is there and no table.
+    """
+    path = Path(table)
+    there = _read(path) if path.exists() else Table(kernels={})
+    kernels = {kernel: {gpu: list(entries) for gpu, entries in gpus.items()} for kernel, gpus in there.kernels.items()}
+    for result in results:
+        entries = kernels.setdefault(result.kernel, {}).setdefault(result.gpu, [])
+        sizes = dict(result.problem)
+        entries[:] = [entry for entry in entries if _sizes_key(entry.sizes) != _sizes_key(sizes)]
+        entries.append(
+            Entry(
+                sizes=sizes,
+                config={name: _plain(value) for name, value in result.config.items()},
+                time_us=result.time_us,
+                default_time_us=result.default_time_us,
+                study=result.study,
+            )
+        )
+        entries.sort(key=lambda entry: [(isinstance(size, str), size) for size in entry.sizes.values()])
+    text = json.dumps(Table(kernels=kernels).model_dump(), indent=1, sort_keys=False) + "\n"
+    try:
+        write_atomically(path, text.encode())
+    except OSError as error:
+        raise InputError(f"{path}: {os_error_text(error)}") from None
+    _table.cache_clear()
+    _FOUND.clear()
+
+
+def best(
+    kernel: Definition,
+    sizes: Sizes,
+    table: str | Path | None = None,
+    *,
+    gpu: str | None = None,
+    on_miss: OnMiss = "nearest",
+) -> dict[str, Value]:
+    """Return the config to use for some sizes, by a table. A table is read once in a process.
+
+    Args:
+        kernel: a ``Kernel``, or an ``Operation``.
+        sizes: by name, as those it was tuned on.
+        table: the file that ``freeze`` wrote; by default the one beside the module whose global the kernel is
+            (``SUFFIX``).
+        gpu: name of the GPU; by default torch's current one.
+        on_miss: what to do where the table does not have the very sizes: ``nearest`` (see the module), ``default`` (the
+            default config), ``error``.
+
+    Raises:
+        InputError: there is no such table, it has a config that the kernel does not have; or nothing for the sizes, and
+            ``on_miss`` is ``error``.
+    """
+    gpu = _gpu_at_hand() if gpu is None else gpu
+    key = (kernel, table, gpu, on_miss, *sizes.items(), *map(type, sizes.values()))  # True is no 1
+    found = _FOUND.get(key)
+    if found is None:
+        if len(_FOUND) >= MOST_REMEMBERED:
+            _FOUND.clear()
+        path = file_of(kernel).with_suffix(SUFFIX) if table is None else Path(table)
+        found = _FOUND[key] = dict(_look_up(kernel, dict(sizes), path, gpu, on_miss))
+    return dict(found)
+
+
+_FOUND: dict[tuple[Any, ...], dict[str, Value]] = {}
+
+
+def _look_up(kernel: Definition, sizes: dict[str, Size], table: Path, gpu: str, on_miss: OnMiss) -> Params:
+    if on_miss not in ON_MISS:
+        raise InputError(f"on_miss: expected one of {', '.join(ON_MISS)}, got {on_miss!r}")
+    name = told_apart(kernel).name
+    try:
+        problem = SizedProblem(name, tuple(sizes.items()))
+    except ValueError as error:
+        raise InputError(f"{name}: {error}") from error
+    entries = _table(table).kernels.get(name, {}).get(gpu, [])
+    exact = next((entry for entry in entries if _sizes_key(entry.sizes) == _sizes_key(sizes)), None)
+    if exact is not None:
+        return _params(kernel, exact, table)
+    if on_miss == "error":
+        raise InputError(f"{table}: nothing for {problem} on {gpu or 'no GPU'}: tune it, and freeze the result")
+    if on_miss == "nearest":
+        for entry in _by_distance(entries, sizes):
+            params = _params(kernel, entry, table)
+            if kernel.allows(problem, params):
+                return params
+    return kernel.default_params(problem)
+
+
+def _by_distance(entries: Iterable[Entry], sizes: Mapping[str, Size]) -> Iterator[Entry]:
+    """Give the entries whose words and truth values are the same, the nearest first."""
+    alike = [entry for entry in entries if _words(entry.sizes) == _words(sizes) and set(entry.sizes) == set(sizes)]
+    yield from sorted(alike, key=lambda entry: sum(_distance(entry.sizes[name], sizes[name]) for name in sizes))
+
+
+def _words(sizes: Mapping[str, Size]) -> dict[str, Size]:
+    return {name: size for name, size in sizes.items() if isinstance(size, (str, bool))}
+
+
+def _distance(one: Size, other: Size) -> float:
+    if isinstance(one, (str, bool)) or isinstance(other, (str, bool)):
+        return 0.0  # of words and truth values, which are the same
+    return abs(log2(one / other)) if one > 0 and other > 0 else float(abs(one - other))
+
+
+def _sizes_key(sizes: Mapping[str, Size]) -> frozenset[tuple[str, bool, Size]]:
+    """Equal for the same sizes in whatever order; a truth value is no number."""
+    return frozenset((name, isinstance(size, bool), size) for name, size in sizes.items())
+
+
+def _plain(value: Value) -> Plain:
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _params(kernel: Definition, entry: Entry, table: Path) -> Params:
+    """Return the config of an entry with the kernel's own values. Raises InputError where that has others."""
+    params = {}
+    for name, stored in entry.config.items():
+        values = kernel.values[name].values if name in kernel.values else ()
+        alike = (value for value in values if _plain(value) == stored and type(_plain(value)) is type(stored))
+        params[name] = next(alike, stored)
+    try:
+        kernel.encode(params, str(table))
+    except InputError as error:
+        raise InputError(f"{error}: the kernel has changed since: tune it again, and freeze the result") from None
+    return params
+
+
+@lru_cache(maxsize=64)
+def _table(path: Path) -> Table:
+    return _read(path)
+
+
+def _read(path: Path) -> Table:
+    try:
+        return Table.model_validate(parse_json(read_file(path)))
+    except OSError as error:
+        raise InputError(f"{path}: {os_error_text(error)}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"])) or "the whole"
+        raise InputError(
+            f"{path}: no table of bo_tune's: {place}: {first['msg']}, got {shown(first['input'])}"
+        ) from None
+    except ValueError as error:
+        raise InputError(f"{path}: no table of bo_tune's: {error}") from None
+
+
+def _gpu_at_hand() -> str:
+    """Return the name of torch's current GPU; nothing where there is none."""
+    # Asking whether there is one takes longest.
+    there = torch.cuda.is_initialized() or torch.cuda.is_available()  # type: ignore[no-untyped-call]
+    return _name_of(torch.cuda.current_device()) if there else ""
+
+
+@lru_cache(maxsize=64)
+def _name_of(index: int) -> str:
+    return torch.cuda.get_device_name(index)

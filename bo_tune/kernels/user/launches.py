@@ -1,0 +1,98 @@
+"""What a callable launches, told without launching: it is run with tensors that hold nothing, and Triton's launches are
+noted instead of done.
+
+That tells which kernels are compiled for a config wherever the callable decides on launches by sizes and config alone.
+One that reads values of its tensors, asks the GPU, or uses what a launch returns, is told up to there: the rest is
+compiled by its first launch, in the GPU process and within the deadline of a measurement.
+"""
+
+import threading
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from triton.runtime.autotuner import Autotuner
+from triton.runtime.jit import JITFunction
+
+from bo_tune.errors import InputError, one_line
+from bo_tune.kernels.call import KernelCall
+
+WRONG = (LookupError, NameError, TypeError, SyntaxError, ImportError)
+"""What a callable raises that is wrong, and not only where nothing is launched."""
+
+ANY_GRID = (1, 1, 1)
+"""The grid does not matter to what is compiled."""
+
+_ONE_AT_A_TIME = threading.Lock()
+
+
+class _AskedBackError(Exception):
+    """A callable wants of Triton what only a launch could give."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a callable launches for a config.
+
+    Attributes:
+        calls: each kernel with what is compiled in, once.
+        untold: why there may be more than that; nothing where there is not.
+    """
+
+    calls: tuple[KernelCall, ...]
+    untold: str = ""
+
+    def specialisation(self) -> Hashable:
+        """Return what is compiled in: equal where the same binaries are launched, as far as they are known."""
+        return tuple(call.specialisation() for call in self.calls)
+
+
+def told_launches(run: Callable[[], object], name: str) -> Told:
+    """Run a callable, and return what it would launch.
+
+    Args:
+        run: its tensors are on the meta device.
+        name: of the operation, for messages.
+
+    Raises:
+        InputError: it is wrong, or launches a kernel that tunes itself.
+    """
+    calls: dict[Hashable, KernelCall] = {}
+    untold = ""
+    with _noted(calls, name):
+        try:
+            run()
+        except InputError:
+            raise
+        except WRONG as error:
+            raise InputError(f"{name}: run: {type(error).__name__}: {one_line(error)}") from error
+        except Exception as error:  # noqa: BLE001 - whatever torch or the callable says of tensors that hold nothing
+            untold = f"{type(error).__name__}: {one_line(error)}"
+    return Told(tuple(calls.values()), untold)
+
+
+@contextmanager
+def _noted(calls: dict[Hashable, KernelCall], name: str) -> Iterator[None]:
+    """Have Triton's launches noted, each binary once, while it lasts."""
+
+    def note(kernel: Any, *arguments: Any, warmup: bool, **options: Any) -> None:
+        del options["grid"]
+        if warmup:
+            raise _AskedBackError(f"{kernel.__name__} is compiled with warmup(), which needs the GPU")
+        call = KernelCall(kernel, ANY_GRID, arguments, options)
+        calls.setdefault(call.specialisation(), call)
+
+    def refuse(tuner: Any, *arguments: Any, **options: Any) -> Any:
+        if len(tuner.configs) > 1:
+            kernel = tuner.base_fn.__name__
+            raise InputError(f"{name}: run: {kernel} is tuned by @triton.autotune: launch it without, with the config")
+        return tune(tuner, *arguments, **options)
+
+    with _ONE_AT_A_TIME:
+        launch, tune = JITFunction.run, Autotuner.run
+        JITFunction.run, Autotuner.run = note, refuse
+        try:
+            yield
+        finally:
+            JITFunction.run, Autotuner.run = launch, tune

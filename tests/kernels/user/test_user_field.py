@@ -1,0 +1,39 @@
+"""Kernels of the sorts that people autotune compile for sm_90 without a GPU, and are told as they are launched."""
+
+from pathlib import Path
+
+import pytest
+import triton
+from field_kernels import ALL, SIZES
+from helpers import H100
+from triton.backends.compiler import GPUTarget
+
+from bo_tune.core.problem import SizedProblem
+from bo_tune.kernels.user.operation import operation_of
+from bo_tune.measure.compile.offline_driver import activate
+
+pytestmark = pytest.mark.slow
+
+LAUNCHED = {"adam": 2}
+"""Binaries of a config, where there are several: of addresses and counts that are divisible by 16, and of others."""
+
+
+@pytest.fixture(autouse=True)
+def _sm_90(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Compile for sm_90 into a cache of the test session, and leave Triton's driver as it was."""
+    monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "1")  # Triton 3.9 warns where nothing is said
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "triton"))
+    monkeypatch.setattr(triton.runtime.driver, "_active", triton.runtime.driver._active)
+    activate(GPUTarget("cuda", 90, 32), H100)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_kernel_compiles_ahead(name: str) -> None:
+    operation = operation_of(ALL[name], Path(__file__))
+    asked = SizedProblem(name, tuple(SIZES[name][0].items()))
+    config = ALL[name].encode(ALL[name].default_params(asked), "default")
+    assert operation.note(asked, H100) is None
+    binaries = operation.compile(asked, config)
+    assert len({binary.hash for binary in binaries}) == LAUNCHED.get(name, 1)
+    assert all(binary.asm["cubin"][:4] == b"\x7fELF" for binary in binaries)
+    assert operation.compile_key(asked, config, H100) == operation.compile_key(asked, config, H100)
