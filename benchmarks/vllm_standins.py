@@ -7,8 +7,8 @@
 Copies the pure-Python modules of the kernels from the wheel into a folder that git ignores, and writes stand-ins
 for what those import of vLLM: its environment variables, logger, platform and helpers. The modules and files that say
 what an engine without tuned files runs are copied too, and those that bo_tune's plugin watches, to be read, not
-imported. With a full installation of vLLM none of this is needed. Used by the tests too, and on GPU hosts that have
-torch and triton but no vLLM.
+imported; the kernel of the base model's experts is run from its text, too. With a full installation of vLLM none of
+this is needed. Used by the tests too, and on GPU hosts that have torch and triton but no vLLM.
 """
 
 import argparse
@@ -21,6 +21,7 @@ COPIED = ("fused_moe_lora_op", "kernel_utils", "lora_expand_op", "lora_kernel_me
 
 READ = (
     "vllm/model_executor/layers/fused_moe/fused_moe.py",
+    "vllm/model_executor/layers/fused_moe/utils.py",
     "vllm/lora/layers/utils.py",
     "vllm/utils/platform_utils.py",
     "vllm/lora/model_manager.py",

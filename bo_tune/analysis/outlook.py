@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bo_tune.core.problem import LoraProblem, Problem
+from bo_tune.kernels.experts.step import KERNEL as EXPERTS
+from bo_tune.kernels.experts.step import ExpertsStep
 from bo_tune.kernels.registry import DECIDING
 from bo_tune.measure.devices import deciding_problems
 
@@ -81,6 +83,8 @@ def outlook(problems: Sequence[Problem], budget: int) -> Outlook:
 
 def same_binaries(problem: Problem) -> Problem:
     """Equal for problems whose configs are mostly the same binaries: those that differ in m alone."""
+    if problem.kernel == EXPERTS:
+        return replace(ExpertsStep.of(problem), m=1).problem
     return replace(problem, m=1) if isinstance(problem, LoraProblem) else problem
 
 

@@ -230,7 +230,7 @@ class Decoder:
         return {
             lookup_of(item.problem): {name: value for name, value in item.found.config.items() if value is not None}
             for item in report.lookups
-            if isinstance(item.found, Found)
+            if isinstance(item.problem, LoraProblem) and isinstance(item.found, Found)
         }
 
 

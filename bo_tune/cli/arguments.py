@@ -6,14 +6,14 @@ from pathlib import Path
 
 from bo_tune.cli.options import Measuring, integers
 from bo_tune.cli.served import Served
-from bo_tune.core.choices import GRID, LEASE_S, MoePathChoice, RaceChoice, StreamChoice
+from bo_tune.core.choices import GRID, LEASE_S, MoePathChoice, Part, RaceChoice, StreamChoice
 from bo_tune.core.problem import Problem
 from bo_tune.core.surroundings import Layer
 from bo_tune.engines.vllm.observed.study import ObservedStudy
 from bo_tune.errors import InputError
 from bo_tune.formats.study_file import Stop, StudyFile, load_study_file
 from bo_tune.formats.study_schema import Budget
-from bo_tune.kernels.registry import kernel_spec
+from bo_tune.kernels.registry import OF_BASE_MODEL, kernel_spec
 from bo_tune.search import StopRule
 from bo_tune.session.session import SessionSettings
 from bo_tune.session.settings import MOST_ACTIVE
@@ -85,6 +85,25 @@ def study_of(study: Path | None, served: Served) -> StudyFile | None:
             raise InputError(f"{given[0]}: needs a model; name one with --model, or a study file")
         return None
     return StudyFile.from_model(served.study())
+
+
+def narrowed(study: StudyFile | None, parts: Sequence[str] | None) -> StudyFile | None:
+    """Return a study of what the command line names of its model; as it is where nothing is named. Raises InputError.
+
+    Args:
+        parts: values of ``Part``, of which one text may hold several.
+    """
+    named = list(filter(None, (word.strip() for text in parts or () for word in text.split(","))))
+    if not named:
+        return study
+    unknown = [word for word in named if word not in set(Part)]
+    if unknown:
+        raise InputError(f"--only: expected some of {', '.join(Part)}, got {unknown[0]!r}")
+    if study is None or study.model is None:
+        raise InputError("--only: needs a model; name one with --model, or in the study file")
+    adapters = [kernel for kernel in study.kernels if kernel not in OF_BASE_MODEL]
+    kernels = [*(adapters if Part.LORA in named else ()), *(OF_BASE_MODEL if Part.EXPERTS in named else ())]
+    return replace(study, kernels=tuple(kernels))
 
 
 def observed_of(study: Path | None, served: Served) -> ObservedStudy:

@@ -14,6 +14,7 @@ from bo_tune.core.choices import (
     MEMORY,
     SAMPLERS,
     MoePathChoice,
+    Part,
     StreamChoice,
 )
 from bo_tune.core.conditions import Conditions, Routing, Timing, Tokens
@@ -216,6 +217,14 @@ Study = Annotated[
 ]
 Kernel = Annotated[
     list[str] | None, option(PROBLEM, "NAME", "Only this kernel; may be repeated.", complete=completion.kernels)
+]
+Only = Annotated[
+    list[str] | None,
+    option(
+        PROBLEM,
+        f"{'|'.join(Part)},…",
+        f"What of a model: its adapters' kernels, the base model's experts. Default: {Part.LORA}.",
+    ),
 ]
 Lease = Annotated[
     float,

@@ -6,7 +6,7 @@ from typing import Any
 from bo_tune.analysis.outlook import outlook
 from bo_tune.cli.arguments import DEFAULT_BUDGET, problems_of
 from bo_tune.cli.output import Output
-from bo_tune.core.problem import LoraProblem, Problem
+from bo_tune.core.problem import LoraProblem, Problem, SizedProblem
 from bo_tune.display.check import problem_lines, problem_tables
 from bo_tune.errors import InputError
 from bo_tune.formats.study_file import StudyFile
@@ -36,6 +36,7 @@ def list_problems(study: StudyFile | None, kernels: Sequence[str], budget: int |
 
 def _figures(problem: Problem, layers: Sequence[str]) -> Mapping[str, Any]:
     if not isinstance(problem, LoraProblem):
-        return {"kernel": problem.kernel, "problem": problem.label, "layers": list(layers)}
+        sizes = dict(problem.sizes) if isinstance(problem, SizedProblem) else {}
+        return {"kernel": problem.kernel, "problem": problem.label, "sizes": sizes, "layers": list(layers)}
     sizes = {name: getattr(problem, name) for name in ("kernel", "max_loras", "num_slices", "m", "k", "n", "i")}
     return {**{name: size for name, size in sizes.items() if size is not None}, "layers": list(layers)}

@@ -40,6 +40,15 @@ class StreamChoice(StrEnum):
         return {"one": (False,), "two": (True,), "both": (False, True)}[self.value]
 
 
+class Part(StrEnum):
+    """What of a served model is tuned."""
+
+    LORA = "lora"
+    """Its adapters' kernels."""
+    EXPERTS = "experts"
+    """The base model's experts."""
+
+
 class LayersFrom(StrEnum):
     """What tells which layers of a model take adapters."""
 

@@ -9,6 +9,9 @@ from bo_tune.analysis.outlook import Outlook
 from bo_tune.core.problem import LoraProblem, Problem
 from bo_tune.display.console import plain_table
 from bo_tune.engines.check import Lookup, Report
+from bo_tune.kernels.experts.step import KERNEL as EXPERTS
+from bo_tune.kernels.experts.step import ExpertsStep
+from bo_tune.kernels.registry import OF_BASE_MODEL
 
 MOST_SHOWN = 6
 """Values of m in a cell; the others are counted."""
@@ -23,7 +26,8 @@ def problem_tables(problems: Mapping[Problem, Sequence[str]]) -> Iterator[Table]
     for kernel, shapes in rows.items():
         # A column in which no shape holds anything is left out.
         kept = [any(cells) for cells in zip(*shapes, strict=True)]
-        text = [name for name, keep in zip(("layers", "expand"), kept, strict=False) if keep]
+        second = "sizes" if kernel in OF_BASE_MODEL else "expand"
+        text = [name for name, keep in zip(("layers", second), kept, strict=False) if keep]
         figures = [name for name, keep in zip(_FIGURES, kept[2:], strict=True) if keep]
         table = plain_table(kernel, (*text, "m"), figures)
         for shape, ms in shapes.items():
@@ -37,10 +41,15 @@ _FIGURES = ("max_loras", "slices", "k", "n", "i")
 
 def _row(problem: Problem) -> tuple[tuple[str, ...], str]:
     """Return the cells of a problem between layers and m, empty where there is nothing to tell, and m."""
+    if problem.kernel == EXPERTS:
+        step = ExpertsStep.of(problem)
+        held = "" if step.experts.local == step.experts.count else f" of {step.experts.count}"
+        sizes = f"E {step.experts.local}{held}, N {step.n}, hidden {step.hidden}, top {step.experts.top_k}"
+        return (sizes, *[""] * len(_FIGURES)), str(step.m)
     if not isinstance(problem, LoraProblem):
         return (problem.label, *[""] * len(_FIGURES)), "-"
-    sizes = (problem.max_loras, problem.num_slices, problem.k, problem.n, problem.i or "")
-    return ("overwrites" if problem.add_inputs is False else "", *map(str, sizes)), str(problem.m)
+    figures = (problem.max_loras, problem.num_slices, problem.k, problem.n, problem.i or "")
+    return ("overwrites" if problem.add_inputs is False else "", *map(str, figures)), str(problem.m)
 
 
 def problem_lines(problems: Mapping[Problem, Sequence[str]], expected: Outlook) -> list[str]:
@@ -72,9 +81,7 @@ def check_tables(report: Report) -> Iterator[Table]:
     if report.faults:
         table = plain_table("Faults", ("file", "keys", "fault", "m"), ())
         for fault, met in report.faults.items():
-            table.add_row(
-                fault.file or "-", fault.place or "-", fault.reason, _some(sorted({i.problem.m for i in met}))
-            )
+            table.add_row(fault.file or "-", fault.place or "-", fault.reason, _some(sorted({i.m for i in met})))
         yield table
 
 
@@ -99,7 +106,7 @@ def check_lines(report: Report) -> list[str]:
 
 def _farthest(items: Sequence[Lookup]) -> str:
     """Show the m whose neighbour is relatively farthest: ``6144 takes 8192``."""
-    pairs = [(item.problem.m, item.nearest_m) for item in items if item.nearest_m is not None]
+    pairs = [(item.m, item.nearest_m) for item in items if item.nearest_m is not None]
     if not pairs:
         return "-"
     m, key = max(pairs, key=lambda pair: max(pair) / min(pair))

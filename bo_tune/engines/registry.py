@@ -5,10 +5,11 @@ from collections.abc import Collection
 from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.engines.base import Address, Engine
 from bo_tune.engines.models.serving import ModelStudy
+from bo_tune.engines.vllm.experts import VllmExperts
 from bo_tune.engines.vllm.lora import VllmLora
 from bo_tune.errors import InputError
 
-ENGINES: list[Engine] = [VllmLora()]
+ENGINES: list[Engine] = [VllmLora(), VllmExperts()]
 
 
 def engine_of(kernel: str) -> Engine:

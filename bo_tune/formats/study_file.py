@@ -26,7 +26,7 @@ from bo_tune.errors import InputError, StudyFileError
 from bo_tune.files import levels, os_error_text, read_text
 from bo_tune.formats.recording_format import shown
 from bo_tune.formats.study_schema import Budget, ModelTable, ProblemTable, StudyTables, describe, suggestion
-from bo_tune.kernels.registry import KERNELS, engine_spec
+from bo_tune.kernels.registry import KERNELS, OF_BASE_MODEL, engine_spec
 from bo_tune.kernels.spec import AnySpec
 
 MOST_BYTES = 2**20
@@ -190,7 +190,8 @@ def _build(tables: StudyTables, source: Path, changes: Mapping[str, Any]) -> Stu
     if tables.model is None and not tables.problem:
         raise _KeyError("expected a [model] table or at least one [[problem]]")
     for index, kernel in enumerate(tables.kernels or ()):
-        _check_kernel(kernel, f"kernels[{index}]")
+        if kernel not in OF_BASE_MODEL:
+            _check_kernel(kernel, f"kernels[{index}]")
     model = _model(tables.model, source, changes) if tables.model else None
     kernels = tuple(tables.kernels or _kernels_of(tables, model))
     study = StudyFile(

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from bo_tune.errors import InputError
+from bo_tune.kernels.experts.spec import ExpertsSpec
 from bo_tune.kernels.lora.spec import LoraExpandSpec, LoraShrinkSpec
 from bo_tune.kernels.moe.spec import MOE_SPECS, ONE_LAUNCH_SPECS
 from bo_tune.kernels.spec import AnySpec, EngineSpec
@@ -11,12 +12,15 @@ from bo_tune.kernels.spec import AnySpec, EngineSpec
 KERNELS: Mapping[str, EngineSpec] = MappingProxyType(
     {spec.name: spec for spec in (LoraShrinkSpec(), LoraExpandSpec(), *MOE_SPECS)}
 )
-"""The kernels that engines look configs up for, in the order a layer runs them."""
+"""The LoRA kernels that engines look configs up for, in the order a layer runs them."""
+
+OF_BASE_MODEL: Mapping[str, AnySpec] = MappingProxyType({spec.name: spec for spec in (ExpertsSpec(),)})
+"""The base model's kernels that engines look configs up for."""
 
 DECIDING: Mapping[str, AnySpec] = MappingProxyType({spec.name: spec for spec in ONE_LAUNCH_SPECS})
 """The kernels that engines launch in place of some of ``KERNELS``, and that have no files (``KernelSpec.decides``)."""
 
-IN_ORDER: Sequence[str] = (*DECIDING, *KERNELS)
+IN_ORDER: Sequence[str] = (*DECIDING, *KERNELS, *OF_BASE_MODEL)
 """All kernels of engines, in the order in which they are searched and shown: those that decide come first."""
 
 _DEFINED: dict[str, AnySpec] = {}
@@ -26,7 +30,7 @@ def define(spec: AnySpec) -> None:
     """Let a kernel of the program be known by its name in this process, in place of an earlier one of that name.
 
     Raises:
-        InputError: the name is one of ``KERNELS`` or ``DECIDING``.
+        InputError: the name is one of ``IN_ORDER``.
     """
     if spec.name in IN_ORDER:
         raise InputError(f"a kernel cannot be named {spec.name!r}: that is one of bo_tune's own")
@@ -40,7 +44,7 @@ def is_known(name: str) -> bool:
 
 def kernel_spec(name: str) -> AnySpec:
     """Return what a search knows of a kernel. Raises InputError for an unknown name."""
-    return _DEFINED.get(name) or DECIDING.get(name) or engine_spec(name)
+    return _DEFINED.get(name) or DECIDING.get(name) or OF_BASE_MODEL.get(name) or engine_spec(name)
 
 
 def engine_spec(name: str) -> EngineSpec:

@@ -58,6 +58,10 @@ class KernelSpec(ABC, Generic[Asked]):
     def default_config(self, problem: Asked) -> dict[str, int]:
         """The baseline: what runs where nothing was tuned. It need not lie on the grid."""
 
+    def rivals(self, problem: Asked) -> Sequence[Config]:
+        """Return what else an engine may run where nothing was tuned: tried next to the default, before all others."""
+        return ()
+
     @property
     @abstractmethod
     def feature_names(self) -> tuple[str, ...]:

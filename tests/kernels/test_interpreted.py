@@ -37,3 +37,7 @@ def test_vllm_kernels_are_right_under_the_interpreter(kernels):
 
 def test_moe_kernels_are_right_under_the_interpreter():
     run_interpreted("interpreted_moe_checks.py", "test")
+
+
+def test_vllm_kernel_of_the_base_models_experts_is_right_under_the_interpreter():
+    run_interpreted("interpreted_experts_checks.py", "test", vllm_folder())

@@ -57,6 +57,7 @@ def tune_command(
     study: o.Study = None,
     served: Served,
     streams: o.Streams = None,
+    only: o.Only = None,
     kernel: o.Kernel = None,
     sampler: o.Sampler = None,
     budget: o.Budget = None,
@@ -85,14 +86,15 @@ def tune_command(
       bo-tune tune --model Llama-3.1-8B/config.json --tp 1 --max-loras 4 \\
           --rank 16 --m 1,16,256
     """
-    from bo_tune.cli.arguments import Arguments, measured_of, settings_of, study_of, with_mix, with_streams
+    from bo_tune.cli.arguments import Arguments, measured_of, narrowed, settings_of, study_of, with_mix, with_streams
     from bo_tune.cli.both_streams import tune_both
     from bo_tune.cli.output import Output
     from bo_tune.cli.problems import list_problems
     from bo_tune.cli.tuning import tune
 
     choose_m = served.m == [AUTO]
-    loaded = with_streams(study_of(study, replace(served, m=None) if choose_m else served), served.streams(streams))
+    asked = narrowed(study_of(study, replace(served, m=None) if choose_m else served), only)
+    loaded = with_streams(asked, served.streams(streams))
     if dry_run:
         list_problems(loaded, kernel or (), budget, Output("problems", json_file, quiet=quiet))
         return
@@ -120,6 +122,7 @@ def grid_command(
     *,
     study: o.Study = None,
     served: Served,
+    only: o.Only = None,
     kernel: o.Kernel = None,
     budget: o.Budget = None,
     sampler: o.Sampler = None,
@@ -141,13 +144,13 @@ def grid_command(
       bo-tune grid --device replay:studies/recordings --storage memory
       bo-tune grid studies/llama-3.1-8b.toml --kernel lora_shrink --record recordings
     """
-    from bo_tune.cli.arguments import Arguments, measured_of, settings_of, study_of
+    from bo_tune.cli.arguments import Arguments, measured_of, narrowed, settings_of, study_of
     from bo_tune.cli.output import Output
     from bo_tune.cli.tuning import tune
 
     if sampler not in (None, GRID):
         raise InputError(f"--sampler: an exhaustive search takes no other than {GRID!r}, got {sampler!r}")
-    loaded = study_of(study, served)
+    loaded = narrowed(study_of(study, served), only)
     arguments = Arguments(
         loaded,
         kernel or (),

@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from bo_tune.core.conclusion import SHARED
-from bo_tune.core.problem import LoraProblem
+from bo_tune.core.problem import LoraProblem, lora
 from bo_tune.engines.check.findings import Fault, Lookup, place_of
 from bo_tune.engines.check.lora_files import is_moe
 from bo_tune.engines.vllm.lookup import Crash
@@ -35,15 +35,15 @@ def agreeing(lookups: Sequence[Lookup], ends: Mapping[int, int]) -> list[Lookup]
     Args:
         ends: of each m the last number of tokens that it stands for.
     """
-    values = {item.problem: value for item in lookups if (value := _block_m(item)) is not None}
+    values = {lora(item.problem): value for item in lookups if (value := _block_m(item)) is not None}
     wrong = disagreements(values)
     same: dict[tuple[object, ...], list[int]] = {}
     for item in lookups:
         if item.problem in wrong:
-            same.setdefault(_kind(item, wrong[item.problem]), []).append(item.problem.m)
+            same.setdefault(_kind(item, wrong[lora(item.problem)]), []).append(item.m)
     return [
         replace(item, faults=(*item.faults, _disagreement(item, found, same[_kind(item, found)], ends)))
-        if (found := wrong.get(item.problem))
+        if (found := wrong.get(lora(item.problem)))
         else item
         for item in lookups
     ]
@@ -60,7 +60,7 @@ def _block_m(item: Lookup) -> int | None:
 
 def _kind(item: Lookup, found: Disagreement) -> tuple[object, ...]:
     """Return what is equal for lookups that disagree in one place alike."""
-    return item.file, item.found.keys if item.found else (), replace(item.problem, m=1), found
+    return item.file, item.found.keys if item.found else (), replace(lora(item.problem), m=1), found
 
 
 def _disagreement(item: Lookup, found: Disagreement, ms: Sequence[int], ends: Mapping[int, int]) -> Fault:

@@ -6,9 +6,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from bo_tune.core.problem import GpuInfo, LoraProblem
+from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.engines.vllm.lookup import Crash, Found
-from bo_tune.engines.vllm.table_format import LEVELS
 
 M = "m"
 
@@ -40,7 +39,7 @@ class Lookup:
         faults: what is wrong with it; empty for nothing.
     """
 
-    problem: LoraProblem
+    problem: Problem
     layers: tuple[str, ...]
     file: str
     asked: Mapping[str, int]
@@ -48,11 +47,16 @@ class Lookup:
     faults: tuple[Fault, ...] = ()
 
     @property
+    def m(self) -> int:
+        """Tokens in the step."""
+        return self.asked[M]
+
+    @property
     def nearest_m(self) -> int | None:
         """The key m of the neighbour whose config is taken; None for an exact or a faulty one."""
         if self.faults or not isinstance(self.found, Found) or M not in self.found.nearest:
             return None
-        return int(self.found.keys[LEVELS.index(M)])
+        return int(self.found.keys[list(self.asked).index(M)])
 
     @property
     def status(self) -> str:
@@ -74,6 +78,7 @@ class Report:
 
     Attributes:
         gpu_file_name: the GPU's name as in the names of LoRA files.
+        gpu_name: as ``torch.cuda.get_device_name`` gives it; None where only LoRA files name it.
         gpu: what is known of the GPU; None where its name is not, and shared memory was not checked.
         general: what is wrong with the files, or with the folder, whatever is asked of them.
         note: what the engine must be told for these to be all lookups.
@@ -81,6 +86,7 @@ class Report:
 
     folder: Path
     gpu_file_name: str
+    gpu_name: str | None
     gpu: GpuInfo | None
     lookups: tuple[Lookup, ...]
     general: tuple[Fault, ...]
@@ -110,7 +116,7 @@ class Report:
                     "file": fault.file,
                     "place": fault.place,
                     "reason": fault.reason,
-                    "m": sorted({item.problem.m for item in met}),
+                    "m": sorted({item.m for item in met}),
                     "layers": sorted({layer for item in met for layer in item.layers}),
                 }
                 for fault, met in self.faults.items()

@@ -11,6 +11,7 @@ from typing import Any
 
 from bo_tune.engines.check.findings import Fault, place_of
 from bo_tune.engines.vllm.file_names import FILE_STEMS, split_file_name
+from bo_tune.engines.vllm.launchable import numbers_fault
 from bo_tune.engines.vllm.lookup import first_odd_key, no_number
 from bo_tune.engines.vllm.table_format import LEVELS
 from bo_tune.files import os_error_text, parse_json, read_file, shown
@@ -20,12 +21,6 @@ DENSE_NAMES = ("block_m", "block_n", "block_k", "num_warps", "num_ctas", "num_st
 SHRINK_NAMES = (*DENSE_NAMES, "split_k")
 OPTIONAL_NAMES = ("group_size_m",)
 """Of shrink; eight where a config says nothing."""
-
-POWERS_OF_TWO = frozenset({"block_m", "block_n", "block_k", "num_warps", "num_ctas"})
-MOST = {"num_warps": 32}
-"""A block has at most 1,024 threads."""
-LEAST = {"block_k": 16}
-"""Fewest elements along k that a tile of a product of 16-bit numbers may have."""
 
 LEAST_SORTED = 16
 """Fewest rows of a block that one launch of a fused MoE half takes."""
@@ -127,16 +122,3 @@ def config_fault(stem: str, config: object) -> str | None:
         return f"no {missing[0]}: a KeyError in the engine{other}"
     read = (*names, *(OPTIONAL_NAMES if stem == "SHRINK" else ()))
     return numbers_fault({name: config[name] for name in read if name in config})
-
-
-def numbers_fault(read: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with the values that a kernel reads, by their names in small letters; None for nothing."""
-    for name, value in read.items():
-        least = LEAST.get(name, 1)
-        if type(value) is not int or value < least:
-            return f"{name}: expected an integer >= {least}, got {shown(value)}"
-        if value > MOST.get(name, value):
-            return f"{name}: expected at most {MOST[name]}, got {value}"
-        if name in POWERS_OF_TWO and value & (value - 1):
-            return f"{name}: expected a power of two, got {value}"
-    return None

@@ -10,38 +10,21 @@ from typing import Any
 
 from bo_tune.core.problem import device_file_name, lora_file_name
 from bo_tune.engines.check.findings import Fault, place_of
-from bo_tune.engines.check.lora_files import THE_STOP, Unreadable, numbers_fault
+from bo_tune.engines.check.lora_files import THE_STOP, Unreadable
+from bo_tune.engines.provenance import PROVENANCE_SUFFIX
+from bo_tune.engines.vllm.experts_files import DTYPES, REFERENCE, ExpertsFile, device_of
+from bo_tune.engines.vllm.launchable import in_small_letters, numbers_fault
 from bo_tune.engines.vllm.lookup import first_odd_key
 from bo_tune.files import shown
 
-_EXPERTS = re.compile(
-    r"E=\d+,N=\d+,device_name=(?P<device>[^,]+)(,dtype=(?P<dtype>[^,]+))?(,block_shape=\[\d+,\d+\])?\.json"
-)
 _MAMBA = re.compile(r"headdim=\d+,dstate=\d+,device_name=(?P<device>[^,]+),cache_dtype=(?P<dtype>[^,]+)\.json")
-_KINDS = {"E=": _EXPERTS, "headdim=": _MAMBA}
-"""How the names of such files begin, and what they look like."""
+_EXPERTS_START, _MAMBA_START = "E=", "headdim="
+"""How the names of such files begin."""
 
 _OTHER_KERNEL = ",backend="
 """In the names of experts' files that kernels of other vendors read."""
 
-_FAMILY = "H200"
-"""The engine looks for the experts' files of all GPUs with this part in their names under one name."""
-
-_EXPERTS_DTYPES = ("fp8_w8a8", "fp8_w8a16", "int8_w8a16", "int4_w4a16", "float32")
 _MAMBA_DTYPES = ("float16", "float32")
-
-_REFERENCE = "triton_version"
-"""The one key of an experts' file that need not be a number."""
-
-_BLOCKS = ("BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "GROUP_SIZE_M")
-_INT4_BLOCKS = ("BLOCK_SIZE_M", "GROUP_SIZE_M")
-"""The engine chooses the others itself."""
-_LAUNCH = ("num_warps", "num_stages", "num_ctas")
-_IGNORED = ("SPLIT_K", "maxnreg")
-"""Taken whatever they are: the engine sets the first itself, and the second may be null."""
-_VENDORS = {"AMD": ("waves_per_eu", "matrix_instr_nonkdim", "kpack"), "Intel": ("grf_mode",)}
-"""Launch options of others' GPUs, by how the names of these begin."""
-
 _MAMBA_NAMES = ("BLOCK_SIZE_M", "num_warps")
 
 
@@ -61,25 +44,27 @@ class OtherFile:
     @classmethod
     def of(cls, name: str) -> "OtherFile | None":
         """Take a name apart; None for one that is not meant to be such a file, or is another kernel's."""
-        if _OTHER_KERNEL in name:
+        if _OTHER_KERNEL in name or name.endswith(PROVENANCE_SUFFIX):
             return None
-        for start, pattern in _KINDS.items():
-            if name.startswith(start) and name.endswith(".json"):
-                match = pattern.fullmatch(name)
-                return cls(name, match["device"], match["dtype"]) if match else cls(name, None, None)
-        return None
+        if not name.endswith(".json") or not name.startswith((_EXPERTS_START, _MAMBA_START)):
+            return None
+        if name.startswith(_EXPERTS_START):
+            file = ExpertsFile.of(name)
+            return cls(name, file.device, file.dtype) if file else cls(name, None, None)
+        match = _MAMBA.fullmatch(name)
+        return cls(name, match["device"], match["dtype"]) if match else cls(name, None, None)
 
     @property
     def is_experts(self) -> bool:
         """Whether it is of the experts, not of Mamba."""
-        return self.name.startswith("E=")
+        return self.name.startswith(_EXPERTS_START)
 
     def is_of(self, gpu_file_name: str) -> bool:
         """Say whether it is meant for a GPU, by that one's name as in LoRA files; spelt right or not."""
         if self.device is None or lora_file_name(self.device) == gpu_file_name:
             return True
-        shared = self.is_experts and self.device == f"NVIDIA_{_FAMILY}"
-        return shared and _FAMILY in gpu_file_name.split("_")
+        # Names of a family are spelt alike in both kinds of files, but for their hyphens.
+        return self.is_experts and self.device == device_of(gpu_file_name)
 
     def faults(self, content: object, gpu: str | None) -> Iterator[Fault]:
         """Say what is wrong with the file.
@@ -100,7 +85,7 @@ class OtherFile:
             yield from self._faults_within(content)
 
     def _faults_within(self, content: Mapping[str, Any]) -> Iterator[Fault]:
-        read = [key for key in content if (key != _REFERENCE if self.is_experts else key.isdigit())]
+        read = [key for key in content if (key != REFERENCE if self.is_experts else key.isdigit())]
         if not read:
             default = "configs" if self.is_experts else "config"
             yield Fault(self.name, "", f"holds nothing: the engine takes its default {default}, not the shipped ones")
@@ -113,39 +98,22 @@ class OtherFile:
     def _misnamed(self, gpu: str | None) -> str | None:
         if self.device is None:
             return "the engine asks for no file of such a name"
-        asked = _EXPERTS_DTYPES if self.is_experts else _MAMBA_DTYPES
+        asked = DTYPES if self.is_experts else _MAMBA_DTYPES
         if self.dtype is not None and self.dtype not in asked:
             kind = "dtype" if self.is_experts else "cache_dtype"
             return f"the engine asks for no {kind}={self.dtype}, only for {', '.join(asked)}"
         if gpu is None:
             return None
-        wanted = device_file_name(gpu)
-        if self.is_experts and _FAMILY in wanted.split("_"):
-            wanted = f"NVIDIA_{_FAMILY}"
+        wanted = device_of(gpu) if self.is_experts else device_file_name(gpu)
         return None if self.device == wanted else f"the engine asks for device_name={wanted} on this GPU"
 
     def _experts_fault(self, key: str, value: Any) -> str | None:
         if first_odd_key((key,)) is not None:
             return "the key is no number of tokens"
-        if not isinstance(value, dict):
-            return f"expected a config, got {shown(value)}"
-        needed = _INT4_BLOCKS if self.dtype == "int4_w4a16" else _BLOCKS
-        vendors = next((names for vendor, names in _VENDORS.items() if (self.device or "").startswith(vendor)), ())
-        known = {*_BLOCKS, *_LAUNCH, *_IGNORED, *vendors}
-        missing, unknown = [name for name in needed if name not in value], [name for name in value if name not in known]
-        if missing:
-            return f"no {missing[0]}"
-        if unknown:
-            return f"{unknown[0]}: no parameter of the kernel"
-        return numbers_fault(_as_ours({name: value[name] for name in (*_BLOCKS, *_LAUNCH) if name in value}))
+        return ExpertsFile(self.device or "", self.dtype).fault(value)
 
 
 def _mamba_fault(value: Any) -> str | None:
     if not isinstance(value, dict) or not set(_MAMBA_NAMES) <= value.keys():
         return f"expected {' and '.join(_MAMBA_NAMES)}, got {shown(value)}"
-    return numbers_fault(_as_ours({name: value[name] for name in _MAMBA_NAMES}))
-
-
-def _as_ours(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config by the names that LoRA files use, in whose words ``numbers_fault`` speaks."""
-    return {name.lower().replace("block_size_", "block_"): value for name, value in config.items()}
+    return numbers_fault(in_small_letters({name: value[name] for name in _MAMBA_NAMES}))

@@ -14,6 +14,7 @@ from bo_tune.core.conclusion import SHARED
 from bo_tune.core.gpus import gpu_by_file_name, known_gpu
 from bo_tune.core.problem import GpuInfo, LoraProblem, lora_file_name
 from bo_tune.engines.check.agreeing import agreeing, runs_at_once
+from bo_tune.engines.check.base_experts import experts_lookups, file_asked
 from bo_tune.engines.check.findings import Fault, Lookup, M, Report, place_of
 from bo_tune.engines.check.lora_files import LEAST_SORTED, THE_STOP, config_fault, is_moe, read, structure_faults
 from bo_tune.engines.check.other_files import OtherFile
@@ -70,7 +71,12 @@ def check_folder(
         ModelError: the model poses no such problems.
     """
     walked = partial(_walk, model, ms, max_batched_tokens)
-    return _checked(folder, replace(model, ms=(1,)).problems_by_layer(), walked, gpu, model.note)
+    report = _checked(folder, replace(model, ms=(1,)).problems_by_layer(), walked, gpu, model.note)
+    name = file_asked(model, _names(folder), report.gpu_file_name, report.gpu_name)
+    if name is None:
+        return report
+    more = experts_lookups(model, name, read(folder / name), report.gpu, ms=ms, largest=max_batched_tokens)
+    return replace(report, lookups=(*report.lookups, *more))
 
 
 def check_problems(
@@ -100,7 +106,7 @@ def _checked(folder: Path, asked: Iterable[LoraProblem], walk: _Walk, gpu: str |
     lookups = [item for group in groups for item in walk({name: files[name] for name in group}, checked)]
     if not lookups:
         general.append(Fault("", "", NOTHING_LOOKED_UP))
-    return Report(folder, checked.file_name, checked.info, tuple(lookups), tuple(general), note)
+    return Report(folder, checked.file_name, checked.name, checked.info, tuple(lookups), tuple(general), note)
 
 
 def _walk(model: ModelStudy, ms: Sequence[int], largest: int, files: Mapping[str, object], gpu: _Gpu) -> list[Lookup]:

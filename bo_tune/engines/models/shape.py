@@ -39,6 +39,7 @@ class ModelShape:
         dtype: element type that vLLM would serve it in.
         moe: the experts, if any.
         weights: how the checkpoint stores those of its linear layers.
+        quantization: the checkpoint's ``quant_method``; None for weights of 16 bits.
         adapts_towers: whether ``--enable-tower-connector-lora`` has vLLM adapt its towers, too.
         alone: whether its lookups are known at a tensor-parallel size of 1 alone.
         held: the layers that one rank of one engine calls, where that engine told them.
@@ -55,6 +56,7 @@ class ModelShape:
     dtype: str = "bfloat16"
     moe: MoeShape | None = None
     weights: Weights = Weights.BITS_16
+    quantization: str | None = None
     adapts_towers: bool = False
     alone: bool = False
     held: tuple[LoraLayer, ...] | None = None
@@ -93,6 +95,7 @@ class ModelShape:
             dtype=served_dtype(text, config),
             moe=architecture.experts(fields) if architecture.experts else None,
             weights=fields.weights,
+            quantization=fields.quantization,
             adapts_towers=architecture.adapts_towers,
             alone=architecture.alone,
         )

@@ -60,5 +60,7 @@ class VllmLora(Engine):
         if not entries:
             return Completion()
         known = "" if knows_shipped_files() else ", as far as that is known without vLLM's own files"
-        note = f"the experts were not tuned: their files hold what an engine without this folder runs{known}"
+        note = (
+            f"the adapters of experts were not tuned: their files hold what an engine without this folder runs{known}"
+        )
         return Completion(entries, (note,))

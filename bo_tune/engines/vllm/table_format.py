@@ -44,8 +44,9 @@ def _flatten(
     for key, value in level.items():
         keys = (*above, key)
         place = f"{path}: {'/'.join(keys)}"
-        if not _DECIMAL.fullmatch(key):
-            raise TableError(f"{place}: expected a decimal number as {name} key, got {key!r}")
+        odd = decimal_key_fault(name, key)
+        if odd:
+            raise TableError(f"{place}: {odd}")
         if not isinstance(value, dict) or not value:
             raise TableError(f"{place}: expected a non-empty object, got {kind_of(value)}")
         if len(keys) < len(names):
@@ -53,6 +54,11 @@ def _flatten(
         else:
             _check_config(value, place)
             yield keys, value
+
+
+def decimal_key_fault(name: str, key: str) -> str | None:
+    """Return what to say of a key that is not written as such files have it, or None."""
+    return None if _DECIMAL.fullmatch(key) else f"expected a decimal number as {name} key, got {key!r}"
 
 
 def _check_config(config: Mapping[str, Any], place: str) -> None:

@@ -45,16 +45,46 @@ def features(
     """See ``KernelSpec.features``; ``counted`` counts a kernel's work, by default that of a dense one."""
     length = spec.product_length(problem)
     c = columns_of(configs, length, split=spec.has_split_k)
-    found = (counted or work)(c, problem)
+    product = Product(
+        length,
+        spec.shared_memory(c, problem, gpu),
+        spec.activation_bytes,
+        spec.output_bytes_per_element,
+        behind_table=spec.behind_table(problem),
+    )
+    return described(c, product, (counted or work)(c, problem), gpu)
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """What of a kernel's product decides on what configs come to, besides these and the work that there is.
+
+    Attributes:
+        length: of the product, in elements.
+        shared: shared memory of each config, in bytes.
+        activation_bytes: of an element of the activations in memory.
+        output_bytes_per_element: traffic of one element of the output.
+        behind_table: whether the weights' address is read from a table.
+    """
+
+    length: int
+    shared: Column
+    activation_bytes: int
+    output_bytes_per_element: float
+    behind_table: bool
+
+
+def described(c: Columns, product: Product, found: "Work", gpu: GpuInfo) -> NDArray[np.float64]:
+    """Return the columns of ``FEATURE_NAMES``."""
     accumulators = c.block_m * c.block_n / (32 * c.num_warps)
-    demand = register_demand(c, accumulators, table=spec.behind_table(problem))
-    shared = spec.shared_memory(c, problem, gpu)
+    demand = register_demand(c, accumulators, table=product.behind_table)
+    shared, length = product.shared, product.length
     occupancy = blocks_per_sm(c, shared, demand, gpu)
     waves = found.programs / (gpu.sm_count * occupancy)
     iterations = np.ceil(length / (c.block_k * c.split_k))  # tiles along k that the busiest program multiplies
     flops = 2 * c.block_m * c.block_n * c.block_k * iterations
-    tile_bytes = (c.block_m * spec.activation_bytes + c.block_n * WEIGHT_BYTES) * c.block_k * iterations
-    output_bytes = c.block_m * c.block_n * spec.output_bytes_per_element
+    tile_bytes = (c.block_m * product.activation_bytes + c.block_n * WEIGHT_BYTES) * c.block_k * iterations
+    output_bytes = c.block_m * c.block_n * product.output_bytes_per_element
     per_sm = np.maximum(found.programs / gpu.sm_count, 1.0)
     logarithmic = [c.block_m, c.block_n, c.block_k, c.split_k, c.num_warps, accumulators, demand, iterations]
     logarithmic += [shared / gpu.shared_memory_bytes, occupancy, occupancy * c.num_warps, found.programs, waves]

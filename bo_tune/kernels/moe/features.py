@@ -5,15 +5,17 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import pdtrc
 
 from bo_tune.core.conclusion import SHARED
 from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.core.space import Config
-from bo_tune.kernels.lora.features import Work, columns_of
+from bo_tune.kernels.lora.features import Column, Work, columns_of
 from bo_tune.kernels.lora.features import features as lora_features
 from bo_tune.kernels.lora.spec import Columns
 from bo_tune.kernels.moe.spec import MoeLoraSpec, experts_of
+from bo_tune.processes.importing import LateModule
+
+_special = LateModule("scipy.special")
 
 
 def features(spec: MoeLoraSpec, configs: Sequence[Config], problem: LoraProblem, gpu: GpuInfo) -> NDArray[np.float64]:
@@ -28,17 +30,11 @@ def features(spec: MoeLoraSpec, configs: Sequence[Config], problem: LoraProblem,
 
 
 def work(spec: MoeLoraSpec, c: Columns, problem: LoraProblem) -> Work:
-    """Count the programs that find work, for tokens spread uniformly over adapters and experts.
-
-    With λ tokens expected of an adapter at an expert, their number X is nearly a Poisson variable, and they fill
-    E⌈X / b⌉ = Σ_j P(X > j b) blocks of b.
-    """
+    """Count the programs that find work, for tokens spread uniformly over adapters and experts."""
     experts = experts_of(problem)
     groups = problem.max_loras * experts.local
     expected = problem.m * experts.top_k / (problem.max_loras * experts.count)
-    most = expected + 8 * np.sqrt(expected) + 8
-    full = np.arange(np.ceil(most / c.block_m.min()))
-    blocks = groups * pdtrc(full * c.block_m[:, None], expected).sum(axis=1)
+    blocks = groups * filled_blocks(c.block_m, expected)
     width = spec.product_width(problem)
     tiles = np.ceil(width / c.block_n)
     return Work(
@@ -46,6 +42,18 @@ def work(spec: MoeLoraSpec, c: Columns, problem: LoraProblem) -> Work:
         m_padding=1 - groups * expected / (blocks * c.block_m),
         n_padding=1 - width / (tiles * c.block_n),
     )
+
+
+def filled_blocks(block_m: Column, expected: float) -> Column:
+    """Return how many blocks the tokens of one group fill, on average.
+
+    With λ tokens expected in a group, their number X is nearly a Poisson variable, and they fill
+    E⌈X / b⌉ = Σ_j P(X > j b) blocks of b.
+    """
+    most = expected + 8 * np.sqrt(expected) + 8
+    full = np.arange(np.ceil(most / block_m.min()))
+    found: Column = _special.pdtrc(full * block_m[:, None], expected).sum(axis=1)
+    return found
 
 
 def one_launch_features(configs: Sequence[Config], problem: LoraProblem) -> NDArray[np.float64]:

@@ -122,7 +122,7 @@ class Launcher:
             "async_tensor_h2d": _to_device,
             "get_max_shared_memory_bytes": self._platform.max_shared_memory_bytes,
         }
-        self._private = PrivateCopy(replacements, lambda launched: _Recorder(launched, self._note))
+        self._private = PrivateCopy(replacements, lambda launched: Recorder(launched, self._note))
         try:
             self._function = self._private.function(self._original)
         except TypeError as error:
@@ -219,7 +219,7 @@ class _ReadConfig(dict[str, int]):
         return self[name]
 
 
-class _Recorder:
+class Recorder:
     """Stands in for a kernel and hands on what it is launched with."""
 
     def __init__(self, kernel: Any, note: Callable[..., None]) -> None:

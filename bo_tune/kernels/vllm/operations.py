@@ -9,11 +9,13 @@ import torch
 
 from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config
+from bo_tune.kernels.experts.step import KERNEL as EXPERTS
 from bo_tune.kernels.lora.inputs import ExpandInputs, ExpandOperation, ShrinkInputs, ShrinkOperation, adds_inputs
 from bo_tune.kernels.lora.operation import LoraInputs
 from bo_tune.kernels.operation import Operation
 from bo_tune.kernels.registry import engine_spec, kernel_spec
 from bo_tune.kernels.vllm.captured import VllmOperation
+from bo_tune.kernels.vllm.experts import VllmExperts
 from bo_tune.kernels.vllm.installed import VllmError, refusal
 from bo_tune.kernels.vllm.moe import VLLM_MOE_OPERATIONS
 
@@ -67,6 +69,7 @@ _OPERATIONS: Mapping[str, Callable[[], Operation[Any, Any]]] = {
     "lora_shrink": VllmShrink,
     "lora_expand": VllmExpand,
     **VLLM_MOE_OPERATIONS,
+    EXPERTS: VllmExperts,
 }
 
 

@@ -1,19 +1,14 @@
-"""What the installed vLLM runs of the fused MoE LoRA kernels without tuned files, asked of its own functions.
+"""What the installed vLLM runs of experts' kernels without tuned files, asked of its own functions.
 
-Which files it ships, and what it does without one, is decided by a few plain functions among modules that take seconds
-to import and want torch. Their text alone is run here, in a namespace that answers for the GPU in question.
+Which files it ships, and what it does without one, is decided by a few plain functions.
 """
 
-import __future__
-
-import ast
 import builtins
 import functools
-import importlib.util
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from types import CodeType, SimpleNamespace
@@ -22,13 +17,19 @@ from typing import Any
 from bo_tune.core.conclusion import SHARED
 from bo_tune.core.problem import GpuInfo, LoraProblem, Problem
 from bo_tune.errors import one_line
+from bo_tune.kernels.experts.spec import ExpertsSpec
+from bo_tune.kernels.experts.step import ExpertsStep
 from bo_tune.kernels.moe.spec import MoeLoraSpec, MoeOneLaunchSpec, experts_of
 from bo_tune.kernels.moe.untuned import as_read, general_config
 from bo_tune.kernels.spec import AnySpec
-from bo_tune.kernels.vllm.installed import refusal
+from bo_tune.kernels.vllm.installed import VllmError, refusal
+from bo_tune.kernels.vllm.plain_text import code_of, files_of
+
+OF_BASE_MODEL = "try_get_optimal_moe_config"
+"""vLLM's function that the base model's experts call."""
 
 ASKED = "try_get_optimal_moe_lora_config"
-"""vLLM's function that the LoRA layers call where ``VLLM_TUNED_CONFIG_FOLDER`` is not set."""
+"""vLLM's function that the LoRA layers call where ``VLLM_TUNED_CONFIG_FOLDER`` is not set; it calls the former."""
 
 READS_FILES = "get_moe_configs"
 """vLLM's function that reads a shipped file."""
@@ -37,6 +38,9 @@ MODULES = ("model_executor/layers/fused_moe/fused_moe.py", "lora/layers/utils.py
 """Where it and what it calls are defined; the first holds the shipped files in a folder beside it."""
 
 
+TRITONS = {"num_warps": 4, "num_stages": 3}
+"""What Triton launches where a config does not say."""
+
 NOT_UNDERSTOOD = (ArithmeticError, AttributeError, ImportError, LookupError, NameError, OSError, TypeError, ValueError)
 """What functions of another vLLM may raise here."""
 
@@ -44,12 +48,14 @@ NOT_UNDERSTOOD = (ArithmeticError, AttributeError, ImportError, LookupError, Nam
 def untuned_config(spec: AnySpec, problem: Problem, gpu: GpuInfo) -> dict[str, int]:
     """Return the config with which an engine without tuned files launches a kernel.
 
-    That of a fused MoE kernel is asked of the installed vLLM; its general rule counts where vLLM's kernel modules alone
+    That of an experts' kernel is asked of the installed vLLM; its general rule counts where vLLM's kernel modules alone
     are installed, which do not hold the files that it ships.
 
     Raises:
         VllmError: the installed vLLM tells nothing that is understood here.
     """
+    if isinstance(spec, ExpertsSpec):
+        return _of_base_model(spec, problem, gpu)
     if not isinstance(problem, LoraProblem) or not isinstance(spec, MoeLoraSpec | MoeOneLaunchSpec):
         return spec.default_config(problem)
     part = spec.parts[0] if isinstance(spec, MoeOneLaunchSpec) else spec
@@ -72,15 +78,36 @@ def untuned_configs(spec: MoeLoraSpec, problem: LoraProblem, gpu: GpuInfo) -> Ca
     def ask(m: int) -> dict[str, int]:
         try:
             # Whatever the base model's weights are, the LoRA layers name no type of theirs.
-            asked = _asked(functions, gpu.name, gpu.backend)
+            asked = _asked(functions, gpu.name, gpu.backend, ASKED)
             found = asked(op_type=spec.name, rank=problem.k, top_k=experts.top_k, dtype=None, M=m, **layer)
             config = as_read(found)
             return {name: int(config[name]) for name in spec.search_space.names}
         except NOT_UNDERSTOOD as error:
-            reason = f"{type(error).__name__}: {one_line(error)}"
-            raise refusal(f"{ASKED} does not tell what an engine without tuned files runs: {reason}") from error
+            raise _untold(ASKED, error) from error
 
     return ask
+
+
+def _of_base_model(spec: ExpertsSpec, problem: Problem, gpu: GpuInfo) -> dict[str, int]:
+    """Return the config of the base model's experts: that of a shipped file, or the engine's rule."""
+    step = ExpertsStep.of(problem)
+    functions = _functions()
+    if functions is None:
+        return spec.default_config(step.problem)
+    local = step.experts.local
+    try:
+        asked = _asked(functions, gpu.name, gpu.backend, OF_BASE_MODEL)
+        # Of weights in 16 bits the engine names no type.
+        found = asked((local, step.up, step.hidden), (local, step.hidden, step.n), step.experts.top_k, None, step.m)
+        config = {**TRITONS, **found}
+        return {name: int(config[name]) for name in spec.search_space.names}
+    except NOT_UNDERSTOOD as error:
+        raise _untold(OF_BASE_MODEL, error) from error
+
+
+def _untold(function: str, error: Exception) -> VllmError:
+    reason = f"{type(error).__name__}: {one_line(error)}"
+    return refusal(f"{function} does not tell what an engine without tuned files runs: {reason}")
 
 
 def knows_shipped_files() -> bool:
@@ -90,44 +117,15 @@ def knows_shipped_files() -> bool:
 
 def _functions() -> tuple[CodeType, Path] | None:
     """Return the code that defines the functions, and the file beside which shipped files lie."""
-    spec = importlib.util.find_spec("vllm")
-    folders = [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
-    files = [next((folder / name for folder in folders if (folder / name).is_file()), None) for name in MODULES]
+    files = files_of(MODULES)
     if files[0] is None or files[1] is None:
         return None
-    return _compiled(tuple(filter(None, files))), files[0]
-
-
-@lru_cache(maxsize=4)
-def _compiled(files: Sequence[Path]) -> CodeType:
-    """Return the code that defines the function that is asked, and what it calls of these files."""
-    defined: dict[str, ast.FunctionDef] = {}
-    for file in files:
-        nodes = ast.parse(file.read_text(encoding="utf-8"), str(file)).body
-        defined |= {node.name: node for node in nodes if isinstance(node, ast.FunctionDef)}
-    wanted = _reached(defined)
-    for node in wanted:
-        node.decorator_list = []  # what they need is not here; files are remembered below
-    flags = __future__.annotations.compiler_flag  # so that nothing is asked for the names of types
-    code: CodeType = compile(ast.Module(list(wanted), []), str(files[0]), "exec", flags)
-    return code
-
-
-def _reached(defined: Mapping[str, ast.FunctionDef]) -> list[ast.FunctionDef]:
-    """Return the function that is asked, and those of these that it calls or that they call."""
-    reached: dict[str, ast.FunctionDef] = {}
-    names = [ASKED]
-    while names:
-        name = names.pop()
-        if name in defined and name not in reached:
-            reached[name] = defined[name]
-            names += [node.id for node in ast.walk(defined[name]) if isinstance(node, ast.Name)]
-    return list(reached.values())
+    return code_of(tuple(filter(None, files)), ASKED), files[0]
 
 
 @lru_cache(maxsize=16)
-def _asked(functions: tuple[CodeType, Path], gpu_name: str, backend: str) -> Any:
-    """Return vLLM's function, answering for a GPU."""
+def _asked(functions: tuple[CodeType, Path], gpu_name: str, backend: str, function: str) -> Any:
+    """Return a function of vLLM's, answering for a GPU."""
     code, file = functions
     platform = SimpleNamespace(
         get_device_name=lambda _=0: gpu_name, is_rocm=lambda: backend == "hip", is_cuda=lambda: backend == "cuda",
@@ -150,7 +148,7 @@ def _asked(functions: tuple[CodeType, Path], gpu_name: str, backend: str) -> Any
     exec(code, namespace)
     if READS_FILES in namespace:
         namespace[READS_FILES] = functools.cache(namespace[READS_FILES])
-    return lru_cache(maxsize=2**14)(namespace[ASKED])
+    return lru_cache(maxsize=2**14)(namespace[function])
 
 
 def _ignore(*_: Any, **__: Any) -> None:

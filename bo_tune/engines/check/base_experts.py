@@ -1,0 +1,92 @@
+"""The lookups of the base model's experts, where the folder holds a file of theirs.
+
+Without one there is nothing to say: the engine takes what it ships, or its defaults, as it does without the folder.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from bo_tune.core.problem import GpuInfo, Problem, lora_file_name
+from bo_tune.engines.check.findings import Fault, Lookup, M, place_of
+from bo_tune.engines.check.lora_files import THE_STOP
+from bo_tune.engines.check.other_files import OtherFile
+from bo_tune.engines.models.engine import step_sizes
+from bo_tune.engines.models.serving import ModelStudy
+from bo_tune.engines.vllm.experts import VllmExperts
+from bo_tune.engines.vllm.experts_files import ExpertsFile, configs_in, file_name, key_of
+from bo_tune.engines.vllm.lookup import Found, switch_points
+from bo_tune.kernels.experts.spec import ExpertsSpec
+from bo_tune.kernels.experts.step import ENGINE_NAMES, ExpertsStep
+
+_SPEC = ExpertsSpec()
+_UNSAID = {"num_warps": 4, "num_stages": 3}
+"""What Triton launches where a config does not say."""
+
+
+def file_asked(model: ModelStudy, names: Iterable[str], gpu_file_name: str, gpu: str | None) -> str | None:
+    """Return the file of a folder in which an engine looks a model's experts up; None where it is not there.
+
+    Args:
+        names: of the folder's files.
+        gpu_file_name: the GPU's name as in LoRA files.
+        gpu: as ``torch.cuda.get_device_name`` gives it; None where only LoRA files name it.
+    """
+    for problem in _asked(model, (1,)):
+        step = ExpertsStep.of(problem)
+        wanted = file_name(step.experts.local, step.n, gpu or gpu_file_name)
+        # Without the GPU's own name it cannot be told where there are hyphens.
+        alike = (
+            name for name in names if name == wanted or (not gpu and lora_file_name(name) == lora_file_name(wanted))
+        )
+        return next(alike, None)
+    return None
+
+
+def experts_lookups(
+    model: ModelStudy, name: str, content: object, gpu: GpuInfo | None, *, ms: Sequence[int], largest: int
+) -> list[Lookup]:
+    """Look a model's experts up in a file, at every number of tokens at which it may change its answer.
+
+    Args:
+        name: of the file.
+        content: the parsed JSON, or ``Unreadable``.
+        gpu: what is known of the GPU.
+        ms: tokens in a step; none for all from 1 to ``largest``.
+    """
+    configs = configs_in(content) if isinstance(content, dict) else {}
+    sizes = ms or sorted({*step_sizes(largest), *switch_points(configs, largest)})
+    file = OtherFile.of(name)
+    general = next(file.faults(content, None), None) if file else None
+    return [_look_up(problem, layers, name, configs, general, gpu) for problem, layers in _asked(model, sizes).items()]
+
+
+def _asked(model: ModelStudy, ms: Sequence[int]) -> Mapping[Problem, tuple[str, ...]]:
+    return VllmExperts().problems(replace(model, ms=tuple(ms)))
+
+
+def _look_up(
+    problem: Problem,
+    layers: tuple[str, ...],
+    name: str,
+    configs: Mapping[str, object],
+    general: Fault | None,
+    gpu: GpuInfo | None,
+) -> Lookup:
+    m = ExpertsStep.of(problem).m
+    key = key_of(configs, m)
+    if key is None:  # the file as a whole cannot be used, which its faults say
+        return Lookup(problem, layers, name, {M: m}, None, (general,) if general else ())
+    found = Found((key,), () if int(key) == m else (M,), configs[key])
+    fault = _unusable(problem, name, found, gpu)
+    return Lookup(problem, layers, name, {M: m}, found, (fault,) if fault else ())
+
+
+def _unusable(problem: Problem, name: str, found: Found, gpu: GpuInfo | None) -> Fault | None:
+    """Return why the config found cannot be launched, if so."""
+    file, place = ExpertsFile.of(name), place_of(found.keys)
+    reason = file.fault(found.config) if file else None
+    if reason:
+        return Fault(name, place, f"{reason}: {THE_STOP}")
+    config = {key: value for key, value in {**_UNSAID, **found.config}.items() if key in ENGINE_NAMES}
+    reason = _SPEC.impossible(config, ExpertsStep.of(problem).problem, gpu) if gpu else None
+    return Fault(name, place, f"{reason}: the launch fails on {gpu.name}") if gpu and reason else None

@@ -1,0 +1,63 @@
+"""What describes configs of the base model's experts before anything is compiled: both products, in columns."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bo_tune.core.problem import GpuInfo, SizedProblem
+from bo_tune.core.space import Config
+from bo_tune.kernels.experts.spec import OF_ONE_PRODUCT, shared_memory
+from bo_tune.kernels.experts.step import ENGINE_NAMES, ExpertsStep
+from bo_tune.kernels.lora.features import Column, Product, Work, columns_of, described
+from bo_tune.kernels.lora.spec import FEATURE_NAMES, WEIGHT_BYTES, Columns
+from bo_tune.kernels.moe.features import filled_blocks
+
+
+def runnable(configs: Sequence[Config], problem: SizedProblem, gpu: GpuInfo) -> NDArray[np.bool_]:
+    """See ``KernelSpec.runnable``."""
+    if not gpu.is_cuda:
+        return np.ones(len(configs), dtype=np.bool_)
+    named, fits = _named(configs), np.ones(len(configs), dtype=np.bool_)
+    for length, _ in ExpertsStep.of(problem).products:
+        fits &= shared_memory(columns_of(named, length, split=False), length, gpu) <= gpu.shared_memory_bytes
+    return fits
+
+
+def features(configs: Sequence[Config], problem: SizedProblem, gpu: GpuInfo) -> NDArray[np.float64]:
+    """See ``KernelSpec.features``."""
+    step, named = ExpertsStep.of(problem), _named(configs)
+    first, second = (_of_product(named, step, length, width, gpu) for length, width in step.products)
+    groups = np.log2([config["group_size_m"] for config in named])
+    own = [FEATURE_NAMES.index(name) for name in OF_ONE_PRODUCT]
+    return np.column_stack([first, groups, second[:, own]])
+
+
+def _of_product(
+    named: Sequence[Config], step: ExpertsStep, length: int, width: int, gpu: GpuInfo
+) -> NDArray[np.float64]:
+    c = columns_of(named, length, split=False)
+    product = Product(length, shared_memory(c, length, gpu), WEIGHT_BYTES, WEIGHT_BYTES, behind_table=False)
+    return described(c, product, _work(c, step, width), gpu)
+
+
+def _work(c: Columns, step: ExpertsStep, width: int) -> Work:
+    """Count the programs that find work, for tokens spread uniformly over the experts."""
+    blocks, rows = _blocks(c, step)
+    tiles = np.ceil(width / c.block_n)
+    return Work(
+        programs=blocks * tiles, m_padding=1 - rows / (blocks * c.block_m), n_padding=1 - width / (tiles * c.block_n)
+    )
+
+
+def _blocks(c: Columns, step: ExpertsStep) -> tuple[Column, float]:
+    """Return how many blocks hold tokens, and their rows together."""
+    if not step.is_sorted:
+        return np.full(len(c.block_m), float(step.pairs)), float(step.pairs)
+    each = step.pairs / step.experts.count
+    return step.experts.local * filled_blocks(c.block_m, each), step.experts.local * each
+
+
+def _named(configs: Sequence[Config]) -> list[Config]:
+    """Return configs by the names that other kernels' have."""
+    return [{ours: config[theirs] for theirs, ours in ENGINE_NAMES.items()} for config in configs]

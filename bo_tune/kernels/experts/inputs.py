@@ -1,0 +1,156 @@
+"""The base model's experts, whoever's kernels they are: inputs, references, tolerance.
+
+Notation: T tokens, K experts that each visits, P = T·K pairs, E experts on this rank, H hidden size, U width of the
+first product and N length of the second.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+
+from bo_tune.core.conditions import Conditions
+from bo_tune.core.problem import SizedProblem
+from bo_tune.core.space import ConfigKey
+from bo_tune.kernels.call import PreparedLaunch
+from bo_tune.kernels.experts.step import ExpertsStep
+from bo_tune.kernels.lora.operation import draw
+from bo_tune.kernels.moe.blocks import MoeBlocks, draw_experts
+from bo_tune.kernels.operation import DEFAULT_CONDITIONS, META, Operation, Verdict
+
+RELATIVE_TOLERANCE = {"bfloat16": 1e-2, "float16": 2e-3}
+"""Of a product that is summed in float32 and rounded once: up to 2**-9 (bfloat16) or 2**-12, at random."""
+
+
+@dataclass(frozen=True, slots=True)
+class RightProducts:
+    """Both products as they should be, in float32."""
+
+    products: tuple[torch.Tensor, torch.Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Device memory held."""
+        return sum(product.nbytes for product in self.products)
+
+
+@dataclass(slots=True)
+class ExpertsInputs:
+    """Inputs of one problem, of both products.
+
+    The second product has an input of its own: what is between the two in a layer, an activation, is not tuned.
+
+    Attributes:
+        xs: activations, ``[T, H]`` and ``[P, N]``.
+        weights: ``[E, U, H]`` and ``[E, H, N]``.
+        outs: ``[T, K, U]`` and ``[T, K, H]``.
+        chosen: experts that each token visits, of all ranks, int32 ``[T, K]``.
+        routing: weight of each pair, float32 ``[T, K]``.
+        blocks: the pairs in blocks, by their rows: made when they are first asked for.
+        prepared: both launches with nothing left to decide, by config.
+    """
+
+    problem: SizedProblem
+    xs: tuple[torch.Tensor, torch.Tensor]
+    weights: tuple[torch.Tensor, torch.Tensor]
+    outs: tuple[torch.Tensor, torch.Tensor]
+    chosen: torch.Tensor
+    routing: torch.Tensor
+    blocks: dict[int, MoeBlocks] = field(default_factory=dict, init=False, repr=False)
+    prepared: dict[ConfigKey, PreparedLaunch] = field(default_factory=dict, init=False, repr=False)
+
+    def in_blocks(self, rows: int) -> MoeBlocks:
+        """Return the pairs in blocks of so many rows, as those of one adapter that all tokens have."""
+        if rows not in self.blocks:
+            assignment = torch.zeros(len(self.chosen), dtype=torch.int32, device=self.chosen.device)
+            experts = ExpertsStep.of(self.problem).experts
+            self.blocks[rows] = MoeBlocks.of(assignment, self.chosen, 1, experts, rows)
+        return self.blocks[rows]
+
+
+class ExpertsOperation(Operation[SizedProblem, ExpertsInputs]):
+    """What both products come to. The subclasses know kernels that compute them.
+
+    ``outs[0][t, c] = xs[0][t] @ weights[0][e].T`` and ``outs[1][t, c] = routing[t, c] · xs[1][p] @ weights[1][e].T``
+    for the pair p of token t with its c-th choice, expert e; zero where that is held by another rank.
+    """
+
+    def make_inputs(
+        self, problem: SizedProblem, *, seed: int, device: torch.device, conditions: Conditions = DEFAULT_CONDITIONS
+    ) -> ExpertsInputs:
+        step, generator = ExpertsStep.of(problem), torch.Generator(device).manual_seed(seed)
+        chosen = draw_experts(step.m, step.experts, generator, device, conditions)
+        return self.assemble(problem, chosen, generator)
+
+    def made_of_nothing(self, problem: SizedProblem) -> ExpertsInputs:
+        step = ExpertsStep.of(problem)
+        chosen = torch.empty((step.m, step.experts.top_k), dtype=torch.int32, device=META)
+        return self.assemble(problem, chosen, None)
+
+    def assemble(self, problem: SizedProblem, chosen: torch.Tensor, generator: torch.Generator | None) -> ExpertsInputs:
+        """Draw inputs for tokens whose experts are settled; none on the meta device."""
+        step, device = ExpertsStep.of(problem), chosen.device
+        dtype, local = getattr(torch, step.dtype), step.experts.local
+
+        def drawn(*shape: int, scale: float = 1.0) -> torch.Tensor:
+            return draw(shape, dtype, generator, device, scale)
+
+        shapes = [(local, width, length) for length, width in step.products]
+        return ExpertsInputs(
+            problem,
+            (drawn(step.m, step.hidden), drawn(step.pairs, step.n)),
+            (drawn(*shapes[0], scale=shapes[0][2] ** -0.5), drawn(*shapes[1], scale=shapes[1][2] ** -0.5)),
+            (drawn(*chosen.shape, step.up), drawn(*chosen.shape, step.hidden)),
+            chosen,
+            torch.rand(chosen.shape, generator=generator, device=device),
+        )
+
+    def inputs_bytes(self, inputs: ExpertsInputs) -> int:
+        tensors = (*inputs.xs, *inputs.weights, *inputs.outs, inputs.chosen, inputs.routing)
+        return sum(tensor.nbytes for tensor in tensors) + sum(blocks.nbytes for blocks in inputs.blocks.values())
+
+    def reset(self, inputs: ExpertsInputs) -> None:
+        """Do nothing: every element of the outputs is written by each launch."""
+
+    def poison(self, inputs: ExpertsInputs) -> None:
+        for out in inputs.outs:
+            out.fill_(torch.nan)
+
+    def right(self, inputs: ExpertsInputs) -> RightProducts:
+        return RightProducts((_product(inputs, 0), _product(inputs, 1)))
+
+    def judge(self, inputs: ExpertsInputs, right: RightProducts) -> Verdict:
+        allowed = RELATIVE_TOLERANCE[ExpertsStep.of(inputs.problem).dtype]
+        errors = [_error(out, product) for out, product in zip(inputs.outs, right.products, strict=True)]
+        wrong = [
+            f"{name} product: relative error {error:.3g}"
+            for name, error in zip(("first", "second"), errors, strict=True)
+            if not error <= allowed  # NaN is no better
+        ]
+        finite = all(error < torch.inf for error in errors)
+        return Verdict(max(errors) if finite else None, "; ".join(wrong))
+
+
+def _error(out: torch.Tensor, right: torch.Tensor) -> float:
+    """Return how far an output is from the right one; where that is all zero, how large it is."""
+    size = torch.linalg.vector_norm(right)
+    return float(torch.linalg.vector_norm(out.float() - right) / (size if size > 0 else 1.0))
+
+
+def _product(inputs: ExpertsInputs, index: int) -> torch.Tensor:
+    """Return one of the two products, expert by expert, in float32."""
+    x, weights, out = inputs.xs[index], inputs.weights[index], inputs.outs[index]
+    found = torch.zeros(out.shape, dtype=torch.float32, device=out.device).flatten(0, 1)
+    share = len(found) // len(x)
+    for expert, pairs in _visits(inputs.chosen, len(weights)):
+        found[pairs] = x[pairs // share].float() @ weights[expert].float().T
+    if index:
+        found *= inputs.routing.flatten()[:, None]
+    return found.view(out.shape)
+
+
+def _visits(chosen: torch.Tensor, local: int) -> Iterator[tuple[int, torch.Tensor]]:
+    """Go through the experts of this rank that are visited, each with its pairs."""
+    for expert in range(local):
+        if (chosen == expert).any():
+            yield expert, (chosen.flatten() == expert).nonzero().flatten()

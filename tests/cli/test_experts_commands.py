@@ -1,0 +1,152 @@
+"""The base model's experts on the command line: listed, tuned from recordings, written, checked, compared."""
+
+import json
+from pathlib import Path
+
+import pytest
+from helpers import H100, ROOT, Cli
+
+from bo_tune.core.outcome import Compilation, Measurement
+from bo_tune.core.problem import Experts
+from bo_tune.core.space import Config
+from bo_tune.engines.folder import read_provenance
+from bo_tune.formats.recording import Recording, read_recordings, recording_file_name, write_recording
+from bo_tune.kernels.experts.step import KERNEL, ExpertsStep
+from bo_tune.kernels.registry import kernel_spec
+
+NAME = f"E=128,N=768,device_name={H100.file_name}.json"
+MODEL = ("--model", ROOT / "studies" / "models" / "qwen3-30b-a3b", "--max-loras", 4, "--rank", 16, "--m", "16,1024")
+SPACE = kernel_spec(KERNEL).search_space.override({"BLOCK_SIZE_K": (64, 128), "num_stages": (3, 4)})
+
+
+def step_of(m: int) -> ExpertsStep:
+    return ExpertsStep(m, Experts(128, 8), hidden=2048, n=768)
+
+
+def best_at(m: int) -> Config:
+    tile = {"BLOCK_SIZE_M": 16 if m < 64 else 128, "BLOCK_SIZE_N": 128, "BLOCK_SIZE_K": 64, "GROUP_SIZE_M": 16}
+    return {**tile, "num_warps": 8, "num_stages": 4}
+
+
+def time_us(config: Config, m: int) -> float:
+    far = sum(abs(config[name] - value) / value for name, value in best_at(m).items())
+    return 100.0 + 40.0 * far
+
+
+@pytest.fixture(scope="module")
+def grids(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with recordings of two numbers of tokens."""
+    folder = tmp_path_factory.mktemp("grids")
+    for m in (16, 1024):
+        problem = step_of(m).problem
+        path = folder / recording_file_name(H100, problem)
+        outcomes = [
+            (config, Measurement((time_us(config, m),) * 10, compilation=Compilation(1.0)))
+            for config in SPACE
+            if kernel_spec(KERNEL).impossible(config, problem, H100) is None
+        ]
+        default = kernel_spec(KERNEL).default_config(problem)
+        recording = Recording.of(
+            path, problem, H100, outcomes, kernel_source="vllm 0.33.0", space=SPACE, default_time_us=time_us(default, m)
+        )
+        write_recording(path, recording)
+    return folder
+
+
+def test_they_are_tuned_from_recordings_and_written_as_the_engine_reads_them(
+    cli: Cli, grids: Path, tmp_path: Path
+) -> None:
+    done = cli("tune", *MODEL, "--only", "experts", "--device", f"replay:{grids}", "--out", tmp_path / "tuned")
+    assert done.code == 0, done.err
+    assert "m128 n128 k64 g16 w8 s4" in done.out
+    written = json.loads((tmp_path / "tuned" / NAME).read_text())
+    assert list(written) == ["16", "1024"]
+    for key, config in written.items():
+        assert time_us(config, int(key)) <= time_us(best_at(int(key)), int(key)) * 1.02
+        assert list(config) == list(SPACE.names)
+    origin = read_provenance(tmp_path / "tuned" / NAME)["1024",]
+    assert (origin.problem, origin.kernel_source) == (step_of(1024).problem, "vllm 0.33.0")
+    assert origin.time_us < (origin.default_time_us or 0)
+    report = tmp_path / "checked.json"
+    cli("check", tmp_path / "tuned", *MODEL, "--gpu", H100.name, "--json", report, "--quiet")
+    lookups = [one for one in json.loads(report.read_text())["lookups"] if one["kernel"] == KERNEL]
+    assert [(one["asked"]["m"], one["status"]) for one in lookups] == [(16, "exact"), (1024, "exact")]
+
+
+def test_the_adapters_of_experts_stay_as_they_are_without_the_folder(cli: Cli, grids: Path, tmp_path: Path) -> None:
+    done = cli("tune", *MODEL, "--only", "experts", "--device", f"replay:{grids}", "--out", tmp_path, "--budget", 4)
+    assert (
+        "the adapters of experts were not tuned: their files hold what an engine without this folder runs" in done.out
+    )
+    assert len(list(tmp_path.glob("*_FUSED_MOE_LORA_*_SHRINK.json"))) == 2
+
+
+def test_grids_recordings_and_comparisons_work_as_for_adapters(cli: Cli, grids: Path, tmp_path: Path) -> None:
+    where = ("--device", f"replay:{grids}")
+    assert cli("grid", *where, "--out", tmp_path / "grid", "--record", tmp_path / "again").code == 0
+    (first, *_) = read_recordings(tmp_path / "again")
+    assert first.problem in (step_of(16).problem, step_of(1024).problem)
+    assert cli("tune", *where, "--out", tmp_path / "tuned").code == 0
+    compared = tmp_path / "compared.json"
+    done = cli("compare", tmp_path / "tuned", tmp_path / "grid", "--recordings", grids, "--json", compared, "--quiet")
+    assert done.code == 0, done.err
+    document = json.loads(compared.read_text())
+    assert document["common_entries"] == 2
+    assert document["max_regret_percent"] <= 2.0
+    simulated = cli("simulate", "--recordings", grids, "--sampler", "grid-gp", "--seeds", 1, "--budget", 10)
+    assert simulated.code == 0, simulated.err
+
+
+def test_they_are_listed_where_they_are_asked_for(cli: Cli) -> None:
+    listed = cli("problems", *MODEL, "--only", "experts")
+    assert "E 128, N 768, hidden 2048, top 8" in listed.out
+    assert "16, 1024" in listed.out
+    assert "2 studies" in listed.out
+    shared = cli("problems", *MODEL, "--only", "experts", "--tp", 4, "--expert-parallel")
+    assert "E 32 of 128, N 768" in shared.out
+    for parts in (("--only", "lora,experts"), ("--only", "lora", "--only", "experts")):
+        both = json.loads(cli("problems", *MODEL, *parts, "--json", "-", "--quiet").out)["problems"]
+        assert {one["kernel"] for one in both} > {KERNEL, "lora_shrink", "fused_moe_lora_w13_shrink"}
+
+
+def test_by_default_adapters_alone_are_tuned(cli: Cli) -> None:
+    for more in ((), ("--only", "lora")):
+        listed = json.loads(cli("problems", *MODEL, *more, "--json", "-", "--quiet").out)["problems"]
+        assert KERNEL not in {one["kernel"] for one in listed}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("problems", *MODEL, "--only", "mambo"), "--only: expected some of lora, experts, got 'mambo'"),
+        (("problems", "--only", "experts"), "--only: needs a model; name one with --model, or in the study file"),
+        (
+            ("problems", "--model", ROOT / "studies/models/llama-3.1-8b", "--max-loras", 4, "--rank", 16, "--only",
+             "experts"),
+            "nothing to tune",
+        ),
+        (
+            ("tune", *MODEL, "--only", "experts", "--device", f"replay:{ROOT}/studies/recordings"),
+            "2 of 2 problems are not recorded, the first is fused_experts m=16.E=128",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_refused_in_a_line(cli: Cli, arguments: tuple[object, ...], reason: str) -> None:
+    done = cli(*arguments)
+    assert done.code == 2
+    assert reason in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_a_study_file_may_name_them(cli: Cli, tmp_path: Path) -> None:
+    study = tmp_path / "study.toml"
+    model = ROOT / "studies" / "models" / "qwen3-30b-a3b"
+    study.write_text(
+        f'kernels = ["{KERNEL}"]\n[model]\nconfig = "{model}"\ntensor_parallel = 2\nmax_loras = [4]\nm = [16]\n'
+    )
+    assert "E 128, N 384, hidden 2048, top 8" in cli("problems", study).out
+    packed = cli("compile", study, "--configs", 1, "--out", tmp_path / "x.pack")
+    assert packed.code == 2
+    assert (
+        packed.err == "bo-tune: fused_experts: two binaries for each config, of which a pack holds one: leave it out\n"
+    )
