@@ -28,6 +28,8 @@ from bo_tune.engines.registry import ENGINES, address_of
 from bo_tune.engines.tuned_with import check_mix
 from bo_tune.errors import InputError
 from bo_tune.formats.study_file import StudyFile
+from bo_tune.kernels.experts.step import KERNEL as EXPERTS
+from bo_tune.kernels.experts.step import ExpertsStep
 from bo_tune.measure.described import DescribedDevice
 from bo_tune.measure.devices import OWN_INSTEAD, Job, engine_notes, fallen_back, job_of, replay_jobs, with_deciding
 from bo_tune.processes import exit_codes
@@ -36,7 +38,7 @@ from bo_tune.session.exchange import record
 from bo_tune.session.m_ladder import Ladder, refine
 from bo_tune.session.session import Session, SessionSettings, Tuned
 from bo_tune.session.workers.host import HostWorkers
-from bo_tune.session.workers.measuring import at_once, host_gpus, jobs_on, opened, searching
+from bo_tune.session.workers.measuring import at_once, host_gpus, jobs_on, opened, recalled, searching
 from bo_tune.session.workers.ray import RayCluster
 from bo_tune.store.connection.url import shown as shown_url
 from bo_tune.store.storage import StudyStore, silence_optuna
@@ -104,11 +106,17 @@ def _jobs(
     if problems is None:
         raise InputError("nothing to tune: name a study file, or a model with --model")
     _check_hits(problems, len(measured.conditions.hits))
+    if arguments.choose_m and not all(isinstance(problem, LoraProblem) for problem in problems):
+        raise InputError("--m auto: adds keys for adapters' kernels alone; not with --only experts")
     if workers is not None:
         elsewhere = [DescribedDevice(description) for description in workers.descriptions(problems)]
         layers = arguments.layers
         jobs = [job_of(p, device, layer=layers.get(p)) for device in elsewhere for p in problems]
         yield with_deciding(jobs, measured.path), settings, None
+        return
+    done = _recalled(arguments, problems)
+    if done is not None:
+        yield done, settings, None
         return
     with searching(measured) as searches, opened(measured) as devices:
         jobs = jobs_on(problems, devices, arguments.layers)
@@ -116,10 +124,18 @@ def _jobs(
         yield jobs, at_once(settings, devices, len(jobs)), searches
 
 
+def _recalled(arguments: Arguments, problems: Sequence[Problem]) -> list[Job] | None:
+    """Return the jobs where all their studies are done and no GPU is needed to know it; None else."""
+    if arguments.fresh or arguments.choose_m or arguments.record is not None:
+        return None
+    return recalled(arguments.measured, arguments.storage, problems, arguments.settings, arguments.layers)
+
+
 def _check_hits(problems: Sequence[Problem], recorded: int) -> None:
     """Refuse recorded numbers of hits that are of other experts. Raises InputError."""
-    experts = [problem.experts for problem in problems if isinstance(problem, LoraProblem)]
-    counts = sorted({one.count for one in experts if one is not None and recorded})
+    adapted = [problem.experts for problem in problems if isinstance(problem, LoraProblem)]
+    of_base = [ExpertsStep.of(problem).experts for problem in problems if problem.kernel == EXPERTS]
+    counts = sorted({one.count for one in (*adapted, *of_base) if one is not None and recorded})
     wrong = [count for count in counts if count != recorded]
     if wrong:
         raise InputError(f"--experts: expected how often each of {wrong[0]} experts was hit, got {recorded} numbers")

@@ -19,6 +19,7 @@ class FarmActivity:
         packed_s: seconds of one core that compiling those took where the pack was made.
         timeouts: compiles that passed their deadline.
         crashes: compilers that died.
+        withdrawn: compiles that ended before they were done, because nobody wanted them any more.
         busy_s: seconds that workers were compiling, summed over workers.
         waiting: compiles that no worker has begun.
     """
@@ -31,6 +32,7 @@ class FarmActivity:
     packed_s: float = 0.0
     timeouts: int = 0
     crashes: int = 0
+    withdrawn: int = 0
     busy_s: float = 0.0
     waiting: int = 0
 

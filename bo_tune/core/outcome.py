@@ -5,8 +5,8 @@ and why, and the two never mix.
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass, field
 from enum import StrEnum
 from statistics import median
 
@@ -56,6 +56,13 @@ class Resources:
     registers_per_thread: int | None = None
     spilled_registers: int | None = None
 
+    @classmethod
+    def most(cls, binaries: "Iterable[Resources]") -> "Resources":
+        """Return of each resource the most that one of some binaries uses, as far as it is known."""
+        each = [astuple(binary) for binary in binaries]
+        known = ([count for count in counts if count is not None] for counts in zip(*each, strict=True))
+        return cls(*(max(counts, default=None) for counts in known))
+
 
 @dataclass(frozen=True, slots=True)
 class Compilation:
@@ -78,8 +85,13 @@ def on_time(runtimes_us: Sequence[float]) -> list[float]:
     Raises:
         ValueError: without repetitions.
     """
-    limit = LATE_FACTOR * _lower_quartile(sorted(runtimes_us))
+    limit = latest_us(runtimes_us)
     return [runtime for runtime in runtimes_us if runtime <= limit]
+
+
+def latest_us(runtimes_us: Sequence[float]) -> float:
+    """Return the longest that a repetition launched ``on_time`` takes, in us. Raises ValueError without repetitions."""
+    return LATE_FACTOR * quantile(sorted(runtimes_us), 0.25)
 
 
 def estimate_us(runtimes_us: Sequence[float]) -> float:
@@ -91,11 +103,15 @@ def estimate_us(runtimes_us: Sequence[float]) -> float:
     return float(median(on_time(runtimes_us)))
 
 
-def _lower_quartile(ascending: Sequence[float]) -> float:
-    """Interpolate linearly. In plain Python: it is asked for at every trial, of a dozen values."""
+def quantile(ascending: Sequence[float], share: float) -> float:
+    """Interpolate linearly between sorted values. In plain Python: it is asked for at every trial, of a dozen values.
+
+    Raises:
+        ValueError: without values.
+    """
     if not ascending:
         raise ValueError("no repetitions to estimate from")
-    below, part = divmod(0.25 * (len(ascending) - 1), 1.0)
+    below, part = divmod(share * (len(ascending) - 1), 1.0)
     low, high = ascending[int(below)], ascending[min(int(below) + 1, len(ascending) - 1)]
     return low + part * (high - low)
 

@@ -15,6 +15,7 @@ from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config, SearchSpace
 from bo_tune.core.surroundings import Batch, Choice, Layer, Surroundings
 from bo_tune.kernels.spec import AnySpec
+from bo_tune.measure.host_state import HostState
 from bo_tune.measure.occupancy import Occupancy
 from bo_tune.measure.watch.monitor import GpuMonitor
 
@@ -87,6 +88,8 @@ class Device(ABC):
     monitor: GpuMonitor | None = None
     """Notices what disturbs measurements; None where nothing is measured, or ``unwatched`` says why."""
     unwatched: str | None = None
+    host: HostState | None = None
+    """What says later, without opening it, that it would still say the same of itself; None where nothing does."""
 
     @property
     def activity(self) -> DeviceActivity:
@@ -134,6 +137,10 @@ class Device(ABC):
     @abstractmethod
     def compile(self, problem: Problem, config: Config) -> Future[Build]:
         """Start compiling; the result says whether there is something to measure."""
+
+    def withdraw(self, problem: Problem, config: Config) -> None:
+        """Say that a config which is being compiled is not wanted any more, and its future not waited for."""
+        return
 
     @abstractmethod
     def measure(self, problem: Problem, config: Config, compiled: Compiled, *, stop_above_us: float | None) -> Outcome:

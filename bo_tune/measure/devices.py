@@ -1,5 +1,6 @@
 """From what the user named as device to problems that can be measured."""
 
+import time
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ from bo_tune.measure.compile.host import CompileHost
 from bo_tune.measure.deadlines import Deadlines
 from bo_tune.measure.device import Device
 from bo_tune.measure.gpu.device import COMPILE_MODULE, GpuDevice, compile_host
+from bo_tune.measure.host_state import HostState, host_digest
 from bo_tune.measure.replay import ReplayDevice
 from bo_tune.measure.source import BUILTIN, VLLM
 
@@ -261,6 +263,7 @@ def gpu_devices(
         PackError: if a pack is damaged, or was made for something else.
     """
     _check_packages()
+    began = time.time()
     deadlines, vendor = deadlines or Deadlines(), backend_named(backend)
     host = compile_host(source, conditions or Conditions(), compile_workers, deadlines, packs, backend=backend)
     opened: list[GpuDevice] = []
@@ -269,18 +272,29 @@ def gpu_devices(
         chosen = identities.keys() if indices is None else indices
         if not chosen:
             raise DeviceError(f"no {vendor.vendor} GPU found; replay recorded grids with --device replay:DIR")
-        with ThreadPoolExecutor(len(chosen)) as threads:  # each takes seconds to start
+        with ThreadPoolExecutor(len(chosen) + 1) as threads:  # each takes seconds to start
             one = partial(GpuDevice, backend=backend, source=source, conditions=conditions, deadlines=deadlines)
             one = partial(one, host=host, require_idle=require_idle)
             futures = [threads.submit(one, index, identity=identities.get(index)) for index in chosen]
+            known = [identities.get(index) for index in chosen]
+            digest = threads.submit(host_digest, vendor, source, known, unchanged_since=began)
         opened += [future.result() for future in futures if future.exception() is None]
         for future in futures:
             future.result()
+        _note_host(opened, digest.result())
         yield opened
     finally:
         for device in opened:
             device.close()
         host.close()
+
+
+def _note_host(opened: Sequence[GpuDevice], digest: str | None) -> None:
+    """Have devices know in which state of the host they were opened, where that can be told."""
+    if digest is not None:
+        state = HostState(digest, tuple(sorted({device.gpu.name for device in opened})))
+        for device in opened:
+            device.host = state
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any, ClassVar
 
 from bo_tune.errors import InputError, one_line
 
@@ -29,6 +30,31 @@ _WHERE_IT_BELONGS = (
 )
 
 _under_way: list[str] = []
+
+
+class LateModule:
+    """Stands for a module of another package, which is imported when something of it is first used.
+
+    SciPy's take a third of a second of a core. A run that finds all its studies done needs none of them.
+    """
+
+    names: ClassVar[set[str]] = set()
+    """Of all that there are in this process."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.names.add(name)
+
+    @classmethod
+    def import_all(cls) -> None:
+        """Import them now: where processes are forked, once for all of these."""
+        for name in sorted(cls.names):
+            importlib.import_module(name)
+
+    def __getattr__(self, attribute: str) -> Any:
+        found = getattr(importlib.import_module(self._name), attribute)
+        setattr(self, attribute, found)  # so that this is not asked again
+        return found
 
 
 def import_source(source: str) -> ModuleType:

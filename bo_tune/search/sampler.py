@@ -8,15 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial
-from scipy.spatial.distance import cdist
-from scipy.special import ndtr
 
+from bo_tune.processes.importing import LateModule
 from bo_tune.search.base import GridSampler
 from bo_tune.search.gp.correlation import Array, Indices
 from bo_tune.search.gp.model import MOST_KEPT, Features, GridModel
 from bo_tune.search.gp.prior import HistoryPrior
 from bo_tune.search.grid import Grid, Params, Value
 from bo_tune.search.study_log import StudyLog
+
+_special = LateModule("scipy.special")
+_distance = LateModule("scipy.spatial.distance")
 
 Cost = Callable[[Indices], Array]
 
@@ -38,7 +40,7 @@ def log_expected_improvement(mean: Array, deviation: Array, target: float | Arra
     density = np.exp(-0.5 * near * near - _LOG_SQRT_2PI)
     far = np.minimum(u, -5.0)
     tail = -0.5 * far * far - _LOG_SQRT_2PI - 2.0 * np.log(-far) + np.log1p(-3.0 / (far * far))
-    ratio = np.where(u > -5.0, np.log(np.maximum(near * ndtr(near) + density, 1e-300)), tail)
+    ratio = np.where(u > -5.0, np.log(np.maximum(near * _special.ndtr(near) + density, 1e-300)), tail)
     return np.asarray(ratio + np.log(deviation), dtype=float)
 
 
@@ -154,5 +156,5 @@ class FiniteGridSampler(GridSampler):
         known = [*map(points.index, log.observations), *log.pending]
         if not known:
             return int(few[0])
-        apart = cdist(points.inputs[few], points.inputs[known])
+        apart = _distance.cdist(points.inputs[few], points.inputs[known])
         return int(few[np.argmax(apart.min(axis=1))])

@@ -22,6 +22,7 @@ from bo_tune.session.claims import Claims
 from bo_tune.session.disturbed import Disturbed
 from bo_tune.session.finished import Tuned, finished_event, session_wall_s, table_entries
 from bo_tune.session.opening import StudyOpener
+from bo_tune.session.recalled import said_of
 from bo_tune.session.settings import SessionSettings
 from bo_tune.session.work_queue import Pending
 from bo_tune.store.attributes import DISTURBED_ATTR, FIGURES_ATTR, ORIGIN_ATTR, RESULT_ATTR
@@ -120,18 +121,17 @@ class Session:
 
     def register(self, jobs: Sequence[Job]) -> None:
         """Have the studies in the database, and how they are to be searched, for workers that may join."""
-        gpus, wanted = {}, {}
-        for group in together(jobs):
-            kernels, settings = [job.problem.kernel for job in group], self.settings.together(group)
-            for job in group:
-                name = self.settings.name_of(job)
-                gpus[name] = job.device.gpu
-                wanted[name] = settings.job(job.problem.kernel, together=kernels, layer=job.layer)
-        self._claims.register(gpus, wanted, write=not self._joins, fresh=self._fresh)
+        gpus = {self.settings.name_of(job): job.device.gpu for job in jobs}
+        self._claims.register(gpus, self.settings.wanted(jobs), write=not self._joins, fresh=self._fresh)
 
     def settle(self) -> None:
-        """Note that all is done and written: who begins these studies anew from here on begins from nothing."""
+        """Note that all is done and written: who begins these studies anew from here on begins from nothing, and who
+        asks for them again on this host finds them without a GPU."""
         self._claims.settle()
+        said = {self.settings.name_of(job): (job.device.host, said_of(job)) for job in self._jobs}
+        for host in {host for host, _ in said.values() if host is not None}:
+            of_host = {name: told for name, (where, told) in said.items() if where == host and told is not None}
+            self._store.note_host(host.digest, of_host)
 
     def _work(self, lane: int, groups: Sequence[Sequence[Job]], pending: Pending, tuned: dict[int, Tuned]) -> None:
         """Tune what nobody else does until all is done. Each lane keeps to one of several equal GPUs."""

@@ -13,7 +13,7 @@ from bo_tune.core.conclusion import SHARED, Decision
 from bo_tune.core.problem import Problem
 from bo_tune.core.study_name import StudyName
 from bo_tune.core.surroundings import Layer
-from bo_tune.measure.devices import Job
+from bo_tune.measure.devices import Job, together
 from bo_tune.search import StopRule
 from bo_tune.store.fields import Count, Experts, Flag, Line, LinearLayer, Parameter, Setting, Share, first_error
 from bo_tune.tuning.race import Finalists
@@ -202,6 +202,16 @@ class SessionSettings:
         """
         there = {"in_place": layer.to_json()} if layer is not None else {}
         return {**self.asked(kernel), "together": list(together) if len(together) > 1 else None, **there}
+
+    def wanted(self, jobs: Sequence[Job]) -> dict[StudyName, dict[str, Any]]:
+        """Return how the studies of jobs are to be searched, as JSON (``job``)."""
+        found = {}
+        for group in together(jobs):
+            kernels, settings = [job.problem.kernel for job in group], self.together(group)
+            for job in group:
+                kernel = job.problem.kernel
+                found[self.name_of(job)] = settings.job(kernel, together=kernels, layer=job.layer)
+        return found
 
     @classmethod
     def of_job(cls, kernel: str, job: Mapping[str, Any]) -> "SessionSettings":

@@ -33,5 +33,9 @@ FRESH_ATTR = "bo_tune:fresh"
 DISTURBED_ATTR = "bo_tune:disturbed"
 """What disturbed measuring the study, ``gpu_watch``'s words; not there where it is not known that nothing did."""
 
-ALIKE = frozenset([SCHEMA_ATTR, GPU_ATTR, SPACE_ATTR, JOB_ATTR, DONE_ATTR, FIGURES_ATTR, ORIGIN_ATTR])
+HOSTS_ATTR = "bo_tune:hosts"
+"""In which states hosts have named the study, by their digests (``measure.host_state``), with what else they said of
+it: enough to find it again without starting a GPU."""
+
+ALIKE = frozenset([HOSTS_ATTR, SCHEMA_ATTR, GPU_ATTR, SPACE_ATTR, JOB_ATTR, DONE_ATTR, FIGURES_ATTR, ORIGIN_ATTR])
 """Attributes of which many studies have the same: each text is read and checked once."""

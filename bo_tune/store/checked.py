@@ -21,6 +21,7 @@ from bo_tune.store.attributes import (
     FIGURES_ATTR,
     FRESH_ATTR,
     GPU_ATTR,
+    HOSTS_ATTR,
     JOB_ATTR,
     NAME_ATTR,
     ORIGIN_ATTR,
@@ -97,6 +98,12 @@ class _Space(_Stored):
     default: StoredConfig | None = None
 
 
+class _Host(_Stored):
+    gpus: list[Part]
+    decided_by: list[Part]
+    note: Line | None
+
+
 class _Cost(_Stored):
     """Later versions may store more of a trial, which is read by them alone: plain values."""
 
@@ -140,6 +147,7 @@ _ATTRIBUTES: Mapping[str, TypeAdapter[Any]] = {
     DONE_ATTR: TypeAdapter(Mapping[str, Any] | None),
     FRESH_ATTR: TypeAdapter(Line | None),
     DISTURBED_ATTR: TypeAdapter(list[Line] | None),
+    HOSTS_ATTR: TypeAdapter(Mapping[Line, _Host] | None),
 }
 """What each attribute of a study holds, besides its name."""
 

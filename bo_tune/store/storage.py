@@ -19,6 +19,7 @@ from bo_tune.errors import LeaseLostError, StorageError
 from bo_tune.store.attributes import (
     FRESH_ATTR,
     GPU_ATTR,
+    HOSTS_ATTR,
     JOB_ATTR,
     NAME_ATTR,
     READABLE,
@@ -41,6 +42,9 @@ __all__ = ["StoredStudy", "StudyName", "StudyStore", "StudySummary"]
 
 OPENING_ATTEMPTS = 10
 """How often studies are looked for and added while other processes add the same ones."""
+
+MOST_HOSTS = 8
+"""States of hosts that a study knows: those that named it last."""
 
 FOREVER_S = 1e9
 """How long leases last in memory, where nobody else can take them."""
@@ -170,6 +174,22 @@ class StudyStore(StudyReader[FrozenTrial]):
 
         if any(self.attribute_of(FRESH_ATTR).values()):
             self._keeper.write([], settle)
+
+    def note_host(self, digest: str, said: Mapping[StudyName, Mapping[str, Any]]) -> None:
+        """Keep with studies what a host in the state of a digest said of them (``HOSTS_ATTR``). Raises StorageError."""
+        names = {str(name): dict(told) for name, told in said.items()}
+
+        def note(rows: WritableRows, _: set[Writer]) -> None:
+            for row in rows.studies(list(names)):
+                known = row.attributes.get(HOSTS_ATTR) or {}
+                if known.get(digest) != names[row.name]:
+                    others = [(other, told) for other, told in known.items() if other != digest]
+                    kept = dict([*others[1 - MOST_HOSTS :], (digest, names[row.name])])
+                    rows.set_attributes(row.study_id, {HOSTS_ATTR: kept})
+
+        found = self._read(lambda rows: rows.studies(list(names)))
+        if any((row.attributes.get(HOSTS_ATTR) or {}).get(digest) != names[row.name] for row in found):
+            self._keeper.write([], note)
 
     def delete(self, study_id: int, name: str) -> int:
         """Delete a study and return how many trials it had.

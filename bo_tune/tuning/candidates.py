@@ -80,9 +80,15 @@ def candidates(spec: AnySpec, problem: Problem, space: SearchSpace, device: Aske
     running = device.effective_configs(problem, [default, *compress(configs, allowed.tolist())])
     runnable = np.zeros(len(configs), dtype=bool)
     runnable[allowed] = spec.runnable(running[1:], problem, device.gpu)
-    hopeless = [not exhaustive and spec.hopeless(config) is not None for config in configs]
-    masks = allowed.tobytes(), runnable.tobytes(), bytes(hopeless)
+    hopeless = bytes(len(configs)) if exhaustive else _hopeless(spec, space)
+    masks = allowed.tobytes(), runnable.tobytes(), hopeless
     return _sifted(space, config_key(default), tuple(rows_of(running)), *masks)
+
+
+@lru_cache(DISTINCT_CANDIDATES)
+def _hopeless(spec: AnySpec, space: SearchSpace) -> bytes:
+    """Say of each config of a space whether it is not worth compiling: 1 or 0, ``[len(space)]``."""
+    return bytes(spec.hopeless(config) is not None for config in space)
 
 
 @lru_cache(DISTINCT_CANDIDATES)

@@ -24,6 +24,7 @@ from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.processes.fork_server import ForkServer
+from bo_tune.processes.importing import LateModule
 from bo_tune.processes.threads import ONE_BLAS_THREAD
 from bo_tune.processes.worker import Worker, serve
 from bo_tune.search import (
@@ -112,6 +113,11 @@ class _Certify:
 @dataclass(frozen=True, slots=True)
 class _Close:
     study: int
+
+
+def before_forking() -> None:
+    """Have what every search process computes with loaded once."""
+    LateModule.import_all()
 
 
 def search_server() -> ForkServer:

@@ -213,6 +213,7 @@ class Tuner:
             if pending.proposal and not pending.build.done() and config_key(pending.config) != default:
                 self._pending.remove(pending)
                 self.proposer.forget(pending.proposal)
+                self.device.withdraw(self.problem, pending.config)
 
     def finish(self, pending: Pending) -> None:
         """Wait for a config that was started, measure and record it."""
@@ -307,10 +308,10 @@ class Tuner:
         self._untried.discard(key)
 
     def start(self, config: dict[str, int] | None = None) -> Pending:
-        """Start a config: the default if it is new, or else the one named, or else what is proposed."""
+        """Start a config: the default or one of its rivals if it is new, else the one named, else what is proposed."""
         start = datetime.now()
         proposal: Proposal | None = None
-        config = config if self.default_is_tried else self.default
+        config = self._first() or config
         if config is None or config in self.candidates:
             before = time.perf_counter()
             proposal = self.proposer.propose(config)
@@ -318,6 +319,13 @@ class Tuner:
             config = proposal.config
         self._mark_tried(config)
         return Pending(config, proposal, self.device.compile(self.problem, config), start)
+
+    def _first(self) -> dict[str, int] | None:
+        """Return the next of the configs that come before all others; None where all were tried."""
+        if not self.default_is_tried:
+            return self.default
+        rivals = (dict(config) for config in self.spec.rivals(self.problem))
+        return next((config for config in rivals if config_key(config) in self._untried), None)
 
     def _evaluate(self, pending: Pending) -> Outcome:
         build = pending.build.result()

@@ -100,6 +100,7 @@ def main(arguments: list[str] | None = None, fd: int = -1) -> None:
 
 Nvidia.watch = lambda self, identity: Watch()  # type: ignore[method-assign]
 Nvidia.identities = identities  # type: ignore[method-assign]
+Nvidia.driver_release = lambda self: os.environ.get("FAKE_DRIVER") or None  # type: ignore[method-assign]
 cuda.GPU_MODULE = cuda.COMPILE_MODULE = compile_farm.MODULE = host_workers.MODULE = NAME
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def test_an_interruption_is_130(cli: Cli, name: str, monkeypatch: pytest.MonkeyP
 
 def test_ctrl_c_while_it_starts(tmp_path: Path) -> None:
     with terminal(command("show"), cwd=tmp_path, start=subprocess.Popen) as shown:
-        shown.read(0.3)
+        shown.read(0.1)
         shown.type("\x03")
         assert shown.finish() in (exit_codes.INTERRUPTED, -2)  # -2: before Python runs anything of ours
         assert "bo_tune" not in shown.text

@@ -28,7 +28,7 @@ pytestmark = pytest.mark.slow
 
 PROBLEMS = 40
 CTRL_C = "\x03"
-QUICK = ("--kernel", "lora_expand", "--budget", 30, "--sampler", "random")
+QUICK = ("--kernel", "lora_expand", "--budget", 200, "--sampler", "random")
 """Of a session whose end is looked at: half of the problems."""
 
 
@@ -52,7 +52,7 @@ class Session:
     def __init__(self, folder: Path, recordings: Path) -> None:
         self.folder, self.database = folder, folder / "x y.db"
         where = ("--device", f"replay:{recordings}", "--storage", sqlite_url(self.database), "--out", folder / "out")
-        self.arguments: list[object] = ["tune", *where, "--seed", 3, "--budget", 36]
+        self.arguments: list[object] = ["tune", *where, "--seed", 3, "--budget", 24]
 
     def run(self, *more: object, **how: object) -> "Iterator[Terminal]":
         return terminal(command(*self.arguments, *more), cwd=self.folder, **how)  # type: ignore[arg-type, return-value]

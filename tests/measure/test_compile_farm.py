@@ -5,7 +5,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -168,6 +168,56 @@ def test_a_compile_over_its_deadline_is_given_up(server: ForkServer) -> None:
         farm.close()
 
 
+def test_what_nobody_wants_any_more_is_not_compiled(server: ForkServer) -> None:
+    farm = new_farm(server, LONG_S)
+    try:
+        configs = [{**LARGE, "split_k": split_k} for split_k in (4, 8, 16)]
+        numbers = [farm.number(tuple(config.items())) for config in configs]
+        builds = [submit(farm, config) for config in configs]
+        second = submit(farm, configs[2])
+        wait_until(lambda: farm.activity.waiting == 2)
+        farm.withdraw(numbers[1])  # still waiting
+        assert builds[1].cancelled()
+        farm.withdraw(numbers[2])  # another wants it
+        assert not builds[2].cancelled()
+        farm.withdraw(numbers[0])  # under way
+        small = {**SMALL, "split_k": 2}
+        assert isinstance(compiled(farm, small), Compiled)
+        assert not farm.has(np.array(numbers[:2])).any()
+        assert (farm.activity.withdrawn, farm.activity.waiting, farm.activity.crashes) == (2, 0, 0)
+        assert second.done()
+        farm.withdraw(farm.number(tuple(small.items())))  # done: it stays
+        assert farm.has(np.array([farm.number(tuple(small.items()))])).all()
+        assert isinstance(submit(farm, small).result(1.0), Compiled)
+        assert farm.activity.withdrawn == 2
+    finally:
+        farm.close()
+
+
+def test_what_was_withdrawn_may_be_wanted_again(server: ForkServer) -> None:
+    farm = new_farm(server, LONG_S)
+    try:
+        config = {**SMALL, "block_n": 128, "block_k": 128, "split_k": 2}
+        number = farm.number(tuple(config.items()))
+        for _ in range(5):
+            submit(farm, config)
+            time.sleep(0.02)
+            farm.withdraw(number)
+        assert isinstance(compiled(farm, config), Compiled)
+        assert farm.has(np.array([number])).all()
+        assert farm.activity.crashes == 0
+        assert farm.activity.waiting == 0
+    finally:
+        farm.close()
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    give_up_at = time.monotonic() + LONG_S
+    while not holds():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.01)
+
+
 def test_closing_ends_what_is_under_way(server: ForkServer) -> None:
     farm = new_farm(server, LONG_S)
     farm._workers[0].start()
@@ -213,16 +263,17 @@ def test_what_the_farm_did_is_counted(server: ForkServer) -> None:
 @given(st.lists(st.floats(0.01, 100.0), max_size=60), st.floats(0.5, 20.0))
 def test_a_deadline_adapts_within_its_bounds(seconds: list[float], most_s: float) -> None:
     deadline = Deadline(most_s)
-    assert deadline.seconds == most_s
+    assert deadline.of("a") == most_s
     for took in seconds:
-        deadline.learn(took)
-        assert min(3.0, most_s) <= deadline.seconds <= most_s
+        deadline.learn("a", took)
+        assert min(3.0, most_s) <= deadline.of("a") <= most_s
     if len(seconds) < Deadline.KNOWN:
-        assert deadline.seconds == most_s
+        assert deadline.of("a") == most_s
 
 
 def test_a_deadline_follows_what_compiles_take() -> None:
     deadline = Deadline(60.0)
     for _ in range(Deadline.KNOWN):
-        deadline.learn(1.0)
-    assert deadline.seconds == Deadline.FACTOR
+        deadline.learn("a", 1.0)
+    assert deadline.of("a") == Deadline.FACTOR
+    assert deadline.of("another kernel") == 60.0

@@ -9,7 +9,7 @@ import torch
 
 from bo_tune.errors import InputError
 from bo_tune.processes.fork_server import ForkServer
-from bo_tune.processes.importing import import_source, import_to_fork
+from bo_tune.processes.importing import LateModule, import_source, import_to_fork
 from bo_tune.processes.worker import Worker, WorkerDiedError
 
 BELONGS = r'make what needs a GPU in the kernel\'s `inputs`, .* or below `if __name__ == "__main__":`'
@@ -93,3 +93,20 @@ def test_other_errors_of_a_module_are_its_own(file: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         import_source(str(file))
     assert error_of([str(file)]) == "ZeroDivisionError: division by zero"
+
+
+def test_a_late_module_is_imported_when_something_of_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "needed_late.py").write_text("VALUE = [1]\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(LateModule, "names", set())
+    late = LateModule("needed_late")
+    assert "needed_late" not in sys.modules
+    assert late.VALUE is late.VALUE
+    assert sys.modules.pop("needed_late").VALUE is late.VALUE
+    LateModule.import_all()
+    assert "needed_late" in sys.modules
+    with pytest.raises(AttributeError, match="of_no_such_name"):
+        _ = late.of_no_such_name
+    del sys.modules["needed_late"]

@@ -89,8 +89,9 @@ class Sessions:
 
 def workers_of(session: Member) -> list[int]:
     """Return the process ids of the workers that are there."""
-    pid, module = session.process.pid, host_workers.MODULE.encode()
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    module = host_workers.MODULE.encode()
+    threads = Path(f"/proc/{session.process.pid}/task").iterdir()  # each has the children that it started
+    children = [child for thread in threads for child in (thread / "children").read_text().split()]
     return [int(child) for child in children if module in Path(f"/proc/{child}/cmdline").read_bytes().split(b"\0")]
 
 

@@ -1,18 +1,20 @@
 """The last step of a study: who is re-measured, and who wins."""
 
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pytest
 from helpers import FakeDevice
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bo_tune.core.outcome import LaunchPurpose
-from bo_tune.core.problem import LoraProblem
-from bo_tune.core.space import Config, SearchSpace, config_key
+from bo_tune.core.problem import LoraProblem, Problem
+from bo_tune.core.space import Config, ConfigKey, SearchSpace, config_key
 from bo_tune.measure.device import Remeasured
-from bo_tune.tuning.race import Finalists, choose
+from bo_tune.tuning.race import Finalists, Race, choose, loss
 
 PROBLEM = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
 SPACE = SearchSpace.of({"num_warps": (4, 8), "block_m": (16, 32, 64, 128, 256)})
@@ -50,7 +52,7 @@ def test_the_default_and_the_best_few_run_and_the_fastest_wins(measured: dict, r
     assert choice.default_time_us == (retimed[default] if default in measured else None)
     if choice.default_time_us == choice.time_us:
         assert choice.config == DEFAULT
-    assert choice.launches == {LaunchPurpose.FINALISTS: Finalists().rounds * len(finalists)}
+    assert choice.launches == {LaunchPurpose.FINALISTS: Finalists().rounds // 2 * len(finalists)}
     assert dict(choice.times_us) == {config_key(c): retimed[config_key(c)] for c in finalists}
 
 
@@ -112,3 +114,79 @@ def test_every_launch_of_every_batch_is_counted_by_purpose() -> None:
     assert choice.launches == {
         LaunchPurpose.FINALISTS: 2 * timed, LaunchPurpose.CHECK: 3, LaunchPurpose.LATE: 3 * len(on.remeasured)
     }  # fmt: skip
+
+
+@given(
+    times=st.lists(st.floats(1.0, 100.0), min_size=4, max_size=40),
+    ratio=st.floats(0.5, 2.0),
+)
+def test_without_noise_the_loss_is_what_the_other_is_faster_by(times: list[float], ratio: float) -> None:
+    times = [10.0 + time / 100 for time in times]  # none is late
+    assert loss(times, [ratio * time for time in times]) == pytest.approx(max(0.0, -math.log(ratio)), abs=1e-9)
+
+
+def test_the_loss_falls_with_the_lead_and_with_the_rounds() -> None:
+    rng = np.random.default_rng(0)
+    noise = 10.0 * np.exp(0.01 * rng.standard_normal((2, 200)))
+    ahead = [loss(noise[0], (1 + lead) * noise[1]) for lead in (-0.02, 0.0, 0.001, 0.01)]
+    assert ahead == sorted(ahead, reverse=True)
+    assert ahead[0] == pytest.approx(0.02, rel=0.2)
+    longer = [loss(noise[0][:rounds], noise[1][:rounds] * 1.001) for rounds in (10, 50, 200)]
+    assert longer == sorted(longer, reverse=True)
+    assert loss(noise[0][:3], noise[1][:3]) == math.inf
+    late = noise[0] * np.where(np.arange(200) % 3, 1, 9)
+    assert loss(late, noise[1]) == pytest.approx(loss(noise[0], noise[1]), abs=5e-4)
+
+
+class Noisy:
+    """Times configs with noise, of which the same rounds of all have some in common."""
+
+    def __init__(self, times: Mapping[ConfigKey, float], seed: int) -> None:
+        self._times, self._rng = times, np.random.default_rng(seed)
+        self.batches: list[tuple[int, list[ConfigKey]]] = []
+
+    def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
+        self.batches.append((rounds, [config_key(config) for config in configs]))
+        drift = 0.005 * self._rng.standard_normal(rounds)
+        noise = 0.015 * self._rng.standard_normal((len(configs), rounds)) + drift
+        times = np.array([[self._times[config_key(config)]] for config in configs]) * np.exp(noise)
+        return Remeasured([tuple(row) for row in times.tolist()], Counter())
+
+    @property
+    def repetitions(self) -> int:
+        return sum(rounds * len(keys) for rounds, keys in self.batches)
+
+
+def raced(times: Sequence[float], seed: int) -> tuple[float, Noisy]:
+    """Race configs of these times against a default that is a tenth slower; return the loss of the choice."""
+    by_key = dict(zip([config_key(DEFAULT), *KEYS[1:]], [1.1 * min(times), *times], strict=False))
+    device = Noisy(by_key, seed)
+    race = Race(device, PROBLEM, Finalists(), list(by_key), config_key(DEFAULT))
+    race.run()
+    return by_key[race.leader] / min(by_key.values()) - 1, device
+
+
+@pytest.mark.parametrize(
+    "times",
+    [[10.0] * 8, [10 + 0.01 * place for place in range(8)], [10 + 0.1 * place for place in range(8)], [10.0, 10.05]],
+    ids=["equal", "a tenth of a percent apart", "one percent apart", "two"],
+)
+def test_half_the_repetitions_lose_next_to_nothing(times: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [raced(times, seed) for seed in range(30)]
+    monkeypatch.setattr("bo_tune.tuning.race.AT_STAKE", 0.0)
+    certain = [raced(times, seed) for seed in range(30)]
+    took, before = (sum(device.repetitions for _, device in each) for each in (found, certain))
+    assert took <= 0.6 * before
+    lost, least = (sum(loss for loss, _ in each) / 30 for each in (found, certain))
+    assert lost <= least + 0.0015
+
+
+def test_a_default_that_is_worth_leaving_is_raced_until_it_is_beaten() -> None:
+    for seed in range(20):
+        device = Noisy({config_key(DEFAULT): 10.0, KEYS[6]: 9.85}, seed)
+        race = Race(device, PROBLEM, Finalists(), [config_key(DEFAULT), KEYS[6]], config_key(DEFAULT))
+        race.run()
+        times, beaten = race.times_us, race.beats(KEYS[6], config_key(DEFAULT))
+        assert (
+            beaten or times[config_key(DEFAULT)] <= 1.005 * times[KEYS[6]] or sum(n for n, _ in device.batches) == 200
+        )

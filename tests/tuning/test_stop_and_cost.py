@@ -79,18 +79,25 @@ def test_no_more_is_started_than_the_rule_will_have_measured() -> None:
 class Slow(FakeDevice):
     """Never done compiling the third and the fifth config."""
 
+    withdrawn: list[dict[str, int]]
+
     def compile(self, problem: LoraProblem, config: Config) -> Future[Build]:
         build = super().compile(problem, config)
         return Future() if len(self.compiled) in (3, 5) else build
 
+    def withdraw(self, problem: LoraProblem, config: Config) -> None:
+        self.withdrawn.append(dict(config))
+
 
 def test_a_study_that_is_sure_waits_for_no_compile() -> None:
     on = Slow(smooth_us, SPACE)
+    on.withdrawn = []
     settings = SessionSettings(budget=200, stop_rule=StopRule(), in_flight=1, compilers=1)
     (tuned,) = Session(StudyStore(MEMORY), settings).run([job_of(PROBLEM, on)])
     assert tuned.result is not None
     assert tuned.result.ended_by is not None
     assert len(on.compiled) == len(tuned.trials) + 2
+    assert on.withdrawn == [on.compiled[2], on.compiled[4]]
     assert not [trial for trial in tuned.trials if trial.params in (on.compiled[2], on.compiled[4])]
     assert tuned.result.certificate is not None
     assert tuned.result.certificate.tried == len(tuned.trials)

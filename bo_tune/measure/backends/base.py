@@ -81,6 +81,13 @@ class Backend(ABC):
             DeviceError: they cannot be counted.
         """
 
+    def driver_release(self) -> str | None:
+        """Return which driver this host has, without starting a GPU. None where that cannot be told.
+
+        Only then may what a GPU said of itself before be taken for what it would say now (``measure.host_state``).
+        """
+        return None
+
     @abstractmethod
     def watch(self, identity: GpuIdentity) -> GpuWatch:
         """Return what tells who else uses a GPU. Raises WatchError where nothing does."""

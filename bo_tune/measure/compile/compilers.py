@@ -138,6 +138,10 @@ class Compilers:
         """Start compiling, unless the binary is there or on its way."""
         return self.farm.submit(self.key(problem, config), problem, config)
 
+    def withdraw(self, problem: Problem, config: Config) -> None:
+        """Say that a binary that was asked for once is not wanted any more by who asked."""
+        self.farm.withdraw(self.key(problem, config))
+
     def _ask(self, method: str, *arguments: object) -> Any:
         """Call a method of a ``compile.worker.Compiler``."""
         try:

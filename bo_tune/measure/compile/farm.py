@@ -5,10 +5,11 @@ import queue
 import threading
 import time
 from bisect import insort
+from collections import defaultdict
 from collections.abc import Hashable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,15 @@ from bo_tune.processes.worker import Call, Worker, WorkerDiedError, WorkerTimeou
 
 MODULE = "bo_tune.measure.compile.worker"
 
+NOT_WANTED = Invalid(InvalidReason.COMPILE_ERROR, "not wanted any more")
+"""Answer of a compile that nobody waits for."""
+
 COMPILER_DIED = "the compiler died"
 """How the detail of a compile begins whose process ended: killed, perhaps, which says nothing of the config."""
 
 
 class Deadline:
-    """How long a compile may take: several times what most have taken, within bounds.
+    """How long a compile may take: several times what most of the same kernel have taken, within bounds.
 
     Args:
         most_s: never more, and what holds until enough is known.
@@ -39,26 +43,43 @@ class Deadline:
     """
 
     KNOWN = 16
-    """Compiles after which the deadline adapts."""
+    """Compiles of a kernel after which the deadline adapts."""
     FACTOR = 6.0
     """Times the upper quartile of the compiles so far. In the 19 bundled recordings no config within 5 % of its grid's
     best took more than 4 times that of its grid."""
 
     def __init__(self, most_s: float, least_s: float = 3.0) -> None:
         self._most_s, self._least_s = most_s, min(least_s, most_s)
-        self._seconds: list[float] = []
+        self._seconds: defaultdict[str, list[float]] = defaultdict(list)
 
-    def learn(self, compile_s: float) -> None:
+    def learn(self, kernel: str, compile_s: float) -> None:
         """Take note of a compile that ended by itself."""
-        insort(self._seconds, compile_s)
+        insort(self._seconds[kernel], compile_s)
 
-    @property
-    def seconds(self) -> float:
-        """The deadline of the next compile."""
-        if len(self._seconds) < self.KNOWN:
+    def of(self, kernel: str) -> float:
+        """Return the deadline of the next compile of a kernel, in seconds."""
+        known = self._seconds[kernel]
+        if len(known) < self.KNOWN:
             return self._most_s
-        quartile = self._seconds[3 * len(self._seconds) // 4]
+        quartile = known[3 * len(known) // 4]
         return min(self._most_s, max(self._least_s, self.FACTOR * quartile))
+
+
+@dataclass(eq=False, slots=True)
+class _Wanted:
+    """A compile that was asked for and is not done.
+
+    Attributes:
+        number: of its binary.
+        by: how many want it. Where nobody does it ends, begun or not.
+        worker: what is at work on it.
+    """
+
+    number: int
+    problem: Problem
+    config: Config
+    by: int = 1
+    worker: Worker | None = None
 
 
 class CompileFarm:
@@ -82,6 +103,7 @@ class CompileFarm:
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="compile")
         self._numbers: dict[Hashable, int] = {}
         self._futures: dict[int, Future[Build]] = {}
+        self._wanted: dict[int, _Wanted] = {}
         self._packed_s: dict[int, float] = {}
         self._done = np.zeros(1024, dtype=bool)
         self._activity = FarmActivity(workers)
@@ -108,16 +130,36 @@ class CompileFarm:
 
         The second to ask for a binary is told that it was cached.
         """
-        call = ("compile", problem, dict(config))
         with self._lock:
             known = self._futures.get(number)
             if known is None:
                 self._count(waiting=1)
-                known = self._futures[number] = self._threads.submit(self._compile, number, call)
+                wanted = self._wanted[number] = _Wanted(number, problem, dict(config))
+                known = self._futures[number] = self._threads.submit(self._compile, wanted)
                 return known
+            if number in self._wanted:
+                self._wanted[number].by += 1
             packed_s = self._packed_s.pop(number, None)
             self._count(shared=1) if packed_s is None else self._count(packed=1, packed_s=packed_s)
         return _as_cached(known)
+
+    def withdraw(self, number: int) -> None:
+        """Say that a binary is not wanted any more by one who asked for it. Where nobody else wants it, it is compiled
+        no further; what its future answers then means nothing."""
+        with self._lock:
+            wanted = self._wanted.get(number)
+            if wanted is None:
+                return
+            wanted.by -= 1
+            if wanted.by:
+                return
+            del self._wanted[number]
+            future = self._futures.pop(number)
+            self._count(withdrawn=1)
+            if future.cancel():
+                self._count(waiting=-1)
+            elif wanted.worker is not None:
+                wanted.worker.interrupt()
 
     def know(self, number: int, build: Build, compile_s: float) -> None:
         """Take a binary for done that is there already, unless it is known.
@@ -159,34 +201,46 @@ class CompileFarm:
         now = self._activity
         self._activity = replace(now, **{name: getattr(now, name) + n for name, n in more.items()})
 
-    def _compile(self, number: int, call: Call) -> Build:
+    def _compile(self, wanted: _Wanted) -> Build:
         worker = self._idle.get()
         with self._lock:
             self._count(waiting=-1)
+            if not wanted.by:
+                self._idle.put(worker)
+                return NOT_WANTED
+            wanted.worker = worker
         start = time.perf_counter()
         try:
             with ExitStack() as stack:
                 for occupancy in self._watchers:
                     stack.enter_context(occupancy.at("compiling"))
-                build = self._ask(worker, call)
+                build = self._ask(worker, wanted)
         finally:
-            self._idle.put(worker)
             with self._lock:
-                self._done[number] = True
+                wanted.worker = None
+                if wanted.by:
+                    self._done[wanted.number] = True
+                    self._wanted.pop(wanted.number, None)
                 self._count(busy_s=time.perf_counter() - start)
+            if not wanted.by:  # it may have been interrupted after its answer, and would be lost to the next
+                worker.kill()
+            self._idle.put(worker)
         return build
 
-    def _ask(self, worker: Worker, call: Call) -> Build:
-        deadline_s = self._deadline.seconds
+    def _ask(self, worker: Worker, wanted: _Wanted) -> Build:
+        kernel = wanted.problem.kernel
+        deadline_s = self._deadline.of(kernel)
         try:
             worker.start()  # not on the compile's own time
-            build: Build = worker.request(call, deadline_s)
+            build: Build = worker.request(("compile", wanted.problem, wanted.config), deadline_s)
         except WorkerTimeoutError:
             with self._lock:
                 self._count(compiles=1, timeouts=1)
             detail = f"compile took longer than {deadline_s:.3g} s"
             return Invalid(InvalidReason.COMPILE_TIMEOUT, detail, compilation=Compilation(deadline_s))
         except WorkerDiedError as error:
+            if not wanted.by:
+                return NOT_WANTED
             with self._lock:
                 self._count(compiles=1, crashes=1)
             return Invalid(InvalidReason.COMPILE_ERROR, f"{COMPILER_DIED}: {error}")
@@ -194,7 +248,7 @@ class CompileFarm:
         with self._lock:
             self._count(cached=cached, compiles=not cached)
             if not cached:
-                self._deadline.learn(build.compilation.compile_s)
+                self._deadline.learn(kernel, build.compilation.compile_s)
         return build
 
     def start(self) -> None:

@@ -204,6 +204,9 @@ class GpuDevice(Device):
     def compile(self, problem: Problem, config: Config) -> Future[Build]:
         return self._compilers.compile(problem, config)
 
+    def withdraw(self, problem: Problem, config: Config) -> None:
+        self._compilers.withdraw(problem, config)
+
     def measure(self, problem: Problem, config: Config, compiled: Compiled, *, stop_above_us: float | None) -> Outcome:
         """Measure in the GPU process. Shared memory over the GPU's limit is known before loading."""
         outcome = self._measure(problem, config, compiled, stop_above_us)

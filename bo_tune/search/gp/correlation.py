@@ -20,7 +20,10 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
+
+from bo_tune.processes.importing import LateModule
+
+_distance = LateModule("scipy.spatial.distance")
 
 Array = NDArray[np.float64]
 Indices = NDArray[np.intp]
@@ -42,7 +45,7 @@ def correlation(X: Array, Z: Array, lengths: Array, rough: float) -> Array:
     root += (5.0 / 3.0) * squared
     kernel *= root
     kernel *= 1.0 - rough
-    city = cdist(Xs, Zs, "cityblock")
+    city = _distance.cdist(Xs, Zs, "cityblock")
     city *= -1.0 / city_length(X.shape[1])
     np.exp(city, out=city)
     city *= rough

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.linalg.lapack import dpotrf, dpotri
-from scipy.optimize import minimize
 
+from bo_tune.processes.importing import LateModule
 from bo_tune.search.gp.correlation import Array
+
+_lapack = LateModule("scipy.linalg.lapack")
+_optimize = LateModule("scipy.optimize")
 
 Objective = Callable[[Array], tuple[float, Array]]
 
@@ -23,10 +25,10 @@ FAILED = 1e10
 
 def invert(covariance: Array) -> tuple[Array, float] | None:
     """Inverse and half log determinant of a covariance; None where it is not positive definite."""
-    lower, failed = dpotrf(covariance, lower=1)
+    lower, failed = _lapack.dpotrf(covariance, lower=1)
     if failed:
         return None
-    inverse, _ = dpotri(lower, lower=1)
+    inverse, _ = _lapack.dpotri(lower, lower=1)
     inverse = np.tril(inverse) + np.tril(inverse, -1).T
     return inverse, float(np.log(np.diag(lower)).sum())
 
@@ -53,7 +55,7 @@ def with_priors(likelihood: Callable[[Array], tuple[float, Array] | None], centr
 def least(objective: Objective, start: Array, steps: int) -> tuple[Array, float]:
     """Return where an objective of logarithms is least, sought from a start by some steps, and its value there."""
     bounds = [(value - 6.0, value + 6.0) for value in start]
-    found = minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps})
+    found = _optimize.minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps})
     return np.asarray(found.x), float(found.fun)
 
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import log_ndtr
 
+from bo_tune.processes.importing import LateModule
 from bo_tune.search.gp.correlation import Array, Indices
 from bo_tune.search.gp.fitting import Hyperpriors
 from bo_tune.search.gp.posterior import Posterior, Tables
@@ -19,6 +19,8 @@ from bo_tune.search.gp.shared import SharedPart
 from bo_tune.search.gp.surrogate import Data, Surrogate, rung
 from bo_tune.search.grid import Grid, Params
 from bo_tune.search.study_log import Observation
+
+_special = LateModule("scipy.special")
 
 Features = Callable[[Sequence[Params]], Array]
 
@@ -160,7 +162,7 @@ class Validity:
             self._fitted = key, self._vague.fit(Data(points[:count], labels[:count], silent[:count]))
         posterior = self._tables.table(self._fitted[1], asked, points, silent, count).given(labels)
         margin = (0.5 - posterior.mean) / np.hypot(posterior.deviation, SHARPNESS)
-        return np.asarray(log_ndtr(margin), dtype=float)
+        return np.asarray(_special.log_ndtr(margin), dtype=float)
 
 
 class GridModel:

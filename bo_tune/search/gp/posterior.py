@@ -16,9 +16,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from scipy.linalg.lapack import dpotrf, dtrtrs
 
+from bo_tune.processes.importing import LateModule
 from bo_tune.search.gp.correlation import Array, Indices
+
+_lapack = LateModule("scipy.linalg.lapack")
 
 JITTER = 1e-8
 SMALLEST_VARIANCE = 1e-12
@@ -85,8 +87,8 @@ class Table:
         carried = self.solved[:, at]
         own = cross[:, at] - carried.T @ carried
         own[np.diag_indices_from(own)] += noise + self.process.noise**2 + JITTER
-        factor, _ = dpotrf(own, lower=1, clean=1)
-        rows, _ = dtrtrs(factor, cross - carried.T @ self.solved, lower=1)
+        factor, _ = _lapack.dpotrf(own, lower=1, clean=1)
+        rows, _ = _lapack.dtrtrs(factor, cross - carried.T @ self.solved, lower=1)
         count = len(self.points)
         lower = np.zeros((count + len(points), count + len(points)))
         lower[:count, :count], lower[count:, :count], lower[count:, count:] = self.lower, carried.T, factor
@@ -103,7 +105,7 @@ class Table:
 
     def given(self, targets: Array) -> "Posterior":
         """Condition on observed values ``[n]``."""
-        white, _ = dtrtrs(self.lower, targets - self.process.mean(self.points), lower=1)
+        white, _ = _lapack.dtrtrs(self.lower, targets - self.process.mean(self.points), lower=1)
         mean = self.process.mean(self.asked) + white @ self.solved
         return Posterior(self, targets, mean, np.sqrt(np.maximum(self.variance, SMALLEST_VARIANCE)))
 

@@ -22,11 +22,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.linalg.lapack import dpotrf, dtrtrs
 
+from bo_tune.processes.importing import LateModule
 from bo_tune.search.gp.correlation import Array, Differences, Indices, correlation
 from bo_tune.search.gp.fitting import Hyperpriors, Objective, invert, least, with_priors
 from bo_tune.search.gp.posterior import JITTER
+
+_lapack = LateModule("scipy.linalg.lapack")
 
 HERE = 0
 """The place of the new study."""
@@ -137,10 +139,10 @@ class SharedPart:
         covariance = self._covariance(rows.inputs, rows.inputs, everywhere2 + place2 * one_place + own2 * one_problem)
         covariance += _OFFSET_VARIANCE * one_problem
         covariance[np.diag_indices_from(covariance)] += noise2 + JITTER
-        lower, _ = dpotrf(covariance, lower=1)
-        white, _ = dtrtrs(lower, rows.targets, lower=1)
+        lower, _ = _lapack.dpotrf(covariance, lower=1)
+        white, _ = _lapack.dtrtrs(lower, rows.targets, lower=1)
         told = everywhere2 + place2 * (rows.places == HERE)
-        self._solved, _ = dtrtrs(lower, self._covariance(rows.inputs, points, told[:, None]), lower=1)
+        self._solved, _ = _lapack.dtrtrs(lower, self._covariance(rows.inputs, points, told[:, None]), lower=1)
         self.mean: Array = white @ self._solved
         norms = np.einsum("ij,ij->i", points, points) / self._columns
         known = np.einsum("ij,ij->j", self._solved, self._solved)

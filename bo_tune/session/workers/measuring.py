@@ -6,19 +6,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bo_tune.core.choices import MoePathChoice
+from bo_tune.core.choices import MEMORY, MoePathChoice
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import Problem
 from bo_tune.core.study_name import StudyName
 from bo_tune.core.surroundings import Layer
-from bo_tune.errors import InputError
+from bo_tune.errors import InputError, StorageError
+from bo_tune.measure.backends.base import known_identities
 from bo_tune.measure.backends.registry import GpuName, backend_named, gpu_named, recordings_named
 from bo_tune.measure.deadlines import Deadlines
 from bo_tune.measure.described import source_of
 from bo_tune.measure.devices import Job, gpu_devices, job_of, kernel_source, replay_jobs
+from bo_tune.measure.host_state import host_digest
 from bo_tune.processes.fork_server import ForkServer
+from bo_tune.session.recalled import recalled_jobs
 from bo_tune.session.session import SessionSettings
 from bo_tune.session.workers.worker import Fitting, fitting
+from bo_tune.store.looking import looking_at
 from bo_tune.tuning.search_pool import search_server
 
 if TYPE_CHECKING:
@@ -107,6 +111,40 @@ def opened_one(measured: Measured) -> "Iterator[GpuDevice]":
     """Open one GPU of this host while it lasts. Raises InputError and DeviceError."""
     with opened(measured) as (gpu,):
         yield gpu
+
+
+def recalled(
+    measured: Measured,
+    storage: str,
+    problems: Sequence[Problem],
+    settings: SessionSettings,
+    layers: Mapping[Problem, Layer],
+) -> list[Job] | None:
+    """Return the jobs of problems whose studies are all done in a database, found without starting a GPU of this host
+    (``recalled_jobs``); None where GPUs have to be opened. Raises InputError."""
+    vendor, source = backend_named(measured.backend), kernel_source(measured.source)
+
+    def digest() -> str | None:
+        gpus = dict(enumerate(known_identities(vendor, required=False)))
+        indices = measured.indices()
+        return host_digest(vendor, source, [gpus.get(index) for index in (gpus if indices is None else indices)])
+
+    if storage == MEMORY:
+        return None
+    try:
+        with looking_at(storage) as reader:
+            return recalled_jobs(
+                reader,
+                digest,
+                problems,
+                settings,
+                measured.conditions,
+                layers=layers,
+                path=measured.path,
+                times_in_place=vendor.has_graphs,
+            )
+    except StorageError:  # whoever opens it says what is wrong
+        return None
 
 
 @contextmanager

@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import ClassVar
 
 from bo_tune.core.gpus import TargetGpu, target_gpu
 from bo_tune.core.problem import DEFAULT_BACKEND
 from bo_tune.measure.backends.base import Backend, GpuIdentity, told_by
-from bo_tune.measure.backends.nvidia.nvml import NvmlWatch
+from bo_tune.measure.backends.nvidia.nvml import NvmlWatch, driver_release
 from bo_tune.measure.watch.neighbours import GpuWatch
 
 COUNT_MODULE = "bo_tune.measure.backends.nvidia.gpu_count"
@@ -15,6 +16,9 @@ COUNT_MODULE = "bo_tune.measure.backends.nvidia.gpu_count"
 ASK_WITHOUT_A_CONTEXT = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 """Has torch ask the driver's management library whether there is a GPU: a source that asks on import, as vLLM does,
 must leave no CUDA context behind for children to inherit."""
+
+KERNEL_MODULE = Path("/proc/driver/nvidia/version")
+"""Where the driver's part in the kernel names its release."""
 
 _CAPABILITY = re.compile(r"[1-9][0-9]{1,2}")
 
@@ -34,6 +38,13 @@ class Nvidia(Backend):
     def identities(self) -> Sequence[GpuIdentity]:
         """Return the GPUs as CUDA counts them. Raises DeviceError."""
         return told_by(COUNT_MODULE)
+
+    def driver_release(self) -> str | None:
+        """Ask the kernel's module, or else the management library."""
+        try:
+            return KERNEL_MODULE.read_text()
+        except (OSError, ValueError):
+            return driver_release()
 
     def watch(self, identity: GpuIdentity) -> GpuWatch:
         """Ask the management library. Raises WatchError."""

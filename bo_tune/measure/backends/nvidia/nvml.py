@@ -22,6 +22,22 @@ SLOWED_BY_HARDWARE = 0x08
 """Comes with two of those, or alone."""
 
 
+def driver_release() -> str | None:
+    """Return the driver's release; None where the library, its Python package or the driver is not there."""
+    try:
+        nvml: Any = import_module("pynvml")
+    except ImportError:
+        return None
+    try:
+        nvml.nvmlInit()
+        try:
+            return str(nvml.nvmlSystemGetDriverVersion())
+        finally:
+            nvml.nvmlShutdown()
+    except nvml.NVMLError:
+        return None
+
+
 class NvmlWatch:
     """Asks NVML about one GPU.
 
