@@ -43,7 +43,9 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def larger(name: str, m: int) -> Recording:
     """A larger part of a bundled recording."""
     ranges = bundled(name).space.ranges
-    return sliced(name, m=m, **{parameter: ranges[parameter] for parameter in ("block_m", "block_k", "num_stages")})
+    return sliced(
+        name, m=m, **{parameter: ranges[parameter] for parameter in ("block_m", "block_n", "block_k", "num_stages")}
+    )
 
 
 class Session:
@@ -64,10 +66,13 @@ def session(tmp_path: Path, recordings: Path) -> Session:
 
 
 def is_drawn(lines: list[str]) -> bool:
-    """Say whether all the parts are there: the bar, figures, the table with a certificate, and what happened last."""
+    """Say whether all the parts are there: the bar, figures, the table, and what happened last.
+
+    A study has a certificate (``sure``) for some tenths of a second only, between two screens.
+    """
     text = "\n".join(lines)
     table = re.search(r"^kernel +problem .*best us +x default( +sure)?$", text, re.MULTILINE)
-    row = re.search(r"L\d\.s\d\.m\d+\.\S+ .* \d+\.\d\d +\d\.\d\dx( +\d\.\d\d)?$", text, re.MULTILINE)
+    row = re.search(r"L\d\.s\d\.m\d+\.\S+ .* \d+\.\d\d +\d\.\d\dx( +(\d\.\d\d|-))?$", text, re.MULTILINE)
     return bool(table and row and re.search("^(..:..:..  )?tuned   ", text, re.MULTILINE))
 
 
