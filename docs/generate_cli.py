@@ -161,6 +161,7 @@ JSON = {
     },
     "export": {"studies": "study, file", "without_trials": "studies left out"},
     "import": {"studies": "study, trials_added, finished"},
+    "write": {"written": "paths of the files", "entries": "how many", "not_ended": "studies without a result"},
     "merge": {"written": "paths of the files"},
     "delete": {"deleted": "study, trials"},
 }

@@ -47,6 +47,7 @@ COMMANDS = {
     "Move it elsewhere": {
         "export": "exchange",
         "import": "exchange",
+        "write": "exchange",
         "merge": "exchange",
         "delete": "exchange",
     },

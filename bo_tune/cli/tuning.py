@@ -22,7 +22,7 @@ from bo_tune.display.progress import Progressing
 from bo_tune.display.results import activity_lines, observed_lines, results_tables, session_lines
 from bo_tune.display.reuse import reuse_lines, unreadable_lines
 from bo_tune.engines.base import Address, Completion
-from bo_tune.engines.folder import check_writable, engine_for, read_table, write_tables
+from bo_tune.engines.folder import check_writable, missing_lines, write_tables
 from bo_tune.engines.provenance import is_own
 from bo_tune.engines.registry import ENGINES, address_of
 from bo_tune.engines.tuned_with import check_mix
@@ -279,7 +279,7 @@ def _write(
     recorded = [record(one, arguments.record) for one in tuned] if arguments.record is not None else []
     return [*paths, *recorded], [
         *notes,
-        *_missing(paths),
+        *missing_lines(paths),
         *dict.fromkeys(note for one in completions for note in one.notes),
     ]
 
@@ -290,15 +290,6 @@ def _completions(jobs: Sequence[Job], arguments: Arguments) -> list[Completion]:
     tuned = {job.problem.kernel for job in jobs}
     gpus = {job.device.gpu.name: job.device.gpu for job in jobs}
     return [engine.completion(asked, tuned, gpu, arguments.out) for gpu in gpus.values() for engine in ENGINES]
-
-
-def _missing(paths: Sequence[Path]) -> list[str]:
-    """Return a line on each lookup that the tables leave without an entry."""
-    return [
-        f"{path.name}: {lookup}: an engine that asks for it stops"
-        for path in paths
-        for lookup in engine_for(path).missing(read_table(path).entries)
-    ]
 
 
 class _Deciding:

@@ -310,3 +310,12 @@ def _read_existing(path: Path) -> Table:
 
 def _read_sidecar(path: Path) -> dict[Keys, dict[str, Any]]:
     return entries_of(parse_strictly(read_bytes(path), path), path) if path.exists() else {}
+
+
+def missing_lines(paths: Sequence[Path]) -> list[str]:
+    """Return a line on each lookup that tables leave without an entry."""
+    return [
+        f"{path.name}: {lookup}: an engine that asks for it stops"
+        for path in paths
+        for lookup in engine_for(path).missing(read_table(path).entries)
+    ]

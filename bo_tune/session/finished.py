@@ -9,11 +9,14 @@ from optuna.trial import FrozenTrial
 
 from bo_tune.core.events import StudyFinished
 from bo_tune.core.outcome import Launches
+from bo_tune.core.problem import GpuInfo
 from bo_tune.core.study_name import StudyName
-from bo_tune.engines.base import TunedEntry
+from bo_tune.engines.base import Address, TunedEntry
 from bo_tune.engines.provenance import Provenance
-from bo_tune.engines.registry import address_of
+from bo_tune.engines.registry import address_of, is_looked_up
 from bo_tune.measure.devices import Job
+from bo_tune.store.attributes import DISTURBED_ATTR, ORIGIN_ATTR
+from bo_tune.store.reader import StudySummary
 from bo_tune.store.results import StudyResult, covered_s, intervals_of
 from bo_tune.store.storage import StoredStudy
 from bo_tune.tuning.candidates import Candidates
@@ -105,31 +108,60 @@ def table_entries(tuned: Sequence[Tuned], session: str) -> list[TunedEntry]:
     """
     wall_s = session_wall_s(tuned)
     return [
-        _entry(one, one.result, session, wall_s) for one in tuned if one.result is not None and not one.job.spec.decides
+        _entry(one.name, one.job.device.gpu, one.result, found, one.disturbed, wall_s)
+        for one in tuned
+        if one.result is not None and not one.job.spec.decides
+        for found in [{"session": session, **(one.origin or one.job.device.provenance)}]
     ]
 
 
-def _entry(tuned: Tuned, result: StudyResult, session: str, wall_s: float) -> TunedEntry:
-    problem, device = tuned.job.problem, tuned.job.device
-    versions = tuned.origin or device.provenance
+def stored_entries(
+    summaries: Sequence[StudySummary], trials: Mapping[StudyName, Sequence[FrozenTrial]]
+) -> list[TunedEntry]:
+    """Return the table entries of stored studies: of those that have a result and whose configs an engine looks up.
+
+    Where several would be found under one address (tuned with other versions, say, or for an engine of two streams),
+    the one that was measured last counts.
+
+    Args:
+        trials: of each study.
+    """
+    found: dict[Address, TunedEntry] = {}
+    for one in sorted(summaries, key=lambda summary: summary.result.date if summary.result else ""):
+        if one.result is not None and is_looked_up(one.name.problem.kernel):
+            wall_s = round(covered_s(intervals_of(trials.get(one.name, ()))), 3)
+            told = {"session": "", **(one.attributes.get(ORIGIN_ATTR) or {})}
+            entry = _entry(one.name, one.gpu, one.result, told, one.attributes.get(DISTURBED_ATTR), wall_s)
+            found[Address(entry.file_name, entry.keys)] = entry
+    return list(found.values())
+
+
+def _entry(
+    name: StudyName,
+    gpu: GpuInfo,
+    result: StudyResult,
+    told: Mapping[str, str],
+    disturbed: Sequence[str] | None,
+    wall_s: float,
+) -> TunedEntry:
     provenance = Provenance(
-        problem=problem,
+        problem=name.problem,
         config=result.config,
         time_us=result.time_us,
         default_time_us=result.default_time_us,
-        gpu=device.gpu.name,
-        driver=versions.get("driver", ""),
-        torch=versions.get("torch", ""),
-        triton=versions.get("triton", ""),
-        kernel_source=tuned.name.kernel_source,
+        gpu=gpu.name,
+        driver=told.get("driver", ""),
+        torch=told.get("torch", ""),
+        triton=told.get("triton", ""),
+        kernel_source=name.kernel_source,
         date=result.date,
-        study=str(tuned.name),
+        study=str(name),
         sampler=result.sampler,
-        session=versions.get("session", session),
+        session=told["session"],
         certificate=result.certificate.to_json() if result.certificate else None,
         joint=result.joint.to_json() if result.joint else None,
         in_place=asdict(result.in_place) if result.in_place else None,
-        disturbed=tuned.disturbed,
+        disturbed=disturbed,
         costs={**result.costs.flat(), "session_wall_s": wall_s},
     )
-    return TunedEntry(*address_of(problem, device.gpu), result.config, provenance)
+    return TunedEntry(*address_of(name.problem, gpu), result.config, provenance)

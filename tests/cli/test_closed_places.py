@@ -44,6 +44,7 @@ STORED = {
     "show": ("show",),
     "report": ("report",),
     "export": ("export",),
+    "write": ("write",),
     "delete": ("delete", "m16"),
     "worker": ("worker", *REPLAY),
     "tune": ("tune", *REPLAY),
@@ -57,6 +58,7 @@ WRITTEN = {
     "grid --record": ("grid", *REPLAY, *MEMORY, "--record", "{}"),
     "merge --out": ("merge", "tuned", "--out", "{}"),
     "export --out": ("export", *DATABASE, "--out", "{}"),
+    "write --out": ("write", *DATABASE, "--out", "{}"),
 }
 FOLDERS = ("closed/x", "read-only", "read-only/x", "study.toml", "study.toml/x", "n" * 300, "fifo", "/dev/null")
 
@@ -123,7 +125,7 @@ def test_every_command_is_tried() -> None:
     tried = {words[0] for words in COMMANDS.values()}
     assert tried == {
         "tune", "grid", "compile", "worker", "simulate", "check", "compare", "show", "report", "import", "export",
-        "merge", "delete",
+        "merge", "delete", "write",
     }  # fmt: skip
 
 

@@ -28,6 +28,7 @@ RUNS = {
     "export": "bo-tune export --storage sqlite:///bo_tune.db --out exported",
     "import": "bo-tune import exported --storage sqlite:///all.db",
     "delete": "bo-tune delete lora_shrink m16. k4096",
+    "write": "bo-tune write --storage sqlite:///bo_tune.db --out tuned",
     "merge": "bo-tune merge host1/tuned host2/tuned --out merged",
 }
 """An example of each command that needs neither a GPU nor minutes; ``compile`` has tests of its own."""

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[object, ...]] = {
     "compare": ("compare", "tuned", "grid"),
     "export": ("export", "--out", "exported"),
     "import": ("import", "exported", "--storage", "sqlite:///all.db"),
+    "write": ("write",),
     "merge": ("merge", "host1/tuned", "host2/tuned"),
 }
 

@@ -165,7 +165,7 @@ def test_ctrl_c_says_what_is_kept_and_its_command_really_resumes(session: Sessio
 
 
 def test_quiet_prints_nothing_but_what_went_wrong(session: Session) -> None:
-    with session.run("--quiet", *QUICK, columns=100, rows=24) as shown:
+    with session.run("--quiet", *QUICK, "--budget", 20, columns=100, rows=24) as shown:
         assert shown.finish() == 0
         assert shown.output == b""
     assert (session.folder / "out" / EXPAND_TABLE).exists()

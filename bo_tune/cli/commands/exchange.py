@@ -1,4 +1,5 @@
-"""``bo-tune export``, ``import`` and ``merge``: results that travel without the database; ``delete``: those that go."""
+"""``bo-tune export``, ``import``, ``write`` and ``merge``: results that travel without the database; ``delete``: those
+that go."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -132,6 +133,47 @@ def delete_command(
         trials = store.delete(numbers[found[0]], found[0])
     output.lines(f"deleted {found[0]}: {trials} trials")
     output.json({"deleted": {"study": found[0], "trials": trials}})
+
+
+def write_command(
+    words: Annotated[
+        list[str] | None, typer.Argument(metavar="WORD…", help="Only studies with all these in their names.")
+    ] = None,
+    storage: o.Storage = DEFAULT_STORAGE,
+    out: o.Out = Path("tuned"),
+    json_file: o.JsonFile = None,
+    quiet: o.Quiet = False,
+) -> None:
+    """Write the tuned JSON of a database's finished studies, at any time: also of what an interrupted tune has left.
+
+    Of several studies of one lookup the one measured last counts, as it does against what the folder holds.
+
+    Examples:
+      bo-tune write --storage sqlite:///bo_tune.db --out tuned
+      bo-tune write 'NVIDIA H200' lora_shrink --out tuned
+    """
+    from bo_tune.analysis.listing import named
+    from bo_tune.cli.output import Output
+    from bo_tune.display.reuse import unreadable_lines
+    from bo_tune.engines.folder import missing_lines, write_tables
+    from bo_tune.session.finished import stored_entries
+    from bo_tune.store.storage import StudyStore
+
+    output = Output("write", json_file, quiet=quiet)
+    with StudyStore(storage, only_read=True) as store:
+        names = store.names()
+        wanted = set(named(list(names.values()), words or ()))
+        chosen = store.summaries(ids=[number for number, name in names.items() if name in wanted])
+        done = [summary for summary in chosen if summary.result is not None]
+        entries = stored_entries(done, store.trials_of(done))
+    output.say(*unreadable_lines(store.unreadable))
+    if not entries:
+        raise InputError(f"{store.url}: no finished study whose config an engine looks up")
+    paths = write_tables(out, entries, lambda line: output.notes(f"note: {line}"))
+    left = len(chosen) - len(done)
+    output.notes(*(f"wrote {path}" for path in paths), *(f"note: {line}" for line in missing_lines(paths)))
+    output.lines(f"{len(entries)} entries{f'; {left} studies have not ended' if left else ''}")
+    output.json({"written": [str(path) for path in paths], "entries": len(entries), "not_ended": left})
 
 
 def merge_command(
