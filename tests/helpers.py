@@ -255,7 +255,7 @@ class FakeDevice(Device):
         self, layers: Sequence[Layer], batch: Batch, choices: Sequence[Sequence[Choice] | None], rounds: int
     ) -> StepTimes:
         def layer_us(choice: Sequence[Choice] | None) -> float:
-            configs = [one for each in choice or () for one in (each if isinstance(each, tuple) else each.values())]
+            configs = [config for each in choice or () for config in each.values()]
             return BARE_US * len(layers) + sum(map(self.in_place, configs))
 
         return StepTimes(tuple((layer_us(choice),) * rounds for choice in choices), None)

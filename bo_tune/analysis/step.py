@@ -18,11 +18,11 @@ from bo_tune.core.conclusion import SHARED
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.outcome import Invalid, estimate_us
 from bo_tune.core.problem import LoraProblem
-from bo_tune.core.space import Config, config_key
-from bo_tune.core.surroundings import Batch, Choice, Layer, Linear, Mixture
+from bo_tune.core.space import config_key
+from bo_tune.core.surroundings import MOE_KERNELS, Batch, Choice, Layer, Linear
 from bo_tune.engines.check import check_folder
 from bo_tune.engines.folder import table_paths
-from bo_tune.engines.models.layers_around import mixture_of
+from bo_tune.engines.models.layers_around import mixtures
 from bo_tune.engines.models.problems import lookup_of
 from bo_tune.engines.models.serving import ModelStudy
 from bo_tune.engines.vllm.lookup import Found
@@ -193,8 +193,8 @@ class Decoder:
                 f"{model.shape.name}: a step is timed of decoders of {', '.join(known)}"
                 f"{' and experts' * model.has_experts}, each with adapters; this one has {odd}"
             )
-        mixture = mixture_of(model) if model.has_experts else None
-        if any(layer.shrink_shards > 1 for layer in inner.values()) or (model.has_experts and mixture is None):
+        experts = mixtures(model.problems_by_layer(MOE_KERNELS))
+        if any(layer.shrink_shards > 1 for layer in inner.values()) or (model.has_experts and not experts):
             raise InputError(f"{model.shape.name}: fully sharded adapters talk between their kernels: not timed")
         weights = model.shape.weights
         adds = {name: layer.adds(dual_stream=model.dual_stream)[0] for name, layer in inner.items()}
@@ -203,7 +203,7 @@ class Decoder:
             for name in known
             if (k := inner[name].shrink_k) is not None
         ]
-        return [*linears, mixture] if mixture is not None else [*linears]
+        return [*linears, *experts]
 
     def check(self) -> None:
         """Refuse what cannot be timed, before a GPU is opened. Raises InputError, and TableError for the folder."""
@@ -263,38 +263,21 @@ class StepTimer:
             return {**default, **found.get(lookup_of(problem), {})}
 
         def choice(layer: Layer) -> Choice:
-            if isinstance(layer, Linear):
-                shrink, expand = layer.kernels(batch)
-                return config(shrink), config(expand)
-            configs = {problem.kernel: config(problem) for problem in layer.kernels(batch)}
-            launched = self._launched(layer, batch)
-            if any(kernel not in configs for kernel in launched):  # they take block_m of the first of the four
-                return {kernel: {SHARED: next(iter(configs.values()))[SHARED]} for kernel in launched}
-            return configs
+            problems = layer.kernels(batch)
+            configs = {problem.kernel: config(problem) for problem in problems}
+            in_their_place = self._device.decided_by(problems[0])  # which take block_m of the first alone
+            return {kernel: {SHARED: configs[problems[0].kernel][SHARED]} for kernel in in_their_place} or configs
 
         return tuple(map(choice, self._layers))
-
-    def _launched(self, layer: Mixture, batch: Batch) -> tuple[str, ...]:
-        """Name the kernels that the engine launches for the experts."""
-        problems = layer.kernels(batch)
-        return tuple(self._device.decided_by(problems[0])) or tuple(problem.kernel for problem in problems)
-
-    def _asked(self, layer: Layer, batch: Batch, choice: Choice) -> list[tuple[LoraProblem, Config]]:
-        """Return each kernel of a layer with its config."""
-        if isinstance(layer, Linear):
-            assert isinstance(choice, tuple)
-            return list(zip(layer.kernels(batch), choice, strict=True))
-        assert not isinstance(choice, tuple)
-        problems = layer.kernels(batch)
-        known = {problem.kernel: problem for problem in (*problems, *one_launch_problems(problems))}
-        return [(known[kernel], config) for kernel, config in choice.items()]
 
     def _compile(self, batch: Batch, wanted: Sequence[_Choices]) -> None:
         """Have all cores compile what the GPU process would else compile one after the other."""
         builds: dict[object, Future[Build]] = {}
         for choices in wanted:
             for layer, choice in zip(self._layers, choices, strict=True):
-                for problem, config in self._asked(layer, batch, choice):
+                problems = layer.kernels(batch)
+                known = {problem.kernel: problem for problem in (*problems, *one_launch_problems(problems))}
+                for problem, config in ((known[kernel], config) for kernel, config in choice.items()):
                     key = problem, config_key(config)
                     if key not in builds:
                         builds[key] = self._device.compile(problem, config)

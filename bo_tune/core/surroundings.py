@@ -11,14 +11,14 @@ from bo_tune.core.space import Config
 SHRINK, EXPAND = "lora_shrink", "lora_expand"
 """The kernels of a linear layer."""
 
-EXPERTS_KERNELS = tuple(f"fused_moe_lora_{part}_{half}" for part in ("w13", "w2") for half in ("shrink", "expand"))
+MOE = "fused_moe_lora"
+"""What the names of the experts' kernels have in common."""
+
+MOE_KERNELS = tuple(f"{MOE}_{part}_{half}" for part in ("w13", "w2") for half in ("shrink", "expand"))
 """The kernels of a layer's experts, in the order in which it runs them."""
 
-Pair = tuple[Config, Config]
-"""Configs of a linear's shrink and expand."""
-
-Choice = Pair | Mapping[str, Config]
-"""Configs of a layer's kernels: a linear's two, or those of experts by kernel, in the order in which it runs them."""
+Choice = Mapping[str, Config]
+"""A config for each kernel of a layer, by its name. Experts run theirs in this order."""
 
 
 class Weights(StrEnum):
@@ -52,8 +52,8 @@ class Batch:
 
     @classmethod
     def of(cls, problem: LoraProblem) -> "Batch":
-        """Return the batch that a linear's kernel serves."""
-        rank = problem.n if problem.kernel == SHRINK else problem.k  # that of all experts' kernels is k
+        """Return the batch that a layer's kernel serves, one whose rank no other rank shares."""
+        rank = problem.n if problem.kernel == SHRINK else problem.k
         return cls(problem.max_loras, rank, problem.m, problem.dtype)
 
 
@@ -159,8 +159,16 @@ class Mixture:
         """Device memory of this rank's weights in 16 bits, in bytes."""
         return 2 * self.experts.local * self.hidden * (self.up + self.down)
 
+    @classmethod
+    def of(cls, problem: LoraProblem) -> "Mixture":
+        """Return the experts of which this is a problem of gate and up. Raises ValueError for one of another kernel."""
+        if problem.kernel not in MOE_KERNELS[:2] or problem.experts is None or problem.i is None:
+            raise ValueError(f"not a problem of gate and up: {problem}")
+        up = problem.num_slices * problem.i
+        return cls(problem.n, up, problem.i // 2 if problem.experts.packed else problem.i, problem.experts)
+
     def kernels(self, batch: Batch) -> tuple[LoraProblem, ...]:
-        """Return the problems of ``EXPERTS_KERNELS`` in a step."""
+        """Return the problems of ``MOE_KERNELS`` in a step."""
         slices = 2 if self.is_gated and not self.experts.packed else 1
         sizes = {"w13": (slices, self.up // slices), "w2": (1, self.down)}
         return tuple(
@@ -169,7 +177,7 @@ class Mixture:
                 dtype=batch.dtype, experts=self.experts,
             )
             for part, (slices, i) in sizes.items()
-            for kernel in EXPERTS_KERNELS
+            for kernel in MOE_KERNELS
             if part in kernel
         )  # fmt: skip
 
@@ -194,6 +202,11 @@ Layer = Linear | Mixture
 """What of the base model a kernel runs in."""
 
 
+def asked_of(layer: Layer | None) -> dict[str, Any]:
+    """Return what is asked of a search whose finalists are to race in a layer, as JSON; nothing for none."""
+    return {} if layer is None else {"in_place": layer.to_json()}
+
+
 def layer_from_json(stored: Mapping[str, Any]) -> Layer:
     """Read what ``to_json`` made of a layer. Raises ValueError."""
     return Mixture.from_json(stored) if "hidden" in stored else Linear.from_json(stored)
@@ -205,10 +218,10 @@ class Surroundings:
 
     Attributes:
         layer: what the kernel, or the group of kernels, runs in.
-        beside: the config of a linear's other kernel; empty for experts, whose kernels are timed together.
+        beside: configs of the layer's kernels that are not chosen for, by name.
         active: how many adapters steps use, a mix of them; nothing for what the device measures under.
     """
 
     layer: Layer
-    beside: dict[str, int] = field(default_factory=dict)
+    beside: Choice = field(default_factory=dict)
     active: tuple[int, ...] = ()

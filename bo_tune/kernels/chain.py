@@ -97,9 +97,4 @@ class Chain:
     def _run(self, choices: Sequence[Choice | None]) -> None:
         for copy in range(self.copies):
             for layer, choice in zip(self.layers, choices, strict=True):
-                if isinstance(layer, MixtureCopies):
-                    assert not isinstance(choice, tuple)
-                    layer.run(copy, choice)
-                else:
-                    assert choice is None or isinstance(choice, tuple)
-                    layer.run(copy, choice)
+                layer.run(copy, choice)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from bo_tune.core.conclusion import Certificate, Decision
-from bo_tune.core.surroundings import Linear
+from bo_tune.core.surroundings import Linear, asked_of
 from bo_tune.search import StopRule
 from bo_tune.store.attributes import RESULT_ATTR
 from bo_tune.store.result import InPlace
@@ -69,8 +69,7 @@ def current_results(
 
 def _asked(tuner: Tuner, asked: Asked) -> Mapping[str, Any]:
     """Return what is asked of a study's search: of one that ends in a layer, which layer too."""
-    there = {"in_place": tuner.layer.to_json()} if tuner.layer is not None else {}
-    return {**asked(tuner.problem.kernel), **there}
+    return {**asked(tuner.problem.kernel), **asked_of(tuner.layer)}
 
 
 def _in_place(choice: Choice) -> InPlace | None:
@@ -80,9 +79,10 @@ def _in_place(choice: Choice) -> InPlace | None:
         return None
     linear = found.around.layer
     assert isinstance(linear, Linear)
+    (beside,) = found.around.beside.values()
     return InPlace(
         linear=linear,
-        beside=found.around.beside,
+        beside=beside,
         bare_us=found.bare_us,
         time_us=found.time_us,
         default_time_us=found.default_time_us,

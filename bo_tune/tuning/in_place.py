@@ -62,7 +62,7 @@ def surroundings_in(linear: Linear, problem: LoraProblem, device: Device, active
     build = device.compile(beside, config).result()
     if isinstance(build, Invalid):
         raise DeviceError(f"{beside}: the default config cannot be compiled: {build.detail or build.reason.value}")
-    return Surroundings(linear, config, active)
+    return Surroundings(linear, {beside.kernel: config}, active)
 
 
 class There:

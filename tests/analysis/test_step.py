@@ -98,7 +98,7 @@ class OneLaunch(FakeDevice):
     """A GPU whose engine launches one kernel for each product of experts."""
 
     def decided_by(self, problem: Problem) -> tuple[str, ...]:
-        return tuple(spec.name for spec in ONE_LAUNCH_SPECS)
+        return tuple(spec.name for spec in ONE_LAUNCH_SPECS) if problem.experts else ()
 
 
 @pytest.mark.parametrize(("kind", "launched"), [(FakeDevice, 4), (OneLaunch, 2)])

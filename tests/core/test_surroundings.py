@@ -78,6 +78,10 @@ def test_experts_pose_the_problems_of_four_kernels(mixture: Mixture, slices: int
     assert not mixture.holds(SHRINK)
     assert not any(QKV.holds(problem) for problem in problems)
     assert mixture.weight_bytes == 2 * 128 * 2048 * (mixture.up + 768)
+    assert {Mixture.of(problem) for problem in problems if "w13" in problem.kernel} == {mixture}
+    for problem in (SHRINK, problems[-1]):
+        with pytest.raises(ValueError, match="gate and up"):
+            Mixture.of(problem)
 
 
 @pytest.mark.parametrize("layer", [QKV, replace(QKV, weights=Weights.INT4), GATED])

@@ -13,10 +13,10 @@ from helpers import H100, ROOT
 from vllm_wheel import importable, vllm_folder
 
 from bo_tune.core.problem import GpuInfo, LoraProblem
+from bo_tune.core.surroundings import MOE_KERNELS
 from bo_tune.engines.base import TunedEntry
 from bo_tune.engines.check import check_folder
 from bo_tune.engines.folder import write_tables
-from bo_tune.engines.models.experts import MOE_KERNELS
 from bo_tune.engines.models.serving import ModelStudy
 from bo_tune.engines.vllm.file_names import table_file_name
 from bo_tune.engines.vllm.lora import VllmLora

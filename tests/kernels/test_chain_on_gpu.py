@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import torch
 from helpers import H100
+from layer_cases import check_linear, choice_of, default, forget
 
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import LoraProblem
 from bo_tune.core.surroundings import Batch, Linear, Surroundings
 from bo_tune.kernels.chain import Chain
-from bo_tune.kernels.lora import naive
+from bo_tune.kernels.lora.linear import LinearCopies
 from bo_tune.kernels.operations import operation
-from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.gpu.layer import LayerTimer
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
@@ -21,10 +21,6 @@ LINEAR = Linear(2048, (2048, 512, 512))
 SHRINK = LoraProblem("lora_shrink", 4, 3, 24, 2048, 16)
 BATCH = Batch(4, 16, 24)
 DEVICE = torch.device("cuda", 0)
-
-
-def default(problem: LoraProblem) -> dict[str, int]:
-    return kernel_spec(problem.kernel).default_config(problem)
 
 
 OTHER = Linear(1024, (2048,))
@@ -39,21 +35,14 @@ def chain_of(*linears: Linear, l2_bytes: int = H100.l2_bytes) -> Chain:
 def test_the_last_layer_of_a_replayed_chain_is_right(adds: bool) -> None:
     linears = [replace(linear, adds=adds) for linear in (LINEAR, OTHER)]
     chain = chain_of(*linears)
-    shrinks_and_expands = [linear.kernels(BATCH) for linear in linears]
-    graph = chain.graph([(default(shrink), default(expand)) for shrink, expand in shrinks_and_expands])
-    for placed in chain.layers:
-        placed._y.fill_(torch.nan)
-        placed._rank.fill_(torch.nan)
+    graph = chain.graph([choice_of(*linear.kernels(BATCH)) for linear in linears])
+    for layer in chain.layers:
+        forget(layer)
     graph.replay()
     torch.cuda.synchronize()
-    for placed in chain.layers:
-        shrink, expand = placed.shrinks[-1], placed.expands[-1]
-        groups = shrink.groups.assignment
-        low = naive.lora_shrink(shrink.x, shrink.weights, groups, shrink.scale)
-        base = (shrink.x.float() @ placed.base.weights[-1].float().t()).to(shrink.x.dtype)
-        right = naive.lora_expand(low, expand.weights, groups, base, add_inputs=True)
-        error = torch.linalg.vector_norm(placed._y.float() - right.float()) / torch.linalg.vector_norm(right.float())
-        assert float(error) < 2e-2
+    for layer in chain.layers:
+        assert isinstance(layer, LinearCopies)
+        check_linear(layer, -1)
 
 
 def test_weights_of_all_copies_together_are_several_times_the_cache() -> None:
@@ -71,8 +60,9 @@ def test_copies_serve_steps_of_a_mix_of_adapters_in_turn() -> None:
 
 def test_a_step_takes_longer_with_adapters_and_longest_with_bad_configs() -> None:
     timer = LayerTimer(operation, H100, DEVICE, Conditions())
-    good = [tuple(map(default, linear.kernels(BATCH))) for linear in (LINEAR, OTHER)]
-    bad = [({**shrink, "block_n": 16, "block_k": 16, "split_k": 1, "num_warps": 8}, expand) for shrink, expand in good]
+    good = [choice_of(*linear.kernels(BATCH)) for linear in (LINEAR, OTHER)]
+    slowed = {"block_n": 16, "block_k": 16, "split_k": 1, "num_warps": 8}
+    bad = [{**one, SHRINK.kernel: {**one[SHRINK.kernel], **slowed}} for one in good]
     timed, python_us = timer.time_step([LINEAR, OTHER], BATCH, [(None, None), good, bad], 20)
     bare, fast, slow = (sorted(times)[len(times) // 2] for times in timed.runtimes_us)
     assert bare < fast < slow
@@ -83,7 +73,7 @@ def test_a_layer_takes_longer_with_adapters_and_longest_with_a_bad_config() -> N
     good = default(SHRINK)
     bad = {**good, "block_n": 16, "block_k": 16, "split_k": 1, "num_warps": 8}
     timer = LayerTimer(operation, H100, DEVICE, Conditions())
-    around = Surroundings(LINEAR, default(LINEAR.beside(SHRINK)))
+    around = Surroundings(LINEAR, choice_of(LINEAR.beside(SHRINK)))
     timed = timer.time_in_turn([SHRINK], around, [[good], [bad], None], 20)
     fast, slow, bare = (sorted(times)[len(times) // 2] for times in timed.runtimes_us)
     assert bare < fast < slow

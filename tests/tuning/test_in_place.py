@@ -146,8 +146,8 @@ def test_the_layers_other_kernel_runs_its_default_config() -> None:
     on = FakeDevice(times=lambda config: 1.0, space=SPACE, times_in_place=True)
     expand = LINEAR.beside(PROBLEM)
     around = surroundings_in(LINEAR, PROBLEM, on)
-    assert around.beside == kernel_spec("lora_expand").default_config(expand)
-    assert on.compiled == [around.beside]
+    assert around.beside == {"lora_expand": kernel_spec("lora_expand").default_config(expand)}
+    assert on.compiled == [*around.beside.values()]
     broken = FakeDevice(times=lambda config: Invalid(InvalidReason.COMPILE_ERROR, "no"), space=SPACE)
     with pytest.raises(DeviceError, match="the default config cannot be compiled: no"):
         surroundings_in(LINEAR, PROBLEM, broken)

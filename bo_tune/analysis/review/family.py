@@ -8,7 +8,7 @@ from statistics import geometric_mean
 from bo_tune.analysis.review.case import Case
 from bo_tune.analysis.review.study import StudyReview
 from bo_tune.core.problem import LoraProblem
-from bo_tune.kernels.moe.spec import MOE
+from bo_tune.core.surroundings import MOE
 from bo_tune.kernels.registry import IN_ORDER
 
 WORDS = {"L": "max_loras", "s": "slices", "top": "top_k", "e": "experts"}

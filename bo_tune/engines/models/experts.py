@@ -19,10 +19,6 @@ from bo_tune.core.problem import Experts, LoraProblem
 from bo_tune.engines.models.architectures.moe import MoeShape
 from bo_tune.engines.models.shape import ModelShape
 from bo_tune.errors import ModelError
-from bo_tune.kernels.moe.spec import MOE_SPECS
-
-MOE_KERNELS = tuple(spec.name for spec in MOE_SPECS)
-"""Kernels whose problems can be told from a layer with experts."""
 
 
 def held_experts(

@@ -1,10 +1,10 @@
 """Which layer of a model a kernel's problem belongs to, for timing it in place."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 from bo_tune.core.problem import LoraProblem, Problem
-from bo_tune.core.surroundings import Layer, Linear, Mixture, Weights
-from bo_tune.engines.models.experts import experts_of, held_experts, rounded_up
+from bo_tune.core.surroundings import MOE_KERNELS, Layer, Linear, Mixture
 from bo_tune.engines.models.layers import LoraLayer
 from bo_tune.engines.models.serving import ModelStudy
 
@@ -20,40 +20,27 @@ def layers_around(model: ModelStudy, problems: Mapping[Problem, Sequence[str]]) 
         problems: with the names of the layers that they serve.
     """
     layers = [layer for layer in model.layers if not layer.per_sequence and layer.shrink_shards == 1]
-    mixture = mixture_of(model) if model.has_experts and not model.dual_stream else None
+    experts = [] if model.dual_stream else mixtures(problems)
     found: dict[Problem, Layer] = {}
     for problem, names in problems.items():
-        if mixture is not None and mixture.holds(problem):
-            found[problem] = mixture
-        elif isinstance(problem, LoraProblem):
-            for layer in (layer for layer in layers if layer.name in names):
-                adds = model.add_inputs or layer.adds(dual_stream=model.dual_stream)
-                linear = _linear(layer, problem, adds, model.shape.weights)
-                if linear is not None:
-                    found.setdefault(problem, linear)
+        linears = (linear for layer in layers if layer.name in names for linear in _linears(layer, model))
+        places: Iterator[Layer] = chain(experts, linears)
+        around = next((place for place in places if place.holds(problem)), None)
+        if around is not None:
+            found[problem] = around
     return found
 
 
-def mixture_of(model: ModelStudy) -> Mixture | None:
-    """Return the experts of a layer of a model that has some, as one rank runs them.
-
-    Returns:
-        None where ranks share an adapter's rank.
-
-    Raises:
-        ModelError: they cannot be spread over ranks like this.
-    """
-    moe = experts_of(model.shape)
-    experts, down = held_experts(
-        model.shape, model.tensor_parallel, expert_parallel=model.expert_parallel, fully_sharded=model.fully_sharded
-    )
-    hidden = rounded_up(moe.hidden, moe.padding.hidden)
-    return None if experts.shards > 1 else Mixture(hidden, 2 * down if moe.gated else down, down, experts)
+def mixtures(problems: Iterable[Problem]) -> list[Mixture]:
+    """Return the experts of the layers that problems belong to, but where ranks share an adapter's rank."""
+    of_gate_and_up = (p for p in problems if isinstance(p, LoraProblem) and p.kernel in MOE_KERNELS[:2])
+    found = dict.fromkeys(map(Mixture.of, of_gate_and_up))
+    return [mixture for mixture in found if mixture.experts.shards == 1]
 
 
-def _linear(layer: LoraLayer, problem: LoraProblem, adds: Sequence[bool], weights: Weights) -> Linear | None:
-    """Return a layer, if the problem is one of its two kernels'."""
+def _linears(layer: LoraLayer, model: ModelStudy) -> list[Linear]:
+    """Return a layer with each expand that its engine runs there; nothing for one that nothing shrinks for."""
     if layer.shrink_k is None:
-        return None
-    places = (Linear(layer.shrink_k, layer.slice_sizes, one, weights) for one in adds)
-    return next((linear for linear in places if linear.holds(problem)), None)
+        return []
+    adds = model.add_inputs or layer.adds(dual_stream=model.dual_stream)
+    return [Linear(layer.shrink_k, layer.slice_sizes, one, model.shape.weights) for one in adds]

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TypedDict, Unpack
 
 from bo_tune.core.problem import LoraProblem
+from bo_tune.core.surroundings import MOE_KERNELS
 from bo_tune.engines.models.adapter import Adapter, joint_rank, joint_targets
 from bo_tune.engines.models.architectures.moe import EXPERTS
 from bo_tune.engines.models.engine import LORA_RANKS, MAX_BATCHED_TOKENS, MAX_SEQUENCES, serving_rank, token_ladder
-from bo_tune.engines.models.experts import MOE_KERNELS, expert_problem, experts_of, held_experts
+from bo_tune.engines.models.experts import expert_problem, experts_of, held_experts
 from bo_tune.engines.models.hub import model_shape
 from bo_tune.engines.models.layers import LoraLayer, Sharding
 from bo_tune.engines.models.notes import dual_stream_note, files_of, missing_slices, restricted_note

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from bo_tune.core.surroundings import MOE_KERNELS
 from bo_tune.engines.models.architectures.fields import read_object
 from bo_tune.engines.models.architectures.modules import NEVER_CALLED
 from bo_tune.engines.models.architectures.moe import MoeShape
@@ -146,7 +147,7 @@ def _expert_sizes(known: ModelStudy) -> tuple[int, ...] | None:
     if not known.has_experts:
         return None
     one = replace(known, ms=(1,), ranks=known.ranks[:1], max_loras=known.max_loras[:1])
-    w13, w2 = one.problems_by_layer(["fused_moe_lora_w13_expand", "fused_moe_lora_w2_expand"])
+    w13, w2 = one.problems_by_layer(MOE_KERNELS[1::2])
     experts = w13.experts
     assert experts is not None
     assert w13.i is not None

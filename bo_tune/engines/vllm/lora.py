@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from bo_tune.core.problem import GpuInfo, Problem, lora
+from bo_tune.core.surroundings import MOE_KERNELS
 from bo_tune.engines.base import Address, Completion, Engine, Entries, Keys, WrittenConfig
 from bo_tune.engines.json_text import json_bytes, parse_strictly, read_bytes
-from bo_tune.engines.models.experts import MOE_KERNELS
 from bo_tune.engines.models.problems import DENSE_KERNELS
 from bo_tune.engines.models.serving import ModelStudy
 from bo_tune.engines.vllm.file_names import FILE_STEMS, split_file_name, table_file_name

@@ -11,8 +11,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from bo_tune.core.problem import GpuInfo, LoraProblem, Problem
+from bo_tune.core.surroundings import MOE_KERNELS
 from bo_tune.engines.base import Entries, Keys, TunedEntry
-from bo_tune.engines.models.experts import MOE_KERNELS
 from bo_tune.engines.vllm.file_names import table_file_name
 from bo_tune.engines.vllm.table_format import LEVELS
 from bo_tune.kernels.moe.spec import MOE_SPECS

@@ -3,12 +3,11 @@
 What stands beside adapters decides on what is best for them: how long it takes, and how much of the L2 cache it takes
 up. Weights of 8 bits are multiplied as vLLM does on Hopper (cuBLASLt in its place, one launch that quantises
 activations before it). Weights of 4 bits are unpacked by torch's own kernel in place of Marlin, which only a whole vLLM
-has: it reads as many bytes, and from some 64 tokens on it takes longer.
+has: it reads as many bytes.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 
 import torch
 
@@ -42,12 +41,12 @@ class BaseProduct(ABC):
     ) -> None:
         self._x, self._y = x, y
         shape = (sum(linear.widths), linear.k)
-        drawn = partial(draw, shape, x.dtype, generator, x.device, WEIGHT_SCALE)
-        self.weights = [self.stored(drawn) for _ in range(copies)]
+        drawn = (draw(shape, x.dtype, generator, x.device, WEIGHT_SCALE) for _ in range(copies))
+        self.weights = list(map(self.stored, drawn))
 
     @abstractmethod
-    def stored(self, drawn: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """Return weights as the layer stores them, of drawn ones or of nothing in particular."""
+    def stored(self, weights: torch.Tensor) -> torch.Tensor:
+        """Return weights as the layer stores them."""
 
     @abstractmethod
     def run(self, copy: int) -> None:
@@ -62,8 +61,8 @@ class BaseProduct(ABC):
 class Product16(BaseProduct):
     """Of weights in the activations' type."""
 
-    def stored(self, drawn: Callable[[], torch.Tensor]) -> torch.Tensor:
-        return drawn()
+    def stored(self, weights: torch.Tensor) -> torch.Tensor:
+        return weights
 
     def run(self, copy: int) -> None:
         torch.mm(self._x, self.weights[copy].t(), out=self._y)
@@ -79,8 +78,8 @@ class Product8(BaseProduct):
         self._x8 = torch.empty_like(x, dtype=torch.float8_e4m3fn)
         self._one = torch.ones((), dtype=torch.float32, device=x.device)
 
-    def stored(self, drawn: Callable[[], torch.Tensor]) -> torch.Tensor:
-        return drawn().to(torch.float8_e4m3fn)
+    def stored(self, weights: torch.Tensor) -> torch.Tensor:
+        return weights.to(torch.float8_e4m3fn)
 
     def run(self, copy: int) -> None:
         self._x8.copy_(self._x)
@@ -100,8 +99,8 @@ class Product4(BaseProduct):
         self._scales = torch.full(shape, WEIGHT_SCALE / 4, dtype=torch.bfloat16, device=x.device)
         self._scales[..., 1] = 0.0
 
-    def stored(self, drawn: Callable[[], torch.Tensor]) -> torch.Tensor:
-        steps = drawn().div_(WEIGHT_SCALE / 4).round_().clamp_(-8, 7).add_(8).to(torch.uint8)
+    def stored(self, weights: torch.Tensor) -> torch.Tensor:
+        steps = weights.div(WEIGHT_SCALE / 4).round_().clamp_(-8, 7).add_(8).to(torch.uint8)
         return torch._convert_weight_to_int4pack(steps[:, ::2] << 4 | steps[:, 1::2], TILES)
 
     def run(self, copy: int) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from bo_tune.core.surroundings import Batch, Linear, Pair
+from bo_tune.core.surroundings import EXPAND, SHRINK, Batch, Choice, Linear
 from bo_tune.kernels.lora.base import PRODUCTS
 from bo_tune.kernels.lora.inputs import ExpandInputs, ShrinkInputs
 from bo_tune.kernels.lora.operation import draw, draw_weights, dtype_of
@@ -66,7 +66,7 @@ class LinearCopies:
         shared = self._x.nbytes + 2 * self._y.nbytes + self._rank.nbytes
         return self.base.nbytes + adapters + shared
 
-    def run(self, copy: int, configs: Pair | None) -> None:
+    def run(self, copy: int, configs: Choice | None) -> None:
         """Launch one copy; without shrink and expand for None."""
         if configs is None:
             self.base.run(copy)
@@ -76,7 +76,7 @@ class LinearCopies:
         else:
             self._beside_base(copy, configs, self._side)
 
-    def _beside_base(self, copy: int, configs: Pair, side: torch.cuda.Stream) -> None:
+    def _beside_base(self, copy: int, configs: Choice, side: torch.cuda.Stream) -> None:
         here = torch.cuda.current_stream()
         side.wait_stream(here)
         self.base.run(copy)
@@ -86,10 +86,10 @@ class LinearCopies:
         here.wait_stream(side)
         self._y.add_(self._z)
 
-    def _adapters(self, copy: int, configs: Pair) -> None:
+    def _adapters(self, copy: int, configs: Choice) -> None:
         self._rank.zero_()
-        self.shrink.launch(self.shrinks[copy], configs[0])
-        self.expand.launch(self.expands[copy], configs[1])
+        self.shrink.launch(self.shrinks[copy], configs[SHRINK])
+        self.expand.launch(self.expands[copy], configs[EXPAND])
 
 
 def _stream(device: torch.device) -> torch.cuda.Stream:

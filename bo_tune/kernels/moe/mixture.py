@@ -8,15 +8,14 @@ they read the same weights, need no compiling and no config. Their results stand
 the tokens, which changes nothing that is timed.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from bo_tune.core.conclusion import SHARED
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import LoraProblem
-from bo_tune.core.space import Config
-from bo_tune.core.surroundings import Batch, Mixture
+from bo_tune.core.surroundings import Batch, Choice, Mixture
 from bo_tune.kernels.lora.operation import draw, dtype_of
 from bo_tune.kernels.lora.tokens import TokenGroups
 from bo_tune.kernels.moe.blocks import draw_experts
@@ -100,12 +99,8 @@ class MixtureCopies:
         adapters = [w for inputs in self.inputs.values() for one in inputs for w in (*one.weights, *one.expanding)]
         return sum(tensor.nbytes for tensor in (*self.first, *self.second, *shared, *adapters))
 
-    def run(self, copy: int, configs: Mapping[str, Config] | None) -> None:
-        """Launch one copy.
-
-        Args:
-            configs: by kernel, in the order in which the layer runs them; None for no adapters.
-        """
+    def run(self, copy: int, configs: Choice | None) -> None:
+        """Launch one copy; without adapters for None."""
         ends = self.visits[copy].ends
         self._sort(copy, configs or {})
         self.up.copy_(_grouped(self._sorted[copy], self.first[copy], ends))
@@ -115,7 +110,7 @@ class MixtureCopies:
         self._launch(copy, configs or {}, "w2")
         torch.sum(self.down.view(*self._routing.shape, -1), dim=1, out=self.result)
 
-    def _sort(self, copy: int, configs: Mapping[str, Config]) -> None:
+    def _sort(self, copy: int, configs: Choice) -> None:
         """Sort tokens into blocks where kernels want that: as their first launch has shown, before any is timed."""
         for kernel, config in configs.items():
             inputs = self._inputs(kernel)[copy]
@@ -123,7 +118,7 @@ class MixtureCopies:
                 sort_into(inputs.blocks[config[SHARED]], inputs, config[SHARED])
                 return
 
-    def _launch(self, copy: int, configs: Mapping[str, Config], part: str) -> None:
+    def _launch(self, copy: int, configs: Choice, part: str) -> None:
         for kernel, config in configs.items():
             if part in kernel:
                 operation, inputs = self._operation(kernel), self._inputs(kernel)[copy]

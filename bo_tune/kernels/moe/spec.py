@@ -29,6 +29,7 @@ from bo_tune.core.conclusion import SHARED
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import Experts, GpuInfo, LoraProblem
 from bo_tune.core.space import Config, SearchSpace
+from bo_tune.core.surroundings import MOE
 from bo_tune.kernels.lora.spec import FEATURE_NAMES, Columns, LoraSpec, asynchronous
 from bo_tune.kernels.moe.untuned import bounded, general_config
 from bo_tune.kernels.spec import KernelSpec
@@ -36,9 +37,6 @@ from bo_tune.kernels.spec import KernelSpec
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-MOE = "fused_moe_lora"
-"""What the names of the kernels have in common."""
 
 
 class MoeLoraSpec(LoraSpec):

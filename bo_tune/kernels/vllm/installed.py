@@ -8,8 +8,8 @@ from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 
+from bo_tune.core.surroundings import MOE
 from bo_tune.errors import InputError
-from bo_tune.kernels.moe.spec import MOE
 
 KERNELS_PACKAGE = "vllm.lora.ops.triton_ops"
 

@@ -13,9 +13,10 @@ from typing import Any
 import torch
 
 from bo_tune.core.problem import LoraProblem
+from bo_tune.core.surroundings import MOE
 from bo_tune.errors import one_line
 from bo_tune.kernels.moe.blocks import room
-from bo_tune.kernels.moe.spec import MOE, MOE_SPEC, ONE_LAUNCH_SPECS, experts_of, intermediate_of
+from bo_tune.kernels.moe.spec import MOE_SPEC, ONE_LAUNCH_SPECS, experts_of, intermediate_of
 from bo_tune.kernels.operation import META
 from bo_tune.kernels.vllm.installed import KERNELS_PACKAGE, described, refusal
 from bo_tune.kernels.vllm.launcher import TargetPlatform, attribute, import_module

@@ -10,7 +10,7 @@ import torch
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import GpuInfo, Problem, lora
 from bo_tune.core.space import Config, ConfigKey, config_key
-from bo_tune.core.surroundings import SHRINK, Batch, Choice, Layer, Linear, Surroundings
+from bo_tune.core.surroundings import Batch, Choice, Layer, Surroundings
 from bo_tune.kernels.chain import LAUNCHES_BEFORE, Chain
 from bo_tune.kernels.lora.linear import LinearCopies
 from bo_tune.kernels.operation import OperationOf
@@ -72,8 +72,7 @@ class LayerTimer:
         for configs in choices:
             key = None if configs is None else tuple(map(config_key, configs))
             if key not in self._graphs:
-                choice = None if configs is None else _choice(problems, around, configs)
-                self._graphs[key] = chain.graph([choice])
+                self._graphs[key] = chain.graph([None if configs is None else _choice(problems, around, configs)])
                 captured += LAUNCHES_BEFORE * chain.copies if configs is not None else 0
             replays.append(self._graphs[key].replay)
         timed = ReplayTimer(chain.copies).time_in_turn(replays, rounds)
@@ -115,10 +114,8 @@ class LayerTimer:
 
 
 def _choice(problems: Sequence[Problem], around: Surroundings, configs: Sequence[Config]) -> Choice:
-    if not isinstance(around.layer, Linear):
-        return {problem.kernel: config for problem, config in zip(problems, configs, strict=True)}
-    (problem,), (config,) = problems, configs
-    return (config, around.beside) if problem.kernel == SHRINK else (around.beside, config)
+    chosen = zip(problems, configs, strict=True)
+    return {**around.beside, **{problem.kernel: config for problem, config in chosen}}
 
 
 def _python_us(chain: Chain) -> float | None:

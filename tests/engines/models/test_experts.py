@@ -9,7 +9,7 @@ import pytest
 from helpers import ROOT
 
 from bo_tune.core.problem import Experts, LoraProblem
-from bo_tune.engines.models.experts import MOE_KERNELS
+from bo_tune.core.surroundings import MOE_KERNELS
 from bo_tune.engines.models.problems import DENSE_KERNELS
 from bo_tune.engines.models.serving import ModelStudy
 from bo_tune.engines.models.shape import ModelShape

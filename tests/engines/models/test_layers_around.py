@@ -8,7 +8,7 @@ import pytest
 from helpers import ROOT
 
 from bo_tune.core.problem import Experts, Problem, SizedProblem
-from bo_tune.core.surroundings import EXPERTS_KERNELS, Layer, Linear, Mixture, Weights
+from bo_tune.core.surroundings import MOE_KERNELS, Layer, Linear, Mixture, Weights
 from bo_tune.engines.models.layers_around import layers_around
 from bo_tune.engines.models.serving import ModelStudy
 from bo_tune.engines.models.shape import ModelShape
@@ -50,8 +50,8 @@ def test_experts_are_a_place_of_their_four_kernels_and_kernels_of_others_have_no
     found = layers_around(model, {**served_problems(model), SizedProblem("rms_norm", (("m", 1),)): ("norm",)})
     mixtures = {problem.kernel: layer for problem, layer in found.items() if isinstance(layer, Mixture)}
     assert set(mixtures.values()) == {Mixture(2048, 768, 384, Experts(128, 8))}
-    assert set(mixtures) == set(EXPERTS_KERNELS)
-    assert {problem.kernel for problem in found} == {"lora_shrink", "lora_expand", *EXPERTS_KERNELS}
+    assert set(mixtures) == set(MOE_KERNELS)
+    assert {problem.kernel for problem in found} == {"lora_shrink", "lora_expand", *MOE_KERNELS}
 
 
 @pytest.mark.parametrize(

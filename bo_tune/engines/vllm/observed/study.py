@@ -3,11 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 from bo_tune.core.problem import LoraProblem, Problem
-from bo_tune.core.surroundings import Layer, Linear, Mixture, Weights
+from bo_tune.core.surroundings import Layer, Linear, Weights
 from bo_tune.engines.models.architectures.moe import EXPERTS
+from bo_tune.engines.models.layers_around import mixtures
 from bo_tune.engines.models.problems import EXPAND, SHRINK
 from bo_tune.engines.vllm.lookup import nearest_of
 from bo_tune.engines.vllm.observed import names
@@ -179,23 +181,17 @@ class ObservedStudy:
     def layers(self) -> dict[Problem, Layer]:
         """Return the layer of each problem that has one: those that run with every token, and whose kernels follow each
         other without a word between ranks."""
-        places: list[Layer] = [] if self.dual_stream else [*self._mixtures()]
+        experts = [] if self.dual_stream else mixtures(family.problem for family in self.families)
         adds = {_output(family.problem): family.problem.add_inputs for family in self.families}
         found: dict[Problem, Layer] = {}
         for family in self.families:
             if self.is_per_sequence(family):
                 continue
             linears = [linear for layer in self._asking(family) if (linear := _linear(layer, adds)) is not None]
-            layer = next((one for one in (*linears, *places) if one.holds(family.problem)), None)
+            places: Iterator[Layer] = chain(linears, experts)
+            layer = next((place for place in places if place.holds(family.problem)), None)
             found |= dict.fromkeys(family.at(self._keys(family)), layer) if layer is not None else {}
         return found
-
-    def _mixtures(self) -> Iterator[Mixture]:
-        """Yield the experts of the layers that have some, none of which share an adapter's rank with other ranks."""
-        for problem in (family.problem for family in self.families):
-            if "_w13_" in problem.kernel and problem.experts and problem.experts.shards == 1 and problem.i:
-                down = problem.i // 2 if problem.experts.packed else problem.i
-                yield Mixture(problem.n, problem.num_slices * problem.i, down, problem.experts)
 
 
 def _asks(layer: LayerLine, problem: LoraProblem) -> bool:
