@@ -75,6 +75,14 @@ class Job:
         """Every device that could measure it."""
         return (self.device, *self.twins)
 
+    def races_in(self, *, decided: bool) -> Layer | None:
+        """Return the layer in which the finalists of its study race; None where they race alone.
+
+        Args:
+            decided: whether other kernels decide for its kernel: an engine launches those in its place.
+        """
+        return self.layer if self.device.times_in_place and not decided else None
+
     def on(self, lane: int) -> "Job":
         """Return the job for one of its devices, the same for the same lane."""
         return replace(self, device=self.devices[lane % len(self.devices)], twins=()) if self.twins else self

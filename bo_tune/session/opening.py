@@ -114,7 +114,7 @@ class StudyOpener:
             proposer,
             settings.tuner(),
             apart=SHARED if joint else None,
-            layer=job.layer if device.times_in_place and decision is None else None,
+            layer=job.races_in(decided=decision is not None),
             lookahead=self._lookahead,
             listener=self._listener,
             stop=self._stop,
@@ -158,7 +158,7 @@ class StudyOpener:
     def open_together(self, jobs: Sequence[Job], decision: Decision | None = None) -> tuple[list[Tuner], Search]:
         """Open or resume the studies of problems that must agree, or of a single one; and what searches them."""
         tuners = [self.open(job, joint=len(jobs) > 1, decision=decision) for job in jobs]
-        settings = self._settings.together(jobs).of_study(jobs[0], decision).tuner()
+        settings = self._settings.of_group(jobs).of_study(jobs[0], decision).tuner()
         if decision is not None:
             return tuners, DecidedTuner(tuners, settings, decision)
         if len(jobs) == 1:

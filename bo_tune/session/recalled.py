@@ -11,7 +11,7 @@ from typing import Any
 from bo_tune.core.choices import MoePathChoice
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import Problem
-from bo_tune.core.surroundings import Layer
+from bo_tune.core.surroundings import Layer, asked_of
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import is_known, kernel_spec
 from bo_tune.measure.described import DescribedDevice, Description
@@ -139,16 +139,16 @@ def _all_done(
     wanted = settings.wanted(jobs)
     counts = reader.counts([by_name[name].study_id for name in wanted])
     for group in together(jobs):
-        asked = settings.together(group).asked
+        asked, has_deciding = settings.of_group(group).asked, any(job.spec.decides for job in group)
         for job in group:
             name = settings.name_of(job)
             summary, result = by_name[name], by_name[name].result
-            there = {"in_place": job.layer.to_json()} if job.layer is not None and job.device.times_in_place else {}
+            layer = job.races_in(decided=has_deciding and not job.spec.decides)
             states = counts.get(summary.study_id, {})
             if (
                 result is None
                 or summary.attributes.get(DONE_ATTR) != wanted[name]
-                or result.asked != {**asked(job.problem.kernel), **there}
+                or result.asked != {**asked(job.problem.kernel), **asked_of(layer)}
                 or State.RUNNING.name in states
                 or sum(states.values()) != result.trials
             ):

@@ -210,7 +210,7 @@ class Session:
         if any(tuner.stored.has_running() for tuner in tuners):
             return None
         attributes = [tuner.stored.attributes() for tuner in tuners]
-        results: Sequence[StudyResult | None] | None = current_results(tuners, self.settings.together(jobs).asked)
+        results: Sequence[StudyResult | None] | None = current_results(tuners, self.settings.of_group(jobs).asked)
         if results is None:
             if any(RESULT_ATTR in found for found in attributes):
                 return None
@@ -248,7 +248,7 @@ class Session:
     def _search_all(self, jobs: Sequence[Job]) -> list[Tuned]:
         """Search studies together; first those of kernels that decide for the others, if there are any."""
         deciding, others = parted(jobs, lambda job: job.spec)
-        asked = self.settings.together(jobs).asked
+        asked = self.settings.of_group(jobs).asked
         first = self._search_group(deciding, asked) if deciding else []
         return [*first, *self._search_group(others, asked, decision_of([one.result for one in first]))]
 

@@ -12,7 +12,7 @@ from bo_tune.core.choices import GRID, GRID_GP, SAMPLERS
 from bo_tune.core.conclusion import SHARED, Decision
 from bo_tune.core.problem import Problem
 from bo_tune.core.study_name import StudyName
-from bo_tune.core.surroundings import Layer
+from bo_tune.core.surroundings import Layer, asked_of
 from bo_tune.measure.devices import Job, together
 from bo_tune.search import StopRule
 from bo_tune.store.fields import Count, Experts, Flag, Line, LinearLayer, Parameter, Setting, Share, first_error
@@ -149,7 +149,7 @@ class SessionSettings:
             return EXHAUSTIVE_LOOKAHEAD
         return max(1, min(MOST_LOOKAHEAD, CONFIGS_PER_COMPILER * self.compilers // max(1, studies)))
 
-    def together(self, jobs: Sequence[Job]) -> "SessionSettings":
+    def of_group(self, jobs: Sequence[Job]) -> "SessionSettings":
         """Return the settings with one budget for studies that are searched together: the largest of theirs."""
         own = [self.budgets[job.problem] for job in jobs if job.problem in self.budgets]
         return replace(self, budget=max(own), budgets={}) if own else self
@@ -162,7 +162,7 @@ class SessionSettings:
         """
         kernel = job.problem.kernel
         if job.problem in self.budgets:
-            return self.together([job]).of_study(job, decision)
+            return self.of_group([job]).of_study(job, decision)
         if job.spec.decides:
             wanted = [set(ranges[SHARED]) for ranges in self.spaces.values() if SHARED in ranges]
             known = job.spec.search_space.ranges[SHARED]
@@ -200,14 +200,13 @@ class SessionSettings:
             together: the kernels whose studies are searched together with it.
             layer: that in which its finalists are to race.
         """
-        there = {"in_place": layer.to_json()} if layer is not None else {}
-        return {**self.asked(kernel), "together": list(together) if len(together) > 1 else None, **there}
+        return {**self.asked(kernel), "together": list(together) if len(together) > 1 else None, **asked_of(layer)}
 
     def wanted(self, jobs: Sequence[Job]) -> dict[StudyName, dict[str, Any]]:
         """Return how the studies of jobs are to be searched, as JSON (``job``)."""
         found = {}
         for group in together(jobs):
-            kernels, settings = [job.problem.kernel for job in group], self.together(group)
+            kernels, settings = [job.problem.kernel for job in group], self.of_group(group)
             for job in group:
                 kernel = job.problem.kernel
                 found[self.name_of(job)] = settings.job(kernel, together=kernels, layer=job.layer)

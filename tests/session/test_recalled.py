@@ -1,6 +1,7 @@
 """Finished studies found again by the state of the host that named them."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from one_launch_recordings import one_launch
 from bo_tune.core.choices import MoePathChoice
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import Problem
+from bo_tune.engines.models.layers_around import mixtures
 from bo_tune.errors import DeviceError
 from bo_tune.measure.described import DescribedDevice
+from bo_tune.measure.device import Remeasured
 from bo_tune.measure.devices import Job, replay_job
 from bo_tune.measure.host_state import HostState
 from bo_tune.measure.replay import VERSIONS
@@ -53,12 +56,19 @@ def recalled(
     state: str | None = STATE,
     **more: Any,
 ) -> list[Job] | None:
-    path = more.pop("path", MoePathChoice.AUTO)
+    path, layers = more.pop("path", MoePathChoice.AUTO), more.pop("layers", {})
     wanted = [job.problem for job in jobs_of()] if problems is None else problems
     conditions = more.pop("conditions", Conditions())
     with looking_at(url) as reader:
         return recalled_jobs(
-            reader, lambda: state, wanted, settings, conditions, layers={}, path=path, times_in_place=False
+            reader,
+            lambda: state,
+            wanted,
+            settings,
+            conditions,
+            layers=layers,
+            path=path,
+            times_in_place=bool(layers),
         )
 
 
@@ -214,3 +224,24 @@ def test_kernels_that_decide_for_others_are_found_with_them(url: str) -> None:
     assert [one.result for one in again] == [one.result for one in first]
     assert all(one.kept for one in again)
     assert recalled(url, settings, problems, path=MoePathChoice.TWO_KERNELS) is None
+
+
+def test_experts_whose_deciding_kernels_ended_in_their_layer_are_found_too(url: str) -> None:
+    """The four that are decided for ended alone: no engine launches them."""
+
+    def no_room(problems: Sequence[Problem], choices: Sequence[object], rounds: int, around: object) -> Remeasured:
+        return Remeasured([() for _ in choices], Counter())
+
+    jobs = jobs_deciding()
+    (layer,) = mixtures(job.problem for job in jobs)
+    jobs = [replace(job, layer=layer) for job in jobs]
+    for job in jobs:
+        job.device.times_in_place = True
+        job.device.remeasure_in_place = no_room  # type: ignore[method-assign, assignment]
+    settings = replace(RANDOM, budget=4)
+    tuned = run(url, settings, jobs)
+    assert {one.job.spec.decides for one in tuned if one.result and "in_place" in (one.result.asked or {})} == {True}
+    problems = [job.problem for job in jobs if not job.spec.decides]
+    found = recalled(url, settings, problems, layers=dict.fromkeys(problems, layer))
+    assert found is not None
+    assert recalled(url, settings, problems) is None, "alone was not asked for"
