@@ -107,12 +107,12 @@ def table_entries(tuned: Sequence[Tuned], session: str) -> list[TunedEntry]:
         session: which session found those that do not say it themselves.
     """
     wall_s = session_wall_s(tuned)
-    return [
-        _entry(one.name, one.job.device.gpu, one.result, found, one.disturbed, wall_s)
-        for one in tuned
-        if one.result is not None and not one.job.spec.decides
-        for found in [{"session": session, **(one.origin or one.job.device.provenance)}]
-    ]
+    found = []
+    for one in tuned:
+        if one.result is not None and not one.job.spec.decides:
+            told = {"session": session, **(one.origin or one.job.device.provenance)}
+            found.append(_entry(one.name, one.job.device.gpu, one.result, told, one.disturbed, wall_s))
+    return found
 
 
 def stored_entries(

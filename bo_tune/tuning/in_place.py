@@ -200,12 +200,10 @@ def near(measured: Mapping[ConfigKey, float], limits: Entrants) -> list[ConfigKe
     return [key for key in ordered if measured[key] <= limits.near * measured[ordered[0]]]
 
 
-def after_layer(finalists: Finalists, found: object | None) -> Finalists:
-    """Return how finalists are timed alone after a race in place; as ever where that found nothing.
-
-    Once a layer has decided, their order alone decides nothing: a few times are told, of few configs.
-    """
-    return finalists if found is None else replace(finalists, count=min(finalists.count, TOLD))
+def after_layer(finalists: Finalists, *, decided: bool) -> Finalists:
+    """Return how finalists are timed alone: once a layer has decided their order alone decides nothing, and a few are
+    timed for what is told."""
+    return replace(finalists, count=min(finalists.count, TOLD)) if decided else finalists
 
 
 def decided_in_place(alone: Choice, found: InPlaceTimes, default: Config) -> Choice:

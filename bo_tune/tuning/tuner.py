@@ -163,6 +163,7 @@ class Tuner:
         self.stored = stored
         self.default = default
         self._settings = settings
+        self._rivals = [dict(config) for config in spec.rivals(problem)]
         self._apart, self.layer = apart, layer
         self._lookahead = lookahead
         self._listener = listener
@@ -232,7 +233,7 @@ class Tuner:
     def choose(self) -> Choice | None:
         """Re-measure the finalists and the default config; None where nothing was measured."""
         found, launches = self._race_in_place()
-        measured, finalists = self.measured, after_layer(self._settings.finalists, found)
+        measured, finalists = self.measured, after_layer(self._settings.finalists, decided=found is not None)
         also = [found.winner] if found is not None else []
         choice = choose(self.device, self.problem, measured, self.default, finalists, also)
         if choice is None:
@@ -324,8 +325,7 @@ class Tuner:
         """Return the next of the configs that come before all others; None where all were tried."""
         if not self.default_is_tried:
             return self.default
-        rivals = (dict(config) for config in self.spec.rivals(self.problem))
-        return next((config for config in rivals if config_key(config) in self._untried), None)
+        return next((config for config in self._rivals if config_key(config) in self._untried), None)
 
     def _evaluate(self, pending: Pending) -> Outcome:
         build = pending.build.result()

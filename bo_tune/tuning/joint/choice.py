@@ -86,7 +86,7 @@ def choose_jointly(
     values = _best_values(studies, decided)
     if not values:
         return None
-    finalists = after_layer(finalists, found)
+    finalists = after_layer(finalists, decided=found is not None)
     also = [[key] for key in found[0]] if found is not None else [[] for _ in studies]
     races = [_race(study, values, finalists, keys) for study, keys in zip(studies, also, strict=True)]
     winners = {value: [_winner(race, value) for race in races] for value in values}
