@@ -1,15 +1,18 @@
 """What an engine looked up as a study: problems, keys m where its steps spend their time, and layers."""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from helpers import ROOT
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from observed_engine import expand, experts, layer, shrink, steps, written
 
+from bo_tune.analysis.outlook import outlook
 from bo_tune.core.problem import Experts, LoraProblem
 from bo_tune.core.surroundings import Linear, Mixture, Weights
 from bo_tune.engines.models.problems import lookup_of
@@ -19,6 +22,7 @@ from bo_tune.engines.vllm.observed.load import ANY_KEY_APART, COVERED_SHARE, est
 from bo_tune.engines.vllm.observed.study import ObservedStudy
 from bo_tune.errors import InputError
 from bo_tune.formats.study_file import StudyFile
+from bo_tune.kernels.registry import kernel_spec
 
 LLAMA = ROOT / "studies" / "models" / "llama-3.1-8b"
 MODEL = ModelStudy.of(str(LLAMA), tensor_parallel=1, ranks=[16], max_loras=[4], ms=[1, 16, 2048])
@@ -130,6 +134,12 @@ def test_experts_are_a_layer(tmp_path: Path, way: dict[str, int], mixture: Mixtu
     assert not any(problem in beside.layers() for problem in asked), "on a stream of their own"
 
 
+def test_an_engine_without_a_folder_looks_up_the_same_experts(tmp_path: Path) -> None:
+    tuned, untuned = (study(tmp_path, *lines, layer("experts", [], [])) for lines in (experts(16), UNTUNED))
+    assert untuned.problems_by_layer() == tuned.problems_by_layer()
+    assert untuned.layers() == tuned.layers()
+
+
 def test_an_engine_without_adapters_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="looked up no config of adapters: was it started with --enable-lora"):
         study(tmp_path, steps(1, 1, 1, 0))
@@ -163,3 +173,50 @@ def test_rare_sizes_launch_fewer_configs_and_frequent_ones_more(tmp_path: Path) 
     assert set(observed.budgets(40).values()) == {20, 80}
     assert study(tmp_path, shrink(16)).budgets(40) == {}
     assert observed.budgets(1)[replace(problem, m=32)] == 1
+
+
+UNTUNED = [
+    {
+        "lookup": "untuned_lora",
+        "arguments": {"op_type": line["arguments"]["op_type"], "rank": 16, "M": 16},
+        "launch": {
+            "max_loras": 4, "num_slices": line["arguments"]["num_slices"], "top_k": 8, "dtype": "bfloat16",
+            "shapes": {**line["launch"]["shapes"], "x": [[16, 2048]], "y": [[16, 8, 2048]]},
+        },
+        "count": 1,
+    }
+    for line in experts(16)
+]  # fmt: skip
+KINDS = [layer("experts", [], []), QKV, O_PROJ, HEAD, EMBED]
+START = [shrink(16), expand(16, 4096), *experts(16), *UNTUNED, *KINDS, steps(1, 16, 4, 2)]
+
+
+def places(document: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield every place in a document of JSON: what holds it, and under what."""
+    inside = document.items() if isinstance(document, dict) else enumerate(document)
+    for key, value in inside:
+        yield document, key
+        if isinstance(value, (dict, list)):
+            yield from places(value)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_whatever_stands_in_a_start_ends_in_one_line_or_in_problems(tmp_path: Path, data: st.DataObject) -> None:
+    documents = copy.deepcopy(START)
+    owner, key = data.draw(st.sampled_from([place for document in documents for place in places(document)]))
+    value = owner[key]
+    sizes = st.integers(0, 4) | st.integers(0, 4096) if isinstance(value, int) else st.just(value)
+    fewer = st.just(value[1:]) if isinstance(value, list) else st.none()
+    owner[key] = data.draw(sizes | fewer | st.none() | st.sampled_from([[], {}, True, "", [[]], 2**40, 0.5]))
+    try:
+        found = study(tmp_path, *documents)
+        problems = found.problems_by_layer()
+    except InputError as error:
+        assert "\n" not in str(error)  # noqa: PT017 - a start that can be used is as good
+        return
+    assert set(found.layers()) <= set(problems)
+    assert set(found.budgets(40)) <= set(problems)
+    assert outlook(list(problems), 40).studies >= len(problems)
+    for problem in found.lookups_by_layer():
+        assert kernel_spec(problem.kernel).default_config(problem)

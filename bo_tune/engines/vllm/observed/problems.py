@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from bo_tune.core.problem import MOST, MOST_SLICES, Experts, LoraProblem
-from bo_tune.engines.models.experts import MOE_KERNELS
+from bo_tune.core.surroundings import MOE_KERNELS
 from bo_tune.engines.models.problems import EXPAND, SHRINK, lookup_of
 from bo_tune.engines.vllm.observed import names
 from bo_tune.engines.vllm.observed.reading import Launch, LookupLine, Observed
@@ -17,6 +17,9 @@ KERNEL_OF = {"shrink": SHRINK, "expand": EXPAND, **{name: name for name in MOE_K
 """The kernel of each op type that vLLM looks up for."""
 
 DEFAULT_DTYPE = "bfloat16"
+
+MOST_EXPERT_SLICES = 2
+"""Slices of w13: gate and up."""
 
 Size = Annotated[int, Field(ge=1, le=MOST)]
 
@@ -80,7 +83,7 @@ def families(observed: Observed) -> list[Family]:
         launch = _launch(line, known)
         try:
             problem = _problem(line, launch)
-        except (ValidationError, ValueError, LookupError) as error:
+        except (ValueError, LookupError, ZeroDivisionError) as error:
             what = "sizes are missing" if isinstance(error, LookupError) else str(error).splitlines()[0]
             raise InputError(f"{observed.source}: a lookup cannot be used: {what}: {dict(line.arguments)}") from None
         _, counts = found.setdefault(lookup_of(replace(problem, m=1)), (problem, {}))
@@ -98,16 +101,16 @@ def _launch(line: LookupLine, known: dict[tuple[object, ...], Launch]) -> Launch
 
 
 def _problem(line: LookupLine, launch: Launch) -> LoraProblem:
-    """Return the problem of a lookup. Raises ValueError, ValidationError, LookupError."""
+    """Return the problem of a lookup. Raises ValueError, LookupError, ZeroDivisionError."""
     if line.lookup == names.UNTUNED_LORA:
         return _untuned_problem(_Untuned.model_validate(line.arguments), launch)
     asked = _Lora.model_validate(line.arguments)
     kernel, dtype = KERNEL_OF[asked.op_type], launch.dtype or DEFAULT_DTYPE
     if kernel in MOE_KERNELS:
+        if asked.moe_intermediate_size is None:
+            raise LookupError("moe_intermediate_size")
         sizes = asked.max_loras, asked.num_slices, asked.batch, asked.rank, asked.hidden_size
-        return LoraProblem(
-            kernel, *sizes, asked.moe_intermediate_size, dtype=dtype, experts=_experts(kernel, asked.rank, launch)
-        )
+        return _expert_problem(kernel, sizes, asked.moe_intermediate_size, launch)
     k, n = (asked.hidden_size, asked.rank) if kernel == SHRINK else (asked.rank, asked.hidden_size)
     widths = tuple(shape[-2] for shape in launch.shapes.get("lora_b_weights", ())) if kernel == EXPAND else ()
     return LoraProblem(
@@ -125,10 +128,21 @@ def _untuned_problem(asked: _Untuned, launch: Launch) -> LoraProblem:
     slices, i = (launch.num_slices or 1, b[-2]) if is_w13 else (1, a[-1])
     if launch.max_loras is None:
         raise LookupError("max_loras")
-    return LoraProblem(
-        asked.op_type, launch.max_loras, slices, asked.M, asked.rank, hidden, i, dtype=launch.dtype or DEFAULT_DTYPE,
-        experts=_experts(asked.op_type, asked.rank, launch),
-    )  # fmt: skip
+    sizes = launch.max_loras, slices, asked.M, asked.rank, hidden
+    return _expert_problem(asked.op_type, sizes, i, launch)
+
+
+def _expert_problem(kernel: str, sizes: tuple[int, int, int, int, int], i: int, launch: Launch) -> LoraProblem:
+    """Return the problem of one of the experts' kernels.
+
+    Args:
+        sizes: max_loras, num_slices, m, k, n.
+    """
+    _, slices, _, rank, _ = sizes
+    most = MOST_EXPERT_SLICES if "w13" in kernel else 1
+    if slices > most:
+        raise ValueError(f"num_slices: expected at most {most}, got {slices}")
+    return LoraProblem(kernel, *sizes, i, dtype=launch.dtype or DEFAULT_DTYPE, experts=_experts(kernel, rank, launch))
 
 
 def _experts(kernel: str, rank: int, launch: Launch) -> Experts:

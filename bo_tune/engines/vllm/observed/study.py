@@ -221,7 +221,10 @@ def _linear(layer: LayerLine, adds: Mapping[tuple[object, ...], bool | None]) ->
         return None
     widths = tuple(shape[-2] for shape in b)
     overwrites = adds.get((EXPAND, len(widths), max(widths))) is False
-    return Linear(a[0][-1], widths, not overwrites, _weights(layer.layer.weights))
+    try:
+        return Linear(a[0][-1], widths, not overwrites, _weights(layer.layer.weights))
+    except ValueError:  # an adapter of no width: a file may say so
+        return None
 
 
 def _weights(dtype: str | None) -> Weights:
