@@ -85,7 +85,7 @@ too: steps, at_keys and near_keys (shares of the time), default_us and tuned_us 
 JSON = {
     "problems": {
         "problems": "kernel, max_loras (the engine's option), num_slices, m, k, n, i (of experts alone), layers",
-        "expected": "studies, binaries, minutes, basis (how they were estimated)",
+        "expected": "studies; binaries and minutes (null where nobody measured them); basis (how they were estimated)",
     },
     "tune": {
         "studies": "study, kernel, problem, gpu, kernel_source, toolchain, search, exhaustive, set_aside, finished, "

@@ -44,13 +44,13 @@ class Outlook:
 
     Attributes:
         studies: of the problems, and of the kernels that decide for some of them.
-        binaries: to compile, about.
-        minutes: from start to JSON, about, with one GPU.
+        binaries: to compile, about; None where not all kernels are of adapters, of which alone sessions were measured.
+        minutes: from start to JSON, about, with one GPU; None as above.
     """
 
     studies: int
-    binaries: int
-    minutes: float
+    binaries: int | None = None
+    minutes: float | None = None
 
     @property
     def basis(self) -> str:
@@ -63,7 +63,7 @@ class Outlook:
 
     def to_json(self) -> dict[str, Any]:
         """Return it for programs."""
-        minutes = round(self.minutes, 2)
+        minutes = None if self.minutes is None else round(self.minutes, 2)
         return {"studies": self.studies, "binaries": self.binaries, "minutes": minutes, "basis": self.basis}
 
 
@@ -74,6 +74,8 @@ def outlook(problems: Sequence[Problem], budget: int) -> Outlook:
         budget: configs that each study launches at most.
     """
     asked = [*problems, *deciding_problems(problems, _decided_by)]
+    if not all(isinstance(problem, LoraProblem) for problem in asked):
+        return Outlook(len(asked))
     shapes = Counter(same_binaries(problem) for problem in asked)
     each = [min(FIRST, budget) + (count - 1) * min(FURTHER, budget) for count in shapes.values()]
     binaries = sum(each)

@@ -60,6 +60,8 @@ def problem_lines(problems: Mapping[Problem, Sequence[str]], expected: Outlook) 
     lines = [f"{len(problems)} studies for {lookups} lookups: layers in one row share their studies{more}"]
     if deciding or any(isinstance(problem, LoraProblem) and problem.experts for problem in problems):
         lines.append("the experts' kernels of one m agree on one block_m")
+    if expected.binaries is None or expected.minutes is None:
+        return [*lines, "how long it takes is not known: sessions of adapters' kernels alone were measured"]
     return [*lines, f"about {expected.binaries} binaries and {expected.minutes:.1f} minutes, {expected.basis}"]
 
 

@@ -23,4 +23,5 @@ def test_a_small_budget_and_problems_of_others() -> None:
     problems = [LoraProblem("lora_shrink", 4, 1, m, 4096, 16) for m in (1, 16)]
     assert outlook(problems, budget=5).binaries == 10
     assert outlook(problems, budget=40).binaries == 24 + 8
-    assert outlook([SizedProblem("mine", (("n", 64),))], budget=40).studies == 1
+    other = outlook([*problems, SizedProblem("mine", (("n", 64),))], budget=40)
+    assert (other.studies, other.binaries, other.minutes) == (3, None, None), "of no such session a time is known"
