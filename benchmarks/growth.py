@@ -24,11 +24,11 @@ from itertools import starmap
 from pathlib import Path
 from typing import Any
 
+from bo_tune.core.conclusion import StopRule
 from bo_tune.core.events import Event, StudyFinished
 from bo_tune.core.problem import lora
 from bo_tune.formats.recording import Recording, read_recording, recording_file_name, write_recording
 from bo_tune.measure.devices import Job, replay_job
-from bo_tune.search import StopRule
 from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.attributes import DONE_ATTR, FIGURES_ATTR, JOB_ATTR, ORIGIN_ATTR, RESULT_ATTR, SPACE_ATTR
 from bo_tune.store.storage import StudyStore, silence_optuna

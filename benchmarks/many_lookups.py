@@ -14,9 +14,9 @@ import numpy as np
 from growth import GRID, RECORDINGS, problems
 
 from bo_tune.core.choices import GRID_GP
+from bo_tune.core.conclusion import StopRule
 from bo_tune.formats.recording import read_recording
 from bo_tune.measure.devices import replay_job
-from bo_tune.search import StopRule
 from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore, silence_optuna
 

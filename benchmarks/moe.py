@@ -21,9 +21,9 @@ import optuna
 
 from bo_tune.analysis.simulate import Run, simulate
 from bo_tune.core.choices import GRID_GP
+from bo_tune.core.conclusion import StopRule
 from bo_tune.formats.recording import Recording, read_recordings
 from bo_tune.measure.devices import replay_job, together
-from bo_tune.search import StopRule
 from bo_tune.session.session import SessionSettings
 from bo_tune.tuning.joint.choice import best_by_value, best_recorded_us, sums_by_value
 

@@ -26,7 +26,7 @@ from bo_tune.session.session import Session, SessionSettings
 from bo_tune.session.workers.measuring import at_once, jobs_on
 from bo_tune.store.storage import StudyStore, silence_optuna
 from bo_tune.tuning.in_place import surroundings_in
-from bo_tune.tuning.race import Finalists
+from bo_tune.tuning.settings import Finalists
 
 ROUNDS = 24
 DEFAULT = "default"

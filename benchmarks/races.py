@@ -22,7 +22,8 @@ from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.formats.recording import Recording, read_recordings
 from bo_tune.measure.device import Remeasured
 from bo_tune.tuning import race as races
-from bo_tune.tuning.race import Finalists, Race
+from bo_tune.tuning.race import Race
+from bo_tune.tuning.settings import Finalists
 
 DRIFT = 0.005
 """Standard deviation of what a round does to all alike."""

@@ -31,6 +31,7 @@ from scipy.stats import wilcoxon
 
 from bo_tune.analysis.simulate import CHECKPOINTS, Run, simulate
 from bo_tune.core.choices import GRID_GP, MEMORY
+from bo_tune.core.conclusion import StopRule
 from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.formats.recording import Recording, read_recordings
@@ -38,7 +39,6 @@ from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.devices import replay_job
 from bo_tune.processes.threads import one_blas_thread
-from bo_tune.search import StopRule
 from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
 from bo_tune.tuning.history import bundled_histories

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from bo_tune.api import Best, grid, tune
+    from bo_tune.core.conclusion import StopRule
     from bo_tune.errors import InputError
     from bo_tune.kernels.user.callable import Operation
     from bo_tune.kernels.user.check.tolerance import Tolerance
     from bo_tune.kernels.user.frozen import best, freeze
     from bo_tune.kernels.user.kernel import Kernel
-    from bo_tune.search import StopRule
 
 __all__ = ["Best", "InputError", "Kernel", "Operation", "StopRule", "Tolerance", "best", "freeze", "grid", "tune"]
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 
 from bo_tune.core.choices import GRID, GRID_GP, MEMORY, SAMPLERS
-from bo_tune.core.conclusion import Certificate
+from bo_tune.core.conclusion import Certificate, StopRule
 from bo_tune.core.conditions import Conditions, Timing
 from bo_tune.core.events import Event, StudyFailed
 from bo_tune.core.outcome import Invalid
@@ -28,7 +28,6 @@ from bo_tune.measure.devices import Job, gpu_devices, replay_jobs
 from bo_tune.processes.importing import is_importing
 from bo_tune.processes.interruption import interruptible
 from bo_tune.processes.streams import lasting_stderr
-from bo_tune.search import StopRule
 from bo_tune.session.exchange import record as write_recording_of
 from bo_tune.session.session import Session, SessionSettings, Tuned
 from bo_tune.store.storage import StudyStore, silence_optuna

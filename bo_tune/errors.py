@@ -63,6 +63,10 @@ class DeviceError(InputError):
     """No GPU, a GPU of another vendor, or one that cannot be reached."""
 
 
+class UnusableDeviceError(DeviceError):
+    """A GPU on which nothing at all can be measured, which shows only after compilers have begun."""
+
+
 class WorkerError(BoTuneError):
     """A compile or GPU process failed in a way that concerns more than one trial."""
 

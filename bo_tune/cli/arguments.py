@@ -7,6 +7,7 @@ from pathlib import Path
 from bo_tune.cli.options import Measuring, integers
 from bo_tune.cli.served import Served
 from bo_tune.core.choices import GRID, LEASE_S, MoePathChoice, Part, RaceChoice, StreamChoice
+from bo_tune.core.conclusion import StopRule
 from bo_tune.core.problem import Problem
 from bo_tune.core.surroundings import Layer
 from bo_tune.engines.vllm.observed.study import ObservedStudy
@@ -14,9 +15,7 @@ from bo_tune.errors import InputError
 from bo_tune.formats.study_file import Stop, StudyFile, load_study_file
 from bo_tune.formats.study_schema import Budget
 from bo_tune.kernels.registry import OF_BASE_MODEL, kernel_spec
-from bo_tune.search import StopRule
-from bo_tune.session.session import SessionSettings
-from bo_tune.session.settings import MOST_ACTIVE
+from bo_tune.session.settings import MOST_ACTIVE, SessionSettings
 from bo_tune.session.workers.measuring import Measured
 
 DEFAULT_BUDGET = 40

@@ -8,6 +8,7 @@ from typing import Any
 
 from bo_tune.cli.arguments import Arguments, on_streams
 from bo_tune.cli.output import Output
+from bo_tune.cli.start import begun
 from bo_tune.cli.tuning import Done, leave_if_unfinished, tune_one_way
 from bo_tune.core.choices import RaceChoice
 from bo_tune.core.problem import LoraProblem, lora
@@ -44,7 +45,7 @@ def tune_both(arguments: Arguments, output: Output) -> None:
         for asked, study in _shrinks(tuned).items():
             alone[asked] = {**_alone_us(study), **alone.get(asked, {})}
 
-    one = tune_one_way(_on_streams(arguments, two=False), output, then=noted)
+    one = _tuned(_on_streams(arguments, two=False), output, then=noted)
 
     def timed_there(tuned: Sequence[Tuned]) -> None:
         noted(tuned)
@@ -52,7 +53,7 @@ def tune_both(arguments: Arguments, output: Output) -> None:
 
     # What both ways look up alike, and no layer decides on, stays as it was found on one stream.
     known = {address_of(found.job.problem, found.job.device.gpu) for found in one.tuned}
-    two = tune_one_way(_on_streams(arguments, two=True), output, but=known, then=timed_there)
+    two = _tuned(_on_streams(arguments, two=True), output, but=known, then=timed_there)
     layers[False] = _layers_again(_on_streams(arguments, two=False), one, two)
     chosen = _chosen(one, layers, arguments.settings.finalists.confidence)
     files = write_tables(arguments.out, _entries(one, alone, chosen), output.notes)
@@ -60,6 +61,12 @@ def tune_both(arguments: Arguments, output: Output) -> None:
     output.notes(*(f"wrote {file}" for file in files))
     output.json({**one.document, "two_streams": dict(two.document), "shrink": _figures(chosen)})
     leave_if_unfinished([*one.tuned, *two.tuned])
+
+
+def _tuned(arguments: Arguments, output: Output, **more: Any) -> Done:
+    """Tune for one way, and say so. See ``tune_one_way``."""
+    with begun(arguments) as start:
+        return tune_one_way(arguments, output, start, **more)
 
 
 def _check(arguments: Arguments) -> None:

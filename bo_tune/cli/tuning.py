@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import typer
@@ -14,6 +15,7 @@ from bo_tune.analysis.observed_time import ObservedTime
 from bo_tune.cli.arguments import Arguments, problems_of
 from bo_tune.cli.output import Output
 from bo_tune.cli.resume import kept_lines
+from bo_tune.cli.start import Start, worker_count
 from bo_tune.core.activity import SessionActivity
 from bo_tune.core.choices import MEMORY, MoePathChoice
 from bo_tune.core.problem import LoraProblem, Problem
@@ -38,33 +40,15 @@ from bo_tune.session.exchange import record
 from bo_tune.session.m_ladder import Ladder, refine
 from bo_tune.session.session import Session, SessionSettings, Tuned
 from bo_tune.session.workers.host import HostWorkers
-from bo_tune.session.workers.measuring import at_once, host_gpus, jobs_on, opened, recalled, searching
+from bo_tune.session.workers.measuring import at_once, jobs_on, opened
 from bo_tune.session.workers.ray import RayCluster
 from bo_tune.store.connection.url import shown as shown_url
 from bo_tune.store.storage import StudyStore, silence_optuna
+from bo_tune.tuning.history import bundled_histories
 from bo_tune.tuning.tuner import InterruptedSearch
 
 Workers = HostWorkers | RayCluster
 """Who does a session's studies in its place."""
-
-
-def worker_count(arguments: Arguments) -> int:
-    """Return how many processes of this host tune: as the command line says, or one for each of several GPUs that have
-    a pack.
-
-    Two GPUs of one process wait for its interpreter. But each process has only its share of the compilers, and compiles
-    some of what the others have compiled, too. So one has all GPUs where it is compilers that they wait for: without a
-    pack, in an exhaustive search, and where there are fewer problems than GPUs; and where results of several processes
-    cannot be brought together.
-    """
-    if arguments.workers is not None:
-        return arguments.workers
-    measured, alone = arguments.measured, arguments.settings.exhaustive or arguments.choose_m
-    if alone or measured.gpus is None or not measured.packs or arguments.storage == MEMORY:
-        return 1
-    gpus = len(host_gpus(measured))
-    problems = problems_of(arguments.study, arguments.kernels) if arguments.study else ()
-    return gpus if 1 < gpus <= len(problems) else 1
 
 
 @contextmanager
@@ -90,7 +74,7 @@ def _workers(arguments: Arguments) -> Iterator[Workers | None]:
 
 @contextmanager
 def _jobs(
-    arguments: Arguments, workers: Workers | None
+    arguments: Arguments, workers: Workers | None, start: Start
 ) -> Iterator[tuple[list[Job], SessionSettings, ForkServer | None]]:
     """Open what measures, settle how many studies it can have in flight, and have what forks search processes, if the
     session will have any."""
@@ -114,21 +98,15 @@ def _jobs(
         jobs = [job_of(p, device, layer=layers.get(p)) for device in elsewhere for p in problems]
         yield with_deciding(jobs, measured.path), settings, None
         return
-    done = _recalled(arguments, problems)
-    if done is not None:
-        yield done, settings, None
+    if start.done is not None:
+        yield start.done, settings, None
         return
-    with searching(measured) as searches, opened(measured) as devices:
+    if settings.bundled and not settings.exhaustive:
+        Thread(target=bundled_histories, name="bundled", daemon=True).start()  # while the GPU's processes import
+    with opened(measured, start.forks.host) as devices:
         jobs = jobs_on(problems, devices, arguments.layers)
         jobs = jobs if arguments.choose_m else with_deciding(jobs, measured.path)
-        yield jobs, at_once(settings, devices, len(jobs)), searches
-
-
-def _recalled(arguments: Arguments, problems: Sequence[Problem]) -> list[Job] | None:
-    """Return the jobs where all their studies are done and no GPU is needed to know it; None else."""
-    if arguments.fresh or arguments.choose_m or arguments.record is not None:
-        return None
-    return recalled(arguments.measured, arguments.storage, problems, arguments.settings, arguments.layers)
+        yield jobs, at_once(settings, devices, len(jobs)), start.forks.searches
 
 
 def _check_hits(problems: Sequence[Problem], recorded: int) -> None:
@@ -167,9 +145,9 @@ class Done:
     document: Mapping[str, Any]
 
 
-def tune(arguments: Arguments, output: Output) -> None:
+def tune(arguments: Arguments, output: Output, start: Start) -> None:
     """Tune, write what came of it, and say so. Raises typer.Exit where not everything could be done."""
-    done = tune_one_way(arguments, output)
+    done = tune_one_way(arguments, output, start)
     output.json(done.document)
     leave_if_unfinished(done.tuned)
 
@@ -183,6 +161,7 @@ def leave_if_unfinished(tuned: Sequence[Tuned]) -> None:
 def tune_one_way(
     arguments: Arguments,
     output: Output,
+    start: Start,
     *,
     but: Collection[Address] = (),
     then: Callable[[Sequence[Tuned]], None] | None = None,
@@ -197,7 +176,7 @@ def tune_one_way(
         typer.Exit: it was interrupted.
     """
     silence_optuna()
-    with _workers(arguments) as workers, _jobs(arguments, workers) as (jobs, settings, searches):
+    with _workers(arguments) as workers, _jobs(arguments, workers, start) as (jobs, settings, searches):
         _check_written(arguments, jobs)
         mix = partial(check_mix, arguments.out, _sources(jobs), own_wanted=arguments.measured.source == "builtin")
         warnings = [*_fallen_back(jobs, arguments), *mix()]

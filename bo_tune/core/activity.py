@@ -20,6 +20,8 @@ class FarmActivity:
         timeouts: compiles that passed their deadline.
         crashes: compilers that died.
         withdrawn: compiles that ended before they were done, because nobody wanted them any more.
+        timeouts_s: seconds of those that passed their deadline, summed over workers.
+        withdrawn_s: seconds that workers had spent on those that were withdrawn.
         busy_s: seconds that workers were compiling, summed over workers.
         waiting: compiles that no worker has begun.
     """
@@ -33,6 +35,8 @@ class FarmActivity:
     timeouts: int = 0
     crashes: int = 0
     withdrawn: int = 0
+    timeouts_s: float = 0.0
+    withdrawn_s: float = 0.0
     busy_s: float = 0.0
     waiting: int = 0
 

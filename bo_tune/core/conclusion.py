@@ -1,4 +1,4 @@
-"""How searches ended: how sure that nothing better was left, and what kernels agreed on that had to. Pure data."""
+"""How searches end: when, how sure that nothing better is left, and what kernels agreed on that had to. Pure data."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -43,6 +43,37 @@ class Certificate:
         """Read what ``to_json`` wrote; what it does not know is passed over."""
         names = ("tolerance", "probability", "tried", "exhausted")
         return cls(**{name: stored[name] for name in names if name in stored})
+
+
+@dataclass(frozen=True, slots=True)
+class StopRule:
+    """When a study has done enough.
+
+    Attributes:
+        tolerance: x.
+        risk: stop when the probability of a better config falls under it.
+        least: trials to have a value before any stop.
+        most: trials with a value at which the study stops anyhow; None for no limit.
+        most_taught: the same where other studies of the same place teach. On replayed grids that many leave less
+            regret than any threshold on the certificate that launches as many on average: what keeps a certificate low
+            is mostly noise and rough ground, not a better config. Nor is a threshold on the improvement to be expected
+            of all that is untried, per launch so far, certain to be better: with 19.4 launches on average of the 19
+            dense grids (10 seeds) it left 0.08 ± 0.08 points less than 20 of each.
+    """
+
+    tolerance: float = 0.01
+    risk: float = 0.10
+    least: int = 8
+    most: int | None = None
+    most_taught: int | None = 20
+
+    def done(self, certificate: Certificate, under_way: int = 0) -> bool:
+        """Whether a study with this certificate is done, or will be once so many more trials have a value."""
+        limits = [self.most, self.most_taught if certificate.taught else None]
+        tried = certificate.tried + under_way
+        if certificate.exhausted or any(limit is not None and tried >= limit for limit in limits):
+            return True
+        return certificate.tried >= self.least and 1.0 - certificate.probability < self.risk
 
 
 @dataclass(frozen=True, slots=True)

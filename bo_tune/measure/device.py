@@ -142,6 +142,10 @@ class Device(ABC):
         """Say that a config which is being compiled is not wanted any more, and its future not waited for."""
         return
 
+    def expect(self, problem: Problem) -> None:
+        """Prepare for measuring configs of a problem, without waiting for it."""
+        return
+
     @abstractmethod
     def measure(self, problem: Problem, config: Config, compiled: Compiled, *, stop_above_us: float | None) -> Outcome:
         """Check and time a compiled config; ``stop_above_us`` is the incumbent's time."""

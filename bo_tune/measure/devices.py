@@ -1,6 +1,5 @@
 """From what the user named as device to problems that can be measured."""
 
-import time
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from bo_tune.measure.gpu.device import COMPILE_MODULE, GpuDevice, compile_host
 from bo_tune.measure.host_state import HostState, host_digest
 from bo_tune.measure.replay import ReplayDevice
 from bo_tune.measure.source import BUILTIN, VLLM
+from bo_tune.processes.fork_server import IMPORTED_FIRST, Imports
 
 OWN_INSTEAD = (
     "bo_tune's own kernels are tuned instead, which no engine runs; --kernels builtin says that this is wanted"
@@ -247,6 +247,29 @@ def engine_notes(jobs: Sequence[Job]) -> list[str]:
     return [note for note in notes if note is not None]
 
 
+def gpu_host(
+    source: str,
+    conditions: Conditions,
+    workers: int | None,
+    deadlines: Deadlines,
+    packs: Sequence[Path] = (),
+    *,
+    backend: str = DEFAULT_BACKEND,
+    imports: Imports | None = None,
+) -> CompileHost:
+    """Start what forks the processes of this host's GPUs. It imports torch and Triton for seconds.
+
+    Args:
+        imports: a process that has begun to (``IMPORTED_FIRST``).
+
+    Raises:
+        DeviceError: kernels cannot be compiled here.
+        PackError: a pack is damaged.
+    """
+    _check_packages()
+    return compile_host(source, conditions, workers, deadlines, packs, backend=backend, imports=imports)
+
+
 @contextmanager
 def gpu_devices(
     indices: Sequence[int] | None,
@@ -258,10 +281,12 @@ def gpu_devices(
     deadlines: Deadlines | None = None,
     packs: Sequence[Path] = (),
     require_idle: bool = False,
+    host: CompileHost | None = None,
 ) -> Iterator[list[GpuDevice]]:
     """Open GPUs of this host while it lasts, with compilers in common.
 
     Args:
+        host: forks their processes; it is closed in the end. By default one is started, with ``packs``.
         indices: which; None for all.
         backend: the name of their vendor's, see ``measure.backends``.
         require_idle: whether GPUs that others use are refused.
@@ -270,10 +295,9 @@ def gpu_devices(
         DeviceError: if one cannot be used, or there is none.
         PackError: if a pack is damaged, or was made for something else.
     """
-    _check_packages()
-    began = time.time()
     deadlines, vendor = deadlines or Deadlines(), backend_named(backend)
-    host = compile_host(source, conditions or Conditions(), compile_workers, deadlines, packs, backend=backend)
+    if host is None:
+        host = gpu_host(source, conditions or Conditions(), compile_workers, deadlines, packs, backend=backend)
     opened: list[GpuDevice] = []
     try:
         identities = dict(enumerate(known_identities(vendor, required=indices is None)))
@@ -285,7 +309,7 @@ def gpu_devices(
             one = partial(one, host=host, require_idle=require_idle)
             futures = [threads.submit(one, index, identity=identities.get(index)) for index in chosen]
             known = [identities.get(index) for index in chosen]
-            digest = threads.submit(host_digest, vendor, source, known, unchanged_since=began)
+            digest = threads.submit(host_digest, vendor, source, known, unchanged_since=host.server.began)
         opened += [future.result() for future in futures if future.exception() is None]
         for future in futures:
             future.result()
@@ -324,7 +348,7 @@ def compilers_for(
     vendor = backend_named(gpu.backend)
     environment = {**vendor.environment, **conditions.environment, "TRITON_STORE_BINARY_ONLY": "1"}
     environment["TRITON_CACHE_DIR"] = str(cache.resolve())
-    modules = [COMPILE_MODULE, vendor.children, source]
+    modules = [*IMPORTED_FIRST, COMPILE_MODULE, vendor.children, source]
     host = CompileHost(modules, environment, source, workers=workers, deadline_s=deadline_s)
     try:
         yield host.compilers(gpu)

@@ -22,18 +22,73 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import MappingProxyType, TracebackType
-from typing import IO, NoReturn
+from typing import IO, Any, NoReturn
 
 from bo_tune.errors import InputError, WorkerError, one_line
 from bo_tune.processes.importing import import_to_fork
 from bo_tune.processes.interpreter import python_command
 
 READY = b"ready"
+
+IMPORTED_FIRST = ("bo_tune.measure.compile.triton_hash", "torch")
+"""What every process that compiles or measures needs, whatever the kernels: it takes the longest."""
+
 LARGEST_MESSAGE = 65536
 _PR_SET_PDEATHSIG = 1
+
+
+class Imports:
+    """A process that begins to import before it is known what it will fork: importing torch takes seconds.
+
+    Args:
+        modules: what it imports at once, as ``ForkServer`` does.
+
+    Attributes:
+        began: when it began, in seconds of ``time.time``.
+    """
+
+    def __init__(self, modules: Sequence[str] = ()) -> None:
+        self.began = time.time()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        told, tells = os.pipe()
+        self.stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        self.process = subprocess.Popen(
+            python_command(__name__, json.dumps(list(modules)), str(told), str(theirs.fileno())),
+            pass_fds=[told, theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=self.stderr,
+            start_new_session=True,
+        )
+        theirs.close()
+        os.close(told)
+        self.control = ours
+        self._tells: int | None = tells
+
+    def go_on(self, modules: Sequence[str], environment: Mapping[str, str]) -> None:
+        """Have it take variables, import more, and fork children from then on. Called once."""
+        assert self._tells is not None
+        orders = json.dumps({"modules": list(modules), "environment": dict(environment)}).encode()
+        tells, self._tells = self._tells, None
+        with contextlib.suppress(BrokenPipeError):  # it has ended, which is told when it is asked
+            os.write(tells, orders)
+        os.close(tells)
+
+    def close(self) -> None:
+        """End it and what it forked."""
+        if self._tells is not None:
+            os.close(self._tells)
+            self._tells = None
+        self.control.close()
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        self.process.wait()
+        self.stderr.close()
 
 
 class ForkServer:
@@ -45,25 +100,22 @@ class ForkServer:
             does in a function ``before_forking()``. A module that can tell whether this process uses a GPU does in a
             function ``gpu_is_in_use()``: what is imported after it must not.
         environment: variables that the server and its children have besides this process's own.
+        imports: a process that has begun with some of it; it becomes the server.
 
     Attributes:
+        began: when its imports began, in seconds of ``time.time``.
         forked: process ids of every child so far, ended ones included.
     """
 
-    def __init__(self, modules: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the server
-        self._process = subprocess.Popen(
-            python_command(__name__, json.dumps(list(modules)), str(theirs.fileno())),
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=self._stderr,
-            start_new_session=True,
-            env={**os.environ, **environment},
-        )
-        theirs.close()
-        self._control = ours
+    def __init__(
+        self,
+        modules: Sequence[str],
+        environment: Mapping[str, str] = MappingProxyType({}),
+        imports: Imports | None = None,
+    ) -> None:
+        self._imports = imports or Imports()
+        self._imports.go_on(modules, environment)
+        self._control, self.began = self._imports.control, self._imports.began
         self._lock = threading.Lock()
         self._ready = False
         self.forked: set[int] = set()
@@ -93,16 +145,12 @@ class ForkServer:
         raise WorkerError(self._last_words())
 
     def _last_words(self) -> str:
-        self._process.wait()
-        return last_line(self._stderr)
+        self._imports.process.wait()
+        return last_line(self._imports.stderr)
 
     def close(self) -> None:
         """End the server and its children."""
-        self._control.close()
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        self._process.wait()
-        self._stderr.close()
+        self._imports.close()
 
 
 def last_line(file: IO[bytes]) -> str:
@@ -169,24 +217,53 @@ def _ended_with_parent(control: socket.socket) -> Iterator[None]:
     fcntl.fcntl(control, fcntl.F_SETFL, flags)
 
 
-def _import_all(modules: Sequence[str]) -> None:
-    """Import modules, each watched by those before it that can tell whether a GPU is in use."""
-    in_use: list[Callable[[], bool]] = []
-    for name in modules:
-        module = import_to_fork(name, in_use)
-        if hasattr(module, "before_forking"):
-            module.before_forking()
-        if hasattr(module, "gpu_is_in_use"):
-            in_use.append(module.gpu_is_in_use)
+class _Importing:
+    """Imports modules, each watched by those before it that can tell whether a GPU is in use. What they do before
+    anything is forked they do while the next is imported."""
+
+    def __init__(self) -> None:
+        self._in_use: list[Callable[[], bool]] = []
+        self._threads = ThreadPoolExecutor(1)
+        self._prepared: list[Future[None]] = []
+
+    def add(self, modules: Sequence[str]) -> None:
+        """Import more. Raises InputError."""
+        for name in modules:
+            module = import_to_fork(name, self._in_use)
+            if hasattr(module, "before_forking"):
+                self._prepared.append(self._threads.submit(module.before_forking))
+            if hasattr(module, "gpu_is_in_use"):
+                self._in_use.append(module.gpu_is_in_use)
+
+    def end(self) -> None:
+        """Wait for what they do; no thread is left then, as forking wants it."""
+        self._threads.shutdown()
+        for one in self._prepared:
+            one.result()
+
+
+def _orders(told: int) -> dict[str, Any]:
+    """Wait to be told what else to import. Ends the process where nobody will tell."""
+    with os.fdopen(told) as orders:
+        text = orders.read()
+    if not text:
+        leave("the parent is gone")
+    found: dict[str, Any] = json.loads(text)
+    return found
 
 
 def main() -> None:
     """Import what was asked for, then fork children until the parent is gone."""
-    modules, fd = sys.argv[1:]
+    modules, told, fd = sys.argv[1:]
     control = socket.socket(fileno=int(fd))
     try:
         with _ended_with_parent(control):
-            _import_all(json.loads(modules))
+            importing = _Importing()
+            importing.add(json.loads(modules))
+            orders = _orders(int(told))
+            os.environ.update(orders["environment"])
+            importing.add(orders["modules"])
+            importing.end()
     except InputError as error:
         leave(one_line(error))
     gc.freeze()  # what is here will be shared by all children; collecting it would copy it

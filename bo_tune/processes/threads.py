@@ -7,6 +7,8 @@ from types import MappingProxyType
 
 from threadpoolctl import threadpool_limits
 
+from bo_tune.processes.importing import LateModule
+
 SWITCH_INTERVAL_S = 0.0005
 """After how long a thread that computes gives way to others."""
 
@@ -20,7 +22,12 @@ held up all others for a second or two."""
 
 def one_blas_thread() -> AbstractContextManager[object]:
     """Keep linear algebra on the caller's core while it lasts: studies are the parallelism, and the other cores
-    compile. A surrogate's matrices are small."""
+    compile. A surrogate's matrices are small.
+
+    It loads what computes with them, for a library that is loaded later would not be limited; nor can another thread
+    than the first limit it.
+    """
+    LateModule.import_all()
     limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
     return limits
 

@@ -10,8 +10,6 @@ so configs that are alike are not counted twice. The posterior's deviations are 
 point estimate, which makes any Gaussian process surer than it should be, less so where other studies taught them.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 from optuna.study import Study
 
@@ -33,37 +31,6 @@ BEST = 6
 """Tried configs that are drawn."""
 
 DRAWS = 400
-
-
-@dataclass(frozen=True, slots=True)
-class StopRule:
-    """When a study has done enough.
-
-    Attributes:
-        tolerance: x.
-        risk: stop when the probability of a better config falls under it.
-        least: trials to have a value before any stop.
-        most: trials with a value at which the study stops anyhow; None for no limit.
-        most_taught: the same where other studies of the same place teach. On replayed grids that many leave less
-            regret than any threshold on the certificate that launches as many on average: what keeps a certificate low
-            is mostly noise and rough ground, not a better config. Nor is a threshold on the improvement to be expected
-            of all that is untried, per launch so far, certain to be better: with 19.4 launches on average of the 19
-            dense grids (10 seeds) it left 0.08 ± 0.08 points less than 20 of each.
-    """
-
-    tolerance: float = 0.01
-    risk: float = 0.10
-    least: int = 8
-    most: int | None = None
-    most_taught: int | None = 20
-
-    def done(self, certificate: Certificate, under_way: int = 0) -> bool:
-        """Whether a study with this certificate is done, or will be once so many more trials have a value."""
-        limits = [self.most, self.most_taught if certificate.taught else None]
-        tried = certificate.tried + under_way
-        if certificate.exhausted or any(limit is not None and tried >= limit for limit in limits):
-            return True
-        return certificate.tried >= self.least and 1.0 - certificate.probability < self.risk
 
 
 def certify(sampler: FiniteGridSampler, study: Study, tolerance: float = 0.01) -> Certificate:

@@ -2,13 +2,15 @@
 
 import threading
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 
 from bo_tune.core.choices import GRID_GP
 from bo_tune.core.conclusion import SHARED, Decision
 from bo_tune.core.events import Listener
+from bo_tune.core.problem import Problem
 from bo_tune.core.study_name import StudyName
-from bo_tune.measure.device import Device
+from bo_tune.measure.device import Build, Device
 from bo_tune.measure.devices import Job
 from bo_tune.processes.fork_server import ForkServer
 from bo_tune.session.claims import Claims, note_space
@@ -96,12 +98,11 @@ class StudyOpener:
         settings = self._settings.of_study(job, decision)
         spec, name = job.spec, self._settings.name_of(job)
         space = device.search_space(spec, problem).override(settings.spaces.get(problem.kernel, {}))
-        found = candidates(spec, problem, space, device, exhaustive=settings.exhaustive)
         stored = stored or self._claims.stored(name, device.gpu)
         default = device.default_config(spec, problem)
+        ahead = None if done else _begun_ahead(stored, device, problem, default)
+        found = candidates(spec, problem, space, device, exhaustive=settings.exhaustive)
         if not done:
-            if stored.has_running():
-                stored.fail_running()
             note_space(stored, found, default)
         proposer = self._proposer(name, settings, device, found, default, learns=not done, joint=joint and not decision)
         return Tuner(
@@ -113,6 +114,7 @@ class StudyOpener:
             default,
             proposer,
             settings.tuner(),
+            ahead=ahead,
             apart=SHARED if joint else None,
             layer=job.races_in(decided=decision is not None),
             lookahead=self._lookahead,
@@ -167,3 +169,16 @@ class StudyOpener:
 
     def _lookahead(self) -> int:
         return self._settings.lookahead(self._active)
+
+
+def _begun_ahead(
+    stored: StoredStudy, device: Device, problem: Problem, default: dict[str, int]
+) -> Future[Build] | None:
+    """Make a study ready to go on, and begin with what a new one needs whatever its candidates are, which take a moment
+    to find: inputs, and the default config's binary. Returns the latter; None where the study has trials."""
+    if stored.has_running():
+        stored.fail_running()
+    if stored.trials():
+        return None
+    device.expect(problem)
+    return device.compile(problem, default)

@@ -6,6 +6,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 
 from bo_tune.core.activity import SessionActivity, by_gpu, with_workers
 from bo_tune.core.choices import MEMORY
@@ -13,7 +14,7 @@ from bo_tune.core.conclusion import Decision
 from bo_tune.core.events import Listener, StudyFailed, StudyLost, StudyStarted, ignore
 from bo_tune.core.study_name import StudyName
 from bo_tune.engines.base import TunedEntry
-from bo_tune.errors import DeviceError, LeaseLostError, UnreadableStudyError
+from bo_tune.errors import DeviceError, LeaseLostError, UnreadableStudyError, UnusableDeviceError
 from bo_tune.measure.devices import Job, together
 from bo_tune.processes.fork_server import ForkServer
 from bo_tune.processes.garbage import garbage_sought_seldom
@@ -103,7 +104,8 @@ class Session:
         tuned: dict[int, Tuned] = {}
         lanes = max(1, min(self.settings.in_flight, len(groups)))
         threads = ThreadPoolExecutor(lanes, thread_name_prefix="study")
-        with self.opener.searching(), one_blas_thread(), turns_taken_fast(), garbage_sought_seldom(), threads:
+        blas = one_blas_thread() if self._computes(groups) else nullcontext()
+        with self.opener.searching(), blas, turns_taken_fast(), garbage_sought_seldom(), threads:
             futures = [threads.submit(self._work, lane, groups, pending, tuned) for lane in range(lanes)]
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
@@ -118,6 +120,12 @@ class Session:
         if pending.left:
             raise InterruptedSearch
         return [tuned[id(job)] for job in jobs if id(job) in tuned]
+
+    def _computes(self, groups: Sequence[Sequence[Job]]) -> bool:
+        """Say whether a model of a study may be computed in this process."""
+        here = [group for group in groups if len(group) > 1 or not self.settings.searchers]
+        left = (job for group in here for job in group if not self._claims.were_done(self.settings.name_of(job)))
+        return self._elsewhere is None and not self.settings.exhaustive and any(left)
 
     def register(self, jobs: Sequence[Job]) -> None:
         """Have the studies in the database, and how they are to be searched, for workers that may join."""
@@ -263,6 +271,8 @@ class Session:
                         search.search()
                 reused = current_results(tuners, asked, decision)
                 results = reused or choose_results(search, tuners, asked, settings.sampler, settings.stop_rule)
+        except UnusableDeviceError:
+            raise
         except DeviceError as error:  # these problems cannot be measured; the others may
             return self._fail(jobs, str(error))
         finally:  # also where the lease was lost: the study is opened anew when it is taken again

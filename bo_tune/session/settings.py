@@ -9,15 +9,13 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 from pydantic_core import PydanticCustomError
 
 from bo_tune.core.choices import GRID, GRID_GP, SAMPLERS
-from bo_tune.core.conclusion import SHARED, Decision
+from bo_tune.core.conclusion import SHARED, Decision, StopRule
 from bo_tune.core.problem import Problem
 from bo_tune.core.study_name import StudyName
 from bo_tune.core.surroundings import Layer, asked_of
 from bo_tune.measure.devices import Job, together
-from bo_tune.search import StopRule
 from bo_tune.store.fields import Count, Experts, Flag, Line, LinearLayer, Parameter, Setting, Share, first_error
-from bo_tune.tuning.race import Finalists
-from bo_tune.tuning.tuner import TunerSettings
+from bo_tune.tuning.settings import Finalists, TunerSettings
 
 STUDIES_PER_COMPILER = 1
 """Studies in flight for each compile process. The fewer, the more of a session's studies learn from others."""

@@ -5,9 +5,8 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from bo_tune.core.conclusion import Certificate, Decision
+from bo_tune.core.conclusion import Certificate, Decision, StopRule
 from bo_tune.core.surroundings import Linear, asked_of
-from bo_tune.search import StopRule
 from bo_tune.store.attributes import RESULT_ATTR
 from bo_tune.store.result import InPlace
 from bo_tune.store.results import StudyResult, costs_of

@@ -20,7 +20,8 @@ from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.device import Device, Remeasured
 from bo_tune.store.result import ActiveTimes
-from bo_tune.tuning.race import Choice, Finalists, InPlaceTimes, Race
+from bo_tune.tuning.race import Choice, InPlaceTimes, Race
+from bo_tune.tuning.settings import Finalists
 
 
 @dataclass(frozen=True, slots=True)

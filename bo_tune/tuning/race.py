@@ -20,8 +20,8 @@ leader beats it; so it does not end either while more is lost by staying with th
 import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
@@ -33,6 +33,7 @@ from bo_tune.core.surroundings import Surroundings
 from bo_tune.measure.device import Device, Remeasured
 from bo_tune.processes.importing import LateModule
 from bo_tune.store.result import ActiveTimes
+from bo_tune.tuning.settings import Finalists
 
 _special = LateModule("scipy.special")
 
@@ -53,39 +54,6 @@ FEWEST_PAIRS = 4
 
 LEAST_ROUNDS = 8
 """Of a batch: fewer never show that one of a dozen configs beats another."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finalists:
-    """How finalists are chosen from and re-measured.
-
-    Attributes:
-        count: how many of the best configs, besides the default.
-        rounds: repetitions of each in two batches.
-        most_rounds: repetitions of each at most.
-        confidence: that the one chosen is the fastest, but for ``equal_within``.
-        equal_within: difference in time, as a share, that is not worth more rounds.
-        active: in place, how many adapters steps use: the mean over this mix decides. Nothing for what the device
-            measures under.
-    """
-
-    count: int = 8
-    rounds: int = 20
-    most_rounds: int = 200
-    confidence: float = 0.95
-    equal_within: float = 0.005
-    active: tuple[int, ...] = ()
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the settings as plain values; no mix where there is none, as before there was any."""
-        settings = asdict(self)
-        active = settings.pop("active")
-        return {**settings, "active": list(active)} if active else settings
-
-    @classmethod
-    def from_json(cls, stored: Mapping[str, Any]) -> "Finalists":
-        """Read what ``to_json`` made of them."""
-        return cls(**{**stored, "active": tuple(stored.get("active", ()))})
 
 
 @dataclass(frozen=True, slots=True)

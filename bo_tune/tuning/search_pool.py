@@ -10,6 +10,8 @@ import itertools
 import threading
 from collections import Counter
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import singledispatchmethod
 from typing import cast
@@ -22,14 +24,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config
+from bo_tune.errors import WorkerError
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.processes.fork_server import ForkServer
 from bo_tune.processes.importing import LateModule
-from bo_tune.processes.threads import ONE_BLAS_THREAD
 from bo_tune.processes.worker import Worker, serve
 from bo_tune.search import (
     Certificate,
     Cost,
+    FiniteGridSampler,
     Grid,
     GridExhaustedError,
     GridSampler,
@@ -38,8 +41,7 @@ from bo_tune.search import (
 )
 from bo_tune.search.study_log import Observation, StudyLog, observed
 from bo_tune.tuning.proposer import Proposal, certificate_of
-
-MODULE = "bo_tune.tuning.search_pool"
+from bo_tune.tuning.settings import SEARCH_MODULE, search_server
 
 ANSWER_TIMEOUT_S = 300.0
 """A proposal takes milliseconds; a machine that is this slow is not tuning."""
@@ -111,6 +113,11 @@ class _Certify:
 
 
 @dataclass(frozen=True, slots=True)
+class _Prepare:
+    study: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Close:
     study: int
 
@@ -118,11 +125,6 @@ class _Close:
 def before_forking() -> None:
     """Have what every search process computes with loaded once."""
     LateModule.import_all()
-
-
-def search_server() -> ForkServer:
-    """Start what forks search processes. It imports for a second, which may pass while GPUs are opened."""
-    return ForkServer([MODULE], ONE_BLAS_THREAD)
 
 
 class SearchPool:
@@ -136,7 +138,8 @@ class SearchPool:
     def __init__(self, processes: int, server: ForkServer | None = None) -> None:
         forks = server or search_server()
         self._own_server = None if server else forks
-        self._workers = [Worker(forks, MODULE, []) for _ in range(processes)]
+        self._workers = [Worker(forks, SEARCH_MODULE, []) for _ in range(processes)]
+        self._threads = ThreadPoolExecutor(processes, thread_name_prefix="search-ahead")
         self._locks = [threading.Lock() for _ in range(processes)]
         self._places: dict[int, int] = {}
         self._numbers = itertools.count()
@@ -148,7 +151,13 @@ class SearchPool:
             number, busy = next(self._numbers), Counter(self._places.values())
             self._places[number] = min(range(len(self._workers)), key=lambda place: busy[place])
         self.ask(number, _Open(number, recipe))
+        self._threads.submit(self._prepare, number)
         return OffloadedProposer(self, number, recipe, cost)
+
+    def _prepare(self, study: int) -> None:
+        """Have a model ready by the time that a study's first config is measured: it takes some tenths of a second."""
+        with suppress(WorkerError, KeyError):  # whoever asks is told; it may have been forgotten meanwhile
+            self.ask(study, _Prepare(study))
 
     def ask(self, study: int, message: object) -> object:
         """Send a message to the process of a study and return its answer. Raises WorkerError."""
@@ -163,6 +172,10 @@ class SearchPool:
 
     def close(self) -> None:
         """End the processes."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        for worker in self._workers:
+            worker.interrupt()
+        self._threads.shutdown(wait=True)
         for worker in self._workers:
             worker.kill()
         if self._own_server is not None:
@@ -250,6 +263,11 @@ class _Served:
         self._sampler = self.recipe.build(lambda indices: cost[indices].astype(float))
         self._log = self._sampler.adopt(self.study)
 
+    def prepare(self) -> None:
+        """Build the model, of a sampler that has one."""
+        if isinstance(self._sampler, FiniteGridSampler):
+            self._sampler.model(self.study).points(())
+
     def take(self, news: _News) -> None:
         """Take in what is new."""
         self._log.adopt(news.observations, news.pending)
@@ -280,6 +298,10 @@ class _Server:
     @answer.register
     def _(self, request: _Open) -> None:
         self._studies[request.study] = _Served(request.recipe)
+
+    @answer.register
+    def _(self, request: _Prepare) -> None:
+        self._studies[request.study].prepare()
 
     @answer.register
     def _(self, request: _Choose) -> int:

@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
+from statistics import median
 from typing import TypeVar
 
 from optuna.trial import FrozenTrial
 
-from bo_tune.core.conclusion import Certificate
+from bo_tune.core.conclusion import Certificate, StopRule
 from bo_tune.core.events import Listener, TrialRecorded, ignore
 from bo_tune.core.outcome import Invalid, Launches, Outcome
 from bo_tune.core.problem import Problem, lora
@@ -22,16 +23,27 @@ from bo_tune.core.surroundings import Layer, Linear
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.device import Build, Device
-from bo_tune.search import StopRule
 from bo_tune.store.frozen import to_trial
 from bo_tune.store.storage import StoredStudy
 from bo_tune.store.trials import launched
 from bo_tune.tuning.candidates import Candidates
 from bo_tune.tuning.in_place import after_layer, decided_in_place, race_in_place, surroundings_in
 from bo_tune.tuning.proposer import Proposal, Proposer
-from bo_tune.tuning.race import Choice, Finalists, InPlaceTimes, choose
+from bo_tune.tuning.race import Choice, InPlaceTimes, choose
+from bo_tune.tuning.settings import TunerSettings
 
 UnderWay = TypeVar("UnderWay")
+
+OVERDUE = 3.0
+"""Times the usual wait for a binary after which a search that could end goes on to another config. In a session of 84
+lookups on an H200 searches used to go on at once: of 506 s of compilers 82 went into what was then left."""
+
+LEAST_OVERDUE_S = 0.5
+
+WAITS_REMEMBERED = 16
+
+NEARLY = 3.0
+"""Times the stop rule's risk, below which a search has one config under way at a time."""
 
 MOST_INVALID_PER_LAUNCHED = 4
 """A study also ends when this many times its budget of launched configs proved invalid."""
@@ -39,23 +51,6 @@ MOST_INVALID_PER_LAUNCHED = 4
 
 class InterruptedSearch(Exception):  # noqa: N818 - not an error: the user asked for it
     """The search was asked to stop; everything recorded so far stays."""
-
-
-@dataclass(frozen=True, slots=True)
-class TunerSettings:
-    """How one study is searched.
-
-    Attributes:
-        budget: configs to launch, the default one included; None for every candidate.
-        finalists: what is re-measured at the end.
-        stop_slow: whether a clearly slow config ends after its first repetitions.
-        stop_rule: when the sampler's model is sure enough to end before the budget; None for never.
-    """
-
-    budget: int | None
-    finalists: Finalists = Finalists()
-    stop_slow: bool = True
-    stop_rule: StopRule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +65,30 @@ class Pending:
     proposal: Proposal | None
     build: Future[Build]
     start: datetime
+    begun_s: float = field(default_factory=time.perf_counter)
+
+    @property
+    def waited_s(self) -> float:
+        """Seconds since it was asked for."""
+        return time.perf_counter() - self.begun_s
 
 
-def take_ready(under_way: deque[UnderWay], build: Callable[[UnderWay], Future[Build]]) -> UnderWay:
-    """Take out the oldest that is compiled, waiting for one: a long compile holds up none but itself."""
+def take_ready(
+    under_way: deque[UnderWay], build: Callable[[UnderWay], Future[Build]], within_s: float | None = None
+) -> UnderWay | None:
+    """Take out the oldest that is compiled, waiting for one: a long compile holds up none but itself.
+
+    Args:
+        within_s: how long, in seconds; for ever by default.
+
+    Returns:
+        None where none is compiled by then.
+    """
     builds = [build(one) for one in under_way]
-    if len(builds) > 1:
-        wait(builds, return_when=FIRST_COMPLETED)
-    place = next((place for place, future in enumerate(builds) if future.done()), 0)
+    wait(builds, timeout=within_s, return_when=FIRST_COMPLETED)
+    place = next((place for place, future in enumerate(builds) if future.done()), None)
+    if place is None:
+        return None
     taken = under_way[place]
     del under_way[place]
     return taken
@@ -119,6 +130,7 @@ class Tuner:
     stored behind its back, within a second of being measured.
 
     Args:
+        ahead: the default config's build, where it has begun.
         apart: parameter whose values are searched side by side: a config is given up when it is clearly slower than the
             best of its own value, not than the best of all.
         layer: what of a model the kernel runs in, where finalists are to race in it; None to race alone.
@@ -147,6 +159,7 @@ class Tuner:
         proposer: Proposer,
         settings: TunerSettings,
         *,
+        ahead: Future[Build] | None = None,
         apart: str | None = None,
         layer: Layer | None = None,
         lookahead: Callable[[], int] = lambda: 1,
@@ -164,11 +177,12 @@ class Tuner:
         self.default = default
         self._settings = settings
         self._rivals = [dict(config) for config in spec.rivals(problem)]
-        self._apart, self.layer = apart, layer
+        self._ahead, self._apart, self.layer = ahead, apart, layer
         self._lookahead = lookahead
         self._listener = listener
         self._stop = stop or threading.Event()
         self._pending: deque[Pending] = deque()
+        self._waited_s: deque[float] = deque(maxlen=WAITS_REMEMBERED)
         self.proposer = proposer
         self._certified: tuple[int, Certificate | None] | None = None
         self.launched_configs = 0
@@ -205,7 +219,15 @@ class Tuner:
                     self._leave_to_compilers()
             if not self._pending:
                 return
-            self.finish(take_ready(self._pending, lambda pending: pending.build))
+            ready = take_ready(self._pending, lambda pending: pending.build, self._overdue_s)
+            if ready is not None:
+                self.finish(ready)
+
+    @property
+    def _overdue_s(self) -> float:
+        """Seconds after which a compile is not counted on any more, in a search that may end without it."""
+        usual = median(self._waited_s) if self._waited_s else 0.0
+        return max(LEAST_OVERDUE_S, OVERDUE * usual)
 
     def _leave_to_compilers(self) -> None:
         """Forget configs that are still being compiled: enough is known without them, and it may take seconds."""
@@ -286,8 +308,17 @@ class Tuner:
             return False
         if self._settings.stop_rule is None:
             return True
-        compiled = sum(pending.build.done() for pending in self._pending)  # the others are not waited for in the end
-        return not self.is_sure(compiled)
+        # Others are not waited for in the end. But what would be begun in their place takes a compile as well.
+        overdue_s = self._overdue_s
+        counted_on = sum(one.build.done() or one.waited_s < overdue_s for one in self._pending)
+        if counted_on and self._is_nearly_sure(self._settings.stop_rule):
+            return False
+        return not self.is_sure(counted_on)
+
+    def _is_nearly_sure(self, rule: StopRule) -> bool:
+        """Say whether what is under way will probably be the end: what is begun beside it would be for nothing."""
+        certificate = self._certified[1] if self._certified is not None else None
+        return certificate is not None and 1.0 - certificate.probability < NEARLY * rule.risk
 
     def may_start(self, budget: int | None, under_way: int) -> bool:
         """Say whether budget and candidates allow another config, besides those under way."""
@@ -319,7 +350,14 @@ class Tuner:
             self.propose_s += time.perf_counter() - before
             config = proposal.config
         self._mark_tried(config)
-        return Pending(config, proposal, self.device.compile(self.problem, config), start)
+        return Pending(config, proposal, self._build(config), start)
+
+    def _build(self, config: dict[str, int]) -> Future[Build]:
+        """Start compiling a config, if that has not begun."""
+        if self._ahead is not None and config_key(config) == config_key(self.default):
+            begun, self._ahead = self._ahead, None
+            return begun
+        return self.device.compile(self.problem, config)
 
     def _first(self) -> dict[str, int] | None:
         """Return the next of the configs that come before all others; None where all were tried."""
@@ -329,6 +367,8 @@ class Tuner:
 
     def _evaluate(self, pending: Pending) -> Outcome:
         build = pending.build.result()
+        if not build.compilation.cached:
+            self._waited_s.append(pending.waited_s)
         if isinstance(build, Invalid):
             return build
         incumbent = self._incumbent_us(pending.config) if self._may_be_given_up(pending.config) else None

@@ -9,7 +9,7 @@ from helpers import ROOT, script
 from bo_tune.cli.arguments import DEFAULT_BUDGET
 from bo_tune.formats.study_file import DEFAULT_RANKS, load_study_file
 from bo_tune.formats.study_schema import TABLES, Budget, ModelTable, StudyTables
-from bo_tune.tuning.race import Finalists
+from bo_tune.tuning.settings import Finalists
 
 STUDIES = sorted((ROOT / "studies").glob("*.toml"))
 

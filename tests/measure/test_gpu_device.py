@@ -136,7 +136,7 @@ def test_a_finalist_that_breaks_the_process_costs_no_other(device: GpuDevice, br
 
 def test_a_process_lost_between_batches_of_a_race_costs_nothing(device: GpuDevice) -> None:
     first = device.remeasure(PROBLEM, [CONFIG], 20)
-    pid = device._worker.pid
+    pid = device._owner.worker.pid
     assert pid is not None
     os.kill(pid, signal.SIGKILL)
     assert device.remeasure(PROBLEM, [CONFIG], 20, taken=20) == first
@@ -178,7 +178,7 @@ def test_seconds_and_binaries_are_told(device: GpuDevice) -> None:
 
 
 def standing_ready(of: GpuDevice, count: int = 1) -> list[int]:
-    standbys = of._relief
+    standbys = of._owner.relief
     end = time.monotonic() + 30
     while len(standbys.pids) < count and time.monotonic() < end:
         time.sleep(0.01)
@@ -225,7 +225,7 @@ def test_a_process_that_stands_ready_and_warm_takes_over(device: GpuDevice, faul
 
 def test_no_process_stands_ready_while_nothing_is_lost(device: GpuDevice) -> None:
     measure(device, 16)
-    assert device._relief.pids == []
+    assert device._owner.relief.pids == []
     gpu = device.activity.gpu
     assert gpu is not None
     assert (gpu.standby_starts, gpu.warm_ups) == (0, 0)
@@ -245,7 +245,7 @@ def test_a_standby_that_was_killed_costs_no_trial(device: GpuDevice) -> None:
 
 def test_a_hang_right_after_a_restart_costs_no_more_than_any_other(device: GpuDevice) -> None:
     measure(device, 16)
-    device._deadlines = Deadlines(first_s=60.0, measure_s=0.5)
+    device._owner.deadlines = Deadlines(first_s=60.0, measure_s=0.5)
     measure(device, DIES)
     outcome = measure(device, HANGS)
     assert isinstance(outcome, Invalid)

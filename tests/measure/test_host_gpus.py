@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from bo_tune.core.problem import GpuInfo
 from bo_tune.errors import DeviceError
 from bo_tune.measure.backends.base import GpuIdentity, known_identities
 from bo_tune.measure.backends.nvidia.backend import Nvidia
@@ -76,6 +77,27 @@ def test_instances_are_asked_for_themselves(driver: Driver) -> None:
     whole = "int cuDeviceGetUuid(unsigned char *uuid, int gpu) { abort(); }"
     driver("return 0;", "*n = 1; return 0;", whole + UUID.format(name="cuDeviceGetUuid_v2"))
     assert Nvidia().identities() == [GpuIdentity(FIRST, "")]
+
+
+DESCRIBED = """
+int cuDeviceGetName(char *text, int room, int gpu) { strcpy(text, "NVIDIA H100"); return 0; }
+int cuDeviceGetAttribute(int *value, int attribute, int gpu) {
+  *value = attribute == 75 ? 9 : attribute == 76 ? 0 : 1000 * attribute;
+  return attribute == {refused} ? 1 : 0;
+}
+"""
+
+
+def test_gpus_are_described_as_torch_and_triton_will(driver: Driver) -> None:
+    driver("return 0;", "*n = 1; return 0;", DESCRIBED.replace("{refused}", "-1"))
+    (found,) = Nvidia().identities()
+    assert found.info == GpuInfo("NVIDIA H100", (9, 0), 16000, 97000, 12000, 39000, 38000)
+
+
+def test_a_gpu_of_which_something_is_not_told_is_not_described(driver: Driver) -> None:
+    driver("return 0;", "*n = 1; return 0;", DESCRIBED.replace("{refused}", "97"))
+    (found,) = Nvidia().identities()
+    assert found.info is None
 
 
 def test_gpus_that_cannot_be_told_are_only_an_error_where_they_are_needed(driver: Driver) -> None:

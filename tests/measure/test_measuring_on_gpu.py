@@ -79,9 +79,9 @@ def test_a_fault_costs_one_trial(faulty: GpuDevice, fault: str) -> None:
 
 def wait_for_standby(device: GpuDevice) -> None:
     end = time.monotonic() + 30
-    while not device._relief.pids and time.monotonic() < end:
+    while not device._owner.relief.pids and time.monotonic() < end:
         time.sleep(0.01)
-    assert device._relief.pids
+    assert device._owner.relief.pids
 
 
 def test_a_process_that_stands_ready_takes_over_in_a_moment(faulty: GpuDevice) -> None:
@@ -102,7 +102,7 @@ def test_standbys_that_start_meanwhile_do_not_change_what_is_measured() -> None:
 
     def start_standbys() -> None:
         while not over.is_set():
-            device._relief.relieve().kill()
+            device._owner.relief.relieve().kill()
 
     def times_us(count: int) -> list[float]:
         outcomes = [measure(device, SMALL) for _ in range(count)]
@@ -113,9 +113,9 @@ def test_standbys_that_start_meanwhile_do_not_change_what_is_measured() -> None:
         thread = threading.Thread(target=start_standbys)
         thread.start()
         try:
-            started = device._relief.activity.starts
+            started = device._owner.relief.activity.starts
             beside: list[float] = []
-            while device._relief.activity.starts < started + 5:
+            while device._owner.relief.activity.starts < started + 5:
                 beside += times_us(10)
         finally:
             over.set()

@@ -4,8 +4,8 @@ import numpy as np
 import optuna
 import pytest
 
-from bo_tune.core.conclusion import Certificate
-from bo_tune.search import FiniteGridSampler, StopRule, certify, distributions
+from bo_tune.core.conclusion import Certificate, StopRule
+from bo_tune.search import FiniteGridSampler, certify, distributions
 
 GRID = {"x": tuple(range(12)), "y": tuple(range(12))}
 

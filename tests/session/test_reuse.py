@@ -9,12 +9,12 @@ import pytest
 from helpers import EXPAND, SHRINK, FakeDevice, sliced, sqlite_url
 
 from bo_tune.core.choices import MEMORY
+from bo_tune.core.conclusion import StopRule
 from bo_tune.core.conditions import NO_VERSIONS, toolchain_label
 from bo_tune.core.space import config_key
 from bo_tune.errors import StorageError
 from bo_tune.formats.recording import Recording
 from bo_tune.measure.devices import Job, job_of, replay_job
-from bo_tune.search import StopRule
 from bo_tune.session.session import Session, SessionSettings, Tuned
 from bo_tune.session.workers.worker import StudyWorker, fitting
 from bo_tune.store.storage import StudyStore

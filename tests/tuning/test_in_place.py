@@ -21,7 +21,7 @@ from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.results import StudyResult
 from bo_tune.store.storage import StudyStore
 from bo_tune.tuning.in_place import KEPT, ONE_STREAM, TWO_STREAMS, race_in_place, surroundings_in
-from bo_tune.tuning.race import Finalists
+from bo_tune.tuning.settings import Finalists
 
 LINEAR = Linear(4096, (4096,))
 PROBLEM = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)

@@ -8,10 +8,10 @@ from moe_recordings import MOE_KERNELS, best_sum_us, small, whole
 
 from bo_tune.analysis.simulate import simulate
 from bo_tune.core.choices import MEMORY
+from bo_tune.core.conclusion import StopRule
 from bo_tune.core.events import Event, StudyFinished
 from bo_tune.formats.recording import Recording
 from bo_tune.measure.devices import replay_job, together
-from bo_tune.search import StopRule
 from bo_tune.session.m_ladder import Line
 from bo_tune.session.session import Session, SessionSettings, Tuned
 from bo_tune.store.attributes import RESULT_ATTR

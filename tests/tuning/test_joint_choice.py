@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from bo_tune.core.problem import Experts, LoraProblem
 from bo_tune.core.space import ConfigKey, SearchSpace, config_key
 from bo_tune.tuning.joint.choice import MOST_VALUES, best_by_value, best_together, choose_jointly, sums_by_value
-from bo_tune.tuning.race import Finalists
+from bo_tune.tuning.settings import Finalists
 
 SPACE = SearchSpace.of({"block_m": (16, 32, 64, 128), "num_warps": (4, 8)})
 KEYS = [config_key(config) for config in SPACE]

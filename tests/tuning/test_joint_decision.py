@@ -10,7 +10,7 @@ from one_launch_recordings import one_launch
 
 from bo_tune.analysis.simulate import simulate
 from bo_tune.core.choices import GRID, MEMORY, MoePathChoice
-from bo_tune.core.conclusion import Decision
+from bo_tune.core.conclusion import Decision, StopRule
 from bo_tune.core.problem import Experts, LoraProblem, Problem
 from bo_tune.core.space import SearchSpace
 from bo_tune.errors import InputError
@@ -18,7 +18,6 @@ from bo_tune.formats.recording import Recording
 from bo_tune.kernels.moe.spec import one_launch_problems
 from bo_tune.kernels.registry import IN_ORDER, define, kernel_spec
 from bo_tune.measure.devices import Job, deciding_problems, job_of, replay_job, together, with_deciding
-from bo_tune.search import StopRule
 from bo_tune.session.session import Session, SessionSettings, Tuned
 from bo_tune.session.workers.worker import StudyWorker, fitting
 from bo_tune.store.results import StudyResult

@@ -19,7 +19,7 @@ from bo_tune.measure.devices import job_of
 from bo_tune.session.session import Session, SessionSettings, Tuned
 from bo_tune.store.storage import StudyStore
 from bo_tune.tuning.joint.in_place import Together, race_layer
-from bo_tune.tuning.race import Finalists
+from bo_tune.tuning.settings import Finalists
 
 MIXTURE = Mixture(2048, 1536, 768, Experts(128, 8))
 PROBLEMS = MIXTURE.kernels(Batch(4, 16, 256))

@@ -14,7 +14,8 @@ from bo_tune.core.outcome import LaunchPurpose
 from bo_tune.core.problem import LoraProblem, Problem
 from bo_tune.core.space import Config, ConfigKey, SearchSpace, config_key
 from bo_tune.measure.device import Remeasured
-from bo_tune.tuning.race import Finalists, Race, choose, loss
+from bo_tune.tuning.race import Race, choose, loss
+from bo_tune.tuning.settings import Finalists
 
 PROBLEM = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
 SPACE = SearchSpace.of({"num_warps": (4, 8), "block_m": (16, 32, 64, 128, 256)})

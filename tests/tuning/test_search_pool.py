@@ -9,11 +9,11 @@ import pytest
 from helpers import EXPAND, SHRINK, SHRINK_BIG, sliced
 
 from bo_tune.core.choices import MEMORY
+from bo_tune.core.conclusion import StopRule
 from bo_tune.core.outcome import Outcome
 from bo_tune.errors import DeviceError
 from bo_tune.measure.devices import replay_job
 from bo_tune.measure.replay import ReplayDevice
-from bo_tune.search import StopRule
 from bo_tune.session.session import Session, SessionSettings, Tuned
 from bo_tune.store.storage import StudyStore
 from bo_tune.tuning.search_pool import OffloadedProposer, SearchPool

@@ -9,13 +9,13 @@ from helpers import BUNDLED, EXPAND, FakeDevice
 
 from bo_tune.analysis.listing import list_studies
 from bo_tune.core.choices import MEMORY
+from bo_tune.core.conclusion import StopRule
 from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config, SearchSpace, config_key
 from bo_tune.engines.folder import read_provenance, write_tables
 from bo_tune.formats.recording import read_recording
 from bo_tune.measure.device import Build
 from bo_tune.measure.devices import job_of, replay_job
-from bo_tune.search import StopRule
 from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
 

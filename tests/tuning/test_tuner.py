@@ -26,8 +26,8 @@ from bo_tune.store.storage import StoredStudy, StudyName, StudyStore
 from bo_tune.store.trials import REASON, outcome_of
 from bo_tune.tuning.candidates import Candidates
 from bo_tune.tuning.proposer import SamplerProposer
-from bo_tune.tuning.race import Finalists
-from bo_tune.tuning.tuner import MOST_INVALID_PER_LAUNCHED, InterruptedSearch, Tuner, TunerSettings
+from bo_tune.tuning.settings import Finalists, TunerSettings
+from bo_tune.tuning.tuner import MOST_INVALID_PER_LAUNCHED, InterruptedSearch, Tuner
 
 PROBLEM = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
 SPEC = kernel_spec("lora_shrink")

@@ -69,10 +69,10 @@ def simulate_command(
 
     from bo_tune.analysis.simulate import document, simulate
     from bo_tune.cli.output import Output
+    from bo_tune.core.conclusion import StopRule
     from bo_tune.display.comparison import simulation_line, simulation_table
     from bo_tune.display.console import is_live
     from bo_tune.formats.recording import read_recordings
-    from bo_tune.search import StopRule
     from bo_tune.session.session import SessionSettings
     from bo_tune.store.storage import silence_optuna
 

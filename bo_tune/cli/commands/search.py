@@ -2,12 +2,17 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from bo_tune.cli import options as o
 from bo_tune.cli.served import Served
 from bo_tune.core.choices import DEFAULT_STORAGE, GRID, GRID_GP, LEASE_S, MoePathChoice, RaceChoice, StreamChoice
 from bo_tune.errors import InputError
+
+if TYPE_CHECKING:
+    from bo_tune.cli.arguments import Arguments
+    from bo_tune.cli.output import Output
+    from bo_tune.processes.fork_server import Imports
 
 MoePath = Annotated[
     MoePathChoice,
@@ -86,36 +91,61 @@ def tune_command(
       bo-tune tune --model Llama-3.1-8B/config.json --tp 1 --max-loras 4 \\
           --rank 16 --m 1,16,256
     """
-    from bo_tune.cli.arguments import Arguments, measured_of, narrowed, settings_of, study_of, with_mix, with_streams
-    from bo_tune.cli.both_streams import tune_both
-    from bo_tune.cli.output import Output
-    from bo_tune.cli.problems import list_problems
-    from bo_tune.cli.tuning import tune
+    from bo_tune.cli.start import importing_ahead
 
-    choose_m = served.m == [AUTO]
-    asked = narrowed(study_of(study, replace(served, m=None) if choose_m else served), only)
-    loaded = with_streams(asked, served.streams(streams))
-    if dry_run:
-        list_problems(loaded, kernel or (), budget, Output("problems", json_file, quiet=quiet))
-        return
-    name = o.sampler_name(sampler or (loaded.sampler if loaded else GRID_GP))
-    arguments = Arguments(
-        loaded,
-        kernel or (),
-        measured_of(loaded, measuring, moe_path, mixed=True),
-        storage,
-        out,
-        replace(settings_of(loaded, name, kernel or (), budget, seed, stop), bundled=bundled),
-        verbose,
-        choose_m=choose_m,
-        fresh=fresh,
-        lease_s=lease,
-        ray=ray,
-        workers=workers,
-        race=race,
-    )
-    run = tune_both if streams is StreamChoice.BOTH else tune
-    run(with_mix(arguments, measuring.active), Output("tune", json_file, quiet=quiet))
+    here = not dry_run and ray is None and workers is None and streams is not StreamChoice.BOTH
+    with importing_ahead(measuring.device, storage, anew=fresh, here=here) as imports:
+        from bo_tune.cli.arguments import (
+            Arguments,
+            measured_of,
+            narrowed,
+            settings_of,
+            study_of,
+            with_mix,
+            with_streams,
+        )
+        from bo_tune.cli.output import Output
+        from bo_tune.cli.problems import list_problems
+
+        choose_m = served.m == [AUTO]
+        asked = narrowed(study_of(study, replace(served, m=None) if choose_m else served), only)
+        loaded = with_streams(asked, served.streams(streams))
+        if dry_run:
+            list_problems(loaded, kernel or (), budget, Output("problems", json_file, quiet=quiet))
+            return
+        name = o.sampler_name(sampler or (loaded.sampler if loaded else GRID_GP))
+        arguments = Arguments(
+            loaded,
+            kernel or (),
+            measured_of(loaded, measuring, moe_path, mixed=True),
+            storage,
+            out,
+            replace(settings_of(loaded, name, kernel or (), budget, seed, stop), bundled=bundled),
+            verbose,
+            choose_m=choose_m,
+            fresh=fresh,
+            lease_s=lease,
+            ray=ray,
+            workers=workers,
+            race=race,
+        )
+        arguments, output = with_mix(arguments, measuring.active), Output("tune", json_file, quiet=quiet)
+        if streams is StreamChoice.BOTH:
+            from bo_tune.cli.both_streams import tune_both
+
+            tune_both(arguments, output)
+        else:
+            _tune(arguments, output, imports)
+
+
+def _tune(arguments: "Arguments", output: "Output", imports: "Imports | None") -> None:
+    """Begin, and load meanwhile what the session needs."""
+    from bo_tune.cli.start import begun
+
+    with begun(arguments, imports) as start:
+        from bo_tune.cli.tuning import tune
+
+        tune(arguments, output, start)
 
 
 def grid_command(
@@ -144,23 +174,25 @@ def grid_command(
       bo-tune grid --device replay:studies/recordings --storage memory
       bo-tune grid studies/llama-3.1-8b.toml --kernel lora_shrink --record recordings
     """
-    from bo_tune.cli.arguments import Arguments, measured_of, narrowed, settings_of, study_of
-    from bo_tune.cli.output import Output
-    from bo_tune.cli.tuning import tune
+    from bo_tune.cli.start import importing_ahead
 
-    if sampler not in (None, GRID):
-        raise InputError(f"--sampler: an exhaustive search takes no other than {GRID!r}, got {sampler!r}")
-    loaded = narrowed(study_of(study, served), only)
-    arguments = Arguments(
-        loaded,
-        kernel or (),
-        measured_of(loaded, measuring, moe_path),
-        storage,
-        out,
-        settings_of(loaded, GRID, kernel or (), budget, seed),
-        verbose,
-        record,
-        fresh=fresh,
-        lease_s=lease,
-    )
-    tune(arguments, Output("grid", json_file, quiet=quiet))
+    with importing_ahead(measuring.device, storage, anew=fresh) as imports:
+        from bo_tune.cli.arguments import Arguments, measured_of, narrowed, settings_of, study_of
+        from bo_tune.cli.output import Output
+
+        if sampler not in (None, GRID):
+            raise InputError(f"--sampler: an exhaustive search takes no other than {GRID!r}, got {sampler!r}")
+        loaded = narrowed(study_of(study, served), only)
+        arguments = Arguments(
+            loaded,
+            kernel or (),
+            measured_of(loaded, measuring, moe_path),
+            storage,
+            out,
+            settings_of(loaded, GRID, kernel or (), budget, seed),
+            verbose,
+            record,
+            fresh=fresh,
+            lease_s=lease,
+        )
+        _tune(arguments, Output("grid", json_file, quiet=quiet), imports)

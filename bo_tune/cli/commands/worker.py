@@ -36,8 +36,8 @@ def worker_command(
     from bo_tune.display.progress import Progressing
     from bo_tune.display.reuse import unreadable_lines
     from bo_tune.measure.devices import fallen_back
-    from bo_tune.session.workers.measuring import fitting_of, searching
-    from bo_tune.session.workers.worker import StudyWorker
+    from bo_tune.session.workers.measuring import forking
+    from bo_tune.session.workers.worker import StudyWorker, fitting_of
     from bo_tune.store.storage import StudyStore, silence_optuna
     from bo_tune.tuning.tuner import InterruptedSearch
 
@@ -48,7 +48,11 @@ def worker_command(
     measured = measuring.measured(dual_stream=dual_stream)
     store = StudyStore(storage, create=False, lease_s=lease)
     shown = Progressing(output.console, None, verbose=verbose, urgent=output.urgent)
-    with searching(measured) as searches, fitting_of(measured, seed or 0) as (_, fits, settings), shown as progress:
+    with (
+        forking(measured) as forks,
+        fitting_of(measured, seed or 0, forks.host) as (_, fits, settings),
+        shown as progress,
+    ):
         output.warn(*filter(None, [fallen_back(measured.source) if measured.recordings is None else None]))
 
         def listen(event: Event) -> None:
@@ -56,7 +60,7 @@ def worker_command(
                 ended.append(event)
             progress(event)
 
-        worker = StudyWorker(store, fits, settings, listener=listen, searches=searches)
+        worker = StudyWorker(store, fits, settings, listener=listen, searches=forks.searches)
         progress.watch(lambda: worker.session)
         try:
             failed = worker.run()

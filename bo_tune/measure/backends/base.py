@@ -40,10 +40,12 @@ class GpuIdentity:
     Attributes:
         uuid: without a prefix; of a part of a GPU the part's.
         bus_id: where it is plugged in.
+        info: what is asked of a GPU before anything is measured; None where only a process that uses it can tell.
     """
 
     uuid: str
     bus_id: str
+    info: GpuInfo | None = None
 
 
 class Backend(ABC):
@@ -191,7 +193,7 @@ def gpu_side(children: str) -> type[GpuSide]:
 
 
 def told_by(module: str) -> list[GpuIdentity]:
-    """Return the GPUs that a module's ``main()`` prints: pairs of UUID and bus id, in JSON.
+    """Return the GPUs that a module's ``main()`` prints, in JSON: UUID, bus id, and what ``GpuInfo`` holds or null.
 
     It runs in a process of its own, since asking a driver leaves a process unfit to fork children that use it. Raises
     DeviceError where it cannot tell.
@@ -201,7 +203,10 @@ def told_by(module: str) -> list[GpuIdentity]:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_TIMEOUT_S, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         raise DeviceError(f"the GPUs of this host cannot be counted: {one_line(error)}") from error
-    return [GpuIdentity(*one) for one in json.loads(answer.stdout)]
+    return [
+        GpuIdentity(uuid, bus_id, None if info is None else GpuInfo.from_json(info))
+        for uuid, bus_id, info in json.loads(answer.stdout)
+    ]
 
 
 def known_identities(backend: Backend, *, required: bool) -> Sequence[GpuIdentity]:

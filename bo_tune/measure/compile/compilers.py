@@ -23,11 +23,15 @@ from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.compile.farm import CompileFarm
 from bo_tune.measure.device import Build
 from bo_tune.measure.source import default_config
+from bo_tune.processes.worker import Call
 
 ANSWER_TIMEOUT_S = 120.0
 """For a worker to answer, or to hash Triton's library, on a loaded machine."""
 
-DISTINCT_ANSWERS = 64
+PART = 512
+"""Configs that one compiler is asked about at once: of thousands each tells a part, side by side."""
+
+DISTINCT_ANSWERS = 512
 """Answers that are remembered. The problems of a session share most of theirs."""
 
 NAME_BYTES = 16
@@ -89,6 +93,11 @@ class Compilers:
         identity: Identity = self._told("identity")
         return identity.toolchain.assembler
 
+    def versions(self) -> Mapping[str, str]:
+        """The versions of torch and Triton that compile."""
+        versions: Mapping[str, str] = self._told("versions")
+        return versions
+
     def identity(self, examples: Examples) -> Identity:
         """Return all that the binaries of these kernels depend on."""
         identity: Identity = self._ask("identity", examples)
@@ -110,10 +119,14 @@ class Compilers:
 
     def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:
         """Return for each config the one that really runs: itself, or another."""
-        names, rows = tuple(sorted(configs[0])), rows_of(configs)
-        answer: Facts = self._ask("facts", problem, names, tuple(rows))
-        self._numbers[problem].update(zip(rows, self._numbers_of(answer.binaries), strict=True))
-        return list(self._configs_of(answer.names, answer.runs) if answer.runs else configs)
+        names, parts = tuple(sorted(configs[0])), [configs[at : at + PART] for at in range(0, len(configs), PART)]
+        rows = [tuple(rows_of(part)) for part in parts]
+        answers: list[Facts] = self._ask_all([("facts", problem, names, part) for part in rows])
+        found: list[Config] = []
+        for part, of_part, answer in zip(parts, rows, answers, strict=True):
+            self._numbers[problem].update(zip(of_part, self._numbers_of(answer.binaries), strict=True))
+            found += self._configs_of(answer.names, answer.runs) if answer.runs else part
+        return found
 
     def _number_all(self, names: bytes) -> list[int]:
         """Return the numbers in the farm of binaries whose names stand one after the other."""
@@ -144,13 +157,18 @@ class Compilers:
 
     def _ask(self, method: str, *arguments: object) -> Any:
         """Call a method of a ``compile.worker.Compiler``."""
+        return self._ask_all([(method, *arguments)])[0]
+
+    def _ask_all(self, calls: Sequence[Call]) -> list[Any]:
+        """Call methods, as many at once as compilers idle."""
         try:
-            answer = self.farm.ask((method, *arguments), ANSWER_TIMEOUT_S)
+            answers = self.farm.ask_all(calls, ANSWER_TIMEOUT_S)
         except WorkerError as error:
             raise DeviceError(f"the kernels of {self.farm.source} cannot be asked: {error}") from error
-        if isinstance(answer, Refused):
-            raise DeviceError(answer.message)
-        return answer
+        for answer in answers:
+            if isinstance(answer, Refused):
+                raise DeviceError(answer.message)
+        return answers
 
 
 def _configs(names: Sequence[str], values: bytes) -> list[Config]:

@@ -11,7 +11,7 @@ from bo_tune.files import check_file_writable, os_error_text
 from bo_tune.measure.compile.compilers import Compilers
 from bo_tune.measure.compile.farm import CompileFarm, Deadline
 from bo_tune.measure.compile.packed import PackedBinaries
-from bo_tune.processes.fork_server import ForkServer
+from bo_tune.processes.fork_server import ForkServer, Imports
 
 
 class CompileHost:
@@ -24,6 +24,7 @@ class CompileHost:
         workers: compile processes for each kind of GPU.
         deadline_s: seconds after which a compile is given up, at most.
         packs: files of binaries that need no compiling here.
+        imports: a process that has begun to import some of the modules.
 
     Raises:
         DeviceError: if Triton's cache cannot be written.
@@ -39,11 +40,12 @@ class CompileHost:
         workers: int,
         deadline_s: float,
         packs: Sequence[Path] = (),
+        imports: Imports | None = None,
     ) -> None:
         _check_cache({**os.environ, **environment})
         self._source, self.workers, self._deadline_s = source, workers, deadline_s
         self._packs = PackedBinaries(packs)
-        self.server = ForkServer(modules, {**environment, **self._packs.environment})
+        self.server = ForkServer(modules, {**environment, **self._packs.environment}, imports)
         self._farms: dict[Hashable, CompileFarm] = {}
         self._lock = threading.Lock()
         try:

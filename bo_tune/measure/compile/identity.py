@@ -32,6 +32,16 @@ def toolchain(vendor: CompilerSide, target: GPUTarget) -> Toolchain:
     )
 
 
+def versions() -> dict[str, str]:
+    """Return the versions of torch and Triton.
+
+    As plain text: torch's own is an object of a class of torch, and whoever unpickled it would import torch.
+    """
+    import torch  # noqa: PLC0415 - nothing that compiles ahead of a GPU needs it
+
+    return {"torch": str(torch.__version__), "triton": triton.__version__}
+
+
 def kernel_text(operation: Operation[Any, Any], problem: Problem, config: Config) -> KernelText:
     """Return which text an operation compiles, told by what it asks Triton for; nothing is compiled."""
     digests: list[str] = []

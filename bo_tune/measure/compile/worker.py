@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import triton
 from triton.compiler.errors import CompilationError
-from triton.runtime.cache import triton_key
 
 from bo_tune.core.outcome import Compilation, Invalid, InvalidReason, Resources
 from bo_tune.core.problem import GpuInfo, Problem
@@ -20,7 +19,7 @@ from bo_tune.errors import InputError, one_line
 from bo_tune.formats.pack.contents import Identity
 from bo_tune.measure.backends.base import CompilerSide, compiler_side
 from bo_tune.measure.compile.compilers import Examples, Facts, Refused, binary_name
-from bo_tune.measure.compile.identity import kernel_text, toolchain
+from bo_tune.measure.compile.identity import kernel_text, toolchain, versions
 from bo_tune.measure.compile.offline_driver import activate
 from bo_tune.measure.device import Build, Compiled
 from bo_tune.measure.source import operations_of
@@ -78,6 +77,10 @@ class Compiler:
         """Name the kernels that decide for a problem's."""
         return self._operation(problem.kernel).decided_by(problem, self._gpu)
 
+    def versions(self) -> dict[str, str]:
+        """Return the versions of torch and Triton."""
+        return versions()
+
     def identity(self, examples: Examples = MappingProxyType({})) -> Identity:
         """Return what binaries depend on, besides problem and config."""
         texts = {name: kernel_text(self._operation(name), *asked) for name, asked in examples.items()}
@@ -134,12 +137,6 @@ def cause_of(error: BaseException) -> str:
 def entry_of(digest: str) -> str:
     """Return the name that Triton gives to a folder of its cache: a digest in base 32."""
     return base64.b32encode(bytes.fromhex(digest)).decode().rstrip("=")
-
-
-def before_forking() -> None:
-    """Have Triton hash itself, as it does before the first compile of each process: some tenths of a second of reading
-    and hashing, for each child at the same time."""
-    triton_key()
 
 
 def main(arguments: list[str], fd: int) -> None:

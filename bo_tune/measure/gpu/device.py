@@ -1,39 +1,36 @@
 """A GPU of this host: a compile farm and a GPU process behind the ``Device`` interface."""
 
 import json
-import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from bo_tune.core.activity import DeviceActivity, GpuActivity
-from bo_tune.core.conditions import Conditions
+from bo_tune.core.activity import DeviceActivity
+from bo_tune.core.conditions import Conditions, toolchain_label
 from bo_tune.core.outcome import Invalid, InvalidReason, Launches, LaunchPurpose, Measurement, Outcome
 from bo_tune.core.problem import DEFAULT_BACKEND, GpuInfo, Problem
 from bo_tune.core.repetitions import TimingProtocol
 from bo_tune.core.space import Config
 from bo_tune.core.surroundings import Batch, Choice, Layer, Surroundings
-from bo_tune.errors import DeviceError, PackError, WorkerError
+from bo_tune.errors import DeviceError, PackError
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.backends.base import GpuIdentity
 from bo_tune.measure.backends.registry import backend_named
 from bo_tune.measure.compile.host import CompileHost, cores
 from bo_tune.measure.deadlines import Deadlines
-from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, MeasureAnswer, Remeasured, StepTimes
-from bo_tune.measure.gpu.relief import WARM, Relief
+from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured, StepTimes
+from bo_tune.measure.gpu.owner import GpuOwner
 from bo_tune.measure.occupancy import Occupancy
 from bo_tune.measure.source import BUILTIN, VLLM
 from bo_tune.measure.watch.monitor import GpuMonitor, monitored
 from bo_tune.measure.watch.neighbours import GpuWatch, WatchError
-from bo_tune.processes.pipeline import NotStartedError, Pipeline
-from bo_tune.processes.worker import Call, Child, Worker, WorkerDiedError, WorkerTimeoutError
+from bo_tune.processes.fork_server import IMPORTED_FIRST, Imports
+from bo_tune.processes.pipeline import NotStartedError
+from bo_tune.processes.worker import Call, WorkerDiedError, WorkerTimeoutError
 
 GPU_MODULE = "bo_tune.measure.gpu.process"
 COMPILE_MODULE = "bo_tune.measure.compile.worker"
@@ -52,10 +49,6 @@ MOST_IN_TURN = 2
 """GPU processes that are in each other's place, once one was lost: the one at work, and the one that is going."""
 
 
-class _NotPreparedError(WorkerError):
-    """The GPU process was lost before it was asked about a config."""
-
-
 class GpuDevice(Device):
     """Compiles on this host's cores and measures on one of its GPUs.
 
@@ -68,11 +61,12 @@ class GpuDevice(Device):
         standbys: GPU processes that stand ready at most, once one was lost (``processes.standby``); each holds a
             context and the memory that clears the L2 cache, 0.8 GB or so.
         host: what GPUs share; by default one for this GPU alone, which then compiles and has the packs.
-        identity: of the GPU, by which the driver is asked who else uses it; None where that is not known.
+        identity: of the GPU, by which the driver is asked who else uses it; None where that is not known. Where it
+            describes the GPU, the compilers begin before the GPU can be used.
         require_idle: whether a GPU that others use is refused, or of which that is not known.
 
     Raises:
-        DeviceError: if the GPU cannot be used.
+        DeviceError: if the GPU cannot be used; where it is described, whatever measures raises UnusableDeviceError.
         PackError: if a pack is damaged, or was made for something else.
     """
 
@@ -93,27 +87,34 @@ class GpuDevice(Device):
         require_idle: bool = False,
     ) -> None:
         self._vendor = backend_named(backend)
-        self._deadlines = deadlines or Deadlines()
+        deadlines = deadlines or Deadlines()
         self._protocol = protocol or TimingProtocol()
         self.conditions = conditions or Conditions()
-        self._source = source
         self.times_in_place = self._vendor.has_graphs and source in (BUILTIN, VLLM)
-        self._seconds: defaultdict[str, float] = defaultdict(float)
+        self._described = identity.info if identity is not None else None
         self._own_host: CompileHost | None = None
         self.monitor: GpuMonitor | None = None
         if host is None:
             host = self._own_host = compile_host(
-                source, self.conditions, compile_workers, self._deadlines, packs, backend=backend
+                source, self.conditions, compile_workers, deadlines, packs, backend=backend
             )
         self.compile_workers = host.workers
         self.occupancy = Occupancy(host.workers)
-        words = [str(index), source, json.dumps(self.conditions.to_json()), self._vendor.children]
-        self._relief = Relief(partial(Child, host.server, GPU_MODULE, words), self._deadlines.first_s, most=standbys)
-        self._worker = Worker(host.server, GPU_MODULE, words, relief=self._relief.relieve)
-        self._pipeline = Pipeline(self._worker, partial(self._at_work, "restart"))
+        self._owner = GpuOwner(
+            host.server,
+            GPU_MODULE,
+            [str(index), source, json.dumps(self.conditions.to_json()), self._vendor.children],
+            deadlines,
+            self.occupancy,
+            name=f"{self._vendor.device} {index}",
+            advice="; replay recorded grids with --device replay:DIR" if source in (BUILTIN, VLLM) else "",
+            standbys=standbys,
+        )
         try:
             self.monitor, self.unwatched = self._watched(index, identity, host, standbys, require_idle=require_idle)
-            self.gpu, self._versions = self._met(index)
+            self._told = self._owner.start(self._described)
+            self._told.add_done_callback(self._begin_to_watch)
+            self.gpu = self._described or self._told.result()[0]
             self._compilers = host.compilers(self.gpu)
         except (DeviceError, PackError):
             self.close()
@@ -134,52 +135,29 @@ class GpuDevice(Device):
             f"GPU {index}",
             watch,
             lambda: host.server.forked,
-            lambda: 1 if self._worker.starts <= 1 else MOST_IN_TURN + standbys,
+            lambda: 1 if self._owner.worker.starts <= 1 else MOST_IN_TURN + standbys,
             require_idle=require_idle,
         )
 
-    def _met(self, index: int) -> tuple[GpuInfo, Mapping[str, str]]:
-        """Start the GPU process, and return what it says of the GPU and its software. Raises DeviceError."""
-        try:
-            with self._at_work("start"):
-                self._worker.start()
-                told: tuple[GpuInfo, Mapping[str, str]] = self._pipeline.request(
-                    ("hello",), lambda: self._deadlines.prepare_s
-                )
-        except (WorkerDiedError, WorkerTimeoutError) as error:
-            advice = "; replay recorded grids with --device replay:DIR" if self._source in (BUILTIN, VLLM) else ""
-            raise DeviceError(f"{self._vendor.device} {index} cannot be used: {error}{advice}") from error
-        if self.monitor is not None:
+    def _begin_to_watch(self, told: Future[tuple[GpuInfo, Mapping[str, str]]]) -> None:
+        """Look who else uses the GPU, from when something of the session does."""
+        if self.monitor is not None and not told.cancelled() and told.exception() is None:
             self.monitor.begin()
-        return told
-
-    @contextmanager
-    def _at_work(self, what: str) -> Iterator[None]:
-        """Count the seconds of the GPU process."""
-        start = time.perf_counter()
-        try:
-            with self.occupancy.at("measuring"):
-                yield
-        finally:
-            self._seconds[what] += time.perf_counter() - start
 
     @property
     def provenance(self) -> Mapping[str, str]:
         """Driver, torch and Triton versions of the GPU process, and the compilers' assembler. Raises DeviceError."""
-        return {**self._versions, self._vendor.assembler: self._compilers.assembler()}
+        return {**self._told.result()[1], self._vendor.assembler: self._compilers.assembler()}
+
+    @property
+    def toolchain(self) -> str:
+        """See ``Device``. The compilers know it before the GPU can be used. Raises DeviceError."""
+        versions = self._compilers.versions() if self._described else self._told.result()[1]
+        return toolchain_label({**versions, self._vendor.assembler: self._compilers.assembler()})
 
     @property
     def activity(self) -> DeviceActivity:
-        relief = self._relief
-        gpu = GpuActivity(
-            restarts=max(0, self._worker.starts - 1),
-            seconds=dict(self._seconds),
-            standby_starts=relief.activity.starts,
-            standby_s=relief.activity.start_s,
-            warm_ups=relief.launches,
-            held_up_s=self.occupancy.held_up_s,
-        )
-        return DeviceActivity(self._compilers.farm.activity, gpu)
+        return DeviceActivity(self._compilers.farm.activity, self._owner.activity)
 
     def kernel_source(self, kernel: str) -> str:
         return self._compilers.kernel_source(kernel)
@@ -219,71 +197,21 @@ class GpuDevice(Device):
         request = ("measure", problem, dict(config), self._protocol, stop_above_us)
         launched: Launches = Launches({LaunchPurpose.CHECK: 1})
         try:
-            answer: MeasureAnswer = self._ask(problem, request, self._measure_deadline_s, "measure", self._is_unfit)
+            answer = self._owner.measure(problem, request)
         except WorkerTimeoutError as error:
             return Invalid(InvalidReason.HANG, str(error), launched)
         except WorkerDiedError as error:
             return Invalid(InvalidReason.GPU_PROCESS_DIED, str(error), launched)
         if answer.healthy and isinstance(answer.outcome, Measurement):
-            self._relief.learn(problem, dict(config), self._protocol)
+            self._owner.learn(problem, dict(config), self._protocol)
         return answer.outcome
 
-    def _ask(
-        self,
-        problem: Problem,
-        request: Call,
-        deadline_s: Callable[[], float],
-        what: str,
-        breaks: Callable[[Any], bool] | None = None,
-    ) -> Any:
-        """Ask the GPU process (``gpu.process.GpuServer``) about a problem whose inputs it has ready by then.
-
-        Raises:
-            DeviceError: they cannot be made.
-            WorkerTimeoutError, WorkerDiedError: see ``Pipeline.request``.
-        """
-        ask = partial(
-            self._pipeline.request,
-            request,
-            deadline_s,
-            at_work=partial(self._at_work, what),
-            breaks=breaks,
-            is_prepared=lambda child: problem in child.notes,
-            prepare=partial(self._prepare, problem),
-        )
-        try:
-            try:
-                return ask()
-            except _NotPreparedError:  # one that died while it stood ready may be found out only now
-                return ask()
-        except (_NotPreparedError, NotStartedError) as error:
-            raise DeviceError(f"the inputs of {problem} cannot be made on {self.gpu.name}: {error}") from error
-
-    def _prepare(self, problem: Problem, child: Child) -> None:
-        """Have a child make the problem's inputs, on their own time: they take seconds where a config takes
-        milliseconds. Inputs that had to make room for others are made again by the process itself.
-        """
-        try:
-            with self._at_work("prepare"):
-                child.request(("prepare", problem), self._deadlines.prepare_s)
-        except (WorkerDiedError, WorkerTimeoutError) as error:
-            raise _NotPreparedError(str(error)) from error
-        child.notes.add(problem)
-
-    def _is_unfit(self, answer: MeasureAnswer) -> bool:
-        """Say whether the GPU process cannot go on after an answer, and note that it has measured."""
-        if (child := self._worker.child) is not None:
-            child.notes.add(WARM)
-        return not answer.healthy
-
-    def _measure_deadline_s(self) -> float:
-        """Return the deadline of a measurement whose turn it is."""
-        child = self._worker.child
-        return self._deadlines.measure_s if child is not None and WARM in child.notes else self._deadlines.first_s
+    def expect(self, problem: Problem) -> None:
+        self._owner.expect(problem)
 
     def restart_gpu_process(self) -> None:
         """End the GPU process; the next measurement starts another."""
-        self._pipeline.end_child()
+        self._owner.restart()
 
     def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
         """Check the configs and time them in turn in the GPU process.
@@ -310,11 +238,11 @@ class GpuDevice(Device):
     ) -> Remeasured:
         timed = partial(self._remeasure, problems, around)
         try:
-            return timed(choices, rounds, self._deadlines.prepare_s)
+            return timed(choices, rounds, self._owner.deadlines.prepare_s)
         except (WorkerDiedError, WorkerTimeoutError):
             sound = [configs for configs in choices if self._survives(timed, configs)]
         try:
-            found = timed(sound, rounds, self._deadlines.prepare_s)
+            found = timed(sound, rounds, self._owner.deadlines.prepare_s)
         except (WorkerDiedError, WorkerTimeoutError) as error:
             raise DeviceError(f"the finalists of {problems[0]} cannot be re-measured: {error}") from error
         times = iter(found.runtimes_us)
@@ -335,13 +263,13 @@ class GpuDevice(Device):
             request = ("remeasure", problems[0], [configs[0] for configs in plain], rounds)
         else:
             request = ("remeasure_in_place", problems, plain, rounds, around)
-        answer: Remeasured = self._ask(problems[0], request, lambda: deadline_s, "finalists")
+        answer: Remeasured = self._owner.ask(problems[0], request, lambda: deadline_s, "finalists")
         return answer
 
     def _survives(self, timed: Callable[..., Remeasured], configs: Sequence[Config]) -> bool:
         """Say whether the GPU process lives through timing one choice."""
         try:
-            timed([configs], 1, self._deadlines.first_s)
+            timed([configs], 1, self._owner.deadlines.first_s)
         except (WorkerDiedError, WorkerTimeoutError):
             return False
         return True
@@ -352,7 +280,7 @@ class GpuDevice(Device):
         """Time them in the GPU process."""
         request = ("step", layers, batch, choices, rounds)
         try:
-            answer: StepTimes = self._pipeline.request(request, lambda: self._deadlines.prepare_s)
+            answer: StepTimes = self._owner.request(request)
         except (WorkerDiedError, WorkerTimeoutError, NotStartedError) as error:
             raise DeviceError(f"a step of {batch.m} tokens cannot be timed on {self.gpu.name}: {error}") from error
         return answer
@@ -361,8 +289,7 @@ class GpuDevice(Device):
         """End the GPU process, and the compile workers that no other GPU uses."""
         if self.monitor is not None:
             self.monitor.close()
-        self._relief.close()
-        self._worker.kill()
+        self._owner.close()
         if self._own_host is not None:
             self._own_host.close()
 
@@ -375,14 +302,20 @@ def compile_host(
     packs: Sequence[Path],
     *,
     backend: str = DEFAULT_BACKEND,
+    imports: Imports | None = None,
 ) -> CompileHost:
     """Start what GPUs of this host may share; ``workers`` compile processes, by default all cores but one.
+
+    Args:
+        imports: a process that has begun to import ``IMPORTED_FIRST``.
 
     Raises:
         PackError: if a pack is damaged.
     """
     vendor = backend_named(backend)
-    modules = [GPU_MODULE, COMPILE_MODULE, vendor.children, source]
-    workers = workers or cores(CORES_KEPT)
+    modules = [*IMPORTED_FIRST, GPU_MODULE, COMPILE_MODULE, vendor.children, source]
+    workers, deadline_s = workers or cores(CORES_KEPT), deadlines.compile_s
     environment = {**vendor.environment, **conditions.environment}
-    return CompileHost(modules, environment, source, workers=workers, deadline_s=deadlines.compile_s, packs=packs)
+    return CompileHost(
+        modules, environment, source, workers=workers, deadline_s=deadline_s, packs=packs, imports=imports
+    )

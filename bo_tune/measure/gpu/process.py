@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
-import triton
 from triton.runtime.errors import OutOfResources
 
 from bo_tune.core.conditions import Conditions
@@ -24,6 +22,7 @@ from bo_tune.core.surroundings import Batch, Choice, Layer, Surroundings
 from bo_tune.errors import one_line
 from bo_tune.kernels.operation import Operation, Right, Verdict
 from bo_tune.measure.backends.base import GpuSide, gpu_side
+from bo_tune.measure.compile.identity import versions
 from bo_tune.measure.device import MeasureAnswer, Remeasured, StepTimes
 from bo_tune.measure.gpu.layer import LayerTimer
 from bo_tune.measure.gpu.timing import Timed
@@ -209,14 +208,6 @@ def _remeasured(right: Sequence[bool], timed: Timed, launches: Launches) -> Reme
     times = iter(timed.runtimes_us)
     runtimes = [tuple(next(times)) if is_right else () for is_right in right]
     return Remeasured(runtimes, launches, tuple(next(times, ())))
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of torch and Triton.
-
-    As plain text: torch's own is an object of a class of torch, and whoever unpickled it would import torch.
-    """
-    return {"torch": str(torch.__version__), "triton": triton.__version__}
 
 
 def main(arguments: list[str], fd: int) -> None:

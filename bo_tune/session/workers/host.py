@@ -26,8 +26,8 @@ from bo_tune.measure.gpu.device import CORES_KEPT
 from bo_tune.processes import exit_codes
 from bo_tune.processes.interpreter import python_command
 from bo_tune.processes.interruption import IN_ORDER_WITHIN_S, at_last, interruptible
-from bo_tune.session.workers.measuring import Measured, fitting_of, host_gpus, searching
-from bo_tune.session.workers.worker import StudyWorker
+from bo_tune.session.workers.measuring import Measured, forking, host_gpus
+from bo_tune.session.workers.worker import StudyWorker, fitting_of
 from bo_tune.store.storage import StudyStore, silence_optuna
 
 MODULE = "bo_tune.session.workers.host"
@@ -129,12 +129,15 @@ def work(session: _Session, order: _Order) -> None:
     """Be a worker: open GPUs, describe them, wait to be let go, and search until nothing is left."""
     silence_optuna()
     try:
-        with searching(order.measured) as searches, fitting_of(order.measured, order.seed) as (devices, fits, settings):
+        with (
+            forking(order.measured) as forks,
+            fitting_of(order.measured, order.seed, forks.host) as (devices, fits, settings),
+        ):
             session.tell([Description.of(device, order.problems) for device in devices])
             session.wait_for_go()
             with StudyStore(order.storage, create=False, lease_s=order.lease_s) as store:
                 worker = StudyWorker(
-                    store, fits, settings, listener=session.tell, begins_at=order.begins_at, searches=searches
+                    store, fits, settings, listener=session.tell, begins_at=order.begins_at, searches=forks.searches
                 )
                 with session.told_figures_of(worker):
                     worker.run()

@@ -1,7 +1,7 @@
 """What measures: opening the devices that the command line names, and settling how much this host does at once."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,30 +9,25 @@ from typing import TYPE_CHECKING
 from bo_tune.core.choices import MEMORY, MoePathChoice
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import Problem
-from bo_tune.core.study_name import StudyName
 from bo_tune.core.surroundings import Layer
 from bo_tune.errors import InputError, StorageError
 from bo_tune.measure.backends.base import known_identities
 from bo_tune.measure.backends.registry import GpuName, backend_named, gpu_named, recordings_named
+from bo_tune.measure.compile.host import CompileHost
 from bo_tune.measure.deadlines import Deadlines
-from bo_tune.measure.described import source_of
-from bo_tune.measure.devices import Job, gpu_devices, job_of, kernel_source, replay_jobs
+from bo_tune.measure.devices import Job, gpu_devices, gpu_host, job_of, kernel_source
 from bo_tune.measure.host_state import host_digest
-from bo_tune.processes.fork_server import ForkServer
+from bo_tune.processes.fork_server import ForkServer, Imports
 from bo_tune.session.recalled import recalled_jobs
-from bo_tune.session.session import SessionSettings
-from bo_tune.session.workers.worker import Fitting, fitting
+from bo_tune.session.settings import SessionSettings
 from bo_tune.store.looking import looking_at
-from bo_tune.tuning.search_pool import search_server
+from bo_tune.tuning.settings import search_server
 
 if TYPE_CHECKING:
     from bo_tune.measure.gpu.device import GpuDevice
 
 STUDIES_PER_SEARCHER = 2
 """Studies under way for each process that computes proposals: a tenth of the compilers' time, but in bursts."""
-
-MOST_STUDIES = 10_000
-"""Studies in flight are bounded by the compilers alone: how many there will be is not known."""
 
 ALL = "all"
 """Value of ``--gpus`` that stands for every GPU of the host."""
@@ -92,8 +87,50 @@ class Measured:
         return [int(word) for word in words]
 
 
-def opened(measured: Measured) -> "AbstractContextManager[list[GpuDevice]]":
-    """Open this host's GPUs while it lasts. Raises InputError, on entry too."""
+@dataclass(frozen=True, slots=True)
+class Forks:
+    """What forks the processes of a session, which import for seconds; None of recordings, which need none.
+
+    Attributes:
+        host: those that compile and measure. Whoever opens GPUs closes it.
+        searches: those that propose.
+    """
+
+    host: CompileHost | None = None
+    searches: ForkServer | None = None
+
+
+@contextmanager
+def forking(measured: Measured, imports: Imports | None = None) -> Iterator[Forks]:
+    """Have what forks the processes of a session, started before anything else is loaded that the session needs.
+
+    Args:
+        imports: a process that has begun to import what they need (``IMPORTED_FIRST``).
+
+    Raises:
+        InputError: the device is named in a way that means nothing.
+        DeviceError: kernels cannot be compiled here.
+        PackError: a pack is damaged.
+    """
+    if measured.recordings is not None:
+        yield Forks()
+        return
+    measured.indices()
+    deadlines = Deadlines.compiling_in(measured.compile_deadline_s)
+    source, words = kernel_source(measured.source), (measured.conditions, measured.jobs, deadlines, measured.packs)
+    with (
+        closing(gpu_host(source, *words, backend=measured.backend, imports=imports)) as host,
+        closing(search_server()) as searches,
+    ):
+        yield Forks(host, searches)
+
+
+def opened(measured: Measured, host: CompileHost | None = None) -> "AbstractContextManager[list[GpuDevice]]":
+    """Open this host's GPUs while it lasts. Raises InputError, on entry too.
+
+    Args:
+        host: what forks their processes, if it has been started.
+    """
     return gpu_devices(
         measured.indices(),
         backend=measured.backend,
@@ -103,6 +140,7 @@ def opened(measured: Measured) -> "AbstractContextManager[list[GpuDevice]]":
         deadlines=Deadlines.compiling_in(measured.compile_deadline_s),
         packs=measured.packs,
         require_idle=measured.require_idle,
+        host=host,
     )
 
 
@@ -147,17 +185,6 @@ def recalled(
         return None
 
 
-@contextmanager
-def searching(measured: Measured) -> Iterator[ForkServer | None]:
-    """Have what forks search processes start, before GPUs are opened; None for recordings, which need none."""
-    server = search_server() if measured.recordings is None else None
-    try:
-        yield server
-    finally:
-        if server is not None:
-            server.close()
-
-
 def host_gpus(measured: Measured) -> list[int]:
     """Return which of this host's GPUs measure. Raises InputError."""
     indices = measured.indices()
@@ -181,24 +208,3 @@ def at_once(settings: SessionSettings, devices: "Sequence[GpuDevice]", studies: 
     compilers = max(device.compile_workers for device in devices)
     settings = settings.on(compilers, studies, len(devices))
     return replace(settings, searchers=1 + settings.in_flight // STUDIES_PER_SEARCHER)
-
-
-@contextmanager
-def fitting_of(measured: Measured, seed: int) -> "Iterator[tuple[Sequence[GpuDevice], Fitting, SessionSettings]]":
-    """Open what measures while it lasts; returns the GPUs, what finds the jobs of studies, and what this host does at
-    once."""
-    folder = measured.recordings
-    if folder is not None:
-        yield [], fitting(replay_jobs(folder, seed=seed)), SessionSettings()
-        return
-    with opened(measured) as devices:
-
-        def fits(name: StudyName) -> Job | None:
-            equal = [device for device in devices if device.gpu.name == name.gpu]
-            if not equal or (name.conditions, name.toolchain) != (equal[0].conditions.label, equal[0].toolchain):
-                return None
-            if name.kernel_source != source_of(equal[0], name.problem.kernel):
-                return None
-            return job_of(name.problem, equal[0], equal[1:])
-
-        yield devices, fits, at_once(SessionSettings(), devices, MOST_STUDIES)

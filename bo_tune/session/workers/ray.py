@@ -14,8 +14,8 @@ from bo_tune.core.events import Listener
 from bo_tune.core.problem import Problem
 from bo_tune.errors import InputError, one_line
 from bo_tune.measure.described import Description
-from bo_tune.session.workers.measuring import Measured, fitting_of, opened, searching
-from bo_tune.session.workers.worker import StudyWorker
+from bo_tune.session.workers.measuring import Measured, forking, opened
+from bo_tune.session.workers.worker import StudyWorker, fitting_of
 from bo_tune.store.storage import StudyStore, silence_optuna
 
 RESTARTS = 3
@@ -53,8 +53,11 @@ class RayWorker:
         """Search studies until none is left that fits; returns how many could not be measured."""
         store = StudyStore(self._storage, create=False, lease_s=self._lease_s)
         try:
-            with searching(self._measured) as searches, fitting_of(self._measured, self._seed) as (_, fits, settings):
-                return StudyWorker(store, fits, settings, searches=searches).run()
+            with (
+                forking(self._measured) as forks,
+                fitting_of(self._measured, self._seed, forks.host) as (_, fits, settings),
+            ):
+                return StudyWorker(store, fits, settings, searches=forks.searches).run()
         finally:
             store.close()
 

@@ -6,7 +6,8 @@ left to do. Which worker does what is settled by the leases alone.
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,13 +17,20 @@ from bo_tune.core.study_name import StudyName
 from bo_tune.core.surroundings import Layer, layer_from_json
 from bo_tune.files import shown
 from bo_tune.kernels.registry import IN_ORDER
-from bo_tune.measure.devices import Job, together
+from bo_tune.measure.compile.host import CompileHost
+from bo_tune.measure.described import source_of
+from bo_tune.measure.devices import Job, job_of, replay_jobs, together
+from bo_tune.measure.gpu.device import GpuDevice
 from bo_tune.processes.fork_server import ForkServer
 from bo_tune.session.session import Session
 from bo_tune.session.settings import SessionSettings
+from bo_tune.session.workers.measuring import Measured, at_once, opened
 from bo_tune.store.attributes import DONE_ATTR, JOB_ATTR
 from bo_tune.store.storage import StudyStore, StudySummary
 from bo_tune.tuning.tuner import InterruptedSearch
+
+MOST_STUDIES = 10_000
+"""Studies in flight are bounded by the compilers alone: how many there will be is not known."""
 
 Fitting = Callable[[StudyName], Job | None]
 """Returns the job of a study, or None where it cannot be measured here."""
@@ -41,6 +49,29 @@ def fitting(jobs: Sequence[Job]) -> Fitting:
         for job in jobs
     }
     return lambda name: found.get((name.problem, name.gpu, name.kernel_source, name.conditions, name.toolchain))
+
+
+@contextmanager
+def fitting_of(
+    measured: Measured, seed: int, host: CompileHost | None
+) -> "Iterator[tuple[Sequence[GpuDevice], Fitting, SessionSettings]]":
+    """Open what measures while it lasts; returns the GPUs, what finds the jobs of studies, and what this host does at
+    once."""
+    folder = measured.recordings
+    if folder is not None:
+        yield [], fitting(replay_jobs(folder, seed=seed)), SessionSettings()
+        return
+    with opened(measured, host) as devices:
+
+        def fits(name: StudyName) -> Job | None:
+            equal = [device for device in devices if device.gpu.name == name.gpu]
+            if not equal or (name.conditions, name.toolchain) != (equal[0].conditions.label, equal[0].toolchain):
+                return None
+            if name.kernel_source != source_of(equal[0], name.problem.kernel):
+                return None
+            return job_of(name.problem, equal[0], equal[1:])
+
+        yield devices, fits, at_once(SessionSettings(), devices, MOST_STUDIES)
 
 
 def _alike(name: StudyName, wants: Mapping[str, Any]) -> str:

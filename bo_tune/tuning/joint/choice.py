@@ -23,7 +23,8 @@ from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.formats.recording import Recording
 from bo_tune.measure.device import Device
 from bo_tune.tuning.in_place import after_layer
-from bo_tune.tuning.race import Choice, Finalists, Race, beats
+from bo_tune.tuning.race import Choice, Race, beats
+from bo_tune.tuning.settings import Finalists
 
 MOST_VALUES = 2
 """Values of the shared parameter whose configs are re-measured."""

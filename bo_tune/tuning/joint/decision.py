@@ -13,7 +13,8 @@ from bo_tune.kernels.spec import AnySpec
 from bo_tune.store.results import StudyResult
 from bo_tune.store.trials import launched
 from bo_tune.tuning.joint.choice import JointChoice, choose_jointly
-from bo_tune.tuning.tuner import Tuner, TunerSettings
+from bo_tune.tuning.settings import TunerSettings
+from bo_tune.tuning.tuner import Tuner
 
 One = TypeVar("One")
 

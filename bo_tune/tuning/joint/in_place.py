@@ -14,7 +14,7 @@ from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.core.surroundings import Mixture, Surroundings
 from bo_tune.measure.device import Device
 from bo_tune.tuning.in_place import Entrants, There, near, race_there
-from bo_tune.tuning.race import Finalists
+from bo_tune.tuning.settings import Finalists
 
 OF_A_VALUE = Entrants(5, 1.15)
 """Configs of each kernel that are tried under a value."""

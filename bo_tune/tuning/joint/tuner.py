@@ -8,18 +8,19 @@ from dataclasses import replace
 
 from optuna.study import Study
 
-from bo_tune.core.conclusion import SHARED, Certificate, LayerTimes
+from bo_tune.core.conclusion import SHARED, Certificate, LayerTimes, StopRule
 from bo_tune.core.outcome import Launches
 from bo_tune.core.space import ConfigKey, config_key
 from bo_tune.core.surroundings import Mixture
 from bo_tune.errors import DeviceError
-from bo_tune.search import FiniteGridSampler, StopRule
+from bo_tune.search import FiniteGridSampler
 from bo_tune.search.joint import Member, certify_jointly, next_config
 from bo_tune.store.trials import time_us
 from bo_tune.tuning.joint.choice import JointChoice, choose_jointly
 from bo_tune.tuning.joint.in_place import race_layer
 from bo_tune.tuning.proposer import SamplerProposer
-from bo_tune.tuning.tuner import InterruptedSearch, Pending, Tuner, TunerSettings, take_ready
+from bo_tune.tuning.settings import TunerSettings
+from bo_tune.tuning.tuner import InterruptedSearch, Pending, Tuner, take_ready
 
 
 class JointTuner:
@@ -72,8 +73,9 @@ class JointTuner:
                 pass
             if not self._pending:
                 return
-            tuner, pending = take_ready(self._pending, lambda one: one[1].build)
-            tuner.finish(pending)
+            if (ready := take_ready(self._pending, lambda one: one[1].build)) is not None:
+                tuner, pending = ready
+                tuner.finish(pending)
 
     def _start_one(self, budget: int | None) -> bool:
         """Start a config of one kernel; say whether there was one to start."""

@@ -4,15 +4,32 @@ driver leaves a process unfit to fork children that use it. Torch would take sec
 import ctypes
 import json
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 UUID_BYTES = 16
 BUS_ID_BYTES = 32
+NAME_BYTES = 256
+
+ATTRIBUTES: Mapping[str, int] = {
+    "registers_per_sm": 12,
+    "sm_count": 16,
+    "l2_bytes": 38,
+    "threads_per_sm": 39,
+    "major": 75,
+    "minor": 76,
+    "shared_memory_bytes": 97,
+}
+"""Numbers of ``CUdevice_attribute``, by the fields of ``GpuInfo``. Torch and Triton's loader ask for the same ones; the
+registers are those of a block, which on all GPUs so far may have all of a multiprocessor's."""
 
 
-def gpu_identities() -> list[tuple[str, str]]:
-    """Return UUID and PCI bus id of each GPU that the driver lets this process use; none where there is no driver.
+def gpu_identities() -> list[tuple[str, str, dict[str, Any] | None]]:
+    """Return UUID, PCI bus id and description (``GpuInfo``) of each GPU that the driver lets this process use; none
+    where there is no driver.
 
-    The UUID has no prefix: of a MIG instance it is the instance's. Either is "" where the driver does not tell.
+    The UUID has no prefix: of a MIG instance it is the instance's. Where the driver does not tell, UUID or bus id is
+    "", and the description None.
     """
     try:
         driver = ctypes.CDLL("libcuda.so.1")
@@ -20,7 +37,10 @@ def gpu_identities() -> list[tuple[str, str]]:
         return []
     count = ctypes.c_int()
     found = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
-    return [(_uuid(driver, index), _bus_id(driver, index)) for index in range(count.value if found else 0)]
+    return [
+        (_uuid(driver, index), _bus_id(driver, index), _description(driver, index))
+        for index in range(count.value if found else 0)
+    ]
 
 
 def _uuid(driver: ctypes.CDLL, index: int) -> str:
@@ -35,6 +55,18 @@ def _uuid(driver: ctypes.CDLL, index: int) -> str:
 def _bus_id(driver: ctypes.CDLL, index: int) -> str:
     ask, text = getattr(driver, "cuDeviceGetPCIBusId", None), ctypes.create_string_buffer(BUS_ID_BYTES)
     return text.value.decode() if ask is not None and ask(text, BUS_ID_BYTES, index) == 0 else ""
+
+
+def _description(driver: ctypes.CDLL, index: int) -> dict[str, Any] | None:
+    ask, name = getattr(driver, "cuDeviceGetAttribute", None), ctypes.create_string_buffer(NAME_BYTES)
+    if ask is None or driver.cuDeviceGetName(name, NAME_BYTES, index) != 0:
+        return None
+    value, told = ctypes.c_int(), dict[str, Any]()
+    for field, attribute in ATTRIBUTES.items():
+        if ask(ctypes.byref(value), attribute, index) != 0:
+            return None
+        told[field] = value.value
+    return {"name": name.value.decode(), "capability": [told.pop("major"), told.pop("minor")], **told}
 
 
 def main() -> None:

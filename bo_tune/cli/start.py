@@ -1,0 +1,111 @@
+"""How ``tune`` and ``grid`` begin: with what takes longest, while the rest of what they need is loaded.
+
+The processes that compile, measure and search import for seconds. So they are started as soon as it is known that there
+is something to do, by modules that load neither optuna nor SQLAlchemy. Where the database is a new one that is known
+before anything else.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bo_tune.core.choices import MEMORY
+from bo_tune.processes.fork_server import IMPORTED_FIRST, Imports
+
+if TYPE_CHECKING:
+    from bo_tune.cli.arguments import Arguments
+    from bo_tune.measure.devices import Job
+    from bo_tune.session.workers.measuring import Forks
+
+SQLITE = "sqlite:///"
+REPLAY = "replay:"
+
+
+@contextmanager
+def importing_ahead(device: str, storage: str, *, anew: bool, here: bool = True) -> Iterator[Imports | None]:
+    """Have a process import torch and Triton already, where it is certain by now that kernels will be compiled here.
+
+    Args:
+        anew: whether all studies begin anew.
+        here: whether it is a single process of this host that compiles them.
+    """
+    is_new = anew or storage == MEMORY or (storage.startswith(SQLITE) and not Path(storage[len(SQLITE) :]).exists())
+    if not here or not is_new or device.startswith(REPLAY) or find_spec("torch") is None or find_spec("triton") is None:
+        yield None
+        return
+    imports = Imports(IMPORTED_FIRST)
+    try:
+        yield imports
+    finally:
+        imports.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What has begun.
+
+    Attributes:
+        forks: forks the session's processes, where this process has any.
+        done: the jobs, where all their studies are done and no GPU is needed to know it; None else.
+    """
+
+    forks: "Forks"
+    done: "list[Job] | None" = None
+
+
+@contextmanager
+def begun(arguments: "Arguments", imports: Imports | None = None) -> Iterator[Start]:
+    """Begin, and end in the end what has begun. Raises InputError.
+
+    Args:
+        imports: see ``importing_ahead``.
+    """
+    from bo_tune.session.workers.measuring import Forks, forking
+
+    measured = arguments.measured
+    here = measured.recordings is None and arguments.ray is None and worker_count(arguments) == 1
+    if not here or arguments.study is None:
+        yield Start(Forks())
+        return
+    done = _recalled(arguments)
+    if done is not None:
+        yield Start(Forks(), done)
+        return
+    with forking(measured, imports) as forks:
+        yield Start(forks)
+
+
+def _recalled(arguments: "Arguments") -> "list[Job] | None":
+    """See ``Start.done``. Raises InputError."""
+    from bo_tune.cli.arguments import problems_of
+    from bo_tune.session.workers.measuring import recalled
+
+    if arguments.study is None or arguments.fresh or arguments.choose_m or arguments.record is not None:
+        return None
+    problems = problems_of(arguments.study, arguments.kernels)
+    return recalled(arguments.measured, arguments.storage, problems, arguments.settings, arguments.layers)
+
+
+def worker_count(arguments: "Arguments") -> int:
+    """Return how many processes of this host tune: as the command line says, or one for each of several GPUs that have
+    a pack.
+
+    Two GPUs of one process wait for its interpreter. But each process has only its share of the compilers, and compiles
+    some of what the others have compiled, too. So one has all GPUs where it is compilers that they wait for: without a
+    pack, in an exhaustive search, and where there are fewer problems than GPUs; and where results of several processes
+    cannot be brought together.
+    """
+    from bo_tune.cli.arguments import problems_of
+    from bo_tune.session.workers.measuring import host_gpus
+
+    if arguments.workers is not None:
+        return arguments.workers
+    measured, alone = arguments.measured, arguments.settings.exhaustive or arguments.choose_m
+    if alone or measured.gpus is None or not measured.packs or arguments.storage == MEMORY:
+        return 1
+    gpus = len(host_gpus(measured))
+    problems = problems_of(arguments.study, arguments.kernels) if arguments.study else ()
+    return gpus if 1 < gpus <= len(problems) else 1

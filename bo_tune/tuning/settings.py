@@ -1,0 +1,68 @@
+"""How one study is searched, and what proposes its configs elsewhere: all that is known of searches before optuna is
+loaded."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bo_tune.core.conclusion import StopRule
+from bo_tune.processes.fork_server import ForkServer
+from bo_tune.processes.threads import ONE_BLAS_THREAD
+
+SEARCH_MODULE = "bo_tune.tuning.search_pool"
+"""What search processes run."""
+
+
+def search_server() -> ForkServer:
+    """Start what forks search processes. It imports for a second, which may pass while GPUs are opened."""
+    return ForkServer([SEARCH_MODULE], ONE_BLAS_THREAD)
+
+
+@dataclass(frozen=True, slots=True)
+class Finalists:
+    """How finalists are chosen from and re-measured.
+
+    Attributes:
+        count: how many of the best configs, besides the default.
+        rounds: repetitions of each in two batches.
+        most_rounds: repetitions of each at most.
+        confidence: that the one chosen is the fastest, but for ``equal_within``.
+        equal_within: difference in time, as a share, that is not worth more rounds.
+        active: in place, how many adapters steps use: the mean over this mix decides. Nothing for what the device
+            measures under.
+    """
+
+    count: int = 8
+    rounds: int = 20
+    most_rounds: int = 200
+    confidence: float = 0.95
+    equal_within: float = 0.005
+    active: tuple[int, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings as plain values; no mix where there is none, as before there was any."""
+        settings = asdict(self)
+        active = settings.pop("active")
+        return {**settings, "active": list(active)} if active else settings
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Finalists":
+        """Read what ``to_json`` made of them."""
+        return cls(**{**stored, "active": tuple(stored.get("active", ()))})
+
+
+@dataclass(frozen=True, slots=True)
+class TunerSettings:
+    """How one study is searched.
+
+    Attributes:
+        budget: configs to launch, the default one included; None for every candidate.
+        finalists: what is re-measured at the end.
+        stop_slow: whether a clearly slow config ends after its first repetitions.
+        stop_rule: when the sampler's model is sure enough to end before the budget; None for never.
+    """
+
+    budget: int | None
+    finalists: Finalists = Finalists()
+    stop_slow: bool = True
+    stop_rule: StopRule | None = None
