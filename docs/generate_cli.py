@@ -118,6 +118,10 @@ JSON = {
         "runs": "recording, sampler, seed, launched_configs, launches, regret_percent, …",
         "summary": "by checkpoint: runs, mean_, median_ and p90_regret_percent, …",
     },
+    "doctor": {
+        "healthy": "whether no check failed",
+        "checks": "check, status (ok, warning, failed, skipped), said, remedy",
+    },
     "step": {
         "model": "",
         "gpu": "",

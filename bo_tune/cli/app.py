@@ -30,6 +30,7 @@ LONGEST_MESSAGE = 4000
 
 COMMANDS = {
     "Tune": {
+        "doctor": "doctor",
         "problems": "problems",
         "tune": "search",
         "grid": "search",

@@ -65,6 +65,13 @@ def sampler_name(name: str) -> str:
     return name
 
 
+def kernel_choice(name: str) -> str:
+    """Check whose kernels are to be tuned. Raises InputError."""
+    if name not in KERNEL_SOURCES:
+        raise InputError(f"--kernels: expected one of {', '.join(KERNEL_SOURCES)}, got {name!r}")
+    return name
+
+
 def integers(texts: Iterable[str] | None, option: str) -> list[int]:
     """Read an option that takes integers above 0, comma-separated, given once or several times.
 
@@ -190,7 +197,7 @@ class Measuring:
             raise InputError(f"--active-loras: expected one number where finalists do not race, got {len(active)}")
         return Measured(
             self.device,
-            self.kernels,
+            kernel_choice(self.kernels),
             Conditions(self.timing, self.tokens, active[0] if len(active) == 1 else None, routing, hits, dual_stream),
             self.jobs,
             tuple(self.pack or ()),
