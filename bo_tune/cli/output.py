@@ -58,9 +58,9 @@ class Output:
             print_line(self._results, line)
 
     def notes(self, *lines: str) -> None:
-        """Print lines on what happens."""
+        """Print lines on what happens. Indented ones are to be copied, and never folded."""
         for line in lines:
-            print_line(self.console, line)
+            print_line(self.console, line, whole=line.startswith(" "))
 
     def warn(self, *lines: str) -> None:
         """Print lines on what may mislead, to stderr."""

@@ -13,7 +13,7 @@ from bo_tune.analysis.listing import reused_figures, study_figures
 from bo_tune.analysis.observed_time import ObservedTime
 from bo_tune.cli.arguments import Arguments, problems_of
 from bo_tune.cli.output import Output
-from bo_tune.cli.resume import kept_lines
+from bo_tune.cli.resume import kept_lines, next_lines
 from bo_tune.core.activity import SessionActivity
 from bo_tune.core.choices import MEMORY, MoePathChoice
 from bo_tune.core.problem import LoraProblem, Problem
@@ -24,7 +24,7 @@ from bo_tune.display.reuse import reuse_lines, unreadable_lines
 from bo_tune.engines.base import Address, Completion
 from bo_tune.engines.folder import check_writable, missing_lines, write_tables
 from bo_tune.engines.provenance import is_own
-from bo_tune.engines.registry import ENGINES, address_of
+from bo_tune.engines.registry import ENGINES, address_of, folder_variables
 from bo_tune.engines.tuned_with import check_mix
 from bo_tune.errors import InputError
 from bo_tune.formats.study_file import StudyFile
@@ -170,8 +170,20 @@ class Done:
 def tune(arguments: Arguments, output: Output) -> None:
     """Tune, write what came of it, and say so. Raises typer.Exit where not everything could be done."""
     done = tune_one_way(arguments, output)
+    say_what_is_next(arguments, output, done)
     output.json(done.document)
     leave_if_unfinished(done.tuned)
+
+
+def say_what_is_next(arguments: Arguments, output: Output, *done: "Done") -> None:
+    """Say what to do with the files that were written, unless they are only to be compared with."""
+    files = [Path(file).name for one in done for file in one.document["written"]]
+    variables = folder_variables(files)
+    if not variables or arguments.settings.exhaustive:
+        return
+    model = arguments.study.model if arguments.study and arguments.measured.recordings is None else None
+    is_timed = model is not None and len(model.ranks) == len(model.max_loras) == 1
+    output.notes(*next_lines(arguments.out, variables, arguments.named, is_timed=is_timed))
 
 
 def leave_if_unfinished(tuned: Sequence[Tuned]) -> None:

@@ -90,6 +90,7 @@ def tune_command(
     from bo_tune.cli.both_streams import tune_both
     from bo_tune.cli.output import Output
     from bo_tune.cli.problems import list_problems
+    from bo_tune.cli.served import absolute
     from bo_tune.cli.tuning import tune
 
     choose_m = served.m == [AUTO]
@@ -113,6 +114,7 @@ def tune_command(
         ray=ray,
         workers=workers,
         race=race,
+        named=[*([absolute(study)] if study else []), *served.words(streams)],
     )
     run = tune_both if streams is StreamChoice.BOTH else tune
     run(with_mix(arguments, measuring.active), Output("tune", json_file, quiet=quiet))
