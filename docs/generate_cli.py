@@ -163,6 +163,12 @@ JSON = {
         "max_regret_percent": "",
         "geomean_speed_up_over_default": "",
     },
+    "diff": {
+        "a": "the folder",
+        "b": "the other",
+        "counts": "entries by status: same, changed, only in A, only in B",
+        "entries": "file, keys, status, a and b (config, time_us, default_us, date, kernel_source), change_percent",
+    },
     "export": {"studies": "study, file", "without_trials": "studies left out"},
     "import": {"studies": "study, trials_added, finished"},
     "write": {"written": "paths of the files", "entries": "how many", "not_ended": "studies without a result"},

@@ -44,6 +44,7 @@ COMMANDS = {
         "check": "check",
         "step": "step",
         "compare": "inspection",
+        "diff": "diff",
     },
     "Move it elsewhere": {
         "export": "exchange",

@@ -10,7 +10,7 @@ from rich.console import RenderableType
 
 from bo_tune.cli.version import program_version
 from bo_tune.display.console import print_line, terminal
-from bo_tune.errors import InputError
+from bo_tune.errors import InputError, printable
 from bo_tune.files import check_file_writable, os_error_text, write_atomically
 
 STDOUT = Path("-")
@@ -71,6 +71,24 @@ class Output:
         """Print lines that must be said. Indented ones are to be copied, and never folded."""
         for line in lines:
             print_line(self.urgent, line, whole=line.startswith(" "))
+
+    def agreed(self, question: str, option: str) -> bool:
+        """Ask on the terminal, and say whether the answer is yes.
+
+        Args:
+            option: what says so beforehand.
+
+        Raises:
+            InputError: there is no terminal, so nobody can be asked.
+        """
+        if not sys.stdin.isatty():
+            raise InputError(f"{option}: needed where nobody can be asked: {question}")
+        sys.stderr.write(f"{printable(question)} [y/N] ")
+        sys.stderr.flush()
+        answer = sys.stdin.readline()
+        if not answer:  # Ctrl-D, which leaves the cursor where it is
+            sys.stderr.write("\n")
+        return answer.strip().lower() in ("y", "yes")
 
     def json(self, content: Mapping[str, Any]) -> None:
         """Write what ``--json`` asks for, if it was given: the command's name, the program's version, and the content.

@@ -18,9 +18,9 @@ from bo_tune.core.activity import SessionActivity
 from bo_tune.core.choices import MEMORY, MoePathChoice
 from bo_tune.core.problem import LoraProblem, Problem
 from bo_tune.display.ladder import ladder_lines, ladder_table
-from bo_tune.display.progress import Progressing
 from bo_tune.display.results import activity_lines, observed_lines, results_tables, session_lines
 from bo_tune.display.reuse import reuse_lines, unreadable_lines
+from bo_tune.display.running.progress import Progressing
 from bo_tune.engines.base import Address, Completion
 from bo_tune.engines.folder import check_writable, missing_lines, write_tables
 from bo_tune.engines.provenance import is_own

@@ -27,7 +27,8 @@ RUNS = {
     "compare": "bo-tune compare tuned grid",
     "export": "bo-tune export --storage sqlite:///bo_tune.db --out exported",
     "import": "bo-tune import exported --storage sqlite:///all.db",
-    "delete": "bo-tune delete lora_shrink m16. k4096",
+    "delete": "bo-tune delete lora_expand k32 --storage sqlite:///bo_tune.db --yes",
+    "diff": "bo-tune diff tuned grid",
     "write": "bo-tune write --storage sqlite:///bo_tune.db --out tuned",
     "merge": "bo-tune merge host1/tuned host2/tuned --out merged",
 }

@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[object, ...]] = {
     "report": ("report",),
     "check": ("check", "tuned", "--model", "Llama-3.1-8B/config.json", "--max-loras", 4, "--rank", 16, "--m", 16),
     "compare": ("compare", "tuned", "grid"),
+    "diff": ("diff", "tuned", "grid"),
     "export": ("export", "--out", "exported"),
     "import": ("import", "exported", "--storage", "sqlite:///all.db"),
     "write": ("write",),
