@@ -89,7 +89,7 @@ JSON = {
     },
     "tune": {
         "studies": "study, kernel, problem, gpu, kernel_source, toolchain, search, exhaustive, set_aside, finished, "
-        "best_us, default_us, config, certificate, costs, disturbed",
+        "best_us, default_us, config, certificate, costs, disturbed, ended, layers",
         "reused": "studies that had a result (kept) or trials before: study, kept, trials, measured_at, toolchain, "
         "asked",
         "unreadable": "studies of the database that were left out, and why",

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -124,6 +124,12 @@ def _jobs(
         yield jobs, at_once(settings, devices, len(jobs)), searches
 
 
+def _with_layers(jobs: Sequence[Job], study: StudyFile | None) -> list[Job]:
+    """Return the jobs with the names of the layers that they serve, where these are known."""
+    names = study.problems_by_layer() if study else {}
+    return [replace(job, serves=tuple(names.get(job.problem, ()))) for job in jobs]
+
+
 def _recalled(arguments: Arguments, problems: Sequence[Problem]) -> list[Job] | None:
     """Return the jobs where all their studies are done and no GPU is needed to know it; None else."""
     if arguments.fresh or arguments.choose_m or arguments.record is not None:
@@ -209,7 +215,8 @@ def tune_one_way(
         typer.Exit: it was interrupted.
     """
     silence_optuna()
-    with _workers(arguments) as workers, _jobs(arguments, workers) as (jobs, settings, searches):
+    with _workers(arguments) as workers, _jobs(arguments, workers) as (found, settings, searches):
+        jobs = _with_layers(found, arguments.study)
         _check_written(arguments, jobs)
         mix = partial(check_mix, arguments.out, _sources(jobs), own_wanted=arguments.measured.source == "builtin")
         warnings = [*_fallen_back(jobs, arguments), *mix()]

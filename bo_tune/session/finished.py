@@ -92,6 +92,8 @@ def finished_event(tuned: Tuned, *, reused: bool) -> StudyFinished:
         tuned.tried,
         tuned.launched_configs,
         reused,
+        result.ending if result else None,
+        result.certificate.expected_loss if result and result.certificate else None,
     )
 
 
@@ -162,6 +164,7 @@ def _entry(
         joint=result.joint.to_json() if result.joint else None,
         in_place=asdict(result.in_place) if result.in_place else None,
         disturbed=disturbed,
+        ended=result.ending.reason.value if result.ending else None,
         costs={**result.costs.flat(), "session_wall_s": wall_s},
     )
     return TunedEntry(*address_of(name.problem, gpu), result.config, provenance)

@@ -123,6 +123,8 @@ class Session:
         """Have the studies in the database, and how they are to be searched, for workers that may join."""
         gpus = {self.settings.name_of(job): job.device.gpu for job in jobs}
         self._claims.register(gpus, self.settings.wanted(jobs), write=not self._joins, fresh=self._fresh)
+        if not self._joins:
+            self._store.note_layers({self.settings.name_of(job): job.serves for job in jobs})
 
     def settle(self) -> None:
         """Note that all is done and written: who begins these studies anew from here on begins from nothing, and who

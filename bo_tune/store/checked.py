@@ -23,6 +23,7 @@ from bo_tune.store.attributes import (
     GPU_ATTR,
     HOSTS_ATTR,
     JOB_ATTR,
+    LAYERS_ATTR,
     NAME_ATTR,
     ORIGIN_ATTR,
     PREFIX,
@@ -147,6 +148,7 @@ _ATTRIBUTES: Mapping[str, TypeAdapter[Any]] = {
     DONE_ATTR: TypeAdapter(Mapping[str, Any] | None),
     FRESH_ATTR: TypeAdapter(Line | None),
     DISTURBED_ATTR: TypeAdapter(list[Line] | None),
+    LAYERS_ATTR: TypeAdapter(list[Line] | None),
     HOSTS_ATTR: TypeAdapter(Mapping[Line, _Host] | None),
 }
 """What each attribute of a study holds, besides its name."""

@@ -72,6 +72,7 @@ def test_every_command_has_it() -> None:
 STUDY_KEYS = {
     "study", "kernel", "problem", "gpu", "kernel_source", "toolchain", "search", "exhaustive", "set_aside", "finished",
     "best_us", "default_us", "config", "certificate", "costs", "disturbed",
+    "ended", "layers",
 }  # fmt: skip
 
 
