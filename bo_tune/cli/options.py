@@ -15,6 +15,7 @@ from bo_tune.core.choices import (
     SAMPLERS,
     MoePathChoice,
     Part,
+    ProgressChoice,
     StreamChoice,
 )
 from bo_tune.core.conditions import Conditions, Routing, Timing, Tokens
@@ -267,6 +268,14 @@ Out = Annotated[Path, option(OUTPUT, "DIR", "Folder of the JSON files.")]
 JsonFile = Annotated[
     Path | None,
     option(OUTPUT, "FILE", "Write the result as JSON too; '-' writes it to stdout, and nothing else.", "--json"),
+]
+Progress = Annotated[
+    ProgressChoice,
+    option(
+        OUTPUT,
+        "|".join(ProgressChoice),
+        "json: every event as a line of JSON on stdout, and nothing else there; warnings go to stderr.",
+    ),
 ]
 Verbose = Annotated[bool, flag(OUTPUT, "Print every recorded trial.", "--verbose", "-v")]
 Quiet = Annotated[bool, flag(OUTPUT, "Print nothing but what went wrong.", "--quiet", "-q")]

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import RenderableType
 
 from bo_tune.cli.version import program_version
+from bo_tune.core.choices import ProgressChoice
 from bo_tune.display.console import print_line, terminal
 from bo_tune.errors import InputError, printable
 from bo_tune.files import check_file_writable, os_error_text, write_atomically
@@ -22,27 +23,39 @@ class Output:
 
     Results (tables and the lines below them) go to stdout, progress and notes too. With ``--json -`` stdout is the
     document's alone: progress and notes go to stderr, and results, which the document holds, are not printed. A quiet
-    command prints nothing but what went wrong, to stderr.
+    command prints nothing but what went wrong, to stderr. With ``--progress json`` stdout is the events' alone: neither
+    notes nor results are printed.
 
     Args:
         command: the command's name.
         json_file: the file of ``--json``, or ``STDOUT``; None without one.
         quiet: see above.
+        progress: how a session is shown.
 
     Attributes:
+        lines_of_json: whether a session is shown as such.
         console: for progress and notes.
         urgent: for what must be said.
 
     Raises:
-        InputError: that file could not be written.
+        InputError: that file could not be written, or stdout is wanted for two things.
     """
 
-    def __init__(self, command: str, json_file: Path | None = None, *, quiet: bool = False) -> None:
-        self._command, self._json_file = command, json_file
-        on_stdout = json_file == STDOUT
-        self.console = terminal(stderr=on_stdout, quiet=quiet)
-        self.urgent = terminal(stderr=True) if quiet else self.console
-        self._results = terminal(quiet=quiet or on_stdout)
+    def __init__(
+        self,
+        command: str,
+        json_file: Path | None = None,
+        *,
+        quiet: bool = False,
+        progress: ProgressChoice = ProgressChoice.AUTO,
+    ) -> None:
+        self.command, self._json_file = command, json_file
+        on_stdout, self.lines_of_json = json_file == STDOUT, progress is ProgressChoice.JSON
+        if on_stdout and self.lines_of_json:
+            raise InputError("--json: stdout is that of --progress json already; name a file")
+        self.console = terminal(stderr=on_stdout, quiet=quiet or self.lines_of_json)
+        self.urgent = terminal(stderr=True) if quiet or self.lines_of_json else self.console
+        self._results = terminal(quiet=quiet or on_stdout or self.lines_of_json)
         self._warnings = terminal(stderr=True, quiet=quiet)
         if json_file is not None and not on_stdout:
             writing(json_file, lambda: check_file_writable(json_file))
@@ -99,7 +112,7 @@ class Output:
         file = self._json_file
         if file is None:
             return
-        document = {"command": self._command, "version": program_version(), **content}
+        document = {"command": self.command, "version": program_version(), **content}
         text = json.dumps(document, indent=1) + "\n"
         if file == STDOUT:
             sys.stdout.write(text)

@@ -14,12 +14,14 @@ from bo_tune.analysis.observed_time import ObservedTime
 from bo_tune.cli.arguments import Arguments, problems_of
 from bo_tune.cli.output import Output
 from bo_tune.cli.resume import kept_lines, next_lines
+from bo_tune.cli.version import program_version
 from bo_tune.core.activity import SessionActivity
 from bo_tune.core.choices import MEMORY, MoePathChoice
 from bo_tune.core.problem import LoraProblem, Problem
 from bo_tune.display.ladder import ladder_lines, ladder_table
 from bo_tune.display.results import activity_lines, observed_lines, results_tables, session_lines
 from bo_tune.display.reuse import reuse_lines, unreadable_lines
+from bo_tune.display.running.json_lines import JsonLines
 from bo_tune.display.running.progress import Progressing
 from bo_tune.engines.base import Address, Completion
 from bo_tune.engines.folder import check_writable, missing_lines, write_tables
@@ -224,8 +226,7 @@ def tune_one_way(
         store = StudyStore(arguments.storage, lease_s=arguments.lease_s)
         output.warn(*warnings)
         _announce(output, jobs, arguments)
-        shown = Progressing(output.console, len(jobs), verbose=arguments.verbose, urgent=output.urgent)
-        with shown as progress:
+        with _shown(output, jobs, arguments) as progress:
             session = Session(
                 store,
                 settings,
@@ -248,12 +249,22 @@ def tune_one_way(
         mix()  # what others have written meanwhile
         files, notes = _write(arguments, session, jobs, tuned, but)
         session.settle()
+        if isinstance(progress, JsonLines):
+            progress.tell("written", files=list(map(str, files)))
     store.close()
     observed = arguments.study.observed if arguments.study else None
     time = ObservedTime.of(observed, tuned) if observed else None
     _show(output, tuned, ladder, arguments.study, time)
     told = _told(output, tuned, activity, dict(store.unreadable), files, notes)
     return Done(tuned, session.id, {**told, "observed": time.to_json()} if time else told)
+
+
+def _shown(output: Output, jobs: Sequence[Job], arguments: Arguments) -> Progressing | JsonLines:
+    """Return what shows the session while it runs."""
+    if not output.lines_of_json:
+        return Progressing(output.console, len(jobs), verbose=arguments.verbose, urgent=output.urgent)
+    about = {"command": output.command, "version": program_version(), "studies": len(jobs)}
+    return JsonLines({**about, "storage": shown_url(arguments.storage)})
 
 
 def _check_written(arguments: Arguments, jobs: Sequence[Job]) -> None:
@@ -329,7 +340,9 @@ class _Deciding:
         return [one for one in tuned if not one.job.spec.decides]
 
 
-def _tuned(session: Session, jobs: Sequence[Job], workers: Workers | None, progress: Progressing) -> list[Tuned]:
+def _tuned(
+    session: Session, jobs: Sequence[Job], workers: Workers | None, progress: Progressing | JsonLines
+) -> list[Tuned]:
     if workers is None:
         return session.run(jobs)
     session.register(jobs)

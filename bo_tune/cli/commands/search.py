@@ -6,7 +6,16 @@ from typing import Annotated
 
 from bo_tune.cli import options as o
 from bo_tune.cli.served import Served
-from bo_tune.core.choices import DEFAULT_STORAGE, GRID, GRID_GP, LEASE_S, MoePathChoice, RaceChoice, StreamChoice
+from bo_tune.core.choices import (
+    DEFAULT_STORAGE,
+    GRID,
+    GRID_GP,
+    LEASE_S,
+    MoePathChoice,
+    ProgressChoice,
+    RaceChoice,
+    StreamChoice,
+)
 from bo_tune.errors import InputError
 
 MoePath = Annotated[
@@ -75,6 +84,7 @@ def tune_command(
     out: o.Out = Path("tuned"),
     dry_run: DryRun = False,
     json_file: o.JsonFile = None,
+    progress: o.Progress = ProgressChoice.AUTO,
     verbose: o.Verbose = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -117,7 +127,7 @@ def tune_command(
         named=[*([absolute(study)] if study else []), *served.words(streams)],
     )
     run = tune_both if streams is StreamChoice.BOTH else tune
-    run(with_mix(arguments, measuring.active), Output("tune", json_file, quiet=quiet))
+    run(with_mix(arguments, measuring.active), Output("tune", json_file, quiet=quiet, progress=progress))
 
 
 def grid_command(
@@ -137,6 +147,7 @@ def grid_command(
     out: o.Out = Path("grid"),
     record: Annotated[Path | None, o.option(o.OUTPUT, "DIR", "Also write one T4 recording of each problem.")] = None,
     json_file: o.JsonFile = None,
+    progress: o.Progress = ProgressChoice.AUTO,
     verbose: o.Verbose = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -165,4 +176,4 @@ def grid_command(
         fresh=fresh,
         lease_s=lease,
     )
-    tune(arguments, Output("grid", json_file, quiet=quiet))
+    tune(arguments, Output("grid", json_file, quiet=quiet, progress=progress))
