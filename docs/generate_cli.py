@@ -159,7 +159,8 @@ JSON = {
         "pruned": "trials by reason",
         "excluded": "configs left out before any trial, by reason",
         "left_out": "older studies, of which nothing is told",
-        "cases": "default_us, time_us, speed_up, grid_best_us, regret_percent, steps, studies",
+        "cases": "default_us, time_us, speed_up, saved_us, grid_best_us, regret_percent, steps, studies",
+        "against": "with --against: storage, mean_ratio, only_here, only_there, problems; else null",
     },
     "check": {
         "folder": "",

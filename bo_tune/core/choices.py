@@ -40,6 +40,13 @@ class StreamChoice(StrEnum):
         return {"one": (False,), "two": (True,), "both": (False, True)}[self.value]
 
 
+class ReportFormat(StrEnum):
+    """In which form a report is written."""
+
+    HTML = "html"
+    MARKDOWN = "markdown"
+
+
 class ProgressChoice(StrEnum):
     """How a session is shown while it runs."""
 

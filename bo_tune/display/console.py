@@ -1,6 +1,5 @@
 """Progress and tables in the terminal; plain lines where the output is none."""
 
-import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,11 +42,6 @@ SHORT_NAMES = {
     "num_warps": "w", "num_stages": "s", "split_k": "sk",
 }  # fmt: skip
 """Of parameters, in one line that shows a config; num_ctas, which is always 1, is left out."""
-
-
-def by_number(text: str) -> list[tuple[int, str]]:
-    """Return what sorts texts by the numbers in them: m16 before m256."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", text)]
 
 
 def counted(count: int, one: str, many: str) -> str:

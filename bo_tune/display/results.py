@@ -9,10 +9,10 @@ from rich.table import Table
 from bo_tune.analysis.observed_time import ObservedTime
 from bo_tune.core.activity import SessionActivity
 from bo_tune.core.conclusion import SHARED, Agreement, Decision
+from bo_tune.core.study_name import natural
 from bo_tune.display.console import (
     ENDED,
     TIMES,
-    by_number,
     counted,
     disturbed_lines,
     ending_lines,
@@ -35,7 +35,7 @@ def results_tables(tuned: Iterable[Tuned]) -> Iterator[Table]:
         return study.job.problem.kernel, study.name.gpu, study.name.kernel_source
 
     def place(study: Tuned) -> tuple[object, ...]:
-        return group(study), by_number(study.job.problem.shape_label)
+        return group(study), natural(study.job.problem.shape_label)
 
     for title, members in groupby(sorted(tuned, key=place), group):
         studies = list(members)

@@ -9,12 +9,12 @@ from rich.table import Table
 from bo_tune.analysis.listing import StudyDetail, StudyListing, TrialListing
 from bo_tune.core.conclusion import SHARED
 from bo_tune.core.conditions import UNKNOWN
+from bo_tune.core.study_name import natural
 from bo_tune.display.console import (
     ENDED,
     MOST_ROWS,
     TIMES,
     LongTable,
-    by_number,
     counted,
     disturbed_lines,
     duration,
@@ -43,7 +43,7 @@ def studies_tables(studies: Iterable[StudyListing]) -> Iterator[Table | LongTabl
         return name.problem.kernel, name.gpu, f"{name.kernel_source}, {name.toolchain or UNKNOWN}", kind + aside
 
     def place(study: StudyListing) -> tuple[object, ...]:
-        return group(study), by_number(study.name.problem.shape_label)
+        return group(study), natural(study.name.problem.shape_label)
 
     for (kernel, gpu, source, kind), members in groupby(sorted(studies, key=place), group):
         found = list(members)

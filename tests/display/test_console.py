@@ -15,10 +15,10 @@ from bo_tune.analysis.compare import Comparisons, compare
 from bo_tune.analysis.listing import StudyListing, list_studies
 from bo_tune.analysis.simulate import document, simulate
 from bo_tune.core.choices import MEMORY
+from bo_tune.core.study_name import natural
 from bo_tune.display.comparison import comparison_lines, comparison_tables, simulation_table
 from bo_tune.display.console import (
     WIDTH_OF_FILES,
-    by_number,
     counted,
     duration,
     is_live,
@@ -247,7 +247,7 @@ def test_no_line_is_wider_than_the_terminal_and_no_figure_is_cut(width: int) -> 
 
 
 def test_texts_are_sorted_by_their_numbers() -> None:
-    assert sorted(["m256", "m16", "L4.m2", "m1024", "m"], key=by_number) == ["L4.m2", "m", "m16", "m256", "m1024"]
+    assert sorted(["m256", "m16", "L4.m2", "m1024", "m"], key=natural) == ["L4.m2", "m", "m16", "m256", "m1024"]
 
 
 def test_one_of_something_is_one() -> None:
