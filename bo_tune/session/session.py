@@ -26,6 +26,7 @@ from bo_tune.session.recalled import said_of
 from bo_tune.session.settings import SessionSettings
 from bo_tune.session.work_queue import Pending
 from bo_tune.store.attributes import DISTURBED_ATTR, FIGURES_ATTR, ORIGIN_ATTR, RESULT_ATTR
+from bo_tune.store.result import note_of
 from bo_tune.store.results import StudyResult, figures_of
 from bo_tune.store.storage import StudyStore
 from bo_tune.tuning.conclude import Asked, choose_results, current_results, have_ended
@@ -299,6 +300,8 @@ class Session:
     def _note_end(self, tuned: Tuned, tuner: Tuner, reused: bool) -> None:
         """Have it in the database that a study is done, with what is to be known of it without its trials."""
         origin = {} if reused else {ORIGIN_ATTR: {**tuned.job.device.provenance, "session": self.id}}
+        if tuned.result is not None:
+            tuned.stored.set_note(note_of(tuned.result, tuned.job.serves))
         self._claims.finish(tuned.name, {FIGURES_ATTR: figures_of(tuner.trials), **origin})
 
     def _end(self, tuned: Tuned, tuner: Tuner, reused: bool) -> None:

@@ -6,7 +6,7 @@ one thing cannot be is left out as a whole, and named.
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -35,6 +35,7 @@ from bo_tune.store.fields import (
     Flag,
     Line,
     Number,
+    Parameter,
     Part,
     Seconds,
     Setting,
@@ -97,6 +98,7 @@ class _Space(_Stored):
     candidates: Count
     excluded: Mapping[Line, Count]
     default: StoredConfig | None = None
+    ranges: Mapping[Parameter, Annotated[list[Setting], Field(min_length=2, max_length=2)]] | None = None
 
 
 class _Host(_Stored):

@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 
 from bo_tune.core.choices import DEFAULT_STORAGE, LEASE_S, MEMORY
 from bo_tune.core.problem import GpuInfo
-from bo_tune.core.study_name import StudyName
+from bo_tune.core.study_name import StudyName, natural
 from bo_tune.errors import LeaseLostError, StorageError
 from bo_tune.store.attributes import (
     FRESH_ATTR,
@@ -132,7 +132,8 @@ class StudyStore(StudyReader[FrozenTrial]):
                 **({JOB_ATTR: jobs[name]} if jobs and name in jobs else {}),
                 **({FRESH_ATTR: _now()} if fresh else {}),
             }
-            for name, gpu in studies.items()
+            # New ones are numbered in this order, in which optuna-dashboard lists them.
+            for name, gpu in sorted(studies.items(), key=lambda item: natural(str(item[0])))
         }
         for _ in range(OPENING_ATTEMPTS):
             found = self._found(wanted)
@@ -363,6 +364,11 @@ class StoredStudy:
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Store user attributes (any JSON values) in one transaction. Raises as ``add``."""
         self._write(lambda rows: rows.set_attributes(self.study_id, attributes))
+
+    def set_note(self, text: str) -> None:
+        """Set what optuna-dashboard shows as the study's note, in Markdown, unless somebody wrote one. Raises as
+        ``add``."""
+        self._write(lambda rows: rows.set_note(self.study_id, text))
 
     def has_running(self) -> bool:
         """Say whether a trial is RUNNING, which none of this package's ever is."""

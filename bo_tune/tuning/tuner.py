@@ -23,7 +23,7 @@ from bo_tune.errors import DeviceError
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.device import Build, Device
 from bo_tune.search import StopRule
-from bo_tune.store.frozen import to_trial
+from bo_tune.store.frozen import ranges_of, to_trial
 from bo_tune.store.storage import StoredStudy
 from bo_tune.store.trials import launched
 from bo_tune.tuning.candidates import Candidates
@@ -163,6 +163,7 @@ class Tuner:
         self.stored = stored
         self.default = default
         self._settings = settings
+        self._ranges = ranges_of(candidates.space.ranges, default)
         self._rivals = [dict(config) for config in spec.rivals(problem)]
         self._apart, self.layer = apart, layer
         self._lookahead = lookahead
@@ -345,7 +346,7 @@ class Tuner:
         return min((time for key, time in self.measured.items() if value in key), default=None)
 
     def _record(self, pending: Pending, outcome: Outcome) -> None:
-        trial = to_trial(pending.config, outcome, start=pending.start, end=datetime.now())
+        trial = to_trial(pending.config, outcome, start=pending.start, end=datetime.now(), ranges=self._ranges)
         if pending.proposal is None:
             self.proposer.learn(trial)
         else:
