@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 
 from bo_tune.core.choices import DEFAULT_STORAGE, LEASE_S, MEMORY
 from bo_tune.core.problem import GpuInfo
-from bo_tune.core.study_name import StudyName, natural
+from bo_tune.core.study_name import StudyName
 from bo_tune.errors import LeaseLostError, StorageError
 from bo_tune.store.attributes import (
     FRESH_ATTR,
@@ -132,8 +132,7 @@ class StudyStore(StudyReader[FrozenTrial]):
                 **({JOB_ATTR: jobs[name]} if jobs and name in jobs else {}),
                 **({FRESH_ATTR: _now()} if fresh else {}),
             }
-            # New ones are numbered in this order, in which optuna-dashboard lists them.
-            for name, gpu in sorted(studies.items(), key=lambda item: natural(str(item[0])))
+            for name, gpu in studies.items()
         }
         for _ in range(OPENING_ATTEMPTS):
             found = self._found(wanted)

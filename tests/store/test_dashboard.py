@@ -15,11 +15,9 @@ from typing import Any
 import browser as chromium
 import optuna
 import pytest
-from helpers import EXPAND, H100, PATIENCE_S, SHRINK, sliced, sqlite_url, stored_trials
+from helpers import EXPAND, PATIENCE_S, SHRINK, sliced, sqlite_url, stored_trials
 from optuna_dashboard import get_note, save_note
 
-from bo_tune.core.problem import LoraProblem
-from bo_tune.core.study_name import StudyName
 from bo_tune.measure.devices import replay_job
 from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
@@ -182,12 +180,3 @@ def test_a_finished_study_has_a_note_that_gives_way_to_a_person_s(dashboard: Das
         save_note(study, "Mine.")
         Session(store, SessionSettings(sampler="random", budget=5)).run([job])
         assert get_note(study) == "Mine."
-
-
-def test_studies_are_listed_in_the_order_of_their_numbers(tmp_path: Path) -> None:
-    url = sqlite_url(tmp_path / "x.db")
-    names = [StudyName(LoraProblem("lora_shrink", 4, 1, m, 4096, 16), H100.name, "x") for m in (1024, 16, 256)]
-    with StudyStore(url) as store:
-        store.open_all(dict.fromkeys(names, H100))
-        found = store.names()
-    assert [found[number].split(".")[2] for number in sorted(found)] == ["m16", "m256", "m1024"]
