@@ -14,7 +14,7 @@ from bo_tune.core.events import Event, StudyFailed
 from bo_tune.core.outcome import Invalid
 from bo_tune.core.problem import Size, SizedProblem
 from bo_tune.display.console import PlainConsole
-from bo_tune.display.progress import Progressing
+from bo_tune.display.running.progress import Progressing
 from bo_tune.errors import DeviceError, InputError, one_line
 from bo_tune.kernels.registry import define
 from bo_tune.kernels.user.definition import Definition, Sizes

@@ -11,6 +11,7 @@ from typing import Any
 import typer
 
 from bo_tune.cli.app import app
+from bo_tune.display.running.json_lines import EVENTS, OF_STUDY, SCHEMA, STUDY_EVENTS
 from bo_tune.processes import exit_codes
 
 PAGE = Path(__file__).parent / "cli.md"
@@ -49,6 +50,20 @@ the database does not answer, say, gives its leases back where it can, and exits
 
 A run outlasts whoever reads what it prints. After `| head -1`, on a full disk, or with stdout closed it goes on, and
 writes its files; stdout that could not be written is told at the end, with exit code 1.
+
+## Events for programs
+
+`tune` and `grid` write each event as a line of JSON with `--progress json`: to stdout, and nothing else goes there.
+Warnings and errors go to stderr, as ever; `--json FILE` has the result. Every line has `event` and `at`, in seconds
+since 1970. Times are in us. This is schema SCHEMA: events and keys are added to it, and none changes its meaning.
+
+```bash
+bo-tune tune --device replay:studies/recordings --storage memory --progress json --json result.json
+```
+
+| event | keys |
+|---|---|
+EVENTS
 
 ## What is used again
 
@@ -89,7 +104,7 @@ JSON = {
     },
     "tune": {
         "studies": "study, kernel, problem, gpu, kernel_source, toolchain, search, exhaustive, set_aside, finished, "
-        "best_us, default_us, config, certificate, costs, disturbed",
+        "best_us, default_us, config, certificate, costs, disturbed, ended, layers",
         "reused": "studies that had a result (kept) or trials before: study, kept, trials, measured_at, toolchain, "
         "asked",
         "unreadable": "studies of the database that were left out, and why",
@@ -118,6 +133,10 @@ JSON = {
         "runs": "recording, sampler, seed, launched_configs, launches, regret_percent, …",
         "summary": "by checkpoint: runs, mean_, median_ and p90_regret_percent, …",
     },
+    "doctor": {
+        "healthy": "whether no check failed",
+        "checks": "check, status (ok, warning, failed, skipped), said, remedy",
+    },
     "step": {
         "model": "",
         "gpu": "",
@@ -140,7 +159,8 @@ JSON = {
         "pruned": "trials by reason",
         "excluded": "configs left out before any trial, by reason",
         "left_out": "older studies, of which nothing is told",
-        "cases": "default_us, time_us, speed_up, grid_best_us, regret_percent, steps, studies",
+        "cases": "default_us, time_us, speed_up, saved_us, grid_best_us, regret_percent, steps, studies",
+        "against": "with --against: storage, mean_ratio, only_here, only_there, problems; else null",
     },
     "check": {
         "folder": "",
@@ -159,6 +179,12 @@ JSON = {
         "max_regret_percent": "",
         "geomean_speed_up_over_default": "",
     },
+    "diff": {
+        "a": "the folder",
+        "b": "the other",
+        "counts": "entries by status: same, changed, only in A, only in B",
+        "entries": "file, keys, status, a and b (config, time_us, default_us, date, kernel_source), change_percent",
+    },
     "export": {"studies": "study, file", "without_trials": "studies left out"},
     "import": {"studies": "study, trials_added, finished"},
     "write": {"written": "paths of the files", "entries": "how many", "not_ended": "studies without a result"},
@@ -172,8 +198,15 @@ def page() -> str:
     """Return the whole page."""
     codes = [f"| {code} | {meaning} |" for code, meaning in exit_codes.MEANINGS.items()]
     keys = [f"| `{name}` | {'; '.join(_keys(entries))} |" for name, entries in JSON.items()]
-    parts = [HEAD, "\n".join(codes), "\n", AFTER_CODES, "\n".join(keys), "\n"]
+    events = [f"| `{name}` | {'; '.join(_keys({**_of_study(name), **said}))} |" for name, said in EVENTS.items()]
+    after_codes = AFTER_CODES.replace("schema SCHEMA", f"schema {SCHEMA}").replace("EVENTS", "\n".join(events))
+    parts = [HEAD, "\n".join(codes), "\n", after_codes, "\n".join(keys), "\n"]
     return "".join([*parts, *(f"\n{text}" for text in map(_command, commands().values()))])
+
+
+def _of_study(event: str) -> dict[str, str]:
+    """Return the keys that tell which study an event is about."""
+    return dict.fromkeys(OF_STUDY, "") if event in STUDY_EVENTS else {}
 
 
 def commands() -> dict[str, Any]:

@@ -4,11 +4,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from bo_tune.core.conclusion import Certificate
+from bo_tune.core.conclusion import Certificate, Ending
 from bo_tune.core.conditions import UNKNOWN
 from bo_tune.core.space import config_key
 from bo_tune.core.study_name import StudyName
-from bo_tune.store.attributes import DISTURBED_ATTR, FIGURES_ATTR, SPACE_ATTR
+from bo_tune.store.attributes import DISTURBED_ATTR, FIGURES_ATTR, LAYERS_ATTR, SPACE_ATTR
 from bo_tune.store.leases.holders import Holder
 from bo_tune.store.reader import StudyReader, StudySummary
 from bo_tune.store.results import Costs, StudyResult, costs_of, default_of, figures_of
@@ -32,6 +32,8 @@ class StudyListing:
         finished: whether the study has a result.
         holder: who works on it now, if anyone.
         disturbed: what disturbed measuring it; None where it is not known that nothing did.
+        ending: why its search ended; None before it has, and where that is not known.
+        layers: names of the layers of models that ask for its config, as far as these are known.
     """
 
     name: StudyName
@@ -46,11 +48,14 @@ class StudyListing:
     costs: Costs
     holder: Holder | None
     disturbed: Sequence[str] | None = None
+    ending: Ending | None = None
+    layers: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the listing as JSON, the study by its full name and by its parts."""
-        figures = {k: v for k, v in asdict(replace(self, certificate=None)).items() if k != "name"}
-        return {**_named(self.name), **figures, "certificate": _stored(self.certificate)}
+        apart = {"name", "certificate", "ending"}
+        figures = {k: v for k, v in asdict(replace(self, certificate=None)).items() if k not in apart}
+        return {**_named(self.name), **figures, "certificate": _stored(self.certificate), "ended": _ended(self.ending)}
 
 
 def _named(name: StudyName) -> dict[str, Any]:
@@ -67,6 +72,10 @@ def _named(name: StudyName) -> dict[str, Any]:
     }
 
 
+def _ended(ending: Ending | None) -> str | None:
+    return ending.reason.value if ending else None
+
+
 def _stored(certificate: Certificate | None) -> dict[str, Any] | None:
     return certificate.to_json() if certificate else None
 
@@ -81,6 +90,8 @@ def study_figures(tuned: "Tuned") -> dict[str, Any]:
         "default_us": result.default_time_us if result else None,
         "config": dict(result.config) if result else None,
         "certificate": _stored(result.certificate) if result else None,
+        "ended": _ended(result.ending) if result else None,
+        "layers": list(tuned.job.serves),
         "costs": asdict(result.costs) if result else None,
         "disturbed": tuned.disturbed,
     }
@@ -234,4 +245,6 @@ def listing_of(summary: StudySummary, trials: Sequence[Trial] | None, holder: Ho
         costs=result.costs if result and whole else costs_of(trials or ()),
         holder=holder,
         disturbed=attributes.get(DISTURBED_ATTR),
+        ending=result.ending if result else None,
+        layers=attributes.get(LAYERS_ATTR) or (),
     )

@@ -30,6 +30,7 @@ LONGEST_MESSAGE = 4000
 
 COMMANDS = {
     "Tune": {
+        "doctor": "doctor",
         "problems": "problems",
         "tune": "search",
         "grid": "search",
@@ -43,6 +44,7 @@ COMMANDS = {
         "check": "check",
         "step": "step",
         "compare": "inspection",
+        "diff": "diff",
     },
     "Move it elsewhere": {
         "export": "exchange",

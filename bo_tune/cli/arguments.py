@@ -28,6 +28,7 @@ class Arguments:
     Attributes:
         out: folder of the JSON files.
         record: folder of recordings; None to write none.
+        named: the words of the command line that name what is looked up, with absolute paths; none where none did.
     """
 
     study: StudyFile | None
@@ -44,6 +45,7 @@ class Arguments:
     ray: str | None = None
     workers: int | None = None
     race: RaceChoice = RaceChoice.IN_PLACE
+    named: Sequence[str] = ()
 
     @property
     def layers(self) -> Mapping[Problem, Layer]:

@@ -15,6 +15,7 @@ from bo_tune.core.choices import (
     SAMPLERS,
     MoePathChoice,
     Part,
+    ProgressChoice,
     StreamChoice,
 )
 from bo_tune.core.conditions import Conditions, Routing, Timing, Tokens
@@ -62,6 +63,13 @@ def sampler_name(name: str) -> str:
     """Check a sampler's name. Raises InputError."""
     if name not in SAMPLERS:
         raise InputError(f"--sampler: expected one of {', '.join(SAMPLERS)}, got {name!r}")
+    return name
+
+
+def kernel_choice(name: str) -> str:
+    """Check whose kernels are to be tuned. Raises InputError."""
+    if name not in KERNEL_SOURCES:
+        raise InputError(f"--kernels: expected one of {', '.join(KERNEL_SOURCES)}, got {name!r}")
     return name
 
 
@@ -190,7 +198,7 @@ class Measuring:
             raise InputError(f"--active-loras: expected one number where finalists do not race, got {len(active)}")
         return Measured(
             self.device,
-            self.kernels,
+            kernel_choice(self.kernels),
             Conditions(self.timing, self.tokens, active[0] if len(active) == 1 else None, routing, hits, dual_stream),
             self.jobs,
             tuple(self.pack or ()),
@@ -260,6 +268,14 @@ Out = Annotated[Path, option(OUTPUT, "DIR", "Folder of the JSON files.")]
 JsonFile = Annotated[
     Path | None,
     option(OUTPUT, "FILE", "Write the result as JSON too; '-' writes it to stdout, and nothing else.", "--json"),
+]
+Progress = Annotated[
+    ProgressChoice,
+    option(
+        OUTPUT,
+        "|".join(ProgressChoice),
+        "json: every event as a line of JSON on stdout, and nothing else there; warnings go to stderr.",
+    ),
 ]
 Verbose = Annotated[bool, flag(OUTPUT, "Print every recorded trial.", "--verbose", "-v")]
 Quiet = Annotated[bool, flag(OUTPUT, "Print nothing but what went wrong.", "--quiet", "-q")]

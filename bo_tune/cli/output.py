@@ -9,8 +9,9 @@ from typing import Any
 from rich.console import RenderableType
 
 from bo_tune.cli.version import program_version
+from bo_tune.core.choices import ProgressChoice
 from bo_tune.display.console import print_line, terminal
-from bo_tune.errors import InputError
+from bo_tune.errors import InputError, printable
 from bo_tune.files import check_file_writable, os_error_text, write_atomically
 
 STDOUT = Path("-")
@@ -22,27 +23,39 @@ class Output:
 
     Results (tables and the lines below them) go to stdout, progress and notes too. With ``--json -`` stdout is the
     document's alone: progress and notes go to stderr, and results, which the document holds, are not printed. A quiet
-    command prints nothing but what went wrong, to stderr.
+    command prints nothing but what went wrong, to stderr. With ``--progress json`` stdout is the events' alone: neither
+    notes nor results are printed.
 
     Args:
         command: the command's name.
         json_file: the file of ``--json``, or ``STDOUT``; None without one.
         quiet: see above.
+        progress: how a session is shown.
 
     Attributes:
+        lines_of_json: whether a session is shown as such.
         console: for progress and notes.
         urgent: for what must be said.
 
     Raises:
-        InputError: that file could not be written.
+        InputError: that file could not be written, or stdout is wanted for two things.
     """
 
-    def __init__(self, command: str, json_file: Path | None = None, *, quiet: bool = False) -> None:
-        self._command, self._json_file = command, json_file
-        on_stdout = json_file == STDOUT
-        self.console = terminal(stderr=on_stdout, quiet=quiet)
-        self.urgent = terminal(stderr=True) if quiet else self.console
-        self._results = terminal(quiet=quiet or on_stdout)
+    def __init__(
+        self,
+        command: str,
+        json_file: Path | None = None,
+        *,
+        quiet: bool = False,
+        progress: ProgressChoice = ProgressChoice.AUTO,
+    ) -> None:
+        self.command, self._json_file = command, json_file
+        on_stdout, self.lines_of_json = json_file == STDOUT, progress is ProgressChoice.JSON
+        if on_stdout and self.lines_of_json:
+            raise InputError("--json: stdout is that of --progress json already; name a file")
+        self.console = terminal(stderr=on_stdout, quiet=quiet or self.lines_of_json)
+        self.urgent = terminal(stderr=True) if quiet or self.lines_of_json else self.console
+        self._results = terminal(quiet=quiet or on_stdout or self.lines_of_json)
         self._warnings = terminal(stderr=True, quiet=quiet)
         if json_file is not None and not on_stdout:
             writing(json_file, lambda: check_file_writable(json_file))
@@ -58,9 +71,9 @@ class Output:
             print_line(self._results, line)
 
     def notes(self, *lines: str) -> None:
-        """Print lines on what happens."""
+        """Print lines on what happens. Indented ones are to be copied, and never folded."""
         for line in lines:
-            print_line(self.console, line)
+            print_line(self.console, line, whole=line.startswith(" "))
 
     def warn(self, *lines: str) -> None:
         """Print lines on what may mislead, to stderr."""
@@ -72,6 +85,24 @@ class Output:
         for line in lines:
             print_line(self.urgent, line, whole=line.startswith(" "))
 
+    def agreed(self, question: str, option: str) -> bool:
+        """Ask on the terminal, and say whether the answer is yes.
+
+        Args:
+            option: what says so beforehand.
+
+        Raises:
+            InputError: there is no terminal, so nobody can be asked.
+        """
+        if not sys.stdin.isatty():
+            raise InputError(f"{option}: needed where nobody can be asked: {question}")
+        sys.stderr.write(f"{printable(question)} [y/N] ")
+        sys.stderr.flush()
+        answer = sys.stdin.readline()
+        if not answer:  # Ctrl-D, which leaves the cursor where it is
+            sys.stderr.write("\n")
+        return answer.strip().lower() in ("y", "yes")
+
     def json(self, content: Mapping[str, Any]) -> None:
         """Write what ``--json`` asks for, if it was given: the command's name, the program's version, and the content.
 
@@ -81,7 +112,7 @@ class Output:
         file = self._json_file
         if file is None:
             return
-        document = {"command": self._command, "version": program_version(), **content}
+        document = {"command": self.command, "version": program_version(), **content}
         text = json.dumps(document, indent=1) + "\n"
         if file == STDOUT:
             sys.stdout.write(text)

@@ -1,4 +1,4 @@
-"""How a command that was interrupted goes on: the command itself, as a shell takes it."""
+"""How to go on, as a shell takes it: with a command that was interrupted, and with what one has written."""
 
 import shlex
 import sys
@@ -22,6 +22,24 @@ def kept_lines(storage: str, argv: Sequence[str] | None = None) -> list[str]:
     command, hidden = command_line(sys.argv if argv is None else argv)
     lines = [f"kept in {shown(storage)}; to go on from there, in the same folder:", f"  {command}"]
     return [*lines, f"  ({HIDDEN} stands for the password, which is not shown)"] if hidden else lines
+
+
+def next_lines(out: Path, variables: Sequence[str], named: Sequence[str], *, is_timed: bool) -> list[str]:
+    """Say what to do with a folder that was written: look at it as an engine does, time it, have an engine use it.
+
+    Args:
+        variables: those that name the folder to engines.
+        named: the words that name the model, or what else said what is looked up; none where nothing did.
+        is_timed: whether ``step`` can time it here.
+    """
+    folder = str(out.absolute())
+    # Words in capitals stand for what nobody has said.
+    asked = shlex.join(named) if named else "--model MODEL --max-loras N --max-lora-rank R"
+    lines = [f"{PROGRAM} check {shlex.quote(folder)} {asked}"]
+    if is_timed and named:
+        lines.append(f"{PROGRAM} step {asked} --tuned {shlex.quote(folder)}")
+    lines += [f"export {name}={shlex.quote(folder)}" for name in variables]
+    return ["next, in whatever folder:", *(f"  {line}" for line in lines)]
 
 
 def command_line(argv: Sequence[str]) -> tuple[str, bool]:

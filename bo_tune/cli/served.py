@@ -16,6 +16,14 @@ if TYPE_CHECKING:
 
 MOST_DRAFTED = 1024
 
+NAME_FILES = ("model", "lookups", "adapter")
+"""Options whose values may be files."""
+
+
+def absolute(path: Path | str) -> str:
+    """Return a path that holds in every folder; what is no path here, as an id of a model, stays as it is."""
+    return str(Path(path).absolute()) if Path(path).exists() else str(path)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Served:
@@ -132,6 +140,25 @@ class Served:
         """Return the options that were given, as vLLM names them."""
         hints = get_type_hints(type(self), include_extras=True)
         return [_name(field.name, hints[field.name]) for field in fields(self) if getattr(self, field.name)]
+
+    def words(self, streams: StreamChoice | None = None) -> list[str]:
+        """Return the options as a command line has them, paths absolute; without ``--m``.
+
+        Args:
+            streams: how adapters are run, where an option of its own said so.
+        """
+        hints = get_type_hints(type(self), include_extras=True)
+        found: list[str] = []
+        for field in fields(self):
+            value, name = getattr(self, field.name), _name(field.name, hints[field.name])
+            if not value or field.name == "m":
+                continue
+            if value is True:
+                found.append(name)
+                continue
+            for one in value if isinstance(value, list) else [value]:
+                found += [name, absolute(one) if field.name in NAME_FILES else str(one)]
+        return [*found, *(["--dual-stream"] if streams is StreamChoice.TWO else [])]
 
     def streams(self, wanted: StreamChoice | None) -> StreamChoice | None:
         """Return how adapters are to be run, by --streams or its older name; None where neither was given.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from threading import Thread
@@ -14,19 +14,21 @@ from bo_tune.analysis.listing import reused_figures, study_figures
 from bo_tune.analysis.observed_time import ObservedTime
 from bo_tune.cli.arguments import Arguments, problems_of
 from bo_tune.cli.output import Output
-from bo_tune.cli.resume import kept_lines
+from bo_tune.cli.resume import kept_lines, next_lines
 from bo_tune.cli.start import Start, worker_count
+from bo_tune.cli.version import program_version
 from bo_tune.core.activity import SessionActivity
 from bo_tune.core.choices import MEMORY, MoePathChoice
 from bo_tune.core.problem import LoraProblem, Problem
 from bo_tune.display.ladder import ladder_lines, ladder_table
-from bo_tune.display.progress import Progressing
 from bo_tune.display.results import activity_lines, observed_lines, results_tables, session_lines
 from bo_tune.display.reuse import reuse_lines, unreadable_lines
+from bo_tune.display.running.json_lines import JsonLines
+from bo_tune.display.running.progress import Progressing
 from bo_tune.engines.base import Address, Completion
 from bo_tune.engines.folder import check_writable, missing_lines, write_tables
 from bo_tune.engines.provenance import is_own
-from bo_tune.engines.registry import ENGINES, address_of
+from bo_tune.engines.registry import ENGINES, address_of, folder_variables
 from bo_tune.engines.tuned_with import check_mix
 from bo_tune.errors import InputError
 from bo_tune.formats.study_file import StudyFile
@@ -109,6 +111,12 @@ def _jobs(
         yield jobs, at_once(settings, devices, len(jobs)), start.forks.searches
 
 
+def _with_layers(jobs: Sequence[Job], study: StudyFile | None) -> list[Job]:
+    """Return the jobs with the names of the layers that they serve, where these are known."""
+    names = study.problems_by_layer() if study else {}
+    return [replace(job, serves=tuple(names.get(job.problem, ()))) for job in jobs]
+
+
 def _check_hits(problems: Sequence[Problem], recorded: int) -> None:
     """Refuse recorded numbers of hits that are of other experts. Raises InputError."""
     adapted = [problem.experts for problem in problems if isinstance(problem, LoraProblem)]
@@ -148,8 +156,20 @@ class Done:
 def tune(arguments: Arguments, output: Output, start: Start) -> None:
     """Tune, write what came of it, and say so. Raises typer.Exit where not everything could be done."""
     done = tune_one_way(arguments, output, start)
+    say_what_is_next(arguments, output, done)
     output.json(done.document)
     leave_if_unfinished(done.tuned)
+
+
+def say_what_is_next(arguments: Arguments, output: Output, *done: "Done") -> None:
+    """Say what to do with the files that were written, unless they are only to be compared with."""
+    files = [Path(file).name for one in done for file in one.document["written"]]
+    variables = folder_variables(files)
+    if not variables or arguments.settings.exhaustive:
+        return
+    model = arguments.study.model if arguments.study and arguments.measured.recordings is None else None
+    is_timed = model is not None and len(model.ranks) == len(model.max_loras) == 1
+    output.notes(*next_lines(arguments.out, variables, arguments.named, is_timed=is_timed))
 
 
 def leave_if_unfinished(tuned: Sequence[Tuned]) -> None:
@@ -176,7 +196,8 @@ def tune_one_way(
         typer.Exit: it was interrupted.
     """
     silence_optuna()
-    with _workers(arguments) as workers, _jobs(arguments, workers, start) as (jobs, settings, searches):
+    with _workers(arguments) as workers, _jobs(arguments, workers, start) as (found, settings, searches):
+        jobs = _with_layers(found, arguments.study)
         _check_written(arguments, jobs)
         mix = partial(check_mix, arguments.out, _sources(jobs), own_wanted=arguments.measured.source == "builtin")
         warnings = [*_fallen_back(jobs, arguments), *mix()]
@@ -184,8 +205,7 @@ def tune_one_way(
         store = StudyStore(arguments.storage, lease_s=arguments.lease_s)
         output.warn(*warnings)
         _announce(output, jobs, arguments)
-        shown = Progressing(output.console, len(jobs), verbose=arguments.verbose, urgent=output.urgent)
-        with shown as progress:
+        with _shown(output, jobs, arguments) as progress:
             session = Session(
                 store,
                 settings,
@@ -208,12 +228,22 @@ def tune_one_way(
         mix()  # what others have written meanwhile
         files, notes = _write(arguments, session, jobs, tuned, but)
         session.settle()
+        if isinstance(progress, JsonLines):
+            progress.tell("written", files=list(map(str, files)))
     store.close()
     observed = arguments.study.observed if arguments.study else None
     time = ObservedTime.of(observed, tuned) if observed else None
     _show(output, tuned, ladder, arguments.study, time)
     told = _told(output, tuned, activity, dict(store.unreadable), files, notes)
     return Done(tuned, session.id, {**told, "observed": time.to_json()} if time else told)
+
+
+def _shown(output: Output, jobs: Sequence[Job], arguments: Arguments) -> Progressing | JsonLines:
+    """Return what shows the session while it runs."""
+    if not output.lines_of_json:
+        return Progressing(output.console, len(jobs), verbose=arguments.verbose, urgent=output.urgent)
+    about = {"command": output.command, "version": program_version(), "studies": len(jobs)}
+    return JsonLines({**about, "storage": shown_url(arguments.storage)})
 
 
 def _check_written(arguments: Arguments, jobs: Sequence[Job]) -> None:
@@ -289,7 +319,9 @@ class _Deciding:
         return [one for one in tuned if not one.job.spec.decides]
 
 
-def _tuned(session: Session, jobs: Sequence[Job], workers: Workers | None, progress: Progressing) -> list[Tuned]:
+def _tuned(
+    session: Session, jobs: Sequence[Job], workers: Workers | None, progress: Progressing | JsonLines
+) -> list[Tuned]:
     if workers is None:
         return session.run(jobs)
     session.register(jobs)

@@ -40,6 +40,22 @@ class StreamChoice(StrEnum):
         return {"one": (False,), "two": (True,), "both": (False, True)}[self.value]
 
 
+class ReportFormat(StrEnum):
+    """In which form a report is written."""
+
+    HTML = "html"
+    MARKDOWN = "markdown"
+
+
+class ProgressChoice(StrEnum):
+    """How a session is shown while it runs."""
+
+    AUTO = "auto"
+    """For people: a live display in a terminal, lines elsewhere."""
+    JSON = "json"
+    """For programs: every event as a line of JSON on stdout, and nothing else there."""
+
+
 class Part(StrEnum):
     """What of a served model is tuned."""
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bo_tune.core.conclusion import Ending
 from bo_tune.core.outcome import Outcome
 from bo_tune.core.problem import Problem
 
@@ -45,13 +46,20 @@ class TrialRecorded(_OfStudy):
 
 @dataclass(frozen=True, slots=True)
 class StudyFinished(_OfStudy):
-    """A study has its result. Times in us; None where nothing could be measured."""
+    """A study has its result. Times in us; None where nothing could be measured.
+
+    Attributes:
+        ending: why its search ended, where that is known.
+        expected_loss: of its certificate; None without one.
+    """
 
     time_us: float | None
     default_time_us: float | None
     trials: int
     launched_configs: int
     reused: bool
+    ending: Ending | None = None
+    expected_loss: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

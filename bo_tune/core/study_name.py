@@ -1,10 +1,17 @@
 """What a study is about, as its name in the database says it. Pure data."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from bo_tune.core.problem import Problem, problem_from_json
+
+
+def natural(text: str) -> list[tuple[int, str]]:
+    """Return a key that sorts texts with numbers in them by the numbers: m16 before m256."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", text)]
+
 
 _LATER = ("toolchain", "search", "set_aside")
 

@@ -1,6 +1,7 @@
-"""Two searches compared, and recordings tuned as if they were GPUs, as tables and lines."""
+"""Two searches compared, two folders, and recordings tuned as if they were GPUs, as tables and lines."""
 
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from statistics import fmean
 from typing import Any
@@ -8,7 +9,10 @@ from typing import Any
 from rich.table import Table
 
 from bo_tune.analysis.compare import Comparison, Comparisons
+from bo_tune.analysis.difference import Difference, Status
+from bo_tune.core.space import Config
 from bo_tune.display.console import percent, plain_table, short_config, us
+from bo_tune.engines.base import WrittenConfig
 
 
 def comparison_tables(comparisons: Comparisons) -> Iterator[Table]:
@@ -58,6 +62,46 @@ def comparison_lines(comparisons: Comparisons) -> list[str]:
         gains = f"geometric mean of {len(comparisons.gains)}"
         lines.append(f"tuned against default: {comparisons.speed_up:.2f}x faster ({gains})")
     return lines
+
+
+def difference_tables(found: Sequence[Difference]) -> Iterator[Table]:
+    """Return entries of two folders: a table for each file, an entry a row."""
+    for file, entries in groupby(found, key=lambda one: one.file):
+        figures = ("A us", "B us", "B to A")
+        table = plain_table(file, ("keys", "config in A", "config in B"), figures)
+        for one in entries:
+            a, b = one.a, one.b
+            table.add_row(
+                "/".join(one.keys),
+                short_config(_launched(a.config)) if a else "-",
+                "same" if one.status is Status.SAME else short_config(_launched(b.config)) if b else "-",
+                us(a.time_us if a else None),
+                us(b.time_us if b else None),
+                "-" if one.change_percent is None else f"{one.change_percent:+.2f} %",
+            )
+        yield table
+
+
+def _launched(config: WrittenConfig) -> Config:
+    """Return a config without the parameters that are left open."""
+    return {name: value for name, value in config.items() if value is not None}
+
+
+def difference_lines(found: Sequence[Difference]) -> list[str]:
+    """Return the lines below the tables: counts, and what the times are."""
+    counts = Counter(one.status for one in found)
+    lines = [f"{len(found)} entries: {', '.join(f'{counts[status]} {status}' for status in Status)}"]
+    changes = [one.change_percent for one in found if one.status is Status.CHANGED and one.change_percent is not None]
+    if changes:
+        lines.append(
+            f"of {len(changes)} changed ones both times are known: B is {_slower(fmean(changes))} on average, "
+            f"{_slower(max(changes))} at worst; each was measured by its own search, so noise is in it"
+        )
+    return lines
+
+
+def _slower(percent_: float) -> str:
+    return f"{abs(percent_):.2f} % {'slower' if percent_ > 0 else 'faster'}"
 
 
 def simulation_table(summary: Mapping[str, Any]) -> Table:

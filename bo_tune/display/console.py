@@ -1,17 +1,20 @@
 """Progress and tables in the terminal; plain lines where the output is none."""
 
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.padding import Padding
 from rich.segment import Segment
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
-from bo_tune.core.conclusion import Certificate
+from bo_tune.core.conclusion import Certificate, EndedBy, Ending
 from bo_tune.core.space import Config
 from bo_tune.errors import printable
 
@@ -21,17 +24,29 @@ WIDTH_OF_FILES = 160
 MOST_ROWS = 1000
 """Of a table that is laid out for the terminal: a millisecond each."""
 
+LEAST_TEXT = 12
+"""Columns of a terminal below which a column of text is not folded."""
+
 DISTURBED = " !"
 """Mark of studies that were disturbed while they were measured."""
 
 TIMES = ("default us", "us", "speed-up")
 
+ENDED = ("exp. loss", "ended")
+"""Columns on how searches ended."""
+
 SHORT_NAMES = {
     "block_m": "m", "block_n": "n", "block_k": "k",
     "BLOCK_SIZE_M": "m", "BLOCK_SIZE_N": "n", "BLOCK_SIZE_K": "k", "GROUP_SIZE_M": "g",
+    "group_size_m": "g",
     "num_warps": "w", "num_stages": "s", "split_k": "sk",
 }  # fmt: skip
 """Of parameters, in one line that shows a config; num_ctas, which is always 1, is left out."""
+
+
+def counted(count: int, one: str, many: str) -> str:
+    """Show how many there are of something: ``1 study``, ``2,000 studies``."""
+    return f"{count:,} {one if count == 1 else many}"
 
 
 def us(time_us: float | None) -> str:
@@ -47,6 +62,46 @@ def percent(value: float | None) -> str:
 def speed_up(default_us: float | None, time_us: float | None) -> str:
     """Show how much faster than the default a config is."""
     return f"{default_us / time_us:.2f}x" if default_us and time_us else "-"
+
+
+def expected_loss(certificate: Certificate | None) -> str:
+    """Show by how much one more config is expected to be faster: ``0.16 %``."""
+    if certificate is None:
+        return "-"
+    return percent(0.0 if certificate.exhausted else _percents(certificate.expected_loss))
+
+
+def _percents(share: float | None) -> float | None:
+    return None if share is None else 100.0 * share
+
+
+def ending_lines(found: Sequence[tuple[Ending | None, Certificate | None]]) -> list[str]:
+    """Say why searches ended, and what is expected to be lost by it; nothing of studies that do not tell."""
+    why = Counter(_why(ending) for ending, _ in found if ending is not None)
+    lines = [f"ended: {', '.join(f'{count} {words}' for words, count in why.most_common())}"] if why else []
+    losses = [
+        0.0 if one.exhausted else one.expected_loss
+        for _, one in found
+        if one is not None and (one.exhausted or one.expected_loss is not None)
+    ]
+    known = [100.0 * loss for loss in losses if loss is not None]
+    if known:
+        lines.append(
+            f"expected loss: {percent(sum(known) / len(known))} on average, {percent(max(known))} at worst: by so much "
+            "one more config is expected to be faster, at most"
+        )
+    return lines
+
+
+def _why(ending: Ending) -> str:
+    return {
+        EndedBy.SURE: "sure enough",
+        EndedBy.TAUGHT: "taught by others, with as many tried as pays",
+        EndedBy.BUDGET: "at their budget",
+        EndedBy.EXHAUSTED: "with all configs tried",
+        EndedBy.MOST: "at the stop rule's most",
+        EndedBy.NOTHING_LEFT: "with nothing left that could win",
+    }[ending.reason]
 
 
 def sure(certificate: Certificate | None) -> str:
@@ -128,9 +183,71 @@ def is_live(console: Console) -> bool:
     return console.is_interactive and not console.quiet
 
 
-def plain_table(title: str, text: Sequence[str], figures: Sequence[str]) -> Table:
-    """Return an empty table with columns of text, which may be folded, and of figures, which may not."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+class FittingTable(Table):
+    """A table that fits a narrow terminal: columns that can be spared are left out where there is no room for them,
+    and where there is none for the others each row is a block of lines.
+
+    Attributes:
+        spare: names of the columns that are left out, in this order.
+    """
+
+    spare: Sequence[str] = ()
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """See ``rich.protocol``."""
+        every = self.columns
+        try:
+            for name in ("", *self.spare):
+                self.columns = [column for column in self.columns if column.header != name]
+                widths = _widths(self.columns, options.max_width)
+                if widths is not None:
+                    # A column knows its place, by which rich tells those at the edges.
+                    self.columns = [
+                        replace(column, width=width, _index=place)
+                        for place, (column, width) in enumerate(zip(self.columns, widths, strict=True))
+                    ]
+                    yield from super().__rich_console__(console, options)
+                    return
+        finally:
+            self.columns = every
+        yield from self._blocks()
+
+    def _blocks(self) -> Iterator[RenderableType]:
+        """Yield the rows as lines: what a row is about, and below it what its columns say."""
+        yield Text(printable(str(self.title)), style="bold")
+        names = [str(column.header).replace("\n", " ") for column in self.columns]
+        for cells in zip(*([printable(str(cell)) for cell in column.cells] for column in self.columns), strict=True):
+            yield Text(cells[0], overflow="fold")
+            told = (f"{name} {cell}" for name, cell in zip(names[1:], cells[1:], strict=True) if cell != "-")
+            yield Padding(Text(", ".join(told), overflow="fold"), (0, 0, 0, 2))
+        yield Text()
+
+
+def _widths(columns: Sequence[Column], room: int) -> list[int] | None:
+    """Return how wide to make the columns of a table, with text folded as far as need be; None where there is no room
+    for what can still be read. What a row is about, its first text, is never folded."""
+    cells = [[*str(column.header).split("\n"), *(printable(str(cell)) for cell in column.cells)] for column in columns]
+    whole = [max(map(cell_len, lines)) for lines in cells]
+    least = [
+        width if column.no_wrap or not place else min(width, max(LEAST_TEXT, cell_len(str(column.header))))
+        for place, (column, width) in enumerate(zip(columns, whole, strict=True))
+    ]
+    left = room - sum(least) - 3 * (len(columns) - 1) - 2
+    if left < 0:
+        return None
+    folded = [most - fewest for most, fewest in zip(whole, least, strict=True)]
+    share = min(1.0, left / sum(folded)) if sum(folded) else 0.0
+    return [fewest + int(share * more) for fewest, more in zip(least, folded, strict=True)]
+
+
+def plain_table(title: str, text: Sequence[str], figures: Sequence[str], spare: Sequence[str] = ()) -> Table:
+    """Return an empty table with columns of text, which may be folded, and of figures, which may not.
+
+    Args:
+        spare: names of columns that a narrow terminal need not have, the first to go first.
+    """
+    table = FittingTable(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table.spare = spare
     for name in text:
         table.add_column(name, overflow="fold")
     for name in figures:

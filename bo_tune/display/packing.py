@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.console import Console
 
 from bo_tune.display.console import is_live
-from bo_tune.display.progress import LINE_EVERY_S, progress_bar
+from bo_tune.display.running.progress import LINE_EVERY_S, progress_bar
 from bo_tune.formats.pack.contents import PackedBinary
 from bo_tune.precompile.build import Packed
 

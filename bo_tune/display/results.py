@@ -9,7 +9,20 @@ from rich.table import Table
 from bo_tune.analysis.observed_time import ObservedTime
 from bo_tune.core.activity import SessionActivity
 from bo_tune.core.conclusion import SHARED, Agreement, Decision
-from bo_tune.display.console import TIMES, disturbed_lines, marked, plain_table, short_config, speed_up, us
+from bo_tune.core.study_name import natural
+from bo_tune.display.console import (
+    ENDED,
+    TIMES,
+    counted,
+    disturbed_lines,
+    ending_lines,
+    expected_loss,
+    marked,
+    plain_table,
+    short_config,
+    speed_up,
+    us,
+)
 from bo_tune.session.session import Tuned, session_wall_s
 from bo_tune.store.results import StudyResult
 from bo_tune.tuning.both_streams import Compromise
@@ -21,16 +34,31 @@ def results_tables(tuned: Iterable[Tuned]) -> Iterator[Table]:
     def group(study: Tuned) -> tuple[str, str, str]:
         return study.job.problem.kernel, study.name.gpu, study.name.kernel_source
 
-    for title, studies in groupby(sorted(tuned, key=group), group):
-        table = plain_table(" on ".join(title[:2]) + f" ({title[2]})", ("problem", "config"), TIMES)
+    def place(study: Tuned) -> tuple[object, ...]:
+        return group(study), natural(study.job.problem.shape_label)
+
+    for title, members in groupby(sorted(tuned, key=place), group):
+        studies = list(members)
+        layers = any(study.job.serves for study in studies)  # a column only where something is to be told
+        text = ("problem", *(["layers"] if layers else []), "config")
+        table = plain_table(
+            " on ".join(title[:2]) + f" ({title[2]})", text, (*TIMES, *ENDED), spare=("ended", "exp. loss")
+        )
         for study in studies:
-            result, shape = study.result, study.job.problem.shape_label + marked(study.disturbed)
-            if result is None:
-                table.add_row(shape, "nothing could be measured" if study.done else "failed: its message says why")
-                continue
-            times = result.default_time_us, result.time_us
-            table.add_row(shape, short_config(result.config), *map(us, times), speed_up(*times))
+            shape = study.job.problem.shape_label + marked(study.disturbed)
+            names = [", ".join(study.job.serves) or "-"] if layers else []
+            table.add_row(shape, *names, *_result_cells(study))
         yield table
+
+
+def _result_cells(study: Tuned) -> list[str]:
+    result = study.result
+    if result is None:
+        nothing = "nothing could be measured" if study.done else "failed: its message says why"
+        return [nothing, *["-"] * len((*TIMES, *ENDED))]
+    times = result.default_time_us, result.time_us
+    cells = [short_config(result.config), *map(us, times), speed_up(*times)]
+    return [*cells, expected_loss(result.certificate), str(result.ending or "-")]
 
 
 def session_lines(tuned: Sequence[Tuned]) -> list[str]:
@@ -38,7 +66,7 @@ def session_lines(tuned: Sequence[Tuned]) -> list[str]:
     results = [study.result for study in tuned if study.result is not None]
     costs = [result.costs for result in results]
     lines = [
-        f"{len(results)} studies: {sum(c.launched_configs for c in costs):,} configs launched, "
+        f"{counted(len(results), 'study', 'studies')}: {sum(c.launched_configs for c in costs):,} configs launched, "
         f"{sum(c.launches for c in costs):,} launches, {sum(c.compiles for c in costs):,} compiles, "
         f"trials under way for {session_wall_s(tuned):.1f} s"
     ]
@@ -46,6 +74,7 @@ def session_lines(tuned: Sequence[Tuned]) -> list[str]:
     gains = [result.default_time_us / result.time_us for result in run if result.default_time_us]
     if gains:
         lines.append(f"tuned against default: {geometric_mean(gains):.2f}x faster (geometric mean of {len(gains)})")
+    lines += ending_lines([(result.ending, result.certificate) for result in results])
     return [*lines, *mix_lines(results), *joint_lines(tuned), *disturbed_lines(study.disturbed for study in tuned)]
 
 

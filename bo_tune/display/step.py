@@ -6,6 +6,7 @@ from rich.table import Table
 
 from bo_tune.analysis.step import LayerTimes, StepReport
 from bo_tune.display.console import plain_table, us
+from bo_tune.engines.vllm.file_names import FOLDER_VARIABLE
 
 STREAMS = {False: "one stream", True: "two streams"}
 
@@ -44,7 +45,7 @@ def step_lines(report: StepReport) -> list[str]:
     """Return how to start the engine, and what a reader of the tables must know."""
     lines = [f"{STREAMS[two]} without the folder: {reason}" for two, reason in report.lacking.items()]
     if report.folder is not None:
-        lines.append(f"start the engine with VLLM_TUNED_CONFIG_FOLDER={report.folder}")
+        lines.append(f"start the engine with {FOLDER_VARIABLE}={report.folder}")
     lines += _stream_lines(report)
     lines += _python_lines(report)
     return lines

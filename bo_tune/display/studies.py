@@ -9,12 +9,17 @@ from rich.table import Table
 from bo_tune.analysis.listing import StudyDetail, StudyListing, TrialListing
 from bo_tune.core.conclusion import SHARED
 from bo_tune.core.conditions import UNKNOWN
+from bo_tune.core.study_name import natural
 from bo_tune.display.console import (
+    ENDED,
     MOST_ROWS,
     TIMES,
     LongTable,
+    counted,
     disturbed_lines,
     duration,
+    ending_lines,
+    expected_loss,
     marked,
     plain_table,
     short_config,
@@ -37,22 +42,29 @@ def studies_tables(studies: Iterable[StudyListing]) -> Iterator[Table | LongTabl
         aside = f", set aside {name.set_aside[:16]}" if name.set_aside else ""
         return name.problem.kernel, name.gpu, f"{name.kernel_source}, {name.toolchain or UNKNOWN}", kind + aside
 
-    for (kernel, gpu, source, kind), group_studies in groupby(sorted(studies, key=group), group):
-        title, text = f"{kernel} on {gpu} ({source}), {kind}", ("problem", "pruned because")
-        figures = ("complete", "pruned", *TIMES, "sure")
-        rows = list(map(_study_row, group_studies))
+    def place(study: StudyListing) -> tuple[object, ...]:
+        return group(study), natural(study.name.problem.shape_label)
+
+    for (kernel, gpu, source, kind), members in groupby(sorted(studies, key=place), group):
+        found = list(members)
+        layers = any(study.layers for study in found)  # a column only where something is to be told
+        title = f"{kernel} on {gpu} ({source}), {kind}"
+        text = ("problem", *(["layers"] if layers else []), "pruned because")
+        figures = ("complete", "pruned", *TIMES, "sure", *ENDED)
+        rows = [_study_row(study, layers=layers) for study in found]
         if len(rows) > MOST_ROWS:
             yield LongTable(title, text, figures, rows)
             continue
-        table = plain_table(title, text, figures)
+        table = plain_table(title, text, figures, spare=("ended", "exp. loss", "pruned because", "pruned"))
         for row in rows:
             table.add_row(*row)
         yield table
 
 
-def _study_row(study: StudyListing) -> list[str]:
+def _study_row(study: StudyListing, *, layers: bool) -> list[str]:
     return [
         study.name.problem.shape_label + ("" if study.finished else " *") + marked(study.disturbed),
+        *([", ".join(study.layers) or "-"] if layers else []),
         _counted(study.reasons),
         str(study.states.get("COMPLETE", 0)),
         str(study.states.get("PRUNED", 0)),
@@ -60,6 +72,8 @@ def _study_row(study: StudyListing) -> list[str]:
         us(study.best_us),
         speed_up(study.default_us, study.best_us),
         sure(study.certificate),
+        expected_loss(study.certificate),
+        str(study.ending or "-"),
     ]
 
 
@@ -78,8 +92,9 @@ def studies_lines(studies: Sequence[StudyListing]) -> list[str]:
             f"under way: {study.name}: {holder.host}, process {holder.pid}, heard of {holder.age_s:.0f} s ago"
             for study, holder in held
         ),
-        f"{len(studies)} studies, {unfinished} unfinished{' (*)' if unfinished else ''}; sure: within so much of the "
-        "grid's best with that probability",
+        f"{counted(len(studies), 'study', 'studies')}, {unfinished} unfinished{' (*)' if unfinished else ''}; sure: "
+        "within so much of the grid's best with that probability",
+        *ending_lines([(study.ending, study.certificate) for study in studies if study.finished]),
         *(
             f"{kernel}: what an engine launches in place of shrink and expand; decides on {SHARED} for them"
             for kernel in deciding
@@ -145,8 +160,14 @@ def study_lines(detail: StudyDetail) -> list[str]:
     ]
     if not listing.name.toolchain:
         lines.append(f"{UNKNOWN}: stored by an earlier version of bo_tune; no search takes it for its own")
+    if listing.layers:
+        lines.append(f"layers: {', '.join(listing.layers)}")
+    if listing.ending is not None:
+        lines.append(f"ended: {listing.ending}")
     if listing.certificate is not None:
         lines.append(f"sure: {sure(listing.certificate)} (within so much of the grid's best with that probability)")
+        loss = expected_loss(listing.certificate)
+        lines.append(f"expected loss: {loss}: one more config is expected to be faster by that, at most")
     if listing.disturbed:
         lines.append(f"times are spoilt: {', '.join(listing.disturbed)}")
     lines.append(

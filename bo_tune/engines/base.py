@@ -67,6 +67,8 @@ class Engine(ABC):
     """Names of the kernels whose configs it looks up."""
     patterns: ClassVar[Sequence[str]]
     """What the names of its files look like, for people."""
+    folder_variable: ClassVar[str | None] = None
+    """The variable that names the folder of its files where it is started; None where something else does."""
 
     @abstractmethod
     def address(self, problem: Problem, gpu: GpuInfo) -> Address:

@@ -38,7 +38,7 @@ def _is_time(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and SHORTEST_US <= value <= LONGEST_US
 
 
-_OPTIONAL = ("certificate", "joint", "in_place", "disturbed")
+_OPTIONAL = ("certificate", "joint", "in_place", "disturbed", "ended")
 """Fields that an entry may leave out."""
 
 _FITS: Mapping[str, Callable[[object], bool]] = {
@@ -48,6 +48,7 @@ _FITS: Mapping[str, Callable[[object], bool]] = {
     "time_us": _is_time,
     "default_time_us": lambda value: value is None or _is_time(value),
     "costs": _is_numbers,
+    "ended": lambda value: value is None or isinstance(value, str),
     "disturbed": lambda value: value is None or (isinstance(value, list) and all(isinstance(v, str) for v in value)),
 }
 """Checks of the fields that are no text."""
@@ -72,6 +73,7 @@ class Provenance:
             the times alone did.
         disturbed: what disturbed measuring its study, other processes on the GPU for example; empty where nothing did,
             None where that is not known.
+        ended: why the search ended (``core.conclusion.EndedBy``); None where that is not known.
         costs: what finding it cost: launched configs, launches by purpose, compiles, seconds, …; units in the names.
     """
 
@@ -93,6 +95,7 @@ class Provenance:
     joint: Mapping[str, Any] | None = None
     in_place: Mapping[str, Any] | None = None
     disturbed: Sequence[str] | None = None
+    ended: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the entry as it is written."""
@@ -108,6 +111,7 @@ class Provenance:
             **({} if self.joint is None else {"joint": dict(self.joint)}),
             **({} if self.in_place is None else {"in_place": dict(self.in_place)}),
             **({} if self.disturbed is None else {"disturbed": list(self.disturbed)}),
+            **({} if self.ended is None else {"ended": self.ended}),
         }
 
     @classmethod

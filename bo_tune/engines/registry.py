@@ -1,6 +1,6 @@
 """The engines whose files are known. A new one, or a new family of files, is a line here."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 
 from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.engines.base import Address, Engine
@@ -48,6 +48,12 @@ def served_problems(model: ModelStudy, kernels: Collection[str] | None = None) -
     for engine in ENGINES:
         found |= engine.problems(model, kernels)
     return found
+
+
+def folder_variables(files: Iterable[str]) -> list[str]:
+    """Return the variables that name a folder of these files to the engines that load them."""
+    engines = [engine_of_file(name) for name in files]
+    return list(dict.fromkeys(one.folder_variable for one in engines if one is not None and one.folder_variable))
 
 
 def patterns() -> str:

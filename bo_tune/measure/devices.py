@@ -62,6 +62,7 @@ class Job:
         spec: what a search needs to know of the problem's kernel.
         twins: equal devices that could measure it just as well.
         layer: what of a model the kernel runs in, where that is known.
+        serves: names of the layers that ask for its config, for people.
     """
 
     problem: Problem
@@ -69,6 +70,7 @@ class Job:
     device: Device
     twins: tuple[Device, ...] = ()
     layer: Layer | None = None
+    serves: tuple[str, ...] = ()
 
     @property
     def devices(self) -> tuple[Device, ...]:

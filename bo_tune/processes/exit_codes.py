@@ -7,7 +7,7 @@ INTERRUPTED = 130
 
 MEANINGS = {
     DONE: "done",
-    FAILED: "a study was not measured, faults found, nothing to compare, stdout lost",
+    FAILED: "a study or a check failed, faults found, nothing to compare, stdout lost",
     BAD_INPUT: "bad input, or no usable GPU: one line on stderr says what",
     INTERRUPTED: "interrupted: what was recorded is kept, the same command goes on",
 }

@@ -19,7 +19,7 @@ The config of the largest expected improvement on its target is tried next, in u
 normal's first order, E[(t - f)⁺] ≈ t · E[(log t - log f)⁺].
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import inf
@@ -115,7 +115,22 @@ class Member:
         return found
 
     def best_offer(self, targets: Mapping[int, float]) -> tuple[float, int] | None:
-        """Return the log expected improvement of the best untried config, and its index; None without a chance.
+        """Return the weighted log expected improvement of the best untried config, and its index; None without a
+        chance.
+
+        Args:
+            targets: t_k by value.
+        """
+        found = self.improvements(targets)
+        if found is None:
+            return None
+        score, hopeful = found[0] + self.log_weight[found[1]], found[1]
+        best = int(np.argmax(score))
+        return float(score[best]), int(self.untried[hopeful[best]])
+
+    def improvements(self, targets: Mapping[int, float]) -> tuple[Array, Indices] | None:
+        """Return the log expected improvements, in us, of the untried configs that have a chance, and which of
+        ``untried`` those are; None where there are none.
 
         Args:
             targets: t_k by value.
@@ -132,9 +147,7 @@ class Member:
         score = log_expected_improvement(mean[hopeful], deviation[hopeful], aims)
         # From the units of aims to us.
         score += np.log(target[hopeful]) + np.maximum(aims / SQUEEZE - 1.0, 0.0)
-        score += self.log_weight[hopeful]
-        best = int(np.argmax(score))
-        return float(score[best]), int(self.untried[hopeful[best]])
+        return score, hopeful
 
 
 def times(scale: Scale, targets: Array) -> Array:
@@ -209,7 +222,18 @@ def certify_jointly(members: Sequence[Member], tolerance: float) -> Certificate:
         np.min([np.sum([d[which].get(v, _NEVER) for d in draws], axis=0) for v in values], axis=0) for which in (0, 1)
     )
     probability = float(np.mean(possible >= (1.0 - tolerance) * known))
-    return Certificate(tolerance, probability, tried, taught=taught)
+    loss = max(_improvements(members), default=0.0) / objective([member.measured for member in members])
+    return Certificate(tolerance, probability, tried, taught=taught, expected_loss=loss)
+
+
+def _improvements(members: Sequence[Member]) -> Iterator[float]:
+    """Yield, for each kernel, by how much one more of its configs is expected to lower the best sum, in us."""
+    best = objective([member.measured for member in members])
+    for k, member in enumerate(members):
+        others = [other.potential for j, other in enumerate(members) if j != k]
+        found = member.improvements(_targets(member, others, best)) if len(member.untried) else None
+        if found is not None:
+            yield float(np.exp(found[0].max()))
 
 
 _NEVER = np.full(DRAWS, inf)

@@ -10,6 +10,7 @@ from bo_tune.core.problem import GpuInfo
 from bo_tune.core.space import Config
 from bo_tune.core.study_name import StudyName
 from bo_tune.store.attributes import DONE_ATTR, SPACE_ATTR
+from bo_tune.store.frozen import ranges_of
 from bo_tune.store.storage import StoredStudy, StudyStore
 from bo_tune.tuning.candidates import Candidates
 
@@ -118,6 +119,7 @@ class Claims:
 def note_space(stored: StoredStudy, found: Candidates, default: Config) -> None:
     """Keep with the study what was left out before any trial, and the default, for those who read it later."""
     sizes = {"size": len(found.space), "candidates": len(found)}
-    note = {**sizes, "excluded": dict(found.excluded), "default": dict(default)}
+    ranges = {name: list(ends) for name, ends in ranges_of(found.space.ranges, default).items()}
+    note = {**sizes, "excluded": dict(found.excluded), "default": dict(default), "ranges": ranges}
     if stored.attribute(SPACE_ATTR) != note:
         stored.set_attribute(SPACE_ATTR, note)

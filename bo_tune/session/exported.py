@@ -11,7 +11,6 @@ from math import isclose
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from optuna.distributions import IntDistribution
 from optuna.trial import FrozenTrial, TrialState
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -39,8 +38,9 @@ from bo_tune.store.attributes import (
 )
 from bo_tune.store.checked import AttributesCheck, NotOursError, check_trials, expect, name_of
 from bo_tune.store.fields import StoredConfig, Time, first_error
+from bo_tune.store.frozen import Ranges, stored_distributions
 from bo_tune.store.results import StudyResult, figures_of
-from bo_tune.store.trials import LARGEST_VALUE, REASON, RUNTIMES_US, estimates, launched
+from bo_tune.store.trials import REASON, RUNTIMES_US, estimates, launched
 
 SECTION = "bo_tune"
 """Name of the object in ``metadata``."""
@@ -110,7 +110,7 @@ def read_exported(recording: Recording) -> ExportedStudy:
         except ValidationError as error:
             raise NotOursError(first_error(error)) from None
         name = _name(section, recording)
-        trials = _trials(section.trials, recording)
+        trials = _trials(section.trials, recording, _ranges(section.attributes))
         check_trials(name.problem, trials)
         _check_attributes(section.attributes, name, recording.gpu, trials)
     except NotOursError as error:
@@ -134,21 +134,34 @@ def _name(section: _Section, recording: Recording) -> StudyName:
     return name
 
 
-def _trials(stored: Sequence[_TrialJson], recording: Recording) -> list[FrozenTrial]:
+def _ranges(attributes: Mapping[str, Any]) -> Ranges:
+    """Return the ranges of the study's parameters, where they are told and can be any: the attributes are checked with
+    the trials."""
+    noted = attributes.get(SPACE_ATTR)
+    told = noted.get("ranges") if isinstance(noted, dict) else None
+    found = told.items() if isinstance(told, dict) else ()
+    return {
+        name: (ends[0], ends[1])
+        for name, ends in found
+        if isinstance(ends, list) and len(ends) == 2 and all(type(end) is int for end in ends) and ends[0] <= ends[1]
+    }
+
+
+def _trials(stored: Sequence[_TrialJson], recording: Recording, ranges: Ranges) -> list[FrozenTrial]:
     """Return the trials, each with what the file's results say of its config; all of these must be some trial's."""
     found: dict[ConfigKey, FrozenTrial] = {}
     for number, one in enumerate(stored):
         key = config_key(one.config)
         try:
             expect(key not in found, "config: this config was tried before")
-            found[key] = _trial(one, recording)
+            found[key] = _trial(one, recording, ranges)
         except NotOursError as error:
             raise NotOursError(f"trials[{number}].{error}") from None
     expect(found.keys() >= recording.entries.keys(), "trials: expected one of each config in results")
     return list(found.values())
 
 
-def _trial(stored: _TrialJson, recording: Recording) -> FrozenTrial:
+def _trial(stored: _TrialJson, recording: Recording, ranges: Ranges) -> FrozenTrial:
     entry = recording.entry(stored.config)
     reason, attributes = stored.attributes.get(REASON), dict(stored.attributes)
     expect(RUNTIMES_US not in attributes, f"attributes.{RUNTIMES_US}: expected in results")
@@ -173,7 +186,7 @@ def _trial(stored: _TrialJson, recording: Recording) -> FrozenTrial:
         datetime_start=start,
         datetime_complete=complete,
         params=dict(stored.config),
-        distributions={name: IntDistribution(1, max(LARGEST_VALUE, value)) for name, value in stored.config.items()},
+        distributions=stored_distributions(stored.config, ranges),
         user_attrs=attributes,
         system_attrs={},
         intermediate_values=between,

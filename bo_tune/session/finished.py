@@ -1,5 +1,6 @@
 """What a session hands back: studies that were brought to their end, and what becomes of them in the tables."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
@@ -21,6 +22,35 @@ from bo_tune.store.results import StudyResult, covered_s, intervals_of
 from bo_tune.store.storage import StoredStudy
 from bo_tune.tuning.candidates import Candidates
 from bo_tune.tuning.tuner import Tuner
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """What searches did since they were opened.
+
+    Attributes:
+        trials: recorded.
+        launches: by purpose.
+        tuner_s: seconds spent on deciding and recording.
+    """
+
+    studies: int = 0
+    trials: int = 0
+    launches: Launches = field(default_factory=Counter)
+    tuner_s: float = 0.0
+
+    @classmethod
+    def of(cls, tuner: Tuner) -> "Searched":
+        """Return what one search did so far."""
+        return cls(1, len(tuner.trials) - tuner.resumed, Counter(tuner.launches), tuner.tuner_s)
+
+    def __add__(self, other: "Searched") -> "Searched":
+        return Searched(
+            self.studies + other.studies,
+            self.trials + other.trials,
+            self.launches + other.launches,
+            self.tuner_s + other.tuner_s,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +122,8 @@ def finished_event(tuned: Tuned, *, reused: bool) -> StudyFinished:
         tuned.tried,
         tuned.launched_configs,
         reused,
+        result.ending if result else None,
+        result.certificate.expected_loss if result and result.certificate else None,
     )
 
 
@@ -162,6 +194,7 @@ def _entry(
         joint=result.joint.to_json() if result.joint else None,
         in_place=asdict(result.in_place) if result.in_place else None,
         disturbed=disturbed,
+        ended=result.ending.reason.value if result.ending else None,
         costs={**result.costs.flat(), "session_wall_s": wall_s},
     )
     return TunedEntry(*address_of(name.problem, gpu), result.config, provenance)

@@ -21,18 +21,19 @@ from bo_tune.processes.garbage import garbage_sought_seldom
 from bo_tune.processes.threads import one_blas_thread, turns_taken_fast
 from bo_tune.session.claims import Claims
 from bo_tune.session.disturbed import Disturbed
-from bo_tune.session.finished import Tuned, finished_event, session_wall_s, table_entries
+from bo_tune.session.finished import Searched, Tuned, finished_event, session_wall_s, table_entries
 from bo_tune.session.opening import StudyOpener
 from bo_tune.session.recalled import said_of
 from bo_tune.session.settings import SessionSettings
 from bo_tune.session.work_queue import Pending
 from bo_tune.store.attributes import DISTURBED_ATTR, FIGURES_ATTR, ORIGIN_ATTR, RESULT_ATTR
+from bo_tune.store.result import note_of
 from bo_tune.store.results import StudyResult, figures_of
 from bo_tune.store.storage import StudyStore
 from bo_tune.tuning.conclude import Asked, choose_results, current_results, have_ended
 from bo_tune.tuning.history import Histories
 from bo_tune.tuning.joint.decision import decision_of, parted
-from bo_tune.tuning.tuner import InterruptedSearch, Searched, Tuner
+from bo_tune.tuning.tuner import InterruptedSearch, Tuner
 
 __all__ = ["Session", "SessionSettings", "Tuned", "session_wall_s"]
 
@@ -131,6 +132,8 @@ class Session:
         """Have the studies in the database, and how they are to be searched, for workers that may join."""
         gpus = {self.settings.name_of(job): job.device.gpu for job in jobs}
         self._claims.register(gpus, self.settings.wanted(jobs), write=not self._joins, fresh=self._fresh)
+        if not self._joins:
+            self._store.note_layers({self.settings.name_of(job): job.serves for job in jobs})
 
     def settle(self) -> None:
         """Note that all is done and written: who begins these studies anew from here on begins from nothing, and who
@@ -307,6 +310,8 @@ class Session:
     def _note_end(self, tuned: Tuned, tuner: Tuner, reused: bool) -> None:
         """Have it in the database that a study is done, with what is to be known of it without its trials."""
         origin = {} if reused else {ORIGIN_ATTR: {**tuned.job.device.provenance, "session": self.id}}
+        if tuned.result is not None:
+            tuned.stored.set_note(note_of(tuned.result, tuned.job.serves))
         self._claims.finish(tuned.name, {FIGURES_ATTR: figures_of(tuner.trials), **origin})
 
     def _end(self, tuned: Tuned, tuner: Tuner, reused: bool) -> None:

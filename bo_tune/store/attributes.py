@@ -37,5 +37,10 @@ HOSTS_ATTR = "bo_tune:hosts"
 """In which states hosts have named the study, by their digests (``measure.host_state``), with what else they said of
 it: enough to find it again without starting a GPU."""
 
-ALIKE = frozenset([HOSTS_ATTR, SCHEMA_ATTR, GPU_ATTR, SPACE_ATTR, JOB_ATTR, DONE_ATTR, FIGURES_ATTR, ORIGIN_ATTR])
+LAYERS_ATTR = "bo_tune:layers"
+"""Names of the layers of models that ask for the problem's config, as far as sessions have told; for people alone."""
+
+ALIKE = frozenset(
+    [LAYERS_ATTR, HOSTS_ATTR, SCHEMA_ATTR, GPU_ATTR, SPACE_ATTR, JOB_ATTR, DONE_ATTR, FIGURES_ATTR, ORIGIN_ATTR]
+)
 """Attributes of which many studies have the same: each text is read and checked once."""

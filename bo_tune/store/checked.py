@@ -6,7 +6,7 @@ one thing cannot be is left out as a whole, and named.
 
 from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -23,6 +23,7 @@ from bo_tune.store.attributes import (
     GPU_ATTR,
     HOSTS_ATTR,
     JOB_ATTR,
+    LAYERS_ATTR,
     NAME_ATTR,
     ORIGIN_ATTR,
     PREFIX,
@@ -34,6 +35,7 @@ from bo_tune.store.fields import (
     Flag,
     Line,
     Number,
+    Parameter,
     Part,
     Seconds,
     Setting,
@@ -96,6 +98,7 @@ class _Space(_Stored):
     candidates: Count
     excluded: Mapping[Line, Count]
     default: StoredConfig | None = None
+    ranges: Mapping[Parameter, Annotated[list[Setting], Field(min_length=2, max_length=2)]] | None = None
 
 
 class _Host(_Stored):
@@ -147,6 +150,7 @@ _ATTRIBUTES: Mapping[str, TypeAdapter[Any]] = {
     DONE_ATTR: TypeAdapter(Mapping[str, Any] | None),
     FRESH_ATTR: TypeAdapter(Line | None),
     DISTURBED_ATTR: TypeAdapter(list[Line] | None),
+    LAYERS_ATTR: TypeAdapter(list[Line] | None),
     HOSTS_ATTR: TypeAdapter(Mapping[Line, _Host] | None),
 }
 """What each attribute of a study holds, besides its name."""

@@ -45,6 +45,7 @@ class _Certificate(BaseModel):
     probability: Share
     tried: Count = 0
     exhausted: Flag = False
+    expected_loss: Number | None = None
 
 
 class _Linear(BaseModel):

@@ -1,9 +1,10 @@
 """Stored trials as Optuna has them: for its samplers, and to be written."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import copy
 from datetime import datetime
 from functools import cache
+from types import MappingProxyType
 
 from optuna.distributions import BaseDistribution, IntDistribution, json_to_distribution
 from optuna.trial import FrozenTrial, TrialState
@@ -19,11 +20,43 @@ def state_of(outcome: Outcome) -> TrialState:
     return TrialState.COMPLETE if complete else TrialState.PRUNED
 
 
-def to_trial(config: Config, outcome: Outcome, *, number: int = 0, start: datetime, end: datetime) -> FrozenTrial:
+Ranges = Mapping[str, tuple[int, int]]
+"""The smallest and the largest value of each parameter."""
+
+
+def ranges_of(space: Mapping[str, Sequence[int]], default: Config = MappingProxyType({})) -> Ranges:
+    """Return the ranges of a grid, and of a default config that may be off it."""
+    found = {name: [*values, *([default[name]] if name in default else [])] for name, values in space.items()}
+    return {name: (min(values), max(values)) for name, values in found.items()}
+
+
+def stored_distributions(config: Config, ranges: Ranges) -> dict[str, BaseDistribution]:
+    """Return the distributions that are stored of a config's parameters.
+
+    They are for who looks at a study with Optuna's tools, which draw axes from them: a parameter of one value has no
+    importance. Those of a study are alike, but for a config off the ranges. Optuna wants the kind of a parameter's
+    distributions to stay the same for a study's life; their ends may change, as a user's grid may at any time.
+    """
+    found: dict[str, BaseDistribution] = {}
+    for name, value in config.items():
+        low, high = ranges.get(name, (1, LARGEST_VALUE))
+        found[name] = IntDistribution(min(low, value), max(high, value))
+    return found
+
+
+def to_trial(
+    config: Config,
+    outcome: Outcome,
+    *,
+    number: int = 0,
+    start: datetime,
+    end: datetime,
+    ranges: Ranges = MappingProxyType({}),
+) -> FrozenTrial:
     """Build the finished trial of a config, ready for ``Study.add_trial`` of a stored study.
 
-    Its distributions are ranges that hold the config and nothing is said of the grid: Optuna wants the kind of a
-    parameter's distributions to stay the same for a study's life, while a user may change the grid at any time.
+    Args:
+        ranges: of the study's parameters; wide ones of those that are not told.
     """
     time_us = outcome.time_us if isinstance(outcome, Measurement) else None
     state = state_of(outcome)
@@ -36,7 +69,7 @@ def to_trial(config: Config, outcome: Outcome, *, number: int = 0, start: dateti
         datetime_start=start,
         datetime_complete=end,
         params=dict(config),
-        distributions={name: IntDistribution(1, max(LARGEST_VALUE, value)) for name, value in config.items()},
+        distributions=stored_distributions(config, ranges),
         user_attrs=attributes(outcome),
         system_attrs={},
         intermediate_values=estimates(outcome.runtimes_us if isinstance(outcome, Measurement) else ()),

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, TypeAdapter
 from pydantic_core import PydanticCustomError
 
+from bo_tune.core.choices import GRID
+from bo_tune.core.conclusion import Certificate, EndedBy, Ending
 from bo_tune.store.fields import Count, Line, LinearLayer, Seconds, Setting, StoredConfig, Sureness, Time, Together
 
 
@@ -123,6 +125,32 @@ class StudyResult:
     in_place: InPlace | None = None
     asked: Mapping[str, Any] | None = None
 
+    @property
+    def ending(self) -> Ending | None:
+        """Why the search ended; None where what is stored does not tell, as of schema 1."""
+        certificate, configs = self.certificate, self.costs.launched_configs
+        probability = certificate.probability if certificate else None
+        reason = self._ended_by_rule(certificate) if certificate else None
+        if reason is None and self.asked is not None:
+            budget = self.asked.get("budget")
+            if budget is not None and configs >= budget:
+                reason = EndedBy.BUDGET
+            else:
+                reason = EndedBy.EXHAUSTED if self.sampler == GRID else EndedBy.NOTHING_LEFT
+        return None if reason is None else Ending(reason, configs, probability)
+
+    def _ended_by_rule(self, certificate: Certificate) -> EndedBy | None:
+        """Return which part of its stop rule ended the search; None where none did, though all may have been tried."""
+        rule = self.ended_by or {}
+        if certificate.exhausted:
+            return EndedBy.EXHAUSTED
+        if not rule:
+            return None
+        if 1.0 - certificate.probability < rule.get("risk", 0.0):
+            return EndedBy.SURE
+        most = rule.get("most")
+        return EndedBy.MOST if most is not None and certificate.tried >= most else EndedBy.TAUGHT
+
     def to_json(self) -> dict[str, Any]:
         """Return the result as a study attribute holds it."""
         certificate, joint = self.certificate, self.joint
@@ -139,3 +167,21 @@ class StudyResult:
 
 
 _RESULT = TypeAdapter(StudyResult)
+
+
+def note_of(result: StudyResult, layers: Sequence[str] = ()) -> str:
+    """Return what there is to know of a finished study, as the note of it in optuna-dashboard, in Markdown.
+
+    Args:
+        layers: names of those that ask for its config.
+    """
+    config = ", ".join(f"{name} {value}" for name, value in result.config.items())
+    default, certificate = result.default_time_us, result.certificate
+    gain = f", {default / result.time_us:.2f}x of the default ({default:.2f} us)" if default else ""
+    lines = [f"**Chosen**: {config}", f"**Time**: {result.time_us:.2f} us, raced in turn at the end{gain}"]
+    lines += [f"**Ended**: {result.ending}"] if result.ending else []
+    lines += [f"**Sure**: {certificate}"] if certificate else []
+    if certificate and certificate.expected_loss is not None:
+        lines.append(f"**Expected loss**: {100 * certificate.expected_loss:.2f} %")
+    lines += [f"**Layers**: {', '.join(layers)}"] if layers else []
+    return "\n\n".join([*lines, "Values of trials are of single measurements: the race decided."])

@@ -21,6 +21,7 @@ from bo_tune.store.attributes import (
     GPU_ATTR,
     HOSTS_ATTR,
     JOB_ATTR,
+    LAYERS_ATTR,
     NAME_ATTR,
     READABLE,
     SCHEMA_ATTR,
@@ -191,6 +192,22 @@ class StudyStore(StudyReader[FrozenTrial]):
         if any((row.attributes.get(HOSTS_ATTR) or {}).get(digest) != names[row.name] for row in found):
             self._keeper.write([], note)
 
+    def note_layers(self, layers: Mapping[StudyName, Sequence[str]]) -> None:
+        """Keep with studies which layers ask for their configs, besides those that are known. Raises StorageError."""
+        names = {str(name): list(served) for name, served in layers.items() if served}
+
+        def together(row: StudyRow) -> list[str]:
+            return list(dict.fromkeys([*(row.attributes.get(LAYERS_ATTR) or ()), *names[row.name]]))
+
+        def note(rows: WritableRows, _: set[Writer]) -> None:
+            for row in rows.studies(list(names)):
+                if row.attributes.get(LAYERS_ATTR) != together(row):
+                    rows.set_attributes(row.study_id, {LAYERS_ATTR: together(row)})
+
+        found = self._read(lambda rows: rows.studies(list(names))) if names else []
+        if any(row.attributes.get(LAYERS_ATTR) != together(row) for row in found):
+            self._keeper.write([], note)
+
     def delete(self, study_id: int, name: str) -> int:
         """Delete a study and return how many trials it had.
 
@@ -346,6 +363,11 @@ class StoredStudy:
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Store user attributes (any JSON values) in one transaction. Raises as ``add``."""
         self._write(lambda rows: rows.set_attributes(self.study_id, attributes))
+
+    def set_note(self, text: str) -> None:
+        """Set what optuna-dashboard shows as the study's note, in Markdown, unless somebody wrote one. Raises as
+        ``add``."""
+        self._write(lambda rows: rows.set_note(self.study_id, text))
 
     def has_running(self) -> bool:
         """Say whether a trial is RUNNING, which none of this package's ever is."""

@@ -23,7 +23,7 @@ from bo_tune.core.surroundings import Layer, Linear
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.device import Build, Device
-from bo_tune.store.frozen import to_trial
+from bo_tune.store.frozen import ranges_of, to_trial
 from bo_tune.store.storage import StoredStudy
 from bo_tune.store.trials import launched
 from bo_tune.tuning.candidates import Candidates
@@ -94,35 +94,6 @@ def take_ready(
     return taken
 
 
-@dataclass(frozen=True, slots=True)
-class Searched:
-    """What searches did since they were opened.
-
-    Attributes:
-        trials: recorded.
-        launches: by purpose.
-        tuner_s: seconds spent on deciding and recording.
-    """
-
-    studies: int = 0
-    trials: int = 0
-    launches: Launches = field(default_factory=Counter)
-    tuner_s: float = 0.0
-
-    @classmethod
-    def of(cls, tuner: "Tuner") -> "Searched":
-        """Return what one search did so far."""
-        return cls(1, len(tuner.trials) - tuner.resumed, Counter(tuner.launches), tuner.tuner_s)
-
-    def __add__(self, other: "Searched") -> "Searched":
-        return Searched(
-            self.studies + other.studies,
-            self.trials + other.trials,
-            self.launches + other.launches,
-            self.tuner_s + other.tuner_s,
-        )
-
-
 class Tuner:
     """Searches the best config of one problem.
 
@@ -176,6 +147,7 @@ class Tuner:
         self.stored = stored
         self.default = default
         self._settings = settings
+        self._ranges = ranges_of(candidates.space.ranges, default)
         self._rivals = [dict(config) for config in spec.rivals(problem)]
         self._ahead, self._apart, self.layer = ahead, apart, layer
         self._lookahead = lookahead
@@ -385,7 +357,7 @@ class Tuner:
         return min((time for key, time in self.measured.items() if value in key), default=None)
 
     def _record(self, pending: Pending, outcome: Outcome) -> None:
-        trial = to_trial(pending.config, outcome, start=pending.start, end=datetime.now())
+        trial = to_trial(pending.config, outcome, start=pending.start, end=datetime.now(), ranges=self._ranges)
         if pending.proposal is None:
             self.proposer.learn(trial)
         else:

@@ -109,10 +109,10 @@ def test_a_study_is_deleted_by_its_name_or_words_of_it(cli: Cli, database: Path,
     shutil.copy(database, tmp_path / "there.db")
     assert "no study with 'lora_none'" in cli("delete", "lora_none", *storage).error
     assert "5 studies with 'lora'" in cli("delete", "lora", *storage).error
-    ran = cli("delete", "GRID", *storage, "--json", "-")
+    ran = cli("delete", "GRID", *storage, "--yes", "--json", "-")
     assert json.loads(ran.out)["deleted"] == {"study": names[0], "trials": 61}
     assert "grid" in names[0]
-    ran = cli("delete", names[-1], *storage)
+    ran = cli("delete", names[-1], *storage, "-y")
     assert (ran.code, ran.err) == (0, "")
     left = StudyStore(sqlite_url(tmp_path / "there.db"), create=False)
     assert [str(summary.name) for summary in left.summaries()] == names[1:-1]
@@ -124,6 +124,6 @@ def test_a_study_is_deleted_by_its_name_or_words_of_it(cli: Cli, database: Path,
             assert connection.execute(orphans).fetchone() == (0,), table
     held = left.load(left.summaries()[0].name)
     assert held.take()
-    assert "being worked on" in cli("delete", names[1], *storage).error
+    assert "is being worked on by " in cli("delete", names[1], *storage, "--yes").error
     left.close()
-    assert cli("delete", names[1], *storage).code == 0
+    assert cli("delete", names[1], *storage, "--yes").code == 0

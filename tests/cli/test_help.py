@@ -27,7 +27,8 @@ RUNS = {
     "compare": "bo-tune compare tuned grid",
     "export": "bo-tune export --storage sqlite:///bo_tune.db --out exported",
     "import": "bo-tune import exported --storage sqlite:///all.db",
-    "delete": "bo-tune delete lora_shrink m16. k4096",
+    "delete": "bo-tune delete lora_expand k32 --storage sqlite:///bo_tune.db --yes",
+    "diff": "bo-tune diff tuned grid",
     "write": "bo-tune write --storage sqlite:///bo_tune.db --out tuned",
     "merge": "bo-tune merge host1/tuned host2/tuned --out merged",
 }
@@ -87,7 +88,7 @@ def test_an_example_of_each_command_works(cli: Cli, name: str) -> None:
 
 
 def test_every_command_has_an_example_that_is_run() -> None:
-    assert set(RUNS) | {"compile", "step"} == set(COMMANDS)
+    assert set(RUNS) | {"compile", "doctor", "step"} == set(COMMANDS)
 
 
 def test_without_arguments_there_is_help(cli: Cli) -> None:

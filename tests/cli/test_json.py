@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[object, ...]] = {
     "report": ("report",),
     "check": ("check", "tuned", "--model", "Llama-3.1-8B/config.json", "--max-loras", 4, "--rank", 16, "--m", 16),
     "compare": ("compare", "tuned", "grid"),
+    "diff": ("diff", "tuned", "grid"),
     "export": ("export", "--out", "exported"),
     "import": ("import", "exported", "--storage", "sqlite:///all.db"),
     "write": ("write",),
@@ -62,7 +63,7 @@ def test_to_a_file_and_to_stdout(cli: Cli, name: str) -> None:
 
 def test_every_command_has_it() -> None:
     names = set(generate_cli.commands())
-    assert names == set(generate_cli.JSON) == set(COMMANDS) | {"compile", "delete", "step"}
+    assert names == set(generate_cli.JSON) == set(COMMANDS) | {"compile", "delete", "doctor", "step"}
     for command in generate_cli.commands().values():
         options = {option for parameter in command.params for option in parameter.opts}
         assert {"--json", "--quiet", "-q"} <= options
@@ -71,6 +72,7 @@ def test_every_command_has_it() -> None:
 STUDY_KEYS = {
     "study", "kernel", "problem", "gpu", "kernel_source", "toolchain", "search", "exhaustive", "set_aside", "finished",
     "best_us", "default_us", "config", "certificate", "costs", "disturbed",
+    "ended", "layers",
 }  # fmt: skip
 
 

@@ -32,7 +32,7 @@ def test_every_command_reads_it(cli: Cli, tmp_path: Path) -> None:
     tune = ("tune", *storage, "--device", f"replay:{recordings}", "--budget", 10, "--json", "-")
     ran = cli(*tune, "--sampler", "tpe", "--seed", 5)
     assert json.loads(ran.out)["reused"] == []
-    assert cli("delete", "m64.k4096", *storage).code == 0
+    assert cli("delete", "m64.k4096", *storage, "--yes").code == 0
     assert "5 studies" not in cli("show", *storage).out
     there = ("--storage", sqlite_url(tmp_path / "there.db"))
     ran = cli("import", tmp_path / "files", *there)

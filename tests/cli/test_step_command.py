@@ -36,11 +36,15 @@ def test_what_cannot_be_timed_is_refused_in_a_line(cli: Cli, arguments: tuple[ob
     assert said in cli("step", *arguments).error
 
 
+STUDY = ("step", ROOT / "studies" / "llama-3.1-8b.toml")
+
+
 @pytest.mark.parametrize(
     ("arguments", "ways"), [((), ["one", "two"]), (("--streams", "two"), ["two"]), (("--dual-stream",), ["two"])]
 )
+@pytest.mark.parametrize("asked", [("step", *LLAMA), STUDY], ids=["options", "study file"])
 def test_each_way_is_a_table_and_all_of_it_json(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], ways: list[str]
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, asked: tuple[object, ...], arguments: tuple[str, ...], ways: list[str]
 ) -> None:
     @contextmanager
     def opened_one(measured: Measured) -> Iterator[FakeDevice]:
@@ -48,7 +52,7 @@ def test_each_way_is_a_table_and_all_of_it_json(
         yield FakeDevice(lambda config: 5.0, kernel_spec("lora_shrink").search_space, in_place=lambda config: added)
 
     monkeypatch.setattr("bo_tune.session.workers.measuring.opened_one", opened_one)
-    ran = cli("step", *LLAMA, "--m", "1,16", *arguments, "--json", "step.json")
+    ran = cli(*asked, "--m", "1,16", *arguments, "--json", "step.json")
     assert (ran.code, ran.err) == (0, "")
     assert [f"{way} stream" in ran.out for way in ("one", "two")] == [way in ways for way in ("one", "two")]
     assert ("faster at every m here" in ran.out) == (len(ways) == 2)

@@ -48,7 +48,7 @@ def test_it_costs_one_study_and_no_command(cli: Cli, tune: Tune, tmp_path: Path,
     assert shown.code == 0
     found = {study["study"] for study in json.loads(shown.out)["studies"]}
     assert len(found - {name}) == 3
-    assert cli(*tune("delete", name)).code == 0
+    assert cli(*tune("delete", name, "--yes")).code == 0
     healed = cli(*tune("tune"))
     assert (healed.code, healed.err, "warning" in healed.out) == (0, "", False), healed
     assert cli(*tune("report", "--out", tmp_path / "x.html")).out.count("left out") == 0

@@ -13,6 +13,7 @@ from playwright.sync_api import Browser, Page
 from reviewed import OWN, Reviewed, build
 
 from bo_tune.analysis.review import Review, review
+from bo_tune.analysis.review.against import against
 from bo_tune.display.page import render
 from bo_tune.display.page.page import FULL_COLOUR, depth
 from bo_tune.measure.devices import replay_job
@@ -72,7 +73,8 @@ def found(reviewed: Reviewed) -> Review:
 @pytest.fixture(scope="module")
 def file(found: Review, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("out") / "report.html"
-    path.write_text(render(found, title=TITLE, storage=STORAGE))
+    versus = against(found, found, "sqlite:///other.db")
+    path.write_text(render(found, title=TITLE, storage=STORAGE, against=versus, made=[("command", "bo-tune report")]))
     return path
 
 
@@ -154,7 +156,8 @@ def test_without_javascript_everything_but_one_chart_is_there(open_page: Open, f
     studies = len(found.studies)
     assert page.locator("#configs ~ div table tbody tr").count() == studies + sum(case.joint for case in found.cases)
     assert page.locator("noscript").inner_text().startswith("This chart is drawn by JavaScript")
-    assert page.locator("figure svg").count() == len({case.first.name.problem.kernel for case in found.cases}) + 1
+    kernels = {case.first.name.problem.kernel for case in found.cases}
+    assert page.locator("figure svg").count() == 2 * len(kernels) + 1  # by configs and by launches, and the noise
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
@@ -313,3 +316,57 @@ def test_colours_deepen_with_the_speed_up(speed_up: float | None, deep: float) -
 def test_slower_is_as_deep_as_faster() -> None:
     assert depth(1.5) == pytest.approx(depth(1 / 1.5))
     assert 0 < depth(1.5) < depth(2.0)
+
+
+@pytest.mark.parametrize("width", [1280, 1800])
+def test_no_table_is_clipped(open_page: Open, width: int) -> None:
+    page = open_page(width).page
+    wider = page.evaluate(
+        """() => [...document.querySelectorAll('.scroll:has(table)')].filter(e => e.scrollWidth > e.clientWidth + 1)
+            .map(e => e.getAttribute('aria-label'))"""
+    )
+    assert wider == []
+
+
+def test_nothing_is_clipped_in_print(open_page: Open) -> None:
+    """A4 across, but for its margins: 1,030 pixels."""
+    page = open_page(1030).page
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 1030
+    wider = page.evaluate(
+        """() => [...document.querySelectorAll('table, figure svg')].map(e => e.getBoundingClientRect().right)
+            .filter(right => right > 1031)"""
+    )
+    assert wider == []
+    assert not page.locator("nav").is_visible()
+
+
+def test_on_a_phone_what_a_row_is_about_stays_in_sight(open_page: Open) -> None:
+    page = open_page(400).page
+    table = page.locator(".scroll:has(table.first)").first
+    cell = table.locator("tbody td:first-child").first
+    before = cell.bounding_box()
+    table.evaluate("element => element.scrollLeft = 200")
+    after = cell.bounding_box()
+    assert before is not None
+    assert after is not None
+    assert after["x"] == before["x"]
+    assert after["width"] <= 160
+
+
+def test_how_it_was_made_and_two_databases_are_told(open_page: Open, found: Review) -> None:
+    page = open_page().page
+    made = page.locator("section[aria-labelledby=made]").inner_text()
+    assert "bo-tune report" in made
+    assert all(study.name.kernel_source in made for study in found.studies)
+    rows = page.locator("section[aria-labelledby=against] tbody tr")
+    assert rows.count() == sum(study.result is not None for study in found.studies)
+    assert "1.00×" in rows.first.inner_text()
+
+
+def test_marks_say_what_they_are_without_javascript(open_page: Open) -> None:
+    page = open_page(java_script_enabled=False).page
+    titles = page.locator("figure svg path title").all_text_contents()
+    assert any("configs launched" in title for title in titles)
+    assert any("launches of the kernel" in title for title in titles)
+    assert any("90th percentile" in title for title in titles)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from helpers import SHRINK, bundled
+from helpers import H100, SHRINK, bundled
 
 from bo_tune.analysis.review.case import Case, Step
 from bo_tune.analysis.review.noise import NoiseBand
@@ -16,15 +16,24 @@ from bo_tune.store.storage import StudySummary
 
 
 def _study(launched: int, probability: float) -> StudyReview:
-    name = StudyName(bundled(SHRINK).problem, "GPU", "source")
-    study = review_study(StudySummary(1, name, {GPU_ATTR: {}}), [])
+    name = StudyName(bundled(SHRINK).problem, H100.name, "source")
+    study = review_study(StudySummary(1, name, {GPU_ATTR: H100.to_json()}), [])
     certificate = Certificate(tolerance=0.01, probability=probability)
     return replace(study, certificate=certificate, costs=replace(study.costs, launched_configs=launched))
 
 
 def _case(steps: list[tuple[int, float, float | None]], best_us: float | None = None, probability: float = 0.5) -> Case:
     study = _study(steps[-1][0] if steps else 0, probability)
-    return Case([study], 20.0, 10.0, [Step(*step) for step in steps], best_us, None, [{}], None)
+    return Case(
+        [study],
+        20.0,
+        10.0,
+        [Step(launched, 11 * launched, *times) for launched, *times in steps],
+        best_us,
+        None,
+        [{}],
+        None,
+    )
 
 
 def _layers(spec: charts.Spec) -> list[list[dict[str, float]]]:
@@ -34,10 +43,38 @@ def _layers(spec: charts.Spec) -> list[list[dict[str, float]]]:
 def test_curves_are_in_percent_above_the_searchs_own_best() -> None:
     spec = charts.convergence([_case([(1, 20.0, None), (4, 10.0, None), (8, 10.0, None)])])
     assert spec is not None
-    middle, lines, _ = _layers(spec)
+    middle, lines, *_ = _layers(spec)
     assert [(row["x"], row["y"]) for row in lines] == [(1, 100.0), (4, 0.0), (8, 0.0)]
     assert [row["median"] for row in middle] == [100.0] * 3 + [0.0] * 5
-    assert spec["hconcat"][1]["data"]["values"] == [{"x": 8, "y": 50.0}]
+    (end,) = spec["hconcat"][1]["data"]["values"]
+    assert (end["x"], end["y"]) == (8, 50.0)
+
+
+def test_the_same_curves_by_launches() -> None:
+    """Ten launches and a check of each config here."""
+    spec = charts.by_launches([_case([(1, 20.0, None), (4, 10.0, None)])])
+    assert spec is not None
+    lines = spec["layer"][1]["data"]["values"]
+    assert [(row["x"], row["y"]) for row in lines] == [(11, 100.0), (44, 0.0)]
+    assert charts.by_launches([_case([])]) is None
+
+
+def test_every_chart_says_what_is_pointed_at() -> None:
+    case = _case([(1, 20.0, None), (4, 10.0, None)])
+    band = NoiseBand(4.0, 8.0, 20, 0.05, 0.09)
+    for spec, said in (
+        (charts.convergence([case]), "4 configs launched: 0.00 % above the best"),
+        (charts.convergence([case]), "50% sure, 4 configs"),
+        (
+            charts.by_launches([case]),
+            "44 launches of the kernel: median 0.00 %, 10th to 90th percentile 0.00 to 0.00 %",
+        ),
+        (charts.noise([band]), "4 to 8 us, 20 configs: 90th percentile 9.0 %"),
+    ):
+        assert spec is not None
+        assert f"{said}</title>" in vega.svg(spec)
+    trials = charts.detail()["layer"][-1]["encoding"]["tooltip"]
+    assert [one["field"] for one in trials] == ["config", "us", "why", "launches"]
 
 
 def test_where_the_grid_is_known_its_times_and_its_best_count() -> None:

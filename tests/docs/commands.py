@@ -23,7 +23,7 @@ from bo_tune.cli.app import app
 from bo_tune.formats.study_file import load_study_file
 
 BIN = Path(sys.executable).parent
-MEASURING = ("tune", "grid", "worker")
+MEASURING = ("tune", "grid", "worker", "doctor")
 """Commands that need a GPU unless they replay recordings."""
 
 _SHELL = re.compile(r"[|&;<>$`*(){}~]|^\w+=")

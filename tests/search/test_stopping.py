@@ -75,3 +75,18 @@ def test_certificate_for_people_and_for_the_database() -> None:
     certificate = Certificate(0.01, 0.93, 17)
     assert str(certificate) == "within 1 % of the grid's best with probability 0.93"
     assert certificate.to_json() == {"tolerance": 0.01, "probability": 0.93, "tried": 17, "exhausted": False}
+
+
+def test_the_expected_loss_falls_as_the_best_is_found() -> None:
+    sampler = FiniteGridSampler(GRID)
+    study = optuna.create_study(sampler=sampler)
+    losses = []
+    for _ in range(30):
+        step(study)
+        loss = certify(sampler, study).expected_loss
+        assert loss is not None
+        assert loss >= 0
+        losses.append(loss)
+    assert study.best_value == time_us(7, 3)
+    assert losses[-1] < 0.001
+    assert losses[-1] < 0.1 * max(losses)

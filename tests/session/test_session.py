@@ -229,8 +229,10 @@ def test_what_was_left_out_is_kept_with_the_study() -> None:
     inert = fake(effective=lambda config: {**config, "num_stages": 1})
     (tuned,) = run(replace(RANDOM, budget=None), jobs(1, inert), store)
     (summary,) = store.summaries()
-    note = summary.attributes[SPACE_ATTR]
+    note = dict(summary.attributes[SPACE_ATTR])
     default = SPEC.default_config(problems(1)[0])
+    ranges = note.pop("ranges")
+    assert (ranges["block_k"], ranges["num_ctas"]) == ([64, 256], [1, 1])
     assert note == {"size": 24, "candidates": 6, "excluded": {IDENTICAL: 18}, "default": default}
     assert len(tuned.trials) == 7
 

@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import browser as chromium
+import optuna
 import pytest
 from helpers import EXPAND, PATIENCE_S, SHRINK, sliced, sqlite_url, stored_trials
+from optuna_dashboard import get_note, save_note
 
 from bo_tune.measure.devices import replay_job
 from bo_tune.session.session import Session, SessionSettings
@@ -147,3 +149,34 @@ def test_a_person_sees_names_states_and_reasons(dashboard: Dashboard) -> None:
         page.get_by_text("reason slow").wait_for()
         assert page.get_by_text("Pruned", exact=True).count() > 1
         assert elsewhere == []
+
+
+def test_its_axes_end_where_the_grid_does_and_constants_have_no_importance(dashboard: Dashboard) -> None:
+    study = dashboard.study("lora_shrink")
+    space = {one["name"]: one["distribution"] for one in study["union_search_space"]}
+    assert len(space) == len(study["union_search_space"])  # one range for each parameter
+    low, high = int(space["block_n"]["low"]), int(space["block_n"]["high"])
+    assert (low, high) == (16, 256)  # the default config's 16 is off the small grid
+    assert space["num_ctas"]["low"] == space["num_ctas"]["high"]
+    (summary,) = [s for s in dashboard.get("studies")["study_summaries"] if s["study_name"] == study["name"]]
+    importances = dashboard.get(f"studies/{summary['study_id']}/param_importances")["param_importances"]
+    named = {one["name"]: one["importance"] for of_objective in importances for one in of_objective}
+    assert named.get("num_ctas", 0.0) == 0.0
+    assert max(named.values()) > 0
+
+
+def test_a_finished_study_has_a_note_that_gives_way_to_a_person_s(dashboard: Dashboard, tmp_path: Path) -> None:
+    note = dashboard.study("lora_shrink")["note"]["body"]
+    assert all(word in note for word in ("**Chosen**: block_m", "**Time**: ", " us, raced", "**Ended**: budget, 25"))
+    url = sqlite_url(tmp_path / "x.db")
+    job = replay_job(sliced(SHRINK))
+    with StudyStore(url) as store:
+        Session(store, SessionSettings(sampler="random", budget=3)).run([job])
+        (summary,) = store.summaries()
+        study = optuna.load_study(study_name=str(summary.name), storage=url)
+        assert "budget, 3" in get_note(study)
+        Session(store, SessionSettings(sampler="random", budget=4)).run([job])
+        assert "budget, 4" in get_note(study)
+        save_note(study, "Mine.")
+        Session(store, SessionSettings(sampler="random", budget=5)).run([job])
+        assert get_note(study) == "Mine."

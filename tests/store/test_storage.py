@@ -21,7 +21,7 @@ from bo_tune.core.choices import MEMORY
 from bo_tune.core.outcome import Measurement
 from bo_tune.core.problem import LoraProblem
 from bo_tune.errors import StorageError
-from bo_tune.store.attributes import RESULT_ATTR, SCHEMA_ATTR
+from bo_tune.store.attributes import LAYERS_ATTR, RESULT_ATTR, SCHEMA_ATTR
 from bo_tune.store.connection.database import KNOWN_SCHEMA
 from bo_tune.store.frozen import to_trial
 from bo_tune.store.looking import looking_at
@@ -353,3 +353,15 @@ def test_a_read_only_database_is_a_storage_error(used: Path, file: Path, write: 
     with pytest.raises(StorageError, match="readonly"):
         writes[write]()
     store.close()
+
+
+def test_the_layers_that_ask_are_kept_and_added_to(tmp_path: Path) -> None:
+    """For people: a study may serve several models, told by sessions one after the other."""
+    url = sqlite_url(tmp_path / "x.db")
+    with StudyStore(url) as store:
+        store.open(NAME, H100)
+        store.note_layers({NAME: ["qkv_proj", "o_proj"]})
+        store.note_layers({NAME: ["o_proj", "lm_head"]})
+        store.note_layers({NAME: []})
+        (summary,) = store.summaries()
+        assert summary.attributes[LAYERS_ATTR] == ["qkv_proj", "o_proj", "lm_head"]

@@ -24,7 +24,7 @@ from bo_tune.core.outcome import (
     estimate_us,
 )
 from bo_tune.core.space import Config
-from bo_tune.store.frozen import state_of, to_trial, with_distributions
+from bo_tune.store.frozen import ranges_of, state_of, stored_distributions, to_trial, with_distributions
 from bo_tune.store.trials import REASON, launched, outcome_of, time_us
 
 START = datetime(2026, 1, 2, 3, 4, 5)
@@ -154,3 +154,14 @@ def test_a_categorical_distribution_is_taken_as_it_is() -> None:
 def test_a_trial_without_launches_was_not_launched(config: Config) -> None:
     assert not launched(to_trial(config, Measurement((1.0,)), start=START, end=END))
     assert not launched(optuna.trial.create_trial(value=1.0))
+
+
+def test_stored_ranges_are_those_of_the_grid_and_the_default() -> None:
+    """Axes that Optuna's tools draw end where the grid does, and a constant has no importance."""
+    ranges = ranges_of({"block_m": (16, 32, 256), "num_ctas": (1,)}, {"block_m": 8, "num_ctas": 1})
+    assert ranges == {"block_m": (8, 256), "num_ctas": (1, 1)}
+    kinds = stored_distributions({"block_m": 64, "num_ctas": 1}, ranges)
+    assert kinds == {"block_m": IntDistribution(8, 256), "num_ctas": IntDistribution(1, 1)}
+    assert kinds["num_ctas"].single()
+    assert stored_distributions({"block_m": 512}, ranges) == {"block_m": IntDistribution(8, 512)}
+    assert stored_distributions({"block_m": 64}, {}) == {"block_m": IntDistribution(1, 1024)}

@@ -7,9 +7,10 @@ from math import inf
 
 from bo_tune.analysis.review.study import StudyReview, TrialPoint
 from bo_tune.analysis.review.truth import Place, Truth, best_sum_us, place_of
-from bo_tune.core.conclusion import SHARED
+from bo_tune.core.conclusion import SHARED, LayerTimes
 from bo_tune.core.space import Config
 from bo_tune.kernels.registry import IN_ORDER, is_known, kernel_spec
+from bo_tune.store.result import InPlace
 from bo_tune.tuning.joint.choice import sums_by_value
 
 
@@ -19,11 +20,13 @@ class Step:
 
     Attributes:
         launched: configs launched so far, of all kernels.
+        launches: launches so far, of all kernels and whatever purpose but the race of finalists.
         best_us: the best measured time so far, in us; of several kernels the best sum that agrees.
         true_us: what that config takes by the whole grid's times, where they are known.
     """
 
     launched: int
+    launches: int
     best_us: float
     true_us: float | None
 
@@ -80,6 +83,19 @@ class Case:
     def speed_up(self) -> float | None:
         """The defaults' time over the chosen configs'."""
         return self.default_us / self.time_us if self.default_us and self.time_us else None
+
+    @property
+    def saved_us(self) -> float | None:
+        """What each layer that asks for it gains, in us: in the layer where that was timed, else alone."""
+        there = self._in_place()
+        times = (self.default_us, self.time_us) if there is None else (there.default_time_us, there.time_us)
+        return times[0] - times[1] if times[0] is not None and times[1] is not None else None
+
+    def _in_place(self) -> InPlace | LayerTimes | None:
+        """Return what the race in the layer found, if there was one."""
+        if self.joint:
+            return self.first.joint.in_place if self.first.joint else None
+        return self.first.result.in_place if self.first.result else None
 
 
 def decided_of(study: StudyReview) -> int | None:
@@ -151,19 +167,19 @@ def _steps(study: StudyReview, truth: Truth | None) -> list[Step]:
         if point.complete and point.time_us is not None and point.time_us < best:
             best = point.time_us
             true_us = truth.time_us(point.config) if truth else None
-            steps.append(Step(point.launched, best, true_us))
-    return _to_the_end(steps, study.trials[-1].launched if study.trials else 0)
+            steps.append(Step(point.launched, point.launches, best, true_us))
+    return _to_the_end(steps, study.trials[-1:])
 
 
 def _joint_steps(studies: Sequence[StudyReview], truths: Sequence[Truth]) -> list[Step]:
     """Follow the best sum of times under one value, over the trials of all kernels in the order of time."""
     trials = [(p.ended or datetime.min, kernel, p) for kernel, s in enumerate(studies) for p in s.trials]
     best: list[dict[int, TrialPoint]] = [{} for _ in studies]
-    launched = [0] * len(studies)
+    reached: list[TrialPoint | None] = [None] * len(studies)
     decided = decided_of(studies[0])
     steps: list[Step] = []
     for _, kernel, point in sorted(trials, key=lambda trial: trial[:2]):
-        launched[kernel] = point.launched
+        reached[kernel] = point
         value = point.config[SHARED]
         if (
             not point.complete
@@ -176,8 +192,14 @@ def _joint_steps(studies: Sequence[StudyReview], truths: Sequence[Truth]) -> lis
         value = min(sums, key=sums.__getitem__, default=0)
         if sums and (not steps or sums[value] < steps[-1].best_us):
             configs = [of_kernel[value].config for of_kernel in best]
-            steps.append(Step(sum(launched), sums[value], _true_sum(configs, truths)))
-    return _to_the_end(steps, sum(launched))
+            steps.append(Step(*_so_far(reached), sums[value], _true_sum(configs, truths)))
+    return _to_the_end(steps, [point for point in reached if point])
+
+
+def _so_far(reached: Iterable[TrialPoint | None]) -> tuple[int, int]:
+    """Return how many configs and launches there were when each kernel had reached a trial."""
+    points = [point for point in reached if point is not None]
+    return sum(point.launched for point in points), sum(point.launches for point in points)
 
 
 def _us(point: TrialPoint) -> float:
@@ -190,8 +212,9 @@ def _true_sum(configs: Sequence[Config], truths: Sequence[Truth]) -> float | Non
     return sum(known) if truths and len(known) == len(configs) else None
 
 
-def _to_the_end(steps: list[Step], launched: int) -> list[Step]:
-    """Draw the last best out to the end of the search."""
+def _to_the_end(steps: list[Step], last: Sequence[TrialPoint]) -> list[Step]:
+    """Draw the last best out to the last trial of each kernel."""
+    launched, launches = _so_far(last)
     if steps and steps[-1].launched < launched:
-        steps.append(Step(launched, steps[-1].best_us, steps[-1].true_us))
+        steps.append(Step(launched, launches, steps[-1].best_us, steps[-1].true_us))
     return steps

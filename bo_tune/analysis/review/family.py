@@ -8,6 +8,7 @@ from statistics import geometric_mean
 from bo_tune.analysis.review.case import Case
 from bo_tune.analysis.review.study import StudyReview
 from bo_tune.core.problem import LoraProblem
+from bo_tune.core.study_name import natural
 from bo_tune.core.surroundings import MOE
 from bo_tune.kernels.registry import IN_ORDER
 
@@ -101,11 +102,6 @@ def tokens_of(study: StudyReview) -> int | None:
     """Return the tokens of a step; None for a kernel that knows no such thing."""
     problem = study.name.problem
     return problem.m if isinstance(problem, LoraProblem) else None
-
-
-def natural(text: str) -> list[tuple[int, str]]:
-    """Return a key that sorts texts with numbers in them by the numbers."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text)]
 
 
 def _words(study: StudyReview, *, joint: bool) -> list[str]:

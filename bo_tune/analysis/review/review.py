@@ -154,6 +154,7 @@ def _case(case: Case) -> dict[str, Any]:
         "grid_best_us": case.best_us,
         "grid_from": case.truth,
         "regret_percent": case.regret_percent,
+        "saved_us": case.saved_us,
         "steps": [asdict(step) for step in case.steps],
         "studies": [_study(study, losses) for study, losses in zip(case.studies, case.losses, strict=True)],
     }
@@ -167,6 +168,8 @@ def _study(study: StudyReview, losses: Any) -> dict[str, Any]:
         "default_us": study.default_us,
         "sampler": study.result.sampler if study.result else None,
         "certificate": study.certificate.to_json() if study.certificate else None,
+        "ended": study.ending.reason.value if study.ending else None,
+        "layers": list(study.layers),
         "ended_by": study.result.ended_by if study.result else None,
         "grid_size": study.grid_size,
         "excluded": study.excluded,

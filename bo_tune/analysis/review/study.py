@@ -12,8 +12,9 @@ from bo_tune.analysis.review.noise import late_share, spread
 from bo_tune.core.conclusion import Agreement
 from bo_tune.core.conditions import UNKNOWN
 from bo_tune.core.outcome import Measurement
+from bo_tune.core.problem import GpuInfo
 from bo_tune.core.space import ConfigKey
-from bo_tune.store.attributes import SPACE_ATTR
+from bo_tune.store.attributes import ORIGIN_ATTR, SPACE_ATTR
 from bo_tune.store.results import StudyResult, default_of, intervals_of
 from bo_tune.store.storage import StudySummary
 from bo_tune.store.trials import REASON, RUNTIMES_US, launched, outcome_of
@@ -25,6 +26,7 @@ class TrialPoint:
 
     Attributes:
         launched: how many configs were launched so far, this one included.
+        launches: how many launches of the kernel there were so far, of whatever purpose.
         time_us: its time, or the estimate at which it was stopped as slow; None for an invalid config.
         reason: why it was pruned, if it was.
         spread: of its repetitions (``noise.spread``); None for fewer than three.
@@ -32,6 +34,7 @@ class TrialPoint:
     """
 
     launched: int
+    launches: int
     config: Mapping[str, int]
     time_us: float | None
     reason: str | None
@@ -57,6 +60,8 @@ class StudyReview(StudyListing):
         losses: what a wrong value of each parameter costs, by the study's model (``importance``).
         late_share: share of timed launches that were launched late and taken again.
         under_way: when each trial began and ended.
+        gpu: the GPU.
+        origin: what measured its result: versions by name; empty where that is not known.
         replayed: whether a recording stood for the GPU: its seconds are no GPU's.
     """
 
@@ -68,6 +73,8 @@ class StudyReview(StudyListing):
     losses: Mapping[str, float]
     late_share: float | None
     under_way: Sequence[tuple[datetime, datetime]]
+    gpu: GpuInfo
+    origin: Mapping[str, str]
     replayed: bool
 
     @property
@@ -102,20 +109,24 @@ def review_study(summary: StudySummary, trials: Sequence[FrozenTrial]) -> StudyR
         losses={} if summary.name.exhaustive else modelled_losses(trials),
         late_share=late_share(trials),
         under_way=under_way,
+        gpu=summary.gpu,
+        origin=summary.attributes.get(ORIGIN_ATTR) or {},
         # The trials of a recording are over before their compiles, which are only told of, could have been.
         replayed=listing.costs.compile_s > sum((end - start).total_seconds() for start, end in under_way),
     )
 
 
 def _points(trials: Sequence[FrozenTrial]) -> list[TrialPoint]:
-    points, count = [], 0
+    points, count, launches = [], 0, 0
     for trial in trials:
         count += launched(trial)
         outcome = outcome_of(trial)
+        launches += outcome.launches.total()
         measured = outcome if isinstance(outcome, Measurement) else None
         points.append(
             TrialPoint(
                 launched=count,
+                launches=launches,
                 config=dict(trial.params),
                 time_us=measured.time_us if measured else None,
                 reason=trial.user_attrs.get(REASON),

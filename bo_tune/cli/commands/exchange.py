@@ -10,6 +10,7 @@ import typer
 from bo_tune.cli import options as o
 from bo_tune.core.choices import DEFAULT_STORAGE, MEMORY
 from bo_tune.errors import InputError
+from bo_tune.processes import exit_codes
 
 if TYPE_CHECKING:
     from bo_tune.store.storage import StudyStore
@@ -108,14 +109,18 @@ def delete_command(
         typer.Argument(metavar="STUDY", help="Its name, or words that are in no other study's name."),
     ],
     storage: o.Storage = DEFAULT_STORAGE,
+    yes: Annotated[bool, o.flag(o.DATABASE, "Do not ask.", "--yes", "-y")] = False,
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
 ) -> None:
     """Delete a study from a database, with all its trials; one that cannot be read, or was set aside, too.
 
+    It asks before it does so. A study that is being worked on is refused.
+
     Examples:
       bo-tune delete lora_shrink m16. k4096
-      bo-tune delete 'set aside' lora_expand --storage sqlite:///bo_tune.db
+      bo-tune delete lora_expand 'set aside' --storage sqlite:///bo_tune.db
+      bo-tune delete lora_expand k32 --storage sqlite:///bo_tune.db --yes
     """
     from bo_tune.analysis.listing import named
     from bo_tune.cli.output import Output
@@ -130,7 +135,15 @@ def delete_command(
             more = f", {found[0]} and {found[1]} among them; say more of the name" if found else ""
             words = " and ".join(map(repr, study))
             raise InputError(f"{store.url}: {those} with {words} in the name{more}")
-        trials = store.delete(numbers[found[0]], found[0])
+        number = numbers[found[0]]
+        holder = store.holders().get(number)
+        if holder is not None:
+            raise InputError(f"{found[0]}: is being worked on by {holder.host}, process {holder.pid}; end that first")
+        count = sum(store.counts([number]).get(number, {}).values())
+        if not yes and not output.agreed(f"delete {found[0]} with {count} trials?", "--yes"):
+            output.say("nothing was deleted")
+            raise typer.Exit(exit_codes.FAILED)
+        trials = store.delete(number, found[0])
     output.lines(f"deleted {found[0]}: {trials} trials")
     output.json({"deleted": {"study": found[0], "trials": trials}})
 

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 
 from bo_tune.cli import options as o
 from bo_tune.cli.served import Served
-from bo_tune.core.choices import DEFAULT_STORAGE, GRID, GRID_GP, LEASE_S, MoePathChoice, RaceChoice, StreamChoice
+from bo_tune.core.choices import (
+    DEFAULT_STORAGE,
+    GRID,
+    GRID_GP,
+    LEASE_S,
+    MoePathChoice,
+    ProgressChoice,
+    RaceChoice,
+    StreamChoice,
+)
 from bo_tune.errors import InputError
 
 if TYPE_CHECKING:
@@ -80,6 +89,7 @@ def tune_command(
     out: o.Out = Path("tuned"),
     dry_run: DryRun = False,
     json_file: o.JsonFile = None,
+    progress: o.Progress = ProgressChoice.AUTO,
     verbose: o.Verbose = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -106,6 +116,7 @@ def tune_command(
         )
         from bo_tune.cli.output import Output
         from bo_tune.cli.problems import list_problems
+        from bo_tune.cli.served import absolute
 
         choose_m = served.m == [AUTO]
         asked = narrowed(study_of(study, replace(served, m=None) if choose_m else served), only)
@@ -128,8 +139,10 @@ def tune_command(
             ray=ray,
             workers=workers,
             race=race,
+            named=[*([absolute(study)] if study else []), *served.words(streams)],
         )
-        arguments, output = with_mix(arguments, measuring.active), Output("tune", json_file, quiet=quiet)
+        output = Output("tune", json_file, quiet=quiet, progress=progress)
+        arguments = with_mix(arguments, measuring.active)
         if streams is StreamChoice.BOTH:
             from bo_tune.cli.both_streams import tune_both
 
@@ -165,6 +178,7 @@ def grid_command(
     out: o.Out = Path("grid"),
     record: Annotated[Path | None, o.option(o.OUTPUT, "DIR", "Also write one T4 recording of each problem.")] = None,
     json_file: o.JsonFile = None,
+    progress: o.Progress = ProgressChoice.AUTO,
     verbose: o.Verbose = False,
     quiet: o.Quiet = False,
 ) -> None:
@@ -195,4 +209,4 @@ def grid_command(
             fresh=fresh,
             lease_s=lease,
         )
-        _tune(arguments, Output("grid", json_file, quiet=quiet), imports)
+        _tune(arguments, Output("grid", json_file, quiet=quiet, progress=progress), imports)

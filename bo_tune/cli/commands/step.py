@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from bo_tune.cli import options as o
 from bo_tune.cli.served import Served
@@ -10,12 +10,16 @@ from bo_tune.core.choices import DEFAULT_DEVICE, StreamChoice
 from bo_tune.core.conditions import Conditions
 from bo_tune.errors import InputError
 
+if TYPE_CHECKING:
+    from bo_tune.engines.models.serving import ModelStudy
+
 TIMED = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
 """Tokens in a step to time where none are named."""
 
 
 def step_command(
     *,
+    study: o.Study = None,
     served: Served,
     tuned: Annotated[Path | None, o.option(o.PROBLEM, "DIR", "Folder of tuned JSON to time, too.")] = None,
     streams: Annotated[StreamChoice | None, o.streams_option("Both by default.")] = None,
@@ -29,6 +33,7 @@ def step_command(
 
     Examples:
       bo-tune step --model Llama-3.1-8B --max-loras 4 --rank 16 --tuned tuned
+      bo-tune step studies/llama-3.1-8b.toml --tuned tuned
     """
     from bo_tune.analysis.step import Decoder, timed
     from bo_tune.cli.output import Output
@@ -36,9 +41,9 @@ def step_command(
     from bo_tune.session.workers.measuring import Measured, opened_one
 
     output = Output("step", json_file, quiet=quiet)
-    study = served.study([m for m in TIMED if m <= (served.max_num_batched_tokens or m)])
+    model = _model(study, served)
     ways = (served.streams(streams) or StreamChoice.BOTH).ways
-    decoders = [Decoder(replace(study, dual_stream=two), tuned) for two in ways]
+    decoders = [Decoder(replace(model, dual_stream=two), tuned) for two in ways]
     for decoder in decoders:
         decoder.check()
     measured = Measured(device, kernels, Conditions(), None, require_idle=require_idle)
@@ -48,3 +53,17 @@ def step_command(
     output.tables(*step_tables(report))
     output.lines(*step_lines(report))
     output.json(report.to_json())
+
+
+def _model(study: Path | None, served: Served) -> "ModelStudy":
+    """Return the model, as the command line or a study file has it served. Raises InputError."""
+    from bo_tune.cli.arguments import study_of
+
+    loaded = study_of(study, served) if study is not None else None
+    if loaded is not None and loaded.model is None:
+        raise InputError(f"{study}: names its problems one by one; a step is timed of a model")
+    most = served.max_num_batched_tokens or (loaded.model.max_batched_tokens if loaded and loaded.model else None)
+    ms = [m for m in TIMED if m <= (most or m)]
+    if loaded is None or loaded.model is None:
+        return served.study(ms)
+    return loaded.model if served.m else replace(loaded.model, ms=tuple(ms))

@@ -33,8 +33,8 @@ def worker_command(
     from bo_tune.cli.output import Output
     from bo_tune.cli.resume import kept_lines
     from bo_tune.core.events import Event, StudyFailed, StudyFinished
-    from bo_tune.display.progress import Progressing
     from bo_tune.display.reuse import unreadable_lines
+    from bo_tune.display.running.progress import Progressing
     from bo_tune.measure.devices import fallen_back
     from bo_tune.session.workers.measuring import forking
     from bo_tune.session.workers.worker import StudyWorker, fitting_of

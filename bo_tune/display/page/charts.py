@@ -5,12 +5,12 @@ drawn in the browser, for the problem that is chosen there.
 """
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import ceil, inf
 from statistics import quantiles
 from typing import Any
 
-from bo_tune.analysis.review.case import Case
+from bo_tune.analysis.review.case import Case, Step
 from bo_tune.analysis.review.noise import NoiseBand
 
 Spec = dict[str, Any]
@@ -21,6 +21,9 @@ MOST_LINES = 100
 
 MOST_POINTS = 200
 """Of a percentile's curve."""
+
+MOST_POINTED_AT = 40
+"""Searches, and points of a percentile's curve, that say what they are to who points at them: 0.3 kB each."""
 
 MOST_EXCESS = 200.0
 """Curves are cut off above this, in %."""
@@ -61,14 +64,18 @@ def _chart(description: str, **more: Any) -> Spec:
 
 
 Curve = list[tuple[int, float]]
-"""Configs launched, and how far the best so far was above the best, in %; it descends in steps."""
+"""Configs launched, or launches, and how far the best so far was above the best, in %; it descends in steps."""
 
 
-def _excess(case: Case) -> Curve:
-    """Return a search as (launched, best so far above the best there is, in %): the grid's best where it is known."""
+def _excess(case: Case, by: Callable[[Step], int] = lambda step: step.launched) -> Curve:
+    """Return a search as (launched, best so far above the best there is, in %): the grid's best where it is known.
+
+    Args:
+        by: what is counted: configs launched, by default.
+    """
     if case.best_us:
-        return [(s.launched, 100 * (s.true_us / case.best_us - 1)) for s in case.steps if s.true_us]
-    return [(s.launched, 100 * (s.best_us / case.steps[-1].best_us - 1)) for s in case.steps]
+        return [(by(s), 100 * (s.true_us / case.best_us - 1)) for s in case.steps if s.true_us]
+    return [(by(s), 100 * (s.best_us / case.steps[-1].best_us - 1)) for s in case.steps]
 
 
 def convergence(cases: Sequence[Case]) -> Spec | None:
@@ -78,28 +85,42 @@ def convergence(cases: Sequence[Case]) -> Spec | None:
         return None
     return _chart(
         f"Best so far above the best by configs launched, and how sure models were at the end: {len(cases)} searches",
-        hconcat=[_curves(curves), _certainty(cases)],
+        hconcat=[_curves(curves, "configs launched"), _certainty(cases)],
         spacing=36,
     )
 
 
-def _curves(curves: Sequence[Curve]) -> Spec:
+def by_launches(cases: Sequence[Case]) -> Spec | None:
+    """Draw the searches of a family over the launches of the kernel that they took; None where none measured."""
+    curves = [curve for case in cases if (curve := _excess(case, lambda step: step.launches))]
+    if not curves:
+        return None
+    said = f"Best so far above the best by launches of the kernel: {len(cases)} searches"
+    return _chart(said, **_curves(curves, "launches of the kernel"))
+
+
+def _curves(curves: Sequence[Curve], counted: str) -> Spec:
     """Draw the median of curves, the band between their outer tenths, and, where they are few, each."""
     first, most = max(curve[0][0] for curve in curves), max(curve[-1][0] for curve in curves)
     tenths = {x: _tenths([_at(curve, x) for curve in curves]) for x in _sampled(first, most)}
-    middle = [{"x": x, "low": q[0], "median": q[4], "high": q[8]} for x, q in tenths.items()]
-    lines = [
+    middle: list[dict[str, Any]] = [{"x": x, "low": q[0], "median": q[4], "high": q[8]} for x, q in tenths.items()]
+    lines: list[dict[str, Any]] = [
         {"s": number, "x": x, "y": min(y, MOST_EXCESS)}
         for number, curve in enumerate(curves if len(curves) <= MOST_LINES else [])
         for x, y in curve
     ]
     top = max(5.0, *(row["high"] for row in middle), *(row["y"] for row in lines))
     domain = {"domain": [0, most], "nice": False}
-    x = {"field": "x", "type": "quantitative", "title": "configs launched", "scale": domain}
+    x = {"field": "x", "type": "quantitative", "title": counted, "scale": domain}
     scale = {"type": "symlog", "constant": 2, "domain": [0, top], "nice": False, "clamp": True}
     axis = {"values": [v for v in (0, 1, 2, 5, 10, 20, 50, 100, 200) if v <= top]}
     y = {"type": "quantitative", "scale": scale, "title": "best so far above the best, %", "axis": axis}
     stepped = {"interpolate": "step-after"}
+    for row in middle:
+        low, half, high = (f"{row[name]:.2f}" for name in ("low", "median", "high"))
+        row["says"] = f"{row['x']:,} {counted}: median {half} %, 10th to 90th percentile {low} to {high} %"
+    for row in lines:
+        row["says"] = f"{row['x']:,} {counted}: {row['y']:.2f} % above the best"
     layers: list[Spec] = [
         {
             "data": {"values": middle},
@@ -116,14 +137,30 @@ def _curves(curves: Sequence[Curve]) -> Spec:
             "mark": {"type": "line", "color": BLUE, "strokeWidth": 2.5, **stepped},
             "encoding": {"x": x, "y": {**y, "field": "median"}},
         },
+        _pointed_at(lines if len(curves) <= MOST_POINTED_AT else [], x, {**y, "field": "y"}),
+        _pointed_at(middle[:: 1 + len(middle) // MOST_POINTED_AT], x, {**y, "field": "median"}),
     ]
     return {"width": WIDTH, "height": HEIGHT, "layer": layers}
+
+
+def _pointed_at(rows: Sequence[Mapping[str, Any]], x: Spec, y: Spec) -> Spec:
+    """Return marks that are not seen, and say what is there to who points at them."""
+    return {
+        "data": {"values": list(rows)},
+        "mark": {"type": "point", "filled": True, "opacity": 0, "size": 90},
+        "encoding": {"x": x, "y": y, "description": {"field": "says"}},
+    }
 
 
 def _certainty(cases: Sequence[Case]) -> Spec:
     """Draw how sure the model of each search was at its end."""
     ends = [
-        {"x": study.costs.launched_configs, "y": 100 * study.certificate.probability}
+        {
+            "x": study.costs.launched_configs,
+            "y": 100 * study.certificate.probability,
+            "says": f"{study.name.problem.shape_label}: {study.certificate.probability:.0%} sure, "
+            f"{study.ending or f'{study.costs.launched_configs} configs'}",
+        }
         for case in cases
         for study in case.studies
         if study.certificate
@@ -136,6 +173,7 @@ def _certainty(cases: Sequence[Case]) -> Spec:
         "encoding": {
             "x": {"field": "x", "type": "quantitative", "title": "configs launched at the end"},
             "y": {"field": "y", "type": "quantitative", "title": "sure, %", "scale": {"domain": [0, 100]}},
+            "description": {"field": "says"},
         },
     }
 
@@ -158,7 +196,12 @@ def _tenths(values: Sequence[float]) -> list[float]:
 def noise(bands: Sequence[NoiseBand]) -> Spec:
     """Draw how far repetitions are apart, by the time of the config."""
     rows = [
-        {"us": (band.low_us * band.high_us) ** 0.5, "what": what, "spread": 100 * value}
+        {
+            "us": (band.low_us * band.high_us) ** 0.5,
+            "what": what,
+            "spread": 100 * value,
+            "says": f"{band.low_us:g} to {band.high_us:g} us, {band.configs:,} configs: {what} {100 * value:.1f} %",
+        }
         for band in bands
         for what, value in (("median", band.median), ("90th percentile", band.p90))
     ]
@@ -169,8 +212,9 @@ def noise(bands: Sequence[NoiseBand]) -> Spec:
         width=WIDTH,
         height=HEIGHT,
         data={"values": rows},
-        mark={"type": "line", "point": {"size": 50}},
+        layer=[{"mark": {"type": "line"}}, {"mark": {"type": "point", "filled": True, "size": 50}}],
         encoding={
+            "description": {"field": "says"},
             "x": {
                 "field": "us",
                 "type": "quantitative",
@@ -255,7 +299,12 @@ def _trials() -> Spec:
             "y": _US,
             "shape": {**what, "scale": shapes},
             "color": {**what, "scale": colours},
-            "tooltip": [{"field": "config", "title": "config"}, _TIP, {"field": "why", "title": "outcome"}],
+            "tooltip": [
+                {"field": "config", "title": "config"},
+                _TIP,
+                {"field": "why", "title": "outcome"},
+                {"field": "launches", "title": "launches so far", "format": ","},
+            ],
         },
     }
 

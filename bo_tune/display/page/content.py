@@ -12,6 +12,7 @@ from bo_tune.analysis.review.case import Case
 from bo_tune.analysis.review.family import Family, families_of, tokens_of
 from bo_tune.analysis.review.noise import NoiseBand, noise_bands
 from bo_tune.analysis.review.study import StudyReview
+from bo_tune.display.console import counted, ending_lines
 from bo_tune.display.page import words
 
 SURE = 0.9
@@ -32,6 +33,7 @@ class Row:
 
     Attributes:
         case: number of its case on the page.
+        of_case: the case itself.
     """
 
     study: StudyReview
@@ -39,7 +41,14 @@ class Row:
     m: int | None
     losses: Mapping[str, float]
     case: int
+    of_case: Case
     regret_percent: float | None
+
+    @property
+    def saved_us(self) -> float | None:
+        """What each of its layers gains, in us; of kernels that agree the sum alone tells."""
+        found = self.of_case.saved_us
+        return None if self.of_case.joint else found
 
     @property
     def mattered(self) -> list[tuple[str, float]]:
@@ -91,6 +100,31 @@ class Page:
             for family in self.families
         ]
 
+    def layers(self, family: Family) -> dict[str, str]:
+        """Return the names of the layers of each shape of a family, of those that are known."""
+        found: dict[str, dict[str, None]] = {}
+        for case in family.cases:
+            for study in case.studies:
+                found.setdefault(family.shape_of(case.first), {}).update(dict.fromkeys(study.layers))
+        return {shape: ", ".join(names) for shape, names in found.items() if names}
+
+    def versions(self) -> list[tuple[str, str]]:
+        """Return what measured the studies: (what, versions)."""
+        found: dict[str, dict[str, None]] = {}
+        for study in self.review.studies:
+            for name, version in {"kernels": study.name.kernel_source, **study.origin}.items():
+                if name != "session" and version:
+                    found.setdefault(name, {})[version] = None
+            if not study.origin and study.name.toolchain:
+                found.setdefault("toolchain", {})[study.name.toolchain] = None
+        return [(name, ", ".join(versions)) for name, versions in found.items()]
+
+    def endings(self, family: Family) -> str:
+        """Say why the searches of a family ended, and what loss is to be expected."""
+        studies = [study for case in family.cases for study in case.studies]
+        lines = ending_lines([(study.ending, study.certificate) for study in studies if study.finished])
+        return " ".join(f"{line[:1].upper()}{line[1:]}." for line in lines)
+
     def label(self, family: Family, case: Case) -> str:
         """Name a case within its family."""
         m = tokens_of(case.first)
@@ -109,7 +143,7 @@ class Page:
             for study, losses in zip(case.studies, case.losses, strict=True):
                 regret = None if case.joint else case.regret_percent
                 rows[study.name.problem.kernel].append(
-                    Row(study, family.shape_of(case.first), tokens_of(study), losses, self.number(case), regret)
+                    Row(study, family.shape_of(case.first), tokens_of(study), losses, self.number(case), case, regret)
                 )
         return list(rows.items())
 
@@ -134,7 +168,8 @@ class Page:
         studies = [study for case in family.cases for study in case.studies]
         sure = sorted(s.certificate.probability for s in studies if s.certificate)
         launched = sorted(study.costs.launched_configs for study in studies)
-        text = f"{len(studies)} searches launched {launched[0]} to {launched[-1]} configs each."
+        span = f"{launched[0]}" if launched[0] == launched[-1] else f"{launched[0]} to {launched[-1]}"
+        text = f"{counted(len(studies), 'search', 'searches')} launched {span} configs each."
         if not sure:
             return text
         high = sum(probability >= SURE for probability in sure)
@@ -167,13 +202,13 @@ class Page:
     def reasons(self) -> list[tuple[str, str, list[int]]]:
         """Return why configs have no time: (reason, when, of each kernel how many; of several their sum too)."""
         rows = []
-        for when, of_all, counted in (
+        for when, of_all, by_study in (
             ("pruned trial", self.review.pruned, [s.reasons for s in self.review.studies]),
             ("left out before any trial", self.review.excluded, [s.excluded for s in self.review.studies]),
         ):
             for reason, total in of_all.items():
                 by_kernel = Counter[str]()
-                for study, counts in zip(self.review.studies, counted, strict=True):
+                for study, counts in zip(self.review.studies, by_study, strict=True):
                     by_kernel[study.name.problem.kernel] += counts.get(reason, 0)
                 numbers = [by_kernel[kernel] for kernel in self.kernel_names]
                 rows.append((reason, when, [*numbers, total] if len(numbers) > 1 else numbers))
@@ -226,10 +261,16 @@ def _curve(label: str, case: Case) -> dict[str, Any]:
     return {
         "label": label,
         "says": _says(case),
-        "steps": [[step.launched, round(step.best_us, 3)] for step in case.steps],
+        "steps": [[step.launched, round(step.best_us, 3), step.launches] for step in case.steps],
         "levels": {what: round(time, 3) for what, time in levels.items() if time is not None},
         "trials": [
-            [p.launched, None if p.time_us is None else round(p.time_us, 3), p.reason, words.config(p.config)]
+            [
+                p.launched,
+                None if p.time_us is None else round(p.time_us, 3),
+                p.reason,
+                words.config(p.config),
+                p.launches,
+            ]
             for p in points
         ],
     }

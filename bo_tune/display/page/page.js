@@ -8,11 +8,11 @@
 
   const rows = found => {
     const levels = Object.entries(found.levels).map(([what, us]) => ({what, us}));
-    const steps = found.steps.map(([x, us]) => ({x, us}));
+    const steps = found.steps.map(([x, us, launches]) => ({x, us, launches}));
     // An invalid config has no time: it is marked along the top.
     const top = Math.max(...[...steps, ...levels].map(row => row.us), ...found.trials.map(trial => trial[1] || 0));
-    const trials = found.trials.map(([x, us, why, config]) => (
-      {x, us: us === null ? top : us, why: why || "measured", what: kind(us, why), config}
+    const trials = found.trials.map(([x, us, why, config, launches]) => (
+      {x, us: us === null ? top : us, why: why || "measured", what: kind(us, why), config, launches}
     ));
     return {levels, steps, trials};
   };

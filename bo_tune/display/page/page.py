@@ -1,7 +1,7 @@
 """The page: what the template is given, and what is inlined, so that nothing is ever fetched."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from math import log
 from typing import Any
@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from bo_tune.analysis.review import Review
+from bo_tune.analysis.review.against import Against
 from bo_tune.analysis.step import StepReport
 from bo_tune.display.page import charts, words
 from bo_tune.display.page.content import Page
@@ -29,6 +30,8 @@ def render(
     title: str,
     storage: str,
     step: StepReport | None = None,
+    against: Against | None = None,
+    made: Sequence[tuple[str, str]] = (),
     note: Callable[[str], object] = lambda _: None,
 ) -> str:
     """Return the page.
@@ -37,6 +40,8 @@ def render(
         title: of the page; what was tuned.
         storage: URL of the database, without a password.
         step: what adapters add to an engine's step, where that was timed.
+        against: the same problems in another database.
+        made: what else is to be said of how the page was made: (what, words).
         note: is told why the page has no charts, where they could not be drawn.
     """
     environment = Environment(
@@ -52,7 +57,9 @@ def render(
             for name in ("us", "times", "percent", "share", "count", "seconds", "config", "problems", "ratio")
         },
         certificate=words.certificate,
+        loss=words.loss,
         depth=depth,
+        breakable=breakable,
     )
     page = Page(review)
     charts_of = _Charts(page, note)
@@ -62,6 +69,8 @@ def render(
         title=title,
         storage=storage,
         step=step,
+        versus=against,
+        made=made,
         step_says=step_lines(step) if step else [],
         streams=STREAMS,
         legend=LEGEND,
@@ -71,6 +80,11 @@ def render(
         data=_json(page.data()),
         detail=_json(charts.detail()),
     )
+
+
+def breakable(name: str) -> Markup:
+    """Return a name that may go on in the next line after each underscore."""
+    return Markup("_<wbr>").join(name.split("_"))
 
 
 def depth(speed_up: float | None) -> float:
@@ -89,6 +103,11 @@ class _Charts:
     def __init__(self, page: Page, note: Callable[[str], object]) -> None:
         specs: dict[int | str, charts.Spec] = {
             number: spec for number, family in enumerate(page.families) if (spec := charts.convergence(family.cases))
+        }
+        specs |= {
+            f"launches {number}": spec
+            for number, family in enumerate(page.families)
+            if (spec := charts.by_launches(family.cases))
         }
         if page.noise:
             specs["noise"] = charts.noise(page.noise)

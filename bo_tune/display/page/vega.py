@@ -4,6 +4,7 @@ The renderer holds a JavaScript engine. Where that gets too little memory it end
 """
 
 import json
+import re
 import sys
 from html import escape
 from typing import Any
@@ -12,10 +13,17 @@ import vl_convert
 
 VEGA_LITE = "6.4"
 
+_SAYS = re.compile(
+    r'(<path aria-label="([^"]*)" role="graphics-symbol" aria-roledescription="point"[^>]*?)(?:/>|></path>)'
+)
+"""A point that says what it stands for, to readers of screens alone. With a title in it, a browser shows it to who
+points at it, without JavaScript."""
+
 
 def svg(spec: dict[str, Any]) -> str:
     """Draw a chart, with its description for those who do not see it."""
     drawn: str = vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE)
+    drawn = _SAYS.sub(r"\1><title>\2</title></path>", drawn)
     return drawn.replace("<svg ", f'<svg role="img" aria-label="{escape(spec["description"])}" ', 1)
 
 

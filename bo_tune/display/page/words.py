@@ -80,6 +80,13 @@ def seconds(value: float | None) -> str:
     return f"{value / 60:.1f} min" if value < 6000 else f"{value / 3600:.1f} h"
 
 
+def loss(found: Certificate | None) -> str:
+    """Show the expected loss of a study: ``0.16 %``."""
+    if found is None:
+        return NONE
+    return share(0.0 if found.exhausted else found.expected_loss, 2)
+
+
 def certificate(found: Certificate | None) -> str:
     """Show how sure a study's model was: ``90 %``."""
     return NONE if found is None else share(found.probability)

@@ -1,5 +1,8 @@
 """The names of the files in which vLLM looks LoRA configs up: ``{gpu}_SHRINK.json``."""
 
+FOLDER_VARIABLE = "VLLM_TUNED_CONFIG_FOLDER"
+"""Names the folder of tuned files to vLLM, those of the base model's experts too."""
+
 FILE_STEMS = {
     "SHRINK": 5,
     "EXPAND_TRUE": 5,

@@ -10,7 +10,7 @@ from bo_tune.engines.base import Address, Completion, Engine, Entries, Keys, Wri
 from bo_tune.engines.json_text import json_bytes, parse_strictly, read_bytes
 from bo_tune.engines.models.problems import DENSE_KERNELS
 from bo_tune.engines.models.serving import ModelStudy
-from bo_tune.engines.vllm.file_names import FILE_STEMS, split_file_name, table_file_name
+from bo_tune.engines.vllm.file_names import FILE_STEMS, FOLDER_VARIABLE, split_file_name, table_file_name
 from bo_tune.engines.vllm.table_format import flatten, in_order, missing_lookups, nested
 from bo_tune.engines.vllm.untuned import untuned_entries
 from bo_tune.errors import TableError
@@ -24,6 +24,7 @@ class VllmLora(Engine):
     name: ClassVar[str] = "vLLM"
     kernels: ClassVar[Collection[str]] = (*DENSE_KERNELS, *MOE_KERNELS)
     patterns: ClassVar[Sequence[str]] = ("*_SHRINK.json", "*_EXPAND_TRUE.json")
+    folder_variable = FOLDER_VARIABLE
 
     def address(self, problem: Problem, gpu: GpuInfo) -> Address:
         spec, asked = engine_spec(problem.kernel), lora(problem)

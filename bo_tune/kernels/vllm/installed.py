@@ -43,15 +43,22 @@ def unavailable() -> str | None:
 
     Looks for files and imports nothing: what breaks on import shows only when ``operations.operation`` is called.
     """
+    there = launched_here()
+    if there is None:
+        return "vLLM is not installed"
+    missing = next((LAUNCHERS[name][0] for name in NEEDED if name not in there), None)
+    return None if missing is None else f"{described()} has no module {missing}"
+
+
+def launched_here() -> list[str] | None:
+    """Return the kernels whose modules the installed vLLM has; None where it is not installed. Imports nothing."""
     spec = importlib.util.find_spec("vllm")
     if spec is None or spec.submodule_search_locations is None:
-        return "vLLM is not installed"
+        return None
     folders = [Path(folder) for folder in spec.submodule_search_locations]
-    for module, _ in (LAUNCHERS[name] for name in NEEDED):
-        file = Path(*module.split(".")[1:]).with_suffix(".py")
-        if not any((folder / file).is_file() for folder in folders):
-            return f"{described()} has no module {module}"
-    return None
+    files = {module: Path(*module.split(".")[1:]).with_suffix(".py") for module, _ in LAUNCHERS.values()}
+    there = {module for module, file in files.items() if any((folder / file).is_file() for folder in folders)}
+    return [name for name, (module, _) in LAUNCHERS.items() if module in there]
 
 
 def version() -> str | None:

@@ -48,6 +48,18 @@ class GpuIdentity:
     info: GpuInfo | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class FittedGpu:
+    """A GPU that a host has, whether or not it may be used from here.
+
+    Attributes:
+        is_partitioned: whether its instances alone can be used.
+    """
+
+    name: str
+    is_partitioned: bool
+
+
 class Backend(ABC):
     """A vendor, as the process that tunes knows it.
 
@@ -62,6 +74,10 @@ class Backend(ABC):
         environment: variables that its child processes need.
         target_form: how its targets are written, for messages.
         has_graphs: whether launches can be captured in a graph and replayed, so that kernels can be timed in place.
+        visibility: variables that decide which GPUs a process may use.
+        driver_help: what to do where there is no driver.
+        partition_help: what to do where a GPU's instances alone can be used, and there are none.
+        processes_help: the command that lists who uses a GPU.
     """
 
     name: ClassVar[str]
@@ -72,6 +88,10 @@ class Backend(ABC):
     environment: ClassVar[Mapping[str, str]] = MappingProxyType({})
     target_form: ClassVar[str]
     has_graphs: ClassVar[bool] = False
+    visibility: ClassVar[tuple[str, ...]] = ()
+    driver_help: ClassVar[str] = "install the vendor's driver; in a container, hand the GPUs through to it"
+    partition_help: ClassVar[str] = "make an instance, or end the GPU's partitioning"
+    processes_help: ClassVar[str] = "the vendor's tools"
 
     @abstractmethod
     def identities(self) -> Sequence[GpuIdentity]:
@@ -89,6 +109,11 @@ class Backend(ABC):
         Only then may what a GPU said of itself before be taken for what it would say now (``measure.host_state``).
         """
         return None
+
+    def fitted(self) -> Sequence[FittedGpu]:
+        """Return the GPUs of this host that its driver knows, whether or not they may be used from here; none where it
+        does not tell."""
+        return ()
 
     @abstractmethod
     def watch(self, identity: GpuIdentity) -> GpuWatch:

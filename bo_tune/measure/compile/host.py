@@ -42,7 +42,7 @@ class CompileHost:
         packs: Sequence[Path] = (),
         imports: Imports | None = None,
     ) -> None:
-        _check_cache({**os.environ, **environment})
+        check_cache({**os.environ, **environment})
         self._source, self.workers, self._deadline_s = source, workers, deadline_s
         self._packs = PackedBinaries(packs)
         self.server = ForkServer(modules, {**environment, **self._packs.environment}, imports)
@@ -85,10 +85,15 @@ class CompileHost:
         self._packs.close()
 
 
-def _check_cache(environment: Mapping[str, str]) -> None:
-    """See that binaries can be put where Triton puts them, before every compile fails of it. Raises DeviceError."""
+def cache_folder(environment: Mapping[str, str]) -> Path:
+    """Return where Triton keeps binaries."""
     home = environment.get("TRITON_HOME", os.path.expanduser("~/"))  # noqa: PTH111 - as Triton does
-    folder = Path(environment.get("TRITON_CACHE_DIR", Path(home, ".triton", "cache")))
+    return Path(environment.get("TRITON_CACHE_DIR", Path(home, ".triton", "cache")))
+
+
+def check_cache(environment: Mapping[str, str]) -> None:
+    """See that binaries can be put where Triton puts them, before every compile fails of it. Raises DeviceError."""
+    folder = cache_folder(environment)
     try:
         check_file_writable(folder / "probe")
     except OSError as error:

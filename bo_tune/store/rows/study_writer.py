@@ -27,6 +27,15 @@ _TRIALS: Any = models.TrialModel.__table__
 METRIC_NAMES_ATTR = "study:metric_names"
 """Key of what ``Study.set_metric_names`` stores."""
 
+NOTE_VERSION, NOTE_TEXT = "dashboard:note_ver", "dashboard:note_str:0"
+"""Keys of the note that optuna-dashboard shows of a study, as ``optuna_dashboard.save_note`` stores it."""
+
+OUR_NOTE = 1
+"""Its version as this package writes it."""
+
+LONGEST_NOTE = 2000
+"""Characters: longer ones are stored in several parts."""
+
 METRIC_NAMES = ["time us"]
 """What a study's values are, for those who look at it with Optuna's tools."""
 
@@ -63,6 +72,21 @@ class WritableRows(StudyRows):
                 self._connection.execute(changed.values(value_json=row["value_json"]))
         if new := [row for row in rows if row["key"] not in there]:
             self._connection.execute(insert(_ATTRIBUTES), new)
+
+    def set_note(self, study_id: int, text: str) -> None:
+        """Set the note that optuna-dashboard shows of a study, unless somebody has written one there."""
+        mine, key = _SYSTEM_ATTRIBUTES.c.study_id == study_id, _SYSTEM_ATTRIBUTES.c.key
+        kept = select(key, _SYSTEM_ATTRIBUTES.c.value_json).where(mine, key.in_([NOTE_VERSION, NOTE_TEXT]))
+        there = {name: json.loads(value) for name, value in self._connection.execute(kept)}
+        if there.get(NOTE_VERSION, OUR_NOTE) != OUR_NOTE:  # the dashboard counts on with every change
+            return
+        for name, value in {NOTE_VERSION: OUR_NOTE, NOTE_TEXT: text[:LONGEST_NOTE]}.items():
+            row = _attribute(study_id, name, value)
+            if name in there:
+                changed = update(_SYSTEM_ATTRIBUTES).where(mine, key == name).values(value_json=row["value_json"])
+                self._connection.execute(changed)
+            else:
+                self._connection.execute(insert(_SYSTEM_ATTRIBUTES).values(**row))
 
     def rename(self, study_id: int, name: str) -> None:
         """Give a study another name. Raises IntegrityError where another study has it."""

@@ -16,6 +16,9 @@ from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial
 from sqlalchemy import Connection, func, insert, select
 
+DIGITS = 10
+"""Of a stored time. An import finds a value by its repetitions within 1e-9."""
+
 
 def insert_trials(connection: Connection, trials: Iterable[tuple[int, FrozenTrial]]) -> None:
     """Add finished trials with finite values, in the transaction of the caller, which has the write lock.
@@ -58,10 +61,10 @@ def _rows(trial_id: int, trial: FrozenTrial) -> Iterator[tuple[Any, dict[str, An
     for key, content in trial.user_attrs.items():
         yield attribute, {"trial_id": trial_id, "key": key, "value_json": json.dumps(content)}
     if trial.value is not None:
-        number, number_kind = models.TrialValueModel.value_to_stored_repr(trial.value)
+        number, number_kind = models.TrialValueModel.value_to_stored_repr(_rounded(trial.value))
         yield value, {"trial_id": trial_id, "objective": 0, "value": number, "value_type": number_kind}
     for step, intermediate in trial.intermediate_values.items():
-        seen, seen_kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(intermediate)
+        seen, seen_kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(_rounded(intermediate))
         yield between, {
             "trial_id": trial_id, "step": step, "intermediate_value": seen, "intermediate_value_type": seen_kind
         }  # fmt: skip
@@ -103,6 +106,11 @@ def _insert_rows(connection: Connection, table: Any, rows: Sequence[dict[str, An
     if connection.dialect.insert_executemany_returning:
         statement = statement.returning(*table.primary_key)
     connection.execute(statement, rows)
+
+
+def _rounded(time_us: float) -> float:
+    """Return a time as it is stored: what averaging leaves behind the tenth digit is no time, and would be shown."""
+    return float(f"{time_us:.{DIGITS}g}")
 
 
 def _utc(moment: datetime | None) -> datetime | None:

@@ -7,8 +7,8 @@ from typing import ClassVar
 
 from bo_tune.core.gpus import TargetGpu, target_gpu
 from bo_tune.core.problem import DEFAULT_BACKEND
-from bo_tune.measure.backends.base import Backend, GpuIdentity, told_by
-from bo_tune.measure.backends.nvidia.nvml import NvmlWatch, driver_release
+from bo_tune.measure.backends.base import Backend, FittedGpu, GpuIdentity, told_by
+from bo_tune.measure.backends.nvidia.nvml import NvmlWatch, driver_release, fitted_gpus
 from bo_tune.measure.watch.neighbours import GpuWatch
 
 COUNT_MODULE = "bo_tune.measure.backends.nvidia.gpu_count"
@@ -34,6 +34,16 @@ class Nvidia(Backend):
     children = "bo_tune.measure.backends.nvidia.children"
     environment: ClassVar[Mapping[str, str]] = ASK_WITHOUT_A_CONTEXT
     target_form = "cuda:CC with a compute capability, like cuda:90"
+    visibility = ("CUDA_VISIBLE_DEVICES",)
+    driver_help = (
+        "install NVIDIA's driver on the host; a container is given the GPUs by --gpus all (Docker, with the NVIDIA "
+        "Container Toolkit) or --nv (Apptainer)"
+    )
+    partition_help = (
+        "make an instance (nvidia-smi mig -cgi … -C) and name it in CUDA_VISIBLE_DEVICES, or end the partitioning "
+        "(nvidia-smi -mig 0)"
+    )
+    processes_help = "nvidia-smi"
 
     def identities(self) -> Sequence[GpuIdentity]:
         """Return the GPUs as CUDA counts them. Raises DeviceError."""
@@ -45,6 +55,10 @@ class Nvidia(Backend):
             return KERNEL_MODULE.read_text()
         except (OSError, ValueError):
             return driver_release()
+
+    def fitted(self) -> Sequence[FittedGpu]:
+        """Ask the management library."""
+        return [FittedGpu(*gpu) for gpu in fitted_gpus()]
 
     def watch(self, identity: GpuIdentity) -> GpuWatch:
         """Ask the management library. Raises WatchError."""

@@ -24,6 +24,26 @@ SLOWED_BY_HARDWARE = 0x08
 
 def driver_release() -> str | None:
     """Return the driver's release; None where the library, its Python package or the driver is not there."""
+    return _asked(lambda nvml: str(nvml.nvmlSystemGetDriverVersion()))
+
+
+def fitted_gpus() -> list[tuple[str, bool]]:
+    """Return the names of the host's GPUs, and whether each is partitioned into instances; none where the library, its
+    Python package or the driver is not there."""
+    return _asked(lambda nvml: [_fitted(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]) or []
+
+
+def _fitted(nvml: Any, index: int) -> tuple[str, bool]:
+    gpu = nvml.nvmlDeviceGetHandleByIndex(index)
+    try:
+        current, _ = nvml.nvmlDeviceGetMigMode(gpu)
+    except nvml.NVMLError:  # one that cannot be partitioned
+        current = 0
+    return str(nvml.nvmlDeviceGetName(gpu)), bool(current)
+
+
+def _asked(ask: Callable[[Any], Answer]) -> Answer | None:
+    """Return an answer of the library; None where it, its Python package or the driver is not there."""
     try:
         nvml: Any = import_module("pynvml")
     except ImportError:
@@ -31,7 +51,7 @@ def driver_release() -> str | None:
     try:
         nvml.nvmlInit()
         try:
-            return str(nvml.nvmlSystemGetDriverVersion())
+            return ask(nvml)
         finally:
             nvml.nvmlShutdown()
     except nvml.NVMLError:

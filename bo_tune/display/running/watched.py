@@ -20,7 +20,7 @@ from bo_tune.core.events import (
     TrialRecorded,
 )
 from bo_tune.core.problem import Problem
-from bo_tune.display.console import duration, speed_up, us
+from bo_tune.display.console import counted, duration, speed_up, us
 
 if TYPE_CHECKING:
     from bo_tune.session.session import Session
@@ -190,8 +190,8 @@ class Watched:
             self._gains.append(event.default_time_us / event.time_us)
         text = (
             f"{us(event.time_us)} us, {speed_up(event.default_time_us, event.time_us)} of the default, "
-            f"{event.launched_configs} configs launched"
-        )
+            f"{counted(event.launched_configs, 'config', 'configs')} launched"
+        ) + (f": {event.ending.words}" if event.ending else "")
         kind, count = ("kept" if event.reused else "tuned"), _count(self._done, self._studies)
         return Happening(kind, event.problem, text, count=count)
 

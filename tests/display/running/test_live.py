@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from bo_tune.core.problem import LoraProblem
-from bo_tune.display.live import screen
-from bo_tune.display.watched import Happening, InFlight, View
+from bo_tune.display.running.live import screen
+from bo_tune.display.running.watched import Happening, InFlight, View
 
 KERNELS = ("lora_shrink", "lora_expand", "fused_moe_lora_w13_shrink")
 

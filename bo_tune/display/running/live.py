@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bo_tune.display.console import duration, speed_up, us
-from bo_tune.display.watched import Happening, InFlight, View
+from bo_tune.display.running.watched import Happening, InFlight, View
 from bo_tune.errors import printable
 
 LEAST_BAR = 8

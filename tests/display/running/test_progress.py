@@ -19,10 +19,10 @@ from bo_tune.core.events import (
 )
 from bo_tune.core.outcome import Invalid, InvalidReason, Measurement
 from bo_tune.core.problem import LoraProblem
-from bo_tune.display import progress as module
 from bo_tune.display.console import PlainConsole
-from bo_tune.display.progress import Progressing
-from bo_tune.display.watched import Happening, Watched, summed_up
+from bo_tune.display.running import progress as module
+from bo_tune.display.running.progress import Progressing
+from bo_tune.display.running.watched import Happening, Watched, summed_up
 
 PROBLEM = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
 CONFIG = {"block_m": 16, "block_n": 32, "block_k": 64, "num_warps": 4, "num_stages": 2, "split_k": 8, "num_ctas": 1}

@@ -11,8 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from bo_tune.core.events import Event, TrialRecorded
 from bo_tune.core.outcome import Invalid, Measurement
 from bo_tune.display.console import is_live, print_line, short_config, us
-from bo_tune.display.live import screen
-from bo_tune.display.watched import URGENT, WARNING, Happening, Watched, summed_up
+from bo_tune.display.running.live import screen
+from bo_tune.display.running.watched import URGENT, WARNING, Happening, Watched, summed_up
 
 if TYPE_CHECKING:
     from bo_tune.session.session import Session
