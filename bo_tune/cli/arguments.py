@@ -13,6 +13,8 @@ from bo_tune.engines.vllm.observed.study import ObservedStudy
 from bo_tune.errors import InputError
 from bo_tune.formats.study_file import Stop, StudyFile, load_study_file
 from bo_tune.formats.study_schema import Budget
+from bo_tune.kernels.experts.step import KERNEL as EXPERTS
+from bo_tune.kernels.mamba.step import KERNEL as MAMBA
 from bo_tune.kernels.registry import OF_BASE_MODEL, kernel_spec
 from bo_tune.search import StopRule
 from bo_tune.session.session import SessionSettings
@@ -20,6 +22,9 @@ from bo_tune.session.settings import MOST_ACTIVE
 from bo_tune.session.workers.measuring import Measured
 
 DEFAULT_BUDGET = 40
+
+PARTS_OF_BASE = {Part.EXPERTS: EXPERTS, Part.MAMBA: MAMBA}
+"""What of a base model is tuned, by kernel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +107,8 @@ def narrowed(study: StudyFile | None, parts: Sequence[str] | None) -> StudyFile 
     if study is None or study.model is None:
         raise InputError("--only: needs a model; name one with --model, or in the study file")
     adapters = [kernel for kernel in study.kernels if kernel not in OF_BASE_MODEL]
-    kernels = [*(adapters if Part.LORA in named else ()), *(OF_BASE_MODEL if Part.EXPERTS in named else ())]
-    return replace(study, kernels=tuple(kernels))
+    of_base = [kernel for part, kernel in PARTS_OF_BASE.items() if part in named]
+    return replace(study, kernels=(*(adapters if Part.LORA in named else ()), *of_base))
 
 
 def observed_of(study: Path | None, served: Served) -> ObservedStudy:

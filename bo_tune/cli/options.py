@@ -223,7 +223,7 @@ Only = Annotated[
     option(
         PROBLEM,
         f"{'|'.join(Part)},…",
-        f"What of a model: its adapters' kernels, the base model's experts. Default: {Part.LORA}.",
+        f"What of a model: its adapters' kernels, the base model's experts, its Mamba-2 layers. Default: {Part.LORA}.",
     ),
 ]
 Lease = Annotated[

@@ -47,6 +47,8 @@ class Part(StrEnum):
     """Its adapters' kernels."""
     EXPERTS = "experts"
     """The base model's experts."""
+    MAMBA = "mamba"
+    """The decode steps of its Mamba-2 layers."""
 
 
 class LayersFrom(StrEnum):

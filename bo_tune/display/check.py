@@ -11,6 +11,8 @@ from bo_tune.display.console import plain_table
 from bo_tune.engines.check import Lookup, Report
 from bo_tune.kernels.experts.step import KERNEL as EXPERTS
 from bo_tune.kernels.experts.step import ExpertsStep
+from bo_tune.kernels.mamba.step import KERNEL as MAMBA
+from bo_tune.kernels.mamba.step import MambaStep
 from bo_tune.kernels.registry import OF_BASE_MODEL
 
 MOST_SHOWN = 6
@@ -46,6 +48,10 @@ def _row(problem: Problem) -> tuple[tuple[str, ...], str]:
         held = "" if step.experts.local == step.experts.count else f" of {step.experts.count}"
         sizes = f"E {step.experts.local}{held}, N {step.n}, hidden {step.hidden}, top {step.experts.top_k}"
         return (sizes, *[""] * len(_FIGURES)), str(step.m)
+    if problem.kernel == MAMBA:
+        mamba = MambaStep.of(problem)
+        shape = f"{mamba.heads} heads, headdim {mamba.headdim}, dstate {mamba.dstate}, {mamba.state_dtype} states"
+        return (shape, *[""] * len(_FIGURES)), str(mamba.sequences)
     if not isinstance(problem, LoraProblem):
         return (problem.label, *[""] * len(_FIGURES)), "-"
     figures = (problem.max_loras, problem.num_slices, problem.k, problem.n, problem.i or "")

@@ -7,9 +7,10 @@ from bo_tune.engines.base import Address, Engine
 from bo_tune.engines.models.serving import ModelStudy
 from bo_tune.engines.vllm.experts import VllmExperts
 from bo_tune.engines.vllm.lora import VllmLora
+from bo_tune.engines.vllm.mamba import VllmMamba
 from bo_tune.errors import InputError
 
-ENGINES: list[Engine] = [VllmLora(), VllmExperts()]
+ENGINES: list[Engine] = [VllmLora(), VllmExperts(), VllmMamba()]
 
 
 def engine_of(kernel: str) -> Engine:

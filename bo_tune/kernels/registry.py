@@ -6,6 +6,7 @@ from types import MappingProxyType
 from bo_tune.errors import InputError
 from bo_tune.kernels.experts.spec import ExpertsSpec
 from bo_tune.kernels.lora.spec import LoraExpandSpec, LoraShrinkSpec
+from bo_tune.kernels.mamba.spec import MambaSpec
 from bo_tune.kernels.moe.spec import MOE_SPECS, ONE_LAUNCH_SPECS
 from bo_tune.kernels.spec import AnySpec, EngineSpec
 
@@ -14,7 +15,7 @@ KERNELS: Mapping[str, EngineSpec] = MappingProxyType(
 )
 """The LoRA kernels that engines look configs up for, in the order a layer runs them."""
 
-OF_BASE_MODEL: Mapping[str, AnySpec] = MappingProxyType({spec.name: spec for spec in (ExpertsSpec(),)})
+OF_BASE_MODEL: Mapping[str, AnySpec] = MappingProxyType({spec.name: spec for spec in (ExpertsSpec(), MambaSpec())})
 """The base model's kernels that engines look configs up for."""
 
 DECIDING: Mapping[str, AnySpec] = MappingProxyType({spec.name: spec for spec in ONE_LAUNCH_SPECS})

@@ -43,5 +43,9 @@ def test_vllm_kernel_of_the_base_models_experts_is_right_under_the_interpreter()
     run_interpreted("interpreted_experts_checks.py", "test", vllm_folder())
 
 
+def test_vllm_kernel_of_mambas_decode_step_is_right_under_the_interpreter():
+    run_interpreted("interpreted_mamba_checks.py", "test", vllm_folder())
+
+
 def test_layers_are_right_under_the_interpreter():
     run_interpreted("interpreted_layer_checks.py", "test")
