@@ -32,6 +32,11 @@ def time_us(config: Config, sequences: int) -> float:
     return 100.0 + 40.0 * far
 
 
+def launched(told: Path) -> list[int]:
+    """How many configs each study of a session launched."""
+    return [study["costs"]["launched_configs"] for study in json.loads(told.read_text())["studies"]]
+
+
 @pytest.fixture(scope="module")
 def grids(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with recordings of two numbers of sequences."""
@@ -71,7 +76,7 @@ def test_they_are_measured_whole_and_written_as_the_engine_reads_them(
     assert file == {str(64 * count): dict(best_at(count)) for count in COUNTS}
     assert "m64 w8" in done.out
     allowed = sum(SPEC.allows(config, step_of(1).problem) for config in SPEC.search_space)
-    assert [study["costs"]["launched_configs"] for study in json.loads(told.read_text())["studies"]] == [allowed] * len(COUNTS)
+    assert launched(told) == [allowed] * len(COUNTS)
     origin = read_provenance(tmp_path / "tuned" / NAME)["16384",]
     assert (origin.problem, origin.kernel_source) == (step_of(256).problem, "vllm 0.33.0")
     report = tmp_path / "checked.json"
@@ -84,7 +89,7 @@ def test_a_budget_that_is_named_counts(cli: Cli, grids: Path, model: tuple[objec
     told = tmp_path / "told.json"
     where = ("--device", f"replay:{grids}", "--out", tmp_path / "tuned")
     assert cli("tune", *model, "--only", "mamba", *where, "--budget", 4, "--json", told).code == 0
-    assert [study["costs"]["launched_configs"] for study in json.loads(told.read_text())["studies"]] == [4] * len(COUNTS)
+    assert launched(told) == [4] * len(COUNTS)
 
 
 def test_grids_recordings_and_comparisons_work_as_for_adapters(cli: Cli, grids: Path, tmp_path: Path) -> None:
