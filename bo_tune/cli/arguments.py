@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bo_tune.cli.options import Measuring, integers
 from bo_tune.cli.served import Served
-from bo_tune.core.choices import GRID, LEASE_S, MoePathChoice, Part, RaceChoice, StreamChoice
+from bo_tune.core.choices import GRID, LEASE_S, EngineChoice, MoePathChoice, Part, RaceChoice, StreamChoice
 from bo_tune.core.problem import Problem
 from bo_tune.core.surroundings import Layer
 from bo_tune.engines.vllm.observed.study import ObservedStudy
@@ -145,7 +145,12 @@ def measured_of(study: StudyFile | None, measuring: Measuring, path: MoePathChoi
     """
     two = study is not None and study.dual_stream
     deadline_s = study.budget.compile_deadline_s if study else None
-    return measuring.measured(path, dual_stream=two, deadline_s=deadline_s, mixed=mixed)
+    measured = measuring.measured(path, dual_stream=two, deadline_s=deadline_s, mixed=mixed)
+    if study is None or study.model is None or study.model.engine is not EngineChoice.SGLANG:
+        return measured
+    if measured.source not in ("auto", EngineChoice.SGLANG):
+        raise InputError(f"--kernels {measured.source}: --engine sglang runs SGLang's own")
+    return replace(measured, source=EngineChoice.SGLANG)
 
 
 def settings_of(

@@ -105,7 +105,7 @@ KernelSource = Annotated[
     option(
         DEVICE,
         "|".join(KERNEL_SOURCES),
-        "Whose kernels; auto: vLLM's if installed.",
+        "Whose kernels; auto: the engine's that serves the model, if vLLM is installed; else bo_tune's own.",
         complete=completion.kernel_sources,
     ),
 ]

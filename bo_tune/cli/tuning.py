@@ -3,7 +3,6 @@
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,9 @@ from bo_tune.display.progress import Progressing
 from bo_tune.display.results import activity_lines, observed_lines, results_tables, session_lines
 from bo_tune.display.reuse import reuse_lines, unreadable_lines
 from bo_tune.engines.base import Address, Completion
-from bo_tune.engines.folder import check_writable, missing_lines, write_tables
+from bo_tune.engines.folder import check_writable, missing_lines, write_placed
 from bo_tune.engines.provenance import is_own
-from bo_tune.engines.registry import ENGINES, address_of
+from bo_tune.engines.registry import ENGINES, address_of, engine_of
 from bo_tune.engines.tuned_with import check_mix
 from bo_tune.errors import InputError
 from bo_tune.formats.study_file import StudyFile
@@ -199,7 +198,12 @@ def tune_one_way(
     silence_optuna()
     with _workers(arguments) as workers, _jobs(arguments, workers) as (jobs, settings, searches):
         _check_written(arguments, jobs)
-        mix = partial(check_mix, arguments.out, _sources(jobs), own_wanted=arguments.measured.source == "builtin")
+        own_wanted, places = arguments.measured.source == "builtin", _sources(jobs, arguments.out)
+
+        def mix() -> list[str]:
+            checked = (check_mix(place, sources, own_wanted=own_wanted) for place, sources in places.items())
+            return [line for lines in checked for line in lines]
+
         warnings = [*_fallen_back(jobs, arguments), *mix()]
         # The last: what is wrong above leaves no database behind.
         store = StudyStore(arguments.storage, lease_s=arguments.lease_s)
@@ -239,7 +243,8 @@ def tune_one_way(
 
 def _check_written(arguments: Arguments, jobs: Sequence[Job]) -> None:
     """Refuse folders that could not be written, before anything is measured. Raises InputError."""
-    check_writable(arguments.out, {_file_name(job) for job in jobs if not job.spec.decides})
+    for place, sources in _sources(jobs, arguments.out).items():
+        check_writable(place, sources.keys())
     if arguments.record is not None:
         check_writable(arguments.record)
 
@@ -275,7 +280,7 @@ def _write(
     completions = _completions(jobs, arguments)
     more = [entry for completion in completions for entry in completion.entries]
     entries = [entry for entry in session.entries(tuned) if (entry.file_name, entry.keys) not in but]
-    paths = write_tables(arguments.out, [*entries, *more], notes.append)
+    paths = write_placed(arguments.out, [*entries, *more], notes.append)
     recorded = [record(one, arguments.record) for one in tuned] if arguments.record is not None else []
     return [*paths, *recorded], [
         *notes,
@@ -344,19 +349,23 @@ def _announce(output: Output, jobs: Sequence[Job], arguments: Arguments) -> None
     )
 
 
-def _sources(jobs: Sequence[Job]) -> dict[str, set[str]]:
-    """Return whose kernels are tuned for each file."""
-    found: dict[str, set[str]] = {}
+def _sources(jobs: Sequence[Job], out: Path) -> dict[Path, dict[str, set[str]]]:
+    """Return whose kernels are tuned for each file, by folder. There is the one, at least."""
+    found: dict[Path, dict[str, set[str]]] = {}
     for job in jobs:
         if not job.spec.decides:
-            found.setdefault(_file_name(job), set()).add(job.device.kernel_source(job.problem.kernel))
-    return found
+            kernel = job.problem.kernel
+            place = out / engine_of(kernel).subfolder(job.device.provenance.get("triton") or None)
+            files = found.setdefault(place, {})
+            files.setdefault(_file_name(job), set()).add(job.device.kernel_source(kernel))
+    return found or {out: {}}
 
 
 def _fallen_back(jobs: Sequence[Job], arguments: Arguments) -> list[str]:
     """Return a warning where nobody chose the project's own kernels, and they are tuned all the same."""
     measured = arguments.measured
-    own = any(is_own(source) for sources in _sources(jobs).values() for source in sources)
+    files = [sources for place in _sources(jobs, arguments.out).values() for sources in place.values()]
+    own = any(is_own(source) for sources in files for source in sources)
     if not own or measured.recordings is not None or measured.source != "auto":
         return []
     return [fallen_back(measured.source) or f"no vLLM that can be tuned where the GPU is: {OWN_INSTEAD}"]

@@ -29,7 +29,7 @@ from bo_tune.measure.deadlines import Deadlines
 from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, MeasureAnswer, Remeasured, StepTimes
 from bo_tune.measure.gpu.relief import WARM, Relief
 from bo_tune.measure.occupancy import Occupancy
-from bo_tune.measure.source import BUILTIN, VLLM
+from bo_tune.measure.source import BUILTIN, SGLANG, VLLM
 from bo_tune.measure.watch.monitor import GpuMonitor, monitored
 from bo_tune.measure.watch.neighbours import GpuWatch, WatchError
 from bo_tune.processes.pipeline import NotStartedError, Pipeline
@@ -147,7 +147,9 @@ class GpuDevice(Device):
                     ("hello",), lambda: self._deadlines.prepare_s
                 )
         except (WorkerDiedError, WorkerTimeoutError) as error:
-            advice = "; replay recorded grids with --device replay:DIR" if self._source in (BUILTIN, VLLM) else ""
+            advice = (
+                "; replay recorded grids with --device replay:DIR" if self._source in (BUILTIN, SGLANG, VLLM) else ""
+            )
             raise DeviceError(f"{self._vendor.device} {index} cannot be used: {error}{advice}") from error
         if self.monitor is not None:
             self.monitor.begin()
