@@ -106,7 +106,7 @@ def _jobs(
         raise InputError("nothing to tune: name a study file, or a model with --model")
     _check_hits(problems, len(measured.conditions.hits))
     if arguments.choose_m and not all(isinstance(problem, LoraProblem) for problem in problems):
-        raise InputError("--m auto: adds keys for adapters' kernels alone; not with --only experts or mamba")
+        raise InputError("--m auto: adds keys for adapters' kernels of vLLM alone")
     if workers is not None:
         elsewhere = [DescribedDevice(description) for description in workers.descriptions(problems)]
         layers = arguments.layers

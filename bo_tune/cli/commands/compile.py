@@ -7,6 +7,7 @@ from typing import Annotated
 from bo_tune.cli import completion
 from bo_tune.cli import options as o
 from bo_tune.cli.served import Served
+from bo_tune.core.choices import EngineChoice
 from bo_tune.errors import InputError, PackError
 
 TargetName = Annotated[
@@ -66,6 +67,8 @@ def compile_command(
     loaded = study_of(study, served)
     if loaded is None:
         raise InputError("nothing to compile: name a study file, or a model with --model")
+    if loaded.model and loaded.model.engine is EngineChoice.SGLANG:
+        raise InputError("--engine sglang: packs hold vLLM's kernels; SGLang's compile in a second each")
     if configs is None and minutes is None and not whole:
         raise InputError("--configs: say how much to compile, with --configs, --minutes or --all")
     if not out.parent.is_dir():

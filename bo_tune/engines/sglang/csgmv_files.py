@@ -21,7 +21,8 @@ PATTERN = "lora_*,K=*,R=*,S=*,device=*.json"
 ROOT, RELEASE = "csgmv_configs", "triton_"
 """The folder within the one that is named to the engine, and how the folders in it begin: by release of Triton."""
 
-VARIABLE = "SGLANG_LORA_CONFIG_DIR"
+UNKNOWN = "0_unknown"
+"""Stands for a release that nobody knows: the engine looks there last."""
 
 _NAME = re.compile(r"lora_(?P<kind>shrink|expand),K=\d+,R=\d+,S=\d+,device=(?P<device>[^,]+)\.json")
 
@@ -98,7 +99,7 @@ def subfolder(triton: str | None) -> Path:
         triton: the release with which configs were measured. The engine looks for its own first, and then through all
             others; None for none that is known.
     """
-    return Path(ROOT, f"{RELEASE}{(triton or 'unknown').replace('.', '_')}")
+    return Path(ROOT, f"{RELEASE}{(triton or UNKNOWN).replace('.', '_')}")
 
 
 def places(folder: Path, triton: str | None = None) -> list[Path]:
