@@ -14,7 +14,7 @@ from bo_tune.engines.sglang.layers import csgmv_steps
 from bo_tune.engines.vllm.table_format import decimal_key_fault
 from bo_tune.errors import TableError
 from bo_tune.kernels.csgmv.spec import NO_LIMIT
-from bo_tune.kernels.csgmv.step import KERNELS, CsgmvStep
+from bo_tune.kernels.csgmv.step import EXPAND, KERNELS, CsgmvStep
 
 
 class SglangLora(Engine):
@@ -55,6 +55,9 @@ class SglangLora(Engine):
             return {name: value for name, value in config.items() if (name, value) != (REGISTERS, NO_LIMIT)}
 
         return json_bytes({keys[0]: kept(entries[keys]) for keys in sorted(entries, key=by_number)})
+
+    def as_written(self, config: WrittenConfig) -> WrittenConfig:
+        return {name: config[name] for name in CsgmvFile(EXPAND, "").names if name in config}
 
     def problems(self, model: ModelStudy, kernels: Collection[str] | None = None) -> Mapping[Problem, tuple[str, ...]]:
         """See the base class. One for each size of chunks: files tell no more of the tokens in a step."""

@@ -38,7 +38,8 @@ class CsgmvSpec(KernelSpec[SizedProblem]):
 
     def default_config(self, problem: SizedProblem) -> dict[str, int]:
         """See the base class. What SGLang runs where it ships no file for the shape and the GPU."""
-        return {**TRITONS, **self.engine_default}
+        said = {**TRITONS, **self.engine_default}
+        return {name: said[name] for name in self.search_space.names}
 
     def rivals(self, problem: SizedProblem) -> Sequence[Config]:
         """See the base class. SGLang's rule, where it ships a file that comes before it."""
