@@ -1,6 +1,6 @@
 """An engine's kernels tuned, and timed against what the engine runs without tuned files. Used by other benchmarks.
 
-Each problem is tuned as ``bo-tune tune`` tunes it. Then three configs are checked and timed in turn, in one GPU process:
+Each problem is tuned as ``bo-tune tune`` does it. Then three configs are checked and timed in turn, in one GPU process:
 what the engine runs where nothing was tuned (a file that it ships, else its rule), its rule, and the tuned config.
 """
 

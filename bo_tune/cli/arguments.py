@@ -104,8 +104,10 @@ def narrowed(study: StudyFile | None, parts: Sequence[str] | None) -> StudyFile 
     unknown = [word for word in named if word not in set(Part)]
     if unknown:
         raise InputError(f"--only: expected some of {', '.join(Part)}, got {unknown[0]!r}")
-    if study is None or study.model is None:
+    if study is None or not (study.model or study.observed):
         raise InputError("--only: needs a model; name one with --model, or in the study file")
+    if study.observed and Part.EXPERTS in named:
+        raise InputError("--only experts: not with --lookups; name the model with --model")
     adapters = [kernel for kernel in study.kernels if kernel not in OF_BASE_MODEL]
     of_base = [kernel for part, kernel in PARTS_OF_BASE.items() if part in named]
     return replace(study, kernels=(*(adapters if Part.LORA in named else ()), *of_base))

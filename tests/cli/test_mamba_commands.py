@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from helpers import H100, Cli
 from mamba_models import NEMOTRON, written
+from observed_engine import expand, layer, shrink, steps
+from observed_engine import written as observed
 
 from bo_tune.core.outcome import Compilation, Measurement
 from bo_tune.core.space import Config
@@ -17,6 +19,8 @@ from bo_tune.kernels.registry import kernel_spec
 SPEC = kernel_spec(KERNEL)
 NAME = f"headdim=64,dstate=128,device_name={H100.file_name},cache_dtype=float32.json"
 COUNTS = (1, 256)
+LOOKED_UP = MambaStep(16, 64, 64, 128)
+"""As told by what an engine looked up, which holds no groups."""
 
 
 def step_of(sequences: int) -> MambaStep:
@@ -41,8 +45,8 @@ def launched(told: Path) -> list[int]:
 def grids(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with recordings of two numbers of sequences."""
     folder = tmp_path_factory.mktemp("grids")
-    for sequences in COUNTS:
-        problem = step_of(sequences).problem
+    for step in (*map(step_of, COUNTS), LOOKED_UP):
+        problem, sequences = step.problem, step.sequences
         path = folder / recording_file_name(H100, problem)
         outcomes = [
             (config, Measurement((time_us(config, sequences),) * 10, compilation=Compilation(1.0)))
@@ -95,13 +99,13 @@ def test_a_budget_that_is_named_counts(cli: Cli, grids: Path, model: tuple[objec
 def test_grids_recordings_and_comparisons_work_as_for_adapters(cli: Cli, grids: Path, tmp_path: Path) -> None:
     where = ("--device", f"replay:{grids}")
     assert cli("grid", *where, "--out", tmp_path / "grid", "--record", tmp_path / "again").code == 0
-    assert len(list((tmp_path / "again").iterdir())) == len(COUNTS)
+    assert len(list((tmp_path / "again").iterdir())) == len(COUNTS) + 1
     assert cli("tune", *where, "--out", tmp_path / "tuned").code == 0
     compared = tmp_path / "compared.json"
     done = cli("compare", tmp_path / "tuned", tmp_path / "grid", "--recordings", grids, "--json", compared, "--quiet")
     assert done.code == 0, done.err
     document = json.loads(compared.read_text())
-    assert document["common_entries"] == len(COUNTS)
+    assert document["common_entries"] == len(COUNTS) + 1
     assert document["max_regret_percent"] <= 1.0
     simulated = cli("simulate", "--recordings", grids, "--sampler", "grid-gp", "--seeds", 1, "--budget", 10)
     assert simulated.code == 0, simulated.err
@@ -124,3 +128,20 @@ def test_a_study_file_may_name_them(cli: Cli, model: tuple[object, ...], tmp_pat
         f'kernels = ["{KERNEL}"]\n[model]\nconfig = "{model[1]}"\ntensor_parallel = 2\nmax_loras = [4]\nm = [16]\n'
     )
     assert "32 heads, headdim 64" in cli("problems", study).out
+
+
+def test_what_an_engine_looked_up_is_tuned(cli: Cli, grids: Path, tmp_path: Path) -> None:
+    path = tmp_path / "lookups.jsonl"
+    asked = {"headdim": 64, "dstate": 128, "nheads": 64, "cache_dtype": "float32", "is_blackwell": False, "batch": 16}
+    adapters = layer("model.layers.*.self_attn.o_proj", [[4, 1, 16, 4096]], [[4, 1, 4096, 16]])
+    seen = [adapters, shrink(16), expand(16, 4096), {"lookup": "mamba", "arguments": asked, "count": 3}]
+    observed(path, *seen, steps(16, 16, 16, 4, count=100), gpu=H100.name)
+    listed = cli("problems", "--lookups", path, "--only", "mamba")
+    assert "64 heads, headdim 64, dstate 128, float32 states" in listed.out
+    assert "--only mamba" in cli("problems", "--lookups", path).out
+    done = cli("tune", "--lookups", path, "--only", "mamba", "--device", f"replay:{grids}", "--out", tmp_path / "tuned")
+    assert (done.code, done.err) == (0, "")
+    assert json.loads((tmp_path / "tuned" / NAME).read_text()) == {"1024": dict(best_at(16))}
+    refused = cli("problems", "--lookups", path, "--only", "experts")
+    assert (refused.code, refused.err.count("\n")) == (2, 1)
+    assert "--only experts: not with --lookups" in refused.err
