@@ -11,6 +11,7 @@ from bo_tune.core.problem import MOST
 from bo_tune.engines.models.engine import MAX_BATCHED_TOKENS, MAX_SEQUENCES
 from bo_tune.errors import InputError
 from bo_tune.kernels.csgmv.step import CHUNK_SIZES
+from bo_tune.kernels.mamba.step import STATE_DTYPES
 
 if TYPE_CHECKING:
     from bo_tune.engines.models.serving import ModelStudy
@@ -127,6 +128,9 @@ class Served:
             max=MOST_DRAFTED,
         ),
     ] = None
+    mamba_ssm_cache_dtype: Annotated[
+        str | None, option(PROBLEM, "|".join(STATE_DTYPES), "The engine's --mamba-ssm-cache-dtype, where it is named.")
+    ] = None
     dual_stream: Annotated[bool, DUAL_STREAM] = False
     derive: Annotated[
         LayersFrom | None,
@@ -179,6 +183,7 @@ class Served:
             "dual_stream": self.dual_stream,
             "engine": self.engine,
             "chunk_size": self.max_lora_chunk_size,
+            "state_dtype": self.mamba_ssm_cache_dtype,
             "derived": self.derive is LayersFrom.ENGINE,
         }
         return {name: value for name, value in said.items() if value is not None and value is not False and value != []}

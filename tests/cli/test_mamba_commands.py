@@ -116,6 +116,8 @@ def test_they_are_listed_where_they_are_asked_for(cli: Cli, model: tuple[object,
     assert "64 heads, headdim 64, dstate 128, float32 states" in listed.out
     assert "1, 256" in listed.out
     assert "2 studies" in listed.out
+    halved = cli("problems", *model, "--only", "mamba", "--mamba-ssm-cache-dtype", "float16")
+    assert "dstate 128, float16 states" in halved.out
     both = json.loads(cli("problems", *model, "--only", "lora,mamba", "--json", "-", "--quiet").out)["problems"]
     assert {one["kernel"] for one in both} == {KERNEL, "lora_shrink", "lora_expand"}
     alone = json.loads(cli("problems", *model, "--json", "-", "--quiet").out)["problems"]

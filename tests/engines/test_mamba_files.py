@@ -107,6 +107,12 @@ def test_problems_of_models(tmp_path: Path) -> None:
     assert list(falcon) == [MambaStep(m, 12, 128, 256, 1, state_dtype="bfloat16").problem for m in (1, 16)]
     told = served_problems(served(tmp_path, {**NEMOTRON, "mamba_ssm_cache_dtype": "float16"}), [KERNEL])
     assert next(iter(told)) == MambaStep(1, 64, 64, 128, 8, state_dtype="float16").problem
+    named = served_problems(served(tmp_path, NEMOTRON, state_dtype="bfloat16"), [KERNEL])
+    assert next(iter(named)) == MambaStep(1, 64, 64, 128, 8, state_dtype="bfloat16").problem
+    with pytest.raises(
+        ModelError, match="--mamba-ssm-cache-dtype: expected one of .*, got int8"
+    ):
+        served(tmp_path, NEMOTRON, state_dtype="int8")
 
 
 def test_no_more_sequences_decode_than_the_engine_has(tmp_path: Path) -> None:

@@ -29,8 +29,6 @@ def held_mamba(model: ModelStudy) -> list[MambaStep]:
         )
     heads, dtype = mamba.heads // ranks, model.dtype or model.shape.dtype
     groups = mamba.groups // ranks if mamba.groups % ranks == 0 else 1
+    states = model.state_dtype or mamba.state_dtype or dtype
     sequences = [m for m in model.ms if m <= model.max_sequences] or [model.max_sequences]
-    return [
-        MambaStep(count, heads, mamba.headdim, mamba.states, groups, dtype, mamba.state_dtype or dtype)
-        for count in sequences
-    ]
+    return [MambaStep(count, heads, mamba.headdim, mamba.states, groups, dtype, states) for count in sequences]

@@ -21,6 +21,7 @@ from bo_tune.engines.models.shape import ModelShape
 from bo_tune.errors import ModelError
 from bo_tune.kernels.csgmv.step import CHUNK_SIZES
 from bo_tune.kernels.csgmv.step import KERNELS as CSGMV
+from bo_tune.kernels.mamba.step import STATE_DTYPES
 
 MOST_PROBLEMS = 10_000
 """Of a study."""
@@ -43,6 +44,7 @@ class Serving(TypedDict, total=False):
         tower_connector: the engine's ``--enable-tower-connector-lora``.
         engine: which engine serves it.
         chunk_size: the ``--max-lora-chunk-size`` of SGLang.
+        state_dtype: the engine's ``--mamba-ssm-cache-dtype``; None for what it takes by itself.
     """
 
     dtype: str | None
@@ -59,6 +61,7 @@ class Serving(TypedDict, total=False):
     tower_connector: bool
     engine: EngineChoice
     chunk_size: int
+    state_dtype: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +85,7 @@ class ModelStudy:
         told: what is to be said of where its layers come from; None for the table of architectures.
         engine: which engine serves it.
         chunk_size: the ``--max-lora-chunk-size`` of SGLang.
+        state_dtype: the engine's ``--mamba-ssm-cache-dtype``; None for what it takes by itself.
     """
 
     shape: ModelShape
@@ -101,6 +105,7 @@ class ModelStudy:
     told: str | None = None
     engine: EngineChoice = EngineChoice.VLLM
     chunk_size: int = CHUNK_SIZES[0]
+    state_dtype: str | None = None
 
     @classmethod
     def of(
@@ -175,6 +180,7 @@ class ModelStudy:
             told=told,
             engine=engine.get("engine", EngineChoice.VLLM),
             chunk_size=engine.get("chunk_size", CHUNK_SIZES[0]),
+            state_dtype=engine.get("state_dtype"),
         )
         model.check()
         return model if model.ms else replace(model, ms=token_ladder(model.most_tokens, model.draft_tokens))
@@ -191,6 +197,9 @@ class ModelStudy:
         if self.chunk_size not in CHUNK_SIZES:
             sizes = ", ".join(map(str, CHUNK_SIZES))
             raise ModelError(f"--max-lora-chunk-size: expected one of {sizes}, got {self.chunk_size}")
+        if self.state_dtype is not None and self.state_dtype not in STATE_DTYPES:
+            expected = ", ".join(STATE_DTYPES)
+            raise ModelError(f"--mamba-ssm-cache-dtype: expected one of {expected}, got {self.state_dtype}")
         for layer in self.layers:
             for rank in self.ranks:
                 layer.shrink_n(rank)

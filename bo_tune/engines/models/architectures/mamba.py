@@ -3,13 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from bo_tune.core.problem import DTYPES
 from bo_tune.engines.models.architectures.fields import Fields
 from bo_tune.engines.models.architectures.hybrid_blocks import MAMBA, layer_kinds
 from bo_tune.errors import ModelError
 from bo_tune.files import shown
-
-STATE_DTYPES = ("float32", *DTYPES)
+from bo_tune.kernels.mamba.step import STATE_DTYPES
 
 
 @dataclass(frozen=True, slots=True)
