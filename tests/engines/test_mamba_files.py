@@ -109,9 +109,7 @@ def test_problems_of_models(tmp_path: Path) -> None:
     assert next(iter(told)) == MambaStep(1, 64, 64, 128, 8, state_dtype="float16").problem
     named = served_problems(served(tmp_path, NEMOTRON, state_dtype="bfloat16"), [KERNEL])
     assert next(iter(named)) == MambaStep(1, 64, 64, 128, 8, state_dtype="bfloat16").problem
-    with pytest.raises(
-        ModelError, match="--mamba-ssm-cache-dtype: expected one of .*, got int8"
-    ):
+    with pytest.raises(ModelError, match=r"--mamba-ssm-cache-dtype: expected one of .*, got int8"):
         served(tmp_path, NEMOTRON, state_dtype="int8")
 
 
