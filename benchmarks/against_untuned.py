@@ -75,6 +75,7 @@ def run(
         jobs: compile processes; None for one less than the cores.
     """
     silence_optuna()
+    out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     device = GpuDevice(source=source, compile_workers=jobs)
     try:
