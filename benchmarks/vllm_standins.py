@@ -7,8 +7,8 @@
 Copies the pure-Python modules of the kernels from the wheel into a folder that git ignores, and writes stand-ins
 for what those import of vLLM: its environment variables, logger, platform and helpers. The modules and files that say
 what an engine without tuned files runs are copied too, and those that bo_tune's plugin watches, to be read, not
-imported; the kernel of the base model's experts is run from its text, too. With a full installation of vLLM none of
-this is needed. Used by the tests too, and on GPU hosts that have torch and triton but no vLLM.
+imported; the kernels of the base model's experts and of Mamba are run from their text, too. With a full installation of
+vLLM none of this is needed. Used by the tests too, and on GPU hosts that have torch and triton but no vLLM.
 """
 
 import argparse
@@ -27,11 +27,15 @@ READ = (
     "vllm/lora/model_manager.py",
     "vllm/lora/punica_wrapper/punica_gpu.py",
     "vllm/model_executor/layers/mamba/ops/mamba_ssm.py",
+    "vllm/model_executor/layers/mamba/ops/triton_helpers.py",
     "vllm/v1/worker/gpu_model_runner.py",
     "vllm/v1/worker/gpu/model_runner.py",
 )
-SHIPPED = "vllm/model_executor/layers/fused_moe/configs/"
-"""Where vLLM keeps the configs of the base model's experts."""
+SHIPPED = (
+    "vllm/model_executor/layers/fused_moe/configs/",
+    "vllm/model_executor/layers/mamba/ops/configs/selective_state_update/",
+)
+"""Where vLLM keeps the configs of the base model's experts, and Mamba's."""
 
 STAND_INS = {
     "vllm/__init__.py": "__version__ = {version!r}\n",

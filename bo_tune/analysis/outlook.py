@@ -13,6 +13,8 @@ from typing import Any
 from bo_tune.core.problem import LoraProblem, Problem
 from bo_tune.kernels.experts.step import KERNEL as EXPERTS
 from bo_tune.kernels.experts.step import ExpertsStep
+from bo_tune.kernels.mamba.step import KERNEL as MAMBA
+from bo_tune.kernels.mamba.step import MambaStep
 from bo_tune.kernels.registry import DECIDING
 from bo_tune.measure.devices import deciding_problems
 
@@ -87,6 +89,8 @@ def same_binaries(problem: Problem) -> Problem:
     """Equal for problems whose configs are mostly the same binaries: those that differ in m alone."""
     if problem.kernel == EXPERTS:
         return replace(ExpertsStep.of(problem), m=1).problem
+    if problem.kernel == MAMBA:
+        return replace(MambaStep.of(problem), sequences=1).problem
     return replace(problem, m=1) if isinstance(problem, LoraProblem) else problem
 
 

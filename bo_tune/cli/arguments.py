@@ -6,7 +6,7 @@ from pathlib import Path
 
 from bo_tune.cli.options import Measuring, integers
 from bo_tune.cli.served import Served
-from bo_tune.core.choices import GRID, LEASE_S, MoePathChoice, Part, RaceChoice, StreamChoice
+from bo_tune.core.choices import GRID, LEASE_S, EngineChoice, MoePathChoice, Part, RaceChoice, StreamChoice
 from bo_tune.core.conclusion import StopRule
 from bo_tune.core.problem import Problem
 from bo_tune.core.surroundings import Layer
@@ -14,11 +14,16 @@ from bo_tune.engines.vllm.observed.study import ObservedStudy
 from bo_tune.errors import InputError
 from bo_tune.formats.study_file import Stop, StudyFile, load_study_file
 from bo_tune.formats.study_schema import Budget
+from bo_tune.kernels.experts.step import KERNEL as EXPERTS
+from bo_tune.kernels.mamba.step import KERNEL as MAMBA
 from bo_tune.kernels.registry import OF_BASE_MODEL, kernel_spec
 from bo_tune.session.settings import MOST_ACTIVE, SessionSettings
 from bo_tune.session.workers.measuring import Measured
 
 DEFAULT_BUDGET = 40
+
+PARTS_OF_BASE = {Part.EXPERTS: EXPERTS, Part.MAMBA: MAMBA}
+"""What of a base model is tuned, by kernel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +105,13 @@ def narrowed(study: StudyFile | None, parts: Sequence[str] | None) -> StudyFile 
     unknown = [word for word in named if word not in set(Part)]
     if unknown:
         raise InputError(f"--only: expected some of {', '.join(Part)}, got {unknown[0]!r}")
-    if study is None or study.model is None:
+    if study is None or not (study.model or study.observed):
         raise InputError("--only: needs a model; name one with --model, or in the study file")
+    if study.observed and Part.EXPERTS in named:
+        raise InputError("--only experts: not with --lookups; name the model with --model")
     adapters = [kernel for kernel in study.kernels if kernel not in OF_BASE_MODEL]
-    kernels = [*(adapters if Part.LORA in named else ()), *(OF_BASE_MODEL if Part.EXPERTS in named else ())]
-    return replace(study, kernels=tuple(kernels))
+    of_base = [kernel for part, kernel in PARTS_OF_BASE.items() if part in named]
+    return replace(study, kernels=(*(adapters if Part.LORA in named else ()), *of_base))
 
 
 def observed_of(study: Path | None, served: Served) -> ObservedStudy:
@@ -141,7 +148,12 @@ def measured_of(study: StudyFile | None, measuring: Measuring, path: MoePathChoi
     """
     two = study is not None and study.dual_stream
     deadline_s = study.budget.compile_deadline_s if study else None
-    return measuring.measured(path, dual_stream=two, deadline_s=deadline_s, mixed=mixed)
+    measured = measuring.measured(path, dual_stream=two, deadline_s=deadline_s, mixed=mixed)
+    if study is None or study.model is None or study.model.engine is not EngineChoice.SGLANG:
+        return measured
+    if measured.source not in ("auto", EngineChoice.SGLANG):
+        raise InputError(f"--kernels {measured.source}: --engine sglang runs SGLang's own")
+    return replace(measured, source=EngineChoice.SGLANG)
 
 
 def settings_of(

@@ -113,7 +113,7 @@ KernelSource = Annotated[
     option(
         DEVICE,
         "|".join(KERNEL_SOURCES),
-        "Whose kernels; auto: vLLM's if installed.",
+        "Whose kernels; auto: the engine's that serves the model, if vLLM is installed; else bo_tune's own.",
         complete=completion.kernel_sources,
     ),
 ]
@@ -231,7 +231,7 @@ Only = Annotated[
     option(
         PROBLEM,
         f"{'|'.join(Part)},…",
-        f"What of a model: its adapters' kernels, the base model's experts. Default: {Part.LORA}.",
+        f"What of a model: its adapters' kernels, the base model's experts, its Mamba-2 layers. Default: {Part.LORA}.",
     ),
 ]
 Lease = Annotated[

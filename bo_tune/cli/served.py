@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 from bo_tune.cli.options import DUAL_STREAM, PROBLEM, flag, integers, option
-from bo_tune.core.choices import LayersFrom, StreamChoice
+from bo_tune.core.choices import EngineChoice, LayersFrom, StreamChoice
 from bo_tune.core.problem import MOST
 from bo_tune.engines.models.engine import MAX_BATCHED_TOKENS, MAX_SEQUENCES
 from bo_tune.errors import InputError
+from bo_tune.kernels.csgmv.step import CHUNK_SIZES
+from bo_tune.kernels.mamba.step import STATE_DTYPES
 
 if TYPE_CHECKING:
     from bo_tune.engines.models.serving import ModelStudy
@@ -41,11 +43,20 @@ class Served:
             "What a running vLLM looked up, instead of a model: BO_TUNE_LOOKUPS=FILE in its environment records it.",
         ),
     ] = None
+    engine: Annotated[
+        EngineChoice | None, option(PROBLEM, "|".join(EngineChoice), f"What serves the model: {EngineChoice.VLLM}.")
+    ] = None
     tp: Annotated[
         int | None,
         option(PROBLEM, "N", "Tensor-parallel size of the served model: 1.", "--tensor-parallel-size", "--tp", min=1),
     ] = None
-    max_loras: Annotated[list[str] | None, option(PROBLEM, "N,…", "The engine's --max-loras.")] = None
+    max_loras: Annotated[
+        list[str] | None,
+        option(PROBLEM, "N,…", "The engine's --max-loras, SGLang's --max-loras-per-batch."),
+    ] = None
+    max_lora_chunk_size: Annotated[
+        int | None, option(PROBLEM, "N", f"SGLang's --max-lora-chunk-size: {CHUNK_SIZES[0]}.")
+    ] = None
     rank: Annotated[
         list[str] | None, option(PROBLEM, "N,…", "The engine's --max-lora-rank.", "--max-lora-rank", "--rank")
     ] = None
@@ -125,6 +136,9 @@ class Served:
             max=MOST_DRAFTED,
         ),
     ] = None
+    mamba_ssm_cache_dtype: Annotated[
+        str | None, option(PROBLEM, "|".join(STATE_DTYPES), "The engine's --mamba-ssm-cache-dtype, where it is named.")
+    ] = None
     dual_stream: Annotated[bool, DUAL_STREAM] = False
     derive: Annotated[
         LayersFrom | None,
@@ -194,6 +208,9 @@ class Served:
             "max_batched_tokens": self.max_num_batched_tokens,
             "draft_tokens": self.num_speculative_tokens,
             "dual_stream": self.dual_stream,
+            "engine": self.engine,
+            "chunk_size": self.max_lora_chunk_size,
+            "state_dtype": self.mamba_ssm_cache_dtype,
             "derived": self.derive is LayersFrom.ENGINE,
         }
         return {name: value for name, value in said.items() if value is not None and value is not False and value != []}

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -26,9 +25,9 @@ from bo_tune.display.reuse import reuse_lines, unreadable_lines
 from bo_tune.display.running.json_lines import JsonLines
 from bo_tune.display.running.progress import Progressing
 from bo_tune.engines.base import Address, Completion
-from bo_tune.engines.folder import check_writable, missing_lines, write_tables
+from bo_tune.engines.folder import check_writable, missing_lines, write_placed
 from bo_tune.engines.provenance import is_own
-from bo_tune.engines.registry import ENGINES, address_of, folder_variables
+from bo_tune.engines.registry import ENGINES, address_of, engine_of, folder_variables
 from bo_tune.engines.tuned_with import check_mix
 from bo_tune.errors import InputError
 from bo_tune.formats.study_file import StudyFile
@@ -93,7 +92,7 @@ def _jobs(
         raise InputError("nothing to tune: name a study file, or a model with --model")
     _check_hits(problems, len(measured.conditions.hits))
     if arguments.choose_m and not all(isinstance(problem, LoraProblem) for problem in problems):
-        raise InputError("--m auto: adds keys for adapters' kernels alone; not with --only experts")
+        raise InputError("--m auto: adds keys for adapters' kernels of vLLM alone")
     if workers is not None:
         elsewhere = [DescribedDevice(description) for description in workers.descriptions(problems)]
         layers = arguments.layers
@@ -199,7 +198,12 @@ def tune_one_way(
     with _workers(arguments) as workers, _jobs(arguments, workers, start) as (found, settings, searches):
         jobs = _with_layers(found, arguments.study)
         _check_written(arguments, jobs)
-        mix = partial(check_mix, arguments.out, _sources(jobs), own_wanted=arguments.measured.source == "builtin")
+        own_wanted, places = arguments.measured.source == "builtin", _sources(jobs, arguments.out)
+
+        def mix() -> list[str]:
+            checked = (check_mix(place, sources, own_wanted=own_wanted) for place, sources in places.items())
+            return [line for lines in checked for line in lines]
+
         warnings = [*_fallen_back(jobs, arguments), *mix()]
         # The last: what is wrong above leaves no database behind.
         store = StudyStore(arguments.storage, lease_s=arguments.lease_s)
@@ -248,7 +252,8 @@ def _shown(output: Output, jobs: Sequence[Job], arguments: Arguments) -> Progres
 
 def _check_written(arguments: Arguments, jobs: Sequence[Job]) -> None:
     """Refuse folders that could not be written, before anything is measured. Raises InputError."""
-    check_writable(arguments.out, {_file_name(job) for job in jobs if not job.spec.decides})
+    for place, sources in _sources(jobs, arguments.out).items():
+        check_writable(place, sources.keys())
     if arguments.record is not None:
         check_writable(arguments.record)
 
@@ -284,7 +289,7 @@ def _write(
     completions = _completions(jobs, arguments)
     more = [entry for completion in completions for entry in completion.entries]
     entries = [entry for entry in session.entries(tuned) if (entry.file_name, entry.keys) not in but]
-    paths = write_tables(arguments.out, [*entries, *more], notes.append)
+    paths = write_placed(arguments.out, [*entries, *more], notes.append)
     recorded = [record(one, arguments.record) for one in tuned] if arguments.record is not None else []
     return [*paths, *recorded], [
         *notes,
@@ -355,19 +360,23 @@ def _announce(output: Output, jobs: Sequence[Job], arguments: Arguments) -> None
     )
 
 
-def _sources(jobs: Sequence[Job]) -> dict[str, set[str]]:
-    """Return whose kernels are tuned for each file."""
-    found: dict[str, set[str]] = {}
+def _sources(jobs: Sequence[Job], out: Path) -> dict[Path, dict[str, set[str]]]:
+    """Return whose kernels are tuned for each file, by folder. There is the one, at least."""
+    found: dict[Path, dict[str, set[str]]] = {}
     for job in jobs:
         if not job.spec.decides:
-            found.setdefault(_file_name(job), set()).add(job.device.kernel_source(job.problem.kernel))
-    return found
+            kernel = job.problem.kernel
+            place = out / engine_of(kernel).subfolder(job.device.provenance.get("triton") or None)
+            files = found.setdefault(place, {})
+            files.setdefault(_file_name(job), set()).add(job.device.kernel_source(kernel))
+    return found or {out: {}}
 
 
 def _fallen_back(jobs: Sequence[Job], arguments: Arguments) -> list[str]:
     """Return a warning where nobody chose the project's own kernels, and they are tuned all the same."""
     measured = arguments.measured
-    own = any(is_own(source) for sources in _sources(jobs).values() for source in sources)
+    files = [sources for place in _sources(jobs, arguments.out).values() for sources in place.values()]
+    own = any(is_own(source) for sources in files for source in sources)
     if not own or measured.recordings is not None or measured.source != "auto":
         return []
     return [fallen_back(measured.source) or f"no vLLM that can be tuned where the GPU is: {OWN_INSTEAD}"]

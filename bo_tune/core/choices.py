@@ -11,8 +11,16 @@ GRID = "grid"
 SAMPLERS = (GRID_GP, "random", "tpe", "gp", "coordinate", "coordinate-restarts", GRID)
 """Names of all samplers, as study files and the command line take them."""
 
-KERNEL_SOURCES = ("auto", "vllm", "builtin")
-"""Whose kernels are measured: those of the installed vLLM, the project's own, or the first of these there is."""
+KERNEL_SOURCES = ("auto", "vllm", "builtin", "sglang")
+"""Whose kernels are measured: those of the installed vLLM or SGLang, the project's own, or those of the engine that
+serves the model, as far as they are there."""
+
+
+class EngineChoice(StrEnum):
+    """What serves a model."""
+
+    VLLM = "vllm"
+    SGLANG = "sglang"
 
 
 class RaceChoice(StrEnum):
@@ -63,6 +71,8 @@ class Part(StrEnum):
     """Its adapters' kernels."""
     EXPERTS = "experts"
     """The base model's experts."""
+    MAMBA = "mamba"
+    """The decode steps of its Mamba-2 layers."""
 
 
 class LayersFrom(StrEnum):

@@ -9,9 +9,12 @@ from bo_tune.analysis.outlook import Outlook
 from bo_tune.core.problem import LoraProblem, Problem
 from bo_tune.display.console import plain_table
 from bo_tune.engines.check import Lookup, Report
+from bo_tune.kernels.csgmv.step import CsgmvStep
 from bo_tune.kernels.experts.step import KERNEL as EXPERTS
 from bo_tune.kernels.experts.step import ExpertsStep
-from bo_tune.kernels.registry import OF_BASE_MODEL
+from bo_tune.kernels.mamba.step import KERNEL as MAMBA
+from bo_tune.kernels.mamba.step import MambaStep
+from bo_tune.kernels.registry import OF_BASE_MODEL, OF_SGLANG
 
 MOST_SHOWN = 6
 """Values of m in a cell; the others are counted."""
@@ -26,7 +29,7 @@ def problem_tables(problems: Mapping[Problem, Sequence[str]]) -> Iterator[Table]
     for kernel, shapes in rows.items():
         # A column in which no shape holds anything is left out.
         kept = [any(cells) for cells in zip(*shapes, strict=True)]
-        second = "sizes" if kernel in OF_BASE_MODEL else "expand"
+        second = "sizes" if kernel in OF_BASE_MODEL or kernel in OF_SGLANG else "expand"
         text = [name for name, keep in zip(("layers", second), kept, strict=False) if keep]
         figures = [name for name, keep in zip(_FIGURES, kept[2:], strict=True) if keep]
         table = plain_table(kernel, (*text, "m"), figures)
@@ -46,6 +49,14 @@ def _row(problem: Problem) -> tuple[tuple[str, ...], str]:
         held = "" if step.experts.local == step.experts.count else f" of {step.experts.count}"
         sizes = f"E {step.experts.local}{held}, N {step.n}, hidden {step.hidden}, top {step.experts.top_k}"
         return (sizes, *[""] * len(_FIGURES)), str(step.m)
+    if problem.kernel == MAMBA:
+        mamba = MambaStep.of(problem)
+        shape = f"{mamba.heads} heads, headdim {mamba.headdim}, dstate {mamba.dstate}, {mamba.state_dtype} states"
+        return (shape, *[""] * len(_FIGURES)), str(mamba.sequences)
+    if problem.kernel in OF_SGLANG:
+        chunked = CsgmvStep.of(problem)
+        wide = "+".join(map(str, chunked.widths)) or f"{chunked.k}, {chunked.slices} slices"
+        return (f"{wide}, rank {chunked.rank}, chunks of {chunked.chunk}", *[""] * len(_FIGURES)), str(chunked.m)
     if not isinstance(problem, LoraProblem):
         return (problem.label, *[""] * len(_FIGURES)), "-"
     figures = (problem.max_loras, problem.num_slices, problem.k, problem.n, problem.i or "")

@@ -38,8 +38,8 @@ ENDED = ("exp. loss", "ended")
 SHORT_NAMES = {
     "block_m": "m", "block_n": "n", "block_k": "k",
     "BLOCK_SIZE_M": "m", "BLOCK_SIZE_N": "n", "BLOCK_SIZE_K": "k", "GROUP_SIZE_M": "g",
-    "group_size_m": "g",
-    "num_warps": "w", "num_stages": "s", "split_k": "sk",
+    "group_size_m": "g", "BLOCK_N": "n", "BLOCK_K": "k",
+    "num_warps": "w", "num_stages": "s", "split_k": "sk", "maxnreg": "r",
 }  # fmt: skip
 """Of parameters, in one line that shows a config; num_ctas, which is always 1, is left out."""
 

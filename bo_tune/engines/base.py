@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
+from bo_tune.core.choices import EngineChoice
 from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.engines.models.serving import ModelStudy
 from bo_tune.engines.provenance import Provenance
@@ -63,6 +64,8 @@ class Engine(ABC):
     """A serving engine, or one family of the files that it loads."""
 
     name: ClassVar[str]
+    serves: ClassVar[EngineChoice] = EngineChoice.VLLM
+    """Whose lookups these are."""
     kernels: ClassVar[Collection[str]]
     """Names of the kernels whose configs it looks up."""
     patterns: ClassVar[Sequence[str]]
@@ -77,6 +80,14 @@ class Engine(ABC):
     @abstractmethod
     def gpu_in(self, file_name: str) -> str | None:
         """Return the GPU that the name of a file speaks of, as it is written there; None for a file of others."""
+
+    def subfolder(self, triton: str | None) -> Path:
+        """Return where in the folder that is named to the engine its files are; by default there itself.
+
+        Args:
+            triton: the release with which their configs were measured; None where that is not known.
+        """
+        return Path()
 
     @abstractmethod
     def parse(self, text: bytes, path: Path) -> dict[Keys, WrittenConfig]:

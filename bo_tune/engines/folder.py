@@ -201,6 +201,16 @@ def write_tables(
     return paths
 
 
+def write_placed(folder: Path, results: Sequence[TunedEntry], note: Callable[[str], None] | None = None) -> list[Path]:
+    """As ``write_tables``, each entry in that of a folder's subfolders in which its engine looks for it."""
+    placed: dict[Path, list[TunedEntry]] = {}
+    for entry in results:
+        triton = entry.provenance.triton if entry.provenance else ""
+        place = folder / engine_for(Path(entry.file_name)).subfolder(triton or None)
+        placed.setdefault(place, []).append(entry)
+    return [path for place in sorted(placed) for path in write_tables(place, placed[place], note)]
+
+
 def merge_tables(folders: Sequence[Path], out: Path, note: Callable[[str], None] | None = None) -> list[Path]:
     """Merge the tables of folders into those of another, and return the paths of what was written.
 

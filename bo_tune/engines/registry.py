@@ -5,11 +5,13 @@ from collections.abc import Collection, Iterable
 from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.engines.base import Address, Engine
 from bo_tune.engines.models.serving import ModelStudy
+from bo_tune.engines.sglang.csgmv import SglangLora
 from bo_tune.engines.vllm.experts import VllmExperts
 from bo_tune.engines.vllm.lora import VllmLora
+from bo_tune.engines.vllm.mamba import VllmMamba
 from bo_tune.errors import InputError
 
-ENGINES: list[Engine] = [VllmLora(), VllmExperts()]
+ENGINES: list[Engine] = [VllmLora(), VllmExperts(), VllmMamba(), SglangLora()]
 
 
 def engine_of(kernel: str) -> Engine:
@@ -46,7 +48,7 @@ def served_problems(model: ModelStudy, kernels: Collection[str] | None = None) -
     """
     found: dict[Problem, tuple[str, ...]] = {}
     for engine in ENGINES:
-        found |= engine.problems(model, kernels)
+        found |= engine.problems(model, kernels) if engine.serves is model.engine else {}
     return found
 
 

@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 from bo_tune.errors import InputError
+from bo_tune.kernels.csgmv.spec import CSGMV_SPECS
 from bo_tune.kernels.experts.spec import ExpertsSpec
 from bo_tune.kernels.lora.spec import LoraExpandSpec, LoraShrinkSpec
+from bo_tune.kernels.mamba.spec import MambaSpec
 from bo_tune.kernels.moe.spec import MOE_SPECS, ONE_LAUNCH_SPECS
 from bo_tune.kernels.spec import AnySpec, EngineSpec
 
@@ -14,13 +16,16 @@ KERNELS: Mapping[str, EngineSpec] = MappingProxyType(
 )
 """The LoRA kernels that engines look configs up for, in the order a layer runs them."""
 
-OF_BASE_MODEL: Mapping[str, AnySpec] = MappingProxyType({spec.name: spec for spec in (ExpertsSpec(),)})
+OF_BASE_MODEL: Mapping[str, AnySpec] = MappingProxyType({spec.name: spec for spec in (ExpertsSpec(), MambaSpec())})
 """The base model's kernels that engines look configs up for."""
+
+OF_SGLANG: Mapping[str, AnySpec] = MappingProxyType({spec.name: spec for spec in CSGMV_SPECS})
+"""The kernels of another engine's that it looks configs up for."""
 
 DECIDING: Mapping[str, AnySpec] = MappingProxyType({spec.name: spec for spec in ONE_LAUNCH_SPECS})
 """The kernels that engines launch in place of some of ``KERNELS``, and that have no files (``KernelSpec.decides``)."""
 
-IN_ORDER: Sequence[str] = (*DECIDING, *KERNELS, *OF_BASE_MODEL)
+IN_ORDER: Sequence[str] = (*DECIDING, *KERNELS, *OF_BASE_MODEL, *OF_SGLANG)
 """All kernels of engines, in the order in which they are searched and shown: those that decide come first."""
 
 _DEFINED: dict[str, AnySpec] = {}
@@ -44,7 +49,8 @@ def is_known(name: str) -> bool:
 
 def kernel_spec(name: str) -> AnySpec:
     """Return what a search knows of a kernel. Raises InputError for an unknown name."""
-    return _DEFINED.get(name) or DECIDING.get(name) or OF_BASE_MODEL.get(name) or engine_spec(name)
+    others = (_DEFINED, DECIDING, OF_BASE_MODEL, OF_SGLANG)
+    return next((specs[name] for specs in others if name in specs), None) or engine_spec(name)
 
 
 def engine_spec(name: str) -> EngineSpec:

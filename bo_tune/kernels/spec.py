@@ -38,6 +38,9 @@ class KernelSpec(ABC, Generic[Asked]):
     """Whether an engine launches it in place of the others of its joint group: what it measures decides on ``SHARED``
     for all of them."""
 
+    measured_whole: ClassVar[bool] = False
+    """Whether its configs are so few that a search measures them all, as far as its budget goes, however sure it is."""
+
     def joint_group(self, problem: Asked) -> tuple[object, ...] | None:
         """Equal for the problems of kernels that are launched one after the other and must agree on ``SHARED``.
 

@@ -11,7 +11,7 @@ from bo_tune.core.outcome import Outcome
 from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config
 from bo_tune.errors import DeviceError
-from bo_tune.kernels.registry import IN_ORDER, OF_BASE_MODEL, kernel_spec
+from bo_tune.kernels.registry import IN_ORDER, OF_BASE_MODEL, OF_SGLANG, kernel_spec
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured
 
@@ -42,7 +42,7 @@ class Description:
         """Describe a device, as far as these problems go. Raises DeviceError."""
         sources = {kernel: source for kernel in IN_ORDER if (source := source_of(device, kernel)) is not None}
         joint = [problem for problem in problems if kernel_spec(problem.kernel).joint_group(problem) is not None]
-        of_base = [problem for problem in problems if problem.kernel in OF_BASE_MODEL]
+        of_base = [problem for problem in problems if problem.kernel in {**OF_BASE_MODEL, **OF_SGLANG}]
         return cls(
             device.gpu,
             sources,

@@ -8,7 +8,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
-from bo_tune.core.choices import MoePathChoice
+from bo_tune.core.choices import EngineChoice, MoePathChoice
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import DEFAULT_BACKEND, GpuInfo, LoraProblem, Problem
 from bo_tune.core.repetitions import TimingProtocol
@@ -17,6 +17,7 @@ from bo_tune.errors import DeviceError, InputError, RecordingError
 from bo_tune.formats.recording import Recording, read_recordings
 from bo_tune.kernels.moe.spec import one_launch_problems
 from bo_tune.kernels.registry import IN_ORDER, kernel_spec
+from bo_tune.kernels.sglang import installed as sglang
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.kernels.vllm.installed import unavailable
 from bo_tune.measure.backends.base import known_identities
@@ -28,7 +29,7 @@ from bo_tune.measure.device import Device
 from bo_tune.measure.gpu.device import COMPILE_MODULE, GpuDevice, compile_host
 from bo_tune.measure.host_state import HostState, host_digest
 from bo_tune.measure.replay import ReplayDevice
-from bo_tune.measure.source import BUILTIN, VLLM
+from bo_tune.measure.source import BUILTIN, SGLANG, VLLM
 from bo_tune.processes.fork_server import IMPORTED_FIRST, Imports
 
 OWN_INSTEAD = (
@@ -37,9 +38,13 @@ OWN_INSTEAD = (
 
 
 def kernel_source(choice: str) -> str:
-    """Return the module of a choice of ``KERNEL_SOURCES``. Raises DeviceError where vLLM's kernels cannot be had."""
+    """Return the module of a choice of ``KERNEL_SOURCES``. Raises DeviceError where its kernels cannot be had."""
     if choice == "builtin":
         return BUILTIN
+    if choice == EngineChoice.SGLANG:
+        if missing := sglang.unavailable():
+            raise DeviceError(f"--kernels sglang: {missing}")
+        return SGLANG
     missing = unavailable()
     if missing is None:
         return VLLM

@@ -20,11 +20,12 @@ from math import inf
 from stat import S_ISREG
 
 from bo_tune.measure.backends.base import Backend, GpuIdentity
-from bo_tune.measure.source import BUILTIN, VLLM
+from bo_tune.measure.source import BUILTIN, SGLANG, VLLM
 
 PACKAGES: Mapping[str, tuple[str, ...]] = {
     BUILTIN: ("bo_tune", "triton", "torch"),
     VLLM: ("bo_tune", "triton", "torch", "vllm"),
+    SGLANG: ("bo_tune", "triton", "torch", "sglang"),
 }
 """The packages that decide, by kernel source. What a script of a user's imports is not known: it has no digest."""
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, cast
 
 from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.kernels.csgmv.spec import CsgmvSpec
+from bo_tune.kernels.sglang import untuned as sglang
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.kernels.vllm.untuned import untuned_config
 from bo_tune.processes.importing import import_source
@@ -22,9 +24,14 @@ BUILTIN = "bo_tune.kernels.operations"
 VLLM = "bo_tune.kernels.vllm.operations"
 """Those of the installed vLLM."""
 
+SGLANG = "bo_tune.kernels.sglang.operations"
+"""Those of the installed SGLang."""
+
 
 def default_config(source: str, spec: AnySpec, problem: Problem, gpu: GpuInfo) -> dict[str, int]:
-    """Return the config that a kernel of a source runs with where nothing was tuned. Raises VllmError."""
+    """Return the config that a kernel of a source runs with where nothing was tuned. Raises VllmError, SglangError."""
+    if source == SGLANG and isinstance(spec, CsgmvSpec):
+        return sglang.untuned_config(spec, problem, gpu)
     return untuned_config(spec, problem, gpu) if source == VLLM else spec.default_config(problem)
 
 

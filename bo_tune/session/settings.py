@@ -156,7 +156,8 @@ class SessionSettings:
         """Return how a problem's study is searched, where kernels decide for others or are decided for.
 
         One of a kernel that decides is searched exhaustively, for there are few values. One of another is searched
-        under the value that was decided on, unless the session is exhaustive and every config is wanted.
+        under the value that was decided on, unless the session is exhaustive and every config is wanted. One whose
+        kernel has few configs goes on as long as its budget allows: it takes no longer than to be sure.
         """
         kernel = job.problem.kernel
         if job.problem in self.budgets:
@@ -167,6 +168,8 @@ class SessionSettings:
             values = tuple(value for value in known if all(value in one for one in wanted))
             spaces = {kernel: {SHARED: values}} if values else {}
             return replace(self, sampler=GRID, budget=None, stop_rule=None, spaces=spaces)
+        if job.spec.measured_whole:
+            return replace(self, stop_rule=None)
         if decision is None or self.exhaustive:
             return self
         return replace(self, spaces={**self.spaces, kernel: {**self.spaces.get(kernel, {}), SHARED: (decision.value,)}})

@@ -118,7 +118,7 @@ def test_by_default_adapters_alone_are_tuned(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
-        (("problems", *MODEL, "--only", "mambo"), "--only: expected some of lora, experts, got 'mambo'"),
+        (("problems", *MODEL, "--only", "mambo"), "--only: expected some of lora, experts, mamba, got 'mambo'"),
         (("problems", "--only", "experts"), "--only: needs a model; name one with --model, or in the study file"),
         (
             ("problems", "--model", ROOT / "studies/models/llama-3.1-8b", "--max-loras", 4, "--rank", 16, "--only",

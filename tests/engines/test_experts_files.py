@@ -23,8 +23,8 @@ from bo_tune.engines.registry import address_of, engine_of, engine_of_file, serv
 from bo_tune.engines.vllm.experts_files import ExpertsFile, configs_in, file_name, key_of
 from bo_tune.errors import TableError
 from bo_tune.kernels.experts.step import KERNEL, ExpertsStep
+from bo_tune.kernels.plain_text import code_of, files_of
 from bo_tune.kernels.registry import kernel_spec
-from bo_tune.kernels.vllm.plain_text import code_of, files_of
 
 H200 = GpuInfo("NVIDIA H200 NVL", (9, 0), sm_count=132, shared_memory_bytes=232448)
 A100 = GpuInfo("NVIDIA A100-SXM4-80GB", (8, 0), sm_count=108, shared_memory_bytes=166912)

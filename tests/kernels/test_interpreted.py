@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from sglang_wheel import sglang_folder
 from vllm_wheel import vllm_folder
 
 pytestmark = pytest.mark.slow
@@ -41,6 +42,14 @@ def test_moe_kernels_are_right_under_the_interpreter():
 
 def test_vllm_kernel_of_the_base_models_experts_is_right_under_the_interpreter():
     run_interpreted("interpreted_experts_checks.py", "test", vllm_folder())
+
+
+def test_vllm_kernel_of_mambas_decode_step_is_right_under_the_interpreter():
+    run_interpreted("interpreted_mamba_checks.py", "test", vllm_folder())
+
+
+def test_sglang_kernels_are_right_under_the_interpreter():
+    run_interpreted("interpreted_csgmv_checks.py", "test", sglang_folder())
 
 
 def test_layers_are_right_under_the_interpreter():

@@ -8,6 +8,7 @@ import typer
 
 from bo_tune.cli import options as o
 from bo_tune.cli import served as shared
+from bo_tune.core.choices import EngineChoice
 from bo_tune.errors import InputError
 from bo_tune.processes import exit_codes
 
@@ -60,6 +61,7 @@ def _report(folder: Path, study: Path | None, served: Served, gpu: str | None) -
     """Check the folder for whatever was named: what an engine looked up, a study file, or a model."""
     from bo_tune.cli.arguments import observed_of, study_of
     from bo_tune.engines.check import check_folder, check_problems
+    from bo_tune.engines.check.csgmv import check_csgmv
 
     if served.lookups is not None:
         if served.m:
@@ -72,5 +74,7 @@ def _report(folder: Path, study: Path | None, served: Served, gpu: str | None) -
     if model is None:
         return named or check_problems(folder, {}, gpu=gpu)
     sizes = o.integers(served.m, "--m")
+    if model.engine is EngineChoice.SGLANG:
+        return check_csgmv(folder, model, gpu=gpu, ms=sizes)
     report = check_folder(folder, model, gpu=gpu, ms=sizes, max_batched_tokens=model.most_tokens)
     return replace(report, lookups=(*report.lookups, *named.lookups)) if named else report

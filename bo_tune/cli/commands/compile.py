@@ -7,6 +7,7 @@ from typing import Annotated
 from bo_tune.cli import completion
 from bo_tune.cli import options as o
 from bo_tune.cli.served import Served
+from bo_tune.core.choices import EngineChoice
 from bo_tune.errors import InputError, PackError
 
 TargetName = Annotated[
@@ -58,7 +59,7 @@ def compile_command(
     from bo_tune.cli.output import Output, writing
     from bo_tune.cli.packing import Plan, experience, gpu_of, make_pack
     from bo_tune.files import check_file_writable
-    from bo_tune.kernels.registry import OF_BASE_MODEL
+    from bo_tune.kernels.experts.step import KERNEL as EXPERTS
     from bo_tune.measure.devices import fallen_back, kernel_source
     from bo_tune.precompile.build import PackBudget
 
@@ -66,6 +67,8 @@ def compile_command(
     loaded = study_of(study, served)
     if loaded is None:
         raise InputError("nothing to compile: name a study file, or a model with --model")
+    if loaded.model and loaded.model.engine is EngineChoice.SGLANG:
+        raise InputError("--engine sglang: packs hold vLLM's kernels; SGLang's compile in a second each")
     if configs is None and minutes is None and not whole:
         raise InputError("--configs: say how much to compile, with --configs, --minutes or --all")
     if not out.parent.is_dir():
@@ -76,7 +79,7 @@ def compile_command(
     chosen = gpu_of(target, gpu)
     output.notes(*(f"note: {line}" for line in chosen.assumed))
     problems = problems_of(loaded, kernel or ())
-    if whose := {problem.kernel for problem in problems}.intersection(OF_BASE_MODEL):
+    if whose := {problem.kernel for problem in problems}.intersection([EXPERTS]):
         raise InputError(f"{', '.join(whose)}: two binaries for each config, of which a pack holds one: leave it out")
     plan = Plan(
         loaded,

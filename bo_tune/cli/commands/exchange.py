@@ -168,7 +168,7 @@ def write_command(
     from bo_tune.analysis.listing import named
     from bo_tune.cli.output import Output
     from bo_tune.display.reuse import unreadable_lines
-    from bo_tune.engines.folder import missing_lines, write_tables
+    from bo_tune.engines.folder import missing_lines, write_placed
     from bo_tune.session.finished import stored_entries
     from bo_tune.store.storage import StudyStore
 
@@ -182,7 +182,7 @@ def write_command(
     output.say(*unreadable_lines(store.unreadable))
     if not entries:
         raise InputError(f"{store.url}: no finished study whose config an engine looks up")
-    paths = write_tables(out, entries, lambda line: output.notes(f"note: {line}"))
+    paths = write_placed(out, entries, lambda line: output.notes(f"note: {line}"))
     left = len(chosen) - len(done)
     output.notes(*(f"wrote {path}" for path in paths), *(f"note: {line}" for line in missing_lines(paths)))
     output.lines(f"{len(entries)} entries{f'; {left} studies have not ended' if left else ''}")

@@ -16,6 +16,8 @@ SHORT_NAMES = {
     "BLOCK_SIZE_N": "n",
     "BLOCK_SIZE_K": "k",
     "GROUP_SIZE_M": "g",
+    "BLOCK_N": "n",
+    "BLOCK_K": "k",
     "num_warps": "w",
     "num_stages": "s",
     "split_k": "sk",

@@ -3,7 +3,6 @@
 Their names hold the GPU's name with its hyphens, unlike those of LoRA files. Facts of vLLM 0.33.0.
 """
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,20 +11,16 @@ from bo_tune.core.problem import device_file_name, lora_file_name
 from bo_tune.engines.check.findings import Fault, place_of
 from bo_tune.engines.check.lora_files import THE_STOP, Unreadable
 from bo_tune.engines.provenance import PROVENANCE_SUFFIX
+from bo_tune.engines.vllm import mamba_files
 from bo_tune.engines.vllm.experts_files import DTYPES, REFERENCE, ExpertsFile, device_of
-from bo_tune.engines.vllm.launchable import in_small_letters, numbers_fault
 from bo_tune.engines.vllm.lookup import first_odd_key
-from bo_tune.files import shown
+from bo_tune.engines.vllm.mamba_files import MambaFile
 
-_MAMBA = re.compile(r"headdim=\d+,dstate=\d+,device_name=(?P<device>[^,]+),cache_dtype=(?P<dtype>[^,]+)\.json")
 _EXPERTS_START, _MAMBA_START = "E=", "headdim="
 """How the names of such files begin."""
 
 _OTHER_KERNEL = ",backend="
 """In the names of experts' files that kernels of other vendors read."""
-
-_MAMBA_DTYPES = ("float16", "float32")
-_MAMBA_NAMES = ("BLOCK_SIZE_M", "num_warps")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +46,8 @@ class OtherFile:
         if name.startswith(_EXPERTS_START):
             file = ExpertsFile.of(name)
             return cls(name, file.device, file.dtype) if file else cls(name, None, None)
-        match = _MAMBA.fullmatch(name)
-        return cls(name, match["device"], match["dtype"]) if match else cls(name, None, None)
+        mamba = MambaFile.of(name)
+        return cls(name, mamba.device, mamba.dtype) if mamba else cls(name, None, None)
 
     @property
     def is_experts(self) -> bool:
@@ -85,20 +80,22 @@ class OtherFile:
             yield from self._faults_within(content)
 
     def _faults_within(self, content: Mapping[str, Any]) -> Iterator[Fault]:
-        read = [key for key in content if (key != REFERENCE if self.is_experts else key.isdigit())]
+        read = (
+            [key for key in content if key != REFERENCE] if self.is_experts else list(mamba_files.configs_in(content))
+        )
         if not read:
             default = "configs" if self.is_experts else "config"
             yield Fault(self.name, "", f"holds nothing: the engine takes its default {default}, not the shipped ones")
         for key in read:
             value = content[key]
-            reason = self._experts_fault(key, value) if self.is_experts else _mamba_fault(value)
+            reason = self._experts_fault(key, value) if self.is_experts else mamba_files.config_fault(value)
             if reason:
                 yield Fault(self.name, place_of((key,)), f"{reason}: {THE_STOP}")
 
     def _misnamed(self, gpu: str | None) -> str | None:
         if self.device is None:
             return "the engine asks for no file of such a name"
-        asked = DTYPES if self.is_experts else _MAMBA_DTYPES
+        asked = DTYPES if self.is_experts else mamba_files.DTYPES
         if self.dtype is not None and self.dtype not in asked:
             kind = "dtype" if self.is_experts else "cache_dtype"
             return f"the engine asks for no {kind}={self.dtype}, only for {', '.join(asked)}"
@@ -111,9 +108,3 @@ class OtherFile:
         if first_odd_key((key,)) is not None:
             return "the key is no number of tokens"
         return ExpertsFile(self.device or "", self.dtype).fault(value)
-
-
-def _mamba_fault(value: Any) -> str | None:
-    if not isinstance(value, dict) or not set(_MAMBA_NAMES) <= value.keys():
-        return f"expected {' and '.join(_MAMBA_NAMES)}, got {shown(value)}"
-    return numbers_fault(in_small_letters({name: value[name] for name in _MAMBA_NAMES}))

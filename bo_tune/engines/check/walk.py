@@ -17,6 +17,7 @@ from bo_tune.engines.check.agreeing import agreeing, runs_at_once
 from bo_tune.engines.check.base_experts import experts_lookups, file_asked
 from bo_tune.engines.check.findings import Fault, Lookup, M, Report, place_of
 from bo_tune.engines.check.lora_files import LEAST_SORTED, THE_STOP, config_fault, is_moe, read, structure_faults
+from bo_tune.engines.check.mamba import mamba_file_asked, mamba_lookups
 from bo_tune.engines.check.other_files import OtherFile
 from bo_tune.engines.folder import read_provenance
 from bo_tune.engines.models.engine import MAX_BATCHED_TOKENS, step_sizes
@@ -72,10 +73,12 @@ def check_folder(
     """
     walked = partial(_walk, model, ms, max_batched_tokens)
     report = _checked(folder, replace(model, ms=(1,)).problems_by_layer(), walked, gpu, model.note)
-    name = file_asked(model, _names(folder), report.gpu_file_name, report.gpu_name)
-    if name is None:
-        return report
-    more = experts_lookups(model, name, read(folder / name), report.gpu, ms=ms, largest=max_batched_tokens)
+    whose = model, _names(folder), report.gpu_file_name, report.gpu_name
+    more = list[Lookup]()
+    if name := file_asked(*whose):
+        more += experts_lookups(model, name, read(folder / name), report.gpu, ms=ms, largest=max_batched_tokens)
+    if name := mamba_file_asked(*whose):
+        more += mamba_lookups(model, name, read(folder / name), ms=ms)
     return replace(report, lookups=(*report.lookups, *more))
 
 

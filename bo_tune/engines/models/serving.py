@@ -6,6 +6,7 @@ from itertools import product
 from pathlib import Path
 from typing import TypedDict, Unpack
 
+from bo_tune.core.choices import EngineChoice
 from bo_tune.core.problem import LoraProblem
 from bo_tune.core.surroundings import MOE_KERNELS
 from bo_tune.engines.models.adapter import Adapter, joint_rank, joint_targets
@@ -18,9 +19,17 @@ from bo_tune.engines.models.notes import dual_stream_note, files_of, missing_sli
 from bo_tune.engines.models.problems import DENSE_KERNELS, keys_m, layer_problems, lookup_of
 from bo_tune.engines.models.shape import ModelShape
 from bo_tune.errors import ModelError
+from bo_tune.kernels.csgmv.step import CHUNK_SIZES
+from bo_tune.kernels.csgmv.step import KERNELS as CSGMV
+from bo_tune.kernels.mamba.step import STATE_DTYPES
 
 MOST_PROBLEMS = 10_000
 """Of a study."""
+
+BY_CHUNKS = (
+    "SGLang reads this folder where SGLANG_LORA_CONFIG_DIR names it, and tells steps apart by the size of their chunks "
+    "alone: of those that share one the middle m was measured"
+)
 
 
 class Serving(TypedDict, total=False):
@@ -33,6 +42,9 @@ class Serving(TypedDict, total=False):
         unpacked_experts: whether adapters of experts keep gate and up apart whatever the model does, as with
             ``--enable-mixed-moe-lora-format`` and ``--enable-moe-shared-loras``.
         tower_connector: the engine's ``--enable-tower-connector-lora``.
+        engine: which engine serves it.
+        chunk_size: the ``--max-lora-chunk-size`` of SGLang.
+        state_dtype: the engine's ``--mamba-ssm-cache-dtype``; None for what it takes by itself.
     """
 
     dtype: str | None
@@ -47,6 +59,9 @@ class Serving(TypedDict, total=False):
     adapters: Sequence[Path | str]
     unpacked_experts: bool
     tower_connector: bool
+    engine: EngineChoice
+    chunk_size: int
+    state_dtype: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +83,9 @@ class ModelStudy:
         expert_parallel: the engine's ``--enable-expert-parallel``.
         dual_stream: whether it runs with ``VLLM_LORA_ENABLE_DUAL_STREAM=1``.
         told: what is to be said of where its layers come from; None for the table of architectures.
+        engine: which engine serves it.
+        chunk_size: the ``--max-lora-chunk-size`` of SGLang.
+        state_dtype: the engine's ``--mamba-ssm-cache-dtype``; None for what it takes by itself.
     """
 
     shape: ModelShape
@@ -85,6 +103,9 @@ class ModelStudy:
     expert_parallel: bool = False
     dual_stream: bool = False
     told: str | None = None
+    engine: EngineChoice = EngineChoice.VLLM
+    chunk_size: int = CHUNK_SIZES[0]
+    state_dtype: str | None = None
 
     @classmethod
     def of(
@@ -157,6 +178,9 @@ class ModelStudy:
             expert_parallel=engine.get("expert_parallel", False),
             dual_stream=engine.get("dual_stream", False),
             told=told,
+            engine=engine.get("engine", EngineChoice.VLLM),
+            chunk_size=engine.get("chunk_size", CHUNK_SIZES[0]),
+            state_dtype=engine.get("state_dtype"),
         )
         model.check()
         return model if model.ms else replace(model, ms=token_ladder(model.most_tokens, model.draft_tokens))
@@ -170,6 +194,12 @@ class ModelStudy:
                 f"m: expected at most the {self.max_batched_tokens} tokens of --max-num-batched-tokens, "
                 f"got {max(self.ms)}; name others with --m"
             )
+        if self.chunk_size not in CHUNK_SIZES:
+            sizes = ", ".join(map(str, CHUNK_SIZES))
+            raise ModelError(f"--max-lora-chunk-size: expected one of {sizes}, got {self.chunk_size}")
+        if self.state_dtype is not None and self.state_dtype not in STATE_DTYPES:
+            expected = ", ".join(STATE_DTYPES)
+            raise ModelError(f"--mamba-ssm-cache-dtype: expected one of {expected}, got {self.state_dtype}")
         for layer in self.layers:
             for rank in self.ranks:
                 layer.shrink_n(rank)
@@ -216,13 +246,17 @@ class ModelStudy:
 
     @property
     def kernels(self) -> tuple[str, ...]:
-        """The kernels that serve it."""
+        """The kernels that serve its adapters."""
+        if self.engine is EngineChoice.SGLANG:
+            return CSGMV
         return (*DENSE_KERNELS, *MOE_KERNELS) if self.has_experts else DENSE_KERNELS
 
     @property
     def note(self) -> str | None:
         """How the engine must be started for these to be its lookups, and what happens else; None for as usual."""
         notes = [self.told] if self.told else []
+        if self.engine is EngineChoice.SGLANG:
+            return "; ".join([*notes, BY_CHUNKS])
         layers = self.layers
         tuned = files_of(layers, dual_stream=self.dual_stream)
         if self.target_modules is not None:

@@ -10,6 +10,7 @@ from bo_tune.core.problem import DTYPES
 from bo_tune.core.surroundings import Weights
 from bo_tune.engines.models.architectures.blocks import LM_HEAD
 from bo_tune.engines.models.architectures.fields import Fields, read_object
+from bo_tune.engines.models.architectures.mamba import MambaShape
 from bo_tune.engines.models.architectures.modules import Kind, Module, Naming, is_named
 from bo_tune.engines.models.architectures.moe import EXPERTS, MoeShape
 from bo_tune.engines.models.architectures.table import Architecture, architecture_of
@@ -38,6 +39,7 @@ class ModelShape:
         naming: what full names of its modules begin with.
         dtype: element type that vLLM would serve it in.
         moe: the experts, if any.
+        mamba: the Mamba-2 layers, if any.
         weights: how the checkpoint stores those of its linear layers.
         quantization: the checkpoint's ``quant_method``; None for weights of 16 bits.
         adapts_towers: whether ``--enable-tower-connector-lora`` has vLLM adapt its towers, too.
@@ -55,6 +57,7 @@ class ModelShape:
     naming: Naming = Naming()
     dtype: str = "bfloat16"
     moe: MoeShape | None = None
+    mamba: MambaShape | None = None
     weights: Weights = Weights.BITS_16
     quantization: str | None = None
     adapts_towers: bool = False
@@ -94,6 +97,7 @@ class ModelShape:
             naming=architecture.naming,
             dtype=served_dtype(text, config),
             moe=architecture.experts(fields) if architecture.experts else None,
+            mamba=architecture.mamba(fields) if architecture.mamba else None,
             weights=fields.weights,
             quantization=fields.quantization,
             adapts_towers=architecture.adapts_towers,

@@ -25,11 +25,11 @@ from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.errors import one_line
 from bo_tune.kernels.experts.inputs import ExpertsInputs, ExpertsOperation
 from bo_tune.kernels.experts.step import KERNEL, ExpertsStep
+from bo_tune.kernels.plain_text import code_of, files_of
 from bo_tune.kernels.target import target_gpu
 from bo_tune.kernels.vllm.installed import VllmError, refusal, version
 from bo_tune.kernels.vllm.kernel_call import CapturedCall
 from bo_tune.kernels.vllm.launcher import Recorder, TargetPlatform, import_module
-from bo_tune.kernels.vllm.plain_text import code_of, files_of
 
 MODULES = ("model_executor/layers/fused_moe/utils.py", "model_executor/layers/fused_moe/fused_moe.py")
 """Where the launcher and what it calls are defined; the last has the launcher and the kernel."""

@@ -236,11 +236,13 @@ class Recorder:
     def _note_with_heuristics(self, grid: Any, *arguments: Any, **options: Any) -> None:
         """Do what Triton does where some parameters follow from others: work them out, and launch what lies below."""
         kernel = self._kernel
-        for name, value in kernel.values.items():
-            if name in CONFIG_PARAMETERS:
-                raise TypeError("its kernel picks its config itself")
-            options[name] = value({**dict(zip(kernel.arg_names, arguments, strict=False)), **options})
-        self._note(kernel.fn, grid, *arguments, **options)
+        while isinstance(kernel, Heuristics):
+            for name, value in kernel.values.items():
+                if name in CONFIG_PARAMETERS:
+                    raise TypeError("its kernel picks its config itself")
+                options[name] = value({**dict(zip(kernel.arg_names, arguments, strict=False)), **options})
+            kernel = kernel.fn
+        self._note(kernel, grid, *arguments, **options)
 
 
 def _pair(capability: int | tuple[int, int]) -> tuple[int, int]:

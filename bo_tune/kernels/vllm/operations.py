@@ -12,11 +12,13 @@ from bo_tune.core.space import Config
 from bo_tune.kernels.experts.step import KERNEL as EXPERTS
 from bo_tune.kernels.lora.inputs import ExpandInputs, ExpandOperation, ShrinkInputs, ShrinkOperation, adds_inputs
 from bo_tune.kernels.lora.operation import LoraInputs
+from bo_tune.kernels.mamba.step import KERNEL as MAMBA
 from bo_tune.kernels.operation import Operation
 from bo_tune.kernels.registry import engine_spec, kernel_spec
 from bo_tune.kernels.vllm.captured import VllmOperation
 from bo_tune.kernels.vllm.experts import VllmExperts
 from bo_tune.kernels.vllm.installed import VllmError, refusal
+from bo_tune.kernels.vllm.mamba import VllmMamba
 from bo_tune.kernels.vllm.moe import VLLM_MOE_OPERATIONS
 
 
@@ -70,6 +72,7 @@ _OPERATIONS: Mapping[str, Callable[[], Operation[Any, Any]]] = {
     "lora_expand": VllmExpand,
     **VLLM_MOE_OPERATIONS,
     EXPERTS: VllmExperts,
+    MAMBA: VllmMamba,
 }
 
 

@@ -1,4 +1,4 @@
-"""What the installed vLLM runs of experts' kernels without tuned files, asked of its own functions.
+"""What the installed vLLM runs of experts' kernels and Mamba's without tuned files, asked of its own functions.
 
 Which files it ships, and what it does without one, is decided by a few plain functions.
 """
@@ -19,11 +19,13 @@ from bo_tune.core.problem import GpuInfo, LoraProblem, Problem
 from bo_tune.errors import one_line
 from bo_tune.kernels.experts.spec import ExpertsSpec
 from bo_tune.kernels.experts.step import ExpertsStep
+from bo_tune.kernels.mamba.spec import MambaSpec
+from bo_tune.kernels.mamba.step import MambaStep
 from bo_tune.kernels.moe.spec import MoeLoraSpec, MoeOneLaunchSpec, experts_of
 from bo_tune.kernels.moe.untuned import as_read, general_config
+from bo_tune.kernels.plain_text import code_of, files_of
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.kernels.vllm.installed import VllmError, refusal
-from bo_tune.kernels.vllm.plain_text import code_of, files_of
 
 OF_BASE_MODEL = "try_get_optimal_moe_config"
 """vLLM's function that the base model's experts call."""
@@ -37,6 +39,15 @@ READS_FILES = "get_moe_configs"
 MODULES = ("model_executor/layers/fused_moe/fused_moe.py", "lora/layers/utils.py", "utils/platform_utils.py")
 """Where it and what it calls are defined; the first holds the shipped files in a folder beside it."""
 
+OF_MAMBA = "_try_get_optimal_ssm_config_cached"
+"""vLLM's function that a Mamba-2 layer's decode step calls."""
+
+MAMBA_MODULES = ("model_executor/layers/mamba/ops/mamba_ssm.py", "utils/platform_utils.py")
+MAMBA_SHIPPED = ("configs", "selective_state_update")
+"""Where the shipped files are, beside the first of these."""
+
+BLACKWELL = 10
+"""Major compute capability of the GPUs for which its rule differs."""
 
 TRITONS = {"num_warps": 4, "num_stages": 3}
 """What Triton launches where a config does not say."""
@@ -48,14 +59,16 @@ NOT_UNDERSTOOD = (ArithmeticError, AttributeError, ImportError, LookupError, Nam
 def untuned_config(spec: AnySpec, problem: Problem, gpu: GpuInfo) -> dict[str, int]:
     """Return the config with which an engine without tuned files launches a kernel.
 
-    That of an experts' kernel is asked of the installed vLLM; its general rule counts where vLLM's kernel modules alone
-    are installed, which do not hold the files that it ships.
+    That of an experts' kernel, or Mamba's, is asked of the installed vLLM; its general rule counts where vLLM's kernel
+    modules alone are installed, which do not hold the files that it ships.
 
     Raises:
         VllmError: the installed vLLM tells nothing that is understood here.
     """
     if isinstance(spec, ExpertsSpec):
         return _of_base_model(spec, problem, gpu)
+    if isinstance(spec, MambaSpec):
+        return _of_mamba(spec, problem, gpu)
     if not isinstance(problem, LoraProblem) or not isinstance(spec, MoeLoraSpec | MoeOneLaunchSpec):
         return spec.default_config(problem)
     part = spec.parts[0] if isinstance(spec, MoeOneLaunchSpec) else spec
@@ -105,6 +118,25 @@ def _of_base_model(spec: ExpertsSpec, problem: Problem, gpu: GpuInfo) -> dict[st
         raise _untold(OF_BASE_MODEL, error) from error
 
 
+def is_blackwell(gpu: GpuInfo) -> bool:
+    """Say whether vLLM counts a GPU among those for which Mamba's rule differs."""
+    return gpu.is_cuda and gpu.capability[0] == BLACKWELL
+
+
+def _of_mamba(spec: MambaSpec, problem: Problem, gpu: GpuInfo) -> dict[str, int]:
+    """Return the config of a Mamba-2 layer's decode step: that of a shipped file, or the engine's rule."""
+    step, files = MambaStep.of(problem), tuple(filter(None, files_of(MAMBA_MODULES)))
+    if len(files) < len(MAMBA_MODULES):
+        return spec.default_config(step.problem)
+    try:
+        asked = _asked((code_of(files, OF_MAMBA), files[0]), gpu.name, gpu.backend, OF_MAMBA)
+        shape = (step.headdim, step.dstate, step.sequences, step.heads, step.state_dtype)
+        block, warps = asked(*shape, is_blackwell(gpu))
+        return {"BLOCK_SIZE_M": int(block), "num_warps": int(warps)}
+    except NOT_UNDERSTOOD as error:
+        raise _untold(OF_MAMBA, error) from error
+
+
 def _untold(function: str, error: Exception) -> VllmError:
     reason = f"{type(error).__name__}: {one_line(error)}"
     return refusal(f"{function} does not tell what an engine without tuned files runs: {reason}")
@@ -140,7 +172,7 @@ def _asked(functions: tuple[CodeType, Path], gpu_name: str, backend: str, functi
 
     namespace: dict[str, Any] = {
         "__builtins__": {**vars(builtins), "__import__": imported},
-        "__file__": str(file),
+        "__file__": str(file), "_CONFIGS_DIR": str(file.parent.joinpath(*MAMBA_SHIPPED)),
         "os": os, "re": re, "json": json, "functools": functools,
         "envs": environment, "logger": quiet, "current_platform": platform,
         "next_power_of_2": lambda value: 1 << (value - 1).bit_length(),

@@ -25,7 +25,7 @@ from bo_tune.measure.deadlines import Deadlines
 from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured, StepTimes
 from bo_tune.measure.gpu.owner import GpuOwner
 from bo_tune.measure.occupancy import Occupancy
-from bo_tune.measure.source import BUILTIN, VLLM
+from bo_tune.measure.source import BUILTIN, SGLANG, VLLM
 from bo_tune.measure.watch.monitor import GpuMonitor, monitored
 from bo_tune.measure.watch.neighbours import GpuWatch, WatchError
 from bo_tune.processes.fork_server import IMPORTED_FIRST, Imports
@@ -107,7 +107,7 @@ class GpuDevice(Device):
             deadlines,
             self.occupancy,
             name=f"{self._vendor.device} {index}",
-            advice="; replay recorded grids with --device replay:DIR" if source in (BUILTIN, VLLM) else "",
+            advice="; replay recorded grids with --device replay:DIR" if source in (BUILTIN, SGLANG, VLLM) else "",
             standbys=standbys,
         )
         try:

@@ -38,6 +38,7 @@ from bo_tune.engines.models.architectures.hybrid_blocks import (
     nemotron_h,
     short_convolutions,
 )
+from bo_tune.engines.models.architectures.mamba import Recurrent, granite_mamba, nemotron_mamba, usual_mamba
 from bo_tune.engines.models.architectures.mixed_blocks import (
     gemma_4,
     hunyuan_shared_expert,
@@ -62,6 +63,7 @@ class Architecture:
         embedding: name of the input embedding's module.
         head: whether there is an lm_head of its own, which target modules may name.
         experts: how its experts are read; None for dense models.
+        mamba: how its Mamba-2 layers are read; None for models without.
         defaults: fields that a config may leave out, with what ``transformers`` takes for them.
         aliases: fields that it calls otherwise, with what they are called here.
         naming: what full names of its modules begin with.
@@ -75,6 +77,7 @@ class Architecture:
     embedding: str = EMBED_TOKENS
     head: bool = True
     experts: Routed | None = None
+    mamba: Recurrent | None = None
     defaults: Mapping[str, int] = field(default_factory=dict)
     aliases: Mapping[str, str] = field(default_factory=dict)
     naming: Naming = Naming()
@@ -200,7 +203,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         embedding="wte",
         naming=Naming("transformer.", ("transformer.",)),
     ),
-    "FalconH1ForCausalLM": Architecture((falcon_h1_mamba, attention(), gated_mlp("feed_forward")), embeddings=_BOTH),
+    "FalconH1ForCausalLM": Architecture(
+        (falcon_h1_mamba, attention(), gated_mlp("feed_forward")), embeddings=_BOTH, mamba=usual_mamba
+    ),
     "Gemma2ForCausalLM": replace(_GEMMA, head=False),
     "Gemma3ForCausalLM": _GEMMA_3,
     "Gemma3ForConditionalGeneration": replace(_GEMMA_3, naming=_AROUND, adapts_towers=True),
@@ -228,6 +233,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     "GraniteMoeHybridForCausalLM": Architecture(
         (granite_hybrid,),
         embeddings=_BOTH,
+        mamba=granite_mamba,
         experts=routed_experts(
             "block_sparse_moe.experts",
             count=("num_local_experts",),
@@ -291,7 +297,9 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         alone=True,
     ),
     "NemotronForCausalLM": Architecture((attention(), plain_mlp()), embeddings=_BOTH),
-    "NemotronHForCausalLM": Architecture((nemotron_h,), embeddings=_BOTH, experts=_nemotron_experts, naming=_BACKBONE),
+    "NemotronHForCausalLM": Architecture(
+        (nemotron_h,), embeddings=_BOTH, experts=_nemotron_experts, mamba=nemotron_mamba, naming=_BACKBONE
+    ),
     "Olmo2ForCausalLM": _TRANSFORMERS,
     "Olmo3ForCausalLM": _TRANSFORMERS,
     "Phi3ForCausalLM": Architecture((attention(fused=True), gated_mlp(fused=True)), embeddings=_BOTH),

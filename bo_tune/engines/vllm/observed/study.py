@@ -10,16 +10,21 @@ from bo_tune.core.problem import LoraProblem, Problem
 from bo_tune.core.surroundings import Layer, Linear, Weights
 from bo_tune.engines.models.architectures.moe import EXPERTS
 from bo_tune.engines.models.layers_around import mixtures
+from bo_tune.engines.models.mamba import MAMBA as LAYERS
 from bo_tune.engines.models.problems import EXPAND, SHRINK
 from bo_tune.engines.vllm.lookup import nearest_of
 from bo_tune.engines.vllm.observed import names
 from bo_tune.engines.vllm.observed.load import estimate_us, place
+from bo_tune.engines.vllm.observed.mamba import observed_steps
 from bo_tune.engines.vllm.observed.problems import Family, families
 from bo_tune.engines.vllm.observed.reading import LayerLine, Observed, read_observed
 from bo_tune.errors import InputError
+from bo_tune.kernels.mamba.step import KERNEL as MAMBA
 
 OTHERS = {names.EXPERTS: "the base model's experts", names.MAMBA: "Mamba"}
 """What lookups of other kinds are of."""
+
+WITHOUT_ADAPTERS = "of these only Mamba's are tuned from lookups, with --only mamba"
 
 RARE = 4
 """A study that takes so many times less of the time than the mean one, or more, has another budget."""
@@ -87,7 +92,7 @@ class ObservedStudy:
             notes.append("the engine ran with VLLM_BATCH_INVARIANT, and reads no tuned file of adapters")
         others = [text for kind, text in OTHERS.items() if self.observed.of_kind(kind)]
         if others:
-            notes.append(f"the engine looked up configs of {' and '.join(others)}, too, which are not tuned here")
+            notes.append(f"the engine looked up configs of {' and '.join(others)}, too: {WITHOUT_ADAPTERS}")
         return "; ".join(notes) or None
 
     @cached_property
@@ -130,13 +135,15 @@ class ObservedStudy:
         """Return the problems to tune, each with the names of the layers that ask, where these are known.
 
         Args:
-            kernels: problems of these alone; None for all.
+            kernels: problems of these alone; None for all of adapters.
         """
-        return {
+        found: dict[Problem, tuple[str, ...]] = {
             replace(family.problem, m=m): self.names(family)
             for family in self.families if kernels is None or family.problem.kernel in kernels
             for m in self._keys(family)
         }  # fmt: skip
+        steps = observed_steps(self.observed, self.ms) if kernels is not None and MAMBA in kernels else []
+        return found | {step.problem: (LAYERS,) for step in steps}
 
     def lookups_by_layer(self) -> dict[LoraProblem, tuple[str, ...]]:
         """Return every lookup that the engine made, and those of the steps whose graphs it replayed."""

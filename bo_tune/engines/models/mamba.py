@@ -1,0 +1,34 @@
+"""The decode steps of a model's Mamba-2 layers, as one rank computes them.
+
+P ranks share the heads. They share the groups, too, where these are multiples of P; else each rank has one.
+"""
+
+from bo_tune.engines.models.serving import ModelStudy
+from bo_tune.errors import ModelError
+from bo_tune.kernels.mamba.step import MambaStep
+
+MAMBA = "mamba"
+"""Name by which tables call the layers."""
+
+
+def held_mamba(model: ModelStudy) -> list[MambaStep]:
+    """Return the steps that decode as many sequences as the model's ``ms`` say, as far as the engine has so many.
+
+    Where it has fewer than the least of these, there is one of all that it has.
+
+    Raises:
+        ModelError: the model has no such layers, or their heads cannot be spread over the ranks.
+    """
+    mamba, ranks = model.shape.mamba, model.tensor_parallel
+    if mamba is None:
+        raise ModelError(f"{model.shape.source}: the model has no Mamba-2 layers")
+    if mamba.heads % ranks:
+        raise ModelError(
+            f"{model.shape.source}: heads of the Mamba layers: expected a multiple of the tensor-parallel "
+            f"size {ranks}, got {mamba.heads}"
+        )
+    heads, dtype = mamba.heads // ranks, model.dtype or model.shape.dtype
+    groups = mamba.groups // ranks if mamba.groups % ranks == 0 else 1
+    states = model.state_dtype or mamba.state_dtype or dtype
+    sequences = [m for m in model.ms if m <= model.max_sequences] or [model.max_sequences]
+    return [MambaStep(count, heads, mamba.headdim, mamba.states, groups, dtype, states) for count in sequences]

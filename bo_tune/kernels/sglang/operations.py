@@ -1,0 +1,22 @@
+"""The installed SGLang's kernels by name: a kernel source like ``kernels.operations``."""
+
+from functools import cache
+
+from bo_tune.errors import InputError
+from bo_tune.kernels.csgmv.step import KERNELS
+from bo_tune.kernels.registry import kernel_spec
+from bo_tune.kernels.sglang.csgmv import SglangCsgmv
+
+
+@cache
+def operation(name: str) -> SglangCsgmv:
+    """Return how a kernel is compiled and launched.
+
+    Raises:
+        InputError: for an unknown name, or that of a kernel that SGLang does not have.
+        SglangError: the installed SGLang does not have it in a form that is known here.
+    """
+    kernel_spec(name)
+    if name not in KERNELS:
+        raise InputError(f"of SGLang's kernels {' and '.join(KERNELS)} are tuned, not {name}")
+    return SglangCsgmv(name)
