@@ -163,7 +163,7 @@ class Tuner:
         self.stored = stored
         self.default = default
         self._settings = settings
-        self._rivals = [dict(config) for config in spec.rivals(problem)]
+        self._rivals = [candidates.standing_for(config) for config in spec.rivals(problem)]
         self._apart, self.layer = apart, layer
         self._lookahead = lookahead
         self._listener = listener
@@ -235,7 +235,8 @@ class Tuner:
         found, launches = self._race_in_place()
         measured, finalists = self.measured, after_layer(self._settings.finalists, decided=found is not None)
         also = [found.winner] if found is not None else []
-        choice = choose(self.device, self.problem, measured, self.default, finalists, also)
+        rivals = [config_key(config) for config in self._rivals]
+        choice = choose(self.device, self.problem, measured, self.default, finalists, also, rivals)
         if choice is None:
             return None
         choice = replace(choice, launches=choice.launches + launches)
@@ -325,7 +326,7 @@ class Tuner:
         """Return the next of the configs that come before all others; None where all were tried."""
         if not self.default_is_tried:
             return self.default
-        return next((config for config in self._rivals if config_key(config) in self._untried), None)
+        return next((config for config in self._rivals if config_key(config) not in self._tried), None)
 
     def _evaluate(self, pending: Pending) -> Outcome:
         build = pending.build.result()
