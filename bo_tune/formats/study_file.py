@@ -26,7 +26,7 @@ from bo_tune.errors import InputError, StudyFileError
 from bo_tune.files import levels, os_error_text, read_text
 from bo_tune.formats.recording_format import shown
 from bo_tune.formats.study_schema import Budget, ModelTable, ProblemTable, StudyTables, describe, suggestion
-from bo_tune.kernels.registry import KERNELS, OF_BASE_MODEL, engine_spec
+from bo_tune.kernels.registry import KERNELS, OF_BASE_MODEL, engine_spec, kernel_spec
 from bo_tune.kernels.spec import AnySpec
 
 MOST_BYTES = 2**20
@@ -190,8 +190,7 @@ def _build(tables: StudyTables, source: Path, changes: Mapping[str, Any]) -> Stu
     if tables.model is None and not tables.problem:
         raise _KeyError("expected a [model] table or at least one [[problem]]")
     for index, kernel in enumerate(tables.kernels or ()):
-        if kernel not in OF_BASE_MODEL:
-            _check_kernel(kernel, f"kernels[{index}]")
+        _check_looked_up(kernel, f"kernels[{index}]")
     model = _model(tables.model, source, changes) if tables.model else None
     kernels = tuple(tables.kernels or _kernels_of(tables, model))
     study = StudyFile(
@@ -319,8 +318,8 @@ def _check_slices(table: ProblemTable, place: str, *, packed: bool) -> None:
 def _space(tables: Mapping[str, Mapping[str, Sequence[int]]]) -> Ranges:
     space = {}
     for kernel, ranges in tables.items():
-        _check_kernel(kernel, f"space.{kernel}")
-        spec = engine_spec(kernel)
+        _check_looked_up(kernel, f"space.{kernel}")
+        spec = kernel_spec(kernel)
         for name, values in ranges.items():
             place = f"space.{kernel}.{name}"
             if name not in spec.search_space.names:
@@ -334,6 +333,12 @@ def _space(tables: Mapping[str, Mapping[str, Sequence[int]]]) -> Ranges:
         except InputError as error:
             raise _KeyError(f"space.{kernel}: {error}") from None
     return space
+
+
+def _check_looked_up(kernel: str, place: str) -> None:
+    """Refuse a name that is no kernel of adapters, and none of the base model's, which only a model asks for."""
+    if kernel not in OF_BASE_MODEL:
+        _check_kernel(kernel, place)
 
 
 def _check_kernel(kernel: str, place: str) -> None:

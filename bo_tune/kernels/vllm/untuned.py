@@ -8,7 +8,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import CodeType, SimpleNamespace
@@ -17,8 +17,9 @@ from typing import Any
 from bo_tune.core.conclusion import SHARED
 from bo_tune.core.problem import GpuInfo, LoraProblem, Problem
 from bo_tune.errors import one_line
+from bo_tune.kernels.experts.rule import TRITONS, filled
 from bo_tune.kernels.experts.spec import ExpertsSpec
-from bo_tune.kernels.experts.step import ExpertsStep
+from bo_tune.kernels.experts.step import ENGINE_NAMES, ExpertsStep
 from bo_tune.kernels.moe.spec import MoeLoraSpec, MoeOneLaunchSpec, experts_of
 from bo_tune.kernels.moe.untuned import as_read, general_config
 from bo_tune.kernels.spec import AnySpec
@@ -36,10 +37,6 @@ READS_FILES = "get_moe_configs"
 
 MODULES = ("model_executor/layers/fused_moe/fused_moe.py", "lora/layers/utils.py", "utils/platform_utils.py")
 """Where it and what it calls are defined; the first holds the shipped files in a folder beside it."""
-
-
-TRITONS = {"num_warps": 4, "num_stages": 3}
-"""What Triton launches where a config does not say."""
 
 NOT_UNDERSTOOD = (ArithmeticError, AttributeError, ImportError, LookupError, NameError, OSError, TypeError, ValueError)
 """What functions of another vLLM may raise here."""
@@ -94,15 +91,21 @@ def _of_base_model(spec: ExpertsSpec, problem: Problem, gpu: GpuInfo) -> dict[st
     functions = _functions()
     if functions is None:
         return spec.default_config(step.problem)
-    local = step.experts.local
+    local, four = step.experts.local, 2 if step.weights == "int4_w4a16" else 1  # two to a byte
     try:
         asked = _asked(functions, gpu.name, gpu.backend, OF_BASE_MODEL)
+        shapes = (local, step.up, step.hidden // four), (local, step.hidden, step.n // four)
         # Of weights in 16 bits the engine names no type.
-        found = asked((local, step.up, step.hidden), (local, step.hidden, step.n), step.experts.top_k, None, step.m)
-        config = {**TRITONS, **found}
-        return {name: int(config[name]) for name in spec.search_space.names}
+        found = asked(*shapes, step.experts.top_k, step.weights or None, step.m, step.block)
+        config = filled(_in_small_letters(found), step) if step.is_grouped else {**TRITONS, **_in_small_letters(found)}
+        return {name: int(config[ENGINE_NAMES[name]]) for name in spec.search_space.names}
     except NOT_UNDERSTOOD as error:
         raise _untold(OF_BASE_MODEL, error) from error
+
+
+def _in_small_letters(config: Mapping[str, int]) -> dict[str, int]:
+    """Return a config by the names that other kernels' configs have."""
+    return {ENGINE_NAMES.get(name, name): value for name, value in config.items()}
 
 
 def _untold(function: str, error: Exception) -> VllmError:
