@@ -9,6 +9,7 @@ from bo_tune.cli.served import Served
 from bo_tune.core.choices import GRID, LEASE_S, MoePathChoice, Part, RaceChoice, StreamChoice
 from bo_tune.core.problem import Problem
 from bo_tune.core.surroundings import Layer
+from bo_tune.engines.vllm.experts import unserved as unserved_experts
 from bo_tune.engines.vllm.observed.study import ObservedStudy
 from bo_tune.errors import InputError
 from bo_tune.formats.study_file import Stop, StudyFile, load_study_file
@@ -59,7 +60,8 @@ def problems_of(study: StudyFile, kernels: Sequence[str]) -> list[Problem]:
     problems = [p for p in study.problems() if not kernels or p.kernel in kernels]
     if not problems:
         what = f"--kernel: the study has no problem of {', '.join(kernels)}"
-        raise InputError(what if kernels else f"{study.name}: nothing to tune: an engine looks nothing up")
+        why = (unserved_experts(study.model) if study.model else "") or "an engine looks nothing up"
+        raise InputError(what if kernels else f"{study.name}: nothing to tune: {why}")
     return problems
 
 

@@ -118,6 +118,15 @@ class Served:
         ),
     ] = None
     dual_stream: Annotated[bool, DUAL_STREAM] = False
+    quantization: Annotated[
+        str | None,
+        option(
+            PROBLEM,
+            "NAME",
+            "The engine's --quantization, where it is not the checkpoint's own: moe_wna16 has Triton multiply experts "
+            "of 4 and 8 bits.",
+        ),
+    ] = None
     derive: Annotated[
         LayersFrom | None,
         option(
@@ -167,6 +176,7 @@ class Served:
             "max_batched_tokens": self.max_num_batched_tokens,
             "draft_tokens": self.num_speculative_tokens,
             "dual_stream": self.dual_stream,
+            "quantization": self.quantization,
             "derived": self.derive is LayersFrom.ENGINE,
         }
         return {name: value for name, value in said.items() if value is not None and value is not False and value != []}

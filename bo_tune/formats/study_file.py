@@ -237,6 +237,7 @@ def _model(table: ModelTable, source: Path, changes: Mapping[str, Any]) -> Model
         "max_batched_tokens": table.max_num_batched_tokens,
         "draft_tokens": table.num_speculative_tokens,
         "dual_stream": table.dual_stream,
+        "quantization": table.quantization,
         **changes,
     }
     if not values["ranks"] and not values["adapters"]:
