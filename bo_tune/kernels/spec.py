@@ -37,6 +37,9 @@ class KernelSpec(ABC, Generic[Asked]):
     power_of_two: ClassVar[frozenset[str]] = frozenset()
     """Parameters whose values Triton needs to be powers of two."""
 
+    launches: ClassVar[int] = 1
+    """Launches that are one config, each with a binary of its own."""
+
     decides: ClassVar[bool] = False
     """Whether an engine launches it in place of the others of its joint group: what it measures decides on ``SHARED``
     for all of them."""

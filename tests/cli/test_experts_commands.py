@@ -145,8 +145,11 @@ def test_a_study_file_may_name_them(cli: Cli, tmp_path: Path) -> None:
         f'kernels = ["{KERNEL}"]\n[model]\nconfig = "{model}"\ntensor_parallel = 2\nmax_loras = [4]\nm = [16]\n'
     )
     assert "E 128, N 384, hidden 2048, top 8" in cli("problems", study).out
-    packed = cli("compile", study, "--configs", 1, "--out", tmp_path / "x.pack")
-    assert packed.code == 2
-    assert (
-        packed.err == "bo-tune: fused_experts: two binaries for each config, of which a pack holds one: leave it out\n"
-    )
+    packed = cli("compile", study, "--configs", 1, "--kernels", "builtin", "--out", tmp_path / "x.pack")
+    assert packed.code != 0
+    assert "the project has no fused_experts of its own" in packed.err
+    study.write_text(study.read_text() + f"[space.{KERNEL}]\nBLOCK_SIZE_K = [64]\n")
+    assert cli("problems", study).code == 0
+    study.write_text(study.read_text().replace("[64]", "[48]"))
+    refused = cli("problems", study)
+    assert "space.fused_experts.BLOCK_SIZE_K: expected powers of two, got 48" in refused.err

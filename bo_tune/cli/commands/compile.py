@@ -58,7 +58,6 @@ def compile_command(
     from bo_tune.cli.output import Output, writing
     from bo_tune.cli.packing import Plan, experience, gpu_of, make_pack
     from bo_tune.files import check_file_writable
-    from bo_tune.kernels.registry import OF_BASE_MODEL
     from bo_tune.measure.devices import fallen_back, kernel_source
     from bo_tune.precompile.build import PackBudget
 
@@ -76,8 +75,6 @@ def compile_command(
     chosen = gpu_of(target, gpu)
     output.notes(*(f"note: {line}" for line in chosen.assumed))
     problems = problems_of(loaded, kernel or ())
-    if whose := {problem.kernel for problem in problems}.intersection(OF_BASE_MODEL):
-        raise InputError(f"{', '.join(whose)}: two binaries for each config, of which a pack holds one: leave it out")
     plan = Plan(
         loaded,
         problems,

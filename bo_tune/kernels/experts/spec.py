@@ -51,6 +51,7 @@ class ExpertsSpec(KernelSpec[SizedProblem]):
     """
 
     name = KERNEL
+    launches = 2
     power_of_two = frozenset({"BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "num_warps"})
 
     @cached_property
