@@ -153,3 +153,22 @@ def test_a_study_file_may_name_them(cli: Cli, tmp_path: Path) -> None:
     study.write_text(study.read_text().replace("[64]", "[48]"))
     refused = cli("problems", study)
     assert "space.fused_experts.BLOCK_SIZE_K: expected powers of two, got 48" in refused.err
+
+
+def test_workers_reports_exports_and_imports_work_as_for_adapters(cli: Cli, grids: Path, tmp_path: Path) -> None:
+    here, there = (f"sqlite:///{tmp_path}/{name}.db" for name in ("here", "there"))
+    tuned = cli(
+        "tune", *MODEL, "--only", "experts", "--device", f"replay:{grids}", "--workers", 2, "--storage", here,
+        "--out", tmp_path / "tuned",
+    )  # fmt: skip
+    assert tuned.code == 0, tuned.err
+    assert "2 studies:" in tuned.out
+    shown = cli("show", "--storage", here)
+    assert "2 studies, 0 unfinished" in shown.out
+    page = tmp_path / "report.html"
+    assert cli("report", "--storage", here, "--out", page).code == 0
+    assert KERNEL in page.read_text()
+    assert cli("export", "--storage", here, "--out", tmp_path / "studies").code == 0
+    assert cli("import", tmp_path / "studies", "--storage", there).code == 0
+    assert cli("write", "--storage", there, "--out", tmp_path / "again").code == 0
+    assert (tmp_path / "again" / NAME).read_bytes() == (tmp_path / "tuned" / NAME).read_bytes()
