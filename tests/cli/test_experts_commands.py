@@ -119,6 +119,10 @@ def test_by_default_adapters_alone_are_tuned(cli: Cli) -> None:
     ("arguments", "reason"),
     [
         (("problems", *MODEL, "--only", "mambo"), "--only: expected some of lora, experts, got 'mambo'"),
+        (
+            ("tune", *MODEL, "--only", "experts", "--streams", "both"),
+            "--streams both: the base model's kernels run alike on one stream and on two; leave it out",
+        ),
         (("problems", "--only", "experts"), "--only: needs a model; name one with --model, or in the study file"),
         (
             ("problems", "--model", ROOT / "studies/models/llama-3.1-8b", "--max-loras", 4, "--rank", 16, "--only",
