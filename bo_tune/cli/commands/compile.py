@@ -33,6 +33,7 @@ def compile_command(
     *,
     study: o.Study = None,
     served: Served,
+    only: o.Only = None,
     kernel: o.Kernel = None,
     configs: Configs = None,
     minutes: Minutes = None,
@@ -54,7 +55,7 @@ def compile_command(
       bo-tune compile studies/llama-3.1-8b.toml --target cuda:90 --configs 500
       bo-tune compile studies/llama-3.1-8b.toml --minutes 10 --out llama.pack
     """
-    from bo_tune.cli.arguments import problems_of, study_of
+    from bo_tune.cli.arguments import narrowed, problems_of, study_of
     from bo_tune.cli.output import Output, writing
     from bo_tune.cli.packing import Plan, experience, gpu_of, make_pack
     from bo_tune.files import check_file_writable
@@ -62,7 +63,7 @@ def compile_command(
     from bo_tune.precompile.build import PackBudget
 
     output = Output("compile", json_file, quiet=quiet)
-    loaded = study_of(study, served)
+    loaded = narrowed(study_of(study, served), only)
     if loaded is None:
         raise InputError("nothing to compile: name a study file, or a model with --model")
     if configs is None and minutes is None and not whole:

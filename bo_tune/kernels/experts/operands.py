@@ -55,9 +55,9 @@ class Operands:
 
     def rows(self, chosen: torch.Tensor) -> torch.Tensor:
         """Return rows of activations as numbers, float32 ``[len(chosen), L]``."""
-        x = self.x[chosen].float()
         if self.x_scale is None:
-            return x
+            return self.x[chosen].float()
+        x = self.x.view(torch.uint8)[chosen].view(self.x.dtype).float()  # whether fp8 can be indexed depends on torch
         if self.x_scale.ndim == 1:
             return x * self.x_scale
         assert self.step.block is not None
