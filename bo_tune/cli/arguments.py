@@ -15,6 +15,8 @@ from bo_tune.errors import InputError
 from bo_tune.formats.study_file import Stop, StudyFile, load_study_file
 from bo_tune.formats.study_schema import Budget
 from bo_tune.kernels.registry import OF_BASE_MODEL, kernel_spec
+from bo_tune.measure.devices import kernel_source
+from bo_tune.measure.source import VLLM
 from bo_tune.search import StopRule
 from bo_tune.session.session import SessionSettings
 from bo_tune.session.settings import MOST_ACTIVE
@@ -89,15 +91,26 @@ def study_of(study: Path | None, served: Served) -> StudyFile | None:
     return StudyFile.from_model(served.study())
 
 
-def narrowed(study: StudyFile | None, parts: Sequence[str] | None) -> StudyFile | None:
-    """Return a study of what the command line names of its model; as it is where nothing is named. Raises InputError.
+def measures_base_model(measuring: Measuring) -> bool:
+    """Say whether the base model's kernels can be tuned: engines alone have them, and recordings hold what they hold.
+
+    Raises:
+        DeviceError: the kernels that are asked for cannot be had.
+    """
+    is_replay = measuring.device.partition(":")[0] == "replay"
+    return not is_replay and kernel_source(measuring.kernels) == VLLM
+
+
+def narrowed(study: StudyFile | None, parts: Sequence[str] | None, *, whole: bool) -> StudyFile | None:
+    """Return a study of what the command line names of its model. Raises InputError.
 
     Args:
-        parts: values of ``Part``, of which one text may hold several.
+        parts: values of ``Part``, of which one text may hold several; none for all.
+        whole: whether all are the base model's, too; else adapters' kernels alone.
     """
     named = list(filter(None, (word.strip() for text in parts or () for word in text.split(","))))
     if not named:
-        return study
+        return replace(study, kernels=(*study.kernels, *OF_BASE_MODEL)) if whole and study and study.whole else study
     unknown = [word for word in named if word not in set(Part)]
     if unknown:
         raise InputError(f"--only: expected some of {', '.join(Part)}, got {unknown[0]!r}")

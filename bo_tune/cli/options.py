@@ -223,7 +223,8 @@ Only = Annotated[
     option(
         PROBLEM,
         f"{'|'.join(Part)},…",
-        f"What of a model: its adapters' kernels, the base model's experts. Default: {Part.LORA}.",
+        "What of a model: its adapters' kernels, the base model's experts. Default: all, with vLLM's kernels; grid "
+        f"and recordings: {Part.LORA}.",
     ),
 ]
 Lease = Annotated[

@@ -57,6 +57,7 @@ class StudyFile:
     Attributes:
         source: the file it was read from, if any.
         kernels: kernels to tune; problems of others are passed over.
+        whole: whether nothing names kernels of the model: it has more than those of its adapters.
         observed: what an engine looked up, in place of a model.
         explicit: problems that are named one by one, m by m (the ``[[problem]]`` entries), each with the layers that
             it serves, where these are told.
@@ -68,6 +69,7 @@ class StudyFile:
     source: Path | None = None
     kernels: tuple[str, ...] = DENSE_KERNELS
     model: ModelStudy | None = None
+    whole: bool = False
     observed: ObservedStudy | None = None
     explicit: Mapping[LoraProblem, tuple[str, ...]] = field(default_factory=dict)
     space: Ranges = field(default_factory=dict)
@@ -79,7 +81,7 @@ class StudyFile:
     @classmethod
     def from_model(cls, model: ModelStudy) -> "StudyFile":
         """Return the study of a model without a file, named after the model."""
-        return cls(model.shape.name, model=model, kernels=model.kernels)
+        return cls(model.shape.name, model=model, kernels=model.kernels, whole=True)
 
     @classmethod
     def from_observed(cls, observed: ObservedStudy) -> "StudyFile":
@@ -198,6 +200,7 @@ def _build(tables: StudyTables, source: Path, changes: Mapping[str, Any]) -> Stu
         source=source,
         kernels=kernels,
         model=model,
+        whole=model is not None and not tables.kernels,
         explicit=dict.fromkeys(_explicit(tables.problem), ()),
         space=_space(tables.space),
         budget=tables.budget,

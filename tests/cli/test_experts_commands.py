@@ -109,10 +109,29 @@ def test_they_are_listed_where_they_are_asked_for(cli: Cli) -> None:
         assert {one["kernel"] for one in both} > {KERNEL, "lora_shrink", "fused_moe_lora_w13_shrink"}
 
 
-def test_by_default_adapters_alone_are_tuned(cli: Cli) -> None:
-    for more in ((), ("--only", "lora")):
-        listed = json.loads(cli("problems", *MODEL, *more, "--json", "-", "--quiet").out)["problems"]
-        assert KERNEL not in {one["kernel"] for one in listed}
+def kernels_of(cli: Cli, *arguments: object) -> set[str]:
+    """The kernels of the problems that a command lists."""
+    listed = cli(*arguments, "--json", "-", "--quiet")
+    assert listed.code == 0, listed.err
+    return {one["kernel"] for one in json.loads(listed.out)["problems"]}
+
+
+def test_by_default_all_that_an_engine_of_the_model_reads_is_tuned(cli: Cli, tmp_path: Path) -> None:
+    assert kernels_of(cli, "problems", *MODEL) > {KERNEL, "lora_shrink", "fused_moe_lora_w13_shrink"}
+    assert KERNEL not in kernels_of(cli, "problems", *MODEL, "--only", "lora")
+    assert KERNEL not in kernels_of(cli, "tune", *MODEL, "--dry-run", "--kernels", "builtin"), "engines alone have it"
+    named = tmp_path / "named.toml"
+    model = f'[model]\nconfig = "{ROOT}/studies/models/qwen3-30b-a3b"\ntensor_parallel = 1\nm = [16]\n'
+    named.write_text(model)
+    assert KERNEL in kernels_of(cli, "problems", named)
+    named.write_text(f'kernels = ["lora_shrink"]\n{model}')
+    assert kernels_of(cli, "problems", named) == {"lora_shrink"}
+
+
+def test_recordings_and_grids_are_of_adapters_unless_experts_are_asked_for(cli: Cli, grids: Path) -> None:
+    refused = cli("tune", *MODEL, "--device", f"replay:{grids}")
+    assert "fused_experts" not in refused.err, "what is not recorded is not asked for"
+    assert refused.code == 2
 
 
 @pytest.mark.parametrize(

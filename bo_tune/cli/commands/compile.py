@@ -60,10 +60,11 @@ def compile_command(
     from bo_tune.cli.packing import Plan, experience, gpu_of, make_pack
     from bo_tune.files import check_file_writable
     from bo_tune.measure.devices import fallen_back, kernel_source
+    from bo_tune.measure.source import VLLM
     from bo_tune.precompile.build import PackBudget
 
     output = Output("compile", json_file, quiet=quiet)
-    loaded = narrowed(study_of(study, served), only)
+    loaded = narrowed(study_of(study, served), only, whole=kernel_source(kernels) == VLLM)
     if loaded is None:
         raise InputError("nothing to compile: name a study file, or a model with --model")
     if configs is None and minutes is None and not whole:

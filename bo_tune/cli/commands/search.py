@@ -86,14 +86,24 @@ def tune_command(
       bo-tune tune --model Llama-3.1-8B/config.json --tp 1 --max-loras 4 \\
           --rank 16 --m 1,16,256
     """
-    from bo_tune.cli.arguments import Arguments, measured_of, narrowed, settings_of, study_of, with_mix, with_streams
+    from bo_tune.cli.arguments import (
+        Arguments,
+        measured_of,
+        measures_base_model,
+        narrowed,
+        settings_of,
+        study_of,
+        with_mix,
+        with_streams,
+    )
     from bo_tune.cli.both_streams import tune_both
     from bo_tune.cli.output import Output
     from bo_tune.cli.problems import list_problems
     from bo_tune.cli.tuning import tune
 
     choose_m = served.m == [AUTO]
-    asked = narrowed(study_of(study, replace(served, m=None) if choose_m else served), only)
+    whole = not choose_m and not only and measures_base_model(measuring)
+    asked = narrowed(study_of(study, replace(served, m=None) if choose_m else served), only, whole=whole)
     loaded = with_streams(asked, served.streams(streams))
     if dry_run:
         list_problems(loaded, kernel or (), budget, Output("problems", json_file, quiet=quiet))
@@ -150,7 +160,7 @@ def grid_command(
 
     if sampler not in (None, GRID):
         raise InputError(f"--sampler: an exhaustive search takes no other than {GRID!r}, got {sampler!r}")
-    loaded = narrowed(study_of(study, served), only)
+    loaded = narrowed(study_of(study, served), only, whole=False)
     arguments = Arguments(
         loaded,
         kernel or (),
