@@ -209,9 +209,9 @@ class Tuner:
 
     def _leave_to_compilers(self) -> None:
         """Forget configs that are still being compiled: enough is known without them, and it may take seconds."""
-        default = config_key(self.default)
+        untuned = {config_key(config) for config in (self.default, *self._rivals)}
         for pending in list(self._pending):
-            if pending.proposal and not pending.build.done() and config_key(pending.config) != default:
+            if pending.proposal and not pending.build.done() and config_key(pending.config) not in untuned:
                 self._pending.remove(pending)
                 self.proposer.forget(pending.proposal)
                 self.device.withdraw(self.problem, pending.config)

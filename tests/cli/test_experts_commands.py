@@ -109,6 +109,23 @@ def test_they_are_listed_where_they_are_asked_for(cli: Cli) -> None:
         assert {one["kernel"] for one in both} > {KERNEL, "lora_shrink", "fused_moe_lora_w13_shrink"}
 
 
+def test_weights_of_fewer_bits_are_listed_as_they_are_held_and_what_is_not_served_is_told(
+    cli: Cli, tmp_path: Path
+) -> None:
+    config = json.loads((ROOT / "studies" / "models" / "qwen3-30b-a3b" / "config.json").read_text())
+
+    def listed(stored: dict[str, object], *more: object) -> str:
+        (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": stored}))
+        done = cli("problems", "--model", tmp_path, *MODEL[2:], "--only", "experts", *more)
+        return done.out + done.err
+
+    gptq = {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": False}
+    assert "top 8, fp8_w8a8 by 128 x 128" in listed({"quant_method": "fp8", "weight_block_size": [128, 128]})
+    assert "top 8, fp8_w8a8" in listed({"quant_method": "fp8"})
+    assert "int4_w4a16 by 128 with zero points" in listed(gptq, "--quantization", "moe_wna16")
+    assert "nothing to tune: experts of gptq are multiplied by kernels that read no tuned files\n" in listed(gptq)
+
+
 def kernels_of(cli: Cli, *arguments: object) -> set[str]:
     """The kernels of the problems that a command lists."""
     listed = cli(*arguments, "--json", "-", "--quiet")
