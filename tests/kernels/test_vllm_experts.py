@@ -1,5 +1,6 @@
 """The published vLLM's kernel of the base model's experts through the adapter, on a machine without a GPU."""
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 
@@ -182,6 +183,21 @@ def test_integers_are_launched_as_groups_and_always_sorted() -> None:
     assert (first["MUL_ROUTED_WEIGHT"], second["MUL_ROUTED_WEIGHT"]) == (False, True)
     eight = captured(replace(step, weights="int8_w8a16", zeros=False))[0]
     assert (eight["use_int8_w8a16"], eight["has_zp"], eight["stride_bn"]) == (True, False, 2048)
+
+
+def test_problems_of_one_shape_share_their_weights_and_no_more(tmp_path: Path) -> None:
+    small = ExpertsStep(4, Experts(4, 2), 64, 32)
+    one, two, other = (assemble(step) for step in (small, replace(small, m=9), replace(small, n=64)))
+    op = operation(KERNEL)
+    for mine, same, apart in zip(one.operands, two.operands, other.operands, strict=True):
+        assert mine.held is same.held
+        assert mine.held is not apart.held
+        assert mine.x.data_ptr() != same.x.data_ptr()
+    shared = op.inputs_bytes(one)
+    del two, same
+    gc.collect()
+    assert op.inputs_bytes(one) > shared, "alone it holds all of them"
+    assert torch.equal(assemble(small).operands[0].held.w, one.operands[0].held.w), "the seed decides"
 
 
 def test_pairs_are_sorted_as_vllm_documents_it() -> None:

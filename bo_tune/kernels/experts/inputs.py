@@ -13,7 +13,7 @@ from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import SizedProblem
 from bo_tune.core.space import ConfigKey
 from bo_tune.kernels.call import PreparedLaunch
-from bo_tune.kernels.experts.operands import Operands, draw_operands
+from bo_tune.kernels.experts.operands import Drawer, Operands
 from bo_tune.kernels.experts.step import FP8, ExpertsStep
 from bo_tune.kernels.lora.operation import draw
 from bo_tune.kernels.moe.blocks import MoeBlocks, draw_experts
@@ -79,6 +79,9 @@ class ExpertsOperation(Operation[SizedProblem, ExpertsInputs]):
     where that is held by another rank.
     """
 
+    def __init__(self) -> None:
+        self._drawer = Drawer()
+
     def make_inputs(
         self, problem: SizedProblem, *, seed: int, device: torch.device, conditions: Conditions = DEFAULT_CONDITIONS
     ) -> ExpertsInputs:
@@ -95,7 +98,7 @@ class ExpertsOperation(Operation[SizedProblem, ExpertsInputs]):
         """Draw inputs for tokens whose experts are settled; none on the meta device."""
         step, device = ExpertsStep.of(problem), chosen.device
         dtype: torch.dtype = getattr(torch, step.dtype)
-        first, second = (draw_operands(step, index, generator, device) for index in range(2))
+        first, second = (self._drawer.draw(step, index, generator, device) for index in range(2))
         return ExpertsInputs(
             problem,
             (first, second),
@@ -108,9 +111,9 @@ class ExpertsOperation(Operation[SizedProblem, ExpertsInputs]):
         )
 
     def inputs_bytes(self, inputs: ExpertsInputs) -> int:
-        operands = [tensor for one in inputs.operands for tensor in one.tensors]
-        tensors = (*operands, *inputs.outs, inputs.chosen, inputs.routing)
-        return sum(tensor.nbytes for tensor in tensors) + sum(blocks.nbytes for blocks in inputs.blocks.values())
+        tensors = sum(tensor.nbytes for tensor in (*inputs.outs, inputs.chosen, inputs.routing))
+        blocks = sum(blocks.nbytes for blocks in inputs.blocks.values())
+        return tensors + blocks + sum(operands.nbytes for operands in inputs.operands)
 
     def reset(self, inputs: ExpertsInputs) -> None:
         """Do nothing: every element of the outputs is written by each launch."""
@@ -146,7 +149,7 @@ def _product(inputs: ExpertsInputs, index: int) -> torch.Tensor:
     operands, out = inputs.operands[index], inputs.outs[index]
     found = torch.zeros(out.shape, dtype=torch.float32, device=out.device).flatten(0, 1)
     share = len(found) // len(operands.x)
-    for expert, pairs in _visits(inputs.chosen, len(operands.w)):
+    for expert, pairs in _visits(inputs.chosen, len(operands.held.w)):
         found[pairs] = operands.rows(pairs // share) @ operands.weight(expert).T
     if index:
         found *= inputs.routing.flatten()[:, None]

@@ -17,11 +17,13 @@ Of two weights of 4 bits in a byte the lower bits are the first's. Zero points o
 of 4 bits lie two in a byte, of rows that follow each other: ``[E, U/2, L/k]``.
 """
 
-from dataclasses import dataclass
+from collections.abc import Hashable
+from dataclasses import dataclass, field, replace
+from weakref import WeakSet, WeakValueDictionary
 
 import torch
 
-from bo_tune.kernels.experts.step import FP8, ExpertsStep
+from bo_tune.kernels.experts.step import FP8, INT4, ExpertsStep
 from bo_tune.kernels.lora.operation import draw
 
 FP8_DTYPE = torch.float8_e4m3fn
@@ -30,28 +32,48 @@ FP8_SPREAD = 128.0
 """Standard deviation of what is drawn in fp8: what stands for 1. The largest of a hundred is then near the format's."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
+class Weights:
+    """Of all experts, for one product, see the module: the same for all numbers of tokens.
+
+    Attributes:
+        scale: float32 of fp8, of the activations' type of integers.
+        zeros: zero points, uint8.
+        users: the operands that they are part of.
+    """
+
+    w: torch.Tensor
+    scale: torch.Tensor | None = None
+    zeros: torch.Tensor | None = None
+    users: "WeakSet[Operands]" = field(default_factory=WeakSet, init=False, repr=False)
+
+    @property
+    def nbytes(self) -> int:
+        """Device memory held."""
+        return sum(tensor.nbytes for tensor in (self.w, self.scale, self.zeros) if tensor is not None)
+
+
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Operands:
     """Both sides of one product, see the module.
 
     Attributes:
         x_scale: of activations in fp8, float32.
-        w_scale: of weights, float32 of fp8 and of the activations' type of integers.
-        w_zeros: zero points, uint8.
     """
 
     step: ExpertsStep
     x: torch.Tensor
-    w: torch.Tensor
+    held: Weights
     x_scale: torch.Tensor | None = None
-    w_scale: torch.Tensor | None = None
-    w_zeros: torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.held.users.add(self)
 
     @property
-    def tensors(self) -> list[torch.Tensor]:
-        """All that is held."""
-        held = (self.x, self.w, self.x_scale, self.w_scale, self.w_zeros)
-        return [tensor for tensor in held if tensor is not None]
+    def nbytes(self) -> int:
+        """Device memory held, of the weights its share."""
+        own = self.x.nbytes + (self.x_scale.nbytes if self.x_scale is not None else 0)
+        return own + self.held.nbytes // len(self.held.users)
 
     def rows(self, chosen: torch.Tensor) -> torch.Tensor:
         """Return rows of activations as numbers, float32 ``[len(chosen), L]``."""
@@ -65,74 +87,82 @@ class Operands:
 
     def weight(self, expert: int) -> torch.Tensor:
         """Return the weight of an expert as numbers, float32 ``[U, L]``."""
-        w = self.w[expert]
-        if self.w_scale is None:
+        w = self.held.w[expert]
+        if self.held.scale is None:
             return w.float()
-        scale = self.w_scale[expert].float()
+        scale = self.held.scale[expert].float()
         if scale.ndim == 0:
             return w.float() * scale
         assert self.step.block is not None
         rows, columns = self.step.block
         if not self.step.is_grouped:
             return w.float() * _spread(_spread(scale, rows, 0, len(w)), columns, 1, w.shape[1])
-        four = self.step.weights == "int4_w4a16"
+        four = self.step.weights == INT4
         if four:
             w = torch.stack((w & 0xF, w >> 4), dim=-1).flatten(1)
         zeros = self._zeros(expert, 8.0 if four else 128.0, scale)
         return (w.float() - _spread(zeros, columns, 1, w.shape[1])) * _spread(scale, columns, 1, w.shape[1])
 
     def _zeros(self, expert: int, usual: float, scale: torch.Tensor) -> torch.Tensor:
-        if self.w_zeros is None:
+        if self.held.zeros is None:
             return torch.full_like(scale, usual)
-        zeros = self.w_zeros[expert]
-        if self.step.weights == "int4_w4a16":
+        zeros = self.held.zeros[expert]
+        if self.step.weights == INT4:
             zeros = torch.stack((zeros & 0xF, zeros >> 4), dim=1).flatten(0, 1)
         return zeros.float()
 
 
-def draw_operands(step: ExpertsStep, index: int, generator: torch.Generator | None, device: torch.device) -> Operands:
-    """Draw one of a step's products; none on the meta device.
+class Drawer:
+    """Draws operands. Problems that differ by their number of tokens alone share weights, as long as one has them."""
 
-    Args:
-        index: 0 for the first product, whose rows are tokens, 1 for the second, whose rows are pairs.
-    """
-    length, width = step.products[index]
-    rows, experts = (step.pairs if index else step.m), step.experts.local
+    def __init__(self) -> None:
+        self._known: WeakValueDictionary[Hashable, Weights] = WeakValueDictionary()
+
+    def draw(self, step: ExpertsStep, index: int, generator: torch.Generator | None, device: torch.device) -> Operands:
+        """Draw one of a step's products; none on the meta device.
+
+        Args:
+            index: 0 for the first product, whose rows are tokens, 1 for the second, whose rows are pairs.
+            generator: of activations; its seed alone decides on weights. None on the meta device.
+        """
+        shape = (step.pairs if index else step.m, step.products[index][0])
+        held = self._weights(step, index, generator, device)
+        if step.weights != FP8:
+            return Operands(step, draw(shape, getattr(torch, step.dtype), generator, device), held)
+        scales = (shape[0], -(-shape[1] // step.block[1])) if step.block else (1,)
+        x_scale = _scales(scales, 1 / FP8_SPREAD, generator, device)
+        return Operands(step, _fp8(shape, generator, device), held, x_scale)
+
+    def _weights(
+        self, step: ExpertsStep, index: int, generator: torch.Generator | None, device: torch.device
+    ) -> Weights:
+        if generator is None:
+            return _draw_weights(step, index, None, device)
+        seed = generator.initial_seed()
+        key = replace(step, m=1), index, seed, device
+        known = self._known.get(key)
+        if known is None:
+            own = torch.Generator(device).manual_seed(seed + index + 1)
+            known = self._known[key] = _draw_weights(step, index, own, device)
+        return known
+
+
+def _draw_weights(step: ExpertsStep, index: int, generator: torch.Generator | None, device: torch.device) -> Weights:
+    (length, width), experts = step.products[index], step.experts.local
     dtype: torch.dtype = getattr(torch, step.dtype)
     if step.weights == FP8:
-        return _of_fp8(step, rows, (experts, width, length), generator, device)
-    x = draw((rows, length), dtype, generator, device)
+        scales = (experts, -(-width // step.block[0]), -(-length // step.block[1])) if step.block else (experts,)
+        scale = _scales(scales, length**-0.5 / FP8_SPREAD, generator, device)
+        return Weights(_fp8((experts, width, length), generator, device), scale)
     if not step.is_grouped:
-        return Operands(step, x, draw((experts, width, length), dtype, generator, device, length**-0.5))
+        return Weights(draw((experts, width, length), dtype, generator, device, length**-0.5))
     assert step.block is not None
-    groups, four = length // step.block[1], step.weights == "int4_w4a16"
+    groups, four = length // step.block[1], step.weights == INT4
     w = _integers((experts, width, length // 2 if four else length), 256, generator, device)
     usual = length**-0.5 / (4.0 if four else 64.0)  # of the spread that integers drawn evenly have
     scale = _scales((experts, width, groups), usual, generator, device).to(dtype)
     zeros = _integers((experts, width // 2 if four else width, groups), 256, generator, device) if step.zeros else None
-    return Operands(step, x, w, None, scale, zeros)
-
-
-def _of_fp8(
-    step: ExpertsStep,
-    rows: int,
-    shape: tuple[int, int, int],
-    generator: torch.Generator | None,
-    device: torch.device,
-) -> Operands:
-    experts, width, length = shape
-    x_scales: tuple[int, ...] = (1,)
-    w_scales: tuple[int, ...] = (experts,)
-    if step.block:
-        columns = -(-length // step.block[1])
-        x_scales, w_scales = (rows, columns), (experts, -(-width // step.block[0]), columns)
-    return Operands(
-        step,
-        _fp8((rows, length), generator, device),
-        _fp8(shape, generator, device),
-        _scales(x_scales, 1 / FP8_SPREAD, generator, device),
-        _scales(w_scales, length**-0.5 / FP8_SPREAD, generator, device),
-    )
+    return Weights(w, scale, zeros)
 
 
 def _fp8(shape: tuple[int, ...], generator: torch.Generator | None, device: torch.device) -> torch.Tensor:

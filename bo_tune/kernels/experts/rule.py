@@ -6,7 +6,7 @@ and machines without vLLM: where it is installed, its own functions are asked (`
 
 from collections.abc import Mapping
 
-from bo_tune.kernels.experts.step import FP8, ExpertsStep
+from bo_tune.kernels.experts.step import FP8, INT4, ExpertsStep
 from bo_tune.kernels.moe.untuned import general_config
 
 TRITONS = {"num_warps": 4, "num_stages": 3}
@@ -40,7 +40,7 @@ def filled(config: Mapping[str, int], step: ExpertsStep) -> dict[str, int]:
 def _rows_of_grouped(step: ExpertsStep) -> dict[str, int]:
     group = step.block[1] if step.block else 0
     few = step.pairs / step.experts.local <= FEW_PAIRS
-    if step.weights == "int4_w4a16" and group in CUDAS_GROUPS and few:
+    if step.weights == INT4 and group in CUDAS_GROUPS and few:
         rows = min(16, 1 << (step.m - 1).bit_length())
     else:
         rows = 16 if step.m <= 20 else 32 if step.m <= 40 else 64

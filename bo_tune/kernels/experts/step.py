@@ -16,11 +16,12 @@ SPARSITY = 4
 """Times the pairs of token and expert that there must be experts for vLLM not to sort the tokens into blocks."""
 
 FP8 = "fp8_w8a8"
-GROUPED = ("int8_w8a16", "int4_w4a16")
+INT4 = "int4_w4a16"
+GROUPED = ("int8_w8a16", INT4)
 WEIGHTS = (FP8, *GROUPED)
 """How weights may be held that are not of 16 bits, as the engine's files name it."""
 
-WEIGHT_BYTES: Mapping[str, float] = {"": 2, FP8: 1, "int8_w8a16": 1, "int4_w4a16": 0.5}
+WEIGHT_BYTES: Mapping[str, float] = {"": 2, FP8: 1, "int8_w8a16": 1, INT4: 0.5}
 """Of one weight."""
 
 ENGINE_NAMES: Mapping[str, str] = {

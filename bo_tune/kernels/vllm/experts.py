@@ -117,6 +117,7 @@ class VllmExperts(ExpertsOperation):
     """vLLM's kernel, twice. Raises VllmError where the installed vLLM has none that is known here."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._launcher = ExpertsLauncher()
         self._cached_facts = lru_cache(maxsize=2**16)(self._facts)
         self._keys: dict[Hashable, Hashable] = {}
@@ -142,9 +143,9 @@ class VllmExperts(ExpertsOperation):
         step, operands = ExpertsStep.of(inputs.problem), inputs.operands[index]
         given = {
             "A": operands.x,
-            "B": operands.w,
+            "B": operands.held.w,
             "C": inputs.outs[index],
-            "B_scale": operands.w_scale,
+            "B_scale": operands.held.scale,
             "topk_weights": inputs.routing,
             **_in_blocks(inputs, step, config["BLOCK_SIZE_M"]),
             "mul_routed_weight": index == 1,
@@ -157,7 +158,7 @@ class VllmExperts(ExpertsOperation):
         flags = dict.fromkeys(("use_int8_w8a16", "use_int4_w4a16"), False)
         if step.is_grouped:
             rows = {"topk_weights": inputs.routing if index else None, "config": {**config, "SPLIT_K": 1}}
-            return {**given, **rows, **flags, f"use_{step.weights}": True, "B_zp": operands.w_zeros}
+            return {**given, **rows, **flags, f"use_{step.weights}": True, "B_zp": operands.held.zeros}
         flags |= dict.fromkeys(("use_fp8_w8a8", "use_int8_w8a8", "per_channel_quant"), False)
         named = {f"use_{step.weights}": True} if step.weights else {}
         return {**given, **flags, **named, "A_scale": operands.x_scale}

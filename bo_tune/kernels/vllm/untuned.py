@@ -19,7 +19,7 @@ from bo_tune.core.problem import GpuInfo, LoraProblem, Problem
 from bo_tune.errors import one_line
 from bo_tune.kernels.experts.rule import TRITONS, filled
 from bo_tune.kernels.experts.spec import ExpertsSpec
-from bo_tune.kernels.experts.step import ENGINE_NAMES, ExpertsStep
+from bo_tune.kernels.experts.step import ENGINE_NAMES, INT4, ExpertsStep
 from bo_tune.kernels.moe.spec import MoeLoraSpec, MoeOneLaunchSpec, experts_of
 from bo_tune.kernels.moe.untuned import as_read, general_config
 from bo_tune.kernels.spec import AnySpec
@@ -91,7 +91,7 @@ def _of_base_model(spec: ExpertsSpec, problem: Problem, gpu: GpuInfo) -> dict[st
     functions = _functions()
     if functions is None:
         return spec.default_config(step.problem)
-    local, four = step.experts.local, 2 if step.weights == "int4_w4a16" else 1  # two to a byte
+    local, four = step.experts.local, 2 if step.weights == INT4 else 1  # two to a byte
     try:
         asked = _asked(functions, gpu.name, gpu.backend, OF_BASE_MODEL)
         shapes = (local, step.up, step.hidden // four), (local, step.hidden, step.n // four)
