@@ -10,6 +10,7 @@ from bo_tune.core.choices import GRID, LEASE_S, EngineChoice, MoePathChoice, Par
 from bo_tune.core.conclusion import StopRule
 from bo_tune.core.problem import Problem
 from bo_tune.core.surroundings import Layer
+from bo_tune.engines.vllm.experts import unserved as unserved_experts
 from bo_tune.engines.vllm.observed.study import ObservedStudy
 from bo_tune.errors import InputError
 from bo_tune.formats.study_file import Stop, StudyFile, load_study_file
@@ -17,6 +18,8 @@ from bo_tune.formats.study_schema import Budget
 from bo_tune.kernels.experts.step import KERNEL as EXPERTS
 from bo_tune.kernels.mamba.step import KERNEL as MAMBA
 from bo_tune.kernels.registry import OF_BASE_MODEL, kernel_spec
+from bo_tune.measure.devices import kernel_source
+from bo_tune.measure.source import VLLM
 from bo_tune.session.settings import MOST_ACTIVE, SessionSettings
 from bo_tune.session.workers.measuring import Measured
 
@@ -65,7 +68,8 @@ def problems_of(study: StudyFile, kernels: Sequence[str]) -> list[Problem]:
     problems = [p for p in study.problems() if not kernels or p.kernel in kernels]
     if not problems:
         what = f"--kernel: the study has no problem of {', '.join(kernels)}"
-        raise InputError(what if kernels else f"{study.name}: nothing to tune: an engine looks nothing up")
+        why = (unserved_experts(study.model) if study.model else "") or "an engine looks nothing up"
+        raise InputError(what if kernels else f"{study.name}: nothing to tune: {why}")
     return problems
 
 
@@ -93,15 +97,32 @@ def study_of(study: Path | None, served: Served) -> StudyFile | None:
     return StudyFile.from_model(served.study())
 
 
-def narrowed(study: StudyFile | None, parts: Sequence[str] | None) -> StudyFile | None:
-    """Return a study of what the command line names of its model; as it is where nothing is named. Raises InputError.
+def measures_base_model(measuring: Measuring) -> bool:
+    """Say whether the base model's kernels can be tuned: engines alone have them, and recordings hold what they hold.
+
+    Raises:
+        DeviceError: the kernels that are asked for cannot be had.
+    """
+    is_replay = measuring.device.partition(":")[0] == "replay"
+    return not is_replay and kernel_source(measuring.kernels) == VLLM
+
+
+def _engine(study: StudyFile) -> EngineChoice:
+    """Return whose lookups a study is of."""
+    return study.model.engine if study.model is not None else EngineChoice.VLLM
+
+
+def narrowed(study: StudyFile | None, parts: Sequence[str] | None, *, whole: bool) -> StudyFile | None:
+    """Return a study of what the command line names of its model. Raises InputError.
 
     Args:
-        parts: values of ``Part``, of which one text may hold several.
+        parts: values of ``Part``, of which one text may hold several; none for all.
+        whole: whether all are the base model's, too; else adapters' kernels alone.
     """
     named = list(filter(None, (word.strip() for text in parts or () for word in text.split(","))))
     if not named:
-        return study
+        all_of_it = whole and study is not None and study.whole and _engine(study) is EngineChoice.VLLM
+        return replace(study, kernels=(*study.kernels, *OF_BASE_MODEL)) if study and all_of_it else study
     unknown = [word for word in named if word not in set(Part)]
     if unknown:
         raise InputError(f"--only: expected some of {', '.join(Part)}, got {unknown[0]!r}")

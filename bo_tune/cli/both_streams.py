@@ -19,6 +19,7 @@ from bo_tune.engines.base import TunedEntry
 from bo_tune.engines.folder import write_tables
 from bo_tune.engines.registry import address_of
 from bo_tune.errors import DeviceError, InputError
+from bo_tune.kernels.registry import OF_BASE_MODEL
 from bo_tune.session.finished import table_entries
 from bo_tune.session.session import Tuned
 from bo_tune.session.workers.measuring import opened
@@ -53,7 +54,7 @@ def tune_both(arguments: Arguments, output: Output) -> None:
 
     # What both ways look up alike, and no layer decides on, stays as it was found on one stream.
     known = {address_of(found.job.problem, found.job.device.gpu) for found in one.tuned}
-    two = _tuned(_on_streams(arguments, two=True), output, but=known, then=timed_there)
+    two = _tuned(_of_adapters(_on_streams(arguments, two=True)), output, but=known, then=timed_there)
     layers[False] = _layers_again(_on_streams(arguments, two=False), one, two)
     chosen = _chosen(one, layers, arguments.settings.finalists.confidence)
     files = write_tables(arguments.out, _entries(one, alone, chosen), output.notes)
@@ -79,6 +80,8 @@ def _check(arguments: Arguments) -> None:
     if arguments.choose_m or arguments.ray is not None or (arguments.workers or 1) > 1:
         raise InputError("--streams both: not with workers, nor with --m auto; tune one way and then the other")
     on_streams(arguments.study, two=True)
+    if not set(arguments.study.kernels) - set(OF_BASE_MODEL):
+        raise InputError("--streams both: the base model's kernels run alike on one stream and on two; leave it out")
 
 
 def _on_streams(arguments: Arguments, *, two: bool) -> Arguments:
@@ -86,6 +89,13 @@ def _on_streams(arguments: Arguments, *, two: bool) -> Arguments:
     conditions = replace(arguments.measured.conditions, dual_stream=two)
     measured = replace(arguments.measured, conditions=conditions)
     return replace(arguments, study=on_streams(arguments.study, two=two), measured=measured)
+
+
+def _of_adapters(arguments: Arguments) -> Arguments:
+    """Return the arguments without the base model's kernels, which both ways run alike: they are tuned once."""
+    assert arguments.study is not None
+    kernels = tuple(kernel for kernel in arguments.study.kernels if kernel not in OF_BASE_MODEL)
+    return replace(arguments, study=replace(arguments.study, kernels=kernels))
 
 
 def _shrinks(tuned: Sequence[Tuned]) -> dict[Asked, Tuned]:

@@ -231,7 +231,8 @@ Only = Annotated[
     option(
         PROBLEM,
         f"{'|'.join(Part)},…",
-        f"What of a model: its adapters' kernels, the base model's experts, its Mamba-2 layers. Default: {Part.LORA}.",
+        "What of a model: its adapters' kernels, the base model's experts, its Mamba-2 layers. Default: all, with "
+        f"vLLM's kernels; grid and recordings: {Part.LORA}.",
     ),
 ]
 Lease = Annotated[

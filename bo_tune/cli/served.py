@@ -140,6 +140,15 @@ class Served:
         str | None, option(PROBLEM, "|".join(STATE_DTYPES), "The engine's --mamba-ssm-cache-dtype, where it is named.")
     ] = None
     dual_stream: Annotated[bool, DUAL_STREAM] = False
+    quantization: Annotated[
+        str | None,
+        option(
+            PROBLEM,
+            "NAME",
+            "The engine's --quantization, where it is not the checkpoint's own: moe_wna16 has Triton multiply experts "
+            "of 4 and 8 bits.",
+        ),
+    ] = None
     derive: Annotated[
         LayersFrom | None,
         option(
@@ -211,6 +220,7 @@ class Served:
             "engine": self.engine,
             "chunk_size": self.max_lora_chunk_size,
             "state_dtype": self.mamba_ssm_cache_dtype,
+            "quantization": self.quantization,
             "derived": self.derive is LayersFrom.ENGINE,
         }
         return {name: value for name, value in said.items() if value is not None and value is not False and value != []}

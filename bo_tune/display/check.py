@@ -48,7 +48,7 @@ def _row(problem: Problem) -> tuple[tuple[str, ...], str]:
         step = ExpertsStep.of(problem)
         held = "" if step.experts.local == step.experts.count else f" of {step.experts.count}"
         sizes = f"E {step.experts.local}{held}, N {step.n}, hidden {step.hidden}, top {step.experts.top_k}"
-        return (sizes, *[""] * len(_FIGURES)), str(step.m)
+        return (sizes + _held_as(step), *[""] * len(_FIGURES)), str(step.m)
     if problem.kernel == MAMBA:
         mamba = MambaStep.of(problem)
         shape = f"{mamba.heads} heads, headdim {mamba.headdim}, dstate {mamba.dstate}, {mamba.state_dtype} states"
@@ -61,6 +61,13 @@ def _row(problem: Problem) -> tuple[tuple[str, ...], str]:
         return (problem.label, *[""] * len(_FIGURES)), "-"
     figures = (problem.max_loras, problem.num_slices, problem.k, problem.n, problem.i or "")
     return ("overwrites" if problem.add_inputs is False else "", *map(str, figures)), str(problem.m)
+
+
+def _held_as(step: ExpertsStep) -> str:
+    """Say how weights are held that are not of 16 bits."""
+    rows, columns = step.block or (0, 0)
+    scale = f" by {rows} x {columns}" if rows else f" by {columns}" if columns else ""
+    return f", {step.weights}{scale}{' with zero points' if step.zeros else ''}" if step.weights else ""
 
 
 def problem_lines(problems: Mapping[Problem, Sequence[str]], expected: Outlook) -> list[str]:

@@ -12,6 +12,7 @@ from typing import ClassVar, NamedTuple
 
 from bo_tune.core.choices import EngineChoice
 from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.space import Config
 from bo_tune.engines.models.serving import ModelStudy
 from bo_tune.engines.provenance import Provenance
 
@@ -96,6 +97,10 @@ class Engine(ABC):
     @abstractmethod
     def render(self, entries: Entries) -> bytes:
         """Return the text of a file that holds these entries."""
+
+    def launchable(self, problem: Problem, config: Config) -> Config:
+        """Return a tuned config with what the engine must find beside it, though there is nothing to choose."""
+        return config
 
     def as_written(self, config: WrittenConfig) -> WrittenConfig:
         """Return a config with its parameters in the order in which they are written."""

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterable
 
 from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.space import Config
 from bo_tune.engines.base import Address, Engine
 from bo_tune.engines.models.serving import ModelStudy
 from bo_tune.engines.sglang.csgmv import SglangLora
@@ -35,6 +36,11 @@ def engine_of_file(name: str) -> Engine | None:
 def address_of(problem: Problem, gpu: GpuInfo) -> Address:
     """Return where a problem's config is looked up. Raises InputError where no engine does."""
     return engine_of(problem.kernel).address(problem, gpu)
+
+
+def launchable(problem: Problem, config: Config) -> Config:
+    """Return a tuned config with all that an engine must find in its file. Raises InputError where none looks it up."""
+    return engine_of(problem.kernel).launchable(problem, config)
 
 
 def served_problems(model: ModelStudy, kernels: Collection[str] | None = None) -> dict[Problem, tuple[str, ...]]:

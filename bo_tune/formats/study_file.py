@@ -26,7 +26,7 @@ from bo_tune.errors import InputError, StudyFileError
 from bo_tune.files import levels, os_error_text, read_text
 from bo_tune.formats.recording_format import shown
 from bo_tune.formats.study_schema import Budget, ModelTable, ProblemTable, StudyTables, describe, suggestion
-from bo_tune.kernels.registry import KERNELS, OF_BASE_MODEL, engine_spec
+from bo_tune.kernels.registry import KERNELS, OF_BASE_MODEL, engine_spec, kernel_spec
 from bo_tune.kernels.spec import AnySpec
 
 MOST_BYTES = 2**20
@@ -57,6 +57,7 @@ class StudyFile:
     Attributes:
         source: the file it was read from, if any.
         kernels: kernels to tune; problems of others are passed over.
+        whole: whether nothing names kernels of the model: it has more than those of its adapters.
         observed: what an engine looked up, in place of a model.
         explicit: problems that are named one by one, m by m (the ``[[problem]]`` entries), each with the layers that
             it serves, where these are told.
@@ -68,6 +69,7 @@ class StudyFile:
     source: Path | None = None
     kernels: tuple[str, ...] = DENSE_KERNELS
     model: ModelStudy | None = None
+    whole: bool = False
     observed: ObservedStudy | None = None
     explicit: Mapping[LoraProblem, tuple[str, ...]] = field(default_factory=dict)
     space: Ranges = field(default_factory=dict)
@@ -79,7 +81,7 @@ class StudyFile:
     @classmethod
     def from_model(cls, model: ModelStudy) -> "StudyFile":
         """Return the study of a model without a file, named after the model."""
-        return cls(model.shape.name, model=model, kernels=model.kernels)
+        return cls(model.shape.name, model=model, kernels=model.kernels, whole=True)
 
     @classmethod
     def from_observed(cls, observed: ObservedStudy) -> "StudyFile":
@@ -190,8 +192,7 @@ def _build(tables: StudyTables, source: Path, changes: Mapping[str, Any]) -> Stu
     if tables.model is None and not tables.problem:
         raise _KeyError("expected a [model] table or at least one [[problem]]")
     for index, kernel in enumerate(tables.kernels or ()):
-        if kernel not in OF_BASE_MODEL:
-            _check_kernel(kernel, f"kernels[{index}]")
+        _check_looked_up(kernel, f"kernels[{index}]")
     model = _model(tables.model, source, changes) if tables.model else None
     kernels = tuple(tables.kernels or _kernels_of(tables, model))
     study = StudyFile(
@@ -199,6 +200,7 @@ def _build(tables: StudyTables, source: Path, changes: Mapping[str, Any]) -> Stu
         source=source,
         kernels=kernels,
         model=model,
+        whole=model is not None and not tables.kernels,
         explicit=dict.fromkeys(_explicit(tables.problem), ()),
         space=_space(tables.space),
         budget=tables.budget,
@@ -238,6 +240,7 @@ def _model(table: ModelTable, source: Path, changes: Mapping[str, Any]) -> Model
         "max_batched_tokens": table.max_num_batched_tokens,
         "draft_tokens": table.num_speculative_tokens,
         "dual_stream": table.dual_stream,
+        "quantization": table.quantization,
         **changes,
     }
     if not values["ranks"] and not values["adapters"]:
@@ -319,8 +322,8 @@ def _check_slices(table: ProblemTable, place: str, *, packed: bool) -> None:
 def _space(tables: Mapping[str, Mapping[str, Sequence[int]]]) -> Ranges:
     space = {}
     for kernel, ranges in tables.items():
-        _check_kernel(kernel, f"space.{kernel}")
-        spec = engine_spec(kernel)
+        _check_looked_up(kernel, f"space.{kernel}")
+        spec = kernel_spec(kernel)
         for name, values in ranges.items():
             place = f"space.{kernel}.{name}"
             if name not in spec.search_space.names:
@@ -334,6 +337,12 @@ def _space(tables: Mapping[str, Mapping[str, Sequence[int]]]) -> Ranges:
         except InputError as error:
             raise _KeyError(f"space.{kernel}: {error}") from None
     return space
+
+
+def _check_looked_up(kernel: str, place: str) -> None:
+    """Refuse a name that is no kernel of adapters, and none of the base model's, which only a model asks for."""
+    if kernel not in OF_BASE_MODEL:
+        _check_kernel(kernel, place)
 
 
 def _check_kernel(kernel: str, place: str) -> None:

@@ -168,6 +168,10 @@ class ModelTable(Table):
     `…_EXPAND_FALSE.json` for the layers that are spread over ranks, `…_EXPAND_TRUE.json` for embeddings, lm_head,
     routers and whatever else each rank holds whole."""
 
+    quantization: Text | None = None
+    """The engine's `--quantization`, where it is not the checkpoint's own: `moe_wna16` has Triton multiply experts of 4
+    and 8 bits."""
+
 
 class ProblemTable(Table):
     """One problem of one kernel for each m, as the engine looks it up. May be repeated."""

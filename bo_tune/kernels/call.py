@@ -55,7 +55,7 @@ class KernelCall:
 
     Attributes:
         kernel: Triton's jit function.
-        grid: programs along the three axes.
+        grid: programs along the axes, up to three.
         arguments: what is passed by position; tensors, on the meta device where nothing is to be launched.
         options: what is passed by name: launch options, and parameters of the kernel.
         before: what comes before each launch, and is timed with it; None for nothing.
@@ -88,8 +88,9 @@ class KernelCall:
         compiled = self.kernel[self.grid](*self.arguments, **self.options)
         if compiled is None:
             return None
-        # A loaded kernel wants every argument, those that were compiled in included.
-        return PreparedLaunch(compiled[self.grid], tuple(self.parameters.values()), self.before)
+        # A loaded kernel wants all three axes, and every argument, those that were compiled in included.
+        grid = (*self.grid, 1, 1)[:3]
+        return PreparedLaunch(compiled[grid], tuple(self.parameters.values()), self.before)
 
     def warmup(self) -> Any:
         """Compile for the active Triton target without launching, and return Triton's compiled kernel."""

@@ -34,6 +34,12 @@ class KernelSpec(ABC, Generic[Asked]):
 
     name: str
 
+    power_of_two: ClassVar[frozenset[str]] = frozenset()
+    """Parameters whose values Triton needs to be powers of two."""
+
+    launches: ClassVar[int] = 1
+    """Launches that are one config, each with a binary of its own."""
+
     decides: ClassVar[bool] = False
     """Whether an engine launches it in place of the others of its joint group: what it measures decides on ``SHARED``
     for all of them."""
@@ -110,8 +116,7 @@ AnySpec = KernelSpec[Any]
 class EngineSpec(KernelSpec[LoraProblem]):
     """A kernel that multiplies tiles, and whose config an engine looks up in tuned files."""
 
-    power_of_two: ClassVar[frozenset[str]] = frozenset({"block_m", "block_n", "block_k", "num_warps", "num_ctas"})
-    """Parameters whose values Triton needs to be powers of two."""
+    power_of_two = frozenset({"block_m", "block_n", "block_k", "num_warps", "num_ctas"})
 
     table_level_i: ClassVar[bool] = False
     """Whether the kernel's JSON has the sixth level, i."""

@@ -22,15 +22,17 @@ from bo_tune.measure.watch.monitor import GpuMonitor
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A config whose binary exists, not yet loaded.
+    """A config whose binary exists, not yet loaded; or its binaries, where it is of several launches.
 
     Attributes:
-        entry: its folder in Triton's cache; None where nothing compiles.
+        entry: its folder in Triton's cache, of the first launch; None where nothing compiles.
+        more: folders of the others, where they are not the same.
     """
 
     compilation: Compilation
     resources: Resources
     entry: str | None = None
+    more: tuple[str, ...] = ()
 
 
 Build = Compiled | Invalid

@@ -89,7 +89,7 @@ class Workbench:
         if whole:
             self._check(self.folder, from_json(Identity, whole[0]), identity)
             known = [from_json(PackedBinary, line) for line in whole[1:]]
-            self.binaries = [b for b in known if b.entry is None or (self.cache / b.entry).is_dir()]
+            self.binaries = [b for b in known if all((self.cache / entry).is_dir() for entry in b.entries)]
         elif self.pack.exists():
             manifest = unpack(self.pack, self.cache)
             self._check(self.pack, manifest.identity, identity)
@@ -216,6 +216,8 @@ def packed_binary(cache: Path, wanted: Wanted, build: Build, gpu: GpuInfo) -> Pa
     if needed is not None and needed > limit:
         reason, detail = InvalidReason.OUT_OF_SHARED_MEMORY, f"needs {needed} B of {limit} B"
         return PackedBinary(problem, config, took_s, build.resources, reason=reason, detail=detail)
-    files = files_of(cache / build.entry)
-    cubin_bytes = sum(file.size for name, file in files.items() if name.endswith(MACHINE_CODE))
-    return PackedBinary(problem, config, took_s, build.resources, cubin_bytes, build.entry, files)
+    files, *others = (files_of(cache / entry) for entry in (build.entry, *build.more))
+    more = dict(zip(build.more, others, strict=True))
+    everything = [named for each in (files, *others) for named in each.items()]
+    cubin_bytes = sum(file.size for name, file in everything if name.endswith(MACHINE_CODE))
+    return PackedBinary(problem, config, took_s, build.resources, cubin_bytes, build.entry, files, more=more)

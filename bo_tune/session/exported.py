@@ -23,7 +23,7 @@ from bo_tune.core.space import ConfigKey, config_key
 from bo_tune.core.study_name import StudyName
 from bo_tune.errors import RecordingError
 from bo_tune.formats.recording import Recording
-from bo_tune.kernels.registry import KERNELS
+from bo_tune.kernels.registry import KERNELS, OF_BASE_MODEL
 from bo_tune.session.settings import SessionSettings
 from bo_tune.store.attributes import (
     DISTURBED_ATTR,
@@ -196,7 +196,7 @@ def _trial(stored: _TrialJson, recording: Recording, ranges: Ranges) -> FrozenTr
 
 
 def _check_config(kernel: str, config: Mapping[str, int]) -> None:
-    spec = KERNELS.get(kernel)
+    spec = KERNELS.get(kernel) or OF_BASE_MODEL.get(kernel)
     for name, value in config.items() if spec is not None else ():
         power = spec is not None and name in spec.power_of_two
         if value > LARGEST_TILE or (power and value & (value - 1)):

@@ -14,7 +14,7 @@ from bo_tune.core.problem import GpuInfo
 from bo_tune.core.study_name import StudyName
 from bo_tune.engines.base import Address, TunedEntry
 from bo_tune.engines.provenance import Provenance
-from bo_tune.engines.registry import address_of, is_looked_up
+from bo_tune.engines.registry import address_of, is_looked_up, launchable
 from bo_tune.measure.devices import Job
 from bo_tune.store.attributes import DISTURBED_ATTR, ORIGIN_ATTR
 from bo_tune.store.reader import StudySummary
@@ -178,7 +178,7 @@ def _entry(
 ) -> TunedEntry:
     provenance = Provenance(
         problem=name.problem,
-        config=result.config,
+        config=launchable(name.problem, result.config),
         time_us=result.time_us,
         default_time_us=result.default_time_us,
         gpu=gpu.name,
@@ -197,4 +197,4 @@ def _entry(
         ended=result.ending.reason.value if result.ending else None,
         costs={**result.costs.flat(), "session_wall_s": wall_s},
     )
-    return TunedEntry(*address_of(name.problem, gpu), result.config, provenance)
+    return TunedEntry(*address_of(name.problem, gpu), provenance.config, provenance)

@@ -62,6 +62,11 @@ class Candidates:
         """The configs themselves, made anew each time: a session has dozens of studies, of thousands each."""
         return tuple(compress(self.space, self.mask.tolist()))
 
+    def standing_for(self, config: Config) -> dict[str, int]:
+        """Return the config that is tried in place of one that the target makes identical to it; else the one."""
+        key = config_key(config)
+        return dict(self.twins.get(key, key))
+
     def __contains__(self, config: object) -> bool:
         return isinstance(config, Mapping) and config_key(config) in self.keys
 

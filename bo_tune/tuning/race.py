@@ -14,7 +14,8 @@ The finalists are timed round by round. After each batch of rounds those leave t
 to no loss. It ends when the leader is alone, when all that stay are as good as equal to it, when no more than
 ``AT_STAKE`` is lost by taking the leader, or when the rounds are used up: of configs that differ by less than the noise
 it does not matter which is chosen. The default config is timed to the end, and is what the study ends with unless the
-leader beats it; so it does not end either while more is lost by staying with the default.
+leader beats it; so it does not end either while more is lost by staying with the default. Where an engine may run
+something else untuned (``KernelSpec.rivals``), the faster of these takes the default's part.
 """
 
 import math
@@ -126,12 +127,15 @@ def choose(
     default: Config,
     finalists: Finalists,
     also: Sequence[ConfigKey] = (),
+    rivals: Sequence[ConfigKey] = (),
 ) -> Choice | None:
     """Re-measure the best configs and the default one; the fastest wins, the default unless it is beaten.
 
     Args:
         measured: time of every complete trial, in us.
         also: configs that are timed too, however fast they were.
+        rivals: what else runs untuned, where it was measured: the fastest of them and the default stays unless it is
+            beaten.
 
     Returns:
         None where nothing was measured.
@@ -140,15 +144,16 @@ def choose(
     best: Sequence[ConfigKey] = sorted((key for key in measured if key != default_key), key=measured.__getitem__)
     chosen = [default_key] if default_key in measured else []
     chosen += best[: finalists.count]
-    chosen += [key for key in also if key not in chosen]
-    race = Race(device, problem, finalists, chosen, kept=default_key)
+    known = [key for key in rivals if key in measured]
+    chosen += [key for key in dict.fromkeys((*also, *known)) if key not in chosen]
+    race = Race(device, problem, finalists, chosen, kept=default_key, rivals=known)
     race.run()
     times = race.times_us
     if not times:
         return None
-    winner = race.leader
-    if default_key in times and not race.beats(winner, default_key):
-        winner = default_key
+    winner, untuned = race.leader, race.untuned
+    if untuned is not None and not race.beats(winner, untuned):
+        winner = untuned
     return Choice(
         config={name: dict(winner)[name] for name in default},
         time_us=times[winner],
@@ -209,7 +214,8 @@ class Race:
 
     Args:
         chosen: the finalists.
-        kept: the one that is timed to the end.
+        kept: the one that is timed to the end: the default.
+        rivals: those of which the fastest is timed to the end, too, where it is faster than the default.
         group: says of a finalist whom it races against: those of an equal group. All against all by default.
 
     Attributes:
@@ -224,9 +230,10 @@ class Race:
         chosen: Sequence[ConfigKey],
         kept: ConfigKey,
         group: Callable[[ConfigKey], Hashable] = lambda _: None,
+        rivals: Sequence[ConfigKey] = (),
     ) -> None:
         self._device, self._problem, self._finalists = device, problem, finalists
-        self._kept, self._group = kept, group
+        self._kept, self._group, self._rivals = kept, group, rivals
         self._running = list(chosen)
         self._runtimes: dict[ConfigKey, tuple[float, ...]] = dict.fromkeys(chosen, ())
         self._estimates: dict[ConfigKey, float] | None = None
@@ -253,7 +260,7 @@ class Race:
 
     def _stays(self, key: ConfigKey) -> bool:
         leader = self.leader_of(self._group(key))
-        if key in (self._kept, leader):
+        if key in (self._kept, leader, self.untuned):
             return True
         return not self.beats(leader, key) and self._loss(leader, key) >= self._next_to_no_loss
 
@@ -263,15 +270,15 @@ class Race:
             return False
         times, within = self.times_us, 1.0 + self._finalists.equal_within
         leaders = {key: self.leader_of(self._group(key)) for key in self._running}
-        if self._kept in leaders:
-            leaders[self._kept] = self.leader  # which it is compared with in the end, of whatever group
-        rivals = {key: leader for key, leader in leaders.items() if key != leader and not self.beats(leader, key)}
-        if all(times[key] <= within * times[leader] for key, leader in rivals.items()):
+        untuned = self.untuned
+        if untuned in leaders:
+            leaders[untuned] = self.leader  # which it is compared with in the end, of whatever group
+        close = {key: leader for key, leader in leaders.items() if key != leader and not self.beats(leader, key)}
+        if all(times[key] <= within * times[leader] for key, leader in close.items()):
             return True
-        kept = rivals.pop(self._kept, None)
-        if kept is not None and self._loss(self._kept, kept) >= AT_STAKE:
+        if untuned is not None and untuned in close and self._loss(untuned, close.pop(untuned)) >= AT_STAKE:
             return False
-        return sum(self._loss(leader, key) for key, leader in rivals.items()) < AT_STAKE
+        return sum(self._loss(leader, key) for key, leader in close.items()) < AT_STAKE
 
     def _loss(self, a: ConfigKey, b: ConfigKey) -> float:
         return loss(self._runtimes[a], self._runtimes[b])
@@ -291,6 +298,12 @@ class Race:
     def runtimes_us(self) -> Mapping[ConfigKey, tuple[float, ...]]:
         """The repetitions of each finalist, round by round; fewer of those that left."""
         return self._runtimes
+
+    @property
+    def untuned(self) -> ConfigKey | None:
+        """The fastest of what runs where nothing was tuned: the default or a rival; None where none of them can."""
+        times = self.times_us
+        return min((key for key in (self._kept, *self._rivals) if key in times), key=times.__getitem__, default=None)
 
     @property
     def leader(self) -> ConfigKey:

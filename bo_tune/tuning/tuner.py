@@ -148,7 +148,7 @@ class Tuner:
         self.default = default
         self._settings = settings
         self._ranges = ranges_of(candidates.space.ranges, default)
-        self._rivals = [dict(config) for config in spec.rivals(problem)]
+        self._rivals = [candidates.standing_for(config) for config in spec.rivals(problem)]
         self._ahead, self._apart, self.layer = ahead, apart, layer
         self._lookahead = lookahead
         self._listener = listener
@@ -203,9 +203,9 @@ class Tuner:
 
     def _leave_to_compilers(self) -> None:
         """Forget configs that are still being compiled: enough is known without them, and it may take seconds."""
-        default = config_key(self.default)
+        untuned = {config_key(config) for config in (self.default, *self._rivals)}
         for pending in list(self._pending):
-            if pending.proposal and not pending.build.done() and config_key(pending.config) != default:
+            if pending.proposal and not pending.build.done() and config_key(pending.config) not in untuned:
                 self._pending.remove(pending)
                 self.proposer.forget(pending.proposal)
                 self.device.withdraw(self.problem, pending.config)
@@ -229,7 +229,8 @@ class Tuner:
         found, launches = self._race_in_place()
         measured, finalists = self.measured, after_layer(self._settings.finalists, decided=found is not None)
         also = [found.winner] if found is not None else []
-        choice = choose(self.device, self.problem, measured, self.default, finalists, also)
+        rivals = [config_key(config) for config in self._rivals]
+        choice = choose(self.device, self.problem, measured, self.default, finalists, also, rivals)
         if choice is None:
             return None
         choice = replace(choice, launches=choice.launches + launches)
@@ -335,7 +336,7 @@ class Tuner:
         """Return the next of the configs that come before all others; None where all were tried."""
         if not self.default_is_tried:
             return self.default
-        return next((config for config in self._rivals if config_key(config) in self._untried), None)
+        return next((config for config in self._rivals if config_key(config) not in self._tried), None)
 
     def _evaluate(self, pending: Pending) -> Outcome:
         build = pending.build.result()

@@ -109,16 +109,56 @@ def test_they_are_listed_where_they_are_asked_for(cli: Cli) -> None:
         assert {one["kernel"] for one in both} > {KERNEL, "lora_shrink", "fused_moe_lora_w13_shrink"}
 
 
-def test_by_default_adapters_alone_are_tuned(cli: Cli) -> None:
-    for more in ((), ("--only", "lora")):
-        listed = json.loads(cli("problems", *MODEL, *more, "--json", "-", "--quiet").out)["problems"]
-        assert KERNEL not in {one["kernel"] for one in listed}
+def test_weights_of_fewer_bits_are_listed_as_they_are_held_and_what_is_not_served_is_told(
+    cli: Cli, tmp_path: Path
+) -> None:
+    config = json.loads((ROOT / "studies" / "models" / "qwen3-30b-a3b" / "config.json").read_text())
+
+    def listed(stored: dict[str, object], *more: object) -> str:
+        (tmp_path / "config.json").write_text(json.dumps({**config, "quantization_config": stored}))
+        done = cli("problems", "--model", tmp_path, *MODEL[2:], "--only", "experts", *more)
+        return done.out + done.err
+
+    gptq = {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": False}
+    assert "top 8, fp8_w8a8 by 128 x 128" in listed({"quant_method": "fp8", "weight_block_size": [128, 128]})
+    assert "top 8, fp8_w8a8" in listed({"quant_method": "fp8"})
+    assert "int4_w4a16 by 128 with zero points" in listed(gptq, "--quantization", "moe_wna16")
+    assert "nothing to tune: experts of gptq are multiplied by kernels that read no tuned files\n" in listed(gptq)
+
+
+def kernels_of(cli: Cli, *arguments: object) -> set[str]:
+    """The kernels of the problems that a command lists."""
+    listed = cli(*arguments, "--json", "-", "--quiet")
+    assert listed.code == 0, listed.err
+    return {one["kernel"] for one in json.loads(listed.out)["problems"]}
+
+
+def test_by_default_all_that_an_engine_of_the_model_reads_is_tuned(cli: Cli, tmp_path: Path) -> None:
+    assert kernels_of(cli, "problems", *MODEL) > {KERNEL, "lora_shrink", "fused_moe_lora_w13_shrink"}
+    assert KERNEL not in kernels_of(cli, "problems", *MODEL, "--only", "lora")
+    assert KERNEL not in kernels_of(cli, "tune", *MODEL, "--dry-run", "--kernels", "builtin"), "engines alone have it"
+    named = tmp_path / "named.toml"
+    model = f'[model]\nconfig = "{ROOT}/studies/models/qwen3-30b-a3b"\ntensor_parallel = 1\nm = [16]\n'
+    named.write_text(model)
+    assert KERNEL in kernels_of(cli, "problems", named)
+    named.write_text(f'kernels = ["lora_shrink"]\n{model}')
+    assert kernels_of(cli, "problems", named) == {"lora_shrink"}
+
+
+def test_recordings_and_grids_are_of_adapters_unless_experts_are_asked_for(cli: Cli, grids: Path) -> None:
+    refused = cli("tune", *MODEL, "--device", f"replay:{grids}")
+    assert "fused_experts" not in refused.err, "what is not recorded is not asked for"
+    assert refused.code == 2
 
 
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [
         (("problems", *MODEL, "--only", "mambo"), "--only: expected some of lora, experts, mamba, got 'mambo'"),
+        (
+            ("tune", *MODEL, "--only", "experts", "--streams", "both"),
+            "--streams both: the base model's kernels run alike on one stream and on two; leave it out",
+        ),
         (("problems", "--only", "experts"), "--only: needs a model; name one with --model, or in the study file"),
         (
             ("problems", "--model", ROOT / "studies/models/llama-3.1-8b", "--max-loras", 4, "--rank", 16, "--only",
@@ -145,8 +185,30 @@ def test_a_study_file_may_name_them(cli: Cli, tmp_path: Path) -> None:
         f'kernels = ["{KERNEL}"]\n[model]\nconfig = "{model}"\ntensor_parallel = 2\nmax_loras = [4]\nm = [16]\n'
     )
     assert "E 128, N 384, hidden 2048, top 8" in cli("problems", study).out
-    packed = cli("compile", study, "--configs", 1, "--out", tmp_path / "x.pack")
-    assert packed.code == 2
-    assert (
-        packed.err == "bo-tune: fused_experts: two binaries for each config, of which a pack holds one: leave it out\n"
-    )
+    packed = cli("compile", study, "--configs", 1, "--kernels", "builtin", "--out", tmp_path / "x.pack")
+    assert packed.code != 0
+    assert "the project has no fused_experts of its own" in packed.err
+    study.write_text(study.read_text() + f"[space.{KERNEL}]\nBLOCK_SIZE_K = [64]\n")
+    assert cli("problems", study).code == 0
+    study.write_text(study.read_text().replace("[64]", "[48]"))
+    refused = cli("problems", study)
+    assert "space.fused_experts.BLOCK_SIZE_K: expected powers of two, got 48" in refused.err
+
+
+def test_workers_reports_exports_and_imports_work_as_for_adapters(cli: Cli, grids: Path, tmp_path: Path) -> None:
+    here, there = (f"sqlite:///{tmp_path}/{name}.db" for name in ("here", "there"))
+    tuned = cli(
+        "tune", *MODEL, "--only", "experts", "--device", f"replay:{grids}", "--workers", 2, "--storage", here,
+        "--out", tmp_path / "tuned",
+    )  # fmt: skip
+    assert tuned.code == 0, tuned.err
+    assert "2 studies:" in tuned.out
+    shown = cli("show", "--storage", here)
+    assert "2 studies, 0 unfinished" in shown.out
+    page = tmp_path / "report.html"
+    assert cli("report", "--storage", here, "--out", page).code == 0
+    assert KERNEL in page.read_text()
+    assert cli("export", "--storage", here, "--out", tmp_path / "studies").code == 0
+    assert cli("import", tmp_path / "studies", "--storage", there).code == 0
+    assert cli("write", "--storage", there, "--out", tmp_path / "again").code == 0
+    assert (tmp_path / "again" / NAME).read_bytes() == (tmp_path / "tuned" / NAME).read_bytes()

@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,8 @@ from bo_tune.core.problem import Experts, GpuInfo, SizedProblem
 from bo_tune.engines.base import TunedEntry
 from bo_tune.engines.folder import merge_tables, read_entries, read_table, write_tables
 from bo_tune.engines.models.serving import ModelStudy
-from bo_tune.engines.registry import address_of, engine_of, engine_of_file, served_problems
+from bo_tune.engines.registry import address_of, engine_of, engine_of_file, launchable, served_problems
+from bo_tune.engines.vllm.experts import unserved
 from bo_tune.engines.vllm.experts_files import ExpertsFile, configs_in, file_name, key_of
 from bo_tune.errors import TableError
 from bo_tune.kernels.experts.step import KERNEL, ExpertsStep
@@ -78,6 +80,25 @@ def test_vllm_finds_every_entry_written(tmp_path: Path, gpu: GpuInfo, step: Expe
     assert list(next(iter(json.loads(path.read_text()).values()))) == list(CONFIG)
 
 
+@pytest.mark.parametrize(
+    ("held", "asked", "part"),
+    [
+        ({"weights": "fp8_w8a8", "block": (128, 128)}, ("fp8_w8a8", 128, 128), "dtype=fp8_w8a8,block_shape=[128,128]"),
+        ({"weights": "fp8_w8a8"}, ("fp8_w8a8",), "dtype=fp8_w8a8"),
+        ({"weights": "int8_w8a16", "block": (0, 128)}, ("int8_w8a16", 0, 128), "dtype=int8_w8a16"),
+        ({"weights": "int4_w4a16", "block": (0, 64), "zeros": True}, ("int4_w4a16", 0, 64), "dtype=int4_w4a16"),
+    ],
+)
+def test_vllm_finds_entries_of_weights_of_fewer_bits(
+    tmp_path: Path, held: dict[str, Any], asked: tuple[Any, ...], part: str
+) -> None:
+    problem = replace(QWEN, **held).problem
+    (path,) = write_tables(tmp_path, [TunedEntry(*address_of(problem, H200), launchable(problem, CONFIG), None)])
+    assert path.name == f"E=128,N=768,device_name=NVIDIA_H200,{part}.json"
+    (found,) = (vllms_own(tmp_path, H200.name)(128, 768, *asked) or {}).values()
+    assert found == (CONFIG if "fp8" in part else {**CONFIG, "SPLIT_K": 1}), "the kernel of integers needs the last"
+
+
 @given(
     keys=st.lists(st.integers(0, 300).map(str) | st.sampled_from(["016", " 8", "-4"]), min_size=1, unique=True),
     m=st.integers(1, 400),
@@ -124,8 +145,85 @@ def test_problems_of_models(name: str, more: Mapping[str, Any], expected: Expert
 
 
 @pytest.mark.parametrize("name", ["llama-3.1-8b", "gpt-oss-20b"])
-def test_models_without_experts_of_16_bits_have_no_such_problems(name: str) -> None:
+def test_models_whose_experts_are_multiplied_otherwise_have_no_such_problems(name: str) -> None:
     assert not served_problems(served(name), [KERNEL])
+
+
+def quantized(folder: Path, stored: Mapping[str, Any], **more: Any) -> ModelStudy:
+    config = json.loads((MODELS / "qwen3-30b-a3b" / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "quantization_config": stored}))
+    return served(str(folder), **more)
+
+
+def compressed(**weights: Any) -> dict[str, Any]:
+    group = {"weights": {"num_bits": 8, "type": "float", **weights}, "input_activations": {"strategy": "tensor"}}
+    return {"quant_method": "compressed-tensors", "config_groups": {"group_0": group}}
+
+
+FP8 = {"quant_method": "fp8", "activation_scheme": "dynamic"}
+BLOCKS = {**FP8, "weight_block_size": [128, 128]}
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 128, "sym": True, "desc_act": False}
+WNA16 = {"quantization": "moe_wna16"}
+
+
+@pytest.mark.parametrize(
+    ("quantization", "more", "held"),
+    [
+        (FP8, {}, {"weights": "fp8_w8a8"}),
+        (BLOCKS, {}, {"weights": "fp8_w8a8", "block": (128, 128)}),
+        (BLOCKS, {"tensor_parallel": 4}, {"weights": "fp8_w8a8", "block": (64, 64), "n": 192}),
+        (compressed(strategy="block", block_structure=[128, 128]), {}, {"weights": "fp8_w8a8", "block": (128, 128)}),
+        (compressed(strategy="tensor"), {}, {"weights": "fp8_w8a8"}),
+        (GPTQ, WNA16, {"weights": "int4_w4a16", "block": (0, 128)}),
+        ({**GPTQ, "sym": False}, WNA16, {"weights": "int4_w4a16", "block": (0, 128), "zeros": True}),
+        ({**GPTQ, "bits": 8}, {**WNA16, "tensor_parallel": 4}, {"weights": "int8_w8a16", "block": (0, 64), "n": 192}),
+        (
+            {"quant_method": "awq", "bits": 4, "group_size": 64, "zero_point": True},
+            WNA16,
+            {"weights": "int4_w4a16", "block": (0, 64), "zeros": True},
+        ),
+    ],
+)
+def test_problems_of_quantised_checkpoints(
+    tmp_path: Path, quantization: Mapping[str, Any], more: Mapping[str, Any], held: Mapping[str, Any]
+) -> None:
+    model = quantized(tmp_path, quantization, **more)
+    assert list(served_problems(model, [KERNEL])) == [replace(QWEN, m=m, **held).problem for m in (1, 16)]
+    assert unserved(model) == ""
+
+
+@pytest.mark.parametrize(
+    ("quantization", "more", "reason"),
+    [
+        (GPTQ, {}, "experts of gptq are multiplied by kernels that read no tuned files"),
+        (
+            compressed(type="int", num_bits=4),
+            {},
+            "experts of compressed integers are multiplied by kernels that read no",
+        ),
+        (
+            compressed(strategy="channel"),
+            {},
+            "experts in fp8 with a scale for each channel or token are not known here",
+        ),
+        ({**BLOCKS, "weight_block_size": "128"}, {}, "weight_block_size: expected two sizes, got '128'"),
+        (BLOCKS, {"tensor_parallel": 32}, "no 32 of 24 and 2048 elements share a scale evenly"),
+        (
+            {**GPTQ, "desc_act": True},
+            WNA16,
+            "--quantization moe_wna16 takes gptq of 4 or 8 bits in order, and awq of 4",
+        ),
+        ({**GPTQ, "group_size": -1}, WNA16, "--quantization moe_wna16: expected a group_size from 32, got -1"),
+        (FP8, {"quantization": "experts_int8"}, "experts of --quantization experts_int8 are not known here"),
+        ("fp8", {"quantization": "moe_wna16"}, "--quantization moe_wna16 takes gptq"),
+    ],
+)
+def test_experts_for_which_no_file_is_read_pose_no_problems_and_the_reason_is_told(
+    tmp_path: Path, quantization: Mapping[str, Any], more: Mapping[str, Any], reason: str
+) -> None:
+    model = quantized(tmp_path, quantization, **more)
+    assert not served_problems(model, [KERNEL])
+    assert reason in unserved(model)
 
 
 def test_adapters_alone_are_asked_for_unless_the_kernel_is_named() -> None:

@@ -14,8 +14,9 @@ import torch
 from experts_cases import CONFIG, assemble, check, launches
 from hypothesis import HealthCheck, given, settings
 
-from bo_tune.core.problem import Experts
+from bo_tune.core.problem import Experts, GpuInfo
 from bo_tune.kernels.experts.step import KERNEL, ExpertsStep
+from bo_tune.kernels.vllm import experts as experts_module
 from bo_tune.kernels.vllm.operations import operation
 
 
@@ -46,6 +47,41 @@ def test_a_crowded_expert_and_idle_ones_are_right():
 def test_any_launch_is_right(case):
     step, config = case
     check(assemble(step), config)
+
+
+FP8 = {"weights": "fp8_w8a8", "dtype": "bfloat16"}
+HELD = {
+    "fp8, an expert": FP8,
+    "fp8, blocks": FP8 | {"block": (32, 32)},
+    "int8": {"weights": "int8_w8a16", "block": (0, 32), "dtype": "float16"},
+    "int8, zero points": {"weights": "int8_w8a16", "block": (0, 16), "zeros": True, "dtype": "float16"},
+    "int4": {"weights": "int4_w4a16", "block": (0, 32), "dtype": "float16"},
+    "int4, zero points": {"weights": "int4_w4a16", "block": (0, 16), "zeros": True, "dtype": "float16"},
+}
+
+
+@pytest.mark.parametrize("held", HELD.values(), ids=HELD)
+@pytest.mark.parametrize(
+    ("experts", "change"),
+    [
+        (Experts(6, 2), {}),
+        (Experts(6, 3, local=2), {"BLOCK_SIZE_M": 32, "BLOCK_SIZE_N": 64, "BLOCK_SIZE_K": 64, "GROUP_SIZE_M": 16}),
+    ],
+    ids=["all", "some"],
+)
+def test_weights_of_fewer_bits_are_right(experts, change, held):
+    check(assemble(ExpertsStep(12, experts, 96, 64, **held)), {**CONFIG, **change})
+
+
+@pytest.mark.parametrize("held", [FP8, FP8 | {"block": (32, 32)}], ids=["an expert", "blocks"])
+def test_fp8_is_right_the_other_way_round_and_for_few_tokens(held, monkeypatch):
+    hopper = GpuInfo("NVIDIA H100", (9, 0), sm_count=132, shared_memory_bytes=232448)
+    monkeypatch.setattr(experts_module, "target_gpu", lambda: hopper)
+    config = {**CONFIG, "BLOCK_SIZE_N": 64}
+    for step in (ExpertsStep(12, Experts(6, 2), 96, 50, **held), ExpertsStep(3, Experts(32, 2), 64, 32, **held)):
+        inputs = assemble(step)
+        assert {call.parameters["SWAP_AB"] for call in operation(KERNEL).calls(inputs, config, hopper)} == {True}
+        check(inputs, config)
 
 
 def test_a_wrong_result_is_found():

@@ -1,13 +1,17 @@
 """What is known of the base model's experts without torch and vLLM."""
 
+import re
+from typing import Any
+
 import numpy as np
+import pytest
 from helpers import H100
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bo_tune.core.problem import Experts, GpuInfo, LoraProblem, SizedProblem, problem_from_json
 from bo_tune.kernels.experts.spec import ExpertsSpec
-from bo_tune.kernels.experts.step import KERNEL, ExpertsStep
+from bo_tune.kernels.experts.step import FP8, KERNEL, WEIGHTS, ExpertsStep
 from bo_tune.kernels.registry import IN_ORDER, is_known, kernel_spec
 
 SPEC = ExpertsSpec()
@@ -20,7 +24,13 @@ def steps(draw: st.DrawFn) -> ExpertsStep:
     count = draw(st.integers(1, 512))
     experts = Experts(count, draw(st.integers(1, min(count, 16))), draw(st.integers(1, count)))
     sizes = [draw(st.integers(1, 20_000)) for _ in range(3)]
-    return ExpertsStep(sizes[0], experts, *sizes[1:], gated=draw(st.booleans()))
+    weights = draw(st.sampled_from(["", *WEIGHTS]))
+    held: dict[str, Any] = {"weights": weights}
+    if weights == FP8:
+        held["block"] = draw(st.sampled_from([None, (128, 128), (32, 32)]))
+    elif weights:
+        held |= {"block": (0, draw(st.sampled_from([32, 64, 128]))), "zeros": draw(st.booleans())}
+    return ExpertsStep(sizes[0], experts, *sizes[1:], gated=draw(st.booleans()), **held)
 
 
 @given(step=steps())
@@ -43,7 +53,7 @@ def test_thousands_are_sifted_as_one_by_one(step: ExpertsStep) -> None:
 @given(step=steps())
 def test_the_default_is_on_the_grid_and_runs(step: ExpertsStep) -> None:
     default = SPEC.default_config(step.problem)
-    assert default in CONFIGS
+    assert step.weights or default in CONFIGS, "with fewer bits tiles may be of other sizes"
     assert SPEC.impossible(default, step.problem, H100) is None
     assert SPEC.hopeless(default) is None
 
@@ -52,6 +62,28 @@ def test_the_default_is_on_the_grid_and_runs(step: ExpertsStep) -> None:
 def test_a_problem_is_stored_and_read_again(step: ExpertsStep) -> None:
     stored = {"kernel": KERNEL, "sizes": [list(size) for size in step.problem.sizes]}
     assert ExpertsStep.of(problem_from_json(stored)) == step
+
+
+@pytest.mark.parametrize(
+    ("held", "reason"),
+    [
+        ({"weights": "fp4"}, "weights must be one of fp8_w8a8, int8_w8a16, int4_w4a16: 'fp4'"),
+        ({"block": (128, 128)}, "block: expected none for weights of 16 bits"),
+        ({"weights": FP8, "block": (0, 128)}, "block_n: expected an integer from 1"),
+        ({"weights": "int4_w4a16"}, "block: expected 0 and the size of a group for int4_w4a16, got None"),
+        ({"weights": "int8_w8a16", "block": (64, 64)}, "block: expected 0 and the size of a group"),
+        ({"zeros": True}, "zeros: expected true or false, and true of integers alone"),
+    ],
+)
+def test_weights_that_no_engine_holds_are_refused(held: dict[str, Any], reason: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(reason)):
+        ExpertsStep(16, Experts(8, 2), 64, 32, **held)
+
+
+def test_a_problem_of_16_bits_is_named_as_before_there_were_others() -> None:
+    assert ExpertsStep(16, Experts(8, 2), 64, 32).problem.label == (
+        "m=16.E=8.N=32.hidden=64.top_k=2.experts=8.gated=True.dtype=bfloat16"
+    )
 
 
 def test_stored_trials_of_something_else_are_not_learned_from() -> None:

@@ -1,5 +1,6 @@
 """The published vLLM's kernel of the base model's experts through the adapter, on a machine without a GPU."""
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +30,14 @@ pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:TRITON_DEFAUL
 
 H200 = GpuInfo("NVIDIA H200", (9, 0), sm_count=132, shared_memory_bytes=232448)
 QWEN = ExpertsStep(256, Experts(128, 8), hidden=2048, n=768)
+FP8 = replace(QWEN, weights="fp8_w8a8", block=(128, 128))
+HELD = [
+    FP8,
+    replace(FP8, block=None),
+    replace(FP8, block=(64, 64)),
+    replace(QWEN, weights="int8_w8a16", block=(0, 128)),
+    replace(QWEN, weights="int4_w4a16", block=(0, 128), zeros=True),
+]
 MIXTRAL = ExpertsStep(16, Experts(8, 2), hidden=4096, n=7168)
 SPEC = kernel_spec(KERNEL)
 
@@ -96,7 +105,7 @@ def configs(draw: st.DrawFn) -> dict[str, int]:
 
 
 @settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(config=configs(), step=st.sampled_from([QWEN, replace(QWEN, m=2), replace(MIXTRAL, n=3600), MIXTRAL]))
+@given(config=configs(), step=st.sampled_from([QWEN, replace(QWEN, m=2), replace(MIXTRAL, n=3600), MIXTRAL, *HELD[:2]]))
 def test_binaries_need_the_shared_memory_foreseen(config: dict[str, int], step: ExpertsStep) -> None:
     """Small tiles, which compile in a second; the bound does not depend on their size otherwise."""
     config = {
@@ -127,6 +136,68 @@ def test_keys_are_equal_exactly_for_the_same_binaries(steps: tuple[ExpertsStep, 
     keys = [op.compile_key(step.problem, CONFIG, H100) for step in steps]
     binaries = [[binary.hash for binary in op.compile(step.problem, CONFIG)] for step in steps]
     assert (keys[0] == keys[1]) == (binaries[0] == binaries[1])
+
+
+def test_fp8_of_blocks_is_given_its_scales_and_shorter_tiles() -> None:
+    first, second = captured(FP8, {**CONFIG, "BLOCK_SIZE_K": 256})
+    for call in (first, second):
+        assert (call["use_fp8_w8a8"], call["group_n"], call["group_k"], call["BLOCK_SIZE_K"]) == (True, 128, 128, 128)
+        assert str(call["compute_type"]) == "bf16"
+    assert (first["stride_asm"], first["stride_bse"], first["stride_bsn"], first["stride_bsk"]) == (16, 192, 16, 1)
+    assert (second["stride_asm"], second["stride_bse"], second["stride_bsn"]) == (6, 96, 6)
+    alone = captured(replace(FP8, block=None))[0]
+    assert [alone[name] for name in ("group_k", "stride_asm", "stride_bse", "stride_bsn")] == [0, 0, 1, 0]
+    op = operation(KERNEL)
+    long, short = ({**CONFIG, "BLOCK_SIZE_K": length} for length in (256, 128))
+    assert op.effective_config(FP8.problem, long, H100) == short
+    assert op.compile_key(FP8.problem, long, H100) == op.compile_key(FP8.problem, short, H100)
+
+
+@pytest.mark.parametrize("weights", ["fp8_w8a8", ""])
+def test_few_rows_of_fp8_are_multiplied_the_other_way_round_on_hopper_alone(weights: str) -> None:
+    step = replace(QWEN, weights=weights)
+    a100 = GpuInfo("NVIDIA A100-SXM4-80GB", (8, 0), sm_count=108, shared_memory_bytes=166912)
+    op = operation(KERNEL)
+    for rows, columns, is_swapped in ((16, 64, True), (32, 128, True), (64, 64, False), (16, 32, False)):
+        config = {**CONFIG, "BLOCK_SIZE_M": rows, "BLOCK_SIZE_N": columns}
+        for gpu, swaps in ((H100, is_swapped and bool(weights)), (a100, False)):
+            calls = op.calls(op.stand_ins(step.problem), config, gpu)
+            assert {call.parameters["SWAP_AB"] for call in calls} == {swaps}
+
+
+@pytest.mark.parametrize("step", HELD, ids=lambda step: f"{step.weights} {step.block}")
+def test_weights_of_fewer_bits_compile_for_hopper(step: ExpertsStep) -> None:
+    op = operation(KERNEL)
+    binaries = op.compile(step.problem, {**CONFIG, "BLOCK_SIZE_N": 64, "BLOCK_SIZE_K": 64})
+    assert len(binaries) == 2
+    assert all(binary.asm["cubin"] for binary in binaries)
+
+
+def test_integers_are_launched_as_groups_and_always_sorted() -> None:
+    step = replace(QWEN, m=1, weights="int4_w4a16", block=(0, 128), zeros=True)
+    assert step.is_sorted
+    first, second = captured(step)
+    for call in (first, second):
+        assert (call["use_int4_w4a16"], call["has_zp"], call["group_size"], call["SPLIT_K"]) == (True, True, 128, 1)
+    assert (first["N"], first["K"], first["stride_bn"], second["stride_bn"]) == (1536, 2048, 1024, 384)
+    assert (first["MUL_ROUTED_WEIGHT"], second["MUL_ROUTED_WEIGHT"]) == (False, True)
+    eight = captured(replace(step, weights="int8_w8a16", zeros=False))[0]
+    assert (eight["use_int8_w8a16"], eight["has_zp"], eight["stride_bn"]) == (True, False, 2048)
+
+
+def test_problems_of_one_shape_share_their_weights_and_no_more(tmp_path: Path) -> None:
+    small = ExpertsStep(4, Experts(4, 2), 64, 32)
+    one, two, other = (assemble(step) for step in (small, replace(small, m=9), replace(small, n=64)))
+    op = operation(KERNEL)
+    for mine, same, apart in zip(one.operands, two.operands, other.operands, strict=True):
+        assert mine.held is same.held
+        assert mine.held is not apart.held
+        assert mine.x.data_ptr() != same.x.data_ptr()
+    shared = op.inputs_bytes(one)
+    del two, same
+    gc.collect()
+    assert op.inputs_bytes(one) > shared, "alone it holds all of them"
+    assert torch.equal(assemble(small).operands[0].held.w, one.operands[0].held.w), "the seed decides"
 
 
 def test_pairs_are_sorted_as_vllm_documents_it() -> None:
@@ -167,9 +238,9 @@ def test_the_default_is_what_the_engine_ships_for_the_gpu_and_else_its_rule() ->
     assert default_config(BUILTIN, SPEC, QWEN.problem, H200) == rule
 
 
-@given(m=st.integers(1, 20_000), local=st.integers(1, 512))
-def test_the_rule_restated_is_the_engines(m: int, local: int) -> None:
-    problem = ExpertsStep(m, Experts(512, 8, local=local), 2048, 776).problem
+@given(m=st.integers(1, 20_000), local=st.integers(1, 512), held=st.sampled_from([QWEN, *HELD]))
+def test_the_rule_restated_is_the_engines(m: int, local: int, held: ExpertsStep) -> None:
+    problem = replace(held, m=m, experts=Experts(512, 8, local=local), n=776).problem
     assert default_config(VLLM, SPEC, problem, H100) == SPEC.default_config(problem)
 
 

@@ -1,6 +1,7 @@
 """The published vLLM's kernel of the base model's experts through the adapter, on a GPU."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -39,6 +40,27 @@ def test_a_layer_as_served_is_right(m: int, experts: Experts) -> None:
     default = SPEC.default_config(step.problem)
     for changes in ({}, {"BLOCK_SIZE_M": 128, "num_warps": 8}, {"GROUP_SIZE_M": 32, "num_stages": 2}):
         check(inputs, {**default, **changes})
+
+
+HELD = {
+    "fp8, blocks": {"weights": "fp8_w8a8", "block": (128, 128)},
+    "fp8, an expert": {"weights": "fp8_w8a8"},
+    "int8": {"weights": "int8_w8a16", "block": (0, 128)},
+    "int8, zero points": {"weights": "int8_w8a16", "block": (0, 128), "zeros": True},
+    "int4": {"weights": "int4_w4a16", "block": (0, 128)},
+    "int4, zero points": {"weights": "int4_w4a16", "block": (0, 128), "zeros": True},
+}
+
+
+@pytest.mark.usefixtures("vllm")
+@pytest.mark.parametrize("held", HELD.values(), ids=HELD)
+@pytest.mark.parametrize("experts", [QWEN, Experts(128, 8, local=32)], ids=["all", "expert parallel"])
+@pytest.mark.parametrize("m", [1, 16, 512])
+def test_weights_of_fewer_bits_are_right(m: int, experts: Experts, held: dict[str, Any]) -> None:
+    inputs = assemble(ExpertsStep(m, experts, hidden=2048, n=768, **held), device="cuda")
+    tile = {"BLOCK_SIZE_N": 64, "BLOCK_SIZE_K": 64, "GROUP_SIZE_M": 1, "num_warps": 4, "num_stages": 3}
+    for changes in ({"BLOCK_SIZE_M": 16}, {"BLOCK_SIZE_M": 64}, {"BLOCK_SIZE_M": 32, "BLOCK_SIZE_K": 128}):
+        check(inputs, {**tile, **changes})
 
 
 @pytest.mark.usefixtures("vllm")

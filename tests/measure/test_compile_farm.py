@@ -277,3 +277,7 @@ def test_a_deadline_follows_what_compiles_take() -> None:
         deadline.learn("a", 1.0)
     assert deadline.of("a") == Deadline.FACTOR
     assert deadline.of("another kernel") == 60.0
+    assert deadline.of("fused_experts") == 120.0, "of two binaries"
+    for _ in range(Deadline.KNOWN):
+        deadline.learn("fused_experts", 0.1)
+    assert deadline.of("fused_experts") == 6.0

@@ -191,3 +191,20 @@ def test_a_default_that_is_worth_leaving_is_raced_until_it_is_beaten() -> None:
         assert (
             beaten or times[config_key(DEFAULT)] <= 1.005 * times[KEYS[6]] or sum(n for n, _ in device.batches) == 200
         )
+
+
+def test_of_what_runs_untuned_the_faster_stays_unless_it_is_beaten() -> None:
+    default, rival = config_key(DEFAULT), KEYS[6]
+    for seed in range(20):
+        device = Noisy({default: 12.0, rival: 10.0, KEYS[7]: 10.0, KEYS[8]: 10.4}, seed)
+        measured = {default: 12.0, rival: 10.4, KEYS[7]: 10.0, KEYS[8]: 10.1}
+        found = choose(device, PROBLEM, measured, DEFAULT, Finalists(count=2), rivals=[rival, KEYS[9]])
+        assert found is not None
+        assert rival in found.times_us, "it takes part however slow it seemed"
+        assert KEYS[9] not in found.times_us, "one that was never measured does not"
+        assert found.default_time_us == pytest.approx(12.0, rel=0.02)
+        assert config_key(found.config) == rival
+        faster = Noisy({default: 12.0, rival: 10.0, KEYS[7]: 9.5}, seed)
+        chosen = choose(faster, PROBLEM, measured | {KEYS[8]: 99.0}, DEFAULT, Finalists(count=1), rivals=[rival])
+        assert chosen is not None
+        assert config_key(chosen.config) == KEYS[7]

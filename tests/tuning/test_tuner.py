@@ -383,3 +383,16 @@ def test_a_measurement_that_fails_keeps_the_cost_of_its_compile() -> None:
     assert [replace(o, launches=Counter()).launches.total() for o in outcomes] == [0] * 4
     assert [o.launches.total() for o in outcomes] == [11, 1, 1, 1]
     assert search.launched_configs == 4
+
+
+def test_what_else_runs_untuned_is_tried_after_the_default_and_races(monkeypatch: pytest.MonkeyPatch) -> None:
+    off_grid, on_grid = {**DEFAULT, "block_m": 96}, {**DEFAULT, "block_m": 64, "split_k": 4}
+    monkeypatch.setattr(SPEC, "rivals", lambda _: [DEFAULT, on_grid, off_grid], raising=True)
+    on = device()
+    search = tuner(on, budget=4, lookahead=4)
+    search.search()
+    assert keys(on.measured)[:3] == keys([DEFAULT, on_grid, off_grid])
+    assert len(on.measured) == search.launched_configs == 4
+    chosen = search.choose()
+    assert chosen is not None
+    assert set(keys([DEFAULT, on_grid, off_grid])) <= set(chosen.times_us)

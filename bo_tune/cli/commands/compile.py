@@ -34,6 +34,7 @@ def compile_command(
     *,
     study: o.Study = None,
     served: Served,
+    only: o.Only = None,
     kernel: o.Kernel = None,
     configs: Configs = None,
     minutes: Minutes = None,
@@ -55,16 +56,16 @@ def compile_command(
       bo-tune compile studies/llama-3.1-8b.toml --target cuda:90 --configs 500
       bo-tune compile studies/llama-3.1-8b.toml --minutes 10 --out llama.pack
     """
-    from bo_tune.cli.arguments import problems_of, study_of
+    from bo_tune.cli.arguments import narrowed, problems_of, study_of
     from bo_tune.cli.output import Output, writing
     from bo_tune.cli.packing import Plan, experience, gpu_of, make_pack
     from bo_tune.files import check_file_writable
-    from bo_tune.kernels.experts.step import KERNEL as EXPERTS
     from bo_tune.measure.devices import fallen_back, kernel_source
+    from bo_tune.measure.source import VLLM
     from bo_tune.precompile.build import PackBudget
 
     output = Output("compile", json_file, quiet=quiet)
-    loaded = study_of(study, served)
+    loaded = narrowed(study_of(study, served), only, whole=kernel_source(kernels) == VLLM)
     if loaded is None:
         raise InputError("nothing to compile: name a study file, or a model with --model")
     if loaded.model and loaded.model.engine is EngineChoice.SGLANG:
@@ -79,8 +80,6 @@ def compile_command(
     chosen = gpu_of(target, gpu)
     output.notes(*(f"note: {line}" for line in chosen.assumed))
     problems = problems_of(loaded, kernel or ())
-    if whose := {problem.kernel for problem in problems}.intersection([EXPERTS]):
-        raise InputError(f"{', '.join(whose)}: two binaries for each config, of which a pack holds one: leave it out")
     plan = Plan(
         loaded,
         problems,

@@ -25,5 +25,5 @@ def problems_command(
     from bo_tune.cli.output import Output
     from bo_tune.cli.problems import list_problems
 
-    loaded = with_streams(narrowed(study_of(study, served), only), served.streams(streams))
+    loaded = with_streams(narrowed(study_of(study, served), only, whole=True), served.streams(streams))
     list_problems(loaded, kernel or (), budget, Output("problems", json_file, quiet=quiet))

@@ -108,6 +108,7 @@ def tune_command(
         from bo_tune.cli.arguments import (
             Arguments,
             measured_of,
+            measures_base_model,
             narrowed,
             settings_of,
             study_of,
@@ -119,7 +120,8 @@ def tune_command(
         from bo_tune.cli.served import absolute
 
         choose_m = served.m == [AUTO]
-        asked = narrowed(study_of(study, replace(served, m=None) if choose_m else served), only)
+        whole = not choose_m and not only and measures_base_model(measuring)
+        asked = narrowed(study_of(study, replace(served, m=None) if choose_m else served), only, whole=whole)
         loaded = with_streams(asked, served.streams(streams))
         if dry_run:
             list_problems(loaded, kernel or (), budget, Output("problems", json_file, quiet=quiet))
@@ -196,7 +198,7 @@ def grid_command(
 
         if sampler not in (None, GRID):
             raise InputError(f"--sampler: an exhaustive search takes no other than {GRID!r}, got {sampler!r}")
-        loaded = narrowed(study_of(study, served), only)
+        loaded = narrowed(study_of(study, served), only, whole=False)
         arguments = Arguments(
             loaded,
             kernel or (),

@@ -13,7 +13,7 @@ from bo_tune.engines.check.other_files import OtherFile
 from bo_tune.engines.models.engine import step_sizes
 from bo_tune.engines.models.serving import ModelStudy
 from bo_tune.engines.vllm.experts import VllmExperts
-from bo_tune.engines.vllm.experts_files import ExpertsFile, configs_in, file_name, key_of
+from bo_tune.engines.vllm.experts_files import SPLIT_K, ExpertsFile, configs_in, file_name, key_of
 from bo_tune.engines.vllm.lookup import Found, switch_points
 from bo_tune.kernels.experts.spec import ExpertsSpec
 from bo_tune.kernels.experts.step import ENGINE_NAMES, ExpertsStep
@@ -33,7 +33,7 @@ def file_asked(model: ModelStudy, names: Iterable[str], gpu_file_name: str, gpu:
     """
     for problem in _asked(model, (1,)):
         step = ExpertsStep.of(problem)
-        wanted = file_name(step.experts.local, step.n, gpu or gpu_file_name)
+        wanted = file_name(step.experts.local, step.n, gpu or gpu_file_name, step.weights, step.block)
         # Without the GPU's own name it cannot be told where there are hyphens.
         alike = (
             name for name in names if name == wanted or (not gpu and lora_file_name(name) == lora_file_name(wanted))
@@ -83,10 +83,12 @@ def _look_up(
 
 def _unusable(problem: Problem, name: str, found: Found, gpu: GpuInfo | None) -> Fault | None:
     """Return why the config found cannot be launched, if so."""
-    file, place = ExpertsFile.of(name), place_of(found.keys)
+    file, place, step = ExpertsFile.of(name), place_of(found.keys), ExpertsStep.of(problem)
     reason = file.fault(found.config) if file else None
+    if reason is None and step.is_grouped and SPLIT_K not in found.config:
+        reason = f"no {SPLIT_K}"
     if reason:
         return Fault(name, place, f"{reason}: {THE_STOP}")
     config = {key: value for key, value in {**_UNSAID, **found.config}.items() if key in ENGINE_NAMES}
-    reason = _SPEC.impossible(config, ExpertsStep.of(problem).problem, gpu) if gpu else None
+    reason = _SPEC.impossible(config, step.problem, gpu) if gpu else None
     return Fault(name, place, f"{reason}: the launch fails on {gpu.name}") if gpu and reason else None

@@ -56,6 +56,7 @@ class Serving(TypedDict, total=False):
     draft_tokens: int
     expert_parallel: bool
     dual_stream: bool
+    quantization: str | None
     adapters: Sequence[Path | str]
     unpacked_experts: bool
     tower_connector: bool
@@ -82,6 +83,7 @@ class ModelStudy:
         draft_tokens: tokens that it drafts for each sequence of a step.
         expert_parallel: the engine's ``--enable-expert-parallel``.
         dual_stream: whether it runs with ``VLLM_LORA_ENABLE_DUAL_STREAM=1``.
+        quantization: the engine's ``--quantization``; None for what the checkpoint says.
         told: what is to be said of where its layers come from; None for the table of architectures.
         engine: which engine serves it.
         chunk_size: the ``--max-lora-chunk-size`` of SGLang.
@@ -102,6 +104,7 @@ class ModelStudy:
     draft_tokens: int = 0
     expert_parallel: bool = False
     dual_stream: bool = False
+    quantization: str | None = None
     told: str | None = None
     engine: EngineChoice = EngineChoice.VLLM
     chunk_size: int = CHUNK_SIZES[0]
@@ -177,6 +180,7 @@ class ModelStudy:
             draft_tokens=engine.get("draft_tokens", 0),
             expert_parallel=engine.get("expert_parallel", False),
             dual_stream=engine.get("dual_stream", False),
+            quantization=engine.get("quantization"),
             told=told,
             engine=engine.get("engine", EngineChoice.VLLM),
             chunk_size=engine.get("chunk_size", CHUNK_SIZES[0]),

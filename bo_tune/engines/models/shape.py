@@ -1,7 +1,7 @@
 """A model's Hugging Face ``config.json``: the modules that take adapters, and the experts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ class ModelShape:
         mamba: the Mamba-2 layers, if any.
         weights: how the checkpoint stores those of its linear layers.
         quantization: the checkpoint's ``quant_method``; None for weights of 16 bits.
+        quantized: all that the checkpoint says of how it is quantised; empty for nothing.
         adapts_towers: whether ``--enable-tower-connector-lora`` has vLLM adapt its towers, too.
         alone: whether its lookups are known at a tensor-parallel size of 1 alone.
         held: the layers that one rank of one engine calls, where that engine told them.
@@ -60,6 +61,7 @@ class ModelShape:
     mamba: MambaShape | None = None
     weights: Weights = Weights.BITS_16
     quantization: str | None = None
+    quantized: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     adapts_towers: bool = False
     alone: bool = False
     held: tuple[LoraLayer, ...] | None = None
@@ -100,6 +102,7 @@ class ModelShape:
             mamba=architecture.mamba(fields) if architecture.mamba else None,
             weights=fields.weights,
             quantization=fields.quantization,
+            quantized=fields.quantized,
             adapts_towers=architecture.adapts_towers,
             alone=architecture.alone,
         )
@@ -242,8 +245,8 @@ def _text_config(config: Mapping[str, Any], source: Path) -> Mapping[str, Any]:
 def served_dtype(text: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """Return the dtype vLLM serves the model in: the checkpoint's, or bfloat16 for float32 and quantised ones."""
     for owner in (text, config):
-        for field in ("dtype", "torch_dtype"):
-            value = owner.get(field)
+        for key in ("dtype", "torch_dtype"):
+            value = owner.get(key)
             if isinstance(value, str):
                 name = value.removeprefix("torch.")
                 return name if name in DTYPES else "bfloat16"

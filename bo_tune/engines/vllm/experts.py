@@ -4,13 +4,15 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from bo_tune.core.problem import GpuInfo, Problem
+from bo_tune.core.problem import Experts, GpuInfo, Problem
+from bo_tune.core.space import Config
 from bo_tune.engines.base import Address, Engine, Entries, Keys, WrittenConfig, by_number
 from bo_tune.engines.json_text import json_bytes, kind_of, parse_strictly
 from bo_tune.engines.models.architectures.moe import EXPERTS
-from bo_tune.engines.models.experts import held_experts
+from bo_tune.engines.models.experts import experts_of, held_experts
 from bo_tune.engines.models.serving import ModelStudy
-from bo_tune.engines.vllm.experts_files import BLOCKS, PATTERN, ExpertsFile, configs_in, file_name
+from bo_tune.engines.vllm.experts_files import BLOCKS, PATTERN, SPLIT_K, ExpertsFile, configs_in, file_name
+from bo_tune.engines.vllm.experts_weights import ExpertWeights, expert_weights
 from bo_tune.engines.vllm.table_format import decimal_key_fault
 from bo_tune.errors import TableError
 from bo_tune.kernels.experts.step import ENGINE_NAMES, KERNEL, ExpertsStep
@@ -25,7 +27,7 @@ class VllmExperts(Engine):
 
     def address(self, problem: Problem, gpu: GpuInfo) -> Address:
         step = ExpertsStep.of(problem)
-        return Address(file_name(step.experts.local, step.n, gpu.name), (str(step.m),))
+        return Address(file_name(step.experts.local, step.n, gpu.name, step.weights, step.block), (str(step.m),))
 
     def gpu_in(self, file_name: str) -> str | None:
         file = ExpertsFile.of(file_name)
@@ -48,6 +50,10 @@ class VllmExperts(Engine):
     def render(self, entries: Entries) -> bytes:
         return json_bytes({keys[0]: dict(entries[keys]) for keys in sorted(entries, key=by_number)})
 
+    def launchable(self, problem: Problem, config: Config) -> Config:
+        """See the base class. The kernel of integers is given all its parameters by the file."""
+        return {**config, SPLIT_K: 1} if ExpertsStep.of(problem).is_grouped else config
+
     def as_written(self, config: WrittenConfig) -> WrittenConfig:
         order = list(dict.fromkeys((*BLOCKS, *ENGINE_NAMES)))
         names = sorted(config, key=lambda name: (order.index(name) if name in order else len(order), name))
@@ -56,15 +62,30 @@ class VllmExperts(Engine):
     def problems(self, model: ModelStudy, kernels: Collection[str] | None = None) -> Mapping[Problem, tuple[str, ...]]:
         """See the base class. Adapters have no part in it: the engine asks whether experts take any or not.
 
-        There are none where the model has no experts, or its checkpoint holds them in fewer than 16 bits: the engine
-        asks other files for those, or runs other kernels.
+        There are none where the model has no experts, or the engine has other kernels for them: see ``unserved``.
         """
         moe = model.shape.moe
-        if moe is None or model.shape.quantization is not None or not (kernels is None or KERNEL in kernels):
+        if moe is None or not (kernels is None or KERNEL in kernels):
             return {}
-        experts, n = held_experts(
-            model.shape, model.tensor_parallel, expert_parallel=model.expert_parallel, fully_sharded=model.fully_sharded
-        )
-        dtype = model.dtype or model.shape.dtype
-        steps = [ExpertsStep(m, experts, moe.hidden, n, gated=moe.gated, dtype=dtype) for m in model.ms]
+        experts, n = _held(model)
+        held = _weights(model, n)
+        if held.unserved:
+            return {}
+        dtype, more = model.dtype or model.shape.dtype, (held.weights, held.block, held.zeros)
+        steps = [ExpertsStep(m, experts, moe.hidden, n, moe.gated, dtype, *more) for m in model.ms]
         return {step.problem: (EXPERTS,) for step in steps}
+
+
+def unserved(model: ModelStudy) -> str:
+    """Say why an engine looks no config up for the experts of a model; nothing where it does, or it has none."""
+    return "" if model.shape.moe is None else _weights(model, _held(model)[1]).unserved
+
+
+def _held(model: ModelStudy) -> tuple[Experts, int]:
+    return held_experts(
+        model.shape, model.tensor_parallel, expert_parallel=model.expert_parallel, fully_sharded=model.fully_sharded
+    )
+
+
+def _weights(model: ModelStudy, n: int) -> ExpertWeights:
+    return expert_weights(model.shape.quantized, model.quantization).on(n, experts_of(model.shape).hidden)

@@ -33,11 +33,13 @@ REFERENCE = "triton_version"
 """The one key that need not be a number: it is passed over."""
 
 BLOCKS = ("BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "GROUP_SIZE_M")
-_INT4_BLOCKS = ("BLOCK_SIZE_M", "GROUP_SIZE_M")
-"""The engine chooses the others itself."""
+SPLIT_K = "SPLIT_K"
+_INT4_NEEDED = ("BLOCK_SIZE_M", "GROUP_SIZE_M", SPLIT_K)
+"""The engine chooses the other blocks itself. All else goes to the kernel as it is, which needs the last."""
 _LAUNCH = ("num_warps", "num_stages", "num_ctas")
-_IGNORED = ("SPLIT_K", "maxnreg")
-"""Taken whatever they are: the engine sets the first itself, and the second may be null."""
+_IGNORED = (SPLIT_K, "maxnreg")
+"""Taken whatever they are: the engine sets the first itself, or its kernel makes no use of it, and the second may be
+null."""
 _VENDORS = {"AMD": ("waves_per_eu", "matrix_instr_nonkdim", "kpack"), "Intel": ("grf_mode",)}
 """Launch options of others' GPUs, by how the names of these begin."""
 
@@ -64,7 +66,7 @@ class ExpertsFile:
         """Return why the kernel cannot be launched with a config, or None."""
         if not isinstance(config, dict):
             return f"expected a config, got {shown(config)}"
-        needed = _INT4_BLOCKS if self.dtype == "int4_w4a16" else BLOCKS
+        needed = _INT4_NEEDED if self.dtype == "int4_w4a16" else BLOCKS
         vendors = next((names for vendor, names in _VENDORS.items() if self.device.startswith(vendor)), ())
         known = {*BLOCKS, *_LAUNCH, *_IGNORED, *vendors}
         missing = [name for name in needed if name not in config]
@@ -86,15 +88,19 @@ def device_of(gpu: str) -> str:
     return f"NVIDIA_{_FAMILY}" if _FAMILY in name.split("_") else name
 
 
-def file_name(experts: int, n: int, gpu: str) -> str:
-    """Return the name of the file for weights of 16 bits.
+def file_name(experts: int, n: int, gpu: str, weights: str = "", block: tuple[int, int] | None = None) -> str:
+    """Return the name of a file.
 
     Args:
         experts: of this rank.
         n: intermediate size of an expert, as sharded.
         gpu: as in ``device_of``.
+        weights: one of ``DTYPES``; nothing for 16 bits.
+        block: rows and columns that share a scale; one of groups of a row is not named.
     """
-    return f"E={experts},N={n},device_name={device_of(gpu)}.json"
+    dtype = f",dtype={weights}" if weights else ""
+    shape = f",block_shape=[{block[0]},{block[1]}]" if block and all(block) else ""
+    return f"E={experts},N={n},device_name={device_of(gpu)}{dtype}{shape}.json"
 
 
 def configs_in(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -76,8 +76,9 @@ def unpack(path: Path, folder: Path) -> Manifest:
     with _opened(path) as archive, tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder) as half:
         manifest = _manifest(archive)
         for binary in manifest.binaries:
-            if binary.entry is not None and not (folder / binary.entry).is_dir():
-                _unpack_entry(archive, binary.entry, binary.files, Path(half)).rename(folder / binary.entry)
+            for entry, files in binary.entries.items():
+                if not (folder / entry).is_dir():
+                    _unpack_entry(archive, entry, files, Path(half)).rename(folder / entry)
         return manifest
 
 
@@ -115,7 +116,7 @@ def _checked(content: bytes, expected: PackedFile, place: str) -> bytes:
 
 def _files(binaries: Sequence[PackedBinary]) -> Iterator[tuple[str, str, PackedFile]]:
     """Entry, name and description of every file, each once."""
-    named = {b.entry: b.files for b in binaries if b.entry is not None}
+    named = {entry: files for binary in binaries for entry, files in binary.entries.items()}
     return ((entry, name, file) for entry, files in named.items() for name, file in files.items())
 
 

@@ -24,6 +24,8 @@ MOST_BINARIES = 200_000
 MOST_FILE_BYTES = 32 * 2**20
 """A kernel's cubin takes some ten kB."""
 MOST_FILES_EACH = 4
+MOST_LAUNCHES = 16
+"""Of one config."""
 
 Text = Annotated[str, Field(max_length=2000)]
 MACHINE_CODE = (".cubin",)
@@ -129,7 +131,7 @@ class PackedFile:
 
 @dataclass(frozen=True, slots=True)
 class PackedBinary:
-    """A binary that was compiled, or found impossible.
+    """A binary that was compiled, or found impossible; of a config of several launches all of its binaries.
 
     Attributes:
         problem: one of those that use it.
@@ -138,6 +140,7 @@ class PackedBinary:
         cubin_bytes: size of the machine code; 0 where there is none.
         entry: its folder in Triton's cache; None where there is none.
         files: of that folder, by name.
+        more: the same of the config's other binaries, by folder.
         reason: why there is none.
     """
 
@@ -150,10 +153,21 @@ class PackedBinary:
     files: Annotated[Mapping[FileName, PackedFile], Field(max_length=MOST_FILES_EACH)] = field(default_factory=dict)
     reason: InvalidReason | None = None
     detail: Text = ""
+    more: Annotated[
+        Mapping[EntryName, Annotated[Mapping[FileName, PackedFile], Field(max_length=MOST_FILES_EACH)]],
+        Field(max_length=MOST_LAUNCHES),
+    ] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.entry is None) == (self.reason is None):
             raise ValueError("a binary has either an entry or a reason why there is none")
+        if self.entry is None and self.more:
+            raise ValueError("there is no entry, and more of them")
+
+    @property
+    def entries(self) -> dict[str, Mapping[str, PackedFile]]:
+        """The files of all its folders, by folder; none where there is no binary."""
+        return {} if self.entry is None else {self.entry: self.files, **self.more}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,26 +7,30 @@ from numpy.typing import NDArray
 
 from bo_tune.core.problem import GpuInfo, SizedProblem
 from bo_tune.core.space import Config
-from bo_tune.kernels.experts.spec import OF_ONE_PRODUCT, shared_memory
-from bo_tune.kernels.experts.step import ENGINE_NAMES, ExpertsStep
+from bo_tune.kernels.experts.spec import OF_ONE_PRODUCT, launched, shared_memory
+from bo_tune.kernels.experts.step import WEIGHT_BYTES, ExpertsStep
 from bo_tune.kernels.lora.features import Column, Product, Work, columns_of, described
-from bo_tune.kernels.lora.spec import FEATURE_NAMES, WEIGHT_BYTES, Columns
+from bo_tune.kernels.lora.spec import FEATURE_NAMES, Columns
 from bo_tune.kernels.moe.features import filled_blocks
+
+OUTPUT_BYTES = 2
 
 
 def runnable(configs: Sequence[Config], problem: SizedProblem, gpu: GpuInfo) -> NDArray[np.bool_]:
     """See ``KernelSpec.runnable``."""
     if not gpu.is_cuda:
         return np.ones(len(configs), dtype=np.bool_)
-    named, fits = _named(configs), np.ones(len(configs), dtype=np.bool_)
-    for length, _ in ExpertsStep.of(problem).products:
-        fits &= shared_memory(columns_of(named, length, split=False), length, gpu) <= gpu.shared_memory_bytes
+    step = ExpertsStep.of(problem)
+    named, fits = _named(configs, step), np.ones(len(configs), dtype=np.bool_)
+    for length, _ in () if step.is_grouped else step.products:
+        fits &= shared_memory(columns_of(named, length, split=False), length, step, gpu) <= gpu.shared_memory_bytes
     return fits
 
 
 def features(configs: Sequence[Config], problem: SizedProblem, gpu: GpuInfo) -> NDArray[np.float64]:
     """See ``KernelSpec.features``."""
-    step, named = ExpertsStep.of(problem), _named(configs)
+    step = ExpertsStep.of(problem)
+    named = _named(configs, step)
     first, second = (_of_product(named, step, length, width, gpu) for length, width in step.products)
     groups = np.log2([config["group_size_m"] for config in named])
     own = [FEATURE_NAMES.index(name) for name in OF_ONE_PRODUCT]
@@ -37,7 +41,10 @@ def _of_product(
     named: Sequence[Config], step: ExpertsStep, length: int, width: int, gpu: GpuInfo
 ) -> NDArray[np.float64]:
     c = columns_of(named, length, split=False)
-    product = Product(length, shared_memory(c, length, gpu), WEIGHT_BYTES, WEIGHT_BYTES, behind_table=False)
+    shared, weight_bytes = shared_memory(c, length, step, gpu), WEIGHT_BYTES[step.weights]
+    product = Product(
+        length, shared, step.activation_bytes, OUTPUT_BYTES, behind_table=False, weight_bytes=weight_bytes
+    )
     return described(c, product, _work(c, step, width), gpu)
 
 
@@ -58,6 +65,6 @@ def _blocks(c: Columns, step: ExpertsStep) -> tuple[Column, float]:
     return step.experts.local * filled_blocks(c.block_m, each), step.experts.local * each
 
 
-def _named(configs: Sequence[Config]) -> list[Config]:
-    """Return configs by the names that other kernels' have."""
-    return [{ours: config[theirs] for theirs, ours in ENGINE_NAMES.items()} for config in configs]
+def _named(configs: Sequence[Config], step: ExpertsStep) -> list[Config]:
+    """Return configs as they are launched, by the names that other kernels' have."""
+    return [launched(config, step) for config in configs]

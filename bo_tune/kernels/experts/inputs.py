@@ -13,13 +13,18 @@ from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import SizedProblem
 from bo_tune.core.space import ConfigKey
 from bo_tune.kernels.call import PreparedLaunch
-from bo_tune.kernels.experts.step import ExpertsStep
+from bo_tune.kernels.experts.operands import Drawer, Operands
+from bo_tune.kernels.experts.step import FP8, ExpertsStep
 from bo_tune.kernels.lora.operation import draw
 from bo_tune.kernels.moe.blocks import MoeBlocks, draw_experts
 from bo_tune.kernels.operation import DEFAULT_CONDITIONS, META, Operation, Verdict
 
 RELATIVE_TOLERANCE = {"bfloat16": 1e-2, "float16": 2e-3}
-"""Of a product that is summed in float32 and rounded once: up to 2**-9 (bfloat16) or 2**-12, at random."""
+"""Of a product that is summed in float32 and rounded once: up to 2**-9 (bfloat16) or 2**-12, at random. Integers are
+rounded as weights, too."""
+
+FP8_TOLERANCE = 3e-2
+"""Of a product in fp8: Hopper sums it in fewer bits than float32 has, and the engine rounds to bfloat16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +46,7 @@ class ExpertsInputs:
     The second product has an input of its own: what is between the two in a layer, an activation, is not tuned.
 
     Attributes:
-        xs: activations, ``[T, H]`` and ``[P, N]``.
-        weights: ``[E, U, H]`` and ``[E, H, N]``.
+        operands: activations ``[T, H]`` and ``[P, N]`` with weights ``[E, U, H]`` and ``[E, H, N]``, and their scales.
         outs: ``[T, K, U]`` and ``[T, K, H]``.
         chosen: experts that each token visits, of all ranks, int32 ``[T, K]``.
         routing: weight of each pair, float32 ``[T, K]``.
@@ -51,8 +55,7 @@ class ExpertsInputs:
     """
 
     problem: SizedProblem
-    xs: tuple[torch.Tensor, torch.Tensor]
-    weights: tuple[torch.Tensor, torch.Tensor]
+    operands: tuple[Operands, Operands]
     outs: tuple[torch.Tensor, torch.Tensor]
     chosen: torch.Tensor
     routing: torch.Tensor
@@ -71,9 +74,13 @@ class ExpertsInputs:
 class ExpertsOperation(Operation[SizedProblem, ExpertsInputs]):
     """What both products come to. The subclasses know kernels that compute them.
 
-    ``outs[0][t, c] = xs[0][t] @ weights[0][e].T`` and ``outs[1][t, c] = routing[t, c] · xs[1][p] @ weights[1][e].T``
-    for the pair p of token t with its c-th choice, expert e; zero where that is held by another rank.
+    With x and w of each product's operands, ``outs[0][t, c] = x[t] @ w[e].T`` and
+    ``outs[1][t, c] = routing[t, c] · x[p] @ w[e].T`` for the pair p of token t with its c-th choice, expert e; zero
+    where that is held by another rank.
     """
+
+    def __init__(self) -> None:
+        self._drawer = Drawer()
 
     def make_inputs(
         self, problem: SizedProblem, *, seed: int, device: torch.device, conditions: Conditions = DEFAULT_CONDITIONS
@@ -90,24 +97,23 @@ class ExpertsOperation(Operation[SizedProblem, ExpertsInputs]):
     def assemble(self, problem: SizedProblem, chosen: torch.Tensor, generator: torch.Generator | None) -> ExpertsInputs:
         """Draw inputs for tokens whose experts are settled; none on the meta device."""
         step, device = ExpertsStep.of(problem), chosen.device
-        dtype, local = getattr(torch, step.dtype), step.experts.local
-
-        def drawn(*shape: int, scale: float = 1.0) -> torch.Tensor:
-            return draw(shape, dtype, generator, device, scale)
-
-        shapes = [(local, width, length) for length, width in step.products]
+        dtype: torch.dtype = getattr(torch, step.dtype)
+        first, second = (self._drawer.draw(step, index, generator, device) for index in range(2))
         return ExpertsInputs(
             problem,
-            (drawn(step.m, step.hidden), drawn(step.pairs, step.n)),
-            (drawn(*shapes[0], scale=shapes[0][2] ** -0.5), drawn(*shapes[1], scale=shapes[1][2] ** -0.5)),
-            (drawn(*chosen.shape, step.up), drawn(*chosen.shape, step.hidden)),
+            (first, second),
+            (
+                draw((*chosen.shape, step.up), dtype, generator, device),
+                draw((*chosen.shape, step.hidden), dtype, generator, device),
+            ),
             chosen,
             torch.rand(chosen.shape, generator=generator, device=device),
         )
 
     def inputs_bytes(self, inputs: ExpertsInputs) -> int:
-        tensors = (*inputs.xs, *inputs.weights, *inputs.outs, inputs.chosen, inputs.routing)
-        return sum(tensor.nbytes for tensor in tensors) + sum(blocks.nbytes for blocks in inputs.blocks.values())
+        tensors = sum(tensor.nbytes for tensor in (*inputs.outs, inputs.chosen, inputs.routing))
+        blocks = sum(blocks.nbytes for blocks in inputs.blocks.values())
+        return tensors + blocks + sum(operands.nbytes for operands in inputs.operands)
 
     def reset(self, inputs: ExpertsInputs) -> None:
         """Do nothing: every element of the outputs is written by each launch."""
@@ -120,7 +126,8 @@ class ExpertsOperation(Operation[SizedProblem, ExpertsInputs]):
         return RightProducts((_product(inputs, 0), _product(inputs, 1)))
 
     def judge(self, inputs: ExpertsInputs, right: RightProducts) -> Verdict:
-        allowed = RELATIVE_TOLERANCE[ExpertsStep.of(inputs.problem).dtype]
+        step = ExpertsStep.of(inputs.problem)
+        allowed = FP8_TOLERANCE if step.weights == FP8 else RELATIVE_TOLERANCE[step.dtype]
         errors = [_error(out, product) for out, product in zip(inputs.outs, right.products, strict=True)]
         wrong = [
             f"{name} product: relative error {error:.3g}"
@@ -139,11 +146,11 @@ def _error(out: torch.Tensor, right: torch.Tensor) -> float:
 
 def _product(inputs: ExpertsInputs, index: int) -> torch.Tensor:
     """Return one of the two products, expert by expert, in float32."""
-    x, weights, out = inputs.xs[index], inputs.weights[index], inputs.outs[index]
+    operands, out = inputs.operands[index], inputs.outs[index]
     found = torch.zeros(out.shape, dtype=torch.float32, device=out.device).flatten(0, 1)
-    share = len(found) // len(x)
-    for expert, pairs in _visits(inputs.chosen, len(weights)):
-        found[pairs] = x[pairs // share].float() @ weights[expert].float().T
+    share = len(found) // len(operands.x)
+    for expert, pairs in _visits(inputs.chosen, len(operands.held.w)):
+        found[pairs] = operands.rows(pairs // share) @ operands.weight(expert).T
     if index:
         found *= inputs.routing.flatten()[:, None]
     return found.view(out.shape)

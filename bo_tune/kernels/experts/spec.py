@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import GpuInfo, Problem, SizedProblem
 from bo_tune.core.space import Config, SearchSpace
-from bo_tune.kernels.experts.step import ENGINE_NAMES, KERNEL, ExpertsStep
-from bo_tune.kernels.lora.spec import FEATURE_NAMES, WEIGHT_BYTES, Columns, asynchronous, uses_wgmma
-from bo_tune.kernels.moe.untuned import general_config
+from bo_tune.kernels.experts.rule import rule_of
+from bo_tune.kernels.experts.step import ENGINE_NAMES, FP8, KERNEL, WEIGHT_BYTES, ExpertsStep
+from bo_tune.kernels.lora.spec import FEATURE_NAMES, HOPPER, WARPS_OF_A_GROUP, Columns, asynchronous, uses_wgmma
 from bo_tune.kernels.spec import MAX_ACCUMULATORS_PER_THREAD, KernelSpec
 
 if TYPE_CHECKING:
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from bo_tune.kernels.lora.spec import Column
+
+ROWS_OF_MANY = 64
+"""Fewer rows than that in a tile, and as many columns at least, and fp8 is multiplied the other way round."""
 
 ALIGNED = 16
 """Lengths of a product that are multiples of it are known to Triton as such, and so rows of tiles as aligned."""
@@ -48,6 +51,8 @@ class ExpertsSpec(KernelSpec[SizedProblem]):
     """
 
     name = KERNEL
+    launches = 2
+    power_of_two = frozenset({"BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "num_warps"})
 
     @cached_property
     def search_space(self) -> SearchSpace:
@@ -60,8 +65,7 @@ class ExpertsSpec(KernelSpec[SizedProblem]):
 
     def default_config(self, problem: SizedProblem) -> dict[str, int]:
         """See the base class. What vLLM runs where it ships no file for the shape and the GPU."""
-        step = ExpertsStep.of(problem)
-        return as_the_engine_names(general_config(step.m, step.experts.local))
+        return as_the_engine_names(rule_of(ExpertsStep.of(problem)))
 
     def rivals(self, problem: SizedProblem) -> Sequence[Config]:
         """See the base class. The engine's rule, where it ships a file that comes before it."""
@@ -87,10 +91,16 @@ class ExpertsSpec(KernelSpec[SizedProblem]):
         return runnable(configs, problem, gpu)
 
     def shared_memory_bytes(self, config: Config, problem: SizedProblem, gpu: GpuInfo | None = None) -> int:
-        """Return a lower bound of the shared memory that the two binaries need, in bytes."""
-        named = {ours: config[theirs] for theirs, ours in ENGINE_NAMES.items() if theirs in config}
-        lengths = [length for length, _ in ExpertsStep.of(problem).products]
-        return max(int(shared_memory(Columns.one(named, length), length, gpu)) for length in lengths)
+        """Return a lower bound of the shared memory that the two binaries need, in bytes: 0 where nothing is known.
+
+        Weights that are integers are turned into others on their way, and where these lie is up to the compiler.
+        """
+        step = ExpertsStep.of(problem)
+        if step.is_grouped:
+            return 0
+        named = launched(config, step)
+        lengths = [length for length, _ in step.products]
+        return max(int(shared_memory(Columns.one(named, length), length, step, gpu)) for length in lengths)
 
     def hopeless(self, config: Config) -> str | None:
         accumulators = config["BLOCK_SIZE_M"] * config["BLOCK_SIZE_N"] / (32 * config["num_warps"])
@@ -113,15 +123,33 @@ def as_the_engine_names(config: Mapping[str, int]) -> dict[str, int]:
     return {theirs: config[ours] for theirs, ours in ENGINE_NAMES.items()}
 
 
-def shared_memory(c: Columns, length: int, gpu: GpuInfo | None) -> "Column":
+def launched(config: Config, step: ExpertsStep) -> dict[str, int]:
+    """Return a config by the names that other kernels' have, as it is launched: a tile is no longer than a block."""
+    named = {ours: config[theirs] for theirs, ours in ENGINE_NAMES.items() if theirs in config}
+    if step.weights == FP8 and step.block:
+        named["block_k"] = min(named["block_k"], *step.block)
+    return named
+
+
+def swapped(c: Columns, step: ExpertsStep, gpu: GpuInfo | None) -> "NDArray[np.bool_]":
+    """Say where the engine multiplies the other way round, so that few rows do not waste tiles: fp8 on Hopper."""
+    is_hopper = gpu is not None and gpu.is_cuda and gpu.capability == (HOPPER, 0)
+    few: NDArray[np.bool_] = (c.block_m < ROWS_OF_MANY) & (c.block_n >= ROWS_OF_MANY)
+    return few & (is_hopper and step.weights == FP8)
+
+
+def shared_memory(c: Columns, length: int, step: ExpertsStep, gpu: GpuInfo | None) -> "Column":
     """Return a lower bound of the shared memory of one product's launch, in bytes.
 
     A tile is in flight for each stage but the one that is multiplied, and with wgmma that one too. Where rows are not
     known to be aligned no tile is copied asynchronously, and there is one of each.
     """
     staged = c.num_stages > 1
-    in_flight = c.num_stages - staged * (1 - uses_wgmma(c, gpu)) - 1
+    by_groups = uses_wgmma(c, gpu) | (swapped(c, step, gpu) & (c.num_warps % WARPS_OF_A_GROUP == 0))
+    in_flight = c.num_stages - staged * (1 - by_groups) - 1
     aligned = length % ALIGNED == 0
-    x_tiles = 1 + asynchronous(c.block_m * c.block_k, c, WEIGHT_BYTES) * aligned * in_flight
-    w_tiles = 1 + asynchronous(c.block_n * c.block_k, c, WEIGHT_BYTES) * aligned * in_flight
-    return (c.block_m * x_tiles + c.block_n * w_tiles) * c.block_k * WEIGHT_BYTES
+    x_bytes, w_bytes = step.activation_bytes, WEIGHT_BYTES[step.weights]
+    x_tiles = 1 + asynchronous(c.block_m * c.block_k, c, x_bytes) * aligned * in_flight
+    w_tiles = 1 + asynchronous(c.block_n * c.block_k, c, w_bytes) * aligned * in_flight
+    needed: Column = (c.block_m * x_tiles * x_bytes + c.block_n * w_tiles * w_bytes) * c.block_k
+    return needed

@@ -15,6 +15,15 @@ KERNEL = "fused_experts"
 SPARSITY = 4
 """Times the pairs of token and expert that there must be experts for vLLM not to sort the tokens into blocks."""
 
+FP8 = "fp8_w8a8"
+INT4 = "int4_w4a16"
+GROUPED = ("int8_w8a16", INT4)
+WEIGHTS = (FP8, *GROUPED)
+"""How weights may be held that are not of 16 bits, as the engine's files name it."""
+
+WEIGHT_BYTES: Mapping[str, float] = {"": 2, FP8: 1, "int8_w8a16": 1, INT4: 0.5}
+"""Of one weight."""
+
 ENGINE_NAMES: Mapping[str, str] = {
     "BLOCK_SIZE_M": "block_m",
     "BLOCK_SIZE_N": "block_n",
@@ -36,7 +45,12 @@ class ExpertsStep:
         hidden: width of their input and of what they come to, in elements.
         n: intermediate size of an expert, as sharded.
         gated: whether a gate stands beside up: the first product is then twice as wide.
-        dtype: element type of activations and weights.
+        dtype: element type of the layer's input and output; of activations and weights, too, where weights are of 16
+            bits, and of activations where they are integers.
+        weights: one of ``WEIGHTS``; nothing for 16 bits.
+        block: rows and columns of a weight that share a scale; of fp8 none where a whole expert does. Activations in
+            fp8 have a scale for as many elements of a row. Of integers, 0 and the elements of a row.
+        zeros: whether integers have a zero point for each scale.
     """
 
     m: int
@@ -45,6 +59,9 @@ class ExpertsStep:
     n: int
     gated: bool = True
     dtype: str = "bfloat16"
+    weights: str = ""
+    block: tuple[int, int] | None = None
+    zeros: bool = False
 
     def __post_init__(self) -> None:
         for name in ("m", "hidden", "n"):
@@ -53,6 +70,22 @@ class ExpertsStep:
             raise ValueError(f"gated: expected true or false, got {self.gated!r}")
         if self.dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}: {self.dtype!r}")
+        self._check_weights()
+
+    def _check_weights(self) -> None:
+        if self.weights and self.weights not in WEIGHTS:
+            raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}: {self.weights!r}")
+        if type(self.zeros) is not bool or (self.zeros and not self.is_grouped):
+            raise ValueError(f"zeros: expected true or false, and true of integers alone, got {self.zeros!r}")
+        rows, columns = self.block or (0, 0)
+        if self.block:
+            check_size("block_k", columns)
+        if self.is_grouped and (rows or not columns):
+            raise ValueError(f"block: expected 0 and the size of a group for {self.weights}, got {self.block}")
+        if self.weights == FP8 and self.block:
+            check_size("block_n", rows)
+        if not self.weights and self.block:
+            raise ValueError(f"block: expected none for weights of 16 bits, got {self.block}")
 
     @classmethod
     def of(cls, problem: Problem) -> "ExpertsStep":
@@ -60,7 +93,8 @@ class ExpertsStep:
         sizes: dict[str, Any] = dict(problem.sizes) if isinstance(problem, SizedProblem) else {}
         try:
             experts = Experts(sizes.pop("experts"), sizes.pop("top_k"), sizes.pop("E"))
-            return cls(experts=experts, n=sizes.pop("N"), **sizes)
+            block = (sizes.pop("block_n", 0), sizes.pop("block_k")) if "block_k" in sizes else None
+            return cls(experts=experts, n=sizes.pop("N"), block=block, **sizes)
         except (KeyError, TypeError) as error:
             raise ValueError(f"not a problem of {KERNEL}: {problem}: {error}") from None
 
@@ -71,7 +105,24 @@ class ExpertsStep:
             "m": self.m, "E": self.experts.local, "N": self.n, "hidden": self.hidden, "top_k": self.experts.top_k,
             "experts": self.experts.count, "gated": self.gated, "dtype": self.dtype,
         }  # fmt: skip
+        # What is as usual is not said, nor was it before there was anything else: studies keep their names.
+        if self.weights:
+            sizes["weights"] = self.weights
+        if self.block:
+            sizes |= {"block_k": self.block[1]} | ({"block_n": self.block[0]} if self.block[0] else {})
+        if self.zeros:
+            sizes["zeros"] = True
         return SizedProblem(KERNEL, tuple(sizes.items()))
+
+    @property
+    def is_grouped(self) -> bool:
+        """Whether weights are integers with a scale for each group of a row: the engine has a kernel of its own."""
+        return self.weights in GROUPED
+
+    @property
+    def activation_bytes(self) -> int:
+        """Of one element of the activations."""
+        return 1 if self.weights == FP8 else 2
 
     @property
     def pairs(self) -> int:
@@ -91,4 +142,5 @@ class ExpertsStep:
     @property
     def is_sorted(self) -> bool:
         """Whether tokens are sorted into blocks; else each pair is a block of its own, with one row that is used."""
-        return self.experts.local < self.experts.count or self.pairs * SPARSITY > self.experts.count
+        shared = self.experts.local < self.experts.count
+        return shared or self.is_grouped or self.pairs * SPARSITY > self.experts.count

@@ -65,6 +65,7 @@ class Product:
         activation_bytes: of an element of the activations in memory.
         output_bytes_per_element: traffic of one element of the output.
         behind_table: whether the weights' address is read from a table.
+        weight_bytes: of an element of the weights in memory.
     """
 
     length: int
@@ -72,6 +73,7 @@ class Product:
     activation_bytes: int
     output_bytes_per_element: float
     behind_table: bool
+    weight_bytes: float = WEIGHT_BYTES
 
 
 def described(c: Columns, product: Product, found: "Work", gpu: GpuInfo) -> NDArray[np.float64]:
@@ -83,7 +85,7 @@ def described(c: Columns, product: Product, found: "Work", gpu: GpuInfo) -> NDAr
     waves = found.programs / (gpu.sm_count * occupancy)
     iterations = np.ceil(length / (c.block_k * c.split_k))  # tiles along k that the busiest program multiplies
     flops = 2 * c.block_m * c.block_n * c.block_k * iterations
-    tile_bytes = (c.block_m * product.activation_bytes + c.block_n * WEIGHT_BYTES) * c.block_k * iterations
+    tile_bytes = (c.block_m * product.activation_bytes + c.block_n * product.weight_bytes) * c.block_k * iterations
     output_bytes = c.block_m * c.block_n * product.output_bytes_per_element
     per_sm = np.maximum(found.programs / gpu.sm_count, 1.0)
     logarithmic = [c.block_m, c.block_n, c.block_k, c.split_k, c.num_warps, accumulators, demand, iterations]

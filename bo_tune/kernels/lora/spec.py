@@ -159,7 +159,7 @@ class LoraSpec(EngineSpec):
         return features(self, configs, problem, gpu)
 
 
-def asynchronous(elements: "Column", c: Columns, element_bytes: int) -> "NDArray[np.bool_]":
+def asynchronous(elements: "Column", c: Columns, element_bytes: float) -> "NDArray[np.bool_]":
     """Say where every thread has enough of a tile to copy it asynchronously."""
     return elements * element_bytes >= LEAST_ASYNC_BYTES * 32 * c.num_warps
 

@@ -1,9 +1,9 @@
 """vLLM's kernel of the base model's experts, launched for both products of a layer as vLLM launches it.
 
-Its text alone is run (``plain_text``). Its Python launcher is asked what it launches, as for the other kernels.
-Weights are of 16 bits. Tokens are sorted into blocks by torch, beforehand and untimed, laid out as vLLM's compiled
-``moe_align_block_size`` does; few of them are not sorted. Blocks of experts that other ranks hold are launched, and
-write zeros, as in an engine with adapters.
+Its text alone is run (``plain_text``). Its Python launcher is asked what it launches, as for the other kernels. Tokens
+are sorted into blocks by torch, beforehand and untimed, laid out as vLLM's compiled ``moe_align_block_size`` does; few
+of them are not sorted. Blocks of experts that other ranks hold are launched, and write zeros, as in an engine with
+adapters. Integers with a scale for each group have a kernel of their own.
 """
 
 import functools
@@ -11,7 +11,7 @@ import hashlib
 import threading
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,7 +24,7 @@ from bo_tune.core.problem import GpuInfo, SizedProblem
 from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.errors import one_line
 from bo_tune.kernels.experts.inputs import ExpertsInputs, ExpertsOperation
-from bo_tune.kernels.experts.step import KERNEL, ExpertsStep
+from bo_tune.kernels.experts.step import FP8, KERNEL, ExpertsStep
 from bo_tune.kernels.plain_text import code_of, files_of
 from bo_tune.kernels.target import target_gpu
 from bo_tune.kernels.vllm.installed import VllmError, refusal, version
@@ -34,8 +34,11 @@ from bo_tune.kernels.vllm.launcher import Recorder, TargetPlatform, import_modul
 MODULES = ("model_executor/layers/fused_moe/utils.py", "model_executor/layers/fused_moe/fused_moe.py")
 """Where the launcher and what it calls are defined; the last has the launcher and the kernel."""
 
-LAUNCHER = "invoke_fused_moe_triton_kernel"
-JIT_KERNEL = "fused_moe_kernel"
+LAUNCHER, JIT_KERNEL = "invoke_fused_moe_triton_kernel", "fused_moe_kernel"
+"""Of weights of 16 bits and fp8."""
+
+OF_GROUPS = "invoke_fused_moe_wna16_triton_kernel", "fused_moe_kernel_gptq_awq"
+"""Launcher and kernel of integers with a scale for each group of a row."""
 
 NOT_UNDERSTOOD = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)
 """What the launcher of another vLLM may raise here."""
@@ -44,11 +47,15 @@ NOT_UNDERSTOOD = (ArithmeticError, AssertionError, AttributeError, LookupError, 
 class ExpertsLauncher:
     """What vLLM launches for one product. Safe to use from several threads.
 
+    Args:
+        launcher: name of the function that launches.
+        kernel: name of what it launches.
+
     Raises:
         VllmError: the installed vLLM has no such kernel and launcher.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, launcher: str = LAUNCHER, kernel: str = JIT_KERNEL) -> None:
         import_module("vllm")  # which knows its version
         found = files_of(MODULES)
         files = tuple(filter(None, found))
@@ -58,12 +65,15 @@ class ExpertsLauncher:
         self._platform = TargetPlatform()
         self._calls: list[CapturedCall] = []
         self._lock = threading.Lock()
+        self._name = launcher
         namespace = self._namespace(files)
         try:
-            self._function, kernel = namespace[LAUNCHER], namespace[JIT_KERNEL]
+            self._function, jitted = namespace[launcher], namespace[kernel]
         except KeyError as error:
             raise refusal(f"{MODULES[-1]} has no {error.args[0]}") from None
-        namespace[JIT_KERNEL] = Recorder(kernel, self._note)
+        namespace[kernel] = Recorder(jitted, self._note)
+        # What depends on the GPU is asked once there: of one that never changes.
+        self._kept = [value for value in namespace.values() if hasattr(value, "cache_clear")]
 
     def _namespace(self, files: tuple[Path, ...]) -> dict[str, Any]:
         """Return what the text defines, with stand-ins for what asks the GPU at hand, and for what warns."""
@@ -72,9 +82,9 @@ class ExpertsLauncher:
         namespace: dict[str, Any] = {"__name__": f"vllm.{MODULES[-1][:-3].replace('/', '.')}", **given}
         try:
             # The kernel's lines are looked up in the file that its code names: the first.
-            exec(code_of(files[::-1], LAUNCHER, is_plain=False), namespace)
+            exec(code_of(files[::-1], self._name, is_plain=False), namespace)
         except NOT_UNDERSTOOD as error:
-            raise _failure(error) from error
+            raise self._failure(error) from error
         ignored = dict.fromkeys(("warn_if_moe_use_td_ineffective", "set_triton_allocator"), _ignore)
         namespace.update({"current_platform": self._platform, **ignored})
         return namespace
@@ -83,14 +93,20 @@ class ExpertsLauncher:
         """Run the launcher and return what it would have launched on a GPU. Raises VllmError."""
         with self._lock:
             self._calls.clear()
-            self._platform.capability, self._platform.gpu = gpu.capability, gpu
+            if self._platform.gpu != gpu:
+                self._platform.capability, self._platform.gpu = gpu.capability, gpu
+                for kept in self._kept:
+                    kept.cache_clear()
             try:
                 self._function(**arguments)
             except NOT_UNDERSTOOD as error:
-                raise _failure(error) from error
+                raise self._failure(error) from error
             if len(self._calls) != 1:
-                raise refusal(f"{LAUNCHER} launches {len(self._calls)} kernels instead of one")
+                raise refusal(f"{self._name} launches {len(self._calls)} kernels instead of one")
             return self._calls[0]
+
+    def _failure(self, error: Exception) -> VllmError:
+        return refusal(f"{self._name} cannot be used: {type(error).__name__}: {one_line(error)}")
 
     def _note(self, kernel: Any, grid: Any, *arguments: Any, **options: Any) -> None:
         programs = tuple(map(int, grid(options) if callable(grid) else grid))
@@ -101,9 +117,14 @@ class VllmExperts(ExpertsOperation):
     """vLLM's kernel, twice. Raises VllmError where the installed vLLM has none that is known here."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._launcher = ExpertsLauncher()
         self._cached_facts = lru_cache(maxsize=2**16)(self._facts)
         self._keys: dict[Hashable, Hashable] = {}
+
+    @cached_property
+    def _of_groups(self) -> ExpertsLauncher:
+        return ExpertsLauncher(*OF_GROUPS)
 
     @property
     def source(self) -> str:
@@ -112,27 +133,35 @@ class VllmExperts(ExpertsOperation):
 
     def calls(self, inputs: ExpertsInputs, config: Config, gpu: GpuInfo) -> tuple[CapturedCall, CapturedCall]:
         """Return what vLLM launches for both products on a GPU. Raises VllmError."""
-        first, second = (self._launcher.capture(self._arguments(inputs, index, config), gpu) for index in range(2))
+        grouped = ExpertsStep.of(inputs.problem).is_grouped
+        launcher = self._of_groups if grouped else self._launcher
+        first, second = (launcher.capture(self._arguments(inputs, index, config), gpu) for index in range(2))
         return first, second
 
     def _arguments(self, inputs: ExpertsInputs, index: int, config: Config) -> dict[str, Any]:
         """What the engine passes to its launcher for a product, by name."""
-        step = ExpertsStep.of(inputs.problem)
-        flags = ("use_fp8_w8a8", "use_int8_w8a8", "use_int8_w8a16", "use_int4_w4a16", "per_channel_quant")
-        return {
-            "A": inputs.xs[index],
-            "B": inputs.weights[index],
+        step, operands = ExpertsStep.of(inputs.problem), inputs.operands[index]
+        given = {
+            "A": operands.x,
+            "B": operands.held.w,
             "C": inputs.outs[index],
-            "A_scale": None,
-            "B_scale": None,
+            "B_scale": operands.held.scale,
             "topk_weights": inputs.routing,
             **_in_blocks(inputs, step, config["BLOCK_SIZE_M"]),
             "mul_routed_weight": index == 1,
             "top_k": 1 if index else step.experts.top_k,
             "config": dict(config),
-            "compute_type": getattr(tl, step.dtype),
-            **dict.fromkeys(flags, False),
+            "block_shape": list(step.block) if step.block else None,
+            # Of layers whose input is in fp8 the engine takes the output for this, whatever the model's type.
+            "compute_type": tl.bfloat16 if step.weights == FP8 else getattr(tl, step.dtype),
         }
+        flags = dict.fromkeys(("use_int8_w8a16", "use_int4_w4a16"), False)
+        if step.is_grouped:
+            rows = {"topk_weights": inputs.routing if index else None, "config": {**config, "SPLIT_K": 1}}
+            return {**given, **rows, **flags, f"use_{step.weights}": True, "B_zp": operands.held.zeros}
+        flags |= dict.fromkeys(("use_fp8_w8a8", "use_int8_w8a8", "per_channel_quant"), False)
+        named = {f"use_{step.weights}": True} if step.weights else {}
+        return {**given, **flags, **named, "A_scale": operands.x_scale}
 
     def launch(self, inputs: ExpertsInputs, config: Config) -> None:
         key = config_key(config)
@@ -177,10 +206,6 @@ def _in_blocks(inputs: ExpertsInputs, step: ExpertsStep, rows: int) -> dict[str,
         "expert_ids": blocks.experts[0],
         "num_tokens_post_padded": blocks.padded,
     }
-
-
-def _failure(error: Exception) -> VllmError:
-    return refusal(f"{LAUNCHER} cannot be used: {type(error).__name__}: {one_line(error)}")
 
 
 def _ignore(*_: Any, **__: Any) -> None:

@@ -8,7 +8,7 @@ import functools
 import json
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import CodeType, SimpleNamespace
@@ -17,8 +17,9 @@ from typing import Any
 from bo_tune.core.conclusion import SHARED
 from bo_tune.core.problem import GpuInfo, LoraProblem, Problem
 from bo_tune.errors import one_line
+from bo_tune.kernels.experts.rule import TRITONS, filled
 from bo_tune.kernels.experts.spec import ExpertsSpec
-from bo_tune.kernels.experts.step import ExpertsStep
+from bo_tune.kernels.experts.step import ENGINE_NAMES, INT4, ExpertsStep
 from bo_tune.kernels.mamba.spec import MambaSpec
 from bo_tune.kernels.mamba.step import MambaStep
 from bo_tune.kernels.moe.spec import MoeLoraSpec, MoeOneLaunchSpec, experts_of
@@ -48,9 +49,6 @@ MAMBA_SHIPPED = ("configs", "selective_state_update")
 
 BLACKWELL = 10
 """Major compute capability of the GPUs for which its rule differs."""
-
-TRITONS = {"num_warps": 4, "num_stages": 3}
-"""What Triton launches where a config does not say."""
 
 NOT_UNDERSTOOD = (ArithmeticError, AttributeError, ImportError, LookupError, NameError, OSError, TypeError, ValueError)
 """What functions of another vLLM may raise here."""
@@ -107,15 +105,21 @@ def _of_base_model(spec: ExpertsSpec, problem: Problem, gpu: GpuInfo) -> dict[st
     functions = _functions()
     if functions is None:
         return spec.default_config(step.problem)
-    local = step.experts.local
+    local, four = step.experts.local, 2 if step.weights == INT4 else 1  # two to a byte
     try:
         asked = _asked(functions, gpu.name, gpu.backend, OF_BASE_MODEL)
+        shapes = (local, step.up, step.hidden // four), (local, step.hidden, step.n // four)
         # Of weights in 16 bits the engine names no type.
-        found = asked((local, step.up, step.hidden), (local, step.hidden, step.n), step.experts.top_k, None, step.m)
-        config = {**TRITONS, **found}
-        return {name: int(config[name]) for name in spec.search_space.names}
+        found = asked(*shapes, step.experts.top_k, step.weights or None, step.m, step.block)
+        config = filled(_in_small_letters(found), step) if step.is_grouped else {**TRITONS, **_in_small_letters(found)}
+        return {name: int(config[ENGINE_NAMES[name]]) for name in spec.search_space.names}
     except NOT_UNDERSTOOD as error:
         raise _untold(OF_BASE_MODEL, error) from error
+
+
+def _in_small_letters(config: Mapping[str, int]) -> dict[str, int]:
+    """Return a config by the names that other kernels' configs have."""
+    return {ENGINE_NAMES.get(name, name): value for name, value in config.items()}
 
 
 def is_blackwell(gpu: GpuInfo) -> bool:

@@ -19,6 +19,7 @@ from bo_tune.core.activity import FarmActivity
 from bo_tune.core.outcome import Compilation, Invalid, InvalidReason
 from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config
+from bo_tune.kernels.registry import OF_BASE_MODEL
 from bo_tune.measure.backends.registry import backend_named
 from bo_tune.measure.device import Build, Compiled
 from bo_tune.measure.occupancy import Occupancy
@@ -57,12 +58,13 @@ class Deadline:
         insort(self._seconds[kernel], compile_s)
 
     def of(self, kernel: str) -> float:
-        """Return the deadline of the next compile of a kernel, in seconds."""
-        known = self._seconds[kernel]
+        """Return the deadline of the next compile of a kernel, in seconds: the bounds are those of one binary."""
+        binaries = OF_BASE_MODEL[kernel].launches if kernel in OF_BASE_MODEL else 1
+        most_s, known = self._most_s * binaries, self._seconds[kernel]
         if len(known) < self.KNOWN:
-            return self._most_s
+            return most_s
         quartile = known[3 * len(known) // 4]
-        return min(self._most_s, max(self._least_s, self.FACTOR * quartile))
+        return min(most_s, max(self._least_s * binaries, self.FACTOR * quartile))
 
 
 @dataclass(eq=False, slots=True)

@@ -90,7 +90,7 @@ def build_of(binary: PackedBinary) -> Build:
     there = Compilation(cached=True)
     if binary.reason is not None:
         return Invalid(binary.reason, binary.detail, compilation=there, resources=binary.resources)
-    return Compiled(there, binary.resources, binary.entry)
+    return Compiled(there, binary.resources, binary.entry, tuple(binary.more))
 
 
 def _check(compilers: Compilers, manifest: Manifest) -> None:

@@ -108,8 +108,10 @@ class Compiler:
         compilation = Compilation(time.perf_counter() - start, self._cached)
         for kernel in kernels:
             self._build_launcher(kernel)
-        entry = entry_of(kernels[0].hash) if len(kernels) == 1 else None
-        return Compiled(compilation, Resources.most(map(self._vendor.resources, kernels)), entry)
+        first, *more = dict.fromkeys(entry_of(kernel.hash) for kernel in kernels) or (None,)
+        return Compiled(
+            compilation, Resources.most(map(self._vendor.resources, kernels)), first, tuple(filter(None, more))
+        )
 
     def _build_launcher(self, kernel: Any) -> None:
         """Build the launcher of a kernel, too. Without a GPU driver to link with none can be built; nothing is lost."""

@@ -84,6 +84,23 @@ def test_files_of_others_are_not_looked_into(tmp_path: Path, name: str) -> None:
     assert not report.faults
 
 
+def test_experts_of_fp8_are_looked_up_in_a_file_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    config = json.loads((ROOT / "studies" / "models" / "qwen3-30b-a3b" / "config.json").read_text())
+    quantization = {"quant_method": "fp8", "weight_block_size": [128, 128]}
+    (tmp_path / "model" / "config.json").write_text(json.dumps({**config, "quantization_config": quantization}))
+    model = ModelStudy.of(str(tmp_path / "model"), tensor_parallel=1, ranks=[16], max_loras=[4], ms=[16])
+    name = NAME.replace(".json", ",dtype=fp8_w8a8,block_shape=[128,128].json")
+    for number, (file, found) in enumerate(((name, {16: "exact"}), (NAME, {}))):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        assert of_experts(checked(folder, {"16": GOOD}, name=file, model=model, ms=(16,))) == found
+    # Half the bytes of 16 bits: what does not fit there may fit here.
+    (tmp_path / "fits").mkdir()
+    large = {**GOOD, "BLOCK_SIZE_M": 128, "BLOCK_SIZE_N": 256, "BLOCK_SIZE_K": 256, "num_stages": 4}
+    assert not checked(tmp_path / "fits", {"16": large}, name=name, model=model, ms=(16,)).faults
+
+
 def test_the_sidecar_of_a_file_is_none(tmp_path: Path) -> None:
     report = checked(tmp_path, {"schema_version": 1, "entries": {}}, name=NAME.replace(".json", ".provenance.json"))
     assert not report.faults

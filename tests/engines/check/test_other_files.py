@@ -90,7 +90,8 @@ MAMBA = f"headdim=64,dstate=128,device_name={H100.file_name},cache_dtype=float32
             ["1: waves_per_eu: no parameter of the kernel"],
         ),
         (EXPERTS, {"1": {"BLOCK_SIZE_M": 64}}, ["1: no BLOCK_SIZE_N: the engine stops"]),
-        (INT4, {"1": {"BLOCK_SIZE_M": 64, "GROUP_SIZE_M": 1}}, []),
+        (INT4, {"1": {"BLOCK_SIZE_M": 64, "GROUP_SIZE_M": 1, "SPLIT_K": 1}}, []),
+        (INT4, {"1": {"BLOCK_SIZE_M": 64, "GROUP_SIZE_M": 1}}, ["1: no SPLIT_K: the engine stops"]),
         (
             EXPERTS,
             {"1": {**GOOD, "BLOCK_SIZE_N": 48}},

@@ -105,6 +105,8 @@ def test_a_binary_is_there_or_has_a_reason() -> None:
     for entry, reason in ((None, None), ("A" * 52, InvalidReason.COMPILE_ERROR)):
         with pytest.raises(ValueError, match="either"):
             PackedBinary(binary().problem, {}, 1.0, entry=entry, reason=reason)
+    with pytest.raises(ValueError, match="no entry, and more of them"):
+        PackedBinary(binary().problem, {}, 1.0, reason=InvalidReason.COMPILE_ERROR, more={"B" * 52: {}})
 
 
 @pytest.mark.parametrize(

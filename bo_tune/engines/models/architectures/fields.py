@@ -19,10 +19,15 @@ class Fields:
     source: Path
 
     @property
+    def quantized(self) -> Mapping[str, Any]:
+        """What the checkpoint says of how it is quantised; empty for nothing."""
+        quantization = self.values.get("quantization_config")
+        return quantization if isinstance(quantization, dict) else {}
+
+    @property
     def quantization(self) -> str | None:
         """The ``quant_method`` of the checkpoint; None for none."""
-        quantization = self.values.get("quantization_config")
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else None
+        method = self.quantized.get("quant_method")
         return method if isinstance(method, str) else None
 
     @property
