@@ -80,6 +80,11 @@ class Definition(ABC):
         """Those of the outputs that are read as well."""
 
     @property
+    def restored(self) -> tuple[str, ...]:
+        """Arguments that launches are known to change."""
+        return self.read_outputs
+
+    @property
     def written_only(self) -> tuple[str, ...]:
         """Those of the outputs that are not read, or cleared before they are."""
         return tuple(name for name in self.output_names if name not in self.read_outputs)
