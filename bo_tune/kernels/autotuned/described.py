@@ -6,7 +6,7 @@ Of a tensor: type, shape, strides, and what its address leaves when it is divide
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -127,10 +127,15 @@ def _filled(count: int, dtype: torch.dtype, device: Any) -> torch.Tensor:
 
 
 def types_of(said: Mapping[str, Described]) -> str:
-    """Return the types of described tensors in their order as a word: ``3xfloat16-int32``."""
+    """Return the types of described tensors in their order as a word."""
     names = [str((one.get("descriptor") or one).get("tensor", "")) for one in said.values() if isinstance(one, dict)]
+    return types_word([name for name in names if name])
+
+
+def types_word(names: Iterable[str]) -> str:
+    """Return types in their order as a word: ``3xfloat16-int32``."""
     runs: list[tuple[str, int]] = []
-    for name in filter(None, names):
+    for name in names:
         if runs and runs[-1][0] == name:
             runs[-1] = name, runs[-1][1] + 1
         else:

@@ -5,6 +5,7 @@ import logging
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from triton.runtime.cache import get_cache_manager
 
 from bo_tune.core.problem import Size
 from bo_tune.errors import InputError, one_line
-from bo_tune.kernels.autotuned.calls import CallWriter, RecordedCall, grids_of
+from bo_tune.kernels.autotuned.calls import TYPES, CallWriter, RecordedCall, grids_of
 from bo_tune.kernels.autotuned.child import tune_in_child
-from bo_tune.kernels.autotuned.described import described
+from bo_tune.kernels.autotuned.described import described, size_of, types_word
 from bo_tune.kernels.autotuned.settings import Settings
 from bo_tune.kernels.user import frozen
 from bo_tune.kernels.user.definition import Params
@@ -52,6 +53,11 @@ class Misses:
         self._tuner, self._settings = tuner, settings
         self._is_told = False
 
+    @cached_property
+    def _name(self) -> str:
+        """The kernel's in tables, databases and files of calls. Raises InputError for what cannot be tuned."""
+        return told_apart(self._tuner.definition).name
+
     def decide(self, arguments: Mapping[str, Any], left: Sequence[Any]) -> tuple[Any, bool]:
         """Return the config to launch with, and whether that will be the same at the next launch.
 
@@ -70,13 +76,41 @@ class Misses:
             self._tell(str(error))
             return left[0], True
 
+    def has_entries(self) -> bool:
+        """Say whether the table has anything of this kernel on this GPU. Raises InputError for a broken table."""
+        try:
+            return bool(self._entries(self._table(self._settings.in_environment())))
+        except _NotDescribedError:
+            return False
+
+    def place_in_table(self, key: Mapping[str, Any], types: Sequence[torch.dtype]) -> int:
+        """Return the place of the config that the table has of a key, or the nearest one if so said; -1 for none."""
+        settings = self._settings.in_environment()
+        table = self._table(settings)
+        entries = self._entries(table)
+        sizes = {name: size_of(described(name, value, {})) for name, value in key.items()}
+        whole = {**sizes, TYPES: types_word(str(one).removeprefix("torch.") for one in types)}
+        alike = [one for one in entries if all(one.sizes.get(name) == size for name, size in sizes.items())]
+        # The types of what descriptors describe cannot be seen.
+        exact = frozen.exact(entries, whole) or (alike[0] if len(alike) == 1 else None)
+        near = frozen.by_distance(entries, whole) if settings.on_miss == "nearest" else iter(())
+        configs = list(self._tuner.configs)
+        for entry in (exact, *near):
+            config = self._usable(entry, configs, table)
+            if config is not None:
+                return configs.index(config)
+        return -1
+
+    def _entries(self, table: Path | None) -> Sequence[frozen.Entry]:
+        if table is None or not table.is_file():
+            return []
+        return frozen.entries_of(self._described(lambda: self._name), frozen.gpu_at_hand(), table)
+
     def _found(self, launch: Launch, settings: Settings) -> tuple[Any, bool]:
-        kernel = self._described(lambda: told_apart(self._tuner.definition))
         sizes = self._described(lambda: self._call(launch, with_grids=False).sizes)
         table = self._table(settings)
-        gpu = frozen.gpu_at_hand()
-        entries = frozen.entries_of(kernel.name, gpu, table) if table is not None and table.is_file() else []
-        exact = self._usable(frozen.exact(entries, sizes), launch, table)
+        entries = self._entries(table)
+        exact = self._usable(frozen.exact(entries, sizes), launch.left, table)
         if exact is not None:
             return exact, True
         return self._without(launch, settings, sizes, entries, table)
@@ -96,7 +130,7 @@ class Misses:
             case "error":
                 raise InputError(f"{name}: nothing in {table} for {shown(sizes)}: record it, and tune what was recorded")
             case "nearest":
-                near = (self._usable(entry, launch, table) for entry in frozen.by_distance(entries, sizes))
+                near = (self._usable(entry, launch.left, table) for entry in frozen.by_distance(entries, sizes))
                 return next((config for config in near if config is not None), default), True
             case "record":
                 self._note(launch, settings)
@@ -121,13 +155,13 @@ class Misses:
         call = self._described(lambda: self._call(launch))
         named = settings.table or (self._cached_table() if settings.keeps else None)
         try:
-            entry = tune_in_child(call, told_apart(self._tuner.definition).name, settings, named, _gpu_index())
+            entry = tune_in_child(call, self._name, settings, named, _gpu_index())
         except InputError as error:
             self._tell(f"{one_line(error)}: its default config runs")
             return None
-        return self._usable(entry, launch, named or table)
+        return self._usable(entry, launch.left, named or table)
 
-    def _usable(self, entry: frozen.Entry | None, launch: Launch, table: Path | None) -> Any:
+    def _usable(self, entry: frozen.Entry | None, left: Sequence[Any], table: Path | None) -> Any:
         """Return the config of an entry, if it is among those that may run; a table may be older than the kernel."""
         if entry is None:
             return None
@@ -137,7 +171,7 @@ class Misses:
         except InputError as error:
             self._tell(one_line(error))
             return None
-        return next((config for config in launch.left if params_of(config, kernel.values) == dict(params)), None)
+        return next((config for config in left if params_of(config, kernel.values) == dict(params)), None)
 
     def _call(self, launch: Launch, *, with_grids: bool = True) -> RecordedCall:
         """Describe a launch. Raises InputError for what could not be made anew."""
@@ -150,7 +184,7 @@ class Misses:
         grids, grid_of = grids_of(self._grids(launch)) if with_grids else ((), ())
         return RecordedCall(
             home=home,
-            kernel=told_apart(kernel).name,
+            kernel=self._name,
             key=tuple(name for name in tuner.keys if name in arguments),
             arguments=arguments,
             options={name: described(name, value, known) for name, value in options.items()},
@@ -179,7 +213,7 @@ class Misses:
         if settings.keeps and (kept := self._cached_table()).is_file():
             return kept
         try:
-            return file_of(told_apart(self._tuner.definition)).with_suffix(frozen.SUFFIX)
+            return file_of(self._tuner.definition).with_suffix(frozen.SUFFIX)
         except InputError:  # a kernel of no module
             return None
 

@@ -9,13 +9,15 @@ from typing import Any
 
 import triton
 from triton.runtime.autotuner import Autotuner, Config
+from triton.runtime.errors import AutotunerError
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from bo_tune.errors import InputError
 from bo_tune.kernels.autotuned.misses import Misses
+from bo_tune.kernels.autotuned.compiled import chosen_by_table
 from bo_tune.kernels.autotuned.settings import OnMiss, Settings, checked
 from bo_tune.kernels.spec import LAUNCH_OPTIONS
-from bo_tune.kernels.user.decorated import undecorated
+from bo_tune.kernels.user.decorated import Pruning, undecorated
 from bo_tune.kernels.user.definition import Definition, Space
 
 MOST_CONFIGS = 20_000
@@ -39,12 +41,16 @@ class Autotuned(Autotuner):  # type: ignore[misc]  # Triton has no types
         said = {name: more.pop(name, None) for name in ("reset_to_zero", "restore_value")}
         super().__init__(fn, fn.arg_names, list(configs), list(key), said["reset_to_zero"], said["restore_value"], **more)
         self.outputs, self.fill = tuple(outputs), fill
+        self.pruning = Pruning(self.early_config_prune, self.perf_model, self.configs_top_k)
         self.jit = undecorated(fn).function
         self._places = {name: place for place, name in enumerate(self.arg_names)}
         self._key_places = tuple(self._places[name] for name in self.keys if name in self._places)
         self._winners: dict[Any, tuple[Config, dict[str, Any]]] = {}
         self._lock = threading.RLock()
         self._misses = Misses(self, settings)
+        # PyTorch's compiler reads these, and measures what they leave.
+        self.early_config_prune = chosen_by_table(self._misses, tuple(self.arg_names), tuple(self.keys), self.pruning)
+        self.perf_model, self.configs_top_k = None, 1.0
 
     @cached_property
     def definition(self) -> Definition:
@@ -66,6 +72,13 @@ class Autotuned(Autotuner):  # type: ignore[misc]  # Triton has no types
         if config.pre_hook is not None:
             config.pre_hook({**dict(zip(self.arg_names, args, strict=False)), **kwargs, **chosen})
         return self.fn.run(*args, **kwargs, **chosen)
+
+    def prune_configs(self, kwargs: dict[str, Any]) -> Sequence[Config]:
+        """Return the configs that the author's pruning leaves. Raises AutotunerError where that is none."""
+        try:
+            return self.pruning.left(self.configs, self.nargs, kwargs)
+        except ValueError as error:
+            raise AutotunerError(f"{self.base_fn.__name__}: prune_configs_by: {error}") from error
 
     def _key_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """Return what tells calls apart: the key's values, and the types of all tensors, as in Triton's own."""
