@@ -19,7 +19,6 @@ from bo_tune.errors import InputError
 from bo_tune.files import os_error_line, os_error_text, parse_json, read_file
 from bo_tune.kernels.autotuned.described import digest_of, size_of, types_of
 
-FORMAT = "bo_tune call 1"
 SUFFIX = ".calls.jsonl"
 
 MOST_CALLS = 2_000
@@ -51,7 +50,7 @@ class RecordedCall(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Literal["bo_tune call 1"] = FORMAT
+    format: Literal["bo_tune call 1"] = "bo_tune call 1"
     home: str
     kernel: str
     key: tuple[str, ...]
@@ -178,4 +177,3 @@ def grids_of(each: Sequence[tuple[int, ...] | None]) -> tuple[tuple[tuple[int, .
     different = tuple(dict.fromkeys(grid for grid in each if grid is not None))
     place = {grid: number for number, grid in enumerate(different)}
     return different, tuple(-1 if grid is None else place[grid] for grid in each)
-

@@ -1,8 +1,7 @@
-"""Kernels under ``bo_tune.autotune`` in ``torch.compile``: PyTorch's compiler runs a kernel's pruning while it traces, and
-measures the configs that are left. Of these there is one.
+"""Kernels under ``bo_tune.autotune`` in ``torch.compile``.
 
-What it traces is Python of which it knows tensors' types and numbers. So that is kept to what it understands. A function
-that is marked constant it calls as it is.
+PyTorch's compiler traces a kernel's pruning, and measures the configs that it leaves. Here it leaves one. What is
+traced is kept to Python that the compiler understands; a function that is marked constant it calls as it is.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""A kernel under ``bo_tune.autotune`` as it is tuned: its problems are recorded calls, which say all that it is given."""
+"""A kernel under ``bo_tune.autotune`` as it is tuned: its problems are recorded calls, which say what it is given."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -30,6 +30,7 @@ class AutotunedKernel(Kernel):
     fill: Callable[[dict[str, Any]], object] | None = None
 
     makes: ClassVar[str] = "the recorded call"
+    is_its_function: ClassVar[bool] = True
 
     @property
     def own_functions(self) -> tuple[Any, ...]:

@@ -112,7 +112,9 @@ def _tensor(said: Mapping[str, Described], device: Any, tensors: Mapping[str, to
         return tensors[said["same"]].as_strided(shape, strides)
     ahead, rest = divmod(said["offset"], dtype.itemsize)
     ahead = 0 if rest else ahead
-    count = ahead + 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) if all(shape) else 0
+    count = (
+        ahead + 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True)) if all(shape) else 0
+    )
     return _filled(count, dtype, device).as_strided(shape, strides, ahead if count else 0)
 
 

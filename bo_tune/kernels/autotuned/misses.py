@@ -128,7 +128,9 @@ class Misses:
         default = launch.left[0]
         match settings.on_miss:
             case "error":
-                raise InputError(f"{name}: nothing in {table} for {shown(sizes)}: record it, and tune what was recorded")
+                raise InputError(
+                    f"{name}: nothing in {table} for {shown(sizes)}: record it, and tune what was recorded"
+                )
             case "nearest":
                 near = (self._usable(entry, launch.left, table) for entry in frozen.by_distance(entries, sizes))
                 return next((config for config in near if config is not None), default), True
@@ -253,7 +255,7 @@ def _place(params: Params, names: Mapping[str, Any]) -> tuple[Any, ...]:
 
 def is_capturing() -> bool:
     """Say whether a CUDA graph is being captured on the current stream."""
-    return torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()
+    return frozen.is_gpu_in_use() and torch.cuda.is_current_stream_capturing()
 
 
 def shown(sizes: Mapping[str, Size]) -> str:
@@ -268,4 +270,4 @@ def kept_under(tuner: Any) -> str:
 
 
 def _gpu_index() -> int:
-    return torch.cuda.current_device() if torch.cuda.is_initialized() else 0
+    return torch.cuda.current_device() if frozen.is_gpu_in_use() else 0

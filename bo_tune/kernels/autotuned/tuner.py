@@ -13,8 +13,8 @@ from triton.runtime.errors import AutotunerError
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 from bo_tune.errors import InputError
-from bo_tune.kernels.autotuned.misses import Misses
 from bo_tune.kernels.autotuned.compiled import chosen_by_table
+from bo_tune.kernels.autotuned.misses import Misses
 from bo_tune.kernels.autotuned.settings import OnMiss, Settings, checked
 from bo_tune.kernels.spec import LAUNCH_OPTIONS
 from bo_tune.kernels.user.decorated import Pruning, undecorated
@@ -36,12 +36,16 @@ class Autotuned(Autotuner):  # type: ignore[misc]  # Triton has no types
         *,
         outputs: Sequence[str] = (),
         fill: Callable[[dict[str, Any]], object] | None = None,
+        prune_configs_by: Mapping[str, Any] | None = None,
         **more: Any,
     ) -> None:
         said = {name: more.pop(name, None) for name in ("reset_to_zero", "restore_value")}
-        super().__init__(fn, fn.arg_names, list(configs), list(key), said["reset_to_zero"], said["restore_value"], **more)
+        super().__init__(
+            fn, fn.arg_names, list(configs), list(key), said["reset_to_zero"], said["restore_value"], **more
+        )
         self.outputs, self.fill = tuple(outputs), fill
-        self.pruning = Pruning(self.early_config_prune, self.perf_model, self.configs_top_k)
+        by = prune_configs_by or {}
+        self.pruning = Pruning(by.get("early_config_prune"), by.get("perf_model"), by.get("top_k", 1.0))
         self.jit = undecorated(fn).function
         self._places = {name: place for place, name in enumerate(self.arg_names)}
         self._key_places = tuple(self._places[name] for name in self.keys if name in self._places)
@@ -61,7 +65,7 @@ class Autotuned(Autotuner):  # type: ignore[misc]  # Triton has no types
         return defined(self, outputs=self.outputs, fill=self.fill)
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """Launch with the winner of the call's key. Raises InputError where ``on_miss`` is ``error`` and there is none."""
+        """Launch with the winner of the call's key. Raises InputError where none is known and that is an error."""
         if len(self.configs) > 1:
             winner = self._winners.get(self._key_of(args, kwargs))
             config, chosen = self._decided(args, kwargs) if winner is None else winner
@@ -99,7 +103,7 @@ class Autotuned(Autotuner):  # type: ignore[misc]  # Triton has no types
             if key not in self._winners:
                 self.nargs = dict(zip(self.arg_names, args, strict=False))
                 config, is_final = self._misses.decide({**self.nargs, **kwargs}, self.prune_configs(kwargs))
-                self.nargs = None
+                self.nargs = {}
                 winner = config, config.all_kwargs()
                 if not is_final:
                     return winner
@@ -115,8 +119,8 @@ def autotune(
     restore_value: Sequence[str] | None = None,
     pre_hook: Callable[..., Any] | None = None,
     post_hook: Callable[..., Any] | None = None,
-    warmup: int | None = None,
-    rep: int | None = None,
+    warmup: int | None = None,  # noqa: ARG001 - Triton's signature
+    rep: int | None = None,  # noqa: ARG001
     use_cuda_graph: bool = False,
     do_bench: Callable[..., Any] | None = None,
     cache_results: bool = False,

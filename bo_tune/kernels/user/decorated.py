@@ -129,9 +129,12 @@ def undecorated(function: Any) -> Decorated:
     if tuner is None:
         return Decorated(function, heuristics)
     if tuner.user_defined_pre_hook or tuner.user_defined_post_hook:
+        who, instead = "triton", "zero= and in_place= here"
+        if hasattr(tuner, "pruning"):
+            who, instead = "bo_tune", "reset_to_zero= and restore_value="
         raise InputError(
-            f"{function.fn.__name__}: @triton.autotune has a pre_hook or post_hook of its own: say zero= and in_place= "
-            "here instead, and take it out"
+            f"{function.fn.__name__}: @{who}.autotune has a pre_hook or post_hook of its own: say {instead} instead, "
+            "and take it out"
         )
     return Decorated(
         function,

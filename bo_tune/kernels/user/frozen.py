@@ -223,7 +223,7 @@ def _look_up(kernel: Definition, sizes: dict[str, Size], table: Path, gpu: str, 
             params = params_of(kernel, entry, table)
             if kernel.allows(problem, params):
                 return params
-    return kernel.defaultparams_of(problem)
+    return kernel.default_params(problem)
 
 
 def entries_of(kernel: str, gpu: str, table: Path) -> Sequence[Entry]:
@@ -299,8 +299,13 @@ def _read(path: Path) -> Table:
 def gpu_at_hand() -> str:
     """Return the name of torch's current GPU; nothing where there is none."""
     # Asking whether there is one takes longest.
-    there = torch.cuda.is_initialized() or torch.cuda.is_available()  # type: ignore[no-untyped-call]
+    there = is_gpu_in_use() or torch.cuda.is_available()
     return _name_of(torch.cuda.current_device()) if there else ""
+
+
+def is_gpu_in_use() -> bool:
+    """Say whether this process uses a GPU through torch."""
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
 @lru_cache(maxsize=64)

@@ -88,7 +88,11 @@ class UserOperation(Operation[SizedProblem, UserInputs]):
             for tensor in tensors_in([value]):
                 if tensor.device.type != device.type:
                     raise InputError(f"{what}: {name!r} is on {tensor.device}, not on {device} as asked")
-        memory = Memory([]) if device == META else Memory.of(arguments, self.definition.written_only, self.definition.restored)
+        memory = (
+            Memory([])
+            if device == META
+            else Memory.of(arguments, self.definition.written_only, self.definition.restored)
+        )
         return UserInputs(problem, arguments, memory)
 
     @abstractmethod

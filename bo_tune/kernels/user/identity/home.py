@@ -103,7 +103,7 @@ def _name_in(kernel: Definition, held: Mapping[str, Definition]) -> str:
     if not alike:
         return kernel.name
     own = next(name for name, value in held.items() if value is kernel)
-    if own == kernel.name:
+    if own == kernel.name and kernel.is_its_function:
         return own
     taken = any(other.name == own for other in held.values())
     if kernel.name != kernel.given_name or taken:
