@@ -20,6 +20,7 @@ from bo_tune.kernels.autotuned.child import tune_in_child
 from bo_tune.kernels.autotuned.described import described, size_of, types_word
 from bo_tune.kernels.autotuned.settings import Settings
 from bo_tune.kernels.user import frozen
+from bo_tune.kernels.user.check.memory import tensor_of
 from bo_tune.kernels.user.definition import Params
 from bo_tune.kernels.user.identity.home import file_of, home_of, told_apart
 from bo_tune.processes.importing import is_importing
@@ -107,7 +108,7 @@ class Misses:
         return frozen.entries_of(self._described(lambda: self._name), frozen.gpu_at_hand(), table)
 
     def _found(self, launch: Launch, settings: Settings) -> tuple[Any, bool]:
-        sizes = self._described(lambda: self._call(launch, with_grids=False).sizes)
+        sizes = self._described(lambda: self._sizes(launch))
         table = self._table(settings)
         entries = self._entries(table)
         exact = self._usable(frozen.exact(entries, sizes), launch.left, table)
@@ -175,17 +176,25 @@ class Misses:
             return None
         return next((config for config in left if params_of(config, kernel.values) == dict(params)), None)
 
-    def _call(self, launch: Launch, *, with_grids: bool = True) -> RecordedCall:
+    def _sizes(self, launch: Launch) -> dict[str, Size]:
+        """Return what a launch's winner is looked up by, as ``RecordedCall.sizes`` does. Raises InputError."""
+        kernel = self._tuner.definition
+        given = {n: launch.arguments[n] for n in self._tuner.arg_names if n in launch.arguments}
+        tensors = [tensor_of(value) for name, value in given.items() if name not in kernel.values]
+        types = [str(tensor.dtype).removeprefix("torch.") for tensor in tensors if tensor is not None]
+        key = {name: size_of(described(name, given[name], {})) for name in self._tuner.keys if name in given}
+        return {**key, TYPES: types_word(types)}
+
+    def _call(self, launch: Launch) -> RecordedCall:
         """Describe a launch. Raises InputError for what could not be made anew."""
         tuner, known = self._tuner, dict[int, str]()
         kernel = tuner.definition
         given = {n: launch.arguments[n] for n in tuner.arg_names if n in launch.arguments and n not in kernel.values}
         options = {n: v for n, v in launch.arguments.items() if n not in tuner.arg_names and n not in GIVEN_BY_TRITON}
         arguments = {name: described(name, value, known) for name, value in given.items()}
-        home = home_of(kernel) if with_grids else ""
-        grids, grid_of = grids_of(self._grids(launch)) if with_grids else ((), ())
+        grids, grid_of = grids_of(self._grids(launch))
         return RecordedCall(
-            home=home,
+            home=home_of(kernel),
             kernel=self._name,
             key=tuple(name for name in tuner.keys if name in arguments),
             arguments=arguments,

@@ -188,6 +188,18 @@ def test_threads_that_launch_the_same_wait_for_one_decision(
     assert sorted(options["BLOCK"] for options in launched) == [64] * 8 + [256] * 8
 
 
+def test_an_argument_that_could_not_be_made_anew_is_no_obstacle_to_a_look_up(
+    launched: Launched, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = torch.empty(1000)
+    own.double_kernel[(1,)](x, x, 1000, extra=abs)
+    assert launched[-1]["BLOCK"] == 256
+    monkeypatch.setenv("BO_TUNE_ON_MISS", "record")
+    with pytest.warns(RuntimeWarning, match="double_kernel: extra is builtin_function_or_method, which cannot be made"):
+        own.double_kernel[(1,)](x, x, 999, extra=abs)
+    assert launched[-1]["BLOCK"] == 128
+
+
 def test_arguments_by_name_are_the_same_call(launched: Launched, table: Path) -> None:
     x = torch.empty(1000)
     own.double_kernel[(1,)](x, y=x, n=1000)
