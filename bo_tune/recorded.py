@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 from bo_tune.api import BUDGET, EXIT_BAD_INPUT, Best, grid, tune
 from bo_tune.core.choices import GRID_GP, MEMORY
@@ -65,8 +66,8 @@ def tune_recorded(
         raise InputError(f"{folder}: no calls of {', '.join(kernels)}")
     found: list[Best] = []
     with _tuning(folder):
-        for (home, name), some in _by_kernel(asked).items():
-            kernel = kernel_in(import_source(home), name)
+        for (home, name, _), some in _by_kernel(asked).items():
+            kernel = kernel_in(_imported(home), name)
             problems = [dict(call.problem(name).sizes) for call in some]
             shared = {"storage": storage, "device": device, "timing": timing, "jobs": jobs, "fresh": fresh}
             limits = {"compile_deadline_s": compile_deadline_s, "progress": progress}
@@ -99,14 +100,21 @@ def _without_call(best: Best) -> dict[str, bool | int | float | str]:
     return {name: size for name, size in best.problem.items() if name != CALL}
 
 
-def _by_kernel(calls: Sequence[RecordedCall]) -> dict[tuple[str, str], list[RecordedCall]]:
+def _imported(home: str) -> ModuleType:
+    try:
+        return import_source(home)
+    except ImportError as error:
+        raise InputError(f"{home} cannot be imported ({error}): tune where the program runs, with its path") from None
+
+
+def _by_kernel(calls: Sequence[RecordedCall]) -> dict[tuple[str, str, tuple[str, ...]], list[RecordedCall]]:
     """Return the calls of each kernel, the first of each key; a launch tells no more apart.
 
-    Calls of one kernel may lack arguments that others have. Those that have the most alike are tuned together.
+    Calls of one kernel that have other arguments of its key are problems of their own.
     """
-    found: dict[tuple[str, str], dict[tuple[object, ...], RecordedCall]] = {}
+    found: dict[tuple[str, str, tuple[str, ...]], dict[tuple[object, ...], RecordedCall]] = {}
     for call in calls:
-        found.setdefault((call.home, call.kernel), {}).setdefault(tuple(call.sizes.items()), call)
+        found.setdefault((call.home, call.kernel, call.key), {}).setdefault(tuple(call.sizes.items()), call)
     return {kernel: list(each.values()) for kernel, each in found.items()}
 
 

@@ -221,17 +221,18 @@ class Misses:
         """Return the table to read: the one named, the one in Triton's cache, or the one beside the module."""
         if settings.table is not None:
             return settings.table
-        if settings.keeps and (kept := self._cached_table()).is_file():
+        kept = self._cached_table() if settings.keeps else None
+        if kept is not None and kept.is_file():
             return kept
         try:
             return file_of(self._tuner.definition).with_suffix(frozen.SUFFIX)
         except InputError:  # a kernel of no module
             return None
 
-    def _cached_table(self) -> Path:
-        """Return a file in Triton's cache that is this code's and this toolchain's."""
-        manager = get_cache_manager(kept_under(self._tuner))
-        return Path(manager.cache_dir) / f"winners{frozen.SUFFIX}"
+    def _cached_table(self) -> Path | None:
+        """Return a file in Triton's cache that is this code's and this toolchain's; None where that is no folder."""
+        folder = getattr(get_cache_manager(kept_under(self._tuner)), "cache_dir", None)
+        return None if folder is None else Path(folder) / f"winners{frozen.SUFFIX}"
 
     def _described(self, ask: Any) -> Any:
         """Ask what describes the kernel or a launch. Raises _NotDescribedError."""

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -51,7 +52,7 @@ class Autotuned(Autotuner):  # type: ignore[misc]  # Triton has no types
         self._key_places = tuple(self._places[name] for name in self.keys if name in self._places)
         self._winners: dict[Any, tuple[Config, dict[str, Any]]] = {}
         self._lock = threading.RLock()
-        self._misses = Misses(self, settings)
+        self._misses = Misses(self, replace(settings, keeps=self.cache_results))
         # PyTorch's compiler reads these, and measures what they leave.
         self.early_config_prune = chosen_by_table(self._misses, tuple(self.arg_names), tuple(self.keys), self.pruning)
         self.perf_model, self.configs_top_k = None, 1.0
@@ -87,7 +88,7 @@ class Autotuned(Autotuner):  # type: ignore[misc]  # Triton has no types
     def _key_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         """Return what tells calls apart: the key's values, and the types of all tensors, as in Triton's own."""
         count = len(args)
-        if len(kwargs) <= 2:  # the grid, and whether it is a warm-up
+        if len(kwargs) == 2 and "grid" in kwargs and "warmup" in kwargs:  # what every launch has
             values = [args[place] if place < count else None for place in self._key_places]
             types = [a.base.dtype if type(a) is TensorDescriptor else getattr(a, "dtype", None) for a in args]
             return (*values, *types)
@@ -166,7 +167,6 @@ def autotune(
         storage,
         None if calls is None else Path(calls),
         "graph" if use_cuda_graph else "cold",
-        cache_results,
     )
 
     def decorate(function: Any) -> Autotuned:
@@ -186,6 +186,7 @@ def autotune(
             post_hook=post_hook,
             prune_configs_by=prune_configs_by,
             do_bench=do_bench,
+            cache_results=cache_results,
         )
 
     return decorate

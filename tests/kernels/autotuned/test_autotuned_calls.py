@@ -18,6 +18,8 @@ from bo_tune.kernels.autotuned import calls, misses
 from bo_tune.kernels.autotuned.calls import CallWriter, RecordedCall, read_calls
 from bo_tune.kernels.autotuned.definition import AutotunedKernel
 from bo_tune.kernels.autotuned.described import described, made, size_of, types_of
+from bo_tune.kernels.user.operation import operation_of
+from bo_tune.processes.importing import import_source
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 
@@ -155,6 +157,29 @@ def test_a_folder_without_calls_and_one_that_cannot_be_written_say_what_to_do(tm
     (tmp_path / "file").write_text("")
     with pytest.raises(bo_tune.InputError, match="set BO_TUNE_CALLS to a folder that can be written"):
         CallWriter(tmp_path / "file" / "calls").write(call())
+
+
+def test_a_program_that_cannot_be_imported_here_is_told_in_one_line(tmp_path: Path) -> None:
+    CallWriter(tmp_path).write(call(home="no_such_module"))
+    with pytest.raises(bo_tune.InputError, match=r"no_such_module cannot be imported .*: tune where the program runs"):
+        bo_tune.tune_recorded(tmp_path)
+    with pytest.raises(bo_tune.InputError, match="no calls of another"):
+        bo_tune.tune_recorded(tmp_path, kernels=["another"])
+
+
+def test_a_call_s_study_is_not_another_one_for_edits_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = Path(own.__file__).read_text()
+    sources = {}
+    for name, changed in {
+        "as_it_is": text,
+        "elsewhere": text.replace("values + 1", "values + 2").replace('"""Kernels', '"""More kernels'),
+        "its_configs": text.replace("(64, 128, 256)", "(64, 128, 256, 512)"),
+        "its_code": text.replace("mask=place < n) * 2", "mask=place < n) * 3"),
+    }.items():
+        (tmp_path / f"{name}.py").write_text(f"\n{changed}")
+        kernel = import_source(str(tmp_path / f"{name}.py")).double_kernel.definition
+        sources[name] = operation_of(kernel, Path("own.py")).source
+    assert sources["as_it_is"] == sources["elsewhere"] == sources["its_configs"] != sources["its_code"]
 
 
 def test_damaged_descriptions_are_refused_in_one_line() -> None:

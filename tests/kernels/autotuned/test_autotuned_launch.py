@@ -6,6 +6,7 @@ import threading
 import time
 import timeit
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import autotuned_kernels as own
@@ -221,6 +222,27 @@ def test_pruning_that_leaves_nothing_is_triton_s_error(launched: Launched) -> No
         own.added_up(torch.empty(10))
 
 
+def test_winners_are_kept_in_triton_s_cache_where_that_is_said(
+    launched: Launched, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
+    entry = {"sizes": {"n": 1000, "dtypes": TYPES}, "config": {"BLOCK": 256, "num_warps": 1, "num_stages": 3}}
+
+    def tune(call: Any, kernel: str, settings: Any, table: Path, index: int) -> Any:
+        write_table(table, kernel, (entry["sizes"], entry["config"]))
+        return frozen.exact(frozen.entries_of(kernel, call.gpu, table), call.sizes)
+
+    monkeypatch.setattr(misses, "tune_in_child", tune)
+    space = {"BLOCK": (64, 128, 256), "num_warps": (1, 2, 4)}
+    for on_miss in ("tune", "error"):
+        kept = bo_tune.autotune(space, key=["n"], on_miss=on_miss, cache_results=True)(own.double_kernel.jit)  # type: ignore[arg-type]
+        monkeypatch.setattr(own, "kept", kept, raising=False)
+        kept[(1,)](torch.empty(1000), torch.empty(1000), 1000)
+        assert winner(launched) == {"BLOCK": 256, "num_warps": 1}
+    (table,) = (tmp_path / "triton").rglob("*.tuned.json")
+    assert "kept" in table.read_text()
+
+
 def test_one_config_is_launched_without_a_look_up(launched: Launched, monkeypatch: pytest.MonkeyPatch) -> None:
     single = bo_tune.autotune([triton.Config({"BLOCK": 64})], key=["n"], on_miss="error")(own.double_kernel.fn)
     single[(1,)](torch.empty(4), torch.empty(4), 4)
@@ -266,6 +288,37 @@ def test_a_kernel_of_no_module_runs_its_default_and_says_what_to_do(
     with pytest.warns(RuntimeWarning, match="local_kernel: the kernel must be a global of a module or script"):
         local[(1,)](torch.empty(4), 4)
     assert launched[-1]["BLOCK"] in (64, 128)
+
+
+def test_a_kernel_that_was_made_at_run_time_runs_its_default_and_says_what_to_do(
+    launched: Launched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = ModuleType("made_at_run_time")
+    monkeypatch.setitem(sys.modules, made.__name__, made)
+    made.kernel = bo_tune.autotune({"BLOCK": (64, 128)}, key=["n"], on_miss="record")(own.double_kernel.jit)  # type: ignore[attr-defined]
+    with pytest.warns(RuntimeWarning, match="a kernel is defined in a file, not by code that is made at run time"):
+        made.kernel[(1,)](torch.empty(4), torch.empty(4), 4)
+    assert launched[-1]["BLOCK"] in (64, 128)
+
+
+@pytest.mark.parametrize(
+    ("configs", "message"),
+    [
+        (
+            [triton.Config({"BLOCK": 64}), triton.Config({"BLOCK": 128}, ir_override="x.ttir")],
+            "with ir_override cannot",
+        ),
+        ([triton.Config({"BLOCK": 64}), triton.Config({"BLOCK": 64, "MORE": 1})], "a config has no value for MORE"),
+    ],
+)
+def test_configs_that_cannot_be_searched_are_told_of_and_the_first_runs(
+    configs: list[triton.Config], message: str, launched: Launched, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = bo_tune.autotune(configs, key=["n"], on_miss="record")(own.double_kernel.jit)
+    monkeypatch.setattr(own, "odd", odd, raising=False)
+    with pytest.warns(RuntimeWarning, match=message):
+        odd[(1,)](torch.empty(4), torch.empty(4), 4)
+    assert launched[-1]["BLOCK"] == 64
 
 
 def test_hooks_of_one_s_own_are_told_of_where_they_are_in_the_way(

@@ -132,6 +132,8 @@ def modules_of(kernel: Definition) -> tuple[str, ...]:
 
 def _importable(name: str, module: ModuleType, kernel: Definition) -> str:
     if name != MAIN:
+        if module.__spec__ is None and getattr(module, "__file__", None) is None:
+            raise InputError(f"{kernel.name}: a kernel is defined in a file, not by code that is made at run time")
         return source_of(name, module)
     if module.__spec__ is not None:  # python -m
         return module.__spec__.name
