@@ -71,9 +71,11 @@ class AutotunedKernel(Kernel):
         return place is not None and self._grid_of(problem)[place] >= 0
 
     def programs(self, problem: SizedProblem, params: Params) -> tuple[int, int, int]:
-        call = tuned_call(dict(problem.sizes))
-        grid = call.grids[self._grid_of(problem)[self._places[self._place(params)]]]
-        first, second, third = (*grid, 1, 1)[:3]
+        """See the base class. Of a config that is not allowed nothing is recorded; it is not launched."""
+        place = self._places.get(self._place(params))
+        number = -1 if place is None else self._grid_of(problem)[place]
+        grid = tuned_call(dict(problem.sizes)).grids[number] if number >= 0 else ()
+        first, second, third = (*grid, 1, 1, 1)[:3]
         return first, second, third
 
     def _grid_of(self, problem: SizedProblem) -> tuple[int, ...]:

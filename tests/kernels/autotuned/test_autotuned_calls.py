@@ -224,6 +224,8 @@ def test_pruning_heuristics_and_none_are_recorded_as_the_launch_had_them(
     assert [params["BLOCK"] for params in allowed] == [64, 64, 128, 128]
     assert kernel.default_params(problem) == {"BLOCK": 64, "num_warps": 2, "num_stages": 3}
     assert kernel.programs(problem, allowed[-1]) == (2, 1, 1)
+    elsewhere = {**allowed[-1], "num_warps": 16}
+    assert (kernel.allows(problem, elsewhere), kernel.programs(problem, elsewhere)) == (False, (1, 1, 1))
     arguments = kernel.arguments(dict(problem.sizes), META)
     assert arguments["bias"] is None
     assert kernel.outputs_in(arguments) == ("x", "total")
