@@ -141,6 +141,9 @@ class Misses:
                 if is_capturing():
                     LOGGER.info("%s: runs its default config: a CUDA graph is being captured", name)
                     return default, False
+                if triton.knobs.runtime.interpret:
+                    LOGGER.info("%s: runs its default config: nothing is tuned under Triton's interpreter", name)
+                    return default, True
                 return self._tuned(launch, settings, table) or default, True
         return default, True
 

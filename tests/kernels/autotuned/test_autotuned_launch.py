@@ -21,9 +21,11 @@ from triton.runtime.errors import AutotunerError
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 import bo_tune
+from bo_tune.core.problem import SizedProblem
 from bo_tune.kernels.autotuned import misses
 from bo_tune.kernels.autotuned.tuner import Autotuned, triton_configs
 from bo_tune.kernels.user import frozen
+from bo_tune.kernels.user.launches import told_launches
 
 Launched = list[dict[str, Any]]
 TYPES = "2xfloat32"
@@ -270,11 +272,14 @@ def test_what_cannot_be_under_the_decorator_is_refused_in_one_line() -> None:
     with pytest.raises(bo_tune.InputError, match=r"expected a function under @triton.jit, got function"):
         again(lambda x: x)
 
-    class GluonJITFunction:
-        arg_names = ()
+    from triton.experimental import gluon  # noqa: PLC0415
+
+    @gluon.jit
+    def gluon_kernel(x, n):
+        pass
 
     with pytest.raises(bo_tune.InputError, match=r"got GluonJITFunction: launch it from the run= of a"):
-        again(GluonJITFunction())
+        again(gluon_kernel)
 
 
 def test_a_kernel_of_no_module_runs_its_default_and_says_what_to_do(
@@ -288,6 +293,28 @@ def test_a_kernel_of_no_module_runs_its_default_and_says_what_to_do(
     with pytest.warns(RuntimeWarning, match="local_kernel: the kernel must be a global of a module or script"):
         local[(1,)](torch.empty(4), 4)
     assert launched[-1]["BLOCK"] in (64, 128)
+
+
+def test_bo_tune_s_kernel_takes_one_under_the_decorator_with_its_pruning() -> None:
+    def inputs(sizes: Any, device: Any) -> dict[str, Any]:
+        x, total = (torch.empty(size, device=device) for size in (sizes["n"], 1))
+        return {"x": x, "total": total, "n": sizes["n"], "bias": None}
+
+    kernel = bo_tune.Kernel(
+        own.add_up_kernel,
+        inputs=inputs,
+        grid=lambda sizes, config: triton.cdiv(sizes["n"], config["BLOCK"]),
+        output=("x", "total"),
+    )  # fmt: skip
+    allowed = [
+        one["BLOCK"] for one in kernel.listed if kernel.allows(SizedProblem("add_up_kernel", (("n", 200),)), one)
+    ]
+    assert (allowed, kernel.zero, kernel.read_outputs) == ([64, 64, 128, 128], ("total",), ("x",))
+
+
+def test_an_operation_that_launches_one_under_the_decorator_is_refused() -> None:
+    with pytest.raises(bo_tune.InputError, match="several: run: double_kernel is under an autotuner: launch it"):
+        told_launches(lambda: own.doubled(torch.empty(64, device="meta")), "several")
 
 
 def test_a_kernel_that_was_made_at_run_time_runs_its_default_and_says_what_to_do(
