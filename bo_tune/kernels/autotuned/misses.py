@@ -216,8 +216,9 @@ class Misses:
             chosen = config.all_kwargs()
             axes = grid({**launch.arguments, **chosen}) if callable(grid) else grid
             axes = axes if isinstance(axes, (tuple, list)) else (axes,)
-            if all(int(axis) > 0 for axis in axes):
-                found[places[_place(params_of(config, kernel.values), kernel.values)]] = tuple(map(int, axes))
+            place = places.get(_place(params_of(config, kernel.values), kernel.values))
+            if place is not None and all(int(axis) > 0 for axis in axes):
+                found[place] = tuple(map(int, axes))
         return found
 
     def _table(self, settings: Settings) -> Path | None:

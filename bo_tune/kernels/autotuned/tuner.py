@@ -65,6 +65,10 @@ class Autotuned(Autotuner):  # type: ignore[misc]  # Triton has no types
 
         return defined(self, outputs=self.outputs, fill=self.fill)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Autotuned":
+        """A kernel is one, however often what holds it is copied."""
+        return self
+
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Launch with the winner of the call's key. Raises InputError where none is known and that is an error."""
         if len(self.configs) > 1:
@@ -109,6 +113,7 @@ class Autotuned(Autotuner):  # type: ignore[misc]  # Triton has no types
                 if not is_final:
                     return winner
                 self._winners[key] = winner
+                self.cache[key] = config  # for who looks there
             return self._winners[key]
 
 

@@ -168,7 +168,7 @@ def _add(results: Iterable[Result], path: Path) -> None:
 
 
 def best(
-    kernel: Definition,
+    kernel: Any,
     sizes: Sizes,
     table: str | Path | None = None,
     *,
@@ -178,7 +178,7 @@ def best(
     """Return the config to use for some sizes, by a table. A table is read once in a process.
 
     Args:
-        kernel: a ``Kernel``, or an ``Operation``.
+        kernel: a ``Kernel``, an ``Operation``, or a kernel under ``bo_tune.autotune``.
         sizes: by name, as those it was tuned on.
         table: the file that ``freeze`` wrote; by default the one beside the module whose global the kernel is
             (``SUFFIX``).
@@ -190,6 +190,7 @@ def best(
         InputError: there is no such table, it has a config that the kernel does not have; or nothing for the sizes, and
             ``on_miss`` is ``error``.
     """
+    kernel = getattr(kernel, "definition", kernel)
     gpu = gpu_at_hand() if gpu is None else gpu
     key = (kernel, table, gpu, on_miss, *sizes.items(), *map(type, sizes.values()))  # True is no 1
     found = _FOUND.get(key)

@@ -1,5 +1,6 @@
 """Launches under ``bo_tune.autotune``: which config they get, and what they must not do for it. None is done here."""
 
+import copy
 import subprocess
 import sys
 import threading
@@ -189,6 +190,17 @@ def test_threads_that_launch_the_same_wait_for_one_decision(
         thread.join()
     assert len(decided) == 2
     assert sorted(options["BLOCK"] for options in launched) == [64] * 8 + [256] * 8
+
+
+def test_best_reads_the_table_of_one_and_tune_says_what_to_do_with_it(launched: Launched, table: Path) -> None:
+    found = bo_tune.best(own.double_kernel, {"n": 1000, "dtypes": TYPES}, table)
+    assert found == {"BLOCK": 256, "num_warps": 1, "num_stages": 3}
+    with pytest.raises(bo_tune.InputError, match=r"got Autotuned: bo_tune.Kernel takes a kernel under an autotuner"):
+        bo_tune.tune(own.double_kernel, [{"n": 4}])
+
+
+def test_a_kernel_stays_one_where_what_holds_it_is_copied(launched: Launched) -> None:
+    assert copy.deepcopy({"kernel": own.double_kernel})["kernel"] is own.double_kernel
 
 
 def test_an_argument_that_could_not_be_made_anew_is_no_obstacle_to_a_look_up(
