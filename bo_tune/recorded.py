@@ -13,7 +13,7 @@ from bo_tune.api import BUDGET, EXIT_BAD_INPUT, Best, grid, tune
 from bo_tune.core.choices import GRID_GP, MEMORY
 from bo_tune.core.conditions import Timing
 from bo_tune.errors import InputError, one_line
-from bo_tune.kernels.autotuned.calls import CALL, TUNED_VARIABLE, RecordedCall, read_calls
+from bo_tune.kernels.autotuned.calls import CALL, TUNED_VARIABLE, RecordedCall, forget_calls, read_calls
 from bo_tune.kernels.autotuned.settings import CALLS_FOLDER
 from bo_tune.kernels.user.definition import Definition
 from bo_tune.kernels.user.frozen import freeze
@@ -121,6 +121,7 @@ def _by_kernel(calls: Sequence[RecordedCall]) -> dict[tuple[str, str, tuple[str,
 @contextmanager
 def _tuning(folder: Path) -> Iterator[None]:
     """Tell the processes that compile and measure, which begin meanwhile, where the calls are."""
+    forget_calls()
     before = os.environ.get(TUNED_VARIABLE)
     os.environ[TUNED_VARIABLE] = str(folder)
     try:

@@ -7,6 +7,7 @@ file, so a process that is killed leaves whole lines and at most one that is not
 import json
 import os
 import platform
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -89,13 +90,14 @@ class RecordedCall(BaseModel):
 
 
 class CallWriter:
-    """Appends calls to the file of this process. Safe to use from several threads under a lock of the caller's."""
+    """Appends calls to the file of this process. Safe to use from several threads."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._pid, self._path = 0, folder
         self._seen: set[str] = set()
         self._bytes = 0
+        self._lock = threading.Lock()
 
     def write(self, call: RecordedCall) -> bool:
         """Write a call down, unless it is there already or this process has written enough. Says whether it did.
@@ -103,6 +105,10 @@ class CallWriter:
         Raises:
             InputError: the folder cannot be written.
         """
+        with self._lock:
+            return self._write(call)
+
+    def _write(self, call: RecordedCall) -> bool:
         if os.getpid() != self._pid:  # forked: what another process writes is that one's
             self._pid, self._seen, self._bytes = os.getpid(), set(), 0
             self._path = self._folder / f"{platform.node() or 'host'}-{self._pid}{SUFFIX}"
@@ -165,6 +171,11 @@ def tuned_call(sizes: Mapping[str, Size]) -> RecordedCall:
     if call is None:
         raise InputError(f"{folder}: no recorded call {sizes[CALL]}")
     return call
+
+
+def forget_calls() -> None:
+    """Have calls read anew that this process has read."""
+    _by_digest.cache_clear()
 
 
 @lru_cache(maxsize=8)
