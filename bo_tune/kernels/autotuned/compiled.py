@@ -57,6 +57,8 @@ def _settled(value: Any) -> Any:
     if isinstance(value, int):
         for one in {value: 0}:
             return one
+    if isinstance(value, torch.SymInt):  # as make_fx has them, which calls this and does not trace it
+        return int(value)
     return value
 
 

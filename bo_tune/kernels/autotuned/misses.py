@@ -89,7 +89,10 @@ class Misses:
         settings = self._settings.in_environment()
         table = self._table(settings)
         entries = self._entries(table)
-        sizes = {name: size_of(described(name, value, {})) for name, value in key.items()}
+        try:
+            sizes = {name: size_of(described(name, value, {})) for name, value in key.items()}
+        except InputError:  # of what no table has an entry
+            return -1
         whole = {**sizes, TYPES: types_word(str(one).removeprefix("torch.") for one in types)}
         alike = [one for one in entries if all(one.sizes.get(name) == size for name, size in sizes.items())]
         # The types of what descriptors describe cannot be seen.

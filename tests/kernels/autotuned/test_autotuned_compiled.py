@@ -39,7 +39,9 @@ def test_each_key_has_the_config_of_the_table(how: str, tmp_path: Path) -> None:
     usual = "num_ctas=1 num_stages=3"
     wanted = [f"BLOCK=256 {usual} num_warps=1", f"BLOCK=64 {usual} num_warps=4", f"BLOCK=128 {usual} num_warps=2"]
     assert compiled("double", how, BO_TUNE_TABLE=str(table)) == wanted
-    if how == "dynamic":
+    if how == "static":
+        assert compiled("double", "make_fx", BO_TUNE_TABLE=str(table)) == [wanted[0], wanted[2]]
+    else:
         nearest = compiled("double", how, BO_TUNE_TABLE=str(table), BO_TUNE_ON_MISS="nearest")
         assert nearest == [*wanted[:2], wanted[0]]
 
