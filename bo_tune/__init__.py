@@ -12,12 +12,27 @@ if TYPE_CHECKING:
     from bo_tune.api import Best, grid, tune
     from bo_tune.core.conclusion import StopRule
     from bo_tune.errors import InputError
+    from bo_tune.kernels.autotuned.tuner import autotune
     from bo_tune.kernels.user.callable import Operation
     from bo_tune.kernels.user.check.tolerance import Tolerance
     from bo_tune.kernels.user.frozen import best, freeze
     from bo_tune.kernels.user.kernel import Kernel
+    from bo_tune.recorded import tune_recorded
 
-__all__ = ["Best", "InputError", "Kernel", "Operation", "StopRule", "Tolerance", "best", "freeze", "grid", "tune"]
+__all__ = [
+    "Best",
+    "InputError",
+    "Kernel",
+    "Operation",
+    "StopRule",
+    "Tolerance",
+    "autotune",
+    "best",
+    "freeze",
+    "grid",
+    "tune",
+    "tune_recorded",
+]
 
 _HOMES = {
     "Best": "bo_tune.api",
@@ -26,10 +41,12 @@ _HOMES = {
     "Operation": "bo_tune.kernels.user.callable",
     "StopRule": "bo_tune.search",
     "Tolerance": "bo_tune.kernels.user.check.tolerance",
+    "autotune": "bo_tune.kernels.autotuned.tuner",
     "best": "bo_tune.kernels.user.frozen",
     "freeze": "bo_tune.kernels.user.frozen",
     "grid": "bo_tune.api",
     "tune": "bo_tune.api",
+    "tune_recorded": "bo_tune.recorded",
 }
 
 

@@ -235,6 +235,7 @@ def _run(
     fresh: bool,
 ) -> list[Tuned]:
     """Search the studies of all problems."""
+    _check_defined(measured.kernel)
     _end_scripts_in_one_line(measured.kernel)
     kernel = told_apart(measured.kernel)
     spaces = {kernel.name: _ranges(kernel, space)} if space else {}
@@ -264,6 +265,14 @@ def _run(
                 raise DeviceError(failures[0])
             session.settle()
             return found
+
+
+def _check_defined(kernel: object) -> None:
+    if not isinstance(kernel, Definition):
+        raise InputError(
+            f"expected a bo_tune.Kernel or a bo_tune.Operation, got {type(kernel).__name__}: bo_tune.Kernel takes a "
+            "kernel under an autotuner, bo_tune.tune_recorded tunes the recorded calls of one"
+        )
 
 
 def _problems(kernel: Definition, problems: Sequence[Sizes]) -> list[SizedProblem]:

@@ -9,6 +9,7 @@
     │   │   └── UnknownArchitectureError  one that the table of architectures does not have
     │   ├── TableError        an existing JSON or the output folder
     │   ├── RecordingError    a recorded grid
+    │   │   └── UnknownKernelError  one of a kernel that this program does not know
     │   ├── PackError         a pack of binaries: damaged, or made for something else
     │   ├── StorageError      the studies' database
     │   │   └── UnreadableStudyError  one study in it
@@ -45,6 +46,10 @@ class TableError(InputError):
 
 class RecordingError(InputError):
     """A recorded grid that is truncated, malformed, or of another kernel."""
+
+
+class UnknownKernelError(RecordingError):
+    """A recorded grid of a kernel that this program does not know."""
 
 
 class PackError(InputError):

@@ -194,6 +194,11 @@ _WORD = re.compile(r"[\w-]+")
 """A text that may be a size: it stands in names."""
 
 
+def is_word(text: str) -> bool:
+    """Say whether a text may be a size."""
+    return _WORD.fullmatch(text) is not None
+
+
 @dataclass(frozen=True, slots=True)
 class SizedProblem(Problem):
     """One kernel of a user asked to do one thing.
@@ -208,7 +213,7 @@ class SizedProblem(Problem):
         for name, value in self.sizes:
             if not name.isidentifier():
                 raise ValueError(f"sizes of a problem need names: {name!r}")
-            if not isinstance(value, (bool, int, float)) and not (isinstance(value, str) and _WORD.fullmatch(value)):
+            if not isinstance(value, (bool, int, float)) and not (isinstance(value, str) and is_word(value)):
                 raise ValueError(f"a size is a number, a truth value or a word: {name} is {value!r}")
             if not isinstance(value, str) and not abs(value) <= MOST:
                 raise ValueError(f"a size is a number up to {MOST}: {name} is {value!r}")

@@ -19,7 +19,7 @@ from typing import Any
 from bo_tune.core.outcome import LONGEST_US, MOST_SECONDS, SHORTEST_US, Invalid, InvalidReason, Outcome, Resources
 from bo_tune.core.problem import MOST, GpuInfo, LoraProblem, Problem
 from bo_tune.core.space import Config, ConfigKey, SearchSpace, config_key
-from bo_tune.errors import InputError, RecordingError
+from bo_tune.errors import InputError, RecordingError, UnknownKernelError
 from bo_tune.files import BEYOND, MOST_BYTES, os_error_text, parse_json, plain_name, read_file, write_atomically
 from bo_tune.formats.recording_format import (
     DEFAULT_CONFIG,
@@ -193,11 +193,12 @@ def recording_file_name(gpu: GpuInfo, problem: Problem) -> str:
         raise RecordingError(f"a recording of {problem.kernel!r}: {error}") from None
 
 
-def read_recordings(folder: Path, *, any_kernel: bool = False) -> list[Recording]:
+def read_recordings(folder: Path, *, any_kernel: bool = False, known_alone: bool = False) -> list[Recording]:
     """Read every recording directly in a folder, sorted by file name.
 
     Args:
         any_kernel: whether to read recordings of kernels that this program does not know.
+        known_alone: whether to pass over those instead.
 
     Raises:
         RecordingError: the folder is missing or holds no recording, or one of them cannot be read.
@@ -208,7 +209,14 @@ def read_recordings(folder: Path, *, any_kernel: bool = False) -> list[Recording
         raise RecordingError(f"{folder}: {os_error_text(error)}") from None
     if not paths:
         raise RecordingError(f"{folder}: no recordings (*{SUFFIXES[0]}) in this folder")
-    return [read_recording(path, any_kernel=any_kernel) for path in paths]
+    found = []
+    for path in paths:
+        try:
+            found.append(read_recording(path, any_kernel=any_kernel))
+        except UnknownKernelError:
+            if not known_alone:
+                raise
+    return found
 
 
 def read_recording(path: Path, *, any_kernel: bool = False) -> Recording:
@@ -223,6 +231,8 @@ def read_recording(path: Path, *, any_kernel: bool = False) -> Recording:
     """
     try:
         return _parse(path, parse_json(_content(path)), any_kernel=any_kernel)
+    except UnknownKernelError as error:
+        raise UnknownKernelError(f"{path}: {error}") from None
     except (ValueError, InputError) as error:
         raise RecordingError(f"{path}: {error}") from None
 
@@ -281,7 +291,9 @@ def _parse(path: Path, document: Any, *, any_kernel: bool) -> Recording:
     metadata = expect(document, "metadata", dict)
     problem = problem_of(metadata)
     if not any_kernel and not is_known(problem.kernel):
-        raise MalformedError(f"recording of another kernel: {problem.kernel} (this program knows {', '.join(KERNELS)})")
+        raise UnknownKernelError(
+            f"recording of another kernel: {problem.kernel} (this program knows {', '.join(KERNELS)})"
+        )
     check_units(metadata)
     entries, names = _parse_results(expect(document, "results", list))
     if not any_kernel:

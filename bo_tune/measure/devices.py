@@ -200,7 +200,7 @@ def replay_jobs(
     Raises:
         RecordingError: a recording cannot be read, or a problem is not recorded, or twice for one GPU.
     """
-    found = read_recordings(folder)
+    found = read_recordings(folder, known_alone=bool(kernels))
     recordings = [r for r in found if not kernels or r.problem.kernel in kernels]
     seen: dict[tuple[Problem, str, str], Recording] = {}
     for recording in recordings:

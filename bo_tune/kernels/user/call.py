@@ -39,7 +39,8 @@ def call_of(kernel: Kernel, problem: SizedProblem, arguments: Mapping[str, Any],
     names = list(own)
     spoken = [name for name in could if name in chosen or (name in LAUNCH_OPTIONS and name not in silent)]
     first = min(map(names.index, spoken), default=len(own))
-    options = {name: value for name, value in chosen.items() if name not in own and value is not None}
+    set_too = {name: value for name, value in chosen.items() if name not in own and value is not None}
+    options = {**kernel.more_options(problem), **set_too}
     by_name = {name: values[name] for name in names[first:] if name not in silent}
     positional = tuple(values[name] for name in names[:first])
     programs = kernel.programs(problem, params)
@@ -108,6 +109,6 @@ def check_kernel_arguments(kernel: Kernel, arguments: Mapping[str, Any]) -> None
     missing = [n for n, default in kernel.parameters.items() if n not in given and default is inspect.Parameter.empty]
     if missing:
         raise InputError(f"{kernel.name}: inputs: no value for {', '.join(missing)}, in the search space neither")
-    for name in kernel.output_names:
+    for name in kernel.outputs_in(arguments):
         if tensor_of(arguments.get(name)) is None:
             raise InputError(f"{kernel.name}: output: {name!r} is no tensor")

@@ -80,6 +80,10 @@ class Operation(Definition):
     def read_outputs(self) -> tuple[str, ...]:
         return tuple(name for name in self.output_names if name in self.restore)
 
+    @property
+    def restored(self) -> tuple[str, ...]:
+        return tuple(self.restore)
+
     def arguments(self, sizes: dict[str, Size], device: Any) -> Mapping[str, Any]:
         return self.make(sizes, device)
 

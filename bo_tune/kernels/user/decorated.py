@@ -78,6 +78,33 @@ class Decorated:
         return inputs(sizes, META)
 
 
+@dataclass(frozen=True, slots=True)
+class Pruning:
+    """What ``prune_configs_by`` says.
+
+    Attributes:
+        early: ``(configs, arguments by position, **arguments by name) -> configs``.
+        model: ``(**arguments and config) -> time``.
+        top_k: how many configs of the least times are left, or what share of them.
+    """
+
+    early: Callable[..., Sequence[Any]] | None = None
+    model: Callable[..., float] | None = None
+    top_k: float | int = 1.0
+
+    def left(self, configs: Sequence[Any], positional: Mapping[str, Any], named: Mapping[str, Any]) -> Sequence[Any]:
+        """Return the configs that are left for some arguments. Raises ValueError where that is none."""
+        left = list(configs) if self.early is None else self.early(configs, positional, **named)
+        if not left:
+            raise ValueError("no config is left")
+        most = self.top_k
+        most = max(1, int(len(left) * most)) if isinstance(most, float) else most
+        model = self.model
+        if model is None or len(left) <= most:
+            return left
+        return sorted(left, key=lambda config: model(**{**positional, **named, **config.all_kwargs()}))[:most]
+
+
 def undecorated(function: Any) -> Decorated:
     """Return a jit function with what the decorators above it say.
 
@@ -102,9 +129,12 @@ def undecorated(function: Any) -> Decorated:
     if tuner is None:
         return Decorated(function, heuristics)
     if tuner.user_defined_pre_hook or tuner.user_defined_post_hook:
+        who, instead = "triton", "zero= and in_place= here"
+        if hasattr(tuner, "pruning"):
+            who, instead = "bo_tune", "reset_to_zero= and restore_value="
         raise InputError(
-            f"{function.fn.__name__}: @triton.autotune has a pre_hook or post_hook of its own: say zero= and in_place= "
-            "here instead, and take it out"
+            f"{function.fn.__name__}: @{who}.autotune has a pre_hook or post_hook of its own: say {instead} instead, "
+            "and take it out"
         )
     return Decorated(
         function,
@@ -127,22 +157,12 @@ def _instead(function: Any) -> str:
 
 def _pruning(tuner: Autotuner) -> Callable[[dict[str, Any]], Sequence[Any]] | None:
     """Return the pruning of an autotuner as a function of the arguments; None where it has none."""
-    if tuner.early_config_prune is None and tuner.perf_model is None:
+    # What bo_tune.autotune shows of its pruning is for PyTorch's compiler.
+    usual = Pruning(tuner.early_config_prune, tuner.perf_model, tuner.configs_top_k)
+    pruning: Pruning = getattr(tuner, "pruning", usual)
+    if pruning.early is None and pruning.model is None:
         return None
-
-    def prune(arguments: dict[str, Any]) -> Sequence[Any]:
-        left = list(tuner.configs)
-        if tuner.early_config_prune is not None:
-            left = tuner.early_config_prune(left, arguments, **arguments)
-        if not left:
-            raise ValueError("no config is left")
-        most = tuner.configs_top_k
-        most = max(1, int(len(left) * most)) if isinstance(most, float) else most
-        if tuner.perf_model is None or len(left) <= most:
-            return left
-        return sorted(left, key=lambda config: tuner.perf_model(**{**arguments, **config.all_kwargs()}))[:most]
-
-    return prune
+    return lambda arguments: pruning.left(list(tuner.configs), arguments, arguments)
 
 
 @cache

@@ -55,6 +55,9 @@ class Definition(ABC):
     makes: ClassVar[str] = "make"
     """Which of the author's functions makes arguments."""
 
+    is_its_function: ClassVar[bool] = False
+    """Whether it is the global that is launched, whose name is then its own, whatever others are over the function."""
+
     def _check(self) -> None:
         """Raise InputError where what was said does not fit together."""
         if "|" in self.name or not self.name.strip():
@@ -78,6 +81,11 @@ class Definition(ABC):
     @abstractmethod
     def read_outputs(self) -> tuple[str, ...]:
         """Those of the outputs that are read as well."""
+
+    @property
+    def restored(self) -> tuple[str, ...]:
+        """Arguments that launches are known to change."""
+        return self.read_outputs
 
     @property
     def written_only(self) -> tuple[str, ...]:

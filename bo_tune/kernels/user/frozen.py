@@ -10,7 +10,8 @@ The rule of the look-up, of a kernel on a GPU of a name:
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from math import log2
 from pathlib import Path
@@ -21,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from bo_tune.core.problem import Size, SizedProblem
 from bo_tune.errors import InputError
-from bo_tune.files import os_error_text, parse_json, read_file, shown, write_atomically
+from bo_tune.files import os_error_text, parse_json, read_file, resolved, shown, write_atomically
 from bo_tune.kernels.user.definition import Definition, Params, Sizes
 from bo_tune.kernels.user.identity.home import file_of, told_apart
 from bo_tune.kernels.user.values import Value
@@ -105,6 +106,43 @@ def freeze(results: Iterable[Result], table: str | Path) -> None:
         InputError: the file cannot be written, or is there and no table.
     """
     path = Path(table)
+    with written_by_one(path):
+        _add(results, path)
+
+
+def forget() -> None:
+    """Have tables read anew that this process has read: another one has written them."""
+    _table.cache_clear()
+    _FOUND.clear()
+
+
+@contextmanager
+def written_by_one(table: Path, what: str = "") -> Iterator[None]:
+    """Keep other processes from writing a table while it lasts.
+
+    Args:
+        what: what they are kept from besides writing.
+
+    Raises:
+        InputError: the lock beside it cannot be made.
+    """
+    # Whoever only reads a table needs no lock, and should not wait for the import.
+    from filelock import FileLock  # noqa: PLC0415
+
+    target = resolved(table)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(target.with_name(f".{target.name}{what}.lock"))
+        lock.acquire()
+    except OSError as error:
+        raise InputError(f"{table}: {os_error_text(error)}") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _add(results: Iterable[Result], path: Path) -> None:
     there = _read(path) if path.exists() else Table(kernels={})
     kernels = {kernel: {gpu: list(entries) for gpu, entries in gpus.items()} for kernel, gpus in there.kernels.items()}
     for result in results:
@@ -126,12 +164,11 @@ def freeze(results: Iterable[Result], table: str | Path) -> None:
         write_atomically(path, text.encode())
     except OSError as error:
         raise InputError(f"{path}: {os_error_text(error)}") from None
-    _table.cache_clear()
-    _FOUND.clear()
+    forget()
 
 
 def best(
-    kernel: Definition,
+    kernel: Any,
     sizes: Sizes,
     table: str | Path | None = None,
     *,
@@ -141,7 +178,7 @@ def best(
     """Return the config to use for some sizes, by a table. A table is read once in a process.
 
     Args:
-        kernel: a ``Kernel``, or an ``Operation``.
+        kernel: a ``Kernel``, an ``Operation``, or a kernel under ``bo_tune.autotune``.
         sizes: by name, as those it was tuned on.
         table: the file that ``freeze`` wrote; by default the one beside the module whose global the kernel is
             (``SUFFIX``).
@@ -153,7 +190,8 @@ def best(
         InputError: there is no such table, it has a config that the kernel does not have; or nothing for the sizes, and
             ``on_miss`` is ``error``.
     """
-    gpu = _gpu_at_hand() if gpu is None else gpu
+    kernel = getattr(kernel, "definition", kernel)
+    gpu = gpu_at_hand() if gpu is None else gpu
     key = (kernel, table, gpu, on_miss, *sizes.items(), *map(type, sizes.values()))  # True is no 1
     found = _FOUND.get(key)
     if found is None:
@@ -175,21 +213,32 @@ def _look_up(kernel: Definition, sizes: dict[str, Size], table: Path, gpu: str, 
         problem = SizedProblem(name, tuple(sizes.items()))
     except ValueError as error:
         raise InputError(f"{name}: {error}") from error
-    entries = _table(table).kernels.get(name, {}).get(gpu, [])
-    exact = next((entry for entry in entries if _sizes_key(entry.sizes) == _sizes_key(sizes)), None)
-    if exact is not None:
-        return _params(kernel, exact, table)
+    entries = entries_of(name, gpu, table)
+    found = exact(entries, sizes)
+    if found is not None:
+        return params_of(kernel, found, table)
     if on_miss == "error":
         raise InputError(f"{table}: nothing for {problem} on {gpu or 'no GPU'}: tune it, and freeze the result")
     if on_miss == "nearest":
-        for entry in _by_distance(entries, sizes):
-            params = _params(kernel, entry, table)
+        for entry in by_distance(entries, sizes):
+            params = params_of(kernel, entry, table)
             if kernel.allows(problem, params):
                 return params
     return kernel.default_params(problem)
 
 
-def _by_distance(entries: Iterable[Entry], sizes: Mapping[str, Size]) -> Iterator[Entry]:
+def entries_of(kernel: str, gpu: str, table: Path) -> Sequence[Entry]:
+    """Return what a table has of a kernel on a GPU. It is read once in a process. Raises InputError."""
+    return _table(table).kernels.get(kernel, {}).get(gpu, [])
+
+
+def exact(entries: Iterable[Entry], sizes: Mapping[str, Size]) -> Entry | None:
+    """Return the entry of the very sizes; None where there is none."""
+    key = _sizes_key(sizes)
+    return next((entry for entry in entries if _sizes_key(entry.sizes) == key), None)
+
+
+def by_distance(entries: Iterable[Entry], sizes: Mapping[str, Size]) -> Iterator[Entry]:
     """Give the entries whose words and truth values are the same, the nearest first."""
     alike = [entry for entry in entries if _words(entry.sizes) == _words(sizes) and set(entry.sizes) == set(sizes)]
     yield from sorted(alike, key=lambda entry: sum(_distance(entry.sizes[name], sizes[name]) for name in sizes))
@@ -214,7 +263,7 @@ def _plain(value: Value) -> Plain:
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 
-def _params(kernel: Definition, entry: Entry, table: Path) -> Params:
+def params_of(kernel: Definition, entry: Entry, table: Path) -> Params:
     """Return the config of an entry with the kernel's own values. Raises InputError where that has others."""
     params = {}
     for name, stored in entry.config.items():
@@ -248,11 +297,16 @@ def _read(path: Path) -> Table:
         raise InputError(f"{path}: no table of bo_tune's: {error}") from None
 
 
-def _gpu_at_hand() -> str:
+def gpu_at_hand() -> str:
     """Return the name of torch's current GPU; nothing where there is none."""
     # Asking whether there is one takes longest.
-    there = torch.cuda.is_initialized() or torch.cuda.is_available()  # type: ignore[no-untyped-call]
+    there = is_gpu_in_use() or torch.cuda.is_available()
     return _name_of(torch.cuda.current_device()) if there else ""
+
+
+def is_gpu_in_use() -> bool:
+    """Say whether this process uses a GPU through torch."""
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
 @lru_cache(maxsize=64)

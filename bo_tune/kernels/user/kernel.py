@@ -150,6 +150,14 @@ class Kernel(Definition):
         """The arguments that the kernel writes."""
         return names_in(self.output)
 
+    def outputs_in(self, arguments: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the outputs that a call with these arguments has, which must be tensors."""
+        return self.output_names
+
+    def more_options(self, problem: SizedProblem) -> Mapping[str, Any]:
+        """Return launch options of a problem's own, which no config sets."""
+        return {}
+
     @cached_property
     def read_outputs(self) -> tuple[str, ...]:
         """Those of them that it reads as well."""

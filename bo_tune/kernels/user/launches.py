@@ -6,6 +6,7 @@ One that reads values of its tensors, asks the GPU, or uses what a launch return
 compiled by its first launch, in the GPU process and within the deadline of a measurement.
 """
 
+import sys
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -83,16 +84,27 @@ def _noted(calls: dict[Hashable, KernelCall], name: str) -> Iterator[None]:
         call = KernelCall(kernel, ANY_GRID, arguments, options)
         calls.setdefault(call.specialisation(), call)
 
-    def refuse(tuner: Any, *arguments: Any, **options: Any) -> Any:
-        if len(tuner.configs) > 1:
-            kernel = tuner.base_fn.__name__
-            raise InputError(f"{name}: run: {kernel} is tuned by @triton.autotune: launch it without, with the config")
-        return tune(tuner, *arguments, **options)
+    def refusing(tune: Callable[..., Any]) -> Callable[..., Any]:
+        def refuse(tuner: Any, *arguments: Any, **options: Any) -> Any:
+            if len(tuner.configs) > 1:
+                kernel = tuner.base_fn.__name__
+                raise InputError(f"{name}: run: {kernel} is under an autotuner: launch it without, with the config")
+            return tune(tuner, *arguments, **options)
+
+        return refuse
 
     with _ONE_AT_A_TIME:
-        launch, tune = JITFunction.run, Autotuner.run
-        JITFunction.run, Autotuner.run = note, refuse
+        before = {kind: kind.run for kind in (JITFunction, *_autotuners())}
+        for kind, run in before.items():
+            kind.run = note if kind is JITFunction else refusing(run)
         try:
             yield
         finally:
-            JITFunction.run, Autotuner.run = launch, tune
+            for kind, run in before.items():
+                kind.run = run
+
+
+def _autotuners() -> list[Any]:
+    """Return Triton's autotuner, and this package's where the callable may have one."""
+    own = sys.modules.get("bo_tune.kernels.autotuned.tuner")
+    return [Autotuner] if own is None else [Autotuner, own.Autotuned]

@@ -88,17 +88,16 @@ class UserOperation(Operation[SizedProblem, UserInputs]):
             for tensor in tensors_in([value]):
                 if tensor.device.type != device.type:
                     raise InputError(f"{what}: {name!r} is on {tensor.device}, not on {device} as asked")
-        memory = Memory([]) if device == META else Memory.of(arguments, self.definition.written_only, self._restored)
+        memory = (
+            Memory([])
+            if device == META
+            else Memory.of(arguments, self.definition.written_only, self.definition.restored)
+        )
         return UserInputs(problem, arguments, memory)
 
     @abstractmethod
     def _check_arguments(self, arguments: Mapping[str, Any]) -> None:
         """Raise InputError where arguments do not fit what was said."""
-
-    @property
-    def _restored(self) -> Sequence[str]:
-        """Arguments that launches are known to change."""
-        return self.definition.read_outputs
 
     def made_of_nothing(self, problem: SizedProblem) -> UserInputs:
         try:
@@ -183,10 +182,6 @@ class UserCallable(UserOperation):
 
     def _check_arguments(self, arguments: Mapping[str, Any]) -> None:
         self.operation.check_arguments(arguments)
-
-    @property
-    def _restored(self) -> Sequence[str]:
-        return tuple(self.operation.restore)
 
     def launch(self, inputs: UserInputs, config: Config) -> None:
         """See the base class. Raises RuntimeError for whatever the author's code does, but OutOfResources as it is."""
@@ -273,6 +268,9 @@ def operations_in(module: ModuleType) -> Callable[[str], Operation[Any, Any]]:
 
 def operation_of(definition: Definition, home: Path) -> UserOperation:
     """Return how what a user defined is run."""
+    if hasattr(definition, "operation_at"):
+        own: UserOperation = definition.operation_at(home)
+        return own
     if isinstance(definition, Kernel):
         return UserKernel(definition, home)
     assert isinstance(definition, user_callable.Operation)

@@ -1,8 +1,12 @@
-"""Kernels of the sorts that people autotune, written for the tests: in place, of several outputs, grouped."""
+"""Kernels of the sorts that people autotune: in place, of several outputs, grouped, persistent, with descriptors.
+
+With those of ``examples`` and ``tutorial_softmax`` they are the eleven of ``benchmarks/drop_in.py``.
+"""
 
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from bo_tune import Kernel, Operation
 
@@ -272,7 +276,100 @@ adam = Operation(
     default={"BLOCK": 128, "num_warps": 4},
 )
 
+
+@triton.jit
+def persistent_kernel(a, b, c, M, N, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+                      GROUP_M: tl.constexpr, FLATTEN: tl.constexpr):  # fmt: skip
+    """Multiply as many tiles as come to a program: as many programs are launched as run at once."""
+    tiles_down, tiles_across = tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N)
+    band_tiles = GROUP_M * tiles_across
+    k = tl.arange(0, BLOCK_K)
+    for tile in tl.range(tl.program_id(0), tiles_down * tiles_across, tl.num_programs(0), flatten=FLATTEN):
+        top = tile // band_tiles * GROUP_M
+        height = min(tiles_down - top, GROUP_M)
+        row = (top + tile % band_tiles % height) * BLOCK_M + tl.arange(0, BLOCK_M)
+        column = tile % band_tiles // height * BLOCK_N + tl.arange(0, BLOCK_N)
+        product = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+        for start in range(0, K, BLOCK_K):
+            inside = (row < M)[:, None] & (start + k < K)[None, :]
+            left = tl.load(a + row[:, None] * K + (start + k)[None, :], mask=inside, other=0.0)
+            inside = (start + k < K)[:, None] & (column < N)[None, :]
+            right = tl.load(b + (start + k)[:, None] * N + column[None, :], mask=inside, other=0.0)
+            product = tl.dot(left, right, product)
+        inside = (row < M)[:, None] & (column < N)[None, :]
+        tl.store(c + row[:, None] * N + column[None, :], product.to(c.dtype.element_ty), mask=inside)
+
+
+def product_make(sizes, device):
+    m, n, k = (sizes[side] for side in "MNK")
+    a = torch.randn(m, k, device=device, dtype=torch.float16)
+    return {"a": a, "b": torch.randn(k, n, device=device, dtype=torch.float16)}
+
+
+def persistent_run(arguments, config, gpu):
+    a, b = arguments["a"], arguments["b"]
+    c = torch.empty(a.shape[0], b.shape[1], device=a.device, dtype=a.dtype)
+    (m, k), n = a.shape, b.shape[1]
+    tiles = triton.cdiv(m, config["BLOCK_M"]) * triton.cdiv(n, config["BLOCK_N"])
+    own = {name: config[name] for name in ("BLOCK_M", "BLOCK_N", "BLOCK_K", "GROUP_M", "FLATTEN")}
+    persistent_kernel[(min(tiles, gpu.sm_count * config["PROGRAMS"]),)](
+        a, b, c, m, n, k, **own, num_warps=config["num_warps"], num_stages=config["num_stages"]
+    )
+    return c
+
+
+persistent_matmul = Operation(
+    "persistent_matmul",
+    space={"BLOCK_M": (64, 128), "BLOCK_N": (64, 128, 256), "BLOCK_K": (32, 64), "GROUP_M": (4, 8),
+           "FLATTEN": (False, True), "PROGRAMS": (1, 2), "num_warps": (4, 8), "num_stages": (3, 4)},
+    sizes=("M", "N", "K"),
+    make=product_make,
+    run=persistent_run,
+    outputs="c",
+    valid=lambda sizes, config: config["BLOCK_M"] * config["BLOCK_N"] / (32 * config["num_warps"]) < 256,
+    default={"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "GROUP_M": 8, "FLATTEN": False, "PROGRAMS": 1,
+             "num_warps": 4, "num_stages": 3},
+    reference=lambda arguments: (arguments["a"] @ arguments["b"]).float(),
+)  # fmt: skip
+
+
+@triton.jit
+def tma_kernel(a, b, c, K, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr):
+    """Multiply one tile of matrices that the host describes to the tensor memory accelerator."""
+    row, column = tl.program_id(0) * BLOCK_M, tl.program_id(1) * BLOCK_N
+    product = tl.zeros((BLOCK_M, BLOCK_N), dtype=tl.float32)
+    for k in range(0, K, BLOCK_K):
+        product = tl.dot(a.load([row, k]), b.load([k, column]), product)
+    c.store([row, column], product.to(tl.float16))
+
+
+def tma_inputs(sizes, device):
+    made = product_make(sizes, device)
+    made["c"] = torch.empty(sizes["M"], sizes["N"], device=device, dtype=torch.float16)
+    return {**{name: TensorDescriptor.from_tensor(one, [1, 16]) for name, one in made.items()}, "K": sizes["K"]}
+
+
+tma_matmul = Kernel(
+    tma_kernel,
+    name="tma_matmul",
+    space={"BLOCK_M": (64, 128, 256), "BLOCK_N": (64, 128, 256), "BLOCK_K": (32, 64, 128), "num_warps": (4, 8),
+           "num_stages": (2, 3, 4, 5)},
+    block_shapes={"a": ("BLOCK_M", "BLOCK_K"), "b": ("BLOCK_K", "BLOCK_N"), "c": ("BLOCK_M", "BLOCK_N")},
+    sizes=("M", "N", "K"),
+    inputs=tma_inputs,
+    grid=lambda sizes, config: (
+        triton.cdiv(sizes["M"], config["BLOCK_M"]), triton.cdiv(sizes["N"], config["BLOCK_N"])
+    ),
+    output="c",
+    valid=lambda sizes, config: config["BLOCK_M"] * config["BLOCK_N"] / (32 * config["num_warps"]) < 256,
+    default={"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 32, "num_warps": 4, "num_stages": 3},
+    reference=lambda arguments: (arguments["a"].base @ arguments["b"].base).float(),
+)  # fmt: skip
+
+
 SIZES = {
+    "persistent_matmul": [{"M": 100, "N": 150, "K": 40}],
+    "tma_matmul": [{"M": 96, "N": 64, "K": 64}],
     "attention_kernel": [{"heads": 2, "rows": 50, "dim": 32, "causal": causal} for causal in (False, True)],
     "cross_entropy_kernel": [{"rows": 5, "cols": 100}, {"rows": 2, "cols": 128}],
     "state_update_kernel": [{"batch": 2, "width": 20, "depth": 16}, {"batch": 1, "width": 16, "depth": 5}],
@@ -281,4 +378,4 @@ SIZES = {
 }
 """Problems by kernel, as small as the interpreter likes them."""
 
-ALL = {one.name: one for one in (attention, cross_entropy, state_update, grouped, adam)}
+ALL = {one.name: one for one in (attention, cross_entropy, state_update, grouped, adam, persistent_matmul, tma_matmul)}

@@ -204,7 +204,7 @@ def test_what_cannot_be_compiled_ahead_is_noted_in_a_line() -> None:
     [
         ("misspelt", "odd: run: KeyError: 'z'"),
         ("lacking", "odd: run: TypeError: scaled_kernel is launched with 2 arguments"),
-        ("tuned", "odd: run: scaled_kernel is tuned by @triton.autotune: launch it without, with the config"),
+        ("tuned", "odd: run: scaled_kernel is under an autotuner: launch it without, with the config"),
     ],
 )
 def test_what_is_wrong_is_refused_before_anything_is_launched(kernel: str, message: str) -> None:

@@ -5,12 +5,15 @@ from pathlib import Path
 import pytest
 import triton
 from field_kernels import ALL, SIZES
-from helpers import H100
+from helpers import H100, ROOT
 from triton.backends.compiler import GPUTarget
 
 from bo_tune.core.problem import SizedProblem
+from bo_tune.kernels.user.identity.home import home_of
 from bo_tune.kernels.user.operation import operation_of
+from bo_tune.kernels.user.spec import UserSpec
 from bo_tune.measure.compile.offline_driver import activate
+from bo_tune.processes.importing import import_source
 
 pytestmark = pytest.mark.slow
 
@@ -25,6 +28,22 @@ def _sm_90(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFac
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "triton"))
     monkeypatch.setattr(triton.runtime.driver, "_active", triton.runtime.driver._active)
     activate(GPUTarget("cuda", 90, 32), H100)
+
+
+def test_the_benchmark_has_eleven_kernels_with_spaces_that_are_large_or_measured_whole() -> None:
+    cases = import_source(str(ROOT / "benchmarks" / "field.py")).CASES
+    assert list(cases) == [
+        "softmax", "matmul", "tma_matmul", "persistent_matmul", "layer_norm_backward", "split_k", "attention",
+        "cross_entropy", "state_update", "grouped_gemm", "adam",
+    ]  # fmt: skip
+    for name, (kernel, sizes) in cases.items():
+        asked = SizedProblem(kernel.name, tuple(sizes.items()))
+        kernel.check_sizes(sizes)
+        space = UserSpec(kernel, frozenset(sizes)).search_space
+        valid = [config for config in space if kernel.allows(asked, kernel.decode(config))]
+        assert kernel.allows(asked, kernel.default_params(asked)), name
+        assert len(valid) < 40 or len(valid) >= 200, name
+        assert home_of(kernel).endswith("field.py")
 
 
 @pytest.mark.parametrize("name", ALL)

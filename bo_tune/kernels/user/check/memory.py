@@ -77,7 +77,7 @@ class Memory:
         Args:
             restored: those that launches are known to change.
         """
-        without, known = set(written_only), tensors_in(arguments[name] for name in restored)
+        without, known = set(written_only), tensors_in(arguments.get(name) for name in restored)
         read = tensors_in(value for name, value in arguments.items() if name not in without)
         changed = set(_memory_of(known))
         kept = {address: _Kept(live, live.clone()) for address, live in _memory_of(read).items()}

@@ -5,12 +5,17 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from bo_tune.errors import InputError
 from bo_tune.kernels.user.definition import Definition
 from bo_tune.processes.importing import source_of
 
 MAIN = "__main__"
+
+_AUTOTUNED = "bo_tune.kernels.autotuned.tuner"
+_HEURISTICS = "triton.runtime.autotuner"
+"""Modules of decorators that may stand above a kernel. Neither is imported for that."""
 
 
 def home_of(kernel: Definition) -> str:
@@ -70,9 +75,27 @@ def _globals_of(module: ModuleType) -> dict[str, Definition]:
     """Return the kernels that are globals of a module, each once, by its first global."""
     found: dict[str, Definition] = {}
     for name, value in list(getattr(module, "__dict__", {}).items()):
-        if issubclass(type(value), Definition) and all(value is not kernel for kernel in found.values()):
-            found[name] = value
+        kernel = _definition_of(value)
+        if kernel is not None and all(kernel is not other for other in found.values()):
+            found[name] = kernel
     return found
+
+
+def _definition_of(value: Any) -> Definition | None:
+    """Return what a global defines, if anything. A kernel under ``bo_tune.autotune`` has its own definition."""
+    kind = type(value)
+    if issubclass(kind, Definition):
+        kernel: Definition = value
+        return kernel
+    if kind.__module__ == _HEURISTICS and kind.__name__ == "Heuristics":
+        return _definition_of(vars(value).get("fn"))
+    if kind.__module__ != _AUTOTUNED or kind.__name__ != "Autotuned":
+        return None
+    try:
+        own: Definition = value.definition
+    except InputError:  # told to whoever wants to tune it
+        return None
+    return own
 
 
 def _name_in(kernel: Definition, held: Mapping[str, Definition]) -> str:
@@ -80,6 +103,8 @@ def _name_in(kernel: Definition, held: Mapping[str, Definition]) -> str:
     if not alike:
         return kernel.name
     own = next(name for name, value in held.items() if value is kernel)
+    if own == kernel.name and kernel.is_its_function:
+        return own
     taken = any(other.name == own for other in held.values())
     if kernel.name != kernel.given_name or taken:
         raise InputError(
@@ -107,6 +132,8 @@ def modules_of(kernel: Definition) -> tuple[str, ...]:
 
 def _importable(name: str, module: ModuleType, kernel: Definition) -> str:
     if name != MAIN:
+        if module.__spec__ is None and getattr(module, "__file__", None) is None:
+            raise InputError(f"{kernel.name}: a kernel is defined in a file, not by code that is made at run time")
         return source_of(name, module)
     if module.__spec__ is not None:  # python -m
         return module.__spec__.name

@@ -10,7 +10,8 @@ DOCUMENTED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def source_tree(function: FunctionType) -> str:
-    """Return a function's syntax tree without comments, layout and docstrings, as Python that says the same.
+    """Return a function's syntax tree without comments, layout and docstrings, as Python that says the same, and
+    without the configs of an autotuner above it.
 
     A function whose text cannot be found (one that was made by ``exec``) is told by its code.
     """
@@ -20,7 +21,15 @@ def source_tree(function: FunctionType) -> str:
     for one in ast.walk(node):
         if isinstance(one, DOCUMENTED) and _is_docstring(one.body[0]):
             one.body = one.body[1:] or [ast.Pass()]
+    if isinstance(node, DOCUMENTED):
+        node.decorator_list = [one for one in node.decorator_list if not _is_autotuner(one)]
     return ast.unparse(node)
+
+
+def _is_autotuner(decorator: ast.expr) -> bool:
+    """Say whether a decorator lists configs, which are no part of the code that they are chosen for."""
+    called = decorator.func if isinstance(decorator, ast.Call) else decorator
+    return (called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")) == "autotune"
 
 
 def _node_of(function: FunctionType) -> ast.AST | None:
