@@ -39,7 +39,7 @@ _HOMES = {
     "InputError": "bo_tune.errors",
     "Kernel": "bo_tune.kernels.user.kernel",
     "Operation": "bo_tune.kernels.user.callable",
-    "StopRule": "bo_tune.search",
+    "StopRule": "bo_tune.core.conclusion",
     "Tolerance": "bo_tune.kernels.user.check.tolerance",
     "autotune": "bo_tune.kernels.autotuned.tuner",
     "best": "bo_tune.kernels.user.frozen",

@@ -5,7 +5,7 @@ is something to do, by modules that load neither optuna nor SQLAlchemy. Where th
 before anything else.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -13,10 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bo_tune.core.choices import MEMORY
+from bo_tune.errors import InputError
 from bo_tune.processes.fork_server import IMPORTED_FIRST, Imports
 
 if TYPE_CHECKING:
     from bo_tune.cli.arguments import Arguments
+    from bo_tune.core.problem import Problem
     from bo_tune.measure.devices import Job
     from bo_tune.session.workers.measuring import Forks
 
@@ -65,9 +67,10 @@ def begun(arguments: "Arguments", imports: Imports | None = None) -> Iterator[St
     """
     from bo_tune.session.workers.measuring import Forks, forking
 
+    _check(arguments)
     measured = arguments.measured
     here = measured.recordings is None and arguments.ray is None and worker_count(arguments) == 1
-    if not here or arguments.study is None:
+    if not here:
         yield Start(Forks())
         return
     done = _recalled(arguments)
@@ -76,6 +79,50 @@ def begun(arguments: "Arguments", imports: Imports | None = None) -> Iterator[St
         return
     with forking(measured, imports) as forks:
         yield Start(forks)
+
+
+def _check(arguments: "Arguments") -> None:
+    """Refuse what cannot be tuned, before anything is started for it. Raises InputError."""
+    from bo_tune.cli.arguments import problems_of
+    from bo_tune.core.problem import LoraProblem
+
+    measured = arguments.measured
+    if measured.recordings is not None:
+        _check_replay(arguments)
+        return
+    measured.indices()
+    if arguments.study is None:
+        raise InputError("nothing to tune: name a study file, or a model with --model")
+    problems = problems_of(arguments.study, arguments.kernels)
+    _check_hits(problems, len(measured.conditions.hits))
+    if arguments.choose_m and not all(isinstance(problem, LoraProblem) for problem in problems):
+        raise InputError("--m auto: adds keys for adapters' kernels of vLLM alone")
+
+
+def _check_hits(problems: "Sequence[Problem]", recorded: int) -> None:
+    """Refuse recorded numbers of hits that are of other experts. Raises InputError."""
+    from bo_tune.core.problem import LoraProblem
+    from bo_tune.kernels.experts.step import KERNEL as EXPERTS
+    from bo_tune.kernels.experts.step import ExpertsStep
+
+    adapted = [problem.experts for problem in problems if isinstance(problem, LoraProblem)]
+    of_base = [ExpertsStep.of(problem).experts for problem in problems if problem.kernel == EXPERTS]
+    counts = sorted({one.count for one in (*adapted, *of_base) if one is not None and recorded})
+    wrong = [count for count in counts if count != recorded]
+    if wrong:
+        raise InputError(f"--experts: expected how often each of {wrong[0]} experts was hit, got {recorded} numbers")
+
+
+def _check_replay(arguments: "Arguments") -> None:
+    """Refuse what recordings cannot do. Raises InputError."""
+    measured = arguments.measured
+    if arguments.choose_m:
+        raise InputError("--m auto: needs a GPU; recordings hold no other m than their own")
+    if measured.packs:
+        raise InputError("--pack: needs a GPU; nothing is compiled for a recording")
+    for option, given in (("--gpus", measured.gpus is not None), ("--require-idle", measured.require_idle)):
+        if given:
+            raise InputError(f"{option}: recordings need no GPU")
 
 
 def _recalled(arguments: "Arguments") -> "list[Job] | None":

@@ -18,7 +18,6 @@ from bo_tune.cli.start import Start, worker_count
 from bo_tune.cli.version import program_version
 from bo_tune.core.activity import SessionActivity
 from bo_tune.core.choices import MEMORY, MoePathChoice
-from bo_tune.core.problem import LoraProblem, Problem
 from bo_tune.display.ladder import ladder_lines, ladder_table
 from bo_tune.display.results import activity_lines, observed_lines, results_tables, session_lines
 from bo_tune.display.reuse import reuse_lines, unreadable_lines
@@ -31,8 +30,6 @@ from bo_tune.engines.registry import ENGINES, address_of, engine_of, folder_vari
 from bo_tune.engines.tuned_with import check_mix
 from bo_tune.errors import InputError
 from bo_tune.formats.study_file import StudyFile
-from bo_tune.kernels.experts.step import KERNEL as EXPERTS
-from bo_tune.kernels.experts.step import ExpertsStep
 from bo_tune.measure.described import DescribedDevice
 from bo_tune.measure.devices import OWN_INSTEAD, Job, engine_notes, fallen_back, job_of, replay_jobs, with_deciding
 from bo_tune.processes import exit_codes
@@ -83,16 +80,10 @@ def _jobs(
     measured, settings = arguments.measured, arguments.settings
     folder = measured.recordings
     if folder is not None:
-        _check_replay(arguments)
         kernels, path = arguments.kernels, measured.path
         yield replay_jobs(folder, problems=problems, kernels=kernels, seed=settings.seed, path=path), settings, None
         return
-    measured.indices()
-    if problems is None:
-        raise InputError("nothing to tune: name a study file, or a model with --model")
-    _check_hits(problems, len(measured.conditions.hits))
-    if arguments.choose_m and not all(isinstance(problem, LoraProblem) for problem in problems):
-        raise InputError("--m auto: adds keys for adapters' kernels of vLLM alone")
+    assert problems is not None  # ``begun`` has seen to it
     if workers is not None:
         elsewhere = [DescribedDevice(description) for description in workers.descriptions(problems)]
         layers = arguments.layers
@@ -114,28 +105,6 @@ def _with_layers(jobs: Sequence[Job], study: StudyFile | None) -> list[Job]:
     """Return the jobs with the names of the layers that they serve, where these are known."""
     names = study.problems_by_layer() if study else {}
     return [replace(job, serves=tuple(names.get(job.problem, ()))) for job in jobs]
-
-
-def _check_hits(problems: Sequence[Problem], recorded: int) -> None:
-    """Refuse recorded numbers of hits that are of other experts. Raises InputError."""
-    adapted = [problem.experts for problem in problems if isinstance(problem, LoraProblem)]
-    of_base = [ExpertsStep.of(problem).experts for problem in problems if problem.kernel == EXPERTS]
-    counts = sorted({one.count for one in (*adapted, *of_base) if one is not None and recorded})
-    wrong = [count for count in counts if count != recorded]
-    if wrong:
-        raise InputError(f"--experts: expected how often each of {wrong[0]} experts was hit, got {recorded} numbers")
-
-
-def _check_replay(arguments: Arguments) -> None:
-    """Refuse what recordings cannot do. Raises InputError."""
-    measured = arguments.measured
-    if arguments.choose_m:
-        raise InputError("--m auto: needs a GPU; recordings hold no other m than their own")
-    if measured.packs:
-        raise InputError("--pack: needs a GPU; nothing is compiled for a recording")
-    for option, given in (("--gpus", measured.gpus is not None), ("--require-idle", measured.require_idle)):
-        if given:
-            raise InputError(f"{option}: recordings need no GPU")
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,9 @@ def test_what_failed_is_said_quietly_with_how_to_mend_it(cli: Cli, monkeypatch: 
 
 
 def test_bad_input_is_one_line(cli: Cli) -> None:
-    assert cli("doctor", "--kernels", "mine").error == "--kernels: expected one of auto, vllm, builtin, got 'mine'"
+    assert (
+        cli("doctor", "--kernels", "mine").error == "--kernels: expected one of auto, vllm, builtin, sglang, got 'mine'"
+    )
     assert "--device: expected cuda" in cli("doctor", "--device", "replay:x").error
     assert cli("doctor", "--wait", "0").error.startswith("--wait: ")
 

@@ -120,8 +120,10 @@ def test_they_are_listed_where_they_are_asked_for(cli: Cli, model: tuple[object,
     assert "dstate 128, float16 states" in halved.out
     both = json.loads(cli("problems", *model, "--only", "lora,mamba", "--json", "-", "--quiet").out)["problems"]
     assert {one["kernel"] for one in both} == {KERNEL, "lora_shrink", "lora_expand"}
-    alone = json.loads(cli("problems", *model, "--json", "-", "--quiet").out)["problems"]
-    assert KERNEL not in {one["kernel"] for one in alone}
+    adapters = json.loads(cli("problems", *model, "--only", "lora", "--json", "-", "--quiet").out)["problems"]
+    assert KERNEL not in {one["kernel"] for one in adapters}
+    everything = json.loads(cli("problems", *model, "--json", "-", "--quiet").out)["problems"]
+    assert {one["kernel"] for one in everything} == {one["kernel"] for one in both}
 
 
 def test_a_study_file_may_name_them(cli: Cli, model: tuple[object, ...], tmp_path: Path) -> None:
