@@ -219,9 +219,11 @@ def install() -> None:
 def _import_everything() -> None:
     for module in pkgutil.walk_packages(bo_tune.__path__, "bo_tune."):
         if not module.name.endswith("__main__"):
-            import_module(module.name)
+            with suppress(ImportError):  # a GPU host may lack what reports are drawn with
+                import_module(module.name)
     for name in ("alembic", "sqlalchemy.dialects.sqlite", "sqlalchemy.dialects.postgresql.psycopg"):
-        import_module(name)
+        with suppress(ImportError):
+            import_module(name)
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,17 @@
 
 import signal
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import optuna
 import pytest
 from helpers import Cli, Ran
 
-from bo_tune.cli import main
+from bo_tune.cli import main, start
 from bo_tune.display.page import page
 from bo_tune.display.page.drawing import Drawn
+from bo_tune.session.workers import measuring
 
 
 @pytest.fixture
@@ -19,6 +21,9 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     empty = tmp_path / "cwd"
     empty.mkdir()
     monkeypatch.chdir(empty)
+    monkeypatch.setattr(
+        start, "importing_ahead", lambda *_, **__: nullcontext()
+    )  # most tests end before torch is needed
     handler, verbosity = signal.getsignal(signal.SIGTERM), optuna.logging.get_verbosity()
 
     def run(*arguments: object) -> Ran:
@@ -35,6 +40,12 @@ def cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp
     yield run
     signal.signal(signal.SIGTERM, handler)
     optuna.logging.set_verbosity(verbosity)
+
+
+@pytest.fixture
+def nothing_is_forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For devices without processes: nothing imports torch for them."""
+    monkeypatch.setattr(measuring, "forking", lambda *_, **__: nullcontext(measuring.Forks()))
 
 
 @pytest.fixture

@@ -59,6 +59,7 @@ class OverM(FakeDevice):
 
 def run(cli: Cli, monkeypatch: pytest.MonkeyPatch, out: Path, *more: object) -> tuple[str, dict[str, Any]]:
     gpu = OverM(times=lambda config: 1.0, space=SPACE)
+    monkeypatch.setattr(measuring, "forking", lambda *_, **__: nullcontext(measuring.Forks()))
     monkeypatch.setattr(measuring, "gpu_devices", lambda *_, **__: nullcontext([gpu]))
     options = ("--model", LLAMA, "--max-loras", 4, "--rank", 16, "--kernel", "lora_shrink", "--storage", "memory")
     ran = cli("tune", *options, "--out", out, "--target-modules", "o_proj,down_proj", "--sampler", "random", *more)

@@ -50,11 +50,11 @@ class Gpu(FakeDevice):
 
 
 @pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def gpu(monkeypatch: pytest.MonkeyPatch, nothing_is_forked: None) -> None:
     """A host with that GPU."""
 
     @contextmanager
-    def opened(measured: Measured) -> Iterator[list[Gpu]]:
+    def opened(measured: Measured, host: object = None) -> Iterator[list[Gpu]]:
         yield [Gpu(measured)]
 
     monkeypatch.setattr("bo_tune.cli.tuning.opened", opened)
