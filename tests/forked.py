@@ -219,10 +219,10 @@ def install() -> None:
 def _import_everything() -> None:
     for module in pkgutil.walk_packages(bo_tune.__path__, "bo_tune."):
         if not module.name.endswith("__main__"):
-            with suppress(ImportError):  # a GPU host may lack what reports are drawn with
+            with contextlib.suppress(ImportError):  # a GPU host may lack what reports are drawn with
                 import_module(module.name)
     for name in ("alembic", "sqlalchemy.dialects.sqlite", "sqlalchemy.dialects.postgresql.psycopg"):
-        with suppress(ImportError):
+        with contextlib.suppress(ImportError):
             import_module(name)
 
 
