@@ -12,6 +12,7 @@ from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import config_key
 from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import kernel_spec
+from bo_tune.measure.compile import compilers as compilers_module
 from bo_tune.measure.compile.compilers import Compilers, binary_name
 from bo_tune.measure.compile.farm import CompileFarm, Deadline
 from bo_tune.measure.source import BUILTIN, operations_of
@@ -76,3 +77,12 @@ def test_a_source_that_fails_is_named(server: ForkServer) -> None:
 def test_the_parent_loads_no_torch() -> None:
     code = "import sys, bo_tune.measure.gpu.device, bo_tune.measure.devices; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_many_configs_are_told_in_parts_as_they_are_at_once(farm: CompileFarm, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once = Compilers(farm, H100)
+    whole, numbers = at_once.effective_configs(PROBLEM, CONFIGS), at_once.numbers(PROBLEM, CONFIGS)
+    monkeypatch.setattr(compilers_module, "PART", 7)
+    in_parts = Compilers(farm, H100)
+    assert in_parts.effective_configs(PROBLEM, CONFIGS) == whole
+    assert in_parts.numbers(PROBLEM, CONFIGS) == numbers

@@ -2,23 +2,32 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from fake_gpu import GPU as FAKE_GPU
 
+from bo_tune.core.choices import MEMORY
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.outcome import Compilation, Invalid, InvalidReason, LaunchPurpose, Measurement, Outcome, Resources
-from bo_tune.core.problem import LoraProblem
-from bo_tune.errors import DeviceError
+from bo_tune.core.problem import GpuInfo, LoraProblem
+from bo_tune.errors import DeviceError, UnusableDeviceError
 from bo_tune.kernels.registry import kernel_spec
+from bo_tune.measure.backends.base import GpuIdentity
 from bo_tune.measure.compile.host import CompileHost
 from bo_tune.measure.device import Compiled
+from bo_tune.measure.devices import job_of
 from bo_tune.measure.gpu import device as cuda
 from bo_tune.measure.gpu.device import Deadlines, GpuDevice, compile_host
+from bo_tune.measure.gpu.owner import GpuOwner, Told
 from bo_tune.measure.source import BUILTIN
+from bo_tune.session.session import Session, SessionSettings
+from bo_tune.store.storage import StudyStore
 
 pytestmark = pytest.mark.slow
 
@@ -261,3 +270,46 @@ def test_closing_leaves_no_process(device: GpuDevice) -> None:
     assert all(map(is_there, (*ready, serving)))
     device.close()
     assert all(map(gone, (*ready, serving)))
+
+
+def test_a_gpu_that_the_driver_describes_compiles_before_it_can_be_used(
+    host: CompileHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "GPU_MODULE", "fake_gpu")
+    hello = threading.Event()
+    meet = GpuOwner._meet
+
+    def later(self: GpuOwner, expected: GpuInfo | None) -> Told:
+        assert hello.wait(60)
+        return meet(self, expected)
+
+    monkeypatch.setattr(GpuOwner, "_meet", later)
+    made = GpuDevice(host=host, identity=GpuIdentity("", "", FAKE_GPU))
+    try:
+        assert made.gpu == FAKE_GPU
+        assert made.toolchain.startswith("triton ")
+        made.compile(PROBLEM, CONFIG).result(120)
+        assert made.activity.gpu is not None
+        assert made.activity.gpu.seconds == {}
+        hello.set()
+        made.expect(PROBLEM)
+        assert isinstance(measure(made, 16), Measurement)
+        assert made.provenance["driver"] == "1"
+    finally:
+        hello.set()
+        made.close()
+
+
+def test_a_gpu_that_is_not_what_the_driver_said_measures_nothing(
+    host: CompileHost, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda, "GPU_MODULE", "fake_gpu")
+    made = GpuDevice(host=host, identity=GpuIdentity("", "", replace(FAKE_GPU, sm_count=2)))
+    try:
+        with pytest.raises(UnusableDeviceError, match="CUDA device 0 cannot be used: the driver describes it as"):
+            measure(made, 16)
+        store, settings = StudyStore(MEMORY), SessionSettings(budget=2)
+        with pytest.raises(UnusableDeviceError):  # no study costs itself alone: none can be measured
+            Session(store, settings).run([job_of(PROBLEM, made)])
+    finally:
+        made.close()

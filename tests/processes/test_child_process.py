@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from bo_tune.processes.fork_server import ForkServer
+from bo_tune.processes.fork_server import ForkServer, Imports
 from bo_tune.processes.worker import Worker, WorkerDiedError, WorkerTimeoutError
 
 pytestmark = pytest.mark.slow
@@ -239,3 +239,26 @@ def test_a_server_that_is_still_importing_ends_with_its_parent(keeps: str, tmp_p
     parent.kill()
     parent.wait()
     assert wait_until_dead(int(server[0]))
+
+
+def test_a_process_that_has_begun_to_import_becomes_the_server() -> None:
+    imports = Imports(["json"])
+    server = ForkServer(["worker_child"], {"BEGUN_WITH": "json", "PYTHONPATH": HERE}, imports)
+    worker = Worker(server, "worker_child", [])
+    try:
+        assert worker.request(("variable", "BEGUN_WITH"), LONG_S) == "json"
+        assert worker.request(("forked from", None), LONG_S) == ([imports.process.pid], imports.process.pid)
+        assert server.began == imports.began <= time.time()
+    finally:
+        worker.kill()
+        server.close()
+    assert wait_until_dead(imports.process.pid)
+
+
+def test_imports_that_nobody_needs_end(capfd: pytest.CaptureFixture[str]) -> None:
+    imports = Imports(["json"])
+    assert alive(imports.process.pid)
+    imports.close()
+    assert wait_until_dead(imports.process.pid)
+    imports.close()  # a second time changes nothing
+    assert capfd.readouterr() == ("", "")

@@ -37,6 +37,8 @@ def handle(message: tuple[str, Any]) -> object:
             os.kill(os.getpid(), getattr(signal, value))
         case "forked from":
             return FORKED_FROM, os.getppid()
+        case "variable":
+            return os.environ.get(value)
         case "arguments":
             return ARGUMENTS
         case "grandchild":

@@ -1,6 +1,9 @@
 """The stop rule's certificate and the price of compiling, from the sampler to the table."""
 
 import json
+import time
+from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -10,14 +13,16 @@ from helpers import BUNDLED, EXPAND, FakeDevice
 from bo_tune.analysis.listing import list_studies
 from bo_tune.core.choices import MEMORY
 from bo_tune.core.conclusion import StopRule
+from bo_tune.core.outcome import Compilation, Resources
 from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config, SearchSpace, config_key
 from bo_tune.engines.folder import read_provenance, write_tables
 from bo_tune.formats.recording import read_recording
-from bo_tune.measure.device import Build
+from bo_tune.measure.device import Build, Compiled
 from bo_tune.measure.devices import job_of, replay_job
 from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
+from bo_tune.tuning.tuner import take_ready
 
 pytestmark = pytest.mark.slow
 
@@ -101,6 +106,38 @@ def test_a_study_that_is_sure_waits_for_no_compile() -> None:
     assert not [trial for trial in tuned.trials if trial.params in (on.compiled[2], on.compiled[4])]
     assert tuned.result.certificate is not None
     assert tuned.result.certificate.tried == len(tuned.trials)
+
+
+def test_a_search_that_could_end_counts_on_what_is_under_way() -> None:
+    under_way = deque([Future[Build](), Future[Build]()])
+    begun = time.monotonic()
+    assert take_ready(under_way, lambda build: build, within_s=0.05) is None
+    assert time.monotonic() - begun >= 0.05
+    under_way[1].set_result(Compiled(Compilation(1.0), Resources()))
+    second = under_way[1]
+    assert take_ready(under_way, lambda build: build) is second
+    assert len(under_way) == 1
+
+
+def test_a_study_begins_with_the_default_before_it_knows_its_candidates() -> None:
+    order = list[str]()
+
+    class Noting(FakeDevice):
+        def expect(self, problem: LoraProblem) -> None:
+            order.append("expect")
+
+        def compile(self, problem: LoraProblem, config: Config) -> Future[Build]:
+            order.append("compile")
+            return super().compile(problem, config)
+
+        def effective_configs(self, problem: LoraProblem, configs: Sequence[Config]) -> list[Config]:
+            order.append("candidates")
+            return super().effective_configs(problem, configs)
+
+    on = Noting(smooth_us, SPACE)
+    (tuned,) = Session(StudyStore(MEMORY), SessionSettings(budget=3)).run([job_of(PROBLEM, on)])
+    assert order[:3] == ["expect", "compile", "candidates"]
+    assert len(on.compiled) == len(tuned.trials) == 3, "the default is compiled once"
 
 
 def test_without_a_rule_the_budget_is_spent() -> None:

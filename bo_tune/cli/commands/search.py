@@ -115,8 +115,8 @@ def tune_command(
             with_mix,
             with_streams,
         )
+        from bo_tune.cli.commands.problems import list_problems
         from bo_tune.cli.output import Output
-        from bo_tune.cli.problems import list_problems
         from bo_tune.cli.served import absolute
 
         choose_m = served.m == [AUTO]
