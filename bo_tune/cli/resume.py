@@ -11,16 +11,20 @@ from bo_tune.store.connection.url import HIDDEN, shown
 PROGRAM = "bo-tune"
 
 
-def kept_lines(storage: str, argv: Sequence[str] | None = None) -> list[str]:
-    """Say where trials are kept and how to go on from there.
+def kept_lines(storage: str, argv: Sequence[str] | None = None, *, out: Path | None = None) -> list[str]:
+    """Say where trials are kept, how to go on from there, and how to write what is finished.
 
     Args:
         argv: how this program was called; by default as it was.
+        out: the folder that finished studies would be written into; none where there is nothing to write.
     """
     if storage == MEMORY:
         return [f"nothing is kept: --storage {MEMORY} ends with the session"]
     command, hidden = command_line(sys.argv if argv is None else argv)
     lines = [f"kept in {shown(storage)}; to go on from there, in the same folder:", f"  {command}"]
+    if out is not None:
+        words = [PROGRAM, "write", "--storage", shown(storage), "--out", str(out)]
+        lines += ["to write what is finished without that:", f"  {shlex.join(words)}"]
     return [*lines, f"  ({HIDDEN} stands for the password, which is not shown)"] if hidden else lines
 
 

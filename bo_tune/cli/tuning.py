@@ -195,7 +195,8 @@ def tune_one_way(
                 if then is not None:
                     then(tuned)
             except (InterruptedSearch, KeyboardInterrupt):
-                progress.interrupted(kept_lines(arguments.storage))
+                out = arguments.out if progress.done else None
+                progress.interrupted(kept_lines(arguments.storage, out=out))
                 raise typer.Exit(exit_codes.INTERRUPTED) from None
         activity = session.activity
         mix()  # what others have written meanwhile

@@ -225,6 +225,15 @@ def test_a_search_is_chosen_from_the_list_or_a_cell(open_page: Open, found: Revi
     assert marks.count() == len(shrink.first.trials)
 
 
+def test_configs_are_counted_in_whole_numbers(open_page: Open) -> None:
+    opened = open_page(width=1280)
+    labels = opened.page.locator(
+        "#detail svg [aria-label*='configs launched'] .role-axis-label text"
+    ).all_text_contents()
+    assert labels
+    assert all(label.isdecimal() for label in labels), labels
+
+
 def test_kernels_that_agree_show_their_sum(open_page: Open) -> None:
     page = open_page().page
     name = "fused_moe_lora: w13_shrink + w13_expand + w2_shrink + w2_expand"

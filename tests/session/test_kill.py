@@ -25,6 +25,7 @@ from helpers import (
     SHRINK_BIG,
     SHRINK_TABLE,
     command,
+    run_command,
     sliced,
     sqlite_url,
     write_all,
@@ -213,12 +214,15 @@ def test_asked_to_stop_it_says_what_is_kept_and_goes_on(tuning: Tuning, referenc
     assert process.wait(PATIENCE_S) == 130
     output = tuning.output()
     told = printed(output)
-    said, where, again = output.splitlines()[-3:]
+    said, where, again, _, write = output.splitlines()[-5:]
     assert re.fullmatch(
         rf"interrupted: [1-8] of {PROBLEMS} studies finished, {told.total()} trials recorded by this run", said
     ), said
     assert where == f"kept in {sqlite_url(tuning.database)}; to go on from there, in the same folder:"
     assert shlex.split(again) == ["bo-tune", *tuning.command[1:]]
+    written = run_command(*shlex.split(write)[1:-1], str(tuning.out.with_name("written")), cwd=tuning.folder)
+    assert written.code == 0, written.err
+    assert int(re.findall(r"^(\d+) entries; \d+ studies have not ended$", written.out, re.MULTILINE)[0]) >= 1
     assert "Traceback" not in output
     assert told == tuning.stored()
     assert not (tuning.out / SHRINK_TABLE).exists()

@@ -250,7 +250,12 @@ _US = {
     "scale": {"type": "log", "nice": False, "padding": 12},
     "axis": {"tickCount": 6, "format": "~r"},
 }
-_LAUNCHED = {"field": "x", "type": "quantitative", "title": "configs launched"}
+_LAUNCHED = {
+    "field": "x",
+    "type": "quantitative",
+    "title": "configs launched",
+    "axis": {"format": "d", "tickMinStep": 1},  # else a wide page has 0.0, 0.5 or 1.0 of them
+}
 _TIP = {"field": "us", "title": "us", "format": ".2f"}
 
 

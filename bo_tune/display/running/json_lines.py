@@ -104,7 +104,7 @@ class JsonLines:
         self._session: Callable[[], Session | None] = lambda: None
         self._lock = threading.Lock()
         self._began = time.monotonic()
-        self._done, self._failed, self.trials = 0, 0, 0
+        self.done, self._failed, self.trials = 0, 0, 0
         self._over = False
         self._ended = threading.Event()
         self._ticker = threading.Thread(target=self._tick, name="progress", daemon=True)
@@ -123,7 +123,7 @@ class JsonLines:
         self._over = True
         self._ended.set()
         self._ticker.join()
-        counts = {"studies_done": self._done, "studies_failed": self._failed, "trials": self.trials}
+        counts = {"studies_done": self.done, "studies_failed": self._failed, "trials": self.trials}
         self.tell("session_ended", interrupted=interrupted, **counts, elapsed_s=self._elapsed_s())
 
     def _elapsed_s(self) -> float:
@@ -147,7 +147,7 @@ class JsonLines:
             self.tell("gpu_noticed", text=event.text, spoils=event.spoils)
             return
         self.trials += isinstance(event, TrialRecorded)
-        self._done += isinstance(event, StudyFinished)
+        self.done += isinstance(event, StudyFinished)
         self._failed += isinstance(event, StudyFailed)
         of_study = (event.name, event.problem.kernel, event.problem.label)
         name, said = _said(event)

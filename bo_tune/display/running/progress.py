@@ -145,6 +145,11 @@ class Progressing:
             print_line(self._urgent, line, whole=line.startswith(" "))
 
     @property
+    def done(self) -> int:
+        """Studies that this run has finished, or found finished."""
+        return self._watched.view().done
+
+    @property
     def trials(self) -> int:
         """Trials recorded by this run."""
         return self._watched.trials
