@@ -17,7 +17,11 @@ from bo_tune.kernels.autotuned import misses
 from bo_tune.kernels.autotuned.misses import Misses
 from bo_tune.kernels.user import frozen
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")]
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+    pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning"),  # PyTorch's compiler says so anywhere
+]
 
 HERE = Path(__file__).parent
 
