@@ -17,13 +17,18 @@ from bo_tune.engines.base import WrittenConfig
 
 def comparison_tables(comparisons: Comparisons) -> Iterator[Table]:
     """Return a comparison: a table for each file, an entry a row."""
-    searches = f"{comparisons.tuned} against {comparisons.grid}"
+    searches, second = f"{comparisons.tuned} against {comparisons.grid}", _second(comparisons)
     for file, entries in groupby(comparisons.entries, key=lambda entry: entry.file):
-        figures = ("default us", "tuned us", "grid us", "regret" if comparisons.is_regret else "slower")
-        table = plain_table(f"{file}: {searches}", ("keys", "tuned config", "grid config"), figures)
+        figures = ("default us", "tuned us", f"{second} us", "regret" if comparisons.is_regret else "slower")
+        table = plain_table(f"{file}: {searches}", ("keys", "tuned config", f"{second} config"), figures)
         for entry in entries:
             table.add_row(*_comparison_row(entry))
         yield table
+
+
+def _second(comparisons: Comparisons) -> str:
+    """Return what the second folder is called: a grid where its search was exhaustive."""
+    return "grid" if comparisons.is_regret else "other"
 
 
 def _comparison_row(entry: Comparison) -> list[str]:
@@ -42,7 +47,7 @@ def comparison_lines(comparisons: Comparisons) -> list[str]:
     """Return the lines below the table: what the entries that both have cost either search, ratios, regret."""
     common = "1 entry stands" if comparisons.common == 1 else f"{comparisons.common} entries stand"
     lines = [f"{common} in both; what a search cost is counted for these alone"]
-    for name, side in (("tuned", comparisons.tuned), ("grid", comparisons.grid)):
+    for name, side in (("tuned", comparisons.tuned), (_second(comparisons), comparisons.grid)):
         totals = side.totals
         if totals:
             wall = f", trials under way for {totals['wall_s']:.1f} s" if "wall_s" in totals else ""
@@ -53,10 +58,10 @@ def comparison_lines(comparisons: Comparisons) -> list[str]:
     ratios = comparisons.ratios
     if ratios:
         shown = [f"{ratio:.1f}x {name.replace('_', ' ')}" for name, ratio in ratios.items() if name != "compile_s"]
-        lines.append(f"grid / tuned: {', '.join(shown)}")
+        lines.append(f"{_second(comparisons)} / tuned: {', '.join(shown)}")
     regrets = comparisons.regrets
     if regrets:
-        what = "regret" if comparisons.is_regret else "tuned time above grid's"
+        what = "regret" if comparisons.is_regret else "tuned time above the other's"
         lines.append(f"{what}: mean {percent(fmean(regrets))}, worst {percent(max(regrets))} of {len(regrets)} entries")
     if comparisons.speed_up:
         gains = f"geometric mean of {len(comparisons.gains)}"
