@@ -272,7 +272,7 @@ def test_a_deadline_adapts_within_its_bounds(seconds: list[float], most_s: float
 
 
 def test_a_deadline_follows_what_compiles_take() -> None:
-    deadline = Deadline(60.0)
+    deadline = Deadline(60.0, least_s=3.0)
     for _ in range(Deadline.KNOWN):
         deadline.learn("a", 1.0)
     assert deadline.of("a") == Deadline.FACTOR
