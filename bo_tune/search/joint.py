@@ -203,11 +203,11 @@ def _targets(member: Member, others: Sequence[Mapping[int, float]], best: float)
     return {value: target for value, target in found.items() if 0 < target < inf}
 
 
-def certify_jointly(members: Sequence[Member], tolerance: float) -> Certificate:
+def certify_jointly(members: Sequence[Member], tolerance: float, *, with_loss: bool = False) -> Certificate:
     """Return how sure it is that no untried combination is better than the best measured one by more than tolerance.
 
     From draws of the kernels' posteriors, which are independent of each other. Depends on the studies' content and the
-    seed alone. Its ``tried`` is that of a kernel on average.
+    seed alone. Its ``tried`` is that of a kernel on average. See ``certify`` for ``with_loss``.
     """
     tried = sum(member.tried for member in members) // len(members)
     taught = all(member.taught for member in members)
@@ -222,13 +222,18 @@ def certify_jointly(members: Sequence[Member], tolerance: float) -> Certificate:
         np.min([np.sum([d[which].get(v, _NEVER) for d in draws], axis=0) for v in values], axis=0) for which in (0, 1)
     )
     probability = float(np.mean(possible >= (1.0 - tolerance) * known))
-    loss = max(_improvements(members), default=0.0) / objective([member.measured for member in members])
+    loss = _expected_loss(members) if with_loss else None
     return Certificate(tolerance, probability, tried, taught=taught, expected_loss=loss)
 
 
-def _improvements(members: Sequence[Member]) -> Iterator[float]:
-    """Yield, for each kernel, by how much one more of its configs is expected to lower the best sum, in us."""
+def _expected_loss(members: Sequence[Member]) -> float:
+    """Return the share by which one more config is expected to lower the best sum, of the kernel where it is most."""
     best = objective([member.measured for member in members])
+    return max(_improvements(members, best), default=0.0) / best
+
+
+def _improvements(members: Sequence[Member], best: float) -> Iterator[float]:
+    """Yield, for each kernel, by how much one more of its configs is expected to lower the best sum, in us."""
     for k, member in enumerate(members):
         others = [other.potential for j, other in enumerate(members) if j != k]
         found = member.improvements(_targets(member, others, best)) if len(member.untried) else None

@@ -33,10 +33,15 @@ BEST = 6
 DRAWS = 400
 
 
-def certify(sampler: FiniteGridSampler, study: Study, tolerance: float = 0.01) -> Certificate:
+def certify(
+    sampler: FiniteGridSampler, study: Study, tolerance: float = 0.01, *, with_loss: bool = False
+) -> Certificate:
     """Compute the certificate of a study as it stands; it depends on the seed and the study's content alone.
 
     Running trials count as untried.
+
+    Args:
+        with_loss: whether to say what loss is to be expected, which no stop rule asks for.
     """
     log = sampler.log(study)
     tried = [o for o in log.observations if o.value is not None]
@@ -49,7 +54,7 @@ def certify(sampler: FiniteGridSampler, study: Study, tolerance: float = 0.01) -
     rng = np.random.default_rng([sampler.seed, len(tried)])
     step = float(-np.log1p(-tolerance)) / scale.unit
     probability = none_better(posterior, untried, step, rng)
-    loss = float(np.expm1(scale.unit * improvement(posterior, untried)))
+    loss = float(np.expm1(scale.unit * improvement(posterior, untried))) if with_loss else None
     return Certificate(tolerance, probability, len(tried), taught=sampler.taught, expected_loss=loss)
 
 

@@ -48,9 +48,9 @@ class Proposer(Protocol):
     def forget(self, proposal: Proposal) -> None:
         """Take note that a proposal is not tried."""
 
-    def certificate(self, tolerance: float) -> Certificate | None:
+    def certificate(self, tolerance: float, *, with_loss: bool = False) -> Certificate | None:
         """Return how sure its model is that nothing untried is better by more than ``tolerance``, a share; None
-        without a model. Raises as ``propose``."""
+        without a model. See ``certify`` for ``with_loss``. Raises as ``propose``."""
 
     def close(self) -> None:
         """Give back what it holds."""
@@ -99,9 +99,9 @@ class SamplerProposer:
         """See ``Proposer``."""
         self.study.tell(self._under_way.pop(proposal.number), state=TrialState.FAIL)
 
-    def certificate(self, tolerance: float) -> Certificate | None:
+    def certificate(self, tolerance: float, *, with_loss: bool = False) -> Certificate | None:
         """See ``Proposer``."""
-        return certificate_of(self.sampler, self.study, tolerance)
+        return certificate_of(self.sampler, self.study, tolerance, with_loss=with_loss)
 
     def close(self) -> None:
         """See ``Proposer``."""
@@ -141,13 +141,15 @@ class InOrderProposer:
             self._forgotten.add(key)
             self._untried[key] = proposal.config
 
-    def certificate(self, tolerance: float) -> Certificate | None:
+    def certificate(self, tolerance: float, *, with_loss: bool = False) -> Certificate | None:
         """See ``Proposer``."""
 
     def close(self) -> None:
         """See ``Proposer``."""
 
 
-def certificate_of(sampler: BaseSampler, study: Study, tolerance: float) -> Certificate | None:
+def certificate_of(sampler: BaseSampler, study: Study, tolerance: float, *, with_loss: bool) -> Certificate | None:
     """Return how sure a sampler's model is that nothing better is left; None for one without a model."""
-    return certify(sampler, study, tolerance) if isinstance(sampler, FiniteGridSampler) else None
+    if not isinstance(sampler, FiniteGridSampler):
+        return None
+    return certify(sampler, study, tolerance, with_loss=with_loss)

@@ -110,6 +110,7 @@ class _Choose:
 class _Certify:
     news: _News
     tolerance: float
+    with_loss: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,9 +231,9 @@ class OffloadedProposer:
         self._log.fail(self._under_way.pop(proposal.number))
         self._log.adopt((), tuple(self._under_way.values()))
 
-    def certificate(self, tolerance: float) -> Certificate | None:
+    def certificate(self, tolerance: float, *, with_loss: bool = False) -> Certificate | None:
         """See ``Proposer``."""
-        answer = self._pool.ask(self._study, _Certify(self._take_news(), tolerance))
+        answer = self._pool.ask(self._study, _Certify(self._take_news(), tolerance, with_loss))
         assert answer is None or isinstance(answer, Certificate)
         return answer
 
@@ -279,9 +280,9 @@ class _Served:
         trial.number = request.trial_number
         return self._sampler.choose(self.study, trial, self._log, request.free)
 
-    def certificate(self, tolerance: float) -> Certificate | None:
+    def certificate(self, request: _Certify) -> Certificate | None:
         """Return how sure the model is."""
-        return certificate_of(self._sampler, self.study, tolerance)
+        return certificate_of(self._sampler, self.study, request.tolerance, with_loss=request.with_loss)
 
 
 class _Server:
@@ -313,7 +314,7 @@ class _Server:
     def _(self, request: _Certify) -> Certificate | None:
         served = self._studies[request.news.study]
         served.take(request.news)
-        return served.certificate(request.tolerance)
+        return served.certificate(request)
 
     @answer.register
     def _(self, request: _Close) -> None:

@@ -66,3 +66,8 @@ class TunerSettings:
     finalists: Finalists = Finalists()
     stop_slow: bool = True
     stop_rule: StopRule | None = None
+
+    @property
+    def tolerance(self) -> float:
+        """The stop rule's, or the usual one: a config better by a smaller share is not worth looking for."""
+        return (self.stop_rule or StopRule()).tolerance

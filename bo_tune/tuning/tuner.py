@@ -85,7 +85,8 @@ def take_ready(
         None where none is compiled by then.
     """
     builds = [build(one) for one in under_way]
-    wait(builds, timeout=within_s, return_when=FIRST_COMPLETED)
+    if not any(future.done() for future in builds):
+        wait(builds, timeout=within_s, return_when=FIRST_COMPLETED)
     place = next((place for place, future in enumerate(builds) if future.done()), None)
     if place is None:
         return None
@@ -252,15 +253,14 @@ class Tuner:
     def certificate(self) -> Certificate | None:
         """How sure the sampler's model is that nothing better is left; None for a sampler without one."""
         if self._certified is None or self._certified[0] != len(self.trials):
-            rule = self._settings.stop_rule or StopRule()
-            self._certified = len(self.trials), self.proposer.certificate(rule.tolerance)
+            self._certified = len(self.trials), self.proposer.certificate(self._settings.tolerance)
             self.sure = self._certified[1].probability if self._certified[1] else None
         return self._certified[1]
 
     @property
     def certificates(self) -> list[Certificate | None]:
-        """The certificate of each kernel, as of a search of several."""
-        return [self.certificate]
+        """The certificate of each kernel, as of a search of several, with the loss to be expected."""
+        return [self.proposer.certificate(self._settings.tolerance, with_loss=True)]
 
     @property
     def default_us(self) -> float | None:

@@ -83,10 +83,11 @@ def test_the_expected_loss_falls_as_the_best_is_found() -> None:
     losses = []
     for _ in range(30):
         step(study)
-        loss = certify(sampler, study).expected_loss
+        loss = certify(sampler, study, with_loss=True).expected_loss
         assert loss is not None
         assert loss >= 0
         losses.append(loss)
+    assert certify(sampler, study).expected_loss is None, "it is on no trial's path"
     assert study.best_value == time_us(7, 3)
     assert losses[-1] < 0.001
     assert losses[-1] < 0.1 * max(losses)

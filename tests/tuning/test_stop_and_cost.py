@@ -106,6 +106,7 @@ def test_a_study_that_is_sure_waits_for_no_compile() -> None:
     assert not [trial for trial in tuned.trials if trial.params in (on.compiled[2], on.compiled[4])]
     assert tuned.result.certificate is not None
     assert tuned.result.certificate.tried == len(tuned.trials)
+    assert tuned.result.certificate.expected_loss is not None
 
 
 def test_a_search_that_could_end_counts_on_what_is_under_way() -> None:

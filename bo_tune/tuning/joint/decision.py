@@ -67,13 +67,13 @@ class DecidedTuner:
 
     @property
     def certificates(self) -> list[Certificate | None]:
-        """How sure each kernel's model is."""
-        return [tuner.certificate for tuner in self.tuners]
+        """How sure each kernel's model is, with the loss to be expected."""
+        return [one for tuner in self.tuners for one in tuner.certificates]
 
     @property
     def certificate(self) -> Certificate | None:
         """That of the kernel whose model is the least sure; None without models."""
-        known = [one for one in self.certificates if one is not None]
+        known = [one for tuner in self.tuners if (one := tuner.certificate) is not None]
         return min(known, key=lambda one: one.probability) if len(known) == len(self.tuners) else None
 
     def is_sure(self) -> bool:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from optuna.study import Study
 
-from bo_tune.core.conclusion import SHARED, Certificate, LayerTimes, StopRule
+from bo_tune.core.conclusion import SHARED, Certificate, LayerTimes
 from bo_tune.core.outcome import Launches
 from bo_tune.core.space import ConfigKey, config_key
 from bo_tune.core.surroundings import Mixture
@@ -117,8 +117,12 @@ class JointTuner:
 
     @property
     def certificates(self) -> list[Certificate | None]:
-        """That of all, for each kernel."""
-        return [self.certificate] * len(self.tuners)
+        """That of all, for each kernel, with the loss to be expected."""
+        return [self._certify(with_loss=True) if self._has_models else None] * len(self.tuners)
+
+    def _certify(self, *, with_loss: bool) -> Certificate:
+        members = [self._member(tuner) for tuner in self.tuners]
+        return certify_jointly(members, self._settings.tolerance, with_loss=with_loss)
 
     @property
     def certificate(self) -> Certificate | None:
@@ -127,9 +131,7 @@ class JointTuner:
             return None
         trials = sum(len(tuner.trials) for tuner in self.tuners)
         if self._certified is None or self._certified[0] != trials:
-            tolerance = (self._settings.stop_rule or StopRule()).tolerance
-            members = [self._member(tuner) for tuner in self.tuners]
-            self._certified = trials, certify_jointly(members, tolerance)
+            self._certified = trials, self._certify(with_loss=False)
             for tuner in self.tuners:
                 tuner.sure = self._certified[1].probability
         return self._certified[1]
