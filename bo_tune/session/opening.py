@@ -16,6 +16,7 @@ from bo_tune.processes.fork_server import ForkServer
 from bo_tune.session.claims import Claims, note_space
 from bo_tune.session.settings import SessionSettings
 from bo_tune.store.storage import StoredStudy
+from bo_tune.store.trials import State
 from bo_tune.tuning.candidates import Candidates, candidates
 from bo_tune.tuning.conclude import Search
 from bo_tune.tuning.cost import cost
@@ -176,9 +177,10 @@ def _begun_ahead(
 ) -> Future[Build] | None:
     """Make a study ready to go on, and begin with what a new one needs whatever its candidates are, which take a moment
     to find: inputs, and the default config's binary. Returns the latter; None where the study has trials."""
-    if stored.has_running():
+    counts = stored.counts()
+    if State.RUNNING.name in counts:
         stored.fail_running()
-    if stored.trials():
+    if counts:
         return None
     device.expect(problem)
     return device.compile(problem, default)

@@ -30,6 +30,7 @@ from bo_tune.store.attributes import DISTURBED_ATTR, FIGURES_ATTR, ORIGIN_ATTR, 
 from bo_tune.store.result import note_of
 from bo_tune.store.results import StudyResult, figures_of
 from bo_tune.store.storage import StudyStore
+from bo_tune.store.trials import State
 from bo_tune.tuning.conclude import Asked, choose_results, current_results, have_ended
 from bo_tune.tuning.history import Histories
 from bo_tune.tuning.joint.decision import decision_of, parted
@@ -218,7 +219,7 @@ class Session:
     def _collect(self, jobs: Sequence[Job]) -> list[Tuned] | None:
         """Return studies that are done; None where a trial came after their results, or seems to be under way."""
         tuners = [self.opener.open(job, done=True) for job in jobs]
-        if any(tuner.stored.has_running() for tuner in tuners):
+        if any(State.RUNNING.name in tuner.stored.counts() for tuner in tuners):
             return None
         attributes = [tuner.stored.attributes() for tuner in tuners]
         results: Sequence[StudyResult | None] | None = current_results(tuners, self.settings.of_group(jobs).asked)

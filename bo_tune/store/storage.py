@@ -37,7 +37,6 @@ from bo_tune.store.result import StudyResult
 from bo_tune.store.rows.study_reader import StudyRow
 from bo_tune.store.rows.study_writer import WritableRows
 from bo_tune.store.rows.trial_queue import LOST, TrialQueue, Writer, Written
-from bo_tune.store.trials import State
 
 __all__ = ["StoredStudy", "StudyName", "StudyStore", "StudySummary"]
 
@@ -369,9 +368,9 @@ class StoredStudy:
         ``add``."""
         self._write(lambda rows: rows.set_note(self.study_id, text))
 
-    def has_running(self) -> bool:
-        """Say whether a trial is RUNNING, which none of this package's ever is."""
-        return State.RUNNING.name in self._store.counts([self.study_id]).get(self.study_id, {})
+    def counts(self) -> Mapping[str, int]:
+        """Return how many trials there are, by the names of their states: none of this package's is ever RUNNING."""
+        return self._store.counts([self.study_id]).get(self.study_id, {})
 
     def fail_running(self) -> int:
         """End the trials that a killed process left RUNNING; return how many there were."""

@@ -19,7 +19,7 @@ from bo_tune.core.activity import FarmActivity
 from bo_tune.core.outcome import Compilation, Invalid, InvalidReason
 from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config
-from bo_tune.kernels.registry import OF_BASE_MODEL
+from bo_tune.kernels.registry import is_known, kernel_spec
 from bo_tune.measure.backends.registry import backend_named
 from bo_tune.measure.device import Build, Compiled
 from bo_tune.measure.occupancy import Occupancy
@@ -59,7 +59,7 @@ class Deadline:
 
     def of(self, kernel: str) -> float:
         """Return the deadline of the next compile of a kernel, in seconds: the bounds are those of one binary."""
-        binaries = OF_BASE_MODEL[kernel].launches if kernel in OF_BASE_MODEL else 1
+        binaries = kernel_spec(kernel).launches if is_known(kernel) else 1
         most_s, known = self._most_s * binaries, self._seconds[kernel]
         if len(known) < self.KNOWN:
             return most_s
