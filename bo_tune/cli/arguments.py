@@ -18,6 +18,7 @@ from bo_tune.formats.study_schema import Budget
 from bo_tune.kernels.experts.step import KERNEL as EXPERTS
 from bo_tune.kernels.mamba.step import KERNEL as MAMBA
 from bo_tune.kernels.registry import OF_BASE_MODEL, kernel_spec
+from bo_tune.measure.backends.registry import recordings_named
 from bo_tune.measure.devices import kernel_source
 from bo_tune.measure.source import VLLM
 from bo_tune.session.settings import MOST_ACTIVE, SessionSettings
@@ -103,8 +104,7 @@ def measures_base_model(measuring: Measuring) -> bool:
     Raises:
         DeviceError: the kernels that are asked for cannot be had.
     """
-    is_replay = measuring.device.partition(":")[0] == "replay"
-    return not is_replay and kernel_source(measuring.kernels) == VLLM
+    return recordings_named(measuring.device) is None and kernel_source(measuring.kernels) == VLLM
 
 
 def _engine(study: StudyFile) -> EngineChoice:

@@ -8,22 +8,20 @@ before anything else.
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bo_tune.core.choices import MEMORY
 from bo_tune.errors import InputError
+from bo_tune.measure.backends.registry import recordings_named
 from bo_tune.processes.fork_server import IMPORTED_FIRST, Imports
+from bo_tune.processes.importing import missing_packages
+from bo_tune.store.connection.sqlite_file import plain_file
 
 if TYPE_CHECKING:
     from bo_tune.cli.arguments import Arguments
     from bo_tune.core.problem import Problem
     from bo_tune.measure.devices import Job
     from bo_tune.session.workers.measuring import Forks
-
-SQLITE = "sqlite:///"
-REPLAY = "replay:"
 
 
 @contextmanager
@@ -34,8 +32,9 @@ def importing_ahead(device: str, storage: str, *, anew: bool, here: bool = True)
         anew: whether all studies begin anew.
         here: whether it is a single process of this host that compiles them.
     """
-    is_new = anew or storage == MEMORY or (storage.startswith(SQLITE) and not Path(storage[len(SQLITE) :]).exists())
-    if not here or not is_new or device.startswith(REPLAY) or find_spec("torch") is None or find_spec("triton") is None:
+    file = plain_file(storage)
+    is_new = anew or storage == MEMORY or (file is not None and not file.exists())
+    if not here or not is_new or recordings_named(device) is not None or missing_packages():
         yield None
         return
     imports = Imports(IMPORTED_FIRST)

@@ -5,7 +5,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 from bo_tune.core.choices import EngineChoice, MoePathChoice
@@ -30,7 +29,7 @@ from bo_tune.measure.gpu.device import COMPILE_MODULE, GpuDevice, compile_host
 from bo_tune.measure.host_state import HostState, host_digest
 from bo_tune.measure.replay import ReplayDevice
 from bo_tune.measure.source import BUILTIN, SGLANG, VLLM
-from bo_tune.processes.fork_server import IMPORTED_FIRST, Imports
+from bo_tune.processes.fork_server import IMPORTED_FIRST
 
 OWN_INSTEAD = (
     "bo_tune's own kernels are tuned instead, which no engine runs; --kernels builtin says that this is wanted"
@@ -237,44 +236,11 @@ def _with_recorded(jobs: Sequence[Job], deciding: Sequence[Job], path: MoePathCh
     return chosen
 
 
-def _check_packages() -> None:
-    """Raise DeviceError where what compiles and measures kernels is not installed."""
-    missing = [name for name in ("torch", "triton") if find_spec(name) is None]
-    if missing:
-        raise DeviceError(
-            f"kernels cannot be compiled or measured without {' and '.join(missing)}: pip install 'bo_tune[gpu]'; "
-            "recorded grids are replayed without, by --device replay:DIR"
-        )
-
-
 def engine_notes(jobs: Sequence[Job]) -> list[str]:
     """Return what the kernels have to say of being tuned, each line once."""
     together = [job for job in jobs if job.spec.joint_group(job.problem) is not None]
     notes = dict.fromkeys(job.device.note(job.problem) for job in together)
     return [note for note in notes if note is not None]
-
-
-def gpu_host(
-    source: str,
-    conditions: Conditions,
-    workers: int | None,
-    deadlines: Deadlines,
-    packs: Sequence[Path] = (),
-    *,
-    backend: str = DEFAULT_BACKEND,
-    imports: Imports | None = None,
-) -> CompileHost:
-    """Start what forks the processes of this host's GPUs. It imports torch and Triton for seconds.
-
-    Args:
-        imports: a process that has begun to (``IMPORTED_FIRST``).
-
-    Raises:
-        DeviceError: kernels cannot be compiled here.
-        PackError: a pack is damaged.
-    """
-    _check_packages()
-    return compile_host(source, conditions, workers, deadlines, packs, backend=backend, imports=imports)
 
 
 @contextmanager
@@ -304,7 +270,7 @@ def gpu_devices(
     """
     deadlines, vendor = deadlines or Deadlines(), backend_named(backend)
     if host is None:
-        host = gpu_host(source, conditions or Conditions(), compile_workers, deadlines, packs, backend=backend)
+        host = compile_host(source, conditions or Conditions(), compile_workers, deadlines, packs, backend=backend)
     opened: list[GpuDevice] = []
     try:
         identities = dict(enumerate(known_identities(vendor, required=indices is None)))
@@ -351,7 +317,6 @@ def compilers_for(
     Raises:
         DeviceError: if the kernel source cannot be used.
     """
-    _check_packages()
     vendor = backend_named(gpu.backend)
     environment = {**vendor.environment, **conditions.environment, "TRITON_STORE_BINARY_ONLY": "1"}
     environment["TRITON_CACHE_DIR"] = str(cache.resolve())

@@ -57,6 +57,11 @@ class LateModule:
         return found
 
 
+def missing_packages() -> list[str]:
+    """Return which of the packages that compile and measure kernels are not installed. Loads none."""
+    return [name for name in ("torch", "triton") if importlib.util.find_spec(name) is None]
+
+
 def import_source(source: str) -> ModuleType:
     """Import a module by its name, or the Python file of a path; each once in a process.
 

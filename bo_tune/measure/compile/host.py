@@ -12,6 +12,7 @@ from bo_tune.measure.compile.compilers import Compilers
 from bo_tune.measure.compile.farm import CompileFarm, Deadline
 from bo_tune.measure.compile.packed import PackedBinaries
 from bo_tune.processes.fork_server import ForkServer, Imports
+from bo_tune.processes.importing import missing_packages
 
 
 class CompileHost:
@@ -27,7 +28,7 @@ class CompileHost:
         imports: a process that has begun to import some of the modules.
 
     Raises:
-        DeviceError: if Triton's cache cannot be written.
+        DeviceError: if torch or Triton is not installed, or Triton's cache cannot be written.
         PackError: if a pack is damaged.
     """
 
@@ -42,6 +43,7 @@ class CompileHost:
         packs: Sequence[Path] = (),
         imports: Imports | None = None,
     ) -> None:
+        _check_packages()
         check_cache({**os.environ, **environment})
         self._source, self.workers, self._deadline_s = source, workers, deadline_s
         self._packs = PackedBinaries(packs)
@@ -101,6 +103,15 @@ def check_cache(environment: Mapping[str, str]) -> None:
             f"{folder}: Triton's cache cannot be written: {os_error_text(error)}; name another place with "
             "TRITON_CACHE_DIR"
         ) from None
+
+
+def _check_packages() -> None:
+    """Raise DeviceError where what compiles and measures kernels is not installed."""
+    if missing := missing_packages():
+        raise DeviceError(
+            f"kernels cannot be compiled or measured without {' and '.join(missing)}: pip install 'bo_tune[gpu]'; "
+            "recorded grids are replayed without, by --device replay:DIR"
+        )
 
 
 def cores(kept: int) -> int:

@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bo_tune.core.choices import MEMORY, MoePathChoice
 from bo_tune.core.conditions import Conditions
@@ -15,16 +14,14 @@ from bo_tune.measure.backends.base import known_identities
 from bo_tune.measure.backends.registry import GpuName, backend_named, gpu_named, recordings_named
 from bo_tune.measure.compile.host import CompileHost
 from bo_tune.measure.deadlines import Deadlines
-from bo_tune.measure.devices import Job, gpu_devices, gpu_host, job_of, kernel_source
+from bo_tune.measure.devices import Job, gpu_devices, job_of, kernel_source
+from bo_tune.measure.gpu.device import GpuDevice, compile_host
 from bo_tune.measure.host_state import host_digest
 from bo_tune.processes.fork_server import ForkServer, Imports
 from bo_tune.session.recalled import recalled_jobs
 from bo_tune.session.settings import SessionSettings
 from bo_tune.store.looking import looking_at
 from bo_tune.tuning.settings import search_server
-
-if TYPE_CHECKING:
-    from bo_tune.measure.gpu.device import GpuDevice
 
 STUDIES_PER_SEARCHER = 2
 """Studies under way for each process that computes proposals: a tenth of the compilers' time, but in bursts."""
@@ -119,13 +116,13 @@ def forking(measured: Measured, imports: Imports | None = None) -> Iterator[Fork
     deadlines = Deadlines.compiling_in(measured.compile_deadline_s)
     source, words = kernel_source(measured.source), (measured.conditions, measured.jobs, deadlines, measured.packs)
     with (
-        closing(gpu_host(source, *words, backend=measured.backend, imports=imports)) as host,
+        closing(compile_host(source, *words, backend=measured.backend, imports=imports)) as host,
         closing(search_server()) as searches,
     ):
         yield Forks(host, searches)
 
 
-def opened(measured: Measured, host: CompileHost | None = None) -> "AbstractContextManager[list[GpuDevice]]":
+def opened(measured: Measured, host: CompileHost | None = None) -> AbstractContextManager[list[GpuDevice]]:
     """Open this host's GPUs while it lasts. Raises InputError, on entry too.
 
     Args:
@@ -145,7 +142,7 @@ def opened(measured: Measured, host: CompileHost | None = None) -> "AbstractCont
 
 
 @contextmanager
-def opened_one(measured: Measured) -> "Iterator[GpuDevice]":
+def opened_one(measured: Measured) -> Iterator[GpuDevice]:
     """Open one GPU of this host while it lasts. Raises InputError and DeviceError."""
     with opened(measured) as (gpu,):
         yield gpu
@@ -191,7 +188,7 @@ def host_gpus(measured: Measured) -> list[int]:
     return list(range(len(backend_named(measured.backend).identities()))) if indices is None else indices
 
 
-def jobs_on(problems: Sequence[Problem], devices: "Sequence[GpuDevice]", layers: Mapping[Problem, Layer]) -> list[Job]:
+def jobs_on(problems: Sequence[Problem], devices: Sequence[GpuDevice], layers: Mapping[Problem, Layer]) -> list[Job]:
     """Return the jobs of problems: one for each type of GPU, which any GPU of that type may do.
 
     Args:
@@ -203,7 +200,7 @@ def jobs_on(problems: Sequence[Problem], devices: "Sequence[GpuDevice]", layers:
     return [job_of(p, equal[0], equal[1:], layers.get(p)) for equal in by_type.values() for p in problems]
 
 
-def at_once(settings: SessionSettings, devices: "Sequence[GpuDevice]", studies: int) -> SessionSettings:
+def at_once(settings: SessionSettings, devices: Sequence[GpuDevice], studies: int) -> SessionSettings:
     """Return the settings with what this host can do at once."""
     compilers = max(device.compile_workers for device in devices)
     settings = settings.on(compilers, studies, len(devices))
