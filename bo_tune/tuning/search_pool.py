@@ -265,9 +265,10 @@ class _Served:
         self._log = self._sampler.adopt(self.study)
 
     def prepare(self) -> None:
-        """Build the model, of a sampler that has one."""
-        if isinstance(self._sampler, FiniteGridSampler):
-            self._sampler.model(self.study).points(())
+        """Build the model, of a sampler that has one. A default config off the grid would have it built again."""
+        sampler = self._sampler
+        if isinstance(sampler, FiniteGridSampler) and sampler.grid.index(self.recipe.default) is not None:
+            sampler.model(self.study).points(())
 
     def take(self, news: _News) -> None:
         """Take in what is new."""
