@@ -11,15 +11,8 @@ from helpers import H100
 from bo_tune.core.outcome import InvalidReason, Resources
 from bo_tune.core.problem import LoraProblem
 from bo_tune.formats.pack.archive import files_of, write_pack
-from bo_tune.formats.pack.contents import (
-    Identity,
-    KernelText,
-    Manifest,
-    PackedBinary,
-    PackedFile,
-    Toolchain,
-    to_json,
-)
+from bo_tune.formats.pack.contents import Manifest, PackedBinary, PackedFile, to_json
+from bo_tune.formats.pack.identity import Identity, KernelText, Toolchain
 
 PROBLEM = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
 CONFIG = {

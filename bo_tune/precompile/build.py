@@ -23,14 +23,8 @@ from bo_tune.core.problem import GpuInfo
 from bo_tune.errors import PackError
 from bo_tune.files import os_error_text, write_atomically
 from bo_tune.formats.pack.archive import files_of, unpack, write_pack
-from bo_tune.formats.pack.contents import (
-    MACHINE_CODE,
-    Identity,
-    Manifest,
-    PackedBinary,
-    from_json,
-    to_json,
-)
+from bo_tune.formats.pack.contents import MACHINE_CODE, Manifest, PackedBinary, from_json, to_json
+from bo_tune.formats.pack.identity import Identity
 from bo_tune.measure.compile.compilers import Compilers
 from bo_tune.measure.compile.farm import COMPILER_DIED
 from bo_tune.measure.device import Build

@@ -136,7 +136,7 @@ def test_a_cache_that_cannot_be_written_is_said_before_anything_starts(tmp_path:
 
 
 def test_a_killed_compiler_costs_one_config(farm: CompileFarm) -> None:
-    farm._workers[0].start()
+    farm.wait_until_started()
     starts = farm._workers[0].starts
     pid = farm._workers[0].pid
     assert pid is not None
@@ -220,7 +220,7 @@ def wait_until(holds: Callable[[], bool]) -> None:
 
 def test_closing_ends_what_is_under_way(server: ForkServer) -> None:
     farm = new_farm(server, LONG_S)
-    farm._workers[0].start()
+    farm.wait_until_started()
     builds = [submit(farm, {**LARGE, "split_k": split_k}) for split_k in (4, 8, 16)]
     time.sleep(0.3)
     start = time.monotonic()

@@ -13,7 +13,8 @@ from bo_tune.core.outcome import Invalid, InvalidReason
 from bo_tune.core.problem import LoraProblem
 from bo_tune.errors import PackError
 from bo_tune.formats.pack.archive import files_of, read_manifest, write_pack
-from bo_tune.formats.pack.contents import Identity, Manifest, PackedBinary
+from bo_tune.formats.pack.contents import Manifest, PackedBinary
+from bo_tune.formats.pack.identity import Identity
 from bo_tune.measure.compile import packed
 from bo_tune.measure.compile.compilers import Compilers
 from bo_tune.measure.compile.farm import CompileFarm, Deadline

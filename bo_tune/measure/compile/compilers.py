@@ -18,7 +18,7 @@ import numpy as np
 from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config, ConfigRow, rows_of
 from bo_tune.errors import DeviceError, WorkerError
-from bo_tune.formats.pack.contents import Identity
+from bo_tune.formats.pack.identity import Identity
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.compile.farm import CompileFarm
 from bo_tune.measure.device import Build

@@ -85,7 +85,7 @@ class _Wanted:
 
 
 class CompileFarm:
-    """Compiles configs in parallel; equal binaries once.
+    """Compiles configs in parallel; equal binaries once. Its workers start at once, side by side.
 
     Args:
         server: forks the workers.
@@ -99,9 +99,7 @@ class CompileFarm:
         self.source = source
         arguments = [json.dumps(gpu.to_json()), source, backend_named(gpu.backend).children]
         self._workers = [Worker(server, MODULE, arguments) for _ in range(workers)]
-        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()
-        for worker in self._workers:
-            self._idle.put(worker)
+        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()  # each from when it has started
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="compile")
         self._numbers: dict[Hashable, int] = {}
         self._futures: dict[int, Future[Build]] = {}
@@ -111,6 +109,7 @@ class CompileFarm:
         self._activity = FarmActivity(workers)
         self._watchers: list[Occupancy] = []
         self._lock = threading.Lock()
+        self._first, *_ = [self._threads.submit(self._begin, worker) for worker in self._workers]
 
     def number(self, key: Hashable) -> int:
         """Return the number of a binary, by which ``has`` and ``submit`` know it."""
@@ -190,8 +189,8 @@ class CompileFarm:
             self._idle.put(worker)
 
     def ask_all(self, calls: Sequence[Call], timeout_s: float) -> list[Any]:
-        """Have workers answer several calls, as many at once as are idle now. Raises as ``ask``."""
-        at_once = max(1, min(len(calls), self._idle.qsize()))
+        """Have workers answer several calls, as many at once as are not compiling now. Raises as ``ask``."""
+        at_once = max(1, min(len(calls), len(self._workers) - len(self._wanted)))
         if at_once == 1:
             return [self.ask(call, timeout_s) for call in calls]
         with ThreadPoolExecutor(at_once, thread_name_prefix="ask") as threads:
@@ -262,10 +261,20 @@ class CompileFarm:
                 self._deadline.learn(kernel, build.compilation.compile_s)
         return build
 
-    def start(self) -> None:
-        """Start every worker now, not when it is first needed: side by side, for each takes a moment to be ready."""
-        with ThreadPoolExecutor(len(self._workers), thread_name_prefix="start") as threads:
-            list(threads.map(Worker.start, self._workers))
+    def wait_until_started(self) -> None:
+        """Wait for the first worker to be ready; the others go to work as each is.
+
+        Raises:
+            WorkerError: it cannot start.
+        """
+        self._first.result()
+
+    def _begin(self, worker: Worker) -> None:
+        """Start a worker and have it wait for work; where it cannot start, the next who asks it tries again."""
+        try:
+            worker.start()
+        finally:
+            self._idle.put(worker)
 
     def close(self) -> None:
         """Kill the workers; compiles under way end as invalid."""

@@ -73,7 +73,7 @@ class CompileHost:
                 farm = CompileFarm(self.server, gpu, self._source, workers=self.workers, deadline=deadline)
                 self._farms[kind] = farm
                 try:
-                    farm.start()
+                    farm.wait_until_started()
                 except WorkerError as error:
                     raise DeviceError(f"the kernels of {self._source} cannot be asked: {error}") from error
                 self._packs.teach(Compilers(farm, gpu))

@@ -11,7 +11,7 @@ from triton.runtime.cache import triton_key
 
 from bo_tune.core.problem import Problem
 from bo_tune.core.space import Config
-from bo_tune.formats.pack.contents import KernelText, Toolchain
+from bo_tune.formats.pack.identity import KernelText, Toolchain
 from bo_tune.kernels.operation import Operation
 from bo_tune.measure.backends.base import CompilerSide
 

@@ -11,7 +11,8 @@ from bo_tune.core.outcome import Compilation, Invalid
 from bo_tune.core.problem import Problem
 from bo_tune.errors import PackError, WorkerError, one_line
 from bo_tune.formats.pack.archive import unpack
-from bo_tune.formats.pack.contents import Identity, Manifest, PackedBinary
+from bo_tune.formats.pack.contents import Manifest, PackedBinary
+from bo_tune.formats.pack.identity import Identity
 from bo_tune.measure.compile.compilers import Compilers
 from bo_tune.measure.device import Build, Compiled
 

@@ -16,7 +16,7 @@ from bo_tune.core.outcome import Compilation, Invalid, InvalidReason, Resources
 from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config
 from bo_tune.errors import InputError, one_line
-from bo_tune.formats.pack.contents import Identity
+from bo_tune.formats.pack.identity import Identity
 from bo_tune.measure.backends.base import CompilerSide, compiler_side
 from bo_tune.measure.compile.compilers import Examples, Facts, Refused, binary_name
 from bo_tune.measure.compile.identity import kernel_text, toolchain, versions

@@ -10,15 +10,8 @@ from pack_samples import IDENTITY, binary, failure
 
 from bo_tune.core.outcome import InvalidReason, Resources
 from bo_tune.errors import PackError
-from bo_tune.formats.pack.contents import (
-    Identity,
-    KernelText,
-    Manifest,
-    PackedBinary,
-    Toolchain,
-    from_json,
-    to_json,
-)
+from bo_tune.formats.pack.contents import Manifest, PackedBinary, from_json, to_json
+from bo_tune.formats.pack.identity import Identity, KernelText, Toolchain
 
 
 def toolchain(**changes: object) -> Identity:
