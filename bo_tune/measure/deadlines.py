@@ -8,7 +8,7 @@ class Deadlines:
     """Seconds after which what a device waits for is given up.
 
     Attributes:
-        compile_s: of a compile, at most; it adapts to what compiles take (``compile_farm.Deadline``).
+        compile_s: of a compile, at most; it adapts to what compiles take (``compile.times``).
         prepare_s: of a problem's inputs, and of a batch of re-measuring finalists.
         first_s: of the first measurement in a GPU process that could not be warmed up, and finds its caches cold; and
             of a finalist alone, where one of several broke the process.

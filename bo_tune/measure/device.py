@@ -78,6 +78,9 @@ class MeasureAnswer:
 HaveBinaries = Callable[[], NDArray[np.bool_]]
 """Says of some configs which of them need no compiling any more, ``[number of configs]``."""
 
+Slowness = Callable[[], NDArray[np.float64]]
+"""Says of some configs how many times the usual a compile of each is expected to take, at least 1, ``[configs]``."""
+
 
 class Device(ABC):
     """Compiles and measures configs of the problems of one GPU. Safe to use from several threads."""
@@ -135,6 +138,11 @@ class Device(ABC):
     @abstractmethod
     def binaries(self, problem: Problem, configs: Sequence[Config]) -> HaveBinaries:
         """Return what says, whenever it is called, which of these configs' binaries exist by then."""
+
+    def slowness(self, problem: Problem, configs: Sequence[Config]) -> Slowness:
+        """Return what says, whenever it is called, how slow these configs' compiles are expected to be."""
+        usual = np.ones(len(configs))
+        return lambda: usual
 
     @abstractmethod
     def compile(self, problem: Problem, config: Config) -> Future[Build]:

@@ -25,6 +25,8 @@ Cost = Callable[[Indices], Array]
 STARTERS = 16
 """Random configs of which a start-up trial takes the one farthest from what is known."""
 
+LOG_CHEAP = float(np.log(2.0))
+"""Configs count as cheap up to twice the lowest price."""
 
 _LOG_SQRT_2PI = 0.5 * np.log(2.0 * np.pi)
 
@@ -144,11 +146,11 @@ class FiniteGridSampler(GridSampler):
     def _start(self, study: Study, trial: FrozenTrial, log: StudyLog, candidates: Indices) -> int:
         """The best config by the prior; without one, of a random few, the farthest from all that is known.
 
-        Of the cheapest configs, where there are enough: nothing is known yet that would be worth paying for.
+        Of the cheap configs, where there are enough: nothing is known yet that would be worth paying for.
         """
         price = self.log_price(candidates)
-        cheapest = candidates[price <= price.min()]
-        candidates = cheapest if len(cheapest) >= STARTERS else candidates
+        cheap = candidates[price <= price.min() + LOG_CHEAP]
+        candidates = cheap if len(cheap) >= STARTERS else candidates
         points = self.model(study).points(log.observations)
         if points.shared is not None:
             return int(candidates[np.argmin(points.shared.mean[candidates])])

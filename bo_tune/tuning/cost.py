@@ -6,6 +6,11 @@ compile, against 2 to 5 ms. Where they idle, as with a pack, a compile delays no
 session has dozens: in one of 84 on an H100 a trial took its study 0.34 s on average, waiting for the GPU included, and
 a compile 0.74 s more. Between the two, the price is a geometric mean by the share of the time that compilers work.
 
+Compiles differ by as much: of the recorded shrink grids half take less than 0.6 s of a core, and 2 % more than 8. One
+that is expected to take longer than most costs in proportion (improvement per second: Snoek, Larochelle & Adams,
+"Practical Bayesian optimization of machine learning algorithms", 2012, section 3.2). One that takes less costs no less:
+sessions wait for the slow ones.
+
 So prices depend on what the compilers are doing and on which binaries other studies have had compiled by then. A
 proposal follows from the seed, the study's content and the prices: replays, where nothing is compiled, repeat exactly;
 on a GPU two sessions may differ.
@@ -32,9 +37,9 @@ a compile for 1.5 % of 40 trials instead of 7.9 %, and leaves as little regret a
 
 def cost(device: Device, problem: Problem, configs: Sequence[Config]) -> Cost:
     """Return what says of configs, by index, what trying each costs, as a share of one that must be compiled."""
-    have = device.binaries(problem, configs)
+    have, slowness = device.binaries(problem, configs), device.slowness(problem, configs)
     load = compiler_load(device)
-    return lambda indices: np.where(have()[indices], cost_of_compiled(load()), 1.0)
+    return lambda indices: np.where(have()[indices], cost_of_compiled(load()), slowness()[indices])
 
 
 def cost_of_compiled(load: float) -> float:

@@ -12,16 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from helpers import H100
-from hypothesis import given
-from hypothesis import strategies as st
 from triton.compiler.errors import CompilationError
 from triton.runtime.errors import PTXASError
 
 from bo_tune.core.outcome import Invalid, InvalidReason
 from bo_tune.core.problem import LoraProblem
 from bo_tune.errors import DeviceError
-from bo_tune.measure.compile.farm import CompileFarm, Deadline
+from bo_tune.measure.compile.farm import CompileFarm
 from bo_tune.measure.compile.host import CompileHost
+from bo_tune.measure.compile.times import CompileTimes
 from bo_tune.measure.compile.worker import LONGEST_CAUSE, cause_of
 from bo_tune.measure.device import Build, Compiled
 from bo_tune.measure.source import BUILTIN
@@ -38,7 +37,7 @@ LONG_S = 120.0
 
 
 def new_farm(server: ForkServer, deadline_s: float) -> CompileFarm:
-    return CompileFarm(server, H100, BUILTIN, workers=1, deadline=Deadline(deadline_s))
+    return CompileFarm(server, H100, BUILTIN, workers=1, times=CompileTimes(deadline_s))
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +161,7 @@ def test_a_compile_over_its_deadline_is_given_up(server: ForkServer) -> None:
         assert first.result().compilation.compile_s == 0.05
         assert second.result().compilation.cached
         assert farm._workers[0].pid is None
-        farm._deadline = Deadline(LONG_S)
+        farm.times = CompileTimes(LONG_S)
         assert isinstance(compiled(farm, {**SMALL, "split_k": 64}), Compiled)
     finally:
         farm.close()
@@ -258,26 +257,3 @@ def test_what_the_farm_did_is_counted(server: ForkServer) -> None:
         False,
     ]
     farm.close()
-
-
-@given(st.lists(st.floats(0.01, 100.0), max_size=60), st.floats(0.5, 20.0))
-def test_a_deadline_adapts_within_its_bounds(seconds: list[float], most_s: float) -> None:
-    deadline = Deadline(most_s)
-    assert deadline.of("a") == most_s
-    for took in seconds:
-        deadline.learn("a", took)
-        assert min(3.0, most_s) <= deadline.of("a") <= most_s
-    if len(seconds) < Deadline.KNOWN:
-        assert deadline.of("a") == most_s
-
-
-def test_a_deadline_follows_what_compiles_take() -> None:
-    deadline = Deadline(60.0, least_s=3.0)
-    for _ in range(Deadline.KNOWN):
-        deadline.learn("a", 1.0)
-    assert deadline.of("a") == Deadline.FACTOR
-    assert deadline.of("another kernel") == 60.0
-    assert deadline.of("fused_experts") == 120.0, "of two binaries"
-    for _ in range(Deadline.KNOWN):
-        deadline.learn("fused_experts", 0.1)
-    assert deadline.of("fused_experts") == 6.0

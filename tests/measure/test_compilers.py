@@ -14,7 +14,8 @@ from bo_tune.errors import DeviceError
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.measure.compile import compilers as compilers_module
 from bo_tune.measure.compile.compilers import Compilers, binary_name
-from bo_tune.measure.compile.farm import CompileFarm, Deadline
+from bo_tune.measure.compile.farm import CompileFarm
+from bo_tune.measure.compile.times import CompileTimes
 from bo_tune.measure.source import BUILTIN, operations_of
 from bo_tune.processes.fork_server import ForkServer
 
@@ -35,7 +36,7 @@ def server() -> Iterator[ForkServer]:
 
 @pytest.fixture(scope="module")
 def farm(server: ForkServer) -> Iterator[CompileFarm]:
-    made = CompileFarm(server, H100, BUILTIN, workers=1, deadline=Deadline(60.0))
+    made = CompileFarm(server, H100, BUILTIN, workers=1, times=CompileTimes(60.0))
     yield made
     made.close()
 
@@ -61,14 +62,14 @@ def test_configs_are_asked_about_once(farm: CompileFarm, monkeypatch: pytest.Mon
 
 
 def test_a_source_that_refuses_says_why_in_a_line(server: ForkServer) -> None:
-    farm = CompileFarm(server, H100, "refusing", workers=1, deadline=Deadline(60.0))
+    farm = CompileFarm(server, H100, "refusing", workers=1, times=CompileTimes(60.0))
     with pytest.raises(DeviceError, match=r"^this source is of another time$"):
         Compilers(farm, H100).kernel_source("lora_shrink")
     farm.close()
 
 
 def test_a_source_that_fails_is_named(server: ForkServer) -> None:
-    farm = CompileFarm(server, H100, "no_such_source", workers=1, deadline=Deadline(60.0))
+    farm = CompileFarm(server, H100, "no_such_source", workers=1, times=CompileTimes(60.0))
     with pytest.raises(DeviceError, match=r"the kernels of no_such_source cannot be asked: .*No module named"):
         Compilers(farm, H100).kernel_source("lora_shrink")
     farm.close()

@@ -17,9 +17,10 @@ from bo_tune.formats.pack.contents import Manifest, PackedBinary
 from bo_tune.formats.pack.identity import Identity
 from bo_tune.measure.compile import packed
 from bo_tune.measure.compile.compilers import Compilers
-from bo_tune.measure.compile.farm import CompileFarm, Deadline
+from bo_tune.measure.compile.farm import CompileFarm
 from bo_tune.measure.compile.host import CompileHost
 from bo_tune.measure.compile.packed import PackedBinaries
+from bo_tune.measure.compile.times import CompileTimes
 from bo_tune.measure.device import Compiled
 from bo_tune.measure.devices import compilers_for
 from bo_tune.measure.source import BUILTIN
@@ -86,7 +87,7 @@ def server(pack: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tup
 @pytest.fixture
 def farm(server: tuple[ForkServer, PackedBinaries]) -> Iterator[CompileFarm]:
     """A farm of fresh workers."""
-    made = CompileFarm(server[0], H100, BUILTIN, workers=1, deadline=Deadline(LONG_S))
+    made = CompileFarm(server[0], H100, BUILTIN, workers=1, times=CompileTimes(LONG_S))
     yield made
     made.close()
 

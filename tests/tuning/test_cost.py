@@ -57,7 +57,18 @@ def test_costs_follow_binaries_and_load() -> None:
     device = compilers(FarmActivity(WORKERS, waiting=1))
     there = np.array([True, False, False, False])
     device.binaries.return_value = lambda: there
+    device.slowness.return_value = lambda: np.array([9.0, 1.0, 1.0, 1.0])
     of = cost(device, PROBLEM, CONFIGS)
     assert of(np.array([0, 1, 3])) == pytest.approx([COMPILED_WHERE_BUSY, 1.0, 1.0])
     there[3], device.activity = True, DeviceActivity(FarmActivity(WORKERS))
     assert of(np.array([0, 1, 3])) == pytest.approx([COMPILED_WHERE_IDLE, 1.0, COMPILED_WHERE_IDLE])
+
+
+def test_a_slow_compile_costs_in_proportion_until_its_binary_exists() -> None:
+    device = compilers(FarmActivity(WORKERS, waiting=1))
+    there, slowness = np.zeros(4, dtype=bool), np.array([1.0, 1.0, 2.5, 10.0])
+    device.binaries.return_value, device.slowness.return_value = lambda: there, lambda: slowness
+    of = cost(device, PROBLEM, CONFIGS)
+    assert of(np.arange(4)) == pytest.approx([1.0, 1.0, 2.5, 10.0])
+    there[3] = True
+    assert of(np.arange(4)) == pytest.approx([1.0, 1.0, 2.5, COMPILED_WHERE_BUSY])

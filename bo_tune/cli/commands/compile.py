@@ -1,6 +1,5 @@
 """``bo-tune compile``: binaries for a GPU elsewhere, into a pack."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +8,7 @@ from bo_tune.cli import options as o
 from bo_tune.cli.served import Served
 from bo_tune.core.choices import EngineChoice
 from bo_tune.errors import InputError, PackError
+from bo_tune.measure.compile.host import cores
 
 TargetName = Annotated[
     str, o.option(o.DEVICE, "cuda:CC", "Compute capability to compile for.", complete=completion.targets)
@@ -87,7 +87,7 @@ def compile_command(
         kernel_source(kernels),
         PackBudget(configs, minutes),
         whole,
-        jobs or os.cpu_count() or 1,
+        jobs or cores(),
         seed if seed is not None else loaded.seed,
     )
     known = experience(storage, history)

@@ -4,8 +4,6 @@ import json
 import queue
 import threading
 import time
-from bisect import insort
-from collections import defaultdict
 from collections.abc import Hashable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -19,8 +17,8 @@ from bo_tune.core.activity import FarmActivity
 from bo_tune.core.outcome import Compilation, Invalid, InvalidReason
 from bo_tune.core.problem import GpuInfo, Problem
 from bo_tune.core.space import Config
-from bo_tune.kernels.registry import is_known, kernel_spec
 from bo_tune.measure.backends.registry import backend_named
+from bo_tune.measure.compile.times import CompileTimes
 from bo_tune.measure.device import Build, Compiled
 from bo_tune.measure.occupancy import Occupancy
 from bo_tune.processes.fork_server import ForkServer
@@ -33,38 +31,6 @@ NOT_WANTED = Invalid(InvalidReason.COMPILE_ERROR, "not wanted any more")
 
 COMPILER_DIED = "the compiler died"
 """How the detail of a compile begins whose process ended: killed, perhaps, which says nothing of the config."""
-
-
-class Deadline:
-    """How long a compile may take: several times what most of the same kernel have taken, within bounds.
-
-    Args:
-        most_s: never more, and what holds until enough is known.
-        least_s: never less (but for a smaller ``most_s``).
-    """
-
-    KNOWN = 16
-    """Compiles of a kernel after which the deadline adapts."""
-    FACTOR = 5.0
-    """Times the upper quartile of the compiles so far. In the 19 bundled recordings no config within 5 % of its grid's
-    best took more than 4 times that of its grid."""
-
-    def __init__(self, most_s: float, least_s: float = 2.0) -> None:
-        self._most_s, self._least_s = most_s, min(least_s, most_s)
-        self._seconds: defaultdict[str, list[float]] = defaultdict(list)
-
-    def learn(self, kernel: str, compile_s: float) -> None:
-        """Take note of a compile that ended by itself."""
-        insort(self._seconds[kernel], compile_s)
-
-    def of(self, kernel: str) -> float:
-        """Return the deadline of the next compile of a kernel, in seconds: the bounds are those of one binary."""
-        binaries = kernel_spec(kernel).launches if is_known(kernel) else 1
-        most_s, known = self._most_s * binaries, self._seconds[kernel]
-        if len(known) < self.KNOWN:
-            return most_s
-        quartile = known[3 * len(known) // 4]
-        return min(most_s, max(self._least_s * binaries, self.FACTOR * quartile))
 
 
 @dataclass(eq=False, slots=True)
@@ -91,11 +57,11 @@ class CompileFarm:
         server: forks the workers.
         source: the kernel source, see ``measure.source``.
         workers: number of processes.
-        deadline: how long a compile may take before it is given up and its process group killed.
+        times: how long a compile may take before it is given up and its process group killed; learns of each.
     """
 
-    def __init__(self, server: ForkServer, gpu: GpuInfo, source: str, *, workers: int, deadline: Deadline) -> None:
-        self._deadline = deadline
+    def __init__(self, server: ForkServer, gpu: GpuInfo, source: str, *, workers: int, times: CompileTimes) -> None:
+        self.times = times
         self.source = source
         arguments = [json.dumps(gpu.to_json()), source, backend_named(gpu.backend).children]
         self._workers = [Worker(server, MODULE, arguments) for _ in range(workers)]
@@ -239,13 +205,14 @@ class CompileFarm:
 
     def _ask(self, worker: Worker, wanted: _Wanted) -> Build:
         kernel = wanted.problem.kernel
-        deadline_s = self._deadline.of(kernel)
+        deadline_s = self.times.deadline_s(kernel)
         try:
             worker.start()  # not on the compile's own time
             build: Build = worker.request(("compile", wanted.problem, wanted.config), deadline_s)
         except WorkerTimeoutError:
             with self._lock:
                 self._count(compiles=1, timeouts=1, timeouts_s=deadline_s)
+            self.times.learn_timeout(kernel, wanted.config, deadline_s)
             detail = f"compile took longer than {deadline_s:.3g} s"
             return Invalid(InvalidReason.COMPILE_TIMEOUT, detail, compilation=Compilation(deadline_s))
         except WorkerDiedError as error:
@@ -257,8 +224,8 @@ class CompileFarm:
         cached = build.compilation.cached
         with self._lock:
             self._count(cached=cached, compiles=not cached)
-            if not cached:
-                self._deadline.learn(kernel, build.compilation.compile_s)
+        if not cached:
+            self.times.learn(kernel, wanted.config, build.compilation.compile_s)
         return build
 
     def wait_until_started(self) -> None:

@@ -9,8 +9,9 @@ from bo_tune.core.problem import GpuInfo
 from bo_tune.errors import DeviceError, PackError, WorkerError
 from bo_tune.files import check_file_writable, os_error_text
 from bo_tune.measure.compile.compilers import Compilers
-from bo_tune.measure.compile.farm import CompileFarm, Deadline
+from bo_tune.measure.compile.farm import CompileFarm
 from bo_tune.measure.compile.packed import PackedBinaries
+from bo_tune.measure.compile.times import CompileTimes
 from bo_tune.processes.fork_server import ForkServer, Imports
 from bo_tune.processes.importing import missing_packages
 
@@ -69,8 +70,8 @@ class CompileHost:
         with self._lock:
             farm = self._farms.get(kind)
             if farm is None:
-                deadline = Deadline(self._deadline_s)
-                farm = CompileFarm(self.server, gpu, self._source, workers=self.workers, deadline=deadline)
+                times = CompileTimes(self._deadline_s)
+                farm = CompileFarm(self.server, gpu, self._source, workers=self.workers, times=times)
                 self._farms[kind] = farm
                 try:
                     farm.wait_until_started()
@@ -114,6 +115,9 @@ def _check_packages() -> None:
         )
 
 
-def cores(kept: int) -> int:
-    """Return how many compile processes this host should have: its cores but for those kept."""
-    return max(1, (os.cpu_count() or 1) - kept)
+def cores(kept: int = 0) -> int:
+    """Return how many compile processes this host should have: the cores that it may use but for those kept.
+
+    In a container that is given a few of the host's cores, these are what counts.
+    """
+    return max(1, len(os.sched_getaffinity(0)) - kept)

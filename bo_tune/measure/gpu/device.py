@@ -22,7 +22,7 @@ from bo_tune.measure.backends.base import GpuIdentity
 from bo_tune.measure.backends.registry import backend_named
 from bo_tune.measure.compile.host import CompileHost, cores
 from bo_tune.measure.deadlines import Deadlines
-from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured, StepTimes
+from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeasured, Slowness, StepTimes
 from bo_tune.measure.gpu.owner import GpuOwner
 from bo_tune.measure.occupancy import Occupancy
 from bo_tune.measure.source import BUILTIN, SGLANG, VLLM
@@ -178,6 +178,9 @@ class GpuDevice(Device):
     def binaries(self, problem: Problem, configs: Sequence[Config]) -> HaveBinaries:
         numbers = np.array(self._compilers.numbers(problem, configs), dtype=np.intp)
         return partial(self._compilers.farm.has, numbers)
+
+    def slowness(self, problem: Problem, configs: Sequence[Config]) -> Slowness:
+        return self._compilers.farm.times.slowness(problem.kernel, configs)
 
     def compile(self, problem: Problem, config: Config) -> Future[Build]:
         return self._compilers.compile(problem, config)
