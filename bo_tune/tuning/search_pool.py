@@ -303,7 +303,8 @@ class _Server:
 
     @answer.register
     def _(self, request: _Prepare) -> None:
-        self._studies[request.study].prepare()
+        if request.study in self._studies:  # it comes from another thread, and the study may have ended before it
+            self._studies[request.study].prepare()
 
     @answer.register
     def _(self, request: _Choose) -> int:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 from helpers import EXPAND, SHRINK, SHRINK_BIG, sliced
@@ -12,15 +13,27 @@ from bo_tune.core.choices import MEMORY
 from bo_tune.core.conclusion import StopRule
 from bo_tune.core.outcome import Outcome
 from bo_tune.errors import DeviceError
+from bo_tune.formats.recording import Recording
 from bo_tune.measure.devices import replay_job
 from bo_tune.measure.replay import ReplayDevice
+from bo_tune.search.gp.correlation import Array, Indices
 from bo_tune.session.session import Session, SessionSettings, Tuned
 from bo_tune.store.storage import StudyStore
-from bo_tune.tuning.search_pool import OffloadedProposer, SearchPool
+from bo_tune.tuning.search_pool import OffloadedProposer, Recipe, SearchPool, _Close, _Prepare
 
 pytestmark = pytest.mark.slow
 
 RECORDINGS = [sliced(SHRINK), sliced(SHRINK_BIG), sliced(EXPAND)]
+
+
+def recipe(recording: Recording) -> Recipe:
+    space = recording.space
+    valid, default = np.ones(len(list(space)), dtype=bool), recording.default_config
+    return Recipe("grid-gp", dict(space.ranges), valid, default, recording.problem, recording.gpu, None, 0)
+
+
+def no_price(indices: Indices) -> Array:
+    return np.ones(len(indices))
 
 
 def run(searchers: int, stop: StopRule | None = None) -> list[Tuned]:
@@ -66,6 +79,18 @@ def test_a_search_process_keeps_to_one_thread(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(SearchPool, "close", counted)
     run(1)
     assert threads == [1]
+
+
+def test_a_model_that_is_to_be_prepared_for_a_study_that_ended_costs_no_other_study_its_process() -> None:
+    """The two come from different threads."""
+    pool = SearchPool(1)
+    ended, other = (
+        pool.proposer(recipe(recording), lambda indices: np.ones(len(indices))) for recording in RECORDINGS[:2]
+    )
+    pool.ask(ended._study, _Close(ended._study))
+    pool.ask(ended._study, _Prepare(ended._study))
+    assert other.propose().config
+    pool.close()
 
 
 def test_threads_that_share_a_process_wait_for_each_other() -> None:
