@@ -137,6 +137,7 @@ JSON = {
         "healthy": "whether no check failed",
         "checks": "check, status (ok, warning, failed, skipped), said, remedy",
     },
+    "studies": {"items": "name, kind, about, files (that it needs)", "written": "paths of the files"},
     "step": {
         "model": "",
         "gpu": "",

@@ -31,6 +31,7 @@ LONGEST_MESSAGE = 4000
 COMMANDS = {
     "Tune": {
         "doctor": "doctor",
+        "studies": "studies",
         "problems": "problems",
         "tune": "search",
         "grid": "search",

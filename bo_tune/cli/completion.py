@@ -55,6 +55,13 @@ def study_files(incomplete: str) -> list[str]:
     return _among(found)(incomplete)
 
 
+def shipped_names(incomplete: str) -> list[str]:
+    """Return the names of what comes with the package."""
+    from bo_tune.formats.shipped import shipped
+
+    return _among(item.name for item in shipped())(incomplete)
+
+
 def _is_recording(path: Path) -> bool:
     from bo_tune.formats.recording import SUFFIXES
 
