@@ -3,15 +3,19 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from email.parser import HeaderParser
 from pathlib import Path
 
 import pytest
 import vllm_wheel
+import yaml
 from helpers import ROOT
+from markdown_it import MarkdownIt
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -57,6 +61,33 @@ def test_nothing_heavy_is_required_without_an_extra(wheel: Path) -> None:
     assert {"optuna", "sqlalchemy", "typer"} <= names
     assert not names & HEAVY
     assert "dev" not in told["Provides-Extra"], "tools of development are a group, which no wheel tells of"
+
+
+def test_its_page_on_an_index_links_to_the_repository(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA")]
+        text = archive.read(name).decode().partition("\n\n")[2]
+    told = metadata(wheel)
+    assert told["Description-Content-Type"] == ["text/markdown"]
+    urls = dict(one.split(", ") for one in told["Project-URL"])
+    home = urls["Repository"]
+    assert all(url.startswith(home) for url in urls.values())
+    outside = [(kind, target) for kind, target in link_targets(text) if not target.startswith("#")]
+    assert [target for _, target in outside if not target.startswith("https://")] == []
+    linked = [(kind, target) for kind, target in outside if target.startswith(home)]
+    assert len(linked) > 20
+    for kind, target in linked:
+        view, branch, file = target.removeprefix(f"{home}/").partition("#")[0].split("/", 2)
+        assert (view, branch) == ("raw" if kind == "image" else "blob", "main"), target
+        assert (ROOT / file).exists(), target
+
+
+def link_targets(text: str) -> Iterator[tuple[str, str]]:
+    """Yield what the links and images of a page lead to."""
+    for token in MarkdownIt("commonmark").enable("table").parse(text):
+        for child in token.children or ():
+            if child.type in ("link_open", "image"):
+                yield child.type, str(child.attrs.get("href", child.attrs.get("src")))
 
 
 def test_it_is_an_engines_plugin_and_a_program(wheel: Path) -> None:
@@ -113,6 +144,31 @@ def installed_as_well(wheel: Path, folder: Path, extras: str, **versions: str) -
 def test_it_moves_no_pinned_torch(wheel: Path, tmp_path: Path) -> None:
     assert installed_as_well(wheel, tmp_path / "vllm", "[gpu]", torch="2.14.0", triton="3.8.0") == ["bo_tune"]
     assert installed_as_well(wheel, tmp_path / "old", "", torch="2.4.0", triton="3.0.0") == ["bo_tune"]
+
+
+def dry(script: str, folder: Path) -> str:
+    """Run a script in a folder, its pip offline and writing nothing; returns what it prints."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", script],
+        cwd=folder, env={**os.environ, "PATH": path, "PIP_DRY_RUN": "1", "PIP_NO_INDEX": "1"},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_examples_install_it(wheel: Path, tmp_path: Path) -> None:
+    (tmp_path / "wheels").mkdir()
+    for folder in (tmp_path, tmp_path / "wheels"):
+        shutil.copy(wheel, folder)
+    lines = (ROOT / "examples" / "deploy" / "Dockerfile").read_text().replace("\\\n", "").splitlines()
+    (image,) = [line.removeprefix("RUN ") for line in lines if line.startswith("RUN ")]
+    would = f"Would install bo_tune-{bo_tune.__version__}"
+    assert dry(image, tmp_path).splitlines()[-2:] == [would, f"bo-tune {bo_tune.__version__}"]
+    workflow = yaml.safe_load((ROOT / "examples" / "deploy" / "check-tuned.yml").read_text())
+    (install,) = [step["run"] for step in workflow["jobs"]["check"]["steps"] if "pip" in step.get("run", "")]
+    assert dry(install, tmp_path).splitlines()[-1] == would
 
 
 def test_no_requirement_conflicts_with_vllms(wheel: Path) -> None:
