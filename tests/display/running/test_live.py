@@ -28,7 +28,7 @@ def happenings(count: int) -> tuple[Happening, ...]:
     some = (
         Happening("tuned", problem, result, time.time()),
         Happening("failed", problem, "CUDA error: " + "x" * 300, time.time()),
-        Happening("restart", None, "the GPU process was started anew (1 in all)", time.time()),
+        Happening("restart", None, "the GPU process was restarted (1 in all)", time.time()),
         Happening("kept", problem, result, time.time()),
         Happening("waiting", problem, "host7, process 123, works on it", time.time()),
     )
