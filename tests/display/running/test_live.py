@@ -60,7 +60,7 @@ def test_everything_where_there_is_room() -> None:
     assert lines[5].split() == ["lora_expand", "L4.s1.m2.k4096.n16", "1", "6.25", "1.68x", "-"]
     assert lines[6].split()[0] == "fused_moe_lora_w13_shrink"
     assert "failed  lora_shrink L4.s1.m16.k4096.n16: CUDA error: xx" in lines[9]
-    assert "restart the GPU process was started anew" in lines[10]
+    assert "restart the GPU process was restarted" in lines[10]
 
 
 @pytest.mark.parametrize(
