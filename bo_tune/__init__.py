@@ -1,7 +1,7 @@
 """Bayesian optimisation of Triton kernels.
 
-``Kernel``, ``Operation``, ``tune`` and ``grid`` tune a kernel of one's own (``docs/own-kernel.md``); the command line
-``bo-tune`` tunes vLLM's LoRA kernels. Importing this loads nothing: names are looked up when they are asked for,
+``Kernel``, ``Operation``, ``tune`` and ``grid`` tune your own kernels (``docs/own-kernel.md``). The command line
+``bo-tune`` tunes vLLM's LoRA kernels. Importing the package loads nothing else: a name is loaded when it is first used,
 because the processes that compile and measure import the package too.
 """
 

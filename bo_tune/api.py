@@ -1,4 +1,4 @@
-"""Tuning one's own Triton kernel from Python; what ``import bo_tune`` offers. ``docs/own-kernel.md`` is its manual."""
+"""Tune your own Triton kernels from Python. ``docs/own-kernel.md`` is the manual."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,33 +35,33 @@ from bo_tune.store.trials import outcome_of
 from bo_tune.tuning.tuner import InterruptedSearch
 
 BUDGET = 40
-"""Configs to launch for each problem, at most, where nothing is said."""
+"""Most configs to launch for each problem, by default."""
 
 EXIT_BAD_INPUT = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """What tuning a kernel on one problem came to.
+    """The result of tuning a kernel on one problem.
 
     Attributes:
         kernel: its name.
         problem: the sizes.
-        config: the config to use: the default one unless another is faster beyond the noise.
-        time_us: its time, measured in turn with the default config's at the end; us.
-        default_time_us: the default config's; None if that cannot run.
-        certificate: probability that no other config of the space is faster by more than ``tolerance``
-            (``{"tolerance": 0.01, "probability": 0.93, …}``), by the sampler's model; None for a sampler without one.
-        configs: configs tried, those that proved invalid included.
+        config: the config to use. It is the default one unless another is faster beyond the noise.
+        time_us: its time in us, measured at the end in turn with the default config's.
+        default_time_us: the default config's time in us; None if that config cannot run.
+        certificate: by the sampler's model, the probability that no other config of the space is faster by more than
+            ``tolerance`` (``{"tolerance": 0.01, "probability": 0.93, …}``); None for a sampler without a model.
+        configs: configs tried, including invalid ones.
         launched_configs: configs launched at least once.
-        launches: launches of the kernel, for whatever purpose.
-        compiles: binaries compiled; those found in Triton's cache are not counted.
+        launches: launches of the kernel, for any purpose.
+        compiles: binaries compiled, without those found in Triton's cache.
         compile_s: seconds of one core spent compiling.
-        wall_s: seconds during which this problem was worked on, in all runs of the program.
+        wall_s: seconds of work on this problem, over all runs of the program.
         gpu: name of the GPU.
         study: name of the study in the database.
-        disturbed: what spoilt its times, other processes on the GPU for example; empty where nothing did, None where
-            that is not known.
+        disturbed: what spoilt its times, such as other processes on the GPU; empty if nothing did, None if that is
+            unknown.
     """
 
     kernel: str
@@ -82,7 +82,7 @@ class Best:
 
     @property
     def speed_up(self) -> float | None:
-        """Time of the default config over that of the best; None if the default cannot run."""
+        """The default config's time over the best one's; None if the default cannot run."""
         return self.default_time_us / self.time_us if self.default_time_us else None
 
     def __str__(self) -> str:
@@ -108,37 +108,37 @@ def tune(
     fresh: bool = False,
     progress: bool | None = None,
 ) -> list[Best]:
-    """Find the best config of a kernel or an operation for each of some problems, and return them in the order given.
+    """Find the best config of a kernel or an operation for each problem, and return the results in the order given.
 
-    In a script this must be called below ``if __name__ == "__main__":``, because the processes that compile and measure
-    import the script.
+    In a script, call this below ``if __name__ == "__main__":``, because the processes that compile and measure import
+    the script.
 
     Args:
         kernel: a ``Kernel``, or an ``Operation``.
-        problems: sizes by name, the same names for all; numbers, truth values or words.
-        storage: URL of the database that keeps every trial (``sqlite:///softmax.db``): the same call goes on where it
-            was interrupted, and what is finished is not measured again. ``memory`` keeps nothing.
-        device: ``cuda`` or ``cuda:N``; ``replay:DIR`` for what ``grid`` recorded; or a device of one's own
+        problems: sizes by name: numbers, truth values or words. All problems have the same names.
+        storage: URL of the database that keeps every trial (``sqlite:///softmax.db``). The same call goes on where it
+            was interrupted, and measures nothing again that is finished. ``memory`` keeps nothing.
+        device: ``cuda`` or ``cuda:N``; ``replay:DIR`` for what ``grid`` recorded; or a device of your own
             (``measure.device.Device``).
         budget: configs to launch for each problem, at most; None for all.
         sampler: what proposes configs: ``grid-gp``, ``random``, ``tpe``, ``gp``, ``coordinate`` or
-            ``coordinate-restarts``. For every config there is ``grid``.
-        stop: whether a problem ends before its budget, once it is unlikely that a config is left that is faster by
-            more than 1 %; or the rule by which it does.
+            ``coordinate-restarts``. To try every config, call ``grid``.
+        stop: whether a problem may end before its budget, once it is unlikely that an untried config is faster by
+            more than 1 %; or the rule that decides this.
         seed: of the sampler.
         space: values that replace those of the kernel for some of its parameters.
         timing: what a launch finds in the L2 cache: ``cold`` (nothing), ``warm``, or ``graph`` (as warm, replayed in
             CUDA graphs).
-        jobs: compile processes; by default as many as there are cores but one.
+        jobs: compile processes; by default one less than there are cores.
         compile_deadline_s: seconds after which a compile is given up.
-        fresh: whether all is measured anew: studies that the database has of these problems are set aside.
-        progress: whether progress is shown on stderr; by default where that is a terminal.
+        fresh: whether to measure everything again, and set the studies of these problems in the database aside.
+        progress: whether to show progress on stderr; by default if stderr is a terminal.
 
     Raises:
-        InputError: what was given does not fit together, there is no GPU, the database cannot be used, or nothing could
-            be measured of a problem. In a script, if nobody catches it, the message is printed in a line, and the exit
-            code is 2.
-        KeyboardInterrupt: Ctrl-C; what was measured is kept. So it is at SIGTERM and SIGHUP, which then end the script,
+        InputError: the arguments do not fit together, there is no GPU, the database cannot be used, or no config of a
+            problem could be measured. A script that does not catch it prints the message in one line and exits with
+            code 2.
+        KeyboardInterrupt: Ctrl-C. Measurements are kept. SIGTERM and SIGHUP keep them too, and then end the script,
             unless it handles them itself.
     """
     searching = [name for name in SAMPLERS if name != GRID]
@@ -165,13 +165,13 @@ def grid(
     fresh: bool = False,
     progress: bool | None = None,
 ) -> list[Best]:
-    """Try every config of the space: what ``tune`` is to be compared with. Takes and raises what it does.
+    """Try every config of the space, to compare ``tune`` with. Takes and raises the same as ``tune``.
 
-    It is a study of its own in the database: what one finds the other never sees.
+    The database keeps it as a study of its own: neither search sees what the other finds.
 
     Args:
         budget: configs to launch for each problem, in the order of the space; None for all.
-        record: folder for a recording of each problem (T4 format), which ``tune`` replays where there is no GPU.
+        record: folder for a recording of each problem (T4 format), which ``tune`` can replay without a GPU.
     """
     settings = SessionSettings(GRID, budget)
     measured = _Measured(kernel, problems, device, timing, jobs, compile_deadline_s)

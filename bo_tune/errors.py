@@ -3,7 +3,7 @@
 ::
 
     BoTuneError
-    ├── InputError            what the user gave cannot be used: one line, exit code 2
+    ├── InputError            input that cannot be used: one line, exit code 2
     │   ├── StudyFileError    a study file's key or value
     │   ├── ModelError        a model's config.json or an impossible sharding of it
     │   │   └── UnknownArchitectureError  one that the table of architectures does not have
@@ -25,7 +25,7 @@ class BoTuneError(Exception):
 
 
 class InputError(BoTuneError):
-    """What the user gave cannot be used; the message is one line that says how to mend it."""
+    """Input cannot be used. The message is one line that says how to fix it."""
 
 
 class StudyFileError(InputError):
@@ -37,7 +37,7 @@ class ModelError(InputError):
 
 
 class UnknownArchitectureError(ModelError):
-    """A model of an architecture of which nothing is known here."""
+    """A model of an architecture that bo_tune does not know."""
 
 
 class TableError(InputError):

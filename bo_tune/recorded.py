@@ -1,4 +1,4 @@
-"""Tuning what kernels under ``bo_tune.autotune`` have recorded. ``docs/from-triton-autotune.md`` is the manual."""
+"""Tune recorded calls of kernels under ``bo_tune.autotune``. ``docs/from-triton-autotune.md`` is the manual."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from bo_tune.processes.importing import import_source
 from bo_tune.search import StopRule
 
 MEASURED_WHOLE = 40
-"""Configs below which all are measured: a search would spare little."""
+"""Kernels with fewer configs are measured whole, because a search would save little."""
 
 
 def tune_recorded(
@@ -46,14 +46,14 @@ def tune_recorded(
 ) -> list[Best]:
     """Tune the recorded calls of kernels under ``bo_tune.autotune``, each key once, kernel by kernel.
 
-    As with ``tune``, what is finished is not measured again with the same ``storage``. The problem of what is returned
-    is what winners are looked up by: the key, and the types of the tensors (``dtypes``).
+    As with ``tune``, the same ``storage`` keeps finished results from being measured again. The ``problem`` of each
+    result holds what winners are looked up by: the key, and the types of the tensors (``dtypes``).
 
     Args:
-        calls: the folder that was recorded into, or one of its files.
-        table: a JSON file into which winners are frozen as soon as those of a kernel are known.
-        kernels: names of those to tune; by default all.
-        record: a folder for recordings of the whole grid of each call, which then is measured whole.
+        calls: the folder that holds the recorded calls, or one of its files.
+        table: a JSON file into which the winners of each kernel are frozen as soon as they are known.
+        kernels: names of the kernels to tune; by default all.
+        record: a folder for recordings. The whole grid of each call is then measured.
         storage, device, budget, sampler, stop, seed, timing, jobs, compile_deadline_s, fresh, progress: as of ``tune``.
             Kernels with fewer than ``MEASURED_WHOLE`` configs are measured whole.
 

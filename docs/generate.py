@@ -22,8 +22,8 @@ HEAD = """\
 # Study files
 
 A study file says which problems to tune, over which ranges, at what cost. It is [TOML](https://toml.io).
-`bo-tune tune`, `grid`, `compile`, `problems` and `check` take one. `--model` and the options of its engine go before
-what its `[model]` says: `tune study.toml --max-loras 8`.
+`bo-tune tune`, `grid`, `compile`, `problems`, `check` and `step` take one. On the command line, `--model` and the
+options of its engine override the file's `[model]`: `tune study.toml --max-loras 8`.
 
 ```toml
 # studies/my-model.toml
@@ -41,9 +41,9 @@ block_m = [16, 32, 64]
 launched_configs = 40
 ```
 
-Types are exact and unknown keys are errors: a mistake ends the command with one line that names the key, and exit
-code 2. A single value may stand for a list of one. Paths are relative to the study file. `studies/` holds files to
-copy from.
+Types are exact, and unknown keys are errors. A mistake ends the command with exit code 2 and one line that names the
+key. A single value may stand for a list of one. Paths are relative to the study file. `bo-tune studies` copies files to
+start from.
 """
 
 EXPLICIT = """

@@ -27,19 +27,20 @@ HEAD = """\
 
 # Models
 
-`--model` takes the `config.json` of a model whose `architectures` names one of these; `bo-tune problems` lists
-the lookups that follow. They are those of vLLM 0.33.0, as read from its source; 0.26.0 takes adapters of the same
+`--model` takes the `config.json` of a model whose `architectures` names one of these. `bo-tune problems` lists the
+lookups that follow. They are those of vLLM 0.33.0, as read from its source. vLLM 0.26.0 takes adapters of the same
 architectures.
 
-For any other model that vLLM serves, `--derive engine` has the vLLM that is installed tell the layers: it builds the
-model without its weights, and runs its own LoRA manager. Of the models below it says whether this table agrees. Or
+For any other model that vLLM serves, use `--derive engine`. The installed vLLM then tells the layers: it builds the
+model without its weights, and runs its own LoRA manager. For the models below, it says whether this table agrees. Or
 record what an engine looks up, and tune that with `--lookups`.
 
-*Layers* are those whose adapters the engine runs, of models that have all of them, as `bo-tune problems` names them and
-`--lora-target-modules` chooses them. *Embeddings* are wrapped without being asked for. *Experts* have gate and up apart
-(2D), as one tensor (3D), or no gate. *Asked* is at which sizes vLLM 0.33.0's own LoRA manager was asked of a model of
-this architecture, and wraps the same: TP is the tensor-parallel size, FS 4 the same with fully sharded adapters; where
-nothing stands, the layers are those of another architecture, or read from vLLM's source.
+*Layers* are those whose adapters the engine runs, named as in `bo-tune problems` and `--lora-target-modules`. A model
+of the architecture may lack some of them. *Embeddings* are wrapped without being asked for. *Experts* have gate and up
+apart (2D), as one tensor (3D), or no gate. *Asked* lists the sizes at which vLLM 0.33.0's own LoRA manager was asked
+about a model of this architecture, and wraps the same layers. TP is the tensor-parallel size; FS 4 is tensor-parallel
+size 4 with fully sharded adapters. Where the column is empty, the layers are those of another architecture, or were
+read from vLLM's source.
 
 | architecture | layers | embeddings | experts | asked |
 |---|---|---|---|---|
@@ -50,7 +51,7 @@ ALONE = "; refused at others"
 AFTER = """
 ## Without adapters
 
-An engine with `--enable-lora` does not start with these; the model is refused:
+An engine with `--enable-lora` does not start with these, and bo_tune refuses them:
 
 """
 

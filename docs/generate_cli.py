@@ -21,7 +21,7 @@ HEAD = """\
 
 # Command line
 
-`bo-tune --help` lists the commands, `bo-tune COMMAND --help` says the same as this page. `bo-tune --version` shows the
+`bo-tune --help` lists the commands. `bo-tune COMMAND --help` says the same as this page. `bo-tune --version` shows the
 version. Input that cannot be used ends a command with one line on stderr.
 
 ## Exit codes
@@ -35,27 +35,28 @@ AFTER_CODES = """
 
 `tune`, `grid` and `worker` draw a live display: studies done and the time left, speed-up over the default so far, the
 shares of time that GPU and compilers were at work, compiles waiting, the studies under way, and what happened last.
-`sure` is the certificate so far: how likely it is that nothing untried is better by more than 1 %; there is none before
-the eighth config, and none with `--no-stop`. Narrow terminals get fewer columns, low ones fewer rows.
+`sure` is the certificate so far: the probability that no untried config is better by more than 1 %. It appears with the
+eighth config, and not at all with `--no-stop`. Narrow terminals get fewer columns, and low ones fewer rows.
 
 ![The live display](images/console.svg)
 
-Where the output is no terminal, in a dumb one (`TERM=dumb`), or with `TTY_INTERACTIVE=0`, every event is a line of its
-own. `NO_COLOR` takes the colours away. `--quiet` prints nothing but what went wrong.
+If the output is not a terminal, in a dumb terminal (`TERM=dumb`), or with `TTY_INTERACTIVE=0`, every event is a line of
+its own. `NO_COLOR` removes the colours. `--quiet` prints nothing but what went wrong.
 
 Ctrl-C ends a session after the trials under way, and so do SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, and SIGHUP, but not
-under `nohup`. It says what is kept, where, and the command that goes on from there; a password or another secret in a
-database URL is shown as `***`. Whatever a command is doing, it ends within 5 s: one that cannot end in order, because
-the database does not answer, say, gives its leases back where it can, and exits with 130 all the same.
+under `nohup`. The session then says what is kept, where, and which command goes on from there. A password or another
+secret in a database URL is shown as `***`. Whatever a command is doing, it ends within 5 s. If it cannot end in order,
+for example because the database does not answer, it gives its leases back if it can, and exits with 130 all the same.
 
-A run outlasts whoever reads what it prints. After `| head -1`, on a full disk, or with stdout closed it goes on, and
-writes its files; stdout that could not be written is told at the end, with exit code 1.
+A run goes on if nobody reads its output any more. After `| head -1`, on a full disk, or with stdout closed, it still
+writes its files. At the end it says that stdout could not be written, with exit code 1.
 
 ## Events for programs
 
-`tune` and `grid` write each event as a line of JSON with `--progress json`: to stdout, and nothing else goes there.
-Warnings and errors go to stderr, as ever; `--json FILE` has the result. Every line has `event` and `at`, in seconds
-since 1970. Times are in us. This is schema SCHEMA: events and keys are added to it, and none changes its meaning.
+With `--progress json`, `tune` and `grid` write each event to stdout as a line of JSON, and nothing else goes there.
+Warnings and errors go to stderr as always, and `--json FILE` has the result. Every line has `event` and `at`, in
+seconds since 1970. Times are in us. This is schema SCHEMA. Later versions may add events and keys, and none changes its
+meaning.
 
 ```bash
 bo-tune tune --device replay:studies/recordings --storage memory --progress json --json result.json
@@ -67,31 +68,33 @@ EVENTS
 
 ## What is used again
 
-A study is of one kernel and problem, GPU type, kernel source, toolchain (versions of Triton, ptxas and torch),
-conditions (`--timing`, `--tokens`, …), sampler and seed. What differs in one of these is a study of its own, and is
-measured. In the same study `tune` goes on from the trials there are, and hands back its result where the same was
-asked: budget, stop rule, finalists, ranges. It says how much was used again, how old it is, and which search found it.
+A study belongs to one kernel and problem, GPU type, kernel source, toolchain (versions of Triton, ptxas and torch), set
+of conditions (`--timing`, `--tokens`, …), sampler and seed. If one of these differs, it is another study, and is
+measured. In the same study `tune` goes on from the trials there are. If the same was asked before (budget, stop rule,
+finalists, ranges), it returns the result that is there. It says how much was used again, how old that is, and which
+search found it.
 
-`--fresh` sets aside the studies that are asked for, and measures anew. Interrupted, the same command goes on with what
-it has measured itself. `show` lists what was set aside, `delete` removes it. Studies that earlier versions of bo_tune
-stored are shown with `toolchain unknown`: they teach others, and no search takes them for its own.
+`--fresh` sets aside the studies that are asked for, and measures everything again. If it is interrupted, the same
+command goes on with what it has measured itself. `show` lists what was set aside, and `delete` removes it. Studies from
+earlier versions of bo_tune are shown with `toolchain unknown`. They teach others, and no search goes on with them.
 
-A study that holds what bo_tune cannot have stored (a time below zero, say) is left out and named; `delete` removes it.
+A study with values that bo_tune cannot have stored (a time below zero, say) is left out and named. `delete` removes it.
 
 ## Completion
 
-`bo-tune --install-completion` has bash, zsh or fish complete commands, options and values: kernels, samplers, study
-files, folders of recordings, databases. It takes effect in the next shell. `--show-completion` prints the script.
+`bo-tune --install-completion` installs completion for bash, zsh or fish: commands, options and values such as kernels,
+samplers, study files, folders of recordings and databases. It takes effect in the next shell. `--show-completion`
+prints the script.
 
 ## JSON
 
-`--json FILE` writes what a command found as one JSON object; `--json -` writes it to stdout and nothing else there:
-progress and notes go to stderr. Two keys are in all of them: `command`, and `version` of the program. Times are in us
-(`_us`) or seconds (`_s`), null where there is none. Keys are added in later versions, and none changes its meaning. An
-interrupted command writes none; `compile`, which keeps what it has, does. `tune --dry-run` writes the document of
-`problems`. With `--streams both`, `tune` writes what it found on one stream and, besides, `two_streams` (the same of
-two) and `shrink` (the entries that serve both ways). With `--lookups`, where steps were recorded, it writes `observed`,
-too: steps, at_keys and near_keys (shares of the time), default_us and tuned_us of a step.
+`--json FILE` writes what a command found as one JSON object. `--json -` writes it to stdout, and nothing else goes
+there: progress and notes go to stderr. Every object has the keys `command` and `version` (of the program). Times are in
+us (`_us`) or seconds (`_s`), and null if there is none. Later versions may add keys, and none changes its meaning. An
+interrupted command writes no JSON, except for `compile`, which keeps what it has. `tune --dry-run` writes the document
+of `problems`. With `--streams both`, `tune` writes what it found on one stream, and adds `two_streams` (the same for
+two) and `shrink` (the entries that serve both ways). With `--lookups`, if steps were recorded, it adds `observed`:
+steps, at_keys and near_keys (shares of the time), default_us and tuned_us of a step.
 
 | command | keys |
 |---|---|
@@ -137,6 +140,7 @@ JSON = {
         "healthy": "whether no check failed",
         "checks": "check, status (ok, warning, failed, skipped), said, remedy",
     },
+    "studies": {"items": "name, kind, about, files (that it needs)", "written": "paths of the files"},
     "step": {
         "model": "",
         "gpu": "",

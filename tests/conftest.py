@@ -14,8 +14,9 @@ from xdist.scheduler import LoadScopeScheduling
 TOGETHER = {
     "PostgreSQL": re.compile(r"\[postgresql\]|_on_postgresql|_a_server_"),
     "closed places": re.compile(r"/test_closed_places\.py::"),
+    "wheel": re.compile(r"/test_distribution\.py::"),
 }
-"""Tests that share a server, or a folder in which many commands have been run."""
+"""Tests that share a server, a folder in which many commands have been run, or a wheel."""
 
 # Tests run side by side: threads of BLAS would only wait for each other, for minutes on a loaded machine.
 for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):

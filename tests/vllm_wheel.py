@@ -5,8 +5,10 @@ import os
 import subprocess
 import sys
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from email.parser import HeaderParser
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -44,9 +46,32 @@ def vllm_folder() -> Path:
     return folder
 
 
+def requirements() -> list[str]:
+    """Return what vLLM requires without an extra, from the file that holds it."""
+    lines = (ROOT / "tests" / "vllm_requirements.txt").read_text().splitlines()
+    return [line for line in lines if not line.startswith("#")]
+
+
+def requirements_of_the_wheel() -> list[str] | None:
+    """Return the same out of the published wheel; None where the tests have never fetched it."""
+    kept = _metadata_of(_cached())
+    if not kept.is_file():
+        return None
+    required = HeaderParser().parsestr(kept.read_text()).get_all("Requires-Dist", [])
+    return [one for one in required if "extra ==" not in one]
+
+
+def _cached() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bo_tune" / f"vllm-{VERSION}"
+
+
+def _metadata_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.METADATA")
+
+
 @cache
 def _find_or_fetch() -> tuple[Path | None, str]:
-    cached = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "bo_tune" / f"vllm-{VERSION}"
+    cached = _cached()
     for folder in (ROOT / ".vllm", cached):
         if _is_complete(folder):
             return folder, ""
@@ -76,6 +101,8 @@ def _fetch(folder: Path) -> None:
         subprocess.run([*pip, *what], capture_output=True, text=True, check=True, timeout=DOWNLOAD_LIMIT_S)
         (wheel,) = Path(downloads).glob("vllm-*.whl")
         standins().build(wheel, folder)
+        with zipfile.ZipFile(wheel) as archive:
+            _metadata_of(folder).write_bytes(archive.read(f"vllm-{VERSION}.dist-info/METADATA"))
 
 
 @contextmanager

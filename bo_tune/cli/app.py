@@ -1,4 +1,4 @@
-"""The command line's entry: commands, their help, and what becomes of errors."""
+"""The entry of the command line: commands, their help, and how errors end."""
 
 import inspect
 import sys
@@ -26,11 +26,12 @@ EXAMPLES = "\n\nExamples:\n"
 LAST_WORDS = "bo-tune: ended before everything had stopped; what was recorded is kept\n"
 
 LONGEST_MESSAGE = 4000
-"""Characters of what is said of an error, which may quote what others wrote."""
+"""Most characters of an error message, which may quote text of others."""
 
 COMMANDS = {
     "Tune": {
         "doctor": "doctor",
+        "studies": "studies",
         "problems": "problems",
         "tune": "search",
         "grid": "search",

@@ -32,7 +32,7 @@ PARTS_OF_BASE = {Part.EXPERTS: EXPERTS, Part.MAMBA: MAMBA}
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """What the command line of ``tune`` or ``grid`` said.
+    """The arguments of ``tune`` or ``grid``.
 
     Attributes:
         out: folder of the JSON files.
@@ -89,7 +89,9 @@ def study_of(study: Path | None, served: Served) -> StudyFile | None:
     if study is not None:
         loaded = load_study_file(study, served.settings())
         if given and loaded.model is None:
-            raise InputError(f"{given[0]}: {study} names its problems one by one, and no model that this could change")
+            raise InputError(
+                f"{given[0]}: {study} names its problems one by one, and has no model that this could change"
+            )
         return loaded
     if served.model is None:
         if given:
@@ -108,7 +110,7 @@ def measures_base_model(measuring: Measuring) -> bool:
 
 
 def _engine(study: StudyFile) -> EngineChoice:
-    """Return whose lookups a study is of."""
+    """Return the engine whose lookups a study holds."""
     return study.model.engine if study.model is not None else EngineChoice.VLLM
 
 
@@ -140,7 +142,7 @@ def observed_of(study: Path | None, served: Served) -> ObservedStudy:
     beside = [option for option in served.given() if option not in ("--lookups", "--m")]
     if study is not None or beside:
         what = beside[0] if beside else study
-        raise InputError(f"--lookups: the file says all that an engine looks up; leave out {what}")
+        raise InputError(f"--lookups: the file has everything that the engine looks up; leave out {what}")
     return ObservedStudy.of(served.lookups or Path(), integers(served.m, "--m"))
 
 
@@ -153,11 +155,11 @@ def with_streams(study: StudyFile | None, streams: StreamChoice | None) -> Study
 def on_streams(study: StudyFile | None, *, two: bool) -> StudyFile:
     """Return a study for an engine of one stream or of two. Raises InputError where it is of no model."""
     if study is not None and study.observed is not None:
-        raise InputError("--streams: --lookups says already how the engine runs adapters")
+        raise InputError("--streams: --lookups already says how the engine runs adapters")
     if study is None or study.model is None:
         raise InputError("--streams: needs a model; name one with --model, or in the study file")
     if two and study.model.add_inputs is not None:
-        raise InputError("--streams: has no meaning with model.add_inputs of the study file, which is of all layers")
+        raise InputError("--streams: does not go with model.add_inputs of the study file, which holds for all layers")
     return replace(study, model=replace(study.model, dual_stream=two))
 
 
@@ -204,7 +206,7 @@ def settings_of(
 
 
 def _stop_rule(study: StudyFile | None, wanted: bool | None) -> StopRule | None:
-    """Return the rule of the study file, unless the command line says that there be none, or one after all."""
+    """Return the stop rule of the study file, unless the command line switches it off or on."""
     stop = study.stop if study else Stop()
     if wanted is not None:
         stop = (stop or Stop()) if wanted else None
@@ -218,7 +220,8 @@ def with_mix(arguments: Arguments, active: Sequence[int]) -> Arguments:
     slots = arguments.study.slots if arguments.study else None
     if slots is None or arguments.race is not RaceChoice.IN_PLACE or arguments.measured.recordings is not None:
         raise InputError(
-            "--active-loras: a mix is run in a model's layers, on a GPU: needs a model and no --race alone"
+            "--active-loras: several numbers are compared in a model's layers, on a GPU: needs a model, "
+            "and no --race alone"
         )
     if max(active) > slots:
         raise InputError(f"--active-loras: expected at most --max-loras {slots}, got {max(active)}")

@@ -32,7 +32,7 @@ Layers = dict[Asked, LayerTimes]
 
 
 def tune_both(arguments: Arguments, output: Output) -> None:
-    """Tune for both, write what came of it, and say so.
+    """Tune for both, write the results, and report them.
 
     Raises:
         InputError: that cannot be done with these arguments.
@@ -66,13 +66,13 @@ def tune_both(arguments: Arguments, output: Output) -> None:
 
 
 def _tuned(arguments: Arguments, output: Output, **more: Any) -> Done:
-    """Tune for one way, and say so. See ``tune_one_way``."""
+    """Tune for one way, and report it. See ``tune_one_way``."""
     with begun(arguments) as start:
         return tune_one_way(arguments, output, start, **more)
 
 
 def _check(arguments: Arguments) -> None:
-    """Refuse what leaves nothing to compare both ways in. Raises InputError."""
+    """Refuse arguments with which the two ways cannot be compared. Raises InputError."""
     if arguments.study is None or arguments.study.model is None or arguments.measured.recordings is not None:
         raise InputError("--streams both: needs a model and a GPU, to run its layers both ways")
     if arguments.race is not RaceChoice.IN_PLACE:

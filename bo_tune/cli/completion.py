@@ -37,22 +37,29 @@ def kernels(incomplete: str) -> list[str]:
 
 
 def devices(incomplete: str) -> list[str]:
-    """Return ``cuda`` and the folders of recordings hereabouts."""
+    """Return ``cuda`` and the folders of recordings near this folder."""
     folders = [f"replay:{folder}" for folder in _folders() if any(map(_is_recording, _entries(folder)))]
     return _among(["cuda", "cuda:0", "cuda:1", *folders])(incomplete)
 
 
 def storages(incomplete: str) -> list[str]:
-    """Return the SQLite databases of this folder, and what stands for none."""
+    """Return the SQLite databases of this folder, and the word for no database."""
     return _among([MEMORY, *(f"sqlite:///{path}" for path in sorted(Path().glob("*.db")))])(incomplete)
 
 
 def study_files(incomplete: str) -> list[str]:
-    """Return the study files hereabouts, and the folders on the way to what is being typed."""
+    """Return the study files near this folder, and the folders on the way to what is being typed."""
     found = [
         str(path) for folder in _folders() for path in sorted(folder.glob("*.toml")) if path.name != "pyproject.toml"
     ]
     return _among(found)(incomplete)
+
+
+def shipped_names(incomplete: str) -> list[str]:
+    """Return the names of what comes with the package."""
+    from bo_tune.formats.shipped import shipped
+
+    return _among(item.name for item in shipped())(incomplete)
 
 
 def _is_recording(path: Path) -> bool:
@@ -62,7 +69,7 @@ def _is_recording(path: Path) -> bool:
 
 
 def _folders() -> list[Path]:
-    """Return this folder and those below it, hidden ones apart."""
+    """Return this folder and those below it, except hidden ones."""
     level, found = [Path()], [Path()]
     for _ in range(DEPTH):
         level = [child for folder in level for child in _children(folder)]
@@ -77,7 +84,7 @@ def _children(folder: Path) -> list[Path]:
 
 
 def _entries(folder: Path) -> list[Path]:
-    """Return what is in a folder; nothing where it cannot be read."""
+    """Return what is in a folder; nothing if it cannot be read."""
     try:
         return sorted(folder.iterdir())
     except OSError:

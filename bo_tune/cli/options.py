@@ -100,11 +100,11 @@ def json_of(option: str, path: Path) -> Any:
 
 def streams_option(usual: str) -> Any:
     """Describe how adapters are to be run, and what is usual."""
-    text = f"Adapters behind the base layer, beside it (VLLM_LORA_ENABLE_DUAL_STREAM=1), or either way. {usual}"
+    text = f"Run adapters after the base layer, beside it (VLLM_LORA_ENABLE_DUAL_STREAM=1), or serve both. {usual}"
     return option(PROBLEM, "|".join(StreamChoice), text, "--streams")
 
 
-Streams = Annotated[StreamChoice | None, streams_option("One by default, or what the study file says.")]
+Streams = Annotated[StreamChoice | None, streams_option("Default: one, or what the study file says.")]
 DUAL_STREAM = flag(PROBLEM, "For an engine with VLLM_LORA_ENABLE_DUAL_STREAM=1.", "--dual-stream")
 
 
@@ -113,12 +113,13 @@ KernelSource = Annotated[
     option(
         DEVICE,
         "|".join(KERNEL_SOURCES),
-        "Whose kernels; auto: the engine's that serves the model, if vLLM is installed; else bo_tune's own.",
+        "Whose kernels to tune. auto: those of the engine that serves the model, if vLLM is installed, "
+        "else bo_tune's own.",
         complete=completion.kernel_sources,
     ),
 ]
 RequireIdle = Annotated[
-    bool, flag(DEVICE, "Measure on no GPU that others use, or of which that is not known.", "--require-idle")
+    bool, flag(DEVICE, "Refuse to measure on a GPU that others use, or might use.", "--require-idle")
 ]
 
 
@@ -130,12 +131,16 @@ class Measuring:
         str,
         option(DEVICE, "cuda[:N]|replay:DIR", "What measures: a GPU, or recorded grids.", complete=completion.devices),
     ] = DEFAULT_DEVICE
-    gpus: Annotated[str | None, option(DEVICE, "all|N,…", "GPUs of this host, tuned side by side.")] = None
+    gpus: Annotated[str | None, option(DEVICE, "all|N,…", "GPUs of this host to tune on, side by side.")] = None
     require_idle: RequireIdle = False
     kernels: KernelSource = "auto"
     timing: Annotated[
         Timing,
-        option(DEVICE, "|".join(Timing), "L2 cache cleared before each launch, as left, or launches in a CUDA graph."),
+        option(
+            DEVICE,
+            "|".join(Timing),
+            "Clear the L2 cache before each launch, leave it as it is, or launch in a CUDA graph.",
+        ),
     ] = Timing.COLD
     tokens: Annotated[Tokens, option(DEVICE, "|".join(Tokens), "How tokens are spread over the adapters.")] = (
         Tokens.UNIFORM
@@ -145,8 +150,8 @@ class Measuring:
         option(
             DEVICE,
             "N,…",
-            "Adapters that a step uses: as many as there are slots by default. Of several numbers the mean decides, in "
-            "the layers in which tune has finalists race.",
+            "Adapters that a step uses. Default: as many as there are slots. With several numbers, the mean over them "
+            "decides when finalists race in the model's layers.",
         ),
     ] = None
     experts: Annotated[
@@ -154,17 +159,17 @@ class Measuring:
         option(
             DEVICE,
             "uniform|zipf|FILE",
-            "How tokens choose experts; FILE: a JSON list of how often each expert was hit.",
+            "How tokens choose experts. FILE: a JSON list of how often each expert was hit.",
             complete=completion.routings,
         ),
     ] = Routing.UNIFORM.value
     jobs: Annotated[
         int | None,
-        option(DEVICE, "N", "Compile processes; one less than the cores by default.", min=1, max=MOST_PROCESSES),
+        option(DEVICE, "N", "Compile processes. Default: one less than there are cores.", min=1, max=MOST_PROCESSES),
     ] = None
     pack: Annotated[
         list[Path] | None,
-        option(DEVICE, "FILE", "Binaries of bo-tune compile, which need no compiling here; may be repeated."),
+        option(DEVICE, "FILE", "Pack made by bo-tune compile, whose binaries need no compiling here. May be repeated."),
     ] = None
 
     @property
@@ -220,19 +225,19 @@ class Measuring:
 Study = Annotated[
     Path | None,
     typer.Argument(
-        metavar="STUDY.toml", help="Study file; or name a model with --model.", autocompletion=completion.study_files
+        metavar="STUDY.toml", help="Study file. Or name a model with --model.", autocompletion=completion.study_files
     ),
 ]
 Kernel = Annotated[
-    list[str] | None, option(PROBLEM, "NAME", "Only this kernel; may be repeated.", complete=completion.kernels)
+    list[str] | None, option(PROBLEM, "NAME", "Only this kernel. May be repeated.", complete=completion.kernels)
 ]
 Only = Annotated[
     list[str] | None,
     option(
         PROBLEM,
         f"{'|'.join(Part)},…",
-        "What of a model: its adapters' kernels, the base model's experts, its Mamba-2 layers. Default: all, with "
-        f"vLLM's kernels; grid and recordings: {Part.LORA}.",
+        "What to tune of a model: its adapters' kernels, the base model's experts, its Mamba-2 layers. Default: all "
+        f"with vLLM's kernels, {Part.LORA} for grid and recordings.",
     ),
 ]
 Lease = Annotated[
@@ -240,7 +245,7 @@ Lease = Annotated[
     option(
         DATABASE,
         "SECONDS",
-        "After so long without a word from a worker its studies go to others.",
+        "After this long without a word from a worker, its studies go to others.",
         min=1.0,
         max=MOST_SECONDS,
     ),
@@ -249,33 +254,35 @@ Fresh = Annotated[
     bool,
     flag(
         DATABASE,
-        "Measure anew: studies that are there are set aside. Run again after an interruption, it goes on.",
+        "Measure everything again, and set existing studies aside. Run it again after an interruption to go on.",
         "--fresh",
     ),
 ]
 Storage = Annotated[
-    str, option(DATABASE, "URL", f"Database of the studies; '{MEMORY}' keeps none.", complete=completion.storages)
+    str, option(DATABASE, "URL", f"Database of the studies. '{MEMORY}' keeps nothing.", complete=completion.storages)
 ]
 Budget = Annotated[int | None, option(SEARCH, "N", "Configs to launch in each study.", min=1)]
 Seed = Annotated[
-    int | None, option(SEARCH, "N", "Of the samplers, and of replayed measurements.", min=0, max=2**32 - 1)
+    int | None, option(SEARCH, "N", "Seed of the samplers and of replayed measurements.", min=0, max=2**32 - 1)
 ]
 Sampler = Annotated[
     str | None,
     option(SEARCH, "NAME", f"How configs are proposed: {', '.join(SAMPLERS)}.", complete=completion.samplers),
 ]
-Bundled = Annotated[bool, flag(SEARCH, "Learn from the bundled grids, too.", "--bundled/--no-bundled")]
+Bundled = Annotated[bool, flag(SEARCH, "Also learn from the grids that come with bo_tune.", "--bundled/--no-bundled")]
 Out = Annotated[Path, option(OUTPUT, "DIR", "Folder of the JSON files.")]
 JsonFile = Annotated[
     Path | None,
-    option(OUTPUT, "FILE", "Write the result as JSON too; '-' writes it to stdout, and nothing else.", "--json"),
+    option(
+        OUTPUT, "FILE", "Also write the result as JSON. '-' writes it to stdout, and nothing else goes there.", "--json"
+    ),
 ]
 Progress = Annotated[
     ProgressChoice,
     option(
         OUTPUT,
         "|".join(ProgressChoice),
-        "json: every event as a line of JSON on stdout, and nothing else there; warnings go to stderr.",
+        "json: write every event as a line of JSON to stdout, and nothing else. Warnings go to stderr.",
     ),
 ]
 Verbose = Annotated[bool, flag(OUTPUT, "Print every recorded trial.", "--verbose", "-v")]

@@ -52,7 +52,7 @@ class Output:
         self.command, self._json_file = command, json_file
         on_stdout, self.lines_of_json = json_file == STDOUT, progress is ProgressChoice.JSON
         if on_stdout and self.lines_of_json:
-            raise InputError("--json: stdout is that of --progress json already; name a file")
+            raise InputError("--json: --progress json uses stdout already; name a file")
         self.console = terminal(stderr=on_stdout, quiet=quiet or self.lines_of_json)
         self.urgent = terminal(stderr=True) if quiet or self.lines_of_json else self.console
         self._results = terminal(quiet=quiet or on_stdout or self.lines_of_json)

@@ -35,7 +35,7 @@ COMPILE_DEADLINE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be compiled, for what, and how much of it.
+    """What to compile, for which GPU, and how much of it.
 
     Attributes:
         whole: whether every valid config is wanted.
@@ -59,12 +59,12 @@ def gpu_of(target: str, name: str | None) -> TargetGpu:
         forms = " or ".join(backend_named(each).target_form for each in BACKENDS)
         raise InputError(f"--target: expected {forms}, got {target!r}")
     if found.gpu.target != target:
-        raise InputError(f"--gpu: {found.gpu.name} is no GPU of {target}")
+        raise InputError(f"--gpu: {found.gpu.name} is not a GPU of {target}")
     return found
 
 
 def experience(storage: str | None, history: Sequence[Path] | None) -> Experience:
-    """Gather what tells which configs are likely."""
+    """Gather what ranks configs by how likely they are."""
     found = Experience()
     if storage is not None:
         store = StudyStore(storage, only_read=True)
@@ -78,7 +78,7 @@ def experience(storage: str | None, history: Sequence[Path] | None) -> Experienc
 
 
 def make_pack(plan: Plan, experience: Experience, out: Path, output: Output) -> None:
-    """Compile what is planned into a pack and tell of it. Raises typer.Exit where not everything could be compiled."""
+    """Compile the plan into a pack and report. Raises typer.Exit if something could not be compiled."""
     with Workbench(out) as bench, PackProgress(output.console) as progress:
         packed, interrupted = _compile(plan, experience, bench, progress)
     if interrupted:

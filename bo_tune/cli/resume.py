@@ -24,7 +24,7 @@ def kept_lines(storage: str, argv: Sequence[str] | None = None, *, out: Path | N
     lines = [f"kept in {shown(storage)}; to go on from there, in the same folder:", f"  {command}"]
     if out is not None:
         words = [PROGRAM, "write", "--storage", shown(storage), "--out", str(out)]
-        lines += ["to write what is finished without that:", f"  {shlex.join(words)}"]
+        lines += ["to write the finished studies without going on:", f"  {shlex.join(words)}"]
     return [*lines, f"  ({HIDDEN} stands for the password, which is not shown)"] if hidden else lines
 
 
@@ -43,7 +43,7 @@ def next_lines(out: Path, variables: Sequence[str], named: Sequence[str], *, is_
     if is_timed and named:
         lines.append(f"{PROGRAM} step {asked} --tuned {shlex.quote(folder)}")
     lines += [f"export {name}={shlex.quote(folder)}" for name in variables]
-    return ["next, in whatever folder:", *(f"  {line}" for line in lines)]
+    return ["next, from any folder:", *(f"  {line}" for line in lines)]
 
 
 def command_line(argv: Sequence[str]) -> tuple[str, bool]:

@@ -40,22 +40,30 @@ class Served:
         option(
             PROBLEM,
             "FILE",
-            "What a running vLLM looked up, instead of a model: BO_TUNE_LOOKUPS=FILE in its environment records it.",
+            "Lookups of a running vLLM, instead of a model. BO_TUNE_LOOKUPS=FILE in its environment records them.",
         ),
     ] = None
     engine: Annotated[
-        EngineChoice | None, option(PROBLEM, "|".join(EngineChoice), f"What serves the model: {EngineChoice.VLLM}.")
+        EngineChoice | None,
+        option(PROBLEM, "|".join(EngineChoice), f"The engine that serves the model. Default: {EngineChoice.VLLM}."),
     ] = None
     tp: Annotated[
         int | None,
-        option(PROBLEM, "N", "Tensor-parallel size of the served model: 1.", "--tensor-parallel-size", "--tp", min=1),
+        option(
+            PROBLEM,
+            "N",
+            "Tensor-parallel size of the served model. Default: 1.",
+            "--tensor-parallel-size",
+            "--tp",
+            min=1,
+        ),
     ] = None
     max_loras: Annotated[
         list[str] | None,
-        option(PROBLEM, "N,…", "The engine's --max-loras, SGLang's --max-loras-per-batch."),
+        option(PROBLEM, "N,…", "The engine's --max-loras, or SGLang's --max-loras-per-batch."),
     ] = None
     max_lora_chunk_size: Annotated[
-        int | None, option(PROBLEM, "N", f"SGLang's --max-lora-chunk-size: {CHUNK_SIZES[0]}.")
+        int | None, option(PROBLEM, "N", f"SGLang's --max-lora-chunk-size. Default: {CHUNK_SIZES[0]}.")
     ] = None
     rank: Annotated[
         list[str] | None, option(PROBLEM, "N,…", "The engine's --max-lora-rank.", "--max-lora-rank", "--rank")
@@ -63,7 +71,7 @@ class Served:
     m: Annotated[
         list[str] | None,
         option(
-            PROBLEM, "N,…", "Tokens in a step; powers of two by default. 'auto' has tune add those that are worth it."
+            PROBLEM, "N,…", "Tokens in a step. Default: powers of two. With 'auto', tune adds those that are worth it."
         ),
     ] = None
     fully_sharded: Annotated[
@@ -74,7 +82,7 @@ class Served:
         option(
             PROBLEM,
             "NAME,…",
-            "The engine's --lora-target-modules. All that vLLM supports by default.",
+            "The engine's --lora-target-modules. Default: all that vLLM supports.",
             "--lora-target-modules",
             "--target-modules",
         ),
@@ -84,8 +92,9 @@ class Served:
         option(
             PROBLEM,
             "PATH",
-            "An adapter's adapter_config.json, or its folder: gives rank and target modules where they are left out. "
-            "May be repeated: the largest rank and all their modules count.",
+            "An adapter's adapter_config.json, or its folder. It gives the rank and the target modules "
+            "where you leave them "
+            "out. May be repeated: then the largest rank and all modules count.",
         ),
     ] = None
     expert_parallel: Annotated[
@@ -95,13 +104,17 @@ class Served:
         bool,
         flag(
             PROBLEM,
-            "The engine's --enable-mixed-moe-lora-format: gate and up of experts apart, whatever the model does.",
+            "The engine's --enable-mixed-moe-lora-format: experts have gate and up apart, whatever the model does.",
             "--enable-mixed-moe-lora-format",
         ),
     ] = False
     shared_moe_loras: Annotated[
         bool,
-        flag(PROBLEM, "The engine's --enable-moe-shared-loras: the same.", "--enable-moe-shared-loras"),
+        flag(
+            PROBLEM,
+            "The engine's --enable-moe-shared-loras, which does the same to lookups.",
+            "--enable-moe-shared-loras",
+        ),
     ] = False
     tower_connector: Annotated[
         bool, flag(PROBLEM, "The engine's --enable-tower-connector-lora.", "--enable-tower-connector-lora")
@@ -111,7 +124,7 @@ class Served:
         option(
             PROBLEM,
             "N",
-            f"The engine's --max-num-seqs, the most rows that lm_head gets: {MAX_SEQUENCES}.",
+            f"The engine's --max-num-seqs, the most rows that lm_head gets. Default: {MAX_SEQUENCES}.",
             min=1,
             max=MOST,
         ),
@@ -121,7 +134,7 @@ class Served:
         option(
             PROBLEM,
             "N",
-            f"The engine's --max-num-batched-tokens, the most tokens in a step: {MAX_BATCHED_TOKENS}.",
+            f"The engine's --max-num-batched-tokens, the most tokens in a step. Default: {MAX_BATCHED_TOKENS}.",
             min=1,
             max=MOST,
         ),
@@ -131,13 +144,13 @@ class Served:
         option(
             PROBLEM,
             "N",
-            "Tokens that the engine drafts for a sequence (num_speculative_tokens of its --speculative-config): 0.",
+            "Tokens drafted for a sequence: num_speculative_tokens of the engine's --speculative-config. Default: 0.",
             min=0,
             max=MOST_DRAFTED,
         ),
     ] = None
     mamba_ssm_cache_dtype: Annotated[
-        str | None, option(PROBLEM, "|".join(STATE_DTYPES), "The engine's --mamba-ssm-cache-dtype, where it is named.")
+        str | None, option(PROBLEM, "|".join(STATE_DTYPES), "The engine's --mamba-ssm-cache-dtype, if it is given one.")
     ] = None
     dual_stream: Annotated[bool, DUAL_STREAM] = False
     quantization: Annotated[
@@ -145,8 +158,8 @@ class Served:
         option(
             PROBLEM,
             "NAME",
-            "The engine's --quantization, where it is not the checkpoint's own: moe_wna16 has Triton multiply experts "
-            "of 4 and 8 bits.",
+            "The engine's --quantization, if it differs from the checkpoint's. With moe_wna16, Triton multiplies "
+            "experts of 4 and 8 bits.",
         ),
     ] = None
     derive: Annotated[
@@ -154,7 +167,7 @@ class Served:
         option(
             PROBLEM,
             "|".join(LayersFrom),
-            "What tells the model's layers: the table of architectures, or the vLLM installed here, which builds "
+            "Where the model's layers come from: the table of architectures, or the vLLM installed here, which builds "
             "the model without its weights.",
         ),
     ] = None
@@ -190,7 +203,7 @@ class Served:
             InputError: both were.
         """
         if self.dual_stream and wanted is not None:
-            raise InputError("--dual-stream: --streams says already how adapters run")
+            raise InputError("--dual-stream: --streams already says how adapters run")
         return StreamChoice.TWO if self.dual_stream else wanted
 
     def settings(self) -> dict[str, Any]:

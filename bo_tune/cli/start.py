@@ -46,7 +46,7 @@ def importing_ahead(device: str, storage: str, *, anew: bool, here: bool = True)
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What has begun.
+    """What was started.
 
     Attributes:
         forks: forks the session's processes, where this process has any.
@@ -59,7 +59,7 @@ class Start:
 
 @contextmanager
 def begun(arguments: "Arguments", imports: Imports | None = None) -> Iterator[Start]:
-    """Begin, and end in the end what has begun. Raises InputError.
+    """Start what takes long, and end it in the end. Raises InputError.
 
     Args:
         imports: see ``importing_ahead``.
@@ -81,7 +81,7 @@ def begun(arguments: "Arguments", imports: Imports | None = None) -> Iterator[St
 
 
 def _check(arguments: "Arguments") -> None:
-    """Refuse what cannot be tuned, before anything is started for it. Raises InputError."""
+    """Refuse what cannot be tuned before starting anything. Raises InputError."""
     from bo_tune.cli.arguments import problems_of
     from bo_tune.core.problem import LoraProblem
 
@@ -95,11 +95,11 @@ def _check(arguments: "Arguments") -> None:
     problems = problems_of(arguments.study, arguments.kernels)
     _check_hits(problems, len(measured.conditions.hits))
     if arguments.choose_m and not all(isinstance(problem, LoraProblem) for problem in problems):
-        raise InputError("--m auto: adds keys for adapters' kernels of vLLM alone")
+        raise InputError("--m auto: adds keys only for the kernels of vLLM's adapters")
 
 
 def _check_hits(problems: "Sequence[Problem]", recorded: int) -> None:
-    """Refuse recorded numbers of hits that are of other experts. Raises InputError."""
+    """Refuse recorded hits if they belong to other experts. Raises InputError."""
     from bo_tune.core.problem import LoraProblem
     from bo_tune.kernels.experts.step import KERNEL as EXPERTS
     from bo_tune.kernels.experts.step import ExpertsStep
@@ -109,14 +109,14 @@ def _check_hits(problems: "Sequence[Problem]", recorded: int) -> None:
     counts = sorted({one.count for one in (*adapted, *of_base) if one is not None and recorded})
     wrong = [count for count in counts if count != recorded]
     if wrong:
-        raise InputError(f"--experts: expected how often each of {wrong[0]} experts was hit, got {recorded} numbers")
+        raise InputError(f"--experts: expected one count for each of {wrong[0]} experts, got {recorded} numbers")
 
 
 def _check_replay(arguments: "Arguments") -> None:
     """Refuse what recordings cannot do. Raises InputError."""
     measured = arguments.measured
     if arguments.choose_m:
-        raise InputError("--m auto: needs a GPU; recordings hold no other m than their own")
+        raise InputError("--m auto: needs a GPU; recordings hold only their own m")
     if measured.packs:
         raise InputError("--pack: needs a GPU; nothing is compiled for a recording")
     for option, given in (("--gpus", measured.gpus is not None), ("--require-idle", measured.require_idle)):

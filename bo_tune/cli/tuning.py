@@ -51,7 +51,7 @@ Workers = HostWorkers | RayCluster
 
 @contextmanager
 def _workers(arguments: Arguments) -> Iterator[Workers | None]:
-    """Have workers on the Ray cluster that was named, or processes of this host, if any are wanted."""
+    """Tune with workers on the named Ray cluster, or with processes of this host, if any are wanted."""
     count = worker_count(arguments) if arguments.ray is None else arguments.workers
     if arguments.ray is None and count == 1:
         yield None
@@ -109,7 +109,7 @@ def _with_layers(jobs: Sequence[Job], study: StudyFile | None) -> list[Job]:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What tuning came to.
+    """The outcome of tuning.
 
     Attributes:
         session: its identifier.
@@ -122,7 +122,7 @@ class Done:
 
 
 def tune(arguments: Arguments, output: Output, start: Start) -> None:
-    """Tune, write what came of it, and say so. Raises typer.Exit where not everything could be done."""
+    """Tune, write the results, and report them. Raises typer.Exit if something could not be done."""
     done = tune_one_way(arguments, output, start)
     say_what_is_next(arguments, output, done)
     output.json(done.document)
@@ -130,7 +130,7 @@ def tune(arguments: Arguments, output: Output, start: Start) -> None:
 
 
 def say_what_is_next(arguments: Arguments, output: Output, *done: "Done") -> None:
-    """Say what to do with the files that were written, unless they are only to be compared with."""
+    """Say what to do next with the files, unless they only serve comparisons."""
     files = [Path(file).name for one in done for file in one.document["written"]]
     variables = folder_variables(files)
     if not variables or arguments.settings.exhaustive:
@@ -141,7 +141,7 @@ def say_what_is_next(arguments: Arguments, output: Output, *done: "Done") -> Non
 
 
 def leave_if_unfinished(tuned: Sequence[Tuned]) -> None:
-    """Raise typer.Exit where a study has no result."""
+    """Raise typer.Exit if a study has no result."""
     if any(one.result is None for one in tuned):
         raise typer.Exit(exit_codes.FAILED)
 
@@ -154,7 +154,7 @@ def tune_one_way(
     but: Collection[Address] = (),
     then: Callable[[Sequence[Tuned]], None] | None = None,
 ) -> Done:
-    """Tune for an engine of one stream or of two, write what came of it, and say so.
+    """Tune for an engine of one stream or of two, write the results, and report them.
 
     Args:
         but: entries that are not written.
@@ -254,7 +254,7 @@ def _told(
 def _write(
     arguments: Arguments, session: Session, jobs: Sequence[Job], tuned: Sequence[Tuned], but: Collection[Address]
 ) -> tuple[list[Path], list[str]]:
-    """Write tables and recordings; return their paths, and lines on what a reader of them would not expect."""
+    """Write tables and recordings. Return their paths, and lines on anything a reader would not expect."""
     notes = list[str]()
     completions = _completions(jobs, arguments)
     more = [entry for completion in completions for entry in completion.entries]
@@ -269,7 +269,7 @@ def _write(
 
 
 def _completions(jobs: Sequence[Job], arguments: Arguments) -> list[Completion]:
-    """Return what engines need in the folder besides what was tuned, lest the model be slower with it than without."""
+    """Return what engines need in the folder besides the tuned entries, so that the folder slows no kernel down."""
     asked = arguments.study.looked_up() if arguments.study else {}
     tuned = {job.problem.kernel for job in jobs}
     gpus = {job.device.gpu.name: job.device.gpu for job in jobs}
@@ -288,7 +288,7 @@ class _Deciding:
         self.tuned: list[Tuned] = []
 
     def run(self, jobs: Sequence[Job]) -> list[Tuned]:
-        """Return what came of the problems themselves."""
+        """Return the results of the problems themselves."""
         tuned = self._session.run(with_deciding(jobs, self._path))
         self.tuned += [one for one in tuned if one.job.spec.decides]
         return [one for one in tuned if not one.job.spec.decides]
@@ -343,7 +343,7 @@ def _sources(jobs: Sequence[Job], out: Path) -> dict[Path, dict[str, set[str]]]:
 
 
 def _fallen_back(jobs: Sequence[Job], arguments: Arguments) -> list[str]:
-    """Return a warning where nobody chose the project's own kernels, and they are tuned all the same."""
+    """Return a warning if the project's own kernels are tuned although nobody chose them."""
     measured = arguments.measured
     files = [sources for place in _sources(jobs, arguments.out).values() for sources in place.values()]
     own = any(is_own(source) for sources in files for source in sources)

@@ -96,14 +96,14 @@ class StopRule:
     """When a study has done enough.
 
     Attributes:
-        tolerance: x.
-        risk: stop when the probability of a better config falls under it.
-        least: trials to have a value before any stop.
-        most: trials with a value at which the study stops anyhow; None for no limit.
-        most_taught: the same where other studies of the same place teach. On replayed grids that many leave less
-            regret than any threshold on the certificate that launches as many on average: what keeps a certificate low
-            is mostly noise and rough ground, not a better config. Nor is a threshold on the improvement to be expected
-            of all that is untried, per launch so far, certain to be better: with 19.4 launches on average of the 19
+        tolerance: a config counts as better if it is faster by more than this share.
+        risk: a study stops when the probability of a better config falls below this.
+        least: trials with a value that a study needs before it may stop.
+        most: trials with a value after which a study stops in any case; None for no limit.
+        most_taught: the same if other studies of the same place teach it. On replayed grids this number leaves less
+            regret than any threshold on the certificate that launches as many on average, because mostly noise and
+            rough ground keep a certificate low, not a better config. A threshold on the expected improvement of all
+            untried configs, per launch so far, is not certain to be better: with 19.4 launches on average of the 19
             dense grids (10 seeds) it left 0.08 ± 0.08 points less than 20 of each.
     """
 

@@ -79,7 +79,7 @@ def problem_lines(problems: Mapping[Problem, Sequence[str]], expected: Outlook) 
     if deciding or any(isinstance(problem, LoraProblem) and problem.experts for problem in problems):
         lines.append("the experts' kernels of one m agree on one block_m")
     if expected.binaries is None or expected.minutes is None:
-        return [*lines, "how long it takes is not known: sessions of adapters' kernels alone were measured"]
+        return [*lines, "the time is not known: only sessions of adapters' kernels were measured"]
     return [*lines, f"about {expected.binaries} binaries and {expected.minutes:.1f} minutes, {expected.basis}"]
 
 
@@ -118,7 +118,7 @@ def check_lines(report: Report) -> list[str]:
         f"the nearest m, {report.count('fault')} fail or take what is not theirs; {faults} fault{'s' * (faults != 1)}"
     ]
     if report.gpu is None:
-        lines.append(f"shared memory was not checked: nothing is known here of {report.gpu_file_name}")
+        lines.append(f"shared memory was not checked: bo_tune does not know {report.gpu_file_name}")
     if report.note:
         lines.append(f"note: {report.note}")
     return lines

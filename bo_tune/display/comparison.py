@@ -45,8 +45,8 @@ def _comparison_row(entry: Comparison) -> list[str]:
 
 def comparison_lines(comparisons: Comparisons) -> list[str]:
     """Return the lines below the table: what the entries that both have cost either search, ratios, regret."""
-    common = "1 entry stands" if comparisons.common == 1 else f"{comparisons.common} entries stand"
-    lines = [f"{common} in both; what a search cost is counted for these alone"]
+    common = "1 entry is" if comparisons.common == 1 else f"{comparisons.common} entries are"
+    lines = [f"{common} in both; costs are counted for these alone"]
     for name, side in (("tuned", comparisons.tuned), (_second(comparisons), comparisons.grid)):
         totals = side.totals
         if totals:

@@ -87,8 +87,8 @@ def ending_lines(found: Sequence[tuple[Ending | None, Certificate | None]]) -> l
     known = [100.0 * loss for loss in losses if loss is not None]
     if known:
         lines.append(
-            f"expected loss: {percent(sum(known) / len(known))} on average, {percent(max(known))} at worst: by so much "
-            "one more config is expected to be faster, at most"
+            f"expected loss: {percent(sum(known) / len(known))} on average, {percent(max(known))} at worst: one more "
+            "config is expected to be faster by this much at most"
         )
     return lines
 
@@ -96,10 +96,10 @@ def ending_lines(found: Sequence[tuple[Ending | None, Certificate | None]]) -> l
 def _why(ending: Ending) -> str:
     return {
         EndedBy.SURE: "sure enough",
-        EndedBy.TAUGHT: "taught by others, with as many tried as pays",
+        EndedBy.TAUGHT: "taught by others, after as many configs as pay off",
         EndedBy.BUDGET: "at their budget",
         EndedBy.EXHAUSTED: "with all configs tried",
-        EndedBy.MOST: "at the stop rule's most",
+        EndedBy.MOST: "at the stop rule's limit",
         EndedBy.NOTHING_LEFT: "with nothing left that could win",
     }[ending.reason]
 

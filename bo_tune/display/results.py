@@ -101,7 +101,7 @@ def mix_lines(results: Sequence[StudyResult]) -> list[str]:
     if not shares:
         return []
     each = (f"{n} active: {sum(one) / len(one):+.1f} %, worst {max(one):+.1f} %" for n, one in sorted(shares.items()))
-    return [f"adapters' time in their layers against the default's, by how many a step uses: {'; '.join(each)}"]
+    return [f"adapters' time in their layers against the default's, by active adapters in a step: {'; '.join(each)}"]
 
 
 def compromise_lines(chosen: Sequence[Compromise]) -> list[str]:
@@ -158,7 +158,7 @@ def _decided_lines(decided: Sequence[Decision]) -> list[str]:
             f": {us(sums[0])} us by default, {us(sums[1])} us tuned in all, {geometric_mean(gains):.2f}x faster "
             f"(geometric mean of {len(gains)})"
         )
-    return [f"{line}; what the other kernels are tuned to beyond {SHARED} is used on the two-kernel path alone"]
+    return [f"{line}; only the two-kernel path uses the rest of the other kernels' configs"]
 
 
 def activity_lines(activity: SessionActivity) -> list[str]:

@@ -31,14 +31,14 @@ def reuse_lines(tuned: "Sequence[Tuned]", now: datetime | None = None) -> list[s
             seconds = (now - datetime.fromisoformat(one.result.date)).total_seconds()
             groups.setdefault((one.name.toolchain, _search(one.result)), []).append(seconds)
     lines = [
-        f"kept {_studies(len(ages))} measured {_span(ages)} ago with {toolchain}, by {search}; --fresh measures anew"
+        f"kept {_studies(len(ages))} measured {_span(ages)} ago with {toolchain}, by {search}; --fresh measures again"
         for (toolchain, search), ages in groups.items()
     ]
     resumed = [one for one in tuned if not one.kept and one.resumed]
     if resumed:
         begun = [start for one in resumed for start, _ in one.under_way[: one.resumed]]
         ages = [(now - start.astimezone(UTC)).total_seconds() for start in begun]
-        lines.append(f"went on with {_studies(len(resumed))}: {len(ages)} trials were there, from {_span(ages)} ago")
+        lines.append(f"went on with {_studies(len(resumed))}, which had {len(ages)} trials from {_span(ages)} ago")
     return lines
 
 

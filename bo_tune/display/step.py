@@ -17,7 +17,7 @@ def step_tables(report: StepReport) -> Iterator[Table]:
     """Return a table for each way of running adapters."""
     for two in report.ways:
         table = plain_table(
-            f"What of a decoder layer takes adapters, {STREAMS[two]}, us; of all {report.layers} layers, ms",
+            f"The parts of a decoder layer that take adapters, {STREAMS[two]}, us; of all {report.layers} layers, ms",
             (),
             ("m", "without adapters", "untuned", "tuned", "adapters take", "model: without", "untuned", "tuned",
              "adapters' share"),
@@ -70,7 +70,8 @@ def _python_lines(report: StepReport) -> list[str]:
     free = [m for m in report.times if m > max(bound)]
     enough = f"; let steps hold {free[0]} or more (--max-num-batched-tokens)" if free else ""
     return [
-        f"up to m {max(bound)} the adapters' Python takes longer than the GPU does, in a step that is no CUDA graph (a "
+        f"up to m {max(bound)} the adapters' Python takes longer than the GPU does, in a step that is not "
+        f"a CUDA graph (a "
         f"prefill){enough}"
     ]
 

@@ -93,7 +93,7 @@ def studies_lines(studies: Sequence[StudyListing]) -> list[str]:
             for study, holder in held
         ),
         f"{counted(len(studies), 'study', 'studies')}, {unfinished} unfinished{' (*)' if unfinished else ''}; sure: "
-        "within so much of the grid's best with that probability",
+        "the probability of being within that much of the grid's best",
         *ending_lines([(study.ending, study.certificate) for study in studies if study.finished]),
         *(
             f"{kernel}: what an engine launches in place of shrink and expand; decides on {SHARED} for them"
@@ -159,15 +159,17 @@ def study_lines(detail: StudyDetail) -> list[str]:
         + f"{speed_up(listing.default_us, listing.best_us)} of the default ({us(listing.default_us)} us)",
     ]
     if not listing.name.toolchain:
-        lines.append(f"{UNKNOWN}: stored by an earlier version of bo_tune; no search takes it for its own")
+        lines.append(f"{UNKNOWN}: stored by an earlier version of bo_tune; no search goes on with it")
     if listing.layers:
         lines.append(f"layers: {', '.join(listing.layers)}")
     if listing.ending is not None:
         lines.append(f"ended: {listing.ending}")
     if listing.certificate is not None:
-        lines.append(f"sure: {sure(listing.certificate)} (within so much of the grid's best with that probability)")
+        lines.append(
+            f"sure: {sure(listing.certificate)} (the probability of being within that much of the grid's best)"
+        )
         loss = expected_loss(listing.certificate)
-        lines.append(f"expected loss: {loss}: one more config is expected to be faster by that, at most")
+        lines.append(f"expected loss: {loss}: one more config is expected to be faster by this much at most")
     if listing.disturbed:
         lines.append(f"times are spoilt: {', '.join(listing.disturbed)}")
     lines.append(

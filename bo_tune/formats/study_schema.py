@@ -113,20 +113,20 @@ class ModelTable(Table):
 
     config: Text
     """Hugging Face `config.json`, its folder, or the id of a model on the Hugging Face hub (needs the extra `hub`).
-    Relative to the study file."""
+    A path is relative to the study file."""
 
     tensor_parallel: Size = 1
     """The engine's `--tensor-parallel-size`."""
 
     ranks: Sizes | None = None
-    """Values of the engine's `--max-lora-rank`, not the adapters' own ranks. Left out: 16, vLLM's default, or the least
-    that serves `adapter`."""
+    """Values of the engine's `--max-lora-rank`, not the adapters' own ranks. Left out: 16, which is vLLM's default, or
+    the smallest that serves `adapter`."""
 
     max_loras: Sizes = [4]
     """Values of the engine's `--max-loras`."""
 
     m: Sizes
-    """Tokens in a step: the keys of m in the JSON. An engine that has no entry for its m takes that of the nearest."""
+    """Tokens in a step: the keys of m in the JSON. An engine without an entry for its m takes that of the nearest m."""
 
     dtype: Dtype | None = None
     """Element type of activations and weights. Left out: the one that vLLM serves the model in."""
@@ -161,7 +161,7 @@ class ModelTable(Table):
     """The engine's `--max-num-batched-tokens`: the most tokens in a step. Left out: 8192."""
 
     num_speculative_tokens: Drafts = 0
-    """Tokens that the engine drafts for a sequence, of which lm_head is looked up with all that are verified."""
+    """Tokens that the engine drafts for a sequence. lm_head is looked up with all that are verified."""
 
     dual_stream: Flag = False
     """Whether the engine runs with `VLLM_LORA_ENABLE_DUAL_STREAM=1`. It then asks for two files of expand:
@@ -169,8 +169,8 @@ class ModelTable(Table):
     routers and whatever else each rank holds whole."""
 
     quantization: Text | None = None
-    """The engine's `--quantization`, where it is not the checkpoint's own: `moe_wna16` has Triton multiply experts of 4
-    and 8 bits."""
+    """The engine's `--quantization`, if it differs from the checkpoint's. With `moe_wna16`, Triton multiplies experts
+    of 4 and 8 bits."""
 
 
 class ProblemTable(Table):
@@ -180,7 +180,8 @@ class ProblemTable(Table):
     """Name of the kernel."""
 
     max_loras: Size
-    """The engine's `--max-loras`. The JSON key of the two dense kernels is one more: what the engine looks up."""
+    """The engine's `--max-loras`. The JSON key of the two dense kernels is one more, because
+    that is what the engine looks up."""
 
     num_slices: Size
     """Layers fused into one: 3 for qkv_proj, 2 for gate_up_proj, 1 for the others. Of experts: 2 for w13, 1
@@ -229,7 +230,7 @@ class Budget(Table):
     """What one study may cost."""
 
     launched_configs: Size | None = None
-    """Configs that reach the GPU, the kernel's default config included. Left out: 40. `--budget` goes before it."""
+    """Configs that reach the GPU, including the kernel's default config. Left out: 40. `--budget` overrides it."""
 
     finalists: Size | None = None
     """Configs that are timed in turn at the end of a study, besides the default. Left out: 8."""
@@ -242,19 +243,20 @@ class SearchTable(Table):
     """How a study searches, and when it ends."""
 
     sampler: Sampler = GRID_GP
-    """Who proposes configs. `grid-gp` is the project's own; `tpe` and `gp` are Optuna's. `--sampler` goes before it."""
+    """The method that proposes configs. `grid-gp` is the project's own; `tpe` and `gp` are Optuna's. `--sampler`
+    overrides it."""
 
     seed: Seed = 0
-    """Of all random choices. `--seed` goes before it."""
+    """Seed of all random choices. `--seed` overrides it."""
 
     stop: Flag = True
-    """Whether a study may end before its budget is spent. `--no-stop` goes before it."""
+    """Whether a study may end before its budget is spent. `--no-stop` overrides it."""
 
     tolerance: Share = 0.01
-    """A study ends when with a probability of 1 - `risk` nothing untried is better by more than this share."""
+    """A study ends when, with a probability of 1 - `risk`, no untried config is better by more than this share."""
 
     risk: Share = 0.10
-    """How likely the study may be to end too early."""
+    """The probability with which a study may end too early."""
 
 
 class StudyTables(Table):

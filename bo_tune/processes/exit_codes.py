@@ -9,5 +9,5 @@ MEANINGS = {
     DONE: "done",
     FAILED: "a study or a check failed, faults found, nothing to compare, stdout lost",
     BAD_INPUT: "bad input, or no usable GPU: one line on stderr says what",
-    INTERRUPTED: "interrupted: what was recorded is kept, the same command goes on",
+    INTERRUPTED: "interrupted: recorded trials are kept, and the same command goes on",
 }

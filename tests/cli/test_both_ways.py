@@ -112,9 +112,9 @@ def test_two_streams_alone_have_two_names(cli: Cli, way: tuple[str, ...]) -> Non
         ((*BOTH, "--race", "alone"), "needs --race in-place"),
         ((*BOTH, "--workers", 2), "not with workers"),
         (("tune", *SERVED[:6], "--m", "auto", "--streams", "both"), "nor with --m auto"),
-        ((*BOTH, "--dual-stream"), "--streams says already"),
+        ((*BOTH, "--dual-stream"), "--streams already says"),
         (("tune", "--streams", "two", "--device", f"replay:{BUNDLED}"), "--streams: needs a model"),
-        (("tune", "adds.toml", "--streams", "two"), "no meaning with model.add_inputs"),
+        (("tune", "adds.toml", "--streams", "two"), "does not go with model.add_inputs"),
     ],
 )
 def test_what_cannot_be_tuned_both_ways_is_refused_in_a_line(
@@ -143,7 +143,7 @@ def test_a_study_file_says_which_way_unless_the_command_line_does(
 def test_a_mix_of_adapters_is_told_by_number(cli: Cli) -> None:
     ran = cli("tune", *SERVED, "--active-loras", "1,4", "--storage", "memory", "--kernels", "builtin")
     assert (ran.code, ran.err) == (0, "")
-    assert "by how many a step uses: 1 active: " in ran.out
+    assert "by active adapters in a step: 1 active: " in ran.out
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def test_an_earlier_study_is_learnt_from(cli: Cli, study: Path, tmp_path: Path) 
         (("--all", "--target", "rocm:90"), "--target: expected cuda:CC"),
         (("--all", "--target", "cuda:9"), "--target: expected cuda:CC"),
         (("--all", "--target", "cuda:90a"), "--target: expected cuda:CC"),
-        (("--all", "--gpu", "NVIDIA L4"), "--gpu: NVIDIA L4 is no GPU of cuda:90"),
+        (("--all", "--gpu", "NVIDIA L4"), "--gpu: NVIDIA L4 is not a GPU of cuda:90"),
         (("--all", "--kernel", "lora_expand"), "--kernel: the study has no problem of lora_expand"),
         (("--all", "--kernel", "lora"), "unknown kernel 'lora'"),
         (("--all", "--out", "nowhere/x.pack"), "there is no folder nowhere"),

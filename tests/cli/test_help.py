@@ -16,6 +16,7 @@ COMMANDS = generate_cli.commands()
 EXAMPLES = [(name, example) for name, command in COMMANDS.items() for example in generate_cli.examples(command)]
 
 RUNS = {
+    "studies": "bo-tune studies",
     "problems": "bo-tune problems studies/llama-3.1-8b.toml",
     "tune": "bo-tune tune --device replay:studies/recordings",
     "grid": "bo-tune grid --device replay:studies/recordings --storage memory",

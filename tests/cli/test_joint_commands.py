@@ -71,7 +71,7 @@ STUDY = ROOT / "studies" / "moe-further.toml"
         ("{}", "expected a list of how often each expert was hit"),
         ("[]", "expected a list of how often each expert was hit"),
         ("[1, -2]", "expected a list of how often each expert was hit"),
-        ("[1, 2, 3]", "expected how often each of 128 experts was hit, got 3 numbers"),
+        ("[1, 2, 3]", "expected one count for each of 128 experts, got 3 numbers"),
     ],
 )
 def test_hits_of_experts_are_checked_before_anything_is_measured(

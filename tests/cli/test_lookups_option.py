@@ -80,10 +80,10 @@ def test_rare_sizes_get_a_smaller_budget_and_a_second_run_keeps_all(tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("--model", "x"), "--lookups: the file says all that an engine looks up; leave out --model"),
+        (("--model", "x"), "--lookups: the file has everything that the engine looks up; leave out --model"),
         (("--tp", 2), "leave out --t"),
         (("study.toml",), "leave out study.toml"),
-        (("--streams", "two"), "--streams: --lookups says already how the engine runs adapters"),
+        (("--streams", "two"), "--streams: --lookups already says how the engine runs adapters"),
         (("--m", "x"), "--m: expected integers"),
     ],
 )

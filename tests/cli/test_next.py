@@ -70,7 +70,7 @@ def test_a_study_s_folder_is_checked_from_anywhere(cli: Cli, tmp_path: Path, mon
     ran = cli("tune", "my study.toml", "--device", f"replay:{grids}", "--storage", "memory", "--out", "its folder")
     assert (ran.code, ran.err) == (0, "")
     *_, heading, check, export = ran.out.splitlines()
-    assert heading == "next, in whatever folder:"
+    assert heading == "next, from any folder:"
     folder = Path("its folder").absolute()
     assert export == f"  export VLLM_TUNED_CONFIG_FOLDER='{folder}'"
     program, *words = shlex.split(check)

@@ -126,7 +126,7 @@ def test_options_go_before_the_study_file(cli: Cli, tmp_path: Path) -> None:
         (["{study}", "--rank", 7], "an engine's --max-lora-rank is one of"),
         (["{study}", "--kernel", "fused_moe_lora_w2_shrink"], "--kernel: the study has no problem of fused_moe_lora"),
         ([STUDIES / "recorded.toml", "--tp", 2], "--tensor-parallel-size: "),
-        ([STUDIES / "recorded.toml", "--m", 2], "recorded.toml names its problems one by one, and no model"),
+        ([STUDIES / "recorded.toml", "--m", 2], "recorded.toml names its problems one by one, and has no model"),
         (["--enable-expert-parallel"], "--enable-expert-parallel: needs a model"),
         (
             ["--model", STUDIES / "models" / "gemma-3-4b", *SERVED, "--enable-tower-connector-lora"],

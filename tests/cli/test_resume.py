@@ -47,7 +47,7 @@ def test_what_is_finished_can_be_written(tmp_path: Path) -> None:
     out = tmp_path / "two words"
     lines = kept_lines(url, ["bo-tune", "tune", "--storage", url], out=out)
     told, command, hidden = lines[2:]
-    assert told == "to write what is finished without that:"
+    assert told == "to write the finished studies without going on:"
     assert shlex.split(command)[1:] == ["write", "--storage", url.replace("secret", "***"), "--out", str(out)]
     assert hidden.startswith("  (***")
     assert kept_lines("memory", ["bo-tune", "tune"], out=tmp_path) == kept_lines("memory", ["bo-tune", "tune"])

@@ -121,7 +121,10 @@ def test_they_are_listed(cli: Cli) -> None:
         (("problems", *MODEL, "--max-lora-chunk-size", 17), "expected one of 16, 32, 64, 128, got 17"),
         (("problems", *MODEL, "--fully-sharded-loras"), "--fully-sharded-loras: SGLang has no such option"),
         (("tune", *MODEL, "--kernels", "builtin"), "--kernels builtin: --engine sglang runs SGLang's own"),
-        (("tune", *MODEL[:6], *MODEL[8:], "--m", "auto"), "--m auto: adds keys for adapters' kernels of vLLM alone"),
+        (
+            ("tune", *MODEL[:6], *MODEL[8:], "--m", "auto"),
+            "--m auto: adds keys only for the kernels of vLLM's adapters",
+        ),
         (("compile", *MODEL, "--configs", 1, "--out", "x.pack"), "packs hold vLLM's kernels"),
     ],
 )

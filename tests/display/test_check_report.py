@@ -49,7 +49,7 @@ def test_totals_and_what_was_left_out(tmp_path: Path) -> None:
         "28 lookups: 1 find their entry, 6 that of the nearest m, 21 fail or take what is not theirs; 2 faults"
     )
     unknown = check_lines(replace(report(tmp_path), gpu=None))
-    assert "shared memory was not checked: nothing is known here of NVIDIA_H100_80GB_HBM3" in unknown
+    assert "shared memory was not checked: bo_tune does not know NVIDIA_H100_80GB_HBM3" in unknown
     assert any("--lora-target-modules q_proj o_proj" in line for line in lines)
 
 

@@ -122,7 +122,7 @@ def test_the_lines_below_a_comparison(done: Done) -> None:
     assert "of 3 entries" in lines
     assert "regret: mean" in lines
     assert "grid, exhaustive search: " in lines
-    assert "3 entries stand in both" in lines
+    assert "3 entries are in both" in lines
 
 
 def test_another_search_is_not_called_exhaustive(done: Done) -> None:

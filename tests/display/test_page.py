@@ -155,7 +155,7 @@ def test_without_javascript_everything_but_one_chart_is_there(open_page: Open, f
     assert page.locator(".tiles dd").first.is_visible()
     studies = len(found.studies)
     assert page.locator("#configs ~ div table tbody tr").count() == studies + sum(case.joint for case in found.cases)
-    assert page.locator("noscript").inner_text().startswith("This chart is drawn by JavaScript")
+    assert page.locator("noscript").inner_text().startswith("JavaScript draws this chart")
     kernels = {case.first.name.problem.kernel for case in found.cases}
     assert page.locator("figure svg").count() == 2 * len(kernels) + 1  # by configs and by launches, and the noise
 

@@ -33,8 +33,9 @@ NEEDS = {
 }
 """What a block may need that a test has not."""
 
-LANGUAGES = ("bash", "console", "json", "python", "text", "toml", "")
-"""Languages of blocks. Those of ``text`` and of none are not run; their lines that begin with bo-tune are parsed."""
+LANGUAGES = ("bash", "console", "json", "python", "text", "toml", "yaml", "")
+"""Languages of blocks. One of ``yaml`` is a part of a file. Those of ``text`` and of none are not run; their lines that
+begin with bo-tune are parsed."""
 
 _MARKERS = re.compile(r"<!--\s*(\w+):\s*(.*?)\s*-->")
 _FILE_COMMENT = re.compile(r"# ([\w./-]+\.(?:toml|py))\s*$")

@@ -1,16 +1,18 @@
 """Links of the documentation lead somewhere, images exist, and every page can be reached from the README."""
 
+import re
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
 from helpers import ROOT
-from pages import anchors, pages, targets
+from pages import anchors, inline, pages, targets
 
 LARGEST_IMAGE = 200 * 1024
+FOR_CONTRIBUTORS = [ROOT / name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")]
 
 
-@pytest.mark.parametrize("page", pages(), ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [*pages(), *FOR_CONTRIBUTORS], ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     for target in targets(page):
         name, _, anchor = unquote(target).partition("#")
@@ -34,3 +36,10 @@ def test_every_page_and_image_is_reached_from_the_readme() -> None:
     images = {file for file in (ROOT / "docs" / "images").rglob("*") if file.is_file()}
     assert not images - reached
     assert not [image for image in images if image.stat().st_size > LARGEST_IMAGE]
+
+
+def test_contributors_are_shown_files_that_exist() -> None:
+    words = [token.content for token in inline(ROOT / "CONTRIBUTING.md", "code_inline")]
+    paths = [word for word in words if re.fullmatch(r"[a-z_]+(/[a-z_]+)+(\.py)?", word)]
+    assert len(paths) > 12
+    assert not [path for path in paths if not (ROOT / path).exists() and not (ROOT / "bo_tune" / path).exists()]

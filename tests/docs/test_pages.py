@@ -59,11 +59,14 @@ def test_blocks_do_what_the_page_says(page: Path, folder: Path, request: pytest.
             check_python(block, folder / f"block_{number}.py", namespace)
         elif block.language == "toml":
             check_toml(block, folder)
+        elif block.language == "yaml":
+            assert block.file, block.place
+            assert block.text in (ROOT / block.file).read_text(), block.place
         elif block.language == "json":
             json.loads(block.text)
         else:
             check_lines(block)
-        if block.file and block.language != "python":
+        if block.file and block.language not in ("python", "yaml"):
             (folder / block.file).parent.mkdir(parents=True, exist_ok=True)
             (folder / block.file).write_text(block.text)
     if update:

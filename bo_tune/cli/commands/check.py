@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class Served(shared.Served):
     """A model and the engine that serves it."""
 
-    m: Annotated[list[str] | None, o.option(o.PROBLEM, "N,…", "Tokens in a step. All sizes by default.")] = None
+    m: Annotated[list[str] | None, o.option(o.PROBLEM, "N,…", "Tokens in a step. Default: all sizes.")] = None
 
 
 def check_command(
@@ -30,12 +30,16 @@ def check_command(
     served: Served,
     gpu: Annotated[
         str | None,
-        o.option(o.PROBLEM, "NAME", "As torch.cuda.get_device_name gives it. Told from the folder by default."),
+        o.option(
+            o.PROBLEM,
+            "NAME",
+            "The GPU's name, as torch.cuda.get_device_name gives it. Default: the one in the names of the files.",
+        ),
     ] = None,
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Walk every lookup of an engine start through tuned JSON; exit code 1 if any fails or takes a wrong entry.
+    """Walk every lookup of an engine start through tuned JSON. Exit code 1 if any fails or takes a wrong entry.
 
     Examples:
       bo-tune check tuned --model Llama-3.1-8B/config.json --max-loras 4 --rank 16

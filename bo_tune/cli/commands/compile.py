@@ -14,19 +14,22 @@ TargetName = Annotated[
     str, o.option(o.DEVICE, "cuda:CC", "Compute capability to compile for.", complete=completion.targets)
 ]
 GpuName = Annotated[
-    str | None, o.option(o.DEVICE, "NAME", "GPU to choose configs for; one of the target's by default.")
+    str | None,
+    o.option(o.DEVICE, "NAME", "GPU to choose configs for. Default: one with the target's compute capability."),
 ]
-PackFile = Annotated[Path, o.option(o.OUTPUT, "PACK", "File to write, or to go on with.")]
+PackFile = Annotated[Path, o.option(o.OUTPUT, "PACK", "File to write, or to extend.")]
 Configs = Annotated[int | None, o.option(o.SEARCH, "N", "Binaries in the pack, at most.", min=1)]
 Minutes = Annotated[float | None, o.option(o.SEARCH, "MINUTES", "Time to compile.", min=0.0)]
 Whole = Annotated[bool, o.flag(o.SEARCH, "Every valid config, however unlikely.", "--all")]
 Teacher = Annotated[
     str | None, o.option(o.SEARCH, "URL", "Database of studies to learn from.", complete=completion.storages)
 ]
-History = Annotated[list[Path] | None, o.option(o.SEARCH, "DIR", "Recordings to learn from; the project's by default.")]
+History = Annotated[
+    list[Path] | None, o.option(o.SEARCH, "DIR", "Recordings to learn from. Default: those that come with bo_tune.")
+]
 CompileJobs = Annotated[
     int | None,
-    o.option(o.DEVICE, "N", "Compile processes; one for each core by default.", min=1, max=o.MOST_PROCESSES),
+    o.option(o.DEVICE, "N", "Compile processes. Default: one for each core.", min=1, max=o.MOST_PROCESSES),
 ]
 
 
@@ -50,7 +53,7 @@ def compile_command(
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Compile ahead of tuning, on any host: the configs that a study will likely want, best first, into one file.
+    """Compile ahead of tuning, on any host. The configs that a study will likely want go into one file, best first.
 
     Examples:
       bo-tune compile studies/llama-3.1-8b.toml --target cuda:90 --configs 500

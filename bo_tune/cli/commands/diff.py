@@ -12,14 +12,14 @@ from bo_tune.processes import exit_codes
 def diff_command(
     a: Annotated[Path, typer.Argument(metavar="A", help="Folder of tuned JSON, whoever wrote it.")],
     b: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
-    every: Annotated[bool, o.flag(o.OUTPUT, "List what is the same in both, too.", "--all")] = False,
+    every: Annotated[bool, o.flag(o.OUTPUT, "Also list entries that are the same in both.", "--all")] = False,
     exit_code: Annotated[bool, o.flag(o.OUTPUT, "Exit with 1 if they differ.", "--exit-code")] = False,
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Show which entries two folders of tuned JSON have, and which configs, with the times that sidecars know.
+    """Show how the entries of two folders of tuned JSON differ, with the times in their sidecars.
 
-    Which of two searches found the faster configs, and what each cost, is told by compare.
+    To see which of two searches found the faster configs, and what each cost, use compare.
 
     Examples:
       bo-tune diff tuned grid

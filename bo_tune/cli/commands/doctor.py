@@ -18,14 +18,14 @@ def doctor_command(
     storage: o.Storage = DEFAULT_STORAGE,
     wait: Annotated[
         float,
-        o.option(o.DEVICE, "SECONDS", "What has not answered by then counts as hanging.", min=1.0, max=3600.0),
+        o.option(o.DEVICE, "SECONDS", "A check that has not answered by then counts as hanging.", min=1.0, max=3600.0),
     ] = WAIT_S,
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Look whether this host is fit to tune, and say how to mend what is not; exit code 1 if anything failed.
+    """Check whether this host is fit to tune, and say how to fix what is not. Exit code 1 if a check failed.
 
-    A kernel is compiled and launched on the GPU. What is asked may hang: the command ends all the same.
+    It compiles a kernel and launches it on the GPU. The command ends even if the driver or the GPU hangs.
 
     Examples:
       bo-tune doctor

@@ -24,7 +24,7 @@ def export_command(
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Write each study of a database into a T4 file, whole enough to be imported elsewhere.
+    """Write each study of a database into a T4 file that can be imported elsewhere.
 
     Examples:
       bo-tune export --storage sqlite:///bo_tune.db --out exported
@@ -106,14 +106,14 @@ def import_command(
 def delete_command(
     study: Annotated[
         list[str],
-        typer.Argument(metavar="STUDY", help="Its name, or words that are in no other study's name."),
+        typer.Argument(metavar="STUDY", help="The study's name, or words that no other study has in its name."),
     ],
     storage: o.Storage = DEFAULT_STORAGE,
     yes: Annotated[bool, o.flag(o.DATABASE, "Do not ask.", "--yes", "-y")] = False,
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Delete a study from a database, with all its trials; one that cannot be read, or was set aside, too.
+    """Delete a study from a database, with all its trials, even one that cannot be read or was set aside.
 
     It asks before it does so. A study that is being worked on is refused.
 
@@ -132,7 +132,7 @@ def delete_command(
         found = named(list(numbers), study)
         if len(found) != 1:
             those = "no study" if not found else f"{len(found)} studies"
-            more = f", {found[0]} and {found[1]} among them; say more of the name" if found else ""
+            more = f", {found[0]} and {found[1]} among them; give more of the name" if found else ""
             words = " and ".join(map(repr, study))
             raise InputError(f"{store.url}: {those} with {words} in the name{more}")
         number = numbers[found[0]]
@@ -157,7 +157,7 @@ def write_command(
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Write the tuned JSON of a database's finished studies, at any time: also of what an interrupted tune has left.
+    """Write the tuned JSON of a database's finished studies. Works at any time, also after an interrupted tune.
 
     Of several studies of one lookup the one measured last counts, as it does against what the folder holds.
 
@@ -195,7 +195,7 @@ def merge_command(
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Merge the tuned JSON of several hosts; of equal keys the entry measured last counts, an engine's before others.
+    """Merge the tuned JSON of several hosts. For equal keys the newest entry counts, an engine's before bo_tune's own.
 
     Examples:
       bo-tune merge host1/tuned host2/tuned --out merged

@@ -18,11 +18,13 @@ def compare_command(
     grid_dir: Annotated[
         Path, typer.Argument(metavar="GRID", help="Folder that bo-tune grid wrote, or another search.")
     ],
-    recordings: Annotated[Path | None, o.option(o.PROBLEM, "DIR", "Recorded grids: their times settle both.")] = None,
+    recordings: Annotated[
+        Path | None, o.option(o.PROBLEM, "DIR", "Recorded grids, whose times settle the comparison.")
+    ] = None,
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Compare tuned JSON with another search's, as an exhaustive one's, entry by entry: regret, and what each cost.
+    """Compare tuned JSON with that of another search, such as an exhaustive one: regret by entry, and costs.
 
     Exit code 1 if the two have no entry in common.
 
@@ -59,7 +61,7 @@ def simulate_command(
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Tune recorded grids as if they were GPUs, and tell the regret of what would be written.
+    """Tune recorded grids as if they were GPUs, and compute the regret of what would be written.
 
     Examples:
       bo-tune simulate --recordings studies/recordings --budget 20
@@ -99,7 +101,7 @@ def show_command(
         list[str] | None,
         typer.Argument(
             metavar="STUDY",
-            help="Only studies with these words in their names; of a single one everything is shown.",
+            help="Only studies with these words in their names. A single one is shown in full.",
         ),
     ] = None,
     storage: o.Storage = DEFAULT_STORAGE,

@@ -24,7 +24,7 @@ def problems_command(
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """List what would be tuned, without a GPU: layers, lookups, and what it will cost. As tune --dry-run.
+    """List what would be tuned: layers, lookups, and the cost. Needs no GPU. tune --dry-run does the same.
 
     Examples:
       bo-tune problems studies/llama-3.1-8b.toml

@@ -28,37 +28,37 @@ def report_command(
     ] = None,
     storage: o.Storage = DEFAULT_STORAGE,
     out: Annotated[
-        Path | None, o.option(None, "FILE", f"What is written. Default: {OUT[ReportFormat.HTML]}, or as --format says.")
+        Path | None, o.option(None, "FILE", f"File to write. Default: {OUT[ReportFormat.HTML]}, or as --format says.")
     ] = None,
     form: Annotated[
         ReportFormat,
-        o.option(None, "|".join(ReportFormat), "A page, or the form in which tuned configs are filed.", "--format"),
+        o.option(None, "|".join(ReportFormat), "An HTML page, or Markdown for filing tuned configs.", "--format"),
     ] = ReportFormat.HTML,
     title: Annotated[
-        str, o.option(None, "TEXT", "The page's title: the model, say, and how it is served.")
+        str, o.option(None, "TEXT", "Title of the page, for example the model and how it is served.")
     ] = "Tuned kernels",
     recordings: Annotated[
-        list[Path] | None, o.option(None, "DIR", "Recorded grids, whose best is drawn; may be repeated.")
+        list[Path] | None, o.option(None, "DIR", "Recorded grids, whose best configs the page shows. May be repeated.")
     ] = None,
     session: Annotated[
-        Path | None, o.option(None, "FILE", "What tune --json wrote: adds seconds of the GPU by purpose.")
+        Path | None, o.option(None, "FILE", "Output of tune --json: adds the GPU's seconds by purpose.")
     ] = None,
     step: Annotated[
-        Path | None, o.option(None, "FILE", "What step --json wrote: adds what adapters add to a step.")
+        Path | None, o.option(None, "FILE", "Output of step --json: adds what adapters cost in a step.")
     ] = None,
     against: Annotated[
-        str | None, o.option(None, "URL", "Another database, to compare with.", complete=completion.storages)
+        str | None, o.option(None, "URL", "Another database to compare with.", complete=completion.storages)
     ] = None,
     least_gain: Annotated[
         float,
-        o.option(None, "PERCENT", "With --format markdown: keys that gain less are left out.", min=0.0, max=1000.0),
+        o.option(None, "PERCENT", "With --format markdown: leave out keys that gain less.", min=0.0, max=1000.0),
     ] = LEAST_GAIN_PERCENT,
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Write an HTML page about the searches of a database, or Markdown. It fetches nothing, and can be sent as it is.
+    """Write an HTML page, or Markdown, about the searches of a database. The page fetches nothing, so you can send it.
 
-    Of very many studies it tells of the newest, and says so.
+    If there are very many studies, it covers the newest and says so.
 
     Examples:
       bo-tune report --storage sqlite:///bo_tune.db --out report.html

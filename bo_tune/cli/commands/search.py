@@ -28,23 +28,25 @@ MoePath = Annotated[
     o.option(
         o.DEVICE,
         "|".join(MoePathChoice),
-        "How experts' adapters run, which decides on block_m; auto: as the engine would.",
+        "How experts' adapters run, which decides on block_m. auto: as the engine would.",
     ),
 ]
 Race = Annotated[
     RaceChoice,
-    o.option(o.DEVICE, "|".join(RaceChoice), "Where finalists are timed in the end: in the model's layers, or alone."),
+    o.option(o.DEVICE, "|".join(RaceChoice), "Where finalists race at the end: in the model's layers, or alone."),
 ]
 Ray = Annotated[
     str | None,
-    o.option(o.DEVICE, "ADDRESS", "Have workers on a Ray cluster do it, one on each GPU; 'local' starts one here."),
+    o.option(
+        o.DEVICE, "ADDRESS", "Tune with workers on a Ray cluster, one on each GPU. 'local' starts a cluster here."
+    ),
 ]
 Workers = Annotated[
     int | None,
     o.option(
         o.DEVICE,
         "N",
-        "Tuning processes: with a pack one for each GPU by default, else one. With --ray: workers on the cluster.",
+        "Tuning processes. Default: one for each GPU with a pack, else one. With --ray: workers on the cluster.",
         min=1,
         max=o.MOST_PROCESSES,
     ),
@@ -53,7 +55,7 @@ Stop = Annotated[
     bool | None,
     o.flag(
         o.SEARCH,
-        "End a study once its model is sure that nothing much better is left; on unless the study file says no.",
+        "End a study once its model is sure that nothing much better is left. On, unless the study file says no.",
         "--stop/--no-stop",
     ),
 ]
@@ -184,7 +186,7 @@ def grid_command(
     verbose: o.Verbose = False,
     quiet: o.Quiet = False,
 ) -> None:
-    """Search exhaustively and write the same JSON: every config, or --budget of them in order.
+    """Search exhaustively and write the same JSON. Tries every config, or the first --budget of them.
 
     Examples:
       bo-tune grid --device replay:studies/recordings --storage memory

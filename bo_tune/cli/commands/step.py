@@ -21,8 +21,8 @@ def step_command(
     *,
     study: o.Study = None,
     served: Served,
-    tuned: Annotated[Path | None, o.option(o.PROBLEM, "DIR", "Folder of tuned JSON to time, too.")] = None,
-    streams: Annotated[StreamChoice | None, o.streams_option("Both by default.")] = None,
+    tuned: Annotated[Path | None, o.option(o.PROBLEM, "DIR", "Folder of tuned JSON to time as well.")] = None,
+    streams: Annotated[StreamChoice | None, o.streams_option("Default: both.")] = None,
     device: Annotated[str, o.option(o.DEVICE, "cuda[:N]", "The GPU that measures.")] = DEFAULT_DEVICE,
     kernels: o.KernelSource = "auto",
     require_idle: o.RequireIdle = False,
@@ -48,7 +48,7 @@ def step_command(
         decoder.check()
     measured = Measured(device, kernels, Conditions(), None, require_idle=require_idle)
     if measured.recordings is not None:
-        raise InputError("--device: a step is timed on a GPU, not replayed")
+        raise InputError("--device: steps are timed on a GPU and cannot be replayed")
     report = timed(decoders, lambda conditions: opened_one(replace(measured, conditions=conditions)))
     output.tables(*step_tables(report))
     output.lines(*step_lines(report))
@@ -61,7 +61,7 @@ def _model(study: Path | None, served: Served) -> "ModelStudy":
 
     loaded = study_of(study, served) if study is not None else None
     if loaded is not None and loaded.model is None:
-        raise InputError(f"{study}: names its problems one by one; a step is timed of a model")
+        raise InputError(f"{study}: names its problems one by one, but steps are timed for a model")
     most = served.max_num_batched_tokens or (loaded.model.max_batched_tokens if loaded and loaded.model else None)
     ms = [m for m in TIMED if m <= (most or m)]
     if loaded is None or loaded.model is None:

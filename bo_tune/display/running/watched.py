@@ -199,7 +199,7 @@ class Watched:
         restarts = sum(device.gpu.restarts for device in activity.devices.values() if device.gpu)
         fresh, self._restarts = restarts - self._restarts, restarts
         if fresh > 0:
-            self.note(f"the GPU process was started anew ({restarts} in all)", "restart")
+            self.note(f"the GPU process was restarted ({restarts} in all)", "restart")
 
     def view(self) -> View:
         """Return all there is to see now."""

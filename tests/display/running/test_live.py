@@ -28,7 +28,7 @@ def happenings(count: int) -> tuple[Happening, ...]:
     some = (
         Happening("tuned", problem, result, time.time()),
         Happening("failed", problem, "CUDA error: " + "x" * 300, time.time()),
-        Happening("restart", None, "the GPU process was started anew (1 in all)", time.time()),
+        Happening("restart", None, "the GPU process was restarted (1 in all)", time.time()),
         Happening("kept", problem, result, time.time()),
         Happening("waiting", problem, "host7, process 123, works on it", time.time()),
     )
@@ -60,7 +60,7 @@ def test_everything_where_there_is_room() -> None:
     assert lines[5].split() == ["lora_expand", "L4.s1.m2.k4096.n16", "1", "6.25", "1.68x", "-"]
     assert lines[6].split()[0] == "fused_moe_lora_w13_shrink"
     assert "failed  lora_shrink L4.s1.m16.k4096.n16: CUDA error: xx" in lines[9]
-    assert "restart the GPU process was started anew" in lines[10]
+    assert "restart the GPU process was restarted" in lines[10]
 
 
 @pytest.mark.parametrize(

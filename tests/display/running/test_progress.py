@@ -219,7 +219,7 @@ def test_a_restart_of_the_gpu_process_is_told_once() -> None:
     session.activity = replace(ACTIVITY, devices={"H100": replace(device, gpu=GpuActivity(2, {}))})
     gathered.view()
     view = gathered.view()
-    assert [note.text for note in notes] == ["the GPU process was started anew (2 in all)"]
+    assert [note.text for note in notes] == ["the GPU process was restarted (2 in all)"]
     assert view.happenings == tuple(notes)
 
 
