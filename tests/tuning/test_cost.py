@@ -9,7 +9,7 @@ import pytest
 from bo_tune.core.activity import DeviceActivity, FarmActivity
 from bo_tune.core.problem import LoraProblem
 from bo_tune.measure.device import Device
-from bo_tune.tuning.cost import COMPILED_WHERE_BUSY, COMPILED_WHERE_IDLE, compiler_load, cost, cost_of_compiled
+from bo_tune.tuning.cost import COMPILED_WHERE_BUSY, COMPILED_WHERE_IDLE, SLOW, compiler_load, cost, cost_of_compiled
 
 PROBLEM = LoraProblem("lora_shrink", 4, 1, 64, 4096, 16)
 CONFIGS = [{"block_m": size} for size in (16, 32, 64, 128)]
@@ -66,7 +66,7 @@ def test_costs_follow_binaries_and_load() -> None:
 
 def test_a_slow_compile_costs_in_proportion_until_its_binary_exists() -> None:
     device = compilers(FarmActivity(WORKERS, waiting=1))
-    there, slowness = np.zeros(4, dtype=bool), np.array([1.0, 1.0, 2.5, 10.0])
+    there, slowness = np.zeros(4, dtype=bool), np.array([1.0, SLOW, 2.5 * SLOW, 10.0 * SLOW])
     device.binaries.return_value, device.slowness.return_value = lambda: there, lambda: slowness
     of = cost(device, PROBLEM, CONFIGS)
     assert of(np.arange(4)) == pytest.approx([1.0, 1.0, 2.5, 10.0])

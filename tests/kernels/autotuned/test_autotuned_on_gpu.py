@@ -20,7 +20,9 @@ from bo_tune.kernels.user import frozen
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
-    pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning"),  # PyTorch's compiler says so anywhere
+    # PyTorch's compiler says so anywhere, and of itself where it is imported
+    pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.torch.jit.script_method. is deprecated:DeprecationWarning"),
 ]
 
 HERE = Path(__file__).parent
