@@ -17,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,7 @@ from bo_tune.core.conclusion import StopRule
 from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.core.space import Config, ConfigKey, config_key
 from bo_tune.formats.recording import Recording, read_recordings
+from bo_tune.formats.recording_format import DEFAULT_CONFIG
 from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.devices import replay_job
@@ -103,10 +104,16 @@ VARIANTS = (
 ORACLES = (Variant(GRID_GP, resources=True), Variant(GRID_GP, history=True, resources=True))
 
 
-def run(variant: Variant, folder: Path, budget: int, seed: int) -> list[Run]:
-    """Tune all recordings with one variant and one seed. With history, the other problems' studies come first."""
+def run(variant: Variant, folder: Path, budget: int, default: Config, seed: int) -> list[Run]:
+    """Tune all recordings with one variant and one seed. With history, the other problems' studies come first.
+
+    Args:
+        default: what the engine is taken to run of each where nothing is tuned; as recorded where it is empty.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     recordings = read_recordings(folder)
+    if default:
+        recordings = [replace(r, metadata={**r.metadata, DEFAULT_CONFIG: dict(default)}) for r in recordings]
     budget = min(budget, SLOW.get(variant.sampler, budget))
     rule = StopRule() if variant.stop else None
     settings = SessionSettings(variant.sampler, budget, stop_rule=rule, bundled=variant.bundled)
@@ -324,6 +331,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--budget", type=int, default=80)
     parser.add_argument("--samplers", nargs="*", help="only these samplers; the others' runs in OUT.json are kept")
+    parser.add_argument(
+        "--default",
+        type=config_of,
+        default={},
+        metavar="NAME=VALUE,…",
+        help="where searches begin, for recordings whose own default was tuned by somebody",
+    )
     parser.add_argument("--abroad", action="store_true", help="only grid-gp taught by the bundled grids of other GPUs")
     parser.add_argument("--oracle", action="store_true", help="only grid-gp told the resources of every binary")
     parser.add_argument("--elsewhere", default="", help="only grid-gp taught by the studies of this folder")
@@ -344,16 +358,19 @@ def main() -> None:
     write(chosen, options)
 
 
+def config_of(text: str) -> dict[str, int]:
+    """Read a config of the command line."""
+    return {name: int(value) for name, _, value in (word.partition("=") for word in text.split(","))}
+
+
 def write(chosen: Sequence[Variant], options: argparse.Namespace) -> None:
     """Run variants, and write them with those run before."""
     path = _beside(options.out, ".json")
     before: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
     results = {name: [Run(**r) for r in runs] for name, runs in before.get("runs", {}).items()}
+    asked = options.recordings, options.budget, options.default
     with ProcessPoolExecutor(options.jobs) as pool:
-        futures = {
-            v: [pool.submit(run, v, options.recordings, options.budget, s) for s in range(options.seeds)]
-            for v in chosen
-        }
+        futures = {v: [pool.submit(run, v, *asked, seed) for seed in range(options.seeds)] for v in chosen}
         for variant, parts in futures.items():
             results[str(variant)] = [r for part in parts for r in part.result()]
             print(row(str(variant), results[str(variant)]), flush=True)
