@@ -21,9 +21,9 @@ from bo_tune.core.study_name import StudyName
 from bo_tune.errors import RecordingError, StorageError
 from bo_tune.formats.recording import SUFFIXES, Recording, recording_file_name, write_recording
 from bo_tune.formats.recording_format import DEFAULT_CONFIG
-from bo_tune.session.exported import ENDING, SECTION, SECTION_VERSION, ExportedStudy
+from bo_tune.session.exported import ENDING, OF_PROBLEM, SECTION, SECTION_VERSION, ExportedStudy
 from bo_tune.session.session import Tuned
-from bo_tune.store.attributes import ORIGIN_ATTR, RESULT_ATTR, SPACE_ATTR
+from bo_tune.store.attributes import LAYERS_ATTR, ORIGIN_ATTR, RESULT_ATTR, SPACE_ATTR
 from bo_tune.store.checked import NotOursError, check_trials
 from bo_tune.store.storage import StudyStore, StudySummary
 from bo_tune.store.trials import RUNTIMES_US, outcome_of, time_us
@@ -109,7 +109,7 @@ def export_study(summary: StudySummary, trials: Sequence[FrozenTrial], folder: P
     section = {
         "version": SECTION_VERSION if name.toolchain else 1,
         "study": name.to_json(),
-        "attributes": {key: attributes[key] for key in (SPACE_ATTR, *ENDING) if key in attributes},
+        "attributes": {key: attributes[key] for key in (*OF_PROBLEM, *ENDING) if key in attributes},
         "trials": [_trial_json(trial) for trial in trials],
     }
     origin = {key: value for key, value in attributes.get(ORIGIN_ATTR, {}).items() if value}
@@ -152,8 +152,9 @@ def import_study(store: StudyStore, exported: ExportedStudy) -> Imported:
         except NotOursError as error:
             raise RecordingError(f"{exported.path}: does not go together with the study of its name: {error}") from None
         complete = len(there) + len(new) == len(exported.trials)
-        kept = {key: value for key, value in attributes.items() if key == SPACE_ATTR or complete}
+        kept = {key: value for key, value in attributes.items() if key == SPACE_ATTR or (complete and key in ENDING)}
         study.add_all(new, kept if new or RESULT_ATTR not in study.attributes() else {})
+        store.note_layers({name: attributes.get(LAYERS_ATTR) or ()})
         return Imported(name, len(new), complete and RESULT_ATTR in attributes)
     finally:
         study.release()

@@ -31,6 +31,7 @@ from bo_tune.store.attributes import (
     FIGURES_ATTR,
     GPU_ATTR,
     JOB_ATTR,
+    LAYERS_ATTR,
     NAME_ATTR,
     ORIGIN_ATTR,
     RESULT_ATTR,
@@ -47,6 +48,9 @@ SECTION = "bo_tune"
 
 SECTION_VERSION = 2
 """1: of studies of schema 1 (``store.attributes``)."""
+
+OF_PROBLEM = (SPACE_ATTR, LAYERS_ATTR)
+"""Attributes that hold for a study whatever its trials."""
 
 ENDING = (RESULT_ATTR, FIGURES_ATTR, ORIGIN_ATTR, JOB_ATTR, DONE_ATTR, DISTURBED_ATTR)
 """Attributes that hold for a study with exactly these trials."""
@@ -218,7 +222,7 @@ def _moment(text: str, place: str) -> datetime:
 def _check_attributes(
     attributes: Mapping[str, Any], name: StudyName, gpu: GpuInfo, trials: Sequence[FrozenTrial]
 ) -> None:
-    unknown = sorted(attributes.keys() - {SPACE_ATTR, *ENDING})
+    unknown = sorted(attributes.keys() - {*OF_PROBLEM, *ENDING})
     for key in unknown:
         raise NotOursError(f"attributes: unknown key {key!r}")
     info = {**gpu.to_json(), "capability": list(gpu.capability)}

@@ -17,7 +17,7 @@ from bo_tune.session.exchange import Imported, export_study
 from bo_tune.session.exchange import import_study as import_exported
 from bo_tune.session.exported import read_exported
 from bo_tune.session.session import Session, SessionSettings
-from bo_tune.store.attributes import RESULT_ATTR
+from bo_tune.store.attributes import LAYERS_ATTR, RESULT_ATTR
 from bo_tune.store.frozen import to_trial
 from bo_tune.store.storage import StudyStore
 
@@ -36,6 +36,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     begun = search.opener.open(replay_job(sliced(SHRINK, m=32)))
     begun.search(5)
     search.opener.open(replay_job(sliced(SHRINK, m=64)))
+    store.note_layers({summary.name: ["qkv_proj"] for summary in store.summaries()})
     store.close()
     return path
 
@@ -98,6 +99,15 @@ def test_importing_twice_adds_nothing(target: StudyStore, files: list[Path]) -> 
     again = [import_study(target, read_recording(path)) for path in files]
     assert all(one.added for one in first)
     assert [replace(one, added=0) for one in first] == again
+
+
+def test_layers_that_asked_on_both_sides_are_all_named(target: StudyStore, files: list[Path]) -> None:
+    for path in files:
+        import_study(target, read_recording(path))
+    target.note_layers({summary.name: ["o_proj"] for summary in target.summaries()})
+    for path in files:
+        import_study(target, read_recording(path))
+    assert [s.attributes[LAYERS_ATTR] for s in target.summaries()] == [["qkv_proj", "o_proj"]] * len(files)
 
 
 def test_a_session_takes_an_imported_result_as_its_own(target: StudyStore, files: list[Path]) -> None:
