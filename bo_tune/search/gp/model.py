@@ -189,6 +189,7 @@ class GridModel:
         self._features, self._prior = features, prior
         self._minimise, self._log = minimise, log
         self._points: Points | None = None
+        self._valid = np.flatnonzero(grid.valid)
         self._forget()
 
     def _forget(self) -> None:
@@ -228,10 +229,9 @@ class GridModel:
         return posterior.believing(running) if len(running) else posterior, scale
 
     def _asked(self, candidates: Indices, *more: Indices) -> Indices:
-        """The points whose predictions are kept: all, or of a huge grid those wanted now."""
-        assert self._points is not None
-        total = len(self._points.inputs)
-        return np.arange(total) if total <= MOST_KEPT else np.unique(np.concatenate([candidates, *more]))
+        """The points whose predictions are kept: all that may be tried or was; of a huge grid those wanted now."""
+        valid = self._valid if len(self._valid) <= MOST_KEPT else candidates
+        return np.unique(np.concatenate([valid, *more]))
 
     def _process(self, where: Indices, values: Array, noise: Array) -> Surrogate:
         key = where.tobytes() + values.tobytes() + noise.tobytes()
