@@ -230,8 +230,11 @@ class GridModel:
 
     def _asked(self, candidates: Indices, *more: Indices) -> Indices:
         """The points whose predictions are kept: all that may be tried or was; of a huge grid those wanted now."""
-        valid = self._valid if len(self._valid) <= MOST_KEPT else candidates
-        return np.unique(np.concatenate([valid, *more]))
+        assert self._points is not None
+        kept = np.zeros(len(self._points.inputs), dtype=bool)
+        for points in (self._valid if len(self._valid) <= MOST_KEPT else candidates, *more):
+            kept[points] = True
+        return np.flatnonzero(kept)
 
     def _process(self, where: Indices, values: Array, noise: Array) -> Surrogate:
         key = where.tobytes() + values.tobytes() + noise.tobytes()
