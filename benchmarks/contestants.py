@@ -14,6 +14,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -88,8 +89,9 @@ def installed(contestant: str) -> bool:
     return True
 
 
+@cache
 def maker(contestant: str) -> str:
-    """Return what a contestant's searches follow from, besides grid, seed and budget: its code."""
+    """Return what a contestant's searches follow from, besides grid, seed and budget: its code, as first asked for."""
     if contestant in KERNEL_TUNER:
         return f"kernel_tuner {version('kernel_tuner')}"
     if contestant in ("tpe", "gp"):

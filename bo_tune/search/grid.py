@@ -188,12 +188,21 @@ class Grid:
             given = [config[name] for config in configs]
             if len(values) > 1:
                 columns.append(_encode_dimension(values, given))
-            if _has_divisors(values):
+            if has_divisors(values):
                 columns.append(_divisors(given))
         return np.concatenate(columns, axis=1) if columns else np.zeros((len(configs), 0))
 
+    def oddity(self, configs: Sequence[Params]) -> Array:
+        """Return the sum of log2 of the odd parts of what ``has_divisors``, ``[len(configs)]``."""
+        odd = [
+            _divisors([config[name] for config in configs])[:, 1]
+            for name, values in self.dimensions.items()
+            if has_divisors(values)
+        ]
+        return np.asarray(np.sum(odd, axis=0)) if odd else np.zeros(len(configs))
 
-def _has_divisors(values: Sequence[Value]) -> bool:
+
+def has_divisors(values: Sequence[Value]) -> bool:
     """Whether values are many positive integers, of which some are no powers of two.
 
     Warps, vector loads and banks come in powers of two, so times jump with what divides a size: of block sizes 16, 32,
