@@ -32,8 +32,9 @@ def invert(covariance: Array) -> tuple[Array, float] | None:
     lower, failed = _lapack.dpotrf(covariance, lower=1)
     if failed:
         return None
-    inverse, _ = _lapack.dpotri(lower, lower=1)
-    inverse = np.tril(inverse) + np.tril(inverse, -1).T
+    half, _ = _lapack.dpotri(lower, lower=1)  # zeros above the diagonal, as the factor has them
+    inverse = half + half.T
+    inverse[np.diag_indices_from(inverse)] *= 0.5
     return inverse, float(np.log(np.diag(lower)).sum())
 
 
