@@ -1,8 +1,8 @@
 """The open championship: samplers of any make on any measured grids, under one protocol.
 
 ``python benchmarks/championship.py FOLDER … --seeds 10 --out benchmarks/results/championship`` runs every contestant on
-every T4 file of the folders, and writes championship.md, .json and .png. Each search adds a line to
-championship.runs.jsonl; what stands there of the same code is not run again, so a run that was stopped goes on. Rivals
+every T4 file of the folders, and writes championship.md and .png. Each search adds a line to
+championship.jsonl; what stands there of the same code is not run again, so a run that was stopped goes on. Rivals
 and plots need ``pip install -e '.[bench]'``; a rival that is not installed is left out.
 
 A launch is a config tried, one that cannot run included. Every contestant sees the same repetitions of a config under
@@ -152,7 +152,7 @@ def main() -> None:
     there = [name for name in options.contestants if installed(name)]
     wanted = list(matches(options.folders, there, options.seeds, options.budget))
     command = f"python benchmarks/championship.py {shlex.join(sys.argv[1:])}, {datetime.now(UTC):%Y-%m-%d}"
-    played = play_all(wanted, _beside(options.out, ".runs.jsonl"), options.jobs)
+    played = play_all(wanted, _beside(options.out, ".jsonl"), options.jobs)
     write(list(played.values()), options.out, command)
 
 
@@ -165,7 +165,6 @@ def write(played: Sequence[Played], out: Path, command: str) -> None:
     makers = sorted({one.maker for one in played})
     head = [f"- `{command}`", f"- {', '.join(makers)}; {host()}"]
     _beside(out, ".md").write_text("\n".join(report(panels, head, played)) + "\n")
-    _beside(out, ".json").write_text(json.dumps({"command": command, "runs": [asdict(one) for one in played]}) + "\n")
     if find_spec("matplotlib"):
         plot(panels, CHECKPOINTS, _beside(out, ".png"))
 

@@ -76,7 +76,10 @@ def search(contestant: str, grid: MeasuredGrid, seed: int, budget: int, others: 
     """
     budget = min(budget, int(grid.grid.valid.sum()) + len(grid.first), SMALLER_BUDGET.get(contestant, budget))
     if contestant in OPTUNA:
-        return _with_optuna(contestant, grid, seed, budget, others)
+        optimisation = Optimisation(contestant, grid, seed, others)
+        for _ in range(budget):
+            optimisation.launch()
+        return Search(optimisation.launched, optimisation.seconds)
     return _with_kernel_tuner(KERNEL_TUNER[contestant], grid, seed, budget)
 
 
@@ -118,33 +121,46 @@ def _features(grid: MeasuredGrid, configs: Sequence[Params]) -> np.ndarray:
     return np.zeros((len(configs), 0)) if grid.features is None else grid.features(configs)
 
 
-def _with_optuna(name: str, grid: MeasuredGrid, seed: int, budget: int, others: Sequence[MeasuredGrid]) -> Search:
-    prior = _prior(grid, others) if name == TAUGHT else None
-    default = None if grid.default is None else grid.default[0]
-    sampler = make_sampler(
-        "grid-gp" if name == TAUGHT else name,
-        grid.grid,
-        default=default,
-        features=lambda configs: _features(grid, configs),
-        prior=prior,
-        seed=seed,
-    )
-    study = optuna.create_study(sampler=sampler)
-    ranges = distributions(grid.grid.dimensions, [default] if default else [])
-    for index in grid.first:
-        study.enqueue_trial(dict(grid.config(index)))
-    launched: list[int] = []
-    seconds = 0.0
-    for _ in range(budget):
+class Optimisation:
+    """A search of a grid by an Optuna sampler, launch by launch.
+
+    Args:
+        name: one of ``OPTUNA``.
+        others: grids that may teach it.
+
+    Attributes:
+        launched: indices of the configs it launched, in order.
+        seconds: of the search itself, without any launch.
+    """
+
+    def __init__(self, name: str, grid: MeasuredGrid, seed: int, others: Sequence[MeasuredGrid] = ()) -> None:
+        self._grid, self._seed = grid, seed
+        default = None if grid.default is None else grid.default[0]
+        self.sampler = make_sampler(
+            "grid-gp" if name == TAUGHT else name,
+            grid.grid,
+            default=default,
+            features=lambda configs: _features(grid, configs),
+            prior=_prior(grid, others) if name == TAUGHT else None,
+            seed=seed,
+        )
+        self.study = optuna.create_study(sampler=self.sampler)
+        self._ranges = distributions(grid.grid.dimensions, [default] if default else [])
+        for index in grid.first:
+            self.study.enqueue_trial(dict(grid.config(index)))
+        self.launched: list[int] = []
+        self.seconds = 0.0
+
+    def launch(self) -> None:
+        """Launch the next config."""
         before = time.perf_counter()
-        trial = study.ask(ranges)
-        seconds += time.perf_counter() - before
-        known = grid.grid.index(trial.params)
-        launched.append(DEFAULT if known is None else known)
-        times = grid.launch(launched[-1], seed)
+        trial = self.study.ask(self._ranges)
+        self.seconds += time.perf_counter() - before
+        known = self._grid.grid.index(trial.params)
+        self.launched.append(DEFAULT if known is None else known)
+        times = self._grid.launch(self.launched[-1], self._seed)
         trial.set_user_attr(RUNTIMES_ATTR, list(times))
-        study.tell(trial, estimate_us(times) if times else None, state=None if times else TrialState.PRUNED)
-    return Search(launched, seconds)
+        self.study.tell(trial, estimate_us(times) if times else None, state=None if times else TrialState.PRUNED)
 
 
 def _with_kernel_tuner(strategy: str, grid: MeasuredGrid, seed: int, budget: int) -> Search:
