@@ -17,7 +17,7 @@ import shlex
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from importlib.util import find_spec
@@ -31,6 +31,9 @@ from standings import Regrets, duels, host, of_group, plot, table
 from bo_tune.processes.threads import one_blas_thread
 
 OURS = "grid-gp"
+
+TOLERANCE = 0.01
+"""Of certificates: a config that is faster by less is not missed."""
 
 CHECKPOINTS = (10, 20, 40, 80, 160)
 """Launches after which the regret is taken."""
@@ -57,6 +60,8 @@ class Played:
         invalid: of these, configs that could not run.
         ms_per_launch: of the search itself.
         regret: by checkpoint: of what would be written, as a share; of a search that ended before, what it ended with.
+        claimed: by checkpoint: what its certificate said.
+        kept: by checkpoint: whether that was so.
     """
 
     match: Match
@@ -65,6 +70,8 @@ class Played:
     invalid: int
     ms_per_launch: float
     regret: dict[str, float]
+    claimed: dict[str, float] = field(default_factory=dict)
+    kept: dict[str, bool] = field(default_factory=dict)
 
     @classmethod
     def from_json(cls, text: str) -> "Played":
@@ -85,7 +92,8 @@ def play(match: Match) -> Played:
     grids = grids_of(match.folder)
     grid = grids[match.grid]
     with one_blas_thread():
-        found = search(match.contestant, grid, match.seed, match.budget, list(grids.values()))
+        others = list(grids.values())
+        found = search(match.contestant, grid, match.seed, match.budget, others, certified_at=CHECKPOINTS)
     launched = found.launched
     most = min(match.budget, SMALLER_BUDGET.get(match.contestant, match.budget))
     return Played(
@@ -95,6 +103,8 @@ def play(match: Match) -> Played:
         invalid=sum(not grid.launch(index, match.seed) for index in launched),
         ms_per_launch=round(1e3 * found.seconds / len(launched), 3),
         regret={str(at): grid.regret(launched[:at], match.seed) for at in CHECKPOINTS if at <= most},
+        claimed={str(at): claimed for at, claimed in found.claimed.items()},
+        kept={str(at): grid.found(launched[:at]) <= TOLERANCE for at in found.claimed},
     )
 
 
@@ -208,7 +218,24 @@ def report(
         grids = {grid for by_checkpoint in results.values() for keys in by_checkpoint.values() for grid, _ in keys}
         for grid in sorted(grids):
             lines += [f"{title}: {grid}", "", *table(of_group(results, [grid]), CHECKPOINTS), ""]
+    lines += ["## What certificates claim", "", *certificates(played), ""]
     return [*lines, "## What a proposal costs", "", *costs(played)]
+
+
+def certificates(played: Iterable[Played]) -> list[str]:
+    """Return a table of how often what certificates claim is so, at all checkpoints together."""
+    claims: dict[str, list[tuple[float, bool]]] = {}
+    for one in played:
+        claims.setdefault(one.match.contestant, []).extend((one.claimed[at], one.kept[at]) for at in one.claimed)
+    lines = ["That nothing untried is faster by more than 1 %, after each number of launches above.", ""]
+    lines += ["| contestant | claimed at least | certificates | mean claimed | true share |", "|---|---|---|---|---|"]
+    for name, pairs in claims.items():
+        for least in (0.9, 0.8, 0.5) if pairs else ():
+            sure = [pair for pair in pairs if pair[0] >= least]
+            if sure:
+                means = [sum(column) / len(sure) for column in zip(*sure, strict=True)]
+                lines.append(f"| {name} | {least} | {len(sure)} of {len(pairs)} | {means[0]:.2f} | {means[1]:.2f} |")
+    return lines
 
 
 def costs(played: Sequence[Played]) -> list[str]:

@@ -99,6 +99,10 @@ class MeasuredGrid:
         rng = np.random.default_rng([seed, index, zlib.crc32(f"{self.name} {purpose}".encode())])
         return tuple(rng.permutation(self.runtimes[index]).tolist())
 
+    def found(self, launched: Sequence[int]) -> float:
+        """Return the smallest recorded time of some configs over the grid's best, minus one; infinite without any."""
+        return min((time for time in map(self.time, launched) if time == time), default=float("inf")) / self.best - 1.0
+
     def regret(self, launched: Sequence[int], seed: int) -> float:
         """Return the recorded time of what would be written after some launches, over the grid's best, minus one.
 
