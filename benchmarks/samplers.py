@@ -42,7 +42,7 @@ from bo_tune.measure.devices import replay_job
 from bo_tune.processes.threads import one_blas_thread
 from bo_tune.session.session import Session, SessionSettings
 from bo_tune.store.storage import StudyStore
-from bo_tune.tuning.history import bundled_histories
+from bo_tune.tuning.bundled import bundled_grids
 
 SLOW = {"gp": 40}
 """Largest budget of samplers that take a second a proposal."""
@@ -153,8 +153,8 @@ def resources_known(recordings: Sequence[Recording]) -> Iterator[None]:
 def of_other_gpus(recordings: Sequence[Recording]) -> Iterator[None]:
     """Leave out the bundled grids of these recordings' GPUs."""
     own = {recording.gpu.name for recording in recordings}
-    kept = {name: history for name, history in bundled_histories().items() if name.gpu not in own}
-    with patch("bo_tune.tuning.history.bundled_histories", lambda: kept):
+    kept = tuple(grid for grid in bundled_grids() if grid.name.gpu not in own)
+    with patch("bo_tune.tuning.history.bundled_grids", lambda: kept):
         yield
 
 

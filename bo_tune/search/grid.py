@@ -20,6 +20,9 @@ Params = Mapping[str, Value]
 
 Array = NDArray[np.float64]
 
+MANY_VALUES = 8
+"""From so many on, integers of one dimension are also described by what divides them."""
+
 MAX_CONFIGS = 2**20
 """Grids are enumerated; one larger than this is refused."""
 
@@ -177,14 +180,43 @@ class Grid:
 
         Returns:
             ``[len(configs), D]``: numbers as they are, or log2 of them for a geometric dimension; a column per value
-            (1 or 0) for a category. Dimensions of a single value have no column.
+            (1 or 0) for a category. Dimensions of a single value have no column. One of many integers has two columns
+            more, for what divides them.
         """
-        columns = [
-            _encode_dimension(values, [config[name] for config in configs])
-            for name, values in self.dimensions.items()
-            if len(values) > 1
-        ]
+        columns = []
+        for name, values in self.dimensions.items():
+            given = [config[name] for config in configs]
+            if len(values) > 1:
+                columns.append(_encode_dimension(values, given))
+            if has_divisors(values):
+                columns.append(_divisors(given))
         return np.concatenate(columns, axis=1) if columns else np.zeros((len(configs), 0))
+
+    def oddity(self, configs: Sequence[Params]) -> Array:
+        """Return the sum of log2 of the odd parts of what ``has_divisors``, ``[len(configs)]``."""
+        odd = [
+            _divisors([config[name] for config in configs])[:, 1]
+            for name, values in self.dimensions.items()
+            if has_divisors(values)
+        ]
+        return np.asarray(np.sum(odd, axis=0)) if odd else np.zeros(len(configs))
+
+
+def has_divisors(values: Sequence[Value]) -> bool:
+    """Whether values are many positive integers, of which some are no powers of two.
+
+    Warps, vector loads and banks come in powers of two, so times jump with what divides a size: of block sizes 16, 32,
+    48, … some kernels are ten times slower at all but 32, 64, 128 and 256. Of a few values each is learnt by itself.
+    """
+    whole = [value for value in values if isinstance(value, int) and not isinstance(value, bool) and value > 0]
+    return len(whole) == len(values) and len(set(whole)) >= MANY_VALUES and any(value & (value - 1) for value in whole)
+
+
+def _divisors(given: Sequence[Value]) -> Array:
+    """How often 2 divides integers, and log2 of what is then left, ``[len(given), 2]``; 0 for what is none."""
+    whole = np.array([value if isinstance(value, int) and value > 0 else 1 for value in given], dtype=np.int64)
+    power = np.log2((whole & -whole).astype(float))
+    return np.stack([power, np.log2(whole) - power], axis=1)
 
 
 def _encode_dimension(values: Sequence[Value], given: Sequence[Value]) -> Array:

@@ -43,6 +43,12 @@ def test_geometric_numbers_are_encoded_by_their_logarithm() -> None:
     assert encoded.tolist() == [[3.0, 3.0, 0.0, 1.0]]
 
 
+def test_many_integers_are_encoded_by_what_divides_them_too() -> None:
+    grid = Grid({"block": tuple(range(16, 160, 16)), "stages": (2, 3, 4, 5), "power": tuple(2**i for i in range(9))})
+    encoded = grid.encode([{"block": block, "stages": 3, "power": 4} for block in (64, 96, 0)])
+    assert encoded.tolist() == [[64, 6, 0, 3, 2], [96, 5, np.log2(3), 3, 2], [0, 0, 0, 3, 2]]
+
+
 @pytest.mark.parametrize(
     ("values", "also", "expected"),
     [

@@ -6,6 +6,7 @@ from scipy.optimize import check_grad
 
 from bo_tune.search.gp.correlation import CITY, Differences, correlation
 from bo_tune.search.gp.fitting import Hyperpriors
+from bo_tune.search.gp.posterior import Rows as TableRows
 from bo_tune.search.gp.posterior import Tables
 from bo_tune.search.gp.prior import HistoryPrior, StudyHistory, squeeze
 from bo_tune.search.gp.shared import HERE, Rows, SharedPart, posterior_of
@@ -199,3 +200,22 @@ def test_log_expected_improvement() -> None:
     curve = log_expected_improvement(-u, np.ones_like(u), 0.0)
     assert np.isfinite(curve).all()
     assert (np.diff(curve) > 0).all()
+
+
+def test_far_from_all_that_was_seen_the_trend_is_what_is_expected() -> None:
+    far = np.vstack([X, [[50.0, 50.0, 50.0], [50.0, 50.0, -50.0]]])
+    trend = np.zeros(62)
+    trend[60] = 0.7
+    process = Surrogate(far, Hyperpriors.vague(3), trend=trend).fit(data(20))
+    mean, _ = process.condition(data(20)).predict(np.array([60, 61]))
+    assert mean[0] - mean[1] == pytest.approx(0.7, abs=1e-6)
+
+
+def test_rows_grow_in_place_and_whoever_holds_them_keeps_them() -> None:
+    first = TableRows.of(np.ones((2, 3)), room=4)
+    more = first.grown(2, np.full((1, 3), 2.0))
+    assert more is first
+    other = first.grown(2, np.full((1, 3), 5.0))
+    assert other is not first
+    assert more.first(3).tolist() == [[1, 1, 1], [1, 1, 1], [2, 2, 2]]
+    assert other.first(3).tolist() == [[1, 1, 1], [1, 1, 1], [5, 5, 5]]

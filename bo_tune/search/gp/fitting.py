@@ -19,6 +19,10 @@ Objective = Callable[[Array], tuple[float, Array]]
 ROUGH = 0.4
 """ρ of a study without others to learn from."""
 
+ROUGH_UNDESCRIBED = 0.7
+"""The same where nothing describes configs but their own values: what is smooth in waves or in shared memory is a cliff
+in a block size."""
+
 FAILED = 1e10
 """Value of a negative log posterior where the covariance is not positive definite."""
 
@@ -28,8 +32,9 @@ def invert(covariance: Array) -> tuple[Array, float] | None:
     lower, failed = _lapack.dpotrf(covariance, lower=1)
     if failed:
         return None
-    inverse, _ = _lapack.dpotri(lower, lower=1)
-    inverse = np.tril(inverse) + np.tril(inverse, -1).T
+    half, _ = _lapack.dpotri(lower, lower=1)  # zeros above the diagonal, as the factor has them
+    inverse = half + half.T
+    inverse[np.diag_indices_from(inverse)] *= 0.5
     return inverse, float(np.log(np.diag(lower)).sum())
 
 
@@ -82,9 +87,9 @@ class Hyperpriors:
     spread_weight: float = 0.5
 
     @classmethod
-    def vague(cls, columns: int) -> "Hyperpriors":
+    def vague(cls, columns: int, rough: float = ROUGH) -> "Hyperpriors":
         """What is assumed of a study without others to learn from."""
-        return cls(np.full(columns, 2.0 * np.sqrt(max(columns, 1))))
+        return cls(np.full(columns, 2.0 * np.sqrt(max(columns, 1))), rough=rough)
 
     @property
     def centre(self) -> Array:

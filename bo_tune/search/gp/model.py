@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bo_tune.processes.importing import LateModule
 from bo_tune.search.gp.correlation import Array, Indices
-from bo_tune.search.gp.fitting import Hyperpriors
+from bo_tune.search.gp.fitting import ROUGH, ROUGH_UNDESCRIBED, Hyperpriors
 from bo_tune.search.gp.posterior import Posterior, Tables
 from bo_tune.search.gp.prior import HistoryPrior, squeeze
 from bo_tune.search.gp.shared import SharedPart
@@ -29,6 +29,9 @@ STOPPED_SPREAD = 0.05
 
 FEWEST_TO_DOUBT = 4
 """Observations before the prior from other studies is doubted."""
+
+ODDITY = 0.1
+"""Log time that is expected for each binary logarithm of what is left of sizes divided by 2 as often as that goes."""
 
 MOST_KEPT = 20_000
 """Of a grid with more configs, predictions are made for the candidates of the moment only."""
@@ -80,7 +83,8 @@ class Points:
         self, grid: Grid, strange: Sequence[Params], features: Features | None, prior: HistoryPrior | None
     ) -> None:
         configs = [*grid.configs, *strange]
-        raw = _columns(grid, configs, None if features is None else np.asarray(features(configs), dtype=float))
+        described = np.zeros((len(configs), 0)) if features is None else np.asarray(features(configs), dtype=float)
+        raw = _columns(grid, configs, described)
         scaled = raw[: len(grid)][grid.valid] if grid.valid.any() else raw[: len(grid)]
         past = None if prior is None else _columns(grid, prior.configs, prior.features)
         if past is not None:
@@ -91,16 +95,19 @@ class Points:
         self.shared: SharedPart | None = None
         if prior is not None and past is not None:
             self.shared = prior.learn(np.asarray((past[:, keep] - centre) / spread), self.inputs)
-        priors = Hyperpriors.vague(len(keep)) if self.shared is None else self.shared.priors()
-        self.surrogate = Surrogate(self.inputs, priors, self.shared)
         self._grid = grid
+        vague = Hyperpriors.vague(len(keep), ROUGH if described.shape[1] else ROUGH_UNDESCRIBED)
+        self._untaught = Surrogate(self.inputs, vague, trend=ODDITY * grid.oddity(configs))
+        self.surrogate = (
+            self._untaught if self.shared is None else Surrogate(self.inputs, self.shared.priors(), self.shared)
+        )
 
     def fit(self, data: Data) -> Surrogate:
         """Fit the surrogate; the prior is left aside where the data are likelier without it."""
         fitted = self.surrogate.fit(data)
         if self.shared is None or len(data.points) < FEWEST_TO_DOUBT:
             return fitted
-        untaught = Surrogate(self.inputs, Hyperpriors.vague(self.inputs.shape[1])).fit(data)
+        untaught = self._untaught.fit(data)
         return untaught if untaught.evidence > fitted.evidence + TRUST else fitted
 
     def index(self, observation: Observation) -> int:
@@ -114,10 +121,9 @@ def _key(grid: Grid, config: Params) -> tuple[object, ...]:
     return tuple(config[name] for name in grid.names)
 
 
-def _columns(grid: Grid, configs: Sequence[Params], features: Array | None) -> Array:
+def _columns(grid: Grid, configs: Sequence[Params], features: Array) -> Array:
     """The grid's encoding and the caller's features, side by side."""
-    encoded = grid.encode(configs)
-    return encoded if features is None else np.concatenate([encoded, features], axis=1)
+    return np.concatenate([grid.encode(configs), features], axis=1)
 
 
 def _scaling(rows: Array) -> tuple[Array, Array, Indices]:
@@ -189,6 +195,7 @@ class GridModel:
         self._features, self._prior = features, prior
         self._minimise, self._log = minimise, log
         self._points: Points | None = None
+        self._valid = np.flatnonzero(grid.valid)
         self._forget()
 
     def _forget(self) -> None:
@@ -228,10 +235,12 @@ class GridModel:
         return posterior.believing(running) if len(running) else posterior, scale
 
     def _asked(self, candidates: Indices, *more: Indices) -> Indices:
-        """The points whose predictions are kept: all, or of a huge grid those wanted now."""
+        """The points whose predictions are kept: all that may be tried or was; of a huge grid those wanted now."""
         assert self._points is not None
-        total = len(self._points.inputs)
-        return np.arange(total) if total <= MOST_KEPT else np.unique(np.concatenate([candidates, *more]))
+        kept = np.zeros(len(self._points.inputs), dtype=bool)
+        for points in (self._valid if len(self._valid) <= MOST_KEPT else candidates, *more):
+            kept[points] = True
+        return np.flatnonzero(kept)
 
     def _process(self, where: Indices, values: Array, noise: Array) -> Surrogate:
         key = where.tobytes() + values.tobytes() + noise.tobytes()

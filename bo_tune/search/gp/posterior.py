@@ -8,7 +8,8 @@ Notation
                 mean = m + zᵀ T,  covariance = K - Tᵀ T  (Rasmussen & Williams 2006, algorithm 2.1)
 
 A further observation adds a row to L and to T, which costs n·C instead of the n²·C (and n·C covariances) of starting
-again: the proposal and the certificate of a trial share one table, and the next trial's is that with one row more.
+again: the proposal and the certificate of a trial share one table, and the next trial's is that with one row more. The
+rows of T have room for more below them, so that it is not copied each time.
 Neither L nor T depends on the observed values, so those may be rescaled freely.
 """
 
@@ -47,6 +48,42 @@ class Process(Protocol):
         """Return K between points."""
 
 
+class Rows:
+    """The rows of a growing matrix: those that are there stay where they are.
+
+    Args:
+        columns: of the matrix.
+        room: rows there is room for.
+    """
+
+    def __init__(self, columns: int, room: int) -> None:
+        self._all: Array = np.empty((room, columns))
+        self._used = 0
+
+    @classmethod
+    def of(cls, rows: Array, room: int) -> "Rows":
+        """Return a copy of some rows, with room for more."""
+        grown = cls(rows.shape[1], max(room, len(rows)))
+        grown._all[: len(rows)] = rows
+        grown._used = len(rows)
+        return grown
+
+    def first(self, count: int) -> Array:
+        """Return the first rows, ``[count, columns]``."""
+        return self._all[:count]
+
+    def grown(self, count: int, more: Array) -> "Rows":
+        """Return the first ``count`` rows with more below them: in place, unless others are there or there is no room.
+
+        Whoever holds the first ``count`` rows still does.
+        """
+        total = count + len(more)
+        whole = self if self._used == count and total <= len(self._all) else Rows.of(self.first(count), 2 * total)
+        whole._all[count:total] = more
+        whole._used = total
+        return whole
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """What observing some points says of others, whatever is observed.
@@ -57,7 +94,7 @@ class Table:
         points: I; every one of them is asked about.
         noise: v ``[n]``.
         lower: L.
-        solved: T.
+        rows: those of T.
         variance: of the noiseless values at the points asked about, ``[C]``.
     """
 
@@ -66,15 +103,20 @@ class Table:
     points: Indices
     noise: Array
     lower: Array
-    solved: Array
+    rows: Rows
     variance: Array
+
+    @property
+    def solved(self) -> Array:
+        """T."""
+        return self.rows.first(len(self.points))
 
     @classmethod
     def empty(cls, process: Process, asked: Indices) -> "Table":
         """The table of no observation."""
         none = np.zeros(0)
         variance = process.variance(asked)
-        return cls(process, asked, none.astype(np.intp), none, np.zeros((0, 0)), np.zeros((0, len(asked))), variance)
+        return cls(process, asked, none.astype(np.intp), none, np.zeros((0, 0)), Rows(len(asked), 0), variance)
 
     def position(self, points: Indices) -> Indices:
         """Where points stand among those asked about."""
@@ -88,7 +130,8 @@ class Table:
         own = cross[:, at] - carried.T @ carried
         own[np.diag_indices_from(own)] += noise + self.process.noise**2 + JITTER
         factor, _ = _lapack.dpotrf(own, lower=1, clean=1)
-        rows, _ = _lapack.dtrtrs(factor, cross - carried.T @ self.solved, lower=1)
+        cross -= carried.T @ self.solved
+        rows = cross / factor if len(points) == 1 else _lapack.dtrtrs(factor, cross, lower=1)[0]
         count = len(self.points)
         lower = np.zeros((count + len(points), count + len(points)))
         lower[:count, :count], lower[count:, :count], lower[count:, count:] = self.lower, carried.T, factor
@@ -99,7 +142,7 @@ class Table:
             np.concatenate([self.points, points]),
             np.concatenate([self.noise, noise]),
             lower,
-            np.concatenate([self.solved, rows]),
+            self.rows.grown(count, rows),
             variance,
         )
 

@@ -10,10 +10,11 @@ Notation
     κ, ρ        correlation of f; share of its rough part, fixed
 
 Model
-    y_i = b + w·g(x_i) + f(x_i) + e_i
+    y_i = b + t(x_i) + w·g(x_i) + f(x_i) + e_i
     f ~ GP(0, a² κ)          κ partly smooth and partly rough: see ``correlation``
     b ~ N(0, B²), integrated out: it adds B² to the covariance (R & W, section 2.7)
     e_i ~ N(0, s² + v_i), v_i the variance that the repetitions of a trial show
+    t, what is expected before anything is known (see ``model``); 0 where others teach
     g ~ GP(m, S), what all problems of the kernel share, as other studies left it (see ``prior``); absent without them.
     w scales it: a g that misleads loses its weight, and f takes over.
 
@@ -66,6 +67,7 @@ class Surrogate:
         shared: g, or None.
         theta: log a, log s, log w, log l; the medians of their priors before a fit.
         evidence: log posterior of theta, up to a constant, given the data it was fitted to.
+        trend: t ``[P]``, or None for 0.
     """
 
     inputs: Array
@@ -73,6 +75,7 @@ class Surrogate:
     shared: SharedPart | None = None
     theta: Array | None = None
     evidence: float = 0.0
+    trend: Array | None = None
 
     @property
     def _theta(self) -> Array:
@@ -114,6 +117,7 @@ class Surrogate:
         apart = Differences(self.inputs[points], self.priors.rough)
         common = np.zeros((n, n)) if self.shared is None else self.shared.between(points, points)
         mean = np.zeros(n) if self.shared is None else self.shared.mean[points]
+        targets = data.targets if self.trend is None else data.targets - self.trend[points]
 
         def likelihood(theta: Array) -> tuple[float, Array] | None:
             a2, s2 = np.exp(2.0 * theta[:2])
@@ -127,7 +131,7 @@ class Surrogate:
             if solved is None:
                 return None
             inverse, log_root = solved
-            residual = data.targets - w * mean
+            residual = targets - w * mean
             alpha = inverse @ residual
             outer = inverse - np.outer(alpha, alpha)
             gradient = np.empty_like(theta)
@@ -157,7 +161,8 @@ class Surrogate:
 
     def mean(self, points: Indices) -> Array:
         """Mean of the values at points before any observation."""
-        return np.zeros(len(points)) if self.shared is None else self.weight * self.shared.mean[points]
+        mean = np.zeros(len(points)) if self.shared is None else self.weight * self.shared.mean[points]
+        return mean if self.trend is None else mean + self.trend[points]
 
     def condition(self, data: Data, asked: Indices | None = None) -> Posterior:
         """Condition the process on observations, to ask about some points, ascending (all by default)."""
