@@ -32,6 +32,8 @@ from bo_tune.processes.threads import one_blas_thread
 
 OURS = "grid-gp"
 
+NOTE = "<!-- note: kept when the report is written again -->"
+
 TOLERANCE = 0.01
 """Of certificates: a config that is faster by less is not missed."""
 
@@ -174,9 +176,17 @@ def write(played: Sequence[Played], out: Path, command: str) -> None:
     panels = {title: of_group(results, grids) for title, grids in groups.items()}
     makers = sorted({one.maker for one in played})
     head = [f"- `{command}`", f"- {', '.join(makers)}; {host()}"]
-    _beside(out, ".md").write_text("\n".join(report(panels, head, played)) + "\n")
+    path = _beside(out, ".md")
+    head += ["", *kept_note(path)]
+    path.write_text("\n".join(report(panels, head, played)) + "\n")
     if find_spec("matplotlib"):
         plot(panels, CHECKPOINTS, _beside(out, ".png"))
+
+
+def kept_note(path: Path) -> list[str]:
+    """Return the lines that people wrote into the report that is there, between two lines ``NOTE``."""
+    parts = path.read_text().split(f"{NOTE}\n") if path.exists() else []
+    return [NOTE, *parts[1].splitlines(), NOTE] if len(parts) == 3 else [NOTE, NOTE]
 
 
 def by_group(played: Iterable[Played]) -> dict[str, list[str]]:

@@ -51,6 +51,10 @@ SMALLER_BUDGET = {"gp": 40}
 """Of those that take longer with every launch: where they end."""
 
 
+FRAGILE = ("gp",)
+"""Those that some grids end: Optuna 5.0's GPSampler fails an assertion of its own on values whose steps it rounds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Search:
     """What one search did.
@@ -91,7 +95,12 @@ def search(
         optimisation = Optimisation(contestant, grid, seed, others)
         claimed = {}
         for launches in range(1, budget + 1):
-            optimisation.launch()
+            try:
+                optimisation.launch()
+            except AssertionError:
+                if contestant not in FRAGILE:
+                    raise
+                break
             if launches in certified_at and isinstance(optimisation.sampler, FiniteGridSampler):
                 claimed[launches] = certify(optimisation.sampler, optimisation.study).probability
         return Search(optimisation.launched, optimisation.seconds, claimed)

@@ -2,7 +2,6 @@
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from math import inf
 from typing import Any
 
 import numpy as np
@@ -16,20 +15,12 @@ from bo_tune.search.gp.correlation import Array, Indices
 from bo_tune.search.gp.model import MOST_KEPT, Features, GridModel
 from bo_tune.search.gp.prior import HistoryPrior
 from bo_tune.search.grid import Grid, Params, Value
-from bo_tune.search.study_log import Observation, StudyLog
+from bo_tune.search.study_log import StudyLog
 
 _special = LateModule("scipy.special")
 _distance = LateModule("scipy.spatial.distance")
 
 Cost = Callable[[Indices], Array]
-Models = weakref.WeakKeyDictionary[Study, GridModel]
-
-STALLED = 6
-"""Launches without a gain, after which a search that only other places taught listens to its own trials alone, every
-other time."""
-
-GAIN = 0.01
-"""A smaller gain, as a share, is none."""
 
 STARTERS = 16
 """Random configs of which a start-up trial takes the one farthest from what is known."""
@@ -53,19 +44,6 @@ def log_expected_improvement(mean: Array, deviation: Array, target: float | Arra
     tail = -0.5 * far * far - _LOG_SQRT_2PI - 2.0 * np.log(-far) + np.log1p(-3.0 / (far * far))
     ratio = np.where(u > -5.0, np.log(np.maximum(near * _special.ndtr(near) + density, 1e-300)), tail)
     return np.asarray(ratio + np.log(deviation), dtype=float)
-
-
-def launches_since_gain(observations: Sequence[Observation], *, minimise: bool = True) -> int:
-    """Return how many of the last trials brought no gain over those before them."""
-    best, last = inf, 0
-    for place, observation in enumerate(observations, start=1):
-        if observation.value is None:
-            continue
-        value = observation.value if minimise else -observation.value
-        if best - value > GAIN * abs(best) or best == inf:
-            last = place
-        best = min(best, value)
-    return len(observations) - last
 
 
 class FiniteGridSampler(GridSampler):
@@ -111,12 +89,11 @@ class FiniteGridSampler(GridSampler):
 
     def _forget(self) -> None:
         super()._forget()
-        self._models: Models = weakref.WeakKeyDictionary()
-        self._untaught: Models = weakref.WeakKeyDictionary()
+        self._models: weakref.WeakKeyDictionary[Study, GridModel] = weakref.WeakKeyDictionary()
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        del state["_models"], state["_untaught"]
+        del state["_models"]
         return state
 
     @property
@@ -126,25 +103,12 @@ class FiniteGridSampler(GridSampler):
 
     def model(self, study: Study) -> GridModel:
         """Return the surrogate of a study."""
-        return self._model(study, self._models, self._prior)
-
-    def _model(self, study: Study, models: Models, prior: HistoryPrior | None) -> GridModel:
-        model = models.get(study)
+        model = self._models.get(study)
         if model is None:
             minimise = study.direction != StudyDirection.MAXIMIZE
-            model = GridModel(self.grid, features=self._features, prior=prior, minimise=minimise, log=self._log)
-            models[study] = model
+            model = GridModel(self.grid, features=self._features, prior=self._prior, minimise=minimise, log=self._log)
+            self._models[study] = model
         return model
-
-    def _proposing(self, study: Study, observations: Sequence[Observation]) -> GridModel:
-        """The surrogate that proposes next: of a search that stalls, and that only other places taught, every other
-        time one that was never taught. What is best elsewhere need not be near what is best here."""
-        if self._prior is None or self._prior.at_home:
-            return self.model(study)
-        stalled = launches_since_gain(observations, minimise=study.direction != StudyDirection.MAXIMIZE)
-        if stalled < STALLED or (stalled - STALLED) % 2:
-            return self.model(study)
-        return self._model(study, self._untaught, None)
 
     def choose(self, study: Study, trial: FrozenTrial, log: StudyLog, free: NDArray[np.bool_]) -> int:
         """Return the first given config still free, a start-up config, or the one of most expected improvement."""
@@ -155,7 +119,7 @@ class FiniteGridSampler(GridSampler):
         candidates = self._candidates(trial, free)
         if self.is_starting(len(known)):
             return self._start(study, trial, log, candidates)
-        model = self._proposing(study, log.observations)
+        model = self.model(study)
         posterior, _ = model.posterior(log.observations, candidates, log.pending)
         mean, deviation = posterior.predict(candidates)
         score = log_expected_improvement(mean, deviation, float(posterior.targets[: len(known)].min()))

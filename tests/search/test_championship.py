@@ -70,8 +70,11 @@ def test_is_played_to_the_end_and_goes_on_where_it_stopped(
     again = [championship.play(match) for match in wanted]
     assert {one.match: one.regret for one in again if one.match in first} == {m: p.regret for m, p in first.items()}
     championship.write(again, tmp_path / "out", "a command")
-    text = (tmp_path / "out.md").read_text()
-    assert "| grid-gp + other GPUs |" in text
+    report = tmp_path / "out.md"
+    assert "| grid-gp + other GPUs |" in report.read_text()
+    report.write_text(report.read_text().replace(f"{championship.NOTE}\n", f"{championship.NOTE}\nMissed.\n", 1))
+    championship.write(again, tmp_path / "out", "another command")
+    assert f"{championship.NOTE}\nMissed.\n{championship.NOTE}" in report.read_text()
 
 
 def test_a_bundled_grid_is_searched_as_a_session_searches_it(championship: ModuleType, tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """What the project's own sampler learns from a study."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import log2
 
 import numpy as np
@@ -13,8 +12,7 @@ from optuna.trial import TrialState
 
 from bo_tune.search import FiniteGridSampler, HistoryPrior, StudyHistory, distributions
 from bo_tune.search.grid import Grid, Params
-from bo_tune.search.sampler import STALLED, launches_since_gain
-from bo_tune.search.study_log import Observation, noise_variance
+from bo_tune.search.study_log import noise_variance
 
 GRID = {"m": (16, 32, 64, 128, 256), "n": (32, 64, 128, 256), "k": (32, 64, 128, 256), "w": (4, 8), "s": (2, 3, 4, 5)}
 
@@ -178,32 +176,6 @@ def test_noise_is_read_from_repetitions() -> None:
     assert steady < 1e-4
     assert late < 1e-3
     assert doubtful > 1e-2
-
-
-def observations(*values: float | None) -> list[Observation]:
-    return [Observation(number, number, {}, value) for number, value in enumerate(values)]
-
-
-@pytest.mark.parametrize(
-    ("values", "since"),
-    [((), 0), ((None, None), 2), ((5.0,), 0), ((5.0, 4.99, 6.0, None), 3), ((None, 5.0, 4.0, 4.0), 1)],
-)
-def test_a_gain_of_less_than_a_percent_is_none(values: tuple[float | None, ...], since: int) -> None:
-    assert launches_since_gain(observations(*values)) == since
-    negated = [None if value is None else -value for value in values]
-    assert launches_since_gain(observations(*negated), minimise=False) == since
-
-
-@pytest.mark.parametrize("place", ["here", "elsewhere"])
-def test_a_stalled_search_listens_to_its_own_trials_where_only_others_taught(place: str) -> None:
-    prior = HistoryPrior([replace(history(6.0), place=place)], place="here")
-    sampler = FiniteGridSampler(GRID, features=features, prior=prior)
-    study = run(sampler, STALLED + 4)
-    stalled = launches_since_gain(sampler.log(study).observations)
-    for more in range(STALLED + 1):
-        known = [*sampler.log(study).observations, *observations(*[1000.0] * more)]
-        untaught = sampler._proposing(study, known) is not sampler.model(study)
-        assert untaught == (place == "elsewhere" and stalled + more >= STALLED and (stalled + more - STALLED) % 2 == 0)
 
 
 def test_sizes_that_2_divides_often_are_expected_to_be_the_faster_ones() -> None:
