@@ -23,7 +23,7 @@ LOOKS_BEFORE, BETWEEN_LOOKS_S = 3, 0.5
 only for a moment."""
 
 Noted = Callable[[Collection[str]], None]
-"""Called with what disturbs measurements (``gpu_watch``)."""
+"""Called with what disturbs measurements (``watch.neighbours``)."""
 
 
 def monitored(
