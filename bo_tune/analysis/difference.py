@@ -1,4 +1,4 @@
-"""How two folders of tuned files differ, entry by entry, with times if their sidecars have them."""
+"""Compares two folders of tuned files, entry by entry, with times if their sidecars have them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from bo_tune.engines.folder import read_entries, table_paths
 
 
 class Status(StrEnum):
-    """How an entry differs."""
+    """The kinds of difference of an entry."""
 
     SAME = "same"
     """Both folders have it, with the same config."""
@@ -66,7 +66,7 @@ class Difference:
 
     @property
     def status(self) -> Status:
-        """How the entry differs."""
+        """The kind of difference."""
         if self.a is None or self.b is None:
             return Status.ADDED if self.a is None else Status.REMOVED
         return Status.SAME if dict(self.a.config) == dict(self.b.config) else Status.CHANGED

@@ -1,4 +1,4 @@
-"""What tuning gains an engine whose steps were observed: the time of its adapters' kernels, before and after.
+"""Estimates the gain of tuning for an engine whose steps were observed, in its adapters' kernels.
 
 The times of tuned keys are measured. A step of another size takes the config of the nearest key. Its time is estimated
 (see ``engines.vllm.observed.load``) and scaled by what was measured at that key. A kernel that was not tuned is assumed

@@ -57,7 +57,7 @@ class Outlook:
 
     @property
     def basis(self) -> str:
-        """How it was estimated, in one sentence."""
+        """The basis of the estimate, in one sentence."""
         return (
             f"as measured on an H100 and an H200 with 16 cores and an empty cache: {FIRST} binaries for the first "
             f"study of a shape, {FURTHER} for each further m, {COMPILE_S} s of a core each; fewer cores take longer in "

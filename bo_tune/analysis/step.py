@@ -1,4 +1,4 @@
-"""What adapters add to an engine's step: a decoder's layers timed as an engine runs them, tuned and untuned.
+"""Measures what adapters add to an engine's step: a decoder's layers, timed as an engine runs them.
 
 The linears of one decoder layer, and its experts, run one after the other in a CUDA graph, each with its base product
 (``kernels.chain``). They run without adapters, with the configs of an engine without a folder, and with those that it
@@ -77,7 +77,7 @@ class LayerTimes:
 
 @dataclass(frozen=True)
 class StepReport:
-    """What adapters add to steps.
+    """The time that adapters add to steps.
 
     Attributes:
         layers: number of the model's decoder layers.

@@ -1,4 +1,4 @@
-"""How long a device waits. Pure data."""
+"""The deadlines of a device. Pure data."""
 
 from dataclasses import dataclass
 

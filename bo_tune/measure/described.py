@@ -18,7 +18,7 @@ from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeas
 
 @dataclass(frozen=True)
 class Description:
-    """What a worker says about its GPU.
+    """A worker's description of its GPU.
 
     Attributes:
         sources: which code of each kernel the worker measures. Kernels that its kernel source lacks are left out.

@@ -56,7 +56,7 @@ class Remeasured:
 
 @dataclass(frozen=True, slots=True)
 class StepTimes:
-    """How long the linears of a decoder layer take.
+    """Times of the linears of a decoder layer.
 
     Attributes:
         runtimes_us: for each choice, the repetitions of all linears together, in us.
@@ -100,7 +100,7 @@ class Device(ABC):
 
     @property
     def activity(self) -> DeviceActivity:
-        """What the device has done so far."""
+        """The work that the device has done so far."""
         return DeviceActivity()
 
     @property
@@ -115,7 +115,7 @@ class Device(ABC):
 
     @abstractmethod
     def kernel_source(self, kernel: str) -> str:
-        """Which code of a kernel is measured."""
+        """Return which code of a kernel is measured."""
 
     def note(self, problem: Problem) -> str | None:
         """Return a line about what tuning a problem's kernel is good for, or None if there is nothing to say."""
@@ -134,7 +134,7 @@ class Device(ABC):
         return spec.search_space
 
     def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:
-        """Return, for each config, the one that really runs. Configs that run as the same one are measured once."""
+        """Return the config that really runs for each config. Configs that run as the same one are measured once."""
         return list(configs)
 
     @abstractmethod

@@ -307,7 +307,7 @@ def _note_host(opened: Sequence[GpuDevice], digest: str | None) -> None:
 def compilers_for(
     gpu: GpuInfo, source: str, *, cache: Path, workers: int, deadline_s: float, conditions: Conditions
 ) -> Iterator[Compilers]:
-    """Start compilers, for the duration of the context, for a GPU of which only the description is known.
+    """Start compilers, for the duration of the context, for a GPU that is known only by its description.
 
     Args:
         cache: folder for Triton's cache, which keeps the machine code but none of the stages before it.

@@ -41,7 +41,7 @@ COMPILED = "__pycache__"
 """Folders that come and go with the files beside them."""
 
 _DECIDES = re.compile(r"CUDA|NVIDIA|NVPTX|TRITON|TORCH|VLLM|PTXAS|LLVM|MLIR|AMD|HIP|ROC|DISABLE_|^LD_|^PYTHON|^PATH$")
-"""Environment variables some of which torch, Triton and vLLM read."""
+"""Matches environment variables, some of which torch, Triton and vLLM read."""
 
 
 @dataclass(frozen=True, slots=True)

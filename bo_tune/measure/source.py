@@ -1,4 +1,4 @@
-"""Where the code of the kernels comes from.
+"""The sources of the kernels' code.
 
 A *kernel source* is a module with a function ``operation(name)`` that returns a kernel's ``Operation`` (the project's
 own kernels, or those of an installed vLLM), or a user's module or script that holds ``Kernel`` objects. Worker

@@ -112,7 +112,7 @@ class Workbench:
 
 @dataclass(frozen=True, slots=True)
 class PackBudget:
-    """When a pack is large enough; None for no limit.
+    """Limits on a pack; None for no limit.
 
     Attributes:
         configs: binaries in the pack, including those that proved impossible.

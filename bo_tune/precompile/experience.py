@@ -1,4 +1,4 @@
-"""What earlier studies and recordings know of a kernel, to tell which of its binaries will be wanted.
+"""Collects what earlier studies and recordings know of a kernel, to tell which of its binaries will be wanted.
 
 Unlike ``history``, from which searches learn, this leaves out nothing. If the very problem was tuned before, no other
 study says as much, and nothing is measured with this knowledge.

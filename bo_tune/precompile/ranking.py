@@ -1,4 +1,4 @@
-"""Which binaries a study is likely to want, most wanted first: the order of compiling before a GPU is seen.
+"""Ranks the binaries that studies are likely to want, so that the most wanted are compiled first.
 
 A search tries dozens of configs of every problem, and each config without a binary costs a compile. The configs of each
 problem are ranked, and a binary is wanted as much as its best-ranked config. Configs are judged by the same prior from

@@ -1,4 +1,4 @@
-"""Which studies of a session this worker may work on: those that are not done, and that no other worker has."""
+"""Finds the studies of a session that this worker may work on: not done, and held by no other worker."""
 
 import threading
 import time

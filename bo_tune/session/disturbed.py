@@ -14,7 +14,7 @@ from bo_tune.store.attributes import DISTURBED_ATTR
 from bo_tune.tuning.tuner import Tuner
 
 Disturbances = Mapping[str, Sequence[str] | None]
-"""What disturbed studies, by name. None if it is not known that nothing did."""
+"""The disturbances of studies, by name. None if it is not known that nothing did."""
 
 
 class Disturbed:

@@ -1,9 +1,9 @@
 """Studies as files: one T4 recording for each.
 
 The recording of an exhaustive study holds its grid. An exported study holds enough to become the same study in another
-database: ``results`` holds what was measured of each config, as any reader of the format expects. What the format has
-no words for (which study it was, in which order and when its trials ran, what they cost, the result) is in
-``metadata.bo_tune``. ``exported`` checks what is imported.
+database: ``results`` holds what was measured of each config, as any reader of the format expects. Everything else (which
+study it was, in which order and when its trials ran, what they cost, the result) is in ``metadata.bo_tune``.
+``exported`` checks what is imported.
 """
 
 import hashlib

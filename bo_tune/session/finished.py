@@ -1,4 +1,4 @@
-"""What a session returns: finished studies, and their entries in the tables."""
+"""The results of a session: finished studies, and their entries in the tables."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ from bo_tune.tuning.tuner import Tuner
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """What searches have done since they were opened.
+    """The work of searches since they were opened.
 
     Attributes:
         trials: number recorded.

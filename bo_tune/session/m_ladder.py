@@ -34,7 +34,7 @@ Tune = Callable[[Sequence[Job]], Sequence[Tuned]]
 
 @dataclass(frozen=True, slots=True)
 class LadderSettings:
-    """How keys are added.
+    """Settings for adding keys.
 
     Attributes:
         tolerance: loss between keys that is not worth a key, as a share.

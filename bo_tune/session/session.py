@@ -170,7 +170,7 @@ class Session:
 
     @property
     def activity(self) -> SessionActivity:
-        """What the session and its workers have done so far. May be read at any time, from any thread."""
+        """The work that the session and its workers have done so far. May be read at any time, from any thread."""
         return with_workers(self._own_activity, self._workers())
 
     @property

@@ -1,4 +1,4 @@
-"""How the studies of a session are searched, and which of this is stored with each study for other workers."""
+"""Settings for searching a session's studies, and the part that is stored with each study for other workers."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -78,7 +78,7 @@ class _Job(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """How the studies of a session are searched.
+    """Settings for searching the studies of a session.
 
     Attributes:
         sampler: name of a sampler; ``grid`` searches exhaustively.
@@ -112,7 +112,7 @@ class SessionSettings:
 
     @property
     def search(self) -> str:
-        """What is unusual about who proposes configs. A search with such a word has studies of its own.
+        """Words for an unusual sampler, seed or history. A search with such words has studies of its own.
 
         It is "" if everything is as usual, and for an exhaustive search, which proposes nothing.
         """

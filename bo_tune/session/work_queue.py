@@ -46,7 +46,7 @@ class Pending:
 
     @property
     def left(self) -> int:
-        """How many pieces are not done."""
+        """Number of pieces that are not done."""
         with self._changed:
             return len(self._new) + len(self._later) + self._handed_out
 

@@ -19,20 +19,19 @@ GPU_ATTR = "bo_tune:gpu"
 RESULT_ATTR = "bo_tune:result"
 SPACE_ATTR = "bo_tune:space"
 JOB_ATTR = "bo_tune:job"
-"""How a session wants the study searched. Whoever takes the study follows it."""
+"""The search that a session wants for the study. Whoever takes the study follows it."""
 DONE_ATTR = "bo_tune:done"
 """The job as it was when the study was last finished."""
 
 FIGURES_ATTR = "bo_tune:figures"
 """Counts of the trials of a finished study (``results.figures_of``)."""
 ORIGIN_ATTR = "bo_tune:origin"
-"""What measured the result, and in which session: versions of driver, torch, triton and ptxas."""
+"""Origin of the result: the session, and the versions of driver, torch, triton and ptxas that measured it."""
 FRESH_ATTR = "bo_tune:fresh"
-"""When a session that begins its studies anew took this one (ISO 8601, UTC). None once the session has ended."""
+"""Time at which a session that begins its studies anew took this one (ISO 8601, UTC). None once it has ended."""
 
 DISTURBED_ATTR = "bo_tune:disturbed"
-"""What disturbed measuring the study, in the words of ``watch.neighbours``. Missing if it is not known that nothing
-did."""
+"""Disturbances while the study was measured (``watch.neighbours``). Missing if there may have been unknown ones."""
 
 HOSTS_ATTR = "bo_tune:hosts"
 """The states in which hosts have named the study, by their digests (``measure.host_state``), with what else they said

@@ -20,7 +20,7 @@ from bo_tune.store.rows.study_reader import StudyRow, StudyRows
 from bo_tune.store.trials import COST, FINISHED, StoredTrial, Trial
 
 MEND = "bo-tune delete removes it, --fresh sets it aside"
-"""What to do with a study that cannot be read."""
+"""Advice about a study that cannot be read."""
 
 Result = TypeVar("Result")
 Found = TypeVar("Found", bound=Trial)

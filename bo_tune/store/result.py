@@ -28,7 +28,7 @@ Moment = Annotated[Line, AfterValidator(_moment)]
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What searching cost, summed over all processes that worked on it, including killed ones.
+    """The costs of searching, summed over all processes that worked on it, including killed ones.
 
     Attributes:
         configs: configs tried, including invalid ones.

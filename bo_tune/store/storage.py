@@ -41,13 +41,13 @@ from bo_tune.store.rows.trial_queue import LOST, TrialQueue, Writer, Written
 __all__ = ["StoredStudy", "StudyName", "StudyStore", "StudySummary"]
 
 OPENING_ATTEMPTS = 10
-"""How often we look for studies and add missing ones while other processes add the same ones."""
+"""Attempts to find studies and add missing ones, while other processes add the same ones."""
 
 MOST_HOSTS = 8
-"""States of hosts that a study remembers: the last that named it."""
+"""A study remembers this many states of hosts: the last that named it."""
 
 FOREVER_S = 1e9
-"""How long leases last in memory, where nobody else can take them."""
+"""Duration of leases on studies in memory, which nobody else can take."""
 
 Result = TypeVar("Result")
 

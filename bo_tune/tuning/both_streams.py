@@ -41,12 +41,12 @@ class Compromise:
 
     @property
     def loss_one_us(self) -> float:
-        """How much longer a layer takes on one stream than with the best config for it."""
+        """The time that a layer on one stream takes longer than with the best config for one stream."""
         return self.one_us - self.least_one_us
 
     @property
     def loss_two_us(self) -> float:
-        """How much longer a layer takes on two streams than with the best config for them."""
+        """The time that a layer on two streams takes longer than with the best config for two streams."""
         return self.two_us - self.least_two_us
 
 

@@ -1,4 +1,4 @@
-"""Which configs of a search space a study may try, and why the others are left out."""
+"""Selects the configs of a search space that a study may try, and says why the others are left out."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

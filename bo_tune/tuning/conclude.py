@@ -1,4 +1,4 @@
-"""How studies end, alone or together: with the results they already have, or with new ones, chosen and stored."""
+"""Ends studies, alone or together: with the results that they already have, or by choosing and storing new ones."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -32,11 +32,11 @@ class Search(Protocol):
 
     @property
     def certificate(self) -> Certificate | None:
-        """How sure the models are together; None without models."""
+        """The joint certificate of the models; None without models."""
 
     @property
     def certificates(self) -> Sequence[Certificate | None]:
-        """How sure each kernel's model is; None for a kernel without a model."""
+        """The certificate of each kernel's model; None for a kernel without a model."""
 
 
 def current_results(
@@ -95,7 +95,7 @@ def _in_place(choice: Choice) -> InPlace | None:
 def have_ended(tuners: Sequence[Tuner], asked: Asked, rule: StopRule | None, decision: Decision | None = None) -> bool:
     """Say whether a stop rule has ended the studies before.
 
-    What other studies have taught since then might make a model less sure. That does not reopen these studies.
+    Other studies may have taught since then, and made a model less sure. That does not reopen these studies.
     """
     results = current_results(tuners, asked, decision)
     return rule is not None and results is not None and all(r.ended_by == asdict(rule) for r in results)

@@ -1,4 +1,4 @@
-"""What is already known of a kernel: the histories that a sampler's prior learns from.
+"""Collects what is already known of a kernel: the histories from which a sampler's prior learns.
 
 They come from the database and from the grids that come with the package.
 """

@@ -28,7 +28,7 @@ from bo_tune.tuning.settings import Finalists
 
 @dataclass(frozen=True, slots=True)
 class Entrants:
-    """Which configs are timed in place.
+    """Limits on the configs that are timed in place.
 
     Attributes:
         count: how many, the fastest alone.
@@ -49,7 +49,7 @@ ROUNDS, MOST_ROUNDS = 8, 64
 """Replays of each config that stays: in one batch, and at most."""
 
 TOLD = 2
-"""How many of the fastest alone are timed alone again, besides the layer's choice and the default."""
+"""This many of the fastest alone are timed alone again, besides the layer's choice and the default."""
 
 
 def surroundings_in(linear: Linear, problem: LoraProblem, device: Device, active: tuple[int, ...] = ()) -> Surroundings:

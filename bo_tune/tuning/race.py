@@ -119,7 +119,7 @@ class Choices(Protocol):
 
     @property
     def joint(self) -> Agreement | None:
-        """What the kernels agree on, as stored with a result; None if they need not agree."""
+        """The agreement of the kernels, as stored with a result; None if they need not agree."""
 
 
 def choose(

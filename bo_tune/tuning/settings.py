@@ -1,4 +1,4 @@
-"""How one study is searched, and what starts its search processes: all that is needed before optuna is loaded."""
+"""Settings of one study's search, and its search processes' server: all that is needed before optuna is loaded."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,7 +19,7 @@ def search_server() -> ForkServer:
 
 @dataclass(frozen=True, slots=True)
 class Finalists:
-    """How finalists are selected and re-measured.
+    """Settings for selecting and re-measuring finalists.
 
     Attributes:
         count: how many of the best configs, besides the default.
@@ -52,7 +52,7 @@ class Finalists:
 
 @dataclass(frozen=True, slots=True)
 class TunerSettings:
-    """How one study is searched.
+    """Settings for the search of one study.
 
     Attributes:
         budget: configs to launch, including the default one; None for every candidate.

@@ -252,7 +252,7 @@ class Tuner:
 
     @property
     def certificate(self) -> Certificate | None:
-        """How sure the sampler's model is that nothing better is left; None for a sampler without a model."""
+        """The certificate of the sampler's model that nothing better is left; None for a sampler without a model."""
         if self._certified is None or self._certified[0] != len(self.trials):
             self._certified = len(self.trials), self.proposer.certificate(self._settings.tolerance)
             self.sure = self._certified[1].probability if self._certified[1] else None

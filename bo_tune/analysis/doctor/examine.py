@@ -20,7 +20,7 @@ STORE_MODULE = "bo_tune.store.reachable"
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the user wants to tune with.
+    """The GPU, kernels and database with which the user wants to tune.
 
     Attributes:
         gpu: which GPU.

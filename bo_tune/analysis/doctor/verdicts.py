@@ -1,4 +1,4 @@
-"""What the answers of driver, toolchain and database mean."""
+"""Judges the answers of driver, toolchain and database."""
 
 import re
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""What is tuned as one, a problem or the problems of kernels that must agree, with its gain, curve and regret."""
+"""Cases: problems that are tuned as one, since their kernels must agree, or single ones. Gain, curve and regret."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass

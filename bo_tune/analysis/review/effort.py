@@ -1,4 +1,4 @@
-"""What the searches cost, and what exhaustive searches of the same problems cost or would have cost."""
+"""The costs of the searches, and the actual or calculated costs of exhaustive searches of the same problems."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Which parameters mattered: how much slower a kernel is if one of them has another value.
+"""The importance of parameters: how much slower a kernel is if one of them has another value.
 
 Notation
     T(c)        time of config c

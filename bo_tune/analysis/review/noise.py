@@ -1,4 +1,4 @@
-"""How far the repetitions of one config are apart, and how often a launch was late."""
+"""The spread of one config's repetitions, and the share of late launches."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -79,7 +79,7 @@ class StudyReview(StudyListing):
 
     @property
     def joint(self) -> Agreement | None:
-        """What it agreed on with others."""
+        """Its agreement with others."""
         return self.result.joint if self.result else None
 
     @property

@@ -21,7 +21,7 @@ Place = tuple[Problem, str, str, str, str]
 
 @dataclass(frozen=True, slots=True)
 class GridCost:
-    """What measuring a whole grid cost.
+    """The cost of measuring a whole grid.
 
     Attributes:
         configs: configs tried, including invalid ones.
@@ -60,7 +60,7 @@ class Truth:
 
     @cached_property
     def losses(self) -> Mapping[str, float]:
-        """What a wrong value of each parameter costs (``importance``)."""
+        """The cost of a wrong value of each parameter (``importance``)."""
         return exact_losses(self.times_us)
 
     def time_us(self, config: Config) -> float | None:

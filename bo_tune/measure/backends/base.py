@@ -1,4 +1,4 @@
-"""What a vendor of GPUs must provide. Imports neither torch nor triton.
+"""The interface that a vendor of GPUs must implement. Imports neither torch nor triton.
 
 A vendor has three parts, because they live in different processes. ``Backend`` is used in the process that tunes, which
 loads neither torch nor triton. ``CompilerSide`` is used in the processes that compile, and ``GpuSide`` in the process
@@ -107,7 +107,7 @@ class Backend(ABC):
     def driver_release(self) -> str | None:
         """Return the release of this host's driver without starting a GPU, or None if that is not possible.
 
-        What a GPU once said about itself is reused only if this release is known (``measure.host_state``).
+        A GPU's earlier description of itself is reused only if this release is known (``measure.host_state``).
         """
         return None
 

@@ -43,7 +43,7 @@ Examples = Mapping[str, tuple[Problem, Config]]
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a kernel makes of configs. Thousands are sent for each problem, so what they share is sent once.
+    """A kernel's answers about configs. Thousands are sent for each problem, so what they share is sent once.
 
     Attributes:
         names: parameters of the configs that really run, which may be more than were asked about.
@@ -153,7 +153,7 @@ class Compilers:
         return self.farm.submit(self.key(problem, config), problem, config)
 
     def withdraw(self, problem: Problem, config: Config) -> None:
-        """Say that one caller who asked for a binary does not want it any more."""
+        """Tell the farm that a caller no longer wants a binary that it asked for."""
         self.farm.withdraw(self.key(problem, config))
 
     def _ask(self, method: str, *arguments: object) -> Any:

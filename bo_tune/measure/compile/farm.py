@@ -30,7 +30,7 @@ NOT_WANTED = Invalid(InvalidReason.COMPILE_ERROR, "not wanted any more")
 """The answer to a compile that nobody waits for."""
 
 COMPILER_DIED = "the compiler died"
-"""How the detail begins if a compile's process ended. It may have been killed, which says nothing about the config."""
+"""Start of the detail if a compile's process ended. It may have been killed, which says nothing about the config."""
 
 
 @dataclass(eq=False, slots=True)
@@ -111,7 +111,7 @@ class CompileFarm:
         return _as_cached(known)
 
     def withdraw(self, number: int) -> None:
-        """Say that one caller does not want a binary any more.
+        """Note that a caller no longer wants a binary.
 
         If nobody else wants it, its compile ends, and what its future then returns means nothing.
         """
@@ -170,7 +170,7 @@ class CompileFarm:
 
     @property
     def activity(self) -> FarmActivity:
-        """What the farm has done so far."""
+        """The work that the farm has done so far."""
         return self._activity
 
     def _count(self, **more: float) -> None:

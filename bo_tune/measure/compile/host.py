@@ -1,4 +1,4 @@
-"""What the GPUs of one host share: the fork server, packs of binaries, and the compilers."""
+"""Shared by the GPUs of one host: the fork server, packs of binaries, and the compilers."""
 
 import os
 import threading

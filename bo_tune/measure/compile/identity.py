@@ -1,4 +1,4 @@
-"""What Triton's cache keys depend on in this process. We ask Triton for it and copy nothing from it."""
+"""Finds out what Triton's cache keys depend on here, by asking Triton. No code is copied from it."""
 
 import hashlib
 import platform

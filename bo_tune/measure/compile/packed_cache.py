@@ -1,7 +1,7 @@
 """Triton's cache with packs beside it: entries of a pack are read from a folder of their own.
 
-A pack is used for one session. Its content never gets into the cache from which this host's engines load kernels. What
-the session compiles itself is kept in that cache as usual.
+A pack is used for one session. Its content never gets into the cache from which this host's engines load kernels. The
+session's own compiles are kept in that cache as usual.
 """
 
 import os

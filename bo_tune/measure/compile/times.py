@@ -1,4 +1,4 @@
-"""How long compiles take: the deadline for a kernel's next compile, and the time to expect for a config's.
+"""Learns how long compiles take: the deadline for a kernel's next compile, and the time to expect for a config's.
 
 Both are learned from the compiles of the session, which share a host and kernels; bundled times would be another
 host's. Compile times are smooth in the logarithms of a config's parameters, since loops are unrolled and registers
@@ -32,7 +32,7 @@ REFITTED_EVERY = 8
 
 
 class CompileTimes:
-    """What the compiles of each kernel have taken. Safe to use from several threads.
+    """The times that the compiles of each kernel have taken. Safe to use from several threads.
 
     Args:
         most_s: the longest deadline, and the deadline until enough is known.

@@ -17,7 +17,7 @@ from typing import IO, Any
 from bo_tune.processes.interpreter import python_command
 
 LONGEST_S = 0.5
-"""How long we wait for a process after killing it."""
+"""Time to wait for a process after killing it."""
 
 MOST_STDERR = 20_000
 """Characters that are kept of what the process prints to stderr."""

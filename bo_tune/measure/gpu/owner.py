@@ -104,7 +104,7 @@ class GpuOwner:
 
     @property
     def activity(self) -> GpuActivity:
-        """What the process has done so far."""
+        """The work that the process has done so far."""
         return GpuActivity(
             restarts=max(0, self.worker.starts - 1),
             seconds=dict(self._seconds),

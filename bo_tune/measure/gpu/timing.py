@@ -33,7 +33,7 @@ more, that repetition takes up to 0.6 us longer (``benchmarks/results/in-turn.h1
 queued. A trial queues at most this many, and finalists are timed in turn in the same way."""
 
 MOST_PASSES = 4
-"""How often late launches are repeated. On a host that is always late, the last ones count."""
+"""Passes in which late launches are repeated. On a host that is always late, the last ones count."""
 
 Launch = Callable[[], None]
 

@@ -10,7 +10,7 @@ from bo_tune.measure.gpu.timing import Timer, timer
 
 
 class TorchGpu(GpuSide):
-    """What all vendors that torch calls ``cuda`` have in common.
+    """The common part of all vendors that torch calls ``cuda``.
 
     Attributes:
         backend: the vendor's backend (``Backend.name``).

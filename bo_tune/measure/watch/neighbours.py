@@ -21,7 +21,7 @@ driver's own, or a desktop's."""
 AT_WORK = "other processes at work on the GPU"
 PRESENT = "other processes on the GPU, at work or not"
 LOST = "the driver stopped telling who uses the GPU"
-"""What may disturb a measurement, besides ``slowed_text``."""
+"""The things that may disturb a measurement, besides ``slowed_text``."""
 
 
 class WatchError(BoTuneError):
@@ -30,7 +30,7 @@ class WatchError(BoTuneError):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a driver says about a GPU at one moment. Everything except ``slowed`` is None if the driver does not tell.
+    """A driver's report on a GPU at one moment. Everything except ``slowed`` is None if the driver does not tell.
 
     Attributes:
         processes: numbers of the processes that can compute on it.

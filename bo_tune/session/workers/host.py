@@ -35,7 +35,7 @@ MODULE = "bo_tune.session.workers.host"
 """The module that a worker runs."""
 
 TELL_EVERY_S = 0.5
-"""How often a worker reports its figures."""
+"""Seconds between two reports of a worker's figures."""
 
 GO, STOP = "go", "stop"
 """Messages from the session to a worker."""
@@ -44,15 +44,15 @@ LEFT = "left"
 """A worker's last message: its work is done, and nothing more is on its way."""
 
 STOPPED_WITHIN_S = 60.0
-"""How long a worker whose work is done may take to close its GPUs before it is killed."""
+"""Time that a worker has to close its GPUs, once its work is done, before it is killed."""
 
 ENDS_WITHIN_S = IN_ORDER_WITHIN_S - 1.0
-"""How long a worker that was asked to end may take to do so in order. Its session waits for it, and has a limit too."""
+"""Time that a worker has to end in order when asked to. Its session waits for it, and has a limit too."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """What a worker is to do.
+    """A worker's task.
 
     Attributes:
         begins_at: where among the studies it begins, 0 to 1. Neighbours share binaries, so each worker has its own
@@ -259,7 +259,7 @@ class HostWorkers:
         return [replace(measured, gpus=",".join(map(str, share)), jobs=jobs) for share in shares]
 
     def activities(self) -> Sequence[Sequence[SessionActivity]]:
-        """What each worker has done so far, session by session; at most half a second old."""
+        """Return what each worker has done so far, session by session; at most half a second old."""
         return [member.activities for member in self._members]
 
     def listener(self, listen: Listener) -> Listener:

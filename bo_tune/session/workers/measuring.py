@@ -33,7 +33,7 @@ ALL = "all"
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What measures, and how: a device by name, the kernel source, conditions, compile processes and packs.
+    """Names what measures, and how: a device, the kernel source, conditions, compile processes and packs.
 
     Attributes:
         gpus: which GPUs of this host, or ``all``; None for the device's own.

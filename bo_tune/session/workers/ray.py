@@ -19,7 +19,7 @@ from bo_tune.session.workers.worker import StudyWorker, fitting_of
 from bo_tune.store.storage import StudyStore, silence_optuna
 
 RESTARTS = 3
-"""How often Ray restarts a worker whose process or host was lost. The worker goes on from the database."""
+"""Ray restarts a worker this many times if its process or host was lost. The worker goes on from the database."""
 
 POLL_S = 0.5
 

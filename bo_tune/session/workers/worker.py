@@ -165,7 +165,7 @@ class StudyWorker:
 
     @property
     def activities(self) -> tuple[SessionActivity, ...]:
-        """What it has done so far, session by session. May be read at any time, from any thread."""
+        """The work that it has done so far, session by session. May be read at any time, from any thread."""
         before, session = self._before, self.session
         return (*before, session.activity) if session is not None else before
 

@@ -52,13 +52,13 @@ KNOWN_SCHEMA = 12
 SQLITE_BUSY_TIMEOUT_S = 60
 
 SQLITE_BUSY_LOOK_MS = 500
-"""How long a transaction waits for its turn in SQLite at a time. Nothing can interrupt this wait."""
+"""Longest single wait of a transaction for its turn in SQLite. Nothing can interrupt such a wait."""
 
 OUTAGE_S = 60.0
-"""How long a database server may be away before a session gives up."""
+"""Time that a database server may be away before a session gives up."""
 
 CUTS = ("closed the connection unexpectedly", "terminating connection", "the database system is")
-"""What the server and its driver say about a connection that was cut off while it was being made."""
+"""Messages of the server and its driver about a connection that was cut off while it was being made."""
 
 READS = "bo_tune_reads"
 """Execution option of a connection that only reads. On SQLite it takes no lock that others wait for."""

@@ -1,4 +1,4 @@
-"""Who works on which study, read from the table of leases."""
+"""Reads from the table of leases who works on which study."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ SQLITE_NOW = "((julianday('now') - 2440587.5) * 86400.0)"
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who works on a study.
+    """A process that works on a study.
 
     Attributes:
         age_s: seconds since its last sign of life.

@@ -16,7 +16,7 @@ from bo_tune.store.rows.study_writer import WritableRows, name_of
 from bo_tune.store.rows.trial_queue import Writer
 
 BEATS_PER_LEASE = 3
-"""How often a lease is renewed while it lasts."""
+"""Renewals of a lease within the time that it lasts."""
 
 HOLDERS_KNOWN_FOR_S = 0.5
 """For how long a list of who works on what is used."""

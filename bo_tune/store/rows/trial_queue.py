@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial
 from bo_tune.errors import LeaseLostError
 
 MOST_BEHIND_S = 1.0
-"""How long a trial may wait before others have to wait for it."""
+"""Time that a trial may wait before others have to wait for it."""
 
 GATHERED_S = 0.1
 """Time between two transactions if nobody waits for them."""

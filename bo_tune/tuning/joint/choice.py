@@ -34,7 +34,7 @@ NEAR = 1.05
 
 
 class Studied(Protocol):
-    """What this module needs to know of one kernel's study."""
+    """The parts of one kernel's study that this module needs."""
 
     problem: Problem
     device: Device

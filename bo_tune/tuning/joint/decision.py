@@ -1,4 +1,4 @@
-"""How kernels that an engine launches in place of others decide for them: on one value of the shared parameter.
+"""Kernels that an engine launches in place of others decide for them, on one value of the shared parameter.
 
 Such kernels (``KernelSpec.decides``) are tried with every value of ``SHARED``, and the value with the least sum of
 their times is chosen. The others are then searched under that value, each on its own, since their remaining parameters
@@ -70,7 +70,7 @@ class DecidedTuner:
 
     @property
     def certificates(self) -> list[Certificate | None]:
-        """How sure each kernel's model is, with the expected loss."""
+        """The certificate of each kernel's model, with the expected loss."""
         return [one for tuner in self.tuners for one in tuner.certificates]
 
     @property

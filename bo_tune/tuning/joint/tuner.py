@@ -126,7 +126,7 @@ class JointTuner:
 
     @property
     def certificate(self) -> Certificate | None:
-        """How sure the models are that no untried combination is better; None without models."""
+        """The models' certificate that no untried combination is better; None without models."""
         if not self._has_models:
             return None
         trials = sum(len(tuner.trials) for tuner in self.tuners)

@@ -18,7 +18,7 @@ ASK_WITHOUT_A_CONTEXT = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
 and that must leave no CUDA context behind for children to inherit."""
 
 KERNEL_MODULE = Path("/proc/driver/nvidia/version")
-"""Where the driver's kernel module names its release."""
+"""The file in which the driver's kernel module names its release."""
 
 _CAPABILITY = re.compile(r"[1-9][0-9]{1,2}")
 
