@@ -23,7 +23,7 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An entry of one folder. Times in us; None if its sidecar does not tell, as for a config that was put in later.
+    """An entry of one folder. Times in us; None if its sidecar does not say, as for a config that was put in later.
 
     Attributes:
         date: when it was measured, ISO 8601.

@@ -42,7 +42,7 @@ ROUNDS = 60
 """Replays of each graph, in turn."""
 
 _Tuned = Mapping[tuple[object, ...], dict[str, int]]
-"""Configs of a folder, by the key that tells lookups apart (``lookup_of``)."""
+"""Configs of a folder, by the key that distinguishes lookups (``lookup_of``)."""
 
 _Choices = tuple[Choice, ...]
 """Configs of every layer's kernels."""

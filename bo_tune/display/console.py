@@ -76,7 +76,7 @@ def _percents(share: float | None) -> float | None:
 
 
 def ending_lines(found: Sequence[tuple[Ending | None, Certificate | None]]) -> list[str]:
-    """Say why searches ended, and the expected loss. Studies that do not tell are left out."""
+    """Say why searches ended, and the expected loss. Studies that do not say are left out."""
     why = Counter(_why(ending) for ending, _ in found if ending is not None)
     lines = [f"ended: {', '.join(f'{count} {words}' for words, count in why.most_common())}"] if why else []
     losses = [

@@ -124,7 +124,7 @@ def _state(path: str) -> os.stat_result | None:
 
 
 def _line(path: str, state: os.stat_result | None) -> bytes:
-    """Return what tells a file from its earlier versions. It includes ctime, which no package manager sets back."""
+    """Return what distinguishes a file from older versions. It includes ctime, which no package manager sets back."""
     numbers = (state.st_size, state.st_mtime_ns, state.st_ctime_ns) if state is not None else ()
     return repr((path, numbers)).encode()
 

@@ -131,6 +131,6 @@ class ReplayDevice(Device):
         return tuple(level * time for time in islice(cycle(clean), taken, taken + rounds))
 
     def _level(self, config: Config) -> float:
-        """Return the recorded time over the raw repetitions' estimate. Not 1 if the recording re-measured it."""
+        """Return the recorded time over the raw repetitions' estimate: 1 unless the config was re-measured."""
         entry = self._entry(config)
         return 1.0 if entry.time_us is None else entry.time_us / estimate_us(entry.runtimes_us)

@@ -21,7 +21,7 @@ class Disturbed:
     """Notes what disturbs the studies of a session. Safe to use from several threads.
 
     Args:
-        listener: is told once of each disturbance, and of each kind that may have gone unnoticed.
+        listener: called once for each disturbance, and for each kind that may have gone unnoticed.
     """
 
     def __init__(self, listener: Listener) -> None:

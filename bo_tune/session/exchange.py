@@ -1,8 +1,8 @@
 """Studies as files: one T4 recording for each.
 
 The recording of an exhaustive study holds its grid. An exported study holds enough to become the same study in another
-database: ``results`` holds what was measured of each config, as any reader of the format expects. Everything else (which
-study it was, in which order and when its trials ran, what they cost, the result) is in ``metadata.bo_tune``.
+database: ``results`` holds what was measured of each config, as any reader of the format expects. Everything else
+(which study it was, in which order and when its trials ran, what they cost, the result) is in ``metadata.bo_tune``.
 ``exported`` checks what is imported.
 """
 
@@ -161,7 +161,7 @@ def import_study(store: StudyStore, exported: ExportedStudy) -> Imported:
 
 
 def _file_name(summary: StudySummary) -> str:
-    """Return the usual name of the problem's recording, with a digest that tells studies of one problem apart."""
+    """Return the usual name of the problem's recording, with a digest that distinguishes studies of one problem."""
     digest = hashlib.sha256(str(summary.name).encode()).hexdigest()[:8]
     usual = recording_file_name(summary.gpu, summary.name.problem).removesuffix(SUFFIXES[0]).replace("/", "_")
     return usual + f".{digest}{SUFFIXES[0]}"

@@ -112,7 +112,7 @@ class Tuned:
 
 
 def finished_event(tuned: Tuned, *, reused: bool) -> StudyFinished:
-    """Return the event that tells of a finished study."""
+    """Return the event for a finished study."""
     result = tuned.result
     return StudyFinished(
         str(tuned.name),

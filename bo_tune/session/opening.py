@@ -36,7 +36,7 @@ class StudyOpener:
 
     Args:
         histories: finished studies that teach the sampler.
-        listener: is told of every trial.
+        listener: called for every trial.
         stop: set when every study is to end after the trial under way.
         searches: forks search processes. By default a server is started when they are needed.
     """

@@ -51,7 +51,7 @@ class Session:
             place, so that workers do not get in each other's way.
         workers: returns what workers that do its studies elsewhere have done so far.
         searches: forks its search processes (``search_server``). By default it starts a server when it runs.
-        listener: is told of every study and trial, from several threads.
+        listener: called for every study and trial, from several threads.
     """
 
     def __init__(

@@ -3,7 +3,7 @@
 SCHEMA_VERSION = 2
 """Version of what this package stores in Optuna's tables. Raised when a stored trial or result changes its meaning.
 
-1: studies are named without toolchain, sampler and seed, and results do not tell to which search they belong. They are
+1: studies are named without toolchain, sampler and seed, and results do not say to which search they belong. They are
 read as they are, but no search takes them for its own.
 2: has all of these.
 """

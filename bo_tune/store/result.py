@@ -127,7 +127,7 @@ class StudyResult:
 
     @property
     def ending(self) -> Ending | None:
-        """Why the search ended; None if what is stored does not tell, as in schema 1."""
+        """Why the search ended; None if what is stored does not say, as in schema 1."""
         certificate, configs = self.certificate, self.costs.launched_configs
         probability = certificate.probability if certificate else None
         reason = self._ended_by_rule(certificate) if certificate else None

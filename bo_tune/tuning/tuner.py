@@ -37,7 +37,7 @@ UnderWay = TypeVar("UnderWay")
 OVERDUE = 3.0
 """If a binary takes this many times the usual wait, a search that could end no longer waits for it before it starts
 another config. In a session of 84 lookups on an H200, searches used to start others at once. Of 506 s of compilers, 82
-then went into compiles that were left unused."""
+then went into compiles that were abandoned."""
 
 LEAST_OVERDUE_S = 0.5
 
@@ -99,7 +99,7 @@ def take_ready(
 class Tuner:
     """Searches the best config of one problem.
 
-    The proposer is told of every trial in memory, so proposing takes no database time. Finished trials are stored in
+    The proposer learns of every trial in memory, so proposing takes no database time. Finished trials are stored in
     the background, within a second of being measured.
 
     Args:

@@ -25,7 +25,7 @@ class GridCost:
 
     Attributes:
         configs: configs tried, including invalid ones.
-        under_way: when trials of an exhaustive study on a GPU were under way; a recording does not tell.
+        under_way: when trials of an exhaustive study on a GPU were under way; a recording does not say.
     """
 
     configs: int
@@ -79,7 +79,7 @@ def truths_of(
 ) -> dict[Place, Truth]:
     """Return the whole grids. If a grid was both recorded and searched exhaustively, the recording is used.
 
-    Files of recordings do not tell unusual conditions from usual ones, so a recording counts for usual conditions only.
+    Files of recordings do not distinguish unusual conditions, so a recording counts for usual conditions only.
     Since the user named it, it counts for every toolchain.
 
     Args:

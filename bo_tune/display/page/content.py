@@ -46,7 +46,7 @@ class Row:
 
     @property
     def saved_us(self) -> float | None:
-        """The gain of each of its layers, in us; None for kernels that agree, where only the sum tells."""
+        """The gain of each of its layers, in us; None for kernels that agree, where only the sum has a gain."""
         found = self.of_case.saved_us
         return None if self.of_case.joint else found
 

@@ -42,7 +42,7 @@ def render(
         step: what adapters add to an engine's step, if that was timed.
         against: the same problems in another database.
         made: more about how the page was made: (what, words).
-        note: is told why the page has no charts, if they could not be drawn.
+        note: called with the reason why the page has no charts, if they could not be drawn.
     """
     environment = Environment(
         loader=PackageLoader("bo_tune.display.page", "."),

@@ -108,7 +108,7 @@ class Watched:
 
     Args:
         studies: how many there are to do; None if not known.
-        on_note: is told of happenings that no event reported.
+        on_note: called with happenings that no event reported.
 
     Attributes:
         trials: trials recorded by this run.

@@ -35,7 +35,7 @@ ANSWER_TIMEOUT_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class GpuIdentity:
-    """Identifies a GPU whatever its number on this host. UUID or bus id is "" if the driver does not tell.
+    """Identifies a GPU whatever its number on this host. UUID or bus id is "" if the driver does not say.
 
     Attributes:
         uuid: without a prefix. For a part of a GPU, it is the part's.
@@ -112,7 +112,7 @@ class Backend(ABC):
         return None
 
     def fitted(self) -> Sequence[FittedGpu]:
-        """Return all GPUs that the host's driver knows, usable from here or not; none if it does not tell."""
+        """Return all GPUs that the host's driver knows, usable from here or not; none if it does not say."""
         return ()
 
     @abstractmethod

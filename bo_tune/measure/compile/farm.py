@@ -95,7 +95,7 @@ class CompileFarm:
     def submit(self, number: int, problem: Problem, config: Config) -> Future[Build]:
         """Start compiling, unless a binary with the same number exists or is being compiled.
 
-        A second caller who asks for a binary is told that it was cached.
+        A second caller who asks for a binary gets it as cached.
         """
         with self._lock:
             known = self._futures.get(number)

@@ -39,7 +39,7 @@ class GpuOwner:
     Args:
         server: forks the process.
         module: the module that it runs, with ``words`` as arguments.
-        occupancy: is told when the process works.
+        occupancy: counts when the process works.
         name: of the GPU in messages, as in "CUDA device 0".
         advice: what to do if the GPU cannot be used; follows the reason in messages.
         standbys: processes that stand ready at most, once one was lost.
@@ -177,7 +177,7 @@ class GpuOwner:
         return self._pipeline.request(request, lambda: self.deadlines.prepare_s)
 
     def expect(self, problem: Problem) -> None:
-        """Start making the inputs of a problem that will be needed soon. If that fails, the next request tells."""
+        """Start making the inputs of a problem that will be needed soon. If that fails, the next request reports it."""
         with suppress(RuntimeError):  # the owner is being closed
             self._ahead.submit(self._expected, problem)
 

@@ -27,7 +27,7 @@ class TorchGpu(GpuSide):
         return gpu_at_hand(self.device, self.backend, self.architecture())
 
     def architecture(self) -> str:
-        """Return the compilers' name for the GPU, if its capability does not tell (``GpuInfo.architecture``)."""
+        """Return the compilers' name for the GPU, if its capability does not say (``GpuInfo.architecture``)."""
         return ""
 
     def free_bytes(self) -> float:

@@ -1,6 +1,6 @@
 """Decides from a driver's readings whether others use a GPU. Pure, except for the protocol.
 
-A driver tells which processes have a GPU open. We recognise this session's own processes by their numbers. In a
+A driver reports which processes have a GPU open. We recognise this session's own processes by their numbers. In a
 container, the driver may count processes as the host does. Then a process counts as another's if it had the GPU open
 before, and so do those in excess of what the session itself can have.
 """
@@ -30,7 +30,7 @@ class WatchError(BoTuneError):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A driver's report on a GPU at one moment. Everything except ``slowed`` is None if the driver does not tell.
+    """A driver's report on a GPU at one moment. Everything except ``slowed`` is None if the driver does not say.
 
     Attributes:
         processes: numbers of the processes that can compute on it.
@@ -120,7 +120,7 @@ class Neighbours:
         return frozenset(found)
 
     def _by_others(self, reading: Reading, ours: Collection[int]) -> set[str]:
-        """Return how others disturb measurements. If the driver does not tell who works, their presence counts."""
+        """Return how others disturb measurements. If the driver does not say who works, their presence counts."""
         working = {pid: percent for pid, percent in (reading.working_percent or {}).items() if percent > 0}
         self._tells_work |= bool(working) and self._same_numbers
         if not self._tells_work or reading.working_percent is None:

@@ -263,7 +263,7 @@ class HostWorkers:
         return [member.activities for member in self._members]
 
     def listener(self, listen: Listener) -> Listener:
-        """Return the session's own listener, which leaves out what a worker tells about studies that it has begun."""
+        """Return the session's own listener, which leaves out what a worker reports about studies that it has begun."""
 
         def others(event: Event) -> None:
             begun = isinstance(event, StudyStarted | StudyFinished) and event.name in self._begun
@@ -277,8 +277,8 @@ class HostWorkers:
         """Have the workers work for the duration of the context. The yielded event is set once they have all ended.
 
         Args:
-            note: is told of a worker that failed.
-            listen: is told what happens to studies, from several threads.
+            note: called when a worker fails.
+            listen: called for events of studies, from several threads.
         """
         if not self._members:  # recordings need no description, so the workers have not been started
             self.descriptions(())

@@ -128,8 +128,8 @@ class RayCluster:
         """Have the workers work for the duration of the context. The yielded event is set once they have all ended.
 
         Args:
-            note: is told of a worker that failed.
-            listen: is told nothing.
+            note: called when a worker fails.
+            listen: never called.
         """
         ended, over = threading.Event(), threading.Event()
         waiting = [actor.work.remote() for actor in self._actors]

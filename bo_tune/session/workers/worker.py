@@ -115,7 +115,7 @@ class StudyWorker:
     Args:
         fitting: finds the jobs that it can measure.
         settings: of this host: studies in flight, compilers, searchers. The rest comes with each study.
-        listener: is told of every study and trial, from several threads.
+        listener: called for every study and trial, from several threads.
         begins_at: where among the studies it begins, see ``Session``.
         searches: forks its search processes, see ``Session``.
 

@@ -27,7 +27,7 @@ class LeaseKeeper:
 
     Args:
         lasting_s: for how long a lease holds without being renewed.
-        lose: is told of a lease that turned out to be lost.
+        lose: called with a lease that turned out to be lost.
 
     Attributes:
         leases: the leases as seen by this worker.

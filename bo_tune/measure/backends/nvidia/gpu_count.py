@@ -30,7 +30,7 @@ registers are those of a block; on all GPUs so far, a block may have all registe
 def gpu_identities() -> list[tuple[str, str, dict[str, Any] | None]]:
     """Return UUID, PCI bus id and description (``GpuInfo``) of each usable GPU; none if there is no driver.
 
-    The UUID has no prefix; a MIG instance has its own. If the driver does not tell, UUID or bus id is "", and the
+    The UUID has no prefix; a MIG instance has its own. If the driver does not say, UUID or bus id is "", and the
     description is None.
     """
     try:

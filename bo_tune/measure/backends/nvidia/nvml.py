@@ -132,7 +132,7 @@ class NvmlWatch:
         )
 
     def _working(self) -> dict[int, int] | None:
-        """Return which processes have worked since the last call; None if the driver does not tell."""
+        """Return which processes have worked since the last call; None if the driver does not say."""
         nvml = self._nvml
         try:
             samples = nvml.nvmlDeviceGetProcessUtilization(self._gpu, self._asked_at_us)
