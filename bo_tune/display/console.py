@@ -196,7 +196,6 @@ class FittingTable(Table):
     spare: Sequence[str] = ()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """See ``rich.protocol``."""
         every = self.columns
         try:
             for name in ("", *self.spare):
@@ -274,7 +273,6 @@ class LongTable:
     rows: Sequence[Sequence[str]]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """See ``rich.protocol``."""
         every = [(*self.text, *self.figures), *self.rows]
         widths = [max(map(len, column)) for column in zip(*every, strict=True)]
         aligned = [str.ljust] * len(self.text) + [str.rjust] * len(self.figures)

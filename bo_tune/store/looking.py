@@ -85,14 +85,12 @@ class SqliteReader(StudyReader[StoredTrial]):
             return work(StudyRows(self._connection.execute))
 
     def holders(self) -> dict[int, Holder]:
-        """See ``StudyReader``."""
         with self._moment():
             there = holders.TABLE in self._tables()
             found = read_holders(self._connection.execute, holders.SQLITE_NOW) if there else []
         return {holder.study_id: holder for holder in found}
 
     def close(self) -> None:
-        """See ``StudyReader``."""
         with suppress(sqlite3.Error):
             self._connection.close()
 

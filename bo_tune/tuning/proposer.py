@@ -76,11 +76,9 @@ class SamplerProposer:
         self._under_way: dict[int, Trial] = {}
 
     def learn(self, trial: FrozenTrial) -> None:
-        """See ``Proposer``."""
         self.study.add_trial(with_distributions(trial, self._distributions))
 
     def propose(self, config: Config | None = None) -> Proposal:
-        """See ``Proposer``."""
         if config is not None:
             self.study.enqueue_trial(dict(config))
         trial = self.study.ask(self._distributions)
@@ -88,7 +86,6 @@ class SamplerProposer:
         return Proposal(trial.number, dict(trial.params))
 
     def finish(self, proposal: Proposal, trial: FrozenTrial) -> None:
-        """See ``Proposer``."""
         own = self._under_way.pop(proposal.number)
         for name, value in trial.user_attrs.items():
             own.set_user_attr(name, value)
@@ -98,11 +95,9 @@ class SamplerProposer:
         self.study.tell(own, trial.value, state=trial.state)
 
     def forget(self, proposal: Proposal) -> None:
-        """See ``Proposer``."""
         self.study.tell(self._under_way.pop(proposal.number), state=TrialState.FAIL)
 
     def certificate(self, tolerance: float, *, with_loss: bool = False) -> Certificate | None:
-        """See ``Proposer``."""
         return certificate_of(self.sampler, self.study, tolerance, with_loss=with_loss)
 
     def close(self) -> None:
@@ -122,12 +117,10 @@ class InOrderProposer:
         self._numbers = count()
 
     def learn(self, trial: FrozenTrial) -> None:
-        """See ``Proposer``."""
         self._untried.pop(config_key(trial.params), None)
         next(self._numbers)
 
     def propose(self, config: Config | None = None) -> Proposal:
-        """See ``Proposer``."""
         if not self._untried:
             raise GridExhaustedError("every config has been tried")
         key = next(iter(self._untried)) if config is None else config_key(config)

@@ -200,11 +200,9 @@ class OffloadedProposer:
         self._news: list[Observation] = []
 
     def learn(self, trial: FrozenTrial) -> None:
-        """See ``Proposer``."""
         self._observe(next(self._numbers), trial)
 
     def propose(self, config: Config | None = None) -> Proposal:
-        """See ``Proposer``."""
         number = next(self._numbers)
         index = self._choose(number) if config is None else self._grid.index(config)
         assert index is not None
@@ -222,17 +220,14 @@ class OffloadedProposer:
         return answer
 
     def finish(self, proposal: Proposal, trial: FrozenTrial) -> None:
-        """See ``Proposer``."""
         del self._under_way[proposal.number]
         self._observe(proposal.number, trial)
 
     def forget(self, proposal: Proposal) -> None:
-        """See ``Proposer``."""
         self._log.fail(self._under_way.pop(proposal.number))
         self._log.adopt((), tuple(self._under_way.values()))
 
     def certificate(self, tolerance: float, *, with_loss: bool = False) -> Certificate | None:
-        """See ``Proposer``."""
         answer = self._pool.ask(self._study, _Certify(self._take_news(), tolerance, with_loss))
         assert answer is None or isinstance(answer, Certificate)
         return answer

@@ -79,8 +79,8 @@ def truths_of(
 ) -> dict[Place, Truth]:
     """Return the whole grids. If a grid was both recorded and searched exhaustively, the recording is used.
 
-    Files of recordings do not distinguish unusual conditions, so a recording counts for usual conditions only.
-    Since the user named it, it counts for every toolchain.
+    Files of recordings do not distinguish unusual conditions, so a recording counts for usual conditions
+    only. Since the user named it, it counts for every toolchain.
 
     Args:
         toolchains: of the reviewed studies.

@@ -111,7 +111,6 @@ class NvmlWatch:
             return None
 
     def read(self) -> Reading:
-        """See ``GpuWatch``."""
         nvml, gpu = self._nvml, self._gpu
         computing = self._told(lambda: nvml.nvmlDeviceGetComputeRunningProcesses_v3(gpu))
         sharing = self._told(lambda: nvml.nvmlDeviceGetMPSComputeRunningProcesses_v3(gpu))
@@ -146,5 +145,4 @@ class NvmlWatch:
         return working
 
     def close(self) -> None:
-        """See ``GpuWatch``."""
         self._told(self._nvml.nvmlShutdown)
