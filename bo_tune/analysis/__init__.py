@@ -1,1 +1,1 @@
-"""What databases, folders and recordings tell afterwards."""
+"""What can be learned afterwards from databases, folders and recordings."""

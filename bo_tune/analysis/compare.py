@@ -1,4 +1,4 @@
-"""A tuned folder against another, as an exhaustive search's: regret of each entry, and what each search cost."""
+"""Compares a tuned folder with another, such as an exhaustive search's: each entry's regret, and each search's cost."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import asdict, dataclass, field, replace
@@ -26,15 +26,15 @@ TOTALS = ("launched_configs", "launches", "compiles", "compile_s")
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One entry in both folders. Times in us; None where not known.
+    """One entry in both folders. Times in us; None if not known.
 
     Attributes:
-        tuned_us: time of the tuned config: recorded where there is a recording, else as its search measured it.
+        tuned_us: time of the tuned config: recorded if there is a recording, else as its search measured it.
         grid_us: time of the exhaustive search's config, likewise.
-        best_us: the smallest recorded time of the grid, where there is a recording.
+        best_us: the smallest recorded time of the grid, if there is a recording.
         regret_percent: tuned over the best of the grid (over ``grid_us`` without a recording), minus one.
-        counted_in: what the entry is called that adds up this one and others, of kernels that must agree: that one has
-            the regret, and a ``best_us`` of configs that agree.
+        counted_in: name of the entry that adds up this one and others, if their kernels must agree. That entry has the
+            regret, and a ``best_us`` of configs that agree.
     """
 
     file: str
@@ -50,17 +50,17 @@ class Comparison:
 
     @property
     def entry(self) -> Entry:
-        """What was compared."""
+        """File name and keys of the entry."""
         return self.file, self.keys
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One of the folders, as far as its sidecars tell of the entries that both have.
+    """One of the folders, as far as its sidecars describe the entries that both folders have.
 
     Attributes:
-        samplers: what proposed their configs, by name; empty where nothing tells.
-        totals: what finding them cost, by figure. Without ``wall_s`` where sessions found other entries too.
+        samplers: names of the samplers that proposed their configs; empty if not known.
+        totals: what finding them cost, by figure. Without ``wall_s`` if the sessions found other entries too.
     """
 
     samplers: tuple[str, ...] = ()
@@ -83,7 +83,7 @@ class Comparisons:
 
     Attributes:
         entries: of either folder.
-        common: how many both folders have.
+        common: how many entries both folders have.
     """
 
     entries: Sequence[Comparison]
@@ -93,16 +93,16 @@ class Comparisons:
 
     @property
     def is_regret(self) -> bool:
-        """Whether what is compared with is the best of all configs: as recorded, or as an exhaustive search found it.
+        """Whether the comparison is with the best of all configs, as recorded or found by an exhaustive search.
 
-        It is that of another search else, which may have missed it too.
+        Otherwise it is with the result of another search, which may have missed the best too.
         """
         settled = [entry.best_us is not None for entry in self.entries if entry.regret_percent is not None]
         return self.grid.exhaustive or (bool(settled) and all(settled))
 
     @property
     def ratios(self) -> dict[str, float]:
-        """The second search's figures over the first's, for the entries that both have, where both are known."""
+        """The second search's figures over the first's, for the entries that both have. Only figures that both know."""
         grid = self.grid.totals
         return {name: grid[name] / n for name, n in self.tuned.totals.items() if n and name in grid}
 
@@ -113,7 +113,7 @@ class Comparisons:
 
     @property
     def gains(self) -> list[float]:
-        """Default time over tuned time of the entries of the first folder, of sums where kernels must agree."""
+        """Default time over tuned time of the first folder's entries, or of sums if kernels must agree."""
         return [e.default_us / e.tuned_us for e in self.entries if e.default_us and e.tuned_us and not e.counted_in]
 
     @property
@@ -171,7 +171,7 @@ def _with_sums(
     recorded: Mapping[Entry, Recording],
     decided: Mapping[Entry, int],
 ) -> list[Comparison]:
-    """Add, where kernels must agree, an entry of the sum of their times."""
+    """Add an entry for each group of kernels that must agree: the sum of their times."""
     groups: dict[Hashable, list[Comparison]] = {}
     for one in entries:
         problem = problems.get(one.entry)
@@ -191,8 +191,11 @@ def _with_sums(
 
 
 def _sum_of(group: Sequence[Comparison], recordings: Sequence[Recording], decided: int | None) -> Comparison:
-    """Add up entries of kernels that must agree; their recordings, if all are there, tell the best that agree: under
-    the value that other kernels decided on, where they did."""
+    """Add up the entries of kernels that must agree.
+
+    If all their recordings are there, these give the best configs that agree, under the value that other kernels
+    decided on, if they did.
+    """
     tuned_us, grid_us, default_us = (
         sum(times) if all(times := [getattr(entry, name) for entry in group]) else None
         for name in ("tuned_us", "grid_us", "default_us")
@@ -209,14 +212,14 @@ def _sum_of(group: Sequence[Comparison], recordings: Sequence[Recording], decide
 
 
 def gpu_of(file: str) -> str:
-    """Return the GPU that a table's file name begins with."""
+    """Return the GPU with which a table's file name begins."""
     engine = engine_of_file(file)
     return (engine.gpu_in(file) if engine else None) or file
 
 
 @dataclass(frozen=True, slots=True)
 class _Folder:
-    """The configs of a folder, and where they came from as far as its sidecars tell."""
+    """The configs of a folder, and their origins as far as its sidecars tell."""
 
     configs: Mapping[Entry, Config]
     origins: Mapping[Entry, Provenance]
@@ -233,7 +236,7 @@ class _Folder:
         return origin.time_us if origin else None
 
     def side(self, entries: Set[Entry]) -> Side:
-        """Return what some of the entries tell of their search, each search of all of them counted once."""
+        """Return what the sidecars of some entries say about their search, with each session counted once."""
         origins = [origin for entry, origin in self.origins.items() if entry in entries]
         if not origins:
             return Side()
@@ -241,7 +244,7 @@ class _Folder:
         sessions = {o.session: o.costs.get("session_wall_s", 0.0) for o in origins}
         others = {origin.session for entry, origin in self.origins.items() if entry not in entries}
         if not others & sessions.keys():
-            # Studies run side by side: only that of a whole session is what these entries took.
+            # Studies run side by side, so only the time of whole sessions tells how long these entries took.
             totals["wall_s"] = sum(sessions.values())
         return Side(tuple(sorted({origin.sampler for origin in origins})), totals)
 
@@ -257,7 +260,7 @@ def _compare(entry: Entry, tuned: _Folder, grid: _Folder, recording: Recording |
     tuned_us, grid_us = time_us(tuned), time_us(grid)
     best_us = recording.best_time_us if recording else None
     against = best_us or grid_us
-    if recording is not None:  # as the grid has it, where it does, whose late repetitions count for nothing
+    if recording is not None:  # from the grid if it has the default, since late repetitions do not count there
         default_us = recording.time_us(recording.default_config)
     else:
         origin = tuned.origins.get(entry)

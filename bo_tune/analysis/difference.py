@@ -1,4 +1,4 @@
-"""How two folders of tuned files differ, entry by entry, with times where their sidecars know them."""
+"""Compares two folders of tuned files, entry by entry, with times if their sidecars have them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -11,23 +11,23 @@ from bo_tune.engines.folder import read_entries, table_paths
 
 
 class Status(StrEnum):
-    """How an entry differs."""
+    """The kinds of difference of an entry."""
 
     SAME = "same"
-    """Both folders have it, with one config."""
+    """Both folders have it, with the same config."""
     CHANGED = "changed"
-    """Both have it, with two configs."""
+    """Both have it, with different configs."""
     REMOVED = "only in A"
     ADDED = "only in B"
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An entry of one folder. Times in us; None where its sidecar does not tell, as of a config that was put in later.
+    """An entry of one folder. Times in us; None if its sidecar does not say, as for a config that was put in later.
 
     Attributes:
         date: when it was measured, ISO 8601.
-        kernel_source: which code was.
+        kernel_source: which code was measured.
     """
 
     config: WrittenConfig
@@ -57,7 +57,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """An entry of either folder; None where a folder does not have it."""
+    """An entry of either folder; None for a folder that does not have it."""
 
     file: str
     keys: Keys
@@ -66,14 +66,14 @@ class Difference:
 
     @property
     def status(self) -> Status:
-        """How it differs."""
+        """The kind of difference."""
         if self.a is None or self.b is None:
             return Status.ADDED if self.a is None else Status.REMOVED
         return Status.SAME if dict(self.a.config) == dict(self.b.config) else Status.CHANGED
 
     @property
     def change_percent(self) -> float | None:
-        """Time in B over that in A, minus one, in percent; None where one is not known."""
+        """Time in B over that in A, minus one, in percent; None if one of them is not known."""
         if self.a is None or self.b is None or not self.a.time_us or not self.b.time_us:
             return None
         return 100.0 * (self.b.time_us / self.a.time_us - 1.0)

@@ -1,4 +1,4 @@
-"""What ``bo-tune show`` says of the studies in a database, and how studies appear in JSON."""
+"""Lists the studies in a database for ``bo-tune show``, and defines how studies appear in JSON."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -14,13 +14,13 @@ from bo_tune.store.reader import StudyReader, StudySummary
 from bo_tune.store.results import Costs, StudyResult, costs_of, default_of, figures_of
 from bo_tune.store.trials import FINISHED, REASON, Trial, outcome_of, time_us
 
-if TYPE_CHECKING:  # looking at a database loads nothing of what tunes
+if TYPE_CHECKING:  # looking at a database does not load what tunes
     from bo_tune.session.finished import Tuned
 
 
 @dataclass(frozen=True, slots=True)
 class StudyListing:
-    """One study as it stands.
+    """The current state of one study.
 
     Attributes:
         states: trials by state.
@@ -31,9 +31,9 @@ class StudyListing:
         certificate: how sure the sampler's model was that nothing better was left.
         finished: whether the study has a result.
         holder: who works on it now, if anyone.
-        disturbed: what disturbed measuring it; None where it is not known that nothing did.
-        ending: why its search ended; None before it has, and where that is not known.
-        layers: names of the layers of models that ask for its config, as far as these are known.
+        disturbed: what disturbed measuring it; None if it is not known that nothing did.
+        ending: why its search ended; None before it has, or if that is not known.
+        layers: names of the layers of models that look its config up, as far as they are known.
     """
 
     name: StudyName
@@ -52,7 +52,7 @@ class StudyListing:
     layers: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the listing as JSON, the study by its full name and by its parts."""
+        """Return the listing as JSON, with the study's full name and its parts."""
         apart = {"name", "certificate", "ending"}
         figures = {k: v for k, v in asdict(replace(self, certificate=None)).items() if k not in apart}
         return {**_named(self.name), **figures, "certificate": _stored(self.certificate), "ended": _ended(self.ending)}
@@ -81,7 +81,7 @@ def _stored(certificate: Certificate | None) -> dict[str, Any] | None:
 
 
 def study_figures(tuned: "Tuned") -> dict[str, Any]:
-    """Return a study of a session as JSON, with the keys that ``StudyListing.to_json`` has for them."""
+    """Return a study of a session as JSON, with the same keys as ``StudyListing.to_json``."""
     result = tuned.result
     return {
         **_named(tuned.name),
@@ -98,7 +98,7 @@ def study_figures(tuned: "Tuned") -> dict[str, Any]:
 
 
 def reused_figures(tuned: "Sequence[Tuned]") -> list[dict[str, Any]]:
-    """Return as JSON what a session did not measure itself: of each study that had a result or trials before, which."""
+    """Return, as JSON, what a session did not measure itself: the results or trials that its studies had before."""
     return [
         {
             "study": str(one.name),
@@ -114,7 +114,7 @@ def reused_figures(tuned: "Sequence[Tuned]") -> list[dict[str, Any]]:
 
 
 def named(names: Collection[str], words: Sequence[str]) -> list[str]:
-    """Return the names with all of some words in them, in whatever case; one that is exactly the words comes alone."""
+    """Return the names that contain all words, whatever their case. A name that equals the words comes alone."""
     exact = [name for name in names if [name] == list(words)]
     return exact or [name for name in names if all(word.lower() in name.lower() for word in words)]
 
@@ -125,7 +125,7 @@ class TrialListing:
 
     Attributes:
         reason: why it was pruned; None for a complete one.
-        detail: what was said of an invalid config.
+        detail: the message about an invalid config.
     """
 
     number: int
@@ -142,7 +142,7 @@ class TrialListing:
 
     @classmethod
     def of(cls, trial: Trial) -> "TrialListing":
-        """Read a stored trial."""
+        """Build the listing of a stored trial."""
         outcome = outcome_of(trial)
         return cls(
             number=trial.number,
@@ -161,11 +161,11 @@ class TrialListing:
 
 @dataclass(frozen=True, slots=True)
 class StudyDetail:
-    """One study with all that is known of it.
+    """One study with everything known of it.
 
     Attributes:
         trials: in the order in which they were recorded.
-        result: what it ended with, if it has.
+        result: the study's result, if it has one.
     """
 
     listing: StudyListing
@@ -182,20 +182,20 @@ class StudyDetail:
 
 
 def study_detail(store: StudyReader[Any], listing: StudyListing) -> StudyDetail:
-    """Read all that is known of a study. Raises UnreadableStudyError."""
+    """Read everything known of a study. Raises UnreadableStudyError."""
     row = store.row(listing.name)
     trials = list(map(TrialListing.of, store.trials_in(row.study_id, listing.name)))
     return StudyDetail(listing, trials, store.result_in(row.attributes, listing.name))
 
 
 def list_studies(store: StudyReader[Any], words: Sequence[str] = ()) -> list[StudyListing]:
-    """List the studies of the database that can be read, in order of name; those too that were set aside.
+    """List the readable studies of the database by name, including those that were set aside.
 
-    Trials are read of those studies alone whose figures are not stored with them: the ones under way. Ten thousand
-    finished studies are listed in a second or two.
+    Trials are read only for studies whose figures are not stored with them: those under way. Ten thousand finished
+    studies are listed in a second or two.
 
     Args:
-        words: to be in the names (``named``).
+        words: words that the names must contain (``named``).
     """
     ids = None
     if words:
@@ -213,7 +213,7 @@ def list_studies(store: StudyReader[Any], words: Sequence[str] = ()) -> list[Stu
 
 
 def _is_current(summary: StudySummary, counts: Mapping[str, int]) -> bool:
-    """Say whether the figures stored with a study are those of all its trials."""
+    """Say whether the figures stored with a study cover all its trials."""
     figures, result = summary.attributes.get(FIGURES_ATTR), summary.result
     if figures is None or result is None or figures["trials"] != result.trials:
         return False
@@ -221,10 +221,10 @@ def _is_current(summary: StudySummary, counts: Mapping[str, int]) -> bool:
 
 
 def listing_of(summary: StudySummary, trials: Sequence[Trial] | None, holder: Holder | None = None) -> StudyListing:
-    """Return a study as it stands.
+    """Return the current state of a study.
 
     Args:
-        trials: all it has; None where the figures stored with it are theirs.
+        trials: all trials of the study; None if the figures stored with it are current.
     """
     attributes, result = summary.attributes, summary.result
     figures = attributes[FIGURES_ATTR] if trials is None else figures_of(trials)

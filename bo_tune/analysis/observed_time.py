@@ -1,8 +1,8 @@
-"""What tuning gains an engine whose steps were observed: the time of its adapters' kernels, before and after.
+"""Estimates the gain of tuning for an engine whose steps were observed, in its adapters' kernels.
 
-Measured is what was tuned. A step of another size takes the config of the nearest key: its time is estimated (see
-``engines.vllm.observed.load``), and scaled by what was measured at that key. A kernel that was not tuned is taken to
-stay as it is.
+The times of tuned keys are measured. A step of another size takes the config of the nearest key. Its time is estimated
+(see ``engines.vllm.observed.load``) and scaled by what was measured at that key. A kernel that was not tuned is assumed
+to stay as it is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ObservedTime:
-    """The time of the adapters' kernels in the steps that were observed.
+    """The time of the adapters' kernels in the observed steps.
 
     Attributes:
-        steps: those with adapters, all processes together.
+        steps: number of steps with adapters, in all processes together.
         at_keys: share of the time in sizes of steps that have a key of their own.
         near_keys: share of the time in sizes that take the config of the nearest key.
-        default_us: of a step in the mean, with the default configs; us.
-        tuned_us: with the tuned ones.
+        default_us: mean time of a step with the default configs, in us.
+        tuned_us: mean time of a step with the tuned configs, in us.
     """
 
     steps: int
@@ -39,7 +39,7 @@ class ObservedTime:
 
     @classmethod
     def of(cls, study: ObservedStudy, tuned: "Sequence[Tuned]") -> "ObservedTime | None":
-        """Return what tuning came to; None where no step with adapters was observed."""
+        """Return the gain of tuning, or None if no step with adapters was observed."""
         times = {
             lookup_of(problem): (result.default_time_us or result.time_us, result.time_us)
             for one in tuned
@@ -49,7 +49,7 @@ class ObservedTime:
 
     @property
     def speed_up(self) -> float:
-        """Default over tuned."""
+        """Default time over tuned time."""
         return self.default_us / self.tuned_us
 
     def to_json(self) -> dict[str, Any]:

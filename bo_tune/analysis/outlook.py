@@ -1,8 +1,8 @@
-"""What tuning some problems will cost, told before a GPU is seen.
+"""Estimates the cost of tuning before a GPU is seen.
 
-The figures are those of sessions that were measured on an H100 and an H200 with 16 cores and an empty cache
-(``benchmarks/results``): Llama-3.1-8B's 84 studies compiled 807 binaries in 517 s of one core and took 61 s; the 36 of
-Qwen3-30B-A3B's experts compiled 497 and took 47 s. What is estimated here comes within a tenth of both.
+The figures come from sessions measured on an H100 and an H200 with 16 cores and an empty cache
+(``benchmarks/results``). Llama-3.1-8B's 84 studies compiled 807 binaries in 517 s of one core and took 61 s. The 36
+studies of Qwen3-30B-A3B's experts compiled 497 and took 47 s. The estimates here come within a tenth of both.
 """
 
 from collections import Counter
@@ -19,7 +19,7 @@ from bo_tune.kernels.registry import DECIDING
 from bo_tune.measure.devices import deciding_problems
 
 FIRST, FURTHER = 24, 8
-"""Binaries that the first study of a shape compiles, and each further one, which shares most of them."""
+"""Binaries that the first study of a shape compiles, and those of each further one, which shares most of them."""
 
 COMPILE_S = 0.64
 """Seconds of one core for a binary."""
@@ -31,23 +31,24 @@ COMPILERS = 15
 """Compile processes of those sessions."""
 
 WAITING = 1.26
-"""Seconds of a session over the larger of what compiling and measuring take."""
+"""A session's seconds over the larger of its compiling and measuring times."""
 
 START_S = 18.0
 """Seconds for importing torch and starting CUDA."""
 
 MOST_ONE_LAUNCH = 128
-"""Largest rank at which engines run shrink and expand of experts in one launch."""
+"""Largest rank at which engines run the shrink and expand of experts in one launch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outlook:
-    """What a session will do.
+    """An estimate of what a session will do.
 
     Attributes:
         studies: of the problems, and of the kernels that decide for some of them.
-        binaries: to compile, about; None where not all kernels are of adapters, of which alone sessions were measured.
-        minutes: from start to JSON, about, with one GPU; None as above.
+        binaries: roughly how many to compile; None unless all kernels are adapters', since only their sessions were
+            measured.
+        minutes: rough time from start to JSON with one GPU; None as above.
     """
 
     studies: int
@@ -56,7 +57,7 @@ class Outlook:
 
     @property
     def basis(self) -> str:
-        """How it was estimated, in a sentence."""
+        """The basis of the estimate, in one sentence."""
         return (
             f"as measured on an H100 and an H200 with 16 cores and an empty cache: {FIRST} binaries for the first "
             f"study of a shape, {FURTHER} for each further m, {COMPILE_S} s of a core each; fewer cores take longer in "
@@ -70,7 +71,7 @@ class Outlook:
 
 
 def outlook(problems: Sequence[Problem], budget: int) -> Outlook:
-    """Estimate what tuning some problems costs.
+    """Estimate the cost of tuning some problems.
 
     Args:
         budget: configs that each study launches at most.
@@ -86,7 +87,7 @@ def outlook(problems: Sequence[Problem], budget: int) -> Outlook:
 
 
 def same_binaries(problem: Problem) -> Problem:
-    """Equal for problems whose configs are mostly the same binaries: those that differ in m alone."""
+    """Equal for problems whose configs share most of their binaries: those that differ only in m."""
     if problem.kernel == EXPERTS:
         return replace(ExpertsStep.of(problem), m=1).problem
     if problem.kernel == MAMBA:

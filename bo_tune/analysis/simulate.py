@@ -1,4 +1,4 @@
-"""Tuning recordings as if they were GPUs, to compare samplers by the regret of what they would have written."""
+"""Tunes recordings as if they were GPUs, to compare samplers by the regret of what they would have written."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -22,27 +22,28 @@ from bo_tune.tuning.race import Choice
 from bo_tune.tuning.tuner import Tuner
 
 CHECKPOINTS = (10, 20, 40, 80)
-"""Launched configs after which the regret of what would be written is taken."""
+"""Numbers of launched configs after which the regret of the config that would be written is taken."""
 
 FINAL = "final"
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One recording tuned with one seed, or several together whose kernels must agree.
+    """One recording tuned with one seed, or several together if their kernels must agree.
 
-    Of several, times are sums, and the grid's smallest time is the smallest sum under one value of what they agree on.
+    For several, times are sums, and the grid's smallest time is the smallest sum under one value of the shared
+    parameter.
 
     Attributes:
-        launched_configs: configs launched at least once; of several kernels, of the one that launched most.
-        launches: launches of whatever purpose, the finalists' included.
+        launched_configs: configs launched at least once. For several kernels, that of the kernel that launched most.
+        launches: launches for any purpose, including those of the finalists.
         invalid_proposed: proposals that proved invalid.
         sampler_ms_per_trial: mean time of a proposal.
         regret_percent: by checkpoint, and at the end: recorded time of the config that would be written, over the
-            grid's smallest, minus one. What the study did not reach is left out.
-        found_percent: likewise, of the best config launched so far by its recorded time: what the search found,
-            whatever noise then made of choosing among the finalists.
-        certificate: what the sampler's model said at the end, if it has one.
+            grid's smallest, minus one. Checkpoints that the study did not reach are left out.
+        found_percent: likewise for the best config launched so far by its recorded time: what the search found, however
+            noise then affected the choice among the finalists.
+        certificate: the sampler's certificate at the end, if it has a model.
     """
 
     recording: str
@@ -66,13 +67,12 @@ def simulate(
 ) -> Iterator[Run]:
     """Tune every recording with every seed, one after the other.
 
-    Those of kernels that decide for others are left out: they are searched exhaustively, whatever the sampler.
+    Recordings of kernels that decide for others are left out, since they are searched exhaustively with any sampler.
 
     Args:
         settings: of the studies; the seed is replaced.
-        history: recordings tuned first, with the same seed and settings; their studies teach the sampler. A
-            recording of the same problem and GPU as the one tuned is never learnt from, so the same folder may
-            be given for both.
+        history: recordings tuned first, with the same seed and settings. Their studies teach the sampler. It never
+            learns from a recording of the problem and GPU that is tuned, so the same folder may be given for both.
     """
     recordings, history = (
         [one for one in some if not kernel_spec(one.problem.kernel).decides] for some in (recordings, history)
@@ -133,12 +133,12 @@ def _run(jobs: Sequence[Job], recordings: Sequence[Recording], session: Session)
 
 
 def _proposal_ms(tuners: Sequence[Tuner]) -> float:
-    proposed = sum(len(tuner.trials) - 1 for tuner in tuners)  # nobody proposes the default
+    proposed = sum(len(tuner.trials) - 1 for tuner in tuners)  # the default is not proposed
     return round(1e3 * sum(tuner.propose_s for tuner in tuners) / max(1, proposed), 3)
 
 
 def choices_of(search: Search) -> Sequence[Choice] | None:
-    """Return what would be written of each kernel now; None where nothing was measured."""
+    """Return what would be written for each kernel now, or None if nothing was measured."""
     choice = search.choose()
     return None if choice is None else choice.choices
 
@@ -155,7 +155,7 @@ def name_of(recordings: Sequence[Recording]) -> str:
 def regret_percent(recordings: Sequence[Recording], choices: Sequence[Choice] | None) -> float | None:
     """Return the recorded time of the chosen configs over the grids' smallest, minus one, in percent.
 
-    None where nothing could be measured, or the chosen default has no recorded time.
+    None if nothing could be measured, or the chosen default has no recorded time.
     """
     if choices is None:
         return None
@@ -198,5 +198,5 @@ def summarise(runs: Sequence[Run]) -> dict[str, Any]:
 
 
 def document(runs: Sequence[Run]) -> dict[str, Any]:
-    """Return what ``bo-tune simulate`` writes."""
+    """Return the content that ``bo-tune simulate`` writes."""
     return {"runs": [asdict(run) for run in runs], "summary": summarise(runs)}

@@ -1,8 +1,8 @@
-"""What adapters add to an engine's step: a decoder's layers timed as an engine runs them, tuned and untuned.
+"""Measures what adapters add to an engine's step: a decoder's layers, timed as an engine runs them.
 
 The linears of one decoder layer, and its experts, run one after the other in a CUDA graph, each with its base product
-(``kernels.chain``): without adapters, with the configs of an engine without a folder, and with those that it finds
-in one. What else a layer does (attention, norms) is not run. It costs the same with and without adapters.
+(``kernels.chain``). They run without adapters, with the configs of an engine without a folder, and with those that it
+finds in one. The rest of a layer (attention, norms) is not run. It costs the same with and without adapters.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,16 +33,16 @@ from bo_tune.measure.device import Build, Device
 from bo_tune.store.fields import Line, Setting, Time
 
 DECODER = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
-"""What takes adapters in a decoder layer whose step is known here, in order: those of Llama and its like."""
+"""The parts of a decoder layer that take adapters, in order, for the decoders known here: Llama and similar ones."""
 
 MIXTURE_DECODER = ("qkv_proj", "o_proj", "gate")
-"""The same before experts: those of Qwen's mixtures and their like. The experts come last."""
+"""The same before experts, for Qwen's mixtures and similar ones. The experts come last."""
 
 ROUNDS = 60
 """Replays of each graph, in turn."""
 
 _Tuned = Mapping[tuple[object, ...], dict[str, int]]
-"""Configs of a folder by what tells lookups apart (``lookup_of``)."""
+"""Configs of a folder, by the key that distinguishes lookups (``lookup_of``)."""
 
 _Choices = tuple[Choice, ...]
 """Configs of every layer's kernels."""
@@ -50,13 +50,13 @@ _Choices = tuple[Choice, ...]
 
 @dataclass(frozen=True, slots=True)
 class LayerTimes:
-    """What of a decoder layer takes adapters, in an engine of one or two streams, in us.
+    """Times of the parts of a decoder layer that take adapters, in an engine of one or two streams, in us.
 
     Attributes:
         bare_us: without adapters.
         untuned_us: with adapters, and the configs of an engine without a folder.
-        tuned_us: with those that it finds in the folder; None without one, or where it lacks a lookup.
-        python_us: how long the engine's Python takes to launch the adapters' kernels; None where no engine has them.
+        tuned_us: with the configs that it finds in the folder; None without one, or if it lacks a lookup.
+        python_us: how long the engine's Python takes to launch the adapters' kernels; None if no engine has them.
     """
 
     bare_us: float
@@ -66,21 +66,21 @@ class LayerTimes:
 
     @property
     def ran_us(self) -> float:
-        """As the engine runs it: with the folder, where there is one."""
+        """The time as the engine runs it: with the folder, if there is one."""
         return self.untuned_us if self.tuned_us is None else self.tuned_us
 
     @property
     def best_us(self) -> float:
-        """With adapters as well as they run here."""
+        """The best time with adapters, with or without the folder."""
         return self.untuned_us if self.tuned_us is None else min(self.tuned_us, self.untuned_us)
 
 
 @dataclass(frozen=True)
 class StepReport:
-    """What adapters add to steps.
+    """The time that adapters add to steps.
 
     Attributes:
-        layers: decoder layers of the model.
+        layers: number of the model's decoder layers.
         times: by tokens in a step, and by whether the engine runs two streams.
         lacking: what keeps an engine of one or two streams from using the folder.
     """
@@ -94,12 +94,12 @@ class StepReport:
 
     @property
     def ways(self) -> list[bool]:
-        """Whether the engine runs two streams, of each way that was timed."""
+        """For each timed way, whether the engine runs two streams."""
         return sorted({two for ways in self.times.values() for two in ways})
 
     @property
     def faster_on_two(self) -> list[int]:
-        """The m at which two streams beat one; empty where only one way was timed."""
+        """The m at which two streams beat one; empty if only one way was timed."""
         both = {m: ways for m, ways in self.times.items() if len(ways) > 1}
         return [m for m, ways in both.items() if ways[True].best_us < ways[False].best_us]
 
@@ -110,7 +110,7 @@ class StepReport:
         return [m for m, one in first.items() if one.python_us is not None and one.python_us > one.best_us]
 
     def to_json(self) -> dict[str, Any]:
-        """Return the report as plain values; times are of one decoder layer, in us."""
+        """Return the report as plain values. Times are of one decoder layer, in us."""
         return {
             "model": self.model,
             "gpu": self.gpu,
@@ -126,7 +126,7 @@ class StepReport:
 
     @classmethod
     def from_json(cls, stored: object) -> "StepReport":
-        """Read what ``to_json`` made of a report. Raises pydantic's ValidationError, a ValueError."""
+        """Read a report that ``to_json`` wrote. Raises pydantic's ValidationError, a ValueError."""
         read = _Stored.model_validate(stored)
         times: dict[int, dict[bool, LayerTimes]] = {}
         for step in read.steps:
@@ -175,12 +175,12 @@ class Decoder:
 
     @property
     def conditions(self) -> Conditions:
-        """How such an engine launches."""
+        """The conditions under which such an engine launches."""
         return Conditions(dual_stream=self.model.dual_stream)
 
     @property
     def layers(self) -> list[Layer]:
-        """What takes adapters in a decoder layer, in order.
+        """The parts of a decoder layer that take adapters, in order.
 
         Raises:
             InputError: its step is not known here.
@@ -206,7 +206,7 @@ class Decoder:
         return [*linears, *experts]
 
     def check(self) -> None:
-        """Refuse what cannot be timed, before a GPU is opened. Raises InputError, and TableError for the folder."""
+        """Refuse what cannot be timed, before a GPU is opened. Raises InputError, or TableError for the folder."""
         self.batch(self.model.ms[0])
         if not self.layers:
             raise InputError(f"{self.model.shape.name}: no layer takes adapters")
@@ -214,14 +214,14 @@ class Decoder:
             table_paths(self.folder)
 
     def batch(self, m: int) -> Batch:
-        """Return a step of m tokens. Raises InputError where there are several ranks or numbers of adapters."""
+        """Return a step of m tokens. Raises InputError if there are several ranks or numbers of adapters."""
         ranks, slots = self.model.ranks, self.model.max_loras
         if len(ranks) > 1 or len(slots) > 1:
             raise InputError("--rank, --max-loras: one value each: a step has one")
         return Batch(slots[0], ranks[0], m, self.model.dtype or self.model.shape.dtype)
 
     def tuned(self, gpu: str) -> _Tuned:
-        """Return what the engine finds in the folder. Raises InputError for what it lacks."""
+        """Return what the engine finds in the folder. Raises InputError for what the folder lacks."""
         if self.folder is None:
             return {}
         report = check_folder(self.folder, self.model, gpu=gpu, ms=self.model.ms)
@@ -247,7 +247,7 @@ class StepTimer:
             self.lacking, self._found = str(error), {}
 
     def time(self, m: int) -> LayerTimes:
-        """Time a step of m tokens. Raises DeviceError where it cannot run."""
+        """Time a step of m tokens. Raises DeviceError if it cannot run."""
         batch = self._decoder.batch(m)
         untuned = self._choices(batch, {})
         tuned = self._choices(batch, self._found) if self._found else None
@@ -265,13 +265,13 @@ class StepTimer:
         def choice(layer: Layer) -> Choice:
             problems = layer.kernels(batch)
             configs = {problem.kernel: config(problem) for problem in problems}
-            in_their_place = self._device.decided_by(problems[0])  # which take block_m of the first alone
+            in_their_place = self._device.decided_by(problems[0])  # these take only block_m of the first
             return {kernel: {SHARED: configs[problems[0].kernel][SHARED]} for kernel in in_their_place} or configs
 
         return tuple(map(choice, self._layers))
 
     def _compile(self, batch: Batch, wanted: Sequence[_Choices]) -> None:
-        """Have all cores compile what the GPU process would else compile one after the other."""
+        """Compile on all cores what the GPU process would otherwise compile one after the other."""
         builds: dict[object, Future[Build]] = {}
         for choices in wanted:
             for layer, choice in zip(self._layers, choices, strict=True):
@@ -291,10 +291,10 @@ def timed(decoders: Sequence[Decoder], open_gpu: Callable[[Conditions], Abstract
 
     Args:
         decoders: each way that is to be timed.
-        open_gpu: opens the GPU that measures under some conditions, while it lasts.
+        open_gpu: opens the GPU that measures under some conditions, for the duration of the context.
 
     Raises:
-        DeviceError: the GPU cannot be used, or a step not be run.
+        DeviceError: the GPU cannot be used, or a step cannot run.
     """
     model, folder = decoders[0].model, decoders[0].folder
     times: dict[int, dict[bool, LayerTimes]] = {m: {} for m in model.ms}

@@ -1,4 +1,4 @@
-"""The lookups of a model: as ``bo-tune problems`` lists them, and what ``bo-tune check`` finds wrong with them."""
+"""The lookups of a model, as ``bo-tune problems`` lists them, and the faults that ``bo-tune check`` finds in them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
@@ -17,17 +17,17 @@ from bo_tune.kernels.mamba.step import MambaStep
 from bo_tune.kernels.registry import OF_BASE_MODEL, OF_SGLANG
 
 MOST_SHOWN = 6
-"""Values of m in a cell; the others are counted."""
+"""Values of m shown in a cell. The others are only counted."""
 
 
 def problem_tables(problems: Mapping[Problem, Sequence[str]]) -> Iterator[Table]:
-    """Return the problems with the layers that they serve: a table for each kernel, with a shape a row."""
+    """Return the problems with the layers that they serve: a table for each kernel, a row for each shape."""
     rows: dict[str, dict[tuple[str, ...], list[str]]] = {}
     for problem, layers in problems.items():
         row, m = _row(problem)
         rows.setdefault(problem.kernel, {}).setdefault((", ".join(layers) or "-", *row), []).append(m)
     for kernel, shapes in rows.items():
-        # A column in which no shape holds anything is left out.
+        # Leave out columns in which no shape has a value.
         kept = [any(cells) for cells in zip(*shapes, strict=True)]
         second = "sizes" if kernel in OF_BASE_MODEL or kernel in OF_SGLANG else "expand"
         text = [name for name, keep in zip(("layers", second), kept, strict=False) if keep]
@@ -43,7 +43,7 @@ _FIGURES = ("max_loras", "slices", "k", "n", "i")
 
 
 def _row(problem: Problem) -> tuple[tuple[str, ...], str]:
-    """Return the cells of a problem between layers and m, empty where there is nothing to tell, and m."""
+    """Return the cells of a problem between layers and m, empty if there is nothing to show, and m."""
     if problem.kernel == EXPERTS:
         step = ExpertsStep.of(problem)
         held = "" if step.experts.local == step.experts.count else f" of {step.experts.count}"
@@ -64,14 +64,14 @@ def _row(problem: Problem) -> tuple[tuple[str, ...], str]:
 
 
 def _held_as(step: ExpertsStep) -> str:
-    """Say how weights are held that are not of 16 bits."""
+    """Say how weights are stored that do not have 16 bits."""
     rows, columns = step.block or (0, 0)
     scale = f" by {rows} x {columns}" if rows else f" by {columns}" if columns else ""
     return f", {step.weights}{scale}{' with zero points' if step.zeros else ''}" if step.weights else ""
 
 
 def problem_lines(problems: Mapping[Problem, Sequence[str]], expected: Outlook) -> list[str]:
-    """Return the lines below the tables: what shares studies, and what tuning will cost."""
+    """Return the lines below the tables: which lookups share studies, and what tuning will cost."""
     lookups = sum(max(1, len(layers)) for layers in problems.values())
     deciding = expected.studies - len(problems)
     more = f", and {deciding} of kernels that engines launch in their place" if deciding else ""
@@ -84,7 +84,7 @@ def problem_lines(problems: Mapping[Problem, Sequence[str]], expected: Outlook) 
 
 
 def check_tables(report: Report) -> Iterator[Table]:
-    """Return the lookups, a table for each file with a shape a row, and the faults."""
+    """Return the lookups, with a table for each file and a row for each shape, and the faults."""
 
     def keys(item: Lookup) -> tuple[int, ...]:
         return tuple(number for level, number in item.asked.items() if level != "m")
@@ -106,12 +106,12 @@ def check_tables(report: Report) -> Iterator[Table]:
 
 
 def fault_lines(report: Report) -> list[str]:
-    """Return the faults in a line each, for who wants nothing else."""
+    """Return a line for each fault, for readers who want nothing else."""
     return [": ".join(filter(None, (fault.file, fault.place, fault.reason))) for fault in report.faults]
 
 
 def check_lines(report: Report) -> list[str]:
-    """Return the lines below the tables: totals, and what was not looked at."""
+    """Return the lines below the tables: totals, and what was not checked."""
     faults = len(report.faults)
     lines = [
         f"{len(report.lookups)} lookups: {report.count('exact')} find their entry, {report.count('nearest m')} that of "
@@ -125,7 +125,7 @@ def check_lines(report: Report) -> list[str]:
 
 
 def _farthest(items: Sequence[Lookup]) -> str:
-    """Show the m whose neighbour is relatively farthest: ``6144 takes 8192``."""
+    """Show the m that is relatively farthest from its key: ``6144 takes 8192``."""
     pairs = [(item.m, item.nearest_m) for item in items if item.nearest_m is not None]
     if not pairs:
         return "-"

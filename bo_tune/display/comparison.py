@@ -1,4 +1,4 @@
-"""Two searches compared, two folders, and recordings tuned as if they were GPUs, as tables and lines."""
+"""Tables and lines that compare two searches or two folders, or show recordings tuned as if they were GPUs."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ from bo_tune.engines.base import WrittenConfig
 
 
 def comparison_tables(comparisons: Comparisons) -> Iterator[Table]:
-    """Return a comparison: a table for each file, an entry a row."""
+    """Return a comparison: a table for each file, a row for each entry."""
     searches, second = f"{comparisons.tuned} against {comparisons.grid}", _second(comparisons)
     for file, entries in groupby(comparisons.entries, key=lambda entry: entry.file):
         figures = ("default us", "tuned us", f"{second} us", "regret" if comparisons.is_regret else "slower")
@@ -27,7 +27,7 @@ def comparison_tables(comparisons: Comparisons) -> Iterator[Table]:
 
 
 def _second(comparisons: Comparisons) -> str:
-    """Return what the second folder is called: a grid where its search was exhaustive."""
+    """Return the name of the second folder: ``grid`` if its search was exhaustive."""
     return "grid" if comparisons.is_regret else "other"
 
 
@@ -44,7 +44,7 @@ def _comparison_row(entry: Comparison) -> list[str]:
 
 
 def comparison_lines(comparisons: Comparisons) -> list[str]:
-    """Return the lines below the table: what the entries that both have cost either search, ratios, regret."""
+    """Return the lines below the table: both searches' costs for the common entries, ratios, regret."""
     common = "1 entry is" if comparisons.common == 1 else f"{comparisons.common} entries are"
     lines = [f"{common} in both; costs are counted for these alone"]
     for name, side in (("tuned", comparisons.tuned), (_second(comparisons), comparisons.grid)):
@@ -70,7 +70,7 @@ def comparison_lines(comparisons: Comparisons) -> list[str]:
 
 
 def difference_tables(found: Sequence[Difference]) -> Iterator[Table]:
-    """Return entries of two folders: a table for each file, an entry a row."""
+    """Return the entries of two folders: a table for each file, a row for each entry."""
     for file, entries in groupby(found, key=lambda one: one.file):
         figures = ("A us", "B us", "B to A")
         table = plain_table(file, ("keys", "config in A", "config in B"), figures)
@@ -93,7 +93,7 @@ def _launched(config: WrittenConfig) -> Config:
 
 
 def difference_lines(found: Sequence[Difference]) -> list[str]:
-    """Return the lines below the tables: counts, and what the times are."""
+    """Return the lines below the tables: counts, and how the times differ."""
     counts = Counter(one.status for one in found)
     lines = [f"{len(found)} entries: {', '.join(f'{counts[status]} {status}' for status in Status)}"]
     changes = [one.change_percent for one in found if one.status is Status.CHANGED and one.change_percent is not None]
@@ -110,7 +110,7 @@ def _slower(percent_: float) -> str:
 
 
 def simulation_table(summary: Mapping[str, Any]) -> Table:
-    """Return the table of a simulation's summary, a checkpoint a row."""
+    """Return the table of a simulation's summary, with a row for each checkpoint."""
     figures = ("runs", "mean", "median", "p90", "within\n1 %", "within\n5 %")
     table = plain_table("Regret after launched configs", ("launched",), figures)
     for checkpoint, row in summary.items():
@@ -123,7 +123,7 @@ def simulation_table(summary: Mapping[str, Any]) -> Table:
 
 
 def simulation_line(sampler: str, summary: Mapping[str, Any]) -> str:
-    """Return the line below the table of a simulation: what it cost."""
+    """Return the line below a simulation's table, with its costs."""
     return (
         f"{sampler}, mean over {summary['runs']} runs: {summary['mean_launched_configs']:.1f} configs launched, "
         f"{summary['mean_launches']:.0f} launches, {summary['mean_invalid_proposed']:.1f} invalid proposals, "

@@ -1,4 +1,4 @@
-"""Progress and tables in the terminal; plain lines where the output is none."""
+"""Tables and lines in the terminal, and plain lines if the output is not a terminal."""
 
 import sys
 from collections import Counter
@@ -22,10 +22,10 @@ WIDTH_OF_FILES = 160
 """Columns of tables that go to a file or a pipe."""
 
 MOST_ROWS = 1000
-"""Of a table that is laid out for the terminal: a millisecond each."""
+"""Rows of a table that is laid out for the terminal, at most. Each takes a millisecond."""
 
 LEAST_TEXT = 12
-"""Columns of a terminal below which a column of text is not folded."""
+"""A column of text is never folded to fewer terminal columns than this."""
 
 DISTURBED = " !"
 """Mark of studies that were disturbed while they were measured."""
@@ -33,7 +33,7 @@ DISTURBED = " !"
 TIMES = ("default us", "us", "speed-up")
 
 ENDED = ("exp. loss", "ended")
-"""Columns on how searches ended."""
+"""Columns about how searches ended."""
 
 SHORT_NAMES = {
     "block_m": "m", "block_n": "n", "block_k": "k",
@@ -41,11 +41,11 @@ SHORT_NAMES = {
     "group_size_m": "g", "BLOCK_N": "n", "BLOCK_K": "k",
     "num_warps": "w", "num_stages": "s", "split_k": "sk", "maxnreg": "r",
 }  # fmt: skip
-"""Of parameters, in one line that shows a config; num_ctas, which is always 1, is left out."""
+"""Short names of parameters, to show a config in one line. num_ctas, which is always 1, is left out."""
 
 
 def counted(count: int, one: str, many: str) -> str:
-    """Show how many there are of something: ``1 study``, ``2,000 studies``."""
+    """Show a count with its noun: ``1 study``, ``2,000 studies``."""
     return f"{count:,} {one if count == 1 else many}"
 
 
@@ -60,7 +60,7 @@ def percent(value: float | None) -> str:
 
 
 def speed_up(default_us: float | None, time_us: float | None) -> str:
-    """Show how much faster than the default a config is."""
+    """Show how much faster a config is than the default."""
     return f"{default_us / time_us:.2f}x" if default_us and time_us else "-"
 
 
@@ -76,7 +76,7 @@ def _percents(share: float | None) -> float | None:
 
 
 def ending_lines(found: Sequence[tuple[Ending | None, Certificate | None]]) -> list[str]:
-    """Say why searches ended, and what is expected to be lost by it; nothing of studies that do not tell."""
+    """Say why searches ended, and the expected loss. Studies that do not say are left out."""
     why = Counter(_why(ending) for ending, _ in found if ending is not None)
     lines = [f"ended: {', '.join(f'{count} {words}' for words, count in why.most_common())}"] if why else []
     losses = [
@@ -105,24 +105,24 @@ def _why(ending: Ending) -> str:
 
 
 def sure(certificate: Certificate | None) -> str:
-    """Show a certificate in short: ``1 % 0.93``, within 1 % of the grid's best with probability 0.93."""
+    """Show a certificate in short. ``1 % 0.93`` means within 1 % of the grid's best with probability 0.93."""
     return f"{100 * certificate.tolerance:.3g} % {certificate.probability:.2f}" if certificate else "-"
 
 
 def short_config(config: Config | None) -> str:
-    """Show a config in one word: ``m16 n32 k64 w4 s2 sk8``."""
+    """Show a config as short words: ``m16 n32 k64 w4 s2 sk8``."""
     if config is None:
         return "-"
     return " ".join(f"{short}{config[name]}" for name, short in SHORT_NAMES.items() if name in config)
 
 
 def marked(disturbed: Sequence[str] | None) -> str:
-    """Return the mark of a study that was disturbed while it was measured."""
+    """Return the mark of a study that was disturbed while it was measured, or ""."""
     return DISTURBED if disturbed else ""
 
 
 def disturbed_lines(studies: Iterable[Sequence[str] | None]) -> list[str]:
-    """Return a line on the studies that were disturbed, from what disturbed each; none where none was."""
+    """Return a line about the studies that were disturbed, given what disturbed each; none if none was."""
     found = [disturbances for disturbances in studies if disturbances]
     if not found:
         return []
@@ -140,24 +140,24 @@ def duration(seconds: float) -> str:
 
 
 class PlainConsole(Console):
-    """A console that shows every string as it is, names out of files too: no markup, and one line each.
+    """A console that shows every string as it is, including names from files: without markup, on one line each.
 
     Args:
-        options: as of any console.
+        options: the same as for any console.
     """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, **options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """Return what any string becomes before it is printed, measured or put into a table."""
+        """Convert a string before it is printed, measured or put into a table."""
         return super().render_str(printable(text), **options)
 
 
 def terminal(*, stderr: bool = False, quiet: bool = False) -> Console:
-    """Return the console to print on; wide where the output is no terminal, so that a log is never folded.
+    """Return the console to print on. It is wide if the output is not a terminal, so that a log is never folded.
 
-    Colours may be asked for in a pipe (``FORCE_COLOR``); a display that moves the cursor never is.
+    Users may ask for colours in a pipe (``FORCE_COLOR``). A display that moves the cursor is for terminals only.
 
     Args:
         stderr: whether it prints to stderr.
@@ -170,38 +170,39 @@ def terminal(*, stderr: bool = False, quiet: bool = False) -> Console:
 
 
 def print_line(console: Console, line: str, *, whole: bool = False) -> None:
-    """Print a line as it is: folded between words in a terminal, never folded elsewhere.
+    """Print a line as it is. It is folded between words in a terminal, and nowhere else.
 
     Args:
-        whole: whether it is to be copied, and must not be folded in a terminal either.
+        whole: whether users will copy it, so that it must not be folded in a terminal either.
     """
     console.print(line, highlight=False, soft_wrap=whole or not console.is_terminal)
 
 
 def is_live(console: Console) -> bool:
-    """Say whether a console can have a display that moves the cursor: not a dumb terminal (``TERM=dumb``)."""
+    """Say whether a console can have a display that moves the cursor. A dumb terminal (``TERM=dumb``) cannot."""
     return console.is_interactive and not console.quiet
 
 
 class FittingTable(Table):
-    """A table that fits a narrow terminal: columns that can be spared are left out where there is no room for them,
-    and where there is none for the others each row is a block of lines.
+    """A table that fits a narrow terminal.
+
+    Columns that can be spared are left out if there is no room for them. If there is no room for the others, each row
+    becomes a block of lines.
 
     Attributes:
-        spare: names of the columns that are left out, in this order.
+        spare: names of the columns that can be left out, in this order.
     """
 
     spare: Sequence[str] = ()
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """See ``rich.protocol``."""
         every = self.columns
         try:
             for name in ("", *self.spare):
                 self.columns = [column for column in self.columns if column.header != name]
                 widths = _widths(self.columns, options.max_width)
                 if widths is not None:
-                    # A column knows its place, by which rich tells those at the edges.
+                    # Rich uses a column's index to recognise those at the edges.
                     self.columns = [
                         replace(column, width=width, _index=place)
                         for place, (column, width) in enumerate(zip(self.columns, widths, strict=True))
@@ -213,7 +214,7 @@ class FittingTable(Table):
         yield from self._blocks()
 
     def _blocks(self) -> Iterator[RenderableType]:
-        """Yield the rows as lines: what a row is about, and below it what its columns say."""
+        """Yield each row as lines: its first cell, and below it the others with their columns' names."""
         yield Text(printable(str(self.title)), style="bold")
         names = [str(column.header).replace("\n", " ") for column in self.columns]
         for cells in zip(*([printable(str(cell)) for cell in column.cells] for column in self.columns), strict=True):
@@ -224,8 +225,10 @@ class FittingTable(Table):
 
 
 def _widths(columns: Sequence[Column], room: int) -> list[int] | None:
-    """Return how wide to make the columns of a table, with text folded as far as need be; None where there is no room
-    for what can still be read. What a row is about, its first text, is never folded."""
+    """Return the widths of a table's columns, with text folded as far as necessary.
+
+    Returns None if there is no room for a readable table. A row's first text is never folded.
+    """
     cells = [[*str(column.header).split("\n"), *(printable(str(cell)) for cell in column.cells)] for column in columns]
     whole = [max(map(cell_len, lines)) for lines in cells]
     least = [
@@ -244,7 +247,7 @@ def plain_table(title: str, text: Sequence[str], figures: Sequence[str], spare: 
     """Return an empty table with columns of text, which may be folded, and of figures, which may not.
 
     Args:
-        spare: names of columns that a narrow terminal need not have, the first to go first.
+        spare: names of columns that a narrow terminal can do without, in the order in which they are left out.
     """
     table = FittingTable(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
     table.spare = spare
@@ -257,11 +260,11 @@ def plain_table(title: str, text: Sequence[str], figures: Sequence[str], spare: 
 
 @dataclass(frozen=True, slots=True)
 class LongTable:
-    """A table of so many rows that nobody reads it as one: lines that are never folded.
+    """A table with so many rows that nobody reads it as one. It is printed as lines that are never folded.
 
     Args:
         text: names of the first columns.
-        figures: names of those that are aligned to the right.
+        figures: names of the columns that are aligned to the right.
     """
 
     title: str
@@ -270,7 +273,6 @@ class LongTable:
     rows: Sequence[Sequence[str]]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """See ``rich.protocol``."""
         every = [(*self.text, *self.figures), *self.rows]
         widths = [max(map(len, column)) for column in zip(*every, strict=True)]
         aligned = [str.ljust] * len(self.text) + [str.rjust] * len(self.figures)

@@ -1,4 +1,4 @@
-"""What ``bo-tune doctor`` found, as lines."""
+"""The findings of ``bo-tune doctor``, as lines."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,7 @@ from bo_tune.analysis.doctor import Finding, Status
 
 
 def finding_lines(findings: Sequence[Finding]) -> Iterator[str]:
-    """Return each check in a line, and what to do about it in another."""
+    """Yield a line for each check, and another with what to do about it."""
     for finding in findings:
         yield f"{finding.status:<8} {finding.check}: {finding.said}"
         if finding.remedy is not None:

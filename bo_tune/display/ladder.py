@@ -1,4 +1,4 @@
-"""What ``--m auto`` shows: the worst loss between keys, before and after keys were added."""
+"""The output of ``--m auto``: the worst loss between keys, before and after keys were added."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -11,10 +11,10 @@ from bo_tune.session.m_ladder import Gap, Ladder
 
 
 def ladder_table(ladder: Ladder, layers: Mapping[Problem, Sequence[str]]) -> Table:
-    """Return the worst loss between keys, a problem over m a row.
+    """Return the worst loss between keys, with a row for each problem over m.
 
     Args:
-        layers: names of the layers by problem, of any m.
+        layers: names of the layers by problem, with any m.
     """
     names = {replace(lora(problem), m=1): served for problem, served in layers.items()}
     figures = ("before", "at m", "now", "at m")

@@ -1,5 +1,7 @@
-"""A review as Markdown, in the form in which people file tuned configs upstream: what measured, and of every file each
-key with its default and its tuned time."""
+"""A review as Markdown, in the form in which people submit tuned configs upstream.
+
+It says what measured, and lists each key of every file with its default and its tuned time.
+"""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +14,7 @@ from bo_tune.display.console import short_config
 from bo_tune.engines.registry import address_of, is_looked_up
 
 ESCAPED = str.maketrans({one: f"\\{one}" for one in "\\|*_`<>[]#"})
-"""What would be taken for Markdown, in names out of a database."""
+"""Characters in names from a database that would be taken for Markdown."""
 
 
 def markdown(
@@ -25,7 +27,7 @@ def markdown(
     """Return the text.
 
     Args:
-        made: what is to be said of how it was made: (what, words).
+        made: how it was made: (what, words).
         least_gain_percent: keys that gain less over the default are left out, and counted.
     """
     done = [study for study in review.studies if study.result is not None and study.speed_up is not None]
@@ -63,7 +65,7 @@ def _summary(
 
 
 def _environment(review: Review) -> list[tuple[str, str]]:
-    """Return what measured: GPU, and versions of everything that has one."""
+    """Return what measured: the GPU, and the versions of everything that has one."""
     found: dict[str, dict[str, None]] = {}
     for study in review.studies:
         name = study.name
@@ -78,7 +80,7 @@ def _environment(review: Review) -> list[tuple[str, str]]:
 
 
 def _by_place(studies: Sequence[StudyReview]) -> Mapping[str, list[StudyReview]]:
-    """Return studies by the file that their config goes into, or by their kernel where there is none."""
+    """Return studies by the file that their config goes into, or by their kernel if there is no file."""
     found: dict[str, list[StudyReview]] = {}
     for study in sorted(studies, key=lambda one: natural(str(one.name))):
         found.setdefault(_place(study), []).append(study)
@@ -93,7 +95,7 @@ def _place(study: StudyReview) -> str:
 
 
 def _table(studies: Sequence[StudyReview]) -> Iterator[str]:
-    """Yield a row for each key, and below them the entries as JSON."""
+    """Yield a row for each key, and below the rows the entries as JSON."""
     yield "| problem | m | default us | tuned us | speed-up | race launches | config |"
     yield "|---|---:|---:|---:|---:|---:|---|"
     for study in studies:

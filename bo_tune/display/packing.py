@@ -1,4 +1,4 @@
-"""A pack while it grows, and what is in it."""
+"""A pack while it grows, and a summary of its content."""
 
 import time
 from collections import Counter
@@ -15,7 +15,7 @@ MEGABYTE = 1e6
 
 
 class PackProgress:
-    """Shows how a pack grows: a bar in a terminal, a line now and then where the output is none. A context manager."""
+    """Shows how a pack grows: a bar in a terminal, otherwise a line now and then. A context manager."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -31,11 +31,11 @@ class PackProgress:
         self._progress.stop()
 
     def choosing(self, done: int, of: int) -> None:
-        """Say of how many problems the binaries are in order."""
+        """Show for how many problems the binaries have been put in order."""
         self._show("choosing", done, of, "")
 
     def __call__(self, packed: Packed) -> None:
-        """Show how far it has come."""
+        """Show the progress."""
         left_s = packed.left_s
         note = f"{packed.compiled} compiled" + ("" if left_s is None else f", about {left_s:.0f} s left")
         self._show("binaries", packed.done, packed.of, note)
@@ -50,7 +50,7 @@ class PackProgress:
 
 
 def pack_line(binaries: Sequence[PackedBinary], packed: Packed, pack_bytes: int) -> str:
-    """Return the line that says what a pack came to."""
+    """Return the line that summarises a finished pack."""
     reasons = Counter(binary.reason for binary in binaries if binary.reason is not None)
     invalid = reasons.total()
     impossible = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))

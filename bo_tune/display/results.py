@@ -1,4 +1,4 @@
-"""What a session found, and how its time was spent, as tables and lines."""
+"""The results of a session, and how its time was spent, as tables and lines."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -29,7 +29,7 @@ from bo_tune.tuning.both_streams import Compromise
 
 
 def results_tables(tuned: Iterable[Tuned]) -> Iterator[Table]:
-    """Return what a session chose: a table for each kernel, GPU and kernel source, a problem a row."""
+    """Return what a session chose: a table for each kernel, GPU and kernel source, a row for each problem."""
 
     def group(study: Tuned) -> tuple[str, str, str]:
         return study.job.problem.kernel, study.name.gpu, study.name.kernel_source
@@ -39,7 +39,7 @@ def results_tables(tuned: Iterable[Tuned]) -> Iterator[Table]:
 
     for title, members in groupby(sorted(tuned, key=place), group):
         studies = list(members)
-        layers = any(study.job.serves for study in studies)  # a column only where something is to be told
+        layers = any(study.job.serves for study in studies)  # a column only if there is something to show
         text = ("problem", *(["layers"] if layers else []), "config")
         table = plain_table(
             " on ".join(title[:2]) + f" ({title[2]})", text, (*TIMES, *ENDED), spare=("ended", "exp. loss")
@@ -79,7 +79,7 @@ def session_lines(tuned: Sequence[Tuned]) -> list[str]:
 
 
 def observed_lines(time: ObservedTime | None) -> list[str]:
-    """Return the line on the steps of an engine that was observed; none where none was."""
+    """Return a line about the steps of an observed engine, or none if none was observed."""
     if time is None:
         return []
     untouched = 1 - time.at_keys - time.near_keys
@@ -92,7 +92,7 @@ def observed_lines(time: ObservedTime | None) -> list[str]:
 
 
 def mix_lines(results: Sequence[StudyResult]) -> list[str]:
-    """Return a line on a mix of numbers of adapters: what is gained at each; none where none decided."""
+    """Return a line about a mix of numbers of adapters, with the gain at each; none if no mix decided."""
     shares: dict[int, list[float]] = {}
     for times in (one for result in results if result.in_place for one in result.in_place.by_active):
         if times.default_time_us is not None and times.default_time_us > times.bare_us:
@@ -105,7 +105,7 @@ def mix_lines(results: Sequence[StudyResult]) -> list[str]:
 
 
 def compromise_lines(chosen: Sequence[Compromise]) -> list[str]:
-    """Return what serving both ways costs each of them."""
+    """Return what serving both kinds of engine costs each of them."""
     if not chosen:
         return []
     losses = {
@@ -121,7 +121,7 @@ def _loss(way: str, losses: Sequence[float]) -> str:
 
 
 def joint_lines(tuned: Sequence[Tuned]) -> list[str]:
-    """Return lines on the sums of kernels that had to agree, and on who decided; none where there are none."""
+    """Return lines about the sums of kernels that had to agree, and about who decided; none if there are none."""
     sums: dict[tuple[object, ...], Agreement] = {}
     for study in tuned:
         problem, gpu = study.job.problem, study.job.device.gpu.name
@@ -145,7 +145,7 @@ def _agreed_lines(joint: Sequence[Agreement]) -> list[str]:
 
 
 def _decided_lines(decided: Sequence[Decision]) -> list[str]:
-    """Say what the kernels that an engine launches in place of others came to."""
+    """Report the times of kernels that an engine launches in place of others."""
     if not decided:
         return []
     kernels = " and ".join(decided[0].kernels)
@@ -162,7 +162,7 @@ def _decided_lines(decided: Sequence[Decision]) -> list[str]:
 
 
 def activity_lines(activity: SessionActivity) -> list[str]:
-    """Return the lines that say where a session's time went; none of a replay, which has no devices at work."""
+    """Return lines about where a session's time went. A replay has none, since no devices work."""
     lines = []
     for name, device in activity.devices.items():
         if device.gpu is not None:

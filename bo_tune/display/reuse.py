@@ -1,4 +1,4 @@
-"""What a session did not measure itself: results that were there already, and trials that it went on from."""
+"""Describes what a session did not measure itself: earlier results, and trials from which it went on."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from bo_tune.store.reader import MEND
 from bo_tune.store.results import StudyResult
 
-if TYPE_CHECKING:  # looking at a database loads nothing of what tunes
+if TYPE_CHECKING:  # looking at a database does not load what tunes
     from bo_tune.session.finished import Tuned
 
 UNITS = (("day", 86400), ("hour", 3600), ("minute", 60))
@@ -23,7 +23,7 @@ def age(seconds: float) -> str:
 
 
 def reuse_lines(tuned: "Sequence[Tuned]", now: datetime | None = None) -> list[str]:
-    """Say what was used again: how many studies, how old, by which search, with what toolchain; nothing of new ones."""
+    """Say which studies were reused: how many, how old, by which search, with what toolchain. New ones are left out."""
     now = now or datetime.now(UTC)
     groups: dict[tuple[str, str], list[float]] = {}
     for one in tuned:
@@ -59,7 +59,7 @@ def _span(seconds: Sequence[float]) -> str:
 
 
 def _search(result: StudyResult) -> str:
-    """Say by which search a result was found."""
+    """Say which search found a result."""
     asked: Mapping[str, Any] = result.asked or {}
     budget = asked.get("budget")
     return f"{result.sampler}, seed {asked.get('seed', 0)}" + (f", budget {budget}" if budget else "")

@@ -1,4 +1,4 @@
-"""What ``bo-tune step`` shows: what adapters add to a step, and how to start the engine."""
+"""The output of ``bo-tune step``: what adapters add to a step, and how to start the engine."""
 
 from collections.abc import Iterator, Sequence
 
@@ -42,7 +42,7 @@ def _change(before_us: float, after_us: float) -> str:
 
 
 def step_lines(report: StepReport) -> list[str]:
-    """Return how to start the engine, and what a reader of the tables must know."""
+    """Return how to start the engine, and what readers of the tables must know."""
     lines = [f"{STREAMS[two]} without the folder: {reason}" for two, reason in report.lacking.items()]
     if report.folder is not None:
         lines.append(f"start the engine with {FOLDER_VARIABLE}={report.folder}")

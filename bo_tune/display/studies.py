@@ -1,4 +1,4 @@
-"""The studies of a database, as tables and lines: all of them, and one in full."""
+"""The studies of a database, as tables and lines: all of them, or one in full."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,11 +30,11 @@ from bo_tune.display.console import (
 from bo_tune.kernels.registry import DECIDING
 
 MOST_TRIALS = 20
-"""Trials in the table, the fastest first; ``--json`` has all."""
+"""Trials in the table, the fastest first. ``--json`` has all."""
 
 
 def studies_tables(studies: Iterable[StudyListing]) -> Iterator[Table | LongTable]:
-    """Return the studies of a database: a table for each kernel, GPU, source, toolchain and kind, a study a row."""
+    """Return a database's studies: a table for each kernel, GPU, source, toolchain and kind, a row for each study."""
 
     def group(study: StudyListing) -> tuple[str, str, str, str]:
         name = study.name
@@ -47,7 +47,7 @@ def studies_tables(studies: Iterable[StudyListing]) -> Iterator[Table | LongTabl
 
     for (kernel, gpu, source, kind), members in groupby(sorted(studies, key=place), group):
         found = list(members)
-        layers = any(study.layers for study in found)  # a column only where something is to be told
+        layers = any(study.layers for study in found)  # a column only if there is something to show
         title = f"{kernel} on {gpu} ({source}), {kind}"
         text = ("problem", *(["layers"] if layers else []), "pruned because")
         figures = ("complete", "pruned", *TIMES, "sure", *ENDED)
@@ -149,7 +149,7 @@ def _count(value: int | None) -> str:
 
 
 def study_lines(detail: StudyDetail) -> list[str]:
-    """Return the lines below the tables: what was chosen, how sure that is, what it cost, what was given up."""
+    """Return the lines below the tables: the chosen config, how sure it is, its costs, and what was given up."""
     listing, costs = detail.listing, detail.listing.costs
     best = f"{short_config(listing.config)}: {us(listing.best_us)} us, "
     lines = [

@@ -1,18 +1,19 @@
-"""How long a device waits. Pure data."""
+"""The deadlines of a device. Pure data."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Deadlines:
-    """Seconds after which what a device waits for is given up.
+    """Seconds after which a device gives up waiting.
 
     Attributes:
-        compile_s: of a compile, at most; it adapts to what compiles take (``compile.times``).
-        prepare_s: of a problem's inputs, and of a batch of re-measuring finalists.
-        first_s: of the first measurement in a GPU process that could not be warmed up, and finds its caches cold; and
-            of a finalist alone, where one of several broke the process.
-        measure_s: of any other. A config's check and repetitions take milliseconds; what takes this long hangs.
+        compile_s: the longest a compile may take. The actual deadline adapts to what compiles take (``compile.times``).
+        prepare_s: for making a problem's inputs, and for a batch of re-measured finalists.
+        first_s: for the first measurement in a GPU process that was not warmed up and has cold caches. Also for a
+            finalist timed alone after one of several broke the process.
+        measure_s: for any other measurement. Checking and timing a config takes milliseconds, so anything this slow has
+            hung.
     """
 
     compile_s: float = 8.0
@@ -22,5 +23,5 @@ class Deadlines:
 
     @classmethod
     def compiling_in(cls, compile_s: float | None) -> "Deadlines":
-        """Return the usual deadlines, but for that of a compile where one is given."""
+        """Return the usual deadlines, with another one for compiles if it is given."""
         return cls() if compile_s is None else cls(compile_s=compile_s)

@@ -1,4 +1,4 @@
-"""A GPU that is elsewhere: known by its description, measured by the workers that have it."""
+"""A GPU on another host: described here, and measured by the workers that have it."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
@@ -18,14 +18,14 @@ from bo_tune.measure.device import Build, Compiled, Device, HaveBinaries, Remeas
 
 @dataclass(frozen=True)
 class Description:
-    """What a worker says of the GPU it has.
+    """A worker's description of its GPU.
 
     Attributes:
-        sources: which code of each kernel it measures; none of those that its kernel source does not have.
-        decided_by: which kernels decide for a problem's, see ``Device``.
-        notes: what there is to say of tuning a problem's kernel.
+        sources: which code of each kernel the worker measures. Kernels that its kernel source lacks are left out.
+        decided_by: which kernels decide for a problem's kernel, see ``Device``.
+        notes: what the user should know about tuning a problem's kernel.
         times_in_place: see ``Device``.
-        defaults: what runs on the GPU where nothing was tuned, of kernels of which the spec alone does not know.
+        defaults: the config that runs on the GPU if nothing was tuned, for kernels whose spec alone cannot tell.
     """
 
     gpu: GpuInfo
@@ -39,7 +39,7 @@ class Description:
 
     @classmethod
     def of(cls, device: Device, problems: Sequence[Problem]) -> "Description":
-        """Describe a device, as far as these problems go. Raises DeviceError."""
+        """Describe a device for the given problems. Raises DeviceError."""
         sources = {kernel: source for kernel in IN_ORDER if (source := source_of(device, kernel)) is not None}
         joint = [problem for problem in problems if kernel_spec(problem.kernel).joint_group(problem) is not None]
         of_base = [problem for problem in problems if problem.kernel in {**OF_BASE_MODEL, **OF_SGLANG}]
@@ -56,7 +56,7 @@ class Description:
 
 
 def source_of(device: Device, kernel: str) -> str | None:
-    """Return which code of a kernel a device measures; None where its kernel source does not have the kernel."""
+    """Return which code of a kernel a device measures, or None if its kernel source lacks the kernel."""
     try:
         return device.kernel_source(kernel)
     except DeviceError:
@@ -64,7 +64,7 @@ def source_of(device: Device, kernel: str) -> str | None:
 
 
 class DescribedDevice(Device):
-    """Stands for a GPU of other workers: names its studies and collects their results, and measures nothing."""
+    """Stands for a GPU of other workers: names its studies and collects their results, but measures nothing."""
 
     def __init__(self, description: Description) -> None:
         self._description = description
@@ -77,7 +77,7 @@ class DescribedDevice(Device):
         return self._description.provenance
 
     def kernel_source(self, kernel: str) -> str:
-        """Return the source as described. Raises DeviceError where there is none."""
+        """Return the source as described. Raises DeviceError if the description has none."""
         if kernel not in self._description.sources:
             raise DeviceError(f"{self.gpu.name}: the kernel source of its worker has no {kernel}")
         return self._description.sources[kernel]

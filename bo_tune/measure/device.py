@@ -1,4 +1,4 @@
-"""What measures: a GPU or a recording, behind one small interface."""
+"""The interface of devices: a GPU or a recording that measures configs."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +22,11 @@ from bo_tune.measure.watch.monitor import GpuMonitor
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """A config whose binary exists, not yet loaded; or its binaries, where it is of several launches.
+    """A config whose binary exists but is not loaded yet. A config of several launches may have several binaries.
 
     Attributes:
-        entry: its folder in Triton's cache, of the first launch; None where nothing compiles.
-        more: folders of the others, where they are not the same.
+        entry: the folder in Triton's cache of the first launch's binary; None if nothing is compiled.
+        more: the folders of the other launches' binaries, if they differ from the first.
     """
 
     compilation: Compilation
@@ -36,17 +36,17 @@ class Compiled:
 
 
 Build = Compiled | Invalid
-"""What came of compiling a config."""
+"""The result of compiling a config."""
 
 
 @dataclass(frozen=True, slots=True)
 class Remeasured:
-    """What timing configs in turn came to.
+    """The result of timing configs in turn.
 
     Attributes:
-        runtimes_us: each config's repetitions in us; none for one whose result turned out wrong.
-        launches: every launch it took, by purpose.
-        bare_us: in a layer, the repetitions of the layer without adapters, in us.
+        runtimes_us: the repetitions of each config, in us; empty for a config whose result was wrong.
+        launches: every launch made, by purpose.
+        bare_us: when timed in a layer, the repetitions of the layer without adapters, in us.
     """
 
     runtimes_us: list[tuple[float, ...]]
@@ -56,11 +56,11 @@ class Remeasured:
 
 @dataclass(frozen=True, slots=True)
 class StepTimes:
-    """What the linears of a decoder layer take.
+    """Times of the linears of a decoder layer.
 
     Attributes:
-        runtimes_us: for each choice the repetitions in us, of all linears together.
-        python_us: how long the engine's Python takes to launch the adapters' kernels; None where no engine has them.
+        runtimes_us: for each choice, the repetitions of all linears together, in us.
+        python_us: how long the engine's Python takes to launch the adapters' kernels; None if no engine has them.
     """
 
     runtimes_us: tuple[tuple[float, ...], ...]
@@ -69,17 +69,18 @@ class StepTimes:
 
 @dataclass(frozen=True, slots=True)
 class MeasureAnswer:
-    """What a GPU process says of one config: its outcome, and whether the GPU's context is still usable."""
+    """A GPU process's answer for one config: its outcome, and whether the GPU's context is still usable."""
 
     outcome: Outcome
     healthy: bool = True
 
 
 HaveBinaries = Callable[[], NDArray[np.bool_]]
-"""Says of some configs which of them need no compiling any more, ``[number of configs]``."""
+"""Returns, for a fixed list of configs, which of them no longer need compiling, ``[number of configs]``."""
 
 Slowness = Callable[[], NDArray[np.float64]]
-"""Says of some configs how many times the usual a compile of each is expected to take, at least 1, ``[configs]``."""
+"""Returns, for a fixed list of configs, how many times the usual each compile is expected to take, at least 1,
+``[configs]``."""
 
 
 class Device(ABC):
@@ -88,72 +89,73 @@ class Device(ABC):
     gpu: GpuInfo
     conditions: Conditions = Conditions()
     times_in_place: bool = False
-    """Whether kernels can be timed where an engine runs them."""
-    occupancy = Occupancy(0)  # of devices that have neither compilers nor a GPU process, which nothing holds up
+    """Whether the device can time kernels inside the layer where an engine runs them."""
+    occupancy = Occupancy(0)  # for devices without compilers and a GPU process: nothing holds them up
     monitor: GpuMonitor | None = None
-    """Notices what disturbs measurements; None where nothing is measured, or ``unwatched`` says why."""
+    """Notices what disturbs measurements. None if nothing is measured, or for the reason given in ``unwatched``."""
     unwatched: str | None = None
     host: HostState | None = None
-    """What says later, without opening it, that it would still say the same of itself; None where nothing does."""
+    """Lets a later run tell, without opening the device, whether its description still holds; None if that cannot be
+    told."""
 
     @property
     def activity(self) -> DeviceActivity:
-        """What it has done so far."""
+        """The work that the device has done so far."""
         return DeviceActivity()
 
     @property
     @abstractmethod
     def provenance(self) -> Mapping[str, str]:
-        """What measured: versions of driver, torch, triton and the assembler, as far as they are known."""
+        """Versions of what measured (driver, torch, Triton and the assembler), as far as they are known."""
 
     @property
     def toolchain(self) -> str:
-        """The toolchain in a word, as studies are named by it."""
+        """The toolchain as one word, which is part of studies' names."""
         return toolchain_label(self.provenance)
 
     @abstractmethod
     def kernel_source(self, kernel: str) -> str:
-        """Which code of a kernel is measured."""
+        """Return which code of a kernel is measured."""
 
     def note(self, problem: Problem) -> str | None:
-        """Return a line on what tuning a problem's kernel is good for, if there is anything to say."""
+        """Return a line about what tuning a problem's kernel is good for, or None if there is nothing to say."""
         return None
 
     def decided_by(self, problem: Problem) -> tuple[str, ...]:
-        """Name the kernels that decide for a problem's, because its engine launches them in its place."""
+        """Name the kernels that decide for a problem's kernel because its engine launches them instead."""
         return ()
 
     def default_config(self, spec: AnySpec, problem: Problem) -> dict[str, int]:
-        """Return the baseline of a problem: the config that runs on this GPU where nothing was tuned."""
+        """Return a problem's baseline: the config that runs on this GPU if nothing was tuned."""
         return spec.default_config(problem)
 
     def search_space(self, spec: AnySpec, problem: Problem) -> SearchSpace:
-        """Return the grid when the user changes nothing."""
+        """Return the grid to search unless the user changes it."""
         return spec.search_space
 
     def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:
-        """Return for each config the one that really runs. Equal ones are measured once."""
+        """Return the config that really runs for each config. Configs that run as the same one are measured once."""
         return list(configs)
 
     @abstractmethod
     def binaries(self, problem: Problem, configs: Sequence[Config]) -> HaveBinaries:
-        """Return what says, whenever it is called, which of these configs' binaries exist by then."""
+        """Return a function that tells, at each call, which of these configs have binaries by then."""
 
     def slowness(self, problem: Problem, configs: Sequence[Config]) -> Slowness:
-        """Return what says, whenever it is called, how slow these configs' compiles are expected to be."""
+        """Return a function that tells, at each call, how slow these configs' compiles are expected to be."""
         usual = np.ones(len(configs))
         return lambda: usual
 
     @abstractmethod
     def compile(self, problem: Problem, config: Config) -> Future[Build]:
-        """Start compiling; the result says whether there is something to measure."""
+        """Start compiling. The future says whether there is something to measure."""
 
     def withdraw(self, problem: Problem, config: Config) -> None:
-        """Say that a config which is being compiled is not wanted any more, and its future not waited for."""
+        """Say that nobody wants a config that is being compiled any more, and nobody waits for its future."""
         return
 
     def expect(self, problem: Problem) -> None:
-        """Prepare for measuring configs of a problem, without waiting for it."""
+        """Prepare in the background to measure configs of a problem."""
         return
 
     @abstractmethod
@@ -162,21 +164,22 @@ class Device(ABC):
 
     @abstractmethod
     def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
-        """Time configs in turn, each checked before. A wrong one, or one that breaks the device, has no times.
+        """Check configs and time them in turn. A config that is wrong or breaks the device gets no times.
 
         Args:
             rounds: repetitions of each config.
-            taken: rounds already taken of these configs, by earlier calls.
+            taken: rounds that earlier calls have already taken of these configs.
         """
 
     def remeasure_in_place(
         self, problems: Sequence[Problem], choices: Sequence[Sequence[Config]], rounds: int, around: Surroundings
     ) -> Remeasured:
-        """Do the same in a layer: a repetition is the time of the whole layer. No times where it cannot run.
+        """Do the same in a layer: a repetition times the whole layer. There are no times if it cannot run.
 
         Args:
-            problems: of the layer's kernels that are chosen for: one of a linear's, or all that experts run.
-            choices: each a config for every problem.
+            problems: of those kernels of the layer whose configs are chosen: one kernel of a linear, or all that
+                experts run.
+            choices: for each choice, a config for every problem.
             around: what an engine runs around them.
 
         Raises:
@@ -187,17 +190,17 @@ class Device(ABC):
     def time_step(
         self, layers: Sequence[Layer], batch: Batch, choices: Sequence[Sequence[Choice] | None], rounds: int
     ) -> StepTimes:
-        """Time what of a decoder layer takes adapters, one after the other, with each choice of configs in turn.
+        """Time all parts of a decoder layer that take adapters, one after the other, with each choice in turn.
 
         Args:
-            choices: each the configs of every layer's kernels; None for none with adapters.
+            choices: for each choice, the configs of every layer's kernels; None to run all layers without adapters.
 
         Raises:
-            DeviceError: they cannot run, or the GPU is lost.
+            DeviceError: the layers cannot run, or the GPU is lost.
             NotImplementedError: ``times_in_place`` is false.
         """
         raise NotImplementedError(f"{type(self).__name__} times kernels alone")
 
     def close(self) -> None:
-        """Give back processes and memory."""
+        """Release processes and memory."""
         return

@@ -1,4 +1,4 @@
-"""From what the user named as device to problems that can be measured."""
+"""Turns the devices that the user named into jobs: problems with a device that measures them."""
 
 from collections.abc import Callable, Collection, Hashable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,7 +37,7 @@ OWN_INSTEAD = (
 
 
 def kernel_source(choice: str) -> str:
-    """Return the module of a choice of ``KERNEL_SOURCES``. Raises DeviceError where its kernels cannot be had."""
+    """Return the module for a choice of ``KERNEL_SOURCES``. Raises DeviceError if its kernels are not available."""
     if choice == "builtin":
         return BUILTIN
     if choice == EngineChoice.SGLANG:
@@ -53,20 +53,20 @@ def kernel_source(choice: str) -> str:
 
 
 def fallen_back(choice: str) -> str | None:
-    """Return what to warn of where a choice left open stands for the project's own kernels here; None where not."""
+    """Return the warning to show if ``auto`` means the project's own kernels here, or None."""
     missing = unavailable() if choice == "auto" else None
     return None if missing is None else f"{missing}: {OWN_INSTEAD}"
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A problem, what is known of its kernel, and the device that measures it.
+    """A problem, the spec of its kernel, and the device that measures it.
 
     Attributes:
-        spec: what a search needs to know of the problem's kernel.
+        spec: what a search needs to know about the problem's kernel.
         twins: equal devices that could measure it just as well.
-        layer: what of a model the kernel runs in, where that is known.
-        serves: names of the layers that ask for its config, for people.
+        layer: the layer of a model in which the kernel runs, if known.
+        serves: names of the layers that look its config up, for people.
     """
 
     problem: Problem
@@ -78,32 +78,32 @@ class Job:
 
     @property
     def devices(self) -> tuple[Device, ...]:
-        """Every device that could measure it."""
+        """Every device that could measure the problem."""
         return (self.device, *self.twins)
 
     def races_in(self, *, decided: bool) -> Layer | None:
-        """Return the layer in which the finalists of its study race; None where they race alone.
+        """Return the layer in which the finalists of the job's study race, or None if they race alone.
 
         Args:
-            decided: whether other kernels decide for its kernel: an engine launches those in its place.
+            decided: whether other kernels decide for this one because an engine launches them instead.
         """
         return self.layer if self.device.times_in_place and not decided else None
 
     def on(self, lane: int) -> "Job":
-        """Return the job for one of its devices, the same for the same lane."""
+        """Return the job for one of its devices. The same lane always gets the same device."""
         return replace(self, device=self.devices[lane % len(self.devices)], twins=()) if self.twins else self
 
 
 def job_of(problem: Problem, device: Device, twins: Sequence[Device] = (), layer: Layer | None = None) -> Job:
-    """Return the job of a problem whose kernel is known by its name. Raises InputError where it is not."""
+    """Return the job of a problem, looking its kernel up by name. Raises InputError if there is no such kernel."""
     return Job(problem, kernel_spec(problem.kernel), device, tuple(twins), layer)
 
 
 def together(jobs: Sequence[Job]) -> list[list[Job]]:
-    """Return the jobs in groups whose kernels must agree (``KernelSpec.joint_group``), most of them single jobs.
+    """Return the jobs in groups whose kernels must agree (``KernelSpec.joint_group``). Most groups hold one job.
 
-    Groups stand in the order of their first jobs, and the jobs of a group in the order in which a layer runs them;
-    those that decide for the others come before them.
+    Groups are in the order of their first jobs. Within a group, jobs are in the order in which a layer runs them, with
+    those that decide for the others first.
     """
     groups: dict[Hashable, list[Job]] = {}
     for job in jobs:
@@ -114,18 +114,18 @@ def together(jobs: Sequence[Job]) -> list[list[Job]]:
 
 
 def _place(job: Job) -> tuple[str, str]:
-    """Return the GPU of a job and the code that is measured, whichever of several ways through it."""
+    """Return a job's GPU and the code it measures, ignoring which of several paths through that code runs."""
     return job.device.gpu.name, job.device.kernel_source(job.problem.kernel).partition(" (")[0]
 
 
 def with_deciding(jobs: Sequence[Job], path: MoePathChoice = MoePathChoice.AUTO) -> list[Job]:
-    """Return the jobs, with those of the kernels that decide for some of them.
+    """Return the jobs together with those of the kernels that decide for some of them.
 
     Args:
-        path: which way the engine is taken to go; ``AUTO`` asks the devices.
+        path: which path the engine is assumed to take; ``AUTO`` asks the devices.
 
     Raises:
-        InputError: that way is not there for the problems.
+        InputError: the problems do not have that path.
     """
     if path is MoePathChoice.TWO_KERNELS:
         return list(jobs)
@@ -135,7 +135,7 @@ def with_deciding(jobs: Sequence[Job], path: MoePathChoice = MoePathChoice.AUTO)
         if path is MoePathChoice.ONE_LAUNCH:
             deciding = list(one_launch_problems(problems))
             _check_one_launch(first, deciding)
-            for problem in deciding:  # raises where the kernel source has none
+            for problem in deciding:  # raises if the kernel source has none
                 first.device.kernel_source(problem.kernel)
         else:
             deciding = deciding_problems(problems, first.device.decided_by)
@@ -146,10 +146,10 @@ def with_deciding(jobs: Sequence[Job], path: MoePathChoice = MoePathChoice.AUTO)
 def deciding_problems(
     problems: Sequence[Problem], decided_by: Callable[[LoraProblem], Collection[str]]
 ) -> list[LoraProblem]:
-    """Return the problems of the kernels that decide for some of these.
+    """Return the problems of the kernels that decide for some of these problems.
 
     Args:
-        decided_by: names the kernels that decide for a problem's (``Device.decided_by``).
+        decided_by: names the kernels that decide for a problem's kernel (``Device.decided_by``).
     """
     groups: dict[Hashable, list[LoraProblem]] = {}
     for problem in problems:
@@ -168,7 +168,7 @@ def _engine_problems(jobs: Sequence[Job]) -> list[LoraProblem]:
 
 
 def _check_one_launch(job: Job, deciding: Sequence[LoraProblem]) -> None:
-    """Refuse what has no one-launch path. Raises InputError."""
+    """Check that the job has a one-launch path. Raises InputError if not."""
     if job.spec.joint_group(job.problem) is not None and not deciding:
         raise InputError(
             f"--moe-path {MoePathChoice.ONE_LAUNCH}: all four kernels of a layer with adapters not fully sharded are "
@@ -192,12 +192,13 @@ def replay_jobs(
     """Return the jobs that replay the recordings of a folder.
 
     Args:
-        problems: which ones, on every GPU they are recorded for; None for every recording.
-        kernels: keep these kernels only, with those that decide for them; empty for all.
-        path: which way an engine goes: kernels that decide are left out, taken as they are recorded, or needed.
+        problems: which problems, on every GPU they are recorded for; None for every recording.
+        kernels: keep only these kernels and those that decide for them; empty for all.
+        path: which path an engine takes. It says whether kernels that decide are left out, used if recorded, or
+            required.
 
     Raises:
-        RecordingError: a recording cannot be read, or a problem is not recorded, or twice for one GPU.
+        RecordingError: a recording cannot be read, or a problem is not recorded, or is recorded twice for one GPU.
     """
     found = read_recordings(folder, known_alone=bool(kernels))
     recordings = [r for r in found if not kernels or r.problem.kernel in kernels]
@@ -223,7 +224,7 @@ def replay_jobs(
 
 
 def _with_recorded(jobs: Sequence[Job], deciding: Sequence[Job], path: MoePathChoice) -> list[Job]:
-    """Return the jobs with the recorded ones that decide for some of them, and without any others that decide."""
+    """Return the jobs plus the recorded ones that decide for some of them, without any others that decide."""
     chosen = [job for job in jobs if not job.spec.decides]
     for group in together(chosen) if path is not MoePathChoice.TWO_KERNELS else []:
         wanted = one_launch_problems(_engine_problems(group))
@@ -237,7 +238,7 @@ def _with_recorded(jobs: Sequence[Job], deciding: Sequence[Job], path: MoePathCh
 
 
 def engine_notes(jobs: Sequence[Job]) -> list[str]:
-    """Return what the kernels have to say of being tuned, each line once."""
+    """Return what the devices say about tuning these kernels, each line once."""
     together = [job for job in jobs if job.spec.joint_group(job.problem) is not None]
     notes = dict.fromkeys(job.device.note(job.problem) for job in together)
     return [note for note in notes if note is not None]
@@ -256,17 +257,17 @@ def gpu_devices(
     require_idle: bool = False,
     host: CompileHost | None = None,
 ) -> Iterator[list[GpuDevice]]:
-    """Open GPUs of this host while it lasts, with compilers in common.
+    """Open GPUs of this host for the duration of the context. They share compilers.
 
     Args:
-        host: forks their processes; it is closed in the end. By default one is started, with ``packs``.
-        indices: which; None for all.
-        backend: the name of their vendor's, see ``measure.backends``.
-        require_idle: whether GPUs that others use are refused.
+        host: forks their processes, and is closed at the end. By default one is started, with ``packs``.
+        indices: which GPUs; None for all.
+        backend: the name of their vendor's backend, see ``measure.backends``.
+        require_idle: whether to refuse GPUs that others use.
 
     Raises:
-        DeviceError: if one cannot be used, or there is none.
-        PackError: if a pack is damaged, or was made for something else.
+        DeviceError: a GPU cannot be used, or there is none.
+        PackError: a pack is damaged, or was made for something else.
     """
     deadlines, vendor = deadlines or Deadlines(), backend_named(backend)
     if host is None:
@@ -295,7 +296,7 @@ def gpu_devices(
 
 
 def _note_host(opened: Sequence[GpuDevice], digest: str | None) -> None:
-    """Have devices know in which state of the host they were opened, where that can be told."""
+    """Tell the devices in which state of the host they were opened, if that is known."""
     if digest is not None:
         state = HostState(digest, tuple(sorted({device.gpu.name for device in opened})))
         for device in opened:
@@ -306,16 +307,16 @@ def _note_host(opened: Sequence[GpuDevice], digest: str | None) -> None:
 def compilers_for(
     gpu: GpuInfo, source: str, *, cache: Path, workers: int, deadline_s: float, conditions: Conditions
 ) -> Iterator[Compilers]:
-    """Have compilers while it lasts, for a GPU that is known by its data alone.
+    """Start compilers, for the duration of the context, for a GPU that is known only by its description.
 
     Args:
-        cache: folder for Triton's cache, which holds the machine code without what came before it.
+        cache: folder for Triton's cache, which keeps the machine code but none of the stages before it.
         workers: compile processes.
         deadline_s: seconds after which a compile is given up, at most.
-        conditions: under which the binaries are to be launched.
+        conditions: under which the binaries will be launched.
 
     Raises:
-        DeviceError: if the kernel source cannot be used.
+        DeviceError: the kernel source cannot be used.
     """
     vendor = backend_named(gpu.backend)
     environment = {**vendor.environment, **conditions.environment, "TRITON_STORE_BINARY_ONLY": "1"}

@@ -1,10 +1,10 @@
-"""What decides on this host under which names studies are measured, told without starting a GPU or a compiler.
+"""Tells under which names studies are measured on this host, without starting a GPU or a compiler.
 
-A study is named by what the GPU says of itself, by which code of the kernel there is, and by the versions of Triton,
-its assembler and torch. All of it is asked of child processes, which take seconds to start. A finished study needs none
-of them: what they said last time holds for as long as nothing has changed that they could say something else of. Here
-that is one digest: of the files that would be imported, the environment, the driver and the GPUs themselves. Where any
-of this cannot be told there is no digest, and the children are asked.
+A study's name depends on what the GPU says about itself, on the kernel's code, and on the versions of Triton, its
+assembler and torch. Child processes answer all of that, and they take seconds to start. A finished study needs none of
+them: their last answers hold as long as nothing has changed that could alter them. This module computes one digest of
+everything that could: the files that would be imported, the environment, the driver and the GPUs themselves. If any of
+this cannot be determined, there is no digest, and the children are asked.
 """
 
 import hashlib
@@ -27,10 +27,11 @@ PACKAGES: Mapping[str, tuple[str, ...]] = {
     VLLM: ("bo_tune", "triton", "torch", "vllm"),
     SGLANG: ("bo_tune", "triton", "torch", "sglang"),
 }
-"""The packages that decide, by kernel source. What a script of a user's imports is not known: it has no digest."""
+"""The packages that affect the answers, by kernel source. We cannot know what a user's script imports, so it has no
+digest."""
 
 SHALLOW = ("torch",)
-"""Packages of which the version alone counts, and not each of ten thousand files: the top folder, and the libraries."""
+"""Packages that have ten thousand files: of these we look at the version, the top folder and the libraries only."""
 
 LIBRARIES = "lib"
 
@@ -40,7 +41,7 @@ COMPILED = "__pycache__"
 """Folders that come and go with the files beside them."""
 
 _DECIDES = re.compile(r"CUDA|NVIDIA|NVPTX|TRITON|TORCH|VLLM|PTXAS|LLVM|MLIR|AMD|HIP|ROC|DISABLE_|^LD_|^PYTHON|^PATH$")
-"""Variables of which torch, Triton and vLLM read some."""
+"""Matches environment variables, some of which torch, Triton and vLLM read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class HostState:
 
     Attributes:
         digest: see ``host_digest``.
-        gpus: the names of the types of GPU that were opened together.
+        gpus: names of the GPU types that were opened together.
     """
 
     digest: str
@@ -59,13 +60,13 @@ class HostState:
 def host_digest(
     vendor: Backend, source: str, gpus: Sequence[GpuIdentity | None], *, unchanged_since: float = inf
 ) -> str | None:
-    """Return a digest of what decides on studies' names here; None where something of it cannot be told.
+    """Return a digest of everything that studies' names depend on here, or None if part of it cannot be determined.
 
     Args:
         source: the kernel source, see ``measure.source``.
-        gpus: those that are to measure.
-        unchanged_since: seconds of ``time.time``. There is no digest of files that have changed since: a process that
-            was started then may have imported what was there before.
+        gpus: the GPUs that will measure.
+        unchanged_since: seconds of ``time.time``. If a file has changed since then, there is no digest: a process
+            started at that time may have imported the old file.
     """
     driver = vendor.driver_release()
     uuids = [gpu.uuid for gpu in gpus if gpu is not None and gpu.uuid]
@@ -107,7 +108,7 @@ def _version(package: str) -> str:
 
 
 def _files(folder: str, *, deep: bool) -> Iterator[tuple[str, os.stat_result | None]]:
-    """Yield the files of a folder, in an order of their own, each with its state; none for one that cannot be asked."""
+    """Yield the files of a folder in a fixed order, each with its state; the state is None if it cannot be read."""
     for here, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if name != COMPILED and (deep or name == LIBRARIES))
         for name in sorted(names):
@@ -123,13 +124,13 @@ def _state(path: str) -> os.stat_result | None:
 
 
 def _line(path: str, state: os.stat_result | None) -> bytes:
-    """Return what tells a file from what it was before. The time of its last change no package manager sets back."""
+    """Return what distinguishes a file from older versions. It includes ctime, which no package manager sets back."""
     numbers = (state.st_size, state.st_mtime_ns, state.st_ctime_ns) if state is not None else ()
     return repr((path, numbers)).encode()
 
 
 def _variables() -> Iterator[bytes]:
-    """Yield the variables that decide; of one that names a file, that one's state too."""
+    """Yield the variables that matter, and for each that names a file, also that file's state."""
     for name in sorted(filter(_DECIDES.search, os.environ)):
         value = os.environ[name]
         state = _state(value)

@@ -1,9 +1,9 @@
-"""Whether a GPU and its compilers have work, and for how long they had none because studies were still deciding.
+"""Whether a GPU and its compilers have work, and how long they had none because studies were still deciding.
 
 Notation
-    d, g, c     studies deciding or recording; requests the GPU process is at work on; compilers at work
-    held up     g = 0, c < number of compilers, d > 0: the GPU has nothing to do, a compiler has nothing to do, and a
-                study that would give them something is not that far yet. Only this is time the tuner adds to a session:
+    d, g, c     studies deciding or recording; requests the GPU process is working on; compilers at work
+    held up     g = 0, c < number of compilers, d > 0: the GPU and at least one compiler have nothing to do, because a
+                study that would give them work is still deciding. Only this time is added to a session by the tuner:
                 what it does while the GPU measures or all compilers compile costs nothing.
 """
 
@@ -18,11 +18,11 @@ Activity = Literal["deciding", "measuring", "compiling"]
 
 
 class Occupancy:
-    """Counts who is at what on one GPU. Safe to use from several threads.
+    """Counts what studies, compilers and the GPU process are doing on one GPU. Safe to use from several threads.
 
     Args:
-        compilers: compile processes of the GPU.
-        clock: seconds.
+        compilers: number of the GPU's compile processes.
+        clock: returns seconds.
     """
 
     def __init__(self, compilers: int, clock: Callable[[], float] = time.perf_counter) -> None:
@@ -34,7 +34,7 @@ class Occupancy:
 
     @contextmanager
     def at(self, activity: Activity) -> Iterator[None]:
-        """Count one more at something while it lasts."""
+        """Count one more at this activity for the duration of the context."""
         self._change(activity, 1)
         try:
             yield
@@ -54,7 +54,7 @@ class Occupancy:
 
     @property
     def held_up_s(self) -> float:
-        """Seconds so far in which it was held up."""
+        """Seconds so far in which the session was held up."""
         with self._lock:
             self._count()
             return self._held_up_s

@@ -1,4 +1,4 @@
-"""A recorded exhaustive grid in place of a GPU."""
+"""Replays a recorded exhaustive grid instead of using a GPU."""
 
 import zlib
 from collections import Counter
@@ -32,16 +32,16 @@ VERSIONS = ("driver", *TOOLCHAIN)
 
 
 class ReplayDevice(Device):
-    """Measures one recorded problem: repetitions are drawn from the recorded ones.
+    """Measures one recorded problem by drawing from its recorded repetitions.
 
-    A trial replays the raw repetitions of the recording's first passes. A re-measurement replays the same repetitions
-    at the level of the recorded time, which for the fastest configs is what *they* came to when the recording
-    re-measured them in turn: it sees what an interleaved re-measurement saw. What is not replayed is the noise of that
-    recorded time itself (one median of many repetitions, taken for the truth), nor the passes' noise in common.
+    A trial replays the raw repetitions of the recording's first passes. A re-measurement replays the same repetitions,
+    scaled to the recorded time. For the fastest configs, the recorded time comes from timing them in turn, so a
+    replayed re-measurement sees what an interleaved one saw. Two kinds of noise are not replayed: that of the recorded
+    time itself (one median of many repetitions, taken as the truth), and the noise that passes have in common.
 
-    The draw depends on the seed, the problem, the config and the purpose alone, so that a resumed
-    study sees what an uninterrupted one would have seen. The kernel's default config, where it lies
-    off the recorded grid, always takes its recorded time.
+    The draw depends only on the seed, the problem, the config and the purpose, so a resumed study sees what an
+    uninterrupted one would have seen. If the kernel's default config is off the recorded grid, it always takes its
+    recorded time.
     """
 
     def __init__(
@@ -62,18 +62,18 @@ class ReplayDevice(Device):
         return self.recording.kernel_source
 
     def default_config(self, spec: AnySpec, problem: Problem) -> dict[str, int]:
-        """Return what was the default where the recording was made."""
+        """Return the default config at the time of the recording."""
         return dict(self._default_config)
 
     def search_space(self, spec: AnySpec, problem: Problem) -> SearchSpace:
         return self.recording.space
 
     def binaries(self, problem: Problem, configs: Sequence[Config]) -> HaveBinaries:
-        there = np.ones(len(configs), dtype=bool)  # nothing has to be compiled: all configs cost the same
+        there = np.ones(len(configs), dtype=bool)  # nothing has to be compiled, so all configs cost the same
         return lambda: there
 
     def _entry(self, config: Config) -> RecordedConfig:
-        """Return what is recorded of a config: of the default, off the grid, only its time."""
+        """Return what is recorded for a config. For a default config off the grid, that is only its time."""
         entry = self.recording.entry(config)
         if entry is not None:
             return entry
@@ -83,7 +83,7 @@ class ReplayDevice(Device):
         return RecordedConfig((time_us,), time_us)
 
     def compile(self, problem: Problem, config: Config) -> Future[Build]:
-        """Return what the recorded compile came to, at once."""
+        """Return the recorded result of the compile at once."""
         entry, future = self._entry(config), Future[Build]()
         compilation, resources = Compilation(entry.compile_s), entry.resources
         if entry.reason is None:
@@ -93,14 +93,14 @@ class ReplayDevice(Device):
         return future
 
     def _shuffled(self, problem: Problem, config: Config, purpose: LaunchPurpose) -> list[float]:
-        """The recorded repetitions in a random order."""
+        """Return the recorded repetitions in random order."""
         text = f"{problem}|{config_key(config)}|{purpose}"
         rng = np.random.default_rng([self._seed, zlib.crc32(text.encode())])
         shuffled: list[float] = rng.permutation(self._entry(config).runtimes_us).tolist()
         return shuffled
 
     def measure(self, problem: Problem, config: Config, compiled: Compiled, *, stop_above_us: float | None) -> Outcome:
-        """Draw repetitions, as many as the protocol would have taken; again from the first when there are no more."""
+        """Draw as many repetitions as the protocol would have taken, starting over when there are no more."""
         stream = cycle(self._shuffled(problem, config, LaunchPurpose.TIMING))
         taken = take_repetitions(lambda count: list(islice(stream, count)), self._protocol, stop_above_us)
         launches: Launches = Counter({LaunchPurpose.CHECK: 1, LaunchPurpose.TIMING: len(taken.runtimes_us)})
@@ -114,12 +114,12 @@ class ReplayDevice(Device):
         )
 
     def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
-        """Draw each config's repetitions in another order, over and over, at the level of its recorded time.
+        """Draw each config's repetitions in another order, over and over, scaled to its recorded time.
 
-        Those that were launched late are left out: a device takes them again.
+        Repetitions that were launched late are left out, as a device would take them again.
         """
         runtimes_us = [self._redrawn(problem, config, taken, rounds) for config in configs]
-        led = 2 if len(configs) > 1 else 1  # a device launches each once more before it is timed
+        led = 2 if len(configs) > 1 else 1  # a device launches each once more before timing it
         launches = {LaunchPurpose.FINALISTS: led * sum(map(len, runtimes_us))}
         if taken == 0:
             launches[LaunchPurpose.CHECK] = len(configs)
@@ -131,6 +131,6 @@ class ReplayDevice(Device):
         return tuple(level * time for time in islice(cycle(clean), taken, taken + rounds))
 
     def _level(self, config: Config) -> float:
-        """The recorded time over what the raw repetitions come to: not 1 where the recording re-measured the config."""
+        """Return the recorded time over the raw repetitions' estimate: 1 unless the config was re-measured."""
         entry = self._entry(config)
         return 1.0 if entry.time_us is None else entry.time_us / estimate_us(entry.runtimes_us)

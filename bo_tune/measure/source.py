@@ -1,8 +1,8 @@
-"""Where the code of the kernels comes from.
+"""The sources of the kernels' code.
 
 A *kernel source* is a module with a function ``operation(name)`` that returns a kernel's ``Operation`` (the project's
-own kernels, those of an installed vLLM), or a module or script of a user that holds ``Kernel`` objects. Worker
-processes are told its name, or a script's path, and import it themselves; only then are torch and triton loaded.
+own kernels, or those of an installed vLLM), or a user's module or script that holds ``Kernel`` objects. Worker
+processes receive its name, or the script's path, and import it themselves. Only then are torch and triton loaded.
 """
 
 from collections.abc import Callable
@@ -22,21 +22,21 @@ BUILTIN = "bo_tune.kernels.operations"
 """The project's own kernels."""
 
 VLLM = "bo_tune.kernels.vllm.operations"
-"""Those of the installed vLLM."""
+"""The kernels of the installed vLLM."""
 
 SGLANG = "bo_tune.kernels.sglang.operations"
-"""Those of the installed SGLang."""
+"""The kernels of the installed SGLang."""
 
 
 def default_config(source: str, spec: AnySpec, problem: Problem, gpu: GpuInfo) -> dict[str, int]:
-    """Return the config that a kernel of a source runs with where nothing was tuned. Raises VllmError, SglangError."""
+    """Return the config that a source's kernel runs with if nothing was tuned. Raises VllmError, SglangError."""
     if source == SGLANG and isinstance(spec, CsgmvSpec):
         return sglang.untuned_config(spec, problem, gpu)
     return untuned_config(spec, problem, gpu) if source == VLLM else spec.default_config(problem)
 
 
 def operations_of(source: str) -> "Callable[[str], Operation[Any, Any]]":
-    """Return what finds the operations of a kernel source by name; see ``processes.importing``."""
+    """Return a function that finds the operations of a kernel source by name; see ``processes.importing``."""
     module = import_source(source)
     if hasattr(module, "operation"):
         return cast("Callable[[str], Operation[Any, Any]]", module.operation)

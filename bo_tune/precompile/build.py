@@ -1,8 +1,8 @@
-"""Building a pack: binaries compiled most wanted first, until a budget ends or someone has had enough.
+"""Builds a pack: compiles binaries, most wanted first, until a budget ends or someone has had enough.
 
 While it grows, a pack is a folder beside its file: Triton's cache, and a journal with a line for each binary, written
-when it is done. Killing the process at any instant loses the compiles under way and nothing else. The file is written
-at the end; the same command, with more budget, then goes on from the file.
+when it is done. Killing the process at any instant loses only the compiles under way. The file is written at the end.
+The same command with more budget then goes on from the file.
 """
 
 import os
@@ -32,14 +32,14 @@ from bo_tune.precompile.ranking import Likely, Wanted
 
 
 class Workbench:
-    """The folder in which a pack grows, and its journal. One process at a time; a context manager.
+    """The folder in which a pack grows, and its journal. For one process at a time; a context manager.
 
     Attributes:
         cache: Triton's cache.
         binaries: all that are done.
 
     Raises:
-        PackError: another process is at it, or the folder cannot be written.
+        PackError: another process uses the folder, or it cannot be written.
     """
 
     def __init__(self, pack: Path) -> None:
@@ -73,10 +73,10 @@ class Workbench:
         self._lock.release()
 
     def resume(self, identity: Identity) -> None:
-        """Take up what an earlier run left: its folder if it was killed, else its pack.
+        """Continue from what an earlier run left: its folder if it was killed, else its pack.
 
         Raises:
-            PackError: that was for another GPU, Triton or kernel text, or is damaged.
+            PackError: what it left is for another GPU, Triton or kernel text, or is damaged.
         """
         lines = self._journal_path.read_bytes().splitlines(keepends=True) if self._journal_path.exists() else []
         whole = [line for line in lines if line.endswith(b"\n")]
@@ -99,7 +99,7 @@ class Workbench:
             raise PackError(f"{place}: {difference}; remove it, or name another file with --out")
 
     def note(self, binary: PackedBinary) -> None:
-        """Keep what came of a compile."""
+        """Record the result of a compile."""
         assert self._journal is not None
         self.binaries.append(binary)
         self._journal.write(to_json(binary) + b"\n")
@@ -112,10 +112,10 @@ class Workbench:
 
 @dataclass(frozen=True, slots=True)
 class PackBudget:
-    """When a pack is large enough; None for no limit.
+    """Limits on a pack; None for no limit.
 
     Attributes:
-        configs: binaries in the pack, those that proved impossible included.
+        configs: binaries in the pack, including those that proved impossible.
         minutes: of compiling, in this run.
     """
 
@@ -125,10 +125,10 @@ class PackBudget:
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """How far a pack has come.
+    """The progress of a pack.
 
     Attributes:
-        done: binaries in it, those that proved impossible included.
+        done: binaries in it, including those that proved impossible.
         of: how many there will be at most.
         compiled: by this run.
         elapsed_s: of this run.
@@ -143,12 +143,12 @@ class Packed:
 
     @classmethod
     def nothing(cls, budget: PackBudget) -> "Packed":
-        """What it is before anything is known."""
+        """Return the progress before anything is known."""
         return cls(0, 0, 0, 0.0, budget)
 
     @property
     def left_s(self) -> float | None:
-        """Seconds to go, at the pace so far and no more than the budget's; None before there is a pace."""
+        """Seconds left at the pace so far, limited by the budget; None before there is a pace."""
         limit_s = inf if self.budget.minutes is None else 60.0 * self.budget.minutes - self.elapsed_s
         pace_s = (self.of - self.done) * self.elapsed_s / self.compiled if self.compiled else inf
         left_s = min(limit_s, pace_s)
@@ -162,9 +162,9 @@ def build(
     budget: PackBudget,
     progress: Callable[[Packed], None],
 ) -> None:
-    """Compile binaries in their order until the budget ends or none is left; those on the bench already are kept.
+    """Compile binaries in their order until the budget ends or none is left. Those already on the bench are kept.
 
-    An exception out of ``progress``, or a ``KeyboardInterrupt``, ends it: what is done is on the bench.
+    An exception raised by ``progress``, or a ``KeyboardInterrupt``, ends it. Finished binaries stay on the bench.
     """
     start = time.perf_counter()
     known = {target.key(binary.problem, binary.config) for binary in bench.binaries}
@@ -196,9 +196,9 @@ def build(
 
 
 def packed_binary(cache: Path, wanted: Wanted, build: Build, gpu: GpuInfo) -> PackedBinary | None:
-    """Return what is kept of a compile; None where the compiler was killed, which says nothing of the config.
+    """Return what to keep of a compile. None if the compiler was killed, which says nothing about the config.
 
-    A binary that needs more shared memory than the GPU has is known to be impossible, and not kept.
+    A binary that needs more shared memory than the GPU has is recorded as impossible, and not kept.
     """
     problem, config, took_s = wanted.problem, wanted.config, build.compilation.compile_s
     if isinstance(build, Invalid):

@@ -1,7 +1,7 @@
-"""What earlier studies and recordings know of a kernel, to tell which of its binaries will be wanted.
+"""Collects what earlier studies and recordings know of a kernel, to tell which of its binaries will be wanted.
 
-Unlike ``history``, from which searches learn, this leaves out nothing: where the very problem was tuned before, no
-other study says as much, and nothing is measured by it.
+Unlike ``history``, from which searches learn, this leaves out nothing. If the very problem was tuned before, no other
+study says as much, and nothing is measured with this knowledge.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,7 +31,7 @@ class Experience:
         return sum(map(len, self._known.values()))
 
     def learn_studies(self, store: StudyStore) -> None:
-        """Take in the studies of a database, finished or not."""
+        """Learn from the studies of a database, finished or not."""
         for summary in store.summaries():
             problem = summary.name.problem
             if problem.kernel in IN_ORDER and GPU_ATTR in summary.attributes:
@@ -40,12 +40,12 @@ class Experience:
                 self._note(problem, None if trials is None else history_of(trials, summary.name, gpu))
 
     def learn_bundled(self) -> None:
-        """Take in the grids that come with the package."""
+        """Learn from the grids that come with the package."""
         for name, history in bundled_histories().items():
             self._note(name.problem, history)
 
     def learn_recordings(self, recordings: Iterable[Recording]) -> None:
-        """Take in recorded grids."""
+        """Learn from recorded grids."""
         for recording in recordings:
             self._note(recording.problem, recorded_history(recording))
 
@@ -60,10 +60,10 @@ def recorded_name(recording: Recording) -> StudyName:
 
 
 def recorded_history(recording: Recording) -> StudyHistory | None:
-    """Return what a recorded grid teaches, or None where it has too few times.
+    """Return what a recorded grid teaches, or None if it has too few times.
 
-    Its times are those of the repetitions, as a trial's are: the recorded times of the fastest come from re-measuring
-    them, and may be of another level than the others'.
+    Its times are those of the repetitions, like a trial's. The recorded times of the fastest configs come from
+    re-measuring them, and may be on another level than the others'.
     """
     entries = ((config, recording.entry(config)) for config in recording.configs())
     timed = [(config, estimate_us(e.runtimes_us)) for config, e in entries if e is not None and e.runtimes_us]

@@ -1,9 +1,9 @@
-"""Which binaries a study is likely to want, most wanted first: what to compile before a GPU is seen.
+"""Ranks the binaries that studies are likely to want, so that the most wanted are compiled first.
 
-A search tries dozens of configs of every problem, and each without a binary costs a compile. So a binary is wanted as
-much as the best of the places that its configs take among those of their problems. They are judged by the very prior
-that the sampler starts from (``search.prior``): by the mean of their log times, less a standard deviation. Without
-histories the prior knows no config to be better than another; they then come in random order, which fills the space.
+A search tries dozens of configs of every problem, and each config without a binary costs a compile. The configs of each
+problem are ranked, and a binary is wanted as much as its best-ranked config. Configs are judged by the same prior from
+which the sampler starts (``search.prior``): by the mean of their log times, less a standard deviation. Without
+histories, the prior knows no config to be better than another. They then come in random order, which fills the space.
 """
 
 from collections import defaultdict
@@ -26,17 +26,17 @@ from bo_tune.tuning.candidates import Asked, candidates
 from bo_tune.tuning.history import descriptor
 
 ALIKE = 1e-9
-"""Log times that differ by less are the same, but for rounding."""
+"""Log times that differ by less than this are equal except for rounding."""
 
 
 class Compiling(Asked, Protocol):
-    """What is compiled for."""
+    """The target to compile for."""
 
     def kernel_source(self, kernel: str) -> str:
         """Return which code of a kernel is compiled."""
 
     def key(self, problem: Problem, config: Config) -> Hashable:
-        """Return the compile key: equal for what shares one binary."""
+        """Return the compile key, which is equal for configs that share one binary."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +51,14 @@ class Wanted:
 class Likely:
     """Orders the binaries of many problems.
 
-    Those that are sure to be wanted come first: of the default configs, and all of kernels that decide for others.
+    Those that are sure to be wanted come first: the default configs', and all of kernels that decide for others.
 
     Args:
-        target: what is compiled for.
-        histories: of a problem, what is known of its kernel on it and on others.
+        target: the target to compile for.
+        histories: returns what is known of a problem's kernel, on this problem and on others.
         spaces: ranges that replace the kernels' own, by kernel.
-        exhaustive: whether what is not worth compiling is wanted too.
-        seed: of the order of configs that promise as much.
+        exhaustive: whether binaries that are not worth compiling are wanted too.
+        seed: of the order of equally promising configs.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class Likely:
         return iter(sorted(self._wanted.values(), key=lambda wanted: self._rank[wanted.key]))
 
     def add(self, problem: Problem) -> None:
-        """Take a problem's binaries into account."""
+        """Add a problem's binaries."""
         spec = kernel_spec(problem.kernel)
         space = spec.search_space.override(self._spaces.get(problem.kernel, {}))
         found = candidates(spec, problem, space, self._target, exhaustive=self._exhaustive)
@@ -91,7 +91,7 @@ class Likely:
         grid = Grid(space.ranges, found.__contains__)
         configs = found.configs
         for rank, at in enumerate(self._order(spec, problem, grid, configs)):
-            self._note(problem, configs[at], rank=-1 if spec.decides else rank)  # those are searched exhaustively
+            self._note(problem, configs[at], rank=-1 if spec.decides else rank)  # deciders are searched exhaustively
 
     def _note(self, problem: Problem, config: Config, rank: int) -> None:
         key = self._target.key(problem, config)
@@ -99,7 +99,7 @@ class Likely:
         self._rank[key] = min(self._rank[key], rank)
 
     def _order(self, spec: AnySpec, problem: Problem, grid: Grid, configs: Sequence[Config]) -> NDArray[np.intp]:
-        """Return the places of configs, the most promising first, as a sampler of this problem would judge them."""
+        """Return the positions of configs, the most promising first, as a sampler of this problem would judge them."""
         if not configs:
             return np.empty(0, dtype=np.intp)
         gpu, known = self._target.gpu, self._histories(problem)

@@ -1,4 +1,4 @@
-"""Which studies of a session this worker may work on: those that are neither done nor in the hands of another."""
+"""Finds the studies of a session that this worker may work on: not done, and held by no other worker."""
 
 import threading
 import time
@@ -15,11 +15,11 @@ from bo_tune.store.storage import StoredStudy, StudyStore
 from bo_tune.tuning.candidates import Candidates
 
 DONE_KNOWN_FOR_S = 0.1
-"""For how long a list of what is done serves: one question for hundreds of studies that others have."""
+"""For how long a list of what is done is used: one query for hundreds of studies that others have."""
 
 
 class Claims:
-    """The studies of a session, in the database with what is to be done. Safe to use from several threads.
+    """The studies of a session, registered in the database with what is to be done. Safe to use from several threads.
 
     Studies that are searched together are claimed together.
     """
@@ -43,10 +43,10 @@ class Claims:
         write: bool = True,
         fresh: bool = False,
     ) -> None:
-        """Have studies in the database, and how they are to be searched, for whoever joins. Raises StorageError.
+        """Put studies into the database, with how they are to be searched, for workers that join. Raises StorageError.
 
         Args:
-            write: whether to say so in the database; not where another session has said it.
+            write: whether to write how they are to be searched. False if another session has written it.
             fresh: whether to begin them anew, see ``StudyStore.open_all``.
         """
         new = jobs.keys() - self._jobs.keys()
@@ -56,23 +56,23 @@ class Claims:
         self._before |= {name for name in new if done.get(self._opened[name].study_id) == jobs[name]}
 
     def were_done(self, name: StudyName) -> bool:
-        """Say whether a study was brought to its end, as the session wants it, before the session began."""
+        """Say whether a study was finished, as the session wants it, before the session began."""
         return name in self._before
 
     def settle(self) -> None:
-        """Note that the session has come to its end. Raises StorageError."""
+        """Note that the session has ended. Raises StorageError."""
         self._store.settle(self._opened)
 
     def stored(self, name: StudyName, gpu: GpuInfo) -> StoredStudy:
-        """Return a study, opened now if it is none of the session's. Raises StorageError."""
+        """Return a study. It is opened now if it is not the session's. Raises StorageError."""
         found = self._opened.get(name)
         return self._store.open(name, gpu) if found is None else found
 
     def are_done(self, names: Sequence[StudyName], *, as_of_now: bool = False) -> bool:
-        """Say whether studies were brought to their end as the session wants it. Raises StorageError.
+        """Say whether studies are finished as the session wants them. Raises StorageError.
 
         Args:
-            as_of_now: else one that has just been may be said not to be.
+            as_of_now: whether to ask the database in any case. Otherwise the answer may miss a study just finished.
         """
         with self._lock:
             now = time.monotonic()
@@ -82,7 +82,7 @@ class Claims:
             return all(self._done.get(self._opened[name].study_id) == self._jobs[name] for name in names)
 
     def take(self, names: Sequence[StudyName], *, done_too: bool = False) -> bool:
-        """Take the leases of studies, all or none.
+        """Take the leases of studies, all or none. Returns whether they were taken.
 
         Args:
             done_too: whether to take them even if they are done by now.
@@ -102,7 +102,7 @@ class Claims:
                 self.release(names[:count])
                 return False
         if not done_too and all(self._opened[name].attribute(DONE_ATTR) == self._jobs[name] for name in names):
-            self.release(names)  # another worker has just brought them to their end
+            self.release(names)  # another worker has just finished them
             return False
         return True
 
@@ -117,7 +117,7 @@ class Claims:
 
 
 def note_space(stored: StoredStudy, found: Candidates, default: Config) -> None:
-    """Keep with the study what was left out before any trial, and the default, for those who read it later."""
+    """Store with the study what was left out before any trial, and the default config, for later readers."""
     sizes = {"size": len(found.space), "candidates": len(found)}
     ranges = {name: list(ends) for name, ends in ranges_of(found.space.ranges, default).items()}
     note = {**sizes, "excluded": dict(found.excluded), "default": dict(default), "ranges": ranges}

@@ -1,5 +1,7 @@
-"""Which studies were measured while something else was going on on their GPU: noted in the database as it happens, so
-that no kill loses it, and told."""
+"""Records which studies were measured while something else went on on their GPU.
+
+It is noted in the database as it happens, so that no kill loses it, and told to the listener.
+"""
 
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -12,14 +14,14 @@ from bo_tune.store.attributes import DISTURBED_ATTR
 from bo_tune.tuning.tuner import Tuner
 
 Disturbances = Mapping[str, Sequence[str] | None]
-"""What disturbed studies, by name; None where it is not known that nothing did."""
+"""The disturbances of studies, by name. None if it is not known that nothing did."""
 
 
 class Disturbed:
     """Notes what disturbs the studies of a session. Safe to use from several threads.
 
     Args:
-        listener: is told once of each thing that disturbs, or may have gone unnoticed.
+        listener: called once for each disturbance, and for each kind that may have gone unnoticed.
     """
 
     def __init__(self, listener: Listener) -> None:
@@ -28,7 +30,7 @@ class Disturbed:
         self._lock = threading.Lock()
 
     def begin(self, devices: Iterable[Device]) -> None:
-        """Tell what is known of GPUs before anything is measured."""
+        """Tell what is known of the GPUs before anything is measured."""
         for device in devices:
             if device.unwatched is not None:
                 self._tell(device.unwatched, spoils=False)
@@ -37,10 +39,10 @@ class Disturbed:
 
     @contextmanager
     def noting(self, device: Device, tuners: Sequence[Tuner]) -> Iterator[Disturbances]:
-        """Note what disturbs studies that are measured while this lasts; what is yielded is filled in by its end.
+        """Note what disturbs studies that are measured in this context. The yielded mapping is complete at its end.
 
         Raises:
-            LeaseLostError, StorageError: at the end; meanwhile the studies meet these themselves.
+            LeaseLostError, StorageError: at the end. Before that, the studies run into these errors themselves.
         """
         found = {tuner.stored.name: tuner.stored.attribute(DISTURBED_ATTR) for tuner in tuners}
         monitor = device.monitor
@@ -63,7 +65,7 @@ class Disturbed:
         if monitor.blind_to is not None:
             self._tell(monitor.blind_to, spoils=False)
         for tuner in tuners:
-            # Of trials that an earlier session recorded nothing is known.
+            # Nothing is known of trials that an earlier session recorded.
             if monitor.sees_processes and found[tuner.stored.name] is None and not tuner.resumed:
                 found[tuner.stored.name] = []
                 tuner.stored.set_attribute(DISTURBED_ATTR, [])

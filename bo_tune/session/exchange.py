@@ -1,9 +1,9 @@
-"""Studies as files, one T4 recording for each: of an exhaustive one its grid, and of any one enough to become the same
-study in another database. Of the latter:
+"""Studies as files: one T4 recording for each.
 
-``results`` holds what was measured of each config, as any reader of the format expects; what it has no words for
-(which study it was, in what order and when its trials ran, what they cost, the result) is in ``metadata.bo_tune``.
-What comes back in is checked in ``exported``.
+The recording of an exhaustive study holds its grid. An exported study holds enough to become the same study in another
+database: ``results`` holds what was measured of each config, as any reader of the format expects. Everything else
+(which study it was, in which order and when its trials ran, what they cost, the result) is in ``metadata.bo_tune``.
+``exported`` checks what is imported.
 """
 
 import hashlib
@@ -38,8 +38,8 @@ TIMING = (
 def grid_outcomes(candidates: Candidates, tried: dict[ConfigKey, Outcome]) -> list[tuple[dict[str, int], Outcome]]:
     """Return the outcome of every config of the grid, in its order.
 
-    A config identical to another has the other's outcome; one excluded before any trial is invalid. Of one that a
-    budget left untried, or that a replayed recording does not hold, nothing is known: it is left out.
+    A config identical to another has the other's outcome. One that was excluded before any trial is invalid. Configs of
+    which nothing is known are left out: those that a budget left untried, or that a replayed recording lacks.
     """
     outcomes = []
     for config in candidates.space:
@@ -54,7 +54,7 @@ def _is_known(outcome: Outcome) -> bool:
 
 
 def record(tuned: Tuned, folder: Path) -> Path:
-    """Write one recording of an exhaustive study into a folder; returns its path."""
+    """Write the recording of an exhaustive study into a folder. Returns its path."""
     job, problem, candidates, result = tuned.job, tuned.job.problem, tuned.candidates, tuned.result
     tried = {config_key(trial.params): outcome_of(trial) for trial in tuned.trials}
     times = {config_key(config): time_us for config, time_us in result.finalists} if result else {}
@@ -83,11 +83,11 @@ def record(tuned: Tuned, folder: Path) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """What came of importing a study.
+    """The result of importing a study.
 
     Attributes:
-        added: trials that the database did not have.
-        has_result: whether the study has the result of the file now.
+        added: number of trials that the database did not have.
+        has_result: whether the study now has the file's result.
     """
 
     name: StudyName
@@ -96,7 +96,7 @@ class Imported:
 
 
 def export_study(summary: StudySummary, trials: Sequence[FrozenTrial], folder: Path) -> Path | None:
-    """Write a study into a folder; returns the file, or None for a study of which nothing was recorded yet.
+    """Write a study into a folder. Returns the file, or None for a study of which nothing was recorded yet.
 
     Raises:
         RecordingError: the file cannot be written.
@@ -130,13 +130,13 @@ def export_study(summary: StudySummary, trials: Sequence[FrozenTrial], folder: P
 
 
 def import_study(store: StudyStore, exported: ExportedStudy) -> Imported:
-    """Add what a file holds to the study of its name; a trial of a config that is there already is left out.
+    """Add a file's content to the study of its name. Trials of configs that are already there are left out.
 
-    The result comes along if the study then holds the trials it was chosen from, and no others. Else the next session
-    chooses anew. Nothing of a file is added unless all of it is.
+    The result is imported, too, if the study then holds exactly the trials from which it was chosen. Otherwise the next
+    session chooses anew. Either all of a file is added or nothing.
 
     Raises:
-        RecordingError: its trials do not go together with those of the study.
+        RecordingError: the file's trials do not fit those of the study.
         StorageError: another worker has the study, it cannot be read, or the database fails.
     """
     name, attributes = exported.name, exported.attributes
@@ -161,7 +161,7 @@ def import_study(store: StudyStore, exported: ExportedStudy) -> Imported:
 
 
 def _file_name(summary: StudySummary) -> str:
-    """The usual name of the problem's recording, and what tells studies of one problem apart."""
+    """Return the usual name of the problem's recording, with a digest that distinguishes studies of one problem."""
     digest = hashlib.sha256(str(summary.name).encode()).hexdigest()[:8]
     usual = recording_file_name(summary.gpu, summary.name.problem).removesuffix(SUFFIXES[0]).replace("/", "_")
     return usual + f".{digest}{SUFFIXES[0]}"

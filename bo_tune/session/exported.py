@@ -1,7 +1,8 @@
-"""What an exported study may hold: checked as a whole before any of it reaches a database.
+"""Checks an exported study as a whole before any of it reaches a database.
 
-A GPU says nothing twice, no time below zero, nothing of a config that its kernel does not have; what a file says must
-be like that, too. Types and bounds are those of whatever is stored (``store.checked``); here is what must go together.
+A GPU does not report anything twice, no time below zero, and nothing about a config that its kernel does not have. So a
+file must not, either. Types and bounds are those of whatever is stored (``store.checked``). This module checks what
+must fit together.
 """
 
 from collections.abc import Mapping, Sequence
@@ -47,7 +48,7 @@ SECTION = "bo_tune"
 """Name of the object in ``metadata``."""
 
 SECTION_VERSION = 2
-"""1: of studies of schema 1 (``store.attributes``)."""
+"""Version 1 has studies of schema 1 (``store.attributes``)."""
 
 OF_PROBLEM = (SPACE_ATTR, LAYERS_ATTR)
 """Attributes that hold for a study whatever its trials."""
@@ -56,7 +57,7 @@ ENDING = (RESULT_ATTR, FIGURES_ATTR, ORIGIN_ATTR, JOB_ATTR, DONE_ATTR, DISTURBED
 """Attributes that hold for a study with exactly these trials."""
 
 LARGEST_TILE = 2**20
-"""Elements of the largest tensor that Triton has: no parameter of a tile is larger."""
+"""Elements of Triton's largest tensor. No parameter of a tile is larger."""
 
 YEARS = range(2000, 2200)
 MOST_TRIALS = 1_000_000
@@ -69,7 +70,7 @@ class ExportedStudy:
     """A study as a file holds it.
 
     Attributes:
-        attributes: of the study, besides name, GPU and schema.
+        attributes: the study's attributes, without name, GPU and schema.
         trials: in the order in which they were recorded.
     """
 
@@ -102,10 +103,10 @@ class _Section(_Table):
 
 
 def read_exported(recording: Recording) -> ExportedStudy:
-    """Read what a recording says of the study that it was.
+    """Read the exported study that a recording holds.
 
     Raises:
-        RecordingError: it is no exported study, or something in it cannot be; one line, with the file and the place.
+        RecordingError: it is no exported study, or something in it is impossible. One line with the file and the place.
     """
     try:
         expect(SECTION in recording.metadata, "missing")
@@ -139,8 +140,10 @@ def _name(section: _Section, recording: Recording) -> StudyName:
 
 
 def _ranges(attributes: Mapping[str, Any]) -> Ranges:
-    """Return the ranges of the study's parameters, where they are told and can be any: the attributes are checked with
-    the trials."""
+    """Return the ranges of the study's parameters, as far as they are given and valid.
+
+    The attributes are fully checked later, together with the trials.
+    """
     noted = attributes.get(SPACE_ATTR)
     told = noted.get("ranges") if isinstance(noted, dict) else None
     found = told.items() if isinstance(told, dict) else ()
@@ -152,7 +155,7 @@ def _ranges(attributes: Mapping[str, Any]) -> Ranges:
 
 
 def _trials(stored: Sequence[_TrialJson], recording: Recording, ranges: Ranges) -> list[FrozenTrial]:
-    """Return the trials, each with what the file's results say of its config; all of these must be some trial's."""
+    """Return the trials, each with the file's results for its config. Every result must belong to a trial."""
     found: dict[ConfigKey, FrozenTrial] = {}
     for number, one in enumerate(stored):
         key = config_key(one.config)
@@ -209,7 +212,7 @@ def _check_config(kernel: str, config: Mapping[str, int]) -> None:
 
 
 def _moment(text: str, place: str) -> datetime:
-    """Return a moment as trials hold it: local time, without saying so."""
+    """Return a moment as trials hold it: local time without a time zone."""
     try:
         moment = datetime.fromisoformat(text)
         if moment.tzinfo is not None and moment.year in YEARS:
@@ -265,7 +268,7 @@ def _check_result(result: StudyResult, name: StudyName, trials: Sequence[FrozenT
 
 
 def _check_asked(job: Mapping[str, Any], name: StudyName, place: str) -> None:
-    """Check that a search that was asked for is the one that the study is named by."""
+    """Check that a search that was asked for is the one in the study's name."""
     try:
         settings = SessionSettings.of_job(name.problem.kernel, job)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""What a session hands back: studies that were brought to their end, and what becomes of them in the tables."""
+"""The results of a session: finished studies, and their entries in the tables."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -26,10 +26,10 @@ from bo_tune.tuning.tuner import Tuner
 
 @dataclass(frozen=True, slots=True)
 class Searched:
-    """What searches did since they were opened.
+    """The work of searches since they were opened.
 
     Attributes:
-        trials: recorded.
+        trials: number recorded.
         launches: by purpose.
         tuner_s: seconds spent on deciding and recording.
     """
@@ -41,7 +41,7 @@ class Searched:
 
     @classmethod
     def of(cls, tuner: Tuner) -> "Searched":
-        """Return what one search did so far."""
+        """Return what one search has done so far."""
         return cls(1, len(tuner.trials) - tuner.resumed, Counter(tuner.launches), tuner.tuner_s)
 
     def __add__(self, other: "Searched") -> "Searched":
@@ -57,17 +57,17 @@ class Searched:
 class Tuned:
     """One finished study of a session.
 
-    A session may hold thousands, so none keeps its model, nor its trials: those are in the database.
+    A session may have thousands, so none of them keeps its model or its trials. The trials are in the database.
 
     Attributes:
         default: the default config.
-        tried: how many trials it holds; ``resumed`` of them were recorded before the session.
+        tried: how many trials it has; ``resumed`` of them were recorded before the session.
         launched_configs: configs launched at least once.
         launches: launches of the session, by purpose.
         under_way: when each trial began and ended.
-        origin: what measured it, and in which session, where another one finished it.
-        done: whether it was brought to its end; not where it could not be measured at all.
-        disturbed: what disturbed measuring it; None where it is not known that nothing did.
+        origin: what measured it and in which session, if another session finished it.
+        done: whether it was finished; False if it could not be measured at all.
+        disturbed: what disturbed measuring it; None if it is not known that nothing did.
         kept: whether it had its result before the session began.
     """
 
@@ -89,7 +89,7 @@ class Tuned:
 
     @classmethod
     def of(cls, job: Job, result: StudyResult | None, tuner: Tuner, **more: Any) -> "Tuned":
-        """Return what is to be kept of a study that its tuner has brought to its end."""
+        """Return what is kept of a study that its tuner has finished."""
         return cls(
             job=job,
             name=tuner.stored.study_name,
@@ -112,7 +112,7 @@ class Tuned:
 
 
 def finished_event(tuned: Tuned, *, reused: bool) -> StudyFinished:
-    """Return what is told of a study that has come to its end."""
+    """Return the event for a finished study."""
     result = tuned.result
     return StudyFinished(
         str(tuned.name),
@@ -128,15 +128,15 @@ def finished_event(tuned: Tuned, *, reused: bool) -> StudyFinished:
 
 
 def session_wall_s(tuned: Sequence[Tuned]) -> float:
-    """Return the seconds during which any trial of the studies was under way, those of earlier sessions included."""
+    """Return the seconds during which any trial of the studies was under way, including trials of earlier sessions."""
     return round(covered_s(interval for t in tuned for interval in t.under_way), 3)
 
 
 def table_entries(tuned: Sequence[Tuned], session: str) -> list[TunedEntry]:
-    """Return the table entries of the studies that have a result; kernels that decide for others have none.
+    """Return the table entries of the studies that have a result. Kernels that decide for others have no entries.
 
     Args:
-        session: which session found those that do not say it themselves.
+        session: the session that found those that do not name one.
     """
     wall_s = session_wall_s(tuned)
     found = []
@@ -150,10 +150,10 @@ def table_entries(tuned: Sequence[Tuned], session: str) -> list[TunedEntry]:
 def stored_entries(
     summaries: Sequence[StudySummary], trials: Mapping[StudyName, Sequence[FrozenTrial]]
 ) -> list[TunedEntry]:
-    """Return the table entries of stored studies: of those that have a result and whose configs an engine looks up.
+    """Return the table entries of stored studies that have a result and whose configs an engine looks up.
 
-    Where several would be found under one address (tuned with other versions, say, or for an engine of two streams),
-    the one that was measured last counts.
+    If several have the same address (for example tuned with different versions, or for an engine of two streams), the
+    one that was measured last counts.
 
     Args:
         trials: of each study.

@@ -1,10 +1,10 @@
-"""Choosing m: which numbers of tokens get keys of their own, and what it costs to have no more.
+"""Choosing m: which numbers of tokens get their own keys, and what it costs to have no more.
 
-vLLM looks every m up under the nearest key, the lower of two that are equally near. So between two keys the config
-changes at their middle, whether or not that is where the best config changes. ``refine`` tunes a coarse ladder,
-measures the neighbours' configs on both sides of each switch, and where the one that the lookup gives loses more than a
-tolerance, adds a key at that m. A new key m is a new level of the file for *every* problem looked up with the same
-max_loras and num_slices, so all of them are tuned at it: one that is missing would take another layer's config.
+vLLM looks every m up under the nearest key, and under the lower one of two that are equally near. So between two keys,
+the config changes in the middle, whether or not the best config changes there. ``refine`` tunes a coarse ladder of keys
+and measures the neighbours' configs on both sides of each such switch. If the looked-up config loses more than a
+tolerance there, it adds a key at that m. A new key m is a new level of the file for *every* problem looked up with the
+same max_loras and num_slices, so all of them are tuned at it. Otherwise a missing one would get another layer's config.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -34,7 +34,7 @@ Tune = Callable[[Sequence[Job]], Sequence[Tuned]]
 
 @dataclass(frozen=True, slots=True)
 class LadderSettings:
-    """How keys are added.
+    """Settings for adding keys.
 
     Attributes:
         tolerance: loss between keys that is not worth a key, as a share.
@@ -49,15 +49,14 @@ class LadderSettings:
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """Two neighbouring keys of a problem, and the most that was lost between them.
+    """Two neighbouring keys of a problem, and the greatest loss between them.
 
     Attributes:
         problem: at the lower key.
         gpu: name of the GPU.
         upper: the upper key.
-        m: where the loss is greatest, of the m probed.
-        loss: time of the config that the lookup gives over the best one known there, minus one; None where it cannot
-            run there.
+        m: the probed m with the greatest loss.
+        loss: time of the looked-up config over that of the best one known at m, minus one; None if it cannot run there.
     """
 
     problem: LoraProblem
@@ -68,13 +67,13 @@ class Gap:
 
     @property
     def badness(self) -> float:
-        """What gaps are compared by: the loss, and where the config cannot run, more than any."""
+        """The measure by which gaps are compared: the loss, or infinity if the config cannot run."""
         return float("inf") if self.loss is None else self.loss
 
 
 @dataclass(frozen=True, slots=True)
 class Ladder:
-    """What came of choosing m.
+    """The result of choosing m.
 
     Attributes:
         tuned: the studies of all keys, those of the coarse ladder first.
@@ -82,7 +81,7 @@ class Ladder:
         gaps: the gaps that are left.
         added: what was tuned beyond the coarse ladder: problems with an m of 1, and their m.
         tolerance: loss that was not worth a key, as a share.
-        unmeasured: gaps that could not be measured.
+        unmeasured: number of gaps that could not be measured.
         launches: kernel launches that the probes took.
     """
 
@@ -97,7 +96,7 @@ class Ladder:
 
 @dataclass
 class Line:
-    """One problem over m.
+    """One problem over all m.
 
     Attributes:
         problem: with an m of 1.
@@ -119,7 +118,7 @@ class Line:
 
     @property
     def file_level(self) -> tuple[object, ...]:
-        """What a line shares with those whose keys m stand beside its own."""
+        """Equal for lines whose keys m stand in the same level of a file."""
         problem = self.problem
         together = self.spec.joint_group(problem)
         if together is not None:  # kernels that agree at every key have the same keys
@@ -142,14 +141,14 @@ def refine(
     *,
     sampled: Callable[[int], bool] = is_sampled,
 ) -> Ladder:
-    """Tune problems, and further ones at the m where too much is lost between keys.
+    """Tune problems, and further ones at those m where too much is lost between keys.
 
     Args:
-        tune: tunes problems; called for the jobs, then for each round of added ones.
+        tune: tunes problems. Called for the jobs, then for each round of added ones.
         sampled: says whether an m may be probed, and become a key.
 
     Raises:
-        InterruptedSearch: as ``tune`` does.
+        InterruptedSearch: raised by ``tune``.
     """
     return _Refinement(tune, settings or LadderSettings(), sampled).run(jobs)
 
@@ -195,7 +194,7 @@ class _Refinement:
                 self._lines[key].configs[asked.m] = study.result.config
 
     def _measure_gaps(self) -> list[Gap | None]:
-        """Return the gaps between neighbouring keys that some m falls into, each measured once."""
+        """Return the gaps between neighbouring keys with a sampled m between them. Each is measured once."""
         found = []
         for line in self._lines.values():
             keys = line.keys
@@ -210,19 +209,19 @@ class _Refinement:
         return found
 
     def _sides(self, lower: int, upper: int) -> list[tuple[int, int]]:
-        """Return the m next to the switch that may be probed, each with the key that it is looked up under."""
+        """Return the m next to the switch that may be probed, each with the key under which it is looked up."""
         middle = (lower + upper) // 2
         below = next((m for m in range(middle, lower, -1) if self._sampled(m)), None)
         above = next((m for m in range(middle + 1, upper) if self._sampled(m)), None)
         return [(m, key) for m, key in ((below, lower), (above, upper)) if m is not None]
 
     def _measure(self, line: Line, lower: int, upper: int, sides: Sequence[tuple[int, int]]) -> Gap | None:
-        """Return the gap with the worse of its sides; None where nothing could be measured."""
+        """Return the gap with the worse of its sides, or None if nothing could be measured."""
         worst: Gap | None = None
         for m, key in sides:
             try:
                 loss = self._loss(line, m, key, _near(line, lower, upper))
-            except DeviceError:  # its inputs do not fit, say: the next problem's may
+            except DeviceError:  # for example because its inputs do not fit; the next problem's may
                 continue
             gap = Gap(line.at(lower), line.device.gpu.name, upper, m, loss)
             if worst is None or gap.badness > worst.badness:
@@ -237,7 +236,7 @@ class _Refinement:
         return times_us[used] / min(times_us.values()) - 1 if used in times_us else None
 
     def _times_us(self, line: Line, m: int, configs: Sequence[Config]) -> Iterator[tuple[Config, float]]:
-        """Time configs in turn at an m, once each has passed its check there."""
+        """Time configs in turn at an m, after each has passed its check there."""
         problem, device, rounds = line.at(m), line.device, self._settings.rounds
         sound = []
         for config, build in [(config, device.compile(problem, config)) for config in configs]:
@@ -256,7 +255,7 @@ class _Refinement:
                 yield config, estimate_us(runtimes_us)
 
     def _additions(self, gaps: Sequence[Gap | None], left: int) -> list[Job]:
-        """Return the problems to add, where most is lost first: one m for each pair of keys of a file's level."""
+        """Return the problems to add, greatest losses first. A pair of keys of a file's level gets one m."""
         jobs: list[Job] = []
         split: set[tuple[object, ...]] = set()
         over = [gap for gap in gaps if gap is not None and gap.badness > self._settings.tolerance]

@@ -1,4 +1,4 @@
-"""Opening studies: each with its candidates, what proposes its configs, and what searches it."""
+"""Opens studies: finds each one's candidates, and builds what proposes its configs and what searches it."""
 
 import threading
 from collections.abc import Iterator, Sequence
@@ -35,10 +35,10 @@ class StudyOpener:
     """Opens or resumes the studies of a session.
 
     Args:
-        histories: where finished studies teach the sampler from.
-        listener: is told of every trial.
-        stop: set where every study is to end after the trial under way.
-        searches: forks search processes; by default a server is started when they are needed.
+        histories: finished studies that teach the sampler.
+        listener: called for every trial.
+        stop: set when every study is to end after the trial under way.
+        searches: forks search processes. By default a server is started when they are needed.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class StudyOpener:
 
     @contextmanager
     def searching(self) -> Iterator[None]:
-        """Have search processes meanwhile, where there are to be any."""
+        """Run search processes for the duration of the context, if the settings want any."""
         count = self._settings.searchers
         self._search = SearchPool(count, self._searches) if count else None
         try:
@@ -70,7 +70,7 @@ class StudyOpener:
 
     @contextmanager
     def counted(self) -> Iterator[None]:
-        """Count a search as under way: how far each looks ahead depends on how many there are."""
+        """Count a search as under way. How far each search looks ahead depends on their number."""
         with self._active_lock:
             self._active += 1
         try:
@@ -91,9 +91,9 @@ class StudyOpener:
         """Open or resume the study of a problem.
 
         Args:
-            joint: whether its kernel must agree with others: on what was decided, or else in a ``JointTuner``.
-            done: whether it is only looked at, and not written to.
-            stored: the study, where it is not the one of the problem's name.
+            joint: whether its kernel must agree with others, either on a decision or in a ``JointTuner``.
+            done: whether it is only read, and not written to.
+            stored: the study, if it is not the one of the problem's name.
         """
         problem, device = job.problem, job.device
         settings = self._settings.of_study(job, decision)
@@ -137,7 +137,7 @@ class StudyOpener:
         """Return what proposes the study's configs.
 
         Args:
-            learns: whether it is asked for any at all.
+            learns: whether it will be asked for any proposal at all.
             joint: whether its proposals are made together with others', in this process.
         """
         if settings.exhaustive or not learns:
@@ -159,7 +159,7 @@ class StudyOpener:
         return SamplerProposer(recipe.build(price), recipe.ranges)
 
     def open_together(self, jobs: Sequence[Job], decision: Decision | None = None) -> tuple[list[Tuner], Search]:
-        """Open or resume the studies of problems that must agree, or of a single one; and what searches them."""
+        """Open or resume the studies of problems that must agree, or of a single one, and build what searches them."""
         tuners = [self.open(job, joint=len(jobs) > 1, decision=decision) for job in jobs]
         settings = self._settings.of_group(jobs).of_study(jobs[0], decision).tuner()
         if decision is not None:
@@ -175,8 +175,11 @@ class StudyOpener:
 def _begun_ahead(
     stored: StoredStudy, device: Device, problem: Problem, default: dict[str, int]
 ) -> Future[Build] | None:
-    """Make a study ready to go on, and begin with what a new one needs whatever its candidates are, which take a moment
-    to find: inputs, and the default config's binary. Returns the latter; None where the study has trials."""
+    """Make a study ready to go on, and start what a new one needs in any case.
+
+    Finding the candidates takes a moment, so inputs and the default config's binary are started now. Returns the future
+    of the binary, or None if the study has trials.
+    """
     counts = stored.counts()
     if State.RUNNING.name in counts:
         stored.fail_running()

@@ -1,7 +1,7 @@
-"""Studies that are all done, found again without starting a GPU.
+"""Finds studies that are all done again without starting a GPU.
 
-A study's name holds what a GPU and its toolchain say of themselves. What they said stands with the study, under the
-digest of the host's state (``measure.host_state``). In the same state they would say the same. So a command whose
+A study's name holds what a GPU and its toolchain say about themselves. Their answers are stored with the study under a
+digest of the host's state (``measure.host_state``). In the same state they would be the same. So a command whose
 studies are all done can be answered from the database, and starts nothing.
 """
 
@@ -23,14 +23,14 @@ from bo_tune.store.trials import State
 
 
 def said_of(job: Job) -> dict[str, Any] | None:
-    """Return what a host in this state says of a study, besides its name, as JSON; None where that is not known."""
+    """Return, as JSON, what a host in this state says about a study besides its name; None if that is not known."""
     if job.device.host is None:
         return None
     try:
         joint = job.spec.joint_group(job.problem) is not None
         decided_by = list(job.device.decided_by(job.problem)) if joint else []
         note = job.device.note(job.problem) if joint else None
-    except DeviceError:  # its compilers are gone
+    except DeviceError:  # the compilers are gone
         return None
     return {"gpus": list(job.device.host.gpus), "decided_by": decided_by, "note": note}
 
@@ -46,13 +46,14 @@ def recalled_jobs(
     path: MoePathChoice,
     times_in_place: bool,
 ) -> list[Job] | None:
-    """Return the jobs of problems whose studies are all done as these settings want them; None where one is not, or it
-    takes a GPU to know.
+    """Return the jobs of problems if their studies are all done as these settings want them, else None.
+
+    It also returns None if a GPU is needed to tell.
 
     Args:
-        digest: tells the state of this host; asked only where the problems' studies are there.
-        layers: those in which finalists are to race, by problem.
-        path: which way the engine is taken to go.
+        digest: returns the digest of this host's state. It is called only if the problems' studies exist.
+        layers: the layers in which finalists race, by problem.
+        path: which path the engine is assumed to take.
         times_in_place: whether this host's GPUs time kernels where an engine runs them.
 
     Raises:
@@ -68,7 +69,7 @@ def recalled_jobs(
         jobs = [job_of(p, device, layer=layers.get(p)) for device in devices for p in problems]
         jobs = with_deciding(jobs, path)
         names = [settings.name_of(job) for job in jobs]
-    except DeviceError:  # a kernel of which nothing is stored
+    except DeviceError:  # nothing is stored of one of the kernels
         return None
     by_name = {summary.name: summary for summary in found}
     if not all(name in by_name for name in names) or not _all_done(reader, by_name, jobs, settings):
@@ -77,7 +78,7 @@ def recalled_jobs(
 
 
 def _ids(reader: StudyReader[Any], problems: Sequence[Problem]) -> list[int]:
-    """Return the numbers of the studies that may be these problems', or decide for them; none if one is missing."""
+    """Return the numbers of studies that may be these problems' or decide for them; none if one is missing."""
     wanted = {(problem.kernel, problem.label) for problem in problems}
     parts = {number: tuple(name.split(" | ")[:2]) for number, name in reader.names().items()}
     if not wanted <= {*parts.values()}:
@@ -105,7 +106,7 @@ def _in_state(
 def _devices(
     found: Sequence[StudySummary], state: str, conditions: Conditions, *, times_in_place: bool
 ) -> list[DescribedDevice] | None:
-    """Return what the host's GPUs said of themselves, each type once; None where studies tell different things."""
+    """Return a device for each of the host's GPU types as described by studies, or None if the studies disagree."""
     told = [one.attributes[HOSTS_ATTR][state] for one in found]
     if not found or {one.name.gpu for one in found} != set(told[0]["gpus"]):
         return None
@@ -127,7 +128,7 @@ def _devices(
 
 
 def _default(summary: StudySummary) -> Mapping[str, int] | None:
-    """Return the default config that was noted of a study."""
+    """Return the default config that is stored with a study."""
     noted: Mapping[str, Any] = summary.attributes.get(SPACE_ATTR) or {}
     return noted.get("default")
 
@@ -135,7 +136,7 @@ def _default(summary: StudySummary) -> Mapping[str, int] | None:
 def _all_done(
     reader: StudyReader[Any], by_name: Mapping[Any, StudySummary], jobs: Sequence[Job], settings: SessionSettings
 ) -> bool:
-    """Say whether studies were brought to their end as the settings want it, with no trial since."""
+    """Say whether studies were finished as the settings want them, with no trial since."""
     wanted = settings.wanted(jobs)
     counts = reader.counts([by_name[name].study_id for name in wanted])
     for group in together(jobs):

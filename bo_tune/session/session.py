@@ -43,15 +43,15 @@ class Session:
     """Tunes problems, several at a time.
 
     Args:
-        history: where finished studies teach the sampler from; the same database by default.
-        fresh: whether it begins its studies anew: those that are there are set aside. Studies that a session like this
-            began, and that was interrupted, are its own and go on.
+        history: the database whose finished studies teach the sampler; the same database by default.
+        fresh: whether to begin its studies anew. Existing ones are set aside. But studies that an interrupted session
+            like this one began are its own and go on.
         joins: whether it does what other sessions want, and leaves it to them to collect what is done.
-        begins_at: where among the studies it begins, 0 to 1; anywhere by default where it joins, so that workers do not
-            get in each other's way, and else at the first.
-        workers: says what workers that do its studies elsewhere have done so far.
-        searches: forks its search processes (``offload.search_server``); by default it starts one when it runs.
-        listener: is told of every study and trial, from several threads.
+        begins_at: where among the studies it begins, 0 to 1. By default at the first, but if it joins, at a random
+            place, so that workers do not get in each other's way.
+        workers: returns what workers that do its studies elsewhere have done so far.
+        searches: forks its search processes (``search_server``). By default it starts a server when it runs.
+        listener: called for every study and trial, from several threads.
     """
 
     def __init__(
@@ -90,13 +90,14 @@ class Session:
         self._done = 0
 
     def run(self, jobs: Sequence[Job], *, elsewhere: threading.Event | None = None) -> list[Tuned]:
-        """Tune the problems and return them in the order given; unless it joins, those too that others finished.
+        """Tune the problems and return them in order. Unless the session joins, include those that others finished.
 
         Args:
-            elsewhere: other workers do it all; set once they have ended: what is not done by then cannot be.
+            elsewhere: given if other workers do all the work. It is set once they have ended; what is not done by then
+                cannot be done.
 
         Raises:
-            InterruptedSearch: after ``stop``; everything recorded stays in the database.
+            InterruptedSearch: after ``stop``. Everything recorded stays in the database.
         """
         self._jobs, self._elsewhere, self._ended_at = jobs, elsewhere, None
         self.register(jobs)
@@ -124,21 +125,24 @@ class Session:
         return [tuned[id(job)] for job in jobs if id(job) in tuned]
 
     def _computes(self, groups: Sequence[Sequence[Job]]) -> bool:
-        """Say whether a model of a study may be computed in this process."""
+        """Say whether a study's model may be computed in this process."""
         here = [group for group in groups if len(group) > 1 or not self.settings.searchers]
         left = (job for group in here for job in group if not self._claims.were_done(self.settings.name_of(job)))
         return self._elsewhere is None and not self.settings.exhaustive and any(left)
 
     def register(self, jobs: Sequence[Job]) -> None:
-        """Have the studies in the database, and how they are to be searched, for workers that may join."""
+        """Put the studies into the database, with how they are to be searched, for workers that may join."""
         gpus = {self.settings.name_of(job): job.device.gpu for job in jobs}
         self._claims.register(gpus, self.settings.wanted(jobs), write=not self._joins, fresh=self._fresh)
         if not self._joins:
             self._store.note_layers({self.settings.name_of(job): job.serves for job in jobs})
 
     def settle(self) -> None:
-        """Note that all is done and written: who begins these studies anew from here on begins from nothing, and who
-        asks for them again on this host finds them without a GPU."""
+        """Note that everything is done and written.
+
+        From now on, a session that begins these studies anew begins from nothing, and one that asks for them again on
+        this host finds them without a GPU.
+        """
         self._claims.settle()
         said = {self.settings.name_of(job): (job.device.host, said_of(job)) for job in self._jobs}
         for host in {host for host, _ in said.values() if host is not None}:
@@ -146,7 +150,7 @@ class Session:
             self._store.note_host(host.digest, of_host)
 
     def _work(self, lane: int, groups: Sequence[Sequence[Job]], pending: Pending, tuned: dict[int, Tuned]) -> None:
-        """Tune what nobody else does until all is done. Each lane keeps to one of several equal GPUs."""
+        """Tune what nobody else does until everything is done. Each lane keeps to one of several equal GPUs."""
         while (piece := pending.take()) is not None:
             found = self._tune([job.on(lane) for job in groups[piece]])
             if found is None:
@@ -166,7 +170,7 @@ class Session:
 
     @property
     def activity(self) -> SessionActivity:
-        """What the session and its workers have done so far; may be asked for at any time, from any thread."""
+        """The work that the session and its workers have done so far. May be read at any time, from any thread."""
         return with_workers(self._own_activity, self._workers())
 
     @property
@@ -188,12 +192,12 @@ class Session:
         )
 
     def _tune(self, jobs: Sequence[Job]) -> list[Tuned] | None:
-        """Bring studies to their end, or take what another worker made of them; None while another has them."""
+        """Finish studies, or collect what another worker made of them. Returns None while another worker has them."""
         if self._stop.is_set():
             raise InterruptedSearch
         try:
             return self._tune_these(jobs, [self.settings.name_of(job) for job in jobs])
-        except UnreadableStudyError as error:  # it costs these studies, and no others
+        except UnreadableStudyError as error:  # this costs only these studies
             return self._fail(jobs, str(error))
 
     def _tune_these(self, jobs: Sequence[Job], names: Sequence[StudyName]) -> list[Tuned] | None:
@@ -217,7 +221,7 @@ class Session:
             self._claims.release(names)
 
     def _collect(self, jobs: Sequence[Job]) -> list[Tuned] | None:
-        """Return studies that are done; None where a trial came after their results, or seems to be under way."""
+        """Return studies that are done, or None if a trial came after their results or seems to be under way."""
         tuners = [self.opener.open(job, done=True) for job in jobs]
         if any(State.RUNNING.name in tuner.stored.counts() for tuner in tuners):
             return None
@@ -252,13 +256,13 @@ class Session:
             self._listener(StudyStarted(tuner.stored.name, tuner.problem, *counts, *times))
 
     def _let_go(self, tuners: Sequence[Tuner]) -> None:
-        """Keep of searches that have ended what they did, and not their models and trials."""
+        """Keep the counts of searches that have ended, but not their models and trials."""
         with self._counting:
             self._searching = [tuner for tuner in self._searching if tuner not in tuners]
             self._searched = sum(map(Searched.of, tuners), self._searched)
 
     def _search_all(self, jobs: Sequence[Job]) -> list[Tuned]:
-        """Search studies together; first those of kernels that decide for the others, if there are any."""
+        """Search studies together. If some of their kernels decide for the others, these are searched first."""
         deciding, others = parted(jobs, lambda job: job.spec)
         asked = self.settings.of_group(jobs).asked
         first = self._search_group(deciding, asked) if deciding else []
@@ -277,9 +281,9 @@ class Session:
                 results = reused or choose_results(search, tuners, asked, settings.sampler, settings.stop_rule)
         except UnusableDeviceError:
             raise
-        except DeviceError as error:  # these problems cannot be measured; the others may
+        except DeviceError as error:  # these problems cannot be measured, but others may
             return self._fail(jobs, str(error))
-        finally:  # also where the lease was lost: the study is opened anew when it is taken again
+        finally:  # also if the lease was lost: when it is taken again, the study is opened anew
             for tuner in tuners:
                 tuner.proposer.close()
             self._let_go(tuners)
@@ -295,7 +299,7 @@ class Session:
         return tuned
 
     def _fail(self, jobs: Sequence[Job], message: str) -> list[Tuned]:
-        """Let it be known that problems cannot be measured."""
+        """Report that problems cannot be measured."""
         self._done += len(jobs)
         failed = []
         for job in jobs:
@@ -309,14 +313,14 @@ class Session:
         return failed
 
     def _note_end(self, tuned: Tuned, tuner: Tuner, reused: bool) -> None:
-        """Have it in the database that a study is done, with what is to be known of it without its trials."""
+        """Note in the database that a study is done, with what should be known of it without reading its trials."""
         origin = {} if reused else {ORIGIN_ATTR: {**tuned.job.device.provenance, "session": self.id}}
         if tuned.result is not None:
             tuned.stored.set_note(note_of(tuned.result, tuned.job.serves))
         self._claims.finish(tuned.name, {FIGURES_ATTR: figures_of(tuner.trials), **origin})
 
     def _end(self, tuned: Tuned, tuner: Tuner, reused: bool) -> None:
-        """Let others learn from a finished study, and of it."""
+        """Let other studies learn from a finished study, and tell the listener of it."""
         if tuned.result is not None and self._teaches_itself:
             self._histories.learn(tuned.name, tuned.job.device.gpu, tuned.stored.study_id, tuner.trials)
         self._done += 1

@@ -1,4 +1,4 @@
-"""How the studies of a session are searched; what of it travels with each study, for other workers."""
+"""Settings for searching a session's studies, and the part that is stored with each study for other workers."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -18,20 +18,21 @@ from bo_tune.store.fields import Count, Experts, Flag, Line, LinearLayer, Parame
 from bo_tune.tuning.settings import Finalists, TunerSettings
 
 STUDIES_PER_COMPILER = 1
-"""Studies in flight for each compile process. The fewer, the more of a session's studies learn from others."""
+"""Studies in flight for each compile process. The fewer there are, the more of a session's studies learn from
+others."""
 
 EXHAUSTIVE_LOOKAHEAD = 64
-"""An exhaustive search compiles this many configs ahead: it knows them all beforehand."""
+"""An exhaustive search compiles this many configs ahead, since it knows them all beforehand."""
 
 CONFIGS_PER_COMPILER = 3
 """Configs under way in all studies for each compile process: some are being proposed, some wait for the GPU. On the
-bundled recordings a search that has three configs under way leaves no more regret than one that waits for each."""
+bundled recordings, a search that has three configs under way leaves no more regret than one that waits for each."""
 
 MOST_LOOKAHEAD = 8
 """A search that learns proposes at most this many configs at once, however many compilers idle."""
 
 EXHAUSTIVE_FINALISTS = Finalists(count=48, rounds=60)
-"""The best of thousands is partly the luckiest: more of them are looked at again, and for longer."""
+"""The best of thousands is partly the luckiest, so more of them are re-measured, and for longer."""
 
 
 MOST_ACTIVE = 64
@@ -62,7 +63,7 @@ class _StopRule(BaseModel):
 
 
 class _Job(BaseModel):
-    """What another process says of a search: its types and bounds."""
+    """Types and bounds of what another process says about a search."""
 
     sampler: Annotated[Line, AfterValidator(_known)]
     budget: Setting | None
@@ -77,18 +78,18 @@ class _Job(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class SessionSettings:
-    """How the studies of a session are searched.
+    """Settings for searching the studies of a session.
 
     Attributes:
         sampler: name of a sampler; ``grid`` searches exhaustively.
         budget: configs to launch in each study; None for every candidate.
-        budgets: of studies that have another one, by problem.
+        budgets: other budgets for some studies, by problem.
         seed: of samplers; with the study's content it determines every proposal.
         in_flight: studies worked on at once.
-        compilers: compile processes that the studies share; 0 where nothing is compiled.
+        compilers: compile processes that the studies share; 0 if nothing is compiled.
         searchers: processes that compute proposals; 0 to compute them in the studies' own threads.
         stop_rule: when a study may end before its budget; None for never.
-        bundled: whether the grids that come with the package teach them too.
+        bundled: whether the grids that come with the package teach the studies too.
         spaces: ranges that replace the kernels' own, by kernel.
     """
 
@@ -111,8 +112,10 @@ class SessionSettings:
 
     @property
     def search(self) -> str:
-        """What is not as usual of who proposes configs; such a search has studies of its own. "" where all is usual,
-        and for an exhaustive search, which proposes nothing."""
+        """Words for an unusual sampler, seed or history. A search with such words has studies of its own.
+
+        It is "" if everything is as usual, and for an exhaustive search, which proposes nothing.
+        """
         if self.exhaustive:
             return ""
         usual = SessionSettings()
@@ -137,12 +140,12 @@ class SessionSettings:
         )
 
     def on(self, compilers: int, studies: int, devices: int = 1) -> "SessionSettings":
-        """Return the settings with what a host can do at once."""
+        """Return the settings adapted to what a host can do at once."""
         in_flight = max(1, min(studies, max(devices, STUDIES_PER_COMPILER * compilers)))
         return replace(self, in_flight=in_flight, compilers=compilers)
 
     def lookahead(self, studies: int) -> int:
-        """Return how many configs each of so many studies under way may have under way: they share the compilers."""
+        """Return how many configs a study may have under way if so many studies share the compilers."""
         if self.exhaustive:
             return EXHAUSTIVE_LOOKAHEAD
         return max(1, min(MOST_LOOKAHEAD, CONFIGS_PER_COMPILER * self.compilers // max(1, studies)))
@@ -153,11 +156,11 @@ class SessionSettings:
         return replace(self, budget=max(own), budgets={}) if own else self
 
     def of_study(self, job: Job, decision: Decision | None) -> "SessionSettings":
-        """Return how a problem's study is searched, where kernels decide for others or are decided for.
+        """Return how a problem's study is searched, which depends on whether kernels decide for others.
 
-        One of a kernel that decides is searched exhaustively, for there are few values. One of another is searched
-        under the value that was decided on, unless the session is exhaustive and every config is wanted. One whose
-        kernel has few configs goes on as long as its budget allows: it takes no longer than to be sure.
+        A study of a kernel that decides is searched exhaustively, since there are few values. A study of a kernel that
+        is decided for is searched under the decided value, unless the session is exhaustive and wants every config. A
+        study of a kernel with few configs goes on as long as its budget allows, which takes no longer than being sure.
         """
         kernel = job.problem.kernel
         if job.problem in self.budgets:
@@ -181,7 +184,7 @@ class SessionSettings:
         return TunerSettings(self.budget, self.finalists, stop_rule=self.stop_rule)
 
     def asked(self, kernel: str) -> dict[str, Any]:
-        """Return what was asked of the search of a kernel's study, as JSON: a result is that of one such search."""
+        """Return, as JSON, what is asked of the search of a kernel's study. A result belongs to one such search."""
         job = {
             "sampler": self.sampler,
             "budget": self.budget,
@@ -195,11 +198,11 @@ class SessionSettings:
         return normal
 
     def job(self, kernel: str, together: Sequence[str] = (), layer: Layer | None = None) -> dict[str, Any]:
-        """Return what another worker must know to search a study of a kernel as this session would, as JSON.
+        """Return, as JSON, what another worker must know to search a kernel's study as this session would.
 
         Args:
             together: the kernels whose studies are searched together with it.
-            layer: that in which its finalists are to race.
+            layer: the layer in which its finalists race.
         """
         return {**self.asked(kernel), "together": list(together) if len(together) > 1 else None, **asked_of(layer)}
 
@@ -215,10 +218,10 @@ class SessionSettings:
 
     @classmethod
     def of_job(cls, kernel: str, job: Mapping[str, Any]) -> "SessionSettings":
-        """Return the settings of a study, from what ``job`` or ``asked`` made of them.
+        """Read the settings of a study from what ``job`` or ``asked`` returned.
 
         Raises:
-            ValueError: they cannot be that; one line that names the place.
+            ValueError: they are not valid. One line that names the place.
         """
         try:
             _Job.model_validate(job)

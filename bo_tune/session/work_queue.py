@@ -1,4 +1,4 @@
-"""The work of a session that is not done: each piece handed out once, again where another worker had it."""
+"""Hands out a session's work: each piece once, and again if another worker had it."""
 
 import heapq
 import threading
@@ -7,10 +7,10 @@ from collections import deque
 from collections.abc import Callable
 
 RETRY_S = 0.5
-"""After how long a piece of work that another worker had is looked at again, at most."""
+"""Longest time after which a piece that another worker had is handed out again."""
 
 RETRY_EACH_S = 0.005
-"""The same for each piece that waits: the last ones are looked at often, of a thousand none is too often."""
+"""This much longer for each piece that waits: the last few are tried often, and a thousand are not tried too often."""
 
 SOONEST_RETRY_S = 0.05
 
@@ -21,7 +21,7 @@ class Pending:
     Args:
         count: how many pieces there are.
         first: the piece to begin with. Workers that begin with different ones do not get in each other's way.
-        stopped: whether to hand out nothing any more; looked at at least twice a second.
+        stopped: returns whether to hand out nothing any more. It is called at least twice a second.
     """
 
     def __init__(self, count: int, stopped: Callable[[], bool], *, first: int = 0) -> None:
@@ -32,7 +32,7 @@ class Pending:
         self._changed = threading.Condition()
 
     def take(self) -> int | None:
-        """Return the next piece, waiting for one that may come back; None when all are done."""
+        """Return the next piece, waiting for one that may come back. Returns None when all are done."""
         with self._changed:
             while not self._stopped():
                 piece = self._next()
@@ -46,12 +46,12 @@ class Pending:
 
     @property
     def left(self) -> int:
-        """How many pieces are not done."""
+        """Number of pieces that are not done."""
         with self._changed:
             return len(self._new) + len(self._later) + self._handed_out
 
     def put_back(self, piece: int) -> None:
-        """Give back a piece that another worker has: it is handed out again after a while."""
+        """Give back a piece that another worker has. It is handed out again after a while."""
         with self._changed:
             self._handed_out -= 1
             wait_s = min(RETRY_S, max(SOONEST_RETRY_S, RETRY_EACH_S * len(self._later)))

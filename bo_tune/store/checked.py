@@ -1,7 +1,7 @@
-"""Whether what is stored of a study can be what this package stored: checked whenever it is read, and before an import.
+"""Checks that what is stored of a study can come from this package, at every read and before an import.
 
-What is in a database may have come from anywhere: an earlier import, another program, a damaged disk. A study of which
-one thing cannot be is left out as a whole, and named.
+The content of a database may come from anywhere: an earlier import, another program, a damaged disk. If one thing in a
+study is impossible, the whole study is left out, and named.
 """
 
 from collections.abc import Iterable, Mapping
@@ -52,11 +52,11 @@ MOST_SHARED = 1000
 
 
 class NotOursError(ValueError):
-    """Something that is stored cannot be what this package stored; one line that names the place."""
+    """Something stored cannot come from this package. The message is one line that names the place."""
 
 
 def expect(holds: object, otherwise: str) -> None:
-    """Raise NotOursError with a message unless something holds."""
+    """Raise NotOursError with a message unless a condition holds."""
     if not holds:
         raise NotOursError(otherwise)
 
@@ -108,7 +108,7 @@ class _Host(_Stored):
 
 
 class _Cost(_Stored):
-    """Later versions may store more of a trial, which is read by them alone: plain values."""
+    """Later versions may store more of a trial, for their own use. These are plain values."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, bool | int | float | Text | None] = Field(init=False)
@@ -153,11 +153,11 @@ _ATTRIBUTES: Mapping[str, TypeAdapter[Any]] = {
     LAYERS_ATTR: TypeAdapter(list[Line] | None),
     HOSTS_ATTR: TypeAdapter(Mapping[Line, _Host] | None),
 }
-"""What each attribute of a study holds, besides its name."""
+"""The type of each attribute of a study, besides its name."""
 
 
 def name_of(stored: object, place: str) -> StudyName:
-    """Read a study's name, which stands in this place. Raises NotOursError."""
+    """Read a study's name, which is stored in this place. Raises NotOursError."""
     if not isinstance(stored, dict):
         raise NotOursError(f"{place}: expected an object")
     try:
@@ -180,13 +180,13 @@ def _check_names(problem: Problem, place: str) -> None:
 
 
 class AttributesCheck:
-    """Checks the attributes of many studies; values that several share (``ALIKE``) are checked once."""
+    """Checks the attributes of many studies. Values that several share (``ALIKE``) are checked once."""
 
     def __init__(self) -> None:
         self._sound: dict[tuple[str, int], Any] = {}
 
     def __call__(self, attributes: Mapping[str, Any]) -> tuple[StudyName, StudyResult | None]:
-        """Return a study's name and result if its attributes can be what this package stored. Raises NotOursError."""
+        """Return a study's name and result, after checking its attributes. Raises NotOursError."""
         name = name_of(attributes.get(NAME_ATTR), NAME_ATTR)
         result = None
         for key, kind in _ATTRIBUTES.items():
@@ -200,7 +200,7 @@ class AttributesCheck:
             if key == RESULT_ATTR:
                 result = found
             elif key in ALIKE and len(self._sound) < MOST_SHARED:
-                self._sound[key, id(value)] = value  # held, so that no other gets its number
+                self._sound[key, id(value)] = value  # held, so that no other object gets its id
         expect(
             attributes[GPU_ATTR]["name"] == name.gpu, f"{GPU_ATTR}.name: expected {name.gpu!r}, as the study is named"
         )
@@ -208,7 +208,7 @@ class AttributesCheck:
 
 
 def check_trials(problem: Problem, trials: Iterable[Trial]) -> None:
-    """Check that trials can be what this package stored of a problem. Raises NotOursError."""
+    """Check that trials can come from this package and problem. Raises NotOursError."""
     known = problem.kernel in IN_ORDER
     names = set(kernel_spec(problem.kernel).search_space.names) if known else None
     for number, trial in enumerate(trials):

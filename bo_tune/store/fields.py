@@ -1,4 +1,4 @@
-"""Kinds of values in what is stored, with their bounds: what no GPU and no search could have said is refused."""
+"""Types of stored values, with their bounds: values that no GPU and no search could have produced are refused."""
 
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, cast
@@ -13,14 +13,14 @@ from bo_tune.core.surroundings import Linear, Mixture, Weights
 
 
 def printable(text: str) -> str:
-    """Refuse what would break a line or move a terminal's cursor."""
+    """Refuse text that would break a line or move a terminal's cursor."""
     if not text.isprintable():
         raise PydanticCustomError("printable", "a line of text")
     return text
 
 
 def one_part(text: str) -> str:
-    """Refuse what would be taken for two parts of a study's name."""
+    """Refuse text that would be taken for two parts of a study's name."""
     if "|" in text:
         raise PydanticCustomError("one_part", "a text without |")
     return printable(text)
@@ -93,7 +93,7 @@ class _Joint(_Sum):
 
 
 def first_error(error: ValidationError, *under: str) -> str:
-    """Return the place, under another, and the words of the first thing that is wrong, in one line."""
+    """Return the place (below ``under``) and the message of the first error, in one line."""
     first = error.errors(include_url=False, include_input=False)[0]
     parts = (*under, *first["loc"])
     place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts).lstrip(".")
@@ -102,7 +102,7 @@ def first_error(error: ValidationError, *under: str) -> str:
 
 
 def made_of(kind: type[BaseModel], make: Callable[[Mapping[str, Any]], object]) -> BeforeValidator:
-    """Check what a mapping holds, besides which it may hold more, and make of it what it stands for."""
+    """Validate a mapping, which may hold more than ``kind`` does, and build the object that it stands for."""
 
     def read(value: object) -> object:
         try:

@@ -1,4 +1,4 @@
-"""Stored trials as Optuna has them: for its samplers, and to be written."""
+"""Stored trials as Optuna's own objects: for its samplers, and for writing."""
 
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -15,7 +15,7 @@ from bo_tune.store.trials import LARGEST_VALUE, StoredTrial, attributes, estimat
 
 
 def state_of(outcome: Outcome) -> TrialState:
-    """Return the state a trial with this outcome ends in."""
+    """Return the state in which a trial with this outcome ends."""
     complete = isinstance(outcome, Measurement) and not outcome.stopped
     return TrialState.COMPLETE if complete else TrialState.PRUNED
 
@@ -25,17 +25,18 @@ Ranges = Mapping[str, tuple[int, int]]
 
 
 def ranges_of(space: Mapping[str, Sequence[int]], default: Config = MappingProxyType({})) -> Ranges:
-    """Return the ranges of a grid, and of a default config that may be off it."""
+    """Return the ranges of a grid, extended to a default config that may be off it."""
     found = {name: [*values, *([default[name]] if name in default else [])] for name, values in space.items()}
     return {name: (min(values), max(values)) for name, values in found.items()}
 
 
 def stored_distributions(config: Config, ranges: Ranges) -> dict[str, BaseDistribution]:
-    """Return the distributions that are stored of a config's parameters.
+    """Return the distributions that are stored for a config's parameters.
 
-    They are for who looks at a study with Optuna's tools, which draw axes from them: a parameter of one value has no
-    importance. Those of a study are alike, but for a config off the ranges. Optuna wants the kind of a parameter's
-    distributions to stay the same for a study's life; their ends may change, as a user's grid may at any time.
+    They are for people who look at a study with Optuna's tools, which draw axes from them and give a parameter with a
+    single value no importance. All trials of a study have the same ones, except for configs off the ranges. Optuna
+    wants the kind of a parameter's distributions to stay the same throughout a study. Their ends may change, as a
+    user's grid may at any time.
     """
     found: dict[str, BaseDistribution] = {}
     for name, value in config.items():
@@ -56,7 +57,7 @@ def to_trial(
     """Build the finished trial of a config, ready for ``Study.add_trial`` of a stored study.
 
     Args:
-        ranges: of the study's parameters; wide ones of those that are not told.
+        ranges: of the study's parameters. Parameters without one get a wide one.
     """
     time_us = outcome.time_us if isinstance(outcome, Measurement) else None
     state = state_of(outcome)
@@ -77,7 +78,7 @@ def to_trial(
 
 
 def frozen(trial: StoredTrial) -> FrozenTrial:
-    """Return a trial that was read as Optuna would have read it. Raises ValueError where its parameters cannot be."""
+    """Return a stored trial as Optuna would have read it. Raises ValueError if its parameters are not valid."""
     return FrozenTrial(
         number=trial.number,
         trial_id=trial.trial_id,

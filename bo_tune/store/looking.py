@@ -1,4 +1,4 @@
-"""Looking at a database of studies. A SQLite file is read by Python's own module, which loads nothing else."""
+"""Opens a database of studies for reading. SQLite files are read by Python's own module, which loads nothing else."""
 
 import os
 import sqlite3
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from bo_tune.store.storage import StudyStore
 
 KNOWN_REVISION = "v3.2.0.a"
-"""Of Optuna's tables, as they call it themselves: the one whose rows are read here."""
+"""Revision of Optuna's tables, in Optuna's own terms, whose rows this module reads."""
 
 _TABLES = "SELECT name FROM sqlite_master WHERE type = 'table'"
 
@@ -28,7 +28,7 @@ Result = TypeVar("Result")
 
 
 def looking_at(url: str) -> "SqliteReader | StudyStore":
-    """Open a database of studies to look at it.
+    """Open a database of studies for reading.
 
     Raises:
         StorageError: the URL names no database of studies, or one of another schema version.
@@ -43,7 +43,7 @@ def looking_at(url: str) -> "SqliteReader | StudyStore":
 
 
 class SqliteReader(StudyReader[StoredTrial]):
-    """A SQLite database, to be looked at from one thread."""
+    """A SQLite database, for reading from one thread."""
 
     def __init__(self, url: str, connection: sqlite3.Connection) -> None:
         super().__init__(url, lambda trial: trial)
@@ -51,7 +51,7 @@ class SqliteReader(StudyReader[StoredTrial]):
 
     @classmethod
     def of(cls, url: str, file: Path) -> "SqliteReader | None":
-        """Open a file; None if it is not for this class to say what is in it: not the tables that it knows.
+        """Open a file. Returns None if it does not hold the tables that this class knows, which others must judge.
 
         Raises:
             StorageError: it cannot be read, or a later version of this package has written to it.
@@ -85,20 +85,18 @@ class SqliteReader(StudyReader[StoredTrial]):
             return work(StudyRows(self._connection.execute))
 
     def holders(self) -> dict[int, Holder]:
-        """See ``StudyReader``."""
         with self._moment():
             there = holders.TABLE in self._tables()
             found = read_holders(self._connection.execute, holders.SQLITE_NOW) if there else []
         return {holder.study_id: holder for holder in found}
 
     def close(self) -> None:
-        """See ``StudyReader``."""
         with suppress(sqlite3.Error):
             self._connection.close()
 
     @contextmanager
     def _moment(self) -> Iterator[None]:
-        """Read what is stored now, and nothing of what is stored meanwhile."""
+        """Read a consistent state, without what is stored meanwhile."""
         with _storage_errors(self.url):
             self._connection.execute("BEGIN")
             try:
@@ -108,7 +106,7 @@ class SqliteReader(StudyReader[StoredTrial]):
 
 
 def _connected(file: Path) -> sqlite3.Connection:
-    """Open a file. Where it may be written, what a killed writer left half-done is put right, as by any reader."""
+    """Open a file. If it may be written, SQLite repairs what a killed writer left half-done, as for any reader."""
     options = {"mode": "rw"} if may_be_written(file) else reading(file)
     connection = sqlite3.connect(
         f"file:{quote(os.fsencode(file))}?{urlencode(options)}", uri=True, isolation_level=None

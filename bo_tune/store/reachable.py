@@ -1,7 +1,7 @@
-"""Whether a database of studies can be opened and written, for ``bo-tune doctor``: a process that may hang.
+"""Tests for ``bo-tune doctor``, in a process that may hang, whether a database of studies can be opened and written.
 
-The URL is the first line of stdin, where no list of processes shows its password. Lines of JSON: ``studies`` (how many
-there are; null where there is no database yet, and one could be made) or ``fault``.
+The first line of stdin is the URL, since a list of processes would show its password. It prints lines of JSON:
+``studies`` (their number; null if there is no database yet, but one could be created) or ``fault``.
 """
 
 import json
@@ -16,7 +16,7 @@ from bo_tune.store.connection.url import shown
 
 
 def main() -> None:
-    """Print it. What a server has no tables for yet is made, as ``tune`` makes it; a file is not."""
+    """Print the answer. Missing tables on a server are created, as ``tune`` would do. A missing file is not."""
     url = sys.stdin.readline().strip()
     try:
         found: dict[str, Any] = {"studies": _studies(url)}

@@ -1,7 +1,6 @@
-"""What is read of a database of studies, whichever way it is reached.
+"""Reads a database of studies, however it is reached.
 
-Whatever is read is checked. A study that cannot be what this package stored is left out, and what is wrong with it is
-kept in mind.
+Everything read is checked. A study that cannot come from this package is left out, and the reason is remembered.
 """
 
 from abc import ABC, abstractmethod
@@ -21,11 +20,11 @@ from bo_tune.store.rows.study_reader import StudyRow, StudyRows
 from bo_tune.store.trials import COST, FINISHED, StoredTrial, Trial
 
 MEND = "bo-tune delete removes it, --fresh sets it aside"
-"""What to do with a study that cannot be read."""
+"""Advice about a study that cannot be read."""
 
 Result = TypeVar("Result")
 Found = TypeVar("Found", bound=Trial)
-"""The kind of trials that one way of reading finds."""
+"""The type of trials that a reader returns."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +38,19 @@ class StudySummary:
 
     @property
     def gpu(self) -> GpuInfo:
-        """The GPU it is about."""
+        """The GPU of the study."""
         return GpuInfo.from_json(self.attributes[GPU_ATTR])
 
 
 class StudyReader(ABC, Generic[Found]):
-    """A database of studies, to be looked at.
+    """A database of studies, for reading.
 
     Args:
-        made: makes the trials that are found of those that are stored. Raises ValueError where it cannot.
+        made: converts a stored trial to the type that the reader returns. Raises ValueError if it cannot.
 
     Attributes:
         url: its URL as it may be shown.
-        unreadable: the studies that were left out so far, by name: the place of what is wrong, and what is.
+        unreadable: the studies that have been left out, by name: what is wrong, and where.
     """
 
     def __init__(self, url: str, made: Callable[[StoredTrial], Found]) -> None:
@@ -62,7 +61,7 @@ class StudyReader(ABC, Generic[Found]):
 
     @abstractmethod
     def _read(self, work: Callable[[StudyRows], Result]) -> Result:
-        """Read, all at one moment. Raises StorageError."""
+        """Read a consistent state. Raises StorageError."""
 
     @abstractmethod
     def holders(self) -> dict[int, Holder]:
@@ -70,7 +69,7 @@ class StudyReader(ABC, Generic[Found]):
 
     @abstractmethod
     def close(self) -> None:
-        """Give connections back."""
+        """Close the connections."""
 
     def __enter__(self) -> Self:
         return self
@@ -79,7 +78,7 @@ class StudyReader(ABC, Generic[Found]):
         self.close()
 
     def _check_schema(self) -> None:
-        """Refuse a database that a later version of this package has written to. Raises StorageError."""
+        """Refuse a database to which a later version of this package has written. Raises StorageError."""
         versions = self._read(lambda rows: rows.values_of(SCHEMA_ATTR))
         later = [version for version in versions if isinstance(version, int) and version > SCHEMA_VERSION]
         if later:
@@ -97,24 +96,24 @@ class StudyReader(ABC, Generic[Found]):
         return UnreadableStudyError(f"{text} cannot be read: {self.unreadable.get(text)}; {MEND}")
 
     def names(self) -> dict[int, str]:
-        """Return the names of all studies of this package by their numbers, of unreadable ones too."""
+        """Return the names of all studies of this package by their numbers, including unreadable ones."""
         return self._read(lambda rows: rows.names(SCHEMA_ATTR))
 
     def row(self, name: StudyName) -> StudyRow:
-        """Return a study by its name, unchecked. Raises StorageError where there is none."""
+        """Return a study by its name, unchecked. Raises StorageError if there is none."""
         found = self._read(lambda rows: rows.studies([str(name)]))
         if not found:
             raise StorageError(f"{self.url}: no study {name}")
         return found[0]
 
     def summaries(self, *, set_aside: bool = False, ids: Sequence[int] | None = None) -> list[StudySummary]:
-        """List the studies of this package, in order of name, without loading trials; unreadable ones are left out.
+        """List the studies of this package by name, without loading trials. Unreadable ones are left out.
 
         Args:
-            set_aside: whether to list those too that were set aside for others begun anew.
+            set_aside: whether to include those that were set aside when others were begun anew.
             ids: the numbers of those to list; all by default.
         """
-        with garbage_sought_seldom():  # there is none, and a third of the time would go into looking for it
+        with garbage_sought_seldom():  # it would find none, but take a third of the time
             rows = self._read(lambda rows: rows.studies(ids=ids))
             found = [summary for row in rows if SCHEMA_ATTR in row.attributes and (summary := self._summary(row))]
         return sorted((s for s in found if set_aside or not s.name.set_aside), key=lambda s: str(s.name))
@@ -135,9 +134,9 @@ class StudyReader(ABC, Generic[Found]):
         return StudySummary(row.study_id, name, row.attributes, result)
 
     def finished(self, kernel: str, known: Collection[int]) -> dict[int, tuple[StudyName, GpuInfo]]:
-        """Return which studies of a kernel have a result, by their numbers, but for known ones and those set aside.
+        """Return the studies of a kernel that have a result, by number, without known ones and those set aside.
 
-        What they are about is read, and nothing else: whether they can be read, ``summaries`` tells.
+        Only their names and GPUs are read. ``summaries`` tells whether the rest can be read.
         """
         found, strange = {}, []
         for row in self._read(lambda rows: rows.finished(kernel)):
@@ -149,28 +148,32 @@ class StudyReader(ABC, Generic[Found]):
                 else:
                     found[row.study_id] = about
         if strange:
-            self.summaries(ids=strange)  # keeps in mind what is wrong with them
+            self.summaries(ids=strange)  # remembers what is wrong with them
         return {i: about for i, about in found.items() if not about[0].set_aside}
 
     def attribute_of(self, key: str, study_ids: Sequence[int] | None = None) -> dict[int, Any]:
-        """Return a user attribute of studies that have it, of all by default, by their numbers."""
+        """Return a user attribute of the studies that have it, by number. By default, of all studies."""
         return self._read(lambda rows: rows.attribute_of(key, study_ids))
 
     def counts(self, study_ids: Sequence[int] | None = None) -> dict[int, dict[str, int]]:
-        """Return how many trials studies have, all of them by default, by state, whoever recorded them; of one without
-        trials nothing."""
+        """Return the number of trials of studies by state, whoever recorded them. By default, of all studies.
+
+        Studies without trials are left out.
+        """
         return self._read(lambda rows: rows.counts(study_ids))
 
     def trials_of(self, summaries: Collection[StudySummary]) -> dict[StudyName, list[Found]]:
-        """Return the finished trials of studies that this package recorded, oldest first, reading them together; those
-        of unreadable ones are left out."""
+        """Return the finished trials that this package recorded in studies, oldest first.
+
+        The trials of all studies are read together. Unreadable studies are left out.
+        """
         return self._trials({summary.study_id: summary.name for summary in summaries})
 
     def trials_in(self, study_id: int, name: StudyName) -> list[Found]:
-        """Return the finished trials of a study that this package recorded, oldest first.
+        """Return the finished trials that this package recorded in a study, oldest first.
 
         Raises:
-            UnreadableStudyError: one of them cannot be what this package stored.
+            UnreadableStudyError: one of them cannot come from this package.
         """
         found = self._trials({study_id: name})
         if not found:
@@ -178,7 +181,7 @@ class StudyReader(ABC, Generic[Found]):
         return found[name]
 
     def _trials(self, names: Mapping[int, StudyName]) -> dict[StudyName, list[Found]]:
-        """Return the trials of studies; of unreadable ones nothing."""
+        """Return the trials of studies, without those of unreadable ones."""
         found = {}
         try:
             stored = self._read(lambda rows: rows.trials(list(names), FINISHED))
@@ -200,7 +203,7 @@ class StudyReader(ABC, Generic[Found]):
         return found
 
     def result_in(self, attributes: Mapping[str, Any], name: StudyName) -> StudyResult | None:
-        """Return the result that a study's attributes hold, if there is one. Raises UnreadableStudyError."""
+        """Return the result that a study's attributes hold, if any. Raises UnreadableStudyError."""
         stored = attributes.get(RESULT_ATTR)
         try:
             return None if stored is None else StudyResult.from_json(stored)

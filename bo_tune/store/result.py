@@ -1,4 +1,4 @@
-"""What a study ended with, as it is stored; checked when it is read."""
+"""A study's result as it is stored. It is checked when it is read."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -28,14 +28,14 @@ Moment = Annotated[Line, AfterValidator(_moment)]
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """What searching cost. Summed over all the processes that worked on it, killed ones included.
+    """The costs of searching, summed over all processes that worked on it, including killed ones.
 
     Attributes:
-        configs: configs tried, invalid ones included.
+        configs: configs tried, including invalid ones.
         launched_configs: configs launched at least once.
-        launches: kernel launches of whatever purpose.
-        launches_by_purpose: the same, apart.
-        compiles: binaries compiled; those found in a cache are not counted.
+        launches: kernel launches for any purpose.
+        launches_by_purpose: the same, by purpose.
+        compiles: binaries compiled, without those found in a cache.
         compile_s: seconds of one core spent compiling.
         wall_s: seconds during which a trial was under way.
     """
@@ -56,12 +56,12 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class ActiveTimes:
-    """Times of one layer in us, base product included, where steps use so many adapters.
+    """Times of one layer in us, base product included, for steps that use this number of adapters.
 
     Attributes:
         bare_us: without adapters.
         time_us: with the config that was chosen.
-        default_time_us: with the default config; None where it cannot run.
+        default_time_us: with the default config; None if it cannot run.
     """
 
     adapters: Setting
@@ -72,15 +72,15 @@ class ActiveTimes:
 
 @dataclass(frozen=True, slots=True)
 class InPlace:
-    """What the race in place found that decided. Times of one layer in us, base product included.
+    """The race in place that decided. Times of one layer in us, base product included.
 
     Attributes:
         linear: the layer.
         beside: config of the layer's other kernel.
         bare_us: time of the layer without adapters.
-        default_time_us: time with the default config; None where it cannot run.
+        default_time_us: time with the default config; None if it cannot run.
         finalists: every config that was timed there, with its time.
-        by_active: where a mix of numbers of adapters decided, each number by itself.
+        by_active: if a mix of numbers of adapters decided, the times with each number by itself.
     """
 
     linear: LinearLayer
@@ -94,21 +94,21 @@ class InPlace:
 
 @dataclass(frozen=True, slots=True)
 class StudyResult:
-    """What a study ended with.
+    """The result of a study.
 
     Attributes:
         config: the config to write.
         time_us: its re-measured time, in us.
-        default_time_us: the default config's, measured in turn with it; None if the default cannot run.
+        default_time_us: the default config's time, measured in turn with it; None if the default cannot run.
         finalists: every config re-measured at the end, the default first, with its time in us.
-        trials: how many trials the study held when it was chosen.
-        date: when, ISO 8601 in UTC.
+        trials: how many trials the study had when the result was chosen.
+        date: when it was chosen, ISO 8601 in UTC.
         certificate: how sure the sampler's model was that nothing better was left.
         ended_by: the stop rule that ended the search (``search.StopRule``); None if something else did.
-        joint: where kernels had to agree: on what.
-        in_place: what decided where the layer was known; None where the times alone did.
-        asked: of which search it is the result (``SessionSettings.asked``): one that is asked for anything else chooses
-            anew. None in a database of schema 1.
+        joint: what kernels that had to agree agreed on; None if the kernel need not agree with others.
+        in_place: what decided if the layer was known; None if the times alone did.
+        asked: the search to which the result belongs (``SessionSettings.asked``). If anything else is asked for, that
+            search chooses anew. None in a database of schema 1.
     """
 
     config: StoredConfig
@@ -127,7 +127,7 @@ class StudyResult:
 
     @property
     def ending(self) -> Ending | None:
-        """Why the search ended; None where what is stored does not tell, as of schema 1."""
+        """Why the search ended; None if what is stored does not say, as in schema 1."""
         certificate, configs = self.certificate, self.costs.launched_configs
         probability = certificate.probability if certificate else None
         reason = self._ended_by_rule(certificate) if certificate else None
@@ -140,7 +140,7 @@ class StudyResult:
         return None if reason is None else Ending(reason, configs, probability)
 
     def _ended_by_rule(self, certificate: Certificate) -> EndedBy | None:
-        """Return which part of its stop rule ended the search; None where none did, though all may have been tried."""
+        """Return which part of its stop rule ended the search. None if none did, although all may have been tried."""
         rule = self.ended_by or {}
         if certificate.exhausted:
             return EndedBy.EXHAUSTED
@@ -162,7 +162,7 @@ class StudyResult:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "StudyResult":
-        """Read a stored result. Raises pydantic's ValidationError, a ValueError, where it cannot be one."""
+        """Read a stored result. Raises pydantic's ValidationError, a ValueError, if it is not valid."""
         return _RESULT.validate_python(stored)
 
 
@@ -170,10 +170,10 @@ _RESULT = TypeAdapter(StudyResult)
 
 
 def note_of(result: StudyResult, layers: Sequence[str] = ()) -> str:
-    """Return what there is to know of a finished study, as the note of it in optuna-dashboard, in Markdown.
+    """Summarise a finished study in Markdown, for its note in optuna-dashboard.
 
     Args:
-        layers: names of those that ask for its config.
+        layers: names of the layers that look its config up.
     """
     config = ", ".join(f"{name} {value}" for name, value in result.config.items())
     default, certificate = result.default_time_us, result.certificate

@@ -1,4 +1,4 @@
-"""What came of studies and sessions, and what finding it cost."""
+"""The results of studies and sessions, and what finding them cost."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,10 +17,10 @@ __all__ = ["Costs", "StudyResult", "costs_of", "covered_s", "figures_of", "inter
 
 
 def default_of(problem: Problem, attributes: Mapping[str, Any]) -> ConfigKey | None:
-    """Return the default config of a stored study; None of a kernel that this process does not know.
+    """Return the default config of a stored study, or None for a kernel that this process does not know.
 
     Args:
-        attributes: what is stored with the study. Studies of before hold no default: theirs was that of the kernel.
+        attributes: the study's stored attributes. Older studies hold no default: theirs was the kernel's.
     """
     noted = attributes.get(SPACE_ATTR, {}).get("default")
     if noted is not None:
@@ -29,7 +29,7 @@ def default_of(problem: Problem, attributes: Mapping[str, Any]) -> ConfigKey | N
 
 
 def covered_s(intervals: Iterable[tuple[datetime, datetime]]) -> float:
-    """Return the seconds covered by any of the intervals; overlaps count once."""
+    """Return the seconds covered by any of the intervals. Overlaps count once."""
     total = 0.0
     reached: datetime | None = None
     for start, end in sorted(intervals):
@@ -48,7 +48,7 @@ def intervals_of(trials: Iterable[Trial]) -> list[tuple[datetime, datetime]]:
 
 
 def costs_of(trials: Sequence[Trial], race: Launches | None = None) -> Costs:
-    """Add up what the trials of a study cost, and the race of its finalists (its launches)."""
+    """Sum up the costs of a study's trials and of its finalists' race (given by its launches)."""
     launches: Launches = Counter()
     compiles, compile_s = 0, 0.0
     for trial in trials:
@@ -69,7 +69,7 @@ def costs_of(trials: Sequence[Trial], race: Launches | None = None) -> Costs:
 
 
 def figures_of(trials: Sequence[Trial]) -> dict[str, Any]:
-    """Count the trials of a study, so that listing it need not read them: all, by state, and pruned ones by reason."""
+    """Count the trials of a study: all, by state, and pruned ones by reason. So listing it need not read them."""
     reasons = Counter(t.user_attrs[REASON] for t in trials if REASON in t.user_attrs)
     states = Counter(t.state.name for t in trials)
     return {"trials": len(trials), "states": dict(states), "reasons": dict(reasons.most_common())}

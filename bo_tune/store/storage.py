@@ -1,7 +1,7 @@
-"""The database of studies: naming studies, who may write to them, and what is stored, in one transaction each.
+"""The database of studies: names studies, settles who may write to them, and stores each change in one transaction.
 
-Whoever works on a study takes its lease first (``StoredStudy.take``); from then on everything it writes is written
-under that lease or not at all (see ``leases``).
+Whoever works on a study takes its lease first (``StoredStudy.take``). From then on, everything it writes is either
+written under that lease or not at all (see ``leases``).
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -41,19 +41,19 @@ from bo_tune.store.rows.trial_queue import LOST, TrialQueue, Writer, Written
 __all__ = ["StoredStudy", "StudyName", "StudyStore", "StudySummary"]
 
 OPENING_ATTEMPTS = 10
-"""How often studies are looked for and added while other processes add the same ones."""
+"""Attempts to find studies and add missing ones, while other processes add the same ones."""
 
 MOST_HOSTS = 8
-"""States of hosts that a study knows: those that named it last."""
+"""A study remembers this many states of hosts: the last that named it."""
 
 FOREVER_S = 1e9
-"""How long leases last in memory, where nobody else can take them."""
+"""Duration of leases on studies in memory, which nobody else can take."""
 
 Result = TypeVar("Result")
 
 
 def silence_optuna() -> None:
-    """Keep Optuna from announcing every study and trial; for programs that say it in their own way."""
+    """Keep Optuna from announcing every study and trial, for programs that report them in their own way."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
@@ -61,11 +61,11 @@ class StudyStore(StudyReader[FrozenTrial]):
     """The database of studies.
 
     Args:
-        lease_s: after how long without a word from a worker its studies go to others.
-        only_read: whether nothing is going to be written, so that it need not be possible.
+        lease_s: after this time without a sign of life from a worker, its studies go to others.
+        only_read: whether nothing will be written, so that the database need not be writable.
 
     Raises:
-        StorageError: where the URL names no database of studies, or one of another schema version.
+        StorageError: the URL names no database of studies, or one of another schema version.
     """
 
     def __init__(
@@ -89,18 +89,18 @@ class StudyStore(StudyReader[FrozenTrial]):
 
     @property
     def database_s(self) -> float:
-        """Seconds spent in the database for whatever purpose, summed over threads, waiting for each other included."""
+        """Seconds spent in the database for any purpose, summed over threads, including waits for each other."""
         return self._database.busy_s
 
     def load(self, name: StudyName) -> "StoredStudy":
-        """Open an existing study by its name. Raises StorageError where there is none."""
+        """Open an existing study by its name. Raises StorageError if there is none."""
         return StoredStudy(self, self.row(name).study_id, name)
 
     def open(self, name: StudyName, gpu: GpuInfo) -> "StoredStudy":
-        """Open a study, creating it where it is new.
+        """Open a study. It is created if it is new.
 
         Raises:
-            StorageError: if the study was written under another version of this package's schema.
+            StorageError: the study was written under another version of this package's schema.
         """
         return self.open_all({name: gpu})[name]
 
@@ -111,14 +111,14 @@ class StudyStore(StudyReader[FrozenTrial]):
         *,
         fresh: bool = False,
     ) -> "dict[StudyName, StoredStudy]":
-        """Open many studies, creating the new ones, and say of some how they are to be searched.
+        """Open many studies, create the new ones, and store how they are to be searched, if ``jobs`` says so.
 
         Args:
-            fresh: whether to begin them anew: those that are there are set aside, but for those that a call like this
-                has created and that are not ``settle``d.
+            fresh: whether to begin them anew. Existing ones are set aside, except for those that a call like this has
+                created and that are not ``settle``d.
 
         Raises:
-            StorageError: if one was written under another version of this package's schema, or one to be set aside is
+            StorageError: one was written under another version of this package's schema, or one to be set aside is
                 being worked on.
         """
         if fresh:
@@ -164,8 +164,10 @@ class StudyStore(StudyReader[FrozenTrial]):
         self._keeper.write([], rename)
 
     def settle(self, names: Iterable[StudyName]) -> None:
-        """Note that a session that may have begun studies anew has come to its end: who begins them anew from here on
-        begins from nothing."""
+        """Note that a session that may have begun studies anew has ended.
+
+        From now on, a session that begins them anew begins from nothing.
+        """
 
         def settle(rows: WritableRows, _: set[Writer]) -> None:
             for row in rows.studies([str(name) for name in names]):
@@ -176,7 +178,7 @@ class StudyStore(StudyReader[FrozenTrial]):
             self._keeper.write([], settle)
 
     def note_host(self, digest: str, said: Mapping[StudyName, Mapping[str, Any]]) -> None:
-        """Keep with studies what a host in the state of a digest said of them (``HOSTS_ATTR``). Raises StorageError."""
+        """Store what a host in the state of this digest said about studies (``HOSTS_ATTR``). Raises StorageError."""
         names = {str(name): dict(told) for name, told in said.items()}
 
         def note(rows: WritableRows, _: set[Writer]) -> None:
@@ -192,7 +194,7 @@ class StudyStore(StudyReader[FrozenTrial]):
             self._keeper.write([], note)
 
     def note_layers(self, layers: Mapping[StudyName, Sequence[str]]) -> None:
-        """Keep with studies which layers ask for their configs, besides those that are known. Raises StorageError."""
+        """Store which layers look studies' configs up, in addition to known ones. Raises StorageError."""
         names = {str(name): list(served) for name, served in layers.items() if served}
 
         def together(row: StudyRow) -> list[str]:
@@ -211,7 +213,7 @@ class StudyStore(StudyReader[FrozenTrial]):
         """Delete a study and return how many trials it had.
 
         Raises:
-            StorageError: it is being worked on, is not there any more, or the database fails.
+            StorageError: it is being worked on, does not exist any more, or the database fails.
         """
         token = self._keeper.take(study_id, name)
         if token is None:
@@ -228,7 +230,7 @@ class StudyStore(StudyReader[FrozenTrial]):
         return trials
 
     def _complete(self, wanted: Mapping[str, Mapping[str, Any]]) -> None:
-        """Add the studies that are not there, and what is missing of those that are."""
+        """Add missing studies, and missing attributes of existing ones."""
 
         def complete(rows: WritableRows, _: set[Writer]) -> None:
             there = {row.name: row for row in rows.studies(list(wanted))}
@@ -239,7 +241,7 @@ class StudyStore(StudyReader[FrozenTrial]):
 
         try:
             self._keeper.write([], complete)
-        except DuplicateError:  # another process adds the same ones, and was faster
+        except DuplicateError:  # another process was faster to add the same ones
             return
 
     def _found(self, wanted: Mapping[str, Any]) -> dict[str, StudyRow]:
@@ -251,11 +253,11 @@ class StudyStore(StudyReader[FrozenTrial]):
         return {row.name: row for row in rows}
 
     def holders(self) -> dict[int, Holder]:
-        """Return who works on which study, by the study's number; known for half a second."""
+        """Return who works on which study, by the study's number. Answers may be half a second old."""
         return self._keeper.holders()
 
     def close(self) -> None:
-        """Store what is left, give leases and connections back."""
+        """Store what is left, and give back leases and connections."""
         self._queue.close()
         self._keeper.close()
         self._database.close()
@@ -283,7 +285,7 @@ class StoredStudy:
         return self.study_id, self._token
 
     def take(self) -> bool:
-        """Take the lease of the study; False where another worker has it.
+        """Take the lease of the study. Returns False if another worker has it.
 
         Raises:
             StorageError: the study was deleted or set aside meanwhile, or the database fails.
@@ -301,10 +303,10 @@ class StoredStudy:
             self._token = None
 
     def trials(self) -> list[FrozenTrial]:
-        """Return the finished trials this package recorded, oldest first; none of those still to be stored.
+        """Return the finished trials that this package recorded, oldest first, without those still to be stored.
 
         Raises:
-            UnreadableStudyError: one of them cannot be what this package stored.
+            UnreadableStudyError: one of them cannot come from this package.
         """
         return self._store.trials_in(self.study_id, self.study_name)
 
@@ -316,14 +318,14 @@ class StoredStudy:
         """Record a finished trial.
 
         Raises:
-            LeaseLostError: another worker has the study by now.
-            StorageError: the database cannot take it.
+            LeaseLostError: another worker has taken the study.
+            StorageError: the database cannot store it.
         """
         self.add_soon(trial, lambda: None)
         self.flush()
 
     def add_all(self, trials: Sequence[FrozenTrial], attributes: Mapping[str, Any]) -> None:
-        """Record finished trials and set attributes, all in one transaction. Raises as ``add``."""
+        """Record finished trials and set attributes in one transaction. Raises the same errors as ``add``."""
 
         def add(rows: WritableRows) -> None:
             rows.insert((self.study_id, trial) for trial in trials)
@@ -338,13 +340,13 @@ class StoredStudy:
             then: is called when the trial is stored, before ``flush`` returns.
 
         Raises:
-            LeaseLostError: another worker has the study by now.
-            StorageError: the database could not take one of the trials before it.
+            LeaseLostError: another worker has taken the study.
+            StorageError: the database could not store one of the trials before it.
         """
         self._store._queue.put(self._writer, trial, then)
 
     def flush(self) -> None:
-        """Wait until every trial is stored. Raises LeaseLostError or StorageError where that cannot be."""
+        """Wait until every trial is stored. Raises LeaseLostError or StorageError if that is impossible."""
         self._store._queue.flush(self._writer)
 
     def attributes(self) -> Mapping[str, Any]:
@@ -356,24 +358,26 @@ class StoredStudy:
         return self.attributes().get(key)
 
     def set_attribute(self, key: str, value: Any) -> None:
-        """Store a user attribute (any JSON value). Raises as ``add``."""
+        """Store a user attribute (any JSON value). Raises the same errors as ``add``."""
         self.set_attributes({key: value})
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
-        """Store user attributes (any JSON values) in one transaction. Raises as ``add``."""
+        """Store user attributes (any JSON values) in one transaction. Raises the same errors as ``add``."""
         self._write(lambda rows: rows.set_attributes(self.study_id, attributes))
 
     def set_note(self, text: str) -> None:
-        """Set what optuna-dashboard shows as the study's note, in Markdown, unless somebody wrote one. Raises as
-        ``add``."""
+        """Set the note that optuna-dashboard shows for the study, in Markdown, unless somebody has written one.
+
+        Raises the same errors as ``add``.
+        """
         self._write(lambda rows: rows.set_note(self.study_id, text))
 
     def counts(self) -> Mapping[str, int]:
-        """Return how many trials there are, by the names of their states: none of this package's is ever RUNNING."""
+        """Return the number of trials by the names of their states. None of this package's is ever RUNNING."""
         return self._store.counts([self.study_id]).get(self.study_id, {})
 
     def fail_running(self) -> int:
-        """End the trials that a killed process left RUNNING; return how many there were."""
+        """End the trials that a killed process left RUNNING. Returns how many there were."""
         return self._write(lambda rows: rows.fail_running(self.study_id))
 
     def _write(self, work: Callable[[WritableRows], Result]) -> Result:
@@ -389,7 +393,7 @@ def _now() -> str:
 
 
 def _missing(wanted: Mapping[str, Any], found: StudyRow | None) -> dict[str, Any]:
-    """Return the attributes that a study still lacks: all of a new one, and a job that is another by now."""
+    """Return the attributes that a study still lacks: all for a new one, and a job if it has changed."""
     there = found.attributes if found else {}
     return {
         key: value for key, value in wanted.items() if key not in there or (key == JOB_ATTR and there[key] != value)

@@ -1,4 +1,4 @@
-"""What a stored trial looks like: the outcome of a config in Optuna's words. ``frozen`` makes Optuna's own of it.
+"""A stored trial: the outcome of a config in Optuna's terms. ``frozen`` turns it into Optuna's own object.
 
 =====================  ==========================  =====================================================
 outcome                state                       holds
@@ -8,11 +8,12 @@ measured, clearly slow PRUNED                      intermediate values, the last
 invalid                PRUNED                      no value at all
 =====================  ==========================  =====================================================
 
-An intermediate value is the estimate of the time, in us, after as many repetitions as its step says: those after which
-a config is judged, and the last. (Earlier versions stored the estimate of a slow config at step 0, and no others.)
+An intermediate value is the estimate of the time, in us, after as many repetitions as its step says. There is one for
+each number of repetitions after which a config is judged, and one at the end. (Earlier versions stored only the
+estimate of a slow config, at step 0.)
 
-User attributes: ``reason`` (pruned only), ``runtimes_us`` (raw repetitions; measured only) and ``cost``
-(launches by purpose, compile seconds, resources).
+User attributes: ``reason`` (pruned only), ``runtimes_us`` (raw repetitions; measured only) and ``cost`` (launches by
+purpose, compile seconds, resources).
 """
 
 from collections import Counter
@@ -35,7 +36,7 @@ from bo_tune.core.outcome import (
 )
 from bo_tune.core.repetitions import TimingProtocol
 
-if TYPE_CHECKING:  # reading a trial loads nothing of Optuna
+if TYPE_CHECKING:  # reading a trial does not load Optuna
     from optuna.trial import FrozenTrial
 
 LARGEST_VALUE = 1024
@@ -50,7 +51,7 @@ COST = "cost"
 
 
 class State(Enum):
-    """Where a trial stands, in Optuna's words."""
+    """A trial's state, in Optuna's terms."""
 
     RUNNING = 0
     COMPLETE = 1
@@ -92,7 +93,7 @@ class StoredTrial:
 
 
 Trial: TypeAlias = "StoredTrial | FrozenTrial"
-"""A trial, as it was read or as Optuna has it: its state is compared by its name."""
+"""A trial, as it was read or as Optuna's object. Compare states by their names."""
 
 
 def _cost(outcome: Outcome) -> dict[str, Any]:
@@ -125,7 +126,7 @@ def attributes(outcome: Outcome) -> dict[str, Any]:
 
 
 def estimates(runtimes_us: Sequence[float]) -> dict[int, float]:
-    """Return the estimates of a config's time along its repetitions, by their number; none without repetitions."""
+    """Return the estimates of a config's time after some numbers of its repetitions, by these numbers."""
     after = [count for count in JUDGED_AFTER if count < len(runtimes_us)]
     return {count: estimate_us(runtimes_us[:count]) for count in [*after, len(runtimes_us)] if count}
 
@@ -153,6 +154,6 @@ def launched(trial: Trial) -> bool:
 
 
 def time_us(trial: Trial) -> float | None:
-    """Return the time of a trial in us: its value, or its estimate when it was stopped as slow."""
+    """Return the time of a trial in us: its value, or its estimate if it was stopped as slow."""
     between = trial.intermediate_values
     return trial.value if trial.value is not None or not between else between[max(between)]

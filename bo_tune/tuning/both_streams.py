@@ -1,8 +1,8 @@
 """One config of shrink for engines of one stream and of two.
 
-An engine looks shrink up in one file, however it runs adapters. What is best behind the base layer need not be what is
-best beside it. So where a folder is to serve both, each way is tuned by itself, and the finalists of both then run in
-the layer both ways. The least sum decides, and the default stays unless it is beaten.
+An engine looks shrink up in one file, however it runs adapters. The best config behind the base layer need not be the
+best one beside it. So if a folder is to serve both kinds of engine, each is tuned by itself, and the finalists of both
+then run in the layer both ways. The config with the least sum wins, and the default stays unless it is beaten.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,11 +26,11 @@ LayerTimes = Mapping[ConfigKey, tuple[float, ...]]
 
 @dataclass(frozen=True, slots=True)
 class Compromise:
-    """A config that serves both ways, and what it costs each. Times are of one layer, in us, base product included.
+    """A config that serves both ways, and its cost to each. Times are of one layer, in us, base product included.
 
     Attributes:
         one_us: the layer's time on one stream; ``two_us`` on two.
-        least_one_us: the least with any finalist of either way on one stream; ``least_two_us`` on two.
+        least_one_us: the least time on one stream with any finalist of either way; ``least_two_us`` on two.
     """
 
     config: dict[str, int]
@@ -41,17 +41,17 @@ class Compromise:
 
     @property
     def loss_one_us(self) -> float:
-        """What it costs a layer on one stream."""
+        """The time that a layer on one stream takes longer than with the best config for one stream."""
         return self.one_us - self.least_one_us
 
     @property
     def loss_two_us(self) -> float:
-        """What it costs a layer on two streams."""
+        """The time that a layer on two streams takes longer than with the best config for two streams."""
         return self.two_us - self.least_two_us
 
 
 def finalists_of(results: Sequence[StudyResult]) -> list[Config]:
-    """Return the configs that were timed in place at the end of any of these studies, once each."""
+    """Return the configs that were timed in place at the end of any of these studies, each once."""
     configs = [dict(config) for result in results if result.in_place for config, _ in result.in_place.finalists]
     return [dict(key) for key in dict.fromkeys(map(config_key, configs))]
 
@@ -59,10 +59,10 @@ def finalists_of(results: Sequence[StudyResult]) -> list[Config]:
 def layer_us(
     device: Device, problem: LoraProblem, linear: Linear, configs: Sequence[Config], active: tuple[int, ...] = ()
 ) -> LayerTimes:
-    """Time configs in their layer, those that compile and whose results are right.
+    """Time those configs in their layer that compile and give right results.
 
     Args:
-        active: how many adapters steps use, a mix of them.
+        active: how many adapters a step uses: a mix of such numbers.
 
     Raises:
         DeviceError: the GPU is lost, or the layer's other kernel cannot be compiled.
@@ -76,7 +76,7 @@ def layer_us(
 
 
 def compromise(one: LayerTimes, two: LayerTimes, default: Config, confidence: float) -> Compromise | None:
-    """Return the config of the least sum; None where no config was timed both ways.
+    """Return the config with the least sum, or None if no config was timed both ways.
 
     Args:
         default: stays unless it is beaten with this confidence.

@@ -1,7 +1,7 @@
-"""What the package brings along: trials of recorded grids, which teach studies of other problems from the first on.
+"""Trials of recorded grids that come with the package and teach studies of other problems from the start.
 
-Of each grid that the project holds (``studies/recordings``) those trials are kept that a study would learn from, fast
-ones denser than slow ones; ``studies/bundle.py`` writes them anew.
+Of each grid that the project holds (``studies/recordings``), the bundle keeps the trials that a study would learn from,
+with fast ones denser than slow ones. ``studies/bundle.py`` writes the bundle.
 """
 
 import gzip
@@ -24,7 +24,7 @@ class BundledGrid:
     """Trials of one recorded grid.
 
     Attributes:
-        name: of the study they would be of.
+        name: of the study to which they would belong.
         configs: of the trials.
         times_us: their times, in us.
     """
@@ -35,7 +35,7 @@ class BundledGrid:
     times_us: Sequence[float]
 
     def to_json(self) -> dict[str, Any]:
-        """Return what the file holds of it."""
+        """Return the grid as the file holds it."""
         names = sorted(self.configs[0])
         return {
             "name": self.name.to_json(),
@@ -47,14 +47,14 @@ class BundledGrid:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "BundledGrid":
-        """Read what ``to_json`` made of a grid."""
+        """Read a grid that ``to_json`` wrote."""
         configs = [dict(zip(stored["parameters"], values, strict=True)) for values in stored["configs"]]
         name, gpu = StudyName.from_json(stored["name"]), GpuInfo.from_json(stored["gpu"])
         return cls(name, gpu, configs, stored["times_us"])
 
 
 def packed(grids: Iterable[BundledGrid]) -> bytes:
-    """Return the file of grids, the same whenever it is written."""
+    """Return the content of the file for these grids. The same grids give the same bytes."""
     text = json.dumps([grid.to_json() for grid in grids], separators=(",", ":"))
     return gzip.compress(text.encode(), mtime=0)
 

@@ -1,4 +1,4 @@
-"""Which configs of a search space a study may try, and why the others are left out."""
+"""Selects the configs of a search space that a study may try, and says why the others are left out."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,29 +20,29 @@ IMPOSSIBLE = "cannot run on this GPU"
 HOPELESS = "not worth compiling"
 
 DISTINCT_CANDIDATES = 32
-"""Candidates that are remembered. The problems of a session differ by few of what decides on them."""
+"""Candidates that are remembered. The problems of a session differ in few of the things that decide on them."""
 
 
 class Asked(Protocol):
-    """What is asked about configs: a device, or a GPU that is only compiled for."""
+    """Answers questions about configs: a device, or a GPU that is only compiled for."""
 
     @property
     def gpu(self) -> GpuInfo:
         """The GPU."""
 
     def default_config(self, spec: AnySpec, problem: Problem) -> dict[str, int]:
-        """Return the baseline: what runs on the GPU where nothing was tuned."""
+        """Return the baseline: the config that runs on the GPU if nothing was tuned."""
 
     def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:
-        """Return for each config the one that really runs."""
+        """Return, for each config, the one that really runs."""
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """The configs a study may try, in the order of the grid.
+    """The configs that a study may try, in the order of the grid.
 
     Attributes:
-        mask: which configs of the space they are, ``[len(space)]``.
+        mask: which configs of the space are candidates, ``[len(space)]``.
         excluded: how many configs were left out before any trial, by reason.
         twins: configs left out as identical, each with the candidate that stands for it.
     """
@@ -54,16 +54,16 @@ class Candidates:
 
     @cached_property
     def keys(self) -> frozenset[ConfigKey]:
-        """Their keys."""
+        """The candidates' keys."""
         return frozenset(compress(self.space.keys, self.mask.tolist()))
 
     @property
     def configs(self) -> tuple[dict[str, int], ...]:
-        """The configs themselves, made anew each time: a session has dozens of studies, of thousands each."""
+        """The configs, created at each call: a session has dozens of studies with thousands of configs each."""
         return tuple(compress(self.space, self.mask.tolist()))
 
     def standing_for(self, config: Config) -> dict[str, int]:
-        """Return the config that is tried in place of one that the target makes identical to it; else the one."""
+        """Return the candidate that the target makes identical to a config, or else the config itself."""
         key = config_key(config)
         return dict(self.twins.get(key, key))
 
@@ -75,10 +75,13 @@ class Candidates:
 
 
 def candidates(spec: AnySpec, problem: Problem, space: SearchSpace, device: Asked, *, exhaustive: bool) -> Candidates:
-    """Drop what the kernel does not allow, what cannot run, what the target makes identical to another config and,
-    unless the search is exhaustive, what is not worth compiling.
+    """Return the configs of a space that a study may try.
 
-    Of identical configs the first stands for all, or the default config, on the grid or off it: it is tried anyway.
+    This drops configs that the kernel does not allow, that cannot run, or that the target makes identical to another
+    config. Unless the search is exhaustive, it also drops those that are not worth compiling.
+
+    Of identical configs, the first stands for all. But if the default config is one of them, it stands for all, on the
+    grid or off it, since it is tried anyway.
     """
     configs, default = list(space), device.default_config(spec, problem)
     allowed = np.array([spec.allows(config, problem) for config in configs], dtype=bool)
@@ -105,12 +108,12 @@ def _sifted(
     runnable: bytes,
     hopeless: bytes,
 ) -> Candidates:
-    """Return the candidates by what is known of each config of the space.
+    """Return the candidates, given what is known of each config of the space.
 
     Args:
         default: the default config.
-        running: what really runs, first of the default config, then of each config that the kernel allows.
-        allowed: 1 for each config that it allows, ``[len(space)]``; so with the others.
+        running: the configs that really run: first for the default config, then for each config that the kernel allows.
+        allowed: 1 for each config that the kernel allows, ``[len(space)]``. ``runnable`` and ``hopeless`` are alike.
     """
     excluded: Counter[str] = Counter()
     twins: dict[ConfigKey, ConfigKey] = {}

@@ -1,4 +1,4 @@
-"""How studies end, alone or together: by the results they have already, or by new ones, chosen and stored."""
+"""Ends studies, alone or together: with the results that they already have, or by choosing and storing new ones."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -15,11 +15,11 @@ from bo_tune.tuning.race import Choice, Choices
 from bo_tune.tuning.tuner import Tuner
 
 Asked = Callable[[str], Mapping[str, Any]]
-"""What is asked of the search of a kernel's studies (``SessionSettings.asked``)."""
+"""Returns what is asked of the search of a kernel's studies (``SessionSettings.asked``)."""
 
 
 class Search(Protocol):
-    """What searches studies until enough is known: a kernel's alone (``Tuner``), or several that must agree."""
+    """Searches studies until enough is known: those of one kernel (``Tuner``), or of several that must agree."""
 
     def search(self, budget: int | None = None) -> None:
         """Try configs until ``budget`` of each kernel are launched, or enough is known. Raises InterruptedSearch."""
@@ -28,26 +28,28 @@ class Search(Protocol):
         """Say whether the stop rule ends the search here."""
 
     def choose(self) -> Choices | None:
-        """Re-measure the finalists and choose; None where nothing was measured."""
+        """Re-measure the finalists and choose. Returns None if nothing was measured."""
 
     @property
     def certificate(self) -> Certificate | None:
-        """How sure the models are together; None without models."""
+        """The joint certificate of the models; None without models."""
 
     @property
     def certificates(self) -> Sequence[Certificate | None]:
-        """How sure the model of each kernel is; None for one without a model."""
+        """The certificate of each kernel's model; None for a kernel without a model."""
 
 
 def current_results(
     tuners: Sequence[Tuner], asked: Asked, decision: Decision | None = None
 ) -> list[StudyResult] | None:
-    """Return the stored results of studies, if they are those of the search that is asked for, with its budget, stop
-    rule and ranges, all chosen together, and no trial came after them.
+    """Return the stored results of studies if they are current, else None.
+
+    They are current if they come from the search that is asked for, with its budget, stop rule and ranges, were all
+    chosen together, and no trial came after them.
 
     Args:
-        asked: what is asked for.
-        decision: what they had to be chosen under, where other kernels decided.
+        asked: returns what is asked for.
+        decision: the decision of other kernels under which the results must have been chosen, if there is one.
     """
     deciding, others = parted(tuners, lambda tuner: tuner.spec)
     if deciding:
@@ -67,12 +69,12 @@ def current_results(
 
 
 def _asked(tuner: Tuner, asked: Asked) -> Mapping[str, Any]:
-    """Return what is asked of a study's search: of one that ends in a layer, which layer too."""
+    """Return what is asked of a study's search. If it ends in a layer, that includes the layer."""
     return {**asked(tuner.problem.kernel), **asked_of(tuner.layer)}
 
 
 def _in_place(choice: Choice) -> InPlace | None:
-    """Return what a result stores of a race in place; None where there was none."""
+    """Return what a result stores about a race in place, or None if there was none."""
     found = choice.in_place
     if found is None:
         return None
@@ -91,8 +93,10 @@ def _in_place(choice: Choice) -> InPlace | None:
 
 
 def have_ended(tuners: Sequence[Tuner], asked: Asked, rule: StopRule | None, decision: Decision | None = None) -> bool:
-    """Say whether a stop rule ended the studies before. What other studies have taught since might make a model less
-    sure; that does not open them again."""
+    """Say whether a stop rule has ended the studies before.
+
+    Other studies may have taught since then, and made a model less sure. That does not reopen these studies.
+    """
     results = current_results(tuners, asked, decision)
     return rule is not None and results is not None and all(r.ended_by == asdict(rule) for r in results)
 
@@ -104,11 +108,11 @@ def choose_results(
     sampler: str,
     rule: StopRule | None,
 ) -> list[StudyResult] | None:
-    """Choose and store the results of studies; None where nothing was measured.
+    """Choose and store the results of studies. Returns None if nothing was measured.
 
     Args:
-        search: what searched them: the tuner itself of a single study.
-        asked: what was asked for.
+        search: searched the studies. For a single study, it is the tuner itself.
+        asked: returns what was asked for.
         sampler: name of the sampler.
         rule: the stop rule in force.
     """

@@ -1,19 +1,20 @@
-"""What trying a config costs: the price that a study's sampler weighs its promise against.
+"""The cost of trying a config, against which a study's sampler weighs the config's promise.
 
-A config whose binary exists costs the GPU some milliseconds. One that must be compiled costs more, how much more
-depends on what the session lacks. Where all compilers are at work it is their time: 40 to 70 ms of the session for each
-compile, against 2 to 5 ms. Where they idle, as with a pack, a compile delays nothing but its own study, and the
-session has dozens: in one of 84 on an H100 a trial took its study 0.34 s on average, waiting for the GPU included, and
-a compile 0.74 s more. Between the two, the price is a geometric mean by the share of the time that compilers work.
+A config whose binary exists costs the GPU some milliseconds. One that must be compiled costs more, and how much more
+depends on what the session lacks. If all compilers are busy, it is their time: each compile takes 40 to 70 ms of the
+session, against 2 to 5 ms for a config whose binary exists. If they idle, as with a pack, a compile delays only its own
+study, and a session has dozens. In a session of 84 studies on an H100, a trial took its study 0.34 s on average,
+including waits for the GPU, and a compile added 0.74 s. Between the two cases, the price is a geometric mean, weighted
+by the share of the time that compilers work.
 
-Compiles differ by as much: of the recorded shrink grids half take less than 0.6 s of a core, and 2 % more than 8. One
-that is expected to take more than twice the usual costs in proportion (improvement per second: Snoek, Larochelle &
-Adams, "Practical Bayesian optimization of machine learning algorithms", 2012, section 3.2). One that takes less costs
-no less: where good configs are among the large, as they often are, a search that shuns them finds them late.
+Compiles differ as much: of the recorded shrink grids, half take less than 0.6 s of a core, and 2 % more than 8. A
+compile that is expected to take more than twice the usual time costs in proportion (improvement per second: Snoek,
+Larochelle & Adams, "Practical Bayesian optimization of machine learning algorithms", 2012, section 3.2). A faster one
+costs no less: good configs are often among the large ones, and a search that shuns those finds them late.
 
-So prices depend on what the compilers are doing and on which binaries other studies have had compiled by then. A
-proposal follows from the seed, the study's content and the prices: replays, where nothing is compiled, repeat exactly;
-on a GPU two sessions may differ.
+So prices depend on what the compilers are doing, and on which binaries other studies have had compiled by then. A
+proposal follows from the seed, the study's content and the prices. Replays compile nothing and so repeat exactly. On a
+GPU, two sessions may differ.
 """
 
 import time
@@ -28,22 +29,22 @@ from bo_tune.search import Cost
 from bo_tune.search.gp.correlation import Array, Indices
 
 COMPILED_WHERE_BUSY = 0.1
-"""Cost of a config whose binary exists over one to be compiled, where all compilers are at work."""
+"""Cost of a config whose binary exists over one to be compiled, if all compilers are busy."""
 
 COMPILED_WHERE_IDLE = 0.3
-"""The same where they idle. On recorded grids of which a pack holds a part, a study without history that pays it has
-a compile for 1.5 % of 40 trials instead of 7.9 %, and leaves as little regret as if compiling were for nothing. So does
-0.1; with packs as they were filled before, it left more at 20 trials (``benchmarks/results/pack_price.md``)."""
+"""The same if they idle. On recorded grids of which a pack holds a part, a study without history has a compile for 1.5
+% of 40 trials at this price instead of 7.9 %, and leaves as little regret as if compiling were free. So does 0.1, but
+with packs as they were filled before, 0.1 left more regret at 20 trials (``benchmarks/results/pack_price.md``)."""
 
 
 SLOW = 2.0
-"""Times the usual that a compile may take at no further cost. On 19 bundled grids without history, 4 seeds, it saved
-11 % of the compile seconds of 20 trials, and regret changed by -0.2 ± 0.3 points. ``1`` saved more, and found good
-configs later: 1.4 ± 0.8 points of regret more on 8 grids."""
+"""A compile may take this many times the usual at no further cost. On 19 bundled grids without history, 4 seeds, this
+saved 11 % of the compile seconds of 20 trials, and regret changed by -0.2 ± 0.3 points. ``1`` saved more, but found
+good configs later: 1.4 ± 0.8 points of regret more on 8 grids."""
 
 
 def cost(device: Device, problem: Problem, configs: Sequence[Config]) -> Cost:
-    """Return what says of configs, by index, what trying each costs, as a share of one that must be compiled."""
+    """Return a function from indices of configs to the cost of trying each, as a share of one that must be compiled."""
     have, slowness = device.binaries(problem, configs), device.slowness(problem, configs)
     load = compiler_load(device)
 
@@ -64,9 +65,9 @@ def cost_of_compiled(load: float) -> float:
 
 
 def compiler_load(device: Device, clock: Callable[[], float] = time.perf_counter) -> Callable[[], float]:
-    """Return what says, whenever it is called, which share of the time since now the device's compilers worked.
+    """Return a function that tells, at each call, for which share of the time since now the compilers worked.
 
-    1 where a compile is waiting for a worker, and for a device that compiles nothing.
+    It is 1 if a compile is waiting for a worker, and for a device that compiles nothing.
     """
     first, start = device.activity.farm, clock()
 

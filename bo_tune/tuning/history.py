@@ -1,5 +1,7 @@
-"""What is known of a kernel already, in the database and from grids that come with the package: the histories that a
-sampler's prior learns from."""
+"""Collects what is already known of a kernel: the histories from which a sampler's prior learns.
+
+They come from the database and from the grids that come with the package.
+"""
 
 import threading
 import time
@@ -24,27 +26,27 @@ from bo_tune.store.trials import time_us
 from bo_tune.tuning.bundled import bundled_grids
 
 FEWEST_TRIALS = 5
-"""A study with fewer trials that have a time teaches nothing."""
+"""A study with fewer timed trials than this teaches nothing."""
 
 LISTED_FOR_S = 5.0
-"""For how long a listing of the database serves."""
+"""For how long a listing of the database is used."""
 
 MOST_READ = 300
 """Studies whose trials are kept in memory, some ten KiB each."""
 
 
 def descriptor(problem: Problem, gpu: GpuInfo) -> dict[str, float]:
-    """Describe a problem by numbers of which a difference of 1 matters alike: log2 of its sizes and of the GPU's."""
+    """Describe a problem by numbers in which a difference of 1 matters alike: log2 of its sizes and of the GPU's."""
     return {**problem.numbers, "sm_count": log2(gpu.sm_count)}
 
 
 @dataclass(frozen=True)
 class _Alike:
-    """The finished studies of one problem and place: of these the one that knows most teaches.
+    """The finished studies of one problem and place. Only the one that knows most teaches.
 
     Attributes:
-        key: for their order among others that are as near.
-        members: each with its number in the database; None for a bundled grid.
+        key: orders groups that are equally near.
+        members: each study with its number in the database; None for a bundled grid.
     """
 
     key: str
@@ -54,14 +56,14 @@ class _Alike:
 
 @dataclass
 class _Kernel:
-    """The finished studies of a kernel: which there are, and not what they hold."""
+    """Lists the finished studies of a kernel, without their content."""
 
     groups: dict[tuple[Problem, tuple[str, str, str]], _Alike] = field(default_factory=dict)
     numbers: set[int] = field(default_factory=set)
     listed_at: float = float("-inf")
 
     def add(self, name: StudyName, gpu: GpuInfo, number: int | None) -> None:
-        """Take in a study."""
+        """Add a study."""
         group = self.groups.setdefault((name.problem, name.place), _Alike(str(name), descriptor(name.problem, gpu)))
         group.members[name] = number
         if number is not None:
@@ -71,8 +73,8 @@ class _Kernel:
 class Histories:
     """The finished studies of a database, and the grids that come with the package. Safe to use from several threads.
 
-    There may be tens of thousands. Only those are read that teach: the nearest of the same kernel. Loading the trials
-    of hundreds of studies anew for each that begins would take longer than tuning, so what was read last is kept.
+    There may be tens of thousands. Only those that teach are read: the nearest of the same kernel. Loading the trials
+    of hundreds of studies anew for each study that begins would take longer than tuning, so what was read last is kept.
     """
 
     def __init__(self, store: StudyStore, *, bundled: bool) -> None:
@@ -84,12 +86,11 @@ class Histories:
             self._kernels[grid.name.problem.kernel].add(grid.name, grid.gpu, None)
 
     def of(self, problem: Problem, gpu: GpuInfo, place: Hashable = None) -> list[StudyHistory]:
-        """Return what is known of the same kernel on other problems, or on other GPUs: of the nearest ones, those of
-        the same place first.
+        """Return what is known of the same kernel on other problems or GPUs: the nearest, of the same place first.
 
-        A study of this very problem on this GPU is left out, whatever measured it: an exhaustive one would give
-        away what a search is to find. Of several of one problem and place the one that knows most is taken. A study
-        that another process finished is found after a few seconds.
+        A study of this very problem on this GPU is left out, whatever measured it: an exhaustive one would give away
+        what a search is to find. Of several studies of one problem and place, the one that knows most is taken. A study
+        that another process has finished is found after a few seconds.
         """
         here = descriptor(problem, gpu)
         with self._lock:
@@ -107,12 +108,12 @@ class Histories:
             return found
 
     def prior(self, name: StudyName, gpu: GpuInfo) -> HistoryPrior | None:
-        """Return what a new study is taught; None where nothing is known of its kernel."""
+        """Return what a new study is taught, or None if nothing is known of its kernel."""
         known = self.of(name.problem, gpu, name.place)
         return HistoryPrior(known, descriptor=descriptor(name.problem, gpu), place=name.place) if known else None
 
     def learn(self, name: StudyName, gpu: GpuInfo, number: int, trials: Iterable[FrozenTrial]) -> None:
-        """Take in a study that has just finished, without reading it.
+        """Add a study that has just finished, without reading it from the database.
 
         Args:
             number: its number in the database.
@@ -123,7 +124,7 @@ class Histories:
             self._keep(name, history)
 
     def _list(self, kernel: str) -> None:
-        """Find what has been finished since."""
+        """List the studies that have been finished since the last listing."""
         known, now = self._kernels[kernel], time.monotonic()
         if now - known.listed_at >= LISTED_FOR_S and is_known(kernel):
             for number, (name, gpu) in self._store.finished(kernel, known.numbers).items():
@@ -131,7 +132,7 @@ class Histories:
             known.listed_at = now
 
     def _best(self, alike: _Alike) -> StudyHistory | None:
-        """Return what the study teaches that knows most of these; None where all know too little."""
+        """Return the history of the study that knows most of these, or None if all know too little."""
         new = {number: name for name, number in alike.members.items() if name not in self._read and number is not None}
         summaries = self._store.summaries(ids=list(new)) if new else []
         trials = self._store.trials_of(summaries)
@@ -148,7 +149,7 @@ class Histories:
         return max(found, key=lambda one: one[:3])[-1] if found else None
 
     def _keep(self, name: StudyName, history: StudyHistory | None) -> None:
-        """Keep what was read; of too many, what was read first goes."""
+        """Keep what was read. If there is too much, drop what was read first."""
         self._read.pop(name, None)
         self._read[name] = history
         if len(self._read) > MOST_READ:
@@ -156,13 +157,13 @@ class Histories:
 
 
 def history_of(trials: Iterable[FrozenTrial], name: StudyName, gpu: GpuInfo) -> StudyHistory | None:
-    """Return what the trials of a study teach, or None where they are too few."""
+    """Return what the trials of a study teach, or None if they are too few."""
     timed = [(dict(t.params), time_us(t)) for t in trials]
     return history_from([(config, took) for config, took in timed if took is not None], name, gpu)
 
 
 def history_from(timed: Iterable[tuple[Config, float]], name: StudyName, gpu: GpuInfo) -> StudyHistory | None:
-    """Return what configs and their times in us teach, or None where they are too few."""
+    """Return what configs and their times in us teach, or None if they are too few."""
     spec = kernel_spec(name.problem.kernel)
     known = [(config, took) for config, took in timed if spec.speaks_of(config, name.problem)]
     if len(known) < FEWEST_TRIALS:

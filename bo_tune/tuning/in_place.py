@@ -1,11 +1,13 @@
-"""The race in place: configs that come near the best alone, timed where an engine runs them.
+"""The race in place: configs that come near the best alone are timed where an engine runs them.
 
-Alone means behind a cleared cache, with nothing else on the GPU. In an engine weights are cold, activations warm, and
-each kernel meets the end of the one before it, or runs beside another. So the trials stay as they are, and the layer
-decides between those that come near. How near they have to come was looked at on an H200, over 49 problems
-(``benchmarks/results/in-place.h200.md``): on one stream the best of the twelve fastest was within 1 % of the best of 52
-for all 28 problems. On two streams, where adapters run beside the base product, the order alone says little of the
-order there: the best of the forty fastest was within 1 % for 19 of 21, of the twelve fastest for 16.
+"Alone" means behind a cleared cache, with nothing else on the GPU. In an engine, weights are cold, activations are
+warm, and each kernel meets the end of the one before it or runs beside another. So trials stay as they are, and the
+layer decides between the configs that come near the best.
+
+We looked at how near they have to come on an H200, over 49 problems (``benchmarks/results/in-place.h200.md``). On one
+stream, the best of the twelve fastest was within 1 % of the best of 52 for all 28 problems. On two streams, where
+adapters run beside the base product, the order alone says little about the order in place: the best of the forty
+fastest was within 1 % for 19 of 21 problems, that of the twelve fastest for 16.
 """
 
 from collections import Counter
@@ -26,7 +28,7 @@ from bo_tune.tuning.settings import Finalists
 
 @dataclass(frozen=True, slots=True)
 class Entrants:
-    """Which configs are timed in place.
+    """Limits on the configs that are timed in place.
 
     Attributes:
         count: how many, the fastest alone.
@@ -40,23 +42,24 @@ class Entrants:
 ONE_STREAM, TWO_STREAMS = Entrants(12, 1.15), Entrants(40, 1.5)
 
 FIRST_ROUNDS, KEPT = 3, 6
-"""Replays of each config before all but so many leave. A replay is a mean over several launches."""
+"""Replays of each config in the first round, and how many configs then stay. A replay is a mean over several
+launches."""
 
 ROUNDS, MOST_ROUNDS = 8, 64
-"""Replays of those that stay, in one batch and at most."""
+"""Replays of each config that stays: in one batch, and at most."""
 
 TOLD = 2
-"""Of the fastest alone that are timed alone again, beside the one that a layer has chosen and the default."""
+"""This many of the fastest alone are timed alone again, besides the layer's choice and the default."""
 
 
 def surroundings_in(linear: Linear, problem: LoraProblem, device: Device, active: tuple[int, ...] = ()) -> Surroundings:
-    """Return what a kernel runs among in a layer: beside the default config of the layer's other kernel, compiled.
+    """Return what a kernel runs among in a layer: the layer's other kernel, with its default config, compiled.
 
     Args:
         active: how many adapters steps use.
 
     Raises:
-        DeviceError: that one cannot be compiled.
+        DeviceError: the default config of the other kernel cannot be compiled.
     """
     beside = linear.beside(problem)
     config = device.default_config(kernel_spec(beside.kernel), beside)
@@ -70,8 +73,8 @@ class There:
     """A device that times configs in a layer, and keeps the times of the layer without adapters.
 
     Args:
-        problems: of the kernels that are chosen for.
-        parted: takes apart what races: a config for every problem.
+        problems: of the kernels whose configs are chosen.
+        parted: splits a config that races into a config for every problem.
     """
 
     def __init__(
@@ -94,12 +97,12 @@ class There:
 
 @dataclass(frozen=True, slots=True)
 class Raced:
-    """What a race in place came to. Times of one layer in us, base product included.
+    """The result of a race in place. Times of one layer in us, base product included.
 
     Attributes:
         bare_us: of the layer without adapters.
-        winner: the fastest, or what was to stay unless it was beaten.
-        times_us: of all that raced to the end.
+        winner: the fastest, or the config that stays unless it is beaten.
+        times_us: of all configs that raced to the end.
     """
 
     bare_us: float
@@ -115,15 +118,15 @@ def race_there(
     finalists: Finalists,
     add: Callable[[Mapping[ConfigKey, float]], Sequence[ConfigKey]] = lambda _: (),
 ) -> tuple[Raced | None, Launches]:
-    """Time configs a few times each; the best few then race until their order is certain.
+    """Time configs a few times each. The best few then race until their order is certain.
 
     Args:
         kept: stays unless it is beaten, if it is one of them.
         finalists: how sure the race has to be.
-        add: names what races too, by the first times.
+        add: given the first times, names further configs that race.
 
     Returns:
-        None where nothing could be timed; and the launches.
+        The result, None if nothing could be timed; and the launches.
     """
     launches: Launches = Counter()
     if len(chosen) > KEPT + 1:
@@ -152,8 +155,9 @@ def race_in_place(
     default: Config,
     finalists: Finalists,
 ) -> tuple[InPlaceTimes | None, Launches]:
-    """Time the configs of a linear's kernel that come near the best alone in their layer; the default stays unless it
-    is beaten.
+    """Time the configs of a linear's kernel that come near the best alone, in their layer.
+
+    The default stays unless it is beaten.
 
     Args:
         measured: time alone of every complete trial, in us.
@@ -161,7 +165,7 @@ def race_in_place(
         finalists: how sure the race has to be.
 
     Returns:
-        No times where nothing could be timed; and the launches.
+        The times, None if nothing could be timed; and the launches.
 
     Raises:
         DeviceError: the GPU is lost in the race.
@@ -182,7 +186,7 @@ def race_in_place(
 def _by_active(
     device: Device, problem: Problem, found: InPlaceTimes, default: ConfigKey
 ) -> tuple[tuple[ActiveTimes, ...], Launches]:
-    """Time what was chosen and the default where steps use each number of adapters of a mix; nothing for no mix."""
+    """Time the winner and the default with each number of adapters of a mix by itself. Without a mix, time nothing."""
     keys = dict.fromkeys([found.winner, *([default] if found.default_time_us is not None else [])])
     times, launches = [], Counter[LaunchPurpose]()
     for adapters in found.around.active if len(found.around.active) > 1 else ():
@@ -202,14 +206,16 @@ def near(measured: Mapping[ConfigKey, float], limits: Entrants) -> list[ConfigKe
 
 
 def after_layer(finalists: Finalists, *, decided: bool) -> Finalists:
-    """Return how finalists are timed alone: once a layer has decided their order alone decides nothing, and a few are
-    timed for what is told."""
+    """Return how finalists are timed alone. If a layer has decided, that only informs, so fewer are timed."""
     return replace(finalists, count=min(finalists.count, TOLD)) if decided else finalists
 
 
 def decided_in_place(alone: Choice, found: InPlaceTimes, default: Config) -> Choice:
-    """Return what a study ends with: the config that won in place, with its times alone, which are what other studies,
-    recordings and sidecars hold; what won alone where the other's result is wrong there."""
+    """Return the choice that a study ends with: the config that won in place.
+
+    It has its times alone, which are what other studies, recordings and sidecars hold. If its result was wrong when
+    timed alone, the choice is the config that won alone.
+    """
     if found.winner not in alone.times_us:
         return alone
     config = {name: dict(found.winner)[name] for name in default}

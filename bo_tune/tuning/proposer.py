@@ -1,4 +1,4 @@
-"""What proposes a study's configs, as a ``Tuner`` knows it: any Optuna sampler, or the order of the grid."""
+"""Proposes a study's configs, for a ``Tuner``: any Optuna sampler, or the order of the grid."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,16 +26,16 @@ class Proposal:
 
 
 class Proposer(Protocol):
-    """Proposes the configs of one study, each once, from the trials it is told of. Numbers go by the order of both."""
+    """Proposes the configs of one study, each once. It numbers proposals and learned trials in one sequence."""
 
     def learn(self, trial: FrozenTrial) -> None:
-        """Take in a finished trial that it did not propose."""
+        """Add a finished trial that it did not propose."""
 
     def propose(self, config: Config | None = None) -> Proposal:
         """Return the config to try next.
 
         Args:
-            config: a candidate that is neither tried nor under way; by default it chooses one.
+            config: a candidate that is neither tried nor under way. By default the proposer chooses one.
 
         Raises:
             GridExhaustedError: none is left.
@@ -43,28 +43,30 @@ class Proposer(Protocol):
         """
 
     def finish(self, proposal: Proposal, trial: FrozenTrial) -> None:
-        """Take in what became of a proposal."""
+        """Take in the outcome of a proposal."""
 
     def forget(self, proposal: Proposal) -> None:
-        """Take note that a proposal is not tried."""
+        """Note that a proposal is not tried."""
 
     def certificate(self, tolerance: float, *, with_loss: bool = False) -> Certificate | None:
-        """Return how sure its model is that nothing untried is better by more than ``tolerance``, a share; None
-        without a model. See ``certify`` for ``with_loss``. Raises as ``propose``."""
+        """Return how sure its model is that nothing untried is better by more than ``tolerance``, a share.
+
+        Returns None without a model. See ``certify`` for ``with_loss``. Raises the same errors as ``propose``.
+        """
 
     def close(self) -> None:
-        """Give back what it holds."""
+        """Release what it holds."""
 
 
 class SamplerProposer:
-    """An Optuna sampler, on a study in memory.
+    """An Optuna sampler with a study in memory.
 
     Args:
         sampler: proposes configs of the ranges.
         ranges: parameter name to values.
 
     Attributes:
-        study: what the sampler sees: every trial so far, and those under way.
+        study: the study that the sampler sees, with every trial so far and those under way.
     """
 
     def __init__(self, sampler: BaseSampler, ranges: Mapping[str, Sequence[int]]) -> None:
@@ -74,11 +76,9 @@ class SamplerProposer:
         self._under_way: dict[int, Trial] = {}
 
     def learn(self, trial: FrozenTrial) -> None:
-        """See ``Proposer``."""
         self.study.add_trial(with_distributions(trial, self._distributions))
 
     def propose(self, config: Config | None = None) -> Proposal:
-        """See ``Proposer``."""
         if config is not None:
             self.study.enqueue_trial(dict(config))
         trial = self.study.ask(self._distributions)
@@ -86,7 +86,6 @@ class SamplerProposer:
         return Proposal(trial.number, dict(trial.params))
 
     def finish(self, proposal: Proposal, trial: FrozenTrial) -> None:
-        """See ``Proposer``."""
         own = self._under_way.pop(proposal.number)
         for name, value in trial.user_attrs.items():
             own.set_user_attr(name, value)
@@ -96,11 +95,9 @@ class SamplerProposer:
         self.study.tell(own, trial.value, state=trial.state)
 
     def forget(self, proposal: Proposal) -> None:
-        """See ``Proposer``."""
         self.study.tell(self._under_way.pop(proposal.number), state=TrialState.FAIL)
 
     def certificate(self, tolerance: float, *, with_loss: bool = False) -> Certificate | None:
-        """See ``Proposer``."""
         return certificate_of(self.sampler, self.study, tolerance, with_loss=with_loss)
 
     def close(self) -> None:
@@ -108,7 +105,7 @@ class SamplerProposer:
 
 
 class InOrderProposer:
-    """Every config once, in a given order: an exhaustive search, which learns nothing of what it measures.
+    """Proposes every config once, in a given order: an exhaustive search, which learns nothing from what it measures.
 
     Args:
         configs: the candidates.
@@ -120,12 +117,10 @@ class InOrderProposer:
         self._numbers = count()
 
     def learn(self, trial: FrozenTrial) -> None:
-        """See ``Proposer``."""
         self._untried.pop(config_key(trial.params), None)
         next(self._numbers)
 
     def propose(self, config: Config | None = None) -> Proposal:
-        """See ``Proposer``."""
         if not self._untried:
             raise GridExhaustedError("every config has been tried")
         key = next(iter(self._untried)) if config is None else config_key(config)
@@ -135,7 +130,7 @@ class InOrderProposer:
         """See ``Proposer``."""
 
     def forget(self, proposal: Proposal) -> None:
-        """See ``Proposer``. Like a sampler it names a config a second time, and no third."""
+        """See ``Proposer``. Like a sampler, it proposes a forgotten config a second time, but not a third."""
         key = config_key(proposal.config)
         if key not in self._forgotten:
             self._forgotten.add(key)
@@ -149,7 +144,7 @@ class InOrderProposer:
 
 
 def certificate_of(sampler: BaseSampler, study: Study, tolerance: float, *, with_loss: bool) -> Certificate | None:
-    """Return how sure a sampler's model is that nothing better is left; None for one without a model."""
+    """Return how sure a sampler's model is that nothing better is left, or None if it has no model."""
     if not isinstance(sampler, FiniteGridSampler):
         return None
     return certify(sampler, study, tolerance, with_loss=with_loss)

@@ -1,21 +1,23 @@
-"""The last step of a study: the best few and the default config, re-measured in turn until their order is certain.
+"""The last step of a study: the best few configs and the default, re-measured in turn until their order is certain.
 
 Notation
     a_r, b_r    times of two configs in round r, taken one after the other: whatever drifts, drifts for both
     n, k        rounds in which they differ; those in which a is the faster
-    p           P(K ≥ k), K ~ Binomial(n, 1/2): how likely so clear a lead is between equals (the sign test; it knows
-                nothing of how times are distributed, and one wild repetition counts as one round)
+    p           P(K ≥ k), K ~ Binomial(n, 1/2): how likely so clear a lead is between equals (the sign test; it assumes
+                nothing about how times are distributed, and one wild repetition counts as one round)
     a beats b   p < (1 - confidence) / number of finalists
     d, s        log of b's time over a's, by their estimates, and the standard error of d, by the spread of the rounds
-    loss        E[max(0, -D)] with D ~ N(d, s): what is lost on average, as a share of the time, where a is taken for
-                the faster
+    loss        E[max(0, -D)] with D ~ N(d, s): what is lost on average, as a share of the time, by taking a for the
+                faster
 
-The finalists are timed round by round. After each batch of rounds those leave that the leader beats, or that are next
-to no loss. It ends when the leader is alone, when all that stay are as good as equal to it, when no more than
-``AT_STAKE`` is lost by taking the leader, or when the rounds are used up: of configs that differ by less than the noise
-it does not matter which is chosen. The default config is timed to the end, and is what the study ends with unless the
-leader beats it; so it does not end either while more is lost by staying with the default. Where an engine may run
-something else untuned (``KernelSpec.rivals``), the faster of these takes the default's part.
+The finalists are timed round by round. After each batch of rounds, a finalist leaves if the leader beats it, or if
+dropping it would cost next to nothing. The race ends when the leader is alone, when all that stay are practically equal
+to it, when taking the leader loses no more than ``AT_STAKE``, or when the rounds are used up: if configs differ by less
+than the noise, it does not matter which is chosen.
+
+The default config is timed to the end, and the study ends with it unless the leader beats it. So the race also goes on
+while staying with the default would lose more than that. If an engine may run something else untuned
+(``KernelSpec.rivals``), the fastest of these configs takes the default's part.
 """
 
 import math
@@ -41,32 +43,32 @@ _special = LateModule("scipy.special")
 
 AT_STAKE = 0.0003
 """Loss at which a race ends. On the 31 bundled recordings, with their noise (``benchmarks/races.py``), races take half
-the repetitions that it takes for their order to be certain, and choose configs slower by 0.04 ± 0.01 %; by 0.06 ± 0.01
-than races did in batches of 20. The threshold was chosen on these recordings."""
+the repetitions that a certain order needs, and choose configs slower by 0.04 ± 0.01 %; by 0.06 ± 0.01 than races did in
+batches of 20. The threshold was chosen on these recordings."""
 
 QUARTILES_APART = 1.349
-"""Quartiles of a normal variable are so many standard deviations apart."""
+"""The quartiles of a normal variable are this many standard deviations apart."""
 
 MEDIAN_ERROR = 1.25
 """Standard error of a median over that of a mean."""
 
 FEWEST_PAIRS = 4
-"""Rounds in which both of two configs were launched on time, from which on the spread of their difference is known."""
+"""The spread of the difference of two configs is known once both were launched on time in this many rounds."""
 
 LEAST_ROUNDS = 8
-"""Of a batch: fewer never show that one of a dozen configs beats another."""
+"""Fewest rounds of a batch: fewer never show that one of a dozen configs beats another."""
 
 
 @dataclass(frozen=True, slots=True)
 class InPlaceTimes:
-    """What a race in place found. Times of one layer in us, base product included.
+    """The result of a race in place. Times of one layer in us, base product included.
 
     Attributes:
         bare_us: of the layer without adapters.
-        winner: the config that was chosen; ``time_us`` is its.
-        default_time_us: with the default config; None where it cannot run.
+        winner: the config that was chosen; ``time_us`` is its time.
+        default_time_us: with the default config; None if it cannot run.
         times_us: with each finalist that was timed.
-        by_active: where a mix decided, each number of adapters by itself.
+        by_active: if a mix decided, the times with each number of adapters by itself.
     """
 
     around: Surroundings
@@ -80,14 +82,14 @@ class InPlaceTimes:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The config a study ends with.
+    """The config that a study ends with.
 
     Attributes:
         time_us: its re-measured time, in us.
-        default_time_us: the default config's, re-measured with it; None if the default cannot run.
+        default_time_us: the default config's time, re-measured with it; None if the default cannot run.
         times_us: re-measured time of every finalist, in us.
-        launches: launches spent on it, by purpose.
-        in_place: what decided, where that was a race in place.
+        launches: launches spent on choosing, by purpose.
+        in_place: the times that decided, if that was a race in place.
     """
 
     config: dict[str, int]
@@ -99,25 +101,25 @@ class Choice:
 
     @property
     def choices(self) -> tuple["Choice", ...]:
-        """The choice of each kernel, as of a search of several."""
+        """The choice of each kernel, as for a search of several kernels."""
         return (self,)
 
     @property
     def joint(self) -> None:
-        """A kernel alone agrees with no others."""
+        """None, because a kernel alone agrees with no others."""
         return None
 
 
 class Choices(Protocol):
-    """What the studies of one search end with."""
+    """The choices that the studies of one search end with."""
 
     @property
     def choices(self) -> Sequence[Choice]:
-        """One for each kernel."""
+        """One choice for each kernel."""
 
     @property
     def joint(self) -> Agreement | None:
-        """Where kernels had to agree: what they agree on, as a result tells it."""
+        """The agreement of the kernels, as stored with a result; None if they need not agree."""
 
 
 def choose(
@@ -129,16 +131,16 @@ def choose(
     also: Sequence[ConfigKey] = (),
     rivals: Sequence[ConfigKey] = (),
 ) -> Choice | None:
-    """Re-measure the best configs and the default one; the fastest wins, the default unless it is beaten.
+    """Re-measure the best configs and the default. The fastest wins; the default stays unless it is beaten.
 
     Args:
         measured: time of every complete trial, in us.
         also: configs that are timed too, however fast they were.
-        rivals: what else runs untuned, where it was measured: the fastest of them and the default stays unless it is
-            beaten.
+        rivals: other configs that may run untuned. Those that were measured are timed too, and the fastest of them and
+            the default stays unless it is beaten.
 
     Returns:
-        None where nothing was measured.
+        None if nothing was measured.
     """
     default_key = config_key(default)
     best: Sequence[ConfigKey] = sorted((key for key in measured if key != default_key), key=measured.__getitem__)
@@ -164,11 +166,11 @@ def choose(
 
 
 def beats(a: Sequence[float], b: Sequence[float], risk: float) -> bool:
-    """Say whether a is faster than b, by the sign test over the rounds both were timed in.
+    """Say whether a is faster than b, by the sign test over the rounds in which both were timed.
 
     Args:
         a: times of one config, round by round.
-        b: times of the other; rounds that only one of them has are left out.
+        b: times of the other. Rounds that only one of them has are left out.
         risk: largest p.
     """
     rounds = min(len(a), len(b))
@@ -178,11 +180,11 @@ def beats(a: Sequence[float], b: Sequence[float], risk: float) -> bool:
 
 
 def loss(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return what is lost on average, as a share of the time, where a is taken for faster than b.
+    """Return what is lost on average, as a share of the time, by taking a for faster than b.
 
     Args:
         a: times of one config, round by round, at least one.
-        b: times of the other; rounds that only one of them has are left out.
+        b: times of the other. Rounds that only one of them has are left out.
     """
     first, second = latest_us(a), latest_us(b)
     pairs = [(x, y) for x, y in zip(a, b, strict=False) if x <= first and y <= second]
@@ -203,20 +205,20 @@ def loss(a: Sequence[float], b: Sequence[float]) -> float:
 
 
 class Timing(Protocol):
-    """What times finalists in turn: a device, alone or in a place."""
+    """Times finalists in turn: a device, either alone or in a place."""
 
     def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
         """See ``Device.remeasure``."""
 
 
 class Race:
-    """Finalists timed round by round, losers leaving on the way.
+    """Times finalists round by round. Losers leave on the way.
 
     Args:
         chosen: the finalists.
-        kept: the one that is timed to the end: the default.
-        rivals: those of which the fastest is timed to the end, too, where it is faster than the default.
-        group: says of a finalist whom it races against: those of an equal group. All against all by default.
+        kept: the config that is timed to the end: the default.
+        rivals: configs of which the fastest is also timed to the end, if it is faster than the default.
+        group: returns a finalist's group. Finalists race only within their group; by default all are in one.
 
     Attributes:
         launches: launches so far, by purpose.
@@ -249,12 +251,12 @@ class Race:
             rounds = min(self._batch, self._finalists.most_rounds - taken)
             batch = self._device.remeasure(self._problem, [dict(k) for k in self._running], rounds, taken=taken)
             for key, runtimes in zip(self._running, batch.runtimes_us, strict=True):
-                # One whose result is wrong, or that breaks the device, is out, whatever it took before.
+                # A finalist whose result is wrong, or that breaks the device, is out, whatever its times were before.
                 self._runtimes[key] = self._runtimes[key] + runtimes if runtimes else ()
             self._estimates = None
             self.launches += batch.launches
             taken += rounds
-            # Whom one that proves wrong may have driven out is back.
+            # If a finalist proves wrong, those that it may have driven out are back.
             field = self._running if all(self._runtimes[key] for key in self._running) else list(self._runtimes)
             self._running = [key for key in field if self._runtimes[key] and self._stays(key)]
 
@@ -272,7 +274,7 @@ class Race:
         leaders = {key: self.leader_of(self._group(key)) for key in self._running}
         untuned = self.untuned
         if untuned in leaders:
-            leaders[untuned] = self.leader  # which it is compared with in the end, of whatever group
+            leaders[untuned] = self.leader  # compared with it in the end, whatever the group
         close = {key: leader for key, leader in leaders.items() if key != leader and not self.beats(leader, key)}
         if all(times[key] <= within * times[leader] for key, leader in close.items()):
             return True
@@ -296,18 +298,18 @@ class Race:
 
     @property
     def runtimes_us(self) -> Mapping[ConfigKey, tuple[float, ...]]:
-        """The repetitions of each finalist, round by round; fewer of those that left."""
+        """The repetitions of each finalist, round by round. Those that left have fewer."""
         return self._runtimes
 
     @property
     def untuned(self) -> ConfigKey | None:
-        """The fastest of what runs where nothing was tuned: the default or a rival; None where none of them can."""
+        """The fastest config that may run untuned: the default or a rival. None if none of them can run."""
         times = self.times_us
         return min((key for key in (self._kept, *self._rivals) if key in times), key=times.__getitem__, default=None)
 
     @property
     def leader(self) -> ConfigKey:
-        """The fastest of all: of equals the default, then the best so far."""
+        """The fastest of all. Of equals, it is the default, then the best so far."""
         times = self.times_us
         return min(times, key=times.__getitem__)
 

@@ -1,9 +1,9 @@
-"""Proposals computed in processes of their own.
+"""Computes proposals in separate processes.
 
-A session on a GPU has dozens of studies in flight. Their surrogates, all computed under one interpreter lock, would
-hold up the threads that feed the compilers and the GPU. So each study's sampler lives in one of a few search processes;
-an ``OffloadedProposer`` here tells it what is new and asks for the next config. What it answers is what the same
-sampler would have answered here: it depends on the seed, the study's content and the prices alone.
+A session on a GPU has dozens of studies in flight. If their surrogates were all computed under one interpreter lock,
+they would hold up the threads that feed the compilers and the GPU. So each study's sampler lives in one of a few search
+processes. An ``OffloadedProposer`` in this process tells it what is new and asks for the next config. The same sampler
+would have given the same answer here: it depends only on the seed, the study's content and the prices.
 """
 
 import itertools
@@ -44,18 +44,18 @@ from bo_tune.tuning.proposer import Proposal, certificate_of
 from bo_tune.tuning.settings import SEARCH_MODULE, search_server
 
 ANSWER_TIMEOUT_S = 300.0
-"""A proposal takes milliseconds; a machine that is this slow is not tuning."""
+"""A proposal takes milliseconds. A machine that needs this long is of no use for tuning."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """All it takes to build a study's sampler, here or in another process.
+    """Everything needed to build a study's sampler, here or in another process.
 
     Attributes:
         ranges: parameter name to values: the grid.
         valid: ``[C]``, the configs of the grid that may be proposed.
         default: the kernel's default config.
-        prior: what other studies teach; None for a sampler that does not learn, or where there are none.
+        prior: what other studies teach; None for a sampler that does not learn, or if there are none.
     """
 
     sampler: str
@@ -89,7 +89,7 @@ class _Open:
 
 @dataclass(frozen=True, slots=True)
 class _News:
-    """What a study holds that its search process has not heard of."""
+    """The part of a study that its search process does not know yet."""
 
     study: int
     observations: tuple[Observation, ...]
@@ -98,7 +98,7 @@ class _News:
 
 @dataclass(frozen=True, slots=True)
 class _Choose:
-    """Ask for the next config. ``free`` and ``cost`` are of the whole grid, ``[C]``."""
+    """Asks for the next config. ``free`` and ``cost`` are of the whole grid, ``[C]``."""
 
     news: _News
     trial_number: int
@@ -124,7 +124,7 @@ class _Close:
 
 
 def before_forking() -> None:
-    """Have what every search process computes with loaded once."""
+    """Load once what every search process computes with."""
     LateModule.import_all()
 
 
@@ -133,7 +133,7 @@ class SearchPool:
 
     Args:
         processes: how many.
-        server: forks them; the pool has its own by default.
+        server: forks them. By default the pool has its own.
     """
 
     def __init__(self, processes: int, server: ForkServer | None = None) -> None:
@@ -147,7 +147,7 @@ class SearchPool:
         self._lock = threading.Lock()
 
     def proposer(self, recipe: Recipe, cost: Cost) -> "OffloadedProposer":
-        """Open a study in the process that has the fewest, and return what asks it."""
+        """Open a study in the process with the fewest studies, and return a proposer that asks that process."""
         with self._lock:
             number, busy = next(self._numbers), Counter(self._places.values())
             self._places[number] = min(range(len(self._workers)), key=lambda place: busy[place])
@@ -156,18 +156,18 @@ class SearchPool:
         return OffloadedProposer(self, number, recipe, cost)
 
     def _prepare(self, study: int) -> None:
-        """Have a model ready by the time that a study's first config is measured: it takes some tenths of a second."""
-        with suppress(WorkerError, KeyError):  # whoever asks is told; it may have been forgotten meanwhile
+        """Build a study's model before its first config is measured. It takes some tenths of a second."""
+        with suppress(WorkerError, KeyError):  # the next request reports it; the study may have been closed meanwhile
             self.ask(study, _Prepare(study))
 
     def ask(self, study: int, message: object) -> object:
-        """Send a message to the process of a study and return its answer. Raises WorkerError."""
+        """Send a message to a study's process and return the answer. Raises WorkerError."""
         place = self._places[study]
         with self._locks[place]:
             return self._workers[place].request(message, ANSWER_TIMEOUT_S)
 
     def forget(self, study: int) -> None:
-        """Have the process of a study forget it. Raises WorkerError."""
+        """Have a study's process forget it. Raises WorkerError."""
         self.ask(study, _Close(study))
         del self._places[study]
 
@@ -186,8 +186,8 @@ class SearchPool:
 class OffloadedProposer:
     """A study's proposals, made in another process.
 
-    It keeps a log of the study, and no study of Optuna's: asking one for a config and telling it what came of it took
-    a quarter of the core that a study takes here.
+    It keeps only a log of the study, not an Optuna study: asking one for a config and telling it the result took a
+    quarter of the core that a study takes here.
     """
 
     def __init__(self, pool: SearchPool, study: int, recipe: Recipe, cost: Cost) -> None:
@@ -200,11 +200,9 @@ class OffloadedProposer:
         self._news: list[Observation] = []
 
     def learn(self, trial: FrozenTrial) -> None:
-        """See ``Proposer``."""
         self._observe(next(self._numbers), trial)
 
     def propose(self, config: Config | None = None) -> Proposal:
-        """See ``Proposer``."""
         number = next(self._numbers)
         index = self._choose(number) if config is None else self._grid.index(config)
         assert index is not None
@@ -222,17 +220,14 @@ class OffloadedProposer:
         return answer
 
     def finish(self, proposal: Proposal, trial: FrozenTrial) -> None:
-        """See ``Proposer``."""
         del self._under_way[proposal.number]
         self._observe(proposal.number, trial)
 
     def forget(self, proposal: Proposal) -> None:
-        """See ``Proposer``."""
         self._log.fail(self._under_way.pop(proposal.number))
         self._log.adopt((), tuple(self._under_way.values()))
 
     def certificate(self, tolerance: float, *, with_loss: bool = False) -> Certificate | None:
-        """See ``Proposer``."""
         answer = self._pool.ask(self._study, _Certify(self._take_news(), tolerance, with_loss))
         assert answer is None or isinstance(answer, Certificate)
         return answer
@@ -259,13 +254,13 @@ class _Served:
     study: Study = field(default_factory=optuna.create_study)
 
     def __post_init__(self) -> None:
-        # Not a method: the study would be in a cycle, and outlast its end until garbage is sought.
+        # Not a method, because then the study would be in a reference cycle and stay until the next garbage collection.
         cost = self._cost_of_all = np.ones(len(self.recipe.valid), dtype=np.float32)
         self._sampler = self.recipe.build(lambda indices: cost[indices].astype(float))
         self._log = self._sampler.adopt(self.study)
 
     def prepare(self) -> None:
-        """Build the model, of a sampler that has one. A default config off the grid would have it built again."""
+        """Build the sampler's model, if any. Skipped for a default config off the grid, which would force a rebuild."""
         sampler = self._sampler
         if isinstance(sampler, FiniteGridSampler) and sampler.grid.index(self.recipe.default) is not None:
             sampler.model(self.study).points(())
@@ -303,7 +298,7 @@ class _Server:
 
     @answer.register
     def _(self, request: _Prepare) -> None:
-        if request.study in self._studies:  # it comes from another thread, and the study may have ended before it
+        if request.study in self._studies:  # comes from another thread, perhaps after the study's end
             self._studies[request.study].prepare()
 
     @answer.register

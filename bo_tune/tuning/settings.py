@@ -1,5 +1,4 @@
-"""How one study is searched, and what proposes its configs elsewhere: all that is known of searches before optuna is
-loaded."""
+"""Settings of one study's search, and its search processes' server: all that is needed before optuna is loaded."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -10,26 +9,26 @@ from bo_tune.processes.fork_server import ForkServer
 from bo_tune.processes.threads import ONE_BLAS_THREAD
 
 SEARCH_MODULE = "bo_tune.tuning.search_pool"
-"""What search processes run."""
+"""The module that search processes run."""
 
 
 def search_server() -> ForkServer:
-    """Start what forks search processes. It imports for a second, which may pass while GPUs are opened."""
+    """Start the server that forks search processes. It imports for a second, which may pass while GPUs are opened."""
     return ForkServer([SEARCH_MODULE], ONE_BLAS_THREAD)
 
 
 @dataclass(frozen=True, slots=True)
 class Finalists:
-    """How finalists are chosen from and re-measured.
+    """Settings for selecting and re-measuring finalists.
 
     Attributes:
         count: how many of the best configs, besides the default.
         rounds: repetitions of each in two batches.
         most_rounds: repetitions of each at most.
-        confidence: that the one chosen is the fastest, but for ``equal_within``.
+        confidence: that the chosen config is the fastest, apart from ``equal_within``.
         equal_within: difference in time, as a share, that is not worth more rounds.
-        active: in place, how many adapters steps use: the mean over this mix decides. Nothing for what the device
-            measures under.
+        active: in place, the numbers of adapters that steps use. The mean over this mix decides. Empty to use the
+            number that the device measures with.
     """
 
     count: int = 8
@@ -40,24 +39,24 @@ class Finalists:
     active: tuple[int, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return the settings as plain values; no mix where there is none, as before there was any."""
+        """Return the settings as plain values. An empty mix is left out, as in files from before there were mixes."""
         settings = asdict(self)
         active = settings.pop("active")
         return {**settings, "active": list(active)} if active else settings
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Finalists":
-        """Read what ``to_json`` made of them."""
+        """Read settings that ``to_json`` wrote."""
         return cls(**{**stored, "active": tuple(stored.get("active", ()))})
 
 
 @dataclass(frozen=True, slots=True)
 class TunerSettings:
-    """How one study is searched.
+    """Settings for the search of one study.
 
     Attributes:
-        budget: configs to launch, the default one included; None for every candidate.
-        finalists: what is re-measured at the end.
+        budget: configs to launch, including the default one; None for every candidate.
+        finalists: how the best configs are re-measured at the end.
         stop_slow: whether a clearly slow config ends after its first repetitions.
         stop_rule: when the sampler's model is sure enough to end before the budget; None for never.
     """
@@ -69,5 +68,5 @@ class TunerSettings:
 
     @property
     def tolerance(self) -> float:
-        """The stop rule's, or the usual one: a config better by a smaller share is not worth looking for."""
+        """The stop rule's tolerance, or the usual one. Smaller improvements are not worth looking for."""
         return (self.stop_rule or StopRule()).tolerance

@@ -35,22 +35,23 @@ from bo_tune.tuning.settings import TunerSettings
 UnderWay = TypeVar("UnderWay")
 
 OVERDUE = 3.0
-"""Times the usual wait for a binary after which a search that could end goes on to another config. In a session of 84
-lookups on an H200 searches used to go on at once: of 506 s of compilers 82 went into what was then left."""
+"""If a binary takes this many times the usual wait, a search that could end no longer waits for it before it starts
+another config. In a session of 84 lookups on an H200, searches used to start others at once. Of 506 s of compilers, 82
+then went into compiles that were abandoned."""
 
 LEAST_OVERDUE_S = 0.5
 
 WAITS_REMEMBERED = 16
 
 NEARLY = 3.0
-"""Times the stop rule's risk, below which a search has one config under way at a time."""
+"""If the risk is below this many times the stop rule's, a search has one config under way at a time."""
 
 MOST_INVALID_PER_LAUNCHED = 4
 """A study also ends when this many times its budget of launched configs proved invalid."""
 
 
 class InterruptedSearch(Exception):  # noqa: N818 - not an error: the user asked for it
-    """The search was asked to stop; everything recorded so far stays."""
+    """The search was asked to stop. Everything recorded so far stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Pending:
     """A config on its way through the compiler.
 
     Attributes:
-        proposal: None for a default config that is no candidate, which could not be proposed.
+        proposal: None for a default config that is no candidate, and so could not be proposed.
     """
 
     config: dict[str, int]
@@ -76,13 +77,13 @@ class Pending:
 def take_ready(
     under_way: deque[UnderWay], build: Callable[[UnderWay], Future[Build]], within_s: float | None = None
 ) -> UnderWay | None:
-    """Take out the oldest that is compiled, waiting for one: a long compile holds up none but itself.
+    """Wait for a config to be compiled, and remove and return the oldest that is. So a long compile delays only itself.
 
     Args:
-        within_s: how long, in seconds; for ever by default.
+        within_s: how long to wait, in seconds; for ever by default.
 
     Returns:
-        None where none is compiled by then.
+        None if none is compiled by then.
     """
     builds = [build(one) for one in under_way]
     if not any(future.done() for future in builds):
@@ -98,26 +99,26 @@ def take_ready(
 class Tuner:
     """Searches the best config of one problem.
 
-    What proposes its configs is told of every trial in memory, so proposing costs no database time; finished trials are
-    stored behind its back, within a second of being measured.
+    The proposer learns of every trial in memory, so proposing takes no database time. Finished trials are stored in
+    the background, within a second of being measured.
 
     Args:
-        ahead: the default config's build, where it has begun.
-        apart: parameter whose values are searched side by side: a config is given up when it is clearly slower than the
-            best of its own value, not than the best of all.
-        layer: what of a model the kernel runs in, where finalists are to race in it; None to race alone.
-        lookahead: says, asked before each proposal, how many configs may be compiling or waiting at once. More than
-            one only pays where compilers would idle: proposals made together know less.
+        ahead: the default config's build, if it has begun.
+        apart: parameter whose values are searched side by side. A config is then given up when it is clearly slower
+            than the best of its own value, not than the best of all.
+        layer: the layer of a model in which finalists race; None to race alone.
+        lookahead: called before each proposal, returns how many configs may be compiling or waiting at once. More than
+            one only pays if compilers would idle, since proposals made together know less.
         stop: set by whoever wants the search to end after the trial under way.
 
     Attributes:
         launched_configs: configs launched at least once.
         best_us: time of the best complete trial so far, in us.
-        sure: probability of the certificate as last computed; None before.
+        sure: probability of the last computed certificate; None before the first.
         resumed: trials that were recorded before.
-        launches: launches since, by purpose.
+        launches: launches since then, by purpose.
         propose_s: seconds spent on proposals.
-        tuner_s: seconds spent on deciding and recording: all but waiting for compilers and the device.
+        tuner_s: seconds spent on deciding and recording: everything except waiting for compilers and the device.
     """
 
     def __init__(
@@ -170,7 +171,7 @@ class Tuner:
         self.resumed = len(self.trials)
 
     def search(self, budget: int | None = None) -> None:
-        """Try configs until ``budget`` (the settings' by default) are launched or none is left.
+        """Try configs until ``budget`` (by default the settings') are launched or none is left.
 
         Raises:
             InterruptedSearch: when asked to stop.
@@ -198,12 +199,12 @@ class Tuner:
 
     @property
     def _overdue_s(self) -> float:
-        """Seconds after which a compile is not counted on any more, in a search that may end without it."""
+        """Seconds after which a search that may end without a compile no longer waits for it."""
         usual = median(self._waited_s) if self._waited_s else 0.0
         return max(LEAST_OVERDUE_S, OVERDUE * usual)
 
     def _leave_to_compilers(self) -> None:
-        """Forget configs that are still being compiled: enough is known without them, and it may take seconds."""
+        """Forget configs that still compile: enough is known without them, and compiling may take seconds."""
         untuned = {config_key(config) for config in (self.default, *self._rivals)}
         for pending in list(self._pending):
             if pending.proposal and not pending.build.done() and config_key(pending.config) not in untuned:
@@ -212,21 +213,21 @@ class Tuner:
                 self.device.withdraw(self.problem, pending.config)
 
     def finish(self, pending: Pending) -> None:
-        """Wait for a config that was started, measure and record it."""
+        """Wait for a config that was started, measure it and record it."""
         outcome = self._evaluate(pending)
         with self.timed():
             self._record(pending, outcome)
 
     @contextmanager
     def timed(self) -> Iterator[None]:
-        """Count what happens meanwhile as deciding and recording."""
+        """Count the time of this context as deciding and recording."""
         start = time.perf_counter()
         with self.device.occupancy.at("deciding"):
             yield
         self.tuner_s += time.perf_counter() - start
 
     def choose(self) -> Choice | None:
-        """Re-measure the finalists and the default config; None where nothing was measured."""
+        """Re-measure the finalists and the default config. Returns None if nothing was measured."""
         found, launches = self._race_in_place()
         measured, finalists = self.measured, after_layer(self._settings.finalists, decided=found is not None)
         also = [found.winner] if found is not None else []
@@ -239,7 +240,7 @@ class Tuner:
         return choice if found is None else decided_in_place(choice, found, self.default)
 
     def _race_in_place(self) -> tuple[InPlaceTimes | None, Launches]:
-        """Race in the layer, if there is one that runs: where none does, the times alone decide."""
+        """Race in the layer if there is one that runs. Otherwise the times alone decide."""
         if not isinstance(self.layer, Linear) or not self.measured:
             return None, Counter()
         problem, finalists = lora(self.problem), self._settings.finalists
@@ -251,7 +252,7 @@ class Tuner:
 
     @property
     def certificate(self) -> Certificate | None:
-        """How sure the sampler's model is that nothing better is left; None for a sampler without one."""
+        """The certificate of the sampler's model that nothing better is left; None for a sampler without a model."""
         if self._certified is None or self._certified[0] != len(self.trials):
             self._certified = len(self.trials), self.proposer.certificate(self._settings.tolerance)
             self.sure = self._certified[1].probability if self._certified[1] else None
@@ -259,16 +260,16 @@ class Tuner:
 
     @property
     def certificates(self) -> list[Certificate | None]:
-        """The certificate of each kernel, as of a search of several, with the loss to be expected."""
+        """The certificate of each kernel, as for a search of several, with the expected loss."""
         return [self.proposer.certificate(self._settings.tolerance, with_loss=True)]
 
     @property
     def default_us(self) -> float | None:
-        """Time of the default config in us; None before it was measured, and where it cannot run."""
+        """Time of the default config in us; None before it was measured, and if it cannot run."""
         return self.measured.get(config_key(self.default))
 
     def is_sure(self, under_way: int = 0) -> bool:
-        """Say whether the stop rule ends the search here, or will once so many more configs have a time."""
+        """Say whether the stop rule ends the search now, or will once so many more configs have a time."""
         rule = self._settings.stop_rule
         if rule is None or self.launched_configs + under_way < rule.least:
             return False
@@ -281,7 +282,8 @@ class Tuner:
             return False
         if self._settings.stop_rule is None:
             return True
-        # Others are not waited for in the end. But what would be begun in their place takes a compile as well.
+        # The end of the search does not wait for overdue configs. But a config begun in their place takes a compile,
+        # too.
         overdue_s = self._overdue_s
         counted_on = sum(one.build.done() or one.waited_s < overdue_s for one in self._pending)
         if counted_on and self._is_nearly_sure(self._settings.stop_rule):
@@ -289,7 +291,7 @@ class Tuner:
         return not self.is_sure(counted_on)
 
     def _is_nearly_sure(self, rule: StopRule) -> bool:
-        """Say whether what is under way will probably be the end: what is begun beside it would be for nothing."""
+        """Say whether what is under way will probably be the end, so that anything begun beside it would be wasted."""
         certificate = self._certified[1] if self._certified is not None else None
         return certificate is not None and 1.0 - certificate.probability < NEARLY * rule.risk
 
@@ -313,7 +315,7 @@ class Tuner:
         self._untried.discard(key)
 
     def start(self, config: dict[str, int] | None = None) -> Pending:
-        """Start a config: the default or one of its rivals if it is new, else the one named, else what is proposed."""
+        """Start the default or a rival if one is new, or else the given config, or else a proposed one."""
         start = datetime.now()
         proposal: Proposal | None = None
         config = self._first() or config
@@ -326,14 +328,14 @@ class Tuner:
         return Pending(config, proposal, self._build(config), start)
 
     def _build(self, config: dict[str, int]) -> Future[Build]:
-        """Start compiling a config, if that has not begun."""
+        """Start compiling a config, unless that has begun."""
         if self._ahead is not None and config_key(config) == config_key(self.default):
             begun, self._ahead = self._ahead, None
             return begun
         return self.device.compile(self.problem, config)
 
     def _first(self) -> dict[str, int] | None:
-        """Return the next of the configs that come before all others; None where all were tried."""
+        """Return the next of the configs that come before all others, or None if all were tried."""
         if not self.default_is_tried:
             return self.default
         return next((config for config in self._rivals if config_key(config) not in self._tried), None)
@@ -348,7 +350,7 @@ class Tuner:
         return self.device.measure(self.problem, pending.config, build, stop_above_us=incumbent)
 
     def _may_be_given_up(self, config: Config) -> bool:
-        """Say whether a slow config ends early: never the default, which every result is compared with."""
+        """Say whether a slow config ends early. The default never does, since every result is compared with it."""
         return self._settings.stop_slow and config_key(config) != config_key(self.default)
 
     def _incumbent_us(self, config: Config) -> float | None:

@@ -184,7 +184,7 @@ def test_a_mix_of_adapters_decides_and_each_number_of_them_is_told() -> None:
     assert read is not None
     assert list(read.by_active) == list(result.in_place.by_active)
     (line,) = mix_lines([result])
-    assert line.endswith("a step uses: 1 active: -60.0 %, worst -60.0 %; 4 active: -37.5 %, worst -37.5 %")
+    assert line.endswith("in a step: 1 active: -60.0 %, worst -60.0 %; 4 active: -37.5 %, worst -37.5 %")
 
 
 def test_one_number_of_adapters_is_no_mix() -> None:

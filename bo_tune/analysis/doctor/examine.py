@@ -1,4 +1,4 @@
-"""Makes all checks at once, and ends by a deadline whatever hangs."""
+"""Makes all checks at once, and ends whatever hangs by a deadline."""
 
 import os
 import tempfile
@@ -20,13 +20,13 @@ STORE_MODULE = "bo_tune.store.reachable"
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is to be tuned with.
+    """The GPU, kernels and database with which the user wants to tune.
 
     Attributes:
         gpu: which GPU.
         source: whose kernels (``KERNEL_SOURCES``).
         storage: URL of the database.
-        wait_s: seconds after which what has not answered counts as hanging.
+        wait_s: seconds after which a check that has not answered counts as hanging.
     """
 
     gpu: GpuName
@@ -36,16 +36,16 @@ class Wanted:
 
 
 def examined(wanted: Wanted) -> Sequence[Finding]:
-    """Make the checks, in the order in which they should be mended.
+    """Make the checks, and return them in the order in which problems should be fixed.
 
-    This process loads neither torch nor a driver. The GPU is watched before anything of these checks has it open.
+    This process loads neither torch nor a driver. The GPU is watched before any of these checks has it open.
     """
     vendor, number = backend_named(wanted.gpu.backend), wanted.gpu.index or 0
     until = time.monotonic() + wanted.wait_s
     with tempfile.TemporaryDirectory(prefix="bo-tune-doctor-", ignore_cleanup_errors=True) as cache:
         of_gpu = (vendor.name, str(number))
         driver = Asked(DRIVER_MODULE, *of_gpu)
-        # An empty cache, so that the trial kernel is compiled in earnest.
+        # With an empty cache, so that the trial kernel is really compiled.
         toolchain = Asked(TOOLCHAIN_MODULE, *of_gpu, environment={**vendor.environment, "TRITON_CACHE_DIR": cache})
         store = Asked(STORE_MODULE) if wanted.storage != MEMORY else None
         asked = [one for one in (driver, toolchain, store) if one is not None]

@@ -1,4 +1,4 @@
-"""What one check found. Pure data."""
+"""The result of one check. Pure data."""
 
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Status(StrEnum):
-    """How a check ended."""
+    """The outcome of a check."""
 
     OK = "ok"
     WARNING = "warning"
@@ -14,7 +14,7 @@ class Status(StrEnum):
     FAILED = "failed"
     """Tuning does not work, or its times would be spoilt."""
     SKIPPED = "skipped"
-    """It was not made, because of one that failed."""
+    """The check was not made, because another one failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +23,8 @@ class Finding:
 
     Attributes:
         check: its name.
-        said: what was found, in a line.
-        remedy: what to do about it; None where there is nothing to do.
+        said: what was found, in one line.
+        remedy: what to do about it; None if there is nothing to do.
     """
 
     check: str
@@ -38,17 +38,17 @@ class Finding:
 
 
 def ok(check: str, said: str) -> Finding:
-    """Return a check that found nothing to mend."""
+    """Return a check that found nothing to fix."""
     return Finding(check, Status.OK, said)
 
 
 def warning(check: str, said: str, remedy: str) -> Finding:
-    """Return a check that found something to know."""
+    """Return a check that found something worth knowing."""
     return Finding(check, Status.WARNING, said, remedy)
 
 
 def failed(check: str, said: str, remedy: str) -> Finding:
-    """Return a check that found something to mend."""
+    """Return a check that found something to fix."""
     return Finding(check, Status.FAILED, said, remedy)
 
 

@@ -16,19 +16,20 @@ from bo_tune.kernels.vllm.installed import LAUNCHERS, described, launched_here, 
 from bo_tune.measure.compile.host import cache_folder, check_cache
 
 COMPILERS = ("gcc", "clang")
-"""What Triton looks for where ``CC`` names nothing."""
+"""Compilers that Triton looks for if ``CC`` names none."""
 
 LEAST_FREE_BYTES = 2**30
-"""Of a cache's file system: a model's few hundred binaries and what comes before them take some 100 MiB."""
+"""Least free space on a cache's file system. The few hundred binaries of a model and their earlier stages take about
+100 MiB."""
 
 
 def program() -> Finding:
-    """Say what is running."""
+    """Say which program is running."""
     return ok("bo-tune", f"{metadata.version('bo_tune')}, Python {platform.python_version()}, {platform.platform()}")
 
 
 def compiler() -> Iterator[Finding]:
-    """Look for what Triton builds the launchers of kernels with."""
+    """Look for the compiler and headers with which Triton builds the launchers of kernels."""
     named = os.environ.get("CC")
     found = shutil.which(named.split()[0]) if named and named.split() else None
     if not named:
@@ -52,7 +53,7 @@ def compiler() -> Iterator[Finding]:
 
 
 def caches() -> Iterator[Finding]:
-    """See that binaries and temporary files can be written, and that there is room for them."""
+    """Check that binaries and temporary files can be written, and that there is room for them."""
     folder = cache_folder(os.environ)
     try:
         check_cache(os.environ)

@@ -1,4 +1,4 @@
-"""What the answers of driver, toolchain and database mean."""
+"""Judges the answers of driver, toolchain and database."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -19,7 +19,7 @@ GPU_EXTRA = "pip install 'bo_tune[gpu]'"
 
 
 def driver(vendor: Backend, number: int, told: Answers, asked: Asked, environment: Answers) -> Iterator[Finding]:
-    """Judge the driver, the GPUs that may be used, and how others use the one that is to measure."""
+    """Judge the driver, the usable GPUs, and how others use the GPU that will measure."""
     yield _release(vendor, told, asked)
     yield from _gpus(vendor, number, told, asked, environment)
     if number >= told.get("usable", 0):
@@ -39,14 +39,14 @@ def _release(vendor: Backend, told: Answers, asked: Asked) -> Finding:
 
 
 def _unanswered(check: str, what: str, asked: Asked) -> Finding:
-    """Say that something did not answer, which has hung or died."""
+    """Report that something did not answer, because it has hung or died."""
     if asked.hung:
         return failed(check, f"{what} did not answer", f"{LONGER}; one that never answers needs the host restarted")
     return failed(check, f"{what} could not be asked: {asked.fault}", "see that message")
 
 
 def _gpus(vendor: Backend, number: int, told: Answers, asked: Asked, environment: Answers) -> Iterator[Finding]:
-    """Judge which GPUs there are, which of them may be used, and whether they are partitioned."""
+    """Judge which GPUs exist, which of them may be used, and whether they are partitioned."""
     set_to = {name: environment[name] for name in vendor.visibility if name in environment}
     limits = ", ".join(f"{name}={value}" for name, value in set_to.items())
     fitted, usable = told.get("fitted", []), told.get("usable")
@@ -71,7 +71,7 @@ def _gpus(vendor: Backend, number: int, told: Answers, asked: Asked, environment
 
 
 def _to_have_one(vendor: Backend, told: Answers, set_to: Answers) -> str:
-    """Say what to do where no GPU may be used."""
+    """Say what to do if no GPU may be used."""
     fitted = told.get("fitted", [])
     if any(partitioned for _, partitioned in fitted):
         return vendor.partition_help

@@ -1,6 +1,6 @@
-"""The studies of a database looked back on: what was found, how, at what cost, how far from the best of the grids.
+"""Reviews the studies of a database: what was found, how, at what cost, and how far from the best of the grids.
 
-Pure data, for ``bo-tune report`` to draw and to write as JSON.
+Pure data, which ``bo-tune report`` draws and writes as JSON.
 """
 
 from bo_tune.analysis.review.review import Review, document, review

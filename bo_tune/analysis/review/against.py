@@ -1,4 +1,4 @@
-"""Two databases compared: what was found for the same problems, on the same GPU types."""
+"""Compares two databases: what was found for the same problems, on the same GPU types."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -16,11 +16,11 @@ Asked = tuple[Problem, str, str]
 
 @dataclass(frozen=True, slots=True)
 class Versus:
-    """A problem of which both databases have a result. Times in us.
+    """A problem for which both databases have a result. Times in us.
 
     Attributes:
-        here: the study of the one database.
-        there: that of the other.
+        here: the study of this database.
+        there: the study of the other one.
     """
 
     here: StudyReview
@@ -28,12 +28,12 @@ class Versus:
 
     @property
     def same(self) -> bool:
-        """Whether both chose one config."""
+        """Whether both chose the same config."""
         return dict(self.here.config or {}) == dict(self.there.config or {})
 
     @property
     def ratio(self) -> float | None:
-        """Time there over time here: above 1 where this database has the faster one."""
+        """Time there over time here: above 1 if this database has the faster config."""
         if not self.here.best_us or not self.there.best_us:
             return None
         return self.there.best_us / self.here.best_us
@@ -41,11 +41,11 @@ class Versus:
 
 @dataclass(frozen=True, slots=True)
 class Against:
-    """All of them.
+    """All problems of two databases.
 
     Attributes:
         where: the other database.
-        only_here, only_there: problems that one of them has alone.
+        only_here, only_there: numbers of problems that only one of them has.
     """
 
     where: str
@@ -55,7 +55,7 @@ class Against:
 
     @property
     def mean_ratio(self) -> float | None:
-        """Geometric mean of the ratios; None without any."""
+        """Geometric mean of the ratios; None if there are none."""
         ratios = [one.ratio for one in self.both if one.ratio]
         return exp(sum(map(log, ratios)) / len(ratios)) if ratios else None
 
@@ -82,7 +82,7 @@ class Against:
 
 
 def against(here: Review, there: Review, where: str) -> Against:
-    """Compare the finished searches of two databases. Of several of one problem the last that was measured counts.
+    """Compare the finished searches of two databases. Of several of one problem, the last that was measured counts.
 
     Args:
         where: the other database, without a password.

@@ -1,4 +1,4 @@
-"""What is tuned as one: a problem, or the problems of kernels that must agree. Gain, curve and regret of each."""
+"""Cases: problems that are tuned as one, since their kernels must agree, or single ones. Gain, curve and regret."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +16,13 @@ from bo_tune.tuning.joint.choice import sums_by_value
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Where a search stood after a config was launched.
+    """The state of a search after a config was launched.
 
     Attributes:
         launched: configs launched so far, of all kernels.
-        launches: launches so far, of all kernels and whatever purpose but the race of finalists.
-        best_us: the best measured time so far, in us; of several kernels the best sum that agrees.
-        true_us: what that config takes by the whole grid's times, where they are known.
+        launches: launches so far, of all kernels and for any purpose except the race of finalists.
+        best_us: the best measured time so far, in us. For several kernels, it is the best sum of configs that agree.
+        true_us: the time of that config by the whole grid's measurements, if they are known.
     """
 
     launched: int
@@ -36,12 +36,12 @@ class Case:
     """One problem, or several that must agree; then times are sums.
 
     Attributes:
-        studies: one, or one for each kernel in the order a layer runs them.
-        steps: the search, wherever its best changed, and its end.
-        best_us: the smallest time of the whole grid (of configs that agree), where that is known.
-        truth: what tells it.
-        losses: of each study, what a wrong value of each parameter costs (``importance``): by the whole grid where that
-            is known, else by the study's model.
+        studies: one, or one for each kernel in the order in which a layer runs them.
+        steps: the search, at each change of its best and at its end.
+        best_us: the smallest time of the whole grid (of configs that agree), if known.
+        truth: the source of that time.
+        losses: for each study, what a wrong value of each parameter costs (``importance``): by the whole grid if it is
+            known, else by the study's model.
         regret_percent: time of the chosen config over the grid's best, both by the whole grid's times, minus one.
     """
 
@@ -56,7 +56,7 @@ class Case:
 
     @property
     def first(self) -> StudyReview:
-        """The study that the others stand beside."""
+        """The study that represents the case."""
         return self.studies[0]
 
     @property
@@ -66,12 +66,12 @@ class Case:
 
     @property
     def decided(self) -> int | None:
-        """The value of ``SHARED`` that other kernels decided on: an engine launches those in place of these."""
+        """The value of ``SHARED`` that other kernels decided on, because an engine launches them in place of these."""
         return decided_of(self.first)
 
     @property
     def counts(self) -> bool:
-        """Whether it counts in means: it is finished, and an engine runs these kernels."""
+        """Whether the case counts in means: it is finished, and an engine runs these kernels."""
         return self.finished and self.decided is None
 
     @property
@@ -86,25 +86,25 @@ class Case:
 
     @property
     def saved_us(self) -> float | None:
-        """What each layer that asks for it gains, in us: in the layer where that was timed, else alone."""
+        """The gain in us of each layer that uses it: as timed in the layer, or else alone."""
         there = self._in_place()
         times = (self.default_us, self.time_us) if there is None else (there.default_time_us, there.time_us)
         return times[0] - times[1] if times[0] is not None and times[1] is not None else None
 
     def _in_place(self) -> InPlace | LayerTimes | None:
-        """Return what the race in the layer found, if there was one."""
+        """Return the times of the race in the layer, if there was one."""
         if self.joint:
             return self.first.joint.in_place if self.first.joint else None
         return self.first.result.in_place if self.first.result else None
 
 
 def decided_of(study: StudyReview) -> int | None:
-    """Return the value of ``SHARED`` that other kernels decided on for a study."""
+    """Return the value of ``SHARED`` that other kernels decided on for a study, or None."""
     return study.joint.decided_by.value if study.joint and study.joint.decided_by else None
 
 
 def cases_of(studies: Iterable[StudyReview], truths: Mapping[Place, Truth]) -> list[Case]:
-    """Put studies that ended together into one case, all others into one each; in the order they come."""
+    """Put studies that ended together into one case, and each other study into one of its own, keeping their order."""
     groups: dict[Hashable, list[StudyReview]] = {}
     for study in studies:
         groups.setdefault(_group_of(study) or str(study.name), []).append(study)
@@ -112,7 +112,7 @@ def cases_of(studies: Iterable[StudyReview], truths: Mapping[Place, Truth]) -> l
 
 
 def _group_of(study: StudyReview) -> Hashable | None:
-    """Return what studies share that ended together: kernels that decide end apart from those that follow."""
+    """Return a key that studies share if they ended together. Kernels that decide end apart from those that follow."""
     problem = study.name.problem
     if study.joint is None or not is_known(problem.kernel):
         return None
@@ -150,7 +150,7 @@ def _case(studies: Sequence[StudyReview], found: Sequence[Truth | None]) -> Case
 
 
 def _chosen_us(studies: Sequence[StudyReview], truths: Sequence[Truth]) -> float | None:
-    """Return what the chosen configs take by the whole grids' times."""
+    """Return the time of the chosen configs by the whole grids' measurements."""
     total = 0.0
     for study, truth in zip(studies, truths, strict=True):
         time_us = truth.time_us(study.config) if study.config else None
@@ -197,7 +197,7 @@ def _joint_steps(studies: Sequence[StudyReview], truths: Sequence[Truth]) -> lis
 
 
 def _so_far(reached: Iterable[TrialPoint | None]) -> tuple[int, int]:
-    """Return how many configs and launches there were when each kernel had reached a trial."""
+    """Return the numbers of configs and launches when each kernel had reached a trial."""
     points = [point for point in reached if point is not None]
     return sum(point.launched for point in points), sum(point.launches for point in points)
 
@@ -213,7 +213,7 @@ def _true_sum(configs: Sequence[Config], truths: Sequence[Truth]) -> float | Non
 
 
 def _to_the_end(steps: list[Step], last: Sequence[TrialPoint]) -> list[Step]:
-    """Draw the last best out to the last trial of each kernel."""
+    """Extend the last best to the last trial of each kernel."""
     launched, launches = _so_far(last)
     if steps and steps[-1].launched < launched:
         steps.append(Step(launched, launches, steps[-1].best_us, steps[-1].true_us))

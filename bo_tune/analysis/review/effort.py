@@ -1,4 +1,4 @@
-"""What the searches cost, and what exhaustive ones of the same problems would have cost or did cost."""
+"""The costs of the searches, and the actual or calculated costs of exhaustive searches of the same problems."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,21 +15,21 @@ from bo_tune.store.results import covered_s
 from bo_tune.tuning.candidates import HOPELESS
 
 EXHAUSTIVE_LAUNCHES = 1 + TimingProtocol().repetitions
-"""Of one config in an exhaustive search: a check and its repetitions, if none comes late."""
+"""Launches of one config in an exhaustive search: a check and its repetitions, if none is late."""
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """What searches cost, summed over studies.
+    """The cost of searches, summed over studies.
 
     Attributes:
         configs: configs tried; ``launched_configs`` of them were launched.
         kernel_s: seconds that the GPU spent inside the tuned kernels in timed repetitions of trials.
         compile_s: seconds of one core.
-        wall_s: seconds in which a trial was under way, for each GPU apart: how long GPUs were kept from other work.
-            None for replays, which keep none.
-        gpu_s: seconds of the GPU process by what it did, where a session's figures were given.
-        compilers: compile processes, where a session's figures were given.
+        wall_s: seconds in which a trial was under way, summed over GPUs: how long GPUs were kept from other work. None
+            for replays, which keep none.
+        gpu_s: seconds of the GPU process by activity, if a session's figures were given.
+        compilers: compile processes, if a session's figures were given.
     """
 
     studies: int
@@ -47,13 +47,13 @@ class Effort:
 
 @dataclass(frozen=True, slots=True)
 class GridEffort:
-    """What exhaustive searches cost: measured where all of them were made, else calculated.
+    """The cost of exhaustive searches: measured if all of them were made, else calculated.
 
     Attributes:
         measured: whether every figure was measured.
-        configs: configs tried: those that may run, as far as is known before, and differ from each other.
-        compiles: binaries to compile, those that problems share counted once.
-        wall_s: seconds of a GPU; where calculated, a lower bound; None where nothing tells.
+        configs: configs tried: those that may run, as far as is known beforehand, and differ from each other.
+        compiles: binaries to compile. Those that problems share are counted once.
+        wall_s: seconds of a GPU; a lower bound if calculated; None if not known.
         basis: how it was calculated, a sentence each.
     """
 
@@ -67,7 +67,7 @@ class GridEffort:
 
 
 def effort_of(studies: Sequence[StudyReview], session: Mapping[str, Any] | None = None) -> Effort:
-    """Add up what studies cost.
+    """Add up the costs of studies.
 
     Args:
         session: the figures that ``tune --json`` wrote.
@@ -104,7 +104,7 @@ def _wall_s(studies: Sequence[StudyReview]) -> float | None:
 
 
 def grid_effort(searches: Sequence[StudyReview], truths: Mapping[Place, Truth], effort: Effort) -> GridEffort | None:
-    """Tell what exhaustive searches of the same problems cost; None where the grids' sizes are not known.
+    """Return the cost of exhaustive searches of the same problems, or None if the grids' sizes are not known.
 
     Args:
         truths: the grids that were measured whole.
@@ -133,7 +133,7 @@ def _measured(whole: Sequence[GridCost]) -> GridEffort:
 
 
 def _runnable(study: StudyReview) -> int | None:
-    """Return how many configs an exhaustive search would try: what the search left out as hopeless is among them."""
+    """Return how many configs an exhaustive search would try, including those that the search left out as hopeless."""
     if study.grid_size is None:
         return None
     return study.grid_size - sum(n for reason, n in study.excluded.items() if reason != HOPELESS)
@@ -179,7 +179,7 @@ def _wall_bound(configs: int, compile_s: float, effort: Effort) -> tuple[float |
 
 
 def reasons_of(studies: Iterable[StudyReview]) -> tuple[Mapping[str, int], Mapping[str, int]]:
-    """Return the pruned trials by reason, and the configs left out before any trial by reason; most first."""
+    """Return the pruned trials by reason, and the configs left out before any trial by reason, most frequent first."""
     pruned: Counter[str] = Counter()
     excluded: Counter[str] = Counter()
     for study in studies:

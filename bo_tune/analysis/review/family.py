@@ -13,14 +13,14 @@ from bo_tune.core.surroundings import MOE
 from bo_tune.kernels.registry import IN_ORDER
 
 WORDS = {"L": "max_loras", "s": "slices", "top": "top_k", "e": "experts"}
-"""What letters before numbers mean in labels of problems, where they are not names themselves."""
+"""Meaning of the letters before numbers in labels of problems, unless they are names themselves."""
 
 _PART = re.compile(r"([A-Za-z]+)(\d[\d-]*)")
 
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Cases of one kernel, GPU, kernel source and conditions; or of the kernels that agreed.
+    """Cases of one kernel, or of kernels that agreed, with the same GPU, kernel source and conditions.
 
     Attributes:
         kernels: one, or those that agreed.
@@ -36,7 +36,7 @@ class Family:
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """The family's name."""
         if len(self.kernels) == 1:
             return self.kernels[0]
         return f"{MOE}: {' + '.join(kernel.removeprefix(f'{MOE}_') for kernel in self.kernels)}"
@@ -53,13 +53,13 @@ class Family:
 
     @property
     def speed_up(self) -> float | None:
-        """Geometric mean over the cases that count; None without any."""
+        """Geometric mean over the cases that count; None if there are none."""
         gains = [case.speed_up for case in self.cases if case.counts and case.speed_up]
         return geometric_mean(gains) if gains else None
 
     @property
     def ms(self) -> list[int]:
-        """The numbers of tokens, ascending; empty where problems have none."""
+        """The numbers of tokens, ascending; empty if problems have none."""
         return sorted({m for case in self.cases if (m := tokens_of(case.first)) is not None})
 
     @property
@@ -68,7 +68,7 @@ class Family:
         return sorted({self.shape_of(case.first) for case in self.cases}, key=natural)
 
     def shape_of(self, study: StudyReview) -> str:
-        """Return the shape of a problem in words, without m and without what all have in common."""
+        """Return the shape of a problem in words, without m and without what all shapes have in common."""
         common = set(self.common.split(", "))
         words = [word for word in _words(study, joint=self.joint) if word not in common]
         return ", ".join(words)
@@ -92,20 +92,20 @@ def families_of(cases: Iterable[Case]) -> list[Family]:
 
 
 def _place(family: Family) -> tuple[int, str]:
-    """Return a key for the order in which a layer runs kernels; a user's come after."""
+    """Return a sort key: kernels in the order in which a layer runs them, then a user's kernels."""
     order = list(IN_ORDER)
     kernel = family.kernels[0]
     return order.index(kernel) if kernel in order else len(order), kernel
 
 
 def tokens_of(study: StudyReview) -> int | None:
-    """Return the tokens of a step; None for a kernel that knows no such thing."""
+    """Return the tokens of a step, or None for a kernel without tokens."""
     problem = study.name.problem
     return problem.m if isinstance(problem, LoraProblem) else None
 
 
 def _words(study: StudyReview, *, joint: bool) -> list[str]:
-    """Return a problem's label in words, without its m; where kernels agree, without slices: each has its own."""
+    """Return a problem's label in words, without its m. If kernels agree, leave out slices, which differ."""
     problem = study.name.problem
     parts = problem.label.split(".")
     if isinstance(problem, LoraProblem):

@@ -1,17 +1,18 @@
-"""Which parameters mattered: how much slower a kernel is where one of them has another value.
+"""The importance of parameters: how much slower a kernel is if one of them has another value.
 
 Notation
     T(c)        time of config c
     B_p(v)      min T over the configs whose parameter p has the value v: all else chosen anew
-    loss of p   geometric mean of B_p(v) / min T over the values v but the best one, minus one
+    loss of p   geometric mean of B_p(v) / min T over all values v except the best one, minus one
 
-A grid is finite, so this can be said exactly where it was measured whole. Elsewhere T is the mean of a Gaussian process
-over the product of the values that the search tried, conditioned on all trials that have a time, those stopped as slow
-included. On the eight bundled H100 recordings that comes within 6 % of the exact loss on average (2 % in the median),
-and tells the parameters that matter from those that do not; the best *tried* config of each value is 16 % off.
+A grid is finite, so the loss is exact if the whole grid was measured. Otherwise T is the mean of a Gaussian process
+over the product of the values that the search tried, conditioned on all trials that have a time, including those
+stopped as slow. On the eight bundled H100 recordings, that comes within 6 % of the exact loss on average (2 % in the
+median), and separates the parameters that matter from those that do not. The best *tried* config of each value is 16 %
+off.
 
 Optuna's evaluators answer another question: which share of the variance over the whole space a parameter explains. Most
-of that variance lies among configs nobody would launch, and pruned trials are left out.
+of that variance lies among configs that nobody would launch, and pruned trials are left out.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,14 +28,14 @@ from bo_tune.search.study_log import Observation, noise_variance
 from bo_tune.store.trials import REASON, RUNTIMES_US, time_us
 
 FEWEST_TRIALS = 8
-"""Trials with a time below which nothing is said."""
+"""Trials with a time below which we report nothing."""
 
 MOST_CONFIGS = 20_000
-"""Of a grid that is modelled."""
+"""Largest number of configs of a grid that is modelled."""
 
 
 def modelled_losses(trials: Sequence[FrozenTrial]) -> Mapping[str, float]:
-    """Estimate the loss of each parameter from a study's trials, the largest first; empty where they are too few."""
+    """Estimate the loss of each parameter from a study's trials, the largest first; empty if they are too few."""
     timed = [(trial, time) for trial in trials if (time := time_us(trial)) is not None]
     if len(timed) < FEWEST_TRIALS:
         return {}
@@ -73,7 +74,7 @@ def _tried_grid(configs: Sequence[Mapping[str, int]]) -> Grid:
 
 
 def _losses(grid: Grid, log_times: NDArray[np.float64]) -> Mapping[str, float]:
-    """Return the losses, given the logarithm of each config's time; infinite for one without."""
+    """Return the losses, given the logarithm of each config's time; infinite for a config without one."""
     table = log_times.reshape(grid.shape)
     losses = {}
     for axis, name in enumerate(grid.names):

@@ -1,4 +1,4 @@
-"""How far the repetitions of one config are apart, and how often a launch came late."""
+"""The spread of one config's repetitions, and the share of late launches."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from bo_tune.core.outcome import LaunchPurpose, on_time
 from bo_tune.store.trials import COST
 
 FEWEST = 3
-"""Repetitions below which nothing is said of their spread."""
+"""Repetitions below which we report no spread."""
 
 FEWEST_CONFIGS = 10
-"""Configs below which nothing is said of a range of times."""
+"""Configs below which we report nothing about a range of times."""
 
 
 def spread(runtimes_us: Sequence[float]) -> float | None:
@@ -30,7 +30,7 @@ def spread(runtimes_us: Sequence[float]) -> float | None:
 
 
 def late_share(trials: Iterable[FrozenTrial]) -> float | None:
-    """Return the share of timed launches that were queued too late and taken again; None without any."""
+    """Return the share of timed launches that were queued too late and repeated; None if there are none."""
     timed = late = 0
     for trial in trials:
         launches = trial.user_attrs.get(COST, {}).get("launches", {})
@@ -41,10 +41,10 @@ def late_share(trials: Iterable[FrozenTrial]) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class NoiseBand:
-    """The spreads of configs that take about as long.
+    """The spreads of configs that take about equally long.
 
     Attributes:
-        low_us, high_us: from and up to which time, in us.
+        low_us, high_us: range of times, in us.
         configs: how many.
         median, p90: of their spreads.
     """
@@ -57,7 +57,7 @@ class NoiseBand:
 
 
 def noise_bands(measured: Iterable[tuple[float, float]]) -> list[NoiseBand]:
-    """Sort (time in us, spread) of configs into octaves of time, and tell the spreads of each that has enough."""
+    """Sort (time in us, spread) of configs into octaves of time, and return the spreads of each that has enough."""
     octaves: dict[int, list[float]] = {}
     for time_us, value in measured:
         octaves.setdefault(int(log2(time_us) // 1), []).append(value)

@@ -1,4 +1,4 @@
-"""All searches of a database looked back on."""
+"""Reviews all searches of a database."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -16,27 +16,27 @@ from bo_tune.processes.threads import one_blas_thread
 from bo_tune.store.storage import StudyStore
 
 MOST_STUDIES = 600
-"""Studies that are looked back on: a page has some 4 kB of each, and it takes 10 ms."""
+"""Studies that are reviewed at most: each takes about 4 kB of a page, and 10 ms."""
 
 MOST_TRIALS = 40_000
-"""Trials of all of them that are drawn: those of exhaustive studies are not."""
+"""Trials of all studies that are drawn at most. Those of exhaustive studies are not drawn."""
 
 GRID = " | grid"
-"""At the end of the names of exhaustive studies."""
+"""End of the names of exhaustive studies."""
 
 ASIDE = " | set aside "
-"""In the names of studies that gave way to others."""
+"""Part of the names of studies that were set aside for others."""
 
 
 @dataclass(frozen=True, slots=True)
 class Review:
-    """What a database holds of searches.
+    """The searches that a database holds.
 
     Attributes:
-        cases: what was tuned, each problem, or the problems that must agree, as one.
-        grids: exhaustive studies, which are no search: what they measured tells how good the searches are.
+        cases: what was tuned: each problem, or the problems that must agree, as one.
+        grids: exhaustive studies. They are no searches, but tell how good the searches are.
         pruned, excluded: pruned trials, and configs left out before any trial, by reason.
-        left_out: older studies that there are besides, of which nothing is told.
+        left_out: number of older studies that are not reviewed.
     """
 
     cases: Sequence[Case]
@@ -49,7 +49,7 @@ class Review:
 
     @property
     def looked_at(self) -> int:
-        """How many studies it tells of, grids among them."""
+        """Number of reviewed studies, including grids."""
         return len(self.studies) + len(self.grids)
 
     @property
@@ -69,13 +69,13 @@ class Review:
 
     @property
     def speed_up(self) -> float | None:
-        """Geometric mean over the cases that count of default time over chosen time; None without any."""
+        """Geometric mean of default time over chosen time, of the cases that count; None if there are none."""
         gains = [case.speed_up for case in self.cases if case.counts and case.speed_up]
         return geometric_mean(gains) if gains else None
 
     @property
     def mean_regret_percent(self) -> float | None:
-        """Mean regret of the cases that count and whose grid's best is known; None without any."""
+        """Mean regret of the cases that count and whose grid's best is known; None if there are none."""
         regrets = [c.regret_percent for c in self.cases if c.counts and c.regret_percent is not None]
         return fmean(regrets) if regrets else None
 
@@ -86,10 +86,10 @@ def review(
     session: Mapping[str, Any] | None = None,
     words: Sequence[str] = (),
 ) -> Review:
-    """Look back on the studies of a database; of very many on the newest.
+    """Review the studies of a database. If there are very many, review the newest.
 
     Args:
-        words: to be in the names of the studies.
+        words: words that the names of the studies must contain.
         recordings: whole grids, to tell how far from the best the searches ended.
         session: the figures that ``tune --json`` wrote: seconds of the GPU and the number of compilers.
 
@@ -104,7 +104,7 @@ def review(
     grids = [study for study in studies if study.name.exhaustive]
     truths = truths_of(grids, recordings, {study.name.toolchain for study in studies})
     cases = cases_of([s for s in studies if not s.name.exhaustive], truths)
-    if others:  # some of what ended together may be among them
+    if others:  # studies that ended together with reviewed ones may be among them
         whole = [
             case for case in cases if case.first.joint is None or len(case.first.joint.kernels) == len(case.studies)
         ]
@@ -117,7 +117,7 @@ def review(
 
 
 def _newest(store: StudyStore, words: Sequence[str]) -> tuple[list[int], int]:
-    """Return the numbers of the studies to look back on, and how many others there are."""
+    """Return the numbers of the studies to review, and how many others there are."""
     names = store.names()
     wanted = set(named(list(names.values()), words)) if words else set(names.values())
     numbers = sorted((number for number, name in names.items() if name in wanted), reverse=True)
@@ -129,7 +129,7 @@ def _newest(store: StudyStore, words: Sequence[str]) -> tuple[list[int], int]:
 
 
 def document(review: Review) -> dict[str, Any]:
-    """Return a review as JSON: means, costs, reasons, and each case with its studies; times in us."""
+    """Return a review as JSON: means, costs, reasons, and each case with its studies. Times are in us."""
     return {
         "gpus": review.gpus,
         "replayed": review.replayed,

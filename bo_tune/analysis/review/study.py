@@ -1,4 +1,4 @@
-"""One study looked back on: its trials in order, what it ended with, and how sure it was."""
+"""Reviews one study: its trials in order, its result, and how sure it was."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -25,8 +25,8 @@ class TrialPoint:
     """One trial as a curve shows it.
 
     Attributes:
-        launched: how many configs were launched so far, this one included.
-        launches: how many launches of the kernel there were so far, of whatever purpose.
+        launched: how many configs were launched so far, including this one.
+        launches: how many launches of the kernel there were so far, for any purpose.
         time_us: its time, or the estimate at which it was stopped as slow; None for an invalid config.
         reason: why it was pruned, if it was.
         spread: of its repetitions (``noise.spread``); None for fewer than three.
@@ -43,7 +43,7 @@ class TrialPoint:
 
     @property
     def complete(self) -> bool:
-        """Whether its time is one that was measured to the end."""
+        """Whether its time was measured to the end."""
         return self.time_us is not None and self.reason is None
 
 
@@ -52,17 +52,17 @@ class StudyReview(StudyListing):
     """One study, with what it did.
 
     Attributes:
-        trials: its trials, in the order they were recorded.
-        result: what it ended with, if it has.
-        default: the default config; None of a kernel that this process does not know.
-        grid_size: configs of the search space.
+        trials: its trials, in the order in which they were recorded.
+        result: its result, if it has one.
+        default: the default config; None for a kernel that this process does not know.
+        grid_size: number of configs of the search space.
         kernel_s: seconds that timed repetitions of trials took.
         losses: what a wrong value of each parameter costs, by the study's model (``importance``).
-        late_share: share of timed launches that were launched late and taken again.
+        late_share: share of timed launches that were late and repeated.
         under_way: when each trial began and ended.
         gpu: the GPU.
-        origin: what measured its result: versions by name; empty where that is not known.
-        replayed: whether a recording stood for the GPU: its seconds are no GPU's.
+        origin: versions of what measured its result, by name; empty if not known.
+        replayed: whether it replayed a recording instead of using a GPU, so that its seconds are not a GPU's.
     """
 
     trials: Sequence[TrialPoint]
@@ -79,7 +79,7 @@ class StudyReview(StudyListing):
 
     @property
     def joint(self) -> Agreement | None:
-        """What it agreed on with others."""
+        """Its agreement with others."""
         return self.result.joint if self.result else None
 
     @property
@@ -89,15 +89,18 @@ class StudyReview(StudyListing):
 
     @property
     def family(self) -> tuple[str, str, str, str]:
-        """Studies that belong in one picture: kernel, GPU, code that was measured (and what compiled it), conditions
-        (and how they were searched, where that is not as usual)."""
+        """A key that studies share if they belong in one picture.
+
+        It has the kernel, the GPU, the measured code (and what compiled it), and the conditions (and how they were
+        searched, if that is unusual).
+        """
         name = self.name
         source = f"{name.kernel_source}, {name.toolchain or UNKNOWN}"
         return name.problem.kernel, name.gpu, source, ", ".join(filter(None, [name.conditions, name.search]))
 
 
 def review_study(summary: StudySummary, trials: Sequence[FrozenTrial]) -> StudyReview:
-    """Look back on a study, finished or not."""
+    """Review a study, finished or not."""
     listing, under_way = listing_of(summary, trials), intervals_of(trials)
     return StudyReview(
         **{field.name: getattr(listing, field.name) for field in fields(listing)},
@@ -111,7 +114,7 @@ def review_study(summary: StudySummary, trials: Sequence[FrozenTrial]) -> StudyR
         under_way=under_way,
         gpu=summary.gpu,
         origin=summary.attributes.get(ORIGIN_ATTR) or {},
-        # The trials of a recording are over before their compiles, which are only told of, could have been.
+        # A replay reports recorded compile times, so its trials end before their compiles could have.
         replayed=listing.costs.compile_s > sum((end - start).total_seconds() for start, end in under_way),
     )
 

@@ -1,4 +1,4 @@
-"""What the best of a grid really is, where the whole of it was measured: by a recording, or by an exhaustive study."""
+"""The true best of grids that were measured whole, by a recording or an exhaustive study."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,16 +16,16 @@ from bo_tune.kernels.registry import is_known
 from bo_tune.tuning.joint.choice import best_together
 
 Place = tuple[Problem, str, str, str, str]
-"""Problem, GPU, kernel source, conditions, toolchain: times of one place may be compared."""
+"""Problem, GPU, kernel source, conditions, toolchain. Times of one place may be compared."""
 
 
 @dataclass(frozen=True, slots=True)
 class GridCost:
-    """What measuring a whole grid cost.
+    """The cost of measuring a whole grid.
 
     Attributes:
-        configs: configs tried, invalid ones included.
-        under_way: when a trial was, of an exhaustive study on a GPU; a recording does not tell.
+        configs: configs tried, including invalid ones.
+        under_way: when trials of an exhaustive study on a GPU were under way; a recording does not say.
     """
 
     configs: int
@@ -41,7 +41,7 @@ class Truth:
 
     Attributes:
         source: what measured it.
-        times_us: by ``config_key``, in us; invalid configs are left out.
+        times_us: by ``config_key``, in us, without invalid configs.
         default_us: time of the default config, which need not be on the grid.
         default: its key; None for a kernel that this program does not know.
         cost: what measuring it cost.
@@ -60,30 +60,30 @@ class Truth:
 
     @cached_property
     def losses(self) -> Mapping[str, float]:
-        """What a wrong value of each parameter costs (``importance``)."""
+        """The cost of a wrong value of each parameter (``importance``)."""
         return exact_losses(self.times_us)
 
     def time_us(self, config: Config) -> float | None:
-        """Return the time of a config, in us; of one off the grid only the default's is known."""
+        """Return the time of a config, in us. Off the grid, only the default's is known."""
         key = config_key(config)
         return self.default_us if key == self.default and key not in self.times_us else self.times_us.get(key)
 
 
 def place_of(name: StudyName) -> Place:
-    """Return where a study's times belong."""
+    """Return the place to which a study's times belong."""
     return name.problem, name.gpu, name.kernel_source, name.conditions, name.toolchain
 
 
 def truths_of(
     grids: Iterable[StudyReview], recordings: Iterable[Recording], toolchains: Collection[str]
 ) -> dict[Place, Truth]:
-    """Return the whole grids there are; where a grid was both recorded and searched exhaustively, the recording.
+    """Return the whole grids. If a grid was both recorded and searched exhaustively, the recording is used.
 
-    Recordings of unusual conditions are not told apart from usual ones by their files, so a recording speaks for usual
-    conditions only; whoever names it has it speak for every toolchain.
+    Files of recordings do not distinguish unusual conditions, so a recording counts for usual conditions
+    only. Since the user named it, it counts for every toolchain.
 
     Args:
-        toolchains: of the studies that are looked back on.
+        toolchains: of the reviewed studies.
     """
     found: dict[Place, Truth] = {}
     for study in grids:
@@ -116,7 +116,7 @@ def _cost_of_study(study: StudyReview) -> GridCost:
 
 
 def _cost_of_recording(recording: Recording) -> GridCost:
-    """Count a check beside the recorded repetitions of each config."""
+    """Return a recorded grid's cost, with one check in addition to the recorded repetitions of each config."""
     entries = recording.entries.values()
     launched = [entry for entry in entries if entry.runtimes_us]
     compiled = [entry.compile_s for entry in entries if entry.compile_s > 0]
@@ -125,6 +125,6 @@ def _cost_of_recording(recording: Recording) -> GridCost:
 
 
 def best_sum_us(truths: Sequence[Truth], decided: int | None = None) -> float | None:
-    """Return the smallest sum of kernels' times under one value of ``SHARED``; under the one decided on, if one was."""
+    """Return the smallest sum of kernels' times under one value of ``SHARED``, or under the decided value."""
     timed = [[(dict(key), time) for key, time in truth.times_us.items()] for truth in truths]
     return best_together([[(c, time) for c, time in one if decided in (None, c[SHARED])] for one in timed])

@@ -1,6 +1,6 @@
-"""The page's charts as Vega-Lite, in colours that are CSS variables: the page's style sheet gives them their values.
+"""The page's charts as Vega-Lite. Their colours are CSS variables, whose values the page's style sheet sets.
 
-Static charts become SVG when the page is made, so that they show without JavaScript. The one of a single problem is
+Static charts become SVG when the page is made, so that they show without JavaScript. The chart of a single problem is
 drawn in the browser, for the problem that is chosen there.
 """
 
@@ -17,13 +17,13 @@ Spec = dict[str, Any]
 
 WIDTH, HEIGHT = 620, 260
 MOST_LINES = 100
-"""Cases whose curves are drawn one by one; of more only the quantiles are."""
+"""Cases whose curves are drawn one by one. With more cases, only the quantiles are drawn."""
 
 MOST_POINTS = 200
-"""Of a percentile's curve."""
+"""Points of a percentile's curve, at most."""
 
 MOST_POINTED_AT = 40
-"""Searches, and points of a percentile's curve, that say what they are to who points at them: 0.3 kB each."""
+"""Searches, and points of a percentile's curve, that explain themselves to the mouse pointer: 0.3 kB each."""
 
 MOST_EXCESS = 200.0
 """Curves are cut off above this, in %."""
@@ -64,14 +64,14 @@ def _chart(description: str, **more: Any) -> Spec:
 
 
 Curve = list[tuple[int, float]]
-"""Configs launched, or launches, and how far the best so far was above the best, in %; it descends in steps."""
+"""Configs launched, or launches, and how far the best so far was above the best, in %. It descends in steps."""
 
 
 def _excess(case: Case, by: Callable[[Step], int] = lambda step: step.launched) -> Curve:
-    """Return a search as (launched, best so far above the best there is, in %): the grid's best where it is known.
+    """Return a search as (launched, best so far above the best, in %), where the best is the grid's if it is known.
 
     Args:
-        by: what is counted: configs launched, by default.
+        by: what to count; by default, configs launched.
     """
     if case.best_us:
         return [(by(s), 100 * (s.true_us / case.best_us - 1)) for s in case.steps if s.true_us]
@@ -79,7 +79,7 @@ def _excess(case: Case, by: Callable[[Step], int] = lambda step: step.launched) 
 
 
 def convergence(cases: Sequence[Case]) -> Spec | None:
-    """Draw the searches of a family over each other, and how sure each was at its end; None where none measured."""
+    """Draw the searches of a family over each other, and how sure each was at its end; None if none has times."""
     curves = [curve for case in cases if (curve := _excess(case))]
     if not curves:
         return None
@@ -91,7 +91,7 @@ def convergence(cases: Sequence[Case]) -> Spec | None:
 
 
 def by_launches(cases: Sequence[Case]) -> Spec | None:
-    """Draw the searches of a family over the launches of the kernel that they took; None where none measured."""
+    """Draw the searches of a family over the launches of the kernel that they took; None if none has times."""
     curves = [curve for case in cases if (curve := _excess(case, lambda step: step.launches))]
     if not curves:
         return None
@@ -100,7 +100,7 @@ def by_launches(cases: Sequence[Case]) -> Spec | None:
 
 
 def _curves(curves: Sequence[Curve], counted: str) -> Spec:
-    """Draw the median of curves, the band between their outer tenths, and, where they are few, each."""
+    """Draw the median of curves, the band between their outer tenths, and each curve if they are few."""
     first, most = max(curve[0][0] for curve in curves), max(curve[-1][0] for curve in curves)
     tenths = {x: _tenths([_at(curve, x) for curve in curves]) for x in _sampled(first, most)}
     middle: list[dict[str, Any]] = [{"x": x, "low": q[0], "median": q[4], "high": q[8]} for x, q in tenths.items()]
@@ -144,7 +144,7 @@ def _curves(curves: Sequence[Curve], counted: str) -> Spec:
 
 
 def _pointed_at(rows: Sequence[Mapping[str, Any]], x: Spec, y: Spec) -> Spec:
-    """Return marks that are not seen, and say what is there to who points at them."""
+    """Return invisible marks that explain a point to the mouse pointer."""
     return {
         "data": {"values": list(rows)},
         "mark": {"type": "point", "filled": True, "opacity": 0, "size": 90},
@@ -179,7 +179,7 @@ def _certainty(cases: Sequence[Case]) -> Spec:
 
 
 def _sampled(first: int, most: int) -> list[int]:
-    """Return counts of launched configs, at most ``MOST_POINTS`` and the last one."""
+    """Return counts of launched configs: about ``MOST_POINTS``, and the last one."""
     return [*range(first, most, max(1, ceil((most - first) / MOST_POINTS))), most]
 
 
@@ -233,14 +233,14 @@ DETAIL_MARKS: Mapping[str, tuple[str, str]] = {
     "slow, stopped early": ("triangle-up", ORANGE),
     "invalid": ("cross", FAINT),
 }
-"""How the trials of one problem are shown, by what came of them."""
+"""The marks for trials of one problem, by their outcome."""
 
 DETAIL_LINES: Mapping[str, tuple[str, list[int]]] = {
     "default": (ORANGE, [2, 3]),
     "chosen": (BLUE, [7, 4]),
     "best of the grid": (GREEN, [1, 0]),
 }
-"""The levels drawn across: their colours and dashes."""
+"""Colours and dashes of the horizontal lines."""
 
 
 _US = {
@@ -254,13 +254,13 @@ _LAUNCHED = {
     "field": "x",
     "type": "quantitative",
     "title": "configs launched",
-    "axis": {"format": "d", "tickMinStep": 1},  # else a wide page has 0.0, 0.5 or 1.0 of them
+    "axis": {"format": "d", "tickMinStep": 1},  # otherwise a wide page has 0.0, 0.5 or 1.0 of them
 }
 _TIP = {"field": "us", "title": "us", "format": ".2f"}
 
 
 def detail() -> Spec:
-    """Return the chart of one problem; its data, ``levels``, ``steps`` and ``trials``, are filled in the browser."""
+    """Return the chart of one problem. Its data (``levels``, ``steps`` and ``trials``) are filled in by the browser."""
     steps: Spec = {
         "data": {"name": "steps"},
         "mark": {"type": "line", "interpolate": "step-after", "color": INK, "strokeWidth": 2},

@@ -1,4 +1,4 @@
-"""What the page says, section by section, without how it looks."""
+"""The page's content, section by section, without its looks."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -24,7 +24,7 @@ PURPOSES = {
     "late": "launched late, taken again",
     "finalists": "to time the finalists in turn",
 }
-"""What launches are for, in words."""
+"""Purposes of launches, in words."""
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Row:
 
     @property
     def saved_us(self) -> float | None:
-        """What each of its layers gains, in us; of kernels that agree the sum alone tells."""
+        """The gain of each of its layers, in us; None for kernels that agree, where only the sum has a gain."""
         found = self.of_case.saved_us
         return None if self.of_case.joint else found
 
     @property
     def mattered(self) -> list[tuple[str, float]]:
-        """The two parameters that cost most where they are wrong, and how much."""
+        """The two parameters whose wrong values cost most, and how much."""
         return list(self.losses.items())[:2]
 
     @property
@@ -63,7 +63,7 @@ class Row:
 
 
 class Page:
-    """What the template shows, in the order it shows it."""
+    """The template's content, in the order in which it is shown."""
 
     def __init__(self, review: Review) -> None:
         self.review = review
@@ -80,7 +80,7 @@ class Page:
         self.dates = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else ""
 
     def title(self, family: Family) -> str:
-        """Name a family in a heading, by as much as tells it from the others."""
+        """Name a family in a heading, with as much as distinguishes it from the others."""
         alike = [
             f
             for f in self.families
@@ -94,14 +94,14 @@ class Page:
         return self._numbers[id(case)]
 
     def options(self) -> list[tuple[str, list[tuple[int, str]]]]:
-        """Return the cases to choose among, by family: (name, [(number, label)])."""
+        """Return the cases to choose from, by family: (name, [(number, label)])."""
         return [
             (self.title(family), [(self.number(case), self.label(family, case)) for case in family.cases])
             for family in self.families
         ]
 
     def layers(self, family: Family) -> dict[str, str]:
-        """Return the names of the layers of each shape of a family, of those that are known."""
+        """Return the names of the layers of each shape of a family, as far as they are known."""
         found: dict[str, dict[str, None]] = {}
         for case in family.cases:
             for study in case.studies:
@@ -120,7 +120,7 @@ class Page:
         return [(name, ", ".join(versions)) for name, versions in found.items()]
 
     def endings(self, family: Family) -> str:
-        """Say why the searches of a family ended, and what loss is to be expected."""
+        """Say why the searches of a family ended, and the expected loss."""
         studies = [study for case in family.cases for study in case.studies]
         lines = ending_lines([(study.ending, study.certificate) for study in studies if study.finished])
         return " ".join(f"{line[:1].upper()}{line[1:]}." for line in lines)
@@ -148,7 +148,7 @@ class Page:
         return list(rows.items())
 
     def losses(self, rows: Sequence[Row]) -> list[tuple[str, float, float, str]]:
-        """Return of each parameter what a wrong value costs: (name, median, most, where that was)."""
+        """Return what a wrong value of each parameter costs: (name, median, largest, place of the largest)."""
         found: dict[str, list[tuple[float, str]]] = {}
         for row in rows:
             place = row.shape if row.m is None else f"{row.shape}, m {row.m}"
@@ -181,7 +181,7 @@ class Page:
 
     @property
     def how_known(self) -> str:
-        """How the cost of exhaustive searches is known."""
+        """Whether the cost of exhaustive searches was measured or calculated."""
         return "measured" if self.grid and self.grid.measured else "calculated"
 
     @property
@@ -200,7 +200,7 @@ class Page:
         return list(dict.fromkeys(kernel for family in self.families for kernel in family.kernels))
 
     def reasons(self) -> list[tuple[str, str, list[int]]]:
-        """Return why configs have no time: (reason, when, of each kernel how many; of several their sum too)."""
+        """Return why configs have no time: (reason, when, counts by kernel, and their sum if there are several)."""
         rows = []
         for when, of_all, by_study in (
             ("pruned trial", self.review.pruned, [s.reasons for s in self.review.studies]),
@@ -216,13 +216,13 @@ class Page:
 
     @property
     def late(self) -> float | None:
-        """Share of timed launches that came late."""
+        """Share of timed launches that were late."""
         by_purpose = self.review.effort.launches_by_purpose
         timed = by_purpose["timing"] + by_purpose["late"]
         return by_purpose["late"] / timed if timed else None
 
     def costs(self) -> list[tuple[str, str, str]]:
-        """Return what was spent: (on what, by the searches, by exhaustive ones)."""
+        """Return the costs: (of what, in the searches, in exhaustive searches)."""
         effort, grid = self.review.effort, self.grid
         bound = "" if not grid or grid.measured else "at least "
         rows = [
@@ -250,12 +250,12 @@ class Page:
         return rows
 
     def data(self) -> list[dict[str, Any]]:
-        """Return what the chart of one problem shows, case by case."""
+        """Return the data of the chart of one problem, case by case."""
         return [_curve(self.label(family, case), case) for family in self.families for case in family.cases]
 
 
 def _curve(label: str, case: Case) -> dict[str, Any]:
-    """Return the trials, steps and levels of a case; where kernels agree, their sum alone has a curve."""
+    """Return the trials, steps and levels of a case. If kernels agree, only their sum has a curve."""
     levels = {"default": case.default_us, "chosen": case.time_us, "best of the grid": case.best_us}
     points = [] if case.joint else case.first.trials
     return {

@@ -1,4 +1,4 @@
-"""Has charts drawn by a child, so that a report outlives a renderer that dies."""
+"""Has a child process draw charts, so that a report outlives a renderer that dies."""
 
 import json
 import signal
@@ -12,7 +12,7 @@ from bo_tune.processes.interpreter import python_command
 MODULE = "bo_tune.display.page.vega"
 
 DRAWN_WITHIN_S = 300.0
-"""Drawing takes a second or two."""
+"""Normally, drawing takes a second or two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Drawn:
 
 
 class DrawingError(Exception):
-    """The renderer died; how, in a few words."""
+    """The renderer died. The message says how, in a few words."""
 
 
 def draw(specs: Sequence[dict[str, Any]]) -> Drawn:

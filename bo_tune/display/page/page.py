@@ -1,4 +1,4 @@
-"""The page: what the template is given, and what is inlined, so that nothing is ever fetched."""
+"""Renders the page. Everything that it needs is inlined, so that a browser fetches nothing."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from bo_tune.display.page.drawing import DrawingError, draw
 from bo_tune.display.step import STREAMS, step_lines
 
 FULL_COLOUR = 4.0
-"""Speed-up, or slow-down, from which the colour of a heat map's cell does not deepen any more."""
+"""Speed-up or slow-down from which a heat map's cells have the deepest colour."""
 
 LEGEND = (0.8, 1.0, 1.1, 1.25, 1.5, 2.0, 3.0, 4.0)
 """Speed-ups whose colours are shown below heat maps."""
@@ -39,10 +39,10 @@ def render(
     Args:
         title: of the page; what was tuned.
         storage: URL of the database, without a password.
-        step: what adapters add to an engine's step, where that was timed.
+        step: what adapters add to an engine's step, if that was timed.
         against: the same problems in another database.
-        made: what else is to be said of how the page was made: (what, words).
-        note: is told why the page has no charts, where they could not be drawn.
+        made: more about how the page was made: (what, words).
+        note: called with the reason why the page has no charts, if they could not be drawn.
     """
     environment = Environment(
         loader=PackageLoader("bo_tune.display.page", "."),
@@ -83,12 +83,12 @@ def render(
 
 
 def breakable(name: str) -> Markup:
-    """Return a name that may go on in the next line after each underscore."""
+    """Return a name that may be broken into lines after each underscore."""
     return Markup("_<wbr>").join(name.split("_"))
 
 
 def depth(speed_up: float | None) -> float:
-    """Return how deep the colour of a speed-up is, from 0 at 1 to 1 at ``FULL_COLOUR``; slow-downs count alike."""
+    """Return the colour depth of a speed-up, from 0 at 1 to 1 at ``FULL_COLOUR``. Slow-downs count alike."""
     return 0.0 if not speed_up else min(1.0, abs(log(speed_up)) / log(FULL_COLOUR))
 
 
@@ -97,7 +97,7 @@ class _Charts:
 
     Attributes:
         missing: why they could not be drawn.
-        bundle: the JavaScript that draws the chart of one search; empty where there is nothing to draw.
+        bundle: the JavaScript that draws the chart of one search; empty if there is nothing to draw.
     """
 
     def __init__(self, page: Page, note: Callable[[str], object]) -> None:
@@ -128,7 +128,7 @@ class _Charts:
 
 
 def _scripts(drawn: _Charts) -> list[str]:
-    """Return what runs on the page; what draws only where there is a curve to draw."""
+    """Return the scripts of the page. Those that draw are included only if there is a curve to draw."""
     sort = [_asset("vendor/sortable.min.js"), _asset("vendor/sortable.a11y.min.js")]
     return [*sort, *([drawn.bundle, _asset("page.js")] if drawn.bundle else [])]
 
@@ -138,10 +138,10 @@ def _asset(name: str) -> str:
 
 
 def _script(text: str) -> Markup:
-    """Return a script as it may stand in HTML, where its own ``</script`` would end it."""
+    """Escape a script for HTML, where a ``</script`` in its text would end it."""
     return Markup(text.replace("</script", r"<\/script").replace("<!--", r"<\!--"))
 
 
 def _json(content: Any) -> Markup:
-    """Return JSON as it may stand in HTML."""
+    """Return JSON escaped for HTML."""
     return Markup(json.dumps(content, separators=(",", ":")).replace("<", "\\u003c"))

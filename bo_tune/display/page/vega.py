@@ -1,6 +1,7 @@
 """Draws Vega-Lite charts, in a process of its own.
 
-The renderer holds a JavaScript engine. Where that gets too little memory it ends its process, with a page of addresses.
+The renderer contains a JavaScript engine. If it gets too little memory, it ends its process and prints a page of
+addresses.
 """
 
 import json
@@ -16,8 +17,8 @@ VEGA_LITE = "6.4"
 _SAYS = re.compile(
     r'(<path aria-label="([^"]*)" role="graphics-symbol" aria-roledescription="point"[^>]*?)(?:/>|></path>)'
 )
-"""A point that says what it stands for, to readers of screens alone. With a title in it, a browser shows it to who
-points at it, without JavaScript."""
+"""A point that says what it stands for, but only to screen readers. With a title in it, a browser shows that to the
+mouse pointer, without JavaScript."""
 
 
 def svg(spec: dict[str, Any]) -> str:
@@ -28,11 +29,11 @@ def svg(spec: dict[str, Any]) -> str:
 
 
 def bundle() -> str:
-    """Return the JavaScript that draws charts in a browser; it defines ``vegaEmbed``."""
+    """Return the JavaScript that draws charts in a browser. It defines ``vegaEmbed``."""
     script: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=VEGA_LITE)
     return script
 
 
 def main() -> None:
-    """Draw what stdin holds, a list of charts, and write them and the JavaScript to stdout."""
+    """Draw the list of charts from stdin, and write them and the JavaScript to stdout."""
     json.dump({"svgs": [svg(spec) for spec in json.load(sys.stdin)], "bundle": bundle()}, sys.stdout)

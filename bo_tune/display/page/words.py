@@ -1,11 +1,11 @@
-"""Numbers and configs in short, as the page shows them."""
+"""Short forms of numbers and configs, as the page shows them."""
 
 from collections.abc import Mapping
 
 from bo_tune.core.conclusion import Certificate
 
 NONE = "–"
-"""What stands where there is no number."""
+"""Shown if there is no number."""
 
 SHORT_NAMES = {
     "block_m": "m",
@@ -22,7 +22,7 @@ SHORT_NAMES = {
     "num_stages": "s",
     "split_k": "sk",
 }
-"""Of parameters in a config that is one word; parameters of other names keep them."""
+"""Short names of parameters in a config. Parameters with other names keep them."""
 
 ALWAYS_ONE = "num_ctas"
 
@@ -49,7 +49,7 @@ def times(factor: float | None) -> str:
 
 
 def ratio(factor: float) -> str:
-    """Show how many times as much: ``50×``."""
+    """Show how many times as much something is: ``50×``."""
     return f"{factor:,.0f}×" if factor >= 10 else f"{factor:.1f}×"
 
 
@@ -69,7 +69,7 @@ def count(number: float | None) -> str:
 
 
 def problems(number: int) -> str:
-    """Show how many problems: ``84 problems``."""
+    """Show a number of problems: ``84 problems``."""
     return f"{number:,} problem{'s' * (number != 1)}"
 
 

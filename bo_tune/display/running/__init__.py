@@ -1,1 +1,1 @@
-"""A session while it runs: what is known of it, and how that is shown."""
+"""A running session: what is known of it, and how it is shown."""

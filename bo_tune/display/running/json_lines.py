@@ -1,4 +1,4 @@
-"""A session while it runs, for programs: every event as a line of JSON. Shows the same as ``Progressing``."""
+"""Shows a running session to programs, with a line of JSON for every event. The counterpart of ``Progressing``."""
 
 import json
 import sys
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bo_tune.session.session import Session
 
 SCHEMA = 1
-"""Of the lines. Events and keys are added under the same number; one that changes its meaning raises it."""
+"""Version of the lines. New events and keys keep the number; a change of meaning raises it."""
 
 FIGURES_EVERY_S = 10.0
 
@@ -85,7 +85,8 @@ EVENTS: Mapping[str, Mapping[str, str]] = {
     },
     "written": {"files": "paths of tuned JSON and recordings"},
 }
-"""What each event says, besides ``event`` and ``at`` (seconds since 1970); those of a study, ``OF_STUDY`` too."""
+"""The keys of each event, besides ``event`` and ``at`` (seconds since 1970). Events of a study also have
+``OF_STUDY``."""
 
 STUDY_EVENTS = tuple(name for name in EVENTS if name.startswith(("study_", "trial_")))
 
@@ -93,10 +94,10 @@ STUDY_EVENTS = tuple(name for name in EVENTS if name.startswith(("study_", "tria
 class JsonLines:
     """Writes each event of a session as a line of JSON to stdout. A listener of its events, and a context manager.
 
-    Safe to use from several threads: lines are whole. Nobody waits for a reader that has gone away.
+    Safe to use from several threads, since lines are written whole. Nobody waits for a reader that has gone away.
 
     Args:
-        about: what is said of the session at its start.
+        about: what the first line says about the session.
     """
 
     def __init__(self, about: Mapping[str, Any]) -> None:
@@ -130,7 +131,7 @@ class JsonLines:
         return round(time.monotonic() - self._began, 3)
 
     def watch(self, session: "Callable[[], Session | None]") -> None:
-        """Tell the figures of a session from now on."""
+        """Report the figures of a session from now on."""
         self._session = session
 
     def _tick(self) -> None:
@@ -142,7 +143,7 @@ class JsonLines:
                 self.tell("figures", **{name: getattr(activity, name) for name in names})
 
     def __call__(self, event: Event) -> None:
-        """Tell one event."""
+        """Report one event."""
         if isinstance(event, GpuNoticed):
             self.tell("gpu_noticed", text=event.text, spoils=event.spoils)
             return
@@ -154,11 +155,11 @@ class JsonLines:
         self.tell(name, **dict(zip(OF_STUDY, of_study, strict=True)), **said)
 
     def note(self, text: str) -> None:
-        """Tell something else that happened."""
+        """Report something else that happened."""
         self.tell("note", text=text)
 
     def interrupted(self, then: Sequence[str] = ()) -> None:
-        """Tell that it was interrupted, with what a person would be told of it."""
+        """Report that the session was interrupted, with what a person would be told."""
         for line in then:
             self.note(line.strip())
         self._end(interrupted=True)
@@ -172,7 +173,7 @@ class JsonLines:
 
 
 def _said(event: Event) -> tuple[str, dict[str, Any]]:
-    """Return the name of an event of a study, and what it says besides the study."""
+    """Return the name of a study's event, and what it says besides the study."""
     match event:
         case StudyStarted():
             names = ("recorded", "candidates", "best_us", "default_us")

@@ -1,4 +1,4 @@
-"""The live display of a session: what there is to see, cut to the size of the terminal. No line is ever folded."""
+"""The live display of a session, cut to the size of the terminal. No line is ever folded."""
 
 import time
 from collections.abc import Sequence
@@ -13,19 +13,19 @@ from bo_tune.display.running.watched import Happening, InFlight, View
 from bo_tune.errors import printable
 
 LEAST_BAR = 8
-"""Columns of a bar that is worth drawing."""
+"""Columns from which a bar is worth drawing."""
 
 MOST_HAPPENINGS = 5
-"""Lines of what happened last."""
+"""Lines about the latest happenings, at most."""
 
 CLOCK_FROM = 90
-"""Columns from which on the time of what happened is shown."""
+"""Columns from which the time of a happening is shown."""
 
 PREFIXES = ("fused_moe_lora_", "lora_")
-"""Of kernel names; left out where there is no room."""
+"""Prefixes of kernel names, left out if there is no room."""
 
 RESULTS = ("tuned", "kept")
-"""Kinds of happenings whose last figures are left out where there is no room."""
+"""Kinds of happenings whose last figures are left out if there is no room."""
 
 STYLES = {
     "failed": "red",
@@ -42,16 +42,16 @@ STUDIES = ("kernel", "problem", "trials", "best us", "x default", "sure")
 """Columns of the table of studies under way."""
 
 FEWER = (STUDIES, ("kernel", "problem", "best us", "x default", "sure"), ("kernel", "problem", "best us", "x default"))
-"""Columns where there is less room, with kernel names in short."""
+"""Columns if there is less room, with short kernel names."""
 
 FEWEST = ("problem", "best us")
-"""Columns below ``NARROW`` columns of the terminal, where nothing else fits."""
+"""Columns if the terminal has fewer than ``NARROW`` columns, where nothing else fits."""
 
 NARROW = 40
 
 
 def screen(view: View, width: int, height: int) -> RenderableType:
-    """Return what to draw: bar, figures, studies in flight, what happened last; at most ``height`` lines."""
+    """Return what to draw: bar, figures, studies in flight, latest happenings. At most ``height`` lines."""
     figures = _figures(view, width)
     room = height - 1 - len(figures)
     happenings = view.happenings[-min(MOST_HAPPENINGS, max(0, room // 3)) :] if room >= 3 else ()
@@ -81,7 +81,7 @@ def _bar(view: View, width: int) -> RenderableType:
 
 
 def _figures(view: View, width: int) -> list[Text]:
-    """Return the figures in at most two lines; what does not fit is left out."""
+    """Return the figures in at most two lines. Those that do not fit are left out."""
     lines: list[str] = []
     for figure in view.figures or ("starting",):
         if lines and len(lines[-1]) + 3 + len(figure) <= width:
@@ -92,7 +92,7 @@ def _figures(view: View, width: int) -> list[Text]:
 
 
 def _studies(studies: Sequence[InFlight], width: int, height: int) -> list[RenderableType]:
-    """Return the table of studies in flight, with a last line on those that are left out."""
+    """Return the table of studies in flight. If some are left out, a last line counts them."""
     if not studies or height < 2:
         return []
     shown = studies if len(studies) < height else studies[: height - 2]
@@ -100,7 +100,8 @@ def _studies(studies: Sequence[InFlight], width: int, height: int) -> list[Rende
     names, rows = _fitting(shown, width)
     for name in names:
         is_text = name in ("kernel", "problem")
-        # A problem's name has no place to break at: too long a one ends with an ellipsis, and no other column shrinks.
+        # A problem's name has no place to break. If it is too long, it ends with an ellipsis, and no other column
+        # shrinks.
         table.add_column(name, justify="left" if is_text else "right", no_wrap=name != "problem", overflow="ellipsis")
     for row in rows:
         table.add_row(*(row[name] for name in names))
@@ -110,7 +111,7 @@ def _studies(studies: Sequence[InFlight], width: int, height: int) -> list[Rende
 
 
 def _fitting(studies: Sequence[InFlight], width: int) -> tuple[Sequence[str], list[dict[str, str]]]:
-    """Return the columns there is room for, and their cells: kernel names get short first, then columns go."""
+    """Return the columns that fit, and their cells. First kernel names are shortened, then columns are dropped."""
     rows = [
         {
             "kernel": study.problem.kernel,

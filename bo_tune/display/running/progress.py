@@ -1,4 +1,4 @@
-"""A session while it runs: a live display in a terminal, plain lines where the output is none."""
+"""Shows a running session: as a live display in a terminal, otherwise as plain lines."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from bo_tune.session.session import Session
 
 REFRESHES_PER_S = 2
-"""How often the display of a terminal changes."""
+"""Refreshes of a terminal's display in a second."""
 
 LINE_EVERY_S = 10.0
-"""How often a line of figures is printed where the output is no terminal."""
+"""Seconds between two lines of figures, if the output is not a terminal."""
 
 
 def progress_bar(console: Console) -> Progress:
-    """Return a bar whose tasks have a note behind it; nothing is drawn where the output is no terminal."""
+    """Return a bar whose tasks have a note behind them. Nothing is drawn if the output is not a terminal."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(20),
@@ -39,13 +39,13 @@ def progress_bar(console: Console) -> Progress:
 
 
 class Progressing:
-    """Shows a session while it runs. A listener of its events, and a context manager.
+    """Shows a running session. A listener of its events, and a context manager.
 
-    In a terminal there is a live display that is gone at the end; what a person should find there afterwards (failures,
-    an interruption) is printed then. Elsewhere everything gets a line of its own, as it happens.
+    A terminal gets a live display, which disappears at the end. What a person should find there afterwards (failures,
+    an interruption) is printed then. Otherwise, everything gets a line of its own when it happens.
 
     Args:
-        studies: how many there are to do; None where that is not known.
+        studies: how many there are to do; None if not known.
         verbose: whether each recorded trial gets a line.
         urgent: where failures and interruptions are printed; the same console by default.
     """
@@ -83,7 +83,7 @@ class Progressing:
         self._end()
 
     def _end(self) -> None:
-        """End the display, and print what is to be found there afterwards."""
+        """End the display, and print what should remain visible."""
         if self._live is not None:
             self._live.stop()
         elif self._ticker.is_alive():
@@ -130,10 +130,11 @@ class Progressing:
         self._watched.note(text)
 
     def interrupted(self, then: Sequence[str] = ()) -> None:
-        """Say what is kept.
+        """Report an interruption, and what is kept.
 
         Args:
-            then: more lines: where it is kept, and how to go on. Indented ones are to be copied, and never folded.
+            then: more lines: where it is kept, and how to go on. Indented lines are to be copied, so they are never
+                folded.
         """
         self._end()
         done = self._watched.view().done
@@ -155,7 +156,7 @@ class Progressing:
         return self._watched.trials
 
     def summary(self) -> str:
-        """Say what was done, for one who does not know what there was to do."""
+        """Say what was done, if nobody knew beforehand how much there was to do."""
         done = self._watched.view().done
         return f"nothing left to do: {done} studies finished, {self._watched.trials} trials recorded by this run"
 

@@ -1,4 +1,4 @@
-"""What is known of a session while it runs, gathered from its events and figures. Safe to use from several threads."""
+"""Collects what is known of a running session, from its events and figures. Safe to use from several threads."""
 
 import threading
 import time
@@ -29,7 +29,7 @@ MOST_KEPT = 20
 """Happenings that are remembered."""
 
 WARNING = "warning"
-"""Kind of what spoils times."""
+"""Kind of happenings that spoil times."""
 
 URGENT = ("failed", "lost", "restart", "note", WARNING)
 """Kinds of happenings that a person should find in the terminal afterwards."""
@@ -53,8 +53,8 @@ class Happening:
     Attributes:
         kind: a word: ``tuned``, ``kept``, ``failed``, ``lost``, ``resumed``, ``waiting``, ``restart``, ``warning`` or
             ``note``, which needs attention, or ``info``, which does not.
-        at: when, as ``time.time`` gives it.
-        count: studies done by then, of how many, where one has just ended.
+        at: when, as ``time.time`` returns it.
+        count: if a study has just ended, how many are done by then, out of how many.
     """
 
     kind: str
@@ -65,19 +65,19 @@ class Happening:
 
     @property
     def line(self) -> str:
-        """The whole of it, for a log."""
+        """The whole line, for a log."""
         count = f"[{self.count}] " if self.count else ""
         return f"{count}{self.kind:<8} {f'{self.problem}: ' if self.problem else ''}{self.text}"
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A session at a moment.
+    """A session at one moment.
 
     Attributes:
-        studies: how many there are to do; None where that is not known.
-        done: studies that have ended, failed ones included.
-        figures: what else there is to say, most important first.
+        studies: how many there are to do; None if not known.
+        done: studies that have ended, including failed ones.
+        figures: further figures, most important first.
         in_flight: studies under way, the oldest first.
         happenings: the last ones, the latest last.
         stopping: whether it was asked to stop.
@@ -95,7 +95,7 @@ class View:
 
     @property
     def count(self) -> str:
-        """Studies done, of how many."""
+        """Studies done, out of how many."""
         return _count(self.done, self.studies)
 
 
@@ -104,11 +104,11 @@ def _count(done: int, studies: int | None) -> str:
 
 
 class Watched:
-    """Gathers what there is to see of a session.
+    """Gathers what can be shown of a session.
 
     Args:
-        studies: how many there are to do; None where that is not known.
-        on_note: is told of what happened that no event told of.
+        studies: how many there are to do; None if not known.
+        on_note: called with happenings that no event reported.
 
     Attributes:
         trials: trials recorded by this run.
@@ -134,7 +134,7 @@ class Watched:
         self._session = session
 
     def take(self, event: Event) -> Happening | None:
-        """Take in an event; returns what is worth a line of it."""
+        """Process an event. Returns a happening if the event is worth a line."""
         with self._lock:
             happening = self._take(event)
             if happening is not None:
@@ -142,7 +142,7 @@ class Watched:
             return happening
 
     def note(self, text: str, kind: str = "note") -> None:
-        """Take in something else that happened."""
+        """Record something else that happened."""
         happening = Happening(kind, None, text)
         with self._lock:
             self._happenings.append(happening)
@@ -165,7 +165,7 @@ class Watched:
                 self._in_flight.pop(event.name, None)
                 return Happening("lost", event.problem, event.message)
             case GpuNoticed():
-                if event.text not in self._noticed:  # workers may tell of the same
+                if event.text not in self._noticed:  # several workers may report the same
                     self._noticed.add(event.text)
                     return Happening(WARNING if event.spoils else "info", None, event.text)
             case StudyFailed():
@@ -202,7 +202,7 @@ class Watched:
             self.note(f"the GPU process was restarted ({restarts} in all)", "restart")
 
     def view(self) -> View:
-        """Return all there is to see now."""
+        """Return the current state."""
         session = self._session()
         activity = session.activity if session is not None else None
         if activity is not None:
@@ -235,7 +235,7 @@ class Watched:
         return found
 
     def _left_s(self, activity: SessionActivity) -> float | None:
-        """Estimate the time left: the trials that studies took so far, at the pace of trials so far."""
+        """Estimate the time left, from the mean number of trials of finished studies and the pace of trials so far."""
         if not self._trials_each or not activity.trials:
             return None
         expected = fmean(self._trials_each) * activity.studies
@@ -243,6 +243,6 @@ class Watched:
 
 
 def summed_up(view: View) -> str:
-    """Say in a line how far a session has come."""
+    """Summarise in one line how far a session has come."""
     left = [f"about {duration(view.left_s)} left"] if view.left_s is not None else []
     return ", ".join([f"{view.count} studies", *view.figures[:2], *left, *view.figures[2:]])

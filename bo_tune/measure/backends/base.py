@@ -1,8 +1,8 @@
-"""What a vendor of GPUs must answer. Imports neither torch nor triton.
+"""The interface that a vendor of GPUs must implement. Imports neither torch nor triton.
 
-A vendor has three parts, because they live in different processes. ``Backend`` is asked by the process that tunes,
-which loads neither torch nor triton. ``CompilerSide`` is asked in the processes that compile, ``GpuSide`` in the one
-that owns a GPU. Child processes are told the name of the module that holds the two (``Backend.children``).
+A vendor has three parts, because they live in different processes. ``Backend`` is used in the process that tunes, which
+loads neither torch nor triton. ``CompilerSide`` is used in the processes that compile, and ``GpuSide`` in the process
+that owns a GPU. Child processes receive the name of the module that holds the latter two (``Backend.children``).
 """
 
 import json
@@ -30,17 +30,18 @@ if TYPE_CHECKING:
 
 
 ANSWER_TIMEOUT_S = 120.0
-"""The driver may have to wake every GPU up first."""
+"""Long, because the driver may have to wake every GPU up first."""
 
 
 @dataclass(frozen=True, slots=True)
 class GpuIdentity:
-    """Which GPU one is, whatever number it has here. Either is "" where the driver does not tell.
+    """Identifies a GPU whatever its number on this host. UUID or bus id is "" if the driver does not say.
 
     Attributes:
-        uuid: without a prefix; of a part of a GPU the part's.
-        bus_id: where it is plugged in.
-        info: what is asked of a GPU before anything is measured; None where only a process that uses it can tell.
+        uuid: without a prefix. For a part of a GPU, it is the part's.
+        bus_id: where the GPU is plugged in.
+        info: the GPU's description, needed before anything is measured; None if only a process that uses the GPU can
+            tell.
     """
 
     uuid: str
@@ -50,10 +51,10 @@ class GpuIdentity:
 
 @dataclass(frozen=True, slots=True)
 class FittedGpu:
-    """A GPU that a host has, whether or not it may be used from here.
+    """A GPU of the host, whether or not it may be used from here.
 
     Attributes:
-        is_partitioned: whether its instances alone can be used.
+        is_partitioned: whether only its instances can be used.
     """
 
     name: str
@@ -64,19 +65,19 @@ class Backend(ABC):
     """A vendor, as the process that tunes knows it.
 
     Attributes:
-        name: the first word of its devices (``cuda:0``) and targets (``cuda:90``), and ``GpuInfo.backend``. It is what
-            Triton calls its own backend for these GPUs.
+        name: the first word of its devices (``cuda:0``) and targets (``cuda:90``), and ``GpuInfo.backend``. It is
+            Triton's name for the backend of these GPUs.
         vendor: its name in messages, as in "no NVIDIA GPU found".
         device: what its GPUs are called in messages, as in "CUDA device 0".
-        assembler: the name of its assembler in the toolchain of a study.
-        children: the module that holds a ``CompilerSide`` and a ``GpuSide``, named so. It may have a function
+        assembler: the name of its assembler in a study's toolchain.
+        children: the module that holds a ``CompilerSide`` and a ``GpuSide`` under these names. It may have a function
             ``gpu_is_in_use()``, which says whether its process uses the driver (``processes.fork_server``).
         environment: variables that its child processes need.
         target_form: how its targets are written, for messages.
-        has_graphs: whether launches can be captured in a graph and replayed, so that kernels can be timed in place.
+        has_graphs: whether launches can be captured in a graph and replayed, which timing kernels in place requires.
         visibility: variables that decide which GPUs a process may use.
-        driver_help: what to do where there is no driver.
-        partition_help: what to do where a GPU's instances alone can be used, and there are none.
+        driver_help: what to do if there is no driver.
+        partition_help: what to do if only a GPU's instances can be used, and there are none.
         processes_help: the command that lists who uses a GPU.
     """
 
@@ -95,37 +96,36 @@ class Backend(ABC):
 
     @abstractmethod
     def identities(self) -> Sequence[GpuIdentity]:
-        """Return this host's GPUs that can be used, in the order of their numbers.
+        """Return the usable GPUs of this host, in the order of their numbers.
 
         This process forks children that use GPUs, so it must not ask the driver itself (``told_by``).
 
         Raises:
-            DeviceError: they cannot be counted.
+            DeviceError: the GPUs cannot be counted.
         """
 
     def driver_release(self) -> str | None:
-        """Return which driver this host has, without starting a GPU. None where that cannot be told.
+        """Return the release of this host's driver without starting a GPU, or None if that is not possible.
 
-        Only then may what a GPU said of itself before be taken for what it would say now (``measure.host_state``).
+        A GPU's earlier description of itself is reused only if this release is known (``measure.host_state``).
         """
         return None
 
     def fitted(self) -> Sequence[FittedGpu]:
-        """Return the GPUs of this host that its driver knows, whether or not they may be used from here; none where it
-        does not tell."""
+        """Return all GPUs that the host's driver knows, usable from here or not; none if it does not say."""
         return ()
 
     @abstractmethod
     def watch(self, identity: GpuIdentity) -> GpuWatch:
-        """Return what tells who else uses a GPU. Raises WatchError where nothing does."""
+        """Return a watch that tells who else uses a GPU. Raises WatchError if nothing can tell."""
 
     @abstractmethod
     def target_gpu(self, architecture: str, name: str | None) -> TargetGpu | None:
-        """Return a GPU to compile for that need not be here. None where there is no such architecture.
+        """Return a GPU to compile for, which need not be here, or None if there is no such architecture.
 
         Args:
-            architecture: what follows the backend in the name of a target: the 90 of ``cuda:90``.
-            name: of the GPU; None for any of the architecture.
+            architecture: what follows the backend in a target's name: the 90 of ``cuda:90``.
+            name: of the GPU; None for any GPU of the architecture.
         """
 
 
@@ -133,14 +133,14 @@ class CompilerSide(ABC):
     """A vendor in a process that compiles, with or without a GPU.
 
     Attributes:
-        errors: what its assembler raises for a config that cannot be compiled. Triton's own errors are known anyway.
+        errors: what its assembler raises for a config that cannot be compiled, besides Triton's own errors.
     """
 
     errors: ClassVar[tuple[type[Exception], ...]] = ()
 
     @abstractmethod
     def target(self, gpu: GpuInfo) -> "GPUTarget":
-        """Return what Triton compiles for."""
+        """Return the target that Triton compiles for."""
 
     @abstractmethod
     def resources(self, kernel: Any) -> Resources:
@@ -148,10 +148,10 @@ class CompilerSide(ABC):
 
     @abstractmethod
     def assembler_version(self, target: "GPUTarget") -> str:
-        """Return how the assembler names its release, in its last line."""
+        """Return the assembler's version text, which names its release in the last line."""
 
     def build_launcher(self, kernel: Any) -> None:
-        """Build what the GPU process would build at a kernel's first launch, if anything. May raise any Exception."""
+        """Build in advance what the GPU process would build at a kernel's first launch. May raise any Exception."""
         return
 
 
@@ -162,18 +162,18 @@ class Timer(Protocol):
         """Time several launches in turn, round by round, ``rounds`` repetitions each.
 
         Args:
-            restore: brings the kernels' inputs back. Comes before each repetition, untimed.
+            restore: restores the kernels' inputs. It runs before each repetition, untimed.
         """
 
 
 class GpuSide(ABC):
-    """A vendor's GPU, in the process that owns it. Made once ``refusal`` has had nothing to say.
+    """A vendor's GPU, in the process that owns it. Created only if ``refusal`` returned None.
 
     Args:
         index: which GPU.
 
     Attributes:
-        device: where inputs are made.
+        device: the torch device on which inputs are made.
     """
 
     device: "torch.device"
@@ -181,14 +181,14 @@ class GpuSide(ABC):
     @classmethod
     @abstractmethod
     def refusal(cls, index: int) -> str | None:
-        """Say why a GPU cannot be tuned on, or None."""
+        """Say why a GPU cannot be used for tuning, or return None."""
 
     @abstractmethod
     def __init__(self, index: int) -> None: ...
 
     @abstractmethod
     def info(self) -> GpuInfo:
-        """Return what the GPU says of itself."""
+        """Return the GPU's description of itself."""
 
     @abstractmethod
     def driver_version(self) -> str:
@@ -196,15 +196,15 @@ class GpuSide(ABC):
 
     @abstractmethod
     def free_bytes(self) -> float:
-        """Return how much of its memory is free."""
+        """Return how much of its memory is free, in bytes."""
 
     @abstractmethod
     def synchronize(self) -> None:
-        """Wait for what was launched. Raises RuntimeError where the GPU can no longer be used by this process."""
+        """Wait for all launches. Raises RuntimeError if this process can no longer use the GPU."""
 
     @abstractmethod
     def timer(self, timing: Timing) -> Timer:
-        """Return what times launches."""
+        """Return the timer for a kind of timing."""
 
 
 def compiler_side(children: str) -> CompilerSide:
@@ -218,10 +218,10 @@ def gpu_side(children: str) -> type[GpuSide]:
 
 
 def told_by(module: str) -> list[GpuIdentity]:
-    """Return the GPUs that a module's ``main()`` prints, in JSON: UUID, bus id, and what ``GpuInfo`` holds or null.
+    """Return the GPUs that a module's ``main()`` prints as JSON: UUID, bus id, and the fields of ``GpuInfo`` or null.
 
-    It runs in a process of its own, since asking a driver leaves a process unfit to fork children that use it. Raises
-    DeviceError where it cannot tell.
+    The module runs in a process of its own, because a process that has asked the driver must not fork children that use
+    it. Raises DeviceError if the module fails.
     """
     command = python_command(module)
     try:
@@ -235,7 +235,7 @@ def told_by(module: str) -> list[GpuIdentity]:
 
 
 def known_identities(backend: Backend, *, required: bool) -> Sequence[GpuIdentity]:
-    """Return a vendor's GPUs; none where they cannot be told, unless that is required. Raises DeviceError then."""
+    """Return a vendor's GPUs. If they cannot be counted, return none, or raise DeviceError if ``required``."""
     try:
         return backend.identities()
     except DeviceError:

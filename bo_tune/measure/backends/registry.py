@@ -1,4 +1,4 @@
-"""The vendors whose GPUs can be tuned on, by the word that devices and targets begin with."""
+"""The vendors whose GPUs can be tuned, by the word that devices and targets begin with."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -12,11 +12,11 @@ from bo_tune.measure.backends.base import Backend
 BACKENDS = {
     DEFAULT_BACKEND: "bo_tune.measure.backends.nvidia.backend:Nvidia",
 }
-"""Module and class of each vendor. They are imported when they are asked for."""
+"""Module and class of each vendor, imported on first use."""
 
 
 def backend_named(name: str) -> Backend:
-    """Return a vendor by the name of its backend. Raises KeyError where there is none."""
+    """Return the vendor with this backend name. Raises KeyError if there is none."""
     return _loaded(BACKENDS[name])
 
 
@@ -29,11 +29,11 @@ def _loaded(place: str) -> Backend:
 
 @dataclass(frozen=True, slots=True)
 class GpuName:
-    """GPUs of this host as a user named them.
+    """GPUs of this host, as a user named them.
 
     Attributes:
-        backend: the name of their vendor's, see ``measure.backends``.
-        index: which of them; None where the user did not say.
+        backend: the name of their vendor's backend, see ``measure.backends``.
+        index: which of them; None if the user did not say.
     """
 
     backend: str
@@ -41,7 +41,7 @@ class GpuName:
 
 
 def gpu_named(device: str, option: str) -> GpuName:
-    """Read the name of a device that is no folder of recordings. Raises InputError.
+    """Parse the name of a device that is not a folder of recordings. Raises InputError.
 
     Args:
         option: where the user gave it, for the message.
@@ -54,6 +54,6 @@ def gpu_named(device: str, option: str) -> GpuName:
 
 
 def recordings_named(device: str) -> Path | None:
-    """Return the folder of recordings that a device's name stands for; None where it is none."""
+    """Return the folder of recordings that a device's name stands for, or None."""
     word, _, folder = device.partition(":")
     return Path(folder) if word == "replay" and folder else None

@@ -1,1 +1,1 @@
-"""Compiling on this host's cores, or finding what was compiled elsewhere."""
+"""Compiling on this host's cores, or finding binaries that were compiled elsewhere."""

@@ -1,7 +1,7 @@
-"""The compilers of one GPU, there or not: what its kernels make of configs, and their binaries.
+"""The compilers for one GPU, which need not be here: they answer questions about kernels and make binaries.
 
-This process loads neither torch nor triton, so the compilers are asked about kernels, too. Asking about thousands of
-configs takes a third of a second where an engine's own launcher has to be run for each. The compilers do it side by
+This process loads neither torch nor triton, so it asks the compilers about kernels, too. If an engine's own launcher
+has to be run for each config, asking about thousands of them takes a third of a second. The compilers do it side by
 side, and before the first compile they have nothing else to do.
 """
 
@@ -26,29 +26,30 @@ from bo_tune.measure.source import default_config
 from bo_tune.processes.worker import Call
 
 ANSWER_TIMEOUT_S = 120.0
-"""For a worker to answer, or to hash Triton's library, on a loaded machine."""
+"""Time for a worker to answer, or to hash Triton's library, on a loaded machine."""
 
 PART = 512
-"""Configs that one compiler is asked about at once: of thousands each tells a part, side by side."""
+"""Configs that one compiler is asked about at once. Thousands are split, so that compilers answer side by side."""
 
 DISTINCT_ANSWERS = 512
 """Answers that are remembered. The problems of a session share most of theirs."""
 
 NAME_BYTES = 16
-"""Length of the name of a binary."""
+"""Length of a binary's name."""
 
 Examples = Mapping[str, tuple[Problem, Config]]
-"""Of each kernel, a problem and a config."""
+"""A problem and a config for each kernel."""
 
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What a kernel makes of configs. Thousands go there and back for each problem: what they share is said once.
+    """A kernel's answers about configs. Thousands are sent for each problem, so what they share is sent once.
 
     Attributes:
-        names: parameters of what really runs of each, which may be more than were asked about.
-        runs: its values in that order, as 64-bit integers, one config after the other; empty where all run as they are.
-        binaries: the names of the binaries of all, one after the other.
+        names: parameters of the configs that really run, which may be more than were asked about.
+        runs: the values of those parameters in that order, as 64-bit integers, one config after the other. Empty if
+            every config runs as it is.
+        binaries: the names of all configs' binaries, one after the other.
     """
 
     names: tuple[str, ...]
@@ -58,22 +59,22 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The kernel source cannot serve; one line that says why."""
+    """The kernel source cannot serve; the message is one line that says why."""
 
     message: str
 
 
 def binary_name(key: Hashable) -> bytes:
-    """Return a short name of a compile key (``Operation.compile_key``), the same in every process."""
+    """Return a short name for a compile key (``Operation.compile_key``), the same in every process."""
     return hashlib.blake2b(repr(key).encode(), digest_size=NAME_BYTES).digest()
 
 
 class Compilers:
-    """Safe to use from several threads. What asks a kernel raises DeviceError where its source cannot serve.
+    """Safe to use from several threads. Methods that ask about a kernel raise DeviceError if its source cannot serve.
 
     Args:
-        farm: compiles; it numbers the binaries.
-        gpu: what is compiled for.
+        farm: compiles, and numbers the binaries.
+        gpu: the GPU to compile for.
     """
 
     def __init__(self, farm: CompileFarm, gpu: GpuInfo) -> None:
@@ -84,41 +85,41 @@ class Compilers:
         self._told = cache(self._ask)
 
     def kernel_source(self, kernel: str) -> str:
-        """Which code of a kernel is compiled."""
+        """Return which code of a kernel is compiled."""
         source: str = self._told("source", kernel)
         return source
 
     def assembler(self) -> str:
-        """Which release of the vendor's assembler the compilers use."""
+        """Return which release of the vendor's assembler the compilers use."""
         identity: Identity = self._told("identity")
         return identity.toolchain.assembler
 
     def versions(self) -> Mapping[str, str]:
-        """The versions of torch and Triton that compile."""
+        """Return the versions of torch and Triton that compile."""
         versions: Mapping[str, str] = self._told("versions")
         return versions
 
     def identity(self, examples: Examples) -> Identity:
-        """Return all that the binaries of these kernels depend on."""
+        """Return everything that the binaries of these kernels depend on."""
         identity: Identity = self._ask("identity", examples)
         return identity
 
     def note(self, problem: Problem) -> str | None:
-        """Return a line on what tuning a kernel is good for, if there is anything to say."""
+        """Return a line about what tuning a kernel is good for, or None if there is nothing to say."""
         answer: str | None = self._ask("note", problem)
         return answer
 
     def decided_by(self, problem: Problem) -> tuple[str, ...]:
-        """Name the kernels that decide for a problem's (``Operation.decided_by``)."""
+        """Name the kernels that decide for a problem's kernel (``Operation.decided_by``)."""
         answer: tuple[str, ...] = self._ask("decided_by", problem)
         return answer
 
     def default_config(self, spec: AnySpec, problem: Problem) -> dict[str, int]:
-        """Return the config that runs on this GPU where nothing was tuned. Raises VllmError."""
+        """Return the config that runs on this GPU if nothing was tuned. Raises VllmError."""
         return default_config(self.farm.source, spec, problem, self.gpu)
 
     def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:
-        """Return for each config the one that really runs: itself, or another."""
+        """Return, for each config, the one that really runs: itself, or another."""
         names, parts = tuple(sorted(configs[0])), [configs[at : at + PART] for at in range(0, len(configs), PART)]
         rows = [tuple(rows_of(part)) for part in parts]
         answers: list[Facts] = self._ask_all([("facts", problem, names, part) for part in rows])
@@ -129,11 +130,11 @@ class Compilers:
         return found
 
     def _number_all(self, names: bytes) -> list[int]:
-        """Return the numbers in the farm of binaries whose names stand one after the other."""
+        """Return the farm's numbers for binaries whose names are given one after the other."""
         return [self.farm.number(names[at : at + NAME_BYTES]) for at in range(0, len(names), NAME_BYTES)]
 
     def numbers(self, problem: Problem, configs: Sequence[Config]) -> list[int]:
-        """Return the number in the farm of each config's binary: equal for configs that share one."""
+        """Return the farm's number for each config's binary. Configs that share a binary have the same number."""
         if not configs:
             return []
         known, rows = self._numbers[problem], rows_of(configs)
@@ -148,11 +149,11 @@ class Compilers:
         return number
 
     def compile(self, problem: Problem, config: Config) -> Future[Build]:
-        """Start compiling, unless the binary is there or on its way."""
+        """Start compiling, unless the binary exists or is being compiled."""
         return self.farm.submit(self.key(problem, config), problem, config)
 
     def withdraw(self, problem: Problem, config: Config) -> None:
-        """Say that a binary that was asked for once is not wanted any more by who asked."""
+        """Tell the farm that a caller no longer wants a binary that it asked for."""
         self.farm.withdraw(self.key(problem, config))
 
     def _ask(self, method: str, *arguments: object) -> Any:
@@ -160,7 +161,7 @@ class Compilers:
         return self._ask_all([(method, *arguments)])[0]
 
     def _ask_all(self, calls: Sequence[Call]) -> list[Any]:
-        """Call methods, as many at once as compilers idle."""
+        """Call several methods, as many at once as compilers are idle."""
         try:
             answers = self.farm.ask_all(calls, ANSWER_TIMEOUT_S)
         except WorkerError as error:
@@ -172,6 +173,6 @@ class Compilers:
 
 
 def _configs(names: Sequence[str], values: bytes) -> list[Config]:
-    """Return configs from their values, one after the other."""
+    """Return configs from their values, which are given one after the other."""
     rows = np.frombuffer(values, dtype=np.int64).reshape(-1, len(names)).tolist()
     return [dict(zip(names, row, strict=True)) for row in rows]

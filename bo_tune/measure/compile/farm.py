@@ -1,4 +1,4 @@
-"""Worker processes that compile ahead of the GPU, each compile under a deadline."""
+"""Worker processes that compile ahead of the GPU, with a deadline for each compile."""
 
 import json
 import queue
@@ -27,10 +27,10 @@ from bo_tune.processes.worker import Call, Worker, WorkerDiedError, WorkerTimeou
 MODULE = "bo_tune.measure.compile.worker"
 
 NOT_WANTED = Invalid(InvalidReason.COMPILE_ERROR, "not wanted any more")
-"""Answer of a compile that nobody waits for."""
+"""The answer to a compile that nobody waits for."""
 
 COMPILER_DIED = "the compiler died"
-"""How the detail of a compile begins whose process ended: killed, perhaps, which says nothing of the config."""
+"""Start of the detail if a compile's process ended. It may have been killed, which says nothing about the config."""
 
 
 @dataclass(eq=False, slots=True)
@@ -39,8 +39,8 @@ class _Wanted:
 
     Attributes:
         number: of its binary.
-        by: how many want it. Where nobody does it ends, begun or not.
-        worker: what is at work on it.
+        by: how many callers want it. When none is left, it ends, whether it has begun or not.
+        worker: the worker that compiles it.
     """
 
     number: int
@@ -51,13 +51,13 @@ class _Wanted:
 
 
 class CompileFarm:
-    """Compiles configs in parallel; equal binaries once. Its workers start at once, side by side.
+    """Compiles configs in parallel, and equal binaries only once. Its workers start at once, side by side.
 
     Args:
         server: forks the workers.
         source: the kernel source, see ``measure.source``.
         workers: number of processes.
-        times: how long a compile may take before it is given up and its process group killed; learns of each.
+        times: learns from each compile how long one may take. After that, its process group is killed.
     """
 
     def __init__(self, server: ForkServer, gpu: GpuInfo, source: str, *, workers: int, times: CompileTimes) -> None:
@@ -65,7 +65,7 @@ class CompileFarm:
         self.source = source
         arguments = [json.dumps(gpu.to_json()), source, backend_named(gpu.backend).children]
         self._workers = [Worker(server, MODULE, arguments) for _ in range(workers)]
-        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()  # each from when it has started
+        self._idle: queue.SimpleQueue[Worker] = queue.SimpleQueue()  # a worker is put here once it has started
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="compile")
         self._numbers: dict[Hashable, int] = {}
         self._futures: dict[int, Future[Build]] = {}
@@ -78,7 +78,7 @@ class CompileFarm:
         self._first, *_ = [self._threads.submit(self._begin, worker) for worker in self._workers]
 
     def number(self, key: Hashable) -> int:
-        """Return the number of a binary, by which ``has`` and ``submit`` know it."""
+        """Return a binary's number, which ``has`` and ``submit`` take."""
         number = self._numbers.get(key)
         if number is not None:
             return number
@@ -89,13 +89,13 @@ class CompileFarm:
             return number
 
     def has(self, numbers: NDArray[np.intp]) -> NDArray[np.bool_]:
-        """Say of each binary whether it is there, or known to be impossible."""
+        """Say of each binary whether it exists, or is known to be impossible."""
         return self._done[numbers]
 
     def submit(self, number: int, problem: Problem, config: Config) -> Future[Build]:
-        """Start compiling, unless a binary of the same number is there or on its way.
+        """Start compiling, unless a binary with the same number exists or is being compiled.
 
-        The second to ask for a binary is told that it was cached.
+        A second caller who asks for a binary gets it as cached.
         """
         with self._lock:
             known = self._futures.get(number)
@@ -111,8 +111,10 @@ class CompileFarm:
         return _as_cached(known)
 
     def withdraw(self, number: int) -> None:
-        """Say that a binary is not wanted any more by one who asked for it. Where nobody else wants it, it is compiled
-        no further; what its future answers then means nothing."""
+        """Note that a caller no longer wants a binary.
+
+        If nobody else wants it, its compile ends, and what its future then returns means nothing.
+        """
         with self._lock:
             wanted = self._wanted.get(number)
             if wanted is None:
@@ -129,11 +131,11 @@ class CompileFarm:
                 wanted.worker.interrupt()
 
     def know(self, number: int, build: Build, compile_s: float) -> None:
-        """Take a binary for done that is there already, unless it is known.
+        """Register a binary that exists already, unless it is known.
 
         Args:
-            build: what is answered when it is asked for.
-            compile_s: what it once took to compile.
+            build: the answer to those who ask for it.
+            compile_s: how long it once took to compile.
         """
         with self._lock:
             if number not in self._futures:
@@ -143,10 +145,10 @@ class CompileFarm:
                 self._done[number] = True
 
     def ask(self, call: Call, timeout_s: float) -> Any:
-        """Have a worker (``compile.worker.Compiler``) answer what is no compile of the farm's.
+        """Have a worker (``compile.worker.Compiler``) answer a call other than the farm's compiles.
 
         Raises:
-            WorkerError: it took longer, or the worker died of it.
+            WorkerError: it took longer than ``timeout_s``, or killed the worker.
         """
         worker = self._idle.get()
         try:
@@ -155,7 +157,7 @@ class CompileFarm:
             self._idle.put(worker)
 
     def ask_all(self, calls: Sequence[Call], timeout_s: float) -> list[Any]:
-        """Have workers answer several calls, as many at once as are not compiling now. Raises as ``ask``."""
+        """Have workers answer several calls, as many at once as are not compiling now. Raises what ``ask`` raises."""
         at_once = max(1, min(len(calls), len(self._workers) - len(self._wanted)))
         if at_once == 1:
             return [self.ask(call, timeout_s) for call in calls]
@@ -163,12 +165,12 @@ class CompileFarm:
             return list(threads.map(lambda call: self.ask(call, timeout_s), calls))
 
     def watched_by(self, occupancy: Occupancy) -> None:
-        """Have a GPU that compiles here know from now on how many workers are at work."""
+        """From now on, count this farm's working compilers in a GPU's occupancy."""
         self._watchers = [*self._watchers, occupancy]
 
     @property
     def activity(self) -> FarmActivity:
-        """What the farm has done so far."""
+        """The work that the farm has done so far."""
         return self._activity
 
     def _count(self, **more: float) -> None:
@@ -198,7 +200,7 @@ class CompileFarm:
                     self._wanted.pop(wanted.number, None)
                 passed_s = time.perf_counter() - start
                 self._count(busy_s=passed_s, withdrawn_s=0.0 if wanted.by else passed_s)
-            if not wanted.by:  # it may have been interrupted after its answer, and would be lost to the next
+            if not wanted.by:  # it may have been interrupted after its answer, and the next request would be lost
                 worker.kill()
             self._idle.put(worker)
         return build
@@ -207,7 +209,7 @@ class CompileFarm:
         kernel = wanted.problem.kernel
         deadline_s = self.times.deadline_s(kernel)
         try:
-            worker.start()  # not on the compile's own time
+            worker.start()  # outside of the compile's own deadline
             build: Build = worker.request(("compile", wanted.problem, wanted.config), deadline_s)
         except WorkerTimeoutError:
             with self._lock:
@@ -229,7 +231,7 @@ class CompileFarm:
         return build
 
     def wait_until_started(self) -> None:
-        """Wait for the first worker to be ready; the others go to work as each is.
+        """Wait for the first worker to be ready. Each of the others starts to work when it is ready.
 
         Raises:
             WorkerError: it cannot start.
@@ -237,14 +239,14 @@ class CompileFarm:
         self._first.result()
 
     def _begin(self, worker: Worker) -> None:
-        """Start a worker and have it wait for work; where it cannot start, the next who asks it tries again."""
+        """Start a worker and queue it for work. If it cannot start, its next request tries again."""
         try:
             worker.start()
         finally:
             self._idle.put(worker)
 
     def close(self) -> None:
-        """Kill the workers; compiles under way end as invalid."""
+        """Kill the workers. Compiles under way end as invalid."""
         self._threads.shutdown(wait=False, cancel_futures=True)
         for worker in self._workers:
             worker.interrupt()

@@ -1,4 +1,4 @@
-"""What the GPUs of one host share: the fork server, packs of binaries, and the compilers."""
+"""Shared by the GPUs of one host: the fork server, packs of binaries, and the compilers."""
 
 import os
 import threading
@@ -20,7 +20,7 @@ class CompileHost:
     """Forks the processes of all GPUs, and compiles once for those that run the same binaries.
 
     Args:
-        modules: what the fork server imports.
+        modules: modules that the fork server imports.
         environment: variables of its children.
         source: the kernel source, see ``measure.source``.
         workers: compile processes for each kind of GPU.
@@ -29,8 +29,8 @@ class CompileHost:
         imports: a process that has begun to import some of the modules.
 
     Raises:
-        DeviceError: if torch or Triton is not installed, or Triton's cache cannot be written.
-        PackError: if a pack is damaged.
+        DeviceError: torch or Triton is not installed, or Triton's cache cannot be written.
+        PackError: a pack is damaged.
     """
 
     def __init__(
@@ -58,13 +58,14 @@ class CompileHost:
             raise
 
     def compilers(self, gpu: GpuInfo) -> Compilers:
-        """Return what compiles for a GPU; started now if it is the first of its kind.
+        """Return the compilers for a GPU. They are started now if the GPU is the first of its kind.
 
-        Of one kind are GPUs of one target that kernels cannot tell apart: launchers may count multiprocessors.
+        GPUs are of one kind if they have the same target and kernels cannot tell them apart. Launchers may count
+        multiprocessors.
 
         Raises:
-            DeviceError: if the kernel source cannot be used.
-            PackError: if a pack was made for something else.
+            DeviceError: the kernel source cannot be used.
+            PackError: a pack was made for something else.
         """
         kind = (gpu.target, gpu.sm_count, gpu.shared_memory_bytes)
         with self._lock:
@@ -89,13 +90,13 @@ class CompileHost:
 
 
 def cache_folder(environment: Mapping[str, str]) -> Path:
-    """Return where Triton keeps binaries."""
+    """Return the folder in which Triton keeps binaries."""
     home = environment.get("TRITON_HOME", os.path.expanduser("~/"))  # noqa: PTH111 - as Triton does
     return Path(environment.get("TRITON_CACHE_DIR", Path(home, ".triton", "cache")))
 
 
 def check_cache(environment: Mapping[str, str]) -> None:
-    """See that binaries can be put where Triton puts them, before every compile fails of it. Raises DeviceError."""
+    """Check that Triton's cache can be written, since otherwise every compile would fail. Raises DeviceError."""
     folder = cache_folder(environment)
     try:
         check_file_writable(folder / "probe")
@@ -107,7 +108,7 @@ def check_cache(environment: Mapping[str, str]) -> None:
 
 
 def _check_packages() -> None:
-    """Raise DeviceError where what compiles and measures kernels is not installed."""
+    """Raise DeviceError if a package that compiles or measures kernels is not installed."""
     if missing := missing_packages():
         raise DeviceError(
             f"kernels cannot be compiled or measured without {' and '.join(missing)}: pip install 'bo_tune[gpu]'; "
@@ -116,8 +117,8 @@ def _check_packages() -> None:
 
 
 def cores(kept: int = 0) -> int:
-    """Return how many compile processes this host should have: the cores that it may use but for those kept.
+    """Return how many compile processes this host should have: all usable cores except those kept free.
 
-    In a container that is given a few of the host's cores, these are what counts.
+    In a container that may use only some of the host's cores, only those count.
     """
     return max(1, len(os.sched_getaffinity(0)) - kept)

@@ -1,4 +1,4 @@
-"""What Triton's cache keys depend on in this process: asked of Triton, never copied from it."""
+"""Finds out what Triton's cache keys depend on here, by asking Triton. No code is copied from it."""
 
 import hashlib
 import platform
@@ -16,11 +16,11 @@ from bo_tune.kernels.operation import Operation
 from bo_tune.measure.backends.base import CompilerSide
 
 DIGITS = 16
-"""Hexadecimal digits of a digest that are kept, to be read by people."""
+"""Hexadecimal digits that are kept of a digest, since people read them."""
 
 
 def toolchain(vendor: CompilerSide, target: GPUTarget) -> Toolchain:
-    """Return what compiles for this target of a vendor here."""
+    """Return the toolchain that compiles for this target of a vendor here."""
     version = vendor.assembler_version(target)
     release = version.strip().splitlines()[-1].strip()
     return Toolchain(
@@ -35,15 +35,15 @@ def toolchain(vendor: CompilerSide, target: GPUTarget) -> Toolchain:
 def versions() -> dict[str, str]:
     """Return the versions of torch and Triton.
 
-    As plain text: torch's own is an object of a class of torch, and whoever unpickled it would import torch.
+    They are plain text. Torch's own version is an object of a class of torch, so unpickling it would import torch.
     """
-    import torch  # noqa: PLC0415 - nothing that compiles ahead of a GPU needs it
+    import torch  # noqa: PLC0415 - compiling ahead of a GPU does not need it
 
     return {"torch": str(torch.__version__), "triton": triton.__version__}
 
 
 def kernel_text(operation: Operation[Any, Any], problem: Problem, config: Config) -> KernelText:
-    """Return which text an operation compiles, told by what it asks Triton for; nothing is compiled."""
+    """Return which text an operation compiles, by observing what it asks Triton for. Nothing is compiled."""
     digests: list[str] = []
 
     def note(*, fn: Any, **_: Any) -> bool:
@@ -56,7 +56,7 @@ def kernel_text(operation: Operation[Any, Any], problem: Problem, config: Config
         compiled = operation.compile(problem, config)
     finally:
         triton.knobs.runtime.jit_cache_hook = before
-    digest = digests[0] if digests else compiled[0].src.fn.cache_key  # what this process has compiled is not asked for
+    digest = digests[0] if digests else compiled[0].src.fn.cache_key  # no hook is called for what was compiled before
     return KernelText(operation.source, digest)
 
 

@@ -1,4 +1,4 @@
-"""Compile for a GPU that is not there: a Triton driver that knows its target and can launch nothing."""
+"""A Triton driver that knows a target and cannot launch anything, to compile for a GPU that is not there."""
 
 import triton
 from triton.backends.compiler import GPUTarget
@@ -6,18 +6,18 @@ from triton.backends.compiler import GPUTarget
 from bo_tune.core.problem import GpuInfo
 
 FIRST_DEVICE = 1_000
-"""Devices are numbered from here, where no machine has GPUs."""
+"""Devices are numbered from here on, where no machine has GPUs."""
 
 _seen: list[GPUTarget] = []
 
 
 class OfflineDriver:
-    """Answers what Triton's compiler asks of a driver.
+    """Answers the questions that Triton's compiler asks a driver.
 
     Each target gets a device number of its own, because a jit function keeps one target for each number it has seen.
 
     Attributes:
-        gpu: the GPU to compile for, for launchers that ask for more than the target; None where it is not known.
+        gpu: the GPU to compile for, for launchers that need more than the target; None if it is not known.
     """
 
     def __init__(self, target: GPUTarget, gpu: GpuInfo | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Packs at the disposal of a session: unpacked for its processes, known to its compile farm."""
+"""Packs that a session uses: unpacked for its processes, and registered with its compile farm."""
 
 import tempfile
 from collections import defaultdict
@@ -17,22 +17,24 @@ from bo_tune.measure.compile.compilers import Compilers
 from bo_tune.measure.device import Build, Compiled
 
 FOLDER_VARIABLE = "BO_TUNE_PACKED"
-"""Variable that names the folder of unpacked entries: Triton makes its cache managers itself, from a key alone."""
+"""Variable that names the folder of unpacked entries. Triton creates its cache managers itself and gives them only a
+key."""
 
 CACHE_MANAGER = "bo_tune.measure.compile.packed_cache:PackedCache"
 
 PROBES = 4
-"""Binaries of each kernel that Triton is asked for before a pack is believed: what the identity does not tell shows."""
+"""Binaries of each kernel that Triton must find before a pack is trusted. This shows differences that the identity does
+not cover."""
 
 PROBE_TIMEOUT_S = 120.0
-"""For a worker to find a binary, on a loaded machine."""
+"""Time for a worker to find a binary, on a loaded machine."""
 
 
 class PackedBinaries:
-    """Packs, in a folder of their own until they are closed.
+    """Packs, unpacked in a folder of their own until they are closed.
 
     Args:
-        paths: the packs; none is fine.
+        paths: the packs; may be empty.
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
@@ -41,10 +43,10 @@ class PackedBinaries:
         self._manifests: dict[Path, Manifest] = {}
 
     def unpack(self) -> None:
-        """Have the files where processes look for them.
+        """Unpack the files where processes look for them.
 
         Raises:
-            PackError: one of the packs is damaged.
+            PackError: a pack is damaged.
         """
         for path in self._paths:
             self._manifests[path] = unpack(path, Path(self._place))
@@ -55,17 +57,17 @@ class PackedBinaries:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """Variables with which Triton finds the binaries."""
+        """Variables that let Triton find the binaries."""
         if self._folder is None:
             return {}
         return {"TRITON_CACHE_MANAGER": CACHE_MANAGER, FOLDER_VARIABLE: self._place}
 
     def teach(self, compilers: Compilers) -> None:
-        """Check that the packs fit this host and GPU, and have the farm know their binaries.
+        """Check that the packs fit this host and GPU, and register their binaries with the farm.
 
         Raises:
             DeviceError: the compilers cannot be asked.
-            PackError: one does not fit; the message names the difference.
+            PackError: a pack does not fit; the message names the difference.
         """
         for path, manifest in self._manifests.items():
             try:
@@ -81,13 +83,13 @@ class PackedBinaries:
                     compilers.farm.know(number, build_of(binary), binary.compile_s)
 
     def close(self) -> None:
-        """Remove what was unpacked."""
+        """Remove the unpacked files."""
         if self._folder is not None:
             self._folder.cleanup()
 
 
 def build_of(binary: PackedBinary) -> Build:
-    """Return what compiling a packed binary would come to, now that it is there."""
+    """Return the result of compiling a packed binary, now that it is there."""
     there = Compilation(cached=True)
     if binary.reason is not None:
         return Invalid(binary.reason, binary.detail, compilation=there, resources=binary.resources)
@@ -99,14 +101,14 @@ def _check(compilers: Compilers, manifest: Manifest) -> None:
     first = {b.problem.kernel: (b.problem, dict(b.config)) for b in reversed(manifest.binaries)}
     made_for = replace(manifest.identity, kernels={name: manifest.identity.kernels[name] for name in first})
     outside = Identity(made_for.toolchain, compilers.gpu.target, farm.source, made_for.kernels)
-    difference = made_for.difference(outside)  # before a kernel source is asked for kernels it may not have
+    difference = made_for.difference(outside)  # checked first, because the source may lack these kernels
     if difference is None:
         difference = made_for.difference(compilers.identity(first))
     if difference is not None:
         raise PackError(difference)
     probes = list(_probes(manifest))
     calls = [("compile", binary.problem, dict(binary.config)) for binary in probes]
-    # Side by side: the first compile of each process takes it some tenths of a second.
+    # Side by side, because the first compile of each process takes some tenths of a second.
     with ThreadPoolExecutor(max(1, len(probes))) as threads:
         builds: list[Build] = list(threads.map(lambda call: farm.ask(call, PROBE_TIMEOUT_S), calls))
     for binary, build in zip(probes, builds, strict=True):
@@ -115,7 +117,7 @@ def _check(compilers: Compilers, manifest: Manifest) -> None:
 
 
 def _probes(manifest: Manifest) -> Iterator[PackedBinary]:
-    """A few binaries of each kernel, evenly spread."""
+    """Yield a few binaries of each kernel, evenly spread."""
     for kernel in manifest.identity.kernels:
         binaries = [b for b in manifest.binaries if b.problem.kernel == kernel and b.entry is not None]
         yield from binaries[:: max(1, len(binaries) // PROBES)][:PROBES]

@@ -1,7 +1,7 @@
 """Triton's cache with packs beside it: entries of a pack are read from a folder of their own.
 
-A pack is used for one session. What it holds never gets into the cache that this host's engines load kernels from, and
-what the session compiles itself is kept there as ever.
+A pack is used for one session. Its content never gets into the cache from which this host's engines load kernels. The
+session's own compiles are kept in that cache as usual.
 """
 
 import os
@@ -13,7 +13,7 @@ from bo_tune.measure.compile.packed import FOLDER_VARIABLE
 
 
 class PackedCache(FileCacheManager):  # type: ignore[misc]
-    """Triton's cache manager of one entry, in the packs' folder where that has the entry."""
+    """Triton's cache manager for one entry. It uses the packs' folder if that has the entry."""
 
     def __init__(self, key: str, override: bool = False, dump: bool = False) -> None:
         packed = Path(os.environ[FOLDER_VARIABLE]) / key

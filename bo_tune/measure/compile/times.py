@@ -1,10 +1,10 @@
-"""How long compiles take: what the next one of a kernel may take, and what that of a config is expected to take.
+"""Learns how long compiles take: the deadline for a kernel's next compile, and the time to expect for a config's.
 
-Both are learned from the compiles of the session, whose host and kernels are the same: bundled times would be another
+Both are learned from the compiles of the session, which share a host and kernels; bundled times would be another
 host's. Compile times are smooth in the logarithms of a config's parameters, since loops are unrolled and registers
-allocated by block sizes. After 60 compiles of an H100's recorded grids a quadratic fit tells them to a factor of 1.4,
-where they differ by a factor of 2.5 (standard deviations), and nine in ten of those that ran into a deadline of 8 s are
-expected to take more than 3 times the upper quartile.
+allocated by block sizes. After 60 compiles of an H100's recorded grids, a quadratic fit predicts them to a factor of
+1.4, while they differ by a factor of 2.5 (standard deviations). Of those that ran into a deadline of 8 s, nine in ten
+are expected to take more than 3 times the upper quartile.
 """
 
 import threading
@@ -21,10 +21,10 @@ from bo_tune.kernels.registry import is_known, kernel_spec
 from bo_tune.measure.device import Slowness
 
 MOST_SLOWNESS = 50.0
-"""Fits go on rising where nothing was seen; deadlines end a compile long before."""
+"""Fits go on rising beyond what was seen, but deadlines end a compile long before that."""
 
 TIMED_OUT = 2.0
-"""Times its deadline that a compile is taken for which ran into it: nobody knows what it would have taken."""
+"""A compile that ran into its deadline is taken to need this many times the deadline. Nobody knows its real time."""
 
 LEAST_S = 0.01
 RIDGE = 0.3
@@ -32,20 +32,20 @@ REFITTED_EVERY = 8
 
 
 class CompileTimes:
-    """What the compiles of each kernel have taken. Safe to use from several threads.
+    """The times that the compiles of each kernel have taken. Safe to use from several threads.
 
     Args:
-        most_s: deadlines are never longer, and this long until enough is known.
-        least_s: they are never shorter (but for a smaller ``most_s``).
+        most_s: the longest deadline, and the deadline until enough is known.
+        least_s: the shortest deadline, unless ``most_s`` is shorter.
     """
 
     KNOWN = 16
     """Compiles of a kernel after which its deadline adapts."""
     FACTOR = 5.0
-    """Times the upper quartile of the compiles so far that a deadline is. In the 19 bundled recordings no config within
-    5 % of its grid's best took more than 4 times that of its grid."""
+    """A deadline is this many times the upper quartile of the compiles so far. In the 19 bundled recordings, no config
+    within 5 % of its grid's best took more than 4 times its grid's upper quartile."""
     FITTED = 32
-    """Compiles of a kernel after which those to come are told apart."""
+    """Compiles of a kernel after which the times of future ones are predicted by config."""
 
     def __init__(self, most_s: float, least_s: float = 2.0) -> None:
         self._most_s, self._least_s = most_s, min(least_s, most_s)
@@ -54,18 +54,18 @@ class CompileTimes:
         self._lock = threading.Lock()
 
     def learn(self, kernel: str, config: Config, compile_s: float) -> None:
-        """Take note of a compile that ended by itself."""
+        """Record a compile that ended by itself."""
         with self._lock:
             insort(self._seconds[kernel], compile_s)
             self._fits[kernel].add(_features([config])[0], compile_s)
 
     def learn_timeout(self, kernel: str, config: Config, deadline_s: float) -> None:
-        """Take note of a compile that ran into its deadline."""
+        """Record a compile that ran into its deadline."""
         with self._lock:
             self._fits[kernel].add(_features([config])[0], TIMED_OUT * deadline_s)
 
     def deadline_s(self, kernel: str) -> float:
-        """Return the deadline of the next compile of a kernel, in seconds: the bounds are those of one binary."""
+        """Return the deadline of a kernel's next compile, in seconds. The bounds apply to each of its binaries."""
         binaries = kernel_spec(kernel).launches if is_known(kernel) else 1
         most_s = self._most_s * binaries
         with self._lock:
@@ -74,7 +74,7 @@ class CompileTimes:
             return min(most_s, max(self._least_s * binaries, self.FACTOR * self._usual_s(kernel)))
 
     def slowness(self, kernel: str, configs: Sequence[Config]) -> Slowness:
-        """Return what says, whenever it is called, how slow these configs' compiles are expected to be."""
+        """Return a function that tells, at each call, how slow these configs' compiles are expected to be."""
         features, known = cache(partial(_features, configs)), (-1, np.ones(len(configs)))
 
         def now() -> NDArray[np.float64]:
@@ -97,10 +97,10 @@ class CompileTimes:
 
 
 class _Fit:
-    """A ridge regression of the logarithm of seconds, kept as its normal equations: memory does not grow.
+    """A ridge regression of the logarithm of seconds, kept as its normal equations so that memory does not grow.
 
     Attributes:
-        version: which of its fits ``weights`` is; a further one is made after some compiles.
+        version: number of the fit that ``weights`` belongs to. A new one is made after some compiles.
     """
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ class _Fit:
         self._weights: NDArray[np.float64] | None = None
 
     def add(self, features: NDArray[np.float64], seconds: float) -> None:
-        """Take note of a compile."""
+        """Add a compile."""
         if self._count == 0:
             size = len(features)
             self._gram, self._moment = np.diag(np.r_[1e-6, np.full(size - 1, RIDGE)]), np.zeros(size)
@@ -121,15 +121,18 @@ class _Fit:
 
     @property
     def weights(self) -> NDArray[np.float64]:
-        """What each feature counts for, ``[features]``, as of this version."""
+        """The weight of each feature, ``[features]``, as of this version."""
         if self._weights is None:
             self._weights = np.linalg.solve(self._gram, self._moment)
         return self._weights
 
 
 def _features(configs: Sequence[Config]) -> NDArray[np.float64]:
-    """Return what configs are told apart by, ``[configs, features]``: their parameters' logarithms up to the second
-    order, scaled so that block sizes lie between -1 and 1.7."""
+    """Return the features of configs, ``[configs, features]``.
+
+    They are the logarithms of the parameters and their products of second order, scaled so that block sizes lie between
+    -1 and 1.7.
+    """
     values = np.array(rows_of(configs), dtype=float)
     linear = (np.log2(np.maximum(np.abs(values), 1.0)) - 4.0) / 3.0
     one, other = np.triu_indices(values.shape[1])

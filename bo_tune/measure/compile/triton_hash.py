@@ -1,11 +1,12 @@
-"""Has Triton hash itself once for all processes that compile, while the fork server goes on to import torch.
+"""Makes Triton hash itself once for all compile processes, while the fork server goes on to import torch.
 
-Each would do so before its first compile: half a second of reading and hashing, for all children at the same time.
+Otherwise each process would do so before its first compile. That is half a second of reading and hashing in all
+children at the same time.
 """
 
 from triton.runtime.cache import triton_key
 
 
 def before_forking() -> None:
-    """Hash it; Triton remembers."""
+    """Compute the hash; Triton remembers it."""
     triton_key()

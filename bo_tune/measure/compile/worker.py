@@ -1,4 +1,4 @@
-"""The child process that compiles. Uses no GPU."""
+"""The child process that compiles. It uses no GPU."""
 
 import base64
 import json
@@ -29,11 +29,11 @@ NICENESS = 10
 """Compilers give way to the GPU process, whose launches are timed, and to the tuner, which feeds it."""
 
 COMPILER_ERRORS = (CompilationError, RuntimeError, ValueError, AssertionError)
-"""What Triton and its passes raise for a config that cannot be compiled, besides what the vendor's assembler raises.
-Anything else ends the process, which costs the trial all the same."""
+"""What Triton and its passes raise for a config that cannot be compiled, in addition to the errors of the vendor's
+assembler. Anything else ends the process, which also costs just the trial."""
 
 LONGEST_CAUSE = 400
-"""Characters of what is told of a compile that failed: an assembler may say a lot."""
+"""Characters that are kept of a compile's error, since an assembler may print a lot."""
 
 
 class Compiler:
@@ -41,8 +41,8 @@ class Compiler:
 
     Args:
         source: the kernel source, see ``measure.source``.
-        gpu: to compile for, there or not.
-        vendor: whose GPU that is.
+        gpu: the GPU to compile for, which need not be here.
+        vendor: the GPU's vendor.
     """
 
     def __init__(self, source: str, gpu: GpuInfo, vendor: CompilerSide) -> None:
@@ -53,14 +53,14 @@ class Compiler:
         triton.knobs.compilation.listener = self._listen
 
     def _listen(self, *, cache_hit: bool, **_: Any) -> None:
-        """Learn from Triton whether a compile was found in its cache: of a config's kernels, whether all were."""
+        """Learn from Triton whether its cache had a compile. A config counts as cached if all its kernels were."""
         self._cached &= cache_hit
 
     def answer(self, call: Call) -> object:
-        """Call a method; what the kernel source refuses is an answer, too, but of a compile, which it then ends."""
+        """Call a method. A refusal by the kernel source is an answer too, except for a compile, which it ends."""
         try:
             return called(self, call)
-        except InputError as error:  # of an installed vLLM, say, that is not as it should be
+        except InputError as error:  # for example, an unsuitable installed vLLM
             if call[0] == "compile":
                 raise
             return Refused(one_line(error))
@@ -70,11 +70,11 @@ class Compiler:
         return self._operation(kernel).source
 
     def note(self, problem: Problem) -> str | None:
-        """Return what there is to say of tuning a problem's kernel."""
+        """Return what the user should know about tuning a problem's kernel."""
         return self._operation(problem.kernel).note(problem, self._gpu)
 
     def decided_by(self, problem: Problem) -> tuple[str, ...]:
-        """Name the kernels that decide for a problem's."""
+        """Name the kernels that decide for a problem's kernel."""
         return self._operation(problem.kernel).decided_by(problem, self._gpu)
 
     def versions(self) -> dict[str, str]:
@@ -88,7 +88,7 @@ class Compiler:
         return Identity(tools, self._gpu.target, self._source, texts)
 
     def facts(self, problem: Problem, names: Sequence[str], rows: Sequence[Sequence[int]]) -> Facts:
-        """Return what a kernel makes of configs: the values of each by the parameters' names."""
+        """Return what a kernel makes of configs. ``rows`` holds their values, in the order of ``names``."""
         kernel, configs = self._operation(problem.kernel), [dict(zip(names, row, strict=True)) for row in rows]
         runs = [kernel.effective_config(problem, config, self._gpu) for config in configs]
         ran = tuple(sorted(runs[0]))
@@ -98,7 +98,7 @@ class Compiler:
 
     def compile(self, problem: Problem, config: Config) -> Build:
         """Compile one config."""
-        self._cached = True  # Triton says nothing of a kernel that this process has already compiled
+        self._cached = True  # Triton reports nothing for a kernel that this process has compiled before
         start = time.perf_counter()
         try:
             kernels = self._operation(problem.kernel).compile(problem, config)
@@ -114,18 +114,18 @@ class Compiler:
         )
 
     def _build_launcher(self, kernel: Any) -> None:
-        """Build the launcher of a kernel, too. Without a GPU driver to link with none can be built; nothing is lost."""
+        """Build a kernel's launcher, too. That fails if there is no GPU driver to link with, which does no harm."""
         if self._launchers:
             try:
                 self._vendor.build_launcher(kernel)
-            except Exception:  # noqa: BLE001 - of Triton's inner workings, which differ from version to version
+            except Exception:  # noqa: BLE001 - from Triton's internals, which differ between versions
                 self._launchers = False
 
 
 def cause_of(error: BaseException) -> str:
-    """Return in one line why a compile failed: in the kernel's own text the place, its line and the cause."""
+    """Return in one line why a compile failed. For errors in the kernel's text, give place, line and cause."""
     while isinstance(error.__cause__, CompilationError):
-        error = error.__cause__  # of a function that the kernel calls, which has the cause
+        error = error.__cause__  # the error in a function that the kernel calls has the cause
     told = str(error)
     if isinstance(error, CompilationError):
         told = error.error_message or str(error.__cause__ or "")
@@ -142,11 +142,11 @@ def entry_of(digest: str) -> str:
 
 
 def main(arguments: list[str], fd: int) -> None:
-    """Compile for one GPU the kernels of one source until the parent is gone.
+    """Compile the kernels of one source for one GPU until the parent is gone.
 
     Args:
         arguments: the GPU (``GpuInfo``) in JSON, the kernel source, and the vendor's module (``Backend.children``).
-        fd: where the parent is.
+        fd: connection to the parent.
     """
     description, source, children = arguments
     gpu, vendor = GpuInfo.from_json(json.loads(description)), compiler_side(children)

@@ -1,1 +1,1 @@
-"""What ``bo-tune doctor`` asks of a host, in processes that may hang without holding anybody up."""
+"""Examines a host for ``bo-tune doctor``, in processes that may hang without holding anybody up."""

@@ -1,7 +1,7 @@
-"""Asks a module in a process of its own, and waits no longer for it than wanted.
+"""Runs a module in a process of its own, and waits for it no longer than it is told to.
 
-A driver that hangs cannot even be killed: its process stays until the kernel lets go of it. So such a process is told
-to end, and left behind.
+A process that waits for a hanging driver cannot even be killed: it stays until the kernel releases it. So we tell such
+a process to end, and leave it behind.
 """
 
 import json
@@ -17,10 +17,10 @@ from typing import IO, Any
 from bo_tune.processes.interpreter import python_command
 
 LONGEST_S = 0.5
-"""How long is waited for a process that was killed."""
+"""Time to wait for a process after killing it."""
 
 MOST_STDERR = 20_000
-"""Characters that are kept of what it prints to stderr."""
+"""Characters that are kept of what the process prints to stderr."""
 
 
 class Asked:
@@ -29,7 +29,7 @@ class Asked:
     Args:
         module: has a ``main()``.
         arguments: of the process.
-        environment: variables that it gets besides this process's own.
+        environment: additional environment variables.
     """
 
     def __init__(self, module: str, *arguments: str, environment: Mapping[str, str] | None = None) -> None:
@@ -41,7 +41,7 @@ class Asked:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
-            start_new_session=True,  # so that what it starts can be killed with it
+            start_new_session=True,  # so that the processes it starts can be killed with it
         )
         self._found: dict[str, Any] = {}
         self._stderr = ""
@@ -56,7 +56,7 @@ class Asked:
         for line in lines:
             try:
                 found = json.loads(line)
-            except ValueError:  # a library prints, too
+            except ValueError:  # libraries print, too
                 continue
             if isinstance(found, dict):
                 self._found.update(found)
@@ -66,7 +66,7 @@ class Asked:
             self._stderr = (self._stderr + line)[-MOST_STDERR:]
 
     def tell(self, line: str) -> None:
-        """Give it a line to read, after which there are no more."""
+        """Send the process one line on stdin, and close stdin."""
         stdin = self._process.stdin
         assert stdin is not None
         with suppress(OSError):  # it has ended
@@ -76,7 +76,7 @@ class Asked:
             stdin.close()
 
     def answers(self, until: float) -> dict[str, Any]:
-        """Return what it has found once it has ended, or at a moment of ``time.monotonic``, by which it is ended."""
+        """Return what the process found once it has ended. It is killed at ``until`` (of ``time.monotonic``)."""
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
         self.close()
@@ -84,17 +84,17 @@ class Asked:
 
     @property
     def hung(self) -> bool:
-        """Whether it was ended before it was done."""
+        """Whether the process had to be ended before it was done."""
         return self._process.poll() in (None, -signal.SIGKILL)
 
     @property
     def fault(self) -> str:
-        """The last line that it printed to stderr, or how it ended where there is none."""
+        """The last line that it printed to stderr. If there is none, how it ended."""
         lines = [line.strip() for line in self._stderr.splitlines() if line.strip()]
         return lines[-1] if lines else f"its process ended with {self._process.poll()}"
 
     def close(self) -> None:
-        """End it, and what it has started, unless that is done."""
+        """Kill the process and those it has started, unless it has ended."""
         if self._process.poll() is None:
             with suppress(OSError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -104,7 +104,8 @@ class Asked:
             thread.join(LONGEST_S)
         streams = (self._process.stdin, self._process.stdout, self._process.stderr)
         for stream, reader in zip(streams, (None, *self._threads), strict=True):
-            # One that is still read, because what the process has started holds its other end, is left as it is.
+            # If the process has started another that still holds a stream's other end, a thread still reads it. Leave
+            # it open.
             if stream is not None and (reader is None or not reader.is_alive()):
                 with suppress(OSError):
                     stream.close()

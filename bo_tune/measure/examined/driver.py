@@ -1,8 +1,8 @@
-"""What a vendor's driver says of this host's GPUs: a process that loads neither torch nor triton.
+"""Prints what a vendor's driver says about this host's GPUs, in a process that loads neither torch nor triton.
 
-Lines of JSON: ``driver`` (its release or null), ``fitted`` (names of all GPUs in the host, and whether each is
-partitioned), ``usable`` (how many this process may use), and of the one that is to measure ``busy``, ``blind_to`` (see
-``GpuMonitor``) or ``unwatched`` (why nothing is known).
+It prints lines of JSON: ``driver`` (its release or null), ``fitted`` (the names of all GPUs in the host, and whether
+each is partitioned), ``usable`` (how many this process may use), and for the GPU that will measure, ``busy``,
+``blind_to`` (see ``GpuMonitor``) or ``unwatched`` (why nothing is known).
 """
 
 import json
@@ -17,7 +17,7 @@ from bo_tune.measure.watch.neighbours import WatchError
 
 
 def main() -> None:
-    """Print it, as it is found, of the backend and the number of the GPU in the arguments."""
+    """Print each answer as it is found. The arguments are the backend and the GPU's number."""
     vendor, index = backend_named(sys.argv[1]), int(sys.argv[2])
     _tell(driver=vendor.driver_release())
     _tell(fitted=[(gpu.name, gpu.is_partitioned) for gpu in vendor.fitted()])

@@ -1,9 +1,10 @@
-"""Whether torch and Triton can be imported, and a kernel be compiled and launched on a GPU: a process that does it.
+"""Tests in a process of its own whether torch and Triton can be imported, and a kernel compiled and launched.
 
-Lines of JSON: ``torch`` and ``triton`` (versions), ``torch_fault`` and ``triton_fault`` (why one cannot be imported).
-It then waits for a line on stdin: ``go`` has it open the GPU, which nobody should be watching yet. ``refusal`` says why
-the GPU cannot be tuned on, ``gpu`` what it is, ``assembler`` the release of its assembler; ``launched`` is whether a
-kernel's result was right, after ``seconds``, and ``launch_fault`` what went wrong.
+It prints lines of JSON: ``torch`` and ``triton`` (versions), ``torch_fault`` and ``triton_fault`` (why one cannot be
+imported). It then waits for a line on stdin. On ``go`` it opens the GPU, which nobody should be watching yet.
+``refusal`` says why the GPU cannot be used for tuning, ``gpu`` describes it, ``assembler`` is the release of its
+assembler. ``launched`` says whether a kernel's result was right, after ``seconds``, and ``launch_fault`` what went
+wrong.
 """
 
 import json
@@ -20,7 +21,7 @@ GO = "go"
 
 
 def main() -> None:
-    """Print it, as it is found, of the backend and the number of the GPU in the arguments."""
+    """Print each answer as it is found. The arguments are the backend and the GPU's number."""
     children, index = backend_named(sys.argv[1]).children, int(sys.argv[2])
     if not all([_imported("torch"), _imported("triton")]):
         return
@@ -35,7 +36,7 @@ def main() -> None:
 def _imported(package: str) -> bool:
     try:
         _tell(**{package: getattr(import_module(package), "__version__", "unknown")})
-    except Exception as error:  # noqa: BLE001 - a broken installation raises what it likes
+    except Exception as error:  # noqa: BLE001 - a broken installation may raise anything
         _tell(**{f"{package}_fault": f"{type(error).__name__}: {one_line(error)}"})
         return False
     return True

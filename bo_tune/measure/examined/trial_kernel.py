@@ -15,7 +15,7 @@ def _add_one(source, target, size, BLOCK: tl.constexpr):  # type: ignore[no-unty
 
 
 def is_right(device: torch.device) -> bool:
-    """Compile it, launch it, and say whether its result is right."""
+    """Compile the kernel, launch it, and say whether its result is right."""
     source = torch.arange(SIZE, dtype=torch.float32, device=device)
     target = torch.full_like(source, float("nan"))
     _add_one[(triton.cdiv(SIZE, 256),)](source, target, SIZE, BLOCK=256)

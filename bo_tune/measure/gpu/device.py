@@ -36,17 +36,18 @@ GPU_MODULE = "bo_tune.measure.gpu.process"
 COMPILE_MODULE = "bo_tune.measure.compile.worker"
 
 CORES_KEPT = 1
-"""Cores without a compiler. The GPU process, whose launches must not wait, the tuner and its searches come before the
-compilers on all cores."""
+"""Cores without a compiler. With compilers on all cores, those would hold up the GPU process, whose launches must not
+wait, and the tuner and its searches."""
 
 
 STANDBYS = 4
-"""GPU processes that stand ready at most. One serves a config that breaks its process now and then; four, started in a
-second or two each, a fault in every third config."""
+"""GPU processes that stand ready at most. One is enough if a config breaks its process now and then. Four, which start
+in a second or two each, keep up with a fault in every third config."""
 
 
 MOST_IN_TURN = 2
-"""GPU processes that are in each other's place, once one was lost: the one at work, and the one that is going."""
+"""GPU processes that may have the GPU open at once, besides standbys, after one was lost: the new one, and the one that
+is ending."""
 
 
 class GpuDevice(Device):
@@ -54,20 +55,20 @@ class GpuDevice(Device):
 
     Args:
         index: which GPU.
-        backend: the name of its vendor's, see ``measure.backends``.
+        backend: the name of its vendor's backend, see ``measure.backends``.
         source: the kernel source, see ``measure.source``.
-        compile_workers: processes that compile; one less than the cores by default.
+        compile_workers: number of compile processes; by default one less than the cores.
         packs: files of binaries that need no compiling here.
-        standbys: GPU processes that stand ready at most, once one was lost (``processes.standby``); each holds a
-            context and the memory that clears the L2 cache, 0.8 GB or so.
-        host: what GPUs share; by default one for this GPU alone, which then compiles and has the packs.
-        identity: of the GPU, by which the driver is asked who else uses it; None where that is not known. Where it
-            describes the GPU, the compilers begin before the GPU can be used.
-        require_idle: whether a GPU that others use is refused, or of which that is not known.
+        standbys: GPU processes that stand ready at most once one was lost (``processes.standby``). Each holds a context
+            and the memory that clears the L2 cache, about 0.8 GB.
+        host: what GPUs share. By default this GPU has a host of its own, with the compile workers and packs given here.
+        identity: of the GPU, needed to ask the driver who else uses it; None if it is not known. If it describes the
+            GPU, the compilers begin before the GPU can be used.
+        require_idle: whether to refuse a GPU that others use, or that cannot be watched.
 
     Raises:
-        DeviceError: if the GPU cannot be used; where it is described, whatever measures raises UnusableDeviceError.
-        PackError: if a pack is damaged, or was made for something else.
+        DeviceError: the GPU cannot be used. If ``identity`` describes it, measuring raises UnusableDeviceError instead.
+        PackError: a pack is damaged, or was made for something else.
     """
 
     def __init__(
@@ -140,13 +141,13 @@ class GpuDevice(Device):
         )
 
     def _begin_to_watch(self, told: Future[tuple[GpuInfo, Mapping[str, str]]]) -> None:
-        """Look who else uses the GPU, from when something of the session does."""
+        """Start to watch who else uses the GPU, now that the session uses it."""
         if self.monitor is not None and not told.cancelled() and told.exception() is None:
             self.monitor.begin()
 
     @property
     def provenance(self) -> Mapping[str, str]:
-        """Driver, torch and Triton versions of the GPU process, and the compilers' assembler. Raises DeviceError."""
+        """The GPU process's versions of driver, torch and Triton, and the compilers' assembler. Raises DeviceError."""
         return {**self._told.result()[1], self._vendor.assembler: self._compilers.assembler()}
 
     @property
@@ -169,7 +170,7 @@ class GpuDevice(Device):
         return self._compilers.decided_by(problem)
 
     def default_config(self, spec: AnySpec, problem: Problem) -> dict[str, int]:
-        """Ask the kernel's engine, where it has one: what it runs without tuned files may depend on the GPU."""
+        """Ask the kernel's engine, if it has one: what it runs without tuned files may depend on the GPU."""
         return self._compilers.default_config(spec, problem)
 
     def effective_configs(self, problem: Problem, configs: Sequence[Config]) -> list[Config]:
@@ -189,7 +190,7 @@ class GpuDevice(Device):
         self._compilers.withdraw(problem, config)
 
     def measure(self, problem: Problem, config: Config, compiled: Compiled, *, stop_above_us: float | None) -> Outcome:
-        """Measure in the GPU process. Shared memory over the GPU's limit is known before loading."""
+        """Measure in the GPU process. Configs that need too much shared memory are refused without loading."""
         outcome = self._measure(problem, config, compiled, stop_above_us)
         return replace(outcome, compilation=compiled.compilation, resources=compiled.resources)
 
@@ -213,16 +214,17 @@ class GpuDevice(Device):
         self._owner.expect(problem)
 
     def restart_gpu_process(self) -> None:
-        """End the GPU process; the next measurement starts another."""
+        """End the GPU process. The next measurement starts another."""
         self._owner.restart()
 
     def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
         """Check the configs and time them in turn in the GPU process.
 
-        A process lost meanwhile costs none of them but those that break it on their own too: these have no times.
+        If a process is lost meanwhile, each config is tried alone, and only those that break the process again get no
+        times.
 
         Raises:
-            DeviceError: it is lost again when the others are timed in turn.
+            DeviceError: the process is lost again when the others are timed in turn.
         """
         return self._in_turn((problem,), [(config,) for config in configs], rounds, None)
 
@@ -270,7 +272,7 @@ class GpuDevice(Device):
         return answer
 
     def _survives(self, timed: Callable[..., Remeasured], configs: Sequence[Config]) -> bool:
-        """Say whether the GPU process lives through timing one choice."""
+        """Say whether the GPU process survives timing one choice."""
         try:
             timed([configs], 1, self._owner.deadlines.first_s)
         except (WorkerDiedError, WorkerTimeoutError):
@@ -280,7 +282,7 @@ class GpuDevice(Device):
     def time_step(
         self, layers: Sequence[Layer], batch: Batch, choices: Sequence[Sequence[Choice] | None], rounds: int
     ) -> StepTimes:
-        """Time them in the GPU process."""
+        """Time the layers in the GPU process."""
         request = ("step", layers, batch, choices, rounds)
         try:
             answer: StepTimes = self._owner.request(request)
@@ -307,13 +309,13 @@ def compile_host(
     backend: str = DEFAULT_BACKEND,
     imports: Imports | None = None,
 ) -> CompileHost:
-    """Start what GPUs of this host may share; ``workers`` compile processes, by default all cores but one.
+    """Start what GPUs of this host may share, with ``workers`` compile processes, by default one less than the cores.
 
     Args:
         imports: a process that has begun to import ``IMPORTED_FIRST``.
 
     Raises:
-        PackError: if a pack is damaged.
+        PackError: a pack is damaged.
     """
     vendor = backend_named(backend)
     modules = [*IMPORTED_FIRST, GPU_MODULE, COMPILE_MODULE, vendor.children, source]

@@ -1,5 +1,7 @@
-"""Kernels timed where an engine runs them: in the GPU process, one chain of layers at a time, a CUDA graph for each
-choice of configs."""
+"""Times kernels where an engine runs them.
+
+This happens in the GPU process, with one chain of layers at a time and a CUDA graph for each choice of configs.
+"""
 
 import time
 from collections.abc import Callable, Sequence
@@ -17,17 +19,17 @@ from bo_tune.kernels.operation import OperationOf
 from bo_tune.measure.gpu.timing import ReplayTimer, Timed
 
 PYTHON_LAUNCHES = 50
-"""Launches in a row through the engine's Python: few enough for the GPU's queue to take them all."""
+"""Launches in a row through the engine's Python: few enough to fit into the GPU's queue."""
 
 PYTHON_ROUNDS = 5
-"""Such rows, the fastest of which counts."""
+"""Number of such rows. The fastest counts."""
 
 
 class LayerTimer:
-    """The layer that finalists are raced in; that of the race before makes room for the next.
+    """Holds the layer in which finalists race. The layer of the previous race is released for the next one.
 
     Args:
-        operation: returns how a kernel of a name is launched.
+        operation: returns the operation of a kernel by name.
     """
 
     def __init__(self, operation: OperationOf, gpu: GpuInfo, device: torch.device, conditions: Conditions) -> None:
@@ -42,14 +44,15 @@ class LayerTimer:
         """Time a layer with each choice of configs in turn, round by round.
 
         Args:
-            problems: of the layer's kernels that are chosen for: one of a linear's, or all that experts run.
-            choices: each a config for every problem; None for the layer without adapters.
+            problems: of those kernels of the layer whose configs are chosen: one kernel of a linear, or all that
+                experts run.
+            choices: for each choice, a config for every problem; None for the layer without adapters.
 
         Returns:
             Times of one layer in us, and the launches of the problems' kernels.
 
         Raises:
-            RuntimeError: a launch fails, or memory is short. The layer is given up.
+            RuntimeError: a launch fails, or memory is short. The layer is then released.
         """
         try:
             return self._in_turn(tuple(problems), around, choices, rounds)
@@ -98,11 +101,11 @@ class LayerTimer:
         """Time a decoder's layers that take adapters, one after the other, with each choice of configs in turn.
 
         Args:
-            choices: each the configs of every layer's kernels, or None for one without adapters.
+            choices: for each choice, the configs of every layer's kernels; None for a layer without adapters.
 
         Returns:
-            Times of all the layers together in us; and how long the engine's own Python takes to launch the adapters'
-            kernels of all of them, in us, None where they are no engine's, and with experts.
+            Times of all layers together in us, and how long the engine's own Python takes to launch the adapters'
+            kernels of all of them, in us. The latter is None if the kernels are not an engine's, and with experts.
 
         Raises:
             RuntimeError: a launch fails, or memory is short.

@@ -1,6 +1,7 @@
-"""The process that owns a GPU, as those know it who have it measure (``gpu.process`` is what it runs).
+"""The process that owns a GPU, as seen by those who have it measure (it runs ``gpu.process``).
 
-It starts in the background: what compiles need not wait until the GPU can be used. Whoever asks it first waits for it.
+It starts in the background, so compiles need not wait until the GPU can be used. The first request to the process waits
+for it.
 """
 
 import time
@@ -25,7 +26,7 @@ from bo_tune.processes.pipeline import NotStartedError, Pipeline
 from bo_tune.processes.worker import Call, Child, Worker, WorkerDiedError, WorkerTimeoutError
 
 Told = tuple[GpuInfo, Mapping[str, str]]
-"""What a GPU says of itself, and its software's versions."""
+"""A GPU's description of itself, and the versions of its software."""
 
 
 class _NotPreparedError(WorkerError):
@@ -33,19 +34,19 @@ class _NotPreparedError(WorkerError):
 
 
 class GpuOwner:
-    """A GPU process whenever one is needed. Safe to use from several threads.
+    """Provides a GPU process whenever one is needed. Safe to use from several threads.
 
     Args:
-        server: forks it.
-        module: what it runs, with ``words`` as arguments.
-        occupancy: is told when it is at work.
+        server: forks the process.
+        module: the module that it runs, with ``words`` as arguments.
+        occupancy: counts when the process works.
         name: of the GPU in messages, as in "CUDA device 0".
-        advice: what to do where the GPU cannot be used, behind the reason.
+        advice: what to do if the GPU cannot be used; follows the reason in messages.
         standbys: processes that stand ready at most, once one was lost.
 
     Attributes:
         worker: the process.
-        relief: what takes its place.
+        relief: starts the processes that replace it.
     """
 
     def __init__(
@@ -70,10 +71,10 @@ class GpuOwner:
         self._told: Future[Told] | None = None
 
     def start(self, expected: GpuInfo | None) -> Future[Told]:
-        """Begin to start it; the future says what the GPU says of itself, or raises UnusableDeviceError.
+        """Start the process in the background. The future returns the GPU's description, or raises UnusableDeviceError.
 
         Args:
-            expected: what it is taken for meanwhile. It cannot be used if it says anything else.
+            expected: the description to go by meanwhile. If the GPU gives another, it cannot be used.
         """
         self._told = self._ahead.submit(self._meet, expected)
         return self._told
@@ -93,7 +94,7 @@ class GpuOwner:
 
     @contextmanager
     def _at_work(self, what: str) -> Iterator[None]:
-        """Count its seconds."""
+        """Count the seconds of this kind of work."""
         start = time.perf_counter()
         try:
             with self._occupancy.at("measuring"):
@@ -103,7 +104,7 @@ class GpuOwner:
 
     @property
     def activity(self) -> GpuActivity:
-        """What it has done so far."""
+        """The work that the process has done so far."""
         return GpuActivity(
             restarts=max(0, self.worker.starts - 1),
             seconds=dict(self._seconds),
@@ -115,22 +116,22 @@ class GpuOwner:
 
     @property
     def measure_deadline_s(self) -> float:
-        """Deadline of a measurement whose turn it is, in seconds."""
+        """Deadline of the measurement whose turn it is, in seconds."""
         child = self.worker.child
         return self.deadlines.measure_s if child is not None and WARM in child.notes else self.deadlines.first_s
 
     def _started(self) -> None:
-        """Wait until it has told of itself. Raises UnusableDeviceError."""
+        """Wait until the GPU has described itself. Raises UnusableDeviceError."""
         if self._told is not None:
             self._told.result()
 
     def measure(self, problem: Problem, request: Call) -> MeasureAnswer:
-        """Have it check and time a config. Raises as ``ask``."""
+        """Have the process check and time a config. Raises the same errors as ``ask``."""
         answer: MeasureAnswer = self.ask(problem, request, lambda: self.measure_deadline_s, "measure", self._is_unfit)
         return answer
 
     def learn(self, problem: Problem, config: Config, protocol: TimingProtocol) -> None:
-        """Take note of a config that was measured and did no harm."""
+        """Remember a config that was measured and did no harm."""
         self.relief.learn(problem, config, protocol)
 
     def ask(
@@ -141,10 +142,10 @@ class GpuOwner:
         what: str,
         breaks: Callable[[Any], bool] | None = None,
     ) -> Any:
-        """Ask it (``gpu.process.GpuServer``) about a problem whose inputs it has ready by then.
+        """Ask the process (``gpu.process.GpuServer``) about a problem. Its inputs are made first if necessary.
 
         Raises:
-            DeviceError: they cannot be made, or the GPU cannot be used (UnusableDeviceError).
+            DeviceError: the inputs cannot be made, or the GPU cannot be used (UnusableDeviceError).
             WorkerTimeoutError, WorkerDiedError: see ``Pipeline.request``.
         """
         self._started()
@@ -160,13 +161,13 @@ class GpuOwner:
         try:
             try:
                 return ask()
-            except _NotPreparedError:  # one that died while it stood ready may be found out only now
+            except _NotPreparedError:  # perhaps a standby had died before, which shows only now
                 return ask()
         except (_NotPreparedError, NotStartedError) as error:
             raise DeviceError(f"the inputs of {problem} cannot be made on {self._name}: {error}") from error
 
     def request(self, request: Call) -> Any:
-        """Ask it what concerns no single problem.
+        """Ask the process something that concerns no single problem.
 
         Raises:
             WorkerTimeoutError, WorkerDiedError, NotStartedError: see ``Pipeline.request``.
@@ -176,8 +177,8 @@ class GpuOwner:
         return self._pipeline.request(request, lambda: self.deadlines.prepare_s)
 
     def expect(self, problem: Problem) -> None:
-        """Have the inputs of a problem made now: it will be asked about soon. What cannot be made is told then."""
-        with suppress(RuntimeError):  # it is being closed
+        """Start making the inputs of a problem that will be needed soon. If that fails, the next request reports it."""
+        with suppress(RuntimeError):  # the owner is being closed
             self._ahead.submit(self._expected, problem)
 
     def _expected(self, problem: Problem) -> None:
@@ -191,8 +192,10 @@ class GpuOwner:
             child.notes.add(problem)
 
     def _prepare(self, problem: Problem, child: Child) -> None:
-        """Have a child make the problem's inputs, on their own time: they take seconds where a config takes
-        milliseconds. Inputs that had to make room for others are made again by the process itself.
+        """Have a child make a problem's inputs.
+
+        This has a deadline of its own, since inputs take seconds and a config takes milliseconds. If inputs had to make
+        room for others, the process makes them again by itself.
         """
         try:
             with self._at_work("prepare"):
@@ -202,17 +205,17 @@ class GpuOwner:
         child.notes.add(problem)
 
     def _is_unfit(self, answer: MeasureAnswer) -> bool:
-        """Say whether it cannot go on after an answer, and note that it has measured."""
+        """Say whether the process cannot go on after an answer, and note that it has measured."""
         if (child := self.worker.child) is not None:
             child.notes.add(WARM)
         return not answer.healthy
 
     def restart(self) -> None:
-        """End it; the next measurement starts another."""
+        """End the process. The next measurement starts another."""
         self._pipeline.end_child()
 
     def close(self) -> None:
-        """End it, and those that stand ready."""
+        """End the process and its standbys."""
         self._ahead.shutdown(wait=False, cancel_futures=True)
         self.relief.close()
         self.worker.interrupt()

@@ -1,7 +1,7 @@
 """The child process that owns a GPU.
 
-It checks and times configs, and nothing else. A config that breaks the GPU's context, hangs or kills the process
-costs its own trial: the parent starts another.
+It checks and times configs, and nothing else. A config that breaks the GPU's context, hangs or kills the process costs
+only its own trial, because the parent starts another process.
 """
 
 import json
@@ -31,16 +31,16 @@ from bo_tune.processes.fork_server import leave
 from bo_tune.processes.worker import called, serve
 
 INPUTS_MEMORY_SHARE = 0.5
-"""Of the GPU's free memory, for the inputs of problems in flight."""
+"""Share of the GPU's free memory for the inputs of problems in flight."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A problem with its inputs and what is right for them on the GPU.
+    """A problem with its inputs and the right result for them, on the GPU.
 
     Attributes:
-        gpu: where they are.
-        checked: of the finalists checked so far, whether their results are right.
+        gpu: where the inputs are.
+        checked: whether the result was right, for each finalist checked so far.
     """
 
     gpu: GpuSide
@@ -55,7 +55,7 @@ class Prepared:
         return self.operation.inputs_bytes(self.inputs) + self.right.nbytes
 
     def verdict_on(self, config: Mapping[str, int]) -> Verdict:
-        """Launch a config once and say whether its result is right; leaves the output reset."""
+        """Launch a config once and say whether its result is right. Resets the output afterwards."""
         self.operation.poison(self.inputs)
         self.operation.launch(self.inputs, config)
         self.gpu.synchronize()
@@ -64,16 +64,16 @@ class Prepared:
         return verdict
 
     def launching(self, config: Mapping[str, int]) -> Callable[[], None]:
-        """Return what launches a config on the inputs."""
+        """Return a function that launches a config on the inputs."""
         return partial(self.operation.launch, self.inputs, config)
 
     def restore(self) -> None:
-        """Bring the inputs back before a launch that is timed."""
+        """Restore the inputs before a launch that is timed."""
         self.operation.restore(self.inputs)
 
 
 class GpuServer:
-    """What the parent calls on one GPU."""
+    """Answers the parent's requests on one GPU."""
 
     def __init__(self, gpu: GpuSide, source: str, conditions: Conditions, *, seed: int = 0) -> None:
         self._gpu = gpu
@@ -86,11 +86,11 @@ class GpuServer:
         self._prepared: OrderedDict[Problem, Prepared] = OrderedDict()
 
     def hello(self) -> tuple[GpuInfo, dict[str, str]]:
-        """Return what the GPU and its software say of themselves."""
+        """Return the GPU's description of itself and the versions of its software."""
         return self._gpu.info(), {"driver": self._gpu.driver_version(), **versions()}
 
     def prepare(self, problem: Problem) -> None:
-        """Have the inputs and the reference of a problem ready."""
+        """Make the inputs and the reference of a problem."""
         self._prepare(problem)
 
     def _prepare(self, problem: Problem) -> Prepared:
@@ -101,7 +101,7 @@ class GpuServer:
             prepared = Prepared(self._gpu, kernel, inputs, kernel.right(inputs))
             while self._prepared and prepared.bytes + sum(p.bytes for p in self._prepared.values()) > self._budget:
                 self._prepared.popitem(last=False)
-        self._prepared[problem] = prepared  # the last used is the last to go
+        self._prepared[problem] = prepared  # the most recently used is dropped last
         return prepared
 
     def measure(
@@ -150,7 +150,7 @@ class GpuServer:
             measurement = Measurement(taken.runtimes_us, taken.stopped, launches, relative_error=verdict.error)
             if stop_above_us is None or measurement.time_us >= stop_above_us:
                 return measurement
-            verdict = check()  # a new incumbent: right once could have been luck
+            verdict = check()  # a new incumbent is checked again, because one right result could be luck
             if not verdict.wrong:
                 return measurement
         return Invalid(InvalidReason.WRONG_RESULT, verdict.wrong, launches)
@@ -186,14 +186,14 @@ class GpuServer:
     def step(
         self, layers: Sequence[Layer], batch: Batch, choices: Sequence[Sequence[Choice] | None], rounds: int
     ) -> StepTimes:
-        """Time what of a decoder layer takes adapters, one after the other, with each choice of configs in turn."""
+        """Time all parts of a decoder layer that take adapters, one after the other, with each choice in turn."""
         bare = (None,) * len(layers)
         chosen = [bare if one is None else one for one in choices]
         timed, python_us = self._layer.time_step(layers, batch, chosen, rounds)
         return StepTimes(tuple(map(tuple, timed.runtimes_us)), python_us)
 
     def _is_right(self, prepared: Prepared, config: Mapping[str, int], launches: Launches) -> bool:
-        """Check a finalist before it is timed for the first time: it is timed in many batches."""
+        """Check a finalist before its first timing. It is timed in many batches, but checked once."""
         key = config_key(config)
         if key not in prepared.checked:
             launches[LaunchPurpose.CHECK] += 1
@@ -202,7 +202,7 @@ class GpuServer:
 
 
 def _remeasured(right: Sequence[bool], timed: Timed, launches: Launches) -> Remeasured:
-    """Return what timing those that are right came to; what was timed after them is the layer without adapters."""
+    """Return the result of timing the configs that are right. A timing after theirs is the layer without adapters."""
     launches[LaunchPurpose.FINALISTS] += timed.launches
     launches[LaunchPurpose.LATE] += timed.late
     times = iter(timed.runtimes_us)
@@ -215,7 +215,7 @@ def main(arguments: list[str], fd: int) -> None:
 
     Args:
         arguments: index of the GPU, kernel source, conditions, and the vendor's module (``Backend.children``).
-        fd: where the parent is.
+        fd: connection to the parent.
     """
     number, source, conditions, children = arguments
     index, side = int(number), gpu_side(children)

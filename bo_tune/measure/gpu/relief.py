@@ -1,4 +1,4 @@
-"""What takes the place of a lost GPU process: standbys, warmed up with a config that is known to be well."""
+"""Standby GPU processes that replace a lost one, warmed up with a config that is known to be harmless."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,22 +12,22 @@ from bo_tune.processes.standby import Standbys
 from bo_tune.processes.worker import Child
 
 WARM = "warm"
-"""Noted of a GPU process that has measured."""
+"""Noted for a GPU process that has measured."""
 
 
 class Relief(Standbys):
     """Starts GPU processes that are warm when they take over.
 
-    A fresh process would spend a second on its first config: on inputs, on torch's and Triton's modules. So it measures
-    once what another has measured before. The answer is thrown away.
+    A fresh process would spend a second on its first config, on inputs and on torch's and Triton's modules. So it first
+    measures a config that another process has measured before, and the result is thrown away.
 
     Args:
         fork: starts a GPU process.
         warm_up_s: seconds after which warming up is given up.
-        most: processes that stand ready at most.
+        most: how many processes stand ready at most.
 
     Attributes:
-        launches: launches with which they were warmed up.
+        launches: launches that warming up has taken.
     """
 
     def __init__(self, fork: Callable[[], Child], warm_up_s: float, *, most: int) -> None:
@@ -37,7 +37,7 @@ class Relief(Standbys):
         self.launches = 0
 
     def learn(self, problem: Problem, config: Config, protocol: TimingProtocol) -> None:
-        """Take note of a config that was measured and did no harm."""
+        """Remember a config that was measured and did no harm."""
         self._known = problem, config, replace(protocol, first=1, repetitions=1)
 
     def _warm_up(self, child: Child) -> None:
@@ -50,7 +50,7 @@ class Relief(Standbys):
             if not answer.healthy:
                 raise WorkerError("a config that did no harm before broke a fresh GPU process")
         except WorkerError:
-            self._known = None  # the next is not warmed up by it
+            self._known = None  # do not use it for the next process
             raise
         self.launches += answer.outcome.launches.total()
         child.notes.add(WARM)

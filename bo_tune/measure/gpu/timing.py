@@ -1,14 +1,13 @@
-"""Times launches through ``torch.cuda``: events round each, behind work that hides Python, and late launches found out.
+"""Times launches through ``torch.cuda``: puts events around each, hides Python behind work, and detects late launches.
 
-A kernel of 6 us is over before Python has queued the next one. So each timed launch is queued behind work of about
-90 us (the clearing of the L2 cache, or a wait): by the time the GPU reaches the start event, the kernel stands behind
-it, and the events time the kernel alone. Where Python was held up all the same, the gap would count as time of the
-kernel. Such a launch is recognised for certain: once it is queued, its start event has passed already. It is taken
-again.
+A kernel of 6 us is over before Python has queued the next one. So each timed launch is queued behind work of about 90
+us (clearing the L2 cache, or a wait). By the time the GPU reaches the start event, the kernel is queued behind it, and
+the events time the kernel alone. If Python was held up all the same, the gap would count as the kernel's time. Such a
+launch is recognised for certain: once it is queued, its start event has already passed. It is repeated.
 
-Configs timed in turn push each other's code out of the caches: on an H100 kernels of 7 us took up to 0.2 us more than
-timed alone, and spread a quarter wider from run to run. So before each launch that is timed in turn with others' the
-same kernel is launched once, untimed (``benchmarks/results/in-turn.h100.md``).
+Configs timed in turn push each other's code out of the caches. On an H100, kernels of 7 us took up to 0.2 us longer
+than when timed alone, and spread a quarter wider from run to run. So when a launch is timed in turn with others, the
+same kernel is first launched once, untimed (``benchmarks/results/in-turn.h100.md``).
 """
 
 from abc import ABC, abstractmethod
@@ -20,37 +19,37 @@ import torch
 from bo_tune.core.conditions import Timing
 
 L2_CLEAR_BYTES = 256 * 2**20
-"""Written before each cold launch: several times any L2, and about 90 us of an H100."""
+"""Bytes written before each cold launch: several times any L2, and about 90 us of an H100."""
 
 WAIT_CYCLES = 150_000
-"""Waited before each warm launch: 80 us at 1.9 GHz."""
+"""Cycles waited before each warm launch: 80 us at 1.9 GHz."""
 
 GRAPH_LAUNCHES = 20
 """Launches in one CUDA graph."""
 
 MOST_QUEUED = 10
-"""Repetitions that are queued at once, before the GPU is waited for. While it runs one and is being sent more, the one
-takes up to 0.6 us longer (``benchmarks/results/in-turn.h100.md``): so a config takes more the more are queued. A trial
-queues as many at most, and what is timed in turn is timed alike."""
+"""Repetitions that are queued at once before waiting for the GPU. While the GPU runs a repetition and is being sent
+more, that repetition takes up to 0.6 us longer (``benchmarks/results/in-turn.h100.md``), so times grow with the number
+queued. A trial queues at most this many, and finalists are timed in turn in the same way."""
 
 MOST_PASSES = 4
-"""How often late launches are taken again; on a host that is always late the last ones count."""
+"""Passes in which late launches are repeated. On a host that is always late, the last ones count."""
 
 Launch = Callable[[], None]
 
 
 def nothing() -> None:
-    """Do nothing: what comes before a launch of a kernel that changes nothing that it reads."""
+    """Do nothing. Serves as ``restore`` for kernels that do not change what they read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """What timing launches came to.
+    """The result of timing launches.
 
     Attributes:
-        runtimes_us: of each launch, its repetitions in us.
-        launches: launches of the kernels, but for the late ones.
-        late: launches whose repetitions were taken again, because they had been queued too late.
+        runtimes_us: for each launch, its repetitions in us.
+        launches: launches of the kernels, without the late ones.
+        late: launches whose repetitions were taken again because they had been queued too late.
     """
 
     runtimes_us: list[list[float]]
@@ -59,12 +58,12 @@ class Timed:
 
 
 class Timer(ABC):
-    """Times launches in turn. The subclasses know what stands before a repetition and what it is.
+    """Times launches in turn. The subclasses define a repetition and what comes before it.
 
     Attributes:
         launches_each: launches of the kernel in one repetition.
         launches_before: launches of each kernel before its first repetition.
-        is_led: whether a repetition in turn with others' is led by an untimed launch.
+        is_led: whether an untimed launch precedes each repetition that is timed in turn with others.
     """
 
     launches_each = 1
@@ -75,8 +74,8 @@ class Timer(ABC):
         """Time several launches in turn, round by round, ``rounds`` repetitions each.
 
         Args:
-            restore: queues what brings the kernels' inputs back, before each repetition and outside of it; before the
-                first of the launches that are one graph.
+            restore: queues what restores the kernels' inputs. It comes before each repetition and is not timed. If
+                launches form one graph, it comes before the first of them.
         """
         repeated = []
         for launch in launches:
@@ -86,12 +85,12 @@ class Timer(ABC):
         wanted = list(range(len(launches))) * rounds
         is_led = self.is_led and len(launches) > 1
         count, late = self.launches_before * len(launches), 0
-        stream = torch.cuda.current_stream()  # asking anew for each event takes Python longer than all the rest
+        stream = torch.cuda.current_stream()  # asking for it at each event takes Python longer than all the rest
         for attempt in range(MOST_PASSES):
             taken = []
             for at in range(0, len(wanted), MOST_QUEUED):
                 batch = wanted[at : at + MOST_QUEUED]
-                self.hide()  # one more than there are repetitions: from the first on the GPU is behind Python
+                self.hide()  # one more than there are repetitions: Python is ahead from the first on
                 taken += [(index, *self._take(repeated[index], is_led, stream, restore)) for index in batch]
                 torch.cuda.synchronize()
             count += is_led * len(taken)
@@ -128,12 +127,12 @@ class Timer(ABC):
         """Queue work that lasts longer than Python takes to queue a repetition."""
 
     def repeated(self, launch: Launch) -> Launch:
-        """Return what one repetition runs."""
+        """Return the function that runs one repetition."""
         return launch
 
 
 class ColdTimer(Timer):
-    """Single launches with the L2 cache cleared before each."""
+    """Single launches, with the L2 cache cleared before each."""
 
     def __init__(self, device: torch.device) -> None:
         self._clear = torch.empty(L2_CLEAR_BYTES // 4, dtype=torch.int32, device=device)
@@ -143,7 +142,7 @@ class ColdTimer(Timer):
 
 
 class WarmTimer(Timer):
-    """Single launches with whatever the launch before left in the L2 cache."""
+    """Single launches, with the L2 cache as the previous launch left it."""
 
     launches_before = 1
 
@@ -159,7 +158,7 @@ class GraphTimer(WarmTimer):
     """Many launches replayed in one CUDA graph, as an engine replays its decode steps."""
 
     launches_each = GRAPH_LAUNCHES
-    is_led = False  # of a repetition's launches all but the first find their code
+    is_led = False  # of a repetition's launches, all but the first find their code in the caches
 
     def repeated(self, launch: Launch) -> Launch:
         launch()
@@ -175,11 +174,11 @@ class ReplayTimer(WarmTimer):
     """Replays of CUDA graphs that hold many launches each.
 
     Args:
-        launches: of the kernel in one graph; a repetition is a replay's time over this.
+        launches: of the kernel in one graph. A repetition is a replay's time divided by this number.
     """
 
     launches_before = 0
-    is_led = False  # of a replay's launches all but the first find their code
+    is_led = False  # of a replay's launches, all but the first find their code in the caches
 
     def __init__(self, launches: int) -> None:
         self.launches_each = launches
@@ -189,7 +188,7 @@ class ReplayTimer(WarmTimer):
 
 
 def timer(timing: Timing, device: torch.device) -> Timer:
-    """Return the timer of a kind of timing."""
+    """Return the timer for a kind of timing."""
     match timing:
         case Timing.COLD:
             return ColdTimer(device)

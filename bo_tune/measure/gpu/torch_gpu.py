@@ -1,4 +1,4 @@
-"""A GPU through ``torch.cuda``, which serves CUDA and ROCm alike."""
+"""A GPU used through ``torch.cuda``, which serves both CUDA and ROCm."""
 
 import torch
 
@@ -10,10 +10,10 @@ from bo_tune.measure.gpu.timing import Timer, timer
 
 
 class TorchGpu(GpuSide):
-    """What is the same for all vendors that torch calls ``cuda``.
+    """The common part of all vendors that torch calls ``cuda``.
 
     Attributes:
-        backend: whose GPU it is (``Backend.name``).
+        backend: the vendor's backend (``Backend.name``).
     """
 
     backend = DEFAULT_BACKEND
@@ -23,11 +23,11 @@ class TorchGpu(GpuSide):
         torch.cuda.set_device(self.device)
 
     def info(self) -> GpuInfo:
-        """Return what torch and Triton's loader say of the GPU."""
+        """Return what torch and Triton's loader say about the GPU."""
         return gpu_at_hand(self.device, self.backend, self.architecture())
 
     def architecture(self) -> str:
-        """Return how compilers call the GPU, where its capability does not say (``GpuInfo.architecture``)."""
+        """Return the compilers' name for the GPU, if its capability does not say (``GpuInfo.architecture``)."""
         return ""
 
     def free_bytes(self) -> float:

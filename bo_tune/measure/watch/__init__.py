@@ -1,1 +1,1 @@
-"""Who else uses a GPU while it measures."""
+"""Watches who else uses a GPU while it measures."""

@@ -1,4 +1,4 @@
-"""Looks about once a second at whether a GPU is at work for others, while something is measured on it."""
+"""Checks about once a second, while something is measured on a GPU, whether the GPU also works for others."""
 
 import threading
 import time
@@ -19,10 +19,11 @@ from bo_tune.measure.watch.neighbours import (
 LOOK_EVERY_S = 1.0
 
 LOOKS_BEFORE, BETWEEN_LOOKS_S = 3, 0.5
-"""A GPU counts as busy if it is each of these times: what has just ended, or waking it up, shows for a moment."""
+"""A GPU counts as busy if it is busy at every one of these looks. Work that has just ended, or waking the GPU up, shows
+only for a moment."""
 
 Noted = Callable[[Collection[str]], None]
-"""Is told what disturbs measurements (``gpu_watch``)."""
+"""Called with what disturbs measurements (``watch.neighbours``)."""
 
 
 def monitored(
@@ -33,14 +34,14 @@ def monitored(
     *,
     require_idle: bool,
 ) -> "tuple[GpuMonitor | None, str | None]":
-    """Return what watches a GPU that nothing of this session uses yet, or None and why there is nothing.
+    """Return a monitor for a GPU that this session does not use yet, or None and the reason why there is none.
 
     Args:
-        watch: opens what tells of its use. Raises WatchError where nothing does.
-        require_idle: whether a GPU that others use is refused, or of which that is not known.
+        watch: opens what tells how the GPU is used. Raises WatchError if nothing can.
+        require_idle: whether to refuse a GPU that others use, or that cannot be watched.
 
     Raises:
-        DeviceError: it is refused.
+        DeviceError: the GPU is refused.
     """
     monitor, unwatched = None, None
     try:
@@ -61,12 +62,11 @@ class GpuMonitor:
     Args:
         name: of the GPU, for people.
         watch: closed with the monitor.
-        ours: every process of the session that has had the GPU open so far.
-        most: how many of them can have it open at once.
+        ours: returns every process of the session that has had the GPU open so far.
+        most: returns how many of them can have it open at once.
 
     Attributes:
-        busy: how others use the GPU, as it was found before anything of this session did, in a line; None where they
-            do not.
+        busy: a line on how others used the GPU before anything of this session did; None if they did not.
 
     Raises:
         WatchError: nothing can be read.
@@ -88,7 +88,7 @@ class GpuMonitor:
         self._thread: threading.Thread | None = None
 
     def _settled(self) -> Reading:
-        """Return what is read before anything of the session uses the GPU."""
+        """Return the reading taken before anything of the session uses the GPU."""
         reading = self._watch.read()
         for _ in range(LOOKS_BEFORE - 1):
             if (reading.utilisation_percent or 0) < BUSY_PERCENT:
@@ -99,7 +99,7 @@ class GpuMonitor:
 
     @property
     def blind_to(self) -> str | None:
-        """What use by others it does not notice, in a line; None where it notices all."""
+        """A line on which use by others the monitor does not notice; None if it notices all."""
         if self._lost or not self._sees_processes:
             return f"whether others use {self._name} meanwhile is not known: the driver does not show its processes"
         if self._watch.is_slice:
@@ -108,11 +108,11 @@ class GpuMonitor:
 
     @property
     def sees_processes(self) -> bool:
-        """Whether it would notice other processes."""
+        """Whether the monitor would notice other processes."""
         return self._sees_processes and not self._lost
 
     def begin(self) -> None:
-        """Look from now on: something of the session has the GPU open."""
+        """Start looking: from now on something of the session has the GPU open."""
         self._thread = threading.Thread(target=self._look_on, name="gpu-monitor", daemon=True)
         self._thread.start()
 
@@ -123,7 +123,7 @@ class GpuMonitor:
 
     @contextmanager
     def noting(self, note: Noted) -> Iterator[None]:
-        """Tell ``note`` what disturbs measurements while this lasts, at least once from its last moment on.
+        """Tell ``note`` what disturbs measurements during the context. The last look comes after its end.
 
         ``note`` is called from another thread, or from this one at the end.
         """
@@ -146,7 +146,7 @@ class GpuMonitor:
             note(found)
 
     def _disturbances(self) -> frozenset[str]:
-        """Read, and say what is found. The caller holds the lock."""
+        """Read, and return what disturbs measurements. The caller holds the lock."""
         ours, most = self._ours(), self._most()
         try:
             reading = self._watch.read()
@@ -157,7 +157,7 @@ class GpuMonitor:
         return self._neighbours.disturbances(reading, ours, most)
 
     def close(self) -> None:
-        """End it."""
+        """Stop watching."""
         self._closed.set()
         if self._thread is not None:
             self._thread.join()

@@ -1,8 +1,8 @@
-"""Whether a GPU is at work for others: what a driver says of it, and what that means. Pure, but for the protocol.
+"""Decides from a driver's readings whether others use a GPU. Pure, except for the protocol.
 
-A driver tells which processes have a GPU open. Which of them are this session's own is known by their numbers, except
-in a container whose driver counts processes as its host does: there what was open before is another's, and so is what
-is more than the session can have itself.
+A driver reports which processes have a GPU open. We recognise this session's own processes by their numbers. In a
+container, the driver may count processes as the host does. Then a process counts as another's if it had the GPU open
+before, and so do those in excess of what the session itself can have.
 """
 
 from collections.abc import Collection, Mapping
@@ -12,16 +12,16 @@ from typing import Protocol
 from bo_tune.errors import BoTuneError
 
 BUSY_PERCENT = 5
-"""Utilisation from which on a GPU that nobody here uses counts as busy."""
+"""If nobody here uses a GPU, it counts as busy from this utilisation on."""
 
 UNSEEN_BYTES = 2**30
-"""Memory that is in use while no process is to be seen, from which on there must be one. Less is the driver's own, or
-what a desktop draws with."""
+"""If this much memory is in use and no process is visible, there must be an invisible one. Less than this is the
+driver's own, or a desktop's."""
 
 AT_WORK = "other processes at work on the GPU"
 PRESENT = "other processes on the GPU, at work or not"
 LOST = "the driver stopped telling who uses the GPU"
-"""What may disturb a measurement, besides ``slowed_text``."""
+"""The things that may disturb a measurement, besides ``slowed_text``."""
 
 
 class WatchError(BoTuneError):
@@ -30,14 +30,15 @@ class WatchError(BoTuneError):
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a driver says of a GPU at one moment. Everything but ``slowed`` is None where it does not tell.
+    """A driver's report on a GPU at one moment. Everything except ``slowed`` is None if the driver does not say.
 
     Attributes:
         processes: numbers of the processes that can compute on it.
-        working_percent: of those that worked since the last reading, by number, the share of its multiprocessors' time.
-        utilisation_percent: share of the last fraction of a second in which any kernel ran, whoever's.
-        used_bytes: memory in use, but for what the driver keeps for itself.
-        slowed: why its clocks are lower than they would be, as far as that is not as in everyday service.
+        working_percent: for each process that has worked since the last reading, its share of the multiprocessors'
+            time.
+        utilisation_percent: share of the last fraction of a second in which any kernel ran, no matter whose.
+        used_bytes: memory in use, without what the driver keeps for itself.
+        slowed: why its clocks are lower than they could be, unless the reason is normal in everyday service.
     """
 
     processes: frozenset[int] | None = None
@@ -48,25 +49,25 @@ class Reading:
 
 
 class GpuWatch(Protocol):
-    """Tells how a GPU is used. Asking it makes no context, and takes milliseconds."""
+    """Tells how a GPU is used. Asking takes milliseconds and makes no context."""
 
     is_slice: bool
-    """Whether it is an instance of a partitioned GPU, on whose other instances it knows nothing."""
+    """Whether the GPU is an instance of a partitioned one, which knows nothing about the other instances."""
 
     def read(self) -> Reading:
-        """Ask now. Raises WatchError."""
+        """Take a reading now. Raises WatchError."""
 
     def close(self) -> None:
-        """Give back what it holds."""
+        """Release what it holds."""
 
 
 def slowed_text(reason: str) -> str:
-    """Say why clocks were lowered, as something that disturbs a measurement."""
+    """Describe lowered clocks as something that disturbs a measurement."""
     return f"clocks lowered: {reason}"
 
 
 def use_by_others(reading: Reading) -> str | None:
-    """Say how a GPU is used that this session does not use yet; None where nothing speaks against measuring on it."""
+    """Say how others use a GPU that this session does not use yet; None if nothing speaks against measuring on it."""
     others, percent = len(reading.processes or ()), reading.utilisation_percent or 0
     unseen = not others and (reading.used_bytes or 0) >= UNSEEN_BYTES
     if not others and not unseen and percent < BUSY_PERCENT and not reading.slowed:
@@ -94,11 +95,11 @@ class Neighbours:
         self._tells_work = False
 
     def others(self, reading: Reading, ours: Collection[int], most: int) -> int | None:
-        """Return how many other processes have the GPU open; None where the driver shows none that can be told apart.
+        """Return how many other processes have the GPU open, or None if the driver shows none that can be told apart.
 
         Args:
-            ours: every process of the session that has had it open, ended ones included: a driver takes a moment to
-                forget them. One of them has it open now.
+            ours: every process of the session that has had the GPU open, including ended ones, since a driver takes a
+                moment to forget them. One of them has it open now.
             most: how many of them can have it open at once.
         """
         seen = reading.processes
@@ -119,7 +120,7 @@ class Neighbours:
         return frozenset(found)
 
     def _by_others(self, reading: Reading, ours: Collection[int]) -> set[str]:
-        """Say whether other processes work, where the driver is known to tell who does."""
+        """Return how others disturb measurements. If the driver does not say who works, their presence counts."""
         working = {pid: percent for pid, percent in (reading.working_percent or {}).items() if percent > 0}
         self._tells_work |= bool(working) and self._same_numbers
         if not self._tells_work or reading.working_percent is None:

@@ -1,1 +1,1 @@
-"""Processes that work in a session's place, on this host or on others."""
+"""Processes that do a session's work, on this host or on others."""

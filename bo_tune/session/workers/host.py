@@ -1,7 +1,8 @@
-"""Workers on this host: tuning processes that share its GPUs among them. What each does the leases settle.
+"""Workers on this host: tuning processes that share its GPUs. Leases settle which worker does what.
 
-One tuning process feeds one GPU; two wait for its interpreter. Workers have an interpreter each. The session that has
-them opens no GPU: it shows what they tell, and collects from the database what they have done.
+One tuning process can feed one GPU; with two GPUs, they would wait for its interpreter. So each worker has an
+interpreter of its own. The session that starts the workers opens no GPU: it shows what they report, and collects their
+results from the database.
 """
 
 import os
@@ -31,31 +32,32 @@ from bo_tune.session.workers.worker import StudyWorker, fitting_of
 from bo_tune.store.storage import StudyStore, silence_optuna
 
 MODULE = "bo_tune.session.workers.host"
-"""What a worker runs."""
+"""The module that a worker runs."""
 
 TELL_EVERY_S = 0.5
-"""How often a worker tells its figures."""
+"""Seconds between two reports of a worker's figures."""
 
 GO, STOP = "go", "stop"
-"""What the session says to a worker."""
+"""Messages from the session to a worker."""
 
 LEFT = "left"
-"""What a worker says last: its work is done, and nothing of it is still on its way."""
+"""A worker's last message: its work is done, and nothing more is on its way."""
 
 STOPPED_WITHIN_S = 60.0
-"""How long a worker whose work is done may take to close GPUs before it is ended."""
+"""Time that a worker has to close its GPUs, once its work is done, before it is killed."""
 
 ENDS_WITHIN_S = IN_ORDER_WITHIN_S - 1.0
-"""How long a worker that was asked to end may take to do so in order: its session waits for it, and has a limit too."""
+"""Time that a worker has to end in order when asked to. Its session waits for it, and has a limit too."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Order:
-    """What a worker is to do.
+    """A worker's task.
 
     Attributes:
-        begins_at: where among the studies it begins, 0 to 1: neighbours share binaries, and each should have its own.
-        problems: what to describe its GPUs for.
+        begins_at: where among the studies it begins, 0 to 1. Neighbours share binaries, so each worker has its own
+            place.
+        problems: the problems for which it describes its GPUs.
     """
 
     measured: Measured
@@ -72,10 +74,10 @@ class _Failed:
 
 
 class _Session:
-    """The session, as a worker sees it: is told what happens, and says when to go and when to stop.
+    """The session as a worker sees it: it is told what happens, and says when to go and when to stop.
 
-    One that is gone is told nothing, and wants what one does that says stop: that the process ends as if a signal had
-    asked it to.
+    If the session is gone, messages to it are dropped. Its end has the same effect as its message to stop: the process
+    ends as if a signal had asked it to.
     """
 
     def __init__(self, connection: Connection) -> None:
@@ -93,22 +95,22 @@ class _Session:
             os.kill(os.getpid(), signal.SIGTERM)
 
     def wait_for_go(self) -> None:
-        """Wait until the work is wanted."""
+        """Wait until the session wants the work to start."""
         self._go.wait()
 
     def tell(self, message: object) -> None:
-        """Tell something."""
+        """Send a message."""
         with self._lock, suppress(OSError):
             self._connection.send(message)
 
     def leave(self, message: object) -> None:
-        """Tell the last. Closing GPUs takes another second, for which nobody need wait."""
+        """Send the last message. Closing GPUs takes another second, and nobody need wait for that."""
         self._has_left = True
         self.tell(message)
 
     @contextmanager
     def told_figures_of(self, worker: StudyWorker) -> Iterator[None]:
-        """Tell a worker's figures while it lasts."""
+        """Report a worker's figures for the duration of the context."""
         over = threading.Event()
 
         def tell() -> None:
@@ -126,7 +128,7 @@ class _Session:
 
 
 def work(session: _Session, order: _Order) -> None:
-    """Be a worker: open GPUs, describe them, wait to be let go, and search until nothing is left."""
+    """Work: open GPUs, describe them, wait for the session's go, and search until nothing is left."""
     silence_optuna()
     try:
         with (
@@ -147,7 +149,7 @@ def work(session: _Session, order: _Order) -> None:
 
 
 def main() -> None:
-    """Be a worker of the session at the other end of a socket, whose number is the argument."""
+    """Be a worker of the session at the other end of a socket, whose file descriptor is the argument."""
     connection = Connection(int(sys.argv[1]))
     try:
         with suppress(EOFError), interruptible(exit_codes.INTERRUPTED, within_s=ENDS_WITHIN_S):
@@ -159,7 +161,7 @@ def main() -> None:
 
 @contextmanager
 def _ctrl_c_not_inherited() -> Iterator[None]:
-    """Have processes that are started meanwhile not see Ctrl-C in the terminal: the session says what is to be done."""
+    """Keep Ctrl-C from processes started in this context, since the session tells them what to do."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
         yield
@@ -188,7 +190,7 @@ class _Member:
         self.was_stopped = False
 
     def descriptions(self) -> Sequence[Description]:
-        """Wait for what it says of its GPUs. Raises InputError."""
+        """Wait for the descriptions of its GPUs. Raises InputError."""
         try:
             said = self.connection.recv()
         except EOFError:
@@ -199,17 +201,17 @@ class _Member:
         return found
 
     def say(self, word: object) -> None:
-        """Tell it something; one that has ended is told nothing."""
+        """Send it a message. If it has ended, the message is dropped."""
         with suppress(OSError):
             self.connection.send(word)
 
     def stop(self) -> None:
-        """Have it stop, unless its work is done."""
+        """Tell it to stop, unless its work is done."""
         self.was_stopped = True
         self.say(STOP)
 
     def end(self) -> None:
-        """Have it stop, and wait until it is gone."""
+        """Tell it to stop, and wait until it is gone."""
         self.stop()
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(STOPPED_WITHIN_S)
@@ -237,7 +239,7 @@ class HostWorkers:
         self._failed: set[str] = set()
 
     def descriptions(self, problems: Sequence[Problem]) -> list[Description]:
-        """Start the workers and return what GPUs they have, each type once, for these problems. Raises InputError."""
+        """Start the workers and return their GPUs described for these problems, each type once. Raises InputError."""
         for number, measured in enumerate(self._shares()):
             order = _Order(measured, self._storage, self._lease_s, self._seed, number / self._count, problems)
             self._members.append(_Member(order))
@@ -245,7 +247,7 @@ class HostWorkers:
         return list(found.values())
 
     def _shares(self) -> list[Measured]:
-        """What each worker measures with: its GPUs, and its share of the compilers."""
+        """Return what each worker measures with: its GPUs, and its share of the compilers."""
         measured = self._measured
         if measured.recordings is not None:
             return [measured] * self._count
@@ -257,11 +259,11 @@ class HostWorkers:
         return [replace(measured, gpus=",".join(map(str, share)), jobs=jobs) for share in shares]
 
     def activities(self) -> Sequence[Sequence[SessionActivity]]:
-        """What each worker has done so far, session by session; half a second old at most."""
+        """Return what each worker has done so far, session by session; at most half a second old."""
         return [member.activities for member in self._members]
 
     def listener(self, listen: Listener) -> Listener:
-        """Return the session's own listener: what becomes of a study that a worker has begun, the worker tells."""
+        """Return the session's own listener, which leaves out what a worker reports about studies that it has begun."""
 
         def others(event: Event) -> None:
             begun = isinstance(event, StudyStarted | StudyFinished) and event.name in self._begun
@@ -272,13 +274,13 @@ class HostWorkers:
 
     @contextmanager
     def at_work(self, note: Callable[[str], None], listen: Listener) -> Iterator[threading.Event]:
-        """Have the workers work while it lasts; yields what is set once they have all ended.
+        """Have the workers work for the duration of the context. The yielded event is set once they have all ended.
 
         Args:
-            note: is told of a worker that failed.
-            listen: is told what happens to studies, from several threads.
+            note: called when a worker fails.
+            listen: called for events of studies, from several threads.
         """
-        if not self._members:  # nobody had to ask what recordings are of
+        if not self._members:  # recordings need no description, so the workers have not been started
             self.descriptions(())
         ended = threading.Event()
         threads = [
@@ -317,7 +319,7 @@ class HostWorkers:
                 member.activities = said
             case _Failed(message):
                 note(f"a worker failed: {message}")
-            case StudyElsewhere():  # with another of these
+            case StudyElsewhere():  # another of these workers has it
                 pass
             case _:
                 if isinstance(said, StudyStarted):

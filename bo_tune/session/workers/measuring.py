@@ -1,4 +1,4 @@
-"""What measures: opening the devices that the command line names, and settling how much this host does at once."""
+"""Opens the devices that the command line names, and settles how much this host does at once."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
@@ -24,7 +24,8 @@ from bo_tune.store.looking import looking_at
 from bo_tune.tuning.settings import search_server
 
 STUDIES_PER_SEARCHER = 2
-"""Studies under way for each process that computes proposals: a tenth of the compilers' time, but in bursts."""
+"""Studies under way for each process that computes proposals. These take a tenth of the compilers' time, but in
+bursts."""
 
 ALL = "all"
 """Value of ``--gpus`` that stands for every GPU of the host."""
@@ -32,12 +33,12 @@ ALL = "all"
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What measures, and how: a device by name, whose kernels, the conditions, compile processes and packs.
+    """Names what measures, and how: a device, the kernel source, conditions, compile processes and packs.
 
     Attributes:
         gpus: which GPUs of this host, or ``all``; None for the device's own.
-        path: which way an engine goes through the experts' adapters.
-        require_idle: whether a GPU that others use is refused.
+        path: which path an engine takes through the experts' adapters.
+        require_idle: whether to refuse GPUs that others use.
         compile_deadline_s: after how long a compile is given up, at most; None for the device's own.
     """
 
@@ -53,12 +54,12 @@ class Measured:
 
     @property
     def recordings(self) -> Path | None:
-        """The folder of recordings that are replayed, if any are."""
+        """The folder of recordings to replay, if the device is one."""
         return recordings_named(self.device)
 
     @property
     def backend(self) -> str:
-        """The name of the GPUs' vendor, see ``measure.backends``. Raises InputError."""
+        """The name of the GPUs' backend, see ``measure.backends``. Raises InputError."""
         return self._named.backend
 
     @property
@@ -69,7 +70,7 @@ class Measured:
         """Return which GPUs measure, None for all of this host.
 
         Raises:
-            InputError: the device or the GPUs are named in a way that means nothing.
+            InputError: the names of the device or the GPUs have no meaning.
         """
         index = self._named.index
         if self.gpus is None:
@@ -86,11 +87,11 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Forks:
-    """What forks the processes of a session, which import for seconds; None of recordings, which need none.
+    """Forks the processes of a session, which import for seconds. Both are None for recordings, which need none.
 
     Attributes:
-        host: those that compile and measure. Whoever opens GPUs closes it.
-        searches: those that propose.
+        host: forks those that compile and measure. Whoever opens GPUs closes it.
+        searches: forks those that propose.
     """
 
     host: CompileHost | None = None
@@ -99,13 +100,13 @@ class Forks:
 
 @contextmanager
 def forking(measured: Measured, imports: Imports | None = None) -> Iterator[Forks]:
-    """Have what forks the processes of a session, started before anything else is loaded that the session needs.
+    """Start what forks a session's processes, before anything else that the session needs is loaded.
 
     Args:
         imports: a process that has begun to import what they need (``IMPORTED_FIRST``).
 
     Raises:
-        InputError: the device is named in a way that means nothing.
+        InputError: the name of the device has no meaning.
         DeviceError: kernels cannot be compiled here.
         PackError: a pack is damaged.
     """
@@ -123,10 +124,10 @@ def forking(measured: Measured, imports: Imports | None = None) -> Iterator[Fork
 
 
 def opened(measured: Measured, host: CompileHost | None = None) -> AbstractContextManager[list[GpuDevice]]:
-    """Open this host's GPUs while it lasts. Raises InputError, on entry too.
+    """Open this host's GPUs for the duration of the context. Raises InputError, on entry too.
 
     Args:
-        host: what forks their processes, if it has been started.
+        host: forks their processes, if it has been started.
     """
     return gpu_devices(
         measured.indices(),
@@ -143,7 +144,7 @@ def opened(measured: Measured, host: CompileHost | None = None) -> AbstractConte
 
 @contextmanager
 def opened_one(measured: Measured) -> Iterator[GpuDevice]:
-    """Open one GPU of this host while it lasts. Raises InputError and DeviceError."""
+    """Open one GPU of this host for the duration of the context. Raises InputError and DeviceError."""
     with opened(measured) as (gpu,):
         yield gpu
 
@@ -155,8 +156,10 @@ def recalled(
     settings: SessionSettings,
     layers: Mapping[Problem, Layer],
 ) -> list[Job] | None:
-    """Return the jobs of problems whose studies are all done in a database, found without starting a GPU of this host
-    (``recalled_jobs``); None where GPUs have to be opened. Raises InputError."""
+    """Return the jobs of problems if their studies are all done in a database, else None: GPUs must then be opened.
+
+    This starts no GPU of this host (``recalled_jobs``). Raises InputError.
+    """
     vendor, source = backend_named(measured.backend), kernel_source(measured.source)
 
     def digest() -> str | None:
@@ -178,7 +181,7 @@ def recalled(
                 path=measured.path,
                 times_in_place=vendor.has_graphs,
             )
-    except StorageError:  # whoever opens it says what is wrong
+    except StorageError:  # whoever opens the database reports it
         return None
 
 
@@ -192,7 +195,7 @@ def jobs_on(problems: Sequence[Problem], devices: Sequence[GpuDevice], layers: M
     """Return the jobs of problems: one for each type of GPU, which any GPU of that type may do.
 
     Args:
-        layers: those in which finalists are to race, by problem.
+        layers: the layers in which finalists race, by problem.
     """
     by_type: dict[str, list[GpuDevice]] = {}
     for device in devices:

@@ -1,4 +1,4 @@
-"""Workers on a Ray cluster, one GPU each (extra ``ray``). Ray places them; what each does the leases settle."""
+"""Workers on a Ray cluster, one GPU each (extra ``ray``). Ray places them; leases settle which worker does what."""
 
 import os
 import threading
@@ -19,23 +19,23 @@ from bo_tune.session.workers.worker import StudyWorker, fitting_of
 from bo_tune.store.storage import StudyStore, silence_optuna
 
 RESTARTS = 3
-"""How often Ray starts a worker anew whose process or host was lost; it goes on from the database."""
+"""Ray restarts a worker this many times if its process or host was lost. The worker goes on from the database."""
 
 POLL_S = 0.5
 
 ROOT = os.sep
-"""Where a session is while it joins a cluster: Ray puts the current folder first on its workers' path, from where they
-would import whatever lies in it under the name of a module."""
+"""The session's folder while it joins a cluster. Ray puts the current folder first on its workers' path, and they would
+import any file in it that is named like a module."""
 
 
 class RayWorker:
-    """One worker: what runs in an actor.
+    """One worker, which runs in an actor.
 
     Args:
         storage: the database, which every host must reach.
         lease_s: see ``StudyStore``.
         seed: of replayed measurements.
-        folder: where the session runs, which paths of its command line are relative to.
+        folder: the session's folder; paths on its command line are relative to it.
     """
 
     def __init__(self, measured: Measured, storage: str, lease_s: float, seed: int, folder: str) -> None:
@@ -45,12 +45,12 @@ class RayWorker:
         self._measured, self._storage, self._lease_s, self._seed = measured, storage, lease_s, seed
 
     def describe(self, problems: Sequence[Problem]) -> Description:
-        """Return what GPU this worker has, and what its kernels say of problems. Raises DeviceError."""
+        """Describe this worker's GPU, and what its kernels say about problems. Raises DeviceError."""
         with opened(self._measured) as (device,):
             return Description.of(device, problems)
 
     def work(self) -> int:
-        """Search studies until none is left that fits; returns how many could not be measured."""
+        """Search studies until none is left that fits. Returns how many could not be measured."""
         store = StudyStore(self._storage, create=False, lease_s=self._lease_s)
         try:
             with (
@@ -67,7 +67,7 @@ class RayCluster:
 
     Args:
         address: of the cluster; ``local`` starts one on this host.
-        workers: how many; None for one on each GPU, or core for recordings.
+        workers: how many; None for one on each GPU, or on each core for recordings.
 
     Raises:
         InputError: Ray is not installed, or the cluster cannot be reached or has no GPU.
@@ -83,7 +83,7 @@ class RayCluster:
         on_gpu = measured.recordings is None
         if measured.recordings is not None:
             measured = replace(measured, device=f"replay:{measured.recordings.resolve()}")
-        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray gives way to whatever else runs; what measures must not
+        os.environ.setdefault("RAY_worker_niceness", "0")  # Ray would lower their priority
         try:
             with chdir(ROOT):
                 self._ray.init(address, log_to_driver=False, logging_level="error", include_dashboard=False)
@@ -108,7 +108,7 @@ class RayCluster:
         self._actors = [actor.remote(measured, storage, lease_s, seed, folder) for _ in range(count)]
 
     def descriptions(self, problems: Sequence[Problem]) -> list[Description]:
-        """Return what GPUs the workers have, each type once, for these problems. Raises InputError."""
+        """Return the workers' GPUs described for these problems, each type once. Raises InputError."""
         try:
             found: list[Description] = self._ray.get([actor.describe.remote(problems) for actor in self._actors])
         except self._ray.exceptions.RayError as error:
@@ -116,20 +116,20 @@ class RayCluster:
         return [one for i, one in enumerate(found) if one.gpu.name not in {other.gpu.name for other in found[:i]}]
 
     def listener(self, listen: Listener) -> Listener:
-        """Return the listener as it is: workers of other hosts tell nothing."""
+        """Return the listener as it is, since workers on other hosts report nothing."""
         return listen
 
     def activities(self) -> Sequence[Sequence[SessionActivity]]:
-        """Nothing is known of what they do."""
+        """Return nothing, since these workers do not report what they do."""
         return ()
 
     @contextmanager
     def at_work(self, note: Callable[[str], None], listen: Listener) -> Iterator[threading.Event]:
-        """Have the workers work while it lasts; yields what is set once they have all ended.
+        """Have the workers work for the duration of the context. The yielded event is set once they have all ended.
 
         Args:
-            note: is told of a worker that failed.
-            listen: is told nothing.
+            note: called when a worker fails.
+            listen: never called.
         """
         ended, over = threading.Event(), threading.Event()
         waiting = [actor.work.remote() for actor in self._actors]

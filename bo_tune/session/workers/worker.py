@@ -1,7 +1,7 @@
 """A worker: searches the studies that sessions left in a database, as those sessions want them searched.
 
 It takes whatever is free and fits what it measures with (GPU, kernel source, conditions, toolchain), until nothing is
-left to do. Which worker does what is settled by the leases alone.
+left to do. Leases alone settle which worker does what.
 """
 
 import json
@@ -30,14 +30,14 @@ from bo_tune.store.storage import StudyStore, StudySummary
 from bo_tune.tuning.tuner import InterruptedSearch
 
 MOST_STUDIES = 10_000
-"""Studies in flight are bounded by the compilers alone: how many there will be is not known."""
+"""Stands for a number of studies that is not known: only the compilers bound those in flight."""
 
 Fitting = Callable[[StudyName], Job | None]
-"""Returns the job of a study, or None where it cannot be measured here."""
+"""Returns the job of a study, or None if it cannot be measured here."""
 
 
 def fitting(jobs: Sequence[Job]) -> Fitting:
-    """Return what finds the jobs of studies among those there are: the recorded ones, for a replay."""
+    """Return a function that finds the job of a study among these jobs: the recorded ones, for a replay."""
     found = {
         (
             job.problem,
@@ -55,8 +55,10 @@ def fitting(jobs: Sequence[Job]) -> Fitting:
 def fitting_of(
     measured: Measured, seed: int, host: CompileHost | None
 ) -> "Iterator[tuple[Sequence[GpuDevice], Fitting, SessionSettings]]":
-    """Open what measures while it lasts; returns the GPUs, what finds the jobs of studies, and what this host does at
-    once."""
+    """Open what measures for the duration of the context.
+
+    Yields the GPUs, a function that finds the jobs of studies, and settings with what this host does at once.
+    """
     folder = measured.recordings
     if folder is not None:
         yield [], fitting(replay_jobs(folder, seed=seed)), SessionSettings()
@@ -75,13 +77,13 @@ def fitting_of(
 
 
 def _alike(name: StudyName, wants: Mapping[str, Any]) -> str:
-    """Return what studies of one session have in common. Those searched together may each have ranges of their own."""
+    """Return what studies of one session have in common. Those searched together may each have own ranges."""
     ranges = None if wants["together"] or not wants["space"] else [name.problem.kernel, wants["space"]]
     return json.dumps({**wants, "space": ranges, "together": None, "in_place": None}, sort_keys=True)
 
 
 def _layer(name: StudyName, wants: Mapping[str, Any]) -> Layer | None:
-    """Return the layer in which a study's finalists are to race. Raises ValueError: it is another problem's."""
+    """Return the layer in which a study's finalists race. Raises ValueError if it is another problem's layer."""
     if not wants.get("in_place"):
         return None
     layer = layer_from_json(wants["in_place"])
@@ -96,8 +98,8 @@ class _Wanted:
 
     Attributes:
         wants: how it is to be searched, as the session has stored it.
-        settings: the same.
-        is_open: whether it is neither done nor was tried here before.
+        settings: the same, as settings.
+        is_open: whether it is not done, and was not tried here before.
     """
 
     name: StudyName
@@ -111,14 +113,14 @@ class StudyWorker:
     """Searches studies of a database until none is left that fits.
 
     Args:
-        fitting: finds the jobs it can measure.
-        settings: of this host: studies in flight, compilers, searchers; the rest comes with each study.
-        listener: is told of every study and trial, from several threads.
+        fitting: finds the jobs that it can measure.
+        settings: of this host: studies in flight, compilers, searchers. The rest comes with each study.
+        listener: called for every study and trial, from several threads.
         begins_at: where among the studies it begins, see ``Session``.
         searches: forks its search processes, see ``Session``.
 
     Attributes:
-        session: the session under way, or the last.
+        session: the session under way, or the last one.
     """
 
     def __init__(
@@ -142,7 +144,7 @@ class StudyWorker:
         """Work until nothing is left to do, and return how many studies could not be measured here.
 
         Raises:
-            InterruptedSearch: after ``stop``; everything recorded stays in the database.
+            InterruptedSearch: after ``stop``. Everything recorded stays in the database.
         """
         failed = 0
         while todo := self._todo():
@@ -163,7 +165,7 @@ class StudyWorker:
 
     @property
     def activities(self) -> tuple[SessionActivity, ...]:
-        """What it has done so far, session by session; may be asked for at any time, from any thread."""
+        """The work that it has done so far, session by session. May be read at any time, from any thread."""
         before, session = self._before, self.session
         return (*before, session.activity) if session is not None else before
 
@@ -174,7 +176,7 @@ class StudyWorker:
             self.session.stop()
 
     def _todo(self) -> list[tuple[SessionSettings, list[Job]]]:
-        """Return what is neither done nor was tried here before, in the order in which sessions want it."""
+        """Return what is not done and was not tried here before, in the order in which sessions want it."""
         summaries = sorted(self._store.summaries(), key=lambda summary: summary.study_id)
         parts: defaultdict[str, list[_Wanted]] = defaultdict(list)
         for one in _open_groups([one for summary in summaries if (one := self._wanted(summary)) is not None]):
@@ -183,7 +185,7 @@ class StudyWorker:
         return [(self._merged([one.settings for one in part]), [one.job for one in part]) for part in parts.values()]
 
     def _wanted(self, summary: StudySummary) -> _Wanted | None:
-        """Return a study as it is wanted; None where it is not, cannot be measured here, or cannot be meant."""
+        """Return a study as it is wanted. None if it is unwanted, cannot be measured here, or its job is invalid."""
         name, wants = summary.name, summary.attributes.get(JOB_ATTR)
         job = self._fitting(name) if name.problem.kernel in IN_ORDER else None
         if job is None or wants is None:
@@ -200,7 +202,7 @@ class StudyWorker:
         return _Wanted(name, job, wants, settings, is_open)
 
     def _merged(self, each: Sequence[SessionSettings]) -> SessionSettings:
-        """Return the settings of studies that differ by the ranges of their kernels at most."""
+        """Return the settings of studies that differ in their kernels' ranges at most."""
         spaces = {kernel: space for settings in each for kernel, space in settings.spaces.items()}
         mine = self._settings
         return replace(
@@ -209,7 +211,7 @@ class StudyWorker:
 
 
 def _open_groups(wanted: Sequence[_Wanted]) -> list[_Wanted]:
-    """Return the studies that are open, with those searched together with them; no groups that are not whole."""
+    """Return the open studies with those searched together with them, leaving out incomplete groups."""
     searches: defaultdict[tuple[str, bool], dict[int, _Wanted]] = defaultdict(dict)
     for one in wanted:  # several searches may want the same problem
         searches[one.name.search, one.name.exhaustive][id(one.job)] = one

@@ -1,1 +1,1 @@
-"""Opening a database: its URL, its settings, and one that may only be read."""
+"""Opens a database: its URL, its settings, and how to open one that may only be read."""

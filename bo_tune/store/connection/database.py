@@ -1,10 +1,10 @@
-"""The relational database below the studies: opened so that it is safe for several processes at once, read and written.
+"""The relational database below the studies, opened so that several processes can safely read and write it at once.
 
 SQLite: a transaction that may write takes the write lock when it begins (``BEGIN IMMEDIATE``), so that none fails
-half-way because another process was faster; waiting for it is bounded by a busy timeout. A new database appears in its
-folder complete, in one step. PostgreSQL: the tables are created under a lock of the server's own, and a client that
-stops in the middle of a transaction is cut off by the server, so that it holds nobody up. Others are refused. What is
-kept in memory is a database of SQLite's too, of one connection that threads take in turn.
+half-way because another process was faster. A busy timeout bounds the wait for the lock. A new database appears in its
+folder complete, in one step. PostgreSQL: the tables are created under one of the server's own locks. The server
+disconnects a client that stops in the middle of a transaction, so that it holds nobody up. Other databases are refused.
+Data in memory is also in a SQLite database, with one connection that threads take in turn.
 """
 
 import os
@@ -44,7 +44,7 @@ from bo_tune.store.connection.url import parsed, shown, without_secrets
 from bo_tune.store.leases.lease import LEASES
 
 BACKENDS = frozenset(["sqlite", "postgresql"])
-"""Kinds of databases on which leases are known to hold, as SQLAlchemy names them."""
+"""Kinds of databases on which leases are known to hold, by SQLAlchemy's names."""
 
 KNOWN_SCHEMA = 12
 """Version of Optuna's tables (``models.SCHEMA_VERSION``) whose rows this package reads and writes itself."""
@@ -52,16 +52,16 @@ KNOWN_SCHEMA = 12
 SQLITE_BUSY_TIMEOUT_S = 60
 
 SQLITE_BUSY_LOOK_MS = 500
-"""How long a transaction waits for its turn in SQLite at a time, which nothing can interrupt."""
+"""Longest single wait of a transaction for its turn in SQLite. Nothing can interrupt such a wait."""
 
 OUTAGE_S = 60.0
-"""How long a database server may be away before a session gives up."""
+"""Time that a database server may be away before a session gives up."""
 
 CUTS = ("closed the connection unexpectedly", "terminating connection", "the database system is")
-"""What the server and its driver say of a connection that was cut off while it was being made."""
+"""Messages of the server and its driver about a connection that was cut off while it was being made."""
 
 READS = "bo_tune_reads"
-"""Execution option of a connection that only reads: on SQLite it takes no lock that others wait for."""
+"""Execution option of a connection that only reads. On SQLite it takes no lock that others wait for."""
 
 _SCHEMA_LOCK = 0x626F5F74756E65  # "bo_tune"
 
@@ -69,7 +69,7 @@ Result = TypeVar("Result")
 
 
 class DuplicateError(StorageError):
-    """Another process has just written what must be there once."""
+    """Another process has just written something that may exist only once."""
 
 
 @contextmanager
@@ -96,16 +96,16 @@ class Database:
 
     Args:
         url: of the database; shown in errors without its secrets.
-        create: whether to create it or its tables where they are missing.
-        lease_s: for how long leases hold: a server need not wait longer for a client that stopped half-way.
-        only_read: whether nothing is going to be written, so that it need not be possible.
+        create: whether to create the database or its tables if they are missing.
+        lease_s: how long leases hold. A server need not wait longer for a client that stopped half-way.
+        only_read: whether nothing will be written, so that the database need not be writable.
 
     Attributes:
-        lock: held while this process writes: rows of leases are then never locked in two orders.
-        busy_s: seconds spent in it, summed over threads, waiting for each other included.
+        lock: held while this process writes, so that rows of leases are never locked in two orders.
+        busy_s: seconds spent in it, summed over threads, including waits for each other.
 
     Raises:
-        StorageError: it cannot be opened, is none of studies, or of another schema version.
+        StorageError: it cannot be opened, is not a database of studies, or has another schema version.
     """
 
     def __init__(self, url: str, *, create: bool, lease_s: float, only_read: bool = False) -> None:
@@ -122,7 +122,7 @@ class Database:
             weakref.finalize(self, self.engine.dispose)
 
     def read(self, work: Callable[[Connection], Result]) -> Result:
-        """Read, all at one moment; again where the server was away. Raises StorageError."""
+        """Read a consistent state, and retry if the server was away. Raises StorageError."""
 
         def attempt() -> Result:
             with self.engine.connect().execution_options(**{READS: True}) as connection:
@@ -135,11 +135,10 @@ class Database:
         """Write in one transaction.
 
         Args:
-            again: whether to attempt it again where the server was away. What came of the attempt before is not known
-                where it was cut off.
+            again: whether to retry if the server was away. If an attempt was cut off, its result is not known.
 
         Raises:
-            DuplicateError: another process has just written what must be there once.
+            DuplicateError: another process has just written something that may exist only once.
             StorageError: the database fails, or stays away.
         """
 
@@ -151,7 +150,7 @@ class Database:
             return self._through_outages(attempt) if again else attempt()
 
     def close(self) -> None:
-        """Give connections back. What is in memory goes with the last who holds it."""
+        """Close the connections. A database in memory is gone with the last who holds it."""
         if self._url != MEMORY:
             self.engine.dispose()
 
@@ -167,10 +166,10 @@ class Database:
 
 
 def _again(work: Callable[[], Result], is_worth_it: Callable[[int, BaseException], bool]) -> Result:
-    """Do something with the database again and again while what comes of an attempt makes another worth it.
+    """Do some work with the database, and retry it as long as the error makes that worth it.
 
     Args:
-        is_worth_it: is told the number of the attempt, from 0, and what came of it.
+        is_worth_it: gets the number of the attempt, from 0, and its error.
     """
     give_up_at = time.monotonic() + OUTAGE_S
     attempt = 0
@@ -185,8 +184,10 @@ def _again(work: Callable[[], Result], is_worth_it: Callable[[int, BaseException
 
 
 def _may_be_opened_yet(attempt: int, error: BaseException) -> bool:
-    """Say whether a server may be opened on another attempt: one that cut an attempt off. One that cannot be reached in
-    the first place has another address, more likely than not."""
+    """Say whether another attempt may open a server: yes if it cut an attempt off.
+
+    If it could not be reached in the first place, its address is probably wrong.
+    """
     if not _is_outage(error):
         return False
     return attempt > 0 or getattr(error, "connection_invalidated", False) or any(cut in str(error) for cut in CUTS)
@@ -245,8 +246,8 @@ def _opened(url: str, create: bool, lease_s: float, only_read: bool) -> Engine:
                 return _open(url, found, create=create, lease_s=lease_s)
 
             return _again(attempt, _may_be_opened_yet if file is None else lambda *_: False)
-    # Another schema version; no driver for this kind of database; a revision that alembic does not know; a value in the
-    # URL's query that the driver refuses.
+    # Causes: another schema version; no driver for this kind of database; a revision that alembic does not know; a
+    # value in the URL's query that the driver refuses.
     except (RuntimeError, ImportError, CommandError, TypeError, ValueError) as error:
         raise StorageError(f"{place}: {without_secrets(one_line(error), url)}") from error
 
@@ -262,7 +263,7 @@ def _sqlite_file(url: URL) -> Path | None:
 
 
 def _check_database(url: str, place: str) -> None:
-    """Refuse what is not a studies' database before Optuna would create its tables in it."""
+    """Refuse a database that is not for studies, before Optuna would create its tables in it."""
     engine = create_engine(url)
     try:
         tables = set(inspect(engine).get_table_names())
@@ -282,7 +283,7 @@ def _create_sqlite(url: URL, file: Path) -> None:
         try:
             LEASES.metadata.create_all(storage.engine)
             with storage.engine.connect() as connection:
-                # Readers never wait for the writer.
+                # With WAL, readers never wait for the writer.
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         finally:
             storage.remove_session()
@@ -296,7 +297,7 @@ def _create_sqlite(url: URL, file: Path) -> None:
                 temporary.rename(file)
     finally:
         for suffix in ("", "-wal", "-shm", "-journal"):
-            with suppress(OSError):  # nothing could be written there in the first place
+            with suppress(OSError):  # perhaps nothing could be written there in the first place
                 temporary.with_name(temporary.name + suffix).unlink(missing_ok=True)
 
 
@@ -305,7 +306,8 @@ def _open(url: str, found: URL, *, create: bool, lease_s: float) -> Engine:
         engine = RDBStorage(url, engine_kwargs={"connect_args": {"timeout": SQLITE_BUSY_TIMEOUT_S}}).engine
         with engine.connect() as connection:
             if found.query.get("mode") != "ro":
-                # Readers never wait for the writer. Only now: a database that is refused stays as it was.
+                # With WAL, readers never wait for the writer. It is set only now, so that a database that is refused
+                # stays as it was.
                 connection.exec_driver_sql("PRAGMA journal_mode=WAL")
         engine.dispose()  # the connections so far begin transactions in their own way
         _have_transactions(engine)
@@ -345,14 +347,14 @@ def _alone(url: str) -> Iterator[None]:
 
 
 def _have_transactions(engine: Engine) -> None:
-    """Have the transactions of an engine on SQLite begin as ``_begin_sqlite`` says."""
+    """Make the transactions of a SQLite engine begin as ``_begin_sqlite`` does."""
     event.listen(engine, "connect", _configure_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
 
 
 def _configure_sqlite(connection: sqlite3.Connection, _: object) -> None:
-    connection.isolation_level = None  # transactions begin as ``_begin_sqlite`` says
-    # Enough in WAL mode for a killed process to lose nothing; only a power cut may take the last transactions.
+    connection.isolation_level = None  # ``_begin_sqlite`` begins transactions
+    # Enough in WAL mode for a killed process to lose nothing. Only a power cut may lose the last transactions.
     connection.execute("PRAGMA synchronous=NORMAL")
     connection.execute(f"PRAGMA busy_timeout={SQLITE_BUSY_LOOK_MS}")
 
@@ -368,7 +370,7 @@ def _begin_sqlite(connection: Connection) -> None:
         except OperationalError as error:
             code = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
             if code == sqlite3.SQLITE_READONLY:
-                connection.exec_driver_sql("BEGIN")  # reading is all that can be done here; writing says why it cannot
+                connection.exec_driver_sql("BEGIN")  # only reading is possible here; a write will say why it fails
                 return
             if code != sqlite3.SQLITE_BUSY or hurry.is_over or time.monotonic() > give_up_at:
                 raise
@@ -377,8 +379,10 @@ def _begin_sqlite(connection: Connection) -> None:
 
 
 def _limiting_idleness(seconds: float) -> Callable[[Any, object], None]:
-    """Return what tells a server, on every new connection, to end a session that stops for this long in the middle of a
-    transaction: it may hold a lease's row. At least a second."""
+    """Return a hook for new connections that has the server end a session that stops inside a transaction.
+
+    The limit is this many seconds, at least one. Such a session may hold a lease's row.
+    """
     statement = f"SET idle_in_transaction_session_timeout = {max(1000, int(1000 * seconds))}"
 
     def configure(connection: Any, _: object) -> None:

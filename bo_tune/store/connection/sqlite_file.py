@@ -1,4 +1,4 @@
-"""The file of a SQLite database: where it may lie, and how it is read where nothing may be written."""
+"""The file of a SQLite database: where it may lie, and how to read it if nothing may be written."""
 
 import os
 import re
@@ -8,16 +8,17 @@ from bo_tune.errors import StorageError
 from bo_tune.files import resolved
 
 SQLITE_HEADER_BYTES = 100
-"""Of a database's file. A shorter one is as good as none: it would be made one by whoever opens it."""
+"""Size of a database file's header. A shorter file is as good as none: whoever opens it would create a database in
+it."""
 
 LOG, INDEX = "-wal", "-shm"
-"""What writers have beside a database: what is not yet in it, and where that is."""
+"""Files that writers keep beside a database: the log of changes that are not in it yet, and the log's index."""
 
 NETWORK_FILESYSTEM = re.compile(
     "nfs4?|cifs|smb[23]?|smbfs|ncpfs|afs|coda|ceph|lustre|gpfs|beegfs|glusterfs|orangefs|pvfs2|davfs"
     r"|fuse\.(sshfs|glusterfs|ceph|ceph-fuse|s3fs|gcsfuse|rclone|juicefs|smbnetfs|davfs2)"
 )
-"""File systems that several hosts may share, as the kernel names them: SQLite's locks do not hold there."""
+"""File systems that several hosts may share, by the kernel's names. SQLite's locks do not hold there."""
 
 _MOUNTS = Path("/proc/mounts")
 
@@ -25,16 +26,16 @@ _PLAIN_URL = re.compile(r"sqlite:///(?!file:)(?!.*:memory:)([^?]+)", re.DOTALL)
 
 
 def plain_file(url: str) -> Path | None:
-    """Return the file that a URL names and says nothing more of; None for any other."""
+    """Return the file that a URL names, or None if the URL says anything more."""
     found = _PLAIN_URL.fullmatch(url)
     return Path(found[1]).absolute() if found else None
 
 
 def network_filesystem(path: Path, mounts: str) -> str | None:
-    """Return the kind of file system that holds a path if it is one that hosts share, else None.
+    """Return the type of the file system that holds a path if hosts share such file systems, else None.
 
     Args:
-        mounts: what ``/proc/mounts`` says.
+        mounts: the content of ``/proc/mounts``.
     """
     best, found = -1, None
     for line in mounts.splitlines():
@@ -51,7 +52,7 @@ def refuse_network(place: str, file: Path) -> None:
     """Refuse a file on a file system where SQLite's locks do not hold."""
     try:
         mounts = _MOUNTS.read_text()
-    except OSError:  # not Linux: nothing is known
+    except OSError:  # not Linux, so nothing is known
         return
     kind = network_filesystem(resolved(file), mounts)
     if kind is not None:
@@ -62,7 +63,7 @@ def refuse_network(place: str, file: Path) -> None:
 
 
 def check_file(place: str, file: Path | None, *, create: bool) -> None:
-    """Refuse what is no file, and a file that is not there, and shall not or cannot be made."""
+    """Refuse a path that is no file, or a missing file that cannot or must not be created."""
     if file is not None and file.exists() and not file.is_file():
         raise StorageError(f"{place}: expected a file")
     if file is not None and not file.exists():
@@ -75,15 +76,15 @@ def check_file(place: str, file: Path | None, *, create: bool) -> None:
 
 
 def may_be_written(file: Path) -> bool:
-    """Say whether a database may be written: it, if it is there, and beside it."""
+    """Say whether a database may be written: the file itself, if it exists, and its folder."""
     return os.access(file.parent, os.W_OK) and (not file.exists() or os.access(file, os.W_OK))
 
 
 def reading(file: Path) -> dict[str, str]:
-    """Return the parameters of the URI by which to read a database that may not be written.
+    """Return the URI's parameters for reading a database that may not be written.
 
-    SQLite reads a database with a log only where it finds or can make the log's index. Without either nobody is
-    writing, and SQLite is told to want none.
+    SQLite reads a database with a log only if it finds the log's index or can create it. Without either, nobody is
+    writing, and we tell SQLite that it needs none.
     """
     log, index = (file.with_name(file.name + suffix) for suffix in (LOG, INDEX))
     at_rest = not index.exists() and not (log.exists() and log.stat().st_size)

@@ -9,21 +9,23 @@ from sqlalchemy.exc import ArgumentError
 HIDDEN = "***"
 
 _SECRET = re.compile(r"pass|pwd|secret|token|odbc_connect", re.IGNORECASE)
-"""In the name of a parameter: of libpq (password, passfile, sslpassword, oauth_client_secret), of drivers
-of databases that are refused, whose URLs are shown all the same (passwd; of ODBC the whole text is one parameter)."""
+"""Found in the names of parameters that hold secrets: those of libpq (password, passfile, sslpassword,
+oauth_client_secret), and those of drivers of databases that are refused but whose URLs are shown all the same (passwd;
+for ODBC, the whole text is one parameter)."""
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(?=:)")
 _PATH = re.compile(r"[\w./ -]*")
-"""What is no URL, and cannot hold a secret either."""
+"""A text that is no URL, and cannot hold a secret either."""
 _IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:/{1,3}[^\s'\"]*[@?][^\s'\"]*?(?=[:;,.)\]]*(?:[\s'\"]|$))")
-"""A URL in a text, if it may hold a secret; a path has lost one of its slashes. What ends a clause is not its own."""
+"""A URL in a text, if it may hold a secret. A path has lost one of its slashes. Punctuation that ends a clause does not
+belong to it."""
 
 
 def parsed(url: str) -> URL:
     """Parse a URL.
 
     Raises:
-        ArgumentError: it is none, or what it says of a server can be read in more than one way.
+        ArgumentError: it is no URL, or the part about a server can be read in more than one way.
     """
     try:
         found = make_url(url)
@@ -37,7 +39,7 @@ def parsed(url: str) -> URL:
 
 
 def shown(url: str) -> str:
-    """Return a URL as it may be shown; of one that cannot be parsed, its scheme at most."""
+    """Return a URL as it may be shown. If it cannot be parsed, that is at most its scheme."""
     if _PATH.fullmatch(url):
         return url
     try:
@@ -52,7 +54,7 @@ def shown(url: str) -> str:
 
 
 def without_secrets(text: str, url: str) -> str:
-    """Return what a driver says of a URL, without the URL's secrets."""
+    """Return a driver's message about a URL, without the URL's secrets."""
     for secret in sorted(_secrets(url), key=len, reverse=True):
         for form in {secret, quote(secret, safe=""), quote_plus(secret)}:
             text = re.sub(rf"(?<!\w){re.escape(form)}(?!\w)", HIDDEN, text)
@@ -60,7 +62,7 @@ def without_secrets(text: str, url: str) -> str:
 
 
 def urls_shown(text: str) -> str:
-    """Return a text in which every URL that holds a secret is as it may be shown: what a user took for a file, say."""
+    """Hide the secrets of every URL in a text, for example of one that a user took for a file."""
 
     def replaced(match: re.Match[str]) -> str:
         scheme, _, rest = match[0].partition(":")

@@ -1,1 +1,1 @@
-"""Leases that keep a study to one session, and writes that an expired lease refuses."""
+"""Leases that reserve a study for one session, and writes that an expired lease refuses."""

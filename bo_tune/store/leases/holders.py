@@ -1,4 +1,4 @@
-"""Who works on which study, read from the table of leases."""
+"""Reads from the table of leases who works on which study."""
 
 from dataclasses import dataclass
 
@@ -8,16 +8,16 @@ from bo_tune.store.rows.query import Query
 TABLE = "bo_tune_leases"
 
 SQLITE_NOW = "((julianday('now') - 2440587.5) * 86400.0)"
-"""Seconds since 1970 by SQLite's clock, as it stands when the statement runs."""
+"""Seconds since 1970 by SQLite's clock, when the statement runs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who works on a study.
+    """A process that works on a study.
 
     Attributes:
-        age_s: seconds since it was last heard of.
-        mine: whether it is the one who asks.
+        age_s: seconds since its last sign of life.
+        mine: whether it is the caller.
     """
 
     study_id: int
@@ -28,11 +28,11 @@ class Holder:
 
 
 def read_holders(query: Query, now: str, worker: str = "") -> list[Holder]:
-    """Return who holds which lease now. One that another worker may take at once is held by nobody.
+    """Return who holds which lease now. A lease that another worker may take at once counts as held by nobody.
 
     Args:
-        now: the moment, as the database's SQL has it.
-        worker: who asks.
+        now: the current moment as an SQL expression of the database.
+        worker: the caller.
     """
     columns = "study_id, host, pid, worker, process"
     statement = f"SELECT {columns}, {now} - renewed_at FROM {TABLE} WHERE expires_at > {now}"

@@ -1,4 +1,4 @@
-"""The leases that this process holds: taken, renewed on time by a thread of their own, given back."""
+"""The leases that this process holds: taken, renewed on time by a separate thread, and given back."""
 
 import threading
 import time
@@ -16,10 +16,10 @@ from bo_tune.store.rows.study_writer import WritableRows, name_of
 from bo_tune.store.rows.trial_queue import Writer
 
 BEATS_PER_LEASE = 3
-"""How often a lease is renewed while it lasts."""
+"""Renewals of a lease within the time that it lasts."""
 
 HOLDERS_KNOWN_FOR_S = 0.5
-"""For how long a list of who works on what serves."""
+"""For how long a list of who works on what is used."""
 
 
 class LeaseKeeper:
@@ -27,7 +27,7 @@ class LeaseKeeper:
 
     Args:
         lasting_s: for how long a lease holds without being renewed.
-        lose: is told of a lease that turned out to be lost.
+        lose: called with a lease that turned out to be lost.
 
     Attributes:
         leases: the leases as seen by this worker.
@@ -43,7 +43,7 @@ class LeaseKeeper:
         self._forget: Callable[[], object] = lambda: None
 
     def take(self, study_id: int, name: str) -> int | None:
-        """Take a lease and return its token, or None where another worker holds it.
+        """Take a lease and return its token, or None if another worker holds it.
 
         Raises:
             StorageError: the study does not have this name (any more), or the database fails.
@@ -73,8 +73,8 @@ class LeaseKeeper:
         """Write under leases in one transaction, and return those that are lost.
 
         Args:
-            writers: who writes. A lost lease among them ends that writer's part alone.
-            work: is told who may write.
+            writers: who writes. A lost lease ends only its writer's part.
+            work: gets the writers that may write.
         """
         free = {writer for writer in writers if writer[1] is None}
         held = {(study_id, token) for study_id, token in writers if token is not None}
@@ -85,7 +85,7 @@ class LeaseKeeper:
             work(WritableRows(connection), {*free, *kept})
             return held - kept - written
 
-        # Without a lease an attempt leaves no trace by which to tell whether it succeeded.
+        # An attempt without a lease leaves no trace that would tell whether it succeeded.
         lost = self._database.write(write, again=len(held) == len(writers))
         for one in lost:
             self._lose(one)
@@ -96,7 +96,7 @@ class LeaseKeeper:
         self._tell(held)
 
     def holders(self, *, as_of_now: bool = False) -> dict[int, Holder]:
-        """Return who works on which study, by the study's number; known for half a second. Raises StorageError.
+        """Return who works on which study, by its number. Answers may be half a second old. Raises StorageError.
 
         Args:
             as_of_now: whether to look again in any case.
@@ -111,7 +111,7 @@ class LeaseKeeper:
         return {holder.study_id: holder for holder in self._holders[1]}
 
     def close(self) -> None:
-        """Give every lease back and stop renewing. What the database cannot be told expires by itself."""
+        """Give every lease back and stop renewing. Leases that cannot be given back expire by themselves."""
         self._closing.set()
         if self._heart is not None:
             self._heart.join()
@@ -121,13 +121,13 @@ class LeaseKeeper:
         self._forget()
 
     def _abandon(self) -> None:
-        """Give every lease back while other threads may be in the database."""
+        """Give every lease back while other threads may be using the database."""
         with self._database.engine.begin() as connection:
             for held in list(self._held):
                 self.leases.release(connection, held)
 
     def _keep(self) -> None:
-        """Have the leases renewed from now on."""
+        """Start renewing the leases."""
         if self._heart is None:
             self._forget = at_last(self._abandon)
             self._heart = threading.Thread(target=self._renew_on_time, name="leases", daemon=True)
@@ -139,6 +139,6 @@ class LeaseKeeper:
             return held - self.leases.fence(connection, held, [])[0]
 
         while not self._closing.wait(self.leases.lasting_s / BEATS_PER_LEASE):
-            with suppress(StorageError):  # it may go better next time; where not, nothing is written any more
+            with suppress(StorageError):  # it may work next time; if it does not, nothing is written any more
                 for lost in self._database.write(renew, again=False) if self._held else ():
                     self._lose(lost)

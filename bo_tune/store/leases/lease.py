@@ -1,11 +1,12 @@
 """Leases: which process works on which study, in a small table beside Optuna's.
 
-A study is worked on by whoever holds its lease. A lease is taken by one conditional statement, is renewed while its
-holder lives, and can be taken by another once it has expired, or once its holder has certainly died. Each time it is
-taken its *token* grows. Whoever writes to a study first renews the lease under the token it got, in the transaction
-that writes (``Leases.fence``): one that was stopped for longer than its lease finds another token, or an expired
-lease, and writes nothing. Until the transaction ends, nobody else can take the lease. Moments are the database's own,
-so that clocks of hosts need not agree.
+The holder of a study's lease works on the study. A lease is taken by one conditional statement and renewed while its
+holder lives. Another process can take it once it has expired, or once its holder has certainly died. Each time it is
+taken, its *token* grows.
+
+Whoever writes to a study first renews the lease under its token, in the same transaction (``Leases.fence``). A process
+that was stopped for longer than its lease finds another token or an expired lease, and writes nothing. Until the
+transaction ends, nobody else can take the lease. Times are the database's own, so the clocks of hosts need not agree.
 """
 
 import os
@@ -58,7 +59,7 @@ Held = tuple[int, int]
 
 
 class DatabaseNow(FunctionElement[float]):
-    """Seconds since 1970 by the database's clock, as it stands when the statement runs."""
+    """Seconds since 1970 by the database's clock, when the statement runs."""
 
     type = Double()
     inherit_cache = True
@@ -75,7 +76,7 @@ def _postgresql_now(_element: DatabaseNow, _compiler: SQLCompiler, **_: Any) -> 
 
 
 class Leases:
-    """The leases of one database, as one worker sees them. Every method runs in the transaction of its caller.
+    """The leases of one database, as one worker sees them. Every method runs in its caller's transaction.
 
     Args:
         lasting_s: for how long a lease holds without being renewed.
@@ -96,7 +97,7 @@ class Leases:
         }
 
     def take(self, connection: Connection, study_id: int) -> int | None:
-        """Take a lease and return its token, or None where another worker holds it.
+        """Take a lease and return its token, or None if another worker holds it.
 
         Raises:
             IntegrityError: another worker has just taken a lease that nobody had had before.
@@ -122,14 +123,14 @@ class Leases:
         connection.execute(statement.values(expires_at=0.0))
 
     def fence(self, connection: Connection, held: Collection[Held], attempts: list[int]) -> tuple[set[Held], set[Held]]:
-        """Renew leases: until the transaction ends nobody else can take those that hold.
+        """Renew leases. Until the transaction ends, nobody else can take those that hold.
 
         Args:
-            attempts: numbers of earlier attempts at the same write, of which it is not known what came of them. The
-                number of this one is added.
+            attempts: numbers of earlier attempts at the same write whose results are not known. The number of this
+                attempt is added.
 
         Returns:
-            The leases that hold, but for those that an earlier attempt reached; and those under which an earlier
+            The leases that hold, without those that an earlier attempt reached; and those under which an earlier
             attempt was the last to succeed.
         """
         if not held:
@@ -154,6 +155,6 @@ class Leases:
         return {(row.study_id, row.token) for row in connection.execute(statement)}
 
     def holders(self, connection: Connection) -> list[Holder]:
-        """Return who holds which lease now. One that another worker may take at once is held by nobody."""
+        """Return who holds which lease now. A lease that another worker may take at once counts as held by nobody."""
         now = str(DatabaseNow().compile(dialect=connection.dialect))
         return read_holders(through(connection), now, self.worker)

@@ -1,1 +1,1 @@
-"""Trials as rows, written and read without Optuna's objects."""
+"""Studies and trials as rows, written and read without Optuna's objects."""

@@ -1,7 +1,7 @@
-"""Statements of SQL that read, and the two ways in which they reach a database.
+"""SQL statements that read, and the two ways in which they reach a database.
 
-``sqlite3.Connection.execute`` is one, SQLAlchemy's connection the other (``through``). What reads knows neither, so
-that looking at a file need not load SQLAlchemy.
+One is ``sqlite3.Connection.execute``, the other SQLAlchemy's connection (``through``). Readers know neither, so looking
+at a file need not load SQLAlchemy.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 Query = Callable[[str, Sequence[Any]], Iterable[Any]]
-"""Runs a statement with a value for each ``?`` in it, and returns tuples. A statement holds no ``%``."""
+"""Runs a statement with a value for each ``?`` in it, and returns tuples. A statement contains no ``%``."""
 
 IN_ONE_QUERY = 500
-"""Values of one IN list: every database takes as many."""
+"""Values of one IN list. Every database takes this many."""
 
 Value = TypeVar("Value")
 
 
 def through(connection: "Connection") -> Query:
-    """Return what runs statements in the transaction of a connection."""
+    """Return a function that runs statements in a connection's transaction."""
     mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
 
     def query(statement: str, values: Sequence[Any]) -> Iterable[Any]:
@@ -30,7 +30,7 @@ def through(connection: "Connection") -> Query:
 
 
 def marks(values: Sequence[object]) -> str:
-    """Return the list that stands after an IN, for so many values."""
+    """Return the list after an IN, with a mark for each value."""
     return f"({', '.join('?' * len(values))})"
 
 

@@ -1,4 +1,4 @@
-"""Studies and their attributes as Optuna's tables hold them, read many at a time."""
+"""Reads studies and their attributes from Optuna's tables, many at a time."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
@@ -26,17 +26,17 @@ class StudyRow(NamedTuple):
     name: str
     attributes: dict[str, Any]
     damaged: list[str]
-    """Keys of attributes that are no JSON."""
+    """Keys of attributes that are not JSON."""
 
 
 class StudyRows:
-    """The studies of a database whose tables are known, and their trials, to be read."""
+    """The studies of a database whose tables are known, and their trials, for reading."""
 
     def __init__(self, query: Query) -> None:
         self._query = query
 
     def studies(self, names: Sequence[str] | None = None, *, ids: Sequence[int] | None = None) -> list[StudyRow]:
-        """Return studies with their attributes: those of these names or numbers that there are, or all."""
+        """Return studies with their attributes: all, or the existing ones with these names or numbers."""
         named = self._where_in(_STUDIES, *(("s.study_name", names) if ids is None else ("s.study_id", ids)))
         found = {i: StudyRow(i, str(name), {}, []) for i, name in named}
         every = names is None and ids is None
@@ -44,7 +44,7 @@ class StudyRows:
         return list(found.values())
 
     def finished(self, kernel: str) -> list[StudyRow]:
-        """Return the studies of a kernel that have a result, with no other attributes than their names and GPUs."""
+        """Return the studies of a kernel that have a result. Their only attributes are names and GPUs."""
         start = "".join(f"/{letter}" if letter in "/%_" else letter for letter in f"{kernel} |") + "%"
         found = {
             i: StudyRow(i, str(name), {}, [])
@@ -63,17 +63,17 @@ class StudyRows:
         return {study_id: str(name) for study_id, name in self._query(statement, (key,))}
 
     def attributes(self, study_id: int) -> Mapping[str, Any]:
-        """Return a study's attributes; None for what is no JSON, which whoever lists the studies tells."""
+        """Return a study's attributes. One that is not JSON is None here; listing the studies reports it."""
         return {key: _value(key, text) for _, key, text in self._where_in(_ATTRIBUTES, "a.study_id", [study_id])}
 
     def attribute_of(self, key: str, study_ids: Sequence[int] | None = None) -> dict[int, Any]:
-        """Return an attribute of studies that have it, of all by default, by their numbers."""
+        """Return an attribute of the studies that have it, by number. By default, of all studies."""
         rows = self._where_in(f"{_ATTRIBUTES} WHERE a.key = ?", "a.study_id", study_ids, [key])
         return {study_id: _value(key, text) for study_id, _, text in rows}
 
     def values_of(self, key: str) -> list[Any]:
-        """Return the different values of an attribute of studies."""
-        through_index = "a.study_id IN (SELECT s.study_id FROM studies s)"  # without it all attributes are read
+        """Return the distinct values of an attribute."""
+        through_index = "a.study_id IN (SELECT s.study_id FROM studies s)"  # otherwise all attributes are read
         statement = f"SELECT DISTINCT a.value_json {_FROM_ATTRIBUTES} WHERE {through_index} AND a.key = ?"
         return [_value(key, text) for (text,) in self._query(statement, (key,))]
 
@@ -82,7 +82,7 @@ class StudyRows:
         return read_trials(self._query, study_ids, states)
 
     def counts(self, study_ids: Sequence[int] | None = None) -> dict[int, dict[str, int]]:
-        """Return how many trials studies have, all of them by default, by state; of one without trials nothing."""
+        """Return the number of trials of studies (by default all) by state. Those without trials are left out."""
         found: dict[int, dict[str, int]] = {}
         statement = "SELECT t.study_id, t.state, COUNT(*) FROM trials t"
         grouped = "GROUP BY t.study_id, t.state"
@@ -93,10 +93,10 @@ class StudyRows:
     def _where_in(
         self, statement: str, column: str, wanted: Sequence[Any] | None, values: Sequence[Any] = (), then: str = ""
     ) -> Iterable[Any]:
-        """Return the rows with one of these values in a column; all rows where none are named.
+        """Return the rows with one of these values in a column, or all rows if ``wanted`` is None.
 
         Args:
-            values: those of the statement itself.
+            values: values of the statement itself.
             then: what follows the condition.
         """
         if wanted is None:
@@ -120,12 +120,12 @@ def _add_attributes(found: Mapping[int, StudyRow], rows: Iterable[Any]) -> None:
 
 @lru_cache(256)
 def _shared(text: str) -> Any:
-    """Return what JSON says, the same object each time: thousands of studies may say the same."""
+    """Return the value of a JSON text. Equal texts share one object, because thousands of studies may have the same."""
     return from_json(text)
 
 
 def _value(key: str, text: str) -> Any:
-    """Return what an attribute says; None where it is no JSON."""
+    """Return the value of an attribute, or None if it is not JSON."""
     try:
         return _shared(text) if key in ALIKE else from_json(text)
     except (TypeError, ValueError):

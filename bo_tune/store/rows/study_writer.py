@@ -1,7 +1,7 @@
-"""The rows of Optuna's tables, written many at a time.
+"""Writes rows of Optuna's tables, many at a time.
 
-They are the ones that Optuna would have written, for the schema that this package knows, and all of what belongs
-together comes in the transaction of the caller.
+They are the rows that Optuna would have written, for the schema that this package knows. Everything that belongs
+together is written in the caller's transaction.
 """
 
 import json
@@ -25,30 +25,30 @@ _SYSTEM_ATTRIBUTES: Any = models.StudySystemAttributeModel.__table__
 _TRIALS: Any = models.TrialModel.__table__
 
 METRIC_NAMES_ATTR = "study:metric_names"
-"""Key of what ``Study.set_metric_names`` stores."""
+"""Key under which ``Study.set_metric_names`` stores the names."""
 
 NOTE_VERSION, NOTE_TEXT = "dashboard:note_ver", "dashboard:note_str:0"
-"""Keys of the note that optuna-dashboard shows of a study, as ``optuna_dashboard.save_note`` stores it."""
+"""Keys of the note that optuna-dashboard shows for a study, as ``optuna_dashboard.save_note`` stores it."""
 
 OUR_NOTE = 1
-"""Its version as this package writes it."""
+"""Version of the note as this package writes it."""
 
 LONGEST_NOTE = 2000
-"""Characters: longer ones are stored in several parts."""
+"""Characters. Longer notes would be stored in several parts."""
 
 METRIC_NAMES = ["time us"]
-"""What a study's values are, for those who look at it with Optuna's tools."""
+"""Meaning of a study's values, for those who look at it with Optuna's tools."""
 
 
 class WritableRows(StudyRows):
-    """The studies of a database and their trials, to be read and written in the transaction of a connection."""
+    """The studies of a database and their trials, to be read and written in a connection's transaction."""
 
     def __init__(self, connection: Connection) -> None:
         super().__init__(through(connection))
         self._connection = connection
 
     def add_studies(self, studies: Mapping[str, Mapping[str, Any]]) -> None:
-        """Add studies by name, with their attributes. Raises IntegrityError where one is there already."""
+        """Add studies by name, with their attributes. Raises IntegrityError if one exists already."""
         if not studies:
             return
         self._connection.execute(insert(_STUDIES), [{"study_name": name} for name in studies])
@@ -74,11 +74,11 @@ class WritableRows(StudyRows):
             self._connection.execute(insert(_ATTRIBUTES), new)
 
     def set_note(self, study_id: int, text: str) -> None:
-        """Set the note that optuna-dashboard shows of a study, unless somebody has written one there."""
+        """Set the note that optuna-dashboard shows for a study, unless somebody has written one there."""
         mine, key = _SYSTEM_ATTRIBUTES.c.study_id == study_id, _SYSTEM_ATTRIBUTES.c.key
         kept = select(key, _SYSTEM_ATTRIBUTES.c.value_json).where(mine, key.in_([NOTE_VERSION, NOTE_TEXT]))
         there = {name: json.loads(value) for name, value in self._connection.execute(kept)}
-        if there.get(NOTE_VERSION, OUR_NOTE) != OUR_NOTE:  # the dashboard counts on with every change
+        if there.get(NOTE_VERSION, OUR_NOTE) != OUR_NOTE:  # the dashboard increments the version with every change
             return
         for name, value in {NOTE_VERSION: OUR_NOTE, NOTE_TEXT: text[:LONGEST_NOTE]}.items():
             row = _attribute(study_id, name, value)
@@ -89,24 +89,24 @@ class WritableRows(StudyRows):
                 self._connection.execute(insert(_SYSTEM_ATTRIBUTES).values(**row))
 
     def rename(self, study_id: int, name: str) -> None:
-        """Give a study another name. Raises IntegrityError where another study has it."""
+        """Rename a study. Raises IntegrityError if another study has the name."""
         self._connection.execute(update(_STUDIES).where(_STUDIES.c.study_id == study_id).values(study_name=name))
 
     def delete(self, study_id: int) -> None:
-        """Delete a study with its trials. Its lease stays: whoever held it finds that it has been taken."""
+        """Delete a study with its trials. Its lease stays, so that whoever held it finds that it has been taken."""
         trials = select(_TRIALS.c.trial_id).where(_TRIALS.c.study_id == study_id)
-        for table in reversed(models.BaseModel.metadata.sorted_tables):  # what refers to others goes first
+        for table in reversed(models.BaseModel.metadata.sorted_tables):  # tables that refer to others come first
             if "study_id" in table.c:
                 self._connection.execute(delete(table).where(table.c.study_id == study_id))
             elif "trial_id" in table.c:
                 self._connection.execute(delete(table).where(table.c.trial_id.in_(trials)))
 
     def insert(self, trials: Iterable[tuple[int, FrozenTrial]]) -> None:
-        """Add finished trials, each after the number of its study."""
+        """Add finished trials, each given with the number of its study."""
         insert_trials(self._connection, trials)
 
     def fail_running(self, study_id: int) -> int:
-        """End the trials of a study that are RUNNING, and return how many there were."""
+        """End the RUNNING trials of a study, and return how many there were."""
         running = (_TRIALS.c.study_id == study_id, _TRIALS.c.state == TrialState.RUNNING)
         now = datetime.now(UTC).replace(tzinfo=None)
         values = {_TRIALS.c.state: TrialState.FAIL, _TRIALS.c.datetime_complete: now}
@@ -114,7 +114,7 @@ class WritableRows(StudyRows):
 
 
 def name_of(connection: Connection, study_id: int) -> str | None:
-    """Return a study's name; None where there is no such study."""
+    """Return a study's name, or None if there is no such study."""
     name: str | None = connection.scalar(select(_STUDIES.c.study_name).where(_STUDIES.c.study_id == study_id))
     return name
 

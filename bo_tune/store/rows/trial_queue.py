@@ -1,12 +1,12 @@
-"""Trials on their way into the database: stored by a thread of their own, many in one transaction.
+"""Trials on their way into the database. A separate thread stores many in one transaction.
 
-A transaction has its price, whether it holds one trial or twenty. So there is one in a tenth of a second at most,
-unless someone waits for it, and what comes meanwhile is stored together. A study goes on, but never far ahead: once the
-oldest trial not yet stored has waited for a second, whoever brings another waits too. So a kill loses at most what was
-measured in the last second, and a trial is reported only once it cannot be lost.
+A transaction costs the same whether it holds one trial or twenty. So there is at most one in a tenth of a second,
+unless someone waits for it, and what arrives meanwhile is stored together. A study goes on, but never far ahead: if the
+oldest trial that is not stored has waited for a second, whoever brings another waits, too. So a kill loses at most what
+was measured in the last second, and a trial is reported only once it cannot be lost.
 
-A study whose lease was lost takes no trials any more: those still waiting are dropped, untold, and whoever brings
-another learns of it. The trials of other studies are stored all the same.
+A study whose lease was lost takes no more trials. Its waiting trials are dropped without being reported, and whoever
+brings another gets an error. The trials of other studies are stored all the same.
 """
 
 import threading
@@ -20,10 +20,10 @@ from optuna.trial import FrozenTrial
 from bo_tune.errors import LeaseLostError
 
 MOST_BEHIND_S = 1.0
-"""How long a trial may wait before others have to wait for it."""
+"""Time that a trial may wait before others have to wait for it."""
 
 GATHERED_S = 0.1
-"""After how long trials are stored again, where nobody waits for them."""
+"""Time between two transactions if nobody waits for them."""
 
 LOST = "another worker has taken the study over"
 
@@ -47,7 +47,7 @@ class TrialQueue:
 
     Args:
         store: adds trials in one transaction, and returns the writers whose lease is lost, whose trials it left out.
-            What it raises is raised again by every later ``put`` and ``flush``.
+            Every later ``put`` and ``flush`` raises again what it raises.
 
     Attributes:
         busy_s: seconds spent storing.
@@ -58,7 +58,7 @@ class TrialQueue:
         self._lost: set[Writer] = set()
         self._waiting: list[_Item] = []
         self._storing: list[_Item] = []
-        self._given = self._settled = self._wanted = 0  # numbers of trials, in the order given
+        self._given = self._settled = self._wanted = 0  # counts of trials, in the order given
         self._is_draining = self._is_closing = False
         self._stored_at = float("-inf")
         self._failure: BaseException | None = None
@@ -67,10 +67,10 @@ class TrialQueue:
         self.busy_s = 0.0
 
     def put(self, writer: Writer, trial: FrozenTrial, then: Callable[[], None]) -> None:
-        """Hand over a trial; ``then`` is called, in the storing thread, when it is stored.
+        """Hand over a trial. ``then`` is called in the storing thread when the trial is stored.
 
         Raises:
-            LeaseLostError: the study is another's by now.
+            LeaseLostError: another worker has taken the study.
         """
         self._check(writer)
         with self._changed:
@@ -82,10 +82,10 @@ class TrialQueue:
                 self._thread.submit(self._drain)
 
     def flush(self, writer: Writer | None = None) -> None:
-        """Wait until everything handed over so far is stored, and told.
+        """Wait until everything handed over so far is stored and reported.
 
         Raises:
-            LeaseLostError: the study of this writer is another's by now.
+            LeaseLostError: another worker has taken this writer's study.
         """
         with self._changed:
             upto = self._wanted = self._given
@@ -94,7 +94,7 @@ class TrialQueue:
         self._check(writer)
 
     def lose(self, writer: Writer) -> None:
-        """Take note that a lease is lost."""
+        """Note that a lease is lost."""
         self._lost.add(writer)
 
     def _check(self, writer: Writer | None) -> None:
@@ -109,7 +109,7 @@ class TrialQueue:
         self._thread.shutdown()
 
     def _wait_for(self, ready: Callable[[], bool]) -> None:
-        """Wait, holding the lock before and after, and raise what storing raised."""
+        """Wait, holding the lock before and after. Raises what storing raised."""
         self._changed.wait_for(lambda: self._failure is not None or ready())
         if self._failure is not None:
             raise self._failure
@@ -119,25 +119,25 @@ class TrialQueue:
         return bool(oldest) and time.monotonic() - oldest[0].since > MOST_BEHIND_S
 
     def _drain(self) -> None:
-        """Store all that is waiting, and what comes meanwhile."""
+        """Store everything that is waiting, and what arrives meanwhile."""
         try:
             while self._gather():
                 self._store_gathered()
-        # SystemExit too: who waits for the trials would wait for ever. Whoever comes next raises it again.
+        # SystemExit, too: otherwise whoever waits for the trials would wait for ever. The next caller raises it again.
         except BaseException as error:  # noqa: BLE001
             with self._changed:
                 self._failure = error
                 self._changed.notify_all()
 
     def _gather(self) -> bool:
-        """Take what is to be stored together; say whether there is anything."""
+        """Take the trials that are stored together next. Returns whether there are any."""
         with self._changed:
             if not self._waiting:
                 self._is_draining = False
                 return False
             wait_s = self._stored_at + GATHERED_S - time.monotonic()
             hurried = self._changed.wait_for(lambda: self._is_closing or self._wanted > self._settled, max(0.0, wait_s))
-            if not hurried:  # who waited has brought its last; what the next study brings first is stored at once
+            if not hurried:  # if someone waited, its last trial is in; the next study's first is then stored at once
                 self._stored_at = time.monotonic()
             self._storing, self._waiting = self._waiting, []
             return True

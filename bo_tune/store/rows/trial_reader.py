@@ -1,7 +1,7 @@
-"""Reading the trials of many studies from Optuna's tables in a handful of statements, without Optuna.
+"""Reads the trials of many studies from Optuna's tables in a handful of statements, without Optuna.
 
-``Study.get_trials`` builds an object for every row of every table: 30 ms for a study of 40 trials, and a session that
-learns from a thousand studies reads them all. What comes out is equal, which a test compares.
+``Study.get_trials`` builds an object for every row of every table. That takes 30 ms for a study of 40 trials, and a
+session that learns from a thousand studies reads them all. The trials read here are equal, which a test compares.
 """
 
 import json
@@ -23,14 +23,14 @@ _NUMBERS: dict[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("FloatDistribution", "UniformDistribution", "LogUniformDistribution"), float),
     "DiscreteUniformDistribution": float,
 }
-"""What parameters are, by the names of Optuna's distributions."""
+"""Types of parameters, by the names of Optuna's distributions."""
 
 
 def read_trials(query: Query, study_ids: Sequence[int], states: Sequence[str]) -> dict[int, list[StoredTrial]]:
     """Return the trials of each study that are in one of these states, oldest first, without system attributes.
 
     Raises:
-        ArithmeticError, AttributeError, LookupError, TypeError, ValueError: what is stored of one cannot be a trial.
+        ArithmeticError, AttributeError, LookupError, TypeError, ValueError: a stored trial is not valid.
     """
     found: dict[int, list[StoredTrial]] = {study_id: [] for study_id in study_ids}
     for some in chunks(study_ids):
@@ -88,7 +88,7 @@ def _number(value: Any, kind: str) -> Any:
 
 
 def _local(moment: datetime | str | None) -> datetime | None:
-    """Optuna stores moments as UTC without saying so, SQLite as text, and trials hold them as local time."""
+    """Return a moment as trials hold it, in local time. Optuna stores UTC without saying so, SQLite as text."""
     if moment is None:
         return None
     if not isinstance(moment, datetime):
@@ -98,7 +98,7 @@ def _local(moment: datetime | str | None) -> datetime | None:
 
 @cache
 def _parameter(kind: str) -> Callable[[Any], Any]:
-    """Return what makes a value of a stored number: those of this package are all whole numbers."""
+    """Return a function that converts a stored number to a parameter's value. This package's are all whole numbers."""
     distribution = json.loads(kind)
     name = distribution["name"]
     if name == "CategoricalDistribution":

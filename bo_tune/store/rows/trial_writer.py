@@ -1,8 +1,8 @@
-"""Adding finished trials to Optuna's tables in a handful of statements.
+"""Adds finished trials to Optuna's tables in a handful of statements.
 
-``Study.add_trial`` looks each parameter and attribute up before it writes it: 10 to 20 ms of Python for one trial, most
-of what a trial costs besides its compile. The rows themselves take one or two. The tables are Optuna's own and the
-rows are the ones it would have written, which a test compares.
+``Study.add_trial`` looks each parameter and attribute up before it writes it. That takes 10 to 20 ms of Python for one
+trial, which is most of what a trial costs besides its compile. The rows themselves take one or two. The tables are
+Optuna's own, and the rows are those that it would have written, which a test compares.
 """
 
 import json
@@ -17,14 +17,14 @@ from optuna.trial import FrozenTrial
 from sqlalchemy import Connection, func, insert, select
 
 DIGITS = 10
-"""Of a stored time. An import finds a value by its repetitions within 1e-9."""
+"""Digits of a stored time. An import checks that a value matches its repetitions within 1e-9."""
 
 
 def insert_trials(connection: Connection, trials: Iterable[tuple[int, FrozenTrial]]) -> None:
     """Add finished trials with finite values, in the transaction of the caller, which has the write lock.
 
     Args:
-        trials: each after the number of its study in the database, in the order in which they are to be numbered.
+        trials: each with the number of its study in the database, in the order in which they are numbered.
 
     Raises:
         SQLAlchemyError: the database cannot take them.
@@ -50,7 +50,7 @@ _MODELS = (
 
 
 def _rows(trial_id: int, trial: FrozenTrial) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Return what is stored of a trial besides its own row, table by table."""
+    """Yield what is stored of a trial besides its own row, with its table."""
     parameter, attribute, value, between = _MODELS
     for name, setting in trial.params.items():
         stored = float(trial.distributions[name].to_internal_repr(setting))
@@ -71,7 +71,7 @@ def _rows(trial_id: int, trial: FrozenTrial) -> Iterator[tuple[Any, dict[str, An
 
 
 def _insert_trial_rows(connection: Connection, trials: Sequence[tuple[int, FrozenTrial]]) -> list[int]:
-    """Add the trials' own rows, numbered on in each study, and return under which ids."""
+    """Add the trials' own rows, numbered on in each study, and return their ids."""
     table = models.TrialModel.__table__
     studies = {study_id for study_id, _ in trials}
     counted = select(table.c.study_id, func.count()).where(table.c.study_id.in_(studies)).group_by(table.c.study_id)
@@ -98,9 +98,9 @@ def _insert_trial_rows(connection: Connection, trials: Sequence[tuple[int, Froze
 
 
 def _insert_rows(connection: Connection, table: Any, rows: Sequence[dict[str, Any]]) -> None:
-    """Insert rows, many in each statement where the database can return what it inserted.
+    """Insert rows, many in each statement if the database can return what it inserted.
 
-    It takes a third less of this process than a statement for each row, and gives up the interpreter lock less often.
+    This takes a third less of this process than a statement for each row, and releases the interpreter lock less often.
     """
     statement = insert(table)
     if connection.dialect.insert_executemany_returning:
@@ -109,12 +109,12 @@ def _insert_rows(connection: Connection, table: Any, rows: Sequence[dict[str, An
 
 
 def _rounded(time_us: float) -> float:
-    """Return a time as it is stored: what averaging leaves behind the tenth digit is no time, and would be shown."""
+    """Return a time as it is stored. Digits after the tenth come from averaging, mean nothing, and would be shown."""
     return float(f"{time_us:.{DIGITS}g}")
 
 
 def _utc(moment: datetime | None) -> datetime | None:
-    """Optuna stores moments as UTC without saying so, and trials hold them as local time."""
+    """Return a trial's local time as UTC without a time zone, as Optuna stores it."""
     return None if moment is None else moment.astimezone(UTC).replace(tzinfo=None)
 
 

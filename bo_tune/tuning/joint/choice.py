@@ -1,14 +1,14 @@
-"""The last step of a joint study: the best values of the shared parameter, each with its best config of each kernel.
+"""The last step of a joint study: choose the shared parameter's value, and each kernel's config under it.
 
-Of each kernel the best few configs of the best one or two values are re-measured in turn, with its default, and race
-within their value. The value of the least sum of times is taken, if that sum is certainly less than the defaults':
-otherwise the defaults are. Rounds of different kernels have nothing in common, so they may be added up in any pairing:
-a round of the sum is the sum of one round of each.
+For each kernel, the best few configs of the best one or two values are re-measured in turn, together with its default.
+They race within their value. The value with the least sum of times wins if that sum is certainly less than the
+defaults' sum. Otherwise the defaults stay. Rounds of different kernels have nothing in common, so they may be added up
+in any pairing: a round of the sum is the sum of one round of each kernel.
 
-Where the kernels' layer is known, choices of all their configs race in it first (``in_place``), and the one that wins
-there is taken; its times alone are what other studies, recordings and sidecars hold.
+If the kernels' layer is known, choices of all their configs first race in it (``in_place``), and the winner there is
+taken. Its times alone are what other studies, recordings and sidecars hold.
 
-Where other kernels have decided on the value (``joint_decision``), each kernel's best config of that value is taken,
+If other kernels have decided on the value (``joint.decision``), each kernel's best config of that value is taken, and
 its default only if that has the value.
 """
 
@@ -30,11 +30,11 @@ MOST_VALUES = 2
 """Values of the shared parameter whose configs are re-measured."""
 
 NEAR = 1.05
-"""A value whose sum is further than this above the best one's is out of the race."""
+"""A value whose sum is larger than the best value's by more than this factor is out of the race."""
 
 
 class Studied(Protocol):
-    """What is asked of the study of one kernel."""
+    """The parts of one kernel's study that this module needs."""
 
     problem: Problem
     device: Device
@@ -47,12 +47,12 @@ class JointChoice:
     """The configs that studies end with together.
 
     Attributes:
-        choices: one for each kernel; all of one value of ``SHARED``.
+        choices: one for each kernel, all with one value of ``SHARED``.
         value: that value.
         time_us: sum of their times, in us.
-        default_time_us: sum of the defaults', measured in turn with them; None if one cannot run.
-        decided_by: which other kernels decided on the value, with their times; None where these did.
-        in_place: the layer's times, where those decided.
+        default_time_us: sum of the defaults' times, measured in turn with them; None if a default cannot run.
+        decided_by: which other kernels decided on the value, with their times; None if these kernels did.
+        in_place: the layer's times, if those decided.
     """
 
     kernels: tuple[str, ...]
@@ -65,7 +65,7 @@ class JointChoice:
 
     @property
     def joint(self) -> Agreement:
-        """What each of the studies stores of it."""
+        """The agreement that each of the studies stores."""
         return Agreement(self.kernels, self.value, self.time_us, self.default_time_us, self.decided_by, self.in_place)
 
 
@@ -78,11 +78,11 @@ def choose_jointly(
     """Re-measure and choose.
 
     Args:
-        decided: the value, where it is not to be chosen: then the defaults are no way out unless they have it.
+        decided: the value, if it has been decided on. The defaults are then chosen only if they have it.
         found: the config of each kernel that won in their layer, and its times.
 
     Returns:
-        None where no value, or not the one decided on, was measured of every kernel.
+        None if no value, or not the one decided on, was measured for every kernel.
     """
     values = _best_values(studies, decided)
     if not values:
@@ -118,7 +118,7 @@ def choose_jointly(
 
 
 def best_by_value(timed: Iterable[tuple[Config, float]]) -> dict[int, float]:
-    """Return the least of the times of configs by their value of ``SHARED``."""
+    """Return the least time for each value of ``SHARED``."""
     best: dict[int, float] = {}
     for config, time in timed:
         best[config[SHARED]] = min(time, best.get(config[SHARED], inf))
@@ -126,15 +126,15 @@ def best_by_value(timed: Iterable[tuple[Config, float]]) -> dict[int, float]:
 
 
 def sums_by_value(best: Sequence[Mapping[int, float]]) -> dict[int, float]:
-    """Return the sums of the kernels' times by value, of the values that all of them have."""
+    """Return the sums of the kernels' times by value, for the values that all of them have."""
     return {value: sum(one[value] for one in best) for value in sorted(set.intersection(*map(set, best)))}
 
 
 def best_recorded_us(recordings: Sequence[Recording], decided: int | None = None) -> float:
-    """Return the smallest recorded time, in us; of several kernels the smallest sum of those that agree.
+    """Return the smallest recorded time, in us. For several kernels, it is the smallest sum of configs that agree.
 
     Args:
-        decided: the value on which they agree, where it is not to be chosen.
+        decided: the value on which they agree, if it has been decided on.
     """
     if len(recordings) == 1:
         return recordings[0].best_time_us
@@ -146,14 +146,14 @@ def best_recorded_us(recordings: Sequence[Recording], decided: int | None = None
 
 
 def best_together(timed: Sequence[Sequence[tuple[Mapping[str, int], float]]]) -> float | None:
-    """Return the smallest sum of one time of each kernel; of several, under one value of ``SHARED``. None without."""
+    """Return the smallest sum of one time per kernel. Several must share a value of ``SHARED``; None if none do."""
     if len(timed) == 1:
         return min((time for _, time in timed[0]), default=None)
     return min(sums_by_value([best_by_value(configs) for configs in timed]).values(), default=None)
 
 
 def _best_values(studies: Sequence[Studied], decided: int | None) -> list[int]:
-    """Return the values of least sum of measured times, the best first; only the one decided on, if one was."""
+    """Return the values with the least sums of measured times, the best first, or only the decided one."""
     sums = sums_by_value([best_by_value((dict(key), time) for key, time in s.measured.items()) for s in studies])
     if decided is not None:
         return [decided] if decided in sums else []
@@ -162,7 +162,7 @@ def _best_values(studies: Sequence[Studied], decided: int | None) -> list[int]:
 
 
 def _race(study: Studied, values: Sequence[int], finalists: Finalists, also: Sequence[ConfigKey]) -> Race:
-    """Time the best few configs of each value, the default, and what is named, in turn."""
+    """Time in turn the best few configs of each value, the default, and those in ``also``."""
     default = config_key(study.default)
     chosen = [default] if default in study.measured else []
     for value in values:
@@ -185,7 +185,7 @@ def _default(study: Studied, race: Race) -> ConfigKey | None:
 
 
 def _present(keys: Sequence[ConfigKey | None]) -> list[ConfigKey] | None:
-    """Return the keys if all are there."""
+    """Return the keys, or None if one is missing."""
     found = [key for key in keys if key is not None]
     return found if len(found) == len(keys) else None
 

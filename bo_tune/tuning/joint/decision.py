@@ -1,7 +1,8 @@
-"""What kernels that an engine launches in place of others decide for those: one value of the parameter they share.
+"""Kernels that an engine launches in place of others decide for them, on one value of the shared parameter.
 
-Such kernels (``KernelSpec.decides``) are tried with every value of ``SHARED``, and their sum chooses it. The others are
-then searched under that value, each on its own: for one value their remaining parameters are separable.
+Such kernels (``KernelSpec.decides``) are tried with every value of ``SHARED``, and the value with the least sum of
+their times is chosen. The others are then searched under that value, each on its own, since their remaining parameters
+are separable for a given value.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,7 +21,7 @@ One = TypeVar("One")
 
 
 def decision_of(results: Sequence[StudyResult | None]) -> Decision | None:
-    """Return what kernels decided by their results; None where one of them has none."""
+    """Return the decision that follows from kernels' results, or None if one of them has no result."""
     joint = next((result.joint for result in results if result is not None), None)
     if joint is None or any(result is None for result in results):
         return None
@@ -28,8 +29,10 @@ def decision_of(results: Sequence[StudyResult | None]) -> Decision | None:
 
 
 def parted(ones: Sequence[One], spec_of: Callable[[One], AnySpec]) -> tuple[list[One], list[One]]:
-    """Part what stands for the kernels of one group into those that decide and the others; all are others if all do,
-    or none does."""
+    """Split items, one for each kernel of a group, into those of kernels that decide and the others.
+
+    If all kernels decide, or none does, all are others.
+    """
     deciding = [one for one in ones if spec_of(one).decides]
     others = [one for one in ones if not spec_of(one).decides]
     return (deciding, others) if deciding and others else ([], list(ones))
@@ -39,7 +42,7 @@ class DecidedTuner:
     """Searches kernels under the value of ``SHARED`` that others decided on.
 
     Args:
-        tuners: one for each kernel, in the order in which a layer runs them; their candidates are of that value.
+        tuners: one for each kernel, in the order in which a layer runs them. Their candidates all have that value.
     """
 
     def __init__(self, tuners: Sequence[Tuner], settings: TunerSettings, decision: Decision) -> None:
@@ -48,7 +51,7 @@ class DecidedTuner:
         self._settings = settings
 
     def search(self, budget: int | None = None) -> None:
-        """Search each kernel, one config of the value at least.
+        """Search each kernel, with at least one config of the value.
 
         Configs of other values, left by searches without a decision, are not counted.
 
@@ -61,18 +64,18 @@ class DecidedTuner:
             tuner.search(None if budget is None else max(least, budget) + self._elsewhere(tuner))
 
     def _elsewhere(self, tuner: Tuner) -> int:
-        """Count the configs that were launched under other values; the default config is not one of them."""
+        """Count the configs that were launched under other values, without the default config."""
         tried = [dict(trial.params) for trial in tuner.trials if launched(trial)]
         return sum(config[SHARED] != self.decision.value and config != tuner.default for config in tried)
 
     @property
     def certificates(self) -> list[Certificate | None]:
-        """How sure each kernel's model is, with the loss to be expected."""
+        """The certificate of each kernel's model, with the expected loss."""
         return [one for tuner in self.tuners for one in tuner.certificates]
 
     @property
     def certificate(self) -> Certificate | None:
-        """That of the kernel whose model is the least sure; None without models."""
+        """The certificate of the least sure kernel; None without models."""
         known = [one for tuner in self.tuners if (one := tuner.certificate) is not None]
         return min(known, key=lambda one: one.probability) if len(known) == len(self.tuners) else None
 
@@ -81,7 +84,7 @@ class DecidedTuner:
         return all(tuner.is_sure() for tuner in self.tuners)
 
     def choose(self) -> JointChoice | None:
-        """Re-measure the finalists and choose; None where nothing was measured under the value."""
+        """Re-measure the finalists and choose. Returns None if nothing was measured under the value."""
         choice = choose_jointly(self.tuners, self._settings.finalists, self.decision.value)
         if choice is None:
             return None

@@ -1,8 +1,8 @@
 """The race in place of a layer's experts: configs of all their kernels, timed together where an engine runs them.
 
-A choice is a config of each kernel, all of one value of ``SHARED``. There race the best choice alone of each value, the
-same with one kernel's config exchanged for another that comes near it, what is best of these for each kernel by the
-first times, and the defaults.
+A choice is a config of each kernel, all with one value of ``SHARED``. These choices race: for each value the best
+choice alone, and the same with one kernel's config replaced by another that comes near it; the combination of what is
+best for each kernel by the first times; and the defaults.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,14 +20,14 @@ OF_A_VALUE = Entrants(5, 1.15)
 """Configs of each kernel that are tried under a value."""
 
 NEAR = 1.3
-"""A value whose sum alone is further than this above the best one's is left out."""
+"""A value whose sum alone is larger than the best one's by more than this factor is left out."""
 
 Keys = tuple[ConfigKey, ...]
 """A choice: a config of each kernel."""
 
 
 class Together:
-    """Choices as single configs, whose parameters are named after their kernels: so they race as configs do."""
+    """Turns choices into single configs, with parameters named after their kernels, so that they can race."""
 
     def __init__(self, problems: Sequence[Problem]) -> None:
         self._kernels = [problem.kernel for problem in problems]
@@ -43,7 +43,7 @@ class Together:
         return [{name: value for (of, _, name), value in words if of == kernel} for kernel in self._kernels]
 
     def keys(self, joined: ConfigKey) -> Keys:
-        """Return a choice of what ``joined`` made of it."""
+        """Return the choice from which ``joined`` made this key."""
         return tuple(map(config_key, self.parted(dict(joined))))
 
 
@@ -59,12 +59,12 @@ def race_layer(
 
     Args:
         problems: of all kernels that the layer runs.
-        measured: of each, the time alone of every complete trial, in us.
+        measured: for each kernel, the time alone of every complete trial, in us.
         defaults: the kernels' default configs.
         finalists: how sure the race has to be.
 
     Returns:
-        The choice and the layer's times, None where nothing could be timed; and the launches.
+        The choice and the layer's times, None if nothing could be timed; and the launches.
 
     Raises:
         DeviceError: the GPU is lost in the race.
@@ -88,7 +88,7 @@ def race_layer(
 
 
 def _bases(measured: Sequence[Mapping[ConfigKey, float]]) -> list[Keys]:
-    """Return the best choice alone of each value, the best value first."""
+    """Return the best choice alone for each value, the best value first."""
     sums: dict[Keys, float] = {}
     for value in {dict(key)[SHARED] for key in measured[0]}:
         kernels = [_of_value(times, value) for times in measured]
@@ -99,7 +99,7 @@ def _bases(measured: Sequence[Mapping[ConfigKey, float]]) -> list[Keys]:
 
 
 def _variants(base: Keys, measured: Sequence[Mapping[ConfigKey, float]]) -> list[Keys]:
-    """Return the choices that differ from one in the config of one kernel, which comes near that one's."""
+    """Return the choices that replace one kernel's config of the base by another that comes near it."""
     value = _value(base)
     return [
         (*base[:place], key, *base[place + 1 :])
@@ -109,7 +109,7 @@ def _variants(base: Keys, measured: Sequence[Mapping[ConfigKey, float]]) -> list
 
 
 def _best_of_each(base: Keys, times: Mapping[Keys, float]) -> Keys:
-    """Return for each kernel the config of the fastest choice that differs from one in that kernel alone, if at all."""
+    """Combine each kernel's best config, judged by the choices that differ from the base in that kernel at most."""
 
     def best(place: int) -> ConfigKey:
         rest = base[:place], base[place + 1 :]
@@ -124,6 +124,6 @@ def _of_value(times: Mapping[ConfigKey, float], value: int | None) -> dict[Confi
 
 
 def _value(keys: Keys) -> int | None:
-    """Return the value of ``SHARED`` that a choice agrees on; None where it does not."""
+    """Return the value of ``SHARED`` that a choice agrees on, or None if it does not agree."""
     values = {dict(key)[SHARED] for key in keys}
     return values.pop() if len(values) == 1 else None

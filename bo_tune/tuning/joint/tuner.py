@@ -1,4 +1,4 @@
-"""Studies of kernels that must agree on one parameter, searched together: each trial is one config of one of them."""
+"""Searches studies of kernels that must agree on one parameter together. Each trial is one config of one kernel."""
 
 import threading
 import time
@@ -24,15 +24,15 @@ from bo_tune.tuning.tuner import InterruptedSearch, Pending, Tuner, take_ready
 
 
 class JointTuner:
-    """Searches the best configs of kernels under one value of ``SHARED``: those whose times have the least sum.
+    """Searches the configs of kernels that have one value of ``SHARED`` and the least sum of times.
 
-    Every kernel keeps its own stored study, candidates and surrogate (its ``Tuner``); this decides which of them tries
-    what next (``search.joint``), and when all have done enough. Studies with a sampler that has no model take turns.
+    Every kernel keeps its own stored study, candidates and surrogate (its ``Tuner``). This class decides which of them
+    tries what next (``search.joint``), and when all have done enough. Studies whose sampler has no model take turns.
 
     Args:
         tuners: one for each kernel, in the order in which a layer runs them.
         settings: of all the studies; the budget is each kernel's own.
-        lookahead: says how many configs may be under way at once.
+        lookahead: returns how many configs may be under way at once.
         stop: set by whoever wants the search to end after the trial under way.
     """
 
@@ -53,7 +53,7 @@ class JointTuner:
         self._certified: tuple[int, Certificate] | None = None
 
     def search(self, budget: int | None = None) -> None:
-        """Try configs until ``budget`` (the settings' by default) of each kernel are launched, or enough is known.
+        """Try configs until ``budget`` (by default the settings') of each kernel are launched, or enough is known.
 
         Raises:
             InterruptedSearch: when asked to stop.
@@ -78,7 +78,7 @@ class JointTuner:
                 tuner.finish(pending)
 
     def _start_one(self, budget: int | None) -> bool:
-        """Start a config of one kernel; say whether there was one to start."""
+        """Start a config of one kernel. Returns whether there was one to start."""
         willing = [tuner.may_start(budget, self._under_way(tuner)) for tuner in self.tuners]
         if not any(willing) or self.is_sure():
             return False
@@ -106,7 +106,7 @@ class JointTuner:
         return all(_model(tuner) and _known(tuner) for tuner in self.tuners)
 
     def _member(self, tuner: Tuner) -> Member:
-        """What a study knows; read again only where it has changed."""
+        """Return what a study knows. It is read again only if the study has changed."""
         model = _model(tuner)
         assert model is not None
         state = len(tuner.trials), self._under_way(tuner)
@@ -117,7 +117,7 @@ class JointTuner:
 
     @property
     def certificates(self) -> list[Certificate | None]:
-        """That of all, for each kernel, with the loss to be expected."""
+        """The joint certificate, once for each kernel, with the expected loss."""
         return [self._certify(with_loss=True) if self._has_models else None] * len(self.tuners)
 
     def _certify(self, *, with_loss: bool) -> Certificate:
@@ -126,7 +126,7 @@ class JointTuner:
 
     @property
     def certificate(self) -> Certificate | None:
-        """How sure the models are that no untried combination is better; None without models."""
+        """The models' certificate that no untried combination is better; None without models."""
         if not self._has_models:
             return None
         trials = sum(len(tuner.trials) for tuner in self.tuners)
@@ -145,7 +145,7 @@ class JointTuner:
         return certificate is not None and rule.done(certificate)
 
     def choose(self) -> JointChoice | None:
-        """Re-measure the finalists of the best values of ``SHARED``, and choose; None where nothing was measured."""
+        """Re-measure the finalists of ``SHARED``'s best values and choose. Returns None if nothing was measured."""
         found, launches = self._race_in_place()
         choice = choose_jointly(self.tuners, self._settings.finalists, found=found)
         if choice is None:
@@ -157,7 +157,7 @@ class JointTuner:
         return choice
 
     def _race_in_place(self) -> tuple[tuple[Sequence[ConfigKey], LayerTimes] | None, Launches]:
-        """Race in the layer, if there is one that runs: where none does, the times alone decide."""
+        """Race in the layer if there is one that runs. Otherwise the times alone decide."""
         first, layer = self.tuners[0], self.tuners[0].layer
         if not isinstance(layer, Mixture) or not all(tuner.measured for tuner in self.tuners):
             return None, Counter()

@@ -14,11 +14,11 @@ from bo_tune.measure.watch.neighbours import GpuWatch
 COUNT_MODULE = "bo_tune.measure.backends.nvidia.gpu_count"
 
 ASK_WITHOUT_A_CONTEXT = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}
-"""Has torch ask the driver's management library whether there is a GPU: a source that asks on import, as vLLM does,
-must leave no CUDA context behind for children to inherit."""
+"""Makes torch ask the driver's management library whether there is a GPU. Some sources, such as vLLM, ask on import,
+and that must leave no CUDA context behind for children to inherit."""
 
 KERNEL_MODULE = Path("/proc/driver/nvidia/version")
-"""Where the driver's part in the kernel names its release."""
+"""The file in which the driver's kernel module names its release."""
 
 _CAPABILITY = re.compile(r"[1-9][0-9]{1,2}")
 
@@ -50,7 +50,7 @@ class Nvidia(Backend):
         return told_by(COUNT_MODULE)
 
     def driver_release(self) -> str | None:
-        """Ask the kernel's module, or else the management library."""
+        """Ask the kernel module, or else the management library."""
         try:
             return KERNEL_MODULE.read_text()
         except (OSError, ValueError):
@@ -65,5 +65,5 @@ class Nvidia(Backend):
         return NvmlWatch(identity)
 
     def target_gpu(self, architecture: str, name: str | None) -> TargetGpu | None:
-        """Return the GPU of a compute capability, as far as its datasheet is known."""
+        """Return the GPU of a compute capability, if its datasheet is known."""
         return target_gpu(divmod(int(architecture), 10), name) if _CAPABILITY.fullmatch(architecture) else None

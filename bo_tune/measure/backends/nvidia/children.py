@@ -1,4 +1,4 @@
-"""NVIDIA in the child processes: what compiles for its GPUs, and what owns one."""
+"""NVIDIA in the child processes: the compilers' side, and that of the process that owns a GPU."""
 
 import ctypes
 import os
@@ -33,15 +33,15 @@ class CompilerSide(base.CompilerSide):
         return resources_of(kernel.asm["cubin"], kernel.metadata.shared)
 
     def assembler_version(self, target: GPUTarget) -> str:
-        """Return what ptxas says, which Triton puts before the capability into its cache keys."""
+        """Return ptxas's version text, which Triton puts before the capability in its cache keys."""
         version: str = make_backend(target).hash().rpartition("-")[0]
         return version
 
     def build_launcher(self, kernel: Any) -> None:
-        """Have in Triton's cache what launches a kernel, too.
+        """Put the kernel's launcher into Triton's cache, too.
 
-        Triton 3.6 needs a C module for each signature: half a second of a C compiler, for which the GPU process would
-        be held up at the first launch.
+        Triton 3.6 needs a C module for each signature. Building it takes a C compiler half a second, and would hold up
+        the GPU process at the first launch.
         """
         CudaLauncher(kernel.src, kernel.metadata)
 
@@ -67,11 +67,11 @@ def gpu_is_in_use() -> bool:
         driver = ctypes.CDLL("libcuda.so.1", mode=os.RTLD_NOLOAD)
     except OSError:  # not loaded
         return False
-    return bool(driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int())) == 0)  # else it is not initialised
+    return bool(driver.cuDeviceGetCount(ctypes.byref(ctypes.c_int())) == 0)  # otherwise it is not initialised
 
 
 def refusal(index: int, torch_version: Any, cuda: Any) -> str | None:
-    """Say why a device cannot be tuned on, or None.
+    """Say why a device cannot be used for tuning, or return None.
 
     Args:
         torch_version: ``torch.version``.

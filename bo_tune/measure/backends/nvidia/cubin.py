@@ -1,4 +1,4 @@
-"""What a compiled kernel takes of a multiprocessor, read from its cubin: known before a GPU loads it."""
+"""Reads from a cubin what a compiled kernel takes of a multiprocessor, before a GPU loads it."""
 
 import io
 import struct
@@ -9,7 +9,7 @@ from bo_tune.core.outcome import Resources
 
 _INFO = ".nv.info"
 _SIZED_VALUE = 4
-"""Format of an attribute that is followed by its size and value; others hold their value in place of the size."""
+"""Format of an attribute that is followed by its size and value. Others hold their value in place of the size."""
 _REGISTERS = 0x2F
 _STACK_FRAME = 0x11
 _BYTES_PER_REGISTER = 4
@@ -20,7 +20,7 @@ def resources_of(cubin: bytes, shared_memory_bytes: int) -> Resources:
 
     Args:
         cubin: the ELF file.
-        shared_memory_bytes: of a block, which Triton asks for at the launch: the file does not hold it.
+        shared_memory_bytes: of a block. Triton asks for it at the launch, so the file does not hold it.
     """
     values = _attributes(cubin)
     registers, frame = values.get(_REGISTERS), values.get(_STACK_FRAME)
@@ -29,7 +29,7 @@ def resources_of(cubin: bytes, shared_memory_bytes: int) -> Resources:
 
 
 def _attributes(cubin: bytes) -> dict[int, int]:
-    """Return the value of each attribute that speaks of a function: pairs of its symbol and a number."""
+    """Return the value of each attribute that is stored as a function's symbol and a number."""
     section = ELFFile(io.BytesIO(cubin)).get_section_by_name(_INFO)
     data = b"" if section is None else section.data()
     values, place = {}, 0

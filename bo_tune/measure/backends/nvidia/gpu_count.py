@@ -1,5 +1,8 @@
-"""Tells which NVIDIA GPUs this host has, in the order in which CUDA counts them: a process of its own, since asking the
-driver leaves a process unfit to fork children that use it. Torch would take seconds to load for the same answer."""
+"""Prints which NVIDIA GPUs this host has, in CUDA's order.
+
+This is a process of its own, because a process that has asked the driver must not fork children that use it. Torch
+would give the same answer, but takes seconds to load.
+"""
 
 import ctypes
 import json
@@ -20,16 +23,15 @@ ATTRIBUTES: Mapping[str, int] = {
     "minor": 76,
     "shared_memory_bytes": 97,
 }
-"""Numbers of ``CUdevice_attribute``, by the fields of ``GpuInfo``. Torch and Triton's loader ask for the same ones; the
-registers are those of a block, which on all GPUs so far may have all of a multiprocessor's."""
+"""Numbers of ``CUdevice_attribute``, by the fields of ``GpuInfo``. Torch and Triton's loader ask for the same ones. The
+registers are those of a block; on all GPUs so far, a block may have all registers of a multiprocessor."""
 
 
 def gpu_identities() -> list[tuple[str, str, dict[str, Any] | None]]:
-    """Return UUID, PCI bus id and description (``GpuInfo``) of each GPU that the driver lets this process use; none
-    where there is no driver.
+    """Return UUID, PCI bus id and description (``GpuInfo``) of each usable GPU; none if there is no driver.
 
-    The UUID has no prefix: of a MIG instance it is the instance's. Where the driver does not tell, UUID or bus id is
-    "", and the description None.
+    The UUID has no prefix; a MIG instance has its own. If the driver does not say, UUID or bus id is "", and the
+    description is None.
     """
     try:
         driver = ctypes.CDLL("libcuda.so.1")
@@ -44,7 +46,7 @@ def gpu_identities() -> list[tuple[str, str, dict[str, Any] | None]]:
 
 
 def _uuid(driver: ctypes.CDLL, index: int) -> str:
-    for name in ("cuDeviceGetUuid_v2", "cuDeviceGetUuid"):  # the first knows instances, drivers before CUDA 11.4 do not
+    for name in ("cuDeviceGetUuid_v2", "cuDeviceGetUuid"):  # only _v2 knows instances; CUDA before 11.4 lacks it
         ask, raw = getattr(driver, name, None), (ctypes.c_ubyte * UUID_BYTES)()
         if ask is not None and ask(ctypes.byref(raw), index) == 0:
             digits = bytes(raw).hex()
@@ -70,5 +72,5 @@ def _description(driver: ctypes.CDLL, index: int) -> dict[str, Any] | None:
 
 
 def main() -> None:
-    """Print them."""
+    """Print the GPUs."""
     sys.stdout.write(json.dumps(gpu_identities()))

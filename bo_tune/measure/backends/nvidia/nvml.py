@@ -16,20 +16,23 @@ SLOWED = {
     0x40: "too hot",
     0x80: "braked by its power supply",
 }
-"""Bits of ``nvmlDeviceGetCurrentClocksEventReasons``. Not the power cap: a GPU that serves runs into it as well."""
+"""Bits of ``nvmlDeviceGetCurrentClocksEventReasons``. The power cap is left out: a GPU that serves reaches it as
+well."""
 
 SLOWED_BY_HARDWARE = 0x08
-"""Comes with two of those, or alone."""
+"""Set together with two of those bits, or alone."""
 
 
 def driver_release() -> str | None:
-    """Return the driver's release; None where the library, its Python package or the driver is not there."""
+    """Return the driver's release; None if the library, its Python package or the driver is missing."""
     return _asked(lambda nvml: str(nvml.nvmlSystemGetDriverVersion()))
 
 
 def fitted_gpus() -> list[tuple[str, bool]]:
-    """Return the names of the host's GPUs, and whether each is partitioned into instances; none where the library, its
-    Python package or the driver is not there."""
+    """Return the names of the host's GPUs and whether each is partitioned into instances.
+
+    The list is empty if the library, its Python package or the driver is missing.
+    """
     return _asked(lambda nvml: [_fitted(nvml, index) for index in range(nvml.nvmlDeviceGetCount())]) or []
 
 
@@ -37,13 +40,13 @@ def _fitted(nvml: Any, index: int) -> tuple[str, bool]:
     gpu = nvml.nvmlDeviceGetHandleByIndex(index)
     try:
         current, _ = nvml.nvmlDeviceGetMigMode(gpu)
-    except nvml.NVMLError:  # one that cannot be partitioned
+    except nvml.NVMLError:  # this GPU cannot be partitioned
         current = 0
     return str(nvml.nvmlDeviceGetName(gpu)), bool(current)
 
 
 def _asked(ask: Callable[[Any], Answer]) -> Answer | None:
-    """Return an answer of the library; None where it, its Python package or the driver is not there."""
+    """Return an answer of the library; None if the library, its Python package or the driver is missing."""
     try:
         nvml: Any = import_module("pynvml")
     except ImportError:
@@ -62,7 +65,7 @@ class NvmlWatch:
     """Asks NVML about one GPU.
 
     Raises:
-        WatchError: the library, its Python package or the GPU is not there.
+        WatchError: the library, its Python package or the GPU is missing.
     """
 
     def __init__(self, identity: GpuIdentity) -> None:
@@ -82,8 +85,11 @@ class NvmlWatch:
         self._asked_at_us = 0
 
     def _found(self, identity: GpuIdentity) -> tuple[Any, bool]:
-        """Return the handle of a GPU, and whether it is an instance of a partitioned one. Never by its number: NVML
-        counts all GPUs, by their place on the bus; CUDA those that it may use, the fastest first."""
+        """Return the handle of a GPU, and whether it is an instance of a partitioned one.
+
+        The GPU's number is of no use here: NVML counts all GPUs in bus order, while CUDA counts only those that it may
+        use, the fastest first.
+        """
         nvml = self._nvml
         ways: list[tuple[Callable[[str], Any], str, bool]] = [
             (nvml.nvmlDeviceGetHandleByUUID, f"GPU-{identity.uuid}", False),
@@ -98,14 +104,13 @@ class NvmlWatch:
         raise WatchError(f"NVML does not know the GPU {identity.uuid or identity.bus_id or 'that CUDA counts'}")
 
     def _told(self, ask: Callable[[], Answer]) -> Answer | None:
-        """Return an answer, or None where the driver has none, or an older package does not know the question."""
+        """Return an answer; None if the driver has none, or an older package does not know the question."""
         try:
             return ask()
         except (self._nvml.NVMLError, AttributeError):
             return None
 
     def read(self) -> Reading:
-        """See ``GpuWatch``."""
         nvml, gpu = self._nvml, self._gpu
         computing = self._told(lambda: nvml.nvmlDeviceGetComputeRunningProcesses_v3(gpu))
         sharing = self._told(lambda: nvml.nvmlDeviceGetMPSComputeRunningProcesses_v3(gpu))
@@ -114,7 +119,7 @@ class NvmlWatch:
             raise WatchError("NVML says neither which processes use the GPU nor how busy it is")
         memory = self._told(lambda: nvml.nvmlDeviceGetMemoryInfo(gpu, nvml.nvmlMemory_v2))
         reasons = self._told(lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(gpu))
-        if reasons is None:  # as it was called before driver 535
+        if reasons is None:  # its name before driver 535
             reasons = self._told(lambda: nvml.nvmlDeviceGetCurrentClocksThrottleReasons(gpu)) or 0
         slowed = {text: None for bit, text in SLOWED.items() if reasons & bit}
         return Reading(
@@ -126,7 +131,7 @@ class NvmlWatch:
         )
 
     def _working(self) -> dict[int, int] | None:
-        """Return who worked since this was asked last; None where the driver does not tell."""
+        """Return which processes have worked since the last call; None if the driver does not say."""
         nvml = self._nvml
         try:
             samples = nvml.nvmlDeviceGetProcessUtilization(self._gpu, self._asked_at_us)
@@ -140,5 +145,4 @@ class NvmlWatch:
         return working
 
     def close(self) -> None:
-        """See ``GpuWatch``."""
         self._told(self._nvml.nvmlShutdown)
