@@ -23,13 +23,15 @@ Regrets = Mapping[tuple[str, int], float]
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """A mean of regrets in percent, and the ends of its 95 % interval."""
+    """A mean of regrets in percent, and the ends of its 95 % interval: the same where one seed alone was played."""
 
     percent: float
     low: float
     high: float
 
     def __str__(self) -> str:
+        if self.low == self.high and self.percent:
+            return _short(self.percent)
         return f"{_short(self.percent)} ({_short(self.low)}–{_short(self.high)})"
 
 
@@ -142,9 +144,10 @@ def _short(percent: float) -> str:
 
 
 def of_group(results: Mapping[str, Mapping[int, Regrets]], grids: Iterable[str]) -> dict[str, dict[int, Regrets]]:
-    """Keep the regrets of some grids."""
+    """Keep the regrets of some grids, and the contestants that have any."""
     kept = set(grids)
-    return {
+    of_these = {
         name: {at: {key: one for key, one in regrets.items() if key[0] in kept} for at, regrets in by.items()}
         for name, by in results.items()
     }
+    return {name: by for name, by in of_these.items() if any(by.values())}
