@@ -17,19 +17,24 @@ from scipy.stats import wilcoxon
 
 RESAMPLES = 2000
 
+LEAST = 0.02
+"""Regret in percent, below which the logarithmic axis ends."""
+
 Regrets = Mapping[tuple[str, int], float]
 """Regret, as a share, by grid and seed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """A mean of regrets in percent, and the ends of its 95 % interval."""
+    """A mean of regrets in percent, and the ends of its 95 % interval: the same where one seed alone was played."""
 
     percent: float
     low: float
     high: float
 
     def __str__(self) -> str:
+        if self.low == self.high and self.percent:
+            return _short(self.percent)
         return f"{_short(self.percent)} ({_short(self.low)}–{_short(self.high)})"
 
 
@@ -108,25 +113,25 @@ def plot(panels: Mapping[str, Mapping[str, Mapping[int, Regrets]]], checkpoints:
     """Draw mean regret over launches with its intervals, a panel for each group of grids."""
     import matplotlib.pyplot as plt  # noqa: PLC0415 - tables are made without it
 
-    figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 4.2), layout="constrained", squeeze=False)
+    names = list(dict.fromkeys(name for results in panels.values() for name in results))
+    figure, axes = plt.subplots(1, len(panels), figsize=(5.5 * len(panels), 4.4), layout="constrained", squeeze=False)
     for axis, (title, results) in zip(axes[0], panels.items(), strict=True):
         for name, by_checkpoint in results.items():
             found = [(at, mean) for at in checkpoints if (mean := mean_of(by_checkpoint.get(at, {})))]
+            ends = [[max(LEAST, end) for end in (mean.percent, mean.low, mean.high)] for _, mean in found]
             if not found:
                 continue
-            at, means = [at for at, _ in found], [mean for _, mean in found]
-            ours = name.startswith("grid-gp")
-            (line,) = axis.plot(
-                at, [mean.percent for mean in means], marker="o", label=name, linewidth=2.5 if ours else 1.0,
-                linestyle="-" if ours else "--", markersize=4,
-            )  # fmt: skip
-            low, high = [mean.low for mean in means], [mean.high for mean in means]
-            axis.fill_between(at, low, high, color=line.get_color(), alpha=0.12, linewidth=0)
+            at, (middle, low, high) = [at for at, _ in found], zip(*ends, strict=True)
+            colour, ours = f"C{names.index(name)}", name.startswith("grid-gp")
+            style = {"linewidth": 2.5 if ours else 1.0, "linestyle": "-" if ours else "--", "markersize": 4}
+            axis.plot(at, middle, marker="o", label=name, color=colour, **style)
+            axis.fill_between(at, low, high, color=colour, alpha=0.1, linewidth=0)
         axis.set(xscale="log", yscale="log", xlabel="launched configs", ylabel="mean regret, %", title=title)
         axis.set_xticks(checkpoints, [str(at) for at in checkpoints])
         axis.set_xticks([], minor=True)
         axis.grid(alpha=0.3, which="both")
-    axes[0][-1].legend(fontsize=8)
+    handles = {label: line for axis in axes[0] for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), fontsize=8, loc="outside right center")
     figure.savefig(path, dpi=130)
     plt.close(figure)
 
@@ -142,9 +147,10 @@ def _short(percent: float) -> str:
 
 
 def of_group(results: Mapping[str, Mapping[int, Regrets]], grids: Iterable[str]) -> dict[str, dict[int, Regrets]]:
-    """Keep the regrets of some grids."""
+    """Keep the regrets of some grids, and the contestants that have any."""
     kept = set(grids)
-    return {
+    of_these: dict[str, dict[int, Regrets]] = {
         name: {at: {key: one for key, one in regrets.items() if key[0] in kept} for at, regrets in by.items()}
         for name, by in results.items()
     }
+    return {name: by for name, by in of_these.items() if any(by.values())}
