@@ -94,7 +94,7 @@ def test_a_database_that_cannot_be_used_is_said_without_its_password(
         url = sqlite_url(tmp_path / "x.db")
         StudyStore(url).close()
     # The one process that is slow to start has nothing to do here.
-    found = checks(tmp_path, "--storage", url, "--wait", "5")["database"]
+    found = checks(tmp_path, "--storage", url, "--wait", "30")["database"]
     assert found["status"] == status
     assert said in found["said"]
     assert "secret" not in json.dumps(found)

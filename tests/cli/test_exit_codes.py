@@ -67,7 +67,7 @@ def test_ctrl_c_while_it_starts(tmp_path: Path) -> None:
         shown.read(0.1)
         shown.type("\x03")
         assert shown.finish() in (exit_codes.INTERRUPTED, -2)  # -2: before Python runs anything of ours
-        assert "bo_tune" not in shown.text
+        assert "bo_tune/cli" not in shown.text
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ from bo_tune.cli import options as o
 from bo_tune.cli.served import Served
 from bo_tune.core.choices import EngineChoice
 from bo_tune.errors import InputError, PackError
-from bo_tune.measure.compile.host import cores
 
 TargetName = Annotated[
     str, o.option(o.DEVICE, "cuda:CC", "Compute capability to compile for.", complete=completion.targets)
@@ -63,6 +62,7 @@ def compile_command(
     from bo_tune.cli.output import Output, writing
     from bo_tune.cli.packing import Plan, experience, gpu_of, make_pack
     from bo_tune.files import check_file_writable
+    from bo_tune.measure.compile.host import cores
     from bo_tune.measure.devices import fallen_back, kernel_source
     from bo_tune.measure.source import VLLM
     from bo_tune.precompile.build import PackBudget
