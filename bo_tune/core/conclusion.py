@@ -105,7 +105,8 @@ class StopRule:
             regret than any threshold on the certificate that launches as many configs on average, because a certificate
             usually stays low from noise and rough ground, not from a better config. It is not certain that a threshold
             on the expected improvement of all untried configs, per launch so far, is better: with 19.4 launches on
-            average of the 19 dense grids (10 seeds), it left 0.08 ± 0.08 points less than 20 launches of each.
+            average of the 19 dense grids (10 seeds), it left 0.08 ± 0.08 points
+            less regret than 20 launches of each.
     """
 
     tolerance: float = 0.01

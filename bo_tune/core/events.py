@@ -89,7 +89,7 @@ class GpuNoticed:
     """A fact about a GPU that anyone who trusts its times should know.
 
     Attributes:
-        spoils: whether it spoils times, rather than only hiding other disturbances.
+        spoils: whether it spoils times. If not, it keeps spoilt times from being noticed.
     """
 
     text: str

@@ -67,7 +67,7 @@ class Operation(ABC, Generic[Asked, Inputs]):
         """Identify the code, for example ``bo_tune 3f2a9c1e``. Results of different sources never mix."""
 
     def note(self, problem: Asked, gpu: GpuInfo) -> str | None:
-        """Say in one line if the engine does not use this kernel's configs as tuned; None if it does."""
+        """Say in one line how the engine uses this kernel's configs, if that is not evident; None if it is."""
         return None
 
     def decided_by(self, problem: Asked, gpu: GpuInfo) -> tuple[str, ...]:

@@ -43,8 +43,8 @@ def code_of(files: Sequence[Path], asked: str, *, is_plain: bool = True) -> Code
 def _functions(nodes: Sequence[ast.stmt]) -> dict[str, ast.FunctionDef]:
     """Return the functions that a module defines, by name.
 
-    If a function is defined on both sides of a condition, the definition for the true side counts. Engines write so
-    what they need of the Triton versions in use.
+    Of functions under a condition, those in its true branch count. Engines put there what the Triton versions in use
+    have.
     """
     found: dict[str, ast.FunctionDef] = {}
     for node in nodes:

@@ -58,7 +58,7 @@ class Chunks:
 
     @classmethod
     def of_nothing(cls, step: CsgmvStep) -> "Chunks":
-        """Return the largest possible number of chunks, on the meta device."""
+        """Return as many chunks as there can be, on the meta device."""
         most = min(step.m, step.m // step.chunk + step.adapters)
         starts, adapters, tokens = (
             torch.empty(size, dtype=torch.int32, device=META) for size in (most + 1, most, step.m)
@@ -78,8 +78,8 @@ class CsgmvInputs:
         assignment: adapter of each token, int32 ``[T]``.
         ranks: rank of each adapter, int32 ``[L]``.
         scalings: scaling of each adapter's output, float32 ``[L]``.
-        offsets: first and last columns of the output's slices, int32 ``[S + 1]``, on the device.
-            offsets_known: the same on the CPU.
+        offsets: columns where the output's slices begin and end, int32 ``[S + 1]``, on the device.
+        offsets_known: the same on the CPU.
     """
 
     problem: SizedProblem

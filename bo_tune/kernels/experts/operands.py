@@ -1,4 +1,21 @@
-"""Activations and weights of the base model's experts, in an engine's format: how to draw them, and their values."""
+"""Activations and weights of the base model's experts, in an engine's format: how to draw them, and their values.
+
+Notation: R rows of activations, E experts on this rank, U width and L length of a product. (b, k) are the rows and
+columns of a weight that share a scale.
+
+==============  =======================  =======================  ==================  ==================
+weights         activations              weights                  scales of x         scales of w
+==============  =======================  =======================  ==================  ==================
+16 bits         ``[R, L]``               ``[E, U, L]``            none                none
+fp8, an expert  fp8 ``[R, L]``           fp8 ``[E, U, L]``        ``[1]``             ``[E]``
+fp8, blocks     fp8 ``[R, L]``           fp8 ``[E, U, L]``        ``[R, ⌈L/k⌉]``      ``[E, ⌈U/b⌉, ⌈L/k⌉]``
+int8, groups    ``[R, L]``               uint8 ``[E, U, L]``      none                ``[E, U, L/k]``
+int4, groups    ``[R, L]``               uint8 ``[E, U, L/2]``    none                ``[E, U, L/k]``
+==============  =======================  =======================  ==================  ==================
+
+A byte with two 4-bit weights holds the first in its lower bits. Zero points of 8 bits are laid out like the scales.
+Those of 4 bits lie two in a byte, for consecutive rows: ``[E, U/2, L/k]``.
+"""
 
 from collections.abc import Hashable
 from dataclasses import dataclass, field, replace

@@ -4,8 +4,8 @@ The look-up for a kernel and the name of a GPU follows this rule:
 
 1. Take the entry with exactly these sizes.
 2. Otherwise, look at the entries with the same words and truth values. Take the nearest whose config is valid for the
-sizes asked for: the one with the least sum of |log2 of the ratio| over the other sizes (of |difference| if one is not
-positive). If two are equally near, take the first in the table, which is sorted by sizes.
+   sizes asked for. The nearest entry has the least sum of |log2 of the ratio| over the other sizes (of |difference| if
+   one is not positive). If two are equally near, take the first in the table, which is sorted by sizes.
 3. Otherwise, take the default config.
 """
 

@@ -202,7 +202,7 @@ class UserCallable(UserOperation):
     def _running(
         self, problem: SizedProblem, arguments: Mapping[str, Any], params: Params, gpu: GpuInfo
     ) -> Callable[[], Returned]:
-        """Return a function that launches a config. Raises InputError."""
+        """Return a function that launches a config. What all launches share is decided once. Raises InputError."""
         zeroed = [tensor_of(arguments.get(name)) for name in self.operation.zeroed(problem, params)]
         if any(tensor is None for tensor in zeroed):
             raise InputError(f"{self.operation.name}: zero: expected names of tensors that make returns")

@@ -1,4 +1,9 @@
-"""Tells what the installed vLLM wraps with LoRA in a model. Its own LoRA manager is asked, in a separate process."""
+"""Tells what the installed vLLM wraps with LoRA in a model. Its own LoRA manager is asked, in a separate process.
+
+The model is built as an engine builds it, but on the meta device, where no weight takes memory. It is built as one of
+several tensor-parallel ranks, none of which exists. Read from vLLM 0.26.0 and 0.33.0: ``lora/model_manager.py``,
+``lora/layers``, ``distributed/parallel_state.py``, ``model_executor/model_loader/utils.py``.
+"""
 
 import dataclasses
 import json

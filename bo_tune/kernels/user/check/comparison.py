@@ -5,9 +5,9 @@ t the relative tolerance.
 
 - overall: norm(e) <= t norm(r);
 - each element: e <= 5 t max(|r|, mean |r| of its neighbours, median |r| / 1000). Noise is proportional to the terms
-that were added up. An element that came out small by chance says nothing about their size, but its neighbours do.
-Neighbours are the elements of its block along each axis; the axis with the least mean counts. So a row, a column or a
-tile of small numbers is judged by itself.
+  that were added up. An element that came out small by chance says nothing about their size, but its neighbours do.
+  Neighbours are the elements of its block along each axis; the axis with the least mean counts. So a row, a column or
+  a tile of small numbers is judged by itself.
 """
 
 from abc import ABC, abstractmethod
