@@ -21,7 +21,7 @@
 
 
 class BoTuneError(Exception):
-    """Base of everything this package raises on purpose."""
+    """Base of all exceptions that this package raises on purpose."""
 
 
 class InputError(BoTuneError):
@@ -33,7 +33,7 @@ class StudyFileError(InputError):
 
 
 class ModelError(InputError):
-    """A model config without the needed fields, or a sharding that does not divide."""
+    """A model config that lacks required fields, or a sharding that is not divisible."""
 
 
 class UnknownArchitectureError(ModelError):
@@ -57,11 +57,11 @@ class PackError(InputError):
 
 
 class StorageError(InputError):
-    """A database that cannot be opened, or of another schema version."""
+    """A database that cannot be opened, or has another schema version."""
 
 
 class UnreadableStudyError(StorageError):
-    """A study in the database that holds what this package cannot have stored."""
+    """A study in the database with contents that this package cannot have stored."""
 
 
 class DeviceError(InputError):
@@ -69,25 +69,25 @@ class DeviceError(InputError):
 
 
 class UnusableDeviceError(DeviceError):
-    """A GPU on which nothing at all can be measured, which shows only after compilers have begun."""
+    """A GPU on which nothing can be measured. This shows only after compilers have begun."""
 
 
 class WorkerError(BoTuneError):
-    """A compile or GPU process failed in a way that concerns more than one trial."""
+    """A failure of a compile or GPU process that affects more than one trial."""
 
 
 class LeaseLostError(BoTuneError):
-    """Another worker took over a study, or may at any moment; what was not yet stored of it is dropped."""
+    """Another worker took over a study, or may at any moment. Results that are not yet stored are dropped."""
 
 
 def one_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type where it has none."""
+    """Return the first line of an error's message, or its type if it has none."""
     lines = str(error).strip().splitlines()
     return printable(lines[0].strip()) if lines else type(error).__name__
 
 
 def printable(text: str) -> str:
-    """Return a text as a line that can be shown: what would break it or move a terminal's cursor is escaped."""
+    """Return a text as a single line that can be shown. Characters that would break it or move a cursor are escaped."""
     if text.isprintable():
         return text
     return "".join(one if one.isprintable() else one.encode("unicode_escape").decode() for one in text)

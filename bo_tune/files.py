@@ -1,5 +1,7 @@
-"""Files: read within bounds, whoever wrote them; written so that a reader never sees half of one, and only where they
-are meant to be."""
+"""Files: read within bounds, whoever wrote them, and written in one step, only where they are meant to be.
+
+A reader never sees half of a file.
+"""
 
 import errno
 import json
@@ -14,22 +16,22 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 MOST_BYTES = 64 * 2**20
-"""Of a file that is read whole; of a compressed one, when it is unpacked."""
+"""Most bytes of a file that is read whole. For a compressed file, its unpacked size counts."""
 
 MOST_VALUES = 4_000_000
-"""Of a JSON document, which takes some hundred bytes of memory for each."""
+"""Most values of a JSON document. Each takes some hundred bytes of memory."""
 
 MOST_LEVELS = 64
-"""Of objects and arrays in each other."""
+"""Most levels of nested objects and arrays."""
 
 BEYOND = 10**300
-"""What no number reaches, and each can be turned into a float."""
+"""A bound that no number reaches, and below which each can be turned into a float."""
 
 LONGEST_SHOWN = 60
-"""Characters of a value in a message."""
+"""Most characters of a value in a message."""
 
 LONGEST_NAME = 200
-"""Characters of a name that becomes part of a file's, which may have 255 bytes."""
+"""Most characters of a name that becomes part of a file's, which may have 255 bytes."""
 
 _TEMPORARY_SUFFIX = ".tmp"
 
@@ -37,10 +39,10 @@ _TEMPORARY_SUFFIX = ".tmp"
 def plain_name(name: str) -> str:
     """Return a name that is to become the last part of a path, if it can be that and nothing else.
 
-    What stands in files that others wrote (a GPU's name, a kernel's) goes through here before a file is named by it.
+    Names from files that others wrote (of a GPU, of a kernel) are checked here before a file gets them.
 
     Raises:
-        ValueError: it is empty, leads to another folder, or holds what cannot be shown.
+        ValueError: it is empty, leads to another folder, or has characters that cannot be shown.
     """
     if (fault := name_fault(name)) is not None:
         raise ValueError(f"{name!r} cannot be the name of a file: it {fault}")
@@ -48,7 +50,7 @@ def plain_name(name: str) -> str:
 
 
 def name_fault(name: str) -> str | None:
-    """Return why a name cannot be the last part of a path, if so, as what follows "it"."""
+    """Return why a name cannot be the last part of a path, as the words after "it"; None if it can."""
     if not name.isprintable():
         return "holds what cannot be shown"
     if len(name) > LONGEST_NAME:
@@ -60,11 +62,12 @@ def name_fault(name: str) -> str | None:
 
 @contextmanager
 def opened(path: Path) -> Iterator[BinaryIO]:
-    """Open a regular file for reading while it lasts. A FIFO without a writer would be waited for without an end, and a
-    device never ends.
+    """Open a regular file for reading inside the context.
+
+    Reading a FIFO without a writer would wait forever, and a device never ends.
 
     Raises:
-        OSError: it cannot be opened, or is no regular file.
+        OSError: it cannot be opened, or is not a regular file.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     with os.fdopen(descriptor, "rb") as file:
@@ -80,10 +83,10 @@ def read_file(path: Path, most: int = MOST_BYTES) -> bytes:
     """Read a whole file that others wrote.
 
     Raises:
-        OSError: it cannot be read, is no file, or is too large.
+        OSError: it cannot be read, is not a file, or is too large.
     """
     with opened(path) as file:
-        content = file.read(most + 1) or b""  # None where the kernel, which /proc is asked of, has nothing to say yet
+        content = file.read(most + 1) or b""  # None if a file in /proc has nothing to say yet
     if len(content) > most:
         raise OSError(errno.EFBIG, f"Larger than {most >> 20} MiB")
     return content
@@ -100,7 +103,7 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
 
 
 def decoded(content: bytes) -> str:
-    """Return the text of a file. Raises ValueError for another encoding than UTF-8 without a mark of its own."""
+    """Return the text of a file. Raises ValueError unless it is UTF-8 without a byte order mark."""
     try:
         text = content.decode()
     except UnicodeDecodeError:
@@ -111,13 +114,13 @@ def decoded(content: bytes) -> str:
 
 
 def parse_json(content: bytes, *, repeats: bool = False) -> Any:
-    """Parse what others wrote, without JSON's non-standard numbers.
+    """Parse JSON that others wrote, without non-standard numbers.
 
     Args:
-        repeats: whether a key may stand twice in an object; the last one counts.
+        repeats: whether an object may have a key twice. The last one counts.
 
     Raises:
-        ValueError: it is not JSON, or holds what none of this package's files can; one line.
+        ValueError: it is not JSON, or holds what none of this package's files can. The message is one line.
     """
     text = decoded(content)
     if text.count(",") > MOST_VALUES:
@@ -133,13 +136,13 @@ def parse_json(content: bytes, *, repeats: bool = False) -> Any:
 
 
 def shown(value: object) -> str:
-    """Return a value of a file as it stands in a message: in one line, without control characters, not too long."""
+    """Return a value of a file for a message: in one line, without control characters, and not too long."""
     text = json.dumps(value, default=str)
     return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
 
 
 def levels(document: Any) -> Iterator[list[Any]]:
-    """Yield the values of a parsed document, outermost first. Raises ValueError where it nests too deeply."""
+    """Yield the values of a parsed document by level, outermost first. Raises ValueError if it nests too deeply."""
     level = [document]
     for _ in range(MOST_LEVELS):
         yield level
@@ -174,26 +177,26 @@ def _reject_constant(name: str) -> None:
 
 
 def resolved(path: Path) -> Path:
-    """Return what a path leads to; of links that lead to each other one of them, which then cannot be opened."""
+    """Return the target of a path. For links in a circle it is one of them, which then cannot be opened."""
     return Path(os.path.realpath(path))
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Put content at path in one step. Raises like ``atomically``."""
+    """Write content to a path in one step. Raises like ``atomically``."""
     with atomically(path) as file:
         file.write(content)
 
 
 @contextmanager
 def atomically(path: Path) -> Iterator[BinaryIO]:
-    """Have a file written in one step: to a temporary one in the same folder, flushed to disk, then renamed.
+    """Write a file in one step: to a temporary file in the same folder, which is flushed to disk and then renamed.
 
-    Killing the process at any instant leaves either the old file or the new one. A file that was there keeps
-    its permissions, a new one follows the umask; a symbolic link is followed, not replaced. What is no file, as a
-    pipe or /dev/null, is written to: renaming would put a file in its place.
+    A kill at any instant leaves either the old file or the new one. An existing file keeps its permissions, and a new
+    one follows the umask. A symbolic link is followed, not replaced. Anything that is not a file, such as a pipe or
+    /dev/null, is written to directly, because renaming would put a file in its place.
 
     Raises:
-        OSError: the folder cannot be written or is full. The temporary file is removed, the old file is as it was.
+        OSError: the folder cannot be written or is full. The temporary file is removed, and the old file is unchanged.
     """
     if path.exists() and not path.is_file():
         with os.fdopen(_open_special(path), "wb") as file:
@@ -211,8 +214,7 @@ def atomically(path: Path) -> Iterator[BinaryIO]:
 
 
 def check_file_writable(path: Path) -> None:
-    """Find out whether ``atomically`` could write a file, and leave everything as it is, but for its folder: that is
-    made.
+    """Find out whether ``atomically`` could write a file, and change nothing except that its folder is created.
 
     Raises:
         OSError: it could not.
@@ -226,13 +228,13 @@ def check_file_writable(path: Path) -> None:
     if path.exists() and not path.is_file():
         if not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return  # nobody is to read an end of file from a pipe before its time
+        return  # a reader of the pipe must not see its end too early
     with _temporary(resolved(path)) as (file, _):
         file.write(b"\n" * 4096)
 
 
 def _open_special(path: Path) -> int:
-    """Open what is no regular file for writing, if that can be done at once: a FIFO nobody reads cannot."""
+    """Open something that is not a regular file for writing, without waiting. A FIFO without a reader fails."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -245,7 +247,7 @@ def _open_special(path: Path) -> int:
 
 @contextmanager
 def _temporary(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
-    """Open a new file beside another, which is removed in the end. Nobody can have put a link in its place."""
+    """Open a new file beside another, and remove it in the end. Nobody can have put a link in its place."""
     path = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}{_TEMPORARY_SUFFIX}")
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     try:
@@ -257,7 +259,7 @@ def _temporary(target: Path) -> Iterator[tuple[BinaryIO, Path]]:
 
 
 def remove_stale_temporaries(path: Path) -> None:
-    """Remove what killed processes left of writing this file. Call it under the file's lock."""
+    """Remove files that killed processes left from writing this file. Call it under the file's lock."""
     target = resolved(path)
     for other in target.parent.iterdir():
         if other.name.startswith(f".{target.name}.") and other.name.endswith(_TEMPORARY_SUFFIX):
@@ -265,12 +267,12 @@ def remove_stale_temporaries(path: Path) -> None:
 
 
 def os_error_text(error: OSError) -> str:
-    """Return what the system says of an error, without numbers and paths: ``No space left on device``."""
+    """Return the system's message for an error, without numbers and paths: ``No space left on device``."""
     return error.strerror or str(error) or type(error).__name__
 
 
 def os_error_line(error: OSError) -> str:
-    """Return what the system says of an error, with the path if one is known: ``closed/x: Permission denied``."""
+    """Return the system's message for an error, with the path if known: ``closed/x: Permission denied``."""
     place = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else None
     return os_error_text(error) if place is None else f"{place}: {os_error_text(error)}"
 

@@ -1,1 +1,1 @@
-"""The nouns of the project: pure data that every other package speaks of."""
+"""The nouns of the project: pure data that every other package uses."""

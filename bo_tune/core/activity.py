@@ -1,4 +1,4 @@
-"""Where the time of a session goes: counts and seconds of everything, as they stand at a moment. Pure data."""
+"""Counts and seconds that show where a session spends its time, at one moment. Pure data."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,20 +8,20 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class FarmActivity:
-    """What compilers have done so far.
+    """The work of compilers so far.
 
     Attributes:
         workers: compile processes.
-        compiles: compiles done, failed ones included.
+        compiles: compiles done, including failed ones.
         cached: binaries found in Triton's cache.
         shared: requests answered by a compile that another request had asked for.
-        packed: binaries asked for that a pack had: compiles avoided.
-        packed_s: seconds of one core that compiling those took where the pack was made.
+        packed: requested binaries that a pack had, which saved a compile each.
+        packed_s: seconds of one core that compiling these took where the pack was made.
         timeouts: compiles that passed their deadline.
         crashes: compilers that died.
-        withdrawn: compiles that ended before they were done, because nobody wanted them any more.
-        timeouts_s: seconds of those that passed their deadline, summed over workers.
-        withdrawn_s: seconds that workers had spent on those that were withdrawn.
+        withdrawn: compiles that were ended early because nobody wanted them any more.
+        timeouts_s: seconds of compiles that passed their deadline, summed over workers.
+        withdrawn_s: seconds that workers had spent on withdrawn compiles.
         busy_s: seconds that workers were compiling, summed over workers.
         waiting: compiles that no worker has begun.
     """
@@ -43,17 +43,17 @@ class FarmActivity:
 
 @dataclass(frozen=True, slots=True)
 class GpuActivity:
-    """What a GPU process has done so far.
+    """The work of a GPU process so far.
 
     Attributes:
-        restarts: how often another had to take its place.
-        seconds: seconds it was at work, by what it did: ``start``, ``prepare`` (inputs and reference), ``measure``,
-            ``finalists``, ``restart`` (ending one and having another).
+        restarts: number of times that another process had to take its place.
+        seconds: seconds at work, by activity: ``start``, ``prepare`` (inputs and reference), ``measure``,
+            ``finalists``, ``restart`` (ending a process and getting another).
         standby_starts: processes that were started ahead of need, in the background.
-        standby_s: seconds that starting those took, summed over processes.
-        warm_ups: launches with which fresh processes were warmed up.
-        held_up_s: seconds in which it had nothing to do, nor had one of its compilers, while a study was deciding or
-            recording (``measure.occupancy``).
+        standby_s: seconds to start these, summed over processes.
+        warm_ups: launches that warmed up fresh processes.
+        held_up_s: seconds in which the process and at least one of its compilers were idle while a study was deciding
+            or recording (``measure.occupancy``).
     """
 
     restarts: int = 0
@@ -76,14 +76,14 @@ class GpuActivity:
 
 @dataclass(frozen=True, slots=True)
 class DeviceActivity:
-    """What a device has done so far; None for what a replay has none of."""
+    """The work of a device so far. A part that a replay does not have is None."""
 
     farm: FarmActivity | None = None
     gpu: GpuActivity | None = None
 
 
 def by_gpu(found: Iterable[tuple[str, DeviceActivity]]) -> dict[str, DeviceActivity]:
-    """Return what devices have done by the names of their GPUs, numbered where several are equal; no idle ones."""
+    """Return the work of devices by the names of their GPUs, numbered if equal. Idle devices are left out."""
     named: dict[str, DeviceActivity] = {}
     seen: Counter[str] = Counter()
     for name, activity in found:
@@ -95,19 +95,21 @@ def by_gpu(found: Iterable[tuple[str, DeviceActivity]]) -> dict[str, DeviceActiv
 
 @dataclass(frozen=True, slots=True)
 class SessionActivity:
-    """What a session has done so far.
+    """The work of a session so far.
 
     Attributes:
         wall_s: seconds since it began, until it ended.
-        studies: studies to do, those done, and those that have begun.
+        studies: number of studies.
+        studies_done: studies that are done.
+        studies_begun: studies that have begun.
         trials: trials recorded by this session.
         launches: launches of this session by purpose.
-        tuner_s: seconds that studies spent on deciding and recording, summed over studies: what is neither waiting for
-            a compile nor for the GPU. Most of it passes while other studies keep both at work.
+        tuner_s: seconds that studies spent deciding and recording, summed over studies. Waiting for compilers and the
+            GPU does not count. Most of this time passes while other studies keep both at work.
         store_s: seconds of the database, off every study's path.
-        cpu_s: seconds of a core that the tuning process took, with all its threads; of several the one that took most.
-            Near ``wall_s``, its one interpreter is what the session waits for.
-        devices: of each device by name.
+        cpu_s: seconds of a core that the tuning process took, with all its threads; of several processes, the maximum.
+            If it is near ``wall_s``, the session waits for this process's interpreter.
+        devices: work of each device, by name.
     """
 
     wall_s: float
@@ -123,31 +125,30 @@ class SessionActivity:
 
     @property
     def tuner_ms_per_trial(self) -> float | None:
-        """What deciding on a trial and recording it takes in its study, in ms."""
+        """Time that deciding on a trial and recording it takes in its study, in ms."""
         return 1e3 * self.tuner_s / self.trials if self.trials else None
 
     @property
     def held_up_ms_per_trial(self) -> float | None:
-        """What the tuner adds to a session, in ms a trial: when GPU and compilers had to wait for it. None without
-        GPUs."""
+        """Time that GPU and compilers wait for the tuner, in ms per trial of the session. None without GPUs."""
         seconds = [d.gpu.held_up_s for d in self.devices.values() if d.gpu]
         return 1e3 * sum(seconds) / self.trials if seconds and self.trials else None
 
     @property
     def gpu_share(self) -> float | None:
-        """Share of the time that GPUs were at work; None without GPUs."""
+        """Share of the time in which GPUs were at work; None without GPUs."""
         return self._share([d.gpu.busy_s for d in self.devices.values() if d.gpu])
 
     @property
     def compiler_share(self) -> float | None:
-        """Share of the time that compilers were at work; None without compilers."""
+        """Share of the time in which compilers were at work; None without compilers."""
         return self._share([d.farm.busy_s / d.farm.workers for d in self.devices.values() if d.farm])
 
     def _share(self, seconds: list[float]) -> float | None:
         return sum(seconds) / (self.wall_s * len(seconds)) if seconds and self.wall_s > 0 else None
 
     def to_json(self) -> dict[str, Any]:
-        """Return all figures, the derived ones included."""
+        """Return all figures, including derived ones."""
         shares = {"gpu_share": self.gpu_share, "compiler_share": self.compiler_share}
         per_trial = {
             "tuner_ms_per_trial": self.tuner_ms_per_trial,
@@ -157,10 +158,10 @@ class SessionActivity:
 
 
 def with_workers(session: SessionActivity, workers: Sequence[Sequence[SessionActivity]]) -> SessionActivity:
-    """Return what a session has done together with workers in processes of their own.
+    """Return the work of a session together with that of workers in other processes.
 
     Args:
-        workers: what each has done, session by session; a device counts on from one to the next.
+        workers: the work of each worker by session. Figures of a device carry over from one session to the next.
     """
     every = [session, *(one for sessions in workers for one in sessions)]
     last = [sessions[-1] for sessions in workers if sessions]
@@ -170,7 +171,7 @@ def with_workers(session: SessionActivity, workers: Sequence[Sequence[SessionAct
     found = ((name.partition(" #")[0], device) for one in last for name, device in one.devices.items())
     return replace(
         session,
-        # The session itself opens what workers have done, to collect it.
+        # The session itself opens the studies of its workers, to collect their results.
         studies_begun=max(session.studies_begun, sum(one.studies_begun for one in every[1:])),
         trials=sum(one.trials for one in every),
         launches=dict(launches),

@@ -1,4 +1,4 @@
-"""What users choose between, and what holds where they do not, for those who ask without loading what is behind it."""
+"""Choices of users and their defaults, for code that asks without loading what is behind them."""
 
 from enum import StrEnum
 
@@ -9,36 +9,36 @@ GRID = "grid"
 """The sampler that makes a search exhaustive."""
 
 SAMPLERS = (GRID_GP, "random", "tpe", "gp", "coordinate", "coordinate-restarts", GRID)
-"""Names of all samplers, as study files and the command line take them."""
+"""Names of all samplers, as in study files and on the command line."""
 
 KERNEL_SOURCES = ("auto", "vllm", "builtin", "sglang")
-"""Whose kernels are measured: those of the installed vLLM or SGLang, the project's own, or those of the engine that
-serves the model, as far as they are there."""
+"""Sources of the kernels to measure: the installed vLLM or SGLang, the project itself, or the engine that serves the
+model, as far as it is installed."""
 
 
 class EngineChoice(StrEnum):
-    """What serves a model."""
+    """The engine that serves a model."""
 
     VLLM = "vllm"
     SGLANG = "sglang"
 
 
 class RaceChoice(StrEnum):
-    """Where the finalists of a study are timed in the end."""
+    """Where the finalists of a study race."""
 
     ALONE = "alone"
     """Each behind a cleared cache, with nothing else on the GPU."""
     IN_PLACE = "in-place"
-    """In the layer of the model that they serve, as an engine runs it; alone where the layer is not known."""
+    """In the layer of the model that they serve, as an engine runs it; alone if the layer is unknown."""
 
 
 class StreamChoice(StrEnum):
     """How engines run adapters."""
 
     ONE = "one"
-    """Behind the base layer."""
+    """After the base layer."""
     TWO = "two"
-    """Beside it, on a stream of their own: ``VLLM_LORA_ENABLE_DUAL_STREAM=1``."""
+    """Beside it, on a separate stream: ``VLLM_LORA_ENABLE_DUAL_STREAM=1``."""
     BOTH = "both"
     """Either way."""
 
@@ -49,7 +49,7 @@ class StreamChoice(StrEnum):
 
 
 class ReportFormat(StrEnum):
-    """In which form a report is written."""
+    """The format of a report."""
 
     HTML = "html"
     MARKDOWN = "markdown"
@@ -65,7 +65,7 @@ class ProgressChoice(StrEnum):
 
 
 class Part(StrEnum):
-    """What of a served model is tuned."""
+    """The part of a served model to tune."""
 
     LORA = "lora"
     """Its adapters' kernels."""
@@ -76,7 +76,7 @@ class Part(StrEnum):
 
 
 class LayersFrom(StrEnum):
-    """What tells which layers of a model take adapters."""
+    """The source that tells which layers of a model take adapters."""
 
     TABLE = "table"
     """The table of architectures."""
@@ -85,7 +85,7 @@ class LayersFrom(StrEnum):
 
 
 class MoePathChoice(StrEnum):
-    """Which way an engine goes through the experts' adapters is tuned for."""
+    """The path through the experts' adapters to tune for."""
 
     AUTO = "auto"
     ONE_LAUNCH = "one-launch"
@@ -97,7 +97,7 @@ DEFAULT_DEVICE = "cuda"
 DEFAULT_STORAGE = "sqlite:///bo_tune.db"
 
 MEMORY = "memory"
-"""Storage that keeps nothing after the process: for replays that can be run again."""
+"""Storage that keeps nothing after the process, for replays that can be repeated."""
 
 LEASE_S = 30.0
-"""For how long a lease on a study holds without being renewed."""
+"""Time for which a lease on a study holds without renewal."""

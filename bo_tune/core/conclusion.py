@@ -1,4 +1,4 @@
-"""How searches end: when, how sure that nothing better is left, and what kernels agreed on that had to. Pure data."""
+"""How searches end: when, how sure that nothing better is left, and on what kernels agreed. Pure data."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -6,21 +6,22 @@ from enum import StrEnum
 from typing import Any
 
 SHARED = "block_m"
-"""The parameter that the kernels of a joint group must agree on: tokens are sorted into blocks once for all of them."""
+"""The parameter on which the kernels of a joint group must agree: tokens are sorted into blocks once for all of
+them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
-    """What is known of a study as it stands.
+    """The state of a study's search.
 
     Attributes:
         tolerance: x.
-        probability: that no untried config is better than the best tried one by more than x.
+        probability: probability that no untried config is better than the best tried one by more than x.
         tried: trials with a value.
         exhausted: whether nothing was left to try.
-        taught: whether the study was given others of its place to learn from; not stored.
-        expected_loss: by how much one more config is expected to be faster than the best tried one, of the untried
-            config where that is most: 0.01 for 1 %. None where it was not computed, as by earlier versions.
+        taught: whether the study learned from other studies of its place; not stored.
+        expected_loss: expected gain in speed over the best tried config from the best single untried config: 0.01 for 1
+            %. None if it was not computed, as by earlier versions.
     """
 
     tolerance: float
@@ -34,7 +35,7 @@ class Certificate:
         return f"within {100 * self.tolerance:.3g} % of the grid's best with probability {self.probability:.2f}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return what a database or a sidecar stores."""
+        """Return the form that a database or a sidecar stores."""
         return {
             "tolerance": self.tolerance,
             "probability": round(self.probability, 4),
@@ -45,7 +46,7 @@ class Certificate:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Certificate":
-        """Read what ``to_json`` wrote; what it does not know is passed over."""
+        """Read the result of ``to_json``. Unknown keys are ignored."""
         names = ("tolerance", "probability", "tried", "exhausted", "expected_loss")
         return cls(**{name: stored[name] for name in names if name in stored})
 
@@ -58,7 +59,7 @@ class EndedBy(StrEnum):
     SURE = "sure"
     """Its model was sure enough that nothing much better is left."""
     TAUGHT = "taught"
-    """It had tried as many configs as are worth trying where other studies teach."""
+    """It had tried as many configs as are worth trying if other studies teach it."""
     MOST = "most"
     """It had tried as many configs as the stop rule allows."""
     BUDGET = "budget"
@@ -72,8 +73,8 @@ class Ending:
     """How a search ended.
 
     Attributes:
-        configs: launched by then.
-        probability: of its certificate; None without one.
+        configs: number of launched configs by then.
+        probability: probability of its certificate; None without one.
     """
 
     reason: EndedBy
@@ -93,18 +94,19 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class StopRule:
-    """When a study has done enough.
+    """The rule by which a study has done enough.
 
     Attributes:
         tolerance: a config counts as better if it is faster by more than this share.
         risk: a study stops when the probability of a better config falls below this.
         least: trials with a value that a study needs before it may stop.
         most: trials with a value after which a study stops in any case; None for no limit.
-        most_taught: the same if other studies of the same place teach it. On replayed grids this number leaves less
-            regret than any threshold on the certificate that launches as many on average, because mostly noise and
-            rough ground keep a certificate low, not a better config. A threshold on the expected improvement of all
-            untried configs, per launch so far, is not certain to be better: with 19.4 launches on average of the 19
-            dense grids (10 seeds) it left 0.08 ± 0.08 points less than 20 of each.
+        most_taught: the same, if other studies of the same place teach it. On replayed grids, this number leaves less
+            regret than any threshold on the certificate that launches as many configs on average, because a certificate
+            usually stays low from noise and rough ground, not from a better config. It is not certain that a threshold
+            on the expected improvement of all untried configs, per launch so far, is better: with 19.4 launches on
+            average of the 19 dense grids (10 seeds), it left 0.08 ± 0.08 points
+            less regret than 20 launches of each.
     """
 
     tolerance: float = 0.01
@@ -114,7 +116,7 @@ class StopRule:
     most_taught: int | None = 20
 
     def done(self, certificate: Certificate, under_way: int = 0) -> bool:
-        """Whether a study with this certificate is done, or will be once so many more trials have a value."""
+        """Say whether a study with this certificate is done, or will be once ``under_way`` more trials have a value."""
         limits = [self.most, self.most_taught if certificate.taught else None]
         tried = certificate.tried + under_way
         if certificate.exhausted or any(limit is not None and tried >= limit for limit in limits):
@@ -124,13 +126,13 @@ class StopRule:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The value of ``SHARED`` that kernels decided on which an engine launches in place of others of their group.
+    """The value of ``SHARED`` that deciding kernels chose for the others of their group.
 
     Attributes:
-        kernels: those that did, in the order in which a layer runs them.
-        value: what they decided on.
-        time_us: sum of their times under it, in us.
-        default_time_us: sum of their times under the default's; None if that cannot run.
+        kernels: the deciding kernels, in the order in which a layer runs them.
+        value: the chosen value.
+        time_us: sum of their times with it, in us.
+        default_time_us: sum of their times with the default's value; None if that cannot run.
     """
 
     kernels: tuple[str, ...]
@@ -139,24 +141,24 @@ class Decision:
     default_time_us: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """Return what each of the others' studies stores of it."""
+        """Return the form that each of the others' studies stores."""
         times = {"time_us": self.time_us, "default_time_us": self.default_time_us}
         return {"kernels": list(self.kernels), "value": self.value, **times}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Decision":
-        """Read what ``to_json`` wrote."""
+        """Read the result of ``to_json``."""
         return cls(tuple(stored["kernels"]), stored["value"], stored["time_us"], stored["default_time_us"])
 
 
 @dataclass(frozen=True, slots=True)
 class LayerTimes:
-    """A layer's experts, timed where an engine runs them, in us: their base products and sorting included.
+    """Times of a layer's experts as an engine runs them, in us, including their base products and sorting.
 
     Attributes:
         bare_us: without adapters.
-        time_us: with the configs that were chosen.
-        default_time_us: with the defaults; None where one cannot run.
+        time_us: with the chosen configs.
+        default_time_us: with the default configs; None if one cannot run.
     """
 
     bare_us: float
@@ -164,26 +166,26 @@ class LayerTimes:
     default_time_us: float | None
 
     def to_json(self) -> dict[str, Any]:
-        """Return what each of the layer's studies stores of it."""
+        """Return the form that each of the layer's studies stores."""
         return asdict(self)
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "LayerTimes":
-        """Read what ``to_json`` wrote."""
+        """Read the result of ``to_json``."""
         return cls(stored["bare_us"], stored["time_us"], stored["default_time_us"])
 
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
-    """What studies that ended together agreed on.
+    """The agreement of studies that ended together.
 
     Attributes:
-        kernels: theirs, in the order in which a layer runs them.
-        value: of ``SHARED``.
+        kernels: their kernels, in the order in which a layer runs them.
+        value: value of ``SHARED``.
         time_us: sum of the kernels' times, in us.
-        default_time_us: sum of the defaults', measured in turn with them; None if one cannot run.
-        decided_by: the decision that they had to follow; None where these agreed themselves.
-        in_place: the layer's times, where those decided.
+        default_time_us: sum of the defaults' times, measured in turn with them; None if one cannot run.
+        decided_by: the decision that they had to follow; None if they agreed themselves.
+        in_place: the layer's times, if those decided.
     """
 
     kernels: tuple[str, ...]
@@ -194,7 +196,7 @@ class Agreement:
     in_place: LayerTimes | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return what each of the studies stores of it, and a sidecar."""
+        """Return the form that each of the studies, and a sidecar, store."""
         times = {"time_us": self.time_us, "default_time_us": self.default_time_us}
         decided = {} if self.decided_by is None else {"decided_by": self.decided_by.to_json()}
         there = {} if self.in_place is None else {"in_place": self.in_place.to_json()}
@@ -202,7 +204,7 @@ class Agreement:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Agreement":
-        """Read what ``to_json`` wrote."""
+        """Read the result of ``to_json``."""
         decided, there = stored.get("decided_by"), stored.get("in_place")
         return cls(
             tuple(stored["kernels"]),

@@ -1,4 +1,4 @@
-"""Under which conditions a problem is measured, and by what toolchain. Pure data."""
+"""The conditions of a problem's measurement, and the toolchain. Pure data."""
 
 import hashlib
 import re
@@ -8,24 +8,24 @@ from enum import StrEnum
 from typing import Any
 
 ASSEMBLER = "assembler"
-"""What a vendor's assembler is called in a toolchain; NVIDIA's has its own name, from before there were others."""
+"""Name of a vendor's assembler in a toolchain. NVIDIA's has its own name, because it was once the only one."""
 
 TOOLCHAIN = ("triton", "ptxas", ASSEMBLER, "torch")
-"""What makes a kernel's binary and launches it; another version of one may change every time."""
+"""Software that makes a kernel's binary and launches it. Another version of any of it may change every time."""
 
 NO_VERSIONS = "versions not recorded"
-"""Toolchain of what says nothing of it, as a recording may."""
+"""Toolchain of data without versions, as in some recordings."""
 
 UNKNOWN = "toolchain unknown"
-"""What is said of studies whose names do not tell it: those of schema 1 (``store.attributes``)."""
+"""Toolchain of studies whose names do not have it: those of schema 1 (``store.attributes``)."""
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+_~()/ -]{0,59}")
 
 
 def toolchain_label(versions: Mapping[str, str]) -> str:
-    """Return what names a toolchain: ``triton 3.6.0, ptxas 12.8.35583870, torch 2.11.0``, as far as it is known.
+    """Return the name of a toolchain, as far as it is known: ``triton 3.6.0, ptxas 12.8.35583870, torch 2.11.0``.
 
-    A version that is no plain word (a recording's may be anything) is named by its digest.
+    A version that is not a plain word (a recording's may be anything) is replaced by its digest.
     """
     known = [f"{name} {_plain(versions[name])}" for name in TOOLCHAIN if versions.get(name)]
     return ", ".join(known) or NO_VERSIONS
@@ -36,14 +36,14 @@ def _plain(version: str) -> str:
 
 
 class Timing(StrEnum):
-    """What a repetition finds in the L2 cache, and how it is launched."""
+    """The content of the L2 cache for a repetition, and how it is launched."""
 
     COLD = "cold"
-    """Nothing of its own: the cache is cleared before each launch. As in a model, where other layers ran between."""
+    """The cache is cleared before each launch, as in a model, where other layers ran in between."""
     WARM = "warm"
-    """What the launch before left."""
+    """The cache holds what the launch before left."""
     GRAPH = "graph"
-    """As warm; many launches replayed in one CUDA graph, with their mean as the repetition."""
+    """As warm, with many launches replayed in one CUDA graph. The repetition is their mean."""
 
 
 class Tokens(StrEnum):
@@ -58,26 +58,26 @@ class Tokens(StrEnum):
 
 
 class Routing(StrEnum):
-    """How likely experts are to be chosen. Each token visits different ones, whatever the spread."""
+    """How likely experts are to be chosen. Each token visits different ones in any case."""
 
     UNIFORM = "uniform"
-    """All alike."""
+    """All experts are equally likely."""
     ZIPF = "zipf"
     """The r-th expert is 1 / r as likely as the first."""
     RECORDED = "recorded"
-    """In proportion to how often each was hit, as an engine recorded it."""
+    """In proportion to each expert's hits, as an engine recorded them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """Measurements under different conditions never share a study.
+    """The conditions of a measurement. Measurements under different conditions never share a study.
 
     Attributes:
-        adapters: how many adapters the tokens of a step use; None for all that the engine has slots for.
-        routing: how tokens choose experts; of no meaning for dense kernels.
-        hits: how often each expert was hit, for ``Routing.RECORDED``; empty else.
-        dual_stream: whether launches are those of an engine that runs adapters on a stream of their own: vLLM's dense
-            kernels then overlap with the one before (programmatic dependent launch), which is another binary.
+        adapters: number of adapters that the tokens of a step use; None for all of the engine's slots.
+        routing: how tokens choose experts; has no meaning for dense kernels.
+        hits: number of hits of each expert, for ``Routing.RECORDED``; otherwise empty.
+        dual_stream: whether launches are those of an engine that runs adapters on a separate stream. vLLM's dense
+            kernels then overlap with the kernel before (programmatic dependent launch), which is another binary.
     """
 
     timing: Timing = Timing.COLD
@@ -95,7 +95,7 @@ class Conditions:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Conditions":
-        """Read what ``to_json`` wrote."""
+        """Read the result of ``to_json``."""
         enums = {"timing": Timing(stored["timing"]), "tokens": Tokens(stored["tokens"])}
         return cls(**{**stored, **enums, "routing": Routing(stored["routing"]), "hits": tuple(stored["hits"])})
 
@@ -105,12 +105,12 @@ class Conditions:
 
     @property
     def environment(self) -> dict[str, str]:
-        """Variables that make vLLM's launchers launch as such an engine does."""
+        """Environment variables with which vLLM's launchers launch as such an engine does."""
         return {"VLLM_LORA_ENABLE_DUAL_STREAM": str(int(self.dual_stream))}
 
     @property
     def label(self) -> str:
-        """What is not as usual, in a word; empty where nothing is."""
+        """The conditions that differ from the defaults, in a word; empty if none do."""
         unusual = (self.timing, Conditions().timing), (self.tokens, Conditions().tokens)
         parts = [str(value) for value, usual in unusual if value is not usual]
         if self.adapters is not None:

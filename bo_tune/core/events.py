@@ -1,4 +1,4 @@
-"""What a session tells whoever watches it. Pure data."""
+"""Events that a session reports to its listeners. Pure data."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from bo_tune.core.problem import Problem
 
 @dataclass(frozen=True, slots=True)
 class _OfStudy:
-    """Something about a study: its name and its problem."""
+    """An event of a study, with the study's name and problem."""
 
     name: str
     problem: Problem
@@ -18,7 +18,7 @@ class _OfStudy:
 
 @dataclass(frozen=True, slots=True)
 class StudyStarted(_OfStudy):
-    """A study was opened; ``recorded`` trials were there already. Times in us; None where there are none yet."""
+    """A study was opened with ``recorded`` existing trials. Times in us; None if there are none yet."""
 
     recorded: int
     candidates: int
@@ -28,13 +28,13 @@ class StudyStarted(_OfStudy):
 
 @dataclass(frozen=True, slots=True)
 class TrialRecorded(_OfStudy):
-    """A trial is in the database: from here on no kill can lose it.
+    """A trial is in the database. From here on no kill can lose it.
 
     Attributes:
         best_us: time of the best config so far, in us.
         default_us: time of the kernel's default config, in us.
-        sure: how likely it is that nothing much better is left: the certificate's probability, as last computed; None
-            where none was, as in a search without a stop rule.
+        sure: probability that nothing much better is left, from the last certificate; None without one, as in a search
+            without a stop rule.
     """
 
     config: dict[str, int]
@@ -46,11 +46,11 @@ class TrialRecorded(_OfStudy):
 
 @dataclass(frozen=True, slots=True)
 class StudyFinished(_OfStudy):
-    """A study has its result. Times in us; None where nothing could be measured.
+    """A study has its result. Times in us; None if nothing could be measured.
 
     Attributes:
-        ending: why its search ended, where that is known.
-        expected_loss: of its certificate; None without one.
+        ending: why its search ended, if known.
+        expected_loss: expected loss of its certificate; None without one.
     """
 
     time_us: float | None
@@ -64,14 +64,14 @@ class StudyFinished(_OfStudy):
 
 @dataclass(frozen=True, slots=True)
 class StudyFailed(_OfStudy):
-    """A study could not be measured at all; the others go on."""
+    """A study could not be measured at all. The others go on."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class StudyElsewhere(_OfStudy):
-    """Another worker has a study; the session takes what comes of it, or the study itself once it is free."""
+    """Another worker has a study. The session takes its result, or the study itself once it is free."""
 
     host: str
     pid: int
@@ -79,17 +79,17 @@ class StudyElsewhere(_OfStudy):
 
 @dataclass(frozen=True, slots=True)
 class StudyLost(_OfStudy):
-    """Another worker took a study over, because this one was not heard of for too long; the others go on."""
+    """Another worker took over a study, because this one was not heard of for too long. The others go on."""
 
     message: str
 
 
 @dataclass(frozen=True, slots=True)
 class GpuNoticed:
-    """Something about a GPU that whoever trusts its times should know.
+    """A fact about a GPU that anyone who trusts its times should know.
 
     Attributes:
-        spoils: whether times are spoilt by it; else that would not be noticed.
+        spoils: whether it spoils times. If not, it keeps spoilt times from being noticed.
     """
 
     text: str

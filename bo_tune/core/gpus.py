@@ -1,7 +1,7 @@
-"""Datasheet facts of GPUs, by name and by compute capability, for what is done without one.
+"""Datasheet facts of GPUs, by name and by compute capability, for work without a GPU.
 
-Where a GPU is present it is asked instead; nothing here is used for measuring. What is not in these tables is unknown:
-nobody is given another GPU's figures as facts. Where something has to stand in for them, it is asked for by that name
+A GPU that is present is asked instead; nothing here is used to measure. A GPU that is not in these tables is unknown:
+another GPU's figures are never passed off as its facts. A stand-in for such figures must be asked for by name
 (``stand_in_for``, ``target_gpu``).
 """
 
@@ -20,10 +20,10 @@ Capability = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a compute capability says of its GPUs ("Technical specifications" in NVIDIA's CUDA programming guide).
+    """Limits of a compute capability ("Technical specifications" in NVIDIA's CUDA programming guide).
 
     Attributes:
-        shared_memory_bytes: most shared memory one block may use.
+        shared_memory_bytes: most shared memory that one block may use.
         threads_per_sm: most resident threads of a multiprocessor.
     """
 
@@ -47,7 +47,7 @@ LIMITS: Mapping[Capability, Limits] = MappingProxyType(
 )
 
 _LARGEST = max(LIMITS.values(), key=lambda limits: limits.shared_memory_bytes)
-"""Limits that rule nothing out which any GPU here can run."""
+"""Limits that exclude nothing that any GPU here can run."""
 
 
 def _gpu(name: str, capability: Capability, sm_count: int, l2_mib: int) -> GpuInfo:
@@ -101,20 +101,20 @@ _KNOWN = {
 
 
 def known_gpu(name: str) -> GpuInfo | None:
-    """Return what is known of a GPU by its name, as ``torch.cuda.get_device_name`` gives it, or None."""
+    """Return the facts of a GPU by its name, as given by ``torch.cuda.get_device_name``, or None."""
     return _KNOWN.get(name)
 
 
 def gpu_by_file_name(name: str) -> GpuInfo | None:
-    """Return what is known of a GPU by its name as vLLM writes it in the names of LoRA files, or None."""
+    """Return the facts of a GPU by its name as in vLLM's LoRA files, or None."""
     return next((gpu for gpu in _KNOWN.values() if gpu.file_name == name), None)
 
 
 def stand_in_for(name: str) -> GpuInfo:
-    """Return what is known of a GPU of this name, else an H100's figures under that name: no facts.
+    """Return the facts of a GPU of this name, or else an H100's figures under that name, which are not facts.
 
-    For replaying recordings that say no more of their GPU than its name. The figures only shape features that compare
-    configs with each other, and the largest shared memory of any GPU here rules out no config that was measured.
+    For replaying recordings that tell only the name of their GPU. The figures only affect features, which compare
+    configs with each other. The shared memory is the largest of any GPU here, so no measured config is excluded.
     """
     known = _KNOWN.get(name)
     return known if known is not None else _gpu(name, (9, 0), 132, 50)
@@ -125,8 +125,8 @@ class TargetGpu:
     """A GPU to compile for.
 
     Attributes:
-        gpu: what is known of it, and what stands in for the rest.
-        assumed: a line on each figure that is not known; empty where all are.
+        gpu: its known facts, with stand-ins for the rest.
+        assumed: one line for each unknown figure; empty if all are known.
     """
 
     gpu: GpuInfo
@@ -134,13 +134,13 @@ class TargetGpu:
 
 
 def target_gpu(capability: Capability, name: str | None = None) -> TargetGpu:
-    """Return the GPU of a compute capability that configs are chosen for.
+    """Return the GPU of a compute capability for which to choose configs.
 
-    Its limits are the capability's. Where nobody knows the number of multiprocessors, that of another GPU orders the
-    configs; where nobody knows the shared memory, none is ruled out by it.
+    Its limits are those of the capability. If its number of multiprocessors is unknown, another GPU's orders the
+    configs. If its shared memory is unknown, it excludes no config.
 
     Args:
-        name: of the GPU; None for the first here that has the capability.
+        name: name of the GPU; None for the first GPU here with the capability.
     """
     same = [gpu for gpu in _KNOWN.values() if gpu.capability == capability]
     known = same[0] if name is None and same else _KNOWN.get(name or "")

@@ -1,7 +1,7 @@
-"""What came of trying one config: a measurement, or the reason there is none. Pure data.
+"""The outcome of trying one config: a measurement, or the reason why there is none. Pure data.
 
-A config that cannot run has no time. It is never given a bad one instead: samplers are told *invalid*
-and why, and the two never mix.
+A config that cannot run has no time, and never gets a bad one instead. Samplers are told that it is *invalid*, and why.
+The two never mix.
 """
 
 from collections import Counter
@@ -26,22 +26,22 @@ class InvalidReason(StrEnum):
 
 
 SHORTEST_US, LONGEST_US = 1e-3, 1e9
-"""Times of a kernel: a thousandth of what a GPU can tell, and far more than any deadline lets it run."""
+"""Bounds of a kernel's time: a thousandth of the resolution of a GPU, and far more than any deadline allows."""
 
 MOST_SECONDS = 1e9
-"""That anything takes."""
+"""Upper bound of any duration."""
 
 SLOW = "slow"
 """Reason of a pruned trial that ran, but clearly slower than the incumbent."""
 
 
 class LaunchPurpose(StrEnum):
-    """What a launch was for. Every launch is counted under one of these."""
+    """The purpose of a launch. Every launch is counted under one of these."""
 
     CHECK = "check"
     TIMING = "timing"
     LATE = "late"
-    """A repetition whose launch was queued too late to tell the kernel's time; it was taken again."""
+    """A repetition whose launch was queued too late to measure the kernel's time. It was repeated."""
     FINALISTS = "finalists"
 
 
@@ -50,7 +50,7 @@ Launches = Counter[LaunchPurpose]
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What the compiled binary of a config uses, as far as it is known."""
+    """Resources that the compiled binary of a config uses, as far as they are known."""
 
     shared_memory_bytes: int | None = None
     registers_per_thread: int | None = None
@@ -58,7 +58,7 @@ class Resources:
 
     @classmethod
     def most(cls, binaries: "Iterable[Resources]") -> "Resources":
-        """Return of each resource the most that one of some binaries uses, as far as it is known."""
+        """Return the largest value of each resource among some binaries, as far as it is known."""
         each = [astuple(binary) for binary in binaries]
         known = ([count for count in counts if count is not None] for counts in zip(*each, strict=True))
         return cls(*(max(counts, default=None) for counts in known))
@@ -66,31 +66,32 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Compilation:
-    """Cost of having the binary: seconds of one core, and whether it was there already."""
+    """Cost of the binary: seconds of one core, and whether it existed already."""
 
     compile_s: float = 0.0
     cached: bool = False
 
 
 LATE_FACTOR = 1.25
-"""A repetition this much above the lower quartile of its config was launched late."""
+"""A repetition counts as launched late if it is this much above the lower quartile of its config."""
 
 
 def on_time(runtimes_us: Sequence[float]) -> list[float]:
     """Return the repetitions that were not launched late, in us, in their order.
 
-    Noise is one-sided: a late launch adds its gap to a repetition, nothing makes a kernel faster than it is. So what
-    counts are the repetitions within 1.25 × their lower quartile, which half of them being late cannot move.
+    Noise is one-sided: a late launch adds its gap to a repetition, and nothing makes a kernel faster than it is. So
+    only repetitions within 1.25 × their lower quartile count. Even if half of them are late, the quartile does not
+    move.
 
     Raises:
-        ValueError: without repetitions.
+        ValueError: there are no repetitions.
     """
     limit = latest_us(runtimes_us)
     return [runtime for runtime in runtimes_us if runtime <= limit]
 
 
 def latest_us(runtimes_us: Sequence[float]) -> float:
-    """Return the longest that a repetition launched ``on_time`` takes, in us. Raises ValueError without repetitions."""
+    """Return the longest time of a repetition launched ``on_time``, in us. Raises ValueError without repetitions."""
     return LATE_FACTOR * quantile(sorted(runtimes_us), 0.25)
 
 
@@ -98,16 +99,16 @@ def estimate_us(runtimes_us: Sequence[float]) -> float:
     """Estimate the time of a kernel from raw repetitions, in us: the median of those launched ``on_time``.
 
     Raises:
-        ValueError: without repetitions.
+        ValueError: there are no repetitions.
     """
     return float(median(on_time(runtimes_us)))
 
 
 def quantile(ascending: Sequence[float], share: float) -> float:
-    """Interpolate linearly between sorted values. In plain Python: it is asked for at every trial, of a dozen values.
+    """Interpolate linearly between sorted values. Uses plain Python because every trial calls it, with a dozen values.
 
     Raises:
-        ValueError: without values.
+        ValueError: there are no values.
     """
     if not ascending:
         raise ValueError("no repetitions to estimate from")
@@ -123,7 +124,7 @@ class Measurement:
     Attributes:
         runtimes_us: every timed repetition, in us, in the order taken.
         stopped: whether the repetitions ended early because the config was clearly slow.
-        relative_error: Frobenius norm of the difference from the reference over its norm.
+        relative_error: Frobenius norm of the difference from the reference, divided by the reference's norm.
     """
 
     runtimes_us: tuple[float, ...]
@@ -135,7 +136,7 @@ class Measurement:
 
     @property
     def time_us(self) -> float:
-        """The estimate of the kernel's time, in us."""
+        """The estimated time of the kernel, in us."""
         return estimate_us(self.runtimes_us)
 
 

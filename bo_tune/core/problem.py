@@ -1,7 +1,7 @@
 """Problems: what a kernel is asked to do, and on which GPU. Pure data.
 
-There are two kinds: ``LoraProblem``, of the multi-LoRA kernels, and ``SizedProblem``, of any other kernel. Whoever
-searches, measures or stores takes either (``Problem``) and asks it for its kernel, its names and its numbers alone.
+There are two kinds: ``LoraProblem`` for the multi-LoRA kernels, and ``SizedProblem`` for any other kernel. Searching,
+measuring and storing work with either (``Problem``), and use only its kernel, its names and its numbers.
 """
 
 import re
@@ -14,30 +14,30 @@ from typing import Any, TypeVar
 DTYPES = ("bfloat16", "float16")
 
 MOST = 2**31 - 1
-"""Largest size of a kernel: its arguments are 32-bit."""
+"""Largest size of a kernel, whose arguments are 32-bit."""
 
 MOST_SLICES = 16
-"""Layers fused into one: more than any model has."""
+"""Most layers fused into one: more than any model has."""
 
 DEFAULT_BACKEND = "cuda"
-"""The backend of a GPU that does not say: there was no other before."""
+"""The backend of a GPU that does not name one. It was once the only backend."""
 
 LONGEST_LABEL = 200
-"""Characters of a problem's name."""
+"""Most characters of a problem's name."""
 
 Size = bool | int | float | str
-"""What a size of a ``SizedProblem`` may be."""
+"""Possible types of a size of a ``SizedProblem``."""
 
 
 def check_size(name: str, size: object) -> None:
-    """Raise ValueError for what cannot be a size of a kernel."""
+    """Raise ValueError if this cannot be a size of a kernel."""
     if type(size) is not int or not 1 <= size <= MOST:
         raise ValueError(f"{name}: expected an integer from 1 to {MOST}, got {size!r}")
 
 
 @dataclass(frozen=True, slots=True)
 class Problem(ABC):
-    """One kernel asked to do one thing: hashable, ordered among its kind, named the same in every process.
+    """One kernel asked to do one thing. Hashable, ordered among its kind, and with the same name in every process.
 
     Attributes:
         kernel: name of the kernel.
@@ -48,17 +48,17 @@ class Problem(ABC):
     @property
     @abstractmethod
     def shape_label(self) -> str:
-        """Short name of the shape, as tables show it."""
+        """Short name of the shape for tables."""
 
     @property
     @abstractmethod
     def label(self) -> str:
-        """Name of the problem without its kernel; equal only for equal problems of a kernel."""
+        """Name of the problem without its kernel. Only equal problems of a kernel have equal names."""
 
     @property
     @abstractmethod
     def numbers(self) -> dict[str, float]:
-        """What tells problems of a kernel apart, on scales where a difference of 1 matters alike: log2 of sizes."""
+        """Numbers that tell problems of a kernel apart: log2 of sizes, so that a difference of 1 matters alike."""
 
     def __str__(self) -> str:
         return f"{self.kernel} {self.label}"
@@ -66,15 +66,16 @@ class Problem(ABC):
 
 @dataclass(frozen=True, slots=True, order=True)
 class Experts:
-    """The experts of a fused MoE problem. They decide on its tensors, and no engine looks anything up under them.
+    """The experts of a fused MoE problem. They determine its tensors, but are not part of any engine's lookup.
 
     Attributes:
-        count: experts that a token may be routed to, on all ranks.
+        count: experts to which a token may be routed, on all ranks.
         top_k: experts that each token visits.
         local: experts whose weights this rank holds; 0 for all.
-        shards: tensor-parallel ranks that share an adapter's rank and w2's output (fully sharded LoRAs); else 1.
-        packed: whether gate and up are one tensor (weights in three dimensions). w13 then has one slice, and its i is
-            that of both: twice w2's.
+        shards: number of tensor-parallel ranks that share an adapter's rank and w2's output (fully sharded LoRAs);
+            otherwise 1.
+        packed: whether gate and up are one tensor (weights in three dimensions). w13 then has one slice, and its i
+            covers both: twice w2's.
     """
 
     count: int
@@ -106,17 +107,17 @@ class LoraProblem(Problem):
     """One multi-LoRA kernel asked to do one thing.
 
     Attributes:
-        max_loras: the *engine's* number of adapter slots (``--max-loras``). The key under which the
-            engine looks a config up may differ: see ``KernelSpec.table_key``.
+        max_loras: the *engine's* number of adapter slots (``--max-loras``). The key under which the engine looks up a
+            config may differ: see ``KernelSpec.table_key``.
         num_slices: fused output slices (3 for qkv, 2 for gate/up, 1 otherwise).
         m: tokens in the step.
         k: length of the product: hidden size for shrink, rank for expand. Rank for all MoE kernels.
         n: width of the product: rank for shrink, widest slice for expand. Hidden size for all MoE kernels.
-        i: MoE intermediate size as sharded; None for dense kernels.
+        i: sharded MoE intermediate size; None for dense kernels.
         dtype: element type of activations and weights.
         slice_sizes: width of each slice, in elements; their maximum is n.
-        add_inputs: whether expand adds to its output; None where it has no meaning.
-        experts: of a MoE kernel; None for dense ones.
+        add_inputs: whether expand adds to its output; None if it has no meaning.
+        experts: experts of a MoE kernel; None for dense ones.
     """
 
     max_loras: int
@@ -150,7 +151,7 @@ class LoraProblem(Problem):
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "LoraProblem":
-        """Read what ``dataclasses.asdict`` and JSON made of a problem."""
+        """Read a problem from the JSON of ``dataclasses.asdict``."""
         experts = stored.get("experts")
         return cls(
             **{
@@ -168,7 +169,7 @@ class LoraProblem(Problem):
 
     @property
     def label(self) -> str:
-        """Name of the problem without its kernel; equal only for equal problems of a kernel."""
+        """Name of the problem without its kernel. Only equal problems of a kernel have equal names."""
         parts = [self.shape_label, self.dtype]
         if len(set(self.slice_sizes)) > 1:
             parts.append("w" + "-".join(map(str, self.slice_sizes)))
@@ -180,7 +181,7 @@ class LoraProblem(Problem):
 
     @property
     def numbers(self) -> dict[str, float]:
-        """See the base class."""
+        """Numbers that tell problems apart, as in the base class."""
         sizes = {"m": self.m, "k": self.k, "n": self.n, "i": self.i or 1, "max_loras": self.max_loras}
         return {**{name: log2(size) for name, size in sizes.items()}, "num_slices": float(self.num_slices)}
 
@@ -191,7 +192,7 @@ Asked = TypeVar("Asked", bound=Problem, contravariant=True)
 """The kind of problem that a kernel takes."""
 
 _WORD = re.compile(r"[\w-]+")
-"""A text that may be a size: it stands in names."""
+"""Texts that may be sizes, because they are part of names."""
 
 
 def is_word(text: str) -> bool:
@@ -201,10 +202,10 @@ def is_word(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class SizedProblem(Problem):
-    """One kernel of a user asked to do one thing.
+    """A kernel asked to do one thing, with sizes by name.
 
     Attributes:
-        sizes: names and values, in the order given; numbers, truth values and words (a dtype, say).
+        sizes: names and values, in the given order: numbers, truth values and words (a dtype, for example).
     """
 
     sizes: tuple[tuple[str, Size], ...]
@@ -226,59 +227,59 @@ class SizedProblem(Problem):
 
     @property
     def shape_label(self) -> str:
-        """As ``label``: ``rows=4096.cols=1024``."""
+        """The same as ``label``: ``rows=4096.cols=1024``."""
         return self.label
 
     @property
     def label(self) -> str:
-        """See the base class."""
+        """Name of the problem without its kernel: its sizes."""
         return ".".join(f"{name}={value}" for name, value in self.sizes)
 
     @property
     def numbers(self) -> dict[str, float]:
-        """See the base class. Words tell nothing here."""
+        """Numbers that tell problems apart. Words are left out."""
         given = {name: float(value) for name, value in self.sizes if not isinstance(value, str)}
         return {name: log2(value) if value > 0 else value for name, value in given.items()}
 
 
 def lora(problem: Problem) -> LoraProblem:
-    """Return a problem that is of a multi-LoRA kernel. Raises TypeError for one of another."""
+    """Return a problem as one of a multi-LoRA kernel. Raises TypeError if it belongs to another kernel."""
     if not isinstance(problem, LoraProblem):
         raise TypeError(f"not a problem of a multi-LoRA kernel: {problem}")
     return problem
 
 
 def problem_from_json(stored: Mapping[str, Any]) -> Problem:
-    """Read what ``dataclasses.asdict`` and JSON made of a problem of either kind."""
+    """Read a problem of either kind from the JSON of ``dataclasses.asdict``."""
     if "sizes" not in stored:
         return LoraProblem.from_json(stored)
     return SizedProblem(stored["kernel"], tuple((name, value) for name, value in stored["sizes"]))
 
 
 def lora_file_name(gpu: str) -> str:
-    """Return a GPU's name as vLLM writes it in the names of LoRA files. A slash stays."""
+    """Return a GPU's name as in vLLM's LoRA files. A slash stays."""
     return gpu.replace(" ", "_").replace("-", "_")
 
 
 def device_file_name(gpu: str) -> str:
-    """Return a GPU's name as vLLM writes it in the names of its other tuned files: hyphens stay."""
+    """Return a GPU's name as in vLLM's other tuned files. Hyphens stay."""
     return _SPACES_AND_SLASHES.sub("_", gpu)
 
 
 @dataclass(frozen=True, slots=True)
 class GpuInfo:
-    """What is asked of a GPU before anything is measured on it.
+    """Facts about a GPU that are needed before anything is measured on it.
 
     Attributes:
-        name: as ``torch.cuda.get_device_name`` gives it.
+        name: name as given by ``torch.cuda.get_device_name``.
         capability: compute capability, (major, minor).
-        sm_count: multiprocessors.
-        shared_memory_bytes: most shared memory one block may use.
+        sm_count: number of multiprocessors.
+        shared_memory_bytes: most shared memory that one block may use.
         registers_per_sm: 32-bit registers of a multiprocessor.
         threads_per_sm: most resident threads of a multiprocessor.
         l2_bytes: size of the L2 cache.
-        backend: what drives it (``measure.backends``): the first word of its devices and targets.
-        architecture: how its compilers call it, where the capability does not say: ``gfx942``.
+        backend: its backend (``measure.backends``), the first word of its devices and targets.
+        architecture: its compilers' name for it, if the capability does not determine it: ``gfx942``.
     """
 
     name: str
@@ -293,26 +294,26 @@ class GpuInfo:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "GpuInfo":
-        """Read what ``to_json`` and JSON made of a GPU."""
+        """Read the result of ``to_json`` from JSON."""
         return cls(**{**stored, "capability": tuple(stored["capability"])})
 
     def to_json(self) -> dict[str, Any]:
-        """Return the GPU as plain values. The backend and the architecture are told where they are not as usual."""
+        """Return the GPU as plain values. Backend and architecture are left out at their defaults."""
         usual = {"backend": DEFAULT_BACKEND, "architecture": ""}
         return {name: value for name, value in asdict(self).items() if name not in usual or value != usual[name]}
 
     @property
     def is_cuda(self) -> bool:
-        """Whether CUDA drives it: only then its capability is one of NVIDIA's."""
+        """Whether CUDA drives it. Only then is its capability one of NVIDIA's."""
         return self.backend == DEFAULT_BACKEND
 
     @property
     def target(self) -> str:
-        """What its binaries are compiled for: ``cuda:90``, ``hip:gfx942``."""
+        """The target of its binaries: ``cuda:90``, ``hip:gfx942``."""
         major, minor = self.capability
         return f"{self.backend}:{self.architecture or 10 * major + minor}"
 
     @property
     def file_name(self) -> str:
-        """The name as vLLM writes it in the names of LoRA files."""
+        """Its name as in vLLM's LoRA files."""
         return lora_file_name(self.name)

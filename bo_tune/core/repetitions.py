@@ -1,4 +1,4 @@
-"""How one config is timed, whatever measures it: the same rules on a GPU and on a recording. Pure."""
+"""The timing of one config, with the same rules on a GPU and on a recording. Pure."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ class TimingProtocol:
     Attributes:
         first: repetitions after which a config is judged against the incumbent.
         repetitions: repetitions of a config that is not given up.
-        slow_factor: a config is clearly slow when its fastest repetition is above the incumbent by
-            this factor. Noise only ever adds time, so the fastest repetition is what cannot lie.
-        confirm_factor: a config that seems faster than the incumbent by more than this factor is suspicious: it is
+        slow_factor: a config is clearly slow if its fastest repetition is above the incumbent by this factor. Noise
+            only ever adds time, so the fastest repetition cannot lie.
+        confirm_factor: a config that seems faster than the incumbent by more than this factor is suspicious. It is
             timed as often again, and all repetitions count.
         check: whether the result is compared with the reference.
     """
@@ -39,8 +39,9 @@ class Repetitions:
 
 
 def take_repetitions(draw: Draw, protocol: TimingProtocol, stop_above_us: float | None) -> Repetitions:
-    """Time one config: a few repetitions, then the rest unless it is clearly slower than the incumbent; all of them
-    twice where it seems much faster.
+    """Time one config: a few repetitions, then the rest unless it is clearly slower than the incumbent.
+
+    If it seems much faster, all repetitions are taken twice.
 
     Args:
         stop_above_us: the incumbent's time in us; None to take every repetition.

@@ -10,14 +10,14 @@ from operator import itemgetter
 from bo_tune.errors import InputError
 
 Config = Mapping[str, int]
-"""One point of a search space: parameter name to value."""
+"""One point of a search space: parameter names to values."""
 
 ConfigKey = tuple[tuple[str, int], ...]
 """A hashable config, sorted by parameter name."""
 
 
 MOST_CONFIGS = 200_000
-"""Of a search space: each takes about a kB while it is searched."""
+"""Most configs of a search space. Each takes about 1 kB during a search."""
 
 ConfigRow = tuple[int, ...]
 """The values of a config, in the order of its parameters' names."""
@@ -29,7 +29,7 @@ def config_key(config: Config) -> ConfigKey:
 
 
 def rows_of(configs: Sequence[Config]) -> list[ConfigRow]:
-    """Return configs that have the same parameters, as all of a kernel do, by their values alone."""
+    """Return the values of configs that have the same parameters, as all configs of a kernel do."""
     names = sorted(configs[0]) if configs else []
     if len(names) < 2:
         return [tuple(config[name] for name in names) for config in configs]
@@ -41,14 +41,14 @@ class SearchSpace:
     """The product of its parameters' values, enumerated with the last parameter running fastest.
 
     Attributes:
-        parameters: names, each with its values, ascending and without repeats.
+        parameters: names with their values, ascending and without repeats.
     """
 
     parameters: tuple[tuple[str, tuple[int, ...]], ...]
 
     @classmethod
     def of(cls, ranges: Mapping[str, tuple[int, ...]]) -> "SearchSpace":
-        """Build a space from names and values. Raises ValueError where values are missing or do not ascend."""
+        """Build a space from names and values. Raises ValueError if values are missing or not ascending."""
         for name, values in ranges.items():
             if not values:
                 raise ValueError(f"{name}: no values")
@@ -68,17 +68,17 @@ class SearchSpace:
 
     @cached_property
     def _configs(self) -> tuple[dict[str, int], ...]:
-        """Every config, in order. Raises InputError where there are too many."""
+        """Every config, in order. Raises InputError if there are too many."""
         self.check_size()
         return tuple(dict(zip(self.ranges, point, strict=True)) for point in product(*self.ranges.values()))
 
     @cached_property
     def keys(self) -> tuple[ConfigKey, ...]:
-        """Keys of every config, in order: made once for all studies of a space, of which a session has dozens."""
+        """Keys of every config, in order. They are made once for all studies of a space; a session has dozens."""
         return tuple(map(config_key, self._configs))
 
     def check_size(self) -> None:
-        """Raise InputError where there are more configs than a search has memory for."""
+        """Raise InputError if there are more configs than a search has memory for."""
         if (size := prod(map(len, self.ranges.values()))) > MOST_CONFIGS:
             raise InputError(
                 f"a search space of {size:,} configs, all combinations of values; expected at most {MOST_CONFIGS:,}"

@@ -1,4 +1,4 @@
-"""What a study is about, as its name in the database says it. Pure data."""
+"""The subject of a study, as in its name in the database. Pure data."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from bo_tune.core.problem import Problem, problem_from_json
 
 
 def natural(text: str) -> list[tuple[int, str]]:
-    """Return a key that sorts texts with numbers in them by the numbers: m16 before m256."""
+    """Return a key that sorts texts by the numbers in them: m16 before m256."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]+)", text)]
 
 
@@ -18,16 +18,16 @@ _LATER = ("toolchain", "search", "set_aside")
 
 @dataclass(frozen=True, slots=True)
 class StudyName:
-    """What one study is about: its identity, which decides what of it may be used again.
+    """The subject of one study. It is the study's identity, and decides what of it may be used again.
 
-    Measurements of different GPUs, kernel sources, conditions or toolchains never share a study. Searches by different
-    samplers or seeds have studies of their own, so that none sees another's trials, or hands its result to one that it
-    is compared with; so has an exhaustive search.
+    Measurements of different GPUs, kernel sources, conditions or toolchains never share a study. Searches with
+    different samplers or seeds have separate studies. So none sees another's trials, or passes its result to a search
+    that it is compared with. The same holds for exhaustive searches.
 
     Attributes:
-        toolchain: see ``conditions.toolchain_label``; "" where it is not known, as of studies of schema 1.
-        search: what is not as usual of the search: its sampler, its seed (``SessionSettings.search``).
-        set_aside: when the study was set aside for one begun anew (ISO 8601, UTC); "" for one in use.
+        toolchain: see ``conditions.toolchain_label``; "" if unknown, as in studies of schema 1.
+        search: the search's differences from the defaults: its sampler, its seed (``SessionSettings.search``).
+        set_aside: time at which the study was set aside for a new one (ISO 8601, UTC); "" for a study in use.
     """
 
     problem: Problem
@@ -41,17 +41,20 @@ class StudyName:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "StudyName":
-        """Read what ``to_json`` made of a name."""
+        """Read the result of ``to_json``."""
         return cls(**{**stored, "problem": problem_from_json(stored["problem"])})
 
     def to_json(self) -> dict[str, Any]:
-        """Return the name as plain values; without those that say nothing, which schema 1 did not have."""
+        """Return the name as plain values, without empty ones that schema 1 did not have."""
         return {key: value for key, value in asdict(self).items() if key not in _LATER or value}
 
     @property
     def place(self) -> tuple[str, str, str]:
-        """What studies have in common that were measured on the same GPU type, of the same code, under the same
-        conditions. Toolchains change times much less than these: studies of all of them teach as of one place."""
+        """The place of a study: the type of GPU, the kernel source and the conditions.
+
+        Toolchains change times much less than these do. So studies with different toolchains teach each other as if
+        from one place.
+        """
         return self.gpu, self.kernel_source, self.conditions
 
     def __str__(self) -> str:

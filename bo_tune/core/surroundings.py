@@ -1,4 +1,4 @@
-"""What runs around a kernel in an engine, as far as it decides on what is best there. Pure data."""
+"""The surroundings of a kernel in an engine, as far as they affect which config is best. Pure data."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -12,13 +12,13 @@ SHRINK, EXPAND = "lora_shrink", "lora_expand"
 """The kernels of a linear layer."""
 
 MOE = "fused_moe_lora"
-"""What the names of the experts' kernels have in common."""
+"""Common part of the names of the experts' kernels."""
 
 MOE_KERNELS = tuple(f"{MOE}_{part}_{half}" for part in ("w13", "w2") for half in ("shrink", "expand"))
-"""The kernels of a layer's experts, in the order in which it runs them."""
+"""The kernels of a layer's experts, in the order in which the layer runs them."""
 
 Choice = Mapping[str, Config]
-"""A config for each kernel of a layer, by its name. Experts run theirs in this order."""
+"""A config for each kernel of a layer, by name. Experts run theirs in this order."""
 
 
 class Weights(StrEnum):
@@ -40,8 +40,8 @@ class Batch:
 
     Attributes:
         max_loras: adapter slots of the engine.
-        rank: of the adapters.
-        m: tokens.
+        rank: rank of the adapters.
+        m: number of tokens.
         dtype: element type of activations and weights.
     """
 
@@ -52,20 +52,20 @@ class Batch:
 
     @classmethod
     def of(cls, problem: LoraProblem) -> "Batch":
-        """Return the batch that a layer's kernel serves, one whose rank no other rank shares."""
+        """Return the batch that a layer's kernel serves. No other rank may share its adapters' rank."""
         rank = problem.n if problem.kernel == SHRINK else problem.k
         return cls(problem.max_loras, rank, problem.m, problem.dtype)
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Linear:
-    """A linear layer of the base model, as one rank runs it: the product that shrink and expand stand beside.
+    """A linear layer of the base model, as one rank runs it: the product that shrink and expand run beside.
 
     Attributes:
         k: width of its input, in elements.
         widths: widths of its fused output slices, in elements.
-        adds: whether expand adds to the base product, which it then follows. An expand that overwrites runs beside it,
-            on a stream of its own.
+        adds: whether expand adds to the base product, and so runs after it. An expand that overwrites runs beside it,
+            on a separate stream.
         weights: how its weights are stored.
     """
 
@@ -105,11 +105,11 @@ class Linear:
         return shrink, expand
 
     def holds(self, problem: Problem) -> bool:
-        """Say whether it is the problem of one of the layer's kernels."""
+        """Say whether a problem belongs to one of the layer's kernels."""
         return isinstance(problem, LoraProblem) and problem in self.kernels(Batch.of(problem))
 
     def beside(self, problem: LoraProblem) -> LoraProblem:
-        """Return the problem of the layer's other kernel. Raises ValueError as ``problems`` does."""
+        """Return the problem of the layer's other kernel. Raises ValueError like ``problems``."""
         shrink, expand = self.problems(problem)
         return expand if problem == shrink else shrink
 
@@ -120,7 +120,7 @@ class Linear:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Linear":
-        """Read what ``to_json`` made of a layer. Raises ValueError."""
+        """Read the result of ``to_json``. Raises ValueError."""
         try:
             weights = Weights(stored.get("weights", Weights.BITS_16))
             return cls(stored["k"], tuple(stored["widths"]), stored["adds"], weights)
@@ -133,9 +133,9 @@ class Mixture:
     """The experts of a layer of the base model, as one rank runs them: two products, each followed by its adapters'.
 
     Attributes:
-        hidden: width of their input, and of what they come to, in elements.
+        hidden: width of their input and output, in elements.
         up: width of an expert's first product, gate and up together, in elements.
-        down: length of its second, in elements.
+        down: length of its second product, in elements.
     """
 
     hidden: int
@@ -161,7 +161,7 @@ class Mixture:
 
     @classmethod
     def of(cls, problem: LoraProblem) -> "Mixture":
-        """Return the experts of which this is a problem of gate and up. Raises ValueError for one of another kernel."""
+        """Return the experts of a problem of gate and up. Raises ValueError if it belongs to another kernel."""
         if problem.kernel not in MOE_KERNELS[:2] or problem.experts is None or problem.i is None:
             raise ValueError(f"not a problem of gate and up: {problem}")
         up = problem.num_slices * problem.i
@@ -182,7 +182,7 @@ class Mixture:
         )  # fmt: skip
 
     def holds(self, problem: Problem) -> bool:
-        """Say whether it is the problem of one of the layer's kernels."""
+        """Say whether a problem belongs to one of the layer's kernels."""
         return isinstance(problem, LoraProblem) and problem in self.kernels(Batch.of(problem))
 
     def to_json(self) -> dict[str, Any]:
@@ -191,7 +191,7 @@ class Mixture:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Mixture":
-        """Read what ``to_json`` made of a layer. Raises ValueError."""
+        """Read the result of ``to_json``. Raises ValueError."""
         try:
             return cls(stored["hidden"], stored["up"], stored["down"], Experts(**stored["experts"]))
         except (KeyError, TypeError) as error:
@@ -199,27 +199,27 @@ class Mixture:
 
 
 Layer = Linear | Mixture
-"""What of the base model a kernel runs in."""
+"""The layer of the base model in which a kernel runs."""
 
 
 def asked_of(layer: Layer | None) -> dict[str, Any]:
-    """Return what is asked of a search whose finalists are to race in a layer, as JSON; nothing for none."""
+    """Return the JSON that asks a search to race its finalists in a layer; empty for no layer."""
     return {} if layer is None else {"in_place": layer.to_json()}
 
 
 def layer_from_json(stored: Mapping[str, Any]) -> Layer:
-    """Read what ``to_json`` made of a layer. Raises ValueError."""
+    """Read a layer from the result of ``to_json``. Raises ValueError."""
     return Mixture.from_json(stored) if "hidden" in stored else Linear.from_json(stored)
 
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What an engine runs around a kernel, for timing it in place.
+    """The surroundings of a kernel in an engine, to time it in place.
 
     Attributes:
-        layer: what the kernel, or the group of kernels, runs in.
-        beside: configs of the layer's kernels that are not chosen for, by name.
-        active: how many adapters steps use, a mix of them; nothing for what the device measures under.
+        layer: the layer in which the kernel, or the group of kernels, runs.
+        beside: configs of the layer's other kernels, by name.
+        active: numbers of adapters that steps use, as a mix; empty to use the device's conditions.
     """
 
     layer: Layer

@@ -1,1 +1,1 @@
-"""What serving engines look up, and the files in which they find it."""
+"""The lookups of serving engines, and the files in which they find configs."""

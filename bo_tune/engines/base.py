@@ -1,7 +1,7 @@
-"""What a serving engine is to this package: which kernels' configs it looks up, where, and in files of which form.
+"""The interface of a serving engine: the kernels whose configs it looks up, the places, and the file format.
 
-An engine is one module with one class, and one line in ``engines.registry``. Whoever writes, merges or compares tuned
-files (``engines.folder``) asks the engine alone what stands in them.
+An engine is one module with one class, and one line in ``engines.registry``. Code that writes, merges or compares tuned
+files (``engines.folder``) asks only the engine about their contents.
 """
 
 from abc import ABC, abstractmethod
@@ -17,17 +17,17 @@ from bo_tune.engines.models.serving import ModelStudy
 from bo_tune.engines.provenance import Provenance
 
 Keys = tuple[str, ...]
-"""The words under which a config is found in its file, outermost first."""
+"""The keys under which a config is found in its file, outermost first."""
 
 WrittenConfig = Mapping[str, int | None]
-"""A config as it stands in a file; null for a parameter left open."""
+"""A config as it stands in a file. A parameter left open is null."""
 
 Entries = Mapping[Keys, WrittenConfig]
-"""What a file of tuned configs holds."""
+"""The contents of a file of tuned configs."""
 
 
 class Address(NamedTuple):
-    """Where an engine looks a problem's config up."""
+    """The file and keys under which an engine looks up a problem's config."""
 
     file_name: str
     keys: Keys
@@ -35,11 +35,12 @@ class Address(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TunedEntry:
-    """One config to be written.
+    """One config to write.
 
     Attributes:
-        file_name: of the file it belongs to, see ``Engine.address``; so are the keys.
-        provenance: where it came from; None where nobody knows.
+        file_name: name of its file (see ``Engine.address``).
+        keys: keys in that file.
+        provenance: origin of the config; None if unknown.
     """
 
     file_name: str
@@ -50,11 +51,11 @@ class TunedEntry:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """What an engine needs in a folder besides what was tuned.
+    """Entries that an engine needs in a folder besides the tuned ones.
 
     Attributes:
-        entries: to be written, too.
-        notes: lines that say what these are.
+        entries: further entries to write.
+        notes: lines that describe them.
     """
 
     entries: Sequence[TunedEntry] = ()
@@ -66,44 +67,44 @@ class Engine(ABC):
 
     name: ClassVar[str]
     serves: ClassVar[EngineChoice] = EngineChoice.VLLM
-    """Whose lookups these are."""
+    """The engine that makes these lookups."""
     kernels: ClassVar[Collection[str]]
     """Names of the kernels whose configs it looks up."""
     patterns: ClassVar[Sequence[str]]
-    """What the names of its files look like, for people."""
+    """Patterns of the names of its files, for people."""
     folder_variable: ClassVar[str | None] = None
-    """The variable that names the folder of its files where it is started; None where something else does."""
+    """Environment variable that names the folder of its files to the engine; None if the engine has none."""
 
     @abstractmethod
     def address(self, problem: Problem, gpu: GpuInfo) -> Address:
-        """Return where a problem's config is looked up on a GPU."""
+        """Return the place where a problem's config is looked up on a GPU."""
 
     @abstractmethod
     def gpu_in(self, file_name: str) -> str | None:
-        """Return the GPU that the name of a file speaks of, as it is written there; None for a file of others."""
+        """Return the GPU in the name of a file, as written there; None if the file is not this engine's."""
 
     def subfolder(self, triton: str | None) -> Path:
-        """Return where in the folder that is named to the engine its files are; by default there itself.
+        """Return the subfolder of the engine's folder that holds its files; by default the folder itself.
 
         Args:
-            triton: the release with which their configs were measured; None where that is not known.
+            triton: the Triton release with which the configs were measured; None if unknown.
         """
         return Path()
 
     @abstractmethod
     def parse(self, text: bytes, path: Path) -> dict[Keys, WrittenConfig]:
-        """Read what a file holds. Raises TableError, in one line, with the file and the place in it."""
+        """Return the contents of a file. Raises TableError, in one line, with the file and the place in it."""
 
     @abstractmethod
     def render(self, entries: Entries) -> bytes:
-        """Return the text of a file that holds these entries."""
+        """Return the text of a file with these entries."""
 
     def launchable(self, problem: Problem, config: Config) -> Config:
-        """Return a tuned config with what the engine must find beside it, though there is nothing to choose."""
+        """Return a tuned config with any fixed parameters that the engine must find beside it."""
         return config
 
     def as_written(self, config: WrittenConfig) -> WrittenConfig:
-        """Return a config with its parameters in the order in which they are written."""
+        """Return a config with its parameters in writing order."""
         return config
 
     def missing(self, entries: Entries) -> list[str]:
@@ -112,18 +113,18 @@ class Engine(ABC):
 
     @abstractmethod
     def problems(self, model: ModelStudy, kernels: Collection[str] | None = None) -> Mapping[Problem, tuple[str, ...]]:
-        """Return the problems whose configs it looks up for a model, each with the layers that ask. Raises ModelError.
+        """Return the problems whose configs the engine looks up for a model, each with its layers. Raises ModelError.
 
         Args:
-            kernels: problems of these alone; None for all that serve the model.
+            kernels: only problems of these kernels; None for all that serve the model.
         """
 
     def completion(self, asked: Collection[Problem], tuned: Collection[str], gpu: GpuInfo, folder: Path) -> Completion:
-        """Return what a folder needs besides what was tuned, lest the engine be slower with it than without.
+        """Return entries that a folder needs besides the tuned ones, so that it does not slow down the engine.
 
         Args:
-            asked: the problems whose configs the engine looks up, whatever of them was tuned.
-            tuned: names of the kernels that were.
+            asked: all problems whose configs the engine looks up, tuned or not.
+            tuned: names of the tuned kernels.
 
         Raises:
             TableError: a file of the folder is malformed.
@@ -133,5 +134,5 @@ class Engine(ABC):
 
 
 def by_number(keys: Keys) -> tuple[tuple[int, str], ...]:
-    """Return what sorts keys by their numbers."""
+    """Return a sort key that orders keys by their numbers."""
     return tuple((int(key) if key.isdecimal() else 0, key) for key in keys)

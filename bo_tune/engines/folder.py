@@ -1,6 +1,6 @@
-"""Folders of tuned files: read, merged into, and written in one step, each file with its sidecar of provenance.
+"""Folders of tuned files: read, merged, and written in one step. Each file has a sidecar with its provenance.
 
-What a file's name says, and what stands in it, only its engine knows (``engines.base``).
+Only the engine knows the meaning of a file's name and contents (``engines.base``).
 """
 
 import errno
@@ -32,7 +32,7 @@ from bo_tune.files import (
 )
 
 _PROBE = "probe"
-"""What a file would be called of which nothing but its folder is known."""
+"""Name of a file with which to test a folder."""
 _LOCK_TIMEOUT_S = 60.0
 _READS = 4
 _READ_AGAIN_S = 0.05
@@ -40,10 +40,10 @@ _READ_AGAIN_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """What one tuned file holds.
+    """The contents of one tuned file.
 
     Attributes:
-        entries: the configs as written, by keys; values are integers, or null for a parameter left open.
+        entries: the configs as written, by keys. Values are integers, or null for a parameter left open.
     """
 
     entries: Entries
@@ -55,7 +55,7 @@ class Table:
 
 
 def engine_for(path: Path) -> Engine:
-    """Return the engine that loads a file. Raises TableError where none does."""
+    """Return the engine that loads a file. Raises TableError if there is none."""
     engine = engine_of_file(path.name)
     if engine is None:
         raise TableError(f"{path}: not the name of a tuned file; expected one like {patterns()}")
@@ -66,14 +66,14 @@ def read_table(path: Path) -> Table:
     """Read and check a tuned file.
 
     Raises:
-        TableError: the file cannot be read, is malformed, or none of an engine's. One line, with the file and the place
-            in it.
+        TableError: the file cannot be read, is malformed, or belongs to no engine. The message is one line, with the
+            file and the place in it.
     """
     return Table(engine_for(path).parse(read_bytes(path), path))
 
 
 def table_paths(folder: Path) -> list[Path]:
-    """Return the paths of the tables directly in a folder, sorted. Other files are passed over.
+    """Return the sorted paths of the tables directly in a folder. Other files are ignored.
 
     Raises:
         TableError: the folder cannot be read or holds no table.
@@ -102,7 +102,7 @@ def flat_configs(tables: Mapping[str, Table]) -> dict[tuple[str, Keys], dict[str
 
 
 def read_provenance(table: Path) -> dict[Keys, Provenance]:
-    """Read the sidecar of a table; empty where there is none.
+    """Read the sidecar of a table; empty if there is none.
 
     Raises:
         TableError: the sidecar cannot be read or is malformed.
@@ -118,22 +118,22 @@ def read_provenance(table: Path) -> dict[Keys, Provenance]:
 
 
 def kernel_sources(table: Path) -> dict[Keys, str]:
-    """Return which code the entries of a table were tuned with, as far as its sidecar tells. Raises TableError."""
+    """Return the kernel source of each entry of a table, as far as its sidecar tells. Raises TableError."""
     entries = _read_sidecar(provenance_path(table))
     return {keys: source for keys, entry in entries.items() if isinstance(source := entry.get("kernel_source"), str)}
 
 
 def read_entries(path: Path) -> list[TunedEntry]:
-    """Read a table with where each entry came from, while others may be writing it.
+    """Read a table with the origin of each entry, while others may be writing it.
 
-    What the sidecar says of another config than the table's says nothing of this one. Both files are replaced one after
-    the other, so where they differ they are read again.
+    If the sidecar describes another config than the table has, it says nothing of the table's. A writer replaces both
+    files one after the other, so if they differ they are read again.
 
     Raises:
-        TableError: one of them cannot be read or is malformed, or the name is none of a table.
+        TableError: one of them cannot be read or is malformed, or the name is not that of a table.
     """
     for _ in range(_READS):
-        # The table first: the sidecar is written before it, so it knows of every entry that is found here.
+        # Read the table first. The sidecar is written before it, so it knows every entry that is found here.
         table, origins = read_table(path), read_provenance(path)
         configs = table.configs
         fitting = {keys: o for keys, o in origins.items() if dict(o.config) == configs.get(keys, o.config)}
@@ -147,10 +147,10 @@ def check_writable(folder: Path, file_names: Iterable[str] = ()) -> None:
     """Find out before tuning whether its results can be written. The folder is created.
 
     Args:
-        file_names: tables that will be merged into: those that exist must be well-formed, with their sidecars.
+        file_names: tables to merge into. Existing ones must be well-formed, with their sidecars.
 
     Raises:
-        TableError: the folder cannot be created or written, a name cannot be that of a file, or a table is malformed.
+        TableError: the folder cannot be created or written, a file name is invalid, or a table is malformed.
     """
     paths = [_path_in(folder, name) for name in file_names]
     if folder.exists() and not folder.is_dir():
@@ -174,21 +174,21 @@ def write_tables(
 ) -> list[Path]:
     """Merge results into the tables of a folder, with their provenance.
 
-    Of entries with equal keys, in the table and among the results, the one measured last stays: of equally old ones the
-    last of the results, and one whose time nobody knows only where there is no other. Each file is read, decided on and
-    replaced in one step under a lock, the sidecar before the table, so that concurrent sessions lose nothing and a
-    killed one leaves every file whole.
+    Of entries with equal keys, in the table and among the results, the one measured last stays. If several are equally
+    old, the last of the results stays. An entry of unknown age stays only if there is no other. Each file is read,
+    decided on and replaced in one step under a lock, the sidecar before the table. So concurrent sessions lose nothing,
+    and a killed session leaves every file whole.
 
     Args:
-        note: is told, in a line each, of what a reader of the files would not expect.
-        rank: what entries with equal keys are compared by, told from what the sidecar says of one; by default when it
-            was measured.
+        note: called with one line for each fact that a reader of the files would not expect.
+        rank: returns a value by which to compare entries with equal keys, given an entry's data in the sidecar. By
+            default it is the time of measurement.
 
     Returns:
         The paths of the tables, sorted.
 
     Raises:
-        TableError: a file is malformed (it is left as it is) or cannot be written.
+        TableError: a file is malformed (it is left unchanged) or cannot be written.
     """
     paths, by_file = [], attrgetter("file_name")
     for name, group in groupby(sorted(results, key=by_file), by_file):
@@ -202,7 +202,7 @@ def write_tables(
 
 
 def write_placed(folder: Path, results: Sequence[TunedEntry], note: Callable[[str], None] | None = None) -> list[Path]:
-    """As ``write_tables``, each entry in that of a folder's subfolders in which its engine looks for it."""
+    """Do as ``write_tables``, with each entry in the subfolder where its engine looks for it."""
     placed: dict[Path, list[TunedEntry]] = {}
     for entry in results:
         triton = entry.provenance.triton if entry.provenance else ""
@@ -212,13 +212,14 @@ def write_placed(folder: Path, results: Sequence[TunedEntry], note: Callable[[st
 
 
 def merge_tables(folders: Sequence[Path], out: Path, note: Callable[[str], None] | None = None) -> list[Path]:
-    """Merge the tables of folders into those of another, and return the paths of what was written.
+    """Merge the tables of several folders into those of another folder, and return the paths of the written tables.
 
-    Of entries with equal keys, those that the other folder holds included, an engine's count before those of the
-    project's own kernels, and then the one measured last; of those that do not say when, that of the last folder.
+    Of entries with equal keys, including those already in the other folder, an engine's take precedence over those of
+    the project's own kernels. After that, the one measured last stays. If none has a date, the one in the last folder
+    stays.
 
     Args:
-        note: is told of what a reader of the files would not expect.
+        note: called with each fact that a reader of the files would not expect.
 
     Raises:
         TableError: a folder or a table cannot be read, or nothing can be written.
@@ -229,10 +230,10 @@ def merge_tables(folders: Sequence[Path], out: Path, note: Callable[[str], None]
 
 
 def engine_first(origin: Mapping[str, Any]) -> tuple[bool, datetime]:
-    """Return by what entries with equal keys are ranked: an engine's before all others, later before earlier ones.
+    """Return the rank of an entry among those with equal keys: an engine's first, then the later one.
 
     Args:
-        origin: what the sidecar says of an entry; empty where it says nothing.
+        origin: the entry's data in the sidecar; empty if it has none.
     """
     source = origin.get("kernel_source")
     return isinstance(source, str) and not is_own(source), measured(origin)
@@ -240,7 +241,7 @@ def engine_first(origin: Mapping[str, Any]) -> tuple[bool, datetime]:
 
 @contextmanager
 def locked(path: Path, timeout_s: float) -> Iterator[None]:
-    """Hold the lock of a file while it lasts: that of the file behind a link, and never one that is itself a link.
+    """Hold the lock of a file inside the context. For a link, lock the file behind it. Refuse a lock that is a link.
 
     Raises:
         TimeoutError: another process held it for ``timeout_s``.
@@ -251,10 +252,10 @@ def locked(path: Path, timeout_s: float) -> Iterator[None]:
 
 
 def check_lock(path: Path) -> Path:
-    """Return the path of a file's lock. Raises OSError where it is there and could not be taken."""
+    """Return the path of a file's lock. Raises OSError if it exists and could not be taken."""
     target = resolved(path)
     lock = target.with_name(f".{target.name}.lock")
-    if lock.is_symlink():  # The lock would not follow it either, but with words that tell nobody what to do.
+    if lock.is_symlink():  # FileLock would not follow the link either, but its message does not help.
         raise OSError(errno.ELOOP, f"its lock {lock.name} is a link; remove it")
     if lock.exists() and not os.access(lock, os.R_OK | os.W_OK):
         raise PermissionError(errno.EACCES, f"its lock {lock.name} is another user's; have it removed")
@@ -310,7 +311,7 @@ def _merge_file(
 
 
 def measured(origin: Mapping[str, Any]) -> datetime:
-    """Return when an entry was measured; where nobody knows, long ago."""
+    """Return the time at which an entry was measured. An unknown time counts as long ago."""
     return moment_of(origin.get("date")) or datetime.min.replace(tzinfo=UTC)
 
 
@@ -323,7 +324,7 @@ def _read_sidecar(path: Path) -> dict[Keys, dict[str, Any]]:
 
 
 def missing_lines(paths: Sequence[Path]) -> list[str]:
-    """Return a line on each lookup that tables leave without an entry."""
+    """Return one line for each lookup that tables leave without an entry."""
     return [
         f"{path.name}: {lookup}: an engine that asks for it stops"
         for path in paths

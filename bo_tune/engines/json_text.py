@@ -1,4 +1,4 @@
-"""JSON as tuned files and their sidecars hold it: parsed strictly, and written."""
+"""The JSON of tuned files and their sidecars: strict parsing, and writing."""
 
 import json
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from bo_tune.files import os_error_text, parse_json, read_file
 
 
 def read_bytes(path: Path) -> bytes:
-    """Read a file within bounds. Raises TableError."""
+    """Read a file up to a size limit. Raises TableError."""
     try:
         return read_file(path)
     except OSError as error:
@@ -20,7 +20,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def parse_strictly(text: bytes, path: Path) -> Any:
-    """Parse what a file holds: no key twice, no NaN. Raises TableError."""
+    """Parse the text of a file. Duplicate keys and NaN are errors. Raises TableError."""
     try:
         return parse_json(text)
     except ValueError as error:
@@ -28,12 +28,12 @@ def parse_strictly(text: bytes, path: Path) -> Any:
 
 
 def json_bytes(document: Mapping[str, Any]) -> bytes:
-    """Return a document as it is written."""
+    """Return the text of a document."""
     return (json.dumps(document, indent=2, allow_nan=False) + "\n").encode()
 
 
 def kind_of(value: object) -> str:
-    """Return what a value of a file is, as a message says it."""
+    """Describe the kind of a value for a message."""
     if isinstance(value, dict):
         return "an object" if value else "an empty object"
     return "an array" if isinstance(value, list) else json.dumps(value)[:60]

@@ -1,7 +1,8 @@
-"""Where each tuned entry came from: a sidecar file next to each JSON, which vLLM never loads.
+"""The origin of each tuned entry: a sidecar file next to each JSON, which vLLM never loads.
 
 ``{gpu}_SHRINK.provenance.json`` belongs to ``{gpu}_SHRINK.json``: ``{"schema_version": 1, "entries": {"5/3/16/4096/16":
-{...}}}``, one entry per path of keys. The figures cannot live in the table itself: vLLM turns every key into a number.
+{...}}}``, with one entry per path of keys. The table itself cannot hold these figures, because vLLM turns every key
+into a number.
 """
 
 import re
@@ -23,7 +24,7 @@ KEY_SEPARATOR = "/"
 _KEYS = re.compile(r"[\w=.,-]{1,60}(/[\w=.,-]{1,60})*", re.ASCII)
 
 OWN_KERNELS = "bo_tune"
-"""How the sources of the project's own kernels begin."""
+"""First word of the sources of the project's own kernels."""
 
 
 def _is_number(value: object) -> bool:
@@ -39,7 +40,7 @@ def _is_time(value: object) -> bool:
 
 
 _OPTIONAL = ("certificate", "joint", "in_place", "disturbed", "ended")
-"""Fields that an entry may leave out."""
+"""Fields that may be missing from an entry."""
 
 _FITS: Mapping[str, Callable[[object], bool]] = {
     **dict.fromkeys(_OPTIONAL, lambda value: value is None or isinstance(value, dict)),
@@ -51,30 +52,31 @@ _FITS: Mapping[str, Callable[[object], bool]] = {
     "ended": lambda value: value is None or isinstance(value, str),
     "disturbed": lambda value: value is None or (isinstance(value, list) and all(isinstance(v, str) for v in value)),
 }
-"""Checks of the fields that are no text."""
+"""Checks of the fields that are not text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where one tuned entry came from.
+    """The origin of one tuned entry.
 
     Attributes:
         time_us: measured time of the config, in us.
-        default_time_us: measured time of the kernel's default config, in us; None where it could not be measured.
-        gpu: as ``torch.cuda.get_device_name`` gives it.
-        driver: version of the GPU driver, "" where unknown; so are torch and triton.
-        kernel_source: which code was measured.
+        default_time_us: measured time of the kernel's default config, in us; None if it could not be measured.
+        gpu: name as given by ``torch.cuda.get_device_name``.
+        driver: version of the GPU driver, "" if unknown. The same holds for torch and triton.
+        kernel_source: source of the measured kernel.
         date: ISO 8601, UTC.
-        session: identifies the session that chose it; its studies ran side by side.
+        session: identifies the session that chose the config. Its studies ran side by side.
         certificate: how sure the search was that nothing better was left; None for a search without a model.
-        joint: where kernels had to agree: which, on what, the sum of their times and that of their defaults' in us; one
-            kernel alone may be slower than its default. None for a kernel that stands alone.
-        in_place: what decided where the layer was known: the layer, and its times in us with each finalist; None where
-            the times alone did.
-        disturbed: what disturbed measuring its study, other processes on the GPU for example; empty where nothing did,
-            None where that is not known.
-        ended: why the search ended (``core.conclusion.EndedBy``); None where that is not known.
-        costs: what finding it cost: launched configs, launches by purpose, compiles, seconds, …; units in the names.
+        joint: for kernels that had to agree: which kernels, on what, and the sums of their times and of their defaults'
+            times in us. A single kernel of them may be slower than its default. None for a kernel that stands alone.
+        in_place: if the layer was known, the facts that decided: the layer, and its times in us with each finalist.
+            None if the times alone decided.
+        disturbed: what disturbed measuring its study, for example other processes on the GPU; empty for no disturbance,
+            None if unknown.
+        ended: why the search ended (``core.conclusion.EndedBy``); None if unknown.
+        costs: costs of finding the config: launched configs, launches by purpose, compiles, seconds, …; units are in
+            the names.
     """
 
     problem: Problem
@@ -98,7 +100,7 @@ class Provenance:
     ended: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """Return the entry as it is written."""
+        """Return the entry as plain values for JSON."""
         apart = ("problem", "config", "costs", *_OPTIONAL)
         names = [name for name in self.__slots__ if name not in apart]
         return {
@@ -116,10 +118,10 @@ class Provenance:
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> "Provenance":
-        """Read an entry; names it does not know are passed over.
+        """Read an entry. Unknown names are ignored.
 
         Raises:
-            ValueError: something is missing or of the wrong type.
+            ValueError: a field is missing or has the wrong type.
         """
         entry = {**dict.fromkeys(_OPTIONAL), **entry}
         missing = [name for name in cls.__slots__ if name not in entry]
@@ -142,7 +144,7 @@ def is_own(kernel_source: str) -> bool:
 
 
 def moment_of(date: object) -> datetime | None:
-    """Return the moment that a date in a sidecar says, or None where it says none. Without a time zone it is UTC."""
+    """Return the moment of a date in a sidecar, or None if it is not one. Without a time zone it is UTC."""
     try:
         moment = datetime.fromisoformat(date) if isinstance(date, str) else None
     except ValueError:
@@ -153,7 +155,7 @@ def moment_of(date: object) -> datetime | None:
 def provenance_path(table: Path) -> Path:
     """Return the sidecar of a table: ``X_SHRINK.json`` → ``X_SHRINK.provenance.json``.
 
-    That of a link is beside the file that it leads to, which other links may lead to as well.
+    For a link, the sidecar is beside the file behind it. Other links may lead to the same file.
     """
     table = resolved(table) if table.is_symlink() else table
     return table.with_name(table.name.removesuffix(".json") + PROVENANCE_SUFFIX)
@@ -163,7 +165,7 @@ def entries_of(document: Any, path: Path) -> dict[tuple[str, ...], dict[str, Any
     """Return the entries of a parsed sidecar by their keys, as written.
 
     Raises:
-        TableError: it is no sidecar, or one of another schema version.
+        TableError: it is not a sidecar, or has another schema version.
     """
     if not isinstance(document, dict) or not isinstance(document.get("entries"), dict):
         raise TableError(f"{path}: expected an object with schema_version and entries")
@@ -179,6 +181,6 @@ def entries_of(document: Any, path: Path) -> dict[tuple[str, ...], dict[str, Any
 
 
 def document_of(entries: Mapping[tuple[str, ...], Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the sidecar that holds these entries, in the order given."""
+    """Return a sidecar with these entries, in the given order."""
     joined = {KEY_SEPARATOR.join(keys): dict(entry) for keys, entry in entries.items()}
     return {"schema_version": PROVENANCE_SCHEMA_VERSION, "entries": joined}

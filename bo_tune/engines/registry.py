@@ -1,4 +1,4 @@
-"""The engines whose files are known. A new one, or a new family of files, is a line here."""
+"""The engines whose files are known. A new engine, or a new family of files, is one line here."""
 
 from collections.abc import Collection, Iterable
 
@@ -16,7 +16,7 @@ ENGINES: list[Engine] = [VllmLora(), VllmExperts(), VllmMamba(), SglangLora()]
 
 
 def engine_of(kernel: str) -> Engine:
-    """Return the engine that looks up the configs of a kernel. Raises InputError where none does."""
+    """Return the engine that looks up the configs of a kernel. Raises InputError if there is none."""
     for engine in ENGINES:
         if kernel in engine.kernels:
             return engine
@@ -34,20 +34,20 @@ def engine_of_file(name: str) -> Engine | None:
 
 
 def address_of(problem: Problem, gpu: GpuInfo) -> Address:
-    """Return where a problem's config is looked up. Raises InputError where no engine does."""
+    """Return the place where a problem's config is looked up. Raises InputError if no engine does."""
     return engine_of(problem.kernel).address(problem, gpu)
 
 
 def launchable(problem: Problem, config: Config) -> Config:
-    """Return a tuned config with all that an engine must find in its file. Raises InputError where none looks it up."""
+    """Return a tuned config with all that its engine must find in a file. Raises InputError without an engine."""
     return engine_of(problem.kernel).launchable(problem, config)
 
 
 def served_problems(model: ModelStudy, kernels: Collection[str] | None = None) -> dict[Problem, tuple[str, ...]]:
-    """Return the problems whose configs engines look up for a model, each with the layers that ask.
+    """Return the problems whose configs engines look up for a model, each with its layers.
 
     Args:
-        kernels: problems of these alone; None for all that serve the model.
+        kernels: only problems of these kernels; None for all that serve the model.
 
     Raises:
         ModelError: no engine serves the model like this.
@@ -59,11 +59,11 @@ def served_problems(model: ModelStudy, kernels: Collection[str] | None = None) -
 
 
 def folder_variables(files: Iterable[str]) -> list[str]:
-    """Return the variables that name a folder of these files to the engines that load them."""
+    """Return the environment variables that name a folder of these files to the engines that load them."""
     engines = [engine_of_file(name) for name in files]
     return list(dict.fromkeys(one.folder_variable for one in engines if one is not None and one.folder_variable))
 
 
 def patterns() -> str:
-    """Return what the names of tuned files look like, for people."""
+    """Return the patterns of the names of tuned files, for people."""
     return ", ".join(pattern for engine in ENGINES for pattern in engine.patterns)

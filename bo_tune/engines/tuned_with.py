@@ -1,8 +1,7 @@
-"""Whose kernels entries were tuned with: an engine's, or the project's own, which no engine runs.
+"""The kernels with which entries were tuned: an engine's, or the project's own, which no engine runs.
 
-Both are written into files of the same names. What is found for one kernel is no more than a guess for the other. So
-that a file holds both is never left unsaid, and entries of an engine's kernels do not give way to the others' unless
-somebody asks for that.
+Both are written into files of the same names, but a config found for one kernel is only a guess for the other. So there
+is always a message if a file holds both, and entries of an engine's kernels are replaced by the others only on request.
 """
 
 from collections import Counter
@@ -17,18 +16,19 @@ from bo_tune.errors import TableError
 NOT_AN_ENGINES = "bo_tune's own kernels, which no engine runs"
 
 UNKNOWN = "kernels that no sidecar names"
-"""Source of entries of which nobody knows: somebody may have tuned an engine's."""
+"""Source of entries of unknown origin. They may have been tuned with an engine's kernels."""
 
 
 def check_mix(folder: Path, wanted: Mapping[str, Iterable[str]], *, own_wanted: bool) -> list[str]:
-    """Refuse to mix the project's own kernels into what an engine's were tuned for; return lines to warn of.
+    """Refuse to mix the project's own kernels into files tuned for an engine's; return lines of warnings.
 
     Args:
-        wanted: kernel sources of what is to be written into each file.
-        own_wanted: whether somebody asked for the project's own kernels by name: then they are only warned of.
+        wanted: kernel sources of the entries to write into each file.
+        own_wanted: whether the user asked for the project's own kernels by name. If so, mixing them in only leads to a
+            warning.
 
     Raises:
-        TableError: a file would hold both, and nobody asked for that; or it is malformed, or its sidecar.
+        TableError: a file would hold both, and the user did not ask for that; or the file or its sidecar is malformed.
     """
     warnings = []
     for name, given in sorted(wanted.items()):
@@ -50,7 +50,7 @@ def check_mix(folder: Path, wanted: Mapping[str, Iterable[str]], *, own_wanted: 
 
 
 def _sources_in(table: Path) -> Counter[str]:
-    """Count the entries of a table by their kernel source; of one that is not there, none."""
+    """Count the entries of a table by their kernel source; none if the table does not exist."""
     if not table.exists():
         return Counter()
     sources = kernel_sources(table)
@@ -58,24 +58,26 @@ def _sources_in(table: Path) -> Counter[str]:
 
 
 def source_counts(folder: Path) -> dict[str, dict[str, int]]:
-    """Return by file name how many entries were tuned with which kernel source, as far as sidecars tell."""
+    """Return the number of entries by file name and kernel source, as far as sidecars tell."""
     found, _ = _told(folder)
     return found
 
 
 def folder_lines(folder: Path) -> list[str]:
-    """Say of the files of a folder whose kernels they were tuned with, as far as their sidecars tell. The first line
-    is of all together; there are none where no sidecar tells anything."""
+    """Say with which kernels the files of a folder were tuned, as far as their sidecars tell.
+
+    The first line sums up all files. There are no lines if no sidecar tells anything.
+    """
     found, malformed = _told(folder)
     named = [f"tuned with {_named({source for counts in found.values() for source in counts})}"] if found else []
     return [*named, *own_lines(found), *malformed]
 
 
 def own_lines(found: Mapping[str, Mapping[str, int]]) -> list[str]:
-    """Return a line on each file that has entries of the project's own kernels.
+    """Return one line for each file that has entries of the project's own kernels.
 
     Args:
-        found: as ``source_counts`` returns it.
+        found: the result of ``source_counts``.
     """
     lines = []
     for name, counts in found.items():
@@ -87,7 +89,7 @@ def own_lines(found: Mapping[str, Mapping[str, int]]) -> list[str]:
 
 
 def _told(folder: Path) -> tuple[dict[str, dict[str, int]], list[str]]:
-    """Return what the sidecars of a folder tell, and which of them tell nothing. An engine reads none of them."""
+    """Return the contents of a folder's sidecars, and errors for malformed ones. An engine reads none of them."""
     found, malformed = {}, []
     for name in sorted(path.name for path in folder.iterdir() if engine_of_file(path.name)):
         try:

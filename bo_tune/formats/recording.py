@@ -1,7 +1,7 @@
 """Recordings: exhaustive grids in the autotuning community's T4 results format, read and written.
 
-A recording file is JSON, gzip-compressed when its name ends in ``.gz``: ``schema_version``, a ``metadata`` object that
-names kernel, problem and GPU, and ``results`` with one entry per config. Times are us, except for
+A recording file is JSON, gzip-compressed if its name ends in ``.gz``. It holds ``schema_version``, a ``metadata``
+object that names kernel, problem and GPU, and ``results`` with one entry per config. Times are in us, except for
 ``compilation_time``, which the format wants in ms.
 """
 
@@ -48,15 +48,16 @@ SUFFIXES = (".t4.json.gz", ".t4.json")
 
 @dataclass(frozen=True, slots=True)
 class RecordedConfig:
-    """What was recorded of one config.
+    """The recorded data of one config.
 
     Attributes:
         runtimes_us: every raw repetition, in us; empty for an invalid config.
-        time_us: the recorded time, in us, which for the fastest may be a re-measured one; None for an invalid config.
+        time_us: the recorded time, in us; None for an invalid config. For the fastest configs it may be a re-measured
+            time.
         reason: why there is no time, or None.
         detail: the recorded line of detail of an invalid config.
         compile_s: seconds of one core that compiling took.
-        relative_error: Frobenius norm of the difference from the reference over its norm.
+        relative_error: Frobenius norm of the difference from the reference, divided by the reference's norm.
     """
 
     runtimes_us: tuple[float, ...] = ()
@@ -69,7 +70,7 @@ class RecordedConfig:
 
     @classmethod
     def of(cls, outcome: Outcome, time_us: float | None = None) -> "RecordedConfig":
-        """Take over an outcome, with a re-measured time where there is one."""
+        """Return the data of an outcome, with a re-measured time if there is one."""
         compile_s = outcome.compilation.compile_s
         if isinstance(outcome, Invalid):
             return cls((), None, outcome.reason, outcome.detail, compile_s, outcome.resources)
@@ -82,12 +83,12 @@ class Recording:
     """A recorded grid.
 
     Attributes:
-        path: the file it was read from, or will be written to.
-        kernel_source: which code was measured, for example ``vllm 0.33.0``.
-        space: product of the recorded values, parameters in recorded order.
+        path: the file that it was read from, or will be written to.
+        kernel_source: source of the measured kernel, for example ``vllm 0.33.0``.
+        space: product of the recorded values, with parameters in recorded order.
         default_time_us: time of the kernel's default config on the same problem, if recorded.
-        entries: what was recorded, by ``config_key``, in recorded order. May hold less than the whole space.
-        metadata: the file's ``metadata`` object, with what this program does not know of.
+        entries: the recorded data by ``config_key``, in recorded order. May cover less than the whole space.
+        metadata: the file's ``metadata`` object, including what this program does not know.
     """
 
     path: Path
@@ -116,8 +117,8 @@ class Recording:
         """Build a recording from outcomes.
 
         Args:
-            times_us: re-measured times by ``config_key``, where they are better than the outcomes' own.
-            metadata: more to say of the run: ``triton``, ``torch``, ``timing``, …
+            times_us: re-measured times by ``config_key``, to replace the outcomes' own.
+            metadata: further facts of the run: ``triton``, ``torch``, ``timing``, …
         """
         times_us = times_us or {}
         entries = {}
@@ -128,25 +129,25 @@ class Recording:
 
     @property
     def default_config(self) -> dict[str, int]:
-        """What was the kernel's default where it was recorded, or the one that is known of the kernel."""
+        """The kernel's default config at the time of the recording, or today's if that was not recorded."""
         recorded: dict[str, int] | None = self.metadata.get(DEFAULT_CONFIG)
         return dict(recorded) if recorded else kernel_spec(self.problem.kernel).default_config(self.problem)
 
     def entry(self, config: Config) -> RecordedConfig | None:
-        """Return what was recorded of a config, or None."""
+        """Return the recorded data of a config, or None."""
         return self.entries.get(config_key(config))
 
     def time_us(self, config: Config) -> float | None:
-        """Return the recorded time of a config, in us: that of the default, off the grid, for any config off it.
+        """Return the recorded time of a config, in us. Any config off the grid is taken for the default.
 
-        None for an invalid config, and where the default's time is not recorded.
+        None for an invalid config, and if the default's time is not recorded.
         """
         entry = self.entry(config)
         return self.default_time_us if entry is None else entry.time_us
 
     @cached_property
     def best(self) -> dict[str, int]:
-        """The correct config with the smallest recorded time. Raises RecordingError where none is correct."""
+        """The correct config with the smallest recorded time. Raises RecordingError if no config is correct."""
         times = [(entry.time_us, key) for key, entry in self.entries.items() if entry.time_us is not None]
         if not times:
             raise RecordingError(f"{self.path}: no config of this recording has a time")
@@ -160,7 +161,7 @@ class Recording:
         return time_us
 
     def configs(self) -> list[dict[str, int]]:
-        """Return the recorded configs in recorded order, parameters in the space's order."""
+        """Return the recorded configs in recorded order, with parameters in the space's order."""
         return [self._in_order(dict(key)) for key in self.entries]
 
     def _in_order(self, config: Config) -> dict[str, int]:
@@ -170,16 +171,17 @@ class Recording:
 _NUMBERS = frozenset((int, float))
 
 LONGEST_DETAIL = 4000
-"""Characters of an invalid config's line of detail that are kept."""
+"""Most characters to keep of an invalid config's line of detail."""
 
 
 def recording_file_name(gpu: GpuInfo, problem: Problem) -> str:
     """Return the usual name of a recording's file: ``h100.lora_shrink.L4.s1.m16.k4096.n16.t4.json.gz``.
 
-    The shape is followed by what is not as usual: another dtype than bfloat16, expand without adding to its output.
+    The shape is followed by differences from the defaults: a dtype other than bfloat16, expand that does not add to its
+    output.
 
     Raises:
-        RecordingError: the kernel's name cannot stand in the name of a file.
+        RecordingError: the kernel's name cannot be part of a file name.
     """
     words = [word for word in re.split(r"[^a-z0-9]+", gpu.name.lower()) if word not in ("", "nvidia", "geforce", "rtx")]
     parts = [words[0] if words else "gpu", problem.kernel, problem.shape_label]
@@ -198,7 +200,7 @@ def read_recordings(folder: Path, *, any_kernel: bool = False, known_alone: bool
 
     Args:
         any_kernel: whether to read recordings of kernels that this program does not know.
-        known_alone: whether to pass over those instead.
+        known_alone: whether to skip those instead.
 
     Raises:
         RecordingError: the folder is missing or holds no recording, or one of them cannot be read.
@@ -226,8 +228,8 @@ def read_recording(path: Path, *, any_kernel: bool = False) -> Recording:
         any_kernel: whether to read recordings of kernels that this program does not know.
 
     Raises:
-        RecordingError: the file cannot be read, is truncated or malformed, or is of another kernel. One line, with
-            the file's name and the place in it.
+        RecordingError: the file cannot be read, is truncated or malformed, or is of another kernel. The message is one
+            line, with the file's name and the place in it.
     """
     try:
         return _parse(path, parse_json(_content(path)), any_kernel=any_kernel)
@@ -238,11 +240,11 @@ def read_recording(path: Path, *, any_kernel: bool = False) -> Recording:
 
 
 def write_recording(path: Path, recording: Recording) -> None:
-    """Write a recording, atomically; the folder is created.
+    """Write a recording atomically. The folder is created.
 
     Raises:
         RecordingError: the file cannot be written.
-        ValueError: an entry's reason cannot be recorded, like ``NOT_RECORDED``.
+        ValueError: an entry's reason cannot be recorded, for example ``NOT_RECORDED``.
     """
     metadata = metadata_of(
         recording.problem, recording.gpu, recording.kernel_source, recording.default_time_us, recording.metadata

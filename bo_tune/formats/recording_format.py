@@ -1,6 +1,6 @@
-"""The T4 results format in pieces: metadata to problem and GPU, invalidity to reason, and back.
+"""The parts of the T4 results format: metadata to problem and GPU, invalidity to reason, and back.
 
-Functions here raise ``MalformedError`` with the place inside the file; ``recording`` adds the file's name.
+Functions here raise ``MalformedError`` with the place inside the file. ``recording`` adds the file's name.
 """
 
 import json
@@ -25,22 +25,22 @@ _INVALIDITY = {
     InvalidReason.GPU_PROCESS_DIED: "runtime",
     InvalidReason.LAUNCH_ERROR: "runtime",
 }
-"""What the format calls each reason. Those of one name are told apart by how the line of detail begins."""
+"""The format's name of each reason. If several share a name, the start of the line of detail tells them apart."""
 
 _EXPERT_SHARES = {"local": "local_experts", "shards": "rank_shards"}
-"""What of ``Experts`` need not be recorded, by the names in a shape."""
+"""Fields of ``Experts`` that need not be recorded, with their names in a shape."""
 
 DEFAULT_CONFIG = "default_config"
-"""Name in the metadata of the kernel's default config where the recording was made."""
+"""Name in the metadata of the kernel's default config at the time of the recording."""
 
 DEFAULT_TIME_US = "vllm_default_time_us"
-"""Name in the metadata of its time, in us."""
+"""Name in the metadata of the default config's time, in us."""
 
 _PACKED = "packed_gate_up"
-"""Name in a shape of ``Experts.packed``."""
+"""Name of ``Experts.packed`` in a shape."""
 
 RESOURCES = {"shared_memory": "B", "registers_per_thread": "", "spilled_registers": ""}
-"""Measurements of a compiled binary, and their units."""
+"""Measurements of a compiled binary, with their units."""
 
 _JSON_NAMES = {
     bool: "true or false",
@@ -55,7 +55,7 @@ Kind = TypeVar("Kind", dict[str, Any], list[Any], str, int, bool)
 
 
 class MalformedError(ValueError):
-    """Something in a recording is not as the format says; the message holds the place."""
+    """A recording does not follow the format. The message holds the place."""
 
 
 def expect(owner: Mapping[str, Any], name: str, kind: type[Kind], place: str = "") -> Kind:
@@ -80,7 +80,7 @@ def label(metadata: Mapping[str, Any], name: str, place: str = "metadata") -> st
 
 
 def number(owner: Mapping[str, Any], name: str, place: str, least: float, most: float) -> float | None:
-    """Return ``owner[name]`` as a number, or None where it is missing or null. Raises MalformedError."""
+    """Return ``owner[name]`` as a number, or None if it is missing or null. Raises MalformedError."""
     value = owner.get(name)
     if value is None:
         return None
@@ -90,10 +90,10 @@ def number(owner: Mapping[str, Any], name: str, place: str, least: float, most: 
 
 
 def invalidity_of(reason: InvalidReason | None, detail: str) -> tuple[str, str]:
-    """Return the format's name of a reason, and its line of detail, from which ``reason_of`` tells the reason.
+    """Return the format's name of a reason, and a line of detail from which ``reason_of`` finds the reason.
 
     Raises:
-        ValueError: for a reason that says nothing of the config, like ``NOT_RECORDED``.
+        ValueError: the reason says nothing about the config, as ``NOT_RECORDED``.
     """
     if reason is None:
         return "correct", ""
@@ -107,7 +107,7 @@ def invalidity_of(reason: InvalidReason | None, detail: str) -> tuple[str, str]:
 
 
 def reason_of(invalidity: str, detail: str) -> InvalidReason | None:
-    """Return the reason that an ``invalidity`` and its detail stand for; None for ``correct``."""
+    """Return the reason for an ``invalidity`` and its detail; None for ``correct``."""
     if invalidity == "correct":
         return None
     if invalidity == "runtime":
@@ -120,7 +120,7 @@ def reason_of(invalidity: str, detail: str) -> InvalidReason | None:
 
 
 def problem_of(metadata: Mapping[str, Any]) -> Problem:
-    """Return the problem that a ``metadata`` object names. Raises MalformedError."""
+    """Return the problem in a ``metadata`` object. Raises MalformedError."""
     shape = expect(metadata, "shape", dict, "metadata")
     if "sizes" not in shape:
         return _lora_problem_of(metadata, shape)
@@ -157,7 +157,7 @@ def _lora_problem_of(metadata: Mapping[str, Any], shape: Mapping[str, Any]) -> L
 
 
 def _experts_of(shape: Mapping[str, Any], place: str) -> Experts | None:
-    """Return the experts that a shape names; None where it names none."""
+    """Return the experts in a shape; None if it has none."""
     if shape.get("num_experts") is None:
         return None
     optional: dict[str, Any] = {
@@ -169,7 +169,7 @@ def _experts_of(shape: Mapping[str, Any], place: str) -> Experts | None:
 
 
 def _shape_of(problem: Problem) -> dict[str, Any]:
-    """Return the sizes of a problem as recorded."""
+    """Return the sizes of a problem for a recording."""
     if isinstance(problem, SizedProblem):
         return {"sizes": dict(problem.sizes)}
     return _lora_shape_of(lora(problem))
@@ -192,7 +192,7 @@ def _lora_shape_of(problem: LoraProblem) -> dict[str, Any]:
 
 
 def gpu_of(metadata: Mapping[str, Any]) -> GpuInfo:
-    """Return the GPU of a ``metadata`` object: as recorded in ``gpu_info``, else by its name. Raises MalformedError."""
+    """Return the GPU of a ``metadata`` object: as recorded in ``gpu_info``, or else by name. Raises MalformedError."""
     name = expect(metadata, "gpu", str, "metadata")
     if (fault := name_fault(name)) is not None:
         raise MalformedError(f"metadata.gpu: expected the name of a GPU, got {shown(name)}, which {fault}")
@@ -218,7 +218,7 @@ def gpu_of(metadata: Mapping[str, Any]) -> GpuInfo:
 def metadata_of(
     problem: Problem, gpu: GpuInfo, kernel_source: str, default_time_us: float | None, more: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return the ``metadata`` object of a recording; ``more`` is kept where it does not contradict."""
+    """Return the ``metadata`` object of a recording. ``more`` is kept unless it contradicts."""
     shape = _shape_of(problem)
     info = {**gpu.to_json(), "capability": list(gpu.capability)}
     del info["name"]
@@ -241,7 +241,7 @@ def metadata_of(
 
 
 def tells_default(problem: Problem, metadata: Mapping[str, Any]) -> bool:
-    """Say whether the recorded time of the default is of what is the default today.
+    """Say whether the recorded time of the default is that of today's default.
 
     Recordings of the experts' kernels that do not name the default were made when it was that of a tuned engine.
     """
@@ -249,13 +249,13 @@ def tells_default(problem: Problem, metadata: Mapping[str, Any]) -> bool:
 
 
 def default_time_us(problem: Problem, metadata: Mapping[str, Any], names: Collection[str]) -> float | None:
-    """Return the time of the default config, if recorded; None where it was the time of what is no default today.
+    """Return the time of the default config, if recorded; None if it was the time of a former default.
 
     Args:
-        names: of the parameters of recorded configs, which the default has too.
+        names: names of the parameters of recorded configs, which the default must have too.
 
     Raises:
-        MalformedError: the time is none, or the default no config.
+        MalformedError: the time or the default config is invalid.
     """
     time_us = number(metadata, DEFAULT_TIME_US, "metadata", SHORTEST_US, LONGEST_US)
     if DEFAULT_CONFIG in metadata:
@@ -281,7 +281,7 @@ def measurements_of(measurements: list[Any]) -> dict[str, Any]:
 
 
 def resources_of(values: Mapping[str, Any]) -> Resources:
-    """Return what the binary uses; the format writes 0 registers and shared memory where that is not known."""
+    """Return the binary's resources. The format writes 0 registers and shared memory if they are unknown."""
     counts = []
     for name in RESOURCES:
         value = values.get(name)
@@ -293,7 +293,7 @@ def resources_of(values: Mapping[str, Any]) -> Resources:
 
 
 def check_units(metadata: Mapping[str, Any]) -> None:
-    """Raise MalformedError where a recording says that its times are in other units than the format's usual ones."""
+    """Raise MalformedError if a recording declares other units of time than the format's usual ones."""
     units = metadata.get("units", UNITS)
     if type(units) is not dict or any(units.get(name, unit) != unit for name, unit in UNITS.items()):
         raise MalformedError(f"metadata.units: expected {shown(UNITS)}, got {shown(units)}")
@@ -307,6 +307,6 @@ def _runtime_reason(detail: str) -> InvalidReason:
 
 
 def shown(value: object) -> str:
-    """Return a value as it stands in a message: in one line, not too long."""
+    """Return a value for a message: in one line, not too long."""
     text = json.dumps(value, default=str)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -1,6 +1,6 @@
 """The study files, model configs and recordings that come with the package.
 
-A wheel holds them in the folder ``studies`` of the package. A checkout holds them beside the package.
+A wheel holds them in the package's folder ``studies``. A checkout holds them beside the package.
 """
 
 import json
@@ -19,7 +19,7 @@ NAME = "studies"
 
 
 class Kind(StrEnum):
-    """What a shipped item is."""
+    """The kind of a shipped item."""
 
     STUDY = "study file"
     MODEL = "model"
@@ -27,7 +27,7 @@ class Kind(StrEnum):
 
     @property
     def plural(self) -> str:
-        """What several of them are called."""
+        """Name of several items of the kind."""
         return self.value if self is Kind.RECORDINGS else f"{self.value}s"
 
 
@@ -36,9 +36,9 @@ class Shipped:
     """A study file, a model, or a folder of recordings.
 
     Attributes:
-        name: its path in the folder of all.
-        about: what it is, in a sentence.
-        files: everything that it needs, as paths in that folder.
+        name: its path in the shipped folder.
+        about: a description in one sentence.
+        files: all files that it needs, as paths in that folder.
     """
 
     name: str
@@ -71,9 +71,9 @@ def shipped() -> tuple[Shipped, ...]:
 
 
 def chosen(names: Sequence[str]) -> list[Shipped]:
-    """Return the items of some names, or all where none is named.
+    """Return the items with some names, or all if no name is given.
 
-    A name stands for an item, for a study file without its ending, and for all items of a folder.
+    A name matches an item, a study file without its ending, and all items of a folder.
 
     Raises:
         InputError: nothing has this name.
@@ -89,13 +89,13 @@ def chosen(names: Sequence[str]) -> list[Shipped]:
 
 
 def copy_shipped(items: Sequence[Shipped], to: Path) -> tuple[list[Path], list[Path]]:
-    """Copy items with everything that they need, under the paths that they have here.
+    """Copy items with all files that they need, under the same paths as here.
 
     Returns:
-        The files that were written, and those that were there already with the same content.
+        The files that were written, and those that existed already with the same content.
 
     Raises:
-        InputError: a file is there with other content, and nothing was written; or a file cannot be written.
+        InputError: a file exists with other content, in which case nothing is written; or a file cannot be written.
     """
     folder = shipped_folder()
     files = sorted({file for item in items for file in item.files})

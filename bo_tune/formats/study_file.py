@@ -1,6 +1,6 @@
-"""Study files: which problems to tune, over which ranges, at what cost. TOML, checked with the place of each error.
+"""Study files: the problems to tune, the ranges, and the costs. TOML, checked with the place of each error.
 
-What may stand in one is in ``study_schema``, and with examples in ``docs/study-file.md``.
+``study_schema`` defines their contents, and ``docs/study-file.md`` shows them with examples.
 """
 
 import tomllib
@@ -30,10 +30,10 @@ from bo_tune.kernels.registry import KERNELS, OF_BASE_MODEL, engine_spec, kernel
 from bo_tune.kernels.spec import AnySpec
 
 MOST_BYTES = 2**20
-"""Of a study file: thousands of problems."""
+"""Most bytes of a study file, which are thousands of problems."""
 
 MOST_DOTS = 200
-"""Of a line of it."""
+"""Most dots in a line of it."""
 
 DEFAULT_RANKS = (16,)
 """vLLM's own default of ``--max-lora-rank``."""
@@ -44,7 +44,7 @@ Ranges = Mapping[str, Mapping[str, tuple[int, ...]]]
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """When a study may end before its budget: nothing better by more than tolerance is left but with this risk."""
+    """A study may end early if, with at most this risk, an untried config is better by more than tolerance."""
 
     tolerance: float = 0.01
     risk: float = 0.10
@@ -52,15 +52,15 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class StudyFile:
-    """A study file, checked; also what the command line's ``--model`` builds. Change it with ``dataclasses.replace``.
+    """A study file, checked. The command line's ``--model`` builds one too. Change it with ``dataclasses.replace``.
 
     Attributes:
-        source: the file it was read from, if any.
-        kernels: kernels to tune; problems of others are passed over.
-        whole: whether nothing names kernels of the model: it has more than those of its adapters.
-        observed: what an engine looked up, in place of a model.
-        explicit: problems that are named one by one, m by m (the ``[[problem]]`` entries), each with the layers that
-            it serves, where these are told.
+        source: the file that it was read from, if any.
+        kernels: kernels to tune. Problems of others are ignored.
+        whole: whether kernels of the model were not chosen by name. The model then has more than those of its adapters.
+        observed: an engine's lookups, in place of a model.
+        explicit: problems named one by one, m by m (the ``[[problem]]`` entries), each with the layers that it serves,
+            if known.
         stop: when a study may end before its budget; None for never.
         space: ranges that replace those of the kernels' own search spaces.
     """
@@ -80,12 +80,12 @@ class StudyFile:
 
     @classmethod
     def from_model(cls, model: ModelStudy) -> "StudyFile":
-        """Return the study of a model without a file, named after the model."""
+        """Return the study of a model without a file. It is named after the model."""
         return cls(model.shape.name, model=model, kernels=model.kernels, whole=True)
 
     @classmethod
     def from_observed(cls, observed: ObservedStudy) -> "StudyFile":
-        """Return the study of what an engine looked up."""
+        """Return the study of an engine's lookups."""
         return cls(observed.name, observed=observed, kernels=observed.kernels)
 
     @property
@@ -96,13 +96,13 @@ class StudyFile:
 
     @property
     def slots(self) -> int | None:
-        """The fewest adapter slots of an engine that it is for; None where problems alone are named."""
+        """The smallest number of adapter slots of its engines; None if there are only explicit problems."""
         served = self.model or self.observed
         return min(served.max_loras) if served else None
 
     @property
     def note(self) -> str | None:
-        """How the engine must be started for these to be its lookups, or what is left open; None for nothing to say."""
+        """How the engine must be started to make these lookups, or what is left open; None if nothing."""
         served = self.model or self.observed
         return served.note if served else None
 
@@ -111,7 +111,7 @@ class StudyFile:
         return list(self.problems_by_layer())
 
     def problems_by_layer(self) -> dict[Problem, tuple[str, ...]]:
-        """Return the problems to tune, each once, with the layers they serve, where these are known."""
+        """Return the problems to tune, each once, with the layers that they serve, if known."""
         served = served_problems(self.model, self.kernels) if self.model else {}
         served = {**served, **(self.observed.problems_by_layer(self.kernels) if self.observed else {})}
         known = {lookup_of(problem) for problem in served if isinstance(problem, LoraProblem)}
@@ -119,20 +119,20 @@ class StudyFile:
         return {**served, **{problem: names for problem, names in more.items() if lookup_of(problem) not in known}}
 
     def looked_up(self) -> dict[Problem, tuple[str, ...]]:
-        """Return the problems whose configs the engine looks up, as ``problems_by_layer``, whatever is to be tuned."""
+        """Return the problems whose configs the engine looks up, as ``problems_by_layer``, tuned or not."""
         if self.observed:
             return self.observed.problems_by_layer()
         return served_problems(self.model) if self.model else {}
 
     def layers(self) -> dict[Problem, Layer]:
-        """Return the layer that each problem belongs to, of those that have one."""
+        """Return the layer of each problem that has one."""
         if self.observed:
             return self.observed.layers()
         return layers_around(self.model, self.problems_by_layer()) if self.model else {}
 
     @property
     def layer_problem_count(self) -> int:
-        """How many problems there would be if layers shared none."""
+        """Number of problems if layers shared none."""
         return sum(max(1, len(layers)) for layers in self.problems_by_layer().values())
 
     def search_space(self, spec: AnySpec) -> SearchSpace:
@@ -144,12 +144,13 @@ def load_study_file(path: Path, changes: Mapping[str, Any] | None = None) -> Stu
     """Read and check a study file.
 
     Args:
-        changes: arguments of ``ModelStudy.of`` that go before what the file says of its model, if it has one, and
-            ``derived``, whether the installed vLLM is to tell its layers. Paths are relative to the current folder.
+        changes: arguments of ``ModelStudy.of`` that override the file's model, if it has one; and ``derived``, whether
+            to ask the installed vLLM for its layers. Paths are relative to the current folder.
 
     Raises:
-        StudyFileError: it cannot be read or holds something wrong. One line, with the file and the key.
-        ModelError: the model's config that it names cannot be used, or not sharded like this.
+        StudyFileError: it cannot be read, or something in it is wrong. The message is one line, with the file and the
+            key.
+        ModelError: the model's config cannot be used, or the model cannot be sharded like this.
     """
     try:
         text = read_text(path, MOST_BYTES)
@@ -159,9 +160,9 @@ def load_study_file(path: Path, changes: Mapping[str, Any] | None = None) -> Stu
         raise StudyFileError(f"{path}: {error}") from None
     try:
         if any(line.count(".") > MOST_DOTS and not line.startswith("#") for line in text.splitlines()):
-            raise ValueError(f"a line with more than {MOST_DOTS} dots")  # of 100,000 parts: a minute and more
+            raise ValueError(f"a line with more than {MOST_DOTS} dots")  # 100,000 parts take over a minute
         data = tomllib.loads(text)
-        deque(levels(data), maxlen=0)  # whatever nests too deeply for those who walk through it
+        deque(levels(data), maxlen=0)  # finds nesting that is too deep for code that walks through it
     except (ValueError, RecursionError) as error:
         end = f"at line {len(text.splitlines())}, the end"
         reason = " ".join(str(error).split()).replace("at end of document", end)
@@ -174,7 +175,7 @@ def parse_study(data: Mapping[str, Any], source: Path, changes: Mapping[str, Any
 
     Args:
         source: the file's path, for messages and relative paths.
-        changes: as of ``load_study_file``.
+        changes: as in ``load_study_file``.
     """
     try:
         return _build(StudyTables.model_validate(data), source, changes or {})
@@ -185,7 +186,7 @@ def parse_study(data: Mapping[str, Any], source: Path, changes: Mapping[str, Any
 
 
 class _KeyError(ValueError):
-    """A key holds something wrong that one table alone could not tell; the message begins with the key."""
+    """A key is wrong for a reason that its own table cannot tell. The message begins with the key."""
 
 
 def _build(tables: StudyTables, source: Path, changes: Mapping[str, Any]) -> StudyFile:
@@ -216,7 +217,7 @@ def _build(tables: StudyTables, source: Path, changes: Mapping[str, Any]) -> Stu
 
 
 def _kernels_of(tables: StudyTables, model: ModelStudy | None) -> tuple[str, ...]:
-    """Return the kernels of a file that names none: those of a model, and those of its problems."""
+    """Return the kernels of a file that names none: those of its model and of its problems."""
     named = [problem.kernel for problem in tables.problem]
     return tuple(dict.fromkeys([*(model.kernels if model else ()), *named]))
 
@@ -340,7 +341,7 @@ def _space(tables: Mapping[str, Mapping[str, Sequence[int]]]) -> Ranges:
 
 
 def _check_looked_up(kernel: str, place: str) -> None:
-    """Refuse a name that is no kernel of adapters, and none of the base model's, which only a model asks for."""
+    """Refuse a name that is neither a kernel of adapters nor one of the base model's, which only a model asks for."""
     if kernel not in OF_BASE_MODEL:
         _check_kernel(kernel, place)
 

@@ -1,8 +1,8 @@
-"""What a study file may hold: its tables as pydantic models, and errors put into words.
+"""The contents of a study file: its tables as pydantic models, and errors in words.
 
 Every check names what it expected, so that a message is ``model.tensor_parallel: expected an integer >= 1, got "two"``.
-Checks that need more than one key, or a kernel's search space, are in ``study_file``. What keys mean is said here:
-``make docs`` makes the reference from it.
+Checks that need more than one key, or a kernel's search space, are in ``study_file``. The docstrings of the keys are
+their documentation: ``make docs`` makes the reference from them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,7 +31,7 @@ _Value = TypeVar("_Value")
 
 
 def _expected(text: str) -> WrapValidator:
-    """Say what a value should have been in these words, whatever is wrong with it."""
+    """Return a validator that says with this text what was expected, whatever is wrong with the value."""
 
     def check(value: Any, validate: Callable[[Any], Any]) -> Any:
         try:
@@ -43,7 +43,7 @@ def _expected(text: str) -> WrapValidator:
 
 
 def _satisfying(accepts: Callable[[Any], bool], text: str) -> AfterValidator:
-    """Accept a value of the right type that also is what the text says."""
+    """Return a validator that accepts a value of the right type if the condition in the text holds."""
 
     def check(value: _Value) -> _Value:
         if not accepts(value):
@@ -58,7 +58,7 @@ def _listed(value: object) -> object:
 
 
 class _OneOrMore:
-    """Shows a list as what it may be in a study file: a value or several."""
+    """Shows a list in the schema as a study file may have it: one value or several."""
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         several = handler(schema)
@@ -295,7 +295,7 @@ _KINDS = {
 
 
 def describe(error: ValidationError, data: object) -> str:
-    """Return the first error as ``key: expected what, got value``, and how many more there are."""
+    """Return the first error as ``key: expected what, got value``, and the number of others."""
     errors = error.errors(include_url=False)
     text = _describe_one(errors[0], data)
     return text if len(errors) == 1 else f"{text} (and {len(errors) - 1} more)"
@@ -314,13 +314,13 @@ def _describe_one(error: ErrorDetails, data: object) -> str:
 
 
 def suggestion(name: str, known: Sequence[str]) -> str:
-    """Return what to say after the name of an unknown key: the nearest known ones, or all."""
+    """Return the words after the name of an unknown key: the nearest known keys, or all of them."""
     near = get_close_matches(name, known, n=2)
     return f"did you mean {' or '.join(near)}?" if near else f"expected one of {', '.join(known)}"
 
 
 def _place(loc: tuple[int | str, ...], data: object) -> str:
-    """Return ``problem[0].m[1]``; a single value that stands for a list has no index."""
+    """Return ``problem[0].m[1]``. A single value that stands for a list has no index."""
     place = ""
     for part in loc:
         if isinstance(part, str):

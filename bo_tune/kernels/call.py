@@ -1,4 +1,4 @@
-"""One launch of a Triton kernel with all that it is given: run, compiled ahead, and told from others."""
+"""One launch of a Triton kernel with all its arguments: run it, compile it ahead, and tell it from others."""
 
 import inspect
 from collections.abc import Callable, Hashable, Mapping
@@ -14,29 +14,29 @@ from bo_tune.kernels.spec import LAUNCH_OPTIONS
 
 LARGEST_INT32 = 2**31 - 1
 ALIGNMENT = 16
-"""Bytes by which Triton compiles for addresses that are divisible."""
+"""Triton compiles a variant of its own for addresses that are divisible by this many bytes."""
 
 
 class StandIn(MockTensor):  # type: ignore[misc]  # Triton has no types
-    """Stands for a tensor where nothing is launched: of its type, and aligned as it would be on a GPU."""
+    """Stands in for a tensor where nothing is launched. It has the tensor's type, and its alignment on a GPU."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         super().__init__(tensor.dtype)
         self.offset = _offset(tensor)
 
     def data_ptr(self) -> int:
-        """What the address leaves, divided by the alignment."""
+        """Return the remainder of the address after division by the alignment."""
         return self.offset
 
 
 def _offset(tensor: torch.Tensor) -> int:
-    # Memory is allocated at addresses that are divisible by much more; a view may begin anywhere.
+    # Memory is allocated at addresses that are divisible by much more, but a view may begin anywhere.
     return int(tensor.storage_offset()) * tensor.element_size() % ALIGNMENT
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedLaunch:
-    """A launch with nothing left to decide: the loaded kernel on its grid, and all arguments."""
+    """A launch with nothing left to decide: the kernel, loaded on its grid, and all arguments."""
 
     run: Callable[..., None]
     arguments: tuple[Any, ...]
@@ -51,14 +51,14 @@ class PreparedLaunch:
 
 @dataclass(frozen=True, slots=True)
 class KernelCall:
-    """A kernel with its grid and everything it is given.
+    """A kernel with its grid and all its arguments.
 
     Attributes:
         kernel: Triton's jit function.
         grid: programs along the axes, up to three.
-        arguments: what is passed by position; tensors, on the meta device where nothing is to be launched.
-        options: what is passed by name: launch options, and parameters of the kernel.
-        before: what comes before each launch, and is timed with it; None for nothing.
+        arguments: positional arguments. Tensors are on the meta device if nothing will be launched.
+        options: keyword arguments: launch options, and parameters of the kernel.
+        before: called before each launch and timed with it; None for nothing.
         parameters: every parameter of the kernel with its value, in the kernel's order.
 
     Raises:
@@ -82,13 +82,13 @@ class KernelCall:
         object.__setattr__(self, "parameters", values)
 
     def launch(self) -> PreparedLaunch | None:
-        """Launch through Triton's cache; return the launches that follow, or None under the interpreter."""
+        """Launch through Triton's cache. Return a faster way to launch again, or None under the interpreter."""
         if self.before is not None:
             self.before()
         compiled = self.kernel[self.grid](*self.arguments, **self.options)
         if compiled is None:
             return None
-        # A loaded kernel wants all three axes, and every argument, those that were compiled in included.
+        # A loaded kernel wants all three axes, and every argument, including those that were compiled in.
         grid = (*self.grid, 1, 1)[:3]
         return PreparedLaunch(compiled[grid], tuple(self.parameters.values()), self.before)
 
@@ -98,7 +98,7 @@ class KernelCall:
         return self.kernel.warmup(*map(_without_memory, self.arguments), grid=self.grid, **options)
 
     def specialisation(self) -> Hashable:
-        """Return what is compiled in: equal for calls that share one binary, on one GPU."""
+        """Return everything that is compiled in. Calls with equal values share one binary on one GPU."""
         parts = (
             repr(value) if parameter.is_constexpr else _kind(value, specialised=not parameter.do_not_specialize)
             for parameter, value in zip(self.kernel.params, self.parameters.values(), strict=True)
@@ -109,19 +109,19 @@ class KernelCall:
 
 @lru_cache(maxsize=64)
 def _defaults(function: Any) -> Mapping[str, Any]:
-    """Parameters of a kernel in order, with their defaults."""
+    """Return the parameters of a kernel in order, with their defaults."""
     return {name: parameter.default for name, parameter in inspect.signature(function).parameters.items()}
 
 
 def _without_memory(value: Any) -> Any:
-    """Return what stands for an argument where nothing is launched."""
+    """Return a stand-in for an argument where nothing is launched."""
     if isinstance(value, tuple):
         return tuple(map(_without_memory, value))
     return StandIn(value) if isinstance(value, torch.Tensor) else value
 
 
 def _kind(value: Any, *, specialised: bool = True) -> Hashable:
-    """How Triton tells run-time arguments apart: tensors by type and alignment, integers by what divides them."""
+    """Return what Triton specialises on: the type and alignment of tensors, the divisibility of integers."""
     if isinstance(value, tuple):
         return tuple(map(_kind, value))
     if isinstance(value, torch.Tensor):
@@ -135,7 +135,7 @@ def _kind(value: Any, *, specialised: bool = True) -> Hashable:
 
 @lru_cache(maxsize=256)
 def int_specialisation(value: int) -> str:
-    """How Triton specialises an integer argument: by its width, and on being one or divisible by 16."""
+    """Return how Triton specialises an integer argument: by its width, and by being 1 or divisible by 16."""
     if value == 1:
         return "1"
     width = "i32" if value <= LARGEST_INT32 else "i64"

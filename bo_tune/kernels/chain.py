@@ -1,15 +1,15 @@
-"""Adapters where an engine runs them: layers one after the other in one CUDA graph, each with its base products.
+"""Adapters as an engine runs them: layers one after the other in one CUDA graph, each with its base products.
 
-An engine's decode step runs one layer after another, each with weights of its own, in a CUDA graph. So weights are cold
-(hundreds of MB went through the L2 cache since they were last read), activations are warm, and a kernel shares the GPU
-with the end of the one before. A config that is the fastest alone, behind a cleared cache, need not be the fastest
-there.
+The decode step of an engine runs one layer after another in a CUDA graph, and each layer has its own weights. So
+weights are cold: hundreds of MB went through the L2 cache since they were last read. Activations are warm, and a kernel
+shares the GPU with the end of the kernel before it. The config that is fastest alone, behind a cleared cache, need not
+be the fastest there.
 
-An engine finds one entry however many adapters a step uses. So the copies may serve steps of several numbers of them,
-in turn, and the time is the mean over the mix.
+An engine looks up the same entry no matter how many adapters a step uses. So the copies can take turns with different
+numbers of adapters. The time is then the mean over this mix.
 
-A chain is some layers, one after the other, in ``copies``: as many as it takes for none to find its weights in the
-cache. A graph is captured for each choice of configs; two graphs differ in these launches alone.
+A chain is a few layers one after the other, in ``copies``: as many as it takes until no layer finds its weights in the
+cache. A graph is captured for each choice of configs. Two graphs differ in these launches alone.
 """
 
 from collections.abc import Sequence
@@ -25,23 +25,23 @@ from bo_tune.kernels.moe.mixture import MixtureCopies
 from bo_tune.kernels.operation import OperationOf
 
 COLD_BYTES = 4
-"""Weights of the other copies are so many times the L2 cache."""
+"""The weights of the other copies take up this many times the L2 cache."""
 
 FEWEST, MOST = 3, 16
-"""Copies of the layers."""
+"""Fewest and most copies of the layers."""
 
 LAUNCHES_BEFORE = 2
-"""Launches for each copy before a graph is timed: the first ones, and a replay."""
+"""Launches per copy before a graph is timed: the first launch, and a replay."""
 
 
 class Chain:
     """Layers one after the other, in copies.
 
     Args:
-        operation: returns how a kernel of a name is launched.
+        operation: returns the operation of a kernel, given its name.
         l2_bytes: size of the L2 cache.
-        active: how many adapters the copies' steps use, in turn; nothing for what the conditions say.
-        seed: of the inputs.
+        active: numbers of adapters that the copies' steps use, in turn. If empty, the conditions say.
+        seed: seed of the inputs.
     """
 
     def __init__(
@@ -73,19 +73,19 @@ class Chain:
 
     @property
     def bytes(self) -> int:
-        """Device memory held."""
+        """Device memory in use, in bytes."""
         return sum(layer.bytes for layer in self.layers)
 
     def graph(self, choices: Sequence[Choice | None]) -> torch.cuda.CUDAGraph:
         """Capture the chain.
 
         Args:
-            choices: configs of each layer's kernels; None for one without adapters.
+            choices: configs of each layer's kernels; None for a layer without adapters.
 
         Raises:
             RuntimeError: a launch fails.
         """
-        self._run(choices)  # first launches compile and load, which nothing may do while a graph is captured
+        self._run(choices)  # Compile and load before the capture, which allows neither.
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):

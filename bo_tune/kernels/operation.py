@@ -1,7 +1,7 @@
-"""How a kernel is run: inputs, launch, compile, reference. The side of a kernel that needs torch and triton.
+"""The side of a kernel that needs torch and triton: inputs, launch, compilation, reference.
 
-The measuring processes know kernels through this interface alone, so a kernel of this project, one of an
-installed vLLM and one of a user are measured by the same code.
+The measuring processes know kernels through this interface alone. So the same code measures a kernel of this project,
+one of an installed vLLM, and one of a user.
 """
 
 from abc import ABC, abstractmethod
@@ -37,11 +37,11 @@ Inputs = TypeVar("Inputs", bound=Launched)
 
 
 class Right(Protocol):
-    """What results are compared with."""
+    """The right results, to compare with."""
 
     @property
     def nbytes(self) -> int:
-        """Device memory held."""
+        """Device memory in use, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +49,9 @@ class Verdict:
     """Whether a result is right.
 
     Attributes:
-        error: how far it is from the right one (Frobenius norms); of several outputs the largest; None where that is
-            no number, or the right one is all zero.
-        wrong: a line that says what is wrong; nothing where nothing is.
+        error: distance from the right result (Frobenius norm, relative); the largest of several outputs. None if it is
+            not a number, or the right result is all zero.
+        wrong: a line that says what is wrong; empty if nothing is.
     """
 
     error: float | None
@@ -59,89 +59,92 @@ class Verdict:
 
 
 class Operation(ABC, Generic[Asked, Inputs]):
-    """One kernel as it is launched, or several that are one thing to tune. What belongs to one problem lives in its
-    inputs."""
+    """One kernel to launch, or several that are tuned as one. All state of a problem lives in its inputs."""
 
     @property
     @abstractmethod
     def source(self) -> str:
-        """Which code this is, for example ``bo_tune 3f2a9c1e``: results of different sources never mix."""
+        """Identify the code, for example ``bo_tune 3f2a9c1e``. Results of different sources never mix."""
 
     def note(self, problem: Asked, gpu: GpuInfo) -> str | None:
-        """Say in a line what its engine makes of this kernel's configs, where it may be something else; or None."""
+        """Say in one line how the engine uses this kernel's configs, if that is not evident; None if it is."""
         return None
 
     def decided_by(self, problem: Asked, gpu: GpuInfo) -> tuple[str, ...]:
-        """Name the kernels that its engine launches in place of this one and those it must agree with, and that decide
-        on what they agree on (``KernelSpec.decides``); none where it launches this one, or what there is to decide has
-        no effect."""
+        """Name the kernels whose studies decide for this one (``KernelSpec.decides``).
+
+        The engine launches them in place of this kernel and the others of its joint group. Empty if the engine launches
+        this kernel itself, or if the values to agree on have no effect.
+        """
         return ()
 
     @abstractmethod
     def make_inputs(
         self, problem: Asked, *, seed: int, device: torch.device, conditions: Conditions = DEFAULT_CONDITIONS
     ) -> Inputs:
-        """Draw inputs of the problem's size, its tokens spread over adapters and experts as said."""
+        """Draw inputs of the problem's size, with tokens spread over adapters and experts as the conditions say."""
 
     @abstractmethod
     def made_of_nothing(self, problem: Asked) -> Inputs:
-        """Make inputs on the meta device, whose tensors hold nothing and need no GPU."""
+        """Make inputs on the meta device. Their tensors hold nothing and need no GPU."""
 
     @cached_property
     def stand_ins(self) -> Callable[[Asked], Inputs]:
-        """Gives inputs that are ``made_of_nothing``, those of the latest problems again."""
+        """Return ``made_of_nothing``, cached for the latest problems."""
         return lru_cache(maxsize=64)(self.made_of_nothing)
 
     @abstractmethod
     def inputs_bytes(self, inputs: Inputs) -> int:
-        """Device memory the inputs hold, in bytes."""
+        """Return the device memory of the inputs, in bytes."""
 
     @abstractmethod
     def reset(self, inputs: Inputs) -> None:
-        """Bring the output into the state a launch expects. Not part of the timed region."""
+        """Bring the output into the state that a launch expects. This is not timed."""
 
     @abstractmethod
     def poison(self, inputs: Inputs) -> None:
-        """Like ``reset``, with NaN wherever a correct launch must write, so that a skipped element shows."""
+        """Do as ``reset``, but put NaN wherever a correct launch must write, so that a skipped element shows."""
 
     @abstractmethod
     def launch(self, inputs: Inputs, config: Config) -> None:
-        """Launch once on the current stream, with nothing but what belongs to it on the GPU's timeline."""
+        """Launch once on the current stream. Put nothing else on the GPU's timeline."""
 
     def engine_launch(self, inputs: Inputs) -> Callable[[], None] | None:
-        """Return how its engine launches it, with all its Python and a config of the engine's choice; None where no
-        engine does."""
+        """Return a function that launches as the engine does, with all its Python and a config of the engine's choice.
+
+        None if no engine launches this kernel.
+        """
         return None
 
     @abstractmethod
     def compile(self, problem: Asked, config: Config) -> Sequence[Any]:
-        """Compile for the active Triton target without launching and without a GPU.
+        """Compile for the active Triton target, without launching and without a GPU.
 
-        The binaries are those ``launch`` finds in Triton's cache for inputs of the problem. What cannot be told ahead
-        of a launch is compiled by it.
+        The binaries are those that ``launch`` finds in Triton's cache for inputs of the problem. A launch compiles
+        whatever cannot be known ahead of it.
 
         Returns:
             Triton's compiled kernels.
         """
 
     def restore(self, inputs: Inputs) -> None:
-        """Bring back what launches have changed of what they read. Comes before each that is timed, untimed."""
+        """Restore inputs that launches have changed. Runs before each timed launch, and is not timed itself."""
 
     @abstractmethod
     def right(self, inputs: Inputs) -> Right:
-        """What is right for these inputs, which nothing has been launched with so far."""
+        """Return the right results for these inputs. Nothing has been launched with them so far."""
 
     @abstractmethod
     def judge(self, inputs: Inputs, right: Any) -> Verdict:
-        """Compare what was launched last with what is right."""
+        """Compare the results of the last launch with the right ones."""
 
     @abstractmethod
     def effective_config(self, problem: Asked, config: Config, gpu: GpuInfo) -> dict[str, int]:
-        """The config that runs when this one is asked for. Configs with equal effective configs are one config."""
+        """Return the config that really runs for this one. Configs with equal effective configs are one config."""
 
     @abstractmethod
     def compile_key(self, problem: Asked, config: Config, gpu: GpuInfo) -> Hashable:
-        """Equal for launches that share their binaries, and the same in every process."""
+        """Return a key that is equal for launches that share their binaries, and the same in every process."""
 
 
 class KernelOperation(Operation[Asked, Inputs]):
@@ -149,10 +152,10 @@ class KernelOperation(Operation[Asked, Inputs]):
 
     @abstractmethod
     def call(self, inputs: Inputs, config: Config, gpu: GpuInfo | None = None) -> KernelCall:
-        """Return what is launched for a config.
+        """Return the launch for a config.
 
         Args:
-            gpu: where it is not the one that Triton compiles for in this process.
+            gpu: the GPU, if it is not the one that Triton compiles for in this process.
         """
 
     def launch(self, inputs: Inputs, config: Config) -> None:
@@ -169,7 +172,7 @@ class KernelOperation(Operation[Asked, Inputs]):
         return [self.warmup(problem, config)]
 
     def warmup(self, problem: Asked, config: Config) -> Any:
-        """Return the one kernel that ``compile`` does."""
+        """Compile the one kernel of ``compile``, and return it."""
         return self.call(self.stand_ins(problem), config).warmup()
 
     def compile_key(self, problem: Asked, config: Config, gpu: GpuInfo) -> Hashable:
@@ -177,4 +180,4 @@ class KernelOperation(Operation[Asked, Inputs]):
 
 
 OperationOf = Callable[[str], Operation[Any, Any]]
-"""Returns how a kernel of a name is launched."""
+"""Returns the operation of a kernel, given its name."""

@@ -1,4 +1,4 @@
-"""The kernels' operations by name. Imports torch and triton; ``registry`` holds what needs neither."""
+"""The project's own kernels by name. Imports torch and triton; ``registry`` needs neither."""
 
 from collections.abc import Callable, Mapping
 from functools import cache, partial
@@ -21,10 +21,10 @@ _OPERATIONS: Mapping[str, Callable[[], Operation[Any, Any]]] = {
 
 @cache
 def operation(name: str) -> Operation[Any, Any]:
-    """Return how a kernel is compiled and launched.
+    """Return the operation of one of the project's own kernels.
 
     Raises:
-        InputError: for an unknown name, or that of a kernel that only an engine has.
+        InputError: the name is unknown, or only an engine has the kernel.
     """
     kernel_spec(name)
     if name not in _OPERATIONS:

@@ -1,7 +1,7 @@
-"""Some of an engine's functions without the modules that define them.
+"""Run single functions of an engine without importing their modules.
 
-Many of them stand among modules that take seconds to import, and want the very torch that the engine was built for.
-Their text alone is run here, in a namespace that answers for the GPU in question.
+Many of these modules take seconds to import, and need the exact torch that the engine was built for. So only the text
+of the functions is run, in a namespace that answers for the GPU in question.
 """
 
 import __future__
@@ -15,7 +15,7 @@ from types import CodeType
 
 
 def files_of(modules: Sequence[str], package: str = "vllm") -> list[Path | None]:
-    """Return where files of an installed engine are, by their paths below its package; None for one that is not."""
+    """Return the files of an installed engine, by their paths below its package; None for each that is missing."""
     spec = importlib.util.find_spec(package)
     folders = [Path(folder) for folder in (spec.submodule_search_locations or ())] if spec else []
     return [next((folder / name for folder in folders if (folder / name).is_file()), None) for name in modules]
@@ -23,11 +23,11 @@ def files_of(modules: Sequence[str], package: str = "vllm") -> list[Path | None]
 
 @lru_cache(maxsize=8)
 def code_of(files: Sequence[Path], asked: str, *, is_plain: bool = True) -> CodeType:
-    """Return the code that defines a function, and what it calls of these files.
+    """Return the code that defines a function, and the functions of these files that it calls.
 
     Args:
-        files: of equal names the last one's counts; tracebacks name the first.
-        is_plain: whether decorators and the names of types are left out, so that nothing is needed for them.
+        files: if several define the same name, the last one counts. Tracebacks name the first.
+        is_plain: whether to leave out decorators and types, so that the code needs no names for them.
     """
     defined: dict[str, ast.FunctionDef] = {}
     for file in files:
@@ -41,8 +41,11 @@ def code_of(files: Sequence[Path], asked: str, *, is_plain: bool = True) -> Code
 
 
 def _functions(nodes: Sequence[ast.stmt]) -> dict[str, ast.FunctionDef]:
-    """Return the functions that a module defines, by name: of those under a condition what is defined where it holds,
-    which is how engines write what the versions of Triton in use have."""
+    """Return the functions that a module defines, by name.
+
+    Of functions under a condition, those in its true branch count. Engines put there what the Triton versions in use
+    have.
+    """
     found: dict[str, ast.FunctionDef] = {}
     for node in nodes:
         found |= _functions(node.body) if isinstance(node, ast.If) else {}
@@ -51,7 +54,7 @@ def _functions(nodes: Sequence[ast.stmt]) -> dict[str, ast.FunctionDef]:
 
 
 def _reached(defined: Mapping[str, ast.FunctionDef], asked: str) -> list[ast.FunctionDef]:
-    """Return the function that is asked, and those of these that it calls or that they call."""
+    """Return the function asked for, and all functions that it calls, directly or not."""
     reached: dict[str, ast.FunctionDef] = {}
     names = [asked]
     while names:

@@ -1,4 +1,4 @@
-"""The kernels by name, without torch or triton: the project's, and those that a program defined itself."""
+"""All kernels by name, without torch or triton: the project's, and those that a program defined itself."""
 
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -14,25 +14,25 @@ from bo_tune.kernels.spec import AnySpec, EngineSpec
 KERNELS: Mapping[str, EngineSpec] = MappingProxyType(
     {spec.name: spec for spec in (LoraShrinkSpec(), LoraExpandSpec(), *MOE_SPECS)}
 )
-"""The LoRA kernels that engines look configs up for, in the order a layer runs them."""
+"""The LoRA kernels for which engines look up configs, in the order in which a layer runs them."""
 
 OF_BASE_MODEL: Mapping[str, AnySpec] = MappingProxyType({spec.name: spec for spec in (ExpertsSpec(), MambaSpec())})
-"""The base model's kernels that engines look configs up for."""
+"""The base model's kernels for which engines look up configs."""
 
 OF_SGLANG: Mapping[str, AnySpec] = MappingProxyType({spec.name: spec for spec in CSGMV_SPECS})
-"""The kernels of another engine's that it looks configs up for."""
+"""The kernels for which SGLang looks up configs."""
 
 DECIDING: Mapping[str, AnySpec] = MappingProxyType({spec.name: spec for spec in ONE_LAUNCH_SPECS})
-"""The kernels that engines launch in place of some of ``KERNELS``, and that have no files (``KernelSpec.decides``)."""
+"""Kernels that engines launch in place of some of ``KERNELS``. They have no files (``KernelSpec.decides``)."""
 
 IN_ORDER: Sequence[str] = (*DECIDING, *KERNELS, *OF_BASE_MODEL, *OF_SGLANG)
-"""All kernels of engines, in the order in which they are searched and shown: those that decide come first."""
+"""All kernels of engines, in the order in which they are searched and shown. Deciding kernels come first."""
 
 _DEFINED: dict[str, AnySpec] = {}
 
 
 def define(spec: AnySpec) -> None:
-    """Let a kernel of the program be known by its name in this process, in place of an earlier one of that name.
+    """Register a kernel of the program in this process. It replaces an earlier one of the same name.
 
     Raises:
         InputError: the name is one of ``IN_ORDER``.
@@ -43,18 +43,18 @@ def define(spec: AnySpec) -> None:
 
 
 def is_known(name: str) -> bool:
-    """Say whether this process knows a kernel: a database may hold studies of others."""
+    """Say whether this process knows a kernel. A database may hold studies of others."""
     return name in IN_ORDER or name in _DEFINED
 
 
 def kernel_spec(name: str) -> AnySpec:
-    """Return what a search knows of a kernel. Raises InputError for an unknown name."""
+    """Return the spec of a kernel. Raises InputError for an unknown name."""
     others = (_DEFINED, DECIDING, OF_BASE_MODEL, OF_SGLANG)
     return next((specs[name] for specs in others if name in specs), None) or engine_spec(name)
 
 
 def engine_spec(name: str) -> EngineSpec:
-    """Return what is known of a kernel that engines look configs up for. Raises InputError for an unknown name."""
+    """Return the spec of a kernel for which engines look up configs. Raises InputError for an unknown name."""
     if name not in KERNELS:
         raise InputError(f"unknown kernel {name!r}; the kernels are {', '.join(KERNELS)}")
     return KERNELS[name]

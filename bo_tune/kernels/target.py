@@ -1,4 +1,4 @@
-"""The GPU that Triton compiles for in this process, there or not."""
+"""The GPU that Triton compiles for in this process. It may be absent."""
 
 from functools import lru_cache
 
@@ -8,19 +8,19 @@ import triton
 from bo_tune.core.problem import DEFAULT_BACKEND, GpuInfo
 
 INTERPRETER = GpuInfo("Triton's interpreter", (0, 0), sm_count=1, shared_memory_bytes=0)
-"""Stands for a GPU where there is none, and none is compiled for."""
+"""Stands in for a GPU if there is none and nothing is compiled for one."""
 
 
 def gpu_at_hand(device: torch.device, backend: str = DEFAULT_BACKEND, architecture: str = "") -> GpuInfo:
-    """Return what torch and Triton's loader say of a GPU of this process.
+    """Describe a GPU of this process by what torch and Triton's loader say about it.
 
     Args:
-        device: with its number.
-        backend: whose GPU it is (``GpuInfo.backend``).
-        architecture: how its compilers call it, where its capability does not say.
+        device: the device, with its number.
+        backend: the backend of the GPU (``GpuInfo.backend``).
+        architecture: the compilers' name for it, if its capability does not determine it.
     """
     properties = torch.cuda.get_device_properties(device)
-    limits = triton.runtime.driver.active.utils.get_device_properties(device.index)  # what its loader checks
+    limits = triton.runtime.driver.active.utils.get_device_properties(device.index)  # the limits that its loader checks
     return GpuInfo(
         name=torch.cuda.get_device_name(device),
         capability=torch.cuda.get_device_capability(device),
@@ -35,7 +35,7 @@ def gpu_at_hand(device: torch.device, backend: str = DEFAULT_BACKEND, architectu
 
 
 def target_gpu() -> GpuInfo:
-    """Return the GPU that Triton compiles for: one that an offline driver was told of, or the one at hand."""
+    """Return the GPU that Triton compiles for: the one that an offline driver was told, or the one at hand."""
     if triton.knobs.runtime.interpret:
         return INTERPRETER
     driver = triton.runtime.driver.active

@@ -1,4 +1,4 @@
-"""What a command's exit code says, the same for all of them."""
+"""The meaning of a command's exit code, the same for all commands."""
 
 DONE = 0
 FAILED = 1

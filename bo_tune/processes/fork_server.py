@@ -1,11 +1,12 @@
 """Starts child processes in milliseconds: one process imports the heavy modules once and forks whatever is asked for.
 
 A compiler or GPU process imports torch and triton, which takes seconds. It is killed whenever a config hangs or breaks
-it, so those seconds would be paid again and again. ``ForkServer`` is the parent's side; ``main`` is the server's, which
-never touches a GPU, so that a child that does inherits nothing of a driver.
+it, so those seconds would be paid again and again. ``ForkServer`` is the parent's side, and ``main`` is the server's.
+The server never touches a GPU, so a child that does inherits nothing of a driver.
 
-Every child is a process group of its own: killing it also ends what it started (ptxas), and Ctrl-C in the terminal
-reaches the parent alone. The server ends when the parent's end of its socket is closed, and its children with it.
+Every child has its own process group. So killing a child also ends processes that it started (ptxas), and Ctrl-C in the
+terminal reaches only the parent. The server ends when the parent's end of its socket is closed, and its children end
+with it.
 """
 
 import contextlib
@@ -36,17 +37,17 @@ from bo_tune.processes.interpreter import python_command
 READY = b"ready"
 
 IMPORTED_FIRST = ("bo_tune.measure.compile.triton_hash", "torch")
-"""What every process that compiles or measures needs, whatever the kernels: it takes the longest."""
+"""Modules that every process that compiles or measures needs, whatever the kernels. They take longest to import."""
 
 LARGEST_MESSAGE = 65536
 _PR_SET_PDEATHSIG = 1
 
 
 class Imports:
-    """A process that begins to import before it is known what it will fork: importing torch takes seconds.
+    """A process that begins to import before it is known what it will fork, because importing torch takes seconds.
 
     Args:
-        modules: what it imports at once, as ``ForkServer`` does.
+        modules: modules to import at once, as ``ForkServer`` does.
 
     Attributes:
         began: when it began, in seconds of ``time.time``.
@@ -71,16 +72,16 @@ class Imports:
         self._tells: int | None = tells
 
     def go_on(self, modules: Sequence[str], environment: Mapping[str, str]) -> None:
-        """Have it take variables, import more, and fork children from then on. Called once."""
+        """Tell it to set variables, import more modules, and then fork children. Called once."""
         assert self._tells is not None
         orders = json.dumps({"modules": list(modules), "environment": dict(environment)}).encode()
         tells, self._tells = self._tells, None
-        with contextlib.suppress(BrokenPipeError):  # it has ended, which is told when it is asked
+        with contextlib.suppress(BrokenPipeError):  # it has ended; whoever asks it next is told
             os.write(tells, orders)
         os.close(tells)
 
     def close(self) -> None:
-        """End it and what it forked."""
+        """End it and the processes that it forked."""
         if self._tells is not None:
             os.close(self._tells)
             self._tells = None
@@ -95,16 +96,16 @@ class ForkServer:
     """Forks children that have ``modules`` imported already. Safe to use from several threads.
 
     Args:
-        modules: what the server imports, by name or by file (``importing``). A child runs the function
-            ``main(arguments, fd)`` of any module. What each child would do anew and the server can do once, a module
-            does in a function ``before_forking()``. A module that can tell whether this process uses a GPU does in a
-            function ``gpu_is_in_use()``: what is imported after it must not.
+        modules: modules for the server to import, by name or by file (``importing``). A child runs the function
+            ``main(arguments, fd)`` of any module. A module may have a function ``before_forking()`` for work that the
+            server can do once instead of each child. It may have a function ``gpu_is_in_use()`` that tells whether this
+            process uses a GPU; modules imported after it must not use one.
         environment: variables that the server and its children have besides this process's own.
-        imports: a process that has begun with some of it; it becomes the server.
+        imports: a process that has begun with some of the imports. It becomes the server.
 
     Attributes:
         began: when its imports began, in seconds of ``time.time``.
-        forked: process ids of every child so far, ended ones included.
+        forked: process ids of all children so far, including ended ones.
     """
 
     def __init__(
@@ -123,10 +124,10 @@ class ForkServer:
     def fork(self, module: str, arguments: Sequence[str], channel: int, stderr: int) -> int:
         """Start ``module.main(arguments, channel)`` in a child and return its process id.
 
-        Waits for the server's imports where it has just been started.
+        Waits for the server's imports if it has just been started.
 
         Raises:
-            WorkerError: the server has ended; the message is its last word.
+            WorkerError: the server has ended. The message is its last line.
         """
         request = json.dumps([module, list(arguments)]).encode()
         with self._lock:
@@ -154,14 +155,14 @@ class ForkServer:
 
 
 def last_line(file: IO[bytes]) -> str:
-    """Return the last line of what a process wrote, or say that it wrote nothing."""
+    """Return the last line of a process's output, or say that there is none."""
     file.seek(0)
     lines = file.read().decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else "the process ended without a word"
 
 
 def _serve(control: socket.socket) -> None:
-    """Fork children. Returns in the server once the parent is gone, and in a child once that is done."""
+    """Fork children. Returns in the server once the parent is gone, and in a child once its work is done."""
     control.send(READY)
     while True:
         request, fds, _, _ = socket.recv_fds(control, LARGEST_MESSAGE, 2)
@@ -175,14 +176,14 @@ def _serve(control: socket.socket) -> None:
             _run(module, arguments, channel, stderr)
             return
         with contextlib.suppress(ProcessLookupError):
-            os.setpgid(child, child)  # here too, so that the group can be killed as soon as its number is known
+            os.setpgid(child, child)  # do it here too, so that the group can be killed as soon as its number is known
         os.close(channel)
         os.close(stderr)
         control.send(str(child).encode())
 
 
 def leave(message: str) -> NoReturn:
-    """End a child at once with its last words: an interpreter that is taken down in order may still say things."""
+    """End a child at once with its last words. An orderly exit of the interpreter might print more after them."""
     sys.stderr.write(message.rstrip() + "\n")
     sys.stderr.flush()
     os._exit(1)
@@ -197,7 +198,7 @@ def _run(module: str, arguments: list[str], channel: int, stderr: int) -> None:
     with contextlib.suppress(PermissionError):
         os.setpgid(0, 0)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ptxas is waited for
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ptxas must be waited for
     os.dup2(stderr, 2)
     os.close(stderr)
     os.set_inheritable(channel, False)
@@ -206,20 +207,25 @@ def _run(module: str, arguments: list[str], channel: int, stderr: int) -> None:
 
 @contextlib.contextmanager
 def _ended_with_parent(control: socket.socket) -> Iterator[None]:
-    """Have this process end with its parent, whatever it does meanwhile: the kernel sends SIGIO, which ends it, once
-    the other side of the socket is closed. Nothing is sent before the server is ready."""
+    """End this process with its parent, whatever it is doing.
+
+    Once the other side of the socket is closed, the kernel sends SIGIO, which ends the process. Nothing is sent before
+    the server is ready.
+    """
     fcntl.fcntl(control, fcntl.F_SETOWN, os.getpid())
     flags = fcntl.fcntl(control, fcntl.F_GETFL)
     fcntl.fcntl(control, fcntl.F_SETFL, flags | os.O_ASYNC)
-    if select.select([control], [], [], 0)[0]:  # it was closed before that
+    if select.select([control], [], [], 0)[0]:  # it was closed before
         leave("the parent is gone")
     yield
     fcntl.fcntl(control, fcntl.F_SETFL, flags)
 
 
 class _Importing:
-    """Imports modules, each watched by those before it that can tell whether a GPU is in use. What they do before
-    anything is forked they do while the next is imported."""
+    """Imports modules. Earlier modules that can tell whether a GPU is in use watch the later ones.
+
+    The ``before_forking()`` of a module runs while the next one is imported.
+    """
 
     def __init__(self) -> None:
         self._in_use: list[Callable[[], bool]] = []
@@ -227,7 +233,7 @@ class _Importing:
         self._prepared: list[Future[None]] = []
 
     def add(self, modules: Sequence[str]) -> None:
-        """Import more. Raises InputError."""
+        """Import more modules. Raises InputError."""
         for name in modules:
             module = import_to_fork(name, self._in_use)
             if hasattr(module, "before_forking"):
@@ -236,14 +242,14 @@ class _Importing:
                 self._in_use.append(module.gpu_is_in_use)
 
     def end(self) -> None:
-        """Wait for what they do; no thread is left then, as forking wants it."""
+        """Wait for their ``before_forking()``. Afterwards no thread is left, as forking requires."""
         self._threads.shutdown()
         for one in self._prepared:
             one.result()
 
 
 def _orders(told: int) -> dict[str, Any]:
-    """Wait to be told what else to import. Ends the process where nobody will tell."""
+    """Wait for the message that says what else to import. Ends the process if none will come."""
     with os.fdopen(told) as orders:
         text = orders.read()
     if not text:
@@ -253,7 +259,7 @@ def _orders(told: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Import what was asked for, then fork children until the parent is gone."""
+    """Import the requested modules, then fork children until the parent is gone."""
     modules, told, fd = sys.argv[1:]
     control = socket.socket(fileno=int(fd))
     try:
@@ -266,6 +272,6 @@ def main() -> None:
             importing.end()
     except InputError as error:
         leave(one_line(error))
-    gc.freeze()  # what is here will be shared by all children; collecting it would copy it
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children are not waited for: the kernel buries them
+    gc.freeze()  # all children share these objects; collecting them would copy them
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for children: the kernel reaps them
     _serve(control)

@@ -1,19 +1,19 @@
-"""When Python looks for objects in cycles: for as long as it does, nothing else is done."""
+"""Controls when Python searches for objects in cycles. Nothing else runs during a search."""
 
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 YOUNG_OBJECTS = 50_000
-"""After how many new objects those in cycles are looked for; 700 by default."""
+"""Number of new objects after which Python searches for cycles. The default is 700."""
 
 
 @contextmanager
 def garbage_sought_seldom() -> Iterator[None]:
-    """Look for objects in cycles seldom while it lasts.
+    """Search for objects in cycles less often inside the context.
 
-    A session holds a million objects for as long as it lasts, and leaves few in cycles. Looking through all of them
-    holds up every thread for a tenth of a second or so, time and again.
+    A session keeps a million objects throughout, and leaves few in cycles. Each search through all of them stops every
+    thread for about a tenth of a second.
     """
     before = gc.get_threshold()
     gc.set_threshold(YOUNG_OBJECTS, *before[1:])
@@ -25,9 +25,9 @@ def garbage_sought_seldom() -> Iterator[None]:
 
 @contextmanager
 def garbage_not_sought() -> Iterator[None]:
-    """Look for no objects in cycles while it lasts: for what reads much, keeps it, and is soon done.
+    """Do not search for objects in cycles inside the context. For short work that reads and keeps much.
 
-    Of ten thousand studies a million objects are read, and half the time went into looking through them.
+    Reading ten thousand studies creates a million objects, and half the time went into searching them.
     """
     before = gc.isenabled()
     gc.disable()

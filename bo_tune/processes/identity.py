@@ -1,4 +1,4 @@
-"""Which process wrote something, told so that another process of the same machine can say whether it is still there."""
+"""Identifies processes, so that others on the same machine can say whether the writer of something still runs."""
 
 import os
 from pathlib import Path
@@ -8,12 +8,12 @@ _BOOT = Path("/proc/sys/kernel/random/boot_id")
 
 
 def this_process() -> str:
-    """Name this process, whatever number it shares with earlier ones; "" where the system does not tell."""
+    """Name this process uniquely, even if earlier processes had its number; "" if the system does not tell."""
     return process_name(os.getpid())
 
 
 def process_name(pid: int) -> str:
-    """Name a running process of this machine; "" where there is none, or the system does not tell."""
+    """Name a running process of this machine; "" if there is none, or if the system does not tell."""
     started = _started(pid)
     try:
         return " ".join([_BOOT.read_text().strip(), str(_NAMESPACE.readlink()), str(pid), started or ""]).strip()
@@ -22,7 +22,7 @@ def process_name(pid: int) -> str:
 
 
 def is_gone(process: str) -> bool:
-    """Say whether a named process has certainly ended. Of another machine's or container's nothing is certain."""
+    """Say whether a named process has certainly ended. Nothing is certain for another machine or container."""
     boot, _, rest = process.partition(" ")
     namespace, _, rest = rest.partition(" ")
     pid, _, started = rest.partition(" ")
@@ -33,10 +33,10 @@ def is_gone(process: str) -> bool:
 
 
 def _started(pid: int) -> str | None:
-    """When a process started, in ticks since boot; None where there is none. One that awaits burial is none."""
+    """Return when a process started, in ticks since boot; None if it does not exist or is a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
-    state, *fields = stat.rpartition(")")[2].split()  # the name before it may hold anything
+    state, *fields = stat.rpartition(")")[2].split()  # the process's name comes first and may hold anything
     return None if state in "ZX" else fields[18]

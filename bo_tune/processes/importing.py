@@ -1,7 +1,7 @@
-"""Imports modules by name, and files by their path: a script that is run has no name that another process could import.
+"""Imports modules by name, and files by path: a script that is run has no name that another process could import.
 
-A script is imported as ``multiprocessing`` does when it spawns: under another name, so that what stands below
-``if __name__ == "__main__"`` is not run.
+A script is imported as ``multiprocessing`` does when it spawns: under another name, so that the code below ``if
+__name__ == "__main__"`` does not run.
 """
 
 import importlib
@@ -17,13 +17,13 @@ from typing import Any, ClassVar
 from bo_tune.errors import InputError, one_line
 
 _BY_FILE = "__script_"
-"""How the names of modules begin that were imported by their file."""
+"""Prefix of the names of modules that were imported by file."""
 
 _GPU_MODULES = ("torch.cuda", "triton.runtime.driver", "triton.backends")
-"""What code runs through that asks for a GPU."""
+"""Modules that code which asks for a GPU runs through."""
 
 _TRITON_DRIVER = "Triton Error ["
-"""How the messages of Triton's driver begin, whose compiled functions leave no frame."""
+"""Prefix of the error messages of Triton's driver, whose compiled functions leave no frame."""
 
 _WHERE_IT_BELONGS = (
     'make what needs a GPU in the kernel\'s `inputs`, which is given the device, or below `if __name__ == "__main__":`'
@@ -33,13 +33,13 @@ _under_way: list[str] = []
 
 
 class LateModule:
-    """Stands for a module of another package, which is imported when something of it is first used.
+    """Stands in for a module of another package, which is imported on first use.
 
-    SciPy's take a third of a second of a core. A run that finds all its studies done needs none of them.
+    SciPy's modules take a third of a second of a core. A run that finds all its studies done needs none of them.
     """
 
     names: ClassVar[set[str]] = set()
-    """Of all that there are in this process."""
+    """Names of all such modules in this process."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -47,23 +47,23 @@ class LateModule:
 
     @classmethod
     def import_all(cls) -> None:
-        """Import them now: where processes are forked, once for all of these."""
+        """Import all of them now. A process that forks others does so once for all of them."""
         for name in sorted(cls.names):
             importlib.import_module(name)
 
     def __getattr__(self, attribute: str) -> Any:
         found = getattr(importlib.import_module(self._name), attribute)
-        setattr(self, attribute, found)  # so that this is not asked again
+        setattr(self, attribute, found)  # next time this function is not called
         return found
 
 
 def missing_packages() -> list[str]:
-    """Return which of the packages that compile and measure kernels are not installed. Loads none."""
+    """Return those packages that are missing but needed to compile and measure kernels. Loads none."""
     return [name for name in ("torch", "triton") if importlib.util.find_spec(name) is None]
 
 
 def import_source(source: str) -> ModuleType:
-    """Import a module by its name, or the Python file of a path; each once in a process.
+    """Import a module by its name, or a Python file by its path. Each is imported once in a process.
 
     Raises:
         InputError: there is no such file, or it wants a GPU and there is none.
@@ -81,10 +81,10 @@ def import_source(source: str) -> ModuleType:
 
 
 def import_to_fork(source: str, in_use: Iterable[Callable[[], bool]] = ()) -> ModuleType:
-    """Import a source where other processes will be forked. A GPU that is in use there they cannot use.
+    """Import a source where other processes will be forked. They could not use a GPU that is in use there.
 
     Args:
-        in_use: each says whether this process uses a GPU otherwise than through torch.
+        in_use: functions that say whether this process uses a GPU in other ways than through torch.
 
     Raises:
         InputError: as ``import_source``, or it uses the GPU while it is imported.
@@ -98,12 +98,12 @@ def import_to_fork(source: str, in_use: Iterable[Callable[[], bool]] = ()) -> Mo
 
 
 def is_importing() -> bool:
-    """Say whether a source is being imported just now."""
+    """Say whether a source is being imported right now."""
     return bool(_under_way)
 
 
 def source_of(name: str, module: ModuleType) -> str:
-    """Return how ``import_source`` finds an imported module again: by its file where that is how it was imported."""
+    """Return the source by which ``import_source`` finds a module again: its file, if it was imported by file."""
     return str(module.__file__) if name.startswith(_BY_FILE) else name
 
 

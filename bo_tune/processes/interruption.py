@@ -1,8 +1,8 @@
-"""Ending when asked to: in order, and within seconds whatever is under way.
+"""Ends the process when it is asked to: in order, and within seconds whatever is under way.
 
-A signal interrupts the main thread, which has studies stop and gives their leases back. That can take long: a database
-is locked, a server does not answer, a call into C does not return. So the signal also wakes a thread of its own, which
-ends the process after a few seconds, and first does what others would otherwise have to wait for.
+A signal interrupts the main thread, which stops studies and gives their leases back. That can take long: a database may
+be locked, a server may not answer, or a call into C may not return. So the signal also wakes a separate thread. It ends
+the process after a few seconds, and first does what others would otherwise have to wait for.
 """
 
 import os
@@ -17,13 +17,13 @@ from types import FrameType
 from bo_tune.processes.streams import hurry
 
 ASKING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU)
-"""Signals that ask for an end: those of terminals, of whoever ends services, and of batch systems before they kill."""
+"""Signals that ask for an end: those of terminals, of service managers, and of batch systems before they kill."""
 
 IN_ORDER_WITHIN_S = 3.0
-"""How long a process that was asked to end may take to do so in order."""
+"""Time for a process that was asked to end to do so in order."""
 
 LAST_WITHIN_S = 1.0
-"""How long it may take after that for what others would have to wait for."""
+"""Further time for what others would have to wait for."""
 
 AGAIN_AFTER_S = 0.05
 
@@ -31,7 +31,7 @@ _at_last: dict[object, Callable[[], object]] = {}
 
 
 def at_last(do: Callable[[], object]) -> Callable[[], object]:
-    """Have something done if the process has to end out of order; call what is returned once that is not needed."""
+    """Register a function to call if the process has to end out of order. Return a function that unregisters it."""
     key = object()
     _at_last[key] = do
     return lambda: _at_last.pop(key, None)
@@ -41,8 +41,8 @@ class _Interrupt:
     """Raises KeyboardInterrupt once.
 
     Attributes:
-        asked_by: number of the signal that asked for it, 0 before.
-        unraisable: what is told of exceptions that nothing can handle.
+        asked_by: number of the signal that asked for it; 0 before.
+        unraisable: the hook for exceptions that nothing can handle.
     """
 
     def __init__(self) -> None:
@@ -50,13 +50,13 @@ class _Interrupt:
         self.unraisable: Callable[[sys.UnraisableHookArgs], object] = sys.unraisablehook
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
-        if not self.asked_by:  # else the process is ending, and that must not be interrupted
+        if not self.asked_by:  # otherwise the process is ending, which must not be interrupted
             self.asked_by = number
             hurry.begin()
             raise KeyboardInterrupt
 
     def was_ignored(self, unraisable: "sys.UnraisableHookArgs") -> None:
-        """Raise it again if it was raised where Python ignores exceptions: while an object is being forgotten, say."""
+        """Raise it again if it was raised where Python ignores exceptions, for example while an object is deleted."""
         if isinstance(unraisable.exc_value, KeyboardInterrupt) and self.asked_by:
             number, self.asked_by = self.asked_by, 0
             threading.Timer(AGAIN_AFTER_S, os.kill, (os.getpid(), number)).start()
@@ -66,15 +66,15 @@ class _Interrupt:
 
 @contextmanager
 def interruptible(code: int | None, *, within_s: float = IN_ORDER_WITHIN_S) -> Iterator[None]:
-    """Have a signal that asks for an end raise KeyboardInterrupt once, and end the process soon after, while it lasts.
+    """Turn signals that ask for an end into one KeyboardInterrupt inside the context, and end the process soon after.
 
     Args:
-        code: what the process exits with if it has to end out of order. None in somebody else's program: signals that
-            it handles itself are left alone, Ctrl-C ends nothing but the call, and other signals do what they would
-            have done once the call has ended in order.
-        within_s: how long ending in order may take.
+        code: exit code of the process if it has to end out of order. Use None in somebody else's program. Signals that
+            the program handles itself are then left alone, Ctrl-C ends only the call, and other signals take their
+            usual effect once the call has ended in order.
+        within_s: time for an orderly end.
     """
-    if threading.current_thread() is not threading.main_thread():  # of another's program: signals are not its business
+    if threading.current_thread() is not threading.main_thread():  # not the main thread: it handles no signals
         yield
         return
     interrupt = _Interrupt()
@@ -92,7 +92,7 @@ def interruptible(code: int | None, *, within_s: float = IN_ORDER_WITHIN_S) -> I
         signal.set_wakeup_fd(woken)
         os.close(writes)
         sys.unraisablehook = interrupt.unraisable
-        if code is None or not interrupt.asked_by:  # else nothing is to disturb the process's last moments
+        if code is None or not interrupt.asked_by:  # otherwise nothing may disturb the process's last moments
             for number, handler in before.items():
                 signal.signal(number, handler)
         if code is None and interrupt.asked_by:
@@ -103,7 +103,7 @@ def interruptible(code: int | None, *, within_s: float = IN_ORDER_WITHIN_S) -> I
 
 def _is_to_be_handled(number: int, *, everywhere: bool) -> bool:
     handler = signal.getsignal(number)
-    if handler is signal.SIG_IGN:  # as nohup asks, and a shell for what runs behind it
+    if handler is signal.SIG_IGN:  # nohup asks for this, and so does a shell for background jobs
         return False
     return everywhere or handler in (signal.SIG_DFL, signal.default_int_handler)
 

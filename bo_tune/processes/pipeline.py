@@ -1,8 +1,8 @@
 """A child that always has its next request at hand.
 
-Between an answer and the next request threads wake up and the interpreter lock changes hands. Where dozens of studies
-are at work that takes milliseconds, as long as measuring a config does, and the child would idle meanwhile. So while
-it works on one request another is with it already.
+Between an answer and the next request, threads wake up and the interpreter lock changes hands. With dozens of studies
+at work, this takes milliseconds, as long as measuring a config does, and the child would be idle meanwhile. So while
+the child works on one request, it already has another.
 """
 
 import threading
@@ -17,11 +17,11 @@ from bo_tune.errors import WorkerError
 from bo_tune.processes.worker import Child, Worker, WorkerDiedError
 
 AT_HAND = 2
-"""Requests that a child has at most: the one it works on and the next."""
+"""Most requests that a child has: the one it works on and the next."""
 
 
 class NotStartedError(WorkerError):
-    """No child could be started: nothing was asked."""
+    """No child could be started, so nothing was asked."""
 
 
 @dataclass(eq=False, slots=True)
@@ -29,7 +29,8 @@ class _Request:
     """A request that waits for its answer, and the child that has it.
 
     Attributes:
-        turn: set when it is the first. An event of its own: of dozens that wait, one has to wake up for each answer.
+        turn: set when the request is first in the queue. Each request has its own event, so that an answer wakes only
+            one of dozens of waiting threads.
     """
 
     message: object
@@ -39,13 +40,13 @@ class _Request:
 
 
 class Pipeline:
-    """Asks a worker on behalf of several threads, in the order in which they come.
+    """Asks a worker on behalf of several threads, in the order of their requests.
 
-    A child that is lost takes with it the request that it was working on. The one behind is sent to the next child.
+    If a child is lost, the request that it was working on is lost too. The request behind it is sent to the next child.
 
     Args:
-        worker: nobody else may ask it.
-        restarting: entered while a child is ended, or started in the place of one.
+        worker: the worker; nobody else may ask it.
+        restarting: context that is entered while a child is ended, or another is started in its place.
     """
 
     def __init__(self, worker: Worker, restarting: Callable[[], AbstractContextManager[object]] = nullcontext) -> None:
@@ -68,17 +69,17 @@ class Pipeline:
         """Return the child's answer to a message.
 
         Args:
-            timeout_s: the deadline, asked for when the child turns to the message.
-            at_work: entered then, and left with the answer.
-            breaks: whether an answer leaves the child unfit for others. It is ended then.
-            is_prepared: whether a child can be sent the message already.
-            prepare: asks the child for what must come before, where it is not prepared when it turns to the message.
-                Its errors are raised.
+            timeout_s: returns the deadline, when the child turns to the message.
+            at_work: context from that moment until the answer.
+            breaks: says whether an answer leaves the child unfit for others. The child is then ended.
+            is_prepared: says whether a child can be sent the message already.
+            prepare: asks the child for what must come before, if it is not prepared when it turns to the message. Its
+                errors are raised.
 
         Raises:
-            WorkerTimeoutError: after the deadline; the child and its children are dead then.
+            WorkerTimeoutError: the deadline passed; the child and its children are dead.
             WorkerDiedError: the child ended before it answered.
-            NotStartedError: there was none, and none could be started.
+            NotStartedError: there was no child, and none could be started.
         """
         mine = _Request(message, is_prepared)
         with self._lock:
@@ -86,7 +87,7 @@ class Pipeline:
             self._send_ahead()
             self._call_first()
         mine.turn.wait()
-        ends = True  # unless it is known to be well
+        ends = True  # unless the child is known to be fit
         try:
             child = self._have(mine, prepare)
             with at_work():
@@ -102,22 +103,22 @@ class Pipeline:
                 self._call_first()
 
     def end_child(self) -> None:
-        """End the child once it has nothing to answer; the next request has another started."""
+        """End the child once it has nothing to answer. The next request starts another."""
         with self._idle:
             self._idle.wait_for(lambda: not self._queue)
             self._end()
 
     def _call_first(self) -> None:
-        """Let who asked first know, or that nobody asks. The caller holds the lock."""
+        """Wake the first request in the queue, or whoever waits for an empty queue. The caller holds the lock."""
         if self._queue:
             self._queue[0].turn.set()
         else:
             self._idle.notify_all()
 
     def _have(self, first: _Request, prepare: Callable[[Child], None] | None) -> Child:
-        """Return the child that has the first request, started now if there is none.
+        """Return the child that has the first request. A child is started if there is none.
 
-        A child that is found dead before it could be asked anything is replaced once.
+        A child that turns out to be dead before it could be asked anything is replaced once.
         """
         for last in (False, True):
             with self._lock:
@@ -147,12 +148,12 @@ class Pipeline:
             self._worker.kill()
 
     def _send_ahead(self) -> None:
-        """Have the child have what is next. The caller holds the lock."""
+        """Send the next requests to the child. The caller holds the lock."""
         child = self._worker.child
         if child is not None:
             for request in islice(self._queue, AT_HAND):
                 if request.sent_to is not child and not (request.is_prepared(child) and self._send(request, child)):
-                    return  # seen to when it is its turn
+                    return  # it is sent when its turn comes
 
     @staticmethod
     def _send(request: _Request, child: Child) -> bool:

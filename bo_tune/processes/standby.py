@@ -1,8 +1,8 @@
 """Children that stand ready, for a worker whose children take long to start and are lost now and then.
 
-A GPU process needs a second or two for its CUDA context, its modules and its first kernels. That is paid once, and then
-again by every config that breaks or hangs it. From the first loss on, another child is started in the background and
-waits; where losses come thick, several. One that takes over costs the time of a message.
+A GPU process needs a second or two for its CUDA context, its modules and its first kernels. That is paid once, and
+again for every config that breaks or hangs it. After the first loss, another child is started in the background and
+waits. If losses come quickly, there are several. A takeover then costs one message.
 """
 
 import threading
@@ -16,12 +16,12 @@ from bo_tune.processes.worker import Child, WorkerDiedError
 
 @dataclass(frozen=True, slots=True)
 class StandbyActivity:
-    """What was done in the background so far.
+    """The background work so far.
 
     Attributes:
-        starts: children that came to stand ready.
+        starts: children that became ready.
         failures: children that did not.
-        start_s: seconds that starting them took, summed over children.
+        start_s: seconds to start them, summed over children.
     """
 
     starts: int = 0
@@ -30,19 +30,19 @@ class StandbyActivity:
 
 
 class Standbys:
-    """Children started ahead of need. None before the first loss. One thread relieves, any may ask or close.
+    """Children started ahead of need; none before the first loss. One thread relieves, and any may ask or close.
 
     Args:
-        fork: starts a child, not waiting until it is ready.
-        make_ready: waits until a child is ready to be asked anything. Both may raise WorkerError.
-        most: children standing ready at most.
+        fork: starts a child without waiting until it is ready.
+        make_ready: waits until a child is ready for requests. Both may raise WorkerError.
+        most: most children that stand ready.
 
     Attributes:
-        activity: what was done so far.
+        activity: the work so far.
     """
 
     REMEMBERED_S = 10.0
-    """As many stand ready as were lost within this time, and at least one."""
+    """Window for counting losses: as many children stand ready as were lost within this time, and at least one."""
 
     def __init__(self, fork: Callable[[], Child], make_ready: Callable[[Child], None], *, most: int) -> None:
         self._fork, self._make_ready, self._most = fork, make_ready, most
@@ -55,7 +55,7 @@ class Standbys:
         self.activity = StandbyActivity()
 
     def relieve(self) -> Child:
-        """Return a child in place of one that was lost: one that stands ready, or else the first to be.
+        """Return a child in place of a lost one: one that stands ready, or else the first to become ready.
 
         Raises:
             WorkerError: none can be started.
@@ -71,12 +71,12 @@ class Standbys:
             if child is not None and child.is_waiting:
                 return child
             if child is not None:
-                child.kill()  # it ended meanwhile
+                child.kill()  # it ended in the meantime
                 self._order()
-        return self._make()  # those in the background all failed; say why
+        return self._make()  # all children in the background failed; this one raises the reason
 
     def _order(self) -> None:
-        """Start what is missing in the background, and what is about to be taken."""
+        """Start missing children in the background, and a replacement for the one about to be taken."""
         with self._lock:
             if self._closed:
                 return
@@ -87,7 +87,7 @@ class Standbys:
     def _make(self) -> Child:
         start, child = time.perf_counter(), None
         try:
-            with self._lock:  # where it is closed meanwhile, either no child is forked or it is known
+            with self._lock:  # if it is closed in the meantime, either no child is forked or the child is known
                 if self._closed:
                     raise WorkerDiedError("its device was closed")
                 child = self._fork()
@@ -112,11 +112,11 @@ class Standbys:
 
     @property
     def pids(self) -> list[int]:
-        """Process ids of those that stand ready."""
+        """Process ids of the children that stand ready."""
         return [child.pid for one in self._children if one.done() and (child := _child_of(one)) is not None]
 
     def close(self) -> None:
-        """End all that stand ready or are being started; return when they are gone."""
+        """End all children that stand ready or are being started. Return when they are gone."""
         with self._lock:
             self._closed = True
             for child in self._starting:
@@ -128,5 +128,5 @@ class Standbys:
 
 
 def _child_of(made: Future[Child]) -> Child | None:
-    """Return what a thread made that is done; None where it failed."""
+    """Return the child of a finished thread; None if it failed."""
     return None if made.exception() is not None else made.result()

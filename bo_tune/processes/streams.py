@@ -1,7 +1,7 @@
-"""Standard streams that outlast whoever reads them: a run is worth more than what it prints.
+"""Standard streams that outlast their readers: a run is worth more than its output.
 
-A reader that goes away (``| head -1``), a full disk, a terminal that was closed: from then on what is printed is
-dropped, and the run goes on. Whoever was asked to end does not wait for a reader that has stopped reading.
+A reader may go away (``| head -1``), a disk may be full, a terminal may be closed. From then on output is dropped, and
+the run goes on. A process that was asked to end does not wait for a reader that has stopped reading.
 """
 
 import errno
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 STDIN, STDOUT, STDERR = 0, 1, 2
 
 LOOKED_AT_EVERY_S = 0.1
-"""How often a stream that takes nothing is looked at again."""
+"""Interval at which a blocked stream is checked again."""
 
 LAST_WORDS_WITHIN_S = 1.0
-"""How long a program that was asked to end waits for a stream that takes nothing."""
+"""Time for which a program that was asked to end waits for a blocked stream."""
 
 ENCODING = "utf-8"
-"""Of a stream that was closed before the program began."""
+"""Encoding of a stream that was closed before the program began."""
 
 GONE = frozenset({errno.EPIPE, errno.EIO})
-"""What a reader leaves behind that has seen enough: a pipe without an end, a terminal that was closed."""
+"""Errors if a reader has merely left: a pipe without a reader, a terminal that was closed."""
 
 
 class _Hurry:
@@ -49,17 +49,17 @@ class _Hurry:
 
 
 hurry = _Hurry()
-"""Of this process."""
+"""The state of this process."""
 
 
 class LastingFile(io.FileIO):
-    """A file that takes all that is written to it, and drops what it cannot write.
+    """A file that accepts all output, and drops what it cannot write.
 
     Args:
-        descriptor: of the open file; it stays open when this is closed.
+        descriptor: descriptor of the open file. It stays open when this object is closed.
 
     Attributes:
-        fault: why it drops what is written from here on; None while it writes.
+        fault: why it drops output from here on; None while it writes.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -69,11 +69,11 @@ class LastingFile(io.FileIO):
         self._polled.register(descriptor, select.POLLOUT)
 
     def write(self, data: "ReadableBuffer", /) -> int:
-        """Write some of the data, or drop it all. Returns how many bytes need not be written again."""
+        """Write some of the data, or drop it all. Return the number of bytes that need not be written again."""
         view = memoryview(data).cast("B")
         while self.fault is None:
             try:
-                # A pipe that can be written to takes this much at once; more might wait for its reader without an end.
+                # A pipe that is ready takes this much at once. With more, the write might wait for its reader forever.
                 if self._can_be_written() and (written := super().write(view[: select.PIPE_BUF])) is not None:
                     return written
             except OSError as error:
@@ -87,7 +87,7 @@ class LastingFile(io.FileIO):
 
 
 def _lasting(stream: TextIO | None, descriptor: int) -> TextIO:
-    """Return a stream in place of a standard one, of the same encoding; what that cannot show is escaped."""
+    """Return a stream in place of a standard one, with the same encoding. Characters outside of it are escaped."""
     encoding = ENCODING if stream is None else stream.encoding
     is_by_lines = descriptor == STDERR or os.isatty(descriptor)
     raw = io.BufferedWriter(LastingFile(descriptor))
@@ -95,16 +95,16 @@ def _lasting(stream: TextIO | None, descriptor: int) -> TextIO:
 
 
 def _open_the_closed() -> None:
-    """Have the standard descriptors open: the next file, a database perhaps, would be the one that is printed to."""
+    """Open standard descriptors that are closed. Otherwise the next file, perhaps a database, would get the output."""
     for descriptor in (STDIN, STDOUT, STDERR):
         try:
             os.fstat(descriptor)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free, which is this
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
 
 
 def make_streams_last() -> None:
-    """Have stdout and stderr of this process outlast whoever reads them, but for streams that are in their place."""
+    """Make this process's stdout and stderr outlast their readers. Streams that replaced them are left alone."""
     _open_the_closed()
     if sys.stdout is sys.__stdout__:
         sys.stdout = _lasting(sys.stdout, STDOUT)
@@ -113,12 +113,12 @@ def make_streams_last() -> None:
 
 
 def lasting_stderr() -> TextIO:
-    """Return a stderr that outlasts its reader, for one who prints in another's program; the one put in its place."""
+    """Return a stderr that outlasts its reader, for use inside another program; its replacement if there is one."""
     return _lasting(sys.stderr, STDERR) if sys.stderr is sys.__stderr__ else sys.stderr
 
 
 def fault_of(stream: TextIO) -> str | None:
-    """Write what is left, and return why a stream could not be written to; None where its reader merely left."""
+    """Flush a stream and return why it could not be written; None if its reader merely left."""
     stream.flush()
     file = getattr(getattr(stream, "buffer", None), "raw", None)
     fault = file.fault if isinstance(file, LastingFile) else None

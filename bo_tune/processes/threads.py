@@ -10,22 +10,22 @@ from threadpoolctl import threadpool_limits
 from bo_tune.processes.importing import LateModule
 
 SWITCH_INTERVAL_S = 0.0005
-"""After how long a thread that computes gives way to others."""
+"""Time after which a computing thread gives way to others."""
 
 ONE_BLAS_THREAD = MappingProxyType(
     dict.fromkeys(("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "OMP_NUM_THREADS"), "1")
 )
-"""Variables that keep linear algebra on one core in processes that are forked from one that has imported it. Limiting
-it there comes too late: OpenBLAS starts a thread for each core first, which spin, and thirty such processes on 32 cores
+"""Environment variables that keep linear algebra on one core in processes forked from one that has imported it. To
+limit it there is too late: OpenBLAS first starts one thread per core, which spin. Thirty such processes on 32 cores
 held up all others for a second or two."""
 
 
 def one_blas_thread() -> AbstractContextManager[object]:
-    """Keep linear algebra on the caller's core while it lasts: studies are the parallelism, and the other cores
-    compile. A surrogate's matrices are small.
+    """Keep linear algebra on the caller's core inside the context.
 
-    It loads what computes with them, for a library that is loaded later would not be limited; nor can another thread
-    than the first limit it.
+    Studies are the parallelism, the other cores compile, and a surrogate's matrices are small. This loads the modules
+    that compute with them, because a library that is loaded later would not be limited. Only the first thread can limit
+    it.
     """
     LateModule.import_all()
     limits: AbstractContextManager[object] = threadpool_limits(limits=1, user_api="blas")
@@ -34,10 +34,10 @@ def one_blas_thread() -> AbstractContextManager[object]:
 
 @contextmanager
 def turns_taken_fast() -> Iterator[None]:
-    """Let threads have the interpreter soon after they need it, while it lasts.
+    """Let threads have the interpreter soon after they need it, inside the context.
 
-    Whoever stores or answers a child needs it for some hundred microseconds, often. By default it would wait 5 ms each
-    time for a thread that computes, and the GPU or a compiler with it.
+    A thread that stores trials or answers a child needs it often, for some hundred microseconds. By default it would
+    wait 5 ms each time for a thread that computes, and the GPU or a compiler would wait too.
     """
     before = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_INTERVAL_S)

@@ -1,7 +1,7 @@
 """A child process that answers one request at a time and can be killed: the base of compilers and of the GPU process.
 
-The parent holds a ``Worker``, which has a child whenever one is needed (``Child``: one process, from its start to its
-end). The child runs a module's ``main(arguments, fd)``, which calls ``serve``.
+The parent holds a ``Worker``, which has a child whenever one is needed. A ``Child`` is one process, from start to end.
+The child runs a module's ``main(arguments, fd)``, which calls ``serve``.
 """
 
 import contextlib
@@ -19,28 +19,28 @@ from bo_tune.errors import WorkerError
 from bo_tune.processes.fork_server import ForkServer, last_line
 
 START_TIMEOUT_S = 120.0
-"""For a child to say that it is ready, on a loaded machine."""
+"""Time for a child to report that it is ready, on a loaded machine."""
 
 DEATH_TIMEOUT_S = 30.0
-"""For a killed child to be gone: the driver takes a moment to end what a GPU is doing."""
+"""Time for a killed child to be gone. The driver takes a moment to end the GPU's work."""
 
 READY = "ready"
 
 
 class WorkerTimeoutError(WorkerError):
-    """The request took longer than its deadline; the child was killed."""
+    """The request took longer than its deadline. The child was killed."""
 
 
 class WorkerDiedError(WorkerError):
-    """The child ended while it was answering; the message holds the end of what it wrote to stderr."""
+    """The child ended while it was answering. The message holds the end of its stderr."""
 
 
 class Child:
-    """One child process. Not safe for several threads, but for ``interrupt``.
+    """One child process. Only ``interrupt`` is safe to call from other threads.
 
     Attributes:
         pid: its process id, and that of its process group.
-        notes: what whoever asks it remembers of it.
+        notes: facts about it that its users remember.
 
     Raises:
         WorkerDiedError: it cannot be forked.
@@ -50,13 +50,13 @@ class Child:
         ours, theirs = socket.socketpair()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the child
         self._connection = Connection(ours.detach())
-        self._news = select.poll()  # ``Connection.poll`` makes one anew for each of some thousand answers
+        self._news = select.poll()  # ``Connection.poll`` makes a new one for each of some thousand answers
         self._news.register(self._connection.fileno(), select.POLLIN)
         self._module = module
         self.notes: set[Hashable] = set()
         self._last_words = ""
         self._ended = False
-        self._process: int | None = None  # descriptor of it
+        self._process: int | None = None  # a descriptor of the process
         try:
             self.pid = server.fork(module, list(arguments), theirs.fileno(), self._stderr.fileno())
         except WorkerError as error:
@@ -69,21 +69,21 @@ class Child:
             self._process = os.pidfd_open(self.pid)
 
     def wait_until_ready(self) -> None:
-        """Wait for the end of its start. Raises as ``answer``."""
+        """Wait until it has started. Raises as ``answer``."""
         if self.answer(START_TIMEOUT_S) != READY:
             self.kill()
             raise WorkerError(f"{self._module} did not start properly")
 
     def send(self, message: object) -> None:
-        """Send a request. Raises OSError where the child is gone."""
+        """Send a request. Raises OSError if the child is gone."""
         self._connection.send(message)
 
     def answer(self, timeout_s: float) -> Any:
-        """Return what the child says next.
+        """Return the child's next answer.
 
         Raises:
-            WorkerTimeoutError: it says nothing for ``timeout_s``; it and its children are dead then.
-            WorkerDiedError: it ended before it answered.
+            WorkerTimeoutError: there was none for ``timeout_s``; the child and its children are dead.
+            WorkerDiedError: the child ended before it answered.
         """
         try:
             if not self._news.poll(1e3 * timeout_s):
@@ -98,26 +98,26 @@ class Child:
 
     def request(self, message: object, timeout_s: float) -> Any:
         """Send a request and return its answer. Raises as ``answer``."""
-        with contextlib.suppress(OSError):  # told by the answer, with the child's last words
+        with contextlib.suppress(OSError):  # the answer reports it, with the child's last words
             self.send(message)
         return self.answer(timeout_s)
 
     @property
     def is_waiting(self) -> bool:
-        """Whether it is there and has nothing to answer; one that ended closed its side, which reads as news."""
+        """Whether it runs and has nothing to answer. A child that ended has closed its side, which reads as news."""
         try:
             return not self._ended and not self._connection.poll()
         except OSError:
             return False
 
     def interrupt(self) -> None:
-        """End it from another thread than the one that waits for it; the request ends as died."""
+        """End it from another thread than the waiting one. The request then ends with WorkerDiedError."""
         if not self._ended:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
 
     def kill(self) -> None:
-        """End it and everything it started, at once; return when it is gone."""
+        """End it and everything it started, at once. Return when it is gone."""
         if self._ended:
             return
         self.interrupt()
@@ -131,27 +131,30 @@ class Child:
             self._process = None
 
     def _wait_for_death(self) -> None:
-        """Wait for the end of the child's side of the socket: the process is the server's child, not this one's."""
+        """Wait until the child's side of the socket closes. The process is the server's child, not this one's."""
         with contextlib.suppress(EOFError, OSError):
             while self._connection.poll(DEATH_TIMEOUT_S):
                 self._connection.recv_bytes()
 
     def _wait_until_gone(self) -> None:
-        """Wait until nothing of it is left: what it had the GPU do goes on until the driver has cleared up after it,
-        which a process that stands ready should not be measured beside."""
+        """Wait until nothing of it is left.
+
+        Its work on the GPU goes on until the driver has cleaned up. A process that stands ready should not measure
+        beside that.
+        """
         if self._process is not None:
             select.select([self._process], [], [], DEATH_TIMEOUT_S)
 
 
 class Worker:
-    """A child process whenever one is needed. Not safe for several threads; not started before the first request.
+    """Has a child process whenever one is needed, from the first request on. Not safe for several threads.
 
     Args:
-        relief: returns the child that takes the place of one that ended; by default a new one is started.
+        relief: returns the child that replaces an ended one. By default a new one is started.
 
     Attributes:
         child: the child, if there is one.
-        starts: how often a child has taken up work.
+        starts: number of times that a child has taken up work.
     """
 
     def __init__(
@@ -168,16 +171,16 @@ class Worker:
         self.starts = 0
 
     def request(self, message: object, timeout_s: float) -> Any:
-        """Send a message to the child, starting one if there is none, and return its answer.
+        """Send a message to the child and return its answer. A child is started if there is none.
 
         Raises:
-            WorkerTimeoutError: after ``timeout_s``; the child and its children are dead then.
+            WorkerTimeoutError: ``timeout_s`` passed; the child and its children are dead.
             WorkerDiedError: the child ended before it answered.
         """
         child = self.start()
         try:
             child.send(message)
-        except OSError:  # died idle: nothing was lost, so one more try
+        except OSError:  # it died while idle, so nothing was lost: try once more
             self.kill()
             child = self.start()
             child.send(message)
@@ -195,7 +198,7 @@ class Worker:
             self.child = self._relief()
             self.starts += 1
             return self.child
-        self.child = child = self._fork()  # may be interrupted while it starts
+        self.child = child = self._fork()  # it may be interrupted while it starts
         self.starts += 1
         try:
             child.wait_until_ready()
@@ -211,7 +214,7 @@ class Worker:
         return None if child is None else child.pid
 
     def interrupt(self) -> None:
-        """End the child from another thread than the one that waits for it; the request ends as died."""
+        """End the child from another thread than the waiting one. The request then ends with WorkerDiedError."""
         child = self.child
         if child is not None:
             child.interrupt()
@@ -224,7 +227,7 @@ class Worker:
 
 
 Call = tuple[Any, ...]
-"""A request to call a method of what the child serves: its name, and the arguments."""
+"""A request to call a method of the object that the child serves: its name, and the arguments."""
 
 
 def called(server: object, call: Call) -> object:
@@ -237,7 +240,7 @@ def called(server: object, call: Call) -> object:
 def serve(fd: int, handler: Callable[[Any], object]) -> None:
     """Answer requests on a socket until the parent closes it or is gone.
 
-    An exception of the handler ends the process: its last line on stderr becomes the parent's message.
+    An exception of the handler ends the process. Its last line on stderr becomes the parent's message.
     """
     connection = Connection(fd)
     connection.send(READY)

@@ -1,11 +1,10 @@
-"""What an engine would make of a folder of tuned files, whoever wrote them.
+"""What an engine would do with a folder of tuned files, whoever wrote them.
 
-A *fault* is what stops the engine, spoils its output or slows it down in silence; a lookup that only takes its config
-from a neighbouring m is as it should be, since no file holds every m.
+A *fault* stops the engine, spoils its output or slows it down in silence. A lookup that only takes its config from a
+neighbouring m is fine, since no file holds every m.
 
-``walk`` goes through every lookup of an engine start and ``agreeing`` compares what those of one step found;
-``lora_files`` and ``other_files`` say what is wrong with the files whatever is asked of them; ``findings``
-holds what came of it.
+``walk`` goes through every lookup of an engine start, and ``agreeing`` compares the results of one step. ``lora_files``
+and ``other_files`` report faults of the files that do not depend on lookups. ``findings`` holds the results.
 """
 
 from bo_tune.engines.check.findings import Fault, Lookup, Report

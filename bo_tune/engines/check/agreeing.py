@@ -17,11 +17,11 @@ from bo_tune.kernels.moe.spec import MOE_SPEC, experts_of
 from bo_tune.kernels.moe.untuned import as_read
 
 LARGEST_RANK_AT_ONCE = 128
-"""Up to this rank the engine runs shrink and expand in one launch, unless adapters are fully sharded."""
+"""Up to this rank, the engine runs shrink and expand in one launch, unless adapters are fully sharded."""
 
 
 class Disagreement(NamedTuple):
-    """A kernel's block_m that does not go with that of the first kernel, and what the engine does, in a line."""
+    """A kernel's block_m that differs from that of the first kernel, and the consequence in the engine, in one line."""
 
     value: int
     first: str
@@ -30,10 +30,10 @@ class Disagreement(NamedTuple):
 
 
 def agreeing(lookups: Sequence[Lookup], ends: Mapping[int, int]) -> list[Lookup]:
-    """Return the lookups, with a fault more where the experts' files do not agree.
+    """Return the lookups, with an additional fault if the experts' files do not agree.
 
     Args:
-        ends: of each m the last number of tokens that it stands for.
+        ends: for each m, the last number of tokens that it stands for.
     """
     values = {lora(item.problem): value for item in lookups if (value := _block_m(item)) is not None}
     wrong = disagreements(values)
@@ -50,7 +50,7 @@ def agreeing(lookups: Sequence[Lookup], ends: Mapping[int, int]) -> list[Lookup]
 
 
 def _block_m(item: Lookup) -> int | None:
-    """Return the block_m that a lookup of an experts' file ends at; None where it is none, or no file of theirs."""
+    """Return the block_m that a lookup in an experts' file finds; None if there is none, or for another file."""
     if not is_moe(item.file) or isinstance(item.found, Crash):
         return None
     config = item.found.config if item.found else {}
@@ -59,7 +59,7 @@ def _block_m(item: Lookup) -> int | None:
 
 
 def _kind(item: Lookup, found: Disagreement) -> tuple[object, ...]:
-    """Return what is equal for lookups that disagree in one place alike."""
+    """Return a key that is equal for lookups that disagree in the same place and in the same way."""
     return item.file, item.found.keys if item.found else (), replace(lora(item.problem), m=1), found
 
 
@@ -72,7 +72,7 @@ def _disagreement(item: Lookup, found: Disagreement, ms: Sequence[int], ends: Ma
 
 
 def _spans(ms: Sequence[int], ends: Mapping[int, int]) -> str:
-    """Show numbers of tokens, each of which stands for those up to its end: ``1, 33 to 64``."""
+    """Format numbers of tokens, each of which stands for those up to its end: ``1, 33 to 64``."""
     spans: list[tuple[int, int]] = []
     for m in sorted(ms):
         if spans and spans[-1][1] == m - 1:
@@ -85,7 +85,7 @@ def _spans(ms: Sequence[int], ends: Mapping[int, int]) -> str:
 def runs_at_once(problem: LoraProblem) -> bool:
     """Say whether the engine runs a fused MoE problem's shrink and expand in one launch.
 
-    Of the files that launch takes the shrink kernels' block_m alone.
+    From the files, that launch takes only the shrink kernels' block_m.
     """
     spec = MOE_SPEC.get(problem.kernel)
     if spec is None:
@@ -94,10 +94,10 @@ def runs_at_once(problem: LoraProblem) -> bool:
 
 
 def disagreements(found: Mapping[LoraProblem, int]) -> dict[LoraProblem, Disagreement]:
-    """Say of which problems' block_m the engine can make nothing, because the first kernel's is another.
+    """Find the problems whose block_m the engine cannot use, because the first kernel has another.
 
     Args:
-        found: block_m by problem; kernels that stand alone are passed over.
+        found: block_m by problem. Kernels that stand alone are ignored.
     """
     groups: dict[object, dict[str, LoraProblem]] = {}
     for problem in found:

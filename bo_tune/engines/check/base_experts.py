@@ -1,6 +1,7 @@
-"""The lookups of the base model's experts, where the folder holds a file of theirs.
+"""The lookups of the base model's experts, if the folder holds a file for them.
 
-Without one there is nothing to say: the engine takes what it ships, or its defaults, as it does without the folder.
+Without such a file, there is nothing to check: the engine uses the file that it ships, or its defaults, as it does
+without the folder.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,21 +21,21 @@ from bo_tune.kernels.experts.step import ENGINE_NAMES, ExpertsStep
 
 _SPEC = ExpertsSpec()
 _UNSAID = {"num_warps": 4, "num_stages": 3}
-"""What Triton launches where a config does not say."""
+"""Triton's values where a config has none."""
 
 
 def file_asked(model: ModelStudy, names: Iterable[str], gpu_file_name: str, gpu: str | None) -> str | None:
-    """Return the file of a folder in which an engine looks a model's experts up; None where it is not there.
+    """Return the file of a folder in which an engine looks up a model's experts; None if it is missing.
 
     Args:
-        names: of the folder's files.
+        names: names of the folder's files.
         gpu_file_name: the GPU's name as in LoRA files.
-        gpu: as ``torch.cuda.get_device_name`` gives it; None where only LoRA files name it.
+        gpu: name as given by ``torch.cuda.get_device_name``; None if only LoRA files name the GPU.
     """
     for problem in _asked(model, (1,)):
         step = ExpertsStep.of(problem)
         wanted = file_name(step.experts.local, step.n, gpu or gpu_file_name, step.weights, step.block)
-        # Without the GPU's own name it cannot be told where there are hyphens.
+        # Without the GPU's own name, the places of hyphens are unknown.
         alike = (
             name for name in names if name == wanted or (not gpu and lora_file_name(name) == lora_file_name(wanted))
         )
@@ -45,13 +46,13 @@ def file_asked(model: ModelStudy, names: Iterable[str], gpu_file_name: str, gpu:
 def experts_lookups(
     model: ModelStudy, name: str, content: object, gpu: GpuInfo | None, *, ms: Sequence[int], largest: int
 ) -> list[Lookup]:
-    """Look a model's experts up in a file, at every number of tokens at which it may change its answer.
+    """Look up a model's experts in a file, at every number of tokens at which the result may change.
 
     Args:
-        name: of the file.
+        name: name of the file.
         content: the parsed JSON, or ``Unreadable``.
-        gpu: what is known of the GPU.
-        ms: tokens in a step; none for all from 1 to ``largest``.
+        gpu: the GPU, if known.
+        ms: numbers of tokens in a step; empty for all from 1 to ``largest``.
     """
     configs = configs_in(content) if isinstance(content, dict) else {}
     sizes = ms or sorted({*step_sizes(largest), *switch_points(configs, largest)})
@@ -74,7 +75,7 @@ def _look_up(
 ) -> Lookup:
     m = ExpertsStep.of(problem).m
     key = key_of(configs, m)
-    if key is None:  # the file as a whole cannot be used, which its faults say
+    if key is None:  # the whole file is unusable, as its faults say
         return Lookup(problem, layers, name, {M: m}, None, (general,) if general else ())
     found = Found((key,), () if int(key) == m else (M,), configs[key])
     fault = _unusable(problem, name, found, gpu)
@@ -82,7 +83,7 @@ def _look_up(
 
 
 def _unusable(problem: Problem, name: str, found: Found, gpu: GpuInfo | None) -> Fault | None:
-    """Return why the config found cannot be launched, if so."""
+    """Return the fault of a config that was found but cannot be launched; None if it can."""
     file, place, step = ExpertsFile.of(name), place_of(found.keys), ExpertsStep.of(problem)
     reason = file.fault(found.config) if file else None
     if reason is None and step.is_grouped and SPLIT_K not in found.config:

@@ -22,17 +22,17 @@ STOPS = "SGLang stops"
 NO_FILE = "SGLang runs its default config, not the one that it ships"
 
 ALL_SIZES = (1, *(fewest for fewest, _ in FEWEST_TOKENS))
-"""Tokens in steps that are cut into chunks of every size that there may be."""
+"""Tokens in steps that are cut into chunks of every possible size."""
 
 
 def check_csgmv(folder: Path, model: ModelStudy, *, gpu: str | None = None, ms: Sequence[int] = ()) -> Report:
     """Walk the lookups of a model that SGLang serves through a folder.
 
     Args:
-        folder: the one that ``SGLANG_LORA_CONFIG_DIR`` names, or one of those in it that hold the files.
-        model: its ``ms`` are not looked at.
-        gpu: name of the GPU, as ``torch.cuda.get_device_name`` gives it; told from the folder if left out.
-        ms: tokens in a step; all if left out.
+        folder: the folder that ``SGLANG_LORA_CONFIG_DIR`` names, or one of its subfolders with the files.
+        model: the model; its ``ms`` are ignored.
+        gpu: name of the GPU as given by ``torch.cuda.get_device_name``. If left out, the folder tells.
+        ms: numbers of tokens in a step; all if left out.
 
     Raises:
         TableError: the folder cannot be read, or does not tell which GPU it is for.
@@ -79,13 +79,13 @@ def _look_up(
     if key is None:
         what = "a key is no size of chunks" if content else "holds nothing"
         return Lookup(problem, layers, name, asked, None, (Fault(name, "", f"{what}: {STOPS}"),))
-    # The file's name holds all of what is asked but the size of chunks.
+    # The file's name fixes all levels except the chunk size.
     found = Found(("*", "*", "*", key), () if int(key) == step.chunk else (M,), content[key])
     return Lookup(problem, layers, name, asked, found, tuple(_unusable(step, name, found, info)))
 
 
 def _unusable(step: CsgmvStep, name: str, found: Found, gpu: GpuInfo | None) -> Iterator[Fault]:
-    """Yield why the config found cannot be launched, if so."""
+    """Yield the fault of a config that was found but cannot be launched."""
     file, place = CsgmvFile.of(name), place_of(found.keys[-1:])
     reason = file.fault(found.config) if file else None
     if reason:

@@ -1,4 +1,4 @@
-"""What a check comes to. Pure data, and its JSON."""
+"""The results of a check, as pure data and as JSON."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ M = "m"
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """Something that stops an engine, spoils its output, or slows it down in silence.
+    """A fact that stops an engine, spoils its output, or slows it down in silence.
 
     Attributes:
         file: name of the file; empty for the folder as a whole.
-        place: the keys that lead there, as they stand in the file; lookups of any m are put together under ``*``.
-        reason: what is wrong, in a line.
+        place: the keys that lead to it, as they stand in the file. Lookups of any m are combined under ``*``.
+        reason: what is wrong, in one line.
     """
 
     file: str
@@ -29,14 +29,14 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """One lookup of the engine and what it finds.
+    """One lookup of the engine and its result.
 
     Attributes:
         layers: the layers that ask.
-        file: name of the file looked into.
+        file: name of the file that is searched.
         asked: the number asked for at each level, outermost first.
-        found: what the lookup ends at; None without a usable file.
-        faults: what is wrong with it; empty for nothing.
+        found: the result; None without a usable file.
+        faults: faults of the lookup; empty if there is none.
     """
 
     problem: Problem
@@ -53,7 +53,7 @@ class Lookup:
 
     @property
     def nearest_m(self) -> int | None:
-        """The key m of the neighbour whose config is taken; None for an exact or a faulty one."""
+        """The key m of the neighbour whose config is taken; None for an exact or faulty lookup."""
         if self.faults or not isinstance(self.found, Found) or M not in self.found.nearest:
             return None
         return int(self.found.keys[list(self.asked).index(M)])
@@ -74,14 +74,14 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Report:
-    """What a check came to.
+    """The results of a check.
 
     Attributes:
         gpu_file_name: the GPU's name as in the names of LoRA files.
-        gpu_name: as ``torch.cuda.get_device_name`` gives it; None where only LoRA files name it.
-        gpu: what is known of the GPU; None where its name is not, and shared memory was not checked.
-        general: what is wrong with the files, or with the folder, whatever is asked of them.
-        note: what the engine must be told for these to be all lookups.
+        gpu_name: name as given by ``torch.cuda.get_device_name``; None if only LoRA files name the GPU.
+        gpu: the GPU; None if its name is unknown, so that shared memory was not checked.
+        general: faults of the files, or of the folder, that do not depend on lookups.
+        note: options with which the engine must be started for these to be all lookups.
     """
 
     folder: Path
@@ -102,7 +102,7 @@ class Report:
         return {fault: tuple(items) for fault, items in met.items()}
 
     def count(self, status: str) -> int:
-        """Return how many lookups have a status."""
+        """Return the number of lookups with a status."""
         return sum(item.status == status for item in self.lookups)
 
     def to_json(self) -> dict[str, Any]:
@@ -126,5 +126,5 @@ class Report:
 
 
 def place_of(keys: Iterable[str]) -> str:
-    """Return keys as they are shown: ``5/3/16/4096/16``."""
+    """Format keys: ``5/3/16/4096/16``."""
     return "/".join(keys)

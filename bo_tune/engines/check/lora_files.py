@@ -1,7 +1,7 @@
-"""Files of tuned LoRA configs as an engine reads them, and what is wrong with them whatever is asked of them.
+"""Files of tuned LoRA configs as an engine reads them, and their faults that do not depend on lookups.
 
-The dense kernels read the names below by subscript: one that is missing is a KeyError in the engine, and null or text
-fails at the launch. The fused MoE kernels have a default for each name. Other names are ignored. Facts of vLLM 0.33.0.
+The dense kernels read the names below by subscript. A missing name is a KeyError in the engine, and null or text fails
+at the launch. The fused MoE kernels have a default for each name. Other names are ignored. Facts of vLLM 0.33.0.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,10 +20,10 @@ from bo_tune.kernels.moe.untuned import as_read
 DENSE_NAMES = ("block_m", "block_n", "block_k", "num_warps", "num_ctas", "num_stages")
 SHRINK_NAMES = (*DENSE_NAMES, "split_k")
 OPTIONAL_NAMES = ("group_size_m",)
-"""Of shrink; eight where a config says nothing."""
+"""Optional parameters of shrink; 8 if a config has none."""
 
 LEAST_SORTED = 16
-"""Fewest rows of a block that one launch of a fused MoE half takes."""
+"""Fewest rows of a block in the single launch of a fused MoE half."""
 
 MOE_LEVELS = 6
 
@@ -32,10 +32,11 @@ THE_STOP = "the engine stops"
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """Why there is no parsed JSON, in a line.
+    """Stands for a file without parsed JSON.
 
     Attributes:
-        missing: whether there is no such file.
+        reason: the reason, in one line.
+        missing: whether the file does not exist.
     """
 
     reason: str
@@ -55,7 +56,7 @@ def read(path: Path) -> object:
 
 
 def structure_faults(name: str, content: object) -> Iterator[Fault]:
-    """Say what is wrong with a file whatever is asked of it; ``content`` is what ``read`` returned."""
+    """Yield the faults of a file that do not depend on lookups. ``content`` is the result of ``read``."""
     stem = _stem(name)
     if isinstance(content, Unreadable):
         yield Fault(name, "", f"{content.reason}: {_without(stem)}" if content.missing else content.reason)
@@ -68,7 +69,7 @@ def structure_faults(name: str, content: object) -> Iterator[Fault]:
 
 
 def is_moe(name: str) -> bool:
-    """Say whether a file is one of the four of the experts."""
+    """Say whether a file is one of the experts' four."""
     return FILE_STEMS[_stem(name)] == MOE_LEVELS
 
 
@@ -80,7 +81,7 @@ def _stem(name: str) -> str:
 
 
 def _without(stem: str) -> str:
-    """Say what the engine does without a file."""
+    """Say what the engine does without the file."""
     if FILE_STEMS[stem] == MOE_LEVELS:
         return "the folder alone makes the experts run block_m 64 at every m, not what they run without a folder"
     return "the engine takes its default configs"
@@ -108,7 +109,7 @@ def config_fault(stem: str, config: object) -> str | None:
     """Return why a kernel cannot be launched with a config, or None.
 
     Args:
-        stem: what follows the GPU's name in the file's name.
+        stem: the part of the file's name after the GPU's name.
     """
     if not isinstance(config, dict):
         return f"expected a config, got {shown(config)}"

@@ -1,7 +1,7 @@
-"""The lookups of Mamba-2 layers' decode steps, where the folder holds a file of theirs.
+"""The lookups of Mamba-2 layers' decode steps, if the folder holds a file for them.
 
-Without one there is nothing to say: the engine takes what it ships, or its default, as it does without the folder. The
-number that is asked for is that of pairs of a sequence and a head.
+Without such a file, there is nothing to check: the engine uses the file that it ships, or its default, as it does
+without the folder. Lookups ask for a number of pairs of a sequence and a head.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,17 +20,17 @@ from bo_tune.kernels.mamba.step import MambaStep
 
 
 def mamba_file_asked(model: ModelStudy, names: Iterable[str], gpu_file_name: str, gpu: str | None) -> str | None:
-    """Return the file of a folder in which an engine looks a model's Mamba-2 layers up; None where it is not there.
+    """Return the file of a folder in which an engine looks up a model's Mamba-2 layers; None if it is missing.
 
     Args:
-        names: of the folder's files.
+        names: names of the folder's files.
         gpu_file_name: the GPU's name as in LoRA files.
-        gpu: as ``torch.cuda.get_device_name`` gives it; None where only LoRA files name it.
+        gpu: name as given by ``torch.cuda.get_device_name``; None if only LoRA files name the GPU.
     """
     for problem in _asked(model, (1,)):
         step = MambaStep.of(problem)
         wanted = file_name(step.headdim, step.dstate, step.file_dtype, gpu or gpu_file_name)
-        # Without the GPU's own name it cannot be told where there are hyphens.
+        # Without the GPU's own name, the places of hyphens are unknown.
         alike = (
             name for name in names if name == wanted or (not gpu and lora_file_name(name) == lora_file_name(wanted))
         )
@@ -39,12 +39,12 @@ def mamba_file_asked(model: ModelStudy, names: Iterable[str], gpu_file_name: str
 
 
 def mamba_lookups(model: ModelStudy, name: str, content: object, *, ms: Sequence[int]) -> list[Lookup]:
-    """Look a model's Mamba-2 layers up in a file, for every number of sequences at which it may change its answer.
+    """Look up a model's Mamba-2 layers in a file, for every number of sequences at which the result may change.
 
     Args:
-        name: of the file.
+        name: name of the file.
         content: the parsed JSON, or ``Unreadable``.
-        ms: sequences in a step; none for all from 1 to the most that the engine has.
+        ms: numbers of sequences in a step; empty for all from 1 to the engine's maximum.
     """
     configs = configs_in(content) if isinstance(content, dict) else {}
     file = OtherFile.of(name)
@@ -58,7 +58,7 @@ def _asked(model: ModelStudy, ms: Sequence[int]) -> Mapping[Problem, tuple[str, 
 
 
 def _sizes(model: ModelStudy, configs: Mapping[str, object]) -> list[int]:
-    """Return the numbers of sequences to look up so that every one is."""
+    """Return numbers of sequences whose lookups cover those of all others."""
     most = model.max_sequences
     counts = {MambaStep.of(problem).sequences: problem for problem in _asked(model, range(1, most + 1))}
     keys = {count: key_of(configs, MambaStep.of(problem).key) for count, problem in counts.items()}
@@ -71,7 +71,7 @@ def _look_up(
 ) -> Lookup:
     pairs = MambaStep.of(problem).key
     key = key_of(configs, pairs)
-    if key is None:  # the file as a whole cannot be used, which its faults say
+    if key is None:  # the whole file is unusable, as its faults say
         return Lookup(problem, layers, name, {M: pairs}, None, (general,) if general else ())
     found = Found((key,), () if int(key) == pairs else (M,), configs[key])
     reason = config_fault(found.config)

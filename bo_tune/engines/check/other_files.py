@@ -1,6 +1,6 @@
-"""The other tuned files that an engine reads from the same folder: the base model's experts', and Mamba's.
+"""Other tuned files that an engine reads from the same folder: those of the base model's experts, and of Mamba.
 
-Their names hold the GPU's name with its hyphens, unlike those of LoRA files. Facts of vLLM 0.33.0.
+Unlike LoRA files, their names keep the hyphens of the GPU's name. Facts of vLLM 0.33.0.
 """
 
 from collections.abc import Iterator, Mapping
@@ -20,16 +20,16 @@ _EXPERTS_START, _MAMBA_START = "E=", "headdim="
 """How the names of such files begin."""
 
 _OTHER_KERNEL = ",backend="
-"""In the names of experts' files that kernels of other vendors read."""
+"""Part of the names of experts' files for kernels of other vendors."""
 
 
 @dataclass(frozen=True, slots=True)
 class OtherFile:
-    """A file in the folder that is no LoRA file.
+    """A file in the folder that is not a LoRA file.
 
     Attributes:
-        device: the part of its name that names the GPU; None where the name is none that an engine asks for.
-        dtype: the part that names an element type; None for no such part.
+        device: the part of its name that names the GPU; None if an engine never asks for such a name.
+        dtype: the part that names an element type; None if there is none.
     """
 
     name: str
@@ -38,7 +38,7 @@ class OtherFile:
 
     @classmethod
     def of(cls, name: str) -> "OtherFile | None":
-        """Take a name apart; None for one that is not meant to be such a file, or is another kernel's."""
+        """Parse a name; None if it is not meant as such a file, or belongs to another kernel."""
         if _OTHER_KERNEL in name or name.endswith(PROVENANCE_SUFFIX):
             return None
         if not name.endswith(".json") or not name.startswith((_EXPERTS_START, _MAMBA_START)):
@@ -51,22 +51,22 @@ class OtherFile:
 
     @property
     def is_experts(self) -> bool:
-        """Whether it is of the experts, not of Mamba."""
+        """Whether the file is for experts rather than Mamba."""
         return self.name.startswith(_EXPERTS_START)
 
     def is_of(self, gpu_file_name: str) -> bool:
-        """Say whether it is meant for a GPU, by that one's name as in LoRA files; spelt right or not."""
+        """Say whether the file is meant for a GPU, given its name in LoRA files, even if it is misspelt."""
         if self.device is None or lora_file_name(self.device) == gpu_file_name:
             return True
-        # Names of a family are spelt alike in both kinds of files, but for their hyphens.
+        # The names of a family of GPUs are the same in both kinds of files, except for hyphens.
         return self.is_experts and self.device == device_of(gpu_file_name)
 
     def faults(self, content: object, gpu: str | None) -> Iterator[Fault]:
-        """Say what is wrong with the file.
+        """Yield the faults of the file.
 
         Args:
             content: the parsed JSON, or ``Unreadable``.
-            gpu: the GPU's name as ``torch.cuda.get_device_name`` gives it; None where only LoRA files name it.
+            gpu: the GPU's name as given by ``torch.cuda.get_device_name``; None if only LoRA files name it.
         """
         misnamed = self._misnamed(gpu)
         if misnamed:

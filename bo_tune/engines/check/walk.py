@@ -1,7 +1,7 @@
-"""Walking every lookup of an engine start through a folder.
+"""Walks every lookup of an engine start through a folder.
 
-Files are looked up at the sizes of steps that an engine has, and at every number of tokens at which the nearest key
-becomes another one: so what is found holds for every step, whatever its size.
+Lookups are made at the sizes of an engine's steps, and at every number of tokens where the nearest key changes. So the
+results hold for steps of every size.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -40,7 +40,7 @@ NOTHING_LOOKED_UP = (
 
 
 class _Gpu(NamedTuple):
-    """The GPU that a folder is checked for: its name in LoRA files, as torch gives it, and what is known of it."""
+    """The GPU that a folder is checked for: its name in LoRA files, its name as torch gives it, and its data."""
 
     file_name: str
     name: str | None
@@ -48,7 +48,7 @@ class _Gpu(NamedTuple):
 
 
 _Walk = Callable[[Mapping[str, object], _Gpu], list[Lookup]]
-"""Looks up what is asked of some files, by their names."""
+"""Makes the lookups in some files, given by name."""
 
 
 def check_folder(
@@ -62,9 +62,9 @@ def check_folder(
     """Walk the lookups of a model through a folder.
 
     Args:
-        model: its ``ms`` are not looked at.
-        gpu: name of the GPU, as ``torch.cuda.get_device_name`` gives it; told from the folder if left out.
-        ms: tokens in a step; all from 1 to ``max_batched_tokens`` if left out.
+        model: the model; its ``ms`` are ignored.
+        gpu: name of the GPU as given by ``torch.cuda.get_device_name``. If left out, the folder tells.
+        ms: numbers of tokens in a step; all from 1 to ``max_batched_tokens`` if left out.
         max_batched_tokens: the engine's ``--max-num-batched-tokens``.
 
     Raises:
@@ -85,7 +85,7 @@ def check_folder(
 def check_problems(
     folder: Path, problems: Mapping[LoraProblem, tuple[str, ...]], *, gpu: str | None = None, note: str | None = None
 ) -> Report:
-    """Walk lookups through a folder that are known one by one, each with the layers that ask. As ``check_folder``."""
+    """Walk single lookups, each with the layers that ask, through a folder. Otherwise like ``check_folder``."""
 
     def walked(files: Mapping[str, object], gpu: _Gpu) -> list[Lookup]:
         return agreeing(_looked_up(problems, files, gpu), {problem.m: problem.m for problem in problems})
@@ -94,7 +94,7 @@ def check_problems(
 
 
 def _checked(folder: Path, asked: Iterable[LoraProblem], walk: _Walk, gpu: str | None, note: str | None) -> Report:
-    """Check a folder's files, and walk the lookups of those that are asked for."""
+    """Check a folder's files, and walk the lookups of the given problems."""
     names = _names(folder)
     tables = [name for name in names if split_file_name(name)]
     checked = _gpu(folder, tables, gpu)
@@ -104,7 +104,7 @@ def _checked(folder: Path, asked: Iterable[LoraProblem], walk: _Walk, gpu: str |
     general = [fault for name, content in files.items() for fault in structure_faults(name, content)]
     general += _misnamed(tables, checked)
     general += _faults_of_others(folder, names, checked)
-    experts = [name for name in sorted(wanted) if is_moe(name)]  # whose entries have to agree
+    experts = [name for name in sorted(wanted) if is_moe(name)]  # their entries have to agree
     groups = [[name] for name in sorted(wanted) if name not in experts] + [experts] * bool(experts)
     lookups = [item for group in groups for item in walk({name: files[name] for name in group}, checked)]
     if not lookups:
@@ -113,7 +113,7 @@ def _checked(folder: Path, asked: Iterable[LoraProblem], walk: _Walk, gpu: str |
 
 
 def _walk(model: ModelStudy, ms: Sequence[int], largest: int, files: Mapping[str, object], gpu: _Gpu) -> list[Lookup]:
-    """Look up what a model asks of some files, at every m where one of them may change its answer."""
+    """Look up a model's problems in some files, at every m where one of the files may change its answer."""
     sizes = ms or _sizes(files.values(), model, largest)
     served = replace(model, ms=tuple(sizes)).problems_by_layer()
     ends = dict(zip(sizes, sizes if ms else (*(size - 1 for size in sizes[1:]), largest), strict=True))
@@ -121,7 +121,7 @@ def _walk(model: ModelStudy, ms: Sequence[int], largest: int, files: Mapping[str
 
 
 def _looked_up(served: Mapping[LoraProblem, tuple[str, ...]], files: Mapping[str, object], gpu: _Gpu) -> list[Lookup]:
-    """Look problems up in those of some files that they are looked up in."""
+    """Look up those problems whose file is among the given ones."""
     asked = [(problem, layers, _file_of(problem, gpu.file_name)) for problem, layers in served.items()]
     return [
         _look_up(problem, layers, file, files[file], gpu.info)
@@ -132,7 +132,7 @@ def _looked_up(served: Mapping[LoraProblem, tuple[str, ...]], files: Mapping[str
 
 
 def _sizes(contents: Iterable[object], model: ModelStudy, largest: int) -> list[int]:
-    """Return the m to look up so that every m is: the sizes of an engine's steps, and where entries change."""
+    """Return values of m whose lookups cover all others: the sizes of an engine's steps, and changes of entries."""
     points = {
         point
         for table in contents if isinstance(table, dict)
@@ -156,7 +156,7 @@ def _look_up(problem: LoraProblem, layers: tuple[str, ...], file: str, content: 
 
 
 def _wrong_neighbour(file: str, table: Mapping[str, Any], asked: Mapping[str, int], found: Found) -> Fault | None:
-    """Return the fault of taking an entry of other adapters, or of another layer; the outermost level counts."""
+    """Return the fault of taking another layer's entry, or that of other adapters. The outermost level counts."""
     wrong = [level for level in found.nearest if level != M]
     if not wrong:
         return None
@@ -170,7 +170,7 @@ def _wrong_neighbour(file: str, table: Mapping[str, Any], asked: Mapping[str, in
 
 
 def _swapped(table: Mapping[str, Any], asked: Mapping[str, int], found: Found, position: int) -> bool:
-    """Say whether the entry would be there with k and n exchanged."""
+    """Say whether the entry would exist with k and n exchanged."""
     level: Any = table
     for key in found.keys[: list(asked).index("k")]:
         level = level[key]
@@ -178,14 +178,14 @@ def _swapped(table: Mapping[str, Any], asked: Mapping[str, int], found: Found, p
 
 
 def _unusable(file: str, found: Found, spec: EngineSpec, problem: LoraProblem, gpu: GpuInfo | None) -> Fault | None:
-    """Return why the config found cannot be launched, if so."""
+    """Return the fault of a config that was found but cannot be launched; None if it can."""
     stem, place = spec.file_stem(problem), place_of(found.keys)
     reason = config_fault(stem, found.config)
     if reason:
         return Fault(file, place, reason)
     config = as_read(found.config) if spec.table_level_i else found.config
     if runs_at_once(problem):
-        # One launch takes this of the shrink kernels, and nothing else of any.
+        # The single launch takes this from the shrink kernels, and nothing else from any.
         if "shrink" in problem.kernel and config[SHARED] < LEAST_SORTED:
             return Fault(file, place, f"{SHARED}: expected at least {LEAST_SORTED}, got {config[SHARED]}: {THE_STOP}")
         return None
@@ -194,13 +194,13 @@ def _unusable(file: str, found: Found, spec: EngineSpec, problem: LoraProblem, g
 
 
 def _as_launched(config: Mapping[str, int], problem: LoraProblem, gpu: GpuInfo) -> Mapping[str, int]:
-    # vLLM 0.33 pipelines no expand on this capability, whatever the file says: stages cost it no shared memory.
+    # vLLM 0.33 never pipelines expand on this capability, whatever the file says. So stages take no shared memory.
     unpipelined = problem.kernel == EXPAND and gpu.is_cuda and gpu.capability == HOPPER
     return {**config, "num_stages": 1} if unpipelined else config
 
 
 def _faults_of_others(folder: Path, names: Iterable[str], gpu: _Gpu) -> list[Fault]:
-    """Return the faults of what else an engine with this GPU reads from the folder."""
+    """Return the faults of other files that an engine with this GPU reads from the folder."""
     others = [other for name in names if (other := OtherFile.of(name)) and other.is_of(gpu.file_name)]
     return [fault for other in others for fault in other.faults(read(folder / other.name), gpu.name)]
 
@@ -213,7 +213,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _gpu(folder: Path, tables: Sequence[str], name: str | None) -> _Gpu:
-    """Return the GPU that is named, here, in the sidecar of a file or in the files' names."""
+    """Return the GPU: the given one, or else the one in a file's sidecar or in the files' names."""
     file_name = lora_file_name(name) if name else _only_gpu(folder, tables)
     origins = [
         origin
@@ -238,7 +238,7 @@ def _only_gpu(folder: Path, tables: Iterable[str]) -> str:
 
 
 def _misnamed(tables: Iterable[str], gpu: _Gpu) -> list[Fault]:
-    """Return a fault for each file of this GPU whose name has hyphens or spaces, which an engine writes otherwise."""
+    """Return a fault for each file of this GPU whose name has hyphens or spaces. An engine writes it without."""
     return [
         Fault(name, "", f"never read: the engine asks for {gpu.file_name}{name.removeprefix(prefix)}")
         for name in tables
@@ -247,7 +247,7 @@ def _misnamed(tables: Iterable[str], gpu: _Gpu) -> list[Fault]:
 
 
 def _gpu_of(name: str) -> str | None:
-    """Return the GPU that a file's name begins with, as an engine writes it; None for a name that it never asks for."""
+    """Return the GPU at the start of a file's name, as an engine writes it; None if it never asks for the name."""
     prefix = _prefix(name)
     return lora_file_name(prefix) if prefix else None
 

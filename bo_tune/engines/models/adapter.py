@@ -1,4 +1,4 @@
-"""An adapter as PEFT writes it: the rank it needs, and the modules of a model that it changes."""
+"""An adapter as PEFT writes it: the rank that it needs, and the modules of a model that it changes."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -16,10 +16,10 @@ from bo_tune.errors import ModelError
 ADAPTER_FILE = "adapter_config.json"
 
 ALL_LINEAR = "all-linear"
-"""PEFT's name for every linear layer but the head."""
+"""PEFT's name for every linear layer except the head."""
 
 WEIGHT = ".weight"
-"""What the name of a linear module's tensor ends with."""
+"""End of the name of a linear module's tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +53,14 @@ class Adapter:
 
     @property
     def rank_field(self) -> str:
-        """The field that the largest rank comes from."""
+        """The field that gives the largest rank."""
         return "r" if self.rank == self.config.r else "rank_pattern"
 
     def target_modules(self, shape: ModelShape) -> tuple[str, ...] | None:
-        """Return names of the engine's modules that the adapter changes; None where it changes every linear layer.
+        """Return names of the engine's modules that the adapter changes; None if it changes every linear layer.
 
         Raises:
-            ModelError: it changes no module of the model, or saves one whole that the model does not have.
+            ModelError: it changes no module of the model, or saves a whole module that the model does not have.
         """
         if self.config.modules_to_save:
             saved = ", ".join(self.config.modules_to_save)
@@ -90,7 +90,7 @@ class Adapter:
 
     @property
     def _changes_all_linear(self) -> bool:
-        """Whether it names every linear layer, or nothing at all, and so does not tell what it changes."""
+        """Whether it names every linear layer, or nothing at all, so that its config does not tell what it changes."""
         targets = self.config.target_modules
         return targets == ALL_LINEAR or (targets is None and not self.config.target_parameters)
 
@@ -109,7 +109,7 @@ class Adapter:
         return any(map(self._chosen, modules)) or any(map(self._is_target_parameter, parameters))
 
     def _chosen(self, name: str) -> bool:
-        """Say whether PEFT adapts the module of a full name."""
+        """Say whether PEFT adapts the module with a full name."""
         config = self.config
         if config.exclude_modules and _matches(config.exclude_modules, name):
             return False
@@ -123,7 +123,7 @@ class Adapter:
         return isinstance(targets, str) or name in targets or self._in_layers(name)
 
     def _in_layers(self, name: str) -> bool:
-        """Say whether a named module lies in one of the layers that are transformed."""
+        """Say whether a module is in one of the layers to transform."""
         layers, patterns = self.config.layers_to_transform, self.config.layers_pattern
         if layers is None or layers == []:
             return True
@@ -146,10 +146,10 @@ def _listed(names: Iterable[str], full: str) -> bool:
 
 
 def joint_rank(adapters: Sequence[Adapter], ranks: Sequence[int]) -> tuple[int, ...]:
-    """Return the values of ``--max-lora-rank``: those named, or else the least that serves all adapters.
+    """Return the values of ``--max-lora-rank``: the given ones, or else the least that serves all adapters.
 
     Raises:
-        ModelError: one is below what an adapter needs, or an adapter needs more than an engine has.
+        ModelError: a value is below an adapter's rank, or an adapter needs more than an engine has.
     """
     for adapter in adapters:
         if adapter.rank > LORA_RANKS[-1]:
@@ -169,10 +169,10 @@ def joint_rank(adapters: Sequence[Adapter], ranks: Sequence[int]) -> tuple[int, 
 
 
 def joint_targets(adapters: Sequence[Adapter], shape: ModelShape) -> tuple[str, ...] | None:
-    """Return names of the engine's modules that any of the adapters changes; None where one changes every linear layer.
+    """Return names of the engine's modules that any of the adapters changes; None if one changes all linear layers.
 
     Raises:
-        ModelError: one changes no module of the model.
+        ModelError: an adapter changes no module of the model.
     """
     each = [adapter.target_modules(shape) for adapter in adapters]
     changed = {name for names in each if names is not None for name in names}

@@ -1,7 +1,7 @@
-"""What an ``adapter_config.json`` of PEFT may hold, field by field, as vLLM 0.33 reads it (``lora/peft_helper.py``).
+"""The fields of an ``adapter_config.json`` of PEFT, as vLLM 0.33 reads them (``lora/peft_helper.py``).
 
-vLLM refuses an adapter whose fields ask for what it does not do; so does this, with the reason. ``use_rslora``, which
-changes the scale of an adapter alone, and fields that vLLM does not know are passed over.
+vLLM refuses an adapter whose fields ask for unsupported features. This module refuses it too, with the reason. It
+ignores ``use_rslora``, which changes only the scale of an adapter, and fields that vLLM does not know.
 """
 
 import re
@@ -14,10 +14,10 @@ from pydantic_core import PydanticCustomError
 from bo_tune.files import shown
 
 HEADS = ("classifier", "score")
-"""Modules that may be saved whole."""
+"""Modules that an adapter may save whole."""
 
 PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
-"""Ways to begin training after which an adapter is like any other; the others change the base model's weights."""
+"""Initialisations after which an adapter is like any other. Others change the base model's weights."""
 
 _REASON = "refused"
 
@@ -27,7 +27,7 @@ def _refused(reason: str) -> PydanticCustomError:
 
 
 def _unless(fits: Callable[[Any], object], reason: str) -> AfterValidator:
-    """Refuse values that do not fit."""
+    """Return a validator that refuses values that do not fit."""
 
     def check(value: Any) -> Any:
         if not fits(value):
@@ -70,16 +70,16 @@ _PLAIN_INIT = _unless(
 
 
 class AdapterConfig(BaseModel):
-    """The fields that vLLM reads, and those by which PEFT chooses the modules that are adapted.
+    """The fields that vLLM reads, and those by which PEFT chooses the modules to adapt.
 
     Attributes:
-        rank_pattern: ranks of modules that have another than ``r``, by regular expressions for the ends of names.
-        alpha_pattern: likewise the alphas of those that have another than ``lora_alpha``.
+        rank_pattern: ranks of modules whose rank is not ``r``, by regular expressions for the ends of names.
+        alpha_pattern: likewise, alphas of modules whose alpha is not ``lora_alpha``.
         target_modules: names of modules, ``all-linear``, or a regular expression for full names.
-        exclude_modules: names or a regular expression of modules that are left out again.
-        layers_to_transform: numbers of the decoder layers that named modules are adapted in; None for all.
+        exclude_modules: names, or a regular expression, of modules to leave out again.
+        layers_to_transform: numbers of the decoder layers in which named modules are adapted; None for all.
         layers_pattern: names of the lists of these layers.
-        target_parameters: names of tensors that are adapted, as of experts that are one module.
+        target_parameters: names of tensors to adapt, for example of experts that are one module.
     """
 
     model_config = ConfigDict(extra="ignore", strict=True, frozen=True)
@@ -107,7 +107,7 @@ class AdapterConfig(BaseModel):
 
     @property
     def largest_rank(self) -> int:
-        """The rank that the engine must have room for."""
+        """The rank for which the engine must have room."""
         return max(self.r, *(self.rank_pattern or {}).values(), 1)
 
 
@@ -115,7 +115,8 @@ def read_config(values: Mapping[str, Any]) -> AdapterConfig:
     """Check the fields of an adapter.
 
     Raises:
-        ValueError: one is missing, of a wrong type, or asks for what vLLM refuses. One line that begins with the field.
+        ValueError: one is missing, has a wrong type, or asks for what vLLM refuses. The message is one line that begins
+            with the field.
     """
     try:
         return AdapterConfig.model_validate(values)
@@ -147,4 +148,4 @@ _EXPECTED = {
     "layers_pattern": "names of lists of layers",
     "target_parameters": "a list of names",
 }
-"""Types in words, of the fields that have one."""
+"""Types in words, for fields that have one type."""

@@ -10,9 +10,9 @@ tensor parallel     intermediate/P   all               R
 expert parallel     intermediate     experts/P         R
 ==================  ===============  ================  ===============
 
-Key n is the width of the experts' input, w2's key k is R, whatever the sharding. Both n and i are rounded up where the
-engine pads its weights. w13 has two slices, gate and up. Where the two are one tensor it has one, and its i is twice
-that of w2; without a gate it has one as well.
+Key n is the width of the experts' input, and w2's key k is R, whatever the sharding. Both n and i are rounded up if the
+engine pads its weights. w13 has two slices, gate and up. If the two are one tensor, it has one, and its i is twice that
+of w2. Without a gate it has one as well.
 """
 
 from bo_tune.core.problem import Experts, LoraProblem
@@ -32,7 +32,7 @@ def held_experts(
         fully_sharded: the engine's ``--fully-sharded-loras``.
 
     Raises:
-        ModelError: the model has no experts, or they cannot be spread like this.
+        ModelError: the model has no experts, or they cannot be sharded like this.
     """
     moe, p = experts_of(shape), tensor_parallel
     if expert_parallel and fully_sharded:
@@ -51,7 +51,7 @@ def held_experts(
 
 
 def experts_of(shape: ModelShape) -> MoeShape:
-    """Return the experts of a model. Raises ModelError where it has none."""
+    """Return the experts of a model. Raises ModelError if it has none."""
     if shape.moe is None:
         raise ModelError(f"{shape.source}: the model has no experts")
     return shape.moe
@@ -60,7 +60,7 @@ def experts_of(shape: ModelShape) -> MoeShape:
 def expert_problem(
     kernel: str, moe: MoeShape, held: tuple[Experts, int], max_loras: int, rank: int, m: int, dtype: str
 ) -> LoraProblem:
-    """Return the problem of one of ``MOE_KERNELS``; ``held`` is what one rank has (``held_experts``)."""
+    """Return the problem of one of ``MOE_KERNELS``. ``held`` are the experts of one rank (``held_experts``)."""
     (experts, i), hidden = held, rounded_up(moe.hidden, moe.padding.hidden)
     if "w13" not in kernel:
         return LoraProblem(kernel, max_loras, 1, m, rank, hidden, i, dtype=dtype, experts=experts)
@@ -69,5 +69,5 @@ def expert_problem(
 
 
 def rounded_up(size: int, multiple: int) -> int:
-    """Return the least multiple from a size on."""
+    """Round a size up to a multiple."""
     return -(-size // multiple) * multiple

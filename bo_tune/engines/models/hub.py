@@ -1,4 +1,4 @@
-"""A model's config by its id on the Hugging Face hub, for those who installed ``huggingface_hub``."""
+"""Gets a model's config by its id on the Hugging Face hub, if ``huggingface_hub`` is installed."""
 
 import logging
 import re
@@ -11,10 +11,10 @@ _ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def model_shape(model: str, relative_to: Path = Path()) -> ModelShape:
-    """Return the shape of a model: of a ``config.json``, of a folder with one, or of an id such as ``org/name``.
+    """Return the shape of a model, given a ``config.json``, a folder with one, or an id such as ``org/name``.
 
     Args:
-        relative_to: folder that a relative path starts from.
+        relative_to: folder from which a relative path starts.
 
     Raises:
         ModelError: it cannot be found or used.
@@ -26,10 +26,10 @@ def model_shape(model: str, relative_to: Path = Path()) -> ModelShape:
 
 
 def download_config(model: str) -> Path:
-    """Return the local copy of a hub model's config, fetched unless it is there.
+    """Return the local copy of a hub model's config. It is downloaded if necessary.
 
     Raises:
-        ModelError: ``huggingface_hub`` is not installed, or the model cannot be had.
+        ModelError: ``huggingface_hub`` is not installed, or the model is not available.
     """
     try:
         from huggingface_hub import hf_hub_download  # noqa: PLC0415 - an optional extra
@@ -39,7 +39,7 @@ def download_config(model: str) -> Path:
             f"{model}: no such file or folder; to take it as the id of a Hugging Face model, "
             "install huggingface_hub: pip install 'bo_tune[hub]'"
         ) from None
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # what it warns of while it retries is in the error
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the error repeats its warnings about retries
     try:
         return Path(hf_hub_download(model, CONFIG_FILE))
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:

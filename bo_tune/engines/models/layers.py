@@ -13,12 +13,13 @@ embedding   none: rows of A     1      width                          the same  
 lm_head     hidden              1      vocabulary, on every rank      the same           adds
 =========== =================== ====== ============================== ================== ===========
 
-Shrink asks for (k, n = R), expand for (k = R, n = the widest slice). Fully sharded, a column-parallel layer gathers the
-shares of the rank before it expands, a row-parallel one sums them and expands to its share of the output.
+Shrink asks for (k, n = R), expand for (k = R, n = the widest slice). If fully sharded, a column-parallel layer gathers
+the shares of the rank before it expands. A row-parallel layer sums them and expands to its share of the output.
 
-Whether expand adds to its output decides on the file that is asked (``…_EXPAND_TRUE.json`` or ``…_EXPAND_FALSE.json``).
-On one stream it always adds. On two streams the first three expand beside the base layer, into zeros. Those that are
-fully sharded add all the same. So do merged ones of which each rank holds all, and which bring a forward of their own.
+Whether expand adds to its output decides which file is looked up (``…_EXPAND_TRUE.json`` or ``…_EXPAND_FALSE.json``).
+On one stream it always adds. On two streams, expand of the first three runs beside the base layer, into zeros. Two
+cases add nevertheless: fully sharded layers, and merged layers of which each rank holds all and which have a forward of
+their own.
 """
 
 from dataclasses import dataclass
@@ -35,13 +36,14 @@ class LoraLayer:
     """One layer that takes adapters, on one tensor-parallel rank.
 
     Attributes:
-        name: as tables show it: the module's name, below ``mlp`` for a part of it: ``shared_expert.down_proj``.
-        shrink_k: input width of the layer, in elements; None where A is a table of rows, and nothing shrinks.
+        name: the module's name as in tables. For a part of ``mlp``, it is the name below it:
+            ``shared_expert.down_proj``.
+        shrink_k: input width of the layer, in elements; None if A is a table of rows, so that there is no shrink.
         slice_sizes: output widths of its fused slices, in elements.
-        shrink_shards: tensor-parallel ranks that share the rank of shrink.
-        per_sequence: whether it runs once for each sequence of a step, not for each token.
-        dual_stream_adds: whether its expand adds to its output in an engine of two streams; both where that depends on
-            how the engine was started.
+        shrink_shards: number of tensor-parallel ranks that share the rank of shrink.
+        per_sequence: whether it runs once per sequence of a step, rather than per token.
+        dual_stream_adds: whether its expand adds to its output in an engine of two streams; both values if it depends
+            on how the engine was started.
     """
 
     name: str
@@ -56,10 +58,10 @@ class LoraLayer:
         return self.dual_stream_adds if dual_stream else (True,)
 
     def shrink_n(self, rank: int) -> int:
-        """Return the rank that one tensor-parallel rank shrinks to.
+        """Return the part of the rank to which one tensor-parallel rank shrinks.
 
         Raises:
-            ModelError: the rank does not divide.
+            ModelError: the rank is not divisible.
         """
         if rank % self.shrink_shards:
             raise ModelError(
@@ -71,13 +73,13 @@ class LoraLayer:
 
 @dataclass(frozen=True, slots=True)
 class Sharding:
-    """How layers are spread over ``tensor_parallel`` ranks, with or without ``--fully-sharded-loras``."""
+    """How layers are sharded over ``tensor_parallel`` ranks, with or without ``--fully-sharded-loras``."""
 
     tensor_parallel: int = 1
     fully_sharded: bool = False
 
     def layer(self, module: Module) -> LoraLayer:
-        """Return what one rank holds of a module. Raises ModelError where it cannot be spread like this."""
+        """Return a module's layer on one rank. Raises ModelError if it cannot be sharded like this."""
         self.check(module)
         shares = self._shares(module)
         return LoraLayer(
@@ -113,13 +115,13 @@ class Sharding:
             return (False,)
         alone = self.tensor_parallel == 1 or module.replicated
         if alone and module.kind is Kind.MERGED and len(module.parts) == 2:
-            # Takes the class that is not sharded. vLLM turns the second stream off together with fully sharded
+            # It gets the class that is not sharded. vLLM turns the second stream off together with fully sharded
             # adapters, but not in engine processes that are spawned.
             return (True, False)
         return (True,)
 
     def check(self, module: Module) -> None:
-        """Refuse a module that cannot be spread like this. Raises ModelError."""
+        """Refuse a module that cannot be sharded like this. Raises ModelError."""
         p = self.tensor_parallel
         fields = module.multiples
         if self.fully_sharded and module.kind is Kind.ROW:

@@ -1,4 +1,4 @@
-"""Which layer of a model a kernel's problem belongs to, for timing it in place."""
+"""Finds the layer of a model that a kernel's problem belongs to, to time it in place."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -10,14 +10,14 @@ from bo_tune.engines.models.serving import ModelStudy
 
 
 def layers_around(model: ModelStudy, problems: Mapping[Problem, Sequence[str]]) -> dict[Problem, Layer]:
-    """Return the layer of each problem that has one; of several layers of a model the first.
+    """Return the layer of each problem that has one. If there are several, return the model's first.
 
-    A layer that runs once for each sequence (the vocabulary's) has none: it is one of a model, and hundreds of MB.
-    Ranks that share an adapter's rank talk to each other between its two kernels, so their layers have none either, nor
-    have experts whose adapters run on a stream of their own.
+    A layer that runs once per sequence (the vocabulary's) does not count: a model has only one, of hundreds of MB.
+    Ranks that share an adapter's rank communicate between its two kernels, so their layers do not count either. Nor do
+    experts whose adapters run on a stream of their own.
 
     Args:
-        problems: with the names of the layers that they serve.
+        problems: problems with the names of the layers that they serve.
     """
     layers = [layer for layer in model.layers if not layer.per_sequence and layer.shrink_shards == 1]
     experts = [] if model.dual_stream else mixtures(problems)
@@ -32,14 +32,14 @@ def layers_around(model: ModelStudy, problems: Mapping[Problem, Sequence[str]]) 
 
 
 def mixtures(problems: Iterable[Problem]) -> list[Mixture]:
-    """Return the experts of the layers that problems belong to, but where ranks share an adapter's rank."""
+    """Return the layers' experts that problems belong to, except those whose ranks share an adapter's rank."""
     of_gate_and_up = (p for p in problems if isinstance(p, LoraProblem) and p.kernel in MOE_KERNELS[:2])
     found = dict.fromkeys(map(Mixture.of, of_gate_and_up))
     return [mixture for mixture in found if mixture.experts.shards == 1]
 
 
 def _linears(layer: LoraLayer, model: ModelStudy) -> list[Linear]:
-    """Return a layer with each expand that its engine runs there; nothing for one that nothing shrinks for."""
+    """Return a layer with each kind of expand that its engine runs there; empty for a layer without shrink."""
     if layer.shrink_k is None:
         return []
     adds = model.add_inputs or layer.adds(dual_stream=model.dual_stream)

@@ -1,6 +1,6 @@
 """The decode steps of a model's Mamba-2 layers, as one rank computes them.
 
-P ranks share the heads. They share the groups, too, where these are multiples of P; else each rank has one.
+P ranks share the heads. They also share the groups if there is a multiple of P; otherwise each rank has one.
 """
 
 from bo_tune.engines.models.serving import ModelStudy
@@ -8,16 +8,16 @@ from bo_tune.errors import ModelError
 from bo_tune.kernels.mamba.step import MambaStep
 
 MAMBA = "mamba"
-"""Name by which tables call the layers."""
+"""Name of the layers in tables."""
 
 
 def held_mamba(model: ModelStudy) -> list[MambaStep]:
-    """Return the steps that decode as many sequences as the model's ``ms`` say, as far as the engine has so many.
+    """Return the steps that decode the numbers of sequences in the model's ``ms``, up to the engine's maximum.
 
-    Where it has fewer than the least of these, there is one of all that it has.
+    If the maximum is below all of them, there is one step with the maximum.
 
     Raises:
-        ModelError: the model has no such layers, or their heads cannot be spread over the ranks.
+        ModelError: the model has no such layers, or their heads cannot be sharded over the ranks.
     """
     mamba, ranks = model.shape.mamba, model.tensor_parallel
     if mamba is None:

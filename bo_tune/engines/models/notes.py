@@ -1,15 +1,15 @@
-"""What must be said of lookups that are those of one engine, and not of another."""
+"""Notes on lookups that hold for one engine and not for another."""
 
 from collections.abc import Sequence
 
 from bo_tune.engines.models.layers import LoraLayer
 
 MOST_NAMED = 6
-"""Layers that a note names; the others are counted."""
+"""Most layers that a note names. Others are counted."""
 
 
 def files_of(layers: Sequence[LoraLayer], *, dual_stream: bool) -> dict[str, frozenset[int]]:
-    """Return what files an engine asks for its dense layers, with the numbers of slices it asks them for."""
+    """Return the files that an engine looks up for its dense layers, with the numbers of slices that it asks for."""
     found: dict[str, set[int]] = {}
     for layer in layers:
         slices = len(layer.slice_sizes)
@@ -21,9 +21,9 @@ def files_of(layers: Sequence[LoraLayer], *, dual_stream: bool) -> dict[str, fro
 
 
 def missing_slices(tuned: dict[str, frozenset[int]], asked: dict[str, frozenset[int]]) -> str:
-    """Return what an engine asks files for that they do not hold, in words; empty where it finds a neighbour at least.
+    """Return in words the lookups of an engine that its files cannot serve; empty if each finds at least a neighbour.
 
-    A file that is not there does no harm: the engine then takes its defaults.
+    A missing file does no harm, because the engine then takes its defaults.
     """
     lacking = {name: sorted(asked[name] - tuned[name]) for name in tuned if name in asked}
     return ", ".join(
@@ -34,14 +34,14 @@ def missing_slices(tuned: dict[str, frozenset[int]], asked: dict[str, frozenset[
 def restricted_note(
     names: Sequence[str], tuned: Sequence[LoraLayer], asked: Sequence[LoraLayer], lacking: str, *, experts: bool
 ) -> str:
-    """Return the note on files of a part of a model's modules.
+    """Return the note on files for a part of a model's modules.
 
     Args:
         names: values of ``--lora-target-modules``.
         tuned: the layers that the files are for.
         asked: the layers of an engine without that option.
-        lacking: what that engine would miss, as ``missing_slices`` says it.
-        experts: whether that engine adapts experts, of which the files hold nothing.
+        lacking: the lookups that fail in that engine, from ``missing_slices``.
+        experts: whether that engine adapts experts, for which there are no files.
     """
     others = list(dict.fromkeys(layer.name for layer in asked if layer not in tuned))
     shown = ", ".join(others[:MOST_NAMED]) + (f" and {len(others) - MOST_NAMED} more" if others[MOST_NAMED:] else "")
@@ -54,7 +54,7 @@ def restricted_note(
 
 
 def dual_stream_note(lacking: str) -> str:
-    """Return the note on files for two streams. ``lacking``: what an engine of one stream would miss."""
+    """Return the note on files for two streams. ``lacking`` are the lookups that fail in an engine of one stream."""
     start = "start the engine with VLLM_LORA_ENABLE_DUAL_STREAM=1"
     if lacking:
         return f"{start}, {_STOPS}: on one stream it asks {lacking}"

@@ -10,11 +10,11 @@ from bo_tune.engines.vllm.lookup import nearest_of
 SHRINK = "lora_shrink"
 EXPAND = "lora_expand"
 DENSE_KERNELS = (SHRINK, EXPAND)
-"""Kernels whose problems can be told from a dense layer."""
+"""Kernels whose problems follow from a dense layer."""
 
 
 def lookup_of(problem: LoraProblem) -> tuple[object, ...]:
-    """Return what tells the entries of the JSON files apart: equal for problems that share one entry."""
+    """Return a key that is equal for problems that share one entry in the JSON files."""
     return (
         problem.kernel, problem.max_loras, problem.num_slices, problem.m, problem.k, problem.n, problem.i,
         problem.add_inputs,
@@ -22,13 +22,13 @@ def lookup_of(problem: LoraProblem) -> tuple[object, ...]:
 
 
 def keys_m(layer: LoraLayer, ms: Sequence[int], most_logits: int) -> Sequence[int]:
-    """Return the keys m under which a layer is looked up, where the file has the keys ``ms``.
+    """Return the keys m under which a layer is looked up, if the file has the keys ``ms``.
 
-    One of them may lie above the largest m that is asked for: the nearest to it. An entry has to be there, or another
-    layer's config is taken.
+    One of them may be above the largest m that is asked for, as the nearest key to it. Without an entry there, another
+    layer's config would be taken.
 
     Args:
-        most_logits: rows that become logits in a step; what runs for these alone has no larger m.
+        most_logits: most rows that become logits in a step, and so the largest m of a layer that runs only for them.
     """
     if not layer.per_sequence or not ms:
         return ms
@@ -39,13 +39,13 @@ def keys_m(layer: LoraLayer, ms: Sequence[int], most_logits: int) -> Sequence[in
 def layer_problems(
     kernel: str, layer: LoraLayer, max_loras: int, rank: int, m: int, dtype: str, add_inputs: Iterable[bool]
 ) -> list[LoraProblem]:
-    """Return the problems that a layer poses to one of ``DENSE_KERNELS``.
+    """Return the problems of a layer for one of ``DENSE_KERNELS``.
 
     Args:
-        add_inputs: whether expand adds to its output: a problem for each.
+        add_inputs: whether expand adds to its output, with a problem for each value.
 
     Raises:
-        ModelError: the rank does not divide among the ranks that share it.
+        ModelError: the rank is not divisible by the number of ranks that share it.
     """
     slices, shrunk = len(layer.slice_sizes), layer.shrink_n(rank)
     if kernel == SHRINK:

@@ -1,4 +1,4 @@
-"""A model as it is served: its shape, its sharding, and the settings of the engine that decide on its problems."""
+"""A model as it is served: its shape, its sharding, and the engine's settings that determine its problems."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -24,7 +24,7 @@ from bo_tune.kernels.csgmv.step import KERNELS as CSGMV
 from bo_tune.kernels.mamba.step import STATE_DTYPES
 
 MOST_PROBLEMS = 10_000
-"""Of a study."""
+"""Most problems of a study."""
 
 BY_CHUNKS = (
     "SGLang reads this folder where SGLANG_LORA_CONFIG_DIR names it, and tells steps apart by the size of their chunks "
@@ -33,18 +33,18 @@ BY_CHUNKS = (
 
 
 class Serving(TypedDict, total=False):
-    """What there is to say of a model's engine besides its size, as keyword arguments of ``ModelStudy.of``.
+    """Settings of a model's engine besides its size, as keyword arguments of ``ModelStudy.of``.
 
     Attributes:
-        target_modules: the engine's ``--lora-target-modules``; left out, those that the adapters change.
-        adapters: files ``adapter_config.json`` or their folders; give rank and target modules where these are left out:
-            those of all of them.
+        target_modules: the engine's ``--lora-target-modules``. If left out, the modules that the adapters change.
+        adapters: files ``adapter_config.json`` or their folders. If rank or target modules are left out, they follow
+            from all adapters together.
         unpacked_experts: whether adapters of experts keep gate and up apart whatever the model does, as with
             ``--enable-mixed-moe-lora-format`` and ``--enable-moe-shared-loras``.
         tower_connector: the engine's ``--enable-tower-connector-lora``.
-        engine: which engine serves it.
-        chunk_size: the ``--max-lora-chunk-size`` of SGLang.
-        state_dtype: the engine's ``--mamba-ssm-cache-dtype``; None for what it takes by itself.
+        engine: the engine that serves it.
+        chunk_size: SGLang's ``--max-lora-chunk-size``.
+        state_dtype: the engine's ``--mamba-ssm-cache-dtype``; None for its default.
     """
 
     dtype: str | None
@@ -72,22 +72,22 @@ class ModelStudy:
     Attributes:
         ranks: values of the engine's ``--max-lora-rank``.
         max_loras: values of the engine's ``--max-loras``.
-        ms: tokens in a step.
-        dtype: element type; None for the one the model is served in.
-        add_inputs: whether expand adds to its output, for all layers; None for what the engine asks for.
+        ms: numbers of tokens in a step.
+        dtype: element type; None for the type in which the model is served.
+        add_inputs: whether expand adds to its output, for all layers; None to follow the engine's lookups.
         fully_sharded: the engine's ``--fully-sharded-loras``.
-        target_modules: the engine's ``--lora-target-modules``; None for every layer that takes adapters, which
-            an engine without that option looks up whatever its adapters change.
+        target_modules: the engine's ``--lora-target-modules``; None for every layer that takes adapters. An engine
+            without that option looks all of them up, whatever its adapters change.
         max_sequences: the engine's ``--max-num-seqs``.
-        max_batched_tokens: the engine's ``--max-num-batched-tokens``; None where it is not told.
+        max_batched_tokens: the engine's ``--max-num-batched-tokens``; None if not given.
         draft_tokens: tokens that it drafts for each sequence of a step.
         expert_parallel: the engine's ``--enable-expert-parallel``.
         dual_stream: whether it runs with ``VLLM_LORA_ENABLE_DUAL_STREAM=1``.
-        quantization: the engine's ``--quantization``; None for what the checkpoint says.
-        told: what is to be said of where its layers come from; None for the table of architectures.
-        engine: which engine serves it.
-        chunk_size: the ``--max-lora-chunk-size`` of SGLang.
-        state_dtype: the engine's ``--mamba-ssm-cache-dtype``; None for what it takes by itself.
+        quantization: the engine's ``--quantization``; None if the checkpoint decides.
+        told: a note on the source of its layers; None for the table of architectures.
+        engine: the engine that serves it.
+        chunk_size: SGLang's ``--max-lora-chunk-size``.
+        state_dtype: the engine's ``--mamba-ssm-cache-dtype``; None for its default.
     """
 
     shape: ModelShape
@@ -122,17 +122,17 @@ class ModelStudy:
         relative_to: Path = Path(),
         **engine: Unpack[Serving],
     ) -> "ModelStudy":
-        """Read the model, and adapters where some are named, and check that they pose problems.
+        """Read the model, and any adapters, and check that they pose problems.
 
         Args:
             config: a ``config.json``, its folder, or an id of the Hugging Face hub.
             ranks: values of the engine's ``--max-lora-rank``; empty for the least that serves the adapters.
-            ms: tokens in a step; empty for those of ``token_ladder``.
-            relative_to: folder that a relative path of the model starts from.
-            engine: how else it is started.
+            ms: numbers of tokens in a step; empty for those of ``token_ladder``.
+            relative_to: folder from which a relative path of the model starts.
+            engine: further settings of the engine.
 
         Raises:
-            ModelError: the model's config or an adapter's cannot be used, or the model not served like this.
+            ModelError: the config of the model or an adapter cannot be used, or the model cannot be served like this.
         """
         return cls.with_shape(
             model_shape(config, relative_to),
@@ -190,7 +190,7 @@ class ModelStudy:
         return model if model.ms else replace(model, ms=token_ladder(model.most_tokens, model.draft_tokens))
 
     def check(self) -> None:
-        """Refuse what no engine serves like this. Raises ModelError."""
+        """Refuse settings with which no engine serves the model. Raises ModelError."""
         if (count := len(self.ranks) * len(self.max_loras) * len(self.ms)) > MOST_PROBLEMS:
             raise ModelError(f"expected at most {MOST_PROBLEMS} of rank times max-loras times m, got {count}")
         if self.max_batched_tokens is not None and max(self.ms, default=0) > self.max_batched_tokens:
@@ -219,10 +219,10 @@ class ModelStudy:
 
     @property
     def wrapped(self) -> list[tuple[str, tuple[int, ...]]]:
-        """What the engine wraps by the table of architectures, but experts, called or not.
+        """The modules that the engine wraps according to the table of architectures, called or not, except experts.
 
-        Full names, ``*`` for the number of a layer, each with slices, k and n of shrink at the first rank (0 where
-        nothing shrinks), and the width of each slice of expand. Raises ModelError.
+        Each has a full name, with ``*`` for the number of a layer, and its sizes: slices, k and n of shrink at the
+        first rank (0 without shrink), and the width of each slice of expand. Raises ModelError.
         """
         sharding, found = Sharding(self.tensor_parallel, self.fully_sharded), []
         modules = self.shape.modules(self.target_modules, fully_sharded=self.fully_sharded, ranks=self.tensor_parallel)
@@ -240,7 +240,7 @@ class ModelStudy:
 
     @property
     def most_logits(self) -> int:
-        """Most rows of hidden states that become logits in a step: one for each token that is verified."""
+        """Most rows of hidden states that become logits in a step: one for each token to verify."""
         return self.max_sequences * (1 + self.draft_tokens)
 
     @property
@@ -257,7 +257,7 @@ class ModelStudy:
 
     @property
     def note(self) -> str | None:
-        """How the engine must be started for these to be its lookups, and what happens else; None for as usual."""
+        """How the engine must be started to make these lookups, and what happens otherwise; None for the defaults."""
         notes = [self.told] if self.told else []
         if self.engine is EngineChoice.SGLANG:
             return "; ".join([*notes, BY_CHUNKS])
@@ -273,13 +273,13 @@ class ModelStudy:
         return "; ".join(notes) or None
 
     def problems_by_layer(self, kernels: Sequence[str] | None = None) -> dict[LoraProblem, tuple[str, ...]]:
-        """Return the model's problems, each once, with the layers it serves. Raises ModelError.
+        """Return the model's problems, each once, with the layers that it serves. Raises ModelError.
 
-        Two layers pose the same problem where the engine looks up the same entry: expand of o_proj and down_proj, say.
-        Equal lookups whose slices differ in the narrower ones count as one problem, the first.
+        Two layers pose the same problem if the engine looks up the same entry, for example expand of o_proj and
+        down_proj. Lookups that differ only in the widths of narrower slices count as one problem, the first.
 
         Args:
-            kernels: problems of these alone; None for all that serve the model.
+            kernels: only problems of these kernels; None for all that serve the model.
         """
         kernels = self.kernels if kernels is None else kernels
         dense = [kernel for kernel in kernels if kernel in DENSE_KERNELS]
@@ -300,7 +300,7 @@ class ModelStudy:
         return self.dtype or self.shape.dtype
 
     def _expert_problems(self, kernels: Sequence[str]) -> list[LoraProblem]:
-        """Return the problems of the experts. Raises ModelError where they or the rank cannot be spread like this."""
+        """Return the problems of the experts. Raises ModelError if they or the rank cannot be sharded like this."""
         moe, ep, fully_sharded = experts_of(self.shape), self.expert_parallel, self.fully_sharded
         held = held_experts(self.shape, self.tensor_parallel, expert_parallel=ep, fully_sharded=fully_sharded)
         shards = held[0].shards
@@ -315,7 +315,7 @@ class ModelStudy:
 
 
 def _check_ranks(ranks: Sequence[int]) -> None:
-    """Refuse what no engine's ``--max-lora-rank`` may be."""
+    """Refuse values that an engine's ``--max-lora-rank`` cannot have."""
     for rank in ranks:
         if rank not in LORA_RANKS:
             least = serving_rank(rank)

@@ -22,30 +22,30 @@ from bo_tune.files import shown
 CONFIG_FILE = "config.json"
 
 MOST_LAYERS = 10_000
-"""Decoder layers of a model: more than any has, and few enough to go through all names of modules."""
+"""Most decoder layers of a model: more than any has, and few enough to list all names of modules."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelShape:
-    """What of a model its lookups depend on.
+    """The facts about a model that determine its lookups.
 
     Attributes:
-        source: where it comes from, for messages.
-        architecture: the entry of ``architectures`` that decides.
+        source: the source, for messages.
+        architecture: the deciding entry of ``architectures``.
         linear: modules of its decoder layers that take adapters.
-        outer: embedding and lm_head, as far as there are such modules.
-        asked_outer: names of the outer ones that take adapters unless target modules say otherwise.
-        layer_count: decoder layers.
-        naming: what full names of its modules begin with.
-        dtype: element type that vLLM would serve it in.
+        outer: embedding and lm_head, if there are such modules.
+        asked_outer: names of the outer modules that take adapters by default, without target modules.
+        layer_count: number of decoder layers.
+        naming: prefixes of the full names of its modules.
+        dtype: element type in which vLLM would serve it.
         moe: the experts, if any.
         mamba: the Mamba-2 layers, if any.
-        weights: how the checkpoint stores those of its linear layers.
+        weights: storage of the weights of its linear layers in the checkpoint.
         quantization: the checkpoint's ``quant_method``; None for weights of 16 bits.
-        quantized: all that the checkpoint says of how it is quantised; empty for nothing.
-        adapts_towers: whether ``--enable-tower-connector-lora`` has vLLM adapt its towers, too.
-        alone: whether its lookups are known at a tensor-parallel size of 1 alone.
-        held: the layers that one rank of one engine calls, where that engine told them.
+        quantized: the checkpoint's whole description of its quantization; empty for none.
+        adapts_towers: whether ``--enable-tower-connector-lora`` makes vLLM adapt its towers, too.
+        alone: whether its lookups are known only at a tensor-parallel size of 1.
+        held: the layers that one rank of one engine calls, if that engine was asked.
     """
 
     name: str
@@ -71,17 +71,17 @@ class ModelShape:
         """Read a ``config.json``, or the one in a folder.
 
         Args:
-            name: of the model; told from the path if left out.
+            name: name of the model; taken from the path if left out.
 
         Raises:
-            ModelError: the file cannot be read, lacks a field, or is of a model that is not supported.
+            ModelError: the file cannot be read, lacks a field, or is of an unsupported model.
         """
         file = path / CONFIG_FILE if path.is_dir() else path
         return cls.from_config(read_object(file, "a Hugging Face model config"), file, name)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], source: Path, name: str | None = None) -> "ModelShape":
-        """Read a parsed ``config.json``; dimensions may stand under ``text_config``. Raises ModelError."""
+        """Read a parsed ``config.json``. Dimensions may be under ``text_config``. Raises ModelError."""
         text = _text_config(config, source)
         known_as, architecture = architecture_of(config, text, source)
         given = {key: value for key, value in text.items() if value is not None}
@@ -110,14 +110,14 @@ class ModelShape:
     def modules(
         self, target_modules: Sequence[str] | None = None, *, fully_sharded: bool = False, ranks: int = 1
     ) -> list[Module]:
-        """Return the modules that an engine of some tensor-parallel ranks wraps, whole, but the experts.
+        """Return the modules that an engine wraps on some tensor-parallel ranks, not sharded, except experts.
 
         Args:
             target_modules: the engine's ``--lora-target-modules``; None for all that vLLM supports.
             fully_sharded: the engine's ``--fully-sharded-loras``.
 
         Raises:
-            ModelError: a target module is unknown or cannot be wrapped, or nothing is left that the engine calls.
+            ModelError: a target module is unknown or cannot be wrapped, or the engine calls none of the modules.
         """
         linear = [module.on(ranks) for module in self.linear]
         if target_modules is None:
@@ -139,16 +139,16 @@ class ModelShape:
         return found
 
     def with_unpacked_experts(self) -> "ModelShape":
-        """Return the model as an engine wraps it that keeps gate and up of experts apart in any case."""
+        """Return the model for an engine that keeps gate and up of experts apart in any case."""
         return self if self.moe is None else replace(self, moe=replace(self.moe, packed=False))
 
     def check_towers(self) -> None:
-        """Refuse an engine that adapts the towers of images and sounds, too: their layers are not described here.
+        """Refuse an engine that also adapts the towers of images and sounds, whose layers are not described here.
 
-        A model without them, or whose class does not support this, is served as without the option.
+        A model without towers, or whose class does not support this, is served as without the option.
 
         Raises:
-            ModelError: the engine would adapt them.
+            ModelError: the engine would adapt the towers.
         """
         if self.adapts_towers:
             raise ModelError(
@@ -157,7 +157,7 @@ class ModelShape:
             )
 
     def wraps_experts(self, target_modules: Sequence[str] | None) -> bool:
-        """Say whether an engine wraps the experts: chosen by their module's name, not by that of a projection."""
+        """Say whether an engine wraps the experts. Their module's name chooses them, not that of a projection."""
         if self.moe is None or target_modules is None or self.held is not None:
             return self.moe is not None
         full = self.moe.engine_name(self.naming)
@@ -169,7 +169,7 @@ class ModelShape:
         """Return the dense layers of ``modules`` that are called, as one of ``tensor_parallel`` ranks holds them.
 
         Raises:
-            ModelError: a dimension is missing or does not divide, or a target module is unknown.
+            ModelError: a dimension is missing or not divisible, or a target module is unknown.
         """
         if tensor_parallel < 1:
             raise ModelError(f"{self.source}: expected a tensor-parallel size of at least 1, got {tensor_parallel}")
@@ -192,7 +192,7 @@ class ModelShape:
 
     @property
     def target_names(self) -> list[str]:
-        """Last parts of names by which ``--lora-target-modules`` chooses what is called."""
+        """Last parts of names with which ``--lora-target-modules`` chooses modules that are called."""
         modules = [module for module in (*self.linear, *self.outer) if module.called]
         return sorted(set([EXPERTS] if self.moe else []).union(*(module.target_names for module in modules)))
 
@@ -201,7 +201,7 @@ class ModelShape:
         return any(name in module.target_names or is_named(full, name) for name in target_modules)
 
     def _check_known(self, target_modules: Sequence[str]) -> None:
-        """Refuse names that no module goes by: the engine would pass over them without a word."""
+        """Refuse names that no module has. The engine would ignore them silently."""
         modules = (*self.linear, *self.outer)
         for name in target_modules:
             if self.wraps_experts([name]) or any(self._is_targeted(module, [name]) for module in modules):
@@ -226,7 +226,7 @@ class ModelShape:
 
 
 def _outer(architecture: Architecture, fields: Fields) -> list[Module]:
-    """Return embedding and lm_head. A missing vocabulary is an error only where the latter takes adapters."""
+    """Return embedding and lm_head. A missing vocabulary is an error only if lm_head takes adapters."""
     hidden = fields.size("hidden_size")
     vocabulary = 0 if fields.missing("vocab_size") else fields.size("vocab_size")
     found = [Module(architecture.embedding, Kind.EMBEDDING, 0, (hidden,))]
@@ -243,7 +243,7 @@ def _text_config(config: Mapping[str, Any], source: Path) -> Mapping[str, Any]:
 
 
 def served_dtype(text: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    """Return the dtype vLLM serves the model in: the checkpoint's, or bfloat16 for float32 and quantised ones."""
+    """Return the dtype in which vLLM serves the model: the checkpoint's, or bfloat16 for float32 and quantised ones."""
     for owner in (text, config):
         for key in ("dtype", "torch_dtype"):
             value = owner.get(key)

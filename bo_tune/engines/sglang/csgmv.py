@@ -18,7 +18,7 @@ from bo_tune.kernels.csgmv.step import EXPAND, KERNELS, CsgmvStep
 
 
 class SglangLora(Engine):
-    """See the module. What the engine does not read of a file is not kept, and what it leaves to Triton is told."""
+    """SGLang's files. Parsing drops values that the engine does not read, and fills in Triton's defaults."""
 
     name: ClassVar[str] = "SGLang"
     serves: ClassVar[EngineChoice] = EngineChoice.SGLANG
@@ -60,7 +60,7 @@ class SglangLora(Engine):
         return {name: config[name] for name in CsgmvFile(EXPAND, "").names if name in config}
 
     def problems(self, model: ModelStudy, kernels: Collection[str] | None = None) -> Mapping[Problem, tuple[str, ...]]:
-        """See the base class. One for each size of chunks: files tell no more of the tokens in a step."""
+        """Return one problem for each chunk size. Files do not distinguish more numbers of tokens."""
         found: dict[Problem, tuple[str, ...]] = {}
         for name, step in csgmv_steps(model):
             if kernels is None or step.kernel in kernels:

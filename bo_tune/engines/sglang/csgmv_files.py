@@ -1,7 +1,7 @@
-"""The files in which SGLang looks up configs of its chunked LoRA kernels: their names, and what may stand in them.
+"""The files in which SGLang looks up configs of its chunked LoRA kernels: their names and contents.
 
-``$SGLANG_LORA_CONFIG_DIR/csgmv_configs/triton_3_6_0/lora_shrink,K=4096,R=16,S=3,device=NVIDIA_H200.json`` holds a
-config for each of some sizes of chunks, of which the nearest counts. Facts of SGLang 0.5.23.
+``$SGLANG_LORA_CONFIG_DIR/csgmv_configs/triton_3_6_0/lora_shrink,K=4096,R=16,S=3,device=NVIDIA_H200.json`` holds configs
+for some chunk sizes. The engine takes the one of the nearest size. Facts of SGLang 0.5.23.
 """
 
 import re
@@ -16,18 +16,19 @@ from bo_tune.kernels.csgmv.spec import NO_LIMIT, TRITONS
 from bo_tune.kernels.csgmv.step import EXPAND, SHRINK, CsgmvStep
 
 PATTERN = "lora_*,K=*,R=*,S=*,device=*.json"
-"""What their names look like, for people."""
+"""Pattern of their names, for people."""
 
 ROOT, RELEASE = "csgmv_configs", "triton_"
-"""The folder within the one that is named to the engine, and how the folders in it begin: by release of Triton."""
+"""The subfolder of the engine's folder, and the start of the names of its own subfolders, one for each Triton
+release."""
 
 UNKNOWN = "0_unknown"
-"""Stands for a release that nobody knows: the engine looks there last."""
+"""Stands for an unknown release. The engine looks there last."""
 
 _NAME = re.compile(r"lora_(?P<kind>shrink|expand),K=\d+,R=\d+,S=\d+,device=(?P<device>[^,]+)\.json")
 
 BLOCKS = ("BLOCK_N", "BLOCK_K")
-"""What the engine needs of a config; the rest may be missing."""
+"""Parameters that the engine needs. Others may be missing."""
 
 REGISTERS = "maxnreg"
 
@@ -38,20 +39,20 @@ MOST_REGISTERS = NO_LIMIT
 
 
 class CsgmvFile(NamedTuple):
-    """What the name of such a file says: the kernel, and the GPU as it is written there."""
+    """The parts of such a file's name: the kernel, and the GPU as written there."""
 
     kernel: str
     device: str
 
     @classmethod
     def of(cls, name: str) -> "CsgmvFile | None":
-        """Take a name apart; None for one that the engine asks for on no GPU."""
+        """Parse a name; None if the engine does not ask for it on any GPU."""
         match = None if name.endswith(PROVENANCE_SUFFIX) else _NAME.fullmatch(name)
         return cls(SHRINK if match["kind"] == "shrink" else EXPAND, match["device"]) if match else None
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the engine reads of a config."""
+        """Parameters that the engine reads."""
         return (*BLOCKS, *TRITONS, REGISTERS) if self.kernel == EXPAND else (*BLOCKS, *TRITONS)
 
     def fault(self, config: object) -> str | None:
@@ -71,7 +72,7 @@ class CsgmvFile(NamedTuple):
         return numbers_fault({name.lower(): value for name, value in read.items()})
 
     def whole(self, config: Mapping[str, Any]) -> dict[str, int]:
-        """Return what a config comes to, with what is left to Triton."""
+        """Return a config completed with Triton's defaults."""
         said = {name: config[name] for name in self.names if config.get(name) is not None}
         left = {**TRITONS, REGISTERS: NO_LIMIT}
         return {name: said[name] if name in said else left[name] for name in self.names}
@@ -81,34 +82,35 @@ def file_name(step: CsgmvStep, gpu: str) -> str:
     """Return the name of the file in which a step's config is looked up.
 
     Args:
-        gpu: as ``torch.cuda.get_device_name`` gives it.
+        gpu: name as given by ``torch.cuda.get_device_name``.
     """
     kind = step.kernel.partition("_")[2]
     return f"lora_{kind},K={step.wide},R={step.rank},S={step.slices},device={device_of(gpu)}.json"
 
 
 def device_of(gpu: str) -> str:
-    """Return a GPU's name as it stands in the names of these files: hyphens stay."""
+    """Return a GPU's name as it stands in the names of these files. Hyphens stay."""
     return gpu.replace(" ", "_")
 
 
 def subfolder(triton: str | None) -> Path:
-    """Return where files go below the folder that is named to the engine.
+    """Return the place of files below the engine's folder.
 
     Args:
-        triton: the release with which configs were measured. The engine looks for its own first, and then through all
-            others; None for none that is known.
+        triton: the release with which configs were measured; None if unknown. The engine looks for its own release
+            first, and then through all others.
     """
     return Path(ROOT, f"{RELEASE}{(triton or UNKNOWN).replace('.', '_')}")
 
 
 def places(folder: Path, triton: str | None = None) -> list[Path]:
-    """Return the folders in which the engine looks for a file, in its order: that of its own Triton, then the others
-    from the last name to the first.
+    """Return the folders in which the engine looks for a file, in its order.
+
+    The folder of its own Triton comes first, then the others from the last name to the first.
 
     Args:
-        folder: what is named to the engine, or one of these folders itself.
-        triton: the engine's; None for one that is not known.
+        folder: the engine's folder, or one of these folders itself.
+        triton: the engine's release of Triton; None if unknown.
     """
     root = folder / ROOT
     if not root.is_dir():
@@ -119,15 +121,15 @@ def places(folder: Path, triton: str | None = None) -> list[Path]:
 
 
 def key_of(keys: Iterable[str], chunk: int) -> str | None:
-    """Return the key under which the engine looks a size of chunks up: the nearest, of equally near ones the first.
+    """Return the key under which the engine looks up a chunk size: the nearest, or the first of several.
 
     Returns:
-        None where one of the keys is no number, or there is none, at which the engine stops.
+        None if there are no keys, or one of them is not a number. In both cases the engine stops.
     """
     numbers: dict[int, str] = {}
     for key in keys:
         try:
-            numbers[int(key)] = key  # of keys that are one number the last one's config counts, in the first's place
+            numbers[int(key)] = key  # if several keys are one number, the last config counts, in the first's place
         except ValueError:
             return None
     return numbers[min(numbers, key=lambda number: abs(number - chunk))] if numbers else None

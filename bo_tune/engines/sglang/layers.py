@@ -1,4 +1,4 @@
-"""The layers of a model whose adapters SGLang's chunked kernels serve, and what is asked of these in a step."""
+"""The layers of a model whose adapters SGLang's chunked kernels serve, and the problems of these kernels in a step."""
 
 from collections.abc import Iterator, Sequence
 
@@ -8,14 +8,14 @@ from bo_tune.errors import ModelError
 from bo_tune.kernels.csgmv.step import EXPAND, SHRINK, CsgmvStep, chunk_of
 
 SERVED = ("qkv_proj", "o_proj", "gate_up_proj", "down_proj")
-"""Layers whose adapters SGLang cuts up as vLLM does: their slices and widths are the same."""
+"""Layers whose adapters SGLang divides as vLLM does, into the same slices and widths."""
 
 APART = ("embed_tokens", "lm_head")
-"""Layers that SGLang wraps only where its target modules name them, and that are not tuned."""
+"""Layers that SGLang wraps only if its target modules name them. They are not tuned."""
 
 
 def served_layers(model: ModelStudy) -> list[LoraLayer]:
-    """Return the layers, as one rank holds them. Raises ModelError where it is not known here what SGLang wraps."""
+    """Return the layers, as one rank holds them. Raises ModelError if it is not known here what SGLang wraps."""
     source = model.shape.source
     for said, option in ((model.fully_sharded, "--fully-sharded-loras"), (model.dual_stream, "--dual-stream")):
         if said:
@@ -32,10 +32,9 @@ def served_layers(model: ModelStudy) -> list[LoraLayer]:
 
 
 def csgmv_steps(model: ModelStudy) -> Iterator[tuple[str, CsgmvStep]]:
-    """Yield what a layer asks of a kernel, with the layer's name. Raises ModelError.
+    """Yield each layer's problem of each kernel, with the layer's name. Raises ModelError.
 
-    Of several numbers of tokens that are cut into chunks of one size, under which one entry is found, the middle one
-    counts.
+    Several numbers of tokens share a chunk size, and so an entry. The middle one of them counts.
     """
     adapters, dtype = max(model.max_loras), model.dtype or model.shape.dtype
     layers = served_layers(model)
@@ -50,10 +49,10 @@ def csgmv_steps(model: ModelStudy) -> Iterator[tuple[str, CsgmvStep]]:
 
 
 def middle_tokens(ms: Sequence[int], most: int) -> dict[int, int]:
-    """Return the sizes of chunks that steps are cut into, each with the middle of the numbers of tokens that are.
+    """Return the chunk sizes of steps, each with the middle of the numbers of tokens that lead to it.
 
     Args:
-        ms: tokens in a step.
+        ms: numbers of tokens in a step.
         most: the engine's ``--max-lora-chunk-size``.
     """
     found: dict[int, list[int]] = {}

@@ -1,1 +1,1 @@
-"""vLLM's tuned files: their text, their keys, and what it looks up in them."""
+"""vLLM's tuned files: their text, their keys, and the lookups in them."""

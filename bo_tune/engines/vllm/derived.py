@@ -1,6 +1,6 @@
-"""A model's lookups from the installed vLLM: its own LoRA manager, asked in a process of its own.
+"""A model's lookups from the installed vLLM: its own LoRA manager is asked, in a separate process.
 
-That process runs ``kernels.vllm.wrapped``; neither vLLM nor torch is imported here.
+That process runs ``kernels.vllm.wrapped``. Neither vLLM nor torch is imported here.
 """
 
 import json
@@ -24,27 +24,27 @@ from bo_tune.processes.interpreter import python_command
 MODULE = "bo_tune.kernels.vllm.wrapped"
 
 DEADLINE_S = 900.0
-"""For importing vLLM and building a model without its weights."""
+"""Time to import vLLM and build a model without its weights."""
 
 NOT_INSTALLED = "ModuleNotFoundError: No module named 'vllm'"
 
 MOST_TOLD = 3
-"""Differences that a note tells; the others are counted."""
+"""Most differences in a note. Any others are only counted."""
 
 EXPERT_SIZES = ("slices", "k13", "k2", "hidden", "i13", "i2", "count", "local", "top_k")
 
 Wrapped = tuple[str, tuple[int, ...]]
-"""A module's full name, ``*`` for numbers, and its slices, k and n of shrink, and widths of expand."""
+"""A module's full name, with ``*`` for numbers; and its number of slices, k and n of shrink, and widths of expand."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What vLLM's LoRA manager wraps of a model, on one rank.
+    """The layers of a model that vLLM's LoRA manager wraps, on one rank.
 
     Attributes:
-        version: of vLLM.
-        layers: all but the experts, as ``kernels.vllm.wrapped`` describes them.
-        experts: likewise; None for none.
+        version: version of vLLM.
+        layers: all layers except experts, as ``kernels.vllm.wrapped`` describes them.
+        experts: the experts, likewise; None for none.
     """
 
     version: str
@@ -53,18 +53,18 @@ class Answer:
 
     @property
     def expert_sizes(self) -> tuple[int, ...] | None:
-        """Sizes of the experts, as ``EXPERT_SIZES`` names them; None for none."""
+        """Sizes of the experts, in the order of ``EXPERT_SIZES``; None for none."""
         return None if self.experts is None else tuple(self.experts[name] for name in EXPERT_SIZES)
 
     @property
     def wrapped(self) -> set[Wrapped]:
-        """The modules, but experts."""
+        """The modules except experts."""
         return {
             (one["name"], (len(one["widths"]), one["shrink_k"], one["shrink_n"], *one["widths"])) for one in self.layers
         }
 
     def held(self, rank: int) -> tuple[LoraLayer, ...]:
-        """Return the layers that are called. ``rank`` is the one that was asked with."""
+        """Return the layers that are called. ``rank`` is the rank that vLLM was asked about."""
         return tuple(
             LoraLayer(
                 _label(one["name"]),
@@ -79,7 +79,7 @@ class Answer:
         )
 
     def moe(self, tensor_parallel: int) -> MoeShape | None:
-        """Return the experts, whole."""
+        """Return the experts, not sharded."""
         if self.experts is None:
             return None
         told = self.experts
@@ -96,7 +96,7 @@ class Answer:
 
 
 def derived(*, relative_to: Path = Path(), **said: Any) -> ModelStudy:
-    """Return a model as it is served, whose layers the installed vLLM tells, and say whether the table agrees.
+    """Return a model as it is served, with layers from the installed vLLM, and a note on whether the table agrees.
 
     The arguments are those of ``ModelStudy.of``.
 
@@ -120,7 +120,7 @@ def derived(*, relative_to: Path = Path(), **said: Any) -> ModelStudy:
 
 
 def _known(said: Mapping[str, Any]) -> ModelStudy | None:
-    """Return the model as the table of architectures has it, None where that does not. Raises ModelError."""
+    """Return the model according to the table of architectures; None if it is not there. Raises ModelError."""
     try:
         return ModelStudy.of(**{name: value for name, value in said.items() if name != "tower_connector"})
     except UnknownArchitectureError:
@@ -133,7 +133,7 @@ def _known(said: Mapping[str, Any]) -> ModelStudy | None:
 
 
 def compared(known: ModelStudy, answer: Answer) -> str:
-    """Say whether the table of architectures agrees with the engine, or in what not."""
+    """Say whether the table of architectures agrees with the engine, and list differences."""
     mine, theirs = set(known.wrapped), answer.wrapped
     lines = [f"the table has {_shown(one)}, which vLLM does not wrap so" for one in sorted(mine - theirs)]
     lines += [f"vLLM wraps {_shown(one)}, which the table does not have so" for one in sorted(theirs - mine)]
@@ -165,10 +165,10 @@ def _shown(one: Wrapped) -> str:
 
 
 def ask(options: Mapping[str, Any]) -> Answer:
-    """Ask the installed vLLM. Raises ModelError where it gives no answer.
+    """Ask the installed vLLM. Raises ModelError if it gives no answer.
 
     Args:
-        options: of ``EngineArgs``.
+        options: options of ``EngineArgs``.
     """
     try:
         done = subprocess.run(
@@ -210,7 +210,7 @@ def _options(said: Mapping[str, Any], rank: int, known: ModelStudy | None) -> di
 
 
 def _shape(config: str) -> ModelShape:
-    """Return what is known of a model whose architecture the table does not have. Raises ModelError."""
+    """Return the known facts of a model whose architecture is not in the table. Raises ModelError."""
     path = Path(config)
     file = path / CONFIG_FILE if path.is_dir() else path if path.exists() else download_config(config)
     fields = read_object(file, "a Hugging Face model config")
@@ -221,6 +221,6 @@ def _shape(config: str) -> ModelShape:
 
 
 def _label(name: str) -> str:
-    """Return a layer's name as tables show it: without the number of its layer and what all of a part share."""
+    """Return a layer's name for tables, without the number of its layer and the common prefix."""
     above, _, below = name.rpartition("*.")
     return (below.partition(".")[2] or below) if above else name.rpartition(".")[2]

@@ -19,7 +19,7 @@ from bo_tune.kernels.experts.step import ENGINE_NAMES, KERNEL, ExpertsStep
 
 
 class VllmExperts(Engine):
-    """See the module. A ``triton_version`` is not kept: each entry's sidecar says what it was measured with."""
+    """vLLM's experts' files. A ``triton_version`` is dropped, because each entry's sidecar has its toolchain."""
 
     name: ClassVar[str] = "vLLM, the base model's experts"
     kernels: ClassVar[Collection[str]] = (KERNEL,)
@@ -51,7 +51,7 @@ class VllmExperts(Engine):
         return json_bytes({keys[0]: dict(entries[keys]) for keys in sorted(entries, key=by_number)})
 
     def launchable(self, problem: Problem, config: Config) -> Config:
-        """See the base class. The kernel of integers is given all its parameters by the file."""
+        """Return the config with SPLIT_K for integers. The file has to give their kernel all its parameters."""
         return {**config, SPLIT_K: 1} if ExpertsStep.of(problem).is_grouped else config
 
     def as_written(self, config: WrittenConfig) -> WrittenConfig:
@@ -60,9 +60,9 @@ class VllmExperts(Engine):
         return {name: config[name] for name in names}
 
     def problems(self, model: ModelStudy, kernels: Collection[str] | None = None) -> Mapping[Problem, tuple[str, ...]]:
-        """See the base class. Adapters have no part in it: the engine asks whether experts take any or not.
+        """Return the problems of a model's experts. The engine asks for them with and without adapters.
 
-        There are none where the model has no experts, or the engine has other kernels for them: see ``unserved``.
+        There are none if the model has no experts, or if the engine runs them with other kernels (see ``unserved``).
         """
         moe = model.shape.moe
         if moe is None or not (kernels is None or KERNEL in kernels):
@@ -77,7 +77,7 @@ class VllmExperts(Engine):
 
 
 def unserved(model: ModelStudy) -> str:
-    """Say why an engine looks no config up for the experts of a model; nothing where it does, or it has none."""
+    """Say why an engine looks up no config for the experts of a model; empty if it does, or if there are none."""
     return "" if model.shape.moe is None else _weights(model, _held(model)[1]).unserved
 
 

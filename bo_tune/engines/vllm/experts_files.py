@@ -1,8 +1,8 @@
-"""The files in which vLLM looks up configs of the base model's experts: their names, and what may stand in them.
+"""The files in which vLLM looks up configs of the base model's experts: their names and contents.
 
-``E=128,N=768,device_name=NVIDIA_H200,dtype=fp8_w8a8,block_shape=[128,128].json`` holds a config for each of some
-numbers of tokens, of which the nearest to a step's counts. Values go into the launch as they are: a name that the
-kernel does not have stops the engine. Facts of vLLM 0.33.0.
+``E=128,N=768,device_name=NVIDIA_H200,dtype=fp8_w8a8,block_shape=[128,128].json`` holds configs for some numbers of
+tokens. A step takes the one of the nearest number. Values go into the launch unchanged. A name that the kernel does not
+have stops the engine. Facts of vLLM 0.33.0.
 """
 
 import re
@@ -17,40 +17,41 @@ from bo_tune.engines.vllm.lookup import first_odd_key
 from bo_tune.files import shown
 
 PATTERN = "E=*,N=*,device_name=*.json"
-"""What their names look like, for people."""
+"""Pattern of their names, for people."""
 
 _NAME = re.compile(
     r"E=(?P<E>\d+),N=(?P<N>\d+),device_name=(?P<device>[^,]+)(,dtype=(?P<dtype>[^,]+))?(,block_shape=\[\d+,\d+\])?\.json"
 )
 
 DTYPES = ("fp8_w8a8", "fp8_w8a16", "int8_w8a16", "int4_w4a16", "float32")
-"""What files are asked for by; for weights of 16 bits by none."""
+"""Element types in the names of files. For weights of 16 bits, the name has none."""
 
 _FAMILY = "H200"
-"""The engine looks for the files of all GPUs with this part in their names under one name."""
+"""The engine uses one name of file for all GPUs with this part in their names."""
 
 REFERENCE = "triton_version"
-"""The one key that need not be a number: it is passed over."""
+"""The only key that need not be a number. It is ignored."""
 
 BLOCKS = ("BLOCK_SIZE_M", "BLOCK_SIZE_N", "BLOCK_SIZE_K", "GROUP_SIZE_M")
 SPLIT_K = "SPLIT_K"
 _INT4_NEEDED = ("BLOCK_SIZE_M", "GROUP_SIZE_M", SPLIT_K)
-"""The engine chooses the other blocks itself. All else goes to the kernel as it is, which needs the last."""
+"""Parameters that an int4 config needs. The engine chooses the other blocks itself. Everything else goes to the kernel
+unchanged, which needs SPLIT_K."""
 _LAUNCH = ("num_warps", "num_stages", "num_ctas")
 _IGNORED = (SPLIT_K, "maxnreg")
-"""Taken whatever they are: the engine sets the first itself, or its kernel makes no use of it, and the second may be
-null."""
+"""Parameters that may have any value. The engine sets the first itself, or its kernel does not use it. The second may
+be null."""
 _VENDORS = {"AMD": ("waves_per_eu", "matrix_instr_nonkdim", "kpack"), "Intel": ("grf_mode",)}
-"""Launch options of others' GPUs, by how the names of these begin."""
+"""Launch options of other vendors' GPUs, by the start of these GPUs' names."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertsFile:
-    """What the name of such a file says.
+    """The parts of such a file's name.
 
     Attributes:
-        device: the GPU, as it is written there.
-        dtype: element types; None for no such part.
+        device: the GPU, as written there.
+        dtype: element types; None if the name has none.
     """
 
     device: str
@@ -58,7 +59,7 @@ class ExpertsFile:
 
     @classmethod
     def of(cls, name: str) -> "ExpertsFile | None":
-        """Take a name apart; None for one that the engine asks for on no GPU."""
+        """Parse a name; None if the engine does not ask for it on any GPU."""
         match = None if name.endswith(PROVENANCE_SUFFIX) else _NAME.fullmatch(name)
         return cls(match["device"], match["dtype"]) if match else None
 
@@ -82,7 +83,7 @@ def device_of(gpu: str) -> str:
     """Return a GPU's name as it stands in the names of these files.
 
     Args:
-        gpu: as ``torch.cuda.get_device_name`` gives it.
+        gpu: name as given by ``torch.cuda.get_device_name``.
     """
     name = device_file_name(gpu)
     return f"NVIDIA_{_FAMILY}" if _FAMILY in name.split("_") else name
@@ -92,11 +93,11 @@ def file_name(experts: int, n: int, gpu: str, weights: str = "", block: tuple[in
     """Return the name of a file.
 
     Args:
-        experts: of this rank.
-        n: intermediate size of an expert, as sharded.
+        experts: experts on this rank.
+        n: sharded intermediate size of an expert.
         gpu: as in ``device_of``.
-        weights: one of ``DTYPES``; nothing for 16 bits.
-        block: rows and columns that share a scale; one of groups of a row is not named.
+        weights: one of ``DTYPES``; empty for 16 bits.
+        block: rows and columns that share a scale. It is not in the name if it is a group of a row.
     """
     dtype = f",dtype={weights}" if weights else ""
     shape = f",block_shape=[{block[0]},{block[1]}]" if block and all(block) else ""
@@ -104,23 +105,23 @@ def file_name(experts: int, n: int, gpu: str, weights: str = "", block: tuple[in
 
 
 def configs_in(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a file says of numbers of tokens, by its keys as they stand there."""
+    """Return the configs of a file, by its keys as they stand there."""
     return {key: value for key, value in content.items() if key != REFERENCE}
 
 
 def key_of(keys: Mapping[str, Any], m: int) -> str | None:
-    """Return the key under which vLLM looks a number of tokens up: the nearest, of equally near ones the first.
+    """Return the key under which vLLM looks up a number of tokens: the nearest, or the first of several.
 
     Args:
-        keys: what ``configs_in`` returned.
+        keys: the result of ``configs_in``.
 
     Returns:
-        None where one of the keys is no number, at which the engine stops, whichever it asks for; and where there is
-        none, so that it takes its default.
+        None if a key is not a number, at which the engine stops for every lookup. None also if there are no keys, for
+        which it takes its default.
     """
     if not keys or first_odd_key(keys) is not None:
         return None
     numbers: dict[int, str] = {}
     for key in keys:
-        numbers[int(key)] = key  # of keys that are one number the last one's config counts, in the place of the first
+        numbers[int(key)] = key  # if several keys are one number, the last config counts, in the first's place
     return numbers[min(numbers, key=lambda number: abs(number - m))]

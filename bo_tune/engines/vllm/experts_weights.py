@@ -1,8 +1,7 @@
-"""How an engine holds the experts of a quantised checkpoint, where its Triton kernels multiply them.
+"""How an engine holds the experts of a quantised checkpoint, if its Triton kernels multiply them.
 
-Facts of vLLM 0.33.0, of an engine with adapters on NVIDIA's GPUs: of its kernels for fp8 the Triton one alone takes
-adapters, and of those for integers Marlin comes first, which reads no tuned files, unless ``--quantization moe_wna16``
-has it left out.
+Facts of vLLM 0.33.0, for an engine with adapters on NVIDIA's GPUs. Of its kernels for fp8, only the Triton one takes
+adapters. For integers, Marlin comes first, which reads no tuned files, unless ``--quantization moe_wna16`` excludes it.
 """
 
 from collections.abc import Mapping
@@ -13,21 +12,22 @@ from typing import Any
 from bo_tune.kernels.experts.step import FP8
 
 WNA16 = "moe_wna16"
-"""The engine's ``--quantization`` that has the Triton kernel multiply integers."""
+"""Value of the engine's ``--quantization`` with which the Triton kernel multiplies integers."""
 
 LEAST_BLOCK = 32
-"""Rows and columns with a scale of their own: the engine makes blocks no smaller to have them fit a rank's share."""
+"""Fewest rows and columns with a scale of their own. The engine shrinks blocks to fit a rank's share, but not below
+this."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertWeights:
-    """What an engine makes of a checkpoint's experts.
+    """The engine's format of a checkpoint's experts.
 
     Attributes:
-        weights: as the engine's files name it; nothing for 16 bits.
+        weights: name in the engine's files; empty for 16 bits.
         block: see ``ExpertsStep``.
         zeros: whether integers have zero points.
-        unserved: why it looks no config up for them; nothing where it does.
+        unserved: why the engine looks up no config for them; empty if it does.
     """
 
     weights: str = ""
@@ -36,10 +36,10 @@ class ExpertWeights:
     unserved: str = ""
 
     def on(self, n: int, hidden: int) -> "ExpertWeights":
-        """Return what a rank holds: blocks and groups are made smaller where its share is not a multiple of them.
+        """Return the format on a rank. Blocks and groups are made smaller if its share is not a multiple of them.
 
         Args:
-            n: intermediate size, as sharded.
+            n: sharded intermediate size.
             hidden: width of the experts' input.
         """
         if self.block is None:
@@ -60,11 +60,11 @@ class ExpertWeights:
 
 
 def expert_weights(config: Mapping[str, Any], asked: str | None = None) -> ExpertWeights:
-    """Return what an engine makes of a checkpoint's ``quantization_config``.
+    """Return the engine's format for a checkpoint's ``quantization_config``.
 
     Args:
-        config: empty for none.
-        asked: the engine's ``--quantization``; None for what the checkpoint says.
+        config: the config; empty for none.
+        asked: the engine's ``--quantization``; None if the checkpoint decides.
     """
     method = config.get("quant_method")
     if asked not in (None, WNA16, method):
@@ -89,7 +89,7 @@ def _fp8(block: object) -> ExpertWeights:
 
 
 def _compressed(groups: object) -> ExpertWeights:
-    """Return what is made of compressed-tensors, whose layers are taken to be held alike."""
+    """Return the format of compressed-tensors. All layers are assumed to have the same."""
     first = next(iter(groups.values()), None) if isinstance(groups, dict) else None
     group = first if isinstance(first, dict) else {}
     weights, inputs = (group.get(name) or {} for name in ("weights", "input_activations"))

@@ -1,7 +1,7 @@
-"""The names of the files in which vLLM looks LoRA configs up: ``{gpu}_SHRINK.json``."""
+"""The names of the files in which vLLM looks up LoRA configs: ``{gpu}_SHRINK.json``."""
 
 FOLDER_VARIABLE = "VLLM_TUNED_CONFIG_FOLDER"
-"""Names the folder of tuned files to vLLM, those of the base model's experts too."""
+"""Names the folder of tuned files to vLLM, including those of the base model's experts."""
 
 FILE_STEMS = {
     "SHRINK": 5,
@@ -12,7 +12,7 @@ FILE_STEMS = {
     "FUSED_MOE_LORA_W2_SHRINK": 6,
     "FUSED_MOE_LORA_W2_EXPAND": 6,
 }
-"""What follows the GPU's name in the names of the files that vLLM looks for, and how many levels they have."""
+"""Stems of the files that vLLM looks for, which follow the GPU's name, with their numbers of levels."""
 
 
 def table_file_name(gpu_file_name: str, file_stem: str) -> str:
@@ -21,7 +21,7 @@ def table_file_name(gpu_file_name: str, file_stem: str) -> str:
 
 
 def split_file_name(name: str) -> tuple[str, str] | None:
-    """Return the GPU's name and the stem of a file's name, or None for a name that vLLM would never load."""
+    """Return the GPU's name and the stem of a file's name, or None if vLLM would never load it."""
     for stem in sorted(FILE_STEMS, key=len, reverse=True):
         gpu = name.removesuffix(f"_{stem}.json")
         if gpu and gpu != name:

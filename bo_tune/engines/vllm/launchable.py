@@ -1,4 +1,4 @@
-"""What values a kernel of vLLM's cannot be launched with, whichever file they stand in."""
+"""Values with which a kernel of vLLM's cannot be launched, whichever file they stand in."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,13 +7,13 @@ from bo_tune.files import shown
 
 POWERS_OF_TWO = frozenset({"block_m", "block_n", "block_k", "num_warps", "num_ctas"})
 MOST = {"num_warps": 32}
-"""A block has at most 1,024 threads."""
+"""Largest values. A block has at most 1,024 threads."""
 LEAST = {"block_k": 16}
-"""Fewest elements along k that a tile of a product of 16-bit numbers may have."""
+"""Smallest values: the fewest elements along k of a tile of 16-bit numbers."""
 
 
 def numbers_fault(read: Mapping[str, Any]) -> str | None:
-    """Return what is wrong with the values that a kernel reads, by their names in small letters; None for nothing."""
+    """Return what is wrong with the values that a kernel reads, by lower-case names; None if nothing is."""
     for name, value in read.items():
         least = LEAST.get(name, 1)
         if type(value) is not int or value < least:
@@ -26,5 +26,5 @@ def numbers_fault(read: Mapping[str, Any]) -> str | None:
 
 
 def in_small_letters(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a config by the names that LoRA files use, in whose words ``numbers_fault`` speaks."""
+    """Return a config with the names of LoRA files, which ``numbers_fault`` uses in messages."""
     return {name.lower().replace("block_size_", "block_"): value for name, value in config.items()}

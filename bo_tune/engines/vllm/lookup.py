@@ -1,9 +1,8 @@
-"""How vLLM finds a config in a tuned file, restated. Pure functions on parsed JSON.
+"""Restates how vLLM finds a config in a tuned file. Pure functions on parsed JSON.
 
-Each level is looked up exactly, and otherwise by the nearest key: the first of those at the least absolute difference,
-in the order in which they stand in the file. Only num_slices has to be there. An exact key that holds nothing counts
-as missing. Keys are turned into numbers only where the nearest is looked for, so a key that is no number stops
-the engine at some problems and not at others.
+Each level is looked up exactly, or else by the nearest key: the first in the file's order with the least absolute
+difference. Only num_slices must be present. An exact key that holds nothing counts as missing. Keys are turned into
+numbers only to find the nearest. So a key that is not a number stops the engine for some problems and not for others.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,17 +11,17 @@ from itertools import pairwise
 from typing import Any
 
 EXACT_LEVEL = "num_slices"
-"""The level whose key must be there."""
+"""The level whose key must be present."""
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The entry a lookup ends at.
+    """The entry that a lookup finds.
 
     Attributes:
         keys: the keys as they stand in the file, outermost first.
-        nearest: the levels, by name, where a neighbour's key was taken.
-        config: what is stored there, of whatever type.
+        nearest: names of the levels at which a neighbour's key was taken.
+        config: the stored value, of any type.
     """
 
     keys: tuple[str, ...]
@@ -35,9 +34,9 @@ class Crash:
     """A lookup that raises inside the engine.
 
     Attributes:
-        level: name of the level at which it does.
-        reason: why, in a line.
-        keys: the keys that lead there, up to the offending one where a key is at fault.
+        level: name of the level at which it raises.
+        reason: the reason, in one line.
+        keys: the keys that lead there, up to the offending one if a key is at fault.
     """
 
     level: str
@@ -77,12 +76,12 @@ def lookup(table: Mapping[str, Any], asked: Mapping[str, int]) -> Found | Crash:
 
 
 def no_number(level: str, key: str) -> str:
-    """Return what to say of a key that ``int()`` does not take."""
+    """Return a message about a key that ``int()`` rejects."""
     return f"the {level} key {key!r} is no number: int() fails in the engine"
 
 
 def first_odd_key(keys: Iterable[str]) -> str | None:
-    """Return the first key that ``int()`` does not take, or None."""
+    """Return the first key that ``int()`` rejects, or None."""
     for key in keys:
         try:
             int(key)
@@ -92,13 +91,13 @@ def first_odd_key(keys: Iterable[str]) -> str | None:
 
 
 def switch_points(keys: Iterable[str], largest: int) -> list[int]:
-    """Return the numbers at which a lookup may begin to take another entry, ascending; the first is 1.
+    """Return the numbers, ascending from 1, at which a lookup may begin to find another entry.
 
-    From each of them to the next all numbers find the same entry, or fail alike: looking these up is looking up every
-    number from 1 to ``largest``.
+    All numbers from one of them to the next find the same entry, or fail alike. So looking these up is as good as
+    looking up every number from 1 to ``largest``.
 
     Args:
-        keys: of the level of a file; those that are no numbers play no part.
+        keys: the keys of one level of a file. Keys that are not numbers are ignored.
     """
     numbers = sorted({int(key) for key in keys if first_odd_key((key,)) is None})
     middles = [(low + high) // 2 for low, high in pairwise(numbers)]
@@ -107,9 +106,9 @@ def switch_points(keys: Iterable[str], largest: int) -> list[int]:
 
 
 def nearest_of(keys: Sequence[int], number: int) -> int:
-    """Return the key of a file that a number is looked up under; the keys in the order of the file.
+    """Return the key of a file under which a number is looked up. The keys are in the file's order.
 
     Raises:
-        ValueError: without keys.
+        ValueError: there are no keys.
     """
     return min(keys, key=lambda key: abs(key - number))

@@ -1,4 +1,4 @@
-"""vLLM's LoRA kernels, dense and of experts: a nested JSON for each GPU, kernel and, of expand, value of add_inputs."""
+"""vLLM's LoRA kernels, dense and of experts: one nested JSON per GPU and kernel, and for expand per add_inputs."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from bo_tune.kernels.vllm.untuned import knows_shipped_files
 
 
 class VllmLora(Engine):
-    """See the module."""
+    """vLLM's files of LoRA configs."""
 
     name: ClassVar[str] = "vLLM"
     kernels: ClassVar[Collection[str]] = (*DENSE_KERNELS, *MOE_KERNELS)

@@ -1,4 +1,4 @@
-"""vLLM's files for Mamba-2 layers' decode steps: one for each shape of a head's state, its element type, and GPU."""
+"""vLLM's files for Mamba-2 layers' decode steps: one per shape of a head's state, element type of states, and GPU."""
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from bo_tune.kernels.mamba.step import KERNEL, MambaStep
 
 
 class VllmMamba(Engine):
-    """See the module. What the engine does not read of a file is not kept."""
+    """vLLM's files for Mamba. Parsing drops values that the engine does not read."""
 
     name: ClassVar[str] = "vLLM, Mamba"
     kernels: ClassVar[Collection[str]] = (KERNEL,)
@@ -51,7 +51,7 @@ class VllmMamba(Engine):
         return {name: config[name] for name in NAMES if name in config}
 
     def problems(self, model: ModelStudy, kernels: Collection[str] | None = None) -> Mapping[Problem, tuple[str, ...]]:
-        """See the base class. Adapters have no part in it. There are none where the model has no Mamba-2 layers."""
+        """Return the problems of a model's Mamba-2 layers; none if it has none. They do not depend on adapters."""
         if model.shape.mamba is None or not (kernels is None or KERNEL in kernels):
             return {}
         return {step.problem: (MAMBA,) for step in held_mamba(model)}

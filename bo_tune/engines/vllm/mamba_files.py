@@ -1,7 +1,7 @@
-"""The files in which vLLM looks up configs of Mamba-2 layers' decode steps: their names, and what may stand in them.
+"""The files in which vLLM looks up configs of Mamba-2 layers' decode steps: their names and contents.
 
-``headdim=64,dstate=128,device_name=NVIDIA_H200,cache_dtype=float32.json`` holds a config for each of some numbers of
-pairs of a sequence and a head, of which the nearest to a step's counts. Facts of vLLM 0.33.0.
+``headdim=64,dstate=128,device_name=NVIDIA_H200,cache_dtype=float32.json`` holds configs for some numbers of pairs of a
+sequence and a head. A step takes the one of the nearest number. Facts of vLLM 0.33.0.
 """
 
 import re
@@ -15,23 +15,23 @@ from bo_tune.engines.vllm.launchable import in_small_letters, numbers_fault
 from bo_tune.files import shown
 
 PATTERN = "headdim=*,dstate=*,device_name=*.json"
-"""What their names look like, for people."""
+"""Pattern of their names, for people."""
 
 _NAME = re.compile(r"headdim=\d+,dstate=\d+,device_name=(?P<device>[^,]+),cache_dtype=(?P<dtype>[^,]+)\.json")
 
 DTYPES = ("float16", "float32")
-"""What files are asked for by."""
+"""Element types in the names of files."""
 
 NAMES = ("BLOCK_SIZE_M", "num_warps")
-"""What the engine reads of a config: all of it, and nothing else."""
+"""Parameters that the engine reads. It needs all of them, and reads no others."""
 
 
 @dataclass(frozen=True, slots=True)
 class MambaFile:
-    """What the name of such a file says.
+    """The parts of such a file's name.
 
     Attributes:
-        device: the GPU, as it is written there.
+        device: the GPU, as written there.
         dtype: element type of the states.
     """
 
@@ -40,7 +40,7 @@ class MambaFile:
 
     @classmethod
     def of(cls, name: str) -> "MambaFile | None":
-        """Take a name apart; None for one that the engine asks for on no GPU."""
+        """Parse a name; None if the engine does not ask for it on any GPU."""
         match = None if name.endswith(PROVENANCE_SUFFIX) else _NAME.fullmatch(name)
         return cls(match["device"], match["dtype"]) if match else None
 
@@ -50,7 +50,7 @@ def file_name(headdim: int, dstate: int, dtype: str, gpu: str) -> str:
 
     Args:
         dtype: one of ``DTYPES``.
-        gpu: as ``torch.cuda.get_device_name`` gives it.
+        gpu: name as given by ``torch.cuda.get_device_name``.
     """
     return f"headdim={headdim},dstate={dstate},device_name={device_file_name(gpu)},cache_dtype={dtype}.json"
 
@@ -63,20 +63,20 @@ def config_fault(config: object) -> str | None:
 
 
 def configs_in(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a file says of numbers of pairs, by its keys as they stand there; the engine passes over the rest."""
+    """Return the configs of a file, by its keys as they stand there. The engine ignores other keys."""
     return {key: value for key, value in content.items() if key.isdigit()}
 
 
 def key_of(keys: Mapping[str, Any], pairs: int) -> str | None:
-    """Return the key under which vLLM looks a number of pairs up: the nearest, of equally near ones the first.
+    """Return the key under which vLLM looks up a number of pairs: the nearest, or the first of several.
 
     Args:
-        keys: what ``configs_in`` returned.
+        keys: the result of ``configs_in``.
 
     Returns:
-        None where there is none: the engine takes its default.
+        None if there are no keys, for which the engine takes its default.
     """
     numbers: dict[int, str] = {}
     for key in keys:
-        numbers[int(key)] = key  # of keys that are one number the last one's config counts, in the place of the first
+        numbers[int(key)] = key  # if several keys are one number, the last config counts, in the first's place
     return numbers[min(numbers, key=lambda number: abs(number - pairs))] if numbers else None

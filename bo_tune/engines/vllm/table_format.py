@@ -1,6 +1,6 @@
-"""The nested JSON that vLLM loads, flattened, and nested again.
+"""The nested JSON that vLLM loads: flattening it, and nesting it again.
 
-``data[max_loras][num_slices][m][k][n]`` holds a config; the fused MoE kernels have one level more, ``[i]``. All keys
+``data[max_loras][num_slices][m][k][n]`` holds a config. The fused MoE kernels have one more level, ``[i]``. All keys
 are decimal strings.
 """
 
@@ -14,22 +14,22 @@ from bo_tune.engines.json_text import kind_of
 from bo_tune.errors import TableError
 
 LEVELS = ("max_loras", "num_slices", "m", "k", "n", "i")
-"""What the keys are, outermost first. Dense kernels have no i."""
+"""Meaning of the keys, outermost first. Dense kernels have no i."""
 
 CONFIG_ORDER = ("block_m", "block_n", "block_k", "split_k", "group_size_m", "num_warps", "num_ctas", "num_stages")
-"""Order in which a config's parameters are written; others follow by name."""
+"""Order in which a config's parameters are written. Others follow by name."""
 
 _DECIMAL = re.compile(r"0|[1-9][0-9]{0,17}")
 
 
 def flatten(document: object, levels: int, path: Path) -> dict[Keys, WrittenConfig]:
-    """Return the configs of a parsed file with the keys that lead to them.
+    """Return the configs of a parsed file by the keys that lead to them.
 
     Args:
-        levels: how many keys lead to a config: 5, or 6 with i.
+        levels: number of keys that lead to a config: 5, or 6 with i.
 
     Raises:
-        TableError: it is malformed. One line, with the file and the place in it.
+        TableError: it is malformed. The message is one line, with the file and the place in it.
     """
     if not isinstance(document, dict):
         raise TableError(f"{path}: expected an object of max_loras keys, got {kind_of(document)}")
@@ -39,7 +39,7 @@ def flatten(document: object, levels: int, path: Path) -> dict[Keys, WrittenConf
 def _flatten(
     level: Mapping[str, Any], names: Sequence[str], above: Keys, path: Path
 ) -> Iterator[tuple[Keys, WrittenConfig]]:
-    """Yield the configs below a level; ``names`` are those of all levels, ``above`` the keys that lead there."""
+    """Yield the configs below a level. ``names`` are those of all levels, ``above`` the keys that lead there."""
     name = names[len(above)]
     for key, value in level.items():
         keys = (*above, key)
@@ -57,7 +57,7 @@ def _flatten(
 
 
 def decimal_key_fault(name: str, key: str) -> str | None:
-    """Return what to say of a key that is not written as such files have it, or None."""
+    """Return a message about a key that is not a decimal number as in such files, or None."""
     return None if _DECIMAL.fullmatch(key) else f"expected a decimal number as {name} key, got {key!r}"
 
 
@@ -68,7 +68,7 @@ def _check_config(config: Mapping[str, Any], place: str) -> None:
 
 
 def nested(entries: Entries) -> dict[str, Any]:
-    """Return the nested object that is written, each level sorted by number."""
+    """Return the nested object to write, with each level sorted by number."""
     root: dict[str, Any] = {}
     for keys in sorted(entries, key=by_number):
         level = root
@@ -79,7 +79,7 @@ def nested(entries: Entries) -> dict[str, Any]:
 
 
 def in_order(config: WrittenConfig) -> dict[str, int | None]:
-    """Return the config with its parameters in the order in which they are written."""
+    """Return a config with its parameters in writing order."""
     names = sorted(config, key=lambda name: (CONFIG_ORDER.index(name) if name in CONFIG_ORDER else 99, name))
     return {name: None if (value := config[name]) is None else int(value) for name in names}
 
@@ -87,10 +87,11 @@ def in_order(config: WrittenConfig) -> dict[str, int | None]:
 def missing_lookups(entries: Entries, num_slices: Iterable[int] = ()) -> list[str]:
     """Name the lookups that would be a KeyError inside the engine.
 
-    vLLM snaps every key to the nearest one but num_slices, so every num_slices in use must stand under every max_loras.
+    vLLM moves every key except num_slices to the nearest one. So every num_slices in use must be present under every
+    max_loras.
 
     Args:
-        num_slices: those that the model uses, on top of those found anywhere among the entries.
+        num_slices: values that the model uses, in addition to those found among the entries.
     """
     present: dict[str, set[str]] = {}
     for keys in entries:

@@ -1,7 +1,7 @@
-"""Entries that leave the experts' kernels as an engine without tuned files runs them.
+"""Entries that keep the experts' kernels as an engine without tuned files runs them.
 
-An engine that is told of a folder of tuned files, and finds none for the experts, launches them with fixed defaults
-instead of the configs that it takes without a folder. So a folder that is tuned for other kernels alone would make the
+If an engine is given a folder of tuned files, and finds none for the experts, it launches them with fixed defaults
+instead of the configs that it takes without a folder. So a folder that is tuned only for other kernels would make the
 experts slower, unless it holds files for them, too.
 """
 
@@ -20,7 +20,7 @@ from bo_tune.kernels.registry import engine_spec
 from bo_tune.kernels.vllm.untuned import untuned_configs
 
 MOST_TOKENS = 16384
-"""Most tokens in a step by vLLM's own choice (``--max-num-batched-tokens``, on GPUs from 160 GiB or offline)."""
+"""vLLM's own choice of the most tokens in a step (``--max-num-batched-tokens``, on GPUs from 160 GiB or offline)."""
 
 
 def untuned_entries(
@@ -28,16 +28,16 @@ def untuned_entries(
 ) -> list[TunedEntry]:
     """Return entries for the experts of a model whose kernels were not tuned, now or before.
 
-    There are none where nothing is asked of experts, or where the folder holds entries of theirs: all four kernels must
-    agree on block_m, so those of some are no business of the others.
+    There are none if no experts are looked up, or if the folder already holds entries of theirs. All four kernels must
+    agree on block_m, so entries for some of them must not be mixed with others.
 
-    The keys m are those between which the engine's own config changes, so that the nearest key gives for every m what
-    the engine would have taken.
+    The keys m are those between which the engine's own config changes. So the nearest key gives, for every m, the
+    config that the engine would have taken.
 
     Args:
         asked: the problems whose configs the engine looks up.
-        tuned: names of the kernels that were.
-        folder: where the files are.
+        tuned: names of the tuned kernels.
+        folder: the folder of the files.
         read: reads one of them.
 
     Raises:

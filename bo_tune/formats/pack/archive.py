@@ -1,8 +1,8 @@
-"""The file a pack is: a zip archive of a manifest and of entries of Triton's cache.
+"""The file of a pack: a zip archive of a manifest and of entries of Triton's cache.
 
-What is written on unpacking follows from the manifest alone, whose names are checked to be plain; what the archive
-calls its members, and of what kind it says they are, decides nothing. So nothing is ever written outside the folder.
-Sizes are known beforehand and digests checked, so an archive can neither be swapped for another nor grow.
+The manifest alone decides what is written on unpacking, and its names are checked to be plain. The names and types of
+the archive's members decide nothing. So nothing is ever written outside the folder. Sizes are known beforehand and
+digests are checked, so an archive can neither be swapped for another nor grow.
 """
 
 import hashlib
@@ -29,23 +29,23 @@ from bo_tune.formats.pack.contents import (
 MANIFEST = "manifest.json"
 ENTRIES = "cache"
 GROUP_PREFIX = "__grp__"
-"""Of the file in which Triton lists an entry's files, with their absolute paths."""
+"""Prefix of the file in which Triton lists an entry's files, with their absolute paths."""
 
 MOST_MANIFEST_BYTES = 128 * 2**20
 MOST_UNPACKED_BYTES = 16 * 2**30
 
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError, KeyError)
-"""What the zip module raises for archives that are damaged, encrypted or packed in an unknown way."""
+"""Errors of the zip module for archives that are damaged, encrypted or packed in an unknown way."""
 
 
 def write_pack(path: Path, manifest: Manifest, cache: Path) -> None:
-    """Write a pack in one step: whoever reads it sees the old file or the new one.
+    """Write a pack in one step. A reader sees the old file or the new one.
 
     Args:
         cache: folder of Triton's cache that holds the entries of the manifest.
 
     Raises:
-        PackError: it cannot be written, or an entry is not as the manifest says.
+        PackError: it cannot be written, or an entry differs from the manifest.
     """
     try:
         with atomically(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -58,20 +58,20 @@ def write_pack(path: Path, manifest: Manifest, cache: Path) -> None:
 
 
 def read_manifest(path: Path) -> Manifest:
-    """Read what a pack says of itself.
+    """Read the manifest of a pack.
 
     Raises:
-        PackError: it cannot be read, is damaged, or is no pack.
+        PackError: it cannot be read, is damaged, or is not a pack.
     """
     with _opened(path) as archive:
         return _manifest(archive)
 
 
 def unpack(path: Path, folder: Path) -> Manifest:
-    """Write a pack's entries into a folder of Triton's cache, each where it is not there already.
+    """Write a pack's entries into a folder of Triton's cache, except those that exist already.
 
     Raises:
-        PackError: it cannot be read or is damaged. What was written until then is whole.
+        PackError: it cannot be read or is damaged. All entries written before are whole.
     """
     with _opened(path) as archive, tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder) as half:
         manifest = _manifest(archive)
@@ -83,7 +83,7 @@ def unpack(path: Path, folder: Path) -> Manifest:
 
 
 def files_of(folder: Path) -> dict[str, PackedFile]:
-    """Describe those files of an entry of Triton's cache that are packed: machine code, and what Triton says of it.
+    """Describe the files of an entry of Triton's cache that are packed: machine code, and Triton's description of it.
 
     Raises:
         OSError: the folder cannot be read.
@@ -115,7 +115,7 @@ def _checked(content: bytes, expected: PackedFile, place: str) -> bytes:
 
 
 def _files(binaries: Sequence[PackedBinary]) -> Iterator[tuple[str, str, PackedFile]]:
-    """Entry, name and description of every file, each once."""
+    """Yield entry, name and description of every file, each once."""
     named = {entry: files for binary in binaries for entry, files in binary.entries.items()}
     return ((entry, name, file) for entry, files in named.items() for name, file in files.items())
 
@@ -134,7 +134,7 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
 
 
 def _manifest(archive: zipfile.ZipFile) -> Manifest:
-    """Read the manifest, and see that the archive holds what it names and nothing else."""
+    """Read the manifest, and check that the archive holds the files that it names and nothing else."""
     if MANIFEST not in archive.namelist():
         raise PackError(f"is no pack: it has no {MANIFEST}")
     manifest = from_json(Manifest, _read(archive, MANIFEST, MOST_MANIFEST_BYTES))
@@ -149,7 +149,7 @@ def _manifest(archive: zipfile.ZipFile) -> Manifest:
 
 
 def _read(archive: zipfile.ZipFile, member: str, most_bytes: int) -> bytes:
-    """Read one member, no further than it may be long: what its header says of its size may be a lie."""
+    """Read one member up to its allowed length. The size in its header may be a lie."""
     with archive.open(member) as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
@@ -158,8 +158,10 @@ def _read(archive: zipfile.ZipFile, member: str, most_bytes: int) -> bytes:
 
 
 def _unpack_entry(archive: zipfile.ZipFile, entry: str, files: Mapping[str, PackedFile], folder: Path) -> Path:
-    """Write one entry, to be moved to the folder above. The list of its files holds absolute paths: it is written
-    anew."""
+    """Write one entry, to be moved to the folder above.
+
+    The list of its files is written anew, because it holds absolute paths.
+    """
     endings = {Path(name).suffix for name in files}
     if ".json" not in endings or endings.isdisjoint(MACHINE_CODE):
         raise PackError(f"{entry}: lacks machine code or its description")

@@ -1,7 +1,8 @@
-"""What a pack says of itself: for what it was made, and what is in it. Pure data, and its JSON.
+"""The manifest of a pack: its contents, and what it was made for. Pure data, and its JSON.
 
-A binary is known by a problem and a config that use it. The compile key, by which all problems that share the binary
-find it, is asked of the kernel anew where the pack is used: keys are values of a process and need no stable text.
+A binary is identified by a problem and a config that use it. All problems that share the binary find it by its compile
+key. The kernel is asked for that key anew where the pack is used, because keys are values of a process and have no
+stable text.
 """
 
 from collections.abc import Mapping
@@ -19,27 +20,27 @@ Part = TypeVar("Part")
 
 MOST_BINARIES = 200_000
 MOST_FILE_BYTES = 32 * 2**20
-"""A kernel's cubin takes some ten kB."""
+"""Most bytes of a file. A kernel's cubin takes some ten kB."""
 MOST_FILES_EACH = 4
 MOST_LAUNCHES = 16
-"""Of one config."""
+"""Most launches of one config."""
 
 MACHINE_CODE = (".cubin",)
-"""How the names of files end that hold machine code, one vendor's after the other's."""
+"""Endings of the names of files with machine code, of one vendor after the other."""
 _ENDINGS = "|".join(ending.removeprefix(".") for ending in (".json", *MACHINE_CODE))
 FileName = Annotated[str, Field(pattern=rf"^[A-Za-z_][A-Za-z0-9_]{{0,149}}\.({_ENDINGS})$")]
-"""Of a file in Triton's cache: a plain name, so that it can only lie in its entry's folder."""
+"""Name of a file in Triton's cache. It is plain, so the file can only be in its entry's folder."""
 EntryName = Annotated[str, Field(pattern=r"^[A-Z2-7]{52}$")]
-"""Of a folder in Triton's cache: a SHA-256 in base 32."""
+"""Name of a folder in Triton's cache: a SHA-256 in base 32."""
 
 
 StoredProblem = Annotated[InstanceOf[Problem], BeforeValidator(problem_from_json), PlainSerializer(asdict)]
-"""A problem of whatever kind, as plain values."""
+"""A problem of any kind, as plain values."""
 
 
 @dataclass(frozen=True, slots=True)
 class PackedFile:
-    """A file of a binary: what it must be like."""
+    """The size and digest that a file of a binary must have."""
 
     size: Annotated[int, Field(ge=0, le=MOST_FILE_BYTES)]
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -47,17 +48,17 @@ class PackedFile:
 
 @dataclass(frozen=True, slots=True)
 class PackedBinary:
-    """A binary that was compiled, or found impossible; of a config of several launches all of its binaries.
+    """A binary that was compiled, or found impossible. For a config of several launches, all of its binaries.
 
     Attributes:
-        problem: one of those that use it.
-        config: with which the problem uses it.
+        problem: one of the problems that use it.
+        config: the config with which the problem uses it.
         compile_s: seconds of one core that compiling took.
-        cubin_bytes: size of the machine code; 0 where there is none.
-        entry: its folder in Triton's cache; None where there is none.
-        files: of that folder, by name.
-        more: the same of the config's other binaries, by folder.
-        reason: why there is none.
+        cubin_bytes: size of the machine code; 0 if there is none.
+        entry: its folder in Triton's cache; None if there is none.
+        files: the files of that folder, by name.
+        more: the files of the config's other binaries, by folder.
+        reason: why there is no binary.
     """
 
     problem: StoredProblem
@@ -82,17 +83,17 @@ class PackedBinary:
 
     @property
     def entries(self) -> dict[str, Mapping[str, PackedFile]]:
-        """The files of all its folders, by folder; none where there is no binary."""
+        """The files of all its folders, by folder; empty if there is no binary."""
         return {} if self.entry is None else {self.entry: self.files, **self.more}
 
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What is in a pack, and for what it was made.
+    """The contents of a pack, and what it was made for.
 
     Attributes:
-        study: name of the study it was made for.
-        gpu: the GPU that configs were chosen for. Its binaries run on every GPU of the target.
+        study: name of the study that it was made for.
+        gpu: the GPU for which configs were chosen. Its binaries run on every GPU of the target.
     """
 
     identity: Identity
@@ -112,7 +113,7 @@ _ADAPTERS: dict[Any, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (M
 
 
 def to_json(part: object) -> bytes:
-    """Return a manifest, or a part of one, as it is written: on one line."""
+    """Return a manifest, or a part of one, as JSON on one line."""
     written: bytes = _ADAPTERS[type(part)].dump_json(part)
     return written
 
@@ -121,7 +122,7 @@ def from_json(kind: type[Part], content: bytes) -> Part:
     """Read a manifest, or a part of one.
 
     Raises:
-        PackError: it is malformed; the message names the place.
+        PackError: it is malformed. The message names the place.
     """
     try:
         part: Part = _ADAPTERS[kind].validate_json(content)

@@ -1,7 +1,7 @@
-"""For what binaries were made: their toolchain, target and kernel texts. Pure data.
+"""The identity of binaries: their toolchain, target and kernel texts. Pure data.
 
-Processes that compile answer with it before anything else, so this module loads no validation; ``contents`` validates
-it where it is read from a pack.
+Processes that compile answer with it before anything else, so this module loads no validation. ``contents`` validates
+it when it is read from a pack.
 """
 
 import re
@@ -16,18 +16,18 @@ from bo_tune.errors import printable
 Text = Annotated[str, MaxLen(2000)]
 
 _BUILD = re.compile(r"cuda_[\d.]+\.r(?P<release>[\d.]+)/compiler\.(?P<build>\d+)")
-"""In the last line of what ``ptxas --version`` says."""
+"""Part of the last line of ``ptxas --version``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Toolchain:
-    """What compiles, as far as Triton's cache tells apart.
+    """The software that compiles, as far as Triton's cache tells it apart.
 
     Attributes:
-        triton: its version.
-        triton_build: digest of what Triton hashes of itself, the compiled library included.
+        triton: version of Triton.
+        triton_build: digest of what Triton hashes of itself, including the compiled library.
         ptxas: digest and release of the assembler.
-        python: implementation and minor version, for example ``CPython 3.12``; each has a library of its own.
+        python: implementation and minor version, for example ``CPython 3.12``. Each has its own library.
         environment: variables that change what is compiled.
     """
 
@@ -39,18 +39,18 @@ class Toolchain:
 
     @property
     def assembler(self) -> str:
-        """The assembler in short: the build of an NVIDIA release, ``12.8.35583870``, or what there is."""
+        """The assembler in short: the build of an NVIDIA release, ``12.8.35583870``, or else the whole text."""
         build = _BUILD.search(self.ptxas)
         return f"{build['release']}.{build['build']}" if build else self.ptxas
 
 
 @dataclass(frozen=True, slots=True)
 class KernelText:
-    """Which text of a kernel was compiled.
+    """The text of a kernel that was compiled.
 
     Attributes:
-        source: as studies name it, for example ``bo_tune 3f2a9c1e``.
-        digest: Triton's own, over the kernel's text, place in its file and whatever it calls.
+        source: name in studies, for example ``bo_tune 3f2a9c1e``.
+        digest: Triton's own digest of the kernel's text, its place in the file, and everything that it calls.
     """
 
     source: Text
@@ -59,12 +59,12 @@ class KernelText:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What must be the same where a pack is used, for Triton to find its binaries.
+    """Facts that must be the same where a pack is used, so that Triton finds its binaries.
 
     Attributes:
         target: backend and compute capability, for example ``cuda:90``.
-        module: the kernel source, see ``measure.source``.
-        kernels: the kernels' text by name.
+        module: the kernel source (see ``measure.source``).
+        kernels: the kernels' texts by name.
     """
 
     toolchain: Toolchain
@@ -73,7 +73,7 @@ class Identity:
     kernels: Mapping[str, KernelText]
 
     def difference(self, here: "Identity") -> str | None:
-        """Say how a pack of this identity does not fit, in words that begin with what the pack has; None if it fits."""
+        """Say why a pack of this identity does not fit, in words that begin with the pack's fact; None if it fits."""
         ours, theirs = self.toolchain, here.toolchain
         compared = [
             ("is of the kernels in", self.module, "the session's are in", here.module),
@@ -95,5 +95,5 @@ class Identity:
 
 
 def shown(environment: Mapping[str, str]) -> str:
-    """Show variables in a message."""
+    """Format environment variables for a message."""
     return " ".join(f"{name}={value}" for name, value in sorted(environment.items())) or "no variable set"

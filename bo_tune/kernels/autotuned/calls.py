@@ -1,7 +1,7 @@
 """Calls for which no winner was known, written down where they were made, to be tuned elsewhere.
 
-A folder has a file for each process, and a file a line for each call. A line is written in one step to the end of its
-file, so a process that is killed leaves whole lines and at most one that is not, which is passed over.
+A folder has one file per process, and a file one line per call. Each line is appended in one step. So a process that is
+killed leaves whole lines and at most one partial line, which is ignored.
 """
 
 import json
@@ -23,16 +23,17 @@ from bo_tune.kernels.autotuned.described import digest_of, size_of, types_of
 SUFFIX = ".calls.jsonl"
 
 MOST_CALLS = 2_000
-"""Of a process."""
+"""Most calls per process."""
 
 MOST_BYTES = 32 * 2**20
-"""Of a process."""
+"""Most bytes per process."""
 
 TUNED_VARIABLE = "BO_TUNE_TUNED_CALLS"
-"""Names the folder of the calls that are being tuned, to the processes that compile and measure."""
+"""Names the folder of the calls that are being tuned, for the processes that compile and measure."""
 
 TYPES, CALL = "dtypes", "call"
-"""Sizes that a problem has besides the key's: the types of the tensors, and what the rest of the call is found by."""
+"""Sizes of a problem besides those of the key: the types of the tensors, and a digest that finds the rest of the
+call."""
 
 
 class RecordedCall(BaseModel):
@@ -41,12 +42,12 @@ class RecordedCall(BaseModel):
     Attributes:
         home: the module that holds the kernel, or the file of the script.
         kernel: its name there.
-        key: the arguments that tell problems apart, of those that the call had.
-        arguments: all, by name.
-        options: launch options of the call's own.
-        grids: grids of programs.
-        grid_of: which of them each config of the list has, by place; -1 where pruning leaves it out.
-        gpu: where the call was made.
+        key: names of the arguments that tell problems apart, as far as the call had them.
+        arguments: all arguments by name.
+        options: the call's own launch options.
+        grids: the different grids of programs.
+        grid_of: index into ``grids`` for each config of the list; -1 if pruning leaves the config out.
+        gpu: the GPU on which the call was made.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -73,16 +74,16 @@ class RecordedCall(BaseModel):
 
     @property
     def sizes(self) -> dict[str, Size]:
-        """What winners are looked up by: the key, and the types of the tensors."""
+        """The sizes under which winners are looked up: the key, and the types of the tensors."""
         return {**{name: size_of(self.arguments[name]) for name in self.key}, TYPES: types_of(self.arguments)}
 
     @property
     def digest(self) -> str:
-        """A word that stands for all that makes a difference to what is measured."""
+        """A word that stands for everything that affects what is measured."""
         return digest_of([self.arguments, self.options, self.grids, self.grid_of])
 
     def problem(self, kernel: str) -> SizedProblem:
-        """Return the problem to tune. Raises InputError where it would get too long a name."""
+        """Return the problem to tune. Raises InputError if its name would be too long."""
         try:
             return SizedProblem(kernel, tuple({**self.sizes, CALL: self.digest}.items()))
         except ValueError as error:
@@ -100,7 +101,7 @@ class CallWriter:
         self._lock = threading.Lock()
 
     def write(self, call: RecordedCall) -> bool:
-        """Write a call down, unless it is there already or this process has written enough. Says whether it did.
+        """Write down a call, unless it is known or this process has written enough. Return whether it was written.
 
         Raises:
             InputError: the folder cannot be written.
@@ -109,7 +110,7 @@ class CallWriter:
             return self._write(call)
 
     def _write(self, call: RecordedCall) -> bool:
-        if os.getpid() != self._pid:  # forked: what another process writes is that one's
+        if os.getpid() != self._pid:  # forked: this process gets its own file
             self._pid, self._seen, self._bytes = os.getpid(), set(), 0
             self._path = self._folder / f"{platform.node() or 'host'}-{self._pid}{SUFFIX}"
         line = json.dumps(call.model_dump(), separators=(",", ":"), allow_nan=False).encode() + b"\n"
@@ -135,7 +136,7 @@ def read_calls(folder: Path) -> list[RecordedCall]:
     """Read all calls of a folder, or of one file, each once.
 
     Raises:
-        InputError: there are none, or a line that is none.
+        InputError: there are none, or a line is not a call.
     """
     files = [folder] if folder.is_file() else sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []
     if not files:
@@ -151,7 +152,7 @@ def _of_file(path: Path) -> Iterator[RecordedCall]:
         lines = read_file(path).split(b"\n")
     except OSError as error:
         raise InputError(f"{path}: {os_error_text(error)}") from None
-    for number, line in enumerate(lines[:-1], 1):  # after the last line break: nothing, or what was never ended
+    for number, line in enumerate(lines[:-1], 1):  # the last piece is empty, or a line that was never finished
         try:
             yield RecordedCall.model_validate(parse_json(line))
         except ValidationError as error:
@@ -163,7 +164,7 @@ def _of_file(path: Path) -> Iterator[RecordedCall]:
 
 
 def tuned_call(sizes: Mapping[str, Size]) -> RecordedCall:
-    """Return the call that a problem is of, among those that are being tuned. Raises InputError."""
+    """Return the call of a problem, among those that are being tuned. Raises InputError."""
     folder = os.environ.get(TUNED_VARIABLE)
     if not folder or CALL not in sizes:
         raise InputError("a kernel under @bo_tune.autotune is tuned by its recorded calls: bo_tune.tune_recorded")
@@ -174,7 +175,7 @@ def tuned_call(sizes: Mapping[str, Size]) -> RecordedCall:
 
 
 def forget_calls() -> None:
-    """Have calls read anew that this process has read."""
+    """Read calls anew that this process has read."""
     _by_digest.cache_clear()
 
 
@@ -184,7 +185,7 @@ def _by_digest(folder: Path) -> dict[str, RecordedCall]:
 
 
 def grids_of(each: Sequence[tuple[int, ...] | None]) -> tuple[tuple[tuple[int, ...], ...], tuple[int, ...]]:
-    """Return the different grids of configs, and which of them each has: -1 for none."""
+    """Return the different grids of configs, and the index of each config's grid; -1 for none."""
     different = tuple(dict.fromkeys(grid for grid in each if grid is not None))
     place = {grid: number for number, grid in enumerate(different)}
     return different, tuple(-1 if grid is None else place[grid] for grid in each)

@@ -1,4 +1,4 @@
-"""Tunes one call in a process of its own, which has no part of this one: no thread, no database, no signal handler."""
+"""Tunes one call in a separate process, which shares no thread, database or signal handler with this one."""
 
 import json
 import subprocess
@@ -12,22 +12,22 @@ from bo_tune.kernels.user import frozen
 from bo_tune.processes.interpreter import python_command
 
 MODULE = "bo_tune.recorded"
-"""What the child runs."""
+"""The module that the child runs."""
 
 
 def tune_in_child(
     call: RecordedCall, kernel: str, settings: Settings, table: Path | None, gpu_index: int
 ) -> frozen.Entry | None:
-    """Tune a call and return what its table has of it then.
+    """Tune a call, and return its new entry in the table.
 
-    Of several processes that miss the same key, those with a common table wait for the one that tunes.
+    If several processes with a common table miss the same key, one tunes and the others wait for it.
 
     Args:
         kernel: its name in the table.
-        table: the file that keeps the winner; None for one that is gone afterwards.
+        table: the file that keeps the winner; None for a temporary one.
 
     Raises:
-        InputError: it could not be tuned; the child's last line.
+        InputError: the call could not be tuned. The message is the child's last line.
     """
     with tempfile.TemporaryDirectory(prefix="bo_tune-") as folder:
         if table is None:

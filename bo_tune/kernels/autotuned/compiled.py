@@ -1,7 +1,8 @@
 """Kernels under ``bo_tune.autotune`` in ``torch.compile``.
 
-PyTorch's compiler traces a kernel's pruning, and measures the configs that it leaves. Here it leaves one. What is
-traced is kept to Python that the compiler understands; a function that is marked constant it calls as it is.
+PyTorch's compiler traces a kernel's pruning, and measures the configs that are left. Here, one is left. The traced code
+uses only Python that the compiler understands. The compiler calls functions that are marked constant without tracing
+them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,11 +19,11 @@ Named = tuple[tuple[str, Any], ...]
 def chosen_by_table(
     misses: Misses, names: tuple[str, ...], key: tuple[str, ...], pruning: Pruning
 ) -> Callable[..., Sequence[Any]]:
-    """Return a pruning that leaves the winner of a call, or else what runs in its place.
+    """Return a pruning that leaves the winner of a call, or else the config that runs in its place.
 
     Args:
-        names: of the kernel's parameters.
-        key: of those that tell problems apart.
+        names: names of the kernel's parameters.
+        key: names of the parameters that tell problems apart.
     """
     early, model, left_by = pruning.early, pruning.model, pruning.left
 
@@ -53,16 +54,16 @@ def chosen_by_table(
 
 
 def _settled(value: Any) -> Any:
-    """Return a size that the compiler takes to be any number as the one that it is now: winners depend on it."""
+    """Return the current value of a size that the compiler treats as any number. Winners depend on it."""
     if isinstance(value, int):
         for one in {value: 0}:
             return one
-    if isinstance(value, torch.SymInt):  # as make_fx has them, which calls this and does not trace it
+    if isinstance(value, torch.SymInt):  # make_fx passes these; it calls this function and does not trace it
         return int(value)
     return value
 
 
 def _marked_constant(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Do as ``torch.compiler.assume_constant_result``, which would import the compiler."""
+    """Mark as ``torch.compiler.assume_constant_result`` does, which would import the compiler."""
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
     return function

@@ -1,4 +1,4 @@
-"""A kernel under ``bo_tune.autotune`` as it is tuned: its problems are recorded calls, which say what it is given."""
+"""A kernel under ``bo_tune.autotune`` in the form in which it is tuned. Its problems are recorded calls."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -21,10 +21,10 @@ from bo_tune.kernels.user.values import Value
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class AutotunedKernel(Kernel):
-    """What is tuned of a kernel under ``bo_tune.autotune``. Without a reference, the first config's result is right.
+    """The definition to tune for a kernel under ``bo_tune.autotune``. Without a reference, the first config is right.
 
     Args:
-        fill: changes arguments that were made for a call: writes numbers where those that are drawn will not do.
+        fill: changes the arguments that were made for a call. It writes numbers where random ones will not do.
     """
 
     fill: Callable[[dict[str, Any]], object] | None = None
@@ -38,17 +38,17 @@ class AutotunedKernel(Kernel):
 
     @property
     def functions(self) -> tuple[Any, ...]:
-        """See the base class. What makes arguments and grids is this package's own."""
+        """The functions that affect the results. This package makes arguments and grids, so they do not count."""
         more = (*self.decorated.heuristics.values(), *self.decorated.hooks)
         return (self.jit, self.fill, *more)
 
     @property
     def restored(self) -> tuple[str, ...]:
-        """See the base class. What else is written is found out."""
+        """Arguments to restore from the start. Others that launches write are found out."""
         return self.decorated.restore
 
     def check_sizes(self, names: Any) -> None:
-        """Problems are made by this package."""
+        """Check nothing: this package makes the problems."""
 
     def arguments(self, sizes: Mapping[str, Size], device: Any) -> Mapping[str, Any]:
         found = made(tuned_call(sizes).arguments, device)
@@ -63,7 +63,7 @@ class AutotunedKernel(Kernel):
         return made(tuned_call(dict(problem.sizes)).options, None)
 
     def operation_at(self, home: Path) -> "AutotunedOperation":
-        """Return how it is run. ``home`` is the file that defines it."""
+        """Return the operation. ``home`` is the file that defines it."""
         return AutotunedOperation(self, home)
 
     def allows(self, problem: SizedProblem, params: Params) -> bool:
@@ -71,7 +71,7 @@ class AutotunedKernel(Kernel):
         return place is not None and self._grid_of(problem)[place] >= 0
 
     def programs(self, problem: SizedProblem, params: Params) -> tuple[int, int, int]:
-        """See the base class. Of a config that is not allowed nothing is recorded; it is not launched."""
+        """Return the recorded grid. A config that is not allowed has none, and is not launched."""
         place = self._places.get(self._place(params))
         number = -1 if place is None else self._grid_of(problem)[place]
         grid = tuned_call(dict(problem.sizes)).grids[number] if number >= 0 else ()
@@ -90,7 +90,7 @@ class AutotunedKernel(Kernel):
 
 
 class AutotunedOperation(UserKernel):
-    """How a recorded call is run: which arguments are tensors, and so may be outputs, differs from call to call."""
+    """A recorded call as an operation. Which arguments are tensors, and may be outputs, differs between calls."""
 
     def _check_arguments(self, arguments: Mapping[str, Any]) -> None:
         super()._check_arguments(arguments)
@@ -103,13 +103,13 @@ class AutotunedOperation(UserKernel):
 
 
 def defined(tuner: Any, *, outputs: tuple[str, ...] = (), fill: Callable[..., object] | None = None) -> AutotunedKernel:
-    """Return what is tuned of a kernel under ``bo_tune.autotune``.
+    """Return the definition to tune for a kernel under ``bo_tune.autotune``.
 
     Args:
-        outputs: what it writes, where that is known.
+        outputs: names of its outputs, if known.
 
     Raises:
-        InputError: it has what cannot be tuned.
+        InputError: it cannot be tuned.
     """
     function = tuner.base_fn
     parameters = inspect.signature(function).parameters.items()

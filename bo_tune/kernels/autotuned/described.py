@@ -1,6 +1,7 @@
-"""The arguments of a call without their contents: enough to make others like them in another process.
+"""The arguments of a call without their contents: enough to make similar ones in another process.
 
-Of a tensor: type, shape, strides, and what its address leaves when it is divided by 16. Of everything else its value.
+A tensor is described by its type, shape, strides, and the remainder of its address divided by 16. Everything else is
+described by its value.
 """
 
 import hashlib
@@ -19,23 +20,23 @@ from bo_tune.kernels.call import ALIGNMENT
 from bo_tune.kernels.operation import META
 
 Described = Any
-"""What JSON has a form for."""
+"""A value that JSON can hold."""
 
 DIGITS = 10
-"""Hexadecimal digits of what stands for a longer text."""
+"""Number of hexadecimal digits of a digest that stands for a longer text."""
 
 LONGEST_WORD = 60
-"""Characters of a word in the name of a problem."""
+"""Longest word in the name of a problem, in characters."""
 
 
 def described(name: str, value: Any, known: dict[int, str]) -> Described:
     """Describe an argument.
 
     Args:
-        known: names of the tensors described so far, by address: one that is given twice is made once.
+        known: names of the tensors described so far, by address. A tensor that is passed twice is made once.
 
     Raises:
-        InputError: it is of a kind that could not be made anew.
+        InputError: an argument of its kind could not be made again.
     """
     if isinstance(value, torch.Tensor):
         return _of_tensor(name, value, known)
@@ -73,10 +74,10 @@ def _of_tensor(name: str, tensor: torch.Tensor, known: dict[int, str]) -> Descri
 
 
 def made(said: Mapping[str, Described], device: Any) -> dict[str, Any]:
-    """Make arguments like those that were described: floating-point numbers are drawn, integers are zero.
+    """Make arguments that match their descriptions. Floating-point numbers are random, integers are zero.
 
     Raises:
-        InputError: of a description that this package cannot have written.
+        InputError: this package cannot have written the description.
     """
     tensors: dict[str, torch.Tensor] = {}
     try:
@@ -129,13 +130,13 @@ def _filled(count: int, dtype: torch.dtype, device: Any) -> torch.Tensor:
 
 
 def types_of(said: Mapping[str, Described]) -> str:
-    """Return the types of described tensors in their order as a word."""
+    """Return the types of described tensors, in order, as a word."""
     names = [str((one.get("descriptor") or one).get("tensor", "")) for one in said.values() if isinstance(one, dict)]
     return types_word([name for name in names if name])
 
 
 def types_word(names: Iterable[str]) -> str:
-    """Return types in their order as a word: ``3xfloat16-int32``."""
+    """Return types, in order, as a word: ``3xfloat16-int32``."""
     runs: list[tuple[str, int]] = []
     for name in names:
         if runs and runs[-1][0] == name:
@@ -146,7 +147,7 @@ def types_word(names: Iterable[str]) -> str:
 
 
 def size_of(said: Described) -> Size:
-    """Return a described argument as it stands in the name of a problem."""
+    """Return a described argument as it appears in the name of a problem."""
     if isinstance(said, float) or (isinstance(said, int) and abs(said) <= MOST):
         return said
     if isinstance(said, str) and is_word(said):
@@ -159,5 +160,5 @@ def _short(word: str) -> str:
 
 
 def digest_of(value: Described) -> str:
-    """Return a word that stands for a value that JSON has a form for."""
+    """Return a word that stands for a value that JSON can hold."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:DIGITS]

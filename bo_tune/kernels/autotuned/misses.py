@@ -1,4 +1,4 @@
-"""What is done at the first launch of a key: its winner is looked up, or else what ``on_miss`` says."""
+"""Decides at the first launch of a key: looks up its winner, or else does what ``on_miss`` says."""
 
 import hashlib
 import logging
@@ -28,10 +28,10 @@ from bo_tune.processes.importing import is_importing
 LOGGER = logging.getLogger("bo_tune")
 
 _WRITERS: dict[Path, CallWriter] = {}
-"""Of this process, by folder: kernels share a file."""
+"""Writers of this process by folder. Kernels share a file."""
 
 GIVEN_BY_TRITON = ("grid", "warmup")
-"""What Triton passes besides a call's arguments."""
+"""Arguments that Triton adds to a call's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Launch:
     """A launch for which no winner is known yet.
 
     Attributes:
-        arguments: by name, options and the grid among them.
+        arguments: arguments by name, including options and the grid.
         left: the configs that pruning leaves.
     """
 
@@ -56,17 +56,17 @@ class Misses:
 
     @cached_property
     def _name(self) -> str:
-        """The kernel's in tables, databases and files of calls. Raises InputError for what cannot be tuned."""
+        """The kernel's name in tables, databases and files of calls. Raises InputError if it cannot be tuned."""
         return told_apart(self._tuner.definition).name
 
     def decide(self, arguments: Mapping[str, Any], left: Sequence[Any]) -> tuple[Any, bool]:
-        """Return the config to launch with, and whether that will be the same at the next launch.
+        """Return the config to launch with, and whether the next launch will use the same one.
 
         Raises:
             InputError: there is no winner and that is an error, or the table cannot be read.
         """
         launch = Launch(arguments, left)
-        if len(left) == 1 or is_importing():  # what is imported to be tuned has nobody to wait for
+        if len(left) == 1 or is_importing():  # nobody waits for a launch during an import for tuning
             return left[0], len(left) == 1
         settings = self._settings.in_environment()
         try:
@@ -78,24 +78,24 @@ class Misses:
             return left[0], True
 
     def has_entries(self) -> bool:
-        """Say whether the table has anything of this kernel on this GPU. Raises InputError for a broken table."""
+        """Say whether the table has an entry for this kernel on this GPU. Raises InputError for a broken table."""
         try:
             return bool(self._entries(self._table(self._settings.in_environment())))
         except _NotDescribedError:
             return False
 
     def place_in_table(self, key: Mapping[str, Any], types: Sequence[torch.dtype]) -> int:
-        """Return the place of the config that the table has of a key, or the nearest one if so said; -1 for none."""
+        """Return the place of the table's config for a key, or of the nearest if settings say so; -1 for none."""
         settings = self._settings.in_environment()
         table = self._table(settings)
         entries = self._entries(table)
         try:
             sizes = {name: size_of(described(name, value, {})) for name, value in key.items()}
-        except InputError:  # of what no table has an entry
+        except InputError:  # no table has an entry for it
             return -1
         whole = {**sizes, TYPES: types_word(str(one).removeprefix("torch.") for one in types)}
         alike = [one for one in entries if all(one.sizes.get(name) == size for name, size in sizes.items())]
-        # The types of what descriptors describe cannot be seen.
+        # The types of tensors behind descriptors cannot be seen.
         exact = frozen.exact(entries, whole) or (alike[0] if len(alike) == 1 else None)
         near = frozen.by_distance(entries, whole) if settings.on_miss == "nearest" else iter(())
         configs = list(self._tuner.configs)
@@ -127,7 +127,7 @@ class Misses:
         entries: Sequence[frozen.Entry],
         table: Path | None,
     ) -> tuple[Any, bool]:
-        """Do what is to be done where no table has the very sizes."""
+        """Do what ``on_miss`` says if no table has exactly these sizes."""
         name = self._tuner.base_fn.__name__
         default = launch.left[0]
         match settings.on_miss:
@@ -160,7 +160,7 @@ class Misses:
             self._tell(str(error))
 
     def _tuned(self, launch: Launch, settings: Settings, table: Path | None) -> Any:
-        """Return the config that a session of its own finds; None, having told why, where it finds none."""
+        """Return the config that a separate session finds. If it fails, warn and return None."""
         call = self._described(lambda: self._call(launch))
         named = settings.table or (self._cached_table() if settings.keeps else None)
         try:
@@ -171,7 +171,7 @@ class Misses:
         return self._usable(entry, launch.left, named or table)
 
     def _usable(self, entry: frozen.Entry | None, left: Sequence[Any], table: Path | None) -> Any:
-        """Return the config of an entry, if it is among those that may run; a table may be older than the kernel."""
+        """Return the config of an entry if it may run, else None. A table may be older than the kernel."""
         if entry is None:
             return None
         kernel = self._tuner.definition
@@ -183,7 +183,7 @@ class Misses:
         return next((config for config in left if params_of(config, kernel.values) == dict(params)), None)
 
     def _sizes(self, launch: Launch) -> dict[str, Size]:
-        """Return what a launch's winner is looked up by, as ``RecordedCall.sizes`` does. Raises InputError."""
+        """Return the sizes to look up a launch's winner under, as ``RecordedCall.sizes`` does. Raises InputError."""
         kernel = self._tuner.definition
         given = {n: launch.arguments[n] for n in self._tuner.arg_names if n in launch.arguments}
         tensors = [tensor_of(value) for name, value in given.items() if name not in kernel.values]
@@ -192,7 +192,7 @@ class Misses:
         return {**key, TYPES: types_word(types)}
 
     def _call(self, launch: Launch) -> RecordedCall:
-        """Describe a launch. Raises InputError for what could not be made anew."""
+        """Describe a launch. Raises InputError if an argument could not be made again."""
         tuner, known = self._tuner, dict[int, str]()
         kernel = tuner.definition
         given = {n: launch.arguments[n] for n in tuner.arg_names if n in launch.arguments and n not in kernel.values}
@@ -225,7 +225,7 @@ class Misses:
         return found
 
     def _table(self, settings: Settings) -> Path | None:
-        """Return the table to read: the one named, the one in Triton's cache, or the one beside the module."""
+        """Return the table to read: the one that was named, the one in Triton's cache, or the one beside the module."""
         if settings.table is not None:
             return settings.table
         kept = self._cached_table() if settings.keeps else None
@@ -237,26 +237,26 @@ class Misses:
             return None
 
     def _cached_table(self) -> Path | None:
-        """Return a file in Triton's cache that is this code's and this toolchain's; None where that is no folder."""
+        """Return a file in Triton's cache for this code and toolchain; None if the cache is not a folder."""
         folder = getattr(get_cache_manager(kept_under(self._tuner)), "cache_dir", None)
         return None if folder is None else Path(folder) / f"winners{frozen.SUFFIX}"
 
     def _described(self, ask: Any) -> Any:
-        """Ask what describes the kernel or a launch. Raises _NotDescribedError."""
+        """Call a function that describes the kernel or a launch. Raises _NotDescribedError if it fails."""
         try:
             return ask()
         except InputError as error:
             raise _NotDescribedError(f"{one_line(error)}: its default config runs") from error
 
     def _tell(self, line: str) -> None:
-        """Warn in a line, once for each kernel."""
+        """Warn in one line, once per kernel."""
         if not self._is_told:
             self._is_told = True
             warnings.warn(f"bo_tune: {self._tuner.base_fn.__name__}: {line}", RuntimeWarning, stacklevel=5)
 
 
 class _NotDescribedError(Exception):
-    """A kernel or its call cannot be told to another process."""
+    """A kernel or its call cannot be described to another process."""
 
 
 def params_of(config: Any, names: Mapping[str, Any]) -> dict[str, Any]:
@@ -276,12 +276,12 @@ def is_capturing() -> bool:
 
 
 def shown(sizes: Mapping[str, Size]) -> str:
-    """Return sizes as a message has them."""
+    """Format sizes for a message."""
     return " ".join(f"{name}={size}" for name, size in sizes.items())
 
 
 def kept_under(tuner: Any) -> str:
-    """Return what a kernel's winners are kept under in Triton's cache."""
+    """Return the key under which Triton's cache keeps a kernel's winners."""
     said = [triton.__version__, torch.__version__, tuner.jit.cache_key, *map(str, tuner.configs)]
     return hashlib.sha256("-".join(said).encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""What is said of a kernel under ``bo_tune.autotune``, and what the environment says instead."""
+"""The settings of a kernel under ``bo_tune.autotune``, and the environment variables that replace them."""
 
 import os
 from collections.abc import Mapping
@@ -17,19 +17,19 @@ STORAGE_VARIABLE = "BO_TUNE_STORAGE"
 CALLS_VARIABLE = "BO_TUNE_CALLS"
 
 CALLS_FOLDER = "bo_tune-calls"
-"""Where calls are recorded that nobody gave another folder for, below the current one."""
+"""Default folder for recorded calls, below the current one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a launch does for which no winner is known.
+    """What a launch does if no winner is known.
 
     Attributes:
         table: the JSON file with the winners; None for the one beside the module.
-        storage: URL of the database that keeps what ``tune`` measures.
+        storage: URL of the database that keeps the measurements of ``tune``.
         calls: the folder into which ``record`` writes.
-        timing: what a measured launch finds in the L2 cache.
-        keeps: whether winners go into Triton's cache where no table was named.
+        timing: the state of the L2 cache for a measured launch.
+        keeps: whether winners go into Triton's cache if no table was named.
     """
 
     on_miss: OnMiss = "tune"
@@ -40,10 +40,10 @@ class Settings:
     keeps: bool = False
 
     def in_environment(self, environment: Mapping[str, str] = os.environ) -> "Settings":
-        """Return these settings, with what the environment says instead.
+        """Return these settings, with the values that the environment replaces.
 
         Raises:
-            InputError: it says what to do in a word that is unknown.
+            InputError: the environment has an unknown word for ``on_miss``.
         """
         on_miss = checked(environment.get(ON_MISS_VARIABLE) or self.on_miss, ON_MISS_VARIABLE)
         table, calls = environment.get(TABLE_VARIABLE), environment.get(CALLS_VARIABLE)
@@ -58,7 +58,7 @@ class Settings:
 
 
 def checked(on_miss: str, place: str = "on_miss") -> OnMiss:
-    """Return a word for what to do. Raises InputError for another."""
+    """Return a valid ``on_miss``. Raises InputError for an unknown word."""
     for known in get_args(OnMiss):
         if on_miss == known:
             word: OnMiss = known

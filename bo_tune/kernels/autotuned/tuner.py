@@ -1,4 +1,4 @@
-"""The decorator. A launch costs a dict's look-up; the first one of a key also a table's (``misses``)."""
+"""The decorator. A launch costs one look-up in a dict; the first launch of a key also one in a table (``misses``)."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -22,11 +22,11 @@ from bo_tune.kernels.user.decorated import Pruning, undecorated
 from bo_tune.kernels.user.definition import Definition, Space
 
 MOST_CONFIGS = 20_000
-"""Of a space."""
+"""Most configs of a space."""
 
 
 class Autotuned(Autotuner):  # type: ignore[misc]  # Triton has no types
-    """A kernel under ``bo_tune.autotune``: an ``Autotuner`` to whoever asks, which never measures in this process."""
+    """A kernel under ``bo_tune.autotune``. It is an ``Autotuner`` for others, but never measures in this process."""
 
     def __init__(
         self,
@@ -53,24 +53,24 @@ class Autotuned(Autotuner):  # type: ignore[misc]  # Triton has no types
         self._winners: dict[Any, tuple[Config, dict[str, Any]]] = {}
         self._lock = threading.RLock()
         self._misses = Misses(self, replace(settings, keeps=self.cache_results))
-        # PyTorch's compiler reads these, and measures what they leave.
+        # PyTorch's compiler reads these, and measures the configs that they leave.
         self.early_config_prune = chosen_by_table(self._misses, tuple(self.arg_names), tuple(self.keys), self.pruning)
         self.perf_model, self.configs_top_k = None, 1.0
 
     @cached_property
     def definition(self) -> Definition:
-        """What is tuned. Raises InputError for what cannot be."""
-        # Only whoever misses a winner needs what describes a kernel to those that tune.
+        """The definition to tune. Raises InputError if the kernel cannot be tuned."""
+        # Only a launch without a winner needs the description for other processes.
         from bo_tune.kernels.autotuned.definition import defined  # noqa: PLC0415
 
         return defined(self, outputs=self.outputs, fill=self.fill)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Autotuned":
-        """A kernel is one, however often what holds it is copied."""
+        """Return the same object: a kernel stays one, however often its holder is copied."""
         return self
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
-        """Launch with the winner of the call's key. Raises InputError where none is known and that is an error."""
+        """Launch with the winner of the call's key. Raises InputError if none is known and that is an error."""
         if len(self.configs) > 1:
             winner = self._winners.get(self._key_of(args, kwargs))
             config, chosen = self._decided(args, kwargs) if winner is None else winner
@@ -83,16 +83,16 @@ class Autotuned(Autotuner):  # type: ignore[misc]  # Triton has no types
         return self.fn.run(*args, **kwargs, **chosen)
 
     def prune_configs(self, kwargs: dict[str, Any]) -> Sequence[Config]:
-        """Return the configs that the author's pruning leaves. Raises AutotunerError where that is none."""
+        """Return the configs that the author's pruning leaves. Raises AutotunerError if none is left."""
         try:
             return self.pruning.left(self.configs, self.nargs, kwargs)
         except ValueError as error:
             raise AutotunerError(f"{self.base_fn.__name__}: prune_configs_by: {error}") from error
 
     def _key_of(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-        """Return what tells calls apart: the key's values, and the types of all tensors, as in Triton's own."""
+        """Return what tells calls apart: the key's values, and the types of all tensors, as in Triton's autotuner."""
         count = len(args)
-        if len(kwargs) == 2 and "grid" in kwargs and "warmup" in kwargs:  # what every launch has
+        if len(kwargs) == 2 and "grid" in kwargs and "warmup" in kwargs:  # as in every launch
             values = [args[place] if place < count else None for place in self._key_places]
             types = [a.base.dtype if type(a) is TensorDescriptor else getattr(a, "dtype", None) for a in args]
             return (*values, *types)
@@ -102,7 +102,7 @@ class Autotuned(Autotuner):  # type: ignore[misc]  # Triton has no types
         return (*values, *types)
 
     def _decided(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Config, dict[str, Any]]:
-        """Find the config of a key at its first launch; threads that launch the same wait for it."""
+        """Find the config of a key at its first launch. Threads that launch the same wait for it."""
         key = self._key_of(args, kwargs)
         with self._lock:
             if key not in self._winners:
@@ -113,7 +113,7 @@ class Autotuned(Autotuner):  # type: ignore[misc]  # Triton has no types
                 if not is_final:
                     return winner
                 self._winners[key] = winner
-                self.cache[key] = config  # for who looks there
+                self.cache[key] = config  # for others who look there
             return self._winners[key]
 
 
@@ -138,33 +138,33 @@ def autotune(
     outputs: str | Sequence[str] = (),
     fill: Callable[[dict[str, Any]], object] | None = None,
 ) -> Callable[[Any], Autotuned]:
-    """Stand in for ``triton.autotune``: the same arguments, but a launch looks its config up and measures nothing.
+    """Stand in for ``triton.autotune``: the same arguments, but a launch looks up its config and measures nothing.
 
-    The winner of a key is looked up at its first launch, in a table that ``freeze`` wrote. Where there is none,
-    ``on_miss`` decides. Environment variables replace what is said here: ``BO_TUNE_ON_MISS``, ``BO_TUNE_TABLE``,
+    The winner of a key is looked up at its first launch, in a table that ``freeze`` wrote. If there is none,
+    ``on_miss`` decides. Environment variables replace the arguments: ``BO_TUNE_ON_MISS``, ``BO_TUNE_TABLE``,
     ``BO_TUNE_STORAGE``, ``BO_TUNE_CALLS``.
 
     Args:
-        configs: a list of ``triton.Config`` or mappings, or values by parameter, of which all combinations are configs.
+        configs: a list of ``triton.Config`` or mappings; or values by parameter, all combinations of which are configs.
         key: names of the arguments whose values tell problems apart.
-        prune_configs_by, reset_to_zero, restore_value: as Triton's.
-        pre_hook, post_hook: as Triton's; a kernel that has one cannot be tuned, but its table is read.
+        prune_configs_by, reset_to_zero, restore_value: as in Triton.
+        pre_hook, post_hook: as in Triton. A kernel that has one cannot be tuned, but its table is read.
         use_cuda_graph: measure in CUDA graphs (``timing="graph"``).
-        warmup, rep, do_bench: not used; how long to measure follows from the noise.
-        cache_results: keep what ``on_miss="tune"`` finds in Triton's cache, where no table is named.
-        storage: URL of the database for what ``on_miss="tune"`` measures; by default nothing is kept of it.
+        warmup, rep, do_bench: not used; the noise decides how long to measure.
+        cache_results: keep the results of ``on_miss="tune"`` in Triton's cache if no table is named.
+        storage: URL of the database for the measurements of ``on_miss="tune"``. By default they are not kept.
         on_miss: ``default`` (the first config that pruning leaves, or the middle of a space), ``nearest`` (the table's
-            nearest entry, see ``frozen``, else the default), ``tune`` (tune it here and now in a child process; during
-            the capture of a CUDA graph the default), ``record`` (note the call for ``tune_recorded``, run the
+            nearest entry, see ``frozen``, else the default), ``tune`` (tune here and now in a child process; during the
+            capture of a CUDA graph, run the default), ``record`` (note the call for ``tune_recorded`` and run the
             default), ``error``.
         table: the JSON file with the winners; by default the one beside the module (``softmax.tuned.json``).
-        calls: the folder for ``record``; by default ``bo_tune-calls`` in the current one.
-        outputs: the arguments that the kernel writes. By default every tensor that it is given is compared.
-        fill: ``arguments -> None``, called with arguments made for a recorded call (random numbers, and integers of
-            zero) to write what the kernel needs into them.
+        calls: the folder for ``record``; by default ``bo_tune-calls`` in the current folder.
+        outputs: names of the arguments that the kernel writes. By default every tensor argument is compared.
+        fill: ``arguments -> None``, called with the arguments made for a recorded call (random numbers, and integers
+            that are zero), to write the values that the kernel needs into them.
 
     Raises:
-        InputError: these do not fit together, or the function is none that can be tuned.
+        InputError: these do not fit together, or the function cannot be tuned.
     """
     settings = Settings(
         checked(on_miss),
@@ -198,10 +198,10 @@ def autotune(
 
 
 def triton_configs(space: Space) -> list[Config]:
-    """Return a list of configs, or all combinations of values by parameter, those nearest to the middle first.
+    """Return a list of configs, or all combinations of values by parameter, nearest to the middle first.
 
     Raises:
-        InputError: there are too many, or what is given is no space.
+        InputError: there are too many, or the space is invalid.
     """
     if not isinstance(space, Mapping):
         return [one if isinstance(one, Config) else _config(one) for one in space]

@@ -1,4 +1,4 @@
-"""What describes configs of chunked LoRA products before anything is compiled, in columns."""
+"""Features of configs of chunked LoRA products, computed before anything is compiled, in columns."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from bo_tune.kernels.lora.spec import WEIGHT_BYTES, Columns
 
 
 def features(configs: Sequence[Config], problem: SizedProblem, gpu: GpuInfo) -> NDArray[np.float64]:
-    """See ``KernelSpec.features``."""
+    """Implement ``KernelSpec.features``."""
     step = CsgmvStep.of(problem)
     c = columns_of([named(config, step) for config in configs], step.length, split=False)
     written = 2 * WEIGHT_BYTES if step.kernel == EXPAND else WEIGHT_BYTES  # expand reads what it adds to
@@ -24,7 +24,7 @@ def features(configs: Sequence[Config], problem: SizedProblem, gpu: GpuInfo) -> 
 
 
 def _work(c: Columns, step: CsgmvStep) -> Work:
-    """Count the programs that find work, for tokens spread uniformly over the adapters."""
+    """Count the programs that find work if tokens are spread uniformly over the adapters."""
     groups = step.adapters * (1 - (1 - 1 / step.adapters) ** step.m)
     rows = step.m / groups
     chunks = np.ceil(rows / step.chunk)

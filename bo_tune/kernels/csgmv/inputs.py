@@ -1,4 +1,4 @@
-"""Chunked LoRA products, whoever's kernels compute them: inputs, references, tolerances.
+"""Inputs, references and tolerances of chunked LoRA products, whoever wrote the kernels.
 
 Notation: T tokens, L adapters, S slices, R rank, H width of the input, N summed width of the outputs.
 """
@@ -27,8 +27,8 @@ class Chunks:
     """A step's tokens in chunks, as the kernels read them. All int32.
 
     Attributes:
-        starts: first position of each chunk among the sorted tokens, and their number ``[chunks + 1]``.
-        adapters: of each chunk ``[chunks]``.
+        starts: first position of each chunk among the sorted tokens, then the number of tokens ``[chunks + 1]``.
+        adapters: adapter of each chunk ``[chunks]``.
         tokens: token numbers, sorted by adapter ``[T]``.
     """
 
@@ -38,10 +38,10 @@ class Chunks:
 
     @classmethod
     def of(cls, assignment: torch.Tensor, size: int) -> "Chunks":
-        """Cut tokens into chunks of a size, the last of each adapter with what is left.
+        """Cut tokens into chunks of a size. The last chunk of each adapter holds the rest.
 
         Args:
-            assignment: adapter of each token ``[T]``, none without.
+            assignment: adapter of each token ``[T]``. Every token has one.
         """
         ordered = assignment.sort(stable=True)
         adapters, counts = torch.unique_consecutive(ordered.values.cpu(), return_counts=True)
@@ -58,7 +58,7 @@ class Chunks:
 
     @classmethod
     def of_nothing(cls, step: CsgmvStep) -> "Chunks":
-        """Return chunks on the meta device, as many as there may be."""
+        """Return as many chunks as there can be, on the meta device."""
         most = min(step.m, step.m // step.chunk + step.adapters)
         starts, adapters, tokens = (
             torch.empty(size, dtype=torch.int32, device=META) for size in (most + 1, most, step.m)
@@ -74,11 +74,12 @@ class CsgmvInputs:
         x: ``[T, H]`` (shrink), ``[T, S·R]`` (expand).
         weights: ``[L, S·R, H]``, ``[L, N, R]``.
         out: ``[T, S·R]``, ``[T, N]``.
-        initial: what the output of expand holds before each launch; of shrink's nothing is read.
+        initial: content of expand's output before each launch. Shrink does not read its output.
         assignment: adapter of each token, int32 ``[T]``.
-        ranks: of each adapter, int32 ``[L]``.
-        scalings: of each adapter's output, float32 ``[L]``.
-        offsets: where slices of the output begin and end, int32 ``[S + 1]``; on the device, and known beforehand.
+        ranks: rank of each adapter, int32 ``[L]``.
+        scalings: scaling of each adapter's output, float32 ``[L]``.
+        offsets: columns where the output's slices begin and end, int32 ``[S + 1]``, on the device.
+        offsets_known: the same on the CPU.
     """
 
     problem: SizedProblem
@@ -96,7 +97,7 @@ class CsgmvInputs:
 
     @property
     def batch(self) -> SimpleNamespace:
-        """The step as the engine describes it to its launchers, run without a CUDA graph."""
+        """The step as the engine describes it to its launchers, if run without a CUDA graph."""
         chunks = self.chunks
         return SimpleNamespace(
             max_len=CsgmvStep.of(self.problem).chunk,
@@ -111,10 +112,10 @@ class CsgmvInputs:
 
 
 class CsgmvOperation(KernelOperation[SizedProblem, CsgmvInputs]):
-    """What the products come to. The subclasses know kernels that compute them.
+    """The results of the products. The subclasses launch kernels that compute them.
 
-    Shrink: ``out[t] = x[t] @ A[a].T`` for the adapter a of token t. Expand, of each slice s:
-    ``out[t, s] += scaling[a] · x[t, s] @ B[a, s].T``.
+    Shrink: ``out[t] = x[t] @ A[a].T`` for the adapter a of token t. Expand, for each slice s: ``out[t, s] += scaling[a]
+    · x[t, s] @ B[a, s].T``.
     """
 
     def make_inputs(
@@ -132,7 +133,7 @@ class CsgmvOperation(KernelOperation[SizedProblem, CsgmvInputs]):
     def assemble(
         self, problem: SizedProblem, assignment: torch.Tensor, chunks: Chunks, generator: torch.Generator | None
     ) -> CsgmvInputs:
-        """Draw inputs for tokens whose adapters are settled; none on the meta device."""
+        """Draw inputs for tokens whose adapters are given. On the meta device, draw nothing."""
         step, device = CsgmvStep.of(problem), assignment.device
         dtype, stacked = getattr(torch, step.dtype), step.slices * step.rank
         read, written = (stacked, step.wide) if step.kernel == EXPAND else (step.k, stacked)
@@ -161,7 +162,7 @@ class CsgmvOperation(KernelOperation[SizedProblem, CsgmvInputs]):
             inputs.out.copy_(inputs.initial)
 
     def poison(self, inputs: CsgmvInputs) -> None:
-        """As ``reset``, with NaN where nothing is added to: of expand a skipped element keeps its value."""
+        """Do as ``reset``, with NaN where the kernel does not add. In expand, a skipped element keeps its value."""
         inputs.out.fill_(torch.nan)
         self.reset(inputs)
 

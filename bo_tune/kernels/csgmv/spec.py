@@ -18,31 +18,31 @@ if TYPE_CHECKING:
     from bo_tune.kernels.lora.spec import Column
 
 NO_LIMIT = 255
-"""Most registers that a thread may have: as ``maxnreg`` it stands for no limit, and is not written."""
+"""Most registers that a thread may have. As ``maxnreg`` it means no limit, and is not written."""
 
 ALIGNED = 16
-"""Lengths of a product that are multiples of it are known to Triton as such, and so rows of tiles as aligned."""
+"""If the length of a product is a multiple of this, Triton knows it, and so knows that rows of tiles are aligned."""
 
 TRITONS = {"num_warps": 4, "num_stages": 3}
-"""What Triton launches where a config does not say."""
+"""Triton's values where a config has none."""
 
 
 class CsgmvSpec(KernelSpec[SizedProblem]):
-    """One product, whose parameters have the names that they have in SGLang's files.
+    """One product. Parameters have the names used in SGLang's files.
 
-    A block's rows are the chunk, which is no parameter: files have a config for each size of it.
+    The rows of a block are the chunk, which is not a parameter: files have one config for each chunk size.
     """
 
     engine_default: Mapping[str, int]
-    """What SGLang runs where it has no file."""
+    """The config that SGLang runs without a file."""
 
     def default_config(self, problem: SizedProblem) -> dict[str, int]:
-        """See the base class. What SGLang runs where it ships no file for the shape and the GPU."""
+        """Return the config that SGLang runs if it ships no file for the shape and the GPU."""
         said = {**TRITONS, **self.engine_default}
         return {name: said[name] for name in self.search_space.names}
 
     def rivals(self, problem: SizedProblem) -> Sequence[Config]:
-        """See the base class. SGLang's rule, where it ships a file that comes before it."""
+        """Return SGLang's rule, which matters if SGLang ships a file that takes precedence over it."""
         return (self.default_config(problem),)
 
     def speaks_of(self, config: Config, problem: Problem) -> bool:
@@ -53,7 +53,7 @@ class CsgmvSpec(KernelSpec[SizedProblem]):
         return set(config) == set(self.search_space.names)
 
     def impossible(self, config: Config, problem: SizedProblem, gpu: GpuInfo) -> str | None:
-        """See the base class. The bound is one of NVIDIA's GPUs: elsewhere the binary alone says what it needs."""
+        """Say whether a config needs too much shared memory. The bound holds for NVIDIA; elsewhere the binary tells."""
         needed = self.shared_memory_bytes(config, problem, gpu) if gpu.is_cuda else 0
         if needed > gpu.shared_memory_bytes:
             return f"needs {needed} B of shared memory of {gpu.shared_memory_bytes} B"
@@ -67,7 +67,7 @@ class CsgmvSpec(KernelSpec[SizedProblem]):
     @property
     @abstractmethod
     def search_space(self) -> SearchSpace:
-        """See the base class. All that SGLang's own tuner tries, and more."""
+        """The grid: all that SGLang's own tuner tries, and more."""
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -80,7 +80,7 @@ class CsgmvSpec(KernelSpec[SizedProblem]):
 
 
 class CsgmvShrinkSpec(CsgmvSpec):
-    """From a layer's input to the rank, of all its slices at once."""
+    """From a layer's input to the rank, for all slices at once."""
 
     name = SHRINK
     engine_default = {"BLOCK_N": 16, "BLOCK_K": 256}  # noqa: RUF012
@@ -92,7 +92,7 @@ class CsgmvShrinkSpec(CsgmvSpec):
 
 
 class CsgmvExpandSpec(CsgmvSpec):
-    """From the rank to the outputs of a layer's slices, added to what the layer itself came to."""
+    """From the rank to the outputs of a layer's slices, added to the layer's own output."""
 
     name = EXPAND
     engine_default = {"BLOCK_N": 64, "BLOCK_K": 16, "maxnreg": NO_LIMIT}  # noqa: RUF012
@@ -108,7 +108,7 @@ CSGMV_SPECS: Sequence[CsgmvSpec] = (CsgmvShrinkSpec(), CsgmvExpandSpec())
 
 
 def named(config: Config, step: CsgmvStep) -> dict[str, int]:
-    """Return a config by the names that other kernels' have."""
+    """Return a config with the names that other kernels use."""
     return {
         "block_m": step.chunk,
         "block_n": config["BLOCK_N"],
@@ -120,8 +120,9 @@ def named(config: Config, step: CsgmvStep) -> dict[str, int]:
 def shared_memory(c: Columns, step: CsgmvStep, gpu: GpuInfo) -> "Column":
     """Return a lower bound of the shared memory of each config, in bytes.
 
-    Shrink has tiles in flight for each stage but the one being multiplied, and with wgmma that one too. Expand reads no
-    tile ahead, for where the next is depends on the adapter's rank; its two may pass through the same memory.
+    Shrink has a tile in flight for each stage except the one being multiplied, and with wgmma that one too. Expand
+    reads no tile ahead, because the place of the next depends on the adapter's rank. Its two tiles may pass through the
+    same memory.
     """
     if step.kernel == EXPAND:
         larger: Column = (c.block_m * (c.block_m >= c.block_n) + c.block_n * (c.block_n > c.block_m)) * c.block_k

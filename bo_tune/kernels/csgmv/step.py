@@ -1,4 +1,4 @@
-"""A chunked LoRA product in a step: what a problem of it says, with names and types. Facts of SGLang 0.5.23."""
+"""A chunked LoRA product in a step: a problem of it with names and types. Facts of SGLang 0.5.23."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +9,11 @@ SHRINK, EXPAND = "csgmv_shrink", "csgmv_expand"
 KERNELS = (SHRINK, EXPAND)
 
 CHUNK_SIZES = (16, 32, 64, 128)
-"""Tokens of a chunk that an engine may be started with, and so the keys that its files may have."""
+"""Chunk sizes, in tokens, with which an engine may be started; also the possible keys of its files."""
 
 FEWEST_TOKENS = ((256, 128), (64, 32))
-"""From so many tokens in a step on the engine's chunks have so many, if it may; else the smallest size."""
+"""Pairs of a number of tokens and a chunk size. From that many tokens per step, the engine uses that chunk size if it
+may, and otherwise the smallest."""
 
 
 def chunk_of(tokens: int, most: int) -> int:
@@ -34,11 +35,11 @@ class CsgmvStep:
         kernel: one of ``KERNELS``.
         m: tokens in the step.
         chunk: most tokens of one adapter that a program takes.
-        adapters: that the engine has room for (``--max-loras-per-batch``).
-        k: width of the layer's input (shrink), as sharded.
+        adapters: number of adapters that the engine has room for (``--max-loras-per-batch``).
+        k: sharded width of the layer's input (shrink).
         rank: the engine's ``--max-lora-rank``.
-        slices: layers fused into one.
-        widths: of the slices' outputs (expand), as sharded; empty for shrink.
+        slices: number of layers fused into one.
+        widths: sharded widths of the slices' outputs (expand); empty for shrink.
         dtype: element type of activations and weights.
     """
 
@@ -70,7 +71,7 @@ class CsgmvStep:
 
     @classmethod
     def of(cls, problem: Problem) -> "CsgmvStep":
-        """Take a problem apart. Raises ValueError where it is none of these kernels'."""
+        """Parse a problem. Raises ValueError if it is not one of these kernels."""
         sizes: dict[str, Any] = dict(problem.sizes) if isinstance(problem, SizedProblem) else {}
         try:
             if "widths" in sizes:
@@ -91,7 +92,7 @@ class CsgmvStep:
 
     @property
     def wide(self) -> int:
-        """The long side of the weights, by which files are named: the input of shrink, the whole output of expand."""
+        """The long side of the weights, which is in file names: the input of shrink, the whole output of expand."""
         return sum(self.widths) if self.kernel == EXPAND else self.k
 
     @property
@@ -101,5 +102,5 @@ class CsgmvStep:
 
     @property
     def outputs(self) -> tuple[int, ...]:
-        """Widths of what one launch writes: programs never reach over their ends."""
+        """Widths of the parts that one launch writes. No program reaches across the end of a part."""
         return self.widths if self.kernel == EXPAND else (self.slices * self.rank,)

@@ -1,4 +1,4 @@
-"""What describes configs of the base model's experts before anything is compiled: both products, in columns."""
+"""Features of configs of the base model's experts, computed before anything is compiled: both products, in columns."""
 
 from collections.abc import Sequence
 
@@ -17,7 +17,7 @@ OUTPUT_BYTES = 2
 
 
 def runnable(configs: Sequence[Config], problem: SizedProblem, gpu: GpuInfo) -> NDArray[np.bool_]:
-    """See ``KernelSpec.runnable``."""
+    """Implement ``KernelSpec.runnable``."""
     if not gpu.is_cuda:
         return np.ones(len(configs), dtype=np.bool_)
     step = ExpertsStep.of(problem)
@@ -28,7 +28,7 @@ def runnable(configs: Sequence[Config], problem: SizedProblem, gpu: GpuInfo) -> 
 
 
 def features(configs: Sequence[Config], problem: SizedProblem, gpu: GpuInfo) -> NDArray[np.float64]:
-    """See ``KernelSpec.features``."""
+    """Implement ``KernelSpec.features``."""
     step = ExpertsStep.of(problem)
     named = _named(configs, step)
     first, second = (_of_product(named, step, length, width, gpu) for length, width in step.products)
@@ -49,7 +49,7 @@ def _of_product(
 
 
 def _work(c: Columns, step: ExpertsStep, width: int) -> Work:
-    """Count the programs that find work, for tokens spread uniformly over the experts."""
+    """Count the programs that find work if tokens are spread uniformly over the experts."""
     blocks, rows = _blocks(c, step)
     tiles = np.ceil(width / c.block_n)
     return Work(
@@ -58,7 +58,7 @@ def _work(c: Columns, step: ExpertsStep, width: int) -> Work:
 
 
 def _blocks(c: Columns, step: ExpertsStep) -> tuple[Column, float]:
-    """Return how many blocks hold tokens, and their rows together."""
+    """Return the number of blocks that hold tokens, and the number of rows in all of them."""
     if not step.is_sorted:
         return np.full(len(c.block_m), float(step.pairs)), float(step.pairs)
     each = step.pairs / step.experts.count
@@ -66,5 +66,5 @@ def _blocks(c: Columns, step: ExpertsStep) -> tuple[Column, float]:
 
 
 def _named(configs: Sequence[Config], step: ExpertsStep) -> list[Config]:
-    """Return configs as they are launched, by the names that other kernels' have."""
+    """Return configs as they are launched, with the names that other kernels use."""
     return [launched(config, step) for config in configs]

@@ -1,7 +1,7 @@
-"""The base model's experts, whoever's kernels they are: inputs, references, tolerance.
+"""Inputs, references and tolerance of the base model's experts, whoever wrote the kernels.
 
-Notation: T tokens, K experts that each visits, P = T·K pairs, E experts on this rank, H hidden size, U width of the
-first product and N length of the second.
+Notation: T tokens, K experts per token, P = T·K pairs, E experts on this rank, H hidden size, U width of the first
+product, N length of the second.
 """
 
 from collections.abc import Iterator
@@ -20,37 +20,37 @@ from bo_tune.kernels.moe.blocks import MoeBlocks, draw_experts
 from bo_tune.kernels.operation import DEFAULT_CONDITIONS, META, Operation, Verdict
 
 RELATIVE_TOLERANCE = {"bfloat16": 1e-2, "float16": 2e-3}
-"""Of a product that is summed in float32 and rounded once: up to 2**-9 (bfloat16) or 2**-12, at random. Integers are
-rounded as weights, too."""
+"""Tolerance of a product that is summed in float32 and rounded once: by up to 2**-9 (bfloat16) or 2**-12, at random.
+Integer weights add a rounding."""
 
 FP8_TOLERANCE = 3e-2
-"""Of a product in fp8: Hopper sums it in fewer bits than float32 has, and the engine rounds to bfloat16."""
+"""Tolerance of a product in fp8. Hopper sums it in fewer bits than float32 has, and the engine rounds to bfloat16."""
 
 
 @dataclass(frozen=True, slots=True)
 class RightProducts:
-    """Both products as they should be, in float32."""
+    """Both right products, in float32."""
 
     products: tuple[torch.Tensor, torch.Tensor]
 
     @property
     def nbytes(self) -> int:
-        """Device memory held."""
+        """Device memory in use, in bytes."""
         return sum(product.nbytes for product in self.products)
 
 
 @dataclass(slots=True)
 class ExpertsInputs:
-    """Inputs of one problem, of both products.
+    """Inputs of both products of one problem.
 
-    The second product has an input of its own: what is between the two in a layer, an activation, is not tuned.
+    The second product has an input of its own. In a layer, an activation stands between the two; it is not tuned.
 
     Attributes:
         operands: activations ``[T, H]`` and ``[P, N]`` with weights ``[E, U, H]`` and ``[E, H, N]``, and their scales.
         outs: ``[T, K, U]`` and ``[T, K, H]``.
-        chosen: experts that each token visits, of all ranks, int32 ``[T, K]``.
+        chosen: experts of each token, of all ranks, int32 ``[T, K]``.
         routing: weight of each pair, float32 ``[T, K]``.
-        blocks: the pairs in blocks, by their rows: made when they are first asked for.
+        blocks: the pairs in blocks, by rows per block; made on first use.
         prepared: both launches with nothing left to decide, by config.
     """
 
@@ -63,7 +63,7 @@ class ExpertsInputs:
     prepared: dict[ConfigKey, PreparedLaunch] = field(default_factory=dict, init=False, repr=False)
 
     def in_blocks(self, rows: int) -> MoeBlocks:
-        """Return the pairs in blocks of so many rows, as those of one adapter that all tokens have."""
+        """Return the pairs in blocks of this many rows, as if all tokens had one and the same adapter."""
         if rows not in self.blocks:
             assignment = torch.zeros(len(self.chosen), dtype=torch.int32, device=self.chosen.device)
             experts = ExpertsStep.of(self.problem).experts
@@ -72,11 +72,11 @@ class ExpertsInputs:
 
 
 class ExpertsOperation(Operation[SizedProblem, ExpertsInputs]):
-    """What both products come to. The subclasses know kernels that compute them.
+    """The results of both products. The subclasses launch kernels that compute them.
 
-    With x and w of each product's operands, ``outs[0][t, c] = x[t] @ w[e].T`` and
-    ``outs[1][t, c] = routing[t, c] · x[p] @ w[e].T`` for the pair p of token t with its c-th choice, expert e; zero
-    where that is held by another rank.
+    With x and w of each product's operands, ``outs[0][t, c] = x[t] @ w[e].T`` and ``outs[1][t, c] = routing[t, c] ·
+    x[p] @ w[e].T``. Here p is the pair of token t with its c-th choice, expert e. The result is zero if another rank
+    holds e.
     """
 
     def __init__(self) -> None:
@@ -95,7 +95,7 @@ class ExpertsOperation(Operation[SizedProblem, ExpertsInputs]):
         return self.assemble(problem, chosen, None)
 
     def assemble(self, problem: SizedProblem, chosen: torch.Tensor, generator: torch.Generator | None) -> ExpertsInputs:
-        """Draw inputs for tokens whose experts are settled; none on the meta device."""
+        """Draw inputs for tokens whose experts are given. On the meta device, draw nothing."""
         step, device = ExpertsStep.of(problem), chosen.device
         dtype: torch.dtype = getattr(torch, step.dtype)
         first, second = (self._drawer.draw(step, index, generator, device) for index in range(2))
@@ -116,7 +116,7 @@ class ExpertsOperation(Operation[SizedProblem, ExpertsInputs]):
         return tensors + blocks + sum(operands.nbytes for operands in inputs.operands)
 
     def reset(self, inputs: ExpertsInputs) -> None:
-        """Do nothing: every element of the outputs is written by each launch."""
+        """Do nothing: each launch writes every element of the outputs."""
 
     def poison(self, inputs: ExpertsInputs) -> None:
         for out in inputs.outs:
@@ -139,13 +139,13 @@ class ExpertsOperation(Operation[SizedProblem, ExpertsInputs]):
 
 
 def _error(out: torch.Tensor, right: torch.Tensor) -> float:
-    """Return how far an output is from the right one; where that is all zero, how large it is."""
+    """Return the relative distance of an output from the right one, or its size if the right one is all zero."""
     size = torch.linalg.vector_norm(right)
     return float(torch.linalg.vector_norm(out.float() - right) / (size if size > 0 else 1.0))
 
 
 def _product(inputs: ExpertsInputs, index: int) -> torch.Tensor:
-    """Return one of the two products, expert by expert, in float32."""
+    """Compute one of the two products in float32, expert by expert."""
     operands, out = inputs.operands[index], inputs.outs[index]
     found = torch.zeros(out.shape, dtype=torch.float32, device=out.device).flatten(0, 1)
     share = len(found) // len(operands.x)
@@ -157,7 +157,7 @@ def _product(inputs: ExpertsInputs, index: int) -> torch.Tensor:
 
 
 def _visits(chosen: torch.Tensor, local: int) -> Iterator[tuple[int, torch.Tensor]]:
-    """Go through the experts of this rank that are visited, each with its pairs."""
+    """Yield each expert of this rank that is visited, with its pairs."""
     for expert in range(local):
         if (chosen == expert).any():
             yield expert, (chosen.flatten() == expert).nonzero().flatten()

@@ -1,7 +1,7 @@
-"""Activations and weights of the base model's experts as an engine holds them, drawn, and as numbers.
+"""Activations and weights of the base model's experts, in an engine's format: how to draw them, and their values.
 
-Notation: R rows of activations, E experts on this rank, U width and L length of a product; (b, k) the rows and columns
-of a weight that share a scale.
+Notation: R rows of activations, E experts on this rank, U width and L length of a product. (b, k) are the rows and
+columns of a weight that share a scale.
 
 ==============  =======================  =======================  ==================  ==================
 weights         activations              weights                  scales of x         scales of w
@@ -13,8 +13,8 @@ int8, groups    ``[R, L]``               uint8 ``[E, U, L]``      none          
 int4, groups    ``[R, L]``               uint8 ``[E, U, L/2]``    none                ``[E, U, L/k]``
 ==============  =======================  =======================  ==================  ==================
 
-Of two weights of 4 bits in a byte the lower bits are the first's. Zero points of 8 bits are as the scales are; those
-of 4 bits lie two in a byte, of rows that follow each other: ``[E, U/2, L/k]``.
+A byte with two 4-bit weights holds the first in its lower bits. Zero points of 8 bits are laid out like the scales.
+Those of 4 bits lie two in a byte, for consecutive rows: ``[E, U/2, L/k]``.
 """
 
 from collections.abc import Hashable
@@ -29,17 +29,18 @@ from bo_tune.kernels.lora.operation import draw
 FP8_DTYPE = torch.float8_e4m3fn
 FP8_MOST = 448.0
 FP8_SPREAD = 128.0
-"""Standard deviation of what is drawn in fp8: what stands for 1. The largest of a hundred is then near the format's."""
+"""Standard deviation of the values drawn in fp8, which stands for 1. The largest of a hundred is then near the format's
+maximum."""
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Weights:
-    """Of all experts, for one product, see the module: the same for all numbers of tokens.
+    """The weights of all experts for one product (see the module). They are the same for all numbers of tokens.
 
     Attributes:
-        scale: float32 of fp8, of the activations' type of integers.
+        scale: float32 for fp8; the activations' type for integers.
         zeros: zero points, uint8.
-        users: the operands that they are part of.
+        users: the operands that share these weights.
     """
 
     w: torch.Tensor
@@ -49,16 +50,16 @@ class Weights:
 
     @property
     def nbytes(self) -> int:
-        """Device memory held."""
+        """Device memory in use, in bytes."""
         return sum(tensor.nbytes for tensor in (self.w, self.scale, self.zeros) if tensor is not None)
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Operands:
-    """Both sides of one product, see the module.
+    """Both sides of one product (see the module).
 
     Attributes:
-        x_scale: of activations in fp8, float32.
+        x_scale: scales of activations in fp8, float32.
     """
 
     step: ExpertsStep
@@ -71,22 +72,22 @@ class Operands:
 
     @property
     def nbytes(self) -> int:
-        """Device memory held, of the weights its share."""
+        """Device memory in use, in bytes, with this object's share of the weights."""
         own = self.x.nbytes + (self.x_scale.nbytes if self.x_scale is not None else 0)
         return own + self.held.nbytes // len(self.held.users)
 
     def rows(self, chosen: torch.Tensor) -> torch.Tensor:
-        """Return rows of activations as numbers, float32 ``[len(chosen), L]``."""
+        """Return the values of some rows of activations, float32 ``[len(chosen), L]``."""
         if self.x_scale is None:
             return self.x[chosen].float()
-        x = self.x.view(torch.uint8)[chosen].view(self.x.dtype).float()  # whether fp8 can be indexed depends on torch
+        x = self.x.view(torch.uint8)[chosen].view(self.x.dtype).float()  # older releases of torch cannot index fp8
         if self.x_scale.ndim == 1:
             return x * self.x_scale
         assert self.step.block is not None
         return x * _spread(self.x_scale[chosen], self.step.block[1], 1, x.shape[1])
 
     def weight(self, expert: int) -> torch.Tensor:
-        """Return the weight of an expert as numbers, float32 ``[U, L]``."""
+        """Return the values of an expert's weight, float32 ``[U, L]``."""
         w = self.held.w[expert]
         if self.held.scale is None:
             return w.float()
@@ -113,17 +114,17 @@ class Operands:
 
 
 class Drawer:
-    """Draws operands. Problems that differ by their number of tokens alone share weights, as long as one has them."""
+    """Draws operands. Problems that differ only by their number of tokens share weights as long as one uses them."""
 
     def __init__(self) -> None:
         self._known: WeakValueDictionary[Hashable, Weights] = WeakValueDictionary()
 
     def draw(self, step: ExpertsStep, index: int, generator: torch.Generator | None, device: torch.device) -> Operands:
-        """Draw one of a step's products; none on the meta device.
+        """Draw one of a step's products. On the meta device, draw nothing.
 
         Args:
-            index: 0 for the first product, whose rows are tokens, 1 for the second, whose rows are pairs.
-            generator: of activations; its seed alone decides on weights. None on the meta device.
+            index: 0 for the first product, whose rows are tokens; 1 for the second, whose rows are pairs.
+            generator: generator of the activations. Weights depend on its seed alone. None on the meta device.
         """
         shape = (step.pairs if index else step.m, step.products[index][0])
         held = self._weights(step, index, generator, device)
@@ -159,7 +160,7 @@ def _draw_weights(step: ExpertsStep, index: int, generator: torch.Generator | No
     assert step.block is not None
     groups, four = length // step.block[1], step.weights == INT4
     w = _integers((experts, width, length // 2 if four else length), 256, generator, device)
-    usual = length**-0.5 / (4.0 if four else 64.0)  # of the spread that integers drawn evenly have
+    usual = length**-0.5 / (4.0 if four else 64.0)  # relative to the spread of uniformly drawn integers
     scale = _scales((experts, width, groups), usual, generator, device).to(dtype)
     zeros = _integers((experts, width // 2 if four else width, groups), 256, generator, device) if step.zeros else None
     return Weights(w, scale, zeros)
@@ -175,7 +176,7 @@ def _fp8(shape: tuple[int, ...], generator: torch.Generator | None, device: torc
 def _scales(
     shape: tuple[int, ...], usual: float, generator: torch.Generator | None, device: torch.device
 ) -> torch.Tensor:
-    """Draw scales between half of what is usual and one and a half."""
+    """Draw scales between 0.5 and 1.5 times the usual value."""
     if device.type == "meta":
         return torch.empty(shape, dtype=torch.float32, device=device)
     return (torch.rand(shape, generator=generator, device=device) + 0.5) * usual
@@ -190,5 +191,5 @@ def _integers(
 
 
 def _spread(scales: torch.Tensor, size: int, dimension: int, length: int) -> torch.Tensor:
-    """Repeat scales over what they are of."""
+    """Repeat each scale over the elements that share it."""
     return scales.repeat_interleave(size, dimension).narrow(dimension, 0, length)

@@ -1,7 +1,7 @@
-"""What an engine runs of the base model's experts where no file is shipped, by how their weights are held.
+"""The config that an engine runs for the base model's experts if it ships no file, by the format of their weights.
 
-Facts of vLLM 0.33.0 (``get_default_config`` and ``get_moe_wna16_block_config``) on NVIDIA's GPUs, restated for replays
-and machines without vLLM: where it is installed, its own functions are asked (``kernels.vllm.untuned``).
+These are facts of vLLM 0.33.0 (``get_default_config`` and ``get_moe_wna16_block_config``) on NVIDIA's GPUs, restated
+for replays and machines without vLLM. If vLLM is installed, its own functions are asked (``kernels.vllm.untuned``).
 """
 
 from collections.abc import Mapping
@@ -10,17 +10,17 @@ from bo_tune.kernels.experts.step import FP8, INT4, ExpertsStep
 from bo_tune.kernels.moe.untuned import general_config
 
 TRITONS = {"num_warps": 4, "num_stages": 3}
-"""What Triton launches where a config does not say."""
+"""Triton's values where a config has none."""
 
 FEW_PAIRS = 6
-"""Pairs for each expert up to which the engine names rows for another kernel of 4 bits."""
+"""Up to this many pairs per expert, the engine picks block rows for another kernel of 4-bit weights."""
 
 CUDAS_GROUPS = (32, 64, 128)
-"""Groups which that kernel takes."""
+"""Group sizes that that kernel takes."""
 
 
 def rule_of(step: ExpertsStep) -> dict[str, int]:
-    """Return the config of a step by the names that other kernels' configs have."""
+    """Return the config of a step, with the names that other kernels use."""
     if step.is_grouped:
         return filled(_rows_of_grouped(step), step)
     if step.weights == FP8 and step.block:
@@ -30,7 +30,7 @@ def rule_of(step: ExpertsStep) -> dict[str, int]:
 
 
 def filled(config: Mapping[str, int], step: ExpertsStep) -> dict[str, int]:
-    """Return a config of integers with the tile that the engine takes where one side of it is not said."""
+    """Return a config for integer weights. If it lacks a side of the tile, the engine's tile is filled in."""
     tile = {"block_n": 32, "block_k": 64} if step.m == 1 else {"block_n": 64, "block_k": 32}
     if "block_n" in config and "block_k" in config:
         tile = {}

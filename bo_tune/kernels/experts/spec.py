@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from bo_tune.kernels.lora.spec import Column
 
 ROWS_OF_MANY = 64
-"""Fewer rows than that in a tile, and as many columns at least, and fp8 is multiplied the other way round."""
+"""With fewer rows per tile than this, and at least this many columns, fp8 is multiplied with swapped operands."""
 
 ALIGNED = 16
-"""Lengths of a product that are multiples of it are known to Triton as such, and so rows of tiles as aligned."""
+"""If the length of a product is a multiple of this, Triton knows it, and so knows that rows of tiles are aligned."""
 
 
 OF_ONE_PRODUCT = (
@@ -39,15 +39,15 @@ OF_ONE_PRODUCT = (
     "log2 output bytes per SM",
     "log2 flops per SM",
 )
-"""What the second product's launch has of its own: all else is as in the first's."""
+"""Features that the second product's launch has of its own. All others equal those of the first."""
 
 _FEATURE_NAMES = (*FEATURE_NAMES, "log2 group_size_m", *(f"second {name}" for name in OF_ONE_PRODUCT))
 
 
 class ExpertsSpec(KernelSpec[SizedProblem]):
-    """Both products of a layer, one launch each, under one config: their sum is what counts.
+    """Both products of a layer, one launch each, under one config. Their total time counts.
 
-    The search space is that of vLLM's own tuner, parameters have the names that they have in its files.
+    The search space is that of vLLM's own tuner. Parameters have the names used in its files.
     """
 
     name = KERNEL
@@ -64,11 +64,11 @@ class ExpertsSpec(KernelSpec[SizedProblem]):
         return {"routing": str(conditions.routing)}
 
     def default_config(self, problem: SizedProblem) -> dict[str, int]:
-        """See the base class. What vLLM runs where it ships no file for the shape and the GPU."""
+        """Return the config that vLLM runs if it ships no file for the shape and the GPU."""
         return as_the_engine_names(rule_of(ExpertsStep.of(problem)))
 
     def rivals(self, problem: SizedProblem) -> Sequence[Config]:
-        """See the base class. The engine's rule, where it ships a file that comes before it."""
+        """Return the engine's rule, which matters if the engine ships a file that takes precedence over it."""
         return (self.default_config(problem),)
 
     def speaks_of(self, config: Config, problem: Problem) -> bool:
@@ -79,7 +79,7 @@ class ExpertsSpec(KernelSpec[SizedProblem]):
         return set(config) == set(self.search_space.names)
 
     def impossible(self, config: Config, problem: SizedProblem, gpu: GpuInfo) -> str | None:
-        """See the base class. The bound is one of NVIDIA's GPUs: elsewhere the binary alone says what it needs."""
+        """Say whether a config needs too much shared memory. The bound holds for NVIDIA; elsewhere the binary tells."""
         needed = self.shared_memory_bytes(config, problem, gpu) if gpu.is_cuda else 0
         if needed > gpu.shared_memory_bytes:
             return f"needs {needed} B of shared memory of {gpu.shared_memory_bytes} B"
@@ -91,9 +91,9 @@ class ExpertsSpec(KernelSpec[SizedProblem]):
         return runnable(configs, problem, gpu)
 
     def shared_memory_bytes(self, config: Config, problem: SizedProblem, gpu: GpuInfo | None = None) -> int:
-        """Return a lower bound of the shared memory that the two binaries need, in bytes: 0 where nothing is known.
+        """Return a lower bound of the shared memory that the two binaries need, in bytes; 0 if nothing is known.
 
-        Weights that are integers are turned into others on their way, and where these lie is up to the compiler.
+        Integer weights are converted on their way, and the compiler decides where the converted values lie.
         """
         step = ExpertsStep.of(problem)
         if step.is_grouped:
@@ -119,12 +119,12 @@ class ExpertsSpec(KernelSpec[SizedProblem]):
 
 
 def as_the_engine_names(config: Mapping[str, int]) -> dict[str, int]:
-    """Return what these kernels take of a config in small letters, by the names of the engine's files."""
+    """Return the part of a config in small letters that these kernels take, with the names of the engine's files."""
     return {theirs: config[ours] for theirs, ours in ENGINE_NAMES.items()}
 
 
 def launched(config: Config, step: ExpertsStep) -> dict[str, int]:
-    """Return a config by the names that other kernels' have, as it is launched: a tile is no longer than a block."""
+    """Return a config as it is launched, with the names that other kernels use. A tile is no longer than a block."""
     named = {ours: config[theirs] for theirs, ours in ENGINE_NAMES.items() if theirs in config}
     if step.weights == FP8 and step.block:
         named["block_k"] = min(named["block_k"], *step.block)
@@ -132,7 +132,7 @@ def launched(config: Config, step: ExpertsStep) -> dict[str, int]:
 
 
 def swapped(c: Columns, step: ExpertsStep, gpu: GpuInfo | None) -> "NDArray[np.bool_]":
-    """Say where the engine multiplies the other way round, so that few rows do not waste tiles: fp8 on Hopper."""
+    """Say where the engine swaps the operands so that few rows do not waste tiles: fp8 on Hopper."""
     is_hopper = gpu is not None and gpu.is_cuda and gpu.capability == (HOPPER, 0)
     few: NDArray[np.bool_] = (c.block_m < ROWS_OF_MANY) & (c.block_n >= ROWS_OF_MANY)
     return few & (is_hopper and step.weights == FP8)
@@ -141,8 +141,8 @@ def swapped(c: Columns, step: ExpertsStep, gpu: GpuInfo | None) -> "NDArray[np.b
 def shared_memory(c: Columns, length: int, step: ExpertsStep, gpu: GpuInfo | None) -> "Column":
     """Return a lower bound of the shared memory of one product's launch, in bytes.
 
-    A tile is in flight for each stage but the one that is multiplied, and with wgmma that one too. Where rows are not
-    known to be aligned no tile is copied asynchronously, and there is one of each.
+    A tile is in flight for each stage except the one being multiplied, and with wgmma that one too. If rows are not
+    known to be aligned, no tile is copied asynchronously, and there is one of each.
     """
     staged = c.num_stages > 1
     by_groups = uses_wgmma(c, gpu) | (swapped(c, step, gpu) & (c.num_warps % WARPS_OF_A_GROUP == 0))

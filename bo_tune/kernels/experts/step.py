@@ -1,7 +1,7 @@
-"""A layer's experts in a step of an engine: what a problem of theirs says, with names and types.
+"""A layer's experts in one step of an engine: a problem of theirs with names and types.
 
-Facts of vLLM 0.33.0. Its files, and so the problems, call E the experts whose weights a rank holds, and N the
-intermediate size as sharded.
+Facts of vLLM 0.33.0. Its files, and so the problems, use E for the number of experts whose weights a rank holds, and N
+for the sharded intermediate size.
 """
 
 from collections.abc import Mapping
@@ -13,16 +13,16 @@ from bo_tune.core.problem import DTYPES, Experts, Problem, Size, SizedProblem, c
 KERNEL = "fused_experts"
 
 SPARSITY = 4
-"""Times the pairs of token and expert that there must be experts for vLLM not to sort the tokens into blocks."""
+"""vLLM does not sort tokens into blocks if there are at least this many times as many experts as pairs."""
 
 FP8 = "fp8_w8a8"
 INT4 = "int4_w4a16"
 GROUPED = ("int8_w8a16", INT4)
 WEIGHTS = (FP8, *GROUPED)
-"""How weights may be held that are not of 16 bits, as the engine's files name it."""
+"""Formats of weights other than 16 bits, with the names in the engine's files."""
 
 WEIGHT_BYTES: Mapping[str, float] = {"": 2, FP8: 1, "int8_w8a16": 1, INT4: 0.5}
-"""Of one weight."""
+"""Bytes of one weight."""
 
 ENGINE_NAMES: Mapping[str, str] = {
     "BLOCK_SIZE_M": "block_m",
@@ -32,24 +32,24 @@ ENGINE_NAMES: Mapping[str, str] = {
     "num_warps": "num_warps",
     "num_stages": "num_stages",
 }
-"""Parameters of a config by the engine's names, and what other kernels' configs call them."""
+"""Parameters of a config: the engine's names, and the names in other kernels' configs."""
 
 
 @dataclass(frozen=True, slots=True)
 class ExpertsStep:
-    """What one rank computes of a layer's experts in a step.
+    """The work of one rank for a layer's experts in a step.
 
     Attributes:
         m: tokens.
-        experts: how many there are, and are held by this rank.
-        hidden: width of their input and of what they come to, in elements.
-        n: intermediate size of an expert, as sharded.
-        gated: whether a gate stands beside up: the first product is then twice as wide.
-        dtype: element type of the layer's input and output; of activations and weights, too, where weights are of 16
-            bits, and of activations where they are integers.
-        weights: one of ``WEIGHTS``; nothing for 16 bits.
-        block: rows and columns of a weight that share a scale; of fp8 none where a whole expert does. Activations in
-            fp8 have a scale for as many elements of a row. Of integers, 0 and the elements of a row.
+        experts: numbers of experts, in all and on this rank.
+        hidden: width of the experts' input and output, in elements.
+        n: sharded intermediate size of an expert.
+        gated: whether there is a gate beside up. The first product is then twice as wide.
+        dtype: element type of the layer's input and output. Activations have it too unless weights are fp8, and weights
+            if they have 16 bits.
+        weights: one of ``WEIGHTS``; empty for 16 bits.
+        block: rows and columns of a weight that share a scale. For fp8, None if a whole expert shares one; otherwise
+            activations have one scale per this many elements of a row. For integers, 0 and the elements of a row.
         zeros: whether integers have a zero point for each scale.
     """
 
@@ -89,7 +89,7 @@ class ExpertsStep:
 
     @classmethod
     def of(cls, problem: Problem) -> "ExpertsStep":
-        """Take a problem apart. Raises ValueError where it is none of this kernel's."""
+        """Parse a problem. Raises ValueError if it is not one of this kernel."""
         sizes: dict[str, Any] = dict(problem.sizes) if isinstance(problem, SizedProblem) else {}
         try:
             experts = Experts(sizes.pop("experts"), sizes.pop("top_k"), sizes.pop("E"))
@@ -105,7 +105,7 @@ class ExpertsStep:
             "m": self.m, "E": self.experts.local, "N": self.n, "hidden": self.hidden, "top_k": self.experts.top_k,
             "experts": self.experts.count, "gated": self.gated, "dtype": self.dtype,
         }  # fmt: skip
-        # What is as usual is not said, nor was it before there was anything else: studies keep their names.
+        # Leave out what is at its default. So studies from before these options existed keep their names.
         if self.weights:
             sizes["weights"] = self.weights
         if self.block:
@@ -116,17 +116,17 @@ class ExpertsStep:
 
     @property
     def is_grouped(self) -> bool:
-        """Whether weights are integers with a scale for each group of a row: the engine has a kernel of its own."""
+        """Whether weights are integers with a scale per group of a row. The engine has another kernel for them."""
         return self.weights in GROUPED
 
     @property
     def activation_bytes(self) -> int:
-        """Of one element of the activations."""
+        """Bytes of one element of the activations."""
         return 1 if self.weights == FP8 else 2
 
     @property
     def pairs(self) -> int:
-        """Pairs of a token with an expert that it visits."""
+        """Number of pairs of a token with one of its experts."""
         return self.m * self.experts.top_k
 
     @property
@@ -136,11 +136,11 @@ class ExpertsStep:
 
     @property
     def products(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Length and width of the two products, in elements."""
+        """Length and width of each of the two products, in elements."""
         return (self.hidden, self.up), (self.n, self.hidden)
 
     @property
     def is_sorted(self) -> bool:
-        """Whether tokens are sorted into blocks; else each pair is a block of its own, with one row that is used."""
+        """Whether tokens are sorted into blocks. Otherwise each pair has its own block, with one row in use."""
         shared = self.experts.local < self.experts.count
         return shared or self.is_grouped or self.pairs * SPARSITY > self.experts.count

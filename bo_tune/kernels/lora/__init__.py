@@ -1,1 +1,1 @@
-"""What the two dense multi-LoRA kernels share: token groups, inputs, launches, features."""
+"""The code that the two dense multi-LoRA kernels share: token groups, inputs, launches, features."""

@@ -1,9 +1,9 @@
-"""A base layer's product, as engines compute it from weights of 16, 8 and 4 bits.
+"""The product of a base layer, computed as engines do from weights of 16, 8 and 4 bits.
 
-What stands beside adapters decides on what is best for them: how long it takes, and how much of the L2 cache it takes
-up. Weights of 8 bits are multiplied as vLLM does on Hopper (cuBLASLt in its place, one launch that quantises
-activations before it). Weights of 4 bits are unpacked by torch's own kernel in place of Marlin, which only a whole vLLM
-has: it reads as many bytes.
+The work that runs beside the adapters affects which adapter config is best, through its duration and its share of the
+L2 cache. 8-bit weights are multiplied much as vLLM does on Hopper: cuBLASLt takes the place of its kernel, after one
+launch that quantises the activations. 4-bit weights go through torch's own kernel in place of Marlin, which only a
+whole vLLM has. It reads as many bytes.
 """
 
 from abc import ABC, abstractmethod
@@ -17,10 +17,10 @@ from bo_tune.kernels.lora.operation import draw
 WEIGHT_SCALE = 0.02
 
 GROUP = 128
-"""Weights of 4 bits that share a scale."""
+"""Number of 4-bit weights that share a scale."""
 
 TILES = 8
-"""Of 16 weights along k, that torch packs together."""
+"""Number of tiles, of 16 weights along k each, that torch packs together."""
 
 
 class BaseProduct(ABC):
@@ -28,12 +28,12 @@ class BaseProduct(ABC):
 
     Args:
         linear: the layer.
-        copies: how many there are.
+        copies: number of copies.
         x: activations, ``[m, k]``.
         y: results, ``[m, sum of widths]``.
 
     Attributes:
-        weights: of each copy, as the layer stores them.
+        weights: the weights of each copy, as the layer stores them.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class BaseProduct(ABC):
 
 
 class Product16(BaseProduct):
-    """Of weights in the activations' type."""
+    """Weights in the activations' type."""
 
     def stored(self, weights: torch.Tensor) -> torch.Tensor:
         return weights
@@ -69,7 +69,7 @@ class Product16(BaseProduct):
 
 
 class Product8(BaseProduct):
-    """Of ``float8_e4m3fn``, activations too, with one scale for each tensor."""
+    """Weights and activations in ``float8_e4m3fn``, with one scale for each tensor."""
 
     def __init__(
         self, linear: Linear, copies: int, x: torch.Tensor, y: torch.Tensor, generator: torch.Generator
@@ -89,7 +89,7 @@ class Product8(BaseProduct):
 
 
 class Product4(BaseProduct):
-    """Of 4 bits, with a scale and a zero for each ``GROUP`` along k."""
+    """Weights of 4 bits, with a scale and a zero point for each ``GROUP`` along k."""
 
     def __init__(
         self, linear: Linear, copies: int, x: torch.Tensor, y: torch.Tensor, generator: torch.Generator
@@ -112,4 +112,4 @@ PRODUCTS: Mapping[Weights, type[BaseProduct]] = {
     Weights.FP8: Product8,
     Weights.INT4: Product4,
 }
-"""What multiplies weights that are stored in a way."""
+"""The product for each way of storing weights."""

@@ -1,4 +1,4 @@
-"""What describes configs of the LoRA kernels before anything is compiled: occupancy, work and traffic, in columns."""
+"""Features of LoRA configs, computed before anything is compiled: occupancy, work and traffic, in columns."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from bo_tune.kernels.lora.spec import TILE_AND_LAUNCH, WEIGHT_BYTES, Columns, Lo
 Column = NDArray[np.float64]
 
 RESERVED_SHARED_BYTES = 1024
-"""Shared memory the driver keeps of each resident block."""
+"""Shared memory that the driver reserves for each resident block."""
 MOST_BLOCKS_PER_SM = 32
 MOST_REGISTERS_PER_THREAD = 255
 
 
 def columns_of(configs: Sequence[Config], k: int, *, split: bool) -> Columns:
-    """Transpose configs; ``split`` says whether they have a split_k."""
+    """Transpose configs. ``split`` says whether they have a split_k."""
     names = (*TILE_AND_LAUNCH, "split_k") if split else TILE_AND_LAUNCH
     values: Iterable[int] = chain.from_iterable(map(itemgetter(*names), configs))
     table = np.fromiter(values, dtype=np.float64, count=len(configs) * len(names)).reshape(-1, len(names))
@@ -31,7 +31,7 @@ def columns_of(configs: Sequence[Config], k: int, *, split: bool) -> Columns:
 
 
 def runnable(spec: LoraSpec, configs: Sequence[Config], problem: LoraProblem, gpu: GpuInfo) -> NDArray[np.bool_]:
-    """See ``KernelSpec.runnable``."""
+    """Implement ``KernelSpec.runnable``."""
     columns = columns_of(configs, spec.product_length(problem), split=spec.has_split_k)
     clusters = np.array([config.get("num_ctas", 1) for config in configs])
     needed = spec.shared_memory(columns, problem, gpu) // clusters
@@ -42,7 +42,7 @@ def runnable(spec: LoraSpec, configs: Sequence[Config], problem: LoraProblem, gp
 def features(
     spec: LoraSpec, configs: Sequence[Config], problem: LoraProblem, gpu: GpuInfo, counted: "Counted | None" = None
 ) -> NDArray[np.float64]:
-    """See ``KernelSpec.features``; ``counted`` counts a kernel's work, by default that of a dense one."""
+    """Implement ``KernelSpec.features``. ``counted`` counts a kernel's work; the default is that of a dense kernel."""
     length = spec.product_length(problem)
     c = columns_of(configs, length, split=spec.has_split_k)
     product = Product(
@@ -57,15 +57,15 @@ def features(
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """What of a kernel's product decides on what configs come to, besides these and the work that there is.
+    """The facts about a kernel's product that its features depend on, besides the configs and the work.
 
     Attributes:
-        length: of the product, in elements.
+        length: length of the product, in elements.
         shared: shared memory of each config, in bytes.
-        activation_bytes: of an element of the activations in memory.
+        activation_bytes: bytes of one element of the activations in memory.
         output_bytes_per_element: traffic of one element of the output.
         behind_table: whether the weights' address is read from a table.
-        weight_bytes: of an element of the weights in memory.
+        weight_bytes: bytes of one element of the weights in memory.
     """
 
     length: int
@@ -102,7 +102,7 @@ def described(c: Columns, product: Product, found: "Work", gpu: GpuInfo) -> NDAr
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Programs of each config that find work, and the share of their tiles that pads m and n."""
+    """For each config, the number of programs that find work, and the share of their tiles that pads m and n."""
 
     programs: Column
     m_padding: Column
@@ -128,10 +128,11 @@ def work(c: Columns, problem: LoraProblem) -> Work:
 
 
 def register_demand(c: Columns, accumulators: Column, *, table: bool) -> Column:
-    """Estimate the registers a thread would like to have: more than 255 spill.
+    """Estimate the registers that a thread would like to have. More than 255 spill.
 
-    Accumulators, addresses, and the tiles on their way through registers where they are not copied asynchronously:
-    both with a ragged k. Behind a table every single weight and output has an address of two registers.
+    They hold accumulators, addresses, and tiles that pass through registers because they are not copied asynchronously.
+    A ragged k causes both of the latter. Behind a table, every single weight and output has an address of two
+    registers.
     """
     threads = 32 * c.num_warps
     x_registers = c.block_m * c.block_k / 2 / threads

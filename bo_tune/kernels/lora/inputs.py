@@ -1,4 +1,4 @@
-"""Multi-LoRA shrink and expand, whoever's kernels they are: inputs, references, tolerances."""
+"""Inputs, references and tolerances of multi-LoRA shrink and expand, whoever wrote the kernels."""
 
 from dataclasses import dataclass
 
@@ -24,7 +24,7 @@ class ShrinkInputs(LoraInputs):
 
 
 class ShrinkOperation(LoraOperation[ShrinkInputs]):
-    """What shrink computes. The subclasses know a kernel that does."""
+    """The result of shrink. The subclasses launch a kernel that computes it."""
 
     name = "lora_shrink"
 
@@ -43,7 +43,7 @@ class ShrinkOperation(LoraOperation[ShrinkInputs]):
         inputs.out.zero_()
 
     def poison(self, inputs: ShrinkInputs) -> None:
-        """As ``reset``: the kernel adds to its output, so that a skipped element shows as zero."""
+        """Do as ``reset``. The kernel adds to its output, so a skipped element shows as zero."""
         inputs.out.zero_()
 
     def reference(self, inputs: ShrinkInputs) -> torch.Tensor:
@@ -64,7 +64,7 @@ class ExpandInputs(LoraInputs):
 
 
 class ExpandOperation(LoraOperation[ExpandInputs]):
-    """What expand computes. The subclasses know a kernel that does."""
+    """The result of expand. The subclasses launch a kernel that computes it."""
 
     name = "lora_expand"
 
@@ -88,7 +88,7 @@ class ExpandOperation(LoraOperation[ExpandInputs]):
         inputs.out.copy_(inputs.initial)
 
     def poison(self, inputs: ExpandInputs) -> None:
-        """As ``reset``, with NaN in the rows to overwrite; where the kernel adds, a skipped element keeps its value."""
+        """Do as ``reset``, with NaN in rows to overwrite. If the kernel adds, a skipped element keeps its value."""
         inputs.out.copy_(inputs.initial)
         if not adds_inputs(inputs.problem):
             inputs.out[inputs.groups.assignment >= 0] = torch.nan
@@ -102,5 +102,5 @@ class ExpandOperation(LoraOperation[ExpandInputs]):
 
 
 def adds_inputs(problem: LoraProblem) -> bool:
-    """Whether the kernel adds to its output; it does unless the problem says otherwise, as in serving."""
+    """Say whether the kernel adds to its output. It does, as in serving, unless the problem says otherwise."""
     return problem.add_inputs is not False

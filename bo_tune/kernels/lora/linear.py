@@ -1,7 +1,7 @@
-"""A linear layer with its adapters, in copies, as an engine runs it: base product, shrink and expand.
+"""Copies of a linear layer with its adapters, run as an engine does: base product, shrink and expand.
 
-Where expand overwrites (``Linear.adds`` is false), shrink and it run beside the base product, on a stream of their own,
-into zeros that are then added.
+If expand overwrites its output (``Linear.adds`` is false), shrink and expand run beside the base product, on their own
+stream. They write into zeros that are added afterwards.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from bo_tune.kernels.operation import OperationOf
 
 
 class LinearCopies:
-    """Copies of one linear: weights of their own, activations and results in common.
+    """Copies of one linear layer. Each has its own weights; activations and results are shared.
 
     Args:
         groups: the tokens of each copy, by adapter.
 
     Attributes:
-        shrinks: inputs of shrink, a copy each.
-        expands: inputs of expand, a copy each.
+        shrinks: inputs of shrink, one per copy.
+        expands: inputs of expand, one per copy.
     """
 
     def __init__(
@@ -61,13 +61,13 @@ class LinearCopies:
 
     @property
     def bytes(self) -> int:
-        """Device memory held."""
+        """Device memory in use, in bytes."""
         adapters = sum(w.nbytes for inputs in (*self.shrinks, *self.expands) for w in inputs.weights)
         shared = self._x.nbytes + 2 * self._y.nbytes + self._rank.nbytes
         return self.base.nbytes + adapters + shared
 
     def run(self, copy: int, configs: Choice | None) -> None:
-        """Launch one copy; without shrink and expand for None."""
+        """Launch one copy. If configs is None, leave out shrink and expand."""
         if configs is None:
             self.base.run(copy)
         elif self._side is None:

@@ -1,4 +1,4 @@
-"""Multi-LoRA shrink and expand, adapter by adapter, in float32.
+"""Reference of multi-LoRA shrink and expand in float32, one adapter at a time.
 
 Notation: T tokens, S slices, L adapter slots, H input size, R rank, N_s width of slice s. ``assignment`` holds the
 adapter of each token ``[T]``; -1 for none.
@@ -10,7 +10,7 @@ import torch
 
 
 def _groups(assignment: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
-    """Go through the adapters in use, with the tokens of each."""
+    """Yield each adapter in use with its tokens."""
     for adapter in sorted(set(assignment.tolist()) - {-1}):
         yield adapter, (assignment == adapter).nonzero().flatten()
 
@@ -48,7 +48,7 @@ def lora_expand(
     Args:
         x: float32 ``[S, T, R]``, rounded to the weights' type before the product.
         weights: S tensors ``[L, 1, N_s, R]``.
-        initial: what the output holds before, ``[T, sum of N_s]``.
+        initial: content of the output before the launch, ``[T, sum of N_s]``.
         add_inputs: whether the product is added to ``initial`` or replaces it.
 
     Returns:

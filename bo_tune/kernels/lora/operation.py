@@ -1,4 +1,4 @@
-"""What the LoRA operations share, whoever's kernel they launch: inputs, and what is right."""
+"""The part of a LoRA operation that does not depend on whose kernel it launches: inputs and right results."""
 
 from abc import abstractmethod
 from dataclasses import dataclass, field
@@ -30,9 +30,9 @@ AnyInputs = TypeVar("AnyInputs", bound=LoraInputs)
 
 
 class LoraOperation(KernelOperation[LoraProblem, AnyInputs]):
-    """A LoRA kernel with its inputs, and one output that is compared with a reference by its norm.
+    """A LoRA kernel with its inputs, and one output whose norm is compared with a reference.
 
-    The subclasses know what it computes, and those of these how it is launched.
+    Subclasses define the result, and their subclasses the launch.
     """
 
     name: str
@@ -48,7 +48,7 @@ class LoraOperation(KernelOperation[LoraProblem, AnyInputs]):
     def assemble(
         self, problem: LoraProblem, groups: TokenGroups, generator: torch.Generator | None, device: torch.device
     ) -> AnyInputs:
-        """Draw inputs for tokens that are already grouped. On the meta device, without a generator, none is drawn."""
+        """Draw inputs for tokens that are already grouped. On the meta device, without a generator, draw nothing."""
 
     def made_of_nothing(self, problem: LoraProblem) -> AnyInputs:
         tokens, slots = problem.m, problem.max_loras + 1
@@ -61,16 +61,16 @@ class LoraOperation(KernelOperation[LoraProblem, AnyInputs]):
         return sum(tensor.nbytes for tensor in tensors)
 
     def output(self, inputs: AnyInputs) -> torch.Tensor:
-        """Return the output as launched last."""
+        """Return the output of the last launch."""
         return inputs.out
 
     @abstractmethod
     def reference(self, inputs: AnyInputs) -> torch.Tensor:
-        """The right output, computed naively in float32."""
+        """Return the right output, computed naively in float32."""
 
     @abstractmethod
     def tolerance(self, problem: LoraProblem) -> float:
-        """Largest relative error (Frobenius norm) of a right result."""
+        """Return the largest relative error (Frobenius norm) of a right result."""
 
     def right(self, inputs: AnyInputs) -> torch.Tensor:
         return self.reference(inputs).to(self.output(inputs).dtype)
@@ -95,7 +95,7 @@ def draw(
     device: torch.device,
     scale: float = 1.0,
 ) -> torch.Tensor:
-    """Draw normally distributed values; none on the meta device, where torch would first import its compiler: 2 s."""
+    """Draw normally distributed values; on the meta device none, as torch would spend 2 s importing its compiler."""
     if device.type == "meta":
         return torch.empty(shape, dtype=dtype, device=device)
     values = torch.randn(shape, generator=generator, device=device, dtype=torch.float32)
@@ -105,7 +105,7 @@ def draw(
 def draw_weights(
     problem: LoraProblem, generator: torch.Generator | None, device: torch.device
 ) -> tuple[torch.Tensor, ...]:
-    """Draw the weights of each slice, ``[L, 1, N_s, k]``, such that products have the size of activations."""
+    """Draw the weights of each slice, ``[L, 1, N_s, k]``, scaled so that products are as large as activations."""
     return tuple(
         draw((problem.max_loras, 1, width, problem.k), dtype_of(problem), generator, device, scale=problem.k**-0.5)
         for width in problem.slice_sizes

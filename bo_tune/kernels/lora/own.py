@@ -1,4 +1,4 @@
-"""How the project's own LoRA kernels are compiled and launched: what does not depend on which of them it is."""
+"""Compilation and launch of the project's own LoRA kernels, as far as all of them share it."""
 
 import hashlib
 from abc import abstractmethod
@@ -16,11 +16,11 @@ from bo_tune.kernels.lora.operation import AnyInputs, LoraOperation
 
 
 class OwnLoraOperation(LoraOperation[AnyInputs]):
-    """One of the project's own kernels as it is launched. The subclasses know its arguments."""
+    """One of the project's own kernels. The subclasses know its arguments."""
 
     kernel: ClassVar[Any]
     optional_constants: ClassVar[Mapping[str, int]]
-    """Config keys that may be absent, with the values they then have."""
+    """Config keys that may be absent, with their default values."""
     digest: ClassVar[str]
 
     @property
@@ -31,12 +31,12 @@ class OwnLoraOperation(LoraOperation[AnyInputs]):
         problem = inputs.problem
         effective = self._effective(problem, config)
         options = {name: effective[name] for name in ("num_warps", "num_stages", "num_ctas")}
-        # Fusion of multiply and add is Triton's default up to 3.9 and said outright because that default changes.
+        # Triton fuses multiply and add by default up to 3.9. That default changes, so say it outright.
         options["enable_fp_fusion"] = True
         return KernelCall(self.kernel, self.grid(problem, effective), self.arguments(inputs, effective), options)
 
     def effective_config(self, problem: LoraProblem, config: Config, gpu: GpuInfo) -> dict[str, int]:
-        """See the base class. Holds on every GPU: a ragged k takes the loop that is never pipelined."""
+        """Return the config that runs, which is the same on every GPU. With a ragged k, the loop is never pipelined."""
         return self._effective(problem, config)
 
     def _effective(self, problem: LoraProblem, config: Config) -> dict[str, int]:
@@ -47,19 +47,19 @@ class OwnLoraOperation(LoraOperation[AnyInputs]):
 
     @abstractmethod
     def even_k(self, problem: LoraProblem, config: Config) -> bool:
-        """Whether the programs' tiles cover k without a ragged end: compiled in."""
+        """Say whether the tiles cover k without a ragged end. This is compiled in."""
 
     @abstractmethod
     def grid(self, problem: LoraProblem, config: Config) -> tuple[int, int, int]:
-        """Programs to launch, with one group slot more than the engine has adapters, as it launches by default."""
+        """Return the programs to launch. The engine's default has one group slot more than it has adapters."""
 
     @abstractmethod
     def arguments(self, inputs: AnyInputs, effective: Config) -> tuple[Any, ...]:
-        """The kernel's arguments in order: those of run time, and those that are compiled in."""
+        """Return the kernel's arguments in order: run-time arguments first, then compiled-in ones."""
 
 
 def source_digest(op_file: Path) -> str:
-    """Return ten hex digits over a kernel's file and the jit functions that kernels share."""
+    """Return ten hex digits of a digest over a kernel's file and the jit functions that kernels share."""
     text = op_file.read_bytes() + Path(jit.__file__).read_bytes()
     return hashlib.sha256(text).hexdigest()[:10]
 

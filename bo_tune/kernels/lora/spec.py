@@ -1,8 +1,8 @@
-"""The two dense LoRA kernels before anything is compiled, and what all LoRA kernels have in common there.
+"""The two dense LoRA kernels before anything is compiled, and the base of all LoRA specs.
 
-Both multiply tiles of activations ``[block_m, block_k]`` and weights ``[block_k, block_n]``, for every adapter,
-slice and (shrink) share of k. All functions work on columns: one array entry per config.
-``features`` computes with them what describes configs.
+Both kernels multiply tiles of activations ``[block_m, block_k]`` and weights ``[block_k, block_n]``, for every adapter,
+slice and (in shrink) share of k. All functions work on columns: one array entry per config. ``features`` uses them to
+describe configs.
 """
 
 from collections.abc import Sequence
@@ -28,10 +28,10 @@ WGMMA_ROWS = 64
 WARPS_OF_A_GROUP = 4
 
 DEFAULT_GROUP_SIZE_M = 8
-"""Tiles down before the next along n, where a config does not say."""
+"""Tiles down before the next along n, if a config does not say."""
 
 SMALL_BATCH = 128
-"""Below so many tokens vLLM splits k of shrink further by default."""
+"""With fewer tokens than this, vLLM splits k of shrink further by default."""
 
 _STAGES = (2, 3, 4, 5)
 
@@ -66,7 +66,7 @@ FEATURE_NAMES = (
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Configs by column; split_k is 1 where a kernel has none. ``even_k`` says whether the tiles cover k exactly."""
+    """Configs by column. split_k is 1 if a kernel has none. ``even_k`` says whether the tiles cover k exactly."""
 
     block_m: "Column"
     block_n: "Column"
@@ -78,7 +78,7 @@ class Columns:
 
     @classmethod
     def one(cls, config: Config, k: int) -> "Columns":
-        """Take one config, with numbers for columns: a hundred times faster where no more are asked for."""
+        """Take one config, with numbers in place of columns. For a single config this is a hundred times faster."""
         split_k = config.get("split_k", 1)
         values: list[Any] = [config[name] for name in TILE_AND_LAUNCH]
         values += [split_k, k % (config["block_k"] * split_k) == 0]
@@ -91,17 +91,17 @@ class LoraSpec(EngineSpec):
 
     has_split_k: bool
     activation_bytes: int
-    """Bytes of an element of the activations in memory, before any rounding to the weights' type."""
+    """Bytes of one element of the activations in memory, before any rounding to the weights' type."""
     output_bytes_per_element: float
     """Traffic of one element of the output, in bytes."""
 
     def table_key(self, problem: LoraProblem) -> tuple[str, ...]:
-        # The engine passes its number of groups, one more than its adapters, as max_loras.
+        # The engine passes its number of groups as max_loras. That is one more than its adapters.
         sizes = (problem.max_loras + 1, problem.num_slices, problem.m, problem.k, problem.n)
         return tuple(map(str, sizes))
 
     def impossible(self, config: Config, problem: LoraProblem, gpu: GpuInfo) -> str | None:
-        """See the base class. The bound is one of NVIDIA's GPUs: elsewhere the binary alone says what it needs."""
+        """Say whether a config needs too much shared memory. The bound holds for NVIDIA; elsewhere the binary tells."""
         needed = self.shared_memory_bytes(config, problem, gpu) if gpu.is_cuda else 0
         if needed > gpu.shared_memory_bytes:
             return f"needs {needed} B of shared memory of {gpu.shared_memory_bytes} B"
@@ -113,7 +113,7 @@ class LoraSpec(EngineSpec):
         return runnable(self, configs, problem, gpu)
 
     def shared_memory_bytes(self, config: Config, problem: LoraProblem, gpu: GpuInfo | None = None) -> int:
-        """Return the shared memory that the binary needs, in bytes: see ``shared_memory``."""
+        """Return the shared memory that the binary needs, in bytes (see ``shared_memory``)."""
         columns = Columns.one(config, self.product_length(problem))
         return int(self.shared_memory(columns, problem, gpu)) // config.get("num_ctas", 1)
 
@@ -122,27 +122,27 @@ class LoraSpec(EngineSpec):
         return problem.k
 
     def behind_table(self, problem: LoraProblem) -> bool:
-        """Say whether the weights' address is read from a table, which leaves their alignment unknown."""
+        """Say whether the weights' address is read from a table, which hides their alignment from the compiler."""
         return problem.num_slices > 1
 
     def pipelined(self, c: Columns, problem: LoraProblem) -> "tuple[NDArray[np.bool_], NDArray[np.bool_]]":
-        """Say where tiles of activations, and of weights, are copied while others are multiplied."""
+        """Say for activations, and for weights, where tiles are copied while others are multiplied."""
         x = c.even_k & asynchronous(c.block_m * c.block_k, c, self.activation_bytes)
-        # Of unknown alignment, nothing wider than an element is copied.
+        # If the alignment is unknown, nothing wider than an element is copied.
         w = c.even_k & asynchronous(c.block_n * c.block_k, c, WEIGHT_BYTES) & (not self.behind_table(problem))
         return x, w
 
     def shared_memory(self, c: Columns, problem: LoraProblem, gpu: GpuInfo | None) -> "Column":
-        """Return a lower bound of the shared memory of each config, in bytes; without a GPU one that holds on all.
+        """Return a lower bound of the shared memory of each config, in bytes. Without a GPU, it holds on all GPUs.
 
-        A pipelined operand has a tile in flight for each stage but the one being multiplied, and with wgmma that
-        one too, unless it passes through registers to be rounded. An operand that is not pipelined has one tile.
+        A pipelined operand has a tile in flight for each stage except the one being multiplied. With wgmma it has that
+        tile too, unless the tile passes through registers to be rounded. An operand that is not pipelined has one tile.
         """
         rounded = self.activation_bytes != WEIGHT_BYTES
         staged = c.num_stages > 1
         in_place = c.num_stages - staged * (1 - uses_wgmma(c, gpu))
         x_pipelined, w_pipelined = self.pipelined(c, problem)
-        # Later GPUs can take a rounded operand that is not pipelined from elsewhere than shared memory.
+        # On later GPUs, a rounded operand that is not pipelined can come from elsewhere than shared memory.
         x_stays = not rounded or (gpu is not None and gpu.capability[0] <= HOPPER)
         x_tiles = 1 + x_pipelined * ((c.num_stages - staged if rounded else in_place) - 1)
         x_bytes = c.block_m * x_tiles * (x_stays | (x_pipelined & staged)) * self.activation_bytes
@@ -160,18 +160,18 @@ class LoraSpec(EngineSpec):
 
 
 def asynchronous(elements: "Column", c: Columns, element_bytes: float) -> "NDArray[np.bool_]":
-    """Say where every thread has enough of a tile to copy it asynchronously."""
+    """Say where a tile is large enough for every thread to copy its part asynchronously."""
     return elements * element_bytes >= LEAST_ASYNC_BYTES * 32 * c.num_warps
 
 
 def uses_wgmma(c: Columns, gpu: GpuInfo | None) -> "NDArray[np.bool_]":
-    """Say where tiles are multiplied straight from shared memory: on Hopper, by whole warp groups."""
+    """Say where tiles are multiplied straight from shared memory: on Hopper, with whole warp groups."""
     by_groups: NDArray[np.bool_] = (c.block_m >= WGMMA_ROWS) & (c.num_warps % WARPS_OF_A_GROUP == 0)
     return by_groups & (gpu is not None and gpu.is_cuda and gpu.capability[0] == HOPPER)
 
 
 class LoraShrinkSpec(LoraSpec):
-    """Shrink: k is the hidden size, n the rank, the output float32 and added to by every share of k."""
+    """Shrink: k is the hidden size and n the rank. Every share of k adds to the float32 output."""
 
     name = "lora_shrink"
     has_split_k = True
@@ -194,7 +194,7 @@ class LoraShrinkSpec(LoraSpec):
 
 
 class LoraExpandSpec(LoraSpec):
-    """Expand: k is the rank, n the widest slice; the activations are float32, rounded before the product."""
+    """Expand: k is the rank, n the widest slice. The activations are float32 and rounded before the product."""
 
     name = "lora_expand"
     has_split_k = False

@@ -1,4 +1,4 @@
-"""Which token belongs to which adapter, in the form the kernels read."""
+"""Assigns tokens to adapters, in the form that the kernels read."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class TokenGroups:
         tokens: token numbers sorted by adapter ``[T]``.
         rows: tokens of each group ``[L + 1]``; 0 beyond the groups in use.
         starts: first position of each group in ``tokens`` ``[L + 2]``.
-        adapters: adapter of each group ``[L + 1]``; -1 for the tokens without one and beyond the groups in use.
+        adapters: adapter of each group ``[L + 1]``; -1 for tokens without an adapter, and beyond the groups in use.
     """
 
     assignment: torch.Tensor
@@ -33,7 +33,7 @@ class TokenGroups:
         Args:
             assignment: adapter of each token ``[T]``, -1 for none.
             max_loras: adapter slots of the engine, L.
-            empty: adapters that get a group though no token uses them.
+            empty: adapters that get a group even though no token uses them.
 
         Raises:
             ValueError: for an adapter outside -1 … L - 1.
@@ -59,7 +59,7 @@ class TokenGroups:
 
     @property
     def arguments(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The tensors in the order the kernels take them."""
+        """The tensors in the order in which the kernels take them."""
         return self.tokens, self.rows, self.starts, self.adapters
 
 

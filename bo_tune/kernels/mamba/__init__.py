@@ -1,4 +1,4 @@
-"""The decode step of a Mamba-2 layer: one token of each sequence through the state that the engine keeps of it.
+"""The decode step of a Mamba-2 layer: one token of each sequence updates the state that the engine keeps for it.
 
-The project has no kernel of its own for it: ``kernels.vllm.mamba`` launches the installed vLLM's.
+The project has no kernel of its own for it. ``kernels.vllm.mamba`` launches the installed vLLM's.
 """

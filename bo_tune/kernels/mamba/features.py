@@ -1,4 +1,4 @@
-"""What describes configs of a Mamba-2 layer's decode step before anything is compiled, in columns."""
+"""Features of configs of a Mamba-2 layer's decode step, computed before anything is compiled, in columns."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ MOST_BLOCKS_PER_SM = 32
 
 
 def features(configs: Sequence[Config], problem: SizedProblem, gpu: GpuInfo) -> NDArray[np.float64]:
-    """See ``KernelSpec.features``."""
+    """Implement ``KernelSpec.features``."""
     step = MambaStep.of(problem)
     rows = np.array([config["BLOCK_SIZE_M"] for config in configs], dtype=np.float64)
     threads = WARP * np.array([config["num_warps"] for config in configs], dtype=np.float64)

@@ -1,4 +1,4 @@
-"""The decode step of a Mamba-2 layer, whoever's kernel computes it: inputs, reference, tolerances.
+"""Inputs, reference and tolerances of a Mamba-2 layer's decode step, whoever wrote the kernel.
 
 Notation: B sequences, H heads, P channels of a head, N states of a channel, G groups.
 """
@@ -16,42 +16,43 @@ from bo_tune.kernels.mamba.step import MambaStep
 from bo_tune.kernels.operation import DEFAULT_CONDITIONS, META, KernelOperation, Verdict
 
 RELATIVE_TOLERANCE = {"float32": 1e-4, "bfloat16": 1e-2, "float16": 2e-3}
-"""Of what is computed in float32 and rounded once: up to 2**-9 (bfloat16) or 2**-12, at random; the engine's own
-exponential function is exact to 1e-6."""
+"""Tolerances of values that are computed in float32 and rounded once: by up to 2**-9 (bfloat16) or 2**-12, at random.
+The engine's own exponential function is exact to 1e-6."""
 
 SPARE = 1
-"""Blocks of states before those of the sequences: the engine keeps the first for rows that pad a step."""
+"""Blocks of states before those of the sequences. The engine keeps the first one for rows that pad a step."""
 
 SEQUENCES_AT_ONCE = 16
-"""In the reference, which takes several times the memory of the states of these."""
+"""Sequences that the reference computes at once. It takes several times the memory of their states."""
 
 
 @dataclass(frozen=True, slots=True)
 class RightStep:
-    """What a step should come to, in float32: the output, and the states afterwards."""
+    """The right results of a step, in float32: the output, and the states afterwards."""
 
     out: torch.Tensor
     states: torch.Tensor
 
     @property
     def nbytes(self) -> int:
-        """Device memory held."""
+        """Device memory in use, in bytes."""
         return self.out.nbytes + self.states.nbytes
 
 
 @dataclass(slots=True)
 class MambaInputs:
-    """Inputs of one problem, laid out as an engine has them.
+    """Inputs of one problem, in an engine's layout.
 
     Attributes:
         states: ``[SPARE + B, H, P, N]``, updated in place.
-        places: which block of states each sequence has, int32 ``[B]``.
-        mixed: activations ``[B, H·P + 2·G·N]``, of which x, B and C are parts.
+        places: block of states of each sequence, int32 ``[B]``.
+        mixed: activations ``[B, H·P + 2·G·N]``, which x, B and C are parts of.
         steps: dt, ``[B, H]``.
         decay: A, negative, float32 ``[H]``.
-        skip: D, ``[H]``; so is ``bias``, of dt.
+        skip: D, ``[H]``.
+        bias: bias of dt, ``[H]``.
         out: ``[B, H, P]``.
-        seed: of the states, which are drawn anew whenever a launch is to be checked.
+        seed: seed of the states, which are drawn anew whenever a launch is to be checked.
     """
 
     problem: SizedProblem
@@ -76,12 +77,12 @@ class MambaInputs:
 
 
 class MambaOperation(KernelOperation[SizedProblem, MambaInputs]):
-    """What the step comes to. The subclasses know a kernel that computes it.
+    """The result of the step. The subclasses launch a kernel that computes it.
 
     With ``dt' = softplus(dt + bias)``: ``state = exp(A · dt') · state + dt' · x ⊗ B`` and ``out = state · C + D · x``.
 
-    Launches leave other states than they found. Those that are timed go on from there: what a launch takes does not
-    depend on values, which decay rather than grow.
+    Launches change the states. Timed launches go on from the changed ones: their time does not depend on the values,
+    which decay rather than grow.
     """
 
     def make_inputs(
@@ -135,7 +136,7 @@ class MambaOperation(KernelOperation[SizedProblem, MambaInputs]):
         inputs.states.normal_(generator=generator)
 
     def poison(self, inputs: MambaInputs) -> None:
-        """As ``reset``, with NaN in the output: of the states a skipped one shows in that it is the old one."""
+        """Do as ``reset``, with NaN in the output. A skipped state shows because it keeps its old value."""
         self.reset(inputs)
         inputs.out.fill_(torch.nan)
 
@@ -160,18 +161,18 @@ class MambaOperation(KernelOperation[SizedProblem, MambaInputs]):
 
 
 def _error(found: torch.Tensor, right: torch.Tensor) -> float:
-    """Return how far something is from what is right, relative to that."""
+    """Return the distance of a result from the right one, relative to the latter."""
     return float(torch.linalg.vector_norm(found.float() - right) / torch.linalg.vector_norm(right))
 
 
 def _in_parts(sequences: int) -> Iterator[slice]:
-    """Yield the sequences, some after others."""
+    """Yield slices of the sequences, one after the other."""
     for first in range(0, sequences, SEQUENCES_AT_ONCE):
         yield slice(first, first + SEQUENCES_AT_ONCE)
 
 
 def _stepped(inputs: MambaInputs) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield outputs and states after the step, in float32, of some sequences after others."""
+    """Yield outputs and states after the step in float32, some sequences at a time."""
     step, parts = MambaStep.of(inputs.problem), inputs.parts()
     heads = step.heads // step.groups
     decay, skip, bias = inputs.decay[:, None, None], inputs.skip.float()[:, None], inputs.bias.float()

@@ -27,15 +27,15 @@ _FEATURE_NAMES = (
 )
 
 FOR_SMALL_STATES = ((16, 32, 4), (32, 16, 4), (64, 8, 4))
-"""Of the engine's rule: up to a size of the state, rows of a block and warps."""
+"""The engine's rule: up to this size of the state, the rows of a block and the warps."""
 FOR_MIDDLING_STATES, FOR_LARGE_STATES = (4, 4), (4, 8)
 MIDDLING = 128
 
 
 class MambaSpec(KernelSpec[SizedProblem]):
-    """One program for some channels of each head of each sequence; it reads and writes their states.
+    """One program handles some channels of one head of one sequence. It reads and writes their states.
 
-    Parameters have the names that they have in the engine's files, which hold no other.
+    The parameters are those in the engine's files, with the same names.
     """
 
     name = KERNEL
@@ -46,7 +46,7 @@ class MambaSpec(KernelSpec[SizedProblem]):
         return SearchSpace.of({"BLOCK_SIZE_M": (2, 4, 8, 16, 32, 64, 128), "num_warps": (1, 2, 4, 8, 16)})
 
     def default_config(self, problem: SizedProblem) -> dict[str, int]:
-        """See the base class. What vLLM runs where it ships no file for the shape and the GPU, up to Hopper."""
+        """Return the config that vLLM runs, up to Hopper, if it ships no file for the shape and the GPU."""
         dstate = MambaStep.of(problem).dstate
         for most, block, warps in FOR_SMALL_STATES:
             if dstate <= most:
@@ -55,7 +55,7 @@ class MambaSpec(KernelSpec[SizedProblem]):
         return {"BLOCK_SIZE_M": block, "num_warps": warps}
 
     def rivals(self, problem: SizedProblem) -> Sequence[Config]:
-        """See the base class. The engine's rule, where it ships a file that comes before it."""
+        """Return the engine's rule, which matters if the engine ships a file that takes precedence over it."""
         return (self.default_config(problem),)
 
     def speaks_of(self, config: Config, problem: Problem) -> bool:
@@ -66,7 +66,7 @@ class MambaSpec(KernelSpec[SizedProblem]):
         return set(config) == set(self.search_space.names)
 
     def allows(self, config: Config, problem: SizedProblem) -> bool:
-        """See the base class. A block of more channels than a head has reads nothing more."""
+        """Reject blocks of more channels than a head has. They read nothing more."""
         least = min(self.search_space.ranges["BLOCK_SIZE_M"])
         return config["BLOCK_SIZE_M"] <= max(least, power_of_two(MambaStep.of(problem).headdim))
 
@@ -81,5 +81,5 @@ class MambaSpec(KernelSpec[SizedProblem]):
 
 
 def power_of_two(size: int) -> int:
-    """Return the least power of two from a size on."""
+    """Return the smallest power of two that is at least the size."""
     return 1 << (size - 1).bit_length()

@@ -1,4 +1,4 @@
-"""A Mamba-2 layer's decode step: what a problem of it says, with names and types. Facts of vLLM 0.33.0."""
+"""A Mamba-2 layer's decode step: a problem of it with names and types. Facts of vLLM 0.33.0."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ STATE_DTYPES = ("float32", *DTYPES)
 
 @dataclass(frozen=True, slots=True)
 class MambaStep:
-    """What one rank computes of a layer in a step.
+    """The work of one rank for a layer in a step.
 
     Attributes:
-        sequences: that decode in the step, each with one token.
-        heads: of this rank.
+        sequences: sequences that decode in the step, each with one token.
+        heads: heads on this rank.
         headdim: channels of a head.
         dstate: size of the state of a channel.
-        groups: of this rank, whose heads share B and C.
+        groups: groups on this rank. The heads of a group share B and C.
         dtype: element type of activations.
         state_dtype: element type of the states.
     """
@@ -46,7 +46,7 @@ class MambaStep:
 
     @classmethod
     def of(cls, problem: Problem) -> "MambaStep":
-        """Take a problem apart. Raises ValueError where it is none of this kernel's."""
+        """Parse a problem. Raises ValueError if it is not one of this kernel."""
         sizes: Mapping[str, Any] = dict(problem.sizes) if isinstance(problem, SizedProblem) else {}
         try:
             return cls(**sizes)
@@ -64,10 +64,10 @@ class MambaStep:
 
     @property
     def key(self) -> int:
-        """Under which number the engine looks the step up: pairs of a sequence and a head."""
+        """The number under which the engine looks up the step: pairs of a sequence and a head."""
         return self.sequences * self.heads
 
     @property
     def file_dtype(self) -> str:
-        """The states' element type as the engine's files name it: the two of 16 bits share theirs."""
+        """The states' element type as in the names of the engine's files. The two 16-bit types share a name."""
         return "float16" if self.state_dtype in DTYPES else self.state_dtype

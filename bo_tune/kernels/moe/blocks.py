@@ -1,7 +1,7 @@
-"""Tokens sorted into blocks of one adapter and one expert each, in the form the kernels read.
+"""Tokens sorted into blocks of one adapter and one expert each, in the form that the kernels read.
 
-Notation: T tokens, K experts that each visits, P = T·K pairs of both, numbered token · K + choice; L adapter slots,
-E experts on all ranks, b block_m.
+Notation: T tokens, K experts per token, P = T·K pairs of a token and an expert, numbered token · K + choice; L adapter
+slots, E experts on all ranks, b block_m.
 """
 
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ from bo_tune.core.problem import Experts
 
 @dataclass(frozen=True, slots=True)
 class MoeBlocks:
-    """Pairs sorted by adapter and expert, each such group padded to whole blocks; all int32.
+    """Pairs sorted by adapter and expert. Each such group is padded to whole blocks. All int32.
 
     Attributes:
-        pairs: of each adapter ``[L, room]``; P where a block is padded, and behind the last one.
-        experts: expert of each block, as numbered on this rank, ``[L, ceil(room / b)]``; -1 for one of another rank,
-            and behind the last block.
-        padded: pairs of each adapter, with the padding, ``[L]``.
+        pairs: pairs of each adapter ``[L, room]``; P in the padding of a block, and behind the last block.
+        experts: expert of each block, numbered as on this rank, ``[L, ceil(room / b)]``; -1 for an expert of another
+            rank, and behind the last block.
+        padded: number of pairs of each adapter, with the padding, ``[L]``.
     """
 
     pairs: torch.Tensor
@@ -35,7 +35,7 @@ class MoeBlocks:
 
         Args:
             assignment: adapter of each token ``[T]``; -1 for none.
-            chosen: experts that each token visits ``[T, K]``; on the meta device only shapes come of it.
+            chosen: experts of each token ``[T, K]``. On the meta device, only shapes result.
         """
         device, count = chosen.device, chosen.numel()
         width = room(count, experts.count, block_m)
@@ -61,22 +61,24 @@ class MoeBlocks:
         return cls(pairs, blocks, padded)
 
     def places(self, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the places that hold one of ``count`` pairs, numbered through all adapters, and the pair in each.
+        """Return the places that hold one of ``count`` pairs, and the pair in each.
+
+        Places are numbered across adapters.
 
         Returns:
-            Two int64 tensors, with an element for each pair that has an adapter.
+            Two int64 tensors, with one element for each pair that has an adapter.
         """
         places = (self.pairs.flatten() < count).nonzero().flatten()
         return places, self.pairs.flatten()[places].long()
 
     @property
     def nbytes(self) -> int:
-        """Device memory held, in bytes."""
+        """Device memory in use, in bytes."""
         return self.pairs.nbytes + self.experts.nbytes + self.padded.nbytes
 
 
 def room(pairs: int, experts: int, block_m: int) -> int:
-    """Return how many pairs an adapter may take up once padded, as vLLM 0.33.0 reckons: it decides on the grid."""
+    """Return the most pairs an adapter may take up with padding. vLLM 0.33.0 sizes its grid by the same formula."""
     return pairs * block_m if pairs < experts else pairs + experts * (block_m - 1)
 
 
@@ -86,7 +88,7 @@ def draw_experts(
     """Let every token choose different experts. int32 ``[T, K]``.
 
     Raises:
-        ValueError: the recorded numbers of hits are not one for each expert, or of too few experts.
+        ValueError: the recorded hits do not have one count per expert, or too few experts were hit.
     """
     match conditions.routing:
         case Routing.UNIFORM:
@@ -97,7 +99,7 @@ def draw_experts(
             weights = torch.tensor(conditions.hits, dtype=torch.float32)
             if len(weights) != experts.count or int((weights > 0).sum()) < experts.top_k:
                 raise ValueError(f"expected hits of {experts.count} experts, {experts.top_k} of them hit at least")
-    # The largest of log w + Gumbel noise are a draw without replacement in proportion to w.
+    # The largest of log w + Gumbel noise are a draw without replacement, in proportion to w.
     uniform = torch.rand((tokens, experts.count), generator=generator, device=device).clamp_min(1e-20)
     noisy = weights.log().to(device) - (-uniform.log()).log()
     return noisy.topk(experts.top_k, dim=1).indices.to(torch.int32)

@@ -1,4 +1,4 @@
-"""What describes configs of the fused MoE LoRA kernels before anything is compiled."""
+"""Features of configs of the fused MoE LoRA kernels, computed before anything is compiled."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -19,7 +19,7 @@ _special = LateModule("scipy.special")
 
 
 def features(spec: MoeLoraSpec, configs: Sequence[Config], problem: LoraProblem, gpu: GpuInfo) -> NDArray[np.float64]:
-    """See ``KernelSpec.features``."""
+    """Implement ``KernelSpec.features``."""
     described = lora_features(spec, configs, problem, gpu, partial(work, spec))
     c = columns_of(configs, spec.product_length(problem), split=spec.has_split_k)
     experts = experts_of(problem)
@@ -30,7 +30,7 @@ def features(spec: MoeLoraSpec, configs: Sequence[Config], problem: LoraProblem,
 
 
 def work(spec: MoeLoraSpec, c: Columns, problem: LoraProblem) -> Work:
-    """Count the programs that find work, for tokens spread uniformly over adapters and experts."""
+    """Count the programs that find work if tokens are spread uniformly over adapters and experts."""
     experts = experts_of(problem)
     groups = problem.max_loras * experts.local
     expected = problem.m * experts.top_k / (problem.max_loras * experts.count)
@@ -45,10 +45,10 @@ def work(spec: MoeLoraSpec, c: Columns, problem: LoraProblem) -> Work:
 
 
 def filled_blocks(block_m: Column, expected: float) -> Column:
-    """Return how many blocks the tokens of one group fill, on average.
+    """Return how many blocks the tokens of one group fill on average.
 
-    With λ tokens expected in a group, their number X is nearly a Poisson variable, and they fill
-    E⌈X / b⌉ = Σ_j P(X > j b) blocks of b.
+    If λ tokens are expected in a group, their number X is nearly a Poisson variable. They fill E⌈X / b⌉ = Σ_j P(X > j
+    b) blocks of b.
     """
     most = expected + 8 * np.sqrt(expected) + 8
     full = np.arange(np.ceil(most / block_m.min()))
@@ -57,7 +57,7 @@ def filled_blocks(block_m: Column, expected: float) -> Column:
 
 
 def one_launch_features(configs: Sequence[Config], problem: LoraProblem) -> NDArray[np.float64]:
-    """Describe configs of a kernel that is one launch; see ``KernelSpec.features``."""
+    """Describe configs of a one-launch kernel (see ``KernelSpec.features``)."""
     block_m = np.array([config[SHARED] for config in configs], dtype=np.float64)
     experts = experts_of(problem)
     blocks = np.ceil((problem.m * experts.top_k + experts.count * (block_m - 1)) / block_m)

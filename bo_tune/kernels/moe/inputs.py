@@ -1,7 +1,7 @@
-"""Fused MoE LoRA, whoever's kernels they are: inputs, references, tolerances.
+"""Inputs, references and tolerances of fused MoE LoRA, whoever wrote the kernels.
 
-Notation: T tokens, K experts that each visits, P = T·K pairs, S slices, L adapter slots of the engine, E experts on
-this rank, R rank, H length of the product of shrink and N width of a slice of that of expand.
+Notation: T tokens, K experts per token, P = T·K pairs, S slices, L adapter slots of the engine, E experts on this rank,
+R rank, H length of shrink's product, N width of a slice of expand's product.
 """
 
 from dataclasses import dataclass, field
@@ -18,8 +18,8 @@ from bo_tune.kernels.moe.spec import MoeLoraSpec, MoeOneLaunchSpec, experts_of
 from bo_tune.kernels.operation import DEFAULT_CONDITIONS
 
 RELATIVE_TOLERANCE = {"bfloat16": 1e-2, "float16": 2e-3}
-"""The output is rounded to the weights' type, where k is split once for each share: up to 2**-8 (bfloat16) or 2**-11
-each time, at random."""
+"""The output is rounded to the weights' type; with split k, once per share. Each rounding errs by up to 2**-8
+(bfloat16) or 2**-11, at random."""
 
 
 @dataclass(slots=True)
@@ -27,14 +27,14 @@ class MoeInputs(LoraInputs):
     """Inputs of one problem.
 
     Attributes:
-        chosen: experts that each token visits, of all ranks, int32 ``[T, K]``.
+        chosen: experts of each token, of all ranks, int32 ``[T, K]``.
         routing: weight of each pair, float32 ``[T, K]``.
-        initial: what the output holds before each launch.
-        expanding: weights of the second product, of a kernel that runs both in one launch.
-        blocks: the pairs in blocks, by block_m: made when they are first asked for.
-        ordered: what one kernel hands to the next in the order of the blocks, for launches that want it so, by block_m:
-            S × L × room × R.
-        launched: the block_m that was launched last.
+        initial: content of the output before each launch.
+        expanding: weights of the second product, for a kernel that runs both in one launch.
+        blocks: the pairs in blocks, by block_m; made on first use.
+        ordered: what shrink hands to expand in the order of the blocks, for launches that want it so, by block_m: S × L
+            × room × R.
+        launched: the block_m of the last launch.
     """
 
     chosen: torch.Tensor
@@ -56,9 +56,7 @@ class MoeInputs(LoraInputs):
 
 
 class MoeOperation(LoraOperation[MoeInputs]):
-    """What one of the kernels computes. The subclasses know a kernel that does.
-
-    =========  ====================  ===============  =================  ==================
+    """The result of one of the kernels. The subclasses launch a kernel that computes it.
     kernel     ``x``                 ``weights``      ``expanding``      ``out``
     =========  ====================  ===============  =================  ==================
     shrink     [T, H], w2: [P, H]    S × [L, E, R, H]                    [S, P, R]
@@ -70,7 +68,7 @@ class MoeOperation(LoraOperation[MoeInputs]):
     def __init__(self, spec: MoeLoraSpec | MoeOneLaunchSpec) -> None:
         self.name, self.spec = spec.name, spec
         self.is_w13 = "w13" in spec.name
-        """Whether it is of gate and up: those see a token's activations, and no routing weight."""
+        """Whether it is for gate and up. Those see a token's activations, and no routing weight."""
         self.shrinks, self.expands = not spec.name.endswith("expand"), not spec.name.endswith("shrink")
 
     def make_inputs(
@@ -99,7 +97,7 @@ class MoeOperation(LoraOperation[MoeInputs]):
         generator: torch.Generator | None,
         device: torch.device,
     ) -> MoeInputs:
-        """Draw inputs for tokens whose adapters and experts are settled."""
+        """Draw inputs for tokens whose adapters and experts are given."""
         dtype, experts, slices = dtype_of(problem), experts_of(problem), problem.num_slices
         length, width = self.spec.product_length(problem), self.spec.product_width(problem)
         at_once = self.shrinks and self.expands
@@ -135,7 +133,7 @@ class MoeOperation(LoraOperation[MoeInputs]):
         inputs.out.copy_(inputs.initial)
 
     def poison(self, inputs: MoeInputs) -> None:
-        """As ``reset``: the kernels add, or share k, so that a skipped element shows as what was there before."""
+        """Do as ``reset``. The kernels add, or share k, so a skipped element shows as its old value."""
         self.reset(inputs)
 
     def reference(self, inputs: MoeInputs) -> torch.Tensor:

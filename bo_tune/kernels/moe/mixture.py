@@ -1,11 +1,11 @@
-"""A layer's experts with their adapters, in copies, as an engine runs them.
+"""Copies of a layer's experts with their adapters, run as an engine does.
 
-Tokens are sorted into blocks; the first base product, the adapters of gate and up, the activation; the second base
-product, the adapters of down; and the sum over the experts that a token visits.
+First tokens are sorted into blocks. Then come the first base product, the adapters of gate and up, and the activation;
+then the second base product and the adapters of down; and last the sum over the experts of a token.
 
-The base products are torch's grouped ones, over tokens that were sorted beforehand, in place of the engine's kernel:
-they read the same weights, need no compiling and no config. Their results stand in the order of the experts, not of
-the tokens, which changes nothing that is timed.
+The base products are torch's grouped ones, over tokens that were sorted beforehand, in place of the engine's kernel.
+They read the same weights, and need no compiling and no config. Their results are in the order of the experts, not of
+the tokens. That changes nothing that is timed.
 """
 
 from collections.abc import Sequence
@@ -28,16 +28,16 @@ WEIGHT_SCALE = 0.02
 
 
 class Visits:
-    """Which experts a copy's tokens visit.
+    """The experts that a copy's tokens visit.
 
     Args:
         chosen: experts of each token, int32 ``[T, K]``.
-        local: experts of this rank.
+        local: number of experts on this rank.
 
     Attributes:
         groups: the tokens by adapter.
         order: the pairs of token and expert in the order of the experts, int64 ``[P]``.
-        ends: how many of them go to an expert of this rank or to one before it, int32 ``[E]``.
+        ends: for each expert of this rank, the number of pairs that go to it or to one before it, int32 ``[E]``.
     """
 
     def __init__(self, groups: TokenGroups, chosen: torch.Tensor, local: int) -> None:
@@ -48,15 +48,15 @@ class Visits:
 
 
 class MixtureCopies:
-    """Copies of a layer's experts: weights and visits of their own, activations and results in common.
+    """Copies of a layer's experts. Each has its own weights and visits; activations and results are shared.
 
     Args:
         groups: the tokens of each copy, by adapter.
 
     Attributes:
-        problems: by kernel, those of two launches for each product and those of one.
-        inputs: of each kernel that was launched, a copy each.
-        visits: of each copy.
+        problems: problems by kernel: those of two launches per product, and those of one.
+        inputs: inputs of each launched kernel, one per copy.
+        visits: visits of each copy.
         up: results of gate and up, ``[P, up]``.
         down: results of down, ``[P, hidden]``.
     """
@@ -87,20 +87,20 @@ class MixtureCopies:
         self.visits = [Visits(own, one, experts.local) for own, one in zip(groups, chosen, strict=True)]
         self._sorted = [self.x[visits.order // experts.top_k] for visits in self.visits]
         self._routing = torch.rand((batch.m, experts.top_k), generator=generator, device=device)
-        # Transposed views of weights that lie as the engine's do, an expert's rows one after the other.
+        # Transposed views of weights that lie in memory as the engine's do, with an expert's rows one after the other.
         up, down = (mixture.up, mixture.hidden), (mixture.hidden, mixture.down)
         self.first = [drawn(experts.local, *up, scale=WEIGHT_SCALE).mT for _ in groups]
         self.second = [drawn(experts.local, *down, scale=WEIGHT_SCALE).mT for _ in groups]
 
     @property
     def bytes(self) -> int:
-        """Device memory held."""
+        """Device memory in use, in bytes."""
         shared = (self.x, self.up, self.between, self.down, self.result, *self._sorted)
         adapters = [w for inputs in self.inputs.values() for one in inputs for w in (*one.weights, *one.expanding)]
         return sum(tensor.nbytes for tensor in (*self.first, *self.second, *shared, *adapters))
 
     def run(self, copy: int, configs: Choice | None) -> None:
-        """Launch one copy; without adapters for None."""
+        """Launch one copy; without adapters if configs is None."""
         ends = self.visits[copy].ends
         self._sort(copy, configs or {})
         self.up.copy_(_grouped(self._sorted[copy], self.first[copy], ends))
@@ -111,7 +111,7 @@ class MixtureCopies:
         torch.sum(self.down.view(*self._routing.shape, -1), dim=1, out=self.result)
 
     def _sort(self, copy: int, configs: Choice) -> None:
-        """Sort tokens into blocks where kernels want that: as their first launch has shown, before any is timed."""
+        """Sort tokens into blocks if kernels use blocks. Their first launch, before any timed one, has shown that."""
         for kernel, config in configs.items():
             inputs = self._inputs(kernel)[copy]
             if config[SHARED] in inputs.blocks:
@@ -140,7 +140,7 @@ class MixtureCopies:
         return self.inputs[kernel]
 
     def _made(self, problem: LoraProblem, copy: int) -> MoeInputs:
-        """Return a kernel's inputs, which share with those of the layer's others what an engine's share."""
+        """Return a kernel's inputs. They share the same tensors with the layer's other kernels as in an engine."""
         operation, visits = self._operation(problem.kernel), self.visits[copy]
         assert isinstance(operation, MoeOperation)
         inputs = operation.assemble_routed(problem, visits.groups, visits.chosen, self._generator, self.x.device)

@@ -1,6 +1,6 @@
-"""Fused MoE LoRA, pair of adapter and expert by pair, in float32.
+"""Reference of fused MoE LoRA in float32, one pair of adapter and expert at a time.
 
-Notation: T tokens, K experts that each visits, P = T·K pairs, S slices, L adapter slots, E experts on this rank.
+Notation: T tokens, K experts per token, P = T·K pairs, S slices, L adapter slots, E experts on this rank.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,12 +9,12 @@ import torch
 
 
 def groups(assignment: torch.Tensor, chosen: torch.Tensor, local: int) -> Iterator[tuple[int, int, torch.Tensor]]:
-    """Go through the adapters and experts that have tokens, with the pairs of each.
+    """Yield each adapter and expert that have tokens, with their pairs.
 
     Args:
         assignment: adapter of each token ``[T]``; -1 for none.
-        chosen: experts that each token visits ``[T, K]``.
-        local: experts on this rank, the first ones.
+        chosen: experts of each token ``[T, K]``.
+        local: number of experts on this rank, which are the first ones.
     """
     adapters, experts = assignment.repeat_interleave(chosen.shape[1]), chosen.flatten()
     here = ((adapters >= 0) & (experts < local)).nonzero().flatten()
@@ -61,7 +61,7 @@ def moe_expand(
     Args:
         x: ``[S, P, R]``.
         weights: S tensors ``[L, E, N, R]``.
-        initial: what the output holds before, ``[P, S·N]``.
+        initial: content of the output before the launch, ``[P, S·N]``.
         routing: weight of each pair ``[P]``; None for 1.
 
     Returns:

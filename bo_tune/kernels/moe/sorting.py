@@ -1,5 +1,5 @@
 # mypy: disable-error-code="no-untyped-def, misc, untyped-decorator"
-"""Tokens sorted into blocks on the GPU, in one launch, as an engine does before the kernels of a layer's experts.
+"""Sort tokens into blocks on the GPU in one launch, as an engine does before the kernels of a layer's experts.
 
 Notation as in ``blocks``: P pairs of a token with an expert, L adapter slots, E experts on all ranks.
 """
@@ -73,7 +73,7 @@ def sort_kernel(
 
 
 def sort_into(blocks: MoeBlocks, inputs: MoeInputs, block_m: int) -> None:
-    """Sort a step's pairs into blocks of a size. Pairs of one adapter and expert stand in no particular order."""
+    """Sort a step's pairs into blocks of a size. Pairs of the same adapter and expert are in no particular order."""
     experts, slots = experts_of(inputs.problem), inputs.problem.max_loras
     width = triton.next_power_of_2(experts.count)
     places = torch.empty((slots, width), dtype=torch.int32, device=inputs.chosen.device)

@@ -1,9 +1,9 @@
-"""The four fused MoE LoRA kernels, and the two that do the work of two each, before anything is compiled.
+"""The four fused MoE LoRA kernels, and the two one-launch kernels, before anything is compiled.
 
-Each multiplies tiles of tokens of one adapter and one expert with that pair's weights. What a *problem* calls k, n and
-i are the numbers under which the engine looks its config up: the rank as w13's A holds it, the hidden size, and the
-width of a slice of w13's result or the length of w2's input. The latter two are the intermediate size as sharded, but
-twice that for w13 where gate and up are one slice (``Experts.packed``). The sizes of the product follow from them:
+Each multiplies tiles of tokens of one adapter and one expert with that pair's weights. In a *problem*, k, n and i are
+the numbers under which the engine looks up its config. k is the rank as w13's A holds it, n the hidden size, and i the
+width of a slice of w13's result or the length of w2's input. i is the sharded intermediate size, but twice that for w13
+if gate and up are one slice (``Experts.packed``). The sizes of the product follow from them:
 
 =========  ====================  =================
 kernel     length of product     width of a slice
@@ -14,9 +14,9 @@ w2 shrink  i                     rank
 w2 expand  rank                  hidden / shards
 =========  ====================  =================
 
-The one-launch kernels run shrink and expand at once: one for gate and up, one for down. Where an engine runs these, it
-takes block_m of the four tuned files and nothing else of them. So their search space is block_m alone, they have no
-file of their own, and what they measure decides on block_m for the other four.
+The one-launch kernels run shrink and expand at once: one for gate and up, one for down. If an engine runs these, it
+takes block_m from the four tuned files and nothing else. So their search space is block_m alone, they have no file of
+their own, and their measurements decide on block_m for the other four.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ class MoeLoraSpec(LoraSpec):
 
     Args:
         part: ``w13`` (gate and up) or ``w2`` (down).
-        half: ``shrink``, whose result is rounded before its partial sums are joined, or ``expand``, which adds to its
+        half: ``shrink``, which rounds its result before the partial sums are joined, or ``expand``, which adds to its
             output.
     """
 
@@ -70,7 +70,7 @@ class MoeLoraSpec(LoraSpec):
         return problem.k * (experts_of(problem).shards if self.is_w13 else 1)
 
     def intermediate(self, problem: LoraProblem) -> int:
-        """Return the intermediate size of an expert, as sharded."""
+        """Return the sharded intermediate size of an expert."""
         return intermediate_of(problem) // (2 if self.is_w13 and experts_of(problem).packed else 1)
 
     def product_length(self, problem: LoraProblem) -> int:
@@ -92,7 +92,7 @@ class MoeLoraSpec(LoraSpec):
         return self.as_taken(general_config(problem.m, experts_of(problem).local), problem)
 
     def as_taken(self, config: Config, problem: LoraProblem) -> dict[str, int]:
-        """Return what this kernel takes of a config of the base model's experts."""
+        """Return the part of a config of the base model's experts that this kernel uses."""
         taken = bounded(config, problem.k, shrinks=self.shrinks)
         return {name: taken[name] for name in self.search_space.names}
 
@@ -104,7 +104,7 @@ class MoeLoraSpec(LoraSpec):
         return self.name.upper()
 
     def table_key(self, problem: LoraProblem) -> tuple[str, ...]:
-        # Unlike the dense kernels these are passed the engine's own max_loras.
+        # The dense kernels get one more than max_loras; these get the engine's own value.
         sizes = (problem.max_loras, problem.num_slices, problem.m, problem.k, problem.n, problem.i)
         return tuple(map(str, sizes))
 
@@ -112,7 +112,7 @@ class MoeLoraSpec(LoraSpec):
         return True
 
     def pipelined(self, c: Columns, problem: LoraProblem) -> "tuple[NDArray[np.bool_], NDArray[np.bool_]]":
-        # Where the activations of further slices begin, in expand, is an argument of unknown alignment.
+        # In expand, the start of the activations of further slices is an argument of unknown alignment.
         aligned = self.shrinks or problem.num_slices == 1
         x = asynchronous(c.block_m * c.block_k, c, self.activation_bytes) & aligned
         return x, x & False
@@ -128,17 +128,17 @@ class MoeLoraSpec(LoraSpec):
 
 
 MOE_SPECS = tuple(MoeLoraSpec(part, half) for part in ("w13", "w2") for half in ("shrink", "expand"))
-"""In the order a layer runs them."""
+"""In the order in which a layer runs them."""
 
 MOE_SPEC: Mapping[str, MoeLoraSpec] = MappingProxyType({spec.name: spec for spec in MOE_SPECS})
-"""By name."""
+"""By kernel name."""
 
 
 class MoeOneLaunchSpec(KernelSpec[LoraProblem]):
-    """Shrink and expand in one launch, the product between them in registers.
+    """Shrink and expand in one launch. The product between them stays in registers.
 
     Args:
-        shrink, expand: the kernels that it stands for.
+        shrink, expand: the kernels that it replaces.
     """
 
     decides = True
@@ -180,18 +180,18 @@ class MoeOneLaunchSpec(KernelSpec[LoraProblem]):
 
 
 ONE_LAUNCH_SPECS = (MoeOneLaunchSpec(*MOE_SPECS[:2]), MoeOneLaunchSpec(*MOE_SPECS[2:]))
-"""Gate and up, and down: in the order a layer runs them."""
+"""Gate and up, then down: the order in which a layer runs them."""
 
 
 def one_launch_problems(problems: Sequence[LoraProblem]) -> tuple[LoraProblem, ...]:
     """Return the problems of the one-launch kernels for the same layer and step.
 
     Args:
-        problems: those of the kernels of one joint group.
+        problems: the problems of the kernels of one joint group.
 
     Returns:
-        One for each kernel; none where one of the four is missing, because then the files are not whole, or where the
-        adapters are fully sharded, because then other ranks share the product between shrink and expand.
+        One problem per kernel. None if one of the four is missing, because then the files are incomplete. None either
+        if the adapters are fully sharded, because then other ranks share the product between shrink and expand.
     """
     by_kernel = {problem.kernel: problem for problem in problems}
     if set(by_kernel) != set(MOE_SPEC) or any(experts_of(problem).shards > 1 for problem in problems):
@@ -201,14 +201,14 @@ def one_launch_problems(problems: Sequence[LoraProblem]) -> tuple[LoraProblem, .
 
 
 def experts_of(problem: LoraProblem) -> Experts:
-    """Return the experts of a problem. Raises ValueError where it does not tell."""
+    """Return the experts of a problem. Raises ValueError if it has none."""
     if problem.experts is None:
         raise ValueError(f"a fused MoE problem needs its numbers of experts: {problem}")
     return problem.experts
 
 
 def intermediate_of(problem: LoraProblem) -> int:
-    """Return the intermediate size of a problem. Raises ValueError where it does not tell."""
+    """Return the intermediate size of a problem. Raises ValueError if it has none."""
     if problem.i is None:
         raise ValueError(f"a fused MoE problem needs its intermediate size i: {problem}")
     return problem.i

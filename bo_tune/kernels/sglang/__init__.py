@@ -1,1 +1,1 @@
-"""The installed SGLang's kernels. Their text alone is run: nothing of SGLang is imported."""
+"""The installed SGLang's kernels. Only their text is run; nothing of SGLang is imported."""

@@ -1,8 +1,8 @@
 """SGLang's chunked LoRA kernels, launched as SGLang launches them.
 
-Their text alone is run (``plain_text``), without SGLang's cache of binaries: its keys leave out some of what is tuned.
-Its Python launchers are asked what they launch. Shrink is launched in one piece, as SGLang does unless it is told to
-split the product (``SGLANG_ENABLE_LORA_CSGMV_SPLIT_K``).
+Only their text is run (``plain_text``), without SGLang's cache of binaries, whose keys leave out some tuned parameters.
+SGLang's Python launchers are asked what they launch. Shrink is launched in one piece, as SGLang does unless it is told
+to split the product (``SGLANG_ENABLE_LORA_CSGMV_SPLIT_K``).
 """
 
 import hashlib
@@ -30,16 +30,16 @@ LAUNCHERS = {
     SHRINK: (SHRINK_FILE, "chunked_sgmv_lora_shrink_forward", "_chunked_lora_shrink_kernel", "get_lora_shrink_config"),
     EXPAND: (EXPAND_FILE, "chunked_sgmv_lora_expand_forward", "_chunked_lora_expand_kernel", "get_lora_expand_config"),
 }
-"""File, launcher, kernel and lookup of each."""
+"""File, launcher, kernel and lookup function of each kernel."""
 
 REGISTERS = "maxnreg"
 
 NOT_UNDERSTOOD = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)
-"""What the launcher of another SGLang may raise here."""
+"""Errors that the launcher of another SGLang may raise here."""
 
 
 class CsgmvLauncher:
-    """What SGLang launches for a product. Safe to use from several threads.
+    """Finds out what SGLang launches for a product. Safe to use from several threads.
 
     Raises:
         SglangError: the installed SGLang has no such kernel and launcher.
@@ -65,11 +65,11 @@ class CsgmvLauncher:
         """Run the launcher and return what it would have launched.
 
         Args:
-            config: by the names in SGLang's files; what is not there is left to Triton.
-            key: what it must look its config up under.
+            config: names as in SGLang's files. Triton decides on missing parameters.
+            key: the key under which the launcher must look up its config.
 
         Raises:
-            SglangError: it does something else than look one config up and launch one kernel.
+            SglangError: the launcher does anything else than look up one config and launch one kernel.
         """
         with self._lock:
             self._calls.clear()
@@ -97,7 +97,7 @@ class CsgmvLauncher:
 
 
 class _Noted:
-    """Stands in for a kernel and hands on what it is launched with."""
+    """Stands in for a kernel and passes on the arguments of its launch."""
 
     def __init__(self, kernel: Any, note: Callable[..., None]) -> None:
         self._kernel, self._note = kernel, note
@@ -107,7 +107,7 @@ class _Noted:
 
 
 def _uncached(_: Any) -> Callable[[Any], Any]:
-    """Stands in for SGLang's decorator of kernels, and leaves them as they are."""
+    """Stands in for SGLang's decorator of kernels, and leaves them unchanged."""
     return lambda kernel: kernel
 
 
@@ -118,11 +118,11 @@ _GIVEN: dict[str, Any] = {
     "cached_triton_kernel": _uncached,
     "envs": SimpleNamespace(SGLANG_ENABLE_LORA_CSGMV_SPLIT_K=_OFF, SGLANG_ENABLE_DETERMINISTIC_INFERENCE=_OFF),
 }  # fmt: skip
-"""What the text needs of its modules' imports."""
+"""Names that the text takes from its modules' imports."""
 
 
 class SglangCsgmv(CsgmvOperation):
-    """One of SGLang's kernels. Raises SglangError where the installed SGLang has none that is known here."""
+    """One of SGLang's kernels. Raises SglangError if the installed SGLang has no form of it that is known here."""
 
     def __init__(self, kernel: str) -> None:
         self._launcher = CsgmvLauncher(kernel)
@@ -130,7 +130,7 @@ class SglangCsgmv(CsgmvOperation):
 
     @property
     def source(self) -> str:
-        """``sglang`` and its version; a digest of its text where it does not know its version."""
+        """``sglang`` and its version, or a digest of its text if the version is unknown."""
         return f"sglang {version() or self._launcher.digest}"
 
     def call(self, inputs: CsgmvInputs, config: Config, gpu: GpuInfo | None = None) -> KernelCall:
@@ -139,7 +139,7 @@ class SglangCsgmv(CsgmvOperation):
         given = {name: value for name, value in config.items() if (name, value) != (REGISTERS, NO_LIMIT)}
         arguments = _expanding(inputs) if step.kernel == EXPAND else _shrinking(inputs)
         call = self._launcher.capture(arguments, given, key)
-        # Shrink allocates its output anew each time, which is not what is timed.
+        # Shrink allocates a new output each time. That is not timed.
         return KernelCall(call.kernel, call.grid, call.arguments, {**call.options, "output": inputs.out})
 
     def effective_config(self, problem: SizedProblem, config: Config, gpu: GpuInfo) -> dict[str, int]:
@@ -153,13 +153,13 @@ class SglangCsgmv(CsgmvOperation):
 
 
 def _shrinking(inputs: CsgmvInputs) -> dict[str, Any]:
-    """What a layer passes to the launcher of shrink, by name."""
+    """Return the arguments that a layer passes to the launcher of shrink, by name."""
     slices = CsgmvStep.of(inputs.problem).slices
     return {"x": inputs.x, "weights": inputs.weights, "batch_info": inputs.batch, "num_slices": slices}
 
 
 def _expanding(inputs: CsgmvInputs) -> dict[str, Any]:
-    """What a layer passes to the launcher of expand, by name."""
+    """Return the arguments that a layer passes to the launcher of expand, by name."""
     return {
         "x": inputs.x,
         "weights": inputs.weights,

@@ -1,4 +1,4 @@
-"""Which SGLang is installed, and whether its LoRA kernels can be tuned. Imports neither torch nor SGLang."""
+"""Tells which SGLang is installed, and whether its LoRA kernels can be tuned. Imports neither torch nor SGLang."""
 
 from importlib import metadata
 from pathlib import Path
@@ -11,15 +11,15 @@ PACKAGE = "sglang"
 FOLDER = "kernels/ops/lora/dense"
 SHRINK_FILE, EXPAND_FILE = f"{FOLDER}/chunked_sgmv_shrink.py", f"{FOLDER}/chunked_sgmv_expand.py"
 LOOKUP_FILE = f"{FOLDER}/lora_tuning_config.py"
-"""Where it looks configs up; the shipped files are in a folder beside it."""
+"""The file that looks up configs. The shipped files are in a folder beside it."""
 
 
 class SglangError(InputError):
-    """The installed SGLang's kernels cannot be tuned; the message names its version and what is missing or differs."""
+    """The installed SGLang's kernels cannot be tuned. The message names its version and the obstacle."""
 
 
 def unavailable() -> str | None:
-    """Say why the installed SGLang's kernels cannot be tuned, or None where nothing speaks against it."""
+    """Say why the installed SGLang's kernels cannot be tuned, or None if no reason is known."""
     try:
         for name in (SHRINK_FILE, EXPAND_FILE, LOOKUP_FILE):
             file_of(name)
@@ -29,7 +29,7 @@ def unavailable() -> str | None:
 
 
 def file_of(name: str) -> Path:
-    """Return a file of the installed SGLang, by its path below the package. Raises SglangError where it has none."""
+    """Return a file of the installed SGLang, by its path below the package. Raises SglangError if it is missing."""
     (file,) = files_of([name], PACKAGE)
     if file is not None:
         return file
@@ -39,7 +39,7 @@ def file_of(name: str) -> Path:
 
 
 def version() -> str | None:
-    """Return the version of the SGLang that is installed; None where it does not say."""
+    """Return the version of the installed SGLang; None if it is unknown."""
     try:
         return metadata.version(PACKAGE)
     except metadata.PackageNotFoundError:

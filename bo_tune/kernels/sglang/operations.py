@@ -10,11 +10,11 @@ from bo_tune.kernels.sglang.csgmv import SglangCsgmv
 
 @cache
 def operation(name: str) -> SglangCsgmv:
-    """Return how a kernel is compiled and launched.
+    """Return the operation of one of SGLang's kernels.
 
     Raises:
-        InputError: for an unknown name, or that of a kernel that SGLang does not have.
-        SglangError: the installed SGLang does not have it in a form that is known here.
+        InputError: the name is unknown, or SGLang does not have the kernel.
+        SglangError: the installed SGLang has no form of it that is known here.
     """
     kernel_spec(name)
     if name not in KERNELS:

@@ -1,6 +1,7 @@
-"""What the installed SGLang runs of its chunked LoRA kernels without tuned files, asked of its own function.
+"""The config that the installed SGLang runs without tuned files. SGLang's own function is asked.
 
-It ships files for some shapes and GPUs. Where there are none for the Triton that is installed, those of others count.
+SGLang ships files for some shapes and GPUs. If there are none for the installed Triton, those of other Triton releases
+count.
 """
 
 import json
@@ -19,17 +20,17 @@ from bo_tune.kernels.plain_text import code_of
 from bo_tune.kernels.sglang.installed import LOOKUP_FILE, file_of, refusal
 
 LOOKUPS = {spec.name: f"get_lora_{spec.name.partition('_')[2]}_config" for spec in CSGMV_SPECS}
-"""SGLang's functions by kernel."""
+"""SGLang's lookup functions by kernel."""
 
 NOT_UNDERSTOOD = (ArithmeticError, AttributeError, LookupError, NameError, OSError, TypeError, ValueError)
-"""What functions of another SGLang may raise here."""
+"""Errors that functions of another SGLang may raise here."""
 
 
 def untuned_config(spec: CsgmvSpec, problem: Problem, gpu: GpuInfo) -> dict[str, int]:
     """Return the config with which an engine without tuned files launches a kernel.
 
     Raises:
-        SglangError: the installed SGLang tells nothing that is understood here.
+        SglangError: the answer of the installed SGLang is not understood.
     """
     step = CsgmvStep.of(problem)
     default = spec.default_config(step.problem)
@@ -45,7 +46,7 @@ def untuned_config(spec: CsgmvSpec, problem: Problem, gpu: GpuInfo) -> dict[str,
 
 
 def triton_version() -> str | None:
-    """Return the version of the Triton that is installed; None where there is none."""
+    """Return the version of the installed Triton; None if there is none."""
     try:
         return metadata.version("triton")
     except metadata.PackageNotFoundError:
@@ -54,7 +55,7 @@ def triton_version() -> str | None:
 
 @lru_cache(maxsize=16)
 def _asked(file: Path, kernel: str, gpu_name: str, triton: str) -> Any:
-    """Return SGLang's function, answering for a GPU and a release of Triton, whatever folder is named here."""
+    """Return SGLang's function, set up for a GPU and a Triton release. It ignores any folder set by the user."""
     quiet = SimpleNamespace(info=_ignore, warning=_ignore)
     rules = {
         f"DEFAULT_{'SHRINK' if spec.name == SHRINK else 'EXPAND'}_CONFIG": dict(spec.engine_default)

@@ -1,1 +1,1 @@
-"""A user's Triton kernel: what is said of it (``kernel``), what a search makes of that (``spec``), how it is run."""
+"""A user's Triton kernel: its definition (``kernel``), its description for a search (``spec``), and how it is run."""

@@ -1,4 +1,4 @@
-"""One launch of a user's kernel: its arguments in order, those of a config among them."""
+"""One launch of a user's kernel: its arguments in order, including those that a config sets."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -19,13 +19,14 @@ from bo_tune.kernels.user.kernel import Kernel
 
 
 def call_of(kernel: Kernel, problem: SizedProblem, arguments: Mapping[str, Any], config: Config) -> KernelCall:
-    """Put a call together: arguments by their places, and from the first that must have its name on, by their names.
+    """Put a call together. Arguments are positional up to the first that must be passed by name.
 
-    Triton takes launch options from what it is given by name, the kernel's parameters among it. What a config runs
-    before a launch is run here once, since it may decide on what is compiled (the block shape of a descriptor).
+    Triton takes launch options from the arguments passed by name, even if a parameter of the kernel has the same name.
+    The code that a config runs before a launch is run here once, because it may decide what is compiled (the block
+    shape of a descriptor).
 
     Raises:
-        InputError: a parameter has no value, or an argument is none of the kernel's.
+        InputError: a parameter has no value, or an argument is not one of the kernel's.
     """
     own, params = kernel.parameters, kernel.decode(config)
     check_kernel_arguments(kernel, arguments)
@@ -33,7 +34,7 @@ def call_of(kernel: Kernel, problem: SizedProblem, arguments: Mapping[str, Any],
     chosen = {**params, **_worked_out(kernel, arguments, params)}
     values = {**own, **arguments, **chosen}
     before = _before(kernel, problem, values, params)
-    # A parameter that is named like a launch option and keeps its default sets none.
+    # A parameter with the name of a launch option sets that option only if it does not keep its default.
     could = [name for name in own if name in kernel.decorated.launch_options]
     silent = {name for name in could if name not in chosen and name not in arguments}
     names = list(own)
@@ -48,7 +49,7 @@ def call_of(kernel: Kernel, problem: SizedProblem, arguments: Mapping[str, Any],
 
 
 def _with_block_shapes(kernel: Kernel, arguments: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-    """Return arguments whose tensor descriptors are of this config alone, and have the block shapes that it decides."""
+    """Copy arguments for this config alone. Tensor descriptors get the block shapes that the config decides."""
     found = {n: replace(value) if isinstance(value, TensorDescriptor) else value for n, value in arguments.items()}
     for name, sides in kernel.block_shapes.items():
         if not isinstance(found[name], TensorDescriptor):
@@ -72,7 +73,7 @@ def _worked_out(kernel: Kernel, arguments: Mapping[str, Any], params: Mapping[st
 def _before(
     kernel: Kernel, problem: SizedProblem, values: dict[str, Any], params: Mapping[str, Any]
 ) -> Callable[[], None] | None:
-    """Return what a config has before each launch, having run it once; None for nothing."""
+    """Return the function that a config needs called before each launch, after calling it once; None for nothing."""
     steps: list[Callable[[], object]] = []
     for tensor in map(partial(_tensor, kernel, values), kernel.zeroed(problem, params)):
         steps.append(tensor.zero_)
@@ -98,7 +99,7 @@ def _in_turn(steps: list[Callable[[], object]]) -> None:
 
 
 def check_kernel_arguments(kernel: Kernel, arguments: Mapping[str, Any]) -> None:
-    """Raise InputError where what ``inputs`` returns is not what the kernel takes."""
+    """Raise InputError if ``inputs`` returns anything but the kernel's arguments."""
     for name in arguments:
         if name not in kernel.parameters:
             known = ", ".join(kernel.parameters)

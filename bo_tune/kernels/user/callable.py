@@ -15,36 +15,38 @@ from bo_tune.kernels.user.definition import Definition, Params, Sizes, Space, na
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Operation(Definition):
-    """Something to tune that launches what it likes: several kernels, torch's own between them, scratch that depends on
-    the config. It must be a global of the module or script that defines it, as a ``Kernel`` must.
+    """Something to tune that launches what it likes.
+
+    That may be several kernels, torch's own between them, or scratch memory that depends on the config. Like a
+    ``Kernel``, it must be a global of the module or script that defines it.
 
     Args:
-        name: in databases and reports.
-        space: the values to choose among, by parameter, of which all combinations are configs; or a list of configs, as
-            mappings or ``triton.Config``. The parameters are whatever ``run`` makes of them.
+        name: the name in databases and reports.
+        space: the values of each parameter, all combinations of which are configs; or a list of configs, as mappings or
+            ``triton.Config``. ``run`` decides what the parameters mean.
         sizes: names of the sizes of a problem.
-        make: ``(sizes, device) -> arguments``: what ``run`` is given, by name. Called with the GPU, and with torch's
+        make: ``(sizes, device) -> arguments``: the arguments of ``run`` by name. Called with the GPU; also with torch's
             ``meta`` device, whose tensors hold nothing, to compile ahead.
         run: ``(arguments, config, gpu)``: launches everything once, on the current stream. It may allocate, and may
-            return outputs: one, several in their order, or by name. ``gpu`` tells ``name``, ``capability``,
-            ``sm_count``, ``shared_memory_bytes`` and ``l2_bytes`` (``GpuInfo``).
-        outputs: names of what is written: arguments, and what ``run`` returns.
-        restore: names of the arguments that are read and written. They are what ``make`` made of them before every
-            launch, which is not timed. An output that is not among them is filled with NaN before a check, so that an
-            element that is not written shows.
-        zero: names of the arguments that must be zero before a launch, or ``(sizes, config) -> names`` where that
-            depends on the config. They are cleared before every launch, and that is timed with it: whoever runs the
-            operation has to do it. Counters that it leaves at zero itself need nothing.
-        reference: ``arguments -> outputs``: what they must be; a tensor each, by name or in their order; or None where
-            it has written them into its arguments, which are copies. Without it, what the default config gives is
-            right.
+            return outputs: one, several in their order, or by name. ``gpu`` has ``name``, ``capability``, ``sm_count``,
+            ``shared_memory_bytes`` and ``l2_bytes`` (``GpuInfo``).
+        outputs: names of the outputs: arguments that are written, and results that ``run`` returns.
+        restore: names of the arguments that are both read and written. Before every launch, they are restored to what
+            ``make`` returned. This is not timed. Any other output is filled with NaN before a check, so that an element
+            that is not written shows.
+        zero: names of the arguments that must be zero before a launch, or ``(sizes, config) -> names`` if that depends
+            on the config. They are cleared before every launch, and this is timed with it, because whoever runs the
+            operation has to do it. Counters that the operation itself leaves at zero need nothing.
+        reference: ``arguments -> outputs``: the right outputs, one tensor each, by name or in their order; or None if
+            it has written them into its arguments, which are copies. Without a reference, the result of the default
+            config is right.
         tolerance: how far a right result may be from the reference (``Tolerance``, or a number: its ``relative``), for
-            all outputs or by their names. By default what the output's type allows.
-        default: the config to beat: one for all problems, or ``sizes -> config``. By default the middle of the space,
-            or the first of a list that is valid.
+            all outputs or by their names. The default depends on the output's type.
+        default: the config to beat: one for all problems, or ``sizes -> config``. By default it is the middle of the
+            space, or the first valid config of a list.
         valid: ``(sizes, config) -> bool``: whether a config may be tried at all.
-        features: what else may tell fast configs from slow ones before they are compiled (programs launched, bytes of
-            scratch): numbers by name, each ``(sizes, config) -> float``.
+        features: further values that may tell fast configs from slow ones before they are compiled (programs launched,
+            bytes of scratch), by name, each ``(sizes, config) -> float``.
 
     Raises:
         InputError: these do not fit together.
@@ -88,7 +90,7 @@ class Operation(Definition):
         return self.make(sizes, device)
 
     def check_arguments(self, arguments: Mapping[str, Any]) -> None:
-        """Raise InputError where something is said of an argument that ``make`` does not return."""
+        """Raise InputError if ``restore`` or ``zero`` names an argument that ``make`` does not return."""
         said = {"restore": self.restore, "zero": () if callable(self.zero) else names_in(self.zero)}
         for what, names in said.items():
             for name in names:

@@ -1,4 +1,4 @@
-"""What Triton's decorators say of a kernel, and which launch options Triton takes."""
+"""The contents of Triton's decorators above a kernel, and the launch options that Triton takes."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,17 +19,17 @@ JIT_TYPES = ("JITFunction", "InterpretedFunction")
 
 @dataclass(frozen=True, slots=True)
 class Decorated:
-    """A jit function with what the decorators above it say.
+    """A jit function with the contents of the decorators above it.
 
     Attributes:
-        function: under ``@triton.jit``.
-        heuristics: parameters with what works them out of the arguments, a config's among them.
-        blind_heuristics: those above ``@triton.autotune``, which see no config.
-        configs: of ``@triton.autotune``; None without it.
-        key: its names of arguments whose values tell problems apart.
+        function: the function under ``@triton.jit``.
+        heuristics: functions that compute parameters from the arguments, including those of a config, by parameter.
+        blind_heuristics: the heuristics above ``@triton.autotune``, which see no config.
+        configs: configs of ``@triton.autotune``; None without it.
+        key: names of the arguments in its key, whose values tell problems apart.
         zero: arguments that it clears.
-        restore: arguments that it brings back.
-        prune: returns which of the configs its pruning leaves for some arguments; None where it has none.
+        restore: arguments that it restores.
+        prune: returns the configs that its pruning leaves for some arguments; None without pruning.
     """
 
     function: Any
@@ -43,21 +43,21 @@ class Decorated:
 
     @property
     def name(self) -> str:
-        """The function's."""
+        """Name of the function."""
         return str(self.function.fn.__name__)
 
     @property
     def launch_options(self) -> frozenset[str]:
-        """What Triton takes besides the kernel's parameters, on any GPU."""
+        """Launch options that Triton takes besides the kernel's parameters, on any GPU."""
         return launch_options(None)
 
     @property
     def hooks(self) -> tuple[Callable[..., Any], ...]:
-        """What some configs run before a launch."""
+        """Functions that some configs run before a launch."""
         return tuple(dict.fromkeys(config.pre_hook for config in self.configs or () if config.pre_hook is not None))
 
     def hook_of(self, params: Mapping[str, Any]) -> Callable[[dict[str, Any]], Any] | None:
-        """Return what a config runs before a launch, if anything."""
+        """Return the function that a config runs before a launch, if any."""
         for config in self.configs or ():
             said = config.all_kwargs()
             if config.pre_hook is not None and all(said.get(name) == value for name, value in params.items()):
@@ -66,7 +66,7 @@ class Decorated:
         return None
 
     def worked_out(self, arguments: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the parameters that follow from the others. Raises what the author's functions do."""
+        """Return the parameters that are computed from others. Raises whatever the author's functions raise."""
         found: dict[str, Any] = {}
         for name, function in self.heuristics.items():
             found[name] = function({**arguments, **({} if name in self.blind_heuristics else params), **found})
@@ -74,18 +74,18 @@ class Decorated:
 
     @staticmethod
     def made_of_nothing(inputs: Callable[..., Mapping[str, Any]], sizes: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Return arguments of some sizes on the meta device. Raises what the author's function does."""
+        """Return arguments of some sizes on the meta device. Raises whatever the author's function raises."""
         return inputs(sizes, META)
 
 
 @dataclass(frozen=True, slots=True)
 class Pruning:
-    """What ``prune_configs_by`` says.
+    """The contents of ``prune_configs_by``.
 
     Attributes:
         early: ``(configs, arguments by position, **arguments by name) -> configs``.
         model: ``(**arguments and config) -> time``.
-        top_k: how many configs of the least times are left, or what share of them.
+        top_k: number, or share, of the configs with the least times to keep.
     """
 
     early: Callable[..., Sequence[Any]] | None = None
@@ -93,7 +93,7 @@ class Pruning:
     top_k: float | int = 1.0
 
     def left(self, configs: Sequence[Any], positional: Mapping[str, Any], named: Mapping[str, Any]) -> Sequence[Any]:
-        """Return the configs that are left for some arguments. Raises ValueError where that is none."""
+        """Return the configs that are left for some arguments. Raises ValueError if none is left."""
         left = list(configs) if self.early is None else self.early(configs, positional, **named)
         if not left:
             raise ValueError("no config is left")
@@ -106,10 +106,10 @@ class Pruning:
 
 
 def undecorated(function: Any) -> Decorated:
-    """Return a jit function with what the decorators above it say.
+    """Return a jit function with the contents of the decorators above it.
 
     Raises:
-        InputError: it is none, or is under a decorator that says what cannot be tuned.
+        InputError: it is not a jit function, or one of its decorators asks for what cannot be tuned.
     """
     tuner: Autotuner | None = None
     above: dict[str, Any] = {}
@@ -124,7 +124,7 @@ def undecorated(function: Any) -> Decorated:
         function = function.fn
     if type(function).__name__ not in JIT_TYPES:
         raise InputError(f"expected a function under @triton.jit, got {type(function).__name__}{_instead(function)}")
-    # Those that stand higher are worked out first.
+    # Heuristics that stand higher are computed first.
     heuristics = {**above, **below}
     if tuner is None:
         return Decorated(function, heuristics)
@@ -149,15 +149,15 @@ def undecorated(function: Any) -> Decorated:
 
 
 def _instead(function: Any) -> str:
-    """Say what to do about a function of another kind."""
+    """Say what to do with a function of another kind."""
     if "Gluon" in type(function).__name__:
         return ": launch it from the run= of a bo_tune.Operation"
     return ": of decorators above it, only Triton's are known" if hasattr(function, "fn") else ""
 
 
 def _pruning(tuner: Autotuner) -> Callable[[dict[str, Any]], Sequence[Any]] | None:
-    """Return the pruning of an autotuner as a function of the arguments; None where it has none."""
-    # What bo_tune.autotune shows of its pruning is for PyTorch's compiler.
+    """Return the pruning of an autotuner as a function of the arguments; None if it has none."""
+    # The pruning that bo_tune.autotune shows to others is made for PyTorch's compiler.
     usual = Pruning(tuner.early_config_prune, tuner.perf_model, tuner.configs_top_k)
     pruning: Pruning = getattr(tuner, "pruning", usual)
     if pruning.early is None and pruning.model is None:
@@ -170,7 +170,7 @@ def launch_options(backend: str | None) -> frozenset[str]:
     """Return the names of the launch options that Triton takes.
 
     Args:
-        backend: whose GPUs, as Triton's targets call it; None for all.
+        backend: the backend, as in Triton's targets; None for all.
     """
     found = set(LAUNCH_OPTIONS)
     for known in backends.values():
@@ -182,12 +182,12 @@ def launch_options(backend: str | None) -> frozenset[str]:
 
 
 def _option_names(options: Any) -> Iterator[str]:
-    """Give the names of the fields of a class of launch options; none of another class."""
+    """Yield the names of the fields of a class of launch options; none for another class."""
     names = [field.name for field in fields(options)]
     return iter(names if "num_warps" in names else ())
 
 
 def untaken(options: Sequence[str]) -> list[str]:
-    """Return those launch options that the GPU that Triton compiles for does not take."""
+    """Return those launch options that Triton does not take for the GPU that it compiles for."""
     known = launch_options(triton.runtime.driver.active.get_current_target().backend)
     return [name for name in options if name not in known]

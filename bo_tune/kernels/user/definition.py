@@ -1,4 +1,4 @@
-"""What is said of a kernel or of an operation to tune it: what there is to choose, and on what problems.
+"""The parts of a definition that kernels and operations share: the search space, and the sizes of problems.
 
 Imports neither torch nor triton.
 """
@@ -22,20 +22,20 @@ Sizes = Mapping[str, Size]
 """A problem: its sizes by name."""
 
 Params = Mapping[str, Value]
-"""A config, with the values that its author gave the parameters."""
+"""A config, with the author's own values of the parameters."""
 
 Space = Mapping[str, Sequence[Value]] | Sequence[Any]
-"""Values by parameter, of which all combinations are configs; or the configs themselves (``Params``, or Triton's)."""
+"""Values by parameter, all combinations of which are configs; or the configs themselves (``Params``, or Triton's)."""
 
 
 def names_in(said: str | Iterable[str] | None) -> tuple[str, ...]:
-    """Return names that may be given as one, as several, or not at all."""
+    """Return a tuple of names, given one name, several, or None."""
     return () if said is None else (said,) if isinstance(said, str) else tuple(said)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Definition(ABC):
-    """What kernels (``Kernel``) and operations (``Operation``) share.
+    """The base of kernels (``Kernel``) and operations (``Operation``).
 
     Attributes:
         defined_in: the module whose own code made it.
@@ -53,13 +53,14 @@ class Definition(ABC):
     defined_in: str = field(init=False, repr=False)
 
     makes: ClassVar[str] = "make"
-    """Which of the author's functions makes arguments."""
+    """The name of the author's function that makes arguments."""
 
     is_its_function: ClassVar[bool] = False
-    """Whether it is the global that is launched, whose name is then its own, whatever others are over the function."""
+    """Whether it is the global that is launched. Then its name belongs to it, even if other kernels share the
+    function."""
 
     def _check(self) -> None:
-        """Raise InputError where what was said does not fit together."""
+        """Raise InputError if the parts of the definition do not fit together."""
         if "|" in self.name or not self.name.strip():
             raise InputError(f"a kernel's name goes before a | in the names of studies: {self.name!r}")
         if not self.output_names or len(set(self.output_names)) < len(self.output_names):
@@ -75,12 +76,12 @@ class Definition(ABC):
     @property
     @abstractmethod
     def output_names(self) -> tuple[str, ...]:
-        """What is written."""
+        """Names of the outputs."""
 
     @property
     @abstractmethod
     def read_outputs(self) -> tuple[str, ...]:
-        """Those of the outputs that are read as well."""
+        """Outputs that are read as well."""
 
     @property
     def restored(self) -> tuple[str, ...]:
@@ -89,29 +90,29 @@ class Definition(ABC):
 
     @property
     def written_only(self) -> tuple[str, ...]:
-        """Those of the outputs that are not read, or cleared before they are."""
+        """Outputs that are not read, or cleared before they are."""
         return tuple(name for name in self.output_names if name not in self.read_outputs)
 
     @property
     @abstractmethod
     def own_functions(self) -> tuple[Any, ...]:
-        """What makes its arguments and what is launched: of a module of the author's, whichever the others are of."""
+        """The functions that make its arguments and launch it. Unlike others, they come from the author's module."""
 
     @property
     def functions(self) -> tuple[Any, ...]:
-        """The functions that make the results: a change of one makes other studies."""
+        """The functions that affect the results. If one of them changes, new studies begin."""
         return (*self.own_functions, self.reference, self.zero if callable(self.zero) else None)
 
     @property
     def more_that_counts(self) -> tuple[str, ...]:
-        """What else makes the results, as text; only what was said, so that older studies stay what they are."""
+        """Other facts that affect the results, as text. Defaults are left out, so older studies keep their names."""
         zero = () if callable(self.zero) else names_in(self.zero)
         strict = tuple(name for name, tolerance in self.tolerances.items() if not tolerance.equal_nan)
         return tuple(f"{what} {said}" for what, said in (("zero", zero), ("no nan", strict)) if said)
 
     @property
     def given_name(self) -> str:
-        """The name that it has where its author gave it none, so that others may share it."""
+        """Its name if the author gave it none. Others may have the same name."""
         return ""
 
     @property
@@ -121,11 +122,11 @@ class Definition(ABC):
 
     @abstractmethod
     def arguments(self, sizes: dict[str, Size], device: Any) -> Mapping[str, Any]:
-        """Return the arguments of a problem by name. Raises whatever the author's function does."""
+        """Return the arguments of a problem by name. Raises whatever the author's function raises."""
 
     @cached_property
     def tolerances(self) -> Mapping[str, Tolerance]:
-        """How far each output may be from its reference."""
+        """The tolerance of each output."""
         return tolerances_of(self.tolerance, self.output_names)
 
     @property
@@ -135,13 +136,13 @@ class Definition(ABC):
 
     @cached_property
     def listed(self) -> tuple[Params, ...]:
-        """The configs of a space that is a list of them; none of one that is a product."""
+        """The configs of a space that is a list; empty for a space that is a product."""
         said = self.said_space
         return () if said is None or isinstance(said, Mapping) else listed_params(said)
 
     @cached_property
     def values(self) -> Mapping[str, Values]:
-        """The parameters of the search space, with what stands for their values."""
+        """The parameters of the search space, with the numbers that stand for their values."""
         if self.listed:
             return values_of({name: tuple(dict.fromkeys(p[name] for p in self.listed)) for name in self.listed[0]})
         return values_of(self.said_space if isinstance(self.said_space, Mapping) else {})
@@ -154,7 +155,7 @@ class Definition(ABC):
         return tuple(params[name] for name in self.values)
 
     def encode(self, params: Params, place: str) -> dict[str, int]:
-        """Return a config as it is searched and stored. Raises InputError for one of another kernel."""
+        """Return a config as it is searched and stored. Raises InputError for a config of another kernel."""
         unknown = [name for name in params if name not in self.values]
         if unknown:
             raise InputError(f"{self.name}: {place}: {unknown[0]} is not in the space of {', '.join(self.values)}")
@@ -164,28 +165,28 @@ class Definition(ABC):
         return {name: values.number(params[name]) for name, values in self.values.items()}
 
     def decode(self, config: Config) -> dict[str, Value]:
-        """Return a config with the values that its author gave the parameters."""
+        """Return a config with the author's own values of the parameters."""
         return {name: values.value(config[name]) for name, values in self.values.items()}
 
     def check_sizes(self, names: Iterable[str]) -> None:
-        """Raise InputError where problems have sizes of other names than was said."""
+        """Raise InputError if the names of a problem's sizes differ from the definition."""
         given = set(names)
         if self.sizes and given != set(self.sizes):
             expected, got = ", ".join(self.sizes), ", ".join(sorted(given)) or "none"
             raise InputError(f"{self.name}: problems have the sizes {expected}; got {got}")
 
     def allows(self, problem: SizedProblem, params: Params) -> bool:
-        """Say whether the author allows a config. Raises InputError where that cannot be said."""
+        """Say whether the author allows a config. Raises InputError if the author's function fails."""
         if self.listed and self._place(params) not in self._is_listed and dict(params) != self._said_default(problem):
             return False
         return self.valid is None or bool(self.ask("valid", self.valid, dict(problem.sizes), dict(params)))
 
     def programs(self, problem: SizedProblem, params: Params) -> tuple[int, int, int]:
-        """Return the grid of programs along three axes, where it ``is_gridded``. Raises InputError."""
+        """Return the grid of programs along three axes, if it ``is_gridded``. Raises InputError."""
         raise NotImplementedError
 
     def feature(self, name: str, problem: SizedProblem, params: Params) -> float:
-        """Return one of the author's features of a config. Raises InputError for what is no number."""
+        """Return one of the author's features of a config. Raises InputError if it is not a finite number."""
         what = f"features[{name!r}]"
         said = self.ask(what, self.features[name], dict(problem.sizes), dict(params))
         if not isinstance(said, (int, float)) or not isfinite(said):
@@ -193,13 +194,13 @@ class Definition(ABC):
         return float(said)
 
     def zeroed(self, problem: SizedProblem, params: Params) -> tuple[str, ...]:
-        """Return the names of the arguments that a config needs cleared before each launch. Raises InputError."""
+        """Return the names of the arguments that must be cleared before each launch of a config. Raises InputError."""
         if callable(self.zero):
             return names_in(self.ask("zero", self.zero, dict(problem.sizes), dict(params)))
         return names_in(self.zero)
 
     def default_params(self, problem: SizedProblem) -> Params:
-        """Return the config to beat. Raises InputError where the space has none for the problem."""
+        """Return the config to beat. Raises InputError if no config is valid for the problem."""
         said = self._said_default(problem)
         if said is not None:
             return said
@@ -215,7 +216,7 @@ class Definition(ABC):
         return self.default
 
     def _by_distance_from_the_middle(self) -> Iterator[Params]:
-        """Give all configs, those nearest to the middle of the space first, counted in places."""
+        """Yield all configs, beginning with those nearest to the middle of the space, counted in places."""
         each = [values.values for values in self.values.values()]
         by_distance = sorted(
             product(*(range(len(values)) for values in each)),
@@ -225,7 +226,7 @@ class Definition(ABC):
             yield {name: values[place] for name, values, place in zip(self.values, each, places, strict=True)}
 
     def ask(self, what: str, function: Callable[..., Any], *given: Any) -> Any:
-        """Call a function of the author's; what it raises is told with its name. Raises InputError."""
+        """Call a function of the author's. Raises InputError, with the function's name, if it fails."""
         try:
             return function(*given)
         except Exception as error:  # whatever the author's code raises
@@ -234,9 +235,9 @@ class Definition(ABC):
 
 
 def listed_params(configs: Iterable[Any]) -> tuple[Params, ...]:
-    """Return configs that are listed, each with a value for every parameter, without those that are there twice.
+    """Return the configs of a list, each with a value for every parameter, and without duplicates.
 
-    Of Triton's configs, options that none of them sets are left out: they have them all.
+    Options that none of Triton's configs sets are left out. All of these configs have them.
 
     Raises:
         InputError: one lacks a parameter that others have.
@@ -259,11 +260,11 @@ def listed_params(configs: Iterable[Any]) -> tuple[Params, ...]:
 
 
 _OPTIONAL: Mapping[str, Value] = {"num_ctas": 1, "maxnreg": None}
-"""Launch options that Triton's configs all have, with what they are where nothing is said."""
+"""Launch options that all of Triton's configs have, with their defaults."""
 
 
 def _params_of(config: Any) -> dict[str, Value]:
-    """Return the parameters and launch options of a ``triton.Config``. Raises InputError for what is none."""
+    """Return the parameters and launch options of a ``triton.Config``. Raises InputError for anything else."""
     if not hasattr(config, "all_kwargs"):
         raise InputError(f"space: expected values by parameter, or a list of configs, got {config!r} in it")
     params: dict[str, Value] = config.all_kwargs()
@@ -273,7 +274,7 @@ def _params_of(config: Any) -> dict[str, Value]:
 
 
 def _module_being_run() -> str:
-    """Name the module whose own code, outside of any function, is being run just now."""
+    """Return the name of the module whose own code, outside of any function, is running just now."""
     frame = sys._getframe(1)
     while frame.f_code.co_name != "<module>" and frame.f_back is not None:
         frame = frame.f_back

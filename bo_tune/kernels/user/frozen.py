@@ -1,12 +1,12 @@
 """Tables of the best configs, which a package ships and every process reads: no database, no GPU and no search.
 
-The rule of the look-up, of a kernel on a GPU of a name:
+The look-up for a kernel and the name of a GPU follows this rule:
 
-1. the entry of the very sizes;
-2. else, of the entries whose words and truth values are the same, the nearest whose config is valid for the sizes asked
-   for: that with the least sum of |log2 of the ratio| over the other sizes (of |difference| where one is not positive);
-   of two as near, the one that comes first in the table, which is sorted by sizes;
-3. else the default config.
+1. Take the entry with exactly these sizes.
+2. Otherwise, look at the entries with the same words and truth values. Take the nearest whose config is valid for the
+   sizes asked for. The nearest entry has the least sum of |log2 of the ratio| over the other sizes (of |difference| if
+   one is not positive). If two are equally near, take the first in the table, which is sorted by sizes.
+3. Otherwise, take the default config.
 """
 
 import json
@@ -28,22 +28,22 @@ from bo_tune.kernels.user.identity.home import file_of, told_apart
 from bo_tune.kernels.user.values import Value
 
 OnMiss = Literal["nearest", "default", "error"]
-"""What to do where a table does not have the very sizes."""
+"""What to do if a table does not have exactly the sizes asked for."""
 
 ON_MISS = ("nearest", "default", "error")
 
 SUFFIX = ".tuned.json"
-"""Of the table beside a module: ``softmax.tuned.json`` beside ``softmax.py``."""
+"""Suffix of the table beside a module: ``softmax.tuned.json`` beside ``softmax.py``."""
 
 MOST_REMEMBERED = 100_000
-"""Answers, of some hundred bytes each. Whoever serves may ask for any number of sizes."""
+"""Most answers to remember, of some hundred bytes each. A server may ask for any number of sizes."""
 
 Plain = bool | int | float | str | None
-"""A value in a table; for one that JSON has no form for (a dtype, a tuple), its text."""
+"""A value in a table. Values that JSON cannot hold (a dtype, a tuple) are stored as text."""
 
 
 class Result(Protocol):
-    """What came of tuning a kernel on one problem (``bo_tune.Best``)."""
+    """The result of tuning a kernel on one problem (``bo_tune.Best``)."""
 
     @property
     def kernel(self) -> str:
@@ -59,11 +59,11 @@ class Result(Protocol):
 
     @property
     def time_us(self) -> float:
-        """Its time."""
+        """Time of the config, in us."""
 
     @property
     def default_time_us(self) -> float | None:
-        """The default config's."""
+        """Time of the default config, in us."""
 
     @property
     def gpu(self) -> str:
@@ -71,7 +71,7 @@ class Result(Protocol):
 
     @property
     def study(self) -> str:
-        """Name of the study, which tells code and toolchain."""
+        """Name of the study, which identifies code and toolchain."""
 
 
 class Entry(BaseModel):
@@ -96,14 +96,14 @@ class Table(BaseModel):
 
 
 def freeze(results: Iterable[Result], table: str | Path) -> None:
-    """Write what tuning found into a table. Entries of other kernels, GPUs and sizes that it has stay.
+    """Write the results of tuning into a table. Its entries for other kernels, GPUs and sizes stay.
 
     Args:
-        results: what ``tune`` or ``grid`` returned.
-        table: a JSON file, made if it is not there.
+        results: the results of ``tune`` or ``grid``.
+        table: a JSON file; created if it does not exist.
 
     Raises:
-        InputError: the file cannot be written, or is there and no table.
+        InputError: the file cannot be written, or exists and is not a table.
     """
     path = Path(table)
     with written_by_one(path):
@@ -111,22 +111,22 @@ def freeze(results: Iterable[Result], table: str | Path) -> None:
 
 
 def forget() -> None:
-    """Have tables read anew that this process has read: another one has written them."""
+    """Read tables anew that this process has read, because another process has written them."""
     _table.cache_clear()
     _FOUND.clear()
 
 
 @contextmanager
 def written_by_one(table: Path, what: str = "") -> Iterator[None]:
-    """Keep other processes from writing a table while it lasts.
+    """Keep other processes from writing a table inside the context.
 
     Args:
-        what: what they are kept from besides writing.
+        what: an activity other than writing to lock instead.
 
     Raises:
-        InputError: the lock beside it cannot be made.
+        InputError: the lock beside the table cannot be made.
     """
-    # Whoever only reads a table needs no lock, and should not wait for the import.
+    # A process that only reads a table needs no lock, and should not wait for the import.
     from filelock import FileLock  # noqa: PLC0415
 
     target = resolved(table)
@@ -175,24 +175,24 @@ def best(
     gpu: str | None = None,
     on_miss: OnMiss = "nearest",
 ) -> dict[str, Value]:
-    """Return the config to use for some sizes, by a table. A table is read once in a process.
+    """Return the config to use for some sizes, by a table. A process reads a table once.
 
     Args:
         kernel: a ``Kernel``, an ``Operation``, or a kernel under ``bo_tune.autotune``.
-        sizes: by name, as those it was tuned on.
-        table: the file that ``freeze`` wrote; by default the one beside the module whose global the kernel is
+        sizes: sizes by name, as in tuning.
+        table: the file that ``freeze`` wrote. The default is the file beside the module that has the kernel as a global
             (``SUFFIX``).
         gpu: name of the GPU; by default torch's current one.
-        on_miss: what to do where the table does not have the very sizes: ``nearest`` (see the module), ``default`` (the
-            default config), ``error``.
+        on_miss: what to do if the table does not have exactly these sizes: ``nearest`` (see the module), ``default``
+            (the default config), ``error``.
 
     Raises:
-        InputError: there is no such table, it has a config that the kernel does not have; or nothing for the sizes, and
-            ``on_miss`` is ``error``.
+        InputError: there is no such table; it has a config that the kernel does not have; or it has nothing for the
+            sizes, and ``on_miss`` is ``error``.
     """
     kernel = getattr(kernel, "definition", kernel)
     gpu = gpu_at_hand() if gpu is None else gpu
-    key = (kernel, table, gpu, on_miss, *sizes.items(), *map(type, sizes.values()))  # True is no 1
+    key = (kernel, table, gpu, on_miss, *sizes.items(), *map(type, sizes.values()))  # True differs from 1
     found = _FOUND.get(key)
     if found is None:
         if len(_FOUND) >= MOST_REMEMBERED:
@@ -228,18 +228,18 @@ def _look_up(kernel: Definition, sizes: dict[str, Size], table: Path, gpu: str, 
 
 
 def entries_of(kernel: str, gpu: str, table: Path) -> Sequence[Entry]:
-    """Return what a table has of a kernel on a GPU. It is read once in a process. Raises InputError."""
+    """Return the entries of a table for a kernel on a GPU. A process reads a table once. Raises InputError."""
     return _table(table).kernels.get(kernel, {}).get(gpu, [])
 
 
 def exact(entries: Iterable[Entry], sizes: Mapping[str, Size]) -> Entry | None:
-    """Return the entry of the very sizes; None where there is none."""
+    """Return the entry with exactly these sizes; None if there is none."""
     key = _sizes_key(sizes)
     return next((entry for entry in entries if _sizes_key(entry.sizes) == key), None)
 
 
 def by_distance(entries: Iterable[Entry], sizes: Mapping[str, Size]) -> Iterator[Entry]:
-    """Give the entries whose words and truth values are the same, the nearest first."""
+    """Yield the entries with the same words and truth values, nearest first."""
     alike = [entry for entry in entries if _words(entry.sizes) == _words(sizes) and set(entry.sizes) == set(sizes)]
     yield from sorted(alike, key=lambda entry: sum(_distance(entry.sizes[name], sizes[name]) for name in sizes))
 
@@ -250,12 +250,12 @@ def _words(sizes: Mapping[str, Size]) -> dict[str, Size]:
 
 def _distance(one: Size, other: Size) -> float:
     if isinstance(one, (str, bool)) or isinstance(other, (str, bool)):
-        return 0.0  # of words and truth values, which are the same
+        return 0.0  # words and truth values, which are the same
     return abs(log2(one / other)) if one > 0 and other > 0 else float(abs(one - other))
 
 
 def _sizes_key(sizes: Mapping[str, Size]) -> frozenset[tuple[str, bool, Size]]:
-    """Equal for the same sizes in whatever order; a truth value is no number."""
+    """Return a key that is equal for the same sizes in any order. A truth value differs from a number."""
     return frozenset((name, isinstance(size, bool), size) for name, size in sizes.items())
 
 
@@ -264,7 +264,7 @@ def _plain(value: Value) -> Plain:
 
 
 def params_of(kernel: Definition, entry: Entry, table: Path) -> Params:
-    """Return the config of an entry with the kernel's own values. Raises InputError where that has others."""
+    """Return the config of an entry in the kernel's own values. Raises InputError if the kernel has other values."""
     params = {}
     for name, stored in entry.config.items():
         values = kernel.values[name].values if name in kernel.values else ()
@@ -298,8 +298,8 @@ def _read(path: Path) -> Table:
 
 
 def gpu_at_hand() -> str:
-    """Return the name of torch's current GPU; nothing where there is none."""
-    # Asking whether there is one takes longest.
+    """Return the name of torch's current GPU; empty if there is none."""
+    # The slowest part is asking whether there is a GPU.
     there = is_gpu_in_use() or torch.cuda.is_available()
     return _name_of(torch.cuda.current_device()) if there else ""
 

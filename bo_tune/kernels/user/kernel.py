@@ -19,42 +19,44 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Kernel(Definition):
-    """A Triton kernel to tune. It must be a global of the module or script that defines it: the processes that compile
-    and measure import it from there.
+    """A Triton kernel to tune.
+
+    It must be a global of the module or script that defines it. The processes that compile and measure import it from
+    there.
 
     Args:
-        function: the kernel, under ``@triton.jit``, and under ``@triton.heuristics`` and ``@triton.autotune`` if it is.
-            Of the latter, what is not said here is taken: its configs are the space, its key the sizes that a problem
-            must have, its pruning decides on what is valid, ``reset_to_zero`` is ``zero``, ``restore_value`` is brought
-            back.
-        space: the values to choose among, of parameters of the kernel and of Triton's launch options (``num_warps``,
-            ``num_stages``, ``maxnreg``, ``launch_pdl`` …), of which all combinations are configs; or a list of configs,
-            as mappings or ``triton.Config``.
-        inputs: ``(sizes, device) -> arguments``: the kernel's other arguments by name. Called with the GPU, and with
+        function: the kernel, under ``@triton.jit``, and possibly under ``@triton.heuristics`` and ``@triton.autotune``.
+            The latter fills in whatever is not given here: its configs are the space, its key the sizes that a problem
+            must have, its pruning decides what is valid, ``reset_to_zero`` is ``zero``, and ``restore_value`` names
+            arguments to restore.
+        space: the values of parameters of the kernel and of Triton's launch options (``num_warps``, ``num_stages``,
+            ``maxnreg``, ``launch_pdl`` …), all combinations of which are configs; or a list of configs, as mappings or
+            ``triton.Config``.
+        inputs: ``(sizes, device) -> arguments``: the kernel's other arguments by name. Called with the GPU; also with
             torch's ``meta`` device, whose tensors hold nothing, to compile ahead.
         grid: ``(sizes, config) -> programs``: a number, or a tuple of up to three.
         output: name of the argument that the kernel writes, or several names.
-        reference: ``arguments -> tensor``: what the output must be; of several outputs a tensor each, by name or in
-            their order; or None where it has written them into its arguments. These are copies, with the outputs as
-            the kernel finds them. What it leaves as it was there, the kernel may leave, or fill with anything. Without
-            a reference, what the default config gives is right.
-        default: the config to beat: one for all problems, or ``sizes -> config``. By default the middle of the space,
-            or the first of a list that is valid.
+        reference: ``arguments -> tensor``: the right output. For several outputs, one tensor each, by name or in their
+            order; or None if it has written them into its arguments. These are copies, with the outputs as the kernel
+            finds them. Elements that the reference leaves unchanged there, the kernel may leave, or fill with anything.
+            Without a reference, the result of the default config is right.
+        default: the config to beat: one for all problems, or ``sizes -> config``. By default it is the middle of the
+            space, or the first valid config of a list.
         valid: ``(sizes, config) -> bool``: whether a config may be tried at all.
-        features: what else may tell fast configs from slow ones before they are compiled: numbers by name, each
+        features: further values that may tell fast configs from slow ones before they are compiled, by name, each
             ``(sizes, config) -> float``.
         tolerance: how far a right result may be from the reference (``Tolerance``, or a number: its ``relative``), for
-            all outputs or by their names. By default what the output's type allows.
-        in_place: whether the kernel reads its output (adds to it, say), or which of several. It is then what
-            ``inputs`` made of it before every launch, and else filled with NaN before a check, so that an element
-            that is not written shows.
+            all outputs or by their names. The default depends on the output's type.
+        in_place: whether the kernel reads its output (adds to it, say), or the names of those outputs that it reads.
+            Before every launch, such an output is restored to what ``inputs`` returned. Any other output is filled with
+            NaN before a check, so that an element that is not written shows.
         zero: names of the arguments that must be zero before a launch, or ``(sizes, config) -> names``. They are
-            cleared before every launch, and that is timed with it: whoever calls the kernel has to do it.
-        block_shapes: of tensor descriptors among the arguments, by name, the parameters (or numbers) that their block
-            shape follows: ``{"a": ("BLOCK_M", "BLOCK_K")}``.
+            cleared before every launch, and this is timed with it, because whoever calls the kernel has to do it.
+        block_shapes: for each tensor descriptor among the arguments, the parameters (or numbers) that make up its block
+            shape: ``{"a": ("BLOCK_M", "BLOCK_K")}``.
         sizes: names of the sizes of a problem. By default whatever the problems have.
-        name: of the kernel in databases and reports. By default the function's; where several kernels of a module
-            would share that, each is called as the global that it is.
+        name: name of the kernel in databases and reports; by default the function's. If several kernels of a module
+            would share a name, each takes the name of its global.
 
     Raises:
         InputError: these do not fit together.
@@ -97,8 +99,8 @@ class Kernel(Definition):
 
     @cached_property
     def decorated(self) -> "Decorated":
-        """The function below its decorators, with what these say. Raises InputError."""
-        # Imports torch and triton, as whoever made the function did.
+        """The function below its decorators, with their contents. Raises InputError."""
+        # This imports torch and triton. Whoever made the function has imported them already.
         from bo_tune.kernels.user.decorated import undecorated  # noqa: PLC0415
 
         return undecorated(self.function)
@@ -127,7 +129,7 @@ class Kernel(Definition):
 
     @property
     def functions(self) -> tuple[Any, ...]:
-        """See the base class. What ``@triton.autotune`` runs before a launch is part of it."""
+        """The functions that affect the results, including those that ``@triton.autotune`` runs before a launch."""
         more = self.decorated.hooks if self.space is None else ()
         return (*super().functions, self.grid, *self.decorated.heuristics.values(), *more)
 
@@ -138,7 +140,7 @@ class Kernel(Definition):
 
     @cached_property
     def parameters(self) -> Mapping[str, Any]:
-        """The kernel's parameters in order, with their defaults (``inspect.Parameter.empty`` where there is none)."""
+        """The kernel's parameters in order, with their defaults (``inspect.Parameter.empty`` if there is none)."""
         signature = inspect.signature(self.jit.fn)
         return {name: parameter.default for name, parameter in signature.parameters.items()}
 
@@ -151,23 +153,23 @@ class Kernel(Definition):
         return names_in(self.output)
 
     def outputs_in(self, arguments: Mapping[str, Any]) -> tuple[str, ...]:
-        """Return the outputs that a call with these arguments has, which must be tensors."""
+        """Return the outputs of a call with these arguments. They must be tensors."""
         return self.output_names
 
     def more_options(self, problem: SizedProblem) -> Mapping[str, Any]:
-        """Return launch options of a problem's own, which no config sets."""
+        """Return launch options that belong to a problem, and that no config sets."""
         return {}
 
     @cached_property
     def read_outputs(self) -> tuple[str, ...]:
-        """Those of them that it reads as well."""
+        """Outputs that the kernel reads as well."""
         if isinstance(self.in_place, bool):
             restored = self.decorated.restore
             return self.output_names if self.in_place else tuple(name for name in self.output_names if name in restored)
         return names_in(self.in_place)
 
     def check_sizes(self, names: Iterable[str]) -> None:
-        """See the base class. Problems that ``@triton.autotune`` tells apart must differ here, too."""
+        """Check the names of sizes. Problems that ``@triton.autotune`` tells apart must differ here, too."""
         given = set(names)
         super().check_sizes(given)
         for name in self.decorated.key:

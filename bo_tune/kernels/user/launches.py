@@ -1,8 +1,8 @@
-"""What a callable launches, told without launching: it is run with tensors that hold nothing, and Triton's launches are
-noted instead of done.
+"""Finds out what a callable launches, without launching.
 
-That tells which kernels are compiled for a config wherever the callable decides on launches by sizes and config alone.
-One that reads values of its tensors, asks the GPU, or uses what a launch returns, is told up to there: the rest is
+The callable is run with tensors that hold nothing, and Triton's launches are noted instead of made. This finds all
+kernels to compile for a config if the callable decides on launches by sizes and config alone. If it reads values of its
+tensors, asks the GPU, or uses the result of a launch, only the launches up to that point are found. The rest is
 compiled by its first launch, in the GPU process and within the deadline of a measurement.
 """
 
@@ -20,7 +20,7 @@ from bo_tune.errors import InputError, one_line
 from bo_tune.kernels.call import KernelCall
 
 WRONG = (LookupError, NameError, TypeError, SyntaxError, ImportError)
-"""What a callable raises that is wrong, and not only where nothing is launched."""
+"""Errors that mean that a callable is wrong, and not only that nothing was launched."""
 
 ANY_GRID = (1, 1, 1)
 """The grid does not matter to what is compiled."""
@@ -29,23 +29,23 @@ _ONE_AT_A_TIME = threading.Lock()
 
 
 class _AskedBackError(Exception):
-    """A callable wants of Triton what only a launch could give."""
+    """A callable wants an answer from Triton that only a launch could give."""
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a callable launches for a config.
+    """The launches of a callable for a config.
 
     Attributes:
-        calls: each kernel with what is compiled in, once.
-        untold: why there may be more than that; nothing where there is not.
+        calls: each kernel with its compiled-in values, once.
+        untold: why there may be further launches; empty if there are none.
     """
 
     calls: tuple[KernelCall, ...]
     untold: str = ""
 
     def specialisation(self) -> Hashable:
-        """Return what is compiled in: equal where the same binaries are launched, as far as they are known."""
+        """Return the known compiled-in values. They are equal if the same binaries are launched, as far as is known."""
         return tuple(call.specialisation() for call in self.calls)
 
 
@@ -53,11 +53,11 @@ def told_launches(run: Callable[[], object], name: str) -> Told:
     """Run a callable, and return what it would launch.
 
     Args:
-        run: its tensors are on the meta device.
-        name: of the operation, for messages.
+        run: the callable, with tensors on the meta device.
+        name: name of the operation, for messages.
 
     Raises:
-        InputError: it is wrong, or launches a kernel that tunes itself.
+        InputError: the callable is wrong, or launches a kernel that tunes itself.
     """
     calls: dict[Hashable, KernelCall] = {}
     untold = ""
@@ -68,14 +68,14 @@ def told_launches(run: Callable[[], object], name: str) -> Told:
             raise
         except WRONG as error:
             raise InputError(f"{name}: run: {type(error).__name__}: {one_line(error)}") from error
-        except Exception as error:  # noqa: BLE001 - whatever torch or the callable says of tensors that hold nothing
+        except Exception as error:  # noqa: BLE001 - whatever empty tensors lead to
             untold = f"{type(error).__name__}: {one_line(error)}"
     return Told(tuple(calls.values()), untold)
 
 
 @contextmanager
 def _noted(calls: dict[Hashable, KernelCall], name: str) -> Iterator[None]:
-    """Have Triton's launches noted, each binary once, while it lasts."""
+    """Note Triton's launches inside the context, each binary once."""
 
     def note(kernel: Any, *arguments: Any, warmup: bool, **options: Any) -> None:
         del options["grid"]
@@ -105,6 +105,6 @@ def _noted(calls: dict[Hashable, KernelCall], name: str) -> Iterator[None]:
 
 
 def _autotuners() -> list[Any]:
-    """Return Triton's autotuner, and this package's where the callable may have one."""
+    """Return Triton's autotuner, and this package's if the callable may use it."""
     own = sys.modules.get("bo_tune.kernels.autotuned.tuner")
     return [Autotuner] if own is None else [Autotuner, own.Autotuned]

@@ -35,7 +35,7 @@ from bo_tune.kernels.user.launches import Told, told_launches
 Defined = TypeVar("Defined", bound=Definition)
 
 MOST_TOLD = 4096
-"""Configs whose launches are remembered from when they are told apart until they are compiled."""
+"""Number of configs whose launches are remembered, from the search for equals until compilation."""
 
 
 @dataclass(slots=True)
@@ -43,12 +43,12 @@ class UserInputs:
     """The arguments of one problem.
 
     Attributes:
-        arguments: by name.
-        memory: theirs, to bring back what launches change; none of it where nothing is launched.
+        arguments: arguments by name.
+        memory: copies of their memory, to restore what launches change; empty if nothing is launched.
         prepared: launches with nothing left to decide, by config.
-        runs: an operation's, by config.
+        runs: functions that launch an operation, by config.
         returned: outputs that the last launch returned.
-        is_poisoned: whether what the next launch allocates is to be filled, too.
+        is_poisoned: whether to fill memory that the next launch allocates, too.
     """
 
     problem: SizedProblem
@@ -61,7 +61,7 @@ class UserInputs:
 
 
 class UserOperation(Operation[SizedProblem, UserInputs]):
-    """What a user defined.
+    """A kernel or operation that a user defined.
 
     Args:
         home: the file that defines it.
@@ -97,7 +97,7 @@ class UserOperation(Operation[SizedProblem, UserInputs]):
 
     @abstractmethod
     def _check_arguments(self, arguments: Mapping[str, Any]) -> None:
-        """Raise InputError where arguments do not fit what was said."""
+        """Raise InputError if arguments do not fit the definition."""
 
     def made_of_nothing(self, problem: SizedProblem) -> UserInputs:
         try:
@@ -115,7 +115,7 @@ class UserOperation(Operation[SizedProblem, UserInputs]):
         return bytes_of({**inputs.arguments, **inputs.returned}) + inputs.memory.nbytes
 
     def reset(self, inputs: UserInputs) -> None:
-        """Bring back everything that the launches so far have changed, found out now."""
+        """Find out what the launches so far have changed, and restore it."""
         inputs.memory.note_changes()
         inputs.memory.restore()
 
@@ -123,7 +123,7 @@ class UserOperation(Operation[SizedProblem, UserInputs]):
         inputs.memory.restore()
 
     def poison(self, inputs: UserInputs) -> None:
-        """See the base class. Integers have no NaN: their largest value stands for it."""
+        """Fill the outputs. Integers have no NaN, so their largest value stands for it."""
         inputs.memory.restore()
         inputs.returned = {}
         poison(self.definition, inputs.arguments)
@@ -134,7 +134,7 @@ class UserOperation(Operation[SizedProblem, UserInputs]):
 
     @abstractmethod
     def _run_default(self, problem: SizedProblem, arguments: dict[str, Any]) -> Returned:
-        """Launch the default config on some arguments, and return the outputs that it returns."""
+        """Launch the default config with some arguments, and return the outputs that it returns."""
 
     def _default(self, problem: SizedProblem) -> Params:
         return self.definition.default_params(problem)
@@ -160,7 +160,7 @@ class UserKernel(UserOperation, KernelOperation[SizedProblem, UserInputs]):
         return call_of(self.kernel, inputs.problem, inputs.arguments, config)
 
     def compile_key(self, problem: SizedProblem, config: Config, gpu: GpuInfo) -> Hashable:
-        """See the base class. Raises InputError for a launch option of other GPUs."""
+        """Return the key. Raises InputError if a launch option belongs to other GPUs."""
         foreign = untaken([name for name in self.kernel.values if name not in self.kernel.parameters])
         if foreign:
             raise InputError(f"{self.kernel.name}: space: Triton takes no {foreign[0]!r} for {gpu.target}")
@@ -184,7 +184,7 @@ class UserCallable(UserOperation):
         self.operation.check_arguments(arguments)
 
     def launch(self, inputs: UserInputs, config: Config) -> None:
-        """See the base class. Raises RuntimeError for whatever the author's code does, but OutOfResources as it is."""
+        """Launch once. OutOfResources passes through; any other error of the author's code becomes a RuntimeError."""
         key = config_key(config)
         filled = FillingAllocations() if inputs.is_poisoned else nullcontext()
         inputs.is_poisoned = False
@@ -196,13 +196,13 @@ class UserCallable(UserOperation):
                 inputs.returned = inputs.runs[key]()
         except (OutOfResources, RuntimeError):
             raise
-        except Exception as error:  # of the author's code, or of Triton's compiler: it must not end the process
+        except Exception as error:  # errors of the author's code or Triton's compiler must not end the process
             raise RuntimeError(f"{type(error).__name__}: {one_line(error)}") from error
 
     def _running(
         self, problem: SizedProblem, arguments: Mapping[str, Any], params: Params, gpu: GpuInfo
     ) -> Callable[[], Returned]:
-        """Return what launches a config, with all decided that is the same for every launch. Raises InputError."""
+        """Return a function that launches a config. What all launches share is decided once. Raises InputError."""
         zeroed = [tensor_of(arguments.get(name)) for name in self.operation.zeroed(problem, params)]
         if any(tensor is None for tensor in zeroed):
             raise InputError(f"{self.operation.name}: zero: expected names of tensors that make returns")
@@ -216,7 +216,7 @@ class UserCallable(UserOperation):
         return run
 
     def _returned(self, said: Any, arguments: Mapping[str, Any]) -> Returned:
-        """Return by their names the outputs that are not among the arguments."""
+        """Return the outputs that are not among the arguments, by name."""
         wanted = [name for name in self.operation.output_names if name not in arguments]
         if isinstance(said, Mapping):
             found = {name: said[name] for name in wanted if name in said}
@@ -227,7 +227,7 @@ class UserCallable(UserOperation):
         return {name: value for name, value in found.items() if isinstance(value, torch.Tensor)}
 
     def told(self, problem: SizedProblem, config: Config, gpu: GpuInfo) -> Told:
-        """Return what is launched for a config, as far as it can be told. Raises InputError."""
+        """Return the launches of a config, as far as they can be found. Raises InputError."""
         key = problem, config_key(config), gpu
         if key not in self._told:
             arguments, params = self.stand_ins(problem).arguments, self.operation.decode(config)
@@ -257,7 +257,7 @@ class UserCallable(UserOperation):
 
 
 def operations_in(module: ModuleType) -> Callable[[str], Operation[Any, Any]]:
-    """Return what finds the operation of a kernel that is a global of a module, by the kernel's name."""
+    """Return a function from a kernel's name to its operation, for kernels that are globals of a module."""
 
     @cache
     def operation(name: str) -> Operation[Any, Any]:
@@ -267,7 +267,7 @@ def operations_in(module: ModuleType) -> Callable[[str], Operation[Any, Any]]:
 
 
 def operation_of(definition: Definition, home: Path) -> UserOperation:
-    """Return how what a user defined is run."""
+    """Return the operation of a kernel or operation that a user defined."""
     if hasattr(definition, "operation_at"):
         own: UserOperation = definition.operation_at(home)
         return own

@@ -1,4 +1,4 @@
-"""What a search knows of a user's kernel before anything is compiled."""
+"""A user's kernel as a search knows it before anything is compiled."""
 
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
@@ -15,10 +15,10 @@ from bo_tune.kernels.user.values import Values
 
 THREADS_OF_A_WARP = 32
 DEFAULT_WARPS = 4
-"""What Triton launches where nothing is said."""
+"""Triton's number of warps if none is set."""
 
 TILE_WORDS = ("BLOCK", "TILE")
-"""In the names of parameters that are sides of a tile."""
+"""Words in the names of parameters that are sides of a tile."""
 
 GRID_FEATURES = ("log2 programs", "log2 waves", "last wave fill")
 TILE_FEATURES = ("log2 tile", "log2 tile per thread", "log2 staged tile")
@@ -79,7 +79,7 @@ class UserSpec(KernelSpec[SizedProblem]):
 
     @cached_property
     def _tile_sides(self) -> tuple[str, ...]:
-        """Parameters that are sides of a tile: by their names, or else all integers that are no launch options."""
+        """Parameters that are sides of a tile: by their names, or else all integers except launch options."""
         whole = [
             name for name, values in self.kernel.values.items() if not values.is_coded and name not in LAUNCH_OPTIONS
         ]
@@ -92,7 +92,7 @@ def _column_names(values: Values) -> list[str]:
 
 
 def _columns(values: Values, value: object) -> list[float]:
-    """Describe a value: numbers by themselves, in logarithms where all are positive; others by a 1 in their column."""
+    """Describe a value by columns: a number by itself, or by its logarithm if all are positive; others one-hot."""
     if not values.is_ordered:
         return [float(value == other and type(value) is type(other)) for other in values.values]
     assert isinstance(value, (int, float))

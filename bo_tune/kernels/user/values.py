@@ -7,10 +7,10 @@ from typing import Any
 from bo_tune.errors import InputError
 
 Value = Any
-"""What a parameter of a kernel may be set to: a number, a truth value, a text, None, a dtype, or a tuple of such."""
+"""A value of a kernel's parameter: a number, a truth value, a text, None, a dtype, or a tuple of such."""
 
 DTYPES = ("triton.language.core", "torch")
-"""Modules with a type called ``dtype``, whose values are values of parameters. Neither is imported for that."""
+"""Modules that define a type called ``dtype``, which parameters may have as values. Neither is imported for this."""
 
 
 def is_value(value: object) -> bool:
@@ -26,11 +26,11 @@ def is_value(value: object) -> bool:
 class Values:
     """The values of one parameter.
 
-    Positive integers stand for themselves. For other values (a truth value, a word, a fraction, None) their places
-    stand, in ascending order from 1, or in the order given where they have none.
+    Positive integers stand for themselves. Other values (a truth value, a word, a fraction, None) are represented by
+    their places, counted from 1: in ascending order if they have one, otherwise in the given order.
 
     Raises:
-        InputError: there are no values, or one twice, or one of another type.
+        InputError: there are no values, or a value is given twice, or has another type.
     """
 
     name: str
@@ -59,7 +59,7 @@ class Values:
         return not all(type(value) is int and value > 0 for value in self.values)
 
     def number(self, value: Value) -> int:
-        """Return what stands for a value. Raises InputError for a value that nothing stands for."""
+        """Return the number that stands for a value. Raises InputError if there is none."""
         if value in self.numbers:
             return self.numbers[value]
         if self.is_coded or type(value) is not int or value < 1:
@@ -67,16 +67,16 @@ class Values:
         return value  # off the grid, as a default config may be
 
     def value(self, number: int) -> Value:
-        """Return what a number stands for."""
+        """Return the value that a number stands for."""
         return self.values[number - 1] if self.is_coded else number
 
     def has(self, number: int) -> bool:
-        """Say whether a number stands for a value; one off the grid may stand for itself."""
+        """Say whether a number stands for a value. A number off the grid may stand for itself."""
         return not self.is_coded or 1 <= number <= len(self.values)
 
 
 def values_of(space: Mapping[str, Sequence[Value]]) -> dict[str, Values]:
-    """Return the parameters of a search space as it was given. Raises InputError."""
+    """Return the parameters of a search space, given in the author's form. Raises InputError."""
     if not space:
         raise InputError("space: expected the kernel's parameters and their values, got none")
     return {name: Values(name, tuple(values)) for name, values in space.items()}

@@ -1,1 +1,1 @@
-"""The kernels of an installed vLLM: found by name, launched by its own launcher, measured like the project's own."""
+"""The kernels of an installed vLLM, found by name, launched by its own launcher and measured like the project's own."""

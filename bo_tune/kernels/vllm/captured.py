@@ -1,4 +1,4 @@
-"""One of vLLM's kernels as an operation: what its own launcher launches, captured."""
+"""One of vLLM's kernels as an operation: the launch of vLLM's own launcher, captured."""
 
 from abc import abstractmethod
 from collections.abc import Callable, Hashable
@@ -16,7 +16,7 @@ from bo_tune.kernels.vllm.kernel_call import CapturedCall
 from bo_tune.kernels.vllm.launcher import Launcher
 
 LEAST_CAPABILITY = (8, 0)
-"""A compute capability to learn from what a launcher is given."""
+"""A compute capability with which to learn the launcher's arguments."""
 
 
 class VllmOperation(LoraOperation[AnyInputs]):
@@ -27,7 +27,7 @@ class VllmOperation(LoraOperation[AnyInputs]):
     """
 
     path: ClassVar[str] = ""
-    """Which of several ways to compute the same this is, where there are several."""
+    """Names one of several ways to compute the same, if there are several."""
 
     def __init__(self) -> None:
         least = self.least_problem
@@ -38,22 +38,24 @@ class VllmOperation(LoraOperation[AnyInputs]):
 
     @cached_property
     def source(self) -> str:
-        """``vllm`` and its version, as in recordings; a digest of its files where it does not know its version."""
+        """``vllm`` and its version, as in recordings, or a digest of its files if the version is unknown."""
         return f"vllm {version() or self._launcher.digest}{self.path}"
 
     @property
     def least_problem(self) -> LoraProblem:
-        """A problem to learn from what the launcher is given."""
+        """A problem with which to learn the launcher's arguments."""
         return LoraProblem(self.name, 1, 1, 1, 1, 1)
 
     @abstractmethod
     def arguments(self, inputs: AnyInputs, config: Config, capability: tuple[int, int]) -> dict[str, Any]:
-        """What the engine passes to the launcher on a GPU of a compute capability, by name; the config itself only
-        where it is not looked up."""
+        """Return the arguments that the engine passes to the launcher on a GPU of a compute capability, by name.
+
+        They include the config only if the launcher does not look it up.
+        """
 
     @abstractmethod
     def lookup(self, problem: LoraProblem) -> dict[str, Any] | None:
-        """What the launcher must look its config up under for the tuned file's entry to be found; None for nothing."""
+        """Return the key under which the launcher must look up its config, as in tuned files; None for no lookup."""
 
     def capture(
         self, inputs: AnyInputs, config: Config, capability: tuple[int, int], gpu: GpuInfo | None = None
@@ -61,7 +63,7 @@ class VllmOperation(LoraOperation[AnyInputs]):
         """Return what vLLM launches for these inputs on a GPU of this compute capability.
 
         Args:
-            gpu: the GPU, where it is not the one that Triton compiles for in this process.
+            gpu: the GPU, if it is not the one that Triton compiles for in this process.
 
         Raises:
             VllmError: vLLM's launcher does something that is not known here.
@@ -72,7 +74,7 @@ class VllmOperation(LoraOperation[AnyInputs]):
     def capture_without_inputs(
         self, problem: LoraProblem, config: Config, capability: tuple[int, int], gpu: GpuInfo | None = None
     ) -> CapturedCall:
-        """As ``capture``, with tensors on the meta device, which hold nothing and need no GPU."""
+        """Do as ``capture``, with tensors on the meta device, which hold nothing and need no GPU."""
         return self.capture(self.stand_ins(problem), config, capability, gpu)
 
     def engine_launch(self, inputs: AnyInputs) -> Callable[[], None] | None:
@@ -95,10 +97,10 @@ class VllmOperation(LoraOperation[AnyInputs]):
         if call.parameters.get("EVEN_K") is False and self._launcher.unpipelined_where_ragged:
             effective["num_stages"] = 1
         key = (gpu.capability, call.specialisation())
-        # Thousands of a model's calls share a binary: their keys share memory.
+        # Thousands of a model's calls share a binary. Let their keys share memory.
         return tuple(effective.items()), self._keys.setdefault(key, key)
 
 
 def target_capability() -> tuple[int, int]:
-    """Compute capability of the GPU that Triton compiles for in this process."""
+    """Return the compute capability of the GPU that Triton compiles for in this process."""
     return divmod(int(triton.runtime.driver.active.get_current_target().arch), 10)

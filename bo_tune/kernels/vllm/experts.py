@@ -1,9 +1,9 @@
 """vLLM's kernel of the base model's experts, launched for both products of a layer as vLLM launches it.
 
-Its text alone is run (``plain_text``). Its Python launcher is asked what it launches, as for the other kernels. Tokens
-are sorted into blocks by torch, beforehand and untimed, laid out as vLLM's compiled ``moe_align_block_size`` does; few
-of them are not sorted. Blocks of experts that other ranks hold are launched, and write zeros, as in an engine with
-adapters. Integers with a scale for each group have a kernel of their own.
+Only its text is run (``plain_text``). As for the other kernels, its Python launcher is asked what it launches. Torch
+sorts the tokens into blocks, beforehand and untimed, in the same layout as vLLM's compiled ``moe_align_block_size``. A
+small number of tokens is not sorted. Blocks of experts on other ranks are launched, and write zeros, as in an engine
+with adapters. Integers with a scale for each group have a kernel of their own.
 """
 
 import functools
@@ -32,24 +32,24 @@ from bo_tune.kernels.vllm.kernel_call import CapturedCall
 from bo_tune.kernels.vllm.launcher import Recorder, TargetPlatform, import_module
 
 MODULES = ("model_executor/layers/fused_moe/utils.py", "model_executor/layers/fused_moe/fused_moe.py")
-"""Where the launcher and what it calls are defined; the last has the launcher and the kernel."""
+"""Files that define the launcher and its helpers. The last has the launcher and the kernel."""
 
 LAUNCHER, JIT_KERNEL = "invoke_fused_moe_triton_kernel", "fused_moe_kernel"
-"""Of weights of 16 bits and fp8."""
+"""Launcher and kernel of weights in 16 bits and fp8."""
 
 OF_GROUPS = "invoke_fused_moe_wna16_triton_kernel", "fused_moe_kernel_gptq_awq"
 """Launcher and kernel of integers with a scale for each group of a row."""
 
 NOT_UNDERSTOOD = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)
-"""What the launcher of another vLLM may raise here."""
+"""Errors that the launcher of another vLLM may raise here."""
 
 
 class ExpertsLauncher:
-    """What vLLM launches for one product. Safe to use from several threads.
+    """Finds out what vLLM launches for one product. Safe to use from several threads.
 
     Args:
         launcher: name of the function that launches.
-        kernel: name of what it launches.
+        kernel: name of the kernel that it launches.
 
     Raises:
         VllmError: the installed vLLM has no such kernel and launcher.
@@ -72,16 +72,16 @@ class ExpertsLauncher:
         except KeyError as error:
             raise refusal(f"{MODULES[-1]} has no {error.args[0]}") from None
         namespace[kernel] = Recorder(jitted, self._note)
-        # What depends on the GPU is asked once there: of one that never changes.
+        # Some functions ask the GPU once and cache the answer, as it never changes there.
         self._kept = [value for value in namespace.values() if hasattr(value, "cache_clear")]
 
     def _namespace(self, files: tuple[Path, ...]) -> dict[str, Any]:
-        """Return what the text defines, with stand-ins for what asks the GPU at hand, and for what warns."""
+        """Return the names that the text defines, with stand-ins for functions that ask the present GPU or warn."""
         environment = SimpleNamespace(VLLM_TRITON_USE_TD=None)
         given = {"torch": torch, "triton": triton, "tl": tl, "Any": Any, "functools": functools, "envs": environment}
         namespace: dict[str, Any] = {"__name__": f"vllm.{MODULES[-1][:-3].replace('/', '.')}", **given}
         try:
-            # The kernel's lines are looked up in the file that its code names: the first.
+            # The kernel's lines are looked up in the file that its code names, which is the first.
             exec(code_of(files[::-1], self._name, is_plain=False), namespace)
         except NOT_UNDERSTOOD as error:
             raise self._failure(error) from error
@@ -114,7 +114,7 @@ class ExpertsLauncher:
 
 
 class VllmExperts(ExpertsOperation):
-    """vLLM's kernel, twice. Raises VllmError where the installed vLLM has none that is known here."""
+    """vLLM's kernel, twice. Raises VllmError if the installed vLLM has no form of it that is known here."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -128,7 +128,7 @@ class VllmExperts(ExpertsOperation):
 
     @property
     def source(self) -> str:
-        """``vllm`` and its version; a digest of its text where it does not know its version."""
+        """``vllm`` and its version, or a digest of its text if the version is unknown."""
         return f"vllm {version() or self._launcher.digest}"
 
     def calls(self, inputs: ExpertsInputs, config: Config, gpu: GpuInfo) -> tuple[CapturedCall, CapturedCall]:
@@ -139,7 +139,7 @@ class VllmExperts(ExpertsOperation):
         return first, second
 
     def _arguments(self, inputs: ExpertsInputs, index: int, config: Config) -> dict[str, Any]:
-        """What the engine passes to its launcher for a product, by name."""
+        """Return the arguments that the engine passes to its launcher for a product, by name."""
         step, operands = ExpertsStep.of(inputs.problem), inputs.operands[index]
         given = {
             "A": operands.x,
@@ -152,7 +152,7 @@ class VllmExperts(ExpertsOperation):
             "top_k": 1 if index else step.experts.top_k,
             "config": dict(config),
             "block_shape": list(step.block) if step.block else None,
-            # Of layers whose input is in fp8 the engine takes the output for this, whatever the model's type.
+            # For layers whose input is in fp8, the engine uses this type for the output, whatever the model's type.
             "compute_type": tl.bfloat16 if step.weights == FP8 else getattr(tl, step.dtype),
         }
         flags = dict.fromkeys(("use_int8_w8a16", "use_int4_w4a16"), False)
@@ -192,7 +192,7 @@ class VllmExperts(ExpertsOperation):
 
 
 def _in_blocks(inputs: ExpertsInputs, step: ExpertsStep, rows: int) -> dict[str, torch.Tensor | None]:
-    """What both launches are given of tokens and experts."""
+    """Return the arguments about tokens and experts, which are the same for both launches."""
     if not step.is_sorted:
         padded = torch.full((1,), step.pairs * rows, dtype=torch.int32, device=inputs.chosen.device)
         return {

@@ -1,4 +1,4 @@
-"""Which vLLM is installed, and whether its LoRA kernels can be tuned. Imports neither torch nor vLLM."""
+"""Tells which vLLM is installed, and whether its LoRA kernels can be tuned. Imports neither torch nor vLLM."""
 
 import importlib.util
 import re
@@ -31,17 +31,17 @@ NEEDED = ("lora_shrink", "lora_expand")
 """Kernels that every vLLM with LoRA has."""
 
 _NO_VERSION = "dev"
-"""What vLLM calls itself where its build did not write a version."""
+"""vLLM's version if its build did not write one."""
 
 
 class VllmError(InputError):
-    """The installed vLLM's kernels cannot be tuned; the message names its version and what is missing or differs."""
+    """The installed vLLM's kernels cannot be tuned. The message names its version and the obstacle."""
 
 
 def unavailable() -> str | None:
-    """Say why the installed vLLM's kernels cannot be tuned, or None where nothing speaks against it.
+    """Say why the installed vLLM's kernels cannot be tuned, or None if no reason is known.
 
-    Looks for files and imports nothing: what breaks on import shows only when ``operations.operation`` is called.
+    Looks for files and imports nothing. Errors on import show only when ``operations.operation`` is called.
     """
     there = launched_here()
     if there is None:
@@ -51,7 +51,7 @@ def unavailable() -> str | None:
 
 
 def launched_here() -> list[str] | None:
-    """Return the kernels whose modules the installed vLLM has; None where it is not installed. Imports nothing."""
+    """Return the kernels whose modules the installed vLLM has; None if vLLM is not installed. Imports nothing."""
     spec = importlib.util.find_spec("vllm")
     if spec is None or spec.submodule_search_locations is None:
         return None
@@ -62,9 +62,9 @@ def launched_here() -> list[str] | None:
 
 
 def version() -> str | None:
-    """Return the version of the vLLM that is imported, else of the one installed; None where neither says.
+    """Return the version of the imported vLLM, or else of the installed one; None if neither is known.
 
-    The suffix that names a CUDA build is left out: the kernels' text is the same.
+    The suffix that names a CUDA build is left out, because the kernels' text is the same.
     """
     text = getattr(sys.modules.get("vllm"), "__version__", None)
     if text is None:

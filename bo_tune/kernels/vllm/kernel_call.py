@@ -7,15 +7,15 @@ from typing import Any
 from bo_tune.kernels.call import KernelCall
 
 CONFIG_NAMES = ("block_m", "block_n", "block_k", "split_k", "group_size_m", "num_warps", "num_stages", "num_ctas")
-"""What a config can decide, by the names in the tuned files; see ``_named`` for those in kernels."""
+"""Parameters that a config can decide, with the names in the tuned files. ``_named`` knows those in kernels."""
 
 
 @dataclass(frozen=True, slots=True)
 class CapturedCall(KernelCall):
-    """What a launcher would have launched.
+    """A launch that a launcher would have made.
 
     Attributes:
-        read: what the launcher read of the config that it was given.
+        read: the values that the launcher read from the given config.
     """
 
     read: Mapping[str, int]
@@ -23,7 +23,8 @@ class CapturedCall(KernelCall):
     def config(self) -> dict[str, int]:
         """Return the config that is launched, whatever was asked for.
 
-        What was read and went where it is not seen counts as asked for; what was not read does not count.
+        A value that the launcher read, but that does not show in the launch, counts as asked for. A value that it did
+        not read does not count.
         """
         values = {**self.parameters, **self.options}
         found = ((name, _named(values, name)) for name in CONFIG_NAMES)
@@ -31,14 +32,14 @@ class CapturedCall(KernelCall):
 
 
 def _names(name: str) -> tuple[str, ...]:
-    """The names that a parameter of a config may go by in a kernel: block_m, BLOCK_M or BLOCK_SIZE_M."""
+    """Return the possible names of a config's parameter in a kernel: block_m, BLOCK_M or BLOCK_SIZE_M."""
     return name, name.upper(), name.upper().replace("BLOCK_", "BLOCK_SIZE_")
 
 
 CONFIG_PARAMETERS = frozenset(known for name in CONFIG_NAMES for known in _names(name))
-"""What a config can decide, by all names that kernels have for it."""
+"""Parameters that a config can decide, with all their names in kernels."""
 
 
 def _named(values: Mapping[str, Any], name: str) -> Any:
-    """Return the value that a kernel has under one of the names it may go by."""
+    """Return the value of a parameter, whichever of its names the kernel uses."""
     return next((values[known] for known in _names(name) if known in values), None)

@@ -1,8 +1,8 @@
 """vLLM's own Python launcher of one kernel, asked what it launches for a config.
 
-The launcher runs in a namespace of its own, in which its lookup of configs gives the chosen one, its platform is
-the GPU that is compiled for, and its kernel notes the launch instead of starting it. So nothing of what vLLM makes of
-a config is copied here: arguments, strides, pointer tables, constants and forced options are its own.
+The launcher runs in a namespace of its own. There, its lookup returns the chosen config, its platform is the GPU that
+is compiled for, and its kernel notes the launch instead of starting it. So nothing of what vLLM makes of a config is
+copied here: arguments, strides, pointer tables, constants and forced options are vLLM's own.
 """
 
 import hashlib
@@ -29,20 +29,20 @@ LOOKUP = "get_lora_op_configs"
 """vLLM's function that finds the config of a problem."""
 
 NOT_IN_ALL_VERSIONS = frozenset({"no_lora_flag_cpu", "num_active_loras", "use_gdc", "use_tma", "add_inputs"})
-"""Arguments that a launcher may do without."""
+"""Arguments that a launcher may lack."""
 
 UNPIPELINED_WHERE_RAGGED = frozenset({"31f0f3846633393c25d36c5b6fdd8513051d2318e3b75c2a53ee837b87333f17"})
-"""SHA-256 of the ``kernel_utils.py`` whose product loop was seen to compile to one binary for all ``num_stages`` where
-the tiles do not cover k (``tests/kernels/test_vllm_offline.py``): vLLM 0.33.0. Of any other text nothing is claimed."""
+"""SHA-256 of the ``kernel_utils.py`` of vLLM 0.33.0. If the tiles do not cover k, its product loop compiles to one
+binary for all ``num_stages`` (``tests/kernels/test_vllm_offline.py``). Nothing is claimed of any other text."""
 
 
 class TargetPlatform:
-    """Stands in for vLLM's platform: answers for the GPU that is compiled for, which need not be at hand.
+    """Stands in for vLLM's platform. It answers for the GPU that is compiled for, which may be absent.
 
-    What it does not know it refuses with an AttributeError, so that nothing is answered for the wrong GPU.
+    It raises AttributeError for anything it does not know, so that it never answers for the wrong GPU.
 
     Attributes:
-        gpu: where more than the capability is known; else Triton is asked, if it comes to that.
+        gpu: the GPU, if more than its capability is known. Otherwise Triton is asked when needed.
     """
 
     capability: tuple[int, int] = (0, 0)
@@ -50,7 +50,7 @@ class TargetPlatform:
 
     @property
     def backend(self) -> str:
-        """The backend of the GPU; of one known by a compute capability alone, CUDA's."""
+        """The backend of the GPU. If only a compute capability is known, it is CUDA's."""
         return self.gpu.backend if self.gpu is not None else DEFAULT_BACKEND
 
     def is_cuda(self) -> bool:
@@ -74,7 +74,7 @@ class TargetPlatform:
         return self.gpu.sm_count if self.gpu is not None else _of_driver("sm_count", "multiprocessor_count")
 
     def max_shared_memory_bytes(self, device_id: int | None = 0) -> int:
-        """Return the most shared memory that a block may use. No method of vLLM's platform: a function beside it."""
+        """Return the most shared memory that a block may use. In vLLM this is a function, not a platform method."""
         return (
             self.gpu.shared_memory_bytes
             if self.gpu is not None
@@ -82,7 +82,7 @@ class TargetPlatform:
         )
 
     def is_device_capability(self, capability: int | tuple[int, int], device_id: int = 0) -> bool:
-        """Say whether the GPU has just this compute capability, 90 or (9, 0)."""
+        """Say whether the GPU has exactly this compute capability, 90 or (9, 0)."""
         return self.capability == _pair(capability)
 
     def has_device_capability(self, capability: int | tuple[int, int], device_id: int = 0) -> bool:
@@ -91,15 +91,15 @@ class TargetPlatform:
 
 
 class Launcher:
-    """What vLLM launches for one kernel. Safe to use from several threads.
+    """Finds out what vLLM launches for one kernel. Safe to use from several threads.
 
     Args:
         kernel: name of the kernel.
-        given: names of the arguments that ``capture`` will give the launcher.
-        looks_up: whether it looks its config up; a launcher that does not is given the config as arguments.
+        given: names of the arguments that ``capture`` will pass to the launcher.
+        looks_up: whether the launcher looks up its config. If not, it gets the config as arguments.
 
     Raises:
-        VllmError: the installed vLLM lacks something, or wants what is not known here.
+        VllmError: the installed vLLM lacks something, or wants arguments that are not known here.
     """
 
     def __init__(self, kernel: str, given: frozenset[str], *, looks_up: bool = True) -> None:
@@ -144,14 +144,15 @@ class Launcher:
         """Run the launcher and return what it would have launched.
 
         Args:
-            arguments: what the engine passes, by name; tensors on any device, the meta device included.
-            config: what the launcher's lookup gives it.
+            arguments: the engine's arguments by name, with tensors on any device, including the meta device.
+            config: the config that the launcher's lookup returns.
             capability: compute capability of the GPU, which decides some options.
-            key: what the launcher must look the config up under, by the lookup's parameters; None where it must not.
-            gpu: the whole GPU, where it is not the one that Triton compiles for in this process.
+            key: the key under which the launcher must look up the config, by the lookup's parameters; None for no
+                lookup.
+            gpu: the whole GPU, if it is not the one that Triton compiles for in this process.
 
         Raises:
-            VllmError: the launcher does something else than look one config up and launch one kernel.
+            VllmError: the launcher does anything else than look up one config and launch one kernel.
         """
         passed = {name: value for name, value in arguments.items() if name in self._accepted}
         with self._lock:
@@ -166,7 +167,7 @@ class Launcher:
             return self._checked(key)
 
     def whole(self, arguments: Mapping[str, Any]) -> Callable[[], None]:
-        """Return what runs vLLM's own launcher as it is: it looks a config up and launches the kernel."""
+        """Return a function that runs vLLM's own launcher unchanged: it looks up a config and launches the kernel."""
         return partial(self._original, **{name: arguments[name] for name in self._accepted})
 
     def _checked(self, key: Mapping[str, Any] | None) -> CapturedCall:
@@ -203,7 +204,7 @@ class Launcher:
 
 
 class _ReadConfig(dict[str, int]):
-    """A config that notes what is read of it."""
+    """A config that notes which of its values are read."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
@@ -220,7 +221,7 @@ class _ReadConfig(dict[str, int]):
 
 
 class Recorder:
-    """Stands in for a kernel and hands on what it is launched with."""
+    """Stands in for a kernel and passes on the arguments of its launch."""
 
     def __init__(self, kernel: Any, note: Callable[..., None]) -> None:
         self._kernel = kernel
@@ -234,7 +235,7 @@ class Recorder:
         return partial(self._note, self._kernel, grid)
 
     def _note_with_heuristics(self, grid: Any, *arguments: Any, **options: Any) -> None:
-        """Do what Triton does where some parameters follow from others: work them out, and launch what lies below."""
+        """Do as Triton with heuristics: compute parameters that follow from others, then launch the kernel below."""
         kernel = self._kernel
         while isinstance(kernel, Heuristics):
             for name, value in kernel.values.items():
@@ -250,10 +251,10 @@ def _pair(capability: int | tuple[int, int]) -> tuple[int, int]:
 
 
 def _of_driver(told: str, asked: str) -> int:
-    """Return a figure of the GPU that Triton compiles for: one that an offline driver was told of, or the one at hand.
+    """Return a figure of the GPU that Triton compiles for: the one that an offline driver was told, or the one at hand.
 
     Raises:
-        AttributeError: the driver knows a compute capability and no more.
+        AttributeError: the driver knows only a compute capability.
     """
     driver = triton.runtime.driver.active
     gpu = getattr(driver, "gpu", None)
@@ -265,12 +266,12 @@ def _of_driver(told: str, asked: str) -> int:
 
 
 def _to_device(data: Any, device: torch.device | None = None, dtype: torch.dtype | None = None) -> torch.Tensor:
-    """Stands in for vLLM's copy through pinned memory, which would need a CUDA context in processes without one."""
+    """Stands in for vLLM's copy through pinned memory, which needs a CUDA context."""
     return torch.tensor(data, dtype=dtype).to(device)
 
 
 def import_module(module: str) -> Any:
-    """Import a module of the installed vLLM. Raises VllmError where it cannot be."""
+    """Import a module of the installed vLLM. Raises VllmError if that fails."""
     try:
         return importlib.import_module(module)
     except (ImportError, OSError, RuntimeError) as error:
@@ -278,7 +279,7 @@ def import_module(module: str) -> Any:
 
 
 def attribute(module: Any, name: str) -> Any:
-    """Return what a module of the installed vLLM calls by this name. Raises VllmError where there is none."""
+    """Return an attribute of a module of the installed vLLM. Raises VllmError if it is missing."""
     try:
         return getattr(module, name)
     except AttributeError:
@@ -286,7 +287,7 @@ def attribute(module: Any, name: str) -> Any:
 
 
 def _source_files(launcher: Any) -> dict[str, Path]:
-    """Files of the launcher's module and of the kernel modules that it takes something from, by module."""
+    """Return the files of the launcher's module and of the kernel modules that it imports from, by module."""
     names = {launcher.__module__, *(getattr(value, "__module__", None) for value in launcher.__globals__.values())}
     modules = [name for name in names if isinstance(name, str) and name.startswith(KERNELS_PACKAGE)]
     return {name: Path(inspect.getfile(importlib.import_module(name))) for name in modules}

@@ -1,6 +1,6 @@
 """vLLM's kernel of a Mamba-2 layer's decode step, launched as vLLM launches it.
 
-Its text alone is run (``plain_text``). Its Python launcher is asked what it launches, as for the other kernels.
+Only its text is run (``plain_text``). As for the other kernels, its Python launcher is asked what it launches.
 """
 
 import functools
@@ -30,21 +30,21 @@ from bo_tune.kernels.vllm.launcher import Recorder, import_module
 from bo_tune.kernels.vllm.untuned import is_blackwell
 
 MODULES = ("model_executor/layers/mamba/ops/mamba_ssm.py", "model_executor/layers/mamba/ops/triton_helpers.py")
-"""Where the launcher and what it calls are defined; the first has the launcher and the kernel."""
+"""Files that define the launcher and its helpers. The first has the launcher and the kernel."""
 
 LAUNCHER = "selective_state_update"
 LOOKUP = "try_get_optimal_ssm_config"
 JIT_KERNEL = "_selective_scan_update_kernel"
 
 NULL_BLOCK = 0
-"""Block of states that stands for none."""
+"""The block of states that means none."""
 
 NOT_UNDERSTOOD = (ArithmeticError, AssertionError, AttributeError, LookupError, NameError, TypeError, ValueError)
-"""What the launcher of another vLLM may raise here."""
+"""Errors that the launcher of another vLLM may raise here."""
 
 
 class MambaLauncher:
-    """What vLLM launches for a step. Safe to use from several threads.
+    """Finds out what vLLM launches for a step. Safe to use from several threads.
 
     Raises:
         VllmError: the installed vLLM has no such kernel and launcher.
@@ -72,10 +72,10 @@ class MambaLauncher:
         """Run the launcher and return what it would have launched.
 
         Args:
-            key: what it must look its config up under: the arguments of vLLM's function that does.
+            key: the key under which the launcher must look up its config: the arguments of vLLM's lookup.
 
         Raises:
-            VllmError: it does something else than look one config up and launch one kernel.
+            VllmError: the launcher does anything else than look up one config and launch one kernel.
         """
         with self._lock:
             self._calls.clear()
@@ -102,7 +102,7 @@ class MambaLauncher:
 
 
 class VllmMamba(MambaOperation):
-    """vLLM's kernel. Raises VllmError where the installed vLLM has none that is known here."""
+    """vLLM's kernel. Raises VllmError if the installed vLLM has no form of it that is known here."""
 
     def __init__(self) -> None:
         self._launcher = MambaLauncher()
@@ -110,7 +110,7 @@ class VllmMamba(MambaOperation):
 
     @property
     def source(self) -> str:
-        """``vllm`` and its version; a digest of its text where it does not know its version."""
+        """``vllm`` and its version, or a digest of its text if the version is unknown."""
         return f"vllm {version() or self._launcher.digest}"
 
     def call(self, inputs: MambaInputs, config: Config, gpu: GpuInfo | None = None) -> CapturedCall:
@@ -129,7 +129,7 @@ class VllmMamba(MambaOperation):
 
 
 def _arguments(inputs: MambaInputs, *, blackwell: bool) -> dict[str, Any]:
-    """What a layer passes to the launcher in a step that drafts no tokens, by name."""
+    """Return the arguments that a layer passes to the launcher in a step that drafts no tokens, by name."""
     step, (x, b, c) = MambaStep.of(inputs.problem), inputs.parts()
     width, size = step.headdim, step.dstate
     return {
@@ -150,7 +150,7 @@ def _arguments(inputs: MambaInputs, *, blackwell: bool) -> dict[str, Any]:
 
 
 def _namespace(files: tuple[Path, ...]) -> dict[str, Any]:
-    """Return what the text defines, with stand-ins for what asks the GPU at hand."""
+    """Return the names that the text defines, with stand-ins for functions that ask the present GPU."""
     given = {"torch": torch, "triton": triton, "tl": tl, "Any": Any, "functools": functools, "json": json, "os": os}
     given |= {"NULL_BLOCK_ID": NULL_BLOCK, "_ssm_config_override": None, "envs": SimpleNamespace()}
     namespace: dict[str, Any] = {"__name__": f"vllm.{MODULES[0][:-3].replace('/', '.')}", **given}

@@ -1,11 +1,11 @@
 """vLLM's fused MoE LoRA kernels: the two-kernel path and the one-launch path.
 
-The two kernels are launched as vLLM's own dispatching function launches them for the layer: with tensor descriptors
-(TMA) and overlapping launches (PDL) where it uses those, and over tokens that are not sorted where it sorts none. With
-descriptors, what shrink hands to expand stands in the order of the blocks. Where vLLM would launch one kernel instead
-of two, the two are launched without either.
+The two kernels are launched as vLLM's own dispatching function launches them for the layer. They use tensor descriptors
+(TMA) and overlapping launches (PDL) where it does, and unsorted tokens where it sorts none. With descriptors, shrink
+hands its result to expand in the order of the blocks. If vLLM would launch one kernel instead of two, the two are
+launched without either.
 
-Sorting tokens into blocks, which comes before any of them, is no part of what is launched here, nor timed.
+Sorting tokens into blocks comes before any of them. It is neither launched here nor timed.
 """
 
 from collections.abc import Callable, Mapping
@@ -26,16 +26,16 @@ from bo_tune.kernels.vllm.moe_path import MoePath, Way, deciding_kernels, engine
 
 
 def two_kernel_way(problem: LoraProblem, capability: tuple[int, int]) -> Way | None:
-    """Return how vLLM launches the two kernels of a layer; None where it launches others, or does not tell."""
+    """Return how vLLM launches the two kernels of a layer; None if it launches others, or does not tell."""
     try:
         way = engine_way(problem, capability)
-    except VllmError:  # which the note says
+    except VllmError:  # ``note`` reports it
         return None
     return way if way.path in (MoePath.TWO_KERNELS, MoePath.TWO_KERNELS_TMA) else None
 
 
 def allocated(size: int, _alignment: int, _stream: int | None) -> torch.Tensor:
-    """Give Triton device memory for descriptors."""
+    """Give Triton device memory for tensor descriptors."""
     return torch.empty(size, dtype=torch.int8, device="cuda")
 
 
@@ -51,10 +51,10 @@ class VllmMoeLaunch(MoeOperation, VllmOperation[MoeInputs]):
         return LoraProblem(self.name, 1, 1, 1, 16, 16, 16, experts=Experts(1, 1))
 
     def lookup(self, problem: LoraProblem) -> None:
-        """None: the layer looks configs up, and passes them on."""
+        """None: the layer looks up configs, and passes them on."""
 
     def tokens_in_blocks(self, inputs: MoeInputs, config: Config) -> dict[str, Any]:
-        """What every kernel is given of tokens, experts and adapters."""
+        """Return the arguments about tokens, experts and adapters, which are the same for every kernel."""
         blocks = inputs.in_blocks(config["block_m"])
         return {
             **self.tokens(inputs, config),
@@ -64,7 +64,7 @@ class VllmMoeLaunch(MoeOperation, VllmOperation[MoeInputs]):
         }
 
     def tokens(self, inputs: MoeInputs, config: Config) -> dict[str, Any]:
-        """What every kernel is given of tokens and adapters, whether the tokens are sorted or not."""
+        """Return the arguments about tokens and adapters, which do not depend on sorting."""
         problem, experts = inputs.problem, experts_of(inputs.problem)
         return {
             "block_size_m": config["block_m"],
@@ -73,7 +73,7 @@ class VllmMoeLaunch(MoeOperation, VllmOperation[MoeInputs]):
             "top_k_num": experts.top_k,
             "lora_ids": inputs.groups.adapters,
             "adapter_enabled": torch.ones(problem.max_loras + 1, dtype=torch.int32, device=inputs.x.device),
-            # As the engine does by default: surplus programs end at once.
+            # This is the engine's default. Surplus programs end at once.
             "num_active_loras": torch.tensor([problem.max_loras + 1], dtype=torch.int32),
             "mul_routed_weight": not self.is_w13,
         }
@@ -93,15 +93,15 @@ class VllmMoeOperation(VllmMoeLaunch):
     def decided_by(self, problem: LoraProblem, gpu: GpuInfo) -> tuple[str, ...]:
         try:
             return deciding_kernels(problem, gpu.capability)
-        except VllmError:  # which ``note`` says
+        except VllmError:  # ``note`` reports it
             return ()
 
     def call(self, inputs: MoeInputs, config: Config, gpu: GpuInfo | None = None) -> CapturedCall:
-        triton.set_allocator(allocated)  # for descriptors that a kernel makes itself, as vLLM does before it launches
+        triton.set_allocator(allocated)  # for descriptors that a kernel makes itself, as vLLM does
         return super().call(inputs, config, gpu)
 
     def shared_arguments(self, inputs: MoeInputs, config: Config, capability: tuple[int, int]) -> dict[str, Any]:
-        """What both shrink and expand are given."""
+        """Return the arguments that shrink and expand share."""
         problem, experts = inputs.problem, experts_of(inputs.problem)
         way, pairs = two_kernel_way(problem, capability), problem.m * experts.top_k
         if way and is_unsorted(problem):
@@ -128,12 +128,12 @@ class VllmMoeOperation(VllmMoeLaunch):
         }
 
     def is_ordered(self, problem: LoraProblem, capability: tuple[int, int]) -> bool:
-        """Say whether what shrink hands to expand stands in the order of the blocks."""
+        """Say whether shrink hands its result to expand in the order of the blocks."""
         way = two_kernel_way(problem, capability)
         return way is not None and way.path is MoePath.TWO_KERNELS_TMA and not is_unsorted(problem)
 
     def ordered(self, inputs: MoeInputs, block_m: int, rank: int) -> torch.Tensor:
-        """Return what shrink hands to expand in the order of the blocks: ``[S, L, room, R]``, zero at first."""
+        """Return shrink's result in the order of the blocks: ``[S, L, room, R]``, zero at first."""
         if block_m not in inputs.ordered:
             problem, pairs = inputs.problem, inputs.in_blocks(block_m).pairs
             shape = (problem.num_slices, *pairs.shape, rank)
@@ -165,11 +165,11 @@ class VllmMoeShrink(VllmMoeOperation):
 
     def reset(self, inputs: MoeInputs) -> None:
         super().reset(inputs)
-        if inputs.launched in inputs.ordered:  # the only one that is not zero
+        if inputs.launched in inputs.ordered:  # all others are zero
             inputs.ordered[inputs.launched].zero_()
 
     def output(self, inputs: MoeInputs) -> torch.Tensor:
-        """The result of each pair, wherever the kernel put it."""
+        """Return the result of each pair, wherever the kernel put it."""
         if inputs.launched in inputs.ordered:
             places, pairs = inputs.in_blocks(inputs.launched).places(inputs.chosen.numel())
             inputs.out[:, pairs] = inputs.ordered[inputs.launched].flatten(1, 2)[:, places]
@@ -196,7 +196,7 @@ class VllmMoeExpand(VllmMoeOperation):
         }
 
     def _shrunk(self, inputs: MoeInputs, block_m: int, rank: int, capability: tuple[int, int]) -> torch.Tensor:
-        """What shrink handed on, in the order in which it does."""
+        """Return the result of shrink, in the order in which shrink hands it on."""
         if not self.is_ordered(inputs.problem, capability):
             return inputs.x
         if block_m not in inputs.ordered and not inputs.x.is_meta:
@@ -206,7 +206,7 @@ class VllmMoeExpand(VllmMoeOperation):
 
 
 class VllmMoeOneLaunch(VllmMoeLaunch):
-    """Shrink and expand in vLLM's one launch, which takes block_m alone from the files."""
+    """vLLM's single launch of shrink and expand, which takes only block_m from the files."""
 
     path: ClassVar[str] = " (one-launch path)"
 
@@ -227,4 +227,4 @@ VLLM_MOE_OPERATIONS: Mapping[str, Callable[[], VllmMoeLaunch]] = {
     **{spec.name: partial(VllmMoeShrink if spec.shrinks else VllmMoeExpand, spec) for spec in MOE_SPECS},
     **{spec.name: partial(VllmMoeOneLaunch, spec) for spec in ONE_LAUNCH_SPECS},
 }
-"""What makes each of them, by name."""
+"""Factories of these operations, by kernel name."""

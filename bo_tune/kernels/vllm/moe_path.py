@@ -1,6 +1,6 @@
-"""Which of its ways vLLM takes for a fused MoE LoRA layer, asked of its own dispatching function.
+"""Tells which way vLLM takes for a fused MoE LoRA layer. vLLM's own dispatching function is asked.
 
-Some ways run shrink and expand in one launch, for which the tuned files decide on block_m alone, or on nothing.
+Some ways run shrink and expand in one launch. For these, the tuned files decide only on block_m, or on nothing.
 """
 
 import inspect
@@ -26,8 +26,9 @@ MODULE = f"{KERNELS_PACKAGE}.fused_moe_lora_op"
 DISPATCH = f"_{MOE}"
 BLOCK_M = 64
 SPARSITY = 8
-"""Times the pairs of a step that a layer must have slots, adapters times experts, for vLLM 0.33.0 not to sort tokens
-into blocks (``SPARSITY_FACTOR`` in ``punica_gpu``): each pair is then a block of its own, whatever block_m is."""
+"""vLLM 0.33.0 does not sort tokens into blocks if a layer has at least this many times as many slots (adapters times
+experts) as the step has pairs (``SPARSITY_FACTOR`` in ``punica_gpu``). Each pair is then its own block, whatever
+block_m is."""
 
 
 class MoePath(StrEnum):
@@ -44,12 +45,12 @@ _LAUNCHERS = {
     "_run_fused_moe_lora_small_batch": MoePath.ONE_LAUNCH,
     "_fused_moe_lora_shrink": MoePath.TWO_KERNELS,
 }
-"""What vLLM calls on each way; the names that it does not have are passed over."""
+"""The function that vLLM calls on each way. Names that it does not have are ignored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """How a layer is computed.
+    """The way in which vLLM computes a layer.
 
     Attributes:
         pdl: whether its launches overlap (programmatic dependent launch).
@@ -68,7 +69,7 @@ def engine_path(problem: LoraProblem, capability: tuple[int, int]) -> MoePath:
 def engine_way(problem: LoraProblem, capability: tuple[int, int]) -> Way:
     """Return the way that the installed vLLM takes for a problem's layer, on a GPU of this compute capability.
 
-    Adapters are taken to be fully sharded where tensor-parallel ranks share them.
+    Adapters are assumed to be fully sharded if tensor-parallel ranks share them.
 
     Raises:
         VllmError: vLLM's function does something that is not known here.
@@ -102,7 +103,7 @@ def engine_way(problem: LoraProblem, capability: tuple[int, int]) -> Way:
 
 
 def largest_unsorted(problem: LoraProblem) -> int:
-    """Return the most tokens in a step that are not sorted into blocks; 0 where all are. As vLLM 0.33.0 reckons."""
+    """Return the most tokens in a step that are not sorted into blocks, by the rule of vLLM 0.33.0; 0 if all are."""
     experts = experts_of(problem)
     if experts.shards > 1 or experts.local < experts.count:
         return 0
@@ -110,19 +111,21 @@ def largest_unsorted(problem: LoraProblem) -> int:
 
 
 def is_unsorted(problem: LoraProblem) -> bool:
-    """Say whether a step's tokens are so few that they are not sorted into blocks."""
+    """Say whether a step has so few tokens that they are not sorted into blocks."""
     return problem.m <= largest_unsorted(problem)
 
 
 def deciding_kernels(problem: LoraProblem, capability: tuple[int, int]) -> tuple[str, ...]:
-    """Return the kernels that vLLM launches for a problem's layer and that block_m matters to, if not the two-kernel
-    path's; raises like ``engine_path``."""
+    """Return the kernels that decide on block_m for a problem's layer; none if vLLM takes the two-kernel path.
+
+    Raises like ``engine_path``.
+    """
     sorted_at_once = engine_path(problem, capability) is MoePath.ONE_LAUNCH
     return tuple(spec.name for spec in ONE_LAUNCH_SPECS) if sorted_at_once else ()
 
 
 def path_note(problem: LoraProblem, capability: tuple[int, int]) -> str:
-    """Say in a line which way vLLM takes, and what it makes of tuned files."""
+    """Say in one line which way vLLM takes, and how it uses tuned files there."""
     path, rank = engine_path(problem, capability), MOE_SPEC[problem.kernel].rank(problem)
     shared = "fully sharded" if experts_of(problem).shards > 1 else "not fully sharded"
     what = f"{described()} runs MoE LoRA of rank {rank}, {shared}, as {path}"
@@ -150,7 +153,7 @@ def _same(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _arguments(problem: LoraProblem) -> dict[str, Any]:
-    """What a layer passes for gate and up, on the meta device."""
+    """Return the arguments that a layer passes for gate and up, on the meta device."""
     experts, n, i = experts_of(problem), problem.n, intermediate_of(problem)
     rank, slots, slices = MOE_SPEC[problem.kernel].rank(problem), problem.max_loras, 1 if experts.packed else 2
     pairs = problem.m * experts.top_k

@@ -1,4 +1,4 @@
-"""The installed vLLM's kernels. A kernel source: its ``operation`` is that of ``kernels.operations``."""
+"""The installed vLLM's kernels by name: a kernel source like ``kernels.operations``."""
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -56,7 +56,7 @@ def _common_arguments(inputs: LoraInputs) -> dict[str, Any]:
         "lora_token_start_loc": groups.starts,
         "lora_ids": groups.adapters,
         "no_lora_flag_cpu": torch.tensor([False]),
-        # As the engine does by default: surplus programs end at once.
+        # This is the engine's default. Surplus programs end at once.
         "num_active_loras": torch.tensor([problem.max_loras + 1], dtype=torch.int32),
     }
 
@@ -78,11 +78,11 @@ _OPERATIONS: Mapping[str, Callable[[], Operation[Any, Any]]] = {
 
 @cache
 def operation(name: str) -> Operation[Any, Any]:
-    """Return how vLLM's kernel of this name is compiled and launched.
+    """Return the operation of one of vLLM's kernels.
 
     Raises:
-        InputError: for an unknown name.
-        VllmError: the installed vLLM does not have the kernel in a form that is known here.
+        InputError: the name is unknown.
+        VllmError: the installed vLLM has no form of the kernel that is known here.
     """
     kernel_spec(name)
     if name not in _OPERATIONS:
@@ -90,8 +90,8 @@ def operation(name: str) -> Operation[Any, Any]:
     return _OPERATIONS[name]()
 
 
-# Imported now, where it can be: a full vLLM takes seconds to import, too long for a worker's first request, and
-# processes forked from one that has imported this module have it already. What fails is said by ``operation``.
+# Import now if possible. A full vLLM takes seconds to import, too long for a worker's first request. Processes forked
+# after this import have it already. ``operation`` reports what fails.
 with suppress(VllmError):
     for _name in _OPERATIONS:
         operation(_name)

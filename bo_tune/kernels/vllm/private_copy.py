@@ -1,6 +1,6 @@
-"""vLLM's functions run in namespaces of their own, so that what they look up and launch can be replaced.
+"""Runs vLLM's functions in separate namespaces, where their lookups and launches can be replaced.
 
-vLLM's own modules stay as they are: an engine in the same process notices nothing.
+vLLM's own modules stay unchanged. An engine in the same process notices nothing.
 """
 
 import inspect
@@ -14,11 +14,11 @@ from bo_tune.kernels.vllm.installed import KERNELS_PACKAGE
 
 
 class PrivateCopy:
-    """Copies functions of vLLM's kernel modules, with everything of these modules that they call.
+    """Copies functions of vLLM's kernel modules, with everything in these modules that they call.
 
     Args:
-        replacements: what the copies find under a name, in whichever of the modules, instead of vLLM's own.
-        kernel: gives what stands in for a Triton kernel where the copies launch one.
+        replacements: values that the copies find in place of vLLM's own, by name, in any of the modules.
+        kernel: returns the stand-in for a Triton kernel that the copies launch.
     """
 
     def __init__(self, replacements: Mapping[str, object], kernel: Callable[[Any], object]) -> None:
@@ -28,7 +28,7 @@ class PrivateCopy:
         self._memories: list[dict[Any, Any]] = []
 
     def function(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Return the copy of a function, without its decorators: a cached one is run anew each time.
+        """Return the copy of a function without its decorators. So a cached function is run anew each time.
 
         Raises:
             TypeError: ``original`` is not a Python function below its decorators.
@@ -42,7 +42,7 @@ class PrivateCopy:
         return copy
 
     def forget(self) -> None:
-        """Empty the tables that the modules keep: those of strides by address, for one, and addresses are reused."""
+        """Empty the tables that the modules keep. One holds strides by address, and addresses are reused."""
         for memory in self._memories:
             memory.clear()
 

@@ -1,6 +1,6 @@
-"""What the installed vLLM runs of experts' kernels and Mamba's without tuned files, asked of its own functions.
+"""The config that the installed vLLM runs without tuned files, for experts' kernels and Mamba's. vLLM is asked.
 
-Which files it ships, and what it does without one, is decided by a few plain functions.
+A few plain functions of vLLM decide which files it ships, and what it does without one.
 """
 
 import builtins
@@ -32,36 +32,36 @@ OF_BASE_MODEL = "try_get_optimal_moe_config"
 """vLLM's function that the base model's experts call."""
 
 ASKED = "try_get_optimal_moe_lora_config"
-"""vLLM's function that the LoRA layers call where ``VLLM_TUNED_CONFIG_FOLDER`` is not set; it calls the former."""
+"""vLLM's function that the LoRA layers call if ``VLLM_TUNED_CONFIG_FOLDER`` is not set. It calls ``OF_BASE_MODEL``."""
 
 READS_FILES = "get_moe_configs"
 """vLLM's function that reads a shipped file."""
 
 MODULES = ("model_executor/layers/fused_moe/fused_moe.py", "lora/layers/utils.py", "utils/platform_utils.py")
-"""Where it and what it calls are defined; the first holds the shipped files in a folder beside it."""
+"""Files that define these functions and their helpers. The shipped files are in a folder beside the first."""
 
 OF_MAMBA = "_try_get_optimal_ssm_config_cached"
 """vLLM's function that a Mamba-2 layer's decode step calls."""
 
 MAMBA_MODULES = ("model_executor/layers/mamba/ops/mamba_ssm.py", "utils/platform_utils.py")
 MAMBA_SHIPPED = ("configs", "selective_state_update")
-"""Where the shipped files are, beside the first of these."""
+"""Folder of the shipped files, beside the first of these."""
 
 BLACKWELL = 10
-"""Major compute capability of the GPUs for which its rule differs."""
+"""Major compute capability of the GPUs for which Mamba's rule differs."""
 
 NOT_UNDERSTOOD = (ArithmeticError, AttributeError, ImportError, LookupError, NameError, OSError, TypeError, ValueError)
-"""What functions of another vLLM may raise here."""
+"""Errors that functions of another vLLM may raise here."""
 
 
 def untuned_config(spec: AnySpec, problem: Problem, gpu: GpuInfo) -> dict[str, int]:
     """Return the config with which an engine without tuned files launches a kernel.
 
-    That of an experts' kernel, or Mamba's, is asked of the installed vLLM; its general rule counts where vLLM's kernel
-    modules alone are installed, which do not hold the files that it ships.
+    For experts' kernels and Mamba's, the installed vLLM is asked. If only vLLM's kernel modules are installed, which
+    do not hold the files that it ships, vLLM's general rule counts.
 
     Raises:
-        VllmError: the installed vLLM tells nothing that is understood here.
+        VllmError: the answer of the installed vLLM is not understood.
     """
     if isinstance(spec, ExpertsSpec):
         return _of_base_model(spec, problem, gpu)
@@ -75,10 +75,12 @@ def untuned_config(spec: AnySpec, problem: Problem, gpu: GpuInfo) -> dict[str, i
 
 
 def untuned_configs(spec: MoeLoraSpec, problem: LoraProblem, gpu: GpuInfo) -> Callable[[int], dict[str, int]]:
-    """Return what tells the untuned config of a fused MoE kernel for any number of tokens; raises ``VllmError``, too.
+    """Return a function that maps a number of tokens to a fused MoE kernel's untuned config.
+
+    The function raises ``VllmError``, too.
 
     Args:
-        problem: the kernel's, of whatever m.
+        problem: a problem of the kernel, with any m.
     """
     functions, experts = _functions(), experts_of(problem)
     if functions is None:
@@ -88,7 +90,7 @@ def untuned_configs(spec: MoeLoraSpec, problem: LoraProblem, gpu: GpuInfo) -> Ca
 
     def ask(m: int) -> dict[str, int]:
         try:
-            # Whatever the base model's weights are, the LoRA layers name no type of theirs.
+            # The LoRA layers name no type of weights, whatever those of the base model are.
             asked = _asked(functions, gpu.name, gpu.backend, ASKED)
             found = asked(op_type=spec.name, rank=problem.k, top_k=experts.top_k, dtype=None, M=m, **layer)
             config = as_read(found)
@@ -109,7 +111,7 @@ def _of_base_model(spec: ExpertsSpec, problem: Problem, gpu: GpuInfo) -> dict[st
     try:
         asked = _asked(functions, gpu.name, gpu.backend, OF_BASE_MODEL)
         shapes = (local, step.up, step.hidden // four), (local, step.hidden, step.n // four)
-        # Of weights in 16 bits the engine names no type.
+        # For weights in 16 bits, the engine names no type.
         found = asked(*shapes, step.experts.top_k, step.weights or None, step.m, step.block)
         config = filled(_in_small_letters(found), step) if step.is_grouped else {**TRITONS, **_in_small_letters(found)}
         return {name: int(config[ENGINE_NAMES[name]]) for name in spec.search_space.names}
@@ -118,7 +120,7 @@ def _of_base_model(spec: ExpertsSpec, problem: Problem, gpu: GpuInfo) -> dict[st
 
 
 def _in_small_letters(config: Mapping[str, int]) -> dict[str, int]:
-    """Return a config by the names that other kernels' configs have."""
+    """Return a config with the names that other kernels use."""
     return {ENGINE_NAMES.get(name, name): value for name, value in config.items()}
 
 
@@ -147,12 +149,12 @@ def _untold(function: str, error: Exception) -> VllmError:
 
 
 def knows_shipped_files() -> bool:
-    """Say whether the installed vLLM holds the files that it ships for the base model's experts."""
+    """Say whether the installed vLLM has the files that it ships for the base model's experts."""
     return _functions() is not None
 
 
 def _functions() -> tuple[CodeType, Path] | None:
-    """Return the code that defines the functions, and the file beside which shipped files lie."""
+    """Return the code that defines the functions, and the file beside which the shipped files lie."""
     files = files_of(MODULES)
     if files[0] is None or files[1] is None:
         return None
@@ -161,7 +163,7 @@ def _functions() -> tuple[CodeType, Path] | None:
 
 @lru_cache(maxsize=16)
 def _asked(functions: tuple[CodeType, Path], gpu_name: str, backend: str, function: str) -> Any:
-    """Return a function of vLLM's, answering for a GPU."""
+    """Return a function of vLLM's, set up to answer for a GPU."""
     code, file = functions
     platform = SimpleNamespace(
         get_device_name=lambda _=0: gpu_name, is_rocm=lambda: backend == "hip", is_cuda=lambda: backend == "cuda",

@@ -1,7 +1,7 @@
-"""What the installed vLLM wraps with LoRA in a model: its own LoRA manager, asked in a process of its own.
+"""Tells what the installed vLLM wraps with LoRA in a model. Its own LoRA manager is asked, in a separate process.
 
-The model is built as an engine builds it, but on the meta device, so that no weight takes memory, and for a rank of as
-many as there are to be, none of which is there. Read from vLLM 0.26.0 and 0.33.0: ``lora/model_manager.py``,
+The model is built as an engine builds it, but on the meta device, where no weight takes memory. It is built as one of
+several tensor-parallel ranks, none of which exists. Read from vLLM 0.26.0 and 0.33.0: ``lora/model_manager.py``,
 ``lora/layers``, ``distributed/parallel_state.py``, ``model_executor/model_loader/utils.py``.
 """
 
@@ -18,24 +18,24 @@ from typing import Any
 import torch
 
 UNWANTED = ("BO_TUNE_LOOKUPS", "VLLM_LORA_ENABLE_DUAL_STREAM", "VLLM_TUNED_CONFIG_FOLDER")
-"""Variables that would have vLLM do more than build the model."""
+"""Environment variables that make vLLM do more than build the model."""
 
 GROUPS = ("_WORLD", "_INNER_DP_WORLD", "_TP", "_DCP", "_PCP", "_PP", "_DP", "_EP", "_EPLB")
-"""Process groups of ``parallel_state``, by its names. Ranks share tensors and experts alone."""
+"""Process groups of ``parallel_state``, by its names. Ranks share only tensors and experts."""
 
 SPREAD = frozenset({"_WORLD", "_TP", "_EP"})
 
 LONGEST_REASON = 500
-"""Characters of what vLLM says against a model."""
+"""Longest error text of vLLM to pass on, in characters."""
 
 MAX_LORAS = 1
-"""Slots of the manager that is asked: they decide on no size."""
+"""Slots of the manager that is asked. No size depends on them."""
 
 
 def main() -> None:
     """Answer one request: options of ``EngineArgs`` as JSON in the first argument, the answer as JSON on stdout.
 
-    What vLLM prints goes to stderr. An answer has ``version``, ``layers`` and ``experts``, or ``error``.
+    vLLM's own output goes to stderr. An answer has ``version``, ``layers`` and ``experts``, or ``error``.
     """
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
@@ -44,22 +44,22 @@ def main() -> None:
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     try:
         answer = wrapped(json.loads(sys.argv[1]))
-    except Exception as error:  # noqa: BLE001 - whatever vLLM raises of a model is its answer
+    except Exception as error:  # noqa: BLE001 - any error that vLLM raises for a model is its answer
         answer = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:LONGEST_REASON]}"}
     with answers:
         json.dump(answer, answers)
 
 
 def wrapped(asked: dict[str, Any]) -> dict[str, Any]:
-    """Return what the LoRA manager wraps of a model.
+    """Return the layers of a model that the LoRA manager wraps.
 
     Args:
-        asked: options of ``EngineArgs``. ``tensor_parallel_size`` may be more than there are GPUs.
+        asked: options of ``EngineArgs``. ``tensor_parallel_size`` may exceed the number of GPUs.
     """
     config = _config(asked, ranks := asked.pop("tensor_parallel_size"))
     _pretend(ranks)
     manager = _manager(config)
-    # A module in several places, as a router that experts hold too, is wrapped once.
+    # A module in several places, such as a router that experts hold too, is wrapped once.
     found = [(re.sub(r"\.\d+(?=\.|$)", ".*", name), layer) for name, layer in manager.modules.items()]
     dense = [_dense(name, layer, config) for name, layer in found if not hasattr(layer, "w13_lora_a_stacked")]
     experts = [_experts(name, layer) for name, layer in found if hasattr(layer, "w13_lora_a_stacked")]
@@ -73,15 +73,15 @@ def wrapped(asked: dict[str, Any]) -> dict[str, Any]:
 
 
 def _of(module: str, *names: str) -> Any:
-    """Return what a module of vLLM defines: one thing, or several in a tuple."""
+    """Return an attribute of a module of vLLM, or a tuple of several."""
     loaded = import_module(f"vllm.{module}" if module else "vllm")
     found = tuple(getattr(loaded, name) for name in names)
     return found if len(names) > 1 else found[0]
 
 
 def _config(asked: dict[str, Any], ranks: int) -> Any:
-    """Return vLLM's config of an engine. It is made for one rank, since there need be no GPU for each."""
-    _of("plugins", "load_general_plugins")()  # where models of others register
+    """Return vLLM's config of an engine. It is made for one rank, since there may be fewer GPUs than ranks."""
+    _of("plugins", "load_general_plugins")()  # models of third parties register here
     arguments = _of("engine.arg_utils", "EngineArgs")
     options = {
         "load_format": "dummy",
@@ -102,7 +102,7 @@ def _config(asked: dict[str, Any], ranks: int) -> Any:
 
 
 class _TorchGroup:
-    """Stands in for a process group of torch, seen from its first rank."""
+    """Stands in for a process group of torch, as seen by its first rank."""
 
     def __init__(self, ranks: int) -> None:
         self._ranks = ranks
@@ -115,7 +115,7 @@ class _TorchGroup:
 
 
 class _Group:
-    """Stands in for a process group, seen from its first rank."""
+    """Stands in for a process group, as seen by its first rank."""
 
     rank_in_group = local_rank = 0
     is_first_rank = True
@@ -130,7 +130,7 @@ class _Group:
 
 
 def _pretend(ranks: int) -> None:
-    """Have vLLM believe that it is the first of some tensor-parallel ranks."""
+    """Make vLLM believe that it is the first of several tensor-parallel ranks."""
     parallel_state = import_module("vllm.distributed.parallel_state")
     for name in GROUPS:
         if hasattr(parallel_state, name):
@@ -138,9 +138,9 @@ def _pretend(ranks: int) -> None:
 
 
 def _manager(config: Any) -> Any:
-    """Build the model on the meta device, and have the LoRA manager wrap it."""
+    """Build the model on the meta device, and let the LoRA manager wrap it."""
     torch.set_default_dtype(config.model_config.dtype)
-    # Which experts this rank holds is looked for among numbers that the meta device does not have; no size comes of it.
+    # vLLM searches tensors for this rank's experts, which the meta device cannot do. No size depends on the result.
     import_module("torch.fx.experimental._config").meta_nonzero_assume_all_nonzero = True  # type: ignore[attr-defined]
     _without_values()
     with torch.device("meta"), _of("config", "set_current_vllm_config")(config):
@@ -158,14 +158,14 @@ def _manager(config: Any) -> Any:
 
 
 def _without_values() -> None:
-    """Take out what looks at values, which tensors on the meta device do not have: a line that is logged."""
+    """Replace a function that reads values, which meta tensors do not have. It only makes a log line."""
     with suppress(ImportError):
         experts = import_module("vllm.model_executor.layers.fused_moe.expert_map_manager")
         experts.ExpertMapManager.get_compressed_map_string = lambda *_: ""
 
 
 def _without_launchers(model: Any) -> None:
-    """Put stand-ins in place of what launches kernels. None of it decides on a size; experts' is made of weights."""
+    """Replace the objects that launch kernels. No size depends on them. Those of experts are made from weights."""
     manager = import_module("vllm.lora.model_manager")
     manager.get_punica_wrapper = lambda *_, **__: object()  # type: ignore[attr-defined]
     fused_moe = import_module("vllm.lora.layers.fused_moe")
@@ -186,7 +186,7 @@ def _without_launchers(model: Any) -> None:
 
 
 def _dense(name: str, layer: Any, config: Any) -> dict[str, Any]:
-    """Describe a wrapped layer: shrink's k and n (0 where nothing shrinks), and the width of each slice of expand."""
+    """Describe a wrapped layer: shrink's k and n (0 if nothing shrinks), and the width of each slice of expand."""
     kind = type(layer).__name__
     stacked = layer.lora_a_stacked, layer.lora_b_stacked
     a, b = (weights if isinstance(weights, tuple | list) else (weights,) for weights in stacked)
@@ -202,8 +202,10 @@ def _dense(name: str, layer: Any, config: Any) -> dict[str, Any]:
 
 
 def _adds(layer: Any, kind: str, config: Any) -> Iterator[bool]:
-    """Yield whether its expand adds to its output in an engine of two streams; both where that depends on how it was
-    started."""
+    """Yield whether expand adds to its output in an engine of two streams.
+
+    Yields both values if it depends on how the engine was started.
+    """
     shared = _of("model_executor.layers.linear", "ColumnParallelLinear", "RowParallelLinear")
     base, fully = getattr(layer, "base_layer", None), config.lora_config.fully_sharded_loras
     spread = isinstance(base, shared)
@@ -215,7 +217,7 @@ def _adds(layer: Any, kind: str, config: Any) -> Iterator[bool]:
 
 
 def _experts(name: str, layer: Any) -> dict[str, Any]:
-    """Describe wrapped experts, by the sizes that the engine looks them up with."""
+    """Describe wrapped experts by the sizes under which the engine looks them up."""
     w13_a, w13_b, w2_a = layer.w13_lora_a_stacked, layer.w13_lora_b_stacked, layer.w2_lora_a_stacked
     moe = layer.base_layer.moe_config
     return {

@@ -1,1 +1,1 @@
-"""What vLLM wraps with LoRA in each architecture, as data."""
+"""The modules that vLLM wraps with LoRA in each architecture, as data."""

@@ -1,6 +1,6 @@
-"""The parts that models are made of, as modules: attention, MLPs, routers, embeddings.
+"""The parts of models, as modules: attention, MLPs, routers, embeddings.
 
-A block takes the fields of a model's config and returns the modules of that part. ``architectures`` puts them together.
+A block takes the fields of a model's config and returns the modules of that part. ``architectures`` combines blocks.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ from bo_tune.engines.models.architectures.modules import LAYER_INDEX, Kind, Modu
 from bo_tune.errors import ModelError
 
 Block = Callable[[Fields], Iterable[Module]]
-"""Part of a model: from the fields of a config to modules."""
+"""A part of a model: a function from the fields of a config to modules."""
 
 LM_HEAD = "lm_head"
 EMBED_TOKENS = "embed_tokens"
@@ -25,10 +25,10 @@ def head_dim_of(fields: Fields, *, from_field: bool = True) -> int:
     """Return the width of an attention head.
 
     Args:
-        from_field: whether ``head_dim`` counts where it is there; some models ignore it.
+        from_field: whether ``head_dim`` counts if present. Some models ignore it.
 
     Raises:
-        ModelError: a field is missing, or hidden size and heads do not tell.
+        ModelError: a field is missing, or hidden size and heads do not determine the width.
     """
     hidden, heads = fields.size("hidden_size"), fields.size("num_attention_heads")
     if from_field and not fields.missing("head_dim"):
@@ -40,7 +40,7 @@ def head_dim_of(fields: Fields, *, from_field: bool = True) -> int:
 
 
 def within(parent: str, layer: str = LAYER_INDEX) -> str:
-    """Return how the paths of the modules of one part of a layer begin; ``parent`` is empty for the layer itself."""
+    """Return the prefix of the paths of a layer's part. ``parent`` is empty for the layer itself."""
     return f"{layer}{parent}." if parent else layer
 
 
@@ -57,12 +57,12 @@ def attention(
     """Return attention with one projection of queries, keys and values.
 
     Args:
-        fused: whether the checkpoint itself holds them as one: one slice of the sum.
+        fused: whether the checkpoint itself holds them as one, so that there is one slice of the sum.
         head_dim: whether the field of this name counts.
         gated: whether queries come with a gate of the same width.
-        known_as: parent that adapters know it under.
-        names: of the two projections.
-        layer: how the paths of a layer begin.
+        known_as: the parent in adapters' names.
+        names: names of the two projections.
+        layer: prefix of the paths of a layer.
     """
 
     def block(fields: Fields) -> Iterable[Module]:
@@ -87,7 +87,7 @@ def qkv_projection(
 
     Args:
         query: output width of the queries, in elements.
-        width: of a head of keys or values.
+        width: width of a head of keys or values.
     """
     outputs = (query, kv_heads * width, kv_heads * width)
     multiples = (("num_attention_heads", fields.size("num_attention_heads")),)
@@ -110,9 +110,9 @@ def gated_mlp(
         size: field of its intermediate size.
         times: field that multiplies it.
         fused: whether the checkpoint itself holds gate and up as one.
-        names: of the engine's two projections.
+        names: names of the engine's two projections.
         parts: names of gate and up.
-        layer: how the paths of a layer begin.
+        layer: prefix of the paths of a layer.
     """
 
     def block(fields: Fields) -> Iterable[Module]:
@@ -136,8 +136,8 @@ def gated(
     """Yield the modules of a gated MLP.
 
     Args:
-        above: how their paths begin.
-        field: the one that the intermediate size comes from.
+        above: prefix of their paths.
+        field: the field that gives the intermediate size.
     """
     multiples = ((field, wide),)
     up, down = above + names[0], above + names[1]
@@ -166,7 +166,7 @@ def plain_mlp(
 
 
 def router(path: str, *counts: str) -> Block:
-    """Return the module that chooses experts; ``counts`` are fields that may hold how many there are."""
+    """Return the module that chooses experts. ``counts`` are fields that may hold the number of experts."""
 
     def block(fields: Fields) -> Iterable[Module]:
         yield Module(f"{LAYER_INDEX}{path}", Kind.REPLICATED, fields.size("hidden_size"), (fields.first_size(counts),))
@@ -177,12 +177,12 @@ def router(path: str, *counts: str) -> Block:
 def qwen_moe_mlps(*, shared: bool, packs_shared: bool, packs: bool = False) -> Block:
     """Return the dense MLPs of Qwen's mixtures of experts: those of layers without experts, and the shared expert.
 
-    vLLM packs gate and up only if it is told of dense layers (``mlp_only_layers``), or, where ``packs_shared``, of a
-    shared expert. Unpacked they cannot be wrapped.
+    vLLM packs gate and up only if the config has dense layers (``mlp_only_layers``), or, with ``packs_shared``, a
+    shared expert. If they are not packed, they cannot be wrapped.
 
     Args:
         shared: whether the config may have a shared expert.
-        packs: whether it packs them in any case.
+        packs: whether vLLM packs them in any case.
     """
 
     def block(fields: Fields) -> Iterable[Module]:
@@ -203,7 +203,7 @@ def qwen_moe_mlps(*, shared: bool, packs_shared: bool, packs: bool = False) -> B
 
 
 def latent_attention(fields: Fields) -> Iterable[Module]:
-    """Yield DeepSeek's multi-head latent attention. Queries have a latent space of their own, or none."""
+    """Yield DeepSeek's multi-head latent attention. Queries may have a latent space of their own."""
     hidden, heads, latent, head = _latent_sizes(fields)
     above, multiples = within("self_attn"), (("num_attention_heads", heads),)
     if fields.missing("q_lora_rank"):
@@ -219,7 +219,7 @@ def latent_attention(fields: Fields) -> Iterable[Module]:
 
 
 def sparse_latent_attention(fields: Fields) -> Iterable[Module]:
-    """Yield DeepSeek-V3.2's attention: latent, over the tokens that an indexer names. kv_b_proj is no module of it."""
+    """Yield DeepSeek-V3.2's attention: latent, over the tokens that an indexer names. It has no module kv_b_proj."""
     hidden, heads, latent, head = _latent_sizes(fields)
     above, multiples, rank = within("self_attn"), (("num_attention_heads", heads),), fields.size("q_lora_rank")
     yield _fused_latent(above, hidden, (rank, latent + head.rope))
@@ -259,14 +259,14 @@ def _latent_sizes(fields: Fields) -> tuple[int, int, int, _LatentHead]:
 
 
 def _fused_latent(above: str, hidden: int, outputs: tuple[int, int]) -> Module:
-    """Return the projection to both latent spaces, which each rank holds whole."""
+    """Return the projection to both latent spaces. Each rank holds it whole."""
     parts = ("q_a_proj", "kv_a_proj_with_mqa")
     path = f"{above}fused_qkv_a_proj"
     return Module(path, Kind.MERGED, hidden, outputs, parts, replicated=True, own_forward=True)
 
 
 def deepseek_mlps(fields: Fields) -> Iterable[Module]:
-    """Yield DeepSeek's dense MLPs: of the first layers and of those between layers with experts, and shared experts."""
+    """Yield DeepSeek's dense MLPs: shared experts, and MLPs of layers without experts (first, or in between)."""
     if fields.missing("n_routed_experts"):
         yield from gated_mlp()(fields)
         return

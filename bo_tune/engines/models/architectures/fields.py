@@ -1,4 +1,4 @@
-"""JSON objects that describe models: read, and their fields checked as they are asked for."""
+"""Reads JSON objects that describe models, and checks their fields on access."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ from bo_tune.files import os_error_text, parse_json, read_file, shown
 
 @dataclass(frozen=True, slots=True)
 class Fields:
-    """The fields of a config, checked as they are read."""
+    """The fields of a config, checked on access."""
 
     values: Mapping[str, Any]
     source: Path
 
     @property
     def quantized(self) -> Mapping[str, Any]:
-        """What the checkpoint says of how it is quantised; empty for nothing."""
+        """The checkpoint's description of its quantization; empty for none."""
         quantization = self.values.get("quantization_config")
         return quantization if isinstance(quantization, dict) else {}
 
@@ -32,10 +32,10 @@ class Fields:
 
     @property
     def weights(self) -> Weights:
-        """How the checkpoint stores the weights of linear layers. One that is not known counts as not quantised."""
+        """Storage of the weights of linear layers in the checkpoint. Unknown formats count as not quantised."""
         quantization = self.values.get("quantization_config")
         method = self.quantization
-        if not isinstance(quantization, dict) or method is None or "mxfp4" in method:  # of experts alone
+        if not isinstance(quantization, dict) or method is None or "mxfp4" in method:  # quantises experts only
             return Weights.BITS_16
         if "fp8" in method:
             return Weights.FP8
@@ -52,10 +52,10 @@ class Fields:
         return self.values.get(field) is None
 
     def size(self, field: str, default: int | None = None, least: int = 1, most: int = MOST) -> int:
-        """Return an integer, or that of all layers where each has its own.
+        """Return an integer. A list of equal integers, one per layer, counts as that integer.
 
         Raises:
-            ModelError: it is missing without a default, or none that may be, or differs between layers.
+            ModelError: it is missing without a default, out of bounds, not an integer, or differs between layers.
         """
         value = self.values.get(field)
         if isinstance(value, list) and value and all(each == value[0] for each in value):
@@ -71,11 +71,11 @@ class Fields:
         return value
 
     def first_size(self, fields: Sequence[str], most: int = MOST) -> int:
-        """Return the integer of the first field that is there. Raises like ``size``."""
+        """Return the integer of the first field that is present. Raises like ``size``."""
         return self.size(next((field for field in fields if not self.missing(field)), fields[0]), most=most)
 
     def layer_types(self) -> frozenset[str]:
-        """Return the kinds of layers that ``layer_types`` names. Raises ModelError where it does not."""
+        """Return the kinds of layers in ``layer_types``. Raises ModelError if the field is invalid."""
         kinds = self.values.get("layer_types")
         if not isinstance(kinds, list) or not kinds or not all(isinstance(kind, str) for kind in kinds):
             raise ModelError(f"{self.source}: layer_types: expected the kind of each layer, got {shown(kinds)}")

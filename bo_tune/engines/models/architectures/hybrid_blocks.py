@@ -18,7 +18,7 @@ from bo_tune.errors import ModelError
 from bo_tune.files import shown
 
 PATTERN = "hybrid_override_pattern"
-"""Field of Nemotron-H that names the kind of each layer by a letter."""
+"""Field of Nemotron-H that gives the kind of each layer by a letter."""
 
 MAMBA, DENSE, ATTENTION, MIXTURE = "M", "-", "*", "E"
 
@@ -27,7 +27,7 @@ _UNPACKED_BA = frozenset({"awq", "auto_awq", "gptq", "gptq_marlin", "awq_marlin"
 
 
 def interleaved_delta_net(fields: Fields) -> Iterable[Module]:
-    """Yield Qwen3-Next's linear attention: that of Qwen3.5 with each projection in one piece."""
+    """Yield Qwen3-Next's linear attention: that of Qwen3.5, with each projection in one piece."""
     for module in gated_delta_net(fields):
         if module.suffix.startswith("in_proj"):
             yield replace(module, outputs=(sum(module.outputs),), parts=(module.suffix,), replicated=False)
@@ -64,7 +64,7 @@ def gated_delta_net(fields: Fields) -> Iterable[Module]:
 
 
 def layer_kinds(fields: Fields) -> frozenset[str]:
-    """Return the letters of the kinds of layers that a Nemotron-H has. Raises ModelError."""
+    """Return the letters of a Nemotron-H's kinds of layers. Raises ModelError."""
     pattern = fields.values.get(PATTERN)
     if not isinstance(pattern, str) or not pattern or set(pattern) - {MAMBA, DENSE, ATTENTION, MIXTURE}:
         raise ModelError(
@@ -75,7 +75,7 @@ def layer_kinds(fields: Fields) -> frozenset[str]:
 
 
 def nemotron_h(fields: Fields) -> Iterable[Module]:
-    """Yield the layers of a Nemotron-H: Mamba, attention, MLPs and what is around experts."""
+    """Yield the layers of a Nemotron-H: Mamba, attention, MLPs, and the layers around experts."""
     kinds = layer_kinds(fields)
     if MAMBA in kinds:
         yield from _mamba(fields)
@@ -105,15 +105,15 @@ def mamba_2(
 ) -> Iterable[Module]:
     """Yield a Mamba-2 layer.
 
-    A single group of states is held by every rank; vLLM then builds the projection on several ranks as one.
+    Every rank holds a single group of states. If there are several ranks, vLLM then builds the projection as one.
 
     Args:
-        above: how the paths of its modules begin.
+        above: prefix of the paths of its modules.
         kernel: field of the convolution's width.
         wide: inner width, in elements.
         heads: field of the number of heads, and that number.
         groups: field of the number of groups, and the states of one.
-        known_as: parent that adapters know it under.
+        known_as: the parent in adapters' names.
     """
     hidden, (field, states) = fields.size("hidden_size"), groups
     count = fields.size(field)
@@ -141,7 +141,7 @@ def falcon_h1_mamba(fields: Fields) -> Iterable[Module]:
 
 def granite_hybrid(fields: Fields) -> Iterable[Module]:
     """Yield the layers of a Granite 4: Mamba-2, attention, a router before experts, and a shared expert."""
-    kinds = fields.layer_types()  # which newer versions of transformers name like those of other models
+    kinds = fields.layer_types()  # newer versions of transformers name these like those of other models
     if kinds & {"mamba", "linear_attention"}:
         wide, groups = fields.product("mamba_expand", "hidden_size"), ("mamba_n_groups", fields.size("mamba_d_state"))
         heads = ("mamba_n_heads", fields.size("mamba_n_heads"))
@@ -182,7 +182,7 @@ def _mamba_1(fields: Fields) -> Iterable[Module]:
 
 
 def short_convolutions(width: str) -> Block:
-    """Return the layers of an LFM2 but their MLPs: short convolutions and attention. ``width`` is a field."""
+    """Return the layers of an LFM2 except its MLPs: short convolutions and attention. ``width`` is a field."""
 
     def block(fields: Fields) -> Iterable[Module]:
         kinds = fields.layer_types()
@@ -204,7 +204,7 @@ LFM2_NAMES, LFM2_PARTS = ("w13", "w2"), ("w1", "w3")
 
 
 def lfm2_mlp(fields: Fields) -> Iterable[Module]:
-    """Yield the MLP of a dense LFM2, whose width the config may want adjusted."""
+    """Yield the MLP of a dense LFM2. The config may ask to adjust its width."""
     field = "intermediate_size" if fields.missing("block_ff_dim") else "block_ff_dim"
     wide = fields.size(field)
     if fields.values.get("block_auto_adjust_ff_dim", True):

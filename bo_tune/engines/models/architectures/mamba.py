@@ -1,4 +1,4 @@
-"""The Mamba-2 layers of a whole model, as far as their decode steps go, before they are spread over ranks."""
+"""The Mamba-2 layers of a model, as far as their decode steps need them, before sharding."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ from bo_tune.kernels.mamba.step import STATE_DTYPES
 
 @dataclass(frozen=True, slots=True)
 class MambaShape:
-    """The Mamba-2 layers of a model, whole.
+    """The Mamba-2 layers of a model, not sharded.
 
     Attributes:
-        heads: of a layer.
+        heads: heads of a layer.
         headdim: channels of a head.
-        states: of a channel.
-        groups: of heads, which share B and C.
-        state_dtype: element type of the states in an engine that is told of none; None for the activations'.
+        states: states of a channel.
+        groups: groups of heads that share B and C.
+        state_dtype: default element type of the states in an engine; None for the activations' type.
     """
 
     heads: int
@@ -30,11 +30,11 @@ class MambaShape:
 
 
 Recurrent = Callable[[Fields], MambaShape | None]
-"""From the fields of a config to its Mamba-2 layers, None where it has none."""
+"""Maps the fields of a config to its Mamba-2 layers; None if it has none."""
 
 
 def nemotron_mamba(fields: Fields) -> MambaShape | None:
-    """Read those of a Nemotron-H, whose config says what states are kept in."""
+    """Read the layers of a Nemotron-H. Its config gives the type of the states."""
     if MAMBA not in layer_kinds(fields):
         return None
     dtype = fields.values.get("mamba_ssm_cache_dtype", "float32")
@@ -47,7 +47,7 @@ def nemotron_mamba(fields: Fields) -> MambaShape | None:
 
 
 def usual_mamba(fields: Fields) -> MambaShape:
-    """Read those of models that call the fields as Bamba does, where Mamba-2 is in every layer."""
+    """Read the layers of models with Bamba's field names, where every layer has Mamba-2."""
     heads = fields.size("mamba_n_heads")
     named = fields.values.get("mamba_d_head")
     wide = 0 if isinstance(named, int) else fields.product("mamba_expand", "hidden_size")
@@ -56,5 +56,5 @@ def usual_mamba(fields: Fields) -> MambaShape:
 
 
 def granite_mamba(fields: Fields) -> MambaShape | None:
-    """Read those of a Granite 4, some of which have attention alone."""
+    """Read the layers of a Granite 4. Some of these models have only attention."""
     return usual_mamba(fields) if fields.layer_types() & {"mamba", "linear_attention"} else None

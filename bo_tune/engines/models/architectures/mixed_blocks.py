@@ -17,14 +17,14 @@ from bo_tune.engines.models.architectures.modules import LAYER_INDEX, Kind, Modu
 from bo_tune.errors import ModelError
 
 GLOBAL_HEAD_DIM = 512
-"""Of Gemma 4, where the config has no ``global_head_dim``."""
+"""Default of ``global_head_dim`` in Gemma 4."""
 
 
 def gemma_4(fields: Fields) -> Iterable[Module]:
     """Yield the layers of a Gemma 4.
 
-    Sliding and full attention have heads of their own widths. The last layers may share keys and values with those
-    before them, and have an MLP twice as wide then.
+    The heads of sliding and full attention have different widths. The last layers may share keys and values with
+    earlier ones. Their MLP is then twice as wide.
     """
     hidden, count = fields.size("hidden_size"), fields.size("num_hidden_layers")
     first_shared = count - fields.size("num_kv_shared_layers", default=0, least=0)
@@ -55,7 +55,7 @@ def _kinds(fields: Fields, count: int) -> list[str]:
 
 
 def _gemma_attention(fields: Fields, kind: str, where: list[int], first_shared: int) -> Iterable[Module]:
-    """Yield the attention of the layers of one kind; ``where`` are their numbers."""
+    """Yield the attention of the layers of one kind. ``where`` are their numbers."""
     heads, kv_heads, width = (fields.size(f) for f in ("num_attention_heads", "num_key_value_heads", "head_dim"))
     if kind == "full_attention":
         width = fields.size("global_head_dim", default=GLOBAL_HEAD_DIM)
@@ -71,7 +71,7 @@ def _gemma_attention(fields: Fields, kind: str, where: list[int], first_shared: 
 
 
 def llama_4(fields: Fields) -> Iterable[Module]:
-    """Yield the layers of a Llama 4: of every few, one has experts and the others an MLP."""
+    """Yield the layers of a Llama 4. One of every few has experts, and the others have an MLP."""
     yield from attention()(fields)
     every = fields.size("interleave_moe_layer_step", default=1)
     if every > 1:
@@ -93,14 +93,14 @@ def llama_vision(fields: Fields) -> Iterable[Module]:
 
 
 def hunyuan_shared_expert(fields: Fields) -> Iterable[Module]:
-    """Yield Hunyuan's shared expert, which the engine keeps within its experts."""
+    """Yield Hunyuan's shared expert, which the engine keeps inside its experts."""
     above, other = within("mlp.experts._shared_experts._layer.shared_experts"), f"{LAYER_INDEX}mlp.shared_mlp"
     wide, field = fields.size("intermediate_size"), "intermediate_size"
     return gated(above, fields.size("hidden_size"), wide, field, known_as=other)
 
 
 def whisper(fields: Fields) -> Iterable[Module]:
-    """Yield the layers of a Whisper: those that encode sound, and those that write text and look at them."""
+    """Yield the layers of a Whisper: an encoder of sound, and a decoder that looks at it and writes text."""
     hidden = fields.size("hidden_size")
     for half in ("encoder", "decoder"):
         layer, heads_field, wide_field = f"{half}.{LAYER_INDEX}", f"{half}_attention_heads", f"{half}_ffn_dim"

@@ -1,7 +1,7 @@
-"""Modules of a whole model that vLLM's LoRA manager wraps, before they are spread over tensor-parallel ranks.
+"""The modules of a model that vLLM's LoRA manager wraps, before sharding over tensor-parallel ranks.
 
-Read from vLLM 0.33.0, ``lora/layers``: what becomes of a module follows from its class (``Kind``), and, for one that
-holds several projections, from how many names adapters know its parts by.
+Read from vLLM 0.33.0, ``lora/layers``. The treatment of a module follows from its class (``Kind``). If it holds several
+projections, it also depends on the number of names that adapters have for its parts.
 """
 
 import re
@@ -10,14 +10,14 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 LAYER_INDEX = "layers.*."
-"""How the paths of modules in decoder layers begin, in most models."""
+"""Prefix of the paths of modules in decoder layers, in most models."""
 
 NEVER_CALLED = frozenset({"conv", "conv1d", "shared_expert_gate"})
-"""Last parts of the names of modules that vLLM wraps, and whose adapters it never runs."""
+"""Last parts of the names of modules that vLLM wraps, but whose adapters it never runs."""
 
 
 class Kind(StrEnum):
-    """What a module is to the LoRA manager."""
+    """The kind of a module for the LoRA manager."""
 
     COLUMN = "column"
     MERGED = "merged"
@@ -30,20 +30,22 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """One module that takes adapters, whole.
+    """One module that takes adapters, not sharded.
 
     Attributes:
-        path: its name in the engine's model, below ``Naming.prefix``; ``*`` for the number of a decoder layer.
+        path: its name in the engine's model, below ``Naming.prefix``, with ``*`` for the number of a decoder layer.
         inputs: input width, in elements; 0 for an embedding, whose A is a table of rows.
-        outputs: output widths of the projections it holds, in elements.
-        parts: names under which adapters know these projections, last parts only; empty for its own.
-        kv_heads: of a QKV module: key-value heads, which ranks share where there are more ranks.
-        replicated: whether each rank holds all of it though its class can be spread: its own tensor-parallel size is 1.
-        own_forward: whether its class brings a forward of its own.
-        called: whether the engine ever runs the adapters of it.
-        multiples: fields of the config with their values, which ranks must divide.
-        known_as: parent that adapters know it under, where the engine renames it; None for the path's own.
-        repeated: which of the outputs every rank holds whole; on several ranks all are then one projection.
+        outputs: output widths of its projections, in elements.
+        parts: names of these projections in adapters, last parts only; empty for its own name.
+        kv_heads: key-value heads of a QKV module. If there are more ranks, they share them.
+        replicated: whether each rank holds all of it even though its class can be sharded: its own tensor-parallel size
+            is 1.
+        own_forward: whether its class has a forward of its own.
+        called: whether the engine ever runs its adapters.
+        multiples: fields of the config with their values, which the number of ranks must divide.
+        known_as: the parent in adapters' names, if the engine renames it; None for the path's own parent.
+        repeated: indices of the outputs that every rank holds whole. On several ranks, all outputs are then one
+            projection.
     """
 
     path: str
@@ -66,12 +68,12 @@ class Module:
 
     @property
     def label(self) -> str:
-        """Its name as tables show it: without the number of its layer and what all of the layer's parts share."""
+        """Its name for tables, without the number of its layer and the common prefix of the layer's parts."""
         parent = self.path.rpartition(".")[0] if self.known_as is None else self.known_as
         return f"{parent}.{self.suffix}".rpartition("*.")[2].partition(".")[2] or self.suffix
 
     def on(self, ranks: int) -> "Module":
-        """Return what the engine builds in its place on several ranks."""
+        """Return the module that the engine builds in its place on several ranks."""
         if not self.repeated or ranks == 1:
             return self
         width = sum(size * ranks if index in self.repeated else size for index, size in enumerate(self.outputs))
@@ -79,7 +81,7 @@ class Module:
 
     @property
     def slices(self) -> int:
-        """How many pairs of A and B an adapter has for it."""
+        """Number of pairs of A and B that an adapter has for it."""
         return len(self.outputs) if self._split else 1
 
     @property
@@ -92,16 +94,16 @@ class Module:
 
     @property
     def shared_fully(self) -> bool:
-        """Whether vLLM can wrap it with ``--fully-sharded-loras``: not a merged one of variable slices."""
+        """Whether vLLM can wrap it with ``--fully-sharded-loras``. It cannot wrap merged modules of variable slices."""
         return self.kind is not Kind.MERGED or len(self.parts) == 2 or (len(self.parts) == 1 and not self._split)
 
     @property
     def target_names(self) -> frozenset[str]:
-        """Last parts of names by which ``--lora-target-modules`` chooses it."""
+        """Last parts of names with which ``--lora-target-modules`` chooses it."""
         return frozenset({self.suffix, *self.parts})
 
     def adapter_names(self) -> tuple[str, ...]:
-        """Return the names that adapters know it under, below the prefix of the model; ``*`` for a layer's number."""
+        """Return its names in adapters, below the prefix of the model, with ``*`` for a layer's number."""
         parent = self.path.rpartition(".")[0] if self.known_as is None else self.known_as
         names = self.parts or (self.suffix,)
         return tuple(f"{parent}.{name}" if parent else name for name in names)
@@ -109,22 +111,23 @@ class Module:
 
 @dataclass(frozen=True, slots=True)
 class Naming:
-    """What full names of modules begin with.
+    """Prefixes of the full names of modules.
 
     Attributes:
-        prefix: in the engine's model.
-        adapter_prefixes: in the models that adapters are trained on; several where versions of ``transformers`` differ.
+        prefix: prefix in the engine's model.
+        adapter_prefixes: prefixes in the models on which adapters are trained; several if versions of ``transformers``
+            differ.
     """
 
     prefix: str = "model."
     adapter_prefixes: tuple[str, ...] = ("model.",)
 
     def engine_name(self, module: Module) -> str:
-        """Return the full name in the engine's model, ``*`` for a layer's number."""
+        """Return the full name in the engine's model, with ``*`` for a layer's number."""
         return self._outer(self.prefix) + module.path if module.kind is Kind.HEAD else self.prefix + module.path
 
     def adapter_names(self, module: Module, layers: int) -> Iterator[str]:
-        """Yield every full name that adapters may know a module under.
+        """Yield every full name that a module may have in adapters.
 
         Args:
             layers: number of decoder layers.
@@ -138,12 +141,12 @@ class Naming:
 
     @staticmethod
     def _outer(prefix: str) -> str:
-        """Return the prefix of what stands beside the model's body."""
+        """Return the prefix of modules beside the model's body."""
         return prefix[: prefix.removesuffix(".").rfind(".") + 1]
 
 
 def numbered(name: str, layers: int) -> Iterator[str]:
-    """Yield a name for each layer, ``*`` standing for its number."""
+    """Yield a name for each layer. ``*`` stands for the layer's number."""
     if "*" not in name:
         yield name
         return
@@ -151,10 +154,10 @@ def numbered(name: str, layers: int) -> Iterator[str]:
 
 
 def is_named(full_name: str, name: str) -> bool:
-    """Say whether a full name, with ``*`` for numbers, is the one given."""
+    """Say whether a full name, with ``*`` for numbers, matches the given one."""
     return re.fullmatch(re.escape(full_name).replace(r"\*", r"\d+"), name) is not None
 
 
 def suffixes(modules: Sequence[Module]) -> tuple[str, ...]:
-    """Return the names by which ``--lora-target-modules`` chooses some modules, each once."""
+    """Return the names with which ``--lora-target-modules`` chooses some modules, each once."""
     return tuple(dict.fromkeys(module.suffix for module in modules))

@@ -1,4 +1,4 @@
-"""The routed experts of a whole model, before they are spread over ranks."""
+"""The routed experts of a model, before sharding over ranks."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -9,44 +9,44 @@ from bo_tune.engines.models.architectures.modules import LAYER_INDEX, Naming, nu
 
 GATED_PARTS = ("gate_proj", "up_proj", "down_proj")
 FUSED_PARAMETERS = ("gate_up_proj", "down_proj")
-"""Names of the two tensors where all experts are one module (``target_parameters`` of adapters)."""
+"""Names of the two tensors if all experts are one module (``target_parameters`` of adapters)."""
 
 MOST_EXPERTS = 16_384
-"""Experts of a layer: more than any model has."""
+"""Most experts of a layer: more than any model has."""
 
 EXPERTS = "experts"
-"""Name by which engines and tables call them."""
+"""Name of the experts in engines and tables."""
 
 
 class Padding(NamedTuple):
-    """What the engine rounds the experts' sizes up to, on each rank, in elements."""
+    """Multiples to which the engine rounds up the experts' sizes, on each rank, in elements."""
 
     hidden: int = 1
     intermediate: int = 1
 
 
 PADDED = {
-    # The Marlin backend, which vLLM 0.33 takes for adapters on mxfp4 experts up to Hopper; TRT-LLM's pads alike.
+    # The Marlin backend, which vLLM 0.33 uses for adapters on mxfp4 experts up to Hopper. TRT-LLM's pads alike.
     "mxfp4": Padding(hidden=256, intermediate=128),
     "gpt_oss_mxfp4": Padding(hidden=256, intermediate=128),
 }
-"""By the checkpoint's quantization."""
+"""Padding by the checkpoint's quantization."""
 
 
 @dataclass(frozen=True, slots=True)
 class MoeShape:
-    """The experts of a model, whole.
+    """The experts of a model, not sharded.
 
     Attributes:
-        num_experts: experts of a layer that tokens are routed to.
-        top_k: experts that each token visits.
+        num_experts: number of experts of a layer to which tokens are routed.
+        top_k: number of experts that each token visits.
         intermediate: intermediate size of one expert.
         hidden: width of their input.
         gated: whether they have a gate beside up.
         packed: whether vLLM takes adapters of gate and up as one tensor (weights in three dimensions).
-        padding: what the engine rounds sizes up to.
-        paths: where adapters may know them; the engine's own is the first.
-        parts: names of an expert's projections, as adapters know them.
+        padding: multiples to which the engine rounds up sizes.
+        paths: their possible paths in adapters. The first is the engine's own.
+        parts: names of an expert's projections in adapters.
     """
 
     num_experts: int
@@ -60,11 +60,11 @@ class MoeShape:
     parts: tuple[str, ...] = GATED_PARTS
 
     def engine_name(self, naming: Naming) -> str:
-        """Return the full name in the engine's model, ``*`` for a layer's number."""
+        """Return the full name in the engine's model, with ``*`` for a layer's number."""
         return naming.prefix + self.paths[0]
 
     def adapter_names(self, naming: Naming, layers: int) -> Iterator[str]:
-        """Yield every full name of a module that adapters may know them under."""
+        """Yield every full name of a module that the experts may have in adapters."""
         for path in self._starts(naming):
             yield from numbered(path, layers)
             for number in range(self.num_experts):
@@ -72,7 +72,7 @@ class MoeShape:
                     yield from numbered(f"{path}.{number}.{part}", layers)
 
     def parameter_names(self, naming: Naming, layers: int) -> Iterator[str]:
-        """Yield every full name of a tensor that adapters may know them under."""
+        """Yield every full name of a tensor that the experts may have in adapters."""
         for path in self._starts(naming):
             for name in FUSED_PARAMETERS:
                 yield from numbered(f"{path}.{name}", layers)
@@ -83,7 +83,7 @@ class MoeShape:
 
 
 Routed = Callable[[Fields], MoeShape | None]
-"""From the fields of a config to the routed experts, None where it has none."""
+"""Maps the fields of a config to the routed experts; None if it has none."""
 
 
 def routed_experts(
@@ -97,14 +97,14 @@ def routed_experts(
     packed: bool = False,
     optional: bool = False,
 ) -> Routed:
-    """Return how the experts of an architecture are read.
+    """Return a reader of an architecture's experts.
 
     Args:
-        paths: where they are, below a decoder layer; the engine's own first.
-        count: fields that may hold the number of experts, the first present counts.
-        top_k: fields that may hold the number of experts a token visits.
+        paths: their paths below a decoder layer, beginning with the engine's own.
+        count: fields that may hold the number of experts. The first present one counts.
+        top_k: fields that may hold the number of experts per token.
         intermediate: fields that may hold one expert's intermediate size.
-        latent: field of the width of their input, where that may differ from the hidden size.
+        latent: field of the width of their input, if that may differ from the hidden size.
         optional: whether the config may be of a model without experts.
     """
 

@@ -1,8 +1,8 @@
-"""What vLLM makes of each entry of ``architectures`` in a model's config, as far as adapters see it.
+"""How vLLM builds each entry of ``architectures`` in a model's config, as far as adapters are concerned.
 
-Read from vLLM 0.33.0, one file of ``model_executor/models`` a family: ``packed_modules_mapping`` says which projections
-are one layer, ``embedding_modules`` whether embeddings take adapters without being asked to, ``is_3d_moe_weight``
-whether gate and up of experts are one tensor to it, and the registry which class serves an architecture.
+Read from vLLM 0.33.0, with one file of ``model_executor/models`` per family. ``packed_modules_mapping`` says which
+projections are one layer. ``embedding_modules`` says whether embeddings take adapters by default. ``is_3d_moe_weight``
+says whether gate and up of experts are one tensor. The registry says which class serves an architecture.
 """
 
 from collections.abc import Mapping
@@ -59,17 +59,17 @@ class Architecture:
 
     Attributes:
         blocks: the parts of its decoder layers.
-        embeddings: which of embedding and lm_head take adapters unless target modules say otherwise.
+        embeddings: those of embedding and lm_head that take adapters by default, without target modules.
         embedding: name of the input embedding's module.
-        head: whether there is an lm_head of its own, which target modules may name.
-        experts: how its experts are read; None for dense models.
-        mamba: how its Mamba-2 layers are read; None for models without.
-        defaults: fields that a config may leave out, with what ``transformers`` takes for them.
-        aliases: fields that it calls otherwise, with what they are called here.
-        naming: what full names of its modules begin with.
-        inner: of a model around a language model: the architecture of that, by its ``model_type``.
-        adapts_towers: whether vLLM adapts towers of images and sounds, too, when asked to.
-        alone: whether what vLLM makes of it is known at a tensor-parallel size of 1 alone.
+        head: whether there is a separate lm_head, which target modules may name.
+        experts: reader of its experts; None for dense models.
+        mamba: reader of its Mamba-2 layers; None for models without.
+        defaults: fields that a config may leave out, with the defaults of ``transformers``.
+        aliases: its other names of fields, with the names used here.
+        naming: prefixes of the full names of its modules.
+        inner: for a model around a language model: the latter's architecture, by its ``model_type``.
+        adapts_towers: whether vLLM also adapts towers of images and sounds when asked to.
+        alone: whether its modules are known only at a tensor-parallel size of 1.
     """
 
     blocks: tuple[Block, ...] = ()
@@ -94,7 +94,7 @@ _BACKBONE = Naming("model.", ("backbone.", "model."))
 _PLAIN = Architecture((attention(), gated_mlp()))
 _LLAMA = replace(_PLAIN, embeddings=_BOTH)
 _TRANSFORMERS = replace(_PLAIN, embeddings=(EMBED_TOKENS,))
-"""Served by way of ``transformers``, whose projections vLLM fuses where it recognises them."""
+"""Served through ``transformers``. vLLM fuses the projections that it recognises."""
 
 _MIXTURE_OF_8 = routed_experts(
     "block_sparse_moe.experts",
@@ -165,7 +165,7 @@ _LFM2 = Architecture((short_convolutions("conv_dim"), lfm2_mlp), embeddings=_BOT
 
 
 def _packed(*path: str, **fields: Any) -> Routed:
-    """Return experts whose gate and up are one tensor to vLLM."""
+    """Return a reader of experts whose gate and up are one tensor in vLLM."""
     return routed_experts(*path, packed=True, **fields)
 
 
@@ -356,14 +356,14 @@ ARCHITECTURES: Mapping[str, Architecture] = {
 
 
 def architecture_of(config: Mapping[str, Any], text: Mapping[str, Any], source: Path) -> tuple[str, Architecture]:
-    """Return the name of a model's architecture, and what is known of it.
+    """Return the name of a model's architecture, and its description.
 
     Args:
         config: the parsed ``config.json``.
         text: the part of it that describes the language model.
 
     Raises:
-        ModelError: the config names none that is known, or one that takes no adapters.
+        ModelError: the config names no known architecture, or one that takes no adapters.
     """
     names = config.get("architectures")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):

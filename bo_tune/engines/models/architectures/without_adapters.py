@@ -1,6 +1,6 @@
 """Architectures that take no adapters: vLLM 0.33 serves them by a class without ``SupportsLoRA``.
 
-An engine of one of them stops when it is started with ``--enable-lora``.
+Such an engine stops if it is started with ``--enable-lora``.
 """
 
 WITHOUT_ADAPTERS = frozenset(
@@ -24,4 +24,4 @@ WITHOUT_ADAPTERS = frozenset(
         "Step3p7ForConditionalGeneration", "StepVLForConditionalGeneration", "Zamba2ForCausalLM",
     }
 )  # fmt: skip
-"""By the name in a config's ``architectures``."""
+"""Names as in a config's ``architectures``."""

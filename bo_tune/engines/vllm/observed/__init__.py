@@ -1,6 +1,6 @@
-"""What a running vLLM looked up: a plugin that records it, and the reading of its files.
+"""The lookups of a running vLLM: a plugin that records them, and code that reads its files.
 
-``plugin``, ``hooks``, ``after_import``, ``recorder`` and ``names`` run inside the engine. They import the standard
-library alone, hook nothing unless ``BO_TUNE_LOOKUPS`` names a file, and switch themselves off at the first error.
-``reading`` and ``problems`` run here.
+``plugin``, ``hooks``, ``after_import``, ``recorder`` and ``names`` run inside the engine. They import only the standard
+library, hook nothing unless ``BO_TUNE_LOOKUPS`` names a file, and switch themselves off at the first error. ``reading``
+and ``problems`` run here.
 """

@@ -1,6 +1,6 @@
-"""Changing modules once they have been imported, without importing them.
+"""Changes modules once they have been imported, without importing them.
 
-Standard library alone: this runs inside a serving engine.
+Uses only the standard library, because it runs inside a serving engine.
 """
 
 import sys
@@ -14,18 +14,18 @@ Change = Callable[[ModuleType], None]
 
 
 class AfterImport(MetaPathFinder):
-    """Has modules changed as soon as they are there: at once if they are imported already, else when they will be.
+    """Changes modules as soon as they exist: at once if they are imported already, else right after their import.
 
     Args:
-        changes: by the full name of the module.
-        failed: is told of a module whose import cannot be watched.
+        changes: changes by full module name.
+        failed: called with the error if the import of a module cannot be watched.
     """
 
     def __init__(self, changes: Mapping[str, Change], failed: Callable[[Exception], None]) -> None:
         self._changes, self._failed = dict(changes), failed
 
     def install(self) -> None:
-        """Change what is imported already, and watch for the rest."""
+        """Change modules that are imported already, and watch for the others."""
         sys.meta_path.insert(0, self)
         for name in list(self._changes):
             module = sys.modules.get(name)
@@ -35,7 +35,7 @@ class AfterImport(MetaPathFinder):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Find a module as the other finders do, and have it changed after it ran."""
+        """Find a module as the other finders do, and arrange for its change after it has run."""
         if fullname not in self._changes:
             return None
         try:
@@ -62,5 +62,5 @@ class AfterImport(MetaPathFinder):
             if change := self._changes.pop(name, None):
                 change(module)
 
-        # On the loader itself, which belongs to this module alone: whoever asks it for the source finds it as it was.
+        # Set it on the loader itself, which belongs to this module alone. Its source stays available to others.
         loader.exec_module = run_and_change  # type: ignore[union-attr, method-assign]

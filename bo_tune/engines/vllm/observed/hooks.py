@@ -1,7 +1,7 @@
-"""What is watched in vLLM, and how: read from vLLM 0.26.0 and 0.33.0, the same in both.
+"""The hooks in vLLM: what they watch, and how. Read from vLLM 0.26.0 and 0.33.0, which are the same here.
 
-Lookups are cached by vLLM, and many modules import them by name. So they are watched outside the cache, under each of
-these names. Standard library alone: this runs inside a serving engine.
+vLLM caches lookups, and many modules import them by name. So they are watched outside the cache, under each of these
+names. Uses only the standard library, because it runs inside a serving engine.
 
 ==============================  ==========================================  =================================
 what                            where                                       runs
@@ -36,21 +36,21 @@ from bo_tune.engines.vllm.observed.recorder import Recorder
 Function = Callable[..., Any]
 
 LOGGER = logging.getLogger("vllm.bo_tune")
-"""Below vLLM's own, so that it is shown as those are."""
+"""A child of vLLM's own logger, so that its lines are shown like vLLM's."""
 
 MOST_SLICES = 16
-"""Of a layer whose shapes are told: experts have thousands of views."""
+"""Most slices of a layer whose shapes are recorded. Experts have thousands of views."""
 
 _CACHE_METHODS = ("cache_clear", "cache_info", "cache_parameters")
 
 
 @dataclass(frozen=True, slots=True)
 class Lookup:
-    """A function of vLLM's that looks a config up.
+    """A function of vLLM's that looks up a config.
 
     Attributes:
-        size: the argument that says how large the step is. All lookups that differ in it alone come of the same
-            launches, of which the first is described.
+        size: the argument with the size of the step. Lookups that differ only in it come from the same launches, of
+            which the first is described.
     """
 
     kind: str
@@ -64,9 +64,9 @@ class Runner:
     """A class of vLLM's that executes steps.
 
     Attributes:
-        padding: what picks the CUDA graph of a step: a method of the class, or a function of its module.
+        padding: name of what picks the CUDA graph of a step: a method of the class, or a function of its module.
         of_class: whether it is a method.
-        place: where in its result the description of the graph is.
+        place: index of the graph's description in its result.
     """
 
     module: str
@@ -79,7 +79,7 @@ class Runner:
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """What stands in a module that has it."""
+        """Texts that a module with this class contains."""
         return f"class {self.owner}", f"def {self.execute}(", f"{self.padding}("
 
 
@@ -108,16 +108,16 @@ _WEIGHTS = ("lora_a_weights", "lora_b_weights", "lora_a_stacked", "lora_b_stacke
 _LAUNCH_SHAPES = (*_WEIGHTS, "x", "y", "w2", "expert_map")
 _LAYER_SHAPES = ("lora_a_stacked", "lora_b_stacked")
 _LAUNCH_NUMBERS = ("max_loras", "num_tokens", "num_slices", "top_k", "local_num_experts", "fully_sharded")
-"""Names that the functions have which look up for a launch (``_lora_shrink``, ``_lora_expand``, ``add_lora_w13``,
-``add_lora_w2``): what is not there is not told."""
+"""Names of local variables in the functions that look up for a launch (``_lora_shrink``, ``_lora_expand``,
+``add_lora_w13``, ``add_lora_w2``). Missing ones are not recorded."""
 
 
 class Observer:
     """Watches one process. Never raises into the engine.
 
     Args:
-        path: the name that all processes' files are named after.
-        folder: where the package ``vllm`` is.
+        path: the file name from which those of all processes are derived.
+        folder: folder of the package ``vllm``.
     """
 
     def __init__(self, path: Path, folder: Path, version: str) -> None:
@@ -127,7 +127,7 @@ class Observer:
         self._padded = 0
 
     def install(self) -> None:
-        """Watch what can be watched; name the rest in a line of the log."""
+        """Watch what can be watched. Name the rest in one line of the log."""
         layers = self._holds(MANAGER.module, f"class {MANAGER.owner}", f"def {MANAGER.creates}(")
         lookups = [lookup for lookup in LOOKUPS if self._holds(lookup.module, f"def {lookup.function}(")]
         runners = [runner for runner in RUNNERS if self._holds(runner.module, *runner.texts)]
@@ -143,7 +143,7 @@ class Observer:
         os.register_at_fork(after_in_child=self._forked)
 
     def fail(self, error: Exception) -> None:
-        """Switch off, and say so once."""
+        """Switch off, and log it once."""
         if self._is_on:
             self._is_on = False
             LOGGER.warning("bo_tune: lookups are not recorded any more: %s: %s", type(error).__name__, error)
@@ -155,7 +155,7 @@ class Observer:
             self.fail(error)
 
     def _holds(self, module: str, *texts: str) -> bool:
-        """Say whether these stand in a module, without importing it."""
+        """Say whether a module contains these texts, without importing it."""
         path = self._folder.joinpath(*module.split(".")[1:]).with_suffix(".py")
         try:
             content = path.read_text(encoding="utf-8")
@@ -180,7 +180,7 @@ class Observer:
                     key: Hashable = (kind, args, *kwargs.items())
                     try:
                         entry = entries.get(key)
-                    except TypeError:  # a list among them
+                    except TypeError:  # an argument is a list
                         key = repr(key)
                         entry = entries.get(key)
                     if entry is None:
@@ -261,7 +261,7 @@ class Observer:
 
 
 def _adapters(runner: Any, requests: Iterable[str]) -> int:
-    """Return how many adapters a step used."""
+    """Return the number of adapters that a step used."""
     if not runner.lora_config:
         return 0
     if (batch := getattr(runner, "input_batch", None)) is not None:
@@ -271,7 +271,7 @@ def _adapters(runner: Any, requests: Iterable[str]) -> int:
 
 
 def _layers(modules: Mapping[str, Any]) -> Counter[str]:
-    """Return each kind of layer as JSON, with how many there are."""
+    """Return each kind of layer as JSON, with its count."""
     return Counter(
         json.dumps(
             {
@@ -290,14 +290,14 @@ def _layers(modules: Mapping[str, Any]) -> Counter[str]:
 
 
 def _base_dtype(module: Any) -> str | None:
-    """Return the element type of the weights of the layer below an adapter's; None where it has other ones."""
+    """Return the element type of the base layer's weights; None if it has none of the known names."""
     base = getattr(module, "base_layer", None)
     weights: list[Any] = [getattr(base, name, None) for name in ("weight", "qweight", "weight_packed")]
     return next((str(one.dtype).removeprefix("torch.") for one in weights if hasattr(one, "dtype")), None)
 
 
 def _replace(owner: Any, name: str, wrapped: Callable[[Function], Function]) -> None:
-    """Put a wrapper in a function's place, also where modules of vLLM have imported it by name."""
+    """Replace a function by a wrapper, also where modules of vLLM have imported it by name."""
     original = getattr(owner, name)
     wrapper = update_wrapper(wrapped(original), original)
     for method in _CACHE_METHODS:
@@ -313,14 +313,14 @@ def _replace(owner: Any, name: str, wrapped: Callable[[Function], Function]) -> 
 
 
 def _is_compiling() -> Callable[[], bool]:
-    """Return what says whether torch is tracing, where the engine's own code is to be seen and nothing else."""
+    """Return a function that says whether torch is tracing. While it is, it must see only the engine's own code."""
     torch = sys.modules.get("torch")
     found: Callable[[], bool] | None = getattr(getattr(torch, "compiler", None), "is_compiling", None)
     return found or (lambda: False)
 
 
 def _launch(asks: FrameType) -> dict[str, Any]:
-    """Describe the launch that a function looks up for, by its local variables."""
+    """Describe the launch that a function looks up for, from its local variables."""
     there = asks.f_locals
     told: dict[str, Any] = {name: there[name] for name in _LAUNCH_NUMBERS if type(there.get(name)) in (int, bool)}
     shapes = {name: _shapes(there[name]) for name in _LAUNCH_SHAPES if name in there}
@@ -337,7 +337,7 @@ def _shapes(value: Any) -> list[list[int]]:
 
 
 def _tensors(value: Any) -> list[Any]:
-    """Return a tensor, or those of a list."""
+    """Return a single tensor, or those of a list, as a list."""
     return [one for one in (value if isinstance(value, list | tuple) else [value]) if hasattr(one, "shape")]
 
 

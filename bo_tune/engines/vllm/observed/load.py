@@ -1,7 +1,7 @@
-"""How the time of an engine's steps is spread over its lookups, before anything is measured, and which m to give keys.
+"""Estimates how an engine's steps spend time on its lookups, before anything is measured, and places the keys m.
 
-A lookup's time is estimated from the bytes that its kernel moves: adapters are of low rank, so their kernels wait for
-memory. Shares alone are made of it.
+The time of a lookup is estimated from the bytes that its kernel moves. Adapters have a low rank, so their kernels wait
+for memory. Only ratios of these times are used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,26 +11,27 @@ from bo_tune.engines.vllm.lookup import nearest_of
 from bo_tune.kernels.moe.spec import MOE_SPEC
 
 LAUNCH_US = 3.0
-"""Of a kernel that moves nothing."""
+"""Time of a kernel that moves nothing."""
 
 BYTES_PER_US = 2e6
-"""What these kernels move of an H100's or H200's 3.4 to 4.8 TB/s."""
+"""Bandwidth that these kernels reach, of the 3.4 to 4.8 TB/s of an H100 or H200."""
 
 OWN_KEY_SHARE, OWN_KEY_APART = 0.01, 1 / 16
-"""A number of tokens that takes so much of the time gets a key, unless there is one so near it."""
+"""A number of tokens with at least this share of the time gets a key, unless another key is this near (relative to
+it)."""
 
 ANY_KEY_APART = 1 / 3
-"""Others get one where there is none so near, as between powers of two."""
+"""Other numbers get a key if no key is this near. The distance is that between powers of two."""
 
 COVERED_SHARE = 0.995
-"""Keys are placed until so much of the time has one near."""
+"""Keys are added until this share of the time has a key nearby."""
 
 
 def estimate_us(problem: LoraProblem, adapters: int) -> float:
-    """Return about how long a kernel takes of a problem.
+    """Estimate the time of a kernel for a problem, in us.
 
     Args:
-        adapters: that the tokens of the step use.
+        adapters: number of adapters that the tokens of the step use.
     """
     moe = MOE_SPEC.get(problem.kernel)
     if moe is None or problem.experts is None:
@@ -46,7 +47,7 @@ def place(times: Mapping[int, float]) -> list[int]:
     """Return the numbers of tokens that get a key of their own, ascending.
 
     Args:
-        times: how much of the time each takes, in any unit.
+        times: share of the time by number of tokens, in any unit.
     """
     total = sum(times.values())
     by_time = sorted(times, key=lambda m: (-times[m], -m))

@@ -1,4 +1,4 @@
-"""From what an engine looked up for Mamba-2 layers to the problems of their kernel."""
+"""From an engine's lookups for Mamba-2 layers to the problems of their kernel."""
 
 from collections.abc import Collection
 from typing import Literal
@@ -13,7 +13,7 @@ from bo_tune.kernels.mamba.step import MambaStep
 
 
 class _Arguments(BaseModel):
-    """What vLLM asks ``try_get_optimal_ssm_config``, by its own names."""
+    """The arguments of vLLM's ``try_get_optimal_ssm_config``, by its own names."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -25,17 +25,17 @@ class _Arguments(BaseModel):
 
 
 def observed_steps(observed: Observed, sequences: Collection[int] = ()) -> list[MambaStep]:
-    """Return the steps to tune for the lookups that an engine made.
+    """Return the steps to tune for an engine's lookups.
 
-    Nothing tells how many groups of heads share B and C, nor the type of activations: all do here, and it is bfloat16.
-    Next to the states these are hardly anything to read.
+    Lookups do not tell how many groups of heads share B and C, nor the type of activations. One group and bfloat16 are
+    assumed. Both matter little, because the states are far larger.
 
     Args:
-        sequences: numbers of them to have keys for, up to the one that is nearest to the most that were looked up;
-            those that were looked up where none is named.
+        sequences: numbers of sequences to have keys for, up to the one nearest to the largest number looked up. If
+            empty, those that were looked up.
 
     Raises:
-        InputError: a lookup holds something else than the kernel's sizes.
+        InputError: a lookup has other arguments than the kernel's sizes.
     """
     shapes: dict[MambaStep, set[int]] = {}
     for line in observed.of_kind(names.MAMBA):

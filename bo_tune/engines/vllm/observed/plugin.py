@@ -1,6 +1,6 @@
 """The plugin's entry point, which vLLM calls in each of its processes (group ``vllm.general_plugins``).
 
-Standard library alone: this runs inside a serving engine.
+Uses only the standard library, because it runs inside a serving engine.
 """
 
 import logging
@@ -14,8 +14,8 @@ _installed = False
 
 
 def observe() -> None:
-    """Record what this process looks up, if ``BO_TUNE_LOOKUPS`` names a file. Never raises."""
-    global _installed  # vLLM may call it several times in a process
+    """Record the lookups of this process if ``BO_TUNE_LOOKUPS`` names a file. Never raises."""
+    global _installed  # vLLM may call this several times in a process
     path = os.environ.get(VARIABLE)
     if not path or _installed:
         return

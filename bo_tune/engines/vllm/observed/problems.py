@@ -1,4 +1,4 @@
-"""From what an engine looked up to the problems of bo_tune's kernels."""
+"""From an engine's lookups to the problems of bo_tune's kernels."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,12 +14,12 @@ from bo_tune.engines.vllm.observed.reading import Launch, LookupLine, Observed
 from bo_tune.errors import InputError
 
 KERNEL_OF = {"shrink": SHRINK, "expand": EXPAND, **{name: name for name in MOE_KERNELS}}
-"""The kernel of each op type that vLLM looks up for."""
+"""The kernel of each op type in vLLM's lookups."""
 
 DEFAULT_DTYPE = "bfloat16"
 
 MOST_EXPERT_SLICES = 2
-"""Slices of w13: gate and up."""
+"""Most slices of w13: gate and up."""
 
 Size = Annotated[int, Field(ge=1, le=MOST)]
 
@@ -29,7 +29,7 @@ class _Arguments(BaseModel):
 
 
 class _Lora(_Arguments):
-    """What vLLM asks ``get_lora_op_configs``, by its own names; ``batch`` is m."""
+    """The arguments of vLLM's ``get_lora_op_configs``, by its own names. ``batch`` is m."""
 
     op_type: Literal[
         "shrink", "expand", "fused_moe_lora_w13_shrink", "fused_moe_lora_w13_expand", "fused_moe_lora_w2_shrink",
@@ -45,7 +45,7 @@ class _Lora(_Arguments):
 
 
 class _Untuned(_Arguments):
-    """What vLLM asks ``try_get_optimal_moe_lora_config``."""
+    """The arguments of vLLM's ``try_get_optimal_moe_lora_config``."""
 
     op_type: Literal[
         "fused_moe_lora_w13_shrink", "fused_moe_lora_w13_expand", "fused_moe_lora_w2_shrink", "fused_moe_lora_w2_expand"
@@ -56,26 +56,26 @@ class _Untuned(_Arguments):
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """Lookups that differ in m alone.
+    """Lookups that differ only in m.
 
     Attributes:
-        problem: one of them; its m means nothing.
-        counts: how often each m was looked up.
+        problem: one of their problems; its m has no meaning.
+        counts: number of lookups by m.
     """
 
     problem: LoraProblem
     counts: Mapping[int, int]
 
     def at(self, ms: Iterable[int]) -> list[LoraProblem]:
-        """Return the problems at some m."""
+        """Return the problems at the given m."""
         return [replace(self.problem, m=m) for m in ms]
 
 
 def families(observed: Observed) -> list[Family]:
-    """Return the lookups of adapters that an engine made, those that differ in m alone together.
+    """Return an engine's lookups of adapters, grouped into families that differ only in m.
 
     Raises:
-        InputError: a lookup is none of a kernel known here, or nothing tells its sizes.
+        InputError: a lookup does not belong to a known kernel, or its sizes cannot be found.
     """
     known: dict[tuple[object, ...], Launch] = {}
     found: dict[tuple[object, ...], tuple[LoraProblem, dict[int, int]]] = {}
@@ -92,7 +92,7 @@ def families(observed: Observed) -> list[Family]:
 
 
 def _launch(line: LookupLine, known: dict[tuple[object, ...], Launch]) -> Launch:
-    """Return what is known of a lookup's launch: the first of its kind told it."""
+    """Return the launch of a lookup. Only the first lookup of its kind describes it."""
     sizes = {name: value for name, value in line.arguments.items() if name not in ("batch", "M")}
     family = (line.lookup, *((name, repr(value)) for name, value in sorted(sizes.items())))
     if line.launch is not None:
@@ -114,7 +114,7 @@ def _problem(line: LookupLine, launch: Launch) -> LoraProblem:
     k, n = (asked.hidden_size, asked.rank) if kernel == SHRINK else (asked.rank, asked.hidden_size)
     widths = tuple(shape[-2] for shape in launch.shapes.get("lora_b_weights", ())) if kernel == EXPAND else ()
     return LoraProblem(
-        # The dense kernels ask for one slot more than the engine has: that of no adapter.
+        # The dense kernels ask for one slot more than the engine has adapters: that of no adapter.
         kernel, asked.max_loras - 1, asked.num_slices, asked.batch, k, n, dtype=dtype, slice_sizes=widths,
         add_inputs=asked.add_inputs,
     )  # fmt: skip
@@ -159,10 +159,10 @@ Counted = tuple[LoraProblem, dict[int, int]]
 
 
 def _joined(found: Sequence[Counted]) -> list[Counted]:
-    """Return the lookups, those of experts with what w13 and w2 tell of each other.
+    """Return the lookups. For experts, combine what w13 and w2 tell of each other.
 
-    w13's launch alone knows how many experts there are on all ranks. Gate and up are one tensor where w13's one slice
-    is twice as wide as w2's input.
+    Only w13's launch knows the number of experts on all ranks. Gate and up are one tensor if w13's only slice is twice
+    as wide as w2's input.
     """
     w13 = [problem for problem, _ in found if _is_w13(problem)]
     w2_widths = {(_layer(problem), problem.i) for problem, _ in found if problem.experts and not _is_w13(problem)}
@@ -181,7 +181,7 @@ def _is_w13(problem: LoraProblem) -> bool:
 
 
 def _layer(problem: LoraProblem) -> tuple[object, ...]:
-    """Return what the lookups of one layer's experts have in common."""
+    """Return a key that the lookups of one layer's experts share."""
     experts = problem.experts
     return (problem.max_loras, problem.n, experts and (experts.top_k, experts.local, experts.shards))
 

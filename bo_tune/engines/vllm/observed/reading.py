@@ -1,4 +1,4 @@
-"""Reading what the plugin wrote: the files of one engine's processes, checked and put together."""
+"""Reads the plugin's files: those of one engine's processes, checked and combined."""
 
 import re
 from collections import Counter
@@ -20,7 +20,7 @@ Shape = list[Count]
 
 
 class _Line(BaseModel):
-    """A line: types are exact, and what a later plugin says besides is passed over."""
+    """A line. Types are exact, and unknown fields, as of a later plugin, are ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True)
 
@@ -37,7 +37,7 @@ class Header(_Line):
 
 
 class Launch(_Line):
-    """What is known of the launch that a lookup is for. Shapes are in elements, by the name of the tensors."""
+    """The known facts of the launch behind a lookup. Shapes are in elements, by the names of the tensors."""
 
     shapes: Mapping[str, list[Shape]] = {}
     dtype: str | None = None
@@ -47,7 +47,7 @@ class Launch(_Line):
 
 
 class LookupLine(_Line):
-    """A config that was looked up, and with what; how often it was."""
+    """A lookup of a config with its arguments, and its count."""
 
     lookup: Literal["lora", "untuned_lora", "experts", "mamba"]
     arguments: Mapping[str, Any]
@@ -62,14 +62,14 @@ class _Layer(_Line):
 
 
 class LayerLine(_Line):
-    """A kind of layer that takes adapters, and how many there are."""
+    """A kind of layer that takes adapters, and the number of such layers."""
 
     layer: _Layer
     count: Count
 
     @property
     def label(self) -> str:
-        """Its name without what all parts of its block share: ``qkv_proj``, ``shared_expert.down_proj``."""
+        """Its name without the prefix that all parts of its block share: ``qkv_proj``, ``shared_expert.down_proj``."""
         block = self.layer.name.rpartition("*.")[2]
         return (block.partition(".")[2] if "*" in self.layer.name else "") or block.rpartition(".")[2]
 
@@ -82,14 +82,14 @@ class _Sizes(_Line):
 
 
 class StepLine(_Line):
-    """A size that steps had, and how many did."""
+    """A size of steps, and the number of such steps."""
 
     step: _Sizes
     count: Count
 
 
 class LeftOut(_Line):
-    """How many lookups and steps a full file has no line for."""
+    """Number of lookups and steps for which a full file has no line."""
 
     left_out: bool
     count: Count
@@ -104,9 +104,9 @@ class Step(NamedTuple):
     """The size of a step.
 
     Attributes:
-        tokens: that were scheduled.
-        padded: that the kernels saw: a CUDA graph has a size of its own.
-        adapters: that the sequences used.
+        tokens: scheduled tokens.
+        padded: tokens that the kernels saw. A CUDA graph has a size of its own.
+        adapters: adapters that the sequences used.
     """
 
     tokens: int
@@ -117,13 +117,13 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What an engine looked up, and how large its steps were.
+    """An engine's lookups, and the sizes of its steps.
 
     Attributes:
-        gpu: as ``torch.cuda.get_device_name`` gives it; None where no process had opened one.
-        layers: that one process had; ranks have equal ones.
-        steps: how many steps had a size, all processes together.
-        left_out: lookups and steps that full files have no line for.
+        gpu: name as given by ``torch.cuda.get_device_name``; None if no process had opened one.
+        layers: layers of one process. All ranks have equal ones.
+        steps: number of steps by size, in all processes together.
+        left_out: lookups and steps for which full files have no line.
     """
 
     source: Path
@@ -143,10 +143,10 @@ class Observed:
 
 
 def read_observed(path: Path) -> Observed:
-    """Read a file that the plugin wrote, or those of all processes that were told this name.
+    """Read one file of the plugin, or those of all processes that were given this name.
 
     Raises:
-        InputError: there is none, or one cannot be read or holds something else. One line.
+        InputError: there is none, or one cannot be read or has other contents. The message is one line.
     """
     files = _files(path)
     headers, lookups, layers, left_out = [], list[LookupLine](), dict[str, LayerLine](), 0
@@ -197,7 +197,7 @@ def _read(file: Path) -> tuple[Header, Iterator[LookupLine | LayerLine | StepLin
         content = read_file(file)
     except OSError as error:
         raise InputError(f"{file}: {os_error_text(error)}") from None
-    first, *lines = content.split(b"\n")[:-1] or [b""]  # what follows the last newline was not finished
+    first, *lines = content.split(b"\n")[:-1] or [b""]  # text after the last newline is an unfinished line
     try:
         header = Header.model_validate_json(first)
     except ValidationError:

@@ -1,8 +1,8 @@
-"""The file of one process: a line for each distinct lookup and size of a step, with how often it came.
+"""The file of one process: a line for each distinct lookup and size of a step, with its count.
 
-A new line is written at once. The count of a step is overwritten in place at each step, those of lookups at the next
-step or new line. So a process that is killed loses no line, no finished step, and of lookups at most how often they
-came since the step before. Standard library alone: this runs inside a serving engine.
+A new line is written at once. The count of a step's size is overwritten in place at each step. The counts of lookups
+are written at the next step or new line. So a killed process loses no line and no finished step, and of its lookups at
+most the counts since the step before. Uses only the standard library, because it runs inside a serving engine.
 """
 
 import json
@@ -19,17 +19,17 @@ from typing import Any
 from bo_tune.engines.vllm.observed import names
 
 MOST_LINES = 100_000
-"""Of a file, tens of MB: a step without a CUDA graph may have any size."""
+"""Most lines of a file, which are tens of MB. A step without a CUDA graph may have any size."""
 
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 class Entry:
-    """A line, and how often it came.
+    """A line and its count.
 
     Attributes:
-        count: how often, so far.
-        written: how often, as the file says.
+        count: the count so far.
+        written: the count in the file.
     """
 
     __slots__ = ("_offset", "count", "written")
@@ -38,18 +38,18 @@ class Entry:
         self._offset, self.count, self.written = offset, count, count
 
     def write(self, file: int) -> None:
-        """Bring the number in the file up to date."""
+        """Bring the count in the file up to date."""
         if self.count != self.written:
             self.written = self.count
             os.pwrite(file, b"%*d" % (names.COUNT_WIDTH, self.written), self._offset)
 
 
 class Recorder:
-    """Writes what a process looks up. Opens its file at the first line.
+    """Writes the lookups of a process. Opens its file at the first line.
 
     Args:
-        path: the name that all processes' files are named after.
-        engine_version: of vLLM.
+        path: the file name from which those of all processes are derived.
+        engine_version: version of vLLM.
     """
 
     def __init__(self, path: Path, engine_version: str) -> None:
@@ -65,7 +65,7 @@ class Recorder:
         self._left_out: Entry | None = None
 
     def forked(self) -> None:
-        """Begin anew in a child process, which has a file of its own."""
+        """Start anew in a child process, which has a file of its own."""
         self._lock = Lock()
         if self._file >= 0:
             os.close(self._file)
@@ -75,13 +75,13 @@ class Recorder:
         self._forget()
 
     def is_new(self, family: Hashable) -> bool:
-        """Say whether nothing was said of a family yet; after that, it was."""
+        """Say whether a family is new, and remember it."""
         new = family not in self._families
         self._families.add(family)
         return new
 
     def add(self, key: Hashable, document: Mapping[str, Any], count: int = 1) -> None:
-        """Write a new line. Raises OSError where that cannot be done."""
+        """Write a new line. Raises OSError if that fails."""
         with self._lock:
             if key in self.entries:
                 return
@@ -120,7 +120,7 @@ class Recorder:
             entry.write(self._file)
 
     def _write(self, document: Mapping[str, Any], count: int = 1) -> int:
-        """Append a line, and return where its count begins."""
+        """Append a line, and return the offset of its count."""
         text = json.dumps({**document, names.COUNT: 0}, default=str)[:-2]
         line = f"{text}{count:>{names.COUNT_WIDTH}}}}\n".encode()
         self._append(line)
@@ -136,7 +136,7 @@ class Recorder:
     def _open(self) -> None:
         process = os.getpid()
         for attempt in numbers(1):
-            # Containers give their processes the same few numbers again and again, on every host.
+            # On every host, containers reuse the same few process numbers.
             mark = f"{process}" if attempt == 1 else f"{process}-{attempt}"
             try:
                 self._file = os.open(
@@ -163,7 +163,7 @@ class Recorder:
 
 
 def _gpu() -> str | None:
-    """Return the name of the process's GPU; None for a process that has opened none."""
+    """Return the name of the process's GPU; None if it has opened none."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return None

@@ -1,4 +1,4 @@
-"""What an engine looked up, as a study: the problems to tune, with keys m where its steps spend their time."""
+"""An engine's lookups as a study: the problems to tune, with keys m where its steps spend their time."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,21 +22,21 @@ from bo_tune.errors import InputError
 from bo_tune.kernels.mamba.step import KERNEL as MAMBA
 
 OTHERS = {names.EXPERTS: "the base model's experts", names.MAMBA: "Mamba"}
-"""What lookups of other kinds are of."""
+"""Names of other kinds of lookups."""
 
 WITHOUT_ADAPTERS = "of these only Mamba's are tuned from lookups, with --only mamba"
 
 RARE = 4
-"""A study that takes so many times less of the time than the mean one, or more, has another budget."""
+"""A study gets another budget if its share of the time is at least this many times smaller or larger than the mean."""
 
 
 @dataclass(frozen=True)
 class ObservedStudy:
-    """The lookups of adapters that an engine made, and the keys m under which they are tuned.
+    """An engine's lookups of adapters, and the keys m under which they are tuned.
 
     Attributes:
-        families: the lookups, those that differ in m alone together.
-        wanted_ms: the keys m; empty for those that the steps call for.
+        families: the lookups, grouped into families that differ only in m.
+        wanted_ms: the keys m that the user wants; if empty, they follow from the steps.
     """
 
     observed: Observed
@@ -45,11 +45,11 @@ class ObservedStudy:
 
     @classmethod
     def of(cls, path: Path, ms: Sequence[int] = ()) -> "ObservedStudy":
-        """Read what an engine looked up.
+        """Read an engine's lookups.
 
         Args:
-            path: a file that the plugin wrote, or the name that an engine's processes were told.
-            ms: keys m; those that the steps call for where none is named.
+            path: a file of the plugin, or the name that an engine's processes were given.
+            ms: keys m; if empty, they follow from the steps.
 
         Raises:
             InputError: it cannot be read, or holds no lookup of adapters.
@@ -62,7 +62,7 @@ class ObservedStudy:
 
     @property
     def name(self) -> str:
-        """Its name: the file's, without its ending."""
+        """The name of the file, without its ending."""
         return self.observed.source.stem
 
     @property
@@ -82,7 +82,7 @@ class ObservedStudy:
 
     @property
     def note(self) -> str | None:
-        """What is left open by what was observed; None for nothing."""
+        """Facts that the observation leaves open; None for none."""
         notes = []
         if not self.executed:
             notes.append("no step with adapters was observed: every m that was looked up has a key of its own")
@@ -97,7 +97,7 @@ class ObservedStudy:
 
     @cached_property
     def executed(self) -> Mapping[LoraProblem, Mapping[int, float]]:
-        """Estimated time of the steps with adapters in each family's lookups, by m; us. Empty without steps."""
+        """Estimated time in us of each family's lookups in steps with adapters, by m. Empty without steps."""
         times: dict[LoraProblem, dict[int, float]] = {}
         for step, count in self.observed.steps.items():
             if not step.adapters:
@@ -110,17 +110,19 @@ class ObservedStudy:
         return times
 
     def is_per_sequence(self, family: Family) -> bool:
-        """Say whether a family's lookups are made with the sequences of a step, as the vocabulary's are: it was never
-        seen with as many tokens as the largest step has."""
+        """Say whether a family's m is a step's number of sequences, as for the vocabulary's layers.
+
+        It is if the family was never looked up with as many tokens as the largest step has.
+        """
         return max(family.counts) < max(max(other.counts) for other in self.families)
 
     def calls(self, family: Family) -> int:
-        """Return how many layers make a family's lookups in a step; 1 where that is not known."""
+        """Return the number of layers that make a family's lookups in a step; 1 if unknown."""
         return sum(layer.count for layer in self._asking(family)) or 1
 
     @cached_property
     def ms(self) -> tuple[int, ...]:
-        """The keys m, ascending: those that are wanted, or that the steps call for, or else all that were looked up."""
+        """The keys m, ascending: those wanted, or those that follow from the steps, or else all that were looked up."""
         if self.wanted_ms:
             return self.wanted_ms
         times: dict[int, float] = {}
@@ -132,10 +134,10 @@ class ObservedStudy:
         return tuple(sorted({m for family in self.families for m in family.counts}))
 
     def problems_by_layer(self, kernels: Sequence[str] | None = None) -> dict[Problem, tuple[str, ...]]:
-        """Return the problems to tune, each with the names of the layers that ask, where these are known.
+        """Return the problems to tune, each with the names of the layers that ask, if known.
 
         Args:
-            kernels: problems of these alone; None for all of adapters.
+            kernels: only problems of these kernels; None for all of adapters.
         """
         found: dict[Problem, tuple[str, ...]] = {
             replace(family.problem, m=m): self.names(family)
@@ -154,15 +156,20 @@ class ObservedStudy:
         }
 
     def _keys(self, family: Family) -> list[int]:
-        """Return the keys m of a family: up to the one that is nearest to its largest m. An entry has to be there, or
-        another layer's config is taken."""
+        """Return the keys m of a family, up to the one nearest to its largest m.
+
+        Without an entry there, another layer's config would be taken.
+        """
         ms = sorted(self.ms)
         last = nearest_of(ms, max((*family.counts, *self.executed.get(family.problem, ()))))
         return [m for m in ms if m <= last]
 
     def budgets(self, usual: int) -> dict[Problem, int]:
-        """Return how many configs the studies launch that are not to launch the usual number: half of it where the
-        steps spend less than a quarter of the mean time, twice of it where they spend more than four times that."""
+        """Return the budgets, in launched configs, of studies that do not get the usual one.
+
+        A study gets half of it if its problem takes less than a quarter of the mean time, and twice of it if more than
+        four times the mean.
+        """
         times: dict[Problem, float] = {}
         for family in self.families:
             keys = self._keys(family)
@@ -186,8 +193,10 @@ class ObservedStudy:
         return [layer for layer in self.observed.layers if _asks(layer, problem)]
 
     def layers(self) -> dict[Problem, Layer]:
-        """Return the layer of each problem that has one: those that run with every token, and whose kernels follow each
-        other without a word between ranks."""
+        """Return the layer of each problem that has one.
+
+        These layers run with every token, and their kernels follow each other without communication between ranks.
+        """
         experts = [] if self.dual_stream else mixtures(family.problem for family in self.families)
         adds = {_output(family.problem): family.problem.add_inputs for family in self.families}
         found: dict[Problem, Layer] = {}
@@ -211,7 +220,7 @@ def _asks(layer: LayerLine, problem: LoraProblem) -> bool:
 
 
 def _adapters(layer: LayerLine) -> tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]:
-    """Return the shapes of A and B; A of an embedding is a table of rows, which nothing shrinks."""
+    """Return the shapes of A and B. A of an embedding is a table of rows and is left out: it has no shrink."""
     shapes = layer.layer.shapes
     a, b = shapes.get("lora_a_stacked", []), shapes.get("lora_b_stacked", [])
     return [shape for shape in a if len(shape) > 3], [shape for shape in b if len(shape) > 3]
@@ -222,7 +231,7 @@ def _output(problem: LoraProblem) -> tuple[object, ...]:
 
 
 def _linear(layer: LayerLine, adds: Mapping[tuple[object, ...], bool | None]) -> Linear | None:
-    """Return the linear of a layer that is one, as its adapters' shapes tell."""
+    """Return the linear layer that a layer's adapters have the shapes of; None if there is none."""
     a, b = _adapters(layer)
     if not a or not b:
         return None
@@ -230,12 +239,12 @@ def _linear(layer: LayerLine, adds: Mapping[tuple[object, ...], bool | None]) ->
     overwrites = adds.get((EXPAND, len(widths), max(widths))) is False
     try:
         return Linear(a[0][-1], widths, not overwrites, _weights(layer.layer.weights))
-    except ValueError:  # an adapter of no width: a file may say so
+    except ValueError:  # an adapter of width 0, which a file may hold
         return None
 
 
 def _weights(dtype: str | None) -> Weights:
-    """Return how weights are stored whose tensor is of a type: four bits come packed into integers."""
+    """Return the storage of weights, given the type of their tensor. Weights of 4 bits are packed into integers."""
     if dtype is None or dtype.startswith(("bfloat", "float16", "float32")):
         return Weights.BITS_16
     return Weights.FP8 if dtype.startswith("float8") else Weights.INT4

@@ -1,1 +1,1 @@
-"""Whether a result is right: what it is compared with, how far it may be off; and the same data for every launch."""
+"""Checks whether a result is right: the reference, the tolerance, and the same data for every launch."""

@@ -1,12 +1,13 @@
-"""Whether a result is right: truth values and integers exactly, other numbers by element and by norm, NaN and inf in
-their places.
+"""Checks whether a result is right: truth values and integers exactly, other numbers by element and by norm.
 
-Notation: r is the reference, o the output, both as the output's type holds them; e = |o - r|; t the relative tolerance.
+NaN and inf must be in their places. Notation: r is the reference, o the output, both in the output's type; e = |o - r|;
+t the relative tolerance.
 
 - overall: norm(e) <= t norm(r);
-- each element: e <= 5 t max(|r|, mean |r| of its neighbours, median |r| / 1000). Noise is a share of what was added up,
-  which an element that came out small by chance tells nothing of, and its neighbours do. They are those of its block
-  along each axis, of which the least counts: so a row, a column or a tile of small numbers is judged by itself.
+- each element: e <= 5 t max(|r|, mean |r| of its neighbours, median |r| / 1000). Noise is proportional to the terms
+  that were added up. An element that came out small by chance says nothing about their size, but its neighbours do.
+  Neighbours are the elements of its block along each axis; the axis with the least mean counts. So a row, a column or
+  a tile of small numbers is judged by itself.
 """
 
 from abc import ABC, abstractmethod
@@ -20,32 +21,33 @@ from bo_tune.kernels.operation import Verdict
 from bo_tune.kernels.user.check.tolerance import Tolerance
 
 RELATIVE = {torch.float64: 1e-9, torch.float32: 2e-3, torch.float16: 4e-3, torch.bfloat16: 1e-2}
-"""By type. Of 32 bits TF32 is the worst that is honest: 1.1e-3 with truncated operands. Of 16 bits it is the rounding
-of what is stored, and of what lies between two products."""
+"""Relative tolerance by type. For 32 bits, the worst honest case is TF32: 1.1e-3 with truncated operands. For 16 bits,
+it is the rounding of stored values, including those between two products."""
 
 UNWRITTEN_HINT = "; if the kernel never writes it, let the reference leave it as it was"
-"""Added where an output is NaN and should be 0: what is not written holds NaN; references often begin with 0."""
+"""Added to a message if an output is NaN and should be 0. Elements that are not written hold NaN, and references often
+begin with 0."""
 
 ROUNDINGS = 1.25
-"""Of types with fewer digits: so many units in the last place."""
+"""Tolerance of types with fewer digits, in units in the last place."""
 
 ELEMENT = 5.0
-"""An element may be off by so many times the share of the whole: the largest of a million normal deviates is."""
+"""An element may be off by this many times the tolerance of the whole. The largest of a million normal deviates is."""
 
 BLOCK = 16
-"""Elements of a block along an axis, at least. Fewer may all come out small by chance."""
+"""Least number of elements of a block along an axis. Fewer may all come out small by chance."""
 
 FAINT = 1e-3
-"""Of the usual size: where whole blocks cancel out, what is left is noise."""
+"""Share of the usual size. If whole blocks cancel out, what is left is noise."""
 
 
 @dataclass(frozen=True)
 class Right(ABC):
-    """What one output must be.
+    """One right output.
 
     Attributes:
-        values: of its type.
-        ignored: where it may be anything; None for nowhere.
+        values: the right values, in the output's type.
+        ignored: mask of the elements that may be anything; None for no such element.
     """
 
     name: str
@@ -54,12 +56,12 @@ class Right(ABC):
 
     @property
     def nbytes(self) -> int:
-        """Device memory held."""
+        """Device memory in use, in bytes."""
         return self.values.nbytes + (0 if self.ignored is None else self.ignored.nbytes)
 
     @abstractmethod
     def judge(self, output: torch.Tensor) -> Verdict:
-        """Say whether an output is right, and how far it is from that."""
+        """Say whether an output is right, and how far off it is."""
 
     def _verdict(self, output: torch.Tensor, bad: torch.Tensor, error: float | None) -> Verdict:
         """Say which elements are wrong, if any."""
@@ -98,10 +100,10 @@ class Close(Right):
     """Floating-point numbers.
 
     Attributes:
-        allowed: by how much each element may be off; of complex numbers, each part.
-        relative: the largest norm of the difference over the norm of what is right.
-        spare: norm of the difference that is allowed besides.
-        norm: of what is right.
+        allowed: largest error of each element; for complex numbers, of each part.
+        relative: largest norm of the difference, relative to the norm of the right values.
+        spare: norm of the difference that is allowed in addition.
+        norm: norm of the right values.
     """
 
     allowed: torch.Tensor
@@ -130,15 +132,15 @@ class Close(Right):
 def right_output(
     name: str, output: torch.Tensor, reference: torch.Tensor, ignored: torch.Tensor | None, tolerance: Tolerance
 ) -> Right:
-    """Return what an output must be.
+    """Return the right output, ready to judge others.
 
     Args:
-        output: any of its type and shape.
-        reference: of the same shape.
-        ignored: where it may be anything.
+        output: any tensor of the output's type and shape.
+        reference: the right values, in the same shape.
+        ignored: mask of the elements that may be anything.
 
     Raises:
-        InputError: the output's type cannot hold the reference, or that has NaN where none is allowed.
+        InputError: the output's type cannot hold the reference, or the reference has NaN where none is allowed.
     """
     held = reference.to(output.dtype) if output.dtype.is_complex or not reference.dtype.is_complex else None
     if held is None or not (_is_inexact(output.dtype) or _holds(held, reference, ignored)):
@@ -160,7 +162,7 @@ def relative_of(dtype: torch.dtype) -> float:
 
 
 def _close(name: str, held: torch.Tensor, ignored: torch.Tensor | None, relative: float, absolute: float) -> Close:
-    """Work out once what every result is compared with."""
+    """Compute once what every result is compared with."""
     parts = _parts(held)
     counted = parts.isfinite()
     if ignored is not None:
@@ -183,9 +185,9 @@ def _close(name: str, held: torch.Tensor, ignored: torch.Tensor | None, relative
 
 
 def _neighbourhood(sizes: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
-    """Return the mean of each element's block along an axis, of that axis where it is least.
+    """Return the mean of each element's block along an axis, for the axis where the mean is least.
 
-    Where no axis has a block of enough elements that count, all that count are one.
+    If no axis has a block with enough counted elements, all counted elements form one block.
     """
     weights = counted.to(sizes.dtype)
     least = torch.full_like(sizes, torch.inf)
@@ -202,7 +204,7 @@ def _neighbourhood(sizes: torch.Tensor, counted: torch.Tensor) -> torch.Tensor:
 
 
 def _parts(values: torch.Tensor) -> torch.Tensor:
-    """Return numbers of 32 or 64 bits with an axis more: of complex numbers both parts."""
+    """Return numbers of 32 or 64 bits with one more axis, which holds both parts of complex numbers."""
     if values.is_complex():
         values = values if values.dtype == torch.complex128 else values.to(torch.complex64)
         return torch.view_as_real(values.resolve_conj())
@@ -210,7 +212,7 @@ def _parts(values: torch.Tensor) -> torch.Tensor:
 
 
 def _bits(values: torch.Tensor) -> torch.Tensor:
-    """Return truth values, or integers as others of their width, which can be compared whatever the type."""
+    """Return truth values, or integers reinterpreted in a type of their width that can be compared."""
     if values.dtype == torch.bool:
         return values.contiguous().view(torch.uint8) != 0
     of_width = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -218,7 +220,7 @@ def _bits(values: torch.Tensor) -> torch.Tensor:
 
 
 def _holds(held: torch.Tensor, reference: torch.Tensor, ignored: torch.Tensor | None) -> bool:
-    """Say whether truth values or integers are the numbers that they were made of."""
+    """Say whether a conversion to truth values or integers has kept the reference's numbers."""
     differs = held.to(reference.dtype) != reference
     if reference.dtype.is_floating_point or reference.dtype.is_signed != held.dtype.is_signed:
         differs |= held.double() != reference.double()
@@ -230,7 +232,7 @@ def _is_inexact(dtype: torch.dtype) -> bool:
 
 
 def _least(dtype: torch.dtype) -> float:
-    """Return what is as good as nothing: what a GPU flushes to zero, or two steps of the numbers near it."""
+    """Return a size that counts as zero: what a GPU flushes to zero, or two steps of the smallest numbers."""
     info = torch.finfo(dtype.to_real() if dtype.is_complex else dtype)
     flushed = dtype in (torch.float32, torch.bfloat16, torch.complex64)
     return info.smallest_normal * (1.0 if flushed else 2.0 * info.eps)
@@ -241,7 +243,7 @@ def _norm(values: torch.Tensor) -> float:
 
 
 def _ratio(error: float, norm: float) -> float | None:
-    """Return a relative error; None where it is no number, or there is nothing that it could be relative to."""
+    """Return a relative error; None if it is not a number, or if the norm is zero."""
     if error == 0.0:
         return 0.0
     return error / norm if norm and isfinite(error) else None

@@ -1,4 +1,4 @@
-"""What memory is filled with before a check, so that it shows where nothing is written."""
+"""Values to fill memory with before a check, so that unwritten elements show."""
 
 from collections.abc import Mapping
 from math import isnan
@@ -13,7 +13,7 @@ _EMPTY = frozenset(
 
 
 def filling(dtype: torch.dtype, *, other: bool = False) -> float | int | bool:
-    """Return NaN, or the largest integer, or True; or the other filling: 0, the least integer, False."""
+    """Return NaN, the largest integer or True; or the other filling: 0, the smallest integer or False."""
     if dtype.is_floating_point or dtype.is_complex:
         return 0.0 if other else float("nan")
     if dtype == torch.bool:
@@ -23,7 +23,7 @@ def filling(dtype: torch.dtype, *, other: bool = False) -> float | int | bool:
 
 
 def is_filled(values: torch.Tensor, dtype: torch.dtype, *, other: bool = False) -> torch.Tensor:
-    """Say where what a reference gave is the filling of an output of some type."""
+    """Say where a reference's result equals the filling of an output of some type."""
     filled = filling(dtype, other=other)
     if isnan(filled):
         return values.float().isnan() if not values.is_complex() else values.isnan()
@@ -31,9 +31,9 @@ def is_filled(values: torch.Tensor, dtype: torch.dtype, *, other: bool = False) 
 
 
 class FillingAllocations(TorchDispatchMode):
-    """While it lasts, what torch allocates without a value is filled.
+    """Inside this context, memory that torch allocates without a value is filled.
 
-    Memory that is allocated anew often is what a launch before it has let go, with a right result in it.
+    New memory is often memory that an earlier launch has released, with a right result still in it.
     """
 
     def __init__(self, *, other: bool = False) -> None:
@@ -43,7 +43,7 @@ class FillingAllocations(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """See torch: called in place of each operator."""
+        """Run an operator in place of torch."""
         made = func(*args, **(kwargs or {}))
         if func.overloadpacket in _EMPTY:
             made.fill_(filling(made.dtype, other=self._other))

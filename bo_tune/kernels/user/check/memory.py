@@ -1,4 +1,4 @@
-"""The memory of a kernel's arguments: what launches change of it is found out, and brought back."""
+"""The memory of a kernel's arguments. Finds what launches change in it, and restores that."""
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
@@ -10,14 +10,14 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 def tensor_of(value: Any) -> torch.Tensor | None:
-    """Return an argument that is a tensor, or the one that it describes; None for another argument."""
+    """Return a tensor argument, or the base tensor of a descriptor; None for any other argument."""
     if isinstance(value, TensorDescriptor):
         value = value.base
     return value if isinstance(value, torch.Tensor) else None
 
 
 def tensors_in(values: Iterable[Any]) -> Iterator[torch.Tensor]:
-    """Find the tensors among arguments, and in tuples and lists of them."""
+    """Yield the tensors among arguments, also from tuples and lists."""
     for value in values:
         tensor = tensor_of(value)
         if tensor is not None:
@@ -27,12 +27,12 @@ def tensors_in(values: Iterable[Any]) -> Iterator[torch.Tensor]:
 
 
 def bytes_of(arguments: Mapping[str, Any]) -> int:
-    """Return the device memory that arguments hold, in bytes; what several share counts once."""
+    """Return the device memory that arguments hold, in bytes. Shared memory counts once."""
     return sum(memory.nbytes for memory in _memory_of(tensors_in(arguments.values())).values())
 
 
 def copied(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Copy arguments with their tensors; tensors that share memory do so in the copy."""
+    """Copy arguments with their tensors. Tensors that share memory share it in the copy."""
     memo: dict[int, Any] = {}
     return {name: _copied(value, memo) for name, value in arguments.items()}
 
@@ -52,7 +52,7 @@ def _copied(value: Any, memo: dict[int, Any]) -> Any:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Kept:
-    """A piece of memory as kernels are given it, and as it was at first; both flat."""
+    """A piece of memory that kernels use, and its initial content; both flat."""
 
     live: torch.Tensor
     first: torch.Tensor
@@ -60,11 +60,11 @@ class _Kept:
 
 @dataclass(slots=True)
 class Memory:
-    """The memory that launches may read, as it was at first.
+    """The memory that launches may read, and its initial content.
 
     Attributes:
-        unchanged: what no launch has changed so far.
-        changed: what one has: it is brought back before every launch.
+        unchanged: pieces that no launch has changed so far.
+        changed: pieces that a launch has changed. They are restored before every launch.
     """
 
     unchanged: list[_Kept]
@@ -72,10 +72,10 @@ class Memory:
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any], written_only: Iterable[str], restored: Iterable[str] = ()) -> "Memory":
-        """Copy the memory of arguments, but for those that a kernel writes and does not read.
+        """Copy the memory of arguments, except those that a kernel writes and does not read.
 
         Args:
-            restored: those that launches are known to change.
+            restored: arguments that launches are known to change.
         """
         without, known = set(written_only), tensors_in(arguments.get(name) for name in restored)
         read = tensors_in(value for name, value in arguments.items() if name not in without)
@@ -86,25 +86,26 @@ class Memory:
 
     @property
     def nbytes(self) -> int:
-        """Device memory held besides the arguments' own."""
+        """Device memory in use besides the arguments' own, in bytes."""
         return sum(kept.first.nbytes for kept in (*self.unchanged, *self.changed))
 
     def note_changes(self) -> None:
-        """Find out what launches have changed. They must have ended."""
+        """Find out what launches have changed. All of them must have ended."""
         for kept in [kept for kept in self.unchanged if not torch.equal(kept.live, kept.first)]:
             self.unchanged.remove(kept)
             self.changed.append(kept)
 
     def restore(self) -> None:
-        """Bring back what launches are known to change, on the current stream."""
+        """Restore whatever launches are known to change, on the current stream."""
         for kept in self.changed:
             kept.live.copy_(kept.first)
 
 
 def _memory_of(tensors: Iterable[torch.Tensor]) -> dict[int, torch.Tensor]:
-    """Return the memory below tensors by its address, each piece once and as one flat tensor.
+    """Return the memory below tensors by address: each piece once, as one flat tensor.
 
-    A view has no memory of its own, an expanded tensor less than its size, and a kernel is given an address.
+    A kernel is given an address. Behind it, a view shares the memory of another tensor, and an expanded tensor has less
+    memory than its size.
     """
     found = {}
     for tensor in tensors:

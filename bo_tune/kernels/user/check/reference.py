@@ -1,4 +1,4 @@
-"""What is right for the arguments of one problem: what the reference says, or what the default config gives."""
+"""The right outputs for the arguments of one problem: the reference's, or those of the default config."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,25 +14,25 @@ from bo_tune.kernels.user.check.memory import copied, tensor_of
 from bo_tune.kernels.user.definition import Definition
 
 Returned = Mapping[str, torch.Tensor]
-"""The outputs that a launch has returned: those that are not among its arguments."""
+"""The outputs that a launch has returned. They are not among its arguments."""
 
 RunDefault = Callable[[dict[str, Any]], Returned]
-"""Launches the default config on some arguments."""
+"""Launches the default config with some arguments."""
 
 
 @dataclass(frozen=True, slots=True)
 class RightOutputs:
-    """What each output must be."""
+    """All right outputs of a problem."""
 
     outputs: tuple[Right, ...]
 
     @property
     def nbytes(self) -> int:
-        """Device memory held."""
+        """Device memory in use, in bytes."""
         return sum(right.nbytes for right in self.outputs)
 
     def judge(self, results: Mapping[str, Any]) -> Verdict:
-        """Say whether the outputs among results are right, each by itself."""
+        """Say of each output among the results whether it is right."""
         verdicts = [_verdict(right, tensor_of(results.get(right.name))) for right in self.outputs]
         errors = [verdict.error for verdict in verdicts if verdict.error is not None]
         wrong = "; ".join(verdict.wrong for verdict in verdicts if verdict.wrong)
@@ -51,9 +51,9 @@ def _described(tensor: torch.Tensor | None) -> str:
 
 
 def poison(definition: Definition, arguments: Mapping[str, Any], *, other: bool = False) -> None:
-    """Fill the outputs among arguments that are not read with what shows where nothing was written.
+    """Fill those outputs among arguments that are not read, so that unwritten elements show.
 
-    That is NaN, or the largest integer, or True; or the other filling: 0, the least integer, False.
+    The filling is NaN, the largest integer or True; the other one is 0, the smallest integer or False.
     """
     for name in definition.written_only:
         output = tensor_of(arguments.get(name))
@@ -62,16 +62,16 @@ def poison(definition: Definition, arguments: Mapping[str, Any], *, other: bool 
 
 
 def right_outputs(definition: Definition, arguments: Mapping[str, Any], run_default: RunDefault) -> RightOutputs:
-    """Ask the reference what is right. It is given copies, and may do with them what it likes.
+    """Ask the reference for the right outputs. It gets copies, and may do anything to them.
 
-    Where the outputs keep their filling it has written nothing; whether a NaN is that or was written is told by
-    another filling.
+    The reference has not written an element that still holds the filling. Only a second filling can tell whether a NaN
+    was written.
 
     Args:
-        run_default: what is right where there is no reference.
+        run_default: runs the default config, whose results are right if there is no reference.
 
     Raises:
-        InputError: it gives what the outputs cannot be, or nothing at all.
+        InputError: the reference returns impossible outputs, or none at all.
     """
     asked = _Asked(definition, arguments, run_default)
     said, made = asked.answer(other=False), asked.outputs
@@ -94,10 +94,10 @@ def right_outputs(definition: Definition, arguments: Mapping[str, Any], run_defa
 
 
 class _Asked:
-    """Who says what is right, asked about the arguments of one problem.
+    """The reference, or the default config in its place, asked about the arguments of one problem.
 
     Attributes:
-        who: as messages call it.
+        who: its name in messages.
         outputs: tensors of the outputs' types and shapes.
     """
 
@@ -110,7 +110,7 @@ class _Asked:
             self.outputs |= self._results_of_default(other=False)
 
     def answer(self, *, other: bool) -> dict[str, torch.Tensor]:
-        """Return what each output must be, given outputs of one filling or the other."""
+        """Return the right outputs, given outputs with one filling or the other."""
         if self._definition.reference is None:
             return self._results_of_default(other=other)
         given = self._given(other=other)
@@ -132,7 +132,7 @@ class _Asked:
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     def _by_name(self, said: Any, given: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-        """Return what the reference has returned, or written to what it was given, by the outputs' names."""
+        """Return the outputs that the reference has returned, or written to its arguments, by name."""
         names = self._definition.output_names
         if said is None:
             said = {name: tensor_of(given.get(name)) for name in names}

@@ -1,4 +1,4 @@
-"""How far from its reference a result may be, as a kernel's author says it. Imports no torch."""
+"""The author's tolerance for results of a kernel. Imports no torch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -12,12 +12,13 @@ class Tolerance:
     """How far a right result may be from the reference.
 
     Attributes:
-        relative: of floating-point outputs, the largest norm of the difference, over the reference's norm; a single
-            element may be off by five times as much of what is largest: its own size, the mean size of its
-            neighbours, and a thousandth of the usual size of an element. None for what the output's type allows.
-        absolute: by how much any element may be off besides. It is what integers are judged by; truth values are
-            always exact.
-        equal_nan: whether NaN is right where the reference has NaN. It never is elsewhere.
+        relative: for floating-point outputs, the largest norm of the difference, relative to the reference's norm. A
+            single element may be off by five times this tolerance, relative to the largest of: its own size, the mean
+            size of its neighbours, and a thousandth of the usual size of an element. None for a default that depends on
+            the output's type.
+        absolute: error that is allowed for any element in addition. For integers, it is the only tolerance; truth
+            values are always exact.
+        equal_nan: whether NaN is right where the reference has NaN. It is never right elsewhere.
 
     Raises:
         InputError: one is negative or not finite.
@@ -34,11 +35,11 @@ class Tolerance:
 
 
 Tolerances = float | Tolerance | Mapping[str, float | Tolerance] | None
-"""Of all outputs, or by their names; a number is a relative one."""
+"""One tolerance for all outputs, or tolerances by their names. A number is a relative tolerance."""
 
 
 def tolerances_of(said: Tolerances, outputs: tuple[str, ...]) -> dict[str, Tolerance]:
-    """Return the tolerance of each output. Raises InputError where one is none, or is for something else."""
+    """Return the tolerance of each output. Raises InputError if one is invalid, or names no output."""
     if not isinstance(said, Mapping):
         return dict.fromkeys(outputs, _tolerance(said))
     for name in said:

@@ -1,1 +1,1 @@
-"""Which code a user's kernel is, where other processes find it, and by which name."""
+"""Identifies a user's kernel: its code, its home for other processes, and its name."""

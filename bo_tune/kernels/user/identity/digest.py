@@ -1,9 +1,9 @@
-"""Which code a user's kernel is: results of different code never mix, and what does not make them stays out.
+"""Identifies the code of a user's kernel. Results of different code never mix, and unrelated changes have no effect.
 
-That is the kernel, with every jit function and constant that it uses, as Triton's own finder of dependencies sees it;
-and the Python functions that say how it is launched and what is right, with those of the user's that they call. Of
-each function its syntax tree counts: not its place, its docstring or its comments. What others of the same file say
-does not count at all.
+The code is the kernel, with every jit function and constant that it uses, as found by Triton's own finder of
+dependencies. It includes the Python functions that define the launch and the right results, with the user's functions
+that they call. Only the syntax tree of each function counts: not its place, its docstring or its comments. Other
+functions in the same file do not count at all.
 """
 
 import ast
@@ -30,15 +30,15 @@ from bo_tune.kernels.user.identity.home import modules_of
 from bo_tune.kernels.user.identity.source_text import source_tree
 
 DIGITS = 10
-"""Hexadecimal digits that are kept, to be read by people."""
+"""Number of hexadecimal digits to keep, short enough for people to read."""
 
 VERSIONED = ("triton", "torch")
-"""Packages whose code comes with a version of its own, even where they are not installed as others are."""
+"""Packages whose code has a version of its own, even if they are installed in an unusual way."""
 
 _LIBRARIES = tuple(f"{sysconfig.get_path(name)}/" for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 PLAIN = (bool, int, float, complex, str, bytes, type(None), triton_dtype)
-"""Values that are their text."""
+"""Types of values that are identified by their text."""
 
 
 def source_of(kernel: Definition, home: Path) -> str:
@@ -56,22 +56,22 @@ def source_of(kernel: Definition, home: Path) -> str:
 
 
 class _Code:
-    """All code that is reached from what is added.
+    """All code that is reached from the added values.
 
     Args:
         own: packages that are the user's, wherever they are installed.
 
     Attributes:
-        texts: of functions, and of the constants that they use.
+        texts: texts of functions, and of the constants that they use.
     """
 
     def __init__(self, own: Set[str]) -> None:
         self.texts: set[str] = set()
         self._own = own
-        self._seen: dict[int, object] = {}  # held, so that no other object takes the number of one
+        self._seen: dict[int, object] = {}  # kept alive, so that no other object gets the same id
 
     def add(self, value: Any) -> None:
-        """Add a function, or a value that a function uses, with what it is made of."""
+        """Add a function, or a value that a function uses, with all its parts."""
         waiting = [value]
         while waiting:
             value = waiting.pop()
@@ -81,7 +81,7 @@ class _Code:
             waiting += self._parts(value)
 
     def _parts(self, value: Any) -> Iterable[Any]:
-        """Note the text of a value, and return what it is made of besides."""
+        """Note the text of a value, and return its other parts."""
         if isinstance(value, JITCallable):
             return self._of_triton(value)
         if isinstance(value, InterpretedFunction):
@@ -126,7 +126,7 @@ class _Code:
         return list(used.values())
 
     def _used_by(self, function: FunctionType) -> Iterator[tuple[str, Any]]:
-        """Find what a Python function's code names, of its globals, its closure, and the modules among them."""
+        """Yield the globals, closure variables and defaults that a Python function uses, also through modules."""
         defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
         yield from ((f"default {number}", value) for number, value in enumerate(defaults))
         names = sorted(set(_names_in(function.__code__)))
@@ -142,7 +142,7 @@ class _Code:
                 waiting += [(f"{name}.{one}", vars(value)[one]) for one in names if one in vars(value)]
 
     def _is_library(self, file: str | None, module: str) -> bool:
-        """Say whether code comes from elsewhere, with a version of its own."""
+        """Say whether code comes from elsewhere and has a version of its own."""
         package = module.partition(".")[0]
         if package in self._own:
             return False
@@ -156,11 +156,11 @@ class _Code:
 
 
 class _Finder(DependenciesFinder):  # type: ignore[misc]  # Triton has no types
-    """Triton's finder, which notes the functions and values that it comes to. It hashes their text as it stands.
+    """Triton's finder, extended to note the functions and values that it finds. Triton's hashes their raw text.
 
     Attributes:
         called: jit functions.
-        values: other values, by their names.
+        values: other values, by name.
     """
 
     def __init__(self, function: Any) -> None:
@@ -189,7 +189,7 @@ class _Finder(DependenciesFinder):  # type: ignore[misc]  # Triton has no types
 
 
 def _enclosed_by(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    """Find the variables of a closure that have a value by now."""
+    """Yield the variables of a closure that have a value by now."""
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         with suppress(ValueError):
             yield name, cell.cell_contents
@@ -204,7 +204,7 @@ def _names_in(code: CodeType) -> Iterator[str]:
 
 
 def _text_of(value: Any) -> str:
-    """Return the text of a value that is its text; nothing for others, which differ from process to process."""
+    """Return the text of a value identified by it; empty for others, whose text differs from process to process."""
     if isinstance(value, constexpr):
         return _text_of(value.value)
     if isinstance(value, PLAIN):

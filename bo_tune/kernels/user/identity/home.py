@@ -1,4 +1,4 @@
-"""Where other processes find a user's kernel, and by which name: in the module that holds it, or the script."""
+"""Finds the home and the name of a user's kernel for other processes: the module that holds it, or the script."""
 
 import sys
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ MAIN = "__main__"
 
 _AUTOTUNED = "bo_tune.kernels.autotuned.tuner"
 _HEURISTICS = "triton.runtime.autotuner"
-"""Modules of decorators that may stand above a kernel. Neither is imported for that."""
+"""Modules of decorators that may stand above a kernel. Neither is imported for this."""
 
 
 def home_of(kernel: Definition) -> str:
-    """Return the module whose global the kernel is, by its name, or by its file (``processes.importing``).
+    """Return the module that has the kernel as a global, by its name, or by its file (``processes.importing``).
 
     Raises:
-        InputError: no module holds it, or one that no other process could import.
+        InputError: no module holds it, or only one that no other process could import.
     """
     name = _home_name(kernel)
     if name is None:
@@ -34,7 +34,7 @@ def home_of(kernel: Definition) -> str:
 
 
 def file_of(kernel: Definition) -> Path:
-    """Return the file of the module whose global a kernel is. Raises InputError where there is none."""
+    """Return the file of the module that has a kernel as a global. Raises InputError if there is none."""
     file = getattr(sys.modules.get(_home_name(kernel) or ""), "__file__", None)
     if file is None:
         raise InputError(f"{kernel.name}: the kernel is no global of a module that has a file")
@@ -42,10 +42,10 @@ def file_of(kernel: Definition) -> Path:
 
 
 def told_apart(kernel: Definition) -> Definition:
-    """Return a kernel by the name that it has in its module (``kernel_in``); one of no module as it is.
+    """Return a kernel under its name in its module (``kernel_in``); unchanged if no module holds it.
 
     Raises:
-        InputError: another kernel there has the very same name.
+        InputError: another kernel there has exactly the same name.
     """
     home = _home_name(kernel)
     if home is None:
@@ -56,7 +56,8 @@ def told_apart(kernel: Definition) -> Definition:
 def kernel_in(module: ModuleType, name: str) -> Definition:
     """Return the kernel of a module that has a name, or is a global of that name.
 
-    Several over one function share its name where they have none of their own. Then each is called as its global.
+    Several kernels over one function share its name if they have no names of their own. Then each takes the name of its
+    global.
 
     Raises:
         InputError: there is none.
@@ -72,7 +73,7 @@ def kernel_in(module: ModuleType, name: str) -> Definition:
 
 
 def _globals_of(module: ModuleType) -> dict[str, Definition]:
-    """Return the kernels that are globals of a module, each once, by its first global."""
+    """Return the kernels that are globals of a module, each once, by the name of the first such global."""
     found: dict[str, Definition] = {}
     for name, value in list(getattr(module, "__dict__", {}).items()):
         kernel = _definition_of(value)
@@ -82,7 +83,7 @@ def _globals_of(module: ModuleType) -> dict[str, Definition]:
 
 
 def _definition_of(value: Any) -> Definition | None:
-    """Return what a global defines, if anything. A kernel under ``bo_tune.autotune`` has its own definition."""
+    """Return the definition behind a global, if any. A kernel under ``bo_tune.autotune`` has its own definition."""
     kind = type(value)
     if issubclass(kind, Definition):
         kernel: Definition = value
@@ -93,7 +94,7 @@ def _definition_of(value: Any) -> Definition | None:
         return None
     try:
         own: Definition = value.definition
-    except InputError:  # told to whoever wants to tune it
+    except InputError:  # raised again for whoever wants to tune it
         return None
     return own
 
@@ -114,7 +115,7 @@ def _name_in(kernel: Definition, held: Mapping[str, Definition]) -> str:
 
 
 def _home_name(kernel: Definition) -> str | None:
-    """Name the module that holds a kernel; of several the one that defines it, whichever was imported first."""
+    """Return the name of the module that holds a kernel. Of several, return the one that defines it."""
     holding = [
         name for name, module in list(sys.modules.items()) if any(k is kernel for k in _globals_of(module).values())
     ]
@@ -124,7 +125,7 @@ def _home_name(kernel: Definition) -> str | None:
 
 
 def modules_of(kernel: Definition) -> tuple[str, ...]:
-    """Name the modules of a kernel's own functions, in their order."""
+    """Return the names of the modules of a kernel's own functions, in order."""
     functions = (getattr(function, "fn", function) for function in kernel.own_functions)
     names = (getattr(function, "__module__", None) for function in functions)
     return tuple(dict.fromkeys(name for name in names if name))

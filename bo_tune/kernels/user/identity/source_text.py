@@ -1,4 +1,4 @@
-"""The syntax tree of a function as text: what it says, and not where or how it is written."""
+"""The syntax tree of a function as text. It leaves out the function's place and layout."""
 
 import ast
 import inspect
@@ -10,10 +10,9 @@ DOCUMENTED = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def source_tree(function: FunctionType) -> str:
-    """Return a function's syntax tree without comments, layout and docstrings, as Python that says the same, and
-    without the configs of an autotuner above it.
+    """Return a function's syntax tree as Python text, without comments, layout, docstrings and configs of an autotuner.
 
-    A function whose text cannot be found (one that was made by ``exec``) is told by its code.
+    The code object stands in for a function whose text cannot be found (one made by ``exec``).
     """
     node = _node_of(function)
     if node is None:
@@ -27,7 +26,7 @@ def source_tree(function: FunctionType) -> str:
 
 
 def _is_autotuner(decorator: ast.expr) -> bool:
-    """Say whether a decorator lists configs, which are no part of the code that they are chosen for."""
+    """Say whether a decorator lists configs. They are not part of the code that they are chosen for."""
     called = decorator.func if isinstance(decorator, ast.Call) else decorator
     return (called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")) == "autotune"
 
@@ -46,11 +45,11 @@ def _node_of(function: FunctionType) -> ast.AST | None:
 
 
 def _is_code_of(node: ast.Lambda, code: CodeType) -> bool:
-    """Say whether code lies within a lambda's body: of several in a line, each has its own."""
+    """Say whether code lies within a lambda's body. A line may hold several lambdas."""
     places = [(row, column) for row, _, column, _ in code.co_positions() if row is not None and column is not None]
     body = node.body
     first, last = (body.lineno, body.col_offset), (body.end_lineno, body.end_col_offset)
-    inside = [place for place in places if place != (code.co_firstlineno, 0)]  # where the call itself is counted
+    inside = [place for place in places if place != (code.co_firstlineno, 0)]  # (first line, 0): the call itself
     return bool(inside) and all(first <= place <= last for place in inside)
 
 
