@@ -103,6 +103,7 @@ def test_warmup_compiles_the_binary_that_a_launch_looks_up(problem):
     assert op.warmup(problem, config_of(problem)).hash == launched.hash
 
 
+@pytest.mark.usefixtures("hashes_alone")
 @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(variants(), st.sampled_from([1, 4]), st.sampled_from([1, 16, 160, 24]), st.sampled_from([128, 64, 100]))
 def test_compile_keys_are_equal_exactly_for_the_same_binary(case, max_loras, m, k):
@@ -112,6 +113,7 @@ def test_compile_keys_are_equal_exactly_for_the_same_binary(case, max_loras, m, 
     assert keys_equal == (op.warmup(problem, config).hash == op.warmup(other, config).hash)
 
 
+@pytest.mark.usefixtures("hashes_alone")
 def test_problems_that_differ_in_size_alone_share_a_binary():
     config = config_of(SHRINK)
     larger = replace(SHRINK, max_loras=8, m=4096, k=8192)

@@ -1,7 +1,9 @@
 """What ``torch.compile`` makes of a kernel under ``bo_tune.autotune``, on a machine without a GPU.
 
 It prints the configs that PyTorch is left to choose from, for each of some sizes. PyTorch is told that there is Triton,
-Triton that there is an H100. Nothing is launched. ``python compiled_checks.py double|add_up (static|dynamic|make_fx)...``
+Triton that there is an H100. Nothing is launched.
+
+``python compiled_checks.py double|add_up (static|dynamic|make_fx)...``
 """
 
 import sys
