@@ -43,9 +43,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def larger(name: str, m: int) -> Recording:
     """A larger part of a bundled recording."""
     ranges = bundled(name).space.ranges
-    return sliced(
-        name, m=m, **{parameter: ranges[parameter] for parameter in ("block_m", "block_n", "block_k", "num_stages")}
-    )
+    return sliced(name, m=m, **{parameter: ranges[parameter] for parameter in ("block_m", "block_n", "block_k")})
 
 
 class Session:
