@@ -39,7 +39,7 @@ from bo_tune.store.trials import launched
 
 pytestmark = pytest.mark.slow
 
-KILLS_EACH = 10
+KILLS_EACH = 6
 """In each of the two scenarios below."""
 
 UNTOLD_FOR = timedelta(seconds=3)
