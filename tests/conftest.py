@@ -11,12 +11,16 @@ from postgres import Postgres, running_postgres
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
-TOGETHER = {
-    "PostgreSQL": re.compile(r"\[postgresql\]|_on_postgresql|_a_server_"),
-    "closed places": re.compile(r"/test_closed_places\.py::"),
-    "wheel": re.compile(r"/test_distribution\.py::"),
-}
-"""Tests that share a server, a folder in which many commands have been run, or a wheel."""
+SERVER = re.compile(r"\[postgresql\]|_on_postgresql|_a_server_")
+"""Tests that share a PostgreSQL server."""
+
+WHOLE = {
+    "analysis/review/test_review", "cli/test_closed_places", "cli/test_finished", "cli/test_live_console",
+    "cli/test_read_only", "display/test_page", "measure/test_compile_farm", "measure/test_compilers",
+    "measure/test_gpu_device", "measure/test_packed", "session/test_exported", "session/test_kill",
+    "store/test_dashboard", "test_distribution",
+}  # fmt: skip
+"""Modules whose tests share what takes seconds to make: studies, a browser, a wheel, processes that have imported torch."""
 
 # Tests run side by side: threads of BLAS would only wait for each other, for minutes on a loaded machine.
 for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -54,7 +58,10 @@ class SharingScheduling(LoadScopeScheduling):
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return next((shared for shared, tests in TOGETHER.items() if tests.search(nodeid)), nodeid)
+        if SERVER.search(nodeid):
+            return "PostgreSQL"
+        module = nodeid.partition("::")[0]
+        return module if module.removeprefix("tests/").removesuffix(".py") in WHOLE else nodeid
 
 
 @pytest.hookimpl(optionalhook=True)  # tests that run pytest do so without xdist

@@ -38,6 +38,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 import bo_tune
+from bo_tune.kernels.autotuned import child
 from bo_tune.processes import fork_server
 from bo_tune.session.workers import host
 
@@ -209,8 +210,8 @@ def run(arguments: Sequence[object], **how: Any) -> "subprocess.CompletedProcess
 def install() -> None:
     """Have the package fork the processes that it starts. Variables that are read at the start are to be set before."""
     _stock.environment = dict(os.environ)
-    like = types.SimpleNamespace(**{**vars(subprocess), "Popen": Popen})
-    fork_server.subprocess = host.subprocess = like  # type: ignore[assignment]
+    like = types.SimpleNamespace(**{**vars(subprocess), "Popen": Popen, "run": run})
+    fork_server.subprocess = host.subprocess = child.subprocess = like  # type: ignore[assignment]
 
 
 # The side that forks

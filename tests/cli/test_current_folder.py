@@ -55,7 +55,7 @@ def test_workers_run_none(planted: Planted, tmp_path: Path) -> None:
 
 def test_searches_compilers_and_gpu_processes_run_none(planted: Planted, tmp_path: Path) -> None:
     path = os.pathsep.join([str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])])
-    words = ["study.toml", "--gpus", "0,1", "--jobs", "2", "--kernels", "builtin", "--budget", "2", "--workers", "2"]
+    words = ["study.toml", "--gpus", "0,1", "--jobs", "2", "--kernels", "builtin", "--budget", "2"]
     done = subprocess.run(
         [sys.executable, HERE / "gpus.py", "tune", *words],
         env={**os.environ, "PYTHONPATH": path},

@@ -1,7 +1,6 @@
 """``bo-tune delete`` asks before it deletes; what it deletes is in ``test_exchange_commands``."""
 
 import io
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -48,7 +47,7 @@ def test_where_nobody_can_be_asked_it_needs_to_be_told(cli: Cli, url: str, monke
     ],
 )
 def test_it_asks_first(tmp_path: Path, url: str, typed: str, code: int, left: int, said: str) -> None:
-    with terminal(command("delete", "lora_shrink", "--storage", url), cwd=tmp_path, start=subprocess.Popen) as shown:
+    with terminal(command("delete", "lora_shrink", "--storage", url), cwd=tmp_path) as shown:
         shown.wait_for(lambda lines: any("[y/N]" in line for line in lines))
         shown.type(typed)
         assert shown.finish() == code

@@ -11,7 +11,6 @@ from helpers import Cli, sqlite_url
 
 from bo_tune.analysis import doctor
 from bo_tune.analysis.doctor import Finding, Status
-from bo_tune.store.storage import StudyStore
 
 FIT = Finding("driver", Status.OK, "NVIDIA 570.1")
 WARNED = Finding("idle", Status.WARNING, "not known", "look yourself")
@@ -75,26 +74,3 @@ def test_a_database_is_looked_at_and_not_made(tmp_path: Path) -> None:
     assert (found["database"]["status"], found["torch"]["status"], found["triton"]["status"]) == ("ok",) * 3
     assert found["database"]["said"].endswith("none yet; tune makes it")
     assert not (tmp_path / "x.db").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("url", "status", "said"),
-    [
-        ("made", "ok", ": 0 studies"),
-        ("sqlite:////none/x.db", "failed", "the folder /none does not exist"),
-        ("postgresql+psycopg://u:secret@127.0.0.1:1/x", "failed", "Connection refused"),
-        ("nonsense", "failed", "not a database URL"),
-    ],
-)
-def test_a_database_that_cannot_be_used_is_said_without_its_password(
-    tmp_path: Path, url: str, status: str, said: str
-) -> None:
-    if url == "made":
-        url = sqlite_url(tmp_path / "x.db")
-        StudyStore(url).close()
-    # The one process that is slow to start has nothing to do here.
-    found = checks(tmp_path, "--storage", url, "--wait", "30")["database"]
-    assert found["status"] == status
-    assert said in found["said"]
-    assert "secret" not in json.dumps(found)

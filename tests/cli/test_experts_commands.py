@@ -195,6 +195,7 @@ def test_a_study_file_may_name_them(cli: Cli, tmp_path: Path) -> None:
     assert "space.fused_experts.BLOCK_SIZE_K: expected powers of two, got 48" in refused.err
 
 
+@pytest.mark.usefixtures("charts_are_empty")
 def test_workers_reports_exports_and_imports_work_as_for_adapters(cli: Cli, grids: Path, tmp_path: Path) -> None:
     here, there = (f"sqlite:///{tmp_path}/{name}.db" for name in ("here", "there"))
     tuned = cli(

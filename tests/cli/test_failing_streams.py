@@ -8,7 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -37,15 +37,20 @@ HOW = [(), ("--workers", "2")]
 
 
 @pytest.fixture
-def recordings(tmp_path: Path) -> Path:
-    (tmp_path / "recordings").mkdir()
-    many = [sliced(name, m=m) for name in (SHRINK, EXPAND) for m in (16, 32, 64, 128, 256, 512)]
-    return write_all(tmp_path / "recordings", *many)
+def tune(tmp_path: Path) -> list[str]:
+    """A run that soon comes to its end."""
+    return tuning(tmp_path, (16,))
 
 
 @pytest.fixture
-def tune(recordings: Path, tmp_path: Path) -> list[str]:
-    where = ("--device", f"replay:{recordings}", "--storage", sqlite_url(tmp_path / "a.db"), "--out", tmp_path / "out")
+def long_tune(tmp_path: Path) -> list[str]:
+    """A run that prints more than a pipe holds, and is under way for a while."""
+    return tuning(tmp_path, (16, 32, 64, 128, 256, 512))
+
+
+def tuning(folder: Path, ms: Sequence[int]) -> list[str]:
+    recordings = write_all(folder / "recordings", *(sliced(name, m=m) for name in (SHRINK, EXPAND) for m in ms))
+    where = ("--device", f"replay:{recordings}", "--storage", sqlite_url(folder / "a.db"), "--out", folder / "out")
     return command("tune", *where, "--sampler", "random", "--budget", 15, "--verbose")
 
 
@@ -65,8 +70,8 @@ def leases(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("how", HOW, ids=" ".join)
-def test_a_reader_that_goes_away_does_not_end_a_run(tune: list[str], how: tuple[str, ...], tmp_path: Path) -> None:
-    with forked.Popen([*tune, *how], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+def test_a_reader_that_goes_away_does_not_end_a_run(long_tune: list[str], how: tuple[str, ...], tmp_path: Path) -> None:
+    with forked.Popen([*long_tune, *how], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdout.readline()
         process.stdout.close()
@@ -88,7 +93,7 @@ def test_a_full_stdout_is_told_at_the_end(tune: list[str], how: tuple[str, ...],
     assert_all_is_written(tmp_path)
 
 
-@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&- >&- 2>&-"])
 def test_closed_streams_change_nothing(tune: list[str], closed: str, tmp_path: Path) -> None:
     done = subprocess.run(
         ["sh", "-c", f'exec "$@" {closed}', "sh", *tune], cwd=tmp_path, capture_output=True, timeout=PATIENCE_S
@@ -99,9 +104,9 @@ def test_closed_streams_change_nothing(tune: list[str], closed: str, tmp_path: P
 
 
 @pytest.fixture
-def blocked(tune: list[str], tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+def blocked(long_tune: list[str], tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A run under way whose stdout nobody reads any more, so that it waits."""
-    with forked.Popen(tune, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with forked.Popen(long_tune, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, select.PIPE_BUF)
         while b"recorded" not in process.stdout.readline():
@@ -125,8 +130,8 @@ def test_one_signal_ends_a_run_that_waits_for_its_reader(
     assert leases(tmp_path) == 0
 
 
-def test_nohup_is_heeded(tune: list[str], tmp_path: Path) -> None:
-    nohup = ["nohup", *tune]
+def test_nohup_is_heeded(long_tune: list[str], tmp_path: Path) -> None:
+    nohup = ["nohup", *long_tune]
     with subprocess.Popen(nohup, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         assert process.stdout.readline()

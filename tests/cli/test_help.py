@@ -76,6 +76,7 @@ def test_examples_are_understood(name: str, example: str, cli: Cli) -> None:
     assert parse(COMMANDS[name], words)
 
 
+@pytest.mark.usefixtures("charts_are_empty")
 @pytest.mark.parametrize("name", RUNS)
 def test_an_example_of_each_command_works(cli: Cli, name: str) -> None:
     example = RUNS[name]

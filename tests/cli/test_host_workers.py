@@ -47,7 +47,7 @@ from bo_tune.store.trials import REASON
 pytestmark = pytest.mark.slow
 
 HERE = Path(__file__).parent
-BUDGET, LONG = 6, 50
+BUDGET, LONG = 6, 30
 STUDY = 'name = "two"\n' + "".join(
     f'[[problem]]\nkernel = "{kernel}"\nmax_loras = {max_loras}\nnum_slices = 1\nm = {m}\nk = {k}\nn = {n}\n'
     for kernel, k, n in (("lora_shrink", 4096, 16), ("lora_expand", 16, 4096))

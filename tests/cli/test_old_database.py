@@ -14,6 +14,7 @@ pytestmark = pytest.mark.slow
 FILE = ROOT / "tests" / "store" / "v1.db.gz"
 
 
+@pytest.mark.usefixtures("charts_are_empty")
 def test_every_command_reads_it(cli: Cli, tmp_path: Path) -> None:
     database = tmp_path / "v1.db"
     database.write_bytes(gzip.decompress(FILE.read_bytes()))

@@ -67,6 +67,7 @@ def closed(tuned: Path, tmp_path: Path) -> Iterator[Path]:
         subprocess.run(["umount", place], check=True)
 
 
+@pytest.mark.usefixtures("charts_are_empty")
 @pytest.mark.parametrize("words", READING.values(), ids=READING)
 def test_looking_needs_no_more_than_reading(cli: Cli, closed: Path, words: tuple[str, ...]) -> None:
     before = contents(closed)

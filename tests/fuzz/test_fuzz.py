@@ -15,7 +15,7 @@ from helpers import ROOT
 
 pytestmark = pytest.mark.slow
 
-INPUTS = 500
+INPUTS = 300
 SECONDS_EACH = 2.0
 """Far more than one takes, on a loaded machine."""
 

@@ -33,17 +33,16 @@ def adapters(problem):
     return [(5 * token // 3) % (problem.max_loras + 1) - 1 for token in range(problem.m)]
 
 
-@pytest.mark.parametrize("split_k", [1, 2, 8])
-@pytest.mark.parametrize("num_slices", [1, 3])
-@pytest.mark.parametrize("k", [128, 100])
+@pytest.mark.parametrize(
+    ("split_k", "num_slices", "k"), [(1, 1, 128), (1, 3, 100), (2, 3, 128), (2, 1, 100), (8, 1, 128), (8, 3, 100)]
+)
 def test_shrink_sums_the_shares_of_k(split_k, num_slices, k):
     problem = shrink(k=k, num_slices=num_slices)
     check(assemble(problem, adapters(problem)), {**CONFIG, "split_k": split_k})
 
 
 @pytest.mark.parametrize("add_inputs", [True, False])
-@pytest.mark.parametrize("slice_sizes", [(100,), (64, 64), (100, 33, 33)])
-@pytest.mark.parametrize("k", [32, 24])
+@pytest.mark.parametrize(("k", "slice_sizes"), [(24, (100,)), (32, (64, 64)), (24, (100, 33, 33))])
 def test_expand_writes_each_slice_in_its_place(add_inputs, slice_sizes, k):
     sizes = {"num_slices": len(slice_sizes), "n": max(slice_sizes), "slice_sizes": slice_sizes}
     problem = expand(k=k, add_inputs=add_inputs, **sizes)

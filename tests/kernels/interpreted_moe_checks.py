@@ -23,18 +23,18 @@ def adapters(problem):
 
 
 @each_kernel
-@pytest.mark.parametrize("block_m", [16, 32])
-@pytest.mark.parametrize("sizes", [{}, {"k": 16, "n": 64, "i": 32}], ids=["ragged", "even"])
+@pytest.mark.parametrize(
+    ("sizes", "block_m"), [({}, 16), ({"k": 16, "n": 64, "i": 32}, 32)], ids=["ragged", "even, larger blocks"]
+)
 def test_each_kernel_is_right(kernel, sizes, block_m):
     problem = moe_problem(kernel, **sizes)
     check(assemble(problem, adapters(problem)), {**CONFIG, "block_m": block_m})
 
 
 @pytest.mark.parametrize("kernel", [name for name in KERNELS if "shrink" in name])
-@pytest.mark.parametrize("split_k", [4, 8])
-def test_shrink_joins_the_shares_of_k(kernel, split_k):
+def test_shrink_joins_the_shares_of_k(kernel):
     problem = moe_problem(kernel)
-    check(assemble(problem, adapters(problem)), {**CONFIG, "split_k": split_k})
+    check(assemble(problem, adapters(problem)), {**CONFIG, "split_k": 4})
 
 
 @each_kernel
@@ -44,10 +44,9 @@ def test_shrink_joins_the_shares_of_k(kernel, split_k):
         ([0], [[5, 0]]),
         ([-1], [[1, 2]]),
         ([1] * 20, [[0, 1]] * 20),
-        ([-1] * 10 + [2] * 10, [[3, 4]] * 20),
-        ([0, 1, 2, -1] * 10, [[token % 6, (token + 1) % 6] for token in range(40)]),
+        ([0, 1, 2, -1] * 5, [[token % 6, (token + 1) % 6] for token in range(20)]),
     ],
-    ids=["one token", "no adapter", "one adapter, two experts", "half without", "all mixed"],
+    ids=["one token", "no adapter", "one adapter, two experts", "all mixed"],
 )
 def test_any_grouping_is_right(kernel, assignment, chosen):
     check(assemble(moe_problem(kernel, m=len(assignment)), assignment, chosen), CONFIG)
@@ -68,7 +67,7 @@ def test_shares_of_a_rank_are_multiplied_whole(kernel):
 SMALL = {"dtypes": ("float16",), "most_tokens": 20, "most_k": 40, "most_n": 48, "most_block": 32}
 
 
-@settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(launches(**SMALL))
 def test_any_launch_matches_the_reference(case):
     problem, config, assignment = case

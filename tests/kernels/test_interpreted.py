@@ -15,10 +15,10 @@ HERE = Path(__file__).parent
 PASSED = 0
 
 
-def run_interpreted(checks: str, which: str, *more_path: Path) -> None:
-    """Run a file of checks in a process of its own: Triton decides on its interpreter when a kernel is defined."""
+def run_interpreted(*checks: str, more_path: tuple[Path, ...] = ()) -> None:
+    """Run files of checks in a process of their own: Triton decides on its interpreter when a kernel is defined."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    command += [str(HERE / checks), "-k", which]
+    command += [str(HERE / file) for file in checks]
     path = os.pathsep.join([*map(str, more_path), str(HERE), *sys.path])
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": path}
     result = subprocess.run(
@@ -28,29 +28,20 @@ def run_interpreted(checks: str, which: str, *more_path: Path) -> None:
 
 
 def test_kernels_are_right_under_the_interpreter():
-    run_interpreted("interpreted_checks.py", "test")
-
-
-@pytest.mark.parametrize("kernels", ["test_shrink or test_expand", "test_moe or test_one_launch"])
-def test_vllm_kernels_are_right_under_the_interpreter(kernels):
-    run_interpreted("interpreted_vllm_checks.py", kernels, vllm_folder())
-
-
-def test_moe_kernels_are_right_under_the_interpreter():
-    run_interpreted("interpreted_moe_checks.py", "test")
-
-
-def test_vllm_kernel_of_the_base_models_experts_is_right_under_the_interpreter():
-    run_interpreted("interpreted_experts_checks.py", "test", vllm_folder())
-
-
-def test_vllm_kernel_of_mambas_decode_step_is_right_under_the_interpreter():
-    run_interpreted("interpreted_mamba_checks.py", "test", vllm_folder())
-
-
-def test_sglang_kernels_are_right_under_the_interpreter():
-    run_interpreted("interpreted_csgmv_checks.py", "test", sglang_folder())
+    run_interpreted("interpreted_checks.py", "interpreted_moe_checks.py")
 
 
 def test_layers_are_right_under_the_interpreter():
-    run_interpreted("interpreted_layer_checks.py", "test")
+    run_interpreted("interpreted_layer_checks.py")
+
+
+def test_vllm_kernels_of_adapters_are_right_under_the_interpreter():
+    run_interpreted("interpreted_vllm_checks.py", more_path=(vllm_folder(),))
+
+
+def test_vllm_kernels_of_the_base_model_are_right_under_the_interpreter():
+    run_interpreted("interpreted_experts_checks.py", "interpreted_mamba_checks.py", more_path=(vllm_folder(),))
+
+
+def test_sglang_kernels_are_right_under_the_interpreter():
+    run_interpreted("interpreted_csgmv_checks.py", more_path=(sglang_folder(),))

@@ -57,6 +57,7 @@ def variants(draw):
     return problem, config_of(kernel, block_m=16, block_n=16, block_k=16 if "expand" in kernel else 32)
 
 
+@pytest.mark.usefixtures("hashes_alone")
 @settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(variants(), st.data())
 def test_compile_keys_are_equal_exactly_for_the_same_binary(case, data):
@@ -67,6 +68,7 @@ def test_compile_keys_are_equal_exactly_for_the_same_binary(case, data):
     assert keys_equal == (op.warmup(problem, config).hash == op.warmup(*other).hash)
 
 
+@pytest.mark.usefixtures("hashes_alone")
 def test_one_binary_serves_every_number_of_tokens():
     op = operation(KERNELS[0])
     problems = [moe_problem(KERNELS[0], m=m) for m in (1, 7, 2048)]

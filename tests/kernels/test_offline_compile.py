@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lora_variants import SMALL, variants
 from triton.backends.compiler import GPUTarget
+from triton.runtime.jit import JITFunction
 
 from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.kernels.operations import operation
@@ -81,6 +82,19 @@ def test_effective_config_completes_and_drops_only_inert_stages():
     assert expand.effective_config(LoraProblem("lora_expand", 4, 1, 16, 64, 4096), without_ctas, H100) == SMALL
 
 
+def test_hashes_are_known_before_there_are_binaries(monkeypatch, request):
+    problem, op, compiles = (
+        LoraProblem("lora_expand", 4, 1, 16, 48, 64),
+        operation("lora_expand"),
+        JITFunction._do_compile,
+    )
+    request.getfixturevalue("hashes_alone")
+    told = op.warmup(problem, SMALL).hash
+    monkeypatch.setattr(JITFunction, "_do_compile", compiles)
+    assert op.warmup(problem, SMALL).hash == told
+
+
+@pytest.mark.usefixtures("hashes_alone")
 @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(variants(), st.data())
 def test_compile_keys_are_equal_exactly_for_the_same_binary(case, data):

@@ -104,7 +104,7 @@ def configs(draw: st.DrawFn) -> dict[str, int]:
     return {name: draw(st.sampled_from(values)) for name, values in space.ranges.items()}
 
 
-@settings(max_examples=6, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(config=configs(), step=st.sampled_from([QWEN, replace(QWEN, m=2), replace(MIXTRAL, n=3600), MIXTRAL, *HELD[:2]]))
 def test_binaries_need_the_shared_memory_foreseen(config: dict[str, int], step: ExpertsStep) -> None:
     """Small tiles, which compile in a second; the bound does not depend on their size otherwise."""
@@ -119,6 +119,7 @@ def test_binaries_need_the_shared_memory_foreseen(config: dict[str, int], step: 
     assert SPEC.shared_memory_bytes(config, step.problem, H100) * 1.05 >= needed, "nearly all that they need"
 
 
+@pytest.mark.usefixtures("hashes_alone")
 @settings(max_examples=10, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     steps=st.tuples(*[

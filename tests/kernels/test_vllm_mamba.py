@@ -62,6 +62,7 @@ def test_every_config_runs_as_it_is() -> None:
         assert op.effective_config(STEP.problem, config, H100) == config
 
 
+@pytest.mark.usefixtures("hashes_alone")
 @settings(max_examples=8, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     steps=st.tuples(*[

@@ -86,6 +86,7 @@ def variants(draw):
     return problem, config_of(problem, block_m=16, block_n=16, block_k=32, num_stages=draw(st.sampled_from([2, 3])))
 
 
+@pytest.mark.usefixtures("hashes_alone")
 @settings(max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(variants(), st.data())
 def test_compile_keys_are_equal_exactly_for_the_same_binary(case, data):
@@ -184,6 +185,7 @@ def test_one_launch_shares_out_its_columns_by_the_multiprocessors_of_the_gpu():
     assert len({op.compile_key(problem, config, gpu) for gpu in gpus}) == 2
 
 
+@pytest.mark.usefixtures("hashes_alone")
 @pytest.mark.parametrize("kernel", ONE_LAUNCH)
 def test_one_launch_keys_are_equal_exactly_for_the_same_binary(kernel):
     op, config = operation(kernel), {"block_m": 16}

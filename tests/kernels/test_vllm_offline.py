@@ -68,7 +68,7 @@ def test_effective_configs_are_what_the_kernel_is_given():
     ("kernel", "k", "tile"),
     [
         ("lora_shrink", 3000, {"block_m": 32, "block_k": 64, "split_k": 8}),
-        ("lora_shrink", 4096, {"block_m": 64, "block_k": 256, "split_k": 64}),
+        ("lora_shrink", 4096, {"block_m": 16, "block_k": 256, "split_k": 64}),
         ("lora_expand", 16, {"block_m": 64, "block_k": 32}),
     ],
 )
@@ -78,7 +78,7 @@ def test_stages_are_inert_where_k_is_ragged(arch, kernel, k, tile):
     problem = LoraProblem(kernel, 4, 1, 16, k, 64)
     call = operation(kernel).capture_without_inputs(problem, {**SMALL, **tile}, divmod(arch, 10))
     assert call.parameters["EVEN_K"] is False
-    calls = [replace(call, options={**call.options, "num_stages": stages}) for stages in (1, 2, 5)]
+    calls = [replace(call, options={**call.options, "num_stages": stages}) for stages in (1, 5)]
     assert len({each.warmup().asm["cubin"] for each in calls}) == 1
 
 
@@ -103,6 +103,7 @@ def test_warmup_compiles_the_binary_that_a_launch_looks_up(problem):
     assert op.warmup(problem, config_of(problem)).hash == launched.hash
 
 
+@pytest.mark.usefixtures("hashes_alone")
 @settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(variants(), st.sampled_from([1, 4]), st.sampled_from([1, 16, 160, 24]), st.sampled_from([128, 64, 100]))
 def test_compile_keys_are_equal_exactly_for_the_same_binary(case, max_loras, m, k):
@@ -112,6 +113,7 @@ def test_compile_keys_are_equal_exactly_for_the_same_binary(case, max_loras, m, 
     assert keys_equal == (op.warmup(problem, config).hash == op.warmup(other, config).hash)
 
 
+@pytest.mark.usefixtures("hashes_alone")
 def test_problems_that_differ_in_size_alone_share_a_binary():
     config = config_of(SHRINK)
     larger = replace(SHRINK, max_loras=8, m=4096, k=8192)

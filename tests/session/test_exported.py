@@ -236,7 +236,7 @@ ODD = st.one_of(
 
 
 @pytest.mark.slow
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_is_changed_it_is_refused_in_a_line_or_harmless(
     document: Document, tmp_path: Path, data: st.DataObject

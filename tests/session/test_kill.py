@@ -39,7 +39,7 @@ from bo_tune.store.trials import launched
 
 pytestmark = pytest.mark.slow
 
-KILLS_EACH = 10
+KILLS_EACH = 6
 """In each of the two scenarios below."""
 
 UNTOLD_FOR = timedelta(seconds=3)
@@ -84,7 +84,7 @@ class Tuning:
         end = time.monotonic() + timeout_s
         while process.poll() is None and not re.search(pattern, self.output(), re.MULTILINE):
             assert time.monotonic() < end, self.output()
-            time.sleep(0.005)
+            time.sleep(0.02)
 
     def finish(self) -> str:
         process = self.start()

@@ -27,7 +27,7 @@ from bo_tune.store.trials import launched
 
 pytestmark = pytest.mark.slow
 
-STUDIES = 200
+STUDIES = 120
 WORKERS = 8
 BUDGET = 6
 LEASE_S = 1.5
@@ -38,7 +38,7 @@ STOPS = 3
 
 @pytest.fixture(scope="module")
 def recordings(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """200 problems, half of each kernel, of 24 and 36 configs."""
+    """120 problems, half of each kernel, of 24 and 36 configs."""
     folder = tmp_path_factory.mktemp("recordings")
     each = range(1, STUDIES // 2 + 1)
     shrinks = [sliced(SHRINK, m=m, num_warps=(4,), block_k=(64,)) for m in each]

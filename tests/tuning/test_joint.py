@@ -65,14 +65,13 @@ def test_results_come_in_the_order_of_the_jobs_and_agree() -> None:
         assert joint[0].time_us <= joint[0].default_time_us
 
 
-@pytest.mark.parametrize("m", [16, 256, 2048])
-def test_an_exhaustive_search_finds_the_best_that_agree(m: int) -> None:
-    recordings = small(m)
+def test_an_exhaustive_search_finds_the_best_that_agree() -> None:
+    recordings = small(256)
     tuned = tune(recordings, sampler="grid", budget=None)
     assert sum_us(tuned, recordings) == pytest.approx(best_sum_us(recordings), rel=1e-3)
 
 
-@pytest.mark.parametrize("m", [16, 256, 2048])
+@pytest.mark.parametrize("m", [16, 2048])
 def test_thirty_configs_of_each_kernel_come_within_a_few_percent(m: int) -> None:
     (run,) = simulate(whole(m), SessionSettings(budget=30), seeds=[0])
     assert run.launched_configs <= 30

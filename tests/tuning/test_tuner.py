@@ -11,7 +11,7 @@ import numpy as np
 import optuna
 import pytest
 from helpers import H100, FakeDevice, Times, sqlite_url
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
@@ -145,6 +145,7 @@ def test_the_budget_counts_launched_configs_only() -> None:
     assert {t.user_attrs.get(REASON) for t in search.trials} == {None, "slow", TIMED_OUT.reason.value}
 
 
+@settings(max_examples=30)
 @given(
     lookahead=st.integers(1, 30),
     budget=st.integers(1, 30),

@@ -1,7 +1,9 @@
 """What ``torch.compile`` makes of a kernel under ``bo_tune.autotune``, on a machine without a GPU.
 
 It prints the configs that PyTorch is left to choose from, for each of some sizes. PyTorch is told that there is Triton,
-Triton that there is an H100. Nothing is launched. ``python compiled_checks.py double|add_up static|dynamic|make_fx``
+Triton that there is an H100. Nothing is launched.
+
+``python compiled_checks.py double|add_up (static|dynamic|make_fx)...``
 """
 
 import sys
@@ -45,14 +47,17 @@ def main() -> None:
     torch.utils._triton.has_triton = lambda: True
     frozen.gpu_at_hand = lambda: "NVIDIA H100 80GB HBM3"
     activate(GPUTarget("cuda", 90, 32))
-    if sys.argv[2] == "make_fx":
-        for n in (1000, 2000):
-            made_fx(n)
-        return
-    call = {"double": own.doubled, "add_up": own.added_up}[sys.argv[1]]
-    compiled = torch.compile(call, backend=backend, fullgraph=True, dynamic=sys.argv[2] == "dynamic")
-    for n in (1000, 64000, 1000, 2000):
-        compiled(torch.empty(n))
+    name, *ways = sys.argv[1:]
+    call = {"double": own.doubled, "add_up": own.added_up}[name]
+    for how in ways:
+        if how == "make_fx":
+            for n in (1000, 2000):
+                made_fx(n)
+            continue
+        torch.compiler.reset()
+        compiled = torch.compile(call, backend=backend, fullgraph=True, dynamic=how == "dynamic")
+        for n in (1000, 64000, 1000, 2000):
+            compiled(torch.empty(n))
 
 
 if __name__ == "__main__":

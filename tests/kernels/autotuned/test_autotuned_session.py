@@ -5,7 +5,9 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import forked
 import pytest
@@ -49,8 +51,8 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def run(folder: Path, *arguments: object, **environment: str) -> Ran:
-    done = forked.run(
+def run(folder: Path, *arguments: object, start: Callable[..., Any] = forked.run, **environment: str) -> Ran:
+    done = start(
         [sys.executable, *map(str, arguments)],
         cwd=folder,
         env={**os.environ, "TRITON_CACHE_DIR": str(folder / "triton"), **environment},
@@ -91,25 +93,22 @@ def test_a_launch_has_its_key_tuned_in_a_process_of_its_own_and_the_next_start_f
 
 
 def test_processes_that_miss_the_same_key_at_once_have_it_tuned_once(folder: Path) -> None:
-    with (folder / "own.py").open("a") as script:
-        script.write('    print(sorted({"optuna", "sqlalchemy"} & set(sys.modules)))\n')
     environment = {**os.environ, "TRITON_CACHE_DIR": str(folder / "triton"), "BO_TUNE_STORAGE": "sqlite:///one.db"}
     both = [
-        subprocess.Popen(
-            [sys.executable, "own.py", "1000"], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True
-        )
+        forked.Popen([sys.executable, "own.py", "1000"], cwd=folder, env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
-    assert [process.communicate(timeout=PATIENCE_S)[0] for process in both] == ["1000 256 4\n[]\n"] * 2
+    assert [process.communicate(timeout=PATIENCE_S)[0] for process in both] == ["1000 256 4\n"] * 2
     (trials,) = stored_trials(folder / "one.db").values()
     assert len(trials) == 9
 
 
-def test_without_a_gpu_a_launch_says_so_and_runs_its_default(folder: Path) -> None:
+def test_without_a_gpu_a_launch_says_so_and_runs_its_default_and_loads_no_database(folder: Path) -> None:
     text = SCRIPT.replace('    child.MODULE = "fake_recorded"\n', "")
+    text += '    print(sorted({"optuna", "sqlalchemy"} & set(sys.modules)))\n'
     (folder / "own.py").write_text(text)
-    ran = run(folder, "own.py", 1000, CUDA_VISIBLE_DEVICES="")
-    assert (ran.code, ran.out) == (0, "1000 128 2\n")
+    ran = run(folder, "own.py", 1000, start=subprocess.run, CUDA_VISIBLE_DEVICES="")
+    assert (ran.code, ran.out) == (0, "1000 128 2\n[]\n")
     assert "RuntimeWarning: bo_tune: double_kernel: CUDA device 0 cannot be used: " in ran.err
     assert "its default config runs" in ran.err
     assert ran.err.count("Traceback") == 0
