@@ -20,7 +20,7 @@ WHOLE = {
     "measure/test_gpu_device", "measure/test_packed", "session/test_exported", "session/test_kill",
     "store/test_dashboard", "test_distribution",
 }  # fmt: skip
-"""Modules whose tests share what takes seconds to make: studies, a browser, a wheel, processes that have imported torch."""
+"""Modules whose tests share what takes seconds to make: studies, a browser, a wheel, processes with torch imported."""
 
 # Tests run side by side: threads of BLAS would only wait for each other, for minutes on a loaded machine.
 for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
