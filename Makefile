@@ -41,7 +41,7 @@ demo: $(INSTALLED)
 browser: $(READY)
 	@$(BIN)/python tests/browser.py
 
-# What takes a minute or two: while something is being changed. Tests that start processes are left to `make test`.
+# What takes three minutes: while something is being changed. Tests that start processes are left to `make test`.
 # Linters keep one core busy at a time, so they run beside the tests.
 check: $(READY)
 	@$(MAKE) --no-print-directory --jobs=2 lint quick

@@ -123,8 +123,10 @@ class _Session:
             yield
         finally:
             over.set()
-            teller.join()
-            self.tell(worker.activities)
+            try:
+                teller.join()
+            finally:  # the session may tell it to stop just now, and counts what it is told last
+                self.tell(worker.activities)
 
 
 def work(session: _Session, order: _Order) -> None:
