@@ -50,19 +50,19 @@ class CompileTimes:
     def __init__(self, most_s: float, least_s: float = 2.0) -> None:
         self._most_s, self._least_s = most_s, min(least_s, most_s)
         self._seconds: defaultdict[str, list[float]] = defaultdict(list)
-        self._fits: defaultdict[str, _Fit] = defaultdict(_Fit)
+        self._fits: defaultdict[tuple[str, tuple[str, ...]], _Fit] = defaultdict(_Fit)
         self._lock = threading.Lock()
 
     def learn(self, kernel: str, config: Config, compile_s: float) -> None:
         """Record a compile that ended by itself."""
         with self._lock:
             insort(self._seconds[kernel], compile_s)
-            self._fits[kernel].add(_features([config])[0], compile_s)
+            self._fit(kernel, config).add(_features([config])[0], compile_s)
 
     def learn_timeout(self, kernel: str, config: Config, deadline_s: float) -> None:
         """Record a compile that ran into its deadline."""
         with self._lock:
-            self._fits[kernel].add(_features([config])[0], TIMED_OUT * deadline_s)
+            self._fit(kernel, config).add(_features([config])[0], TIMED_OUT * deadline_s)
 
     def deadline_s(self, kernel: str) -> float:
         """Return the deadline of a kernel's next compile, in seconds. The bounds apply to each of its binaries."""
@@ -80,8 +80,8 @@ class CompileTimes:
         def now() -> NDArray[np.float64]:
             nonlocal known
             with self._lock:
-                fit = self._fits[kernel]
-                if len(self._seconds[kernel]) < self.FITTED:
+                fit = self._fit(kernel, configs[0])
+                if min(fit.count, len(self._seconds[kernel])) < self.FITTED:
                     return known[1]
                 version, weights, usual_s = fit.version, fit.weights, self._usual_s(kernel)
             if known[0] != version:
@@ -89,6 +89,10 @@ class CompileTimes:
             return known[1]
 
         return now
+
+    def _fit(self, kernel: str, config: Config) -> "_Fit":
+        """Return the fit of a kernel's configs that have the parameters of this one: a default may have others."""
+        return self._fits[kernel, tuple(sorted(config))]
 
     def _usual_s(self, kernel: str) -> float:
         """Return the upper quartile of the compiles that ended by themselves."""
@@ -100,23 +104,24 @@ class _Fit:
     """A ridge regression of the logarithm of seconds, kept as its normal equations so that memory does not grow.
 
     Attributes:
+        count: compiles so far.
         version: number of the fit that ``weights`` belongs to. A new one is made after some compiles.
     """
 
     def __init__(self) -> None:
         self.version = 0
-        self._count = 0
+        self.count = 0
         self._weights: NDArray[np.float64] | None = None
 
     def add(self, features: NDArray[np.float64], seconds: float) -> None:
         """Add a compile."""
-        if self._count == 0:
+        if self.count == 0:
             size = len(features)
             self._gram, self._moment = np.diag(np.r_[1e-6, np.full(size - 1, RIDGE)]), np.zeros(size)
         self._gram += np.outer(features, features)
         self._moment += features * np.log(max(seconds, LEAST_S))
-        self._count += 1
-        if self._count % REFITTED_EVERY == 0:
+        self.count += 1
+        if self.count % REFITTED_EVERY == 0:
             self._weights, self.version = None, self.version + 1
 
     @property
