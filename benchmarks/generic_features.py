@@ -8,13 +8,13 @@ compile a config to learn them, so the oracle's lead is the most that they could
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+from described import described_by
 from numpy.typing import NDArray
 from samplers import ORACLES, VARIANTS, regrets, run
 from scipy.stats import wilcoxon
@@ -23,7 +23,6 @@ from bo_tune.analysis.simulate import Run
 from bo_tune.core.problem import GpuInfo, LoraProblem
 from bo_tune.core.space import Config
 from bo_tune.formats.recording import read_recordings
-from bo_tune.kernels.registry import kernel_spec
 from bo_tune.kernels.spec import AnySpec
 
 SIDES = ("block_m", "block_n", "block_k")
@@ -40,23 +39,9 @@ def generic(_: AnySpec, configs: Sequence[Config], _problem: LoraProblem, _gpu: 
     return np.column_stack([logs, tile, tile - of["num_warps"], tile + of["num_stages"]])
 
 
-@contextmanager
-def described_generically(folder: Path) -> Iterator[None]:
-    """Have the kernels of a folder's recordings described so."""
-    specs = {type(kernel_spec(recording.problem.kernel)) for recording in read_recordings(folder)}
-    before = {spec: spec.features for spec in specs}
-    for spec in specs:
-        spec.features = generic  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        for spec, features in before.items():
-            spec.features = features  # type: ignore[method-assign]
-
-
 def searched(seed: int, folder: Path) -> tuple[list[Run], list[Run]]:
     """Search every recording with a seed, without the oracle and with it."""
-    with described_generically(folder):
+    with described_by(generic, read_recordings(folder)):
         one, other = (run(variant, folder, int(AT[-1]), {}, seed) for variant in (PLAIN, ORACLE))
     return one, other
 

@@ -26,18 +26,15 @@ from unittest.mock import patch
 import matplotlib.pyplot as plt
 import numpy as np
 import optuna
-from numpy.typing import NDArray
+from described import resources_known
 from scipy.stats import wilcoxon
 
 from bo_tune.analysis.simulate import CHECKPOINTS, Run, simulate
 from bo_tune.core.choices import GRID_GP, MEMORY
 from bo_tune.core.conclusion import StopRule
-from bo_tune.core.problem import GpuInfo, LoraProblem
-from bo_tune.core.space import Config, ConfigKey, config_key
+from bo_tune.core.space import Config
 from bo_tune.formats.recording import Recording, read_recordings
 from bo_tune.formats.recording_format import DEFAULT_CONFIG
-from bo_tune.kernels.registry import kernel_spec
-from bo_tune.kernels.spec import AnySpec
 from bo_tune.measure.devices import replay_job
 from bo_tune.processes.threads import one_blas_thread
 from bo_tune.session.session import Session, SessionSettings
@@ -128,45 +125,12 @@ def run(variant: Variant, folder: Path, budget: int, default: Config, seed: int)
 
 
 @contextmanager
-def resources_known(recordings: Sequence[Recording]) -> Iterator[None]:
-    """Add to the features of every recorded config what its binary uses: what no sampler knows before compiling."""
-    known = {(r.problem, r.gpu.name): _resources(r) for r in recordings}
-    specs = {type(kernel_spec(r.problem.kernel)) for r in recordings}
-    before = {spec: spec.features for spec in specs}
-
-    def features(spec: AnySpec, configs: Sequence[Config], problem: LoraProblem, gpu: GpuInfo) -> NDArray[np.float64]:
-        rows = known[problem, gpu.name]
-        mean = np.mean(list(rows.values()), axis=0)
-        used = np.array([rows.get(config_key(config), mean) for config in configs])
-        return np.column_stack([before[type(spec)](spec, configs, problem, gpu), used])
-
-    for spec in specs:
-        spec.features = features  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        for spec, original in before.items():
-            spec.features = original  # type: ignore[method-assign]
-
-
-@contextmanager
 def of_other_gpus(recordings: Sequence[Recording]) -> Iterator[None]:
     """Leave out the bundled grids of these recordings' GPUs."""
     own = {recording.gpu.name for recording in recordings}
     kept = tuple(grid for grid in bundled_grids() if grid.name.gpu not in own)
     with patch("bo_tune.tuning.history.bundled_grids", lambda: kept):
         yield
-
-
-def _resources(recording: Recording) -> dict[ConfigKey, NDArray[np.float64]]:
-    """Logarithms of shared memory, registers and spills of the configs that compiled."""
-    rows = {}
-    for key, entry in recording.entries.items():
-        used = entry.resources
-        if used.registers_per_thread:
-            figures = [used.shared_memory_bytes or 0, used.registers_per_thread, used.spilled_registers or 0]
-            rows[key] = np.log2(1.0 + np.array(figures, dtype=float))
-    return rows
 
 
 def latency_ms(folder: Path, *, taught: bool, last: int = 48) -> tuple[float, float]:
