@@ -42,6 +42,17 @@ EXPAND_DECODE = "h100.lora_expand.L4.s1.m16.k16.n4096.t4.json.gz"
 SHRINK_TABLE = "NVIDIA_H100_80GB_HBM3_SHRINK.json"
 EXPAND_TABLE = "NVIDIA_H100_80GB_HBM3_EXPAND_TRUE.json"
 
+ONE_PROBLEM = """
+[[problem]]
+kernel = "lora_shrink"
+max_loras = 4
+num_slices = 1
+m = 16
+k = 4096
+n = 16
+"""
+"""A study file's smallest content."""
+
 SMALL_RANGES = {
     "lora_shrink": {
         "block_m": (16, 64, 256),

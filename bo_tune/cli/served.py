@@ -92,9 +92,8 @@ class Served:
         option(
             PROBLEM,
             "PATH",
-            "An adapter's adapter_config.json, or its folder. It gives the rank and the target modules "
-            "where you leave them "
-            "out. May be repeated: then the largest rank and all modules count.",
+            "An adapter's adapter_config.json, or its folder. It gives the rank and the target modules where you leave "
+            "them out. May be repeated: then the largest rank and all modules count.",
         ),
     ] = None
     expert_parallel: Annotated[

@@ -18,6 +18,7 @@ import pytest
 import torch
 from helpers import (
     EXPAND,
+    ONE_PROBLEM,
     ROOT,
     SHRINK,
     SHRINK_TABLE,
@@ -32,15 +33,6 @@ from helpers import (
 
 from bo_tune.formats.recording import recording_file_name
 
-STUDY = """
-[[problem]]
-kernel = "lora_shrink"
-max_loras = 4
-num_slices = 1
-m = 16
-k = 4096
-n = 16
-"""
 MODEL = ROOT / "studies" / "models" / "llama-3.1-8b" / "config.json"
 ADAPTER = {"r": 16, "lora_alpha": 16, "target_modules": ["q_proj"]}
 RECORDED = recording_file_name(sliced(SHRINK).gpu, sliced(SHRINK).problem)
@@ -53,7 +45,7 @@ class Inputs:
         self.folder = folder
         self.study, self.out, self.database = folder / "study.toml", folder / "out", folder / "x.db"
         self.recordings = write_all(folder / "recordings", sliced(SHRINK), sliced(EXPAND))
-        self.study.write_text(STUDY)
+        self.study.write_text(ONE_PROBLEM)
 
     def tune(self, *more: object, study: bool = True) -> list[object]:
         named = [self.study] if study else []
@@ -119,23 +111,26 @@ def used(inputs: Inputs, cli: Cli) -> Inputs:
 Case = tuple[Callable[[Inputs], list[object]], str]
 
 STUDY_FILES: dict[str, Case] = {
-    "unknown key": (lambda i: i.with_study(STUDY + "block_m = 16"), r"study\.toml: .*block_m"),
-    "unknown table": (lambda i: i.with_study(STUDY + "[budgets]\n"), "budgets"),
-    "wrong type": (lambda i: i.with_study(STUDY.replace("= 16", '= "sixteen"')), "expected an integer"),
-    "unknown kernel": (lambda i: i.with_study(STUDY.replace("lora_shrink", "lora_shrunk")), "lora_shrunk"),
-    "empty range": (lambda i: i.with_study(STUDY + "[space.lora_shrink]\nblock_m = []"), "block_m"),
-    "no power of two": (lambda i: i.with_study(STUDY + "[space.lora_shrink]\nblock_m = [16, 48]"), "power"),
-    "billions of slices": (lambda i: i.with_study(STUDY.replace("slices = 1", "slices = 2000000000")), "at most 16"),
+    "unknown key": (lambda i: i.with_study(ONE_PROBLEM + "block_m = 16"), r"study\.toml: .*block_m"),
+    "unknown table": (lambda i: i.with_study(ONE_PROBLEM + "[budgets]\n"), "budgets"),
+    "wrong type": (lambda i: i.with_study(ONE_PROBLEM.replace("= 16", '= "sixteen"')), "expected an integer"),
+    "unknown kernel": (lambda i: i.with_study(ONE_PROBLEM.replace("lora_shrink", "lora_shrunk")), "lora_shrunk"),
+    "empty range": (lambda i: i.with_study(ONE_PROBLEM + "[space.lora_shrink]\nblock_m = []"), "block_m"),
+    "no power of two": (lambda i: i.with_study(ONE_PROBLEM + "[space.lora_shrink]\nblock_m = [16, 48]"), "power"),
+    "billions of slices": (
+        lambda i: i.with_study(ONE_PROBLEM.replace("slices = 1", "slices = 2000000000")),
+        "at most 16",
+    ),
     "millions of configs": (
-        lambda i: i.with_study(STUDY + f"[space.lora_shrink]\nnum_stages = {[*range(1, 2000)]}"),
+        lambda i: i.with_study(ONE_PROBLEM + f"[space.lora_shrink]\nnum_stages = {[*range(1, 2000)]}"),
         r"space\.lora_shrink: a search space of [\d,]+ configs, all combinations of values; expected at most 200,000",
     ),
-    "a text of 100,000 characters": (lambda i: i.with_study(STUDY + f"x{'x' * 10**5} = 1"), "study.toml: …$"),
-    "unknown parameter": (lambda i: i.with_study(STUDY + "[space.lora_shrink]\nblock_x = [16]"), "block_x"),
+    "a text of 100,000 characters": (lambda i: i.with_study(ONE_PROBLEM + f"x{'x' * 10**5} = 1"), "study.toml: …$"),
+    "unknown parameter": (lambda i: i.with_study(ONE_PROBLEM + "[space.lora_shrink]\nblock_x = [16]"), "block_x"),
     "no TOML": (lambda i: i.with_study("[[problem"), "TOML"),
     "no such file": (lambda i: i.tune(i.folder / "none.toml", study=False), "none.toml: No such file"),
     "a folder": (lambda i: i.tune(i.folder, study=False), "directory"),
-    "a problem that is not recorded": (lambda i: i.with_study(STUDY.replace("m = 16", "m = 17")), "not recorded"),
+    "a problem that is not recorded": (lambda i: i.with_study(ONE_PROBLEM.replace("m = 16", "m = 17")), "not recorded"),
 }
 MODELS: dict[str, Case] = {
     "missing field": (lambda i: i.with_model(lambda c: c.pop("hidden_size")), "hidden_size"),

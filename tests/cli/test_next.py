@@ -5,22 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ROOT, SHRINK, Cli, sliced, write_all
+from helpers import ONE_PROBLEM, ROOT, SHRINK, Cli, sliced, write_all
 from reference import generate_cli
 
 from bo_tune.cli.resume import next_lines
 from bo_tune.cli.served import Served
 from bo_tune.core.choices import LayersFrom, StreamChoice
-
-STUDY = """
-[[problem]]
-kernel = "lora_shrink"
-max_loras = 4
-num_slices = 1
-m = 16
-k = 4096
-n = 16
-"""
 
 
 def understood(command: str, words: list[str]) -> dict[str, Any]:
@@ -66,7 +56,7 @@ def test_a_study_s_folder_is_checked_from_anywhere(cli: Cli, tmp_path: Path, mon
     grids = tmp_path / "grids"
     grids.mkdir()
     write_all(grids, sliced(SHRINK))
-    Path("my study.toml").write_text(STUDY)
+    Path("my study.toml").write_text(ONE_PROBLEM)
     ran = cli("tune", "my study.toml", "--device", f"replay:{grids}", "--storage", "memory", "--out", "its folder")
     assert (ran.code, ran.err) == (0, "")
     *_, heading, check, export = ran.out.splitlines()
@@ -107,5 +97,5 @@ def test_a_step_is_timed_where_that_can_be() -> None:
 
 
 def test_a_step_of_a_study_file_without_a_model_is_refused(cli: Cli) -> None:
-    Path("x.toml").write_text(STUDY)
+    Path("x.toml").write_text(ONE_PROBLEM)
     assert cli("step", "x.toml").error.startswith("x.toml: names its problems one by one")

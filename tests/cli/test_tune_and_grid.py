@@ -13,6 +13,7 @@ from helpers import (
     EXPAND,
     EXPAND_TABLE,
     H100,
+    ONE_PROBLEM,
     PATIENCE_S,
     ROOT,
     SHRINK,
@@ -147,21 +148,16 @@ def test_the_same_seed_gives_the_same_json(place: Place, sampler: str) -> None:
     assert place.tables() == first
 
 
-STUDY = """
-[[problem]]
-kernel = "lora_shrink"
-max_loras = 4
-num_slices = 1
-m = 16
-k = 4096
-n = 16
-
+STUDY = (
+    ONE_PROBLEM
+    + """
 [space.lora_shrink]
 {ranges}
 
 [budget]
 launched_configs = 6
 """
+)
 
 
 @pytest.mark.parametrize(

@@ -11,20 +11,12 @@ from typing import Any
 import pytest
 import yaml
 from commands import BIN, Command, run
-from helpers import PATIENCE_S, ROOT, SHRINK, sliced, write_all
+from helpers import ONE_PROBLEM, PATIENCE_S, ROOT, SHRINK, sliced, write_all
 
 DEPLOY = ROOT / "examples" / "deploy"
 WORKFLOW, MANIFESTS, DOCKERFILE = DEPLOY / "check-tuned.yml", DEPLOY / "kubernetes.yaml", DEPLOY / "Dockerfile"
 TEMPLATES = ROOT / ".github" / "ISSUE_TEMPLATE"
-STUDY = """
-[[problem]]
-kernel = "lora_shrink"
-max_loras = 4
-num_slices = 1
-m = 16
-k = 4096
-n = 16
-
+STUDY = f"""{ONE_PROBLEM}
 [budget]
 launched_configs = 8
 """

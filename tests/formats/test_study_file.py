@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import ONE_PROBLEM as PROBLEM
 from helpers import ROOT
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -26,16 +27,6 @@ MODEL = f"""
 [model]
 config = "{LLAMA.as_posix()}"
 m = [16, 64]
-"""
-
-PROBLEM = """
-[[problem]]
-kernel = "lora_shrink"
-max_loras = 4
-num_slices = 1
-m = 16
-k = 4096
-n = 16
 """
 
 
