@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import triton
 from triton.compiler.errors import CompilationError
+from triton.runtime.errors import OutOfResources
 
 from bo_tune import Kernel, Operation
 from bo_tune.core.problem import SizedProblem
@@ -57,7 +58,7 @@ class Counted:
         before, began = self.launches, time.perf_counter()
         try:
             return self._do_bench(counted, quantiles=quantiles)
-        except (CompilationError, RuntimeError, ValueError) as error:  # goes on whatever a config does
+        except (CompilationError, OutOfResources, RuntimeError, ValueError) as error:  # goes on whatever a config does
             print(f"{type(error).__name__}: {str(error).splitlines()[:1]}", file=sys.stderr)
             self.failed += 1
             return NO_TIME

@@ -46,7 +46,7 @@ tma_matmul = replace(
     _field.tma_matmul,
     space={
         "BLOCK_M": (64, 128, 256),
-        "BLOCK_N": (64, 128, 256),
+        "BLOCK_N": (32, 64, 128, 256),
         "BLOCK_K": (32, 64, 128),
         "num_warps": (4, 8),
         "num_stages": (2, 3, 4, 5, 6),

@@ -6,9 +6,9 @@ import shutil
 import sysconfig
 import tempfile
 from collections.abc import Iterator
-from importlib import metadata
 from pathlib import Path
 
+import bo_tune
 from bo_tune.analysis.doctor.finding import Finding, failed, ok, warning
 from bo_tune.errors import DeviceError
 from bo_tune.files import check_file_writable, os_error_text
@@ -25,7 +25,7 @@ LEAST_FREE_BYTES = 2**30
 
 def program() -> Finding:
     """Say which program is running."""
-    return ok("bo-tune", f"{metadata.version('bo_tune')}, Python {platform.python_version()}, {platform.platform()}")
+    return ok("bo-tune", f"{bo_tune.__version__}, Python {platform.python_version()}, {platform.platform()}")
 
 
 def compiler() -> Iterator[Finding]:

@@ -29,10 +29,13 @@ HERE = Path(__file__).parent
 
 
 @pytest.fixture(autouse=True)
-def _anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing is known of any key, and everything is written below the test's folder."""
+def _anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing is known of any key, and everything is written below the test's folder.
+
+    Triton's cache is the same for all tests, because PyTorch's compiler remembers kernels whose files lie there.
+    """
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "triton"))
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.getbasetemp() / "triton"))
     monkeypatch.setenv("BO_TUNE_TABLE", str(tmp_path / "own.tuned.json"))
     monkeypatch.setenv("BO_TUNE_CALLS", str(tmp_path / "calls"))
     monkeypatch.setattr(misses, "_WRITERS", {})

@@ -40,6 +40,11 @@ class FillingAllocations(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self._other = other
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Return False: where it is True, PyTorch imports its compiler at the first operator, which takes 5 to 8 s."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
