@@ -8,7 +8,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-ENDINGS = (".toml", ".json", ".json.gz", ".md")
+ENDINGS = (".toml", ".json", ".json.gz", ".jsonl", ".md")
 
 
 class StudiesHook(BuildHookInterface[Any]):

@@ -8,11 +8,12 @@ from bo_tune.search.gp.prior import ROWS_PER_STUDY
 from bo_tune.tuning.bundled import FILE, BundledGrid, packed
 
 ROOT = Path(__file__).parent.parent
+RECORDED = ROOT / "studies" / "recordings"
 
 
 def grids() -> list[Recording]:
-    """Return every recording of the project that teaches."""
-    folders = sorted({path.parent for path in (ROOT / "studies" / "recordings").rglob("*.json.gz")})
+    """Return every recording of the project that teaches. The example kernels in ``own`` have nobody to teach."""
+    folders = sorted({path.parent for path in RECORDED.rglob("*.json.gz")} - {RECORDED / "own"})
     return [recording for folder in folders for recording in read_recordings(folder)]
 
 

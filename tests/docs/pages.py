@@ -23,7 +23,6 @@ from markdown_it.token import Token
 
 NEEDS = {
     "gpu": "an NVIDIA GPU",
-    "recording": "the recordings of kernels of one's own, where they are not bundled yet",
     "vllm": "vLLM, and a GPU to serve on",
     "network": "packages or repositories from the network",
     "database": "a database server",

@@ -27,7 +27,6 @@ NEEDED = ("studies", "examples", "benchmarks/results")
 """Folders that commands of the pages read."""
 
 
-OWN_RECORDINGS = ROOT / "studies" / "recordings" / "own"
 
 
 def name_of(page: Path) -> str:
@@ -102,8 +101,7 @@ def check_python(block: Block, file: Path, namespace: dict[str, Any]) -> None:
         assert block.text.partition("\n")[2].strip() in (ROOT / block.file).read_text(), block.place
     file.write_text(block.text)
     code = compile(block.text, str(file), "exec")
-    recorded = block.markers.get("needs") == "recording" and OWN_RECORDINGS.is_dir()
-    if recorded or not block.markers.get("needs"):
+    if not block.markers.get("needs"):
         exec(code, namespace)
         return
     for node in ast.walk(ast.parse(block.text)):

@@ -188,6 +188,25 @@ def test_a_late_launch_is_found_out_and_taken_again() -> None:
     assert max(timed.runtimes_us[0]) < 500
 
 
+def test_what_python_takes_between_two_launches_is_not_timed() -> None:
+    """An operation of several kernels, on a host whose cores are busy."""
+    x = torch.zeros(1 << 20, device="cuda")
+
+    def two(pause_s: float) -> list[float]:
+        def launch() -> None:
+            x.add_(1.0)
+            until = time.perf_counter() + pause_s
+            while time.perf_counter() < until:
+                pass
+            x.mul_(0.5)
+
+        (runtimes_us,) = ColdTimer(torch.device("cuda")).time_in_turn([launch], 20).runtimes_us
+        return runtimes_us
+
+    at_once, with_pauses = two(0.0), two(500e-6)
+    assert estimate_us(with_pauses) == pytest.approx(estimate_us(at_once), rel=0.2, abs=2.0)
+
+
 def test_a_config_takes_as_long_in_a_race_as_in_a_trial() -> None:
     """It did not quite on the last host: 0.38 us apart (``benchmarks/results/in-turn.h100.md``)."""
     device = GpuDevice(compile_workers=2)

@@ -115,6 +115,21 @@ def test_every_launch_is_counted_and_late_ones_are_taken_again(
         assert timed.late == (MOST_PASSES - 1) * 6 * kernels
 
 
+def test_python_that_takes_longer_than_what_hides_it_is_hidden_longer(gpu: FakeGpu) -> None:
+    gpu.is_late = lambda: "----|" not in "".join(gpu.done)
+    timed = Cold(gpu).time_in_turn([gpu.launch("a")], 2)
+    assert "".join(gpu.done) == "-" + 2 * "-|a|" + 4 * "-" + 2 * (4 * "-" + "|a|")
+    assert (timed.launches, timed.late) == (2, 2)
+
+
+def test_where_few_launches_are_late_they_are_hidden_no_longer(gpu: FakeGpu) -> None:
+    numbers = count(1)
+    gpu.is_late = lambda: next(numbers) == 1
+    timed = Cold(gpu).time_in_turn([gpu.launch("a")], 3)
+    assert "".join(gpu.done) == "-" + 3 * "-|a|" + "--|a|"
+    assert (timed.launches, timed.late) == (3, 1)
+
+
 def test_no_launches_take_no_time(gpu: FakeGpu) -> None:
     timed = Cold(gpu).time_in_turn([], 20)
     assert (timed.runtimes_us, timed.launches, timed.late) == ([], 0, 0)
