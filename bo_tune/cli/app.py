@@ -32,6 +32,7 @@ COMMANDS = {
     "Tune": {
         "doctor": "doctor",
         "studies": "studies",
+        "folders": "folders",
         "problems": "problems",
         "tune": "search",
         "grid": "search",

@@ -62,6 +62,13 @@ def shipped_names(incomplete: str) -> list[str]:
     return _among(item.name for item in shipped())(incomplete)
 
 
+def folder_names(incomplete: str) -> list[str]:
+    """Return the names of the tuned folders that come with the package."""
+    from bo_tune.formats.shipped import shipped_folder
+
+    return _among(path.parent.name for path in shipped_folder().glob("folders/*/study.toml"))(incomplete)
+
+
 def _is_recording(path: Path) -> bool:
     from bo_tune.formats.recording import SUFFIXES
 

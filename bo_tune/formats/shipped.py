@@ -5,7 +5,7 @@ A wheel holds them in the package's folder ``studies``. A checkout holds them be
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -99,8 +99,23 @@ def copy_shipped(items: Sequence[Shipped], to: Path) -> tuple[list[Path], list[P
     """
     folder = shipped_folder()
     files = sorted({file for item in items for file in item.files})
+    return copy_files({to / file: folder / file for file in files})
+
+
+def copy_files(sources: Mapping[Path, Path]) -> tuple[list[Path], list[Path]]:
+    """Copy files to other paths, overwriting nothing.
+
+    Args:
+        sources: the file to copy, by the path of its copy.
+
+    Returns:
+        The files that were written, and those that existed already with the same content.
+
+    Raises:
+        InputError: a file exists with other content, in which case nothing is written; or a file cannot be written.
+    """
     try:
-        contents = {to / file: (folder / file).read_bytes() for file in files}
+        contents = {path: source.read_bytes() for path, source in sources.items()}
         missing = {path: content for path, content in contents.items() if not path.exists()}
         for path, content in contents.items():
             if path not in missing and path.read_bytes() != content:
@@ -109,7 +124,7 @@ def copy_shipped(items: Sequence[Shipped], to: Path) -> tuple[list[Path], list[P
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, content)
     except OSError as error:
-        raise InputError(f"{error.filename or to}: {os_error_text(error)}") from None
+        raise InputError(f"{error.filename}: {os_error_text(error)}") from None
     return list(missing), [path for path in contents if path not in missing]
 
 

@@ -27,8 +27,6 @@ NEEDED = ("studies", "examples", "benchmarks/results")
 """Folders that commands of the pages read."""
 
 
-
-
 def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
 
