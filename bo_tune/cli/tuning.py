@@ -42,7 +42,7 @@ from bo_tune.session.workers.measuring import at_once, jobs_on, opened
 from bo_tune.session.workers.ray import RayCluster
 from bo_tune.store.connection.url import shown as shown_url
 from bo_tune.store.storage import StudyStore, silence_optuna
-from bo_tune.tuning.history import bundled_histories
+from bo_tune.tuning.bundled import bundled_grids
 from bo_tune.tuning.tuner import InterruptedSearch
 
 Workers = HostWorkers | RayCluster
@@ -94,7 +94,7 @@ def _jobs(
         yield start.done, settings, None
         return
     if settings.bundled and not settings.exhaustive:
-        Thread(target=bundled_histories, name="bundled", daemon=True).start()  # while the GPU's processes import
+        Thread(target=bundled_grids, name="bundled", daemon=True).start()  # while the GPU's processes import
     with opened(measured, start.forks.host) as devices:
         jobs = jobs_on(problems, devices, arguments.layers)
         jobs = jobs if arguments.choose_m else with_deciding(jobs, measured.path)

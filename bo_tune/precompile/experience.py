@@ -14,7 +14,8 @@ from bo_tune.kernels.registry import IN_ORDER
 from bo_tune.search import StudyHistory
 from bo_tune.store.attributes import GPU_ATTR
 from bo_tune.store.storage import StudyStore
-from bo_tune.tuning.history import bundled_histories, history_from, history_of
+from bo_tune.tuning.bundled import bundled_grids
+from bo_tune.tuning.history import bundled_history, history_from, history_of
 
 
 class Experience:
@@ -41,8 +42,8 @@ class Experience:
 
     def learn_bundled(self) -> None:
         """Learn from the grids that come with the package."""
-        for name, history in bundled_histories().items():
-            self._note(name.problem, history)
+        for grid in bundled_grids():
+            self._note(grid.name.problem, bundled_history(grid.name))
 
     def learn_recordings(self, recordings: Iterable[Recording]) -> None:
         """Learn from recorded grids."""

@@ -1,27 +1,33 @@
-"""Trials of recorded grids that come with the package and teach studies of other problems from the start.
+"""Trials that come with the package and teach studies of other problems from the start.
 
 Of each grid that the project holds (``studies/recordings``), the bundle keeps the trials that a study would learn from,
-with fast ones denser than slow ones. ``studies/bundle.py`` writes the bundle.
+with fast ones denser than slow ones. Of the studies by which the tuned folders were made, it keeps those that are not
+much like another. ``studies/bundle.py`` writes both.
 """
 
 import gzip
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any
 
 from bo_tune.core.problem import GpuInfo
 from bo_tune.core.space import Config
 from bo_tune.core.study_name import StudyName
 
-FILE = "bundled.json.gz"
+GRIDS = "bundled.json.gz"
+"""Of exhaustive grids."""
+
+SEARCHES = "experience.json.gz"
+"""Of searches, whose trials tell little away from the optimum."""
 
 
 @dataclass(frozen=True)
 class BundledGrid:
-    """Trials of one recorded grid.
+    """Trials of one recorded grid, or of a search of one.
 
     Attributes:
         name: of the study to which they would belong.
@@ -59,8 +65,12 @@ def packed(grids: Iterable[BundledGrid]) -> bytes:
     return gzip.compress(text.encode(), mtime=0)
 
 
+def unpacked(file: Traversable) -> Iterator[BundledGrid]:
+    """Yield what a file of ``packed`` grids holds."""
+    yield from map(BundledGrid.from_json, json.loads(gzip.decompress(file.read_bytes())))
+
+
 @cache
 def bundled_grids() -> tuple[BundledGrid, ...]:
-    """Return the grids that came with the package."""
-    stored = json.loads(gzip.decompress(files("bo_tune.tuning").joinpath(FILE).read_bytes()))
-    return tuple(map(BundledGrid.from_json, stored))
+    """Return what came with the package: grids first, then searches."""
+    return tuple(grid for name in (GRIDS, SEARCHES) for grid in unpacked(files("bo_tune.tuning") / name))

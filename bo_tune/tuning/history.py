@@ -23,7 +23,7 @@ from bo_tune.search import HistoryPrior, StudyHistory
 from bo_tune.search.gp.prior import MOST_STUDIES, distance
 from bo_tune.store.storage import StudyStore
 from bo_tune.store.trials import time_us
-from bo_tune.tuning.bundled import bundled_grids
+from bo_tune.tuning.bundled import BundledGrid, bundled_grids
 
 FEWEST_TRIALS = 5
 """A study with fewer timed trials than this teaches nothing."""
@@ -52,6 +52,11 @@ class _Alike:
     key: str
     descriptor: Mapping[str, float]
     members: dict[StudyName, int | None] = field(default_factory=dict)
+
+    @property
+    def is_bundled_search(self) -> bool:
+        """Whether nothing but searches that come with the package is known of it."""
+        return all(number is None and not name.exhaustive for name, number in self.members.items())
 
 
 @dataclass
@@ -90,13 +95,22 @@ class Histories:
 
         A study of this very problem on this GPU is left out, whatever measured it: an exhaustive one would give away
         what a search is to find. Of several studies of one problem and place, the one that knows most is taken. A study
-        that another process has finished is found after a few seconds.
+        that another process has finished is found after a few seconds. The searches that come with the package teach
+        elsewhere than at their own place only if there are too few grids: with them in the place of grids, eight H100
+        problems were at 0.9 % after 20 configs instead of 0.3 %.
         """
         here = descriptor(problem, gpu)
         with self._lock:
             self._list(problem.kernel)
             ranked = [
-                (there != place, distance(alike.descriptor, here), alike.key, number, alike)
+                (
+                    there != place,
+                    there != place and alike.is_bundled_search,
+                    distance(alike.descriptor, here),
+                    alike.key,
+                    number,
+                    alike,
+                )
                 for number, ((theirs, there), alike) in enumerate(self._kernels[problem.kernel].groups.items())
                 if (theirs, there[0]) != (problem, gpu.name)
             ]
@@ -144,7 +158,7 @@ class Histories:
         found = [
             (name.exhaustive, len(history.times), str(name), history)
             for name, number in alike.members.items()
-            if (history := self._read.get(name) if number is not None else bundled_histories()[name]) is not None
+            if (history := self._read.get(name) if number is not None else bundled_history(name)) is not None
         ]
         return max(found, key=lambda one: one[:3])[-1] if found else None
 
@@ -175,7 +189,12 @@ def history_from(timed: Iterable[tuple[Config, float]], name: StudyName, gpu: Gp
 
 
 @cache
-def bundled_histories() -> Mapping[StudyName, StudyHistory | None]:
-    """Return what the grids that come with the package teach."""
-    grids = bundled_grids()
-    return {g.name: history_from(zip(g.configs, g.times_us, strict=True), g.name, g.gpu) for g in grids}
+def bundled_history(name: StudyName) -> StudyHistory | None:
+    """Return what a study that comes with the package teaches."""
+    grid = _bundled()[name]
+    return history_from(zip(grid.configs, grid.times_us, strict=True), grid.name, grid.gpu)
+
+
+@cache
+def _bundled() -> Mapping[StudyName, BundledGrid]:
+    return {grid.name: grid for grid in bundled_grids()}

@@ -2,9 +2,9 @@
 
     python examples/serving/random_model.py studies/models/llama-3.1-8b --rank 16 --adapters 4 --out served
 
-The folder gets ``model`` (config and tokenizer; serve it with ``--load-format dummy``) and ``adapter-1``, ``adapter-2``,
-…, each for all linears of all layers. Answers are nonsense; their times are those of the real model. Needs numpy and
-safetensors, which every vLLM has. Dense models of the Llama and Qwen families alone.
+The folder gets ``model`` (config and tokenizer; serve it with ``--load-format dummy``) and ``adapter-1``,
+``adapter-2``, …, each for all linears of all layers. Answers are nonsense; their times are those of the real model.
+Needs numpy and safetensors, which every vLLM has. Dense models of the Llama and Qwen families alone.
 """
 
 import argparse
