@@ -122,8 +122,8 @@ def test_experts_are_timed_as_the_engine_launches_them(kind: type[FakeDevice], l
     ("study", "said"),
     [
         (model("mixtral-8x7b", target_modules=["experts"]), "qkv_proj, o_proj, gate and experts, each with adapters"),
-        (model(target_modules=["qkv_proj"]), "some of them without adapters"),
-        (model(ranks=[16, 32]), "one value each"),
+        (model(target_modules=["qkv_proj"]), "some that take no adapters"),
+        (model(ranks=[16, 32]), "one value of each"),
         (model(tensor_parallel=2, fully_sharded=True), "fully sharded"),
     ],
 )
