@@ -216,8 +216,11 @@ def test_other_problems_of_the_kernel_teach(tmp_path: Path) -> None:
         ({"problems": []}, "no problems to tune it on"),
         ({"problems": [PROBLEMS[0], PROBLEMS[0]]}, "a problem is there twice"),
         ({"problems": [PROBLEMS[0], {"rows": 1}]}, "problems must have the same sizes"),
-        ({"problems": [{"rows": None, "cols": 1}]}, "a size is a number, a truth value or a word: rows is None"),
-        ({"problems": [{"rows": "a b", "cols": 1}]}, "a size is a number, a truth value or a word"),
+        (
+            {"problems": [{"rows": None, "cols": 1}]},
+            "rows: expected a number, a truth value or a word as a size, got None",
+        ),
+        ({"problems": [{"rows": "a b", "cols": 1}]}, "expected a number, a truth value or a word as a size"),
         ({"sampler": "best"}, "sampler: expected one of grid-gp, random"),
         ({"sampler": "grid"}, "sampler: expected one of grid-gp, random"),
         ({"space": {"BLOC": (1,)}}, "space: 'BLOC' is not in the kernel's, of ROWS, BLOCK"),

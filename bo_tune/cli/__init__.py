@@ -26,7 +26,7 @@ def main() -> None:
 
             run()
     except MemoryError:
-        sys.stderr.write("bo-tune: out of memory; a limit may be set (ulimit -v)\n")
+        sys.stderr.write("bo-tune: out of memory; check whether a limit is set (ulimit -v)\n")
         sys.exit(exit_codes.BAD_INPUT)
     except KeyboardInterrupt:
         sys.exit(exit_codes.INTERRUPTED)

@@ -17,16 +17,16 @@ from bo_tune.processes.interruption import at_last, interruptible
 from bo_tune.processes.streams import fault_of
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
-"""What typer raises of a command line that it refuses. It has no name in common to typer's versions: older ones raise
-what click defines."""
+"""The error that typer raises for a command line that it refuses. Its versions have no common name for it: older ones
+raise the error that click defines."""
 
 EXAMPLES = "\n\nExamples:\n"
-"""What stands between a command's description and its examples, in its docstring."""
+"""The text between a command's description and its examples, in its docstring."""
 
-LAST_WORDS = "bo-tune: ended before everything had stopped; what was recorded is kept\n"
+LAST_WORDS = "bo-tune: exited before everything had stopped; recorded trials are kept\n"
 
 LONGEST_MESSAGE = 4000
-"""Most characters of an error message, which may quote text of others."""
+"""Most characters of an error message, which may quote other texts."""
 
 COMMANDS = {
     "Tune": {
@@ -39,7 +39,7 @@ COMMANDS = {
         "compile": "compile",
         "simulate": "inspection",
     },
-    "Look at what was found": {
+    "Look at results": {
         "show": "inspection",
         "report": "report",
         "check": "check",
@@ -47,7 +47,7 @@ COMMANDS = {
         "compare": "inspection",
         "diff": "diff",
     },
-    "Move it elsewhere": {
+    "Move results": {
         "export": "exchange",
         "import": "exchange",
         "write": "exchange",
@@ -120,7 +120,8 @@ def with_groups(function: Callable[..., None]) -> Callable[..., None]:
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 UNREAD = {"help": False, "install_completion": False, "show_completion": False}
-"""Values of the program's own flags where they are not given; None, typer's, is read by what TAB need not load."""
+"""Values of the program's own flags where they are not given. For None, which is typer's default, typer would read
+modules that TAB need not load."""
 
 app = typer.Typer(
     name="bo-tune",

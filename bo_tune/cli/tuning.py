@@ -46,7 +46,7 @@ from bo_tune.tuning.history import bundled_histories
 from bo_tune.tuning.tuner import InterruptedSearch
 
 Workers = HostWorkers | RayCluster
-"""Who does a session's studies in its place."""
+"""The workers that tune a session's studies in its place."""
 
 
 @contextmanager
@@ -57,9 +57,11 @@ def _workers(arguments: Arguments) -> Iterator[Workers | None]:
         yield None
         return
     if arguments.choose_m:
-        raise InputError("--m auto: not with workers")
+        raise InputError("--m auto does not work with several workers")
     if arguments.storage == MEMORY:
-        raise InputError("--storage: workers need a database that they all reach")
+        raise InputError(
+            "--storage memory is private to one process; workers need a database that all of them can reach"
+        )
     common = arguments.measured, arguments.storage, arguments.lease_s, arguments.settings.seed
     workers: Workers = (
         HostWorkers(count or 1, *common) if arguments.ray is None else RayCluster(arguments.ray, count, *common)
@@ -322,7 +324,7 @@ def _show(
 def _announce(output: Output, jobs: Sequence[Job], arguments: Arguments) -> None:
     sources = {f"{job.device.gpu.name}, {job.device.kernel_source(job.problem.kernel)}" for job in jobs}
     problems = sum(not job.spec.decides for job in jobs)
-    layers = f" ({arguments.study.layer_problem_count} with layers apart)" if arguments.study else ""
+    layers = f" ({arguments.study.layer_problem_count} if each layer counts)" if arguments.study else ""
     output.notes(
         f"{problems} problems{layers} on {'; '.join(sorted(sources))}; sampler {arguments.settings.sampler}; "
         f"studies in {shown_url(arguments.storage)}",
@@ -349,7 +351,7 @@ def _fallen_back(jobs: Sequence[Job], arguments: Arguments) -> list[str]:
     own = any(is_own(source) for sources in files for source in sources)
     if not own or measured.recordings is not None or measured.source != "auto":
         return []
-    return [fallen_back(measured.source) or f"no vLLM that can be tuned where the GPU is: {OWN_INSTEAD}"]
+    return [fallen_back(measured.source) or f"no vLLM that can be tuned is installed where the GPU is: {OWN_INSTEAD}"]
 
 
 def _file_name(job: Job) -> str:

@@ -110,11 +110,14 @@ def test_two_streams_alone_have_two_names(cli: Cli, way: tuple[str, ...]) -> Non
         (("tune", "--streams", "both", "--device", f"replay:{BUNDLED}"), "needs a model and a GPU"),
         ((*BOTH, "--device", f"replay:{BUNDLED}"), "needs a model and a GPU"),
         ((*BOTH, "--race", "alone"), "needs --race in-place"),
-        ((*BOTH, "--workers", 2), "not with workers"),
-        (("tune", *SERVED[:6], "--m", "auto", "--streams", "both"), "nor with --m auto"),
-        ((*BOTH, "--dual-stream"), "--streams already says"),
-        (("tune", "--streams", "two", "--device", f"replay:{BUNDLED}"), "--streams: needs a model"),
-        (("tune", "adds.toml", "--streams", "two"), "does not go with model.add_inputs"),
+        ((*BOTH, "--workers", 2), "does not work with several workers"),
+        (
+            ("tune", *SERVED[:6], "--m", "auto", "--streams", "both"),
+            "does not work with several workers or with --m auto",
+        ),
+        ((*BOTH, "--dual-stream"), "cannot be combined with --streams"),
+        (("tune", "--streams", "two", "--device", f"replay:{BUNDLED}"), "--streams needs a model"),
+        (("tune", "adds.toml", "--streams", "two"), "cannot be combined with model.add_inputs"),
     ],
 )
 def test_what_cannot_be_tuned_both_ways_is_refused_in_a_line(

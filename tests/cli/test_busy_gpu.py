@@ -81,4 +81,7 @@ def test_an_idle_gpu_may_be_required(tmp_path: Path) -> None:
 
 
 def test_recordings_are_never_idle(cli: Cli, tmp_path: Path) -> None:
-    assert "--require-idle: recordings need no GPU" in cli("tune", "--device", "replay:x", "--require-idle").error
+    assert (
+        "--require-idle has no effect on recordings, which need no GPU; leave it out"
+        in cli("tune", "--device", "replay:x", "--require-idle").error
+    )

@@ -100,9 +100,9 @@ def test_the_engines_settings_decide(cli: Cli, tuned: Path, tmp_path: Path) -> N
     [
         (["nowhere", *OPTIONS], "nowhere: No such file"),
         ([".", *OPTIONS[:-2]], "name the GPU with --gpu"),
-        ([".", "--max-loras", 4, "--rank", 16], "--model: name a config.json"),
-        ([".", "--model", LLAMA, "--rank", 16], "--max-loras: needed"),
-        ([".", "--model", LLAMA, "--max-loras", 4], "--max-lora-rank: needed"),
+        ([".", "--max-loras", 4, "--rank", 16], "--model: expected a config.json"),
+        ([".", "--model", LLAMA, "--rank", 16], "--max-loras is needed"),
+        ([".", "--model", LLAMA, "--max-loras", 4], "--max-lora-rank is needed"),
         ([".", *OPTIONS, "--rank", "x"], "--max-lora-rank: expected integers"),
         ([".", *OPTIONS, "--m", "auto"], "--m: expected integers"),
         ([".", *OPTIONS, "--tp", 3], "num_attention_heads: expected a multiple"),

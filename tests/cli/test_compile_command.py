@@ -130,7 +130,7 @@ def test_an_interrupted_compile_leaves_a_pack(cli: Cli, study: Path, tmp_path: P
     process.send_signal(number)
     out, _ = process.communicate(timeout=LONG_S)
     assert process.returncode == 130
-    assert "interrupted: the pack keeps what was compiled; to go on from there:\n  bo-tune compile " in out
+    assert "interrupted: the pack keeps what was compiled; to resume:\n  bo-tune compile " in out
     before = len(read_manifest(pack).binaries)
     assert 2 <= before <= BINARIES
     assert f"{BINARIES - before} compiled in" in compile_all(cli, study, pack)
@@ -146,15 +146,15 @@ def test_an_earlier_study_is_learnt_from(cli: Cli, study: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "--configs: say how much to compile"),
+        ((), "how much should be compiled"),
         (("--all", "--target", "cuda"), "--target: expected cuda:CC"),
         (("--all", "--target", "rocm:90"), "--target: expected cuda:CC"),
         (("--all", "--target", "cuda:9"), "--target: expected cuda:CC"),
         (("--all", "--target", "cuda:90a"), "--target: expected cuda:CC"),
-        (("--all", "--gpu", "NVIDIA L4"), "--gpu: NVIDIA L4 is not a GPU of cuda:90"),
-        (("--all", "--kernel", "lora_expand"), "--kernel: the study has no problem of lora_expand"),
+        (("--all", "--gpu", "NVIDIA L4"), "--gpu: NVIDIA L4 does not have the compute capability of --target cuda:90"),
+        (("--all", "--kernel", "lora_expand"), "--kernel: this study has no problem of lora_expand"),
         (("--all", "--kernel", "lora"), "unknown kernel 'lora'"),
-        (("--all", "--out", "nowhere/x.pack"), "there is no folder nowhere"),
+        (("--all", "--out", "nowhere/x.pack"), "the folder nowhere does not exist"),
     ],
 )
 def test_bad_input_is_one_line(cli: Cli, study: Path, arguments: tuple[str, ...], words: str) -> None:
@@ -170,13 +170,13 @@ def test_bad_input_is_one_line(cli: Cli, study: Path, arguments: tuple[str, ...]
             ("--gpu", "NVIDIA X"),
             "NVIDIA X",
             "cuda:90",
-            ["NVIDIA X is not known here: it is taken to have 132 multiprocessors"],
+            ["bo_tune does not know NVIDIA X: it assumes 132 multiprocessors"],
         ),
         (
             ("--target", "cuda:110"),
             "GPU of cuda:110",
             "cuda:110",
-            ["GPU of cuda:110 is not known here", "the shared memory of cuda:110 is not known here"],
+            ["bo_tune does not know GPU of cuda:110", "bo_tune does not know the shared memory of cuda:110"],
         ),
     ],
 )
@@ -198,7 +198,9 @@ def test_a_target_that_nothing_compiles_for_is_said(cli: Cli, study: Path, tmp_p
         tmp_path / "x.pack",
     )  # fmt: skip
     assert ran.code == 1
-    assert "nothing could be compiled: compile_error" in ran.out.replace("compile error", "compile_error")
+    assert "no config could be compiled; the first failed with compile_error" in ran.out.replace(
+        "compile error", "compile_error"
+    )
 
 
 def test_without_a_study_there_is_nothing_to_compile(cli: Cli) -> None:

@@ -157,9 +157,9 @@ def test_recordings_and_grids_are_of_adapters_unless_experts_are_asked_for(cli: 
         (("problems", *MODEL, "--only", "mambo"), "--only: expected some of lora, experts, mamba, got 'mambo'"),
         (
             ("tune", *MODEL, "--only", "experts", "--streams", "both"),
-            "--streams both: the base model's kernels run alike on one stream and on two; leave it out",
+            "--streams both: the base model's kernels run the same on one stream and on two; leave --streams out",
         ),
-        (("problems", "--only", "experts"), "--only: needs a model; name one with --model, or in the study file"),
+        (("problems", "--only", "experts"), "--only needs a model; name one with --model, or in the study file"),
         (
             ("problems", "--model", ROOT / "studies/models/llama-3.1-8b", "--max-loras", 4, "--rank", 16, "--only",
              "experts"),

@@ -58,7 +58,7 @@ def test_nothing_in_common_is_exit_code_1_and_a_line(cli: Cli, tmp_path: Path, r
     report = tmp_path / "x.json"
     ran = cli("compare", tmp_path / "lora_shrink", tmp_path / "lora_expand", "--json", report)
     assert ran.code == 1
-    assert "have no entry in common: there is nothing to compare" in " ".join(ran.out.split())
+    assert "have no entry in common, so there is nothing to compare" in " ".join(ran.out.split())
     assert strict(report)["common_entries"] == 0
 
 

@@ -68,9 +68,9 @@ STUDY = ROOT / "studies" / "moe-further.toml"
     [
         (None, "No such file"),
         ("x", "not JSON"),
-        ("{}", "expected a list of how often each expert was hit"),
-        ("[]", "expected a list of how often each expert was hit"),
-        ("[1, -2]", "expected a list of how often each expert was hit"),
+        ("{}", "expected a list with the number of hits of each expert"),
+        ("[]", "expected a list with the number of hits of each expert"),
+        ("[1, -2]", "expected a list with the number of hits of each expert"),
         ("[1, 2, 3]", "expected one count for each of 128 experts, got 3 numbers"),
     ],
 )

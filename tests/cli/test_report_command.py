@@ -80,7 +80,7 @@ def test_what_adapters_add_to_a_step_is_a_section(cli: Cli, storage: str) -> Non
 
 def test_a_file_of_something_else_is_no_step(cli: Cli, storage: str, tmp_path: Path) -> None:
     error = cli("report", "--storage", storage, "--step", tmp_path / "session.json").error
-    assert "session.json: expected what step --json writes: " in error
+    assert "session.json: expected a file that step --json wrote: " in error
 
 
 def test_what_cannot_be_reported_is_bad_input(cli: Cli, storage: str, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_an_architecture_that_the_table_does_not_have(tells: Any, tmp_path: Path
     model = derived(config=str(unknown(tmp_path)), **SAID)
     assert model.problems_by_layer() == ModelStudy.of(str(QWEN), **SAID).problems_by_layer()
     assert str(model.note).endswith("wraps them: the table does not have them")
-    with pytest.raises(ModelError, match="--max-lora-rank: needed"):
+    with pytest.raises(ModelError, match="--max-lora-rank is needed"):
         derived(config=str(tmp_path), **{**SAID, "ranks": []})
     with pytest.raises(ModelError, match="--adapter: names of modules are known of the table's architectures alone"):
         derived(config=str(tmp_path), adapters=["a"], **SAID)

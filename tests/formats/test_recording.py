@@ -128,7 +128,7 @@ Mutation = Callable[[dict[str, Any]], object]
         (lambda d: d["metadata"].pop("kernel_source"), "metadata.kernel_source is missing"),
         (lambda d: d["metadata"].update(kernel="attention"), "recording of another kernel: attention"),
         (lambda d: d["metadata"].update(kernel="lora_shrink"), "configs have block_m"),
-        (lambda d: d["metadata"].update(dtype="int8"), "metadata: dtype must be one of"),
+        (lambda d: d["metadata"].update(dtype="int8"), "metadata: dtype: expected one of"),
         (lambda d: d["metadata"].update(vllm_default_time_us=0), "metadata.vllm_default_time_us: expected a number fr"),
         (lambda d: d["metadata"].update(units={"runtimes": "ms"}), "metadata.units: expected"),
         (lambda d: d["metadata"].update(add_inputs=1), "metadata.add_inputs: expected true, false or null"),
@@ -136,7 +136,7 @@ Mutation = Callable[[dict[str, Any]], object]
         (lambda d: d["metadata"]["shape"].pop("m"), "metadata.shape.m is missing"),
         (lambda d: d["metadata"]["shape"].update(k="64"), 'metadata.shape.k: expected an integer, got "64"'),
         (lambda d: d["metadata"]["shape"].update(m=0), "metadata: m: expected an integer from 1 to 2147483647, got 0"),
-        (lambda d: d["metadata"]["shape"].update(slice_sizes=[1]), "metadata: slice_sizes must hold"),
+        (lambda d: d["metadata"]["shape"].update(slice_sizes=[1]), "metadata: slice_sizes: expected"),
         (lambda d: d["metadata"]["shape"].update(slice_sizes="x"), "metadata.shape.slice_sizes: expected an array"),
         (lambda d: d["results"].append(3), "results[640]: expected an object"),
         (lambda d: d["results"].append(d["results"][0]), "results[640]: configuration: this config was recorded"),
@@ -321,7 +321,7 @@ def test_a_recording_of_another_kernel_is_read_where_any_is_wanted(tmp_path: Pat
     raw["metadata"]["shape"]["sizes"]["rows"] = [4096]
     bad = tmp_path / "bad.t4.json"
     bad.write_text(json.dumps(raw))
-    with pytest.raises(RecordingError, match=r"bad.t4.json: metadata.shape.sizes: a size is a number"):
+    with pytest.raises(RecordingError, match=r"bad.t4.json: metadata.shape.sizes: rows: expected a number"):
         read_recording(bad, any_kernel=True)
 
 

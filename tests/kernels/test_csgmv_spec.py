@@ -80,7 +80,7 @@ def test_steps_are_cut_into_chunks_as_sglang_does(tokens: int, most: int) -> Non
         (SHRINK, {"k": 0}, "k: expected an integer from 1"),
         (SHRINK, {"slices": 99}, "slices: expected at most 16"),
         (EXPAND, {"widths": "64-x"}, "not a problem of csgmv_shrink or csgmv_expand"),
-        (EXPAND, {"dtype": "float32"}, "dtype must be one of"),
+        (EXPAND, {"dtype": "float32"}, "dtype: expected one of"),
     ],
 )
 def test_what_is_no_problem_of_theirs_is_refused(kernel: str, changes: dict[str, object], reason: str) -> None:

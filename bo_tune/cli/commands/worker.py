@@ -44,7 +44,7 @@ def worker_command(
     silence_optuna()
     output, ended = Output("worker", json_file, quiet=quiet), list[StudyFinished | StudyFailed]()
     if storage == MEMORY:
-        raise InputError("--storage: a worker needs a database that sessions share")
+        raise InputError("--storage memory is private to one process; a worker needs a database that sessions share")
     measured = measuring.measured(dual_stream=dual_stream)
     store = StudyStore(storage, create=False, lease_s=lease)
     shown = Progressing(output.console, None, verbose=verbose, urgent=output.urgent)

@@ -187,7 +187,7 @@ def test_a_config_that_the_kernel_has_no_more_is_told(change: dict[str, Any], tm
 def test_a_file_that_is_not_there_or_cannot_be_written_is_told(tmp_path: Path) -> None:
     with pytest.raises(bo_tune.InputError, match=r"missing.json: No such file"):
         looked_up(tmp_path / "missing.json", 1)
-    with pytest.raises(bo_tune.InputError, match="a size is a number, a truth value or a word"):
+    with pytest.raises(bo_tune.InputError, match="expected a number, a truth value or a word as a size"):
         bo_tune.best(add_scaled, {"n": None}, tmp_path / "missing.json", gpu=GPU)  # type: ignore[dict-item]
     (tmp_path / "file").write_text("")
     with pytest.raises(bo_tune.InputError, match=r"Not a directory|File exists"):
