@@ -60,7 +60,7 @@ class Best:
         wall_s: seconds of work on this problem, over all runs of the program.
         gpu: name of the GPU.
         study: name of the study in the database.
-        disturbed: what spoilt its times, such as other processes on the GPU; empty if nothing did, None if that is
+        disturbed: what distorted its times, such as other processes on the GPU; empty if nothing did, None if that is
             unknown.
     """
 

@@ -52,7 +52,7 @@ class Disturbed:
 
         def note(disturbances: Collection[str]) -> None:
             for text in sorted(disturbances):
-                self._tell(f"{device.gpu.name}: {text}: times are spoilt, and marked", spoils=True)
+                self._tell(f"{device.gpu.name}: {text}: times are distorted, and marked", spoils=True)
             for tuner in tuners:
                 before = found[tuner.stored.name] or []
                 found[tuner.stored.name] = sorted({*before, *disturbances})

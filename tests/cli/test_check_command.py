@@ -45,7 +45,7 @@ def test_a_good_folder(cli: Cli, tuned: Path, tmp_path: Path) -> None:
     report = tmp_path / "new" / "check.json"
     ran = cli("check", tuned, *OPTIONS, "--json", report)
     assert (ran.code, ran.err) == (0, "")
-    assert "0 fail or take what is not theirs; 0 faults" in ran.out
+    assert "0 fail or take another lookup's entry; 0 faults" in ran.out
     document = json.loads(report.read_text())
     assert document["faults"] == []
     assert document["counts"]["fault"] == 0

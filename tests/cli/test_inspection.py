@@ -68,7 +68,7 @@ def test_compare_without_recordings_or_json(cli: Cli, tmp_path: Path, recordings
     ran = cli("compare", tmp_path / "tuned", tmp_path / "tuned")
     assert ran.code == 0
     assert "0.00 %" in ran.out
-    assert "tuned time above the other's: mean 0.00 %, worst 0.00 % of 2 entries" in ran.out
+    assert "tuned time over the other's: mean 0.00 %, worst 0.00 % of 2 entries" in ran.out
 
 
 @pytest.mark.parametrize(("budget", "checkpoints"), [(5, []), (12, ["10"]), (40, ["10", "20", "40"])])

@@ -116,7 +116,7 @@ def test_the_launch_that_runs_decides_on_block_m(cli: Cli, tmp_path: Path) -> No
     for path in ("auto", "two-kernels", "one-launch"):
         ran = cli("tune", *place, "--moe-path", path, "--out", tmp_path / path)
         assert ran.code == 0, ran.err
-        assert ("block_m of 1 problems is decided by" in ran.out) == (path != "two-kernels")
+        assert ("1 problems take their block_m from" in ran.out) == (path != "two-kernels")
         assert "4 problems on" in ran.out
         for name in GPU_FILES:
             (config,) = read_table(tmp_path / path / name).configs.values()
@@ -127,7 +127,7 @@ def test_the_launch_that_runs_decides_on_block_m(cli: Cli, tmp_path: Path) -> No
     assert {path.name for path in (tmp_path / "auto").glob("NVIDIA*_[SE]*[KD].json")} == set(GPU_FILES)
     shown = cli("show", "--storage", f"sqlite:///{tmp_path}/studies.db").out
     assert "fused_moe_lora_w13 on NVIDIA H100 80GB HBM3 (vllm 0.33.0 (one-launch path), " in shown
-    assert "fused_moe_lora_w2: what an engine launches in place of shrink and expand; decides on block_m" in shown
+    assert "fused_moe_lora_w2: an engine launches it in place of shrink and expand, and it decides on block_m" in shown
 
 
 def test_a_grid_is_recorded_whole_with_who_decides_and_compared_under_what_was_decided(

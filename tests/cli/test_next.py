@@ -68,7 +68,7 @@ def test_a_study_s_folder_is_checked_from_anywhere(cli: Cli, tmp_path: Path, mon
     monkeypatch.chdir(ROOT)
     ran = cli(*words)
     assert (ran.code, ran.err) == (0, "")
-    assert "1 lookups: 1 find their entry" in ran.out
+    assert "1 lookups: 1 find their own entry" in ran.out
 
 
 def test_where_nothing_names_a_model_its_place_is_shown(cli: Cli, tmp_path: Path) -> None:

@@ -34,8 +34,8 @@ def test_what_would_be_tuned_by_layer(cli: Cli) -> None:
     text = " ".join(ran.out.split())
     assert "o_proj, lm_head 1, 16, 64, 256, 1024 4 1 4096 16" in text
     assert "o_proj, down_proj, embed_tokens 1, 16, 64, 256, 1024, 8192 4 1 16 4096" in text
-    assert "47 studies for 64 lookups: layers in one row share their studies" in text
-    assert "about 504 binaries and 0.8 minutes, as measured on an H100 and an H200 with 16 cores" in text
+    assert "47 studies serve 64 lookups: the layers in one row share their studies" in text
+    assert "expect about 504 binaries and 0.8 minutes, as measured on an H100 and an H200 with 16 cores" in text
 
 
 def test_programs_get_the_keys_of_each_lookup(cli: Cli) -> None:
@@ -58,8 +58,8 @@ def test_a_dry_run_lists_the_same_and_tunes_nothing(cli: Cli) -> None:
     words = (STUDIES / "qwen3-30b-a3b-moe.toml", "--kernel", "fused_moe_lora_w2_shrink")
     listed, dry = cli("problems", *words), cli("tune", *words, "--dry-run")
     assert listed == dry
-    assert "6 studies for 6 lookups" in dry.out
-    assert "the experts' kernels of one m agree on one block_m" in " ".join(dry.out.split())
+    assert "6 studies serve 6 lookups" in dry.out
+    assert "the experts' kernels of one m must agree on one block_m" in " ".join(dry.out.split())
     assert problems(cli, *words) == problems(cli, *words, "--dry-run", command=("tune",))
     assert list(Path.cwd().iterdir()) == []
 

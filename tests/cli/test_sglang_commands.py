@@ -109,7 +109,7 @@ def test_finished_studies_are_written_where_sglang_looks(cli: Cli, grids: Path, 
 def test_they_are_listed(cli: Cli) -> None:
     listed = cli("problems", *MODEL)
     assert "4096, 1 slices, rank 16, chunks of 16" in listed.out
-    assert "2 studies for 2 lookups" in listed.out
+    assert "2 studies serve 2 lookups" in listed.out
     more = cli("problems", *MODEL, "--m", "16,64,512", "--max-lora-chunk-size", 128, "--json", "-", "--quiet")
     assert [one["sizes"]["chunk"] for one in json.loads(more.out)["problems"]] == [16, 16, 32, 32, 128, 128]
 

@@ -57,7 +57,7 @@ def test_an_idle_gpu_is_read_once_and_not_busy(monitor: Monitor) -> None:
 
 def test_a_gpu_that_others_use_is_busy(monitor: Monitor) -> None:
     found = monitor(Scripted([using(OTHER, percent=87)])).busy
-    assert found == "GPU 0 is busy: 1 other process, 87 % utilisation: times will be spoilt"
+    assert found == "GPU 0 is busy: 1 other process, 87 % utilisation: times will be distorted"
 
 
 def test_a_moments_work_of_what_has_just_ended_is_not(monitor: Monitor) -> None:

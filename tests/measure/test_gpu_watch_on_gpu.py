@@ -87,7 +87,7 @@ def test_nothing_disturbs_a_session_that_is_alone(device: GpuDevice) -> None:
 
 def test_another_process_is_noticed_before(neighbour: None, device: GpuDevice) -> None:
     assert device.monitor is not None
-    assert "% utilisation: times will be spoilt" in str(device.monitor.busy)
+    assert "% utilisation: times will be distorted" in str(device.monitor.busy)
 
 
 def test_another_process_is_noticed_meanwhile(device: GpuDevice, neighbour: None) -> None:
