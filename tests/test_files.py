@@ -67,7 +67,7 @@ def test_what_is_no_file_or_too_large_is_not_read(tmp_path: Path) -> None:
         ('{"a": 1}'.encode("utf-16"), "expected UTF-8 text"),
         (b"\xef\xbb\xbf{}", "without a byte order mark"),
         (b'{"a": 1, "b": {"c": 1, "c": 2}}', "the key 'c' stands twice"),
-        (b'{"a": NaN}', "NaN is no number"),
+        (b'{"a": NaN}', "NaN is not a number"),
         (b"[1e999]", "a number is beyond all bounds"),
         (b"[-1" + b"0" * 300 + b"]", "a number is beyond all bounds"),
         (b"[" + b"9" * 5000 + b"]", "not JSON"),

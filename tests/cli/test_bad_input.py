@@ -144,21 +144,23 @@ MODELS: dict[str, Case] = {
     "a vocabulary too large for lm_head": (lambda i: i.with_model(lambda c: c.update(vocab_size=300000)), "vocab_size"),
     "no architectures": (lambda i: i.with_model(lambda c: c.pop("architectures")), "architectures: expected the list"),
     "a model without adapters": (
-        lambda i: i.with_model(lambda c: c.update(architectures=["KimiK25ForConditionalGeneration"])), "no SupportsLoRA"
+        lambda i: i.with_model(lambda c: c.update(architectures=["KimiK25ForConditionalGeneration"])), "it is not "
+        "SupportsLoRA"
     ),
-    "a rank that no engine takes": (lambda i: i.served("--rank", 17), "one of 1, 8, .*, got 17; the next is 32"),
+    "a rank that no engine takes": (lambda i: i.served("--rank", 17), "one of 1, 8, .*, got 17; the next larger one "
+    "is 32"),
     "an unknown target module": (lambda i: i.served("--target-modules", "q_porj"), "did you mean q_proj"),
     "a rank that cannot be shared": (lambda i: i.served("--fully-sharded", "--tp", 32), "a multiple of .* 32, got 16"),
     "no adapter": (lambda i: i.served("--adapter", i.folder / "none"), "none: No such file"),
     "a malformed adapter": (lambda i: i.served("--adapter", i.study), "study.toml: not JSON"),
     "an adapter without rank": (lambda i: i.with_adapter(r=None), "r: expected an integer"),
     "an adapter that vLLM refuses": (lambda i: i.with_adapter(use_dora=True), "use_dora: vLLM does not support DoRA"),
-    "an adapter of a larger rank": (lambda i: i.with_adapter(r=17), "at most the rank 16 that is served, got 17"),
-    "an adapter with a broken pattern": (lambda i: i.with_adapter(target_modules="("), "not a regular expression"),
+    "an adapter of a larger rank": (lambda i: i.with_adapter(r=17), "at most 16, the rank that is served, got 17"),
+    "an adapter with a broken pattern": (lambda i: i.with_adapter(target_modules="("), "expected a regular expression"),
     "an adapter for a study of problems": (lambda i: i.tune("--adapter", i.folder), "--adapter: .*one by one"),
     "shards without a model": (lambda i: i.tune("--fully-sharded", study=False), "--fully-sharded-loras needs a model"),
     "more tokens than a step has": (
-        lambda i: i.served("--max-num-batched-tokens", 8), "m: expected at most the 8 tokens of --max-num-batched-tok"
+        lambda i: i.served("--max-num-batched-tokens", 8), "m: expected at most 8, the tokens of --max-num-batched-tok"
     ),
     "millions of drafted tokens": (lambda i: i.served("--num-speculative-tokens", 10**6), "--num-speculative-tokens"),
     "a sharding that does not divide": (

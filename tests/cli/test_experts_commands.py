@@ -76,7 +76,8 @@ def test_they_are_tuned_from_recordings_and_written_as_the_engine_reads_them(
 def test_the_adapters_of_experts_stay_as_they_are_without_the_folder(cli: Cli, grids: Path, tmp_path: Path) -> None:
     done = cli("tune", *MODEL, "--only", "experts", "--device", f"replay:{grids}", "--out", tmp_path, "--budget", 4)
     assert (
-        "the adapters of experts were not tuned: their files hold what an engine without this folder runs" in done.out
+        "the experts' adapters were not tuned: their files hold the configs that an engine without this folder runs"
+        in done.out
     )
     assert len(list(tmp_path.glob("*_FUSED_MOE_LORA_*_SHRINK.json"))) == 2
 

@@ -98,7 +98,7 @@ def test_experts_of_a_model_are_tuned_unless_kernels_are_named(cli: Cli, tmp_pat
 
 def test_expert_parallelism_and_fully_sharded_adapters_exclude_each_other(cli: Cli) -> None:
     model = ("--model", ROOT / "studies" / "models" / "mixtral-8x7b", "--max-loras", 4, "--rank", 16, "--tp", 2)
-    assert "expert parallelism" in cli("tune", *model, "--expert-parallel", "--fully-sharded").error
+    assert "enable-expert-parallel" in cli("tune", *model, "--expert-parallel", "--fully-sharded").error
 
 
 def test_one_kernel_of_four_may_be_tuned_alone(cli: Cli, tmp_path: Path) -> None:

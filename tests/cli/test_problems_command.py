@@ -119,20 +119,23 @@ def test_options_go_before_the_study_file(cli: Cli, tmp_path: Path) -> None:
     ("words", "message"),
     [
         ([], "there is nothing to list: name a study file, or a model with --model"),
-        (["{study}", "--max-num-batched-tokens", 2048], "m: expected at most the 2048 tokens of --max-num-batched-"),
+        (["{study}", "--max-num-batched-tokens", 2048], "m: expected at most 2048, the tokens of --max-num-batched-"),
         (["{study}", "--adapter", "nowhere"], "nowhere: No such file"),
         (["{study}", "--model", "nowhere"], "nowhere: No such file"),
         (["{study}", "--tp", 3], "num_attention_heads: expected a multiple of the tensor-parallel size 3, got 32"),
-        (["{study}", "--rank", 7], "an engine's --max-lora-rank is one of"),
+        (["{study}", "--rank", 7], "the engine's --max-lora-rank, one of"),
         (["{study}", "--kernel", "fused_moe_lora_w2_shrink"], "--kernel: this study has no problem of fused_moe_lora"),
         ([STUDIES / "recorded.toml", "--tp", 2], "--tensor-parallel-size: "),
         ([STUDIES / "recorded.toml", "--m", 2], "recorded.toml names its problems one by one"),
         (["--enable-expert-parallel"], "--enable-expert-parallel needs a model"),
         (
             ["--model", STUDIES / "models" / "gemma-3-4b", *SERVED, "--enable-tower-connector-lora"],
-            "are not known here",
+            "bo_tune does not know the tower layers",
         ),
-        (["--model", QWEN, *SERVED, "--fully-sharded-loras", "--enable-expert-parallel"], "vLLM has no fully sharded"),
+        (
+            ["--model", QWEN, *SERVED, "--fully-sharded-loras", "--enable-expert-parallel"],
+            "vLLM cannot combine --fully-sharded-loras",
+        ),
     ],
 )
 def test_what_cannot_be_combined_is_one_line(cli: Cli, tmp_path: Path, words: list[object], message: str) -> None:

@@ -39,7 +39,14 @@ def test_every_fact_is_there(tmp_path: Path, width: int) -> None:
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text.replace("… (7)", "")
     if width == 200:
-        for fact in ("5/3/*/4096/16", "qkv_proj", "2048 takes 64", "takes the one for k 128", "no such file", "… (7)"):
+        for fact in (
+            "5/3/*/4096/16",
+            "qkv_proj",
+            "2048 takes 64",
+            "so k 128 is used",
+            "the file does not exist",
+            "… (7)",
+        ):
             assert fact in text
 
 

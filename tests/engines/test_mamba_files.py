@@ -153,7 +153,7 @@ def test_files_are_told_apart_by_their_names() -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("[]", "expected an object of numbers of sequences times heads, got an array"),
+        ("[]", "expected an object with numbers of sequences times heads as keys, got an array"),
         ('{"16": [1]}', r"16: expected BLOCK_SIZE_M and num_warps, got \[1\]"),
         ('{"016": {}}', "016: expected a decimal number as number of pairs key, got '016'"),
         (json.dumps({"16": {"BLOCK_SIZE_M": 16}}), "16: expected BLOCK_SIZE_M and num_warps"),

@@ -177,7 +177,7 @@ def test_malformed_recordings_name_file_and_place(tmp_path: Path, mutate: Mutati
         (gzip.compress(b"[" * 100_000, mtime=0), "not JSON"),
         (gzip.compress(b"\xff\xfe{", mtime=0), "expected UTF-8 text"),
         (gzip.compress(b"{} trailing", mtime=0), "not JSON"),
-        (gzip.compress(b'{"a": NaN}', mtime=0), "not JSON: NaN is no number"),
+        (gzip.compress(b'{"a": NaN}', mtime=0), "not JSON: NaN is not a number"),
         (gzip.compress(b"[]", mtime=0), "expected a T4 results object"),
     ],
 )

@@ -178,10 +178,10 @@ def test_fully_sharded_adapters(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "line", "message"),
     [
-        ({"r": 24}, "ranks = [16]", "r: expected at most the rank 16 that is served, got 24"),
-        ({"target_modules": ["c_attn"]}, "", "target_modules: no module of llama-3.1-8b that takes adapters goes by"),
+        ({"r": 24}, "ranks = [16]", "r: expected at most 16, the rank that is served, got 24"),
+        ({"target_modules": ["c_attn"]}, "", "target_modules: none of these names a module of llama-3.1-8b"),
         ({"use_dora": True}, "", "use_dora: vLLM does not support DoRA, got true"),
-        ({}, "ranks = [48]", "rank: an engine's --max-lora-rank is one of 1, 8, 16,"),
+        ({}, "ranks = [48]", "rank: expected a value of the engine's --max-lora-rank, one of 1, 8, 16,"),
     ],
 )
 def test_adapters_that_cannot_be_served(tmp_path: Path, fields: dict[str, Any], line: str, message: str) -> None:

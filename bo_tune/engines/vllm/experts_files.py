@@ -73,9 +73,9 @@ class ExpertsFile:
         missing = [name for name in needed if name not in config]
         unknown = [name for name in config if name not in known]
         if missing:
-            return f"no {missing[0]}"
+            return f"{missing[0]} is missing"
         if unknown:
-            return f"{unknown[0]}: no parameter of the kernel"
+            return f"{unknown[0]} is not a parameter of the kernel"
         return numbers_fault(in_small_letters({name: config[name] for name in (*BLOCKS, *_LAUNCH) if name in config}))
 
 
