@@ -65,7 +65,7 @@ def test_an_operation_is_tuned_as_a_kernel_is() -> None:
     assert best.config == {**fastest, "BLOCK_K": 64} or best.config == {**fastest, "SPLIT_K": 4}
     assert best.time_us == 11.0
     assert all(config["SPLIT_K"] * config["BLOCK_K"] <= 512 for config in used.measured)
-    with pytest.raises(bo_tune.InputError, match="split_k: problems have the sizes M, N, K; got M, N"):
+    with pytest.raises(bo_tune.InputError, match="split_k: expected problems with the sizes M, N, K, got M, N"):
         bo_tune.tune(split_k, [{"M": 16, "N": 4096}], device=used)
 
 
@@ -224,7 +224,7 @@ def test_other_problems_of_the_kernel_teach(tmp_path: Path) -> None:
         ({"sampler": "best"}, "sampler: expected one of grid-gp, random"),
         ({"sampler": "grid"}, "sampler: expected one of grid-gp, random"),
         ({"space": {"BLOC": (1,)}}, "space: 'BLOC' is not in the kernel's, of ROWS, BLOCK"),
-        ({"space": {"BLOCK": ()}}, "space: BLOCK: expected values, each once"),
+        ({"space": {"BLOCK": ()}}, "space: BLOCK: expected at least one value, and each only once"),
         ({"space": {"BLOCK": (-1,)}}, "BLOCK: expected one of 512, 1024"),
         ({"device": "gpu"}, "device: expected cuda, cuda:N or replay:DIR, got 'gpu'"),
         ({"device": "cuda", "timing": "hot"}, "timing: expected one of cold, warm, graph, got 'hot'"),

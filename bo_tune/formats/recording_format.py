@@ -98,7 +98,7 @@ def invalidity_of(reason: InvalidReason | None, detail: str) -> tuple[str, str]:
     if reason is None:
         return "correct", ""
     if reason not in _INVALIDITY:
-        raise ValueError(f"{reason.value} cannot be recorded")
+        raise ValueError(f"a config that failed with {reason.value} cannot be recorded")
     if not detail:
         return _INVALIDITY[reason], reason.value
     if _INVALIDITY[reason] != "runtime" or _runtime_reason(detail) is reason:

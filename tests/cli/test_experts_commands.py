@@ -188,7 +188,7 @@ def test_a_study_file_may_name_them(cli: Cli, tmp_path: Path) -> None:
     assert "E 128, N 384, hidden 2048, top 8" in cli("problems", study).out
     packed = cli("compile", study, "--configs", 1, "--kernels", "builtin", "--out", tmp_path / "x.pack")
     assert packed.code != 0
-    assert "the project has no fused_experts of its own" in packed.err
+    assert "bo_tune has no fused_experts of its own" in packed.err
     study.write_text(study.read_text() + f"[space.{KERNEL}]\nBLOCK_SIZE_K = [64]\n")
     assert cli("problems", study).code == 0
     study.write_text(study.read_text().replace("[64]", "[48]"))

@@ -118,7 +118,7 @@ def test_a_problem_and_its_step_tell_the_same() -> None:
     for step in (QWEN, ExpertsStep(7, Experts(8, 2, local=4), 64, 32, gated=False, dtype="float16")):
         assert ExpertsStep.of(step.problem) == step
         assert engine_of(step.problem.kernel).kernels == (KERNEL,)
-    with pytest.raises(ValueError, match="not a problem of fused_experts"):
+    with pytest.raises(ValueError, match="expected a problem of fused_experts"):
         ExpertsStep.of(SizedProblem(KERNEL, (("m", 16),)))
     with pytest.raises(ValueError, match="as many visited"):
         ExpertsStep.of(SizedProblem(KERNEL, tuple({**dict(QWEN.problem.sizes), "top_k": 129}.items())))

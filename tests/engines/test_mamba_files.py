@@ -88,7 +88,7 @@ def test_a_problem_and_its_step_tell_the_same() -> None:
     for step in (STEP, MambaStep(7, 6, 32, 16, 3, dtype="float16", state_dtype="bfloat16")):
         assert MambaStep.of(step.problem) == step
         assert engine_of(step.problem.kernel).kernels == (KERNEL,)
-    with pytest.raises(ValueError, match="not a problem of selective_state_update"):
+    with pytest.raises(ValueError, match="expected a problem of selective_state_update"):
         MambaStep.of(SizedProblem(KERNEL, (("sequences", 16),)))
     with pytest.raises(ValueError, match="heads: expected a multiple of the 3 groups, got 64"):
         MambaStep.of(SizedProblem(KERNEL, tuple({**dict(STEP.problem.sizes), "groups": 3}.items())))

@@ -79,7 +79,7 @@ def test_steps_are_cut_into_chunks_as_sglang_does(tokens: int, most: int) -> Non
         (SHRINK, {"chunk": 24}, "chunk: expected one of 16, 32, 64, 128, got 24"),
         (SHRINK, {"k": 0}, "k: expected an integer from 1"),
         (SHRINK, {"slices": 99}, "slices: expected at most 16"),
-        (EXPAND, {"widths": "64-x"}, "not a problem of csgmv_shrink or csgmv_expand"),
+        (EXPAND, {"widths": "64-x"}, "expected a problem of csgmv_shrink or csgmv_expand"),
         (EXPAND, {"dtype": "float32"}, "dtype: expected one of"),
     ],
 )

@@ -67,12 +67,12 @@ def test_a_problem_is_stored_and_read_again(step: ExpertsStep) -> None:
 @pytest.mark.parametrize(
     ("held", "reason"),
     [
-        ({"weights": "fp4"}, "weights must be one of fp8_w8a8, int8_w8a16, int4_w4a16: 'fp4'"),
-        ({"block": (128, 128)}, "block: expected none for weights of 16 bits"),
+        ({"weights": "fp4"}, "weights: expected one of fp8_w8a8, int8_w8a16, int4_w4a16, got 'fp4'"),
+        ({"block": (128, 128)}, "block: expected none for 16-bit weights"),
         ({"weights": FP8, "block": (0, 128)}, "block_n: expected an integer from 1"),
         ({"weights": "int4_w4a16"}, "block: expected 0 and the size of a group for int4_w4a16, got None"),
         ({"weights": "int8_w8a16", "block": (64, 64)}, "block: expected 0 and the size of a group"),
-        ({"zeros": True}, "zeros: expected true or false, and true of integers alone"),
+        ({"zeros": True}, "zeros: expected true or false, and true only for integer weights"),
     ],
 )
 def test_weights_that_no_engine_holds_are_refused(held: dict[str, Any], reason: str) -> None:

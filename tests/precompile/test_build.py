@@ -197,7 +197,7 @@ def test_what_was_made_for_something_else_is_not_mixed_in(tmp_path: Path) -> Non
         bench.resume(other)
     with (
         Workbench(path) as bench,
-        pytest.raises(PackError, match=r"\.x\.pack\.work: is for cuda:80, the GPU is cuda:90"),
+        pytest.raises(PackError, match=r"\.x\.pack\.work: this pack is for cuda:80, but the GPU is cuda:90"),
     ):
         bench.resume(IDENTITY)
     with Workbench(path) as bench:
@@ -205,7 +205,7 @@ def test_what_was_made_for_something_else_is_not_mixed_in(tmp_path: Path) -> Non
         bench.finish(other, H100, "study")
     with (
         Workbench(path) as bench,
-        pytest.raises(PackError, match=r"x\.pack: is for cuda:80.*remove it, or name another"),
+        pytest.raises(PackError, match=r"x\.pack: this pack is for cuda:80.*remove it, or name another"),
     ):
         bench.resume(IDENTITY)
 
@@ -213,7 +213,7 @@ def test_what_was_made_for_something_else_is_not_mixed_in(tmp_path: Path) -> Non
 def test_nothing_is_left_of_what_was_not_begun(tmp_path: Path) -> None:
     path = tmp_path / "x.pack"
     path.write_bytes(b"no pack")
-    with Workbench(path) as bench, pytest.raises(PackError, match="damaged or no pack"):
+    with Workbench(path) as bench, pytest.raises(PackError, match="damaged, or it is not a pack"):
         bench.resume(IDENTITY)
     assert list(tmp_path.iterdir()) == [path]
 

@@ -133,7 +133,7 @@ class Misses:
         match settings.on_miss:
             case "error":
                 raise InputError(
-                    f"{name}: nothing in {table} for {shown(sizes)}: record it, and tune what was recorded"
+                    f"{name}: {table} has no entry for {shown(sizes)}; record the call, and tune what was recorded"
                 )
             case "nearest":
                 near = (self._usable(entry, launch.left, table) for entry in frozen.by_distance(entries, sizes))
@@ -142,10 +142,12 @@ class Misses:
                 self._note(launch, settings)
             case "tune":
                 if is_capturing():
-                    LOGGER.info("%s: runs its default config: a CUDA graph is being captured", name)
+                    LOGGER.info("%s: running its default config, because a CUDA graph is being captured", name)
                     return default, False
                 if triton.knobs.runtime.interpret:
-                    LOGGER.info("%s: runs its default config: nothing is tuned under Triton's interpreter", name)
+                    LOGGER.info(
+                        "%s: running its default config, because nothing is tuned under Triton's interpreter", name
+                    )
                     return default, True
                 return self._tuned(launch, settings, table) or default, True
         return default, True
@@ -166,7 +168,7 @@ class Misses:
         try:
             entry = tune_in_child(call, self._name, settings, named, _gpu_index())
         except InputError as error:
-            self._tell(f"{one_line(error)}: its default config runs")
+            self._tell(f"{one_line(error)}: running its default config")
             return None
         return self._usable(entry, launch.left, named or table)
 
@@ -246,7 +248,7 @@ class Misses:
         try:
             return ask()
         except InputError as error:
-            raise _NotDescribedError(f"{one_line(error)}: its default config runs") from error
+            raise _NotDescribedError(f"{one_line(error)}: running its default config") from error
 
     def _tell(self, line: str) -> None:
         """Warn in one line, once per kernel."""

@@ -203,12 +203,12 @@ def one_launch_problems(problems: Sequence[LoraProblem]) -> tuple[LoraProblem, .
 def experts_of(problem: LoraProblem) -> Experts:
     """Return the experts of a problem. Raises ValueError if it has none."""
     if problem.experts is None:
-        raise ValueError(f"a fused MoE problem needs its numbers of experts: {problem}")
+        raise ValueError(f"a fused MoE problem needs its numbers of experts, got {problem}")
     return problem.experts
 
 
 def intermediate_of(problem: LoraProblem) -> int:
     """Return the intermediate size of a problem. Raises ValueError if it has none."""
     if problem.i is None:
-        raise ValueError(f"a fused MoE problem needs its intermediate size i: {problem}")
+        raise ValueError(f"a fused MoE problem needs its intermediate size i, got {problem}")
     return problem.i

@@ -133,8 +133,8 @@ def undecorated(function: Any) -> Decorated:
         if hasattr(tuner, "pruning"):
             who, instead = "bo_tune", "reset_to_zero= and restore_value="
         raise InputError(
-            f"{function.fn.__name__}: @{who}.autotune has a pre_hook or post_hook of its own: say {instead} instead, "
-            "and take it out"
+            f"{function.fn.__name__}: @{who}.autotune has a pre_hook or post_hook of its own, which cannot be "
+            f"tuned; remove it, and use {instead} instead"
         )
     return Decorated(
         function,
@@ -151,8 +151,8 @@ def undecorated(function: Any) -> Decorated:
 def _instead(function: Any) -> str:
     """Say what to do with a function of another kind."""
     if "Gluon" in type(function).__name__:
-        return ": launch it from the run= of a bo_tune.Operation"
-    return ": of decorators above it, only Triton's are known" if hasattr(function, "fn") else ""
+        return "; launch it from the run= of a bo_tune.Operation"
+    return "; of the decorators above a kernel, only Triton's are supported" if hasattr(function, "fn") else ""
 
 
 def _pruning(tuner: Autotuner) -> Callable[[dict[str, Any]], Sequence[Any]] | None:

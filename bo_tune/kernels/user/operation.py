@@ -87,7 +87,7 @@ class UserOperation(Operation[SizedProblem, UserInputs]):
         for name, value in arguments.items():
             for tensor in tensors_in([value]):
                 if tensor.device.type != device.type:
-                    raise InputError(f"{what}: {name!r} is on {tensor.device}, not on {device} as asked")
+                    raise InputError(f"{what}: {name!r} is on {tensor.device}, but {device} was requested")
         memory = (
             Memory([])
             if device == META
@@ -108,7 +108,7 @@ class UserOperation(Operation[SizedProblem, UserInputs]):
             why = f"{type(error).__name__}: {one_line(error)}"
             what = f"{self.definition.name}: {self.definition.makes}"
             raise InputError(
-                f"{what}: cannot be made on the device 'meta', which compiling ahead needs: {why}"
+                f"{what}: cannot be called with the device 'meta', which compiling ahead needs: {why}"
             ) from error
 
     def inputs_bytes(self, inputs: UserInputs) -> int:
@@ -163,7 +163,7 @@ class UserKernel(UserOperation, KernelOperation[SizedProblem, UserInputs]):
         """Return the key. Raises InputError if a launch option belongs to other GPUs."""
         foreign = untaken([name for name in self.kernel.values if name not in self.kernel.parameters])
         if foreign:
-            raise InputError(f"{self.kernel.name}: space: Triton takes no {foreign[0]!r} for {gpu.target}")
+            raise InputError(f"{self.kernel.name}: space: Triton accepts no option {foreign[0]!r} for {gpu.target}")
         return super().compile_key(problem, config, gpu)
 
     def _run_default(self, problem: SizedProblem, arguments: dict[str, Any]) -> Returned:
@@ -250,7 +250,7 @@ class UserCallable(UserOperation):
         told = self.told(problem, config, gpu)
         if not told.untold:
             return None
-        return f"what run launches cannot all be compiled ahead, but on the GPU's time: {told.untold}"
+        return f"some launches of run cannot be compiled ahead, so they compile while the GPU waits: {told.untold}"
 
     def _run_default(self, problem: SizedProblem, arguments: dict[str, Any]) -> Returned:
         return self._running(problem, arguments, self._default(problem), target_gpu())()

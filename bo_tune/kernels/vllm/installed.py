@@ -82,4 +82,4 @@ def described() -> str:
 
 def refusal(problem: str) -> VllmError:
     """Return the error for something that the installed vLLM lacks or does differently."""
-    return VllmError(f"{described()}: {problem}; --kernels builtin tunes the project's own kernels instead")
+    return VllmError(f"{described()}: {problem}; --kernels builtin tunes bo_tune's own kernels instead")

@@ -145,7 +145,7 @@ def _of_mamba(spec: MambaSpec, problem: Problem, gpu: GpuInfo) -> dict[str, int]
 
 def _untold(function: str, error: Exception) -> VllmError:
     reason = f"{type(error).__name__}: {one_line(error)}"
-    return refusal(f"{function} does not tell what an engine without tuned files runs: {reason}")
+    return refusal(f"bo_tune cannot find out from {function} what an engine without tuned files runs: {reason}")
 
 
 def knows_shipped_files() -> bool:

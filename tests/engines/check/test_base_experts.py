@@ -53,7 +53,11 @@ def test_sizes_that_are_named_are_looked_up_alone(tmp_path: Path) -> None:
         ({"16": GOOD, "note": {}}, "note", "the key is not a number of tokens: the engine stops"),
         ({}, "", "the file is empty: the engine uses its default configs, not the shipped ones"),
         ([], "", "expected an object with numbers of tokens as keys: the engine stops"),
-        ({"16": HUGE}, "16", f"needs 327680 B of shared memory of 232448 B: the launch would fail on {H100.name}"),
+        (
+            {"16": HUGE},
+            "16",
+            f"it needs 327680 B of shared memory, but the GPU has 232448 B: the launch would fail on {H100.name}",
+        ),
     ],
 )
 def test_a_fault_is_told_once_with_the_lookups_that_meet_it(

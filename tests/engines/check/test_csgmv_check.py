@@ -63,7 +63,7 @@ def test_a_missing_file_is_a_fault(tmp_path: Path) -> None:
         ("{", "the engine stops"),
         (
             {"16": {**GOOD, "BLOCK_N": 256, "BLOCK_K": 512, "num_stages": 5}},
-            f"needs 1114112 B of shared memory of 232448 B: the launch would fail on {H100.name}",
+            f"it needs 1114112 B of shared memory, but the GPU has 232448 B: the launch would fail on {H100.name}",
         ),
     ],
 )

@@ -58,8 +58,7 @@ PLANTED: dict[str, tuple[Callable[[Documents], object], list[str]]] = {
     "swapped k and n": (
         swap_k_and_n,
         [
-            f"{SHRINK_TABLE} 5/{slices}/*/{k}: no entry for k {k}, so k 16 is used; k and n are "
-            "swapped"
+            f"{SHRINK_TABLE} 5/{slices}/*/{k}: no entry for k {k}, so k 16 is used; k and n are swapped"
             for slices, k in ((1, 4096), (1, 14336), (2, 4096), (3, 4096))
         ],
     ),

@@ -112,7 +112,7 @@ def test_inputs_that_hold_no_values_are_required_in_one_line() -> None:
         return {**add_scaled.inputs(sizes, device), "factor": torch.ones(1, device=device).item()}  # type: ignore[arg-type]
 
     reading = UserKernel(replace(add_scaled, inputs=reads), HERE)
-    with pytest.raises(InputError, match=r"add_scaled: inputs: cannot be made on the device 'meta'.*item"):
+    with pytest.raises(InputError, match=r"add_scaled: inputs: cannot be called with the device 'meta'.*item"):
         reading.warmup(problem(), config())
 
 
@@ -120,9 +120,9 @@ def test_inputs_that_hold_no_values_are_required_in_one_line() -> None:
     ("change", "message"),
     [
         ({"z": 1}, "inputs: 'z' is no argument of the kernel; it takes x, y, n"),
-        ({"BLOCK": 1}, "inputs: 'BLOCK' is in the search space already"),
+        ({"BLOCK": 1}, "inputs: 'BLOCK' is already in the search space"),
         ({"n": None}, "inputs: no value for n, in the search space neither"),
-        ({"y": 3.0}, "output: 'y' is no tensor"),
+        ({"y": 3.0}, "output: 'y' is not a tensor"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(change: dict[str, object], message: str) -> None:
@@ -136,7 +136,7 @@ def test_arguments_that_do_not_fit_are_refused(change: dict[str, object], messag
 
 def test_tensors_must_be_on_the_device_that_was_asked_for() -> None:
     elsewhere = replace(add_scaled, inputs=lambda sizes, device: add_scaled.inputs(sizes, CPU))
-    with pytest.raises(InputError, match="inputs: 'x' is on cpu, not on meta as asked"):
+    with pytest.raises(InputError, match="inputs: 'x' is on cpu, but meta was requested"):
         UserKernel(elsewhere, HERE).compile_key(problem(), config(), H100)
 
 
@@ -182,7 +182,7 @@ def test_inputs_depend_on_the_seed_alone_and_their_memory_is_counted() -> None:
 def test_operations_are_found_by_the_kernels_names() -> None:
     find = operations_in(import_source("user_kernels"))
     assert find("add_scaled").source.startswith("user_kernels.py ")
-    with pytest.raises(InputError, match="no kernel 'listed'; there are add_scaled"):
+    with pytest.raises(InputError, match="no kernel 'listed'; expected one of add_scaled"):
         find("listed")
 
 
