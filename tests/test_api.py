@@ -111,7 +111,7 @@ def test_a_recorded_grid_is_tuned_without_a_gpu(tmp_path: Path) -> None:
     assert [best.problem for best in found] == PROBLEMS[::-1]
     assert all(best.launched_configs < every.launched_configs for best, every in zip(found, whole, strict=True))
     with pytest.raises(
-        bo_tune.InputError, match="1 of 1 problems are not recorded, the first is softmax_kernel rows=7"
+        bo_tune.InputError, match="1 of the 1 problems have no recording; the first is softmax_kernel rows=7"
     ):
         bo_tune.tune(softmax, [{"rows": 7, "cols": 1024}], device=f"replay:{folder}")
 
@@ -213,9 +213,9 @@ def test_other_problems_of_the_kernel_teach(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"problems": []}, "no problems to tune it on"),
-        ({"problems": [PROBLEMS[0], PROBLEMS[0]]}, "a problem is there twice"),
-        ({"problems": [PROBLEMS[0], {"rows": 1}]}, "problems must have the same sizes"),
+        ({"problems": []}, "expected at least one problem to tune for"),
+        ({"problems": [PROBLEMS[0], PROBLEMS[0]]}, "expected each problem only once"),
+        ({"problems": [PROBLEMS[0], {"rows": 1}]}, "expected problems with the same sizes"),
         (
             {"problems": [{"rows": None, "cols": 1}]},
             "rows: expected a number, a truth value or a word as a size, got None",
@@ -223,7 +223,7 @@ def test_other_problems_of_the_kernel_teach(tmp_path: Path) -> None:
         ({"problems": [{"rows": "a b", "cols": 1}]}, "expected a number, a truth value or a word as a size"),
         ({"sampler": "best"}, "sampler: expected one of grid-gp, random"),
         ({"sampler": "grid"}, "sampler: expected one of grid-gp, random"),
-        ({"space": {"BLOC": (1,)}}, "space: 'BLOC' is not in the kernel's, of ROWS, BLOCK"),
+        ({"space": {"BLOC": (1,)}}, "space: the kernel's space has no 'BLOC'; expected some of ROWS, BLOCK"),
         ({"space": {"BLOCK": ()}}, "space: BLOCK: expected at least one value, and each only once"),
         ({"space": {"BLOCK": (-1,)}}, "BLOCK: expected one of 512, 1024"),
         ({"device": "gpu"}, "device: expected cuda, cuda:N or replay:DIR, got 'gpu'"),

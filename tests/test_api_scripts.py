@@ -92,6 +92,6 @@ def test_other_errors_of_a_script_are_shown_as_usual_and_its_own_may_be_caught(t
     lines = ("try:", "    bo_tune.tune(mine, [])", "except bo_tune.InputError as error:", "    print(error)", "1 / 0")
     main = "".join(f"    {line}\n" for line in lines)
     ran = script(tmp_path, SCRIPT.partition("    from bo_tune.measure")[0] + main)
-    assert (ran.code, ran.out) == (1, "add_scaled_kernel: no problems to tune it on\n")
+    assert (ran.code, ran.out) == (1, "add_scaled_kernel: expected at least one problem to tune for, got none\n")
     assert ran.err.startswith("Traceback")
     assert ran.err.rstrip().endswith("ZeroDivisionError: division by zero")

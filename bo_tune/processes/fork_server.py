@@ -142,7 +142,7 @@ class ForkServer:
                         self.forked.add(child)
                         return child
             except OSError as error:
-                raise WorkerError(f"the fork server has ended: {error}") from error
+                raise WorkerError(f"the fork server has exited: {error}") from error
         raise WorkerError(self._last_words())
 
     def _last_words(self) -> str:
@@ -158,7 +158,7 @@ def last_line(file: IO[bytes]) -> str:
     """Return the last line of a process's output, or say that there is none."""
     file.seek(0)
     lines = file.read().decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "the process ended without a word"
+    return lines[-1] if lines else "the process exited without a message"
 
 
 def _serve(control: socket.socket) -> None:

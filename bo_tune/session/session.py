@@ -208,7 +208,7 @@ class Session:
             if done is not None:
                 return done
         if self._elsewhere is not None:
-            return self._fail(jobs, "no worker could measure it") if ended else None
+            return self._fail(jobs, "no worker was able to measure it") if ended else None
         if not self._claims.take(names, done_too=is_done):
             return None
         try:

@@ -19,7 +19,7 @@ from bo_tune.store.result import StudyResult
 from bo_tune.store.rows.study_reader import StudyRow, StudyRows
 from bo_tune.store.trials import COST, FINISHED, StoredTrial, Trial
 
-MEND = "bo-tune delete removes it, --fresh sets it aside"
+MEND = "bo-tune delete removes it, and --fresh sets it aside"
 """Advice about a study that cannot be read."""
 
 Result = TypeVar("Result")
@@ -83,8 +83,8 @@ class StudyReader(ABC, Generic[Found]):
         later = [version for version in versions if isinstance(version, int) and version > SCHEMA_VERSION]
         if later:
             raise StorageError(
-                f"{self.url}: written by a later version of bo_tune: it is of schema {max(later)}, this version reads "
-                f"up to {SCHEMA_VERSION}"
+                f"{self.url}: a later version of bo_tune wrote this database: it has schema {max(later)}, but "
+                f"this version reads only up to {SCHEMA_VERSION}"
             )
 
     def leave_out(self, name: object, why: str) -> None:
@@ -103,7 +103,7 @@ class StudyReader(ABC, Generic[Found]):
         """Return a study by its name, unchecked. Raises StorageError if there is none."""
         found = self._read(lambda rows: rows.studies([str(name)]))
         if not found:
-            raise StorageError(f"{self.url}: no study {name}")
+            raise StorageError(f"{self.url}: there is no study {name}")
         return found[0]
 
     def summaries(self, *, set_aside: bool = False, ids: Sequence[int] | None = None) -> list[StudySummary]:
@@ -127,7 +127,7 @@ class StudyReader(ABC, Generic[Found]):
                 raise NotOursError(f"{SCHEMA_ATTR}: expected {' or '.join(map(str, READABLE))}, got {schema!r}")
             name, result = self._check(row.attributes)
             if str(name) != row.name:
-                raise NotOursError(f"{NAME_ATTR}: is that of another study, {name}")
+                raise NotOursError(f"{NAME_ATTR}: expected this study's name, got that of {name}")
         except NotOursError as error:
             self.leave_out(row.name, str(error))
             return None

@@ -65,7 +65,7 @@ def surroundings_in(linear: Linear, problem: LoraProblem, device: Device, active
     config = device.default_config(kernel_spec(beside.kernel), beside)
     build = device.compile(beside, config).result()
     if isinstance(build, Invalid):
-        raise DeviceError(f"{beside}: the default config cannot be compiled: {build.detail or build.reason.value}")
+        raise DeviceError(f"{beside}: the default config does not compile: {build.detail or build.reason.value}")
     return Surroundings(linear, {beside.kernel: config}, active)
 
 

@@ -237,7 +237,7 @@ OUTPUTS: dict[str, Case] = {
 DATABASES: dict[str, Case] = {
     "of another program": (lambda i: i.with_database("CREATE TABLE songs (title TEXT)"), "something else"),
     "text": (lambda i: i.tune("--storage", sqlite_url(i.study)), "not a database"),
-    "no URL": (lambda i: i.tune("--storage", i.database), "not a database URL"),
+    "no URL": (lambda i: i.tune("--storage", i.database), "expected a database URL"),
     "no such kind": (lambda i: i.tune("--storage", "nonsense:///x"), "nonsense"),
     "a kind that is not supported": (
         lambda i: i.tune("--storage", "mysql+pymysql://tuner@db/x"),

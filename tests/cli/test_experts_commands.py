@@ -168,7 +168,7 @@ def test_recordings_and_grids_are_of_adapters_unless_experts_are_asked_for(cli: 
         ),
         (
             ("tune", *MODEL, "--only", "experts", "--device", f"replay:{ROOT}/studies/recordings"),
-            "2 of 2 problems are not recorded, the first is fused_experts m=16.E=128",
+            "2 of the 2 problems have no recording; the first is fused_experts m=16.E=128",
         ),
     ],
 )  # fmt: skip

@@ -61,6 +61,6 @@ def test_a_study_that_is_asked_for_fails_alone_and_can_be_begun_anew(cli: Cli, t
     studies = json.loads(ran.out)["studies"]
     assert [s["finished"] for s in studies].count(True) == 2
     assert f"{name} cannot be read: trials[0].value: " in ran.err
-    assert "bo-tune delete removes it, --fresh sets it aside" in ran.err
+    assert "bo-tune delete removes it, and --fresh sets it aside" in ran.err
     fresh = cli(*tune("tune", "--fresh"))
     assert (fresh.code, "kept" in fresh.out) == (0, False), fresh

@@ -43,6 +43,6 @@ def test_what_is_kept_and_what_is_gone_on_from() -> None:
 
 def test_studies_that_were_left_out_are_named() -> None:
     assert unreadable_lines({"b": "y", "a": "x"}) == [
-        "warning: skipped a, which cannot be read: x; bo-tune delete removes it, --fresh sets it aside",
-        "warning: skipped b, which cannot be read: y; bo-tune delete removes it, --fresh sets it aside",
+        "warning: skipped a, which cannot be read: x; bo-tune delete removes it, and --fresh sets it aside",
+        "warning: skipped b, which cannot be read: y; bo-tune delete removes it, and --fresh sets it aside",
     ]

@@ -157,7 +157,7 @@ def test_a_compile_over_its_deadline_is_given_up(server: ForkServer) -> None:
         for build in (first.result(LONG_S), second.result(LONG_S)):
             assert isinstance(build, Invalid)
             assert build.reason is InvalidReason.COMPILE_TIMEOUT
-            assert build.detail == "compile took longer than 0.05 s"
+            assert build.detail == "the compile took longer than 0.05 s"
         assert first.result().compilation.compile_s == 0.05
         assert second.result().compilation.cached
         assert farm._workers[0].pid is None

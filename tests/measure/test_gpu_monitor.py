@@ -105,7 +105,7 @@ def test_a_driver_that_goes_silent_is_told_once_and_seen_no_more(monitor: Monito
         assert watched.sees_processes
     assert heard.all == [frozenset({LOST})]
     assert not watched.sees_processes
-    assert "is not known" in str(watched.blind_to)
+    assert "cannot tell whether others use" in str(watched.blind_to)
     with watched.noting(later):
         pass
     assert later.all == []
@@ -145,12 +145,16 @@ def test_a_gpu_that_must_be_idle_is_refused_where_it_is_not() -> None:
     with pytest.raises(DeviceError, match=r"^--require-idle: GPU 0 is busy: 1 other process, 87 %"):
         monitored("GPU 0", lambda: watch, ours, most, require_idle=True)
     assert watch.closed
-    with pytest.raises(DeviceError, match=r"^--require-idle: whether others use GPU 0 is not known: the driver does"):
+    with pytest.raises(
+        DeviceError,
+        match=r"^--require-idle: bo_tune cannot tell whether others use GPU 0: the "
+        r"driver does",
+    ):
         monitored("GPU 0", none, ours, most, require_idle=True)
     found, unwatched = monitored("GPU 0", none, ours, most, require_idle=False)
     assert (found, unwatched) == (
         None,
-        "whether others use GPU 0 is not known: the driver does not say which GPU it is",
+        "bo_tune cannot tell whether others use GPU 0: the driver does not say which GPU it is",
     )
     found, unwatched = monitored("GPU 0", lambda: Scripted([using()]), ours, most, require_idle=True)
     assert found is not None

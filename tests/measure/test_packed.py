@@ -214,7 +214,7 @@ def test_a_probe_that_kills_the_compiler_refuses_the_pack(
     monkeypatch.setattr(packed, "PROBE_TIMEOUT_S", 0.0)
     binaries = unpacked(pack)
     try:
-        with pytest.raises(PackError, match=r"x\.pack: no answer within 0 s"):
+        with pytest.raises(PackError, match=r"x\.pack: no answer came within 0 s"):
             binaries.teach(Compilers(farm, H100))
     finally:
         binaries.close()

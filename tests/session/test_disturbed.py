@@ -174,7 +174,7 @@ def test_a_mark_stays_when_the_study_goes_on_in_peace(store: StudyStore) -> None
 
 def test_of_what_was_not_watched_from_its_beginning_nothing_is_known(store: StudyStore, tmp_path: Path) -> None:
     gpu = Gpu(using(), IDLE)
-    gpu.device.monitor, gpu.device.unwatched = None, "whether others use GPU 0 is not known: no such package"
+    gpu.device.monitor, gpu.device.unwatched = None, "bo_tune cannot tell whether others use GPU 0: no such package"
     heard: list[Event] = []
     (tuned,) = gpu.tune(store, heard=heard)
     assert told(heard) == [(gpu.device.unwatched, False)]

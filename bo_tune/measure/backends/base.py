@@ -90,8 +90,8 @@ class Backend(ABC):
     target_form: ClassVar[str]
     has_graphs: ClassVar[bool] = False
     visibility: ClassVar[tuple[str, ...]] = ()
-    driver_help: ClassVar[str] = "install the vendor's driver; in a container, hand the GPUs through to it"
-    partition_help: ClassVar[str] = "make an instance, or end the GPU's partitioning"
+    driver_help: ClassVar[str] = "install the vendor's driver; in a container, pass the GPUs through"
+    partition_help: ClassVar[str] = "create a GPU instance, or turn the GPU's partitioning off"
     processes_help: ClassVar[str] = "the vendor's tools"
 
     @abstractmethod
@@ -227,7 +227,7 @@ def told_by(module: str) -> list[GpuIdentity]:
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_TIMEOUT_S, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        raise DeviceError(f"the GPUs of this host cannot be counted: {one_line(error)}") from error
+        raise DeviceError(f"the driver cannot count the GPUs of this host: {one_line(error)}") from error
     return [
         GpuIdentity(uuid, bus_id, None if info is None else GpuInfo.from_json(info))
         for uuid, bus_id, info in json.loads(answer.stdout)

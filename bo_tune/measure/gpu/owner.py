@@ -88,7 +88,7 @@ class GpuOwner:
             raise UnusableDeviceError(f"{self._name} cannot be used: {error}{self._advice}") from error
         if expected is not None and told[0] != expected:
             raise UnusableDeviceError(
-                f"{self._name} cannot be used: the driver describes it as {expected}, torch as {told[0]}"
+                f"{self._name} cannot be used: the driver describes it as {expected}, but torch as {told[0]}"
             )
         return told
 

@@ -47,7 +47,7 @@ def monitored(
     try:
         monitor = GpuMonitor(name, watch(), ours, most)
     except WatchError as error:
-        unwatched = f"whether others use {name} is not known: {error}"
+        unwatched = f"bo_tune cannot tell whether others use {name}: {error}"
     found = unwatched if monitor is None else monitor.busy
     if found is not None and require_idle:
         if monitor is not None:
@@ -101,9 +101,11 @@ class GpuMonitor:
     def blind_to(self) -> str | None:
         """A line on which use by others the monitor does not notice; None if it notices all."""
         if self._lost or not self._sees_processes:
-            return f"whether others use {self._name} meanwhile is not known: the driver does not show its processes"
+            return (
+                f"bo_tune cannot tell whether others use {self._name} meanwhile: the driver does not show its processes"
+            )
         if self._watch.is_slice:
-            return f"{self._name} is a MIG instance: what others do on the rest of the GPU is not noticed"
+            return f"{self._name} is a MIG instance: bo_tune does not notice what others do on the rest of the GPU"
         return None
 
     @property

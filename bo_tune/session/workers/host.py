@@ -196,7 +196,7 @@ class _Member:
         try:
             said = self.connection.recv()
         except EOFError:
-            said = _Failed("it ended before it had said anything")
+            said = _Failed("it exited before it reported its GPUs")
         if isinstance(said, _Failed):
             raise InputError(f"--workers: {said.message}")
         found: Sequence[Description] = said
@@ -255,7 +255,9 @@ class HostWorkers:
             return [measured] * self._count
         gpus = host_gpus(measured)
         if len(gpus) < self._count:
-            raise InputError(f"--workers: {self._count} workers for {len(gpus)} of this host's GPUs")
+            raise InputError(
+                f"--workers: expected at most one worker for each of this host's {len(gpus)} GPUs, got {self._count}"
+            )
         jobs = max(1, (measured.jobs or cores(CORES_KEPT)) // self._count)
         shares = (gpus[number :: self._count] for number in range(self._count))
         return [replace(measured, gpus=",".join(map(str, share)), jobs=jobs) for share in shares]
@@ -313,7 +315,7 @@ class HostWorkers:
             return
         code = member.process.wait()
         if code and not member.was_stopped:
-            note(f"a worker was lost: exit code {code}")
+            note(f"a worker was lost with exit code {code}")
 
     def _take(self, member: _Member, said: Any, note: Callable[[str], None], listen: Listener) -> None:
         match said:

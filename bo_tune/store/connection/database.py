@@ -80,15 +80,15 @@ def storage_errors(url: str) -> Iterator[None]:
     except ArgumentError as error:
         known = f" ({one_line(error)})" if isinstance(error, NoSuchModuleError) else ""
         raise StorageError(
-            f"{shown(url)}: not a database URL{known}; expected for example {DEFAULT_STORAGE}, with what is special in "
-            "a password percent-encoded"
+            f"{shown(url)}: expected a database URL{known}, for example {DEFAULT_STORAGE}; percent-encode special "
+            "characters in a password"
         ) from None  # its text may hold the URL
     except (SQLAlchemyError, StorageInternalError) as error:
         cause: BaseException = error
         while (below := getattr(cause, "orig", None) or cause.__cause__) is not None:
             cause = below
         kind = DuplicateError if isinstance(error, IntegrityError) else StorageError
-        raise kind(f"{shown(url)}: the database failed: {without_secrets(one_line(cause), url)}") from error
+        raise kind(f"{shown(url)}: the database reported an error: {without_secrets(one_line(cause), url)}") from error
 
 
 class Database:
@@ -111,8 +111,8 @@ class Database:
     def __init__(self, url: str, *, create: bool, lease_s: float, only_read: bool = False) -> None:
         if models.SCHEMA_VERSION != KNOWN_SCHEMA:
             raise StorageError(
-                f"the installed Optuna has tables of version {models.SCHEMA_VERSION}; of version {KNOWN_SCHEMA} they "
-                "are known to this version of bo_tune"
+                f"the installed Optuna has tables of version {models.SCHEMA_VERSION}, but this version of bo_tune "
+                f"knows only version {KNOWN_SCHEMA}"
             )
         self._url = url
         self.engine = _in_memory() if url == MEMORY else _opened(url, create and not only_read, lease_s, only_read)
@@ -222,10 +222,13 @@ def _opened(url: str, create: bool, lease_s: float, only_read: bool) -> Engine:
         with storage_errors(url):
             found = parsed(url)
             if _is_in_memory(found):
-                raise StorageError(f"{place}: is gone with its process; tune and grid have --storage {MEMORY} for that")
+                raise StorageError(
+                    f"{place}: this database is lost when its process exits; tune and grid have --storage {MEMORY} "
+                    "for that"
+                )
             if found.get_backend_name() not in BACKENDS:
                 raise StorageError(
-                    f"{place}: of the kinds of databases SQLite and PostgreSQL are supported: {DEFAULT_STORAGE}, "
+                    f"{place}: expected a SQLite or PostgreSQL database: {DEFAULT_STORAGE}, "
                     "postgresql+psycopg://USER@HOST/DATABASE"
                 )
             file = _sqlite_file(found)
@@ -234,7 +237,7 @@ def _opened(url: str, create: bool, lease_s: float, only_read: bool) -> Engine:
             check_file(place, file, create=create)
             if file is not None and not may_be_written(file):
                 if not only_read:
-                    raise StorageError(f"{place}: nothing may be written there; show, report and export only read")
+                    raise StorageError(f"{place}: nothing can be written there; only show, report and export work")
                 options = {**found.query, **reading(file), "uri": "true"}
                 found = found.set(database=f"file:{quote(str(file))}", query=options)
                 url = found.render_as_string(hide_password=False)
@@ -268,11 +271,13 @@ def _check_database(url: str, place: str) -> None:
     try:
         tables = set(inspect(engine).get_table_names())
     except TypeError as error:
-        raise StorageError(f"{place}: its driver refuses the URL: {without_secrets(one_line(error), url)}") from None
+        raise StorageError(
+            f"{place}: the database's driver refuses the URL: {without_secrets(one_line(error), url)}"
+        ) from None
     finally:
         engine.dispose()
     if tables and "studies" not in tables:
-        raise StorageError(f"{place}: a database of something else (it has no table of studies)")
+        raise StorageError(f"{place}: this is a database of something else (it has no table of studies)")
 
 
 def _create_sqlite(url: URL, file: Path) -> None:

@@ -52,7 +52,7 @@ class LeaseKeeper:
         def take(connection: Connection) -> int | None:
             token = self.leases.take(connection, study_id)
             if token is not None and name_of(connection, study_id) != name:
-                raise StorageError(f"{name}: was deleted or set aside meanwhile; start again")
+                raise StorageError(f"{name}: this study was deleted or set aside meanwhile; start again")
             return token
 
         try:

@@ -136,7 +136,7 @@ BUSY = ("driver 570.1", "names H200", f"uuids GPU-{UUID}", "processes 7", "utili
             "none of H200 can be used; CUDA_VISIBLE_DEVICES=7",
             "unset CUDA_VISIBLE_DEVICES",
         ),
-        (Played(cuda="dies"), "GPUs", Status.FAILED, "the GPUs of this host cannot be counted", "driver"),
+        (Played(cuda="dies"), "GPUs", Status.FAILED, "the driver cannot count the GPUs of this host", "driver"),
         (
             Played(toolchain='{"torch_fault": "ModuleNotFoundError: No module named \'torch\'"}'),
             "torch",

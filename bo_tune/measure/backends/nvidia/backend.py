@@ -36,12 +36,12 @@ class Nvidia(Backend):
     target_form = "cuda:CC with a compute capability, like cuda:90"
     visibility = ("CUDA_VISIBLE_DEVICES",)
     driver_help = (
-        "install NVIDIA's driver on the host; a container is given the GPUs by --gpus all (Docker, with the NVIDIA "
-        "Container Toolkit) or --nv (Apptainer)"
+        "install NVIDIA's driver on the host; pass GPUs into a container with --gpus all (Docker, with the "
+        "NVIDIA Container Toolkit) or --nv (Apptainer)"
     )
     partition_help = (
-        "make an instance (nvidia-smi mig -cgi … -C) and name it in CUDA_VISIBLE_DEVICES, or end the partitioning "
-        "(nvidia-smi -mig 0)"
+        "create a GPU instance (nvidia-smi mig -cgi … -C) and name it in CUDA_VISIBLE_DEVICES, or turn "
+        "partitioning off (nvidia-smi -mig 0)"
     )
     processes_help = "nvidia-smi"
 
