@@ -18,7 +18,7 @@ from bo_tune.display.running.progress import Progressing
 from bo_tune.errors import DeviceError, InputError, one_line
 from bo_tune.kernels.registry import define
 from bo_tune.kernels.user.definition import Definition, Sizes
-from bo_tune.kernels.user.identity.home import MAIN, home_of, told_apart
+from bo_tune.kernels.user.identity.home import MAIN, home_of, uniquely_named
 from bo_tune.kernels.user.spec import UserSpec
 from bo_tune.kernels.user.values import Value
 from bo_tune.measure.backends.registry import GpuName, gpu_named, recordings_named
@@ -196,7 +196,7 @@ class _Measured:
     @contextmanager
     def opened(self, seed: int) -> Iterator[list[Job]]:
         """Open the device, while it lasts. Raises InputError."""
-        kernel = told_apart(self.kernel)
+        kernel = uniquely_named(self.kernel)
         asked = _problems(kernel, self.problems)
         spec = UserSpec(kernel, frozenset(self.problems[0]))
         define(spec)
@@ -237,7 +237,7 @@ def _run(
     """Search the studies of all problems."""
     _check_defined(measured.kernel)
     _end_scripts_in_one_line(measured.kernel)
-    kernel = told_apart(measured.kernel)
+    kernel = uniquely_named(measured.kernel)
     spaces = {kernel.name: _ranges(kernel, space)} if space else {}
     console, failures = PlainConsole(file=lasting_stderr()), list[str]()
     with interruptible(None), measured.opened(settings.seed) as jobs:

@@ -13,7 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from bo_tune.errors import BoTuneError, InputError, one_line, printable
 from bo_tune.processes import exit_codes
-from bo_tune.processes.interruption import at_last, interruptible
+from bo_tune.processes.interruption import at_exit, interruptible
 from bo_tune.processes.streams import fault_of
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
@@ -151,7 +151,7 @@ def without_command(
 
 def main() -> None:
     """Run the command line and exit with one of ``exit_codes``."""
-    forget = at_last(_say_last)
+    forget = at_exit(_print_last_words)
     with interruptible(exit_codes.INTERRUPTED):
         code = _run()
         if (fault := fault_of(sys.stdout)) is not None:
@@ -160,7 +160,7 @@ def main() -> None:
     sys.exit(code)
 
 
-def _say_last() -> None:
+def _print_last_words() -> None:
     sys.stderr.write(LAST_WORDS)
     sys.stderr.flush()
 

@@ -9,7 +9,7 @@ from typing import Any
 from bo_tune.cli.arguments import Arguments, on_streams
 from bo_tune.cli.output import Output
 from bo_tune.cli.start import begun
-from bo_tune.cli.tuning import Done, leave_if_unfinished, say_what_is_next, tune_one_way
+from bo_tune.cli.tuning import Done, exit_if_unfinished, print_next_steps, tune_one_way
 from bo_tune.core.choices import RaceChoice
 from bo_tune.core.problem import LoraProblem, lora
 from bo_tune.core.space import ConfigKey, config_key
@@ -60,9 +60,9 @@ def tune_both(arguments: Arguments, output: Output) -> None:
     files = write_tables(arguments.out, _entries(one, alone, chosen), output.notes)
     output.lines(*compromise_lines(list(chosen.values())))
     output.notes(*(f"wrote {file}" for file in files))
-    say_what_is_next(arguments, output, one, two)
+    print_next_steps(arguments, output, one, two)
     output.json({**one.document, "two_streams": dict(two.document), "shrink": _figures(chosen)})
-    leave_if_unfinished([*one.tuned, *two.tuned])
+    exit_if_unfinished([*one.tuned, *two.tuned])
 
 
 def _tuned(arguments: Arguments, output: Output, **more: Any) -> Done:

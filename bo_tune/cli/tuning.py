@@ -31,7 +31,7 @@ from bo_tune.engines.tuned_with import check_mix
 from bo_tune.errors import InputError
 from bo_tune.formats.study_file import StudyFile
 from bo_tune.measure.described import DescribedDevice
-from bo_tune.measure.devices import OWN_INSTEAD, Job, engine_notes, fallen_back, job_of, replay_jobs, with_deciding
+from bo_tune.measure.devices import OWN_INSTEAD, Job, engine_notes, fallback_warning, job_of, replay_jobs, with_deciding
 from bo_tune.processes import exit_codes
 from bo_tune.processes.fork_server import ForkServer
 from bo_tune.session.exchange import record
@@ -126,12 +126,12 @@ class Done:
 def tune(arguments: Arguments, output: Output, start: Start) -> None:
     """Tune, write the results, and report them. Raises typer.Exit if something could not be done."""
     done = tune_one_way(arguments, output, start)
-    say_what_is_next(arguments, output, done)
+    print_next_steps(arguments, output, done)
     output.json(done.document)
-    leave_if_unfinished(done.tuned)
+    exit_if_unfinished(done.tuned)
 
 
-def say_what_is_next(arguments: Arguments, output: Output, *done: "Done") -> None:
+def print_next_steps(arguments: Arguments, output: Output, *done: "Done") -> None:
     """Say what to do next with the files, unless they only serve comparisons."""
     files = [Path(file).name for one in done for file in one.document["written"]]
     variables = folder_variables(files)
@@ -142,7 +142,7 @@ def say_what_is_next(arguments: Arguments, output: Output, *done: "Done") -> Non
     output.notes(*next_lines(arguments.out, variables, arguments.named, is_timed=is_timed))
 
 
-def leave_if_unfinished(tuned: Sequence[Tuned]) -> None:
+def exit_if_unfinished(tuned: Sequence[Tuned]) -> None:
     """Raise typer.Exit if a study has no result."""
     if any(one.result is None for one in tuned):
         raise typer.Exit(exit_codes.FAILED)
@@ -175,7 +175,7 @@ def tune_one_way(
             checked = (check_mix(place, sources, own_wanted=own_wanted) for place, sources in places.items())
             return [line for lines in checked for line in lines]
 
-        warnings = [*_fallen_back(jobs, arguments), *mix()]
+        warnings = [*_fallback_warnings(jobs, arguments), *mix()]
         # The last: what is wrong above leaves no database behind.
         store = StudyStore(arguments.storage, lease_s=arguments.lease_s)
         output.warn(*warnings)
@@ -344,14 +344,16 @@ def _sources(jobs: Sequence[Job], out: Path) -> dict[Path, dict[str, set[str]]]:
     return found or {out: {}}
 
 
-def _fallen_back(jobs: Sequence[Job], arguments: Arguments) -> list[str]:
+def _fallback_warnings(jobs: Sequence[Job], arguments: Arguments) -> list[str]:
     """Return a warning if the project's own kernels are tuned although nobody chose them."""
     measured = arguments.measured
     files = [sources for place in _sources(jobs, arguments.out).values() for sources in place.values()]
     own = any(is_own(source) for sources in files for source in sources)
     if not own or measured.recordings is not None or measured.source != "auto":
         return []
-    return [fallen_back(measured.source) or f"no vLLM that can be tuned is installed where the GPU is: {OWN_INSTEAD}"]
+    return [
+        fallback_warning(measured.source) or f"no vLLM that can be tuned is installed where the GPU is: {OWN_INSTEAD}"
+    ]
 
 
 def _file_name(job: Job) -> str:

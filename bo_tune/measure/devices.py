@@ -50,7 +50,7 @@ def kernel_source(choice: str) -> str:
     raise DeviceError(f"--kernels vllm: {missing}")
 
 
-def fallen_back(choice: str) -> str | None:
+def fallback_warning(choice: str) -> str | None:
     """Return the warning to show if ``auto`` means the project's own kernels here, or None."""
     missing = unavailable() if choice == "auto" else None
     return None if missing is None else f"{missing}: {OWN_INSTEAD}"

@@ -189,12 +189,12 @@ def leave(message: str) -> NoReturn:
     os._exit(1)
 
 
-def _leave_with(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _exit_with(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     leave("".join(traceback.format_exception(kind, error, trace)))
 
 
 def _run(module: str, arguments: list[str], channel: int, stderr: int) -> None:
-    sys.excepthook = _leave_with
+    sys.excepthook = _exit_with
     with contextlib.suppress(PermissionError):
         os.setpgid(0, 0)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

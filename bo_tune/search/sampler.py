@@ -99,7 +99,7 @@ class FiniteGridSampler(GridSampler):
     @property
     def taught(self) -> bool:
         """Whether there are other studies of the same place to learn from."""
-        return self._prior is not None and self._prior.at_home
+        return self._prior is not None and self._prior.knows_place
 
     def model(self, study: Study) -> GridModel:
         """Return the surrogate of a study."""

@@ -62,8 +62,8 @@ class Disturbed:
 
         with monitor.noting(note):
             yield found
-        if monitor.blind_to is not None:
-            self._tell(monitor.blind_to, spoils=False)
+        if monitor.blind_spot is not None:
+            self._tell(monitor.blind_spot, spoils=False)
         for tuner in tuners:
             # Nothing is known of trials that an earlier session recorded.
             if monitor.sees_processes and found[tuner.stored.name] is None and not tuner.resumed:

@@ -11,7 +11,7 @@ from typing import Any, Generic, Self, TypeVar
 from bo_tune.core.problem import GpuInfo
 from bo_tune.core.study_name import StudyName
 from bo_tune.errors import StorageError, UnreadableStudyError, one_line, printable
-from bo_tune.processes.garbage import garbage_sought_seldom
+from bo_tune.processes.garbage import less_frequent_gc
 from bo_tune.store.attributes import GPU_ATTR, NAME_ATTR, READABLE, RESULT_ATTR, SCHEMA_ATTR, SCHEMA_VERSION
 from bo_tune.store.checked import AttributesCheck, NotOursError, check_trials
 from bo_tune.store.leases.holders import Holder
@@ -113,7 +113,7 @@ class StudyReader(ABC, Generic[Found]):
             set_aside: whether to include those that were set aside when others were begun anew.
             ids: the numbers of those to list; all by default.
         """
-        with garbage_sought_seldom():  # it would find none, but take a third of the time
+        with less_frequent_gc():  # it would find none, but take a third of the time
             rows = self._read(lambda rows: rows.studies(ids=ids))
             found = [summary for row in rows if SCHEMA_ATTR in row.attributes and (summary := self._summary(row))]
         return sorted((s for s in found if set_aside or not s.name.set_aside), key=lambda s: str(s.name))

@@ -8,7 +8,7 @@ import pytest
 from helpers import ROOT, SHRINK, SHRINK_TABLE, Cli, FakeDevice, contents, sliced, write_all
 
 from bo_tune.cli.arguments import Arguments
-from bo_tune.cli.tuning import _fallen_back
+from bo_tune.cli.tuning import _fallback_warnings
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import SearchSpace
@@ -114,5 +114,5 @@ def test_a_fallback_is_warned_of(source: str, choice: str, device: str, warned: 
     other.source = source
     measured = Measured(device, choice, Conditions(), None)
     arguments = Arguments(None, (), measured, "memory", tmp_path, SessionSettings(), verbose=False)
-    lines = _fallen_back([job_of(LoraProblem("lora_shrink", 4, 1, 16, 4096, 16), other)], arguments)
+    lines = _fallback_warnings([job_of(LoraProblem("lora_shrink", 4, 1, 16, 4096, 16), other)], arguments)
     assert [("bo_tune's own kernels are tuned instead" in line) for line in lines] == [True] * warned

@@ -94,9 +94,9 @@ def test_stored_trials_of_something_else_are_not_learned_from() -> None:
     for kernel, spec in SPECS.items():
         step = CsgmvStep(kernel, 16, 16, 4, 16, 64, 1, (64,) if kernel == EXPAND else ())
         config = spec.default_config(step.problem)
-        assert spec.speaks_of(config, step.problem)
-        assert not spec.speaks_of({**config, "SPLIT_K": 1}, step.problem)
-        assert not spec.speaks_of(config, LoraProblem("lora_shrink", 1, 1, 1, 16, 16))
+        assert spec.understands(config, step.problem)
+        assert not spec.understands({**config, "SPLIT_K": 1}, step.problem)
+        assert not spec.understands(config, LoraProblem("lora_shrink", 1, 1, 1, 16, 16))
 
 
 def test_they_are_known_by_their_names() -> None:

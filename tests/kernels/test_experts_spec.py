@@ -88,12 +88,12 @@ def test_a_problem_of_16_bits_is_named_as_before_there_were_others() -> None:
 
 def test_stored_trials_of_something_else_are_not_learned_from() -> None:
     problem, config = ExpertsStep(16, Experts(8, 2), 64, 32).problem, CONFIGS[0]
-    assert SPEC.speaks_of(config, problem)
-    assert not SPEC.speaks_of({**config, "SPLIT_K": 1}, problem)
-    assert not SPEC.speaks_of(config, SizedProblem(KERNEL, (("m", 16), ("E", 8))))
-    assert not SPEC.speaks_of(config, LoraProblem("lora_shrink", 1, 1, 1, 16, 16))
+    assert SPEC.understands(config, problem)
+    assert not SPEC.understands({**config, "SPLIT_K": 1}, problem)
+    assert not SPEC.understands(config, SizedProblem(KERNEL, (("m", 16), ("E", 8))))
+    assert not SPEC.understands(config, LoraProblem("lora_shrink", 1, 1, 1, 16, 16))
     wrong = {**dict(problem.sizes), "E": "many"}
-    assert not SPEC.speaks_of(config, SizedProblem(KERNEL, tuple(wrong.items())))
+    assert not SPEC.understands(config, SizedProblem(KERNEL, tuple(wrong.items())))
 
 
 def test_it_is_known_by_its_name() -> None:

@@ -277,13 +277,13 @@ def test_a_gpu_that_the_driver_describes_compiles_before_it_can_be_used(
 ) -> None:
     monkeypatch.setattr(cuda, "GPU_MODULE", "fake_gpu")
     hello = threading.Event()
-    meet = GpuOwner._meet
+    meet = GpuOwner._start_and_greet
 
     def later(self: GpuOwner, expected: GpuInfo | None) -> Told:
         assert hello.wait(60)
         return meet(self, expected)
 
-    monkeypatch.setattr(GpuOwner, "_meet", later)
+    monkeypatch.setattr(GpuOwner, "_start_and_greet", later)
     made = GpuDevice(host=host, identity=GpuIdentity("", "", FAKE_GPU))
     try:
         assert made.gpu == FAKE_GPU

@@ -105,7 +105,7 @@ def test_a_driver_that_goes_silent_is_told_once_and_seen_no_more(monitor: Monito
         assert watched.sees_processes
     assert heard.all == [frozenset({LOST})]
     assert not watched.sees_processes
-    assert "cannot tell whether others use" in str(watched.blind_to)
+    assert "cannot tell whether others use" in str(watched.blind_spot)
     with watched.noting(later):
         pass
     assert later.all == []
@@ -119,11 +119,11 @@ def test_what_would_not_be_noticed_is_said(monitor: Monitor) -> None:
     for one in (sees, hidden, unknown, part):
         with one.noting(lambda found: None):
             pass
-    assert (sees.blind_to, sees.sees_processes) == (None, True)
-    assert "does not show its processes" in str(hidden.blind_to)
+    assert (sees.blind_spot, sees.sees_processes) == (None, True)
+    assert "does not show its processes" in str(hidden.blind_spot)
     assert (hidden.sees_processes, unknown.sees_processes) == (False, False)
-    assert "does not show its processes" in str(unknown.blind_to)
-    assert "MIG instance" in str(part.blind_to)
+    assert "does not show its processes" in str(unknown.blind_spot)
+    assert "MIG instance" in str(part.blind_spot)
 
 
 def test_closing_ends_the_watch() -> None:

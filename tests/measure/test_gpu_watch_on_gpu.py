@@ -96,4 +96,4 @@ def test_another_process_is_noticed_meanwhile(device: GpuDevice, neighbour: None
     if device.monitor.sees_processes:
         assert found & {AT_WORK, PRESENT}
     else:
-        assert device.monitor.blind_to is not None
+        assert device.monitor.blind_spot is not None

@@ -12,7 +12,7 @@ from pathlib import Path
 from bo_tune.analysis.doctor.finding import Finding, failed, ok, warning
 from bo_tune.errors import DeviceError
 from bo_tune.files import check_file_writable, os_error_text
-from bo_tune.kernels.vllm.installed import LAUNCHERS, described, launched_here, unavailable
+from bo_tune.kernels.vllm.installed import LAUNCHERS, described, installed_kernels, unavailable
 from bo_tune.measure.compile.host import cache_folder, check_cache
 
 COMPILERS = ("gcc", "clang")
@@ -93,7 +93,7 @@ def engine(source: str) -> Finding:
         return ok("kernels", "bo_tune's own, because of --kernels builtin; no engine runs them")
     missing = unavailable()
     if missing is None:
-        there = launched_here() or []
+        there = installed_kernels() or []
         lacking = [name for name in LAUNCHERS if name not in there]
         rest = f", but not {', '.join(lacking)}" if lacking else ""
         return ok("kernels", f"{described()}: {', '.join(there)}{rest}")

@@ -94,8 +94,8 @@ def _idle(vendor: Backend, told: Answers, asked: Asked) -> Iterator[Finding]:
         yield failed("idle", told["busy"], what)
     else:
         yield ok("idle", "nobody else uses it")
-    if told.get("blind_to"):
-        yield warning("watch", told["blind_to"], "make sure that nobody else uses the GPU meanwhile")
+    if told.get("blind_spot"):
+        yield warning("watch", told["blind_spot"], "make sure that nobody else uses the GPU meanwhile")
 
 
 def toolchain(vendor: Backend, told: Answers, asked: Asked) -> Iterator[Finding]:

@@ -63,7 +63,7 @@ def compile_command(
     from bo_tune.cli.packing import Plan, experience, gpu_of, make_pack
     from bo_tune.files import check_file_writable
     from bo_tune.measure.compile.host import cores
-    from bo_tune.measure.devices import fallen_back, kernel_source
+    from bo_tune.measure.devices import fallback_warning, kernel_source
     from bo_tune.measure.source import VLLM
     from bo_tune.precompile.build import PackBudget
 
@@ -96,5 +96,5 @@ def compile_command(
         seed if seed is not None else loaded.seed,
     )
     known = experience(storage, history)
-    output.warn(*filter(None, [fallen_back(kernels)]))
+    output.warn(*filter(None, [fallback_warning(kernels)]))
     make_pack(plan, known, out, output)

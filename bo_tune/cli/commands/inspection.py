@@ -10,7 +10,7 @@ from bo_tune.cli import options as o
 from bo_tune.core.choices import DEFAULT_STORAGE, GRID, GRID_GP
 from bo_tune.errors import InputError
 from bo_tune.processes import exit_codes
-from bo_tune.processes.garbage import garbage_not_sought
+from bo_tune.processes.garbage import paused_gc
 
 
 def compare_command(
@@ -97,7 +97,7 @@ def simulate_command(
     output.json(result)
 
 
-@garbage_not_sought()
+@paused_gc()
 def show_command(
     study: Annotated[
         list[str] | None,

@@ -12,7 +12,7 @@ from typing import Any
 from bo_tune.engines.check.findings import Fault, place_of
 from bo_tune.engines.vllm.file_names import FILE_STEMS, split_file_name
 from bo_tune.engines.vllm.launchable import numbers_fault
-from bo_tune.engines.vllm.lookup import first_odd_key, no_number
+from bo_tune.engines.vllm.lookup import bad_key_reason, first_odd_key
 from bo_tune.engines.vllm.table_format import LEVELS
 from bo_tune.files import os_error_text, parse_json, read_file, shown
 from bo_tune.kernels.moe.untuned import as_read
@@ -90,7 +90,7 @@ def _without(stem: str) -> str:
 def _level_faults(name: str, level: Mapping[str, Any], levels: Sequence[str], keys: tuple[str, ...]) -> Iterator[Fault]:
     odd = first_odd_key(level)
     if odd is not None:
-        yield Fault(name, place_of((*keys, odd)), no_number(levels[0], odd))
+        yield Fault(name, place_of((*keys, odd)), bad_key_reason(levels[0], odd))
     for key, value in level.items():
         place = (*keys, key)
         if not isinstance(value, dict) or not value:

@@ -12,7 +12,7 @@ from typing import Any
 
 from bo_tune.core.problem import device_file_name
 from bo_tune.engines.provenance import PROVENANCE_SUFFIX
-from bo_tune.engines.vllm.launchable import in_small_letters, numbers_fault
+from bo_tune.engines.vllm.launchable import numbers_fault, with_lower_case_names
 from bo_tune.engines.vllm.lookup import first_odd_key
 from bo_tune.files import shown
 
@@ -76,7 +76,9 @@ class ExpertsFile:
             return f"{missing[0]} is missing"
         if unknown:
             return f"{unknown[0]} is not a parameter of the kernel"
-        return numbers_fault(in_small_letters({name: config[name] for name in (*BLOCKS, *_LAUNCH) if name in config}))
+        return numbers_fault(
+            with_lower_case_names({name: config[name] for name in (*BLOCKS, *_LAUNCH) if name in config})
+        )
 
 
 def device_of(gpu: str) -> str:

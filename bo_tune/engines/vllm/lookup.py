@@ -64,7 +64,7 @@ def lookup(table: Mapping[str, Any], asked: Mapping[str, int]) -> Found | Crash:
         elif not level.get(key):
             odd = first_odd_key(level)
             if odd is not None:
-                return Crash(name, no_number(name, odd), (*keys, odd))
+                return Crash(name, bad_key_reason(name, odd), (*keys, odd))
             if not level:
                 return Crash(name, f"there are no {name} keys", keys)
             key = min(level, key=lambda candidate: abs(int(candidate) - number))
@@ -75,7 +75,7 @@ def lookup(table: Mapping[str, Any], asked: Mapping[str, int]) -> Found | Crash:
     return Found(keys, nearest, level)
 
 
-def no_number(level: str, key: str) -> str:
+def bad_key_reason(level: str, key: str) -> str:
     """Return a message about a key that ``int()`` rejects."""
     return f"the {level} key {key!r} is not a number: int() fails in the engine"
 

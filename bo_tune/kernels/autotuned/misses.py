@@ -22,7 +22,7 @@ from bo_tune.kernels.autotuned.settings import Settings
 from bo_tune.kernels.user import frozen
 from bo_tune.kernels.user.check.memory import tensor_of
 from bo_tune.kernels.user.definition import Params
-from bo_tune.kernels.user.identity.home import file_of, home_of, told_apart
+from bo_tune.kernels.user.identity.home import file_of, home_of, uniquely_named
 from bo_tune.processes.importing import is_importing
 
 LOGGER = logging.getLogger("bo_tune")
@@ -57,7 +57,7 @@ class Misses:
     @cached_property
     def _name(self) -> str:
         """The kernel's name in tables, databases and files of calls. Raises InputError if it cannot be tuned."""
-        return told_apart(self._tuner.definition).name
+        return uniquely_named(self._tuner.definition).name
 
     def decide(self, arguments: Mapping[str, Any], left: Sequence[Any]) -> tuple[Any, bool]:
         """Return the config to launch with, and whether the next launch will use the same one.

@@ -45,7 +45,7 @@ class CsgmvSpec(KernelSpec[SizedProblem]):
         """Return SGLang's rule, which matters if SGLang ships a file that takes precedence over it."""
         return (self.default_config(problem),)
 
-    def speaks_of(self, config: Config, problem: Problem) -> bool:
+    def understands(self, config: Config, problem: Problem) -> bool:
         try:
             CsgmvStep.of(problem)
         except ValueError:

@@ -89,9 +89,9 @@ class MoeLoraSpec(LoraSpec):
         return (MOE, *sizes, problem.dtype, problem.experts)
 
     def default_config(self, problem: LoraProblem) -> dict[str, int]:
-        return self.as_taken(general_config(problem.m, experts_of(problem).local), problem)
+        return self.as_used(general_config(problem.m, experts_of(problem).local), problem)
 
-    def as_taken(self, config: Config, problem: LoraProblem) -> dict[str, int]:
+    def as_used(self, config: Config, problem: LoraProblem) -> dict[str, int]:
         """Return the part of a config of the base model's experts that this kernel uses."""
         taken = bounded(config, problem.k, shrinks=self.shrinks)
         return {name: taken[name] for name in self.search_space.names}

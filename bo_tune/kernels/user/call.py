@@ -31,7 +31,7 @@ def call_of(kernel: Kernel, problem: SizedProblem, arguments: Mapping[str, Any],
     own, params = kernel.parameters, kernel.decode(config)
     check_kernel_arguments(kernel, arguments)
     arguments = _with_block_shapes(kernel, arguments, params)
-    chosen = {**params, **_worked_out(kernel, arguments, params)}
+    chosen = {**params, **_heuristic_values(kernel, arguments, params)}
     values = {**own, **arguments, **chosen}
     before = _before(kernel, problem, values, params)
     # A parameter with the name of a launch option sets that option only if it does not keep its default.
@@ -62,9 +62,9 @@ def _with_block_shapes(kernel: Kernel, arguments: Mapping[str, Any], params: Map
     return found
 
 
-def _worked_out(kernel: Kernel, arguments: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+def _heuristic_values(kernel: Kernel, arguments: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return kernel.decorated.worked_out(arguments, params)
+        return kernel.decorated.heuristic_values(arguments, params)
     except Exception as error:  # whatever the author's code raises
         why = f"{type(error).__name__}: {one_line(error)}"
         raise InputError(f"{kernel.name}: @triton.heuristics: {why}") from error

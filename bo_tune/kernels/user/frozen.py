@@ -24,7 +24,7 @@ from bo_tune.core.problem import Size, SizedProblem
 from bo_tune.errors import InputError
 from bo_tune.files import os_error_text, parse_json, read_file, resolved, shown, write_atomically
 from bo_tune.kernels.user.definition import Definition, Params, Sizes
-from bo_tune.kernels.user.identity.home import file_of, told_apart
+from bo_tune.kernels.user.identity.home import file_of, uniquely_named
 from bo_tune.kernels.user.values import Value
 
 OnMiss = Literal["nearest", "default", "error"]
@@ -208,7 +208,7 @@ _FOUND: dict[tuple[Any, ...], dict[str, Value]] = {}
 def _look_up(kernel: Definition, sizes: dict[str, Size], table: Path, gpu: str, on_miss: OnMiss) -> Params:
     if on_miss not in ON_MISS:
         raise InputError(f"on_miss: expected one of {', '.join(ON_MISS)}, got {on_miss!r}")
-    name = told_apart(kernel).name
+    name = uniquely_named(kernel).name
     try:
         problem = SizedProblem(name, tuple(sizes.items()))
     except ValueError as error:

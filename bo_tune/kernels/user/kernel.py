@@ -193,7 +193,7 @@ class Kernel(Definition):
 
     def _prune(self, problem: SizedProblem) -> frozenset[tuple[Value, ...]]:
         """Return the configs that the pruning of ``@triton.autotune`` leaves."""
-        arguments = self.ask(self.makes, self.decorated.made_of_nothing, self.inputs, dict(problem.sizes))
+        arguments = self.ask(self.makes, self.decorated.meta_inputs, self.inputs, dict(problem.sizes))
         assert self.decorated.prune is not None
         left = self.ask("prune_configs_by", self.decorated.prune, dict(arguments))
         return frozenset(tuple(config.all_kwargs().get(name) for name in self.values) for config in left)

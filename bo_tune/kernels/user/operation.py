@@ -25,7 +25,7 @@ from bo_tune.kernels.user.call import call_of, check_kernel_arguments
 from bo_tune.kernels.user.check.filling import FillingAllocations
 from bo_tune.kernels.user.check.memory import Memory, bytes_of, tensor_of, tensors_in
 from bo_tune.kernels.user.check.reference import Returned, RightOutputs, poison, right_outputs
-from bo_tune.kernels.user.decorated import untaken
+from bo_tune.kernels.user.decorated import unsupported_options
 from bo_tune.kernels.user.definition import Definition, Params
 from bo_tune.kernels.user.identity.digest import source_of
 from bo_tune.kernels.user.identity.home import kernel_in
@@ -99,7 +99,7 @@ class UserOperation(Operation[SizedProblem, UserInputs]):
     def _check_arguments(self, arguments: Mapping[str, Any]) -> None:
         """Raise InputError if arguments do not fit the definition."""
 
-    def made_of_nothing(self, problem: SizedProblem) -> UserInputs:
+    def meta_inputs(self, problem: SizedProblem) -> UserInputs:
         try:
             return self.make_inputs(problem, seed=0, device=META)
         except InputError:
@@ -161,7 +161,7 @@ class UserKernel(UserOperation, KernelOperation[SizedProblem, UserInputs]):
 
     def compile_key(self, problem: SizedProblem, config: Config, gpu: GpuInfo) -> Hashable:
         """Return the key. Raises InputError if a launch option belongs to other GPUs."""
-        foreign = untaken([name for name in self.kernel.values if name not in self.kernel.parameters])
+        foreign = unsupported_options([name for name in self.kernel.values if name not in self.kernel.parameters])
         if foreign:
             raise InputError(f"{self.kernel.name}: space: Triton accepts no option {foreign[0]!r} for {gpu.target}")
         return super().compile_key(problem, config, gpu)

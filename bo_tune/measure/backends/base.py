@@ -98,7 +98,7 @@ class Backend(ABC):
     def identities(self) -> Sequence[GpuIdentity]:
         """Return the usable GPUs of this host, in the order of their numbers.
 
-        This process forks children that use GPUs, so it must not ask the driver itself (``told_by``).
+        This process forks children that use GPUs, so it must not ask the driver itself (``gpus_printed_by``).
 
         Raises:
             DeviceError: the GPUs cannot be counted.
@@ -217,7 +217,7 @@ def gpu_side(children: str) -> type[GpuSide]:
     return cast(type[GpuSide], import_module(children).GpuSide)
 
 
-def told_by(module: str) -> list[GpuIdentity]:
+def gpus_printed_by(module: str) -> list[GpuIdentity]:
     """Return the GPUs that a module's ``main()`` prints as JSON: UUID, bus id, and the fields of ``GpuInfo`` or null.
 
     The module runs in a process of its own, because a process that has asked the driver must not fork children that use

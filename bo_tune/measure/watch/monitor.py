@@ -98,7 +98,7 @@ class GpuMonitor:
         return reading
 
     @property
-    def blind_to(self) -> str | None:
+    def blind_spot(self) -> str | None:
         """A line on which use by others the monitor does not notice; None if it notices all."""
         if self._lost or not self._sees_processes:
             return (
@@ -115,10 +115,10 @@ class GpuMonitor:
 
     def begin(self) -> None:
         """Start looking: from now on something of the session has the GPU open."""
-        self._thread = threading.Thread(target=self._look_on, name="gpu-monitor", daemon=True)
+        self._thread = threading.Thread(target=self._keep_watching, name="gpu-monitor", daemon=True)
         self._thread.start()
 
-    def _look_on(self) -> None:
+    def _keep_watching(self) -> None:
         self._look()
         while not self._closed.wait(LOOK_EVERY_S):
             self._look()

@@ -102,7 +102,7 @@ class HistoryPrior:
         self._place = place
 
     @property
-    def at_home(self) -> bool:
+    def knows_place(self) -> bool:
         """Whether one of them is of the new study's place."""
         return any(history.place == self._place for history in self.histories)
 

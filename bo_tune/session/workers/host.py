@@ -26,7 +26,7 @@ from bo_tune.measure.described import Description
 from bo_tune.measure.gpu.device import CORES_KEPT
 from bo_tune.processes import exit_codes
 from bo_tune.processes.interpreter import python_command
-from bo_tune.processes.interruption import IN_ORDER_WITHIN_S, at_last, interruptible
+from bo_tune.processes.interruption import IN_ORDER_WITHIN_S, at_exit, interruptible
 from bo_tune.session.workers.measuring import Measured, forking, host_gpus
 from bo_tune.session.workers.worker import StudyWorker, fitting_of
 from bo_tune.store.storage import StudyStore, silence_optuna
@@ -185,7 +185,7 @@ class _Member:
             self.process = subprocess.Popen(
                 python_command(MODULE, str(theirs.fileno())), pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
             )
-        self._forget = at_last(self.process.kill)
+        self._forget = at_exit(self.process.kill)
         self.connection: Connection = Connection(ours.detach())
         self.say(order)
         self.activities: Sequence[SessionActivity] = ()

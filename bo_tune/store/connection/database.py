@@ -183,7 +183,7 @@ def _again(work: Callable[[], Result], is_worth_it: Callable[[int, BaseException
         time.sleep(min(1.0, 0.05 * 2**attempt))
 
 
-def _may_be_opened_yet(attempt: int, error: BaseException) -> bool:
+def _can_retry_opening(attempt: int, error: BaseException) -> bool:
     """Say whether another attempt may open a server: yes if it cut an attempt off.
 
     If it could not be reached in the first place, its address is probably wrong.
@@ -248,7 +248,7 @@ def _opened(url: str, create: bool, lease_s: float, only_read: bool) -> Engine:
                 _check_database(url, place)
                 return _open(url, found, create=create, lease_s=lease_s)
 
-            return _again(attempt, _may_be_opened_yet if file is None else lambda *_: False)
+            return _again(attempt, _can_retry_opening if file is None else lambda *_: False)
     # Causes: another schema version; no driver for this kind of database; a revision that alembic does not know; a
     # value in the URL's query that the driver refuses.
     except (RuntimeError, ImportError, CommandError, TypeError, ValueError) as error:
@@ -319,7 +319,7 @@ def _open(url: str, found: URL, *, create: bool, lease_s: float) -> Engine:
         if create:
             _create_leases(engine)
         return engine
-    with _alone(url):
+    with _schema_locked(url):
         engine = RDBStorage(url).engine
         if create:
             _create_leases(engine)
@@ -337,7 +337,7 @@ def _create_leases(engine: Engine) -> None:
 
 
 @contextmanager
-def _alone(url: str) -> Iterator[None]:
+def _schema_locked(url: str) -> Iterator[None]:
     """Keep other processes from creating the tables on a server at the same time."""
     engine = create_engine(url)
     try:

@@ -125,11 +125,11 @@ def test_features_describe_every_config_by_finite_numbers() -> None:
 
 def test_trials_of_another_kernel_or_of_other_sizes_are_told_apart() -> None:
     config = SPEC.default_config(PROBLEM)
-    assert SPEC.speaks_of(config, PROBLEM)
-    assert not SPEC.speaks_of({**config, "MODE": 3}, PROBLEM)
-    assert not SPEC.speaks_of({"BLOCK": 64}, PROBLEM)
-    assert not SPEC.speaks_of(config, SizedProblem("add_scaled", (("rows", 4),)))
-    assert not SPEC.speaks_of(config, LoraProblem("lora_shrink", 4, 1, 16, 4096, 16))
+    assert SPEC.understands(config, PROBLEM)
+    assert not SPEC.understands({**config, "MODE": 3}, PROBLEM)
+    assert not SPEC.understands({"BLOCK": 64}, PROBLEM)
+    assert not SPEC.understands(config, SizedProblem("add_scaled", (("rows", 4),)))
+    assert not SPEC.understands(config, LoraProblem("lora_shrink", 4, 1, 16, 4096, 16))
 
 
 def test_a_defined_kernel_is_known_by_its_name() -> None:

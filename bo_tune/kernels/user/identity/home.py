@@ -41,7 +41,7 @@ def file_of(kernel: Definition) -> Path:
     return Path(file)
 
 
-def told_apart(kernel: Definition) -> Definition:
+def uniquely_named(kernel: Definition) -> Definition:
     """Return a kernel under its name in its module (``kernel_in``); unchanged if no module holds it.
 
     Raises:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from bo_tune.core.gpus import TargetGpu, target_gpu
 from bo_tune.core.problem import DEFAULT_BACKEND
-from bo_tune.measure.backends.base import Backend, FittedGpu, GpuIdentity, told_by
+from bo_tune.measure.backends.base import Backend, FittedGpu, GpuIdentity, gpus_printed_by
 from bo_tune.measure.backends.nvidia.nvml import NvmlWatch, driver_release, fitted_gpus
 from bo_tune.measure.watch.neighbours import GpuWatch
 
@@ -47,7 +47,7 @@ class Nvidia(Backend):
 
     def identities(self) -> Sequence[GpuIdentity]:
         """Return the GPUs as CUDA counts them. Raises DeviceError."""
-        return told_by(COUNT_MODULE)
+        return gpus_printed_by(COUNT_MODULE)
 
     def driver_release(self) -> str | None:
         """Ask the kernel module, or else the management library."""
