@@ -293,4 +293,4 @@ Progress = Annotated[
     ),
 ]
 Verbose = Annotated[bool, flag(OUTPUT, "Print every recorded trial.", "--verbose", "-v")]
-Quiet = Annotated[bool, flag(OUTPUT, "Print only errors and warnings.", "--quiet", "-q")]
+Quiet = Annotated[bool, flag(OUTPUT, "Print only what went wrong.", "--quiet", "-q")]

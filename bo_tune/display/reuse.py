@@ -31,7 +31,7 @@ def reuse_lines(tuned: "Sequence[Tuned]", now: datetime | None = None) -> list[s
             seconds = (now - datetime.fromisoformat(one.result.date)).total_seconds()
             groups.setdefault((one.name.toolchain, _search(one.result)), []).append(seconds)
     lines = [
-        f"reused {_studies(len(ages))}, measured {_span(ages)} ago with {toolchain}, by {search}; use --fresh to "
+        f"kept {_studies(len(ages))}, measured {_span(ages)} ago with {toolchain}, by {search}; use --fresh to "
         "measure again"
         for (toolchain, search), ages in groups.items()
     ]

@@ -31,7 +31,7 @@ def test_what_is_kept_and_what_is_gone_on_from() -> None:
     assert reused_figures(first) == []
     kept, in_days = Session(store, SETTINGS).run(jobs), datetime.now(UTC) + timedelta(days=3, minutes=1)
     assert reuse_lines(kept, in_days) == [
-        "reused 2 studies, measured 3 days ago with triton 3.6.0, torch 2.11.0+cu130, by random, seed 0, budget 6; "
+        "kept 2 studies, measured 3 days ago with triton 3.6.0, torch 2.11.0+cu130, by random, seed 0, budget 6; "
         "use --fresh to measure again"
     ]
     assert [(one["kept"], one["trials"]) for one in reused_figures(kept)] == [(True, 6)] * 2
