@@ -130,7 +130,10 @@ STUDY_FILES: dict[str, Case] = {
     "no TOML": (lambda i: i.with_study("[[problem"), "TOML"),
     "no such file": (lambda i: i.tune(i.folder / "none.toml", study=False), "none.toml: No such file"),
     "a folder": (lambda i: i.tune(i.folder, study=False), "directory"),
-    "a problem that is not recorded": (lambda i: i.with_study(ONE_PROBLEM.replace("m = 16", "m = 17")), "not recorded"),
+    "a problem that is not recorded": (
+        lambda i: i.with_study(ONE_PROBLEM.replace("m = 16", "m = 17")),
+        "have no recording",
+    ),
 }
 MODELS: dict[str, Case] = {
     "missing field": (lambda i: i.with_model(lambda c: c.pop("hidden_size")), "hidden_size"),
@@ -204,7 +207,7 @@ RECORDINGS: dict[str, Case] = {
     "damaged": (lambda i: i.with_bytes(lambda content: b"x" + content), "damaged"),
     "cut JSON": (lambda i: i.with_bytes(lambda c: gzip.compress(gzip.decompress(c)[:-200])), "not JSON"),
     "of another kernel": (
-        lambda i: i.with_recording(lambda d: d["metadata"].update(kernel="matmul")), "another kernel: matmul"
+        lambda i: i.with_recording(lambda d: d["metadata"].update(kernel="matmul")), "a recording of the kernel matmul"
     ),
     "of a GPU whose name is a path": (
         lambda i: i.with_recording(lambda d: d["metadata"].update(gpu="../../x")),
@@ -241,7 +244,7 @@ DATABASES: dict[str, Case] = {
     "no such kind": (lambda i: i.tune("--storage", "nonsense:///x"), "nonsense"),
     "a kind that is not supported": (
         lambda i: i.tune("--storage", "mysql+pymysql://tuner@db/x"),
-        "SQLite and PostgreSQL are supported",
+        "expected a SQLite or PostgreSQL database",
     ),
     "no such folder": (lambda i: i.tune("--storage", "sqlite:////none/x.db"), "/none does not exist"),
     "no driver": (lambda i: i.tune("--storage", "postgresql://u@localhost/x"), "postgresql"),
@@ -395,5 +398,5 @@ def test_a_read_only_file_system(cli: Cli, inputs: Inputs, tiny: Path) -> None:
     (tiny / SHRINK_TABLE).write_text("{}")
     subprocess.run(["mount", "-o", "remount,ro", str(tiny)], check=True)
     assert "Read-only file system" in cli(*inputs.tune("--out", tiny)).error
-    assert "nothing may be written there" in cli(*inputs.tune("--storage", sqlite_url(tiny / "x.db"))).error
+    assert "nothing can be written there" in cli(*inputs.tune("--storage", sqlite_url(tiny / "x.db"))).error
     assert contents(tiny) == {SHRINK_TABLE: b"{}"}

@@ -115,4 +115,4 @@ def test_a_fallback_is_warned_of(source: str, choice: str, device: str, warned: 
     measured = Measured(device, choice, Conditions(), None)
     arguments = Arguments(None, (), measured, "memory", tmp_path, SessionSettings(), verbose=False)
     lines = _fallback_warnings([job_of(LoraProblem("lora_shrink", 4, 1, 16, 4096, 16), other)], arguments)
-    assert [("bo_tune's own kernels are tuned instead" in line) for line in lines] == [True] * warned
+    assert [("bo_tune tunes its own kernels instead" in line) for line in lines] == [True] * warned

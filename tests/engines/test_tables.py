@@ -169,7 +169,7 @@ LEAF = {"block_m": 16}
         ("", "not JSON: "),
         ('{"5": {', "not JSON: "),
         ("[" * 100_000, "not JSON: "),
-        ('{"5": {}, "5": {}}', "not JSON: the key '5' stands twice"),
+        ('{"5": {}, "5": {}}', "not JSON: the key '5' occurs twice"),
         ('{"5": NaN}', "not JSON: NaN is not a number"),
         ([], "expected an object with max_loras as keys, got an array"),
         ({"metadata": {"1": LEAF}}, "metadata: expected a decimal number as max_loras key, got 'metadata'"),

@@ -84,7 +84,7 @@ PLANTED: dict[str, tuple[Callable[[Documents], object], list[str]]] = {
         lambda files: shrink("5", "1", "16", "4096", "16")(files).update(
             block_m=256, block_k=256, split_k=4, num_stages=4
         ),
-        [f"{SHRINK_TABLE} 5/1/16/4096/16: needs"],
+        [f"{SHRINK_TABLE} 5/1/16/4096/16: it needs"],
     ),
     "a missing n": (
         lambda files: files[EXPAND_TABLE]["5"]["1"]["256"]["16"].pop("128256"),
@@ -274,7 +274,7 @@ def test_one_launch_needs_blocks_of_16_rows(tmp_path: Path, rank: int, stops: bo
 def test_shared_memory_counts_where_the_files_configs_are_launched(tmp_path: Path, rank: int, fails: bool) -> None:
     large = {"block_k": 256, "num_stages": 16}
     report = checked(tmp_path, lambda files: expert_entries(files, rank, **large), qwen(rank))
-    assert any("of shared memory of" in line for line in reasons(report)) is fails
+    assert any("B of shared memory, but the GPU has" in line for line in reasons(report)) is fails
 
 
 def test_shared_memory_is_never_borrowed(tmp_path: Path) -> None:
@@ -291,7 +291,8 @@ def test_shared_memory_is_never_borrowed(tmp_path: Path) -> None:
         large({SHRINK_TABLE: files[f"{gpu.replace(' ', '_')}_SHRINK.json"]})
         report = check_folder(write(folder, files), MODEL, gpu=gpu)
         assert [
-            f"of shared memory of 101376 B: the launch would fail on {gpu}" in line for line in reasons(report)
+            f"shared memory, but the GPU has 101376 B: the launch would fail on {gpu}" in line
+            for line in reasons(report)
         ] == ([True] if faulty else [])
         assert (report.gpu is None) is not faulty
 

@@ -45,7 +45,7 @@ DIFFERENT = [
 def test_each_difference_is_named(here: Identity, words: str) -> None:
     difference = IDENTITY.difference(here)
     assert difference is not None
-    assert difference.startswith(words)
+    assert difference.startswith(f"this pack {words}")
     assert "\n" not in difference
 
 

@@ -172,7 +172,7 @@ def test_a_folder_without_calls_and_one_that_cannot_be_written_say_what_to_do(tm
 
 def test_a_program_that_cannot_be_imported_here_is_told_in_one_line(tmp_path: Path) -> None:
     CallWriter(tmp_path).write(call(home="no_such_module"))
-    with pytest.raises(bo_tune.InputError, match=r"no_such_module cannot be imported .*: tune where the program runs"):
+    with pytest.raises(bo_tune.InputError, match=r"no_such_module cannot be imported .*; tune where the program runs"):
         bo_tune.tune_recorded(tmp_path)
     with pytest.raises(bo_tune.InputError, match="no calls of another"):
         bo_tune.tune_recorded(tmp_path, kernels=["another"])

@@ -201,7 +201,7 @@ def test_threads_that_launch_the_same_wait_for_one_decision(
 def test_best_reads_the_table_of_one_and_tune_says_what_to_do_with_it(launched: Launched, table: Path) -> None:
     found = bo_tune.best(own.double_kernel, {"n": 1000, "dtypes": TYPES}, table)
     assert found == {"BLOCK": 256, "num_warps": 1, "num_stages": 3}
-    with pytest.raises(bo_tune.InputError, match=r"got Autotuned: bo_tune.Kernel takes a kernel under an autotuner"):
+    with pytest.raises(bo_tune.InputError, match=r"got Autotuned; bo_tune.Kernel takes a kernel under an autotuner"):
         bo_tune.tune(own.double_kernel, [{"n": 4}])
 
 
