@@ -76,7 +76,7 @@ def test_an_example_without_a_gpu_ends_with_one_line(example: str, tmp_path: Pat
 def test_a_script_that_tunes_while_it_is_imported_is_told_where_that_belongs(tmp_path: Path) -> None:
     ran = script(tmp_path, SCRIPT.replace('if __name__ == "__main__":', "if True:"))
     assert ran.code == 2
-    assert 'bo_tune.tune belongs below `if __name__ == "__main__":`' in ran.err
+    assert 'call bo_tune.tune below `if __name__ == "__main__":`' in ran.err
 
 
 def test_a_script_that_uses_the_gpu_while_it_is_imported_is_told_in_one_line(tmp_path: Path) -> None:

@@ -146,7 +146,7 @@ def test_a_study_file_says_which_way_unless_the_command_line_does(
 def test_a_mix_of_adapters_is_told_by_number(cli: Cli) -> None:
     ran = cli("tune", *SERVED, "--active-loras", "1,4", "--storage", "memory", "--kernels", "builtin")
     assert (ran.code, ran.err) == (0, "")
-    assert "by active adapters in a step: 1 active: " in ran.out
+    assert "by the number of active adapters in a step: 1 active: " in ran.out
 
 
 @pytest.mark.parametrize(

@@ -268,7 +268,7 @@ def test_a_pack_that_does_not_fit_stops_the_session(cli: Cli, study: Path, tmp_p
 
 
 def test_recordings_need_no_pack(cli: Cli, tmp_path: Path) -> None:
-    assert "--pack: needs a GPU" in cli("tune", "--device", "replay:x", "--pack", tmp_path / "x.pack").error
+    assert "--pack needs a GPU" in cli("tune", "--device", "replay:x", "--pack", tmp_path / "x.pack").error
 
 
 def test_the_bundled_grids_teach_unless_others_are_named(study: Path) -> None:

@@ -153,4 +153,4 @@ def test_a_grid_is_recorded_whole_with_who_decides_and_compared_under_what_was_d
 def test_the_path_in_one_launch_is_refused_where_it_is_not_recorded(cli: Cli, tmp_path: Path) -> None:
     folder = write_all(tmp_path / "recorded", *small(16))
     error = cli("tune", "--device", f"replay:{folder}", "--storage", "memory", "--moe-path", "one-launch").error
-    assert error.startswith("--moe-path one-launch: not recorded")
+    assert error.startswith("--moe-path one-launch: there is no recording of that path")

@@ -88,7 +88,11 @@ def test_what_cannot_be_reported_is_bad_input(cli: Cli, storage: str, tmp_path: 
     unreadable, wrong = tmp_path / "broken.json", tmp_path / "wrong.json"
     unreadable.write_text("{")
     wrong.write_text('{"devices": 3}')
-    for path, what in ((tmp_path / "missing.json", ""), (unreadable, "not JSON"), (wrong, "what tune --json writes")):
+    for path, what in (
+        (tmp_path / "missing.json", ""),
+        (unreadable, "not JSON"),
+        (wrong, "a file that tune --json wrote"),
+    ):
         error = cli("report", "--storage", storage, "--session", path).error
         assert str(path) in error
         assert what in error
@@ -102,7 +106,7 @@ def test_a_database_of_grids_alone_has_no_searches(cli: Cli, tmp_path: Path) -> 
     url = sqlite_url(tmp_path / "x.db")
     ran = cli("grid", "--device", f"replay:{folder}", "--storage", url, "--out", tmp_path / "o")
     assert ran.code == 0, ran.err
-    assert "no searches in this database" in cli("report", "--storage", url).error
+    assert "this database has no searches" in cli("report", "--storage", url).error
 
 
 @pytest.mark.usefixtures("undrawn")

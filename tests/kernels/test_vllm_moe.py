@@ -161,9 +161,9 @@ def test_few_tokens_are_not_sorted_into_blocks_so_that_nothing_is_to_be_decided(
 def test_the_way_is_said_in_a_line():
     problem = moe_problem(KERNELS[2], **SERVED)
     what = f"vllm {VERSION} runs MoE LoRA of rank 16, not fully sharded, as one launch"
-    assert path_note(problem, (9, 0)).startswith(f"{what}: of these files it takes block_m alone")
+    assert path_note(problem, (9, 0)).startswith(f"{what}: it reads only block_m from these files")
     few = path_note(replace(problem, m=4), (9, 0))
-    assert few.startswith(f"{what} over tokens that are not sorted into blocks for at most 8 of them: it takes nothing")
+    assert few.startswith(f"{what} over tokens that are not sorted into blocks for at most 8 of them: it reads nothing")
 
 
 @pytest.mark.parametrize("kernel", ONE_LAUNCH)

@@ -202,7 +202,7 @@ def test_binaries_that_triton_does_not_find_are_refused_though_all_is_said_to_fi
     write_pack(path, replace(manifest, binaries=(strange,)), pack.parent / "moved")
     binaries = unpacked(path)
     try:
-        with pytest.raises(PackError, match="is not what Triton looks for here"):
+        with pytest.raises(PackError, match="Triton would not use this pack's binary"):
             binaries.teach(Compilers(farm, H100))
     finally:
         binaries.close()

@@ -202,7 +202,7 @@ def test_their_specs_are_known_by_name_and_cannot_be_taken() -> None:
     for name in ONE_LAUNCH:
         spec = kernel_spec(name)
         assert spec.decides
-        with pytest.raises(InputError, match="cannot be named"):
+        with pytest.raises(InputError, match="cannot be called"):
             define(spec)
         (problem,) = [p for p in one_launch_problems(served(16)) if p.kernel == name]
         features = spec.features(list(spec.search_space), problem, small(16)[0].gpu)

@@ -203,7 +203,7 @@ def test_what_cannot_be_compiled_ahead_is_noted_in_a_line() -> None:
     ("kernel", "message"),
     [
         ("misspelt", "odd: run: KeyError: 'z'"),
-        ("lacking", "odd: run: TypeError: scaled_kernel is launched with 2 arguments"),
+        ("lacking", "odd: run: TypeError: scaled_kernel got 2 arguments"),
         ("tuned", "odd: run: scaled_kernel is under an autotuner; launch it without one, with the given config"),
     ],
 )

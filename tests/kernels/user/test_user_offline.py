@@ -119,9 +119,9 @@ def test_inputs_that_hold_no_values_are_required_in_one_line() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"z": 1}, "inputs: 'z' is no argument of the kernel; it takes x, y, n"),
+        ({"z": 1}, "inputs: the kernel has no argument 'z'; it takes x, y, n"),
         ({"BLOCK": 1}, "inputs: 'BLOCK' is already in the search space"),
-        ({"n": None}, "inputs: no value for n, in the search space neither"),
+        ({"n": None}, "inputs: there is no value for n, neither here nor in the search space"),
         ({"y": 3.0}, "output: 'y' is not a tensor"),
     ],
 )
@@ -235,7 +235,7 @@ def test_two_kernels_over_one_function_are_found_by_their_globals() -> None:
         assert operation.kernel.name == name
         assert operation.kernel.space is getattr(tutorial_softmax, name).space
     assert find("loose").source != find("softmax").source
-    with pytest.raises(InputError, match="no kernel 'softmax_kernel'; there are softmax_kernel, "):
+    with pytest.raises(InputError, match="no kernel 'softmax_kernel'; expected one of softmax_kernel, "):
         find("softmax_kernel")
 
 
