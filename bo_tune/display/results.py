@@ -117,7 +117,7 @@ def compromise_lines(chosen: Sequence[Compromise]) -> list[str]:
         "one stream": [best.loss_one_us for best in chosen],
         "two streams": [best.loss_two_us for best in chosen],
     }
-    return [f"{'; '.join(_loss(*item) for item in losses.items())}: {len(chosen)} shrink configs serve both ways"]
+    return [f"{len(chosen)} shrink configs serve both ways: {'; '.join(_loss(*item) for item in losses.items())}"]
 
 
 def _loss(way: str, losses: Sequence[float]) -> str:

@@ -83,7 +83,7 @@ def test_both_ways_get_one_shrink_and_an_expand_each(cli: Cli) -> None:
     assert block_ks(tuned, "SHRINK") == {64}
     assert block_ks(tuned, "EXPAND_TRUE") == {128}
     assert block_ks(tuned, "EXPAND_FALSE") == {32}
-    assert "on one stream a layer takes 1.00 us more: 2 shrink configs serve both ways" in ran.out
+    assert "2 shrink configs serve both ways: on one stream, a layer takes 1.00 us longer" in ran.out
     document = json.loads(Path("both.json").read_text())
     assert {"studies", "session", "written", "two_streams", "shrink"} < document.keys()
     assert document["two_streams"].keys() == document.keys() - {"command", "version", "two_streams", "shrink"}

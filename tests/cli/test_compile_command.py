@@ -263,7 +263,7 @@ def test_a_pack_that_does_not_fit_stops_the_session(cli: Cli, study: Path, tmp_p
     unpack(pack, compiled)
     write_pack(other, replace(manifest, identity=replace(manifest.identity, kernels=changed)), compiled)
     error = cli(*tune(study, pack, other)).error
-    assert error.startswith(f"{other}: holds lora_shrink of bo_tune 0, this is bo_tune ")
+    assert error.startswith(f"{other}: this pack holds lora_shrink of bo_tune 0, but this host has bo_tune ")
     assert "nothing.pack: No such file" in cli(*tune(study, tmp_path / "nothing.pack")).error
 
 

@@ -120,7 +120,7 @@ def test_a_report_tells_of_the_newest_and_what_it_left_out(
     ran = cli("report", "--storage", url, "--out", page, "--json", document)
     assert "5 studies" in ran.out
     assert "7 older ones left out" in ran.out
-    assert "Left out: 7 studies, the oldest of 12" in page.read_text()
+    assert "leaves out 7 studies, the oldest of 12" in page.read_text()
     content = json.loads(document.read_text())
     assert (len(content["cases"]), content["left_out"]) == (5, 7)
     assert "m12.k512" in document.read_text()

@@ -198,7 +198,7 @@ def test_one_launch_keys_are_equal_exactly_for_the_same_binary(kernel):
 
 def test_without_more_of_the_gpu_than_its_capability_one_launch_is_refused():
     activate(GPUTarget("cuda", 90, 32))
-    with pytest.raises(VllmError, match="only the compute capability is known"):
+    with pytest.raises(VllmError, match="only the compute capability of the GPU to compile for is known"):
         operation(ONE_LAUNCH[0]).warmup(moe_problem(ONE_LAUNCH[0], **SERVED), {"block_m": 16})
 
 
@@ -231,7 +231,7 @@ def test_a_launcher_with_other_parameters_is_refused(monkeypatch):
     module = importlib.import_module(MODULE)
     monkeypatch.setattr(module, "_fused_moe_lora_shrink", lambda hidden_states: None)
     operation.cache_clear()
-    with pytest.raises(VllmError, match="cannot be used: it wants hidden_states"):
+    with pytest.raises(VllmError, match="cannot be used: it needs hidden_states"):
         operation("fused_moe_lora_w13_shrink")
 
 

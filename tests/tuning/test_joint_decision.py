@@ -188,7 +188,7 @@ def test_nobody_decides_for_a_part_of_the_four_or_for_fully_sharded_adapters() -
     sharded = [replace(p, experts=Experts(128, 8, shards=2)) for p in served(16)]
     for problems in (served(16)[:3], sharded, [LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)]):
         assert len(with_deciding(jobs(*problems))) == len(problems)
-    with pytest.raises(InputError, match="--moe-path one-launch: all four kernels"):
+    with pytest.raises(InputError, match="--moe-path one-launch needs all four kernels"):
         with_deciding(jobs(*sharded), MoePathChoice.ONE_LAUNCH)
 
 
