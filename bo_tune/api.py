@@ -18,7 +18,7 @@ from bo_tune.display.running.progress import Progressing
 from bo_tune.errors import DeviceError, InputError, one_line
 from bo_tune.kernels.registry import define
 from bo_tune.kernels.user.definition import Definition, Sizes
-from bo_tune.kernels.user.identity.home import MAIN, home_of, told_apart
+from bo_tune.kernels.user.identity.home import MAIN, home_of, uniquely_named
 from bo_tune.kernels.user.spec import UserSpec
 from bo_tune.kernels.user.values import Value
 from bo_tune.measure.backends.registry import GpuName, gpu_named, recordings_named
@@ -60,7 +60,7 @@ class Best:
         wall_s: seconds of work on this problem, over all runs of the program.
         gpu: name of the GPU.
         study: name of the study in the database.
-        disturbed: what spoilt its times, such as other processes on the GPU; empty if nothing did, None if that is
+        disturbed: what distorted its times, such as other processes on the GPU; empty if nothing did, None if that is
             unknown.
     """
 
@@ -196,7 +196,7 @@ class _Measured:
     @contextmanager
     def opened(self, seed: int) -> Iterator[list[Job]]:
         """Open the device, while it lasts. Raises InputError."""
-        kernel = told_apart(self.kernel)
+        kernel = uniquely_named(self.kernel)
         asked = _problems(kernel, self.problems)
         spec = UserSpec(kernel, frozenset(self.problems[0]))
         define(spec)
@@ -237,7 +237,7 @@ def _run(
     """Search the studies of all problems."""
     _check_defined(measured.kernel)
     _end_scripts_in_one_line(measured.kernel)
-    kernel = told_apart(measured.kernel)
+    kernel = uniquely_named(measured.kernel)
     spaces = {kernel.name: _ranges(kernel, space)} if space else {}
     console, failures = PlainConsole(file=lasting_stderr()), list[str]()
     with interruptible(None), measured.opened(settings.seed) as jobs:
@@ -270,27 +270,30 @@ def _run(
 def _check_defined(kernel: object) -> None:
     if not isinstance(kernel, Definition):
         raise InputError(
-            f"expected a bo_tune.Kernel or a bo_tune.Operation, got {type(kernel).__name__}: bo_tune.Kernel takes a "
-            "kernel under an autotuner, bo_tune.tune_recorded tunes the recorded calls of one"
+            f"expected a bo_tune.Kernel or a bo_tune.Operation, got {type(kernel).__name__}; bo_tune.Kernel takes "
+            "a kernel under an autotuner, and bo_tune.tune_recorded tunes its recorded calls"
         )
 
 
 def _problems(kernel: Definition, problems: Sequence[Sizes]) -> list[SizedProblem]:
     if is_importing():
-        raise InputError('bo_tune.tune belongs below `if __name__ == "__main__":`: this module is imported to measure')
+        raise InputError(
+            'call bo_tune.tune below `if __name__ == "__main__":`, because the processes that measure import this '
+            "module"
+        )
     if not problems:
-        raise InputError(f"{kernel.name}: no problems to tune it on")
+        raise InputError(f"{kernel.name}: expected at least one problem to tune for, got none")
     names = set(problems[0])
     kernel.check_sizes(names)
     for sizes in problems:
         if set(sizes) != names:
-            raise InputError(f"{kernel.name}: problems must have the same sizes: {problems[0]} and {sizes}")
+            raise InputError(f"{kernel.name}: expected problems with the same sizes, got {problems[0]} and {sizes}")
     try:
         asked = [SizedProblem(kernel.name, tuple((name, sizes[name]) for name in problems[0])) for sizes in problems]
     except ValueError as error:
         raise InputError(f"{kernel.name}: {error}") from error
     if len(set(asked)) < len(asked):
-        raise InputError(f"{kernel.name}: a problem is there twice")
+        raise InputError(f"{kernel.name}: expected each problem only once")
     return asked
 
 
@@ -298,9 +301,13 @@ def _ranges(kernel: Definition, space: Mapping[str, Sequence[Value]]) -> dict[st
     """Return what replaces the values of some parameters, as the numbers that stand for them."""
     for name, values in space.items():
         if name not in kernel.values:
-            raise InputError(f"{kernel.name}: space: {name!r} is not in the kernel's, of {', '.join(kernel.values)}")
+            raise InputError(
+                f"{kernel.name}: space: the kernel's space has no {name!r}; expected some of {', '.join(kernel.values)}"
+            )
         if not values or len(set(values)) < len(values):
-            raise InputError(f"{kernel.name}: space: {name}: expected values, each once, got {values!r}")
+            raise InputError(
+                f"{kernel.name}: space: {name}: expected at least one value, and each only once, got {values!r}"
+            )
     return {name: tuple(sorted(map(kernel.values[name].number, values))) for name, values in space.items()}
 
 

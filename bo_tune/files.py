@@ -52,7 +52,7 @@ def plain_name(name: str) -> str:
 def name_fault(name: str) -> str | None:
     """Return why a name cannot be the last part of a path, as the words after "it"; None if it can."""
     if not name.isprintable():
-        return "holds what cannot be shown"
+        return "has characters that cannot be shown"
     if len(name) > LONGEST_NAME:
         return f"is longer than {LONGEST_NAME} characters"
     if name in ("", ".", "..") or "/" in name or "\\" in name:
@@ -124,7 +124,7 @@ def parse_json(content: bytes, *, repeats: bool = False) -> Any:
     """
     text = decoded(content)
     if text.count(",") > MOST_VALUES:
-        raise ValueError(f"more than {MOST_VALUES} values")
+        raise ValueError(f"it has more than {MOST_VALUES} values")
     hook = None if repeats else _without_repeats
     try:
         document = json.loads(text, object_pairs_hook=hook, parse_constant=_reject_constant)
@@ -151,13 +151,13 @@ def levels(document: Any) -> Iterator[list[Any]]:
         level = [*chain.from_iterable([*objects, *arrays]), *chain.from_iterable(map(dict.values, objects))]
         if not level:
             return
-    raise ValueError(f"more than {MOST_LEVELS} levels of nesting")
+    raise ValueError(f"it has more than {MOST_LEVELS} levels of nesting")
 
 
 def _check_values(values: Sequence[object]) -> None:
     numbers = [value for value in values if type(value) is float or type(value) is int]
     if numbers and not -BEYOND < min(numbers) <= max(numbers) < BEYOND:
-        raise ValueError("a number is beyond all bounds")
+        raise ValueError("a number is out of bounds")
     try:
         "".join([value for value in values if type(value) is str]).encode()
     except UnicodeEncodeError:
@@ -168,12 +168,12 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"the key {twice!r} stands twice in one object")
+        raise ValueError(f"the key {twice!r} occurs twice in one object")
     return found
 
 
 def _reject_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def resolved(path: Path) -> Path:

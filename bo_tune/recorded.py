@@ -63,7 +63,7 @@ def tune_recorded(
     folder = Path(calls).absolute()
     asked = [call for call in read_calls(folder) if not kernels or call.kernel in kernels]
     if not asked:
-        raise InputError(f"{folder}: no calls of {', '.join(kernels)}")
+        raise InputError(f"{folder}: there are no calls of {', '.join(kernels)}")
     found: list[Best] = []
     with _tuning(folder):
         for (home, name, _), some in _by_kernel(asked).items():
@@ -104,7 +104,9 @@ def _imported(home: str) -> ModuleType:
     try:
         return import_source(home)
     except ImportError as error:
-        raise InputError(f"{home} cannot be imported ({error}): tune where the program runs, with its path") from None
+        raise InputError(
+            f"{home} cannot be imported ({error}); tune where the program runs, with the same path"
+        ) from None
 
 
 def _by_kernel(calls: Sequence[RecordedCall]) -> dict[tuple[str, str, tuple[str, ...]], list[RecordedCall]]:

@@ -21,8 +21,8 @@ HEAD = """\
 
 # Command line
 
-`bo-tune --help` lists the commands. `bo-tune COMMAND --help` says the same as this page. `bo-tune --version` shows the
-version. Input that cannot be used ends a command with one line on stderr.
+`bo-tune --help` lists the commands. `bo-tune COMMAND --help` prints the same text as this page. `bo-tune --version`
+shows the version. Input that cannot be used ends a command with one line on stderr.
 
 ## Exit codes
 
@@ -34,29 +34,29 @@ AFTER_CODES = """
 ## In a terminal
 
 `tune`, `grid` and `worker` draw a live display: studies done and the time left, speed-up over the default so far, the
-shares of time that GPU and compilers were at work, compiles waiting, the studies under way, and what happened last.
+shares of time that GPU and compilers were busy, compiles waiting, the studies under way, and what happened last.
 `sure` is the certificate so far: the probability that no untried config is better by more than 1 %. It appears with the
 eighth config, and not at all with `--no-stop`. Narrow terminals get fewer columns, and low ones fewer rows.
 
 ![The live display](images/console.svg)
 
 If the output is not a terminal, in a dumb terminal (`TERM=dumb`), or with `TTY_INTERACTIVE=0`, every event is a line of
-its own. `NO_COLOR` removes the colours. `--quiet` prints nothing but what went wrong.
+its own. `NO_COLOR` removes the colours. `--quiet` prints only what went wrong.
 
 Ctrl-C ends a session after the trials under way, and so do SIGTERM, SIGUSR1, SIGUSR2, SIGXCPU, and SIGHUP, but not
-under `nohup`. The session then says what is kept, where, and which command goes on from there. A password or another
+under `nohup`. The session then says what is kept, where, and which command resumes it. A password or another
 secret in a database URL is shown as `***`. Whatever a command is doing, it ends within 5 s. If it cannot end in order,
 for example because the database does not answer, it gives its leases back if it can, and exits with 130 all the same.
 
-A run goes on if nobody reads its output any more. After `| head -1`, on a full disk, or with stdout closed, it still
+A run continues if nobody reads its output any more. After `| head -1`, on a full disk, or with stdout closed, it still
 writes its files. At the end it says that stdout could not be written, with exit code 1.
 
 ## Events for programs
 
 With `--progress json`, `tune` and `grid` write each event to stdout as a line of JSON, and nothing else goes there.
 Warnings and errors go to stderr as always, and `--json FILE` has the result. Every line has `event` and `at`, in
-seconds since 1970. Times are in us. This is schema SCHEMA. Later versions may add events and keys, and none changes its
-meaning.
+seconds since 1970. Times are in us. This is schema SCHEMA. Later versions may add events and keys, but never change
+the meaning of one.
 
 ```bash
 bo-tune tune --device replay:studies/recordings --storage memory --progress json --json result.json
@@ -66,17 +66,17 @@ bo-tune tune --device replay:studies/recordings --storage memory --progress json
 |---|---|
 EVENTS
 
-## What is used again
+## What is reused
 
-A study belongs to one kernel and problem, GPU type, kernel source, toolchain (versions of Triton, ptxas and torch), set
-of conditions (`--timing`, `--tokens`, …), sampler and seed. If one of these differs, it is another study, and is
-measured. In the same study `tune` goes on from the trials there are. If the same was asked before (budget, stop rule,
-finalists, ranges), it returns the result that is there. It says how much was used again, how old that is, and which
+A study belongs to one kernel and problem, GPU type, kernel source, toolchain (versions of Triton, ptxas and torch),
+set of conditions (`--timing`, `--tokens`, …), sampler and seed. If one of these differs, it is another study, and is
+measured. In the same study `tune` resumes from the existing trials. If an earlier run asked for the same (budget, stop
+rule, finalists, ranges), it returns the existing result. It says how much was reused, how old that is, and which
 search found it.
 
-`--fresh` sets aside the studies that are asked for, and measures everything again. If it is interrupted, the same
-command goes on with what it has measured itself. `show` lists what was set aside, and `delete` removes it. Studies from
-earlier versions of bo_tune are shown with `toolchain unknown`. They teach others, and no search goes on with them.
+`--fresh` sets existing studies aside, and measures everything again. If it is interrupted, the same command resumes
+with what it has measured itself. `show` lists what was set aside, and `delete` removes it. Studies from earlier
+versions of bo_tune are shown with `toolchain unknown`. They teach others, but no search resumes them.
 
 A study with values that bo_tune cannot have stored (a time below zero, say) is left out and named. `delete` removes it.
 
@@ -89,12 +89,12 @@ prints the script.
 ## JSON
 
 `--json FILE` writes what a command found as one JSON object. `--json -` writes it to stdout, and nothing else goes
-there: progress and notes go to stderr. Every object has the keys `command` and `version` (of the program). Times are in
-us (`_us`) or seconds (`_s`), and null if there is none. Later versions may add keys, and none changes its meaning. An
-interrupted command writes no JSON, except for `compile`, which keeps what it has. `tune --dry-run` writes the document
-of `problems`. With `--streams both`, `tune` writes what it found on one stream, and adds `two_streams` (the same for
-two) and `shrink` (the entries that serve both ways). With `--lookups`, if steps were recorded, it adds `observed`:
-steps, at_keys and near_keys (shares of the time), default_us and tuned_us of a step.
+there: progress and notes go to stderr. Every object has the keys `command` and `version` (of the program). Times are
+in us (`_us`) or seconds (`_s`), and null if there is none. Later versions may add keys, but never change the meaning
+of one. An interrupted command writes no JSON, except for `compile`, which keeps what it has. `tune --dry-run` writes
+the document of `problems`. With `--streams both`, `tune` writes what it found on one stream, and adds `two_streams`
+(the same for two) and `shrink` (the entries that serve both ways). With `--lookups`, if steps were recorded, it adds
+`observed`: steps, at_keys and near_keys (shares of the time), default_us and tuned_us of a step.
 
 | command | keys |
 |---|---|
@@ -102,7 +102,7 @@ steps, at_keys and near_keys (shares of the time), default_us and tuned_us of a 
 
 JSON = {
     "problems": {
-        "problems": "kernel, max_loras (the engine's option), num_slices, m, k, n, i (of experts alone), layers",
+        "problems": "kernel, max_loras (the engine's option), num_slices, m, k, n, i (only for experts), layers",
         "expected": "studies; binaries and minutes (null where nobody measured them); basis (how they were estimated)",
     },
     "tune": {
@@ -110,7 +110,7 @@ JSON = {
         "best_us, default_us, config, certificate, costs, disturbed, ended, layers",
         "reused": "studies that had a result (kept) or trials before: study, kept, trials, measured_at, toolchain, "
         "asked",
-        "unreadable": "studies of the database that were left out, and why",
+        "unreadable": "studies of the database that were skipped, and why",
         "session": "wall_s, trials, launches, tuner_s, store_s, cpu_s, gpu_share, compiler_share, devices, …",
         "written": "paths of the files",
     },
@@ -162,7 +162,7 @@ JSON = {
         "grid_costs": "of the exhaustive ones",
         "pruned": "trials by reason",
         "excluded": "configs left out before any trial, by reason",
-        "left_out": "older studies, of which nothing is told",
+        "left_out": "number of older studies that the page leaves out",
         "cases": "default_us, time_us, speed_up, saved_us, grid_best_us, regret_percent, steps, studies",
         "against": "with --against: storage, mean_ratio, only_here, only_there, problems; else null",
     },

@@ -65,7 +65,7 @@ def test_an_operation_is_tuned_as_a_kernel_is() -> None:
     assert best.config == {**fastest, "BLOCK_K": 64} or best.config == {**fastest, "SPLIT_K": 4}
     assert best.time_us == 11.0
     assert all(config["SPLIT_K"] * config["BLOCK_K"] <= 512 for config in used.measured)
-    with pytest.raises(bo_tune.InputError, match="split_k: problems have the sizes M, N, K; got M, N"):
+    with pytest.raises(bo_tune.InputError, match="split_k: expected problems with the sizes M, N, K, got M, N"):
         bo_tune.tune(split_k, [{"M": 16, "N": 4096}], device=used)
 
 
@@ -111,7 +111,7 @@ def test_a_recorded_grid_is_tuned_without_a_gpu(tmp_path: Path) -> None:
     assert [best.problem for best in found] == PROBLEMS[::-1]
     assert all(best.launched_configs < every.launched_configs for best, every in zip(found, whole, strict=True))
     with pytest.raises(
-        bo_tune.InputError, match="1 of 1 problems are not recorded, the first is softmax_kernel rows=7"
+        bo_tune.InputError, match="1 of the 1 problems have no recording; the first is softmax_kernel rows=7"
     ):
         bo_tune.tune(softmax, [{"rows": 7, "cols": 1024}], device=f"replay:{folder}")
 
@@ -213,15 +213,18 @@ def test_other_problems_of_the_kernel_teach(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"problems": []}, "no problems to tune it on"),
-        ({"problems": [PROBLEMS[0], PROBLEMS[0]]}, "a problem is there twice"),
-        ({"problems": [PROBLEMS[0], {"rows": 1}]}, "problems must have the same sizes"),
-        ({"problems": [{"rows": None, "cols": 1}]}, "a size is a number, a truth value or a word: rows is None"),
-        ({"problems": [{"rows": "a b", "cols": 1}]}, "a size is a number, a truth value or a word"),
+        ({"problems": []}, "expected at least one problem to tune for"),
+        ({"problems": [PROBLEMS[0], PROBLEMS[0]]}, "expected each problem only once"),
+        ({"problems": [PROBLEMS[0], {"rows": 1}]}, "expected problems with the same sizes"),
+        (
+            {"problems": [{"rows": None, "cols": 1}]},
+            "rows: expected a number, a truth value or a word as a size, got None",
+        ),
+        ({"problems": [{"rows": "a b", "cols": 1}]}, "expected a number, a truth value or a word as a size"),
         ({"sampler": "best"}, "sampler: expected one of grid-gp, random"),
         ({"sampler": "grid"}, "sampler: expected one of grid-gp, random"),
-        ({"space": {"BLOC": (1,)}}, "space: 'BLOC' is not in the kernel's, of ROWS, BLOCK"),
-        ({"space": {"BLOCK": ()}}, "space: BLOCK: expected values, each once"),
+        ({"space": {"BLOC": (1,)}}, "space: the kernel's space has no 'BLOC'; expected some of ROWS, BLOCK"),
+        ({"space": {"BLOCK": ()}}, "space: BLOCK: expected at least one value, and each only once"),
         ({"space": {"BLOCK": (-1,)}}, "BLOCK: expected one of 512, 1024"),
         ({"device": "gpu"}, "device: expected cuda, cuda:N or replay:DIR, got 'gpu'"),
         ({"device": "cuda", "timing": "hot"}, "timing: expected one of cold, warm, graph, got 'hot'"),

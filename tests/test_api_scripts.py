@@ -76,7 +76,7 @@ def test_an_example_without_a_gpu_ends_with_one_line(example: str, tmp_path: Pat
 def test_a_script_that_tunes_while_it_is_imported_is_told_where_that_belongs(tmp_path: Path) -> None:
     ran = script(tmp_path, SCRIPT.replace('if __name__ == "__main__":', "if True:"))
     assert ran.code == 2
-    assert 'bo_tune.tune belongs below `if __name__ == "__main__":`' in ran.err
+    assert 'call bo_tune.tune below `if __name__ == "__main__":`' in ran.err
 
 
 def test_a_script_that_uses_the_gpu_while_it_is_imported_is_told_in_one_line(tmp_path: Path) -> None:
@@ -92,6 +92,6 @@ def test_other_errors_of_a_script_are_shown_as_usual_and_its_own_may_be_caught(t
     lines = ("try:", "    bo_tune.tune(mine, [])", "except bo_tune.InputError as error:", "    print(error)", "1 / 0")
     main = "".join(f"    {line}\n" for line in lines)
     ran = script(tmp_path, SCRIPT.partition("    from bo_tune.measure")[0] + main)
-    assert (ran.code, ran.out) == (1, "add_scaled_kernel: no problems to tune it on\n")
+    assert (ran.code, ran.out) == (1, "add_scaled_kernel: expected at least one problem to tune for, got none\n")
     assert ran.err.startswith("Traceback")
     assert ran.err.rstrip().endswith("ZeroDivisionError: division by zero")

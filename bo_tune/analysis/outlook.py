@@ -60,8 +60,8 @@ class Outlook:
         """The basis of the estimate, in one sentence."""
         return (
             f"as measured on an H100 and an H200 with 16 cores and an empty cache: {FIRST} binaries for the first "
-            f"study of a shape, {FURTHER} for each further m, {COMPILE_S} s of a core each; fewer cores take longer in "
-            "proportion"
+            f"study of a shape, {FURTHER} for each further m, {COMPILE_S} s of one core per binary; fewer cores "
+            "take proportionally longer"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -188,14 +188,17 @@ class Decoder:
         model, known = self.model, MIXTURE_DECODER if self.model.has_experts else DECODER
         inner = {one.name: one for one in model.layers if one.shrink_k is not None and not one.per_sequence}
         if set(inner) != set(known):
-            odd = ", ".join(sorted(set(inner) - set(known))) or "some of them without adapters"
+            odd = ", ".join(sorted(set(inner) - set(known))) or "some that take no adapters"
             raise InputError(
-                f"{model.shape.name}: a step is timed of decoders of {', '.join(known)}"
-                f"{' and experts' * model.has_experts}, each with adapters; this one has {odd}"
+                f"{model.shape.name}: only a decoder of {', '.join(known)}{' and experts' * model.has_experts}, "
+                f"each with adapters, can be timed; this model has {odd}"
             )
         experts = mixtures(model.problems_by_layer(MOE_KERNELS))
         if any(layer.shrink_shards > 1 for layer in inner.values()) or (model.has_experts and not experts):
-            raise InputError(f"{model.shape.name}: fully sharded adapters talk between their kernels: not timed")
+            raise InputError(
+                f"{model.shape.name}: steps with fully sharded adapters cannot be timed, because their kernels "
+                "communicate across GPUs"
+            )
         weights = model.shape.weights
         adds = {name: layer.adds(dual_stream=model.dual_stream)[0] for name, layer in inner.items()}
         linears = [
@@ -209,7 +212,7 @@ class Decoder:
         """Refuse what cannot be timed, before a GPU is opened. Raises InputError, or TableError for the folder."""
         self.batch(self.model.ms[0])
         if not self.layers:
-            raise InputError(f"{self.model.shape.name}: no layer takes adapters")
+            raise InputError(f"{self.model.shape.name}: no layer of this model takes adapters")
         if self.folder is not None:
             table_paths(self.folder)
 
@@ -217,7 +220,7 @@ class Decoder:
         """Return a step of m tokens. Raises InputError if there are several ranks or numbers of adapters."""
         ranks, slots = self.model.ranks, self.model.max_loras
         if len(ranks) > 1 or len(slots) > 1:
-            raise InputError("--rank, --max-loras: one value each: a step has one")
+            raise InputError("--rank, --max-loras: expected one value of each, because a step has one")
         return Batch(slots[0], ranks[0], m, self.model.dtype or self.model.shape.dtype)
 
     def tuned(self, gpu: str) -> _Tuned:

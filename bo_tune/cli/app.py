@@ -13,20 +13,20 @@ from typer.core import TyperCommand, TyperGroup
 
 from bo_tune.errors import BoTuneError, InputError, one_line, printable
 from bo_tune.processes import exit_codes
-from bo_tune.processes.interruption import at_last, interruptible
+from bo_tune.processes.interruption import at_exit, interruptible
 from bo_tune.processes.streams import fault_of
 
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
-"""What typer raises of a command line that it refuses. It has no name in common to typer's versions: older ones raise
-what click defines."""
+"""The error that typer raises for a command line that it refuses. Its versions have no common name for it: older ones
+raise the error that click defines."""
 
 EXAMPLES = "\n\nExamples:\n"
-"""What stands between a command's description and its examples, in its docstring."""
+"""The text between a command's description and its examples, in its docstring."""
 
-LAST_WORDS = "bo-tune: ended before everything had stopped; what was recorded is kept\n"
+LAST_WORDS = "bo-tune: exited before everything had stopped; recorded trials are kept\n"
 
 LONGEST_MESSAGE = 4000
-"""Most characters of an error message, which may quote text of others."""
+"""Most characters of an error message, which may quote other texts."""
 
 COMMANDS = {
     "Tune": {
@@ -40,7 +40,7 @@ COMMANDS = {
         "compile": "compile",
         "simulate": "inspection",
     },
-    "Look at what was found": {
+    "Look at results": {
         "show": "inspection",
         "report": "report",
         "check": "check",
@@ -48,7 +48,7 @@ COMMANDS = {
         "compare": "inspection",
         "diff": "diff",
     },
-    "Move it elsewhere": {
+    "Move results": {
         "export": "exchange",
         "import": "exchange",
         "write": "exchange",
@@ -121,7 +121,8 @@ def with_groups(function: Callable[..., None]) -> Callable[..., None]:
 CONTEXT = {"help_option_names": ["-h", "--help"]}
 
 UNREAD = {"help": False, "install_completion": False, "show_completion": False}
-"""Values of the program's own flags where they are not given; None, typer's, is read by what TAB need not load."""
+"""Values of the program's own flags where they are not given. For None, which is typer's default, typer would read
+modules that TAB need not load."""
 
 app = typer.Typer(
     name="bo-tune",
@@ -151,7 +152,7 @@ def without_command(
 
 def main() -> None:
     """Run the command line and exit with one of ``exit_codes``."""
-    forget = at_last(_say_last)
+    forget = at_exit(_print_last_words)
     with interruptible(exit_codes.INTERRUPTED):
         code = _run()
         if (fault := fault_of(sys.stdout)) is not None:
@@ -160,7 +161,7 @@ def main() -> None:
     sys.exit(code)
 
 
-def _say_last() -> None:
+def _print_last_words() -> None:
     sys.stderr.write(LAST_WORDS)
     sys.stderr.flush()
 

@@ -27,7 +27,7 @@ from bo_tune.session.workers.measuring import Measured
 DEFAULT_BUDGET = 40
 
 PARTS_OF_BASE = {Part.EXPERTS: EXPERTS, Part.MAMBA: MAMBA}
-"""What of a base model is tuned, by kernel."""
+"""The kernels of a base model that can be tuned, and the part that each belongs to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +68,9 @@ def problems_of(study: StudyFile, kernels: Sequence[str]) -> list[Problem]:
         kernel_spec(name)
     problems = [p for p in study.problems() if not kernels or p.kernel in kernels]
     if not problems:
-        what = f"--kernel: the study has no problem of {', '.join(kernels)}"
-        why = (unserved_experts(study.model) if study.model else "") or "an engine looks nothing up"
-        raise InputError(what if kernels else f"{study.name}: nothing to tune: {why}")
+        what = f"--kernel: this study has no problem of {', '.join(kernels)}"
+        why = (unserved_experts(study.model) if study.model else "") or "an engine makes no lookups for it"
+        raise InputError(what if kernels else f"{study.name}: there is nothing to tune: {why}")
     return problems
 
 
@@ -90,12 +90,13 @@ def study_of(study: Path | None, served: Served) -> StudyFile | None:
         loaded = load_study_file(study, served.settings())
         if given and loaded.model is None:
             raise InputError(
-                f"{given[0]}: {study} names its problems one by one, and has no model that this could change"
+                f"{given[0]}: this option changes a model, but {study} names its problems one by one; leave the "
+                "option out"
             )
         return loaded
     if served.model is None:
         if given:
-            raise InputError(f"{given[0]}: needs a model; name one with --model, or a study file")
+            raise InputError(f"{given[0]} needs a model; name one with --model, or use a study file")
         return None
     return StudyFile.from_model(served.study())
 
@@ -129,9 +130,9 @@ def narrowed(study: StudyFile | None, parts: Sequence[str] | None, *, whole: boo
     if unknown:
         raise InputError(f"--only: expected some of {', '.join(Part)}, got {unknown[0]!r}")
     if study is None or not (study.model or study.observed):
-        raise InputError("--only: needs a model; name one with --model, or in the study file")
+        raise InputError("--only needs a model; name one with --model, or in the study file")
     if study.observed and Part.EXPERTS in named:
-        raise InputError("--only experts: not with --lookups; name the model with --model")
+        raise InputError("--only experts does not work with --lookups; name the model with --model instead")
     adapters = [kernel for kernel in study.kernels if kernel not in OF_BASE_MODEL]
     of_base = [kernel for part, kernel in PARTS_OF_BASE.items() if part in named]
     return replace(study, kernels=(*(adapters if Part.LORA in named else ()), *of_base))
@@ -142,7 +143,7 @@ def observed_of(study: Path | None, served: Served) -> ObservedStudy:
     beside = [option for option in served.given() if option not in ("--lookups", "--m")]
     if study is not None or beside:
         what = beside[0] if beside else study
-        raise InputError(f"--lookups: the file has everything that the engine looks up; leave out {what}")
+        raise InputError(f"--lookups: this file already has everything that the engine looks up; leave out {what}")
     return ObservedStudy.of(served.lookups or Path(), integers(served.m, "--m"))
 
 
@@ -157,9 +158,12 @@ def on_streams(study: StudyFile | None, *, two: bool) -> StudyFile:
     if study is not None and study.observed is not None:
         raise InputError("--streams: --lookups already says how the engine runs adapters")
     if study is None or study.model is None:
-        raise InputError("--streams: needs a model; name one with --model, or in the study file")
+        raise InputError("--streams needs a model; name one with --model, or in the study file")
     if two and study.model.add_inputs is not None:
-        raise InputError("--streams: does not go with model.add_inputs of the study file, which holds for all layers")
+        raise InputError(
+            "--streams cannot be combined with model.add_inputs of the study file, which holds for all layers; leave "
+            "one out"
+        )
     return replace(study, model=replace(study.model, dual_stream=two))
 
 
@@ -175,7 +179,9 @@ def measured_of(study: StudyFile | None, measuring: Measuring, path: MoePathChoi
     if study is None or study.model is None or study.model.engine is not EngineChoice.SGLANG:
         return measured
     if measured.source not in ("auto", EngineChoice.SGLANG):
-        raise InputError(f"--kernels {measured.source}: --engine sglang runs SGLang's own")
+        raise InputError(
+            f"--kernels {measured.source}: --engine sglang can only tune SGLang's own kernels; leave --kernels out"
+        )
     return replace(measured, source=EngineChoice.SGLANG)
 
 
@@ -220,8 +226,8 @@ def with_mix(arguments: Arguments, active: Sequence[int]) -> Arguments:
     slots = arguments.study.slots if arguments.study else None
     if slots is None or arguments.race is not RaceChoice.IN_PLACE or arguments.measured.recordings is not None:
         raise InputError(
-            "--active-loras: several numbers are compared in a model's layers, on a GPU: needs a model, "
-            "and no --race alone"
+            "--active-loras: several numbers are compared in a model's layers, on a GPU; this needs a model, and "
+            "no --race alone"
         )
     if max(active) > slots:
         raise InputError(f"--active-loras: expected at most --max-loras {slots}, got {max(active)}")

@@ -9,7 +9,7 @@ from typing import Any
 from bo_tune.cli.arguments import Arguments, on_streams
 from bo_tune.cli.output import Output
 from bo_tune.cli.start import begun
-from bo_tune.cli.tuning import Done, leave_if_unfinished, say_what_is_next, tune_one_way
+from bo_tune.cli.tuning import Done, exit_if_unfinished, print_next_steps, tune_one_way
 from bo_tune.core.choices import RaceChoice
 from bo_tune.core.problem import LoraProblem, lora
 from bo_tune.core.space import ConfigKey, config_key
@@ -60,9 +60,9 @@ def tune_both(arguments: Arguments, output: Output) -> None:
     files = write_tables(arguments.out, _entries(one, alone, chosen), output.notes)
     output.lines(*compromise_lines(list(chosen.values())))
     output.notes(*(f"wrote {file}" for file in files))
-    say_what_is_next(arguments, output, one, two)
+    print_next_steps(arguments, output, one, two)
     output.json({**one.document, "two_streams": dict(two.document), "shrink": _figures(chosen)})
-    leave_if_unfinished([*one.tuned, *two.tuned])
+    exit_if_unfinished([*one.tuned, *two.tuned])
 
 
 def _tuned(arguments: Arguments, output: Output, **more: Any) -> Done:
@@ -74,14 +74,18 @@ def _tuned(arguments: Arguments, output: Output, **more: Any) -> Done:
 def _check(arguments: Arguments) -> None:
     """Refuse arguments with which the two ways cannot be compared. Raises InputError."""
     if arguments.study is None or arguments.study.model is None or arguments.measured.recordings is not None:
-        raise InputError("--streams both: needs a model and a GPU, to run its layers both ways")
+        raise InputError("--streams both needs a model and a GPU, because it runs the model's layers both ways")
     if arguments.race is not RaceChoice.IN_PLACE:
-        raise InputError(f"--streams both: needs --race {RaceChoice.IN_PLACE}")
+        raise InputError(f"--streams both needs --race {RaceChoice.IN_PLACE}")
     if arguments.choose_m or arguments.ray is not None or (arguments.workers or 1) > 1:
-        raise InputError("--streams both: not with workers, nor with --m auto; tune one way and then the other")
+        raise InputError(
+            "--streams both does not work with several workers or with --m auto; tune one way, then the other"
+        )
     on_streams(arguments.study, two=True)
     if not set(arguments.study.kernels) - set(OF_BASE_MODEL):
-        raise InputError("--streams both: the base model's kernels run alike on one stream and on two; leave it out")
+        raise InputError(
+            "--streams both: the base model's kernels run the same on one stream and on two; leave --streams out"
+        )
 
 
 def _on_streams(arguments: Arguments, *, two: bool) -> Arguments:

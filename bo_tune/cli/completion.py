@@ -6,10 +6,10 @@ from pathlib import Path
 from bo_tune.core.choices import KERNEL_SOURCES, MEMORY, SAMPLERS
 
 DEPTH = 3
-"""Folders below this one that are looked into."""
+"""Levels of folders below the current one to look into."""
 
 MOST_FOLDERS = 2000
-"""Folders that are looked at, for TAB to answer at once."""
+"""Most folders to look at, so that TAB answers at once."""
 
 Complete = Callable[[str], list[str]]
 

@@ -113,13 +113,13 @@ KernelSource = Annotated[
     option(
         DEVICE,
         "|".join(KERNEL_SOURCES),
-        "Whose kernels to tune. auto: those of the engine that serves the model, if vLLM is installed, "
-        "else bo_tune's own.",
+        "Whose kernels to tune. auto: those of the engine that serves the model, if vLLM is installed; otherwise "
+        "bo_tune's own.",
         complete=completion.kernel_sources,
     ),
 ]
 RequireIdle = Annotated[
-    bool, flag(DEVICE, "Refuse to measure on a GPU that others use, or might use.", "--require-idle")
+    bool, flag(DEVICE, "Refuse to measure on a GPU that others use or might use.", "--require-idle")
 ]
 
 
@@ -129,9 +129,14 @@ class Measuring:
 
     device: Annotated[
         str,
-        option(DEVICE, "cuda[:N]|replay:DIR", "What measures: a GPU, or recorded grids.", complete=completion.devices),
+        option(
+            DEVICE,
+            "cuda[:N]|replay:DIR",
+            "The device that measures: a GPU, or recorded grids.",
+            complete=completion.devices,
+        ),
     ] = DEFAULT_DEVICE
-    gpus: Annotated[str | None, option(DEVICE, "all|N,…", "GPUs of this host to tune on, side by side.")] = None
+    gpus: Annotated[str | None, option(DEVICE, "all|N,…", "GPUs of this host to tune on in parallel.")] = None
     require_idle: RequireIdle = False
     kernels: KernelSource = "auto"
     timing: Annotated[
@@ -139,10 +144,10 @@ class Measuring:
         option(
             DEVICE,
             "|".join(Timing),
-            "Clear the L2 cache before each launch, leave it as it is, or launch in a CUDA graph.",
+            "How to treat the L2 cache: clear it before each launch, leave it as it is, or launch in a CUDA graph.",
         ),
     ] = Timing.COLD
-    tokens: Annotated[Tokens, option(DEVICE, "|".join(Tokens), "How tokens are spread over the adapters.")] = (
+    tokens: Annotated[Tokens, option(DEVICE, "|".join(Tokens), "How tokens are distributed over the adapters.")] = (
         Tokens.UNIFORM
     )
     active_loras: Annotated[
@@ -150,8 +155,8 @@ class Measuring:
         option(
             DEVICE,
             "N,…",
-            "Adapters that a step uses. Default: as many as there are slots. With several numbers, the mean over them "
-            "decides when finalists race in the model's layers.",
+            "Number of adapters that a step uses. Default: one for each slot. With several numbers, the "
+            "finalists that race in the model's layers are judged by their mean over them.",
         ),
     ] = None
     experts: Annotated[
@@ -159,7 +164,7 @@ class Measuring:
         option(
             DEVICE,
             "uniform|zipf|FILE",
-            "How tokens choose experts. FILE: a JSON list of how often each expert was hit.",
+            "How tokens choose experts. FILE: a JSON list with the number of hits of each expert.",
             complete=completion.routings,
         ),
     ] = Routing.UNIFORM.value
@@ -200,7 +205,7 @@ class Measuring:
 
         routing, hits = self._routing()
         if len(active := self.active) > 1 and not mixed:
-            raise InputError(f"--active-loras: expected one number where finalists do not race, got {len(active)}")
+            raise InputError(f"--active-loras: expected one number, because no finalists race here, got {len(active)}")
         return Measured(
             self.device,
             kernel_choice(self.kernels),
@@ -218,14 +223,16 @@ class Measuring:
             return Routing(self.experts), ()
         hits = json_of("--experts", Path(self.experts))
         if not isinstance(hits, list) or not hits or not all(type(count) is int and count >= 0 for count in hits):
-            raise InputError(f"--experts: {self.experts}: expected a list of how often each expert was hit")
+            raise InputError(f"--experts: {self.experts}: expected a list with the number of hits of each expert")
         return Routing.RECORDED, tuple(hits)
 
 
 Study = Annotated[
     Path | None,
     typer.Argument(
-        metavar="STUDY.toml", help="Study file. Or name a model with --model.", autocompletion=completion.study_files
+        metavar="STUDY.toml",
+        help="Study file. Alternatively, name a model with --model.",
+        autocompletion=completion.study_files,
     ),
 ]
 Kernel = Annotated[
@@ -236,8 +243,8 @@ Only = Annotated[
     option(
         PROBLEM,
         f"{'|'.join(Part)},…",
-        "What to tune of a model: its adapters' kernels, the base model's experts, its Mamba-2 layers. Default: all "
-        f"with vLLM's kernels, {Part.LORA} for grid and recordings.",
+        "What to tune of a model: its adapters' kernels, the base model's experts, its Mamba-2 layers. Default: "
+        f"all of them with vLLM's kernels, but only {Part.LORA} for grid and recordings.",
     ),
 ]
 Lease = Annotated[
@@ -245,7 +252,7 @@ Lease = Annotated[
     option(
         DATABASE,
         "SECONDS",
-        "After this long without a word from a worker, its studies go to others.",
+        "Time without a word from a worker after which others take over its studies.",
         min=1.0,
         max=MOST_SECONDS,
     ),
@@ -254,7 +261,7 @@ Fresh = Annotated[
     bool,
     flag(
         DATABASE,
-        "Measure everything again, and set existing studies aside. Run it again after an interruption to go on.",
+        "Measure everything again, and set existing studies aside. After an interruption, the same command resumes.",
         "--fresh",
     ),
 ]
@@ -270,7 +277,7 @@ Sampler = Annotated[
     option(SEARCH, "NAME", f"How configs are proposed: {', '.join(SAMPLERS)}.", complete=completion.samplers),
 ]
 Bundled = Annotated[bool, flag(SEARCH, "Also learn from the grids that come with bo_tune.", "--bundled/--no-bundled")]
-Out = Annotated[Path, option(OUTPUT, "DIR", "Folder of the JSON files.")]
+Out = Annotated[Path, option(OUTPUT, "DIR", "Folder to write the JSON files to.")]
 JsonFile = Annotated[
     Path | None,
     option(
@@ -282,8 +289,8 @@ Progress = Annotated[
     option(
         OUTPUT,
         "|".join(ProgressChoice),
-        "json: write every event as a line of JSON to stdout, and nothing else. Warnings go to stderr.",
+        "json: write every event to stdout as a line of JSON, and nothing else. Warnings go to stderr.",
     ),
 ]
 Verbose = Annotated[bool, flag(OUTPUT, "Print every recorded trial.", "--verbose", "-v")]
-Quiet = Annotated[bool, flag(OUTPUT, "Print nothing but what went wrong.", "--quiet", "-q")]
+Quiet = Annotated[bool, flag(OUTPUT, "Print only what went wrong.", "--quiet", "-q")]

@@ -52,7 +52,7 @@ class Output:
         self.command, self._json_file = command, json_file
         on_stdout, self.lines_of_json = json_file == STDOUT, progress is ProgressChoice.JSON
         if on_stdout and self.lines_of_json:
-            raise InputError("--json: --progress json uses stdout already; name a file")
+            raise InputError("--json: --progress json already uses stdout; name a file instead")
         self.console = terminal(stderr=on_stdout, quiet=quiet or self.lines_of_json)
         self.urgent = terminal(stderr=True) if quiet or self.lines_of_json else self.console
         self._results = terminal(quiet=quiet or on_stdout or self.lines_of_json)
@@ -95,7 +95,7 @@ class Output:
             InputError: there is no terminal, so nobody can be asked.
         """
         if not sys.stdin.isatty():
-            raise InputError(f"{option}: needed where nobody can be asked: {question}")
+            raise InputError(f"{option} is needed, because there is no terminal on which to ask: {question}")
         sys.stderr.write(f"{printable(question)} [y/N] ")
         sys.stderr.flush()
         answer = sys.stdin.readline()

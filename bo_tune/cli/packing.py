@@ -30,7 +30,7 @@ from bo_tune.processes.threads import one_blas_thread
 from bo_tune.store.storage import StudyStore
 
 COMPILE_DEADLINE_S = 30.0
-"""At most, for one compile: no GPU waits for it. It adapts to what compiles take."""
+"""Longest time of one compile. No GPU waits for it, so it may be long. It adapts to how long compiles take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def gpu_of(target: str, name: str | None) -> TargetGpu:
         forms = " or ".join(backend_named(each).target_form for each in BACKENDS)
         raise InputError(f"--target: expected {forms}, got {target!r}")
     if found.gpu.target != target:
-        raise InputError(f"--gpu: {found.gpu.name} is not a GPU of {target}")
+        raise InputError(f"--gpu: {found.gpu.name} does not have the compute capability of --target {target}")
     return found
 
 
@@ -83,14 +83,16 @@ def make_pack(plan: Plan, experience: Experience, out: Path, output: Output) -> 
         packed, interrupted = _compile(plan, experience, bench, progress)
     if interrupted:
         command, _ = command_line(sys.argv)
-        output.say("interrupted: the pack keeps what was compiled; to go on from there:", f"  {command}")
+        output.say("interrupted: the pack keeps what was compiled; to resume:", f"  {command}")
     output.lines(pack_line(bench.binaries, packed, out.stat().st_size))
     output.notes(f"wrote {out}")
     output.json({**figures(packed, bench.binaries, plan), "written": [str(out)], "interrupted": interrupted})
     if interrupted:
         raise typer.Exit(exit_codes.INTERRUPTED)
     if bench.binaries and all(binary.entry is None for binary in bench.binaries):
-        output.say(f"nothing could be compiled: {bench.binaries[0].reason}: {bench.binaries[0].detail}")
+        output.say(
+            f"no config could be compiled; the first failed with {bench.binaries[0].reason}: {bench.binaries[0].detail}"
+        )
         raise typer.Exit(exit_codes.FAILED)
 
 

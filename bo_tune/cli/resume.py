@@ -19,12 +19,12 @@ def kept_lines(storage: str, argv: Sequence[str] | None = None, *, out: Path | N
         out: the folder that finished studies would be written into; none where there is nothing to write.
     """
     if storage == MEMORY:
-        return [f"nothing is kept: --storage {MEMORY} ends with the session"]
+        return [f"nothing is kept: --storage {MEMORY} lasts only for this session"]
     command, hidden = command_line(sys.argv if argv is None else argv)
-    lines = [f"kept in {shown(storage)}; to go on from there, in the same folder:", f"  {command}"]
+    lines = [f"kept in {shown(storage)}; to resume, in the same folder:", f"  {command}"]
     if out is not None:
         words = [PROGRAM, "write", "--storage", shown(storage), "--out", str(out)]
-        lines += ["to write the finished studies without going on:", f"  {shlex.join(words)}"]
+        lines += ["to write the finished studies without resuming:", f"  {shlex.join(words)}"]
     return [*lines, f"  ({HIDDEN} stands for the password, which is not shown)"] if hidden else lines
 
 
@@ -43,7 +43,7 @@ def next_lines(out: Path, variables: Sequence[str], named: Sequence[str], *, is_
     if is_timed and named:
         lines.append(f"{PROGRAM} step {asked} --tuned {shlex.quote(folder)}")
     lines += [f"export {name}={shlex.quote(folder)}" for name in variables]
-    return ["next, from any folder:", *(f"  {line}" for line in lines)]
+    return ["next steps, from any folder:", *(f"  {line}" for line in lines)]
 
 
 def command_line(argv: Sequence[str]) -> tuple[str, bool]:

@@ -40,7 +40,8 @@ class Served:
         option(
             PROBLEM,
             "FILE",
-            "Lookups of a running vLLM, instead of a model. BO_TUNE_LOOKUPS=FILE in its environment records them.",
+            "Recorded lookups of a running vLLM, instead of a model. BO_TUNE_LOOKUPS=FILE in its environment "
+            "records them.",
         ),
     ] = None
     engine: Annotated[
@@ -71,7 +72,9 @@ class Served:
     m: Annotated[
         list[str] | None,
         option(
-            PROBLEM, "N,…", "Tokens in a step. Default: powers of two. With 'auto', tune adds those that are worth it."
+            PROBLEM,
+            "N,…",
+            "Numbers of tokens in a step. Default: powers of two. With 'auto', tune adds those that gain enough.",
         ),
     ] = None
     fully_sharded: Annotated[
@@ -82,7 +85,7 @@ class Served:
         option(
             PROBLEM,
             "NAME,…",
-            "The engine's --lora-target-modules. Default: all that vLLM supports.",
+            "The engine's --lora-target-modules. Default: all modules that vLLM supports.",
             "--lora-target-modules",
             "--target-modules",
         ),
@@ -92,8 +95,8 @@ class Served:
         option(
             PROBLEM,
             "PATH",
-            "An adapter's adapter_config.json, or its folder. It gives the rank and the target modules where you leave "
-            "them out. May be repeated: then the largest rank and all modules count.",
+            "An adapter's adapter_config.json, or its folder. It gives the rank and the target modules if you "
+            "leave those options out. If repeated, the largest rank and all modules count.",
         ),
     ] = None
     expert_parallel: Annotated[
@@ -103,7 +106,8 @@ class Served:
         bool,
         flag(
             PROBLEM,
-            "The engine's --enable-mixed-moe-lora-format: experts have gate and up apart, whatever the model does.",
+            "The engine's --enable-mixed-moe-lora-format. Experts then have separate gate and up, whatever the "
+            "model has.",
             "--enable-mixed-moe-lora-format",
         ),
     ] = False
@@ -111,7 +115,7 @@ class Served:
         bool,
         flag(
             PROBLEM,
-            "The engine's --enable-moe-shared-loras, which does the same to lookups.",
+            "The engine's --enable-moe-shared-loras, which has the same effect on lookups.",
             "--enable-moe-shared-loras",
         ),
     ] = False
@@ -123,7 +127,7 @@ class Served:
         option(
             PROBLEM,
             "N",
-            f"The engine's --max-num-seqs, the most rows that lm_head gets. Default: {MAX_SEQUENCES}.",
+            f"The engine's --max-num-seqs, which is the most rows that lm_head gets. Default: {MAX_SEQUENCES}.",
             min=1,
             max=MOST,
         ),
@@ -133,7 +137,8 @@ class Served:
         option(
             PROBLEM,
             "N",
-            f"The engine's --max-num-batched-tokens, the most tokens in a step. Default: {MAX_BATCHED_TOKENS}.",
+            "The engine's --max-num-batched-tokens, which is the most tokens in a step. Default: "
+            f"{MAX_BATCHED_TOKENS}.",
             min=1,
             max=MOST,
         ),
@@ -143,13 +148,14 @@ class Served:
         option(
             PROBLEM,
             "N",
-            "Tokens drafted for a sequence: num_speculative_tokens of the engine's --speculative-config. Default: 0.",
+            "Tokens drafted for each sequence: num_speculative_tokens of the engine's --speculative-config. "
+            "Default: 0.",
             min=0,
             max=MOST_DRAFTED,
         ),
     ] = None
     mamba_ssm_cache_dtype: Annotated[
-        str | None, option(PROBLEM, "|".join(STATE_DTYPES), "The engine's --mamba-ssm-cache-dtype, if it is given one.")
+        str | None, option(PROBLEM, "|".join(STATE_DTYPES), "The engine's --mamba-ssm-cache-dtype, if it has one.")
     ] = None
     dual_stream: Annotated[bool, DUAL_STREAM] = False
     quantization: Annotated[
@@ -166,8 +172,8 @@ class Served:
         option(
             PROBLEM,
             "|".join(LayersFrom),
-            "Where the model's layers come from: the table of architectures, or the vLLM installed here, which builds "
-            "the model without its weights.",
+            "Where to find the model's layers: in the table of architectures, or in the vLLM installed here, "
+            "which builds the model without its weights.",
         ),
     ] = None
 
@@ -202,7 +208,9 @@ class Served:
             InputError: both were.
         """
         if self.dual_stream and wanted is not None:
-            raise InputError("--dual-stream: --streams already says how adapters run")
+            raise InputError(
+                "--dual-stream cannot be combined with --streams, which already says how adapters run; leave it out"
+            )
         return StreamChoice.TWO if self.dual_stream else wanted
 
     def settings(self) -> dict[str, Any]:
@@ -247,12 +255,12 @@ class Served:
             InputError: an option is missing or wrong, or the model cannot be served like this.
         """
         if self.lookups is not None:
-            raise InputError("--lookups: this is told of a model alone; name one with --model")
+            raise InputError("--lookups does not work here; name a model with --model")
         if not self.model:
-            raise InputError("--model: name a config.json, its folder, or the id of a model")
+            raise InputError("--model: expected a config.json, its folder, or the id of a model")
         for name, value in {"--max-loras": self.max_loras, "--max-lora-rank": self.rank or self.adapter}.items():
             if not value:
-                raise InputError(f"{name}: needed with --model")
+                raise InputError(f"{name} is needed with --model")
         from bo_tune.engines.models.serving import ModelStudy
         from bo_tune.engines.vllm.derived import derived
 

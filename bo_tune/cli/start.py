@@ -91,11 +91,11 @@ def _check(arguments: "Arguments") -> None:
         return
     measured.indices()
     if arguments.study is None:
-        raise InputError("nothing to tune: name a study file, or a model with --model")
+        raise InputError("there is nothing to tune: name a study file, or a model with --model")
     problems = problems_of(arguments.study, arguments.kernels)
     _check_hits(problems, len(measured.conditions.hits))
     if arguments.choose_m and not all(isinstance(problem, LoraProblem) for problem in problems):
-        raise InputError("--m auto: adds keys only for the kernels of vLLM's adapters")
+        raise InputError("--m auto adds keys only for the kernels of vLLM's adapters; name values of m instead")
 
 
 def _check_hits(problems: "Sequence[Problem]", recorded: int) -> None:
@@ -116,12 +116,12 @@ def _check_replay(arguments: "Arguments") -> None:
     """Refuse what recordings cannot do. Raises InputError."""
     measured = arguments.measured
     if arguments.choose_m:
-        raise InputError("--m auto: needs a GPU; recordings hold only their own m")
+        raise InputError("--m auto needs a GPU, because recordings hold only their own m")
     if measured.packs:
-        raise InputError("--pack: needs a GPU; nothing is compiled for a recording")
+        raise InputError("--pack needs a GPU, because nothing is compiled for a recording")
     for option, given in (("--gpus", measured.gpus is not None), ("--require-idle", measured.require_idle)):
         if given:
-            raise InputError(f"{option}: recordings need no GPU")
+            raise InputError(f"{option} has no effect on recordings, which need no GPU; leave it out")
 
 
 def _recalled(arguments: "Arguments") -> "list[Job] | None":

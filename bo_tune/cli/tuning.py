@@ -31,7 +31,7 @@ from bo_tune.engines.tuned_with import check_mix
 from bo_tune.errors import InputError
 from bo_tune.formats.study_file import StudyFile
 from bo_tune.measure.described import DescribedDevice
-from bo_tune.measure.devices import OWN_INSTEAD, Job, engine_notes, fallen_back, job_of, replay_jobs, with_deciding
+from bo_tune.measure.devices import OWN_INSTEAD, Job, engine_notes, fallback_warning, job_of, replay_jobs, with_deciding
 from bo_tune.processes import exit_codes
 from bo_tune.processes.fork_server import ForkServer
 from bo_tune.session.exchange import record
@@ -46,7 +46,7 @@ from bo_tune.tuning.bundled import bundled_grids
 from bo_tune.tuning.tuner import InterruptedSearch
 
 Workers = HostWorkers | RayCluster
-"""Who does a session's studies in its place."""
+"""The workers that tune a session's studies in its place."""
 
 
 @contextmanager
@@ -57,9 +57,11 @@ def _workers(arguments: Arguments) -> Iterator[Workers | None]:
         yield None
         return
     if arguments.choose_m:
-        raise InputError("--m auto: not with workers")
+        raise InputError("--m auto does not work with several workers")
     if arguments.storage == MEMORY:
-        raise InputError("--storage: workers need a database that they all reach")
+        raise InputError(
+            "--storage memory is private to one process; workers need a database that all of them can reach"
+        )
     common = arguments.measured, arguments.storage, arguments.lease_s, arguments.settings.seed
     workers: Workers = (
         HostWorkers(count or 1, *common) if arguments.ray is None else RayCluster(arguments.ray, count, *common)
@@ -124,12 +126,12 @@ class Done:
 def tune(arguments: Arguments, output: Output, start: Start) -> None:
     """Tune, write the results, and report them. Raises typer.Exit if something could not be done."""
     done = tune_one_way(arguments, output, start)
-    say_what_is_next(arguments, output, done)
+    print_next_steps(arguments, output, done)
     output.json(done.document)
-    leave_if_unfinished(done.tuned)
+    exit_if_unfinished(done.tuned)
 
 
-def say_what_is_next(arguments: Arguments, output: Output, *done: "Done") -> None:
+def print_next_steps(arguments: Arguments, output: Output, *done: "Done") -> None:
     """Say what to do next with the files, unless they only serve comparisons."""
     files = [Path(file).name for one in done for file in one.document["written"]]
     variables = folder_variables(files)
@@ -140,7 +142,7 @@ def say_what_is_next(arguments: Arguments, output: Output, *done: "Done") -> Non
     output.notes(*next_lines(arguments.out, variables, arguments.named, is_timed=is_timed))
 
 
-def leave_if_unfinished(tuned: Sequence[Tuned]) -> None:
+def exit_if_unfinished(tuned: Sequence[Tuned]) -> None:
     """Raise typer.Exit if a study has no result."""
     if any(one.result is None for one in tuned):
         raise typer.Exit(exit_codes.FAILED)
@@ -173,7 +175,7 @@ def tune_one_way(
             checked = (check_mix(place, sources, own_wanted=own_wanted) for place, sources in places.items())
             return [line for lines in checked for line in lines]
 
-        warnings = [*_fallen_back(jobs, arguments), *mix()]
+        warnings = [*_fallback_warnings(jobs, arguments), *mix()]
         # The last: what is wrong above leaves no database behind.
         store = StudyStore(arguments.storage, lease_s=arguments.lease_s)
         output.warn(*warnings)
@@ -322,7 +324,7 @@ def _show(
 def _announce(output: Output, jobs: Sequence[Job], arguments: Arguments) -> None:
     sources = {f"{job.device.gpu.name}, {job.device.kernel_source(job.problem.kernel)}" for job in jobs}
     problems = sum(not job.spec.decides for job in jobs)
-    layers = f" ({arguments.study.layer_problem_count} with layers apart)" if arguments.study else ""
+    layers = f" ({arguments.study.layer_problem_count} if each layer counts)" if arguments.study else ""
     output.notes(
         f"{problems} problems{layers} on {'; '.join(sorted(sources))}; sampler {arguments.settings.sampler}; "
         f"studies in {shown_url(arguments.storage)}",
@@ -342,14 +344,16 @@ def _sources(jobs: Sequence[Job], out: Path) -> dict[Path, dict[str, set[str]]]:
     return found or {out: {}}
 
 
-def _fallen_back(jobs: Sequence[Job], arguments: Arguments) -> list[str]:
+def _fallback_warnings(jobs: Sequence[Job], arguments: Arguments) -> list[str]:
     """Return a warning if the project's own kernels are tuned although nobody chose them."""
     measured = arguments.measured
     files = [sources for place in _sources(jobs, arguments.out).values() for sources in place.values()]
     own = any(is_own(source) for sources in files for source in sources)
     if not own or measured.recordings is not None or measured.source != "auto":
         return []
-    return [fallen_back(measured.source) or f"no vLLM that can be tuned where the GPU is: {OWN_INSTEAD}"]
+    return [
+        fallback_warning(measured.source) or f"no vLLM that can be tuned is installed where the GPU is: {OWN_INSTEAD}"
+    ]
 
 
 def _file_name(job: Job) -> str:

@@ -59,7 +59,7 @@ class EndedBy(StrEnum):
     SURE = "sure"
     """Its model was sure enough that nothing much better is left."""
     TAUGHT = "taught"
-    """It had tried as many configs as are worth trying if other studies teach it."""
+    """It had tried as many configs as pay off if other studies teach it."""
     MOST = "most"
     """It had tried as many configs as the stop rule allows."""
     BUDGET = "budget"

@@ -89,9 +89,9 @@ class Conditions:
 
     def __post_init__(self) -> None:
         if (self.routing is Routing.RECORDED) != bool(self.hits) or min(self.hits, default=0) < 0:
-            raise ValueError("recorded routing needs how often each expert was hit, and no other does")
+            raise ValueError("expected numbers of hits of experts with recorded routing, and with no other")
         if self.adapters is not None and self.adapters < 1:
-            raise ValueError("a step uses at least one adapter")
+            raise ValueError(f"adapters: a step uses at least one, got {self.adapters}")
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "Conditions":

@@ -89,7 +89,7 @@ class GpuNoticed:
     """A fact about a GPU that anyone who trusts its times should know.
 
     Attributes:
-        spoils: whether it spoils times. If not, it keeps spoilt times from being noticed.
+        spoils: whether it distorts times. If not, it keeps distorted times from being noticed.
     """
 
     text: str

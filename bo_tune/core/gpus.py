@@ -149,10 +149,11 @@ def target_gpu(capability: Capability, name: str | None = None) -> TargetGpu:
     target = f"cuda:{capability[0]}{capability[1]}"
     called, other, limits = name or f"GPU of {target}", same[0] if same else stand_in_for(""), LIMITS.get(capability)
     assumed = [
-        f"{called} is not known here: it is taken to have {other.sm_count} multiprocessors, which orders the configs"
+        f"bo_tune does not know {called}: it assumes {other.sm_count} multiprocessors, which affects only the "
+        "order of the configs"
     ]
     if limits is None:
-        assumed.append(f"the shared memory of {target} is not known here: no config is ruled out by it")
+        assumed.append(f"bo_tune does not know the shared memory of {target}: no config is ruled out because of it")
         limits = _LARGEST
     gpu = GpuInfo(
         called, capability, other.sm_count, limits.shared_memory_bytes, threads_per_sm=limits.threads_per_sm,

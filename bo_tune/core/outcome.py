@@ -111,7 +111,7 @@ def quantile(ascending: Sequence[float], share: float) -> float:
         ValueError: there are no values.
     """
     if not ascending:
-        raise ValueError("no repetitions to estimate from")
+        raise ValueError("there are no repetitions to estimate a time from")
     below, part = divmod(share * (len(ascending) - 1), 1.0)
     low, high = ascending[int(below)], ascending[min(int(below) + 1, len(ascending) - 1)]
     return low + part * (high - low)

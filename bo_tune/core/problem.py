@@ -91,7 +91,9 @@ class Experts:
         if type(self.packed) is not bool:
             raise ValueError(f"experts: packed: expected true or false, got {self.packed!r}")
         if self.top_k > self.count or self.local > self.count:
-            raise ValueError(f"no more experts than there are can be visited or held: {self}")
+            raise ValueError(
+                f"experts: expected at most as many visited (top_k) and held (local) experts as there are, got {self}"
+            )
 
     @property
     def label(self) -> str:
@@ -143,11 +145,11 @@ class LoraProblem(Problem):
         for width in self.slice_sizes:
             check_size("slice_sizes", width)
         if len(self.slice_sizes) != self.num_slices or max(self.slice_sizes) != self.n:
-            raise ValueError(f"slice_sizes must hold num_slices widths, the widest being n: {self}")
+            raise ValueError(f"slice_sizes: expected num_slices widths, of which the widest is n, got {self}")
         if self.add_inputs is not None and type(self.add_inputs) is not bool:
             raise ValueError(f"add_inputs: expected true, false or nothing, got {self.add_inputs!r}")
         if self.dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}: {self.dtype!r}")
+            raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {self.dtype!r}")
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> "LoraProblem":
@@ -213,16 +215,17 @@ class SizedProblem(Problem):
     def __post_init__(self) -> None:
         for name, value in self.sizes:
             if not name.isidentifier():
-                raise ValueError(f"sizes of a problem need names: {name!r}")
+                raise ValueError(f"expected a name for each size of a problem, got {name!r}")
             if not isinstance(value, (bool, int, float)) and not (isinstance(value, str) and is_word(value)):
-                raise ValueError(f"a size is a number, a truth value or a word: {name} is {value!r}")
+                raise ValueError(f"{name}: expected a number, a truth value or a word as a size, got {value!r}")
             if not isinstance(value, str) and not abs(value) <= MOST:
-                raise ValueError(f"a size is a number up to {MOST}: {name} is {value!r}")
+                raise ValueError(f"{name}: expected a number up to {MOST}, got {value!r}")
         if not self.sizes or len(dict(self.sizes)) < len(self.sizes):
-            raise ValueError(f"a problem needs sizes, each name once: {self.sizes}")
+            raise ValueError(f"expected at least one size of a problem, and each name only once, got {self.sizes}")
         if len(self.label) > LONGEST_LABEL:
             raise ValueError(
-                f"sizes of a problem take at most {LONGEST_LABEL} characters: {self.label[:LONGEST_LABEL]}…"
+                f"expected at most {LONGEST_LABEL} characters for the sizes of a problem, got "
+                f"{self.label[:LONGEST_LABEL]}…"
             )
 
     @property
@@ -245,7 +248,7 @@ class SizedProblem(Problem):
 def lora(problem: Problem) -> LoraProblem:
     """Return a problem as one of a multi-LoRA kernel. Raises TypeError if it belongs to another kernel."""
     if not isinstance(problem, LoraProblem):
-        raise TypeError(f"not a problem of a multi-LoRA kernel: {problem}")
+        raise TypeError(f"expected a problem of a multi-LoRA kernel, got {problem}")
     return problem
 
 

@@ -51,9 +51,9 @@ class SearchSpace:
         """Build a space from names and values. Raises ValueError if values are missing or not ascending."""
         for name, values in ranges.items():
             if not values:
-                raise ValueError(f"{name}: no values")
+                raise ValueError(f"{name}: expected at least one value, got none")
             if list(values) != sorted(set(values)):
-                raise ValueError(f"{name}: values must ascend without repeats: {values}")
+                raise ValueError(f"{name}: expected ascending values without repeats, got {values}")
         return cls(tuple((name, tuple(values)) for name, values in ranges.items()))
 
     @cached_property
@@ -81,7 +81,8 @@ class SearchSpace:
         """Raise InputError if there are more configs than a search has memory for."""
         if (size := prod(map(len, self.ranges.values()))) > MOST_CONFIGS:
             raise InputError(
-                f"a search space of {size:,} configs, all combinations of values; expected at most {MOST_CONFIGS:,}"
+                f"expected a search space of at most {MOST_CONFIGS:,} configs, got {size:,} (all combinations of "
+                "values); remove some values"
             )
 
     def __len__(self) -> int:

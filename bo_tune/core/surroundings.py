@@ -91,7 +91,7 @@ class Linear:
         """
         pair = self.kernels(Batch.of(problem))
         if problem not in pair:
-            raise ValueError(f"not a problem of {self}: {problem}")
+            raise ValueError(f"expected a problem of {self}, got {problem}")
         return pair
 
     def kernels(self, batch: Batch) -> tuple[LoraProblem, LoraProblem]:
@@ -125,7 +125,7 @@ class Linear:
             weights = Weights(stored.get("weights", Weights.BITS_16))
             return cls(stored["k"], tuple(stored["widths"]), stored["adds"], weights)
         except (KeyError, TypeError) as error:
-            raise ValueError(f"not a linear layer: {error}") from None
+            raise ValueError(f"expected the JSON of a linear layer: {error}") from None
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -147,7 +147,7 @@ class Mixture:
         for name in ("hidden", "up", "down"):
             check_size(f"experts: {name}", getattr(self, name))
         if self.up not in (self.down, 2 * self.down):
-            raise ValueError(f"experts: expected up to be down or twice that, got {self.up} and {self.down}")
+            raise ValueError(f"experts: expected up to equal down or twice down, got {self.up} and {self.down}")
 
     @property
     def is_gated(self) -> bool:
@@ -163,7 +163,7 @@ class Mixture:
     def of(cls, problem: LoraProblem) -> "Mixture":
         """Return the experts of a problem of gate and up. Raises ValueError if it belongs to another kernel."""
         if problem.kernel not in MOE_KERNELS[:2] or problem.experts is None or problem.i is None:
-            raise ValueError(f"not a problem of gate and up: {problem}")
+            raise ValueError(f"expected a problem of gate and up, got {problem}")
         up = problem.num_slices * problem.i
         return cls(problem.n, up, problem.i // 2 if problem.experts.packed else problem.i, problem.experts)
 
@@ -195,7 +195,7 @@ class Mixture:
         try:
             return cls(stored["hidden"], stored["up"], stored["down"], Experts(**stored["experts"]))
         except (KeyError, TypeError) as error:
-            raise ValueError(f"not a layer's experts: {error}") from None
+            raise ValueError(f"expected the JSON of a layer's experts: {error}") from None
 
 
 Layer = Linear | Mixture

@@ -74,13 +74,13 @@ def problem_lines(problems: Mapping[Problem, Sequence[str]], expected: Outlook) 
     """Return the lines below the tables: which lookups share studies, and what tuning will cost."""
     lookups = sum(max(1, len(layers)) for layers in problems.values())
     deciding = expected.studies - len(problems)
-    more = f", and {deciding} of kernels that engines launch in their place" if deciding else ""
-    lines = [f"{len(problems)} studies for {lookups} lookups: layers in one row share their studies{more}"]
+    more = f", plus {deciding} of kernels that engines launch in their place" if deciding else ""
+    lines = [f"{len(problems)} studies serve {lookups} lookups: the layers in one row share their studies{more}"]
     if deciding or any(isinstance(problem, LoraProblem) and problem.experts for problem in problems):
-        lines.append("the experts' kernels of one m agree on one block_m")
+        lines.append("the experts' kernels of one m must agree on one block_m")
     if expected.binaries is None or expected.minutes is None:
-        return [*lines, "the time is not known: only sessions of adapters' kernels were measured"]
-    return [*lines, f"about {expected.binaries} binaries and {expected.minutes:.1f} minutes, {expected.basis}"]
+        return [*lines, "bo_tune cannot estimate the time: only sessions of adapters' kernels have been measured"]
+    return [*lines, f"expect about {expected.binaries} binaries and {expected.minutes:.1f} minutes, {expected.basis}"]
 
 
 def check_tables(report: Report) -> Iterator[Table]:
@@ -114,8 +114,9 @@ def check_lines(report: Report) -> list[str]:
     """Return the lines below the tables: totals, and what was not checked."""
     faults = len(report.faults)
     lines = [
-        f"{len(report.lookups)} lookups: {report.count('exact')} find their entry, {report.count('nearest m')} that of "
-        f"the nearest m, {report.count('fault')} fail or take what is not theirs; {faults} fault{'s' * (faults != 1)}"
+        f"{len(report.lookups)} lookups: {report.count('exact')} find their own entry, "
+        f"{report.count('nearest m')} take the entry of the nearest m, {report.count('fault')} fail or take "
+        f"another lookup's entry; {faults} fault{'s' * (faults != 1)}"
     ]
     if report.gpu is None:
         lines.append(f"shared memory was not checked: bo_tune does not know {report.gpu_file_name}")

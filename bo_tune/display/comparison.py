@@ -46,7 +46,7 @@ def _comparison_row(entry: Comparison) -> list[str]:
 def comparison_lines(comparisons: Comparisons) -> list[str]:
     """Return the lines below the table: both searches' costs for the common entries, ratios, regret."""
     common = "1 entry is" if comparisons.common == 1 else f"{comparisons.common} entries are"
-    lines = [f"{common} in both; costs are counted for these alone"]
+    lines = [f"{common} in both; costs are counted only for these"]
     for name, side in (("tuned", comparisons.tuned), (_second(comparisons), comparisons.grid)):
         totals = side.totals
         if totals:
@@ -61,11 +61,11 @@ def comparison_lines(comparisons: Comparisons) -> list[str]:
         lines.append(f"{_second(comparisons)} / tuned: {', '.join(shown)}")
     regrets = comparisons.regrets
     if regrets:
-        what = "regret" if comparisons.is_regret else "tuned time above the other's"
+        what = "regret" if comparisons.is_regret else "tuned time over the other's"
         lines.append(f"{what}: mean {percent(fmean(regrets))}, worst {percent(max(regrets))} of {len(regrets)} entries")
     if comparisons.speed_up:
         gains = f"geometric mean of {len(comparisons.gains)}"
-        lines.append(f"tuned against default: {comparisons.speed_up:.2f}x faster ({gains})")
+        lines.append(f"tuned configs are {comparisons.speed_up:.2f}x faster than the defaults ({gains})")
     return lines
 
 
@@ -99,8 +99,9 @@ def difference_lines(found: Sequence[Difference]) -> list[str]:
     changes = [one.change_percent for one in found if one.status is Status.CHANGED and one.change_percent is not None]
     if changes:
         lines.append(
-            f"of {len(changes)} changed ones both times are known: B is {_slower(fmean(changes))} on average, "
-            f"{_slower(max(changes))} at worst; each was measured by its own search, so noise is in it"
+            f"both times are known for {len(changes)} of the changed entries: B is {_slower(fmean(changes))} on "
+            f"average, {_slower(max(changes))} at worst; each time was measured by its own search, so this "
+            "includes noise"
         )
     return lines
 

@@ -19,13 +19,13 @@ from bo_tune.core.space import Config
 from bo_tune.errors import printable
 
 WIDTH_OF_FILES = 160
-"""Columns of tables that go to a file or a pipe."""
+"""Width in columns of tables that go to a file or a pipe."""
 
 MOST_ROWS = 1000
-"""Rows of a table that is laid out for the terminal, at most. Each takes a millisecond."""
+"""Most rows of a table that is laid out for the terminal. Each takes a millisecond."""
 
 LEAST_TEXT = 12
-"""A column of text is never folded to fewer terminal columns than this."""
+"""The narrowest that a column of text may be folded, in terminal columns."""
 
 DISTURBED = " !"
 """Mark of studies that were disturbed while they were measured."""
@@ -87,8 +87,8 @@ def ending_lines(found: Sequence[tuple[Ending | None, Certificate | None]]) -> l
     known = [100.0 * loss for loss in losses if loss is not None]
     if known:
         lines.append(
-            f"expected loss: {percent(sum(known) / len(known))} on average, {percent(max(known))} at worst: one more "
-            "config is expected to be faster by this much at most"
+            f"expected loss: {percent(sum(known) / len(known))} on average, {percent(max(known))} at worst: this "
+            "is how much faster one more config is expected to be, at most"
         )
     return lines
 
@@ -96,11 +96,11 @@ def ending_lines(found: Sequence[tuple[Ending | None, Certificate | None]]) -> l
 def _why(ending: Ending) -> str:
     return {
         EndedBy.SURE: "sure enough",
-        EndedBy.TAUGHT: "taught by others, after as many configs as pay off",
-        EndedBy.BUDGET: "at their budget",
+        EndedBy.TAUGHT: "taught by other studies, after as many configs as pay off",
+        EndedBy.BUDGET: "at the end of their budget",
         EndedBy.EXHAUSTED: "with all configs tried",
         EndedBy.MOST: "at the stop rule's limit",
-        EndedBy.NOTHING_LEFT: "with nothing left that could win",
+        EndedBy.NOTHING_LEFT: "because nothing was left that could win",
     }[ending.reason]
 
 
@@ -127,7 +127,10 @@ def disturbed_lines(studies: Iterable[Sequence[str] | None]) -> list[str]:
     if not found:
         return []
     what = ", ".join(sorted({one for disturbances in found for one in disturbances}))
-    return [f"{len(found)} marked{DISTURBED}: their times are spoilt ({what}); measure them again on an idle GPU"]
+    return [
+        f"{len(found)} marked{DISTURBED}: their times are distorted ({what}); measure these studies again on an idle "
+        "GPU"
+    ]
 
 
 def duration(seconds: float) -> str:

@@ -37,8 +37,8 @@ def ladder_lines(ladder: Ladder) -> list[str]:
     over = sum(gap.badness > ladder.tolerance for gap in ladder.gaps)
     unmeasured = f", {ladder.unmeasured} gaps could not be measured" if ladder.unmeasured else ""
     return [
-        f"{len(ladder.added)} problems added; {over} of {len(ladder.gaps)} gaps between keys lose more than "
-        f"{100 * ladder.tolerance:.3g} %{unmeasured}; {ladder.launches:,} launches to find out"
+        f"added {len(ladder.added)} problems; {over} of {len(ladder.gaps)} gaps between keys lose more than "
+        f"{100 * ladder.tolerance:.3g} %{unmeasured}; this took {ladder.launches:,} launches"
     ]
 
 

@@ -54,8 +54,9 @@ def _summary(
 ) -> Iterator[str]:
     unfinished = len(review.studies) - len(done)
     yield (
-        f"{len(kept)} of {len(done)} tuned keys gain at least {least_gain_percent:g} % over the default config and are "
-        f"listed{f'; {unfinished} have no result with a default time' if unfinished else ''}."
+        f"{len(kept)} of {len(done)} tuned keys are listed: those that gain at least {least_gain_percent:g} % "
+        "over the default "
+        f"config{f'; {unfinished} keys have no result with a default time' if unfinished else ''}."
     )
     if kept:
         gains = [_gain(study) for study in kept]

@@ -55,7 +55,7 @@ def pack_line(binaries: Sequence[PackedBinary], packed: Packed, pack_bytes: int)
     invalid = reasons.total()
     impossible = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
     return (
-        f"{len(binaries) - invalid:,} binaries, {invalid:,} known to be impossible"
+        f"{len(binaries) - invalid:,} binaries, and {invalid:,} that cannot be built"
         + (f" ({impossible})" if impossible else "")
         + f"; {packed.compiled:,} compiled in {packed.elapsed_s:.0f} s; {pack_bytes / MEGABYTE:.1f} MB"
     )

@@ -66,14 +66,16 @@ def session_lines(tuned: Sequence[Tuned]) -> list[str]:
     results = [study.result for study in tuned if study.result is not None]
     costs = [result.costs for result in results]
     lines = [
-        f"{counted(len(results), 'study', 'studies')}: {sum(c.launched_configs for c in costs):,} configs launched, "
-        f"{sum(c.launches for c in costs):,} launches, {sum(c.compiles for c in costs):,} compiles, "
+        f"{counted(len(results), 'study', 'studies')}: {sum(c.launched_configs for c in costs):,} configs "
+        f"launched, {sum(c.launches for c in costs):,} launches, {sum(c.compiles for c in costs):,} compiles, "
         f"trials under way for {session_wall_s(tuned):.1f} s"
     ]
     run = [result for result in results if result.joint is None or result.joint.decided_by is None]
     gains = [result.default_time_us / result.time_us for result in run if result.default_time_us]
     if gains:
-        lines.append(f"tuned against default: {geometric_mean(gains):.2f}x faster (geometric mean of {len(gains)})")
+        lines.append(
+            f"tuned configs are {geometric_mean(gains):.2f}x faster than the defaults (geometric mean of {len(gains)})"
+        )
     lines += ending_lines([(result.ending, result.certificate) for result in results])
     return [*lines, *mix_lines(results), *joint_lines(tuned), *disturbed_lines(study.disturbed for study in tuned)]
 
@@ -85,9 +87,9 @@ def observed_lines(time: ObservedTime | None) -> list[str]:
     untouched = 1 - time.at_keys - time.near_keys
     rest = f", {untouched:.0%} not tuned" if untouched >= 0.005 else ""
     return [
-        f"adapters' kernels in the {time.steps:,} steps observed: {time.default_us:,.0f} us a step with the defaults, "
-        f"{time.tuned_us:,.0f} us tuned ({time.speed_up:.2f}x); of that time {time.at_keys:.0%} has a key m of its "
-        f"own, {time.near_keys:.0%} takes the nearest{rest}"
+        f"in the {time.steps:,} observed steps, adapters' kernels take {time.default_us:,.0f} us per step with "
+        f"the defaults and {time.tuned_us:,.0f} us tuned ({time.speed_up:.2f}x); of that time, {time.at_keys:.0%} "
+        f"has its own key m, {time.near_keys:.0%} takes the nearest key{rest}"
     ]
 
 
@@ -101,7 +103,10 @@ def mix_lines(results: Sequence[StudyResult]) -> list[str]:
     if not shares:
         return []
     each = (f"{n} active: {sum(one) / len(one):+.1f} %, worst {max(one):+.1f} %" for n, one in sorted(shares.items()))
-    return [f"adapters' time in their layers against the default's, by active adapters in a step: {'; '.join(each)}"]
+    return [
+        "change of the adapters' time in their layers against the default, by the number of active adapters in a "
+        f"step: {'; '.join(each)}"
+    ]
 
 
 def compromise_lines(chosen: Sequence[Compromise]) -> list[str]:
@@ -112,12 +117,15 @@ def compromise_lines(chosen: Sequence[Compromise]) -> list[str]:
         "one stream": [best.loss_one_us for best in chosen],
         "two streams": [best.loss_two_us for best in chosen],
     }
-    return [f"shrink serves both ways, {len(chosen)} configs: {'; '.join(_loss(*item) for item in losses.items())}"]
+    return [f"{len(chosen)} shrink configs serve both ways: {'; '.join(_loss(*item) for item in losses.items())}"]
 
 
 def _loss(way: str, losses: Sequence[float]) -> str:
     mean, worst = sum(losses) / len(losses), max(losses)
-    return f"on {way} a layer takes {mean:.2f} us more than with its own best, {worst:.2f} us at worst"
+    return (
+        f"on {way}, a layer takes {mean:.2f} us longer than with its own best config on average, {worst:.2f} us at "
+        "worst"
+    )
 
 
 def joint_lines(tuned: Sequence[Tuned]) -> list[str]:
@@ -139,8 +147,8 @@ def _agreed_lines(joint: Sequence[Agreement]) -> list[str]:
     if not gains:
         return []
     return [
-        f"kernels that agree on {SHARED}: their sum is {geometric_mean(gains):.2f}x faster than that of the defaults "
-        f"(geometric mean of {len(gains)}); one of them may be slower than its own"
+        f"kernels that agree on {SHARED}: their sum is {geometric_mean(gains):.2f}x faster than the defaults' sum "
+        f"(geometric mean of {len(gains)}); a single one may be slower than its own default"
     ]
 
 
@@ -149,16 +157,16 @@ def _decided_lines(decided: Sequence[Decision]) -> list[str]:
     if not decided:
         return []
     kernels = " and ".join(decided[0].kernels)
-    line = f"{SHARED} of {len(decided)} problems is decided by {kernels}, which the engine launches"
+    line = f"{len(decided)} problems take their {SHARED} from {kernels}, which the engine launches"
     known = [(one.default_time_us, one.time_us) for one in decided if one.default_time_us]
     gains = [default_us / time_us for default_us, time_us in known]
     if gains:
         sums = [sum(times) for times in zip(*known, strict=True)]
         line += (
-            f": {us(sums[0])} us by default, {us(sums[1])} us tuned in all, {geometric_mean(gains):.2f}x faster "
+            f": {us(sums[0])} us by default, {us(sums[1])} us tuned in total, {geometric_mean(gains):.2f}x faster "
             f"(geometric mean of {len(gains)})"
         )
-    return [f"{line}; only the two-kernel path uses the rest of the other kernels' configs"]
+    return [f"{line}; the rest of the other kernels' configs is used only by the two-kernel path"]
 
 
 def activity_lines(activity: SessionActivity) -> list[str]:
@@ -177,14 +185,15 @@ def activity_lines(activity: SessionActivity) -> list[str]:
             )
             if farm.packed:
                 lines.append(
-                    f"packs: {farm.packed:,} compiles avoided, which took {farm.packed_s:.0f} s where the packs were "
-                    f"made: about {farm.packed_s / farm.workers:.0f} s less for these processes"
+                    f"packs: {farm.packed:,} compiles avoided, which took {farm.packed_s:.0f} s where the packs "
+                    f"were made, so about {farm.packed_s / farm.workers:.0f} s saved for the compile processes "
+                    "here"
                 )
     if lines:
         lines.insert(
             0,
-            f"session: {activity.wall_s:.1f} s, GPU at work {activity.gpu_share or 0:.0%}, compilers "
-            f"{activity.compiler_share or 0:.0%}, tuner {activity.tuner_ms_per_trial or 0:.1f} ms a trial, "
-            f"database {activity.store_s:.1f} s beside",
+            f"session: {activity.wall_s:.1f} s, GPU busy {activity.gpu_share or 0:.0%}, compilers busy "
+            f"{activity.compiler_share or 0:.0%}, tuner {activity.tuner_ms_per_trial or 0:.1f} ms per trial, "
+            f"database {activity.store_s:.1f} s in the background",
         )
     return lines

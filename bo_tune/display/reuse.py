@@ -31,22 +31,21 @@ def reuse_lines(tuned: "Sequence[Tuned]", now: datetime | None = None) -> list[s
             seconds = (now - datetime.fromisoformat(one.result.date)).total_seconds()
             groups.setdefault((one.name.toolchain, _search(one.result)), []).append(seconds)
     lines = [
-        f"kept {_studies(len(ages))} measured {_span(ages)} ago with {toolchain}, by {search}; --fresh measures again"
+        f"kept {_studies(len(ages))}, measured {_span(ages)} ago with {toolchain}, by {search}; use --fresh to "
+        "measure again"
         for (toolchain, search), ages in groups.items()
     ]
     resumed = [one for one in tuned if not one.kept and one.resumed]
     if resumed:
         begun = [start for one in resumed for start, _ in one.under_way[: one.resumed]]
         ages = [(now - start.astimezone(UTC)).total_seconds() for start in begun]
-        lines.append(f"went on with {_studies(len(resumed))}, which had {len(ages)} trials from {_span(ages)} ago")
+        lines.append(f"resumed {_studies(len(resumed))}, which had {len(ages)} trials from {_span(ages)} ago")
     return lines
 
 
 def unreadable_lines(unreadable: Mapping[str, str]) -> list[str]:
     """Name the studies of a database that were left out because they cannot be read."""
-    return [
-        f"warning: left out {name}, which cannot be read: {why}; {MEND}" for name, why in sorted(unreadable.items())
-    ]
+    return [f"warning: skipped {name}, which cannot be read: {why}; {MEND}" for name, why in sorted(unreadable.items())]
 
 
 def _studies(count: int) -> str:

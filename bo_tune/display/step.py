@@ -17,7 +17,7 @@ def step_tables(report: StepReport) -> Iterator[Table]:
     """Return a table for each way of running adapters."""
     for two in report.ways:
         table = plain_table(
-            f"The parts of a decoder layer that take adapters, {STREAMS[two]}, us; of all {report.layers} layers, ms",
+            f"The parts of a decoder layer that take adapters, {STREAMS[two]}, us; all {report.layers} layers, ms",
             (),
             ("m", "without adapters", "untuned", "tuned", "adapters take", "model: without", "untuned", "tuned",
              "adapters' share"),
@@ -57,9 +57,9 @@ def _stream_lines(report: StepReport) -> list[str]:
     faster = report.faster_on_two
     slower = [m for m in report.times if m not in faster]
     if not slower:
-        return [f"{DUAL_STREAM} is faster at every m here"]
+        return [f"{DUAL_STREAM} is faster at every measured m"]
     if not faster:
-        return [f"{DUAL_STREAM} is slower at every m here"]
+        return [f"{DUAL_STREAM} is slower at every measured m"]
     return [f"{DUAL_STREAM} is faster at m {_numbers(faster)}, slower at m {_numbers(slower)}"]
 
 
@@ -68,11 +68,10 @@ def _python_lines(report: StepReport) -> list[str]:
     if not bound:
         return []
     free = [m for m in report.times if m > max(bound)]
-    enough = f"; let steps hold {free[0]} or more (--max-num-batched-tokens)" if free else ""
+    enough = f"; let steps hold {free[0]} tokens or more (--max-num-batched-tokens)" if free else ""
     return [
-        f"up to m {max(bound)} the adapters' Python takes longer than the GPU does, in a step that is not "
-        f"a CUDA graph (a "
-        f"prefill){enough}"
+        f"up to m {max(bound)}, in a step that is not a CUDA graph (a prefill), the adapters' Python takes longer "
+        f"than their GPU work{enough}"
     ]
 
 

@@ -89,14 +89,14 @@ def studies_lines(studies: Sequence[StudyListing]) -> list[str]:
     held = [(study, study.holder) for study in studies if study.holder is not None]
     return [
         *(
-            f"under way: {study.name}: {holder.host}, process {holder.pid}, heard of {holder.age_s:.0f} s ago"
+            f"under way: {study.name}: {holder.host}, process {holder.pid}, last heard from {holder.age_s:.0f} s ago"
             for study, holder in held
         ),
-        f"{counted(len(studies), 'study', 'studies')}, {unfinished} unfinished{' (*)' if unfinished else ''}; sure: "
-        "the probability of being within that much of the grid's best",
+        f"{counted(len(studies), 'study', 'studies')}, {unfinished} unfinished{' (*)' if unfinished else ''}; "
+        "sure: the probability that the result is within that much of the grid's best",
         *ending_lines([(study.ending, study.certificate) for study in studies if study.finished]),
         *(
-            f"{kernel}: what an engine launches in place of shrink and expand; decides on {SHARED} for them"
+            f"{kernel}: an engine launches it in place of shrink and expand, and it decides on {SHARED} for them"
             for kernel in deciding
         ),
         f"trials pruned: {_counted(reasons)}",
@@ -156,22 +156,23 @@ def study_lines(detail: StudyDetail) -> list[str]:
         str(listing.name),
         ("chosen: " if listing.finished else "best so far: ")
         + best
-        + f"{speed_up(listing.default_us, listing.best_us)} of the default ({us(listing.default_us)} us)",
+        + f"{speed_up(listing.default_us, listing.best_us)} the default's speed ({us(listing.default_us)} us)",
     ]
     if not listing.name.toolchain:
-        lines.append(f"{UNKNOWN}: stored by an earlier version of bo_tune; no search goes on with it")
+        lines.append(f"{UNKNOWN}: stored by an earlier version of bo_tune; no search resumes it")
     if listing.layers:
         lines.append(f"layers: {', '.join(listing.layers)}")
     if listing.ending is not None:
         lines.append(f"ended: {listing.ending}")
     if listing.certificate is not None:
         lines.append(
-            f"sure: {sure(listing.certificate)} (the probability of being within that much of the grid's best)"
+            f"sure: {sure(listing.certificate)} (the probability that the result is within that much of the "
+            "grid's best)"
         )
         loss = expected_loss(listing.certificate)
-        lines.append(f"expected loss: {loss}: one more config is expected to be faster by this much at most")
+        lines.append(f"expected loss: {loss}: this is how much faster one more config is expected to be, at most")
     if listing.disturbed:
-        lines.append(f"times are spoilt: {', '.join(listing.disturbed)}")
+        lines.append(f"times are distorted: {', '.join(listing.disturbed)}")
     lines.append(
         f"{len(detail.trials)} trials: {costs.launched_configs:,} configs launched, {costs.launches:,} launches, "
         f"{costs.compiles:,} compiles of {costs.compile_s:.1f} s, under way for {duration(costs.wall_s)}"

@@ -20,7 +20,7 @@ Keys = tuple[str, ...]
 """The keys under which a config is found in its file, outermost first."""
 
 WrittenConfig = Mapping[str, int | None]
-"""A config as it stands in a file. A parameter left open is null."""
+"""A config as it stands in a file. If a parameter is not set, its value is null."""
 
 Entries = Mapping[Keys, WrittenConfig]
 """The contents of a file of tuned configs."""

@@ -58,7 +58,7 @@ def engine_for(path: Path) -> Engine:
     """Return the engine that loads a file. Raises TableError if there is none."""
     engine = engine_of_file(path.name)
     if engine is None:
-        raise TableError(f"{path}: not the name of a tuned file; expected one like {patterns()}")
+        raise TableError(f"{path}: expected a name of a tuned file, such as {patterns()}")
     return engine
 
 
@@ -83,7 +83,7 @@ def table_paths(folder: Path) -> list[Path]:
     except OSError as error:
         raise TableError(f"{folder}: {os_error_text(error)}") from None
     if not paths:
-        raise TableError(f"{folder}: no tuned JSON ({patterns()}, …) in this folder")
+        raise TableError(f"{folder}: this folder has no tuned JSON ({patterns()}, …)")
     return paths
 
 
@@ -154,7 +154,7 @@ def check_writable(folder: Path, file_names: Iterable[str] = ()) -> None:
     """
     paths = [_path_in(folder, name) for name in file_names]
     if folder.exists() and not folder.is_dir():
-        raise TableError(f"{folder}: is a file, expected a folder")
+        raise TableError(f"{folder}: expected a folder, but this is a file")
     for file, place in ((folder / _PROBE, folder), *((file, path) for path in paths for file in _files_of(path))):
         with _writing(place):
             check_file_writable(file)
@@ -256,9 +256,9 @@ def check_lock(path: Path) -> Path:
     target = resolved(path)
     lock = target.with_name(f".{target.name}.lock")
     if lock.is_symlink():  # FileLock would not follow the link either, but its message does not help.
-        raise OSError(errno.ELOOP, f"its lock {lock.name} is a link; remove it")
+        raise OSError(errno.ELOOP, f"the lock file {lock.name} is a link; remove it")
     if lock.exists() and not os.access(lock, os.R_OK | os.W_OK):
-        raise PermissionError(errno.EACCES, f"its lock {lock.name} is another user's; have it removed")
+        raise PermissionError(errno.EACCES, f"the lock file {lock.name} belongs to another user; ask them to remove it")
     return lock
 
 
@@ -267,7 +267,9 @@ def _writing(place: Path) -> Iterator[None]:
     try:
         yield
     except TimeoutError:
-        raise TableError(f"{place}: another process has been writing it for {_LOCK_TIMEOUT_S:.0f} s") from None
+        raise TableError(
+            f"{place}: another process has been writing here for {_LOCK_TIMEOUT_S:.0f} s; wait for it, or end it"
+        ) from None
     except OSError as error:
         raise TableError(f"{place}: cannot be written: {os_error_text(error)}") from None
 
@@ -307,7 +309,7 @@ def _merge_file(
     write_atomically(path, engine.render({**table.entries, **chosen}))
     left = len(older - chosen.keys())
     if note is not None and left:
-        note(f"{path.name}: entries that were measured later than the new ones stay: {left}")
+        note(f"{path.name}: kept entries that were measured later than the new ones: {left}")
 
 
 def measured(origin: Mapping[str, Any]) -> datetime:
@@ -326,7 +328,7 @@ def _read_sidecar(path: Path) -> dict[Keys, dict[str, Any]]:
 def missing_lines(paths: Sequence[Path]) -> list[str]:
     """Return one line for each lookup that tables leave without an entry."""
     return [
-        f"{path.name}: {lookup}: an engine that asks for it stops"
+        f"{path.name}: {lookup}: an engine that looks this up stops"
         for path in paths
         for lookup in engine_for(path).missing(read_table(path).entries)
     ]

@@ -130,7 +130,7 @@ class Provenance:
         values = {name: entry[name] for name in cls.__slots__}
         for name, value in values.items():
             if not (_FITS[name](value) if name in _FITS else isinstance(value, str)):
-                raise ValueError(f"{name}: {value!r} is of the wrong type or beyond its bounds")
+                raise ValueError(f"{name}: {value!r} has the wrong type or is out of bounds")
         try:
             values["problem"] = problem_from_json(values["problem"])
         except (KeyError, TypeError, ValueError) as error:
@@ -174,9 +174,7 @@ def entries_of(document: Any, path: Path) -> dict[tuple[str, ...], dict[str, Any
         raise TableError(f"{path}: schema_version: expected {PROVENANCE_SCHEMA_VERSION}, got {version!r}")
     for keys, entry in document["entries"].items():
         if not _KEYS.fullmatch(keys) or not isinstance(entry, dict):
-            raise TableError(
-                f"{path}: {keys!r}: expected the keys of an entry, {KEY_SEPARATOR} between them, and an object"
-            )
+            raise TableError(f"{path}: {keys!r}: expected an entry's keys, joined by {KEY_SEPARATOR}, and an object")
     return {tuple(keys.split(KEY_SEPARATOR)): entry for keys, entry in document["entries"].items()}
 
 

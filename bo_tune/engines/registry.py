@@ -20,7 +20,7 @@ def engine_of(kernel: str) -> Engine:
     for engine in ENGINES:
         if kernel in engine.kernels:
             return engine
-    raise InputError(f"no engine looks up configs of {kernel!r}")
+    raise InputError(f"no engine looks up configs of the kernel {kernel!r}")
 
 
 def is_looked_up(kernel: str) -> bool:

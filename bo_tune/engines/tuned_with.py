@@ -35,17 +35,17 @@ def check_mix(folder: Path, wanted: Mapping[str, Iterable[str]], *, own_wanted: 
         there, sources = _sources_in(folder / name), set(given)
         others = _others({*sources, *there})
         if _own(sources) and others:
-            found = f"{folder / name}: has entries of {_named(others)}"
+            found = f"{folder / name} has entries of {_named(others)}"
             if not own_wanted:
                 raise TableError(
-                    f"{found}; those of {NOT_AN_ENGINES}, do not go with them: choose another --out, or --kernels "
-                    "builtin if that is wanted"
+                    f"{found}; do not mix them with entries of {NOT_AN_ENGINES}: choose another --out, or pass "
+                    "--kernels builtin if you want that"
                 )
-            warnings.append(f"{found}; those of {NOT_AN_ENGINES}, are mixed in")
+            warnings.append(f"{found}; entries of {NOT_AN_ENGINES}, are being mixed in")
         elif _own(there):
             count = sum(there[source] for source in _own(there))
             if _others(sources):
-                warnings.append(f"{folder / name}: {_counted(count)} tuned with {NOT_AN_ENGINES}: tune the rest again")
+                warnings.append(f"{folder / name}: {_counted(count)} tuned with {NOT_AN_ENGINES}; tune them again")
     return warnings
 
 
@@ -83,7 +83,7 @@ def own_lines(found: Mapping[str, Mapping[str, int]]) -> list[str]:
     for name, counts in found.items():
         own, others = _own(counts), _others(counts)
         if own:
-            beside = f", beside {sum(counts[source] for source in others)} of {_named(others)}" if others else ""
+            beside = f", and {sum(counts[source] for source in others)} of {_named(others)}" if others else ""
             lines.append(f"{name}: {_counted(sum(counts[s] for s in own))} tuned with {NOT_AN_ENGINES}{beside}")
     return lines
 

@@ -210,7 +210,7 @@ def read_recordings(folder: Path, *, any_kernel: bool = False, known_alone: bool
     except OSError as error:
         raise RecordingError(f"{folder}: {os_error_text(error)}") from None
     if not paths:
-        raise RecordingError(f"{folder}: no recordings (*{SUFFIXES[0]}) in this folder")
+        raise RecordingError(f"{folder}: this folder has no recordings (*{SUFFIXES[0]})")
     found = []
     for path in paths:
         try:
@@ -294,7 +294,8 @@ def _parse(path: Path, document: Any, *, any_kernel: bool) -> Recording:
     problem = problem_of(metadata)
     if not any_kernel and not is_known(problem.kernel):
         raise UnknownKernelError(
-            f"recording of another kernel: {problem.kernel} (this program knows {', '.join(KERNELS)})"
+            f"this is a recording of the kernel {problem.kernel}, which this program does not know; it knows "
+            f"{', '.join(KERNELS)}"
         )
     check_units(metadata)
     entries, names = _parse_results(expect(document, "results", list))
@@ -319,7 +320,9 @@ def _parse(path: Path, document: Any, *, any_kernel: bool) -> Recording:
 def _check_names(kernel: str, names: tuple[str, ...]) -> None:
     expected = kernel_spec(kernel).search_space.names
     if set(names) != set(expected):
-        raise MalformedError(f"configs have {', '.join(names)}; those of {kernel} have {', '.join(expected)}")
+        raise MalformedError(
+            f"expected configs with the parameters of {kernel}, which are {', '.join(expected)}, got {', '.join(names)}"
+        )
 
 
 def _parse_results(results: list[Any]) -> tuple[dict[ConfigKey, RecordedConfig], tuple[str, ...]]:
@@ -336,7 +339,7 @@ def _parse_results(results: list[Any]) -> tuple[dict[ConfigKey, RecordedConfig],
             names = names or tuple(configuration)
             key = _parse_configuration(configuration, names)
             if key in entries:
-                raise MalformedError("configuration: this config was recorded before")
+                raise MalformedError("configuration: this config occurs twice")
             entries[key] = _parse_result(result)
         except MalformedError as error:
             raise MalformedError(f"results[{position}]: {error}") from None
@@ -365,7 +368,7 @@ def _parse_result(result: dict[str, Any]) -> RecordedConfig:
         raise MalformedError(f"times.runtimes: expected numbers from {SHORTEST_US:g} to {LONGEST_US:g}")
     time_us = number(values, "time", "measurements", SHORTEST_US, LONGEST_US)
     if reason is None and (time_us is None or not runtimes):
-        raise MalformedError("a correct config needs times.runtimes and the measurement time")
+        raise MalformedError("expected times.runtimes and the measurement time, because the config is correct")
     return RecordedConfig(
         runtimes_us=tuple(map(float, runtimes)),
         time_us=time_us if reason is None else None,

@@ -98,7 +98,7 @@ def invalidity_of(reason: InvalidReason | None, detail: str) -> tuple[str, str]:
     if reason is None:
         return "correct", ""
     if reason not in _INVALIDITY:
-        raise ValueError(f"{reason.value} cannot be recorded")
+        raise ValueError(f"a config that failed with {reason.value} cannot be recorded")
     if not detail:
         return _INVALIDITY[reason], reason.value
     if _INVALIDITY[reason] != "runtime" or _runtime_reason(detail) is reason:
@@ -233,14 +233,14 @@ def metadata_of(
     if isinstance(problem, LoraProblem) and problem.i is None:
         metadata["add_inputs"] = problem.add_inputs
     metadata |= {"units": dict(UNITS), "gpu_info": info}
-    known = {*metadata, DEFAULT_TIME_US} if tells_default(problem, more) else set(metadata)
+    known = {*metadata, DEFAULT_TIME_US} if has_current_default(problem, more) else set(metadata)
     metadata |= {name: value for name, value in more.items() if name not in known}
     if default_time_us is not None:
         metadata[DEFAULT_TIME_US] = default_time_us
     return metadata
 
 
-def tells_default(problem: Problem, metadata: Mapping[str, Any]) -> bool:
+def has_current_default(problem: Problem, metadata: Mapping[str, Any]) -> bool:
     """Say whether the recorded time of the default is that of today's default.
 
     Recordings of the experts' kernels that do not name the default were made when it was that of a tuned engine.
@@ -264,7 +264,7 @@ def default_time_us(problem: Problem, metadata: Mapping[str, Any], names: Collec
             raise MalformedError(f"metadata.{DEFAULT_CONFIG}: expected the parameters {', '.join(sorted(names))}")
         for name in config:
             expect(config, name, int, f"metadata.{DEFAULT_CONFIG}")
-    return time_us if tells_default(problem, metadata) else None
+    return time_us if has_current_default(problem, metadata) else None
 
 
 def measurements_of(measurements: list[Any]) -> dict[str, Any]:

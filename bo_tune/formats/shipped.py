@@ -57,7 +57,7 @@ def shipped_folder() -> Path:
     for folder in (package / NAME, package.parent / NAME):
         if (folder / "models").is_dir():
             return folder
-    raise InputError("this installation of bo_tune came without study files")
+    raise InputError("this installation of bo_tune has no study files")
 
 
 @cache
@@ -83,7 +83,9 @@ def chosen(names: Sequence[str]) -> list[Shipped]:
         plain = name.rstrip("/")
         named = [one for one in shipped() if one.name in (plain, f"{plain}.toml") or one.name.startswith(f"{plain}/")]
         if not named:
-            raise InputError(f"{name!r}: no such study file, model or recording; bo-tune studies lists them all")
+            raise InputError(
+                f"{name!r}: there is no such study file, model or recording; bo-tune studies lists them all"
+            )
         found |= {one.name: one for one in named}
     return list(found.values()) if names else list(shipped())
 
@@ -119,7 +121,7 @@ def copy_files(sources: Mapping[Path, Path]) -> tuple[list[Path], list[Path]]:
         missing = {path: content for path, content in contents.items() if not path.exists()}
         for path, content in contents.items():
             if path not in missing and path.read_bytes() != content:
-                raise InputError(f"{path}: is there with other content; choose another folder")
+                raise InputError(f"{path} exists with other content; choose another folder")
         for path, content in missing.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, content)

@@ -210,7 +210,7 @@ def _build(tables: StudyTables, source: Path, changes: Mapping[str, Any]) -> Stu
         stop=Stop(**tables.search.model_dump(include={"tolerance", "risk"})) if tables.search.stop else None,
     )
     if not (count := len(study.problems())):
-        raise _KeyError(f"kernels: no problem of this file is one of {', '.join(kernels)}")
+        raise _KeyError(f"kernels: this file has no problem of {', '.join(kernels)}")
     if count > MOST_PROBLEMS:
         raise _KeyError(f"expected at most {MOST_PROBLEMS} problems, got {count}")
     return study
@@ -247,7 +247,7 @@ def _model(table: ModelTable, source: Path, changes: Mapping[str, Any]) -> Model
     if not values["ranks"] and not values["adapters"]:
         values["ranks"] = DEFAULT_RANKS
     if values["dual_stream"] and values["add_inputs"] is not None:
-        raise _KeyError("model.add_inputs: has no meaning with dual_stream, which decides by layer")
+        raise _KeyError("model.add_inputs: leave this out with dual_stream, which decides it for each layer")
     made = derived if values.pop("derived", False) else ModelStudy.of
     return made(**values, relative_to=Path() if "config" in changes else source.parent)
 
@@ -260,7 +260,7 @@ def _explicit(tables: Sequence[ProblemTable]) -> tuple[LoraProblem, ...]:
         for problem in _problems_of(table, f"problem[{index}]"):
             first = found.setdefault(lookup_of(problem), index)
             if first != index:
-                raise _KeyError(f"problem[{index}]: {problem} is looked up like problem[{first}]")
+                raise _KeyError(f"problem[{index}]: {problem} has the same lookup as problem[{first}]; leave one out")
             problems.append(problem)
     return tuple(problems)
 
@@ -271,14 +271,14 @@ def _problems_of(table: ProblemTable, place: str) -> list[LoraProblem]:
         raise _KeyError(f"{place}.i: expected {'no i' if table.i else 'an integer >= 1'} for {table.kernel}")
     if table.slice_sizes and (len(table.slice_sizes), max(table.slice_sizes)) != (table.num_slices, table.n):
         raise _KeyError(
-            f"{place}.slice_sizes: expected {table.num_slices} widths, the widest being n {table.n}, "
-            f"got {shown(table.slice_sizes)}"
+            f"{place}.slice_sizes: expected {table.num_slices} widths, of which the widest is n {table.n}, got "
+            f"{shown(table.slice_sizes)}"
         )
     add_inputs = table.add_inputs
     if table.kernel == EXPAND:
         add_inputs = add_inputs is not False
     elif add_inputs is not None:
-        raise _KeyError(f"{place}.add_inputs: has no meaning for {table.kernel}")
+        raise _KeyError(f"{place}.add_inputs: this has no meaning for {table.kernel}; leave it out")
     sizes = table.model_dump(include={"kernel", "max_loras", "num_slices", "k", "n", "i", "dtype"})
     widths, experts = tuple(table.slice_sizes), _experts(table, place)
     try:
@@ -294,7 +294,7 @@ def _experts(table: ProblemTable, place: str) -> Experts | None:
     if table.i is None:
         named = [name for name, value in given.items() if value is not None]
         if named:
-            raise _KeyError(f"{place}.{named[0]}: has no meaning for {table.kernel}")
+            raise _KeyError(f"{place}.{named[0]}: this has no meaning for {table.kernel}; leave it out")
         return None
     for name in ("num_experts", "top_k"):
         if given[name] is None:
@@ -317,7 +317,10 @@ def _check_slices(table: ProblemTable, place: str, *, packed: bool) -> None:
         allowed = "1 or 2" if most > 1 else "1"
         raise _KeyError(f"{place}.num_slices: expected {allowed} for {table.kernel}{why}, got {table.num_slices}")
     if packed and gate_up and table.i is not None and table.i % 2:
-        raise _KeyError(f"{place}.i: expected an even integer, of gate and up, with packed_gate_up, got {table.i}")
+        raise _KeyError(
+            f"{place}.i: expected an even number with packed_gate_up, because it is the size of gate and up together, "
+            f"got {table.i}"
+        )
 
 
 def _space(tables: Mapping[str, Mapping[str, Sequence[int]]]) -> Ranges:

@@ -126,42 +126,43 @@ class ModelTable(Table):
     """Values of the engine's `--max-loras`."""
 
     m: Sizes
-    """Tokens in a step: the keys of m in the JSON. An engine without an entry for its m takes that of the nearest m."""
+    """Tokens in a step: the keys of m in the JSON. If the engine finds no entry for its m, it takes
+    the one of the nearest m."""
 
     dtype: Dtype | None = None
-    """Element type of activations and weights. Left out: the one that vLLM serves the model in."""
+    """Element type of activations and weights. Left out: the type in which vLLM serves the model."""
 
     add_inputs: Flags | None = None
-    """Whether expand adds to its output, for all layers alike. Left out: what the engine asks for, true, or with
-    `dual_stream` by layer."""
+    """Whether expand adds to its output, for all layers alike. Left out: as the engine asks, which is true,
+    or depends on the layer with `dual_stream`."""
 
     fully_sharded: Flag = False
     """The engine's `--fully-sharded-loras`."""
 
     target_modules: Texts | None = None
-    """The engine's `--lora-target-modules`. Left out: every layer that takes adapters, or those of `adapter`."""
+    """The engine's `--lora-target-modules`. Left out: all layers that take adapters, or those of `adapter`."""
 
     expert_parallel: Flag = False
     """The engine's `--enable-expert-parallel`."""
 
     mixed_moe_lora_format: Flag = False
-    """The engine's `--enable-mixed-moe-lora-format`: experts have gate and up apart, whatever the model does."""
+    """The engine's `--enable-mixed-moe-lora-format`. Experts then have separate gate and up, whatever the model has."""
 
     moe_shared_loras: Flag = False
-    """The engine's `--enable-moe-shared-loras`, which does the same to lookups."""
+    """The engine's `--enable-moe-shared-loras`, which has the same effect on lookups."""
 
     adapter: Texts | None = None
-    """One or more adapters, each an `adapter_config.json` or its folder. They give `ranks` and `target_modules` where
-    these are left out: the least rank that serves all, and the modules of all. Relative to the study file."""
+    """One or more adapters, each an `adapter_config.json` or its folder. If `ranks` and `target_modules` are left out,
+    the adapters give them: the smallest rank that serves all, and the modules of all. Relative to the study file."""
 
     max_num_seqs: Size | None = None
-    """The engine's `--max-num-seqs`: the most rows that lm_head is looked up with. Left out: 1024."""
+    """The engine's `--max-num-seqs`, which is the most rows with which lm_head is looked up. Left out: 1024."""
 
     max_num_batched_tokens: Size | None = None
-    """The engine's `--max-num-batched-tokens`: the most tokens in a step. Left out: 8192."""
+    """The engine's `--max-num-batched-tokens`, which is the most tokens in a step. Left out: 8192."""
 
     num_speculative_tokens: Drafts = 0
-    """Tokens that the engine drafts for a sequence. lm_head is looked up with all that are verified."""
+    """Tokens that the engine drafts for each sequence. lm_head is looked up with all tokens that are verified."""
 
     dual_stream: Flag = False
     """Whether the engine runs with `VLLM_LORA_ENABLE_DUAL_STREAM=1`. It then asks for two files of expand:
@@ -204,7 +205,7 @@ class ProblemTable(Table):
     """Element type of activations and weights."""
 
     slice_sizes: list[Size] = []
-    """Width of each slice, `num_slices` of them, the widest being n. Left out: all as wide as n."""
+    """Width of each slice, `num_slices` of them, of which the widest is n. Left out: all as wide as n."""
 
     add_inputs: Flag | None = None
     """Expand only: whether it adds to its output. Left out: true, as in serving."""
@@ -222,8 +223,8 @@ class ProblemTable(Table):
     """Experts only: tensor-parallel ranks that share an adapter's rank, with fully sharded adapters. Left out: 1."""
 
     packed_gate_up: Flag | None = None
-    """Experts only: whether gate and up are one tensor (weights in three dimensions, as of GPT-OSS). w13 then has one
-    slice, and its `i` is that of both. Left out: false."""
+    """Experts only: whether gate and up are one tensor (three-dimensional weights, as in GPT-OSS). w13 then has one
+    slice, and its `i` is the size of both. Left out: false."""
 
 
 class Budget(Table):

@@ -78,7 +78,10 @@ class KernelCall:
         values = {**defaults, **dict(zip(defaults, self.arguments, strict=False)), **named}
         missing = any(value is inspect.Parameter.empty for value in values.values())
         if missing or len(self.arguments) > len(defaults):
-            raise TypeError(f"{self.kernel.__name__} is launched with {len(self.arguments)} arguments and {set(named)}")
+            raise TypeError(
+                f"{self.kernel.__name__} got {len(self.arguments)} arguments and {set(named)}, which do not match its "
+                "parameters"
+            )
         object.__setattr__(self, "parameters", values)
 
     def launch(self) -> PreparedLaunch | None:

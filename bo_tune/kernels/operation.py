@@ -85,13 +85,13 @@ class Operation(ABC, Generic[Asked, Inputs]):
         """Draw inputs of the problem's size, with tokens spread over adapters and experts as the conditions say."""
 
     @abstractmethod
-    def made_of_nothing(self, problem: Asked) -> Inputs:
+    def meta_inputs(self, problem: Asked) -> Inputs:
         """Make inputs on the meta device. Their tensors hold nothing and need no GPU."""
 
     @cached_property
     def stand_ins(self) -> Callable[[Asked], Inputs]:
-        """Return ``made_of_nothing``, cached for the latest problems."""
-        return lru_cache(maxsize=64)(self.made_of_nothing)
+        """Return ``meta_inputs``, cached for the latest problems."""
+        return lru_cache(maxsize=64)(self.meta_inputs)
 
     @abstractmethod
     def inputs_bytes(self, inputs: Inputs) -> int:

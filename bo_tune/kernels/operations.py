@@ -28,5 +28,5 @@ def operation(name: str) -> Operation[Any, Any]:
     """
     kernel_spec(name)
     if name not in _OPERATIONS:
-        raise InputError(f"the project has no {name} of its own, only {', '.join(_OPERATIONS)}")
+        raise InputError(f"bo_tune has no {name} of its own, only {', '.join(_OPERATIONS)}")
     return _OPERATIONS[name]()

@@ -38,7 +38,9 @@ def define(spec: AnySpec) -> None:
         InputError: the name is one of ``IN_ORDER``.
     """
     if spec.name in IN_ORDER:
-        raise InputError(f"a kernel cannot be named {spec.name!r}: that is one of bo_tune's own")
+        raise InputError(
+            f"a kernel cannot be called {spec.name!r}, because bo_tune has a kernel of this name; give it another name="
+        )
     _DEFINED[spec.name] = spec
 
 
@@ -56,5 +58,5 @@ def kernel_spec(name: str) -> AnySpec:
 def engine_spec(name: str) -> EngineSpec:
     """Return the spec of a kernel for which engines look up configs. Raises InputError for an unknown name."""
     if name not in KERNELS:
-        raise InputError(f"unknown kernel {name!r}; the kernels are {', '.join(KERNELS)}")
+        raise InputError(f"unknown kernel {name!r}; expected one of {', '.join(KERNELS)}")
     return KERNELS[name]

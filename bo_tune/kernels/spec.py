@@ -84,7 +84,7 @@ class KernelSpec(ABC, Generic[Asked]):
             Array ``[len(configs), len(feature_names)]``, comparable across problems and GPUs of this kernel.
         """
 
-    def speaks_of(self, config: Config, problem: Asked) -> bool:
+    def understands(self, config: Config, problem: Asked) -> bool:
         """Say whether a stored trial fits this version of the kernel, so that its features can be computed."""
         return True
 

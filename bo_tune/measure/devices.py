@@ -31,9 +31,7 @@ from bo_tune.measure.replay import ReplayDevice
 from bo_tune.measure.source import BUILTIN, SGLANG, VLLM
 from bo_tune.processes.fork_server import IMPORTED_FIRST
 
-OWN_INSTEAD = (
-    "bo_tune's own kernels are tuned instead, which no engine runs; --kernels builtin says that this is wanted"
-)
+OWN_INSTEAD = "bo_tune tunes its own kernels instead, which no engine runs; pass --kernels builtin if you want that"
 
 
 def kernel_source(choice: str) -> str:
@@ -52,7 +50,7 @@ def kernel_source(choice: str) -> str:
     raise DeviceError(f"--kernels vllm: {missing}")
 
 
-def fallen_back(choice: str) -> str | None:
+def fallback_warning(choice: str) -> str | None:
     """Return the warning to show if ``auto`` means the project's own kernels here, or None."""
     missing = unavailable() if choice == "auto" else None
     return None if missing is None else f"{missing}: {OWN_INSTEAD}"
@@ -171,8 +169,8 @@ def _check_one_launch(job: Job, deciding: Sequence[LoraProblem]) -> None:
     """Check that the job has a one-launch path. Raises InputError if not."""
     if job.spec.joint_group(job.problem) is not None and not deciding:
         raise InputError(
-            f"--moe-path {MoePathChoice.ONE_LAUNCH}: all four kernels of a layer with adapters not fully sharded are "
-            f"needed: {job.problem}"
+            f"--moe-path {MoePathChoice.ONE_LAUNCH} needs all four kernels of a layer whose adapters are not "
+            f"fully sharded, which {job.problem} is not part of"
         )
 
 
@@ -206,18 +204,18 @@ def replay_jobs(
     for recording in recordings:
         twin = seen.setdefault((recording.problem, recording.gpu.name, recording.kernel_source), recording)
         if twin is not recording:
-            raise RecordingError(f"{recording.path}: records the same problem as {twin.path.name}")
+            raise RecordingError(f"{recording.path} records the same problem as {twin.path.name}; remove one of them")
     if problems is not None:
         wanted = [p for p in problems if not kernels or p.kernel in kernels]
         recorded = {r.problem for r in recordings}
         missing = [p for p in wanted if p not in recorded]
         if missing:
             raise RecordingError(
-                f"{folder}: {len(missing)} of {len(wanted)} problems are not recorded, the first is {missing[0]}"
+                f"{folder}: {len(missing)} of the {len(wanted)} problems have no recording; the first is {missing[0]}"
             )
         recordings = [r for p in wanted for r in recordings if r.problem == p]
     if not recordings:
-        raise RecordingError(f"{folder}: no recording of {', '.join(sorted(kernels))}")
+        raise RecordingError(f"{folder}: there is no recording of {', '.join(sorted(kernels))}")
     jobs = [replay_job(r, seed=seed) for r in recordings]
     deciding = [job for r in found if (job := replay_job(r, seed=seed)).spec.decides]
     return _with_recorded(jobs, deciding, path)
@@ -232,7 +230,7 @@ def _with_recorded(jobs: Sequence[Job], deciding: Sequence[Job], path: MoePathCh
         if path is MoePathChoice.ONE_LAUNCH:
             _check_one_launch(group[0], wanted)
             if len(found) < len(wanted):
-                raise RecordingError(f"--moe-path {path}: not recorded for {group[0].problem}")
+                raise RecordingError(f"--moe-path {path}: there is no recording of that path for {group[0].problem}")
         chosen += found
     return chosen
 
@@ -277,7 +275,7 @@ def gpu_devices(
         identities = dict(enumerate(known_identities(vendor, required=indices is None)))
         chosen = identities.keys() if indices is None else indices
         if not chosen:
-            raise DeviceError(f"no {vendor.vendor} GPU found; replay recorded grids with --device replay:DIR")
+            raise DeviceError(f"no {vendor.vendor} GPU was found; to replay recorded grids, use --device replay:DIR")
         with ThreadPoolExecutor(len(chosen) + 1) as threads:  # each takes seconds to start
             one = partial(GpuDevice, backend=backend, source=source, conditions=conditions, deadlines=deadlines)
             one = partial(one, host=host, require_idle=require_idle)

@@ -53,12 +53,14 @@ class Workbench:
         try:
             self.folder.mkdir(exist_ok=True)
             if self.folder.is_symlink() or self.folder.stat().st_uid != os.geteuid():
-                raise PackError(f"{self.folder}: is another user's; remove it, or name another file with --out")
+                raise PackError(f"{self.folder} belongs to another user; remove it, or name another file with --out")
             self.cache.mkdir(exist_ok=True)
             self._lock = FileLock(self.folder / "lock", timeout=0)
             self._lock.acquire()
         except Timeout:
-            raise PackError(f"{pack}: another process is compiling for it") from None
+            raise PackError(
+                f"{pack}: another process is compiling for this pack; wait for it, or name another file with --out"
+            ) from None
         except OSError as error:
             raise PackError(f"{self.folder}: {os_error_text(error)}") from None
 
@@ -208,7 +210,7 @@ def packed_binary(cache: Path, wanted: Wanted, build: Build, gpu: GpuInfo) -> Pa
     assert build.entry is not None
     needed, limit = build.resources.shared_memory_bytes, gpu.shared_memory_bytes
     if needed is not None and needed > limit:
-        reason, detail = InvalidReason.OUT_OF_SHARED_MEMORY, f"needs {needed} B of {limit} B"
+        reason, detail = InvalidReason.OUT_OF_SHARED_MEMORY, f"it needs {needed} B, but the GPU has {limit} B"
         return PackedBinary(problem, config, took_s, build.resources, reason=reason, detail=detail)
     files, *others = (files_of(cache / entry) for entry in (build.entry, *build.more))
     more = dict(zip(build.more, others, strict=True))

@@ -7,7 +7,7 @@ INTERRUPTED = 130
 
 MEANINGS = {
     DONE: "done",
-    FAILED: "a study or a check failed, faults found, nothing to compare, stdout lost",
-    BAD_INPUT: "bad input, or no usable GPU: one line on stderr says what",
-    INTERRUPTED: "interrupted: recorded trials are kept, and the same command goes on",
+    FAILED: "a failed study or check, faults, nothing to compare, or stdout lost",
+    BAD_INPUT: "bad input, or no usable GPU; one line on stderr says what is wrong",
+    INTERRUPTED: "interrupted; recorded trials are kept, and the same command resumes",
 }

@@ -142,7 +142,7 @@ class ForkServer:
                         self.forked.add(child)
                         return child
             except OSError as error:
-                raise WorkerError(f"the fork server has ended: {error}") from error
+                raise WorkerError(f"the fork server has exited: {error}") from error
         raise WorkerError(self._last_words())
 
     def _last_words(self) -> str:
@@ -158,7 +158,7 @@ def last_line(file: IO[bytes]) -> str:
     """Return the last line of a process's output, or say that there is none."""
     file.seek(0)
     lines = file.read().decode(errors="replace").strip().splitlines()
-    return lines[-1] if lines else "the process ended without a word"
+    return lines[-1] if lines else "the process exited without a message"
 
 
 def _serve(control: socket.socket) -> None:
@@ -189,12 +189,12 @@ def leave(message: str) -> NoReturn:
     os._exit(1)
 
 
-def _leave_with(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+def _exit_with(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     leave("".join(traceback.format_exception(kind, error, trace)))
 
 
 def _run(module: str, arguments: list[str], channel: int, stderr: int) -> None:
-    sys.excepthook = _leave_with
+    sys.excepthook = _exit_with
     with contextlib.suppress(PermissionError):
         os.setpgid(0, 0)
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

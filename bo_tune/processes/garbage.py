@@ -9,7 +9,7 @@ YOUNG_OBJECTS = 50_000
 
 
 @contextmanager
-def garbage_sought_seldom() -> Iterator[None]:
+def less_frequent_gc() -> Iterator[None]:
     """Search for objects in cycles less often inside the context.
 
     A session keeps a million objects throughout, and leaves few in cycles. Each search through all of them stops every
@@ -24,7 +24,7 @@ def garbage_sought_seldom() -> Iterator[None]:
 
 
 @contextmanager
-def garbage_not_sought() -> Iterator[None]:
+def paused_gc() -> Iterator[None]:
     """Do not search for objects in cycles inside the context. For short work that reads and keeps much.
 
     Reading ten thousand studies creates a million objects, and half the time went into searching them.

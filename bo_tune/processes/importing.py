@@ -76,7 +76,7 @@ def import_source(source: str) -> ModuleType:
                 raise
             why = f"{type(error).__name__}: {one_line(error)}"
             raise InputError(
-                f"{source} wants a GPU while it is imported, and gets none ({why}): {_WHERE_IT_BELONGS}"
+                f"{source} needs a GPU while it is imported, but there is none for it ({why}): {_WHERE_IT_BELONGS}"
             ) from error
 
 
@@ -92,7 +92,8 @@ def import_to_fork(source: str, in_use: Iterable[Callable[[], bool]] = ()) -> Mo
     module = import_source(source)
     if _torch_uses_a_gpu() or any(said() for said in in_use):
         raise InputError(
-            f"{source} uses the GPU while it is imported, so those that measure cannot: {_WHERE_IT_BELONGS}"
+            f"{source} uses the GPU while it is imported, so the processes that measure cannot use it: "
+            f"{_WHERE_IT_BELONGS}"
         )
     return module
 
@@ -123,7 +124,7 @@ def _import_file(path: Path) -> ModuleType:
         return known
     found = importlib.util.spec_from_file_location(name, path)
     if found is None or found.loader is None or not path.is_file():
-        raise InputError(f"{path} cannot be imported: there is no such file")
+        raise InputError(f"{path} cannot be imported: the file does not exist")
     module = importlib.util.module_from_spec(found)
     sys.modules[name] = module
     try:

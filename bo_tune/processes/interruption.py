@@ -30,7 +30,7 @@ AGAIN_AFTER_S = 0.05
 _at_last: dict[object, Callable[[], object]] = {}
 
 
-def at_last(do: Callable[[], object]) -> Callable[[], object]:
+def at_exit(do: Callable[[], object]) -> Callable[[], object]:
     """Register a function to call if the process has to end out of order. Return a function that unregisters it."""
     key = object()
     _at_last[key] = do

@@ -131,7 +131,7 @@ class Pipeline:
                     return child
                 if not last:
                     self._end()
-        raise WorkerDiedError("ended before it was asked")
+        raise WorkerDiedError("the process exited before its first request")
 
     def _start(self) -> Child:
         child = self._worker.child

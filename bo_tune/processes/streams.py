@@ -94,7 +94,7 @@ def _lasting(stream: TextIO | None, descriptor: int) -> TextIO:
     return io.TextIOWrapper(raw, encoding=encoding, errors="backslashreplace", line_buffering=is_by_lines)
 
 
-def _open_the_closed() -> None:
+def _reopen_closed_descriptors() -> None:
     """Open standard descriptors that are closed. Otherwise the next file, perhaps a database, would get the output."""
     for descriptor in (STDIN, STDOUT, STDERR):
         try:
@@ -103,9 +103,9 @@ def _open_the_closed() -> None:
             os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
 
 
-def make_streams_last() -> None:
+def make_streams_outlive_readers() -> None:
     """Make this process's stdout and stderr outlast their readers. Streams that replaced them are left alone."""
-    _open_the_closed()
+    _reopen_closed_descriptors()
     if sys.stdout is sys.__stdout__:
         sys.stdout = _lasting(sys.stdout, STDOUT)
     if sys.stderr is sys.__stderr__:

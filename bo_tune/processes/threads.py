@@ -33,7 +33,7 @@ def one_blas_thread() -> AbstractContextManager[object]:
 
 
 @contextmanager
-def turns_taken_fast() -> Iterator[None]:
+def short_switch_interval() -> Iterator[None]:
     """Let threads have the interpreter soon after they need it, inside the context.
 
     A thread that stores trials or answers a child needs it often, for some hundred microseconds. By default it would

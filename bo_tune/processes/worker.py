@@ -90,7 +90,7 @@ class Child:
                 self.interrupt()
                 self._wait_until_gone()
                 self.kill()
-                raise WorkerTimeoutError(f"no answer within {timeout_s:g} s")
+                raise WorkerTimeoutError(f"no answer came within {timeout_s:g} s")
             return self._connection.recv()
         except (EOFError, OSError) as error:
             self.kill()

@@ -53,4 +53,4 @@ def make_sampler(
         case "grid":
             return ExhaustiveSampler(shared, seed=seed)
         case _:
-            raise ValueError(f"unknown sampler {name!r}: one of {', '.join(SAMPLERS)}")
+            raise ValueError(f"unknown sampler {name!r}: expected one of {', '.join(SAMPLERS)}")

@@ -104,9 +104,9 @@ class Grid:
         self.dimensions = {name: tuple(values) for name, values in dimensions.items()}
         for name, values in self.dimensions.items():
             if not values:
-                raise ValueError(f"{name}: no values")
+                raise ValueError(f"{name}: expected at least one value, got none")
             if len(set(values)) != len(values):
-                raise ValueError(f"{name}: repeated values: {values}")
+                raise ValueError(f"{name}: expected values without repeats, got {values}")
         if len(self) > MAX_CONFIGS:
             raise ValueError(f"a grid of {len(self)} configs is too large to enumerate (at most {MAX_CONFIGS})")
         self._valid = valid

@@ -82,7 +82,7 @@ class FiniteGridSampler(GridSampler):
     ) -> None:
         super().__init__(grid, valid=valid, seed=seed)
         if prior is not None and features is None:
-            raise ValueError("a prior needs the features it was learnt from")
+            raise ValueError("a prior needs the features that it was learnt from")
         self._features, self._prior, self._cost, self._log = features, prior, cost, log
         self._startup = startup
         self._first = [index for index in map(self.grid.index, first) if index is not None]
@@ -99,7 +99,7 @@ class FiniteGridSampler(GridSampler):
     @property
     def taught(self) -> bool:
         """Whether there are other studies of the same place to learn from."""
-        return self._prior is not None and self._prior.at_home
+        return self._prior is not None and self._prior.knows_place
 
     def model(self, study: Study) -> GridModel:
         """Return the surrogate of a study."""

@@ -52,7 +52,7 @@ class Disturbed:
 
         def note(disturbances: Collection[str]) -> None:
             for text in sorted(disturbances):
-                self._tell(f"{device.gpu.name}: {text}: times are spoilt, and marked", spoils=True)
+                self._tell(f"{device.gpu.name}: {text}: times are distorted, and marked", spoils=True)
             for tuner in tuners:
                 before = found[tuner.stored.name] or []
                 found[tuner.stored.name] = sorted({*before, *disturbances})
@@ -62,8 +62,8 @@ class Disturbed:
 
         with monitor.noting(note):
             yield found
-        if monitor.blind_to is not None:
-            self._tell(monitor.blind_to, spoils=False)
+        if monitor.blind_spot is not None:
+            self._tell(monitor.blind_spot, spoils=False)
         for tuner in tuners:
             # Nothing is known of trials that an earlier session recorded.
             if monitor.sees_processes and found[tuner.stored.name] is None and not tuner.resumed:

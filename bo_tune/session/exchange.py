@@ -142,7 +142,7 @@ def import_study(store: StudyStore, exported: ExportedStudy) -> Imported:
     name, attributes = exported.name, exported.attributes
     study = store.open(name, exported.gpu)
     if not study.take():
-        raise StorageError(f"{store.url}: {name} is being worked on; import it once that is done")
+        raise StorageError(f"{store.url}: another process is working on {name}; import it once that is done")
     try:
         before = study.trials()
         there = {config_key(trial.params) for trial in before}
@@ -150,7 +150,9 @@ def import_study(store: StudyStore, exported: ExportedStudy) -> Imported:
         try:
             check_trials(name.problem, [*before, *new])
         except NotOursError as error:
-            raise RecordingError(f"{exported.path}: does not go together with the study of its name: {error}") from None
+            raise RecordingError(
+                f"{exported.path}: these trials do not fit the study of the same name in the database: {error}"
+            ) from None
         complete = len(there) + len(new) == len(exported.trials)
         kept = {key: value for key, value in attributes.items() if key == SPACE_ATTR or (complete and key in ENDING)}
         study.add_all(new, kept if new or RESULT_ATTR not in study.attributes() else {})

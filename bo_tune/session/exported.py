@@ -120,7 +120,7 @@ def read_exported(recording: Recording) -> ExportedStudy:
         _check_attributes(section.attributes, name, recording.gpu, trials)
     except NotOursError as error:
         raise RecordingError(
-            f"{recording.path}: not a study that bo-tune exported: metadata.{SECTION}: {error}"
+            f"{recording.path}: expected a study that bo-tune exported: metadata.{SECTION}: {error}"
         ) from None
     return ExportedStudy(recording.path, name, recording.gpu, section.attributes, trials)
 
@@ -129,9 +129,9 @@ def _name(section: _Section, recording: Recording) -> StudyName:
     name = name_of(section.study, "study")
     here = recording.problem, recording.gpu.name, recording.kernel_source
     about = name.problem, name.gpu, name.kernel_source
-    expect(about == here, "study: names another problem, GPU or kernel source than the file")
+    expect(about == here, "study: expected the same problem, GPU and kernel source as in the file")
     in_use = not name.set_aside and (section.version == SECTION_VERSION) == bool(name.toolchain)
-    expect(in_use, f"study: expected a study in use, of a toolchain since version {SECTION_VERSION}")
+    expect(in_use, f"study: expected a study in use, with a toolchain if the version is {SECTION_VERSION}")
     for text in (name.problem.kernel, name.gpu):
         is_plain = not (text.startswith(".") or {"/", "\\"} & set(text))
         expect(is_plain, f"study: expected plain names of kernel and GPU, got {text!r}")
@@ -160,20 +160,20 @@ def _trials(stored: Sequence[_TrialJson], recording: Recording, ranges: Ranges) 
     for number, one in enumerate(stored):
         key = config_key(one.config)
         try:
-            expect(key not in found, "config: this config was tried before")
+            expect(key not in found, "config: this config occurs twice")
             found[key] = _trial(one, recording, ranges)
         except NotOursError as error:
             raise NotOursError(f"trials[{number}].{error}") from None
-    expect(found.keys() >= recording.entries.keys(), "trials: expected one of each config in results")
+    expect(found.keys() >= recording.entries.keys(), "trials: expected one for each config in results")
     return list(found.values())
 
 
 def _trial(stored: _TrialJson, recording: Recording, ranges: Ranges) -> FrozenTrial:
     entry = recording.entry(stored.config)
     reason, attributes = stored.attributes.get(REASON), dict(stored.attributes)
-    expect(RUNTIMES_US not in attributes, f"attributes.{RUNTIMES_US}: expected in results")
+    expect(RUNTIMES_US not in attributes, f"attributes.{RUNTIMES_US}: expected this in results instead")
     is_unrecorded = reason == InvalidReason.NOT_RECORDED.value
-    expect((entry is None) == is_unrecorded, "config: expected in results, unless it was not recorded")
+    expect((entry is None) == is_unrecorded, "config: expected this config in results, unless it was not recorded")
     measured = list(entry.runtimes_us) if entry is not None else []
     if entry is not None and entry.reason is not None and (measured or entry.reason.value != reason):
         raise NotOursError(f"attributes.reason: expected {entry.reason.value!r}, as in results, got {reason!r}")
@@ -182,9 +182,9 @@ def _trial(stored: _TrialJson, recording: Recording, ranges: Ranges) -> FrozenTr
     between = estimates(measured)
     said, expected = stored.value if stored.state == "COMPLETE" else stored.estimate, between.get(len(measured))
     if (said is None) != (expected is None) or (said and expected and not isclose(said, expected, rel_tol=1e-9)):
-        raise NotOursError(f"value: expected {expected}, which the repetitions come to, got {said}")
+        raise NotOursError(f"value: expected {expected}, which follows from the repetitions, got {said}")
     start, complete = _moment(stored.start, "start"), _moment(stored.complete, "complete")
-    expect(complete >= start, "complete: expected no earlier than start")
+    expect(complete >= start, "complete: expected a time that is not before start")
     trial = FrozenTrial(
         number=0,
         trial_id=-1,
@@ -219,7 +219,7 @@ def _moment(text: str, place: str) -> datetime:
             return moment.astimezone().replace(tzinfo=None)
     except (ValueError, OverflowError):
         pass
-    raise NotOursError(f"{place}: expected a moment of ISO 8601 with its offset from UTC, got {text!r}")
+    raise NotOursError(f"{place}: expected a time in ISO 8601 with its offset from UTC, got {text!r}")
 
 
 def _check_attributes(
@@ -236,7 +236,7 @@ def _check_attributes(
         raise NotOursError(f"attributes.{FIGURES_ATTR}: expected an object")
     figures, expected = attributes.get(FIGURES_ATTR), figures_of(trials)
     if figures and (figures["trials"] > len(trials) or (figures["trials"] == len(trials) and figures != expected)):
-        raise NotOursError(f"attributes.{FIGURES_ATTR}: expected {expected}, which the trials come to")
+        raise NotOursError(f"attributes.{FIGURES_ATTR}: expected {expected}, which follows from the trials")
     for key in (JOB_ATTR, DONE_ATTR):
         if attributes.get(key) is not None:
             _check_asked(attributes[key], name, f"attributes.{key}")
@@ -253,9 +253,9 @@ def _check_result(result: StudyResult, name: StudyName, trials: Sequence[FrozenT
     is_one_of_them = times.get(config_key(result.config)) == result.time_us
     expect(is_one_of_them, f"{place}.config: expected one of the finalists, with its time")
     default_fits = result.default_time_us in (None, result.finalists[0][1])
-    expect(default_fits, f"{place}.default_time_us: expected that of the first finalist")
+    expect(default_fits, f"{place}.default_time_us: expected the time of the first finalist")
     count, launches, costs = len(trials), sum(map(launched, trials)), result.costs
-    expect(result.trials <= count, f"{place}.trials: expected {count} at most, got {result.trials}")
+    expect(result.trials <= count, f"{place}.trials: expected at most {count}, got {result.trials}")
     costs_fit = result.trials < count or (costs.configs, costs.launched_configs) == (count, launches)
     expect(costs_fit, f"{place}.costs: expected {count} configs, {launches} of them launched")
     known = f"expected one of {', '.join(SAMPLERS)}, got {result.sampler!r}"
@@ -274,4 +274,4 @@ def _check_asked(job: Mapping[str, Any], name: StudyName, place: str) -> None:
     except ValueError as error:
         raise NotOursError(f"{place}.{error}") from None
     is_named = not name.toolchain or (settings.search, settings.exhaustive) == (name.search, name.exhaustive)
-    expect(is_named, f"{place}: expected the search that the study is named by")
+    expect(is_named, f"{place}: expected the search that is in the study's name")

@@ -17,8 +17,8 @@ from bo_tune.engines.base import TunedEntry
 from bo_tune.errors import DeviceError, LeaseLostError, UnreadableStudyError, UnusableDeviceError
 from bo_tune.measure.devices import Job, together
 from bo_tune.processes.fork_server import ForkServer
-from bo_tune.processes.garbage import garbage_sought_seldom
-from bo_tune.processes.threads import one_blas_thread, turns_taken_fast
+from bo_tune.processes.garbage import less_frequent_gc
+from bo_tune.processes.threads import one_blas_thread, short_switch_interval
 from bo_tune.session.claims import Claims
 from bo_tune.session.disturbed import Disturbed
 from bo_tune.session.finished import Searched, Tuned, finished_event, session_wall_s, table_entries
@@ -33,7 +33,7 @@ from bo_tune.store.storage import StudyStore
 from bo_tune.store.trials import State
 from bo_tune.tuning.conclude import Asked, choose_results, current_results, have_ended
 from bo_tune.tuning.history import Histories
-from bo_tune.tuning.joint.decision import decision_of, parted
+from bo_tune.tuning.joint.decision import decision_of, split_deciding
 from bo_tune.tuning.tuner import InterruptedSearch, Tuner
 
 __all__ = ["Session", "SessionSettings", "Tuned", "session_wall_s"]
@@ -108,7 +108,7 @@ class Session:
         lanes = max(1, min(self.settings.in_flight, len(groups)))
         threads = ThreadPoolExecutor(lanes, thread_name_prefix="study")
         blas = one_blas_thread() if self._computes(groups) else nullcontext()
-        with self.opener.searching(), blas, turns_taken_fast(), garbage_sought_seldom(), threads:
+        with self.opener.searching(), blas, short_switch_interval(), less_frequent_gc(), threads:
             futures = [threads.submit(self._work, lane, groups, pending, tuned) for lane in range(lanes)]
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
@@ -208,7 +208,7 @@ class Session:
             if done is not None:
                 return done
         if self._elsewhere is not None:
-            return self._fail(jobs, "no worker could measure it") if ended else None
+            return self._fail(jobs, "no worker was able to measure it") if ended else None
         if not self._claims.take(names, done_too=is_done):
             return None
         try:
@@ -263,7 +263,7 @@ class Session:
 
     def _search_all(self, jobs: Sequence[Job]) -> list[Tuned]:
         """Search studies together. If some of their kernels decide for the others, these are searched first."""
-        deciding, others = parted(jobs, lambda job: job.spec)
+        deciding, others = split_deciding(jobs, lambda job: job.spec)
         asked = self.settings.of_group(jobs).asked
         first = self._search_group(deciding, asked) if deciding else []
         return [*first, *self._search_group(others, asked, decision_of([one.result for one in first]))]

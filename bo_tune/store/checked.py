@@ -240,4 +240,4 @@ def _check_trial(trial: Trial) -> None:
         fits = measured and reason is None and found.value is not None
     else:
         fits = found.value is None and (reason == SLOW if measured else isinstance(reason, InvalidReason))
-    expect(fits, "state: is complete with a time, or pruned with a reason and without; it is neither")
+    expect(fits, "state: expected either complete with a time, or pruned with a reason and without a time")

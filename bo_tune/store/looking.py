@@ -120,4 +120,4 @@ def _storage_errors(url: str) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        raise StorageError(f"{url}: the database failed: {one_line(error)}") from error
+        raise StorageError(f"{url}: the database reported an error: {one_line(error)}") from error

@@ -40,4 +40,4 @@ def _check_place(place: str, file: Path) -> None:
     refuse_network(place, file)
     check_file(place, file, create=True)
     if not os.access(file.parent, os.W_OK):
-        raise StorageError(f"{place}: nothing may be written to {file.parent}")
+        raise StorageError(f"{place}: nothing can be written to {file.parent}")

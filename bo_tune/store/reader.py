@@ -11,7 +11,7 @@ from typing import Any, Generic, Self, TypeVar
 from bo_tune.core.problem import GpuInfo
 from bo_tune.core.study_name import StudyName
 from bo_tune.errors import StorageError, UnreadableStudyError, one_line, printable
-from bo_tune.processes.garbage import garbage_sought_seldom
+from bo_tune.processes.garbage import less_frequent_gc
 from bo_tune.store.attributes import GPU_ATTR, NAME_ATTR, READABLE, RESULT_ATTR, SCHEMA_ATTR, SCHEMA_VERSION
 from bo_tune.store.checked import AttributesCheck, NotOursError, check_trials
 from bo_tune.store.leases.holders import Holder
@@ -19,7 +19,7 @@ from bo_tune.store.result import StudyResult
 from bo_tune.store.rows.study_reader import StudyRow, StudyRows
 from bo_tune.store.trials import COST, FINISHED, StoredTrial, Trial
 
-MEND = "bo-tune delete removes it, --fresh sets it aside"
+MEND = "bo-tune delete removes it, and --fresh sets it aside"
 """Advice about a study that cannot be read."""
 
 Result = TypeVar("Result")
@@ -83,8 +83,8 @@ class StudyReader(ABC, Generic[Found]):
         later = [version for version in versions if isinstance(version, int) and version > SCHEMA_VERSION]
         if later:
             raise StorageError(
-                f"{self.url}: written by a later version of bo_tune: it is of schema {max(later)}, this version reads "
-                f"up to {SCHEMA_VERSION}"
+                f"{self.url}: a later version of bo_tune wrote this database: it has schema {max(later)}, but "
+                f"this version reads only up to {SCHEMA_VERSION}"
             )
 
     def leave_out(self, name: object, why: str) -> None:
@@ -103,7 +103,7 @@ class StudyReader(ABC, Generic[Found]):
         """Return a study by its name, unchecked. Raises StorageError if there is none."""
         found = self._read(lambda rows: rows.studies([str(name)]))
         if not found:
-            raise StorageError(f"{self.url}: no study {name}")
+            raise StorageError(f"{self.url}: there is no study {name}")
         return found[0]
 
     def summaries(self, *, set_aside: bool = False, ids: Sequence[int] | None = None) -> list[StudySummary]:
@@ -113,7 +113,7 @@ class StudyReader(ABC, Generic[Found]):
             set_aside: whether to include those that were set aside when others were begun anew.
             ids: the numbers of those to list; all by default.
         """
-        with garbage_sought_seldom():  # it would find none, but take a third of the time
+        with less_frequent_gc():  # it would find none, but take a third of the time
             rows = self._read(lambda rows: rows.studies(ids=ids))
             found = [summary for row in rows if SCHEMA_ATTR in row.attributes and (summary := self._summary(row))]
         return sorted((s for s in found if set_aside or not s.name.set_aside), key=lambda s: str(s.name))
@@ -127,7 +127,7 @@ class StudyReader(ABC, Generic[Found]):
                 raise NotOursError(f"{SCHEMA_ATTR}: expected {' or '.join(map(str, READABLE))}, got {schema!r}")
             name, result = self._check(row.attributes)
             if str(name) != row.name:
-                raise NotOursError(f"{NAME_ATTR}: is that of another study, {name}")
+                raise NotOursError(f"{NAME_ATTR}: expected this study's name, got that of {name}")
         except NotOursError as error:
             self.leave_out(row.name, str(error))
             return None

@@ -177,11 +177,11 @@ def note_of(result: StudyResult, layers: Sequence[str] = ()) -> str:
     """
     config = ", ".join(f"{name} {value}" for name, value in result.config.items())
     default, certificate = result.default_time_us, result.certificate
-    gain = f", {default / result.time_us:.2f}x of the default ({default:.2f} us)" if default else ""
+    gain = f", {default / result.time_us:.2f}x the default's speed ({default:.2f} us)" if default else ""
     lines = [f"**Chosen**: {config}", f"**Time**: {result.time_us:.2f} us, raced in turn at the end{gain}"]
     lines += [f"**Ended**: {result.ending}"] if result.ending else []
     lines += [f"**Sure**: {certificate}"] if certificate else []
     if certificate and certificate.expected_loss is not None:
         lines.append(f"**Expected loss**: {100 * certificate.expected_loss:.2f} %")
     lines += [f"**Layers**: {', '.join(layers)}"] if layers else []
-    return "\n\n".join([*lines, "Values of trials are of single measurements: the race decided."])
+    return "\n\n".join([*lines, "The values of trials are single measurements; the race decided."])

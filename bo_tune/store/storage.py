@@ -139,7 +139,7 @@ class StudyStore(StudyReader[FrozenTrial]):
                 break
             self._complete(wanted)
         if lost := wanted.keys() - found.keys():
-            raise StorageError(f"{self.url}: {min(lost)} can be neither found nor created: the database is damaged")
+            raise StorageError(f"{self.url}: {min(lost)} can be neither found nor created, so the database is damaged")
         return {name: StoredStudy(self, found[str(name)].study_id, name) for name in studies}
 
     def _set_aside(self, names: Iterable[StudyName]) -> None:
@@ -154,8 +154,8 @@ class StudyStore(StudyReader[FrozenTrial]):
                 holder = held.get(row.study_id)
                 if holder is not None and not holder.mine:
                     raise StorageError(
-                        f"{row.name}: is being worked on by {holder.host}, process {holder.pid}: it can be begun anew "
-                        "once that is done"
+                        f"{row.name}: {holder.host}, process {holder.pid}, is working on this study; start it "
+                        "again with --fresh once that is done"
                     )
                 aside = replace(by_name[row.name], set_aside=moment)
                 rows.rename(row.study_id, str(aside))
@@ -217,7 +217,7 @@ class StudyStore(StudyReader[FrozenTrial]):
         """
         token = self._keeper.take(study_id, name)
         if token is None:
-            raise StorageError(f"{name}: is being worked on; delete it once that is done")
+            raise StorageError(f"{name}: a worker is working on this study; delete it once that is done")
         trials = sum(self.counts([study_id]).get(study_id, {}).values())
 
         def delete(rows: WritableRows, held: set[Writer]) -> None:
@@ -249,7 +249,9 @@ class StudyStore(StudyReader[FrozenTrial]):
         for row in rows:
             schema = row.attributes.get(SCHEMA_ATTR, SCHEMA_VERSION)
             if schema not in READABLE:
-                raise StorageError(f"{self.url}: study {row.name} has schema {schema}, this version reads {READABLE}")
+                raise StorageError(
+                    f"{self.url}: study {row.name} has schema {schema}, but this version reads {READABLE}"
+                )
         return {row.name: row for row in rows}
 
     def holders(self) -> dict[int, Holder]:

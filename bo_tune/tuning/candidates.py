@@ -62,7 +62,7 @@ class Candidates:
         """The configs, created at each call: a session has dozens of studies with thousands of configs each."""
         return tuple(compress(self.space, self.mask.tolist()))
 
-    def standing_for(self, config: Config) -> dict[str, int]:
+    def representative_of(self, config: Config) -> dict[str, int]:
         """Return the candidate that the target makes identical to a config, or else the config itself."""
         key = config_key(config)
         return dict(self.twins.get(key, key))

@@ -10,7 +10,7 @@ from bo_tune.core.surroundings import Linear, asked_of
 from bo_tune.store.attributes import RESULT_ATTR
 from bo_tune.store.result import InPlace
 from bo_tune.store.results import StudyResult, costs_of
-from bo_tune.tuning.joint.decision import decision_of, parted
+from bo_tune.tuning.joint.decision import decision_of, split_deciding
 from bo_tune.tuning.race import Choice, Choices
 from bo_tune.tuning.tuner import Tuner
 
@@ -51,7 +51,7 @@ def current_results(
         asked: returns what is asked for.
         decision: the decision of other kernels under which the results must have been chosen, if there is one.
     """
-    deciding, others = parted(tuners, lambda tuner: tuner.spec)
+    deciding, others = split_deciding(tuners, lambda tuner: tuner.spec)
     if deciding:
         first = current_results(deciding, asked)
         rest = current_results(others, asked, decision_of(first)) if first else None

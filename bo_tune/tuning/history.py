@@ -179,7 +179,7 @@ def history_of(trials: Iterable[FrozenTrial], name: StudyName, gpu: GpuInfo) -> 
 def history_from(timed: Iterable[tuple[Config, float]], name: StudyName, gpu: GpuInfo) -> StudyHistory | None:
     """Return what configs and their times in us teach, or None if they are too few."""
     spec = kernel_spec(name.problem.kernel)
-    known = [(config, took) for config, took in timed if spec.speaks_of(config, name.problem)]
+    known = [(config, took) for config, took in timed if spec.understands(config, name.problem)]
     if len(known) < FEWEST_TRIALS:
         return None
     configs = [config for config, _ in known]

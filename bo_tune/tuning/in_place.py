@@ -65,7 +65,7 @@ def surroundings_in(linear: Linear, problem: LoraProblem, device: Device, active
     config = device.default_config(kernel_spec(beside.kernel), beside)
     build = device.compile(beside, config).result()
     if isinstance(build, Invalid):
-        raise DeviceError(f"{beside}: the default config cannot be compiled: {build.detail or build.reason.value}")
+        raise DeviceError(f"{beside}: the default config does not compile: {build.detail or build.reason.value}")
     return Surroundings(linear, {beside.kernel: config}, active)
 
 
@@ -74,7 +74,7 @@ class There:
 
     Args:
         problems: of the kernels whose configs are chosen.
-        parted: splits a config that races into a config for every problem.
+        split: splits a config that races into a config for every problem.
     """
 
     def __init__(
@@ -82,14 +82,14 @@ class There:
         device: Device,
         problems: Sequence[Problem],
         around: Surroundings,
-        parted: Callable[[Config], Sequence[Config]] = lambda config: (config,),
+        split: Callable[[Config], Sequence[Config]] = lambda config: (config,),
     ) -> None:
-        self._device, self._problems, self._around, self._parted = device, problems, around, parted
+        self._device, self._problems, self._around, self._split = device, problems, around, split
         self.bare_us: tuple[float, ...] = ()
 
     def remeasure(self, problem: Problem, configs: Sequence[Config], rounds: int, *, taken: int = 0) -> Remeasured:
         """Time configs in turn."""
-        choices = [self._parted(config) for config in configs]
+        choices = [self._split(config) for config in configs]
         timed = self._device.remeasure_in_place(self._problems, choices, rounds, self._around)
         self.bare_us += timed.bare_us
         return timed

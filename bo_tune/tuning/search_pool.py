@@ -290,7 +290,7 @@ class _Server:
     @singledispatchmethod
     def answer(self, request: object) -> object:
         """Answer one request."""
-        raise TypeError(f"not a request: {request!r}")
+        raise TypeError(f"unknown request: {request!r}")
 
     @answer.register
     def _(self, request: _Open) -> None:

@@ -150,7 +150,7 @@ class Tuner:
         self.default = default
         self._settings = settings
         self._ranges = ranges_of(candidates.space.ranges, default)
-        self._rivals = [candidates.standing_for(config) for config in spec.rivals(problem)]
+        self._rivals = [candidates.representative_of(config) for config in spec.rivals(problem)]
         self._ahead, self._apart, self.layer = ahead, apart, layer
         self._lookahead = lookahead
         self._listener = listener

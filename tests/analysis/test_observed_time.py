@@ -41,7 +41,9 @@ def test_steps_at_a_key_take_what_was_measured(tmp_path: Path) -> None:
     assert (time.default_us, time.tuned_us) == (pytest.approx(14.0), pytest.approx(10.0))
     assert time.speed_up == pytest.approx(1.4)
     (line,) = observed_lines(time)
-    assert line.startswith("adapters' kernels in the 10 steps observed: 14 us a step with the defaults, 10 us tuned")
+    assert line.startswith(
+        "in the 10 observed steps, adapters' kernels take 14 us per step with the defaults and 10 us tuned"
+    )
 
 
 def test_others_take_the_nearest_keys_or_stay_as_they_are(tmp_path: Path) -> None:

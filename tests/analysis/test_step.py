@@ -78,7 +78,7 @@ def test_each_way_is_timed_untuned_and_with_the_folder(tmp_path: Path) -> None:
     assert report.times[64][True].tuned_us == 4 * BARE_US + 8 * 8
     assert report.faster_on_two == [1, 64]
     assert report.layers == 32
-    assert "VLLM_LORA_ENABLE_DUAL_STREAM=1 is faster at every m here" in step_lines(report)
+    assert "VLLM_LORA_ENABLE_DUAL_STREAM=1 is faster at every measured m" in step_lines(report)
     assert StepReport.from_json(json.loads(json.dumps(report.to_json()))) == report
     steps = report.to_json()["steps"]
     assert [(step["m"], step["streams"]) for step in steps] == [(1, "one"), (1, "two"), (64, "one"), (64, "two")]
@@ -122,8 +122,8 @@ def test_experts_are_timed_as_the_engine_launches_them(kind: type[FakeDevice], l
     ("study", "said"),
     [
         (model("mixtral-8x7b", target_modules=["experts"]), "qkv_proj, o_proj, gate and experts, each with adapters"),
-        (model(target_modules=["qkv_proj"]), "some of them without adapters"),
-        (model(ranks=[16, 32]), "one value each"),
+        (model(target_modules=["qkv_proj"]), "some that take no adapters"),
+        (model(ranks=[16, 32]), "one value of each"),
         (model(tensor_parallel=2, fully_sharded=True), "fully sharded"),
     ],
 )
@@ -151,5 +151,5 @@ def test_where_python_is_what_a_step_waits_for() -> None:
     report = report_of({1: 90.0, 64: 81.0, 512: 70.0})
     assert report.python_bound == [1, 64]
     assert "up to m 64" in step_lines(report)[0]
-    assert "512 or more" in step_lines(report)[0]
+    assert "512 tokens or more" in step_lines(report)[0]
     assert step_lines(report_of({1: 20.0})) == []

@@ -77,7 +77,7 @@ def test_keys_are_added_for_all_problems_that_share_them(
     assert all(512 < int(m) < 2048 for m in added)
     assert all(set(level) == {"4096", "14336"} for level in entries.values())
     assert "Loss between keys m" in out
-    assert "problems added; 0 of" in out
+    assert " problems; 0 of" in out
     assert "--lora-target-modules o_proj down_proj" in out
     check = (
         "--model",

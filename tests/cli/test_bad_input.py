@@ -123,14 +123,17 @@ STUDY_FILES: dict[str, Case] = {
     ),
     "millions of configs": (
         lambda i: i.with_study(ONE_PROBLEM + f"[space.lora_shrink]\nnum_stages = {[*range(1, 2000)]}"),
-        r"space\.lora_shrink: a search space of [\d,]+ configs, all combinations of values; expected at most 200,000",
+        r"space\.lora_shrink: expected a search space of at most 200,000 configs, got [\d,]+ ",
     ),
     "a text of 100,000 characters": (lambda i: i.with_study(ONE_PROBLEM + f"x{'x' * 10**5} = 1"), "study.toml: …$"),
     "unknown parameter": (lambda i: i.with_study(ONE_PROBLEM + "[space.lora_shrink]\nblock_x = [16]"), "block_x"),
     "no TOML": (lambda i: i.with_study("[[problem"), "TOML"),
     "no such file": (lambda i: i.tune(i.folder / "none.toml", study=False), "none.toml: No such file"),
     "a folder": (lambda i: i.tune(i.folder, study=False), "directory"),
-    "a problem that is not recorded": (lambda i: i.with_study(ONE_PROBLEM.replace("m = 16", "m = 17")), "not recorded"),
+    "a problem that is not recorded": (
+        lambda i: i.with_study(ONE_PROBLEM.replace("m = 16", "m = 17")),
+        "have no recording",
+    ),
 }
 MODELS: dict[str, Case] = {
     "missing field": (lambda i: i.with_model(lambda c: c.pop("hidden_size")), "hidden_size"),
@@ -138,27 +141,29 @@ MODELS: dict[str, Case] = {
     "field of a wrong type": (lambda i: i.with_model(lambda c: c.update(hidden_size="4096")), "hidden_size"),
     "no model": (lambda i: i.tune("--model", i.folder / "none", "--rank", 16, "--max-loras", 4, study=False), "none"),
     "a model for a study of problems": (lambda i: i.tune("--model", MODEL), "--model: .*study.toml names its problems"),
-    "no rank": (lambda i: i.tune("--model", MODEL, "--max-loras", 4, study=False), "--max-lora-rank: needed"),
-    "no max_loras": (lambda i: i.tune("--model", MODEL, "--rank", 16, study=False), "--max-loras: needed"),
+    "no rank": (lambda i: i.tune("--model", MODEL, "--max-loras", 4, study=False), "--max-lora-rank is needed"),
+    "no max_loras": (lambda i: i.tune("--model", MODEL, "--rank", 16, study=False), "--max-loras is needed"),
     "neither a file nor an id": (lambda i: i.served(config="no/such/model"), "no/such/model: No such file"),
     "a vocabulary too large for lm_head": (lambda i: i.with_model(lambda c: c.update(vocab_size=300000)), "vocab_size"),
     "no architectures": (lambda i: i.with_model(lambda c: c.pop("architectures")), "architectures: expected the list"),
     "a model without adapters": (
-        lambda i: i.with_model(lambda c: c.update(architectures=["KimiK25ForConditionalGeneration"])), "no SupportsLoRA"
+        lambda i: i.with_model(lambda c: c.update(architectures=["KimiK25ForConditionalGeneration"])), "it is not "
+        "SupportsLoRA"
     ),
-    "a rank that no engine takes": (lambda i: i.served("--rank", 17), "one of 1, 8, .*, got 17; the next is 32"),
+    "a rank that no engine takes": (lambda i: i.served("--rank", 17), "one of 1, 8, .*, got 17; the next larger one "
+    "is 32"),
     "an unknown target module": (lambda i: i.served("--target-modules", "q_porj"), "did you mean q_proj"),
     "a rank that cannot be shared": (lambda i: i.served("--fully-sharded", "--tp", 32), "a multiple of .* 32, got 16"),
     "no adapter": (lambda i: i.served("--adapter", i.folder / "none"), "none: No such file"),
     "a malformed adapter": (lambda i: i.served("--adapter", i.study), "study.toml: not JSON"),
     "an adapter without rank": (lambda i: i.with_adapter(r=None), "r: expected an integer"),
     "an adapter that vLLM refuses": (lambda i: i.with_adapter(use_dora=True), "use_dora: vLLM does not support DoRA"),
-    "an adapter of a larger rank": (lambda i: i.with_adapter(r=17), "at most the rank 16 that is served, got 17"),
-    "an adapter with a broken pattern": (lambda i: i.with_adapter(target_modules="("), "not a regular expression"),
+    "an adapter of a larger rank": (lambda i: i.with_adapter(r=17), "at most 16, the rank that is served, got 17"),
+    "an adapter with a broken pattern": (lambda i: i.with_adapter(target_modules="("), "expected a regular expression"),
     "an adapter for a study of problems": (lambda i: i.tune("--adapter", i.folder), "--adapter: .*one by one"),
-    "shards without a model": (lambda i: i.tune("--fully-sharded", study=False), "--fully-sharded-loras: needs a mode"),
+    "shards without a model": (lambda i: i.tune("--fully-sharded", study=False), "--fully-sharded-loras needs a model"),
     "more tokens than a step has": (
-        lambda i: i.served("--max-num-batched-tokens", 8), "m: expected at most the 8 tokens of --max-num-batched-tok"
+        lambda i: i.served("--max-num-batched-tokens", 8), "m: expected at most 8, the tokens of --max-num-batched-tok"
     ),
     "millions of drafted tokens": (lambda i: i.served("--num-speculative-tokens", 10**6), "--num-speculative-tokens"),
     "a sharding that does not divide": (
@@ -174,10 +179,10 @@ OPTIONS: dict[str, Case] = {
     "sampler": (lambda i: i.tune("--sampler", "magic"), "--sampler: expected one of .*'magic'"),
     "sampler of a grid": (lambda i: ["grid", *i.tune("--sampler", "random")[1:]], "--sampler"),
     "kernel": (lambda i: i.tune("--kernel", "magic"), "unknown kernel 'magic'"),
-    "kernel of no problem": (lambda i: i.tune("--kernel", "lora_expand"), "--kernel: the study has no problem"),
+    "kernel of no problem": (lambda i: i.tune("--kernel", "lora_expand"), "--kernel: this study has no problem"),
     "m of explicit problems": (lambda i: i.tune("--m", "32"), "--m"),
     "m without a study": (lambda i: i.tune("--m", "32", study=False), "--m"),
-    "m to choose on recordings": (lambda i: i.tune("--m", "auto", study=False), "--m auto: needs a GPU"),
+    "m to choose on recordings": (lambda i: i.tune("--m", "auto", study=False), "--m auto needs a GPU"),
     "m to choose and more": (lambda i: i.served("--m", "auto"), "--m: expected integers"),
     "m to choose of a grid": (lambda i: ["grid", *i.served("--m", "auto")[1:]], "--m: expected integers"),
     "nothing to tune": (lambda i: ["tune"], "nothing to tune"),
@@ -202,7 +207,7 @@ RECORDINGS: dict[str, Case] = {
     "damaged": (lambda i: i.with_bytes(lambda content: b"x" + content), "damaged"),
     "cut JSON": (lambda i: i.with_bytes(lambda c: gzip.compress(gzip.decompress(c)[:-200])), "not JSON"),
     "of another kernel": (
-        lambda i: i.with_recording(lambda d: d["metadata"].update(kernel="matmul")), "another kernel: matmul"
+        lambda i: i.with_recording(lambda d: d["metadata"].update(kernel="matmul")), "a recording of the kernel matmul"
     ),
     "of a GPU whose name is a path": (
         lambda i: i.with_recording(lambda d: d["metadata"].update(gpu="../../x")),
@@ -235,11 +240,11 @@ OUTPUTS: dict[str, Case] = {
 DATABASES: dict[str, Case] = {
     "of another program": (lambda i: i.with_database("CREATE TABLE songs (title TEXT)"), "something else"),
     "text": (lambda i: i.tune("--storage", sqlite_url(i.study)), "not a database"),
-    "no URL": (lambda i: i.tune("--storage", i.database), "not a database URL"),
+    "no URL": (lambda i: i.tune("--storage", i.database), "expected a database URL"),
     "no such kind": (lambda i: i.tune("--storage", "nonsense:///x"), "nonsense"),
     "a kind that is not supported": (
         lambda i: i.tune("--storage", "mysql+pymysql://tuner@db/x"),
-        "SQLite and PostgreSQL are supported",
+        "expected a SQLite or PostgreSQL database",
     ),
     "no such folder": (lambda i: i.tune("--storage", "sqlite:////none/x.db"), "/none does not exist"),
     "no driver": (lambda i: i.tune("--storage", "postgresql://u@localhost/x"), "postgresql"),
@@ -393,5 +398,5 @@ def test_a_read_only_file_system(cli: Cli, inputs: Inputs, tiny: Path) -> None:
     (tiny / SHRINK_TABLE).write_text("{}")
     subprocess.run(["mount", "-o", "remount,ro", str(tiny)], check=True)
     assert "Read-only file system" in cli(*inputs.tune("--out", tiny)).error
-    assert "nothing may be written there" in cli(*inputs.tune("--storage", sqlite_url(tiny / "x.db"))).error
+    assert "nothing can be written there" in cli(*inputs.tune("--storage", sqlite_url(tiny / "x.db"))).error
     assert contents(tiny) == {SHRINK_TABLE: b"{}"}

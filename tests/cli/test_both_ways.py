@@ -83,7 +83,7 @@ def test_both_ways_get_one_shrink_and_an_expand_each(cli: Cli) -> None:
     assert block_ks(tuned, "SHRINK") == {64}
     assert block_ks(tuned, "EXPAND_TRUE") == {128}
     assert block_ks(tuned, "EXPAND_FALSE") == {32}
-    assert "shrink serves both ways, 2 configs: on one stream a layer takes 1.00 us more" in ran.out
+    assert "2 shrink configs serve both ways: on one stream, a layer takes 1.00 us longer" in ran.out
     document = json.loads(Path("both.json").read_text())
     assert {"studies", "session", "written", "two_streams", "shrink"} < document.keys()
     assert document["two_streams"].keys() == document.keys() - {"command", "version", "two_streams", "shrink"}
@@ -110,11 +110,14 @@ def test_two_streams_alone_have_two_names(cli: Cli, way: tuple[str, ...]) -> Non
         (("tune", "--streams", "both", "--device", f"replay:{BUNDLED}"), "needs a model and a GPU"),
         ((*BOTH, "--device", f"replay:{BUNDLED}"), "needs a model and a GPU"),
         ((*BOTH, "--race", "alone"), "needs --race in-place"),
-        ((*BOTH, "--workers", 2), "not with workers"),
-        (("tune", *SERVED[:6], "--m", "auto", "--streams", "both"), "nor with --m auto"),
-        ((*BOTH, "--dual-stream"), "--streams already says"),
-        (("tune", "--streams", "two", "--device", f"replay:{BUNDLED}"), "--streams: needs a model"),
-        (("tune", "adds.toml", "--streams", "two"), "does not go with model.add_inputs"),
+        ((*BOTH, "--workers", 2), "does not work with several workers"),
+        (
+            ("tune", *SERVED[:6], "--m", "auto", "--streams", "both"),
+            "does not work with several workers or with --m auto",
+        ),
+        ((*BOTH, "--dual-stream"), "cannot be combined with --streams"),
+        (("tune", "--streams", "two", "--device", f"replay:{BUNDLED}"), "--streams needs a model"),
+        (("tune", "adds.toml", "--streams", "two"), "cannot be combined with model.add_inputs"),
     ],
 )
 def test_what_cannot_be_tuned_both_ways_is_refused_in_a_line(
@@ -143,7 +146,7 @@ def test_a_study_file_says_which_way_unless_the_command_line_does(
 def test_a_mix_of_adapters_is_told_by_number(cli: Cli) -> None:
     ran = cli("tune", *SERVED, "--active-loras", "1,4", "--storage", "memory", "--kernels", "builtin")
     assert (ran.code, ran.err) == (0, "")
-    assert "by active adapters in a step: 1 active: " in ran.out
+    assert "by the number of active adapters in a step: 1 active: " in ran.out
 
 
 @pytest.mark.parametrize(

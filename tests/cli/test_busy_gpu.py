@@ -24,7 +24,7 @@ m = [16, 256]
 k = 4096
 n = 16
 """
-BUSY = "1 other process, 87 % utilisation: times will be spoilt"
+BUSY = "1 other process, 87 % utilisation: times will be distorted"
 
 
 def tune(folder: Path, *words: object, processes: tuple[int, ...] = (7,), percent: int = 87) -> Ran:
@@ -53,8 +53,8 @@ def test_it_is_said_first_and_marked_everywhere(tmp_path: Path) -> None:
     warned = lines.index(f"warning  GPU 0 is busy: {BUSY}")
     assert warned < min(number for number, line in enumerate(lines) if line.startswith("recorded "))
     assert ran.out.count("warning ") == 2
-    assert f"warning  NVIDIA Fake 9: {PRESENT}: times are spoilt, and marked" in lines
-    assert any(line.startswith(f"2 marked !: their times are spoilt ({PRESENT})") for line in lines)
+    assert f"warning  NVIDIA Fake 9: {PRESENT}: times are distorted, and marked" in lines
+    assert any(line.startswith(f"2 marked !: their times are distorted ({PRESENT})") for line in lines)
     sidecar = json.loads((tmp_path / "out" / "NVIDIA_Fake_9_SHRINK.provenance.json").read_text())
     assert [entry["disturbed"] for entry in sidecar["entries"].values()] == [[PRESENT]] * 2
     studies = json.loads((tmp_path / "x.json").read_text())["studies"]
@@ -81,4 +81,7 @@ def test_an_idle_gpu_may_be_required(tmp_path: Path) -> None:
 
 
 def test_recordings_are_never_idle(cli: Cli, tmp_path: Path) -> None:
-    assert "--require-idle: recordings need no GPU" in cli("tune", "--device", "replay:x", "--require-idle").error
+    assert (
+        "--require-idle has no effect on recordings, which need no GPU; leave it out"
+        in cli("tune", "--device", "replay:x", "--require-idle").error
+    )

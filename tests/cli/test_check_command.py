@@ -45,7 +45,7 @@ def test_a_good_folder(cli: Cli, tuned: Path, tmp_path: Path) -> None:
     report = tmp_path / "new" / "check.json"
     ran = cli("check", tuned, *OPTIONS, "--json", report)
     assert (ran.code, ran.err) == (0, "")
-    assert "0 fail or take what is not theirs; 0 faults" in ran.out
+    assert "0 fail or take another lookup's entry; 0 faults" in ran.out
     document = json.loads(report.read_text())
     assert document["faults"] == []
     assert document["counts"]["fault"] == 0
@@ -73,7 +73,7 @@ def test_a_quiet_check_tells_faults_and_nothing_else(cli: Cli, tuned: Path) -> N
     ran = cli("check", tuned, *OPTIONS, "--quiet")
     assert (ran.code, ran.out) == (1, "")
     assert f"{SHRINK_TABLE}: 5/2: no entry for num_slices 2: a KeyError in the engine" in ran.err
-    assert "EXPAND_TRUE.json: expected an object of max_loras keys" in ran.err
+    assert "EXPAND_TRUE.json: expected an object with max_loras as keys" in ran.err
 
 
 def test_the_engines_settings_decide(cli: Cli, tuned: Path, tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_the_engines_settings_decide(cli: Cli, tuned: Path, tmp_path: Path) -> N
     assert ran.code == 0
     told = " ".join(ran.out.split())
     assert "note: start the engine with --lora-target-modules o_proj lm_head, or it stops with a KeyError" in told
-    assert "asks …_SHRINK.json for num_slices 2 and 3" in told
+    assert "looks up …_SHRINK.json for num_slices 2 and 3" in told
     assert cli("check", tuned, *OPTIONS, "--fully-sharded").code == 1
     adapter = tmp_path / "adapter_config.json"
     adapter.write_text(json.dumps({"r": 9, "lora_alpha": 16, "target_modules": ["down_proj"]}))
@@ -100,13 +100,13 @@ def test_the_engines_settings_decide(cli: Cli, tuned: Path, tmp_path: Path) -> N
     [
         (["nowhere", *OPTIONS], "nowhere: No such file"),
         ([".", *OPTIONS[:-2]], "name the GPU with --gpu"),
-        ([".", "--max-loras", 4, "--rank", 16], "--model: name a config.json"),
-        ([".", "--model", LLAMA, "--rank", 16], "--max-loras: needed"),
-        ([".", "--model", LLAMA, "--max-loras", 4], "--max-lora-rank: needed"),
+        ([".", "--max-loras", 4, "--rank", 16], "--model: expected a config.json"),
+        ([".", "--model", LLAMA, "--rank", 16], "--max-loras is needed"),
+        ([".", "--model", LLAMA, "--max-loras", 4], "--max-lora-rank is needed"),
         ([".", *OPTIONS, "--rank", "x"], "--max-lora-rank: expected integers"),
         ([".", *OPTIONS, "--m", "auto"], "--m: expected integers"),
         ([".", *OPTIONS, "--tp", 3], "num_attention_heads: expected a multiple"),
-        ([".", *OPTIONS, "--target-modules", "c_attn"], "no layer takes adapters as 'c_attn'"),
+        ([".", *OPTIONS, "--target-modules", "c_attn"], "no layer that takes adapters is called 'c_attn'"),
         ([".", *OPTIONS, "--adapter", "nowhere"], "nowhere: No such file"),
         ([".", *OPTIONS, "--tp", 32, "--fully-sharded"], "multiple of the tensor-parallel size 32, got 16"),
         ([".", *OPTIONS, "--json", "/proc/x"], "/proc/x: cannot be written"),
@@ -130,7 +130,7 @@ def test_all_adapters_and_both_streams(cli: Cli, tuned: Path, tmp_path: Path) ->
     assert both.code == 1
     (fault,) = json.loads(both.out)["faults"]
     assert fault["file"].endswith("_EXPAND_FALSE.json")
-    assert fault["reason"].startswith("no such file")
+    assert fault["reason"].startswith("the file does not exist")
 
 
 def test_a_study_file_names_the_model_and_problems(cli: Cli, tuned: Path, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_a_study_file_names_the_model_and_problems(cli: Cli, tuned: Path, tmp_pa
     problem = '[[problem]]\nkernel = "lora_shrink"\nmax_loras = 4\nnum_slices = 1\nm = [16, 64]\nk = 4096\nn = '
     study.write_text(f'[model]\nconfig = "{LLAMA}"\nm = 16\n{problem}8\n')
     (fault,) = json.loads(cli("check", tuned, study, "--gpu", H100.name, "--json", "-").out)["faults"]
-    assert fault["reason"] == "no entry for n 8: takes the one for n 16"
+    assert fault["reason"] == "no entry for n 8, so n 16 is used"
     study.write_text(problem + "16\n")
     ran = cli("check", tuned, study, "--gpu", H100.name, "--json", "-")
     assert [lookup["status"] for lookup in json.loads(ran.out)["lookups"]] == ["nearest m", "exact"]
@@ -156,4 +156,4 @@ def test_experts_without_files_are_faults(cli: Cli, tuned: Path, tmp_path: Path)
     assert ran.code == 1
     faults = json.loads(found.read_text())["faults"]
     assert len(faults) == 4
-    assert all("the folder alone makes the experts run block_m 64 at every m" in fault["reason"] for fault in faults)
+    assert all("with this folder the experts run block_m 64 at every m" in fault["reason"] for fault in faults)

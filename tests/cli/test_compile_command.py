@@ -83,7 +83,7 @@ def wait_for_binaries(pack: Path, count: int) -> None:
 def test_all_of_a_small_space_is_packed_with_its_resources(cli: Cli, study: Path, tmp_path: Path) -> None:
     pack, figures = tmp_path / "x.pack", tmp_path / "x.json"
     out = compile_all(cli, study, pack, "--all", "--json", figures)
-    assert f"{BINARIES} binaries, 0 known to be impossible; {BINARIES} compiled in" in out
+    assert f"{BINARIES} binaries, and 0 that cannot be built; {BINARIES} compiled in" in out
     assert f"wrote {pack}" in out
     manifest = read_manifest(pack)
     assert (manifest.study, manifest.identity.target) == ("small", "cuda:90")
@@ -102,11 +102,11 @@ def test_all_of_a_small_space_is_packed_with_its_resources(cli: Cli, study: Path
 
 def test_a_larger_budget_goes_on_from_the_pack(cli: Cli, study: Path, tmp_path: Path) -> None:
     pack = tmp_path / "x.pack"
-    assert "3 binaries, 0 known to be impossible; 3 compiled in" in compile_all(cli, study, pack, "--configs", 3)
+    assert "3 binaries, and 0 that cannot be built; 3 compiled in" in compile_all(cli, study, pack, "--configs", 3)
     before = read_manifest(pack).binaries
-    assert "5 binaries, 0 known to be impossible; 2 compiled in" in compile_all(cli, study, pack, "--configs", 5)
+    assert "5 binaries, and 0 that cannot be built; 2 compiled in" in compile_all(cli, study, pack, "--configs", 5)
     assert read_manifest(pack).binaries[:3] == before
-    assert "5 binaries, 0 known to be impossible; 0 compiled in" in compile_all(cli, study, pack, "--minutes", 0)
+    assert "5 binaries, and 0 that cannot be built; 0 compiled in" in compile_all(cli, study, pack, "--minutes", 0)
 
 
 def test_a_killed_compile_goes_on(cli: Cli, study: Path, tmp_path: Path) -> None:
@@ -130,7 +130,7 @@ def test_an_interrupted_compile_leaves_a_pack(cli: Cli, study: Path, tmp_path: P
     process.send_signal(number)
     out, _ = process.communicate(timeout=LONG_S)
     assert process.returncode == 130
-    assert "interrupted: the pack keeps what was compiled; to go on from there:\n  bo-tune compile " in out
+    assert "interrupted: the pack keeps what was compiled; to resume:\n  bo-tune compile " in out
     before = len(read_manifest(pack).binaries)
     assert 2 <= before <= BINARIES
     assert f"{BINARIES - before} compiled in" in compile_all(cli, study, pack)
@@ -146,15 +146,15 @@ def test_an_earlier_study_is_learnt_from(cli: Cli, study: Path, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), "--configs: say how much to compile"),
+        ((), "how much should be compiled"),
         (("--all", "--target", "cuda"), "--target: expected cuda:CC"),
         (("--all", "--target", "rocm:90"), "--target: expected cuda:CC"),
         (("--all", "--target", "cuda:9"), "--target: expected cuda:CC"),
         (("--all", "--target", "cuda:90a"), "--target: expected cuda:CC"),
-        (("--all", "--gpu", "NVIDIA L4"), "--gpu: NVIDIA L4 is not a GPU of cuda:90"),
-        (("--all", "--kernel", "lora_expand"), "--kernel: the study has no problem of lora_expand"),
+        (("--all", "--gpu", "NVIDIA L4"), "--gpu: NVIDIA L4 does not have the compute capability of --target cuda:90"),
+        (("--all", "--kernel", "lora_expand"), "--kernel: this study has no problem of lora_expand"),
         (("--all", "--kernel", "lora"), "unknown kernel 'lora'"),
-        (("--all", "--out", "nowhere/x.pack"), "there is no folder nowhere"),
+        (("--all", "--out", "nowhere/x.pack"), "the folder nowhere does not exist"),
     ],
 )
 def test_bad_input_is_one_line(cli: Cli, study: Path, arguments: tuple[str, ...], words: str) -> None:
@@ -170,13 +170,13 @@ def test_bad_input_is_one_line(cli: Cli, study: Path, arguments: tuple[str, ...]
             ("--gpu", "NVIDIA X"),
             "NVIDIA X",
             "cuda:90",
-            ["NVIDIA X is not known here: it is taken to have 132 multiprocessors"],
+            ["bo_tune does not know NVIDIA X: it assumes 132 multiprocessors"],
         ),
         (
             ("--target", "cuda:110"),
             "GPU of cuda:110",
             "cuda:110",
-            ["GPU of cuda:110 is not known here", "the shared memory of cuda:110 is not known here"],
+            ["bo_tune does not know GPU of cuda:110", "bo_tune does not know the shared memory of cuda:110"],
         ),
     ],
 )
@@ -198,7 +198,9 @@ def test_a_target_that_nothing_compiles_for_is_said(cli: Cli, study: Path, tmp_p
         tmp_path / "x.pack",
     )  # fmt: skip
     assert ran.code == 1
-    assert "nothing could be compiled: compile_error" in ran.out.replace("compile error", "compile_error")
+    assert "no config could be compiled; the first failed with compile_error" in ran.out.replace(
+        "compile error", "compile_error"
+    )
 
 
 def test_without_a_study_there_is_nothing_to_compile(cli: Cli) -> None:
@@ -261,12 +263,12 @@ def test_a_pack_that_does_not_fit_stops_the_session(cli: Cli, study: Path, tmp_p
     unpack(pack, compiled)
     write_pack(other, replace(manifest, identity=replace(manifest.identity, kernels=changed)), compiled)
     error = cli(*tune(study, pack, other)).error
-    assert error.startswith(f"{other}: holds lora_shrink of bo_tune 0, this is bo_tune ")
+    assert error.startswith(f"{other}: this pack holds lora_shrink of bo_tune 0, but this host has bo_tune ")
     assert "nothing.pack: No such file" in cli(*tune(study, tmp_path / "nothing.pack")).error
 
 
 def test_recordings_need_no_pack(cli: Cli, tmp_path: Path) -> None:
-    assert "--pack: needs a GPU" in cli("tune", "--device", "replay:x", "--pack", tmp_path / "x.pack").error
+    assert "--pack needs a GPU" in cli("tune", "--device", "replay:x", "--pack", tmp_path / "x.pack").error
 
 
 def test_the_bundled_grids_teach_unless_others_are_named(study: Path) -> None:

@@ -31,7 +31,7 @@ def studies(url: str) -> int:
 def test_where_nobody_can_be_asked_it_needs_to_be_told(cli: Cli, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     error = cli("delete", "lora_shrink", "--storage", url).error
-    assert error == f"--yes: needed where nobody can be asked: delete {NAME} with 0 trials?"
+    assert error == f"--yes is needed, because there is no terminal on which to ask: delete {NAME} with 0 trials?"
     assert studies(url) == 1
 
 

@@ -72,5 +72,5 @@ def test_a_database_is_looked_at_and_not_made(tmp_path: Path) -> None:
     url = sqlite_url(tmp_path / "x.db")
     found = checks(tmp_path, "--storage", url)
     assert (found["database"]["status"], found["torch"]["status"], found["triton"]["status"]) == ("ok",) * 3
-    assert found["database"]["said"].endswith("none yet; tune makes it")
+    assert found["database"]["said"].endswith("there is none yet; bo-tune tune creates it")
     assert not (tmp_path / "x.db").exists()

@@ -124,6 +124,6 @@ def test_a_study_is_deleted_by_its_name_or_words_of_it(cli: Cli, database: Path,
             assert connection.execute(orphans).fetchone() == (0,), table
     held = left.load(left.summaries()[0].name)
     assert held.take()
-    assert "is being worked on by " in cli("delete", names[1], *storage, "--yes").error
+    assert "is working on this study" in cli("delete", names[1], *storage, "--yes").error
     left.close()
     assert cli("delete", names[1], *storage, "--yes").code == 0

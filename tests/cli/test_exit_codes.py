@@ -118,8 +118,8 @@ def test_too_little_memory_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: 
         raise MemoryError
 
     monkeypatch.setattr(app, "main", run)
-    monkeypatch.setattr(streams, "make_streams_last", lambda: None)
+    monkeypatch.setattr(streams, "make_streams_outlive_readers", lambda: None)
     with pytest.raises(SystemExit) as ended:
         cli_main()
     assert ended.value.code == exit_codes.BAD_INPUT
-    assert capsys.readouterr().err == "bo-tune: out of memory; a limit may be set (ulimit -v)\n"
+    assert capsys.readouterr().err == "bo-tune: out of memory; check whether a limit is set (ulimit -v)\n"

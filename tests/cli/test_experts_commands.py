@@ -76,7 +76,8 @@ def test_they_are_tuned_from_recordings_and_written_as_the_engine_reads_them(
 def test_the_adapters_of_experts_stay_as_they_are_without_the_folder(cli: Cli, grids: Path, tmp_path: Path) -> None:
     done = cli("tune", *MODEL, "--only", "experts", "--device", f"replay:{grids}", "--out", tmp_path, "--budget", 4)
     assert (
-        "the adapters of experts were not tuned: their files hold what an engine without this folder runs" in done.out
+        "the experts' adapters were not tuned: their files hold the configs that an engine without this folder runs"
+        in done.out
     )
     assert len(list(tmp_path.glob("*_FUSED_MOE_LORA_*_SHRINK.json"))) == 2
 
@@ -157,9 +158,9 @@ def test_recordings_and_grids_are_of_adapters_unless_experts_are_asked_for(cli: 
         (("problems", *MODEL, "--only", "mambo"), "--only: expected some of lora, experts, mamba, got 'mambo'"),
         (
             ("tune", *MODEL, "--only", "experts", "--streams", "both"),
-            "--streams both: the base model's kernels run alike on one stream and on two; leave it out",
+            "--streams both: the base model's kernels run the same on one stream and on two; leave --streams out",
         ),
-        (("problems", "--only", "experts"), "--only: needs a model; name one with --model, or in the study file"),
+        (("problems", "--only", "experts"), "--only needs a model; name one with --model, or in the study file"),
         (
             ("problems", "--model", ROOT / "studies/models/llama-3.1-8b", "--max-loras", 4, "--rank", 16, "--only",
              "experts"),
@@ -167,7 +168,7 @@ def test_recordings_and_grids_are_of_adapters_unless_experts_are_asked_for(cli: 
         ),
         (
             ("tune", *MODEL, "--only", "experts", "--device", f"replay:{ROOT}/studies/recordings"),
-            "2 of 2 problems are not recorded, the first is fused_experts m=16.E=128",
+            "2 of the 2 problems have no recording; the first is fused_experts m=16.E=128",
         ),
     ],
 )  # fmt: skip
@@ -187,7 +188,7 @@ def test_a_study_file_may_name_them(cli: Cli, tmp_path: Path) -> None:
     assert "E 128, N 384, hidden 2048, top 8" in cli("problems", study).out
     packed = cli("compile", study, "--configs", 1, "--kernels", "builtin", "--out", tmp_path / "x.pack")
     assert packed.code != 0
-    assert "the project has no fused_experts of its own" in packed.err
+    assert "bo_tune has no fused_experts of its own" in packed.err
     study.write_text(study.read_text() + f"[space.{KERNEL}]\nBLOCK_SIZE_K = [64]\n")
     assert cli("problems", study).code == 0
     study.write_text(study.read_text().replace("[64]", "[48]"))

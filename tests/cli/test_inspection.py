@@ -58,7 +58,7 @@ def test_nothing_in_common_is_exit_code_1_and_a_line(cli: Cli, tmp_path: Path, r
     report = tmp_path / "x.json"
     ran = cli("compare", tmp_path / "lora_shrink", tmp_path / "lora_expand", "--json", report)
     assert ran.code == 1
-    assert "have no entry in common: there is nothing to compare" in " ".join(ran.out.split())
+    assert "have no entry in common, so there is nothing to compare" in " ".join(ran.out.split())
     assert strict(report)["common_entries"] == 0
 
 
@@ -68,7 +68,7 @@ def test_compare_without_recordings_or_json(cli: Cli, tmp_path: Path, recordings
     ran = cli("compare", tmp_path / "tuned", tmp_path / "tuned")
     assert ran.code == 0
     assert "0.00 %" in ran.out
-    assert "tuned time above the other's: mean 0.00 %, worst 0.00 % of 2 entries" in ran.out
+    assert "tuned time over the other's: mean 0.00 %, worst 0.00 % of 2 entries" in ran.out
 
 
 @pytest.mark.parametrize(("budget", "checkpoints"), [(5, []), (12, ["10"]), (40, ["10", "20", "40"])])

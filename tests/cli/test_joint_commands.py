@@ -68,9 +68,9 @@ STUDY = ROOT / "studies" / "moe-further.toml"
     [
         (None, "No such file"),
         ("x", "not JSON"),
-        ("{}", "expected a list of how often each expert was hit"),
-        ("[]", "expected a list of how often each expert was hit"),
-        ("[1, -2]", "expected a list of how often each expert was hit"),
+        ("{}", "expected a list with the number of hits of each expert"),
+        ("[]", "expected a list with the number of hits of each expert"),
+        ("[1, -2]", "expected a list with the number of hits of each expert"),
         ("[1, 2, 3]", "expected one count for each of 128 experts, got 3 numbers"),
     ],
 )
@@ -90,7 +90,7 @@ def test_experts_of_a_model_are_tuned_unless_kernels_are_named(cli: Cli, tmp_pat
     """From the recordings, which lack the model's dense problems."""
     model = ("--model", ROOT / "studies" / "models" / "qwen3-30b-a3b", "--max-loras", 4, "--rank", 16, "--m", "16,256")
     place = ("--device", f"replay:{MOE}", "--storage", "memory", "--budget", 6, "--out", tmp_path)
-    assert "are not recorded" in cli("tune", *model, *place).error
+    assert "have no recording" in cli("tune", *model, *place).error
     ran = cli("tune", *model, *place, *(word for kernel in MOE_KERNELS for word in ("--kernel", kernel)))
     assert ran.code == 0, ran.err
     assert {path.name for path in tmp_path.glob("*T.json")} | {*GPU_FILES} == {*GPU_FILES}
@@ -98,7 +98,7 @@ def test_experts_of_a_model_are_tuned_unless_kernels_are_named(cli: Cli, tmp_pat
 
 def test_expert_parallelism_and_fully_sharded_adapters_exclude_each_other(cli: Cli) -> None:
     model = ("--model", ROOT / "studies" / "models" / "mixtral-8x7b", "--max-loras", 4, "--rank", 16, "--tp", 2)
-    assert "expert parallelism" in cli("tune", *model, "--expert-parallel", "--fully-sharded").error
+    assert "enable-expert-parallel" in cli("tune", *model, "--expert-parallel", "--fully-sharded").error
 
 
 def test_one_kernel_of_four_may_be_tuned_alone(cli: Cli, tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_the_launch_that_runs_decides_on_block_m(cli: Cli, tmp_path: Path) -> No
     for path in ("auto", "two-kernels", "one-launch"):
         ran = cli("tune", *place, "--moe-path", path, "--out", tmp_path / path)
         assert ran.code == 0, ran.err
-        assert ("block_m of 1 problems is decided by" in ran.out) == (path != "two-kernels")
+        assert ("1 problems take their block_m from" in ran.out) == (path != "two-kernels")
         assert "4 problems on" in ran.out
         for name in GPU_FILES:
             (config,) = read_table(tmp_path / path / name).configs.values()
@@ -127,7 +127,7 @@ def test_the_launch_that_runs_decides_on_block_m(cli: Cli, tmp_path: Path) -> No
     assert {path.name for path in (tmp_path / "auto").glob("NVIDIA*_[SE]*[KD].json")} == set(GPU_FILES)
     shown = cli("show", "--storage", f"sqlite:///{tmp_path}/studies.db").out
     assert "fused_moe_lora_w13 on NVIDIA H100 80GB HBM3 (vllm 0.33.0 (one-launch path), " in shown
-    assert "fused_moe_lora_w2: what an engine launches in place of shrink and expand; decides on block_m" in shown
+    assert "fused_moe_lora_w2: an engine launches it in place of shrink and expand, and it decides on block_m" in shown
 
 
 def test_a_grid_is_recorded_whole_with_who_decides_and_compared_under_what_was_decided(
@@ -153,4 +153,4 @@ def test_a_grid_is_recorded_whole_with_who_decides_and_compared_under_what_was_d
 def test_the_path_in_one_launch_is_refused_where_it_is_not_recorded(cli: Cli, tmp_path: Path) -> None:
     folder = write_all(tmp_path / "recorded", *small(16))
     error = cli("tune", "--device", f"replay:{folder}", "--storage", "memory", "--moe-path", "one-launch").error
-    assert error.startswith("--moe-path one-launch: not recorded")
+    assert error.startswith("--moe-path one-launch: there is no recording of that path")

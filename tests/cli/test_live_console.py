@@ -81,7 +81,7 @@ def test_all_parts_are_drawn_and_no_line_is_broken(session: Session, columns: in
         (at,) = [i for i, line in enumerate(lines) if re.match(rf"\d+/{PROBLEMS} studies", line)]
         assert re.search(r" \d+ s(, about (\d+ min )?\d+ s left)?$", lines[at])
         assert "━" in lines[at] or (columns == 44 and " min " in lines[at]), "there is a bar where there is room"
-        assert re.match(r"[\d,]+ trials · \d\.\d\dx of the default$", lines[at + 1])
+        assert re.match(r"[\d,]+ trials · \d\.\d\dx the default$", lines[at + 1])
         assert lines[at + 2] == ""
         assert lines[at + 3].startswith("kernel")
         assert ("trials" in lines[at + 3]) == (columns == 100)

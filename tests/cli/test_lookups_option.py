@@ -37,7 +37,7 @@ def test_what_an_engine_looked_up_is_tuned_and_found(lookups: Path, tmp_path: Pa
     assert observed["at_keys"] + observed["near_keys"] == pytest.approx(1)
     assert observed["default_us"] == pytest.approx(32 * sum(one["default_us"] for one in times.values()), rel=0.02)
     assert observed["tuned_us"] < observed["default_us"]
-    assert "adapters' kernels in the 1,000 steps observed" in ran.out
+    assert "in the 1,000 observed steps" in ran.out
     assert (out / SHRINK_TABLE).exists()
     assert (out / EXPAND_TABLE).exists()
 
@@ -50,7 +50,7 @@ def test_what_an_engine_looked_up_is_tuned_and_found(lookups: Path, tmp_path: Pa
     written(tmp_path / "l.10.jsonl", shrink(16, 14336))
     missed = cli("check", out, "--lookups", lookups)
     assert missed.code == 1
-    assert "no entry for k 14336: takes the one for k 4096" in missed.out
+    assert "no entry for k 14336, so k 4096 is used" in missed.out
 
 
 def test_keys_are_placed_where_the_steps_are(lookups: Path, cli: Cli) -> None:
@@ -80,7 +80,7 @@ def test_rare_sizes_get_a_smaller_budget_and_a_second_run_keeps_all(tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("--model", "x"), "--lookups: the file has everything that the engine looks up; leave out --model"),
+        (("--model", "x"), "--lookups: this file already has everything that the engine looks up; leave out --model"),
         (("--tp", 2), "leave out --t"),
         (("study.toml",), "leave out study.toml"),
         (("--streams", "two"), "--streams: --lookups already says how the engine runs adapters"),
@@ -98,7 +98,10 @@ def test_what_does_not_go_with_it_is_refused(
 
 def test_check_takes_the_lookups_own_m_and_step_needs_a_model(lookups: Path, tmp_path: Path, cli: Cli) -> None:
     ran = cli("check", tmp_path, "--lookups", lookups, "--m", 16)
-    assert (ran.code, ran.err.strip()) == (2, "bo-tune: --m: the lookups of --lookups have their own")
+    assert (ran.code, ran.err.strip()) == (
+        2,
+        "bo-tune: --m does not work with --lookups, because the lookups have their own m",
+    )
     ran = cli("step", "--lookups", lookups, "--m", 16)
     assert (ran.code, ran.out) == (2, "")
-    assert "--lookups: this is told of a model alone; name one with --model" in ran.err
+    assert "--lookups does not work here; name a model with --model" in ran.err

@@ -148,4 +148,4 @@ def test_what_an_engine_looked_up_is_tuned(cli: Cli, grids: Path, tmp_path: Path
     assert json.loads((tmp_path / "tuned" / NAME).read_text()) == {"1024": dict(best_at(16))}
     refused = cli("problems", "--lookups", path, "--only", "experts")
     assert (refused.code, refused.err.count("\n")) == (2, 1)
-    assert "--only experts: not with --lookups" in refused.err
+    assert "--only experts does not work with --lookups" in refused.err

@@ -66,7 +66,7 @@ def test_it_is_tuned_for_and_written_in_its_own_format(cli: Cli, tmp_path: Path)
 def test_a_lookup_that_it_would_stop_at_is_named(cli: Cli, tmp_path: Path) -> None:
     grids = recorded(tmp_path / "grids", 16)
     done = cli("tune", "--device", f"replay:{grids}", "--out", tmp_path / "tuned", "--budget", 4)
-    assert f"{NAME}: cols=4096 rows=1: an engine that asks for it stops" in done.out
+    assert f"{NAME}: cols=4096 rows=1: an engine that looks this up stops" in done.out
 
 
 def test_its_folders_are_compared_and_merged(cli: Cli, tmp_path: Path) -> None:
@@ -96,7 +96,7 @@ def test_engines_are_told_apart_by_kernel_and_by_file_name(engine: FakeEngine) -
     assert vllm is not engine
     assert engine_of_file("NVIDIA_H200_SHRINK.json") is vllm
     assert address_of(problem_of(16), H100) == (NAME, ("cols=4096", "rows=16"))
-    with pytest.raises(InputError, match="no engine looks up configs of 'softmax'"):
+    with pytest.raises(InputError, match="no engine looks up configs of the kernel 'softmax'"):
         engine_of("softmax")
 
 

@@ -60,7 +60,7 @@ def test_a_study_s_folder_is_checked_from_anywhere(cli: Cli, tmp_path: Path, mon
     ran = cli("tune", "my study.toml", "--device", f"replay:{grids}", "--storage", "memory", "--out", "its folder")
     assert (ran.code, ran.err) == (0, "")
     *_, heading, check, export = ran.out.splitlines()
-    assert heading == "next, from any folder:"
+    assert heading == "next steps, from any folder:"
     folder = Path("its folder").absolute()
     assert export == f"  export VLLM_TUNED_CONFIG_FOLDER='{folder}'"
     program, *words = shlex.split(check)
@@ -68,7 +68,7 @@ def test_a_study_s_folder_is_checked_from_anywhere(cli: Cli, tmp_path: Path, mon
     monkeypatch.chdir(ROOT)
     ran = cli(*words)
     assert (ran.code, ran.err) == (0, "")
-    assert "1 lookups: 1 find their entry" in ran.out
+    assert "1 lookups: 1 find their own entry" in ran.out
 
 
 def test_where_nothing_names_a_model_its_place_is_shown(cli: Cli, tmp_path: Path) -> None:
@@ -98,4 +98,4 @@ def test_a_step_is_timed_where_that_can_be() -> None:
 
 def test_a_step_of_a_study_file_without_a_model_is_refused(cli: Cli) -> None:
     Path("x.toml").write_text(ONE_PROBLEM)
-    assert cli("step", "x.toml").error.startswith("x.toml: names its problems one by one")
+    assert cli("step", "x.toml").error.startswith("x.toml: bo-tune step needs a model")

@@ -34,8 +34,8 @@ def test_what_would_be_tuned_by_layer(cli: Cli) -> None:
     text = " ".join(ran.out.split())
     assert "o_proj, lm_head 1, 16, 64, 256, 1024 4 1 4096 16" in text
     assert "o_proj, down_proj, embed_tokens 1, 16, 64, 256, 1024, 8192 4 1 16 4096" in text
-    assert "47 studies for 64 lookups: layers in one row share their studies" in text
-    assert "about 504 binaries and 0.8 minutes, as measured on an H100 and an H200 with 16 cores" in text
+    assert "47 studies serve 64 lookups: the layers in one row share their studies" in text
+    assert "expect about 504 binaries and 0.8 minutes, as measured on an H100 and an H200 with 16 cores" in text
 
 
 def test_programs_get_the_keys_of_each_lookup(cli: Cli) -> None:
@@ -58,8 +58,8 @@ def test_a_dry_run_lists_the_same_and_tunes_nothing(cli: Cli) -> None:
     words = (STUDIES / "qwen3-30b-a3b-moe.toml", "--kernel", "fused_moe_lora_w2_shrink")
     listed, dry = cli("problems", *words), cli("tune", *words, "--dry-run")
     assert listed == dry
-    assert "6 studies for 6 lookups" in dry.out
-    assert "the experts' kernels of one m agree on one block_m" in " ".join(dry.out.split())
+    assert "6 studies serve 6 lookups" in dry.out
+    assert "the experts' kernels of one m must agree on one block_m" in " ".join(dry.out.split())
     assert problems(cli, *words) == problems(cli, *words, "--dry-run", command=("tune",))
     assert list(Path.cwd().iterdir()) == []
 
@@ -118,21 +118,24 @@ def test_options_go_before_the_study_file(cli: Cli, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "nothing to list: name a study file, or a model with --model"),
-        (["{study}", "--max-num-batched-tokens", 2048], "m: expected at most the 2048 tokens of --max-num-batched-"),
+        ([], "there is nothing to list: name a study file, or a model with --model"),
+        (["{study}", "--max-num-batched-tokens", 2048], "m: expected at most 2048, the tokens of --max-num-batched-"),
         (["{study}", "--adapter", "nowhere"], "nowhere: No such file"),
         (["{study}", "--model", "nowhere"], "nowhere: No such file"),
         (["{study}", "--tp", 3], "num_attention_heads: expected a multiple of the tensor-parallel size 3, got 32"),
-        (["{study}", "--rank", 7], "an engine's --max-lora-rank is one of"),
-        (["{study}", "--kernel", "fused_moe_lora_w2_shrink"], "--kernel: the study has no problem of fused_moe_lora"),
+        (["{study}", "--rank", 7], "the engine's --max-lora-rank, one of"),
+        (["{study}", "--kernel", "fused_moe_lora_w2_shrink"], "--kernel: this study has no problem of fused_moe_lora"),
         ([STUDIES / "recorded.toml", "--tp", 2], "--tensor-parallel-size: "),
-        ([STUDIES / "recorded.toml", "--m", 2], "recorded.toml names its problems one by one, and has no model"),
-        (["--enable-expert-parallel"], "--enable-expert-parallel: needs a model"),
+        ([STUDIES / "recorded.toml", "--m", 2], "recorded.toml names its problems one by one"),
+        (["--enable-expert-parallel"], "--enable-expert-parallel needs a model"),
         (
             ["--model", STUDIES / "models" / "gemma-3-4b", *SERVED, "--enable-tower-connector-lora"],
-            "are not known here",
+            "bo_tune does not know the tower layers",
         ),
-        (["--model", QWEN, *SERVED, "--fully-sharded-loras", "--enable-expert-parallel"], "vLLM has no fully sharded"),
+        (
+            ["--model", QWEN, *SERVED, "--fully-sharded-loras", "--enable-expert-parallel"],
+            "vLLM cannot combine --fully-sharded-loras",
+        ),
     ],
 )
 def test_what_cannot_be_combined_is_one_line(cli: Cli, tmp_path: Path, words: list[object], message: str) -> None:

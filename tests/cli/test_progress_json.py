@@ -81,7 +81,7 @@ def test_quietly_too_and_again(cli: Cli, replay: str, name: str) -> None:
 
 def test_stdout_is_for_one_thing(cli: Cli, replay: str) -> None:
     error = cli("tune", "--device", replay, "--progress", "json", "--json", "-").error
-    assert error == "--json: --progress json uses stdout already; name a file"
+    assert error == "--json: --progress json already uses stdout; name a file instead"
     assert cli("tune", "--progress", "xml").error.startswith("--progress: ")
 
 

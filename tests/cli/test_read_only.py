@@ -105,4 +105,4 @@ def test_who_would_write_is_told(cli: Cli, closed: Path, words: tuple[str, ...],
     device = () if words[0] == "delete" else ("--device", f"replay:{tmp_path / 'recordings'}")
     url = sqlite_url(closed / "a.db")
     error = cli(*words, *device, "--storage", url).error
-    assert error == f"{url}: nothing may be written there; show, report and export only read"
+    assert error == f"{url}: nothing can be written there; only show, report and export work"

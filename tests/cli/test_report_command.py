@@ -73,14 +73,14 @@ def test_what_adapters_add_to_a_step_is_a_section(cli: Cli, storage: str) -> Non
         assert f"<caption>On {way}</caption>" in section
     (first, *_) = json.loads(timed.read_text())["steps"]
     assert f"{first['untuned_us']:.2f}</td>" in section
-    assert "VLLM_LORA_ENABLE_DUAL_STREAM=1 is faster at every m here" in section
+    assert "VLLM_LORA_ENABLE_DUAL_STREAM=1 is faster at every measured m" in section
     assert cli("report", "--storage", storage).code == 0
     assert "#step" not in Path("report.html").read_text()
 
 
 def test_a_file_of_something_else_is_no_step(cli: Cli, storage: str, tmp_path: Path) -> None:
     error = cli("report", "--storage", storage, "--step", tmp_path / "session.json").error
-    assert "session.json: expected what step --json writes: " in error
+    assert "session.json: expected a file that step --json wrote: " in error
 
 
 def test_what_cannot_be_reported_is_bad_input(cli: Cli, storage: str, tmp_path: Path) -> None:
@@ -88,7 +88,11 @@ def test_what_cannot_be_reported_is_bad_input(cli: Cli, storage: str, tmp_path: 
     unreadable, wrong = tmp_path / "broken.json", tmp_path / "wrong.json"
     unreadable.write_text("{")
     wrong.write_text('{"devices": 3}')
-    for path, what in ((tmp_path / "missing.json", ""), (unreadable, "not JSON"), (wrong, "what tune --json writes")):
+    for path, what in (
+        (tmp_path / "missing.json", ""),
+        (unreadable, "not JSON"),
+        (wrong, "a file that tune --json wrote"),
+    ):
         error = cli("report", "--storage", storage, "--session", path).error
         assert str(path) in error
         assert what in error
@@ -102,7 +106,7 @@ def test_a_database_of_grids_alone_has_no_searches(cli: Cli, tmp_path: Path) -> 
     url = sqlite_url(tmp_path / "x.db")
     ran = cli("grid", "--device", f"replay:{folder}", "--storage", url, "--out", tmp_path / "o")
     assert ran.code == 0, ran.err
-    assert "no searches in this database" in cli("report", "--storage", url).error
+    assert "this database has no searches" in cli("report", "--storage", url).error
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -116,7 +120,7 @@ def test_a_report_tells_of_the_newest_and_what_it_left_out(
     ran = cli("report", "--storage", url, "--out", page, "--json", document)
     assert "5 studies" in ran.out
     assert "7 older ones left out" in ran.out
-    assert "Left out: 7 studies, the oldest of 12" in page.read_text()
+    assert "leaves out 7 studies, the oldest of 12" in page.read_text()
     content = json.loads(document.read_text())
     assert (len(content["cases"]), content["left_out"]) == (5, 7)
     assert "m12.k512" in document.read_text()
@@ -134,8 +138,8 @@ def test_a_report_outlives_the_renderer_of_its_charts(cli: Cli, tmp_path: Path) 
     ran = cli("report", "--storage", url, "--out", page)
     assert ran.code == 0
     assert ran.err.count("\n") == 1
-    assert "without its charts: the renderer of charts died by SIGABRT" in ran.err
+    assert "was written without its charts: the renderer of charts died by SIGABRT" in ran.err
     text = page.read_text()
-    assert "This page is without its charts" in text
+    assert "This page has no charts" in text
     assert "<svg" not in text
     assert len(text) < 200_000

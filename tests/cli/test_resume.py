@@ -39,7 +39,9 @@ def test_a_url_without_a_password_is_left_as_it_is(url: str) -> None:
 
 
 def test_in_memory_nothing_is_kept() -> None:
-    assert kept_lines("memory", ["bo-tune", "tune"]) == ["nothing is kept: --storage memory ends with the session"]
+    assert kept_lines("memory", ["bo-tune", "tune"]) == [
+        "nothing is kept: --storage memory lasts only for this session"
+    ]
 
 
 def test_what_is_finished_can_be_written(tmp_path: Path) -> None:
@@ -47,7 +49,7 @@ def test_what_is_finished_can_be_written(tmp_path: Path) -> None:
     out = tmp_path / "two words"
     lines = kept_lines(url, ["bo-tune", "tune", "--storage", url], out=out)
     told, command, hidden = lines[2:]
-    assert told == "to write the finished studies without going on:"
+    assert told == "to write the finished studies without resuming:"
     assert shlex.split(command)[1:] == ["write", "--storage", url.replace("secret", "***"), "--out", str(out)]
     assert hidden.startswith("  (***")
     assert kept_lines("memory", ["bo-tune", "tune"], out=tmp_path) == kept_lines("memory", ["bo-tune", "tune"])

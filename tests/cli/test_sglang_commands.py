@@ -109,7 +109,7 @@ def test_finished_studies_are_written_where_sglang_looks(cli: Cli, grids: Path, 
 def test_they_are_listed(cli: Cli) -> None:
     listed = cli("problems", *MODEL)
     assert "4096, 1 slices, rank 16, chunks of 16" in listed.out
-    assert "2 studies for 2 lookups" in listed.out
+    assert "2 studies serve 2 lookups" in listed.out
     more = cli("problems", *MODEL, "--m", "16,64,512", "--max-lora-chunk-size", 128, "--json", "-", "--quiet")
     assert [one["sizes"]["chunk"] for one in json.loads(more.out)["problems"]] == [16, 16, 32, 32, 128, 128]
 
@@ -120,12 +120,15 @@ def test_they_are_listed(cli: Cli) -> None:
         (("problems", *MODEL, "--only", "experts"), "nothing to tune"),
         (("problems", *MODEL, "--max-lora-chunk-size", 17), "expected one of 16, 32, 64, 128, got 17"),
         (("problems", *MODEL, "--fully-sharded-loras"), "--fully-sharded-loras: SGLang has no such option"),
-        (("tune", *MODEL, "--kernels", "builtin"), "--kernels builtin: --engine sglang runs SGLang's own"),
+        (
+            ("tune", *MODEL, "--kernels", "builtin"),
+            "--kernels builtin: --engine sglang can only tune SGLang's own kernels; leave --kernels out",
+        ),
         (
             ("tune", *MODEL[:6], *MODEL[8:], "--m", "auto"),
-            "--m auto: adds keys only for the kernels of vLLM's adapters",
+            "--m auto adds keys only for the kernels of vLLM's adapters; name values of m instead",
         ),
-        (("compile", *MODEL, "--configs", 1, "--out", "x.pack"), "packs hold vLLM's kernels"),
+        (("compile", *MODEL, "--configs", 1, "--out", "x.pack"), "packs cannot hold SGLang's kernels"),
     ],
 )
 def test_what_cannot_be_is_refused_in_a_line(cli: Cli, arguments: tuple[object, ...], reason: str) -> None:

@@ -49,14 +49,14 @@ def test_what_is_there_is_never_overwritten(cli: Cli) -> None:
     Path("mine/recorded.toml").write_text("mine")
     ran = cli("studies", "recorded", "qwen2.5-14b", "--out", "mine")
     assert (ran.code, ran.out) == (2, "")
-    assert ran.error == "mine/recorded.toml: is there with other content; choose another folder"
+    assert ran.error == "mine/recorded.toml exists with other content; choose another folder"
     assert [path.name for path in Path("mine").iterdir()] == ["recorded.toml"]
 
 
 def test_bad_names_and_places_are_told(cli: Cli) -> None:
     assert (
         cli("studies", "llama").error
-        == "'llama': no such study file, model or recording; bo-tune studies lists them all"
+        == "'llama': there is no such study file, model or recording; bo-tune studies lists them all"
     )
     Path("occupied").touch()
     ran = cli("studies", "recorded", "--out", "occupied")
@@ -69,4 +69,4 @@ def test_an_installation_without_them_says_so(cli: Cli, monkeypatch: pytest.Monk
     shipped.shipped.cache_clear()
     ran = cli("studies")
     shipped.shipped.cache_clear()
-    assert (ran.code, ran.error) == (2, "this installation of bo_tune came without study files")
+    assert (ran.code, ran.error) == (2, "this installation of bo_tune has no study files")

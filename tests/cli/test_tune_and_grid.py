@@ -248,7 +248,7 @@ def test_a_gap_that_would_stop_the_engine_is_noted(cli: Cli, tmp_path: Path) -> 
     ran = place("tune", "--budget", 4, "--sampler", "random")
     notes = [line for line in ran.out.splitlines() if line.startswith("note: ")]
     assert len(notes) == 2
-    assert any("max_loras 2: no entry for num_slices 2" in note for note in notes)
+    assert any("max_loras 2: there is no entry for num_slices 2" in note for note in notes)
 
 
 @pytest.mark.parametrize("kernel", ["lora_shrink", "lora_expand"])
@@ -291,7 +291,8 @@ def test_experts_that_were_not_tuned_keep_what_an_engine_without_the_folder_runs
     device = ("--device", f"replay:{BUNDLED}", "--storage", "memory", "--budget", 5, "--out", tmp_path / "tuned")
     ran = cli("tune", *model, *layers, *device)
     assert ran.code == 0
-    note = "note: the adapters of experts were not tuned: their files hold what an engine without this folder runs"
+    note = "note: the experts' adapters were not tuned: their files hold the configs that an engine without this "
+    "folder runs"
     assert note in ran.out
     written = {path.name for path in (tmp_path / "tuned").glob("*.json") if "provenance" not in path.name}
     assert written == {f"{H100.file_name}_SHRINK.json", *GPU_FILES}
@@ -300,4 +301,4 @@ def test_experts_that_were_not_tuned_keep_what_an_engine_without_the_folder_runs
     assert table.configs["4", "2", "33", "16", "4096", "14336"]["block_m"] == 32
     again = cli("tune", *model, *layers, *device)
     assert again.code == 0
-    assert "the adapters of experts were not tuned" not in again.out, "their entries are there"
+    assert "the experts' adapters were not tuned" not in again.out, "their entries are there"

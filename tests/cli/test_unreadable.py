@@ -38,10 +38,10 @@ def test_it_costs_one_study_and_no_command(cli: Cli, tune: Tune, tmp_path: Path,
     name = damage(tmp_path / "x.db", statement)
     other = cli(*tune("tune", folder="more"))
     assert other.code == 0, other
-    assert f"warning: left out {name}, which cannot be read: " in other.out
+    assert f"warning: skipped {name}, which cannot be read: " in other.out
     assert word in other.out
     report = cli(*tune("report", "--out", tmp_path / "x.html"))
-    assert (report.code, f"left out {name}" in report.out) == (0, True), report
+    assert (report.code, f"skipped {name}" in report.out) == (0, True), report
     export = cli(*tune("export", "--out", tmp_path / "files"))
     assert (export.code, "wrote 3 studies" in export.out) == (0, True), export
     shown = cli(*tune("show", "--json", "-"))
@@ -51,7 +51,7 @@ def test_it_costs_one_study_and_no_command(cli: Cli, tune: Tune, tmp_path: Path,
     assert cli(*tune("delete", name, "--yes")).code == 0
     healed = cli(*tune("tune"))
     assert (healed.code, healed.err, "warning" in healed.out) == (0, "", False), healed
-    assert cli(*tune("report", "--out", tmp_path / "x.html")).out.count("left out") == 0
+    assert cli(*tune("report", "--out", tmp_path / "x.html")).out.count("skipped") == 0
 
 
 def test_a_study_that_is_asked_for_fails_alone_and_can_be_begun_anew(cli: Cli, tune: Tune, tmp_path: Path) -> None:
@@ -61,6 +61,6 @@ def test_a_study_that_is_asked_for_fails_alone_and_can_be_begun_anew(cli: Cli, t
     studies = json.loads(ran.out)["studies"]
     assert [s["finished"] for s in studies].count(True) == 2
     assert f"{name} cannot be read: trials[0].value: " in ran.err
-    assert "bo-tune delete removes it, --fresh sets it aside" in ran.err
+    assert "bo-tune delete removes it, and --fresh sets it aside" in ran.err
     fresh = cli(*tune("tune", "--fresh"))
     assert (fresh.code, "kept" in fresh.out) == (0, False), fresh

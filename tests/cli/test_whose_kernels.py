@@ -8,7 +8,7 @@ import pytest
 from helpers import ROOT, SHRINK, SHRINK_TABLE, Cli, FakeDevice, contents, sliced, write_all
 
 from bo_tune.cli.arguments import Arguments
-from bo_tune.cli.tuning import _fallen_back
+from bo_tune.cli.tuning import _fallback_warnings
 from bo_tune.core.conditions import Conditions
 from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import SearchSpace
@@ -48,11 +48,13 @@ def test_own_kernels_never_take_the_place_of_an_engines_unasked(
     assert tune(cli, vllm, out).err == ""
     before = contents(out)
     error = tune(cli, own, out).error
-    assert error.startswith(f"{out / SHRINK_TABLE}: has entries of vllm 0.33.0; those of bo_tune's own kernels")
+    assert error.startswith(
+        f"{out / SHRINK_TABLE} has entries of vllm 0.33.0; do not mix them with entries of bo_tune's own"
+    )
     assert contents(out) == before
     asked = tune(cli, own, out, "--kernels", "builtin")
     assert asked.code == 0
-    assert asked.err.startswith(f"warning: {out / SHRINK_TABLE}: has entries of vllm 0.33.0")
+    assert asked.err.startswith(f"warning: {out / SHRINK_TABLE} has entries of vllm 0.33.0")
     assert asked.err.count("\n") == 1
     assert sources(out) == [OWN, OWN]
 
@@ -75,7 +77,7 @@ def test_merge_keeps_an_engines_entry_and_names_the_others(cli: Cli, vllm: Path,
         ran = cli("merge", *order, "--out", out)
         assert (ran.code, sources(out)) == (0, ["vllm 0.33.0", OWN])
         assert ran.err == (
-            f"warning: {SHRINK_TABLE}: 1 entry was tuned with bo_tune's own kernels, which no engine runs, beside 1 of "
+            f"warning: {SHRINK_TABLE}: 1 entry was tuned with bo_tune's own kernels, which no engine runs, and 1 of "
             "vllm 0.33.0\n"
         )
 
@@ -112,5 +114,5 @@ def test_a_fallback_is_warned_of(source: str, choice: str, device: str, warned: 
     other.source = source
     measured = Measured(device, choice, Conditions(), None)
     arguments = Arguments(None, (), measured, "memory", tmp_path, SessionSettings(), verbose=False)
-    lines = _fallen_back([job_of(LoraProblem("lora_shrink", 4, 1, 16, 4096, 16), other)], arguments)
-    assert [("bo_tune's own kernels are tuned instead" in line) for line in lines] == [True] * warned
+    lines = _fallback_warnings([job_of(LoraProblem("lora_shrink", 4, 1, 16, 4096, 16), other)], arguments)
+    assert [("bo_tune tunes its own kernels instead" in line) for line in lines] == [True] * warned

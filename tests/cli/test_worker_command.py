@@ -37,10 +37,10 @@ def test_it_does_what_is_left_and_says_so(cli: Cli, recordings: Path, url: str) 
     ran = cli("worker", *where)
     assert (ran.code, ran.err) == (0, "")
     assert "[3] tuned" in ran.out
-    assert "nothing left to do: 3 studies finished, 18 trials recorded by this run" in ran.out
+    assert "nothing is left to do: 3 studies finished, 18 trials recorded by this run" in ran.out
     again = cli("worker", *where)
     assert again.code == 0
-    assert "nothing left to do: 0 studies finished" in again.out
+    assert "nothing is left to do: 0 studies finished" in again.out
 
 
 def test_show_tells_who_works_on_what(cli: Cli, url: str) -> None:

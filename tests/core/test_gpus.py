@@ -49,9 +49,9 @@ def test_a_target_has_the_limits_of_its_capability() -> None:
     assert len(blackwell.assumed) == 1
     named = target_gpu((8, 9), "NVIDIA Z1")
     assert (named.gpu.name, named.gpu.shared_memory_bytes) == ("NVIDIA Z1", 99 * KIB)
-    assert "NVIDIA Z1 is not known here" in named.assumed[0]
+    assert "bo_tune does not know NVIDIA Z1" in named.assumed[0]
     unknown = target_gpu((11, 0))
-    assert "shared memory of cuda:110 is not known" in unknown.assumed[1]
+    assert "does not know the shared memory of cuda:110" in unknown.assumed[1]
     assert unknown.gpu.capability == (11, 0)
 
 

@@ -100,9 +100,9 @@ def test_a_sized_problem_is_named_by_its_sizes() -> None:
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        ((), "a problem needs sizes"),
-        ((("n", 1), ("n", 2)), "each name once"),
-        ((("a.b", 1),), "sizes of a problem need names"),
+        ((), "at least one size"),
+        ((("n", 1), ("n", 2)), "each name only once"),
+        ((("a.b", 1),), "expected a name for each size of a problem"),
         ((("n", "a b"),), "a number, a truth value or a word"),
         ((("n", "a.b"),), "a number, a truth value or a word"),
         ((("n", None),), "a number, a truth value or a word"),
@@ -128,7 +128,7 @@ def test_numbers_of_a_lora_problem_are_those_that_tell_its_problems_apart() -> N
 
 def test_only_a_lora_problem_is_one() -> None:
     assert lora(PROBLEM) is PROBLEM
-    with pytest.raises(TypeError, match="not a problem of a multi-LoRA kernel: softmax rows=4096"):
+    with pytest.raises(TypeError, match="expected a problem of a multi-LoRA kernel, got softmax rows=4096"):
         lora(SOFTMAX)
 
 

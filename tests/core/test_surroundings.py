@@ -38,7 +38,7 @@ def test_on_two_streams_expand_stays_the_one_that_overwrites() -> None:
     ],
 )
 def test_a_problem_of_another_layer_is_refused(problem: LoraProblem) -> None:
-    with pytest.raises(ValueError, match="not a problem of Linear"):
+    with pytest.raises(ValueError, match="expected a problem of Linear"):
         QKV.problems(problem)
 
 

@@ -39,14 +39,22 @@ def test_every_fact_is_there(tmp_path: Path, width: int) -> None:
     assert max(map(len, text.splitlines())) <= width
     assert "…" not in text.replace("… (7)", "")
     if width == 200:
-        for fact in ("5/3/*/4096/16", "qkv_proj", "2048 takes 64", "takes the one for k 128", "no such file", "… (7)"):
+        for fact in (
+            "5/3/*/4096/16",
+            "qkv_proj",
+            "2048 takes 64",
+            "so k 128 is used",
+            "the file does not exist",
+            "… (7)",
+        ):
             assert fact in text
 
 
 def test_totals_and_what_was_left_out(tmp_path: Path) -> None:
     lines = check_lines(report(tmp_path))
     assert lines[0] == (
-        "28 lookups: 1 find their entry, 6 that of the nearest m, 21 fail or take what is not theirs; 2 faults"
+        "28 lookups: 1 find their own entry, 6 take the entry of the nearest m, 21 fail or take another lookup's "
+        "entry; 2 faults"
     )
     unknown = check_lines(replace(report(tmp_path), gpu=None))
     assert "shared memory was not checked: bo_tune does not know NVIDIA_H100_80GB_HBM3" in unknown

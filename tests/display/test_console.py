@@ -133,7 +133,7 @@ def test_another_search_is_not_called_exhaustive(done: Done) -> None:
     assert "exhaustive" not in text
     assert "regret" not in text
     assert f"{tuned} against {tuned}" in text
-    assert "tuned time above the other's: mean" in text
+    assert "tuned time over the other's: mean" in text
 
 
 @pytest.mark.parametrize("width", WIDTHS)

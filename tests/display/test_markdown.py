@@ -54,7 +54,7 @@ def test_keys_that_gain_less_are_left_out_and_counted(review: Review) -> None:
     most = max(study.speed_up for study in review.studies if study.speed_up)
     text = written(review, 100.0 * (most - 1.0) - 1e-6)
     assert text.count("x | ") == 1
-    assert f"1 of {sum(s.speed_up is not None and s.finished for s in review.studies)} tuned keys gain" in text
+    assert f"1 of {sum(s.speed_up is not None and s.finished for s in review.studies)} tuned keys are listed" in text
     none = written(review, 1000.0)
     assert "0 of " in none
     assert len(tables(none)) == 1

@@ -31,18 +31,18 @@ def test_what_is_kept_and_what_is_gone_on_from() -> None:
     assert reused_figures(first) == []
     kept, in_days = Session(store, SETTINGS).run(jobs), datetime.now(UTC) + timedelta(days=3, minutes=1)
     assert reuse_lines(kept, in_days) == [
-        "kept 2 studies measured 3 days ago with triton 3.6.0, torch 2.11.0+cu130, by random, seed 0, budget 6; "
-        "--fresh measures again"
+        "kept 2 studies, measured 3 days ago with triton 3.6.0, torch 2.11.0+cu130, by random, seed 0, budget 6; "
+        "use --fresh to measure again"
     ]
     assert [(one["kept"], one["trials"]) for one in reused_figures(kept)] == [(True, 6)] * 2
     assert reused_figures(kept)[0]["asked"]["sampler"] == "random"
     more = Session(store, replace(SETTINGS, budget=8)).run(jobs[:1])
-    assert reuse_lines(more, in_days) == ["went on with 1 study, which had 6 trials from 3 days ago"]
+    assert reuse_lines(more, in_days) == ["resumed 1 study, which had 6 trials from 3 days ago"]
     assert [(one["kept"], one["trials"]) for one in reused_figures(more)] == [(False, 6)]
 
 
 def test_studies_that_were_left_out_are_named() -> None:
     assert unreadable_lines({"b": "y", "a": "x"}) == [
-        "warning: left out a, which cannot be read: x; bo-tune delete removes it, --fresh sets it aside",
-        "warning: left out b, which cannot be read: y; bo-tune delete removes it, --fresh sets it aside",
+        "warning: skipped a, which cannot be read: x; bo-tune delete removes it, and --fresh sets it aside",
+        "warning: skipped b, which cannot be read: y; bo-tune delete removes it, and --fresh sets it aside",
     ]

@@ -174,7 +174,7 @@ def test_each_size_of_chunks_has_a_problem_of_its_own() -> None:
         (LLAMA, {"chunk_size": 24}, "--max-lora-chunk-size: expected one of 16, 32, 64, 128, got 24"),
         (LLAMA, {"fully_sharded": True}, "--fully-sharded-loras: SGLang has no such option"),
         (LLAMA, {"dual_stream": True}, "--dual-stream: SGLang has no such option"),
-        (LLAMA.parent / "qwen3-30b-a3b", {}, "what SGLang makes of adapters of gate, experts is not known here"),
+        (LLAMA.parent / "qwen3-30b-a3b", {}, "bo_tune does not know how SGLang handles adapters of gate, experts"),
     ],
 )
 def test_what_is_not_served_like_this_is_refused(path: Path, more: dict[str, Any], reason: str) -> None:
@@ -190,11 +190,11 @@ def test_layers_that_are_chosen_are_served_of_any_model() -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("[]", "expected an object of sizes of chunks, got an array"),
-        ("{}", "expected an object of sizes of chunks, got an empty object"),
+        ("[]", "expected an object with chunk sizes as keys, got an array"),
+        ("{}", "expected an object with chunk sizes as keys, got an empty object"),
         ('{"16": [1]}', r"16: expected a config, got \[1\]"),
-        ('{"x": {}}', "x: expected a decimal number as size of chunks key, got 'x'"),
-        ('{"16": {"BLOCK_N": 16}}', "16: no BLOCK_K"),
+        ('{"x": {}}', "x: expected a decimal number as chunk size key, got 'x'"),
+        ('{"16": {"BLOCK_N": 16}}', "16: BLOCK_K is missing"),
         ('{"16": {"BLOCK_N": 8, "BLOCK_K": 64}}', "16: BLOCK_N: expected at least 16, got 8"),
         ('{"16": {"BLOCK_N": 48, "BLOCK_K": 64}}', "16: block_n: expected a power of two, got 48"),
         ('{"16": {"BLOCK_N": 64, "BLOCK_K": 64, "maxnreg": 256}}', "16: maxnreg: expected an integer from 1 to 255"),

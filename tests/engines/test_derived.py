@@ -72,7 +72,7 @@ def tells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 def test_an_engine_that_agrees_poses_the_same_problems(tells: Any, name: str, served: dict[str, Any]) -> None:
     tells(**answer(name, **served))
     model = derived(config=str(MODELS / name), **{**SAID, **served})
-    assert model.note == "layers as vLLM 0.33.0, installed here, wraps them: the table agrees"
+    assert model.note == "layers as the installed vLLM 0.33.0 wraps them: the table agrees"
     table = ModelStudy.of(str(MODELS / name), **{**SAID, **served})
     assert model.problems_by_layer() == table.problems_by_layer()
 
@@ -95,7 +95,7 @@ def test_differences_are_told_and_the_engine_counts(tells: Any) -> None:
     tells(**told)
     model = derived(config=str(LLAMA), **SAID)
     note = str(model.note)
-    assert "the table has lm_head (slices 1, k 4096, n 16, widths 128256), which vLLM does not wrap so" in note
+    assert "the table has lm_head (slices 1, k 4096, n 16, widths 128256), but vLLM does not wrap it like that" in note
     assert "vLLM wraps model.layers.*.self_attn.qkv_proj (slices 3, k 4096, n 16, widths 4096 512 512)" in note
     assert "1 more differences" in note
     layers = {layer.name: layer.slice_sizes for layer in model.layers}
@@ -116,10 +116,12 @@ def test_an_architecture_that_the_table_does_not_have(tells: Any, tmp_path: Path
     tells(**{**told, "layers": [*told["layers"], {**conv, "adds": [True]}]})
     model = derived(config=str(unknown(tmp_path)), **SAID)
     assert model.problems_by_layer() == ModelStudy.of(str(QWEN), **SAID).problems_by_layer()
-    assert str(model.note).endswith("wraps them: the table does not have them")
-    with pytest.raises(ModelError, match="--max-lora-rank: needed"):
+    assert str(model.note).endswith("wraps them: the table does not have this model")
+    with pytest.raises(ModelError, match="--max-lora-rank is needed"):
         derived(config=str(tmp_path), **{**SAID, "ranks": []})
-    with pytest.raises(ModelError, match="--adapter: names of modules are known of the table's architectures alone"):
+    with pytest.raises(
+        ModelError, match="--adapter: bo_tune knows the names of modules only for architectures in its table"
+    ):
         derived(config=str(tmp_path), adapters=["a"], **SAID)
 
 

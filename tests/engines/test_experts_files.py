@@ -118,9 +118,9 @@ def test_a_problem_and_its_step_tell_the_same() -> None:
     for step in (QWEN, ExpertsStep(7, Experts(8, 2, local=4), 64, 32, gated=False, dtype="float16")):
         assert ExpertsStep.of(step.problem) == step
         assert engine_of(step.problem.kernel).kernels == (KERNEL,)
-    with pytest.raises(ValueError, match="not a problem of fused_experts"):
+    with pytest.raises(ValueError, match="expected a problem of fused_experts"):
         ExpertsStep.of(SizedProblem(KERNEL, (("m", 16),)))
-    with pytest.raises(ValueError, match="no more experts"):
+    with pytest.raises(ValueError, match="as many visited"):
         ExpertsStep.of(SizedProblem(KERNEL, tuple({**dict(QWEN.problem.sizes), "top_k": 129}.items())))
 
 
@@ -204,18 +204,22 @@ def test_problems_of_quantised_checkpoints(
         (
             compressed(strategy="channel"),
             {},
-            "experts in fp8 with a scale for each channel or token are not known here",
+            "bo_tune does not know experts in fp8 with a scale for each channel or token",
         ),
         ({**BLOCKS, "weight_block_size": "128"}, {}, "weight_block_size: expected two sizes, got '128'"),
-        (BLOCKS, {"tensor_parallel": 32}, "no 32 of 24 and 2048 elements share a scale evenly"),
+        (
+            BLOCKS,
+            {"tensor_parallel": 32},
+            "24 and 2048 elements cannot be divided evenly into blocks of 32 or more that share a scale",
+        ),
         (
             {**GPTQ, "desc_act": True},
             WNA16,
-            "--quantization moe_wna16 takes gptq of 4 or 8 bits in order, and awq of 4",
+            "--quantization moe_wna16 supports only gptq of 4 or 8 bits in order, and awq of 4",
         ),
-        ({**GPTQ, "group_size": -1}, WNA16, "--quantization moe_wna16: expected a group_size from 32, got -1"),
-        (FP8, {"quantization": "experts_int8"}, "experts of --quantization experts_int8 are not known here"),
-        ("fp8", {"quantization": "moe_wna16"}, "--quantization moe_wna16 takes gptq"),
+        ({**GPTQ, "group_size": -1}, WNA16, "--quantization moe_wna16: expected a group_size of at least 32, got -1"),
+        (FP8, {"quantization": "experts_int8"}, "bo_tune does not know experts of --quantization experts_int8"),
+        ("fp8", {"quantization": "moe_wna16"}, "--quantization moe_wna16 supports only gptq"),
     ],
 )
 def test_experts_for_which_no_file_is_read_pose_no_problems_and_the_reason_is_told(
@@ -246,11 +250,11 @@ def test_files_are_told_apart_by_their_names() -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("[]", "expected an object of numbers of tokens, got an array"),
+        ("[]", "expected an object with numbers of tokens as keys, got an array"),
         ('{"16": [1]}', r"16: expected a config, got \[1\]"),
         ('{"x": {}}', "x: expected a decimal number as number of tokens key, got 'x'"),
-        (json.dumps({"16": {**CONFIG, "block_m": 16}}), "16: block_m: no parameter of the kernel"),
-        (json.dumps({"16": {"BLOCK_SIZE_M": 16}}), "16: no BLOCK_SIZE_N"),
+        (json.dumps({"16": {**CONFIG, "block_m": 16}}), "16: block_m is not a parameter of the kernel"),
+        (json.dumps({"16": {"BLOCK_SIZE_M": 16}}), "16: BLOCK_SIZE_N is missing"),
         (json.dumps({"16": {**CONFIG, "BLOCK_SIZE_N": 48}}), "16: block_n: expected a power of two, got 48"),
         (json.dumps({"16": {**CONFIG, "num_warps": None}}), "16: num_warps: expected an integer >= 1, got null"),
         ('{"16": 1, "16": 2}', "16"),

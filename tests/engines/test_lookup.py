@@ -87,11 +87,11 @@ def test_an_exact_key_that_holds_nothing_is_passed_over_only_for_an_equal_one() 
     ("table", "level", "reason", "keys"),
     [
         (nested("5", "2", "16"), "num_slices", "a KeyError in the engine", ("5", "1")),
-        ({**nested("4", "1"), "version": 3}, "max_loras", "'version' is no number", ("version",)),
-        ({"5": {"1": {"x": {}}}}, "m", "'x' is no number", ("5", "1", "x")),
-        ({"5": {"1": {}}}, "m", "holds no m keys", ("5", "1")),
-        ({"5": {"1": 3}}, "m", "holds no m keys", ("5", "1")),
-        ({"5": 3}, "num_slices", "holds no num_slices keys", ("5",)),
+        ({**nested("4", "1"), "version": 3}, "max_loras", "'version' is not a number", ("version",)),
+        ({"5": {"1": {"x": {}}}}, "m", "'x' is not a number", ("5", "1", "x")),
+        ({"5": {"1": {}}}, "m", "there are no m keys", ("5", "1")),
+        ({"5": {"1": 3}}, "m", "there are no m keys", ("5", "1")),
+        ({"5": 3}, "num_slices", "there are no num_slices keys", ("5",)),
     ],
 )
 def test_where_it_crashes(table: dict[str, Any], level: str, reason: str, keys: tuple[str, ...]) -> None:

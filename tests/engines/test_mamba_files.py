@@ -88,7 +88,7 @@ def test_a_problem_and_its_step_tell_the_same() -> None:
     for step in (STEP, MambaStep(7, 6, 32, 16, 3, dtype="float16", state_dtype="bfloat16")):
         assert MambaStep.of(step.problem) == step
         assert engine_of(step.problem.kernel).kernels == (KERNEL,)
-    with pytest.raises(ValueError, match="not a problem of selective_state_update"):
+    with pytest.raises(ValueError, match="expected a problem of selective_state_update"):
         MambaStep.of(SizedProblem(KERNEL, (("sequences", 16),)))
     with pytest.raises(ValueError, match="heads: expected a multiple of the 3 groups, got 64"):
         MambaStep.of(SizedProblem(KERNEL, tuple({**dict(STEP.problem.sizes), "groups": 3}.items())))
@@ -153,7 +153,7 @@ def test_files_are_told_apart_by_their_names() -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("[]", "expected an object of numbers of sequences times heads, got an array"),
+        ("[]", "expected an object with numbers of sequences times heads as keys, got an array"),
         ('{"16": [1]}', r"16: expected BLOCK_SIZE_M and num_warps, got \[1\]"),
         ('{"016": {}}', "016: expected a decimal number as number of pairs key, got '016'"),
         (json.dumps({"16": {"BLOCK_SIZE_M": 16}}), "16: expected BLOCK_SIZE_M and num_warps"),

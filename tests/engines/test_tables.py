@@ -169,9 +169,9 @@ LEAF = {"block_m": 16}
         ("", "not JSON: "),
         ('{"5": {', "not JSON: "),
         ("[" * 100_000, "not JSON: "),
-        ('{"5": {}, "5": {}}', "not JSON: the key '5' stands twice"),
-        ('{"5": NaN}', "not JSON: NaN is no number"),
-        ([], "expected an object of max_loras keys, got an array"),
+        ('{"5": {}, "5": {}}', "not JSON: the key '5' occurs twice"),
+        ('{"5": NaN}', "not JSON: NaN is not a number"),
+        ([], "expected an object with max_loras as keys, got an array"),
         ({"metadata": {"1": LEAF}}, "metadata: expected a decimal number as max_loras key, got 'metadata'"),
         ({"05": {}}, "05: expected a decimal number"),
         ({"-1": {}}, "-1: expected a decimal number"),
@@ -212,7 +212,7 @@ def test_malformed_tables_are_named_and_left_alone(tmp_path: Path, content: Any,
         ({"schema_version": 99, "entries": {}}, "schema_version: expected 1, got 99"),
         (
             {"schema_version": 1, "entries": {"5/1": 3}},
-            "'5/1': expected the keys of an entry",
+            "'5/1': expected an entry's keys",
         ),
     ],
 )
@@ -229,8 +229,8 @@ def test_malformed_sidecars_stop_a_merge(tmp_path: Path, content: Any, message: 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"study": None}, "study: None is of the wrong type"),
-        ({"time_us": "fast"}, "time_us: 'fast' is of the wrong type"),
+        ({"study": None}, "study: None has the wrong type"),
+        ({"time_us": "fast"}, "time_us: 'fast' has the wrong type"),
         ({"costs": {"compiles": "many"}}, "costs: "),
         ({"config": [16]}, "config: "),
         ({"problem": {"kernel": "x"}}, "problem: "),
@@ -259,8 +259,8 @@ def test_lookups_that_would_crash_the_engine() -> None:
     assert missing_lookups({}) == []
     partial = {keys: config for keys, config in complete.items() if keys[:2] not in {("2", "3"), ("5", "1")}}
     assert missing_lookups(partial) == [
-        "max_loras 2: no entry for num_slices 3",
-        "max_loras 5: no entry for num_slices 1",
+        "max_loras 2: there is no entry for num_slices 3",
+        "max_loras 5: there is no entry for num_slices 1",
     ]
     only_one = {keys: config for keys, config in complete.items() if keys[1] == "1"}
     assert missing_lookups(only_one) == []
@@ -320,7 +320,7 @@ def test_planted_links_are_not_followed(tmp_path: Path) -> None:
         lambda: check_writable(folder, [SHRINK]),
         lambda: write_tables(folder, [entry(5, 1, 16, 4096, 16)]),
     ):
-        with pytest.raises(TableError, match=r"its lock .*SHRINK\.json\.lock is a link; remove it"):
+        with pytest.raises(TableError, match=r"the lock file .*SHRINK\.json\.lock is a link; remove it"):
             attempt()
     assert victim.read_text() == "precious"
     (folder / f".{SHRINK}.lock").unlink()
@@ -360,7 +360,7 @@ def test_what_was_measured_last_stays_whatever_the_order(tmp_path: Path, old: st
             write_tables(folder, written, lines.append)
         assert read_table(folder / SHRINK).entries[older.keys]["split_k"] == 64
         assert read_provenance(folder / SHRINK)[older.keys].date == new
-        assert lines == [f"{SHRINK}: entries that were measured later than the new ones stay: 1"] * (number == 1)
+        assert lines == [f"{SHRINK}: kept entries that were measured later than the new ones: 1"] * (number == 1)
 
 
 def test_provenance_of_another_config_goes(tmp_path: Path) -> None:

@@ -48,12 +48,13 @@ def test_own_kernels_are_refused_beside_an_engines_unless_they_are_asked_for(fol
     with pytest.raises(TableError) as refused:
         check_mix(folder, {NAME: {OWN}}, own_wanted=False)
     message = str(refused.value)
-    assert message.startswith(f"{folder / NAME}: has entries of {VLLM}; those of bo_tune's own kernels")
+    assert message.startswith(f"{folder / NAME} has entries of {VLLM}; do not mix them with entries of bo_tune's own")
     assert "another --out" in message
     assert "--kernels builtin" in message
     (warning,) = check_mix(folder, {NAME: {OWN}}, own_wanted=True)
     assert warning == (
-        f"{folder / NAME}: has entries of {VLLM}; those of bo_tune's own kernels, which no engine runs, are mixed in"
+        f"{folder / NAME} has entries of {VLLM}; entries of bo_tune's own kernels, which no engine runs, are being "
+        "mixed in"
     )
 
 
@@ -89,7 +90,7 @@ def test_a_folder_says_whose_kernels_it_was_tuned_with(folder: Path) -> None:
     assert source_counts(folder) == {NAME: {VLLM: 2, OWN: 1}, "OTHER_SHRINK.json": {OWN: 1}}
     assert folder_lines(folder) == [
         f"tuned with bo_tune's own kernels and {VLLM}",
-        f"{NAME}: 1 entry was tuned with bo_tune's own kernels, which no engine runs, beside 2 of {VLLM}",
+        f"{NAME}: 1 entry was tuned with bo_tune's own kernels, which no engine runs, and 2 of {VLLM}",
         "OTHER_SHRINK.json: 1 entry was tuned with bo_tune's own kernels, which no engine runs",
     ]
 

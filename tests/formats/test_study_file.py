@@ -178,10 +178,10 @@ def test_fully_sharded_adapters(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "line", "message"),
     [
-        ({"r": 24}, "ranks = [16]", "r: expected at most the rank 16 that is served, got 24"),
-        ({"target_modules": ["c_attn"]}, "", "target_modules: no module of llama-3.1-8b that takes adapters goes by"),
+        ({"r": 24}, "ranks = [16]", "r: expected at most 16, the rank that is served, got 24"),
+        ({"target_modules": ["c_attn"]}, "", "target_modules: none of these names a module of llama-3.1-8b"),
         ({"use_dora": True}, "", "use_dora: vLLM does not support DoRA, got true"),
-        ({}, "ranks = [48]", "rank: an engine's --max-lora-rank is one of 1, 8, 16,"),
+        ({}, "ranks = [48]", "rank: expected a value of the engine's --max-lora-rank, one of 1, 8, 16,"),
     ],
 )
 def test_adapters_that_cannot_be_served(tmp_path: Path, fields: dict[str, Any], line: str, message: str) -> None:
@@ -247,7 +247,7 @@ def with_model(line: str) -> str:
         (with_model("adapter = []"), "model.adapter: expected at least one value"),
         (
             with_model("dual_stream = true\nadd_inputs = true"),
-            "model.add_inputs: has no meaning with dual_stream, which decides by layer",
+            "model.add_inputs: leave this out with dual_stream, which decides it for each layer",
         ),
         (with_model('dtype = "float32"'), 'model.dtype: expected bfloat16 or float16, got "float32"'),
         (with_model("add_inputs = [1]"), "model.add_inputs[0]: expected true or false, got 1"),
@@ -256,15 +256,16 @@ def with_model(line: str) -> str:
         ('kernels = ["lora_shrnk"]\n' + PROBLEM, 'kernels[0]: unknown kernel "lora_shrnk"; did you mean lora_shrink?'),
         ("kernels = []\n" + PROBLEM, "kernels: expected at least one value"),
         ('kernels = "lora_shrink"\n' + PROBLEM, 'kernels: expected a list, got "lora_shrink"'),
-        ('kernels = ["lora_expand"]\n' + PROBLEM, "kernels: no problem of this file is one of lora_expand"),
+        ('kernels = ["lora_expand"]\n' + PROBLEM, "kernels: this file has no problem of lora_expand"),
         (PROBLEM.replace("lora_shrink", "attention"), 'problem[0].kernel: unknown kernel "attention"; expected one of'),
         (PROBLEM.replace("k = 4096", ""), "problem[0].k is missing"),
         (PROBLEM + "i = 768", "problem[0].i: expected no i for lora_shrink"),
-        (PROBLEM + "add_inputs = true", "problem[0].add_inputs: has no meaning for lora_shrink"),
-        (PROBLEM + "slice_sizes = [16, 16]", "problem[0].slice_sizes: expected 1 widths, the widest being n 16"),
+        (PROBLEM + "add_inputs = true", "problem[0].add_inputs: this has no meaning for lora_shrink; leave it out"),
+        (PROBLEM + "slice_sizes = [16, 16]", "problem[0].slice_sizes: expected 1 widths, of which the widest is n 16"),
         (PROBLEM + "slice_sizes = 16", "problem[0].slice_sizes: expected a list, got 16"),
         (PROBLEM + "slises = 16", "problem[0].slises: unknown key; did you mean slice_sizes or num_slices?"),
-        (PROBLEM + PROBLEM, "problem[1]: lora_shrink L4.s1.m16.k4096.n16.bfloat16 is looked up like problem[0]"),
+        (PROBLEM + PROBLEM, "problem[1]: lora_shrink L4.s1.m16.k4096.n16.bfloat16 has the same lookup as problem[0]; "
+        "leave one out"),
         ("problem = 3", "problem: expected a list, got 3"),
         ("problem = [3]", "problem[0]: expected a table, got 3"),
         (PROBLEM + "[space.lora_shrink]\nblock_m = []", "space.lora_shrink.block_m: expected at least one value"),
@@ -414,7 +415,11 @@ def test_experts_whose_gate_and_up_are_one_tensor() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"i": 2881}, "problem[0].i: expected an even integer, of gate and up, with packed_gate_up, got 2881"),
+        (
+            {"i": 2881},
+            "problem[0].i: expected an even number with packed_gate_up, because it is the size of gate and "
+            "up together, got 2881",
+        ),
         (
             {"num_slices": 2},
             "problem[0].num_slices: expected 1 for fused_moe_lora_w13_shrink with packed_gate_up, got 2",
@@ -440,5 +445,5 @@ def test_a_dense_problem_has_no_experts_to_pack() -> None:
         "n": 16,
         "packed_gate_up": True,
     }
-    with pytest.raises(StudyFileError, match="packed_gate_up: has no meaning for lora_shrink"):
+    with pytest.raises(StudyFileError, match="packed_gate_up: this has no meaning for lora_shrink"):
         parse_study({"problem": [dense]}, Path("s.toml"))

@@ -79,8 +79,8 @@ def test_steps_are_cut_into_chunks_as_sglang_does(tokens: int, most: int) -> Non
         (SHRINK, {"chunk": 24}, "chunk: expected one of 16, 32, 64, 128, got 24"),
         (SHRINK, {"k": 0}, "k: expected an integer from 1"),
         (SHRINK, {"slices": 99}, "slices: expected at most 16"),
-        (EXPAND, {"widths": "64-x"}, "not a problem of csgmv_shrink or csgmv_expand"),
-        (EXPAND, {"dtype": "float32"}, "dtype must be one of"),
+        (EXPAND, {"widths": "64-x"}, "expected a problem of csgmv_shrink or csgmv_expand"),
+        (EXPAND, {"dtype": "float32"}, "dtype: expected one of"),
     ],
 )
 def test_what_is_no_problem_of_theirs_is_refused(kernel: str, changes: dict[str, object], reason: str) -> None:
@@ -94,9 +94,9 @@ def test_stored_trials_of_something_else_are_not_learned_from() -> None:
     for kernel, spec in SPECS.items():
         step = CsgmvStep(kernel, 16, 16, 4, 16, 64, 1, (64,) if kernel == EXPAND else ())
         config = spec.default_config(step.problem)
-        assert spec.speaks_of(config, step.problem)
-        assert not spec.speaks_of({**config, "SPLIT_K": 1}, step.problem)
-        assert not spec.speaks_of(config, LoraProblem("lora_shrink", 1, 1, 1, 16, 16))
+        assert spec.understands(config, step.problem)
+        assert not spec.understands({**config, "SPLIT_K": 1}, step.problem)
+        assert not spec.understands(config, LoraProblem("lora_shrink", 1, 1, 1, 16, 16))
 
 
 def test_they_are_known_by_their_names() -> None:

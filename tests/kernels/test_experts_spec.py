@@ -67,12 +67,12 @@ def test_a_problem_is_stored_and_read_again(step: ExpertsStep) -> None:
 @pytest.mark.parametrize(
     ("held", "reason"),
     [
-        ({"weights": "fp4"}, "weights must be one of fp8_w8a8, int8_w8a16, int4_w4a16: 'fp4'"),
-        ({"block": (128, 128)}, "block: expected none for weights of 16 bits"),
+        ({"weights": "fp4"}, "weights: expected one of fp8_w8a8, int8_w8a16, int4_w4a16, got 'fp4'"),
+        ({"block": (128, 128)}, "block: expected none for 16-bit weights"),
         ({"weights": FP8, "block": (0, 128)}, "block_n: expected an integer from 1"),
         ({"weights": "int4_w4a16"}, "block: expected 0 and the size of a group for int4_w4a16, got None"),
         ({"weights": "int8_w8a16", "block": (64, 64)}, "block: expected 0 and the size of a group"),
-        ({"zeros": True}, "zeros: expected true or false, and true of integers alone"),
+        ({"zeros": True}, "zeros: expected true or false, and true only for integer weights"),
     ],
 )
 def test_weights_that_no_engine_holds_are_refused(held: dict[str, Any], reason: str) -> None:
@@ -88,12 +88,12 @@ def test_a_problem_of_16_bits_is_named_as_before_there_were_others() -> None:
 
 def test_stored_trials_of_something_else_are_not_learned_from() -> None:
     problem, config = ExpertsStep(16, Experts(8, 2), 64, 32).problem, CONFIGS[0]
-    assert SPEC.speaks_of(config, problem)
-    assert not SPEC.speaks_of({**config, "SPLIT_K": 1}, problem)
-    assert not SPEC.speaks_of(config, SizedProblem(KERNEL, (("m", 16), ("E", 8))))
-    assert not SPEC.speaks_of(config, LoraProblem("lora_shrink", 1, 1, 1, 16, 16))
+    assert SPEC.understands(config, problem)
+    assert not SPEC.understands({**config, "SPLIT_K": 1}, problem)
+    assert not SPEC.understands(config, SizedProblem(KERNEL, (("m", 16), ("E", 8))))
+    assert not SPEC.understands(config, LoraProblem("lora_shrink", 1, 1, 1, 16, 16))
     wrong = {**dict(problem.sizes), "E": "many"}
-    assert not SPEC.speaks_of(config, SizedProblem(KERNEL, tuple(wrong.items())))
+    assert not SPEC.understands(config, SizedProblem(KERNEL, tuple(wrong.items())))
 
 
 def test_it_is_known_by_its_name() -> None:

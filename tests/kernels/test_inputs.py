@@ -37,7 +37,7 @@ def test_adapters_without_tokens_can_be_listed():
 
 
 def test_an_adapter_beyond_the_slots_is_refused():
-    with pytest.raises(ValueError, match="adapters must lie in -1 … 1"):
+    with pytest.raises(ValueError, match="adapters: expected numbers from -1 to 1"):
         TokenGroups.of(torch.tensor([2]), 2)
 
 

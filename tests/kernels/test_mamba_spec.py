@@ -54,9 +54,9 @@ def test_a_problem_is_stored_and_read_again(step: MambaStep) -> None:
 
 def test_stored_trials_of_something_else_are_not_learned_from() -> None:
     problem, config = MambaStep(16, 8, 64, 128).problem, CONFIGS[0]
-    assert SPEC.speaks_of(config, problem)
-    assert not SPEC.speaks_of({**config, "num_stages": 1}, problem)
-    assert not SPEC.speaks_of(config, LoraProblem("lora_shrink", 1, 1, 1, 16, 16))
+    assert SPEC.understands(config, problem)
+    assert not SPEC.understands({**config, "num_stages": 1}, problem)
+    assert not SPEC.understands(config, LoraProblem("lora_shrink", 1, 1, 1, 16, 16))
 
 
 def test_it_is_known_by_its_name() -> None:

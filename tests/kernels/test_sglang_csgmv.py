@@ -195,7 +195,7 @@ def test_an_sglang_without_the_kernel_is_refused_by_its_version(tmp_path: Path, 
 @pytest.mark.parametrize(
     ("launch", "reason"),
     [
-        ("pass", r"looks its config up under \[\], not once under {'K': 1}"),
+        ("pass", r"looks its config up under \[\], instead of once under {'K': 1}"),
         ("get_lora_shrink_config(K=1)", "launches 0 kernels instead of one"),
         ("given.nothing", "AttributeError: 'dict' object has no attribute 'nothing'"),
     ],
@@ -213,7 +213,7 @@ def test_an_sglang_without_the_modules_says_so(tmp_path: Path) -> None:
     (tmp_path / "sglang").mkdir()
     (tmp_path / "sglang" / "__init__.py").write_text("")
     with importable(tmp_path):
-        assert "where the kernels of csgmv would be" in (unavailable() or "")
+        assert "where its csgmv kernels should be" in (unavailable() or "")
         with pytest.raises(DeviceError, match="--kernels sglang: "):
             kernel_source("sglang")
 

@@ -311,5 +311,5 @@ def test_a_vllm_without_the_module_is_refused_for_this_kernel_alone(tmp_path: Pa
 
 
 def test_the_project_has_no_such_kernel_of_its_own() -> None:
-    with pytest.raises(InputError, match="the project has no fused_experts of its own"):
+    with pytest.raises(InputError, match="bo_tune has no fused_experts of its own"):
         operations_of(BUILTIN)(KERNEL)

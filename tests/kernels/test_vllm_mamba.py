@@ -135,7 +135,7 @@ def test_a_vllm_without_the_kernel_is_refused_by_its_version(tmp_path: Path, bod
 @pytest.mark.parametrize(
     ("launch", "reason"),
     [
-        ("pass", r"looks its config up under \[\], not once under \(1, 2\)"),
+        ("pass", r"looks its config up under \[\], instead of once under \(1, 2\)"),
         ("try_get_optimal_ssm_config(1, 2)", "launches 0 kernels instead of one"),
         ("given.nothing", "AttributeError: 'dict' object has no attribute 'nothing'"),
     ],
@@ -155,5 +155,5 @@ def test_a_vllm_without_the_module_is_refused_for_this_kernel_alone(tmp_path: Pa
 
 
 def test_the_project_has_no_such_kernel_of_its_own() -> None:
-    with pytest.raises(InputError, match="the project has no selective_state_update of its own"):
+    with pytest.raises(InputError, match="bo_tune has no selective_state_update of its own"):
         operations_of(BUILTIN)(KERNEL)

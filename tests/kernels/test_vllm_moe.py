@@ -161,9 +161,9 @@ def test_few_tokens_are_not_sorted_into_blocks_so_that_nothing_is_to_be_decided(
 def test_the_way_is_said_in_a_line():
     problem = moe_problem(KERNELS[2], **SERVED)
     what = f"vllm {VERSION} runs MoE LoRA of rank 16, not fully sharded, as one launch"
-    assert path_note(problem, (9, 0)).startswith(f"{what}: of these files it takes block_m alone")
+    assert path_note(problem, (9, 0)).startswith(f"{what}: it reads only block_m from these files")
     few = path_note(replace(problem, m=4), (9, 0))
-    assert few.startswith(f"{what} over tokens that are not sorted into blocks for at most 8 of them: it takes nothing")
+    assert few.startswith(f"{what} over tokens that are not sorted into blocks for at most 8 of them: it reads nothing")
 
 
 @pytest.mark.parametrize("kernel", ONE_LAUNCH)
@@ -198,7 +198,7 @@ def test_one_launch_keys_are_equal_exactly_for_the_same_binary(kernel):
 
 def test_without_more_of_the_gpu_than_its_capability_one_launch_is_refused():
     activate(GPUTarget("cuda", 90, 32))
-    with pytest.raises(VllmError, match="only the compute capability is known"):
+    with pytest.raises(VllmError, match="only the compute capability of the GPU to compile for is known"):
         operation(ONE_LAUNCH[0]).warmup(moe_problem(ONE_LAUNCH[0], **SERVED), {"block_m": 16})
 
 
@@ -212,9 +212,9 @@ def test_a_dispatch_that_launches_something_else_is_refused_and_noted(monkeypatc
     module = importlib.import_module(MODULE)
     monkeypatch.setattr(module, "_fused_moe_lora", lambda **_: None)
     problem = moe_problem(KERNELS[0], **SERVED)
-    with pytest.raises(VllmError, match="does not tell which way it takes"):
+    with pytest.raises(VllmError, match="which path it takes"):
         engine_path(problem, (9, 0))
-    assert "does not tell which way it takes" in operation(KERNELS[0]).note(problem, H100)
+    assert "which path it takes" in operation(KERNELS[0]).note(problem, H100)
 
 
 def test_compilers_are_asked_for_the_note():
@@ -231,7 +231,7 @@ def test_a_launcher_with_other_parameters_is_refused(monkeypatch):
     module = importlib.import_module(MODULE)
     monkeypatch.setattr(module, "_fused_moe_lora_shrink", lambda hidden_states: None)
     operation.cache_clear()
-    with pytest.raises(VllmError, match="cannot be used: it wants hidden_states"):
+    with pytest.raises(VllmError, match="cannot be used: it needs hidden_states"):
         operation("fused_moe_lora_w13_shrink")
 
 

@@ -40,7 +40,7 @@ def test_what_vllm_launches_decides_where_it_sorts_tokens_into_blocks(device: Gp
     jobs = with_deciding([job_of(problem, device) for problem in problems])
     assert [(job.problem.kernel, job.problem.m) for job in jobs[8:]] == [(kernel, 16) for kernel in ONE_LAUNCH]
     notes = engine_notes(jobs)
-    assert ["takes nothing of these files" in note for note in notes] == [True, False]
+    assert ["reads nothing from these files" in note for note in notes] == [True, False]
     tuned = Session(StudyStore(MEMORY), SessionSettings(budget=2, compilers=2)).run(jobs)
     values = {(one.job.problem.kernel, one.job.problem.m): one.result.config["block_m"] for one in tuned if one.result}
     assert len(values) == 10

@@ -124,22 +124,25 @@ def test_a_parameter_that_goes_where_it_is_not_seen_still_tells_configs_apart(in
     [
         ([("def _lora_shrink(", "def _lora_shrink_v2(")], "lora_shrink_op has no _lora_shrink"),
         ([("get_lora_op_configs", "find_configs"), ("find_configs\n", "get_lora_op_configs as find_configs\n")], "get"),
-        ([("    scaling,\n", "    scaling,\n    layer_name,\n")], "it wants layer_name"),
+        ([("    scaling,\n", "    scaling,\n    layer_name,\n")], "it needs layer_name"),
         ([("    scaling,\n", "")], "it has no parameter scaling"),
         (
             [("batch=M", "batch=2 * M")],
             "it looks its config up under [{'op_type': 'shrink', 'max_loras': 5, 'batch': 32",
         ),
-        ([('config["num_warps"]', "8 if get_lora_op_configs('shrink', 1, 2, 3, 4, 5) else 4")], "not once under"),
+        (
+            [('config["num_warps"]', "8 if get_lora_op_configs('shrink', 1, 2, 3, 4, 5) else 4")],
+            "instead of once under",
+        ),
         (
             [("    a_kernel[", "    a_kernel[(1,)](inputs, M, 16)\n    a_kernel[")],
-            "launches 2 kernels instead of one; VLLM_",
+            "launches 2 kernels instead of one; unset VLLM_",
         ),
         ([("    a_kernel[", "    lambda: a_kernel[")], "launches 0 kernels instead of one; --kernels"),
-        ([("inputs, M, config", "inputs, config")], "fails with TypeError: a_kernel is launched with 2 arguments"),
+        ([("inputs, M, config", "inputs, config")], "fails with TypeError: a_kernel got 2 arguments"),
         (
             [("@triton.jit\n", "@triton.autotune([triton.Config({})], key=[])\n@triton.jit\n")],
-            "picks its config itself",
+            "chooses its config itself",
         ),
         ([('config["block_m"]', 'config["tile_m"]')], "it fails with KeyError: 'tile_m'"),
         ([("is_device_capability", "is_made_by_nvidia")], "no attribute 'is_made_by_nvidia'"),

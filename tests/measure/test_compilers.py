@@ -70,7 +70,11 @@ def test_a_source_that_refuses_says_why_in_a_line(server: ForkServer) -> None:
 
 def test_a_source_that_fails_is_named(server: ForkServer) -> None:
     farm = CompileFarm(server, H100, "no_such_source", workers=1, times=CompileTimes(60.0))
-    with pytest.raises(DeviceError, match=r"the kernels of no_such_source cannot be asked: .*No module named"):
+    with pytest.raises(
+        DeviceError,
+        match=r"bo_tune cannot find out from the kernels of no_such_source what they "
+        r"compile: .*No module named",
+    ):
         Compilers(farm, H100).kernel_source("lora_shrink")
     farm.close()
 

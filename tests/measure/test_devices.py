@@ -47,7 +47,11 @@ def test_kernels_can_be_chosen(folder: Path) -> None:
 
 def test_a_problem_that_is_not_recorded_is_named(folder: Path) -> None:
     missing = LoraProblem("lora_shrink", 4, 1, 17, 4096, 16)
-    with pytest.raises(RecordingError, match=r"1 of 2 problems .* the first is lora_shrink L4\.s1\.m17\.k4096\.n16"):
+    with pytest.raises(
+        RecordingError,
+        match=r"1 of the 2 problems .* the first is lora_shrink "
+        r"L4\.s1\.m17\.k4096\.n16",
+    ):
         replay_jobs(folder, problems=[sliced(SHRINK).problem, missing])
 
 
@@ -60,7 +64,7 @@ def test_no_recording_of_a_kernel(tmp_path: Path) -> None:
 def test_two_recordings_of_one_problem_and_gpu_are_refused(tmp_path: Path) -> None:
     write_all(tmp_path, sliced(SHRINK))
     write_recording(tmp_path / "z.t4.json", sliced(SHRINK))
-    with pytest.raises(RecordingError, match=rf"z\.t4\.json: records the same problem as {SHRINK}"):
+    with pytest.raises(RecordingError, match=rf"z\.t4\.json records the same problem as {SHRINK}; remove one of them"):
         replay_jobs(tmp_path)
 
 

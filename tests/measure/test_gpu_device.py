@@ -90,7 +90,7 @@ def test_a_measurement_has_the_cost_of_its_compile_and_the_resources_of_its_bina
 @pytest.mark.parametrize(
     ("block_m", "reason", "detail"),
     [
-        (HANGS, InvalidReason.HANG, "no answer within 0.5 s"),
+        (HANGS, InvalidReason.HANG, "no answer came within 0.5 s"),
         (DIES, InvalidReason.GPU_PROCESS_DIED, "CUDA error: an illegal memory access was encountered"),
         (BREAKS, InvalidReason.LAUNCH_ERROR, "unspecified launch failure"),
     ],
@@ -258,7 +258,7 @@ def test_a_hang_right_after_a_restart_costs_no_more_than_any_other(device: GpuDe
     measure(device, DIES)
     outcome = measure(device, HANGS)
     assert isinstance(outcome, Invalid)
-    assert outcome.detail == "no answer within 0.5 s"
+    assert outcome.detail == "no answer came within 0.5 s"
 
 
 def test_closing_leaves_no_process(device: GpuDevice) -> None:
@@ -277,13 +277,13 @@ def test_a_gpu_that_the_driver_describes_compiles_before_it_can_be_used(
 ) -> None:
     monkeypatch.setattr(cuda, "GPU_MODULE", "fake_gpu")
     hello = threading.Event()
-    meet = GpuOwner._meet
+    meet = GpuOwner._start_and_greet
 
     def later(self: GpuOwner, expected: GpuInfo | None) -> Told:
         assert hello.wait(60)
         return meet(self, expected)
 
-    monkeypatch.setattr(GpuOwner, "_meet", later)
+    monkeypatch.setattr(GpuOwner, "_start_and_greet", later)
     made = GpuDevice(host=host, identity=GpuIdentity("", "", FAKE_GPU))
     try:
         assert made.gpu == FAKE_GPU

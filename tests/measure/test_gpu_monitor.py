@@ -57,7 +57,7 @@ def test_an_idle_gpu_is_read_once_and_not_busy(monitor: Monitor) -> None:
 
 def test_a_gpu_that_others_use_is_busy(monitor: Monitor) -> None:
     found = monitor(Scripted([using(OTHER, percent=87)])).busy
-    assert found == "GPU 0 is busy: 1 other process, 87 % utilisation: times will be spoilt"
+    assert found == "GPU 0 is busy: 1 other process, 87 % utilisation: times will be distorted"
 
 
 def test_a_moments_work_of_what_has_just_ended_is_not(monitor: Monitor) -> None:
@@ -105,7 +105,7 @@ def test_a_driver_that_goes_silent_is_told_once_and_seen_no_more(monitor: Monito
         assert watched.sees_processes
     assert heard.all == [frozenset({LOST})]
     assert not watched.sees_processes
-    assert "is not known" in str(watched.blind_to)
+    assert "cannot tell whether others use" in str(watched.blind_spot)
     with watched.noting(later):
         pass
     assert later.all == []
@@ -119,11 +119,11 @@ def test_what_would_not_be_noticed_is_said(monitor: Monitor) -> None:
     for one in (sees, hidden, unknown, part):
         with one.noting(lambda found: None):
             pass
-    assert (sees.blind_to, sees.sees_processes) == (None, True)
-    assert "does not show its processes" in str(hidden.blind_to)
+    assert (sees.blind_spot, sees.sees_processes) == (None, True)
+    assert "does not show its processes" in str(hidden.blind_spot)
     assert (hidden.sees_processes, unknown.sees_processes) == (False, False)
-    assert "does not show its processes" in str(unknown.blind_to)
-    assert "MIG instance" in str(part.blind_to)
+    assert "does not show its processes" in str(unknown.blind_spot)
+    assert "MIG instance" in str(part.blind_spot)
 
 
 def test_closing_ends_the_watch() -> None:
@@ -145,12 +145,16 @@ def test_a_gpu_that_must_be_idle_is_refused_where_it_is_not() -> None:
     with pytest.raises(DeviceError, match=r"^--require-idle: GPU 0 is busy: 1 other process, 87 %"):
         monitored("GPU 0", lambda: watch, ours, most, require_idle=True)
     assert watch.closed
-    with pytest.raises(DeviceError, match=r"^--require-idle: whether others use GPU 0 is not known: the driver does"):
+    with pytest.raises(
+        DeviceError,
+        match=r"^--require-idle: bo_tune cannot tell whether others use GPU 0: the "
+        r"driver does",
+    ):
         monitored("GPU 0", none, ours, most, require_idle=True)
     found, unwatched = monitored("GPU 0", none, ours, most, require_idle=False)
     assert (found, unwatched) == (
         None,
-        "whether others use GPU 0 is not known: the driver does not say which GPU it is",
+        "bo_tune cannot tell whether others use GPU 0: the driver does not say which GPU it is",
     )
     found, unwatched = monitored("GPU 0", lambda: Scripted([using()]), ours, most, require_idle=True)
     assert found is not None

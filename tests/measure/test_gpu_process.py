@@ -48,7 +48,8 @@ def test_a_gpu_of_another_vendor_is_refused_by_name(version: dict[str, str | Non
 
 
 @pytest.mark.parametrize(
-    ("index", "available", "expected"), [(0, False, "no NVIDIA GPU"), (2, True, "this host has 2"), (7, True, "has 2")]
+    ("index", "available", "expected"),
+    [(0, False, "no NVIDIA GPU"), (2, True, "this host has only 2"), (7, True, "has only 2")],
 )
 def test_a_gpu_that_is_not_there_is_refused(index: int, available: bool, expected: str) -> None:
     reason = refusal(index, SimpleNamespace(**NVIDIA), cuda(available=available))

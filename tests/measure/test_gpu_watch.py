@@ -17,16 +17,16 @@ OURS, OTHER = 100, 7
         (using(percent=4), None),
         (Reading(), None),
         (using(used_bytes=2**29), None),
-        (using(OTHER, percent=87), "1 other process, 87 % utilisation: times will be spoilt"),
-        (using(OTHER, 8, percent=0), "2 other processes, 0 % utilisation: times are spoilt while they work"),
-        (using(percent=40), "40 % utilisation: times will be spoilt"),
-        (using(OTHER, percent=None), "1 other process: times are spoilt while they work"),
+        (using(OTHER, percent=87), "1 other process, 87 % utilisation: times will be distorted"),
+        (using(OTHER, 8, percent=0), "2 other processes, 0 % utilisation: times are distorted while they work"),
+        (using(percent=40), "40 % utilisation: times will be distorted"),
+        (using(OTHER, percent=None), "1 other process: times are distorted while they work"),
         (
             using(used_bytes=3 * 2**30),
-            "3.0 GiB in use by processes that cannot be seen from here, 0 % utilisation: times are spoilt while they "
-            "work",
+            "3.0 GiB in use by processes that cannot be seen from here, 0 % utilisation: times are distorted "
+            "while they work",
         ),
-        (using(slowed=("too hot",)), "0 % utilisation, clocks lowered: too hot: times will be spoilt"),
+        (using(slowed=("too hot",)), "0 % utilisation, clocks lowered: too hot: times will be distorted"),
     ],
 )
 def test_use_before_anything_is_measured(reading: Reading, said: str | None) -> None:

@@ -87,7 +87,7 @@ def test_nothing_disturbs_a_session_that_is_alone(device: GpuDevice) -> None:
 
 def test_another_process_is_noticed_before(neighbour: None, device: GpuDevice) -> None:
     assert device.monitor is not None
-    assert "% utilisation: times will be spoilt" in str(device.monitor.busy)
+    assert "% utilisation: times will be distorted" in str(device.monitor.busy)
 
 
 def test_another_process_is_noticed_meanwhile(device: GpuDevice, neighbour: None) -> None:
@@ -96,4 +96,4 @@ def test_another_process_is_noticed_meanwhile(device: GpuDevice, neighbour: None
     if device.monitor.sees_processes:
         assert found & {AT_WORK, PRESENT}
     else:
-        assert device.monitor.blind_to is not None
+        assert device.monitor.blind_spot is not None

@@ -51,7 +51,7 @@ def test_without_a_driver_there_are_none(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_driver_that_breaks_is_told(driver: Driver) -> None:
     driver("abort();", "return 0;")
-    with pytest.raises(DeviceError, match=r"the GPUs of this host cannot be counted: .*died with"):
+    with pytest.raises(DeviceError, match=r"the driver cannot count the GPUs of this host: .*died with"):
         Nvidia().identities()
 
 

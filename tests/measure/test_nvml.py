@@ -85,7 +85,7 @@ def test_what_the_driver_does_not_tell_is_unknown_and_none_is_none(asked: Asked)
         (0x01, []),
         (0x08, ["slowed by its hardware"]),
         (0x48, ["too hot"]),
-        (0x88, ["braked by its power supply"]),
+        (0x88, ["limited by its power supply"]),
     ],
 )
 def test_lowered_clocks_are_told_where_service_would_not_lower_them(
@@ -106,7 +106,7 @@ def test_a_gpu_is_found_by_what_it_is_and_never_by_its_number(asked: Asked) -> N
 @needs_library
 def test_a_driver_that_tells_nothing_is_said(asked: Asked) -> None:
     assert asked(f"uuids GPU-{UUID}") == "NVML says neither which processes use the GPU nor how busy it is"
-    assert asked("broken yes") == "NVML cannot be used: Driver Not Loaded"
+    assert asked("broken yes") == "NVML does not work: Driver Not Loaded"
 
 
 def test_without_the_package_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,4 +124,4 @@ def test_without_the_library_it_is_said(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("LD_LIBRARY_PATH", str(tmp_path))
     monkeypatch.syspath_prepend(HERE)
     done = subprocess.run(python_command("reading_nvml", UUID, BUS), capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == "NVML cannot be used: NVML Shared Library Not Found"
+    assert json.loads(done.stdout) == "NVML does not work: NVML Shared Library Not Found"

@@ -169,10 +169,10 @@ def text(**changes: str) -> Callable[[Identity], Identity]:
         (tools(triton_build="0"), "was made with the Triton build 0, this is "),
         (tools(ptxas="9.9"), "was made with ptxas 9.9, this is "),
         (tools(environment={"TRITON_DISABLE_LINE_INFO": "true"}), "was made with TRITON_DISABLE_LINE_INFO=true, here"),
-        (lambda i: replace(i, target="cuda:80"), "is for cuda:80, the GPU is cuda:90"),
+        (lambda i: replace(i, target="cuda:80"), "this pack is for cuda:80, but the GPU is cuda:90"),
         (
             lambda i: replace(i, module="vllm"),
-            "is of the kernels in vllm, the session's are in bo_tune.kernels.operations",
+            "holds kernels from vllm, the session's are from bo_tune.kernels.operations",
         ),
         (text(source="bo_tune 0"), "holds lora_shrink of bo_tune 0, this is bo_tune "),
         (text(digest="0"), "holds lora_shrink with the text 0, this is "),
@@ -202,7 +202,7 @@ def test_binaries_that_triton_does_not_find_are_refused_though_all_is_said_to_fi
     write_pack(path, replace(manifest, binaries=(strange,)), pack.parent / "moved")
     binaries = unpacked(path)
     try:
-        with pytest.raises(PackError, match="is not what Triton looks for here"):
+        with pytest.raises(PackError, match="Triton would not use this pack's binary"):
             binaries.teach(Compilers(farm, H100))
     finally:
         binaries.close()
@@ -214,7 +214,7 @@ def test_a_probe_that_kills_the_compiler_refuses_the_pack(
     monkeypatch.setattr(packed, "PROBE_TIMEOUT_S", 0.0)
     binaries = unpacked(pack)
     try:
-        with pytest.raises(PackError, match=r"x\.pack: no answer within 0 s"):
+        with pytest.raises(PackError, match=r"x\.pack: no answer came within 0 s"):
             binaries.teach(Compilers(farm, H100))
     finally:
         binaries.close()

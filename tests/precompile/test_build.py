@@ -143,7 +143,7 @@ def test_what_proves_impossible_is_known_and_counts(bench: Workbench) -> None:
     known = {b.reason: b for b in bench.binaries if b.reason is not None}
     assert set(known) == {InvalidReason.COMPILE_TIMEOUT, InvalidReason.OUT_OF_SHARED_MEMORY}
     assert known[InvalidReason.COMPILE_TIMEOUT].compile_s == 8.0
-    assert known[InvalidReason.OUT_OF_SHARED_MEMORY].detail == "needs 232449 B of 232448 B"
+    assert known[InvalidReason.OUT_OF_SHARED_MEMORY].detail == "it needs 232449 B, but the GPU has 232448 B"
     assert known[InvalidReason.OUT_OF_SHARED_MEMORY].entry is None
 
 
@@ -197,7 +197,7 @@ def test_what_was_made_for_something_else_is_not_mixed_in(tmp_path: Path) -> Non
         bench.resume(other)
     with (
         Workbench(path) as bench,
-        pytest.raises(PackError, match=r"\.x\.pack\.work: is for cuda:80, the GPU is cuda:90"),
+        pytest.raises(PackError, match=r"\.x\.pack\.work: this pack is for cuda:80, but the GPU is cuda:90"),
     ):
         bench.resume(IDENTITY)
     with Workbench(path) as bench:
@@ -205,7 +205,7 @@ def test_what_was_made_for_something_else_is_not_mixed_in(tmp_path: Path) -> Non
         bench.finish(other, H100, "study")
     with (
         Workbench(path) as bench,
-        pytest.raises(PackError, match=r"x\.pack: is for cuda:80.*remove it, or name another"),
+        pytest.raises(PackError, match=r"x\.pack: this pack is for cuda:80.*remove it, or name another"),
     ):
         bench.resume(IDENTITY)
 
@@ -213,7 +213,7 @@ def test_what_was_made_for_something_else_is_not_mixed_in(tmp_path: Path) -> Non
 def test_nothing_is_left_of_what_was_not_begun(tmp_path: Path) -> None:
     path = tmp_path / "x.pack"
     path.write_bytes(b"no pack")
-    with Workbench(path) as bench, pytest.raises(PackError, match="damaged or no pack"):
+    with Workbench(path) as bench, pytest.raises(PackError, match="damaged, or it is not a pack"):
         bench.resume(IDENTITY)
     assert list(tmp_path.iterdir()) == [path]
 
@@ -222,16 +222,16 @@ def test_a_folder_that_another_user_prepared_is_not_built_in(tmp_path: Path, mon
     """What lies in it would get into the pack."""
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / ".a.pack.work").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(PackError, match="is another user's"):
+    with pytest.raises(PackError, match="belongs to another user"):
         Workbench(tmp_path / "a.pack")
     (tmp_path / ".b.pack.work").mkdir()
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    with pytest.raises(PackError, match="is another user's"):
+    with pytest.raises(PackError, match="belongs to another user"):
         Workbench(tmp_path / "b.pack")
 
 
 def test_one_process_at_a_time(bench: Workbench) -> None:
-    with pytest.raises(PackError, match="another process is compiling for it"):
+    with pytest.raises(PackError, match="another process is compiling for this pack"):
         Workbench(bench.pack)
 
 

@@ -61,9 +61,9 @@ def test_the_child_is_a_group_of_its_own(worker: Worker) -> None:
     ("message", "words"),
     [
         (("raise", "no such tile"), "ValueError: no such tile"),
-        (("exit", 3), "the process ended without a word"),
-        (("signal", "SIGKILL"), "the process ended without a word"),
-        (("signal", "SIGSEGV"), "the process ended without a word"),
+        (("exit", 3), "the process exited without a message"),
+        (("signal", "SIGKILL"), "the process exited without a message"),
+        (("signal", "SIGSEGV"), "the process exited without a message"),
     ],
 )
 def test_a_death_is_told_with_the_last_words_and_the_next_request_starts_anew(
@@ -87,7 +87,7 @@ def test_last_words_are_those_of_the_last_child(worker: Worker) -> None:
 def test_a_child_that_does_not_answer_is_killed(worker: Worker) -> None:
     pid = pid_of(worker)
     start = time.monotonic()
-    with pytest.raises(WorkerTimeoutError, match=r"no answer within 0\.3 s"):
+    with pytest.raises(WorkerTimeoutError, match=r"no answer came within 0\.3 s"):
         worker.request(("sleep", 600), 0.3)
     assert time.monotonic() - start < 5
     assert wait_until_dead(pid, 1.0)

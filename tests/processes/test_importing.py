@@ -45,7 +45,9 @@ def error_of(modules: list[str]) -> str:
 def test_a_module_that_uses_the_gpu_where_processes_are_forked_is_named(file: Path) -> None:
     file.write_text(USES)
     message = error_of(["json", str(file), "worker_child"])
-    assert message.startswith(f"{file} uses the GPU while it is imported, so those that measure cannot: ")
+    assert message.startswith(
+        f"{file} uses the GPU while it is imported, so the processes that measure cannot use it: "
+    )
     assert "\n" not in message
 
 
@@ -54,7 +56,9 @@ def test_a_module_before_it_may_tell_that_a_driver_is_used_without_torch(file: P
     telling.write_text("import sys\ndef gpu_is_in_use() -> bool:\n    return 'colorsys' in sys.modules\n")
     file.write_text("import colorsys\n")
     message = error_of([str(telling), "json", str(file), "worker_child"])
-    assert message.startswith(f"{file} uses the GPU while it is imported, so those that measure cannot: ")
+    assert message.startswith(
+        f"{file} uses the GPU while it is imported, so the processes that measure cannot use it: "
+    )
 
 
 def test_it_may_be_used_where_none_are_forked(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +87,7 @@ def test_a_module_that_wants_a_gpu_and_gets_none_is_told_in_one_line(
     file.write_text(text)
     with pytest.raises(InputError, match=BELONGS) as raised:
         import_source(str(file))
-    assert str(raised.value).startswith(f"{file} wants a GPU while it is imported, and gets none (")
+    assert str(raised.value).startswith(f"{file} needs a GPU while it is imported, but there is none for it (")
     assert "\n" not in str(raised.value)
     assert error_of([str(file)]) == str(raised.value)
 

@@ -27,7 +27,7 @@ IN_C = 'hashlib.pbkdf2_hmac("sha256", b"", b"", 2_000_000_000)'
 
 SCRIPT = """
 import hashlib, signal, time
-from bo_tune.processes.interruption import at_last, interruptible
+from bo_tune.processes.interruption import at_exit, interruptible
 {first}
 with interruptible({code}, within_s={within_s}):
     print("ready", flush=True)
@@ -65,13 +65,13 @@ def test_what_is_raised_where_python_ignores_it_is_raised_again() -> None:
 
 
 def test_what_does_not_end_in_order_is_ended_and_does_the_last_things_first() -> None:
-    last = 'at_last(lambda: 1 / 0)\nat_last(lambda: print("last", flush=True))\nat_last(lambda: print("not"))()'
+    last = 'at_exit(lambda: 1 / 0)\nat_last(lambda: print("last", flush=True))\nat_last(lambda: print("not"))()'
     assert asked(signal.SIGTERM, IN_C, first=last) == (130, "last\n")
 
 
 def test_the_last_things_have_a_limit_too() -> None:
     began = time.monotonic()
-    assert asked(signal.SIGTERM, IN_C, first="at_last(lambda: time.sleep(600))")[0] == 130
+    assert asked(signal.SIGTERM, IN_C, first="at_exit(lambda: time.sleep(600))")[0] == 130
     assert time.monotonic() - began < LAST_WITHIN_S + 4.0
 
 

@@ -99,7 +99,7 @@ def test_who_was_asked_to_end_does_not_wait_for_a_reader_that_stopped(
 
 def test_streams_put_in_place_of_the_standard_ones_stay(capsys: pytest.CaptureFixture[str]) -> None:
     before = sys.stdout, sys.stderr
-    streams.make_streams_last()
+    streams.make_streams_outlive_readers()
     assert (sys.stdout, sys.stderr) == before
     assert lasting_stderr() is sys.stderr
 

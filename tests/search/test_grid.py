@@ -87,7 +87,11 @@ def test_validity_is_asked_once_per_config() -> None:
 
 @pytest.mark.parametrize(
     ("dimensions", "message"),
-    [({"x": ()}, "no values"), ({"x": (1, 1)}, "repeated"), ({"x": range(2048), "y": range(2048)}, "too large")],
+    [
+        ({"x": ()}, "at least one value"),
+        ({"x": (1, 1)}, "without repeats"),
+        ({"x": range(2048), "y": range(2048)}, "too large"),
+    ],
 )
 def test_impossible_grids(dimensions: dict[str, tuple[int, ...]], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -35,8 +35,8 @@ def test_studies_of_the_same_place_come_first_then_the_nearest() -> None:
     prior = HistoryPrior([*away, *home], descriptor={"m": 1.0}, place=HOME)
     assert [(h.place, h.descriptor["m"]) for h in prior.histories[:4]] == [(HOME, 3), (HOME, 9), (AWAY, 1), (AWAY, 0)]
     assert len(prior.histories) == MOST_STUDIES
-    assert prior.at_home
-    assert not HistoryPrior(away, descriptor={"m": 1.0}, place=HOME).at_home
+    assert prior.knows_place
+    assert not HistoryPrior(away, descriptor={"m": 1.0}, place=HOME).knows_place
 
 
 def shared(*problems: tuple[NDArray[np.float64], int]) -> SharedPart:

@@ -175,7 +175,7 @@ def test_samples_of_histories_keep_the_extremes() -> None:
 
 
 def test_histories_are_checked() -> None:
-    with pytest.raises(ValueError, match="as many"):
+    with pytest.raises(ValueError, match="the same number"):
         StudyHistory(X[:3], np.ones(2), [{}, {}])
     with pytest.raises(ValueError, match="above 0"):
         StudyHistory(X[:1], np.zeros(1), [{}])

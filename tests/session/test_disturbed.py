@@ -36,8 +36,8 @@ SPACE = kernel_spec("lora_shrink").search_space.override(
     {"block_m": (16, 32), "block_n": (32,), "block_k": (64,), "num_warps": (4,), "split_k": (4, 8, 16)}
 )
 SETTINGS = SessionSettings(sampler="random", budget=6, in_flight=1)
-BUSY = "GPU 0 is busy: 1 other process, 87 % utilisation: times will be spoilt"
-SPOILT = f"{H100.name}: {PRESENT}: times are spoilt, and marked"
+BUSY = "GPU 0 is busy: 1 other process, 87 % utilisation: times will be distorted"
+SPOILT = f"{H100.name}: {PRESENT}: times are distorted, and marked"
 SHAPE = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16).shape_label
 IDLE, SHARED = using(OURS), using(OURS, OTHER)
 
@@ -124,8 +124,8 @@ def test_what_disturbed_is_in_everything_that_tells_of_the_study(store: StudySto
     assert f"{SHAPE} !" in text_of(results_tables([tuned]))
     assert f"{SHAPE} !" in text_of(studies_tables([listing]))
     for lines in (session_lines([tuned]), studies_lines([listing])):
-        assert lines[-1].startswith(f"1 marked !: their times are spoilt ({', '.join(what)})")
-    assert f"times are spoilt: {', '.join(what)}" in study_lines(study_detail(store, listing))
+        assert lines[-1].startswith(f"1 marked !: their times are distorted ({', '.join(what)})")
+    assert f"times are distorted: {', '.join(what)}" in study_lines(study_detail(store, listing))
 
 
 def test_only_studies_under_way_at_the_time_are_marked(store: StudyStore) -> None:
@@ -174,7 +174,7 @@ def test_a_mark_stays_when_the_study_goes_on_in_peace(store: StudyStore) -> None
 
 def test_of_what_was_not_watched_from_its_beginning_nothing_is_known(store: StudyStore, tmp_path: Path) -> None:
     gpu = Gpu(using(), IDLE)
-    gpu.device.monitor, gpu.device.unwatched = None, "whether others use GPU 0 is not known: no such package"
+    gpu.device.monitor, gpu.device.unwatched = None, "bo_tune cannot tell whether others use GPU 0: no such package"
     heard: list[Event] = []
     (tuned,) = gpu.tune(store, heard=heard)
     assert told(heard) == [(gpu.device.unwatched, False)]

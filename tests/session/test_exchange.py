@@ -160,6 +160,6 @@ def test_a_study_under_work_is_not_imported_into(target: StudyStore, files: list
     name = import_study(target, recording).name
     other = StudyStore(sqlite_url(tmp_path / "target.db"))
     assert other.load(name).take()
-    with pytest.raises(StorageError, match="being worked on"):
+    with pytest.raises(StorageError, match="is working on"):
         import_study(target, recording)
     other.close()

@@ -218,7 +218,7 @@ def test_asked_to_stop_it_says_what_is_kept_and_goes_on(tuning: Tuning, referenc
     assert re.fullmatch(
         rf"interrupted: [1-8] of {PROBLEMS} studies finished, {told.total()} trials recorded by this run", said
     ), said
-    assert where == f"kept in {sqlite_url(tuning.database)}; to go on from there, in the same folder:"
+    assert where == f"kept in {sqlite_url(tuning.database)}; to resume, in the same folder:"
     assert shlex.split(again) == ["bo-tune", *tuning.command[1:]]
     written = run_command(*shlex.split(write)[1:-1], str(tuning.out.with_name("written")), cwd=tuning.folder)
     assert written.code == 0, written.err

@@ -228,4 +228,4 @@ def test_the_loss_is_shown() -> None:
     assert "o_proj" in text
     assert "55.09 %" in text
     assert "2304" in text
-    assert f"{len(ladder.added)} problems added; 0 of {len(ladder.gaps)} gaps" in ladder_lines(ladder)[0]
+    assert f"added {len(ladder.added)} problems; 0 of {len(ladder.gaps)} gaps" in ladder_lines(ladder)[0]

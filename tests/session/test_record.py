@@ -96,7 +96,7 @@ def test_a_default_that_does_not_run_has_no_time(tmp_path: Path) -> None:
 def test_where_nothing_runs_the_recording_says_why(tmp_path: Path) -> None:
     problem = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
     space = SearchSpace.of({**sliced(SHRINK).space.ranges, "block_m": (16,), "block_k": (64,)})
-    broken = Invalid(InvalidReason.COMPILE_TIMEOUT, "compile took longer than 8 s")
+    broken = Invalid(InvalidReason.COMPILE_TIMEOUT, "the compile took longer than 8 s")
     tuned = grid(job_of(problem, FakeDevice(times=lambda config: broken, space=space)))
     recording = read_recording(record(tuned, tmp_path))
     assert tuned.result is None

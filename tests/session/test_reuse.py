@@ -198,7 +198,7 @@ def test_what_is_being_worked_on_is_not_set_aside(store: StudyStore, tmp_path: P
     other = StudyStore(sqlite_url(tmp_path / "x.db"))
     held = other.load(first.name)
     assert held.take()
-    with pytest.raises(StorageError, match=r"being worked on by .*: it can be begun anew once that is done"):
+    with pytest.raises(StorageError, match=r"is working on this study; start it again with --fresh once that is done"):
         run(store, RANDOM, job, fresh=True)
     held.release()
     other.close()

@@ -161,7 +161,7 @@ def test_passwords_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
 )  # fmt: skip
 def test_a_database_in_memory_is_of_no_use(url: str) -> None:
     for only_read in (False, True):
-        with pytest.raises(StorageError, match=r"is gone with its process; tune and grid have --storage memory"):
+        with pytest.raises(StorageError, match=r"is lost when its process exits; tune and grid have --storage memory"):
             StudyStore(url, only_read=only_read)
 
 
@@ -172,8 +172,7 @@ def test_databases_of_other_kinds_are_refused(scheme: str, only_read: bool) -> N
     with pytest.raises(StorageError) as caught:
         StudyStore(f"{scheme}://tuner:secret@db/studies", only_read=only_read)
     assert str(caught.value) == (
-        f"{scheme}://tuner:***@db/studies: of the kinds of databases SQLite and PostgreSQL are supported: "
-        "sqlite:///bo_tune.db, postgresql+psycopg://USER@HOST/DATABASE"
+        f"{scheme}://tuner:***@db/studies: expected a SQLite or PostgreSQL database: sqlite:///bo_tune.db, postgresql+psycopg://USER@HOST/DATABASE"
     )
 
 
@@ -184,7 +183,7 @@ def test_a_query_that_the_driver_refuses_is_one_line(tmp_path: Path) -> None:
 
 def test_an_empty_file_is_no_database_to_look_at(tmp_path: Path) -> None:
     (tmp_path / "x.db").touch()
-    with pytest.raises(StorageError, match="no database, but an empty file"):
+    with pytest.raises(StorageError, match="an empty file, not a database"):
         StudyStore(sqlite_url(tmp_path / "x.db"), only_read=True)
     assert not (tmp_path / "x.db").stat().st_size
     StudyStore(sqlite_url(tmp_path / "x.db")).close()

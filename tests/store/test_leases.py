@@ -273,7 +273,7 @@ def test_a_server_that_stays_away_is_an_error(postgres: Postgres, monkeypatch: p
     study = store.open(name(), H100)
     postgres.stop()
     try:
-        with pytest.raises(StorageError, match="the database failed"):
+        with pytest.raises(StorageError, match="the database reported an error"):
             study.trials()
     finally:
         postgres.start()

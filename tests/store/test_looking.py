@@ -217,7 +217,7 @@ def test_looking_writes_nothing_and_leaves_nothing(tuned: Path) -> None:
     before = contents(tuned.parent)
     with looking_at(sqlite_url(tuned)) as looked:
         found_in(looked)
-        with pytest.raises(StorageError, match="the database failed: attempt to write a readonly database"):
+        with pytest.raises(StorageError, match="the database reported an error: attempt to write a readonly database"):
             looked._read(lambda rows: rows._query("DELETE FROM studies", ()))  # type: ignore[attr-defined]
     assert contents(tuned.parent) == before
 

@@ -54,7 +54,7 @@ DAMAGES: dict[str, tuple[str, str]] = {
     "a name that is no JSON": (
         "UPDATE study_user_attributes SET value_json = '{{' WHERE {study} AND key = 'bo_tune:name'", "not JSON",
     ),
-    "the name of another": ("UPDATE studies SET study_name = 'another' WHERE {study}", "another study"),
+    "the name of another": ("UPDATE studies SET study_name = 'another' WHERE {study}", "expected this study's name"),
     "a GPU of nothing": (
         "UPDATE study_user_attributes SET value_json = '{{}}' WHERE {study} AND key = 'bo_tune:gpu'", "gpu.name",
     ),

@@ -310,7 +310,10 @@ def test_a_database_of_a_later_schema_is_refused_and_left_as_it_is(
     shutil.copy(used, file)
     _sql(f"UPDATE study_user_attributes SET value_json = '3' WHERE key = '{SCHEMA_ATTR}'")(file)
     before = _content(file)
-    with pytest.raises(StorageError, match="later version of bo_tune: it is of schema 3, this version reads up to 2"):
+    with pytest.raises(
+        StorageError,
+        match="later version of bo_tune wrote this database: it has schema 3, but this version reads only up to 2",
+    ):
         opened(sqlite_url(file))
     assert _content(file) == before
     (trials,) = stored_trials(file).values()
@@ -320,10 +323,10 @@ def test_a_database_of_a_later_schema_is_refused_and_left_as_it_is(
 @pytest.mark.parametrize(
     ("url", "expected"),
     [
-        ("studies.db", "not a database URL"),
-        ("", "not a database URL"),
+        ("studies.db", "expected a database URL"),
+        ("", "expected a database URL"),
         ("nonsense://x", "nonsense"),
-        ("sqlite+nonsense:///x.db", "not a database URL .*nonsense"),
+        ("sqlite+nonsense:///x.db", "expected a database URL .*nonsense"),
         ("sqlite:////no/such/folder/x.db", "folder /no/such/folder does not exist"),
         ("sqlite:////proc/x.db", "unable to open"),
         ("sqlite:////tmp", "expected a file"),

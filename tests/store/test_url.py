@@ -87,7 +87,7 @@ def test_a_url_in_a_message_is_told_without_secrets(slashes: str) -> None:
 
 
 @pytest.mark.parametrize("url", [url for url in SHOWN if url.startswith("postgresql")])
-@pytest.mark.parametrize("around", ["{}: the database failed", "({}), then", "'{}'", "see {}.", "{}"])
+@pytest.mark.parametrize("around", ["{}: the database reported an error", "({}), then", "'{}'", "see {}.", "{}"])
 def test_what_stands_around_a_url_stays(url: str, around: str) -> None:
     assert urls_shown(around.format(url)) == around.format(SHOWN[url])
     assert urls_shown(around.format(SHOWN[url])) == around.format(SHOWN[url])

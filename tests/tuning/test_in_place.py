@@ -149,7 +149,7 @@ def test_the_layers_other_kernel_runs_its_default_config() -> None:
     assert around.beside == {"lora_expand": kernel_spec("lora_expand").default_config(expand)}
     assert on.compiled == [*around.beside.values()]
     broken = FakeDevice(times=lambda config: Invalid(InvalidReason.COMPILE_ERROR, "no"), space=SPACE)
-    with pytest.raises(DeviceError, match="the default config cannot be compiled: no"):
+    with pytest.raises(DeviceError, match="the default config does not compile: no"):
         surroundings_in(LINEAR, PROBLEM, broken)
 
 

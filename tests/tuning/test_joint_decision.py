@@ -188,7 +188,7 @@ def test_nobody_decides_for_a_part_of_the_four_or_for_fully_sharded_adapters() -
     sharded = [replace(p, experts=Experts(128, 8, shards=2)) for p in served(16)]
     for problems in (served(16)[:3], sharded, [LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)]):
         assert len(with_deciding(jobs(*problems))) == len(problems)
-    with pytest.raises(InputError, match="--moe-path one-launch: all four kernels"):
+    with pytest.raises(InputError, match="--moe-path one-launch needs all four kernels"):
         with_deciding(jobs(*sharded), MoePathChoice.ONE_LAUNCH)
 
 
@@ -202,7 +202,7 @@ def test_their_specs_are_known_by_name_and_cannot_be_taken() -> None:
     for name in ONE_LAUNCH:
         spec = kernel_spec(name)
         assert spec.decides
-        with pytest.raises(InputError, match="cannot be named"):
+        with pytest.raises(InputError, match="cannot be called"):
             define(spec)
         (problem,) = [p for p in one_launch_problems(served(16)) if p.kernel == name]
         features = spec.features(list(spec.search_space), problem, small(16)[0].gpu)

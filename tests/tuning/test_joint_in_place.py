@@ -127,7 +127,7 @@ CONFIG = st.builds(dict, **{name: st.integers(1, 512) for name in SPACE.names})
 def test_a_choice_survives_being_one_config(configs: list[dict[str, int]]) -> None:
     together, keys = Together(PROBLEMS), tuple(map(config_key, configs))
     assert together.keys(together.joined(keys)) == keys
-    assert together.parted(dict(together.joined(keys))) == [dict(key) for key in keys]
+    assert together.split(dict(together.joined(keys))) == [dict(key) for key in keys]
 
 
 TIMES = st.lists(st.sampled_from([1.0, 1.1, 1.2, 2.0]), min_size=len(CONFIGS), max_size=len(CONFIGS))

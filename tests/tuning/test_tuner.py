@@ -37,7 +37,7 @@ SPACE = SearchSpace.of(
 )
 DEFAULT = {"block_m": 48, "num_stages": 2, "split_k": 8, **FIXED}
 WRONG = Invalid(InvalidReason.WRONG_RESULT, "relative error 1")
-TIMED_OUT = Invalid(InvalidReason.COMPILE_TIMEOUT, "compile took longer than 1 s")
+TIMED_OUT = Invalid(InvalidReason.COMPILE_TIMEOUT, "the compile took longer than 1 s")
 
 
 def bowl(config: Config) -> float:

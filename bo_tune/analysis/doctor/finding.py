@@ -12,7 +12,7 @@ class Status(StrEnum):
     WARNING = "warning"
     """Tuning works, but may not do what is expected."""
     FAILED = "failed"
-    """Tuning does not work, or its times would be spoilt."""
+    """Tuning does not work, or its times would be distorted."""
     SKIPPED = "skipped"
     """The check was not made, because another one failed."""
 

@@ -12,15 +12,15 @@ import bo_tune
 from bo_tune.analysis.doctor.finding import Finding, failed, ok, warning
 from bo_tune.errors import DeviceError
 from bo_tune.files import check_file_writable, os_error_text
-from bo_tune.kernels.vllm.installed import LAUNCHERS, described, launched_here, unavailable
+from bo_tune.kernels.vllm.installed import LAUNCHERS, described, installed_kernels, unavailable
 from bo_tune.measure.compile.host import cache_folder, check_cache
 
 COMPILERS = ("gcc", "clang")
 """Compilers that Triton looks for if ``CC`` names none."""
 
 LEAST_FREE_BYTES = 2**30
-"""Least free space on a cache's file system. The few hundred binaries of a model and their earlier stages take about
-100 MiB."""
+"""Least free space that a cache's file system should have. The few hundred binaries of a model and their earlier stages
+take about 100 MiB."""
 
 
 def program() -> Finding:
@@ -35,9 +35,11 @@ def compiler() -> Iterator[Finding]:
     if not named:
         found = next((path for name in COMPILERS if (path := shutil.which(name))), None)
     if found is None:
-        said = f"CC={named} is no program" if named else f"neither {' nor '.join(COMPILERS)} is on the PATH"
+        said = f"CC={named} is not a program" if named else f"neither {' nor '.join(COMPILERS)} is on the PATH"
         yield failed(
-            "C compiler", said, "Triton builds launchers with it: apt install gcc, or name another in the variable CC"
+            "C compiler",
+            said,
+            "Triton builds launchers with a C compiler: run apt install gcc, or set CC to another compiler",
         )
         return
     header = Path(sysconfig.get_paths()["include"], "Python.h")
@@ -48,7 +50,7 @@ def compiler() -> Iterator[Finding]:
     yield failed(
         "C compiler",
         f"{found}, but Python's headers are not installed ({header})",
-        f"Triton builds launchers with them: apt install python{version}-dev",
+        f"Triton builds launchers with these headers: run apt install python{version}-dev",
     )
 
 
@@ -61,14 +63,14 @@ def caches() -> Iterator[Finding]:
         said, _, remedy = str(error).partition("; ")
         yield failed("Triton's cache", said, remedy)
     else:
-        yield _room("Triton's cache", folder, "name another place in TRITON_CACHE_DIR")
+        yield _room("Triton's cache", folder, "set TRITON_CACHE_DIR to another folder")
     try:
         temporary = Path(tempfile.gettempdir())
         check_file_writable(temporary / "bo-tune-probe")
     except OSError as error:
-        yield failed("temporary files", os_error_text(error), "name a folder that may be written in TMPDIR")
+        yield failed("temporary files", os_error_text(error), "set TMPDIR to a folder that can be written")
     else:
-        yield _room("temporary files", temporary, "name another place in TMPDIR")
+        yield _room("temporary files", temporary, "set TMPDIR to another folder")
 
 
 def _room(check: str, folder: Path, elsewhere: str) -> Finding:
@@ -77,7 +79,7 @@ def _room(check: str, folder: Path, elsewhere: str) -> Finding:
     free = shutil.disk_usage(there).free
     said = f"{folder}, {free / 2**30:.1f} GiB free"
     if free < LEAST_FREE_BYTES:
-        return warning(check, said, f"remove what is not needed there, or {elsewhere}")
+        return warning(check, said, f"free some space there, or {elsewhere}")
     return ok(check, said)
 
 
@@ -88,15 +90,15 @@ def engine(source: str) -> Finding:
         source: one of ``KERNEL_SOURCES``.
     """
     if source == "builtin":
-        return ok("kernels", "the project's own, as --kernels builtin says; no engine runs them")
+        return ok("kernels", "bo_tune's own, because of --kernels builtin; no engine runs them")
     missing = unavailable()
     if missing is None:
-        there = launched_here() or []
+        there = installed_kernels() or []
         lacking = [name for name in LAUNCHERS if name not in there]
         rest = f", but not {', '.join(lacking)}" if lacking else ""
         return ok("kernels", f"{described()}: {', '.join(there)}{rest}")
-    remedy = "install bo_tune into the engine's own environment: pip install bo_tune there"
+    remedy = "install bo_tune into the engine's environment: run pip install bo_tune there"
     if source == "vllm":
         return failed("kernels", missing, remedy)
-    said = f"{missing}: the project's own kernels would be tuned, which no engine runs"
-    return warning("kernels", said, f"{remedy}; or say --kernels builtin if that is wanted")
+    said = f"{missing}: bo_tune would tune its own kernels, which no engine runs"
+    return warning("kernels", said, f"{remedy}; or pass --kernels builtin if you want that")

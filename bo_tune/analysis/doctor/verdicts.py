@@ -11,7 +11,7 @@ from bo_tune.store.connection.url import shown
 
 Answers = Mapping[str, Any]
 
-LONGER = "--wait gives it longer"
+LONGER = "--wait allows more time"
 
 _RELEASE = re.compile(r"\d+\.\d+(\.\d+)*")
 
@@ -23,7 +23,7 @@ def driver(vendor: Backend, number: int, told: Answers, asked: Asked, environmen
     yield _release(vendor, told, asked)
     yield from _gpus(vendor, number, told, asked, environment)
     if number >= told.get("usable", 0):
-        yield skipped("idle", "there is no GPU to look at")
+        yield skipped("idle", "there is no GPU to check")
         return
     yield from _idle(vendor, told, asked)
 
@@ -41,8 +41,8 @@ def _release(vendor: Backend, told: Answers, asked: Asked) -> Finding:
 def _unanswered(check: str, what: str, asked: Asked) -> Finding:
     """Report that something did not answer, because it has hung or died."""
     if asked.hung:
-        return failed(check, f"{what} did not answer", f"{LONGER}; one that never answers needs the host restarted")
-    return failed(check, f"{what} could not be asked: {asked.fault}", "see that message")
+        return failed(check, f"{what} did not answer", f"{LONGER}; if it never answers, restart the host")
+    return failed(check, f"{what} could not be queried: {asked.fault}", "follow that message")
 
 
 def _gpus(vendor: Backend, number: int, told: Answers, asked: Asked, environment: Answers) -> Iterator[Finding]:
@@ -54,18 +54,20 @@ def _gpus(vendor: Backend, number: int, told: Answers, asked: Asked, environment
     if "uncounted" in told:
         yield failed("GPUs", told["uncounted"], vendor.driver_help)
     elif usable is None:
-        yield _unanswered("GPUs", f"{vendor.vendor}'s driver, asked for its GPUs,", asked)
+        yield _unanswered("GPUs", f"{vendor.vendor}'s driver, when asked for its GPUs,", asked)
     elif number < usable:
-        there = f"{usable} may be used" + (f"; the host has {names}" if names else "")
+        there = f"{usable} can be used" + (f"; the host has {names}" if names else "")
         yield ok("GPUs", there + (f"; {limits}" if limits else ""))
     elif usable:
-        given = f"{vendor.name}:{number} was asked for"
+        given = f"but --device names {vendor.name}:{number}"
         last = f"{vendor.name}:{usable - 1}" if usable > 1 else ""
         yield failed(
-            "GPUs", f"{usable} may be used, and {given}", f"--device {vendor.name}:0{f' to {last}' * bool(last)}"
+            "GPUs",
+            f"{usable} can be used, {given}",
+            f"choose one with --device {vendor.name}:0{f' to {last}' * bool(last)}",
         )
     else:
-        said = f"none may be used of {names}" if fitted else f"no {vendor.vendor} GPU was found"
+        said = f"none of {names} can be used" if fitted else f"no {vendor.vendor} GPU was found"
         limited = f"; {limits}" if limits else ""
         yield failed("GPUs", said + limited, _to_have_one(vendor, told, set_to))
 
@@ -76,24 +78,24 @@ def _to_have_one(vendor: Backend, told: Answers, set_to: Answers) -> str:
     if any(partitioned for _, partitioned in fitted):
         return vendor.partition_help
     if fitted and set_to:
-        return f"unset {', '.join(set_to)}, or have it name one"
-    replayed = "recorded grids are replayed without one, by --device replay:DIR"
+        return f"unset {', '.join(set_to)}, or set it to a GPU"
+    replayed = "to replay recorded grids without one, use --device replay:DIR"
     return replayed if told.get("driver") is None else f"{vendor.driver_help}; {replayed}"
 
 
 def _idle(vendor: Backend, told: Answers, asked: Asked) -> Iterator[Finding]:
     """Judge how others use the GPU."""
     if "unwatched" in told:
-        yield warning("idle", f"not known: {told['unwatched']}", "see that nobody else uses the GPU")
+        yield warning("idle", f"unknown: {told['unwatched']}", "make sure that nobody else uses the GPU")
     elif "busy" not in told:
-        yield _unanswered("idle", f"{vendor.vendor}'s driver, asked who uses the GPU,", asked)
+        yield _unanswered("idle", f"{vendor.vendor}'s driver, when asked who uses the GPU,", asked)
     elif told["busy"] is not None:
-        what = f"wait for them, end them ({vendor.processes_help} lists them), or name another GPU with --device"
+        what = f"wait for them, end them ({vendor.processes_help} lists them), or choose another GPU with --device"
         yield failed("idle", told["busy"], what)
     else:
         yield ok("idle", "nobody else uses it")
-    if told.get("blind_to"):
-        yield warning("watch", told["blind_to"], "see that nobody else uses the GPU meanwhile")
+    if told.get("blind_spot"):
+        yield warning("watch", told["blind_spot"], "make sure that nobody else uses the GPU meanwhile")
 
 
 def toolchain(vendor: Backend, told: Answers, asked: Asked) -> Iterator[Finding]:
@@ -104,7 +106,7 @@ def toolchain(vendor: Backend, told: Answers, asked: Asked) -> Iterator[Finding]
             yield ok(package, told[package])
         elif fault is not None:
             missing = fault.startswith("ModuleNotFoundError")
-            how = GPU_EXTRA if missing else f"install it anew: {GPU_EXTRA}"
+            how = GPU_EXTRA if missing else f"reinstall it: {GPU_EXTRA}"
             yield failed(package, "is not installed" if missing else f"cannot be imported: {fault}", how)
         elif any(f"{other}_fault" in told for other in ("torch", "triton")):
             yield skipped(package, "was not imported")
@@ -116,7 +118,7 @@ def toolchain(vendor: Backend, told: Answers, asked: Asked) -> Iterator[Finding]
 
 
 def _ended(asked: Asked, what: str) -> str:
-    return f"{what} did not end" if asked.hung else f"{what} ended its process: {asked.fault}"
+    return f"{what} did not finish" if asked.hung else f"{what} killed its process: {asked.fault}"
 
 
 def _launch(vendor: Backend, told: Answers, asked: Asked) -> Finding:
@@ -125,26 +127,26 @@ def _launch(vendor: Backend, told: Answers, asked: Asked) -> Finding:
     if told.get("refusal"):
         return failed(check, told["refusal"], f"install a torch for {vendor.vendor} GPUs, as pytorch.org says")
     if "launch_fault" in told:
-        return failed(check, told["launch_fault"], "mend what failed above, or see that message")
+        return failed(check, told["launch_fault"], "fix what failed above, or follow that message")
     if "launched" in told and gpu is not None:
         made = f"compiled for {gpu['target']} and launched on {gpu['name']} in {told['seconds']:.1f} s"
         rest = f"assembler {told['assembler']}, {gpu['free_bytes'] / 2**30:.0f} GiB of memory free"
         if told["launched"]:
             return ok(check, f"{made}; {rest}")
-        return failed(check, f"{made}, with a wrong result; {rest}", "another release of Triton or of the driver")
+        return failed(check, f"{made}, with a wrong result; {rest}", "try another release of Triton or of the driver")
     if "refusal" in told:
-        return failed(check, _ended(asked, "compiling and launching it"), f"{LONGER}; else restart the host")
-    return skipped(check, "needs a GPU, torch and Triton")
+        return failed(check, _ended(asked, "compiling and launching it"), f"{LONGER}; otherwise restart the host")
+    return skipped(check, "it needs a GPU, torch and Triton")
 
 
 def database(url: str, told: Answers, asked: Asked) -> Finding:
     """Judge the database of studies."""
     check = "database"
     if "fault" in told:
-        return failed(check, told["fault"], "name another with --storage, or mend that")
+        return failed(check, told["fault"], "choose another database with --storage, or fix this one")
     if "studies" not in told:
         said = _ended(asked, f"opening {shown(url)}")
-        return failed(check, said, f"see that its server runs and can be reached from here; {LONGER}")
+        return failed(check, said, f"check that its server runs and that this host can reach it; {LONGER}")
     if told["studies"] is None:
-        return ok(check, f"{shown(url)}: none yet; tune makes it")
+        return ok(check, f"{shown(url)}: there is none yet; bo-tune tune creates it")
     return ok(check, f"{shown(url)}: {told['studies']} studies")

@@ -151,12 +151,12 @@ def _calculated(searches: Sequence[StudyReview], sizes: Sequence[int], effort: E
     compile_s = compiles * mean_s
     configs = sum(sizes)
     basis = [
-        f"configs: the {sum(s.grid_size or 0 for s in searches):,} of the search spaces without those that cannot run "
-        "or are identical to another",
-        f"launches: {EXHAUSTIVE_LAUNCHES} a config, a check and its repetitions; no race at the end",
-        f"compiles: {100 * each:.0f} % of the configs that differ in more than m, the share of those tried that the "
-        f"searches compiled; {mean_s:.2f} s each, their mean "
-        "(searches avoid configs that compile for long, so that is little)",
+        f"configs: the {sum(s.grid_size or 0 for s in searches):,} of the search spaces, without those that "
+        "cannot run or are identical to another",
+        f"launches: {EXHAUSTIVE_LAUNCHES} per config, for a check and its repetitions; there is no race at the end",
+        f"compiles: {100 * each:.0f} % of the configs that differ in more than m, which is the share of the tried "
+        f"configs that the searches compiled; {mean_s:.2f} s each, which is their mean (a low estimate, because "
+        "searches avoid configs that take long to compile)",
     ]
     wall_s, more = _wall_bound(configs, compile_s, effort)
     return GridEffort(False, configs, configs * EXHAUSTIVE_LAUNCHES, compiles, compile_s, wall_s, [*basis, *more])
@@ -166,16 +166,16 @@ def _wall_bound(configs: int, compile_s: float, effort: Effort) -> tuple[float |
     if effort.wall_s is None or not effort.compile_s:
         return None, []
     if effort.compilers:
-        compilers, whose = float(effort.compilers), "compile processes of the session, never idle"
+        compilers, whose = float(effort.compilers), "compile processes, as in the session, never idle"
     else:
-        compilers, whose = effort.compile_s / effort.wall_s, "compilers at work on average in the searches"
-    bounds = {f"compiling by {compilers:.1f} {whose}": compile_s / compilers}
+        compilers, whose = effort.compile_s / effort.wall_s, "compilers busy on average in the searches"
+    bounds = {f"compiling with {compilers:.1f} {whose}": compile_s / compilers}
     measuring_s = (effort.gpu_s or {}).get("measure")
     if measuring_s and effort.launched_configs:
         each_s = measuring_s / effort.launched_configs
-        bounds[f"measuring at {1e3 * each_s:.1f} ms a config, the session's mean"] = configs * each_s
+        bounds[f"measuring at {1e3 * each_s:.1f} ms per config, the session's mean"] = configs * each_s
     what = max(bounds, key=bounds.__getitem__)
-    return bounds[what], [f"GPU time: at least what {what} would take"]
+    return bounds[what], [f"GPU time: at least as long as {what} would take"]
 
 
 def reasons_of(studies: Iterable[StudyReview]) -> tuple[Mapping[str, int], Mapping[str, int]]:

@@ -25,7 +25,9 @@ class Served(shared.Served):
 
 def check_command(
     *,
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of JSON files, whoever wrote them.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder of JSON files, written by bo-tune or anything else.")
+    ],
     study: o.Study = None,
     served: Served,
     gpu: Annotated[
@@ -69,7 +71,7 @@ def _report(folder: Path, study: Path | None, served: Served, gpu: str | None) -
 
     if served.lookups is not None:
         if served.m:
-            raise InputError("--m: the lookups of --lookups have their own")
+            raise InputError("--m does not work with --lookups, because the lookups have their own m")
         observed = observed_of(study, served)
         return check_problems(folder, observed.lookups_by_layer(), gpu=gpu or observed.observed.gpu, note=observed.note)
     loaded = study_of(study, served) if study else None

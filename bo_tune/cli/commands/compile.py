@@ -19,9 +19,9 @@ GpuName = Annotated[
 PackFile = Annotated[Path, o.option(o.OUTPUT, "PACK", "File to write, or to extend.")]
 Configs = Annotated[int | None, o.option(o.SEARCH, "N", "Binaries in the pack, at most.", min=1)]
 Minutes = Annotated[float | None, o.option(o.SEARCH, "MINUTES", "Time to compile.", min=0.0)]
-Whole = Annotated[bool, o.flag(o.SEARCH, "Every valid config, however unlikely.", "--all")]
+Whole = Annotated[bool, o.flag(o.SEARCH, "Compile every valid config, however unlikely.", "--all")]
 Teacher = Annotated[
-    str | None, o.option(o.SEARCH, "URL", "Database of studies to learn from.", complete=completion.storages)
+    str | None, o.option(o.SEARCH, "URL", "Database with studies to learn from.", complete=completion.storages)
 ]
 History = Annotated[
     list[Path] | None, o.option(o.SEARCH, "DIR", "Recordings to learn from. Default: those that come with bo_tune.")
@@ -63,20 +63,22 @@ def compile_command(
     from bo_tune.cli.packing import Plan, experience, gpu_of, make_pack
     from bo_tune.files import check_file_writable
     from bo_tune.measure.compile.host import cores
-    from bo_tune.measure.devices import fallen_back, kernel_source
+    from bo_tune.measure.devices import fallback_warning, kernel_source
     from bo_tune.measure.source import VLLM
     from bo_tune.precompile.build import PackBudget
 
     output = Output("compile", json_file, quiet=quiet)
     loaded = narrowed(study_of(study, served), only, whole=kernel_source(kernels) == VLLM)
     if loaded is None:
-        raise InputError("nothing to compile: name a study file, or a model with --model")
+        raise InputError("there is nothing to compile: name a study file, or a model with --model")
     if loaded.model and loaded.model.engine is EngineChoice.SGLANG:
-        raise InputError("--engine sglang: packs hold vLLM's kernels; SGLang's compile in a second each")
+        raise InputError(
+            "--engine sglang: packs cannot hold SGLang's kernels, only vLLM's; SGLang's compile in a second each"
+        )
     if configs is None and minutes is None and not whole:
-        raise InputError("--configs: say how much to compile, with --configs, --minutes or --all")
+        raise InputError("how much should be compiled? Say so with --configs, --minutes or --all")
     if not out.parent.is_dir():
-        raise PackError(f"{out}: there is no folder {out.parent}")
+        raise PackError(f"{out}: the folder {out.parent} does not exist")
     if out.exists() and not out.is_file():
         raise PackError(f"{out}: expected a file")
     writing(out, lambda: check_file_writable(out))
@@ -94,5 +96,5 @@ def compile_command(
         seed if seed is not None else loaded.seed,
     )
     known = experience(storage, history)
-    output.warn(*filter(None, [fallen_back(kernels)]))
+    output.warn(*filter(None, [fallback_warning(kernels)]))
     make_pack(plan, known, out, output)

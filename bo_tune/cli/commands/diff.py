@@ -10,8 +10,8 @@ from bo_tune.processes import exit_codes
 
 
 def diff_command(
-    a: Annotated[Path, typer.Argument(metavar="A", help="Folder of tuned JSON, whoever wrote it.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another one.")],
+    a: Annotated[Path, typer.Argument(metavar="A", help="Folder of tuned JSON, written by bo-tune or anything else.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="Folder to compare it with.")],
     every: Annotated[bool, o.flag(o.OUTPUT, "Also list entries that are the same in both.", "--all")] = False,
     exit_code: Annotated[bool, o.flag(o.OUTPUT, "Exit with 1 if they differ.", "--exit-code")] = False,
     json_file: o.JsonFile = None,

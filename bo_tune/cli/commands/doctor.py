@@ -13,12 +13,18 @@ WAIT_S = 20.0
 
 def doctor_command(
     *,
-    device: Annotated[str, o.option(o.DEVICE, "cuda[:N]", "The GPU that is to measure.")] = DEFAULT_DEVICE,
+    device: Annotated[str, o.option(o.DEVICE, "cuda[:N]", "The GPU that will measure.")] = DEFAULT_DEVICE,
     kernels: o.KernelSource = "auto",
     storage: o.Storage = DEFAULT_STORAGE,
     wait: Annotated[
         float,
-        o.option(o.DEVICE, "SECONDS", "A check that has not answered by then counts as hanging.", min=1.0, max=3600.0),
+        o.option(
+            o.DEVICE,
+            "SECONDS",
+            "Time after which a check that has not answered counts as hanging.",
+            min=1.0,
+            max=3600.0,
+        ),
     ] = WAIT_S,
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,

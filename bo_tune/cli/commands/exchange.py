@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 def export_command(
     storage: o.Storage = DEFAULT_STORAGE,
-    out: Annotated[Path, o.option(o.OUTPUT, "DIR", "Folder of the exported studies.")] = Path("studies"),
+    out: Annotated[Path, o.option(o.OUTPUT, "DIR", "Folder to write the exported studies to.")] = Path("studies"),
     kernel: o.Kernel = None,
-    gpu: Annotated[str | None, o.option(o.PROBLEM, "NAME", "Only studies of GPUs with this in their names.")] = None,
+    gpu: Annotated[str | None, o.option(o.PROBLEM, "NAME", "Only studies of GPUs whose names contain this.")] = None,
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
 ) -> None:
@@ -44,7 +44,7 @@ def export_command(
         ]
         if not chosen:
             output.say(*unreadable_lines(store.unreadable))
-            raise InputError(f"{store.url}: no such study in this database")
+            raise InputError(f"{store.url}: this database has no such study")
         check_writable(out)
         trials = store.trials_of(chosen)
         chosen = [summary for summary in chosen if summary.name in trials]
@@ -85,7 +85,7 @@ def import_command(
 
     output = Output("import", json_file, quiet=quiet)
     if storage == MEMORY:
-        raise InputError("--storage: name a database to import into")
+        raise InputError("--storage: name the database to import into")
     exported = [  # all are checked before any reaches the database
         read_exported(recording)
         for path in files
@@ -98,7 +98,7 @@ def import_command(
         for one in exported:
             done = import_study(store, one)
             result = "with its result" if done.has_result else "no result yet"
-            output.lines(f"{done.name}: {done.added} trials added, {result}")
+            output.lines(f"{done.name}: added {done.added} trials, {result}")
             studies.append({"study": str(done.name), "trials_added": done.added, "finished": done.has_result})
     output.json({"studies": studies})
 
@@ -106,10 +106,10 @@ def import_command(
 def delete_command(
     study: Annotated[
         list[str],
-        typer.Argument(metavar="STUDY", help="The study's name, or words that no other study has in its name."),
+        typer.Argument(metavar="STUDY", help="The study's name, or words that only its name contains."),
     ],
     storage: o.Storage = DEFAULT_STORAGE,
-    yes: Annotated[bool, o.flag(o.DATABASE, "Do not ask.", "--yes", "-y")] = False,
+    yes: Annotated[bool, o.flag(o.DATABASE, "Do not ask for confirmation.", "--yes", "-y")] = False,
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
 ) -> None:
@@ -132,13 +132,15 @@ def delete_command(
         found = named(list(numbers), study)
         if len(found) != 1:
             those = "no study" if not found else f"{len(found)} studies"
-            more = f", {found[0]} and {found[1]} among them; give more of the name" if found else ""
+            more = f", such as {found[0]} and {found[1]}; give more of the name" if found else ""
             words = " and ".join(map(repr, study))
             raise InputError(f"{store.url}: {those} with {words} in the name{more}")
         number = numbers[found[0]]
         holder = store.holders().get(number)
         if holder is not None:
-            raise InputError(f"{found[0]}: is being worked on by {holder.host}, process {holder.pid}; end that first")
+            raise InputError(
+                f"{found[0]}: {holder.host}, process {holder.pid}, is working on this study; end that process first"
+            )
         count = sum(store.counts([number]).get(number, {}).values())
         if not yes and not output.agreed(f"delete {found[0]} with {count} trials?", "--yes"):
             output.say("nothing was deleted")
@@ -150,7 +152,7 @@ def delete_command(
 
 def write_command(
     words: Annotated[
-        list[str] | None, typer.Argument(metavar="WORD…", help="Only studies with all these in their names.")
+        list[str] | None, typer.Argument(metavar="WORD…", help="Only studies whose names contain all of these.")
     ] = None,
     storage: o.Storage = DEFAULT_STORAGE,
     out: o.Out = Path("tuned"),
@@ -181,7 +183,7 @@ def write_command(
         entries = stored_entries(done, store.trials_of(done))
     output.say(*unreadable_lines(store.unreadable))
     if not entries:
-        raise InputError(f"{store.url}: no finished study whose config an engine looks up")
+        raise InputError(f"{store.url}: this database has no finished study whose config an engine looks up")
     paths = write_placed(out, entries, lambda line: output.notes(f"note: {line}"))
     left = len(chosen) - len(done)
     output.notes(*(f"wrote {path}" for path in paths), *(f"note: {line}" for line in missing_lines(paths)))

@@ -10,7 +10,7 @@ from bo_tune.cli import options as o
 from bo_tune.core.choices import DEFAULT_STORAGE, GRID, GRID_GP
 from bo_tune.errors import InputError
 from bo_tune.processes import exit_codes
-from bo_tune.processes.garbage import garbage_not_sought
+from bo_tune.processes.garbage import paused_gc
 
 
 def compare_command(
@@ -19,7 +19,7 @@ def compare_command(
         Path, typer.Argument(metavar="GRID", help="Folder that bo-tune grid wrote, or another search.")
     ],
     recordings: Annotated[
-        Path | None, o.option(o.PROBLEM, "DIR", "Recorded grids, whose times settle the comparison.")
+        Path | None, o.option(o.PROBLEM, "DIR", "Recorded grids, whose times decide the comparison.")
     ] = None,
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
@@ -40,7 +40,7 @@ def compare_command(
     output = Output("compare", json_file, quiet=quiet)
     comparisons = compare(tuned_dir, grid_dir, read_recordings(recordings) if recordings else ())
     if not comparisons.common:
-        output.say(f"{tuned_dir} and {grid_dir} have no entry in common: there is nothing to compare")
+        output.say(f"{tuned_dir} and {grid_dir} have no entry in common, so there is nothing to compare")
         output.json(comparisons.to_json())
         raise typer.Exit(exit_codes.FAILED)
     output.tables(*comparison_tables(comparisons))
@@ -50,7 +50,9 @@ def compare_command(
 
 def simulate_command(
     recordings: Annotated[Path, o.option(o.PROBLEM, "DIR", "Folder of recorded grids.")],
-    history: Annotated[Path | None, o.option(o.SEARCH, "DIR", "Recorded grids tuned first, to learn from.")] = None,
+    history: Annotated[
+        Path | None, o.option(o.SEARCH, "DIR", "Recorded grids to tune first, and to learn from.")
+    ] = None,
     sampler: Annotated[
         str, o.option(o.SEARCH, "NAME", "How configs are proposed.", complete=completion.samplers)
     ] = GRID_GP,
@@ -95,13 +97,13 @@ def simulate_command(
     output.json(result)
 
 
-@garbage_not_sought()
+@paused_gc()
 def show_command(
     study: Annotated[
         list[str] | None,
         typer.Argument(
             metavar="STUDY",
-            help="Only studies with these words in their names. A single one is shown in full.",
+            help="Only studies with these words in their names. If one study matches, it is shown in full.",
         ),
     ] = None,
     storage: o.Storage = DEFAULT_STORAGE,
@@ -125,7 +127,9 @@ def show_command(
     with looking_at(storage) as store:
         studies = list_studies(store, words)
         if words and not studies:
-            raise InputError(f"{store.url}: no study with {' and '.join(map(repr, words))} in its name")
+            raise InputError(
+                f"{store.url}: this database has no study with {' and '.join(map(repr, words))} in its name"
+            )
         detail = study_detail(store, studies[0]) if words and len(studies) == 1 else None
         unreadable = dict(store.unreadable)
     if detail is not None:

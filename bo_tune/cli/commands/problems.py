@@ -52,7 +52,7 @@ def list_problems(study: "StudyFile | None", kernels: Sequence[str], budget: int
     from bo_tune.display.check import problem_lines, problem_tables
 
     if study is None:
-        raise InputError("nothing to list: name a study file, or a model with --model")
+        raise InputError("there is nothing to list: name a study file, or a model with --model")
     served = study.problems_by_layer()
     problems = {problem: served[problem] for problem in problems_of(study, kernels)}
     expected = outlook(list(problems), budget or study.budget.launched_configs or DEFAULT_BUDGET)

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from bo_tune.formats.recording import Recording
 
 OUT = {ReportFormat.HTML: Path("report.html"), ReportFormat.MARKDOWN: Path("report.md")}
-"""Files that are written where none is named."""
+"""Files to write if none is named."""
 
 LEAST_GAIN_PERCENT = 3.0
-"""Below this, repetitions of one config differ as much."""
+"""A smaller gain, in percent, may be noise: repetitions of one config differ as much."""
 
 
 def report_command(
@@ -32,7 +32,9 @@ def report_command(
     ] = None,
     form: Annotated[
         ReportFormat,
-        o.option(None, "|".join(ReportFormat), "An HTML page, or Markdown for filing tuned configs.", "--format"),
+        o.option(
+            None, "|".join(ReportFormat), "html writes a page, markdown a text for filing tuned configs.", "--format"
+        ),
     ] = ReportFormat.HTML,
     title: Annotated[
         str, o.option(None, "TEXT", "Title of the page, for example the model and how it is served.")
@@ -86,7 +88,7 @@ def report_command(
         found = review(store, grids, figures, study or ())
     output.say(*unreadable_lines(store.unreadable))
     if not found.cases:
-        raise InputError(f"{store.url}: no searches {'of that name ' if study else ''}in this database")
+        raise InputError(f"{store.url}: this database has no searches{' of that name' if study else ''}")
     versus = None
     if against is not None:
         with StudyStore(against, only_read=True) as other:
@@ -103,7 +105,7 @@ def report_command(
     left_out = f"; {found.left_out} older ones left out" if found.left_out else ""
     size = f"{len(page) / 1e6:.1f} MB" if form is ReportFormat.HTML else f"{len(page) / 1e3:.1f} kB"
     output.lines(f"wrote {file}: {len(found.studies)} studies, {size}{left_out}")
-    output.warn(*(f"{file} is without its charts: {why}" for why in notes))
+    output.warn(*(f"{file} was written without its charts: {why}" for why in notes))
     output.json({**document(found), "against": versus.to_json() if versus else None})
 
 
@@ -133,7 +135,7 @@ def _figures(path: Path) -> dict[str, Any]:
     # Earlier versions wrote the figures of the session alone.
     session = content.get("session", content) if isinstance(content, dict) else None
     if not isinstance(session, dict) or not isinstance(session.get("devices"), dict):
-        raise InputError(f"--session: {path}: expected what tune --json writes")
+        raise InputError(f"--session: {path}: expected a file that tune --json wrote")
     return session
 
 
@@ -148,4 +150,4 @@ def _steps(path: Path) -> "StepReport":
     try:
         return StepReport.from_json(content)
     except ValidationError as error:
-        raise InputError(f"--step: {path}: expected what step --json writes: {first_error(error)}") from None
+        raise InputError(f"--step: {path}: expected a file that step --json wrote: {first_error(error)}") from None

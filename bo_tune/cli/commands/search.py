@@ -28,12 +28,12 @@ MoePath = Annotated[
     o.option(
         o.DEVICE,
         "|".join(MoePathChoice),
-        "How experts' adapters run, which decides on block_m. auto: as the engine would.",
+        "How the experts' adapters run, which decides on block_m. auto: as the engine would run them.",
     ),
 ]
 Race = Annotated[
     RaceChoice,
-    o.option(o.DEVICE, "|".join(RaceChoice), "Where finalists race at the end: in the model's layers, or alone."),
+    o.option(o.DEVICE, "|".join(RaceChoice), "Where the finalists race at the end: in the model's layers, or alone."),
 ]
 Ray = Annotated[
     str | None,
@@ -55,17 +55,18 @@ Stop = Annotated[
     bool | None,
     o.flag(
         o.SEARCH,
-        "End a study once its model is sure that nothing much better is left. On, unless the study file says no.",
+        "End a study once its model is sure that nothing much better is left. Default: on, unless the study file "
+        "turns it off.",
         "--stop/--no-stop",
     ),
 ]
 
 DryRun = Annotated[
-    bool, o.flag(o.OUTPUT, "List what would be tuned, as bo-tune problems does, and tune nothing.", "--dry-run")
+    bool, o.flag(o.OUTPUT, "List what would be tuned, like bo-tune problems, and tune nothing.", "--dry-run")
 ]
 
 AUTO = "auto"
-"""Value of ``--m`` that has keys added where they are worth it."""
+"""Value of ``--m`` that has keys added where they gain enough."""
 
 
 def tune_command(
@@ -199,7 +200,9 @@ def grid_command(
         from bo_tune.cli.output import Output
 
         if sampler not in (None, GRID):
-            raise InputError(f"--sampler: an exhaustive search takes no other than {GRID!r}, got {sampler!r}")
+            raise InputError(
+                f"--sampler: an exhaustive search always uses {GRID!r}, got {sampler!r}; leave the option out"
+            )
         loaded = narrowed(study_of(study, served), only, whole=False)
         arguments = Arguments(
             loaded,

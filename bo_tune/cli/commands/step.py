@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from bo_tune.engines.models.serving import ModelStudy
 
 TIMED = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
-"""Tokens in a step to time where none are named."""
+"""Numbers of tokens in a step to time if none are given."""
 
 
 def step_command(
@@ -48,7 +48,7 @@ def step_command(
         decoder.check()
     measured = Measured(device, kernels, Conditions(), None, require_idle=require_idle)
     if measured.recordings is not None:
-        raise InputError("--device: steps are timed on a GPU and cannot be replayed")
+        raise InputError("--device: steps can only be timed on a GPU, not replayed")
     report = timed(decoders, lambda conditions: opened_one(replace(measured, conditions=conditions)))
     output.tables(*step_tables(report))
     output.lines(*step_lines(report))
@@ -61,7 +61,10 @@ def _model(study: Path | None, served: Served) -> "ModelStudy":
 
     loaded = study_of(study, served) if study is not None else None
     if loaded is not None and loaded.model is None:
-        raise InputError(f"{study}: names its problems one by one, but steps are timed for a model")
+        raise InputError(
+            f"{study}: bo-tune step needs a model, but this study file names its problems one by one; name a model "
+            "with --model"
+        )
     most = served.max_num_batched_tokens or (loaded.model.max_batched_tokens if loaded and loaded.model else None)
     ms = [m for m in TIMED if m <= (most or m)]
     if loaded is None or loaded.model is None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def studies_command(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="NAME…", help="Only these; all by default.", autocompletion=completion.shipped_names),
+        typer.Argument(metavar="NAME…", help="Only these. Default: all.", autocompletion=completion.shipped_names),
     ] = None,
     out: Annotated[
         Path | None, o.option(o.OUTPUT, "DIR", "Copy them into this folder, with the files that they need.")

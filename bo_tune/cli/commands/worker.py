@@ -35,7 +35,7 @@ def worker_command(
     from bo_tune.core.events import Event, StudyFailed, StudyFinished
     from bo_tune.display.reuse import unreadable_lines
     from bo_tune.display.running.progress import Progressing
-    from bo_tune.measure.devices import fallen_back
+    from bo_tune.measure.devices import fallback_warning
     from bo_tune.session.workers.measuring import forking
     from bo_tune.session.workers.worker import StudyWorker, fitting_of
     from bo_tune.store.storage import StudyStore, silence_optuna
@@ -44,7 +44,7 @@ def worker_command(
     silence_optuna()
     output, ended = Output("worker", json_file, quiet=quiet), list[StudyFinished | StudyFailed]()
     if storage == MEMORY:
-        raise InputError("--storage: a worker needs a database that sessions share")
+        raise InputError("--storage memory is private to one process; a worker needs a database that sessions share")
     measured = measuring.measured(dual_stream=dual_stream)
     store = StudyStore(storage, create=False, lease_s=lease)
     shown = Progressing(output.console, None, verbose=verbose, urgent=output.urgent)
@@ -53,7 +53,7 @@ def worker_command(
         fitting_of(measured, seed or 0, forks.host) as (_, fits, settings),
         shown as progress,
     ):
-        output.warn(*filter(None, [fallen_back(measured.source) if measured.recordings is None else None]))
+        output.warn(*filter(None, [fallback_warning(measured.source) if measured.recordings is None else None]))
 
         def listen(event: Event) -> None:
             if isinstance(event, StudyFinished | StudyFailed):

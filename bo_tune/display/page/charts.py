@@ -84,7 +84,8 @@ def convergence(cases: Sequence[Case]) -> Spec | None:
     if not curves:
         return None
     return _chart(
-        f"Best so far above the best by configs launched, and how sure models were at the end: {len(cases)} searches",
+        "Excess of the best so far over the best of all, by configs launched, and certainty of the models at the "
+        f"end: {len(cases)} searches",
         hconcat=[_curves(curves, "configs launched"), _certainty(cases)],
         spacing=36,
     )
@@ -95,7 +96,7 @@ def by_launches(cases: Sequence[Case]) -> Spec | None:
     curves = [curve for case in cases if (curve := _excess(case, lambda step: step.launches))]
     if not curves:
         return None
-    said = f"Best so far above the best by launches of the kernel: {len(cases)} searches"
+    said = f"Excess of the best so far over the best of all, by launches of the kernel: {len(cases)} searches"
     return _chart(said, **_curves(curves, "launches of the kernel"))
 
 
@@ -114,7 +115,7 @@ def _curves(curves: Sequence[Curve], counted: str) -> Spec:
     x = {"field": "x", "type": "quantitative", "title": counted, "scale": domain}
     scale = {"type": "symlog", "constant": 2, "domain": [0, top], "nice": False, "clamp": True}
     axis = {"values": [v for v in (0, 1, 2, 5, 10, 20, 50, 100, 200) if v <= top]}
-    y = {"type": "quantitative", "scale": scale, "title": "best so far above the best, %", "axis": axis}
+    y = {"type": "quantitative", "scale": scale, "title": "excess over the best of all, %", "axis": axis}
     stepped = {"interpolate": "step-after"}
     for row in middle:
         low, half, high = (f"{row[name]:.2f}" for name in ("low", "median", "high"))

@@ -21,7 +21,7 @@ SURE = 0.9
 PURPOSES = {
     "check": "to check results",
     "timing": "to time configs",
-    "late": "launched late, taken again",
+    "late": "launched late, repeated",
     "finalists": "to time the finalists in turn",
 }
 """Purposes of launches, in words."""
@@ -174,8 +174,8 @@ class Page:
             return text
         high = sum(probability >= SURE for probability in sure)
         return (
-            f"{text} At their end {high} models were {words.share(SURE)} sure or surer that nothing untried was better "
-            f"by more than their tolerance; the median was {words.share(sure[len(sure) // 2])}, the least "
+            f"{text} At the end, {high} models were at least {words.share(SURE)} sure that nothing untried was "
+            f"better by more than their tolerance. The median was {words.share(sure[len(sure) // 2])}, the lowest "
             f"{words.share(sure[0])}."
         )
 
@@ -235,7 +235,7 @@ class Page:
             ),
             ("compiles", words.count(effort.compiles), words.count(grid.compiles if grid else None)),
             (
-                "compiling, of one core",
+                "compiling, on one core",
                 words.seconds(effort.compile_s),
                 words.seconds(grid.compile_s if grid else None),
             ),
@@ -246,7 +246,7 @@ class Page:
         ]
         if effort.wall_s is not None:
             theirs = bound + words.seconds(grid.wall_s) if grid and grid.wall_s else words.NONE
-            rows.append(("GPU time: a trial was under way", words.seconds(effort.wall_s), theirs))
+            rows.append(("GPU time: while a trial was under way", words.seconds(effort.wall_s), theirs))
         return rows
 
     def data(self) -> list[dict[str, Any]]:
@@ -279,7 +279,8 @@ def _curve(label: str, case: Case) -> dict[str, Any]:
 def _says(case: Case) -> str:
     """Say in a sentence or two how a search ended."""
     parts = [
-        f"{words.us(case.default_us)} us by default, {words.us(case.time_us)} us chosen, {words.times(case.speed_up)}."
+        f"The default takes {words.us(case.default_us)} us, the chosen config {words.us(case.time_us)} us: "
+        f"{words.times(case.speed_up)}."
     ]
     sure = [s.certificate for s in case.studies if s.certificate]
     if sure:

@@ -117,7 +117,7 @@ class _Charts:
         try:
             drawn = draw(list(specs.values()))
         except DrawingError as error:
-            self.missing = f"the renderer of charts {error}; it may need more memory than it was allowed (ulimit -v)"
+            self.missing = f"the renderer of charts {error}; it may need more memory than it may use (ulimit -v)"
             note(self.missing)
             return
         self.bundle = drawn.bundle if page.drawn else ""

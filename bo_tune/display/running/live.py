@@ -67,7 +67,7 @@ def _bar(view: View, width: int) -> RenderableType:
         state.append(f", {view.failed} failed", style="bold red")
     clock = duration(view.elapsed_s)
     if view.stopping:
-        clock += ", stopping: trials under way end first"
+        clock += ", stopping: finishing the trials under way"
     elif view.left_s is not None:
         clock += f", about {duration(view.left_s)} left"
     room = width - len(state) - len(clock) - 2
@@ -146,7 +146,7 @@ def _happening(one: Happening, width: int) -> Text:
     clock = time.strftime("%H:%M:%S  ", time.localtime(one.at)) if width >= CLOCK_FROM else ""
     told = printable(f"{one.kind:<8}{place}{one.text}")
     if one.kind in RESULTS and len(clock) + len(told) > width:
-        told = told.rpartition(", ")[0].replace(" of the default", "")
+        told = told.rpartition(", ")[0].replace(" the default's speed", "")
     text = Text.assemble((clock, "dim"), (told, STYLES.get(one.kind, "")))
     text.truncate(width, overflow="ellipsis")
     text.no_wrap = True

@@ -158,7 +158,7 @@ class Progressing:
     def summary(self) -> str:
         """Say what was done, if nobody knew beforehand how much there was to do."""
         done = self._watched.view().done
-        return f"nothing left to do: {done} studies finished, {self._watched.trials} trials recorded by this run"
+        return f"nothing is left to do: {done} studies finished, {self._watched.trials} trials recorded by this run"
 
     def _line(self, text: str, console: Console | None = None) -> None:
         print_line(console or self._console, text)

@@ -153,14 +153,14 @@ class Watched:
             case StudyStarted():
                 self._in_flight[event.name] = InFlight(event.problem, event.recorded, event.best_us, event.default_us)
                 if event.recorded:
-                    return Happening("resumed", event.problem, f"{event.recorded} trials were recorded before")
+                    return Happening("resumed", event.problem, f"{event.recorded} trials were already recorded")
             case TrialRecorded():
                 self.trials += 1
                 self._count_trial(event)
             case StudyFinished():
                 return self._finish(event)
             case StudyElsewhere():
-                return Happening("waiting", event.problem, f"{event.host}, process {event.pid}, works on it")
+                return Happening("waiting", event.problem, f"{event.host}, process {event.pid}, is working on it")
             case StudyLost():
                 self._in_flight.pop(event.name, None)
                 return Happening("lost", event.problem, event.message)
@@ -188,10 +188,11 @@ class Watched:
             self._trials_each.append(event.trials)
         if event.time_us and event.default_time_us:
             self._gains.append(event.default_time_us / event.time_us)
-        text = (
-            f"{us(event.time_us)} us, {speed_up(event.default_time_us, event.time_us)} of the default, "
-            f"{counted(event.launched_configs, 'config', 'configs')} launched"
-        ) + (f": {event.ending.words}" if event.ending else "")
+        speed = speed_up(event.default_time_us, event.time_us)
+        gain = f", {speed} the default's speed" if event.default_time_us else ""
+        text = (f"{us(event.time_us)} us{gain}, {counted(event.launched_configs, 'config', 'configs')} launched") + (
+            f": {event.ending.words}" if event.ending else ""
+        )
         kind, count = ("kept" if event.reused else "tuned"), _count(self._done, self._studies)
         return Happening(kind, event.problem, text, count=count)
 
@@ -199,7 +200,7 @@ class Watched:
         restarts = sum(device.gpu.restarts for device in activity.devices.values() if device.gpu)
         fresh, self._restarts = restarts - self._restarts, restarts
         if fresh > 0:
-            self.note(f"the GPU process was restarted ({restarts} in all)", "restart")
+            self.note(f"the GPU process was restarted ({restarts} times so far)", "restart")
 
     def view(self) -> View:
         """Return the current state."""
@@ -223,7 +224,7 @@ class Watched:
     def _figures(self, activity: SessionActivity) -> list[str]:
         found = [f"{activity.trials:,} trials"]
         if self._gains:
-            found.append(f"{geometric_mean(self._gains):.2f}x of the default")
+            found.append(f"{geometric_mean(self._gains):.2f}x the default")
         if activity.gpu_share is not None:
             found.append(f"GPU {activity.gpu_share:.0%}")
         if activity.compiler_share is not None:

@@ -119,9 +119,12 @@ def disagreements(found: Mapping[LoraProblem, int]) -> dict[LoraProblem, Disagre
 
 def _consequence(problem: LoraProblem, *, apart_from_shrink: bool) -> str:
     if not apart_from_shrink and "expand" in problem.kernel and runs_at_once(problem):
-        return f"one launch takes the shrink kernel's {SHARED} alone, which is as wrong"
+        return f"one launch takes only the shrink kernel's {SHARED}, which is just as wrong"
     if not apart_from_shrink:
-        return "tokens are sorted by the latter, and the output is wrong in silence"
+        return "tokens are sorted by the latter, so the output is silently wrong"
     if runs_at_once(problem):
-        return f"an engine that runs shrink and expand apart stops; one launch takes the shrink kernel's {SHARED} alone"
+        return (
+            "an engine that runs shrink and expand separately stops; an engine that runs them in one launch takes "
+            f"only the shrink kernel's {SHARED}"
+        )
     return "the engine stops"

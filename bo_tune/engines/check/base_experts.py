@@ -87,9 +87,9 @@ def _unusable(problem: Problem, name: str, found: Found, gpu: GpuInfo | None) ->
     file, place, step = ExpertsFile.of(name), place_of(found.keys), ExpertsStep.of(problem)
     reason = file.fault(found.config) if file else None
     if reason is None and step.is_grouped and SPLIT_K not in found.config:
-        reason = f"no {SPLIT_K}"
+        reason = f"{SPLIT_K} is missing"
     if reason:
         return Fault(name, place, f"{reason}: {THE_STOP}")
     config = {key: value for key, value in {**_UNSAID, **found.config}.items() if key in ENGINE_NAMES}
     reason = _SPEC.impossible(config, step.problem, gpu) if gpu else None
-    return Fault(name, place, f"{reason}: the launch fails on {gpu.name}") if gpu and reason else None
+    return Fault(name, place, f"{reason}: the launch would fail on {gpu.name}") if gpu and reason else None

@@ -57,8 +57,8 @@ def _searched(folder: Path) -> dict[Path, list[str]]:
 def _only_gpu(folder: Path, searched: dict[Path, list[str]]) -> str:
     found = sorted({file.device for names in searched.values() for name in names if (file := CsgmvFile.of(name))})
     if len(found) != 1:
-        what = f"files of {', '.join(found)}" if found else "no tuned JSON of SGLang's (lora_shrink,K=….json)"
-        raise TableError(f"{folder}: {what} in this folder; name the GPU with --gpu")
+        what = f"files of {', '.join(found)}" if found else "no tuned JSON of SGLang (lora_shrink,K=….json)"
+        raise TableError(f"{folder}: this folder has {what}; name the GPU with --gpu")
     return found[0]
 
 
@@ -70,14 +70,18 @@ def _look_up(
     asked = {"K": step.wide, "R": step.rank, "S": step.slices, M: step.chunk}
     place = next((place for place, names in searched.items() if name in names), None)
     if place is None:
-        return Lookup(problem, layers, name, asked, None, (Fault(name, "", f"no such file: {NO_FILE}"),))
+        return Lookup(problem, layers, name, asked, None, (Fault(name, "", f"the file does not exist: {NO_FILE}"),))
     content = read(place / name)
     if isinstance(content, Unreadable) or not isinstance(content, dict):
-        reason = content.reason if isinstance(content, Unreadable) else f"expected an object of sizes: {STOPS}"
+        reason = (
+            content.reason
+            if isinstance(content, Unreadable)
+            else (f"expected an object with chunk sizes as keys: {STOPS}")
+        )
         return Lookup(problem, layers, name, asked, None, (Fault(name, "", reason),))
     key = key_of(content, step.chunk)
     if key is None:
-        what = "a key is no size of chunks" if content else "holds nothing"
+        what = "a key is not a chunk size" if content else "the file is empty"
         return Lookup(problem, layers, name, asked, None, (Fault(name, "", f"{what}: {STOPS}"),))
     # The file's name fixes all levels except the chunk size.
     found = Found(("*", "*", "*", key), () if int(key) == step.chunk else (M,), content[key])
@@ -92,4 +96,4 @@ def _unusable(step: CsgmvStep, name: str, found: Found, gpu: GpuInfo | None) -> 
         yield Fault(name, place, f"{reason}: {STOPS}")
     elif file and gpu:
         reason = kernel_spec(step.kernel).impossible(file.whole(found.config), step.problem, gpu)
-        yield from [Fault(name, place, f"{reason}: the launch fails on {gpu.name}")] if reason else []
+        yield from [Fault(name, place, f"{reason}: the launch would fail on {gpu.name}")] if reason else []

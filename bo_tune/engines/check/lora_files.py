@@ -12,7 +12,7 @@ from typing import Any
 from bo_tune.engines.check.findings import Fault, place_of
 from bo_tune.engines.vllm.file_names import FILE_STEMS, split_file_name
 from bo_tune.engines.vllm.launchable import numbers_fault
-from bo_tune.engines.vllm.lookup import first_odd_key, no_number
+from bo_tune.engines.vllm.lookup import bad_key_reason, first_odd_key
 from bo_tune.engines.vllm.table_format import LEVELS
 from bo_tune.files import os_error_text, parse_json, read_file, shown
 from bo_tune.kernels.moe.untuned import as_read
@@ -48,7 +48,7 @@ def read(path: Path) -> object:
     try:
         return parse_json(read_file(path), repeats=True)
     except FileNotFoundError:
-        return Unreadable("no such file", missing=True)
+        return Unreadable("the file does not exist", missing=True)
     except OSError as error:
         return Unreadable(f"{os_error_text(error)}: {THE_STOP}")
     except ValueError as error:
@@ -61,9 +61,9 @@ def structure_faults(name: str, content: object) -> Iterator[Fault]:
     if isinstance(content, Unreadable):
         yield Fault(name, "", f"{content.reason}: {_without(stem)}" if content.missing else content.reason)
     elif not isinstance(content, dict):
-        yield Fault(name, "", f"expected an object of max_loras keys: {THE_STOP}")
+        yield Fault(name, "", f"expected an object with max_loras as keys: {THE_STOP}")
     elif not content:
-        yield Fault(name, "", f"holds nothing: {_without(stem)}")
+        yield Fault(name, "", f"the file is empty: {_without(stem)}")
     else:
         yield from _level_faults(name, content, LEVELS[: FILE_STEMS[stem]], ())
 
@@ -76,21 +76,21 @@ def is_moe(name: str) -> bool:
 def _stem(name: str) -> str:
     parts = split_file_name(name)
     if parts is None:
-        raise ValueError(f"not the name of a table: {name}")
+        raise ValueError(f"expected the name of a tuned file, got {name}")
     return parts[1]
 
 
 def _without(stem: str) -> str:
     """Say what the engine does without the file."""
     if FILE_STEMS[stem] == MOE_LEVELS:
-        return "the folder alone makes the experts run block_m 64 at every m, not what they run without a folder"
-    return "the engine takes its default configs"
+        return "with this folder the experts run block_m 64 at every m, not what they run without a folder"
+    return "the engine uses its default configs"
 
 
 def _level_faults(name: str, level: Mapping[str, Any], levels: Sequence[str], keys: tuple[str, ...]) -> Iterator[Fault]:
     odd = first_odd_key(level)
     if odd is not None:
-        yield Fault(name, place_of((*keys, odd)), no_number(levels[0], odd))
+        yield Fault(name, place_of((*keys, odd)), bad_key_reason(levels[0], odd))
     for key, value in level.items():
         place = (*keys, key)
         if not isinstance(value, dict) or not value:
@@ -119,7 +119,7 @@ def config_fault(stem: str, config: object) -> str | None:
     missing = [name for name in names if name not in config]
     if missing:
         upper = [name for name in config if name != name.lower()]
-        other = f"; {upper[0]} is read by the fused MoE kernels only" if upper else ""
-        return f"no {missing[0]}: a KeyError in the engine{other}"
+        other = f"; only the fused MoE kernels read {upper[0]}" if upper else ""
+        return f"{missing[0]} is missing: a KeyError in the engine{other}"
     read = (*names, *(OPTIONAL_NAMES if stem == "SHRINK" else ()))
     return numbers_fault({name: config[name] for name in read if name in config})

@@ -70,12 +70,14 @@ class OtherFile:
         """
         misnamed = self._misnamed(gpu)
         if misnamed:
-            yield Fault(self.name, "", f"never read: {misnamed}")
+            yield Fault(self.name, "", f"the engine never reads this file: {misnamed}")
         elif isinstance(content, Unreadable):
             yield Fault(self.name, "", content.reason)
         elif not isinstance(content, dict):
-            experts = f"expected an object of numbers of tokens: {THE_STOP}"
-            yield Fault(self.name, "", experts if self.is_experts else "never read: expected an object")
+            experts = f"expected an object with numbers of tokens as keys: {THE_STOP}"
+            yield Fault(
+                self.name, "", experts if self.is_experts else "the engine never reads this file: expected an object"
+            )
         else:
             yield from self._faults_within(content)
 
@@ -85,7 +87,9 @@ class OtherFile:
         )
         if not read:
             default = "configs" if self.is_experts else "config"
-            yield Fault(self.name, "", f"holds nothing: the engine takes its default {default}, not the shipped ones")
+            yield Fault(
+                self.name, "", f"the file is empty: the engine uses its default {default}, not the shipped ones"
+            )
         for key in read:
             value = content[key]
             reason = self._experts_fault(key, value) if self.is_experts else mamba_files.config_fault(value)
@@ -94,17 +98,17 @@ class OtherFile:
 
     def _misnamed(self, gpu: str | None) -> str | None:
         if self.device is None:
-            return "the engine asks for no file of such a name"
+            return "it looks for no file of such a name"
         asked = DTYPES if self.is_experts else mamba_files.DTYPES
         if self.dtype is not None and self.dtype not in asked:
             kind = "dtype" if self.is_experts else "cache_dtype"
-            return f"the engine asks for no {kind}={self.dtype}, only for {', '.join(asked)}"
+            return f"it never looks for {kind}={self.dtype}, only for {', '.join(asked)}"
         if gpu is None:
             return None
         wanted = device_of(gpu) if self.is_experts else device_file_name(gpu)
-        return None if self.device == wanted else f"the engine asks for device_name={wanted} on this GPU"
+        return None if self.device == wanted else f"on this GPU it looks for device_name={wanted}"
 
     def _experts_fault(self, key: str, value: Any) -> str | None:
         if first_odd_key((key,)) is not None:
-            return "the key is no number of tokens"
+            return "the key is not a number of tokens"
         return ExpertsFile(self.device or "", self.dtype).fault(value)

@@ -34,8 +34,8 @@ from bo_tune.kernels.spec import EngineSpec
 
 HOPPER = (9, 0)
 NOTHING_LOOKED_UP = (
-    "nothing was looked up: no layer that the model and its target modules name has lookups known here, so nothing is "
-    "known of this folder"
+    "nothing was checked: bo_tune knows no lookups for any layer that the model and its target modules name, so "
+    "this says nothing about the folder"
 )
 
 
@@ -161,9 +161,9 @@ def _wrong_neighbour(file: str, table: Mapping[str, Any], asked: Mapping[str, in
     if not wrong:
         return None
     level, position = wrong[0], list(asked).index(wrong[0])
-    reason = f"no entry for {level} {asked[level]}: takes the one for {level} {found.keys[position]}"
+    reason = f"no entry for {level} {asked[level]}, so {level} {found.keys[position]} is used"
     if level == "max_loras" and str(asked[level] - 1) in table:
-        reason += f"; an engine with --max-loras {asked[level] - 1} asks for one more"
+        reason += f"; an engine with --max-loras {asked[level] - 1} looks up one more"
     elif _swapped(table, asked, found, position):
         reason += "; k and n are swapped"
     return Fault(file, _asked_place(asked, level), reason)
@@ -190,7 +190,7 @@ def _unusable(file: str, found: Found, spec: EngineSpec, problem: LoraProblem, g
             return Fault(file, place, f"{SHARED}: expected at least {LEAST_SORTED}, got {config[SHARED]}: {THE_STOP}")
         return None
     reason = spec.impossible(_as_launched(config, problem, gpu), problem, gpu) if gpu else None
-    return Fault(file, place, f"{reason}: the launch fails on {gpu.name}") if gpu and reason else None
+    return Fault(file, place, f"{reason}: the launch would fail on {gpu.name}") if gpu and reason else None
 
 
 def _as_launched(config: Mapping[str, int], problem: LoraProblem, gpu: GpuInfo) -> Mapping[str, int]:
@@ -233,14 +233,14 @@ def _only_gpu(folder: Path, tables: Iterable[str]) -> str:
     gpus = sorted({gpu for gpu in map(_gpu_of, tables) if gpu})
     if len(gpus) != 1:
         what = f"files of {', '.join(gpus)}" if gpus else "no tuned JSON (*_SHRINK.json, *_EXPAND_TRUE.json, …)"
-        raise TableError(f"{folder}: {what} in this folder; name the GPU with --gpu")
+        raise TableError(f"{folder}: this folder has {what}; name the GPU with --gpu")
     return gpus[0]
 
 
 def _misnamed(tables: Iterable[str], gpu: _Gpu) -> list[Fault]:
     """Return a fault for each file of this GPU whose name has hyphens or spaces. An engine writes it without."""
     return [
-        Fault(name, "", f"never read: the engine asks for {gpu.file_name}{name.removeprefix(prefix)}")
+        Fault(name, "", f"the engine never reads this file: it looks for {gpu.file_name}{name.removeprefix(prefix)}")
         for name in tables
         if (prefix := _prefix(name)) and prefix != gpu.file_name and _gpu_of(name) == gpu.file_name
     ]

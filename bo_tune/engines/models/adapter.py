@@ -65,8 +65,8 @@ class Adapter:
         if self.config.modules_to_save:
             saved = ", ".join(self.config.modules_to_save)
             raise ModelError(
-                f"{self.source}: modules_to_save: {saved}: {shape.architecture} has no classification head, and the "
-                "engine refuses the adapter"
+                f"{self.source}: modules_to_save: {saved}: {shape.architecture} has no classification head, so "
+                "the engine refuses the adapter"
             )
         if not self.config.exclude_modules and self._changes_all_linear:
             return None
@@ -74,8 +74,8 @@ class Adapter:
         refused = [module.suffix for module in outer if module.suffix not in shape.asked_outer]
         if refused:
             raise ModelError(
-                f"{self.source}: target_modules: {', '.join(refused)} of {shape.architecture} takes no adapters in "
-                "vLLM 0.33, and the engine refuses this one"
+                f"{self.source}: target_modules: {', '.join(refused)} of {shape.architecture} takes no adapters "
+                "in vLLM 0.33, so the engine refuses this adapter"
             )
         linear = [module for module in shape.linear if module.called and self._changes(module, shape)]
         names = suffixes([*linear, *outer])
@@ -83,8 +83,8 @@ class Adapter:
             names = (*names, EXPERTS)
         if not names:
             raise ModelError(
-                f"{self.source}: target_modules: no module of {shape.name} that takes adapters goes by these names; "
-                f"its modules are {', '.join(shape.target_names)}"
+                f"{self.source}: target_modules: none of these names a module of {shape.name} that takes "
+                f"adapters; its modules are {', '.join(shape.target_names)}"
             )
         return names
 
@@ -159,7 +159,7 @@ def joint_rank(adapters: Sequence[Adapter], ranks: Sequence[int]) -> tuple[int, 
         small = [rank for rank in ranks if rank < adapter.rank]
         if small:
             raise ModelError(
-                f"{adapter.source}: {adapter.rank_field}: expected at most the rank {small[0]} that is served, "
+                f"{adapter.source}: {adapter.rank_field}: expected at most {small[0]}, the rank that is served, "
                 f"got {adapter.rank}"
             )
     if ranks or not adapters:

@@ -45,14 +45,14 @@ def _pattern(value: str) -> str:
     try:
         re.compile(value)
     except (re.error, OverflowError, RecursionError) as error:
-        raise _refused(f"not a regular expression: {error}") from None
+        raise _refused(f"expected a regular expression: {error}") from None
     return value
 
 
 def _heads_only(value: list[str] | None) -> list[str] | None:
     others = [name for name in value or () if name not in HEADS]
     if others:
-        raise _refused(f"vLLM takes no modules but {' and '.join(HEADS)} whole, and refuses {shown(others)}")
+        raise _refused(f"vLLM accepts only {' and '.join(HEADS)} as whole modules, and refuses {shown(others)}")
     return value
 
 
@@ -60,12 +60,13 @@ Rank = Annotated[int, _unless(lambda rank: rank >= 1, "expected an integer >= 1"
 Pattern = Annotated[str, AfterValidator(_pattern)]
 _LORA = _unless(
     lambda kind: isinstance(kind, str) and kind.upper() == "LORA",
-    "vLLM knows LoRA alone: it refuses the names of others' tensors",
+    "vLLM supports only LoRA: it refuses the tensor names of other methods",
 )
-_NO_BIAS = _unless(lambda bias: bias == "none", "vLLM does not support the biases of adapters; expected 'none'")
+_NO_BIAS = _unless(lambda bias: bias == "none", "vLLM does not support adapters with biases; expected 'none'")
 _PLAIN_INIT = _unless(
     lambda init: not isinstance(init, str) or init.lower() in PLAIN_INITS,
-    f"it changes the base model, which vLLM does not follow; expected a truth value, {', '.join(PLAIN_INITS)}",
+    "this initialisation changes the base model, which vLLM does not reproduce; expected a truth value, "
+    f"{', '.join(PLAIN_INITS)}",
 )
 
 

@@ -36,7 +36,9 @@ def held_experts(
     """
     moe, p = experts_of(shape), tensor_parallel
     if expert_parallel and fully_sharded:
-        raise ModelError(f"{shape.source}: vLLM has no fully sharded adapters with expert parallelism")
+        raise ModelError(
+            f"{shape.source}: vLLM cannot combine --fully-sharded-loras with --enable-expert-parallel; leave one out"
+        )
     size = moe.num_experts if expert_parallel else moe.intermediate
     if size % p:
         what = "number of experts" if expert_parallel else "intermediate size of the experts"
@@ -53,7 +55,7 @@ def held_experts(
 def experts_of(shape: ModelShape) -> MoeShape:
     """Return the experts of a model. Raises ModelError if it has none."""
     if shape.moe is None:
-        raise ModelError(f"{shape.source}: the model has no experts")
+        raise ModelError(f"{shape.source}: this model has no experts")
     return shape.moe
 
 

@@ -36,13 +36,13 @@ def download_config(model: str) -> Path:
         from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError  # noqa: PLC0415
     except ImportError:
         raise ModelError(
-            f"{model}: no such file or folder; to take it as the id of a Hugging Face model, "
-            "install huggingface_hub: pip install 'bo_tune[hub]'"
+            f"{model}: no such file or folder; if it is the id of a Hugging Face model, install huggingface_hub: "
+            "pip install 'bo_tune[hub]'"
         ) from None
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # the error repeats its warnings about retries
     try:
         return Path(hf_hub_download(model, CONFIG_FILE))
     except (EntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
         raise ModelError(
-            f"{model}: no such file or folder, and not to be had from the Hugging Face hub: {one_line(error)}"
+            f"{model}: no such file or folder, and the Hugging Face hub does not provide it: {one_line(error)}"
         ) from None

@@ -21,7 +21,7 @@ def held_mamba(model: ModelStudy) -> list[MambaStep]:
     """
     mamba, ranks = model.shape.mamba, model.tensor_parallel
     if mamba is None:
-        raise ModelError(f"{model.shape.source}: the model has no Mamba-2 layers")
+        raise ModelError(f"{model.shape.source}: this model has no Mamba-2 layers")
     if mamba.heads % ranks:
         raise ModelError(
             f"{model.shape.source}: heads of the Mamba layers: expected a multiple of the tensor-parallel "

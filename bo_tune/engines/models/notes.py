@@ -47,18 +47,18 @@ def restricted_note(
     shown = ", ".join(others[:MOST_NAMED]) + (f" and {len(others) - MOST_NAMED} more" if others[MOST_NAMED:] else "")
     start = f"start the engine with --lora-target-modules {' '.join(names)}"
     if lacking:
-        return f"{start}, {_STOPS}: without it, it adapts {shown} too, and asks {lacking}"
-    harm = [f"takes other layers' configs for {shown} where theirs are not there"] if others else []
+        return f"{start}, {_STOPS}: without this option it also adapts {shown}, and looks up {lacking}"
+    harm = [f"takes other layers' configs for {shown} if theirs are missing"] if others else []
     harm += ["runs the experts with its defaults"] if experts else []
-    return f"{start}: without it, it {' and '.join(harm)}" if harm else start
+    return f"{start}: without this option it {' and '.join(harm)}" if harm else start
 
 
 def dual_stream_note(lacking: str) -> str:
     """Return the note on files for two streams. ``lacking`` are the lookups that fail in an engine of one stream."""
     start = "start the engine with VLLM_LORA_ENABLE_DUAL_STREAM=1"
     if lacking:
-        return f"{start}, {_STOPS}: on one stream it asks {lacking}"
-    return f"{start}: on one stream it asks …_EXPAND_TRUE.json for all layers"
+        return f"{start}, {_STOPS}: on one stream it looks up {lacking}"
+    return f"{start}: on one stream it looks up …_EXPAND_TRUE.json for all layers"
 
 
-_STOPS = "or it stops with a KeyError unless the files hold more than these lookups"
+_STOPS = "or it stops with a KeyError unless the files have entries for more than these lookups"

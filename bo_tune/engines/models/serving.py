@@ -27,8 +27,8 @@ MOST_PROBLEMS = 10_000
 """Most problems of a study."""
 
 BY_CHUNKS = (
-    "SGLang reads this folder where SGLANG_LORA_CONFIG_DIR names it, and tells steps apart by the size of their chunks "
-    "alone: of those that share one the middle m was measured"
+    "SGLang reads this folder if SGLANG_LORA_CONFIG_DIR names it, and distinguishes steps only by the size of "
+    "their chunks. Of the steps that share a size, the one with the middle m was measured"
 )
 
 
@@ -192,11 +192,11 @@ class ModelStudy:
     def check(self) -> None:
         """Refuse settings with which no engine serves the model. Raises ModelError."""
         if (count := len(self.ranks) * len(self.max_loras) * len(self.ms)) > MOST_PROBLEMS:
-            raise ModelError(f"expected at most {MOST_PROBLEMS} of rank times max-loras times m, got {count}")
+            raise ModelError(f"expected at most {MOST_PROBLEMS} combinations of rank, max-loras and m, got {count}")
         if self.max_batched_tokens is not None and max(self.ms, default=0) > self.max_batched_tokens:
             raise ModelError(
-                f"m: expected at most the {self.max_batched_tokens} tokens of --max-num-batched-tokens, "
-                f"got {max(self.ms)}; name others with --m"
+                f"m: expected at most {self.max_batched_tokens}, the tokens of --max-num-batched-tokens, got "
+                f"{max(self.ms)}; give other values with --m"
             )
         if self.chunk_size not in CHUNK_SIZES:
             sizes = ", ".join(map(str, CHUNK_SIZES))
@@ -319,7 +319,8 @@ def _check_ranks(ranks: Sequence[int]) -> None:
     for rank in ranks:
         if rank not in LORA_RANKS:
             least = serving_rank(rank)
-            advice = f"the next is {least}" if least else f"the largest is {LORA_RANKS[-1]}"
+            advice = f"the next larger one is {least}" if least else f"the largest is {LORA_RANKS[-1]}"
             raise ModelError(
-                f"rank: an engine's --max-lora-rank is one of {', '.join(map(str, LORA_RANKS))}, got {rank}; {advice}"
+                "rank: expected a value of the engine's --max-lora-rank, one of "
+                f"{', '.join(map(str, LORA_RANKS))}, got {rank}; {advice}"
             )

@@ -133,8 +133,8 @@ class ModelShape:
                 )
         if not any(module.called for module in found) and not self.wraps_experts(target_modules):
             raise ModelError(
-                f"{self.source}: target modules: the adapters of {', '.join(target_modules)} are never called; "
-                f"expected some of {', '.join(self.target_names)}"
+                f"{self.source}: target modules: the engine never calls the adapters of "
+                f"{', '.join(target_modules)}; expected some of {', '.join(self.target_names)}"
             )
         return found
 
@@ -152,8 +152,8 @@ class ModelShape:
         """
         if self.adapts_towers:
             raise ModelError(
-                f"{self.source}: --enable-tower-connector-lora: the layers of the towers of {self.architecture} are "
-                "not known here; record what the engine looks up, and tune that with --lookups"
+                f"{self.source}: --enable-tower-connector-lora: bo_tune does not know the tower layers of "
+                f"{self.architecture}; record what the engine looks up, and tune that with --lookups"
             )
 
     def wraps_experts(self, target_modules: Sequence[str] | None) -> bool:
@@ -177,8 +177,8 @@ class ModelShape:
             return list(self.held)
         if self.alone and tensor_parallel > 1:
             raise UnknownArchitectureError(
-                f"{self.source}: what vLLM makes of {self.architecture} is known here at a tensor-parallel size of 1 "
-                "alone; record what the engine looks up, and tune that with --lookups"
+                f"{self.source}: bo_tune knows {self.architecture} only at a tensor-parallel size of 1; record "
+                "what the engine looks up, and tune that with --lookups"
             )
         modules = self.modules(target_modules, fully_sharded=fully_sharded, ranks=tensor_parallel)
         self._check_vocabulary(modules)
@@ -209,7 +209,9 @@ class ModelShape:
             known = self.target_names
             near = get_close_matches(name.rpartition(".")[2], known, n=1)
             advice = f"did you mean {near[0]}?" if near else f"expected some of {', '.join(known)}"
-            raise ModelError(f"{self.source}: target modules: no layer takes adapters as {name!r}; {advice}")
+            raise ModelError(
+                f"{self.source}: target modules: no layer that takes adapters is called {name!r}; {advice}"
+            )
 
     def _check_vocabulary(self, modules: Sequence[Module]) -> None:
         heads = [module for module in modules if module.kind is Kind.HEAD]
@@ -217,11 +219,11 @@ class ModelShape:
             return
         (vocabulary,) = heads[0].outputs
         if not vocabulary:
-            raise ModelError(f"{self.source}: vocab_size is missing, and lm_head takes adapters")
+            raise ModelError(f"{self.source}: vocab_size is missing, but lm_head takes adapters")
         if vocabulary > MOST_LOGITS:
             raise ModelError(
-                f"{self.source}: vocab_size: expected at most {MOST_LOGITS} where lm_head takes adapters, "
-                f"got {vocabulary}"
+                f"{self.source}: vocab_size: expected at most {MOST_LOGITS} because lm_head takes adapters, got "
+                f"{vocabulary}"
             )
 
 

@@ -39,12 +39,12 @@ class SglangLora(Engine):
     def parse(self, text: bytes, path: Path) -> dict[Keys, WrittenConfig]:
         file, content = CsgmvFile.of(path.name), parse_strictly(text, path)
         if file is None:
-            raise TableError(f"{path}: not the name of a file that SGLang loads")
+            raise TableError(f"{path}: expected the name of a file that SGLang loads")
         if not isinstance(content, dict) or not content:
-            raise TableError(f"{path}: expected an object of sizes of chunks, got {kind_of(content)}")
+            raise TableError(f"{path}: expected an object with chunk sizes as keys, got {kind_of(content)}")
         found: dict[Keys, WrittenConfig] = {}
         for key, config in content.items():
-            fault = decimal_key_fault("size of chunks", key) or file.fault(config)
+            fault = decimal_key_fault("chunk size", key) or file.fault(config)
             if fault:
                 raise TableError(f"{path}: {key}: {fault}")
             found[(key,)] = file.whole(config)

@@ -61,7 +61,7 @@ class CsgmvFile(NamedTuple):
             return f"expected a config, got {shown(config)}"
         missing = [name for name in BLOCKS if name not in config]
         if missing:
-            return f"no {missing[0]}"
+            return f"{missing[0]} is missing"
         read = {name: config[name] for name in self.names if config.get(name) is not None or name in BLOCKS}
         limit = read.pop(REGISTERS, NO_LIMIT)
         if type(limit) is not int or not 1 <= limit <= MOST_REGISTERS:

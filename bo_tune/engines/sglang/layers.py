@@ -19,13 +19,13 @@ def served_layers(model: ModelStudy) -> list[LoraLayer]:
     source = model.shape.source
     for said, option in ((model.fully_sharded, "--fully-sharded-loras"), (model.dual_stream, "--dual-stream")):
         if said:
-            raise ModelError(f"{source}: {option}: SGLang has no such option")
+            raise ModelError(f"{source}: {option}: SGLang has no such option; leave it out")
     layers = [layer for layer in model.layers if layer.name not in APART]
     others = [layer.name for layer in layers if layer.name not in SERVED]
     if others or model.has_experts:
         what = ", ".join(dict.fromkeys([*others, *["experts"] * model.has_experts]))
         raise ModelError(
-            f"{source}: what SGLang makes of adapters of {what} is not known here; choose some of "
+            f"{source}: bo_tune does not know how SGLang handles adapters of {what}; choose some of "
             f"{', '.join(SERVED)} with --target-modules"
         )
     return layers

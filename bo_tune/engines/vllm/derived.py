@@ -108,15 +108,15 @@ def derived(*, relative_to: Path = Path(), **said: Any) -> ModelStudy:
     known = _known(said)
     ranks = known.ranks if known else said["ranks"]
     if not ranks:
-        raise ModelError("--max-lora-rank: needed where the table of architectures does not have the model")
+        raise ModelError("--max-lora-rank is needed, because the table of architectures does not have the model")
     answer = ask(_options(said, ranks[0], known))
     shape = known.shape if known else _shape(said["config"])
     shape = replace(shape, held=answer.held(ranks[0]), moe=answer.moe(said["tensor_parallel"]))
-    told = f"layers as vLLM {answer.version}, installed here, wraps them"
+    told = f"layers as the installed vLLM {answer.version} wraps them"
     if known is not None:
         return replace(known, shape=shape, told=f"{told}: {compared(known, answer)}")
     plain = {name: value for name, value in said.items() if name not in ("config", "adapters", "tower_connector")}
-    return ModelStudy.with_shape(shape, told=f"{told}: the table does not have them", **plain)
+    return ModelStudy.with_shape(shape, told=f"{told}: the table does not have this model", **plain)
 
 
 def _known(said: Mapping[str, Any]) -> ModelStudy | None:
@@ -126,8 +126,8 @@ def _known(said: Mapping[str, Any]) -> ModelStudy | None:
     except UnknownArchitectureError:
         if said.get("adapters") and not said.get("target_modules"):
             raise ModelError(
-                "--adapter: names of modules are known of the table's architectures alone; name those of the engine "
-                "with --lora-target-modules"
+                "--adapter: bo_tune knows the names of modules only for architectures in its table; name the "
+                "engine's modules with --lora-target-modules"
             ) from None
         return None
 
@@ -135,10 +135,10 @@ def _known(said: Mapping[str, Any]) -> ModelStudy | None:
 def compared(known: ModelStudy, answer: Answer) -> str:
     """Say whether the table of architectures agrees with the engine, and list differences."""
     mine, theirs = set(known.wrapped), answer.wrapped
-    lines = [f"the table has {_shown(one)}, which vLLM does not wrap so" for one in sorted(mine - theirs)]
-    lines += [f"vLLM wraps {_shown(one)}, which the table does not have so" for one in sorted(theirs - mine)]
+    lines = [f"the table has {_shown(one)}, but vLLM does not wrap it like that" for one in sorted(mine - theirs)]
+    lines += [f"vLLM wraps {_shown(one)}, but the table does not have it like that" for one in sorted(theirs - mine)]
     if (told := answer.expert_sizes) != (ours := _expert_sizes(known)):
-        lines.append(f"of experts, vLLM has {_named(told)}, the table {_named(ours)}")
+        lines.append(f"for experts, vLLM has {_named(told)}, the table {_named(ours)}")
     more = [f"{len(lines) - MOST_TOLD} more differences"] if lines[MOST_TOLD:] else []
     return "; ".join([*lines[:MOST_TOLD], *more]) or "the table agrees"
 
@@ -175,12 +175,12 @@ def ask(options: Mapping[str, Any]) -> Answer:
             python_command(MODULE, json.dumps(options)), capture_output=True, text=True, timeout=DEADLINE_S, check=False
         )
     except subprocess.TimeoutExpired:
-        raise ModelError(f"--derive engine: vLLM gave no answer within {DEADLINE_S:.0f} s") from None
+        raise ModelError(f"--derive engine: vLLM did not answer within {DEADLINE_S:.0f} s") from None
     try:
         answer = json.loads(done.stdout)
         reason = answer.get("error")
     except ValueError:
-        lines = done.stderr.strip().splitlines() or ["it said nothing"]
+        lines = done.stderr.strip().splitlines() or ["it printed nothing"]
         reason = f"exit code {done.returncode}: {lines[-1]}"
     if reason == NOT_INSTALLED:
         raise ModelError("--derive engine: no vLLM is installed here")
@@ -193,7 +193,9 @@ def _options(said: Mapping[str, Any], rank: int, known: ModelStudy | None) -> di
     """Return the options of an engine, by their names in ``EngineArgs``."""
     folder = Path(said["config"])
     if folder.is_file() and folder.name != CONFIG_FILE:
-        raise ModelError(f"{folder}: --derive engine: expected a folder with a {CONFIG_FILE}: vLLM reads no other")
+        raise ModelError(
+            f"{folder}: --derive engine: expected a folder with a {CONFIG_FILE}, because vLLM reads nothing else"
+        )
     options = {
         "model": str(folder.parent.resolve() if folder.is_file() else folder),
         "tensor_parallel_size": said["tensor_parallel"],

@@ -36,9 +36,9 @@ class VllmExperts(Engine):
     def parse(self, text: bytes, path: Path) -> dict[Keys, WrittenConfig]:
         file, content = ExpertsFile.of(path.name), parse_strictly(text, path)
         if file is None:
-            raise TableError(f"{path}: not the name of a file that vLLM loads")
+            raise TableError(f"{path}: expected the name of a file that vLLM loads")
         if not isinstance(content, dict):
-            raise TableError(f"{path}: expected an object of numbers of tokens, got {kind_of(content)}")
+            raise TableError(f"{path}: expected an object with numbers of tokens as keys, got {kind_of(content)}")
         found: dict[Keys, WrittenConfig] = {}
         for key, config in configs_in(content).items():
             fault = decimal_key_fault("number of tokens", key) or file.fault(config)

@@ -12,7 +12,7 @@ from typing import Any
 
 from bo_tune.core.problem import device_file_name
 from bo_tune.engines.provenance import PROVENANCE_SUFFIX
-from bo_tune.engines.vllm.launchable import in_small_letters, numbers_fault
+from bo_tune.engines.vllm.launchable import numbers_fault, with_lower_case_names
 from bo_tune.engines.vllm.lookup import first_odd_key
 from bo_tune.files import shown
 
@@ -73,10 +73,12 @@ class ExpertsFile:
         missing = [name for name in needed if name not in config]
         unknown = [name for name in config if name not in known]
         if missing:
-            return f"no {missing[0]}"
+            return f"{missing[0]} is missing"
         if unknown:
-            return f"{unknown[0]}: no parameter of the kernel"
-        return numbers_fault(in_small_letters({name: config[name] for name in (*BLOCKS, *_LAUNCH) if name in config}))
+            return f"{unknown[0]} is not a parameter of the kernel"
+        return numbers_fault(
+            with_lower_case_names({name: config[name] for name in (*BLOCKS, *_LAUNCH) if name in config})
+        )
 
 
 def device_of(gpu: str) -> str:

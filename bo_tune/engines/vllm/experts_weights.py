@@ -55,7 +55,11 @@ class ExpertWeights:
         else:
             block = self.block
         if block[1] < LEAST_BLOCK:
-            return ExpertWeights(unserved=f"no {LEAST_BLOCK} of {n} and {hidden} elements share a scale evenly")
+            return ExpertWeights(
+                unserved=f"{n} and {hidden} elements cannot be divided evenly into blocks of {LEAST_BLOCK} or more "
+                "that share "
+                "a scale"
+            )
         return ExpertWeights(self.weights, block, self.zeros)
 
 
@@ -68,7 +72,7 @@ def expert_weights(config: Mapping[str, Any], asked: str | None = None) -> Exper
     """
     method = config.get("quant_method")
     if asked not in (None, WNA16, method):
-        return ExpertWeights(unserved=f"experts of --quantization {asked} are not known here")
+        return ExpertWeights(unserved=f"bo_tune does not know experts of --quantization {asked}")
     if asked == WNA16:
         return _integers(config, method)
     if method is None:
@@ -101,16 +105,18 @@ def _compressed(groups: object) -> ExpertWeights:
         return _fp8(weights.get("block_structure"))
     if weights.get("strategy") == "tensor" and isinstance(inputs, dict) and inputs.get("strategy") == "tensor":
         return ExpertWeights(FP8)
-    return ExpertWeights(unserved="experts in fp8 with a scale for each channel or token are not known here")
+    return ExpertWeights(unserved="bo_tune does not know experts in fp8 with a scale for each channel or token")
 
 
 def _integers(config: Mapping[str, Any], method: object) -> ExpertWeights:
     bits, group = config.get("bits"), config.get("group_size")
     if (method, bits) not in (("gptq", 4), ("gptq", 8), ("awq", 4)) or config.get("desc_act"):
-        return ExpertWeights(unserved=f"--quantization {WNA16} takes gptq of 4 or 8 bits in order, and awq of 4")
+        return ExpertWeights(
+            unserved=f"--quantization {WNA16} supports only gptq of 4 or 8 bits in order, and awq of 4"
+        )
     if type(group) is not int or group < LEAST_BLOCK:
         return ExpertWeights(
-            unserved=f"--quantization {WNA16}: expected a group_size from {LEAST_BLOCK}, got {group!r}"
+            unserved=f"--quantization {WNA16}: expected a group_size of at least {LEAST_BLOCK}, got {group!r}"
         )
     zeros = bool(config.get("zero_point")) if method == "awq" else config.get("sym") is False
     return ExpertWeights(f"int{bits}_w{bits}a16", (0, group), zeros)

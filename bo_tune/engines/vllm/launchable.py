@@ -25,6 +25,6 @@ def numbers_fault(read: Mapping[str, Any]) -> str | None:
     return None
 
 
-def in_small_letters(config: Mapping[str, Any]) -> dict[str, Any]:
+def with_lower_case_names(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a config with the names of LoRA files, which ``numbers_fault`` uses in messages."""
     return {name.lower().replace("block_size_", "block_"): value for name, value in config.items()}

@@ -56,7 +56,7 @@ def lookup(table: Mapping[str, Any], asked: Mapping[str, int]) -> Found | Crash:
     nearest: tuple[str, ...] = ()
     for name, number in asked.items():
         if not isinstance(level, Mapping):
-            return Crash(name, f"holds no {name} keys", keys)
+            return Crash(name, f"there are no {name} keys", keys)
         key = str(number)
         if name == EXACT_LEVEL:
             if key not in level:
@@ -64,9 +64,9 @@ def lookup(table: Mapping[str, Any], asked: Mapping[str, int]) -> Found | Crash:
         elif not level.get(key):
             odd = first_odd_key(level)
             if odd is not None:
-                return Crash(name, no_number(name, odd), (*keys, odd))
+                return Crash(name, bad_key_reason(name, odd), (*keys, odd))
             if not level:
-                return Crash(name, f"holds no {name} keys", keys)
+                return Crash(name, f"there are no {name} keys", keys)
             key = min(level, key=lambda candidate: abs(int(candidate) - number))
             if key != str(number):
                 nearest = (*nearest, name)
@@ -75,9 +75,9 @@ def lookup(table: Mapping[str, Any], asked: Mapping[str, int]) -> Found | Crash:
     return Found(keys, nearest, level)
 
 
-def no_number(level: str, key: str) -> str:
+def bad_key_reason(level: str, key: str) -> str:
     """Return a message about a key that ``int()`` rejects."""
-    return f"the {level} key {key!r} is no number: int() fails in the engine"
+    return f"the {level} key {key!r} is not a number: int() fails in the engine"
 
 
 def first_odd_key(keys: Iterable[str]) -> str | None:

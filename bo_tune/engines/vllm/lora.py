@@ -37,7 +37,7 @@ class VllmLora(Engine):
     def parse(self, text: bytes, path: Path) -> dict[Keys, WrittenConfig]:
         parts = split_file_name(path.name)
         if parts is None:
-            raise TableError(f"{path}: not the name of a file that vLLM loads")
+            raise TableError(f"{path}: expected the name of a file that vLLM loads")
         return flatten(parse_strictly(text, path), FILE_STEMS[parts[1]], path)
 
     def render(self, entries: Entries) -> bytes:
@@ -60,8 +60,9 @@ class VllmLora(Engine):
         entries = untuned_entries(asked, tuned, gpu, folder, self._read)
         if not entries:
             return Completion()
-        known = "" if knows_shipped_files() else ", as far as that is known without vLLM's own files"
+        known = "" if knows_shipped_files() else ", as far as bo_tune knows without vLLM's own files"
         note = (
-            f"the adapters of experts were not tuned: their files hold what an engine without this folder runs{known}"
+            "the experts' adapters were not tuned: their files hold the configs that an engine without this "
+            f"folder runs{known}"
         )
         return Completion(entries, (note,))

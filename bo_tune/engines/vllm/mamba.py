@@ -33,9 +33,11 @@ class VllmMamba(Engine):
     def parse(self, text: bytes, path: Path) -> dict[Keys, WrittenConfig]:
         content = parse_strictly(text, path)
         if MambaFile.of(path.name) is None:
-            raise TableError(f"{path}: not the name of a file that vLLM loads")
+            raise TableError(f"{path}: expected the name of a file that vLLM loads")
         if not isinstance(content, dict):
-            raise TableError(f"{path}: expected an object of numbers of sequences times heads, got {kind_of(content)}")
+            raise TableError(
+                f"{path}: expected an object with numbers of sequences times heads as keys, got {kind_of(content)}"
+            )
         found: dict[Keys, WrittenConfig] = {}
         for key, config in configs_in(content).items():
             fault = decimal_key_fault("number of pairs", key) or config_fault(config)

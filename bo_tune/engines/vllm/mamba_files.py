@@ -11,7 +11,7 @@ from typing import Any
 
 from bo_tune.core.problem import device_file_name
 from bo_tune.engines.provenance import PROVENANCE_SUFFIX
-from bo_tune.engines.vllm.launchable import in_small_letters, numbers_fault
+from bo_tune.engines.vllm.launchable import numbers_fault, with_lower_case_names
 from bo_tune.files import shown
 
 PATTERN = "headdim=*,dstate=*,device_name=*.json"
@@ -59,7 +59,7 @@ def config_fault(config: object) -> str | None:
     """Return why the kernel cannot be launched with a config, or None."""
     if not isinstance(config, dict) or not set(NAMES) <= config.keys():
         return f"expected {' and '.join(NAMES)}, got {shown(config)}"
-    return numbers_fault(in_small_letters({name: config[name] for name in NAMES}))
+    return numbers_fault(with_lower_case_names({name: config[name] for name in NAMES}))
 
 
 def configs_in(content: Mapping[str, Any]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def flatten(document: object, levels: int, path: Path) -> dict[Keys, WrittenConf
         TableError: it is malformed. The message is one line, with the file and the place in it.
     """
     if not isinstance(document, dict):
-        raise TableError(f"{path}: expected an object of max_loras keys, got {kind_of(document)}")
+        raise TableError(f"{path}: expected an object with max_loras as keys, got {kind_of(document)}")
     return dict(_flatten(document, LEVELS[:levels], (), path))
 
 
@@ -98,7 +98,7 @@ def missing_lookups(entries: Entries, num_slices: Iterable[int] = ()) -> list[st
         present.setdefault(keys[0], set()).add(keys[1])
     needed = set().union(*present.values(), map(str, num_slices))
     return [
-        f"max_loras {max_loras}: no entry for num_slices {slices}"
+        f"max_loras {max_loras}: there is no entry for num_slices {slices}"
         for max_loras in sorted(present, key=int)
         for slices in sorted(needed - present[max_loras], key=int)
     ]

@@ -110,7 +110,7 @@ def _describe(content: bytes) -> PackedFile:
 
 def _checked(content: bytes, expected: PackedFile, place: str) -> bytes:
     if _describe(content) != expected:
-        raise PackError(f"{place}: is not what the manifest says")
+        raise PackError(f"{place} differs from the manifest")
     return content
 
 
@@ -130,21 +130,21 @@ def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
     except OSError as error:
         raise PackError(f"{path}: {os_error_text(error)}") from None
     except _DAMAGE as error:
-        raise PackError(f"{path}: is damaged or no pack: {one_line(error)}") from None
+        raise PackError(f"{path}: this pack is damaged, or it is not a pack: {one_line(error)}") from None
 
 
 def _manifest(archive: zipfile.ZipFile) -> Manifest:
     """Read the manifest, and check that the archive holds the files that it names and nothing else."""
     if MANIFEST not in archive.namelist():
-        raise PackError(f"is no pack: it has no {MANIFEST}")
+        raise PackError(f"this is not a pack: it has no {MANIFEST}")
     manifest = from_json(Manifest, _read(archive, MANIFEST, MOST_MANIFEST_BYTES))
     expected = {f"{ENTRIES}/{entry}/{name}" for entry, name, _ in _files(manifest.binaries)}
     if sum(file.size for _, _, file in _files(manifest.binaries)) > MOST_UNPACKED_BYTES:
-        raise PackError(f"holds more than {MOST_UNPACKED_BYTES >> 30} GiB")
+        raise PackError(f"this pack holds more than {MOST_UNPACKED_BYTES >> 30} GiB")
     found = set(archive.namelist()) - {MANIFEST}
     if expected != found:
         odd = min(expected ^ found)
-        raise PackError(f"{odd!r}: is {'missing' if odd in expected else 'not in the manifest'}")
+        raise PackError(f"{odd!r} is {'missing' if odd in expected else 'not in the manifest'}")
     return manifest
 
 
@@ -153,7 +153,7 @@ def _read(archive: zipfile.ZipFile, member: str, most_bytes: int) -> bytes:
     with archive.open(member) as file:
         content = file.read(most_bytes + 1)
     if len(content) > most_bytes:
-        raise PackError(f"{member!r}: is longer than {most_bytes} B")
+        raise PackError(f"{member!r} is longer than {most_bytes} B")
     return content
 
 
@@ -164,7 +164,7 @@ def _unpack_entry(archive: zipfile.ZipFile, entry: str, files: Mapping[str, Pack
     """
     endings = {Path(name).suffix for name in files}
     if ".json" not in endings or endings.isdisjoint(MACHINE_CODE):
-        raise PackError(f"{entry}: lacks machine code or its description")
+        raise PackError(f"{entry} has no machine code, or no description of it")
     half = folder / entry
     half.mkdir()
     for file, expected in files.items():

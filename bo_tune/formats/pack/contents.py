@@ -79,7 +79,7 @@ class PackedBinary:
         if (self.entry is None) == (self.reason is None):
             raise ValueError("a binary has either an entry or a reason why there is none")
         if self.entry is None and self.more:
-            raise ValueError("there is no entry, and more of them")
+            raise ValueError("there are more entries, but no first one")
 
     @property
     def entries(self) -> dict[str, Mapping[str, PackedFile]]:
@@ -106,7 +106,7 @@ class Manifest:
     def __post_init__(self) -> None:
         unknown = {binary.problem.kernel for binary in self.binaries} - self.identity.kernels.keys()
         if unknown:
-            raise ValueError(f"there are binaries of {min(unknown)}, whose text is not told")
+            raise ValueError(f"there are binaries of {min(unknown)}, but its text is missing")
 
 
 _ADAPTERS: dict[Any, TypeAdapter[Any]] = {kind: TypeAdapter(kind) for kind in (Manifest, PackedBinary, Identity)}

@@ -76,24 +76,24 @@ class Identity:
         """Say why a pack of this identity does not fit, in words that begin with the pack's fact; None if it fits."""
         ours, theirs = self.toolchain, here.toolchain
         compared = [
-            ("is of the kernels in", self.module, "the session's are in", here.module),
+            ("holds kernels from", self.module, "the session's are from", here.module),
             ("is for", self.target, "the GPU is", here.target),
-            ("was made with", ours.python, "this is", theirs.python),
-            ("was made with Triton", ours.triton, "this is", theirs.triton),
-            ("was made with the Triton build", ours.triton_build, "this is", theirs.triton_build),
-            ("was made with ptxas", ours.ptxas, "this is", theirs.ptxas),
-            ("was made with", shown(ours.environment), "here is", shown(theirs.environment)),
+            ("was made with", ours.python, "this host has", theirs.python),
+            ("was made with Triton", ours.triton, "this host has", theirs.triton),
+            ("was made with the Triton build", ours.triton_build, "this host has", theirs.triton_build),
+            ("was made with ptxas", ours.ptxas, "this host has", theirs.ptxas),
+            ("was made with", shown(ours.environment), "this host has", shown(theirs.environment)),
         ]
         for name, text in self.kernels.items():
             its = here.kernels.get(name, KernelText("none", "none"))
-            compared.append((f"holds {name} of", text.source, "this is", its.source))
-            compared.append((f"holds {name} with the text", text.digest[:12], "this is", its.digest[:12]))
+            compared.append((f"holds {name} of", text.source, "this host has", its.source))
+            compared.append((f"holds {name} with the text", text.digest[:12], "this host has", its.digest[:12]))
         for claim, mine, contrast, other in compared:
             if mine != other:
-                return printable(f"{claim} {mine}, {contrast} {other}")
+                return printable(f"this pack {claim} {mine}, but {contrast} {other}")
         return None
 
 
 def shown(environment: Mapping[str, str]) -> str:
     """Format environment variables for a message."""
-    return " ".join(f"{name}={value}" for name, value in sorted(environment.items())) or "no variable set"
+    return " ".join(f"{name}={value}" for name, value in sorted(environment.items())) or "no variables set"

@@ -65,11 +65,11 @@ class RecordedCall(BaseModel):
     @model_validator(mode="after")
     def _fits(self) -> "RecordedCall":
         if any(name not in self.arguments for name in self.key):
-            raise ValueError("the key has a name that is no argument")
+            raise ValueError("key: expected names of arguments, got another name")
         if any(not -1 <= place < len(self.grids) for place in self.grid_of):
-            raise ValueError("grid_of has a place that grids does not have")
+            raise ValueError("grid_of: expected positions in grids, got another position")
         if not all(1 <= len(grid) <= 3 and all(axis > 0 for axis in grid) for grid in self.grids):
-            raise ValueError("a grid has up to three positive numbers")
+            raise ValueError("grids: expected one to three positive numbers in each")
         return self
 
     @property
@@ -140,10 +140,10 @@ def read_calls(folder: Path) -> list[RecordedCall]:
     """
     files = [folder] if folder.is_file() else sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []
     if not files:
-        raise InputError(f"{folder}: no recorded calls: run the program with BO_TUNE_ON_MISS=record")
+        raise InputError(f"{folder}: there are no recorded calls; run the program with BO_TUNE_ON_MISS=record")
     found = {(call.home, call.kernel, call.digest): call for file in files for call in _of_file(file)}
     if not found:
-        raise InputError(f"{folder}: its files hold no whole call")
+        raise InputError(f"{folder}: its files hold no complete call; run the program with BO_TUNE_ON_MISS=record")
     return list(found.values())
 
 
@@ -157,20 +157,24 @@ def _of_file(path: Path) -> Iterator[RecordedCall]:
             yield RecordedCall.model_validate(parse_json(line))
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            place = ".".join(map(str, first["loc"])) or "the whole"
-            raise InputError(f"{path}:{number}: no call of bo_tune's: {place}: {first['msg']}") from None
+            place = ".".join(map(str, first["loc"])) or "the whole line"
+            raise InputError(
+                f"{path}:{number}: expected a call that bo_tune recorded: {place}: {first['msg']}"
+            ) from None
         except ValueError as error:
-            raise InputError(f"{path}:{number}: no call of bo_tune's: {error}") from None
+            raise InputError(f"{path}:{number}: expected a call that bo_tune recorded: {error}") from None
 
 
 def tuned_call(sizes: Mapping[str, Size]) -> RecordedCall:
     """Return the call of a problem, among those that are being tuned. Raises InputError."""
     folder = os.environ.get(TUNED_VARIABLE)
     if not folder or CALL not in sizes:
-        raise InputError("a kernel under @bo_tune.autotune is tuned by its recorded calls: bo_tune.tune_recorded")
+        raise InputError(
+            "a kernel under @bo_tune.autotune is tuned through its recorded calls; use bo_tune.tune_recorded"
+        )
     call = _by_digest(Path(folder)).get(str(sizes[CALL]))
     if call is None:
-        raise InputError(f"{folder}: no recorded call {sizes[CALL]}")
+        raise InputError(f"{folder}: there is no recorded call {sizes[CALL]}")
     return call
 
 

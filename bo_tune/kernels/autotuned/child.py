@@ -57,9 +57,9 @@ def _tuned(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, check=False
         )
     except OSError as error:
-        raise InputError(f"no process to tune in: {error}") from error
+        raise InputError(f"cannot start a process to tune in: {error}") from error
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"the process that tunes ended with {done.returncode}"]
+        said = done.stderr.strip().splitlines() or [f"the tuning process exited with {done.returncode}"]
         raise InputError(said[-1].removeprefix("bo_tune: "))
     frozen.forget()
     return frozen.exact(frozen.entries_of(kernel, call.gpu, table), call.sizes)

@@ -81,7 +81,7 @@ class AutotunedKernel(Kernel):
     def _grid_of(self, problem: SizedProblem) -> tuple[int, ...]:
         grid_of = tuned_call(dict(problem.sizes)).grid_of
         if len(grid_of) != len(self.listed):
-            raise InputError(f"{self.name}: its configs are others than when it was recorded: record it again")
+            raise InputError(f"{self.name}: its configs have changed since the call was recorded; record it again")
         return grid_of
 
     @cached_property
@@ -95,7 +95,7 @@ class AutotunedOperation(UserKernel):
     def _check_arguments(self, arguments: Mapping[str, Any]) -> None:
         super()._check_arguments(arguments)
         if not self.kernel.outputs_in(arguments):
-            raise InputError(f"{self.kernel.name}: no argument is a tensor, so nothing tells whether it is right")
+            raise InputError(f"{self.kernel.name}: no argument is a tensor, so its results cannot be checked")
 
     def right(self, inputs: UserInputs) -> RightOutputs:
         of_call = replace(self.kernel, output=self.kernel.outputs_in(inputs.arguments))

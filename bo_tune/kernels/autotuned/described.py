@@ -56,8 +56,8 @@ def described(name: str, value: Any, known: dict[int, str]) -> Described:
     if isinstance(value, (tuple, list)):
         return {"tuple": [described(f"{name}[{place}]", one, known) for place, one in enumerate(value)]}
     raise InputError(
-        f"{name} is {type(value).__name__}, which cannot be made anew in another process: describe the kernel with "
-        "bo_tune.Kernel and its inputs= instead"
+        f"{name} is a {type(value).__name__}, which cannot be recreated in another process; describe the kernel "
+        "with bo_tune.Kernel and its inputs= instead"
     )
 
 
@@ -83,7 +83,7 @@ def made(said: Mapping[str, Described], device: Any) -> dict[str, Any]:
     try:
         return {name: _made(name, one, device, tensors) for name, one in said.items()}
     except (AttributeError, LookupError, RuntimeError, TypeError, ValueError, AssertionError) as error:
-        raise InputError(f"recorded arguments cannot be made: {type(error).__name__}: {error}") from error
+        raise InputError(f"the recorded arguments cannot be recreated: {type(error).__name__}: {error}") from error
 
 
 def _made(name: str, said: Described, device: Any, tensors: dict[str, torch.Tensor]) -> Any:

@@ -22,7 +22,7 @@ from bo_tune.kernels.autotuned.settings import Settings
 from bo_tune.kernels.user import frozen
 from bo_tune.kernels.user.check.memory import tensor_of
 from bo_tune.kernels.user.definition import Params
-from bo_tune.kernels.user.identity.home import file_of, home_of, told_apart
+from bo_tune.kernels.user.identity.home import file_of, home_of, uniquely_named
 from bo_tune.processes.importing import is_importing
 
 LOGGER = logging.getLogger("bo_tune")
@@ -57,7 +57,7 @@ class Misses:
     @cached_property
     def _name(self) -> str:
         """The kernel's name in tables, databases and files of calls. Raises InputError if it cannot be tuned."""
-        return told_apart(self._tuner.definition).name
+        return uniquely_named(self._tuner.definition).name
 
     def decide(self, arguments: Mapping[str, Any], left: Sequence[Any]) -> tuple[Any, bool]:
         """Return the config to launch with, and whether the next launch will use the same one.
@@ -133,7 +133,7 @@ class Misses:
         match settings.on_miss:
             case "error":
                 raise InputError(
-                    f"{name}: nothing in {table} for {shown(sizes)}: record it, and tune what was recorded"
+                    f"{name}: {table} has no entry for {shown(sizes)}; record the call, and tune what was recorded"
                 )
             case "nearest":
                 near = (self._usable(entry, launch.left, table) for entry in frozen.by_distance(entries, sizes))
@@ -142,10 +142,12 @@ class Misses:
                 self._note(launch, settings)
             case "tune":
                 if is_capturing():
-                    LOGGER.info("%s: runs its default config: a CUDA graph is being captured", name)
+                    LOGGER.info("%s: running its default config, because a CUDA graph is being captured", name)
                     return default, False
                 if triton.knobs.runtime.interpret:
-                    LOGGER.info("%s: runs its default config: nothing is tuned under Triton's interpreter", name)
+                    LOGGER.info(
+                        "%s: running its default config, because nothing is tuned under Triton's interpreter", name
+                    )
                     return default, True
                 return self._tuned(launch, settings, table) or default, True
         return default, True
@@ -166,7 +168,7 @@ class Misses:
         try:
             entry = tune_in_child(call, self._name, settings, named, _gpu_index())
         except InputError as error:
-            self._tell(f"{one_line(error)}: its default config runs")
+            self._tell(f"{one_line(error)}: running its default config")
             return None
         return self._usable(entry, launch.left, named or table)
 
@@ -246,7 +248,7 @@ class Misses:
         try:
             return ask()
         except InputError as error:
-            raise _NotDescribedError(f"{one_line(error)}: its default config runs") from error
+            raise _NotDescribedError(f"{one_line(error)}: running its default config") from error
 
     def _tell(self, line: str) -> None:
         """Warn in one line, once per kernel."""

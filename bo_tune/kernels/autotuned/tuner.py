@@ -177,7 +177,7 @@ def autotune(
     def decorate(function: Any) -> Autotuned:
         decorated = undecorated(function)
         if decorated.configs is not None:
-            raise InputError(f"{decorated.name}: is under an autotuner already: leave one of them out")
+            raise InputError(f"{decorated.name}: another autotuner already wraps this kernel; remove one of them")
         return Autotuned(
             function,
             triton_configs(configs),
@@ -220,6 +220,6 @@ def triton_configs(space: Space) -> list[Config]:
 
 def _config(params: Any) -> Config:
     if not isinstance(params, Mapping):
-        raise InputError(f"configs: expected values by parameter, or a list of configs, got {params!r} in it")
+        raise InputError(f"configs: expected values by parameter, or a list of configs, got a list with {params!r}")
     options = {name: value for name, value in params.items() if name in LAUNCH_OPTIONS}
     return triton.Config({name: value for name, value in params.items() if name not in options}, **options)

@@ -125,7 +125,7 @@ class CsgmvOperation(KernelOperation[SizedProblem, CsgmvInputs]):
         assignment = draw_assignment(step.m, step.adapters, generator, device, conditions)
         return self.assemble(problem, assignment, Chunks.of(assignment, step.chunk), generator)
 
-    def made_of_nothing(self, problem: SizedProblem) -> CsgmvInputs:
+    def meta_inputs(self, problem: SizedProblem) -> CsgmvInputs:
         step = CsgmvStep.of(problem)
         assignment = torch.empty(step.m, dtype=torch.int32, device=META)
         return self.assemble(problem, assignment, Chunks.of_nothing(step), None)

@@ -45,7 +45,7 @@ class CsgmvSpec(KernelSpec[SizedProblem]):
         """Return SGLang's rule, which matters if SGLang ships a file that takes precedence over it."""
         return (self.default_config(problem),)
 
-    def speaks_of(self, config: Config, problem: Problem) -> bool:
+    def understands(self, config: Config, problem: Problem) -> bool:
         try:
             CsgmvStep.of(problem)
         except ValueError:
@@ -56,7 +56,7 @@ class CsgmvSpec(KernelSpec[SizedProblem]):
         """Say whether a config needs too much shared memory. The bound holds for NVIDIA; elsewhere the binary tells."""
         needed = self.shared_memory_bytes(config, problem, gpu) if gpu.is_cuda else 0
         if needed > gpu.shared_memory_bytes:
-            return f"needs {needed} B of shared memory of {gpu.shared_memory_bytes} B"
+            return f"it needs {needed} B of shared memory, but the GPU has {gpu.shared_memory_bytes} B"
         return None
 
     def shared_memory_bytes(self, config: Config, problem: SizedProblem, gpu: GpuInfo) -> int:

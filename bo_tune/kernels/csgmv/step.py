@@ -55,7 +55,7 @@ class CsgmvStep:
 
     def __post_init__(self) -> None:
         if self.kernel not in KERNELS:
-            raise ValueError(f"kernel must be one of {', '.join(KERNELS)}: {self.kernel!r}")
+            raise ValueError(f"kernel: expected one of {', '.join(KERNELS)}, got {self.kernel!r}")
         for name in ("m", "adapters", "rank", "slices"):
             check_size(name, getattr(self, name))
         if self.chunk not in CHUNK_SIZES:
@@ -63,11 +63,11 @@ class CsgmvStep:
         if self.slices > MOST_SLICES:
             raise ValueError(f"slices: expected at most {MOST_SLICES}, got {self.slices}")
         if self.kernel == EXPAND and len(self.widths) != self.slices:
-            raise ValueError(f"widths: expected one of each of the {self.slices} slices, got {self.widths}")
+            raise ValueError(f"widths: expected one for each of the {self.slices} slices, got {self.widths}")
         for name, size in [("widths", width) for width in self.widths] if self.kernel == EXPAND else [("k", self.k)]:
             check_size(name, size)
         if self.dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}: {self.dtype!r}")
+            raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {self.dtype!r}")
 
     @classmethod
     def of(cls, problem: Problem) -> "CsgmvStep":
@@ -79,7 +79,7 @@ class CsgmvStep:
                 sizes["slices"] = len(sizes["widths"])
             return cls(problem.kernel, **sizes)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"not a problem of {' or '.join(KERNELS)}: {problem}: {error}") from None
+            raise ValueError(f"expected a problem of {' or '.join(KERNELS)}, got {problem}: {error}") from None
 
     @property
     def problem(self) -> SizedProblem:

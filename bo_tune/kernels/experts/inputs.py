@@ -89,7 +89,7 @@ class ExpertsOperation(Operation[SizedProblem, ExpertsInputs]):
         chosen = draw_experts(step.m, step.experts, generator, device, conditions)
         return self.assemble(problem, chosen, generator)
 
-    def made_of_nothing(self, problem: SizedProblem) -> ExpertsInputs:
+    def meta_inputs(self, problem: SizedProblem) -> ExpertsInputs:
         step = ExpertsStep.of(problem)
         chosen = torch.empty((step.m, step.experts.top_k), dtype=torch.int32, device=META)
         return self.assemble(problem, chosen, None)

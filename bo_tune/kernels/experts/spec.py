@@ -71,7 +71,7 @@ class ExpertsSpec(KernelSpec[SizedProblem]):
         """Return the engine's rule, which matters if the engine ships a file that takes precedence over it."""
         return (self.default_config(problem),)
 
-    def speaks_of(self, config: Config, problem: Problem) -> bool:
+    def understands(self, config: Config, problem: Problem) -> bool:
         try:
             ExpertsStep.of(problem)
         except ValueError:
@@ -82,7 +82,7 @@ class ExpertsSpec(KernelSpec[SizedProblem]):
         """Say whether a config needs too much shared memory. The bound holds for NVIDIA; elsewhere the binary tells."""
         needed = self.shared_memory_bytes(config, problem, gpu) if gpu.is_cuda else 0
         if needed > gpu.shared_memory_bytes:
-            return f"needs {needed} B of shared memory of {gpu.shared_memory_bytes} B"
+            return f"it needs {needed} B of shared memory, but the GPU has {gpu.shared_memory_bytes} B"
         return None
 
     def runnable(self, configs: Sequence[Config], problem: SizedProblem, gpu: GpuInfo) -> "NDArray[np.bool_]":

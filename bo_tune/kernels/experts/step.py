@@ -69,14 +69,14 @@ class ExpertsStep:
         if type(self.gated) is not bool:
             raise ValueError(f"gated: expected true or false, got {self.gated!r}")
         if self.dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}: {self.dtype!r}")
+            raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {self.dtype!r}")
         self._check_weights()
 
     def _check_weights(self) -> None:
         if self.weights and self.weights not in WEIGHTS:
-            raise ValueError(f"weights must be one of {', '.join(WEIGHTS)}: {self.weights!r}")
+            raise ValueError(f"weights: expected one of {', '.join(WEIGHTS)}, got {self.weights!r}")
         if type(self.zeros) is not bool or (self.zeros and not self.is_grouped):
-            raise ValueError(f"zeros: expected true or false, and true of integers alone, got {self.zeros!r}")
+            raise ValueError(f"zeros: expected true or false, and true only for integer weights, got {self.zeros!r}")
         rows, columns = self.block or (0, 0)
         if self.block:
             check_size("block_k", columns)
@@ -85,7 +85,7 @@ class ExpertsStep:
         if self.weights == FP8 and self.block:
             check_size("block_n", rows)
         if not self.weights and self.block:
-            raise ValueError(f"block: expected none for weights of 16 bits, got {self.block}")
+            raise ValueError(f"block: expected none for 16-bit weights, got {self.block}")
 
     @classmethod
     def of(cls, problem: Problem) -> "ExpertsStep":
@@ -96,7 +96,7 @@ class ExpertsStep:
             block = (sizes.pop("block_n", 0), sizes.pop("block_k")) if "block_k" in sizes else None
             return cls(experts=experts, n=sizes.pop("N"), block=block, **sizes)
         except (KeyError, TypeError) as error:
-            raise ValueError(f"not a problem of {KERNEL}: {problem}: {error}") from None
+            raise ValueError(f"expected a problem of {KERNEL}, got {problem}: {error}") from None
 
     @property
     def problem(self) -> SizedProblem:

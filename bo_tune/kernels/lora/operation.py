@@ -50,7 +50,7 @@ class LoraOperation(KernelOperation[LoraProblem, AnyInputs]):
     ) -> AnyInputs:
         """Draw inputs for tokens that are already grouped. On the meta device, without a generator, draw nothing."""
 
-    def made_of_nothing(self, problem: LoraProblem) -> AnyInputs:
+    def meta_inputs(self, problem: LoraProblem) -> AnyInputs:
         tokens, slots = problem.m, problem.max_loras + 1
         sizes = (tokens, tokens, slots, slots + 1, slots)
         groups = TokenGroups(*(torch.empty(size, dtype=torch.int32, device=META) for size in sizes))

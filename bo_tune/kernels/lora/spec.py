@@ -104,7 +104,7 @@ class LoraSpec(EngineSpec):
         """Say whether a config needs too much shared memory. The bound holds for NVIDIA; elsewhere the binary tells."""
         needed = self.shared_memory_bytes(config, problem, gpu) if gpu.is_cuda else 0
         if needed > gpu.shared_memory_bytes:
-            return f"needs {needed} B of shared memory of {gpu.shared_memory_bytes} B"
+            return f"it needs {needed} B of shared memory, but the GPU has {gpu.shared_memory_bytes} B"
         return None
 
     def runnable(self, configs: Sequence[Config], problem: LoraProblem, gpu: GpuInfo) -> "NDArray[np.bool_]":

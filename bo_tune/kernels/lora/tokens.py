@@ -39,7 +39,7 @@ class TokenGroups:
             ValueError: for an adapter outside -1 … L - 1.
         """
         if len(assignment) and not -1 <= int(assignment.min()) <= int(assignment.max()) < max_loras:
-            raise ValueError(f"adapters must lie in -1 … {max_loras - 1}")
+            raise ValueError(f"adapters: expected numbers from -1 to {max_loras - 1}")
         used = sorted({*assignment.tolist(), *empty})
         counts = [int((assignment == adapter).sum()) for adapter in used]
         rows = torch.zeros(max_loras + 1, dtype=torch.int32)

@@ -94,7 +94,7 @@ class MambaOperation(KernelOperation[SizedProblem, MambaInputs]):
         self.reset(inputs)
         return inputs
 
-    def made_of_nothing(self, problem: SizedProblem) -> MambaInputs:
+    def meta_inputs(self, problem: SizedProblem) -> MambaInputs:
         places = torch.empty(MambaStep.of(problem).sequences, dtype=torch.int32, device=META)
         return self._assemble(problem, places, None, 0)
 

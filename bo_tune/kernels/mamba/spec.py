@@ -58,7 +58,7 @@ class MambaSpec(KernelSpec[SizedProblem]):
         """Return the engine's rule, which matters if the engine ships a file that takes precedence over it."""
         return (self.default_config(problem),)
 
-    def speaks_of(self, config: Config, problem: Problem) -> bool:
+    def understands(self, config: Config, problem: Problem) -> bool:
         try:
             MambaStep.of(problem)
         except ValueError:

@@ -40,9 +40,9 @@ class MambaStep:
         if self.heads % self.groups:
             raise ValueError(f"heads: expected a multiple of the {self.groups} groups, got {self.heads}")
         if self.dtype not in DTYPES:
-            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}: {self.dtype!r}")
+            raise ValueError(f"dtype: expected one of {', '.join(DTYPES)}, got {self.dtype!r}")
         if self.state_dtype not in STATE_DTYPES:
-            raise ValueError(f"state_dtype must be one of {', '.join(STATE_DTYPES)}: {self.state_dtype!r}")
+            raise ValueError(f"state_dtype: expected one of {', '.join(STATE_DTYPES)}, got {self.state_dtype!r}")
 
     @classmethod
     def of(cls, problem: Problem) -> "MambaStep":
@@ -51,7 +51,7 @@ class MambaStep:
         try:
             return cls(**sizes)
         except TypeError as error:
-            raise ValueError(f"not a problem of {KERNEL}: {problem}: {error}") from None
+            raise ValueError(f"expected a problem of {KERNEL}, got {problem}: {error}") from None
 
     @property
     def problem(self) -> SizedProblem:

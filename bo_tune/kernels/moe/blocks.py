@@ -98,7 +98,10 @@ def draw_experts(
         case Routing.RECORDED:
             weights = torch.tensor(conditions.hits, dtype=torch.float32)
             if len(weights) != experts.count or int((weights > 0).sum()) < experts.top_k:
-                raise ValueError(f"expected hits of {experts.count} experts, {experts.top_k} of them hit at least")
+                raise ValueError(
+                    f"expected the numbers of hits of {experts.count} experts, at least {experts.top_k} of them above "
+                    "zero"
+                )
     # The largest of log w + Gumbel noise are a draw without replacement, in proportion to w.
     uniform = torch.rand((tokens, experts.count), generator=generator, device=device).clamp_min(1e-20)
     noisy = weights.log().to(device) - (-uniform.log()).log()

@@ -89,9 +89,9 @@ class MoeLoraSpec(LoraSpec):
         return (MOE, *sizes, problem.dtype, problem.experts)
 
     def default_config(self, problem: LoraProblem) -> dict[str, int]:
-        return self.as_taken(general_config(problem.m, experts_of(problem).local), problem)
+        return self.as_used(general_config(problem.m, experts_of(problem).local), problem)
 
-    def as_taken(self, config: Config, problem: LoraProblem) -> dict[str, int]:
+    def as_used(self, config: Config, problem: LoraProblem) -> dict[str, int]:
         """Return the part of a config of the base model's experts that this kernel uses."""
         taken = bounded(config, problem.k, shrinks=self.shrinks)
         return {name: taken[name] for name in self.search_space.names}
@@ -203,12 +203,12 @@ def one_launch_problems(problems: Sequence[LoraProblem]) -> tuple[LoraProblem, .
 def experts_of(problem: LoraProblem) -> Experts:
     """Return the experts of a problem. Raises ValueError if it has none."""
     if problem.experts is None:
-        raise ValueError(f"a fused MoE problem needs its numbers of experts: {problem}")
+        raise ValueError(f"a fused MoE problem needs its numbers of experts, got {problem}")
     return problem.experts
 
 
 def intermediate_of(problem: LoraProblem) -> int:
     """Return the intermediate size of a problem. Raises ValueError if it has none."""
     if problem.i is None:
-        raise ValueError(f"a fused MoE problem needs its intermediate size i: {problem}")
+        raise ValueError(f"a fused MoE problem needs its intermediate size i, got {problem}")
     return problem.i

@@ -80,7 +80,7 @@ class CsgmvLauncher:
             except NOT_UNDERSTOOD as error:
                 raise self._failure(error) from error
             if self._asked != [key]:
-                raise refusal(f"{self._launcher} looks its config up under {self._asked}, not once under {key}")
+                raise refusal(f"{self._launcher} looks its config up under {self._asked}, instead of once under {key}")
             if len(self._calls) != 1:
                 raise refusal(f"{self._launcher} launches {len(self._calls)} kernels instead of one")
             return self._calls[0]

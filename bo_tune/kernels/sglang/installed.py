@@ -35,7 +35,7 @@ def file_of(name: str) -> Path:
         return file
     if version() is None and not any(files_of(["__init__.py"], PACKAGE)):
         raise SglangError("SGLang is not installed: pip install --no-deps sglang==0.5.23")
-    raise refusal(f"it has no {name}, where the kernels of csgmv would be")
+    raise refusal(f"it has no {name}, where its csgmv kernels should be")
 
 
 def version() -> str | None:

@@ -18,5 +18,5 @@ def operation(name: str) -> SglangCsgmv:
     """
     kernel_spec(name)
     if name not in KERNELS:
-        raise InputError(f"of SGLang's kernels {' and '.join(KERNELS)} are tuned, not {name}")
+        raise InputError(f"expected a SGLang kernel that bo_tune tunes, {' or '.join(KERNELS)}, got {name}")
     return SglangCsgmv(name)

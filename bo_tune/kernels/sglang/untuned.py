@@ -41,7 +41,7 @@ def untuned_config(spec: CsgmvSpec, problem: Problem, gpu: GpuInfo) -> dict[str,
     except NOT_UNDERSTOOD as error:
         reason = f"{type(error).__name__}: {one_line(error)}"
         raise refusal(
-            f"{LOOKUPS[spec.name]} does not tell what an engine without tuned files runs: {reason}"
+            f"bo_tune cannot find out from {LOOKUPS[spec.name]} what an engine without tuned files runs: {reason}"
         ) from error
 
 

@@ -31,7 +31,7 @@ def call_of(kernel: Kernel, problem: SizedProblem, arguments: Mapping[str, Any],
     own, params = kernel.parameters, kernel.decode(config)
     check_kernel_arguments(kernel, arguments)
     arguments = _with_block_shapes(kernel, arguments, params)
-    chosen = {**params, **_worked_out(kernel, arguments, params)}
+    chosen = {**params, **_heuristic_values(kernel, arguments, params)}
     values = {**own, **arguments, **chosen}
     before = _before(kernel, problem, values, params)
     # A parameter with the name of a launch option sets that option only if it does not keep its default.
@@ -53,7 +53,7 @@ def _with_block_shapes(kernel: Kernel, arguments: Mapping[str, Any], params: Map
     found = {n: replace(value) if isinstance(value, TensorDescriptor) else value for n, value in arguments.items()}
     for name, sides in kernel.block_shapes.items():
         if not isinstance(found[name], TensorDescriptor):
-            raise InputError(f"{kernel.name}: block_shapes: {name!r} is no tensor descriptor")
+            raise InputError(f"{kernel.name}: block_shapes: {name!r} is not a tensor descriptor")
         try:
             shape = [{**arguments, **params}[side] if isinstance(side, str) else side for side in sides]
             found[name] = replace(found[name], block_shape=shape)
@@ -62,9 +62,9 @@ def _with_block_shapes(kernel: Kernel, arguments: Mapping[str, Any], params: Map
     return found
 
 
-def _worked_out(kernel: Kernel, arguments: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+def _heuristic_values(kernel: Kernel, arguments: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        return kernel.decorated.worked_out(arguments, params)
+        return kernel.decorated.heuristic_values(arguments, params)
     except Exception as error:  # whatever the author's code raises
         why = f"{type(error).__name__}: {one_line(error)}"
         raise InputError(f"{kernel.name}: @triton.heuristics: {why}") from error
@@ -89,7 +89,7 @@ def _before(
 def _tensor(kernel: Definition, arguments: Mapping[str, Any], name: str) -> Any:
     tensor = tensor_of(arguments.get(name))
     if tensor is None:
-        raise InputError(f"{kernel.name}: zero: {name!r} is no tensor")
+        raise InputError(f"{kernel.name}: zero: {name!r} is not a tensor")
     return tensor
 
 
@@ -103,13 +103,15 @@ def check_kernel_arguments(kernel: Kernel, arguments: Mapping[str, Any]) -> None
     for name in arguments:
         if name not in kernel.parameters:
             known = ", ".join(kernel.parameters)
-            raise InputError(f"{kernel.name}: inputs: {name!r} is no argument of the kernel; it takes {known}")
+            raise InputError(f"{kernel.name}: inputs: the kernel has no argument {name!r}; it takes {known}")
         if name in kernel.values:
-            raise InputError(f"{kernel.name}: inputs: {name!r} is in the search space already")
+            raise InputError(f"{kernel.name}: inputs: {name!r} is already in the search space")
     given = {*arguments, *kernel.values, *kernel.decorated.heuristics}
     missing = [n for n, default in kernel.parameters.items() if n not in given and default is inspect.Parameter.empty]
     if missing:
-        raise InputError(f"{kernel.name}: inputs: no value for {', '.join(missing)}, in the search space neither")
+        raise InputError(
+            f"{kernel.name}: inputs: there is no value for {', '.join(missing)}, neither here nor in the search space"
+        )
     for name in kernel.outputs_in(arguments):
         if tensor_of(arguments.get(name)) is None:
-            raise InputError(f"{kernel.name}: output: {name!r} is no tensor")
+            raise InputError(f"{kernel.name}: output: {name!r} is not a tensor")

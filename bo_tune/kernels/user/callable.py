@@ -96,4 +96,4 @@ class Operation(Definition):
             for name in names:
                 if name not in arguments:
                     known = ", ".join(arguments) or "none"
-                    raise InputError(f"{self.name}: {what}: {name!r} is no argument; make returns {known}")
+                    raise InputError(f"{self.name}: {what}: {name!r} is not an argument; make returns {known}")

@@ -65,7 +65,7 @@ class Decorated:
                 return hook
         return None
 
-    def worked_out(self, arguments: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
+    def heuristic_values(self, arguments: Mapping[str, Any], params: Mapping[str, Any]) -> dict[str, Any]:
         """Return the parameters that are computed from others. Raises whatever the author's functions raise."""
         found: dict[str, Any] = {}
         for name, function in self.heuristics.items():
@@ -73,7 +73,7 @@ class Decorated:
         return found
 
     @staticmethod
-    def made_of_nothing(inputs: Callable[..., Mapping[str, Any]], sizes: Mapping[str, Any]) -> Mapping[str, Any]:
+    def meta_inputs(inputs: Callable[..., Mapping[str, Any]], sizes: Mapping[str, Any]) -> Mapping[str, Any]:
         """Return arguments of some sizes on the meta device. Raises whatever the author's function raises."""
         return inputs(sizes, META)
 
@@ -133,8 +133,8 @@ def undecorated(function: Any) -> Decorated:
         if hasattr(tuner, "pruning"):
             who, instead = "bo_tune", "reset_to_zero= and restore_value="
         raise InputError(
-            f"{function.fn.__name__}: @{who}.autotune has a pre_hook or post_hook of its own: say {instead} instead, "
-            "and take it out"
+            f"{function.fn.__name__}: @{who}.autotune has a pre_hook or post_hook of its own, which cannot be "
+            f"tuned; remove it, and use {instead} instead"
         )
     return Decorated(
         function,
@@ -151,8 +151,8 @@ def undecorated(function: Any) -> Decorated:
 def _instead(function: Any) -> str:
     """Say what to do with a function of another kind."""
     if "Gluon" in type(function).__name__:
-        return ": launch it from the run= of a bo_tune.Operation"
-    return ": of decorators above it, only Triton's are known" if hasattr(function, "fn") else ""
+        return "; launch it from the run= of a bo_tune.Operation"
+    return "; of the decorators above a kernel, only Triton's are supported" if hasattr(function, "fn") else ""
 
 
 def _pruning(tuner: Autotuner) -> Callable[[dict[str, Any]], Sequence[Any]] | None:
@@ -187,7 +187,7 @@ def _option_names(options: Any) -> Iterator[str]:
     return iter(names if "num_warps" in names else ())
 
 
-def untaken(options: Sequence[str]) -> list[str]:
+def unsupported_options(options: Sequence[str]) -> list[str]:
     """Return those launch options that Triton does not take for the GPU that it compiles for."""
     known = launch_options(triton.runtime.driver.active.get_current_target().backend)
     return [name for name in options if name not in known]

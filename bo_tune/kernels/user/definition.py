@@ -62,7 +62,7 @@ class Definition(ABC):
     def _check(self) -> None:
         """Raise InputError if the parts of the definition do not fit together."""
         if "|" in self.name or not self.name.strip():
-            raise InputError(f"a kernel's name goes before a | in the names of studies: {self.name!r}")
+            raise InputError(f"a kernel's name cannot contain |, because it is part of study names, got {self.name!r}")
         if not self.output_names or len(set(self.output_names)) < len(self.output_names):
             raise InputError(f"{self.name}: output: expected names of arguments, each once, got {self.output_names!r}")
         try:
@@ -158,10 +158,12 @@ class Definition(ABC):
         """Return a config as it is searched and stored. Raises InputError for a config of another kernel."""
         unknown = [name for name in params if name not in self.values]
         if unknown:
-            raise InputError(f"{self.name}: {place}: {unknown[0]} is not in the space of {', '.join(self.values)}")
+            raise InputError(
+                f"{self.name}: {place}: {unknown[0]} is not in the space, which has {', '.join(self.values)}"
+            )
         missing = [name for name in self.values if name not in params]
         if missing:
-            raise InputError(f"{self.name}: {place}: no value for {missing[0]}")
+            raise InputError(f"{self.name}: {place}: there is no value for {missing[0]}")
         return {name: values.number(params[name]) for name, values in self.values.items()}
 
     def decode(self, config: Config) -> dict[str, Value]:
@@ -173,7 +175,7 @@ class Definition(ABC):
         given = set(names)
         if self.sizes and given != set(self.sizes):
             expected, got = ", ".join(self.sizes), ", ".join(sorted(given)) or "none"
-            raise InputError(f"{self.name}: problems have the sizes {expected}; got {got}")
+            raise InputError(f"{self.name}: expected problems with the sizes {expected}, got {got}")
 
     def allows(self, problem: SizedProblem, params: Params) -> bool:
         """Say whether the author allows a config. Raises InputError if the author's function fails."""
@@ -207,7 +209,7 @@ class Definition(ABC):
         for params in self.listed or self._by_distance_from_the_middle():
             if self.allows(problem, params):
                 return params
-        raise InputError(f"{self.name}: valid: allows no config of the space for {problem}")
+        raise InputError(f"{self.name}: valid: no config of the space is valid for {problem}")
 
     def _said_default(self, problem: SizedProblem) -> Params | None:
         if callable(self.default):
@@ -248,7 +250,7 @@ def listed_params(configs: Iterable[Any]) -> tuple[Params, ...]:
     names = dict.fromkeys(name for params in said for name in params)
     for params in said:
         if lacking := [name for name in names if name not in params and name not in _OPTIONAL]:
-            raise InputError(f"space: a config has no value for {lacking[0]}, which others have: {params}")
+            raise InputError(f"space: this config has no value for {lacking[0]}, which other configs have: {params}")
     full = [{name: params.get(name, _OPTIONAL.get(name)) for name in names} for params in said]
     unset = {name for name, usual in _OPTIONAL.items() if all(params.get(name) == usual for params in full)}
     found: list[Params] = []
@@ -266,10 +268,10 @@ _OPTIONAL: Mapping[str, Value] = {"num_ctas": 1, "maxnreg": None}
 def _params_of(config: Any) -> dict[str, Value]:
     """Return the parameters and launch options of a ``triton.Config``. Raises InputError for anything else."""
     if not hasattr(config, "all_kwargs"):
-        raise InputError(f"space: expected values by parameter, or a list of configs, got {config!r} in it")
+        raise InputError(f"space: expected values by parameter, or a list of configs, got a list with {config!r}")
     params: dict[str, Value] = config.all_kwargs()
     if params.pop("ir_override", None) is not None:
-        raise InputError("space: a config with ir_override cannot be tuned: leave it out of the list")
+        raise InputError("space: a config with ir_override cannot be tuned; leave it out of the list")
     return params
 
 

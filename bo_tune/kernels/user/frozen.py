@@ -24,7 +24,7 @@ from bo_tune.core.problem import Size, SizedProblem
 from bo_tune.errors import InputError
 from bo_tune.files import os_error_text, parse_json, read_file, resolved, shown, write_atomically
 from bo_tune.kernels.user.definition import Definition, Params, Sizes
-from bo_tune.kernels.user.identity.home import file_of, told_apart
+from bo_tune.kernels.user.identity.home import file_of, uniquely_named
 from bo_tune.kernels.user.values import Value
 
 OnMiss = Literal["nearest", "default", "error"]
@@ -208,7 +208,7 @@ _FOUND: dict[tuple[Any, ...], dict[str, Value]] = {}
 def _look_up(kernel: Definition, sizes: dict[str, Size], table: Path, gpu: str, on_miss: OnMiss) -> Params:
     if on_miss not in ON_MISS:
         raise InputError(f"on_miss: expected one of {', '.join(ON_MISS)}, got {on_miss!r}")
-    name = told_apart(kernel).name
+    name = uniquely_named(kernel).name
     try:
         problem = SizedProblem(name, tuple(sizes.items()))
     except ValueError as error:
@@ -218,7 +218,9 @@ def _look_up(kernel: Definition, sizes: dict[str, Size], table: Path, gpu: str, 
     if found is not None:
         return params_of(kernel, found, table)
     if on_miss == "error":
-        raise InputError(f"{table}: nothing for {problem} on {gpu or 'no GPU'}: tune it, and freeze the result")
+        raise InputError(
+            f"{table}: there is no entry for {problem} on {gpu or 'no GPU'}; tune it, and freeze the result"
+        )
     if on_miss == "nearest":
         for entry in by_distance(entries, sizes):
             params = params_of(kernel, entry, table)
@@ -273,7 +275,9 @@ def params_of(kernel: Definition, entry: Entry, table: Path) -> Params:
     try:
         kernel.encode(params, str(table))
     except InputError as error:
-        raise InputError(f"{error}: the kernel has changed since: tune it again, and freeze the result") from None
+        raise InputError(
+            f"{error}: the kernel has changed since it was tuned; tune it again, and freeze the result"
+        ) from None
     return params
 
 
@@ -289,12 +293,12 @@ def _read(path: Path) -> Table:
         raise InputError(f"{path}: {os_error_text(error)}") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"])) or "the whole"
+        place = ".".join(map(str, first["loc"])) or "the whole file"
         raise InputError(
-            f"{path}: no table of bo_tune's: {place}: {first['msg']}, got {shown(first['input'])}"
+            f"{path}: expected a table that bo_tune wrote: {place}: {first['msg']}, got {shown(first['input'])}"
         ) from None
     except ValueError as error:
-        raise InputError(f"{path}: no table of bo_tune's: {error}") from None
+        raise InputError(f"{path}: expected a table that bo_tune wrote: {error}") from None
 
 
 def gpu_at_hand() -> str:

@@ -81,7 +81,9 @@ class Kernel(Definition):
         for name in self.values:
             if name not in known and name not in decorated.launch_options:
                 expected = f"{', '.join(known)} or another of Triton's launch options"
-                raise InputError(f"{self.name}: space: no parameter {name!r}; expected some of {expected}")
+                raise InputError(
+                    f"{self.name}: space: the kernel has no parameter {name!r}; expected some of {expected}"
+                )
         self._check_names("output", self.output_names)
         self._check_names("block_shapes", self.block_shapes)
         if not callable(self.zero):
@@ -89,7 +91,7 @@ class Kernel(Definition):
         for name in () if isinstance(self.in_place, bool) else names_in(self.in_place):
             if name not in self.output_names:
                 raise InputError(
-                    f"{self.name}: in_place: {name!r} is no output; there are {', '.join(self.output_names)}"
+                    f"{self.name}: in_place: {name!r} is not an output; the outputs are {', '.join(self.output_names)}"
                 )
 
     def _check_names(self, what: str, names: Iterable[str]) -> None:
@@ -174,7 +176,9 @@ class Kernel(Definition):
         super().check_sizes(given)
         for name in self.decorated.key:
             if name not in given:
-                raise InputError(f"{self.name}: its key in @triton.autotune has {name!r}: a problem needs that size")
+                raise InputError(
+                    f"{self.name}: problems need the size {name!r}, because it is in the key of @triton.autotune"
+                )
 
     def allows(self, problem: SizedProblem, params: Params) -> bool:
         if not super().allows(problem, params):
@@ -189,7 +193,7 @@ class Kernel(Definition):
 
     def _prune(self, problem: SizedProblem) -> frozenset[tuple[Value, ...]]:
         """Return the configs that the pruning of ``@triton.autotune`` leaves."""
-        arguments = self.ask(self.makes, self.decorated.made_of_nothing, self.inputs, dict(problem.sizes))
+        arguments = self.ask(self.makes, self.decorated.meta_inputs, self.inputs, dict(problem.sizes))
         assert self.decorated.prune is not None
         left = self.ask("prune_configs_by", self.decorated.prune, dict(arguments))
         return frozenset(tuple(config.all_kwargs().get(name) for name in self.values) for config in left)

@@ -88,7 +88,9 @@ def _noted(calls: dict[Hashable, KernelCall], name: str) -> Iterator[None]:
         def refuse(tuner: Any, *arguments: Any, **options: Any) -> Any:
             if len(tuner.configs) > 1:
                 kernel = tuner.base_fn.__name__
-                raise InputError(f"{name}: run: {kernel} is under an autotuner: launch it without, with the config")
+                raise InputError(
+                    f"{name}: run: {kernel} is under an autotuner; launch it without one, with the given config"
+                )
             return tune(tuner, *arguments, **options)
 
         return refuse

@@ -25,7 +25,7 @@ from bo_tune.kernels.user.call import call_of, check_kernel_arguments
 from bo_tune.kernels.user.check.filling import FillingAllocations
 from bo_tune.kernels.user.check.memory import Memory, bytes_of, tensor_of, tensors_in
 from bo_tune.kernels.user.check.reference import Returned, RightOutputs, poison, right_outputs
-from bo_tune.kernels.user.decorated import untaken
+from bo_tune.kernels.user.decorated import unsupported_options
 from bo_tune.kernels.user.definition import Definition, Params
 from bo_tune.kernels.user.identity.digest import source_of
 from bo_tune.kernels.user.identity.home import kernel_in
@@ -87,7 +87,7 @@ class UserOperation(Operation[SizedProblem, UserInputs]):
         for name, value in arguments.items():
             for tensor in tensors_in([value]):
                 if tensor.device.type != device.type:
-                    raise InputError(f"{what}: {name!r} is on {tensor.device}, not on {device} as asked")
+                    raise InputError(f"{what}: {name!r} is on {tensor.device}, but {device} was requested")
         memory = (
             Memory([])
             if device == META
@@ -99,7 +99,7 @@ class UserOperation(Operation[SizedProblem, UserInputs]):
     def _check_arguments(self, arguments: Mapping[str, Any]) -> None:
         """Raise InputError if arguments do not fit the definition."""
 
-    def made_of_nothing(self, problem: SizedProblem) -> UserInputs:
+    def meta_inputs(self, problem: SizedProblem) -> UserInputs:
         try:
             return self.make_inputs(problem, seed=0, device=META)
         except InputError:
@@ -108,7 +108,7 @@ class UserOperation(Operation[SizedProblem, UserInputs]):
             why = f"{type(error).__name__}: {one_line(error)}"
             what = f"{self.definition.name}: {self.definition.makes}"
             raise InputError(
-                f"{what}: cannot be made on the device 'meta', which compiling ahead needs: {why}"
+                f"{what}: cannot be called with the device 'meta', which compiling ahead needs: {why}"
             ) from error
 
     def inputs_bytes(self, inputs: UserInputs) -> int:
@@ -161,9 +161,9 @@ class UserKernel(UserOperation, KernelOperation[SizedProblem, UserInputs]):
 
     def compile_key(self, problem: SizedProblem, config: Config, gpu: GpuInfo) -> Hashable:
         """Return the key. Raises InputError if a launch option belongs to other GPUs."""
-        foreign = untaken([name for name in self.kernel.values if name not in self.kernel.parameters])
+        foreign = unsupported_options([name for name in self.kernel.values if name not in self.kernel.parameters])
         if foreign:
-            raise InputError(f"{self.kernel.name}: space: Triton takes no {foreign[0]!r} for {gpu.target}")
+            raise InputError(f"{self.kernel.name}: space: Triton accepts no option {foreign[0]!r} for {gpu.target}")
         return super().compile_key(problem, config, gpu)
 
     def _run_default(self, problem: SizedProblem, arguments: dict[str, Any]) -> Returned:
@@ -250,7 +250,7 @@ class UserCallable(UserOperation):
         told = self.told(problem, config, gpu)
         if not told.untold:
             return None
-        return f"what run launches cannot all be compiled ahead, but on the GPU's time: {told.untold}"
+        return f"some launches of run cannot be compiled ahead, so they compile while the GPU waits: {told.untold}"
 
     def _run_default(self, problem: SizedProblem, arguments: dict[str, Any]) -> Returned:
         return self._running(problem, arguments, self._default(problem), target_gpu())()

@@ -49,7 +49,7 @@ class UserSpec(KernelSpec[SizedProblem]):
     def allows(self, config: Config, problem: SizedProblem) -> bool:
         return self.kernel.allows(problem, self.kernel.decode(config))
 
-    def speaks_of(self, config: Config, problem: Problem) -> bool:
+    def understands(self, config: Config, problem: Problem) -> bool:
         known = self.kernel.values
         alike = isinstance(problem, SizedProblem) and {name for name, _ in problem.sizes} == self._sizes
         return alike and set(config) == set(known) and all(known[name].has(n) for name, n in config.items())

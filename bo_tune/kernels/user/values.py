@@ -41,9 +41,11 @@ class Values:
         for value in self.values:
             if not is_value(value):
                 expected = "a number, a truth value, a text, None, a dtype or a tuple of these"
-                raise InputError(f"space: {self.name}: a value is {expected}, got {value!r}")
+                raise InputError(f"space: {self.name}: expected each value to be {expected}, got {value!r}")
         if not self.values or len(set(self.values)) < len(self.values):
-            raise InputError(f"space: {self.name}: expected values, each once, got {self.values!r}")
+            raise InputError(
+                f"space: {self.name}: expected at least one value, and each only once, got {self.values!r}"
+            )
         object.__setattr__(self, "values", tuple(sorted(self.values)) if self.is_ordered else self.values)
         places = {value: place for place, value in enumerate(self.values, 1)}
         object.__setattr__(self, "numbers", places if self.is_coded else {value: value for value in self.values})

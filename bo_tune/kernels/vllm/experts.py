@@ -60,7 +60,7 @@ class ExpertsLauncher:
         found = files_of(MODULES)
         files = tuple(filter(None, found))
         if found[-1] is None:
-            raise refusal(f"it has no {MODULES[-1]}, where {KERNEL} would be")
+            raise refusal(f"it has no {MODULES[-1]}, where {KERNEL} should be")
         self.digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:10]
         self._platform = TargetPlatform()
         self._calls: list[CapturedCall] = []

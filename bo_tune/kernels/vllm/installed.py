@@ -43,14 +43,14 @@ def unavailable() -> str | None:
 
     Looks for files and imports nothing. Errors on import show only when ``operations.operation`` is called.
     """
-    there = launched_here()
+    there = installed_kernels()
     if there is None:
         return "vLLM is not installed"
     missing = next((LAUNCHERS[name][0] for name in NEEDED if name not in there), None)
     return None if missing is None else f"{described()} has no module {missing}"
 
 
-def launched_here() -> list[str] | None:
+def installed_kernels() -> list[str] | None:
     """Return the kernels whose modules the installed vLLM has; None if vLLM is not installed. Imports nothing."""
     spec = importlib.util.find_spec("vllm")
     if spec is None or spec.submodule_search_locations is None:
@@ -82,4 +82,4 @@ def described() -> str:
 
 def refusal(problem: str) -> VllmError:
     """Return the error for something that the installed vLLM lacks or does differently."""
-    return VllmError(f"{described()}: {problem}; --kernels builtin tunes the project's own kernels instead")
+    return VllmError(f"{described()}: {problem}; --kernels builtin tunes bo_tune's own kernels instead")

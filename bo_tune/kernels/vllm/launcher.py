@@ -172,13 +172,13 @@ class Launcher:
 
     def _checked(self, key: Mapping[str, Any] | None) -> CapturedCall:
         if len(self._calls) != 1:
-            hint = "; VLLM_BATCH_INVARIANT ignores tuned files and must not be set" if len(self._calls) > 1 else ""
+            hint = "; unset VLLM_BATCH_INVARIANT, which makes vLLM ignore tuned files" if len(self._calls) > 1 else ""
             raise self._refusal(f"it launches {len(self._calls)} kernels instead of one{hint}")
         found = [{name: asked.get(name) for name in key or ()} for asked in self._asked]
         if key is None and found:
-            raise self._refusal(f"it looks its config up under {found}, and was given one")
+            raise self._refusal(f"it looks its config up under {found}, although it was given one")
         if key is not None and found != [dict(key)]:
-            raise self._refusal(f"it looks its config up under {found}, not once under {dict(key)}")
+            raise self._refusal(f"it looks its config up under {found}, instead of once under {dict(key)}")
         return self._calls[0]
 
     def _check_parameters(self, given: frozenset[str]) -> frozenset[str]:
@@ -187,7 +187,7 @@ class Launcher:
         unknown = sorted(required - given)
         missing = sorted(given - parameters.keys() - NOT_IN_ALL_VERSIONS)
         if unknown or missing:
-            wants = f"wants {', '.join(unknown)}" if unknown else f"has no parameter {', '.join(missing)}"
+            wants = f"needs {', '.join(unknown)}" if unknown else f"has no parameter {', '.join(missing)}"
             raise self._refusal(f"it {wants}")
         return frozenset(parameters)
 
@@ -229,7 +229,7 @@ class Recorder:
 
     def __getitem__(self, grid: Any) -> Callable[..., None]:
         if isinstance(self._kernel, Autotuner):
-            raise TypeError("its kernel picks its config itself")
+            raise TypeError("its kernel chooses its config itself")
         if isinstance(self._kernel, Heuristics):
             return partial(self._note_with_heuristics, grid)
         return partial(self._note, self._kernel, grid)
@@ -240,7 +240,7 @@ class Recorder:
         while isinstance(kernel, Heuristics):
             for name, value in kernel.values.items():
                 if name in CONFIG_PARAMETERS:
-                    raise TypeError("its kernel picks its config itself")
+                    raise TypeError("its kernel chooses its config itself")
                 options[name] = value({**dict(zip(kernel.arg_names, arguments, strict=False)), **options})
             kernel = kernel.fn
         self._note(kernel, grid, *arguments, **options)
@@ -261,7 +261,7 @@ def _of_driver(told: str, asked: str) -> int:
     if gpu is not None:
         return int(getattr(gpu, told))
     if not hasattr(driver, "utils"):
-        raise AttributeError("of the GPU to compile for only the compute capability is known")
+        raise AttributeError("only the compute capability of the GPU to compile for is known")
     return int(driver.utils.get_device_properties(driver.get_current_device())[asked])
 
 

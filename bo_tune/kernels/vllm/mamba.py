@@ -55,7 +55,7 @@ class MambaLauncher:
         found = files_of(MODULES)
         files = tuple(filter(None, found))
         if found[0] is None:
-            raise refusal(f"it has no {MODULES[0]}, where {KERNEL} would be")
+            raise refusal(f"it has no {MODULES[0]}, where {KERNEL} should be")
         self.digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:10]
         self._config: Config = {}
         self._asked: list[tuple[Any, ...]] = []
@@ -86,7 +86,7 @@ class MambaLauncher:
             except NOT_UNDERSTOOD as error:
                 raise _failure(error) from error
             if self._asked != [key]:
-                raise refusal(f"{LAUNCHER} looks its config up under {self._asked}, not once under {key}")
+                raise refusal(f"{LAUNCHER} looks its config up under {self._asked}, instead of once under {key}")
             if len(self._calls) != 1:
                 raise refusal(f"{LAUNCHER} launches {len(self._calls)} kernels instead of one")
             return self._calls[0]

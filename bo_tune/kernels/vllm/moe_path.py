@@ -96,9 +96,9 @@ def engine_way(problem: LoraProblem, capability: tuple[int, int]) -> Way:
         function(**arguments)
     except (AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__}: {one_line(error)}"
-        raise refusal(f"{MODULE}.{DISPATCH} does not tell which way it takes: {reason}") from error
+        raise refusal(f"bo_tune cannot find out from {MODULE}.{DISPATCH} which path it takes: {reason}") from error
     if len(taken) != 1:
-        raise refusal(f"{MODULE}.{DISPATCH} does not tell which way it takes: {taken}")
+        raise refusal(f"bo_tune cannot find out from {MODULE}.{DISPATCH} which path it takes: {taken}")
     return Way(MoePath.ONE_LAUNCH_UNSORTED) if unsorted and taken[0].path is MoePath.ONE_LAUNCH else taken[0]
 
 
@@ -132,16 +132,17 @@ def path_note(problem: LoraProblem, capability: tuple[int, int]) -> str:
     match path:
         case MoePath.ONE_LAUNCH:
             return (
-                f"{what}: of these files it takes block_m alone, which that launch decides on unless --moe-path says "
-                "otherwise; the rest is tuned for the two-kernel path under that block_m, and used by it alone"
+                f"{what}: it reads only block_m from these files, and that launch decides on it unless --moe-path "
+                "says otherwise; the rest is tuned under that block_m for the two-kernel path, and only that "
+                "path uses it"
             )
         case MoePath.ONE_LAUNCH_UNSORTED:
             return (
-                f"{what} for at most {largest_unsorted(problem)} of them: it takes nothing of these files, and what is "
-                "tuned are the two kernels"
+                f"{what} for at most {largest_unsorted(problem)} of them: it reads nothing from these files, and "
+                "the two kernels are tuned"
             )
         case MoePath.TWO_KERNELS | MoePath.TWO_KERNELS_TMA:
-            return f"{what}: those that are tuned"
+            return f"{what}, which are the ones that are tuned"
 
 
 def _ignore(*_: Any, **__: Any) -> None:

@@ -86,7 +86,7 @@ def operation(name: str) -> Operation[Any, Any]:
     """
     kernel_spec(name)
     if name not in _OPERATIONS:
-        raise refusal(f"its {name} cannot be tuned, only {', '.join(_OPERATIONS)}")
+        raise refusal(f"bo_tune cannot tune its {name}, only {', '.join(_OPERATIONS)}")
     return _OPERATIONS[name]()
 
 

@@ -84,7 +84,7 @@ def untuned_configs(spec: MoeLoraSpec, problem: LoraProblem, gpu: GpuInfo) -> Ca
     """
     functions, experts = _functions(), experts_of(problem)
     if functions is None:
-        return lambda m: spec.as_taken(general_config(m, experts.local), problem)
+        return lambda m: spec.as_used(general_config(m, experts.local), problem)
     i = spec.intermediate(problem)
     layer = {"w1_shape": (experts.local, 2 * i, problem.n), "w2_shape": (experts.local, problem.n, i)}
 
@@ -113,13 +113,17 @@ def _of_base_model(spec: ExpertsSpec, problem: Problem, gpu: GpuInfo) -> dict[st
         shapes = (local, step.up, step.hidden // four), (local, step.hidden, step.n // four)
         # For weights in 16 bits, the engine names no type.
         found = asked(*shapes, step.experts.top_k, step.weights or None, step.m, step.block)
-        config = filled(_in_small_letters(found), step) if step.is_grouped else {**TRITONS, **_in_small_letters(found)}
+        config = (
+            filled(_with_lower_case_names(found), step)
+            if step.is_grouped
+            else {**TRITONS, **_with_lower_case_names(found)}
+        )
         return {name: int(config[ENGINE_NAMES[name]]) for name in spec.search_space.names}
     except NOT_UNDERSTOOD as error:
         raise _untold(OF_BASE_MODEL, error) from error
 
 
-def _in_small_letters(config: Mapping[str, int]) -> dict[str, int]:
+def _with_lower_case_names(config: Mapping[str, int]) -> dict[str, int]:
     """Return a config with the names that other kernels use."""
     return {ENGINE_NAMES.get(name, name): value for name, value in config.items()}
 
@@ -145,7 +149,7 @@ def _of_mamba(spec: MambaSpec, problem: Problem, gpu: GpuInfo) -> dict[str, int]
 
 def _untold(function: str, error: Exception) -> VllmError:
     reason = f"{type(error).__name__}: {one_line(error)}"
-    return refusal(f"{function} does not tell what an engine without tuned files runs: {reason}")
+    return refusal(f"bo_tune cannot find out from {function} what an engine without tuned files runs: {reason}")
 
 
 def knows_shipped_files() -> bool:

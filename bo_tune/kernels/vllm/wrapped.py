@@ -64,7 +64,7 @@ def wrapped(asked: dict[str, Any]) -> dict[str, Any]:
     dense = [_dense(name, layer, config) for name, layer in found if not hasattr(layer, "w13_lora_a_stacked")]
     experts = [_experts(name, layer) for name, layer in found if hasattr(layer, "w13_lora_a_stacked")]
     if any(others != experts[0] for others in experts):
-        raise ValueError("the model's layers have experts of several shapes")
+        raise ValueError("the model's layers have experts of different shapes")
     return {
         "version": _of("", "__version__"),
         "layers": [dict(items) for items in dict.fromkeys(tuple(layer.items()) for layer in dense)],

@@ -90,15 +90,15 @@ class Backend(ABC):
     target_form: ClassVar[str]
     has_graphs: ClassVar[bool] = False
     visibility: ClassVar[tuple[str, ...]] = ()
-    driver_help: ClassVar[str] = "install the vendor's driver; in a container, hand the GPUs through to it"
-    partition_help: ClassVar[str] = "make an instance, or end the GPU's partitioning"
+    driver_help: ClassVar[str] = "install the vendor's driver; in a container, pass the GPUs through"
+    partition_help: ClassVar[str] = "create a GPU instance, or turn the GPU's partitioning off"
     processes_help: ClassVar[str] = "the vendor's tools"
 
     @abstractmethod
     def identities(self) -> Sequence[GpuIdentity]:
         """Return the usable GPUs of this host, in the order of their numbers.
 
-        This process forks children that use GPUs, so it must not ask the driver itself (``told_by``).
+        This process forks children that use GPUs, so it must not ask the driver itself (``gpus_printed_by``).
 
         Raises:
             DeviceError: the GPUs cannot be counted.
@@ -217,7 +217,7 @@ def gpu_side(children: str) -> type[GpuSide]:
     return cast(type[GpuSide], import_module(children).GpuSide)
 
 
-def told_by(module: str) -> list[GpuIdentity]:
+def gpus_printed_by(module: str) -> list[GpuIdentity]:
     """Return the GPUs that a module's ``main()`` prints as JSON: UUID, bus id, and the fields of ``GpuInfo`` or null.
 
     The module runs in a process of its own, because a process that has asked the driver must not fork children that use
@@ -227,7 +227,7 @@ def told_by(module: str) -> list[GpuIdentity]:
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_TIMEOUT_S, check=True)
     except (OSError, subprocess.SubprocessError) as error:
-        raise DeviceError(f"the GPUs of this host cannot be counted: {one_line(error)}") from error
+        raise DeviceError(f"the driver cannot count the GPUs of this host: {one_line(error)}") from error
     return [
         GpuIdentity(uuid, bus_id, None if info is None else GpuInfo.from_json(info))
         for uuid, bus_id, info in json.loads(answer.stdout)

@@ -165,7 +165,9 @@ class Compilers:
         try:
             answers = self.farm.ask_all(calls, ANSWER_TIMEOUT_S)
         except WorkerError as error:
-            raise DeviceError(f"the kernels of {self.farm.source} cannot be asked: {error}") from error
+            raise DeviceError(
+                f"bo_tune cannot find out from the kernels of {self.farm.source} what they compile: {error}"
+            ) from error
         for answer in answers:
             if isinstance(answer, Refused):
                 raise DeviceError(answer.message)

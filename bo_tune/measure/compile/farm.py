@@ -26,7 +26,7 @@ from bo_tune.processes.worker import Call, Worker, WorkerDiedError, WorkerTimeou
 
 MODULE = "bo_tune.measure.compile.worker"
 
-NOT_WANTED = Invalid(InvalidReason.COMPILE_ERROR, "not wanted any more")
+NOT_WANTED = Invalid(InvalidReason.COMPILE_ERROR, "no longer needed")
 """The answer to a compile that nobody waits for."""
 
 COMPILER_DIED = "the compiler died"
@@ -215,7 +215,7 @@ class CompileFarm:
             with self._lock:
                 self._count(compiles=1, timeouts=1, timeouts_s=deadline_s)
             self.times.learn_timeout(kernel, wanted.config, deadline_s)
-            detail = f"compile took longer than {deadline_s:.3g} s"
+            detail = f"the compile took longer than {deadline_s:.3g} s"
             return Invalid(InvalidReason.COMPILE_TIMEOUT, detail, compilation=Compilation(deadline_s))
         except WorkerDiedError as error:
             if not wanted.by:

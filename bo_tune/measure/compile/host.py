@@ -77,7 +77,7 @@ class CompileHost:
                 try:
                     farm.wait_until_started()
                 except WorkerError as error:
-                    raise DeviceError(f"the kernels of {self._source} cannot be asked: {error}") from error
+                    raise DeviceError(f"bo_tune cannot load the kernels of {self._source}: {error}") from error
                 self._packs.teach(Compilers(farm, gpu))
             return Compilers(farm, gpu)
 
@@ -102,8 +102,8 @@ def check_cache(environment: Mapping[str, str]) -> None:
         check_file_writable(folder / "probe")
     except OSError as error:
         raise DeviceError(
-            f"{folder}: Triton's cache cannot be written: {os_error_text(error)}; name another place with "
-            "TRITON_CACHE_DIR"
+            f"{folder}: Triton's cache cannot be written: {os_error_text(error)}; set TRITON_CACHE_DIR to another "
+            "folder"
         ) from None
 
 
@@ -111,8 +111,8 @@ def _check_packages() -> None:
     """Raise DeviceError if a package that compiles or measures kernels is not installed."""
     if missing := missing_packages():
         raise DeviceError(
-            f"kernels cannot be compiled or measured without {' and '.join(missing)}: pip install 'bo_tune[gpu]'; "
-            "recorded grids are replayed without, by --device replay:DIR"
+            f"compiling and measuring kernels needs {' and '.join(missing)}: pip install 'bo_tune[gpu]'; to "
+            "replay recorded grids without them, use --device replay:DIR"
         )
 
 

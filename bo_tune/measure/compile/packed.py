@@ -113,7 +113,10 @@ def _check(compilers: Compilers, manifest: Manifest) -> None:
         builds: list[Build] = list(threads.map(lambda call: farm.ask(call, PROBE_TIMEOUT_S), calls))
     for binary, build in zip(probes, builds, strict=True):
         if not (isinstance(build, Compiled) and build.compilation.cached):
-            raise PackError(f"its binary of {binary.problem} is not what Triton looks for here, for a reason unknown")
+            raise PackError(
+                f"Triton would not use this pack's binary of {binary.problem}, for an unknown reason; make the pack "
+                "again"
+            )
 
 
 def _probes(manifest: Manifest) -> Iterator[PackedBinary]:

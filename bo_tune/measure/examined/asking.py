@@ -91,7 +91,7 @@ class Asked:
     def fault(self) -> str:
         """The last line that it printed to stderr. If there is none, how it ended."""
         lines = [line.strip() for line in self._stderr.splitlines() if line.strip()]
-        return lines[-1] if lines else f"its process ended with {self._process.poll()}"
+        return lines[-1] if lines else f"its process exited with {self._process.poll()}"
 
     def close(self) -> None:
         """Kill the process and those it has started, unless it has ended."""

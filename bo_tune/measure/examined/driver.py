@@ -2,7 +2,7 @@
 
 It prints lines of JSON: ``driver`` (its release or null), ``fitted`` (the names of all GPUs in the host, and whether
 each is partitioned), ``usable`` (how many this process may use), and for the GPU that will measure, ``busy``,
-``blind_to`` (see ``GpuMonitor``) or ``unwatched`` (why nothing is known).
+``blind_spot`` (see ``GpuMonitor``) or ``unwatched`` (why nothing is known).
 """
 
 import json
@@ -37,7 +37,7 @@ def _use(vendor: Backend, index: int, identity: Any) -> dict[str, Any]:
         monitor = GpuMonitor(f"{vendor.device} {index}", vendor.watch(identity), lambda: (), lambda: 0)
     except WatchError as error:
         return {"unwatched": str(error)}
-    found = {"busy": monitor.busy, "blind_to": monitor.blind_to}
+    found = {"busy": monitor.busy, "blind_spot": monitor.blind_spot}
     monitor.close()
     return found
 

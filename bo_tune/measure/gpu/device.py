@@ -108,7 +108,7 @@ class GpuDevice(Device):
             deadlines,
             self.occupancy,
             name=f"{self._vendor.device} {index}",
-            advice="; replay recorded grids with --device replay:DIR" if source in (BUILTIN, SGLANG, VLLM) else "",
+            advice="; to replay recorded grids, use --device replay:DIR" if source in (BUILTIN, SGLANG, VLLM) else "",
             standbys=standbys,
         )
         try:
@@ -197,7 +197,7 @@ class GpuDevice(Device):
     def _measure(self, problem: Problem, config: Config, compiled: Compiled, stop_above_us: float | None) -> Outcome:
         needed, limit = compiled.resources.shared_memory_bytes, self.gpu.shared_memory_bytes
         if needed is not None and needed > limit:
-            return Invalid(InvalidReason.OUT_OF_SHARED_MEMORY, f"needs {needed} B of {limit} B")
+            return Invalid(InvalidReason.OUT_OF_SHARED_MEMORY, f"it needs {needed} B, but the GPU has {limit} B")
         request = ("measure", problem, dict(config), self._protocol, stop_above_us)
         launched: Launches = Launches({LaunchPurpose.CHECK: 1})
         try:

@@ -76,10 +76,10 @@ class GpuOwner:
         Args:
             expected: the description to go by meanwhile. If the GPU gives another, it cannot be used.
         """
-        self._told = self._ahead.submit(self._meet, expected)
+        self._told = self._ahead.submit(self._start_and_greet, expected)
         return self._told
 
-    def _meet(self, expected: GpuInfo | None) -> Told:
+    def _start_and_greet(self, expected: GpuInfo | None) -> Told:
         try:
             with self._at_work("start"):
                 self.worker.start()
@@ -88,7 +88,7 @@ class GpuOwner:
             raise UnusableDeviceError(f"{self._name} cannot be used: {error}{self._advice}") from error
         if expected is not None and told[0] != expected:
             raise UnusableDeviceError(
-                f"{self._name} cannot be used: the driver describes it as {expected}, torch as {told[0]}"
+                f"{self._name} cannot be used: the driver describes it as {expected}, but torch as {told[0]}"
             )
         return told
 

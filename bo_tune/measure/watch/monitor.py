@@ -47,7 +47,7 @@ def monitored(
     try:
         monitor = GpuMonitor(name, watch(), ours, most)
     except WatchError as error:
-        unwatched = f"whether others use {name} is not known: {error}"
+        unwatched = f"bo_tune cannot tell whether others use {name}: {error}"
     found = unwatched if monitor is None else monitor.busy
     if found is not None and require_idle:
         if monitor is not None:
@@ -98,12 +98,14 @@ class GpuMonitor:
         return reading
 
     @property
-    def blind_to(self) -> str | None:
+    def blind_spot(self) -> str | None:
         """A line on which use by others the monitor does not notice; None if it notices all."""
         if self._lost or not self._sees_processes:
-            return f"whether others use {self._name} meanwhile is not known: the driver does not show its processes"
+            return (
+                f"bo_tune cannot tell whether others use {self._name} meanwhile: the driver does not show its processes"
+            )
         if self._watch.is_slice:
-            return f"{self._name} is a MIG instance: what others do on the rest of the GPU is not noticed"
+            return f"{self._name} is a MIG instance: bo_tune does not notice what others do on the rest of the GPU"
         return None
 
     @property
@@ -113,10 +115,10 @@ class GpuMonitor:
 
     def begin(self) -> None:
         """Start looking: from now on something of the session has the GPU open."""
-        self._thread = threading.Thread(target=self._look_on, name="gpu-monitor", daemon=True)
+        self._thread = threading.Thread(target=self._keep_watching, name="gpu-monitor", daemon=True)
         self._thread.start()
 
-    def _look_on(self) -> None:
+    def _keep_watching(self) -> None:
         self._look()
         while not self._closed.wait(LOOK_EVERY_S):
             self._look()

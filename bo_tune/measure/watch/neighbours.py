@@ -78,8 +78,12 @@ def use_by_others(reading: Reading) -> str | None:
     if reading.utilisation_percent is not None:
         found.append(f"{percent} % utilisation")
     found += map(slowed_text, reading.slowed)
-    spoilt = "times will be spoilt" if percent >= BUSY_PERCENT or reading.slowed else "times are spoilt while they work"
-    return f"{', '.join(found)}: {spoilt}"
+    effect = (
+        "times will be distorted"
+        if percent >= BUSY_PERCENT or reading.slowed
+        else "times are distorted while they work"
+    )
+    return f"{', '.join(found)}: {effect}"
 
 
 class Neighbours:

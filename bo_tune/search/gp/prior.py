@@ -42,9 +42,9 @@ class StudyHistory:
     def __post_init__(self) -> None:
         if not len(self.features) == len(self.times) == len(self.configs):
             sizes = f"{len(self.features)}, {len(self.times)} and {len(self.configs)}"
-            raise ValueError(f"features, times and configs of a history must be as many: {sizes}")
+            raise ValueError(f"features, times and configs of a history must have the same number: {sizes}")
         if len(self.times) == 0 or not (np.asarray(self.times) > 0).all():
-            raise ValueError("a study's history needs times, all above 0")
+            raise ValueError("a study's history needs times that are all above 0")
 
     def sample(self, count: int) -> "StudyHistory":
         """At most count of its n trials, denser among the fast ones: half of them are of the √(n · count) / 2 fastest.
@@ -102,7 +102,7 @@ class HistoryPrior:
         self._place = place
 
     @property
-    def at_home(self) -> bool:
+    def knows_place(self) -> bool:
         """Whether one of them is of the new study's place."""
         return any(history.place == self._place for history in self.histories)
 

@@ -26,7 +26,7 @@ from bo_tune.measure.described import Description
 from bo_tune.measure.gpu.device import CORES_KEPT
 from bo_tune.processes import exit_codes
 from bo_tune.processes.interpreter import python_command
-from bo_tune.processes.interruption import IN_ORDER_WITHIN_S, at_last, interruptible
+from bo_tune.processes.interruption import IN_ORDER_WITHIN_S, at_exit, interruptible
 from bo_tune.session.workers.measuring import Measured, forking, host_gpus
 from bo_tune.session.workers.worker import StudyWorker, fitting_of
 from bo_tune.store.storage import StudyStore, silence_optuna
@@ -185,7 +185,7 @@ class _Member:
             self.process = subprocess.Popen(
                 python_command(MODULE, str(theirs.fileno())), pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
             )
-        self._forget = at_last(self.process.kill)
+        self._forget = at_exit(self.process.kill)
         self.connection: Connection = Connection(ours.detach())
         self.say(order)
         self.activities: Sequence[SessionActivity] = ()
@@ -196,7 +196,7 @@ class _Member:
         try:
             said = self.connection.recv()
         except EOFError:
-            said = _Failed("it ended before it had said anything")
+            said = _Failed("it exited before it reported its GPUs")
         if isinstance(said, _Failed):
             raise InputError(f"--workers: {said.message}")
         found: Sequence[Description] = said
@@ -255,7 +255,9 @@ class HostWorkers:
             return [measured] * self._count
         gpus = host_gpus(measured)
         if len(gpus) < self._count:
-            raise InputError(f"--workers: {self._count} workers for {len(gpus)} of this host's GPUs")
+            raise InputError(
+                f"--workers: expected at most one worker for each of this host's {len(gpus)} GPUs, got {self._count}"
+            )
         jobs = max(1, (measured.jobs or cores(CORES_KEPT)) // self._count)
         shares = (gpus[number :: self._count] for number in range(self._count))
         return [replace(measured, gpus=",".join(map(str, share)), jobs=jobs) for share in shares]
@@ -313,7 +315,7 @@ class HostWorkers:
             return
         code = member.process.wait()
         if code and not member.was_stopped:
-            note(f"a worker was lost: exit code {code}")
+            note(f"a worker was lost with exit code {code}")
 
     def _take(self, member: _Member, said: Any, note: Callable[[str], None], listen: Listener) -> None:
         match said:

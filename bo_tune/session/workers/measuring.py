@@ -76,7 +76,7 @@ class Measured:
         if self.gpus is None:
             return [index or 0]
         if index is not None:
-            raise InputError("--gpus: the device names a GPU already")
+            raise InputError("--gpus cannot be combined with a --device that already names a GPU; leave one out")
         if self.gpus == ALL:
             return None
         words = self.gpus.split(",")

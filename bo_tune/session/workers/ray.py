@@ -79,7 +79,7 @@ class RayCluster:
         try:
             self._ray: Any = import_module("ray")
         except ImportError:
-            raise InputError("--ray: needs Ray; install bo-tune[ray]") from None
+            raise InputError("--ray needs Ray; install bo-tune[ray]") from None
         on_gpu = measured.recordings is None
         if measured.recordings is not None:
             measured = replace(measured, device=f"replay:{measured.recordings.resolve()}")
@@ -92,14 +92,14 @@ class RayCluster:
         if storage.startswith("sqlite") and len(self._ray.nodes()) > 1:
             self.close()
             raise InputError(
-                "--storage: SQLite serves one host; for a cluster use postgresql+psycopg://USER@HOST/DATABASE"
+                "--storage: SQLite works only on one host; for a cluster use postgresql+psycopg://USER@HOST/DATABASE"
             )
         resources = self._ray.cluster_resources()
         gpus, cores = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
         count = workers or (gpus if on_gpu else cores)
         if not count or (on_gpu and count > gpus):
             self.close()
-            raise InputError(f"--ray {address}: the cluster has {gpus} GPUs and {cores} cores")
+            raise InputError(f"--ray {address}: the cluster has only {gpus} GPUs and {cores} cores")
         if on_gpu:
             measured = replace(measured, device=measured.backend, jobs=measured.jobs or max(1, cores // gpus - 1))
         options = {"num_gpus": 1} if on_gpu else {"num_cpus": 1}

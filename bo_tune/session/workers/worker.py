@@ -193,7 +193,7 @@ class StudyWorker:
         try:
             settings = SessionSettings.of_job(name.problem.kernel, wants)
             if (settings.search, settings.exhaustive) != (name.search, name.exhaustive):
-                raise ValueError("expected the search that the study is named by")
+                raise ValueError("expected the search that is in the study's name")
             job = replace(job, layer=_layer(name, wants))
         except ValueError as error:
             self._store.leave_out(name, f"{JOB_ATTR}: {error}")

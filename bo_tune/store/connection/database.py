@@ -80,15 +80,15 @@ def storage_errors(url: str) -> Iterator[None]:
     except ArgumentError as error:
         known = f" ({one_line(error)})" if isinstance(error, NoSuchModuleError) else ""
         raise StorageError(
-            f"{shown(url)}: not a database URL{known}; expected for example {DEFAULT_STORAGE}, with what is special in "
-            "a password percent-encoded"
+            f"{shown(url)}: expected a database URL{known}, for example {DEFAULT_STORAGE}; percent-encode special "
+            "characters in a password"
         ) from None  # its text may hold the URL
     except (SQLAlchemyError, StorageInternalError) as error:
         cause: BaseException = error
         while (below := getattr(cause, "orig", None) or cause.__cause__) is not None:
             cause = below
         kind = DuplicateError if isinstance(error, IntegrityError) else StorageError
-        raise kind(f"{shown(url)}: the database failed: {without_secrets(one_line(cause), url)}") from error
+        raise kind(f"{shown(url)}: the database reported an error: {without_secrets(one_line(cause), url)}") from error
 
 
 class Database:
@@ -111,8 +111,8 @@ class Database:
     def __init__(self, url: str, *, create: bool, lease_s: float, only_read: bool = False) -> None:
         if models.SCHEMA_VERSION != KNOWN_SCHEMA:
             raise StorageError(
-                f"the installed Optuna has tables of version {models.SCHEMA_VERSION}; of version {KNOWN_SCHEMA} they "
-                "are known to this version of bo_tune"
+                f"the installed Optuna has tables of version {models.SCHEMA_VERSION}, but this version of bo_tune "
+                f"knows only version {KNOWN_SCHEMA}"
             )
         self._url = url
         self.engine = _in_memory() if url == MEMORY else _opened(url, create and not only_read, lease_s, only_read)
@@ -183,7 +183,7 @@ def _again(work: Callable[[], Result], is_worth_it: Callable[[int, BaseException
         time.sleep(min(1.0, 0.05 * 2**attempt))
 
 
-def _may_be_opened_yet(attempt: int, error: BaseException) -> bool:
+def _can_retry_opening(attempt: int, error: BaseException) -> bool:
     """Say whether another attempt may open a server: yes if it cut an attempt off.
 
     If it could not be reached in the first place, its address is probably wrong.
@@ -222,10 +222,13 @@ def _opened(url: str, create: bool, lease_s: float, only_read: bool) -> Engine:
         with storage_errors(url):
             found = parsed(url)
             if _is_in_memory(found):
-                raise StorageError(f"{place}: is gone with its process; tune and grid have --storage {MEMORY} for that")
+                raise StorageError(
+                    f"{place}: this database is lost when its process exits; tune and grid have --storage {MEMORY} "
+                    "for that"
+                )
             if found.get_backend_name() not in BACKENDS:
                 raise StorageError(
-                    f"{place}: of the kinds of databases SQLite and PostgreSQL are supported: {DEFAULT_STORAGE}, "
+                    f"{place}: expected a SQLite or PostgreSQL database: {DEFAULT_STORAGE}, "
                     "postgresql+psycopg://USER@HOST/DATABASE"
                 )
             file = _sqlite_file(found)
@@ -234,7 +237,7 @@ def _opened(url: str, create: bool, lease_s: float, only_read: bool) -> Engine:
             check_file(place, file, create=create)
             if file is not None and not may_be_written(file):
                 if not only_read:
-                    raise StorageError(f"{place}: nothing may be written there; show, report and export only read")
+                    raise StorageError(f"{place}: nothing can be written there; only show, report and export work")
                 options = {**found.query, **reading(file), "uri": "true"}
                 found = found.set(database=f"file:{quote(str(file))}", query=options)
                 url = found.render_as_string(hide_password=False)
@@ -245,7 +248,7 @@ def _opened(url: str, create: bool, lease_s: float, only_read: bool) -> Engine:
                 _check_database(url, place)
                 return _open(url, found, create=create, lease_s=lease_s)
 
-            return _again(attempt, _may_be_opened_yet if file is None else lambda *_: False)
+            return _again(attempt, _can_retry_opening if file is None else lambda *_: False)
     # Causes: another schema version; no driver for this kind of database; a revision that alembic does not know; a
     # value in the URL's query that the driver refuses.
     except (RuntimeError, ImportError, CommandError, TypeError, ValueError) as error:
@@ -268,11 +271,13 @@ def _check_database(url: str, place: str) -> None:
     try:
         tables = set(inspect(engine).get_table_names())
     except TypeError as error:
-        raise StorageError(f"{place}: its driver refuses the URL: {without_secrets(one_line(error), url)}") from None
+        raise StorageError(
+            f"{place}: the database's driver refuses the URL: {without_secrets(one_line(error), url)}"
+        ) from None
     finally:
         engine.dispose()
     if tables and "studies" not in tables:
-        raise StorageError(f"{place}: a database of something else (it has no table of studies)")
+        raise StorageError(f"{place}: this is a database of something else (it has no table of studies)")
 
 
 def _create_sqlite(url: URL, file: Path) -> None:
@@ -314,7 +319,7 @@ def _open(url: str, found: URL, *, create: bool, lease_s: float) -> Engine:
         if create:
             _create_leases(engine)
         return engine
-    with _alone(url):
+    with _schema_locked(url):
         engine = RDBStorage(url).engine
         if create:
             _create_leases(engine)
@@ -332,7 +337,7 @@ def _create_leases(engine: Engine) -> None:
 
 
 @contextmanager
-def _alone(url: str) -> Iterator[None]:
+def _schema_locked(url: str) -> Iterator[None]:
     """Keep other processes from creating the tables on a server at the same time."""
     engine = create_engine(url)
     try:

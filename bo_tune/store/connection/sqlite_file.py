@@ -72,7 +72,7 @@ def check_file(place: str, file: Path | None, *, create: bool) -> None:
         if not file.parent.is_dir():
             raise StorageError(f"{place}: the folder {file.parent} does not exist")
     elif file is not None and not create and file.stat().st_size < SQLITE_HEADER_BYTES:
-        raise StorageError(f"{place}: no database, but an empty file")
+        raise StorageError(f"{place}: this is an empty file, not a database")
 
 
 def may_be_written(file: Path) -> bool:

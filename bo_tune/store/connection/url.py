@@ -30,11 +30,13 @@ def parsed(url: str) -> URL:
     try:
         found = make_url(url)
     except ValueError:  # the port is no number: it may be a password whose host is missing
-        raise ArgumentError("the port is no number") from None
+        raise ArgumentError("the port is not a number") from None
     if found.get_backend_name() == "sqlite":
         return found
     if url.count("@") > 1 or any(_SECRET.search(part) for part in re.findall(r"([^;/?&]*)=", found.database or "")):
-        raise ArgumentError("what stands in a user name, a password or a database's name must be percent-encoded")
+        raise ArgumentError(
+            "special characters in a user name, a password or a database's name must be percent-encoded"
+        )
     return found
 
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from sqlalchemy import Connection, inspect
 
 from bo_tune.errors import StorageError
-from bo_tune.processes.interruption import at_last
+from bo_tune.processes.interruption import at_exit
 from bo_tune.store.connection.database import Database, DuplicateError
 from bo_tune.store.leases.holders import Holder
 from bo_tune.store.leases.lease import LEASES, Held, Leases
@@ -52,7 +52,7 @@ class LeaseKeeper:
         def take(connection: Connection) -> int | None:
             token = self.leases.take(connection, study_id)
             if token is not None and name_of(connection, study_id) != name:
-                raise StorageError(f"{name}: was deleted or set aside meanwhile; start again")
+                raise StorageError(f"{name}: this study was deleted or set aside meanwhile; start again")
             return token
 
         try:
@@ -129,7 +129,7 @@ class LeaseKeeper:
     def _keep(self) -> None:
         """Start renewing the leases."""
         if self._heart is None:
-            self._forget = at_last(self._abandon)
+            self._forget = at_exit(self._abandon)
             self._heart = threading.Thread(target=self._renew_on_time, name="leases", daemon=True)
             self._heart.start()
 

@@ -28,7 +28,7 @@ def decision_of(results: Sequence[StudyResult | None]) -> Decision | None:
     return Decision(joint.kernels, joint.value, joint.time_us, joint.default_time_us)
 
 
-def parted(ones: Sequence[One], spec_of: Callable[[One], AnySpec]) -> tuple[list[One], list[One]]:
+def split_deciding(ones: Sequence[One], spec_of: Callable[[One], AnySpec]) -> tuple[list[One], list[One]]:
     """Split items, one for each kernel of a group, into those of kernels that decide and the others.
 
     If all kernels decide, or none does, all are others.

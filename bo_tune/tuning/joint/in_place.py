@@ -37,14 +37,14 @@ class Together:
         parts = zip(self._kernels, keys, strict=True)
         return tuple((f"{kernel}.{name}", value) for kernel, key in parts for name, value in key)
 
-    def parted(self, config: Config) -> list[dict[str, int]]:
+    def split(self, config: Config) -> list[dict[str, int]]:
         """Return the config of each kernel."""
         words = [(name.rpartition("."), value) for name, value in config.items()]
         return [{name: value for (of, _, name), value in words if of == kernel} for kernel in self._kernels]
 
     def keys(self, joined: ConfigKey) -> Keys:
         """Return the choice from which ``joined`` made this key."""
-        return tuple(map(config_key, self.parted(dict(joined))))
+        return tuple(map(config_key, self.split(dict(joined))))
 
 
 def race_layer(
@@ -78,7 +78,7 @@ def race_layer(
         known = {together.keys(key): us for key, us in times.items()}
         return [together.joined(_best_of_each(base, known)) for base in bases if base in known]
 
-    there = There(device, problems, Surroundings(layer, active=finalists.active), together.parted)
+    there = There(device, problems, Surroundings(layer, active=finalists.active), together.split)
     chosen, kept = [together.joined(keys) for keys in choices], together.joined(defaults)
     raced, launches = race_there(there, problems[0], chosen, kept, finalists, best_of_each)
     if raced is None:

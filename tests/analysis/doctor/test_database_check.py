@@ -29,7 +29,7 @@ def found(url: str) -> Finding:
         ("made", "ok", ": 0 studies"),
         ("sqlite:////none/x.db", "failed", "the folder /none does not exist"),
         ("postgresql+psycopg://u:secret@127.0.0.1:1/x", "failed", "Connection refused"),
-        ("nonsense", "failed", "not a database URL"),
+        ("nonsense", "failed", "expected a database URL"),
     ],
 )
 def test_a_database_that_cannot_be_used_is_said_without_its_password(

@@ -97,7 +97,7 @@ def test_a_host_that_is_fit(examine_host: Examine) -> None:
     found = examine_host(Played())
     assert {finding.status for finding in found.values()} == {Status.OK}
     assert found["driver"].said == "NVIDIA 570.1"
-    assert found["GPUs"].said == "1 may be used; the host has H200"
+    assert found["GPUs"].said == "1 can be used; the host has H200"
     assert found["trial kernel"].said == (
         "compiled for cuda:90 and launched on NVIDIA H200 in 0.9 s; assembler V12.9, 140 GiB of memory free"
     )
@@ -126,17 +126,17 @@ BUSY = ("driver 570.1", "names H200", f"uuids GPU-{UUID}", "processes 7", "utili
             Played(said=("driver 5", "names H200%"), cuda="0"),
             "GPUs",
             Status.FAILED,
-            "none may be used of H200% (partitioned)",
+            "none of H200% (partitioned) can be used",
             "nvidia-smi mig -cgi",
         ),
         (
             Played(cuda="0", environment={"CUDA_VISIBLE_DEVICES": "7"}),
             "GPUs",
             Status.FAILED,
-            "none may be used of H200; CUDA_VISIBLE_DEVICES=7",
+            "none of H200 can be used; CUDA_VISIBLE_DEVICES=7",
             "unset CUDA_VISIBLE_DEVICES",
         ),
-        (Played(cuda="dies"), "GPUs", Status.FAILED, "the GPUs of this host cannot be counted", "driver"),
+        (Played(cuda="dies"), "GPUs", Status.FAILED, "the driver cannot count the GPUs of this host", "driver"),
         (
             Played(toolchain='{"torch_fault": "ModuleNotFoundError: No module named \'torch\'"}'),
             "torch",
@@ -149,7 +149,7 @@ BUSY = ("driver 570.1", "names H200", f"uuids GPU-{UUID}", "processes 7", "utili
             "triton",
             Status.FAILED,
             "cannot be imported: ImportError: libtriton.so",
-            "install it anew",
+            "reinstall it",
         ),
         (
             Played(toolchain=f'{VERSIONS}\ngo\n{{"refusal": "torch is built without CUDA"}}'),
@@ -172,7 +172,7 @@ BUSY = ("driver 570.1", "names H200", f"uuids GPU-{UUID}", "processes 7", "utili
             "with a wrong result",
             "another release",
         ),
-        (Played(environment={"CC": "/none/cc"}), "C compiler", Status.FAILED, "CC=/none/cc is no program", "gcc"),
+        (Played(environment={"CC": "/none/cc"}), "C compiler", Status.FAILED, "CC=/none/cc is not a program", "gcc"),
         (
             Played(environment={"TRITON_CACHE_DIR": "/proc/none"}),
             "Triton's cache",
@@ -193,15 +193,15 @@ def test_what_is_wrong_is_said_with_how_to_mend_it(
 
 def test_a_gpu_that_is_not_there_is_said(examine_host: Examine) -> None:
     finding = examine_host(Played(), index=3)["GPUs"]
-    assert (finding.status, finding.remedy) == (Status.FAILED, "--device cuda:0")
-    assert finding.said == "1 may be used, and cuda:3 was asked for"
+    assert (finding.status, finding.remedy) == (Status.FAILED, "choose one with --device cuda:0")
+    assert finding.said == "1 can be used, cuda:3 was asked for"
 
 
 @pytest.mark.parametrize(
     ("played", "check", "said"),
     [
-        (Played(cuda="hangs"), "GPUs", "NVIDIA's driver, asked for its GPUs, did not answer"),
-        (Played(toolchain="…"), "torch", "its import did not end"),
+        (Played(cuda="hangs"), "GPUs", "NVIDIA's driver, when asked for its GPUs, did not answer"),
+        (Played(toolchain="…"), "torch", "its import did not finish"),
         (Played(toolchain=f'{VERSIONS}\ngo\n{{"refusal": null}}\n…'), "trial kernel", "compiling and launching it did"),
     ],
 )

@@ -24,19 +24,26 @@ def in_flight(count: int) -> tuple[InFlight, ...]:
 
 def happenings(count: int) -> tuple[Happening, ...]:
     problem = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
-    result = "5.25 us, 2.00x of the default, 9 configs launched"
+    result = "5.25 us, 2.00x the default's speed, 9 configs launched"
     some = (
         Happening("tuned", problem, result, time.time()),
         Happening("failed", problem, "CUDA error: " + "x" * 300, time.time()),
-        Happening("restart", None, "the GPU process was restarted (1 in all)", time.time()),
+        Happening("restart", None, "the GPU process was restarted (1 times so far)", time.time()),
         Happening("kept", problem, result, time.time()),
-        Happening("waiting", problem, "host7, process 123, works on it", time.time()),
+        Happening("waiting", problem, "host7, process 123, is working on it", time.time()),
     )
     return tuple(some[i % len(some)] for i in range(count))
 
 
 def view(studies: int = 3, events: int = 3, **more: object) -> View:
-    figures = ("1,204 trials", "1.42x of the default", "GPU 71%", "compilers 88%", "34 compiles waiting", "3 given up")
+    figures = (
+        "1,204 trials",
+        "1.42x the default",
+        "GPU 71%",
+        "compilers 88%",
+        "34 compiles waiting",
+        "3 given up",
+    )
     known = {"studies": 200, "done": 118, "failed": 2, "elapsed_s": 12.0, "left_s": 9.0, "figures": figures, **more}
     return View(in_flight=in_flight(studies), happenings=happenings(events), **known)  # type: ignore[arg-type]
 
@@ -52,9 +59,7 @@ def test_everything_where_there_is_room() -> None:
     lines = drawn(view(), 120)
     assert lines[0].startswith("118/200 studies, 2 failed ━")
     assert lines[0].rstrip().endswith("12 s, about 9 s left")
-    assert lines[1] == (
-        "1,204 trials · 1.42x of the default · GPU 71% · compilers 88% · 34 compiles waiting · 3 given up"
-    )
+    assert lines[1] == ("1,204 trials · 1.42x the default · GPU 71% · compilers 88% · 34 compiles waiting · 3 given up")
     assert lines[3].split() == ["kernel", "problem", "trials", "best", "us", "x", "default", "sure"]
     assert lines[4].split() == ["lora_shrink", "L4.s1.m1.k4096.n16", "0", "5.25", "2.00x", "0.62"]
     assert lines[5].split() == ["lora_expand", "L4.s1.m2.k4096.n16", "1", "6.25", "1.68x", "-"]
@@ -105,7 +110,7 @@ def test_what_happened_is_shortened_where_it_is_a_result() -> None:
 
 
 def test_stopping_is_said() -> None:
-    assert "stopping: trials under way end first" in drawn(view(stopping=True), 120)[0]
+    assert "stopping: finishing the trials under way" in drawn(view(stopping=True), 120)[0]
 
 
 def test_without_a_number_of_studies_there_is_no_bar() -> None:

@@ -77,8 +77,8 @@ def a_session(progress: Progressing) -> None:
 
 
 LINES = [
-    "resumed  lora_shrink L4.s1.m16.k4096.n16.bfloat16: 7 trials were recorded before",
-    "[1/2] tuned    lora_shrink L4.s1.m16.k4096.n16.bfloat16: 5.25 us, 2.00x of the default, 9 configs launched",
+    "resumed  lora_shrink L4.s1.m16.k4096.n16.bfloat16: 7 trials were already recorded",
+    "[1/2] tuned    lora_shrink L4.s1.m16.k4096.n16.bfloat16: 5.25 us, 2.00x the default's speed, 9 configs launched",
     "failed   lora_shrink L4.s1.m16.k4096.n16.bfloat16: no memory",
 ]
 
@@ -150,7 +150,7 @@ def test_an_interruption_says_what_is_kept_and_how_to_go_on() -> None:
 def test_a_kept_study_says_so() -> None:
     text = played(lambda p: p(StudyFinished("s", PROBLEM, None, None, 0, 0, reused=True)), terminal=False)
     name = "lora_shrink L4.s1.m16.k4096.n16.bfloat16"
-    assert text == f"[1/2] kept     {name}: - us, - of the default, 0 configs launched\n"
+    assert text == f"[1/2] kept     {name}: - us, 0 configs launched\n"
 
 
 def test_what_other_workers_do_is_told() -> None:
@@ -160,7 +160,7 @@ def test_what_other_workers_do_is_told() -> None:
 
     waiting, lost = played(others, terminal=False).splitlines()
     assert waiting.startswith("waiting  ")
-    assert waiting.endswith("host7, process 123, works on it")
+    assert waiting.endswith("host7, process 123, is working on it")
     assert lost.startswith("lost     ")
 
 
@@ -180,7 +180,7 @@ def test_a_pipe_gets_a_line_of_figures_now_and_then(monkeypatch: pytest.MonkeyPa
             pass
     line = next(line for line in file.getvalue().splitlines() if line.startswith("progress"))
     assert line == (
-        "progress 1/4 studies, 20 trials, 2.00x of the default, about 30 s left, GPU 50%, compilers 75%, "
+        "progress 1/4 studies, 20 trials, 2.00x the default, about 30 s left, GPU 50%, compilers 75%, "
         "7 compiles waiting, 2 given up"
     )
 
@@ -219,7 +219,7 @@ def test_a_restart_of_the_gpu_process_is_told_once() -> None:
     session.activity = replace(ACTIVITY, devices={"H100": replace(device, gpu=GpuActivity(2, {}))})
     gathered.view()
     view = gathered.view()
-    assert [note.text for note in notes] == ["the GPU process was restarted (2 in all)"]
+    assert [note.text for note in notes] == ["the GPU process was restarted (2 times so far)"]
     assert view.happenings == tuple(notes)
 
 

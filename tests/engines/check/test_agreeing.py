@@ -62,9 +62,9 @@ def test_files_that_agree_at_all_written_m_may_differ_between(tmp_path: Path, mo
         where, consequence = fault.reason.split(": ")
         assert where == "block_m 16 at m 137, where fused_moe_lora_w13_shrink has 64"
         assert consequence == (
-            "one launch takes the shrink kernel's block_m alone, which is as wrong"
+            "one launch takes only the shrink kernel's block_m, which is just as wrong"
             if at_once and "EXPAND" in fault.file
-            else "tokens are sorted by the latter, and the output is wrong in silence"
+            else "tokens are sorted by the latter, so the output is silently wrong"
         )
     assert not check_blocks(tmp_path, blocks, model, ms=[16, 17, 136, 138, 256, 257]).faults
     assert not check_blocks(tmp_path, blocks | {"W13_SHRINK": w2, "W13_EXPAND": w2}, model).faults
@@ -87,7 +87,11 @@ def test_files_of_packed_gate_and_up_are_compared_under_keys_of_their_own(tmp_pa
     ("rank", "consequence"),
     [
         (256, "the engine stops"),
-        (16, "an engine that runs shrink and expand apart stops; one launch takes the shrink kernel's block_m alone"),
+        (
+            16,
+            "an engine that runs shrink and expand separately stops; an engine that runs them in one launch takes "
+            "only the shrink kernel's block_m",
+        ),
     ],
 )
 def test_an_expand_apart_from_its_shrink(tmp_path: Path, rank: int, consequence: str) -> None:
@@ -105,7 +109,7 @@ def test_a_missing_file_is_its_default_and_has_to_agree_too(tmp_path: Path) -> N
 
     found = reasons(checked(tmp_path, change, qwen()))
     assert len(found) == 2
-    assert found[0].startswith(f"{table('W2_SHRINK')} : no such file: ")
+    assert found[0].startswith(f"{table('W2_SHRINK')} : the file does not exist: ")
     assert found[1].startswith(
         f"{table('W2_SHRINK')} : block_m 64 at m 1 to 8192, where fused_moe_lora_w13_shrink has 16"
     )

@@ -49,11 +49,15 @@ def test_sizes_that_are_named_are_looked_up_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "place", "reason"),
     [
-        ({"16": {**GOOD, "maximum": 1}}, "16", "maximum: no parameter of the kernel: the engine stops"),
-        ({"16": GOOD, "note": {}}, "note", "the key is no number of tokens: the engine stops"),
-        ({}, "", "holds nothing: the engine takes its default configs, not the shipped ones"),
-        ([], "", "expected an object of numbers of tokens: the engine stops"),
-        ({"16": HUGE}, "16", f"needs 327680 B of shared memory of 232448 B: the launch fails on {H100.name}"),
+        ({"16": {**GOOD, "maximum": 1}}, "16", "maximum is not a parameter of the kernel: the engine stops"),
+        ({"16": GOOD, "note": {}}, "note", "the key is not a number of tokens: the engine stops"),
+        ({}, "", "the file is empty: the engine uses its default configs, not the shipped ones"),
+        ([], "", "expected an object with numbers of tokens as keys: the engine stops"),
+        (
+            {"16": HUGE},
+            "16",
+            f"it needs 327680 B of shared memory, but the GPU has 232448 B: the launch would fail on {H100.name}",
+        ),
     ],
 )
 def test_a_fault_is_told_once_with_the_lookups_that_meet_it(

@@ -49,21 +49,21 @@ def test_a_missing_file_is_a_fault(tmp_path: Path) -> None:
     report = check_csgmv(folder(tmp_path, {SHRINK: {"16": GOOD}}), model())
     (fault,) = report.faults
     assert (fault.file, fault.reason) == (
-        EXPAND, "no such file: SGLang runs its default config, not the one that it ships",
+        EXPAND, "the file does not exist: SGLang runs its default config, not the one that it ships",
     )  # fmt: skip
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ({}, "holds nothing: SGLang stops"),
-        ([], "expected an object of sizes: SGLang stops"),
-        ({"16": GOOD, "note": {}}, "a key is no size of chunks: SGLang stops"),
-        ({"16": {"BLOCK_N": 32}}, "no BLOCK_K: SGLang stops"),
+        ({}, "the file is empty: SGLang stops"),
+        ([], "expected an object with chunk sizes as keys: SGLang stops"),
+        ({"16": GOOD, "note": {}}, "a key is not a chunk size: SGLang stops"),
+        ({"16": {"BLOCK_N": 32}}, "BLOCK_K is missing: SGLang stops"),
         ("{", "the engine stops"),
         (
             {"16": {**GOOD, "BLOCK_N": 256, "BLOCK_K": 512, "num_stages": 5}},
-            f"needs 1114112 B of shared memory of 232448 B: the launch fails on {H100.name}",
+            f"it needs 1114112 B of shared memory, but the GPU has 232448 B: the launch would fail on {H100.name}",
         ),
     ],
 )
@@ -75,7 +75,7 @@ def test_a_file_that_cannot_be_used_is_a_fault(tmp_path: Path, content: Any, rea
 
 
 def test_the_gpu_must_be_told_where_files_do_not(tmp_path: Path) -> None:
-    with pytest.raises(TableError, match="no tuned JSON of SGLang's"):
+    with pytest.raises(TableError, match="no tuned JSON of SGLang"):
         check_csgmv(folder(tmp_path, {}), model())
     with pytest.raises(TableError, match="No such file or directory"):
         check_csgmv(tmp_path / "nowhere", model())

@@ -16,8 +16,8 @@ DENSE = {"block_m": 16, "block_n": 32, "block_k": 64, "split_k": 8, "num_warps":
     ("document", "expected"),
     [
         ({"4": {"2": {"16": {"16": {"2048": {"768": {"BLOCK_SIZE_M": 64}}}}}}}, []),
-        ({"4": {"2": {"16": {"16": {"2048": {"BLOCK_SIZE_M": 64}}}}}}, ["the i key 'BLOCK_SIZE_M' is no number"]),
-        ({"4": {"2": {"16": {"16": {"2048": {"x": {"block_m": 64}}}}}}}, ["the i key 'x' is no number"]),
+        ({"4": {"2": {"16": {"16": {"2048": {"BLOCK_SIZE_M": 64}}}}}}, ["the i key 'BLOCK_SIZE_M' is not a number"]),
+        ({"4": {"2": {"16": {"16": {"2048": {"x": {"block_m": 64}}}}}}}, ["the i key 'x' is not a number"]),
         ({"4": {"2": {}}}, ["expected an object below the num_slices key, got {}"]),
         ({"4": {"2": {"16": {"16": {"2048": {"768": {"block_m": {}}}}}}}}, ["block_m: expected an integer"]),
         ({"4": {"2": {"16": {"16": {"2048": {"768": {"num_warps": None}}}}}}}, ["num_warps: expected an integer"]),
@@ -33,13 +33,13 @@ def test_entries_that_no_lookup_reaches_are_read_too() -> None:
     without = {name: value for name, value in DENSE.items() if name != "num_ctas"}
     document = {"9": {"1": {"16": {"4096": {"16": DENSE, "32": without}}}}}
     (fault,) = structure_faults(SHRINK, document)
-    assert (fault.place, fault.reason) == ("9/1/16/4096/32", "no num_ctas: a KeyError in the engine")
+    assert (fault.place, fault.reason) == ("9/1/16/4096/32", "num_ctas is missing: a KeyError in the engine")
 
 
 def test_what_cannot_be_read_is_told_as_the_engine_meets_it(tmp_path: Path) -> None:
     path = tmp_path / SHRINK
     assert [fault.reason for fault in structure_faults(SHRINK, read(path))] == [
-        "no such file: the engine takes its default configs"
+        "the file does not exist: the engine uses its default configs"
     ]
     path.mkdir()
     (fault,) = structure_faults(SHRINK, read(path))
@@ -52,9 +52,9 @@ EXPAND = {name: value for name, value in DENSE.items() if name != "split_k"}
 @pytest.mark.parametrize("name", DENSE)
 def test_a_dense_config_needs_every_name(name: str) -> None:
     config = {key: value for key, value in DENSE.items() if key != name}
-    assert config_fault("SHRINK", config) == f"no {name}: a KeyError in the engine"
+    assert config_fault("SHRINK", config) == f"{name} is missing: a KeyError in the engine"
     assert config_fault("EXPAND_TRUE", config) == (
-        None if name == "split_k" else f"no {name}: a KeyError in the engine"
+        None if name == "split_k" else f"{name} is missing: a KeyError in the engine"
     )
 
 

@@ -54,8 +54,8 @@ def test_no_more_sequences_are_looked_up_than_the_engine_has(tmp_path: Path) -> 
     [
         ({"64": {"BLOCK_SIZE_M": 8}}, "64", "expected BLOCK_SIZE_M and num_warps, got "),
         ({"64": {**GOOD, "num_warps": 3}}, "64", "num_warps: expected a power of two, got 3: the engine stops"),
-        ({"note": GOOD}, "", "holds nothing: the engine takes its default config, not the shipped ones"),
-        ([], "", "never read: expected an object"),
+        ({"note": GOOD}, "", "the file is empty: the engine uses its default config, not the shipped ones"),
+        ([], "", "the engine never reads this file: expected an object"),
     ],
 )
 def test_a_fault_is_told_once_with_the_lookups_that_meet_it(

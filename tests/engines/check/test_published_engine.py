@@ -91,4 +91,4 @@ def test_an_empty_file_counts_as_none(client: ModuleType, tmp_path: Path) -> Non
     problem = next(item.problem for item in report.lookups if item.file == MOE)
     assert json.loads((tmp_path / MOE).read_text()) == {}
     assert experts_asked(client, problem)["block_m"] == 64
-    assert any(fault.reason.startswith("holds nothing: the folder alone makes the experts") for fault in report.faults)
+    assert any(fault.reason.startswith("the file is empty: with this folder the experts") for fault in report.faults)

@@ -51,48 +51,50 @@ PLANTED: dict[str, tuple[Callable[[Documents], object], list[str]]] = {
     "off-by-one max_loras": (
         off_by_one,
         [
-            f"{SHRINK_TABLE} 5: no entry for max_loras 5: takes the one for max_loras 4; "
-            "an engine with --max-loras 4 asks for one more"
+            f"{SHRINK_TABLE} 5: no entry for max_loras 5, so max_loras 4 is used; an engine with "
+            "--max-loras 4 looks up one more"
         ],
     ),
     "swapped k and n": (
         swap_k_and_n,
         [
-            f"{SHRINK_TABLE} 5/{slices}/*/{k}: no entry for k {k}: takes the one for k 16; k and n are swapped"
+            f"{SHRINK_TABLE} 5/{slices}/*/{k}: no entry for k {k}, so k 16 is used; k and n are swapped"
             for slices, k in ((1, 4096), (1, 14336), (2, 4096), (3, 4096))
         ],
     ),
     "a non-numeric key": (
         lambda files: shrink("5", "1")(files).update(version={"torch": {"x": {"block_m": 16}}}),
         [
-            f"{SHRINK_TABLE} 5/1/version: the m key 'version' is no number: int() fails in the engine",
-            f"{SHRINK_TABLE} 5/1/version/torch: the k key 'torch' is no number: int() fails in the engine",
-            f"{SHRINK_TABLE} 5/1/version/torch/x: the n key 'x' is no number: int() fails in the engine",
-            f"{SHRINK_TABLE} 5/1/version/torch/x: no block_n: a KeyError in the engine",
+            f"{SHRINK_TABLE} 5/1/version: the m key 'version' is not a number: int() fails in the engine",
+            f"{SHRINK_TABLE} 5/1/version/torch: the k key 'torch' is not a number: int() fails in the engine",
+            f"{SHRINK_TABLE} 5/1/version/torch/x: the n key 'x' is not a number: int() fails in the engine",
+            f"{SHRINK_TABLE} 5/1/version/torch/x: block_n is missing: a KeyError in the engine",
         ],
     ),
     "metadata beside the keys": (
         lambda files: files[SHRINK_TABLE].update(triton_version="3.6"),
-        [f"{SHRINK_TABLE} triton_version: the max_loras key 'triton_version' is no number: int() fails in the engine"],
+        [f"{SHRINK_TABLE} triton_version: the max_loras key 'triton_version' is not a number: int() fails in the "
+        "engine"],
     ),
     "a missing file": (
-        lambda files: files.pop(SHRINK_TABLE), [f"{SHRINK_TABLE} : no such file: the engine takes its default configs"]
+        lambda files: files.pop(SHRINK_TABLE), [f"{SHRINK_TABLE} : the file does not exist: the engine uses its "
+        "default configs"]
     ),
     "shared memory": (
         lambda files: shrink("5", "1", "16", "4096", "16")(files).update(
             block_m=256, block_k=256, split_k=4, num_stages=4
         ),
-        [f"{SHRINK_TABLE} 5/1/16/4096/16: needs"],
+        [f"{SHRINK_TABLE} 5/1/16/4096/16: it needs"],
     ),
     "a missing n": (
         lambda files: files[EXPAND_TABLE]["5"]["1"]["256"]["16"].pop("128256"),
-        [f"{EXPAND_TABLE} 5/1/*/16/128256: no entry for n 128256: takes the one for n 4096"],
+        [f"{EXPAND_TABLE} 5/1/*/16/128256: no entry for n 128256, so n 4096 is used"],
     ),
     "upper-case parameters": (
         lambda files: shrink("5", "3", "1", "4096")(files).update({"16": {"BLOCK_SIZE_M": 16}}),
         [
-            f"{SHRINK_TABLE} 5/3/1/4096/16: no block_m: a KeyError in the engine; "
-            "BLOCK_SIZE_M is read by the fused MoE kernels only"
+            f"{SHRINK_TABLE} 5/3/1/4096/16: block_m is missing: a KeyError in the engine; only the fused MoE kernels "
+            "read BLOCK_SIZE_M"
         ],
     ),
     "another tool's values": (
@@ -113,10 +115,10 @@ PLANTED: dict[str, tuple[Callable[[Documents], object], list[str]]] = {
         ],
     ),
     "an empty file": (
-        lambda files: files.update({SHRINK_TABLE: {}}), [f"{SHRINK_TABLE} : holds nothing: the engine takes its"]
+        lambda files: files.update({SHRINK_TABLE: {}}), [f"{SHRINK_TABLE} : the file is empty: the engine uses its"]
     ),
-    "a list": (lambda files: files.update({SHRINK_TABLE: [1]}), [f"{SHRINK_TABLE} : expected an object of max_loras"]),
-    "text": (lambda files: files.update({SHRINK_TABLE: '"5"'}), [f"{SHRINK_TABLE} : expected an object of max_loras"]),
+    "a list": (lambda files: files.update({SHRINK_TABLE: [1]}), [f"{SHRINK_TABLE} : expected an object with max_"]),
+    "text": (lambda files: files.update({SHRINK_TABLE: '"5"'}), [f"{SHRINK_TABLE} : expected an object with max_"]),
     "cut JSON": (lambda files: files.update({SHRINK_TABLE: '{"5": '}), [f"{SHRINK_TABLE} : not JSON: "]),
 }  # fmt: skip
 
@@ -141,7 +143,7 @@ def test_metadata_stops_no_engine_whose_max_loras_is_there(tmp_path: Path) -> No
 def test_an_entry_missing_at_one_m_is_a_fault_at_the_m_near_it(tmp_path: Path) -> None:
     report = checked(tmp_path, lambda files: shrink("5", "1", "256")(files).pop("14336"))
     ((fault, met),) = report.faults.items()
-    assert fault.reason == "no entry for k 14336: takes the one for k 4096"
+    assert fault.reason == "no entry for k 14336, so k 4096 is used"
     assert {item.problem.m for item in met} >= {137, *(m for m in CAPTURE_SIZES if m > 136)}
     assert min(item.problem.m for item in met) == 137
 
@@ -162,7 +164,7 @@ def test_the_gpu_is_told_from_the_folder(tmp_path: Path) -> None:
     assert (report.gpu_file_name, report.gpu) == (H100.file_name, H100)
     write(tmp_path, documents(gpu="NVIDIA_H100_80GB_HBM3_MIG"))
     assert not checked(tmp_path).faults
-    with pytest.raises(TableError, match="files of NVIDIA_H100_80GB_HBM3, NVIDIA_H100_80GB_HBM3_MIG in this folder"):
+    with pytest.raises(TableError, match="this folder has files of NVIDIA_H100_80GB_HBM3, NVIDIA_H100_80GB_HBM3_MIG"):
         checked(tmp_path, gpu=None)
 
 
@@ -185,7 +187,7 @@ def test_a_folder_without_tables(tmp_path: Path) -> None:
 def test_the_rank_of_the_engine_and_its_sharding_decide(tmp_path: Path) -> None:
     write(tmp_path, documents())
     other = check_folder(tmp_path, replace(MODEL, ranks=(32,)), gpu=H100.name)
-    assert any(fault.reason.startswith("no entry for n 32: takes the one for n 16") for fault in other.faults)
+    assert any(fault.reason.startswith("no entry for n 32, so n 16 is used") for fault in other.faults)
     sharded = check_folder(tmp_path, replace(MODEL, tensor_parallel=2), gpu=H100.name)
     assert any("no entry for k 2048" in fault.reason for fault in sharded.faults)
     narrow = check_folder(tmp_path, replace(MODEL, target_modules=("o_proj",)), gpu=H100.name)
@@ -207,7 +209,7 @@ def test_nothing_looked_up_is_a_fault(tmp_path: Path) -> None:
     assert not report.lookups
     ((fault, met),) = report.faults.items()
     assert (fault.file, fault.place, met) == ("", "", ())
-    assert fault.reason.startswith("nothing was looked up: ")
+    assert fault.reason.startswith("nothing was checked: ")
 
 
 def test_a_folder_for_dense_kernels_alone_changes_what_experts_run(tmp_path: Path) -> None:
@@ -220,7 +222,8 @@ def test_a_folder_for_dense_kernels_alone_changes_what_experts_run(tmp_path: Pat
         f"FUSED_MOE_LORA_{half}_{part}.json" for half in ("W13", "W2") for part in ("EXPAND", "SHRINK")
     ]
     assert {fault.reason for fault in report.faults} == {
-        "no such file: the folder alone makes the experts run block_m 64 at every m, not what they run without a folder"
+        "the file does not exist: with this folder the experts run block_m 64 at every m, not what they run without "
+        "a folder"
     }
     assert not check_folder(tmp_path, replace(mixtral, target_modules=("o_proj",)), gpu=H100.name).faults
 
@@ -240,7 +243,7 @@ def test_both_files_of_expand_are_walked_where_an_engine_asks_for_both(tmp_path:
     assert {item.file for item in checked(tmp_path, model=both).lookups} == {SHRINK_TABLE, EXPAND_TABLE, overwriting}
     (tmp_path / overwriting).unlink()
     (fault,) = check_folder(tmp_path, both, gpu=H100.name).faults
-    assert (fault.file, fault.reason) == (overwriting, "no such file: the engine takes its default configs")
+    assert (fault.file, fault.reason) == (overwriting, "the file does not exist: the engine uses its default configs")
 
 
 W13_SHRINK = f"{H100.file_name}_FUSED_MOE_LORA_W13_SHRINK.json"
@@ -271,7 +274,7 @@ def test_one_launch_needs_blocks_of_16_rows(tmp_path: Path, rank: int, stops: bo
 def test_shared_memory_counts_where_the_files_configs_are_launched(tmp_path: Path, rank: int, fails: bool) -> None:
     large = {"block_k": 256, "num_stages": 16}
     report = checked(tmp_path, lambda files: expert_entries(files, rank, **large), qwen(rank))
-    assert any("of shared memory of" in line for line in reasons(report)) is fails
+    assert any("B of shared memory, but the GPU has" in line for line in reasons(report)) is fails
 
 
 def test_shared_memory_is_never_borrowed(tmp_path: Path) -> None:
@@ -287,9 +290,10 @@ def test_shared_memory_is_never_borrowed(tmp_path: Path) -> None:
         files = documents(gpu=gpu.replace(" ", "_"))
         large({SHRINK_TABLE: files[f"{gpu.replace(' ', '_')}_SHRINK.json"]})
         report = check_folder(write(folder, files), MODEL, gpu=gpu)
-        assert [f"of shared memory of 101376 B: the launch fails on {gpu}" in line for line in reasons(report)] == (
-            [True] if faulty else []
-        )
+        assert [
+            f"shared memory, but the GPU has 101376 B: the launch would fail on {gpu}" in line
+            for line in reasons(report)
+        ] == ([True] if faulty else [])
         assert (report.gpu is None) is not faulty
 
 
@@ -301,7 +305,7 @@ def test_files_named_as_no_engine_names_them_are_never_read(tmp_path: Path, wron
     files = documents(gpu=wrong)
     report = check_folder(write(tmp_path, files), MODEL, gpu=gpu)
     assert {fault.reason for fault in report.general if fault.file in files} == {
-        f"never read: the engine asks for {name.replace(wrong, right)}" for name in files
+        f"the engine never reads this file: it looks for {name.replace(wrong, right)}" for name in files
     }
     assert {item.status for item in report.lookups} == {"fault"}
     write(tmp_path, documents(gpu=right))

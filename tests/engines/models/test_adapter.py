@@ -118,7 +118,7 @@ def test_names_that_vllm_changes(tmp_path: Path, model: str, targets: object, ex
     ("fields", "message"),
     [
         ({"r": "absent"}, "r is missing: vLLM refuses an adapter without it"),
-        ({"lora_alpha": "absent", "peft_type": "LOHA"}, "vLLM knows LoRA alone"),
+        ({"lora_alpha": "absent", "peft_type": "LOHA"}, "vLLM supports only LoRA"),
         ({"lora_alpha": "absent", "peft_type": "absent"}, "lora_alpha is missing: vLLM refuses an adapter without it"),
         ({"target_modules": "absent"}, "target_modules is missing: vLLM refuses an adapter without it"),
         ({"r": 0}, "r: expected an integer >= 1, got 0"),
@@ -127,27 +127,27 @@ def test_names_that_vllm_changes(tmp_path: Path, model: str, targets: object, ex
         ({"lora_alpha": None}, "lora_alpha: expected a number, got null"),
         ({"rank_pattern": {"q_proj": 0}}, 'rank_pattern: expected an integer >= 1, got {"q_proj": 0}'),
         ({"rank_pattern": {"q_proj": "8"}}, "rank_pattern: expected ranks by name, got"),
-        ({"rank_pattern": {"(q_proj": 8}}, "rank_pattern: not a regular expression: missing )"),
+        ({"rank_pattern": {"(q_proj": 8}}, "rank_pattern: expected a regular expression: missing )"),
         ({"alpha_pattern": {"q_proj": "8"}}, "alpha_pattern: expected alphas by name, got"),
-        ({"alpha_pattern": {"*": 8}}, "alpha_pattern: not a regular expression"),
+        ({"alpha_pattern": {"*": 8}}, "alpha_pattern: expected a regular expression"),
         (
             {"target_modules": [1]},
             "target_modules: expected a list of names, a regular expression or 'all-linear'",
         ),
-        ({"target_modules": "(q_proj"}, "target_modules: not a regular expression: missing )"),
-        ({"exclude_modules": "*"}, "exclude_modules: not a regular expression"),
+        ({"target_modules": "(q_proj"}, "target_modules: expected a regular expression: missing )"),
+        ({"exclude_modules": "*"}, "exclude_modules: expected a regular expression"),
         ({"layers_to_transform": "1"}, "layers_to_transform: expected numbers of layers"),
-        ({"layers_pattern": ["(h"]}, "layers_pattern: not a regular expression"),
-        ({"target_modules": "a{99999999999999}"}, "target_modules: not a regular expression"),
+        ({"layers_pattern": ["(h"]}, "layers_pattern: expected a regular expression"),
+        ({"target_modules": "a{99999999999999}"}, "target_modules: expected a regular expression"),
         ({"modules_to_save": ["a\n\x1b[31m"]}, r'refuses ["a\n\u001b[31m"]'),
-        ({"bias": "lora_only"}, "bias: vLLM does not support the biases of adapters"),
+        ({"bias": "lora_only"}, "bias: vLLM does not support adapters with biases"),
         ({"use_dora": True}, "use_dora: vLLM does not support DoRA, got true"),
         ({"lora_bias": True}, "lora_bias: vLLM does not support biases of B"),
         (
             {"modules_to_save": ["lm_head", "score"]},
-            'but classifier and score whole, and refuses ["lm_head"]',
+            'only classifier and score as whole modules, and refuses ["lm_head"]',
         ),
-        ({"init_lora_weights": "pissa_niter_16"}, "init_lora_weights: it changes the base model"),
+        ({"init_lora_weights": "pissa_niter_16"}, "init_lora_weights: this initialisation changes the base model"),
         ({"alora_invocation_tokens": [1, 2]}, "alora_invocation_tokens: vLLM does not support activated LoRA"),
         ({"layer_replication": [[0, 4], [2, 5]]}, "layer_replication: vLLM does not support replicated layers"),
         ({"use_bdlora": {"target_modules_bd_a": ["q_proj"]}}, "use_bdlora: vLLM does not support block-diagonal LoRA"),
@@ -171,12 +171,16 @@ def test_what_the_engine_refuses_is_refused_with_its_reason(
         (
             "llama-3.1-8b",
             {"target_modules": ["c_attn"]},
-            "no module of llama-3.1-8b that takes adapters",
+            "none of these names a module of llama-3.1-8b that takes adapters",
         ),
-        ("llama-3.1-8b", {"target_modules": []}, "no module of llama-3.1-8b"),
-        ("llama-3.1-8b", {"target_modules": r"model\.layers\.32\..*"}, "no module of llama-3.1-8b"),
-        ("llama-3.1-8b", {"layers_to_transform": [32]}, "no module of llama-3.1-8b"),
-        ("llama-3.1-8b", {"layers_to_transform": [1], "layers_pattern": ["blocks"]}, "no module of llama-3.1-8b"),
+        ("llama-3.1-8b", {"target_modules": []}, "none of these names a module of llama-3.1-8b"),
+        ("llama-3.1-8b", {"target_modules": r"model\.layers\.32\..*"}, "none of these names a module of llama-3.1-8b"),
+        ("llama-3.1-8b", {"layers_to_transform": [32]}, "none of these names a module of llama-3.1-8b"),
+        (
+            "llama-3.1-8b",
+            {"layers_to_transform": [1], "layers_pattern": ["blocks"]},
+            "none of these names a module of llama-3.1-8b",
+        ),
         (
             "llama-3.1-8b",
             {"modules_to_save": ["score"]},
@@ -238,7 +242,7 @@ def test_the_largest_rank_and_all_modules_count(tmp_path: Path) -> None:
     assert joint_rank(adapters, ()) == (64,)
     assert joint_rank(adapters, (64, 128)) == (64, 128)
     assert joint_targets(adapters, LLAMA) == ("qkv_proj", "down_proj")
-    with pytest.raises(ModelError, match="rank_pattern: expected at most the rank 16 that is served, got 64"):
+    with pytest.raises(ModelError, match="rank_pattern: expected at most 16, the rank that is served, got 64"):
         joint_rank(adapters, (16,))
 
 
@@ -253,9 +257,10 @@ def test_a_rank_that_no_engine_has_room_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rank", "advice"), [(17, "the next is 32"), (48, "the next is 64"), (513, "the largest is 512")]
+    ("rank", "advice"),
+    [(17, "the next larger one is 32"), (48, "the next larger one is 64"), (513, "the largest is 512")],
 )
 def test_ranks_that_no_engine_takes(rank: int, advice: str) -> None:
     with pytest.raises(ModelError) as caught:
         ModelStudy.of(str(MODELS / "llama-3.1-8b"), tensor_parallel=1, ranks=[16, rank], max_loras=[4], ms=[1])
-    assert f"is one of 1, 8, 16, 32, 64, 128, 256, 320, 512, got {rank}; {advice}" in str(caught.value)
+    assert f"one of 1, 8, 16, 32, 64, 128, 256, 320, 512, got {rank}; {advice}" in str(caught.value)

@@ -183,7 +183,7 @@ def test_dense_layers_that_vllm_does_not_know_of_are_packed_by_none() -> None:
             1,
             "architectures: DbrxForCausalLM takes no adapters",
         ),
-        ("llama-3.1-8b", {"vocab_size": None}, 1, "vocab_size is missing, and lm_head takes adapters"),
+        ("llama-3.1-8b", {"vocab_size": None}, 1, "vocab_size is missing, but lm_head takes adapters"),
         ("llama-3.1-8b", {"vocab_size": 262144}, 1, "vocab_size: expected at most 258048"),
     ],
 )
@@ -226,7 +226,7 @@ def test_command_r_has_no_lm_head() -> None:
     assert [layer.name for layer in shape.layers()] == [
         "qkv_proj", "o_proj", "gate_up_proj", "down_proj", "embed_tokens",
     ]  # fmt: skip
-    with pytest.raises(ModelError, match="no layer takes adapters as 'lm_head'"):
+    with pytest.raises(ModelError, match="no layer that takes adapters is called 'lm_head'"):
         shape.layers(target_modules=["lm_head"])
 
 
@@ -235,7 +235,10 @@ def test_what_takes_no_adapters_is_refused_with_the_reason(name: str) -> None:
     config = {"architectures": [name], "text_config": COMMAND_R}
     with pytest.raises(ModelError) as caught:
         ModelShape.from_config(config, Path("m/config.json"))
-    assert str(caught.value) == f"m/config.json: architectures: {name} takes no adapters in vLLM 0.33: no SupportsLoRA"
+    assert (
+        str(caught.value)
+        == f"m/config.json: architectures: {name} takes no adapters in vLLM 0.33: it is not SupportsLoRA"
+    )
 
 
 def test_the_first_known_architecture_decides() -> None:
@@ -260,7 +263,7 @@ def test_adapters_that_are_never_called_pose_no_problems() -> None:
     qwen = served("qwen1.5-moe-a2.7b").shape
     assert "shared_expert_gate" not in {layer.name for layer in qwen.layers()}
     assert [layer.name for layer in qwen.layers(target_modules=["o_proj", "shared_expert_gate"])] == ["o_proj"]
-    with pytest.raises(ModelError, match="the adapters of shared_expert_gate are never called"):
+    with pytest.raises(ModelError, match="the engine never calls the adapters of shared_expert_gate"):
         qwen.layers(target_modules=["shared_expert_gate"])
 
 
@@ -368,7 +371,9 @@ def test_gemma_4_with_shared_keys_and_layers_of_their_own() -> None:
 
 def test_what_is_known_of_one_rank_alone() -> None:
     shape = ModelShape.from_config(ASKED["Llama-3.2-90B-Vision"]["config"], Path("m/config.json"))
-    with pytest.raises(ModelError, match="MllamaForConditionalGeneration is known here at a tensor-parallel size of 1"):
+    with pytest.raises(
+        ModelError, match="bo_tune knows MllamaForConditionalGeneration only at a tensor-parallel size of 1"
+    ):
         shape.layers(2)
 
 
@@ -381,7 +386,9 @@ def test_sizes_of_layers_that_differ() -> None:
 def test_towers_are_refused_where_the_engine_would_adapt_them() -> None:
     text = {"model_type": "mistral", **COMMAND_R}
     shape = ModelShape.from_config({"architectures": ["LlavaForConditionalGeneration"], "text_config": text}, Path("m"))
-    with pytest.raises(ModelError, match="--enable-tower-connector-lora: the layers of the towers of Llava"):
+    with pytest.raises(
+        ModelError, match="--enable-tower-connector-lora: bo_tune does not know the tower layers of Llava"
+    ):
         shape.check_towers()
     served("llama-3.1-8b", tower_connector=True)  # the engine passes over it
 

@@ -152,7 +152,11 @@ def test_experts_of_deepseek() -> None:
     ("name", "more", "message"),
     [
         ("mixtral-8x7b", {"tensor_parallel": 16, "expert_parallel": True}, "number of experts: expected a multiple"),
-        ("mixtral-8x7b", {"tensor_parallel": 2, "expert_parallel": True, "fully_sharded": True}, "expert parallelism"),
+        (
+            "mixtral-8x7b",
+            {"tensor_parallel": 2, "expert_parallel": True, "fully_sharded": True},
+            "enable-expert-parallel",
+        ),
         ("qwen3-30b-a3b", {"tensor_parallel": 4, "fully_sharded": True, "ranks": [1]}, "expected a rank"),
     ],
 )

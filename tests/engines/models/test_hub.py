@@ -70,7 +70,7 @@ def test_what_cannot_be_fetched_is_one_line(monkeypatch: pytest.MonkeyPatch, err
 
     install(monkeypatch, download)
     with pytest.raises(
-        ModelError, match=r"^org/m: no such file or folder, and not to be had .*: (401|offline)"
+        ModelError, match=r"^org/m: no such file or folder, and the Hugging Face hub does not provide it: (401|offline)"
     ) as caught:
         model_shape("org/m")
     assert "\n" not in str(caught.value)

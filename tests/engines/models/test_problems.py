@@ -81,7 +81,7 @@ def test_target_modules_select_layers() -> None:
 def test_fused_checkpoints_know_no_parts() -> None:
     phi = ModelShape.from_config({**LLAMA, "architectures": ["Phi3ForCausalLM"]}, Path("m"))
     assert names(("qkv_proj",), phi) == ["qkv_proj"]
-    with pytest.raises(ModelError, match="no layer takes adapters as 'q_proj'"):
+    with pytest.raises(ModelError, match="no layer that takes adapters is called 'q_proj'"):
         names(("q_proj",), phi)
 
 
@@ -93,18 +93,25 @@ def test_experts_go_by_the_name_of_their_module_alone() -> None:
     assert mixtral.wraps_experts(["model.layers.3.block_sparse_moe.experts"])
     assert not mixtral.wraps_experts(["q_proj", "gate"])
     assert names(("experts",), mixtral) == []
-    with pytest.raises(ModelError, match=r"no layer takes adapters as 'w1'; expected some of .*experts"):
+    with pytest.raises(ModelError, match=r"no layer that takes adapters is called 'w1'; expected some of .*experts"):
         names(("q_proj", "w1"), mixtral)
 
 
 def test_a_dotted_name_is_a_full_one() -> None:
-    with pytest.raises(ModelError, match=r"no layer takes adapters as 'self_attn\.o_proj'; did you mean o_proj\?"):
+    with pytest.raises(
+        ModelError,
+        match=r"no layer that takes adapters is called 'self_attn\.o_proj'; did you mean "
+        r"o_proj\?",
+    ):
         names(("self_attn.o_proj",))
 
 
 @pytest.mark.parametrize(
     ("target", "message"),
-    [("q_pro", "no layer takes adapters as 'q_pro'; did you mean q_proj?"), ("", "expected some of down_proj, ")],
+    [
+        ("q_pro", "no layer that takes adapters is called 'q_pro'; did you mean q_proj?"),
+        ("", "expected some of down_proj, "),
+    ],
 )
 def test_unknown_target_modules(target: str, message: str) -> None:
     with pytest.raises(ModelError) as caught:

@@ -89,32 +89,34 @@ def test_lm_head_has_no_more_rows_than_sequences() -> None:
             "llama-3.1-8b",
             {"target_modules": ["q_proj", "v_proj"]},
             "start the engine with --lora-target-modules q_proj v_proj, or it stops with a KeyError unless the files "
-            "hold more than these lookups: without it, it adapts o_proj, gate_up_proj, down_proj, embed_tokens, "
-            "lm_head too, and asks …_SHRINK.json for num_slices 1 and 2, …_EXPAND_TRUE.json for num_slices 1 and 2",
+            "have entries for more than these lookups: without this option it also adapts o_proj, gate_up_proj, "
+            "down_proj, embed_tokens, "
+            "lm_head, and looks up …_SHRINK.json for num_slices 1 and 2, …_EXPAND_TRUE.json for num_slices 1 and 2",
         ),
         (
             "llama-3.1-8b",
             {"target_modules": ["qkv_proj", "o_proj", "gate_up_proj"]},
-            "start the engine with --lora-target-modules qkv_proj o_proj gate_up_proj: without it, it takes other "
-            "layers' configs for down_proj, embed_tokens, lm_head where theirs are not there",
+            "start the engine with --lora-target-modules qkv_proj o_proj gate_up_proj: without this option it takes "
+            "other layers' configs for down_proj, embed_tokens, lm_head if theirs are missing",
         ),
         (
             "mixtral-8x7b",
             {"target_modules": ["qkv_proj", "o_proj", "gate", "embed_tokens", "lm_head"]},
-            "start the engine with --lora-target-modules qkv_proj o_proj gate embed_tokens lm_head: without it, it "
+            "start the engine with --lora-target-modules qkv_proj o_proj gate embed_tokens lm_head: without this "
+            "option it "
             "runs the experts with its defaults",
         ),
         (
             "llama-3.1-8b",
             {"dual_stream": True},
-            "start the engine with VLLM_LORA_ENABLE_DUAL_STREAM=1, or it stops with a KeyError unless the files "
-            "hold more than these lookups: on one stream it asks …_EXPAND_TRUE.json for num_slices 2 and 3",
+            "start the engine with VLLM_LORA_ENABLE_DUAL_STREAM=1, or it stops with a KeyError unless the files have "
+            "entries for more than these lookups: on one stream it looks up …_EXPAND_TRUE.json for num_slices 2 and 3",
         ),
         (
             "qwen2.5-14b",
             {"dual_stream": True},
-            "start the engine with VLLM_LORA_ENABLE_DUAL_STREAM=1: on one stream it asks …_EXPAND_TRUE.json "
-            "for all layers",
+            "start the engine with VLLM_LORA_ENABLE_DUAL_STREAM=1: on one stream it looks up …_EXPAND_TRUE.json for "
+            "all layers",
         ),
     ],
 )

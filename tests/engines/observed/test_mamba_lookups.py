@@ -52,5 +52,5 @@ def test_states_of_either_kind_are_told_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize("changes", [{"batch": "many"}, {"nheads": 0}, {"cache_dtype": "int8"}], ids=str)
 def test_a_lookup_of_something_else_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
     observed = study(tmp_path / "l.jsonl", mamba(**{"batch": 16, **changes}))
-    with pytest.raises(InputError, match="a lookup cannot be used"):
+    with pytest.raises(InputError, match="bo_tune cannot use this lookup"):
         of_mamba(observed)

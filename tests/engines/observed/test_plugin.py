@@ -193,13 +193,13 @@ for m in (1, 2, 3):
     assert GPUModelRunner().execute_model(step(1)) == "output"
 """
     told = [line for line in serve(site, script, tmp_path / "l.jsonl").splitlines() if "bo_tune" in line]
-    assert told == [f"WARNING:vllm.bo_tune:bo_tune: lookups are not recorded any more: TypeError: {what}"]
+    assert told == [f"WARNING:vllm.bo_tune:bo_tune: stopped recording lookups: TypeError: {what}"]
 
 
 def test_a_folder_that_is_not_there_switches_it_off(site: Path, tmp_path: Path) -> None:
     script = f"observe()\nimport {SHRINK} as op\nop.shrink(1), op.shrink(2)\n"
     (told,) = serve(site, script, tmp_path / "none" / "l.jsonl").splitlines()
-    assert "not recorded any more: FileNotFoundError" in told
+    assert "stopped recording lookups: FileNotFoundError" in told
 
 
 def test_the_engines_own_errors_are_its_own(site: Path, tmp_path: Path) -> None:
@@ -220,7 +220,9 @@ for wrong in (lambda: get_lora_op_configs("other", 1, 1, 1, 1, 1), lambda: get_l
 def test_what_a_version_does_not_have_is_named_in_one_line(tmp_path: Path) -> None:
     site = installed(tmp_path / "site", without="get_lora_op_configs")
     (told,) = serve(site, "observe()\n", tmp_path / "l.jsonl").splitlines()
-    assert told == ("WARNING:vllm.bo_tune:bo_tune: vLLM 9.9: not observed, for it is not there: get_lora_op_configs")
+    assert told == (
+        "WARNING:vllm.bo_tune:bo_tune: vLLM 9.9 does not have these, so they are not observed: get_lora_op_configs"
+    )
     site = installed(tmp_path / "later", without="execute_model")
     (site / "vllm" / "lora" / "model_manager.py").unlink()
     (told,) = serve(site, "observe()\n", tmp_path / "l.jsonl").splitlines()

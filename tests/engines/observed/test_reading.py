@@ -58,8 +58,8 @@ def test_layers_are_named_as_in_tables(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", "not a file of lookups that bo_tune recorded in an engine"),
-        ("{}\n", "not a file of lookups"),
+        ("", "expected a file of lookups that bo_tune recorded in an engine"),
+        ("{}\n", "expected a file of lookups"),
         (json.dumps(header(version=2)) + "\n", "expected version 1 of the format, got 2"),
         (json.dumps(header()) + "\n{}\n", "line 2: expected a lookup, a layer or a step, got"),
         (json.dumps(header()) + "\nno JSON\n", 'line 2: expected a lookup, a layer or a step, got "no JSON"'),
@@ -78,7 +78,7 @@ def test_what_is_no_file_of_lookups_is_named(tmp_path: Path, text: str, expected
 
 def test_a_name_without_files_says_how_there_will_be_some(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"none of a process that was told this name \(l\.PID\.jsonl\).*BO_TUNE_LOOKUPS"
+        InputError, match=r"no file that a process wrote under this name \(l\.PID\.jsonl\).*BO_TUNE_LOOKUPS"
     ):
         read_observed(tmp_path / "l.jsonl")
     with pytest.raises(InputError, match="No such file"):
@@ -91,7 +91,7 @@ def test_a_name_without_files_says_how_there_will_be_some(tmp_path: Path) -> Non
 def test_files_of_two_engines_are_refused(tmp_path: Path, differs: dict[str, object]) -> None:
     written(tmp_path / "l.1.jsonl", shrink(16))
     written(tmp_path / "l.2.jsonl", shrink(16), **differs)
-    with pytest.raises(InputError, match="files of several engines"):
+    with pytest.raises(InputError, match="expected files of one engine"):
         read_observed(tmp_path / "l.jsonl")
 
 

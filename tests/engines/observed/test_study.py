@@ -88,7 +88,7 @@ def test_steps_place_the_keys(tmp_path: Path) -> None:
     other = study(tmp_path, *lookups(16), *sizes, mamba)
     assert (
         other.note
-        == "the engine looked up configs of Mamba, too: of these only Mamba's are tuned from lookups, with --only mamba"
+        == "the engine also looked up configs of Mamba: of these only Mamba's are tuned from lookups, with --only mamba"
     )
     assert {problem.m for problem in observed.problems_by_layer()} == {16, 2000}
     head = LoraProblem("lora_expand", 4, 1, 13, 16, 128256, add_inputs=True)
@@ -144,7 +144,7 @@ def test_an_engine_without_a_folder_looks_up_the_same_experts(tmp_path: Path) ->
 
 
 def test_an_engine_without_adapters_is_told(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="looked up no config of adapters: was it started with --enable-lora"):
+    with pytest.raises(InputError, match="looked up no configs of adapters; start it with --enable-lora"):
         study(tmp_path, steps(1, 1, 1, 0))
 
 

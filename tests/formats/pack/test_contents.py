@@ -21,23 +21,23 @@ def toolchain(**changes: object) -> Identity:
 DIFFERENT = [
     (
         replace(IDENTITY, module="other.kernels"),
-        "is of the kernels in bo_tune.kernels.operations, the session's are in",
+        "holds kernels from bo_tune.kernels.operations, but the session's are from",
     ),
-    (replace(IDENTITY, target="cuda:80"), "is for cuda:90, the GPU is cuda:80"),
-    (toolchain(python="CPython 3.11"), "was made with CPython 3.12, this is CPython 3.11"),
-    (toolchain(triton="3.9.0"), "was made with Triton 3.6.0, this is 3.9.0"),
-    (toolchain(triton_build="cd"), "was made with the Triton build ab, this is cd"),
-    (toolchain(ptxas="13.4 (ef)"), "was made with ptxas 12.8 (ab), this is 13.4 (ef)"),
-    (toolchain(environment={"A": "1"}), "was made with no variable set, here is A=1"),
+    (replace(IDENTITY, target="cuda:80"), "is for cuda:90, but the GPU is cuda:80"),
+    (toolchain(python="CPython 3.11"), "was made with CPython 3.12, but this host has CPython 3.11"),
+    (toolchain(triton="3.9.0"), "was made with Triton 3.6.0, but this host has 3.9.0"),
+    (toolchain(triton_build="cd"), "was made with the Triton build ab, but this host has cd"),
+    (toolchain(ptxas="13.4 (ef)"), "was made with ptxas 12.8 (ab), but this host has 13.4 (ef)"),
+    (toolchain(environment={"A": "1"}), "was made with no variables set, but this host has A=1"),
     (
         replace(IDENTITY, kernels={"lora_shrink": KernelText("bo_tune 2", "d1")}),
-        "holds lora_shrink of bo_tune 1, this is bo_tune 2",
+        "holds lora_shrink of bo_tune 1, but this host has bo_tune 2",
     ),
     (
         replace(IDENTITY, kernels={"lora_shrink": KernelText("bo_tune 1", "d2")}),
-        "holds lora_shrink with the text d1, this is d2",
+        "holds lora_shrink with the text d1, but this host has d2",
     ),
-    (replace(IDENTITY, kernels={}), "holds lora_shrink of bo_tune 1, this is none"),
+    (replace(IDENTITY, kernels={}), "holds lora_shrink of bo_tune 1, but this host has none"),
 ]
 
 
@@ -45,7 +45,7 @@ DIFFERENT = [
 def test_each_difference_is_named(here: Identity, words: str) -> None:
     difference = IDENTITY.difference(here)
     assert difference is not None
-    assert difference.startswith(words)
+    assert difference.startswith(f"this pack {words}")
     assert "\n" not in difference
 
 
@@ -98,7 +98,7 @@ def test_a_binary_is_there_or_has_a_reason() -> None:
     for entry, reason in ((None, None), ("A" * 52, InvalidReason.COMPILE_ERROR)):
         with pytest.raises(ValueError, match="either"):
             PackedBinary(binary().problem, {}, 1.0, entry=entry, reason=reason)
-    with pytest.raises(ValueError, match="no entry, and more of them"):
+    with pytest.raises(ValueError, match="there are more entries, but no first one"):
         PackedBinary(binary().problem, {}, 1.0, reason=InvalidReason.COMPILE_ERROR, more={"B" * 52: {}})
 
 

@@ -84,4 +84,4 @@ def test_a_config_that_computes_something_else_is_found_out(tmp_path: Path, monk
     monkeypatch.setattr(type(kernel), "programs", lambda *_: (1, 1, 1))
     operation.poison(inputs)
     operation.launch(inputs, kernel.encode(kernel.listed[0], "here"))
-    assert "elements wrong" in operation.judge(inputs, right).wrong
+    assert "elements are wrong" in operation.judge(inputs, right).wrong

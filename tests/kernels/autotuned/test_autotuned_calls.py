@@ -82,7 +82,7 @@ def test_descriptors_and_tensors_that_are_given_twice_are_made_so() -> None:
 
 def test_what_cannot_be_made_anew_is_refused_in_a_line_that_says_what_to_do() -> None:
     with pytest.raises(
-        bo_tune.InputError, match=r"f is function, which cannot be made .*: describe the kernel with bo"
+        bo_tune.InputError, match=r"f is a function, which cannot be recreated .*; describe the kernel with bo"
     ):
         told({"f": lambda: None})
 
@@ -135,13 +135,22 @@ def test_a_line_that_a_killed_process_left_unfinished_is_passed_over(tmp_path: P
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{\n", r"calls.jsonl:1: no call of bo_tune's: not JSON"),
-        ("[]\n", r"calls.jsonl:1: no call of bo_tune's: the whole"),
-        ('{"home": 3}\n', r"calls.jsonl:1: no call of bo_tune's: home"),
-        (call().model_dump_json().replace('["n"]', '["N"]') + "\n", "the key has a name that is no argument"),
-        (call().model_dump_json().replace("[0,1,-1]", "[0,7]") + "\n", "grid_of has a place that grids does not have"),
-        (call().model_dump_json().replace("[2,3]", "[0]") + "\n", "a grid has up to three positive numbers"),
-        ("", "its files hold no whole call"),
+        ("{\n", r"calls.jsonl:1: expected a call that bo_tune recorded: not JSON"),
+        ("[]\n", r"calls.jsonl:1: expected a call that bo_tune recorded: the whole"),
+        ('{"home": 3}\n', r"calls.jsonl:1: expected a call that bo_tune recorded: home"),
+        (
+            call().model_dump_json().replace('["n"]', '["N"]') + "\n",
+            "key: expected names of arguments, got another name",
+        ),
+        (
+            call().model_dump_json().replace("[0,1,-1]", "[0,7]") + "\n",
+            "grid_of: expected positions in grids, got another position",
+        ),
+        (
+            call().model_dump_json().replace("[2,3]", "[0]") + "\n",
+            "grids: expected one to three positive numbers in each",
+        ),
+        ("", "its files hold no complete call"),
     ],
 )
 def test_files_that_hold_something_else_are_refused_in_one_line(content: str, message: str, tmp_path: Path) -> None:
@@ -152,7 +161,9 @@ def test_files_that_hold_something_else_are_refused_in_one_line(content: str, me
 
 
 def test_a_folder_without_calls_and_one_that_cannot_be_written_say_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(bo_tune.InputError, match="no recorded calls: run the program with BO_TUNE_ON_MISS=record"):
+    with pytest.raises(
+        bo_tune.InputError, match="there are no recorded calls; run the program with BO_TUNE_ON_MISS=record"
+    ):
         bo_tune.tune_recorded(tmp_path)
     (tmp_path / "file").write_text("")
     with pytest.raises(bo_tune.InputError, match="set BO_TUNE_CALLS to a folder that can be written"):
@@ -161,7 +172,7 @@ def test_a_folder_without_calls_and_one_that_cannot_be_written_say_what_to_do(tm
 
 def test_a_program_that_cannot_be_imported_here_is_told_in_one_line(tmp_path: Path) -> None:
     CallWriter(tmp_path).write(call(home="no_such_module"))
-    with pytest.raises(bo_tune.InputError, match=r"no_such_module cannot be imported .*: tune where the program runs"):
+    with pytest.raises(bo_tune.InputError, match=r"no_such_module cannot be imported .*; tune where the program runs"):
         bo_tune.tune_recorded(tmp_path)
     with pytest.raises(bo_tune.InputError, match="no calls of another"):
         bo_tune.tune_recorded(tmp_path, kernels=["another"])
@@ -184,7 +195,7 @@ def test_a_call_s_study_is_not_another_one_for_edits_elsewhere(tmp_path: Path, m
 
 def test_damaged_descriptions_are_refused_in_one_line() -> None:
     for said in ({"tensor": "float33"}, {"tensor": "float32", "shape": [1]}, {"descriptor": 3}, {"triton": "fp17"}, {}):
-        with pytest.raises(bo_tune.InputError, match="recorded arguments cannot be made"):
+        with pytest.raises(bo_tune.InputError, match="the recorded arguments cannot be recreated"):
             made({"x": said}, CPU)
 
 
@@ -236,10 +247,12 @@ def test_a_call_of_other_configs_is_told_to_be_recorded_again(
 ) -> None:
     one = recorded(launched, monkeypatch, tmp_path / "c", lambda: own.doubled(torch.empty(1000)))
     other = bo_tune.autotune({"BLOCK": (64, 128)}, key=["n"])(own.double_kernel.fn).definition
-    with pytest.raises(bo_tune.InputError, match="its configs are others than when it was recorded: record it again"):
+    with pytest.raises(
+        bo_tune.InputError, match="its configs have changed since the call was recorded; record it again"
+    ):
         other.default_params(one.problem("double_kernel"))
     monkeypatch.delenv(calls.TUNED_VARIABLE)
-    with pytest.raises(bo_tune.InputError, match="is tuned by its recorded calls: bo_tune"):
+    with pytest.raises(bo_tune.InputError, match="is tuned through its recorded calls; use bo_tune"):
         own.double_kernel.definition.default_params(one.problem("double_kernel"))
 
 

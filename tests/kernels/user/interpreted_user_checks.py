@@ -98,7 +98,7 @@ def test_an_operation_that_returns_its_output_is_held_against_its_default(progra
 def test_a_kernel_with_a_parameter_called_num_stages(stages: int) -> None:
     params = {"num_stages": stages, "num_warps": 4}
     assert error_of(tutorial_softmax.softmax, {"rows": 9, "cols": 100}, params) <= 1e-6
-    assert "elements wrong" in checked(tutorial_softmax.loose, {"rows": 9, "cols": 100}, params).wrong
+    assert "elements are wrong" in checked(tutorial_softmax.loose, {"rows": 9, "cols": 100}, params).wrong
 
 
 FIELD = [(name, sizes) for name, some in SIZES.items() for sizes in some]
@@ -133,7 +133,7 @@ def test_none_dtypes_and_tuples_among_arguments_and_values(bias: bool) -> None:
     params = {**affine.default, "maxnreg": 32, "launch_pdl": True}  # type: ignore[dict-item]
     assert checked(affine, {"n": 100, "bias": bias}, params) == Verdict(0.0)
     other = {**params, "SHAPE": (4, None)}
-    assert "elements wrong" in checked(affine, {"n": 100, "bias": bias}, other).wrong
+    assert "elements are wrong" in checked(affine, {"n": 100, "bias": bias}, other).wrong
 
 
 @triton.jit
@@ -168,5 +168,5 @@ def test_a_kernel_that_adds_to_its_output(skip: int) -> None:
     params = {"BLOCK": 64, "CLAMP": False, "MODE": "single", "num_warps": 4, "OFF": 0}
     sizes = {"n": 100, "skip": skip, "dtype": "float32"}
     assert error_of(add_scaled, sizes, params) <= 1e-6
-    assert "elements wrong" in checked(add_scaled, sizes, {**params, "MODE": "double"}).wrong
-    assert "elements wrong" in checked(add_scaled, sizes, {**params, "OFF": -1}).wrong
+    assert "elements are wrong" in checked(add_scaled, sizes, {**params, "MODE": "double"}).wrong
+    assert "elements are wrong" in checked(add_scaled, sizes, {**params, "OFF": -1}).wrong

@@ -82,7 +82,9 @@ def checked(operation: Operation, **params: object) -> Verdict:
 def test_without_a_reference_what_the_default_gives_is_right() -> None:
     assert checked(both) == Verdict(0.0)
     assert checked(both, SIDE="right") == Verdict(0.0)
-    assert checked(both, FACTOR=3).wrong.startswith("y: 64 of 64 elements wrong, the first at [0]: 3.0, not 2.0")
+    assert checked(both, FACTOR=3).wrong.startswith(
+        "y: 64 of 64 elements are wrong; the first at [0] is 3.0, but should be 2.0"
+    )
 
 
 def test_what_is_read_and_written_is_brought_back_and_counters_are_cleared() -> None:
@@ -100,7 +102,7 @@ def test_what_is_read_and_written_is_brought_back_and_counters_are_cleared() -> 
 def test_clearing_may_depend_on_the_config_and_is_wrong_where_it_lacks() -> None:
     cleared = replace(both, zero=lambda sizes, config: "count" if config["SIDE"] == "left" else ())
     assert checked(cleared) == Verdict(0.0)
-    assert "count: 1 of 1 elements wrong" in checked(cleared, SIDE="right").wrong
+    assert "count: 1 of 1 elements are wrong" in checked(cleared, SIDE="right").wrong
 
 
 @pytest.mark.parametrize("returned", ["y", "doubled"])
@@ -120,7 +122,7 @@ def test_an_output_that_is_not_written_whole_shows_wherever_its_memory_comes_fro
 
     assert checked(replace(both, run=skipping)) == Verdict(0.0)
     wrong = checked(replace(both, run=skipping), SIDE="right").wrong
-    assert wrong.startswith(f"{returned}: 1 of 64 elements wrong, the first at [0]: nan, not 2.0")
+    assert wrong.startswith(f"{returned}: 1 of 64 elements are wrong; the first at [0] is nan, but should be 2.0")
 
 
 def test_what_the_default_leaves_unwritten_is_not_compared() -> None:
@@ -157,10 +159,10 @@ def test_an_output_of_another_shape_or_none_is_wrong_and_not_an_error() -> None:
         return doubled if config["SIDE"] == "left" else doubled[:3] if config["FACTOR"] == 2 else None
 
     shaped = replace(both, run=odd)
-    assert "doubled: torch.float32 of shape (3,), not torch.float32 of shape (64,)" in checked(
+    assert "doubled: got torch.float32 of shape (3,), expected torch.float32 of shape (64,)" in checked(
         shaped, SIDE="right").wrong  # fmt: skip
-    assert "doubled: nothing, not torch.float32" in checked(shaped, SIDE="right", FACTOR=3).wrong
-    with pytest.raises(InputError, match="both: outputs: 'doubled' is no argument, and not returned either"):
+    assert "doubled: got nothing, expected torch.float32" in checked(shaped, SIDE="right", FACTOR=3).wrong
+    with pytest.raises(InputError, match="both: outputs: 'doubled' is neither an argument nor returned"):
         checked(replace(both, run=lambda arguments, config, gpu: None))
 
 
@@ -170,7 +172,7 @@ def test_nan_is_right_where_the_reference_has_it_unless_it_is_said_not_to_be() -
 
     some = replace(both, run=roots, outputs="root", restore=(), zero=(), reference=lambda a: torch.sqrt(a["x"] - 3))
     assert checked(some) == Verdict(0.0)
-    with pytest.raises(InputError, match="reference: 'root' has NaN in it, which is never right with equal_nan=False"):
+    with pytest.raises(InputError, match="reference: 'root' contains NaN, which is never right with equal_nan=False"):
         checked(replace(some, tolerance=Tolerance(equal_nan=False)))
 
 
@@ -189,13 +191,13 @@ def test_what_run_raises_costs_a_trial_and_no_process() -> None:
     [
         ({"sizes": ()}, "both: sizes: expected the names of a problem's sizes, got none"),
         ({"space": None}, "space: expected the kernel's parameters"),
-        ({"space": [{"A": 1}, {"B": 1}]}, "a config has no value for B, which others have"),
-        ({"space": [3]}, "space: expected values by parameter, or a list of configs, got 3 in it"),
+        ({"space": [{"A": 1}, {"B": 1}]}, "this config has no value for B, which other configs have"),
+        ({"space": [3]}, "space: expected values by parameter, or a list of configs, got a list with 3"),
         ({"outputs": ()}, "output: expected names of arguments, each once"),
         ({"outputs": ("y", "y")}, "output: expected names of arguments, each once"),
         ({"run": 3}, "both: run: expected a function, got 3"),
         ({"make": "x"}, "both: make: expected a function, got 'x'"),
-        ({"tolerance": {"z": 1.0}}, "both: tolerance: 'z' is no output; there are y, state, count, doubled"),
+        ({"tolerance": {"z": 1.0}}, "both: tolerance: 'z' is not an output; the outputs are y, state, count, doubled"),
         ({"name": ""}, "a kernel's name"),
     ],
 )
@@ -209,8 +211,8 @@ def test_what_does_not_fit_is_refused_in_one_line(change: dict[str, Any], messag
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"restore": "z"}, "both: restore: 'z' is no argument; make returns x, state, y, count"),
-        ({"zero": "z"}, "both: zero: 'z' is no argument; make returns x, state, y, count"),
+        ({"restore": "z"}, "both: restore: 'z' is not an argument; make returns x, state, y, count"),
+        ({"zero": "z"}, "both: zero: 'z' is not an argument; make returns x, state, y, count"),
         ({"make": lambda sizes, device: [1]}, "both: make: expected arguments by name, got list"),
     ],
 )
@@ -242,7 +244,7 @@ def test_features_do_without_a_grid() -> None:
 
 def test_problems_must_have_the_sizes_that_were_said() -> None:
     both.check_sizes(["n"])
-    with pytest.raises(InputError, match="both: problems have the sizes n; got m, n"):
+    with pytest.raises(InputError, match="both: expected problems with the sizes n, got m, n"):
         both.check_sizes(["n", "m"])
 
 

@@ -195,7 +195,7 @@ def test_what_needs_a_launch_is_told_up_to_there_and_has_a_key_of_its_own(kernel
 def test_what_cannot_be_compiled_ahead_is_noted_in_a_line() -> None:
     note = told("value")[0].note(ODD, H100)
     assert note is not None
-    assert note.startswith("what run launches cannot all be compiled ahead, but on the GPU's time: ")
+    assert note.startswith("some launches of run cannot be compiled ahead, so they compile while the GPU waits: ")
     assert "\n" not in note
 
 
@@ -203,8 +203,8 @@ def test_what_cannot_be_compiled_ahead_is_noted_in_a_line() -> None:
     ("kernel", "message"),
     [
         ("misspelt", "odd: run: KeyError: 'z'"),
-        ("lacking", "odd: run: TypeError: scaled_kernel is launched with 2 arguments"),
-        ("tuned", "odd: run: scaled_kernel is under an autotuner: launch it without, with the config"),
+        ("lacking", "odd: run: TypeError: scaled_kernel got 2 arguments"),
+        ("tuned", "odd: run: scaled_kernel is under an autotuner; launch it without one, with the given config"),
     ],
 )
 def test_what_is_wrong_is_refused_before_anything_is_launched(kernel: str, message: str) -> None:

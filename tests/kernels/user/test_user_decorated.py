@@ -72,7 +72,7 @@ def test_a_space_of_one_s_own_replaces_the_autotuner_s_and_its_pruning() -> None
 
 def test_problems_need_the_key_s_sizes() -> None:
     add_up.check_sizes(["n", "dtype"])
-    with pytest.raises(InputError, match=r"add_up_kernel: its key in @triton.autotune has 'n': a problem needs"):
+    with pytest.raises(InputError, match=r"add_up_kernel: problems need the size 'n', because it is in the key"):
         add_up.check_sizes(["rows"])
 
 
@@ -146,7 +146,7 @@ def test_the_block_shapes_of_descriptors_follow_the_config_and_are_its_own(kerne
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"block_shapes": {"K": (1,)}}, "block_shapes: 'K' is no tensor descriptor"),
+        ({"block_shapes": {"K": (1,)}}, "block_shapes: 'K' is not a tensor descriptor"),
         ({"block_shapes": {"a": ("BLOCK_X", 16)}}, "block_shapes: 'a': 'BLOCK_X'"),
         ({"block_shapes": {"a": (3, 16)}}, "block_shapes: 'a': "),
     ],
@@ -175,7 +175,9 @@ def test_values_may_be_none_dtypes_and_tuples() -> None:
     table = spec.features(list(spec.search_space), affine_problem(), H100)
     assert {"maxnreg None", "maxnreg 32", "TYPE fp16", "SHAPE (2, 3)"} < set(spec.feature_names)
     assert table.shape == (2 * 2 * 2 * 2 * 2 * 2, len(spec.feature_names))
-    with pytest.raises(InputError, match="a value is a number, a truth value, a text, None, a dtype or a tuple"):
+    with pytest.raises(
+        InputError, match="expected each value to be a number, a truth value, a text, None, a dtype or a tuple"
+    ):
         replace(affine, space={"BLOCK": (object(),)}, default=None)
 
 
@@ -232,7 +234,7 @@ def test_decorated_and_described_kernels_compile_without_a_gpu(name: str) -> Non
 def test_an_option_of_other_gpus_is_refused_in_a_line() -> None:
     foreign = UserKernel(replace(affine, space={**affine.space, "waves_per_eu": (1, 2)}, default=None), HERE)  # type: ignore[dict-item]
     config = foreign.kernel.encode(foreign.kernel.default_params(affine_problem()), "here")
-    with pytest.raises(InputError, match="affine: space: Triton takes no 'waves_per_eu' for cuda:90"):
+    with pytest.raises(InputError, match="affine: space: Triton accepts no option 'waves_per_eu' for cuda:90"):
         foreign.compile_key(affine_problem(), config, H100)
 
 

@@ -120,7 +120,7 @@ def test_a_config_that_is_not_valid_for_the_sizes_is_passed_over(table: Path, mo
 
 def test_what_to_do_without_the_very_sizes_is_the_caller_s_to_say(table: Path) -> None:
     assert looked_up(table, 1025, on_miss="default")["BLOCK"] == 128
-    with pytest.raises(bo_tune.InputError, match=r"nothing for add_scaled n=1025.skip=0.dtype=float32 on NVIDIA H100"):
+    with pytest.raises(bo_tune.InputError, match=r"no entry for add_scaled n=1025.skip=0.dtype=float32 on NVIDIA H100"):
         looked_up(table, 1025, on_miss="error")
     assert looked_up(table, 1024, gpu="another GPU")["BLOCK"] == 128
     with pytest.raises(bo_tune.InputError, match="on_miss: expected one of nearest, default, error, got 'tune'"):
@@ -161,10 +161,10 @@ def test_a_table_beside_the_module_is_found_by_itself(tmp_path: Path, monkeypatc
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{", "own.json: no table of bo_tune's: not JSON: "),
-        ("[]", "own.json: no table of bo_tune's: the whole: "),
-        ('{"kernels": 3}', r"own.json: no table of bo_tune's: kernels: .*, got 3"),
-        ('{"format": "2", "kernels": {}}', "own.json: no table of bo_tune's: format: "),
+        ("{", "own.json: expected a table that bo_tune wrote: not JSON: "),
+        ("[]", "own.json: expected a table that bo_tune wrote: the whole file: "),
+        ('{"kernels": 3}', r"own.json: expected a table that bo_tune wrote: kernels: .*, got 3"),
+        ('{"format": "2", "kernels": {}}', "own.json: expected a table that bo_tune wrote: format: "),
         ('{"kernels": {"add_scaled": {"G": [{"sizes": {}}]}}}', r"kernels.add_scaled.G.0.config: Field required"),
     ],
 )
@@ -180,14 +180,16 @@ def test_a_file_that_is_no_table_is_refused_in_one_line(content: str, message: s
 @pytest.mark.parametrize("change", [{"BLOC": 3}, {"MODE": "triple"}, {"BLOCK": "64"}])
 def test_a_config_that_the_kernel_has_no_more_is_told(change: dict[str, Any], tmp_path: Path) -> None:
     bo_tune.freeze([at(1024, **change)], tmp_path / "own.json")
-    with pytest.raises(bo_tune.InputError, match="the kernel has changed since: tune it again, and freeze the result"):
+    with pytest.raises(
+        bo_tune.InputError, match="the kernel has changed since it was tuned; tune it again, and freeze the result"
+    ):
         looked_up(tmp_path / "own.json", 1024)
 
 
 def test_a_file_that_is_not_there_or_cannot_be_written_is_told(tmp_path: Path) -> None:
     with pytest.raises(bo_tune.InputError, match=r"missing.json: No such file"):
         looked_up(tmp_path / "missing.json", 1)
-    with pytest.raises(bo_tune.InputError, match="a size is a number, a truth value or a word"):
+    with pytest.raises(bo_tune.InputError, match="expected a number, a truth value or a word as a size"):
         bo_tune.best(add_scaled, {"n": None}, tmp_path / "missing.json", gpu=GPU)  # type: ignore[dict-item]
     (tmp_path / "file").write_text("")
     with pytest.raises(bo_tune.InputError, match=r"Not a directory|File exists"):

@@ -8,28 +8,28 @@ import tutorial_softmax
 from user_kernels import add_scaled
 
 from bo_tune.errors import InputError
-from bo_tune.kernels.user.identity.home import home_of, kernel_in, told_apart
+from bo_tune.kernels.user.identity.home import home_of, kernel_in, uniquely_named
 from bo_tune.kernels.user.kernel import Kernel
 
 
 def test_two_kernels_over_one_function_are_called_as_their_globals() -> None:
-    first, second = told_apart(tutorial_softmax.softmax), told_apart(tutorial_softmax.loose)
+    first, second = uniquely_named(tutorial_softmax.softmax), uniquely_named(tutorial_softmax.loose)
     assert (first.name, second.name) == ("softmax", "loose")
     assert first.space is tutorial_softmax.softmax.space
     assert home_of(tutorial_softmax.loose) == "tutorial_softmax"
 
 
 def test_a_kernel_alone_and_one_with_a_name_of_its_own_keep_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert told_apart(add_scaled).name == "add_scaled"
+    assert uniquely_named(add_scaled).name == "add_scaled"
     monkeypatch.delattr(tutorial_softmax, "loose")
-    assert told_apart(tutorial_softmax.softmax).name == "softmax_kernel"
+    assert uniquely_named(tutorial_softmax.softmax).name == "softmax_kernel"
     named = replace(tutorial_softmax.softmax, name="mine")
     monkeypatch.setattr(tutorial_softmax, "named", named, raising=False)
     monkeypatch.setattr(tutorial_softmax, "other_name_of_it", named, raising=False)
-    assert told_apart(named).name == "mine"
-    assert told_apart(tutorial_softmax.softmax).name == "softmax_kernel"
+    assert uniquely_named(named).name == "mine"
+    assert uniquely_named(tutorial_softmax.softmax).name == "softmax_kernel"
     nowhere = replace(named)
-    assert told_apart(nowhere) is nowhere
+    assert uniquely_named(nowhere) is nowhere
 
 
 @pytest.mark.parametrize(("name", "as_global"), [("same", "another"), ("", "softmax_kernel")])
@@ -39,8 +39,8 @@ def test_two_kernels_of_one_name_are_refused(name: str, as_global: str, monkeypa
     monkeypatch.setattr(tutorial_softmax, "one", one, raising=False)
     monkeypatch.setattr(tutorial_softmax, as_global, other, raising=False)
     held = getattr(tutorial_softmax, as_global)
-    with pytest.raises(InputError, match=r"two kernels .* called '(same|softmax_kernel)': give one another"):
-        told_apart(held)
+    with pytest.raises(InputError, match=r"two kernels .* called '(same|softmax_kernel)'; give one of them another"):
+        uniquely_named(held)
 
 
 def test_a_kernel_is_found_by_its_name_and_by_its_global() -> None:
@@ -48,7 +48,7 @@ def test_a_kernel_is_found_by_its_name_and_by_its_global() -> None:
     module.scaling = add_scaled  # type: ignore[attr-defined]
     assert kernel_in(module, "add_scaled") is add_scaled
     assert kernel_in(module, "scaling").name == "scaling"  # a script has another below __main__ that shares its name
-    with pytest.raises(InputError, match="no kernel 'listed'; there are add_scaled"):
+    with pytest.raises(InputError, match="no kernel 'listed'; expected one of add_scaled"):
         kernel_in(_with_file(module), "listed")
 
 

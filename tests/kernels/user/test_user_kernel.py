@@ -39,13 +39,13 @@ def test_configs_go_to_numbers_and_back() -> None:
     ("change", "message"),
     [
         ({"space": {}}, "space: expected the kernel's parameters"),
-        ({"space": {"BLOCK": ()}}, "space: BLOCK: expected values, each once"),
-        ({"space": {"BLOCK": (64, 64)}}, "space: BLOCK: expected values, each once"),
-        ({"space": {"BLOCK": ([64],)}}, "a value is a number"),
+        ({"space": {"BLOCK": ()}}, "space: BLOCK: expected at least one value, and each only once"),
+        ({"space": {"BLOCK": (64, 64)}}, "space: BLOCK: expected at least one value, and each only once"),
+        ({"space": {"BLOCK": ([64],)}}, "expected each value to be a number"),
         ({"space": {"BLOC": (64,)}}, "no parameter 'BLOC'; expected some of x, y, n, factor, offset, BLOCK"),
         ({"output": "z"}, "output: expected one of the kernel's arguments, got 'z'"),
-        ({"default": {"BLOCK": 64}}, "default: no value for CLAMP"),
-        ({"default": {**PARAMS, "WARPS": 4}}, "default: WARPS is not in the space of BLOCK, CLAMP"),
+        ({"default": {"BLOCK": 64}}, "default: there is no value for CLAMP"),
+        ({"default": {**PARAMS, "WARPS": 4}}, "default: WARPS is not in the space, which has BLOCK, CLAMP"),
         ({"default": {**PARAMS, "MODE": "triple"}}, "MODE: expected one of 'single', 'double', got 'triple'"),
         ({"default": {**PARAMS, "BLOCK": -64}}, "BLOCK: expected one of 64, 128, 256, got -64"),
         ({"name": "a | b"}, "a kernel's name"),
@@ -56,7 +56,8 @@ def test_configs_go_to_numbers_and_back() -> None:
                     [triton.Config({"BLOCK": 64})], key=["n"], pre_hook=lambda arguments, reset_only=False: None
                 )(add_scaled_kernel)
             },
-            "@triton.autotune has a pre_hook or post_hook of its own: say zero= and in_place= here instead",
+            "@triton.autotune has a pre_hook or post_hook of its own, which cannot be tuned; remove it, and use "
+            "zero= and in_place= here instead",
         ),
     ],
 )
@@ -79,7 +80,7 @@ def test_without_a_default_it_is_the_valid_config_nearest_to_the_middle() -> Non
     picky = replace(add_scaled, valid=lambda sizes, config: config["BLOCK"] == 256 and not config["CLAMP"])
     default = picky.decode(UserSpec(picky, frozenset()).default_config(PROBLEM))
     assert (default["BLOCK"], default["CLAMP"]) == (256, False)
-    with pytest.raises(InputError, match="allows no config of the space"):
+    with pytest.raises(InputError, match="no config of the space is valid"):
         UserSpec(replace(add_scaled, valid=lambda sizes, config: False), frozenset()).default_config(PROBLEM)
 
 
@@ -124,11 +125,11 @@ def test_features_describe_every_config_by_finite_numbers() -> None:
 
 def test_trials_of_another_kernel_or_of_other_sizes_are_told_apart() -> None:
     config = SPEC.default_config(PROBLEM)
-    assert SPEC.speaks_of(config, PROBLEM)
-    assert not SPEC.speaks_of({**config, "MODE": 3}, PROBLEM)
-    assert not SPEC.speaks_of({"BLOCK": 64}, PROBLEM)
-    assert not SPEC.speaks_of(config, SizedProblem("add_scaled", (("rows", 4),)))
-    assert not SPEC.speaks_of(config, LoraProblem("lora_shrink", 4, 1, 16, 4096, 16))
+    assert SPEC.understands(config, PROBLEM)
+    assert not SPEC.understands({**config, "MODE": 3}, PROBLEM)
+    assert not SPEC.understands({"BLOCK": 64}, PROBLEM)
+    assert not SPEC.understands(config, SizedProblem("add_scaled", (("rows", 4),)))
+    assert not SPEC.understands(config, LoraProblem("lora_shrink", 4, 1, 16, 4096, 16))
 
 
 def test_a_defined_kernel_is_known_by_its_name() -> None:
@@ -136,11 +137,11 @@ def test_a_defined_kernel_is_known_by_its_name() -> None:
     assert is_known("add_scaled")
     assert kernel_spec("add_scaled") is SPEC
     assert not is_known("nothing of the kind")
-    with pytest.raises(InputError, match="is one of bo_tune's own"):
+    with pytest.raises(InputError, match="because bo_tune has a kernel of this name"):
         define(UserSpec(replace(add_scaled, name="lora_shrink"), frozenset()))
 
 
 def test_the_home_of_a_kernel_is_the_module_whose_global_it_is() -> None:
     assert home_of(add_scaled) == "user_kernels"
-    with pytest.raises(InputError, match="must be a global of a module"):
+    with pytest.raises(InputError, match="expected a global of a module"):
         home_of(kernels_in_a_list[0])

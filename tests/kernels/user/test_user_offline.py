@@ -112,17 +112,17 @@ def test_inputs_that_hold_no_values_are_required_in_one_line() -> None:
         return {**add_scaled.inputs(sizes, device), "factor": torch.ones(1, device=device).item()}  # type: ignore[arg-type]
 
     reading = UserKernel(replace(add_scaled, inputs=reads), HERE)
-    with pytest.raises(InputError, match=r"add_scaled: inputs: cannot be made on the device 'meta'.*item"):
+    with pytest.raises(InputError, match=r"add_scaled: inputs: cannot be called with the device 'meta'.*item"):
         reading.warmup(problem(), config())
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"z": 1}, "inputs: 'z' is no argument of the kernel; it takes x, y, n"),
-        ({"BLOCK": 1}, "inputs: 'BLOCK' is in the search space already"),
-        ({"n": None}, "inputs: no value for n, in the search space neither"),
-        ({"y": 3.0}, "output: 'y' is no tensor"),
+        ({"z": 1}, "inputs: the kernel has no argument 'z'; it takes x, y, n"),
+        ({"BLOCK": 1}, "inputs: 'BLOCK' is already in the search space"),
+        ({"n": None}, "inputs: there is no value for n, neither here nor in the search space"),
+        ({"y": 3.0}, "output: 'y' is not a tensor"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(change: dict[str, object], message: str) -> None:
@@ -136,7 +136,7 @@ def test_arguments_that_do_not_fit_are_refused(change: dict[str, object], messag
 
 def test_tensors_must_be_on_the_device_that_was_asked_for() -> None:
     elsewhere = replace(add_scaled, inputs=lambda sizes, device: add_scaled.inputs(sizes, CPU))
-    with pytest.raises(InputError, match="inputs: 'x' is on cpu, not on meta as asked"):
+    with pytest.raises(InputError, match="inputs: 'x' is on cpu, but meta was requested"):
         UserKernel(elsewhere, HERE).compile_key(problem(), config(), H100)
 
 
@@ -182,7 +182,7 @@ def test_inputs_depend_on_the_seed_alone_and_their_memory_is_counted() -> None:
 def test_operations_are_found_by_the_kernels_names() -> None:
     find = operations_in(import_source("user_kernels"))
     assert find("add_scaled").source.startswith("user_kernels.py ")
-    with pytest.raises(InputError, match="no kernel 'listed'; there are add_scaled"):
+    with pytest.raises(InputError, match="no kernel 'listed'; expected one of add_scaled"):
         find("listed")
 
 
@@ -235,7 +235,7 @@ def test_two_kernels_over_one_function_are_found_by_their_globals() -> None:
         assert operation.kernel.name == name
         assert operation.kernel.space is getattr(tutorial_softmax, name).space
     assert find("loose").source != find("softmax").source
-    with pytest.raises(InputError, match="no kernel 'softmax_kernel'; there are softmax_kernel, "):
+    with pytest.raises(InputError, match="no kernel 'softmax_kernel'; expected one of softmax_kernel, "):
         find("softmax_kernel")
 
 

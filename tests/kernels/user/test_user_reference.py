@@ -171,7 +171,7 @@ def test_padding_that_the_reference_leaves_may_be_anything(
         arguments["y"].fill_(0)
 
     count = 61 if dtype == torch.bool else 64
-    assert f"y: {count} of 100 elements wrong" in checked(made, wrong, monkeypatch).wrong
+    assert f"y: {count} of 100 elements are wrong" in checked(made, wrong, monkeypatch).wrong
 
 
 def test_a_nan_or_largest_number_that_the_reference_writes_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,21 +183,21 @@ def test_a_nan_or_largest_number_that_the_reference_writes_is_compared(monkeypat
 
     made = kernel(reference=reference)
     assert checked(made, program, monkeypatch) == RIGHT
-    assert "10 of 64 elements wrong" in checked(made, lambda a: a["y"].copy_(a["x"]), monkeypatch).wrong
+    assert "10 of 64 elements are wrong" in checked(made, lambda a: a["y"].copy_(a["x"]), monkeypatch).wrong
     whole = replace(
         made,
         inputs=lambda sizes, device: {**kernel().inputs(sizes, device), "y": torch.ones(64, dtype=torch.uint8)},
         reference=lambda arguments: torch.full((64,), 255, dtype=torch.uint8),
     )
     assert checked(whole, lambda a: a["y"].fill_(255), monkeypatch) == RIGHT
-    assert "1 of 64 elements wrong" in checked(whole, lambda a: a["y"].fill_(255)[3:4].fill_(0), monkeypatch).wrong
+    assert "1 of 64 elements are wrong" in checked(whole, lambda a: a["y"].fill_(255)[3:4].fill_(0), monkeypatch).wrong
 
 
 def test_a_place_that_no_launch_writes_shows_where_the_reference_says_something(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     verdict = checked(kernel(), lambda a: a["y"][1:].copy_(2 * a["x"][1:]), monkeypatch)
-    assert verdict.wrong == "y: 1 of 64 elements wrong, the first at [0]: nan, not 2.0"
+    assert verdict.wrong == "y: 1 of 64 elements are wrong; the first at [0] is nan, but should be 2.0"
 
 
 def test_where_the_reference_says_zero_of_what_is_never_written_it_is_told_what_to_do(
@@ -206,8 +206,8 @@ def test_where_the_reference_says_zero_of_what_is_never_written_it_is_told_what_
     padded = kernel(reference=lambda a: torch.cat([torch.zeros(1), 2 * a["x"][1:]]))
     verdict = checked(padded, lambda a: a["y"][1:].copy_(2 * a["x"][1:]), monkeypatch)
     assert verdict.wrong == (
-        "y: 1 of 64 elements wrong, the first at [0]: nan, not 0.0; if the kernel never writes it, let the reference "
-        "leave it as it was"
+        "y: 1 of 64 elements are wrong; the first at [0] is nan, but should be 0.0; if the kernel never writes it, "
+        "the reference must leave it unchanged"
     )
 
 
@@ -236,9 +236,9 @@ def test_several_outputs_are_judged_each_by_itself(
 
     assert checked(two, program, monkeypatch) == RIGHT
     off = checked(two, lambda a: program(a, off=1), monkeypatch)
-    assert off.wrong == "offset: 1 of 1 elements wrong, the first at [0]: 64, not 63"
+    assert off.wrong == "offset: 1 of 1 elements are wrong; the first at [0] is 64, but should be 63"
     both = checked(two, lambda a: program(a, off=1, error=1000), monkeypatch)
-    assert both.wrong.startswith("y: 64 of 64 elements wrong")
+    assert both.wrong.startswith("y: 64 of 64 elements are wrong")
     assert "; offset: 1 of 1" in both.wrong
     loose = replace(two, tolerance={"offset": Tolerance(absolute=1)})
     assert not checked(loose, lambda a: program(a, off=1), monkeypatch).wrong
@@ -262,8 +262,8 @@ def test_one_of_several_outputs_may_be_read(monkeypatch: pytest.MonkeyPatch) -> 
         ({"reference": lambda a: 3}, r"reference: expected a tensor of shape \(64,\), got int"),
         ({"reference": lambda a: {"x": a["x"]}}, r"reference: expected a tensor of shape \(64,\), got none"),
         ({"reference": lambda a: (a["x"], a["x"])}, r"reference: expected a tensor of shape \(64,\), got none"),
-        ({"reference": lambda a: None}, "reference: nothing is written to 'y'"),
-        ({"reference": lambda a: a["x"] * 1j}, "mine: reference: 'y' is float32, the reference complex64"),
+        ({"reference": lambda a: None}, "the reference writes nothing to 'y'"),
+        ({"reference": lambda a: a["x"] * 1j}, "mine: reference: 'y' is float32, but the reference is complex64"),
         (
             {"output": ("x", "y"), "reference": lambda a: a["x"]},
             r"reference: expected a tensor of shape \(64,\) for 'x', got none",
@@ -283,9 +283,9 @@ def test_a_reference_that_gives_something_else_is_refused(
         ({"output": ("y", "z")}, "output: expected one of the kernel's arguments, got 'z'"),
         ({"output": ()}, "output: expected names of arguments, each once"),
         ({"output": ("y", "y")}, "output: expected names of arguments, each once"),
-        ({"in_place": "x"}, "in_place: 'x' is no output; there are y"),
-        ({"tolerance": {"x": 0.1}}, "tolerance: 'x' is no output; there are y"),
-        ({"tolerance": -1.0}, "add_scaled: tolerance: relative: expected a number from 0 on, got -1.0"),
+        ({"in_place": "x"}, "in_place: 'x' is not an output; the outputs are y"),
+        ({"tolerance": {"x": 0.1}}, "tolerance: 'x' is not an output; the outputs are y"),
+        ({"tolerance": -1.0}, "add_scaled: tolerance: relative: expected a number of at least 0, got -1.0"),
     ],
 )
 def test_outputs_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:

@@ -35,7 +35,7 @@ def head_dim_of(fields: Fields, *, from_field: bool = True) -> int:
         return fields.size("head_dim")
     if hidden % heads:
         what = "head_dim is missing and " if from_field else ""
-        raise ModelError(f"{fields.source}: {what}hidden_size {hidden} is no multiple of {heads} heads")
+        raise ModelError(f"{fields.source}: {what}hidden_size {hidden} is not a multiple of {heads} heads")
     return hidden // heads
 
 

@@ -368,17 +368,17 @@ def architecture_of(config: Mapping[str, Any], text: Mapping[str, Any], source: 
     names = config.get("architectures")
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
         raise ModelError(
-            f"{source}: architectures: expected the list of the model's classes, which decides what vLLM makes of it, "
-            f"got {shown(names)}; known are {', '.join(ARCHITECTURES)}"
+            f"{source}: architectures: expected the list of the model's classes, which determines how vLLM builds "
+            f"it, got {shown(names)}; bo_tune knows {', '.join(ARCHITECTURES)}"
         )
     for name in names:
         if name in WITHOUT_ADAPTERS:
-            raise ModelError(f"{source}: architectures: {name} takes no adapters in vLLM 0.33: no SupportsLoRA")
+            raise ModelError(f"{source}: architectures: {name} takes no adapters in vLLM 0.33: it is not SupportsLoRA")
         if name in ARCHITECTURES:
             return name, _with_inner(name, text, source)
     raise UnknownArchitectureError(
-        f"{source}: architectures: expected one of {', '.join(ARCHITECTURES)}, got {shown(names)}; "
-        "for other models record what the engine looks up, and tune that with --lookups"
+        f"{source}: architectures: expected one of {', '.join(ARCHITECTURES)}, got {shown(names)}; for other "
+        "models, record what the engine looks up, and tune that with --lookups"
     )
 
 

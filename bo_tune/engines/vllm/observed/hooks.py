@@ -138,7 +138,9 @@ class Observer:
         missing += [lookup.function for lookup in LOOKUPS if lookup not in lookups]
         missing += [] if runners else [f"{RUNNERS[0].owner}.{RUNNERS[0].execute}"]
         if missing:
-            LOGGER.warning("bo_tune: vLLM %s: not observed, for it is not there: %s", self._version, ", ".join(missing))
+            LOGGER.warning(
+                "bo_tune: vLLM %s does not have these, so they are not observed: %s", self._version, ", ".join(missing)
+            )
         AfterImport(changes, self.fail).install()
         os.register_at_fork(after_in_child=self._forked)
 
@@ -146,7 +148,7 @@ class Observer:
         """Switch off, and log it once."""
         if self._is_on:
             self._is_on = False
-            LOGGER.warning("bo_tune: lookups are not recorded any more: %s: %s", type(error).__name__, error)
+            LOGGER.warning("bo_tune: stopped recording lookups: %s: %s", type(error).__name__, error)
 
     def _forked(self) -> None:
         try:

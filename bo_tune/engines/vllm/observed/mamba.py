@@ -42,7 +42,7 @@ def observed_steps(observed: Observed, sequences: Collection[int] = ()) -> list[
         try:
             asked = _Arguments.model_validate(dict(line.arguments))
         except ValidationError:
-            raise InputError(f"{observed.source}: a lookup cannot be used: {dict(line.arguments)}") from None
+            raise InputError(f"{observed.source}: bo_tune cannot use this lookup: {dict(line.arguments)}") from None
         shape = MambaStep(1, asked.nheads, asked.headdim, asked.dstate, state_dtype=asked.cache_dtype)
         shapes.setdefault(shape, set()).add(asked.batch)
     found = []

@@ -26,4 +26,4 @@ def observe() -> None:
         vllm = sys.modules["vllm"]
         Observer(Path(path).absolute(), Path(vllm.__path__[0]), str(getattr(vllm, "__version__", "?"))).install()
     except Exception as error:  # noqa: BLE001 - an engine goes on, whatever is wrong here
-        logging.getLogger("vllm.bo_tune").warning("bo_tune: lookups are not recorded: %s", error)
+        logging.getLogger("vllm.bo_tune").warning("bo_tune: cannot record lookups: %s", error)

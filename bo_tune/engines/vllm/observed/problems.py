@@ -85,7 +85,9 @@ def families(observed: Observed) -> list[Family]:
             problem = _problem(line, launch)
         except (ValueError, LookupError, ZeroDivisionError) as error:
             what = "sizes are missing" if isinstance(error, LookupError) else str(error).splitlines()[0]
-            raise InputError(f"{observed.source}: a lookup cannot be used: {what}: {dict(line.arguments)}") from None
+            raise InputError(
+                f"{observed.source}: bo_tune cannot use this lookup: {what}: {dict(line.arguments)}"
+            ) from None
         _, counts = found.setdefault(lookup_of(replace(problem, m=1)), (problem, {}))
         counts[problem.m] = counts.get(problem.m, 0) + line.count
     return [Family(problem, counts) for problem, counts in _joined(list(found.values()))]

@@ -169,7 +169,9 @@ def read_observed(path: Path) -> Observed:
     streams = {header.dual_stream for header in headers}
     if len(gpus) > 1 or len(versions) > 1 or len(streams) > 1:
         what = gpus if len(gpus) > 1 else versions if len(versions) > 1 else ["one stream", "two streams"]
-        raise InputError(f"{path}: files of several engines ({', '.join(map(printable, what))}); name one of them")
+        raise InputError(
+            f"{path}: expected files of one engine, got several ({', '.join(map(printable, what))}); name one file"
+        )
     return Observed(
         path, files, versions[0], gpus[0] if gpus else None, streams.pop(),
         any(header.batch_invariant for header in headers), lookups, [*layers.values()], steps, left_out,
@@ -186,8 +188,9 @@ def _files(path: Path) -> list[Path]:
         raise InputError(f"{path}: {os_error_text(error)}") from None
     if not found:
         raise InputError(
-            f"{path}: no such file, and none of a process that was told this name ({path.stem}.PID{path.suffix}); "
-            f"an engine writes it when {names.VARIABLE} names it and bo_tune is installed where the engine is"
+            f"{path}: no such file, and no file that a process wrote under this name "
+            f"({path.stem}.PID{path.suffix}); an engine writes it if {names.VARIABLE} names it and bo_tune is "
+            "installed in the engine's environment"
         )
     return found
 
@@ -201,7 +204,7 @@ def _read(file: Path) -> tuple[Header, Iterator[LookupLine | LayerLine | StepLin
     try:
         header = Header.model_validate_json(first)
     except ValidationError:
-        raise InputError(f"{file}: not a file of lookups that bo_tune recorded in an engine") from None
+        raise InputError(f"{file}: expected a file of lookups that bo_tune recorded in an engine") from None
     if header.version != names.VERSION:
         raise InputError(f"{file}: expected version {names.VERSION} of the format, got {header.version}")
     return header, _lines(file, lines)

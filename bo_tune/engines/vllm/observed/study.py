@@ -57,7 +57,7 @@ class ObservedStudy:
         observed = read_observed(path)
         found = families(observed)
         if not found:
-            raise InputError(f"{path}: the engine looked up no config of adapters: was it started with --enable-lora?")
+            raise InputError(f"{path}: the engine looked up no configs of adapters; start it with --enable-lora")
         return cls(observed, found, tuple(ms))
 
     @property
@@ -85,14 +85,17 @@ class ObservedStudy:
         """Facts that the observation leaves open; None for none."""
         notes = []
         if not self.executed:
-            notes.append("no step with adapters was observed: every m that was looked up has a key of its own")
+            notes.append("no step with adapters was observed, so every m that was looked up has a key of its own")
         if self.observed.left_out:
-            notes.append(f"{self.observed.left_out} lookups and steps came after the files were full, and are not here")
+            notes.append(
+                f"{self.observed.left_out} lookups and steps are missing here, because they came after the files were "
+                "full"
+            )
         if self.observed.batch_invariant:
-            notes.append("the engine ran with VLLM_BATCH_INVARIANT, and reads no tuned file of adapters")
+            notes.append("the engine ran with VLLM_BATCH_INVARIANT, and with it reads no tuned files of adapters")
         others = [text for kind, text in OTHERS.items() if self.observed.of_kind(kind)]
         if others:
-            notes.append(f"the engine looked up configs of {' and '.join(others)}, too: {WITHOUT_ADAPTERS}")
+            notes.append(f"the engine also looked up configs of {' and '.join(others)}: {WITHOUT_ADAPTERS}")
         return "; ".join(notes) or None
 
     @cached_property

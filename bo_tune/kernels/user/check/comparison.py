@@ -24,7 +24,7 @@ RELATIVE = {torch.float64: 1e-9, torch.float32: 2e-3, torch.float16: 4e-3, torch
 """Relative tolerance by type. For 32 bits, the worst honest case is TF32: 1.1e-3 with truncated operands. For 16 bits,
 it is the rounding of stored values, including those between two products."""
 
-UNWRITTEN_HINT = "; if the kernel never writes it, let the reference leave it as it was"
+UNWRITTEN_HINT = "; if the kernel never writes it, the reference must leave it unchanged"
 """Added to a message if an output is NaN and should be 0. Elements that are not written hold NaN, and references often
 begin with 0."""
 
@@ -73,7 +73,9 @@ class Right(ABC):
         where = f" at {list(place)}" if place else ""
         hint = UNWRITTEN_HINT if got != got and want == 0 else ""
         return Verdict(
-            error, f"{self.name}: {count} of {bad.numel()} elements wrong, the first{where}: {got}, not {want}{hint}"
+            error,
+            f"{self.name}: {count} of {bad.numel()} elements are wrong; the first{where} is {got}, but should be "
+            f"{want}{hint}",
         )
 
 
@@ -125,7 +127,7 @@ class Close(Right):
         norm = _norm(difference)
         error = _ratio(norm, self.norm)
         if error is not None and norm > self.relative * self.norm + self.spare and not bool(bad.any()):
-            return Verdict(error, f"{self.name}: relative error {error:.3g}, more than {self.relative:.3g}")
+            return Verdict(error, f"{self.name}: the relative error is {error:.3g}, more than {self.relative:.3g}")
         return self._verdict(output, bad.any(dim=-1), error)
 
 
@@ -144,10 +146,10 @@ def right_output(
     """
     held = reference.to(output.dtype) if output.dtype.is_complex or not reference.dtype.is_complex else None
     if held is None or not (_is_inexact(output.dtype) or _holds(held, reference, ignored)):
-        kinds = f"{_named(output.dtype)}, the reference {_named(reference.dtype)} that it cannot hold"
-        raise InputError(f"reference: {name!r} is {kinds}; let it return what the kernel stores")
+        kinds = f"{_named(output.dtype)}, but the reference is {_named(reference.dtype)}, which it cannot hold"
+        raise InputError(f"reference: {name!r} is {kinds}; return what the kernel stores")
     if not tolerance.equal_nan and bool((held.isnan() if ignored is None else held.isnan() & ~ignored).any()):
-        raise InputError(f"reference: {name!r} has NaN in it, which is never right with equal_nan=False")
+        raise InputError(f"reference: {name!r} contains NaN, which is never right with equal_nan=False")
     if not _is_inexact(output.dtype):
         return Exact(name, held, ignored, 0.0 if output.dtype == torch.bool else tolerance.absolute)
     inexact = [dtype for dtype in (output.dtype, reference.dtype) if _is_inexact(dtype)]

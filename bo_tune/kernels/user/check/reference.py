@@ -43,7 +43,7 @@ def _verdict(right: Right, output: torch.Tensor | None) -> Verdict:
     expected = right.values
     if output is not None and (output.shape, output.dtype) == (expected.shape, expected.dtype):
         return right.judge(output)
-    return Verdict(None, f"{right.name}: {_described(output)}, not {_described(expected)}")
+    return Verdict(None, f"{right.name}: got {_described(output)}, expected {_described(expected)}")
 
 
 def _described(tensor: torch.Tensor | None) -> str:
@@ -84,7 +84,7 @@ def right_outputs(definition: Definition, arguments: Mapping[str, Any], run_defa
     for name in definition.output_names:
         ignored = untouched.get(name)
         if ignored is not None and bool(ignored.all()) and ignored.numel():
-            raise InputError(f"{definition.name}: {asked.who}: nothing is written to {name!r}")
+            raise InputError(f"{definition.name}: {asked.who} writes nothing to {name!r}")
         ignored = ignored if ignored is not None and bool(ignored.any()) else None
         try:
             rights.append(right_output(name, made[name], said[name], ignored, definition.tolerances[name]))
@@ -103,7 +103,7 @@ class _Asked:
 
     def __init__(self, definition: Definition, arguments: Mapping[str, Any], run_default: RunDefault) -> None:
         self._definition, self._arguments, self._run_default = definition, arguments, run_default
-        self.who = "reference" if definition.reference is not None else "the default config"
+        self.who = "the reference" if definition.reference is not None else "the default config"
         among = {name: tensor_of(arguments.get(name)) for name in definition.output_names}
         self.outputs = {name: tensor for name, tensor in among.items() if tensor is not None}
         if len(self.outputs) < len(among):
@@ -128,7 +128,7 @@ class _Asked:
         found = {name: tensor_of(results.get(name)) for name in self._definition.output_names}
         for name, tensor in found.items():
             if tensor is None:
-                raise InputError(f"{self._definition.name}: outputs: {name!r} is no argument, and not returned either")
+                raise InputError(f"{self._definition.name}: outputs: {name!r} is neither an argument nor returned")
         return {name: tensor for name, tensor in found.items() if tensor is not None}
 
     def _by_name(self, said: Any, given: Mapping[str, Any]) -> dict[str, torch.Tensor]:

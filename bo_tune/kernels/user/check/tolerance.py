@@ -31,7 +31,7 @@ class Tolerance:
     def __post_init__(self) -> None:
         for name, value in (("relative", self.relative or 0.0), ("absolute", self.absolute)):
             if not isinstance(value, (int, float)) or not isfinite(value) or value < 0:
-                raise InputError(f"tolerance: {name}: expected a number from 0 on, got {value!r}")
+                raise InputError(f"tolerance: {name}: expected a number of at least 0, got {value!r}")
 
 
 Tolerances = float | Tolerance | Mapping[str, float | Tolerance] | None
@@ -44,7 +44,7 @@ def tolerances_of(said: Tolerances, outputs: tuple[str, ...]) -> dict[str, Toler
         return dict.fromkeys(outputs, _tolerance(said))
     for name in said:
         if name not in outputs:
-            raise InputError(f"tolerance: {name!r} is no output; there are {', '.join(outputs)}")
+            raise InputError(f"tolerance: {name!r} is not an output; the outputs are {', '.join(outputs)}")
     return {name: _tolerance(said.get(name)) for name in outputs}
 
 

@@ -27,8 +27,8 @@ def home_of(kernel: Definition) -> str:
     name = _home_name(kernel)
     if name is None:
         raise InputError(
-            f"{kernel.name}: the kernel must be a global of a module or script: the processes that compile and "
-            "measure import it from there"
+            f"{kernel.name}: expected a global of a module or script, because the processes that compile and "
+            "measure import the kernel from there"
         )
     return _importable(name, sys.modules[name], kernel)
 
@@ -37,11 +37,11 @@ def file_of(kernel: Definition) -> Path:
     """Return the file of the module that has a kernel as a global. Raises InputError if there is none."""
     file = getattr(sys.modules.get(_home_name(kernel) or ""), "__file__", None)
     if file is None:
-        raise InputError(f"{kernel.name}: the kernel is no global of a module that has a file")
+        raise InputError(f"{kernel.name}: the kernel is not a global of a module that has a file")
     return Path(file)
 
 
-def told_apart(kernel: Definition) -> Definition:
+def uniquely_named(kernel: Definition) -> Definition:
     """Return a kernel under its name in its module (``kernel_in``); unchanged if no module holds it.
 
     Raises:
@@ -69,7 +69,7 @@ def kernel_in(module: ModuleType, name: str) -> Definition:
     if name in held:
         return replace(held[name], name=name)
     known = ", ".join(kernel.name for kernel in held.values()) or "none"
-    raise InputError(f"{module.__file__}: no kernel {name!r}; there are {known}")
+    raise InputError(f"{module.__file__}: there is no kernel {name!r}; expected one of {known}")
 
 
 def _globals_of(module: ModuleType) -> dict[str, Definition]:
@@ -109,7 +109,7 @@ def _name_in(kernel: Definition, held: Mapping[str, Definition]) -> str:
     taken = any(other.name == own for other in held.values())
     if kernel.name != kernel.given_name or taken:
         raise InputError(
-            f"two kernels of a module are called {own if taken else kernel.name!r}: give one another name="
+            f"two kernels of a module are called {own if taken else kernel.name!r}; give one of them another name="
         )
     return own
 
@@ -134,11 +134,11 @@ def modules_of(kernel: Definition) -> tuple[str, ...]:
 def _importable(name: str, module: ModuleType, kernel: Definition) -> str:
     if name != MAIN:
         if module.__spec__ is None and getattr(module, "__file__", None) is None:
-            raise InputError(f"{kernel.name}: a kernel is defined in a file, not by code that is made at run time")
+            raise InputError(f"{kernel.name}: define the kernel in a file, not in code that is generated at run time")
         return source_of(name, module)
     if module.__spec__ is not None:  # python -m
         return module.__spec__.name
     file = getattr(module, "__file__", None)
     if file is None or not Path(file).is_file():
-        raise InputError(f"{kernel.name}: a kernel is defined in a file, not at a prompt or in a notebook")
+        raise InputError(f"{kernel.name}: define the kernel in a file, not at a prompt or in a notebook")
     return str(Path(file).resolve())

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from bo_tune.core.gpus import TargetGpu, target_gpu
 from bo_tune.core.problem import DEFAULT_BACKEND
-from bo_tune.measure.backends.base import Backend, FittedGpu, GpuIdentity, told_by
+from bo_tune.measure.backends.base import Backend, FittedGpu, GpuIdentity, gpus_printed_by
 from bo_tune.measure.backends.nvidia.nvml import NvmlWatch, driver_release, fitted_gpus
 from bo_tune.measure.watch.neighbours import GpuWatch
 
@@ -36,18 +36,18 @@ class Nvidia(Backend):
     target_form = "cuda:CC with a compute capability, like cuda:90"
     visibility = ("CUDA_VISIBLE_DEVICES",)
     driver_help = (
-        "install NVIDIA's driver on the host; a container is given the GPUs by --gpus all (Docker, with the NVIDIA "
-        "Container Toolkit) or --nv (Apptainer)"
+        "install NVIDIA's driver on the host; pass GPUs into a container with --gpus all (Docker, with the "
+        "NVIDIA Container Toolkit) or --nv (Apptainer)"
     )
     partition_help = (
-        "make an instance (nvidia-smi mig -cgi … -C) and name it in CUDA_VISIBLE_DEVICES, or end the partitioning "
-        "(nvidia-smi -mig 0)"
+        "create a GPU instance (nvidia-smi mig -cgi … -C) and name it in CUDA_VISIBLE_DEVICES, or turn "
+        "partitioning off (nvidia-smi -mig 0)"
     )
     processes_help = "nvidia-smi"
 
     def identities(self) -> Sequence[GpuIdentity]:
         """Return the GPUs as CUDA counts them. Raises DeviceError."""
-        return told_by(COUNT_MODULE)
+        return gpus_printed_by(COUNT_MODULE)
 
     def driver_release(self) -> str | None:
         """Ask the kernel module, or else the management library."""

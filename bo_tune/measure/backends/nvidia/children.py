@@ -78,13 +78,13 @@ def refusal(index: int, torch_version: Any, cuda: Any) -> str | None:
         cuda: ``torch.cuda``.
     """
     if torch_version.hip:
-        return "this is an AMD GPU (torch is built for ROCm); only NVIDIA GPUs are supported"
+        return "this is an AMD GPU (torch is built for ROCm), but only NVIDIA GPUs are supported"
     if torch_version.xpu:
-        return "torch is built for Intel GPUs; only NVIDIA GPUs are supported"
+        return "torch is built for Intel GPUs, but only NVIDIA GPUs are supported"
     if not torch_version.cuda:
         return "torch is built without CUDA"
     if not cuda.is_available():
         return "no NVIDIA GPU was found"
     if index >= cuda.device_count():
-        return f"there is no such device: this host has {cuda.device_count()}"
+        return f"there is no such device; this host has only {cuda.device_count()}"
     return None

@@ -14,7 +14,7 @@ Answer = TypeVar("Answer")
 SLOWED = {
     0x20: "too hot",
     0x40: "too hot",
-    0x80: "braked by its power supply",
+    0x80: "limited by its power supply",
 }
 """Bits of ``nvmlDeviceGetCurrentClocksEventReasons``. The power cap is left out: a GPU that serves reaches it as
 well."""
@@ -76,7 +76,7 @@ class NvmlWatch:
         try:
             self._nvml.nvmlInit()
         except self._nvml.NVMLError as error:
-            raise WatchError(f"NVML cannot be used: {one_line(error)}") from error
+            raise WatchError(f"NVML does not work: {one_line(error)}") from error
         try:
             self._gpu, self.is_slice = self._found(identity)
         except WatchError:
