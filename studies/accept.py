@@ -59,7 +59,7 @@ def accept(tuned: Path, name: str) -> list[Path]:
         raise InputError(f"{tuned}: {without[0]} has no sidecar, so nobody could tell where its entries come from")
     faults = check_folder(tuned, model, max_batched_tokens=model.most_tokens).faults
     if faults:
-        raise InputError(f"{tuned}: {len(faults)} faults, the first: {next(iter(faults)).message}")
+        raise InputError(f"{tuned}: {len(faults)} faults, the first: {next(iter(faults)).reason}")
     written = []
     for table in tables:
         sidecar = provenance_path(table)

@@ -36,7 +36,7 @@ def test_a_file_with_other_content_is_not_overwritten(cli: Cli) -> None:
     ran = cli("folders", "phi-4", "--out", "tuned")
     assert (ran.code, ran.error) == (
         2,
-        "tuned/NVIDIA_H200_SHRINK.json: is there with other content; choose another folder",
+        "tuned/NVIDIA_H200_SHRINK.json exists with other content; choose another folder",
     )
     assert [path.name for path in Path("tuned").iterdir()] == ["NVIDIA_H200_SHRINK.json"]
 
