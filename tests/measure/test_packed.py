@@ -170,7 +170,7 @@ def text(**changes: str) -> Callable[[Identity], Identity]:
         (tools(ptxas="9.9"), "was made with ptxas 9.9, but this host has "),
         (
             tools(environment={"TRITON_DISABLE_LINE_INFO": "true"}),
-            "was made with TRITON_DISABLE_LINE_INFO=true, but this host",
+            "was made with TRITON_DISABLE_LINE_INFO=true, but",
         ),
         (lambda i: replace(i, target="cuda:80"), "is for cuda:80, but the GPU is cuda:90"),
         (
