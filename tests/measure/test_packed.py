@@ -164,18 +164,21 @@ def text(**changes: str) -> Callable[[Identity], Identity]:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (tools(python="CPython 3.99"), "was made with CPython 3.99, this is "),
-        (tools(triton="2.0.0"), "was made with Triton 2.0.0, this is "),
-        (tools(triton_build="0"), "was made with the Triton build 0, this is "),
-        (tools(ptxas="9.9"), "was made with ptxas 9.9, this is "),
-        (tools(environment={"TRITON_DISABLE_LINE_INFO": "true"}), "was made with TRITON_DISABLE_LINE_INFO=true, here"),
-        (lambda i: replace(i, target="cuda:80"), "this pack is for cuda:80, but the GPU is cuda:90"),
+        (tools(python="CPython 3.99"), "was made with CPython 3.99, but this host has "),
+        (tools(triton="2.0.0"), "was made with Triton 2.0.0, but this host has "),
+        (tools(triton_build="0"), "was made with the Triton build 0, but this host has "),
+        (tools(ptxas="9.9"), "was made with ptxas 9.9, but this host has "),
+        (
+            tools(environment={"TRITON_DISABLE_LINE_INFO": "true"}),
+            "was made with TRITON_DISABLE_LINE_INFO=true, but",
+        ),
+        (lambda i: replace(i, target="cuda:80"), "is for cuda:80, but the GPU is cuda:90"),
         (
             lambda i: replace(i, module="vllm"),
-            "holds kernels from vllm, the session's are from bo_tune.kernels.operations",
+            "holds kernels from vllm, but the session's are from bo_tune.kernels.operations",
         ),
-        (text(source="bo_tune 0"), "holds lora_shrink of bo_tune 0, this is bo_tune "),
-        (text(digest="0"), "holds lora_shrink with the text 0, this is "),
+        (text(source="bo_tune 0"), "holds lora_shrink of bo_tune 0, but this host has bo_tune "),
+        (text(digest="0"), "holds lora_shrink with the text 0, but this host has "),
     ],
 )
 def test_what_does_not_fit_is_refused_with_the_difference(
@@ -186,7 +189,7 @@ def test_what_does_not_fit_is_refused_with_the_difference(
     try:
         with pytest.raises(PackError) as caught:
             binaries.teach(Compilers(farm, H100))
-        assert str(caught.value).startswith(f"{path}: {words}")
+        assert str(caught.value).startswith(f"{path}: this pack {words}")
         assert "\n" not in str(caught.value)
         assert farm.activity.packed == 0
     finally:
