@@ -16,6 +16,7 @@ noise or a short length scale, and is far too sure of what lies beyond it. c = 0
 with √D, so that both parts reach equally far for the same l.
 """
 
+from copy import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -31,26 +32,81 @@ Indices = NDArray[np.intp]
 CITY = 0.75
 """c over √D."""
 
+BLOCK = 2**14
+"""Correlations that are computed at a time: what they need fits into a core's cache."""
+
 
 def correlation(X: Array, Z: Array, lengths: Array, rough: float) -> Array:
     """κ between the rows of X and of Z, ``[len(X), len(Z)]``, for length scales ``[D]`` and ρ."""
-    Xs, Zs = X / lengths, Z / lengths
-    squared = Xs @ Zs.T
-    squared *= -2.0
-    squared += (Xs * Xs).sum(axis=1)[:, None]
-    squared += (Zs * Zs).sum(axis=1)
-    root = np.sqrt(5.0 * np.maximum(squared, 0.0, out=squared))
-    kernel = np.exp(-root)
-    root += 1.0
-    root += (5.0 / 3.0) * squared
-    kernel *= root
-    kernel *= 1.0 - rough
-    city = _distance.cdist(Xs, Zs, "cityblock")
-    city *= -1.0 / city_length(X.shape[1])
-    np.exp(city, out=city)
-    city *= rough
-    kernel += city
-    return kernel
+    return Scaled(X, lengths, rough).to(Scaled(Z, lengths, rough))
+
+
+class Scaled:
+    """Rows of X in units of the length scales, of which κ is asked again and again.
+
+    Args:
+        X: the rows.
+        lengths: l.
+        rough: ρ.
+    """
+
+    def __init__(self, X: Array, lengths: Array, rough: float) -> None:
+        self._rows, self._rough = X * (np.sqrt(5.0) / lengths), rough
+        self._norms: Array = np.einsum("ij,ij->i", self._rows, self._rows)
+        self._last: tuple[Indices, Scaled] | None = None
+
+    def __getitem__(self, which: Indices) -> "Scaled":
+        """Return some of the rows."""
+        some = copy(self)
+        some._rows, some._norms, some._last = self._rows[which], self._norms[which], None
+        return some
+
+    def between(self, points: Indices, others: Indices) -> Array:
+        """κ between some of the rows and others, ``[len(points), len(others)]``.
+
+        Trial by trial the others are the same: those of the last call are kept.
+        """
+        if self._last is None or self._last[0] is not others:
+            self._last = others, self[others]
+        return self[points].to(self._last[1])
+
+    def to(self, others: "Scaled") -> Array:
+        """κ between these rows and others of the same scales, ``[len(self), len(others)]``."""
+        count, columns = len(self._rows), len(others._rows)
+        kernel = np.empty((count, columns))
+        block = max(1, BLOCK // max(columns, 1))
+        for start in range(0, count, block):
+            rows, part = self._rows[start : start + block], kernel[start : start + block]
+            np.matmul(rows, others._rows.T, out=part)
+            part *= -2.0
+            part += self._norms[start : start + block, None]
+            part += others._norms
+            np.maximum(part, 0.0, out=part)
+            self._decay(part, _distance.cdist(rows, others._rows, "cityblock"))
+        return kernel
+
+    def among(self) -> Array:
+        """κ between all these rows, ``[len(self), len(self)]``: of each pair once."""
+        pairs = _distance.pdist(self._rows, "sqeuclidean")
+        self._decay(pairs, _distance.pdist(self._rows, "cityblock"))
+        kernel: Array = _distance.squareform(pairs, checks=False)
+        np.fill_diagonal(kernel, 1.0)
+        return kernel
+
+    def _decay(self, squared: Array, city: Array) -> None:
+        """Turn 5 r² into κ where it stands, given √5 r₁, which is spent."""
+        root = np.sqrt(squared)
+        squared *= 1.0 / 3.0
+        squared += root
+        squared += 1.0
+        np.negative(root, out=root)
+        np.exp(root, out=root)
+        root *= 1.0 - self._rough
+        squared *= root
+        city *= -1.0 / (np.sqrt(5.0) * city_length(self._rows.shape[1]))
+        np.exp(city, out=city)
+        city *= self._rough
+        squared += city
 
 
 def city_length(columns: int) -> float:

@@ -166,7 +166,7 @@ class Validity:
         labels, silent = invalid.astype(float), np.zeros(len(points))
         if self._fitted is None or self._fitted[0] != key:
             self._fitted = key, self._vague.fit(Data(points[:count], labels[:count], silent[:count]))
-        posterior = self._tables.table(self._fitted[1], asked, points, silent, count).given(labels)
+        posterior = self._tables.posterior(self._fitted[1], asked, points, silent, count, labels)
         margin = (0.5 - posterior.mean) / np.hypot(posterior.deviation, SHARPNESS)
         return np.asarray(_special.log_ndtr(margin), dtype=float)
 
@@ -231,7 +231,7 @@ class GridModel:
         asked = self._asked(candidates, where, running)
         head = rung(len(where))
         process = self._process(where[:head], values[:head], noise[:head])
-        posterior = self._tables.table(process, asked, where, noise, head).given(scale.targets(values))
+        posterior = self._tables.posterior(process, asked, where, noise, head, scale.targets(values))
         return posterior.believing(running) if len(running) else posterior, scale
 
     def _asked(self, candidates: Indices, *more: Indices) -> Indices:

@@ -47,6 +47,9 @@ class Process(Protocol):
     def covariance(self, points: Indices, others: Indices) -> Array:
         """Return K between points."""
 
+    def covariance_among(self, points: Indices) -> Array:
+        """Return K among points."""
+
 
 class Rows:
     """The rows of a growing matrix: those that are there stay where they are.
@@ -96,6 +99,7 @@ class Table:
         lower: L.
         rows: those of T.
         variance: of the noiseless values at the points asked about, ``[C]``.
+        places: where each point stands among those asked about, up to the last of them.
     """
 
     process: Process
@@ -105,6 +109,7 @@ class Table:
     lower: Array
     rows: Rows
     variance: Array
+    places: Indices
 
     @property
     def solved(self) -> Array:
@@ -115,12 +120,14 @@ class Table:
     def empty(cls, process: Process, asked: Indices) -> "Table":
         """The table of no observation."""
         none = np.zeros(0)
-        variance = process.variance(asked)
-        return cls(process, asked, none.astype(np.intp), none, np.zeros((0, 0)), Rows(len(asked), 0), variance)
+        places = np.zeros(int(asked[-1]) + 1, dtype=np.intp)
+        places[asked] = np.arange(len(asked))
+        rows = Rows(len(asked), 0)
+        return cls(process, asked, none.astype(np.intp), none, np.zeros((0, 0)), rows, process.variance(asked), places)
 
     def position(self, points: Indices) -> Indices:
         """Where points stand among those asked about."""
-        return np.searchsorted(self.asked, points)
+        return self.places[points]
 
     def extended(self, points: Indices, noise: Array) -> "Table":
         """The table with further observations."""
@@ -144,6 +151,7 @@ class Table:
             lower,
             self.rows.grown(count, rows),
             variance,
+            self.places,
         )
 
     def given(self, targets: Array) -> "Posterior":
@@ -178,7 +186,9 @@ class Posterior:
         """Mean and covariance of the noiseless values at points."""
         at = self.table.position(points)
         known = self.table.solved[:, at]
-        return self.mean[at], self.table.process.covariance(points, points) - known.T @ known
+        covariance = self.table.process.covariance_among(points)
+        covariance -= known.T @ known
+        return self.mean[at], covariance
 
     def believing(self, points: Indices) -> "Posterior":
         """Condition on further points, taken to come out as predicted (a kriging believer)."""
@@ -195,6 +205,19 @@ class Tables:
     def __init__(self) -> None:
         self._last: Table | None = None
         self._head = 0
+        self._said: Posterior | None = None
+
+    def posterior(
+        self, process: Process, asked: Indices, points: Indices, noise: Array, head: int, targets: Array
+    ) -> Posterior:
+        """Return the table of observations, given what was observed: a proposal asks what the last certificate asked.
+
+        See ``table`` for the arguments.
+        """
+        table = self.table(process, asked, points, noise, head)
+        if self._said is None or self._said.table is not table or not np.array_equal(self._said.targets, targets):
+            self._said = table.given(targets)
+        return self._said
 
     def table(self, process: Process, asked: Indices, points: Indices, noise: Array, head: int) -> Table:
         """Return the table of observations.

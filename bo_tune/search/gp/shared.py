@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bo_tune.processes.importing import LateModule
-from bo_tune.search.gp.correlation import Array, Differences, Indices, correlation
+from bo_tune.search.gp.correlation import Array, Differences, Indices, Scaled
 from bo_tune.search.gp.fitting import Hyperpriors, Objective, invert, least, with_priors
 from bo_tune.search.gp.posterior import JITTER
 
@@ -129,30 +129,31 @@ class SharedPart:
 
     def __init__(self, rows: Rows, points: Array) -> None:
         self._points = points
-        self._columns = max(rows.inputs.shape[1], 1)
+        columns = max(rows.inputs.shape[1], 1)
         centre, posterior = posterior_of(rows.thinned(ROWS_FITTED))
         theta, _ = least(posterior, centre, _STEPS)
-        (everywhere2, place2, own2, noise2, self._linear2), self.lengths = _split(theta)
+        (everywhere2, place2, own2, noise2, linear2), self.lengths = _split(theta)
         self.own, self.noise = float(np.sqrt(own2)), float(np.sqrt(noise2))
-        self._shared2 = everywhere2 + place2
+        self._shared2, self._linear2 = everywhere2 + place2, linear2 / columns
+        self._scaled = Scaled(points, self.lengths, ROUGH_TAUGHT)
+        told = Scaled(rows.inputs, self.lengths, ROUGH_TAUGHT)
         one_place, one_problem = rows.places[:, None] == rows.places, rows.problems[:, None] == rows.problems
-        covariance = self._covariance(rows.inputs, rows.inputs, everywhere2 + place2 * one_place + own2 * one_problem)
-        covariance += _OFFSET_VARIANCE * one_problem
+        covariance = (everywhere2 + place2 * one_place + own2 * one_problem) * told.among()
+        covariance += self._linear2 * (rows.inputs @ rows.inputs.T) + _OFFSET_VARIANCE * one_problem
         covariance[np.diag_indices_from(covariance)] += noise2 + JITTER
         lower, _ = _lapack.dpotrf(covariance, lower=1)
         white, _ = _lapack.dtrtrs(lower, rows.targets, lower=1)
-        told = everywhere2 + place2 * (rows.places == HERE)
-        self._solved, _ = _lapack.dtrtrs(lower, self._covariance(rows.inputs, points, told[:, None]), lower=1)
-        self.mean: Array = white @ self._solved
-        norms = np.einsum("ij,ij->i", points, points) / self._columns
-        known = np.einsum("ij,ij->j", self._solved, self._solved)
-        self.variance: Array = np.maximum(self._shared2 + self._linear2 * norms - known, 0.0)
+        cross = told.to(self._scaled)
+        cross *= (everywhere2 + place2 * (rows.places == HERE))[:, None]
+        cross += self._linear2 * (rows.inputs @ points.T)
+        # Known by points, so that what belongs to one stands together.
+        self._known: Array = _lapack.dtrtrs(lower, cross, lower=1)[0].T
+        self.mean: Array = self._known @ white
+        norms = np.einsum("ij,ij->i", points, points)
+        explained = np.einsum("ij,ij->i", self._known, self._known)
+        self.variance: Array = np.maximum(self._shared2 + self._linear2 * norms - explained, 0.0)
+        self._others: Indices = np.arange(0)
         self._rows: dict[int, Array] = {}
-
-    def _covariance(self, X: Array, Z: Array, amplitude2: Array | float) -> Array:
-        """Covariance of values before the histories, whose κ is multiplied by these variances."""
-        kernel = correlation(X, Z, self.lengths, ROUGH_TAUGHT)
-        return np.asarray(amplitude2 * kernel + (self._linear2 / self._columns) * (X @ Z.T))
 
     def between(self, points: Indices, others: Indices) -> Array:
         """Covariance of g + h given the histories, ``[len(points), len(others)]``.
@@ -160,13 +161,37 @@ class SharedPart:
         Tried points are asked for again and again with all that is untried: their rows are computed once.
         """
         if len(others) * FEW < len(self._points):
-            block = self._covariance(self._points[points], self._points[others], self._shared2)
-            return np.asarray(block - self._solved[:, points].T @ self._solved[:, others])
+            return self._block(points, others)
+        if self._others is not others:
+            if not np.array_equal(self._others, others):
+                self._rows.clear()
+            self._others = others
         for point in map(int, points):
             if point not in self._rows:
-                row = self._covariance(self._points[[point]], self._points, self._shared2)[0]
-                self._rows[point] = row - self._solved[:, point] @ self._solved
-        return np.stack([self._rows[int(point)][others] for point in points])
+                self._rows[point] = self._row(point, others)
+        return np.stack([self._rows[int(point)] for point in points])
+
+    def _block(self, points: Indices, others: Indices) -> Array:
+        block = self._shared2 * self._scaled[points].to(self._scaled[others])
+        block += self._linear2 * (self._points[points] @ self._points[others].T)
+        block -= self._known[points] @ self._known[others].T
+        return block
+
+    def _row(self, point: int, others: Indices) -> Array:
+        row = self._scaled.between(np.array([point]), others)[0]
+        row *= self._shared2
+        rest = self._linear2 * (self._points @ self._points[point]) - self._known @ self._known[point]
+        row += rest[others]
+        return row
+
+    def among(self, points: Indices) -> Array:
+        """Covariance of g + h given the histories, ``[len(points), len(points)]``."""
+        block = self._scaled[points].among()
+        block *= self._shared2
+        inputs, known = self._points[points], self._known[points]
+        block += self._linear2 * (inputs @ inputs.T)
+        block -= known @ known.T
+        return block
 
     def priors(self) -> Hyperpriors:
         """What a new study may expect of its own hyperparameters."""

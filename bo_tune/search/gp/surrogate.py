@@ -25,10 +25,11 @@ Model
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
-from bo_tune.search.gp.correlation import Array, Differences, Indices, correlation
+from bo_tune.search.gp.correlation import Array, Differences, Indices, Scaled
 from bo_tune.search.gp.fitting import Hyperpriors, Objective, invert, least, with_priors
 from bo_tune.search.gp.posterior import JITTER, Posterior, Table
 from bo_tune.search.gp.shared import SharedPart
@@ -106,6 +107,10 @@ class Surrogate:
         """l ``[D]``."""
         return np.asarray(np.exp(self._theta[3:]))
 
+    @cached_property
+    def _scaled(self) -> Scaled:
+        return Scaled(self.inputs, self.lengths, self.priors.rough)
+
     def fit(self, data: Data, steps: int = 12) -> "Surrogate":
         """Return the process with the hyperparameters at the maximum of their posterior, sought from their medians."""
         theta, value = least(self.objective(data), self.priors.centre, steps)
@@ -115,7 +120,7 @@ class Surrogate:
         """Return the negative log posterior of log a, log s, log w, log l, given observations."""
         points, n = data.points, len(data.points)
         apart = Differences(self.inputs[points], self.priors.rough)
-        common = np.zeros((n, n)) if self.shared is None else self.shared.between(points, points)
+        common = np.zeros((n, n)) if self.shared is None else self.shared.among(points)
         mean = np.zeros(n) if self.shared is None else self.shared.mean[points]
         targets = data.targets if self.trend is None else data.targets - self.trend[points]
 
@@ -145,11 +150,22 @@ class Surrogate:
 
     def covariance(self, points: Indices, others: Indices) -> Array:
         """Covariance of the noiseless values at points and at others, ``[len(points), len(others)]``."""
-        kernel = correlation(self.inputs[points], self.inputs[others], self.lengths, self.priors.rough)
+        kernel = self._scaled.between(points, others)
         kernel *= self.amplitude**2
         kernel += self.priors.offset**2
         if self.shared is not None:
-            kernel += self.weight**2 * self.shared.between(points, others)
+            shared = self.shared.between(points, others)
+            shared *= self.weight**2
+            kernel += shared
+        return kernel
+
+    def covariance_among(self, points: Indices) -> Array:
+        """Covariance of the noiseless values at points, ``[len(points), len(points)]``."""
+        kernel = self._scaled[points].among()
+        kernel *= self.amplitude**2
+        kernel += self.priors.offset**2
+        if self.shared is not None:
+            kernel += self.weight**2 * self.shared.among(points)
         return kernel
 
     def variance(self, points: Indices) -> Array:
