@@ -16,6 +16,7 @@ noise or a short length scale, and is far too sure of what lies beyond it. c = 0
 with √D, so that both parts reach equally far for the same l.
 """
 
+from collections.abc import Callable
 from copy import copy
 from typing import NamedTuple
 
@@ -70,6 +71,10 @@ class Scaled:
             self._last = others, self[others]
         return self[points].to(self._last[1])
 
+    def block(self, points: Indices, others: Indices) -> Array:
+        """The same, for others that are not asked for again."""
+        return self[points].to(self[others])
+
     def to(self, others: "Scaled") -> Array:
         """κ between these rows and others of the same scales, ``[len(self), len(others)]``."""
         count, columns = len(self._rows), len(others._rows)
@@ -83,14 +88,6 @@ class Scaled:
             part += others._norms
             np.maximum(part, 0.0, out=part)
             self._decay(part, _distance.cdist(rows, others._rows, "cityblock"))
-        return kernel
-
-    def among(self) -> Array:
-        """κ between all these rows, ``[len(self), len(self)]``: of each pair once."""
-        pairs = _distance.pdist(self._rows, "sqeuclidean")
-        self._decay(pairs, _distance.pdist(self._rows, "cityblock"))
-        kernel: Array = _distance.squareform(pairs, checks=False)
-        np.fill_diagonal(kernel, 1.0)
         return kernel
 
     def _decay(self, squared: Array, city: Array) -> None:
@@ -107,6 +104,32 @@ class Scaled:
         np.exp(city, out=city)
         city *= self._rough
         squared += city
+
+
+class Pairs:
+    """A function of pairs of points, symmetric, that is asked again and again of points which are mostly the same.
+
+    Args:
+        of: ``(points, others) -> [len(points), len(others)]``.
+    """
+
+    def __init__(self, of: Callable[[Indices, Indices], Array]) -> None:
+        self._of = of
+        self._points: list[int] = []
+        self._values: Array = np.zeros((0, 0))
+
+    def among(self, points: Indices) -> Array:
+        """Return its values, ``[len(points), len(points)]``: those of the last call are not computed again."""
+        known = {point: at for at, point in enumerate(self._points)}
+        self._points = points.tolist()
+        before = np.array([known.get(point, -1) for point in self._points], dtype=np.intp)
+        values = self._values[before[:, None], before] if len(known) else np.empty((len(points), len(points)))
+        fresh = np.flatnonzero(before < 0)
+        if len(fresh):
+            values[fresh] = self._of(points[fresh], points)
+            values[:, fresh] = values[fresh].T
+        self._values = values
+        return values.copy()
 
 
 def city_length(columns: int) -> float:

@@ -61,8 +61,8 @@ class Scale:
         """Choose shift and unit from observed values: the incumbent at 0; times in natural logarithms."""
         sign = 1.0 if minimise else -1.0
         raw = sign * (np.log(values) if log else values)
-        spread = float(raw.std()) if len(raw) else 0.0
-        return cls(sign, log, float(raw.min()) if len(raw) else 0.0, 1.0 if log else (2.0 * spread or 1.0))
+        unit = 1.0 if log or not len(raw) else (2.0 * float(raw.std()) or 1.0)
+        return cls(sign, log, float(raw.min()) if len(raw) else 0.0, unit)
 
     def targets(self, values: Array) -> Array:
         """Turn values into targets; far above the incumbent they are squeezed."""

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bo_tune.processes.importing import LateModule
-from bo_tune.search.gp.correlation import Array, Differences, Indices, Scaled
+from bo_tune.search.gp.correlation import Array, Differences, Indices, Pairs, Scaled
 from bo_tune.search.gp.fitting import Hyperpriors, Objective, invert, least, with_priors
 from bo_tune.search.gp.posterior import JITTER
 
@@ -138,7 +138,7 @@ class SharedPart:
         self._scaled = Scaled(points, self.lengths, ROUGH_TAUGHT)
         told = Scaled(rows.inputs, self.lengths, ROUGH_TAUGHT)
         one_place, one_problem = rows.places[:, None] == rows.places, rows.problems[:, None] == rows.problems
-        covariance = (everywhere2 + place2 * one_place + own2 * one_problem) * told.among()
+        covariance = (everywhere2 + place2 * one_place + own2 * one_problem) * told.to(told)
         covariance += self._linear2 * (rows.inputs @ rows.inputs.T) + _OFFSET_VARIANCE * one_problem
         covariance[np.diag_indices_from(covariance)] += noise2 + JITTER
         lower, _ = _lapack.dpotrf(covariance, lower=1)
@@ -154,6 +154,7 @@ class SharedPart:
         self.variance: Array = np.maximum(self._shared2 + self._linear2 * norms - explained, 0.0)
         self._others: Indices = np.arange(0)
         self._rows: dict[int, Array] = {}
+        self.pairs = Pairs(self.block)
 
     def between(self, points: Indices, others: Indices) -> Array:
         """Covariance of g + h given the histories, ``[len(points), len(others)]``.
@@ -161,7 +162,7 @@ class SharedPart:
         Tried points are asked for again and again with all that is untried: their rows are computed once.
         """
         if len(others) * FEW < len(self._points):
-            return self._block(points, others)
+            return self.block(points, others)
         if self._others is not others:
             if not np.array_equal(self._others, others):
                 self._rows.clear()
@@ -171,8 +172,10 @@ class SharedPart:
                 self._rows[point] = self._row(point, others)
         return np.stack([self._rows[int(point)] for point in points])
 
-    def _block(self, points: Indices, others: Indices) -> Array:
-        block = self._shared2 * self._scaled[points].to(self._scaled[others])
+    def block(self, points: Indices, others: Indices) -> Array:
+        """The same, of few points and others."""
+        block = self._scaled.block(points, others)
+        block *= self._shared2
         block += self._linear2 * (self._points[points] @ self._points[others].T)
         block -= self._known[points] @ self._known[others].T
         return block
@@ -183,15 +186,6 @@ class SharedPart:
         rest = self._linear2 * (self._points @ self._points[point]) - self._known @ self._known[point]
         row += rest[others]
         return row
-
-    def among(self, points: Indices) -> Array:
-        """Covariance of g + h given the histories, ``[len(points), len(points)]``."""
-        block = self._scaled[points].among()
-        block *= self._shared2
-        inputs, known = self._points[points], self._known[points]
-        block += self._linear2 * (inputs @ inputs.T)
-        block -= known @ known.T
-        return block
 
     def priors(self) -> Hyperpriors:
         """What a new study may expect of its own hyperparameters."""

@@ -29,7 +29,7 @@ from functools import cached_property
 
 import numpy as np
 
-from bo_tune.search.gp.correlation import Array, Differences, Indices, Scaled
+from bo_tune.search.gp.correlation import Array, Differences, Indices, Pairs, Scaled
 from bo_tune.search.gp.fitting import Hyperpriors, Objective, invert, least, with_priors
 from bo_tune.search.gp.posterior import JITTER, Posterior, Table
 from bo_tune.search.gp.shared import SharedPart
@@ -111,6 +111,10 @@ class Surrogate:
     def _scaled(self) -> Scaled:
         return Scaled(self.inputs, self.lengths, self.priors.rough)
 
+    @cached_property
+    def _pairs(self) -> Pairs:
+        return Pairs(self._scaled.block)
+
     def fit(self, data: Data, steps: int = 12) -> "Surrogate":
         """Return the process with the hyperparameters at the maximum of their posterior, sought from their medians."""
         theta, value = least(self.objective(data), self.priors.centre, steps)
@@ -120,7 +124,7 @@ class Surrogate:
         """Return the negative log posterior of log a, log s, log w, log l, given observations."""
         points, n = data.points, len(data.points)
         apart = Differences(self.inputs[points], self.priors.rough)
-        common = np.zeros((n, n)) if self.shared is None else self.shared.among(points)
+        common = np.zeros((n, n)) if self.shared is None else self.shared.block(points, points)
         mean = np.zeros(n) if self.shared is None else self.shared.mean[points]
         targets = data.targets if self.trend is None else data.targets - self.trend[points]
 
@@ -161,11 +165,11 @@ class Surrogate:
 
     def covariance_among(self, points: Indices) -> Array:
         """Covariance of the noiseless values at points, ``[len(points), len(points)]``."""
-        kernel = self._scaled[points].among()
+        kernel = self._pairs.among(points)
         kernel *= self.amplitude**2
         kernel += self.priors.offset**2
         if self.shared is not None:
-            kernel += self.weight**2 * self.shared.among(points)
+            kernel += self.weight**2 * self.shared.pairs.among(points)
         return kernel
 
     def variance(self, points: Indices) -> Array:
