@@ -71,7 +71,9 @@ def test_correlation_against_its_definition() -> None:
 def test_the_correlations_of_the_fit_are_those_of_the_predictions() -> None:
     lengths = np.array([0.5, 1.0, 2.0])
     expected = correlation(X[:7], X[:7], lengths, 0.4)
-    np.testing.assert_allclose(Differences(X[:7], 0.4).correlate(lengths).kernel, expected, atol=1e-7)
+    apart = Differences(X[:7], 0.4)
+    kernel = apart.upper(apart.correlate(lengths).kernel, 1.0)
+    np.testing.assert_allclose(kernel, np.triu(expected), atol=1e-7)
 
 
 def test_learns_a_smooth_function() -> None:

@@ -140,41 +140,66 @@ def city_length(columns: int) -> float:
 class Differences:
     """Differences between the rows of X ``[n, D]``, from which κ follows for any length scales.
 
+    What is symmetric is kept of each pair of rows once: m = n (n - 1) / 2 values, row by row of the upper triangle.
+
     Args:
         X: the rows.
         rough: ρ.
     """
 
     def __init__(self, X: Array, rough: float) -> None:
-        columns = X.T
         self._count, self._rough = len(X), rough
-        self._city = city_length(len(columns))
-        self._absolute = np.abs(columns[:, :, None] - columns[:, None, :]).reshape(len(columns), -1)
+        self._city = city_length(X.shape[1])
+        self._first, self._second = np.triu_indices(len(X), 1)
+        self._at = self._first * len(X) + self._second
+        self._absolute = np.abs((X[self._first] - X[self._second]).T)
         self._squared = self._absolute**2
 
+    def pairs(self, symmetric: Array) -> Array:
+        """The values of the pairs in a matrix, ``[m]``."""
+        return symmetric.ravel()[self._at]
+
+    def products(self, vector: Array) -> Array:
+        """The products of the pairs in a vector, ``[m]``."""
+        return vector[self._first] * vector[self._second]
+
+    def upper(self, pairs: Array, diagonal: Array | float) -> Array:
+        """The upper triangle of a matrix, ``[n, n]``."""
+        matrix = np.zeros((self._count, self._count))
+        matrix.ravel()[self._at] = pairs
+        matrix.ravel()[:: self._count + 1] = diagonal
+        return matrix
+
     def correlate(self, lengths: Array) -> "Correlated":
-        """κ between the rows."""
-        shape = (self._count, self._count)
-        squared = (lengths**-2.0 @ self._squared).reshape(shape)
+        """κ of the pairs."""
+        squared = lengths**-2.0 @ self._squared
         root = np.sqrt(5.0 * squared)
-        decay = (1.0 - self._rough) * np.exp(-root)
-        city = self._rough * np.exp((-1.0 / (self._city * lengths)) @ self._absolute).reshape(shape)
-        kernel = decay * (1.0 + root + (5.0 / 3.0) * squared) + city
-        return Correlated(kernel, (5.0 / 3.0) * decay * (1.0 + root), city)
+        decay = np.exp(-root)
+        decay *= 1.0 - self._rough
+        city = np.exp((-1.0 / (self._city * lengths)) @ self._absolute)
+        city *= self._rough
+        root += 1.0
+        squared *= 5.0 / 3.0
+        squared += root
+        squared *= decay
+        squared += city
+        decay *= root
+        decay *= 5.0 / 3.0
+        return Correlated(squared, decay, city)
 
     def gradient(self, outer: Array, correlated: "Correlated", lengths: Array) -> Array:
         """Gradient of a negative log likelihood by log l.
 
         Args:
-            outer: ``[n, n]``, (K⁻¹ - α αᵀ) times the variances that κ is multiplied by, elementwise.
+            outer: ``[m]``, of K⁻¹ - α αᵀ times the variances that κ is multiplied by.
         """
-        by_smooth = self._squared @ (outer * correlated.by_squared).ravel() * lengths**-2.0
-        by_rough = self._absolute @ (outer * correlated.by_city).ravel() / (self._city * lengths)
-        return np.asarray(0.5 * (by_smooth + by_rough))
+        by_smooth = self._squared @ (outer * correlated.by_squared) * lengths**-2.0
+        by_rough = self._absolute @ (outer * correlated.by_city) / (self._city * lengths)
+        return np.asarray(by_smooth + by_rough)
 
 
 class Correlated(NamedTuple):
-    """κ and its derivatives, each ``[n, n]``.
+    """κ and its derivatives, each ``[m]``.
 
     Attributes:
         kernel: κ.

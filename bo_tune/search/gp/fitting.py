@@ -5,6 +5,7 @@ See ``surrogate`` for the notation.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,15 +28,30 @@ FAILED = 1e10
 """Value of a negative log posterior where the covariance is not positive definite."""
 
 
-def invert(covariance: Array) -> tuple[Array, float] | None:
-    """Inverse and half log determinant of a covariance; None where it is not positive definite."""
-    lower, failed = _lapack.dpotrf(covariance, lower=1)
+class Solved(NamedTuple):
+    """What a likelihood needs of a covariance K and residuals.
+
+    Attributes:
+        alpha: K⁻¹ times the residuals.
+        inverse: the upper triangle of K⁻¹.
+        log_root: half the log determinant of K.
+    """
+
+    alpha: Array
+    inverse: Array
+    log_root: float
+
+
+def solve(upper: Array, residuals: Array) -> Solved | None:
+    """Solve for residuals, given the upper triangle of a covariance, which is spent; None if it is not positive
+    definite."""
+    lower, failed = _lapack.dpotrf(upper.T, lower=1, clean=0, overwrite_a=1)
     if failed:
         return None
-    half, _ = _lapack.dpotri(lower, lower=1)  # zeros above the diagonal, as the factor has them
-    inverse = half + half.T
-    inverse[np.diag_indices_from(inverse)] *= 0.5
-    return inverse, float(np.log(np.diag(lower)).sum())
+    alpha, _ = _lapack.dpotrs(lower, residuals, lower=1)
+    log_root = float(np.log(np.diag(lower)).sum())
+    inverse, _ = _lapack.dpotri(lower, lower=1, overwrite_c=1)
+    return Solved(alpha, inverse.T, log_root)
 
 
 def with_priors(likelihood: Callable[[Array], tuple[float, Array] | None], centre: Array, spread: Array) -> Objective:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from bo_tune.processes.importing import LateModule
 from bo_tune.search.gp.correlation import Array, Differences, Indices, Pairs, Scaled
-from bo_tune.search.gp.fitting import Hyperpriors, Objective, invert, least, with_priors
+from bo_tune.search.gp.fitting import Hyperpriors, Objective, least, solve, with_priors
 from bo_tune.search.gp.posterior import JITTER
 
 _lapack = LateModule("scipy.linalg.lapack")
@@ -90,31 +90,34 @@ def posterior_of(rows: Rows) -> tuple[Array, Objective]:
     centre = np.concatenate([np.log(MEDIANS), np.log(vague.lengths)])
     spread = np.concatenate([np.ones(_SCALARS), np.full(columns, vague.spread_lengths)])
     apart = Differences(rows.inputs, ROUGH_TAUGHT)
-    one_place = (rows.places[:, None] == rows.places).astype(float)
-    one_problem = (rows.problems[:, None] == rows.problems).astype(float)
-    products = rows.inputs @ rows.inputs.T / max(columns, 1)
+    one_place = apart.pairs((rows.places[:, None] == rows.places).astype(float))
+    one_problem = apart.pairs((rows.problems[:, None] == rows.problems).astype(float))
+    linear = rows.inputs @ rows.inputs.T / max(columns, 1)
+    linear_pairs, linear_alone = apart.pairs(linear), linear.diagonal()
 
     def likelihood(theta: Array) -> tuple[float, Array] | None:
         (everywhere2, place2, own2, noise2, linear2), lengths = _split(theta)
         correlated = apart.correlate(lengths)
         amplitude2 = everywhere2 + place2 * one_place + own2 * one_problem
-        covariance = amplitude2 * correlated.kernel + linear2 * products + _OFFSET_VARIANCE * one_problem
-        covariance[np.diag_indices_from(covariance)] += noise2 + JITTER
-        solved = invert(covariance)
+        pairs = amplitude2 * correlated.kernel + linear2 * linear_pairs + _OFFSET_VARIANCE * one_problem
+        alone = (everywhere2 + place2 + own2) + linear2 * linear_alone + (_OFFSET_VARIANCE + noise2 + JITTER)
+        solved = solve(apart.upper(pairs, alone), rows.targets)
         if solved is None:
             return None
-        inverse, log_root = solved
-        alpha = inverse @ rows.targets
-        outer = inverse - np.outer(alpha, alpha)
+        alpha = solved.alpha
+        # K⁻¹ - α αᵀ, of the pairs, which count twice, and of the diagonal.
+        outer = apart.pairs(solved.inverse) - apart.products(alpha)
+        outer_alone = solved.inverse.diagonal() - alpha * alpha
+        trace = outer_alone.sum()
         weighted = outer * correlated.kernel
         gradient = np.empty_like(theta)
-        gradient[0] = everywhere2 * weighted.sum()
-        gradient[1] = place2 * (weighted * one_place).sum()
-        gradient[2] = own2 * (weighted * one_problem).sum()
-        gradient[3] = noise2 * np.trace(outer)
-        gradient[4] = linear2 * (outer * products).sum()
+        gradient[0] = everywhere2 * (2.0 * weighted.sum() + trace)
+        gradient[1] = place2 * (2.0 * (weighted @ one_place) + trace)
+        gradient[2] = own2 * (2.0 * (weighted @ one_problem) + trace)
+        gradient[3] = noise2 * trace
+        gradient[4] = linear2 * (2.0 * (outer @ linear_pairs) + outer_alone @ linear_alone)
         gradient[_SCALARS:] = apart.gradient(outer * amplitude2, correlated, lengths)
-        return 0.5 * float(rows.targets @ alpha) + log_root, gradient
+        return 0.5 * float(rows.targets @ alpha) + solved.log_root, gradient
 
     return centre, with_priors(likelihood, centre, spread)
 
