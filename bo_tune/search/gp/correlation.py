@@ -123,13 +123,14 @@ class Pairs:
         known = {point: at for at, point in enumerate(self._points)}
         self._points = points.tolist()
         before = np.array([known.get(point, -1) for point in self._points], dtype=np.intp)
-        values = self._values[before[:, None], before] if len(known) else np.empty((len(points), len(points)))
         fresh = np.flatnonzero(before < 0)
-        if len(fresh):
-            values[fresh] = self._of(points[fresh], points)
-            values[:, fresh] = values[fresh].T
-        self._values = values
-        return values.copy()
+        if len(fresh) == len(points):
+            self._values = self._of(points, points)
+        else:
+            self._values = self._values.take(before, axis=0, mode="wrap").take(before, axis=1, mode="wrap")
+            rows = self._of(points[fresh], points)
+            self._values[fresh], self._values[:, fresh] = rows, rows.T
+        return self._values.copy()
 
 
 def city_length(columns: int) -> float:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bo_tune.processes.importing import LateModule
-from bo_tune.search.gp.correlation import Array, Differences, Indices, Pairs, Scaled
+from bo_tune.search.gp.correlation import Array, Differences, Indices, Scaled
 from bo_tune.search.gp.fitting import Hyperpriors, Objective, least, solve, with_priors
 from bo_tune.search.gp.posterior import JITTER
 
@@ -157,7 +157,6 @@ class SharedPart:
         self.variance: Array = np.maximum(self._shared2 + self._linear2 * norms - explained, 0.0)
         self._others: Indices = np.arange(0)
         self._rows: dict[int, Array] = {}
-        self.pairs = Pairs(self.block)
 
     def between(self, points: Indices, others: Indices) -> Array:
         """Covariance of g + h given the histories, ``[len(points), len(others)]``.

@@ -107,14 +107,6 @@ class Surrogate:
         """l ``[D]``."""
         return np.asarray(np.exp(self._theta[3:]))
 
-    @cached_property
-    def _scaled(self) -> Scaled:
-        return Scaled(self.inputs, self.lengths, self.priors.rough)
-
-    @cached_property
-    def _pairs(self) -> Pairs:
-        return Pairs(self._scaled.block)
-
     def fit(self, data: Data, steps: int = 12) -> "Surrogate":
         """Return the process with the hyperparameters at the maximum of their posterior, sought from their medians."""
         theta, value = least(self.objective(data), self.priors.centre, steps)
@@ -158,21 +150,32 @@ class Surrogate:
     def covariance(self, points: Indices, others: Indices) -> Array:
         """Covariance of the noiseless values at points and at others, ``[len(points), len(others)]``."""
         kernel = self._scaled.between(points, others)
-        kernel *= self.amplitude**2
-        kernel += self.priors.offset**2
-        if self.shared is not None:
-            shared = self.shared.between(points, others)
-            shared *= self.weight**2
-            kernel += shared
-        return kernel
+        return self._with_shared(kernel, None if self.shared is None else self.shared.between(points, others))
 
     def covariance_among(self, points: Indices) -> Array:
-        """Covariance of the noiseless values at points, ``[len(points), len(points)]``."""
-        kernel = self._pairs.among(points)
+        """Covariance of the noiseless values at points, ``[len(points), len(points)]``; few, and mostly those of the
+        last call."""
+        return self._pairs.among(points)
+
+    @cached_property
+    def _scaled(self) -> Scaled:
+        return Scaled(self.inputs, self.lengths, self.priors.rough)
+
+    @cached_property
+    def _pairs(self) -> Pairs:
+        return Pairs(self._block)
+
+    def _block(self, points: Indices, others: Indices) -> Array:
+        kernel = self._scaled.block(points, others)
+        return self._with_shared(kernel, None if self.shared is None else self.shared.block(points, others))
+
+    def _with_shared(self, kernel: Array, shared: Array | None) -> Array:
+        """Covariance, given κ and the covariance of g; both are spent."""
         kernel *= self.amplitude**2
         kernel += self.priors.offset**2
-        if self.shared is not None:
-            kernel += self.weight**2 * self.shared.pairs.among(points)
+        if shared is not None:
+            shared *= self.weight**2
+            kernel += shared
         return kernel
 
     def variance(self, points: Indices) -> Array:
