@@ -18,6 +18,7 @@ with √D, so that both parts reach equally far for the same l.
 
 from collections.abc import Callable
 from copy import copy
+from math import inf, log
 from typing import NamedTuple
 
 import numpy as np
@@ -96,14 +97,15 @@ class Scaled:
         squared *= 1.0 / 3.0
         squared += root
         squared += 1.0
-        np.negative(root, out=root)
-        np.exp(root, out=root)
-        root *= 1.0 - self._rough
-        squared *= root
+        np.subtract(_log(1.0 - self._rough), root, out=root)
+        squared *= np.exp(root, out=root)
         city *= -1.0 / (np.sqrt(5.0) * city_length(self._rows.shape[1]))
-        np.exp(city, out=city)
-        city *= self._rough
-        squared += city
+        city += _log(self._rough)
+        squared += np.exp(city, out=city)
+
+
+def _log(share: float) -> float:
+    return log(share) if share > 0 else -inf
 
 
 class Pairs:

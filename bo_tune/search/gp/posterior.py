@@ -22,6 +22,7 @@ from bo_tune.processes.importing import LateModule
 from bo_tune.search.gp.correlation import Array, Indices
 
 _lapack = LateModule("scipy.linalg.lapack")
+_blas = LateModule("scipy.linalg.blas")
 
 JITTER = 1e-8
 SMALLEST_VARIANCE = 1e-12
@@ -81,7 +82,8 @@ class Rows:
         Whoever holds the first ``count`` rows still does.
         """
         total = count + len(more)
-        whole = self if self._used == count and total <= len(self._all) else Rows.of(self.first(count), 2 * total)
+        fits = self._used == count and total <= len(self._all)
+        whole = self if fits else Rows.of(self.first(count), total + total // 4 + 8)
         whole._all[count:total] = more
         whole._used = total
         return whole
@@ -134,11 +136,13 @@ class Table:
         at = self.position(points)
         cross = self.process.covariance(points, self.asked)
         carried = self.solved[:, at]
-        own = cross[:, at] - carried.T @ carried
-        own[np.diag_indices_from(own)] += noise + self.process.noise**2 + JITTER
+        own = cross[:, at] + np.diag(noise + (self.process.noise**2 + JITTER))
+        if len(self.points):
+            own -= carried.T @ carried
+            cross -= carried.T @ self.solved
         factor, _ = _lapack.dpotrf(own, lower=1, clean=1)
-        cross -= carried.T @ self.solved
-        rows = cross / factor if len(points) == 1 else _lapack.dtrtrs(factor, cross, lower=1)[0]
+        # Solved from the right, transposed: rows of T stay together, and nothing is copied.
+        rows = _blas.dtrsm(1.0, factor, cross.T, side=1, lower=1, trans_a=1, overwrite_b=1).T
         count = len(self.points)
         lower = np.zeros((count + len(points), count + len(points)))
         lower[:count, :count], lower[count:, :count], lower[count:, count:] = self.lower, carried.T, factor
