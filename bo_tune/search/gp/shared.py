@@ -139,24 +139,39 @@ class SharedPart:
         self.own, self.noise = float(np.sqrt(own2)), float(np.sqrt(noise2))
         self._shared2, self._linear2 = everywhere2 + place2, linear2 / columns
         self._scaled = Scaled(points, self.lengths, ROUGH_TAUGHT)
-        told = Scaled(rows.inputs, self.lengths, ROUGH_TAUGHT)
+        self._told, self._told_inputs = Scaled(rows.inputs, self.lengths, ROUGH_TAUGHT), rows.inputs
+        self._told2 = everywhere2 + place2 * (rows.places == HERE)
         one_place, one_problem = rows.places[:, None] == rows.places, rows.problems[:, None] == rows.problems
-        covariance = (everywhere2 + place2 * one_place + own2 * one_problem) * told.to(told)
+        covariance = (everywhere2 + place2 * one_place + own2 * one_problem) * self._told.to(self._told)
         covariance += self._linear2 * (rows.inputs @ rows.inputs.T) + _OFFSET_VARIANCE * one_problem
         covariance[np.diag_indices_from(covariance)] += noise2 + JITTER
-        lower, _ = _lapack.dpotrf(covariance, lower=1)
-        white, _ = _lapack.dtrtrs(lower, rows.targets, lower=1)
-        cross = told.to(self._scaled)
-        cross *= (everywhere2 + place2 * (rows.places == HERE))[:, None]
-        cross += self._linear2 * (rows.inputs @ points.T)
-        # Known by points, so that what belongs to one stands together.
-        self._known: Array = _lapack.dtrtrs(lower, cross, lower=1)[0].T
+        self._lower, _ = _lapack.dpotrf(covariance, lower=1)
+        white, _ = _lapack.dtrtrs(self._lower, rows.targets, lower=1)
+        self._all, self._places = np.arange(len(points)), np.full(len(points), -1)
+        self._keep(self._all)
         self.mean: Array = self._known @ white
         norms = np.einsum("ij,ij->i", points, points)
         explained = np.einsum("ij,ij->i", self._known, self._known)
         self.variance: Array = np.maximum(self._shared2 + self._linear2 * norms - explained, 0.0)
-        self._others: Indices = np.arange(0)
+        self._others: Indices | None = None
         self._rows: dict[int, Array] = {}
+
+    def _keep(self, kept: Indices) -> None:
+        """Keep what the histories tell of these points, in their order: most of what a study's surrogate occupies."""
+        places = np.full(len(self._points), -1)
+        places[kept] = np.arange(len(kept))
+        self._known, self._places = self._told_of(kept), places
+
+    def _told_of(self, points: Indices) -> Array:
+        """L⁻¹ times the covariance of histories and points, by points, for L the factor of the histories'."""
+        at = self._places[points]
+        if at.min() >= 0:
+            return self._known[at]
+        cross = self._told.to(self._scaled[points])
+        cross *= self._told2[:, None]
+        cross += self._linear2 * (self._told_inputs @ self._points[points].T)
+        solved: Array = _lapack.dtrtrs(self._lower, cross, lower=1)[0].T
+        return solved
 
     def between(self, points: Indices, others: Indices) -> Array:
         """Covariance of g + h given the histories, ``[len(points), len(others)]``.
@@ -166,7 +181,9 @@ class SharedPart:
         if len(others) * FEW < len(self._points):
             return self.block(points, others)
         if self._others is not others:
-            if not np.array_equal(self._others, others):
+            if self._others is None or not np.array_equal(self._others, others):
+                # Of others than the first ones it is not known that they are the last.
+                self._keep(others if self._others is None else self._all)
                 self._rows.clear()
             self._others = others
         for point in map(int, points):
@@ -179,14 +196,13 @@ class SharedPart:
         block = self._scaled.block(points, others)
         block *= self._shared2
         block += self._linear2 * (self._points[points] @ self._points[others].T)
-        block -= self._known[points] @ self._known[others].T
+        block -= self._told_of(points) @ self._told_of(others).T
         return block
-
     def _row(self, point: int, others: Indices) -> Array:
         row = self._scaled.between(np.array([point]), others)[0]
         row *= self._shared2
-        rest = self._linear2 * (self._points @ self._points[point]) - self._known @ self._known[point]
-        row += rest[others]
+        row += self._linear2 * (self._points @ self._points[point])[others]
+        row -= (self._known @ self._told_of(np.array([point]))[0])[self._places[others]]
         return row
 
     def priors(self) -> Hyperpriors:
