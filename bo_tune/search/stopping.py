@@ -94,7 +94,7 @@ def lowest_of(scores: Array, count: int) -> Indices:
 def drawn(posterior: Posterior, points: Indices, rng: np.random.Generator) -> Array:
     """Draw the noiseless values at points, with widened deviations, ``[DRAWS, len(points)]``."""
     mean, covariance = posterior.joint(points)
-    covariance[np.diag_indices_from(covariance)] += 1e-6 * float(covariance.diagonal().max())
+    covariance.flat[:: len(points) + 1] += 1e-6 * float(covariance.diagonal().max())
     caution = CAUTION_TAUGHT if posterior.table.process.taught else CAUTION
     covariance *= caution**2
     root, _ = _lapack.dpotrf(covariance.T, lower=1, overwrite_a=1)

@@ -76,7 +76,21 @@ def with_priors(likelihood: Callable[[Array], tuple[float, Array] | None], centr
 def least(objective: Objective, start: Array, steps: int) -> tuple[Array, float]:
     """Return where an objective of logarithms is least, sought from a start by some steps, and its value there."""
     bounds = [(value - 6.0, value + 6.0) for value in start]
-    found = _optimize.minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps})
+    last: tuple[bytes, Array] | None = None
+
+    # SciPy asks for the gradient where it has just asked for the value. To find that out it takes longer itself.
+    def value(theta: Array) -> float:
+        nonlocal last
+        found, gradient = objective(theta)
+        last = theta.tobytes(), gradient
+        return found
+
+    def gradient(theta: Array) -> Array:
+        return last[1] if last is not None and last[0] == theta.tobytes() else objective(theta)[1]
+
+    found = _optimize.minimize(
+        value, start, jac=gradient, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps}
+    )
     return np.asarray(found.x), float(found.fun)
 
 

@@ -209,19 +209,6 @@ class Tables:
     def __init__(self) -> None:
         self._last: Table | None = None
         self._head = 0
-        self._said: Posterior | None = None
-
-    def posterior(
-        self, process: Process, asked: Indices, points: Indices, noise: Array, head: int, targets: Array
-    ) -> Posterior:
-        """Return the table of observations, given what was observed: a proposal asks what the last certificate asked.
-
-        See ``table`` for the arguments.
-        """
-        table = self.table(process, asked, points, noise, head)
-        if self._said is None or self._said.table is not table or not np.array_equal(self._said.targets, targets):
-            self._said = table.given(targets)
-        return self._said
 
     def table(self, process: Process, asked: Indices, points: Indices, noise: Array, head: int) -> Table:
         """Return the table of observations.
