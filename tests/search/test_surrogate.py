@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import check_grad
 
-from bo_tune.search.gp.correlation import CITY, Differences, correlation
+from bo_tune.search.gp.correlation import CITY, Differences, Pairs, correlation
 from bo_tune.search.gp.fitting import Hyperpriors
 from bo_tune.search.gp.posterior import Rows as TableRows
 from bo_tune.search.gp.posterior import Tables
@@ -55,6 +55,31 @@ def test_shared_part_by_rows_and_by_blocks(places: tuple[int, int]) -> None:
     whole = part.between(points, everything)
     np.testing.assert_allclose(part.between(points, np.array([1, 50])), whole[:, [1, 50]], atol=1e-10)
     np.testing.assert_allclose(np.diag(part.between(everything, everything)), part.variance, atol=1e-8)
+
+
+@pytest.mark.parametrize("others", [range(60), range(45), range(1, 60)])
+def test_shared_part_of_points_that_were_not_kept(others: range) -> None:
+    """Once asked about most points, it keeps what belongs to these; it still answers for the rest."""
+    part, fresh = shared_part(), shared_part()
+    points, most, everything = np.array([0, 50, 7]), np.arange(50), np.arange(60)
+    part.between(points, most)
+    np.testing.assert_allclose(part.between(points, np.array(others)), fresh.block(points, np.array(others)), atol=1e-10)
+    np.testing.assert_allclose(part.block(points, everything), fresh.block(points, everything), atol=1e-10)
+
+
+def test_pairs_of_the_last_call_are_not_asked_for_again() -> None:
+    asked = []
+
+    def of(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+        asked.append(points.tolist())
+        return np.multiply.outer(points, others).astype(float)
+
+    pairs = Pairs(of)
+    for points in ([3, 1, 2], [2, 3, 5], [5, 2], [7, 8], [8, 8, 1]):
+        found = pairs.among(np.array(points))
+        np.testing.assert_array_equal(found, np.multiply.outer(points, points))
+        found[:] = -1.0  # it is the caller's
+    assert asked == [[3, 1, 2], [5], [7, 8], [1]]
 
 
 def test_correlation_against_its_definition() -> None:

@@ -130,8 +130,9 @@ class Pairs:
             self._values = self._of(points, points)
         else:
             self._values = self._values.take(before, axis=0, mode="wrap").take(before, axis=1, mode="wrap")
-            rows = self._of(points[fresh], points)
-            self._values[fresh], self._values[:, fresh] = rows, rows.T
+            if len(fresh):
+                rows = self._of(points[fresh], points)
+                self._values[fresh], self._values[:, fresh] = rows, rows.T
         return self._values.copy()
 
 

@@ -165,7 +165,7 @@ class SharedPart:
     def _told_of(self, points: Indices) -> Array:
         """L⁻¹ times the covariance of histories and points, by points, for L the factor of the histories'."""
         at = self._places[points]
-        if at.min() >= 0:
+        if (at >= 0).all():
             return self._known[at]
         cross = self._told.to(self._scaled[points])
         cross *= self._told2[:, None]
