@@ -68,9 +68,10 @@ class Scaled:
 
         Trial by trial the others are the same: those of the last call are kept.
         """
-        if self._last is None or self._last[0] is not others:
-            self._last = others, self[others]
-        return self[points].to(self._last[1])
+        last = self._last
+        if last is None or last[0] is not others:
+            last = self._last = others, self[others]
+        return self[points].to(last[1])
 
     def block(self, points: Indices, others: Indices) -> Array:
         """The same, for others that are not asked for again."""
@@ -161,11 +162,11 @@ class Differences:
 
     def pairs(self, symmetric: Array) -> Array:
         """The values of the pairs in a matrix, ``[m]``."""
-        return symmetric.ravel()[self._at]
+        return np.asarray(symmetric.ravel()[self._at])
 
     def products(self, vector: Array) -> Array:
         """The products of the pairs in a vector, ``[m]``."""
-        return vector[self._first] * vector[self._second]
+        return np.asarray(vector[self._first] * vector[self._second])
 
     def upper(self, pairs: Array, diagonal: Array | float) -> Array:
         """The upper triangle of a matrix, ``[n, n]``."""

@@ -88,9 +88,7 @@ def least(objective: Objective, start: Array, steps: int) -> tuple[Array, float]
     def gradient(theta: Array) -> Array:
         return last[1] if last is not None and last[0] == theta.tobytes() else objective(theta)[1]
 
-    found = _optimize.minimize(
-        value, start, jac=gradient, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps}
-    )
+    found = _optimize.minimize(value, start, jac=gradient, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps})
     return np.asarray(found.x), float(found.fun)
 
 

@@ -166,7 +166,7 @@ class SharedPart:
         """L⁻¹ times the covariance of histories and points, by points, for L the factor of the histories'."""
         at = self._places[points]
         if (at >= 0).all():
-            return self._known[at]
+            return np.asarray(self._known[at])
         cross = self._told.to(self._scaled[points])
         cross *= self._told2[:, None]
         cross += self._linear2 * (self._told_inputs @ self._points[points].T)
@@ -198,12 +198,13 @@ class SharedPart:
         block += self._linear2 * (self._points[points] @ self._points[others].T)
         block -= self._told_of(points) @ self._told_of(others).T
         return block
+
     def _row(self, point: int, others: Indices) -> Array:
         row = self._scaled.between(np.array([point]), others)[0]
         row *= self._shared2
         row += self._linear2 * (self._points @ self._points[point])[others]
         row -= (self._known @ self._told_of(np.array([point]))[0])[self._places[others]]
-        return row
+        return np.asarray(row)
 
     def priors(self) -> Hyperpriors:
         """What a new study may expect of its own hyperparameters."""
