@@ -38,14 +38,15 @@ def log_expected_improvement(mean: Array, deviation: Array, target: float | Arra
     improvement", NeurIPS 2023) advise; below u = (t - μ) / σ = -5 by the expansion φ(u) / u² · (1 - 3 / u²).
     """
     u = np.asarray((target - mean) / deviation)
-    found = np.empty_like(u)
     is_near = u > -5.0
-    near, far = u[is_near], u[~is_near]
-    density = np.exp(-0.5 * near * near - _LOG_SQRT_2PI)
-    found[is_near] = np.log(np.maximum(near * _special.ndtr(near) + density, 1e-300))
-    far2 = far * far
-    found[~is_near] = -0.5 * far2 - _LOG_SQRT_2PI - np.log(far2) + np.log1p(-3.0 / far2)
-    found += np.log(deviation)
+    is_far = ~is_near
+    near, far2 = u[is_near], u[is_far] ** 2
+    found = np.empty_like(u)
+    found[is_near] = near * _special.ndtr(near) + np.exp(-0.5 * near * near - _LOG_SQRT_2PI)
+    found[is_far] = (far2 - 3.0) / (far2 * far2)
+    found *= deviation
+    np.log(found, out=found)
+    found[is_far] -= 0.5 * far2 + _LOG_SQRT_2PI
     return found
 
 
