@@ -12,7 +12,6 @@ import json
 import os
 import shlex
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -30,15 +29,12 @@ from described import resources_known
 from scipy.stats import wilcoxon
 
 from bo_tune.analysis.simulate import CHECKPOINTS, Run, simulate
-from bo_tune.core.choices import GRID_GP, MEMORY
+from bo_tune.core.choices import GRID_GP
 from bo_tune.core.conclusion import StopRule
 from bo_tune.core.space import Config
 from bo_tune.formats.recording import Recording, read_recordings
 from bo_tune.formats.recording_format import DEFAULT_CONFIG
-from bo_tune.measure.devices import replay_job
-from bo_tune.processes.threads import one_blas_thread
-from bo_tune.session.session import Session, SessionSettings
-from bo_tune.store.storage import StudyStore
+from bo_tune.session.session import SessionSettings
 from bo_tune.tuning.bundled import bundled_grids
 
 SLOW = {"gp": 40}
@@ -131,29 +127,6 @@ def of_other_gpus(recordings: Sequence[Recording]) -> Iterator[None]:
     kept = tuple(grid for grid in bundled_grids() if grid.name.gpu not in own)
     with patch("bo_tune.tuning.history.bundled_grids", lambda: kept):
         yield
-
-
-def latency_ms(folder: Path, *, taught: bool, last: int = 48) -> tuple[float, float]:
-    """Return the median ms of a proposal with the certificate after it, at 28 to ``last`` trials on the largest grids,
-    and their mean from the second trial on."""
-    largest = max(map(len, (r.space for r in read_recordings(folder))))
-    recordings = [r for r in read_recordings(folder) if len(r.space) == largest]
-    teachers, times = StudyStore(MEMORY), []
-    with one_blas_thread():
-        if taught:
-            Session(teachers, SessionSettings(GRID_GP, 40)).run([replay_job(r) for r in recordings])
-        for recording in recordings:
-            settings = SessionSettings(GRID_GP, last, bundled=taught)
-            session = Session(StudyStore(MEMORY), settings, history=teachers)
-            tuner = session.opener.open(replay_job(recording))
-            for budget in range(2, last + 1):
-                proposing = tuner.propose_s
-                tuner.search(budget)
-                searched = time.perf_counter()
-                assert tuner.certificate is not None
-                times.append((budget, tuner.propose_s - proposing + time.perf_counter() - searched))
-    late = [seconds for budget, seconds in times if budget >= 28]
-    return 1e3 * float(np.median(late)), 1e3 * float(np.mean([seconds for _, seconds in times]))
 
 
 def regrets(runs: Iterable[Run], at: str, figure: str = "regret_percent") -> dict[tuple[str, int], float]:
@@ -305,16 +278,10 @@ def main() -> None:
     parser.add_argument("--abroad", action="store_true", help="only grid-gp taught by the bundled grids of other GPUs")
     parser.add_argument("--oracle", action="store_true", help="only grid-gp told the resources of every binary")
     parser.add_argument("--elsewhere", default="", help="only grid-gp taught by the studies of this folder")
-    parser.add_argument("--latency", action="store_true", help="print ms of a proposal with its certificate")
     parser.add_argument("--note", help="a paragraph for the head of the report; kept until replaced")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/samplers"))
     options = parser.parse_args()
-    if options.latency:
-        for taught in (False, True):
-            median, mean = latency_ms(options.recordings, taught=taught)
-            print(f"{'with' if taught else 'no'} history: median {median:.2f} ms at 28-48 trials, mean {mean:.2f} ms")
-        return
     elsewhere = (Variant(GRID_GP, elsewhere=options.elsewhere),) if options.elsewhere else ()
     abroad = tuple(v for v in VARIANTS if v.abroad and options.abroad)
     only = elsewhere or abroad or (ORACLES if options.oracle else ())

@@ -119,8 +119,13 @@ class Grid:
         return (dict(zip(self.dimensions, values, strict=True)) for values in product(*self.dimensions.values()))
 
     def __getitem__(self, index: int) -> dict[str, Value]:
-        digits = np.unravel_index(index, self.shape)
-        return {name: values[int(digit)] for (name, values), digit in zip(self.dimensions.items(), digits, strict=True)}
+        left, found = int(index), []
+        for values in reversed(self.dimensions.values()):
+            left, digit = divmod(left, len(values))
+            found.append(values[digit])
+        if left:
+            raise ValueError(f"a grid of {len(self)} configs has none of index {index}")
+        return dict(zip(self.dimensions, reversed(found), strict=True))
 
     @cached_property
     def names(self) -> tuple[str, ...]:

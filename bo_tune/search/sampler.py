@@ -37,13 +37,17 @@ def log_expected_improvement(mean: Array, deviation: Array, target: float | Arra
     Jones, Schonlau & Welch 1998, eq. 15, in logarithms as Ament et al. ("Unexpected improvements to expected
     improvement", NeurIPS 2023) advise; below u = (t - μ) / σ = -5 by the expansion φ(u) / u² · (1 - 3 / u²).
     """
-    u = (target - mean) / deviation
-    near = np.maximum(u, -5.0)
-    density = np.exp(-0.5 * near * near - _LOG_SQRT_2PI)
-    far = np.minimum(u, -5.0)
-    tail = -0.5 * far * far - _LOG_SQRT_2PI - 2.0 * np.log(-far) + np.log1p(-3.0 / (far * far))
-    ratio = np.where(u > -5.0, np.log(np.maximum(near * _special.ndtr(near) + density, 1e-300)), tail)
-    return np.asarray(ratio + np.log(deviation), dtype=float)
+    u = np.asarray((target - mean) / deviation)
+    is_near = u > -5.0
+    is_far = ~is_near
+    near, far2 = u[is_near], u[is_far] ** 2
+    found = np.empty_like(u)
+    found[is_near] = near * _special.ndtr(near) + np.exp(-0.5 * near * near - _LOG_SQRT_2PI)
+    found[is_far] = (far2 - 3.0) / (far2 * far2)
+    found *= deviation
+    np.log(found, out=found)
+    found[is_far] -= 0.5 * far2 + _LOG_SQRT_2PI
+    return found
 
 
 class FiniteGridSampler(GridSampler):

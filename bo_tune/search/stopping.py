@@ -14,9 +14,13 @@ import numpy as np
 from optuna.study import Study
 
 from bo_tune.core.conclusion import Certificate
+from bo_tune.processes.importing import LateModule
 from bo_tune.search.gp.correlation import Array, Indices
 from bo_tune.search.gp.posterior import Posterior
 from bo_tune.search.sampler import FiniteGridSampler, log_expected_improvement
+
+_lapack = LateModule("scipy.linalg.lapack")
+_blas = LateModule("scipy.linalg.blas")
 
 CAUTION_TAUGHT = 1.6
 CAUTION = 1.3
@@ -71,18 +75,31 @@ def none_better(posterior: Posterior, untried: Indices, step: float, rng: np.ran
     """P(no untried point is lower than the best observed one by more than step), from draws."""
     tried = posterior.table.points
     mean, _ = posterior.predict(tried)
-    best = tried[np.argsort(mean, kind="stable")[:BEST]]
+    best = tried[lowest_of(mean, BEST)]
     lowest = float(mean.min()) - step
     mean, deviation = posterior.predict(untried)
-    likeliest = untried[np.argsort((mean - lowest) / deviation, kind="stable")[:LIKELIEST]]
+    likeliest = untried[lowest_of((mean - lowest) / deviation, LIKELIEST)]
     draws = drawn(posterior, np.concatenate([best, likeliest]), rng)
     return float(np.mean(draws[:, len(best) :].min(axis=1) >= draws[:, : len(best)].min(axis=1) - step))
+
+
+def lowest_of(scores: Array, count: int) -> Indices:
+    """Return where the lowest scores stand, in ascending order: so many of them, of equal ones the first."""
+    if len(scores) <= count:
+        return np.argsort(scores, kind="stable")
+    among = np.flatnonzero(scores <= np.partition(scores, count - 1)[count - 1])
+    return among[np.argsort(scores[among], kind="stable")[:count]]
 
 
 def drawn(posterior: Posterior, points: Indices, rng: np.random.Generator) -> Array:
     """Draw the noiseless values at points, with widened deviations, ``[DRAWS, len(points)]``."""
     mean, covariance = posterior.joint(points)
-    covariance[np.diag_indices_from(covariance)] += 1e-6 * float(covariance.diagonal().max())
+    covariance.flat[:: len(points) + 1] += 1e-6 * float(covariance.diagonal().max())
     caution = CAUTION_TAUGHT if posterior.table.process.taught else CAUTION
-    root = np.linalg.cholesky(caution**2 * covariance)
-    return np.asarray(mean + rng.standard_normal((DRAWS, len(mean))) @ root.T)
+    covariance *= caution**2
+    root, _ = _lapack.dpotrf(covariance.T, lower=1, overwrite_a=1)
+    normal = rng.standard_normal((DRAWS, len(mean)))
+    # Of the product with a triangle, half.
+    draws = _blas.dtrmm(1.0, root, normal.T, lower=1, overwrite_b=1).T
+    draws += mean
+    return np.asarray(draws)

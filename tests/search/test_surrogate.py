@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.optimize import check_grad
 
-from bo_tune.search.gp.correlation import CITY, Differences, correlation
+from bo_tune.search.gp.correlation import CITY, Differences, Pairs, correlation
 from bo_tune.search.gp.fitting import Hyperpriors
 from bo_tune.search.gp.posterior import Rows as TableRows
 from bo_tune.search.gp.posterior import Tables
@@ -57,6 +57,31 @@ def test_shared_part_by_rows_and_by_blocks(places: tuple[int, int]) -> None:
     np.testing.assert_allclose(np.diag(part.between(everything, everything)), part.variance, atol=1e-8)
 
 
+@pytest.mark.parametrize("others", [range(60), range(45), range(1, 60)])
+def test_shared_part_of_points_that_were_not_kept(others: range) -> None:
+    """Once asked about most points, it keeps what belongs to these; it still answers for the rest."""
+    part, fresh = shared_part(), shared_part()
+    points, asked, everything = np.array([0, 50, 7]), np.array(others), np.arange(60)
+    part.between(points, np.arange(50))
+    np.testing.assert_allclose(part.between(points, asked), fresh.block(points, asked), atol=1e-10)
+    np.testing.assert_allclose(part.block(points, everything), fresh.block(points, everything), atol=1e-10)
+
+
+def test_pairs_of_the_last_call_are_not_asked_for_again() -> None:
+    asked = []
+
+    def of(points: np.ndarray, others: np.ndarray) -> np.ndarray:
+        asked.append(points.tolist())
+        return np.multiply.outer(points, others).astype(float)
+
+    pairs = Pairs(of)
+    for points in ([3, 1, 2], [2, 3, 5], [5, 2], [7, 8], [8, 8, 1]):
+        found = pairs.among(np.array(points))
+        np.testing.assert_array_equal(found, np.multiply.outer(points, points))
+        found[:] = -1.0  # it is the caller's
+    assert asked == [[3, 1, 2], [5], [7, 8], [1]]
+
+
 def test_correlation_against_its_definition() -> None:
     lengths = np.array([0.5, 1.0, 2.0])
     scaled = (X[:5, None] - X[None, :4]) / lengths
@@ -71,7 +96,9 @@ def test_correlation_against_its_definition() -> None:
 def test_the_correlations_of_the_fit_are_those_of_the_predictions() -> None:
     lengths = np.array([0.5, 1.0, 2.0])
     expected = correlation(X[:7], X[:7], lengths, 0.4)
-    np.testing.assert_allclose(Differences(X[:7], 0.4).correlate(lengths).kernel, expected, atol=1e-7)
+    apart = Differences(X[:7], 0.4)
+    kernel = apart.upper(apart.correlate(lengths).kernel, 1.0)
+    np.testing.assert_allclose(kernel, np.triu(expected), atol=1e-7)
 
 
 def test_learns_a_smooth_function() -> None:

@@ -5,6 +5,7 @@ See ``surrogate`` for the notation.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -27,15 +28,30 @@ FAILED = 1e10
 """Value of a negative log posterior where the covariance is not positive definite."""
 
 
-def invert(covariance: Array) -> tuple[Array, float] | None:
-    """Inverse and half log determinant of a covariance; None where it is not positive definite."""
-    lower, failed = _lapack.dpotrf(covariance, lower=1)
+class Solved(NamedTuple):
+    """What a likelihood needs of a covariance K and residuals.
+
+    Attributes:
+        alpha: K⁻¹ times the residuals.
+        inverse: the upper triangle of K⁻¹.
+        log_root: half the log determinant of K.
+    """
+
+    alpha: Array
+    inverse: Array
+    log_root: float
+
+
+def solve(upper: Array, residuals: Array) -> Solved | None:
+    """Solve for residuals, given the upper triangle of a covariance, which is spent; None if it is not positive
+    definite."""
+    lower, failed = _lapack.dpotrf(upper.T, lower=1, clean=0, overwrite_a=1)
     if failed:
         return None
-    half, _ = _lapack.dpotri(lower, lower=1)  # zeros above the diagonal, as the factor has them
-    inverse = half + half.T
-    inverse[np.diag_indices_from(inverse)] *= 0.5
-    return inverse, float(np.log(np.diag(lower)).sum())
+    alpha, _ = _lapack.dpotrs(lower, residuals, lower=1)
+    log_root = float(np.log(np.diag(lower)).sum())
+    inverse, _ = _lapack.dpotri(lower, lower=1, overwrite_c=1)
+    return Solved(alpha, inverse.T, log_root)
 
 
 def with_priors(likelihood: Callable[[Array], tuple[float, Array] | None], centre: Array, spread: Array) -> Objective:
@@ -60,7 +76,19 @@ def with_priors(likelihood: Callable[[Array], tuple[float, Array] | None], centr
 def least(objective: Objective, start: Array, steps: int) -> tuple[Array, float]:
     """Return where an objective of logarithms is least, sought from a start by some steps, and its value there."""
     bounds = [(value - 6.0, value + 6.0) for value in start]
-    found = _optimize.minimize(objective, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps})
+    last: tuple[bytes, Array] | None = None
+
+    # SciPy asks for the gradient where it has just asked for the value. To find that out it takes longer itself.
+    def value(theta: Array) -> float:
+        nonlocal last
+        found, gradient = objective(theta)
+        last = theta.tobytes(), gradient
+        return found
+
+    def gradient(theta: Array) -> Array:
+        return last[1] if last is not None and last[0] == theta.tobytes() else objective(theta)[1]
+
+    found = _optimize.minimize(value, start, jac=gradient, method="L-BFGS-B", bounds=bounds, options={"maxiter": steps})
     return np.asarray(found.x), float(found.fun)
 
 

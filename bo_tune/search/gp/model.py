@@ -61,8 +61,8 @@ class Scale:
         """Choose shift and unit from observed values: the incumbent at 0; times in natural logarithms."""
         sign = 1.0 if minimise else -1.0
         raw = sign * (np.log(values) if log else values)
-        spread = float(raw.std()) if len(raw) else 0.0
-        return cls(sign, log, float(raw.min()) if len(raw) else 0.0, 1.0 if log else (2.0 * spread or 1.0))
+        unit = 1.0 if log or not len(raw) else (2.0 * float(raw.std()) or 1.0)
+        return cls(sign, log, float(raw.min()) if len(raw) else 0.0, unit)
 
     def targets(self, values: Array) -> Array:
         """Turn values into targets; far above the incumbent they are squeezed."""
@@ -201,6 +201,7 @@ class GridModel:
     def _forget(self) -> None:
         self._fitted: tuple[bytes, Surrogate] | None = None
         self._tables = Tables()
+        self._said: tuple[list[Observation], Posterior, Scale] | None = None
         self._validity: Validity | None = None
 
     def points(self, observations: Sequence[Observation]) -> Points:
@@ -222,6 +223,10 @@ class GridModel:
         """Condition on observations; running trials are taken to come out as predicted."""
         known = [o for o in observations if o.value is not None]
         points = self.points(observations)
+        # What is proposed after a certificate follows from the same posterior.
+        repeated = not pending and len(self._valid) <= MOST_KEPT
+        if repeated and self._said is not None and self._said[0] == known:
+            return self._said[1:]
         values = np.array([o.value for o in known], dtype=float)
         scale = self.scale(values)
         noise = np.array([o.noise if scale.log else 0.0 for o in known], dtype=float)
@@ -232,7 +237,10 @@ class GridModel:
         head = rung(len(where))
         process = self._process(where[:head], values[:head], noise[:head])
         posterior = self._tables.table(process, asked, where, noise, head).given(scale.targets(values))
-        return posterior.believing(running) if len(running) else posterior, scale
+        if len(running):
+            return posterior.believing(running), scale
+        self._said = known, posterior, scale
+        return posterior, scale
 
     def _asked(self, candidates: Indices, *more: Indices) -> Indices:
         """The points whose predictions are kept: all that may be tried or was; of a huge grid those wanted now."""

@@ -22,6 +22,7 @@ from bo_tune.processes.importing import LateModule
 from bo_tune.search.gp.correlation import Array, Indices
 
 _lapack = LateModule("scipy.linalg.lapack")
+_blas = LateModule("scipy.linalg.blas")
 
 JITTER = 1e-8
 SMALLEST_VARIANCE = 1e-12
@@ -46,6 +47,9 @@ class Process(Protocol):
 
     def covariance(self, points: Indices, others: Indices) -> Array:
         """Return K between points."""
+
+    def covariance_among(self, points: Indices) -> Array:
+        """Return K among points."""
 
 
 class Rows:
@@ -78,7 +82,8 @@ class Rows:
         Whoever holds the first ``count`` rows still does.
         """
         total = count + len(more)
-        whole = self if self._used == count and total <= len(self._all) else Rows.of(self.first(count), 2 * total)
+        fits = self._used == count and total <= len(self._all)
+        whole = self if fits else Rows.of(self.first(count), total + total // 4 + 8)
         whole._all[count:total] = more
         whole._used = total
         return whole
@@ -96,6 +101,7 @@ class Table:
         lower: L.
         rows: those of T.
         variance: of the noiseless values at the points asked about, ``[C]``.
+        places: where each point stands among those asked about, up to the last of them.
     """
 
     process: Process
@@ -105,6 +111,7 @@ class Table:
     lower: Array
     rows: Rows
     variance: Array
+    places: Indices
 
     @property
     def solved(self) -> Array:
@@ -115,23 +122,27 @@ class Table:
     def empty(cls, process: Process, asked: Indices) -> "Table":
         """The table of no observation."""
         none = np.zeros(0)
-        variance = process.variance(asked)
-        return cls(process, asked, none.astype(np.intp), none, np.zeros((0, 0)), Rows(len(asked), 0), variance)
+        places = np.zeros(int(asked[-1]) + 1, dtype=np.intp)
+        places[asked] = np.arange(len(asked))
+        rows = Rows(len(asked), 0)
+        return cls(process, asked, none.astype(np.intp), none, np.zeros((0, 0)), rows, process.variance(asked), places)
 
     def position(self, points: Indices) -> Indices:
         """Where points stand among those asked about."""
-        return np.searchsorted(self.asked, points)
+        return self.places[points]
 
     def extended(self, points: Indices, noise: Array) -> "Table":
         """The table with further observations."""
         at = self.position(points)
         cross = self.process.covariance(points, self.asked)
         carried = self.solved[:, at]
-        own = cross[:, at] - carried.T @ carried
-        own[np.diag_indices_from(own)] += noise + self.process.noise**2 + JITTER
+        own = cross[:, at] + np.diag(noise + (self.process.noise**2 + JITTER))
+        if len(self.points):
+            own -= carried.T @ carried
+            cross -= carried.T @ self.solved
         factor, _ = _lapack.dpotrf(own, lower=1, clean=1)
-        cross -= carried.T @ self.solved
-        rows = cross / factor if len(points) == 1 else _lapack.dtrtrs(factor, cross, lower=1)[0]
+        # Solved from the right, transposed: rows of T stay together, and nothing is copied.
+        rows = _blas.dtrsm(1.0, factor, cross.T, side=1, lower=1, trans_a=1, overwrite_b=1).T
         count = len(self.points)
         lower = np.zeros((count + len(points), count + len(points)))
         lower[:count, :count], lower[count:, :count], lower[count:, count:] = self.lower, carried.T, factor
@@ -144,6 +155,7 @@ class Table:
             lower,
             self.rows.grown(count, rows),
             variance,
+            self.places,
         )
 
     def given(self, targets: Array) -> "Posterior":
@@ -178,7 +190,9 @@ class Posterior:
         """Mean and covariance of the noiseless values at points."""
         at = self.table.position(points)
         known = self.table.solved[:, at]
-        return self.mean[at], self.table.process.covariance(points, points) - known.T @ known
+        covariance = self.table.process.covariance_among(points)
+        covariance -= known.T @ known
+        return self.mean[at], covariance
 
     def believing(self, points: Indices) -> "Posterior":
         """Condition on further points, taken to come out as predicted (a kriging believer)."""

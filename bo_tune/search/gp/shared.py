@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bo_tune.processes.importing import LateModule
-from bo_tune.search.gp.correlation import Array, Differences, Indices, correlation
-from bo_tune.search.gp.fitting import Hyperpriors, Objective, invert, least, with_priors
+from bo_tune.search.gp.correlation import Array, Differences, Indices, Scaled
+from bo_tune.search.gp.fitting import Hyperpriors, Objective, least, solve, with_priors
 from bo_tune.search.gp.posterior import JITTER
 
 _lapack = LateModule("scipy.linalg.lapack")
@@ -90,31 +90,34 @@ def posterior_of(rows: Rows) -> tuple[Array, Objective]:
     centre = np.concatenate([np.log(MEDIANS), np.log(vague.lengths)])
     spread = np.concatenate([np.ones(_SCALARS), np.full(columns, vague.spread_lengths)])
     apart = Differences(rows.inputs, ROUGH_TAUGHT)
-    one_place = (rows.places[:, None] == rows.places).astype(float)
-    one_problem = (rows.problems[:, None] == rows.problems).astype(float)
-    products = rows.inputs @ rows.inputs.T / max(columns, 1)
+    one_place = apart.pairs((rows.places[:, None] == rows.places).astype(float))
+    one_problem = apart.pairs((rows.problems[:, None] == rows.problems).astype(float))
+    linear = rows.inputs @ rows.inputs.T / max(columns, 1)
+    linear_pairs, linear_alone = apart.pairs(linear), linear.diagonal()
 
     def likelihood(theta: Array) -> tuple[float, Array] | None:
         (everywhere2, place2, own2, noise2, linear2), lengths = _split(theta)
         correlated = apart.correlate(lengths)
         amplitude2 = everywhere2 + place2 * one_place + own2 * one_problem
-        covariance = amplitude2 * correlated.kernel + linear2 * products + _OFFSET_VARIANCE * one_problem
-        covariance[np.diag_indices_from(covariance)] += noise2 + JITTER
-        solved = invert(covariance)
+        pairs = amplitude2 * correlated.kernel + linear2 * linear_pairs + _OFFSET_VARIANCE * one_problem
+        alone = (everywhere2 + place2 + own2) + linear2 * linear_alone + (_OFFSET_VARIANCE + noise2 + JITTER)
+        solved = solve(apart.upper(pairs, alone), rows.targets)
         if solved is None:
             return None
-        inverse, log_root = solved
-        alpha = inverse @ rows.targets
-        outer = inverse - np.outer(alpha, alpha)
+        alpha = solved.alpha
+        # K⁻¹ - α αᵀ, of the pairs, which count twice, and of the diagonal.
+        outer = apart.pairs(solved.inverse) - apart.products(alpha)
+        outer_alone = solved.inverse.diagonal() - alpha * alpha
+        trace = outer_alone.sum()
         weighted = outer * correlated.kernel
         gradient = np.empty_like(theta)
-        gradient[0] = everywhere2 * weighted.sum()
-        gradient[1] = place2 * (weighted * one_place).sum()
-        gradient[2] = own2 * (weighted * one_problem).sum()
-        gradient[3] = noise2 * np.trace(outer)
-        gradient[4] = linear2 * (outer * products).sum()
+        gradient[0] = everywhere2 * (2.0 * weighted.sum() + trace)
+        gradient[1] = place2 * (2.0 * (weighted @ one_place) + trace)
+        gradient[2] = own2 * (2.0 * (weighted @ one_problem) + trace)
+        gradient[3] = noise2 * trace
+        gradient[4] = linear2 * (2.0 * (outer @ linear_pairs) + outer_alone @ linear_alone)
         gradient[_SCALARS:] = apart.gradient(outer * amplitude2, correlated, lengths)
-        return 0.5 * float(rows.targets @ alpha) + log_root, gradient
+        return 0.5 * float(rows.targets @ alpha) + solved.log_root, gradient
 
     return centre, with_priors(likelihood, centre, spread)
 
@@ -129,30 +132,46 @@ class SharedPart:
 
     def __init__(self, rows: Rows, points: Array) -> None:
         self._points = points
-        self._columns = max(rows.inputs.shape[1], 1)
+        columns = max(rows.inputs.shape[1], 1)
         centre, posterior = posterior_of(rows.thinned(ROWS_FITTED))
         theta, _ = least(posterior, centre, _STEPS)
-        (everywhere2, place2, own2, noise2, self._linear2), self.lengths = _split(theta)
+        (everywhere2, place2, own2, noise2, linear2), self.lengths = _split(theta)
         self.own, self.noise = float(np.sqrt(own2)), float(np.sqrt(noise2))
-        self._shared2 = everywhere2 + place2
+        self._shared2, self._linear2 = everywhere2 + place2, linear2 / columns
+        self._scaled = Scaled(points, self.lengths, ROUGH_TAUGHT)
+        self._told, self._told_inputs = Scaled(rows.inputs, self.lengths, ROUGH_TAUGHT), rows.inputs
+        self._told2 = everywhere2 + place2 * (rows.places == HERE)
         one_place, one_problem = rows.places[:, None] == rows.places, rows.problems[:, None] == rows.problems
-        covariance = self._covariance(rows.inputs, rows.inputs, everywhere2 + place2 * one_place + own2 * one_problem)
-        covariance += _OFFSET_VARIANCE * one_problem
+        covariance = (everywhere2 + place2 * one_place + own2 * one_problem) * self._told.to(self._told)
+        covariance += self._linear2 * (rows.inputs @ rows.inputs.T) + _OFFSET_VARIANCE * one_problem
         covariance[np.diag_indices_from(covariance)] += noise2 + JITTER
-        lower, _ = _lapack.dpotrf(covariance, lower=1)
-        white, _ = _lapack.dtrtrs(lower, rows.targets, lower=1)
-        told = everywhere2 + place2 * (rows.places == HERE)
-        self._solved, _ = _lapack.dtrtrs(lower, self._covariance(rows.inputs, points, told[:, None]), lower=1)
-        self.mean: Array = white @ self._solved
-        norms = np.einsum("ij,ij->i", points, points) / self._columns
-        known = np.einsum("ij,ij->j", self._solved, self._solved)
-        self.variance: Array = np.maximum(self._shared2 + self._linear2 * norms - known, 0.0)
+        self._lower, _ = _lapack.dpotrf(covariance, lower=1)
+        white, _ = _lapack.dtrtrs(self._lower, rows.targets, lower=1)
+        self._all, self._places = np.arange(len(points)), np.full(len(points), -1)
+        self._keep(self._all)
+        self.mean: Array = self._known @ white
+        norms = np.einsum("ij,ij->i", points, points)
+        explained = np.einsum("ij,ij->i", self._known, self._known)
+        self.variance: Array = np.maximum(self._shared2 + self._linear2 * norms - explained, 0.0)
+        self._others: Indices | None = None
         self._rows: dict[int, Array] = {}
 
-    def _covariance(self, X: Array, Z: Array, amplitude2: Array | float) -> Array:
-        """Covariance of values before the histories, whose κ is multiplied by these variances."""
-        kernel = correlation(X, Z, self.lengths, ROUGH_TAUGHT)
-        return np.asarray(amplitude2 * kernel + (self._linear2 / self._columns) * (X @ Z.T))
+    def _keep(self, kept: Indices) -> None:
+        """Keep what the histories tell of these points, in their order: most of what a study's surrogate occupies."""
+        places = np.full(len(self._points), -1)
+        places[kept] = np.arange(len(kept))
+        self._known, self._places = self._told_of(kept), places
+
+    def _told_of(self, points: Indices) -> Array:
+        """L⁻¹ times the covariance of histories and points, by points, for L the factor of the histories'."""
+        at = self._places[points]
+        if (at >= 0).all():
+            return np.asarray(self._known[at])
+        cross = self._told.to(self._scaled[points])
+        cross *= self._told2[:, None]
+        cross += self._linear2 * (self._told_inputs @ self._points[points].T)
+        solved: Array = _lapack.dtrtrs(self._lower, cross, lower=1)[0].T
+        return solved
 
     def between(self, points: Indices, others: Indices) -> Array:
         """Covariance of g + h given the histories, ``[len(points), len(others)]``.
@@ -160,13 +179,32 @@ class SharedPart:
         Tried points are asked for again and again with all that is untried: their rows are computed once.
         """
         if len(others) * FEW < len(self._points):
-            block = self._covariance(self._points[points], self._points[others], self._shared2)
-            return np.asarray(block - self._solved[:, points].T @ self._solved[:, others])
+            return self.block(points, others)
+        if self._others is not others:
+            if self._others is None or not np.array_equal(self._others, others):
+                # Of others than the first ones it is not known that they are the last.
+                self._keep(others if self._others is None else self._all)
+                self._rows.clear()
+            self._others = others
         for point in map(int, points):
             if point not in self._rows:
-                row = self._covariance(self._points[[point]], self._points, self._shared2)[0]
-                self._rows[point] = row - self._solved[:, point] @ self._solved
-        return np.stack([self._rows[int(point)][others] for point in points])
+                self._rows[point] = self._row(point, others)
+        return np.stack([self._rows[int(point)] for point in points])
+
+    def block(self, points: Indices, others: Indices) -> Array:
+        """The same, of few points and others."""
+        block = self._scaled.block(points, others)
+        block *= self._shared2
+        block += self._linear2 * (self._points[points] @ self._points[others].T)
+        block -= self._told_of(points) @ self._told_of(others).T
+        return block
+
+    def _row(self, point: int, others: Indices) -> Array:
+        row = self._scaled.between(np.array([point]), others)[0]
+        row *= self._shared2
+        row += self._linear2 * (self._points @ self._points[point])[others]
+        row -= (self._known @ self._told_of(np.array([point]))[0])[self._places[others]]
+        return np.asarray(row)
 
     def priors(self) -> Hyperpriors:
         """What a new study may expect of its own hyperparameters."""

@@ -25,11 +25,12 @@ Model
 """
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
-from bo_tune.search.gp.correlation import Array, Differences, Indices, correlation
-from bo_tune.search.gp.fitting import Hyperpriors, Objective, invert, least, with_priors
+from bo_tune.search.gp.correlation import Array, Differences, Indices, Pairs, Scaled
+from bo_tune.search.gp.fitting import Hyperpriors, Objective, least, solve, with_priors
 from bo_tune.search.gp.posterior import JITTER, Posterior, Table
 from bo_tune.search.gp.shared import SharedPart
 
@@ -115,41 +116,66 @@ class Surrogate:
         """Return the negative log posterior of log a, log s, log w, log l, given observations."""
         points, n = data.points, len(data.points)
         apart = Differences(self.inputs[points], self.priors.rough)
-        common = np.zeros((n, n)) if self.shared is None else self.shared.between(points, points)
+        common = np.zeros((n, n)) if self.shared is None else self.shared.block(points, points)
+        common_pairs, common_alone = apart.pairs(common), common.diagonal()
         mean = np.zeros(n) if self.shared is None else self.shared.mean[points]
         targets = data.targets if self.trend is None else data.targets - self.trend[points]
+        alone = data.noise + (self.priors.offset**2 + JITTER)
 
         def likelihood(theta: Array) -> tuple[float, Array] | None:
             a2, s2 = np.exp(2.0 * theta[:2])
             w = float(np.exp(theta[2]))
             lengths = np.exp(theta[3:])
             correlated = apart.correlate(lengths)
-            kernel = a2 * correlated.kernel
-            covariance = kernel + w * w * common + self.priors.offset**2
-            covariance[np.diag_indices(n)] += data.noise + s2 + JITTER
-            solved = invert(covariance)
+            pairs = a2 * correlated.kernel + (w * w) * common_pairs + self.priors.offset**2
+            residual = targets - w * mean
+            solved = solve(apart.upper(pairs, alone + (a2 + s2) + (w * w) * common_alone), residual)
             if solved is None:
                 return None
-            inverse, log_root = solved
-            residual = targets - w * mean
-            alpha = inverse @ residual
-            outer = inverse - np.outer(alpha, alpha)
+            alpha = solved.alpha
+            # K⁻¹ - α αᵀ, of the pairs, which count twice, and of the diagonal.
+            outer = apart.pairs(solved.inverse) - apart.products(alpha)
+            outer_alone = solved.inverse.diagonal() - alpha * alpha
+            trace = outer_alone.sum()
             gradient = np.empty_like(theta)
-            gradient[0] = (outer * kernel).sum()
-            gradient[1] = s2 * np.trace(outer)
-            gradient[2] = w * w * (outer * common).sum() - w * float(alpha @ mean)
+            gradient[0] = a2 * (2.0 * (outer @ correlated.kernel) + trace)
+            gradient[1] = s2 * trace
+            by_common = 2.0 * (outer @ common_pairs) + outer_alone @ common_alone
+            gradient[2] = w * w * by_common - w * float(alpha @ mean)
             gradient[3:] = apart.gradient(a2 * outer, correlated, lengths)
-            return 0.5 * float(residual @ alpha) + log_root, gradient
+            return 0.5 * float(residual @ alpha) + solved.log_root, gradient
 
         return with_priors(likelihood, self.priors.centre, self.priors.spread)
 
     def covariance(self, points: Indices, others: Indices) -> Array:
         """Covariance of the noiseless values at points and at others, ``[len(points), len(others)]``."""
-        kernel = correlation(self.inputs[points], self.inputs[others], self.lengths, self.priors.rough)
+        kernel = self._scaled.between(points, others)
+        return self._with_shared(kernel, None if self.shared is None else self.shared.between(points, others))
+
+    def covariance_among(self, points: Indices) -> Array:
+        """Covariance of the noiseless values at points, ``[len(points), len(points)]``; few, and mostly those of the
+        last call."""
+        return self._pairs.among(points)
+
+    @cached_property
+    def _scaled(self) -> Scaled:
+        return Scaled(self.inputs, self.lengths, self.priors.rough)
+
+    @cached_property
+    def _pairs(self) -> Pairs:
+        return Pairs(self._block)
+
+    def _block(self, points: Indices, others: Indices) -> Array:
+        kernel = self._scaled.block(points, others)
+        return self._with_shared(kernel, None if self.shared is None else self.shared.block(points, others))
+
+    def _with_shared(self, kernel: Array, shared: Array | None) -> Array:
+        """Covariance, given κ and the covariance of g; both are spent."""
         kernel *= self.amplitude**2
         kernel += self.priors.offset**2
-        if self.shared is not None:
-            kernel += self.weight**2 * self.shared.between(points, others)
+        if shared is not None:
+            shared *= self.weight**2
+            kernel += shared
         return kernel
 
     def variance(self, points: Indices) -> Array:
