@@ -141,6 +141,11 @@ JSON = {
         "checks": "check, status (ok, warning, failed, skipped), said, remedy",
     },
     "studies": {"items": "name, kind, about, files (that it needs)", "written": "paths of the files"},
+    "folders": {
+        "folders": "name, gpu, tensor_parallel, max_loras, ranks, m, files, entries, kernel_sources, toolchains, "
+        "tuned_at, speed_up, expected_loss",
+        "written": "paths of the files",
+    },
     "step": {
         "model": "",
         "gpu": "",

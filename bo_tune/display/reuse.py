@@ -39,7 +39,7 @@ def reuse_lines(tuned: "Sequence[Tuned]", now: datetime | None = None) -> list[s
     if resumed:
         begun = [start for one in resumed for start, _ in one.under_way[: one.resumed]]
         ages = [(now - start.astimezone(UTC)).total_seconds() for start in begun]
-        lines.append(f"resumed {_studies(len(resumed))}, which had {len(ages)} trials from {_span(ages)} ago")
+        lines.append(f"continued {_studies(len(resumed))}, which had {len(ages)} trials from {_span(ages)} ago")
     return lines
 
 

@@ -362,7 +362,7 @@ def test_no_room_for_the_json_at_the_end(inputs: Inputs) -> None:
 def test_no_room_for_the_database(inputs: Inputs) -> None:
     options = ("--storage", sqlite_url(inputs.database), "--budget", 200, "--sampler", "random", "--verbose")
     ran = run_command(*inputs.tune(*options, study=False), cwd=inputs.folder, preexec_fn=limited(300_000))
-    assert "database failed" in ran.error
+    assert "the database reported an error" in ran.error
     told = ran.out.count("\nrecorded ")
     stored = sum(map(len, stored_trials(inputs.database).values()))
     assert 0 < told <= stored

@@ -17,6 +17,7 @@ EXAMPLES = [(name, example) for name, command in COMMANDS.items() for example in
 
 RUNS = {
     "studies": "bo-tune studies",
+    "folders": "bo-tune folders",
     "problems": "bo-tune problems studies/llama-3.1-8b.toml",
     "tune": "bo-tune tune --device replay:studies/recordings",
     "grid": "bo-tune grid --device replay:studies/recordings --storage memory",

@@ -13,6 +13,7 @@ pytestmark = pytest.mark.slow
 
 COMMANDS: dict[str, tuple[object, ...]] = {
     "studies": ("studies", "llama-3.1-8b"),
+    "folders": ("folders", "phi-4"),
     "problems": ("problems", "--model", "Llama-3.1-8B/config.json", "--max-loras", 4, "--rank", 16),
     "tune": (*TUNE, "--budget", 8),
     "grid": GRID,

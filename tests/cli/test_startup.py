@@ -85,7 +85,7 @@ def test_without_torch_recordings_are_replayed_and_a_gpu_is_not_asked_for(tmp_pa
     grids = ["--device", f"replay:{ROOT / 'studies' / 'recordings'}", "--kernel", "lora_shrink", "--budget", "4"]
     for options, code, said in (
         ([*grids, "--storage", "memory"], 0, "wrote "),
-        ([str(ROOT / "studies" / "demo-gpu.toml")], 2, "without torch and triton: pip install 'bo_tune[gpu]'"),
+        ([str(ROOT / "studies" / "demo-gpu.toml")], 2, "needs torch and triton: pip install 'bo_tune[gpu]'"),
     ):
         ran = subprocess.run(
             [sys.executable, "-c", hide + RUN, "tune", *options],

@@ -53,7 +53,7 @@ def test_show_tells_who_works_on_what(cli: Cli, url: str) -> None:
     (line,) = [line for line in ran.out.splitlines() if line.startswith("under way:")]
     assert str(name) in line
     assert held.holder is not None
-    assert f"{held.holder.host}, process {held.holder.pid}, heard of 0 s ago" in line
+    assert f"{held.holder.host}, process {held.holder.pid}, last heard from 0 s ago" in line
     store.close()
     assert "under way:" not in cli("show", "--storage", url).out
 

@@ -155,7 +155,7 @@ def test_without_javascript_everything_but_one_chart_is_there(open_page: Open, f
     assert page.locator(".tiles dd").first.is_visible()
     studies = len(found.studies)
     assert page.locator("#configs ~ div table tbody tr").count() == studies + sum(case.joint for case in found.cases)
-    assert page.locator("noscript").inner_text().startswith("JavaScript draws this chart")
+    assert page.locator("noscript").inner_text().startswith("This chart needs JavaScript")
     kernels = {case.first.name.problem.kernel for case in found.cases}
     assert page.locator("figure svg").count() == 2 * len(kernels) + 1  # by configs and by launches, and the noise
 
@@ -302,7 +302,7 @@ def test_a_study_without_trials_makes_a_page_without_curves(browser: Browser, tm
     path.write_text(render(nothing, title=TITLE, storage=STORAGE))
     page = browser.new_page()
     page.goto(path.as_uri())
-    assert "Nothing was measured yet." in page.locator("main").inner_text()
+    assert "Nothing has been measured yet." in page.locator("main").inner_text()
     assert page.locator("script:not([type])").count() == 2
     page.close()
 

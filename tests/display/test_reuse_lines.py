@@ -37,7 +37,7 @@ def test_what_is_kept_and_what_is_gone_on_from() -> None:
     assert [(one["kept"], one["trials"]) for one in reused_figures(kept)] == [(True, 6)] * 2
     assert reused_figures(kept)[0]["asked"]["sampler"] == "random"
     more = Session(store, replace(SETTINGS, budget=8)).run(jobs[:1])
-    assert reuse_lines(more, in_days) == ["resumed 1 study, which had 6 trials from 3 days ago"]
+    assert reuse_lines(more, in_days) == ["continued 1 study, which had 6 trials from 3 days ago"]
     assert [(one["kept"], one["trials"]) for one in reused_figures(more)] == [(False, 6)]
 
 

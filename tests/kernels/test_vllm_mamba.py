@@ -150,7 +150,7 @@ def test_a_launcher_that_does_something_else_is_refused(tmp_path: Path, launch: 
 def test_a_vllm_without_the_module_is_refused_for_this_kernel_alone(tmp_path: Path) -> None:
     (tmp_path / "vllm").mkdir()
     (tmp_path / "vllm" / "__init__.py").write_text("")
-    with importable(tmp_path), pytest.raises(VllmError, match="where selective_state_update would be"):
+    with importable(tmp_path), pytest.raises(VllmError, match="where selective_state_update should be"):
         operation(KERNEL)
 
 

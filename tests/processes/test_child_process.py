@@ -80,7 +80,7 @@ def test_last_words_are_those_of_the_last_child(worker: Worker) -> None:
         worker.request(("raise", "the first, which said much more than the second"), LONG_S)
     with pytest.raises(WorkerDiedError, match=r"^ValueError: second$"):
         worker.request(("raise", "second"), LONG_S)
-    with pytest.raises(WorkerDiedError, match="without a word"):
+    with pytest.raises(WorkerDiedError, match="exited without a message"):
         worker.request(("exit", 1), LONG_S)
 
 

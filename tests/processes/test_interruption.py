@@ -65,7 +65,7 @@ def test_what_is_raised_where_python_ignores_it_is_raised_again() -> None:
 
 
 def test_what_does_not_end_in_order_is_ended_and_does_the_last_things_first() -> None:
-    last = 'at_exit(lambda: 1 / 0)\nat_last(lambda: print("last", flush=True))\nat_last(lambda: print("not"))()'
+    last = 'at_exit(lambda: 1 / 0)\nat_exit(lambda: print("last", flush=True))\nat_exit(lambda: print("not"))()'
     assert asked(signal.SIGTERM, IN_C, first=last) == (130, "last\n")
 
 

@@ -202,7 +202,7 @@ def test_killed_at_random_instants(tuning: Tuning, reference: Tuning) -> None:
     assert not printed(kept)
     assert kept.count("] kept ") == PROBLEMS
     span = "(less than a minute|[1-5] minutes?)"  # how long the kills took on this machine
-    assert re.search(rf"^kept {PROBLEMS} studies measured {span}( to {span})? ago with triton 3\.6\.0", kept, re.M)
+    assert re.search(rf"^kept {PROBLEMS} studies, measured {span}( to {span})? ago with triton 3\.6\.0", kept, re.M)
 
 
 @pytest.mark.parametrize("reference", ["random"], indirect=True)

@@ -114,7 +114,7 @@ BUSY = ("driver 570.1", "names H200", f"uuids GPU-{UUID}", "processes 7", "utili
         (Played(said=None, cuda="nothing"), "idle", Status.SKIPPED, "no GPU", None),
         (Played(said=None, cuda="nothing"), "trial kernel", Status.SKIPPED, "needs a GPU", None),
         (Played(said=BUSY), "idle", Status.FAILED, "1 other process, 90 % utilisation: times will be", "nvidia-smi"),
-        (Played(said=("driver 5", "names H200")), "idle", Status.WARNING, "not known: NVML does not know", "nobody"),
+        (Played(said=("driver 5", "names H200")), "idle", Status.WARNING, "unknown: NVML does not know", "nobody"),
         (
             Played(said=("names H200%", f"uuids MIG-{UUID}", "processes")),
             "watch",
@@ -163,7 +163,7 @@ BUSY = ("driver 570.1", "names H200", f"uuids GPU-{UUID}", "processes 7", "utili
             "trial kernel",
             Status.FAILED,
             "PTXASError: no ptxas",
-            "mend",
+            "fix what failed above",
         ),
         (
             Played(toolchain=LAUNCHED.replace("true", "false")),
@@ -194,7 +194,7 @@ def test_what_is_wrong_is_said_with_how_to_mend_it(
 def test_a_gpu_that_is_not_there_is_said(examine_host: Examine) -> None:
     finding = examine_host(Played(), index=3)["GPUs"]
     assert (finding.status, finding.remedy) == (Status.FAILED, "choose one with --device cuda:0")
-    assert finding.said == "1 can be used, cuda:3 was asked for"
+    assert finding.said == "1 can be used, but --device names cuda:3"
 
 
 @pytest.mark.parametrize(
