@@ -146,17 +146,24 @@ class FiniteGridSampler(GridSampler):
     def _start(self, study: Study, trial: FrozenTrial, log: StudyLog, candidates: Indices) -> int:
         """The best config by the prior; without one, of a random few, the farthest from all that is known.
 
-        Of the cheap configs, where there are enough: nothing is known yet that would be worth paying for.
+        Of the cheap configs, where there are enough: nothing is known yet that would be worth paying for. Of these, of
+        those that are expected to be fast (``Points.expected``): what is learnt among slow ones says little of others.
         """
         price = self.log_price(candidates)
-        cheap = candidates[price <= price.min() + LOG_CHEAP]
-        candidates = cheap if len(cheap) >= STARTERS else candidates
+        candidates = _if_enough(candidates, price <= price.min() + LOG_CHEAP)
         points = self.model(study).points(log.observations)
         if points.shared is not None:
             return int(candidates[np.argmin(points.shared.mean[candidates])])
+        expected = points.expected[candidates]
+        candidates = _if_enough(candidates, expected <= expected.min())
         few = self.rng(trial, 2).choice(candidates, min(len(candidates), STARTERS), replace=False)
         known = [*map(points.index, log.observations), *log.pending]
         if not known:
             return int(few[0])
         apart = _distance.cdist(points.inputs[few], points.inputs[known])
         return int(few[np.argmax(apart.min(axis=1))])
+
+
+def _if_enough(candidates: Indices, wanted: NDArray[np.bool_]) -> Indices:
+    """Return the wanted candidates, or all of them where fewer than ``STARTERS`` are."""
+    return candidates[wanted] if np.count_nonzero(wanted) >= STARTERS else candidates
