@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial
 
 from bo_tune.processes.importing import LateModule
 from bo_tune.search.base import GridSampler
+from bo_tune.search.elites import Elites
 from bo_tune.search.gp.correlation import Array, Indices
 from bo_tune.search.gp.model import MOST_KEPT, Features, GridModel
 from bo_tune.search.gp.prior import HistoryPrior
@@ -83,8 +84,10 @@ class FiniteGridSampler(GridSampler):
         super().__init__(grid, valid=valid, seed=seed)
         if prior is not None and features is None:
             raise ValueError("a prior needs the features it was learnt from")
-        self._features, self._prior, self._cost, self._log = features, prior, cost, log
-        self._startup = startup
+        self._elites = Elites.of(prior, self.grid) if prior is not None and not prior.carries_over else None
+        self._features, self._cost, self._log = features, cost, log
+        self._prior = prior if self._elites is None else None
+        self._starts = 1 if self._prior is not None else startup + (self._elites.turns if self._elites else 0)
         self._first = [index for index in map(self.grid.index, first) if index is not None]
 
     def _forget(self) -> None:
@@ -117,7 +120,12 @@ class FiniteGridSampler(GridSampler):
                 return index
         known = [o for o in log.observations if o.value is not None]
         candidates = self._candidates(trial, free)
-        if self.is_starting(len(known)):
+        elites = self._due(log, free)
+        if len(elites) and not known:
+            return int(elites[0])
+        if len(elites):
+            candidates = np.sort(elites)
+        elif self.is_starting(len(known)):
             return self._start(study, trial, log, candidates)
         model = self.model(study)
         posterior, _ = model.posterior(log.observations, candidates, log.pending)
@@ -135,7 +143,13 @@ class FiniteGridSampler(GridSampler):
 
     def is_starting(self, known: int) -> bool:
         """Say whether the model has no say yet, with so many trials that have a value."""
-        return known < (1 if self._prior is not None else self._startup)
+        return known < self._starts
+
+    def _due(self, log: StudyLog, free: NDArray[np.bool_]) -> Indices:
+        """The configs that were fastest in other places, of which one is to be tried now."""
+        if self._elites is None:
+            return np.zeros(0, dtype=np.intp)
+        return self._elites.due(len(log.observations) + len(log.pending), free)
 
     def _candidates(self, trial: FrozenTrial, free: NDArray[np.bool_]) -> Indices:
         candidates = np.flatnonzero(free)
