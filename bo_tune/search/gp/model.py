@@ -101,9 +101,10 @@ class Points:
         if prior is not None and past is not None:
             self.shared = prior.learn(np.asarray((past[:, keep] - centre) / spread), self.inputs)
         self._grid = grid
-        vague = Hyperpriors.vague(len(keep), ROUGH if described.shape[1] else ROUGH_UNDESCRIBED)
+        is_described = described.shape[1] > 0
+        vague = Hyperpriors.vague(len(keep), ROUGH if is_described else ROUGH_UNDESCRIBED)
         self.expected = ODDITY * grid.oddity(configs)
-        self._untaught = Surrogate(self.inputs, vague, trend=self.expected)
+        self._untaught = Surrogate(self.inputs, vague, trend=self.expected, described=is_described)
         self.surrogate = (
             self._untaught if self.shared is None else Surrogate(self.inputs, self.shared.priors(), self.shared)
         )
