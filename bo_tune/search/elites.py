@@ -3,9 +3,12 @@
 Where nothing describes configs but the values of their parameters, a GPU's times say little of another's: of two that
 order a kernel's configs alike, one may be fastest with shared memory and the other without. A surrogate of what they
 share is then sure of the wrong region. What was fastest on one of them is often among the fastest on another, though.
-So the fastest configs of each place are tried first, and the search goes on as if nothing had been taught.
+So a few of the fastest configs of each place are tried first, and then a study goes on as if it had not been taught and
+had not seen them: with trials of a plateau that others led to, it would stay there. So it finds what it would have
+found untaught, a few trials later, or better.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 from bo_tune.search.gp.correlation import Indices
 from bo_tune.search.gp.prior import HistoryPrior
 from bo_tune.search.grid import Grid
+from bo_tune.search.study_log import Observation, StudyLog
 
 OF_EACH = 8
 """Fastest configs of another study that may be tried."""
@@ -31,7 +35,7 @@ class Elites:
 
     Attributes:
         indices: of the configs on the grid, without repeats: the fastest of each study, then the second of each, ….
-        turns: how many first trials of a study are theirs.
+        turns: how many of them a study tries before it goes on.
     """
 
     indices: Indices
@@ -46,13 +50,20 @@ class Elites:
             found = (grid.index(history.configs[int(row)]) for row in fastest)
             ranked += [(rank, number, index) for rank, index in enumerate(found) if index is not None]
         indices = list(dict.fromkeys(index for _, _, index in sorted(ranked)))
-        return cls(np.array(indices, dtype=np.intp), min(TURNS_OF_EACH * len(prior.histories), MOST_TURNS))
+        turns = min(TURNS_OF_EACH * len(prior.histories), MOST_TURNS, len(indices))
+        return cls(np.array(indices, dtype=np.intp), turns)
 
-    def due(self, tried: int, free: NDArray[np.bool_]) -> Indices:
-        """Return those of which one is to be tried now; none where it is not their turn.
+    def due(self, log: StudyLog, free: NDArray[np.bool_]) -> Indices:
+        """Return those of which one is to be tried now; none once enough were.
 
         Args:
-            tried: trials that the study has, running ones included.
+            log: what the study holds.
             free: ``[C]``, the configs to choose from.
         """
+        tried = sum(index in self.indices for index in [*(o.index for o in log.observations), *log.pending])
         return self.indices[free[self.indices]] if tried < self.turns else self.indices[:0]
+
+    def others(self, observations: Sequence[Observation]) -> list[Observation]:
+        """Return observations but for those of the trials that the elites took."""
+        taken = [at for at, one in enumerate(observations) if one.index in self.indices][: self.turns]
+        return [one for at, one in enumerate(observations) if at not in taken]

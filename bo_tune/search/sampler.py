@@ -16,12 +16,14 @@ from bo_tune.search.gp.correlation import Array, Indices
 from bo_tune.search.gp.model import MOST_KEPT, Features, GridModel
 from bo_tune.search.gp.prior import HistoryPrior
 from bo_tune.search.grid import Grid, Params, Value
-from bo_tune.search.study_log import StudyLog
+from bo_tune.search.study_log import Observation, StudyLog
 
 _special = LateModule("scipy.special")
 _distance = LateModule("scipy.spatial.distance")
 
 Cost = Callable[[Indices], Array]
+
+Models = weakref.WeakKeyDictionary[Study, GridModel]
 
 STARTERS = 16
 """Random configs of which a start-up trial takes the one farthest from what is known."""
@@ -87,16 +89,17 @@ class FiniteGridSampler(GridSampler):
         self._elites = Elites.of(prior, self.grid) if prior is not None and not prior.carries_over else None
         self._features, self._cost, self._log = features, cost, log
         self._prior = prior if self._elites is None else None
-        self._starts = 1 if self._prior is not None else startup + (self._elites.turns if self._elites else 0)
+        self._startup = startup if self._prior is None else 1
         self._first = [index for index in map(self.grid.index, first) if index is not None]
 
     def _forget(self) -> None:
         super()._forget()
-        self._models: weakref.WeakKeyDictionary[Study, GridModel] = weakref.WeakKeyDictionary()
+        self._models: Models = weakref.WeakKeyDictionary()
+        self._without_elites: Models = weakref.WeakKeyDictionary()
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        del state["_models"]
+        del state["_models"], state["_without_elites"]
         return state
 
     @property
@@ -105,33 +108,60 @@ class FiniteGridSampler(GridSampler):
         return self._prior is not None and self._prior.at_home
 
     def model(self, study: Study) -> GridModel:
-        """Return the surrogate of a study."""
-        model = self._models.get(study)
+        """Return the surrogate of all that a study holds."""
+        return self._model(self._models, study)
+
+    def _model(self, models: Models, study: Study) -> GridModel:
+        model = models.get(study)
         if model is None:
             minimise = study.direction != StudyDirection.MAXIMIZE
             model = GridModel(self.grid, features=self._features, prior=self._prior, minimise=minimise, log=self._log)
-            self._models[study] = model
+            models[study] = model
         return model
+
+    def rng(self, trial: FrozenTrial, *stream: int) -> np.random.Generator:
+        """A generator as of the base class, which does not count the trials that elites took."""
+        turns = 0 if self._elites is None else self._elites.turns
+        return np.random.default_rng([self.seed, max(trial.number - turns, 0), *stream])
 
     def choose(self, study: Study, trial: FrozenTrial, log: StudyLog, free: NDArray[np.bool_]) -> int:
         """Return the first given config still free, a start-up config, or the one of most expected improvement."""
         for index in self._first:
             if free[index]:
                 return index
-        known = [o for o in log.observations if o.value is not None]
-        candidates = self._candidates(trial, free)
-        elites = self._due(log, free)
-        if len(elites) and not known:
+        candidates, observations = self._candidates(trial, free), log.observations
+        if self._elites is None:
+            return self._search(self.model(study), trial, candidates, observations, log.pending)
+        elites = self._elites.due(log, free)
+        if len(elites) and all(o.value is None for o in observations):
             return int(elites[0])
         if len(elites):
-            candidates = np.sort(elites)
-        elif self.is_starting(len(known)):
-            return self._start(study, trial, log, candidates)
-        model = self.model(study)
-        posterior, _ = model.posterior(log.observations, candidates, log.pending)
+            return self._most_promising(self.model(study), np.sort(elites), observations, log.pending)
+        model, others = self._model(self._without_elites, study), self._elites.others(observations)
+        return self._search(model, trial, candidates, others, log.pending)
+
+    def _search(
+        self,
+        model: GridModel,
+        trial: FrozenTrial,
+        candidates: Indices,
+        observations: Sequence[Observation],
+        pending: Sequence[int],
+    ) -> int:
+        """Return a start-up config, or the one of most expected improvement."""
+        if self.is_starting(sum(o.value is not None for o in observations)):
+            return self._start(model, trial, candidates, observations, pending)
+        return self._most_promising(model, candidates, observations, pending)
+
+    def _most_promising(
+        self, model: GridModel, candidates: Indices, observations: Sequence[Observation], pending: Sequence[int]
+    ) -> int:
+        """Return the config of most expected improvement."""
+        known = sum(o.value is not None for o in observations)
+        posterior, _ = model.posterior(observations, candidates, pending)
         mean, deviation = posterior.predict(candidates)
-        score = log_expected_improvement(mean, deviation, float(posterior.targets[: len(known)].min()))
-        score += model.log_valid(log.observations, candidates)
+        score = log_expected_improvement(mean, deviation, float(posterior.targets[:known].min()))
+        score += model.log_valid(observations, candidates)
         score -= self.log_price(candidates)
         return int(candidates[np.argmax(score)])
 
@@ -143,13 +173,7 @@ class FiniteGridSampler(GridSampler):
 
     def is_starting(self, known: int) -> bool:
         """Say whether the model has no say yet, with so many trials that have a value."""
-        return known < self._starts
-
-    def _due(self, log: StudyLog, free: NDArray[np.bool_]) -> Indices:
-        """The configs that were fastest in other places, of which one is to be tried now."""
-        if self._elites is None:
-            return np.zeros(0, dtype=np.intp)
-        return self._elites.due(len(log.observations) + len(log.pending), free)
+        return known < self._startup
 
     def _candidates(self, trial: FrozenTrial, free: NDArray[np.bool_]) -> Indices:
         candidates = np.flatnonzero(free)
@@ -157,7 +181,14 @@ class FiniteGridSampler(GridSampler):
             candidates = np.sort(self.rng(trial, 1).choice(candidates, MOST_KEPT, replace=False))
         return candidates
 
-    def _start(self, study: Study, trial: FrozenTrial, log: StudyLog, candidates: Indices) -> int:
+    def _start(
+        self,
+        model: GridModel,
+        trial: FrozenTrial,
+        candidates: Indices,
+        observations: Sequence[Observation],
+        pending: Sequence[int],
+    ) -> int:
         """The best config by the prior; without one, of a random few, the farthest from all that is known.
 
         Of the cheap configs, where there are enough: nothing is known yet that would be worth paying for. Of these, of
@@ -165,13 +196,13 @@ class FiniteGridSampler(GridSampler):
         """
         price = self.log_price(candidates)
         candidates = _if_enough(candidates, price <= price.min() + LOG_CHEAP)
-        points = self.model(study).points(log.observations)
+        points = model.points(observations)
         if points.shared is not None:
             return int(candidates[np.argmin(points.shared.mean[candidates])])
         expected = points.expected[candidates]
         candidates = _if_enough(candidates, expected <= expected.min())
         few = self.rng(trial, 2).choice(candidates, min(len(candidates), STARTERS), replace=False)
-        known = [*map(points.index, log.observations), *log.pending]
+        known = [*map(points.index, observations), *pending]
         if not known:
             return int(few[0])
         apart = _distance.cdist(points.inputs[few], points.inputs[known])

@@ -11,6 +11,7 @@ from optuna.trial import TrialState
 from bo_tune.search import FiniteGridSampler, Grid, HistoryPrior, StudyHistory, distributions
 from bo_tune.search.elites import MOST_TURNS, OF_EACH, TURNS_OF_EACH, Elites
 from bo_tune.search.grid import Params
+from bo_tune.search.study_log import Observation, StudyLog
 
 GRID = Grid({"a": tuple(range(12)), "b": tuple(range(10))})
 
@@ -51,22 +52,27 @@ def test_the_fastest_of_each_study_come_first() -> None:
     assert Elites.of(prior(20), GRID).turns == TURNS_OF_EACH
 
 
-def test_their_turns_end() -> None:
-    elites, free = Elites.of(prior(20), GRID), np.ones(len(GRID), dtype=bool)
+def test_their_turns_end_and_are_not_looked_at_afterwards() -> None:
+    elites, log, free = Elites.of(prior(20), GRID), StudyLog(GRID), np.ones(len(GRID), dtype=bool)
     free[20] = False
-    assert set(elites.due(0, free)) == set(elites.indices) - {20}
-    assert len(elites.due(TURNS_OF_EACH, free)) == 0
+    assert set(elites.due(log, free)) == set(elites.indices) - {20}
+    order = [7, 22, 18, 9, 24, 16]
+    log.adopt([Observation(number, index, GRID[index], 1.0) for number, index in enumerate(order)], [])
+    assert len(elites.due(log, free)) == 0
+    assert [one.index for one in elites.others(log.observations)] == [7, 9, 16], "their turns were the first three"
+    assert len(Elites.of(prior(20), Grid({"a": (2,), "b": (0, 1)})).indices) == 1, "some may be off the grid"
 
 
 @pytest.mark.parametrize("runs", [True, False])
 def test_a_study_begins_with_them_and_goes_on_as_if_untaught(runs: bool) -> None:
-    sampler = FiniteGridSampler(GRID, features=undescribed, prior=prior(20, 80), seed=1)
-    elites = set(Elites.of(prior(20, 80), GRID).indices)
-    tried = trials(sampler, 2 * TURNS_OF_EACH + 3, runs=runs)
+    taught = FiniteGridSampler(GRID, features=undescribed, prior=prior(20, 80), seed=1)
+    elites, turns = Elites.of(prior(20, 80), GRID), 2 * TURNS_OF_EACH
+    tried = trials(taught, turns + 10, runs=runs)
     assert tried[0] == 20
-    assert set(tried[: 2 * TURNS_OF_EACH]) <= elites
-    assert not set(tried[2 * TURNS_OF_EACH :]) <= elites
-    assert not sampler.taught
+    assert set(tried[:turns]) <= set(elites.indices)
+    assert not set(tried[turns : turns + 3]) <= set(elites.indices), "which begins with random ones"
+    assert len(set(tried)) == len(tried)
+    assert not taught.taught
 
 
 def test_what_is_described_or_of_the_same_place_is_modelled() -> None:
