@@ -44,7 +44,7 @@ KERNEL_TUNER = {
 
 CONTESTANTS = (*OPTUNA, *KERNEL_TUNER)
 
-FEWER_SEEDS = {"gp": 2, "kt bayes_opt": 3, "tpe": 5}
+FEWER_SEEDS = {"kt bayes_opt": 3, "tpe": 5}
 """Of contestants that take long: the most seeds that they get."""
 
 SMALLER_BUDGET = {"gp": 40}

@@ -11,16 +11,19 @@ from optuna.trial import FrozenTrial
 
 from bo_tune.processes.importing import LateModule
 from bo_tune.search.base import GridSampler
+from bo_tune.search.elites import Elites
 from bo_tune.search.gp.correlation import Array, Indices
 from bo_tune.search.gp.model import MOST_KEPT, Features, GridModel
 from bo_tune.search.gp.prior import HistoryPrior
 from bo_tune.search.grid import Grid, Params, Value
-from bo_tune.search.study_log import StudyLog
+from bo_tune.search.study_log import Observation, StudyLog
 
 _special = LateModule("scipy.special")
 _distance = LateModule("scipy.spatial.distance")
 
 Cost = Callable[[Indices], Array]
+
+Models = weakref.WeakKeyDictionary[Study, GridModel]
 
 STARTERS = 16
 """Random configs of which a start-up trial takes the one farthest from what is known."""
@@ -87,17 +90,20 @@ class FiniteGridSampler(GridSampler):
         super().__init__(grid, valid=valid, seed=seed)
         if prior is not None and features is None:
             raise ValueError("a prior needs the features that it was learnt from")
-        self._features, self._prior, self._cost, self._log = features, prior, cost, log
-        self._startup = startup
+        self._elites = Elites.of(prior, self.grid) if prior is not None and not prior.carries_over else None
+        self._features, self._cost, self._log = features, cost, log
+        self._prior = prior if self._elites is None else None
+        self._startup = startup if self._prior is None else 1
         self._first = [index for index in map(self.grid.index, first) if index is not None]
 
     def _forget(self) -> None:
         super()._forget()
-        self._models: weakref.WeakKeyDictionary[Study, GridModel] = weakref.WeakKeyDictionary()
+        self._models: Models = weakref.WeakKeyDictionary()
+        self._without_elites: Models = weakref.WeakKeyDictionary()
 
     def __getstate__(self) -> dict[str, Any]:
         state = super().__getstate__()
-        del state["_models"]
+        del state["_models"], state["_without_elites"]
         return state
 
     @property
@@ -106,28 +112,60 @@ class FiniteGridSampler(GridSampler):
         return self._prior is not None and self._prior.knows_place
 
     def model(self, study: Study) -> GridModel:
-        """Return the surrogate of a study."""
-        model = self._models.get(study)
+        """Return the surrogate of all that a study holds."""
+        return self._model(self._models, study)
+
+    def _model(self, models: Models, study: Study) -> GridModel:
+        model = models.get(study)
         if model is None:
             minimise = study.direction != StudyDirection.MAXIMIZE
             model = GridModel(self.grid, features=self._features, prior=self._prior, minimise=minimise, log=self._log)
-            self._models[study] = model
+            models[study] = model
         return model
+
+    def rng(self, trial: FrozenTrial, *stream: int) -> np.random.Generator:
+        """A generator as of the base class, which does not count the trials that elites took."""
+        turns = 0 if self._elites is None else self._elites.turns
+        return np.random.default_rng([self.seed, max(trial.number - turns, 0), *stream])
 
     def choose(self, study: Study, trial: FrozenTrial, log: StudyLog, free: NDArray[np.bool_]) -> int:
         """Return the first given config still free, a start-up config, or the one of most expected improvement."""
         for index in self._first:
             if free[index]:
                 return index
-        known = [o for o in log.observations if o.value is not None]
-        candidates = self._candidates(trial, free)
-        if self.is_starting(len(known)):
-            return self._start(study, trial, log, candidates)
-        model = self.model(study)
-        posterior, _ = model.posterior(log.observations, candidates, log.pending)
+        candidates, observations = self._candidates(trial, free), log.observations
+        if self._elites is None:
+            return self._search(self.model(study), trial, candidates, observations, log.pending)
+        elites = self._elites.due(log, free)
+        if len(elites) and all(o.value is None for o in observations):
+            return int(elites[0])
+        if len(elites):
+            return self._most_promising(self.model(study), np.sort(elites), observations, log.pending)
+        model, others = self._model(self._without_elites, study), self._elites.others(observations)
+        return self._search(model, trial, candidates, others, log.pending)
+
+    def _search(
+        self,
+        model: GridModel,
+        trial: FrozenTrial,
+        candidates: Indices,
+        observations: Sequence[Observation],
+        pending: Sequence[int],
+    ) -> int:
+        """Return a start-up config, or the one of most expected improvement."""
+        if self.is_starting(sum(o.value is not None for o in observations)):
+            return self._start(model, trial, candidates, observations, pending)
+        return self._most_promising(model, candidates, observations, pending)
+
+    def _most_promising(
+        self, model: GridModel, candidates: Indices, observations: Sequence[Observation], pending: Sequence[int]
+    ) -> int:
+        """Return the config of most expected improvement."""
+        known = sum(o.value is not None for o in observations)
+        posterior, _ = model.posterior(observations, candidates, pending)
         mean, deviation = posterior.predict(candidates)
-        score = log_expected_improvement(mean, deviation, float(posterior.targets[: len(known)].min()))
-        score += model.log_valid(log.observations, candidates)
+        score = log_expected_improvement(mean, deviation, float(posterior.targets[:known].min()))
+        score += model.log_valid(observations, candidates)
         score -= self.log_price(candidates)
         return int(candidates[np.argmax(score)])
 
@@ -139,7 +177,7 @@ class FiniteGridSampler(GridSampler):
 
     def is_starting(self, known: int) -> bool:
         """Say whether the model has no say yet, with so many trials that have a value."""
-        return known < (1 if self._prior is not None else self._startup)
+        return known < self._startup
 
     def _candidates(self, trial: FrozenTrial, free: NDArray[np.bool_]) -> Indices:
         candidates = np.flatnonzero(free)
@@ -147,20 +185,34 @@ class FiniteGridSampler(GridSampler):
             candidates = np.sort(self.rng(trial, 1).choice(candidates, MOST_KEPT, replace=False))
         return candidates
 
-    def _start(self, study: Study, trial: FrozenTrial, log: StudyLog, candidates: Indices) -> int:
+    def _start(
+        self,
+        model: GridModel,
+        trial: FrozenTrial,
+        candidates: Indices,
+        observations: Sequence[Observation],
+        pending: Sequence[int],
+    ) -> int:
         """The best config by the prior; without one, of a random few, the farthest from all that is known.
 
-        Of the cheap configs, where there are enough: nothing is known yet that would be worth paying for.
+        Of the cheap configs, where there are enough: nothing is known yet that would be worth paying for. Of these, of
+        those that are expected to be fast (``Points.expected``): what is learnt among slow ones says little of others.
         """
         price = self.log_price(candidates)
-        cheap = candidates[price <= price.min() + LOG_CHEAP]
-        candidates = cheap if len(cheap) >= STARTERS else candidates
-        points = self.model(study).points(log.observations)
+        candidates = _if_enough(candidates, price <= price.min() + LOG_CHEAP)
+        points = model.points(observations)
         if points.shared is not None:
             return int(candidates[np.argmin(points.shared.mean[candidates])])
+        expected = points.expected[candidates]
+        candidates = _if_enough(candidates, expected <= expected.min())
         few = self.rng(trial, 2).choice(candidates, min(len(candidates), STARTERS), replace=False)
-        known = [*map(points.index, log.observations), *log.pending]
+        known = [*map(points.index, observations), *pending]
         if not known:
             return int(few[0])
         apart = _distance.cdist(points.inputs[few], points.inputs[known])
         return int(few[np.argmax(apart.min(axis=1))])
+
+
+def _if_enough(candidates: Indices, wanted: NDArray[np.bool_]) -> Indices:
+    """Return the wanted candidates, or all of them where fewer than ``STARTERS`` are."""
+    return candidates[wanted] if np.count_nonzero(wanted) >= STARTERS else candidates

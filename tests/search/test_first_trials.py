@@ -48,3 +48,13 @@ def test_the_first_trials_cost_little_where_there_is_a_choice(taught: bool) -> N
 def test_a_few_cheap_ones_are_no_choice(taught: bool) -> None:
     few = set(range(100, 100 + STARTERS - 1))
     assert starts(few, taught) == starts(set(), taught)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_first_trials_are_of_sizes_that_are_expected_to_be_fast(seed: int) -> None:
+    """Odd sizes are expected to be slow, and of what is slow nobody wants to learn first."""
+    grid = Grid({"block": tuple(range(16, 257, 16)), "tile": (1, 2, 3, 4), "unroll": (0, 1)})
+    sampler = FiniteGridSampler(grid, seed=seed)
+    study = optuna.create_study(sampler=sampler)
+    blocks = [study.ask(distributions(grid.dimensions)).params["block"] for _ in range(3)]
+    assert set(blocks) <= {16, 32, 64, 128, 256}

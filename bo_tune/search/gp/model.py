@@ -77,6 +77,11 @@ class Points:
         strange: configs off the grid.
         features: ``configs -> [n, F]``, or None.
         prior: from other studies, or None.
+
+    Attributes:
+        inputs: ``[P, D]``, standardised.
+        expected: log time that is expected of each before anything is known, ``[P]``.
+        shared: what the prior teaches, or None.
     """
 
     def __init__(
@@ -96,8 +101,10 @@ class Points:
         if prior is not None and past is not None:
             self.shared = prior.learn(np.asarray((past[:, keep] - centre) / spread), self.inputs)
         self._grid = grid
-        vague = Hyperpriors.vague(len(keep), ROUGH if described.shape[1] else ROUGH_UNDESCRIBED)
-        self._untaught = Surrogate(self.inputs, vague, trend=ODDITY * grid.oddity(configs))
+        is_described = described.shape[1] > 0
+        vague = Hyperpriors.vague(len(keep), ROUGH if is_described else ROUGH_UNDESCRIBED)
+        self.expected = ODDITY * grid.oddity(configs)
+        self._untaught = Surrogate(self.inputs, vague, trend=self.expected, described=is_described)
         self.surrogate = (
             self._untaught if self.shared is None else Surrogate(self.inputs, self.shared.priors(), self.shared)
         )

@@ -39,6 +39,10 @@ class Process(Protocol):
     def taught(self) -> bool:
         """Whether other studies taught it."""
 
+    @property
+    def described(self) -> bool:
+        """Whether features describe its points, or their own values alone do."""
+
     def mean(self, points: Indices) -> Array:
         """Return m at points."""
 

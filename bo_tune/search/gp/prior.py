@@ -106,6 +106,14 @@ class HistoryPrior:
         """Whether one of them is of the new study's place."""
         return any(history.place == self._place for history in self.histories)
 
+    @property
+    def carries_over(self) -> bool:
+        """Whether a model of the histories speaks of the new study.
+
+        It does so by features that describe configs, or for being of the same place.
+        """
+        return self.knows_place or self.features.shape[1] > 0
+
     def learn(self, inputs: Array, points: Array) -> SharedPart:
         """Fit the model of the histories.
 

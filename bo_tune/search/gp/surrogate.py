@@ -69,6 +69,7 @@ class Surrogate:
         theta: log a, log s, log w, log l; the medians of their priors before a fit.
         evidence: log posterior of theta, up to a constant, given the data it was fitted to.
         trend: t ``[P]``, or None for 0.
+        described: whether features describe configs, or their own values alone do.
     """
 
     inputs: Array
@@ -77,6 +78,7 @@ class Surrogate:
     theta: Array | None = None
     evidence: float = 0.0
     trend: Array | None = None
+    described: bool = True
 
     @property
     def _theta(self) -> Array:
