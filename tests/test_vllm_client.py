@@ -10,7 +10,7 @@ import torch
 from helpers import H100, ROOT
 from vllm_wheel import importable, vllm_folder
 
-from bo_tune.analysis.folders import ReadyFolder, ready_folders
+from bo_tune.analysis.folders import ready_folders
 from bo_tune.core.problem import LoraProblem
 from bo_tune.engines.base import TunedEntry
 from bo_tune.engines.folder import read_entries, write_tables
@@ -125,17 +125,21 @@ def experts_asked(client: ModuleType, problem: LoraProblem) -> dict[str, int]:
     return found
 
 
-@pytest.mark.parametrize("ready", ready_folders(), ids=lambda ready: f"{ready.name} {ready.gpu}")
+TUNED = sorted({path.parent.name for path in (ROOT / "studies" / "folders").glob("*/*.provenance.json")})
+
+
+@pytest.mark.parametrize("name", TUNED)
 def test_the_client_finds_every_entry_of_a_folder_that_comes_with_the_package(
-    client: ModuleType, ready: ReadyFolder, monkeypatch: pytest.MonkeyPatch
+    client: ModuleType, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: ready.gpu)
-    monkeypatch.setenv("VLLM_TUNED_CONFIG_FOLDER", str(ready.folder))
-    entries = [one for path in ready.tables for one in read_entries(path) if split_file_name(path.name)]
-    assert len(entries) > 100
-    for one in entries:
-        assert one.provenance is not None
-        problem = one.provenance.problem
-        assert isinstance(problem, LoraProblem)
-        ask = experts_asked if "_FUSED_MOE_" in one.file_name else asked_by_engine
-        assert ask(client, problem) == one.config, problem
+    for ready in ready_folders([name]):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda gpu=ready.gpu: gpu)
+        monkeypatch.setenv("VLLM_TUNED_CONFIG_FOLDER", str(ready.folder))
+        entries = [one for path in ready.tables for one in read_entries(path) if split_file_name(path.name)]
+        assert len(entries) > 100
+        for one in entries:
+            assert one.provenance is not None
+            problem = one.provenance.problem
+            assert isinstance(problem, LoraProblem)
+            ask = experts_asked if "_FUSED_MOE_" in one.file_name else asked_by_engine
+            assert ask(client, problem) == one.config, problem

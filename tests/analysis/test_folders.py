@@ -8,12 +8,12 @@ import pytest
 from helpers import ROOT
 
 from bo_tune.analysis import folders
-from bo_tune.analysis.folders import ReadyFolder, fitting, ready_folders
+from bo_tune.analysis.folders import fitting, ready_folders
 from bo_tune.engines.folder import read_entries
 from bo_tune.errors import InputError
 
-READY = ready_folders()
-LLAMA = next(one for one in READY if one.name == "llama-3.1-8b")
+TUNED = sorted({path.parent.name for path in (ROOT / "studies" / "folders").glob("*/*.provenance.json")})
+(LLAMA,) = ready_folders(["llama-3.1-8b"], gpu="H200")
 
 
 @pytest.fixture
@@ -30,43 +30,48 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_there_are_many() -> None:
-    assert len({one.name for one in READY}) >= 10
-    assert all(one.name in {path.name for path in (ROOT / "studies" / "models").iterdir()} for one in READY)
+    assert len(TUNED) >= 10
+    assert {one.name for one in ready_folders()} == set(TUNED)
+    assert set(TUNED) <= {path.name for path in (ROOT / "studies" / "models").iterdir()}
 
 
-@pytest.mark.parametrize("ready", READY, ids=lambda one: f"{one.name} {one.gpu}")
-def test_each_answers_every_lookup_of_the_engines_it_was_tuned_for(ready: ReadyFolder) -> None:
-    assert ready.model.ranks == (16, 64)
-    assert ready.model.max_loras == (4, 8)
-    report = ready.check(ready.model)
-    assert not report.faults
-    assert report.count("exact") >= len(ready.model.ms) * 4
-    assert ready.speed_up is not None
-    assert ready.speed_up > 1.2
-    assert ready.kernel_sources
+@pytest.mark.parametrize("name", TUNED)
+def test_each_answers_every_lookup_of_the_engines_it_was_tuned_for(name: str) -> None:
+    for ready in ready_folders([name]):
+        assert ready.model.ranks == (16, 64)
+        assert ready.model.max_loras == (4, 8)
+        report = ready.check(ready.model)
+        assert not report.faults
+        assert report.count("exact") >= len(ready.model.ms) * 4
+        assert ready.speed_up is not None
+        assert ready.speed_up > 1.2
+        assert ready.kernel_sources
 
 
-@pytest.mark.parametrize("ready", READY, ids=lambda one: f"{one.name} {one.gpu}")
-def test_each_entry_says_where_it_comes_from_and_how_sure_it_is(ready: ReadyFolder) -> None:
-    origins = [one.provenance for table in ready.tables for one in read_entries(table)]
-    for origin in origins:
-        assert origin is not None
-        assert origin.gpu == ready.gpu
-        assert not origin.disturbed, origin  # None where a session was interrupted: it is not known
-        assert all((origin.triton, origin.torch, origin.driver, origin.certificate)), origin
-    # All but lm_head, which is no part of a decoder layer, have raced where the engine runs them.
-    raced = [bool(one and (one.in_place or one.joint)) for one in origins]
-    assert sum(raced) > 0.75 * len(raced)
+@pytest.mark.parametrize("name", TUNED)
+def test_each_entry_says_where_it_comes_from_and_how_sure_it_is(name: str) -> None:
+    for ready in ready_folders([name]):
+        origins = [one.provenance for table in ready.tables for one in read_entries(table)]
+        for origin in origins:
+            assert origin is not None
+            assert origin.gpu == ready.gpu
+            assert not origin.disturbed, origin  # None where a session was interrupted: it is not known
+            assert all((origin.triton, origin.torch, origin.driver, origin.certificate)), origin
+        # All but lm_head, which is no part of a decoder layer, have raced where the engine runs them.
+        raced = [bool(one and (one.in_place or one.joint)) for one in origins]
+        assert sum(raced) > 0.75 * len(raced)
 
 
 def test_a_model_of_other_sizes_gets_none() -> None:
     other = replace(LLAMA.model, ranks=(32,))
     with pytest.raises(InputError, match=r"no tuned folder answers every lookup of this model.*: tune it with"):
-        fitting(READY, other)
+        fitting([LLAMA], other)
 
 
 def test_the_one_with_the_most_exact_answers_comes_first() -> None:
-    found = fitting(READY, replace(LLAMA.model, ranks=(16,), max_loras=(4,)))
+    found = fitting(
+        ready_folders(["phi-4", "qwen3-8b", "llama-3.1-8b"]), replace(LLAMA.model, ranks=(16,), max_loras=(4,))
+    )
     assert found[0][0].name == "llama-3.1-8b"
     counts = [report.count("exact") for _, report in found]
     assert counts == sorted(counts, reverse=True)
