@@ -5,13 +5,14 @@ each GPU that somebody has tuned it on.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from math import exp, log
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from bo_tune.core.choices import EngineChoice
 from bo_tune.engines.check import Report, check_folder
 from bo_tune.engines.folder import measured, table_paths
 from bo_tune.engines.models.serving import ModelStudy
@@ -116,13 +117,16 @@ def fitting(folders: Iterable[ReadyFolder], model: ModelStudy) -> list[tuple[Rea
     They need not be named after the model: another one of the same sizes makes the same lookups.
 
     Raises:
-        InputError: none does. The message says what the nearest one lacks.
+        InputError: none does, and the message says how many lookups the nearest one answers; or another engine than
+            vLLM serves the model.
     """
-    walked = [(one, one.check(replace(model, ms=(1,)))) for one in folders]
+    if model.engine is not EngineChoice.VLLM:
+        raise InputError(f"--engine {model.engine}: the tuned folders that come with bo_tune are for vLLM alone")
+    walked = [(one, one.check(model)) for one in folders]
     fit = [(one, report) for one, report in walked if not report.faults]
     if fit:
         return sorted(fit, key=lambda pair: (-pair[1].count("exact"), -pair[0].tuned_at.timestamp()))
-    nearest, report = min(walked, key=lambda pair: pair[1].count("fault") / len(pair[1].lookups))
+    nearest, report = min(walked, key=lambda pair: pair[1].count("fault") / max(len(pair[1].lookups), 1))
     lacks, asked = report.count("fault"), len(report.lookups)
     close = f"; {nearest.name} on {nearest.gpu} answers {asked - lacks:,} of {asked:,}" if lacks < asked else ""
     raise InputError(f"no tuned folder answers every lookup of this model{close}: tune it with bo-tune tune")

@@ -320,9 +320,7 @@ def _parse(path: Path, document: Any, *, any_kernel: bool) -> Recording:
 def _check_names(kernel: str, names: tuple[str, ...]) -> None:
     expected = kernel_spec(kernel).search_space.names
     if set(names) != set(expected):
-        raise MalformedError(
-            f"expected configs with the parameters of {kernel}, which are {', '.join(expected)}, got {', '.join(names)}"
-        )
+        raise MalformedError(f"expected configs of {kernel}, with {', '.join(expected)}, got {', '.join(names)}")
 
 
 def _parse_results(results: list[Any]) -> tuple[dict[ConfigKey, RecordedConfig], tuple[str, ...]]:

@@ -2,7 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,25 @@ _distance = LateModule("scipy.spatial.distance")
 Cost = Callable[[Indices], Array]
 
 Models = weakref.WeakKeyDictionary[Study, GridModel]
+
+
+class _Known(NamedTuple):
+    """What a choice goes by.
+
+    Attributes:
+        model: fits the observations.
+        pending: grid indices of trials under way.
+    """
+
+    model: GridModel
+    observations: Sequence[Observation]
+    pending: Sequence[int]
+
+    @property
+    def timed(self) -> int:
+        """Observations that have a value."""
+        return sum(one.value is not None for one in self.observations)
+
 
 STARTERS = 16
 """Random configs of which a start-up trial takes the one farthest from what is known."""
@@ -133,39 +152,23 @@ class FiniteGridSampler(GridSampler):
         for index in self._first:
             if free[index]:
                 return index
-        candidates, observations = self._candidates(trial, free), log.observations
-        if self._elites is None:
-            return self._search(self.model(study), trial, candidates, observations, log.pending)
-        elites = self._elites.due(log, free)
-        if len(elites) and all(o.value is None for o in observations):
-            return int(elites[0])
-        if len(elites):
-            return self._most_promising(self.model(study), np.sort(elites), observations, log.pending)
-        model, others = self._model(self._without_elites, study), self._elites.others(observations)
-        return self._search(model, trial, candidates, others, log.pending)
+        candidates, known = self._candidates(trial, free), _Known(self.model(study), log.observations, log.pending)
+        if self._elites is not None:
+            elites = self._elites.due(log, free)
+            if len(elites):
+                return self._most_promising(known, np.sort(elites)) if known.timed else int(elites[0])
+            others = self._elites.others(log.observations)
+            known = _Known(self._model(self._without_elites, study), others, log.pending)
+        if self.is_starting(known.timed):
+            return self._start(known, trial, candidates)
+        return self._most_promising(known, candidates)
 
-    def _search(
-        self,
-        model: GridModel,
-        trial: FrozenTrial,
-        candidates: Indices,
-        observations: Sequence[Observation],
-        pending: Sequence[int],
-    ) -> int:
-        """Return a start-up config, or the one of most expected improvement."""
-        if self.is_starting(sum(o.value is not None for o in observations)):
-            return self._start(model, trial, candidates, observations, pending)
-        return self._most_promising(model, candidates, observations, pending)
-
-    def _most_promising(
-        self, model: GridModel, candidates: Indices, observations: Sequence[Observation], pending: Sequence[int]
-    ) -> int:
+    def _most_promising(self, known: _Known, candidates: Indices) -> int:
         """Return the config of most expected improvement."""
-        known = sum(o.value is not None for o in observations)
-        posterior, _ = model.posterior(observations, candidates, pending)
+        posterior, _ = known.model.posterior(known.observations, candidates, known.pending)
         mean, deviation = posterior.predict(candidates)
-        score = log_expected_improvement(mean, deviation, float(posterior.targets[:known].min()))
-        score += model.log_valid(observations, candidates)
+        score = log_expected_improvement(mean, deviation, float(posterior.targets[: known.timed].min()))
+        score += known.model.log_valid(known.observations, candidates)
         score -= self.log_price(candidates)
         return int(candidates[np.argmax(score)])
 
@@ -185,14 +188,7 @@ class FiniteGridSampler(GridSampler):
             candidates = np.sort(self.rng(trial, 1).choice(candidates, MOST_KEPT, replace=False))
         return candidates
 
-    def _start(
-        self,
-        model: GridModel,
-        trial: FrozenTrial,
-        candidates: Indices,
-        observations: Sequence[Observation],
-        pending: Sequence[int],
-    ) -> int:
+    def _start(self, known: _Known, trial: FrozenTrial, candidates: Indices) -> int:
         """The best config by the prior; without one, of a random few, the farthest from all that is known.
 
         Of the cheap configs, where there are enough: nothing is known yet that would be worth paying for. Of these, of
@@ -200,16 +196,16 @@ class FiniteGridSampler(GridSampler):
         """
         price = self.log_price(candidates)
         candidates = _if_enough(candidates, price <= price.min() + LOG_CHEAP)
-        points = model.points(observations)
+        points = known.model.points(known.observations)
         if points.shared is not None:
             return int(candidates[np.argmin(points.shared.mean[candidates])])
         expected = points.expected[candidates]
         candidates = _if_enough(candidates, expected <= expected.min())
         few = self.rng(trial, 2).choice(candidates, min(len(candidates), STARTERS), replace=False)
-        known = [*map(points.index, observations), *pending]
-        if not known:
+        there = [*map(points.index, known.observations), *known.pending]
+        if not there:
             return int(few[0])
-        apart = _distance.cdist(points.inputs[few], points.inputs[known])
+        apart = _distance.cdist(points.inputs[few], points.inputs[there])
         return int(few[np.argmax(apart.min(axis=1))])
 
 

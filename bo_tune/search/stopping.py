@@ -100,7 +100,9 @@ def drawn(posterior: Posterior, points: Indices, rng: np.random.Generator) -> Ar
     mean, covariance = posterior.joint(points)
     covariance.flat[:: len(points) + 1] += 1e-6 * float(covariance.diagonal().max())
     covariance *= caution(posterior) ** 2
-    root, _ = _lapack.dpotrf(covariance.T, lower=1, overwrite_a=1)
+    root, failed = _lapack.dpotrf(covariance.T, lower=1, overwrite_a=1)
+    if failed:
+        raise np.linalg.LinAlgError("the covariance of a certificate's draws is not positive definite")
     normal = rng.standard_normal((DRAWS, len(mean)))
     # Of the product with a triangle, half.
     draws = _blas.dtrmm(1.0, root, normal.T, lower=1, overwrite_b=1).T

@@ -249,9 +249,7 @@ class StudyStore(StudyReader[FrozenTrial]):
         for row in rows:
             schema = row.attributes.get(SCHEMA_ATTR, SCHEMA_VERSION)
             if schema not in READABLE:
-                raise StorageError(
-                    f"{self.url}: study {row.name} has schema {schema}, but this version reads {READABLE}"
-                )
+                raise StorageError(f"{self.url}: study {row.name} has schema {schema}; this version reads {READABLE}")
         return {row.name: row for row in rows}
 
     def holders(self) -> dict[int, Holder]:

@@ -220,6 +220,6 @@ def test_an_sglang_without_the_modules_says_so(tmp_path: Path) -> None:
 
 def test_other_kernels_are_not_sglangs() -> None:
     with pytest.raises(
-        InputError, match="expected a SGLang kernel that bo_tune tunes, csgmv_shrink or csgmv_expand, got lora_shrink"
+        InputError, match="expected an SGLang kernel that bo_tune tunes, csgmv_shrink or csgmv_expand, got lora_shrink"
     ):
         operations_of(SGLANG)("lora_shrink")

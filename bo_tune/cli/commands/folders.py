@@ -43,6 +43,8 @@ def folders_command(
 
     output = Output("folders", json_file, quiet=quiet)
     found = ready_folders(names or (), gpu)
+    if served.m:
+        raise InputError("--m: a folder is checked for all numbers of tokens; leave --m out")
     if served.given():
         found = [one for one, _ in fitting(found, served.study((1,)))]
     written: list[Path] = []

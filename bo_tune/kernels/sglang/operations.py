@@ -18,5 +18,5 @@ def operation(name: str) -> SglangCsgmv:
     """
     kernel_spec(name)
     if name not in KERNELS:
-        raise InputError(f"expected a SGLang kernel that bo_tune tunes, {' or '.join(KERNELS)}, got {name}")
+        raise InputError(f"expected an SGLang kernel that bo_tune tunes, {' or '.join(KERNELS)}, got {name}")
     return SglangCsgmv(name)
