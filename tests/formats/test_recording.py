@@ -127,7 +127,7 @@ Mutation = Callable[[dict[str, Any]], object]
         (lambda d: d["metadata"].pop("gpu"), "metadata.gpu is missing"),
         (lambda d: d["metadata"].pop("kernel_source"), "metadata.kernel_source is missing"),
         (lambda d: d["metadata"].update(kernel="attention"), "this is a recording of the kernel attention"),
-        (lambda d: d["metadata"].update(kernel="lora_shrink"), "expected configs with the parameters of lora_shrink"),
+        (lambda d: d["metadata"].update(kernel="lora_shrink"), "expected configs of lora_shrink, with block_m, "),
         (lambda d: d["metadata"].update(dtype="int8"), "metadata: dtype: expected one of"),
         (lambda d: d["metadata"].update(vllm_default_time_us=0), "metadata.vllm_default_time_us: expected a number fr"),
         (lambda d: d["metadata"].update(units={"runtimes": "ms"}), "metadata.units: expected"),
