@@ -44,6 +44,9 @@ class KernelSpec(ABC, Generic[Asked]):
     """Whether an engine launches this kernel in place of the others of its joint group. If so, its measurements decide
     on ``SHARED`` for all of them."""
 
+    is_generic: ClassVar[bool] = False
+    """Whether its features would describe any kernel, so that certificates are to be more cautious."""
+
     measured_whole: ClassVar[bool] = False
     """Whether a search measures all configs, within its budget, however sure it is. For kernels with few configs."""
 

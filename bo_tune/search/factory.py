@@ -20,6 +20,7 @@ def make_sampler(
     default: Params | None = None,
     valid: Callable[[dict[str, Value]], bool] | None = None,
     features: Features | None = None,
+    is_generic: bool = False,
     prior: HistoryPrior | None = None,
     first: Sequence[Params] = (),
     cost: Cost | None = None,
@@ -32,7 +33,7 @@ def make_sampler(
         grid: parameter name to values, or a ``Grid`` (then ``valid`` is ignored: the grid has its own).
         default: where coordinate descent starts.
         valid: predicate of configs; those it refuses are never proposed.
-        features, prior, first, cost: what ``grid-gp`` knows beside the grid; the others ignore them.
+        features, is_generic, prior, first, cost: what ``grid-gp`` knows beside the grid; the others ignore them.
         seed: of all random choices.
 
     Raises:
@@ -41,7 +42,9 @@ def make_sampler(
     shared = grid if isinstance(grid, Grid) else Grid(grid, valid)
     match name:
         case "grid-gp":
-            return FiniteGridSampler(shared, features=features, prior=prior, first=first, cost=cost, seed=seed)
+            return FiniteGridSampler(
+                shared, features=features, is_generic=is_generic, prior=prior, first=first, cost=cost, seed=seed
+            )
         case "random":
             return RandomSampler(shared, seed=seed)
         case "tpe":

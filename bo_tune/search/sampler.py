@@ -84,6 +84,7 @@ class FiniteGridSampler(GridSampler):
         grid: parameter name to values, in order.
         valid: predicate of configs; those it refuses are never proposed.
         features: ``configs -> [n, F]``, further columns for the surrogate; needed with a prior.
+        is_generic: whether the features would describe any kernel. Certificates are then more cautious.
         prior: what other studies taught; its histories' features must be by the same function.
         first: configs to propose before any other, in order; those off the grid are skipped.
         cost: ``grid indices -> [n]``, relative cost of trying each (1 = must be compiled); asked at every proposal,
@@ -99,6 +100,7 @@ class FiniteGridSampler(GridSampler):
         *,
         valid: Callable[[dict[str, Value]], bool] | None = None,
         features: Features | None = None,
+        is_generic: bool = False,
         prior: HistoryPrior | None = None,
         first: Sequence[Params] = (),
         cost: Cost | None = None,
@@ -110,7 +112,7 @@ class FiniteGridSampler(GridSampler):
         if prior is not None and features is None:
             raise ValueError("a prior needs the features that it was learnt from")
         self._elites = Elites.of(prior, self.grid) if prior is not None and not prior.carries_over else None
-        self._features, self._cost, self._log = features, cost, log
+        self._features, self._is_generic, self._cost, self._log = features, is_generic, cost, log
         self._prior = prior if self._elites is None else None
         self._startup = startup if self._prior is None else 1
         self._first = [index for index in map(self.grid.index, first) if index is not None]
@@ -138,7 +140,14 @@ class FiniteGridSampler(GridSampler):
         model = models.get(study)
         if model is None:
             minimise = study.direction != StudyDirection.MAXIMIZE
-            model = GridModel(self.grid, features=self._features, prior=self._prior, minimise=minimise, log=self._log)
+            model = GridModel(
+                self.grid,
+                features=self._features,
+                is_generic=self._is_generic,
+                prior=self._prior,
+                minimise=minimise,
+                log=self._log,
+            )
             models[study] = model
         return model
 

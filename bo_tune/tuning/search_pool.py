@@ -75,6 +75,7 @@ class Recipe:
             Grid(self.ranges, self.valid),
             default=self.default,
             features=lambda configs: spec.features(configs, self.problem, self.gpu),  # type: ignore[arg-type]
+            is_generic=spec.is_generic,
             prior=self.prior,
             cost=cost,
             seed=self.seed,

@@ -106,11 +106,15 @@ def test_less_is_claimed_where_nothing_describes_configs() -> None:
         return np.zeros((len(configs), 0))
 
     widened = {}
-    for features in (described, undescribed):
-        sampler = FiniteGridSampler(GRID, features=features)
+    for features, is_generic in ((described, False), (described, True), (undescribed, False)):
+        sampler = FiniteGridSampler(GRID, features=features, is_generic=is_generic)
         study = optuna.create_study(sampler=sampler)
         step(study)
         posterior, _ = sampler.model(study).posterior(sampler.log(study).observations, np.arange(144))
-        widened[features] = caution(posterior)
-    assert widened == {described: CAUTION, undescribed: CAUTION_UNDESCRIBED}
+        widened[features, is_generic] = caution(posterior)
+    assert widened == {
+        (described, False): CAUTION,
+        (described, True): CAUTION_UNDESCRIBED,
+        (undescribed, False): CAUTION_UNDESCRIBED,
+    }
     assert CAUTION < CAUTION_UNDESCRIBED

@@ -8,9 +8,10 @@ compiled by its first launch, in the GPU process and within the deadline of a me
 
 import sys
 import threading
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import prod
 from typing import Any
 
 from triton.runtime.autotuner import Autotuner
@@ -39,10 +40,12 @@ class Told:
     Attributes:
         calls: each kernel with its compiled-in values, once.
         untold: why there may be further launches; empty if there are none.
+        programs: of every launch; 0 where the grid cannot be told.
     """
 
     calls: tuple[KernelCall, ...]
     untold: str = ""
+    programs: tuple[int, ...] = ()
 
     def specialisation(self) -> Hashable:
         """Return the known compiled-in values. They are equal if the same binaries are launched, as far as is known."""
@@ -59,9 +62,8 @@ def told_launches(run: Callable[[], object], name: str) -> Told:
     Raises:
         InputError: the callable is wrong, or launches a kernel that tunes itself.
     """
-    calls: dict[Hashable, KernelCall] = {}
-    untold = ""
-    with _noted(calls, name):
+    noted, untold = _Noted(), ""
+    with _noting(noted, name):
         try:
             run()
         except InputError:
@@ -70,19 +72,32 @@ def told_launches(run: Callable[[], object], name: str) -> Told:
             raise InputError(f"{name}: run: {type(error).__name__}: {one_line(error)}") from error
         except Exception as error:  # noqa: BLE001 - whatever empty tensors lead to
             untold = f"{type(error).__name__}: {one_line(error)}"
-    return Told(tuple(calls.values()), untold)
+    return Told(tuple(noted.calls.values()), untold, tuple(noted.programs))
+
+
+@dataclass(slots=True)
+class _Noted:
+    """What is known so far.
+
+    Attributes:
+        calls: by binary.
+        programs: of every launch.
+    """
+
+    calls: dict[Hashable, KernelCall] = field(default_factory=dict)
+    programs: list[int] = field(default_factory=list)
 
 
 @contextmanager
-def _noted(calls: dict[Hashable, KernelCall], name: str) -> Iterator[None]:
-    """Note Triton's launches inside the context, each binary once."""
+def _noting(noted: _Noted, name: str) -> Iterator[None]:
+    """Note Triton's launches inside the context."""
 
-    def note(kernel: Any, *arguments: Any, warmup: bool, **options: Any) -> None:
-        del options["grid"]
+    def note(kernel: Any, *arguments: Any, grid: Any, warmup: bool, **options: Any) -> None:
         if warmup:
             raise _AskedBackError(f"{kernel.__name__} is compiled with warmup(), which needs the GPU")
         call = KernelCall(kernel, ANY_GRID, arguments, options)
-        calls.setdefault(call.specialisation(), call)
+        noted.calls.setdefault(call.specialisation(), call)
+        noted.programs.append(_programs(grid, {**dict(zip(kernel.arg_names, arguments, strict=False)), **options}))
 
     def refusing(tune: Callable[..., Any]) -> Callable[..., Any]:
         def refuse(tuner: Any, *arguments: Any, **options: Any) -> Any:
@@ -104,6 +119,14 @@ def _noted(calls: dict[Hashable, KernelCall], name: str) -> Iterator[None]:
         finally:
             for kind, run in before.items():
                 kind.run = run
+
+
+def _programs(grid: Any, arguments: Mapping[str, Any]) -> int:
+    """Return the number of programs of a grid, which may be a function of the launch's arguments."""
+    try:
+        return int(prod(grid(arguments) if callable(grid) else grid))
+    except Exception:  # noqa: BLE001 - the author's function may ask the GPU, and nothing depends on the answer
+        return 0
 
 
 def _autotuners() -> list[Any]:

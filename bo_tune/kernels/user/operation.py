@@ -237,6 +237,13 @@ class UserCallable(UserOperation):
                 self._told.popitem(last=False)
         return self._told[key]
 
+    def programs(self, problem: SizedProblem, config: Config, gpu: GpuInfo) -> tuple[int, ...]:
+        """Return the programs of each launch of a config; none where they cannot be found, whatever is wrong."""
+        try:
+            return self.told(problem, config, gpu).programs
+        except InputError:  # whoever compiles the config says it
+            return ()
+
     def compile(self, problem: SizedProblem, config: Config) -> Sequence[Any]:
         return [call.warmup() for call in self.told(problem, config, target_gpu()).calls]
 

@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +12,12 @@ from bo_tune.core.problem import GpuInfo, Problem, SizedProblem
 from bo_tune.core.space import Config, ConfigKey, SearchSpace
 from bo_tune.errors import InputError
 from bo_tune.kernels.spec import LAUNCH_OPTIONS, KernelSpec
+from bo_tune.kernels.user.callable import Operation
 from bo_tune.kernels.user.definition import Definition, Params
 from bo_tune.kernels.user.values import Values
+
+if TYPE_CHECKING:
+    from bo_tune.kernels.user.operation import UserCallable
 
 THREADS_OF_A_WARP = 32
 DEFAULT_WARPS = 4
@@ -21,11 +27,17 @@ TILE_WORDS = ("BLOCK", "TILE")
 """Words in the names of parameters that are sides of a tile."""
 
 GRID_FEATURES = ("log2 programs", "log2 waves", "last wave fill")
+LAUNCH_FEATURES = ("launches", "log2 most programs", "last wave fill")
+MOST_LAUNCHED = 4096
+"""Configs of a space up to which all launches of an operation are found out: some seconds at most."""
+
 TILE_FEATURES = ("log2 tile", "log2 tile per thread", "log2 staged tile")
 
 
 class UserSpec(KernelSpec[SizedProblem]):
     """A user's kernel or operation, tuned on problems with sizes of these names."""
+
+    is_generic = True
 
     def __init__(self, kernel: Definition, sizes: frozenset[str]) -> None:
         self.name = kernel.name
@@ -57,8 +69,13 @@ class UserSpec(KernelSpec[SizedProblem]):
     @property
     def feature_names(self) -> tuple[str, ...]:
         of_values = [name for values in self.kernel.values.values() for name in _column_names(values)]
-        of_grid = GRID_FEATURES if self.kernel.is_gridded else ()
-        return (*of_values, *of_grid, *TILE_FEATURES, *self.kernel.features)
+        return (*of_values, *self._names_of_launches, *TILE_FEATURES, *self.kernel.features)
+
+    @property
+    def _names_of_launches(self) -> tuple[str, ...]:
+        if self.kernel.is_gridded:
+            return GRID_FEATURES
+        return () if self._launching is None else LAUNCH_FEATURES
 
     def features(self, configs: Sequence[Config], problem: SizedProblem, gpu: GpuInfo) -> NDArray[np.float64]:
         rows = [self._row(self.kernel.decode(config), problem, gpu) for config in configs]
@@ -66,16 +83,34 @@ class UserSpec(KernelSpec[SizedProblem]):
 
     def _row(self, params: Params, problem: SizedProblem, gpu: GpuInfo) -> list[float]:
         row = [column for name, values in self.kernel.values.items() for column in _columns(values, params[name])]
-        if self.kernel.is_gridded:
-            programs = float(np.prod(self.kernel.programs(problem, params)))
-            waves = programs / gpu.sm_count
-            row += [np.log2(programs), np.log2(waves), waves / np.ceil(waves)]
+        row += self._of_launches(params, problem, gpu)
         tile = float(np.prod([float(params[name]) for name in self._tile_sides]))
         threads = THREADS_OF_A_WARP * float(params.get("num_warps", DEFAULT_WARPS))
         staged = tile * float(params.get("num_stages", 1))
         row += [np.log2(tile), np.log2(tile / threads), np.log2(staged)]
         row += [self.kernel.feature(name, problem, params) for name in self.kernel.features]
         return row
+
+    def _of_launches(self, params: Params, problem: SizedProblem, gpu: GpuInfo) -> list[float]:
+        """Describe how a config fills the GPU, by its grid; of an operation, by that of its largest launch."""
+        if self.kernel.is_gridded:
+            programs = float(np.prod(self.kernel.programs(problem, params)))
+            return [np.log2(programs), np.log2(programs / gpu.sm_count), _fill(programs, gpu)]
+        if self._launching is None:
+            return []
+        launched = self._launching.programs(problem, self.kernel.encode(params, "features"), gpu)
+        most = float(max(launched, default=0) or 1)
+        return [float(len(launched)), np.log2(most), _fill(most, gpu)]
+
+    @cached_property
+    def _launching(self) -> "UserCallable | None":
+        """What finds out the launches of an operation; None for a kernel, and for a huge space."""
+        if not isinstance(self.kernel, Operation) or len(self.search_space) > MOST_LAUNCHED:
+            return None
+        # This imports torch and triton. Whoever wrote the operation has imported them already.
+        from bo_tune.kernels.user.operation import UserCallable  # noqa: PLC0415
+
+        return UserCallable(self.kernel, Path())
 
     @cached_property
     def _tile_sides(self) -> tuple[str, ...]:
@@ -85,6 +120,12 @@ class UserSpec(KernelSpec[SizedProblem]):
         ]
         named = [name for name in whole if any(word in name.upper() for word in TILE_WORDS)]
         return tuple(named or whole)
+
+
+def _fill(programs: float, gpu: GpuInfo) -> float:
+    """Return which share of the GPU the last wave of programs fills."""
+    waves = programs / gpu.sm_count
+    return float(waves / np.ceil(waves))
 
 
 def _column_names(values: Values) -> list[str]:

@@ -77,6 +77,7 @@ class Points:
         strange: configs off the grid.
         features: ``configs -> [n, F]``, or None.
         prior: from other studies, or None.
+        is_generic: whether the features would describe any kernel.
 
     Attributes:
         inputs: ``[P, D]``, standardised.
@@ -85,7 +86,13 @@ class Points:
     """
 
     def __init__(
-        self, grid: Grid, strange: Sequence[Params], features: Features | None, prior: HistoryPrior | None
+        self,
+        grid: Grid,
+        strange: Sequence[Params],
+        features: Features | None,
+        prior: HistoryPrior | None,
+        *,
+        is_generic: bool = False,
     ) -> None:
         configs = [*grid.configs, *strange]
         described = np.zeros((len(configs), 0)) if features is None else np.asarray(features(configs), dtype=float)
@@ -101,8 +108,9 @@ class Points:
         if prior is not None and past is not None:
             self.shared = prior.learn(np.asarray((past[:, keep] - centre) / spread), self.inputs)
         self._grid = grid
-        is_described = described.shape[1] > 0
-        vague = Hyperpriors.vague(len(keep), ROUGH if is_described else ROUGH_UNDESCRIBED)
+        has_features = described.shape[1] > 0
+        vague = Hyperpriors.vague(len(keep), ROUGH if has_features else ROUGH_UNDESCRIBED)
+        is_described = has_features and not is_generic
         self.expected = ODDITY * grid.oddity(configs)
         self._untaught = Surrogate(self.inputs, vague, trend=self.expected, described=is_described)
         self.surrogate = (
@@ -184,6 +192,7 @@ class GridModel:
     Args:
         grid: the grid.
         features: of configs, or None.
+        is_generic: whether the features would describe any kernel.
         prior: from other studies, or None.
         minimise: direction of the study.
         log: whether values are modelled in logarithms; None decides by their sign.
@@ -194,12 +203,13 @@ class GridModel:
         grid: Grid,
         *,
         features: Features | None = None,
+        is_generic: bool = False,
         prior: HistoryPrior | None = None,
         minimise: bool = True,
         log: bool | None = None,
     ) -> None:
         self.grid = grid
-        self._features, self._prior = features, prior
+        self._features, self._is_generic, self._prior = features, is_generic, prior
         self._minimise, self._log = minimise, log
         self._points: Points | None = None
         self._valid = np.flatnonzero(grid.valid)
@@ -215,7 +225,9 @@ class GridModel:
         """The points of the grid and of the observations."""
         strange = {_key(self.grid, o.params): o.params for o in observations if o.index is None}
         if self._points is None or not strange.keys() <= self._points.position.keys():
-            self._points = Points(self.grid, list(strange.values()), self._features, self._prior)
+            self._points = Points(
+                self.grid, list(strange.values()), self._features, self._prior, is_generic=self._is_generic
+            )
             self._forget()
         return self._points
 

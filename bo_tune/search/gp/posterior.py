@@ -41,7 +41,7 @@ class Process(Protocol):
 
     @property
     def described(self) -> bool:
-        """Whether features describe its points, or their own values alone do."""
+        """Whether features that were made for this kernel describe its points."""
 
     def mean(self, points: Indices) -> Array:
         """Return m at points."""

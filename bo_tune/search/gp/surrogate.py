@@ -69,7 +69,7 @@ class Surrogate:
         theta: log a, log s, log w, log l; the medians of their priors before a fit.
         evidence: log posterior of theta, up to a constant, given the data it was fitted to.
         trend: t ``[P]``, or None for 0.
-        described: whether features describe configs, or their own values alone do.
+        described: whether features that were made for this kernel describe configs.
     """
 
     inputs: Array

@@ -15,7 +15,7 @@ from bo_tune.kernels.operation import Verdict
 from bo_tune.kernels.user import operation as user_operation
 from bo_tune.kernels.user.identity.home import kernel_in
 from bo_tune.kernels.user.operation import UserCallable, operations_in
-from bo_tune.kernels.user.spec import TILE_FEATURES, UserSpec
+from bo_tune.kernels.user.spec import LAUNCH_FEATURES, TILE_FEATURES, UserSpec
 from bo_tune.measure.backends.nvidia.children import GpuSide
 from bo_tune.measure.gpu.process import Prepared
 from bo_tune.processes.importing import import_source
@@ -237,8 +237,9 @@ def test_a_list_of_configs_is_a_space_without_the_other_combinations() -> None:
 def test_features_do_without_a_grid() -> None:
     spec = UserSpec(replace(both, features={"half": lambda sizes, config: sizes["n"] / 2}), frozenset({"n"}))
     table = spec.features(list(spec.search_space), PROBLEM, H100)
-    assert spec.feature_names == ("FACTOR", "SIDE left", "SIDE right", *TILE_FEATURES, "half")
-    assert table.shape == (6, 7)
+    assert spec.feature_names == ("FACTOR", "SIDE left", "SIDE right", *LAUNCH_FEATURES, *TILE_FEATURES, "half")
+    assert table.shape == (6, 10)
+    assert set(table[:, 3]) == {0.0}, "torch launches all"
     assert set(table[:, -1]) == {32.0}
 
 

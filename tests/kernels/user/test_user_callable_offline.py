@@ -1,5 +1,6 @@
 """What operations launch, told and compiled for sm_90 on a machine without a GPU: what a launch looks up."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from bo_tune import InputError, Operation
 from bo_tune.core.outcome import Resources
 from bo_tune.core.problem import SizedProblem
 from bo_tune.kernels.user.operation import UserCallable
+from bo_tune.kernels.user.spec import LAUNCH_FEATURES, UserSpec
 from bo_tune.measure.backends.nvidia.children import CompilerSide
 from bo_tune.measure.compile.offline_driver import activate
 from bo_tune.measure.compile.worker import Compiler
@@ -213,6 +215,43 @@ def test_what_is_wrong_is_refused_before_anything_is_launched(kernel: str, messa
     with pytest.raises(InputError, match=message):
         found.compile_key(ODD, config, H100)
     assert JITFunction.run is launch
+
+
+def described(operation: Operation, sizes: Mapping[str, Any], **params: Any) -> dict[str, float]:
+    """Return what is known of the launches of a config, by name."""
+    spec, config = UserSpec(operation, frozenset(sizes)), operation.encode(params, "here")
+    row = spec.features([config], SizedProblem(operation.name, tuple(sizes.items())), H100)[0]
+    return {name: value for name, value in zip(spec.feature_names, row, strict=True) if name in LAUNCH_FEATURES}
+
+
+@pytest.mark.parametrize(("split", "launches", "most"), [(1, 1, 256), (4, 2, 1024)])
+def test_the_search_knows_the_launches_of_an_operation(split: int, launches: int, most: int) -> None:
+    tiles = {"BLOCK_M": 16, "BLOCK_N": 128, "BLOCK_K": 64, "SPLIT_K": split, "num_warps": 4, "num_stages": 2}
+    known = described(OPERATIONS["split_k"], {"M": 16, "N": 32768, "K": 4096}, **tiles)
+    waves = most / H100.sm_count
+    assert known["launches"] == launches
+    assert known["log2 most programs"] == pytest.approx(math.log2(most))
+    assert known["last wave fill"] == pytest.approx(waves / math.ceil(waves))
+
+
+@pytest.mark.parametrize("kernel", ["grid", "one", "value", "warmup", "misspelt", "tuned"])
+def test_launches_that_cannot_be_told_are_none_to_the_search(kernel: str) -> None:
+    known = described(odd, {"n": 1}, KERNEL=kernel)
+    assert known["launches"] == (1.0 if kernel in ("grid", "one", "value") else 0.0)
+    assert known["log2 most programs"] == 0.0
+
+
+def test_a_grid_that_asks_the_gpu_hides_no_launch() -> None:
+    def asking(arguments: Mapping[str, Any], config: Mapping[str, Any], gpu: object) -> None:
+        scaled_kernel[lambda meta: (1 // 0,)](arguments["x"], arguments["y"], 2.0, BLOCK=64)
+
+    launches = UserCallable(replace(odd, run=asking), HERE).told(ODD, told("grid")[1], H100)
+    assert (len(launches.calls), launches.programs, launches.untold) == (1, (0,), "")
+
+
+def test_launches_of_a_huge_space_are_not_found_out() -> None:
+    huge = replace(odd, space={"KERNEL": ("grid", "one"), "OF": tuple(range(1, 5001))}, default=None)
+    assert not set(LAUNCH_FEATURES) & set(UserSpec(huge, frozenset({"n"})).feature_names)
 
 
 def test_clearing_is_no_launch_of_triton_s() -> None:

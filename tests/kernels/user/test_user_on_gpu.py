@@ -100,7 +100,7 @@ def test_a_kernel_that_writes_what_it_reads_and_leaves_padding_is_right_with_eve
     [
         ("triton.runtime.driver.active.get_active_torch_device()", "uses the GPU"),
         ("ctypes.CDLL('libcuda.so.1').cuInit(0)", "uses the GPU"),
-        ("triton.runtime.driver.active.utils.get_device_properties(0)", "wants a GPU"),  # nobody called cuInit
+        ("triton.runtime.driver.active.utils.get_device_properties(0)", "needs a GPU"),  # nobody called cuInit
     ],
     ids=["through torch", "through the driver", "through Triton's driver alone"],
 )
