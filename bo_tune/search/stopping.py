@@ -7,8 +7,8 @@ Notation
 
 The probability is estimated from draws of the joint posterior of the likeliest untried configs and the best tried ones,
 so configs that are alike are not counted twice. The posterior's deviations are widened first: the hyperparameters are a
-point estimate, which makes any Gaussian process surer than it should be, and where nothing describes configs but their
-values, times jump where it expects them to be smooth.
+point estimate, which makes any Gaussian process surer than it should be, and where nothing that was made for the kernel
+describes its configs, times jump where it expects them to be smooth.
 """
 
 import numpy as np
@@ -26,11 +26,13 @@ _blas = LateModule("scipy.linalg.blas")
 CAUTION_TAUGHT = 1.6
 CAUTION_UNDESCRIBED = 2.0
 CAUTION = 1.3
-"""Factors on the posterior's standard deviations: with other studies, without features of configs, and else. They are
-chosen so that certificates on the bundled grids do not claim more than they keep (``benchmarks/results/samplers*.md``).
+"""Factors on the posterior's standard deviations: with other studies, without features that were made for the kernel,
+and else. They are chosen so that certificates on the bundled grids do not claim more than they keep
+(``benchmarks/results/samplers*.md``).
 At 1.2 with other studies, only 5 of the 8 H200 studies that were claimed at 0.92 were right: the others agreed on an
 optimum that those did not share. At 1.6 without features, 85 to 89 % of those claimed at 0.97 were so on public grids
-(``benchmarks/results/cold.md``)."""
+(``benchmarks/results/cold.md``). At 1.3 with features that would describe any kernel, seven of ten searches of an
+attention ended after 25 configs, 22 % off (``benchmarks/results/drop-in.h200.md``)."""
 
 LIKELIEST = 128
 """Untried configs that are drawn."""
