@@ -132,6 +132,14 @@ JSON = {
         "written": "paths of the files",
         "interrupted": "",
     },
+    "warm": {
+        "gpu": "",
+        "cache": "path of Triton's cache",
+        "binaries": "that the engine needs",
+        "there": "of these, those that were there before",
+        "failed": "why others could not be compiled",
+        "elapsed_s": "",
+    },
     "simulate": {
         "runs": "recording, sampler, seed, launched_configs, launches, regret_percent, …",
         "summary": "by checkpoint: runs, mean_, median_ and p90_regret_percent, …",

@@ -45,6 +45,7 @@ COMMANDS = {
         "report": "report",
         "check": "check",
         "step": "step",
+        "warm": "warm",
         "compare": "inspection",
         "diff": "diff",
     },

@@ -1,8 +1,10 @@
-"""A pack while it grows, and a summary of its content."""
+"""A pack or a cache while it grows, and a summary of its content."""
 
+import shlex
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from rich.console import Console
 
@@ -10,6 +12,7 @@ from bo_tune.display.console import is_live
 from bo_tune.display.running.progress import LINE_EVERY_S, progress_bar
 from bo_tune.formats.pack.contents import PackedBinary
 from bo_tune.precompile.build import Packed
+from bo_tune.precompile.warming import Warmed
 
 MEGABYTE = 1e6
 
@@ -33,6 +36,10 @@ class PackProgress:
     def choosing(self, done: int, of: int) -> None:
         """Show for how many problems the binaries have been put in order."""
         self._show("choosing", done, of, "")
+
+    def warming(self, done: int, of: int) -> None:
+        """Show how many binaries of a tuned folder are done."""
+        self._show("binaries", done, of, "")
 
     def __call__(self, packed: Packed) -> None:
         """Show the progress."""
@@ -59,3 +66,15 @@ def pack_line(binaries: Sequence[PackedBinary], packed: Packed, pack_bytes: int)
         + (f" ({impossible})" if impossible else "")
         + f"; {packed.compiled:,} compiled in {packed.elapsed_s:.0f} s; {pack_bytes / MEGABYTE:.1f} MB"
     )
+
+
+def warmed_lines(warmed: Warmed, cache: Path, folder: Path) -> Iterator[str]:
+    """Yield what a cache now has of a tuned folder, and how the engine finds it."""
+    compiled = warmed.binaries - warmed.there - len(warmed.failed)
+    yield (
+        f"{warmed.binaries:,} binaries: {compiled:,} compiled in {warmed.elapsed_s:.0f} s, {warmed.there:,} were there"
+        + (f", {len(warmed.failed):,} cannot be compiled" if warmed.failed else "")
+    )
+    yield "start the engine with"
+    yield f"  export TRITON_CACHE_DIR={shlex.quote(str(cache.absolute()))}"
+    yield f"  export VLLM_TUNED_CONFIG_FOLDER={shlex.quote(str(folder.absolute()))}"

@@ -91,7 +91,7 @@ def test_an_example_of_each_command_works(cli: Cli, name: str) -> None:
 
 
 def test_every_command_has_an_example_that_is_run() -> None:
-    assert set(RUNS) | {"compile", "doctor", "step"} == set(COMMANDS)
+    assert set(RUNS) | {"compile", "doctor", "step", "warm"} == set(COMMANDS)
 
 
 def test_without_arguments_there_is_help(cli: Cli) -> None:

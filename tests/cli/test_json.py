@@ -65,7 +65,7 @@ def test_to_a_file_and_to_stdout(cli: Cli, name: str) -> None:
 
 def test_every_command_has_it() -> None:
     names = set(generate_cli.commands())
-    assert names == set(generate_cli.JSON) == set(COMMANDS) | {"compile", "delete", "doctor", "step"}
+    assert names == set(generate_cli.JSON) == set(COMMANDS) | {"compile", "delete", "doctor", "step", "warm"}
     for command in generate_cli.commands().values():
         options = {option for parameter in command.params for option in parameter.opts}
         assert {"--json", "--quiet", "-q"} <= options

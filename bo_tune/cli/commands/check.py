@@ -53,7 +53,7 @@ def check_command(
     from bo_tune.engines.tuned_with import folder_lines, source_counts
 
     output = Output("check", json_file, quiet=quiet)
-    report = _report(folder, study, served, gpu)
+    report = report_of(folder, study, served, gpu)
     output.tables(*check_tables(report))
     if quiet:
         output.say(*fault_lines(report))
@@ -63,7 +63,7 @@ def check_command(
         raise typer.Exit(exit_codes.FAILED)
 
 
-def _report(folder: Path, study: Path | None, served: Served, gpu: str | None) -> "Report":
+def report_of(folder: Path, study: Path | None, served: Served, gpu: str | None) -> "Report":
     """Check the folder for whatever was named: what an engine looked up, a study file, or a model."""
     from bo_tune.cli.arguments import observed_of, study_of
     from bo_tune.engines.check import check_folder, check_problems
