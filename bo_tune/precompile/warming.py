@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, as_completed
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Protocol
 
 from bo_tune.core.outcome import Invalid
 from bo_tune.core.problem import LoraProblem, Problem
@@ -52,12 +52,6 @@ class Warmed:
     there: int
     failed: tuple[str, ...]
     elapsed_s: float
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values."""
-        return {
-            "binaries": self.binaries, "there": self.there, "failed": list(self.failed), "elapsed_s": self.elapsed_s
-        }  # fmt: skip
 
 
 def engine_launches(report: Report) -> list[Launch]:

@@ -1,6 +1,7 @@
 """``bo-tune warm``: what an engine with a tuned folder compiles, compiled before it starts."""
 
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -71,7 +72,7 @@ def warm_command(
     ):
         warmed = warm(launches, target, progress.warming)
     output.lines(*warmed_lines(warmed, place, folder))
-    output.json({**warmed.to_json(), "cache": str(place), "gpu": report.gpu.name})
+    output.json({**asdict(warmed), "cache": str(place), "gpu": report.gpu.name})
     if warmed.failed:
         output.say(*warmed.failed[:3])
         raise typer.Exit(exit_codes.FAILED)
