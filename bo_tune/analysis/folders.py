@@ -129,7 +129,7 @@ def fitting(folders: Iterable[ReadyFolder], model: ModelStudy) -> list[tuple[Rea
     nearest, report = min(walked, key=lambda pair: pair[1].count("fault") / max(len(pair[1].lookups), 1))
     lacks, asked = report.count("fault"), len(report.lookups)
     close = f"; {nearest.name} on {nearest.gpu} answers {asked - lacks:,} of {asked:,}" if lacks < asked else ""
-    raise InputError(f"no tuned folder answers every lookup of this model{close}: tune it with bo-tune tune")
+    raise InputError(f"no tuned folder answers every lookup of this engine{close}: tune it with bo-tune tune")
 
 
 def _of_model(folder: Path) -> list[ReadyFolder]:

@@ -24,6 +24,9 @@ from bo_tune.measure.device import Build
 DIVISOR = 16
 """Triton compiles a kernel anew for a number of tokens that is 1, for multiples of this, and for others."""
 
+EMBEDDING = "embed"
+"""In the name of a layer whose expand kernel has another type of input than that of a linear."""
+
 Launch = tuple[LoraProblem, Config]
 
 
@@ -35,6 +38,9 @@ class Target(Protocol):
 
     def compile(self, problem: Problem, config: Config) -> Future[Build]:
         """Start compiling it."""
+
+    def withdraw(self, problem: Problem, config: Config) -> None:
+        """Say that it is no longer wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,17 @@ def engine_launches(report: Report) -> list[Launch]:
     ]
 
 
+def left_out(report: Report) -> Iterator[str]:
+    """Yield, for kernels of an engine that ``engine_launches`` leaves out, what that means."""
+    left = {
+        "experts": any(one.problem.kernel not in DENSE_KERNELS for one in report.lookups),
+        "embeddings": any(EMBEDDING in layer for one in report.lookups for layer in one.layers),
+    }
+    if any(left.values()):
+        names = " and ".join(name for name, is_there in left.items() if is_there)
+        yield f"the kernels of {names} are left to the engine, which compiles them when it needs them"
+
+
 def _of_each_kind(start: int, end: int) -> Iterator[int]:
     """Yield numbers of tokens from ``start`` to below ``end``, which find one entry: one of each kind of binary."""
     multiple = -(-start // DIVISOR) * DIVISOR
@@ -83,13 +100,19 @@ def warm(launches: Sequence[Launch], target: Target, progress: Callable[[int, in
 
     Raises:
         DeviceError: the kernel source cannot serve.
+        KeyboardInterrupt: Ctrl-C. What was compiled stays in the cache.
     """
     start = time.perf_counter()
     distinct = {target.key(problem, config): (problem, config) for problem, config in launches}
     futures = [target.compile(problem, config) for problem, config in distinct.values()]
     progress(0, len(futures))
-    for done, _ in enumerate(as_completed(futures), 1):
-        progress(done, len(futures))
+    try:
+        for done, _ in enumerate(as_completed(futures), 1):
+            progress(done, len(futures))
+    except KeyboardInterrupt:
+        for problem, config in distinct.values():
+            target.withdraw(problem, config)
+        raise
     builds = [future.result() for future in futures]
     failed = tuple(f"{build.reason}: {build.detail}" for build in builds if isinstance(build, Invalid))
     there = sum(build.compilation.cached for build in builds)

@@ -64,7 +64,7 @@ def test_each_entry_says_where_it_comes_from_and_how_sure_it_is(name: str) -> No
 
 def test_a_model_of_other_sizes_gets_none() -> None:
     other = replace(LLAMA.model, ranks=(32,))
-    with pytest.raises(InputError, match=r"no tuned folder answers every lookup of this model.*: tune it with"):
+    with pytest.raises(InputError, match=r"no tuned folder answers every lookup of this engine.*: tune it with"):
         fitting([LLAMA], other)
 
 

@@ -49,7 +49,7 @@ def test_bad_input_is_told_in_one_line(cli: Cli) -> None:
     )
     other = cli("folders", "--model", MODELS / "llama-3.1-8b", "--max-loras", 4, "--rank", 32)
     assert (other.code, other.out) == (2, "")
-    assert other.error.startswith("no tuned folder answers every lookup of this model")
+    assert other.error.startswith("no tuned folder answers every lookup of this engine")
     for wrong, message in (
         (("--engine", "sglang"), "--engine sglang: the tuned folders that come with bo_tune are for vLLM alone"),
         (("--m", "1,16"), "--m: a folder is checked for all numbers of tokens; leave --m out"),

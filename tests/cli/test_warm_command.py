@@ -41,13 +41,20 @@ def test_what_an_engine_launches_is_compiled_once(tmp_path: Path) -> None:
 def test_what_cannot_be_used_is_refused_in_one_line(tmp_path: Path) -> None:
     wrong = warm(tmp_path, "--tp", "2")
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr.startswith(f"bo-tune: {TUNED}: an engine cannot use it, as bo-tune check says: ")
+    assert wrong.stderr.startswith(f"bo-tune: {TUNED}/NVIDIA_H200_")
+    assert wrong.stderr.endswith(" faults for this engine\n")
     (tmp_path / "file").touch()
     closed = warm(tmp_path, "--m", "16", "--cache", "file/x")
     assert closed.returncode == 2
-    assert "Triton's cache cannot be written" in closed.stderr
-    assert closed.stderr.count("\n") == 1
+    assert closed.stderr.endswith(
+        "Triton's cache cannot be written: Not a directory; name another folder with --cache\n"
+    )
+    assert [ran.stderr.count("\n") for ran in (wrong, closed)] == [1, 1]
 
 
 def test_it_needs_vllm(cli: Cli) -> None:
-    assert cli("warm", TUNED, *MODEL).error == "--kernels vllm: vLLM is not installed"
+    assert cli("warm", TUNED, *MODEL).error.startswith("vLLM is not installed; bo-tune warm compiles")
+
+
+def test_it_is_for_vllm_alone(cli: Cli) -> None:
+    assert cli("warm", TUNED, *MODEL, "--engine", "sglang").error.startswith("--engine sglang: only vLLM's kernels")

@@ -19,7 +19,7 @@ from bo_tune.engines.models.problems import DENSE_KERNELS
 from bo_tune.engines.models.serving import ModelStudy
 from bo_tune.engines.vllm.lookup import Crash, Found, nearest_of, switch_points
 from bo_tune.measure.device import Build, Compiled
-from bo_tune.precompile.warming import engine_launches, warm
+from bo_tune.precompile.warming import engine_launches, left_out, warm
 
 SHRINK = LoraProblem("lora_shrink", 4, 1, 16, 4096, 16)
 
@@ -60,6 +60,10 @@ def test_lookups_that_fail_and_other_kernels_are_left_out() -> None:
     kernels = {problem.kernel for problem, _ in engine_launches(folder)}
     assert kernels == set(DENSE_KERNELS)
     assert kernels < {one.problem.kernel for one in folder.lookups}
+    assert list(left_out(folder)) == [
+        "the kernels of experts and embeddings are left to the engine, which compiles them when it needs them"
+    ]
+    assert list(left_out(report)) == []
 
 
 class FakeTarget:
@@ -67,10 +71,14 @@ class FakeTarget:
 
     def __init__(self) -> None:
         self.compiled: list[tuple[Problem, Config]] = []
+        self.withdrawn: list[tuple[Problem, Config]] = []
 
     def key(self, problem: Problem, config: Config) -> object:
         assert isinstance(problem, LoraProblem)
         return kind(problem.m), config_key(config)
+
+    def withdraw(self, problem: Problem, config: Config) -> None:
+        self.withdrawn.append((problem, config))
 
     def compile(self, problem: Problem, config: Config) -> Future[Build]:
         self.compiled.append((problem, config))
@@ -90,6 +98,18 @@ def test_each_binary_is_compiled_once_and_what_fails_is_told() -> None:
     assert len(target.compiled) == 6
     assert (warmed.binaries, warmed.there, warmed.failed) == (6, 2, ("compile error: an odd size",) * 2)
     assert seen == [(done, 6) for done in range(7)]
+
+
+def test_after_ctrl_c_nothing_more_is_wanted() -> None:
+    target = FakeTarget()
+
+    def interrupting(done: int, of: int) -> None:
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        warm([(SHRINK, {"block_k": size}) for size in (2, 4)], target, interrupting)
+    assert target.withdrawn == target.compiled
 
 
 @pytest.mark.parametrize("m", [1, 15, 16])

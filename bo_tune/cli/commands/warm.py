@@ -1,17 +1,23 @@
 """``bo-tune warm``: what an engine with a tuned folder compiles, compiled before it starts."""
 
 import os
+import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bo_tune.cli import options as o
 from bo_tune.cli.commands.check import Served, report_of
 from bo_tune.cli.commands.compile import CompileJobs
-from bo_tune.errors import InputError, TableError
+from bo_tune.core.choices import EngineChoice
+from bo_tune.errors import DeviceError, InputError, TableError
 from bo_tune.processes import exit_codes
+
+if TYPE_CHECKING:
+    from bo_tune.core.problem import GpuInfo
+    from bo_tune.engines.check import Report
 
 
 def warm_command(
@@ -21,7 +27,11 @@ def warm_command(
     served: Served,
     gpu: Annotated[
         str | None,
-        o.option(o.PROBLEM, "NAME", "The GPU's name. Default: the one in the names of the files."),
+        o.option(
+            o.PROBLEM,
+            "NAME",
+            "The GPU's name, as torch.cuda.get_device_name gives it. Default: the one in the names of the files.",
+        ),
     ] = None,
     cache: Annotated[
         Path | None, o.option(o.OUTPUT, "DIR", "Triton's cache. Default: TRITON_CACHE_DIR, or Triton's own.")
@@ -30,7 +40,7 @@ def warm_command(
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
 ) -> None:
-    """Compile what an engine with a tuned folder will launch, so that no request waits for it. Needs no GPU.
+    """Compile the dense kernels that vLLM with a tuned folder will launch, before it starts. Needs no GPU.
 
     Examples:
       bo-tune warm tuned --model Llama-3.1-8B/config.json --max-loras 4 --rank 16
@@ -38,41 +48,78 @@ def warm_command(
     """
     from bo_tune.cli.output import Output
     from bo_tune.cli.packing import COMPILE_DEADLINE_S
+    from bo_tune.cli.resume import command_line
     from bo_tune.core.conditions import Conditions
     from bo_tune.display.packing import PackProgress, warmed_lines
-    from bo_tune.measure.compile.host import cache_folder, check_cache, cores
-    from bo_tune.measure.devices import compilers_for, kernel_source
-    from bo_tune.precompile.warming import engine_launches, warm
+    from bo_tune.measure.compile.host import cache_folder, cores
+    from bo_tune.measure.devices import compilers_for
+    from bo_tune.measure.source import VLLM
+    from bo_tune.precompile.warming import engine_launches, left_out, warm
 
     output = Output("warm", json_file, quiet=quiet)
-    source = kernel_source("vllm")
+    _check_engine(study, served)
     report = report_of(folder, study, served, gpu)
-    if report.faults:
-        raise TableError(
-            f"{folder}: an engine cannot use it, as bo-tune check says: {next(iter(report.faults)).reason}"
-        )
-    if report.gpu is None:
-        raise InputError(f"{report.gpu_file_name}: bo_tune does not know this GPU, so it cannot compile for it")
     launches = engine_launches(report)
-    if not launches:
-        raise InputError(f"{folder}: nothing to compile: no layer that is asked for runs the dense kernels")
-    place = cache or cache_folder(os.environ)
-    check_cache({"TRITON_CACHE_DIR": str(place)})
+    target = _usable(report)
+    place = (cache or cache_folder(os.environ)).absolute()
+    _check_writable(place)
     conditions = Conditions(dual_stream=any(problem.add_inputs is False for problem, _ in launches))
-    with (
-        compilers_for(
-            report.gpu,
-            source,
-            cache=place,
-            workers=jobs or cores(),
-            deadline_s=COMPILE_DEADLINE_S,
-            conditions=conditions,
-        ) as target,
-        PackProgress(output.console) as progress,
-    ):
-        warmed = warm(launches, target, progress.warming)
+    workers, deadline_s = jobs or cores(), COMPILE_DEADLINE_S
+    try:
+        with (
+            compilers_for(
+                target, VLLM, cache=place, workers=workers, deadline_s=deadline_s, conditions=conditions
+            ) as compilers,
+            PackProgress(output.console) as progress,
+        ):
+            warmed = warm(launches, compilers, progress.warming)
+    except KeyboardInterrupt:
+        command, _ = command_line(sys.argv)
+        output.say("interrupted: the cache keeps what was compiled; to resume:", f"  {command}")
+        raise typer.Exit(exit_codes.INTERRUPTED) from None
     output.lines(*warmed_lines(warmed, place, folder))
-    output.json({**asdict(warmed), "cache": str(place), "gpu": report.gpu.name})
+    output.notes(*(f"note: {line}" for line in left_out(report)))
+    output.json({**asdict(warmed), "cache": str(place), "gpu": target.name})
     if warmed.failed:
         output.say(*warmed.failed[:3])
         raise typer.Exit(exit_codes.FAILED)
+
+
+def _check_engine(study: Path | None, served: Served) -> None:
+    """Raise InputError unless the engine is a vLLM that is here."""
+    from bo_tune.cli.arguments import study_of
+    from bo_tune.kernels.vllm.installed import unavailable
+
+    loaded = study_of(study, served) if study else None
+    engine = loaded.model.engine if loaded and loaded.model else served.engine
+    if engine is EngineChoice.SGLANG:
+        raise InputError(
+            "--engine sglang: only vLLM's kernels can be compiled ahead; SGLang's compile in a second each"
+        )
+    if missing := unavailable():
+        raise DeviceError(f"{missing}; bo-tune warm compiles vLLM's kernels, in the environment of the engine")
+
+
+def _usable(report: "Report") -> "GpuInfo":
+    """Return the GPU of a folder that an engine can use. Raises InputError for any other folder."""
+    if report.faults:
+        first = next(iter(report.faults))
+        where = f"{report.folder / first.file}" if first.file else f"{report.folder}"
+        raise TableError(
+            f"{where}: {first.reason}; bo-tune check lists all {len(report.faults)} faults for this engine"
+        )
+    if report.gpu is None:
+        raise InputError(f"{report.gpu_file_name}: bo_tune knows no GPU of this name, so it cannot compile for it")
+    return report.gpu
+
+
+def _check_writable(cache: Path) -> None:
+    """Raise InputError if nothing can be written to the cache."""
+    from bo_tune.files import check_file_writable, os_error_text
+
+    try:
+        check_file_writable(cache / "probe")
+    except OSError as error:
+        raise InputError(
+            f"{cache}: Triton's cache cannot be written: {os_error_text(error)}; name another folder with --cache"
+        ) from None
