@@ -20,7 +20,7 @@ NAMES = list(generate_cli.commands())
 
 NEEDED = {
     "compare": ("a", "b"), "simulate": ("--recordings", "x"), "check": ("x",), "import": ("x",), "merge": ("x",),
-    "delete": ("x",), "diff": ("a", "b"),
+    "delete": ("x",), "diff": ("a", "b"), "warm": ("x",),
 }  # fmt: skip
 """Arguments without which a command is not understood."""
 
