@@ -8,39 +8,22 @@ compiler.
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, as_completed
+from concurrent.futures import as_completed
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Protocol
 
 from bo_tune.core.outcome import Invalid
-from bo_tune.core.problem import LoraProblem, Problem
+from bo_tune.core.problem import LoraProblem
 from bo_tune.core.space import Config
 from bo_tune.engines.check.findings import Report
-from bo_tune.engines.models.problems import DENSE_KERNELS
+from bo_tune.engines.models.problems import DENSE_KERNELS, EXPAND, SHRINK
 from bo_tune.engines.vllm.lookup import Found
-from bo_tune.measure.device import Build
+from bo_tune.measure.compile.compilers import Compilers
 
 DIVISOR = 16
 """Triton compiles a kernel anew for a number of tokens that is 1, for multiples of this, and for others."""
 
-EMBEDDING = "embed"
-"""In the name of a layer whose expand kernel has another type of input than that of a linear."""
-
 Launch = tuple[LoraProblem, Config]
-
-
-class Target(Protocol):
-    """What compiles (``measure.compile.compilers.Compilers``)."""
-
-    def key(self, problem: Problem, config: Config) -> object:
-        """Name a config's binary."""
-
-    def compile(self, problem: Problem, config: Config) -> Future[Build]:
-        """Start compiling it."""
-
-    def withdraw(self, problem: Problem, config: Config) -> None:
-        """Say that it is no longer wanted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +59,15 @@ def engine_launches(report: Report) -> list[Launch]:
 
 
 def left_out(report: Report) -> Iterator[str]:
-    """Yield, for kernels of an engine that ``engine_launches`` leaves out, what that means."""
+    """Yield, for kernels of an engine that ``engine_launches`` leaves out, what that means.
+
+    An embedding shrinks by reading rows, so it asks for expand alone. Its expand kernel has another type of input.
+    """
+    layers = {kernel: {layer for one in report.lookups for layer in one.layers if one.problem.kernel == kernel}
+              for kernel in DENSE_KERNELS}  # fmt: skip
     left = {
         "experts": any(one.problem.kernel not in DENSE_KERNELS for one in report.lookups),
-        "embeddings": any(EMBEDDING in layer for one in report.lookups for layer in one.layers),
+        "embeddings": bool(layers[EXPAND] - layers[SHRINK]),
     }
     if any(left.values()):
         names = " and ".join(name for name, is_there in left.items() if is_there)
@@ -92,7 +80,7 @@ def _of_each_kind(start: int, end: int) -> Iterator[int]:
     yield from sorted({m for m in (start, start + 1, multiple) if m < end})
 
 
-def warm(launches: Sequence[Launch], target: Target, progress: Callable[[int, int], None]) -> Warmed:
+def warm(launches: Sequence[Launch], target: Compilers, progress: Callable[[int, int], None]) -> Warmed:
     """Compile the binaries of launches that are not in the cache yet.
 
     Args:

@@ -94,7 +94,7 @@ def test_each_binary_is_compiled_once_and_what_fails_is_told() -> None:
     target, seen = FakeTarget(), []
     problems = [LoraProblem("lora_shrink", 4, 1, m, 4096, 16) for m in (16, 32, 17)]
     launches = [(problem, {"block_k": size}) for problem in problems for size in (1, 2, 4)]
-    warmed = warm(launches, target, lambda done, of: seen.append((done, of)))
+    warmed = warm(launches, target, lambda done, of: seen.append((done, of)))  # type: ignore[arg-type]
     assert len(target.compiled) == 6
     assert (warmed.binaries, warmed.there, warmed.failed) == (6, 2, ("compile error: an odd size",) * 2)
     assert seen == [(done, 6) for done in range(7)]
@@ -108,8 +108,22 @@ def test_after_ctrl_c_nothing_more_is_wanted() -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        warm([(SHRINK, {"block_k": size}) for size in (2, 4)], target, interrupting)
+        warm([(SHRINK, {"block_k": size}) for size in (2, 4)], target, interrupting)  # type: ignore[arg-type]
     assert target.withdrawn == target.compiled
+
+
+@pytest.mark.parametrize("embedding", ["embed_tokens", "wte"])
+def test_an_embedding_is_known_by_what_it_asks_for(embedding: str) -> None:
+    found = Found(("16",), (), {"block_m": 16})
+    both = [
+        Lookup(LoraProblem(kernel, 4, 1, 16, k, n), layers, "x.json", {"m": 16}, found)
+        for kernel, k, n, layers in (
+            ("lora_shrink", 4096, 16, ("o_proj",)),
+            ("lora_expand", 16, 4096, ("o_proj", embedding)),
+        )
+    ]
+    (said,) = left_out(Report(Path("tuned"), "x", None, None, tuple(both), ()))
+    assert said.startswith("the kernels of embeddings are left to the engine")
 
 
 @pytest.mark.parametrize("m", [1, 15, 16])

@@ -23,6 +23,16 @@ class Served(shared.Served):
     m: Annotated[list[str] | None, o.option(o.PROBLEM, "N,…", "Tokens in a step. Default: all sizes.")] = None
 
 
+GpuOfFolder = Annotated[
+    str | None,
+    o.option(
+        o.PROBLEM,
+        "NAME",
+        "The GPU's name, as torch.cuda.get_device_name gives it. Default: the one in the names of the files.",
+    ),
+]
+
+
 def check_command(
     *,
     folder: Annotated[
@@ -30,14 +40,7 @@ def check_command(
     ],
     study: o.Study = None,
     served: Served,
-    gpu: Annotated[
-        str | None,
-        o.option(
-            o.PROBLEM,
-            "NAME",
-            "The GPU's name, as torch.cuda.get_device_name gives it. Default: the one in the names of the files.",
-        ),
-    ] = None,
+    gpu: GpuOfFolder = None,
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bo_tune.cli import options as o
-from bo_tune.cli.commands.check import Served, report_of
+from bo_tune.cli.commands.check import GpuOfFolder, Served, report_of
 from bo_tune.cli.commands.compile import CompileJobs
 from bo_tune.core.choices import EngineChoice
 from bo_tune.errors import DeviceError, InputError, TableError
@@ -25,14 +25,7 @@ def warm_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of tuned JSON.")],
     study: o.Study = None,
     served: Served,
-    gpu: Annotated[
-        str | None,
-        o.option(
-            o.PROBLEM,
-            "NAME",
-            "The GPU's name, as torch.cuda.get_device_name gives it. Default: the one in the names of the files.",
-        ),
-    ] = None,
+    gpu: GpuOfFolder = None,
     cache: Annotated[
         Path | None, o.option(o.OUTPUT, "DIR", "Triton's cache. Default: TRITON_CACHE_DIR, or Triton's own.")
     ] = None,
@@ -51,7 +44,7 @@ def warm_command(
     from bo_tune.cli.resume import command_line
     from bo_tune.core.conditions import Conditions
     from bo_tune.display.packing import PackProgress, warmed_lines
-    from bo_tune.measure.compile.host import cache_folder, cores
+    from bo_tune.measure.compile.host import cache_folder, check_cache, cores
     from bo_tune.measure.devices import compilers_for
     from bo_tune.measure.source import VLLM
     from bo_tune.precompile.warming import engine_launches, left_out, warm
@@ -59,10 +52,9 @@ def warm_command(
     output = Output("warm", json_file, quiet=quiet)
     _check_engine(study, served)
     report = report_of(folder, study, served, gpu)
-    launches = engine_launches(report)
-    target = _usable(report)
+    target, launches = _usable(report), engine_launches(report)
     place = (cache or cache_folder(os.environ)).absolute()
-    _check_writable(place)
+    check_cache({"TRITON_CACHE_DIR": str(place)}, "name another folder with --cache")
     conditions = Conditions(dual_stream=any(problem.add_inputs is False for problem, _ in launches))
     workers, deadline_s = jobs or cores(), COMPILE_DEADLINE_S
     try:
@@ -111,15 +103,3 @@ def _usable(report: "Report") -> "GpuInfo":
     if report.gpu is None:
         raise InputError(f"{report.gpu_file_name}: bo_tune knows no GPU of this name, so it cannot compile for it")
     return report.gpu
-
-
-def _check_writable(cache: Path) -> None:
-    """Raise InputError if nothing can be written to the cache."""
-    from bo_tune.files import check_file_writable, os_error_text
-
-    try:
-        check_file_writable(cache / "probe")
-    except OSError as error:
-        raise InputError(
-            f"{cache}: Triton's cache cannot be written: {os_error_text(error)}; name another folder with --cache"
-        ) from None

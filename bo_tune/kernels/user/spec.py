@@ -78,12 +78,13 @@ class UserSpec(KernelSpec[SizedProblem]):
         return () if self._launching is None else LAUNCH_FEATURES
 
     def features(self, configs: Sequence[Config], problem: SizedProblem, gpu: GpuInfo) -> NDArray[np.float64]:
-        rows = [self._row(self.kernel.decode(config), problem, gpu) for config in configs]
+        rows = [self._row(config, problem, gpu) for config in configs]
         return np.array(rows, dtype=np.float64).reshape(len(configs), len(self.feature_names))
 
-    def _row(self, params: Params, problem: SizedProblem, gpu: GpuInfo) -> list[float]:
+    def _row(self, config: Config, problem: SizedProblem, gpu: GpuInfo) -> list[float]:
+        params = self.kernel.decode(config)
         row = [column for name, values in self.kernel.values.items() for column in _columns(values, params[name])]
-        row += self._of_launches(params, problem, gpu)
+        row += self._of_launches(config, params, problem, gpu)
         tile = float(np.prod([float(params[name]) for name in self._tile_sides]))
         threads = THREADS_OF_A_WARP * float(params.get("num_warps", DEFAULT_WARPS))
         staged = tile * float(params.get("num_stages", 1))
@@ -91,14 +92,14 @@ class UserSpec(KernelSpec[SizedProblem]):
         row += [self.kernel.feature(name, problem, params) for name in self.kernel.features]
         return row
 
-    def _of_launches(self, params: Params, problem: SizedProblem, gpu: GpuInfo) -> list[float]:
+    def _of_launches(self, config: Config, params: Params, problem: SizedProblem, gpu: GpuInfo) -> list[float]:
         """Describe how a config fills the GPU, by its grid; of an operation, by that of its largest launch."""
         if self.kernel.is_gridded:
             programs = float(np.prod(self.kernel.programs(problem, params)))
             return [np.log2(programs), np.log2(programs / gpu.sm_count), _fill(programs, gpu)]
         if self._launching is None:
             return []
-        launched = self._launching.programs(problem, self.kernel.encode(params, "features"), gpu)
+        launched = self._launching.programs(problem, config, gpu)
         most = float(max(launched, default=0) or 1)
         return [float(len(launched)), np.log2(most), _fill(most, gpu)]
 

@@ -95,16 +95,13 @@ def cache_folder(environment: Mapping[str, str]) -> Path:
     return Path(environment.get("TRITON_CACHE_DIR", Path(home, ".triton", "cache")))
 
 
-def check_cache(environment: Mapping[str, str]) -> None:
+def check_cache(environment: Mapping[str, str], remedy: str = "set TRITON_CACHE_DIR to another folder") -> None:
     """Check that Triton's cache can be written, since otherwise every compile would fail. Raises DeviceError."""
     folder = cache_folder(environment)
     try:
         check_file_writable(folder / "probe")
     except OSError as error:
-        raise DeviceError(
-            f"{folder}: Triton's cache cannot be written: {os_error_text(error)}; set TRITON_CACHE_DIR to another "
-            "folder"
-        ) from None
+        raise DeviceError(f"{folder}: Triton's cache cannot be written: {os_error_text(error)}; {remedy}") from None
 
 
 def _check_packages() -> None:
