@@ -4,44 +4,31 @@
     python benchmarks/own_grids.py --seeds 10 --out benchmarks/results/own-grids.md
 
 The second command replays what the first recorded: it needs torch and Triton, but no GPU. The baseline is what
-``triton.autotune`` does, which measures every config: it loses nothing. Each search is the public ``bo_tune.tune`` of
+``triton.autotune`` does, which measures every config: its regret is 0. Each search is the public ``bo_tune.tune`` of
 one problem, and nothing has been tuned before. Budgets are the usual 40 configs, and a fifth of those that can run.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from typing import Any
+
+from autotuned import configs_of
+from drop_in import FIELD, MEASURED_WHOLE, SHARE, WITHIN
 
 import bo_tune
+from bo_tune.api import BUDGET
+from bo_tune.core.problem import SizedProblem
+from bo_tune.kernels.user.definition import Definition
 from bo_tune.processes.importing import import_source
 
-FIELD = str(Path(__file__).resolve().with_name("field.py"))
 GRIDS = Path(__file__).resolve().parent / "results" / "field.h200"
-RECORDED = (
-    "softmax",
-    "matmul",
-    "tma_matmul",
-    "persistent_matmul",
-    "layer_norm_backward",
-    "split_k",
-    "attention",
-    "grouped_gemm",
-)
-"""Those with so many configs that they are searched. Short lists are measured whole."""
-
-BUDGET = 40
-SHARE = 5
-"""A search may also launch one config in so many."""
-
-AS_GOOD = 1.0
-"""Loss in % that is wanted at most."""
-
 NOTES = """
-*Loss* is the recorded time of the config that was chosen over that of the grid's best, minus one, in %. *Claimed* is
+*Regret* is the recorded time of the config that was chosen over that of the grid's best, minus one, in %. *Claimed* is
 the mean of the certificates: the probability that nothing is left that is better by more than 1 %. A grid is one
-recording, so a few tenths of a per cent of a loss may be noise, and the grid's best is luckier than another run would
+recording, so a few tenths of a per cent of a regret may be noise, and the grid's best is luckier than another run would
 find it.
 """
 
@@ -51,49 +38,48 @@ class Searches:
     """What searches of one kernel with one budget came to, a value for each seed.
 
     Attributes:
-        losses: in %.
+        regrets: fractions.
         launched: configs.
         claimed: probabilities.
     """
 
-    losses: Sequence[float]
+    regrets: Sequence[float]
     launched: Sequence[int]
     claimed: Sequence[float]
 
-    @property
-    def good(self) -> int:
-        """How many lost no more than is wanted."""
-        return sum(loss <= AS_GOOD for loss in self.losses)
-
     def cells(self) -> str:
         """Return the cells of a row."""
-        within = f"{self.good} of {len(self.losses)}"
-        return f"{mean(self.losses):.2f} | {max(self.losses):.1f} | {within} | {mean(self.claimed):.2f}"
+        within = f"{sum(1 + regret <= WITHIN for regret in self.regrets)} of {len(self.regrets)}"
+        worst, claimed = 100 * max(self.regrets), mean(self.claimed)
+        return f"{100 * mean(self.regrets):.2f} | {worst:.1f} | {within} | {claimed:.2f}"
+
+
+def searched() -> Iterator[tuple[str, Definition, Mapping[str, Any]]]:
+    """Yield the kernels with so many configs that they are searched, by name. Shorter lists are measured whole."""
+    for name, (kernel, sizes) in import_source(FIELD).CASES.items():
+        if len(configs_of(kernel, SizedProblem(kernel.name, tuple(sizes.items())), {})) >= MEASURED_WHOLE:
+            yield name, kernel, sizes
 
 
 def record(folder: Path) -> None:
     """Measure every config of each kernel, on the GPU."""
-    cases = import_source(FIELD).CASES
-    for name in RECORDED:
-        kernel, sizes = cases[name]
+    for _, kernel, sizes in searched():
         for best in bo_tune.grid(kernel, [sizes], record=folder, progress=False):
             print(best, flush=True)
 
 
 def rows(folder: Path, seeds: int) -> Iterator[str]:
     """Replay searches, and yield the rows of the table."""
-    cases = import_source(FIELD).CASES
-    for name in RECORDED:
-        kernel, sizes = cases[name]
+    for name, kernel, sizes in searched():
         device = f"replay:{folder}"
         (whole,) = bo_tune.grid(kernel, [sizes], device=device, progress=False)
-        for budget in sorted({BUDGET, max(BUDGET, whole.launched_configs // SHARE)}):
+        for budget in sorted({BUDGET, max(BUDGET, int(SHARE * whole.launched_configs))}):
             found = [
                 bo_tune.tune(kernel, [sizes], device=device, budget=budget, seed=seed, progress=False)[0]
                 for seed in range(seeds)
             ]
             came_to = Searches(
-                [100 * (best.time_us / whole.time_us - 1) for best in found],
+                [best.time_us / whole.time_us - 1 for best in found],
                 [best.launched_configs for best in found],
                 [best.certificate.probability for best in found if best.certificate is not None],
             )
@@ -113,14 +99,14 @@ def main() -> None:
         record(options.record)
         return
     table = [
-        "| kernel | grid's best, us | configs launched, mean | mean loss, % | worst | within 1 % | claimed |",
+        "| kernel | grid's best, us | configs launched, mean | mean regret, % | worst | within 1 % | claimed |",
         "|---|---:|---|---:|---:|---|---:|",
     ]
     for row in rows(options.grids, options.seeds):
         print(row, flush=True)
         table.append(row)
     if options.out:
-        command = f"`python benchmarks/own_grids.py --seeds {options.seeds} --out FILE`"
+        command = f"`python benchmarks/own_grids.py --seeds {options.seeds} --out {options.out}`"
         options.out.write_text(
             f"# Searches of users' kernels on recorded grids\n\n{command}\n\n" + "\n".join(table) + f"\n{NOTES}"
         )
