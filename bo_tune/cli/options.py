@@ -277,6 +277,10 @@ Sampler = Annotated[
     option(SEARCH, "NAME", f"How configs are proposed: {', '.join(SAMPLERS)}.", complete=completion.samplers),
 ]
 Bundled = Annotated[bool, flag(SEARCH, "Also learn from the grids that come with bo_tune.", "--bundled/--no-bundled")]
+CompileJobs = Annotated[
+    int | None,
+    option(DEVICE, "N", "Compile processes. Default: one for each core.", min=1, max=MOST_PROCESSES),
+]
 Out = Annotated[Path, option(OUTPUT, "DIR", "Folder to write the JSON files to.")]
 JsonFile = Annotated[
     Path | None,

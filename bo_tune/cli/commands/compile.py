@@ -26,10 +26,6 @@ Teacher = Annotated[
 History = Annotated[
     list[Path] | None, o.option(o.SEARCH, "DIR", "Recordings to learn from. Default: those that come with bo_tune.")
 ]
-CompileJobs = Annotated[
-    int | None,
-    o.option(o.DEVICE, "N", "Compile processes. Default: one for each core.", min=1, max=o.MOST_PROCESSES),
-]
 
 
 def compile_command(
@@ -47,7 +43,7 @@ def compile_command(
     target: TargetName = "cuda:90",
     gpu: GpuName = None,
     kernels: o.KernelSource = "auto",
-    jobs: CompileJobs = None,
+    jobs: o.CompileJobs = None,
     out: PackFile = Path("study.pack"),
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,

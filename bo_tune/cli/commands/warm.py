@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bo_tune.cli import options as o
-from bo_tune.cli.commands.check import GpuOfFolder, Served, report_of
-from bo_tune.cli.commands.compile import CompileJobs
+from bo_tune.cli.checked import GpuOfFolder, Served, report_of
 from bo_tune.core.choices import EngineChoice
 from bo_tune.errors import DeviceError, InputError, TableError
 from bo_tune.processes import exit_codes
@@ -29,7 +28,7 @@ def warm_command(
     cache: Annotated[
         Path | None, o.option(o.OUTPUT, "DIR", "Triton's cache. Default: TRITON_CACHE_DIR, or Triton's own.")
     ] = None,
-    jobs: CompileJobs = None,
+    jobs: o.CompileJobs = None,
     json_file: o.JsonFile = None,
     quiet: o.Quiet = False,
 ) -> None:
